@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The exceptions of the core: one tree, each message complete in itself.
+
+An error is a reason why something could not be decided or done. "The payloads
+differ" is not an error, it is a verdict (see `sgx_enclaves.verdict`).
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+
+class SgxEnclavesError(Exception):
+    """Base of every exception that the core raises on purpose.
+
+    Args:
+        message: what is wrong, in one sentence.
+        file: the file it was found in.
+        offset: byte offset in that file.
+        expected: what would have been right.
+        found: what was there.
+        hint: the next step for the user.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: Optional[str] = None,
+        offset: Optional[int] = None,
+        expected: Optional[str] = None,
+        found: Optional[str] = None,
+        hint: Optional[str] = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.file = file
+        self.offset = offset
+        self.expected = expected
+        self.found = found
+        self.hint = hint
+
+    def __str__(self) -> str:
+        where = self.file or ""
+        if self.offset is not None:
+            where += f"{' ' if where else ''}at 0x{self.offset:x}"
+        text = f"{where}: {self.message}" if where else self.message
+        details = []
+        if self.expected is not None:
+            details.append(f"expected {self.expected}")
+        if self.found is not None:
+            details.append(f"found {self.found}")
+        if details:
+            text += f" ({', '.join(details)})"
+        if self.hint:
+            text += f"; {self.hint}"
+        return text
+
+    def as_dict(self) -> dict[str, object]:
+        """The error as a plain mapping for JSON reports; absent parts are None."""
+        return {
+            "kind": type(self).__name__,
+            "message": self.message,
+            "file": self.file,
+            "offset": self.offset,
+            "expected": self.expected,
+            "found": self.found,
+            "hint": self.hint,
+        }
+
+
+class FormatError(SgxEnclavesError):
+    """A file is not what it claims to be: truncated, inconsistent, hostile."""
+
+
+class UnsupportedError(SgxEnclavesError):
+    """Well-formed, but a version or an option that this program does not know."""
+
+
+class LimitError(SgxEnclavesError):
+    """Reading on would cost more memory or time than `Limits` allows."""
+
+
+class ConfigError(SgxEnclavesError):
+    """An enclave's config.xml that the SDK's signing tool would refuse."""
+
+
+class SigningError(SgxEnclavesError):
+    """A key that cannot sign an enclave, or a signature that cannot be made."""
+
+
+class GraftError(SgxEnclavesError):
+    """Signatures that do not belong on this build; nothing was written."""
+
+
+class InputError(SgxEnclavesError):
+    """A file that cannot be read or written, or arguments that make no sense."""

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How much memory and time a file may cost, whatever it claims about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper bounds; what goes beyond raises `LimitError`.
+
+    Attributes:
+        file_size: bytes of an enclave file. Intel's largest is below 8 MiB.
+        program_headers: entries of an ELF program header table.
+        section_headers: entries of an ELF section header table.
+        metadata_blocks: blocks in one descriptor. The SDK writes at most 3.
+        layout_entries: layout entries of a block, thread groups unrolled.
+        added_pages: pages that a measurement may EADD (2**26 pages: 256 GiB).
+        measured_pages: pages that it may EEXTEND (2**20 pages: 4 GiB).
+        config_size: bytes of a config.xml.
+    """
+
+    file_size: int = 256 * MIB
+    program_headers: int = 256
+    section_headers: int = 4096
+    metadata_blocks: int = 8
+    layout_entries: int = 1 << 17
+    added_pages: int = 1 << 26
+    measured_pages: int = 1 << 20
+    config_size: int = MIB
+
+
+DEFAULT_LIMITS = Limits()
