@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Binary structures declared as one table of fields.
+
+A structure is a frozen dataclass whose fields are made by `uint` and `raw`.
+The same table parses, serialises and describes it, and every byte of the
+structure belongs to exactly one field: a gap in the table is refused the
+first time that the structure is used. All integers are little endian.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import struct
+from typing import Any, ClassVar, TypeVar
+
+from sgx_enclaves.errors import FormatError
+
+_UINT_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+StructureT = TypeVar("StructureT", bound="Structure")
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldSpec:
+    """One row of a structure's table; `size` and `offset` are in bytes."""
+
+    name: str
+    offset: int
+    size: int
+    is_integer: bool
+    doc: str
+
+
+def uint(offset: int, size: int, doc: str, default: int = 0) -> Any:
+    """Declare an unsigned integer of 1, 2, 4 or 8 bytes."""
+    return dataclasses.field(
+        default=default,
+        metadata={"offset": offset, "size": size, "integer": True, "doc": doc},
+    )
+
+
+def raw(offset: int, size: int, doc: str) -> Any:
+    """Declare `size` bytes that are kept as they are; zeros by default."""
+    return dataclasses.field(
+        default=bytes(size),
+        metadata={"offset": offset, "size": size, "integer": False, "doc": doc},
+    )
+
+
+@functools.cache
+def _table(cls: type[Structure]) -> tuple[FieldSpec, ...]:
+    specs = []
+    position = 0
+    for field in dataclasses.fields(cls):
+        meta = field.metadata
+        if meta["offset"] != position:
+            raise AssertionError(f"{cls.__name__}.{field.name} is not at offset {position}")
+        specs.append(FieldSpec(field.name, position, meta["size"], meta["integer"], meta["doc"]))
+        position += meta["size"]
+    if position != cls.SIZE:
+        raise AssertionError(f"{cls.__name__} has {position} bytes, not {cls.SIZE}")
+    return tuple(specs)
+
+
+@functools.cache
+def _codec(cls: type[Structure]) -> struct.Struct:
+    codes = (_UINT_CODES[s.size] if s.is_integer else f"{s.size}s" for s in _table(cls))
+    return struct.Struct("<" + "".join(codes))
+
+
+class Structure:
+    """Base of the binary structures; subclasses are frozen dataclasses."""
+
+    SIZE: ClassVar[int]
+
+    @classmethod
+    def table(cls) -> tuple[FieldSpec, ...]:
+        """The fields in the order in which they lie in memory."""
+        return _table(cls)
+
+    @classmethod
+    def parse(cls: type[StructureT], data: bytes, offset: int = 0) -> StructureT:
+        """Read the structure at `offset` of `data`.
+
+        Raises:
+            FormatError: `data` ends before the structure does.
+        """
+        if offset < 0 or offset + cls.SIZE > len(data):
+            raise FormatError(
+                f"{cls.__name__} is cut off",
+                offset=offset,
+                expected=f"{cls.SIZE} bytes",
+                found=f"{max(0, len(data) - offset)} bytes",
+            )
+        return cls(*_codec(cls).unpack_from(data, offset))
+
+    def serialise(self) -> bytes:
+        """The bytes that `parse` would read this structure from."""
+        return _codec(type(self)).pack(*(getattr(self, s.name) for s in _table(type(self))))
+
+    def as_dict(self) -> dict[str, object]:
+        """Field name to integer or, for bytes, lower-case hexadecimal."""
+        return {
+            spec.name: value if isinstance(value, int) else value.hex()
+            for spec in _table(type(self))
+            for value in (getattr(self, spec.name),)
+        }
+
+    @classmethod
+    def field_at(cls, offset: int) -> FieldSpec:
+        """The field that the byte at `offset` of the structure belongs to."""
+        for spec in _table(cls):
+            if spec.offset <= offset < spec.offset + spec.size:
+                return spec
+        raise IndexError(f"{cls.__name__} has no byte {offset}")
+
+    @classmethod
+    def range_of(cls, name: str) -> tuple[int, int]:
+        """Start and end (exclusive) of the field `name` within the structure."""
+        for spec in _table(cls):
+            if spec.name == name:
+                return spec.offset, spec.offset + spec.size
+        raise KeyError(name)
