@@ -10,9 +10,8 @@ first time that the structure is used. All integers are little endian.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import struct
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Optional, TypeVar
 
 from sgx_enclaves.errors import FormatError
 
@@ -48,11 +47,10 @@ def raw(offset: int, size: int, doc: str) -> Any:
     )
 
 
-@functools.cache
-def _table(cls: type[Structure]) -> tuple[FieldSpec, ...]:
+def _specs_of(cls: type[Structure]) -> tuple[FieldSpec, ...]:
     specs = []
     position = 0
-    for field in dataclasses.fields(cls):
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         meta = field.metadata
         if meta["offset"] != position:
             raise AssertionError(f"{cls.__name__}.{field.name} is not at offset {position}")
@@ -63,21 +61,27 @@ def _table(cls: type[Structure]) -> tuple[FieldSpec, ...]:
     return tuple(specs)
 
 
-@functools.cache
-def _codec(cls: type[Structure]) -> struct.Struct:
-    codes = (_UINT_CODES[s.size] if s.is_integer else f"{s.size}s" for s in _table(cls))
-    return struct.Struct("<" + "".join(codes))
-
-
 class Structure:
     """Base of the binary structures; subclasses are frozen dataclasses."""
 
     SIZE: ClassVar[int]
+    _specs: ClassVar[Optional[tuple[FieldSpec, ...]]] = None
+    _codec: ClassVar[Optional[struct.Struct]] = None
 
     @classmethod
     def table(cls) -> tuple[FieldSpec, ...]:
         """The fields in the order in which they lie in memory."""
-        return _table(cls)
+        if cls._specs is None:
+            cls._specs = _specs_of(cls)
+        return cls._specs
+
+    @classmethod
+    def codec(cls) -> struct.Struct:
+        """The table as a compiled `struct` format."""
+        if cls._codec is None:
+            codes = (_UINT_CODES[s.size] if s.is_integer else f"{s.size}s" for s in cls.table())
+            cls._codec = struct.Struct("<" + "".join(codes))
+        return cls._codec
 
     @classmethod
     def parse(cls: type[StructureT], data: bytes, offset: int = 0) -> StructureT:
@@ -93,24 +97,24 @@ class Structure:
                 expected=f"{cls.SIZE} bytes",
                 found=f"{max(0, len(data) - offset)} bytes",
             )
-        return cls(*_codec(cls).unpack_from(data, offset))
+        return cls(*cls.codec().unpack_from(data, offset))
 
     def serialise(self) -> bytes:
         """The bytes that `parse` would read this structure from."""
-        return _codec(type(self)).pack(*(getattr(self, s.name) for s in _table(type(self))))
+        return self.codec().pack(*(getattr(self, s.name) for s in self.table()))
 
     def as_dict(self) -> dict[str, object]:
         """Field name to integer or, for bytes, lower-case hexadecimal."""
         return {
             spec.name: value if isinstance(value, int) else value.hex()
-            for spec in _table(type(self))
+            for spec in self.table()
             for value in (getattr(self, spec.name),)
         }
 
     @classmethod
     def field_at(cls, offset: int) -> FieldSpec:
         """The field that the byte at `offset` of the structure belongs to."""
-        for spec in _table(cls):
+        for spec in cls.table():
             if spec.offset <= offset < spec.offset + spec.size:
                 return spec
         raise IndexError(f"{cls.__name__} has no byte {offset}")
@@ -118,7 +122,7 @@ class Structure:
     @classmethod
     def range_of(cls, name: str) -> tuple[int, int]:
         """Start and end (exclusive) of the field `name` within the structure."""
-        for spec in _table(cls):
+        for spec in cls.table():
             if spec.name == name:
                 return spec.offset, spec.offset + spec.size
         raise KeyError(name)
