@@ -36,17 +36,110 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
-PAGE = 0x1000
+from tests.enclaves.records import (
+    DT_JMPREL,
+    DT_PLTREL,
+    DT_PLTRELSZ,
+    DT_RELA,
+    DT_RELAENT,
+    DT_RELASZ,
+    DT_STRSZ,
+    DT_STRTAB,
+    DT_SYMENT,
+    DT_SYMTAB,
+    DT_TEXTREL,
+    PAGE,
+    PF_R,
+    PF_W,
+    PF_X,
+    PT_DYNAMIC,
+    PT_INTERP,
+    PT_LOAD,
+    PT_NOTE,
+    PT_TLS,
+    R_X86_64_64,
+    R_X86_64_GLOB_DAT,
+    R_X86_64_JUMP_SLOT,
+    R_X86_64_NONE,
+    R_X86_64_RELATIVE,
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    SHF_TLS,
+    SHF_WRITE,
+    SHT_DYNAMIC,
+    SHT_DYNSYM,
+    SHT_NOBITS,
+    SHT_NOTE,
+    SHT_PROGBITS,
+    SHT_RELA,
+    SHT_STRTAB,
+    SHT_SYMTAB,
+    ElfHeader,
+    ProgramHeader,
+    Relocation,
+    SectionHeader,
+    StringTable,
+    Symbol,
+    symbol_table,
+)
+from tests.enclaves.sdk import sdk_releases, sdk_shape, sdk_version
 
-PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE, PT_TLS = 1, 2, 3, 4, 7
-PF_X, PF_W, PF_R = 1, 2, 4
-SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_RELA = 1, 2, 3, 4
-SHT_DYNAMIC, SHT_NOTE, SHT_NOBITS, SHT_DYNSYM = 6, 7, 8, 11
-SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_TLS = 1, 2, 4, 0x400
-DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_RELAENT = 2, 5, 6, 7, 8, 9
-DT_STRSZ, DT_SYMENT, DT_PLTREL, DT_TEXTREL, DT_JMPREL = 10, 11, 20, 22, 23
-R_X86_64_NONE, R_X86_64_64, R_X86_64_GLOB_DAT = 0, 1, 6
-R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE = 7, 8
+__all__ = [
+    "DT_JMPREL",
+    "DT_PLTREL",
+    "DT_PLTRELSZ",
+    "DT_RELA",
+    "DT_RELAENT",
+    "DT_RELASZ",
+    "DT_STRSZ",
+    "DT_STRTAB",
+    "DT_SYMENT",
+    "DT_SYMTAB",
+    "DT_TEXTREL",
+    "NOTE_NAME",
+    "NOTE_SECTION",
+    "PAGE",
+    "PF_R",
+    "PF_W",
+    "PF_X",
+    "PT_DYNAMIC",
+    "PT_INTERP",
+    "PT_LOAD",
+    "PT_NOTE",
+    "PT_TLS",
+    "R_X86_64_64",
+    "R_X86_64_GLOB_DAT",
+    "R_X86_64_JUMP_SLOT",
+    "R_X86_64_NONE",
+    "R_X86_64_RELATIVE",
+    "SHF_ALLOC",
+    "SHF_EXECINSTR",
+    "SHF_TLS",
+    "SHF_WRITE",
+    "SHT_DYNAMIC",
+    "SHT_DYNSYM",
+    "SHT_NOBITS",
+    "SHT_NOTE",
+    "SHT_PROGBITS",
+    "SHT_RELA",
+    "SHT_STRTAB",
+    "SHT_SYMTAB",
+    "ElfHeader",
+    "Enclave",
+    "Image",
+    "Load",
+    "Note",
+    "ProgramHeader",
+    "Relocation",
+    "SectionHeader",
+    "Symbol",
+    "Tls",
+    "build",
+    "sdk_releases",
+    "sdk_shape",
+    "sdk_version",
+    "small_enclave",
+]
 
 NOTE_NAME = b"sgx_metadata\0"
 NOTE_SECTION = ".note.sgxmeta"
@@ -57,221 +150,6 @@ _DATA_BIAS = PAGE
 
 # A function that returns its argument: mov %edi,%eax; ret; then int3.
 _CODE = bytes.fromhex("89f8c3") + b"\xcc" * 13
-
-
-@dataclass(frozen=True)
-class SdkShape:
-    """What an SDK release fixes in an unsigned enclave.
-
-    Attributes:
-        version: first u64 of g_global_data, major<<32 | minor<<16 | revision
-            (common/inc/internal/se_version.h).
-        descriptor_size: METADATA_SIZE (common/inc/internal/metadata.h), bytes.
-        global_data_size: sizeof(global_data_t) (common/inc/internal/global_data.h), bytes.
-    """
-
-    version: int
-    descriptor_size: int
-    global_data_size: int
-
-
-def sdk_version(major: int, minor: int, revision: int = 100) -> int:
-    """The version word of an SDK release."""
-    return major << 32 | minor << 16 | revision
-
-
-_SHAPES: Mapping[str, SdkShape] = {
-    name: SdkShape(sdk_version(*version), descriptor_size, global_data_size)
-    for name, version, descriptor_size, global_data_size in (
-        ("1.5", (1, 5, 80), 0x1000, 184),
-        ("1.6", (1, 6, 100), 0x1000, 184),
-        ("1.7", (1, 7, 100), 0x1000, 184),
-        ("1.8", (1, 8, 100), 0x1000, 184),
-        ("1.9", (1, 9, 100), 0x1000, 184),
-        ("2.0", (2, 0, 100), 0x3000, 1488),
-        ("2.1", (2, 1, 100), 0x5000, 1488),
-        ("2.1.1", (2, 1, 101), 0x5000, 1488),
-        ("2.1.2", (2, 1, 102), 0x5000, 1488),
-        ("2.1.3", (2, 1, 103), 0x5000, 1488),
-        ("2.2", (2, 2, 100), 0x5000, 1488),
-        ("2.3", (2, 3, 100), 0x5000, 1488),
-        ("2.3.1", (2, 3, 101), 0x5000, 1488),
-        ("2.4", (2, 4, 100), 0x5000, 1488),
-        ("2.5", (2, 5, 100), 0x5000, 1488),
-        ("2.6", (2, 6, 100), 0x5000, 1632),
-        ("2.7", (2, 7, 100), 0x5000, 1632),
-        ("2.7.1", (2, 7, 101), 0x5000, 1632),
-        ("2.8", (2, 8, 100), 0x5000, 1648),
-        ("2.9", (2, 9, 100), 0x5000, 1648),
-        ("2.9.1", (2, 9, 101), 0x5000, 1656),
-        ("2.10", (2, 10, 102), 0x5000, 1656),
-        ("2.11", (2, 11, 100), 0x5000, 1656),
-        ("2.12", (2, 12, 100), 0x5000, 1656),
-        ("2.13", (2, 13, 100), 0x5000, 1656),
-        ("2.13.3", (2, 13, 103), 0x5000, 1656),
-        ("2.14", (2, 14, 100), 0x5000, 1680),
-        ("2.15", (2, 15, 100), 0x5000, 1680),
-        ("2.15.1", (2, 15, 101), 0x5000, 1680),
-        ("2.16", (2, 16, 100), 0x5000, 1680),
-        ("2.17", (2, 17, 100), 0x5000, 1688),
-        ("2.17.1", (2, 17, 101), 0x5000, 1688),
-        ("2.18", (2, 18, 100), 0x5000, 1688),
-        ("2.18.1", (2, 18, 101), 0x5000, 1688),
-        ("2.19", (2, 19, 100), 0x5000, 1720),
-        ("2.20", (2, 20, 100), 0x5000, 1760),
-        ("2.21", (2, 21, 100), 0x5000, 1760),
-        ("2.22", (2, 22, 100), 0x5000, 1760),
-        ("2.23", (2, 23, 100), 0x5000, 1760),
-        ("2.24", (2, 24, 100), 0x6000, 1760),
-        ("2.25", (2, 25, 100), 0x6000, 1768),
-        ("2.26", (2, 26, 100), 0x6000, 1768),
-    )
-}
-
-
-def sdk_releases() -> tuple[str, ...]:
-    """Every SDK release that `Enclave.sdk` may name, oldest first."""
-    return tuple(_SHAPES)
-
-
-def sdk_shape(release: str) -> SdkShape:
-    """Version word and sizes of an SDK release such as "2.25".
-
-    Raises:
-        KeyError: no such release; see `sdk_releases`.
-    """
-    return _SHAPES[release]
-
-
-@dataclass(frozen=True)
-class ElfHeader:
-    """Elf64_Ehdr, 64 bytes."""
-
-    e_ident: bytes = b"\x7fELF\x02\x01\x01" + bytes(9)
-    e_type: int = 3
-    e_machine: int = 62
-    e_version: int = 1
-    e_entry: int = 0
-    e_phoff: int = 64
-    e_shoff: int = 0
-    e_flags: int = 0
-    e_ehsize: int = 64
-    e_phentsize: int = 56
-    e_phnum: int = 0
-    e_shentsize: int = 64
-    e_shnum: int = 0
-    e_shstrndx: int = 0
-
-    def to_bytes(self) -> bytes:
-        """The header as it stands in the file."""
-        return struct.pack(
-            "<16sHHIQQQIHHHHHH",
-            self.e_ident,
-            self.e_type,
-            self.e_machine,
-            self.e_version,
-            self.e_entry,
-            self.e_phoff,
-            self.e_shoff,
-            self.e_flags,
-            self.e_ehsize,
-            self.e_phentsize,
-            self.e_phnum,
-            self.e_shentsize,
-            self.e_shnum,
-            self.e_shstrndx,
-        )
-
-
-@dataclass(frozen=True)
-class ProgramHeader:
-    """Elf64_Phdr, 56 bytes; offsets, addresses and sizes in bytes."""
-
-    p_type: int = PT_LOAD
-    p_flags: int = PF_R
-    p_offset: int = 0
-    p_vaddr: int = 0
-    p_paddr: int = 0
-    p_filesz: int = 0
-    p_memsz: int = 0
-    p_align: int = PAGE
-
-    def to_bytes(self) -> bytes:
-        """The entry as it stands in the file."""
-        return struct.pack(
-            "<IIQQQQQQ",
-            self.p_type,
-            self.p_flags,
-            self.p_offset,
-            self.p_vaddr,
-            self.p_paddr,
-            self.p_filesz,
-            self.p_memsz,
-            self.p_align,
-        )
-
-
-@dataclass(frozen=True)
-class SectionHeader:
-    """Elf64_Shdr, 64 bytes, and the section's name.
-
-    `sh_name` is found from `name` unless given.
-    """
-
-    name: str = ""
-    sh_type: int = SHT_PROGBITS
-    sh_flags: int = 0
-    sh_addr: int = 0
-    sh_offset: int = 0
-    sh_size: int = 0
-    sh_link: int = 0
-    sh_info: int = 0
-    sh_addralign: int = 1
-    sh_entsize: int = 0
-    sh_name: Optional[int] = None
-
-    def to_bytes(self, name_offset: int) -> bytes:
-        """The entry as it stands in the file."""
-        return struct.pack(
-            "<IIQQQQIIQQ",
-            name_offset if self.sh_name is None else self.sh_name,
-            self.sh_type,
-            self.sh_flags,
-            self.sh_addr,
-            self.sh_offset,
-            self.sh_size,
-            self.sh_link,
-            self.sh_info,
-            self.sh_addralign,
-            self.sh_entsize,
-        )
-
-
-@dataclass(frozen=True)
-class Symbol:
-    """Elf64_Sym, 24 bytes; `st_info` 0x11 is a global object, 0x12 a global function."""
-
-    name: str
-    st_value: int = 0
-    st_size: int = 0
-    st_info: int = 0x11
-    st_other: int = 0
-    st_shndx: int = 1
-
-
-@dataclass(frozen=True)
-class Relocation:
-    """Elf64_Rela, 24 bytes."""
-
-    r_offset: int
-    r_type: int = R_X86_64_RELATIVE
-    r_symbol: int = 0
-    r_addend: int = 0
-
-    def to_bytes(self) -> bytes:
-        """The entry as it stands in the file."""
-        info = self.r_symbol << 32 | self.r_type
-        return struct.pack("<QQq", self.r_offset, info, self.r_addend)
 
 
 @dataclass(frozen=True)
@@ -470,21 +348,6 @@ def build(enclave: Enclave) -> Image:
     return _Writer(enclave, draft.found).write()
 
 
-class _StringTable:
-    """Strings by offset, in the order they were asked for."""
-
-    def __init__(self) -> None:
-        self.data = bytearray(b"\0")
-        self._known: dict[str, int] = {"": 0}
-
-    def add(self, text: str) -> int:
-        """Offset of `text`, added when new."""
-        if text not in self._known:
-            self._known[text] = len(self.data)
-            self.data += text.encode() + b"\0"
-        return self._known[text]
-
-
 @dataclass(frozen=True)
 class _Places:
     """Where a run put each section: address, bytes, header index, by name."""
@@ -589,8 +452,8 @@ class _Writer:
             interpreter.append(
                 ProgramHeader(PT_INTERP, PF_R, offset, offset, offset, len(path), len(path), 1)
             )
-        names = _StringTable()
-        symbols = _symbol_table(self._dynamic_symbols(), names)
+        names = StringTable()
+        symbols = symbol_table(self._dynamic_symbols(), names)
         table = SectionHeader(
             ".dynsym",
             SHT_DYNSYM,
@@ -743,8 +606,8 @@ class _Writer:
         return self._add(header, content, bias=None) + before
 
     def _write_symtab(self) -> None:
-        names = _StringTable()
-        symbols = _symbol_table(self._dynamic_symbols(), names)
+        names = StringTable()
+        symbols = symbol_table(self._dynamic_symbols(), names)
         table = SectionHeader(
             ".symtab",
             SHT_SYMTAB,
@@ -760,7 +623,7 @@ class _Writer:
         enclave = self.enclave
         fields = {"e_entry": self.found.address[".text"], "e_phnum": len(self._segments)}
         if enclave.section_headers:
-            names = _StringTable()
+            names = StringTable()
             for section in self._sections:
                 names.add(section.name)
             names.add(".shstrtab")
@@ -793,18 +656,3 @@ def _data_header(
 ) -> ProgramHeader:
     address = offset + _DATA_BIAS
     return ProgramHeader(kind, flags, offset, address, address, size, memory, align)
-
-
-def _symbol_table(symbols: Sequence[Symbol], names: _StringTable) -> bytes:
-    table = bytes(24)
-    for symbol in symbols:
-        table += struct.pack(
-            "<IBBHQQ",
-            names.add(symbol.name),
-            symbol.st_info,
-            symbol.st_other,
-            symbol.st_shndx,
-            symbol.st_value,
-            symbol.st_size,
-        )
-    return table
