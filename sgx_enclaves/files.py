@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Read files whole but bounded, and write them whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from sgx_enclaves.errors import InputError, LimitError
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """The content of a regular file or pipe, once.
+
+    Args:
+        path: the file.
+        limit: the most bytes to read.
+
+    Raises:
+        InputError: it cannot be read.
+        LimitError: there is more than `limit` bytes.
+    """
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(limit + 1)
+    except OSError as error:
+        raise InputError(
+            f"cannot be read: {error.strerror or error}", file=path, hint="check path and rights"
+        ) from None
+    if len(data) > limit:
+        raise LimitError("the file is too large", file=path, expected=f"at most {limit} bytes")
+    return data
+
+
+def write_file(path: str, data: bytes, mode: int = 0o644) -> None:
+    """Replace `path` with `data` atomically: readers see the old file or the new one.
+
+    Raises:
+        InputError: it cannot be written; nothing is left behind.
+    """
+    target = Path(path)
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, target)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise InputError(
+            f"cannot be written: {error.strerror or error}",
+            file=path,
+            hint="check the folder, its rights and the space left",
+        ) from None
