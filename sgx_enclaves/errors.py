@@ -95,3 +95,19 @@ class GraftError(SgxEnclavesError):
 
 class InputError(SgxEnclavesError):
     """A file that cannot be read or written, or arguments that make no sense."""
+
+
+class FetchError(SgxEnclavesError):
+    """A file of a release that could not be brought here."""
+
+
+class DigestError(SgxEnclavesError):
+    """A file whose digest is not the pinned one; it was kept aside, never used."""
+
+
+class ArchiveError(SgxEnclavesError):
+    """An archive that is broken, hostile, or lacks a member that was asked for."""
+
+
+class CatalogueError(SgxEnclavesError):
+    """A release description that is wrong, incomplete or not there."""
