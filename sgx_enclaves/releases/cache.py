@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The content-addressed cache of fetched files.
+
+    DIR/sha256/ab/cdef…     whole files, named by their digest, read-only
+    DIR/partial/KEY.part    what a broken download left, with KEY.json beside it
+    DIR/locks/KEY.lock      held while KEY is fetched
+    DIR/quarantine/         files that were not what they should be
+
+A file gets its final name only by a rename of a whole, synced, digested file,
+and is digested again each time before it is used. Never opens a connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional
+
+from sgx_enclaves.errors import FetchError
+
+_CHUNK = 1 << 20
+_LOCK_POLL = 0.1
+
+
+def default_cache_dir(environ: Mapping[str, str]) -> Path:
+    """`SGX_ENCLAVES_CACHE`, else `sgx-enclaves` in the user's cache folder."""
+    own = environ.get("SGX_ENCLAVES_CACHE")
+    if own:
+        return Path(own)
+    base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME", "/"), ".cache")
+    return Path(base) / "sgx-enclaves"
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Word what the file system refuses; the disk being full most of all."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FetchError(
+                "no room left for the file",
+                file=str(path),
+                hint="make room or choose another cache folder, then run again: it goes on",
+            ) from None
+        raise FetchError(f"the cache cannot be used: {error.strerror}", file=str(path)) from None
+
+
+def digest_file(path: Path, kind: str = "sha256") -> str:
+    """The file's digest in hexadecimal."""
+    digest = hashlib.new(kind)
+    with path.open("rb") as file:
+        while True:
+            chunk = file.read(_CHUNK)
+            if not chunk:
+                return digest.hexdigest()
+            digest.update(chunk)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the bytes of a part file came from, so that they can be gone on with."""
+
+    url: str
+    validator: Optional[str]
+
+
+class Partial:
+    """A download that is not whole yet. The lock of its key must be held."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.path = folder / f"{key}.part"
+        self._note = folder / f"{key}.json"
+
+    def size(self) -> int:
+        """Bytes that are there."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def origin(self) -> Optional[Origin]:
+        """Where they came from; None when that is unknown and they are of no use."""
+        try:
+            note = json.loads(self._note.read_text("utf-8"))
+            url, validator = note["url"], note["validator"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if isinstance(url, str) and isinstance(validator, str):
+            return Origin(url, validator)
+        return None
+
+    def begin(self, origin: Origin) -> None:
+        """Start anew; the note goes first, so that no bytes are ever without it."""
+        self.discard()
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"url": origin.url, "validator": origin.validator})
+        fresh = self._note.with_suffix(".new")
+        fresh.write_text(text, "utf-8")
+        fresh.replace(self._note)
+
+    def discard(self) -> None:
+        """Forget the bytes, then the note."""
+        self.path.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+
+
+class Cache:
+    """A cache folder; it is made when first written to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path_of(self, sha256: str) -> Path:
+        """Where the file with this digest stands, or would."""
+        return self.root / "sha256" / sha256[:2] / sha256[2:]
+
+    def lookup(self, sha256: str) -> tuple[Optional[Path], Optional[Path]]:
+        """Find a file and digest it again.
+
+        Returns:
+            The file, or None; and where a file that had gone bad was put, or None.
+        """
+        path = self.path_of(sha256)
+        with disk_errors(path):
+            if not path.is_file():
+                return None, None
+            found = digest_file(path)
+        if found == sha256:
+            return path, None
+        return None, self.quarantine(path, path.name[:16], found)
+
+    def partial(self, key: str) -> Partial:
+        """The download of this key that is not whole."""
+        return Partial(self.root / "partial", key)
+
+    def store(self, partial: Partial, sha256: str) -> Path:
+        """Give a whole, digested file its final name."""
+        path = self.path_of(sha256)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.path.chmod(0o444)
+            partial.path.rename(path)
+            _sync_folder(path.parent)
+            partial.discard()
+        return path
+
+    def quarantine(self, path: Path, name: str, found: str) -> Path:
+        """Put a file aside under its name and its true digest."""
+        folder = self.root / "quarantine"
+        target = folder / f"{name}.{found[:16]}"
+        with disk_errors(target):
+            folder.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+        return target
+
+    @contextlib.contextmanager
+    def lock(
+        self,
+        key: str,
+        timeout: float,
+        waiting: Callable[[], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Iterator[None]:
+        """Hold the key's lock; the kernel lets go of it when the process ends, however.
+
+        Args:
+            key: see `Artifact.key`.
+            timeout: seconds to wait for another process.
+            waiting: called once if one must be waited for.
+            sleep: for tests.
+
+        Raises:
+            FetchError: the other process took too long.
+        """
+        path = self.root / "locks" / f"{key}.lock"
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            deadline = time.monotonic() + timeout
+            told = False
+            while not _try_lock(descriptor):
+                if not told:
+                    waiting()
+                    told = True
+                if time.monotonic() >= deadline:
+                    raise FetchError(
+                        f"another process has been fetching this for {timeout:.0f} s",
+                        file=str(path),
+                        hint="wait for it or end it",
+                    )
+                sleep(_LOCK_POLL)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

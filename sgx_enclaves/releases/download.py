@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The attempts to get one file from one place.
+
+Knows when to try again, when to go on and when to begin anew; see the rules in
+`fetch`. Never chooses between places.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Callable, Optional, Protocol
+
+from sgx_enclaves.errors import DigestError, FetchError
+from sgx_enclaves.releases.artifact import Artifact
+from sgx_enclaves.releases.cache import Cache, Origin, Partial, disk_errors
+from sgx_enclaves.releases.progress import Event, Progress
+from sgx_enclaves.releases.transport import (
+    RangeRefusedError,
+    Response,
+    RetryableError,
+    Transport,
+)
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FetchSettings:
+    """How patient to be; times in seconds.
+
+    Attributes:
+        attempts: requests to one place.
+        backoff: wait before the second request; doubled each time.
+        backoff_max: longest wait, whatever the server asks for.
+        total_timeout: for one request with its content.
+        min_rate: bytes a second that a server must give, on average over `rate_window`.
+        rate_window: see above.
+        lock_timeout: to wait for another process that fetches the same file.
+    """
+
+    attempts: int = 4
+    backoff: float = 1.0
+    backoff_max: float = 30.0
+    total_timeout: float = 3600.0
+    min_rate: int = 1024
+    rate_window: float = 30.0
+    lock_timeout: float = 3600.0
+
+
+DEFAULT_FETCH_SETTINGS = FetchSettings()
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that is here, whole, with the digest that was asked for.
+
+    Attributes:
+        path: in the cache; read-only.
+        sha256: its digest.
+        size: bytes.
+        url: where it came from; None if it was here already.
+        pinned: whether the digest was known beforehand.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+    url: Optional[str]
+    pinned: bool
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a download works with.
+
+    Attributes:
+        cache: where files go.
+        transport: asks the servers.
+        settings: see `FetchSettings`.
+        progress: told how it goes.
+        sleep: waits a number of seconds.
+    """
+
+    cache: Cache
+    transport: Transport
+    settings: FetchSettings
+    progress: Progress
+    sleep: Callable[[float], None]
+
+
+class PlaceFailedError(Exception):
+    """This place will not give the file; the next may."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Download:
+    """The attempts to get one file from one place; the lock of its key must be held."""
+
+    def __init__(self, tools: Tools, artifact: Artifact, partial: Partial, url: str) -> None:
+        self._tools = tools
+        self._artifact = artifact
+        self._partial = partial
+        self._url = url
+        self._pieces = 0
+
+    def run(self) -> Fetched:
+        """Get the file.
+
+        Raises:
+            PlaceFailedError: this place will not give it.
+            DigestError: it is not the pinned one.
+            FetchError: the local disk is in the way.
+        """
+        settings = self._tools.settings
+        wait = settings.backoff
+        reason = ""
+        for attempt in range(settings.attempts):
+            if attempt:
+                self._tell(f"{reason}; trying again in {wait:g} s")
+                self._tools.sleep(wait)
+            try:
+                self._request()
+                fetched = self._judge()
+            except RetryableError as error:
+                reason = str(error)
+                if isinstance(error, RangeRefusedError):
+                    with disk_errors(self._partial.path):
+                        self._partial.discard()
+                asked = max(settings.backoff * 2**attempt, error.retry_after)
+                wait = min(settings.backoff_max, asked)
+                continue
+            except FetchError as error:
+                if error.file is not None:  # the local disk, not the place
+                    raise
+                raise PlaceFailedError(str(error)) from None
+            if fetched is not None:
+                return fetched
+            reason = "the pieces did not fit together"
+        raise PlaceFailedError(f"{reason} ({settings.attempts} attempts)")
+
+    def _tell(self, text: str) -> None:
+        self._tools.progress(Event(self._artifact.filename, note=text))
+
+    def _request(self) -> None:
+        """Ask once, and add what comes to the part file."""
+        origin = self._partial.origin()
+        have = self._partial.size()
+        if origin is None or origin.url != self._url or not have:
+            have, origin = 0, None
+        response = self._tools.transport.open(
+            self._url, have, origin.validator if origin is not None else None
+        )
+        self._check_size(response)
+        path = self._partial.path
+        with disk_errors(path):
+            if response.start == 0 or response.start != have:
+                self._partial.begin(Origin(self._url, response.validator))
+                self._pieces = 1
+            else:
+                self._pieces = 2
+                self._tell(f"going on at byte {have}")
+            self._check_room(response)
+        with disk_errors(path), path.open("ab") as out:
+            try:
+                self._receive(response, out)
+            finally:
+                out.flush()
+                os.fsync(out.fileno())
+
+    def _check_size(self, response: Response) -> None:
+        artifact = self._artifact
+        if response.total is None:
+            return
+        if artifact.size is not None and response.total != artifact.size:
+            raise FetchError(
+                "the server's file has another size",
+                expected=f"{artifact.size} bytes",
+                found=f"{response.total} bytes",
+            )
+        if response.total > artifact.max_size:
+            raise FetchError(
+                "the file is too large",
+                expected=f"at most {artifact.max_size} bytes",
+                found=f"{response.total} bytes",
+            )
+
+    def _check_room(self, response: Response) -> None:
+        if response.total is None:
+            return
+        need = response.total - response.start
+        room = shutil.disk_usage(self._partial.path.parent).free
+        if need > room:
+            raise FetchError(
+                "no room left for the file",
+                file=str(self._partial.path),
+                expected=f"{need} bytes",
+                found=f"{room} bytes",
+                hint="make room or choose another cache folder, then run again: it goes on",
+            )
+
+    def _receive(self, response: Response, out: BinaryIO) -> None:
+        settings = self._tools.settings
+        done = response.start
+        begun = mark = time.monotonic()
+        since_mark = 0
+        for chunk in response.chunks:
+            done += len(chunk)
+            since_mark += len(chunk)
+            if done > self._artifact.max_size:
+                out.truncate(0)
+                raise FetchError(
+                    "the file is too large", expected=f"at most {self._artifact.max_size} bytes"
+                )
+            out.write(chunk)
+            now = time.monotonic()
+            if now - begun > settings.total_timeout:
+                raise RetryableError(f"not done after {settings.total_timeout:g} s")
+            if now - mark > settings.rate_window:
+                if since_mark < settings.min_rate * (now - mark):
+                    raise RetryableError(f"slower than {settings.min_rate} bytes a second")
+                mark, since_mark = now, 0
+            self._tools.progress(Event(self._artifact.filename, done, response.total))
+
+    def _judge(self) -> Optional[Fetched]:
+        """Digest the whole file; None means that its pieces should be fetched anew."""
+        artifact = self._artifact
+        path = self._partial.path
+        hashes = _digests(path, artifact)
+        found = hashes["sha256"]
+        for kind, pinned in (("sha256", artifact.sha256), ("sha512", artifact.sha512)):
+            if pinned is None or hashes[kind] == pinned:
+                continue
+            if self._pieces > 1:
+                with disk_errors(path):
+                    self._partial.discard()
+                return None
+            aside = self._tools.cache.quarantine(path, artifact.filename, found)
+            with disk_errors(path):
+                self._partial.discard()
+            raise DigestError(
+                f"{artifact.filename} from {self._url} is not the pinned file",
+                file=str(aside),
+                expected=f"{kind} {pinned}",
+                found=f"{kind} {hashes[kind]}",
+                hint="it is kept there for study and is not used; "
+                "find out who is right before you change the pin",
+            )
+        size = path.stat().st_size
+        stored = self._tools.cache.store(self._partial, found)
+        self._tell(f"here, {size} bytes, sha256 {found}")
+        return Fetched(stored, found, size, self._url, artifact.sha256 is not None)
+
+
+def _digests(path: Path, artifact: Artifact) -> dict[str, str]:
+    hashes: dict[str, _Hash] = {"sha256": hashlib.sha256()}
+    if artifact.sha512 is not None:
+        hashes["sha512"] = hashlib.sha512()
+    with disk_errors(path), path.open("rb") as file:
+        while True:
+            chunk = file.read(_CHUNK)
+            if not chunk:
+                return {kind: digest.hexdigest() for kind, digest in hashes.items()}
+            for digest in hashes.values():
+                digest.update(chunk)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bring a pinned file into the cache, or say why not.
+
+The rules:
+
+1. A file counts only when its SHA-256 is the pinned one. Without a pin the
+   caller must ask for that by name, and the result says so.
+2. Each place is tried a bounded number of times, then the next place.
+3. What is here already is gone on with only if the server vouches by If-Range
+   that it still has the same file. Pieces that do not fit are fetched anew once.
+4. A wrong digest ends the job: other places are not asked, since a file that
+   was exchanged is news. It is kept aside.
+5. Trouble with the local disk ends the job too; what is here stays for later.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Callable, Optional
+
+from sgx_enclaves.errors import FetchError
+from sgx_enclaves.releases.artifact import Artifact, Lookaside
+from sgx_enclaves.releases.cache import Cache, Partial, digest_file, disk_errors
+from sgx_enclaves.releases.download import (
+    DEFAULT_FETCH_SETTINGS,
+    Download,
+    Fetched,
+    FetchSettings,
+    PlaceFailedError,
+    Tools,
+)
+from sgx_enclaves.releases.progress import Event, Progress, silent
+from sgx_enclaves.releases.transport import Transport
+
+
+class Fetcher:
+    """Fetches artifacts into one cache by one transport.
+
+    Args:
+        cache: where files are kept.
+        transport: asks servers; None means offline.
+        settings: see `FetchSettings`.
+        progress: told how it goes.
+        lookaside: a look-aside cache to ask first.
+        sleep: for tests.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        transport: Optional[Transport],
+        settings: FetchSettings = DEFAULT_FETCH_SETTINGS,
+        *,
+        progress: Progress = silent,
+        lookaside: Optional[Lookaside] = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._cache = cache
+        self._transport = transport
+        self._settings = settings
+        self._progress = progress
+        self._lookaside = lookaside
+        self._sleep = sleep
+
+    def fetch(self, artifact: Artifact, *, allow_unpinned: bool = False) -> Fetched:
+        """Give the file from the cache, or bring it there.
+
+        Args:
+            artifact: what to fetch.
+            allow_unpinned: accept a file whose digest nobody knows beforehand.
+
+        Raises:
+            DigestError: the file is not the pinned one; its message says where it is kept.
+            FetchError: no place gave it, it is too large, offline, or the disk is full.
+        """
+        if artifact.sha256 is None and not allow_unpinned:
+            raise FetchError(
+                f"{artifact.filename} has no pinned digest",
+                hint="pin its SHA-256 in the release, or allow unpinned files for this run",
+            )
+        hit = self._cached(artifact)
+        if hit is not None:
+            return hit
+        if self._transport is None:
+            raise FetchError(
+                f"{artifact.filename} is not in the cache, and the network is switched off",
+                file=str(self._cache.root),
+                expected=f"sha256 {artifact.sha256}" if artifact.sha256 else None,
+                hint="fetch it once without --offline",
+            )
+        tools = Tools(self._cache, self._transport, self._settings, self._progress, self._sleep)
+        with self._cache.lock(
+            artifact.key,
+            self._settings.lock_timeout,
+            lambda: self._note(artifact, "another process is fetching this; waiting"),
+        ):
+            hit = self._cached(artifact)
+            if hit is not None:
+                return hit
+            return self._from_places(artifact, tools)
+
+    def _cached(self, artifact: Artifact) -> Optional[Fetched]:
+        if artifact.sha256 is None:
+            return None
+        path, bad = self._cache.lookup(artifact.sha256)
+        if bad is not None:
+            self._note(artifact, f"the file in the cache had gone bad; it is kept as {bad}")
+        if path is None:
+            return None
+        return Fetched(path, artifact.sha256, path.stat().st_size, None, True)
+
+    def _note(self, artifact: Artifact, text: str) -> None:
+        self._progress(Event(artifact.filename, note=text))
+
+    def _from_places(self, artifact: Artifact, tools: Tools) -> Fetched:
+        partial = self._cache.partial(artifact.key)
+        whole = self._whole_already(artifact, partial)
+        if whole is not None:
+            return whole
+        places = (self._lookaside.urls(artifact) if self._lookaside else ()) + artifact.urls
+        # go on where the last run stopped, not at the first place
+        origin = partial.origin()
+        if origin is not None and origin.url in places:
+            places = (origin.url, *(url for url in places if url != origin.url))
+        failures = []
+        for url in places:
+            try:
+                return Download(tools, artifact, partial, url).run()
+            except PlaceFailedError as failure:
+                failures.append(f"{url}: {failure.reason}")
+                self._note(artifact, failures[-1])
+        raise FetchError(
+            f"{artifact.filename} could not be fetched from any of {len(places)} places: "
+            + "; ".join(failures),
+            hint=_hint(failures),
+        )
+
+    def _whole_already(self, artifact: Artifact, partial: Partial) -> Optional[Fetched]:
+        """Take a part file that only lacked its final name when the last run ended."""
+        size = partial.size()
+        if not size or artifact.sha256 is None or artifact.sha512 is not None:
+            return None
+        with disk_errors(partial.path):
+            if digest_file(partial.path) != artifact.sha256:
+                return None
+        path = self._cache.store(partial, artifact.sha256)
+        return Fetched(path, artifact.sha256, size, None, True)
+
+
+def _hint(failures: list[str]) -> str:
+    """The next step after no place gave the file."""
+    if not failures:
+        return "the release names no URL for it; add one in /etc/sgx-enclaves/releases.d"
+    return "check the network and the proxy, or name a mirror with --lookaside"
