@@ -65,6 +65,7 @@ class Fetched:
         size: bytes.
         url: where it came from; None if it was here already.
         pinned: whether the digest was known beforehand.
+        rejected: files from other places that had a wrong digest, in the quarantine.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Fetched:
     size: int
     url: Optional[str]
     pinned: bool
+    rejected: tuple[str, ...] = ()
 
 
 class _Hash(Protocol):

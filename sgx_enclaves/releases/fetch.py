@@ -8,17 +8,19 @@ The rules:
 2. Each place is tried a bounded number of times, then the next place.
 3. What is here already is gone on with only if the server vouches by If-Range
    that it still has the same file. Pieces that do not fit are fetched anew once.
-4. A wrong digest ends the job: other places are not asked, since a file that
-   was exchanged is news. It is kept aside.
+4. A file with a wrong digest is kept aside and told of. Another place may still
+   have the right one (upstream was renamed, and archives that are made on demand
+   carry the name); when none has, the wrong digest is the error.
 5. Trouble with the local disk ends the job too; what is here stays for later.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Callable, Optional
 
-from sgx_enclaves.errors import FetchError
+from sgx_enclaves.errors import DigestError, FetchError
 from sgx_enclaves.releases.artifact import Artifact, Lookaside
 from sgx_enclaves.releases.cache import Cache, Partial, digest_file, disk_errors
 from sgx_enclaves.releases.download import (
@@ -123,12 +125,20 @@ class Fetcher:
         if origin is not None and origin.url in places:
             places = (origin.url, *(url for url in places if url != origin.url))
         failures = []
+        wrong: list[DigestError] = []
         for url in places:
             try:
-                return Download(tools, artifact, partial, url).run()
+                fetched = Download(tools, artifact, partial, url).run()
+                return replace(fetched, rejected=tuple(str(error.file) for error in wrong))
+            except DigestError as error:
+                wrong.append(error)
+                failures.append(f"{url}: {error.message}")
+                self._note(artifact, str(error))
             except PlaceFailedError as failure:
                 failures.append(f"{url}: {failure.reason}")
                 self._note(artifact, failures[-1])
+        if wrong:
+            raise wrong[0]
         raise FetchError(
             f"{artifact.filename} could not be fetched from any of {len(places)} places: "
             + "; ".join(failures),
