@@ -274,29 +274,29 @@ class _Explainer:
         """A handful of bytes where a rebuild with other tools would change many."""
         if not 0 < payload.differing_bytes <= _FEW or payload.omitted:
             return
-        for code, what in ((True, "code"), (False, "data")):
-            ranges = [
-                r
-                for r in payload.ranges
-                if self._places.segment(r[0]) is not None
-                and self._places.is_code(r[0]) == code
-                and self._places.section(r[0]) not in _EXPLAINED_SECTIONS
-                and self._places.measured_difference(self._signed, *r)
-            ]
-            if not ranges:
-                continue
-            count = sum(
-                a != b
-                for start, end in ranges
-                for a, b in zip(self._built.data[start:end], self._signed[start:end])
-            )
-            names = [self._places.symbol(s) or self._places.section(s) or "?" for s, _ in ranges]
-            unique = list(dict.fromkeys(names))
-            yield Cause(
-                f"{what}-patch",
-                f"a patch: {count} {'byte differs' if count == 1 else 'bytes differ'} in {what} "
-                f"({', '.join(unique[:4])}){', and nothing else in the build' if alone else ''}: "
-                "not what another toolchain gives",
-                "a changed constant in the sources, or bytes that were changed afterwards: "
-                "compare the sources, distrust the file",
-            )
+        ranges = [
+            r
+            for r in payload.ranges
+            if self._places.section(r[0]) not in _EXPLAINED_SECTIONS
+            and self._places.measured_difference(self._signed, *r)
+        ]
+        if not ranges or any(self._places.header_field(start) for start, _ in ranges):
+            return
+        in_code = any(self._places.is_code(start) for start, _ in ranges)
+        count = sum(
+            a != b
+            for start, end in ranges
+            for a, b in zip(self._built.data[start:end], self._signed[start:end])
+        )
+        names = dict.fromkeys(self._name_of(start) for start, _ in ranges)
+        yield Cause(
+            "code-patch" if in_code else "data-patch",
+            f"a patch: {count} {'byte differs' if count == 1 else 'bytes differ'} in "
+            f"{', '.join(list(names)[:4])}{', and nothing else in the build' if alone else ''}: "
+            "not what another toolchain gives",
+            "a constant changed in the sources, or bytes changed afterwards: distrust the file",
+        )
+
+    def _name_of(self, offset: int) -> str:
+        names = (self._places.section(offset), self._places.symbol(offset))
+        return " ".join(printable(n) for n in names if n) or "a segment"
