@@ -78,11 +78,14 @@ OPTIONS: Mapping[str, Option] = {
         Option("EnableAEXNotify", 1),
         Option("EnableIPPFIPS", 1),
         Option("EnableOSSLFIPS", 1),
+        Option("RsrvMaxSize", SIZE_MAX),
+        Option("RsrvMinSize", SIZE_MAX),
+        Option("RsrvInitSize", SIZE_MAX),
     )
 }
 
 # Names that SDK 2.6 to 2.7.1 had for what later ones call ReservedMem*.
-RENAMED = {
+RENAMED: Mapping[str, str] = {
     "RsrvMaxSize": "ReservedMemMaxSize",
     "RsrvMinSize": "ReservedMemMinSize",
     "RsrvInitSize": "ReservedMemInitSize",
@@ -130,16 +133,17 @@ class _Reader:
         self._given: dict[str, int] = {}
         self._path: list[str] = []
         self._text = ""
-        self._closed = False
-        # Set once a child node has ended the text that counts.
+        # Only text that is the first node of its element counts.
         self._text_ended = False
-        self._parser = xml.parsers.expat.ParserCreate()
+        self._parser = xml.parsers.expat.ParserCreate("UTF-8")
         self._parser.buffer_text = True
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._characters
         self._parser.CommentHandler = self._comment
         self._parser.StartDoctypeDeclHandler = self._doctype
+        self._parser.ProcessingInstructionHandler = self._instruction
+        self._root_seen = False
 
     def read(self, data: bytes) -> dict[str, int]:
         try:
@@ -158,6 +162,10 @@ class _Reader:
         # Entities are the only use of a DOCTYPE here, and a way to exhaust memory.
         raise self._fail("a DOCTYPE is not accepted", "remove it")
 
+    def _instruction(self, *_: object) -> None:
+        if self._root_seen:
+            raise self._fail("a processing instruction is not accepted", "remove it")
+
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         depth = len(self._path)
         if depth == 0 and tag != ROOT:
@@ -166,15 +174,14 @@ class _Reader:
             raise self._fail(f"{tag} has an attribute")
         if depth == 1 and not self._given and self._text.strip():
             raise self._fail(f"text before the first option of {ROOT}")
-        if depth >= 2:
-            raise self._fail(f"{self._path[1]} contains the element {tag}", "it takes a number")
+        if depth < 2:
+            self._text = ""
+        self._text_ended = depth >= 2
+        self._root_seen = True
         self._path.append(tag)
-        self._text = ""
-        self._text_ended = False
 
     def _comment(self, _: str) -> None:
-        if len(self._path) == 2:
-            self._text_ended = True
+        self._text_ended = bool(self._path)
 
     def _characters(self, text: str) -> None:
         if not self._text_ended:
@@ -184,15 +191,15 @@ class _Reader:
         self._path.pop()
         if len(self._path) == 1:
             self._option(tag, self._text)
-        elif not self._given and self._text.strip():
+        elif not self._path and not self._given and self._text.strip():
             raise self._fail(f"{ROOT} contains text")
-        self._text = ""
+        if len(self._path) < 2:
+            self._text = ""
 
     def _option(self, tag: str, text: str) -> None:
-        name = RENAMED.get(tag, tag)
-        if name not in OPTIONS:
+        if tag not in OPTIONS:
             raise self._fail(f"unknown option {tag}", "no SDK up to 2.26 has it")
-        if name in self._given:
+        if tag in self._given:
             raise self._fail(f"{tag} is given twice")
         if not text.strip():
             raise self._fail(f"{tag} has no value")
@@ -203,8 +210,9 @@ class _Reader:
                 "write it decimal, or hexadecimal with 0x, without blanks behind it",
             )
         hexadecimal, octal, decimal = match.groups()
-        digits = hexadecimal or octal or decimal
-        value = int(digits, 16 if hexadecimal else 8 if octal else 10) if len(digits) < 64 else -1
-        if not 0 <= value <= U64_MAX:
+        digits = (hexadecimal or octal or decimal).lstrip("0") or "0"
+        # Bounded before it is converted: 64 bits have at most 22 (octal) digits.
+        value = int(digits[:23], 16 if hexadecimal else 8 if octal else 10)
+        if len(digits) > 22 or value > U64_MAX:
             raise self._fail(f"{tag} does not fit 64 bits")
-        self._given[name] = value
+        self._given[tag] = value

@@ -34,6 +34,7 @@ _WINDOW_PAGES = 256
 _WINDOW = _WINDOW_PAGES * PAGE_SIZE
 _CONSTANT_BYTES = 2
 _OFFSET_BYTES = 8
+_HIGH_PAGE_BITS = bytes(page >> 4 for page in range(_WINDOW_PAGES))
 
 
 def mrenclave(image: EnclaveImage, block: Block, limits: Limits = DEFAULT_LIMITS) -> bytes:
@@ -126,15 +127,16 @@ class _Window:
     def __init__(self, run: PageRun) -> None:
         page = _page_records(run.flags, run.measured, run.content)
         self._size = len(page)
-        self._buffer = bytearray(page * _WINDOW_PAGES)
+        self._buffer = bytearray(page) * _WINDOW_PAGES
         self._view = memoryview(self._buffer)
         self._positions = _offset_positions(run.measured)
         self._start = 0
-        for byte in range(_CONSTANT_BYTES + 1):
-            for position, delta in self._positions:
-                self._buffer[position + byte :: self._size] = bytes(
-                    page * PAGE_SIZE + delta >> 8 * byte & 0xFF for page in range(_WINDOW_PAGES)
-                )
+        # Offsets are multiples of 256: their lowest byte is 0, and the next one is
+        # the page's low four bits and the chunk, the same every 16 pages.
+        for position, delta in self._positions:
+            second = bytes(range(delta // _CHUNK, 256, _CHUNKS)) * (_WINDOW_PAGES // 16)
+            self._buffer[position + 1 :: self._size] = second
+            self._buffer[position + 2 :: self._size] = _HIGH_PAGE_BITS
 
     def records(self, start: int, first: int, last: int) -> memoryview:
         """The records of the pages `first` to `last` (exclusive) of the window at `start`."""
@@ -143,7 +145,7 @@ class _Window:
             if changed >> 8 * byte & 0xFF:
                 high = start >> 8 * byte & 0xFF
                 if byte == _CONSTANT_BYTES:
-                    values = bytes(high | page >> 4 for page in range(_WINDOW_PAGES))
+                    values = bytes(high | bits for bits in _HIGH_PAGE_BITS)
                 else:
                     values = bytes([high]) * _WINDOW_PAGES
                 for position, _ in self._positions:

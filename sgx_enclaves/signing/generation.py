@@ -25,7 +25,7 @@ from sgx_enclaves.format.attributes import (
     XFRM_MPX,
     XFRM_PKRU,
 )
-from sgx_enclaves.format.config import OPTIONS, Config
+from sgx_enclaves.format.config import OPTIONS, RENAMED, Config
 from sgx_enclaves.format.metadata import Version
 
 _U64 = (1 << 64) - 1
@@ -65,7 +65,7 @@ XSAVE_SIZES = (
     (XFRM_AMX, 11008),
 )
 
-_ALL_OPTIONS = frozenset(OPTIONS)
+_ALL_OPTIONS = frozenset(OPTIONS) - frozenset(RENAMED)
 
 
 @dataclass(frozen=True)
@@ -122,20 +122,31 @@ class Generation:
     ranges: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     fips_by_argument: bool = False
 
-    def values(self, config: Config) -> dict[str, int]:
-        """Every option's value under this SDK, defaults filled in.
+    def understand(self, config: Config) -> Config:
+        """The same options under the names that the newest SDK has for them.
 
         Raises:
             UnsupportedError: an option that this SDK does not have.
-            ConfigError: a value out of range, or values that exclude each other.
         """
-        unknown = [name for name in config.given if name not in self.options]
-        if unknown:
-            raise UnsupportedError(
-                f"SDK {self.name} has no option {unknown[0]}",
-                file=config.name,
-                hint="name the right SDK generation, or drop the option",
-            )
+        for name in config.given:
+            if name not in self.options:
+                raise UnsupportedError(
+                    f"SDK {self.name} has no option {name}",
+                    file=config.name,
+                    hint="name the right SDK generation, or drop the option",
+                )
+        given = {RENAMED.get(name, name): value for name, value in config.given.items()}
+        return replace(config, given=given)
+
+    def values(self, config: Config) -> dict[str, int]:
+        """Every option's value under this SDK, defaults filled in.
+
+        Args:
+            config: options that `understand` gave.
+
+        Raises:
+            ConfigError: a value out of range.
+        """
         values: dict[str, int] = {}
         for name, option in OPTIONS.items():
             maximum, minimum, default = self.ranges.get(
@@ -298,14 +309,14 @@ _SDK_2_6 = replace(
     _SDK_2_8,
     name="2.6",
     releases=("2.6", "2.7"),
-    options=_without(_SDK_2_8, "ReservedMemExecutable"),
+    options=_without(_SDK_2_8, "ReservedMemExecutable", *RENAMED.values()) | set(RENAMED),
     lacks=_SDK_2_8.lacks | {"rsrv_executable", "tcs_max_num"},
 )
 _SDK_2_5 = replace(
     _SDK_2_6,
     name="2.5",
     releases=("2.5",),
-    options=_without(_SDK_2_6, "ReservedMemMaxSize", "ReservedMemMinSize", "ReservedMemInitSize"),
+    options=_without(_SDK_2_6, *RENAMED),
     lacks=_SDK_2_6.lacks | {"rsrv"},
     layout_entries=38,
     padding=Padding.GUARD,

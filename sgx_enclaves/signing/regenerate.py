@@ -131,6 +131,7 @@ def regenerate(
         FormatError: the tool would refuse the enclave.
         LimitError: the measurement would cost too much.
     """
+    config = generation.understand(config)
     values = generation.values(config)
     check_values(values, config)
     if values["EnableOSSLFIPS"]:
