@@ -19,7 +19,7 @@ class Limits:
         metadata_blocks: blocks in one descriptor. The SDK writes at most 3.
         layout_entries: layout entries of a block, thread groups unrolled.
         added_pages: pages that a measurement may EADD (2**26 pages: 256 GiB).
-        measured_pages: pages that it may EEXTEND (2**20 pages: 4 GiB).
+        measured_pages: pages that it may EEXTEND (2**22 pages: 16 GiB).
         config_size: bytes of a config.xml.
     """
 
@@ -29,7 +29,7 @@ class Limits:
     metadata_blocks: int = 8
     layout_entries: int = 1 << 17
     added_pages: int = 1 << 26
-    measured_pages: int = 1 << 20
+    measured_pages: int = 1 << 22
     config_size: int = MIB
 
 

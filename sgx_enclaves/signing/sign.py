@@ -8,6 +8,7 @@ date and config, but for the FIPS signature, whose key is random by design.
 from __future__ import annotations
 
 import datetime
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Optional
 
@@ -130,3 +131,23 @@ def _fips_signature(sigstruct: Sigstruct, key: RSAPrivateKey) -> FipsSignature:
         exponent=numbers.e,
         signature=_pkcs1_sign(key, sigstruct.serialise()),
     )
+
+
+def mrsigner_of_pem(pem: bytes, name: str = "key") -> bytes:
+    """MRSIGNER of a public or private key.
+
+    Raises:
+        SigningError: not an RSA key of 3072 bits in PEM.
+    """
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
+        load_pem_public_key,
+    )
+
+    try:
+        public: object = load_pem_public_key(pem)
+    except (ValueError, TypeError):
+        public = load_key(pem, name).public_key()
+    if not isinstance(public, RSAPublicKey) or public.key_size != 8 * KEY_SIZE:
+        raise SigningError("not a key for enclaves", file=name, expected="RSA, 3072 bits")
+    return hashlib.sha256(public.public_numbers().n.to_bytes(KEY_SIZE, "little")).digest()

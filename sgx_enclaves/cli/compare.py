@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Say whether the vendor's signed enclave is our build plus a signature, and
+nothing else.
+
+  identical     every byte is built, regenerated, or a valid signature's own
+  differs       something else is in it; the report says what, and likely why
+  unverifiable  a file is malformed, missing, or of an unknown kind
+
+Exit status 0, 1, 2 in this order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from sgx_enclaves.cli.arguments import (
+    add_json,
+    add_policy,
+    add_sdk,
+    chosen_generation,
+    chosen_policy,
+)
+from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.limits import DEFAULT_LIMITS
+from sgx_enclaves.verdict.compare import compare
+from sgx_enclaves.verdict.model import Verdict
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("built", metavar="BUILT", help="the unsigned enclave that we built")
+    parser.add_argument("signed", metavar="SIGNED", help="the vendor's signed enclave")
+    parser.add_argument("--config", metavar="XML", required=True, help="its open config.xml")
+    parser.add_argument(
+        "--report",
+        metavar="DIR",
+        help="also write DIR/verdict.txt, verdict.json and verdict.html",
+    )
+    parser.add_argument(
+        "--diffoscope",
+        action="store_true",
+        help="when the files differ, show them with diffoscope too, if it is installed",
+    )
+    add_json(parser)
+    add_sdk(parser)
+    add_policy(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the verdict; its exit status."""
+    limits = DEFAULT_LIMITS
+    verdict = compare(
+        read_file(args.built, limits.file_size),
+        read_file(args.signed, limits.file_size),
+        read_file(args.config, limits.config_size),
+        chosen_policy(args, args.signed),
+        names=(args.built, args.signed, args.config),
+        generation=chosen_generation(args),
+    )
+    if args.json:
+        print(_json(verdict))
+    else:
+        from sgx_enclaves.report.text import verdict_text  # noqa: PLC0415
+
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        print(verdict_text(verdict, colour=colour))
+    if args.report is not None:
+        write_reports(verdict, Path(args.report))
+    if args.diffoscope and verdict.exit_status:
+        from sgx_enclaves.cli.diffoscope import run_diffoscope  # noqa: PLC0415
+
+        sys.stdout.flush()
+        problem = run_diffoscope(Path(args.built), Path(args.signed))
+        if problem is not None:
+            print(problem, file=sys.stderr)
+    return verdict.exit_status
+
+
+def write_reports(verdict: Verdict, folder: Path) -> None:
+    """Write the verdict as text, JSON and HTML into `folder`, which may be new.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    from sgx_enclaves.report.as_html import verdict_html  # noqa: PLC0415
+    from sgx_enclaves.report.text import verdict_text  # noqa: PLC0415
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("verdict.txt", verdict_text(verdict)),
+        ("verdict.json", _json(verdict)),
+        ("verdict.html", verdict_html(verdict)),
+    ):
+        write_file(str(folder / name), f"{text}\n".encode())
+
+
+def _json(verdict: Verdict) -> str:
+    from sgx_enclaves.report.as_json import verdict_dict  # noqa: PLC0415
+
+    return json.dumps(verdict_dict(verdict), indent=2)

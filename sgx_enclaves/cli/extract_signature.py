@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Take the signatures out of a signed enclave: for each metadata block its
+SIGSTRUCT (1808 bytes) and its FIPS signature (772 bytes), if it has one.
+
+With graft, this is all that a distribution needs of the vendor's file.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from sgx_enclaves.cli.inputs import load_signed
+from sgx_enclaves.files import write_file
+from sgx_enclaves.signing.signatures import extract
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("enclave", metavar="SIGNED", help="the vendor's signed enclave")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the signature file; 0 when done."""
+    _, descriptor = load_signed(args.enclave)
+    signatures = extract(descriptor)
+    data = b"".join(s.serialise() for s in signatures)
+    write_file(args.output, data)
+    print(f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes")
+    return 0

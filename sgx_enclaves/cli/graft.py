@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Put the vendor's signatures on our build, with metadata regenerated from the
+build and its config.xml. The result is verified before it is written; when
+anything is wrong, nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from sgx_enclaves.cli.arguments import add_policy, add_sdk, chosen_generation, chosen_policy
+from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.limits import DEFAULT_LIMITS
+from sgx_enclaves.verdict.graft import graft
+
+# Fedora ships enclaves executable.
+MODE = 0o755
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("built", metavar="BUILT", help="the unsigned enclave that we built")
+    parser.add_argument("signatures", metavar="SIGNATURES", help="made by extract-signature")
+    parser.add_argument("--config", metavar="XML", required=True, help="its config.xml")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write")
+    parser.add_argument(
+        "--fips",
+        action="store_true",
+        help="the vendor asked for the FIPS signature on the command line (SDK 2.24 only)",
+    )
+    add_sdk(parser)
+    add_policy(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the signed enclave; 0 when it is identical to what the vendor signed."""
+    limits = DEFAULT_LIMITS
+    result, verdict = graft(
+        read_file(args.built, limits.file_size),
+        read_file(args.signatures, limits.file_size),
+        read_file(args.config, limits.config_size),
+        chosen_policy(args, args.output),
+        names=(args.built, args.signatures, args.config),
+        generation=chosen_generation(args),
+        fips=args.fips,
+    )
+    write_file(args.output, result, MODE)
+    print(f"{args.output}: verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}")
+    return 0

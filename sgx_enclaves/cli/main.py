@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Find the verb, import only its module, and turn errors into messages.
+
+Exit status: 0 identical or done, 1 differs, 2 unverifiable: bad input, bad
+arguments, or something that this program does not know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Optional
+
+from sgx_enclaves import __version__
+from sgx_enclaves.errors import SgxEnclavesError
+
+EXIT_UNVERIFIABLE = 2
+
+
+class Verb(NamedTuple):
+    """Where a verb lives, and what it is for in one line."""
+
+    module: str
+    summary: str
+
+
+VERBS = {
+    "show": Verb("show", "print an enclave's metadata, signatures and layout"),
+    "measure": Verb("measure", "recompute MRENCLAVE of a signed or an unsigned enclave"),
+    "verify-signature": Verb("verify_signature", "check signatures, signer, product and debug"),
+    "compare": Verb("compare", "is the vendor's file our build plus a signature?"),
+    "extract-signature": Verb("extract_signature", "take the signatures out of a signed enclave"),
+    "graft": Verb("graft", "put the vendor's signatures on our build, if they belong there"),
+    "sign": Verb("sign", "sign an enclave with a PEM key, as the SDK's tool does"),
+}
+
+
+def usage() -> str:
+    """The text of `sgx-enclaves --help`."""
+    width = max(len(name) for name in VERBS)
+    lines = "\n".join(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items())
+    return (
+        "usage: sgx-enclaves VERB [arguments]\n"
+        "       sgx-enclaves VERB --help\n\n"
+        "Prove that a vendor-signed SGX enclave is the enclave we built.\n\n"
+        f"verbs:\n{lines}\n\n"
+        "exit status: 0 identical or done, 1 differs, 2 unverifiable or bad input"
+    )
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run one verb; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else EXIT_UNVERIFIABLE
+    if arguments[0] == "--version":
+        print(f"sgx-enclaves {__version__}")
+        return 0
+    verb = VERBS.get(arguments[0])
+    if verb is None:
+        print(f"sgx-enclaves: unknown verb {arguments[0]}\n\n{usage()}", file=sys.stderr)
+        return EXIT_UNVERIFIABLE
+    module = importlib.import_module(f"sgx_enclaves.cli.{verb.module}")
+    parser = argparse.ArgumentParser(
+        prog=f"sgx-enclaves {arguments[0]}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return _run(module.run, parser.parse_args(arguments[1:]))
+
+
+def _run(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    try:
+        status = run(args)
+        sys.stdout.flush()
+        return status
+    except SgxEnclavesError as error:
+        print(f"sgx-enclaves: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        # The reader of our output went away; that is its business, not an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("sgx-enclaves: interrupted", file=sys.stderr)
+    return EXIT_UNVERIFIABLE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

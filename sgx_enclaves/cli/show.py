@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Print what an enclave file says about itself: segments, metadata blocks,
+signatures, layout and patches. Nothing is verified here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from sgx_enclaves.cli.arguments import add_json
+from sgx_enclaves.cli.inputs import load_descriptor, load_enclave
+from sgx_enclaves.report.show import show_dict, show_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("enclave", metavar="FILE", help="a signed or an unsigned enclave")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the file's structures; 0 when it could be read."""
+    image = load_enclave(args.enclave)
+    descriptor = load_descriptor(image)
+    if args.json:
+        print(json.dumps(show_dict(image, descriptor), indent=2))
+    else:
+        print(show_text(image, descriptor))
+    return 0

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Check every signature of a signed enclave, or of a file that is one bare
+SIGSTRUCT: well formed, valid, by the pinned signer, for the pinned product,
+recent, and not for debug.
+
+This says nothing about the enclave's bytes: see compare and measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+
+from sgx_enclaves.cli.arguments import add_json, add_policy, chosen_policy
+from sgx_enclaves.cli.inputs import load_descriptor
+from sgx_enclaves.errors import FormatError
+from sgx_enclaves.files import read_file
+from sgx_enclaves.format.elf import EnclaveImage
+from sgx_enclaves.format.metadata import Block, FipsSignature
+from sgx_enclaves.format.sigstruct import Sigstruct
+from sgx_enclaves.limits import DEFAULT_LIMITS
+from sgx_enclaves.report.findings import finding_dict, finding_lines
+from sgx_enclaves.verdict.model import Finding
+from sgx_enclaves.verdict.policy import Policy, signer_name
+from sgx_enclaves.verdict.signature import check_fips_signature, check_sigstruct
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "file", metavar="FILE", help="a signed enclave, or a SIGSTRUCT of 1808 bytes"
+    )
+    add_policy(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what holds of each signature; 0 if all do."""
+    policy = chosen_policy(args, args.file)
+    results = [
+        (sigstruct, _findings(sigstruct, fips, places, index, policy))
+        for index, (sigstruct, fips, places) in enumerate(_signatures(args.file))
+    ]
+    if args.json:
+        _print_json(args.file, results)
+    else:
+        for index, (sigstruct, findings) in enumerate(results):
+            _print_one(index, sigstruct, findings)
+    return 1 if any(findings for _, findings in results) else 0
+
+
+_Places = tuple[int, int]
+
+
+def _signatures(path: str) -> list[tuple[Sigstruct, FipsSignature | None, _Places]]:
+    """SIGSTRUCT, FIPS signature, and where both stand in the file."""
+    data = read_file(path, DEFAULT_LIMITS.file_size)
+    if len(data) == Sigstruct.SIZE and data[:4] != b"\x7fELF":
+        return [(Sigstruct.parse(data), None, (0, 0))]
+    image = EnclaveImage.parse(data, path)
+    descriptor = load_descriptor(image)
+    if not descriptor.is_signed:
+        raise FormatError("the enclave is not signed", file=path, offset=image.descriptor_offset)
+    found = []
+    for block in descriptor.blocks:
+        base = image.descriptor_offset + block.offset
+        places = (base + Block.SIGSTRUCT_OFFSET, base + (block.fips_offset or 0))
+        found.append((block.sigstruct, block.fips_signature, places))
+    return found
+
+
+def _findings(
+    sigstruct: Sigstruct,
+    fips: FipsSignature | None,
+    places: _Places,
+    index: int,
+    policy: Policy,
+) -> list[Finding]:
+    findings = list(check_sigstruct(sigstruct, index, places[0]))
+    if fips is not None:
+        findings += check_fips_signature(fips, sigstruct, index, places[1])
+    if not findings:
+        findings = [
+            replace(f, block=index, offset=places[0] + (f.offset or 0))
+            for f in policy.check(sigstruct)
+        ]
+    return findings
+
+
+def _print_one(index: int, sigstruct: Sigstruct, findings: list[Finding]) -> None:
+    verdict = "refused" if findings else "valid"
+    print(
+        f"signature {index}: {verdict}, by {signer_name(sigstruct.mrsigner.hex())}, "
+        f"{sigstruct.date_text}, ISVPRODID {sigstruct.isvprodid}, ISVSVN {sigstruct.isvsvn}, "
+        f"{'debug' if sigstruct.is_debug else 'production'}"
+    )
+    for finding in findings:
+        for line in finding_lines(finding):
+            print("  " + line)
+
+
+def _print_json(path: str, results: list[tuple[Sigstruct, list[Finding]]]) -> None:
+    signatures = [
+        {
+            "valid": not findings,
+            "mrsigner": sigstruct.mrsigner.hex(),
+            "mrenclave": sigstruct.enclavehash.hex(),
+            "isvprodid": sigstruct.isvprodid,
+            "isvsvn": sigstruct.isvsvn,
+            "date": sigstruct.date_text,
+            "debug": sigstruct.is_debug,
+            "findings": [finding_dict(f) for f in findings],
+        }
+        for sigstruct, findings in results
+    ]
+    print(json.dumps({"file": path, "signatures": signatures}, indent=2))
