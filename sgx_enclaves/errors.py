@@ -111,3 +111,11 @@ class ArchiveError(SgxEnclavesError):
 
 class CatalogueError(SgxEnclavesError):
     """A release description that is wrong, incomplete or not there."""
+
+
+class PackageError(SgxEnclavesError):
+    """An RPM package that is malformed, hostile, or not one at all."""
+
+
+class PackageDamagedError(PackageError):
+    """A package with bytes missing, or other bytes than its own digests pin."""
