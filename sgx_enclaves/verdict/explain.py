@@ -9,7 +9,6 @@ file may be hostile; what cannot be read of it is left out.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Optional
 
 from sgx_enclaves.errors import SgxEnclavesError
@@ -17,6 +16,7 @@ from sgx_enclaves.format.config import Config
 from sgx_enclaves.format.elf import EnclaveImage
 from sgx_enclaves.format.metadata import Block, Descriptor
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.records import record
 from sgx_enclaves.signing.regenerate import Regenerated
 from sgx_enclaves.verdict.buildcauses import build_causes
 from sgx_enclaves.verdict.bytemap import Range, outside, signature_ranges
@@ -63,7 +63,7 @@ def explain(
     return _Explainer(built, signed, regenerated, config, signed_name, limits).explanation(most)
 
 
-@dataclass(frozen=True)
+@record
 class _Metadata:
     """The vendor's metadata area as far as it could be read."""
 
@@ -236,18 +236,26 @@ class _Explainer:
             )
         yield from self._size_causes(payload)
         regenerated, vendor = self._regenerated, self._metadata.descriptor
+        metadata: list[Cause] = []
         if regenerated is not None and vendor is not None:
-            yield from hostile_causes(regenerated, vendor, self._places, theirs)
+            metadata += hostile_causes(regenerated, vendor, self._places, theirs)
+            yield from metadata
         builds = list(build_causes(ours, theirs)) if theirs is not None else []
         yield from self._few_bytes(payload, alone=not builds)
-        yield from generation_causes(regenerated, vendor, ours, theirs)
+        generation = list(generation_causes(regenerated, vendor, ours, theirs))
+        yield from generation
         yield from builds
         if regenerated is not None and vendor is not None:
-            yield from config_causes(regenerated, vendor, self._config)
-        if differences and not payload.omitted and not any(d.measured for d in differences):
+            options = list(config_causes(regenerated, vendor, self._config))
+            yield from options
+            metadata += generation + options
+        if not payload.ranges and not metadata:
+            yield from _unnamed(differences)
+        known = regenerated is not None and vendor is not None
+        if known and not payload.omitted and _is_outside_measurement(differences):
             yield Cause(
                 "not-measured",
-                "no differing byte is measured: MRENCLAVE of the two files is the same",
+                "no differing byte is measured: MRENCLAVE does not see the difference",
                 "still not identical: what is not measured is not signed either",
             )
 
@@ -300,3 +308,27 @@ class _Explainer:
     def _name_of(self, offset: int) -> str:
         names = (self._places.section(offset), self._places.symbol(offset))
         return " ".join(printable(n) for n in names if n) or "a segment"
+
+
+def _unnamed(differences: list[Difference]) -> Iterator[Cause]:
+    """Metadata that differ though the builds are equal, and no option says why."""
+    fields = [
+        d.field
+        for d in differences
+        if d.where == "metadata" and d.field and not d.field.endswith("SIGSTRUCT.enclavehash")
+    ]
+    if fields:
+        more = f" and {len(fields) - 4} more" if len(fields) > 4 else ""
+        yield Cause(
+            "metadata-fields",
+            "metadata differ that no single option of config.xml sets: "
+            f"{', '.join(fields[:4])}{more}",
+            "is it the config.xml of the enclave's tag? If so, something else wrote these fields",
+        )
+
+
+def _is_outside_measurement(differences: list[Difference]) -> bool:
+    """Whether nothing that differs can change MRENCLAVE, in the metadata neither."""
+    return bool(differences) and not any(
+        d.measured or (d.where == "metadata" and d.field != "tail") for d in differences
+    )

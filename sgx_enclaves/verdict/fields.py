@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Optional
 
 from sgx_enclaves.errors import FormatError
@@ -27,6 +27,7 @@ from sgx_enclaves.format.metadata import (
 )
 from sgx_enclaves.format.sigstruct import Sigstruct
 from sgx_enclaves.format.structure import Structure
+from sgx_enclaves.records import record
 
 # ECREATE measures these two; the other header fields are only told to the loader.
 _MEASURED_HEADER_FIELDS = ("ssa_frame_size", "enclave_size")
@@ -34,7 +35,7 @@ _MEASURED_HEADER_FIELDS = ("ssa_frame_size", "enclave_size")
 _GLOBAL_DATA_LEAST = 64
 
 
-@dataclass(frozen=True)
+@record
 class Field:
     """Bytes `start` to `end` (exclusive) of the descriptor.
 
@@ -108,8 +109,10 @@ def _in_table(block: Block, at: int) -> Optional[Field]:
         start = directory.offset + index * kind.SIZE
         if which == DIR_LAYOUT:
             item = block.layout[index]
+            # Without EADD only the attributes matter: they could ask for it.
             added = isinstance(item, LayoutGroup) or bool(item.attributes & ATTR_EADD)
-            return _named(type(item), f"{name}[{index}]", start, at, added)
+            field = _named(type(item), f"{name}[{index}]", start, at, added)
+            return replace(field, measured=added or field.name.endswith(".attributes"))
         measured = which in (DIR_PATCH, DIR_ELRANGE)
         prefix = name if which == DIR_ELRANGE else f"{name}[{index}]"
         return _named(kind, prefix, start, at, measured)

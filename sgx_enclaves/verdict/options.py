@@ -116,7 +116,8 @@ def _layout_options(table: tuple[Layout, ...]) -> dict[str, int]:
         "ReservedMemMaxSize": size(RSRV_MIN, RSRV_INIT, RSRV_MAX),
         "ReservedMemExecutable": int(executable),
         "TCSNum": kept + removed,
-        "TCSMaxNum": kept + (dynamic or removed),
+        # The SDK's table makes one thread more than the option says.
+        "TCSMaxNum": kept + (dynamic - 1 if dynamic else removed),
         LAST: size(USER_REGION),
     }
 
