@@ -2,7 +2,7 @@
 """Results of stages, kept in a folder so that a broken run can go on.
 
     DIR/NAME/KEY/files/     what the stage made
-    DIR/NAME/KEY/stage.json the stage's inputs, and each file's SHA-256 and size
+    DIR/NAME/KEY/stage.json the stage's inputs, and each file's SHA-256
     DIR/locks/              held while a stage runs
 
 KEY is a digest of the stage's inputs: other inputs are another stage. A result
@@ -120,9 +120,9 @@ class StageStore:
             final = self.root / name / key
             notice = ""
             if final.exists():
-                digests, problem = _check(final, key)
-                if digests is not None:
-                    return Kept(final / "files", digests, True, "")
+                kept, problem = _check(final, key)
+                if kept is not None:
+                    return Kept(final / "files", kept, True, "")
                 notice = f"the kept result of stage {name} is not used: {problem}"
             with _disk_errors(final):
                 _remove(final)
@@ -134,15 +134,17 @@ class StageStore:
                 (work / "files").mkdir()
                 make(work / "files")
                 with _disk_errors(work):
-                    digests = _digest_tree(work / "files")
-                    record = {"form": _FORM, "key": key, "inputs": inputs, "files": digests}
+                    made = _digest_tree(work / "files")
+                    for file in made:
+                        _sync(work / "files" / file)
+                    record = {"form": _FORM, "key": key, "inputs": inputs, "files": made}
                     write_file(str(work / "stage.json"), json.dumps(record, indent=2).encode())
                     work.chmod(0o755)
                     work.rename(final)
                     _sync(final.parent)
             finally:
-                _remove(work)
-            return Kept(final / "files", _plain(digests), False, notice)
+                shutil.rmtree(work, ignore_errors=True)
+            return Kept(final / "files", made, False, notice)
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
@@ -169,10 +171,6 @@ class StageStore:
             os.close(descriptor)
 
 
-def _plain(digests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    return {name: str(facts["sha256"]) for name, facts in digests.items()}
-
-
 def _check(final: Path, key: str) -> tuple[Optional[dict[str, str]], str]:
     """The digests of a kept result, or why it is worth nothing."""
     try:
@@ -192,22 +190,20 @@ def _check(final: Path, key: str) -> tuple[Optional[dict[str, str]], str]:
             return None, f"{name} was added"
         if recorded[name] != found[name]:
             return None, (
-                f"{name} changed (expected sha256 {recorded[name].get('sha256')}, "
-                f"found sha256 {found[name]['sha256']})"
+                f"{name} changed (expected sha256 {recorded[name]}, found sha256 {found[name]})"
             )
-    return _plain(found), ""
+    return found, ""
 
 
-def _digest_tree(folder: Path) -> dict[str, dict[str, Any]]:
-    """SHA-256 and size of each file; anything but files and folders is refused."""
-    found: dict[str, dict[str, Any]] = {}
+def _digest_tree(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file; anything but files and folders is refused."""
+    found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise InputError("neither a file nor a folder", file=str(path))
         if path.is_file():
             name = path.relative_to(folder).as_posix()
-            found[name] = {"sha256": digest_file(path), "size": path.stat().st_size}
-            _sync(path)
+            found[name] = digest_file(path)
     return found
 
 
