@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""No mutant of a signed enclave is identical: each byte, each truncation, each field.
+
+Whole small enclaves, one change at a time, without a sample where it matters.
+The explanation costs more than the verdict and is tried on every so many mutants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+
+from sgx_enclaves.format.elf import EnclaveImage
+from sgx_enclaves.format.metadata import (
+    DIRECTORY_NAMES,
+    Block,
+    BlockHeader,
+    Directory,
+    ElrangeEntry,
+    ExtendEntry,
+    FipsSignature,
+    LayoutEntry,
+    LayoutGroup,
+    PatchEntry,
+)
+from sgx_enclaves.format.sigstruct import Sigstruct
+from sgx_enclaves.format.structure import Structure
+from sgx_enclaves.limits import Limits
+from sgx_enclaves.measurement.mrenclave import mrenclave
+from sgx_enclaves.verdict.model import Origin, Outcome
+from tests.support.signed import Case, fips_enclave, signed_enclave
+
+# Parametrised, so that the work spreads over processes.
+SHARES = 16
+# In the second enclave, whose many zeros tell nothing new.
+TAIL_STEP = 32
+EXPLAIN_EVERY = 64
+
+WORD = 8
+TABLES: tuple[type[Structure], ...] = (PatchEntry, LayoutEntry, ElrangeEntry, ExtendEntry)
+
+Field = tuple[str, int, int]
+
+
+def two_blocks() -> Case:
+    """Everything in one: two blocks with ELRANGE, FIPS entry, thread groups and growth."""
+    return signed_enclave(
+        "2.26",
+        {
+            "EnableIPPFIPS": 1,
+            "MiscSelect": 1,
+            "MiscMask": 0xFFFF_FFFE,
+            "HeapMaxSize": 0x3000,
+            "TCSNum": 2,
+            "TCSMaxNum": 3,
+            "EnclaveImageAddress": 0x20_0000,
+            "ELRangeStartAddress": 0,
+            "ELRangeSize": 0x40_0000,
+        },
+    )
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "three blocks": signed_enclave,
+    "fips": fips_enclave,
+    "two blocks": two_blocks,
+}
+
+
+@pytest.fixture(autouse=True)
+def _measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring is a pure function, and our own file and metadata never change here."""
+    known: dict[tuple[bytes, bytes], bytes] = {}
+
+    def remembered(image: EnclaveImage, block: Block, limits: Limits) -> bytes:
+        key = image.data, block.serialise()
+        if key not in known:
+            known[key] = mrenclave(image, block, limits)
+        return known[key]
+
+    monkeypatch.setattr("sgx_enclaves.verdict.compare.mrenclave", remembered)
+    monkeypatch.setattr("sgx_enclaves.signing.regenerate.mrenclave", remembered)
+
+
+def assert_told_apart(
+    case: Case, mutant: bytes, changed: Iterable[int], explaining: bool = False
+) -> None:
+    """Not identical, with a finding, a map of the whole file, and no good word for `changed`."""
+    verdict = case.compare(mutant, explaining=explaining)
+    assert verdict.outcome is not Outcome.IDENTICAL
+    assert verdict.findings
+    position = 0
+    for part in verdict.byte_map:
+        assert part.start == position < part.end
+        position = part.end
+        if part.origin in (Origin.BUILT, Origin.REGENERATED):
+            assert not any(part.start <= offset < part.end for offset in changed)
+    assert position == len(mutant)
+    assert (verdict.explanation is not None) == explaining
+
+
+def flipped(data: bytes, offset: int) -> bytes:
+    """One bit of one byte turned over; which one goes round with the offset."""
+    return data[:offset] + bytes([data[offset] ^ 1 << offset % 8]) + data[offset + 1 :]
+
+
+def shared(offsets: Iterable[int], share: int) -> list[int]:
+    return [offset for index, offset in enumerate(offsets) if index % SHARES == share]
+
+
+def telling_offsets(case: Case) -> list[int]:
+    """All offsets but those of the unused tail of the metadata area, of which some."""
+    last = case.blocks[-1]
+    tail = case.area.start + last.offset + last.header.size
+    return [
+        *range(tail),
+        *range(tail, case.area.stop, TAIL_STEP),
+        *range(case.area.stop, len(case.signed)),
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_enclaves_themselves_are_identical(name: str) -> None:
+    """What makes every other test here mean something."""
+    verdict = CASES[name]().compare()
+    assert verdict.outcome is Outcome.IDENTICAL
+    assert verdict.bytes_of(Origin.UNEXPLAINED) == 0
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_no_flipped_byte_is_identical(share: int) -> None:
+    case = signed_enclave()
+    for offset in shared(range(len(case.signed)), share):
+        assert_told_apart(case, flipped(case.signed, offset), [offset])
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_no_flipped_byte_is_identical_with_a_second_signature(share: int) -> None:
+    case = fips_enclave()
+    for offset in shared(telling_offsets(case), share):
+        assert_told_apart(case, flipped(case.signed, offset), [offset])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_flipped_byte_can_be_explained(name: str) -> None:
+    case = CASES[name]()
+    # The step is odd to the flipped bit, so all eight come up.
+    for offset in range(0, len(case.signed), EXPLAIN_EVERY + 1):
+        assert_told_apart(case, flipped(case.signed, offset), [offset], explaining=True)
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_no_truncated_file_is_identical(share: int) -> None:
+    case = signed_enclave()
+    for size in shared(range(len(case.signed)), share):
+        explaining = size % (EXPLAIN_EVERY * SHARES) < SHARES
+        assert_told_apart(case, case.signed[:size], (), explaining)
+
+
+def fields_of(block: Block) -> Iterator[Field]:
+    """Name, offset in the block and bytes of all that has a name, and each word of the rest."""
+
+    def structure(kind: type[Structure], start: int, name: str) -> Iterator[Field]:
+        for spec in kind.table():
+            yield f"{name}.{spec.name}", start + spec.offset, spec.size
+
+    yield from structure(BlockHeader, 0, "header")
+    yield from structure(Sigstruct, Block.SIGSTRUCT_OFFSET, "SIGSTRUCT")
+    named: set[int] = set()
+    for index, (directory, kind) in enumerate(zip(block.directories, TABLES)):
+        name = DIRECTORY_NAMES[index]
+        start = Block.DIRECTORIES_OFFSET + index * Directory.SIZE
+        yield from structure(Directory, start, f"directory {name}")
+        for entry in range(directory.size // kind.SIZE):
+            at = directory.offset + entry * kind.SIZE
+            is_group = kind is LayoutEntry and isinstance(block.layout[entry], LayoutGroup)
+            yield from structure(LayoutGroup if is_group else kind, at, f"{name}[{entry}]")
+            named.update(range(at, at + kind.SIZE))
+    if block.fips_offset is not None:
+        yield from structure(FipsSignature, block.fips_offset, "FIPS signature")
+        named.update(range(block.fips_offset, block.fips_offset + FipsSignature.SIZE))
+    # TCS template, global data, zeros.
+    at = block.data_offset
+    while at < block.header.size:
+        size = 1 if at in named else min(WORD, block.header.size - at)
+        if at not in named:
+            yield f"word 0x{at:x}", at, size
+        at += size
+
+
+VALUES: dict[str, Callable[[int], bytes]] = {
+    "0": bytes,
+    "1": lambda size: (1).to_bytes(size, "little"),
+    "max": lambda size: b"\xff" * size,
+}
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [("three blocks", 0), ("three blocks", 2), ("fips", 0), ("two blocks", 0), ("two blocks", 1)],
+)
+def test_no_field_can_be_set(name: str, index: int, value: str) -> None:
+    case = CASES[name]()
+    block = case.blocks[index]
+    covered: set[int] = set()
+    for count, (_, at, size) in enumerate(fields_of(block)):
+        covered.update(range(at, at + size))
+        start = case.area.start + block.offset + at
+        new = VALUES[value](size)
+        old = case.signed[start : start + size]
+        if new != old:
+            mutant = case.signed[:start] + new + case.signed[start + size :]
+            changed = [start + i for i in range(size) if new[i] != old[i]]
+            assert_told_apart(case, mutant, changed, explaining=count % EXPLAIN_EVERY == 0)
+    assert covered == set(range(block.header.size))
