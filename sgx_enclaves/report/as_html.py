@@ -33,6 +33,7 @@ th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 th { font-weight: 600; white-space: nowrap; }
 code { font: 13px/1.4 ui-monospace, monospace; }
+.whole { white-space: nowrap; }
 .bar { display: flex; height: 1.1rem; border-radius: .2rem; overflow: hidden; margin: .5rem 0; }
 .bar span { min-width: 2px; }
 .built { background: #4c8ed9; } .regenerated { background: #3fa66a; }
@@ -71,6 +72,10 @@ def _text(value: object) -> str:
 
 def _code(value: object) -> str:
     return f"<code>{_text(value)}</code>"
+
+
+def _offset(value: int) -> str:
+    return f'<code class="whole">0x{value:x}</code>'
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -117,7 +122,7 @@ def _findings(findings: Sequence[Finding]) -> str:
         (
             _text(finding.code),
             _text("" if finding.block is None else finding.block),
-            _code("" if finding.offset is None else f"0x{finding.offset:x}"),
+            "" if finding.offset is None else _offset(finding.offset),
             _text(finding.message) + _hint(finding.hint),
             _code(finding.expected or ""),
             _code(finding.found or ""),
@@ -158,7 +163,7 @@ def _causes(explanation: Explanation) -> Iterable[Sequence[str]]:
 def _difference(difference: Difference) -> Sequence[str]:
     names = (difference.section, difference.symbol, difference.field)
     return (
-        _code(f"0x{difference.start:x}"),
+        _offset(difference.start),
         _text(difference.end - difference.start),
         _text(difference.where),
         _code(" ".join(n for n in names if n)),
