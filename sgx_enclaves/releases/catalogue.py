@@ -75,6 +75,24 @@ class Catalogue:
             )
         return other, built
 
+    def unpinned_for(self, release: Release, enclave: Enclave) -> tuple[str, ...]:
+        """The unknown facts that stand between this enclave and the verdict `identical`.
+
+        Returns:
+            The facts, those of another release's tree with that release's name in front.
+
+        Raises:
+            CatalogueError: see `build_of`.
+        """
+        own = (f"vendor.{enclave.vendor}", f"enclave.{enclave.name}.")
+        facts = [fact for fact in release.unpinned if fact.startswith(own)]
+        built, _enclave = self.build_of(release, enclave)
+        prefix = "" if built is release else f"{built.name}: "
+        facts += [
+            prefix + fact for fact in built.unpinned if fact.startswith(("source.", "toolchain."))
+        ]
+        return tuple(facts)
+
 
 def parse_toml(data: bytes, file: str) -> dict[str, Any]:
     """Parse TOML, by `tomllib` or before Python 3.11 by `tomli`.

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.releases.catalogue import (
     OWN_FOLDER,
+    Catalogue,
     load_catalogue,
     parse_toml,
     read_release_file,
@@ -159,6 +160,25 @@ def test_own_catalogue_is_whole() -> None:
         catalogue.build_of(catalogue.release("sgx-2.21-dcap-1.18"), internal)
     with pytest.raises(CatalogueError, match=r"sgx-2\.25"):
         catalogue.release("sgx-3")
+
+
+def test_unknown_facts_of_an_enclave_are_its_own_and_its_trees() -> None:
+    catalogue = load_catalogue([OWN_FOLDER])
+    newest = catalogue.release(NEWEST)
+    facts = catalogue.unpinned_for(newest, newest.enclaves[0])
+    assert "source.sgx-emm" in facts
+    assert "source.linux-sgx" not in facts
+    assert not any(fact.startswith("vendor") for fact in facts)
+    later = catalogue.release("sgx-2.26-dcap-1.23")
+    facts = catalogue.unpinned_for(later, later.enclaves[0])
+    assert facts[0] == "vendor.dcap"
+    assert f"{NEWEST}: source.sgx-emm" in facts
+    whole = small()
+    whole["toolchain"]["interpreter"] = "/lib64/ld.so"
+    whole["unpinned"] = ["enclave.two.so_version"]
+    release = read_release(whole, "small.toml")
+    one = release.enclaves[0]
+    assert Catalogue({"small": release}, ()).unpinned_for(release, one) == ()
 
 
 def test_digests_that_are_known_are_pinned() -> None:
