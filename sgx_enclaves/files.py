@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 
 from sgx_enclaves.errors import InputError, LimitError
@@ -40,6 +39,8 @@ def write_file(path: str, data: bytes, mode: int = 0o644) -> None:
     Raises:
         InputError: it cannot be written; nothing is left behind.
     """
+    import tempfile  # noqa: PLC0415  (needed only to write, and slow to import)
+
     target = Path(path)
     temporary = None
     try:

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from sgx_enclaves.records import record
 
 MIB = 1 << 20
 
 
-@dataclass(frozen=True)
+@record
 class Limits:
     """Upper bounds; what goes beyond raises `LimitError`.
 

@@ -12,7 +12,6 @@ Exit status 0, 1, 2 in this order.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -99,6 +98,8 @@ def write_reports(verdict: Verdict, folder: Path) -> None:
 
 
 def _json(verdict: Verdict) -> str:
+    import json  # noqa: PLC0415
+
     from sgx_enclaves.report.as_json import verdict_dict  # noqa: PLC0415
 
     return json.dumps(verdict_dict(verdict), indent=2)

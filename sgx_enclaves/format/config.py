@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 import xml.parsers.expat
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sgx_enclaves.errors import ConfigError, LimitError
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.records import record
 
 ROOT = "EnclaveConfiguration"
 
@@ -28,7 +28,7 @@ SIZE_MAX = U64_MAX // 2
 _NUMBER = re.compile(r"[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))\Z")
 
 
-@dataclass(frozen=True)
+@record
 class Option:
     """One option: its range and the value it has when it is not given."""
 
@@ -92,7 +92,7 @@ RENAMED: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Config:
     """The options that a config.xml gives, before an SDK has judged them.
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import functools
 import struct
-from dataclasses import dataclass
 from typing import ClassVar, Optional
 
 from sgx_enclaves.errors import FormatError, LimitError
 from sgx_enclaves.format.attributes import SECINFO_R, SECINFO_REG, SECINFO_W, SECINFO_X
 from sgx_enclaves.format.structure import Structure, raw, uint
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.records import record
 
 PAGE_SIZE = 0x1000
 
@@ -57,7 +57,7 @@ def page_ceil(value: int) -> int:
     return (value + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
 
 
-@dataclass(frozen=True)
+@record
 class ElfHeader(Structure):
     """Elf64_Ehdr (System V ABI)."""
 
@@ -79,7 +79,7 @@ class ElfHeader(Structure):
     e_shstrndx: int = uint(62, 2, "section of the section names")
 
 
-@dataclass(frozen=True)
+@record
 class Segment(Structure):
     """Elf64_Phdr (System V ABI); offsets, addresses and sizes in bytes."""
 
@@ -114,7 +114,7 @@ class Segment(Structure):
         )
 
 
-@dataclass(frozen=True)
+@record
 class SectionHeader(Structure):
     """Elf64_Shdr (System V ABI)."""
 
@@ -132,7 +132,7 @@ class SectionHeader(Structure):
     sh_entsize: int = uint(56, 8, "bytes of an entry")
 
 
-@dataclass(frozen=True)
+@record
 class Section:
     """A section header with its name resolved."""
 
@@ -146,7 +146,7 @@ class Section:
         return start, start if self.header.sh_type == SHT_NOBITS else start + self.header.sh_size
 
 
-@dataclass(frozen=True)
+@record
 class Symbol(Structure):
     """Elf64_Sym (System V ABI)."""
 
@@ -160,7 +160,7 @@ class Symbol(Structure):
     st_size: int = uint(16, 8, "bytes")
 
 
-@dataclass(frozen=True)
+@record
 class EnclaveImage:
     """An enclave file, parsed and checked.
 

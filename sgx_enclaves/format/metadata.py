@@ -18,6 +18,7 @@ from sgx_enclaves.errors import FormatError, LimitError, UnsupportedError
 from sgx_enclaves.format.sigstruct import KEY_SIZE, Sigstruct
 from sgx_enclaves.format.structure import Structure, StructureT, raw, uint
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.records import record
 
 MAGIC = 0x86A8_0294_635D_0E4C
 
@@ -118,7 +119,7 @@ _ELRANGE = ((11, 4), (11, 5), (12, 4), (13, 0), (13, 1), (13, 2), (13, 3))
 KNOWN_VERSIONS = frozenset(Version(*v) for v in _PLAIN + _ELRANGE)
 
 
-@dataclass(frozen=True)
+@record
 class BlockHeader(Structure):
     """What stands before the SIGSTRUCT (metadata_t)."""
 
@@ -137,7 +138,7 @@ class BlockHeader(Structure):
     attributes_xfrm: int = uint(56, 8, "XFRM for SECS")
 
 
-@dataclass(frozen=True)
+@record
 class Directory(Structure):
     """Where a table lies within the block (data_directory_t)."""
 
@@ -147,7 +148,7 @@ class Directory(Structure):
     size: int = uint(4, 4, "bytes")
 
 
-@dataclass(frozen=True)
+@record
 class PatchEntry(Structure):
     """Bytes of the block that the loader writes into the file image (patch_entry_t)."""
 
@@ -159,7 +160,7 @@ class PatchEntry(Structure):
     reserved: bytes = raw(16, 16, "zero")
 
 
-@dataclass(frozen=True)
+@record
 class LayoutEntry(Structure):
     """Pages that the loader adds behind the image (layout_entry_t)."""
 
@@ -174,7 +175,7 @@ class LayoutEntry(Structure):
     si_flags: int = uint(24, 8, "SECINFO flags")
 
 
-@dataclass(frozen=True)
+@record
 class LayoutGroup(Structure):
     """Repeat the preceding entries (layout_group_t)."""
 
@@ -190,7 +191,7 @@ class LayoutGroup(Structure):
 Layout = Union[LayoutEntry, LayoutGroup]
 
 
-@dataclass(frozen=True)
+@record
 class ElrangeEntry(Structure):
     """Address range of the enclave (elrange_config_entry_t)."""
 
@@ -201,7 +202,7 @@ class ElrangeEntry(Structure):
     elrange_size: int = uint(16, 8, "SECS.SIZE")
 
 
-@dataclass(frozen=True)
+@record
 class ExtendEntry(Structure):
     """One extension of the block (extend_entry_t)."""
 
@@ -213,7 +214,7 @@ class ExtendEntry(Structure):
     reserved: int = uint(12, 4, "zero")
 
 
-@dataclass(frozen=True)
+@record
 class FipsSignature(Structure):
     """Second signature of a block, over its SIGSTRUCT (EnableIPPFIPS)."""
 
@@ -224,7 +225,7 @@ class FipsSignature(Structure):
     signature: bytes = raw(388, KEY_SIZE, "RSA signature, big endian")
 
 
-@dataclass(frozen=True)
+@record
 class Block:
     """One metadata block.
 
@@ -404,7 +405,7 @@ class Block:
                 raise FormatError("a FIPS signature of another size", offset=self.offset)
 
 
-@dataclass(frozen=True)
+@record
 class Descriptor:
     """The metadata area: blocks, and what follows the last one.
 

@@ -8,11 +8,11 @@ Source: Intel SDM vol. 3D, 38.13; SDK header common/inc/internal/arch.h
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import ClassVar
 
 from sgx_enclaves.format.attributes import FLAG_DEBUG
 from sgx_enclaves.format.structure import Structure, raw, uint
+from sgx_enclaves.records import record
 
 HEADER1 = bytes.fromhex("06000000e100000000000100")
 HEADER2 = bytes.fromhex("01010000600000006000000001000000")
@@ -22,7 +22,7 @@ RSA_EXPONENT = 3
 KEY_SIZE = 384
 
 
-@dataclass(frozen=True)
+@record
 class Sigstruct(Structure):
     """One SIGSTRUCT; the RSA signature covers bytes 0..127 and 900..1027."""
 

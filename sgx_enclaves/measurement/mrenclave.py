@@ -17,15 +17,16 @@ import hashlib
 import struct
 from collections.abc import Iterable
 
+from sgx_enclaves.errors import FormatError
 from sgx_enclaves.format.elf import PAGE_SIZE, EnclaveImage
-from sgx_enclaves.format.metadata import Block
+from sgx_enclaves.format.metadata import Block, ElrangeEntry
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.measurement.pages import PageRun, enclave_pages
 
+_U64_MAX = (1 << 64) - 1
 _RECORD = 64
 _CHUNK = 256
 _CHUNKS = PAGE_SIZE // _CHUNK
-_MEASURED_SIZE = _RECORD + _CHUNKS * (_RECORD + _CHUNK)
 _OFFSET_IN_RECORD = 8
 
 # Pages of one buffer: 1 MiB of address space, so that the lowest two bytes of
@@ -34,6 +35,13 @@ _WINDOW_PAGES = 256
 _WINDOW = _WINDOW_PAGES * PAGE_SIZE
 _CONSTANT_BYTES = 2
 _OFFSET_BYTES = 8
+# Below this many pages, laying out a window costs more than it saves.
+_LEAST_FOR_WINDOW = 64
+_MOST_WINDOWS = 4
+
+_ADDED_PAGE = struct.Struct("<8sQQ40x")
+_MEASURED_PAGE = struct.Struct("<8sQQ40x" + _CHUNKS * f"8sQ48x{_CHUNK}s")
+_SPLIT = struct.Struct(_CHUNKS * f"{_CHUNK}s")
 _HIGH_PAGE_BITS = bytes(page >> 4 for page in range(_WINDOW_PAGES))
 
 
@@ -49,10 +57,32 @@ def mrenclave(image: EnclaveImage, block: Block, limits: Limits = DEFAULT_LIMITS
     elrange = block.elrange
     size, base = block.header.enclave_size, 0
     if elrange is not None:
+        _check_elrange(image, elrange, size)
         size = elrange.elrange_size
         base = elrange.enclave_image_address - elrange.elrange_start_address
     pages = enclave_pages(image, block, limits)
     return measure(block.header.ssa_frame_size, size, pages, base)
+
+
+def _check_elrange(image: EnclaveImage, elrange: ElrangeEntry, enclave_size: int) -> None:
+    """The checks of set_elrange_config in psw/urts/loader.cpp."""
+    start, size = elrange.elrange_start_address, elrange.elrange_size
+    first = elrange.enclave_image_address
+    good = (
+        size >= PAGE_SIZE
+        and size & (size - 1) == 0
+        and start % size == 0
+        and first % PAGE_SIZE == 0
+        and start <= first
+        and first + enclave_size <= start + size <= _U64_MAX
+    )
+    if not good:
+        raise FormatError(
+            "the ELRANGE entry does not hold the enclave",
+            file=image.name,
+            expected="a power of two at a multiple of itself, around the image",
+            found=f"image 0x{first:x} of 0x{enclave_size:x} bytes in 0x{start:x}+0x{size:x}",
+        )
 
 
 def measure(ssa_frame_size: int, size: int, runs: Iterable[PageRun], base: int = 0) -> bytes:
@@ -69,45 +99,43 @@ def measure(ssa_frame_size: int, size: int, runs: Iterable[PageRun], base: int =
     windows = _Windows()
     for run in runs:
         offset = run.offset + base & 0xFFFF_FFFF_FFFF_FFFF
-        if len(run.content) > PAGE_SIZE:
-            for index in range(run.count):
-                page = run.content[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]
-                digest.update(windows.single(offset + index * PAGE_SIZE, run.flags, page))
-        elif run.count == 1 and run.measured:
-            digest.update(windows.single(offset, run.flags, run.content))
-        else:
+        differing = len(run.content) > PAGE_SIZE
+        if not differing and run.count >= _LEAST_FOR_WINDOW:
             for part in windows.repeated(offset, run):
                 digest.update(part)
+            continue
+        for index in range(run.count):
+            page = run.content
+            if differing:
+                page = page[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]
+            digest.update(_records(offset + index * PAGE_SIZE, run.flags, run.measured, page))
     return digest.digest()
+
+
+def _records(offset: int, flags: int, measured: bool, page: memoryview) -> bytes:
+    """EADD and, if measured, EEXTEND records of one page, in one stroke."""
+    if not measured:
+        return _ADDED_PAGE.pack(b"EADD", offset, flags)
+    values: list[object] = [b"EADD", offset, flags]
+    for chunk in _SPLIT.unpack(page):
+        values += (b"EEXTEND", offset, chunk)
+        offset += _CHUNK
+    return _MEASURED_PAGE.pack(*values)
 
 
 class _Windows:
     """Buffers of records, reused from run to run."""
 
     def __init__(self) -> None:
-        self._single = bytearray(_page_records(0, True, memoryview(bytes(PAGE_SIZE))))
-        self._single_offsets = _offset_positions(True)
         self._cache: dict[tuple[int, bool, bytes], _Window] = {}
-
-    def single(self, offset: int, flags: int, page: memoryview) -> bytearray:
-        """The records of one measured page."""
-        buffer = self._single
-        struct.pack_into("<QQ", buffer, _OFFSET_IN_RECORD, offset, flags)
-        for chunk in range(_CHUNKS):
-            at = _RECORD + chunk * (_RECORD + _CHUNK)
-            struct.pack_into("<Q", buffer, at + _OFFSET_IN_RECORD, offset + chunk * _CHUNK)
-            buffer[at + _RECORD : at + _RECORD + _CHUNK] = page[
-                chunk * _CHUNK : (chunk + 1) * _CHUNK
-            ]
-        return buffer
 
     def repeated(self, offset: int, run: PageRun) -> Iterable[memoryview]:
         """The records of pages that all have the content of `run`, window by window."""
         key = (run.flags, run.measured, bytes(run.content) if run.measured else b"")
         window = self._cache.get(key)
         if window is None:
-            # Two buffers serve the alternation of stacks and other pages of threads.
-            if len(self._cache) >= 4:
+            # A few buffers serve the alternation of stacks and other pages of threads.
+            if len(self._cache) >= _MOST_WINDOWS:
                 self._cache.clear()
             window = self._cache[key] = _Window(run)
         end = offset + run.count * PAGE_SIZE
@@ -115,9 +143,8 @@ class _Windows:
         while position < end:
             start = position - position % _WINDOW
             stop = min(end, start + _WINDOW)
-            yield window.records(
-                start, (position - start) // PAGE_SIZE, (stop - start) // PAGE_SIZE
-            )
+            first = (position - start) // PAGE_SIZE
+            yield window.records(start, first, (stop - start) // PAGE_SIZE)
             position = stop
 
 
@@ -125,7 +152,7 @@ class _Window:
     """The records of up to 256 equal pages that start at a multiple of 1 MiB."""
 
     def __init__(self, run: PageRun) -> None:
-        page = _page_records(run.flags, run.measured, run.content)
+        page = _records(0, run.flags, run.measured, run.content)
         self._size = len(page)
         self._buffer = bytearray(page) * _WINDOW_PAGES
         self._view = memoryview(self._buffer)
@@ -152,16 +179,6 @@ class _Window:
                     self._buffer[position + byte :: self._size] = values
         self._start = start
         return self._view[first * self._size : last * self._size]
-
-
-def _page_records(flags: int, measured: bool, content: memoryview) -> bytes:
-    """EADD and, if measured, EEXTEND records of a page at offset 0."""
-    records = [struct.pack("<8sQQ40x", b"EADD", 0, flags)]
-    if measured:
-        for chunk in range(_CHUNKS):
-            records.append(struct.pack("<8sQ48x", b"EEXTEND", 0))
-            records.append(bytes(content[chunk * _CHUNK : (chunk + 1) * _CHUNK]))
-    return b"".join(records)
 
 
 def _offset_positions(measured: bool) -> tuple[tuple[int, int], ...]:

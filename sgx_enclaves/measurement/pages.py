@@ -10,7 +10,6 @@ only what needs both: ranges within the enclave, overlaps, and cost.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from sgx_enclaves.errors import FormatError, LimitError, UnsupportedError
 from sgx_enclaves.format.attributes import SECINFO_EXTERNAL, SECINFO_TCS, SECINFO_W
@@ -26,6 +25,7 @@ from sgx_enclaves.format.metadata import (
     Version,
 )
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.records import record
 
 _METADATA_1_3 = Version(1, 3)
 
@@ -34,7 +34,7 @@ _TCS_RELATIVE_FIELDS = (16, 48, 56)
 TCS_TEMPLATE_SIZE = 72
 
 
-@dataclass(frozen=True)
+@record
 class PageRun:
     """Consecutive pages that differ in nothing but their content.
 

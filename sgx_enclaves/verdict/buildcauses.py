@@ -30,6 +30,7 @@ _LEAST_CODE = 256
 _OTHER_CODE = 0.4
 # A moved block has at least so many pieces that follow each other.
 _LEAST_RUN = 4
+_LETTERS = 4
 # Fewer than these are chance or hand-written assembly.
 _LEAST_FENCES = 4
 
@@ -140,8 +141,7 @@ def _strings(ours: Traces, theirs: Traces) -> Iterator[Cause]:
                 f"{expected or 'none'} in our build",
                 hint,
             )
-    rest_theirs = [s for s in only_theirs if not _PATH.search(s) and not _DATE.search(s)]
-    rest_ours = [s for s in only_ours if not _PATH.search(s) and not _DATE.search(s)]
+    rest_theirs, rest_ours = _words(only_theirs), _words(only_ours)
     if rest_theirs or rest_ours:
         yield Cause(
             "other-strings",
@@ -149,6 +149,15 @@ def _strings(ours: Traces, theirs: Traces) -> Iterator[Cause]:
             f"{_quote(rest_ours)} only in our build",
             "likely other sources or another version of a library: check the release's tag",
         )
+
+
+def _words(strings: list[str]) -> list[str]:
+    """Those that are neither a path nor a date, nor numbers that happen to be printable."""
+    return [
+        s
+        for s in strings
+        if sum(map(str.isalpha, s)) >= _LETTERS and not _PATH.search(s) and not _DATE.search(s)
+    ]
 
 
 def _first(pattern: re.Pattern[str], strings: list[str]) -> Optional[str]:

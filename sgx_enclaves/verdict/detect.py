@@ -44,7 +44,7 @@ def detect_generation(image: EnclaveImage, vendor_blocks: tuple[Block, ...] = ()
         candidates = [g for g in candidates if global_data_size(g) == symbol.st_size] or candidates
     if vendor_blocks:
         versions = {_plain(b.version) for b in vendor_blocks}
-        candidates = [g for g in candidates if versions <= _versions(g)] or candidates
+        candidates = [g for g in candidates if versions <= g.versions] or candidates
     if not candidates:
         raise UnsupportedError(
             "no known SDK makes such an enclave",
@@ -53,10 +53,6 @@ def detect_generation(image: EnclaveImage, vendor_blocks: tuple[Block, ...] = ()
             hint="name the SDK generation with --sdk if you know it",
         )
     return candidates[0]
-
-
-def _versions(generation: Generation) -> frozenset[Version]:
-    return frozenset({generation.newest, generation.compatible, *generation.copies})
 
 
 def _plain(version: Version) -> Version:

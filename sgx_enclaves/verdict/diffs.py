@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from sgx_enclaves.records import record
 from sgx_enclaves.verdict.bytemap import Range
 
 # Equal bytes between two differences that are still shown as one range.
@@ -22,7 +22,7 @@ _DIFFERENT = re.compile(rb"[^\0]")
 _MARK = bytes([0] + [1] * 255)
 
 
-@dataclass(frozen=True)
+@record
 class Scan:
     """What a scan found.
 

@@ -227,6 +227,7 @@ class _Explainer:
     def _causes(self, payload: Scan, differences: list[Difference]) -> Iterator[Cause]:
         ours = traces_of(self._built)
         theirs = traces_of(self._theirs) if self._theirs is not None else None
+        yield from self._size_causes(payload)
         if self._unreadable is not None:
             yield Cause(
                 "signed-malformed",
@@ -234,7 +235,6 @@ class _Explainer:
                 + printable(self._unreadable.message),
                 self._unreadable.hint,
             )
-        yield from self._size_causes(payload)
         regenerated, vendor = self._regenerated, self._metadata.descriptor
         metadata: list[Cause] = []
         if regenerated is not None and vendor is not None:
@@ -273,7 +273,8 @@ class _Explainer:
         else:
             yield Cause(
                 "appended-data",
-                f"{theirs - ours} bytes are appended behind the end of our build; "
+                f"{theirs - ours} {'byte is' if theirs - ours == 1 else 'bytes are'} appended "
+                "behind the end of our build; "
                 "neither the measurement nor a signature covers them",
                 "ask what they are: the SDK's tool appends nothing",
             )

@@ -10,8 +10,9 @@ floor on purpose.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Optional
+
+from sgx_enclaves.records import record
 
 INTEL_QE = "8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff"
 INTEL_PCE = "c54a62f2be9ef76efb1f3930ad81ea7f60defc1f5f25e09b7c067a815ae0c6cb"
@@ -28,7 +29,7 @@ SIGNER_NAMES = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Pin:
     """Who must have signed an enclave, as what, and how old it may be.
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Optional
+
+from sgx_enclaves.records import record
 
 
 class Outcome(str, Enum):
@@ -38,7 +39,7 @@ class Origin(str, Enum):
     UNEXPLAINED = "unexplained"
 
 
-@dataclass(frozen=True)
+@record
 class Finding:
     """One thing that was found out, for people and programs.
 
@@ -71,7 +72,7 @@ class CheckState(str, Enum):
     NOT_DONE = "not done"
 
 
-@dataclass(frozen=True)
+@record
 class Check:
     """One of the claims that make up the verdict *identical*.
 
@@ -86,7 +87,7 @@ class Check:
     state: CheckState
 
 
-@dataclass(frozen=True)
+@record
 class ByteRange:
     """Bytes `start` to `end` (exclusive) of the vendor's file have one origin."""
 
@@ -100,7 +101,7 @@ class ByteRange:
         return self.end - self.start
 
 
-@dataclass(frozen=True)
+@record
 class FileFacts:
     """What identifies an input file: name, size in bytes, SHA-256."""
 
@@ -109,7 +110,7 @@ class FileFacts:
     sha256: str
 
 
-@dataclass(frozen=True)
+@record
 class BlockFacts:
     """What a metadata block of the vendor's file says about the enclave.
 
@@ -136,7 +137,7 @@ class BlockFacts:
     debug: bool
 
 
-@dataclass(frozen=True)
+@record
 class Difference:
     """A range of bytes that is not as it should be.
 
@@ -165,7 +166,7 @@ class Difference:
     found: str
 
 
-@dataclass(frozen=True)
+@record
 class Cause:
     """A likely reason for differences.
 
@@ -180,7 +181,7 @@ class Cause:
     hint: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@record
 class Explanation:
     """Why the files differ: ranges in file order and likely causes, best first.
 
@@ -197,7 +198,7 @@ class Explanation:
     causes: tuple[Cause, ...]
 
 
-@dataclass(frozen=True)
+@record
 class Verdict:
     """The result of a comparison.
 

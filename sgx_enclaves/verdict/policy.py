@@ -8,10 +8,10 @@ A policy never looks at the `vendor` field: anybody can write 0x8086 there.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Optional, Protocol
 
 from sgx_enclaves.format.sigstruct import Sigstruct
+from sgx_enclaves.records import record
 from sgx_enclaves.verdict.known import SIGNER_NAMES, Pin
 from sgx_enclaves.verdict.model import Finding, Severity
 
@@ -36,7 +36,7 @@ def signer_name(mrsigner: str) -> str:
     return SIGNER_NAMES.get(mrsigner, mrsigner)
 
 
-@dataclass(frozen=True)
+@record
 class SignedBy:
     """The signer is one of these (MRSIGNER, lower-case hexadecimal)."""
 
@@ -56,7 +56,7 @@ class SignedBy:
             )
 
 
-@dataclass(frozen=True)
+@record
 class UnknownSigner:
     """Nobody is pinned for this enclave, so nobody's signature will do."""
 
@@ -72,7 +72,7 @@ class UnknownSigner:
         )
 
 
-@dataclass(frozen=True)
+@record
 class ProductId:
     """ISVPRODID is this one."""
 
@@ -91,7 +91,7 @@ class ProductId:
             )
 
 
-@dataclass(frozen=True)
+@record
 class LeastSvn:
     """ISVSVN is at least this."""
 
@@ -110,7 +110,7 @@ class LeastSvn:
             )
 
 
-@dataclass(frozen=True)
+@record
 class NotDebug:
     """Nobody can open the enclave in debug mode."""
 
@@ -128,7 +128,7 @@ class NotDebug:
             )
 
 
-@dataclass(frozen=True)
+@record
 class AllOf:
     """Every one of these policies."""
 

@@ -11,7 +11,6 @@ import itertools
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Optional
 
 from sgx_enclaves.format.elf import (
@@ -23,6 +22,7 @@ from sgx_enclaves.format.elf import (
     Section,
     Symbol,
 )
+from sgx_enclaves.records import record
 from sgx_enclaves.verdict.places import SHF_EXECINSTR
 
 _SHT_NOTE = 7
@@ -45,7 +45,7 @@ _THUNK = bytes.fromhex("f3900faee8ebf9")
 _ENDBR64 = bytes.fromhex("f30f1efa")
 
 
-@dataclass(frozen=True)
+@record
 class Traces:
     """What was found in one file.
 
