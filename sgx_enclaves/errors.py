@@ -119,3 +119,11 @@ class PackageError(SgxEnclavesError):
 
 class PackageDamagedError(PackageError):
     """A package with bytes missing, or other bytes than its own digests pin."""
+
+
+class BuildError(SgxEnclavesError):
+    """A build that cannot be begun or gone on with; failed steps are in its manifest."""
+
+
+class ManifestError(SgxEnclavesError):
+    """A built directory whose manifest is wrong, or whose files are not what it says."""

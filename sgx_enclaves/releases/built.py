@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Read a built directory: its manifest, and each file held against it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from sgx_enclaves.errors import ManifestError
+from sgx_enclaves.files import read_file
+from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
+from sgx_enclaves.releases.manifest import MANIFEST, FileRecord, Manifest
+from sgx_enclaves.releases.manifest_reader import read_manifest
+
+_MAX_MANIFEST = 16 * MIB
+
+
+@dataclass(frozen=True)
+class BuiltEnclave:
+    """An enclave that was built.
+
+    Attributes:
+        name: such as `ide`.
+        file: such as `id_enclave`.
+        unsigned: the enclave file.
+        config: its `config.xml`.
+    """
+
+    name: str
+    file: str
+    unsigned: bytes
+    config: bytes
+
+
+@dataclass(frozen=True)
+class Built:
+    """A built directory, checked.
+
+    Attributes:
+        directory: where it is.
+        manifest: its record, which also tells of the enclaves that were not built.
+        enclaves: those that were, in the order of the manifest.
+    """
+
+    directory: Path
+    manifest: Manifest
+    enclaves: tuple[BuiltEnclave, ...]
+
+    def enclave(self, name: str) -> Optional[BuiltEnclave]:
+        """The enclave of that name; None if it was not built."""
+        return next((enclave for enclave in self.enclaves if enclave.name == name), None)
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Read the manifest of a built directory.
+
+    Raises:
+        ManifestError: there is none, or it is wrong.
+        InputError: it cannot be read.
+        LimitError: it is too large.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise ManifestError(
+            "holds no manifest, so no build ended here",
+            file=str(directory),
+            hint="build into a new directory with `sgx-enclaves build`",
+        )
+    return read_manifest(read_file(str(path), _MAX_MANIFEST), str(path))
+
+
+def load_built(directory: Path, limits: Limits = DEFAULT_LIMITS) -> Built:
+    """Read a built directory; each file must have the digest that the manifest gives.
+
+    Raises:
+        ManifestError: no manifest, a wrong one, or a file that is not what it says.
+        InputError: a file cannot be read.
+        LimitError: a file is too large.
+    """
+    manifest = load_manifest(directory)
+    enclaves = []
+    for record in manifest.enclaves:
+        if record.unsigned is None or record.config is None:
+            continue
+        enclaves.append(
+            BuiltEnclave(
+                record.name,
+                record.file,
+                _read(directory, record.unsigned, limits.file_size),
+                _read(directory, record.config, limits.config_size),
+            )
+        )
+    return Built(directory, manifest, tuple(enclaves))
+
+
+def _read(directory: Path, record: FileRecord, limit: int) -> bytes:
+    path = str(directory / record.file)
+    data = read_file(path, limit)
+    found = hashlib.sha256(data).hexdigest()
+    if found != record.sha256 or len(data) != record.size:
+        raise ManifestError(
+            "is not the file that the manifest describes",
+            file=path,
+            expected=f"{record.size} bytes, sha256 {record.sha256}",
+            found=f"{len(data)} bytes, sha256 {found}",
+            hint="it was changed after the build; build anew",
+        )
+    return data
