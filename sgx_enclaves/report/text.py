@@ -25,9 +25,10 @@ from sgx_enclaves.verdict.model import (
 )
 
 _LABEL = 9
-_FINDINGS = 6
-_CAUSES = 4
-_DIFFERENCES = 3
+# Lines of a terminal, and how many findings, causes and ranges to show: fewer
+# when the report would not fit.
+_SCREEN = 24
+_AMOUNTS = ((6, 4, 3), (3, 2, 2), (2, 1, 1))
 _DIGITS = 16
 # Of a value in a finding, and of the bytes in a difference.
 _VALUE = 32
@@ -79,9 +80,13 @@ def verdict_text(verdict: Verdict, *, colour: bool = False, width: int = 80) -> 
         colour: mark the important words with ANSI colours.
         width: columns.
     """
-    lines = _wrapped(f"{verdict.outcome.value.upper()}: {sentence(verdict)}", width)
-    for label, text in _rows(verdict):
-        lines += _wrapped(text, width, label)
+    lines: list[str] = []
+    for amounts in _AMOUNTS:
+        lines = _wrapped(f"{verdict.outcome.value.upper()}: {sentence(verdict)}", width)
+        for label, text in _rows(verdict, *amounts):
+            lines += _wrapped(text, width, label)
+        if len(lines) <= _SCREEN:
+            break
     cleaned = [_clean(line) for line in lines]
     if colour:
         head, _, rest = cleaned[0].partition(":")
@@ -90,7 +95,9 @@ def verdict_text(verdict: Verdict, *, colour: bool = False, width: int = 80) -> 
     return "\n".join(cleaned) + "\n"
 
 
-def _rows(verdict: Verdict) -> Iterator[tuple[str, str]]:
+def _rows(
+    verdict: Verdict, findings: int, most_causes: int, differences: int
+) -> Iterator[tuple[str, str]]:
     """Label and text; a repeated label is left out."""
     yield "built", _file(verdict.built)
     yield "signed", _file(verdict.signed)
@@ -110,15 +117,15 @@ def _rows(verdict: Verdict) -> Iterator[tuple[str, str]]:
         for f in verdict.findings
         if f.severity is not Severity.NOTE and not (explained and f.code in _SHOWN_ELSEWHERE)
     ]
-    yield from _some("why", [_finding(f) for f in against], _FINDINGS)
+    yield from _some("why", [_finding(f) for f in against], findings)
     notes = [f for f in verdict.findings if f.severity is Severity.NOTE]
-    yield from _some("note", [_finding(f) for f in notes], _FINDINGS)
+    yield from _some("note", [_finding(f) for f in notes], findings)
     if explanation is None:
         return
     texts = [_cause(c, hint=index == 0) for index, c in enumerate(causes)]
-    yield from _some("cause", texts, _CAUSES)
+    yield from _some("cause", texts, most_causes)
     listed = [_difference(d) for d in explanation.differences]
-    yield from _some("where", listed, _DIFFERENCES, explanation.omitted)
+    yield from _some("where", listed, differences, explanation.omitted)
 
 
 def _some(label: str, texts: list[str], most: int, omitted: int = 0) -> Iterator[tuple[str, str]]:
@@ -202,11 +209,11 @@ def _difference(difference: Difference) -> str:
     name = " ".join(n for n in (section, difference.symbol, difference.field) if n)
     measured = "measured" if difference.measured else "not measured"
     more = "..." if 2 * size > _EXCERPT else ""
-    change = f"{_start_of(difference.expected)} -> {_start_of(difference.found)}{more}"
+    change = f"{_start_of(difference.expected, more)} -> {_start_of(difference.found, more)}"
     what = "" if difference.where == "payload" else f" {difference.where}"
     place = f"0x{difference.start:x}+{size}{what} {name or '(no section)'}"
     return f"{place}, {measured}, {change}"
 
 
-def _start_of(digits: str) -> str:
-    return digits[:_EXCERPT] or "nothing"
+def _start_of(digits: str, more: str) -> str:
+    return digits[:_EXCERPT] + more if digits else "nothing"

@@ -115,10 +115,22 @@ def test_the_first_ranges_are_listed_and_the_rest_counted() -> None:
 
 def test_many_findings_are_cut_and_counted() -> None:
     many = tuple(Finding("x", Severity.DIFFERS, f"finding {n}") for n in range(30))
-    text = verdict_text(replace(DIFFERS, findings=many))
+    text = verdict_text(replace(DIFFERS, findings=many, explanation=None))
     assert "finding 5\n" in text
     assert "finding 6\n" not in text
     assert "... and 24 more; --json has them\n" in text
+
+
+def test_less_is_shown_where_a_report_would_not_fit() -> None:
+    many = tuple(Finding("x", Severity.DIFFERS, f"finding {n} " + "word " * 30) for n in range(9))
+    text = verdict_text(replace(DIFFERS, findings=many))
+    assert len(text.splitlines()) <= 24
+    assert "finding 1 " in text
+    assert "finding 2 " not in text
+    assert "... and 7 more; --json has them\n" in text
+    # What is cut is counted, and nothing else is lost.
+    assert text.count("cause") == 1
+    assert text.count("where") == 1
 
 
 def test_no_text_of_a_file_steers_the_terminal() -> None:

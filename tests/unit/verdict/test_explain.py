@@ -200,7 +200,7 @@ def test_missing_bytes_are_one_range(case: Case, missing: int) -> None:
     assert (difference.where, difference.end) == ("truncated", size)
     assert difference.start == size - missing
     assert difference.found == ""
-    assert codes(explanation)[:2] == ["signed-malformed", "truncated"]
+    assert codes(explanation)[:2] == ["truncated", "signed-malformed"]
     assert f"{missing} bytes too early" in message(explanation, "truncated")
     assert difference.measured is (missing == 28000)
 
@@ -461,7 +461,7 @@ def test_a_user_region_of_another_size_is_named() -> None:
 def test_a_file_that_is_no_enclave_is_called_so(case: Case) -> None:
     for signed in (b"", b"\x7fELF", b"<script>\x1b[2J" * 500, bytes(len(IMAGE.data))):
         explanation = case.explain(signed)
-        assert codes(explanation)[0] == "signed-malformed"
+        assert "signed-malformed" in codes(explanation)
         assert explanation.differing_bytes > 0
 
 
