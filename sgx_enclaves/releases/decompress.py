@@ -61,8 +61,8 @@ class ArchiveLimits:
 DEFAULT_ARCHIVE_LIMITS = ArchiveLimits()
 
 
-class _Decompressor(Protocol):
-    """What zlib, lzma and zstandard are made to look like here."""
+class _Decoder(Protocol):
+    """What zlib's and lzma's decompressors have in common."""
 
     @property
     def eof(self) -> bool:
@@ -72,52 +72,26 @@ class _Decompressor(Protocol):
     def unused_data(self) -> bytes:
         """Input behind the end of the stream."""
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield output for the input, in chunks of bounded size."""
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """Unpack at most so many bytes."""
 
 
-class _Gzip:
-    def __init__(self) -> None:
-        self._inner = zlib.decompressobj(wbits=31)
-
-    @property
-    def eof(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inner.unused_data
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        while True:
-            out = self._inner.decompress(data, _OUTPUT_CHUNK)
-            if out:
-                yield out
-            data = self._inner.unconsumed_tail
-            if self._inner.eof or (not data and len(out) < _OUTPUT_CHUNK):
-                return
+def _drain(decoder: _Decoder, data: bytes) -> Iterator[bytes]:
+    """Yield all that the input gives, in chunks of bounded size."""
+    while True:
+        out = decoder.decompress(data, _OUTPUT_CHUNK)
+        if out:
+            yield out
+        # zlib hands input back that it had no room for, lzma keeps it
+        data = getattr(decoder, "unconsumed_tail", b"")
+        if decoder.eof or (not data and len(out) < _OUTPUT_CHUNK):
+            return
 
 
-class _Xz:
-    def __init__(self) -> None:
-        self._inner = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-
-    @property
-    def eof(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inner.unused_data
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        while True:
-            out = self._inner.decompress(data, _OUTPUT_CHUNK)
-            if out:
-                yield out
-            data = b""
-            if self._inner.eof or self._inner.needs_input:
-                return
+def _decoder(kind: str) -> _Decoder:
+    if kind == "gzip":
+        return zlib.decompressobj(wbits=31)
+    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
 
 def _zstandard(file: str) -> Any:
@@ -239,12 +213,12 @@ class BoundedReader:
                     file=self.file,
                     expected=f"at most {_STREAMS}",
                 )
-            decoder: _Decompressor = _Gzip() if kind == "gzip" else _Xz()
+            decoder = _decoder(kind)
             try:
                 while not decoder.eof:
                     if not pending:
                         raise ArchiveError(f"the {kind} data ends too early", file=self.file)
-                    for chunk in decoder.feed(pending):
+                    for chunk in _drain(decoder, pending):
                         yield self._count(chunk)
                     pending = b"" if decoder.eof else self._read_input()
             except (zlib.error, lzma.LZMAError) as error:

@@ -59,6 +59,15 @@ def test_named_members_are_read(tmp_path: Path, packer: str) -> None:
     assert [member.name for member in list_members(path)] == ["top", "top/a", "top/b"]
 
 
+@pytest.mark.parametrize("packer", ["gzip", "xz"])
+def test_members_larger_than_a_chunk_are_whole(tmp_path: Path, packer: str) -> None:
+    """Output that fills chunks exactly, and input that gives many chunks at once."""
+    for size in (256 << 10, (256 << 10) - 1024, 3_000_000):
+        content = (os.urandom(1000) * (size // 1000 + 1))[:size]
+        path = tm.write(tmp_path, tm.file("a", content), pack=tm.PACKERS[packer])
+        assert read_members(path, ["a"]) == {"a": content}
+
+
 def test_zstd_is_read_and_bounded(tmp_path: Path) -> None:
     zstandard = pytest.importorskip("zstandard")
     pack = zstandard.ZstdCompressor().compress
