@@ -10,7 +10,7 @@ own tool by golden values (tests/data).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 from typing import Optional
 
@@ -27,6 +27,7 @@ from sgx_enclaves.format.attributes import (
 )
 from sgx_enclaves.format.config import OPTIONS, RENAMED, Config
 from sgx_enclaves.format.metadata import Version
+from sgx_enclaves.records import record
 
 _U64 = (1 << 64) - 1
 
@@ -47,12 +48,16 @@ class Padding(Enum):
     GROW_RESERVED = "the reserved memory entry grows"
 
 
-class Threads(Enum):
-    """How the layout of threads is written, and the compatible block derived."""
+class Rules(Enum):
+    """Which rules the layout table follows; named after the first SDK that has them."""
 
     SDK_2_3 = "2.3"
+    # The compatible block was derived otherwise.
     SDK_2_1_3 = "2.1.3"
+    # So were the threads laid out.
     SDK_2_0 = "2.0"
+    # No SGX2: one block, other layout ids (see `sgx_enclaves.signing.legacy`).
+    SDK_1_5 = "1.5"
 
 
 # Bytes of the XSAVE area by XFRM; the last row whose bits are all set counts.
@@ -68,17 +73,18 @@ XSAVE_SIZES = (
 _ALL_OPTIONS = frozenset(OPTIONS) - frozenset(RENAMED)
 
 
-@dataclass(frozen=True)
+@record
 class Generation:
     """What one SDK's signing tool does.
 
     Attributes:
-        name: SDK version, `major.minor`, the first of `releases`.
+        name: SDK version, the first of `releases`.
         releases: the SDK versions that behave like this.
         metadata_size: bytes of the descriptor.
         newest: version of the block for SGX2 platforms.
         copies: versions in which that block is repeated unchanged.
-        compatible: version of the block for SGX1 platforms.
+        compatible: version of the block for SGX1 platforms; None where the
+            newest is for them.
         chooses_blocks: whether only the blocks that the config needs are written.
         options: names of the config options that exist.
         lacks: fields that this generation's global_data_t does not have yet.
@@ -92,7 +98,7 @@ class Generation:
         elrange_fallback: whether global data name the enclave size without ELRANGE.
         overhead: see `Overhead`.
         padding: see `Padding`.
-        threads: see `Threads`.
+        rules: see `Rules`.
         ranges: option ranges that differ from the newest SDK's:
             name to (maximum, minimum, default).
         fips_by_argument: whether the IPP FIPS signature is asked for on the tool's
@@ -104,7 +110,7 @@ class Generation:
     metadata_size: int
     newest: Version
     copies: tuple[Version, ...]
-    compatible: Version
+    compatible: Optional[Version]
     chooses_blocks: bool = True
     options: frozenset[str] = _ALL_OPTIONS
     lacks: frozenset[str] = frozenset()
@@ -118,7 +124,7 @@ class Generation:
     elrange_fallback: bool = False
     overhead: Overhead = Overhead.SDK_2_20
     padding: Padding = Padding.GUARD
-    threads: Threads = Threads.SDK_2_3
+    rules: Rules = Rules.SDK_2_3
     ranges: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     fips_by_argument: bool = False
 
@@ -162,6 +168,12 @@ class Generation:
                 )
             values[name] = value
         return values
+
+    @property
+    def versions(self) -> frozenset[Version]:
+        """All metadata versions that it writes, those without ELRANGE."""
+        compatible = () if self.compatible is None else (self.compatible,)
+        return frozenset({self.newest, *self.copies, *compatible})
 
     @property
     def version_prefixes(self) -> frozenset[int]:
@@ -227,12 +239,16 @@ _SDK_2_19 = replace(
     overhead=Overhead.SDK_2_19,
 )
 _SDK_2_18 = replace(
-    _SDK_2_19, name="2.18", releases=("2.18",), layout_entries=42, overhead=Overhead.SDK_2_18
+    _SDK_2_19,
+    name="2.18",
+    releases=("2.18", "2.18.1"),
+    layout_entries=42,
+    overhead=Overhead.SDK_2_18,
 )
 _SDK_2_17 = replace(
     _SDK_2_18,
     name="2.17",
-    releases=("2.17",),
+    releases=("2.17", "2.17.1"),
     newest=_V(2, 4),
     copies=(_V(2, 1),),
     chooses_blocks=False,
@@ -246,14 +262,14 @@ _SDK_2_16 = replace(_SDK_2_17, name="2.16", releases=("2.16",), lacks=_SDK_2_17.
 _SDK_2_14 = replace(
     _SDK_2_16,
     name="2.14",
-    releases=("2.14", "2.15"),
+    releases=("2.14", "2.15", "2.15.1"),
     options=_without(_SDK_2_16, "PKRU"),
     xfrm=_SDK_2_16.xfrm & ~XFRM_PKRU,
 )
 _SDK_2_13 = replace(
     _SDK_2_14,
     name="2.13",
-    releases=("2.13",),
+    releases=("2.13", "2.13.3"),
     options=_without(_SDK_2_14, "EnclaveImageAddress", "ELRangeStartAddress", "ELRangeSize"),
     lacks=_SDK_2_14.lacks | {"elrange"},
     elrange_fallback=False,
@@ -308,7 +324,7 @@ _SDK_2_8 = replace(
 _SDK_2_6 = replace(
     _SDK_2_8,
     name="2.6",
-    releases=("2.6", "2.7"),
+    releases=("2.6", "2.7", "2.7.1"),
     options=_without(_SDK_2_8, "ReservedMemExecutable", *RENAMED.values()) | set(RENAMED),
     lacks=_SDK_2_8.lacks | {"rsrv_executable", "tcs_max_num"},
 )
@@ -322,6 +338,64 @@ _SDK_2_5 = replace(
     padding=Padding.GUARD,
 )
 _SDK_2_4 = replace(_SDK_2_5, name="2.4", releases=("2.4",), xfrm=XFRM_LEGACY | XFRM_AVX)
+_SDK_2_3 = replace(
+    _SDK_2_4,
+    name="2.3",
+    releases=("2.3", "2.3.1"),
+    newest=_V(2, 3),
+    options=_without(
+        _SDK_2_4,
+        "EnableKSS",
+        "ISVFAMILYID_H",
+        "ISVFAMILYID_L",
+        "ISVEXTPRODID_H",
+        "ISVEXTPRODID_L",
+    ),
+    ranges=_size_ranges(_OLD_SIZE_MAX, 0x1000),
+)
+_SDK_2_1_3 = replace(_SDK_2_3, name="2.1.3", releases=("2.1.3", "2.2"), rules=Rules.SDK_2_1_3)
+_SDK_2_1 = replace(
+    _SDK_2_1_3,
+    name="2.1",
+    releases=("2.1", "2.1.1", "2.1.2"),
+    newest=_V(2, 2),
+    rules=Rules.SDK_2_0,
+)
+_SDK_2_0 = replace(
+    _SDK_2_1,
+    name="2.0",
+    releases=("2.0",),
+    metadata_size=0x3000,
+    newest=_V(2, 1),
+    copies=(),
+)
+
+
+def _legacy_ranges(maximum: int) -> dict[str, tuple[int, int, int]]:
+    ranges = _size_ranges(maximum, 0x1000)
+    ranges["HeapMaxSize"] = (maximum, 0, 0x100000)
+    # Not an option yet: the heap is all there from the start.
+    ranges["HeapMinSize"] = (maximum, 0, 0)
+    return ranges
+
+
+_SDK_1_9 = replace(
+    _SDK_2_0,
+    name="1.9",
+    releases=("1.9",),
+    metadata_size=0x1000,
+    newest=_V(1, 4),
+    compatible=None,
+    options=_without(
+        _SDK_2_0, "TCSMaxNum", "TCSMinPool", "StackMinSize", "HeapMinSize", "HeapInitSize"
+    ),
+    rules=Rules.SDK_1_5,
+    ranges=_legacy_ranges(_OLD_SIZE_MAX),
+)
+_SDK_1_7 = replace(_SDK_1_9, name="1.7", releases=("1.7", "1.8"), newest=_V(1, 3))
+_SDK_1_5 = replace(
+    _SDK_1_7, name="1.5", releases=("1.5", "1.6"), ranges=_legacy_ranges(0xFFFF_FFFF)
+)
 
 GENERATIONS: tuple[Generation, ...] = (
     _SDK_2_26,
@@ -341,11 +415,18 @@ GENERATIONS: tuple[Generation, ...] = (
     _SDK_2_6,
     _SDK_2_5,
     _SDK_2_4,
+    _SDK_2_3,
+    _SDK_2_1_3,
+    _SDK_2_1,
+    _SDK_2_0,
+    _SDK_1_9,
+    _SDK_1_7,
+    _SDK_1_5,
 )
 
 
 def generation_named(name: str) -> Generation:
-    """The generation of the SDK `major.minor`.
+    """The generation of an SDK release such as "2.17" or "2.9.1".
 
     Raises:
         UnsupportedError: no such SDK is known.

@@ -14,8 +14,18 @@ from collections.abc import Mapping
 from sgx_enclaves.errors import ConfigError
 from sgx_enclaves.format.elf import PAGE_SIZE, EnclaveImage
 from sgx_enclaves.format.metadata import ElrangeEntry, LayoutEntry
-from sgx_enclaves.signing.generation import Generation
-from sgx_enclaves.signing.layout import SSA, STACK_MIN, TCS, TD, LayoutPlan, Sizes
+from sgx_enclaves.signing.generation import Generation, Rules
+from sgx_enclaves.signing.layout import (
+    HEAP_MIN,
+    RSRV_MIN,
+    SSA,
+    STACK_MIN,
+    TCS,
+    TD,
+    LayoutPlan,
+    Sizes,
+)
+from sgx_enclaves.signing.legacy import GLOBAL_DATA_SIZE as LEGACY_SIZE
 
 SSA_GPR_SIZE = 184
 _LAYOUT_SIZE = LayoutEntry.SIZE
@@ -27,6 +37,8 @@ _THREAD_DATA_WITH_AEX = 192
 
 def global_data_size(generation: Generation) -> int:
     """Bytes of global_data_t."""
+    if generation.rules is Rules.SDK_1_5:
+        return LEGACY_SIZE
     return (
         sum(size for _, size in _fields_before(generation))
         + 8
@@ -90,13 +102,13 @@ def build_global_data(
             found=str(len(plan.table)),
         )
     by_id = {item.id: item for item in reversed(plan.table)}
-    rsrv = by_id.get(20)
+    rsrv = by_id.get(RSRV_MIN)
     has_rsrv = isinstance(rsrv, LayoutEntry)
     numbers = {
         # The word that the enclave carries in the file is not measured.
         "sdk_version": 0,
         "enclave_size": plan.enclave_size,
-        "heap_offset": plan.first(1).rva,
+        "heap_offset": plan.first(HEAP_MIN).rva,
         "heap_size": sizes.heap_init,
         "rsrv_offset": rsrv.rva if isinstance(rsrv, LayoutEntry) else 0,
         "rsrv_size": plan.rsrv_size if has_rsrv else 0,

@@ -8,7 +8,7 @@ sdk/sign_tool/SignTool/manage_metadata.cpp.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sgx_enclaves.errors import ConfigError
 from sgx_enclaves.format.attributes import SECINFO_RW, SECINFO_RWX, SECINFO_TCS
@@ -26,7 +26,9 @@ from sgx_enclaves.format.metadata import (
     LayoutEntry,
     LayoutGroup,
 )
-from sgx_enclaves.signing.generation import Generation, Overhead, Padding
+from sgx_enclaves.records import record
+from sgx_enclaves.signing.generation import Generation, Overhead, Padding, Rules
+from sgx_enclaves.signing.loading import TCS_TEMPLATE_SIZE
 
 HEAP_MIN, HEAP_INIT, HEAP_MAX, TCS, TD, SSA, STACK_MAX, STACK_MIN = range(1, 9)
 THREAD_GROUP = LAYOUT_GROUP_FLAG | 9
@@ -38,18 +40,18 @@ RSRV_MIN, RSRV_INIT, RSRV_MAX, USER_REGION = range(20, 24)
 STACK_FILL = 0xCCCC_CCCC
 GUARD_PAGES = 16
 SSA_FRAMES = 2
-TCS_TEMPLATE_SIZE = 72
 
 _U32 = (1 << 32) - 1
 _U64 = (1 << 64) - 1
 
 
-@dataclass(frozen=True)
+@record
 class Sizes:
     """The config's sizes and counts once defaults that depend on others are settled.
 
     All sizes in bytes. `pool` and `removed` are the threads besides the first
-    that are kept, and those that are removed after the enclave's start.
+    that are kept, and those that are removed after the enclave's start;
+    `min_pool` is what the config says, even if there are not as many threads.
     """
 
     heap_min: int
@@ -64,6 +66,7 @@ class Sizes:
     user_region: int
     tcs_num: int
     tcs_max: int
+    min_pool: int
     pool: int
     removed: int
     ssa_frame_size: int
@@ -86,6 +89,7 @@ class Sizes:
             user_region=values["UserRegionSize"],
             tcs_num=values["TCSNum"],
             tcs_max=given.get("TCSMaxNum", values["TCSNum"]),
+            min_pool=values["TCSMinPool"],
             pool=pool,
             removed=others - pool,
             ssa_frame_size=ssa_frame_size,
@@ -107,7 +111,7 @@ class Sizes:
         )
 
 
-@dataclass(frozen=True)
+@record
 class LayoutPlan:
     """A finished layout table.
 
@@ -152,27 +156,28 @@ def plan_layout(
     Raises:
         ConfigError: the enclave would be larger than an address space.
     """
-    table: list[Layout] = [*_heap(sizes), *_threads(image, sizes, tcs_offset)]
+    table: list[Layout] = [*_heap(sizes)]
+    thread = thread_entries(image, sizes, tcs_offset)
+    table += _static_threads(thread, sizes, generation.rules)
+    table += _dynamic_threads(thread, sizes, generation.rules)
     table += _reserved(sizes)
     overhead = 0
     if wants_sgx2 and generation.overhead is not Overhead.NONE:
         region, overhead = _user_region(image, sizes, generation)
-        table.append(LayoutEntry(USER_REGION, ATTR_POST_ADD, _pages(region), si_flags=SECINFO_RW))
-    placed, end = _place(table, image.image_size)
-    enclave_size = 1 << max(0, (end - 1).bit_length())
-    if enclave_size > _U64:
-        raise ConfigError("the enclave does not fit an address space", found=f"0x{end:x} bytes")
+        table.append(LayoutEntry(USER_REGION, ATTR_POST_ADD, pages_of(region), si_flags=SECINFO_RW))
+    placed, end = place(table, image.image_size)
+    enclave_size = enclave_size_for(end)
     padded, rsrv_size = _pad(placed, end, enclave_size, sizes, generation)
     return LayoutPlan(tuple(padded), end, enclave_size, overhead, rsrv_size)
 
 
-def _pages(size: int) -> int:
-    # The tool keeps page counts in 32 bits.
+def pages_of(size: int) -> int:
+    """Whole pages in `size` bytes; the tool keeps such counts in 32 bits."""
     return size // PAGE_SIZE & _U32
 
 
 def _heap(sizes: Sizes) -> list[LayoutEntry]:
-    entries = [LayoutEntry(HEAP_MIN, ATTR_EADD, _pages(sizes.heap_min), si_flags=SECINFO_RW)]
+    entries = [LayoutEntry(HEAP_MIN, ATTR_EADD, pages_of(sizes.heap_min), si_flags=SECINFO_RW)]
     return entries + _grown(
         (HEAP_INIT, HEAP_MAX), (sizes.heap_min, sizes.heap_init, sizes.heap_max), SECINFO_RW
     )
@@ -184,9 +189,9 @@ def _grown(ids: tuple[int, int], steps: tuple[int, int, int], flags: int) -> lis
     entries = []
     if initial > minimum:
         attributes = ATTR_EADD | ATTR_POST_ADD | ATTR_POST_REMOVE
-        entries.append(LayoutEntry(ids[0], attributes, _pages(initial - minimum), si_flags=flags))
+        entries.append(LayoutEntry(ids[0], attributes, pages_of(initial - minimum), si_flags=flags))
     if maximum > initial:
-        pages = _pages(maximum - initial)
+        pages = pages_of(maximum - initial)
         entries.append(LayoutEntry(ids[1], ATTR_POST_ADD, pages, si_flags=SECINFO_RW))
     return entries
 
@@ -196,7 +201,7 @@ def thread_entries(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[L
     added = ATTR_EADD | ATTR_EEXTEND
     guard = LayoutEntry(GUARD, 0, GUARD_PAGES)
     stack = LayoutEntry(
-        STACK_MIN, added, _pages(sizes.stack_min), 0, STACK_FILL, si_flags=SECINFO_RW
+        STACK_MIN, added, pages_of(sizes.stack_min), 0, STACK_FILL, si_flags=SECINFO_RW
     )
     entries = [guard]
     if sizes.stack_max > sizes.stack_min:
@@ -205,7 +210,7 @@ def thread_entries(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[L
                 stack,
                 id=STACK_MAX,
                 attributes=added | ATTR_GROW_DOWN,
-                page_count=_pages(sizes.stack_max - sizes.stack_min),
+                page_count=pages_of(sizes.stack_max - sizes.stack_min),
             )
         )
     tls_pages = page_ceil(image.tls_size) // PAGE_SIZE
@@ -220,19 +225,25 @@ def thread_entries(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[L
     ]
 
 
-def _threads(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[Layout]:
-    thread = thread_entries(image, sizes, tcs_offset)
-    # The first thread also serves the runtime's own calls; its stack may shrink.
-    table: list[Layout] = [
-        replace(e, attributes=e.attributes | ATTR_POST_ADD | ATTR_POST_REMOVE)
-        if e.id == STACK_MAX
-        else e
-        for e in thread
-    ]
-    if sizes.pool > 0:
-        table += thread
-    if sizes.pool > 1:
-        table.append(LayoutGroup(THREAD_GROUP, len(thread), sizes.pool - 1))
+def _static_threads(thread: list[LayoutEntry], sizes: Sizes, rules: Rules) -> list[Layout]:
+    """Threads that are there when the enclave starts: kept ones, then removed ones."""
+    table: list[Layout]
+    if rules is Rules.SDK_2_0:
+        table = [*thread]
+        if sizes.pool > 0:
+            table.append(LayoutGroup(THREAD_GROUP, len(thread), sizes.pool))
+    else:
+        # The first thread also serves the runtime's own calls; its stack may shrink.
+        table = [
+            replace(e, attributes=e.attributes | ATTR_POST_ADD | ATTR_POST_REMOVE)
+            if e.id == STACK_MAX
+            else e
+            for e in thread
+        ]
+        if sizes.pool > 0:
+            table += thread
+        if sizes.pool > 1:
+            table.append(LayoutGroup(THREAD_GROUP, len(thread), sizes.pool - 1))
     if sizes.removed > 0:
         table += [
             e if e.id == GUARD else replace(e, attributes=e.attributes | ATTR_EREMOVE)
@@ -240,8 +251,15 @@ def _threads(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[Layout]
         ]
     if sizes.removed > 1:
         table.append(LayoutGroup(THREAD_GROUP, len(thread), sizes.removed - 1))
-    if sizes.tcs_max > sizes.pool + 1:
-        table += [_dynamic(e) for e in thread]
+    return table
+
+
+def _dynamic_threads(thread: list[LayoutEntry], sizes: Sizes, rules: Rules) -> list[Layout]:
+    """Threads that are made later; one more than asked for, as the tool does."""
+    if sizes.tcs_max <= sizes.pool + 1:
+        return []
+    table: list[Layout] = [_dynamic(e) for e in thread]
+    if rules is not Rules.SDK_2_0 or sizes.tcs_max > sizes.min_pool:
         table.append(LayoutGroup(THREAD_GROUP_DYN, len(thread), sizes.tcs_max - sizes.pool - 1))
     return table
 
@@ -257,13 +275,25 @@ def _reserved(sizes: Sizes) -> list[LayoutEntry]:
     if not sizes.has_reserved:
         return []
     flags = SECINFO_RWX if sizes.rsrv_executable else SECINFO_RW
-    entries = [LayoutEntry(RSRV_MIN, ATTR_EADD, _pages(sizes.rsrv_min), si_flags=flags)]
+    entries = [LayoutEntry(RSRV_MIN, ATTR_EADD, pages_of(sizes.rsrv_min), si_flags=flags)]
     return entries + _grown(
         (RSRV_INIT, RSRV_MAX), (sizes.rsrv_min, sizes.rsrv_init, sizes.rsrv_max), flags
     )
 
 
-def _place(table: list[Layout], start: int) -> tuple[list[Layout], int]:
+def enclave_size_for(end: int) -> int:
+    """The power of two that holds `end` bytes.
+
+    Raises:
+        ConfigError: there is none in 64 bits.
+    """
+    size = 1 << max(0, (end - 1).bit_length())
+    if size > _U64:
+        raise ConfigError("the enclave does not fit an address space", found=f"0x{end:x} bytes")
+    return size
+
+
+def place(table: list[Layout], start: int) -> tuple[list[Layout], int]:
     """Give each entry its address, and each group the step between repetitions."""
     placed: list[Layout] = []
     position = start
@@ -297,7 +327,7 @@ def _pad(
         if last.id != RSRV_MAX:
             rsrv_size += extra & _U32
         return [*placed[:-1], grown], rsrv_size
-    return [*placed, LayoutEntry(GUARD, 0, _pages(extra), end)], rsrv_size
+    return [*placed, LayoutEntry(GUARD, 0, pages_of(extra), end)], rsrv_size
 
 
 def _user_region(image: EnclaveImage, sizes: Sizes, generation: Generation) -> tuple[int, int]:
@@ -355,17 +385,17 @@ def _node_2_18(pages: int) -> int:
 
 def _bookkeeping(image: EnclaveImage, sizes: Sizes, node: Callable[[int], int], ema: int) -> int:
     def steps(minimum: int, initial: int, maximum: int) -> int:
-        total = node(_pages(minimum))
+        total = node(pages_of(minimum))
         if initial > minimum:
-            total += node(_pages(initial - minimum))
+            total += node(pages_of(initial - minimum))
         if maximum > initial:
-            total += node(_pages(maximum - initial))
+            total += node(pages_of(maximum - initial))
         return total
 
-    kept = 3 * ema + node(_pages(sizes.stack_min)) + node(1)
+    kept = 3 * ema + node(pages_of(sizes.stack_min)) + node(1)
     removed = 7 * ema
     if sizes.stack_max > sizes.stack_min:
-        kept += node(_pages(sizes.stack_max - sizes.stack_min))
+        kept += node(pages_of(sizes.stack_max - sizes.stack_min))
         removed += ema
     kept += node(sizes.ssa_frame_size * SSA_FRAMES)
     kept += node(1 + page_ceil(image.tls_size) // PAGE_SIZE)
