@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Optional, Union
 
 from sgx_enclaves.errors import FormatError, LimitError, UnsupportedError
+from sgx_enclaves.format.attributes import SECINFO_TCS
 from sgx_enclaves.format.sigstruct import KEY_SIZE, Sigstruct
 from sgx_enclaves.format.structure import Structure, StructureT, raw, uint
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
@@ -54,6 +55,17 @@ LAYOUT_NAMES = {
     22: "RSRV_MAX",
     23: "USER_REGION",
 }
+# The ids of SDK 1.5 to 1.9.
+LAYOUT_NAMES_1_X = {
+    1: "HEAP",
+    2: "TCS",
+    3: "TD",
+    4: "SSA",
+    5: "STACK",
+    6: "THREAD_GROUP",
+    7: "GUARD",
+}
+_TCS_ID_1_X = 2
 
 ATTR_EADD = 1
 ATTR_EEXTEND = 2
@@ -166,7 +178,7 @@ class LayoutEntry(Structure):
 
     SIZE: ClassVar[int] = 32
 
-    id: int = uint(0, 2, "what the pages are, LAYOUT_NAMES")
+    id: int = uint(0, 2, "what the pages are, see `Block.layout_name`")
     attributes: int = uint(2, 2, "ATTR_* bits")
     page_count: int = uint(4, 4, "pages")
     rva: int = uint(8, 8, "offset in the enclave")
@@ -337,6 +349,19 @@ class Block:
             LayoutGroup.parse(entry.serialise()) if entry.id & LAYOUT_GROUP_FLAG else entry
             for entry in entries
         )
+
+    def layout_name(self, item: Layout) -> str:
+        """What a layout entry is; an unknown id is given as a number.
+
+        SDK 1.x has other ids than later ones, and both write metadata 1.4: the
+        entry of the TCS, whose page type must be right, tells them apart.
+        """
+        early = any(
+            isinstance(e, LayoutEntry) and (e.id, e.si_flags) == (_TCS_ID_1_X, SECINFO_TCS)
+            for e in self.layout
+        )
+        names = LAYOUT_NAMES_1_X if early else LAYOUT_NAMES
+        return names.get(item.id & ~LAYOUT_GROUP_FLAG, f"id {item.id}")
 
     @functools.cached_property
     def elrange(self) -> Optional[ElrangeEntry]:

@@ -14,8 +14,6 @@ from sgx_enclaves.format.elf import EnclaveImage
 from sgx_enclaves.format.metadata import (
     ATTRIBUTE_NAMES,
     DIRECTORY_NAMES,
-    LAYOUT_GROUP_FLAG,
-    LAYOUT_NAMES,
     Block,
     Descriptor,
     Layout,
@@ -60,7 +58,7 @@ def _block_dict(block: Block) -> dict[str, object]:
             name: directory.as_dict() for name, directory in zip(DIRECTORY_NAMES, block.directories)
         },
         "patches": [p.as_dict() for p in block.patches],
-        "layout": [{"name": _layout_name(i), **i.as_dict()} for i in block.layout],
+        "layout": [{"name": block.layout_name(i), **i.as_dict()} for i in block.layout],
         "elrange": None if block.elrange is None else block.elrange.as_dict(),
         "extensions": [e.as_dict() for e in block.extensions],
     }
@@ -116,7 +114,7 @@ def _block_lines(index: int, block: Block) -> list[str]:
     if block.fips_offset is not None:
         lines += _table([("FIPS signature", f"at 0x{block.fips_offset:x} of the block")])
     lines.append("  layout            offset       pages  page type  attributes")
-    lines += [f"    {_layout_line(item)}" for item in block.layout]
+    lines += [f"    {_layout_line(block.layout_name(item), item)}" for item in block.layout]
     lines.append("  patches           file offset <- block offset, bytes")
     lines += [f"    0x{p.dst:x} <- 0x{p.src:x}, {p.size}" for p in block.patches]
     return lines
@@ -158,12 +156,7 @@ def _table(rows: list[tuple[str, str]]) -> list[str]:
     return [f"  {name:<17} {value}" for name, value in rows]
 
 
-def _layout_name(item: Layout) -> str:
-    return LAYOUT_NAMES.get(item.id & ~LAYOUT_GROUP_FLAG, f"id {item.id}")
-
-
-def _layout_line(item: Layout) -> str:
-    name = _layout_name(item)
+def _layout_line(name: str, item: Layout) -> str:
     if not isinstance(item, LayoutEntry):
         return (
             f"{name:<16}the {item.entry_count} entries above, {item.load_times} more time(s), "

@@ -94,7 +94,7 @@ def _layout(index: int, ours: Block, block: Block) -> Iterator[Cause]:
         if reason
     ]
     for number, item, reason in strange[:_MOST]:
-        name = LAYOUT_NAMES.get(item.id, f"of unknown id {item.id}")
+        name = block.layout_name(item)
         yield Cause(
             "metadata-layout",
             f"layout[{number}] of block {index} ({name}) adds {item.page_count} pages "

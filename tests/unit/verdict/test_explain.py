@@ -315,7 +315,7 @@ def with_layout(case: Case, index: int, entry: LayoutEntry) -> bytes:
             {"si_flags": SECINFO_RWX, "attributes": ATTR_EADD | ATTR_EEXTEND},
             "(REG rwx) of code that our build and the config do not ask for",
         ),
-        ({"id": 777}, "(of unknown id 777)"),
+        ({"id": 777}, "(id 777)"),
     ],
 )
 def test_a_hostile_layout_entry_is_named(case: Case, change: dict[str, int], said: str) -> None:
