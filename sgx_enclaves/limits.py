@@ -16,6 +16,7 @@ class Limits:
         file_size: bytes of an enclave file. Intel's largest is below 8 MiB.
         program_headers: entries of an ELF program header table.
         section_headers: entries of an ELF section header table.
+        descriptor_size: bytes of a metadata area. The SDK's largest is 0x6000.
         metadata_blocks: blocks in one descriptor. The SDK writes at most 3.
         layout_entries: layout entries of a block, thread groups unrolled.
         added_pages: pages that a measurement may EADD (2**26 pages: 256 GiB).
@@ -26,6 +27,7 @@ class Limits:
     file_size: int = 256 * MIB
     program_headers: int = 256
     section_headers: int = 4096
+    descriptor_size: int = 1 << 16
     metadata_blocks: int = 8
     layout_entries: int = 1 << 17
     added_pages: int = 1 << 26

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Iterator
 from typing import ClassVar, Optional
 
 from sgx_enclaves.errors import FormatError, LimitError
@@ -38,7 +39,15 @@ DT_RELASZ = 8
 DT_TEXTREL = 22
 DT_JMPREL = 23
 
+_WANTED_TAGS = frozenset(
+    {DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_TEXTREL, DT_JMPREL}
+)
+
 R_X86_64_NONE = 0
+
+# Compilers' own limits are lower; longer names only serve to exhaust memory.
+_LONGEST_SYMBOL = 1 << 14
+_LONGEST_SECTION = 255
 
 METADATA_SECTION = ".note.sgxmeta"
 METADATA_NOTE_NAME = b"sgx_metadata\0"
@@ -205,7 +214,7 @@ class EnclaveImage:
         header = _parse_header(data, name)
         segments = _parse_segments(data, name, header, limits)
         sections = _parse_sections(data, name, header, limits)
-        offset, size, note_type = _find_descriptor(data, name, header, segments, sections)
+        offset, size, note_type = _find_descriptor(data, name, header, segments, sections, limits)
         return cls(name, data, header, segments, sections, offset, size, note_type)
 
     @property
@@ -383,7 +392,7 @@ class EnclaveImage:
                 return section
         raise FormatError(f"no section holds the {what}", file=self.name)
 
-    def _symbols(self, table: Section, strings: Section) -> list[tuple[str, Symbol]]:
+    def _symbols(self, table: Section, strings: Section) -> Iterator[tuple[str, Symbol]]:
         start, end = table.file_range
         names_start, names_end = strings.file_range
         if end > len(self.data) or names_end > len(self.data):
@@ -396,20 +405,22 @@ class EnclaveImage:
                 expected=str(Symbol.SIZE),
                 found=str(table.header.sh_entsize),
             )
-        found = []
+        # Names may share bytes, so that few bytes can spell very many.
+        budget = 2 * len(self.data)
+        whole = start + (end - start) // Symbol.SIZE * Symbol.SIZE
         # The first entry is reserved.
-        for position in range(start + Symbol.SIZE, end - Symbol.SIZE + 1, Symbol.SIZE):
-            symbol = Symbol.parse(self.data, position)
-            if symbol.st_name == 0:
+        for values in Symbol.codec().iter_unpack(self.data[start + Symbol.SIZE : whole]):
+            if values[0] == 0:
                 continue
-            name_at = names_start + symbol.st_name
-            name_end = self.data.find(b"\0", name_at, names_end)
-            if name_at >= names_end or name_end < 0:
+            name = _name_at(self.data, names_start + values[0], names_end, _LONGEST_SYMBOL)
+            if name is None:
                 raise FormatError(
-                    "a symbol's name leaves the string table", file=self.name, offset=position
+                    "a symbol's name leaves the string table", file=self.name, offset=start
                 )
-            found.append((self.data[name_at:name_end].decode("utf-8", "replace"), symbol))
-        return found
+            budget -= len(name)
+            if budget < 0:
+                raise LimitError("too many symbol names", file=self.name, offset=start)
+            yield name.decode("utf-8", "replace"), Symbol(*values)
 
 
 def _parse_header(data: bytes, name: str) -> ElfHeader:
@@ -556,10 +567,10 @@ def _parse_sections(
     sections = []
     for index, section in enumerate(headers):
         start = names.sh_offset + section.sh_name
-        end = data.find(b"\0", start, names_end)
-        if start >= names_end or end < 0:
+        found = _name_at(data, start, names_end, _LONGEST_SECTION)
+        if found is None:
             raise FormatError(f"section {index} has no name", file=name, offset=start)
-        sections.append(Section(data[start:end].decode("utf-8", "replace"), section))
+        sections.append(Section(found.decode("utf-8", "replace"), section))
     return tuple(sections)
 
 
@@ -569,6 +580,7 @@ def _find_descriptor(
     header: ElfHeader,
     segments: tuple[Segment, ...],
     sections: tuple[Section, ...],
+    limits: Limits,
 ) -> tuple[int, int, int]:
     """Offset and size of the descriptor in `.note.sgxmeta`, and the note's type."""
     found = [s for s in sections if s.name == METADATA_SECTION]
@@ -597,6 +609,14 @@ def _find_descriptor(
             offset=start,
             expected="sgx_metadata",
             found=note_name.rstrip(b"\0").decode("ascii", "replace"),
+        )
+    if descsz > limits.descriptor_size:
+        raise LimitError(
+            "the metadata area is too large",
+            file=name,
+            offset=start,
+            expected=f"at most {limits.descriptor_size} bytes",
+            found=f"{descsz} bytes",
         )
     offset = start + _NOTE_HEADER_SIZE + namesz
     align = max(1, section.sh_addralign)
@@ -648,5 +668,12 @@ def _parse_dynamic(data: bytes, segment: Segment) -> dict[int, int]:
     ):
         if tag == 0:
             break
-        tags[tag] = value
+        if tag in _WANTED_TAGS:
+            tags[tag] = value
     return tags
+
+
+def _name_at(data: bytes, start: int, end: int, longest: int) -> Optional[bytes]:
+    """The NUL-terminated string at `start`; None if it passes `end` or is too long."""
+    stop = data.find(b"\0", start, min(end, start + longest + 1)) if start < end else -1
+    return None if stop < 0 else data[start:stop]
