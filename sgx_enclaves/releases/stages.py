@@ -146,6 +146,16 @@ class StageStore:
                 shutil.rmtree(work, ignore_errors=True)
             return Kept(final / "files", made, False, notice)
 
+    def forget(self, name: str, inputs: Mapping[str, Any]) -> None:
+        """Remove the kept result for these inputs.
+
+        Raises:
+            InputError: it cannot be removed, or another process takes too long.
+        """
+        key = input_key(inputs)
+        with self._lock(f"{name}-{key}"), _disk_errors(self.root):
+            _remove(self.root / name / key)
+
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
         path = self.root / "locks" / f"{name}.lock"
@@ -183,16 +193,20 @@ def _check(final: Path, key: str) -> tuple[Optional[dict[str, str]], str]:
         return None, "it cannot be read whole"
     except (ValueError, KeyError, TypeError):
         return None, "its record makes no sense"
+    problem = _difference(recorded, found)
+    return (None, problem) if problem else (found, "")
+
+
+def _difference(recorded: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """In what a folder is not as it was recorded; empty if it is."""
     for name in sorted(recorded.keys() | found.keys()):
         if name not in found:
-            return None, f"{name} is missing"
+            return f"{name} is missing"
         if name not in recorded:
-            return None, f"{name} was added"
+            return f"{name} was added"
         if recorded[name] != found[name]:
-            return None, (
-                f"{name} changed (expected sha256 {recorded[name]}, found sha256 {found[name]})"
-            )
-    return found, ""
+            return f"{name} changed (expected sha256 {recorded[name]}, found sha256 {found[name]})"
+    return ""
 
 
 def _digest_tree(folder: Path) -> dict[str, str]:
