@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The files of a package's payload, streamed and held against the header.
+
+Every file's size, kind, link target and digest must be what the header says,
+each file must come exactly once, and the compressed payload must have the
+digest that the header pins. Never holds more than one chunk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import BinaryIO, Optional, cast
+
+from sgx_enclaves.errors import PackageDamagedError, PackageError, UnsupportedError
+from sgx_enclaves.packages.cpio import CpioEntry, CpioStream
+from sgx_enclaves.packages.header import Tag, take, truncated
+from sgx_enclaves.packages.package import FileKind, Package, PackageFile, kind_of_mode
+from sgx_enclaves.releases.decompress import BoundedReader
+
+_MAGICS = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ\x00", "zstd": b"\x28\xb5\x2f\xfd"}
+_MAGIC_SIZE = 6
+
+
+class PayloadFile:
+    """One file of the payload.
+
+    Attributes:
+        file: what the header says about it.
+        links: the other paths of the same hard-linked file.
+        has_content: False for an empty file, a link, a folder, and for all but
+            one of several hard links.
+    """
+
+    def __init__(
+        self,
+        file: PackageFile,
+        links: tuple[PackageFile, ...],
+        content: Iterator[bytes],
+        has_content: bool,
+    ) -> None:
+        self.file = file
+        self.links = links
+        self.has_content = has_content
+        self._content = content
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes, once; the digest is checked behind the last one.
+
+        Raises:
+            PackageDamagedError: other bytes than the header says.
+        """
+        return self._content
+
+
+class _Source:
+    """The compressed payload as a stream that ends where it should, and is hashed on the way."""
+
+    def __init__(self, stream: BinaryIO, package: Package) -> None:
+        self._stream = stream
+        self._package = package
+        self._left = package.payload_size
+        self._head = b""
+        self.size = 0
+        self._pinned = package.header.string(Tag.PAYLOADDIGEST)
+        number = package.header.integer(Tag.PAYLOADDIGESTALGO) or 8
+        algorithm = package.algorithm(number, "payload digests") if self._pinned else "sha256"
+        self._hash = hashlib.new(algorithm, usedforsecurity=False)
+
+    def peek(self, size: int) -> bytes:
+        """The next bytes, not consumed."""
+        self._head = self._fetch(size)
+        return self._head
+
+    def read(self, size: int) -> bytes:
+        if self._head:
+            data, self._head = self._head[:size], self._head[size:]
+            return data
+        return self._fetch(size)
+
+    def _fetch(self, size: int) -> bytes:
+        if self._left is not None:
+            size = max(0, min(size, self._left))
+        data = take(self._stream, size, self._package.file, self._package.payload_start + self.size)
+        self.size += len(data)
+        if self._left is not None:
+            if len(data) < size:
+                start = self._package.payload_start
+                raise truncated(
+                    self._package.file, start + self.size + self._left, start + self.size
+                )
+            self._left -= len(data)
+        self._hash.update(data)
+        return data
+
+    def check(self) -> None:
+        """Hold what was read, which must be all, against the header's digest."""
+        while self.read(1 << 20):
+            pass
+        if self._pinned is not None and self._hash.hexdigest() != self._pinned:
+            raise PackageDamagedError(
+                "the digest of the payload is wrong",
+                file=self._package.file,
+                offset=self._package.payload_start,
+                expected=self._pinned,
+                found=self._hash.hexdigest(),
+                hint="get the package again",
+            )
+
+
+def read_payload(package: Package, stream: BinaryIO) -> Iterator[PayloadFile]:
+    """Yield the payload's files in its order; what is not read is read and checked here.
+
+    The payload is right only when the iteration ends.
+
+    Args:
+        package: from `open_package` or `read_package`.
+        stream: at the payload.
+
+    Raises:
+        PackageError: malformed, or not what the header says.
+        PackageDamagedError: truncated, or a digest is wrong.
+        ArchiveError: the compressed data is broken.
+        LimitError: it unpacks to more than it may.
+        UnsupportedError: a compression or format that cannot be read.
+    """
+    source = _Source(stream, package)
+    _check_format(package, source.peek(_MAGIC_SIZE))
+    reader = BoundedReader(cast(BinaryIO, source), package.file, package.limits.payload)
+    yield from _Files(package, reader)
+    source.check()
+
+
+def _check_format(package: Package, head: bytes) -> None:
+    form = package.header.string(Tag.PAYLOADFORMAT) or "cpio"
+    if form != "cpio":
+        raise UnsupportedError(f"the payload is of format {form!r}", file=package.file)
+    compressor = package.header.string(Tag.PAYLOADCOMPRESSOR)
+    if compressor is None:
+        return
+    magic = _MAGICS.get(compressor)
+    if magic is None:
+        raise UnsupportedError(
+            f"the payload is compressed with {compressor}",
+            file=package.file,
+            expected="gzip, xz or zstd",
+            hint="rebuild the package with another _binary_payload",
+        )
+    if not head.startswith(magic):
+        raise PackageError(
+            f"the payload is not compressed with {compressor}, as the header says",
+            file=package.file,
+            offset=package.payload_start,
+            expected=magic.hex(),
+            found=head.hex() or "nothing",
+        )
+
+
+class _Files:
+    """The payload's files, each admitted once."""
+
+    def __init__(self, package: Package, reader: BoundedReader) -> None:
+        self._package = package
+        self._files = package.files
+        self._by_name = {f.path.lstrip("/"): f for f in self._files}
+        self._missing = {f.index for f in self._files if not f.ghost}
+        self._groups = _hard_links(package)
+        # Hard-linked files whose content is still to come.
+        self._awaited = {group[-1].inode for group in self._groups.values() if group[-1].size}
+        self._cpio = CpioStream(
+            reader,
+            package.file,
+            self._size_in_stripped,
+            entries=len(self._missing),
+            name_size=package.limits.path_size,
+        )
+
+    def __iter__(self) -> Iterator[PayloadFile]:
+        for entry in self._cpio:
+            file = self._admit(entry)
+            group = self._groups.get(file.index, ())
+            yield from self._one(file, group, entry)
+        if self._missing or self._awaited:
+            left = next((self._files[i].path for i in sorted(self._missing)), "a hard link")
+            raise PackageDamagedError(
+                f"{len(self._missing)} files are not in the payload, among them {left!r}",
+                file=self._package.file,
+                hint="get the package again",
+            )
+
+    def _one(
+        self, file: PackageFile, group: tuple[PackageFile, ...], entry: CpioEntry
+    ) -> Iterator[PayloadFile]:
+        links = tuple(f for f in group if f.index != file.index)
+        if file.kind is FileKind.SYMLINK:
+            self._check_target(file, entry)
+        carries = file.kind is FileKind.FILE and entry.size > 0
+        expected = file.size if file.kind is FileKind.FILE else 0
+        if carries and group:
+            if file.inode not in self._awaited:
+                raise self._lie(file, entry, "no content: another link carried it")
+            self._awaited.discard(file.inode)
+        if file.kind is not FileKind.SYMLINK and entry.size != expected and (carries or not group):
+            raise self._lie(file, entry, f"{expected} bytes")
+        digest = file.digest if carries or (file.kind is FileKind.FILE and not group) else ""
+        content = self._verified(file, digest)
+        yield PayloadFile(file, links, content, carries)
+        for _chunk in content:
+            pass
+
+    def _verified(self, file: PackageFile, pinned: str) -> Iterator[bytes]:
+        digest = hashlib.new(self._package.file_algorithm, usedforsecurity=False)
+        for chunk in self._cpio.content():
+            digest.update(chunk)
+            yield chunk
+        if pinned and digest.hexdigest() != pinned:
+            raise PackageDamagedError(
+                f"the digest of {file.path!r} is wrong",
+                file=self._package.file,
+                expected=pinned,
+                found=digest.hexdigest(),
+                hint="get the package again",
+            )
+
+    def _admit(self, entry: CpioEntry) -> PackageFile:
+        file: Optional[PackageFile] = None
+        if entry.index is not None:
+            file = self._files[entry.index]
+        elif entry.name is not None:
+            name = entry.name[2:] if entry.name.startswith("./") else entry.name.lstrip("/")
+            file = self._by_name.get(name)
+        if file is None or file.index not in self._missing:
+            again = "is in the payload twice" if file else "is not in the header"
+            raise PackageError(
+                f"{(file.path if file else entry.name)!r} {again}",
+                file=self._package.file,
+                offset=entry.offset,
+                hint="offsets count unpacked bytes of the payload",
+            )
+        if entry.mode is not None and kind_of_mode(entry.mode) is not file.kind:
+            raise PackageError(
+                f"{file.path!r} is another kind of file in the payload than in the header",
+                file=self._package.file,
+                offset=entry.offset,
+                expected=file.kind.value,
+                found=f"mode 0o{entry.mode:o}",
+            )
+        self._missing.discard(file.index)
+        return file
+
+    def _check_target(self, file: PackageFile, entry: CpioEntry) -> None:
+        wanted = file.target.encode("utf-8", "surrogateescape")
+        if entry.size != len(wanted):
+            raise self._lie(file, entry, f"a link target of {len(wanted)} bytes")
+        found = b"".join(self._cpio.content())
+        if found != wanted:
+            raise PackageError(
+                f"the link {file.path!r} has another target in the payload than in the header",
+                file=self._package.file,
+                offset=entry.offset,
+                expected=repr(file.target),
+                found=repr(found),
+            )
+
+    def _lie(self, file: PackageFile, entry: CpioEntry, expected: str) -> PackageError:
+        return PackageError(
+            f"{file.path!r} has another size in the payload than in the header",
+            file=self._package.file,
+            offset=entry.offset,
+            expected=expected,
+            found=f"{entry.size} bytes",
+        )
+
+    def _size_in_stripped(self, index: int) -> int:
+        """Bytes behind a stripped entry; of several hard links the last one has them."""
+        if index >= len(self._files):
+            raise PackageError(
+                "the payload has a file that the header does not list",
+                file=self._package.file,
+                expected=f"a number below {len(self._files)}",
+                found=str(index),
+            )
+        file = self._files[index]
+        if file.kind is FileKind.SYMLINK:
+            return len(file.target.encode("utf-8", "surrogateescape"))
+        group = self._groups.get(index)
+        if file.kind is not FileKind.FILE or (group and group[-1].index != index):
+            return 0
+        return file.size
+
+
+def _hard_links(package: Package) -> dict[int, tuple[PackageFile, ...]]:
+    """File number to all files that share its content, itself included; none for single files.
+
+    Raises:
+        PackageError: the header gives one file two contents.
+    """
+    by_inode: dict[tuple[int, int], list[PackageFile]] = {}
+    for file in package.files:
+        # RPM counts inodes from 1; 0 is for builders that do not know.
+        if file.kind is FileKind.FILE and not file.ghost and file.inode[1]:
+            by_inode.setdefault(file.inode, []).append(file)
+    groups: dict[int, tuple[PackageFile, ...]] = {}
+    for members in by_inode.values():
+        if len(members) < 2:
+            continue
+        group = tuple(members)
+        if len({(f.size, f.digest) for f in group}) > 1:
+            raise PackageError(
+                f"the header gives the hard links of {group[0].path!r} different contents",
+                file=package.file,
+            )
+        groups.update((file.index, group) for file in group)
+    return groups
