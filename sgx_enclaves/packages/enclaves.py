@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which files of a package are enclaves, what they are called, and which links lead to them.
+
+An enclave is an ELF file with a section `.note.sgxmeta`, whatever its name, and
+any shared object in the enclave folder, whatever its content: what stands there
+is loaded as one.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Optional
+
+from sgx_enclaves.errors import LimitError, PackageError, SgxEnclavesError
+from sgx_enclaves.format.elf import METADATA_SECTION, EnclaveImage
+from sgx_enclaves.packages.header import Tag
+from sgx_enclaves.packages.package import FileKind, Package, PackageFile
+from sgx_enclaves.packages.payload import PayloadFile, read_payload
+from sgx_enclaves.verdict.known import pin_for_file
+
+# Fedora's %{sgx_libdir}.
+ENCLAVE_FOLDER = "/usr/x86_64-intel-sgx/lib64/"
+PROVIDE_PREFIX = "sgx-enclave("
+CONFIG_SUFFIX = "config.xml"
+_SHARED_OBJECT = re.compile(r"(?P<stem>.+?)(?:\.signed)?\.so(?:\.[0-9.]+)?\Z")
+_VERSION = re.compile(r"\.so\.(?P<version>[0-9.]+)\Z")
+# As many as Linux follows.
+_LINKS_IN_A_ROW = 40
+# Components of paths that are looked at for all links together; takes a second or two.
+_LINK_STEPS = 20_000_000
+_ELF_MAGIC = b"\x7fELF"
+_NAME = METADATA_SECTION.encode()
+
+
+@dataclass(frozen=True)
+class PackedEnclave:
+    """An enclave file of a package, whole.
+
+    Attributes:
+        path: where the package puts it.
+        links: symbolic and hard links to it, sorted.
+        data: its bytes; their digest is the header's.
+        problem: why it is no enclave that can be read; None when it is one.
+        signed: whether its metadata area holds anything.
+    """
+
+    path: str
+    links: tuple[str, ...]
+    data: bytes
+    problem: Optional[SgxEnclavesError]
+    signed: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every path that leads to it, its own first."""
+        return (self.path, *self.links)
+
+
+def stem_of(path: str) -> str:
+    """What the unsigned and the signed file of an enclave have in common in their names.
+
+    `libsgx_pce.signed.so.1.25.100.1` and `libsgx_pce.so` are both `libsgx_pce`.
+    """
+    name = path.rsplit("/", 1)[-1]
+    match = _SHARED_OBJECT.match(name)
+    return match["stem"] if match else name
+
+
+def version_of(path: str) -> Optional[str]:
+    """The version in an enclave's file name, for example `1.25.100.1`."""
+    match = _VERSION.search(path)
+    return match["version"] if match else None
+
+
+def enclave_name(path: str) -> Optional[str]:
+    """The name in packages of one of Intel's enclaves: `ide` for `libsgx_id_enclave.so`."""
+    pin = pin_for_file(path)
+    return pin.enclave if pin else None
+
+
+def has_metadata_section(data: bytes) -> bool:
+    """Whether an ELF file has a section called `.note.sgxmeta`.
+
+    Judges nothing else of the file: one whose other parts lie must not hide behind that.
+    """
+    if data[:4] != _ELF_MAGIC or _NAME not in data or len(data) < 64:
+        return False
+    wide = data[4] == 2
+    if wide:
+        (table,) = struct.unpack_from("<Q", data, 40)
+        size, count, names = struct.unpack_from("<HHH", data, 58)
+    else:
+        (table,) = struct.unpack_from("<I", data, 32)
+        size, count, names = struct.unpack_from("<HHH", data, 46)
+    offset_at, offset_form, least = (24, "<Q", 64) if wide else (16, "<I", 40)
+    if size < least or table + (names + 1) * size > len(data):
+        return False
+    (strings,) = struct.unpack_from(offset_form, data, table + names * size + offset_at)
+    for index in range(count):
+        at = table + index * size
+        if at + least > len(data):
+            return False
+        start = strings + int.from_bytes(data[at : at + 4], "little")
+        if data[start : start + len(_NAME) + 1] == _NAME + b"\0":
+            return True
+    return False
+
+
+def may_carry_enclaves(package: Package) -> bool:
+    """Whether the header alone gives a reason to read the payload.
+
+    By Provides, by the enclave folder, by a file's name. An enclave under a name
+    that nobody would look for is found only by reading the payload.
+    """
+    if any(name.startswith(PROVIDE_PREFIX) for name in package.header.strings(Tag.PROVIDENAME)):
+        return True
+    if any((d + "/").startswith(ENCLAVE_FOLDER) for d in package.header.strings(Tag.DIRNAMES)):
+        return True
+    return any(
+        ".signed.so" in name or pin_for_file(name) for name in package.header.strings(Tag.BASENAMES)
+    )
+
+
+class Links:
+    """The symbolic links of a package, resolved within it.
+
+    Args:
+        package: whose.
+    """
+
+    def __init__(self, package: Package) -> None:
+        self._package = package
+        self._by_path = {f.path: f for f in package.files}
+        self._budget = _LINK_STEPS
+
+    def to_files(self) -> dict[str, tuple[str, ...]]:
+        """Path of a file to the links that end there.
+
+        Raises:
+            PackageError: links go round in a circle.
+            LimitError: they are too many and too deep to follow.
+        """
+        found: dict[str, list[str]] = {}
+        for file in self._package.files:
+            if file.kind is FileKind.SYMLINK:
+                end = self.end_of(file)
+                if end is not None:
+                    found.setdefault(end.path, []).append(file.path)
+        return {path: tuple(sorted(links)) for path, links in found.items()}
+
+    def leaving(self) -> tuple[PackageFile, ...]:
+        """Links with an enclave's name in the enclave folder that end at no file of the package.
+
+        Raises:
+            PackageError, LimitError: as `to_files`.
+        """
+        return tuple(
+            file
+            for file in self._package.files
+            if file.kind is FileKind.SYMLINK and _is_named(file.path) and self.end_of(file) is None
+        )
+
+    def end_of(self, link: PackageFile) -> Optional[PackageFile]:
+        """The file that a link ends at; None when that is not in the package.
+
+        Raises:
+            PackageError, LimitError: as `to_files`.
+        """
+        pending = [p for p in reversed(link.path.split("/")) if p]
+        path: list[str] = []
+        links = 0
+        while pending:
+            part = pending.pop()
+            if part == ".":
+                continue
+            if part == "..":
+                del path[-1:]
+                continue
+            path.append(part)
+            self._spend(len(path), link)
+            file = self._by_path.get("/" + "/".join(path))
+            if file is None or file.kind is not FileKind.SYMLINK:
+                continue
+            links += 1
+            if links > _LINKS_IN_A_ROW:
+                raise PackageError(
+                    f"the symbolic link {link.path!r} leads nowhere: links go round in a circle",
+                    file=self._package.file,
+                    found=f"more than {_LINKS_IN_A_ROW} links in a row",
+                )
+            path = [] if file.target.startswith("/") else path[:-1]
+            pending += [p for p in reversed(file.target.split("/")) if p]
+        end = self._by_path.get("/" + "/".join(path))
+        return end if end is not None and end.kind is FileKind.FILE else None
+
+    def _spend(self, steps: int, link: PackageFile) -> None:
+        self._budget -= steps
+        if self._budget < 0:
+            raise LimitError(
+                f"too many symbolic links to follow, among them {link.path!r}",
+                file=self._package.file,
+                expected=f"at most {_LINK_STEPS} steps",
+            )
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A config.xml of a package: its path and its bytes."""
+
+    path: str
+    data: bytes
+
+
+def read_enclaves(
+    package: Package, stream: BinaryIO, *, configs: bool = False
+) -> Iterator[PackedEnclave | ConfigFile]:
+    """Yield the enclaves of a package one by one, and its config.xml files when asked for.
+
+    Holds one file at a time, as long as the caller does too.
+
+    Raises:
+        SgxEnclavesError: see `read_payload` and `Links.to_files`.
+    """
+    symbolic: Optional[dict[str, tuple[str, ...]]] = {} if package.is_source else None
+    for member in read_payload(package, stream):
+        file = member.file
+        if file.kind is not FileKind.FILE or (member.links and not member.has_content):
+            continue
+        if configs and file.path.endswith(CONFIG_SUFFIX):
+            data = _hold(package, member, package.limits.enclave.config_size)
+            yield ConfigFile(file.path, data)
+            continue
+        links = [f.path for f in member.links]
+        named = any(_is_named(path) for path in (file.path, *links))
+        held = _read_candidate(package, member, named)
+        if held is None:
+            continue
+        if symbolic is None:
+            symbolic = Links(package).to_files()
+        for path in (file.path, *links):
+            links += symbolic.get(path, ())
+        yield _judged(package, file.path, tuple(sorted(set(links))), held)
+        del held
+
+
+def _is_named(path: str) -> bool:
+    return path.startswith(ENCLAVE_FOLDER) and _SHARED_OBJECT.match(path) is not None
+
+
+def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optional[bytes]:
+    """The whole file if it is an enclave or stands where only enclaves do."""
+    chunks = member.chunks()
+    limit = package.limits.enclave.file_size
+    first = next(chunks, b"")
+    if first[:4] != _ELF_MAGIC and not named:
+        return None
+    if member.file.size > limit:
+        _require_no_metadata(package, member.file.path, first, chunks, named)
+        return None
+    # Unlike joining a list, this does not hold the file twice.
+    buffer = io.BytesIO()
+    buffer.write(first)
+    for chunk in chunks:
+        buffer.write(chunk)
+    data = buffer.getvalue()
+    return data if named or has_metadata_section(data) else None
+
+
+def _require_no_metadata(
+    package: Package, path: str, first: bytes, chunks: Iterator[bytes], named: bool
+) -> None:
+    """Refuse a file that is too large to be held and may be an enclave nevertheless."""
+    tail = b""
+    suspect = named
+    window = first
+    while window:
+        suspect = suspect or _NAME in tail + window
+        tail = window[-len(_NAME) :]
+        window = next(chunks, b"")
+    if suspect:
+        raise LimitError(
+            f"{path!r} is too large for an enclave, and may be one",
+            file=package.file,
+            expected=f"at most {package.limits.enclave.file_size} bytes",
+        )
+
+
+def _hold(package: Package, member: PayloadFile, limit: int) -> bytes:
+    if member.file.size > limit:
+        raise LimitError(
+            f"{member.file.path!r} is too large",
+            file=package.file,
+            expected=f"at most {limit} bytes",
+            found=f"{member.file.size} bytes",
+        )
+    return b"".join(member.chunks())
+
+
+def _judged(package: Package, path: str, links: tuple[str, ...], data: bytes) -> PackedEnclave:
+    try:
+        image = EnclaveImage.parse(data, path, package.limits.enclave)
+    except SgxEnclavesError as error:
+        return PackedEnclave(path, links, data, error, False)
+    return PackedEnclave(path, links, data, None, any(image.descriptor))
