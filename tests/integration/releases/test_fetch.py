@@ -272,6 +272,18 @@ def test_mirror_follows_a_404(bench: Bench, vendor: VendorServer) -> None:
     assert "404" in bench.notes
 
 
+def test_another_place_does_not_go_on_with_the_firsts_part(
+    bench: Bench, vendor: VendorServer
+) -> None:
+    """An ETag says nothing about another server's files, even when it is spelt alike."""
+    url = vendor.put(PATH, DATA, etag='"same"')
+    mirror = vendor.put("/mirror", DATA, etag='"same"')
+    vendor.fault(PATH, Fault(close_after=100_000), Fault(status=404))
+    assert bench.fetcher.fetch(artifact(url, mirror)).url == mirror
+    assert "Range" in vendor.asked(PATH)[1].headers
+    assert "Range" not in vendor.asked("/mirror")[0].headers
+
+
 def test_no_place_left_names_them_all(bench: Bench, vendor: VendorServer) -> None:
     vendor.always["/busy"] = Fault(status=503)
     with pytest.raises(FetchError) as caught:

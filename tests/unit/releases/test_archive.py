@@ -313,6 +313,10 @@ ESCAPES = {
         tm.symlink("t/a/b/up", "../.."),
         tm.symlink("t/a/b/c", "up/../../.."),
     ],
+    "through another link, with few steps up": [
+        tm.symlink("t/a/b/up", "../.."),
+        tm.symlink("t/a/b/c", "up/../.."),
+    ],
     "down and up": [tm.symlink("t/a/l", "b/../../../x")],
     "empty": [tm.symlink("t/l", "")],
     "file through a link": [tm.symlink("t/l", "d"), tm.file("t/l/f")],
@@ -330,6 +334,13 @@ def test_links_cannot_lead_out(tmp_path: Path, case: str) -> None:
     with pytest.raises(ArchiveError):
         unpack_tree(path, tmp_path / "tree")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_list_shows_no_link_that_leads_out(tmp_path: Path) -> None:
+    path = tm.write(tmp_path, tm.symlink("a/l", "../b"))
+    assert [member.target for member in list_members(path, symlinks=Symlinks.INSIDE)] == ["../b"]
+    with pytest.raises(ArchiveError, match="lead out"):
+        list_members(tm.write(tmp_path, tm.symlink("a/l", "../../b")), symlinks=Symlinks.INSIDE)
 
 
 def test_repack_is_held_against_the_original(tmp_path: Path) -> None:
