@@ -34,7 +34,11 @@ VERBS = {
     "compare": Verb("compare", "is the vendor's file our build plus a signature?"),
     "extract-signature": Verb("extract_signature", "take the signatures out of a signed enclave"),
     "graft": Verb("graft", "put the vendor's signatures on our build, if they belong there"),
+    "verify-release": Verb("verify_release", "fetch, build and compare a whole release"),
     "sign": Verb("sign", "sign an enclave with a PEM key, as the SDK's tool does"),
+    "check-rpm": Verb("check_rpm", "check every signed enclave in RPM packages"),
+    "fetch": Verb("fetch", "bring a release's sources and the vendor's signed enclaves"),
+    "build": Verb("build", "build a release's unsigned enclaves from source"),
 }
 
 

@@ -27,8 +27,8 @@ from sgx_enclaves.packages.enclaves import (
 from sgx_enclaves.packages.limits import PackageLimits
 from sgx_enclaves.packages.package import read_package
 from tests.enclaves.synthetic import NOTE_SECTION, small_enclave
-from tests.support_rpm import RpmFile, folder, link, write_rpm
 from tests.support.signed import signed_enclave
+from tests.support_rpm import RpmFile, folder, link, write_rpm
 
 BUILT, SIGNED = signed_enclave().built, signed_enclave().signed
 PCE = ENCLAVE_FOLDER + "libsgx_pce.signed.so.1.25.100.1"

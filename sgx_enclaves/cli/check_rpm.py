@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Check RPM packages: is each signed enclave in them our build plus a signature,
+and nothing else? Needs neither root nor rpm, and unpacks nothing to disk.
+
+The unsigned counterpart and its config.xml are looked for in each --reference,
+in their order: a package of unsigned enclaves built with the designated
+toolchain, or a folder with files such as libsgx_pce.so and
+libsgx_pce.config.xml. Packages named -unsigned on the command line serve too,
+before the references; those that provide :unsigned:latest never do.
+
+The packages' OpenPGP signatures are not checked: see rpmkeys.
+
+Exit status: the highest of all. 0 identical, or no signed enclave; 1 differs or
+not permitted; 2 unverifiable: no counterpart, or a malformed or damaged package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from sgx_enclaves.cli.arguments import (
+    add_json,
+    add_policy,
+    add_sdk,
+    chosen_generation,
+    chosen_policy,
+)
+from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.packages.check import NOT_PERMITTED, check_package
+from sgx_enclaves.packages.package import open_package
+from sgx_enclaves.packages.references import PackageReference, Reference, is_latest, open_reference
+
+_UNSIGNED = "-unsigned"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("packages", metavar="RPM", nargs="+", help="the packages to check")
+    parser.add_argument(
+        "--reference",
+        metavar="RPM|DIR",
+        action="append",
+        default=[],
+        help="where our own unsigned enclaves and their config.xml are; may be repeated",
+    )
+    parser.add_argument(
+        "--permit",
+        metavar="NAME",
+        choices=sorted(NOT_PERMITTED),
+        action="append",
+        default=[],
+        help="accept an enclave that Fedora does not ship: " + ", ".join(sorted(NOT_PERMITTED)),
+    )
+    add_json(parser)
+    add_sdk(parser)
+    add_policy(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one result for each package; the highest exit status of them."""
+    references = _neighbours(args.packages)
+    references += [open_reference(path) for path in args.reference]
+    generation = chosen_generation(args)
+    results = (
+        check_package(
+            path,
+            references,
+            lambda enclave: chosen_policy(args, enclave),
+            permitted=args.permit,
+            generation=generation,
+        )
+        for path in args.packages
+    )
+    from sgx_enclaves.packages.words import result_dict, result_text  # noqa: PLC0415
+
+    status = 0
+    plain = []
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for number, result in enumerate(results):
+        status = max(status, result.exit_status)
+        if args.json:
+            plain.append(result_dict(result))
+        else:
+            print(("\n" if number else "") + result_text(result, colour=colour))
+    if args.json:
+        print(json.dumps({"exit_status": status, "packages": plain}, indent=2))
+    return status
+
+
+def _neighbours(paths: list[str]) -> list[Reference]:
+    """Packages on the command line that are references for the others.
+
+    One that cannot be read is no reference; its own result says what is wrong.
+    """
+    found: list[Reference] = []
+    for path in paths if len(paths) > 1 else ():
+        try:
+            with open_package(path) as (package, _stream):
+                fits = package.name.endswith(_UNSIGNED) and not is_latest(package)
+            if fits:
+                found.append(PackageReference(path))
+        except SgxEnclavesError:
+            continue
+    return found

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The result of a package check for programs and for people; decides nothing."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from sgx_enclaves.packages.check import EnclaveResult, PackageResult
+from sgx_enclaves.report.as_json import verdict_dict
+from sgx_enclaves.report.findings import finding_dict, finding_lines
+from sgx_enclaves.report.text import verdict_text
+from sgx_enclaves.verdict.model import Outcome
+
+# Changes whenever a reader of the old form could misread the new one.
+SCHEMA_VERSION = 1
+
+
+def result_dict(result: PackageResult) -> dict[str, object]:
+    """A package's result as a plain mapping; see `PackageResult`."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "file": result.file,
+        "package": result.nevra,
+        "outcome": _word(result.outcome),
+        "exit_status": result.exit_status,
+        "findings": [finding_dict(f) for f in result.findings],
+        "enclaves": [_enclave_dict(e) for e in result.enclaves],
+    }
+
+
+def _enclave_dict(enclave: EnclaveResult) -> dict[str, object]:
+    return {
+        "path": enclave.path,
+        "links": list(enclave.links),
+        "name": enclave.name,
+        "signed": enclave.signed,
+        "size": enclave.size,
+        "sha256": enclave.sha256,
+        "reference": enclave.reference,
+        "outcome": _word(enclave.outcome),
+        "exit_status": enclave.exit_status,
+        "findings": [finding_dict(f) for f in enclave.findings],
+        "verdict": None if enclave.verdict is None else verdict_dict(enclave.verdict),
+    }
+
+
+def _word(outcome: Optional[Outcome]) -> Optional[str]:
+    return None if outcome is None else outcome.value
+
+
+def result_text(result: PackageResult, *, colour: bool = False) -> str:
+    """A package's result for people.
+
+    Args:
+        result: what to report.
+        colour: mark the important words of verdicts with ANSI colours.
+    """
+    name = f" ({result.nevra})" if result.nevra else ""
+    lines = [_printable(f"{result.file}{name}: {_summary(result)}")]
+    for finding in result.findings:
+        lines += _indented(finding_lines(finding))
+    for enclave in result.enclaves:
+        lines += ["", *_enclave_lines(enclave, colour)]
+    return "\n".join(lines)
+
+
+def _summary(result: PackageResult) -> str:
+    if result.outcome is not None:
+        return result.outcome.value.upper()
+    if result.enclaves:
+        return f"{len(result.enclaves)} unsigned enclave(s), nothing to verify"
+    return "no enclave"
+
+
+def _enclave_lines(enclave: EnclaveResult, colour: bool) -> list[str]:
+    name = f", enclave {enclave.name}" if enclave.name else ""
+    state = "signed" if enclave.signed else "unsigned"
+    if any(f.code == "enclave-malformed" for f in enclave.findings):
+        state = "malformed"
+    lines = [
+        _printable(f"{enclave.path}: {state}{name}, {enclave.size} bytes"),
+        f"  sha256    {enclave.sha256}",
+    ]
+    lines += [_printable(f"  link      {link}") for link in enclave.links]
+    if enclave.reference is not None:
+        lines.append(_printable(f"  reference {enclave.reference}"))
+    for finding in enclave.findings:
+        lines += _indented(finding_lines(finding))
+    if enclave.verdict is not None:
+        text = verdict_text(enclave.verdict, colour=colour, width=78)
+        lines += [f"  {line}" for line in text.rstrip("\n").split("\n")]
+    return lines
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [_printable(f"  {line}") for line in lines]
+
+
+def _printable(line: str) -> str:
+    """Names come out of the package: they must not steer a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
