@@ -8,6 +8,7 @@ all, whether an earlier one may be used again, and what can be said of it.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.releases.acquire import fetch_sources
+from sgx_enclaves.releases.build import BuildRequest, build_release
+from sgx_enclaves.releases.build_plan import search_path
 from sgx_enclaves.releases.built import Built, BuiltEnclave, load_built
 from sgx_enclaves.releases.catalogue import Catalogue
 from sgx_enclaves.releases.download import Fetched
@@ -30,8 +33,9 @@ from sgx_enclaves.releases.manifest import (
     unsigned_name,
 )
 from sgx_enclaves.releases.outcome import BuildFacts, BuildKind, StageState, note
-from sgx_enclaves.releases.release import Enclave, Release, Toolchain
-from sgx_enclaves.releases.stage_log import Done, StageLog
+from sgx_enclaves.releases.process import Output, run_tool
+from sgx_enclaves.releases.release import Enclave, Release, Source, Toolchain
+from sgx_enclaves.releases.stage_log import Done, Say, StageLog
 from sgx_enclaves.releases.stages import StageStore
 from sgx_enclaves.releases.toolchain import (
     Part,
@@ -39,10 +43,11 @@ from sgx_enclaves.releases.toolchain import (
     ToolchainRecord,
     check_toolchain,
 )
+from sgx_enclaves.releases.toolchain_probe import record_toolchain
 from sgx_enclaves.verdict.compare import finding_of
 from sgx_enclaves.verdict.model import Finding, Severity
 
-Recorder = Callable[[Sequence[str]], ToolchainRecord]
+Recorder = Callable[[Toolchain, ToolchainKind], ToolchainRecord]
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,53 @@ class BuildOrder:
         release: whose enclaves.
         enclaves: their names.
         sources: tree to source id to archive.
-        host_toolchain: build with whatever is here.
+        toolchain: the designated one, or whatever is here.
     """
 
     catalogue: Catalogue
     release: Release
     enclaves: tuple[str, ...]
     sources: Mapping[str, Mapping[str, Fetched]]
-    host_toolchain: bool
+    toolchain: ToolchainKind
 
 
 Builder = Callable[[BuildOrder, Path], None]
+
+
+def record_for(pinned: Toolchain, kind: ToolchainKind) -> ToolchainRecord:
+    """Look at the toolchain on the path that the build will have."""
+    path = search_path(pinned, kind)
+
+    def run(command: Sequence[str], timeout: float) -> Output:
+        return run_tool(command, timeout, environment={"PATH": path})
+
+    return record_toolchain([tool.name for tool in pinned.tools], run=run, path=path)
+
+
+def builder(tell: Say) -> Builder:
+    """The real one; `tell` hears what it is at."""
+
+    def run(order: BuildOrder, into: Path) -> None:
+        here = {
+            source.artifact: order.sources[name][source.id]
+            for name in order.sources
+            for source in _sources_of(order.catalogue.release(name))
+        }
+        request = BuildRequest(
+            order.catalogue,
+            order.release,
+            into,
+            order.enclaves,
+            order.toolchain,
+            jobs=len(os.sched_getaffinity(0)),
+        )
+        build_release(request, here.__getitem__, tell)
+
+    return run
+
+
+def _sources_of(tree: Release) -> tuple[Source, ...]:
+    return tree.build.sources if tree.build is not None else ()
 
 
 @dataclass
@@ -126,6 +167,7 @@ class BuildStage:
         self._tools = tools
         self._log = log
         self._host = host_toolchain
+        self._kind = ToolchainKind.HOST if host_toolchain else ToolchainKind.DESIGNATED
         self._allow_unpinned = allow_unpinned
         self._result = BuiltFiles()
         self._trees: dict[str, Release] = {}
@@ -195,7 +237,7 @@ class BuildStage:
             matched = 0
             for name, tree in self._trees.items():
                 pinned = _toolchain_of(tree)
-                records[name] = self._tools.record([tool.name for tool in pinned.tools])
+                records[name] = self._tools.record(pinned, self._kind)
                 check = check_toolchain(pinned, records[name])
                 matched += sum(part.state is State.MATCH for part in check.parts)
                 wrong = tuple(part for part in check.parts if part.state is not State.MATCH)
@@ -230,7 +272,7 @@ class BuildStage:
         self, fetched: Mapping[str, Mapping[str, Fetched]], records: Mapping[str, ToolchainRecord]
     ) -> Done[None]:
         names = tuple(self._buildable)
-        order = BuildOrder(self._catalogue, self._release, names, fetched, self._host)
+        order = BuildOrder(self._catalogue, self._release, names, fetched, self._kind)
         inputs = self._inputs(fetched, records)
         store = self._tools.store
         kept = store.run("build", inputs, lambda into: self._tools.build(order, into))
@@ -270,7 +312,7 @@ class BuildStage:
                 "root": build.root if build else None,
                 "sources": [
                     [s.id, fetched[name][s.id].sha256, s.place, s.strip, s.unpack]
-                    for s in (build.sources if build else ())
+                    for s in _sources_of(tree)
                 ],
                 "patches": plain(build.patches if build else ()),
                 "steps": plain(build.steps if build else ()),

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Verify a whole release: fetch its sources, build them with the designated
+toolchain, fetch the vendor's signed enclaves, and compare each one.
+
+  identical     every required enclave is our build plus a signature
+  differs       a required enclave is something else
+  unverifiable  a stage failed, so nothing can be said
+
+Exit status 0, 1, 2 in this order. A run that was broken off goes on where it
+stopped: stages are kept, and digested again before they are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from sgx_enclaves.cli.arguments import add_json
+from sgx_enclaves.cli.compare import write_reports
+from sgx_enclaves.cli.release_arguments import (
+    add_fetching,
+    add_release,
+    chosen_cache_dir,
+    chosen_catalogue,
+    chosen_fetcher,
+)
+from sgx_enclaves.errors import InputError
+from sgx_enclaves.files import write_file
+from sgx_enclaves.releases.build_stage import BuildTools, builder, record_for
+from sgx_enclaves.releases.outcome import ReleaseVerdict
+from sgx_enclaves.releases.release import Release
+from sgx_enclaves.releases.stages import StageStore
+from sgx_enclaves.releases.verify import Request, verify_release
+from sgx_enclaves.report.release_html import release_html
+from sgx_enclaves.report.release_json import release_dict
+from sgx_enclaves.report.release_text import release_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    add_release(parser)
+    parser.add_argument(
+        "--report",
+        metavar="DIR",
+        type=Path,
+        help="also write DIR/release.txt, release.json, release.html and a folder an enclave",
+    )
+    parser.add_argument(
+        "--work", metavar="DIR", type=Path, help="where stages are kept; by default in the cache"
+    )
+    parser.add_argument(
+        "--toolchain",
+        choices=("designated", "host"),
+        default="designated",
+        help="host: build with what is here, for experiments; never the reproducible verdict",
+    )
+    parser.add_argument(
+        "--allow-unpinned",
+        action="store_true",
+        help="accept files and policies that the release does not pin; the report says so",
+    )
+    parser.add_argument("--jobs", metavar="N", type=int, help="comparisons at once")
+    group = parser.add_argument_group("ready-made stages")
+    group.add_argument(
+        "--built",
+        metavar="DIR",
+        type=Path,
+        help="our enclaves: libsgx_FILE.so, libsgx_FILE.config.xml, and manifest.json if there is",
+    )
+    group.add_argument(
+        "--signed", metavar="DIR", type=Path, help="the vendor's files: libsgx_FILE.signed.so"
+    )
+    group.add_argument(
+        "--repacked",
+        metavar="[ARCHIVE=]FILE",
+        action="append",
+        default=[],
+        help="a repacked vendor archive; ARCHIVE is its id in the release, if there are several",
+    )
+    add_fetching(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the verdict; its exit status."""
+    catalogue = chosen_catalogue(args)
+    release = catalogue.release(args.release)
+    request = Request(
+        catalogue,
+        release,
+        built=args.built,
+        signed=args.signed,
+        repacked=_repacked(args.repacked, release),
+        host_toolchain=args.toolchain == "host",
+        allow_unpinned=args.allow_unpinned,
+    )
+    if args.jobs is not None:
+        request = replace(request, jobs=args.jobs)
+    work = args.work if args.work is not None else chosen_cache_dir(args) / "work"
+    tools = BuildTools(chosen_fetcher(args), StageStore(work), record_for, builder(_say))
+    verdict = verify_release(request, tools, _say)
+    if args.report is not None:
+        write_release_reports(verdict, args.report)
+    if args.json:
+        print(json.dumps(release_dict(verdict), indent=2))
+    else:
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        print(release_text(verdict, colour=colour), end="")
+    return verdict.exit_status
+
+
+def _say(text: str) -> None:
+    print(f"sgx-enclaves: {text}", file=sys.stderr, flush=True)
+
+
+def _repacked(values: list[str], release: Release) -> dict[str, Path]:
+    """Archive id to file."""
+    ids = [archive.id for archive in release.vendor]
+    chosen: dict[str, Path] = {}
+    for value in values:
+        vendor, equals, file = value.partition("=")
+        if not equals or vendor not in ids:
+            if len(ids) != 1:
+                raise InputError(
+                    "the release has several vendor archives",
+                    expected=" or ".join(f"{name}=FILE" for name in ids),
+                    found=value,
+                )
+            vendor, file = ids[0], value
+        if vendor in chosen:
+            raise InputError(f"{vendor} is given twice", found=value)
+        chosen[vendor] = Path(file)
+    return chosen
+
+
+def write_release_reports(verdict: ReleaseVerdict, folder: Path) -> None:
+    """Write the verdict as text, JSON and HTML into `folder`, and each enclave's beside.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for enclave in verdict.enclaves:
+            if enclave.verdict is not None:
+                write_reports(enclave.verdict, folder / enclave.name)
+    except OSError as error:
+        raise InputError(f"cannot be made: {error.strerror}", file=str(folder)) from None
+    for name, text in (
+        ("release.txt", release_text(verdict)),
+        ("release.json", json.dumps(release_dict(verdict), indent=2) + "\n"),
+        ("release.html", release_html(verdict)),
+    ):
+        write_file(str(folder / name), text.encode())
