@@ -40,6 +40,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(r"[a-z0-9_]{1,32}")
 _LOG = re.compile(r"logs/[a-z0-9][A-Za-z0-9._+-]{0,199}\.log")
 _ABSOLUTE = re.compile(r"/[^\x00-\x1f]{0,4094}")
+_STEP = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 _FAR = 1 << 53
 _Kind = TypeVar("_Kind", bound=Enum)
 
@@ -213,7 +214,7 @@ def _part(table: Table) -> Part:
 
 def _step(table: Table) -> StepRecord:
     step = StepRecord(
-        id=table.text("id", NAME),
+        id=table.text("id", _STEP),
         enclave=table.maybe_text("enclave", NAME),
         outcome=_choice(table, "outcome", Outcome),
         milliseconds=_integer(table, "milliseconds", 0, _FAR),
