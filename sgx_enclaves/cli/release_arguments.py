@@ -24,6 +24,11 @@ _PACKAGE = "linux-sgx-enclaves-prebuilt"
 def add_release(parser: argparse.ArgumentParser) -> None:
     """The release, and where releases are described."""
     parser.add_argument("release", metavar="RELEASE", help="its name in the catalogue")
+    add_catalogue(parser)
+
+
+def add_catalogue(parser: argparse.ArgumentParser) -> None:
+    """Where releases are described."""
     parser.add_argument(
         "--catalogue",
         metavar="DIR",

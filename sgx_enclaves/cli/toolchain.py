@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Look at the toolchain of this machine or of a buildroot.
+
+  check RELEASE   which parts are the designated ones, part by part
+  record RELEASE  write down what is there: tools, what they bake in, RPM packages
+  lock            write the installed RPM packages in mock's buildroot lock format
+
+A part counts as right when its own version output agrees. What cannot be seen
+is said to be unseen, never taken for right. With --lock, check holds the
+installed RPM packages against a pinned buildroot instead.
+
+Exit status: 0 all parts match, 1 some do not, 2 it could not be looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from sgx_enclaves.cli.arguments import add_json
+from sgx_enclaves.cli.release_arguments import add_catalogue, chosen_catalogue
+from sgx_enclaves.errors import InputError
+from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.releases.buildroot_lock import BuildrootLock, dump_lock, parse_lock
+from sgx_enclaves.releases.installed import installed_packages
+from sgx_enclaves.releases.release import Toolchain
+from sgx_enclaves.releases.toolchain import (
+    State,
+    ToolchainCheck,
+    check_lock,
+    check_toolchain,
+)
+from sgx_enclaves.releases.toolchain_probe import record_toolchain
+
+_LOCK_LIMIT = 64 << 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("action", choices=("check", "record", "lock"))
+    parser.add_argument("release", metavar="RELEASE", nargs="?", help="a release of the catalogue")
+    parser.add_argument("--root", metavar="DIR", help="a buildroot; by default this machine")
+    parser.add_argument("--lock", metavar="FILE", help="check against this buildroot lock")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write here, not to standard output")
+    add_catalogue(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the action; 0 unless a check finds another toolchain."""
+    if args.action == "lock":
+        return _lock(args)
+    if args.action == "check" and args.lock is not None:
+        lock = parse_lock(read_file(args.lock, _LOCK_LIMIT), args.lock)
+        installed = (item.locked for item in installed_packages(args.root))
+        return _say(args, check_lock(lock, installed))
+    toolchain = _designated(args)
+    names = [tool.name for tool in toolchain.tools]
+    record = record_toolchain(names, args.root)
+    if args.action == "check":
+        return _say(args, check_toolchain(toolchain, record))
+    _write(args, json.dumps(record.as_dict(), indent=2))
+    return 0
+
+
+def _designated(args: argparse.Namespace) -> Toolchain:
+    if args.release is None:
+        raise InputError("no release is named", hint=f"toolchain {args.action} RELEASE")
+    release = chosen_catalogue(args).release(args.release)
+    if release.toolchain is None:
+        raise InputError(
+            f"the release {release.name} designates no toolchain",
+            file=release.file,
+            hint="its enclaves are built in another release's tree",
+        )
+    return release.toolchain
+
+
+def _lock(args: argparse.Namespace) -> int:
+    packages = sorted(item.locked for item in installed_packages(args.root))
+    _write(args, dump_lock(BuildrootLock(tuple(packages))).rstrip("\n"))
+    return 0
+
+
+def _write(args: argparse.Namespace, text: str) -> None:
+    if args.output is None:
+        print(text)
+    else:
+        write_file(args.output, f"{text}\n".encode())
+
+
+def _say(args: argparse.Namespace, check: ToolchainCheck) -> int:
+    if args.json:
+        parts = [
+            {"name": p.name, "state": p.state.value, "expected": p.expected, "found": p.found}
+            for p in check.parts
+        ]
+        facts = {"toolchain": check.toolchain, "matches": check.matches, "parts": parts}
+        _write(args, json.dumps(facts, indent=2))
+    else:
+        _write(args, _text(check))
+    return 0 if check.matches else 1
+
+
+def _text(check: ToolchainCheck) -> str:
+    word = "matches" if check.matches else "does NOT match"
+    lines = [f"the toolchain {word} {check.toolchain}"]
+    for part in check.parts:
+        line = f"  {part.state.value:<8} {part.name:<16} {part.expected}"
+        if part.state is not State.MATCH:
+            line += f", found {part.found or 'nothing'}"
+        lines.append(line)
+    return "\n".join(lines)
