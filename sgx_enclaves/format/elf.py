@@ -300,7 +300,7 @@ class EnclaveImage:
             if table is not None and strings is not None:
                 try:
                     return tuple(self._symbols(table, strings))
-                except FormatError:
+                except (FormatError, LimitError):
                     continue
         return ()
 

@@ -126,7 +126,8 @@ def checked_layout(
                 expected=f"at most 0x{size:x} bytes",
                 found=f"{item.load_times} steps of 0x{item.load_step:x} bytes",
             )
-        for repetition in range(1, item.load_times + 1):
+        # Without members nothing bounds how often nothing is repeated.
+        for repetition in range(1, item.load_times + 1 if members else 1):
             unrolled += [(m, m.rva + repetition * item.load_step) for m in members]
     _check_ranges(image, size, unrolled)
     _check_cost(image, unrolled, limits)
@@ -234,6 +235,8 @@ def _segment_pages(image: EnclaveImage, version: Version, data: memoryview) -> I
 def _one_segment(
     segment: Segment, data: memoryview, relocated: frozenset[int]
 ) -> Iterator[PageRun]:
+    if segment.p_memsz == 0:
+        return
     start, flags = segment.p_vaddr, segment.secinfo
     file_end = start + segment.p_filesz
     content = data[segment.p_offset : segment.p_offset + segment.p_filesz]

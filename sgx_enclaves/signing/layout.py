@@ -213,7 +213,7 @@ def thread_entries(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[L
                 page_count=pages_of(sizes.stack_max - sizes.stack_min),
             )
         )
-    tls_pages = page_ceil(image.tls_size) // PAGE_SIZE
+    td_pages = pages_of(page_ceil(image.tls_size) + PAGE_SIZE)
     return [
         *entries,
         stack,
@@ -221,7 +221,7 @@ def thread_entries(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[L
         LayoutEntry(TCS, added, 1, 0, TCS_TEMPLATE_SIZE, tcs_offset, SECINFO_TCS),
         LayoutEntry(SSA, added, sizes.ssa_frame_size * SSA_FRAMES, si_flags=SECINFO_RW),
         guard,
-        LayoutEntry(TD, added, 1 + tls_pages & _U32, si_flags=SECINFO_RW),
+        LayoutEntry(TD, added, td_pages, si_flags=SECINFO_RW),
     ]
 
 

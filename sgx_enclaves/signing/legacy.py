@@ -102,7 +102,7 @@ def _plan(
     added = ATTR_EADD | ATTR_EEXTEND
     guard = LayoutEntry(GUARD, 0, 1)
     stack_pages = pages_of(values["StackMaxSize"])
-    td_pages = 1 + page_ceil(image.tls_size) // PAGE_SIZE
+    td_pages = pages_of(page_ceil(image.tls_size) + PAGE_SIZE)
     thread: list[Layout] = [
         guard,
         LayoutEntry(STACK, added, stack_pages, 0, STACK_FILL, si_flags=SECINFO_RW),
