@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Build a release's unsigned enclaves from source with its designated toolchain.
+
+The folder gets libsgx_FILE.so and libsgx_FILE.config.xml of each enclave, logs/, and
+manifest.json, which says how they were made. Steps run in the path that the release
+asks for, without a network, each with a log and a deadline.
+
+Exit status: 0 everything was built; 1 with --twice, the second build differs;
+2 an enclave could not be built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from sgx_enclaves.cli.arguments import add_json
+from sgx_enclaves.cli.release_arguments import (
+    add_fetching,
+    add_release,
+    chosen_catalogue,
+    chosen_fetcher,
+)
+from sgx_enclaves.releases.build import BuildRequest, build_release
+from sgx_enclaves.releases.manifest import Manifest, ToolchainKind
+
+EXIT_DIFFERS, EXIT_FAILED = 1, 2
+_SHOWN = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    add_release(parser)
+    parser.add_argument(
+        "enclaves",
+        metavar="ENCLAVE",
+        nargs="*",
+        help="which of its enclaves; by default those that it requires",
+    )
+    parser.add_argument(
+        "--into", metavar="DIR", type=Path, required=True, help="a new or an empty folder"
+    )
+    parser.add_argument(
+        "--toolchain",
+        choices=[kind.value for kind in ToolchainKind],
+        default=ToolchainKind.DESIGNATED.value,
+        help="host: build with what is here, for experiments; the manifest says so",
+    )
+    parser.add_argument(
+        "--twice",
+        action="store_true",
+        help="build again in another path, at another time, with another umask, locale and "
+        "host name, and say where the results differ",
+    )
+    parser.add_argument(
+        "--source-dir",
+        metavar="DIR",
+        type=Path,
+        help="build from this tree, laid out already, instead of the pinned sources",
+    )
+    parser.add_argument(
+        "--allow-unpinned",
+        action="store_true",
+        help="accept sources that the release does not pin; the manifest says so",
+    )
+    parser.add_argument(
+        "--jobs", metavar="N", type=_positive, default=1, help="enclaves to make at once"
+    )
+    parser.add_argument(
+        "--make-timeout",
+        metavar="SECONDS",
+        type=_positive,
+        default=BuildRequest.make_timeout,
+        help="for the make of each enclave; steps have theirs in the release",
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the trees, in DIR/.work")
+    add_fetching(parser)
+    add_json(parser)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build, and say what came of it."""
+    catalogue = chosen_catalogue(args)
+    request = BuildRequest(
+        catalogue=catalogue,
+        release=catalogue.release(args.release),
+        into=args.into,
+        enclaves=tuple(args.enclaves),
+        toolchain=ToolchainKind(args.toolchain),
+        source_dir=args.source_dir,
+        twice=args.twice,
+        jobs=args.jobs,
+        make_timeout=args.make_timeout,
+        keep=args.keep,
+    )
+
+    fetcher = chosen_fetcher(args)
+    manifest = build_release(
+        request,
+        lambda artifact: fetcher.fetch(artifact, allow_unpinned=args.allow_unpinned),
+        _say,
+    )
+    if args.json:
+        print(json.dumps(manifest.as_dict(), indent=2))
+    else:
+        print("\n".join(summary(manifest, args.into)))
+    if not manifest.complete:
+        return EXIT_FAILED
+    return EXIT_DIFFERS if manifest.reproducible is False else 0
+
+
+def _say(text: str) -> None:
+    print(f"sgx-enclaves: {text}", file=sys.stderr, flush=True)
+
+
+def summary(manifest: Manifest, into: Path) -> list[str]:
+    """What came of a build, a line each."""
+    lines = []
+    for enclave in manifest.enclaves:
+        if enclave.unsigned is None:
+            lines.append(f"{enclave.name}: NOT BUILT: {enclave.problem}")
+        else:
+            file = enclave.unsigned
+            lines.append(f"{enclave.name}: {into / file.file}, {file.size} bytes, {file.sha256}")
+    toolchain = "the designated toolchain" if manifest.designated else "ANOTHER TOOLCHAIN"
+    sources = "pinned sources" if manifest.pinned else "UNPINNED SOURCES"
+    lines.append(f"built with {toolchain} from {sources}, see {into / 'manifest.json'}")
+    for tree in manifest.trees:
+        if not tree.fixed_path:
+            lines.append(f"{tree.release}: built in {tree.root}, NOT IN THE PATH IT ASKS FOR")
+        if tree.network:
+            lines.append(f"{tree.release}: the steps were NOT SHUT OFF from machine and network")
+    return lines + _second_lines(manifest)
+
+
+def _second_lines(manifest: Manifest) -> list[str]:
+    second = manifest.second
+    if second is None:
+        return []
+    lines = [f"second build: not varied: {item}" for item in second.not_varied]
+    varied = ", ".join(second.varied)
+    if manifest.reproducible:
+        return [*lines, f"reproducible: the same again with other {varied}"]
+    lines.append(f"NOT REPRODUCIBLE with other {varied}")
+    for item in second.differences[:_SHOWN]:
+        if item.offset is None:
+            lines.append(f"  {item.file}: the second build failed")
+        else:
+            where = item.section or "no section"
+            lines.append(f"  {item.file} at 0x{item.offset:x}, {item.size} bytes, {where}")
+    if len(second.differences) > _SHOWN:
+        lines.append(f"  and {len(second.differences) - _SHOWN} more places, see the manifest")
+    return lines
