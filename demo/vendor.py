@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
 )
 
 from sgx_enclaves.format.config import Config
@@ -19,7 +20,7 @@ from sgx_enclaves.format.elf import EnclaveImage
 from sgx_enclaves.format.metadata import Block
 from sgx_enclaves.measurement.mrenclave import mrenclave
 from sgx_enclaves.signing.regenerate import Regenerated, regenerate
-from sgx_enclaves.signing.sign import load_key, sign
+from sgx_enclaves.signing.sign import load_key, mrsigner_of_pem, sign
 from sgx_enclaves.verdict.detect import detect_generation
 
 DATE = datetime.date(2026, 1, 1)
@@ -34,6 +35,12 @@ def make_key(path: Path) -> RSAPrivateKey:
         )
         path.chmod(0o600)
     return load_key(path.read_bytes(), str(path))
+
+
+def mrsigner(key: RSAPrivateKey) -> str:
+    """The key's MRSIGNER, hexadecimal."""
+    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return mrsigner_of_pem(pem).hex()
 
 
 def regenerated(built: Path, config: Path) -> tuple[EnclaveImage, Regenerated]:

@@ -190,6 +190,9 @@ class BuildStage:
             self._log.attempt("build", lambda: self._build(fetched, records))
         for stage in ("sources", "toolchain", "build"):
             self._refuse_rest(stage)
+        if not self._result.files:
+            facts = self._result.facts
+            self._result.facts = [replace(f, kind=BuildKind.NONE) for f in facts]
         return self._result
 
     def _find_trees(self) -> None:
@@ -222,7 +225,7 @@ class BuildStage:
             files = [file for tree in fetched.values() for file in tree.values()]
             loose = sum(not file.pinned for file in files)
             here = sum(file.url is None for file in files)
-            detail = f"{len(files)} archives, {here} were here already, "
+            detail = f"{len(files)} archive{'s' if len(files) != 1 else ''}, {here} in the cache, "
             detail += f"{loose} NOT PINNED" if loose else "each as pinned"
             return Done(fetched, detail)
 
@@ -284,7 +287,7 @@ class BuildStage:
         notes = [note("kept-result-dropped", kept.notice)] if kept.notice else []
         self._take(built)
         self._result.facts = [_as_built(facts, built.manifest) for facts in self._result.facts]
-        detail = f"{len(built.enclaves)} of {len(names)} enclaves, see {kept.folder}"
+        detail = f"{len(built.enclaves)} of {len(names)} enclaves, and their manifest"
         state = StageState.KEPT if kept.reused else StageState.DONE
         return Done(None, detail, state, tuple(notes))
 

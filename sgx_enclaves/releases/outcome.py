@@ -229,7 +229,10 @@ def _claim(
     required = [enclave for enclave in enclaves if enclave.required]
     if outcome is Outcome.DIFFERS:
         names = [e.name for e in required if e.bytes_outcome is Outcome.DIFFERS]
-        return f"not our build plus a signature: {', '.join(names)}"
+        claim = f"not our build plus a signature: {', '.join(names)}"
+        if any(build.kind is not BuildKind.DESIGNATED for build in builds):
+            claim += "; our build is not one by the designated toolchain, which may be all there is"
+        return claim
     if outcome is Outcome.UNVERIFIABLE:
         return _open(required, blocked, open_pins)
     what = f"{len(required)} required enclave{'s' if len(required) != 1 else ''}"

@@ -34,6 +34,7 @@ from sgx_enclaves.releases.cache import digest_file
 _FORM = 1
 _MAX_RECORD = 16 << 20
 _LOCK_POLL = 0.1
+_NAME_DIGITS = 24
 
 
 def input_key(inputs: Mapping[str, Any]) -> str:
@@ -117,7 +118,7 @@ class StageStore:
             (self.root / name).mkdir(parents=True, exist_ok=True)
             (self.root / "locks").mkdir(exist_ok=True)
         with self._lock(f"{name}-{key}"):
-            final = self.root / name / key
+            final = self._place(name, key)
             notice = ""
             if final.exists():
                 kept, problem = _check(final, key)
@@ -127,9 +128,9 @@ class StageStore:
             with _disk_errors(final):
                 _remove(final)
                 # left by a run that was killed; nobody else has the lock
-                for left in final.parent.glob(f".{key}.*"):
+                for left in final.parent.glob(f".{final.name}.*"):
                     _remove(left)
-                work = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=final.parent))
+                work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
             try:
                 (work / "files").mkdir()
                 make(work / "files")
@@ -154,7 +155,11 @@ class StageStore:
         """
         key = input_key(inputs)
         with self._lock(f"{name}-{key}"), _disk_errors(self.root):
-            _remove(self.root / name / key)
+            _remove(self._place(name, key))
+
+    def _place(self, name: str, key: str) -> Path:
+        """Part of the key is name enough; the record holds, and is held to, the whole."""
+        return self.root / name / key[:_NAME_DIGITS]
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -182,8 +183,9 @@ def _run(
     if workers == 1:
         verdicts.update({name: _compare_one(job) for name, job in work.items()})
     else:
-        # not plain fork: threads may be about
-        context = multiprocessing.get_context("forkserver")
+        # a fork is quick, but must not meet another thread
+        method = "fork" if threading.active_count() == 1 else "forkserver"
+        context = multiprocessing.get_context(method)
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             futures = {name: pool.submit(_compare_one, job) for name, job in work.items()}
             for name, future in futures.items():

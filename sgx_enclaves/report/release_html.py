@@ -8,19 +8,19 @@ from collections.abc import Iterable, Sequence
 from sgx_enclaves.releases.outcome import EnclaveResult, ReleaseVerdict
 from sgx_enclaves.report.page import code, document, table, text
 from sgx_enclaves.report.release_text import build_words, headline, reproducible_words
-from sgx_enclaves.verdict.model import Finding, Severity
+from sgx_enclaves.verdict.model import Finding, Outcome, Severity
 
 
 def release_html(verdict: ReleaseVerdict) -> str:
     """The whole report as one HTML document."""
     title = headline(verdict)
     kind = "identical" if verdict.reproducible else "unverifiable"
+    words = reproducible_words(verdict) if verdict.outcome is Outcome.IDENTICAL else ""
     return document(
         title,
         [
             f'<h1 class="{verdict.outcome.value}">{text(title)}</h1>',
-            f'<p>{text(verdict.title)}: <span class="{kind}">'
-            f"{text(reproducible_words(verdict))}</span></p>",
+            f'<p>{text(verdict.title)} <span class="{kind}">{text(words)}</span></p>',
             _unpinned(verdict),
             "<h2>Enclaves</h2>",
             table(

@@ -22,6 +22,7 @@ from sgx_enclaves.releases.outcome import (
 from sgx_enclaves.verdict.model import Finding, Outcome, Severity
 
 _LABEL = 10
+_HANG = 19
 _REASONS = 3
 _UNPINNED = 6
 _MISMATCHES = 3
@@ -52,7 +53,7 @@ def release_text(verdict: ReleaseVerdict, *, colour: bool = False, width: int = 
     """
     lines = _wrapped("", headline(verdict), width)
     for row in _rows(verdict):
-        lines += _wrapped(f"{row.label:<{_LABEL}}{row.mark}", row.text, width)
+        lines += _wrapped(f"{row.label:<{_LABEL}}{row.mark}", row.text, width, row.hang)
     lines = ["".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in x) for x in lines]
     if colour:
         first, _, rest = lines[0].partition(":")
@@ -67,16 +68,18 @@ def headline(verdict: ReleaseVerdict) -> str:
 
 
 class _Row(NamedTuple):
-    """A label in the first column, or none; a mark before the text."""
+    """A label in the first column, or none; a mark before the text; how far later lines hang."""
 
     label: str
     text: str
     mark: str = ""
+    hang: int = 0
 
 
 def _rows(verdict: ReleaseVerdict) -> Iterator[_Row]:
     yield _Row("release", verdict.title)
-    yield _Row("verdict", reproducible_words(verdict))
+    if verdict.outcome is Outcome.IDENTICAL:
+        yield _Row("verdict", reproducible_words(verdict))
     for build in verdict.builds:
         yield from _build(build)
     if verdict.unpinned:
@@ -87,12 +90,13 @@ def _rows(verdict: ReleaseVerdict) -> Iterator[_Row]:
         yield _Row("UNPINNED", f"{said}: {names}")
     told: set[Finding] = set()
     for index, stage in enumerate(verdict.stages):
-        yield _Row("stages" if index == 0 else "", _stage(stage))
+        yield _Row("stages" if index == 0 else "", _stage(stage), hang=_HANG)
         if stage.state is StageState.REFUSED:
             yield from _reasons(stage.findings)
+            yield from (_Row("", f"-> {hint}", "    ") for hint in _hints(stage.findings))
             told |= set(stage.findings)
     for index, enclave in enumerate(verdict.enclaves):
-        yield _Row("enclaves" if index == 0 else "", _enclave(enclave))
+        yield _Row("enclaves" if index == 0 else "", _enclave(enclave), hang=_HANG)
         findings = enclave.verdict.findings if enclave.verdict is not None else enclave.findings
         yield from _reasons(f for f in findings if f not in told)
     for enclave in verdict.enclaves:
@@ -104,11 +108,9 @@ def _rows(verdict: ReleaseVerdict) -> Iterator[_Row]:
 
 
 def reproducible_words(verdict: ReleaseVerdict) -> str:
-    """Whether this is the reproducible verdict, in words."""
+    """Whether an identical release is the reproducible verdict, in words."""
     if verdict.reproducible:
         return "reproducible: our own build, pinned sources, designated toolchain"
-    if verdict.outcome is not Outcome.IDENTICAL:
-        return "not the reproducible verdict"
     return "the bytes are identical, but this is NOT the reproducible verdict"
 
 
@@ -162,6 +164,13 @@ def _reasons(findings: Iterable[Finding]) -> Iterator[_Row]:
         yield _Row("", f"and {len(against) - _REASONS} more, see the JSON report", "  - ")
 
 
+def _hints(findings: Iterable[Finding]) -> list[str]:
+    """The next steps, each once."""
+    return list(
+        dict.fromkeys(f.hint for f in findings if f.hint and f.severity is not Severity.NOTE)
+    )
+
+
 def reason_words(finding: Finding) -> str:
     """A finding in one line."""
     details = [
@@ -172,12 +181,12 @@ def reason_words(finding: Finding) -> str:
     return finding.message + (f": {', '.join(details)}" if details else "")
 
 
-def _wrapped(start: str, text: str, width: int) -> list[str]:
+def _wrapped(start: str, text: str, width: int, hang: int = 0) -> list[str]:
     return textwrap.wrap(
         text,
         max(width, 40),
         initial_indent=start,
-        subsequent_indent=" " * max(len(start), _LABEL),
+        subsequent_indent=" " * (max(len(start), _LABEL) + hang),
         break_long_words=False,
         break_on_hyphens=False,
     ) or [start.rstrip()]

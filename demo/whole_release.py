@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A whole release: fetched from the vendor's server, built, compared; then one thing
+after the other is tampered with, and each is refused by the stage that must see it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from demo import vendor
+from demo.command import sgx_enclaves, title
+from demo.release import (
+    CHECKSUMS_FILE,
+    ENCLAVE_LIST,
+    ENCLAVES,
+    SIGNED_FILE,
+    SOURCE_FILE,
+    Description,
+    Tool,
+    checksums,
+    release_toml,
+    sha256,
+    signed_archive,
+    source_archive,
+)
+from demo.server import DownloadServer, download_server
+from sgx_enclaves.releases.toolchain_probe import record_toolchain
+
+# What the test enclaves' makefile calls.
+TOOLS = ("gcc", "binutils", "gnumake")
+# The one that Intel's releases designate; nobody's machine has it by accident.
+OTHER_GCC = "9.5.0"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of `verify-release` and what must come of it.
+
+    Attributes:
+        story: what was done to the release.
+        description: the release.
+        status: exit status.
+        refused_by: the stage that refuses it; empty for none.
+        checks: the claims that the comparison refuses, of any enclave.
+        reproducible: whether it must be the reproducible verdict.
+        arguments: more of them.
+        own_cache: start with nothing fetched.
+    """
+
+    story: str
+    description: Description
+    status: int
+    refused_by: str = ""
+    checks: tuple[str, ...] = ()
+    reproducible: bool = False
+    arguments: tuple[str, ...] = ()
+    own_cache: bool = False
+
+
+def run(folder: Path, built: Path, key: RSAPrivateKey, mallory: RSAPrivateKey) -> int:
+    """Show it.
+
+    Args:
+        folder: receives files and reports; what is in there is removed first.
+        built: the vendor's own build of the unsigned enclaves.
+        key: the vendor's.
+        mallory: somebody else's.
+
+    Returns:
+        How many results were not as they must be.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "tls").mkdir(parents=True)
+    wrong = 0
+    with download_server(folder / "tls") as server:
+        cases = make_cases(server, built, key, mallory)
+        for name, case in cases.items():
+            catalogue = folder / name / "catalogue"
+            catalogue.mkdir(parents=True)
+            (catalogue / "demo.toml").write_text(release_toml(case.description), "utf-8")
+            wrong += _show(folder, name, case, server)
+    return wrong
+
+
+def make_cases(
+    server: DownloadServer, built: Path, key: RSAPrivateKey, mallory: RSAPrivateKey
+) -> dict[str, Case]:
+    """Fill the server, and say what must come of each release."""
+    signed = {
+        e.signed: vendor.sign_enclave(built / e.unsigned, e.config, key) for e in ENCLAVE_LIST
+    }
+    pce = ENCLAVE_LIST[0]
+    unsigned = built / pce.unsigned
+    honest = _honest(server, signed, key)
+    bad_source = source_archive({"src/tdqe.c": (ENCLAVES / "src" / "tdqe.c").read_bytes() + b"\n"})
+    bad_code = {**signed, pce.signed: vendor.with_other_code(signed[pce.signed], unsigned)}
+    bad_patch = {**signed, pce.signed: vendor.with_hostile_patch(unsigned, pce.config, key)}
+    foreign = {**signed, pce.signed: vendor.sign_enclave(unsigned, pce.config, mallory)}
+    bad_archive = signed_archive(bad_code)
+    other_tools = tuple(
+        Tool("gcc", OTHER_GCC) if tool.name == "gcc" else tool for tool in honest.tools
+    )
+    toolchain = replace(honest, tools=other_tools)
+    return {
+        "demo": Case("as it should be", honest, 0, reproducible=True),
+        "again": Case("once more: stages are kept", honest, 0, reproducible=True),
+        "source": Case(
+            "the server has other sources than the pinned ones",
+            replace(honest, source_url=server.put(f"/tampered/{SOURCE_FILE}", bad_source)),
+            2,
+            "sources",
+            own_cache=True,
+        ),
+        "archive": Case(
+            "the server has another archive of signed enclaves than the pinned one",
+            replace(honest, signed_url=server.put(f"/tampered/{SIGNED_FILE}", bad_archive)),
+            2,
+            "signed",
+            own_cache=True,
+        ),
+        "toolchain": Case(
+            f"the release designates gcc {OTHER_GCC}, which is not here", toolchain, 2, "toolchain"
+        ),
+        "host": Case(
+            "the same, built with what is here: identical bytes, but not the reproducible verdict",
+            toolchain,
+            0,
+            arguments=("--toolchain=host",),
+        ),
+        "payload": Case(
+            "the vendor changed one byte of code after signing, and pins that archive",
+            _delivered(server, honest, "payload", bad_code),
+            1,
+            "compare",
+            ("payload",),
+        ),
+        "metadata": Case(
+            "validly signed by the vendor, but the metadata overwrite code at load time",
+            _delivered(server, honest, "metadata", bad_patch),
+            1,
+            "compare",
+            ("metadata", "measurement"),
+        ),
+        "signer": Case(
+            "the same enclave, validly signed by somebody else",
+            _delivered(server, honest, "signer", foreign),
+            1,
+            "compare",
+            ("policy",),
+        ),
+    }
+
+
+def _honest(server: DownloadServer, signed: Mapping[str, bytes], key: RSAPrivateKey) -> Description:
+    """The release `demo`, with this machine's toolchain as the designated one."""
+    record = record_toolchain(TOOLS)
+    sources, archive = source_archive(), signed_archive(signed)
+    return Description(
+        title="Our own test enclaves, by a vendor of our own",
+        source_url=server.put(f"/sources/{SOURCE_FILE}", sources),
+        source_sha256=sha256(sources),
+        signed_url=server.put(f"/demo/{SIGNED_FILE}", archive),
+        signed_sha256=sha256(archive),
+        checksums_url=server.put(f"/demo/{CHECKSUMS_FILE}", checksums(SIGNED_FILE, archive)),
+        signer=vendor.mrsigner(key),
+        tools=tuple(Tool(tool.name, tool.version or "not here") for tool in record.tools),
+        interpreter=record.interpreter or "/not-here",
+        least_isvsvn={},
+    )
+
+
+def _delivered(
+    server: DownloadServer, honest: Description, place: str, signed: Mapping[str, bytes]
+) -> Description:
+    """A release whose vendor delivers these files, with digests that are right for them."""
+    archive = signed_archive(signed)
+    return replace(
+        honest,
+        signed_url=server.put(f"/{place}/{SIGNED_FILE}", archive),
+        signed_sha256=sha256(archive),
+        checksums_url=server.put(f"/{place}/{CHECKSUMS_FILE}", checksums(SIGNED_FILE, archive)),
+    )
+
+
+def _show(folder: Path, name: str, case: Case, server: DownloadServer) -> int:
+    """Run a case; returns 1 if it did not come out as it must."""
+    title(f"release {name}: {case.story}")
+    report = folder / name / "report"
+    cache = folder / (name if case.own_cache else "") / "cache"
+    status = sgx_enclaves(
+        "verify-release",
+        "demo",
+        *("--catalogue", str(folder / name / "catalogue")),
+        *("--ca-file", str(server.ca_file)),
+        *("--cache", str(cache)),
+        *("--work", str(folder / "work")),
+        *("--report", str(report)),
+        *case.arguments,
+        quiet=True,
+    )
+    if name == "demo":
+        print((report / "release.txt").read_text("utf-8"), end="")
+    result = json.loads((report / "release.json").read_text("utf-8"))
+    if name != "demo":
+        _print_short(result)
+    problems = problems_of(case, status, result)
+    for problem in problems:
+        print(f"NOT AS EXPECTED: {problem}")
+    return 1 if problems else 0
+
+
+def _print_short(result: Mapping[str, Any]) -> None:
+    """The verdict, and who refused what; the whole of it is in the report."""
+    print(f"{result['outcome'].upper()}: {result['claim']}")
+    for stage in result["stages"]:
+        if stage["state"] in ("kept", "refused"):
+            print(f"  {stage['name']} {stage['state']} {stage['detail']}".rstrip())
+            _print_findings(stage["findings"])
+    for enclave in result["enclaves"]:
+        if enclave["refused_checks"]:
+            print(f"  compare refuses {enclave['name']}: {', '.join(enclave['refused_checks'])}")
+            _print_findings(enclave["findings"])
+
+
+def _print_findings(findings: list[Mapping[str, Any]]) -> None:
+    for finding in findings:
+        if finding["severity"] != "note":
+            print(f"    {finding['message']}")
+            for word in ("expected", "found"):
+                if finding[word]:
+                    print(f"      {word:<8} {finding[word]}")
+
+
+def problems_of(case: Case, status: int, result: Mapping[str, Any]) -> list[str]:
+    """In what a result is not what the case says; empty if it is."""
+    refused = [s["name"] for s in result["stages"] if s["state"] == "refused"]
+    checks = {check for e in result["enclaves"] for check in e["refused_checks"]}
+    if checks:
+        refused.append("compare")
+    wanted = [case.refused_by] if case.refused_by else []
+    facts = (
+        ("exit status", case.status, status),
+        ("refused by", wanted, refused),
+        ("refused checks", set(case.checks), checks),
+        ("reproducible", case.reproducible, result["reproducible"]),
+    )
+    return [f"{what}: expected {want}, found {have}" for what, want, have in facts if want != have]
