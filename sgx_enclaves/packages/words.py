@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Optional
 
 from sgx_enclaves.packages.check import EnclaveResult, PackageResult
 from sgx_enclaves.report.as_json import verdict_dict
 from sgx_enclaves.report.findings import finding_dict, finding_lines
-from sgx_enclaves.report.text import verdict_text
+from sgx_enclaves.report.text import sentence, verdict_text
 from sgx_enclaves.verdict.model import Outcome
 
 # Changes whenever a reader of the old form could misread the new one.
@@ -49,7 +50,7 @@ def _word(outcome: Optional[Outcome]) -> Optional[str]:
 
 
 def result_text(result: PackageResult, *, colour: bool = False) -> str:
-    """A package's result for people.
+    """A package's result for people: much about what is wrong, little about what is right.
 
     Args:
         result: what to report.
@@ -66,7 +67,10 @@ def result_text(result: PackageResult, *, colour: bool = False) -> str:
 
 def _summary(result: PackageResult) -> str:
     if result.outcome is not None:
-        return result.outcome.value.upper()
+        counts = Counter(e.outcome.value for e in result.enclaves if e.outcome is not None)
+        enclaves = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
+        # The whole may be worse than each part: say what the parts are.
+        return result.outcome.value.upper() + (f" (enclaves: {enclaves})" if enclaves else "")
     if result.enclaves:
         return f"{len(result.enclaves)} unsigned enclave(s), nothing to verify"
     return "no enclave"
@@ -86,8 +90,12 @@ def _enclave_lines(enclave: EnclaveResult, colour: bool) -> list[str]:
         lines.append(_printable(f"  reference {enclave.reference}"))
     for finding in enclave.findings:
         lines += _indented(finding_lines(finding))
-    if enclave.verdict is not None:
-        text = verdict_text(enclave.verdict, colour=colour, width=78)
+    verdict = enclave.verdict
+    if verdict is not None and verdict.outcome is Outcome.IDENTICAL:
+        lines.append(_printable(f"  IDENTICAL {sentence(verdict)}"))
+        lines.append(f"  MRENCLAVE {verdict.mrenclave}")
+    elif verdict is not None:
+        text = verdict_text(verdict, colour=colour, width=78)
         lines += [f"  {line}" for line in text.rstrip("\n").split("\n")]
     return lines
 

@@ -110,7 +110,7 @@ def test_a_good_package_and_a_folder(shop: Shop) -> None:
     assert enclave.reference.endswith("reference/libsgx_pce.so")
     text = result_text(result)
     assert "signed-1.0-1.x86_64): IDENTICAL" in text
-    assert "mrenclave" in text.lower()
+    assert f"MRENCLAVE {enclave.verdict.mrenclave}" in text
 
 
 def test_a_good_package_and_a_package(shop: Shop) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import time
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -265,3 +266,25 @@ def test_what_the_header_alone_tells(
 ) -> None:
     package = read_package(io.BytesIO(write_rpm(files, provides=provides)), "x.rpm")
     assert may_carry_enclaves(package) is expected
+
+
+def test_one_enclave_is_held_at_a_time() -> None:
+    size = 8 << 20
+    files = []
+    for index in range(5):
+        data = small_enclave(trailing=bytes([index]) * size)
+        files.append(RpmFile(f"/opt/{index}", data))
+    stream = io.BytesIO(write_rpm(files, compressor=None))
+    del files, data
+    package = read_package(stream, "x.rpm")
+    tracemalloc.start()
+    count = 0
+    for item in read_enclaves(package, stream):
+        assert isinstance(item, PackedEnclave)
+        assert len(item.data) > size
+        count += 1
+        del item
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 5
+    assert peak < 1.6 * size
