@@ -37,6 +37,7 @@ VERBS = {
     "verify-release": Verb("verify_release", "fetch, build and compare a whole release"),
     "sign": Verb("sign", "sign an enclave with a PEM key, as the SDK's tool does"),
     "check-rpm": Verb("check_rpm", "check every signed enclave in RPM packages"),
+    "scan": Verb("scan", "find the enclaves in a folder of RPM packages, and check them"),
     "toolchain": Verb("toolchain", "is this the toolchain that a release designates?"),
     "fetch": Verb("fetch", "bring a release's sources and the vendor's signed enclaves"),
     "build": Verb("build", "build a release's unsigned enclaves from source"),
