@@ -123,6 +123,10 @@ class Header:
     def __contains__(self, tag: int) -> bool:
         return tag in self._entries
 
+    def mentions(self, text: bytes) -> bool:
+        """Whether the bytes stand anywhere in the header: much cheaper than decoding tags."""
+        return text in self._store
+
     def digest(self, algorithm: str) -> str:
         """Digest of the header as RPM computes it, hexadecimal."""
         digest = hashlib.new(algorithm, usedforsecurity=False)

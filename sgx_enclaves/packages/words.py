@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Optional
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 
 from sgx_enclaves.packages.check import EnclaveResult, PackageResult
 from sgx_enclaves.report.as_json import verdict_dict
@@ -102,6 +103,41 @@ def _enclave_lines(enclave: EnclaveResult, colour: bool) -> list[str]:
 
 def _indented(lines: list[str]) -> list[str]:
     return [_printable(f"  {line}") for line in lines]
+
+
+def report_lines(report: Mapping[str, Any]) -> list[str]:
+    """A report as `result_dict` gives it, in a line for the package and one for each enclave."""
+    word = (report["outcome"] or "unsigned").upper()
+    lines = [f"{report['file']}: {word}"]
+    lines += [f"  {finding['message']}" for finding in report["findings"]]
+    for enclave in report["enclaves"]:
+        verdict = enclave["verdict"]
+        findings = enclave["findings"] + (verdict["findings"] if verdict else [])
+        said = enclave["outcome"] or "unsigned"
+        if findings:
+            said += f": {findings[0]['message']}"
+        elif verdict:
+            said += f", MRENCLAVE {verdict['mrenclave']}"
+        lines.append(f"  {enclave['path']}: {said}")
+    return [_printable(line) for line in lines]
+
+
+def scan_summary(scanned: int, reports: Sequence[Mapping[str, Any]]) -> str:
+    """One line about a whole scan.
+
+    Args:
+        scanned: how many packages were looked at.
+        reports: those that were worth a report.
+    """
+    enclaves = [enclave for report in reports for enclave in report["enclaves"]]
+    carrying = sum(bool(report["enclaves"]) for report in reports)
+    broken = sum(bool(report["findings"]) for report in reports)
+    counts = Counter(enclave["outcome"] or "unsigned" for enclave in enclaves)
+    words = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
+    return (
+        f"{scanned} packages, {carrying} with enclaves, {broken} with something wrong; "
+        f"enclaves: {words or 'none'}"
+    )
 
 
 def _printable(line: str) -> str:
