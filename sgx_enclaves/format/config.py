@@ -146,6 +146,11 @@ class _Reader:
         self._root_seen = False
 
     def read(self, data: bytes) -> dict[str, int]:
+        # An XML parser would follow UTF-16, whose every second byte is NUL; the tool does not.
+        if b"\0" in data:
+            raise ConfigError(
+                "not UTF-8 text", file=self._name, found="a NUL byte", hint="save it as UTF-8"
+            )
         try:
             self._parser.Parse(data, True)
         except xml.parsers.expat.ExpatError as error:
