@@ -9,16 +9,17 @@ How many there must be follows from the build they are put on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Optional
 
 from sgx_enclaves.errors import GraftError
 from sgx_enclaves.format.metadata import Block, Descriptor, FipsSignature
 from sgx_enclaves.format.sigstruct import SIGNATURE_FIELDS, Sigstruct
+from sgx_enclaves.records import record
 from sgx_enclaves.signing.regenerate import Regenerated
 
 
-@dataclass(frozen=True)
+@record
 class BlockSignature:
     """What the signer made for one block."""
 
