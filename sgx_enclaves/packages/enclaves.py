@@ -26,8 +26,6 @@ from sgx_enclaves.verdict.known import pin_for_file
 ENCLAVE_FOLDER = "/usr/x86_64-intel-sgx/lib64/"
 PROVIDE_PREFIX = "sgx-enclave("
 CONFIG_SUFFIX = "config.xml"
-# One of them is in every header that `may_carry_enclaves` says yes to.
-_HINTS = (PROVIDE_PREFIX.encode(), ENCLAVE_FOLDER[:-1].encode(), b".signed.so", b"libsgx_")
 _SHARED_OBJECT = re.compile(r"(?P<stem>.+?)(?:\.signed)?\.so(?:\.[0-9.]+)?\Z")
 _VERSION = re.compile(r"\.so\.(?P<version>[0-9.]+)\Z")
 # As many as Linux follows.
@@ -116,11 +114,9 @@ def may_carry_enclaves(package: Package) -> bool:
     """Whether the header alone gives a reason to read the payload.
 
     By Provides, by the enclave folder, by a file's name. An enclave under a name
-    that nobody would look for is found only by reading the payload.
+    that nobody would look for is found only by reading the payload. `glance.HINTS`
+    are in every header that gets a yes.
     """
-    # Ten thousand packages have none of this, and must cost next to nothing.
-    if not any(package.header.mentions(text) for text in _HINTS):
-        return False
     if any(name.startswith(PROVIDE_PREFIX) for name in package.header.strings(Tag.PROVIDENAME)):
         return True
     if any((d + "/").startswith(ENCLAVE_FOLDER) for d in package.header.strings(Tag.DIRNAMES)):

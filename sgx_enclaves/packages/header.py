@@ -20,6 +20,8 @@ from sgx_enclaves.packages.limits import PackageLimits
 
 LEAD_SIZE = 96
 LEAD_MAGIC = b"\xed\xab\xee\xdb"
+# Those that rpm accepts.
+LEAD_VERSIONS = (3, 4)
 HEADER_MAGIC = b"\x8e\xad\xe8\x01\0\0\0\0"
 _PREAMBLE = struct.Struct(">8sII")
 _ENTRY = struct.Struct(">IIII")
@@ -122,10 +124,6 @@ class Header:
 
     def __contains__(self, tag: int) -> bool:
         return tag in self._entries
-
-    def mentions(self, text: bytes) -> bool:
-        """Whether the bytes stand anywhere in the header: much cheaper than decoding tags."""
-        return text in self._store
 
     def digest(self, algorithm: str) -> str:
         """Digest of the header as RPM computes it, hexadecimal."""
@@ -248,7 +246,7 @@ def read_headers(stream: BinaryIO, file: str, limits: PackageLimits) -> tuple[He
         LimitError: a header is larger than `limits`.
     """
     lead = take(stream, LEAD_SIZE, file, 0)
-    if lead[:4] != LEAD_MAGIC or lead[4] not in (3, 4):
+    if lead[:4] != LEAD_MAGIC or lead[4] not in LEAD_VERSIONS:
         raise PackageError(
             "not an RPM package",
             file=file,

@@ -23,6 +23,7 @@ from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import write_file
 from sgx_enclaves.packages.check import PackageResult, check_package, package_finding
 from sgx_enclaves.packages.enclaves import may_carry_enclaves
+from sgx_enclaves.packages.glance import is_plain
 from sgx_enclaves.packages.package import open_package
 from sgx_enclaves.packages.references import Reference, open_reference
 from sgx_enclaves.packages.words import result_dict
@@ -179,6 +180,8 @@ def _scan_batch(paths: Sequence[str], settings: ScanSettings) -> list[Scanned]:
 def scan_one(path: str, settings: ScanSettings, references: Sequence[Reference]) -> Scanned:
     """Look at one package; whatever is wrong with it is in the result."""
     stamp = stamp_of(path)
+    if not settings.deep and is_plain(path):
+        return Scanned(path, stamp, None)
     try:
         with open_package(path) as (package, _stream):
             reason = settings.deep or may_carry_enclaves(package)
