@@ -131,8 +131,10 @@ class TreeBuilder:
 
     def _is_in(self, place: str, argv: Sequence[str]) -> bool:
         log = self.sandbox.tree.parent / ".patch-check.log"
-        backwards = [item for item in argv if item != "--forward"]
-        command = self._command([*backwards, "--reverse", "--dry-run"], place, _PATCH_TIMEOUT)
+        # --batch would turn a patch round by itself
+        backwards = [item for item in argv if item not in ("--batch", "--forward")]
+        backwards += ["--force", "--reverse", "--dry-run"]
+        command = self._command(backwards, place, _PATCH_TIMEOUT)
         try:
             return self.sandbox.run(command, log).status == 0
         finally:
