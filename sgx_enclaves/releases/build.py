@@ -20,6 +20,7 @@ from typing import Optional
 from sgx_enclaves.errors import BuildError, InputError
 from sgx_enclaves.releases.artifact import Artifact
 from sgx_enclaves.releases.build_plan import (
+    Relocation,
     TreePlan,
     plan_trees,
     search_path,
@@ -249,13 +250,17 @@ class _Job:
     ) -> tuple[TreeRecord, list[EnclaveRecord]]:
         """Build all that one tree has to give, in one variation."""
         release, request = item.plan.release, self._request
-        scratch = self._work / f"{into.name}-{release.name}"
+        turn = "first" if into == self._into else "second"
+        scratch = self._work / f"{turn}-{release.name}"
         sandbox = Sandbox(scratch, variation.root, self._isolation)
         if not sandbox.fixed:
-            self._tell(f"warning: the tree cannot stand at {variation.root}, but at {sandbox.root}")
-        environment = step_environment(
+            taken = "is taken" if os.path.lexists(variation.root) else "cannot be made"
+            self._tell(f"warning: {variation.root} {taken}, so the tree is in {sandbox.root}")
+        usual = step_environment(
             item.plan.toolchain, item.path, sandbox.home, variation.environment
         )
+        relocate = Relocation(item.plan.build.root, sandbox.root)
+        environment = {name: relocate(value) for name, value in usual.items()}
         own = release.name == request.release.name
         settings = StepSettings(
             environment=environment,

@@ -164,7 +164,9 @@ class Relocation:
     def __init__(self, wanted: str, actual: str) -> None:
         moves = [(wanted.rstrip("/"), actual)]
         parent = PurePosixPath(wanted).parent
-        if len(parent.parts) > 1 and parent.parts[1] not in SYSTEM | HIDDEN:
+        top = parent.parts[1:2]
+        machines = not top or top[0] in SYSTEM or (top[0] in HIDDEN and len(parent.parts) == 2)
+        if not machines:
             moves.append((str(parent), str(PurePosixPath(actual).parent)))
         self._moves = dict(moves) if wanted != actual else {}
         sources = "|".join(re.escape(source) for source in self._moves)

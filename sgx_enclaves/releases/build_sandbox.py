@@ -168,14 +168,6 @@ class Sandbox:
         Raises:
             BuildError: something is still mounted in there, so that nothing was removed.
         """
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
-            mounted = [line.split(" ")[4] for line in file]
-        if any(point.startswith(f"{self._scratch}/") for point in mounted):
-            raise BuildError(
-                "something is mounted in the build's scratch folder, so it is kept",
-                file=str(self._scratch),
-                hint="unmount it, then remove the folder",
-            )
         for folder in (self._scratch, self._remove):
             if folder is not None:
                 remove_tree(folder)
@@ -292,7 +284,19 @@ def describe(ended: Ended) -> str:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder, also where a build has taken away the right to."""
+    """Remove a folder, also where a build has taken away the right to.
+
+    Raises:
+        BuildError: something is mounted in there, so that nothing was removed.
+    """
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        mounted = [line.split(" ")[4] for line in file]
+    if any(point.startswith(f"{folder.resolve()}/") for point in mounted):
+        raise BuildError(
+            "something is mounted in the build's scratch folder, so it is kept",
+            file=str(folder),
+            hint="unmount it, then remove the folder",
+        )
 
     def allow(_function: object, path: str, _error: object) -> None:
         with contextlib.suppress(OSError):

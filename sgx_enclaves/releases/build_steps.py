@@ -130,7 +130,7 @@ class TreeBuilder:
         return None
 
     def _is_in(self, place: str, argv: Sequence[str]) -> bool:
-        log = self.sandbox.tree.parent / ".patch-check.log"
+        log = self.into / LOGS / ".patch-check.log"
         # --batch would turn a patch round by itself
         backwards = [item for item in argv if item not in ("--batch", "--forward")]
         backwards += ["--force", "--reverse", "--dry-run"]
@@ -208,7 +208,7 @@ class TreeBuilder:
         return Command(
             argv=[*self.settings.prefix, *argv],
             folder=os.path.join(self.sandbox.root, place) if place else self.sandbox.root,
-            environment={k: self._relocate(v) for k, v in self.settings.environment.items()},
+            environment=self.settings.environment,
             umask=self.settings.umask,
             timeout=timeout,
             hostname=self.settings.hostname,

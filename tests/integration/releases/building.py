@@ -24,6 +24,7 @@ from sgx_enclaves.releases.fetch import Fetcher
 from sgx_enclaves.releases.manifest import Manifest, ToolchainKind
 from tests.enclaves.compiled import HERE
 
+ROOT = "/small-build/tree"
 SIGNER = "ab" * 32
 FILES = {"pce": "pce", "ide": "id_enclave", "qe3": "qe3", "tdqe": "tdqe"}
 
@@ -94,7 +95,7 @@ class SmallRelease:
     steps: dict[str, list[str]] = field(default_factory=dict)
     step_timeout: int = 60
     gcc: str = ""
-    root: str = "/small-build/tree"
+    root: str = ROOT
     patches: Sequence[tuple[str, str]] = ()
     environment: str = ""
     pinned: bool = True
@@ -131,6 +132,10 @@ class SmallRelease:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return digest
+
+    def fetch(self, artifact: Artifact) -> Fetched:
+        """Take a source from the cache."""
+        return Fetcher(Cache(self.cache), None).fetch(artifact, allow_unpinned=True)
 
     def toml(self) -> str:
         main = self._put(self.archive or make_tar(self.files))
@@ -192,6 +197,9 @@ class SmallRelease:
         told: list[str] | None = None,
     ) -> Manifest:
         """Build it offline from its cache."""
+        if isolation is Isolation.NONE and self.root == ROOT:
+            # the machine's own path: not one for several tests at once
+            self.root = str(self.folder / "machine" / "tree")
         catalogue = self.catalogue()
         request = BuildRequest(
             catalogue,
@@ -205,13 +213,8 @@ class SmallRelease:
             make_timeout=make_timeout,
             jobs=jobs,
         )
-        fetcher = Fetcher(Cache(self.cache), None)
-
-        def fetch(artifact: Artifact) -> Fetched:
-            return fetcher.fetch(artifact, allow_unpinned=True)
-
         lines: list[str] = [] if told is None else told
-        return build_release(request, fetch, lines.append)
+        return build_release(request, self.fetch, lines.append)
 
 
 def _source(name: str, place: str, sha256: str) -> str:

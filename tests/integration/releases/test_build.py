@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.errors import ArchiveError, BuildError, CatalogueError, FetchError, InputError
+from sgx_enclaves.releases.build import BuildRequest, build_release
 from sgx_enclaves.releases.build_sandbox import Isolation, find_isolation
 from sgx_enclaves.releases.built import load_built
 from sgx_enclaves.releases.manifest import Manifest, Outcome, StepRecord, ToolchainKind
@@ -374,6 +375,45 @@ def test_the_digest_of_a_ready_made_tree_is_that_of_its_content(
         manifest = small.build(tmp_path / f"into-{number}", enclaves=("pce",), source_dir=tree)
         digests.append(manifest.trees[0].sources[0].sha256)
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_ready_made_tree_must_be_one(small: SmallRelease, into: Path, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="no such source tree"):
+        small.build(into, source_dir=tmp_path / "nowhere")
+    tree = _write_tree(small, tmp_path / "ready")
+    os.mkfifo(tree / "pipe")
+    with pytest.raises(BuildError, match="cannot be copied"):
+        small.build(into, source_dir=tree)
+    assert not into.exists()
+
+
+def test_an_enclave_may_be_built_in_an_older_releases_tree(small: SmallRelease, into: Path) -> None:
+    small.steps = {"look": ["pwd"]}
+    newer = SmallRelease(small.folder, root="/newer-build/tree")
+    newer.files["src/qe3.c"] += b"\nconst int newer __attribute__((used)) = 1;\n"
+    text = newer.toml().replace('name = "small-1"', 'name = "small-2"')
+    head, _build, rest = text.partition("[enclave.build]")
+    _pce, enclave, qe3 = rest.partition("[[enclave]]")
+    text = head + 'built_in = "small-1"\n\n' + enclave + qe3
+    small.releases.mkdir(parents=True)
+    (small.releases / "newer.toml").write_text(text)
+    catalogue = small.catalogue()
+    request = BuildRequest(catalogue, catalogue.release("small-2"), into)
+    manifest = build_release(request, small.fetch, print)
+    assert manifest.complete
+    assert [(e.name, e.tree) for e in manifest.enclaves] == [("pce", "small-1"), ("qe3", "small-2")]
+    assert [tree.root for tree in manifest.trees] == ["/small-build/tree", "/newer-build/tree"]
+    assert [[step.log for step in tree.steps] for tree in manifest.trees] == [
+        ["logs/small-1.look.log", "logs/small-1.make-pce.log"],
+        ["logs/make-qe3.log"],
+    ]
+    assert load_built(into).manifest == manifest
+    with pytest.raises(BuildError, match="several releases"):
+        build_release(
+            BuildRequest(catalogue, catalogue.release("small-2"), into, source_dir=into),
+            small.fetch,
+            print,
+        )
 
 
 def test_unpinned_sources_are_told(small: SmallRelease, into: Path, tmp_path: Path) -> None:

@@ -127,6 +127,8 @@ def test_the_machines_own_folders_do_not_move() -> None:
     relocate = Relocation("/usr/tree", "/second/usr/tree")
     assert relocate("/usr/bin/gcc") == "/usr/bin/gcc"
     assert relocate("/usr/tree/x") == "/second/usr/tree/x"
+    assert Relocation("/tmp/tree", "/second/tree")("/tmp/x") == "/tmp/x"  # noqa: S108
+    assert Relocation("/tree", "/second/tree")("/x /tree/y") == "/x /second/tree/y"
 
 
 def _plans(*folders: str) -> list[EnclavePlan]:
