@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 # Builds, signatures and comparisons of the test enclaves take seconds, not minutes.
@@ -17,14 +18,17 @@ def title(text: str) -> None:
     print(f"\n== {text}\n", flush=True)
 
 
-def sgx_enclaves(*arguments: str, quiet: bool = False) -> int:
+def sgx_enclaves(*arguments: str, log: Optional[Path] = None) -> int:
     """Run the command `sgx-enclaves`; returns its exit status.
 
     Args:
         *arguments: the verb and what follows.
-        quiet: show the command, but nothing of what it prints.
+        log: receives what it prints; None shows it.
     """
     print("$ sgx-enclaves " + " ".join(arguments), flush=True)
     command = [sys.executable, "-m", "sgx_enclaves", *arguments]
-    result = subprocess.run(command, check=False, timeout=DEADLINE, capture_output=quiet)
+    if log is None:
+        return subprocess.run(command, check=False, timeout=DEADLINE).returncode
+    with log.open("wb") as out:
+        result = subprocess.run(command, check=False, timeout=DEADLINE, stdout=out, stderr=out)
     return result.returncode

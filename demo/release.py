@@ -24,8 +24,9 @@ SOURCE_FILE = f"{TOP}.tar.gz"
 SIGNED_FILE = "prebuilt_demo_1.0.tar.gz"
 CHECKSUMS_FILE = "SHA256SUM_prebuilt_demo_1.0.cfg"
 PREBUILT = "psw/ae/data/prebuilt"
-# Any path will do that nothing else uses; the build is given exactly this one.
-ROOT = "/demo-enclaves/tree"
+# Any path will do that nothing else uses; the build is given exactly this one. Where
+# the kernel gives it no root of its own, this can be made without rights.
+ROOT = "/tmp/sgx-enclaves-demo/tree"  # noqa: S108
 # Of everything in the archives, so that their digests depend on the content alone.
 _TIME = 1_700_000_000
 

@@ -98,7 +98,7 @@ def make_cases(
     }
     pce = ENCLAVE_LIST[0]
     unsigned = built / pce.unsigned
-    honest = _honest(server, signed, key)
+    honest = honest_release(server, signed, key)
     bad_source = source_archive({"src/tdqe.c": (ENCLAVES / "src" / "tdqe.c").read_bytes() + b"\n"})
     bad_code = {**signed, pce.signed: vendor.with_other_code(signed[pce.signed], unsigned)}
     bad_patch = {**signed, pce.signed: vendor.with_hostile_patch(unsigned, pce.config, key)}
@@ -158,7 +158,9 @@ def make_cases(
     }
 
 
-def _honest(server: DownloadServer, signed: Mapping[str, bytes], key: RSAPrivateKey) -> Description:
+def honest_release(
+    server: DownloadServer, signed: Mapping[str, bytes], key: RSAPrivateKey
+) -> Description:
     """The release `demo`, with this machine's toolchain as the designated one."""
     record = record_toolchain(TOOLS)
     sources, archive = source_archive(), signed_archive(signed)
@@ -203,8 +205,12 @@ def _show(folder: Path, name: str, case: Case, server: DownloadServer) -> int:
         *("--work", str(folder / "work")),
         *("--report", str(report)),
         *case.arguments,
-        quiet=True,
+        log=folder / name / "log.txt",
     )
+    if not (report / "release.json").exists():
+        print((folder / name / "log.txt").read_text("utf-8"))
+        print(f"NOT AS EXPECTED: no report, exit status {status}")
+        return 1
     if name == "demo":
         print((report / "release.txt").read_text("utf-8"), end="")
     result = json.loads((report / "release.json").read_text("utf-8"))

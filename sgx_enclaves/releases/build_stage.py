@@ -287,6 +287,11 @@ class BuildStage:
         notes = [note("kept-result-dropped", kept.notice)] if kept.notice else []
         self._take(built)
         self._result.facts = [_as_built(facts, built.manifest) for facts in self._result.facts]
+        notes += [
+            note("network-open", f"{tree.release}: the build's steps could reach a network")
+            for tree in built.manifest.trees
+            if tree.network
+        ]
         detail = f"{len(built.enclaves)} of {len(names)} enclaves, and their manifest"
         state = StageState.KEPT if kept.reused else StageState.DONE
         return Done(None, detail, state, tuple(notes))

@@ -19,7 +19,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +28,7 @@ from typing import Any, Callable, Optional
 
 from sgx_enclaves.errors import DigestError, InputError
 from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.releases.build_sandbox import remove_tree
 from sgx_enclaves.releases.cache import digest_file
 
 _FORM = 1
@@ -144,7 +144,8 @@ class StageStore:
                     work.rename(final)
                     _sync(final.parent)
             finally:
-                shutil.rmtree(work, ignore_errors=True)
+                if work.exists():
+                    remove_tree(work)
             return Kept(final / "files", made, False, notice)
 
     def forget(self, name: str, inputs: Mapping[str, Any]) -> None:
@@ -230,7 +231,7 @@ def _remove(path: Path) -> None:
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
-        shutil.rmtree(path)
+        remove_tree(path)
 
 
 def _sync(path: Path) -> None:

@@ -157,11 +157,13 @@ def _enclave(enclave: EnclaveResult) -> str:
 
 
 def _reasons(findings: Iterable[Finding]) -> Iterator[_Row]:
-    against = [f for f in findings if f.severity is not Severity.NOTE]
-    for finding in against[:_REASONS]:
-        yield _Row("", reason_words(finding), "  - ")
-    if len(against) > _REASONS:
-        yield _Row("", f"and {len(against) - _REASONS} more, see the JSON report", "  - ")
+    """Each reason once: an enclave's blocks often have the same."""
+    against = (reason_words(f) for f in findings if f.severity is not Severity.NOTE)
+    texts = list(dict.fromkeys(against))
+    for text in texts[:_REASONS]:
+        yield _Row("", text, "  - ")
+    if len(texts) > _REASONS:
+        yield _Row("", f"and {len(texts) - _REASONS} more, see the JSON report", "  - ")
 
 
 def _hints(findings: Iterable[Finding]) -> list[str]:
