@@ -85,7 +85,7 @@ def run(folder: Path, built: Path, key: RSAPrivateKey, mallory: RSAPrivateKey) -
             catalogue = folder / name / "catalogue"
             catalogue.mkdir(parents=True)
             (catalogue / "demo.toml").write_text(release_toml(case.description), "utf-8")
-            wrong += _show(folder, name, case, server)
+            wrong += show(folder, name, case, server.ca_file)
     return wrong
 
 
@@ -191,7 +191,7 @@ def _delivered(
     )
 
 
-def _show(folder: Path, name: str, case: Case, server: DownloadServer) -> int:
+def show(folder: Path, name: str, case: Case, ca_file: Path) -> int:
     """Run a case; returns 1 if it did not come out as it must."""
     title(f"release {name}: {case.story}")
     report = folder / name / "report"
@@ -200,7 +200,7 @@ def _show(folder: Path, name: str, case: Case, server: DownloadServer) -> int:
         "verify-release",
         "demo",
         *("--catalogue", str(folder / name / "catalogue")),
-        *("--ca-file", str(server.ca_file)),
+        *("--ca-file", str(ca_file)),
         *("--cache", str(cache)),
         *("--work", str(folder / "work")),
         *("--report", str(report)),

@@ -235,8 +235,9 @@ def _claim(
         return claim
     if outcome is Outcome.UNVERIFIABLE:
         return _open(required, blocked, open_pins)
-    what = f"{len(required)} required enclave{'s' if len(required) != 1 else ''}"
-    claim = f"each of {what} is {_whose(builds)} plus a signature of the pinned signer"
+    one = len(required) == 1
+    what = required[0].name if one else f"each of {len(required)} required enclaves"
+    claim = f"{what} is {_whose(builds)} plus a signature of the pinned signer"
     if unpinned:
         claim += "; files without a pinned digest were accepted, so their origin is not proved"
     return claim

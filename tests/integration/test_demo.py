@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The demo from start to end, and that it would notice a wrong verdict."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo import whole_release
+from demo.command import ROOT
+from demo.release import VERSION, Description, Tool, release_toml
+from demo.whole_release import Case, problems_of
+from sgx_enclaves.releases.catalogue import parse_toml
+from sgx_enclaves.releases.release_reader import read_release
+from tests.enclaves.compiled import have_toolchain
+
+DESCRIPTION = Description(
+    title="t",
+    source_url="https://127.0.0.1/s",
+    source_sha256="0" * 64,
+    signed_url="https://127.0.0.1/v",
+    signed_sha256="1" * 64,
+    checksums_url="https://127.0.0.1/c",
+    signer="2" * 64,
+    tools=(Tool("gcc", "1.2.3"),),
+    interpreter="/lib/ld.so",
+    least_isvsvn={},
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not have_toolchain(), reason="needs gcc, ld, strip and make")
+def test_demo_runs_and_every_verdict_is_as_it_must_be(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "demo.main", "--into", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "== done" in result.stdout
+    assert "NOT" not in result.stdout.replace("NOT the reproducible", "")
+    assert "the graft is the vendor's file, byte for byte" in result.stdout
+    wanted = {
+        "demo": (0, True, None),
+        "again": (0, True, None),
+        "source": (2, False, "sources"),
+        "archive": (2, False, "signed"),
+        "toolchain": (2, False, "toolchain"),
+        "host": (0, False, None),
+        "payload": (1, False, None),
+        "metadata": (1, False, None),
+        "signer": (1, False, None),
+    }
+    for name, (status, reproducible, stage) in wanted.items():
+        path = tmp_path / "release" / name / "report" / "release.json"
+        report = json.loads(path.read_text("utf-8"))
+        refused = [s["name"] for s in report["stages"] if s["state"] == "refused"]
+        assert (report["exit_status"], report["reproducible"]) == (status, reproducible), name
+        assert refused == ([stage] if stage else []), name
+    for name in ("honest", "tampered-code", "tampered-patch-table", "foreign-signer"):
+        verdict = json.loads((tmp_path / name / "report" / "verdict.json").read_text("utf-8"))
+        assert verdict["outcome"] == ("identical" if name == "honest" else "differs")
+
+
+def report(refused: str = "", checks: tuple[str, ...] = (), good: bool = False) -> dict[str, Any]:
+    return {
+        "reproducible": good,
+        "stages": [{"name": refused, "state": "refused"}] if refused else [],
+        "enclaves": [{"refused_checks": list(checks)}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "found", "wrong"),
+    [
+        (2, report("sources"), []),
+        (1, report("sources"), ["exit status"]),
+        (2, report("signed"), ["refused by"]),
+        (2, report(), ["refused by"]),
+        (2, report("sources", ("payload",)), ["refused by", "refused checks"]),
+        (2, report("sources", good=True), ["reproducible"]),
+    ],
+)
+def test_demo_says_no_to_another_result_than_the_right_one(
+    status: int, found: Mapping[str, Any], wrong: list[str]
+) -> None:
+    case = Case("the sources are not the pinned ones", DESCRIPTION, 2, "sources")
+    assert [text.partition(":")[0] for text in problems_of(case, status, found)] == wrong
+
+
+def test_demo_tells_of_a_run_without_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_arguments: str, log: Path) -> int:
+        log.write_text("it broke\n", "utf-8")
+        return 1
+
+    monkeypatch.setattr(whole_release, "sgx_enclaves", broken)
+    case = Case("broken", DESCRIPTION, 1)
+    (tmp_path / "x").mkdir()
+    assert whole_release.show(tmp_path, "x", case, tmp_path / "ca.pem") == 1
+    assert "it broke" in capsys.readouterr().out
+
+
+def test_description_is_a_release_of_the_catalogue() -> None:
+    release = read_release(parse_toml(release_toml(DESCRIPTION).encode(), "demo.toml"), "demo.toml")
+    assert release.name == "demo"
+    assert [enclave.name for enclave in release.enclaves] == ["pce", "ide", "qe3", "tdqe"]
+    assert release.unpinned == ()
+    assert {e.so_version.value for e in release.enclaves if e.so_version} == {VERSION}
