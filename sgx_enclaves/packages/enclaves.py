@@ -224,9 +224,11 @@ def read_enclaves(
     Holds one file at a time, as long as the caller does too.
 
     Raises:
+        LimitError: too many of them, or one that is too large.
         SgxEnclavesError: see `read_payload` and `Links.to_files`.
     """
     symbolic: Optional[dict[str, tuple[str, ...]]] = {} if package.is_source else None
+    enclaves = 0
     for member in read_payload(package, stream):
         file = member.file
         if file.kind is not FileKind.FILE or (member.links and not member.has_content):
@@ -240,6 +242,13 @@ def read_enclaves(
         held = _read_candidate(package, member, named)
         if held is None:
             continue
+        enclaves += 1
+        if enclaves > package.limits.enclaves:
+            raise LimitError(
+                "the package has too many enclaves",
+                file=package.file,
+                expected=f"at most {package.limits.enclaves}",
+            )
         if symbolic is None:
             symbolic = Links(package).to_files()
         for path in (file.path, *links):

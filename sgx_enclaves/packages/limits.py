@@ -19,6 +19,7 @@ class PackageLimits:
         items: items of one tag that is read, and so files of a package.
         path_size: bytes of a path.
         paths_size: bytes of all paths of a package together.
+        enclaves: enclaves of a package; each costs a comparison. Fedora ships one a package.
         payload: the compressed payload; see `ArchiveLimits`.
         enclave: enclave files and config.xml files.
     """
@@ -28,6 +29,7 @@ class PackageLimits:
     items: int = 500_000
     path_size: int = 4096
     paths_size: int = 128 * MIB
+    enclaves: int = 64
     payload: ArchiveLimits = field(
         default=ArchiveLimits(archive_size=4096 * MIB, ratio=200, ratio_grace=64 * MIB)
     )

@@ -352,3 +352,26 @@ def test_neither_rpm_nor_its_module_is_needed(world: World, good: str, tmp_path:
     )
     assert done.returncode == 0, done.stderr
     assert "IDENTICAL" in done.stdout
+
+
+def test_a_tree_of_real_packages(
+    world: World, good: str, unsigned: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = world.rpm("plain", {"/usr/share/doc/plain/README": b"text"})
+    for package in (good, unsigned):
+        shutil.copy(package, tmp_path)
+    # Of the name "plain" only the file is innocent: it provides signed enclaves.
+    shutil.copy(plain, tmp_path / "promises.rpm")
+    arguments = [str(tmp_path), "--reference", unsigned, "--signer", mrsigner(vendor_key())]
+    assert main(["scan", *arguments, "--json"]) == 2
+    report = json_of(capsys)
+    assert report["scanned"] == 3
+    outcomes = {p["package"]: p["outcome"] for p in report["packages"]}
+    assert outcomes == {
+        "plain-1.25-1.x86_64": "unverifiable",
+        "sgx-enclave-prebuilt-signed-1.25-1.x86_64": "identical",
+        "sgx-enclave-reproducible-unsigned-1.25-1.x86_64": None,
+    }
+    (tmp_path / "promises.rpm").unlink()
+    assert main(["scan", *arguments]) == 0
+    assert "enclaves: 4 identical, 4 unsigned" in capsys.readouterr().out

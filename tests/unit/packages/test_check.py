@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.limits import Limits
@@ -381,3 +384,45 @@ def test_a_file_and_its_links_are_one_counterpart(shop: Shop) -> None:
     (where / "libsgx_pce.so.2").symlink_to("missing")
     (where / "loop").symlink_to(where)
     assert len(list(FolderReference(str(where)).counterparts(SIGNED_PATH))) == 1
+
+
+LIES = st.sampled_from([0, 1, 7, 0x1000, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 63, (1 << 64) - 1])
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_an_elf_that_lies_about_every_offset_is_a_finding(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    """Each field of the ELF, program and section headers may hold anything."""
+    enclave = bytearray(CASE.signed)
+    fields = [(at, size) for at, size in ELF_FIELDS if at + size <= len(enclave)]
+    for at, size in data.draw(st.lists(st.sampled_from(fields), min_size=1, max_size=4)):
+        lie = data.draw(LIES) & ((1 << 8 * size) - 1)
+        enclave[at : at + size] = lie.to_bytes(size, "little")
+    path = tmp_path / "x.rpm"
+    path.write_bytes(write_rpm([replace(SIGNED[0], data=bytes(enclave))]))
+    folder = tmp_path / "reference"
+    if not folder.exists():
+        Shop(tmp_path).reference()
+    start = time.monotonic()
+    result = check(str(path), FolderReference(str(folder)))
+    assert time.monotonic() - start < 5
+    same = bytes(enclave) == CASE.signed
+    assert (result.exit_status == 0) is same
+    assert bool(codes(result)) is not same
+
+
+def _elf_fields() -> list[tuple[int, int]]:
+    header = CASE.image.header
+    fields = [(24, 8), (32, 8), (40, 8), (54, 2), (56, 2), (58, 2), (60, 2), (62, 2)]
+    for index in range(header.e_phnum):
+        at = header.e_phoff + 56 * index
+        fields += [(at, 4), (at + 4, 4), *((at + o, 8) for o in range(8, 56, 8))]
+    for index in range(header.e_shnum):
+        at = header.e_shoff + 64 * index
+        fields += [(at, 4), (at + 4, 4), *((at + o, 8) for o in range(8, 40, 8)), (at + 40, 4)]
+    return fields
+
+
+ELF_FIELDS = _elf_fields()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import time
 import tracemalloc
@@ -266,6 +267,22 @@ def test_what_the_header_alone_tells(
 ) -> None:
     package = read_package(io.BytesIO(write_rpm(files, provides=provides)), "x.rpm")
     assert may_carry_enclaves(package) is expected
+
+
+def test_too_many_enclaves_are_refused() -> None:
+    files = [RpmFile(f"/opt/{index}", BUILT) for index in range(4)]
+    assert len(found(files, limits=PackageLimits(enclaves=4))) == 4
+    with pytest.raises(LimitError, match="too many enclaves"):
+        found(files, limits=PackageLimits(enclaves=3))
+
+
+def test_what_is_packed_in_a_packed_file_is_no_matter() -> None:
+    """An archive inside of the package is a file like another: nobody unpacks it."""
+    bomb = gzip.compress(gzip.compress(bytes(32 << 20)))
+    inner = write_rpm([RpmFile("/opt/x.signed.so", SIGNED)])
+    start = time.monotonic()
+    assert found([RpmFile("/opt/a.gz", bomb), RpmFile("/opt/inner.rpm", inner)]) == []
+    assert time.monotonic() - start < 2
 
 
 def test_one_enclave_is_held_at_a_time() -> None:
