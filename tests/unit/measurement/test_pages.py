@@ -28,7 +28,7 @@ from sgx_enclaves.format.metadata import (
     Version,
 )
 from sgx_enclaves.limits import Limits
-from sgx_enclaves.measurement.mrenclave import mrenclave
+from sgx_enclaves.measurement.mrenclave import measure, mrenclave
 from sgx_enclaves.measurement.pages import PageRun, checked_layout, enclave_pages, patched_image
 from sgx_enclaves.signing.generation import generation_named
 from sgx_enclaves.signing.regenerate import regenerate
@@ -185,6 +185,22 @@ def test_groups_without_members_cost_nothing(image: EnclaveImage, block: Block) 
     start = time.perf_counter()
     assert layout_runs(image, with_layout(block, entry(START), *groups)) != []
     assert time.perf_counter() - start < 2
+
+
+def test_a_region_of_many_pages(image: EnclaveImage, block: Block) -> None:
+    """Content of more than a page, or of more than the entry has pages for."""
+    for pages in (1, 2, 3):
+        changed = with_layout(block, entry(START, pages, content_offset=64, content_size=PAGE + 5))
+        whole = changed.serialise()[64 : 64 + PAGE + 5].ljust(3 * PAGE, b"\0")
+        runs = layout_runs(image, changed)
+        assert sum(run.count for run in runs) == pages
+        content = b"".join(bytes(r.content) for r in runs)
+        assert content == whole[: len(content)]
+        by_page = [
+            PageRun(START + i * PAGE, 1, RW, True, memoryview(whole[i * PAGE : (i + 1) * PAGE]))
+            for i in range(pages)
+        ]
+        assert measure(1, 1 << 40, runs) == measure(1, 1 << 40, by_page)
 
 
 def test_a_huge_segment_is_refused_at_once() -> None:
