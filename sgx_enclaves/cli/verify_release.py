@@ -63,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="accept files and policies that the release does not pin; the report says so",
     )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="build and compare the enclaves too that the release does not require",
+    )
     parser.add_argument("--jobs", metavar="N", type=int, help="comparisons at once")
     group = parser.add_argument_group("ready-made stages")
     group.add_argument(
@@ -97,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         repacked=_repacked(args.repacked, release),
         host_toolchain=args.toolchain == "host",
         allow_unpinned=args.allow_unpinned,
+        everything=args.all,
     )
     if args.jobs is not None:
         request = replace(request, jobs=args.jobs)

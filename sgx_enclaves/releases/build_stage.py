@@ -150,6 +150,7 @@ class BuildStage:
         log: told how each stage ended.
         host_toolchain: build even if the toolchain is not the designated one.
         allow_unpinned: accept sources whose digest nobody pinned.
+        everything: build the enclaves that are not required too.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class BuildStage:
         *,
         host_toolchain: bool = False,
         allow_unpinned: bool = False,
+        everything: bool = False,
     ) -> None:
         self._catalogue = catalogue
         self._release = release
@@ -169,13 +171,14 @@ class BuildStage:
         self._host = host_toolchain
         self._kind = ToolchainKind.HOST if host_toolchain else ToolchainKind.DESIGNATED
         self._allow_unpinned = allow_unpinned
+        self._everything = everything
         self._result = BuiltFiles()
         self._trees: dict[str, Release] = {}
         self._buildable: dict[str, tuple[Release, Enclave]] = {}
 
     def run(self, given: Optional[Path]) -> BuiltFiles:
         """Build, or read the folder that is given."""
-        self._find_trees()
+        self._find_trees(everything=self._everything or given is not None)
         if given is not None:
             self._log.attempt("build", lambda: self._from_folder(given))
             self._refuse_rest("build")
@@ -195,8 +198,17 @@ class BuildStage:
             self._result.facts = [replace(f, kind=BuildKind.NONE) for f in facts]
         return self._result
 
-    def _find_trees(self) -> None:
+    def _find_trees(self, everything: bool) -> None:
         for enclave in self._release.enclaves:
+            if not (enclave.required or everything):
+                finding = Finding(
+                    "not-asked-for",
+                    Severity.UNVERIFIABLE,
+                    f"{enclave.name} is not required, so it was not built",
+                    hint="--all builds it too",
+                )
+                self._result.refused[enclave.name] = ("build", (finding,))
+                continue
             try:
                 tree, own = self._catalogue.build_of(self._release, enclave)
             except SgxEnclavesError as error:
@@ -279,7 +291,7 @@ class BuildStage:
         inputs = self._inputs(fetched, records)
         store = self._tools.store
         kept = store.run("build", inputs, lambda into: self._tools.build(order, into))
-        if kept.reused and not load_built(kept.folder).manifest.complete:
+        if kept.reused and not self._has_required(load_built(kept.folder)):
             # what failed once may go well now
             store.forget("build", inputs)
             kept = store.run("build", inputs, lambda into: self._tools.build(order, into))
@@ -295,6 +307,10 @@ class BuildStage:
         detail = f"{len(built.enclaves)} of {len(names)} enclaves, and their manifest"
         state = StageState.KEPT if kept.reused else StageState.DONE
         return Done(None, detail, state, tuple(notes))
+
+    def _has_required(self, built: Built) -> bool:
+        required = [e.name for e in self._release.enclaves if e.required]
+        return all(built.enclave(name) for name in required if name in self._buildable)
 
     def _take(self, built: Built) -> None:
         for enclave in built.enclaves:

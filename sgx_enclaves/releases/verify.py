@@ -52,6 +52,7 @@ class Request:
         repacked: repacked archives, by the id of the vendor's archive.
         host_toolchain: build with this machine's toolchain, whatever it is.
         allow_unpinned: accept files and policies that nobody pinned.
+        everything: build and compare the enclaves that are not required too.
         jobs: comparisons at once.
     """
 
@@ -62,6 +63,7 @@ class Request:
     repacked: Mapping[str, Path] = field(default_factory=dict)
     host_toolchain: bool = False
     allow_unpinned: bool = False
+    everything: bool = False
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
 
@@ -89,6 +91,7 @@ def verify_release(request: Request, tools: BuildTools, say: Say) -> ReleaseVerd
         log,
         host_toolchain=request.host_toolchain,
         allow_unpinned=request.allow_unpinned,
+        everything=request.everything,
     ).run(request.built)
     signed = SignedStage(
         release, tools.fetcher, tools.store, log, allow_unpinned=request.allow_unpinned

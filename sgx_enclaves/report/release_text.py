@@ -92,7 +92,9 @@ def _rows(verdict: ReleaseVerdict) -> Iterator[_Row]:
     for index, stage in enumerate(verdict.stages):
         yield _Row("stages" if index == 0 else "", _stage(stage), hang=_HANG)
         if stage.state is StageState.REFUSED:
-            yield from _reasons(stage.findings)
+            # what is wrong with the toolchain stands with the build
+            if stage.name != "toolchain":
+                yield from _reasons(stage.findings)
             yield from (_Row("", f"-> {hint}", "    ") for hint in _hints(stage.findings))
             told |= set(stage.findings)
     for index, enclave in enumerate(verdict.enclaves):

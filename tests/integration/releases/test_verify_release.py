@@ -282,9 +282,24 @@ def test_only_required_enclaves_decide(bench: Bench, world: World) -> None:
     changed = vendor.with_other_code(world.signed[PCE.signed], world.built / PCE.unsigned)
     place = world.deliver("payload", {**world.signed, PCE.signed: changed})
     edit = with_enclave_lines("pce", "required = false", 'reason = "for the test"')
-    result = bench.run(replace(world.honest, **place), edit=edit)
+    description = replace(world.honest, **place)
+    result = bench.run(description, "--all", edit=edit)
     assert (result.status, result.enclave("pce")["outcome"]) == (0, "differs")
     assert "3 required enclaves" in result.report["claim"]
+    only = bench.run(description, edit=edit)
+    assert (only.status, only.enclave("pce")["refused_by"]) == (0, "build")
+    assert [f["code"] for f in only.enclave("pce")["findings"]] == ["not-asked-for"]
+
+
+def test_failure_of_what_is_not_required_is_kept(bench: Bench, world: World) -> None:
+    broken = source_archive({"src/tdqe.c": b"this is no C\n"})
+    url = world.server.put("/optional/sources", broken)
+    description = replace(world.honest, source_url=url, source_sha256=sha256(broken))
+    edit = with_enclave_lines("tdqe", "required = false", 'reason = "for the test"')
+    first = bench.run(description, "--all", edit=edit)
+    assert (first.status, first.state("build")) == (0, "done")
+    assert [f["code"] for f in first.enclave("tdqe")["findings"]] == ["build-failed"]
+    assert bench.run(description, "--all", edit=edit).state("build") == "kept"
 
 
 def test_release_that_requires_nothing_proves_nothing(bench: Bench, world: World) -> None:
@@ -308,7 +323,8 @@ unsigned = "out/libsgx_tdqe.so"
         'reason = "closed source"',
         'not_reproducible = "its source is not open"',
     )
-    result = bench.run(world.honest, edit={text: "", **with_enclave_lines("tdqe", *lines)})
+    edit = {text: "", **with_enclave_lines("tdqe", *lines)}
+    result = bench.run(world.honest, "--all", edit=edit)
     assert result.status == 0
     assert result.enclave("tdqe")["refused_by"] == "catalogue"
     assert "not open" in result.enclave("tdqe")["findings"][0]["message"]
