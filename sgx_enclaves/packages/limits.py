@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sgx_enclaves.decompress import ArchiveLimits
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
-from sgx_enclaves.releases.decompress import ArchiveLimits
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import hashlib
 from collections.abc import Iterator
 from typing import BinaryIO, Optional, cast
 
+from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import PackageDamagedError, PackageError, UnsupportedError
 from sgx_enclaves.packages.cpio import CpioEntry, CpioStream
 from sgx_enclaves.packages.header import Tag, take, truncated
 from sgx_enclaves.packages.package import FileKind, Package, PackageFile, kind_of_mode
-from sgx_enclaves.releases.decompress import BoundedReader
 
 _MAGICS = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ\x00", "zstd": b"\x28\xb5\x2f\xfd"}
 _MAGIC_SIZE = 6

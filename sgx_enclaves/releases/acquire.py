@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
+from sgx_enclaves.decompress import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
 from sgx_enclaves.errors import CatalogueError, FetchError, InputError
 from sgx_enclaves.releases.archive import (
     Repack,
@@ -23,7 +24,6 @@ from sgx_enclaves.releases.archive import (
 )
 from sgx_enclaves.releases.artifact import Artifact
 from sgx_enclaves.releases.checksums import cross_check, parse_checksums
-from sgx_enclaves.releases.decompress import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
 from sgx_enclaves.releases.download import Fetched
 from sgx_enclaves.releases.fetch import Fetcher
 from sgx_enclaves.releases.release import Release, VendorArchive

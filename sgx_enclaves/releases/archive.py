@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sgx_enclaves.errors import ArchiveError, InputError, LimitError
-from sgx_enclaves.releases.decompress import (
+from sgx_enclaves.decompress import (
     DEFAULT_ARCHIVE_LIMITS,
     ArchiveLimits,
     BoundedReader,
 )
+from sgx_enclaves.errors import ArchiveError, InputError, LimitError
 from sgx_enclaves.releases.tarstream import Kind, Member, Symlinks, TarStream
 
 

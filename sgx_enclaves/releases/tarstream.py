@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Optional
 
+from sgx_enclaves.decompress import ArchiveLimits, BoundedReader
 from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
-from sgx_enclaves.releases.decompress import ArchiveLimits, BoundedReader
 
 BLOCK = 512
 _CHUNK = 256 << 10

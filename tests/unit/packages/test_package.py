@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sgx_enclaves.decompress import ArchiveLimits
 from sgx_enclaves.errors import (
     ArchiveError,
     InputError,
@@ -34,7 +35,6 @@ from sgx_enclaves.packages.header import Tag
 from sgx_enclaves.packages.limits import PackageLimits
 from sgx_enclaves.packages.package import Package, open_package, read_package
 from sgx_enclaves.packages.payload import read_payload
-from sgx_enclaves.releases.decompress import ArchiveLimits
 from tests.support_rpm import (
     LEAD,
     TRAILER,

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sgx_enclaves.decompress import ArchiveLimits
 from sgx_enclaves.errors import (
     ArchiveError,
     InputError,
@@ -30,7 +31,6 @@ from sgx_enclaves.releases.archive import (
     read_members,
     unpack_tree,
 )
-from sgx_enclaves.releases.decompress import ArchiveLimits
 from sgx_enclaves.releases.tarstream import Kind, Symlinks
 from tests.unit.releases import tarmaker as tm
 
