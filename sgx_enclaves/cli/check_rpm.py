@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         )
         for path in args.packages
     )
-    from sgx_enclaves.packages.words import result_dict, result_text  # noqa: PLC0415
+    from sgx_enclaves.cli.package_words import result_dict, result_text  # noqa: PLC0415
 
     status = 0
     plain = []

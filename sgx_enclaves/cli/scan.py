@@ -30,6 +30,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_generation,
     chosen_policy,
 )
+from sgx_enclaves.cli.package_words import report_lines, result_dict, scan_summary
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.packages.check import NOT_PERMITTED
 from sgx_enclaves.packages.scan import (
@@ -40,7 +41,6 @@ from sgx_enclaves.packages.scan import (
     scan,
     stamps_below,
 )
-from sgx_enclaves.packages.words import report_lines, scan_summary
 
 _REFRESH = 0.2
 
@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     settings = ScanSettings(
         tuple(args.reference),
         functools.partial(chosen_policy, args),
+        result_dict,
         tuple(args.permit),
         chosen_generation(args),
         args.deep,

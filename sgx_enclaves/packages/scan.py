@@ -26,7 +26,6 @@ from sgx_enclaves.packages.enclaves import may_carry_enclaves
 from sgx_enclaves.packages.glance import is_plain
 from sgx_enclaves.packages.package import open_package
 from sgx_enclaves.packages.references import Reference, open_reference
-from sgx_enclaves.packages.words import result_dict
 from sgx_enclaves.signing.generation import Generation
 from sgx_enclaves.verdict.policy import Policy
 
@@ -47,6 +46,7 @@ class ScanSettings:
     Attributes:
         references: packages and folders of unsigned enclaves, in order.
         policy_of: the policy for an enclave, by its path.
+        record: a result as a mapping that `json.dumps` takes, with its `exit_status`.
         permitted: see `check_package`.
         generation: see `check_package`.
         deep: read every payload, so that an enclave under an innocent name is found.
@@ -54,6 +54,7 @@ class ScanSettings:
 
     references: tuple[str, ...]
     policy_of: Callable[[str], Policy]
+    record: Callable[[PackageResult], dict[str, Any]]
     permitted: tuple[str, ...] = ()
     generation: Optional[Generation] = None
     deep: bool = False
@@ -66,7 +67,7 @@ class Scanned:
     Attributes:
         file: the package file.
         stamp: size in bytes and time of change in ns: another stamp, another file.
-        report: as `result_dict` gives it; None for a package without enclaves.
+        report: as `ScanSettings.record` gives it; None for a package without enclaves.
     """
 
     file: str
@@ -189,7 +190,7 @@ def scan_one(path: str, settings: ScanSettings, references: Sequence[Reference])
             return Scanned(path, stamp, None)
     except SgxEnclavesError as error:
         result = PackageResult(path, None, (), (package_finding(error, path),))
-        return Scanned(path, stamp, result_dict(result))
+        return Scanned(path, stamp, settings.record(result))
     result = check_package(
         path,
         references,
@@ -198,7 +199,7 @@ def scan_one(path: str, settings: ScanSettings, references: Sequence[Reference])
         generation=settings.generation,
     )
     empty = not result.enclaves and not result.findings
-    return Scanned(path, stamp, None if empty else result_dict(result))
+    return Scanned(path, stamp, None if empty else settings.record(result))
 
 
 def stamp_of(path: str) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sgx_enclaves.cli.package_words import result_dict, result_text
 from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.limits import Limits
 from sgx_enclaves.packages import references
@@ -27,7 +28,6 @@ from sgx_enclaves.packages.references import (
     config_for,
     open_reference,
 )
-from sgx_enclaves.packages.words import result_dict, result_text
 from sgx_enclaves.verdict.known import PINS
 from sgx_enclaves.verdict.model import Outcome
 from sgx_enclaves.verdict.policy import Policy, policy_for

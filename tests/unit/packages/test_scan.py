@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from sgx_enclaves.cli import scan as scan_verb
 from sgx_enclaves.cli.main import main
+from sgx_enclaves.cli.package_words import result_dict
 from sgx_enclaves.errors import InputError, LimitError
 from sgx_enclaves.packages import scan as scanning
 from sgx_enclaves.packages.enclaves import ENCLAVE_FOLDER, may_carry_enclaves
@@ -96,7 +97,7 @@ def test_a_tree(tree: Path, reference: str, jobs: int) -> None:
     results = list(
         scan(
             find_packages(str(tree)),
-            ScanSettings((reference,), vendor_policy),
+            ScanSettings((reference,), vendor_policy, result_dict),
             jobs=jobs,
             progress=lambda done, total: told.append((done, total)),
         )
@@ -111,24 +112,24 @@ def test_many_batches_come_back_whole(tmp_path: Path, monkeypatch: pytest.Monkey
     for index in range(25):
         (tmp_path / f"{index}.rpm").write_bytes(PLAIN)
     paths = find_packages(str(tmp_path))
-    results = list(scan(paths, ScanSettings((), vendor_policy), jobs=2))
+    results = list(scan(paths, ScanSettings((), vendor_policy, result_dict), jobs=2))
     assert sorted(r.file for r in results) == paths
 
 
 def test_deep_finds_what_is_hidden(tree: Path, reference: str) -> None:
-    shown = ScanSettings((reference,), vendor_policy, deep=True)
+    shown = ScanSettings((reference,), vendor_policy, result_dict, deep=True)
     found = outcomes(list(scan(find_packages(str(tree)), shown)))
     assert found == {**EXPECTED, "hidden.rpm": "unverifiable"}
 
 
 def test_a_process_that_dies_is_an_error(tree: Path, reference: str) -> None:
-    deadly = ScanSettings((reference,), deadly_policy)
+    deadly = ScanSettings((reference,), deadly_policy, result_dict)
     with pytest.raises(LimitError, match="a process of the scan died"):
         list(scan(find_packages(str(tree)), deadly, jobs=2))
 
 
 def test_a_bad_reference_is_an_error(tree: Path) -> None:
-    missing = ScanSettings((str(tree / "no"),), vendor_policy)
+    missing = ScanSettings((str(tree / "no"),), vendor_policy, result_dict)
     for jobs in (1, 2):
         with pytest.raises(InputError, match="cannot be read"):
             list(scan(find_packages(str(tree)), missing, jobs=jobs))
@@ -149,7 +150,7 @@ def test_a_scan_goes_on_where_it_was(
     tree: Path, reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(tmp_path / "state")
-    judged = ScanSettings((reference,), vendor_policy)
+    judged = ScanSettings((reference,), vendor_policy, result_dict)
     paths = find_packages(str(tree))
     state = State(path, "key")
     begun = scan(paths, judged, state=state)
@@ -188,7 +189,7 @@ def test_other_settings_start_anew(tree: Path, tmp_path: Path) -> None:
     path = str(tmp_path / "state")
     (package,) = [p for p in find_packages(str(tree)) if p.endswith("plain0.rpm")]
     state = State(path, "one")
-    assert list(scan([package], ScanSettings((), vendor_policy), state=state))
+    assert list(scan([package], ScanSettings((), vendor_policy, result_dict), state=state))
     state.close()
     state = State(path, "one")
     assert state.known(package) is not None
