@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import re
@@ -194,6 +195,24 @@ def _tell(spec: Spec, text: str) -> None:
         os.write(spec.report, (text + "\n").encode("utf-8", "replace"))
 
 
+def _execute(command: list[str], environment: dict[str, str]) -> NoReturn:
+    """Become the program.
+
+    Not by `os.execvpe`: it imports, and Python's own folder may not be seen any more.
+    """
+    folders = environment.get("PATH", os.defpath).split(":")
+    places = [command[0]] if "/" in command[0] else [f"{folder}/{command[0]}" for folder in folders]
+    problem: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    for place in places:
+        try:
+            os.execve(place, command, environment)  # noqa: S606 - no shell is wanted
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            problem = error
+    raise problem
+
+
 def _run_step(spec: Spec) -> NoReturn:
     try:
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
@@ -203,7 +222,7 @@ def _run_step(spec: Spec) -> NoReturn:
         os.set_inheritable(spec.leash, False)
         os.umask(spec.umask)
         os.chdir(spec.folder)
-        os.execvpe(spec.command[0], spec.command, spec.environment)  # noqa: S606 - no shell is wanted
+        _execute(spec.command, spec.environment)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         _tell(spec, f"problem {spec.command[0]} cannot be started in {spec.folder}: {reason}")

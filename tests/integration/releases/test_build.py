@@ -470,7 +470,8 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_named_as_the_cause(small: SmallRelease, tiny_disk: Path) -> None:
-    small.steps = {"fill": ["dd", "if=/dev/zero", "of=big", "bs=64k"]}
+    small.root = str(tiny_disk / "machine" / "tree")
+    small.steps = {"fill": ["dd", "if=/dev/zero", "of=big", "bs=64k", "count=1000"]}
     manifest = small.build(tiny_disk / "into")
     message = step(manifest, "fill").message
     assert message is not None
@@ -481,6 +482,7 @@ def test_a_full_disk_is_named_as_the_cause(small: SmallRelease, tiny_disk: Path)
 def test_sources_that_do_not_fit_on_the_disk_leave_nothing(
     small: SmallRelease, tiny_disk: Path
 ) -> None:
+    small.root = str(tiny_disk / "machine" / "tree")
     small.files["big"] = os.urandom(6 << 20)
     with pytest.raises(InputError, match="No space left"):
         small.build(tiny_disk / "into")
