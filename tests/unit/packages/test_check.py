@@ -405,9 +405,9 @@ def test_an_elf_that_lies_about_every_offset_is_a_finding(
     folder = tmp_path / "reference"
     if not folder.exists():
         Shop(tmp_path).reference()
-    start = time.monotonic()
+    start = time.process_time()
     result = check(str(path), FolderReference(str(folder)))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     same = bytes(enclave) == CASE.signed
     assert (result.exit_status == 0) is same
     assert bool(codes(result)) is not same

@@ -191,10 +191,10 @@ def test_a_link_loop_is_refused() -> None:
 def test_links_that_cost_too_much_are_refused() -> None:
     deep = "/".join(["d"] * 1500)
     files = [link(f"/{i:04}", f"{deep}/{i + 1:04}") for i in range(600)]
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(LimitError, match="too many symbolic links to follow"):
         links_of([*files, *(link(f"/x{i}", deep) for i in range(20))]).to_files()
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_links_of_the_enclave_folder_that_leave_the_package() -> None:
@@ -280,9 +280,9 @@ def test_what_is_packed_in_a_packed_file_is_no_matter() -> None:
     """An archive inside of the package is a file like another: nobody unpacks it."""
     bomb = gzip.compress(gzip.compress(bytes(32 << 20)))
     inner = write_rpm([RpmFile("/opt/x.signed.so", SIGNED)])
-    start = time.monotonic()
+    start = time.process_time()
     assert found([RpmFile("/opt/a.gz", bomb), RpmFile("/opt/inner.rpm", inner)]) == []
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_one_enclave_is_held_at_a_time() -> None:

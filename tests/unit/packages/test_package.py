@@ -397,12 +397,12 @@ def test_broken_compression(compressor: str) -> None:
 
 def test_a_sparse_claim_of_10_gib_is_refused_before_anything_is_unpacked() -> None:
     files = [RpmFile("/a", DATA, size=10 << 30)]
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(LimitError, match=r"claims files that are larger.*10737418240 bytes"):
         contents(write_rpm(files))
     with pytest.raises(LimitError, match="claims files that are larger"):
         contents(write_rpm(files, stripped=True, signature={1000: None}))
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 def _bomb(size: int) -> bytes:
