@@ -24,9 +24,6 @@ SOURCE_FILE = f"{TOP}.tar.gz"
 SIGNED_FILE = "prebuilt_demo_1.0.tar.gz"
 CHECKSUMS_FILE = "SHA256SUM_prebuilt_demo_1.0.cfg"
 PREBUILT = "psw/ae/data/prebuilt"
-# Any path will do that nothing else uses; the build is given exactly this one. Where
-# the kernel gives it no root of its own, this can be made without rights.
-ROOT = "/tmp/sgx-enclaves-demo/tree"  # noqa: S108
 # Of everything in the archives, so that their digests depend on the content alone.
 _TIME = 1_700_000_000
 
@@ -85,6 +82,7 @@ class Description:
 
     Attributes:
         title: in words.
+        root: the path that the tree must have while it is built.
         source_url: where the sources stand.
         source_sha256: their pinned digest; None pins nothing.
         signed_url: where the vendor's archive stands.
@@ -97,6 +95,7 @@ class Description:
     """
 
     title: str
+    root: str
     source_url: str
     source_sha256: Optional[str]
     signed_url: str
@@ -169,7 +168,7 @@ def release_toml(description: Description) -> str:
         f"unpinned = [{', '.join(_text(fact) for fact in unpinned)}]",
         "",
         "[build]",
-        f"root = {_text(ROOT)}",
+        f"root = {_text(description.root)}",
         "[[build.source]]",
         'id = "demo"',
         'place = "."',

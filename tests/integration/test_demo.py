@@ -22,6 +22,7 @@ from tests.enclaves.compiled import have_toolchain
 
 DESCRIPTION = Description(
     title="t",
+    root="/demo/tree",
     source_url="https://127.0.0.1/s",
     source_sha256="0" * 64,
     signed_url="https://127.0.0.1/v",

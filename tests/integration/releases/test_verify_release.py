@@ -585,7 +585,7 @@ STEP = '[[build.step]]\nid = "x"\nplace = "."\ncommand = ["true"]\n'
         {'TZ = "UTC"': 'TZ = "CET"'},
         {"[toolchain.environment]": "umask = 0o77\n[toolchain.environment]"},
         {"[[build.source]]": f"{STEP}[[build.source]]"},
-        {"/tmp/sgx-enclaves-demo/tree": "/tmp/sgx-enclaves-demo/other"},  # noqa: S108
+        {'/tree"': '/other"'},
     ],
 )
 def test_other_way_to_build_is_another_build(
@@ -623,6 +623,9 @@ def test_killed_run_then_the_next_gives_the_same_verdict(
             os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=DEADLINE)
     assert not (cold.folder / "report" / "release.json").exists()
+    if not world.isolated:
+        # a tree that stands on the machine itself is left in the way of the next build
+        shutil.rmtree(Path(world.honest.root).parent, ignore_errors=True)
     killed = cold.run(world.honest)
     assert killed.status == 0
     clean = Bench(world, cold.folder, world.warm / "cache", world.warm / "work").run(world.honest)

@@ -18,6 +18,7 @@ from demo.release import ENCLAVE_LIST, Description, checksums, release_toml, sha
 from demo.server import DownloadServer, download_server
 from demo.whole_release import honest_release
 from sgx_enclaves.cli.main import main
+from sgx_enclaves.releases.build_sandbox import Isolation, find_isolation
 from tests.enclaves.compiled import build_enclaves
 from tests.support.keys import vendor_key
 
@@ -74,6 +75,7 @@ class World:
         signed: signed file name to content, as an honest vendor has it.
         honest: the release as it should be.
         warm: a cache and a work folder in which the honest release was verified.
+        isolated: whether builds here have a root of their own.
     """
 
     server: DownloadServer
@@ -81,6 +83,7 @@ class World:
     signed: Mapping[str, bytes]
     honest: Description
     warm: Path
+    isolated: bool
 
     @property
     def built_with_configs(self) -> Path:
@@ -114,8 +117,11 @@ def make_world(folder: Path) -> Iterator[World]:
         e.signed: vendor.sign_enclave(built / e.unsigned, e.config, key) for e in ENCLAVE_LIST
     }
     (folder / "tls").mkdir()
+    isolated = find_isolation(folder)[0] is not Isolation.NONE
     with download_server(folder / "tls") as server:
-        world = World(server, built, signed, honest_release(server, signed, key), folder / "warm")
+        world = World(
+            server, built, signed, honest_release(server, signed, key), folder / "warm", isolated
+        )
         world.signed_folder.mkdir(parents=True)
         world.built_with_configs.mkdir()
         for enclave in ENCLAVE_LIST:
