@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from enum import Enum
 from typing import Any, NoReturn, Optional, TypeVar
 
@@ -102,9 +101,9 @@ def _manifest(top: Table) -> Manifest:
         top.refuse("reproducible", "contradicts the second build", claims_same)
     if not manifest.enclaves:
         top.refuse("enclaves", "must name at least one")
-    _unique(top, "trees", (tree.release for tree in manifest.trees))
-    _unique(top, "enclaves", (enclave.name for enclave in manifest.enclaves))
-    _unique(top, "enclaves", (enclave.file for enclave in manifest.enclaves))
+    top.unique("trees", (tree.release for tree in manifest.trees))
+    top.unique("enclaves", (enclave.name for enclave in manifest.enclaves))
+    top.unique("enclaves", (enclave.file for enclave in manifest.enclaves))
     names = {enclave.name for enclave in manifest.enclaves}
     for enclave in manifest.enclaves:
         if manifest.tree(enclave.tree) is None:
@@ -135,7 +134,7 @@ def _tree(table: Table) -> TreeRecord:
     table.done()
     if not tree.sources:
         table.refuse("sources", "must name at least one")
-    _unique(table, "steps", (step.id for step in tree.steps))
+    table.unique("steps", (step.id for step in tree.steps))
     return tree
 
 
@@ -294,11 +293,3 @@ def _choice(table: Table, key: str, kind: type[_Kind]) -> _Kind:
         if member.value == text:
             return member
     table.refuse(key, f"must be one of {', '.join(member.value for member in kind)}", text)
-
-
-def _unique(table: Table, key: str, values: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            table.refuse(key, "is there twice", value)
-        seen.add(value)

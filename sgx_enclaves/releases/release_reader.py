@@ -9,7 +9,7 @@ missing without being listed as `unpinned`, facts that are listed and there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from sgx_enclaves.errors import CatalogueError
@@ -101,9 +101,9 @@ def _build(table: Table) -> Build:
         table.refuse("source", "must begin with the one whose place is '.'")
     if any(not source.place for source in build.sources[1:]):
         table.refuse("source", "only the first may have the place '.'")
-    _unique(table, "source", (source.id for source in build.sources))
-    _unique(table, "source", (source.place for source in build.sources))
-    _unique(table, "step", (step.id for step in build.steps))
+    table.unique("source", (source.id for source in build.sources))
+    table.unique("source", (source.place for source in build.sources))
+    table.unique("step", (step.id for step in build.steps))
     return build
 
 
@@ -157,7 +157,7 @@ def _toolchain(table: Table) -> Toolchain:
     table.done()
     if not toolchain.tools:
         table.refuse("tool", "must name at least one")
-    _unique(table, "tool", (tool.name for tool in toolchain.tools))
+    table.unique("tool", (tool.name for tool in toolchain.tools))
     return toolchain
 
 
@@ -235,19 +235,11 @@ def _so_version(table: Table) -> SoVersion:
     return version
 
 
-def _unique(table: Table, key: str, values: Iterable[str]) -> None:
-    seen = set()
-    for value in values:
-        if value in seen:
-            table.refuse(key, "is there twice", value)
-        seen.add(value)
-
-
 def _cross_check(release: Release, top: Table) -> None:
     if not release.enclaves:
         top.refuse("enclave", "must name at least one")
-    _unique(top, "vendor", (archive.id for archive in release.vendor))
-    _unique(top, "enclave", (enclave.name for enclave in release.enclaves))
+    top.unique("vendor", (archive.id for archive in release.vendor))
+    top.unique("enclave", (enclave.name for enclave in release.enclaves))
     for enclave in release.enclaves:
         if release.archive(enclave.vendor) is None:
             top.refuse(f"enclave {enclave.name}.vendor", "names no archive", enclave.vendor)
@@ -255,7 +247,7 @@ def _cross_check(release: Release, top: Table) -> None:
             top.refuse(f"enclave {enclave.name}.build", "needs the release's own build")
         if enclave.built_in == release.name:
             top.refuse(f"enclave {enclave.name}.built_in", "must be another release")
-    _unique(top, "unpinned", release.unpinned)
+    top.unique("unpinned", release.unpinned)
     unknown = set(unknown_facts(release))
     for fact in sorted(unknown - set(release.unpinned)):
         top.refuse("unpinned", f"must list {fact}, which is not given")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, Optional
 
 from sgx_enclaves.errors import CatalogueError
@@ -121,6 +121,14 @@ class Table:
 
     def _below(self, key: str) -> str:
         return f"{self.path}.{key}" if self.path else key
+
+    def unique(self, key: str, values: Iterable[str]) -> None:
+        """Refuse a value that is there twice."""
+        seen: set[str] = set()
+        for value in values:
+            if value in seen:
+                self.refuse(key, "is there twice", value)
+            seen.add(value)
 
     def done(self) -> None:
         """Refuse keys that nobody took: a misspelt key must not be silently lost."""
