@@ -175,7 +175,7 @@ def release_toml(description: Description) -> str:
         *_file(SOURCE_FILE, description.source_url, description.source_sha256),
         "",
         "[toolchain]",
-        'name = "the toolchain of the machine that runs the demo"',
+        'name = "the demo machine\'s own"',
         f"interpreter = {_text(description.interpreter)}",
         "[toolchain.environment]",
         'LC_ALL = "C"',

@@ -32,7 +32,6 @@ from demo.release import (
     source_archive,
 )
 from demo.server import DownloadServer, download_server
-from sgx_enclaves.releases.toolchain_probe import record_toolchain
 
 # What the test enclaves' makefile calls.
 TOOLS = ("gcc", "binutils", "gnumake")
@@ -81,25 +80,35 @@ def run(folder: Path, built: Path, key: RSAPrivateKey, mallory: RSAPrivateKey) -
     (folder / "tls").mkdir(parents=True)
     wrong = 0
     with download_server(folder / "tls") as server:
-        cases = make_cases(server, built, key, mallory)
-        for name, case in cases.items():
-            catalogue = folder / name / "catalogue"
-            catalogue.mkdir(parents=True)
-            (catalogue / "demo.toml").write_text(release_toml(case.description), "utf-8")
+        signed = {
+            e.signed: vendor.sign_enclave(built / e.unsigned, e.config, key) for e in ENCLAVE_LIST
+        }
+        honest = _toolchain(folder / "toolchain-record", honest_release(server, signed, key))
+        for name, case in make_cases(server, honest, built, signed, (key, mallory)).items():
+            write_catalogue(folder / name, case.description)
             wrong += show(folder, name, case, server.ca_file)
     return wrong
 
 
 def make_cases(
-    server: DownloadServer, built: Path, key: RSAPrivateKey, mallory: RSAPrivateKey
+    server: DownloadServer,
+    honest: Description,
+    built: Path,
+    signed: Mapping[str, bytes],
+    keys: tuple[RSAPrivateKey, RSAPrivateKey],
 ) -> dict[str, Case]:
-    """Fill the server, and say what must come of each release."""
-    signed = {
-        e.signed: vendor.sign_enclave(built / e.unsigned, e.config, key) for e in ENCLAVE_LIST
-    }
+    """Fill the server, and say what must come of each release.
+
+    Args:
+        server: gets the tampered files.
+        honest: the release as it should be.
+        built: the vendor's own build of the unsigned enclaves.
+        signed: what an honest vendor delivers, by file name.
+        keys: the vendor's, and somebody else's.
+    """
+    key, mallory = keys
     pce = ENCLAVE_LIST[0]
     unsigned = built / pce.unsigned
-    honest = honest_release(server, signed, key)
     bad_source = source_archive({"src/tdqe.c": (ENCLAVES / "src" / "tdqe.c").read_bytes() + b"\n"})
     bad_code = {**signed, pce.signed: vendor.with_other_code(signed[pce.signed], unsigned)}
     bad_patch = {**signed, pce.signed: vendor.with_hostile_patch(unsigned, pce.config, key)}
@@ -162,8 +171,7 @@ def make_cases(
 def honest_release(
     server: DownloadServer, signed: Mapping[str, bytes], key: RSAPrivateKey
 ) -> Description:
-    """The release `demo`, with this machine's toolchain as the designated one."""
-    record = record_toolchain(TOOLS)
+    """The release `demo`; its toolchain is yet to be designated."""
     sources, archive = source_archive(), signed_archive(signed)
     return Description(
         title="Our own test enclaves, by a vendor of our own",
@@ -176,10 +184,46 @@ def honest_release(
         signed_sha256=sha256(archive),
         checksums_url=server.put(f"/demo/{CHECKSUMS_FILE}", checksums(SIGNED_FILE, archive)),
         signer=vendor.mrsigner(key),
-        tools=tuple(Tool(tool.name, tool.version or "not here") for tool in record.tools),
-        interpreter=record.interpreter or "/not-here",
+        tools=tuple(Tool(name, "not designated") for name in TOOLS),
+        interpreter="/not-designated",
         least_isvsvn={},
     )
+
+
+def designate(description: Description, record: Mapping[str, Any]) -> Description:
+    """Make a recorded toolchain the designated one.
+
+    Args:
+        description: the release.
+        record: what `sgx-enclaves toolchain record` wrote.
+    """
+    return replace(
+        description,
+        tools=tuple(Tool(tool["name"], tool["version"] or "not here") for tool in record["tools"]),
+        interpreter=record["interpreter"] or "/not-here",
+    )
+
+
+def write_catalogue(folder: Path, description: Description) -> Path:
+    """Write the release down as a catalogue of its own; returns that folder."""
+    catalogue = folder / "catalogue"
+    catalogue.mkdir(parents=True, exist_ok=True)
+    (catalogue / "demo.toml").write_text(release_toml(description), "utf-8")
+    return catalogue
+
+
+def _toolchain(folder: Path, description: Description) -> Description:
+    """Record this machine's toolchain and designate it."""
+    title("the toolchain of this machine becomes the designated one")
+    record = folder / "record.json"
+    catalogue = write_catalogue(folder, description)
+    sgx_enclaves(
+        "toolchain", "record", "demo", *("--catalogue", str(catalogue)), *("-o", str(record))
+    )
+    designated = designate(description, json.loads(record.read_text("utf-8")))
+    write_catalogue(folder, designated)
+    sgx_enclaves("toolchain", "check", "demo", *("--catalogue", str(catalogue)))
+    return designated
 
 
 def _delivered(

@@ -16,9 +16,10 @@ from typing import Any, Optional
 from demo import vendor
 from demo.release import ENCLAVE_LIST, Description, checksums, release_toml, sha256, signed_archive
 from demo.server import DownloadServer, download_server
-from demo.whole_release import honest_release
+from demo.whole_release import TOOLS, designate, honest_release
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.releases.build_sandbox import Isolation, find_isolation
+from sgx_enclaves.releases.toolchain_probe import record_toolchain
 from tests.enclaves.compiled import build_enclaves
 from tests.support.keys import vendor_key
 
@@ -119,9 +120,9 @@ def make_world(folder: Path) -> Iterator[World]:
     (folder / "tls").mkdir()
     isolated = find_isolation(folder)[0] is not Isolation.NONE
     with download_server(folder / "tls") as server:
-        world = World(
-            server, built, signed, honest_release(server, signed, key), folder / "warm", isolated
-        )
+        record = record_toolchain(TOOLS).as_dict()
+        honest = designate(honest_release(server, signed, key), record)
+        world = World(server, built, signed, honest, folder / "warm", isolated)
         world.signed_folder.mkdir(parents=True)
         world.built_with_configs.mkdir()
         for enclave in ENCLAVE_LIST:
