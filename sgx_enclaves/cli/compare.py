@@ -23,6 +23,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_generation,
     chosen_policy,
 )
+from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.verdict.compare import compare
@@ -83,12 +84,19 @@ def write_reports(verdict: Verdict, folder: Path) -> None:
     """Write the verdict as text, JSON and HTML into `folder`, which may be new.
 
     Raises:
-        InputError: a file cannot be written.
+        InputError: the folder cannot be made, or a file not be written.
     """
     from sgx_enclaves.report.as_html import verdict_html  # noqa: PLC0415
     from sgx_enclaves.report.text import verdict_text  # noqa: PLC0415
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder cannot be made: {error.strerror or error}",
+            file=str(folder),
+            hint="name another folder for the reports",
+        ) from None
     for name, text in (
         ("verdict.txt", verdict_text(verdict)),
         ("verdict.json", _json(verdict)),
