@@ -3,6 +3,7 @@
 # make demo    set everything up and run the main job on our own test enclaves
 # make test    set everything up and run all checks: ruff, mypy --strict, pytest
 # make bench   measure speed, as ratios within one run
+# make lint-rpm RPM=FILE...   run rpmlint with our check on packages
 # make clean   remove everything that was made
 #
 # Everything is made under build/; system packages are installed when they are
@@ -21,7 +22,11 @@ RUN := $(VENV)/bin/python
 # Run both cores, but leave timing to the benchmarks.
 WORKERS ?= auto
 
-.PHONY: demo test lint typecheck unit bench clean setup
+.PHONY: demo test lint typecheck unit bench clean setup rpmlint lint-rpm
+
+# The oldest and the newest rpmlint that the check is for.
+RPMLINTS := 2.4.0 2.10.0
+NEWEST_RPMLINT := $(BUILD)/rpmlint-$(lastword $(RPMLINTS))
 
 setup: $(BUILD)/setup.stamp
 
@@ -43,8 +48,17 @@ lint: setup
 typecheck: setup
 	$(VENV)/bin/mypy
 
-unit: setup
+unit: setup rpmlint
 	$(RUN) -m pytest --numprocesses $(WORKERS)
+
+# Without them their tests are skipped, and say so.
+rpmlint: setup
+	for version in $(RPMLINTS); do \
+	    packaging/install-rpmlint $$version $(BUILD)/rpmlint-$$version || true; \
+	done
+
+lint-rpm: rpmlint
+	@PYTHONPATH=rpmlint_checks:. $(NEWEST_RPMLINT)/bin/python -m sgx_enclaves_rpmlint $(RPM)
 
 bench: setup
 	$(RUN) -m benchmarks

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The check as rpmlint loads it: `rpmlint.checks.SgxEnclaveCheck`, module and class alike.
+
+All it does is hand over to `Session`, which has types and tests of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rpmlint.checks.AbstractCheck import AbstractCheck
+
+from sgx_enclaves_rpmlint.session import Session
+
+
+class SgxEnclaveCheck(AbstractCheck):  # type: ignore[misc]
+    """Is each signed SGX enclave our build plus a signature, and nothing else?"""
+
+    def __init__(self, config: Any, output: Any) -> None:
+        super().__init__(config, output)
+        self._session = Session(config.configuration.get("SgxEnclave", {}), output)
+
+    def check_source(self, pkg: Any) -> None:
+        """Look at a source package."""
+        self._session.note(pkg)
+
+    def check_binary(self, pkg: Any) -> None:
+        """Look at a binary package."""
+        self._session.note(pkg)
+
+    def after_checks(self) -> None:
+        """Judge all packages, now that counterparts are known as well."""
+        self._session.conclude()

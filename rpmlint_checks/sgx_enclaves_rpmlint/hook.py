@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Lets rpmlint find the check where it looks for its own.
+
+rpmlint loads a check `Foo` as `rpmlint.checks.Foo` only, and reads configuration
+from the XDG folders only. A `.pth` file registers this finder, which answers for
+our one module and adds our folder to the XDG folders that rpmlint reads, last
+in rank. Costs every start of Python in the environment: it imports what Python
+has imported already.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+
+# As in `typing`, which takes longer to import than all the rest of this.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+    from typing import Any, Optional
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+CHECK = "SgxEnclaveCheck"
+CONFIG_FOLDER = os.path.join(_HERE, "xdg")
+_CHECK_MODULE = f"rpmlint.checks.{CHECK}"
+_CONFIG_MODULE = "rpmlint.config"
+
+
+class Finder:
+    """A finder for `sys.meta_path`."""
+
+    def find_spec(
+        self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
+    ) -> Optional[ModuleSpec]:
+        """See `importlib.abc.MetaPathFinder`."""
+        if name not in (_CHECK_MODULE, _CONFIG_MODULE):
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if name == _CONFIG_MODULE:
+            if spec is not None and spec.loader is not None:
+                spec.loader = _ConfigLoader(spec.loader)  # type: ignore[assignment]
+            return spec
+        # A distribution's package may have put the check beside rpmlint's own.
+        return spec or _our_check()
+
+
+def _our_check() -> ModuleSpec:
+    path = os.path.join(_HERE, f"{CHECK}.py")
+    spec = ModuleSpec(_CHECK_MODULE, SourceFileLoader(_CHECK_MODULE, path), origin=path)
+    spec.has_location = True
+    return spec
+
+
+class _ConfigLoader:
+    """Loads `rpmlint.config` as its own loader does, then adds our folder."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> Optional[ModuleType]:
+        module: Optional[ModuleType] = self._loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        folders = getattr(module, "xdg_config_dirs", None)
+        # Another rpmlint may have it elsewhere: then `rpmlint --config` must name the file.
+        if isinstance(folders, list):
+            # A copy: the list belongs to the module xdg, which others use as well.
+            module.xdg_config_dirs = [*folders, CONFIG_FOLDER]  # type: ignore[attr-defined]
+
+
+def register() -> None:
+    """Put the finder first, once."""
+    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Finder())

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table [SgxEnclave] of rpmlint's configuration, checked once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from sgx_enclaves.packages.check import NOT_PERMITTED
+from sgx_enclaves.packages.enclaves import enclave_name, stem_of, version_of
+from sgx_enclaves.verdict.known import pin_for_file
+from sgx_enclaves.verdict.policy import Policy, policy_for
+
+_MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
+_KEYS = frozenset({"reference", "signers", "least_isvsvn", "permit", "quiet"})
+_MAX_SVN = 0xFFFF
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the configuration asks for.
+
+    Attributes:
+        references: enclave to version to paths; an empty key stands for all.
+        signers: enclave to MRSIGNERs, lower-case hexadecimal.
+        least_isvsvn: enclave to its least ISVSVN.
+        permit: enclaves that may be shipped although Fedora does not.
+        quiet: findings of other checks to withdraw on verified enclaves.
+        problems: what is wrong with the table, a sentence each.
+    """
+
+    references: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    signers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    least_isvsvn: Mapping[str, int] = field(default_factory=dict)
+    permit: frozenset[str] = frozenset()
+    quiet: frozenset[str] = frozenset()
+    problems: tuple[str, ...] = ()
+
+    def paths_for(self, path: str) -> tuple[str, ...]:
+        """The references for a signed enclave: those for its version first."""
+        version = version_of(path) or ""
+        found: list[str] = []
+        for name in (key_of(path), ""):
+            versions = self.references.get(name, {})
+            for key in dict.fromkeys((version, "")):
+                found += versions.get(key, ())
+        return tuple(dict.fromkeys(found))
+
+    def policy_for(self, path: str) -> Policy:
+        """The policy for a signed enclave, by its file name."""
+        key = key_of(path)
+        pin = pin_for_file(path)
+        signers = self.signers.get(key, ())
+        least = self.least_isvsvn.get(key)
+        return policy_for(pin, mrsigners=signers, min_isvsvn=least)
+
+
+def key_of(path: str) -> str:
+    """What an enclave is called in the configuration: `ide`, or `libsgx_own` when not Intel's."""
+    return enclave_name(path) or stem_of(path)
+
+
+def read_options(table: object) -> Options:
+    """The options; what is wrong is left out and told in `problems`."""
+    if not isinstance(table, dict):
+        return Options(problems=("[SgxEnclave] is not a table",))
+    reader = _Reader(table)
+    return Options(
+        reader.references(),
+        reader.signers(),
+        reader.least_isvsvn(),
+        reader.permit(),
+        frozenset(reader.texts("quiet", table.get("quiet", []))),
+        reader.unknown_keys(),
+    )
+
+
+class _Reader:
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self._table = table
+        self._problems: list[str] = []
+
+    def unknown_keys(self) -> tuple[str, ...]:
+        for key in sorted(map(str, set(self._table) - _KEYS)):
+            self._problems.append(f"{key}: unknown; known are {', '.join(sorted(_KEYS))}")
+        return tuple(self._problems)
+
+    def texts(self, where: str, value: object) -> tuple[str, ...]:
+        """A text or a list of them."""
+        items = [value] if isinstance(value, str) else value
+        if isinstance(items, list) and all(isinstance(item, str) and item for item in items):
+            return tuple(items)
+        self._wrong(where, "a text or a list of texts", value)
+        return ()
+
+    def references(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        given = self._table.get("reference", [])
+        if not isinstance(given, dict):
+            return {"": {"": self.texts("reference", given)}}
+        found = {}
+        for name, value in given.items():
+            where = f"reference.{name}"
+            by_version = value if isinstance(value, dict) else {"": value}
+            found[name] = {
+                version: self.texts(f"{where}.{version}" if version else where, paths)
+                for version, paths in by_version.items()
+            }
+        return found
+
+    def signers(self) -> dict[str, tuple[str, ...]]:
+        found = {}
+        for name, value in self._mapping("signers"):
+            texts = self.texts(f"signers.{name}", value)
+            good = tuple(text.lower() for text in texts if _MRSIGNER.match(text))
+            if len(good) < len(texts):
+                self._wrong(f"signers.{name}", "64 hexadecimal digits (MRSIGNER)", value)
+            if good:
+                found[name] = good
+        return found
+
+    def least_isvsvn(self) -> dict[str, int]:
+        found = {}
+        for name, value in self._mapping("least_isvsvn"):
+            number = _integer(value)
+            if number is None or not 0 <= number <= _MAX_SVN:
+                self._wrong(f"least_isvsvn.{name}", f"a number from 0 to {_MAX_SVN}", value)
+            else:
+                found[name] = number
+        return found
+
+    def permit(self) -> frozenset[str]:
+        names = frozenset(self.texts("permit", self._table.get("permit", [])))
+        for name in sorted(names - NOT_PERMITTED):
+            self._wrong("permit", f"one of {', '.join(sorted(NOT_PERMITTED))}", name)
+        return names & NOT_PERMITTED
+
+    def _mapping(self, key: str) -> list[tuple[str, object]]:
+        value = self._table.get(key, {})
+        if isinstance(value, dict):
+            return list(value.items())
+        self._wrong(key, "a table", value)
+        return []
+
+    def _wrong(self, where: str, expected: str, found: object) -> None:
+        self._problems.append(f"{where}: expected {expected}, found {found!r}")
+
+
+def _integer(value: object) -> Optional[int]:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the check looks for unsigned counterparts, and in which order.
+
+First the other packages on rpmlint's command line, then what the configuration
+names, then what is installed. Each is opened only when a signed enclave asks for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Optional
+
+from sgx_enclaves.errors import InputError, SgxEnclavesError
+from sgx_enclaves.files import read_file
+from sgx_enclaves.limits import DEFAULT_LIMITS
+from sgx_enclaves.packages.enclaves import CONFIG_SUFFIX, enclave_name, stem_of
+from sgx_enclaves.packages.references import (
+    Counterpart,
+    PackageReference,
+    Reference,
+    config_for,
+    open_reference,
+)
+from sgx_enclaves.releases.manifest import MANIFEST
+from sgx_enclaves_rpmlint.boundary import Subject
+from sgx_enclaves_rpmlint.installed import InstalledFile
+from sgx_enclaves_rpmlint.options import Options
+
+_UNSIGNED = "-unsigned"
+_REPRODUCIBLE = ":unsigned:reproducible)"
+_LATEST = ":unsigned:latest)"
+
+
+class LazyReference:
+    """A reference that is opened when it is asked for the first time.
+
+    Args:
+        name: what to call it in messages.
+        opener: opens it.
+    """
+
+    def __init__(self, name: str, opener: Callable[[str], Reference]) -> None:
+        self.name = name
+        self._opener = opener
+        self._opened: Optional[Reference] = None
+        self._error: Optional[SgxEnclavesError] = None
+
+    def counterparts(self, path: str) -> Iterator[Counterpart]:
+        """See `Reference`."""
+        if self._error is not None:
+            raise self._error
+        if self._opened is None:
+            try:
+                self._opened = self._opener(self.name)
+            except SgxEnclavesError as error:
+                self._error = error
+                raise
+        yield from self._opened.counterparts(path)
+
+
+class ConfiguredReference:
+    """The folders and packages that [SgxEnclave] names, by enclave and version.
+
+    Args:
+        options: the configuration.
+    """
+
+    name = "[SgxEnclave] reference"
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._opened: dict[str, LazyReference] = {}
+
+    def counterparts(self, path: str) -> Iterator[Counterpart]:
+        """See `Reference`."""
+        for place in self._options.paths_for(path):
+            reference = self._opened.setdefault(place, LazyReference(place, open_place))
+            yield from reference.counterparts(path)
+
+
+class ManifestReference:
+    """A folder that `sgx-enclaves build` made: every file has the digest in its manifest.
+
+    Args:
+        path: the folder, or its manifest.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        self._folder = Path(path).parent if Path(path).is_file() else Path(path)
+
+    def counterparts(self, path: str) -> Iterator[Counterpart]:
+        """See `Reference`."""
+        # Costs start-up time, and few have such a folder.
+        from sgx_enclaves.releases.built import load_built  # noqa: PLC0415
+
+        for built in load_built(self._folder).enclaves:
+            if stem_of(path) == f"libsgx_{built.file}":
+                name = f"{self._folder}: {built.name}"
+                yield Counterpart(name, built.unsigned, f"{name} {CONFIG_SUFFIX}", built.config)
+
+
+def open_place(path: str) -> Reference:
+    """What a path in the configuration names: a manifest, a built folder, a folder, a package.
+
+    Raises:
+        SgxEnclavesError: none of them.
+    """
+    place = Path(path)
+    if place.name == MANIFEST or (place / MANIFEST).is_file():
+        return ManifestReference(path)
+    return open_reference(path)
+
+
+class InstalledReference:
+    """The installed packages that provide `sgx-enclave(NAME:unsigned:reproducible)`.
+
+    Args:
+        query: the files of the installed packages that provide something.
+    """
+
+    name = "installed packages"
+
+    def __init__(self, query: Callable[[str], list[InstalledFile]]) -> None:
+        self._query = query
+
+    def counterparts(self, path: str) -> Iterator[Counterpart]:
+        """See `Reference`."""
+        name = enclave_name(path)
+        if name is None:
+            return
+        files = {f.path: f for f in self._query(f"sgx-enclave({name}{_REPRODUCIBLE}")}
+        configs = [p for p in files if p.endswith(CONFIG_SUFFIX)]
+        libraries = [p for p in files if p.rsplit("/", 1)[-1] == f"{stem_of(path)}.so"]
+        for library in sorted(libraries):
+            config = config_for(library, configs, only_enclave=len(libraries) == 1)
+            yield Counterpart(
+                library,
+                _installed_bytes(files[library], DEFAULT_LIMITS.file_size),
+                config or CONFIG_SUFFIX,
+                None
+                if config is None
+                else _installed_bytes(files[config], DEFAULT_LIMITS.config_size),
+            )
+
+
+def _installed_bytes(file: InstalledFile, limit: int) -> bytes:
+    data = read_file(file.path, limit)
+    found = hashlib.new(file.algorithm, data, usedforsecurity=False).hexdigest()
+    if found != file.digest:
+        raise InputError(
+            "the installed file is not the one that was packaged",
+            file=file.path,
+            expected=file.digest,
+            found=found,
+            hint="install the package again",
+        )
+    return data
+
+
+def is_neighbour(subject: Subject) -> bool:
+    """Whether a package on the command line serves as a reference for the others."""
+    names = [name for name, _version in subject.provides]
+    if subject.is_source or subject.installed or any(n.endswith(_LATEST) for n in names):
+        return False
+    return subject.name.endswith(_UNSIGNED) or any(n.endswith(_REPRODUCIBLE) for n in names)
+
+
+def references_for(
+    subjects: Iterable[Subject],
+    options: Options,
+    query: Callable[[str], list[InstalledFile]],
+) -> list[Reference]:
+    """All references, in the order in which they are asked.
+
+    Args:
+        subjects: every package on the command line.
+        options: the configuration.
+        query: see `InstalledReference`.
+    """
+    neighbours = [LazyReference(s.file, PackageReference) for s in subjects if is_neighbour(s)]
+    return [*neighbours, ConfiguredReference(options), InstalledReference(query)]
