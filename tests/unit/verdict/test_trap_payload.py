@@ -85,7 +85,7 @@ def measures_as_signed(data: bytes) -> bool:
 
 @pytest.mark.parametrize("tail", [b"\0", b"\x01", b"x" * 5000])
 def test_trailing_bytes(case: Case, tail: bytes) -> None:
-    """Guards the comparison of sizes in `_compare_payload`: nothing measures a tail."""
+    """Guards `_compare_payload` behind the metadata area: nothing measures a tail."""
     evil = case.signed + tail
     assert measures_as_signed(evil)
     verdict = case.compare(evil)
