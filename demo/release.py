@@ -175,7 +175,7 @@ def release_toml(description: Description) -> str:
         *_file(SOURCE_FILE, description.source_url, description.source_sha256),
         "",
         "[toolchain]",
-        'name = "the demo machine\'s own"',
+        'name = "gcc and binutils of this machine"',
         f"interpreter = {_text(description.interpreter)}",
         "[toolchain.environment]",
         'LC_ALL = "C"',
