@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from sgx_enclaves.format.attributes import FLAG_DEBUG
@@ -418,6 +418,17 @@ def test_a_second_signature_with_a_modulus_that_is_none(modulus: int) -> None:
     """Guards the checks of its key: nothing is divided by zero, and nothing is too short."""
     sigstruct, fips = fips_parts()
     evil = replace(fips, modulus=little(modulus))
+    assert len(check_fips_signature(evil, sigstruct)) == 1
+
+
+def test_a_second_signature_with_a_key_a_little_too_short() -> None:
+    """Guards the size of its modulus: 3064 bits hold the same encoding, and the power is right."""
+    sigstruct, fips = fips_parts()
+    numbers = generate_private_key(65537, 3064).private_numbers()
+    n = numbers.public_numbers.n
+    s = pow(encoded(sigstruct.serialise()), numbers.d, n)
+    evil = replace(fips, modulus=little(n), signature=s.to_bytes(KEY_SIZE, "big"))
+    assert pow(s, evil.exponent, n) == encoded(sigstruct.serialise())
     assert len(check_fips_signature(evil, sigstruct)) == 1
 
 
