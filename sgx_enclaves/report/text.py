@@ -28,7 +28,7 @@ _LABEL = 9
 # Lines of a terminal, and how many findings, causes and ranges to show: fewer
 # when the report would not fit.
 _SCREEN = 24
-_AMOUNTS = ((6, 4, 3), (3, 2, 2), (2, 1, 1))
+_AMOUNTS = ((6, 4, 3), (3, 3, 2), (2, 3, 1))
 _DIGITS = 16
 # Of a value in a finding, and of the bytes in a difference.
 _VALUE = 32

@@ -26,8 +26,9 @@ _DATE = re.compile(
 _SAMPLES = 256
 _SAMPLE_SIZE = 8
 _LEAST_CODE = 256
-# Below this share of found pieces, code was generated otherwise throughout.
-_OTHER_CODE = 0.4
+# Below this share of found pieces, much of the code was generated otherwise. In a
+# megabyte of code many short pieces are found by chance or are assembly.
+_OTHER_CODE = 0.7
 # A moved block has at least so many pieces that follow each other.
 _LEAST_RUN = 4
 _LETTERS = 4
@@ -38,7 +39,11 @@ _LEAST_FENCES = 4
 def build_causes(ours: Traces, theirs: Traces) -> Iterator[Cause]:
     """The causes that traces show, most certain first."""
     yield from _interpreter(ours, theirs)
-    yield from _build_id(ours, theirs)
+    build_id = list(_build_id(ours, theirs))
+    # Where both have one, it differs because something else does.
+    follows = ours.build_id is not None and theirs.build_id is not None
+    if not follows:
+        yield from build_id
     yield from _comment(ours, theirs)
     mitigations = list(_mitigation(ours, theirs))
     yield from mitigations
@@ -52,6 +57,8 @@ def build_causes(ours: Traces, theirs: Traces) -> Iterator[Cause]:
     yield from _strings(ours, theirs)
     yield from _code(ours, theirs, bool(mitigations))
     yield from _stripped(ours, theirs)
+    if follows:
+        yield from build_id
 
 
 def _who(ours: bool) -> str:
@@ -181,7 +188,7 @@ def _code(ours: Traces, theirs: Traces, explained: bool) -> Iterator[Cause]:
         same = ours.strings == theirs.strings
         yield Cause(
             "other-compiler",
-            f"the code differs throughout: of {total} pieces of our code {found} are in the "
+            f"much of the code is other code: of {total} pieces of ours {found} are in the "
             "vendor's; likely another compiler, another version of it or of binutils, or "
             f"other options{', as the constant strings are equal' if same else ''}",
             _TOOLCHAIN,
