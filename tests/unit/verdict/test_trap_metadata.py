@@ -294,6 +294,18 @@ def test_a_second_signature_moved_over_other_metadata() -> None:
     assert_only(verdict, "metadata")
 
 
+def test_a_second_signature_moved_over_its_own_entry() -> None:
+    """Guards that `free` comes from `regenerated.blocks`: were it read from the vendor's, the
+    moved range would excuse the very bytes that moved it.
+    """
+    case = fips_enclave()
+    (block,) = case.blocks
+    (entry,) = block.extensions
+    at = block.directories[DIR_EXTEND].offset
+    moved = with_bytes(block, at, replace(entry, offset=at).serialise())
+    assert refuted(case.compare(case.with_blocks([moved]))) == ["metadata", "signature"]
+
+
 # Trap 3: the vendor's metadata as input to the check.
 
 WRONG_CONFIGS: dict[str, int] = {

@@ -372,13 +372,14 @@ MUST_BE_REFUSED: list[dict[str, Any]] = [
     {"section_fields": {NOTE_SECTION: {"sh_offset": 0}}},
     {"section_fields": {".text": {"sh_offset": 0, "sh_size": 0x5800}}},
     {"segment_fields": {0: {"p_filesz": 0x3000, "p_memsz": 0x3000}, 1: {"p_vaddr": 0x8000}}},
+    {"segment_fields": {1: {"p_offset": 1 << 30}}},
     {"truncate": 0x1000},
 ]
 
 
 @pytest.mark.parametrize("lie", MUST_BE_REFUSED, ids=str)
 def test_overlaps_are_refused(lie: dict[str, Any]) -> None:
-    """Guards `_check_load_segment` and `_check_descriptor_is_apart`.
+    """Guards `_parse_segments`, `_check_load_segment` and `_check_descriptor_is_apart`.
 
     Were the metadata area part of a segment, the signer could write what he
     likes into measured memory and call it a signature.
