@@ -306,6 +306,9 @@ class BuildStage:
         ]
         detail = f"{len(built.enclaves)} of {len(names)} enclaves, and their manifest"
         state = StageState.KEPT if kept.reused else StageState.DONE
+        if not self._has_required(built):
+            # each enclave tells its own reason
+            state = StageState.REFUSED
         return Done(None, detail, state, tuple(notes))
 
     def _has_required(self, built: Built) -> bool:

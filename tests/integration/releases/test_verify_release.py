@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -244,13 +245,17 @@ def test_enclave_that_does_not_compile_hides_no_other(bench: Bench, world: World
     url = world.server.put("/broken/sources", broken)
     description = replace(world.honest, source_url=url, source_sha256=sha256(broken))
     result = bench.run(description)
-    assert (result.status, result.outcome) == (2, "unverifiable")
+    assert (result.status, result.outcome, result.refused) == (2, "unverifiable", ["build"])
     assert result.enclave("tdqe")["refused_by"] == "build"
     assert [f["code"] for f in result.enclave("tdqe")["findings"]] == ["build-failed"]
     others = [result.enclave(name)["outcome"] for name in ("pce", "ide", "qe3")]
     assert others == ["identical"] * 3
-    # what failed is tried again, what is whole is kept
-    assert bench.run(description).state("build") == "done"
+    # what failed is tried again
+    before = {path: path.stat().st_mtime_ns for path in bench.work.glob("build/*/stage.json")}
+    assert bench.run(description).status == 2
+    after = {path: path.stat().st_mtime_ns for path in bench.work.glob("build/*/stage.json")}
+    assert before.keys() == after.keys()
+    assert sum(before[path] != after[path] for path in before) == 1
 
 
 def test_missing_member_concerns_its_enclave_alone(bench: Bench, world: World) -> None:
@@ -648,6 +653,33 @@ def test_two_processes_at_once_agree(cold: Bench, world: World, tmp_path: Path) 
     # one built, the other waited for it
     assert sorted(result.state("build") for result in results) == ["done", "kept"]
     assert len(list((cold.work / "build").iterdir())) == 1
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=120k", "none", str(folder)]
+    mount = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    if mount.returncode:
+        pytest.skip(f"no tmpfs here: {mount.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], timeout=20, check=True)
+
+
+def test_disk_full_is_unverifiable_and_the_next_run_goes_on(
+    bench: Bench, world: World, tiny_disk: Path
+) -> None:
+    bench.work = tiny_disk / "work"
+    result = bench.run(world.honest)
+    assert (result.status, result.outcome) == (2, "unverifiable")
+    assert result.refused == ["build", "signed"]
+    grow = ["mount", "-o", "remount,size=50m", str(tiny_disk)]
+    subprocess.run(grow, timeout=20, check=True)
+    result = bench.run(world.honest)
+    assert (result.status, result.state("build")) == (0, "done")
 
 
 def test_work_folder_that_cannot_be_written_is_unverifiable(
