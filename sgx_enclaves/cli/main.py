@@ -93,7 +93,21 @@ def _run(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("sgx-enclaves: interrupted", file=sys.stderr)
+    except Exception as error:
+        # Python's own exit status for it, 1, would say "differs".
+        print(f"sgx-enclaves: {_bug(error)}", file=sys.stderr)
     return EXIT_UNVERIFIABLE
+
+
+def _bug(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"
+    return (
+        f"internal error at {where}: {type(error).__name__}: {error}; "
+        "nothing was decided, please report this bug"
+    )
 
 
 if __name__ == "__main__":

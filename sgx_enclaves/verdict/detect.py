@@ -45,6 +45,9 @@ def detect_generation(image: EnclaveImage, vendor_blocks: tuple[Block, ...] = ()
     if vendor_blocks:
         versions = {_plain(b.version) for b in vendor_blocks}
         candidates = [g for g in candidates if versions <= g.versions] or candidates
+        # SDK 2.4 and 2.5 differ in the XFRM bits that they know, and in nothing else.
+        told = {b.header.attributes_xfrm for b in vendor_blocks}
+        candidates = [g for g in candidates if told == {g.xfrm}] or candidates
     if not candidates:
         raise UnsupportedError(
             "no known SDK makes such an enclave",

@@ -55,6 +55,7 @@ class Traces:
         comments: the strings of `.comment`; None without that section.
         symtab: entries of `.symtab`; None without it.
         debug: names of the sections of debugging information.
+        loaded: names of the sections that are loaded, sorted.
         textrel: whether read-only pages are relocated (DT_TEXTREL).
         global_data: file offset and size of g_global_data.
         sdk_word: its first 8 bytes.
@@ -71,6 +72,7 @@ class Traces:
     comments: Optional[tuple[str, ...]]
     symtab: Optional[int]
     debug: tuple[str, ...]
+    loaded: tuple[str, ...]
     textrel: bool
     global_data: Optional[tuple[int, int]]
     sdk_word: Optional[int]
@@ -95,6 +97,9 @@ def traces_of(image: EnclaveImage) -> Traces:
         symtab=None if symtab is None else symtab.header.sh_size // Symbol.SIZE,
         debug=tuple(
             printable(s.name) for s in image.sections if s.name.startswith((".debug", ".zdebug"))
+        ),
+        loaded=tuple(
+            sorted({printable(s.name) for s in image.sections if s.header.sh_flags & SHF_ALLOC})
         ),
         textrel=DT_TEXTREL in _dynamic_tags(image),
         global_data=global_data,

@@ -60,6 +60,7 @@ MEASURED_VARIANTS = (
     "interp-same-length",
     "no-interp",
     "build-id",
+    "hash-style",
     "opt",
     "lfence",
     "retpoline",

@@ -580,3 +580,17 @@ def test_a_reader_that_goes_away(folder: Path) -> None:
         os.close(writer)
     assert result.stderr == ""
     assert result.returncode == 2
+
+
+def test_a_bug_of_ours_never_looks_like_a_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def broken(_: object) -> int:
+        raise RuntimeError("out of cheese")
+
+    monkeypatch.setattr("sgx_enclaves.cli.show.run", broken)
+    assert main(["show", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "internal error at" in said
+    assert "out of cheese" in said
+    assert "Traceback" not in said

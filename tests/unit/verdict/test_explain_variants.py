@@ -19,6 +19,7 @@ EXPECTED = {
     "interp-same-length": (["interpreter-path"], ["/lib32/ld-linux", "/lib64/ld-linux"]),
     "no-interp": (["interpreter-path"], ["absent in the vendor's file", "/lib64/"]),
     "build-id": (["build-id"], ["absent in our build"]),
+    "hash-style": (["hash-style"], [".hash and .gnu.hash for the vendor's", ".gnu.hash for our"]),
     "comment": (["comment-section", "not-measured"], ["GCC: ", "the vendor's file has"]),
     "unstripped": (
         ["comment-section", "stripped-differently", "not-measured"],
