@@ -97,7 +97,6 @@ def builder(tell: Say) -> Builder:
             into,
             order.enclaves,
             order.toolchain,
-            jobs=len(os.sched_getaffinity(0)),
         )
         build_release(request, here.__getitem__, tell)
 
