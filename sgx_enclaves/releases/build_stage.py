@@ -8,7 +8,6 @@ all, whether an earlier one may be used again, and what can be said of it.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
