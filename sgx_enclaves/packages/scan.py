@@ -28,6 +28,7 @@ from sgx_enclaves.packages.package import open_package
 from sgx_enclaves.packages.references import Reference, open_reference
 from sgx_enclaves.signing.generation import Generation
 from sgx_enclaves.verdict.policy import Policy
+from sgx_enclaves.workers import end_with_parent
 
 _BATCH = 64
 # Batches that wait for a process; bounds the memory of a scan of millions.
@@ -144,7 +145,7 @@ def _batches(
         yield (scan_one(path, settings, references) for path in paths)
         return
     pieces = iter([paths[at : at + _BATCH] for at in range(0, len(paths), _BATCH)])
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
         running: set[Future[list[Scanned]]] = set()
         try:
             while True:

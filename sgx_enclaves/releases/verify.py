@@ -36,6 +36,7 @@ from sgx_enclaves.releases.stage_log import Done, Say, StageLog
 from sgx_enclaves.verdict.compare import compare, finding_of
 from sgx_enclaves.verdict.model import Finding, Outcome, Severity, Verdict
 from sgx_enclaves.verdict.policy import AllOf, LeastSvn, NotDebug, Policy, ProductId, SignedBy
+from sgx_enclaves.workers import end_with_parent
 
 _POLICY_FACTS = ("isvprodid", "least_isvsvn")
 
@@ -189,7 +190,7 @@ def _run(
         # a fork is quick, but must not meet another thread
         method = "fork" if threading.active_count() == 1 else "forkserver"
         context = multiprocessing.get_context(method)
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
             futures = {name: pool.submit(_compare_one, job) for name, job in work.items()}
             for name, future in futures.items():
                 try:
