@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Findings of the check, with a stand-in for rpmlint's output."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+from sgx_enclaves_rpmlint.findings import BY_ID, ERROR, KINDS, kind_of_code
+from sgx_enclaves_rpmlint.options import read_options
+from sgx_enclaves_rpmlint.quiet import withdraw
+from sgx_enclaves_rpmlint.session import Session
+
+from sgx_enclaves.packages.enclaves import ENCLAVE_FOLDER
+from tests.support.keys import foreign_key, mrsigner, vendor_key
+from tests.support.signed import Case, signed_enclave
+from tests.support_rpm import RpmFile, link, write_rpm
+
+CASE = signed_enclave("2.25")
+BASE = ENCLAVE_FOLDER + "libsgx_pce.signed.so"
+SIGNED = BASE + ".1.25.100.1"
+VERIFIED = ["sgx-enclave-verified"]
+
+
+@dataclass
+class Output:
+    """Stands in for rpmlint's `Filter`."""
+
+    badness: dict[str, Any] = field(default_factory=dict)
+    blocked_filters: set[str] = field(default_factory=set)
+    error_details: dict[str, str] = field(default_factory=dict)
+    printed_messages: dict[str, int] = field(default_factory=dict)
+    results: list[str] = field(default_factory=list)
+    score: int = 0
+    found: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def add_info(self, level: str, _package: Any, rpmlint_issue: str, *details: str) -> None:
+        self.found.append((level, rpmlint_issue, " ".join(details)))
+
+    @property
+    def ids(self) -> list[str]:
+        return [kind for _level, kind, _details in self.found]
+
+
+@dataclass
+class Pkg:
+    """Stands in for rpmlint's `Pkg`: nothing was extracted."""
+
+    filename: str
+    name: str = "sample"
+    arch: Optional[str] = "x86_64"
+    is_source: bool = False
+    files: Mapping[str, Any] = field(default_factory=dict)
+    ghost_files: tuple[str, ...] = ()
+    provides: Any = (("sgx-enclave(pce:signed)", 8, ("0", "2.25", None)),)
+    folder: str = "/nowhere"
+
+    def dir_name(self) -> str:
+        return self.folder
+
+
+class Bench:
+    """Writes packages and runs a session over them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reference = folder / "reference"
+        self.reference.mkdir()
+        self.put(CASE)
+
+    def put(self, case: Case) -> None:
+        (self.reference / "libsgx_pce.so").write_bytes(case.built)
+        (self.reference / "libsgx_pce.config.xml").write_bytes(case.config)
+
+    def rpm(self, data: bytes, path: str = SIGNED, **changes: Any) -> str:
+        files = [
+            RpmFile(path, data, 0o100755),
+            link(BASE + ".1", path),
+            link(BASE, BASE + ".1"),
+        ]
+        package = self.folder / "sample.rpm"
+        provides = changes.pop("provides", ["sgx-enclave(pce:signed)"])
+        package.write_bytes(write_rpm(files, provides=provides, **changes))
+        return str(package)
+
+    def run(self, *packages: Any, **table: Any) -> Output:
+        output = Output()
+        options = {
+            "reference": str(self.reference),
+            "signers": {"pce": mrsigner(vendor_key()), "qve": mrsigner(vendor_key())},
+            **table,
+        }
+        session = Session(options, output, lambda _provide: [])
+        for package in packages:
+            session.note(package if isinstance(package, Pkg) else Pkg(package))
+        session.conclude()
+        return output
+
+
+@pytest.fixture(name="bench")
+def _bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_verified(bench: Bench) -> None:
+    output = bench.run(bench.rpm(CASE.signed))
+    assert output.ids == VERIFIED, output.found
+    assert output.found[0][0] == "I"
+
+
+def sigstruct_changed(**fields: Any) -> bytes:
+    def change(block: Any) -> Any:
+        return replace(block, sigstruct=replace(block.sigstruct, **fields))
+
+    return CASE.hostile(change)
+
+
+def unsigned_change() -> bytes:
+    block = CASE.blocks[0]
+    return CASE.with_blocks([replace(block, sigstruct=replace(block.sigstruct, date=0x20200101))])
+
+
+REFUSED: dict[str, Callable[[], bytes]] = {
+    "sgx-enclave-payload-differs": lambda: CASE.signed + b"!",
+    "sgx-enclave-metadata-unaccounted": lambda: sigstruct_changed(miscmask=0),
+    "sgx-enclave-measurement-mismatch": lambda: CASE.hostile(
+        lambda b: replace(b, sigstruct=replace(b.sigstruct, enclavehash=bytes(32))), measured=False
+    ),
+    "sgx-enclave-bad-signature": unsigned_change,
+    "sgx-enclave-wrong-signer": lambda: CASE.hostile(lambda b: b, key=foreign_key()),
+    "sgx-enclave-debug-allowed": lambda: sigstruct_changed(type=0x80000000),
+    "sgx-enclave-svn-too-low": lambda: sigstruct_changed(isvsvn=1),
+    "sgx-enclave-malformed": lambda: CASE.signed[:500],
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused(bench: Bench, kind: str) -> None:
+    output = bench.run(bench.rpm(REFUSED[kind]()))
+    assert kind in output.ids, output.found
+    assert "sgx-enclave-verified" not in output.ids
+    assert {level for level, found, _ in output.found if found == kind} == {"E"}
+
+
+def test_isvsvn_below_what_is_configured(bench: Bench) -> None:
+    output = bench.run(bench.rpm(CASE.signed), least_isvsvn={"pce": 99})
+    assert output.ids == ["sgx-enclave-svn-too-low"]
+
+
+def test_not_permitted(bench: Bench) -> None:
+    path = ENCLAVE_FOLDER + "libsgx_qve.signed.so.1.22.100.1"
+    package = bench.rpm(CASE.signed, path, provides=[])
+    assert "sgx-enclave-not-permitted" in bench.run(package).ids
+    assert "sgx-enclave-not-permitted" not in bench.run(package, permit="qve").ids
+
+
+def test_references_by_enclave_and_version(bench: Bench) -> None:
+    package = bench.rpm(CASE.signed)
+    by_version = {"pce": {"1.25.100.1": str(bench.reference)}}
+    assert bench.run(package, reference=by_version).ids == VERIFIED
+    other = {"pce": {"1.24.100.1": str(bench.reference)}}
+    assert bench.run(package, reference=other).ids == ["sgx-enclave-not-reproduced"]
+    assert bench.run(package, reference={"qe3": str(bench.reference)}).ids != VERIFIED
+
+
+def test_an_unusable_reference(bench: Bench) -> None:
+    output = bench.run(bench.rpm(CASE.signed), reference="/no/such/folder")
+    assert "sgx-enclave-reference-unusable" in output.ids
+
+
+@pytest.mark.parametrize("size", [0, 10, 300, 2000, -1])
+def test_truncated(bench: Bench, size: int) -> None:
+    package = bench.rpm(CASE.signed)
+    data = Path(package).read_bytes()
+    Path(package).write_bytes(data[:size])
+    output = bench.run(package)
+    assert output.ids[0] in ("sgx-enclave-package-damaged", "sgx-enclave-package-unreadable")
+    assert "sgx-enclave-verified" not in output.ids
+
+
+def test_a_package_that_was_not_extracted_whole_is_read(bench: Bench) -> None:
+    missing = type("F", (), {"path": "/nowhere/x", "size": 3, "mode": stat.S_IFREG})()
+    output = bench.run(Pkg(bench.rpm(CASE.signed), provides=(), files={"/x": missing}))
+    assert "sgx-enclave-verified" in output.ids
+
+
+def test_conventions(bench: Bench) -> None:
+    package = bench.rpm(CASE.signed, "/opt/libsgx_pce.signed.so", provides=[])
+    output = bench.run(Pkg(package, provides=(("x", 0, (None, None, None)),), files={}))
+    assert output.ids == []
+    output = bench.run(Pkg(package, provides=(("sgx-enclave(x:signed)", 0, (None, "", None)),)))
+    assert "sgx-enclave-name-unconventional" in output.ids
+    assert "sgx-enclave-provides-unconventional" in output.ids
+    package = bench.rpm(CASE.signed, ENCLAVE_FOLDER + "libsgx_pce.signed.so.1.25")
+    unversioned = (("sgx-enclave(pce:signed)", 0, (None, "", None)),)
+    assert "sgx-enclave-version-unconventional" in bench.run(Pkg(package, provides=unversioned)).ids
+    package = bench.rpm(CASE.signed, ENCLAVE_FOLDER + "libsgx_pce.signed.so.2.25")
+    assert "sgx-enclave-links-unconventional" in bench.run(package).ids
+
+
+def test_what_nobody_expected_is_a_finding(bench: Bench) -> None:
+    output = bench.run(Pkg("x", provides=(1, 2)))
+    assert output.ids == ["sgx-enclave-check-failed"]
+    told = Output()
+
+    def fail(_provide: str) -> list[Any]:
+        raise RuntimeError("no database")
+
+    broken = Session({}, told, fail)
+    broken.note(Pkg(bench.rpm(CASE.signed)))
+    broken.conclude()
+    assert [found[:2] for found in told.found] == [("E", "sgx-enclave-check-failed")]
+
+
+def test_a_name_cannot_forge_a_line(bench: Bench) -> None:
+    path = ENCLAVE_FOLDER + "a\nb: I: sgx-enclave-verified.signed.so"
+    output = bench.run(bench.rpm(CASE.signed, path))
+    assert all("\n" not in details for _level, _kind, details in output.found)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        7,
+        {"reference": 7},
+        {"signers": {"pce": "short"}},
+        {"signers": 1},
+        {"least_isvsvn": {"pce": -1}},
+        {"permit": "pce"},
+        {"refrence": "x"},
+    ],
+)
+def test_a_wrong_table_is_told(table: Any) -> None:
+    assert len(read_options(table).problems) == 1
+
+
+def test_errors_are_defended() -> None:
+    output = Output(badness={"sgx-enclave-payload-differs": "0"})
+    Session({}, output)
+    for kind in KINDS:
+        assert output.error_details[kind.id] == kind.description
+        assert (kind.id in output.blocked_filters) is (kind.level == ERROR)
+        assert (int(output.badness.get(kind.id, 0)) > 0) is (kind.level == ERROR)
+
+
+def test_every_code_of_the_core_has_words() -> None:
+    """A finding that the core learns must not come out as a failure of the check."""
+    root = Path(__file__).parents[3] / "sgx_enclaves"
+    sources = [*root.glob("verdict/*.py"), root / "packages" / "check.py"]
+    form = re.compile(
+        r'(?:Finding|finding|_refusal|_differs|finding_of)\(\s*(?:\w+, )?"([a-z0-9-]+)"'
+    )
+    codes = {code for source in sources for code in form.findall(source.read_text())}
+    assert len(codes) > 15
+    unknown = {c for c in codes if kind_of_code(c) is BY_ID["sgx-enclave-check-failed"]}
+    assert not unknown
+
+
+def test_only_the_verified_file_is_quietened() -> None:
+    path = SIGNED
+    lines = [
+        f"sample.x86_64: E: statically-linked-binary {path}",
+        f"sample.x86_64: W: executable-stack {path} more",
+        f"sample.x86_64: E: statically-linked-binary {path}2",
+        f"other.x86_64: E: statically-linked-binary {path}",
+        f"sample.x86_64: E: setuid-binary {path} root",
+        "sample.x86_64: E: statically-linked-binary /usr/bin/x",
+    ]
+    output = Output(results=list(lines), printed_messages={"E": 5, "W": 1, "I": 0}, score=5)
+    subject: Any = Pkg("f")
+    quiet = {"statically-linked-binary", "executable-stack"}
+    withdraw(output, subject, {path, "/usr/bin/x"}, quiet)
+    assert output.results == lines[2:]
+    assert (output.printed_messages, output.score) == ({"E": 4, "W": 0, "I": 0}, 4)
