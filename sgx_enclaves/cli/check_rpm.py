@@ -28,8 +28,9 @@ from sgx_enclaves.cli.arguments import (
     chosen_generation,
     chosen_policy,
 )
+from sgx_enclaves.cli.package_arguments import add_references
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.packages.check import NOT_PERMITTED, check_package
+from sgx_enclaves.packages.check import check_package
 from sgx_enclaves.packages.package import open_package
 from sgx_enclaves.packages.references import PackageReference, Reference, is_latest, open_reference
 
@@ -39,21 +40,7 @@ _UNSIGNED = "-unsigned"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("packages", metavar="RPM", nargs="+", help="the packages to check")
-    parser.add_argument(
-        "--reference",
-        metavar="RPM|DIR",
-        action="append",
-        default=[],
-        help="where our own unsigned enclaves and their config.xml are; may be repeated",
-    )
-    parser.add_argument(
-        "--permit",
-        metavar="NAME",
-        choices=sorted(NOT_PERMITTED),
-        action="append",
-        default=[],
-        help="accept an enclave that Fedora does not ship: " + ", ".join(sorted(NOT_PERMITTED)),
-    )
+    add_references(parser)
     add_json(parser)
     add_sdk(parser)
     add_policy(parser)

@@ -30,9 +30,9 @@ from sgx_enclaves.cli.arguments import (
     chosen_generation,
     chosen_policy,
 )
+from sgx_enclaves.cli.package_arguments import add_references
 from sgx_enclaves.cli.package_words import report_lines, result_dict, scan_summary
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.packages.check import NOT_PERMITTED
 from sgx_enclaves.packages.scan import (
     Scanned,
     ScanSettings,
@@ -48,21 +48,7 @@ _REFRESH = 0.2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("folder", metavar="DIR", help="where the packages are, at any depth")
-    parser.add_argument(
-        "--reference",
-        metavar="RPM|DIR",
-        action="append",
-        default=[],
-        help="where our own unsigned enclaves and their config.xml are; may be repeated",
-    )
-    parser.add_argument(
-        "--permit",
-        metavar="NAME",
-        choices=sorted(NOT_PERMITTED),
-        action="append",
-        default=[],
-        help="accept an enclave that Fedora does not ship: " + ", ".join(sorted(NOT_PERMITTED)),
-    )
+    add_references(parser)
     parser.add_argument("--deep", action="store_true", help="read the payload of every package")
     parser.add_argument("--state", metavar="FILE", help="keep results here, to go on later")
     parser.add_argument(

@@ -118,16 +118,16 @@ def scan(
         SgxEnclavesError: a reference cannot be read, or the state cannot be written.
     """
     done = 0
-    todo = []
+    pending = []
     for path in paths:
         known = state.known(path) if state is not None else None
         if known is None:
-            todo.append(path)
+            pending.append(path)
             continue
         done += 1
         progress(done, len(paths))
         yield known
-    for batch in _batches(todo, settings, jobs):
+    for batch in _batches(pending, settings, jobs):
         for scanned in batch:
             if state is not None:
                 state.add(scanned)

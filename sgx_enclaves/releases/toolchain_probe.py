@@ -75,11 +75,11 @@ def _has_rpm_database(root: Optional[str]) -> bool:
 
 def resolve_in_root(root: Optional[str], path: str) -> Optional[str]:
     """Follow symbolic links as a process inside the root would; None if it leads nowhere."""
-    todo = [part for part in path.split("/") if part]
+    pending = [part for part in path.split("/") if part]
     done: list[str] = []
     links = 0
-    while todo:
-        part = todo.pop(0)
+    while pending:
+        part = pending.pop(0)
         if part in (".", ".."):
             del done[len(done) - (part == "..") :]
             continue
@@ -96,7 +96,7 @@ def resolve_in_root(root: Optional[str], path: str) -> Optional[str]:
             return None
         if target.startswith("/"):
             done = []
-        todo = [piece for piece in target.split("/") if piece] + todo
+        pending = [piece for piece in target.split("/") if piece] + pending
     return "/" + "/".join(done)
 
 
