@@ -14,7 +14,8 @@ import stat
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.packages.enclaves import ENCLAVE_FOLDER, PROVIDE_PREFIX, has_metadata_section
+from sgx_enclaves.packages.enclaves import has_metadata_section
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER, PROVIDE_PREFIX
 from sgx_enclaves.verdict.known import pin_for_file
 from sgx_enclaves_rpmlint.boundary import LintPackage, PackedFile, Subject, provides_of
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from sgx_enclaves.packages.check import EnclaveResult
-from sgx_enclaves.packages.enclaves import ENCLAVE_FOLDER
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
 from sgx_enclaves_rpmlint.boundary import Subject
 from sgx_enclaves_rpmlint.findings import Report, report
 

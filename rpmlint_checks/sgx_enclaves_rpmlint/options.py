@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from sgx_enclaves.packages.check import NOT_PERMITTED
-from sgx_enclaves.packages.enclaves import enclave_name, stem_of, version_of
+from sgx_enclaves.packages.presence import enclave_name, stem_of, version_of
 from sgx_enclaves.verdict.known import pin_for_file
 from sgx_enclaves.verdict.policy import Policy, policy_for
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from sgx_enclaves.packages.enclaves import ENCLAVE_FOLDER
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
 from sgx_enclaves_rpmlint.boundary import Output, Subject
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -15,7 +15,8 @@ from typing import Optional
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.packages.enclaves import CONFIG_SUFFIX, enclave_name, stem_of
+from sgx_enclaves.packages.enclaves import CONFIG_SUFFIX
+from sgx_enclaves.packages.presence import enclave_name, stem_of
 from sgx_enclaves.packages.references import (
     Counterpart,
     PackageReference,

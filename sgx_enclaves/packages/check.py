@@ -21,15 +21,10 @@ from sgx_enclaves.errors import (
 )
 from sgx_enclaves.format.elf import EnclaveImage
 from sgx_enclaves.format.metadata import Descriptor
-from sgx_enclaves.packages.enclaves import (
-    ConfigFile,
-    Links,
-    PackedEnclave,
-    enclave_name,
-    read_enclaves,
-)
+from sgx_enclaves.packages.enclaves import ConfigFile, Links, PackedEnclave, read_enclaves
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.packages.package import Package, open_package
+from sgx_enclaves.packages.presence import enclave_name
 from sgx_enclaves.packages.references import Counterpart, Reference
 from sgx_enclaves.signing.generation import Generation
 from sgx_enclaves.verdict.compare import compare, finding_of

@@ -9,7 +9,6 @@ is loaded as one.
 from __future__ import annotations
 
 import io
-import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ from sgx_enclaves.format.elf import METADATA_SECTION, EnclaveImage
 from sgx_enclaves.packages.header import Tag
 from sgx_enclaves.packages.package import FileKind, Package, PackageFile
 from sgx_enclaves.packages.payload import PayloadFile, read_payload
-from sgx_enclaves.verdict.known import pin_for_file
+from sgx_enclaves.packages.presence import (
+    ENCLAVE_FOLDER,
+    contains_enclaves,
+    is_in_enclave_folder,
+)
 
-# Fedora's %{sgx_libdir}.
-ENCLAVE_FOLDER = "/usr/x86_64-intel-sgx/lib64/"
-PROVIDE_PREFIX = "sgx-enclave("
 CONFIG_SUFFIX = "config.xml"
-_SHARED_OBJECT = re.compile(r"(?P<stem>.+?)(?:\.signed)?\.so(?:\.[0-9.]+)?\Z")
-_VERSION = re.compile(r"\.so\.(?P<version>[0-9.]+)\Z")
 # As many as Linux follows.
 _LINKS_IN_A_ROW = 40
 # Components of paths that are looked at for all links together; takes a second or two.
@@ -58,28 +56,6 @@ class PackedEnclave:
     def names(self) -> tuple[str, ...]:
         """Every path that leads to it, its own first."""
         return (self.path, *self.links)
-
-
-def stem_of(path: str) -> str:
-    """What the unsigned and the signed file of an enclave have in common in their names.
-
-    `libsgx_pce.signed.so.1.25.100.1` and `libsgx_pce.so` are both `libsgx_pce`.
-    """
-    name = path.rsplit("/", 1)[-1]
-    match = _SHARED_OBJECT.match(name)
-    return match["stem"] if match else name
-
-
-def version_of(path: str) -> Optional[str]:
-    """The version in an enclave's file name, for example `1.25.100.1`."""
-    match = _VERSION.search(path)
-    return match["version"] if match else None
-
-
-def enclave_name(path: str) -> Optional[str]:
-    """The name in packages of one of Intel's enclaves: `ide` for `libsgx_id_enclave.so`."""
-    pin = pin_for_file(path)
-    return pin.enclave if pin else None
 
 
 def has_metadata_section(data: bytes) -> bool:
@@ -113,17 +89,14 @@ def has_metadata_section(data: bytes) -> bool:
 def may_carry_enclaves(package: Package) -> bool:
     """Whether the header alone gives a reason to read the payload.
 
-    By Provides, by the enclave folder, by a file's name. An enclave under a name
-    that nobody would look for is found only by reading the payload. `glance.HINTS`
-    are in every header that gets a yes.
+    The reasons of `presence.py`, and anything at all in the enclave folder.
+    `presence.HINTS` are in every header that gets a yes.
     """
-    if any(name.startswith(PROVIDE_PREFIX) for name in package.header.strings(Tag.PROVIDENAME)):
+    header = package.header
+    if any((d + "/").startswith(ENCLAVE_FOLDER) for d in header.strings(Tag.DIRNAMES)):
         return True
-    if any((d + "/").startswith(ENCLAVE_FOLDER) for d in package.header.strings(Tag.DIRNAMES)):
-        return True
-    return any(
-        ".signed.so" in name or pin_for_file(name) for name in package.header.strings(Tag.BASENAMES)
-    )
+    # Beside the folder, names alone tell.
+    return contains_enclaves(header.strings(Tag.PROVIDENAME), header.strings(Tag.BASENAMES))
 
 
 class Links:
@@ -162,7 +135,9 @@ class Links:
         return tuple(
             file
             for file in self._package.files
-            if file.kind is FileKind.SYMLINK and _is_named(file.path) and self.end_of(file) is None
+            if file.kind is FileKind.SYMLINK
+            and is_in_enclave_folder(file.path)
+            and self.end_of(file) is None
         )
 
     def end_of(self, link: PackageFile) -> Optional[PackageFile]:
@@ -238,7 +213,7 @@ def read_enclaves(
             yield ConfigFile(file.path, data)
             continue
         links = [f.path for f in member.links]
-        named = any(_is_named(path) for path in (file.path, *links))
+        named = any(is_in_enclave_folder(path) for path in (file.path, *links))
         held = _read_candidate(package, member, named)
         if held is None:
             continue
@@ -255,10 +230,6 @@ def read_enclaves(
             links += symbolic.get(path, ())
         yield _judged(package, file.path, tuple(sorted(set(links))), held)
         del held
-
-
-def _is_named(path: str) -> bool:
-    return path.startswith(ENCLAVE_FOLDER) and _SHARED_OBJECT.match(path) is not None
 
 
 def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optional[bytes]:

@@ -32,9 +32,7 @@ _COUNTS = struct.Struct(">II")
 _ENTRY_SIZE = 16
 _PREAMBLE_SIZE = 16
 _LIMITS = DEFAULT_PACKAGE_LIMITS
-# What Provides, the enclave folder and the names of enclaves have in common; see
-# `may_carry_enclaves`.
-HINTS = (b"sgx", b".signed.so")
+_HINTS = tuple(hint.encode() for hint in HINTS)
 
 
 def is_plain(path: str) -> bool:
@@ -71,7 +69,7 @@ def _is_plain(path: str, handle: int, file_size: int) -> bool:
         return False
     if end > len(data):
         data += os.read(handle, end - len(data))
-    if end > len(data) or any(data.find(hint, start, end) >= 0 for hint in HINTS):
+    if end > len(data) or any(data.find(hint, start, end) >= 0 for hint in _HINTS):
         return False
     signature = Header(path, LEAD_SIZE, data[index:store], data[store : store + size], _LIMITS)
     return (

@@ -16,16 +16,10 @@ from typing import Optional, Protocol
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.packages.enclaves import (
-    CONFIG_SUFFIX,
-    PROVIDE_PREFIX,
-    ConfigFile,
-    read_enclaves,
-    stem_of,
-    version_of,
-)
+from sgx_enclaves.packages.enclaves import CONFIG_SUFFIX, ConfigFile, read_enclaves
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.packages.package import Package, open_package
+from sgx_enclaves.packages.presence import PROVIDE_PREFIX, stem_of, version_of
 from sgx_enclaves.verdict.known import pin_for_file
 
 _CONFIGS = 256

@@ -18,9 +18,9 @@ import pytest
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.format.config import Config
 from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.packages.enclaves import ENCLAVE_FOLDER
 from sgx_enclaves.packages.package import open_package
 from sgx_enclaves.packages.payload import read_payload
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
 from sgx_enclaves.signing.regenerate import regenerate
 from sgx_enclaves.signing.sign import sign
 from sgx_enclaves.verdict.detect import detect_generation

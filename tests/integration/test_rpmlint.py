@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.packages.enclaves import ENCLAVE_FOLDER
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
 from tests.enclaves.compiled import PARTS, build_enclaves, have_toolchain, variant_file
 from tests.integration.test_check_rpm import ROOT, SPEC, signed_by_vendor
 from tests.support.keys import mrsigner, vendor_key

@@ -15,19 +15,16 @@ import pytest
 from sgx_enclaves.errors import FormatError, LimitError, PackageError
 from sgx_enclaves.limits import Limits
 from sgx_enclaves.packages.enclaves import (
-    ENCLAVE_FOLDER,
     ConfigFile,
     Links,
     PackedEnclave,
-    enclave_name,
     has_metadata_section,
     may_carry_enclaves,
     read_enclaves,
-    stem_of,
-    version_of,
 )
 from sgx_enclaves.packages.limits import PackageLimits
 from sgx_enclaves.packages.package import read_package
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER, enclave_name, stem_of, version_of
 from tests.enclaves.synthetic import NOTE_SECTION, small_enclave
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, folder, link, write_rpm

@@ -21,9 +21,10 @@ from sgx_enclaves.cli.main import main
 from sgx_enclaves.cli.package_words import result_dict
 from sgx_enclaves.errors import InputError, LimitError
 from sgx_enclaves.packages import scan as scanning
-from sgx_enclaves.packages.enclaves import ENCLAVE_FOLDER, may_carry_enclaves
+from sgx_enclaves.packages.enclaves import may_carry_enclaves
 from sgx_enclaves.packages.glance import is_plain
 from sgx_enclaves.packages.package import open_package
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
 from sgx_enclaves.packages.scan import (
     Scanned,
     ScanSettings,

@@ -16,7 +16,7 @@ from sgx_enclaves_rpmlint.options import read_options
 from sgx_enclaves_rpmlint.quiet import withdraw
 from sgx_enclaves_rpmlint.session import Session
 
-from sgx_enclaves.packages.enclaves import ENCLAVE_FOLDER
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
 from tests.support.keys import foreign_key, mrsigner, vendor_key
 from tests.support.signed import Case, signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
