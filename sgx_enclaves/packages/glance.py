@@ -24,6 +24,7 @@ from sgx_enclaves.packages.header import (
     SignatureTag,
 )
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS
+from sgx_enclaves.packages.presence import HINTS
 
 # Enough for the headers of most packages in one read.
 _FIRST = 32 << 10
