@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import NamedTuple, Optional
 
 from sgx_enclaves import __version__
@@ -66,19 +67,29 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if arguments[0] == "--version":
         print(f"sgx-enclaves {__version__}")
         return 0
-    verb = VERBS.get(arguments[0])
-    if verb is None:
+    if arguments[0] not in VERBS:
         print(f"sgx-enclaves: unknown verb {arguments[0]}\n\n{usage()}", file=sys.stderr)
         return EXIT_UNVERIFIABLE
-    module = importlib.import_module(f"sgx_enclaves.cli.{verb.module}")
+    module = module_of(arguments[0])
+    parser = parser_of(arguments[0], module)
+    return _run(module.run, parser.parse_args(arguments[1:]))
+
+
+def module_of(verb: str) -> ModuleType:
+    """The module of a verb: `add_arguments`, `run`, and its docstring for `--help`."""
+    return importlib.import_module(f"sgx_enclaves.cli.{VERBS[verb].module}")
+
+
+def parser_of(verb: str, module: ModuleType) -> argparse.ArgumentParser:
+    """The parser of a verb's arguments: parses them, and is what the manual is made of."""
     parser = argparse.ArgumentParser(
-        prog=f"sgx-enclaves {arguments[0]}",
+        prog=f"sgx-enclaves {verb}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    return _run(module.run, parser.parse_args(arguments[1:]))
+    return parser
 
 
 def _run(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
