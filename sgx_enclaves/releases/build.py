@@ -48,9 +48,10 @@ from sgx_enclaves.releases.manifest import (
     TreeRecord,
     write_manifest,
 )
+from sgx_enclaves.releases.place import Place, Site
 from sgx_enclaves.releases.process import Output, run_tool
 from sgx_enclaves.releases.release import Release, Toolchain
-from sgx_enclaves.releases.toolchain import State, check_toolchain
+from sgx_enclaves.releases.toolchain import State, ToolchainRecord, check_toolchain
 from sgx_enclaves.releases.toolchain_probe import record_toolchain
 
 _WORK = ".work"
@@ -73,6 +74,7 @@ class BuildRequest:
         make_timeout: seconds for each enclave's make.
         keep: keep the trees.
         isolation: how far to shut the steps off; None for as far as can be.
+        site: where to build; None for this machine.
     """
 
     catalogue: Catalogue
@@ -86,6 +88,7 @@ class BuildRequest:
     make_timeout: int = 7200
     keep: bool = False
     isolation: Optional[Isolation] = None
+    site: Optional[Site] = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ def build_release(
     prepared = [_prepare(plan, request, fetch, tell) for plan in plans]
     work = _make_folder(into)
     try:
-        job = _Job(request, into, work, _choose_isolation(request, work, tell), tell)
+        site = request.site or Machine(_choose_isolation(request, work, tell))
+        job = _Job(request, into, work, site, tell)
         trees, enclaves = [], []
         for item in prepared:
             tree, built = job.build(item, job.first(item), into)
@@ -199,16 +203,21 @@ def _prepare(
 ) -> _Prepared:
     tell(f"{plan.release.name}: looking at the toolchain")
     path = search_path(plan.toolchain, request.toolchain)
-    toolchain = _look_at_toolchain(plan.toolchain, request.toolchain, path)
+    looker = request.site.record if request.site is not None else record_here
+    toolchain = _look_at_toolchain(plan.toolchain, request.toolchain, looker, path)
     archives: dict[str, Fetched] = {}
     if request.source_dir is None:
         archives = {source.id: fetch(source.artifact) for source in plan.build.sources}
     return _Prepared(plan, toolchain, path, archives)
 
 
-def _look_at_toolchain(pinned: Toolchain, kind: ToolchainKind, path: str) -> ToolchainUse:
-    run = functools.partial(_run_in, path)
-    record = record_toolchain([tool.name for tool in pinned.tools], run=run, path=path)
+def _look_at_toolchain(
+    pinned: Toolchain,
+    kind: ToolchainKind,
+    looker: Callable[[Sequence[str], str], ToolchainRecord],
+    path: str,
+) -> ToolchainUse:
+    record = looker([tool.name for tool in pinned.tools], path)
     check = check_toolchain(pinned, record)
     if kind is ToolchainKind.DESIGNATED and not check.matches:
         wrong = [part for part in check.parts if part.state is not State.MATCH]
@@ -221,8 +230,28 @@ def _look_at_toolchain(pinned: Toolchain, kind: ToolchainKind, path: str) -> Too
     return ToolchainUse(kind, check.toolchain, record, check.parts)
 
 
+def record_here(names: Sequence[str], path: str) -> ToolchainRecord:
+    """Look at this machine's toolchain, as a build with that PATH will see it."""
+    return record_toolchain(names, run=functools.partial(_run_in, path), path=path)
+
+
 def _run_in(path: str, command: Sequence[str], timeout: float) -> Output:
     return run_tool(command, timeout, environment={"PATH": path})
+
+
+class Machine:
+    """This machine as a site."""
+
+    def __init__(self, isolation: Isolation) -> None:
+        self.isolation = isolation
+
+    def record(self, names: Sequence[str], path: str) -> ToolchainRecord:
+        """See `Site`."""
+        return record_here(names, path)
+
+    def open(self, scratch: Path, root: str) -> Place:
+        """See `Site`."""
+        return Sandbox(scratch, root, self.isolation)
 
 
 class _Job:
@@ -233,13 +262,13 @@ class _Job:
         request: BuildRequest,
         into: Path,
         work: Path,
-        isolation: Isolation,
+        site: Site,
         tell: Callable[[str], None],
     ) -> None:
         self._request = request
         self._into = into
         self._work = work
-        self._isolation = isolation
+        self._site = site
         self._tell = tell
 
     def first(self, item: _Prepared) -> Variation:
@@ -252,7 +281,7 @@ class _Job:
         release, request = item.plan.release, self._request
         turn = "first" if into == self._into else "second"
         scratch = self._work / f"{turn}-{release.name}"
-        sandbox = Sandbox(scratch, variation.root, self._isolation)
+        sandbox = self._site.open(scratch, variation.root)
         if not sandbox.fixed:
             taken = "is taken" if os.path.lexists(variation.root) else "cannot be made"
             self._tell(f"warning: {variation.root} {taken}, so the tree is in {sandbox.root}")
@@ -291,7 +320,7 @@ class _Job:
         )
         return record, enclaves
 
-    def _lay_out(self, item: _Prepared, sandbox: Sandbox) -> tuple[SourceRecord, ...]:
+    def _lay_out(self, item: _Prepared, sandbox: Place) -> tuple[SourceRecord, ...]:
         plan, source_dir = item.plan, self._request.source_dir
         self._tell(f"{plan.release.name}: laying the sources out")
         sandbox.tree.mkdir(parents=True, exist_ok=True)
@@ -327,7 +356,7 @@ class _Job:
         moved = True
         for item in prepared:
             root, umask = item.plan.build.root, item.plan.toolchain.umask
-            variation = second_variation(root, umask, self._isolation, self._work)
+            variation = second_variation(root, umask, self._site.isolation, self._work)
             tree, built = self.build(item, variation, into)
             moved = moved and tree.root != root
             others.update({enclave.name: enclave for enclave in built})

@@ -32,6 +32,7 @@ from sgx_enclaves.releases.manifest import (
     unsigned_name,
 )
 from sgx_enclaves.releases.outcome import BuildFacts, BuildKind, StageState, note
+from sgx_enclaves.releases.place import Site
 from sgx_enclaves.releases.process import Output, run_tool
 from sgx_enclaves.releases.release import Enclave, Release, Source, Toolchain
 from sgx_enclaves.releases.stage_log import Done, Say, StageLog
@@ -81,8 +82,17 @@ def record_for(pinned: Toolchain, kind: ToolchainKind) -> ToolchainRecord:
     return record_toolchain([tool.name for tool in pinned.tools], run=run, path=path)
 
 
-def builder(tell: Say) -> Builder:
-    """The real one; `tell` hears what it is at."""
+def recorder_at(site: Site) -> Recorder:
+    """Looks at the toolchain of a site as `record_for` does at this machine's."""
+
+    def record(pinned: Toolchain, kind: ToolchainKind) -> ToolchainRecord:
+        return site.record([tool.name for tool in pinned.tools], search_path(pinned, kind))
+
+    return record
+
+
+def builder(tell: Say, site: Optional[Site] = None) -> Builder:
+    """The real one; `tell` hears what it is at. Builds at a site, or on this machine."""
 
     def run(order: BuildOrder, into: Path) -> None:
         here = {
@@ -96,6 +106,7 @@ def builder(tell: Say) -> Builder:
             into,
             order.enclaves,
             order.toolchain,
+            site=site,
         )
         build_release(request, here.__getitem__, tell)
 

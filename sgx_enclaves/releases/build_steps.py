@@ -28,7 +28,7 @@ from sgx_enclaves.releases.build_plan import (
     make_command,
     patch_id,
 )
-from sgx_enclaves.releases.build_sandbox import Command, Ended, Sandbox, describe
+from sgx_enclaves.releases.build_sandbox import Command, Ended, describe
 from sgx_enclaves.releases.build_tree import read_config, read_unsigned
 from sgx_enclaves.releases.manifest import (
     LOGS,
@@ -39,6 +39,7 @@ from sgx_enclaves.releases.manifest import (
     config_name,
     unsigned_name,
 )
+from sgx_enclaves.releases.place import Place
 
 _PATCH_TIMEOUT = 300
 # below this a disk counts as full
@@ -84,7 +85,7 @@ class TreeBuilder:
     """
 
     plan: TreePlan
-    sandbox: Sandbox
+    sandbox: Place
     settings: StepSettings
     into: Path
     tell: Callable[[str], None]
@@ -109,12 +110,24 @@ class TreeBuilder:
             problem = f"{failed.id} {failed.message}; see {failed.log}"
             return [self._failed(enclave, problem) for enclave in self.plan.enclaves]
         groups = independent(self.plan.enclaves)
-        with ThreadPoolExecutor(max(1, self.settings.jobs)) as pool:
-            made = pool.map(lambda group: [self._make(item, configs) for item in group], groups)
-            records = {record.name: record for group in made for record in group}
+        records = {record.name: record for record in self._make_all(groups, configs)}
         order = {f"make-{enclave.name}": n for n, enclave in enumerate(self.plan.enclaves)}
         self.steps.sort(key=lambda step: order.get(step.id, -1))
         return [records[enclave.name] for enclave in self.plan.enclaves]
+
+    def _make_all(
+        self,
+        groups: Sequence[Sequence[EnclavePlan]],
+        configs: Mapping[str, Union[bytes, SgxEnclavesError]],
+    ) -> list[EnclaveRecord]:
+        def make(group: Sequence[EnclavePlan]) -> list[EnclaveRecord]:
+            return [self._make(item, configs) for item in group]
+
+        if self.settings.jobs <= 1:
+            # without a thread, since not every place may be used from another one
+            return [record for group in groups for record in make(group)]
+        with ThreadPoolExecutor(self.settings.jobs) as pool:
+            return [record for group in pool.map(make, groups) for record in group]
 
     def _patch(self, patched_already: bool) -> Optional[StepRecord]:
         """Apply the patches; gives the one that failed."""

@@ -68,7 +68,27 @@ class Request:
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
 
+@dataclass(frozen=True)
+class Verified:
+    """A verdict, and the files that it is about.
+
+    Attributes:
+        verdict: see `ReleaseVerdict`.
+        built: our enclaves, as far as there are any.
+        signed: the vendor's files, as far as they could be had.
+    """
+
+    verdict: ReleaseVerdict
+    built: BuiltFiles
+    signed: SignedFiles
+
+
 def verify_release(request: Request, tools: BuildTools, say: Say) -> ReleaseVerdict:
+    """Do the whole job; see `verify_files`, which keeps the files too."""
+    return verify_files(request, tools, say).verdict
+
+
+def verify_files(request: Request, tools: BuildTools, say: Say) -> Verified:
     """Do the whole job.
 
     Args:
@@ -77,7 +97,8 @@ def verify_release(request: Request, tools: BuildTools, say: Say) -> ReleaseVerd
         say: told the name of each stage as it begins.
 
     Returns:
-        The verdict. What goes wrong in a stage is in it, never an exception.
+        The verdict and the files. What goes wrong in a stage is in the verdict, never
+        an exception.
 
     Raises:
         InputError: the arguments make no sense.
@@ -98,7 +119,7 @@ def verify_release(request: Request, tools: BuildTools, say: Say) -> ReleaseVerd
         release, tools.fetcher, tools.store, log, allow_unpinned=request.allow_unpinned
     ).run(request.signed, request.repacked)
     results = _compare_all(release, built, signed, log, request.jobs)
-    return decide(
+    verdict = decide(
         release.name,
         release.title,
         unpinned=unpinned_digests(request.catalogue, release),
@@ -108,6 +129,7 @@ def verify_release(request: Request, tools: BuildTools, say: Say) -> ReleaseVerd
         enclaves=results,
         notices=request.catalogue.notices,
     )
+    return Verified(verdict, built, signed)
 
 
 def _check_request(request: Request) -> None:
