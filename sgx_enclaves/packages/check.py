@@ -21,10 +21,11 @@ from sgx_enclaves.errors import (
 )
 from sgx_enclaves.format.elf import EnclaveImage
 from sgx_enclaves.format.metadata import Descriptor
-from sgx_enclaves.packages.enclaves import ConfigFile, Links, PackedEnclave, read_enclaves
+from sgx_enclaves.packages.contents import Opener, packed
+from sgx_enclaves.packages.enclaves import ConfigFile, Links, PackedEnclave, enclaves_among
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
-from sgx_enclaves.packages.package import Package, open_package
-from sgx_enclaves.packages.presence import enclave_name
+from sgx_enclaves.packages.package import FileKind, Package
+from sgx_enclaves.packages.presence import enclave_name, is_in_enclave_folder
 from sgx_enclaves.packages.references import Counterpart, Reference
 from sgx_enclaves.signing.generation import Generation
 from sgx_enclaves.verdict.compare import compare, finding_of
@@ -124,6 +125,7 @@ def check_package(
     permitted: Iterable[str] = (),
     generation: Optional[Generation] = None,
     limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
+    opener: Opener = packed,
 ) -> PackageResult:
     """Judge every enclave of a package file.
 
@@ -134,6 +136,7 @@ def check_package(
         permitted: enclaves that may be shipped although Fedora does not.
         generation: the SDK to follow; None chooses it from the counterpart.
         limits: bounds on memory and time.
+        opener: opens it; its files need not be read from the package file.
 
     Returns:
         The result; a file that cannot be read is a finding in it.
@@ -144,10 +147,11 @@ def check_package(
     others = [r for r in references if r.name != path]
     refused = NOT_PERMITTED - frozenset(permitted)
     try:
-        with open_package(path, limits) as (package, stream):
+        with opener(path, limits) as (package, members):
             nevra = package.nevra
             findings += _leaving_links(package)
-            for item in read_enclaves(package, stream):
+            findings += _without_content(package)
+            for item in enclaves_among(package, members):
                 if isinstance(item, ConfigFile):
                     continue
                 results.append(_check_one(item, others, policy_of, refused, generation, limits))
@@ -305,6 +309,22 @@ def _leaving_links(package: Package) -> list[Finding]:
             found=link.target,
         )
         for link in Links(package).leaving()
+    ]
+
+
+def _without_content(package: Package) -> list[Finding]:
+    """Files with an enclave's name that come from somewhere else: nobody can judge them."""
+    return [
+        Finding(
+            "enclave-missing",
+            Severity.UNVERIFIABLE,
+            f"{file.path} has an enclave's name, but its content is not in the package",
+            expected="an enclave in the package",
+            found="a %ghost" if file.ghost else file.kind.value,
+        )
+        for file in package.files
+        if is_in_enclave_folder(file.path)
+        and (file.kind is FileKind.SPECIAL or (file.kind is FileKind.FILE and file.ghost))
     ]
 
 

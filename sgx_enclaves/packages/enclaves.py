@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which files of a package are enclaves, what they are called, and which links lead to them.
 
-An enclave is an ELF file with a section `.note.sgxmeta`, whatever its name, and
-any shared object in the enclave folder, whatever its content: what stands there
-is loaded as one.
+An enclave is an ELF file with a section `.note.sgxmeta` or with such a note in no
+section, whatever its name, and any shared object in the enclave folder, whatever
+its content: what stands there is loaded as one.
 """
 
 from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Optional
 
 from sgx_enclaves.errors import LimitError, PackageError, SgxEnclavesError
-from sgx_enclaves.format.elf import METADATA_SECTION, EnclaveImage
+from sgx_enclaves.format.elf import METADATA_NOTE_NAME, METADATA_SECTION, EnclaveImage
 from sgx_enclaves.packages.header import Tag
 from sgx_enclaves.packages.package import FileKind, Package, PackageFile
 from sgx_enclaves.packages.payload import PayloadFile, read_payload
@@ -32,6 +32,9 @@ _LINKS_IN_A_ROW = 40
 _LINK_STEPS = 20_000_000
 _ELF_MAGIC = b"\x7fELF"
 _NAME = METADATA_SECTION.encode()
+# The enclave folder and the one above it, which are nobody's links.
+_FOLDERS = (ENCLAVE_FOLDER[:-1], ENCLAVE_FOLDER[:-1].rpartition("/")[0])
+_NOTE_HEADER = struct.Struct("<III")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,24 @@ class PackedEnclave:
     def names(self) -> tuple[str, ...]:
         """Every path that leads to it, its own first."""
         return (self.path, *self.links)
+
+
+def is_enclave(data: bytes) -> bool:
+    """Whether a file is an enclave, or one in disguise: with its section renamed or dropped."""
+    return has_metadata_section(data) or has_metadata_note(data)
+
+
+def has_metadata_note(data: bytes) -> bool:
+    """Whether an ELF file holds a note of the name that loaders look for, anywhere."""
+    at = data.find(METADATA_NOTE_NAME) if data[:4] == _ELF_MAGIC else -1
+    while at >= 0:
+        if at >= _NOTE_HEADER.size:
+            size, _descriptor, _type = _NOTE_HEADER.unpack_from(data, at - _NOTE_HEADER.size)
+            # Loaders and signing tools have the name too, but no note of it.
+            if size == len(METADATA_NOTE_NAME):
+                return True
+        at = data.find(METADATA_NOTE_NAME, at + 1)
+    return False
 
 
 def has_metadata_section(data: bytes) -> bool:
@@ -129,6 +150,8 @@ class Links:
     def leaving(self) -> tuple[PackageFile, ...]:
         """Links with an enclave's name in the enclave folder that end at no file of the package.
 
+        So does a link that stands for the enclave folder: other packages' files are behind it.
+
         Raises:
             PackageError, LimitError: as `to_files`.
         """
@@ -136,7 +159,7 @@ class Links:
             file
             for file in self._package.files
             if file.kind is FileKind.SYMLINK
-            and is_in_enclave_folder(file.path)
+            and (is_in_enclave_folder(file.path) or file.path in _FOLDERS)
             and self.end_of(file) is None
         )
 
@@ -194,17 +217,29 @@ class ConfigFile:
 def read_enclaves(
     package: Package, stream: BinaryIO, *, configs: bool = False
 ) -> Iterator[PackedEnclave | ConfigFile]:
+    """The enclaves of a package file; see `enclaves_among` and `read_payload`."""
+    yield from enclaves_among(package, read_payload(package, stream), configs=configs)
+
+
+def enclaves_among(
+    package: Package, members: Iterable[PayloadFile], *, configs: bool = False
+) -> Iterator[PackedEnclave | ConfigFile]:
     """Yield the enclaves of a package one by one, and its config.xml files when asked for.
 
     Holds one file at a time, as long as the caller does too.
 
+    Args:
+        package: the package.
+        members: its files.
+        configs: yield its config.xml files as well.
+
     Raises:
         LimitError: too many of them, or one that is too large.
-        SgxEnclavesError: see `read_payload` and `Links.to_files`.
+        SgxEnclavesError: what reading the members raises; see `Links.to_files`.
     """
     symbolic: Optional[dict[str, tuple[str, ...]]] = {} if package.is_source else None
     enclaves = 0
-    for member in read_payload(package, stream):
+    for member in members:
         file = member.file
         if file.kind is not FileKind.FILE or (member.links and not member.has_content):
             continue
@@ -248,7 +283,7 @@ def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optio
     for chunk in chunks:
         buffer.write(chunk)
     data = buffer.getvalue()
-    return data if named or has_metadata_section(data) else None
+    return data if named or is_enclave(data) else None
 
 
 def _require_no_metadata(

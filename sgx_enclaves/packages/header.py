@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import io
 import struct
 from typing import BinaryIO, Optional
 
@@ -265,6 +266,25 @@ def read_headers(stream: BinaryIO, file: str, limits: PackageLimits) -> tuple[He
     main.require_region(REGION_MAIN)
     _check_digest(signature, main)
     return signature, main
+
+
+def parse_header(data: bytes, file: str, limits: PackageLimits) -> Header:
+    """A main header as the RPM database hands it out: without its magic.
+
+    Args:
+        data: number of entries, size of the data, entries, data.
+        file: what to call the package in messages.
+        limits: see `PackageLimits`.
+
+    Raises:
+        PackageError: malformed.
+        LimitError: larger than `limits`.
+    """
+    stream = io.BytesIO(data if data.startswith(HEADER_MAGIC) else HEADER_MAGIC + data)
+    header = _read_header(stream, file, 0, limits)
+    if stream.read(1):
+        raise PackageError("there are bytes behind the header", file=file, offset=header.size)
+    return header
 
 
 def _read_header(stream: BinaryIO, file: str, start: int, limits: PackageLimits) -> Header:

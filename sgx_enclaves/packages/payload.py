@@ -9,7 +9,7 @@ digest that the header pins. Never holds more than one chunk.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Optional, cast
 
 from sgx_enclaves.decompress import BoundedReader
@@ -131,6 +131,19 @@ def read_payload(package: Package, stream: BinaryIO) -> Iterator[PayloadFile]:
     source.check()
 
 
+def check_payload_digest(package: Package, stream: BinaryIO) -> None:
+    """Read the compressed payload and hold it against the header, without unpacking it.
+
+    Args:
+        package: from `open_package` or `read_package`; its header pins the digest.
+        stream: at the payload.
+
+    Raises:
+        PackageDamagedError: truncated, or the digest is wrong.
+    """
+    _Source(stream, package).check()
+
+
 def _check_format(package: Package, head: bytes) -> None:
     form = package.header.string(Tag.PAYLOADFORMAT) or "cpio"
     if form != "cpio":
@@ -164,7 +177,7 @@ class _Files:
         self._files = package.files
         self._by_name = {f.path.lstrip("/"): f for f in self._files}
         self._missing = {f.index for f in self._files if not f.ghost}
-        self._groups = _hard_links(package)
+        self._groups = hard_links(package)
         # Hard-linked files whose content is still to come.
         self._awaited = {group[-1].inode for group in self._groups.values() if group[-1].size}
         self._cpio = CpioStream(
@@ -203,24 +216,10 @@ class _Files:
         if file.kind is not FileKind.SYMLINK and entry.size != expected and (carries or not group):
             raise self._lie(file, entry, f"{expected} bytes")
         digest = file.digest if carries or (file.kind is FileKind.FILE and not group) else ""
-        content = self._verified(file, digest)
+        content = verified(self._package, file, digest, self._cpio.content())
         yield PayloadFile(file, links, content, carries)
         for _chunk in content:
             pass
-
-    def _verified(self, file: PackageFile, pinned: str) -> Iterator[bytes]:
-        digest = hashlib.new(self._package.file_algorithm, usedforsecurity=False)
-        for chunk in self._cpio.content():
-            digest.update(chunk)
-            yield chunk
-        if pinned and digest.hexdigest() != pinned:
-            raise PackageDamagedError(
-                f"the digest of {file.path!r} is wrong",
-                file=self._package.file,
-                expected=pinned,
-                found=digest.hexdigest(),
-                hint="get the package again",
-            )
 
     def _admit(self, entry: CpioEntry) -> PackageFile:
         file: Optional[PackageFile] = None
@@ -289,7 +288,35 @@ class _Files:
         return file.size
 
 
-def _hard_links(package: Package) -> dict[int, tuple[PackageFile, ...]]:
+def verified(
+    package: Package, file: PackageFile, pinned: str, chunks: Iterable[bytes]
+) -> Iterator[bytes]:
+    """The chunks of a file; behind the last one, their digest is checked.
+
+    Args:
+        package: whose file it is.
+        file: the file.
+        pinned: the digest that it must have, hexadecimal; empty: any.
+        chunks: its bytes.
+
+    Raises:
+        PackageDamagedError: other bytes than the header says.
+    """
+    digest = hashlib.new(package.file_algorithm, usedforsecurity=False)
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+    if pinned and digest.hexdigest() != pinned:
+        raise PackageDamagedError(
+            f"the digest of {file.path!r} is wrong",
+            file=package.file,
+            expected=pinned,
+            found=digest.hexdigest(),
+            hint="get the package again",
+        )
+
+
+def hard_links(package: Package) -> dict[int, tuple[PackageFile, ...]]:
     """File number to all files that share its content, itself included; none for single files.
 
     Raises:

@@ -16,10 +16,11 @@ from typing import Optional, Protocol
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.packages.enclaves import CONFIG_SUFFIX, ConfigFile, read_enclaves
+from sgx_enclaves.packages.contents import Opener, files_with_content, packed
+from sgx_enclaves.packages.enclaves import CONFIG_SUFFIX, ConfigFile, enclaves_among
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
-from sgx_enclaves.packages.package import Package, open_package
-from sgx_enclaves.packages.presence import PROVIDE_PREFIX, stem_of, version_of
+from sgx_enclaves.packages.package import Package
+from sgx_enclaves.packages.presence import PROVIDE_PREFIX, SIGNED_SUFFIX, stem_of, version_of
 from sgx_enclaves.verdict.known import pin_for_file
 
 _CONFIGS = 256
@@ -96,11 +97,13 @@ def _ordered(path: str, candidates: Iterable[str]) -> list[str]:
 class PackageReference:
     """A package of unsigned enclaves, for example `sgx-enclave-reproducible-pce-unsigned`.
 
-    It is read once to see what is in it, and once more for each counterpart.
+    Its header is read once, its files once for each signed enclave that asks, and
+    only if the header lists a file of a fitting name.
 
     Args:
         path: the package file.
         limits: see `PackageLimits`.
+        opener: opens it; its files need not be read from the package file.
 
     Raises:
         InputError: the package is no reference: built with the distribution's newest
@@ -108,12 +111,16 @@ class PackageReference:
         SgxEnclavesError: it cannot be read.
     """
 
-    def __init__(self, path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> None:
+    def __init__(
+        self,
+        path: str,
+        limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
+        opener: Opener = packed,
+    ) -> None:
         self.name = path
         self._limits = limits
-        self._enclaves: list[str] = []
-        self._configs: dict[str, bytes] = {}
-        with open_package(path, limits) as (package, stream):
+        self._opener = opener
+        with opener(path, limits) as (package, _members):
             self.nevra = package.nevra
             if is_latest(package):
                 raise InputError(
@@ -122,17 +129,11 @@ class PackageReference:
                     found="Provides sgx-enclave(...:unsigned:latest)",
                     hint="take the package built with the designated toolchain",
                 )
-            for item in read_enclaves(package, stream, configs=True):
-                if isinstance(item, ConfigFile):
-                    self._configs[item.path] = item.data
-                elif item.problem is None and not item.signed:
-                    self._enclaves.append(item.path)
-                if len(self._configs) > _CONFIGS:
-                    raise LimitError(
-                        "too many config.xml files", file=path, expected=f"at most {_CONFIGS}"
-                    )
-                # The next one is read before this name is bound anew.
-                del item
+            files = [file.path for file in files_with_content(package)]
+        self._configs = [f for f in files if f.endswith(CONFIG_SUFFIX)]
+        self._enclaves = [f for f in files if _may_be_unsigned(f)]
+        if len(self._configs) > _CONFIGS:
+            raise LimitError("too many config.xml files", file=path, expected=f"at most {_CONFIGS}")
         if not self._enclaves:
             raise InputError(
                 "not a reference: no unsigned enclave is in it",
@@ -142,22 +143,42 @@ class PackageReference:
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
-        for wanted in _ordered(path, self._enclaves):
-            data = self._load(wanted)
-            config = config_for(wanted, self._configs, only_enclave=len(self._enclaves) == 1)
-            yield Counterpart(
-                f"{self.name}:{wanted}",
-                data,
-                f"{self.name}:{config or CONFIG_SUFFIX}",
-                None if config is None else self._configs[config],
-            )
+        fitting = _ordered(path, self._enclaves)
+        configs = {f: config_for(f, self._configs, only_enclave=self._is_alone) for f in fitting}
+        for wanted in fitting:
+            yield from self._read(wanted, configs[wanted])
 
-    def _load(self, wanted: str) -> bytes:
-        with open_package(self.name, self._limits) as (package, stream):
-            for item in read_enclaves(package, stream):
-                if not isinstance(item, ConfigFile) and item.path == wanted:
-                    return item.data
-        raise InputError("the package has changed while it was read", file=self.name)
+    @property
+    def _is_alone(self) -> bool:
+        return len(self._enclaves) == 1
+
+    def _read(self, wanted: str, config: Optional[str]) -> Iterator[Counterpart]:
+        """The enclave and its config.xml, in whichever order they come."""
+        data: Optional[bytes] = None
+        text: Optional[bytes] = None
+        with self._opener(self.name, self._limits) as (package, members):
+            for item in enclaves_among(package, members, configs=True):
+                if isinstance(item, ConfigFile):
+                    if item.path == config:
+                        text = item.data
+                elif wanted in (item.path, *item.links):
+                    if item.problem is not None or item.signed:
+                        return
+                    data = item.data
+                # The next one is read before this name is bound anew.
+                del item
+                if data is not None and (config is None or text is not None):
+                    break
+        if data is None:
+            raise InputError("the package has changed while it was read", file=self.name)
+        yield Counterpart(
+            f"{self.name}:{wanted}", data, f"{self.name}:{config or CONFIG_SUFFIX}", text
+        )
+
+
+def _may_be_unsigned(path: str) -> bool:
+    base = path.rsplit("/", 1)[-1]
+    return _SHARED_OBJECT in base and SIGNED_SUFFIX not in base
 
 
 class FolderReference:
@@ -180,7 +201,7 @@ class FolderReference:
         for file in _files_below(path):
             if file.endswith(CONFIG_SUFFIX):
                 self._configs.append(file)
-            elif _SHARED_OBJECT in file.rsplit("/", 1)[-1] and ".signed." not in file:
+            elif _may_be_unsigned(file):
                 self._enclaves.append(file)
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:

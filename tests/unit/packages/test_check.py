@@ -426,3 +426,13 @@ def _elf_fields() -> list[tuple[int, int]]:
 
 
 ELF_FIELDS = _elf_fields()
+
+
+@pytest.mark.parametrize("file", [RpmFile("", b"", ghost=True), RpmFile("", b"", 0o010644)])
+def test_an_enclave_that_comes_from_elsewhere_is_missing(shop: Shop, file: RpmFile) -> None:
+    """A scriptlet or somebody else makes it."""
+    path = ENCLAVE_FOLDER + "libsgx_qe3.signed.so.1.22.100.1"
+    package = shop.rpm([*SIGNED, replace(file, path=path)])
+    assert codes(check(package, FolderReference(shop.reference()))) == ["enclave-missing"]
+    package = shop.rpm([*SIGNED, replace(file, path="/usr/lib64/libsgx_qe3.log")])
+    assert codes(check(package, FolderReference(f"{shop.folder}/reference"))) == []

@@ -19,6 +19,7 @@ from sgx_enclaves.packages.enclaves import (
     Links,
     PackedEnclave,
     has_metadata_section,
+    is_enclave,
     may_carry_enclaves,
     read_enclaves,
 )
@@ -302,3 +303,29 @@ def test_one_enclave_is_held_at_a_time() -> None:
     tracemalloc.stop()
     assert count == 5
     assert peak < 1.6 * size
+
+
+def test_an_enclave_in_disguise_is_seen() -> None:
+    """Its section was renamed or dropped; whoever loads it may know where the note is."""
+    renamed = SIGNED.replace(NOTE_SECTION.encode(), b".note.picture")
+    assert paths([RpmFile("/opt/x", renamed)]) == ["/opt/x"]
+    (one,) = found([RpmFile("/opt/x", small_enclave(header_fields={"e_shnum": 0}))])
+    assert isinstance(one, PackedEnclave)
+    assert isinstance(one.problem, FormatError)
+
+
+def test_the_name_of_the_note_alone_makes_no_enclave() -> None:
+    """Signing tools and loaders have it among their strings."""
+    plain = small_enclave(note=None, trailing=b"sgx_metadata\0" + bytes(30) + b"sgx_metadata\0")
+    assert paths([RpmFile("/usr/lib64/libsgx_urts.so", plain)]) == []
+    assert not is_enclave(b"\x7fELFsgx_metadata\0")
+    note = b"\x0d\0\0\0" + bytes(8) + b"sgx_metadata\0"
+    assert is_enclave(b"\x7fELF" + bytes(60) + note)
+    assert not is_enclave(b"MZ" + bytes(60) + note)
+
+
+def test_a_link_instead_of_the_enclave_folder_is_seen() -> None:
+    for path in ("/usr/x86_64-intel-sgx", "/usr/x86_64-intel-sgx/lib64"):
+        (one,) = links_of([link(path, "/opt/others")]).leaving()
+        assert one.path == path
+    assert links_of([link("/usr/lib64", "/opt/others")]).leaving() == ()
