@@ -4,6 +4,7 @@
 # make test    set everything up and run all checks: ruff, mypy --strict, pytest
 # make bench   measure speed, as ratios within one run
 # make lint-rpm RPM=FILE...   run rpmlint with our check on packages
+# make koji-test KOJI_SRC=DIR   play the whole game on a real Koji (tests/koji/README.md)
 # make clean   remove everything that was made
 #
 # Everything is made under build/; system packages are installed when they are
@@ -22,7 +23,7 @@ RUN := $(VENV)/bin/python
 # Run both cores, but leave timing to the benchmarks.
 WORKERS ?= auto
 
-.PHONY: demo test lint typecheck unit bench clean setup rpmlint lint-rpm
+.PHONY: demo test lint typecheck unit bench clean setup rpmlint lint-rpm koji-test
 
 # The oldest and the newest rpmlint that the check is for.
 RPMLINTS := 2.4.0 2.10.0
@@ -59,6 +60,13 @@ rpmlint: setup
 
 lint-rpm: rpmlint
 	@PYTHONPATH=rpmlint_checks:. $(NEWEST_RPMLINT)/bin/python -m sgx_enclaves_rpmlint $(RPM)
+
+# KOJI_SRC: a checkout of Koji, or the word "installed"; KOJI_MOCK: a real mock to build with.
+KOJI_TESTS ?= tests/koji
+koji-test: setup
+	PIP_PYTHON=$(RUN) packaging/install-koji-test-packages $(BUILD)/koji-modules
+	KOJI_SRC='$(or $(KOJI_SRC),$(error name a checkout of Koji: make koji-test KOJI_SRC=DIR))' \
+	    KOJI_MODULES=$(BUILD)/koji-modules $(RUN) -m pytest --numprocesses 0 $(KOJI_TESTS)
 
 bench: setup
 	$(RUN) -m benchmarks

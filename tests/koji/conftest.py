@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fixtures of the suite on a real Koji (README.md): one a session, or a skip with the reason."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.koji.harness import settings as settings_module
+from tests.koji.harness import world
+from tests.koji.harness.layout import Layout
+from tests.koji.harness.settings import Settings
+from tests.koji.harness.site import Site
+
+# What a real mock may need to be told.
+_PASSED_ON = ("MOCK_SRC", "KOJI_SRC", "KOJI_RUN")
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    try:
+        return settings_module.read(os.environ)
+    except settings_module.NotAskedError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def site(settings: Settings) -> Iterator[Site]:
+    """A running Koji, shared by all tests of the session."""
+    made = settings.scratch is None
+    root = settings.scratch or Path(tempfile.mkdtemp(prefix="koji-test-"))
+    extra = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    site = Site(settings, Layout(root), extra)
+    try:
+        site.start()
+        yield site
+    finally:
+        site.stop()
+        if made:
+            shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def admin(site: Site) -> Any:
+    """A session of the administrator."""
+    return site.session(world.ADMIN)
+
+
+@pytest.fixture(scope="session")
+def plain(site: Site) -> Any:
+    """A session of a user without any permission."""
+    return site.session(world.PLAIN)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Show the daemons' logs with a failed test."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    funcargs = getattr(item, "funcargs", {})
+    if report.failed and isinstance(funcargs.get("site"), Site):
+        report.sections.append(("Koji's logs", funcargs["site"].logs()))

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Run one daemon in a room of its own: keeper.py ETC VAR_LOG USER PROGRAM ARGUMENT...
+
+The room has private /etc and /var/log (bind mounts of the two folders) and its own process
+table. It is gone, with all that ever ran in it, when the daemon ends, when the keeper is
+killed, or when the keeper's parent dies. Signals to the keeper reach the daemon.
+USER is the account that the daemon runs as; "-" keeps root.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Callable, Optional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from tests.koji.machine import namespaces
+
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def _forward_to(pid: int) -> None:
+    def handler(number: int, _frame: Optional[FrameType]) -> None:
+        os.kill(pid, number)
+
+    for number in _FORWARDED:
+        signal.signal(number, handler)
+
+
+def _exit_status(status: int) -> int:
+    """The shell's way to word a wait status: 128 + signal."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _become(user: str) -> Optional[Callable[[], None]]:
+    """What a forked child calls to become that user."""
+    if user == "-":
+        return None
+    account = pwd.getpwnam(user)
+
+    def change() -> None:
+        os.setgid(account.pw_gid)
+        os.setgroups([])
+        os.setuid(account.pw_uid)
+
+    return change
+
+
+def _be_first_process(etc: Path, var_log: Path, user: str, argv: list[str]) -> int:
+    """Set the room up, run the daemon and collect orphans until it ends."""
+    namespaces.die_with_parent()
+    become = _become(user)
+    namespaces.bind(etc, Path("/etc"))
+    namespaces.bind(var_log, Path("/var/log"))
+    namespaces.mount_proc(Path("/proc"))
+    daemon = subprocess.Popen(argv, preexec_fn=become)  # noqa: PLW1509 - no threads here
+    _forward_to(daemon.pid)
+    while True:
+        pid, status = os.wait()
+        if pid == daemon.pid:
+            return _exit_status(status)
+
+
+def main(argv: list[str]) -> int:
+    """Keep one daemon until it ends; its exit status is ours."""
+    etc, var_log, user, program = Path(argv[0]), Path(argv[1]), argv[2], argv[3:]
+    namespaces.die_with_parent()
+    namespaces.unshare(namespaces.NEW_MOUNTS | namespaces.NEW_PIDS)
+    first = os.fork()
+    if first == 0:
+        # Nothing of the keeper's own interpreter may run on in the child.
+        os._exit(_be_first_process(etc, var_log, user, program))
+    _forward_to(first)
+    return _exit_status(os.waitpid(first, 0)[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
