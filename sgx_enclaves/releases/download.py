@@ -41,6 +41,7 @@ class FetchSettings:
         min_rate: bytes a second that a server must give, on average over `rate_window`.
         rate_window: see above.
         lock_timeout: to wait for another process that fetches the same file.
+        max_size: bytes of a file, whatever the release allows; None for no bound besides.
     """
 
     attempts: int = 4
@@ -50,6 +51,7 @@ class FetchSettings:
     min_rate: int = 1024
     rate_window: float = 30.0
     lock_timeout: float = 3600.0
+    max_size: Optional[int] = None
 
 
 DEFAULT_FETCH_SETTINGS = FetchSettings()
@@ -193,12 +195,18 @@ class Download:
                 expected=f"{artifact.size} bytes",
                 found=f"{response.total} bytes",
             )
-        if response.total > artifact.max_size:
+        most = self._max_size()
+        if response.total > most:
             raise FetchError(
                 "the file is too large",
-                expected=f"at most {artifact.max_size} bytes",
+                expected=f"at most {most} bytes",
                 found=f"{response.total} bytes",
             )
+
+    def _max_size(self) -> int:
+        """The release's bound, and the user's."""
+        own = self._tools.settings.max_size
+        return self._artifact.max_size if own is None else min(own, self._artifact.max_size)
 
     def _check_room(self, response: Response) -> None:
         if response.total is None:
@@ -216,17 +224,16 @@ class Download:
 
     def _receive(self, response: Response, out: BinaryIO) -> None:
         settings = self._tools.settings
+        most = self._max_size()
         done = response.start
         begun = mark = time.monotonic()
         since_mark = 0
         for chunk in response.chunks:
             done += len(chunk)
             since_mark += len(chunk)
-            if done > self._artifact.max_size:
+            if done > most:
                 out.truncate(0)
-                raise FetchError(
-                    "the file is too large", expected=f"at most {self._artifact.max_size} bytes"
-                )
+                raise FetchError("the file is too large", expected=f"at most {most} bytes")
             out.write(chunk)
             now = time.monotonic()
             if now - begun > settings.total_timeout:

@@ -52,23 +52,26 @@ def installed_packages(
     root: Optional[str] = None,
     run: Runner = run_tool,
     urls: Optional[Mapping[str, str]] = None,
+    dbpath: Optional[str] = None,
 ) -> tuple[InstalledPackage, ...]:
     """Ask RPM for every installed package.
 
     Args:
         root: a buildroot; None for this machine.
         run: for tests.
+        dbpath: folder of the database to ask; by default RPM's own choice within the root.
         urls: NEVRA to the URL that a package was got from; the database does not know.
 
     Raises:
         InputError: RPM is not there or fails.
         FormatError: its answer makes no sense.
     """
-    command = ["rpm", "-qa", *(["--root", root] if root is not None else []), "--qf", _FORMAT]
+    command = ["rpm", "-qa", *(["--root", root] if root is not None else [])]
+    command += [*(["--dbpath", dbpath] if dbpath is not None else []), "--qf", _FORMAT]
     output = run(command, _TIMEOUT)
     if output.status != 0:
         raise InputError(
-            f"rpm failed with status {output.status}", file=root, found=output.text[:200].strip()
+            f"rpm failed with status {output.status}", file=dbpath or root, found=output.text[:200].strip()
         )
     return parse_installed(output.text, urls or {})
 

@@ -17,19 +17,23 @@ from sgx_enclaves.releases.toolchain import ToolchainRecord
 
 
 class Place(Protocol):
-    """Where one tree stands, and its steps run.
+    """Where one tree stands, and its steps run."""
 
-    Attributes:
-        root: the path that the tree has for the commands.
-        fixed: whether that is the path that was asked for.
-        tree: the same folder as this process sees it; it is not made yet.
-        home: a folder for HOME as the commands see it.
-    """
+    @property
+    def root(self) -> str:
+        """The path that the tree has for the commands."""
 
-    root: str
-    fixed: bool
-    tree: Path
-    home: str
+    @property
+    def fixed(self) -> bool:
+        """Whether that is the path that was asked for."""
+
+    @property
+    def tree(self) -> Path:
+        """The same folder as this process sees it; it is not made yet at first."""
+
+    @property
+    def home(self) -> str:
+        """A folder for HOME as the commands see it."""
 
     @property
     def network(self) -> bool:

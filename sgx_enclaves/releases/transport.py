@@ -51,6 +51,7 @@ class TransportSettings:
         read_timeout: between two bytes of the content.
         max_redirects: redirects followed.
         ca_file: certificates to trust instead of the system's.
+        hosts: the only servers that may be asked, redirects included; none stands for all.
     """
 
     connect_timeout: float = 20.0
@@ -58,6 +59,7 @@ class TransportSettings:
     read_timeout: float = 30.0
     max_redirects: int = 5
     ca_file: Optional[str] = None
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass
@@ -190,6 +192,7 @@ class HttpsTransport(Transport):
             start = 0
         target = url
         for _hop in range(self._settings.max_redirects + 1):
+            self._check_host(target)
             connection, answer = self._ask(target, headers)
             if answer.status not in _REDIRECTS:
                 return self._response(connection, answer, target, start)
@@ -197,6 +200,15 @@ class HttpsTransport(Transport):
             connection.close()
             target = _redirected(target, location)
         raise FetchError(f"more than {self._settings.max_redirects} redirects")
+
+    def _check_host(self, url: str) -> None:
+        host = urlsplit(url).hostname or ""
+        if self._settings.hosts and host not in self._settings.hosts:
+            raise FetchError(
+                f"{host} is not one of the servers that may be asked",
+                expected=", ".join(self._settings.hosts),
+                hint="add it to the allowed hosts if it should be",
+            )
 
     def _ask(
         self, url: str, headers: Mapping[str, str]
