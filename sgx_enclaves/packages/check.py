@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Optional
 
 from sgx_enclaves.errors import (
@@ -27,6 +27,7 @@ from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.packages.package import FileKind, Package
 from sgx_enclaves.packages.presence import enclave_name, is_in_enclave_folder
 from sgx_enclaves.packages.references import Counterpart, Reference
+from sgx_enclaves.records import record
 from sgx_enclaves.signing.generation import Generation
 from sgx_enclaves.verdict.compare import compare, finding_of
 from sgx_enclaves.verdict.known import PINS
@@ -43,7 +44,7 @@ _STATUS = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class EnclaveResult:
     """What was found out about one enclave of a package.
 
@@ -83,7 +84,7 @@ class EnclaveResult:
         return _outcome(self.exit_status)
 
 
-@dataclass(frozen=True)
+@record
 class PackageResult:
     """What was found out about one package.
 

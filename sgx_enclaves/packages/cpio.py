@@ -10,10 +10,10 @@ never holds more than one chunk.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Callable, Optional, Protocol
 
 from sgx_enclaves.errors import LimitError, PackageDamagedError, PackageError
+from sgx_enclaves.records import record
 
 CHUNK = 256 << 10
 _MAGIC_SIZE = 6
@@ -33,7 +33,7 @@ class Reader(Protocol):
         """Up to `size` bytes; fewer only at the end."""
 
 
-@dataclass(frozen=True)
+@record
 class CpioEntry:
     """One entry.
 

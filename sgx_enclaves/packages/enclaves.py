@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, Optional
 
 from sgx_enclaves.errors import LimitError, PackageError, SgxEnclavesError
@@ -24,6 +23,7 @@ from sgx_enclaves.packages.presence import (
     contains_enclaves,
     is_in_enclave_folder,
 )
+from sgx_enclaves.records import record
 
 CONFIG_SUFFIX = "config.xml"
 # As many as Linux follows.
@@ -37,7 +37,7 @@ _FOLDERS = (ENCLAVE_FOLDER[:-1], ENCLAVE_FOLDER[:-1].rpartition("/")[0])
 _NOTE_HEADER = struct.Struct("<III")
 
 
-@dataclass(frozen=True)
+@record
 class PackedEnclave:
     """An enclave file of a package, whole.
 
@@ -206,7 +206,7 @@ class Links:
             )
 
 
-@dataclass(frozen=True)
+@record
 class ConfigFile:
     """A config.xml of a package: its path and its bytes."""
 

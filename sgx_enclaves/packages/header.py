@@ -87,13 +87,22 @@ class Header:
         index: its entries as they stand in the file, 16 bytes each.
         store: its data.
         limits: see `PackageLimits`.
+        replaced: the last of several entries of a tag counts, as in a database, where
+            a relocated package has its new paths behind the old ones; else one is all.
 
     Raises:
         PackageError: an entry of an unknown type, or one that leaves the data.
     """
 
     def __init__(
-        self, file: str, start: int, index: bytes, store: bytes, limits: PackageLimits
+        self,
+        file: str,
+        start: int,
+        index: bytes,
+        store: bytes,
+        limits: PackageLimits,
+        *,
+        replaced: bool = False,
     ) -> None:
         self.file = file
         self.start = start
@@ -107,7 +116,7 @@ class Header:
                 (kind not in _WIDTHS and kind not in _STRING_TYPES)
                 or offset + width * count > len(store)
                 or count == 0
-                or tag in self._entries
+                or (tag in self._entries and not replaced)
             ):
                 raise PackageError(
                     f"entry {number} of a header is malformed",
@@ -281,13 +290,15 @@ def parse_header(data: bytes, file: str, limits: PackageLimits) -> Header:
         LimitError: larger than `limits`.
     """
     stream = io.BytesIO(data if data.startswith(HEADER_MAGIC) else HEADER_MAGIC + data)
-    header = _read_header(stream, file, 0, limits)
+    header = _read_header(stream, file, 0, limits, replaced=True)
     if stream.read(1):
         raise PackageError("there are bytes behind the header", file=file, offset=header.size)
     return header
 
 
-def _read_header(stream: BinaryIO, file: str, start: int, limits: PackageLimits) -> Header:
+def _read_header(
+    stream: BinaryIO, file: str, start: int, limits: PackageLimits, *, replaced: bool = False
+) -> Header:
     preamble = take(stream, _PREAMBLE.size, file, start)
     if len(preamble) < _PREAMBLE.size:
         raise truncated(file, start + _PREAMBLE.size, start + len(preamble))
@@ -314,7 +325,8 @@ def _read_header(stream: BinaryIO, file: str, start: int, limits: PackageLimits)
         begin = start + _PREAMBLE.size
         raise truncated(file, begin + wanted, begin + len(data))
     index = data[: entries * _ENTRY.size]
-    return Header(file, start, index, data[entries * _ENTRY.size :], limits)
+    store = data[entries * _ENTRY.size :]
+    return Header(file, start, index, store, limits, replaced=replaced)
 
 
 def _check_digest(signature: Header, main: Header) -> None:

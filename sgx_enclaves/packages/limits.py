@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from sgx_enclaves.decompress import ArchiveLimits
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
+from sgx_enclaves.records import record
 
 
-@dataclass(frozen=True)
+@record
 class PackageLimits:
     """Upper bounds; what goes beyond raises `LimitError`.
 

@@ -14,7 +14,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import BinaryIO, Optional
 
 from sgx_enclaves.errors import (
@@ -26,6 +25,7 @@ from sgx_enclaves.errors import (
 )
 from sgx_enclaves.packages.header import Header, SignatureTag, Tag, read_headers, truncated
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
+from sgx_enclaves.records import record
 
 _GHOST = 1 << 6
 # OpenPGP's numbers of hash algorithms, as RPM uses them.
@@ -63,7 +63,7 @@ def kind_of_mode(mode: int) -> Optional[FileKind]:
     }.get(stat.S_IFMT(mode))
 
 
-@dataclass(frozen=True)
+@record
 class PackageFile:
     """One file as the header describes it.
 
@@ -90,7 +90,7 @@ class PackageFile:
     inode: tuple[int, int]
 
 
-@dataclass(frozen=True)
+@record
 class Provide:
     """One thing that a package provides; `version` is empty when it has none."""
 

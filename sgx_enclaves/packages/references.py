@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Protocol
 
@@ -21,6 +20,7 @@ from sgx_enclaves.packages.enclaves import CONFIG_SUFFIX, ConfigFile, enclaves_a
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.packages.package import Package
 from sgx_enclaves.packages.presence import PROVIDE_PREFIX, SIGNED_SUFFIX, stem_of, version_of
+from sgx_enclaves.records import record
 from sgx_enclaves.verdict.known import pin_for_file
 
 _CONFIGS = 256
@@ -28,7 +28,7 @@ _FOLDER_ENTRIES = 20_000
 _SHARED_OBJECT = ".so"
 
 
-@dataclass(frozen=True)
+@record
 class Counterpart:
     """An unsigned enclave that a signed one may be held against.
 

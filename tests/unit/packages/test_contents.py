@@ -191,3 +191,17 @@ def test_a_config_behind_the_enclave_is_found(tree: Tree) -> None:
 def test_a_signed_file_of_an_unsigned_name_is_no_counterpart(tree: Tree) -> None:
     tree.write([FILES[0], RpmFile(UNSIGNED, CASE.signed)])
     assert list(PackageReference(str(tree.package)).counterparts("/x/libsgx_pce.signed.so")) == []
+
+
+def test_in_a_database_the_last_entry_of_a_tag_counts(tree: Tree) -> None:
+    """RPM puts the paths of a relocated package behind the original ones."""
+    header = tree.header
+    count, size = (int.from_bytes(header[i : i + 4], "big") for i in (0, 4))
+    index, store = header[8 : 8 + 16 * count], header[8 + 16 * count :]
+    entry = b"".join(n.to_bytes(4, "big") for n in (1000, 6, size, 1))
+    numbers = (count + 1).to_bytes(4, "big") + (size + 4).to_bytes(4, "big")
+    changed = numbers + index + entry + store + b"new\0"
+    assert parse_header(changed, "x", DEFAULT_PACKAGE_LIMITS).string(1000) == "new"
+    tree.package.write_bytes(tree.package.read_bytes().replace(header, changed))
+    with pytest.raises(PackageError, match="entry"):
+        tree.files(packed)
