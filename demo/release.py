@@ -165,6 +165,7 @@ def release_toml(description: Description) -> str:
         f"title = {_text(description.title)}",
         'sgx = "2.25"',
         'dcap = "1.22"',
+        'license = "GPL-2.0-or-later"',
         f"unpinned = [{', '.join(_text(fact) for fact in unpinned)}]",
         "",
         "[build]",

@@ -33,6 +33,22 @@ def read_file(path: str, limit: int) -> bytes:
     return data
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; it may be there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder cannot be made: {error.strerror or error}",
+            file=str(folder),
+            hint="name another folder",
+        ) from None
+
+
 def write_file(path: str, data: bytes, mode: int = 0o644) -> None:
     """Replace `path` with `data` atomically: readers see the old file or the new one.
 

@@ -24,6 +24,7 @@ from sgx_enclaves.cli.release_arguments import (
     chosen_fetcher,
 )
 from sgx_enclaves.releases.build import BuildRequest, build_release
+from sgx_enclaves.releases.built import set_apart
 from sgx_enclaves.releases.manifest import Manifest, ToolchainKind
 
 EXIT_DIFFERS, EXIT_FAILED = 1, 2
@@ -75,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=BuildRequest.make_timeout,
         help="for the make of each enclave; steps have theirs in the release",
     )
+    parser.add_argument(
+        "--apart",
+        action="store_true",
+        help="also make DIR/ENCLAVE, a built directory of that enclave alone, as packages ship it",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the trees, in DIR/.work")
     add_fetching(parser)
     add_json(parser)
@@ -109,6 +115,10 @@ def run(args: argparse.Namespace) -> int:
         lambda artifact: fetcher.fetch(artifact, allow_unpinned=args.allow_unpinned),
         _say,
     )
+    if args.apart:
+        for enclave in manifest.enclaves:
+            if enclave.built:
+                set_apart(args.into, manifest, enclave.name)
     if args.json:
         print(json.dumps(manifest.as_dict(), indent=2))
     else:

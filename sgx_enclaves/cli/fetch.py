@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional
 
 from sgx_enclaves.cli.arguments import add_json
 from sgx_enclaves.cli.release_arguments import (
@@ -18,10 +21,15 @@ from sgx_enclaves.cli.release_arguments import (
     chosen_catalogue,
     chosen_fetcher,
 )
-from sgx_enclaves.releases.acquire import fetch_signed, fetch_sources
+from sgx_enclaves.errors import InputError
+from sgx_enclaves.files import make_folder, write_file
+from sgx_enclaves.format.elf import EnclaveImage
+from sgx_enclaves.format.metadata import Descriptor
+from sgx_enclaves.releases.acquire import fetch_signed, fetch_sources, read_signed_enclaves
 from sgx_enclaves.releases.catalogue import Catalogue
 from sgx_enclaves.releases.download import Fetched
 from sgx_enclaves.releases.release import Release
+from sgx_enclaves.signing.signatures import extract
 
 _WHAT = ("all", "sources", "signed")
 
@@ -29,6 +37,21 @@ _WHAT = ("all", "sources", "signed")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     add_release(parser)
+    parser.add_argument(
+        "enclaves",
+        metavar="ENCLAVE",
+        nargs="*",
+        help="whose files to write; by default those that the release requires",
+    )
+    parser.add_argument(
+        "--signed-into", metavar="DIR", type=Path, help="write the signed enclaves there"
+    )
+    parser.add_argument(
+        "--signatures-into",
+        metavar="DIR",
+        type=Path,
+        help="write the signatures of each signed enclave there, for grafting",
+    )
     parser.add_argument(
         "--what", choices=_WHAT, default=_WHAT[0], help="by default both, sources and signed"
     )
@@ -54,6 +77,10 @@ def run(args: argparse.Namespace) -> int:
     catalogue = chosen_catalogue(args)
     release = catalogue.release(args.release)
     fetcher = chosen_fetcher(args)
+    chosen = release.only(args.enclaves or [e.name for e in release.enclaves if e.required])
+    wanted = args.signed_into is not None or args.signatures_into is not None
+    if wanted and args.what == "sources":
+        raise InputError("the sources have no signed enclaves", hint="drop --what=sources")
     files: list[dict[str, object]] = []
     if args.what != "signed":
         for tree in source_trees(catalogue, release):
@@ -64,6 +91,9 @@ def run(args: argparse.Namespace) -> int:
         for name, archive in signed.items():
             entry = _entry("signed", release, name, archive.fetched)
             files.append({**entry, "cross_checked": archive.cross_checked, "note": archive.note})
+        if wanted:
+            archives = {name: archive.fetched.path for name, archive in signed.items()}
+            _write_signed(chosen, archives, args.signed_into, args.signatures_into)
     if args.json:
         print(json.dumps({"release": release.name, "files": files}, indent=2))
         return 0
@@ -73,6 +103,28 @@ def run(args: argparse.Namespace) -> int:
         if entry.get("note"):
             print(f"  {entry['note']}")
     return 0
+
+
+def _write_signed(
+    release: Release,
+    archives: Mapping[str, Path],
+    signed_into: Optional[Path],
+    signatures_into: Optional[Path],
+) -> None:
+    """Write each enclave of the release, or its signatures, into the folders."""
+    for folder in (signed_into, signatures_into):
+        if folder is not None:
+            make_folder(folder)
+    enclaves = read_signed_enclaves(release, archives)
+    for enclave in release.enclaves:
+        data = enclaves[enclave.name]
+        if signed_into is not None:
+            write_file(str(signed_into / enclave.signed_file), data)
+        if signatures_into is not None:
+            image = EnclaveImage.parse(data, enclave.signed_file)
+            signatures = extract(Descriptor.parse(image.descriptor))
+            content = b"".join(s.serialise() for s in signatures)
+            write_file(str(signatures_into / enclave.signature_file), content)
 
 
 def _entry(kind: str, release: Release, name: str, file: Fetched) -> dict[str, object]:

@@ -7,11 +7,15 @@ anything is wrong, nothing is written.
 from __future__ import annotations
 
 import argparse
+import os
 
 from sgx_enclaves.cli.arguments import add_policy, add_sdk, chosen_generation, chosen_policy
+from sgx_enclaves.cli.release_arguments import add_catalogue, chosen_catalogue
+from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.verdict.graft import graft
+from sgx_enclaves.verdict.policy import Policy
 
 # Fedora ships enclaves executable.
 MODE = 0o755
@@ -28,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the vendor asked for the FIPS signature on the command line (SDK 2.24 only)",
     )
+    parser.add_argument(
+        "--release",
+        metavar="RELEASE",
+        help="take signer, product id and least ISVSVN from this release of the catalogue",
+    )
+    add_catalogue(parser)
     add_sdk(parser)
     add_policy(parser)
 
@@ -39,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         read_file(args.built, limits.file_size),
         read_file(args.signatures, limits.file_size),
         read_file(args.config, limits.config_size),
-        chosen_policy(args, args.output),
+        _policy(args),
         names=(args.built, args.signatures, args.config),
         generation=chosen_generation(args),
         fips=args.fips,
@@ -47,3 +57,24 @@ def run(args: argparse.Namespace) -> int:
     write_file(args.output, result, MODE)
     print(f"{args.output}: verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}")
     return 0
+
+
+def _policy(args: argparse.Namespace) -> Policy:
+    """What the release demands of the enclave that the output is named after, or the arguments."""
+    if args.release is None:
+        return chosen_policy(args, args.output)
+    given = (args.signer, args.isvprodid, args.min_isvsvn, args.enclave, args.allow_debug)
+    if any(value not in (None, [], False) for value in given):
+        raise InputError("a release decides who must have signed", hint="drop --release, or those")
+    from sgx_enclaves.releases.verify import policy_of  # noqa: PLC0415
+
+    release = chosen_catalogue(args).release(args.release)
+    name = os.path.basename(args.output)
+    for enclave in release.enclaves:
+        if enclave.signed_file == name:
+            return policy_of(enclave)
+    raise InputError(
+        f"{release.name} has no enclave of this name",
+        file=args.output,
+        expected=" or ".join(enclave.signed_file for enclave in release.enclaves),
+    )

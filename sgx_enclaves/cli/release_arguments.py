@@ -31,11 +31,12 @@ def add_catalogue(parser: argparse.ArgumentParser) -> None:
     """Where releases are described."""
     parser.add_argument(
         "--catalogue",
-        metavar="DIR",
+        metavar="PATH",
         type=Path,
         action="append",
         default=[],
-        help=f"a folder of more releases, besides our own and {USER_FOLDER}; may be repeated",
+        help="a file or a folder of more releases, besides our own and "
+        f"{USER_FOLDER}; may be repeated",
     )
 
 
@@ -43,7 +44,12 @@ def add_fetching(parser: argparse.ArgumentParser) -> None:
     """Where files come from, and where they are kept."""
     group = parser.add_argument_group("fetching")
     group.add_argument("--cache", metavar="DIR", type=Path, help="where fetched files are kept")
-    group.add_argument("--offline", action="store_true", help="take files from the cache only")
+    group.add_argument(
+        "--local", metavar="DIR", type=Path, help="take files that lie in this folder from there"
+    )
+    group.add_argument(
+        "--offline", action="store_true", help="take files from the cache and --local only"
+    )
     group.add_argument(
         "--lookaside",
         metavar="[PACKAGE=]URL",
@@ -95,4 +101,5 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
         FetchSettings(attempts=max(1, args.attempts)),
         progress=for_stream(sys.stderr),
         lookaside=lookaside,
+        local=args.local,
     )

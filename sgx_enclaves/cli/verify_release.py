@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     add_release(parser)
     parser.add_argument(
+        "enclaves",
+        metavar="ENCLAVE",
+        nargs="*",
+        help="which of its enclaves; by default those that it requires decide",
+    )
+    parser.add_argument(
         "--report",
         metavar="DIR",
         type=Path,
@@ -94,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the verdict; its exit status."""
     catalogue = chosen_catalogue(args)
     release = catalogue.release(args.release)
+    if args.enclaves:
+        release = release.only(args.enclaves)
     request = Request(
         catalogue,
         release,

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.errors import ManifestError
-from sgx_enclaves.files import read_file
+from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
-from sgx_enclaves.releases.manifest import MANIFEST, FileRecord, Manifest
+from sgx_enclaves.releases.manifest import MANIFEST, FileRecord, Manifest, write_manifest
 from sgx_enclaves.releases.manifest_reader import read_manifest
 
 _MAX_MANIFEST = 16 * MIB
@@ -93,6 +93,31 @@ def load_built(directory: Path, limits: Limits = DEFAULT_LIMITS) -> Built:
             )
         )
     return Built(directory, manifest, tuple(enclaves))
+
+
+def set_apart(directory: Path, manifest: Manifest, name: str) -> Path:
+    """Make a built directory of one enclave alone, within the one that it was built in.
+
+    Args:
+        directory: what `build_release` made.
+        manifest: its record.
+        name: of an enclave that was built.
+
+    Returns:
+        The new directory, called after the enclave.
+
+    Raises:
+        SgxEnclavesError: a file cannot be read or written, or is not what was built.
+    """
+    own = manifest.only(name)
+    into = directory / name
+    make_folder(into)
+    for enclave in own.enclaves:
+        for record in (enclave.unsigned, enclave.config):
+            if record is not None:
+                write_file(str(into / record.file), _read(directory, record, record.size))
+    write_manifest(into, own)
+    return into
 
 
 def _read(directory: Path, record: FileRecord, limit: int) -> bytes:

@@ -135,7 +135,8 @@ def load_catalogue(folders: Sequence[Path] = (OWN_FOLDER, USER_FOLDER)) -> Catal
     """Read every `*.toml` of the folders, sorted by name within each.
 
     Args:
-        folders: later ones win; those that do not exist are passed over.
+        folders: later ones win; those that do not exist are passed over. A file stands
+            for itself.
 
     Raises:
         CatalogueError: any file is wrong. A broken catalogue decides nothing.
@@ -143,7 +144,8 @@ def load_catalogue(folders: Sequence[Path] = (OWN_FOLDER, USER_FOLDER)) -> Catal
     releases: dict[str, Release] = {}
     notices = []
     for folder in folders:
-        for path in sorted(folder.glob("*.toml")):
+        files = [folder] if folder.is_file() else sorted(folder.glob("*.toml"))
+        for path in files:
             release = read_release_file(path)
             before = releases.get(release.name)
             if before is not None:

@@ -3,6 +3,8 @@
 
 The rules:
 
+0. A file in the local folder is taken from there if it is the right one; a wrong one
+   there is an error, since its user has put it there.
 1. A file counts only when its SHA-256 is the pinned one. Without a pin the
    caller must ask for that by name, and the result says so.
 2. Each place is tried a bounded number of times, then the next place.
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Callable, Optional
 
 from sgx_enclaves.errors import DigestError, FetchError
@@ -44,6 +47,7 @@ class Fetcher:
         settings: see `FetchSettings`.
         progress: told how it goes.
         lookaside: a look-aside cache to ask first.
+        local: a folder where files may lie already, under their names.
         sleep: for tests.
     """
 
@@ -55,6 +59,7 @@ class Fetcher:
         *,
         progress: Progress = silent,
         lookaside: Optional[Lookaside] = None,
+        local: Optional[Path] = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._cache = cache
@@ -62,6 +67,7 @@ class Fetcher:
         self._settings = settings
         self._progress = progress
         self._lookaside = lookaside
+        self._local = local
         self._sleep = sleep
 
     def fetch(self, artifact: Artifact, *, allow_unpinned: bool = False) -> Fetched:
@@ -80,7 +86,7 @@ class Fetcher:
                 f"{artifact.filename} has no pinned digest",
                 hint="pin its SHA-256 in the release, or allow unpinned files for this run",
             )
-        hit = self._cached(artifact)
+        hit = self._here(artifact) or self._cached(artifact)
         if hit is not None:
             return hit
         if self._transport is None:
@@ -100,6 +106,26 @@ class Fetcher:
             if hit is not None:
                 return hit
             return self._from_places(artifact, tools)
+
+    def _here(self, artifact: Artifact) -> Optional[Fetched]:
+        """The file in the local folder, which is used there, not copied."""
+        if self._local is None:
+            return None
+        path = self._local / artifact.filename
+        if not path.is_file():
+            return None
+        with disk_errors(path):
+            for kind, pinned in (("sha256", artifact.sha256), ("sha512", artifact.sha512)):
+                if pinned is not None and digest_file(path, kind) != pinned:
+                    raise DigestError(
+                        "this is not the file that the release pins",
+                        file=str(path),
+                        expected=f"{kind} {pinned}",
+                        found=f"{kind} {digest_file(path, kind)}",
+                        hint="replace it, or take it away to have it fetched",
+                    )
+            digest, size = artifact.sha256 or digest_file(path), path.stat().st_size
+        return Fetched(path, digest, size, None, artifact.sha256 is not None)
 
     def _cached(self, artifact: Artifact) -> Optional[Fetched]:
         if artifact.sha256 is None:

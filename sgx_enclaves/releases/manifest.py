@@ -253,6 +253,18 @@ class Manifest:
         """The record of that release's tree."""
         return next((tree for tree in self.trees if tree.release == release), None)
 
+    def only(self, name: str) -> Manifest:
+        """The record of one enclave, as packages ship it: without times, which never recur."""
+        enclaves = tuple(enclave for enclave in self.enclaves if enclave.name == name)
+        used = {enclave.tree for enclave in enclaves}
+        files = {record.file for e in enclaves for record in (e.unsigned, e.config) if record}
+        second = self.second
+        if second is not None:
+            kept = tuple(item for item in second.differences if item.file in files)
+            second = dataclasses.replace(second, differences=kept)
+        trees = tuple(_tree_for(tree, name) for tree in self.trees if tree.release in used)
+        return Manifest(self.release, 0, 0, trees, enclaves, second)
+
     def as_dict(self) -> dict[str, Any]:
         """The manifest as a plain mapping for JSON."""
         return {
@@ -260,6 +272,14 @@ class Manifest:
             **_plain(self),
             "reproducible": self.reproducible,
         }
+
+
+def _tree_for(tree: TreeRecord, enclave: str) -> TreeRecord:
+    """The tree with the steps that this enclave needed."""
+    steps = (step for step in tree.steps if step.enclave in (None, enclave))
+    return dataclasses.replace(
+        tree, steps=tuple(dataclasses.replace(step, milliseconds=0, log=None) for step in steps)
+    )
 
 
 def unsigned_name(file: str) -> str:

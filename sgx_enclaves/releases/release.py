@@ -6,11 +6,15 @@ Data only. `release_reader` makes these from a TOML file and checks them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Optional
 
+from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.releases.artifact import Artifact
+
+# Enclaves whose version is that of the SDK; the others' is that of the attestation primitives.
+_OF_THE_SDK = frozenset({"pce", "le", "pve", "qe"})
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,16 @@ class Enclave:
         """The signed library's name without its version."""
         return f"libsgx_{self.file}.signed.so"
 
+    @property
+    def signature_file(self) -> str:
+        """The name of a file with the vendor's signatures only."""
+        return f"libsgx_{self.file}.sig"
+
+    @property
+    def component(self) -> str:
+        """Which version its packages have: `sgx` or `dcap`, as distributions number them."""
+        return "sgx" if self.name in _OF_THE_SDK else "dcap"
+
 
 @dataclass(frozen=True)
 class Release:
@@ -229,6 +243,7 @@ class Release:
         unpinned: the facts that nobody here knows, such as `source.linux-sgx`.
         notes: what a reader should know, such as how the facts were found.
         file: the TOML file that it came from.
+        license: SPDX expression for packages of the enclaves; None if unknown.
     """
 
     name: str
@@ -242,6 +257,7 @@ class Release:
     unpinned: tuple[str, ...]
     notes: tuple[str, ...]
     file: str
+    license: Optional[str] = None
 
     def enclave(self, name: str) -> Optional[Enclave]:
         """The enclave of that name."""
@@ -250,6 +266,24 @@ class Release:
     def archive(self, vendor: str) -> Optional[VendorArchive]:
         """The vendor's archive of that id."""
         return next((archive for archive in self.vendor if archive.id == vendor), None)
+
+    def only(self, names: Sequence[str]) -> Release:
+        """The same release with these enclaves alone, each of them required.
+
+        Raises:
+            CatalogueError: it has no enclave of that name.
+        """
+        chosen = []
+        for name in dict.fromkeys(names):
+            enclave = self.enclave(name)
+            if enclave is None:
+                raise CatalogueError(
+                    f"{self.name} has no enclave {name!r}",
+                    file=self.file,
+                    hint="it has " + ", ".join(item.name for item in self.enclaves),
+                )
+            chosen.append(replace(enclave, required=True))
+        return replace(self, enclaves=tuple(chosen))
 
     def sources(self) -> tuple[Artifact, ...]:
         """The archives to fetch before a build."""

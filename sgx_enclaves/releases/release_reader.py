@@ -32,6 +32,8 @@ from sgx_enclaves.releases.table import NAME, Table
 SCHEMA = 1
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+){0,5}")
 _SO_VERSION = re.compile(r"[0-9]+(\.[0-9]+){3}")
+# an SPDX expression: names, parentheses, AND, OR, WITH
+_LICENSE = re.compile(r"[A-Za-z0-9.+()-]+( [A-Za-z0-9.+()-]+)*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SIGNER = re.compile(r"[0-9a-f]{64}")
 _ABSOLUTE = re.compile(r"/[A-Za-z0-9._/+-]{1,255}")
@@ -71,6 +73,7 @@ def read_release(data: Mapping[str, Any], file: str) -> Release:
         unpinned=top.texts("unpinned", required=False),
         notes=top.texts("notes", required=False),
         file=file,
+        license=top.maybe_text("license", _LICENSE),
     )
     top.done()
     _cross_check(release, top)

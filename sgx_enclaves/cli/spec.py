@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Write the spec file of a source package of a release's enclaves.
+
+  reproducible  builds the unsigned enclaves with the designated toolchain
+  prebuilt      ships the vendor's files, if each is our build plus a signature
+  grafted       ships our build with the vendor's signatures put on
+
+All numbers, names and URLs come from the catalogue. The spec file uses the macros of
+macros.sgx-enclaves; `sgx-enclaves fetch` brings the files that it names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import re
+
+from sgx_enclaves.cli.release_arguments import add_catalogue, chosen_catalogue
+from sgx_enclaves.errors import InputError
+from sgx_enclaves.files import write_file
+from sgx_enclaves.releases.release import Release
+from sgx_enclaves.specs.render import SpecRequest, render
+from sgx_enclaves.specs.templates import Kind
+
+_EPOCH = "SOURCE_DATE_EPOCH"
+_PACKAGER = "sgx-enclaves <sgx-enclaves@localhost>"
+_PACKAGER_FORM = re.compile(r"[^<>\n%]+ <[^<>\s%]+@[^<>\s%]+>")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("release", metavar="RELEASE", help="its name in the catalogue")
+    parser.add_argument("--kind", choices=[kind.value for kind in Kind], required=True)
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="where to write; standard output by default"
+    )
+    parser.add_argument(
+        "--packager",
+        metavar="'NAME <ADDRESS>'",
+        type=_packager,
+        default=_PACKAGER,
+        help="for the changelog",
+    )
+    parser.add_argument(
+        "--date",
+        metavar="YYYY-MM-DD",
+        type=datetime.date.fromisoformat,
+        help=f"of the changelog; by default ${_EPOCH}, else the date of the release's tag",
+    )
+    parser.add_argument(
+        "--toolchain-package",
+        metavar="PACKAGE",
+        action="append",
+        default=[],
+        help="BuildRequires that brings the designated toolchain; may be repeated",
+    )
+    parser.add_argument(
+        "--allow-unpinned",
+        action="store_true",
+        help="let the build accept files that the release does not pin",
+    )
+    add_catalogue(parser)
+
+
+def _packager(text: str) -> str:
+    if _PACKAGER_FORM.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError("must be NAME <ADDRESS>")
+    return text
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the spec file; 0 when done."""
+    catalogue = chosen_catalogue(args)
+    release = catalogue.release(args.release)
+    request = SpecRequest(
+        catalogue,
+        release,
+        Kind(args.kind),
+        args.packager,
+        args.date or _default_date(release),
+        tuple(args.toolchain_package),
+        args.allow_unpinned,
+    )
+    text = render(request)
+    if args.output is None:
+        print(text, end="")
+    else:
+        write_file(args.output, text.encode("utf-8"))
+    return 0
+
+
+def _default_date(release: Release) -> datetime.date:
+    """One that is the same in each run, where any is known."""
+    own = release.toolchain.environment.get(_EPOCH) if release.toolchain is not None else None
+    seconds = os.environ.get(_EPOCH, own)
+    if seconds is None:
+        return datetime.datetime.now(datetime.timezone.utc).date()
+    try:
+        return datetime.datetime.fromtimestamp(int(seconds), datetime.timezone.utc).date()
+    except (ValueError, OverflowError, OSError):
+        raise InputError(
+            f"{_EPOCH} is no date", expected="seconds since 1970", found=repr(seconds)
+        ) from None
