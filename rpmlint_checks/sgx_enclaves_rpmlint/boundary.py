@@ -8,8 +8,9 @@ asked for with `getattr` where it is used.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Optional, Protocol
+
+from sgx_enclaves.records import record
 
 
 class PackedFile(Protocol):
@@ -27,6 +28,7 @@ class LintPackage(Protocol):
     arch: Optional[str]
     filename: Any
     is_source: bool
+    header: Any
     files: Mapping[str, Any]
     ghost_files: Any
     provides: Any
@@ -49,7 +51,7 @@ class Output(Protocol):
         """Report a finding."""
 
 
-@dataclass(frozen=True)
+@record
 class Subject:
     """What is kept of a package until all have been seen: `add_info` accepts it as one.
 
@@ -60,7 +62,11 @@ class Subject:
         is_source: whether it is a source package.
         installed: whether there is no package file.
         provides: name and version of what it provides; the version may be empty.
-        suspect: whether it may carry enclaves, so that its payload must be read.
+            Nothing of a package that is not suspect.
+        suspect: whether it may carry enclaves, so that its files must be read.
+        blanks: whether a path in it has blanks, so that findings about it are ambiguous.
+        places: where its files are kept; None: read the package file.
+        header: of an installed package, as the RPM database has it.
         current_linenum: for `add_info`.
     """
 
@@ -71,6 +77,9 @@ class Subject:
     installed: bool
     provides: tuple[tuple[str, str], ...]
     suspect: bool
+    blanks: bool = False
+    places: Optional[Mapping[str, str]] = None
+    header: Optional[bytes] = None
     current_linenum: None = None
 
 

@@ -1,57 +1,61 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Does a package need a closer look? Decided on the files that rpmlint has extracted.
+"""Does a package need a closer look? Decided on its file list and what rpmlint has unpacked.
 
 Says yes to every package that claims or carries an enclave, whatever it is
-called, and to one whose files were not all extracted: rpmlint itself does not
-notice that. The closer look reads the package file, never what was extracted.
+called, and to one whose files were not all unpacked: rpmlint itself does not
+notice that. The closer look holds every file against the package's header.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 
-from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.files import read_file
-from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.packages.enclaves import has_metadata_section
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER, PROVIDE_PREFIX
-from sgx_enclaves.verdict.known import pin_for_file
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER, contains_enclaves
 from sgx_enclaves_rpmlint.boundary import LintPackage, PackedFile, Subject, provides_of
+from sgx_enclaves_rpmlint.kept import Kept, regular_files
 
 _ELF_MAGIC = b"\x7fELF"
+# `/usr/x86_64-intel-sgx/lib64` and what is above it, should it be a link.
+_FOLDERS = (ENCLAVE_FOLDER[:-1], ENCLAVE_FOLDER[:-1].rpartition("/")[0])
 
 
-def subject_of(package: LintPackage) -> Subject:
-    """What must be kept of a package."""
+def subject_of(package: LintPackage, kept: Kept) -> Subject:
+    """What must be kept of a package.
+
+    Args:
+        package: as rpmlint hands it over.
+        kept: keeps the files of one that needs a closer look.
+    """
     provides = provides_of(package)
     installed = package.dir_name() in (None, "/")
-    claims = any(name.startswith(PROVIDE_PREFIX) for name, _version in provides)
-    suspect = claims or any(_is_suspect(path, file) for path, file in _files(package))
+    suspect = _claims(package, provides) or any(map(_is_suspect, regular_files(package).values()))
     return Subject(
-        package.name,
-        package.arch,
-        str(package.filename),
-        bool(package.is_source),
-        installed,
-        provides,
-        suspect,
+        name=package.name,
+        arch=package.arch,
+        file=str(package.filename),
+        is_source=bool(package.is_source),
+        installed=installed,
+        provides=provides if suspect else (),
+        suspect=suspect,
+        blanks=any(" " in path for path in package.files),
+        places=kept.keep(package) if suspect and not installed else None,
+        header=bytes(package.header.unload()) if suspect and installed else None,
     )
 
 
-def _files(package: LintPackage) -> list[tuple[str, PackedFile]]:
-    ghosts = set(package.ghost_files)
-    return [
-        (path, file)
-        for path, file in package.files.items()
-        # rpm hands 16-bit modes out as signed or unsigned, depending on its release.
-        if path not in ghosts and stat.S_ISREG(file.mode & 0xFFFF)
-    ]
-
-
-def _is_suspect(path: str, file: PackedFile) -> bool:
-    if path.startswith(ENCLAVE_FOLDER) or ".signed.so" in path or pin_for_file(path):
+def _claims(package: LintPackage, provides: tuple[tuple[str, str], ...]) -> bool:
+    """Whether Provides or the name of any file, link or ghost speaks of an enclave."""
+    if contains_enclaves((name for name, _version in provides), package.files):
         return True
+    return any(
+        path.startswith(ENCLAVE_FOLDER) or (path in _FOLDERS and stat.S_ISLNK(file.mode & 0xFFFF))
+        for path, file in package.files.items()
+    )
+
+
+def _is_suspect(file: PackedFile) -> bool:
     try:
         handle = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -63,12 +67,13 @@ def _is_suspect(path: str, file: PackedFile) -> bool:
             return True
         if stream.read(len(_ELF_MAGIC)) != _ELF_MAGIC:
             return False
-    return _is_enclave(file.path)
+        # Any size will do, for nothing of it is held.
+        with mmap.mmap(handle, 0, prot=mmap.PROT_READ) as data:
+            return _is_enclave(data)
 
 
-def _is_enclave(path: str) -> bool:
-    """Whether an ELF file may be an enclave; yes when it cannot be told."""
-    try:
-        return has_metadata_section(read_file(path, DEFAULT_LIMITS.file_size))
-    except SgxEnclavesError:
-        return True
+def _is_enclave(data: mmap.mmap) -> bool:
+    # Not before an ELF file is there: most packages have none, and this takes time.
+    from sgx_enclaves.packages.enclaves import is_enclave  # noqa: PLC0415
+
+    return is_enclave(data)

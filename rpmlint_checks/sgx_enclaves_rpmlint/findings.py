@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from sgx_enclaves.records import record
 
 ERROR = "E"
 WARNING = "W"
 INFO = "I"
 
 
-@dataclass(frozen=True)
+@record
 class Kind:
     """A kind of finding.
 
@@ -212,7 +213,7 @@ def kind_of_code(code: str) -> Kind:
     return _BY_CODE.get(code, BY_ID["sgx-enclave-check-failed"])
 
 
-@dataclass(frozen=True)
+@record
 class Report:
     """One line for rpmlint: the kind and its details, printable."""
 
@@ -223,6 +224,11 @@ class Report:
 def report(kind_id: str, *details: str) -> Report:
     """A report of that kind; names come out of packages and must not steer a terminal."""
     return Report(BY_ID[kind_id], tuple(printable(detail) for detail in details))
+
+
+def failed(message: str) -> Report:
+    """The check could not be done."""
+    return report("sgx-enclave-check-failed", message)
 
 
 def printable(text: str) -> str:

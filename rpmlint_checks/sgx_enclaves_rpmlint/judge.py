@@ -95,14 +95,14 @@ def is_verified(enclave: EnclaveResult) -> bool:
     )
 
 
+def is_sound_unsigned(enclave: EnclaveResult) -> bool:
+    """Whether it is an unsigned enclave that can be read: there is nothing else to prove."""
+    return not enclave.signed and not enclave.exit_status
+
+
 def readable(enclaves: Sequence[EnclaveResult]) -> list[EnclaveResult]:
     """The enclaves of which is known whether they are signed."""
     return [e for e in enclaves if all(f.code != "enclave-malformed" for f in e.findings)]
-
-
-def failed(message: str) -> Report:
-    """The check could not be done."""
-    return report("sgx-enclave-check-failed", message)
 
 
 def _worded(finding: Finding, path: str, extra: tuple[str, ...]) -> Report:

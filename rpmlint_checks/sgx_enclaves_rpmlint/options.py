@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Optional
 
 from sgx_enclaves.packages.check import NOT_PERMITTED
 from sgx_enclaves.packages.presence import enclave_name, stem_of, version_of
+from sgx_enclaves.records import record
 from sgx_enclaves.verdict.known import pin_for_file
 from sgx_enclaves.verdict.policy import Policy, policy_for
 
@@ -18,7 +19,7 @@ _KEYS = frozenset({"reference", "signers", "least_isvsvn", "permit", "quiet"})
 _MAX_SVN = 0xFFFF
 
 
-@dataclass(frozen=True)
+@record
 class Options:
     """What the configuration asks for.
 

@@ -7,28 +7,28 @@ names, then what is installed. Each is opened only when a signed enclave asks fo
 
 from __future__ import annotations
 
-import hashlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.errors import InputError, SgxEnclavesError
-from sgx_enclaves.files import read_file
-from sgx_enclaves.limits import DEFAULT_LIMITS
+from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.packages.contents import Installed, Opener, Unpacked, packed
 from sgx_enclaves.packages.enclaves import CONFIG_SUFFIX
 from sgx_enclaves.packages.presence import enclave_name, stem_of
 from sgx_enclaves.packages.references import (
     Counterpart,
     PackageReference,
     Reference,
-    config_for,
     open_reference,
 )
-from sgx_enclaves.releases.manifest import MANIFEST
 from sgx_enclaves_rpmlint.boundary import Subject
-from sgx_enclaves_rpmlint.installed import InstalledFile
+from sgx_enclaves_rpmlint.installed import InstalledPackage
 from sgx_enclaves_rpmlint.options import Options
 
+Query = Callable[[str], list[InstalledPackage]]
+# Of a folder that `sgx-enclaves build` made; `releases/manifest.py` costs start-up time.
+MANIFEST = "manifest.json"
 _UNSIGNED = "-unsigned"
 _REPRODUCIBLE = ":unsigned:reproducible)"
 _LATEST = ":unsigned:latest)"
@@ -42,7 +42,7 @@ class LazyReference:
         opener: opens it.
     """
 
-    def __init__(self, name: str, opener: Callable[[str], Reference]) -> None:
+    def __init__(self, name: str, opener: Callable[[], Reference]) -> None:
         self.name = name
         self._opener = opener
         self._opened: Optional[Reference] = None
@@ -54,7 +54,7 @@ class LazyReference:
             raise self._error
         if self._opened is None:
             try:
-                self._opened = self._opener(self.name)
+                self._opened = self._opener()
             except SgxEnclavesError as error:
                 self._error = error
                 raise
@@ -77,7 +77,8 @@ class ConfiguredReference:
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
         for place in self._options.paths_for(path):
-            reference = self._opened.setdefault(place, LazyReference(place, open_place))
+            opener = functools.partial(open_place, place)
+            reference = self._opened.setdefault(place, LazyReference(place, opener))
             yield from reference.counterparts(path)
 
 
@@ -93,12 +94,14 @@ class ManifestReference:
         self._folder = Path(path).parent if Path(path).is_file() else Path(path)
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
-        """See `Reference`."""
+        """See `Reference`; reads no other enclave than the one that is asked for."""
         # Costs start-up time, and few have such a folder.
-        from sgx_enclaves.releases.built import load_built  # noqa: PLC0415
+        from sgx_enclaves.releases.built import load_enclave, load_manifest  # noqa: PLC0415
 
-        for built in load_built(self._folder).enclaves:
-            if stem_of(path) == f"libsgx_{built.file}":
+        for record in load_manifest(self._folder).enclaves:
+            fits = stem_of(path) == f"libsgx_{record.file}"
+            built = load_enclave(self._folder, record) if fits else None
+            if built is not None:
                 name = f"{self._folder}: {built.name}"
                 yield Counterpart(name, built.unsigned, f"{name} {CONFIG_SUFFIX}", built.config)
 
@@ -119,46 +122,26 @@ class InstalledReference:
     """The installed packages that provide `sgx-enclave(NAME:unsigned:reproducible)`.
 
     Args:
-        query: the files of the installed packages that provide something.
+        query: the installed packages that provide something.
     """
 
     name = "installed packages"
 
-    def __init__(self, query: Callable[[str], list[InstalledFile]]) -> None:
+    def __init__(self, query: Query) -> None:
         self._query = query
+        self._opened: dict[str, LazyReference] = {}
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
         name = enclave_name(path)
         if name is None:
             return
-        files = {f.path: f for f in self._query(f"sgx-enclave({name}{_REPRODUCIBLE}")}
-        configs = [p for p in files if p.endswith(CONFIG_SUFFIX)]
-        libraries = [p for p in files if p.rsplit("/", 1)[-1] == f"{stem_of(path)}.so"]
-        for library in sorted(libraries):
-            config = config_for(library, configs, only_enclave=len(libraries) == 1)
-            yield Counterpart(
-                library,
-                _installed_bytes(files[library], DEFAULT_LIMITS.file_size),
-                config or CONFIG_SUFFIX,
-                None
-                if config is None
-                else _installed_bytes(files[config], DEFAULT_LIMITS.config_size),
+        for package in self._query(f"sgx-enclave({name}{_REPRODUCIBLE}"):
+            opener = functools.partial(
+                PackageReference, package.name, opener=Installed(package.header)
             )
-
-
-def _installed_bytes(file: InstalledFile, limit: int) -> bytes:
-    data = read_file(file.path, limit)
-    found = hashlib.new(file.algorithm, data, usedforsecurity=False).hexdigest()
-    if found != file.digest:
-        raise InputError(
-            "the installed file is not the one that was packaged",
-            file=file.path,
-            expected=file.digest,
-            found=found,
-            hint="install the package again",
-        )
-    return data
+            reference = self._opened.setdefault(package.name, LazyReference(package.name, opener))
+            yield from reference.counterparts(path)
 
 
 def is_neighbour(subject: Subject) -> bool:
@@ -169,11 +152,7 @@ def is_neighbour(subject: Subject) -> bool:
     return subject.name.endswith(_UNSIGNED) or any(n.endswith(_REPRODUCIBLE) for n in names)
 
 
-def references_for(
-    subjects: Iterable[Subject],
-    options: Options,
-    query: Callable[[str], list[InstalledFile]],
-) -> list[Reference]:
+def references_for(subjects: Iterable[Subject], options: Options, query: Query) -> list[Reference]:
     """All references, in the order in which they are asked.
 
     Args:
@@ -181,5 +160,16 @@ def references_for(
         options: the configuration.
         query: see `InstalledReference`.
     """
-    neighbours = [LazyReference(s.file, PackageReference) for s in subjects if is_neighbour(s)]
+    neighbours = [
+        LazyReference(s.file, functools.partial(PackageReference, s.file, opener=opener_for(s)))
+        for s in subjects
+        if is_neighbour(s)
+    ]
     return [*neighbours, ConfiguredReference(options), InstalledReference(query)]
+
+
+def opener_for(subject: Subject) -> Opener:
+    """Where the files of a package on the command line are read from."""
+    if subject.header is not None:
+        return Installed(subject.header)
+    return packed if subject.places is None else Unpacked(subject.places)

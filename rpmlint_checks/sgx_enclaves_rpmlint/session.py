@@ -2,26 +2,25 @@
 """One run of rpmlint: packages are noted as they come and judged when all have been seen.
 
 A signed enclave's counterpart may be in a package that comes later, and each
-package's extracted files are gone by then: so the package files are read at the
-end, one at a time. Never raises: what goes wrong is a finding.
+package's unpacked files are gone by then: so they are kept, and read at the end,
+one at a time. Never raises: what goes wrong is a finding. What judges is imported
+only when there is something to judge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from sgx_enclaves.packages.check import PackageResult, check_package
-from sgx_enclaves.packages.references import Reference
-from sgx_enclaves.verdict.model import Severity
 from sgx_enclaves_rpmlint.boundary import LintPackage, Output, Subject
 from sgx_enclaves_rpmlint.candidates import subject_of
-from sgx_enclaves_rpmlint.findings import ERROR, KINDS, Report, report
-from sgx_enclaves_rpmlint.installed import InstalledFile, installed_files
-from sgx_enclaves_rpmlint.judge import Judge, failed, is_verified
-from sgx_enclaves_rpmlint.options import read_options
-from sgx_enclaves_rpmlint.quiet import withdraw
-from sgx_enclaves_rpmlint.references import references_for
+from sgx_enclaves_rpmlint.findings import ERROR, KINDS, Report, failed
+from sgx_enclaves_rpmlint.installed import installed_packages
+from sgx_enclaves_rpmlint.kept import Kept
+
+if TYPE_CHECKING:
+    from sgx_enclaves_rpmlint.installed import InstalledPackage
 
 # More than any threshold: a package with one of our errors is never acceptable.
 BADNESS = 10_000
@@ -46,64 +45,61 @@ class Session:
     Args:
         table: the table [SgxEnclave] of the configuration.
         output: where findings go.
-        query: the files of installed packages that provide something.
+        query: the installed packages that provide something.
     """
 
     def __init__(
         self,
         table: object,
         output: Output,
-        query: Callable[[str], list[InstalledFile]] = installed_files,
+        query: Callable[[str], list[InstalledPackage]] = installed_packages,
     ) -> None:
         self._output = output
-        self._options = read_options(table)
+        self._table = table
         self._query = query
-        self._subjects: list[Subject] = []
-        self._configuration_told = False
+        self._kept = Kept()
+        self._subjects: dict[tuple[str, bool], Subject] = {}
+        self._judged: set[tuple[str, bool]] = set()
         defend(output)
 
     def note(self, package: LintPackage) -> None:
-        """Look at a package that rpmlint has just extracted."""
+        """Look at a package that rpmlint has just unpacked."""
         try:
-            self._subjects.append(subject_of(package))
+            subject = subject_of(package, self._kept)
+            # Named twice, for example by its path and by its folder's, it is one package.
+            self._subjects.setdefault((subject.file, subject.installed), subject)
         except Exception as error:
             self._tell(package, failed(_of(error)))
 
     def conclude(self) -> None:
-        """Judge every package that was noted."""
-        subjects, self._subjects = self._subjects, []
-        references = references_for(subjects, self._options, self._query)
-        for subject in subjects:
-            if not subject.suspect:
-                continue
+        """Judge every package that was noted since the last time."""
+        waiting = {key: s for key, s in self._subjects.items() if key not in self._judged}
+        self._judged |= set(waiting)
+        suspects = [subject for subject in waiting.values() if subject.suspect]
+        try:
+            if suspects:
+                self._judge(suspects)
+        except Exception as error:
+            for subject in suspects:
+                self._tell(subject, failed(_of(error)))
+        finally:
+            self._kept.close()
+            # What comes later may still ask for these, from their package files.
+            for key, subject in waiting.items():
+                self._subjects[key] = replace(subject, places=None)
+
+    def _judge(self, waiting: list[Subject]) -> None:
+        # Takes as long as all the rest of our start, and most packages have no enclave.
+        from sgx_enclaves_rpmlint.judgement import Judgement  # noqa: PLC0415
+
+        judgement = Judgement(self._table, list(self._subjects.values()), self._query)
+        for subject in waiting:
             try:
-                for found in self._judged(subject, references):
+                for found in judgement.of(subject):
                     self._tell(subject, found)
+                judgement.quieten(subject, self._output)
             except Exception as error:
                 self._tell(subject, failed(_of(error)))
-
-    def _judged(self, subject: Subject, references: list[Reference]) -> Iterator[Report]:
-        if not self._configuration_told:
-            self._configuration_told = True
-            for problem in self._options.problems:
-                yield report("sgx-enclave-configuration", problem)
-        if subject.installed and not Path(subject.file).is_file():
-            yield report(
-                "sgx-enclave-not-reproduced",
-                "an installed package cannot be verified: name its package file instead",
-            )
-            return
-        result = check_package(
-            subject.file, references, self._options.policy_for, permitted=self._options.permit
-        )
-        yield from Judge(subject, result).reports()
-        self._quieten(subject, result)
-
-    def _quieten(self, subject: Subject, result: PackageResult) -> None:
-        paths = {path for e in result.enclaves if is_verified(e) for path in (e.path, *e.links)}
-        # A damaged package has proved nothing, whatever its enclaves look like.
-        if paths and not any(f.severity is not Severity.NOTE for f in result.findings):
-            withdraw(self._output, subject, paths, self._options.quiet)
 
     def _tell(self, subject: object, found: Report) -> None:
         self._output.add_info(found.kind.level, subject, found.kind.id, *found.details)

@@ -9,9 +9,10 @@ its content: what stands there is loaded as one.
 from __future__ import annotations
 
 import io
+import mmap
 import struct
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, Optional
+from typing import BinaryIO, Optional, Union
 
 from sgx_enclaves.errors import LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.format.elf import METADATA_NOTE_NAME, METADATA_SECTION, EnclaveImage
@@ -32,6 +33,7 @@ _LINKS_IN_A_ROW = 40
 _LINK_STEPS = 20_000_000
 _ELF_MAGIC = b"\x7fELF"
 _NAME = METADATA_SECTION.encode()
+Content = Union[bytes, mmap.mmap]
 # The enclave folder and the one above it, which are nobody's links.
 _FOLDERS = (ENCLAVE_FOLDER[:-1], ENCLAVE_FOLDER[:-1].rpartition("/")[0])
 _NOTE_HEADER = struct.Struct("<III")
@@ -61,12 +63,12 @@ class PackedEnclave:
         return (self.path, *self.links)
 
 
-def is_enclave(data: bytes) -> bool:
+def is_enclave(data: Content) -> bool:
     """Whether a file is an enclave, or one in disguise: with its section renamed or dropped."""
     return has_metadata_section(data) or has_metadata_note(data)
 
 
-def has_metadata_note(data: bytes) -> bool:
+def has_metadata_note(data: Content) -> bool:
     """Whether an ELF file holds a note of the name that loaders look for, anywhere."""
     at = data.find(METADATA_NOTE_NAME) if data[:4] == _ELF_MAGIC else -1
     while at >= 0:
@@ -79,12 +81,12 @@ def has_metadata_note(data: bytes) -> bool:
     return False
 
 
-def has_metadata_section(data: bytes) -> bool:
+def has_metadata_section(data: Content) -> bool:
     """Whether an ELF file has a section called `.note.sgxmeta`.
 
     Judges nothing else of the file: one whose other parts lie must not hide behind that.
     """
-    if data[:4] != _ELF_MAGIC or _NAME not in data or len(data) < 64:
+    if data[:4] != _ELF_MAGIC or data.find(_NAME) < 0 or len(data) < 64:
         return False
     wide = data[4] == 2
     if wide:

@@ -11,7 +11,13 @@ from typing import Optional
 from sgx_enclaves.errors import ManifestError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
-from sgx_enclaves.releases.manifest import MANIFEST, FileRecord, Manifest, write_manifest
+from sgx_enclaves.releases.manifest import (
+    MANIFEST,
+    EnclaveRecord,
+    FileRecord,
+    Manifest,
+    write_manifest,
+)
 from sgx_enclaves.releases.manifest_reader import read_manifest
 
 _MAX_MANIFEST = 16 * MIB
@@ -80,19 +86,26 @@ def load_built(directory: Path, limits: Limits = DEFAULT_LIMITS) -> Built:
         LimitError: a file is too large.
     """
     manifest = load_manifest(directory)
-    enclaves = []
-    for record in manifest.enclaves:
-        if record.unsigned is None or record.config is None:
-            continue
-        enclaves.append(
-            BuiltEnclave(
-                record.name,
-                record.file,
-                _read(directory, record.unsigned, limits.file_size),
-                _read(directory, record.config, limits.config_size),
-            )
-        )
-    return Built(directory, manifest, tuple(enclaves))
+    enclaves = (load_enclave(directory, record, limits) for record in manifest.enclaves)
+    return Built(directory, manifest, tuple(enclave for enclave in enclaves if enclave))
+
+
+def load_enclave(
+    directory: Path, record: EnclaveRecord, limits: Limits = DEFAULT_LIMITS
+) -> Optional[BuiltEnclave]:
+    """Read one enclave of a built directory; None if it was not built.
+
+    Raises:
+        ManifestError, InputError, LimitError: as `load_built`.
+    """
+    if record.unsigned is None or record.config is None:
+        return None
+    return BuiltEnclave(
+        record.name,
+        record.file,
+        _read(directory, record.unsigned, limits.file_size),
+        _read(directory, record.config, limits.config_size),
+    )
 
 
 def set_apart(directory: Path, manifest: Manifest, name: str) -> Path:
