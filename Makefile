@@ -3,6 +3,7 @@
 # make demo    set everything up and run the main job on our own test enclaves
 # make test    set everything up and run all checks: ruff, mypy --strict, pytest
 # make bench   measure speed, as ratios within one run
+# make rpm     build our own packages into build/rpm/, running the unit tests on what they hold
 # make lint-rpm RPM=FILE...   run rpmlint with our check on packages
 # make koji-test KOJI_SRC=DIR   play the whole game on a real Koji (tests/koji/README.md)
 # make clean   remove everything that was made
@@ -57,6 +58,9 @@ rpmlint: setup
 	for version in $(RPMLINTS); do \
 	    packaging/install-rpmlint $$version $(BUILD)/rpmlint-$$version || true; \
 	done
+
+rpm: setup
+	PYTHON=$(CURDIR)/$(RUN) packaging/build-rpm $(BUILD)/rpm
 
 lint-rpm: rpmlint
 	@PYTHONPATH=rpmlint_checks:. $(NEWEST_RPMLINT)/bin/python -m sgx_enclaves_rpmlint $(RPM)
