@@ -121,9 +121,21 @@ class PackageDamagedError(PackageError):
     """A package with bytes missing, or other bytes than its own digests pin."""
 
 
+class RepodataError(SgxEnclavesError):
+    """Repodata that are broken, hostile or incomplete; the packages may be fine."""
+
+
 class BuildError(SgxEnclavesError):
     """A build that cannot be begun or gone on with; failed steps are in its manifest."""
 
 
 class ManifestError(SgxEnclavesError):
     """A built directory whose manifest is wrong, or whose files are not what it says."""
+
+
+class RecordError(SgxEnclavesError):
+    """A verification record that is malformed, or contradicts itself or the packages."""
+
+
+class RuleError(SgxEnclavesError):
+    """A rule of the gate that cannot be read; nothing passes a gate with such a rule."""

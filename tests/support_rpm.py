@@ -26,7 +26,8 @@ import pytest
 Value = Union[str, bytes, list[str], list[int], "Raw"]
 
 GHOST = 1 << 6
-LEAD = b"\xed\xab\xee\xdb\x03\x00" + bytes(90)
+# Of version 3.0, with a header-style signature (5); rpm itself refuses another.
+LEAD = b"\xed\xab\xee\xdb\x03\x00" + bytes(72) + b"\0\5" + bytes(16)
 MAGIC = b"\x8e\xad\xe8\x01\0\0\0\0"
 INT16, INT32, INT64, STRING, BINARY, ARRAY = 3, 4, 5, 6, 7, 8
 _WIDE = {INT16: "H", INT32: "I", INT64: "Q"}

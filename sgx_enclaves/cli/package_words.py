@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from sgx_enclaves.packages.check import EnclaveResult, PackageResult
+from sgx_enclaves.packages.survey import Survey
 from sgx_enclaves.report.as_json import verdict_dict
 from sgx_enclaves.report.findings import finding_dict, finding_lines
 from sgx_enclaves.report.text import sentence, verdict_text
@@ -122,11 +123,21 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     return [_printable(line) for line in lines]
 
 
-def scan_summary(scanned: int, reports: Sequence[Mapping[str, Any]]) -> str:
+def survey_dict(survey: Survey) -> dict[str, object]:
+    """What a scan rests on, as a plain mapping."""
+    return {
+        "scanned": len(survey.targets) + survey.passed,
+        "by_repodata_alone": survey.passed,
+        "listed_but_absent": survey.absent,
+        "repodata_problems": [problem.as_dict() for problem in survey.problems],
+    }
+
+
+def scan_summary(survey: Survey, reports: Sequence[Mapping[str, Any]]) -> str:
     """One line about a whole scan.
 
     Args:
-        scanned: how many packages were looked at.
+        survey: what it was about.
         reports: those that were worth a report.
     """
     enclaves = [enclave for report in reports for enclave in report["enclaves"]]
@@ -134,8 +145,13 @@ def scan_summary(scanned: int, reports: Sequence[Mapping[str, Any]]) -> str:
     broken = sum(bool(report["findings"]) for report in reports)
     counts = Counter(enclave["outcome"] or "unsigned" for enclave in enclaves)
     words = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
+    scanned = f"{len(survey.targets) + survey.passed} packages"
+    if survey.passed:
+        scanned += f" ({survey.passed} by repodata alone)"
+    if survey.absent:
+        scanned += f", {survey.absent} more listed but not there"
     return (
-        f"{scanned} packages, {carrying} with enclaves, {broken} with something wrong; "
+        f"{scanned}, {carrying} with enclaves, {broken} with something wrong; "
         f"enclaves: {words or 'none'}"
     )
 

@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Scan a folder of RPM packages: which of them carry enclaves, and is each signed
-enclave our build plus a signature? See check-rpm for the references.
+"""Scan a folder of RPM packages, or a repository: which packages carry enclaves, and
+is each signed enclave our build plus a signature? See check-rpm for the references.
 
-Of a package whose header gives no reason to look further, only the header is
-read: neither Provides nor paths nor names like those of enclaves. With --deep
-every payload is read, and an enclave is found under any name.
+How much is read, and so what "no enclave" rests on:
+
+  repodata   where the folder has repodata, and they list a file of a package's
+             size: neither the Provides nor the file names that they list are an
+             enclave's. That is the repository's word; packages that it does not
+             list, or that it says have enclaves, are looked at all the same.
+  --headers  the package's own header says so, and its digest is right. Also
+             without repodata, or where they or createrepo_c cannot be read.
+  --deep     no file in its payload is an enclave, under any name.
+
+A package that may have enclaves is always judged by its content.
 
 With --state, a scan that was stopped goes on where it was; packages that have
 changed since are looked at again.
@@ -31,16 +39,11 @@ from sgx_enclaves.cli.arguments import (
     chosen_policy,
 )
 from sgx_enclaves.cli.package_arguments import add_references
-from sgx_enclaves.cli.package_words import report_lines, result_dict, scan_summary
+from sgx_enclaves.cli.package_words import report_lines, result_dict, scan_summary, survey_dict
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.packages.scan import (
-    Scanned,
-    ScanSettings,
-    State,
-    find_packages,
-    scan,
-    stamps_below,
-)
+from sgx_enclaves.packages.scan import ScanSettings, scan
+from sgx_enclaves.packages.scan_state import Scanned, State, stamps_below
+from sgx_enclaves.packages.survey import Survey, survey
 
 _REFRESH = 0.2
 
@@ -49,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("folder", metavar="DIR", help="where the packages are, at any depth")
     add_references(parser)
-    parser.add_argument("--deep", action="store_true", help="read the payload of every package")
+    depth = parser.add_mutually_exclusive_group()
+    depth.add_argument(
+        "--headers", action="store_true", help="read every package's header, despite repodata"
+    )
+    depth.add_argument("--deep", action="store_true", help="read the payload of every package")
     parser.add_argument("--state", metavar="FILE", help="keep results here, to go on later")
     parser.add_argument(
         "--jobs",
@@ -76,32 +83,35 @@ def run(args: argparse.Namespace) -> int:
         args.deep,
     )
     chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
-    paths = find_packages(args.folder)
-    state = State(args.state, _key(args)) if args.state is not None else None
-    counter = _Counter(sys.stderr)
-    found: list[Scanned] = []
+    found = survey(args.folder, repodata=not (args.headers or args.deep))
+    for problem in found.problems:
+        print(f"sgx-enclaves: {problem}; headers are read instead", file=sys.stderr)
+    state = State(args.state, _key(args, found)) if args.state is not None else None
+    counter = _Counter(sys.stderr, found.passed)
+    results: list[Scanned] = []
     try:
-        for scanned in scan(paths, settings, jobs=args.jobs, state=state, progress=counter):
+        for scanned in scan(found.targets, settings, jobs=args.jobs, state=state, progress=counter):
             if scanned.report is not None:
-                found.append(scanned)
+                results.append(scanned)
     finally:
         counter.close()
         if state is not None:
             state.close()
-    found.sort(key=lambda scanned: scanned.file)
-    reports = [scanned.report for scanned in found if scanned.report is not None]
-    status = max((scanned.exit_status for scanned in found), default=0)
+    results.sort(key=lambda scanned: scanned.file)
+    reports = [scanned.report for scanned in results if scanned.report is not None]
+    status = max((scanned.exit_status for scanned in results), default=0)
     if args.json:
-        document = {"exit_status": status, "scanned": len(paths), "packages": reports}
-        print(json.dumps(document, indent=2))
+        print(
+            json.dumps({"exit_status": status, **survey_dict(found), "packages": reports}, indent=2)
+        )
     else:
         for report in reports:
             print("\n".join(report_lines(report)))
-        print(scan_summary(len(paths), reports))
+        print(scan_summary(found, reports))
     return status
 
 
-def _key(args: argparse.Namespace) -> str:
+def _key(args: argparse.Namespace, found: Survey) -> str:
     """All that the results depend on beside the packages."""
     chosen = {
         name: getattr(args, name)
@@ -109,14 +119,20 @@ def _key(args: argparse.Namespace) -> str:
     }
     chosen |= {name: getattr(args, name) for name in ("isvprodid", "min_isvsvn", "allow_debug")}
     stamps = [stamps_below(path) for path in (*args.reference, *args.signer)]
-    return json.dumps([__version__, chosen, stamps])
+    return json.dumps([__version__, chosen, stamps, found.stamps])
 
 
 class _Counter:
-    """How far a scan is: a line that is written over on a terminal, nothing elsewhere."""
+    """How far a scan is: a line that is written over on a terminal, nothing elsewhere.
 
-    def __init__(self, stream: TextIO) -> None:
+    Args:
+        stream: where to write.
+        passed: packages that were done with before the scan.
+    """
+
+    def __init__(self, stream: TextIO, passed: int = 0) -> None:
         self._stream = stream
+        self._passed = passed
         self._shown = stream.isatty()
         self._next = 0.0
         self._begun = False
@@ -126,6 +142,7 @@ class _Counter:
         if self._shown and (now >= self._next or done == total):
             self._next = now + _REFRESH
             self._begun = True
+            done, total = done + self._passed, total + self._passed
             bar = "#" * (30 * done // total)
             self._stream.write(f"\r[{bar:<30}] {done}/{total} packages")
             self._stream.flush()

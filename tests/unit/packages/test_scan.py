@@ -25,14 +25,9 @@ from sgx_enclaves.packages.enclaves import may_carry_enclaves
 from sgx_enclaves.packages.glance import is_plain
 from sgx_enclaves.packages.package import open_package
 from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
-from sgx_enclaves.packages.scan import (
-    Scanned,
-    ScanSettings,
-    State,
-    find_packages,
-    scan,
-    stamps_below,
-)
+from sgx_enclaves.packages.scan import ScanSettings, scan
+from sgx_enclaves.packages.scan_state import Scanned, State, stamps_below
+from sgx_enclaves.packages.survey import Target, survey
 from sgx_enclaves.verdict.policy import Policy, policy_for
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
@@ -78,6 +73,10 @@ def _reference(tmp_path: Path) -> str:
     return str(where)
 
 
+def targets_in(folder: Path) -> tuple[Target, ...]:
+    return survey(str(folder)).targets
+
+
 def outcomes(results: Sequence[Scanned]) -> dict[str, object]:
     return {Path(r.file).name: None if r.report is None else r.report["outcome"] for r in results}
 
@@ -97,7 +96,7 @@ def test_a_tree(tree: Path, reference: str, jobs: int) -> None:
     told: list[tuple[int, int]] = []
     results = list(
         scan(
-            find_packages(str(tree)),
+            targets_in(tree),
             ScanSettings((reference,), vendor_policy, result_dict),
             jobs=jobs,
             progress=lambda done, total: told.append((done, total)),
@@ -112,35 +111,35 @@ def test_many_batches_come_back_whole(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(scanning, "_BATCH", 2)
     for index in range(25):
         (tmp_path / f"{index}.rpm").write_bytes(PLAIN)
-    paths = find_packages(str(tmp_path))
-    results = list(scan(paths, ScanSettings((), vendor_policy, result_dict), jobs=2))
-    assert sorted(r.file for r in results) == paths
+    targets = targets_in(tmp_path)
+    results = list(scan(targets, ScanSettings((), vendor_policy, result_dict), jobs=2))
+    assert sorted(r.file for r in results) == [t.path for t in targets]
 
 
 def test_deep_finds_what_is_hidden(tree: Path, reference: str) -> None:
     shown = ScanSettings((reference,), vendor_policy, result_dict, deep=True)
-    found = outcomes(list(scan(find_packages(str(tree)), shown)))
+    found = outcomes(list(scan(targets_in(tree), shown)))
     assert found == {**EXPECTED, "hidden.rpm": "unverifiable"}
 
 
 def test_a_process_that_dies_is_an_error(tree: Path, reference: str) -> None:
     deadly = ScanSettings((reference,), deadly_policy, result_dict)
     with pytest.raises(LimitError, match="a process of the scan died"):
-        list(scan(find_packages(str(tree)), deadly, jobs=2))
+        list(scan(targets_in(tree), deadly, jobs=2))
 
 
 def test_a_bad_reference_is_an_error(tree: Path) -> None:
     missing = ScanSettings((str(tree / "no"),), vendor_policy, result_dict)
     for jobs in (1, 2):
         with pytest.raises(InputError, match="cannot be read"):
-            list(scan(find_packages(str(tree)), missing, jobs=jobs))
+            list(scan(targets_in(tree), missing, jobs=jobs))
 
 
 def test_links_to_folders_are_not_followed(tree: Path) -> None:
     (tree / "sub" / "up").symlink_to(tree)
-    assert len(find_packages(str(tree))) == 6
+    assert len(targets_in(tree)) == 6
     with pytest.raises(InputError, match="cannot be read"):
-        find_packages(str(tree / "missing"))
+        survey(str(tree / "missing"))
 
 
 def forbidden(*_args: object) -> Scanned:
@@ -152,9 +151,9 @@ def test_a_scan_goes_on_where_it_was(
 ) -> None:
     path = str(tmp_path / "state")
     judged = ScanSettings((reference,), vendor_policy, result_dict)
-    paths = find_packages(str(tree))
+    targets = targets_in(tree)
     state = State(path, "key")
-    begun = scan(paths, judged, state=state)
+    begun = scan(targets, judged, state=state)
     first = [next(begun) for _ in range(4)]
     state.close()
     with open(path, "a", encoding="utf-8") as stream:
@@ -164,39 +163,39 @@ def test_a_scan_goes_on_where_it_was(
     looked_at: list[str] = []
     original = scanning.scan_one
 
-    def counted(file: str, *rest: Any) -> Scanned:
-        looked_at.append(file)
-        return original(file, *rest)
+    def counted(target: Target, *rest: Any) -> Scanned:
+        looked_at.append(target.path)
+        return original(target, *rest)
 
     monkeypatch.setattr(scanning, "scan_one", counted)
-    assert outcomes(list(scan(paths, judged, state=state))) == EXPECTED
+    assert outcomes(list(scan(targets, judged, state=state))) == EXPECTED
     state.close()
-    assert looked_at == paths[4:]
-    assert {r.file for r in first} == set(paths[:4])
+    assert looked_at == [t.path for t in targets[4:]]
+    assert {r.file for r in first} == {t.path for t in targets[:4]}
 
     monkeypatch.setattr(scanning, "scan_one", forbidden)
     state = State(path, "key")
-    assert outcomes(list(scan(paths, judged, state=state))) == EXPECTED
+    assert outcomes(list(scan(targets, judged, state=state))) == EXPECTED
     state.close()
 
-    os.utime(paths[0], ns=(1, 1))
+    os.utime(targets[0].path, ns=(1, 1))
     state = State(path, "key")
     with pytest.raises(AssertionError, match="scanned before"):
-        list(scan(paths, judged, state=state))
+        list(scan(targets, judged, state=state))
     state.close()
 
 
 def test_other_settings_start_anew(tree: Path, tmp_path: Path) -> None:
     path = str(tmp_path / "state")
-    (package,) = [p for p in find_packages(str(tree)) if p.endswith("plain0.rpm")]
+    (package,) = [t for t in targets_in(tree) if t.path.endswith("plain0.rpm")]
     state = State(path, "one")
     assert list(scan([package], ScanSettings((), vendor_policy, result_dict), state=state))
     state.close()
     state = State(path, "one")
-    assert state.known(package) is not None
+    assert state.known(package.path) is not None
     state.close()
     state = State(path, "two")
-    assert state.known(package) is None
+    assert state.known(package.path) is None
     state.close()
 
 
