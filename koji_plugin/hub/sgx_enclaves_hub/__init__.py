@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hub plugin: verification tasks, their records, and the gate before release tags.
+
+The hub takes exported functions, callbacks and policy tests from this
+namespace. A failure to load takes the hub offline, on purpose: without the
+plugin there would be no gate. So nothing but the standard library, Koji and the
+light part of `sgx_enclaves` is imported.
+"""
+
+from __future__ import annotations
+
+from .compat import require_supported_koji
+
+require_supported_koji()
+
+from .gate import gate_tagging, getSgxGateStatus, guard_import  # noqa: E402
+from .hook import verify_new_build  # noqa: E402
+from .policy import SgxEnclavesPresentTest, SgxEnclavesVerifiedTest  # noqa: E402
+from .records import (  # noqa: E402
+    getSgxVerification,
+    listSgxVerifications,
+    recordSgxVerification,
+)
+from .tasks import sgxEnclaves  # noqa: E402
+
+__all__ = [
+    "SgxEnclavesPresentTest",
+    "SgxEnclavesVerifiedTest",
+    "gate_tagging",
+    "getSgxGateStatus",
+    "getSgxVerification",
+    "guard_import",
+    "listSgxVerifications",
+    "recordSgxVerification",
+    "sgxEnclaves",
+    "verify_new_build",
+]

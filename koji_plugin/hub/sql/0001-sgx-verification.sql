@@ -1,0 +1,61 @@
+-- SPDX-License-Identifier: GPL-2.0-or-later
+-- Tables of the hub plugin sgx_enclaves_hub. Run once, as the owner of Koji's database:
+--     psql -v ON_ERROR_STOP=1 koji koji < 0001-sgx-verification.sql
+-- Running it again changes nothing. Load it before the plugin is switched on.
+--
+-- A record is written once and never changed: triggers refuse UPDATE, DELETE and
+-- TRUNCATE. Somebody who may change the schema can drop them; their absence shows.
+
+BEGIN;
+
+CREATE TABLE IF NOT EXISTS sgx_verification (
+    id           SERIAL PRIMARY KEY,
+    build_id     INTEGER NOT NULL REFERENCES build (id),
+    task_id      INTEGER NOT NULL UNIQUE REFERENCES task (id),
+    host_id      INTEGER NOT NULL REFERENCES host (id),
+    release      TEXT NOT NULL,
+    origin       TEXT NOT NULL,
+    verdict      TEXT NOT NULL CHECK (verdict IN ('identical', 'differs', 'unverifiable')),
+    reproducible BOOLEAN NOT NULL,
+    create_time  TIMESTAMPTZ NOT NULL DEFAULT NOW(),
+    -- The whole record as JSON; the columns above repeat what is searched for.
+    record       TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS sgx_verification_build ON sgx_verification (build_id, id);
+
+CREATE TABLE IF NOT EXISTS sgx_verification_enclave (
+    id              SERIAL PRIMARY KEY,
+    verification_id INTEGER NOT NULL REFERENCES sgx_verification (id),
+    name            TEXT NOT NULL,
+    rpm             TEXT NOT NULL,
+    path            TEXT NOT NULL,
+    mrenclave       TEXT,
+    mrsigner        TEXT,
+    isvsvn          INTEGER,
+    verdict         TEXT NOT NULL CHECK (verdict IN ('identical', 'differs', 'unverifiable'))
+);
+CREATE INDEX IF NOT EXISTS sgx_verification_enclave_of ON sgx_verification_enclave (verification_id);
+CREATE INDEX IF NOT EXISTS sgx_verification_enclave_mr ON sgx_verification_enclave (mrenclave);
+CREATE INDEX IF NOT EXISTS sgx_verification_enclave_name ON sgx_verification_enclave (name);
+
+CREATE OR REPLACE FUNCTION sgx_verification_is_final() RETURNS trigger AS $$
+BEGIN
+    RAISE EXCEPTION 'verification records are never changed: % on % is refused',
+        TG_OP, TG_TABLE_NAME;
+END;
+$$ LANGUAGE plpgsql;
+
+DROP TRIGGER IF EXISTS sgx_verification_final ON sgx_verification;
+CREATE TRIGGER sgx_verification_final
+    BEFORE UPDATE OR DELETE OR TRUNCATE ON sgx_verification
+    FOR EACH STATEMENT EXECUTE PROCEDURE sgx_verification_is_final();
+DROP TRIGGER IF EXISTS sgx_verification_enclave_final ON sgx_verification_enclave;
+CREATE TRIGGER sgx_verification_enclave_final
+    BEFORE UPDATE OR DELETE OR TRUNCATE ON sgx_verification_enclave
+    FOR EACH STATEMENT EXECUTE PROCEDURE sgx_verification_is_final();
+
+INSERT INTO permissions (name, description)
+    VALUES ('sgx-enclaves', 'Start verifications of SGX enclaves')
+    ON CONFLICT DO NOTHING;
+
+COMMIT;

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What several verifiers say of one build, each of one enclave, brought to one answer.
+
+A verifier that failed proves nothing, and neither do verifiers that worked from
+other descriptions of the release than the one that asked them. Pure: knows no Koji,
+reads no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Optional
+
+from sgx_enclaves import __version__
+from sgx_enclaves.errors import RecordError
+from sgx_enclaves.gate.inspect import PackageFacts
+from sgx_enclaves.gate.record import (
+    CATALOGUE,
+    IDENTICAL,
+    SCHEMA,
+    VERDICTS,
+    Record,
+    RecordedEnclave,
+    RecordedPackage,
+)
+from sgx_enclaves.packages.subjects import RPM, Subject
+from sgx_enclaves.verdict.model import Outcome
+
+DIFFERS, UNVERIFIABLE = Outcome.DIFFERS.value, Outcome.UNVERIFIABLE.value
+_MAX_TEXT = 1000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one verifier says.
+
+    Attributes:
+        enclave: its name in the release.
+        verdict: identical, differs or unverifiable.
+        reproducible: whether it is the reproducible verdict.
+        claim: what was proved, or why nothing was.
+        subjects: the files that were held against our build.
+        built_sha256, config_sha256: of our build; None if there is none.
+        toolchain_sha256: of the record of the toolchain; None if it came not that far.
+        release_sha256: of the release's description that was worked from.
+        report: name of its report.
+        report_sha256: None if there is none.
+        task_id: who says so.
+    """
+
+    enclave: str
+    verdict: str
+    reproducible: bool
+    claim: str
+    subjects: tuple[Subject, ...]
+    built_sha256: Optional[str]
+    config_sha256: Optional[str]
+    toolchain_sha256: Optional[str]
+    release_sha256: Optional[str]
+    report: Optional[str]
+    report_sha256: Optional[str]
+    task_id: int
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Plain data."""
+        mapping = asdict(self)
+        mapping["subjects"] = [subject.as_mapping() for subject in self.subjects]
+        return mapping
+
+
+def failed(enclave: str, task_id: int, why: str) -> Answer:
+    """The answer of a verifier that did not come to one."""
+    words = "".join(c if c.isprintable() else " " for c in why)[:_MAX_TEXT]
+    return Answer(
+        enclave, UNVERIFIABLE, False, words, (), None, None, None, None, None, None, task_id
+    )
+
+
+def read_answer(mapping: object, enclave: str, task_id: int, release_sha256: str) -> Answer:
+    """An answer from plain data.
+
+    Args:
+        mapping: what the verifier gave.
+        enclave: what it was asked for.
+        task_id: who it is.
+        release_sha256: of the description that it was given.
+
+    Returns:
+        The answer; one that makes no sense, or is about something else, is unverifiable.
+    """
+    try:
+        answer = _answer(mapping, task_id)
+    except (KeyError, TypeError, ValueError) as error:
+        return failed(enclave, task_id, f"task {task_id} gave no answer that can be read: {error}")
+    if answer.enclave != enclave or answer.release_sha256 != release_sha256:
+        return failed(
+            enclave,
+            task_id,
+            f"task {task_id} worked from another description of the release, or on another "
+            "enclave: the catalogue has changed meanwhile; start a new verification",
+        )
+    return answer
+
+
+def _answer(mapping: object, task_id: int) -> Answer:
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"a mapping was expected, not {type(mapping).__name__}")
+    names = {field.name for field in fields(Answer)} - {"task_id"}
+    values = {name: mapping[name] for name in names}
+    subjects = [
+        Subject(**{f.name: item[f.name] for f in fields(Subject)}) for item in values["subjects"]
+    ]
+    verdicts = [values["verdict"], *(subject.verdict for subject in subjects)]
+    if not all(verdict in VERDICTS for verdict in verdicts):
+        raise ValueError(f"unknown verdict among {verdicts!r}")
+    if values["verdict"] == IDENTICAL and {s.verdict for s in subjects} != {IDENTICAL}:
+        raise ValueError("identical, though not each file is")
+    return Answer(**{**values, "subjects": tuple(subjects)}, task_id=task_id)
+
+
+@dataclass(frozen=True)
+class Combined:
+    """The one answer.
+
+    Attributes:
+        release: its name.
+        nvr: the build that was verified; None if none was.
+        verdict: identical, differs or unverifiable.
+        reproducible: whether every answer is.
+        claim: in words.
+        answers: of the verifiers, in the order in which they were asked.
+        packages: of the build.
+    """
+
+    release: str
+    nvr: Optional[str]
+    verdict: str
+    reproducible: bool
+    claim: str
+    answers: tuple[Answer, ...]
+    packages: tuple[PackageFacts, ...]
+
+    @property
+    def toolchain_sha256(self) -> Optional[str]:
+        """Of the toolchain's record; if there were several, of all their digests."""
+        digests = sorted({a.toolchain_sha256 for a in self.answers if a.toolchain_sha256})
+        if len(digests) < 2:
+            return digests[0] if digests else None
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each enclave, of the file that speaks most against it."""
+        return [_row(answer) for answer in self.answers]
+
+
+def combine(
+    release: str,
+    nvr: Optional[str],
+    answers: Sequence[Answer],
+    packages: Sequence[PackageFacts] = (),
+) -> Combined:
+    """Bring the answers together.
+
+    Args:
+        release: its name.
+        nvr: the build that was verified; None if only the release was.
+        answers: of the verifiers.
+        packages: every binary package of the build.
+    """
+    unread = [f"{p.name} cannot be read: {p.problem}" for p in packages if p.problem]
+    held = {(s.rpm, s.path) for answer in answers for s in answer.subjects}
+    unheld = [
+        f"{file.path} of {package.name} was held against nothing"
+        for package in packages
+        for file in package.signed
+        if (package.name, file.path) not in held
+    ]
+    verdicts = {answer.verdict for answer in answers}
+    if DIFFERS in verdicts:
+        verdict = DIFFERS
+    elif verdicts == {IDENTICAL} and not unread and not unheld:
+        verdict = IDENTICAL
+    else:
+        verdict = UNVERIFIABLE
+    reproducible = verdict == IDENTICAL and all(answer.reproducible for answer in answers)
+    what = f"{nvr} against release {release}" if nvr is not None else f"release {release}"
+    reasons = [
+        f"{answer.enclave}: {_why(answer)}" for answer in answers if answer.verdict != IDENTICAL
+    ]
+    if verdict == IDENTICAL:
+        claims = dict.fromkeys(answer.claim for answer in answers)
+        words = "; ".join(claims)
+    else:
+        words = "; ".join([*reasons, *unread, *unheld]) or "there was nothing to verify"
+    return Combined(
+        release,
+        nvr,
+        verdict,
+        reproducible,
+        f"{what}: {words}",
+        tuple(answers),
+        tuple(packages),
+    )
+
+
+def _weight(subject: Subject) -> int:
+    return (IDENTICAL, UNVERIFIABLE, DIFFERS).index(subject.verdict)
+
+
+def _worst(answer: Answer) -> Optional[Subject]:
+    ordered = sorted(answer.subjects, key=lambda s: (_weight(s), s.origin == RPM))
+    return ordered[-1] if ordered else None
+
+
+def _why(answer: Answer) -> str:
+    worst = _worst(answer)
+    return worst.cause if worst is not None and worst.cause is not None else answer.claim
+
+
+def _row(answer: Answer) -> dict[str, Any]:
+    worst = _worst(answer)
+    return {
+        "name": answer.enclave,
+        "verdict": answer.verdict,
+        "mrenclave": worst.mrenclave if worst else None,
+        "mrsigner": worst.mrsigner if worst else None,
+        "isvprodid": worst.isvprodid if worst else None,
+        "isvsvn": worst.isvsvn if worst else None,
+        "cause": None if answer.verdict == IDENTICAL else _why(answer),
+        "built_sha256": answer.built_sha256,
+        "signed_sha256": worst.sha256 if worst else None,
+        "task_id": answer.task_id,
+    }
+
+
+def report_text(combined: Combined, task_id: int) -> str:
+    """The report for programs, as JSON: everything that the answers say."""
+    report = {
+        "schema_version": 1,
+        "release": combined.release,
+        "build": combined.nvr,
+        "outcome": combined.verdict,
+        "reproducible": combined.reproducible,
+        "claim": combined.claim,
+        "task_id": task_id,
+        "plugin_version": __version__,
+        "enclaves": combined.rows(),
+        "answers": [answer.as_mapping() for answer in combined.answers],
+        "packages": [
+            {
+                "name": package.name,
+                "file_sha256": package.digests.file if package.digests else None,
+                "content_sha256": package.digests.content if package.digests else None,
+                "signed": [asdict(file) for file in package.signed],
+                "problem": package.problem,
+            }
+            for package in combined.packages
+        ],
+    }
+    return json.dumps(report, indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a record says besides the answers.
+
+    Attributes:
+        origin: where the release's description came from; `CATALOGUE` or a URL.
+        release_sha256: of that description.
+        build_id: of the build.
+        task_id: of the task that asks for the record.
+        report_sha256: of the report.
+    """
+
+    release_sha256: str
+    build_id: int
+    task_id: int
+    report_sha256: str
+    origin: str = CATALOGUE
+
+
+def record_of(combined: Combined, around: Circumstances) -> Record:
+    """The record of a build's verification.
+
+    Raises:
+        RecordError: a package could not be read, so that its bytes have no digest.
+    """
+    if combined.nvr is None:
+        raise RecordError("a verification without a build has no record")
+    packages = []
+    for package in combined.packages:
+        if package.digests is None:
+            raise RecordError(
+                "a package has no digests, so that no record can speak of it",
+                file=package.name,
+                found=package.problem,
+            )
+        packages.append(
+            RecordedPackage(package.name, package.digests.file, package.digests.content)
+        )
+    return Record(
+        schema=SCHEMA,
+        release=combined.release,
+        origin=around.origin,
+        release_sha256=around.release_sha256,
+        nvr=combined.nvr,
+        build_id=around.build_id,
+        task_id=around.task_id,
+        verdict=combined.verdict,
+        reproducible=combined.reproducible,
+        rpms=tuple(packages),
+        enclaves=tuple(_recorded(combined)),
+        report_sha256=around.report_sha256,
+        toolchain_sha256=combined.toolchain_sha256,
+        plugin_version=__version__,
+    )
+
+
+def _recorded(combined: Combined) -> list[RecordedEnclave]:
+    """Every signed file of the packages, also those that nobody could judge."""
+    judged = {
+        (s.rpm, s.path): (answer, s)
+        for answer in combined.answers
+        for s in answer.subjects
+        if s.origin == RPM
+    }
+    found = []
+    for package in combined.packages:
+        for file in package.signed:
+            if file.sha256 is None:
+                continue
+            answer, subject = judged.get((package.name, file.path), (None, None))
+            found.append(_one_recorded(package.name, file.path, file.sha256, answer, subject))
+    return found
+
+
+def _one_recorded(
+    rpm: str, path: str, sha256: str, answer: Optional[Answer], subject: Optional[Subject]
+) -> RecordedEnclave:
+    if answer is None or subject is None or subject.sha256 != sha256:
+        why = "it was held against nothing"
+        name = path.rpartition("/")[2] if answer is None else answer.enclave
+        return RecordedEnclave(
+            name, rpm, path, None, None, None, None, None, None, sha256, UNVERIFIABLE, why
+        )
+    return RecordedEnclave(
+        answer.enclave,
+        rpm,
+        path,
+        subject.version,
+        subject.mrenclave,
+        subject.mrsigner,
+        subject.isvprodid,
+        subject.isvsvn,
+        subject.built_sha256,
+        sha256,
+        subject.verdict,
+        subject.cause,
+    )

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the packages of a build really hold, read from their files.
+
+Headers first: a build in which no header gives a reason to look further costs
+no more than that. Otherwise every package is hashed, and those with a reason are
+looked into, unless a record already speaks of these very bytes. What cannot be
+read is a fact, too: the gate does not open for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from sgx_enclaves.errors import PackageError, SgxEnclavesError
+from sgx_enclaves.gate.record import IDENTICAL, Record
+from sgx_enclaves.gate.rpm_digests import RpmDigests, digests_of, rpm_digests
+from sgx_enclaves.packages.enclaves import PackedEnclave, has_metadata_section, read_enclaves
+from sgx_enclaves.packages.glance import is_plain
+from sgx_enclaves.packages.header import Tag
+from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
+from sgx_enclaves.packages.package import FileKind, Package, open_package
+from sgx_enclaves.packages.presence import (
+    contains_enclaves,
+    contains_signed_enclaves,
+    is_enclave_path,
+)
+
+
+@dataclass(frozen=True)
+class BuildFile:
+    """A binary package of a build, to be inspected.
+
+    Attributes:
+        name: as the build system knows it, for example `x-1-1.x86_64.rpm`.
+        path: the file.
+        copies: signed copies: a name for messages, and the file.
+    """
+
+    name: str
+    path: str
+    copies: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class SignedFile:
+    """A signed enclave in a package; `sha256` is None when only its name is known."""
+
+    path: str
+    sha256: Optional[str]
+
+
+@dataclass(frozen=True)
+class CopyFacts:
+    """A signed copy: digest of its content, or why there is none."""
+
+    name: str
+    content_sha256: Optional[str]
+    problem: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class PackageFacts:
+    """What one package holds.
+
+    Attributes:
+        name: of its file.
+        digests: None when it could not be read.
+        signed: its signed enclaves.
+        provides: names of signed enclaves that it provides.
+        copies: its signed copies.
+        problem: why it could not be read, or not looked into.
+    """
+
+    name: str
+    digests: Optional[RpmDigests]
+    signed: tuple[SignedFile, ...] = ()
+    provides: tuple[str, ...] = ()
+    copies: tuple[CopyFacts, ...] = ()
+    problem: Optional[str] = None
+
+    @property
+    def present(self) -> bool:
+        """Whether it holds a signed enclave, or nobody can say that it does not."""
+        return bool(self.signed or self.provides or self.problem)
+
+
+def inspect_build(
+    files: Sequence[BuildFile],
+    record: Optional[Record] = None,
+    limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
+) -> tuple[PackageFacts, ...]:
+    """What all packages of a build hold; nothing when no header mentions an enclave.
+
+    Args:
+        files: every binary package of the build.
+        record: the newest one of the build. Packages that it knows by their
+            digests are not looked into again.
+        limits: see `PackageLimits`.
+    """
+    if not any(may_hold_enclaves(file.path, limits) for file in files):
+        return ()
+    return tuple(inspect_package(file, record, limits) for file in files)
+
+
+def may_hold_enclaves(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> bool:
+    """Whether a package's header mentions an enclave, or cannot be read."""
+    if is_plain(path):
+        return False
+    try:
+        with open_package(path, limits) as (package, _stream):
+            return contains_enclaves(*_names(package))
+    except SgxEnclavesError:
+        return True
+
+
+def claims_signed_enclaves(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> bool:
+    """Whether a package says that it holds a signed enclave.
+
+    Raises:
+        SgxEnclavesError: it cannot be read.
+    """
+    if is_plain(path):
+        return False
+    with open_package(path, limits) as (package, _stream):
+        return contains_signed_enclaves(*_names(package))
+
+
+def inspect_package(
+    file: BuildFile,
+    record: Optional[Record] = None,
+    limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
+) -> PackageFacts:
+    """What one package holds; never raises for what is wrong with it."""
+    copies = tuple(_copy_facts(name, path, limits) for name, path in file.copies)
+    digests = None
+    signed: tuple[SignedFile, ...] = ()
+    provides: tuple[str, ...] = ()
+    problem = None
+    try:
+        with open_package(file.path, limits) as (package, stream):
+            _require_name(package, file.name)
+            digests = digests_of(package, stream)
+            provided, paths = _names(package)
+            if contains_enclaves(provided, paths):
+                provides = _signed_names(provided)
+                known = _known(file.name, digests, record)
+                claimed = _claimed(package)
+                if claimed and {f.path for f in claimed} <= known:
+                    signed = claimed
+                else:
+                    stream.seek(package.payload_start)
+                    signed = tuple(
+                        SignedFile(e.path, hashlib.sha256(e.data).hexdigest())
+                        for e in read_enclaves(package, stream)
+                        if isinstance(e, PackedEnclave) and _counts_as_signed(e)
+                    )
+    except SgxEnclavesError as error:
+        problem = str(error)
+    return PackageFacts(file.name, digests, signed, provides, copies, problem)
+
+
+def _copy_facts(name: str, path: str, limits: PackageLimits) -> CopyFacts:
+    try:
+        return CopyFacts(name, rpm_digests(path, limits).content)
+    except SgxEnclavesError as error:
+        return CopyFacts(name, None, str(error))
+
+
+def _names(package: Package) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of what it provides, and the paths of its files, links among them."""
+    return package.header.strings(Tag.PROVIDENAME), tuple(f.path for f in package.files)
+
+
+def _signed_names(provides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted({p for p in provides if contains_signed_enclaves((p,), ())}))
+
+
+def _claimed(package: Package) -> tuple[SignedFile, ...]:
+    """The files that are enclaves by their names, with the digests that the header pins."""
+    sha256 = package.file_algorithm == "sha256"
+    return tuple(
+        SignedFile(f.path, f.digest if sha256 else None)
+        for f in package.files
+        if f.kind is FileKind.FILE and is_enclave_path(f.path)
+    )
+
+
+def _known(name: str, digests: RpmDigests, record: Optional[Record]) -> set[str]:
+    """Paths of the enclaves that a record verified in a package of these very bytes."""
+    entry = record.package(name) if record is not None else None
+    if record is None or entry is None or entry.file_sha256 != digests.file:
+        return set()
+    return {p for p, e in record.enclaves_of(name).items() if e.verdict == IDENTICAL}
+
+
+def _counts_as_signed(enclave: PackedEnclave) -> bool:
+    """Whether it is signed, or says so, or cannot be told from one that is."""
+    if enclave.problem is not None and has_metadata_section(enclave.data):
+        return True
+    return enclave.signed or contains_signed_enclaves((), enclave.names)
+
+
+def _require_name(package: Package, name: str) -> None:
+    own = f"{package.name}-{package.version}-{package.release}.{package.arch}.rpm"
+    if own != name:
+        raise PackageError(
+            "the package in the file is another one than the build system says",
+            file=package.file,
+            expected=name,
+            found=own,
+        )

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a record must say for a gate to open, beyond "identical": a rule in words.
+
+    max_age=30d              the verification is not older (d, h or m)
+    release=GLOB             the release it was verified against
+    origin=catalogue|GLOB    where that release's description came from; unless a rule
+                             says otherwise, the builders' catalogue
+    signer=intel|NAME|HEX    who signed, each enclave; several with commas
+    reproducible=yes         built with the designated toolchain, nothing unpinned
+
+A rule that cannot be read is an error, never a weaker rule.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from sgx_enclaves.errors import RuleError
+from sgx_enclaves.gate.record import CATALOGUE, Record, RecordedEnclave
+from sgx_enclaves.verdict.known import SIGNER_NAMES, pin_named
+
+INTEL = "intel"
+_AGE = re.compile(r"(?P<number>[1-9][0-9]{0,5})(?P<unit>[dhm])\Z")
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+_HEX = re.compile(r"[0-9a-f]{64}\Z")
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("", "false", "no", "off", "0")
+Signers = Mapping[str, Iterable[str]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must hold of a record whose verdict is identical.
+
+    Attributes:
+        max_age: None for no bound.
+        release: a glob; None for any.
+        origin: a glob.
+        signers: MRSIGNER values, and `INTEL`; None for any that the release names.
+        reproducible: whether the designated toolchain is asked for.
+    """
+
+    max_age: Optional[datetime.timedelta] = None
+    release: Optional[str] = None
+    origin: str = CATALOGUE
+    signers: Optional[frozenset[str]] = None
+    reproducible: bool = False
+
+    def objections(self, record: Record, now: datetime.datetime) -> tuple[str, ...]:
+        """Why this record does not suffice; none when it does.
+
+        Args:
+            record: one that was accepted.
+            now: with a time zone.
+        """
+        reasons = []
+        if self.max_age is not None:
+            at = record.verified_time()
+            if at is None or now - at > self.max_age:
+                reasons.append(
+                    f"the verification is too old: of {record.verified_at}, "
+                    f"not within {self.max_age}"
+                )
+        if self.release is not None and not fnmatch.fnmatchcase(record.release, self.release):
+            reasons.append(
+                f"it was verified against release {record.release}, not against {self.release}"
+            )
+        if not fnmatch.fnmatchcase(record.origin, self.origin):
+            reasons.append(
+                f"the description of release {record.release} came from {record.origin}, "
+                f"not from {self.origin}"
+            )
+        if self.reproducible and not record.reproducible:
+            reasons.append("its enclaves were not built with the designated toolchain throughout")
+        reasons += [
+            f"{enclave.path} of {enclave.rpm} is signed by {enclave.mrsigner}, who is not asked for"
+            for enclave in record.enclaves
+            if self.signers is not None and not _is_signed_by(enclave, self.signers)
+        ]
+        return tuple(reasons)
+
+
+def _is_signed_by(enclave: RecordedEnclave, signers: frozenset[str]) -> bool:
+    if enclave.mrsigner is None:
+        return False
+    if enclave.mrsigner in signers:
+        return True
+    if INTEL not in signers or enclave.mrsigner not in SIGNER_NAMES:
+        return False
+    # Intel's signer of one enclave does not vouch for another.
+    pin = pin_named(enclave.name)
+    return pin is None or pin.mrsigner == enclave.mrsigner
+
+
+def parse_rule(words: Iterable[str], signers: Optional[Signers] = None) -> Rule:
+    """A rule from its words.
+
+    Args:
+        words: see the top of this module.
+        signers: names for further signers, each with its MRSIGNER values.
+
+    Raises:
+        RuleError: a word that is unknown, malformed, or there twice.
+    """
+    rule = Rule()
+    seen = set()
+    for word in words:
+        key, equals, value = word.partition("=")
+        read = _KEYS.get(key)
+        if read is None or not equals or not value or key in seen:
+            raise RuleError(
+                f"the gate's rule has a word that cannot be read: {word[:80]!r}",
+                expected=", ".join(f"{k}=…" for k in _KEYS) + ", each at most once",
+            )
+        seen.add(key)
+        rule = read(rule, value, signers or {})
+    return rule
+
+
+def parse_mark(value: object, signers: Optional[Signers] = None) -> Optional[Rule]:
+    """The rule of a tag's mark: true, or a rule's words; None when it asks for none.
+
+    Raises:
+        RuleError: the mark cannot be read.
+    """
+    if value is None:
+        return None
+    if isinstance(value, (bool, int)):
+        value = str(int(value))
+    if not isinstance(value, str):
+        raise RuleError(
+            "the tag's mark cannot be read",
+            expected="true, false, or a rule as text",
+            found=type(value).__name__,
+        )
+    plain = value.strip().lower()
+    if plain in _FALSE:
+        return None
+    return parse_rule(() if plain in _TRUE else value.split(), signers)
+
+
+def _max_age(rule: Rule, value: str, _signers: Signers) -> Rule:
+    match = _AGE.match(value)
+    if match is None:
+        raise RuleError(
+            "max_age cannot be read", expected="for example 30d, 12h or 90m", found=repr(value[:80])
+        )
+    age = datetime.timedelta(**{_UNITS[match["unit"]]: int(match["number"])})
+    return replace(rule, max_age=age)
+
+
+def _release(rule: Rule, value: str, _signers: Signers) -> Rule:
+    return replace(rule, release=value)
+
+
+def _origin(rule: Rule, value: str, _signers: Signers) -> Rule:
+    return replace(rule, origin=value)
+
+
+def _signer(rule: Rule, value: str, signers: Signers) -> Rule:
+    found: set[str] = set()
+    for name in value.split(","):
+        if name == INTEL or _HEX.match(name):
+            found.add(name)
+        elif name in signers:
+            found.update(signers[name])
+        else:
+            raise RuleError(
+                f"signer {name[:80]!r} is not known",
+                expected=" or ".join([INTEL, *sorted(signers), "64 lower-case hexadecimal digits"]),
+                hint="names are given to signers in the hub plugin's configuration, [signers]",
+            )
+    return replace(rule, signers=frozenset(found))
+
+
+def _reproducible(rule: Rule, value: str, _signers: Signers) -> Rule:
+    if value not in ("yes", "no"):
+        raise RuleError("reproducible cannot be read", expected="yes or no", found=repr(value[:80]))
+    return replace(rule, reproducible=value == "yes")
+
+
+_KEYS: Mapping[str, Callable[[Rule, str, Signers], Rule]] = {
+    "max_age": _max_age,
+    "release": _release,
+    "origin": _origin,
+    "signer": _signer,
+    "reproducible": _reproducible,
+}
