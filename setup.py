@@ -33,7 +33,14 @@ class BuildWithHook(build_py):
 
 
 setup(
-    packages=[*find_packages(include=["sgx_enclaves", "sgx_enclaves.*"]), "sgx_enclaves_rpmlint"],
-    package_dir={"sgx_enclaves_rpmlint": "rpmlint_checks/sgx_enclaves_rpmlint"},
+    packages=[
+        *find_packages(include=["sgx_enclaves", "sgx_enclaves.*"]),
+        "sgx_enclaves.specs.templates",
+        "sgx_enclaves_rpmlint",
+    ],
+    package_dir={
+        "sgx_enclaves.specs.templates": "spec-templates",
+        "sgx_enclaves_rpmlint": "rpmlint_checks/sgx_enclaves_rpmlint",
+    },
     cmdclass={"build_py": BuildWithHook},
 )

@@ -277,7 +277,7 @@ def make_source_packages(folder: Path, stock: Stock) -> SourcePackages:
 
 def _forge(shop: Workshop, signed: bytes) -> Path:
     pce = ENCLAVE_LIST[0]
-    spec = shop.folder / "forged" / "forged.spec"
+    spec = shop.folder / "forged" / "sgx-enclave-prebuilt-pce-signed.spec"
     spec.parent.mkdir()
     folder = "/usr/x86_64-intel-sgx/lib64"
     spec.write_text(

@@ -133,6 +133,7 @@ def source_archive(extra: Optional[Mapping[str, bytes]] = None) -> bytes:
         *sorted((ENCLAVES / "configs").iterdir()),
     ]
     files = {path.relative_to(ENCLAVES).as_posix(): path.read_bytes() for path in paths}
+    files["LICENSE"] = b"GPL-2.0-or-later, see https://www.gnu.org/licenses/\n"
     files["version.h"] = f'#define DEMO_VERSION "{VERSION}"\n'.encode()
     return archive({f"{TOP}/{name}": data for name, data in {**files, **(extra or {})}.items()})
 
@@ -166,6 +167,7 @@ def release_toml(description: Description) -> str:
         'sgx = "2.25"',
         'dcap = "1.22"',
         'license = "GPL-2.0-or-later"',
+        'license_files = ["LICENSE"]',
         f"unpinned = [{', '.join(_text(fact) for fact in unpinned)}]",
         "",
         "[build]",

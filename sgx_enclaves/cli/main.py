@@ -42,6 +42,7 @@ VERBS = {
     "toolchain": Verb("toolchain", "is this the toolchain that a release designates?"),
     "fetch": Verb("fetch", "bring a release's sources and the vendor's signed enclaves"),
     "build": Verb("build", "build a release's unsigned enclaves from source"),
+    "check-built": Verb("check_built", "is a built directory as its manifest says?"),
     "spec": Verb("spec", "write the spec file of a package of a release's enclaves"),
     "rpm-provides": Verb("rpm_provides", "what packages provide by the enclaves in them, for rpm"),
 }

@@ -244,6 +244,7 @@ class Release:
         notes: what a reader should know, such as how the facts were found.
         file: the TOML file that it came from.
         license: SPDX expression for packages of the enclaves; None if unknown.
+        license_files: its text, at the top of the first source.
     """
 
     name: str
@@ -258,6 +259,7 @@ class Release:
     notes: tuple[str, ...]
     file: str
     license: Optional[str] = None
+    license_files: tuple[str, ...] = ()
 
     def enclave(self, name: str) -> Optional[Enclave]:
         """The enclave of that name."""

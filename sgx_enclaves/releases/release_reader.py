@@ -34,6 +34,7 @@ _VERSION = re.compile(r"[0-9]+(\.[0-9]+){0,5}")
 _SO_VERSION = re.compile(r"[0-9]+(\.[0-9]+){3}")
 # an SPDX expression: names, parentheses, AND, OR, WITH
 _LICENSE = re.compile(r"[A-Za-z0-9.+()-]+( [A-Za-z0-9.+()-]+)*")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SIGNER = re.compile(r"[0-9a-f]{64}")
 _ABSOLUTE = re.compile(r"/[A-Za-z0-9._/+-]{1,255}")
@@ -74,10 +75,19 @@ def read_release(data: Mapping[str, Any], file: str) -> Release:
         notes=top.texts("notes", required=False),
         file=file,
         license=top.maybe_text("license", _LICENSE),
+        license_files=_license_files(top),
     )
     top.done()
     _cross_check(release, top)
     return release
+
+
+def _license_files(top: Table) -> tuple[str, ...]:
+    names = top.texts("license_files", required=False)
+    for name in names:
+        if not _PLAIN.fullmatch(name):
+            top.refuse("license_files", "must be names without a folder", name)
+    return names
 
 
 def _artifact(table: Table) -> Artifact:

@@ -18,7 +18,7 @@ from sgx_enclaves.releases.catalogue import OWN_FOLDER, Catalogue
 from sgx_enclaves.releases.release import Enclave, Release
 from sgx_enclaves.releases.verify import unpinned_digests
 from sgx_enclaves.specs.template import Fields, Values, fill
-from sgx_enclaves.specs.templates import Kind, read_template
+from sgx_enclaves.specs.places import Kind, read_template
 
 _HOME = "https://github.com/intel/linux-sgx"
 
@@ -108,6 +108,7 @@ def _fields(request: SpecRequest) -> Fields:
     enclaves, notes = packaged(request.catalogue, release)
     notes += _unpinned_notes(request)
     items = [_enclave(enclave) for enclave in enclaves]
+    sources = _sources(request, enclaves)
     if release.license is None:
         raise CatalogueError(
             f"{release.name} names no licence", file=release.file, hint="add the key license"
@@ -125,16 +126,24 @@ def _fields(request: SpecRequest) -> Fields:
         "dcap": release.dcap,
         "license": release.license,
         "url": _HOME,
-        "release_arguments": _release_arguments(request),
+        "arguments": _arguments(request, len(sources) - 1),
         "date": request.date.strftime("%a %b %d %Y"),
         "packager": request.packager,
         "names": " ".join(f"%{{?with_{item['name']}:{item['name']}}}" for item in items),
         "versions": " ".join(f"{i['name']}=%{{{i['component']}_version}}" for i in items),
         "notes": [{"note": note} for note in notes],
         "enclaves": items,
-        "sources": _sources(request, enclaves),
+        "licences": [{"licence": name} for name in release.license_files],
+        "license_line": _license_line(release),
+        "sources": sources,
         "toolchain_packages": [{"package": name} for name in request.toolchain_packages],
     }
+
+
+def _license_line(release: Release) -> str:
+    if not release.license_files:
+        return "# the release names no file with its licence"
+    return "%license " + " ".join(release.license_files)
 
 
 def _enclave(enclave: Enclave) -> Values:
@@ -158,10 +167,11 @@ def _unpinned_notes(request: SpecRequest) -> list[str]:
     return [f"NOT PINNED by the release; the build {what}:", *(f"  {fact}" for fact in facts)]
 
 
-def _release_arguments(request: SpecRequest) -> str:
+def _arguments(request: SpecRequest, last: int) -> str:
+    """What every macro gets first; a release that is a source itself is the last one."""
     options = ["-u"] if request.allow_unpinned else []
     if not _is_own(request.release):
-        options.append(f"-c %{{_sourcedir}}/{Path(request.release.file).name}")
+        options.append(f"-c %{{SOURCE{last}}}")
     return " ".join([*options, request.release.name])
 
 

@@ -152,7 +152,7 @@ def built_wheel(folder: Path) -> Path:
     source.mkdir(parents=True)
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("sgx_enclaves", "rpmlint_checks"):
+    for name in ("sgx_enclaves", "rpmlint_checks", "spec-templates"):
         shutil.copytree(
             ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
