@@ -186,12 +186,11 @@ def _check_one(
     generation: Optional[Generation],
     limits: PackageLimits,
 ) -> EnclaveResult:
-    result = describe(packed)
     if packed.problem is not None:
         finding = finding_of(packed.problem, "enclave-malformed")
-        return replace(result, findings=(finding,))
+        return replace(describe(packed), findings=(finding,))
     if not packed.signed:
-        return result
+        return describe(packed)
     notes = tuple(not_permitted(packed, refused))
     policy = policy_of(packed.path)
     best: Optional[EnclaveResult] = None
@@ -209,7 +208,7 @@ def _check_one(
         if best is not None and not best.exit_status:
             break
     if best is None:
-        best = replace(result, findings=(*problems, _not_reproduced(packed)))
+        best = replace(describe(packed), findings=(*problems, _not_reproduced(packed)))
     return replace(best, findings=(*notes, *best.findings))
 
 
@@ -221,7 +220,6 @@ def check_enclave(
     limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
 ) -> EnclaveResult:
     """Compare a signed enclave with a counterpart."""
-    result = replace(describe(packed), reference=counterpart.name)
     if counterpart.config is None:
         finding = Finding(
             "config-missing",
@@ -230,7 +228,7 @@ def check_enclave(
             found=counterpart.name,
             hint="put the config.xml of the enclave's sources beside the unsigned enclave",
         )
-        return replace(result, findings=(finding,))
+        return replace(describe(packed), reference=counterpart.name, findings=(finding,))
     verdict = compare(
         counterpart.data,
         packed.data,
@@ -240,18 +238,19 @@ def check_enclave(
         generation=generation,
         limits=limits.enclave,
     )
-    return replace(result, verdict=verdict)
+    described = describe(packed, verdict.signed.sha256)
+    return replace(described, reference=counterpart.name, verdict=verdict)
 
 
-def describe(packed: PackedEnclave) -> EnclaveResult:
-    """What an enclave is, unjudged."""
+def describe(packed: PackedEnclave, sha256: Optional[str] = None) -> EnclaveResult:
+    """What an enclave is, unjudged; its digest is computed unless it is known."""
     return EnclaveResult(
         packed.path,
         packed.links,
         next((n for n in map(enclave_name, packed.names) if n), None),
         packed.signed,
         len(packed.data),
-        hashlib.sha256(packed.data).hexdigest(),
+        sha256 or hashlib.sha256(packed.data).hexdigest(),
     )
 
 

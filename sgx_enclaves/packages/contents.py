@@ -67,11 +67,15 @@ class Unpacked:
             SgxEnclavesError: see `open_package` and `read_unpacked`.
         """
         with open_package(path, limits) as (package, stream):
-            if not self._suffices(package):
+            if self._suffices(package):
+                yield package, self._files(package, stream)
+            else:
                 yield package, read_payload(package, stream)
-                return
-            check_payload_digest(package, stream)
-            yield package, read_unpacked(package, self._places)
+
+    def _files(self, package: Package, stream: BinaryIO) -> Iterator[PayloadFile]:
+        # Not before somebody wants files: a reference is opened for its header as well.
+        check_payload_digest(package, stream)
+        yield from read_unpacked(package, self._places)
 
     def _suffices(self, package: Package) -> bool:
         # Without a digest of the payload, only unpacking shows whether it is whole.

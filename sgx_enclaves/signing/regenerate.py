@@ -55,12 +55,21 @@ class Regenerated:
         size: bytes of the descriptor.
         mrenclave: the measurement of the unsigned enclave with them, 32 bytes.
         generation: the SDK generation that was followed.
+        measured: the block that `mrenclave` was measured with, whether it is written or not.
     """
 
     blocks: tuple[Block, ...]
     size: int
     mrenclave: bytes
     generation: Generation
+    measured: Block
+
+    @property
+    def unmeasured(self) -> tuple[Block, ...]:
+        """The blocks that differ from the measured one in more than their place."""
+        return tuple(
+            b for b in self.blocks if replace(b, offset=self.measured.offset) != self.measured
+        )
 
     @property
     def descriptor(self) -> bytes:
@@ -122,7 +131,7 @@ def regenerate(
             expected=f"at most {size} bytes",
             found=f"{sum(b.header.size for b in blocks)} bytes",
         )
-    return Regenerated(blocks, size, measured, generation)
+    return Regenerated(blocks, size, measured, generation, block)
 
 
 def _check_image(image: EnclaveImage, generation: Generation) -> None:
