@@ -8,25 +8,23 @@ or in proportion to the input read so far.
 
 from __future__ import annotations
 
-import importlib
 import lzma
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Callable, Protocol
 
-from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
+from sgx_enclaves import zstd
+from sgx_enclaves.errors import ArchiveError, LimitError
 from sgx_enclaves.limits import MIB
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _XZ_MAGIC = b"\xfd7zXZ\x00"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _INPUT_CHUNK = 64 << 10
 _OUTPUT_CHUNK = 256 << 10
 # xz -9 needs 65 MiB to decompress; more is a dictionary made to hurt.
 _XZ_MEMORY = 96 * MIB
-_ZSTD_WINDOW = 128 * MIB
-# gzip and xz files may be several streams; thousands of empty ones only burn time.
+# Files may be several streams; thousands of empty ones only burn time.
 _STREAMS = 1024
 
 
@@ -88,21 +86,46 @@ def _drain(decoder: _Decoder, data: bytes) -> Iterator[bytes]:
             return
 
 
-def _decoder(kind: str) -> _Decoder:
-    if kind == "gzip":
-        return zlib.decompressobj(wbits=31)
+def _gzip_decoder() -> _Decoder:
+    return zlib.decompressobj(wbits=31)
+
+
+def _xz_decoder() -> _Decoder:
     return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
 
-def _zstandard(file: str) -> Any:
-    try:
-        return importlib.import_module("zstandard")
-    except ImportError:
-        raise UnsupportedError(
-            "the archive is compressed with zstd, and Python's zstandard module is not installed",
-            file=file,
-            hint="install python3-zstandard, or use a .gz or .xz archive",
-        ) from None
+class _Packed:
+    """The packed bytes, counted and bounded.
+
+    Apart from the reader, since zstandard's reader holds on to it: in a circle of
+    both, Python would never free it.
+    """
+
+    def __init__(self, raw: BinaryIO, file: str, limit: int) -> None:
+        self._raw = raw
+        self._file = file
+        self._limit = limit
+        self.head = raw.read(6)
+        self.consumed = len(self.head)
+        self._pending = self.head
+
+    def read(self, _size: int = -1) -> bytes:
+        """The next piece; empty at the end."""
+        if self._pending:
+            data, self._pending = self._pending, b""
+            return data
+        try:
+            data = self._raw.read(_INPUT_CHUNK)
+        except OSError as error:
+            raise ArchiveError(f"cannot be read: {error.strerror}", file=self._file) from None
+        self.consumed += len(data)
+        if self.consumed > self._limit:
+            raise LimitError(
+                "the archive is too large",
+                file=self._file,
+                expected=f"at most {self._limit} bytes",
+            )
+        return data
 
 
 class BoundedReader:
@@ -116,12 +139,9 @@ class BoundedReader:
 
     def __init__(self, raw: BinaryIO, file: str, limits: ArchiveLimits) -> None:
         self.file = file
-        self.consumed = 0
         self.produced = 0
-        self._raw = raw
         self._limits = limits
-        self._head = raw.read(6)
-        self.consumed = len(self._head)
+        self._packed = _Packed(raw, file, limits.archive_size)
         self._chunks = self._open()
         self._buffer = b""
         self._at = 0
@@ -146,23 +166,6 @@ class BoundedReader:
             parts.append(part)
         return b"".join(parts)
 
-    def _read_input(self) -> bytes:
-        if self._head:
-            data, self._head = self._head, b""
-            return data
-        try:
-            data = self._raw.read(_INPUT_CHUNK)
-        except OSError as error:
-            raise ArchiveError(f"cannot be read: {error.strerror}", file=self.file) from None
-        self.consumed += len(data)
-        if self.consumed > self._limits.archive_size:
-            raise LimitError(
-                "the archive is too large",
-                file=self.file,
-                expected=f"at most {self._limits.archive_size} bytes",
-            )
-        return data
-
     def _count(self, chunk: bytes) -> bytes:
         self.produced += len(chunk)
         if self.produced > self._limits.total_size:
@@ -174,36 +177,43 @@ class BoundedReader:
             )
         if (
             self.produced > self._limits.ratio_grace
-            and self.produced > self.consumed * self._limits.ratio
+            and self.produced > self._packed.consumed * self._limits.ratio
         ):
             raise LimitError(
                 "the archive unpacks to far more than it holds",
                 file=self.file,
                 expected=f"at most {self._limits.ratio} bytes for a packed byte",
-                found=f"{self.produced} bytes from {self.consumed}",
+                found=f"{self.produced} bytes from {self._packed.consumed}",
                 hint="this looks like a decompression bomb",
             )
         return chunk
 
     def _open(self) -> Iterator[bytes]:
-        if self._head.startswith(_GZIP_MAGIC):
-            return self._streams("gzip")
-        if self._head.startswith(_XZ_MAGIC):
-            return self._streams("xz")
-        if self._head.startswith(_ZSTD_MAGIC):
-            return self._zstd(_zstandard(self.file))
+        head = self._packed.head
+        if head.startswith(_GZIP_MAGIC):
+            return self._streams("gzip", _gzip_decoder, zlib.error)
+        if head.startswith(_XZ_MAGIC):
+            return self._streams("xz", _xz_decoder, lzma.LZMAError)
+        if head.startswith(zstd.MAGIC):
+            found = zstd.find_zstd(self.file)
+            if found.decoder is not None:
+                return self._streams("zstd", found.decoder, found.error)
+            if found.reader is not None:
+                return self._pulled(found.reader(self._packed), found.error)
         return self._plain()
 
     def _plain(self) -> Iterator[bytes]:
         while True:
-            data = self._read_input()
+            data = self._packed.read()
             if not data:
                 return
             yield self._count(data)
 
-    def _streams(self, kind: str) -> Iterator[bytes]:
-        """Unpack one or more streams back to back, as gzip and xz allow."""
-        pending = self._read_input()
+    def _streams(
+        self, kind: str, make: Callable[[], _Decoder], broken: type[Exception]
+    ) -> Iterator[bytes]:
+        """Unpack one or more streams back to back, as all of them allow."""
+        pending = self._packed.read()
         streams = 0
         while pending:
             streams += 1
@@ -213,43 +223,29 @@ class BoundedReader:
                     file=self.file,
                     expected=f"at most {_STREAMS}",
                 )
-            decoder = _decoder(kind)
+            decoder = make()
             try:
                 while not decoder.eof:
                     if not pending:
                         raise ArchiveError(f"the {kind} data ends too early", file=self.file)
                     for chunk in _drain(decoder, pending):
                         yield self._count(chunk)
-                    pending = b"" if decoder.eof else self._read_input()
-            except (zlib.error, lzma.LZMAError) as error:
+                    pending = b"" if decoder.eof else self._packed.read()
+            except broken as error:
                 raise ArchiveError(f"the {kind} data is broken: {error}", file=self.file) from None
-            pending = decoder.unused_data or self._read_input()
+            pending = decoder.unused_data or self._packed.read()
             # tape blocking and xz stream padding leave zeros behind the last stream
             while pending and not pending.strip(b"\0"):
-                pending = self._read_input()
+                pending = self._packed.read()
             pending = pending.lstrip(b"\0")
 
-    def _zstd(self, zstandard: Any) -> Iterator[bytes]:
+    def _pulled(self, reader: Any, broken: type[Exception]) -> Iterator[bytes]:
         """Unpack zstd frames; that the last one is whole, the reader of the content must see."""
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-        reader = decompressor.stream_reader(
-            _InputFile(self), read_size=_INPUT_CHUNK, read_across_frames=True
-        )
         try:
             while True:
                 chunk = reader.read(_OUTPUT_CHUNK)
                 if not chunk:
                     break
                 yield self._count(chunk)
-        except zstandard.ZstdError as error:
+        except broken as error:
             raise ArchiveError(f"the zstd data is broken: {error}", file=self.file) from None
-
-
-class _InputFile:
-    """The packed bytes as the file object that zstandard wants."""
-
-    def __init__(self, owner: BoundedReader) -> None:
-        self._owner = owner
-
-    def read(self, _size: int = -1) -> bytes:
-        return self._owner._read_input()

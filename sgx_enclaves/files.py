@@ -9,6 +9,8 @@ from pathlib import Path
 
 from sgx_enclaves.errors import InputError, LimitError
 
+_READ_CHUNK = 1 << 16
+
 
 def read_file(path: str, limit: int) -> bytes:
     """The content of a regular file or pipe, once.
@@ -23,7 +25,17 @@ def read_file(path: str, limit: int) -> bytes:
     """
     try:
         with open(path, "rb") as stream:
-            data = stream.read(limit + 1)
+            # Asked for the limit at once, Python would reserve that much.
+            step = os.fstat(stream.fileno()).st_size + _READ_CHUNK
+            parts = []
+            left = limit + 1
+            while left > 0:
+                part = stream.read(min(left, step))
+                if not part:
+                    break
+                parts.append(part)
+                left -= len(part)
+            data = b"".join(parts)
     except OSError as error:
         raise InputError(
             f"cannot be read: {error.strerror or error}", file=path, hint="check path and rights"

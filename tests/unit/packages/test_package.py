@@ -381,7 +381,8 @@ def test_the_compressor_must_be_the_stated_one() -> None:
 def test_zstd_without_its_module_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("zstandard")
     data = write_rpm(FILES, compressor="zstd")
-    monkeypatch.setitem(sys.modules, "zstandard", None)
+    for name in ("compression.zstd", "backports.zstd", "zstandard", "pyzstd"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UnsupportedError, match="install python3-zstandard"):
         contents(data)
 
