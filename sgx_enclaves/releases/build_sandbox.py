@@ -185,7 +185,7 @@ class Sandbox:
         pipes = [report_read, report_write, leash_read, leash_write]
         try:
             with log.open("wb") as out:
-                out.write(_header(command).encode("utf-8", "replace"))
+                out.write(log_header(command).encode("utf-8", "replace"))
                 process = self._start(command, report_write, leash_read)
                 for descriptor in (report_write, leash_read):
                     pipes.remove(descriptor)
@@ -317,7 +317,8 @@ def _enter(isolation: Isolation) -> list[str]:
     return ["unshare", *user, *_NAMESPACES, "--propagation", "private", "--"]
 
 
-def _header(command: Command) -> str:
+def log_header(command: Command) -> str:
+    """What a step's log begins with."""
     lines = [f"# in {command.folder}", "# " + " ".join(command.argv)]
     lines += [f"# {name}={value}" for name, value in sorted(command.environment.items())]
     return "".join(f"{line}\n" for line in lines)

@@ -91,8 +91,16 @@ def recorder_at(site: Site) -> Recorder:
     return record
 
 
-def builder(tell: Say, site: Optional[Site] = None) -> Builder:
-    """The real one; `tell` hears what it is at. Builds at a site, or on this machine."""
+def builder(
+    tell: Say, site: Optional[Site] = None, make_timeout: int = BuildRequest.make_timeout
+) -> Builder:
+    """The real one.
+
+    Args:
+        tell: hears what it is at.
+        site: where to build; None for this machine.
+        make_timeout: seconds for the make of each enclave.
+    """
 
     def run(order: BuildOrder, into: Path) -> None:
         here = {
@@ -106,6 +114,7 @@ def builder(tell: Say, site: Optional[Site] = None) -> Builder:
             into,
             order.enclaves,
             order.toolchain,
+            make_timeout=make_timeout,
             site=site,
         )
         build_release(request, here.__getitem__, tell)

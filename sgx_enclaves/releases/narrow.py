@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A release cut down to one of its enclaves, for those who share the work.
+"""A release cut down and handed on, for those who share the work.
 
 What is said of the part is said of that enclave only: unknown facts of others do
-not stand in its way.
+not stand in its way. Those who share it work from the same bytes of the catalogue.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from sgx_enclaves.errors import CatalogueError
-from sgx_enclaves.releases.catalogue import Catalogue
+from sgx_enclaves.releases.catalogue import Catalogue, parse_toml
 from sgx_enclaves.releases.release import Release
+from sgx_enclaves.releases.release_reader import read_release
 
 
 def only(release: Release, name: str) -> Release:
@@ -55,3 +57,21 @@ def needed_for(catalogue: Catalogue, release: Release) -> tuple[Release, ...]:
             tree, _own = catalogue.build_of(release, enclave)
             needed.setdefault(tree.name, tree)
     return tuple(needed.values())
+
+
+def catalogue_from(files: Mapping[str, bytes]) -> Catalogue:
+    """A catalogue of exactly these releases.
+
+    Args:
+        files: what to call each in messages, to its TOML.
+
+    Raises:
+        CatalogueError: one is wrong, or two have the same name.
+    """
+    releases: dict[str, Release] = {}
+    for name, data in files.items():
+        release = read_release(parse_toml(data, name), name)
+        if release.name in releases:
+            raise CatalogueError(f"there are two releases {release.name!r}", file=name)
+        releases[release.name] = release
+    return Catalogue(releases, ())

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Programs run inside a buildroot by mock, and a folder of ours in there.
+
+Whoever builds in the buildroot is root in it and may change every name. So the
+folder is held open, and no link is followed in it. The two shell programs below are
+constants; what they work on are their arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from sgx_enclaves.errors import BuildError, InputError, LimitError
+from sgx_enclaves.releases.process import Output
+
+from .deadline import children_end_within
+
+_OWN = "sgx-enclaves"
+# mask, folder, log, file for the status, command
+_LAUNCH = """\
+umask "$1" && cd "$2" && exec >>"$3" 2>&1 </dev/null || exit 125
+status=$4
+shift 4
+"$@"
+code=$?
+echo "$code" >"$status"
+exit "$code"
+"""
+# folder, then files of one command each, its words ended by NUL
+_BATCH = """\
+cd "$1" || exit 125
+shift
+for file in "$@"; do
+    xargs -0 -a "$file" env >"$file.out" 2>&1 </dev/null
+    echo "$?" >"$file.status"
+done
+"""
+_MAX_OUTPUT = 16 << 20
+# to enter and leave the buildroot, however slow the disk
+_ENTRY = 300.0
+_CHUNK = 1 << 20
+
+
+class Chroot:
+    """A buildroot of kojid's that is ready.
+
+    Args:
+        broot: kojid's `BuildRoot`, initialised.
+    """
+
+    def __init__(self, broot: Any) -> None:
+        self._broot = broot
+        self.root = Path(broot.rootdir())
+        self.results = Path(broot.resultdir())
+        self.inside = f"{broot.tmpdir(within=True)}/{_OWN}"
+        self.folder = Path(broot.tmpdir()) / _OWN
+        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.close(self._fd)
+
+    def make_folder(self, name: str) -> str:
+        """Make a folder in ours; returns its path as seen from inside."""
+        os.mkdir(name, 0o755, dir_fd=self._fd)
+        return f"{self.inside}/{name}"
+
+    def put(self, name: str, data: bytes) -> str:
+        """Write a file into our folder; returns its path as seen from inside."""
+        with self.create(name) as file:
+            file.write(data)
+        return f"{self.inside}/{name}"
+
+    def create(self, name: str) -> IO[bytes]:
+        """Make a file in our folder, to be written and read; an older one is left unlinked."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._fd)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.fdopen(os.open(name, flags, 0o644, dir_fd=self._fd), "w+b")
+
+    def show(self, name: str, as_name: str) -> None:
+        """Let kojid's watcher see a file of ours as one of mock's logs, while it grows."""
+        # another file system, or a name that is taken: then it is seen when it is whole
+        with contextlib.suppress(OSError):
+            os.link(name, self.results / as_name, src_dir_fd=self._fd, follow_symlinks=False)
+
+    def get(self, name: str, limit: int) -> bytes:
+        """Read a file of our folder.
+
+        Raises:
+            InputError: it is not there, or is no file.
+            LimitError: it has more than `limit` bytes.
+        """
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(name, flags, dir_fd=self._fd), "rb") as file:
+                data = file.read(limit + 1)
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", file=name) from None
+        if len(data) > limit:
+            raise LimitError("is too large", file=name, expected=f"at most {limit} bytes")
+        return data
+
+    def run_all(self, commands: Sequence[Sequence[str]], timeout: float) -> list[Output]:
+        """Run commands one after the other in one entry; see `Inside` of the core."""
+        names = []
+        for number, command in enumerate(commands):
+            words = ["timeout", "-k", "5", f"{timeout:g}", *command]
+            names.append(f"ask-{number}")
+            self.put(names[-1], "".join(f"{word}\0" for word in words).encode())
+        argv = ["/bin/sh", "-c", _BATCH, _OWN, self.inside, *names]
+        how = self.mock(argv, timeout * len(commands) + _ENTRY)
+        outputs = []
+        for name in names:
+            try:
+                status = int(self.get(f"{name}.status", 16))
+                text = self.get(f"{name}.out", _MAX_OUTPUT).decode("utf-8", "replace")
+            except (InputError, ValueError):
+                raise BuildError(
+                    f"programs cannot be run in the buildroot: mock {how}",
+                    hint="read mock_output.log and root.log of this task",
+                ) from None
+            outputs.append(Output(status, text))
+        return outputs
+
+    def launch(
+        self,
+        command: Sequence[str],
+        folder: str,
+        umask: int,
+        names: tuple[str, str],
+        timeout: float,
+    ) -> str:
+        """Run one command, with its output in a file of ours.
+
+        Args:
+            command: what to run.
+            folder: where, as seen from inside.
+            umask: its file mode mask.
+            names: of the files for its output and its status.
+            timeout: seconds after which mock itself is ended.
+
+        Returns:
+            How mock ended, in words.
+        """
+        log, status = (f"{self.inside}/{name}" for name in names)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(names[1], dir_fd=self._fd)
+        argv = ["/bin/sh", "-c", _LAUNCH, _OWN, f"{umask:04o}", folder, log, status, *command]
+        return self.mock(argv, timeout + _ENTRY)
+
+    def mock(self, argv: Sequence[str], timeout: float) -> str:
+        """Run a program inside by kojid's `mock`; how that ended, in words."""
+        with children_end_within(timeout) as deadline:
+            status = self._broot.mock(["--chroot", "--", *argv])
+        if deadline.passed:
+            return f"did not end within {timeout:g} s and was ended"
+        if os.WIFSIGNALED(status):
+            return f"was killed by signal {os.WTERMSIG(status)}"
+        return f"ended with status {os.WEXITSTATUS(status)}"
+
+
+def copy_log(source: IO[bytes], target: Path, head: str, tail: str, most: int) -> None:
+    """Write a log: head, what the source holds up to a number of bytes, tail.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    source.seek(0)
+    with target.open("wb") as out:
+        out.write(head.encode("utf-8", "replace"))
+        left = most
+        while left > 0:
+            chunk = source.read(min(_CHUNK, left))
+            if not chunk:
+                break
+            out.write(chunk)
+            left -= len(chunk)
+        out.write(tail.encode("utf-8", "replace"))
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    here = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(here).free

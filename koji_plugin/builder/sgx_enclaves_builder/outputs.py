@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a subtask leaves in its output on the hub: reports, our enclave, signatures, the lock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.files import write_file
+from sgx_enclaves.format.elf import EnclaveImage
+from sgx_enclaves.format.metadata import Descriptor
+from sgx_enclaves.packages.subjects import Judged
+from sgx_enclaves.releases.buildroot_lock import BuildrootLock, dump_lock
+from sgx_enclaves.releases.built import BuiltEnclave
+from sgx_enclaves.releases.installed import InstalledPackage
+from sgx_enclaves.releases.manifest import config_name, unsigned_name
+from sgx_enclaves.releases.outcome import ReleaseVerdict
+from sgx_enclaves.releases.toolchain import ToolchainRecord
+from sgx_enclaves.report.as_html import verdict_html
+from sgx_enclaves.report.as_json import verdict_dict
+from sgx_enclaves.report.release_html import release_html
+from sgx_enclaves.report.release_json import release_dict
+from sgx_enclaves.report.release_text import release_text
+from sgx_enclaves.report.text import verdict_text
+from sgx_enclaves.signing.signatures import extract
+
+REPORT = "sgx-enclaves-report.json"
+TEXT, HTML = "sgx-enclaves-report.txt", "sgx-enclaves-report.html"
+LOCK, TOOLCHAIN = "buildroot_lock.json", "toolchain.json"
+
+
+class Outputs:
+    """A folder of files that are uploaded, each under its name there.
+
+    Args:
+        task: the task handler.
+        folder: a new folder on the builder.
+    """
+
+    def __init__(self, task: Any, folder: Path) -> None:
+        self._task = task
+        self._folder = folder
+        self.names: list[str] = []
+        folder.mkdir()
+
+    def add(self, name: str, data: bytes, mode: int = 0o644) -> None:
+        """Upload one file; a name may have one folder in front."""
+        path = self._folder / name
+        path.parent.mkdir(exist_ok=True)
+        write_file(str(path), data, mode)
+        folder, _, _file = name.rpartition("/")
+        self._task.uploadFile(str(path), relPath=folder or None)
+        self.names.append(name)
+
+    def add_text(self, name: str, text: str) -> None:
+        """Upload a text, which ends with a newline then."""
+        self.add(name, f"{text.rstrip()}\n".encode())
+
+
+def add_verdicts(outputs: Outputs, verdict: ReleaseVerdict, judged: Sequence[Judged]) -> bytes:
+    """The report in three forms, and each comparison in full; returns the one for programs."""
+    report = {
+        **release_dict(verdict),
+        "subjects": [item.subject.as_mapping() for item in judged],
+    }
+    data = (json.dumps(report, indent=2) + "\n").encode()
+    outputs.add(REPORT, data)
+    outputs.add_text(TEXT, release_text(verdict))
+    outputs.add_text(HTML, release_html(verdict))
+    for item in judged:
+        if item.verdict is not None:
+            name = item.subject.rpm or item.subject.origin
+            file = item.subject.file
+            outputs.add_text(f"{name}/{file}.txt", verdict_text(item.verdict))
+            outputs.add_text(f"{name}/{file}.json", json.dumps(verdict_dict(item.verdict)))
+            outputs.add_text(f"{name}/{file}.html", verdict_html(item.verdict))
+    return data
+
+
+def add_built(outputs: Outputs, built: BuiltEnclave) -> None:
+    """Our enclave and the config.xml that goes with it."""
+    outputs.add(unsigned_name(built.file), built.unsigned, 0o755)
+    outputs.add(config_name(built.file), built.config)
+
+
+def add_signatures(outputs: Outputs, name: str, signed: bytes) -> None:
+    """The signatures in a vendor's file; none are in one that is broken."""
+    try:
+        image = EnclaveImage.parse(signed, name)
+        signatures = extract(Descriptor.parse(image.descriptor))
+    except SgxEnclavesError:
+        return
+    outputs.add(f"{name}.sig", b"".join(item.serialise() for item in signatures))
+
+
+def add_toolchain(outputs: Outputs, records: Mapping[str, ToolchainRecord]) -> None:
+    """What was seen of the toolchain, by tree."""
+    plain = {name: record.as_dict() for name, record in records.items()}
+    outputs.add_text(TOOLCHAIN, json.dumps(plain, indent=1))
+
+
+def add_lock(outputs: Outputs, packages: Sequence[InstalledPackage], arch: str) -> BuildrootLock:
+    """The buildroot's packages, in the format of mock's buildroot_lock plugin."""
+    lock = BuildrootLock(tuple(item.locked for item in packages), {"target_arch": arch})
+    outputs.add_text(LOCK, dump_lock(lock))
+    return lock
