@@ -20,8 +20,8 @@ from sgx_enclaves.cli.release_arguments import add_catalogue, chosen_catalogue
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import write_file
 from sgx_enclaves.releases.release import Release
-from sgx_enclaves.specs.render import SpecRequest, render
 from sgx_enclaves.specs.places import Kind
+from sgx_enclaves.specs.render import SpecRequest, render
 
 _EPOCH = "SOURCE_DATE_EPOCH"
 _PACKAGER = "sgx-enclaves <sgx-enclaves@localhost>"

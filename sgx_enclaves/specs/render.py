@@ -17,8 +17,8 @@ from sgx_enclaves.releases.artifact import Artifact
 from sgx_enclaves.releases.catalogue import OWN_FOLDER, Catalogue
 from sgx_enclaves.releases.release import Enclave, Release
 from sgx_enclaves.releases.verify import unpinned_digests
-from sgx_enclaves.specs.template import Fields, Values, fill
 from sgx_enclaves.specs.places import Kind, read_template
+from sgx_enclaves.specs.template import Fields, Values, fill
 
 _HOME = "https://github.com/intel/linux-sgx"
 
