@@ -49,6 +49,7 @@ R_X86_64_NONE = 0
 _LONGEST_SYMBOL = 1 << 14
 _LONGEST_SECTION = 255
 
+ELF_MAGIC = b"\x7fELF"
 METADATA_SECTION = ".note.sgxmeta"
 METADATA_NOTE_NAME = b"sgx_metadata\0"
 _NOTE_HEADER_SIZE = 12
@@ -424,7 +425,7 @@ class EnclaveImage:
 
 
 def _parse_header(data: bytes, name: str) -> ElfHeader:
-    if len(data) < ElfHeader.SIZE or data[:4] != b"\x7fELF":
+    if len(data) < ElfHeader.SIZE or data[:4] != ELF_MAGIC:
         raise FormatError(
             "not an ELF file",
             file=name,

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, Callable, Optional
 
 from sgx_enclaves.errors import PackageDamagedError, PackageError
+from sgx_enclaves.format.elf import ELF_MAGIC
 from sgx_enclaves.packages.header import Header, Tag, parse_header
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.packages.package import FileKind, Package, PackageFile, open_package
@@ -137,7 +138,10 @@ def read_unpacked(package: Package, places: Mapping[str, str]) -> Iterator[Paylo
             continue
         links = tuple(f for f in group if f.index != file.index)
         with _open_copy(package, file, places.get(file.path)) as stream:
-            content = verified(package, file, file.digest, _chunks(stream))
+            whole = file.size <= package.limits.enclave.file_size
+            content = verified(
+                package, file, file.digest, _chunks(stream, file.size if whole else _CHUNK)
+            )
             yield PayloadFile(file, links, content, bool(file.size))
             for _chunk in content:
                 pass
@@ -163,9 +167,13 @@ def _open_copy(package: Package, file: PackageFile, place: Optional[str]) -> Bin
     return os.fdopen(handle, "rb")
 
 
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+def _chunks(stream: BinaryIO, most: int) -> Iterator[bytes]:
+    """The content; of an ELF file in pieces of `most` bytes: who wants it whole need not copy."""
+    head = stream.read(len(ELF_MAGIC))
+    stream.seek(0)
+    size = most if head == ELF_MAGIC else _CHUNK
     while True:
-        chunk = stream.read(_CHUNK)
+        chunk = stream.read(size)
         if not chunk:
             return
         yield chunk

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Optional, Union
 
 from sgx_enclaves.errors import LimitError, PackageError, SgxEnclavesError
-from sgx_enclaves.format.elf import METADATA_NOTE_NAME, METADATA_SECTION, EnclaveImage
+from sgx_enclaves.format.elf import ELF_MAGIC, METADATA_NOTE_NAME, METADATA_SECTION, EnclaveImage
 from sgx_enclaves.packages.header import Tag
 from sgx_enclaves.packages.package import FileKind, Package, PackageFile
 from sgx_enclaves.packages.payload import PayloadFile, read_payload
@@ -31,7 +31,6 @@ CONFIG_SUFFIX = "config.xml"
 _LINKS_IN_A_ROW = 40
 # Components of paths that are looked at for all links together; takes a second or two.
 _LINK_STEPS = 20_000_000
-_ELF_MAGIC = b"\x7fELF"
 _NAME = METADATA_SECTION.encode()
 Content = Union[bytes, mmap.mmap]
 # The enclave folder and the one above it, which are nobody's links.
@@ -70,7 +69,7 @@ def is_enclave(data: Content) -> bool:
 
 def has_metadata_note(data: Content) -> bool:
     """Whether an ELF file holds a note of the name that loaders look for, anywhere."""
-    at = data.find(METADATA_NOTE_NAME) if data[:4] == _ELF_MAGIC else -1
+    at = data.find(METADATA_NOTE_NAME) if data[:4] == ELF_MAGIC else -1
     while at >= 0:
         if at >= _NOTE_HEADER.size:
             size, _descriptor, _type = _NOTE_HEADER.unpack_from(data, at - _NOTE_HEADER.size)
@@ -86,7 +85,7 @@ def has_metadata_section(data: Content) -> bool:
 
     Judges nothing else of the file: one whose other parts lie must not hide behind that.
     """
-    if data[:4] != _ELF_MAGIC or data.find(_NAME) < 0 or len(data) < 64:
+    if data[:4] != ELF_MAGIC or data.find(_NAME) < 0 or len(data) < 64:
         return False
     wide = data[4] == 2
     if wide:
@@ -274,17 +273,21 @@ def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optio
     chunks = member.chunks()
     limit = package.limits.enclave.file_size
     first = next(chunks, b"")
-    if first[:4] != _ELF_MAGIC and not named:
+    if first[:4] != ELF_MAGIC and not named:
         return None
     if member.file.size > limit:
         _require_no_metadata(package, member.file.path, first, chunks, named)
         return None
-    # Unlike joining a list, this does not hold the file twice.
-    buffer = io.BytesIO()
-    buffer.write(first)
-    for chunk in chunks:
-        buffer.write(chunk)
-    data = buffer.getvalue()
+    if len(first) == member.file.size:
+        # Behind it comes nothing but the check of its digest.
+        data = first + b"".join(chunks)
+    else:
+        # Unlike joining a list, this does not hold the file twice.
+        buffer = io.BytesIO()
+        buffer.write(first)
+        for chunk in chunks:
+            buffer.write(chunk)
+        data = buffer.getvalue()
     return data if named or is_enclave(data) else None
 
 

@@ -330,16 +330,20 @@ class _Comparison:
             return paint(size, [(Origin.UNEXPLAINED, [(0, size)])])
         start, end = image.descriptor_offset, image.descriptor_end
         common = min(size, len(self._built))
-        differing = [
-            r
-            for part_start, part_end in ((0, min(start, common)), (min(end, common), common))
-            for r in _shifted(
-                differing_ranges(
-                    self._built[part_start:part_end], self._signed[part_start:part_end]
-                ),
-                part_start,
-            )
-        ]
+        differing = (
+            []
+            if self._states["payload"] is CheckState.PROVED
+            else [
+                r
+                for part_start, part_end in ((0, min(start, common)), (min(end, common), common))
+                for r in _shifted(
+                    differing_ranges(
+                        self._built[part_start:part_end], self._signed[part_start:part_end]
+                    ),
+                    part_start,
+                )
+            ]
+        )
         layers: list[tuple[Origin, Iterable[Range]]] = [
             (Origin.BUILT, [(0, min(start, common)), (min(end, common), common)]),
             (Origin.UNEXPLAINED, differing),
