@@ -24,7 +24,7 @@ RUN := $(VENV)/bin/python
 # Run both cores, but leave timing to the benchmarks.
 WORKERS ?= auto
 
-.PHONY: demo test lint typecheck unit bench clean setup rpmlint lint-rpm koji-test
+.PHONY: demo test lint typecheck unit bench clean setup rpm rpmlint lint-rpm koji-test
 
 # The oldest and the newest rpmlint that the check is for.
 RPMLINTS := 2.4.0 2.10.0
