@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -18,14 +19,41 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional, Protocol
 
 from sgx_enclaves.decompress import (
     DEFAULT_ARCHIVE_LIMITS,
     ArchiveLimits,
     BoundedReader,
 )
-from sgx_enclaves.errors import ArchiveError, InputError, LimitError
+from sgx_enclaves.errors import ArchiveError, DigestError, InputError, LimitError
 from sgx_enclaves.releases.tarstream import Kind, Member, Symlinks, TarStream
+
+_CHUNK = 1 << 20
+
+
+class Digest(Protocol):
+    """What is needed of a `hashlib` object."""
+
+    def update(self, data: bytes, /) -> None:
+        """Add bytes."""
+
+    def hexdigest(self) -> str:
+        """The digest of all that was added."""
+
+
+class _DigestedFile(io.FileIO):
+    """A file whose bytes are digested as they are read."""
+
+    def __init__(self, path: Path, digest: Digest) -> None:
+        super().__init__(path, "rb")
+        self._digest = digest
+
+    def read(self, size: Optional[int] = -1, /) -> bytes:
+        """The next bytes; empty at the end."""
+        data = super().read(-1 if size is None else size) or b""
+        self._digest.update(data)
+        return data
 
 
 @contextmanager
@@ -33,8 +61,17 @@ def open_archive(
     archive: Path,
     limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
     symlinks: Symlinks = Symlinks.REFUSE,
+    *,
+    packed: Optional[Digest] = None,
 ) -> Iterator[TarStream]:
     """Open a tar archive, packed with gzip, xz, zstd or not at all.
+
+    Args:
+        archive: the file.
+        limits: see `ArchiveLimits`.
+        symlinks: see `Symlinks`.
+        packed: gets every byte of the packed file, once and as it was read here; whole
+            when the members have been gone through and the context is left.
 
     Raises:
         InputError: the file cannot be opened.
@@ -45,11 +82,15 @@ def open_archive(
         # opening a pipe would wait for a writer
         if not archive.is_file():
             raise InputError("there is no such file", file=str(archive))
-        raw = archive.open("rb")
+        raw = archive.open("rb") if packed is None else _DigestedFile(archive, packed)
     except OSError as error:
         raise InputError(f"cannot be opened: {error.strerror}", file=str(archive)) from None
     with raw:
         yield TarStream(BoundedReader(raw, str(archive), limits), limits, symlinks)
+        if packed is not None:
+            # a decompressor may leave the end of its input unread
+            while raw.read(_CHUNK):
+                pass
 
 
 def list_members(
@@ -177,6 +218,8 @@ def unpack_tree(
     *,
     strip: int = 1,
     limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
+    sha256: Optional[str] = None,
+    mtime: Optional[int] = None,
 ) -> int:
     """Lay a source archive out as the new directory `dest`.
 
@@ -189,6 +232,8 @@ def unpack_tree(
         dest: the directory to make; it may exist if it is empty.
         strip: leading parts of each name to drop; members with no more are dropped.
         limits: see `ArchiveLimits`.
+        sha256: what the archive must have, in the very bytes that are unpacked.
+        mtime: seconds since 1970 for every file, in place of the archive's.
 
     Returns:
         How many files and links were made.
@@ -196,6 +241,7 @@ def unpack_tree(
     Raises:
         InputError: `dest` is in the way or cannot be written.
         ArchiveError: broken or hostile, or nothing is left after `strip`.
+        DigestError: it is not the archive with that digest; nothing is left behind.
         LimitError: beyond the limits.
     """
     dest = Path(os.path.abspath(dest))
@@ -209,7 +255,9 @@ def unpack_tree(
     except OSError as error:
         raise InputError(f"cannot be made: {error.strerror}", file=str(dest)) from None
     try:
-        made = _fill(archive, work, strip, limits)
+        packed = hashlib.sha256()
+        made = _fill(archive, work, strip, limits, packed, mtime)
+        check_same(archive, sha256, packed)
         work.chmod(0o755)
         work.rename(dest)
     except OSError as error:
@@ -219,10 +267,38 @@ def unpack_tree(
     return made
 
 
-def _fill(archive: Path, root: Path, strip: int, limits: ArchiveLimits) -> int:
+def check_same(archive: Path, expected: Optional[str], found: Digest) -> None:
+    """Refuse a file that is no longer the one that was looked at before.
+
+    Raises:
+        DigestError: the digests differ.
+    """
+    if expected is not None and found.hexdigest() != expected:
+        raise DigestError(
+            "the file was changed after it was checked",
+            file=str(archive),
+            expected=f"sha256 {expected}",
+            found=f"sha256 {found.hexdigest()}",
+            hint="find out who writes there, and run again",
+        )
+
+
+def leads_out(name: str, target: str) -> bool:
+    """Whether a symbolic link, which `TarStream` let pass, climbs above the tree's root."""
+    return target.split("/").count("..") > name.count("/")
+
+
+def _fill(
+    archive: Path,
+    root: Path,
+    strip: int,
+    limits: ArchiveLimits,
+    packed: Digest,
+    mtime: Optional[int],
+) -> int:
     made = 0
     links: list[tuple[str, str]] = []
-    with open_archive(archive, limits, Symlinks.INSIDE) as stream:
+    with open_archive(archive, limits, Symlinks.INSIDE, packed=packed) as stream:
         taken: set[str] = set()
         for member in stream:
             name = "/".join(member.name.split("/")[strip:])
@@ -240,7 +316,7 @@ def _fill(archive: Path, root: Path, strip: int, limits: ArchiveLimits) -> int:
             made += 1
             _make_directories((root / name).parent)
             if member.kind is Kind.SYMLINK:
-                if member.target.split("/").count("..") > name.count("/"):
+                if leads_out(name, member.target):
                     raise ArchiveError(
                         f"{member.name!r} is a symbolic link to {member.target!r},"
                         " which may lead out of the tree",
@@ -248,7 +324,7 @@ def _fill(archive: Path, root: Path, strip: int, limits: ArchiveLimits) -> int:
                     )
                 links.append((name, member.target))
             else:
-                _write(root / name, member, stream)
+                _write(root / name, member, stream, member.mtime if mtime is None else mtime)
     # last, so that no file can be written through a link
     for name, target in links:
         (root / name).symlink_to(target)
@@ -265,7 +341,7 @@ def _make_directories(path: Path) -> None:
     path.mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
-def _write(path: Path, member: Member, stream: TarStream) -> None:
+def _write(path: Path, member: Member, stream: TarStream, mtime: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     with os.fdopen(descriptor, "wb") as out:
@@ -273,4 +349,4 @@ def _write(path: Path, member: Member, stream: TarStream) -> None:
             out.write(chunk)
         out.flush()
         os.fchmod(out.fileno(), 0o755 if member.executable else 0o644)
-        os.utime(out.fileno(), (member.mtime, member.mtime))
+        os.utime(out.fileno(), (mtime, mtime))

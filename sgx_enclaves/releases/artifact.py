@@ -15,7 +15,11 @@ from urllib.parse import quote, urlsplit
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.limits import MIB
 
-_HEX = {"sha256": re.compile(r"[0-9a-f]{64}"), "sha512": re.compile(r"[0-9a-f]{128}")}
+_HEX = {
+    "sha256": re.compile(r"[0-9a-f]{64}"),
+    "sha512": re.compile(r"[0-9a-f]{128}"),
+    "contents_sha256": re.compile(r"[0-9a-f]{64}"),
+}
 _FILENAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}")
 
 
@@ -30,6 +34,8 @@ class Artifact:
         sha512: a second pin, which look-aside caches are keyed by; usually None.
         size: bytes, where known.
         max_size: bytes that are fetched at most.
+        contents_sha256: pin of what the archive holds, however it is packed (see
+            `contents`); None if nobody knows it. Every pin that is given must hold.
     """
 
     filename: str
@@ -38,12 +44,14 @@ class Artifact:
     sha512: Optional[str] = None
     size: Optional[int] = None
     max_size: int = 1024 * MIB
+    contents_sha256: Optional[str] = None
 
     def __post_init__(self) -> None:
         if not _FILENAME.fullmatch(self.filename):
             raise CatalogueError("a file name must be plain", found=repr(self.filename))
-        for kind, value in (("sha256", self.sha256), ("sha512", self.sha512)):
-            if value is not None and not _HEX[kind].fullmatch(value):
+        for kind, pattern in _HEX.items():
+            value: Optional[str] = getattr(self, kind)
+            if value is not None and not pattern.fullmatch(value):
                 raise CatalogueError(
                     f"{self.filename}: {kind} must be lower-case hexadecimal", found=repr(value)
                 )
@@ -51,10 +59,24 @@ class Artifact:
             check_url(url)
 
     @property
+    def pinned(self) -> bool:
+        """Whether it is known beforehand what the file must hold."""
+        return self.sha256 is not None or self.contents_sha256 is not None
+
+    @property
+    def pin(self) -> Optional[str]:
+        """The pin that the file is looked for by, in words; None without one."""
+        if self.sha256 is not None:
+            return f"sha256 {self.sha256}"
+        return f"contents_sha256 {self.contents_sha256}" if self.pinned else None
+
+    @property
     def key(self) -> str:
-        """A name for locks and part files: the digest, or that of the first URL."""
+        """A name for locks and part files: the pin, or the digest of the URLs."""
         if self.sha256:
             return self.sha256
+        if self.contents_sha256:
+            return f"contents-{self.contents_sha256}"
         return "url-" + hashlib.sha256("\n".join(self.urls).encode()).hexdigest()
 
 

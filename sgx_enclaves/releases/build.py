@@ -330,8 +330,7 @@ class _Job:
             name = Path(os.path.abspath(source_dir)).name or "/"
             sources = (SourceRecord("source-dir", "", name, digest, False),)
         else:
-            files = {name: fetched.path for name, fetched in item.archives.items()}
-            lay_out(sandbox.tree, plan.build, files)
+            lay_out(sandbox.tree, plan.build, item.archives)
             sources = tuple(
                 SourceRecord(
                     source.id,

@@ -20,14 +20,19 @@ from sgx_enclaves.format.config import Config
 from sgx_enclaves.format.elf import EnclaveImage
 from sgx_enclaves.format.metadata import Descriptor
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.releases.archive import unpack_tree
+from sgx_enclaves.releases.archive import check_same, unpack_tree
 from sgx_enclaves.releases.cache import digest_file
+from sgx_enclaves.releases.download import Fetched
 from sgx_enclaves.releases.release import Build, OwnBuild
 
 _GIT = ".git"
+_CHUNK = 1 << 20
+# Contents that are pinned have no times; a fixed one keeps `make` from seeing what the
+# packer chose. Not 1970: some tools take early times for none.
+_NO_TIME = 315_619_200  # 1980-01-02
 
 
-def lay_out(tree: Path, build: Build, archives: Mapping[str, Path]) -> None:
+def lay_out(tree: Path, build: Build, archives: Mapping[str, Fetched]) -> None:
     """Unpack the sources into their places.
 
     Args:
@@ -37,25 +42,45 @@ def lay_out(tree: Path, build: Build, archives: Mapping[str, Path]) -> None:
 
     Raises:
         BuildError: a place is not within the tree, or taken.
+        DigestError: a file is no longer what was fetched.
         SgxEnclavesError: an archive is broken or hostile, or the disk is full.
     """
     for source in build.sources:
         dest = tree / source.place
         if source.place:
             _check_inside(tree, dest.parent, source.id)
+        here = archives[source.id]
         if source.unpack:
-            unpack_tree(archives[source.id], dest, strip=source.strip)
+            untimed = source.artifact.sha256 is None and source.artifact.pinned
+            unpack_tree(
+                here.path,
+                dest,
+                strip=source.strip,
+                sha256=here.sha256,
+                mtime=_NO_TIME if untimed else None,
+            )
             continue
         try:
             _check_inside(tree, dest, source.id)
             dest.mkdir(parents=True, exist_ok=True)
-            target = dest / source.artifact.filename
-            with archives[source.id].open("rb") as data, target.open("xb") as out:
-                shutil.copyfileobj(data, out)
+            _copy(here, dest / source.artifact.filename)
         except OSError as error:
             raise BuildError(
                 f"source {source.id} cannot be put there: {error.strerror}", file=str(dest)
             ) from None
+
+
+def _copy(here: Fetched, target: Path) -> None:
+    """Copy a fetched file, and see that the copy is what was fetched."""
+    digest = hashlib.sha256()
+    with here.path.open("rb") as data, target.open("xb") as out:
+        while True:
+            chunk = data.read(_CHUNK)
+            if not chunk:
+                break
+            digest.update(chunk)
+            out.write(chunk)
+    check_same(here.path, here.sha256, digest)
 
 
 def copy_tree(source: Path, tree: Path) -> str:

@@ -2,6 +2,7 @@
 """The content-addressed cache of fetched files.
 
     DIR/sha256/ab/cdef…     whole files, named by their digest, read-only
+    DIR/contents/ab/cdef…   archives of which only the contents are pinned, named by these
     DIR/partial/KEY.part    what a broken download left, with KEY.json beside it
     DIR/locks/KEY.lock      held while KEY is fetched
     DIR/quarantine/         files that were not what they should be
@@ -123,28 +124,16 @@ class Cache:
         """Where the file with this digest stands, or would."""
         return self.root / "sha256" / sha256[:2] / sha256[2:]
 
-    def lookup(self, sha256: str) -> tuple[Optional[Path], Optional[Path]]:
-        """Find a file and digest it again.
-
-        Returns:
-            The file, or None; and where a file that had gone bad was put, or None.
-        """
-        path = self.path_of(sha256)
-        with disk_errors(path):
-            if not path.is_file():
-                return None, None
-            found = digest_file(path)
-        if found == sha256:
-            return path, None
-        return None, self.quarantine(path, path.name[:16], found)
+    def path_of_contents(self, contents_sha256: str) -> Path:
+        """Where an archive with these contents stands, or would."""
+        return self.root / "contents" / contents_sha256[:2] / contents_sha256[2:]
 
     def partial(self, key: str) -> Partial:
         """The download of this key that is not whole."""
         return Partial(self.root / "partial", key)
 
-    def store(self, partial: Partial, sha256: str) -> Path:
-        """Give a whole, digested file its final name."""
-        path = self.path_of(sha256)
+    def store(self, partial: Partial, path: Path) -> Path:
+        """Give a whole, digested file its final name, which `path_of…` gave."""
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.path.chmod(0o444)

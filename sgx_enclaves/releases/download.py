@@ -7,17 +7,17 @@ Knows when to try again, when to go on and when to begin anew; see the rules in
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Callable, Optional, Protocol
+from typing import BinaryIO, Callable, Optional
 
 from sgx_enclaves.errors import DigestError, FetchError
 from sgx_enclaves.releases.artifact import Artifact
 from sgx_enclaves.releases.cache import Cache, Origin, Partial, disk_errors
+from sgx_enclaves.releases.pins import check_pins
 from sgx_enclaves.releases.progress import Event, Progress
 from sgx_enclaves.releases.transport import (
     RangeRefusedError,
@@ -25,8 +25,6 @@ from sgx_enclaves.releases.transport import (
     RetryableError,
     Transport,
 )
-
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,9 @@ class Fetched:
         sha256: its digest.
         size: bytes.
         url: where it came from; None if it was here already.
-        pinned: whether the digest was known beforehand.
+        pinned: whether the digest, or that of its contents, was known beforehand.
         rejected: files from other places that had a wrong digest, in the quarantine.
+        contents_sha256: the pin of its contents, which it fulfils; None without one.
     """
 
     path: Path
@@ -76,12 +75,7 @@ class Fetched:
     url: Optional[str]
     pinned: bool
     rejected: tuple[str, ...] = ()
-
-
-class _Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-
-    def hexdigest(self) -> str: ...
+    contents_sha256: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -248,40 +242,40 @@ class Download:
         """Digest the whole file; None means that its pieces should be fetched anew."""
         artifact = self._artifact
         path = self._partial.path
-        hashes = _digests(path, artifact)
-        found = hashes["sha256"]
-        for kind, pinned in (("sha256", artifact.sha256), ("sha512", artifact.sha512)):
-            if pinned is None or hashes[kind] == pinned:
-                continue
+        with disk_errors(path):
+            pins = check_pins(path, artifact)
+        if not pins.hold:
             if self._pieces > 1:
                 with disk_errors(path):
                     self._partial.discard()
                 return None
-            aside = self._tools.cache.quarantine(path, artifact.filename, found)
+            aside = self._tools.cache.quarantine(path, artifact.filename, pins.sha256)
             with disk_errors(path):
                 self._partial.discard()
             raise DigestError(
                 f"{artifact.filename} from {self._url} is not the pinned file",
                 file=str(aside),
-                expected=f"{kind} {pinned}",
-                found=f"{kind} {hashes[kind]}",
+                expected=pins.expected,
+                found=pins.found,
                 hint="it is kept there for study and is not used; "
                 "find out who is right before you change the pin",
             )
-        size = path.stat().st_size
-        stored = self._tools.cache.store(self._partial, found)
-        self._tell(f"here, {size} bytes, sha256 {found}")
-        return Fetched(stored, found, size, self._url, artifact.sha256 is not None)
+        stored = self._tools.cache.store(
+            self._partial, final_path(self._tools.cache, artifact, pins.sha256)
+        )
+        self._tell(f"here, {pins.size} bytes, sha256 {pins.sha256}")
+        return Fetched(
+            stored,
+            pins.sha256,
+            pins.size,
+            self._url,
+            artifact.pinned,
+            contents_sha256=artifact.contents_sha256,
+        )
 
 
-def _digests(path: Path, artifact: Artifact) -> dict[str, str]:
-    hashes: dict[str, _Hash] = {"sha256": hashlib.sha256()}
-    if artifact.sha512 is not None:
-        hashes["sha512"] = hashlib.sha512()
-    with disk_errors(path), path.open("rb") as file:
-        while True:
-            chunk = file.read(_CHUNK)
-            if not chunk:
-                return {kind: digest.hexdigest() for kind, digest in hashes.items()}
-            for digest in hashes.values():
-                digest.update(chunk)
+def final_path(cache: Cache, artifact: Artifact, sha256: str) -> Path:
+    """Where the file stays in the cache: by what it is looked for next time."""
+    if artifact.sha256 is None and artifact.contents_sha256 is not None:
+        return cache.path_of_contents(artifact.contents_sha256)
+    return cache.path_of(sha256)

@@ -5,8 +5,9 @@ The rules:
 
 0. A file in the local folder is taken from there if it is the right one; a wrong one
    there is an error, since its user has put it there.
-1. A file counts only when its SHA-256 is the pinned one. Without a pin the
-   caller must ask for that by name, and the result says so.
+1. A file counts only when its SHA-256, or the digest of its contents, is the pinned
+   one; if both are pinned, both. Without a pin the caller must ask for that by name,
+   and the result says so.
 2. Each place is tried a bounded number of times, then the next place.
 3. What is here already is gone on with only if the server vouches by If-Range
    that it still has the same file. Pieces that do not fit are fetched anew once.
@@ -25,7 +26,7 @@ from typing import Callable, Optional
 
 from sgx_enclaves.errors import DigestError, FetchError
 from sgx_enclaves.releases.artifact import Artifact, Lookaside
-from sgx_enclaves.releases.cache import Cache, Partial, digest_file, disk_errors
+from sgx_enclaves.releases.cache import Cache, Partial, disk_errors
 from sgx_enclaves.releases.download import (
     DEFAULT_FETCH_SETTINGS,
     Download,
@@ -33,7 +34,9 @@ from sgx_enclaves.releases.download import (
     FetchSettings,
     PlaceFailedError,
     Tools,
+    final_path,
 )
+from sgx_enclaves.releases.pins import Pins, check_pins
 from sgx_enclaves.releases.progress import Event, Progress, silent
 from sgx_enclaves.releases.transport import Transport
 
@@ -81,10 +84,11 @@ class Fetcher:
             DigestError: the file is not the pinned one; its message says where it is kept.
             FetchError: no place gave it, it is too large, offline, or the disk is full.
         """
-        if artifact.sha256 is None and not allow_unpinned:
+        if not artifact.pinned and not allow_unpinned:
             raise FetchError(
                 f"{artifact.filename} has no pinned digest",
-                hint="pin its SHA-256 in the release, or allow unpinned files for this run",
+                hint="pin its SHA-256 or that of its contents in the release, "
+                "or allow unpinned files for this run",
             )
         hit = self._here(artifact) or self._cached(artifact)
         if hit is not None:
@@ -93,7 +97,7 @@ class Fetcher:
             raise FetchError(
                 f"{artifact.filename} is not in the cache, and the network is switched off",
                 file=str(self._cache.root),
-                expected=f"sha256 {artifact.sha256}" if artifact.sha256 else None,
+                expected=artifact.pin,
                 hint="fetch it once without --offline",
             )
         tools = Tools(self._cache, self._transport, self._settings, self._progress, self._sleep)
@@ -115,27 +119,38 @@ class Fetcher:
         if not path.is_file():
             return None
         with disk_errors(path):
-            for kind, pinned in (("sha256", artifact.sha256), ("sha512", artifact.sha512)):
-                if pinned is not None and digest_file(path, kind) != pinned:
-                    raise DigestError(
-                        "this is not the file that the release pins",
-                        file=str(path),
-                        expected=f"{kind} {pinned}",
-                        found=f"{kind} {digest_file(path, kind)}",
-                        hint="replace it, or take it away to have it fetched",
-                    )
-            digest, size = artifact.sha256 or digest_file(path), path.stat().st_size
-        return Fetched(path, digest, size, None, artifact.sha256 is not None)
+            pins = check_pins(path, artifact)
+        if not pins.hold:
+            raise DigestError(
+                "this is not the file that the release pins",
+                file=str(path),
+                expected=pins.expected,
+                found=pins.found,
+                hint="replace it, or take it away to have it fetched",
+            )
+        return _as_it_was_here(path, pins, artifact)
 
     def _cached(self, artifact: Artifact) -> Optional[Fetched]:
-        if artifact.sha256 is None:
+        if not artifact.pinned:
             return None
-        path, bad = self._cache.lookup(artifact.sha256)
-        if bad is not None:
-            self._note(artifact, f"the file in the cache had gone bad; it is kept as {bad}")
-        if path is None:
-            return None
-        return Fetched(path, artifact.sha256, path.stat().st_size, None, True)
+        path = final_path(self._cache, artifact, artifact.sha256 or "")
+        with disk_errors(path):
+            if not path.is_file():
+                return None
+            pins = check_pins(path, artifact)
+        if pins.hold:
+            return _as_it_was_here(path, pins, artifact)
+        if pins.sha256 == artifact.sha256:
+            raise DigestError(
+                f"two pins of {artifact.filename} contradict each other",
+                file=str(path),
+                expected=pins.expected,
+                found=pins.found,
+                hint=f"the file has the pinned sha256 {pins.sha256}; correct the release",
+            )
+        bad = self._cache.quarantine(path, path.name[:16], pins.sha256)
+        self._note(artifact, f"the file in the cache had gone bad; it is kept as {bad}")
+        return None
 
     def _note(self, artifact: Artifact, text: str) -> None:
         self._progress(Event(artifact.filename, note=text))
@@ -173,14 +188,25 @@ class Fetcher:
 
     def _whole_already(self, artifact: Artifact, partial: Partial) -> Optional[Fetched]:
         """Take a part file that only lacked its final name when the last run ended."""
-        size = partial.size()
-        if not size or artifact.sha256 is None or artifact.sha512 is not None:
+        if not partial.size() or not artifact.pinned:
             return None
         with disk_errors(partial.path):
-            if digest_file(partial.path) != artifact.sha256:
-                return None
-        path = self._cache.store(partial, artifact.sha256)
-        return Fetched(path, artifact.sha256, size, None, True)
+            pins = check_pins(partial.path, artifact)
+        if not pins.hold:
+            return None
+        path = self._cache.store(partial, final_path(self._cache, artifact, pins.sha256))
+        return _as_it_was_here(path, pins, artifact)
+
+
+def _as_it_was_here(path: Path, pins: Pins, artifact: Artifact) -> Fetched:
+    return Fetched(
+        path,
+        pins.sha256,
+        pins.size,
+        None,
+        artifact.pinned,
+        contents_sha256=artifact.contents_sha256,
+    )
 
 
 def _hint(failures: list[str]) -> str:

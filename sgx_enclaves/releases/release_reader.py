@@ -90,14 +90,14 @@ def _license_files(top: Table) -> tuple[str, ...]:
     return names
 
 
-def _artifact(table: Table) -> Artifact:
+def _artifact(table: Table, contents_sha256: Optional[str] = None) -> Artifact:
     sha256, sha512 = table.maybe_text("sha256"), table.maybe_text("sha512")
     size = table.maybe_integer("size", 1, 1 << 40)
     filename, urls = table.text("filename"), table.texts("urls")
     if not urls:
         table.refuse("urls", "must name at least one place")
     try:
-        return Artifact(filename, urls, sha256, sha512, size)
+        return Artifact(filename, urls, sha256, sha512, size, contents_sha256=contents_sha256)
     except CatalogueError as error:
         table.refuse("", error.message, error.found)
 
@@ -124,13 +124,16 @@ def _source(table: Table) -> Source:
     strip = table.maybe_integer("strip", 0, 16)
     source = Source(
         id=table.text("id", NAME),
-        artifact=_artifact(table),
+        artifact=_artifact(table, table.maybe_text("contents_sha256")),
         place=table.place("place"),
         strip=1 if strip is None else strip,
         commit=table.maybe_text("commit", _COMMIT),
         unpack=table.boolean("unpack", True),
     )
     table.done()
+    if source.artifact.contents_sha256 is not None and not (source.unpack and source.strip == 1):
+        # below another folder, or packed, the build would see what the digest does not cover
+        table.refuse("contents_sha256", "goes with unpack = true and strip = 1 only")
     return source
 
 
@@ -272,10 +275,10 @@ def unknown_facts(release: Release) -> list[str]:
     """The facts that a verdict needs and the release does not give."""
     facts: list[tuple[str, Optional[object]]] = []
     if release.build is not None:
-        facts += [(f"source.{item.id}", item.artifact.sha256) for item in release.build.sources]
+        facts += [(f"source.{item.id}", item.artifact.pin) for item in release.build.sources]
     if release.toolchain is not None:
         facts.append(("toolchain.interpreter", release.toolchain.interpreter))
-    facts += [(f"vendor.{item.id}", item.artifact.sha256) for item in release.vendor]
+    facts += [(f"vendor.{item.id}", item.artifact.pin) for item in release.vendor]
     for enclave in release.enclaves:
         facts += [
             (f"enclave.{enclave.name}.{key}", getattr(enclave, key))
