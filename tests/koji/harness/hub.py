@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from tests.koji.harness.daemon import Daemon, environment
+import koji
+
+from tests.koji.harness.daemon import Daemon, DaemonError, environment
 from tests.koji.harness.layout import Layout
 from tests.koji.harness.settings import MACHINE, SYSTEM_PYTHON
 
@@ -113,6 +115,12 @@ class Hub:
         self._write_conf()
         self.daemon.start()
         self.daemon.wait_ready(self._answers)
+        try:
+            koji.ClientSession(self.xmlrpc).getAPIVersion()
+        except koji.ServerOffline as error:
+            raise DaemonError(
+                f"the hub calls itself offline: {error}\n{self.daemon.tail()}"
+            ) from None
 
     def stop(self) -> None:
         """Stop it; requests under way get a few seconds."""

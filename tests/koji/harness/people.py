@@ -33,13 +33,13 @@ plugin_paths = {plugins}
 def session(url: str, user: str) -> Any:
     """A session at a hub; anonymous for an empty `user`.
 
-    It retries a hub that restarts, for half a minute.
+    It retries a hub that restarts, for half a minute; not one that calls itself offline, as a
+    hub does whose plugins did not load.
     """
     options: dict[str, Any] = {
         "max_retries": 15,
         "retry_interval": 2,
         "anon_retry": True,
-        "offline_retry": True,
     }
     if not user:
         return koji.ClientSession(url, opts=options)

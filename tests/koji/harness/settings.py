@@ -32,6 +32,7 @@ class Settings:
         real_mock: whether that is a real one.
         modules: folder of Python modules that Debian does not have (python-multilib), or None.
         scratch: folder for all state, or None for a fresh one that is deleted at the end.
+        plugins: whether to install ours.
     """
 
     koji: source.KojiSource
@@ -39,14 +40,15 @@ class Settings:
     real_mock: bool
     modules: Optional[Path]
     scratch: Optional[Path]
+    plugins: bool
 
 
 def read(environ: Mapping[str, str]) -> Settings:
     """The settings of a run.
 
     Args:
-        environ: KOJI_SRC (a checkout, or "installed"), and optionally KOJI_MOCK, KOJI_MODULES
-            and KOJI_RUN.
+        environ: KOJI_SRC (a checkout, or "installed"), and optionally KOJI_MOCK, KOJI_MODULES,
+            KOJI_RUN and KOJI_PLUGINS=no (to see whether a fault is Koji's own).
 
     Raises:
         NotAskedError: KOJI_SRC is not set, or we are not root.
@@ -65,4 +67,5 @@ def read(environ: Mapping[str, str]) -> Settings:
         real_mock=bool(mock),
         modules=Path(modules).resolve() if modules else None,
         scratch=Path(run).resolve() if run else None,
+        plugins=environ.get("KOJI_PLUGINS", "") != "no",
     )

@@ -9,7 +9,6 @@ nothing running. What tests ask of it besides is in `people.py` (sessions, the c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tests.koji.harness import people, world
@@ -54,7 +53,7 @@ class Site:
             self.database.connection,
             self._python_path,
             [_PLUGINS / "hub"],
-            _present(HUB_PLUGIN, _PLUGINS / "hub"),
+            [HUB_PLUGIN] if settings.plugins else [],
         )
         self.builder = self.new_builder(world.BUILDER)
         self.kojira: Daemon = kojira(layout, self.hub, settings.koji, self._python_path)
@@ -69,7 +68,7 @@ class Site:
             self._settings.koji,
             self._python_path,
             [_PLUGINS / "builder"],
-            _present(BUILDER_PLUGIN, _PLUGINS / "builder"),
+            [BUILDER_PLUGIN] if self._settings.plugins else [],
             self._settings.mock,
             self._extra,
         )
@@ -145,9 +144,3 @@ class Site:
         """The ends of all logs, for a failed test's report."""
         parts = (self.hub.daemon, self.builder.daemon, self.kojira)
         return "\n".join(part.tail() for part in parts)
-
-
-def _present(name: str, folder: Path) -> list[str]:
-    """A plugin's name, when it is there."""
-    found = (folder / name / "__init__.py").is_file() or (folder / f"{name}.py").is_file()
-    return [name] if found else []

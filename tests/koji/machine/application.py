@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable
 from wsgiref.util import FileWrapper
 
-from kojihub.app.kojiapp import application as hub  # type: ignore[import-not-found]
+from kojihub.app.kojiapp import application as hub
 
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
