@@ -9,26 +9,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.packages.contents import Installed, Opener, Unpacked, packed
-from sgx_enclaves.packages.enclaves import CONFIG_SUFFIX
-from sgx_enclaves.packages.presence import enclave_name, stem_of
-from sgx_enclaves.packages.references import (
-    Counterpart,
-    PackageReference,
-    Reference,
-    open_reference,
-)
+from sgx_enclaves.packages.counterpart import Counterpart, Reference
+from sgx_enclaves.packages.presence import enclave_name
+from sgx_enclaves.packages.references import PackageReference, open_reference
 from sgx_enclaves_rpmlint.boundary import Subject
 from sgx_enclaves_rpmlint.installed import InstalledPackage
 from sgx_enclaves_rpmlint.options import Options
 
 Query = Callable[[str], list[InstalledPackage]]
-# Of a folder that `sgx-enclaves build` made; `releases/manifest.py` costs start-up time.
-MANIFEST = "manifest.json"
 _UNSIGNED = "-unsigned"
 _REPRODUCIBLE = ":unsigned:reproducible)"
 _LATEST = ":unsigned:latest)"
@@ -77,45 +69,9 @@ class ConfiguredReference:
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
         for place in self._options.paths_for(path):
-            opener = functools.partial(open_place, place)
+            opener = functools.partial(open_reference, place)
             reference = self._opened.setdefault(place, LazyReference(place, opener))
             yield from reference.counterparts(path)
-
-
-class ManifestReference:
-    """A folder that `sgx-enclaves build` made: every file has the digest in its manifest.
-
-    Args:
-        path: the folder, or its manifest.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.name = path
-        self._folder = Path(path).parent if Path(path).is_file() else Path(path)
-
-    def counterparts(self, path: str) -> Iterator[Counterpart]:
-        """See `Reference`; reads no other enclave than the one that is asked for."""
-        # Costs start-up time, and few have such a folder.
-        from sgx_enclaves.releases.built import load_enclave, load_manifest  # noqa: PLC0415
-
-        for record in load_manifest(self._folder).enclaves:
-            fits = stem_of(path) == f"libsgx_{record.file}"
-            built = load_enclave(self._folder, record) if fits else None
-            if built is not None:
-                name = f"{self._folder}: {built.name}"
-                yield Counterpart(name, built.unsigned, f"{name} {CONFIG_SUFFIX}", built.config)
-
-
-def open_place(path: str) -> Reference:
-    """What a path in the configuration names: a manifest, a built folder, a folder, a package.
-
-    Raises:
-        SgxEnclavesError: none of them.
-    """
-    place = Path(path)
-    if place.name == MANIFEST or (place / MANIFEST).is_file():
-        return ManifestReference(path)
-    return open_reference(path)
 
 
 class InstalledReference:

@@ -4,9 +4,11 @@ and nothing else? Needs neither root nor rpm, and unpacks nothing to disk.
 
 The unsigned counterpart and its config.xml are looked for in each --reference,
 in their order: a package of unsigned enclaves built with the designated
-toolchain, or a folder with files such as libsgx_pce.so and
-libsgx_pce.config.xml. Packages named -unsigned on the command line serve too,
-before the references; those that provide :unsigned:latest never do.
+toolchain; a folder with files such as libsgx_pce.so and libsgx_pce.config.xml;
+or what `sgx-enclaves build` made, whose files must still be those of its
+manifest, and which serves enclaves of its release's version only. Packages
+named -unsigned on the command line serve too, before the references; those
+that provide :unsigned:latest never do.
 
 The packages' OpenPGP signatures are not checked: see rpmkeys.
 
@@ -31,8 +33,9 @@ from sgx_enclaves.cli.arguments import (
 from sgx_enclaves.cli.package_arguments import add_references
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.packages.check import check_package
+from sgx_enclaves.packages.counterpart import Reference
 from sgx_enclaves.packages.package import open_package
-from sgx_enclaves.packages.references import PackageReference, Reference, is_latest, open_reference
+from sgx_enclaves.packages.references import PackageReference, is_latest, open_reference
 
 _UNSIGNED = "-unsigned"
 

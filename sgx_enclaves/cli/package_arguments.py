@@ -12,10 +12,11 @@ def add_references(parser: argparse.ArgumentParser) -> None:
     """What signed enclaves are compared with, and which may be shipped."""
     parser.add_argument(
         "--reference",
-        metavar="RPM|DIR",
+        metavar="RPM|DIR|MANIFEST",
         action="append",
         default=[],
-        help="where our own unsigned enclaves and their config.xml are; may be repeated",
+        help="where our own unsigned enclaves and their config.xml are: a package, a folder, "
+        "or what `sgx-enclaves build` made; may be repeated",
     )
     parser.add_argument(
         "--permit",

@@ -22,11 +22,11 @@ from sgx_enclaves.errors import (
 from sgx_enclaves.format.elf import EnclaveImage
 from sgx_enclaves.format.metadata import Descriptor
 from sgx_enclaves.packages.contents import Opener, packed
+from sgx_enclaves.packages.counterpart import Counterpart, Reference
 from sgx_enclaves.packages.enclaves import ConfigFile, Links, PackedEnclave, enclaves_among
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.packages.package import FileKind, Package
 from sgx_enclaves.packages.presence import enclave_name, is_in_enclave_folder
-from sgx_enclaves.packages.references import Counterpart, Reference
 from sgx_enclaves.records import record
 from sgx_enclaves.signing.generation import Generation
 from sgx_enclaves.verdict.compare import compare, finding_of

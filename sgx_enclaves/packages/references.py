@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where the unsigned counterpart of a signed enclave and its config.xml come from.
 
-A reference is a package of unsigned enclaves or a folder. It hands out one
-counterpart at a time, so that no two enclaves of it are in memory at once.
+A reference is a package of unsigned enclaves, a folder, or a built directory
+(`built_reference.py`). It hands out one counterpart at a time, so that no two
+enclaves of it are in memory at once.
 """
 
 from __future__ import annotations
@@ -10,54 +11,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Optional, Protocol
+from typing import Optional
 
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.format.elf import EnclaveImage
 from sgx_enclaves.packages.contents import Opener, files_with_content, packed
+from sgx_enclaves.packages.counterpart import Counterpart, Reference
 from sgx_enclaves.packages.enclaves import CONFIG_SUFFIX, ConfigFile, enclaves_among
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.packages.package import Package
 from sgx_enclaves.packages.presence import PROVIDE_PREFIX, SIGNED_SUFFIX, stem_of, version_of
-from sgx_enclaves.records import record
 from sgx_enclaves.verdict.known import pin_for_file
 
+# What `sgx-enclaves build` leaves in a built directory.
+MANIFEST = "manifest.json"
 _CONFIGS = 256
 _FOLDER_ENTRIES = 20_000
 _SHARED_OBJECT = ".so"
-
-
-@record
-class Counterpart:
-    """An unsigned enclave that a signed one may be held against.
-
-    Attributes:
-        name: what to call it in messages.
-        data: its bytes.
-        config_name: what to call its config.xml.
-        config: the bytes of that; None when the reference has none for it.
-    """
-
-    name: str
-    data: bytes
-    config_name: str
-    config: Optional[bytes]
-
-
-class Reference(Protocol):
-    """A source of counterparts."""
-
-    @property
-    def name(self) -> str:
-        """What to call it in messages."""
-
-    def counterparts(self, path: str) -> Iterator[Counterpart]:
-        """The unsigned enclaves whose name fits a signed one's, those of its version first.
-
-        Raises:
-            SgxEnclavesError: the reference cannot be read.
-        """
 
 
 def config_for(path: str, configs: Iterable[str], *, only_enclave: bool) -> Optional[str]:
@@ -261,11 +232,17 @@ def is_latest(package: Package) -> bool:
 
 
 def open_reference(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Reference:
-    """A folder or a package as a reference.
+    """A built directory or its manifest, another folder, or a package as a reference.
 
     Raises:
-        SgxEnclavesError: it is neither, or cannot be read.
+        SgxEnclavesError: it is none of them, or cannot be read.
     """
-    if Path(path).is_dir():
+    place = Path(path)
+    if place.name == MANIFEST or (place / MANIFEST).is_file():
+        # Costs start-up time, and most references are none.
+        from sgx_enclaves.packages.built_reference import BuiltReference  # noqa: PLC0415
+
+        return BuiltReference(path, limits)
+    if place.is_dir():
         return FolderReference(path, limits)
     return PackageReference(path, limits)

@@ -16,10 +16,11 @@ from typing import Any, Optional
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.packages.check import PackageResult, check_package, package_finding
+from sgx_enclaves.packages.counterpart import Reference
 from sgx_enclaves.packages.enclaves import may_carry_enclaves
 from sgx_enclaves.packages.glance import is_plain
 from sgx_enclaves.packages.package import open_package
-from sgx_enclaves.packages.references import Reference, open_reference
+from sgx_enclaves.packages.references import open_reference
 from sgx_enclaves.packages.repodata import Listing
 from sgx_enclaves.packages.scan_state import Scanned, State, stamp_of
 from sgx_enclaves.packages.survey import Target

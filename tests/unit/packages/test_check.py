@@ -19,12 +19,12 @@ from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclave
 from sgx_enclaves.limits import Limits
 from sgx_enclaves.packages import references
 from sgx_enclaves.packages.check import PackageResult, check_package
+from sgx_enclaves.packages.counterpart import Reference
 from sgx_enclaves.packages.limits import PackageLimits
 from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
 from sgx_enclaves.packages.references import (
     FolderReference,
     PackageReference,
-    Reference,
     config_for,
     open_reference,
 )
