@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.koji.harness import people, world
 from tests.koji.harness.builder import Builder, kojira
-from tests.koji.harness.daemon import Daemon, wait_until
+from tests.koji.harness.daemon import Daemon, DaemonError, wait_until
 from tests.koji.harness.database import Database
 from tests.koji.harness.hub import Hub
 from tests.koji.harness.layout import Layout
@@ -90,6 +90,8 @@ class Site:
         self.builder.start()
         self.wait_builder(self.builder)
         self.kojira.start()
+        if fresh:
+            self.make_repo(world.BUILD_TAG)
 
     def stop(self) -> None:
         """Stop everything, whatever state it is in."""
@@ -105,6 +107,17 @@ class Site:
         """Load the hub plugin's SQL, in order of its names."""
         for path in sorted(_MIGRATIONS.glob("[0-9]*.sql")):
             self.database.load(path)
+
+    def make_repo(self, tag: str) -> None:
+        """Make a build tag's repository anew; without one, a build waits for a minute.
+
+        Raises:
+            DaemonError: it could not be made.
+        """
+        # Koji's command knows how each version's hub is asked.
+        done = self.cli(world.ADMIN, "regen-repo", "--wait", tag)
+        if done.status != 0:
+            raise DaemonError(f"no repository for {tag}: {done.text}\n{self.logs()}")
 
     def session(self, user: str) -> Any:
         """A session of Koji's client library, logged in as `user`."""
