@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
 from tests.koji import gatekit
 from tests.koji.gatekit import Binary, Recorder, Workshop
 from tests.koji.harness import work, world
+from tests.koji.harness.daemon import DaemonError
 from tests.koji.harness.site import Site
 from tests.support_rpm import RpmFile
 
@@ -43,6 +43,15 @@ POLICY = {
     """
 }
 CONF = f"""
+[tasks]
+channel = {gatekit.CHANNEL}
+
+[hook]
+enabled = yes
+
+[hook targets]
+{TARGET} = {world.BUILD_TAG}
+
 [signers]
 demo-vendor = {gatekit.MRSIGNER}
 
@@ -232,15 +241,25 @@ def test_mass_tag_is_all_or_nothing(
     assert admin.listTagged(HARD) == []
 
 
-@pytest.mark.usefixtures("shop")
-def test_a_target_s_destination_tag_is_gated(admin: Any, site: Site, tmp_path: Path) -> None:
-    admin.packageListAdd(HARD, "gate-built", owner=world.ADMIN)
+def test_a_target_s_destination_tag_is_gated_and_the_build_is_verified(
+    admin: Any, recorder: Recorder, tmp_path: Path
+) -> None:
+    admin.packageListAdd(HARD, "gate-built", owner=world.RELENG)
     srpm = work.make_srpm(tmp_path, SPEC, {"signed.so": gatekit.CASE.signed})
     ended = work.wait(admin, work.start_build(admin, srpm, TARGET))
     assert ended.state == "FAILED"
     assert f"gate-built-1-1 holds SGX enclaves and may not be tagged into {HARD}" in ended.error
-    assert admin.getBuild("gate-built-1-1")["state"] == koji.BUILD_STATES["COMPLETE"]
+    build = admin.getBuild("gate-built-1-1")
+    assert build["state"] == koji.BUILD_STATES["COMPLETE"]
     assert not work.tagged(admin, HARD, "gate-built-1-1")
+    # The hook has started what opens the gate.
+    tasks = admin.listTasks({"method": "sgxEnclaves", "decode": True}, {"order": "id"})
+    (task,) = [t for t in tasks if t["request"][2] == build["nvr"]]
+    assert task["request"] == [None, world.BUILD_TAG, build["nvr"], {}]
+    assert task["owner"] == build["owner_id"]
+    recorder.answer(task["id"], build)
+    assert work.tag(admin, HARD, build["nvr"]).error == ""
+    admin.untagBuildBypass(HARD, build["nvr"])
 
 
 SPEC = f"""
@@ -285,9 +304,6 @@ ODD = {
     "another folder": Binary(files=(RpmFile("/opt/libsgx_x.signed.so", SIGNED),), provides=()),
     "a noarch package": Binary(arch="noarch"),
     "debuginfo": Binary("-debuginfo"),
-    "no signature, but the name": Binary(
-        files=(RpmFile("/opt/libsgx_x.signed.so", b"text"),), provides=()
-    ),
     "a broken enclave": Binary(
         files=(RpmFile(gatekit.PATH, SIGNED[: len(SIGNED) - 100]),), provides=()
     ),
@@ -300,6 +316,9 @@ PLAIN = {
             files=(RpmFile(ENCLAVE_FOLDER + "libsgx_demo.so", gatekit.CASE.built),),
             provides=("sgx-enclave(demo:unsigned)",),
         ),
+    ),
+    "a text with an enclave's name": (
+        Binary(files=(RpmFile("/opt/libsgx_x.signed.so", b"text"),), provides=()),
     ),
     "a library in the folder": (
         Binary(files=(RpmFile(ENCLAVE_FOLDER + "libsgx_urts.so", b"\x7fELF"),), provides=()),
@@ -346,7 +365,7 @@ def test_the_status_says_what_the_gate_would(
 
 
 def test_the_status_needs_a_login(site: Site, verified: Mapping[str, Any]) -> None:
-    with pytest.raises(koji.GenericError, match="[Nn]ot logged"):
+    with pytest.raises(koji.GenericError, match="must be logged in"):
         status(site.session(""), verified)
 
 
@@ -700,9 +719,8 @@ def test_the_database_refuses_to_change_a_record(
         "truncate sgx_verification_enclave",
         "delete from sgx_verification where false",
     ):
-        with pytest.raises(subprocess.CalledProcessError) as caught:
+        with pytest.raises(DaemonError, match="never changed"):
             site.database.execute(sql)
-        assert b"never changed" in caught.value.stderr
     assert admin.getSgxVerification(verified["id"]) == kept
 
 
@@ -733,7 +751,7 @@ def test_a_verification_needs_the_permission(
         (("demo-1", OPEN), {}, "no architectures"),
         (("demo-1", world.BUILD_TAG, "no-such-1-1"), {}, "no-such-1-1"),
         (("x" * 5000, world.BUILD_TAG), {}, "Invalid value for release"),
-        (("a\0b", world.BUILD_TAG), {}, "Invalid value for release"),
+        (("a\tb", world.BUILD_TAG), {}, "Invalid value for release"),
         ((["demo-1"], world.BUILD_TAG), {}, "Invalid value for release"),
         (("demo-1", {"name": "demo"}), {}, "Invalid value for build_tag"),
         (("demo-1", True), {}, "Invalid value for build_tag"),
