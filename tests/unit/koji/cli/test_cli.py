@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`koji sgx-enclaves`, on Koji's real client code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import koji
+import koji.plugin
+import pytest
+
+from tests.unit.koji.cli.recording import (
+    BUILD,
+    MRENCLAVE,
+    TASK,
+    RecordingSession,
+    options,
+    result,
+    task,
+)
+
+FOLDER = Path(__file__).resolve().parents[4] / "koji_plugin/cli"
+OPEN, CLOSED = task("sgxEnclaves", "OPEN"), task("sgxEnclaves", "CLOSED")
+
+
+@pytest.fixture(scope="module")
+def plugin() -> Any:
+    """The plugin, loaded as Koji's command loads it."""
+    return koji.plugin.PluginTracker().load("sgx_enclaves_cli", path=str(FOLDER))
+
+
+def run(plugin: Any, session: RecordingSession, *args: str, **opts: Any) -> int:
+    status: int = plugin.handle_sgx_enclaves(options(**opts), session, list(args))
+    return status
+
+
+def ended(verdict: str = "identical", **more: Any) -> RecordingSession:
+    """A session whose verification ends with that verdict."""
+    answers = {
+        "sgxEnclaves": TASK,
+        "getTaskInfo": CLOSED,
+        "getTaskResult": result(verdict, **more),
+    }
+    return RecordingSession(answers)
+
+
+def test_koji_takes_the_command_from_the_plugin(plugin: Any) -> None:
+    assert plugin.handle_sgx_enclaves.exported_cli
+    assert plugin.handle_sgx_enclaves.__doc__.startswith("[build] ")
+    exported = [name for name in vars(plugin) if getattr(vars(plugin)[name], "exported_cli", False)]
+    assert exported == ["handle_sgx_enclaves"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status"), [("identical", 0), ("differs", 1), ("unverifiable", 2)]
+)
+def test_the_exit_status_is_the_verdict(plugin: Any, verdict: str, status: int) -> None:
+    assert run(plugin, ended(verdict), "verify", "x-1-1", "--build-tag", "b") == status
+    assert run(plugin, ended(verdict), "build", "demo-1", "--build-tag", "b") == status
+    assert run(plugin, ended(verdict), "result", str(TASK)) == status
+    shown = RecordingSession({"getSgxVerification": result(verdict)})
+    assert run(plugin, shown, "show", "x-1-1") == status
+
+
+def test_a_verdict_that_nobody_knows_is_not_success(plugin: Any) -> None:
+    assert run(plugin, ended("fine"), "result", str(TASK)) == 2
+
+
+def test_what_is_asked_for_reaches_the_hub(plugin: Any) -> None:
+    session = ended()
+    words = [
+        "verify",
+        "x-1-1",
+        "--release",
+        "demo-1",
+        "--build-tag",
+        "b",
+        "--enclave",
+        "pce",
+        "--enclave",
+        "qe3",
+    ]
+    words += ["--unsigned-build", "u-1-1", "--repo-id", "5", "--timeout", "60", "--allow-unpinned"]
+    words += ["--background", "--channel", "sgx"]
+    run(plugin, session, *words)
+    opts = {
+        "unsigned_build": "u-1-1",
+        "enclaves": ["pce", "qe3"],
+        "repo_id": 5,
+        "timeout": 60,
+        "allow_unpinned": True,
+    }
+    ((args, kwargs),) = session.asked("sgxEnclaves")
+    assert args == ("demo-1", "b", "x-1-1", opts)
+    assert kwargs == {"priority": 5, "channel": "sgx"}
+
+
+def test_what_is_not_asked_for_is_left_to_the_hub(plugin: Any) -> None:
+    session = ended()
+    run(plugin, session, "build", "demo-1", "--build-tag", "b")
+    assert session.asked("sgxEnclaves") == [(("demo-1", "b", None, {}), {})]
+
+
+def test_the_build_tag_is_the_one_the_build_was_built_in(plugin: Any) -> None:
+    session = RecordingSession(
+        {
+            "sgxEnclaves": TASK,
+            "getBuild": BUILD,
+            "getTaskInfo": lambda number: (
+                task("build", "CLOSED", ["cli-build/x.src.rpm", "demo"]) if number == 40 else CLOSED
+            ),
+            "getBuildTarget": {"build_tag_name": "demo-build"},
+            "getTaskResult": result(),
+        }
+    )
+    assert run(plugin, session, "verify", "x-1-1") == 0
+    assert session.asked("sgxEnclaves")[0][0] == (None, "demo-build", "x-1-1", {})
+    assert session.asked("getBuildTarget") == [(("demo",), {})]
+
+
+@pytest.mark.parametrize(
+    "build", [{**BUILD, "task_id": None}, {**BUILD, "task_id": 40}], ids=["imported", "no target"]
+)
+def test_a_build_whose_tag_nobody_knows_needs_one_named(
+    plugin: Any, build: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = RecordingSession(
+        {"getBuild": build, "getTaskInfo": task("build", "CLOSED", ["x"]), "sgxEnclaves": TASK}
+    )
+    assert run(plugin, session, "verify", "x-1-1") == 2
+    assert "--build-tag" in capsys.readouterr().err
+    assert session.asked("sgxEnclaves") == []
+
+
+def test_nowait_tells_where_to_look_and_asks_no_more(
+    plugin: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = ended("differs")
+    assert run(plugin, session, "verify", "x-1-1", "--build-tag", "b", "--nowait") == 0
+    out = capsys.readouterr().out
+    assert f"Created task: {TASK}" in out
+    assert f"https://koji.example/koji/taskinfo?taskID={TASK}" in out
+    assert [name for name, _args, _kwargs in session.calls] == ["sgxEnclaves"]
+
+
+def test_the_task_is_watched_as_users_know_it(
+    plugin: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = iter([OPEN, OPEN, CLOSED])
+    session = RecordingSession(
+        {
+            "sgxEnclaves": TASK,
+            "getTaskInfo": lambda _number: next(states, CLOSED),
+            "getTaskResult": result(),
+        }
+    )
+    assert run(plugin, session, "verify", "x-1-1", "--build-tag", "b") == 0
+    out = capsys.readouterr().out
+    assert "Watching tasks (this may be safely interrupted)..." in out
+    assert "open -> closed" in out
+    assert out.index("open -> closed") < out.index("IDENTICAL: x-1-1 against release demo-1")
+
+
+def test_the_table_has_enclave_measurement_verdict_and_cause(
+    plugin: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    run(plugin, ended("differs"), "result", str(TASK))
+    lines = capsys.readouterr().out.splitlines()
+    row = lines.index("ENCLAVE  VERDICT  MRENCLAVE") + 1
+    assert lines[row].split() == ["pce", "differs", MRENCLAVE]
+    assert lines[row + 1].split() == [
+        "cause:",
+        "byte",
+        "0x1000",
+        "of",
+        ".text",
+        "is",
+        "0x90,",
+        "built",
+        "was",
+        "0xc3",
+    ]
+    assert lines[-1] == (
+        f"report: https://koji.example/files/work/tasks/{TASK}/{TASK}/sgx-enclaves-report.json"
+    )
+
+
+def test_json_is_json_and_nothing_else(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(plugin, ended("differs"), "verify", "x-1-1", "--build-tag", "b", "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["task_id"] == TASK
+    assert found["enclaves"][0]["mrenclave"] == MRENCLAVE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        koji.ActionNotAllowed("permission sgx-enclaves required"),
+        koji.GenericError("task 41 was canceled"),
+        ConnectionError("refused"),
+    ],
+)
+def test_an_error_is_never_taken_for_a_verdict(
+    plugin: Any, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    session = RecordingSession({"sgxEnclaves": error})
+    assert run(plugin, session, "verify", "x-1-1", "--build-tag", "b") == 2
+    assert str(error) in capsys.readouterr().err
+
+
+def test_a_failed_task_is_no_verdict(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    session = RecordingSession(
+        {
+            "sgxEnclaves": TASK,
+            "getTaskInfo": task("sgxEnclaves", "FAILED"),
+            "getTaskResult": koji.BuildrootError("no space left"),
+            "listTaskOutput": {},
+        }
+    )
+    assert run(plugin, session, "verify", "x-1-1", "--build-tag", "b") == 2
+    assert "no space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("info", [OPEN, task("build", "CLOSED")], ids=["running", "another"])
+def test_a_task_without_a_verdict_is_told_apart(
+    plugin: Any, capsys: pytest.CaptureFixture[str], info: Any
+) -> None:
+    session = RecordingSession({"getTaskInfo": info, "getTaskResult": result()})
+    assert run(plugin, session, "result", str(TASK)) == 2
+    assert "has no verdict" in capsys.readouterr().err
+
+
+def test_an_interrupted_watch_is_no_verdict(plugin: Any) -> None:
+    session = RecordingSession({"sgxEnclaves": TASK, "getTaskInfo": KeyboardInterrupt()})
+    assert run(plugin, session, "verify", "x-1-1", "--build-tag", "b") == 2
+
+
+def test_a_hub_without_the_plugin_is_named(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(plugin, RecordingSession({}), "show", "x-1-1") == 2
+    assert "does not have the plugin" in capsys.readouterr().err
+
+
+def test_a_hub_that_cannot_be_reached_is_not_the_verdict_differs(plugin: Any) -> None:
+    def refuse(*_args: Any) -> None:
+        raise SystemExit(1)
+
+    session = RecordingSession({"getAPIVersion": refuse, "getSgxVerification": result()})
+    assert run(plugin, session, "show", "x-1-1") == 2
+
+
+def test_a_build_without_a_record(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(plugin, RecordingSession({"getSgxVerification": None}), "show", "x-1-1") == 2
+    assert "koji sgx-enclaves verify x-1-1" in capsys.readouterr().err
+
+
+def test_the_list_asks_for_what_was_named(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    record = {**result(), "id": 3, "nvr": "x-1-1", "create_ts": 1764028800.5}
+    session = RecordingSession({"listSgxVerifications": [record]})
+    words = f"list --mrenclave {MRENCLAVE} --tag t --verdict identical --limit 2".split()
+    assert run(plugin, session, *words) == 0
+    ((_args, asked),) = session.asked("listSgxVerifications")
+    assert asked["mrenclave"] == MRENCLAVE
+    assert (asked["tag"], asked["verdict"], asked["build"]) == ("t", "identical", None)
+    assert asked["queryOpts"] == {"limit": 2}
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row == ["3", "x-1-1", "identical", "demo-1", "2025-11-25", "00:00", "pce"]
+
+
+def test_an_empty_list_says_so(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(plugin, RecordingSession({"listSgxVerifications": []}), "list") == 0
+    assert capsys.readouterr().out == "no such records\n"
+
+
+GATE = {"present": True, "enforced": True, "verified": False, "allowed": False}
+DENIED = {**GATE, "reasons": ["it was never verified"], "record": None}
+ALLOWED = {**GATE, "verified": True, "allowed": True, "reasons": [], "record": 3}
+
+
+@pytest.mark.parametrize(("status", "exit_status"), [(ALLOWED, 0), (DENIED, 1)])
+def test_the_gate_answers_by_its_exit_status(
+    plugin: Any, capsys: pytest.CaptureFixture[str], status: Any, exit_status: int
+) -> None:
+    session = RecordingSession({"getSgxGateStatus": status})
+    assert run(plugin, session, "gate-status", "x-1-1", "release") == exit_status
+    assert session.asked("getSgxGateStatus") == [(("x-1-1", "release"), {})]
+    out = capsys.readouterr().out
+    assert out.startswith(("DENIED", "ALLOWED")[exit_status == 0])
+    assert ("it was never verified" in out) is (exit_status == 1)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["verify"], ["build", "demo-1"], ["list", "--verdict", "fine"], ["no-such-verb"]]
+)
+def test_wrong_arguments_end_with_2(plugin: Any, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(plugin, RecordingSession({}), *words)
+    assert stopped.value.code == 2
+
+
+def test_help_explains_itself(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["verify", "--help"], ["gate-status", "--help"]):
+        with pytest.raises(SystemExit) as stopped:
+            run(plugin, RecordingSession({}), *words)
+        assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert "permission sgx-enclaves" in out
+    assert "exit status: 0 identical, 1 differs" in out
+    assert "exit status: 0 allowed, 1 denied" in out

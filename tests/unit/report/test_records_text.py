@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sgx_enclaves.report.columns import printable, shorten, table
+from sgx_enclaves.report.records_text import (
+    enclave_table,
+    exit_status,
+    gate_text,
+    record_text,
+    records_table,
+    result_text,
+)
+
+MRENCLAVE = "cd" * 32
+ENCLAVE = {"name": "id_enclave", "verdict": "identical", "mrenclave": MRENCLAVE, "cause": None}
+RESULT = {
+    "verdict": "identical",
+    "reproducible": True,
+    "release": "demo-1",
+    "build": "x-1-1",
+    "claim": "all is well",
+    "enclaves": [ENCLAVE],
+    "record": 9,
+}
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_an_enclave_is_one_line_whatever_the_width(width: int) -> None:
+    lines = enclave_table([ENCLAVE], width)
+    assert len(lines) == 2
+    assert len(lines[1]) <= max(width, 45)
+    assert ("..." in lines[1]) is (width < 10 + 11 + 64)
+
+
+def test_a_cause_stands_below_its_enclave_within_the_width() -> None:
+    lines = enclave_table([{**ENCLAVE, "verdict": "differs", "cause": "word " * 40}], 80)
+    assert "cause: word" in lines[2]
+    assert len(lines) > 4
+    assert max(map(len, lines)) <= 80
+
+
+def test_text_from_elsewhere_cannot_drive_the_terminal() -> None:
+    hostile = {**RESULT, "claim": "a\x1b[2Jb", "release": "r\nIDENTICAL: all"}
+    text = result_text(hostile)
+    assert "\x1b" not in text
+    assert "\nIDENTICAL: all" not in text
+    assert printable("a\tb") == "a\\x09b"
+
+
+def test_the_weaker_identical_is_as_visible() -> None:
+    assert "NOT" not in result_text(RESULT).upper()
+    assert "not the reproducible verdict" in result_text({**RESULT, "reproducible": False})
+
+
+def test_a_field_that_is_missing_is_shown_as_unknown() -> None:
+    assert result_text({"verdict": None, "enclaves": [{}]}).startswith("-: release -")
+    assert exit_status(None) == 2
+    assert exit_status("IDENTICAL") == 2
+
+
+def test_a_record_counts_its_packages() -> None:
+    record: dict[str, Any] = {**RESULT, "id": 4, "nvr": "x-1-1", "task_id": 8, "rpms": [{}, {}]}
+    text = record_text(record)
+    assert "2, each with its digest" in text
+    assert text.startswith("IDENTICAL: x-1-1 against release demo-1\n")
+
+
+def test_records_line_up() -> None:
+    records = [{**RESULT, "id": number, "nvr": "x-1-1"} for number in (5, 123)]
+    lines = records_table(records).splitlines()
+    assert len({line.index("x-1-1") for line in lines[1:]}) == 1
+
+
+def test_an_open_tag_says_that_it_is_open() -> None:
+    status = {"present": True, "enforced": False, "allowed": True, "reasons": ["never verified"]}
+    text = gate_text("x-1-1", "demo", status)
+    assert text.startswith("ALLOWED: x-1-1 into demo\n")
+    assert "is not gated" in text
+    assert "never verified" in text
+    assert "policy may still refuse" in text
+
+
+def test_a_build_without_enclaves_says_so() -> None:
+    status = {"present": False, "enforced": True, "allowed": True, "reasons": []}
+    assert "holds no signed enclave" in gate_text("x-1-1", "demo", status)
+
+
+def test_columns() -> None:
+    assert table(("A", "B"), [("long", "x")]) == ["A     B", "long  x"]
+    assert shorten("abcdef", 6) == "abcdef"
+    assert shorten("abcdefg", 6) == "abc..."
