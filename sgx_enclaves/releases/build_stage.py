@@ -158,6 +158,19 @@ class BuildTools:
     build: Builder
 
 
+@dataclass(frozen=True)
+class Vouched:
+    """What somebody else says of a build that is given.
+
+    Attributes:
+        says: what was proved of it, and what was not.
+        objections: why it must not be taken; none if it may.
+    """
+
+    says: str
+    objections: tuple[Finding, ...] = ()
+
+
 class BuildStage:
     """Builds a release's enclaves.
 
@@ -194,11 +207,11 @@ class BuildStage:
         self._trees: dict[str, Release] = {}
         self._buildable: dict[str, tuple[Release, Enclave]] = {}
 
-    def run(self, given: Optional[Path]) -> BuiltFiles:
+    def run(self, given: Optional[Path], vouched: Optional[Vouched] = None) -> BuiltFiles:
         """Build, or read the folder that is given."""
         self._find_trees(everything=self._everything or given is not None)
         if given is not None:
-            self._log.attempt("build", lambda: self._from_folder(given))
+            self._log.attempt("build", lambda: self._from_folder(given, vouched))
             self._refuse_rest("build")
             return self._result
         fetched = self._sources()
@@ -378,7 +391,10 @@ class BuildStage:
             },
         }
 
-    def _from_folder(self, folder: Path) -> Done[None]:
+    def _from_folder(self, folder: Path, vouched: Optional[Vouched]) -> Done[None]:
+        if vouched is not None and vouched.objections:
+            detail = "the build that is given must not be taken"
+            return Done(None, detail, StageState.REFUSED, vouched.objections)
         if not folder.is_dir():
             raise InputError("there is no such folder", file=str(folder), hint="correct --built")
         if (folder / MANIFEST).exists():
@@ -389,6 +405,8 @@ class BuildStage:
         else:
             self._take_bare(folder)
             says = "it has no manifest, so it says nothing of how it was made"
+        if vouched is not None:
+            says = vouched.says
         for name, tree in self._trees.items():
             toolchain = _toolchain_of(tree).name
             self._result.facts.append(BuildFacts(name, BuildKind.GIVEN, toolchain, (), says))

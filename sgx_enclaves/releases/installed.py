@@ -71,7 +71,9 @@ def installed_packages(
     output = run(command, _TIMEOUT)
     if output.status != 0:
         raise InputError(
-            f"rpm failed with status {output.status}", file=dbpath or root, found=output.text[:200].strip()
+            f"rpm failed with status {output.status}",
+            file=dbpath or root,
+            found=output.text[:200].strip(),
         )
     return parse_installed(output.text, urls or {})
 

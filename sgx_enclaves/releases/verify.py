@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.errors import InputError, UnsupportedError
-from sgx_enclaves.releases.build_stage import BuildStage, BuildTools, BuiltFiles
+from sgx_enclaves.releases.build_stage import BuildStage, BuildTools, BuiltFiles, Vouched
 from sgx_enclaves.releases.catalogue import Catalogue
 from sgx_enclaves.releases.manifest import config_name, unsigned_name
 from sgx_enclaves.releases.outcome import (
@@ -49,6 +49,7 @@ class Request:
         catalogue: all releases.
         release: the one to verify.
         built: a folder with our enclaves, ready-made; None builds them.
+        vouched: what somebody else says of that folder; None for what it says itself.
         signed: a folder with the vendor's files, ready-made; None fetches them.
         repacked: repacked archives, by the id of the vendor's archive.
         host_toolchain: build with this machine's toolchain, whatever it is.
@@ -60,6 +61,7 @@ class Request:
     catalogue: Catalogue
     release: Release
     built: Optional[Path] = None
+    vouched: Optional[Vouched] = None
     signed: Optional[Path] = None
     repacked: Mapping[str, Path] = field(default_factory=dict)
     host_toolchain: bool = False
@@ -114,7 +116,7 @@ def verify_files(request: Request, tools: BuildTools, say: Say) -> Verified:
         host_toolchain=request.host_toolchain,
         allow_unpinned=request.allow_unpinned,
         everything=request.everything,
-    ).run(request.built)
+    ).run(request.built, request.vouched)
     signed = SignedStage(
         release, tools.fetcher, tools.store, log, allow_unpinned=request.allow_unpinned
     ).run(request.signed, request.repacked)

@@ -13,9 +13,8 @@ from sgx_enclaves.files import write_file
 from sgx_enclaves.format.elf import EnclaveImage
 from sgx_enclaves.format.metadata import Descriptor
 from sgx_enclaves.packages.subjects import Judged
-from sgx_enclaves.releases.buildroot_lock import BuildrootLock, dump_lock
+from sgx_enclaves.releases.buildroot_lock import BuildrootLock, LockedPackage, dump_lock
 from sgx_enclaves.releases.built import BuiltEnclave
-from sgx_enclaves.releases.installed import InstalledPackage
 from sgx_enclaves.releases.manifest import config_name, unsigned_name
 from sgx_enclaves.releases.outcome import ReleaseVerdict
 from sgx_enclaves.releases.toolchain import ToolchainRecord
@@ -102,8 +101,6 @@ def add_toolchain(outputs: Outputs, records: Mapping[str, ToolchainRecord]) -> N
     outputs.add_text(TOOLCHAIN, json.dumps(plain, indent=1))
 
 
-def add_lock(outputs: Outputs, packages: Sequence[InstalledPackage], arch: str) -> BuildrootLock:
-    """The buildroot's packages, in the format of mock's buildroot_lock plugin."""
-    lock = BuildrootLock(tuple(item.locked for item in packages), {"target_arch": arch})
-    outputs.add_text(LOCK, dump_lock(lock))
-    return lock
+def add_lock(outputs: Outputs, packages: Sequence[LockedPackage], arch: str) -> None:
+    """A buildroot's packages, in the format of mock's buildroot_lock plugin."""
+    outputs.add_text(LOCK, dump_lock(BuildrootLock(tuple(packages), {"target_arch": arch})))

@@ -94,7 +94,8 @@ class SgxEnclavesTask(SgxTask):
             path = self.build_file(rpm["relative"], "")
             facts = inspect_package(BuildFile(rpm["name"], str(path)))
             sha256 = facts.digests.file if facts.digests is not None else ""
-            found.append((facts, {**rpm, "sha256": sha256}))
+            place = {"name": rpm["name"], "relative": rpm["relative"], "sha256": sha256}
+            found.append((facts, place))
             log(f"{rpm['name']}: {len(facts.signed)} signed enclave(s) {facts.problem or ''}")
         return found
 

@@ -123,7 +123,7 @@ def _fetched(url: str, fetcher: Fetcher) -> Path:
 
 def _checked_out(scm: Any, task: Any) -> Path:
     """A file of a repository: `SCHEME://HOST/REPO?FILE#COMMIT`."""
-    file = scm.module
+    file: str = scm.module
     if not file.endswith(".toml"):
         raise koji.GenericError(
             f"{scm.url} names no release: put the path of its TOML file behind the question mark"

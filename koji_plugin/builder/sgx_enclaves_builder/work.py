@@ -62,14 +62,28 @@ class SgxTask(koji.tasks.BaseTaskHandler):  # type: ignore[misc]
         return path
 
     def binary_rpms(self, build: Any) -> list[dict[str, Any]]:
-        """The binary packages of a build: `name` of the file, and `relative` path of it."""
+        """The packages of a build but for source packages; see `rpms_of`."""
+        return [rpm for rpm in self.rpms_of(build) if rpm["arch"] not in ("src", "nosrc")]
+
+    def rpms_of(self, build: Any) -> list[dict[str, Any]]:
+        """The packages of a build.
+
+        Returns:
+            One mapping each: `name` of the file, `relative` path of it below the hub's
+            top folder, `arch`, and the id of the `buildroot_id` that it was made in.
+        """
         folder = koji.pathinfo.build(build)[len(koji.pathinfo.topdir) :].lstrip("/")
         found = []
         for rpm in self.session.listRPMs(buildID=build["id"]):
-            if rpm["arch"] not in ("src", "nosrc"):
-                place = koji.pathinfo.rpm(rpm)
-                name = place.rpartition("/")[2]
-                found.append({"name": name, "relative": f"{folder}/{place}"})
+            place = koji.pathinfo.rpm(rpm)
+            found.append(
+                {
+                    "name": place.rpartition("/")[2],
+                    "relative": f"{folder}/{place}",
+                    "arch": rpm["arch"],
+                    "buildroot_id": rpm["buildroot_id"],
+                }
+            )
         return sorted(found, key=lambda rpm: rpm["name"])
 
 

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The work on one enclave: get ours, get the vendor's, compare, upload, answer."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Optional
+
+from sgx_enclaves.gate.collect import Answer
+from sgx_enclaves.packages.made_from import Origin, judge_origin
+from sgx_enclaves.packages.subjects import Judged, overall, package_subjects, vendor_subject
+from sgx_enclaves.releases.build_stage import Vouched
+from sgx_enclaves.releases.catalogue import Catalogue
+from sgx_enclaves.releases.manifest import config_name, unsigned_name
+from sgx_enclaves.releases.outcome import note
+from sgx_enclaves.releases.release import Release
+from sgx_enclaves.releases.verify import Request, Verified, verify_files
+
+from .origin import take_unsigned
+from .outputs import (
+    REPORT,
+    Outputs,
+    add_built,
+    add_lock,
+    add_signatures,
+    add_toolchain,
+    add_verdicts,
+)
+from .work import X86_64
+from .workshop import Workshop
+
+
+@dataclass
+class EnclaveJob:
+    """The work on one enclave.
+
+    Attributes:
+        workshop: where it is built.
+        catalogue: the release and those whose trees it is built in.
+        release: cut down to the enclave.
+        origin: of the build that the enclave was taken from; None if it was built.
+    """
+
+    workshop: Workshop
+    catalogue: Catalogue
+    release: Release
+    origin: Optional[Origin] = None
+
+    def __post_init__(self) -> None:
+        self.task = self.workshop.task
+        self.log = self.workshop.log
+        self.enclave = self.release.enclaves[0]
+        self._folder = Path(self.task.workdir)
+
+    def run(self, options: dict[str, Any]) -> Answer:
+        """Do it; options are those of the subtask, checked."""
+        unpinned = options.get("allow_unpinned", False)
+        request = Request(self.catalogue, self.release, allow_unpinned=unpinned, jobs=1)
+        if "unsigned_build" in options:
+            vouched = self._take(options["unsigned_build"])
+            request = replace(request, built=self._folder / "given", vouched=vouched)
+        verified = verify_files(request, self.workshop.tools(), self.log)
+        judged = self._judge(verified, options.get("rpms", []))
+        report = self._upload(verified, judged)
+        return self._answer(verified, judged, report, options.get("release_sha256"))
+
+    def _take(self, build: Any) -> Vouched:
+        """The enclave out of a build, and what is to be said of it."""
+        given = self._folder / "given"
+        given.mkdir()
+        self.log(f"taking the unsigned enclave from {build}")
+        taken = take_unsigned(self.task, build, self.enclave, given)
+        tree, _own = self.catalogue.build_of(self.release, self.enclave)
+        self.origin = judge_origin(taken.history, [tree], self.workshop.lock())
+        self.log(self.origin.says)
+        notes = [note("package-not-taken", problem) for problem in taken.problems]
+        objections = self.origin.objections
+        return Vouched(self.origin.says, (*objections, *notes) if objections else ())
+
+    def _judge(self, verified: Verified, rpms: list[dict[str, str]]) -> list[Judged]:
+        judged = [vendor_subject(verified.verdict.enclaves[0], verified.verdict.outcome)]
+        built = self._folder / "built"
+        built.mkdir()
+        ours = verified.built.files.get(self.enclave.name)
+        if ours is not None:
+            (built / unsigned_name(ours.file)).write_bytes(ours.unsigned)
+            (built / config_name(ours.file)).write_bytes(ours.config)
+        for rpm in rpms:
+            self.log(f"comparing with {rpm['name']}")
+            path = self.task.build_file(rpm["relative"], rpm["sha256"])
+            judged += package_subjects(path, rpm["name"], self.release, self.enclave, built)
+        return judged
+
+    def _upload(self, verified: Verified, judged: list[Judged]) -> bytes:
+        outputs = Outputs(self.task, self._folder / "outputs")
+        enclave = self.enclave
+        ours = verified.built.files.get(enclave.name)
+        theirs = verified.signed.files.get(enclave.name)
+        if ours is not None:
+            add_built(outputs, ours)
+        if theirs is not None:
+            add_signatures(outputs, enclave.signed_file, theirs.data)
+            if enclave.may_ship:
+                outputs.add(enclave.signed_file, theirs.data, 0o755)
+        site = self.workshop.site
+        if site is not None:
+            add_toolchain(outputs, self.workshop.records)
+            add_lock(outputs, [item.locked for item in site.packages()], X86_64)
+        elif self.origin is not None:
+            add_lock(outputs, self.origin.buildroot, X86_64)
+        return add_verdicts(outputs, verified.verdict, judged)
+
+    def _answer(
+        self,
+        verified: Verified,
+        judged: list[Judged],
+        report: bytes,
+        release_sha256: Optional[str],
+    ) -> Answer:
+        enclave = self.enclave
+        ours = verified.built.files.get(enclave.name)
+        subjects = tuple(item.subject for item in judged)
+        outcome = overall(subjects)
+        digests = sorted({record.digest() for record in self.workshop.records.values()})
+        if self.origin is not None and self.origin.toolchain_sha256 is not None:
+            digests.append(self.origin.toolchain_sha256)
+        return Answer(
+            enclave=enclave.name,
+            verdict=outcome.value,
+            reproducible=verified.verdict.reproducible,
+            claim=verified.verdict.claim,
+            subjects=subjects,
+            built_sha256=hashlib.sha256(ours.unsigned).hexdigest() if ours is not None else None,
+            config_sha256=hashlib.sha256(ours.config).hexdigest() if ours is not None else None,
+            toolchain_sha256=_one_digest(digests),
+            release_sha256=release_sha256,
+            report=REPORT,
+            report_sha256=hashlib.sha256(report).hexdigest(),
+            task_id=self.task.id,
+        )
+
+
+def _one_digest(digests: list[str]) -> Optional[str]:
+    if len(digests) < 2:
+        return digests[0] if digests else None
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Unsigned enclaves out of a build that this Koji has made, and what it knows of that build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import koji
+
+from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.packages.counterpart import Counterpart
+from sgx_enclaves.packages.made_from import (
+    BuildHistory,
+    Component,
+    MadeIn,
+    source_files,
+)
+from sgx_enclaves.packages.references import PackageReference
+from sgx_enclaves.releases.manifest import config_name, unsigned_name
+from sgx_enclaves.releases.release import Enclave
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What was taken from a build.
+
+    Attributes:
+        history: of that build.
+        problems: packages that could not be used, and why; in words.
+    """
+
+    history: BuildHistory
+    problems: tuple[str, ...]
+
+
+def take_unsigned(task: Any, build: Any, enclave: Enclave, into: Path) -> Taken:
+    """Put a build's unsigned enclave and its config.xml into a folder.
+
+    Args:
+        task: the task handler.
+        build: NVR or id.
+        enclave: which.
+        into: a folder; it stays empty if the build has no such enclave.
+
+    Raises:
+        koji.GenericError: there is no such build, or it is not complete.
+    """
+    session = task.session
+    binfo = session.getBuild(build, strict=True)
+    if binfo["state"] != koji.BUILD_STATES["COMPLETE"]:
+        raise koji.GenericError(f"{binfo['nvr']} is not complete, so nothing is taken from it")
+    packages, problems = [], []
+    for rpm in task.binary_rpms(binfo):
+        path = task.build_file(rpm["relative"], "")
+        try:
+            found = _counterpart(path, enclave)
+        except SgxEnclavesError as error:
+            problems.append(str(error))
+            continue
+        if found is None or found.config is None:
+            problems.append(f"{rpm['name']} has no unsigned {enclave.name} with its config.xml")
+            continue
+        (into / unsigned_name(enclave.file)).write_bytes(found.data)
+        (into / config_name(enclave.file)).write_bytes(found.config)
+        packages.append(_made_in(session, rpm, binfo))
+        break
+    sources: dict[str, str] = {}
+    for rpm in task.rpms_of(binfo):
+        if rpm["arch"] == "src":
+            sources = source_files(str(task.build_file(rpm["relative"], "")))
+    task_id = binfo.get("task_id")
+    history = BuildHistory(
+        nvr=binfo["nvr"],
+        task_id=task_id,
+        method=session.getTaskInfo(task_id)["method"] if task_id is not None else None,
+        generator=binfo.get("cg_name"),
+        source=binfo.get("source"),
+        packages=tuple(packages),
+        source_files=sources,
+    )
+    return Taken(history, tuple(problems))
+
+
+def _counterpart(path: Path, enclave: Enclave) -> Optional[Counterpart]:
+    reference = PackageReference(str(path))
+    return next(iter(reference.counterparts(enclave.signed_file)), None)
+
+
+def _made_in(session: Any, rpm: dict[str, Any], binfo: dict[str, Any]) -> MadeIn:
+    buildroot_id = rpm["buildroot_id"]
+    if buildroot_id is None:
+        return MadeIn(rpm["name"], None, None, False, ())
+    buildroot = session.getBuildroot(buildroot_id, strict=True)
+    task_id = buildroot.get("task_id")
+    task = session.getTaskInfo(task_id) if task_id is not None else None
+    standard = buildroot.get("br_type") == koji.BR_TYPES["STANDARD"]
+    return MadeIn(
+        rpm["name"],
+        buildroot_id,
+        task["method"] if task is not None and standard else None,
+        task is not None and task["parent"] is not None and task["parent"] == binfo["task_id"],
+        tuple(_components(session, buildroot_id)),
+    )
+
+
+def _components(session: Any, buildroot_id: int) -> Iterator[Component]:
+    for item in session.listRPMs(componentBuildrootID=buildroot_id):
+        epoch = item["epoch"]
+        yield Component(
+            item["name"],
+            item["version"],
+            item["release"],
+            item["arch"],
+            None if epoch is None else str(epoch),
+            item["payloadhash"],
+        )
