@@ -111,7 +111,7 @@ def measure_linear() -> list[Result]:
 def compare_process() -> list[Result]:
     """The whole command on a 2 MB enclave: at most 3 imports of an RSA library."""
     with tempfile.TemporaryDirectory() as folder:
-        built, signed, config = _signed_pair(Path(folder), 2 * MIB)
+        built, signed, config = signed_pair(Path(folder), bytes(2 * MIB))
         command = [
             *(sys.executable, "-m", "sgx_enclaves", "compare", str(built), str(signed)),
             *("--config", str(config), "--signer", (Path(folder) / "signer").read_text()),
@@ -132,7 +132,8 @@ def _run(command: list[str]) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
-def _signed_pair(folder: Path, size: int) -> tuple[Path, Path, Path]:
+def signed_pair(folder: Path, data: bytes) -> tuple[Path, Path, Path]:
+    """An enclave with this data, the same signed, its config.xml, and `signer`, its MRSIGNER."""
     import datetime  # noqa: PLC0415
 
     from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415
@@ -148,14 +149,14 @@ def _signed_pair(folder: Path, size: int) -> tuple[Path, Path, Path]:
         Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
     )
     key = load_key(pem)
-    image = EnclaveImage.parse(small_enclave(data=bytes(size)))
+    image = EnclaveImage.parse(small_enclave(data=data))
     config = b"<EnclaveConfiguration><DisableDebug>1</DisableDebug></EnclaveConfiguration>"
     metadata = regenerate(image, Config.parse(config), generation_named("2.25"))
     signed = sign(image, metadata, key, datetime.date(2026, 1, 1))
     modulus = key.public_key().public_numbers().n.to_bytes(384, "little")
     paths = folder / "enclave.so", folder / "enclave.signed.so", folder / "config.xml"
-    for path, data in zip(paths, (image.data, signed, config)):
-        path.write_bytes(data)
+    for path, content in zip(paths, (image.data, signed, config)):
+        path.write_bytes(content)
     (folder / "signer").write_text(hashlib.sha256(modulus).hexdigest())
     return paths
 

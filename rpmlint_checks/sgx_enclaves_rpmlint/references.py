@@ -15,7 +15,7 @@ from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.packages.contents import Installed, Opener, Unpacked, packed
 from sgx_enclaves.packages.counterpart import Counterpart, Reference
 from sgx_enclaves.packages.presence import enclave_name
-from sgx_enclaves.packages.references import PackageReference, open_reference
+from sgx_enclaves.packages.references import PackageReference, Watcher, open_reference
 from sgx_enclaves_rpmlint.boundary import Subject
 from sgx_enclaves_rpmlint.installed import InstalledPackage
 from sgx_enclaves_rpmlint.options import Options
@@ -108,16 +108,27 @@ def is_neighbour(subject: Subject) -> bool:
     return subject.name.endswith(_UNSIGNED) or any(n.endswith(_REPRODUCIBLE) for n in names)
 
 
-def references_for(subjects: Iterable[Subject], options: Options, query: Query) -> list[Reference]:
+def references_for(
+    subjects: Iterable[Subject],
+    options: Options,
+    query: Query,
+    opener_of: Callable[[Subject], Opener],
+    watcher_of: Callable[[Subject], Watcher],
+) -> list[Reference]:
     """All references, in the order in which they are asked.
 
     Args:
         subjects: every package on the command line.
         options: the configuration.
         query: see `InstalledReference`.
+        opener_of: opens a package on the command line.
+        watcher_of: sees what is read of one.
     """
     neighbours = [
-        LazyReference(s.file, functools.partial(PackageReference, s.file, opener=opener_for(s)))
+        LazyReference(
+            s.file,
+            functools.partial(PackageReference, s.file, opener=opener_of(s), watcher=watcher_of(s)),
+        )
         for s in subjects
         if is_neighbour(s)
     ]

@@ -93,7 +93,7 @@ class Session:
         from sgx_enclaves_rpmlint.judgement import Judgement  # noqa: PLC0415
 
         judgement = Judgement(self._table, list(self._subjects.values()), self._query)
-        for subject in waiting:
+        for subject in judgement.order(waiting):
             try:
                 for found in judgement.of(subject):
                     self._tell(subject, found)

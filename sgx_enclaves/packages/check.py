@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Optional
+from typing import Optional, Union
 
 from sgx_enclaves.errors import (
     LimitError,
@@ -150,8 +150,7 @@ def check_package(
     try:
         with opener(path, limits) as (package, members):
             nevra = package.nevra
-            findings += _leaving_links(package)
-            findings += _without_content(package)
+            findings += _of_header(package)
             for item in enclaves_among(package, members):
                 if isinstance(item, ConfigFile):
                     continue
@@ -186,11 +185,8 @@ def _check_one(
     generation: Optional[Generation],
     limits: PackageLimits,
 ) -> EnclaveResult:
-    if packed.problem is not None:
-        finding = finding_of(packed.problem, "enclave-malformed")
-        return replace(describe(packed), findings=(finding,))
-    if not packed.signed:
-        return describe(packed)
+    if packed.problem is not None or not packed.signed:
+        return _unjudged(packed)
     notes = tuple(not_permitted(packed, refused))
     policy = policy_of(packed.path)
     best: Optional[EnclaveResult] = None
@@ -210,6 +206,44 @@ def _check_one(
     if best is None:
         best = replace(describe(packed), findings=(*problems, _not_reproduced(packed)))
     return replace(best, findings=(*notes, *best.findings))
+
+
+class Bystander:
+    """The result of a package without signed enclaves, from what somebody else reads of it.
+
+    Attributes:
+        result: as `check_package` would give it; None until all was read, or when
+            there is a signed enclave, which needs more than to be looked at.
+    """
+
+    def __init__(self) -> None:
+        self.result: Optional[PackageResult] = None
+
+    def watch(
+        self, package: Package, items: Iterator[Union[PackedEnclave, ConfigFile]]
+    ) -> Iterator[Union[PackedEnclave, ConfigFile]]:
+        """Pass on what is read of a package; see `Watcher`."""
+        results = []
+        signed = False
+        findings = _of_header(package)
+        for item in items:
+            if isinstance(item, PackedEnclave):
+                signed = signed or item.signed
+                results.append(_unjudged(item))
+            yield item
+            del item
+        findings += _missing(package, results)
+        if not signed:
+            self.result = PackageResult(
+                package.file, package.nevra, tuple(results), tuple(findings)
+            )
+
+
+def _unjudged(packed: PackedEnclave) -> EnclaveResult:
+    """The result of an enclave that is not signed, or of what is none."""
+    if packed.problem is None:
+        return describe(packed)
+    return replace(describe(packed), findings=(finding_of(packed.problem, "enclave-malformed"),))
 
 
 def check_enclave(
@@ -237,9 +271,11 @@ def check_enclave(
         names=(counterpart.name, packed.path, counterpart.config_name),
         generation=generation,
         limits=limits.enclave,
+        digests=(counterpart.sha256, packed.sha256),
     )
-    described = describe(packed, verdict.signed.sha256)
-    return replace(described, reference=counterpart.name, verdict=verdict)
+    return replace(
+        describe(packed, verdict.signed.sha256), reference=counterpart.name, verdict=verdict
+    )
 
 
 def describe(packed: PackedEnclave, sha256: Optional[str] = None) -> EnclaveResult:
@@ -250,7 +286,7 @@ def describe(packed: PackedEnclave, sha256: Optional[str] = None) -> EnclaveResu
         next((n for n in map(enclave_name, packed.names) if n), None),
         packed.signed,
         len(packed.data),
-        sha256 or hashlib.sha256(packed.data).hexdigest(),
+        sha256 or packed.sha256 or hashlib.sha256(packed.data).hexdigest(),
     )
 
 
@@ -295,6 +331,11 @@ def _not_reproduced(packed: PackedEnclave) -> Finding:
         f"no reference has an unsigned counterpart of {packed.path}",
         hint="name the package or folder with our own build of it with --reference",
     )
+
+
+def _of_header(package: Package) -> list[Finding]:
+    """What the file list alone says against a package."""
+    return [*_leaving_links(package), *_without_content(package)]
 
 
 def _leaving_links(package: Package) -> list[Finding]:

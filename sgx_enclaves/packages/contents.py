@@ -48,8 +48,8 @@ def packed(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Iterato
 class Unpacked:
     """Opens a package file whose files lie unpacked somewhere, to save unpacking them again.
 
-    The compressed payload is held against the header all the same. Where the copies
-    do not do, the package file is read.
+    The compressed payload is held against the header all the same, once. Where the
+    copies do not do, the package file is read.
 
     Args:
         places: path in the package to path of the copy, of every file with content.
@@ -57,6 +57,7 @@ class Unpacked:
 
     def __init__(self, places: Mapping[str, str]) -> None:
         self._places = places
+        self._is_whole = False
 
     @contextmanager
     def __call__(
@@ -75,7 +76,9 @@ class Unpacked:
 
     def _files(self, package: Package, stream: BinaryIO) -> Iterator[PayloadFile]:
         # Not before somebody wants files: a reference is opened for its header as well.
-        check_payload_digest(package, stream)
+        if not self._is_whole:
+            check_payload_digest(package, stream)
+            self._is_whole = True
         yield from read_unpacked(package, self._places)
 
     def _suffices(self, package: Package) -> bool:

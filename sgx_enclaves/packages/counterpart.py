@@ -18,12 +18,14 @@ class Counterpart:
         data: its bytes.
         config_name: what to call its config.xml.
         config: the bytes of that; None when the reference has none for it.
+        sha256: of the data, hexadecimal, where it is known.
     """
 
     name: str
     data: bytes
     config_name: str
     config: Optional[bytes]
+    sha256: Optional[str] = None
 
 
 class Reference(Protocol):

@@ -48,6 +48,7 @@ class PackedEnclave:
         data: its bytes; their digest is the header's.
         problem: why it is no enclave that can be read; None when it is one.
         signed: whether its metadata area holds anything.
+        sha256: hexadecimal; None when the header pins another digest than that.
     """
 
     path: str
@@ -55,6 +56,7 @@ class PackedEnclave:
     data: bytes
     problem: Optional[SgxEnclavesError]
     signed: bool
+    sha256: Optional[str] = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -264,7 +266,7 @@ def enclaves_among(
             symbolic = Links(package).to_files()
         for path in (file.path, *links):
             links += symbolic.get(path, ())
-        yield _judged(package, file.path, tuple(sorted(set(links))), held)
+        yield _judged(package, member, tuple(sorted(set(links))), held)
         del held
 
 
@@ -321,9 +323,15 @@ def _hold(package: Package, member: PayloadFile, limit: int) -> bytes:
     return b"".join(member.chunks())
 
 
-def _judged(package: Package, path: str, links: tuple[str, ...], data: bytes) -> PackedEnclave:
+def _judged(
+    package: Package, member: PayloadFile, links: tuple[str, ...], data: bytes
+) -> PackedEnclave:
+    path = member.file.path
+    # All of it was read, so it has the digest that the header pins.
+    pinned = member.has_content and package.file_algorithm == "sha256"
+    sha256 = member.file.digest if pinned else None
     try:
         image = EnclaveImage.parse(data, path, package.limits.enclave)
     except SgxEnclavesError as error:
-        return PackedEnclave(path, links, data, error, False)
-    return PackedEnclave(path, links, data, None, any(image.descriptor))
+        return PackedEnclave(path, links, data, error, False, sha256)
+    return PackedEnclave(path, links, data, None, any(image.descriptor), sha256)

@@ -9,16 +9,16 @@ enclaves of it are in memory at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.format.elf import EnclaveImage
 from sgx_enclaves.packages.contents import Opener, files_with_content, packed
 from sgx_enclaves.packages.counterpart import Counterpart, Reference
-from sgx_enclaves.packages.enclaves import CONFIG_SUFFIX, ConfigFile, enclaves_among
+from sgx_enclaves.packages.enclaves import CONFIG_SUFFIX, ConfigFile, PackedEnclave, enclaves_among
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.packages.package import Package
 from sgx_enclaves.packages.presence import PROVIDE_PREFIX, SIGNED_SUFFIX, stem_of, version_of
@@ -29,6 +29,11 @@ MANIFEST = "manifest.json"
 _CONFIGS = 256
 _FOLDER_ENTRIES = 20_000
 _SHARED_OBJECT = ".so"
+# Passes on what is read of a package, and may take notes.
+Watcher = Callable[
+    [Package, Iterator[Union[PackedEnclave, ConfigFile]]],
+    Iterator[Union[PackedEnclave, ConfigFile]],
+]
 
 
 def config_for(path: str, configs: Iterable[str], *, only_enclave: bool) -> Optional[str]:
@@ -75,6 +80,7 @@ class PackageReference:
         path: the package file.
         limits: see `PackageLimits`.
         opener: opens it; its files need not be read from the package file.
+        watcher: sees everything that is read of a package with one enclave.
 
     Raises:
         InputError: the package is no reference: built with the distribution's newest
@@ -87,10 +93,12 @@ class PackageReference:
         path: str,
         limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
         opener: Opener = packed,
+        watcher: Optional[Watcher] = None,
     ) -> None:
         self.name = path
         self._limits = limits
         self._opener = opener
+        self._watcher = watcher
         with opener(path, limits) as (package, _members):
             self.nevra = package.nevra
             if is_latest(package):
@@ -125,26 +133,28 @@ class PackageReference:
 
     def _read(self, wanted: str, config: Optional[str]) -> Iterator[Counterpart]:
         """The enclave and its config.xml, in whichever order they come."""
-        data: Optional[bytes] = None
+        found: Optional[PackedEnclave] = None
         text: Optional[bytes] = None
+        # Of several enclaves, the others would be held beside this one.
+        watcher = self._watcher if self._is_alone else None
         with self._opener(self.name, self._limits) as (package, members):
-            for item in enclaves_among(package, members, configs=True):
+            items = enclaves_among(package, members, configs=True)
+            for item in items if watcher is None else watcher(package, items):
                 if isinstance(item, ConfigFile):
                     if item.path == config:
                         text = item.data
-                elif wanted in (item.path, *item.links):
-                    if item.problem is not None or item.signed:
-                        return
-                    data = item.data
+                elif wanted in item.names:
+                    found = item
                 # The next one is read before this name is bound anew.
                 del item
-                if data is not None and (config is None or text is not None):
+                if watcher is None and found and (config is None or text is not None):
                     break
-        if data is None:
+        if found is None:
             raise InputError("the package has changed while it was read", file=self.name)
-        yield Counterpart(
-            f"{self.name}:{wanted}", data, f"{self.name}:{config or CONFIG_SUFFIX}", text
-        )
+        if found.problem is None and not found.signed:
+            name = f"{self.name}:{wanted}"
+            config_name = f"{self.name}:{config or CONFIG_SUFFIX}"
+            yield Counterpart(name, found.data, config_name, text, found.sha256)
 
 
 def _may_be_unsigned(path: str) -> bool:

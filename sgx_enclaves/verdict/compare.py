@@ -76,6 +76,7 @@ def compare(
     generation: Optional[Generation] = None,
     limits: Limits = DEFAULT_LIMITS,
     explaining: bool = True,
+    digests: tuple[Optional[str], Optional[str]] = (None, None),
 ) -> Verdict:
     """Compare our unsigned enclave with the vendor's signed one.
 
@@ -89,13 +90,15 @@ def compare(
         limits: bounds on memory and time.
         explaining: also say why the files differ, which costs more than to find
             that they do; it changes nothing else of the verdict.
+        digests: SHA-256 of the built and the signed file, hexadecimal, where somebody
+            has computed them already; only to be told in the verdict.
 
     Returns:
         The verdict. Bad input is a finding in it, never an exception.
     """
     comparison = _Comparison(built, signed, config, policy, names, limits)
     comparison.run(generation)
-    return comparison.verdict(explaining)
+    return comparison.verdict(explaining, digests)
 
 
 class _Comparison:
@@ -138,7 +141,9 @@ class _Comparison:
             self._compare_metadata(self._image, self._regenerated, self._vendor)
             self._compare_measurements(self._image, self._regenerated, self._vendor)
 
-    def verdict(self, explaining: bool) -> Verdict:
+    def verdict(
+        self, explaining: bool, digests: tuple[Optional[str], Optional[str]] = (None, None)
+    ) -> Verdict:
         severities = {f.severity for f in self._findings}
         if Severity.DIFFERS in severities:
             outcome = Outcome.DIFFERS
@@ -151,8 +156,8 @@ class _Comparison:
         regenerated = self._regenerated
         return Verdict(
             outcome,
-            _facts(self._names[0], self._built),
-            _facts(self._names[1], self._signed),
+            _facts(self._names[0], self._built, digests[0]),
+            _facts(self._names[1], self._signed, digests[1]),
             _facts(self._names[2], self._config_data),
             regenerated.generation.name if regenerated else None,
             regenerated.mrenclave.hex() if regenerated else None,
@@ -430,8 +435,8 @@ def _at(finding: Finding, base: int, name: str) -> Finding:
     )
 
 
-def _facts(name: str, data: bytes) -> FileFacts:
-    return FileFacts(name, len(data), hashlib.sha256(data).hexdigest())
+def _facts(name: str, data: bytes, sha256: Optional[str] = None) -> FileFacts:
+    return FileFacts(name, len(data), sha256 or hashlib.sha256(data).hexdigest())
 
 
 def _shifted(ranges: Iterable[Range], by: int) -> list[Range]:

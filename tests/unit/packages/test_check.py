@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from sgx_enclaves.cli.package_words import result_dict, result_text
 from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.limits import Limits
 from sgx_enclaves.packages import references
-from sgx_enclaves.packages.check import PackageResult, check_package
+from sgx_enclaves.packages.check import Bystander, PackageResult, check_package
 from sgx_enclaves.packages.counterpart import Reference
 from sgx_enclaves.packages.limits import PackageLimits
 from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
@@ -436,3 +437,42 @@ def test_an_enclave_that_comes_from_elsewhere_is_missing(shop: Shop, file: RpmFi
     assert codes(check(package, FolderReference(shop.reference()))) == ["enclave-missing"]
     package = shop.rpm([*SIGNED, replace(file, path="/usr/lib64/libsgx_qe3.log")])
     assert codes(check(package, FolderReference(f"{shop.folder}/reference"))) == []
+
+
+def test_a_counterpart_is_judged_from_what_was_read_of_it(shop: Shop) -> None:
+    path = shop.unsigned_rpm(provides=["sgx-enclave(pce:signed)"])
+    bystander = Bystander()
+    reference = PackageReference(path, watcher=bystander.watch)
+    assert bystander.result is None
+    assert codes(check(shop.rpm(SIGNED), reference)) == []
+    assert bystander.result == check(path)
+    assert codes(bystander.result) == ["enclave-missing"]
+
+
+def test_what_was_not_read_whole_or_is_signed_needs_a_judgement(shop: Shop) -> None:
+    bystander = Bystander()
+    several = [
+        RpmFile(ENCLAVE_FOLDER + "libsgx_pce.so", CASE.signed),
+        RpmFile("/usr/share/x.config.xml", CASE.config),
+    ]
+    reference = PackageReference(shop.rpm(several, "signed-inside"), watcher=bystander.watch)
+    assert list(reference.counterparts(SIGNED_PATH)) == []
+    assert bystander.result is None
+    several[0] = replace(several[0], data=CASE.built)
+    several.append(RpmFile(ENCLAVE_FOLDER + "libsgx_qe3.so", CASE.built))
+    reference = PackageReference(shop.rpm(several, "several"), watcher=bystander.watch)
+    assert len(list(reference.counterparts(SIGNED_PATH))) == 1
+    assert bystander.result is None
+
+
+def test_digests_are_those_of_the_files(shop: Shop) -> None:
+    result = check(shop.rpm(SIGNED), PackageReference(shop.unsigned_rpm()))
+    (enclave,) = result.enclaves
+    assert enclave.verdict is not None
+    assert enclave.sha256 == enclave.verdict.signed.sha256
+    assert enclave.sha256 == hashlib.sha256(CASE.signed).hexdigest()
+    assert enclave.verdict.built.sha256 == hashlib.sha256(CASE.built).hexdigest()
+    other = replace(SIGNED[0], digest=hashlib.sha512(CASE.signed).hexdigest())
+    old = shop.rpm([other], tags={5011: [10]})
+    (enclave,) = check(old).enclaves
+    assert enclave.sha256 == hashlib.sha256(CASE.signed).hexdigest()

@@ -16,6 +16,7 @@ from sgx_enclaves_rpmlint.options import read_options
 from sgx_enclaves_rpmlint.quiet import withdraw
 from sgx_enclaves_rpmlint.session import Session
 
+from sgx_enclaves.packages import contents
 from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
 from tests.support.keys import foreign_key, mrsigner, vendor_key
 from tests.support.signed import Case, signed_enclave
@@ -59,6 +60,7 @@ class Pkg:
     ghost_files: tuple[str, ...] = ()
     provides: Any = (("sgx-enclave(pce:signed)", 8, ("0", "2.25", None)),)
     folder: str = "/nowhere"
+    header: Any = None
 
     def dir_name(self) -> str:
         return self.folder
@@ -277,3 +279,53 @@ def test_only_the_verified_file_is_quietened() -> None:
     withdraw(output, subject, {path, "/usr/bin/x"}, quiet)
     assert output.results == lines[2:]
     assert (output.printed_messages, output.score) == ({"E": 4, "W": 0, "I": 0}, 4)
+
+
+def unsigned_rpm(bench: Bench, name: str = "pce-unsigned", **changes: Any) -> Pkg:
+    """A package with the counterpart, as rpmlint sees it."""
+    files = [
+        RpmFile("/usr/share/sgx-enclaves/pce.config.xml", CASE.config),
+        RpmFile(ENCLAVE_FOLDER + "libsgx_pce.so", CASE.built),
+    ]
+    package = bench.folder / f"{name}.rpm"
+    package.write_bytes(write_rpm(files, name=name, **changes))
+    provides = (("sgx-enclave(pce:unsigned)", 8, ("0", "2.25", None)),)
+    return Pkg(str(package), name=name, provides=provides)
+
+
+def test_each_package_on_the_command_line_is_read_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    original = contents.read_payload
+
+    def counted(package: Any, stream: Any) -> Any:
+        # Like the original, not before the first file is asked for.
+        read.append(package.name)
+        yield from original(package, stream)
+
+    monkeypatch.setattr(contents, "read_payload", counted)
+    signed = Pkg(bench.rpm(CASE.signed))
+    for packages in ([signed, unsigned_rpm(bench)], [unsigned_rpm(bench, "a-unsigned"), signed]):
+        read.clear()
+        output = bench.run(*packages, reference=[])
+        assert "sgx-enclave-verified" in output.ids, output.found
+        assert sorted(read) == sorted({"sample", packages[0].name, packages[1].name})
+
+
+def test_a_package_that_is_named_twice_is_judged_once(bench: Bench) -> None:
+    """rpmlint's last package may come twice; what came before it is still a neighbour."""
+    output = Output()
+    table = {"signers": {"pce": mrsigner(vendor_key())}}
+    session = Session(table, output, lambda _provide: [])
+    session.note(unsigned_rpm(bench))
+    signed = Pkg(bench.rpm(CASE.signed))
+    for _ in range(2):
+        session.note(signed)
+        session.conclude()
+    assert output.ids.count("sgx-enclave-verified") == 1, output.found
+    other = bench.folder / "other.rpm"
+    other.write_bytes(Path(signed.filename).read_bytes())
+    session.note(Pkg(str(other), name="other"))
+    session.conclude()
+    assert output.ids.count("sgx-enclave-verified") == 2, output.found
