@@ -187,14 +187,12 @@ def combine(
         verdict = UNVERIFIABLE
     reproducible = verdict == IDENTICAL and all(answer.reproducible for answer in answers)
     what = f"{nvr} against release {release}" if nvr is not None else f"release {release}"
-    reasons = [
-        f"{answer.enclave}: {_why(answer)}" for answer in answers if answer.verdict != IDENTICAL
-    ]
+    reasons = [(a.enclave, _why(a)) for a in answers if a.verdict != IDENTICAL]
     if verdict == IDENTICAL:
-        claims = dict.fromkeys(answer.claim for answer in answers)
-        words = "; ".join(claims)
+        words = _grouped([(answer.enclave, answer.claim) for answer in answers])
     else:
-        words = "; ".join([*reasons, *unread, *unheld]) or "there was nothing to verify"
+        found = _grouped(reasons, ": ")
+        words = "; ".join(filter(None, [found, *unread, *unheld])) or "there was nothing to verify"
     return Combined(
         release,
         nvr,
@@ -203,6 +201,19 @@ def combine(
         f"{what}: {words}",
         tuple(answers),
         tuple(packages),
+    )
+
+
+def _grouped(claims: Sequence[tuple[str, str]], between: str = " ") -> str:
+    """Name and claim; what is said of several is said once."""
+    groups: dict[str, list[str]] = {}
+    for name, claim in claims:
+        # a claim may begin with the name itself
+        rest = claim[len(name) + 1 :] if claim.startswith(f"{name} ") else claim
+        groups.setdefault(rest, []).append(name)
+    return "; ".join(
+        f"{'each of ' if len(names) > 1 else ''}{', '.join(names)}{between}{rest}"
+        for rest, names in groups.items()
     )
 
 

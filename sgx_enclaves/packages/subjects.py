@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -156,6 +156,13 @@ def package_subjects(
         broken = _subject(RPM, name, name, None, None, Outcome.UNVERIFIABLE, result.findings, None)
         found.append(Judged(broken, None))
     return found
+
+
+def without_ours(judged: Judged, vendor: Judged) -> Judged:
+    """The same, with the reason why there is nothing of ours to hold it against."""
+    if judged.subject.verdict == Outcome.IDENTICAL.value or vendor.subject.cause is None:
+        return judged
+    return replace(judged, subject=replace(judged.subject, cause=vendor.subject.cause))
 
 
 def _from_package(rpm: str, item: EnclaveResult) -> Judged:

@@ -10,7 +10,13 @@ from typing import Any, Optional
 
 from sgx_enclaves.gate.collect import Answer
 from sgx_enclaves.packages.made_from import Origin, judge_origin
-from sgx_enclaves.packages.subjects import Judged, overall, package_subjects, vendor_subject
+from sgx_enclaves.packages.subjects import (
+    Judged,
+    overall,
+    package_subjects,
+    vendor_subject,
+    without_ours,
+)
 from sgx_enclaves.releases.build_stage import Vouched
 from sgx_enclaves.releases.catalogue import Catalogue
 from sgx_enclaves.releases.manifest import config_name, unsigned_name
@@ -90,7 +96,11 @@ class EnclaveJob:
         for rpm in rpms:
             self.log(f"comparing with {rpm['name']}")
             path = self.task.build_file(rpm["relative"], rpm["sha256"])
-            judged += package_subjects(path, rpm["name"], self.release, self.enclave, built)
+            found = package_subjects(path, rpm["name"], self.release, self.enclave, built)
+            if ours is None:
+                # nothing was held against it, for the reason that the vendor's has
+                found = [without_ours(item, judged[0]) for item in found]
+            judged += found
         return judged
 
     def _upload(self, verified: Verified, judged: list[Judged]) -> bytes:
@@ -112,6 +122,10 @@ class EnclaveJob:
             add_lock(outputs, self.origin.buildroot, X86_64)
         return add_verdicts(outputs, verified.verdict, judged)
 
+    def _claim(self, verified: Verified) -> str:
+        claim = verified.verdict.claim
+        return claim if self.origin is None else f"{claim}; of that build {self.origin.says}"
+
     def _answer(
         self,
         verified: Verified,
@@ -130,7 +144,7 @@ class EnclaveJob:
             enclave=enclave.name,
             verdict=outcome.value,
             reproducible=verified.verdict.reproducible,
-            claim=verified.verdict.claim,
+            claim=self._claim(verified),
             subjects=subjects,
             built_sha256=hashlib.sha256(ours.unsigned).hexdigest() if ours is not None else None,
             config_sha256=hashlib.sha256(ours.config).hexdigest() if ours is not None else None,

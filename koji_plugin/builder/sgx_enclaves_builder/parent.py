@@ -34,6 +34,7 @@ from .outputs import REPORT, Outputs
 from .resolve import Resolved, resolve
 from .signatures import CHILD, PARENT
 from .tasklog import LOG, TaskLog
+from .waiting import wait_for
 from .words import checked, name_or_id, names, number, text, truth
 from .work import X86_64, SgxTask, fetcher_of
 
@@ -135,30 +136,13 @@ class SgxEnclavesTask(SgxTask):
             arguments = [resolved.release.name, name, tag["name"], build, shared]
             tasks[name] = self.subtask(CHILD, arguments, label=name, arch=X86_64)
             log(f"{name}: task {tasks[name]}")
-        results = self._wait(list(tasks.values()), options.get("timeout", config.wait_timeout), log)
+        log.sync()
+        seconds = options.get("timeout", config.wait_timeout)
+        results = wait_for(self, list(tasks.values()), seconds)
         return [
             _answer(name, task_id, results.get(task_id), resolved.sha256)
             for name, task_id in tasks.items()
         ]
-
-    def _wait(self, tasks: list[int], timeout: int, log: TaskLog) -> dict[int, Any]:
-        """Results by task; one that failed has a fault there, one that is late has nothing."""
-        log.sync()
-        try:
-            results: dict[int, Any] = self.wait(tasks, all=True, canfail=tasks, timeout=timeout)
-            return results
-        except koji.GenericError as error:
-            if "timed out" not in str(error):
-                raise
-            log(f"{error}; the subtasks that were not done are cancelled")
-        late = f"not done within {timeout} s, and cancelled"
-        found = {}
-        for task_id in tasks:
-            if self.session.getTaskInfo(task_id)["state"] == koji.TASK_STATES["CLOSED"]:
-                found[task_id] = self.session.getTaskResult(task_id)
-            else:
-                found[task_id] = {"faultCode": 1, "faultString": late}
-        return found
 
     def _finish(
         self,
@@ -171,7 +155,10 @@ class SgxEnclavesTask(SgxTask):
         report = report_text(combined, self.id).encode()
         outputs.add(REPORT, report)
         record = None
-        if binfo is not None:
+        unread = [package.name for package in combined.packages if package.digests is None]
+        if unread:
+            log(f"no record is made, since {', '.join(unread)} cannot be read")
+        elif binfo is not None:
             around = Circumstances(
                 release_sha256=resolved.sha256,
                 build_id=binfo["id"],
@@ -232,8 +219,6 @@ def choose(
 
 
 def _answer(name: str, task_id: int, result: Any, release_sha256: str) -> Answer:
-    if isinstance(result, (list, tuple)) and len(result) == 1:
-        result = result[0]
     if isinstance(result, dict) and "faultString" in result:
         return failed(name, task_id, f"task {task_id} failed: {result['faultString']}")
     return read_answer(result, name, task_id, release_sha256)
