@@ -71,20 +71,25 @@ class Workshop:
         place = self.folder / "rpmbuild" / (top or what.stem)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        done = run(["rpmbuild", mode, "--nodeps", *self._macros(place), *more, str(what)])
+        done = run([*self.command(mode, place), "--nodeps", *more, str(what)])
         where = "SRPMS" if mode == "-bs" else "RPMS"
         packages = tuple(sorted((place / where).rglob("*.rpm"))) if done.status == 0 else ()
         return Built(done.status, done.text, packages, _failed_stage(done.text))
 
-    def _macros(self, place: Path) -> list[str]:
-        """Arguments that stand for an installed sgx-enclaves-rpm-macros."""
+    def command(self, mode: str, place: Path) -> list[str]:
+        """The start of rpmbuild's command, as if sgx-enclaves-rpm-macros was installed.
+
+        Args:
+            mode: such as `-bb`.
+            place: an existing folder that everything is made in.
+        """
         defines = {
             "_topdir": str(place.resolve()),
             "__sgx_enclaves": f"{sys.executable} -m sgx_enclaves",
             "_fileattrsdir": str(self._file_attributes(place).resolve()),
             "sgx_enclave_sysroot": str(self.unsigned_root.resolve()),
         }
-        argv = [f"--load={path}" for path in (MACROS, ATTRIBUTES)]
+        argv = ["rpmbuild", mode, *(f"--load={path}" for path in (MACROS, ATTRIBUTES))]
         for name, value in defines.items():
             argv += ["--define", f"{name} {value}"]
         return argv

@@ -102,11 +102,13 @@ class Stock:
 
     Attributes:
         signed: the vendor's files, by name.
+        signatures: the files with the signatures alone, by name.
         forged: a signed PCE with one byte of code changed.
         description: the release.
     """
 
     signed: Mapping[str, bytes]
+    signatures: Mapping[str, bytes]
     forged: bytes
     description: Description
 
@@ -124,17 +126,13 @@ class Stock:
     def files(self) -> dict[str, bytes]:
         """By name, all that the spec files list as sources."""
         archive = signed_archive(self.signed)
-        files = {
+        return {
             RELEASE_FILE: release_toml(self.description).encode("utf-8"),
             SOURCE_FILE: source_archive(),
             SIGNED_FILE: archive,
             CHECKSUMS_FILE: checksums(SIGNED_FILE, archive),
+            **self.signatures,
         }
-        for enclave in ENCLAVE_LIST:
-            if enclave.signed in self.signed:
-                name = f"libsgx_{enclave.file}.sig"
-                files[name] = signatures_of(self.signed[enclave.signed])
-        return files
 
     def lay_out(self, folder: Path) -> Path:
         """Write all files into a folder, which may be new; returns it."""
@@ -192,7 +190,8 @@ def make_stock(signed: Mapping[str, bytes], signer: str, forged: bytes) -> Stock
         interpreter=record.interpreter or "/not-here",
         least_isvsvn={},
     )
-    return Stock(signed, forged, description).delivering(signed)
+    signatures = {f"libsgx_{e.file}.sig": signatures_of(signed[e.signed]) for e in ENCLAVE_LIST}
+    return Stock(signed, signatures, forged, description).delivering(signed)
 
 
 def make_source_packages(folder: Path, stock: Stock) -> SourcePackages:
