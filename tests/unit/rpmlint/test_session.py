@@ -16,7 +16,7 @@ from sgx_enclaves_rpmlint.options import read_options
 from sgx_enclaves_rpmlint.quiet import withdraw
 from sgx_enclaves_rpmlint.session import Session
 
-from sgx_enclaves.packages import contents
+from sgx_enclaves.packages.payload import read_payload
 from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
 from tests.support.keys import foreign_key, mrsigner, vendor_key
 from tests.support.signed import Case, signed_enclave
@@ -297,14 +297,13 @@ def test_each_package_on_the_command_line_is_read_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    original = contents.read_payload
 
     def counted(package: Any, stream: Any) -> Any:
         # Like the original, not before the first file is asked for.
         read.append(package.name)
-        yield from original(package, stream)
+        yield from read_payload(package, stream)
 
-    monkeypatch.setattr(contents, "read_payload", counted)
+    monkeypatch.setattr("sgx_enclaves.packages.contents.read_payload", counted)
     signed = Pkg(bench.rpm(CASE.signed))
     for packages in ([signed, unsigned_rpm(bench)], [unsigned_rpm(bench, "a-unsigned"), signed]):
         read.clear()
