@@ -20,6 +20,8 @@ from sgx_enclaves.releases.verify import unpinned_digests
 from sgx_enclaves.specs.places import Kind, read_template
 from sgx_enclaves.specs.template import Fields, Values, fill
 
+# where the values of tags stand
+_COLUMN = 16
 _HOME = "https://github.com/intel/linux-sgx"
 
 
@@ -189,15 +191,13 @@ def _sources(request: SpecRequest, enclaves: Sequence[Enclave]) -> list[Values]:
         name = Path(request.release.file).name
         lines.append(("# what the release is; not in the installed catalogue", name))
     return [
-        {"number": str(number), "digest": digest, "source": source}
+        {"tag": f"Source{number}:".ljust(_COLUMN), "digest": digest, "source": source}
         for number, (digest, source) in enumerate(lines)
     ]
 
 
 def _digest(artifact: Artifact) -> str:
-    if artifact.sha256 is None:
-        return "# no digest is pinned"
-    return f"# sha256 {artifact.sha256}"
+    return f"# {artifact.pin or 'no digest is pinned'}"
 
 
 def _url(artifact: Artifact) -> str:

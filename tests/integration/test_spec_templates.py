@@ -324,12 +324,13 @@ def test_what_is_built_in_is_really_required(bench: Bench) -> None:
 # --- how the sources are had ---
 
 
-def fetch(bench: Bench, *arguments: str) -> int:
+def fetch(bench: Bench, *arguments: str, enclave: str = "") -> int:
     """Run `sgx-enclaves fetch` without a network, on the files of the source package."""
     bench.write(bench.world.stock)
     where = ("--catalogue", str(bench.sources / RELEASE_FILE), "--local", str(bench.sources))
     own = ("--cache", str(bench.folder / "cache"), "--offline")
-    return main(["fetch", "demo", "--what", "signed", *where, *own, *arguments])
+    names = ("demo", enclave) if enclave else ("demo",)
+    return main(["fetch", *names, "--what", "signed", *where, *own, *arguments])
 
 
 def test_fetch_writes_the_signed_enclaves_and_their_signatures(bench: Bench) -> None:
@@ -344,9 +345,9 @@ def test_fetch_writes_what_it_is_asked_for(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     signed = bench.folder / "signed"
-    assert fetch(bench, "ide", "--signed-into", str(signed)) == 0
+    assert fetch(bench, "--signed-into", str(signed), enclave="ide") == 0
     assert [p.name for p in signed.iterdir()] == [IDE.signed]
-    assert fetch(bench, "foo", "--signed-into", str(signed)) == 2
+    assert fetch(bench, "--signed-into", str(signed), enclave="foo") == 2
     assert "demo has no enclave 'foo'" in capsys.readouterr().err
     assert fetch(bench, "--what", "sources", "--signed-into", str(signed)) == 2
     assert "the sources have no signed enclaves" in capsys.readouterr().err

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Spec files say what the catalogue says, nothing is typed twice, and lack is told of."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sgx_enclaves.cli.main import main
+from sgx_enclaves.errors import CatalogueError
+from sgx_enclaves.releases.catalogue import OWN_FOLDER, Catalogue, load_catalogue
+from sgx_enclaves.releases.release import Release
+from sgx_enclaves.specs import places
+from sgx_enclaves.specs.places import Kind, templates_folder
+from sgx_enclaves.specs.render import SpecRequest, render, sources_of
+
+CATALOGUE = load_catalogue((OWN_FOLDER,))
+NEWEST = "sgx-2.25-dcap-1.22"
+BUILT_ELSEWHERE = "sgx-2.26-dcap-1.23"
+DATE = datetime.date(2026, 1, 2)
+EVERY = [(name, kind) for name in CATALOGUE.releases for kind in Kind]
+
+
+def spec(name: str = NEWEST, kind: Kind = Kind.PREBUILT, **changes: object) -> str:
+    """The spec file of a release of ours, which may be changed first."""
+    release = replace(CATALOGUE.release(name), **changes)  # type: ignore[arg-type]
+    return rendered(Catalogue({**CATALOGUE.releases, name: release}, ()), release, kind)
+
+
+def rendered(
+    catalogue: Catalogue, release: Release, kind: Kind, *, allow_unpinned: bool = False
+) -> str:
+    request = SpecRequest(
+        catalogue, release, kind, "Jane Doe <jane@example.org>", DATE, ("a", "b"), allow_unpinned
+    )
+    return render(request)
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_every_release_has_every_kind(name: str, kind: Kind) -> None:
+    release = CATALOGUE.release(name)
+    text = spec(name, kind)
+    assert f"%global sgx_version {release.sgx}\n" in text
+    assert f"%global dcap_version {release.dcap}\n" in text
+    assert f"License:        {release.license}\n" in text
+    assert "ExclusiveArch:  x86_64\n" in text
+    assert f"* Fri Jan 02 2026 Jane Doe <jane@example.org> - {release.sgx}-1\n" in text
+    request = SpecRequest(CATALOGUE, release, kind, "", DATE)
+    urls = re.findall(r"^Source\d+: +(\S+)$", text, re.MULTILINE)
+    artifacts = sources_of(request)
+    assert [u.rpartition("/")[2] for u in urls][: len(artifacts)] == [a.filename for a in artifacts]
+    for artifact in artifacts:
+        assert artifact.urls[0] in text
+        assert (artifact.pin or "no digest is pinned") in text
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_names_and_provides_are_fedoras(kind: Kind) -> None:
+    text = spec(kind=kind)
+    state = "unsigned" if kind is Kind.REPRODUCIBLE else "signed"
+    for name, version in (("pce", "sgx"), ("ide", "dcap"), ("qe3", "dcap"), ("tdqe", "dcap")):
+        assert f"%package -n sgx-enclave-{kind.value}-{name}-{state}\n" in text
+        provides = f"sgx-enclave({name}:{state}:{kind.value}) = %{{{version}_version}}\n"
+        assert f"Provides:       {provides}" in text
+        assert f" {name}=%{{{version}_version}}" in text
+        assert f"%bcond_without {name}\n" in text
+    assert "%bcond_with qve\n" in text
+
+
+def test_files_have_the_version_of_the_release() -> None:
+    text = spec()
+    for file, version in (("pce", "1.25.100.1"), ("id_enclave", "1.22.100.1")):
+        assert f"%{{sgx_libdir}}/libsgx_{file}.signed.so\n" in text
+        assert f"%{{sgx_libdir}}/libsgx_{file}.signed.so.1\n" in text
+        assert f"%{{sgx_libdir}}/libsgx_{file}.signed.so.{version}\n" in text
+        assert f" {file} {version}\n" in text
+
+
+def test_the_signed_packages_require_the_reproducible_one() -> None:
+    for kind in (Kind.PREBUILT, Kind.GRAFTED):
+        text = spec(kind=kind)
+        assert "BuildRequires:  sgx-enclave(ide:unsigned:reproducible) = %{dcap_version}\n" in text
+    assert ":unsigned:reproducible) = %{dcap_version}" in spec(kind=Kind.REPRODUCIBLE)
+    assert "BuildRequires:  sgx-enclave(" not in spec(kind=Kind.REPRODUCIBLE)
+
+
+def test_the_designated_toolchains_packages() -> None:
+    assert "BuildRequires:  a\nBuildRequires:  b\n" in spec(kind=Kind.REPRODUCIBLE)
+    assert "BuildRequires:  a\n" not in spec(kind=Kind.PREBUILT)
+
+
+def test_the_grafted_package_has_signatures_for_sources() -> None:
+    text = spec(kind=Kind.GRAFTED)
+    sources = re.findall(r"^Source\d+: +(\S+)$", text, re.MULTILINE)
+    names = ("pce", "id_enclave", "qe3", "tdqe", "qve")
+    assert sources == [f"libsgx_{name}.sig" for name in names]
+    assert f"sgx-enclaves fetch {NEWEST} --what signed --signatures-into DIR" in text
+
+
+def test_enclaves_of_another_tree_bring_its_sources() -> None:
+    text = spec(BUILT_ELSEWHERE, Kind.REPRODUCIBLE)
+    assert "sgx_2.25_reproducible.tar.gz" in text
+    assert "%global sgx_version 2.26\n" in text
+
+
+def test_a_file_with_another_name_than_its_url() -> None:
+    text = spec(kind=Kind.REPRODUCIBLE)
+    assert re.search(r"/archive/[0-9a-f]{40}\.tar\.gz#/libcbor-[0-9a-f]{40}\.tar\.gz\n", text)
+    # One file, although two places of the tree get it.
+    assert text.count("#/libcbor-") == 1
+
+
+def test_what_cannot_be_built_or_named_is_left_out_and_told() -> None:
+    pce, ide, *others = CATALOGUE.release(NEWEST).enclaves
+    enclaves = (
+        replace(pce, build=None, not_reproducible="from an internal branch"),
+        replace(ide, so_version=None),
+        *others,
+    )
+    text = spec(enclaves=enclaves)
+    assert "# pce is left out: from an internal branch\n" in text
+    assert "# ide is left out: the version of its file is not known\n" in text
+    assert "sgx-enclave-prebuilt-pce-signed" not in text
+    assert "sgx-enclave-prebuilt-qe3-signed" in text
+    with pytest.raises(CatalogueError, match="no enclave that can be packaged"):
+        spec(enclaves=enclaves[:2])
+
+
+def test_an_enclave_that_may_not_be_shipped_is_off() -> None:
+    pce, *others = CATALOGUE.release(NEWEST).enclaves
+    text = spec(enclaves=(replace(pce, may_ship=False), *others))
+    assert "%bcond_with pce\n" in text
+    assert "%bcond_without pce\n" not in text
+
+
+def test_without_a_licence_there_is_no_package() -> None:
+    with pytest.raises(CatalogueError, match="names no licence"):
+        spec(license=None)
+    text = spec(kind=Kind.REPRODUCIBLE, license_files=())
+    assert "%license" not in text
+    assert "names no file with its licence" in text
+    assert "%license License.txt\n" in spec(kind=Kind.REPRODUCIBLE)
+
+
+def test_what_is_not_pinned_is_told_and_allowed_only_on_request(tmp_path: Path) -> None:
+    release = replace(CATALOGUE.release(NEWEST), unpinned=("source.linux-sgx",))
+    catalogue = Catalogue({**CATALOGUE.releases, NEWEST: release}, ())
+    text = rendered(catalogue, release, Kind.PREBUILT)
+    assert "# NOT PINNED by the release; the build refuses them:\n#   source.linux-sgx\n" in text
+    assert f"%sgx_enclave_unpack {NEWEST} " in text
+    text = rendered(catalogue, release, Kind.PREBUILT, allow_unpinned=True)
+    assert "the build accepts them all the same" in text
+    assert f"%sgx_enclave_unpack -u {NEWEST} " in text
+    assert f"%sgx_enclave_verify -u {NEWEST} " in text
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_release_of_ones_own_is_a_source(tmp_path: Path, kind: Kind) -> None:
+    text = (OWN_FOLDER / f"{NEWEST}.toml").read_text("utf-8").replace(NEWEST, "own")
+    path = tmp_path / "own.toml"
+    path.write_text(text, "utf-8")
+    catalogue = load_catalogue((OWN_FOLDER, path))
+    found = rendered(catalogue, catalogue.release("own"), kind)
+    (number,) = re.findall(r"^Source(\d+): +own\.toml$", found, re.MULTILINE)
+    assert f" -c %{{SOURCE{number}}} own " in found
+    assert "%{_sourcedir}" not in found
+
+
+# --- the verb ---
+
+
+def test_the_verb_writes_the_same_each_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    path = tmp_path / "x.spec"
+    arguments = ["spec", NEWEST, "--kind", "prebuilt"]
+    assert main([*arguments, "-o", str(path)]) == 0
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == path.read_text("utf-8")
+    # the date of the release's tag
+    assert "* Thu Sep 26 2024 sgx-enclaves <sgx-enclaves@localhost> - 2.25-1" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("epoch", "arguments", "date"),
+    [
+        ("1000000000", [], "Sun Sep 09 2001"),
+        ("1000000000", ["--date", "2020-02-29"], "Sat Feb 29 2020"),
+    ],
+)
+def test_the_date_can_be_chosen(
+    epoch: str,
+    arguments: list[str],
+    date: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    assert main(["spec", NEWEST, "--kind", "grafted", *arguments]) == 0
+    assert f"* {date} " in capsys.readouterr().out
+
+
+def test_a_release_without_a_date_gets_todays(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    assert main(["spec", BUILT_ELSEWHERE, "--kind", "grafted"]) == 0
+    today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y")
+    assert re.search(rf"^\* \w+ \w+ \d+ {today} ", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--packager", "nobody"], "must be NAME <ADDRESS>"),
+        (["--packager", "Jane %(id) <jane@example.org>"], "must be NAME <ADDRESS>"),
+        (["--packager", "Jane\n* x <jane@example.org>"], "must be NAME <ADDRESS>"),
+        (["--date", "yesterday"], "invalid"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["spec", NEWEST, "--kind", "grafted", *arguments])
+    assert words in capsys.readouterr().err
+
+
+def test_a_wrong_epoch_or_release(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "today")
+    assert main(["spec", NEWEST, "--kind", "grafted"]) == 2
+    assert "SOURCE_DATE_EPOCH is no date" in capsys.readouterr().err
+    assert main(["spec", "sgx-0", "--kind", "grafted"]) == 2
+    assert "there is no release" in capsys.readouterr().err
+
+
+# --- where the templates are ---
+
+
+def test_the_checkouts_templates_are_found() -> None:
+    assert {path.name for path in templates_folder().iterdir()} == {
+        *(f"{kind.value}.spec.in" for kind in Kind),
+        "macros.sgx-enclaves",
+        "fileattrs",
+    }
+
+
+def test_an_installation_that_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(places, "_INSTALLED", tmp_path / "templates")
+    monkeypatch.setattr(places, "_CHECKOUT", tmp_path / "spec-templates")
+    assert main(["spec", NEWEST, "--kind", "grafted"]) == 2
+    assert "the spec templates are not there" in capsys.readouterr().err
+    (tmp_path / "templates").mkdir()
+    assert main(["spec", NEWEST, "--kind", "grafted"]) == 2
+    assert f"{os.sep}grafted.spec.in: cannot be read" in capsys.readouterr().err
