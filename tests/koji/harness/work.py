@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,31 @@ def make_srpm(folder: Path, spec: str, files: Mapping[str, bytes]) -> Path:
     subprocess.run(argv, check=True, capture_output=True, timeout=120)
     (made,) = folder.glob("*.src.rpm")
     return made
+
+
+def make_packages(folder: Path, spec: str) -> list[Path]:
+    """Make a source package and its binary packages on this machine, the source package first."""
+    path = folder / "package.spec"
+    path.write_text(spec, encoding="utf-8")
+    argv = ["rpmbuild", "-ba", "--nodeps", "--define", f"_topdir {folder}", str(path)]
+    subprocess.run(argv, check=True, capture_output=True, timeout=120)
+    return [*folder.glob("SRPMS/*.rpm"), *folder.glob("RPMS/*/*.rpm")]
+
+
+def import_build(session: Any, packages: Sequence[Path]) -> str:
+    """Import packages as `koji import` does; the NVR of their build.
+
+    Args:
+        session: of an administrator.
+        packages: a source package, then the binary packages made from it.
+    """
+    folder = f"import/{time.time_ns()}"
+    for path in packages:
+        session.uploadWrapper(str(path), folder)
+        session.importRPM(folder, path.name)
+    name = packages[0].name
+    nvr: str = session.getBuild(name[: -len(".src.rpm")], strict=True)["nvr"]
+    return nvr
 
 
 def start_build(session: Any, srpm: Path, target: str = world.TARGET, **opts: Any) -> int:
