@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Optional
 
 from sgx_enclaves.packages.check import EnclaveResult
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER, stem_of, version_of
 from sgx_enclaves_rpmlint.boundary import Subject
 from sgx_enclaves_rpmlint.findings import Report, report
 
 _SIGNED = re.compile(r"(?P<base>libsgx_\w+\.signed\.so)(?:\.(?P<version>\d+(?:\.\d+)+))?\Z")
+_PACKAGE = re.compile(r"sgx-enclave-[a-z]+-(?P<name>\w+)-(?P<state>signed|unsigned)\Z")
+_PREFIX = "libsgx_"
 _UNSIGNED = re.compile(r"libsgx_\w+\.so\Z")
 
 
@@ -30,6 +33,7 @@ def check_conventions(subject: Subject, enclaves: Sequence[EnclaveResult]) -> It
             yield from _signed_name(enclave)
         else:
             yield from _unsigned_name(enclave)
+        yield from _package_name(subject, enclave)
         yield from _provides(subject, enclave)
     if any(e.signed for e in enclaves):
         for enclave in enclaves:
@@ -72,16 +76,82 @@ def _unsigned_name(enclave: EnclaveResult) -> Iterator[Report]:
         )
 
 
-def _provides(subject: Subject, enclave: EnclaveResult) -> Iterator[Report]:
-    if enclave.name is None:
+def _package_name(subject: Subject, enclave: EnclaveResult) -> Iterator[Report]:
+    name = _name_of(enclave)
+    if name is None:
         return
-    wanted = f"sgx-enclave({enclave.name}:{'signed' if enclave.signed else 'unsigned'})"
-    versions = [version for name, version in subject.provides if name == wanted]
-    if not versions:
+    expected = f"sgx-enclave-KIND-{name}-{_state(enclave)}"
+    match = _PACKAGE.match(subject.name)
+    if match is None or (match["name"], match["state"]) != (name, _state(enclave)):
+        yield report(
+            "sgx-enclave-name-unconventional",
+            enclave.path,
+            f"is in the package {subject.name}",
+            f"expected {expected}",
+        )
+
+
+def _provides(subject: Subject, enclave: EnclaveResult) -> Iterator[Report]:
+    name = _name_of(enclave)
+    if name is None:
+        return
+    wanted = f"sgx-enclave({name}:{_state(enclave)})"
+    start = f"{wanted[:-1]}:"
+    plain = [version for provided, version in subject.provides if provided == wanted]
+    if not plain:
         yield report("sgx-enclave-provides-unconventional", enclave.path, f"no Provides: {wanted}")
-    elif not all(versions):
+        return
+    # One may well provide the release and the file's own version.
+    kinds = [
+        version
+        for provided, version in subject.provides
+        if provided.startswith(start) and version not in plain
+    ]
+    if kinds:
         yield report(
             "sgx-enclave-version-unconventional",
             enclave.path,
-            f"Provides: {wanted} has no version",
+            f"Provides: {start}...) has another version than {wanted}",
+            f"expected {', '.join(plain)}",
+            f"found {', '.join(kinds)}",
         )
+    yield from _provided_versions(enclave, wanted, plain)
+
+
+def _provided_versions(
+    enclave: EnclaveResult, wanted: str, versions: list[str]
+) -> Iterator[Report]:
+    """A release is 2.25 or 1.22, the file of it 1.25.100.1 or 1.22.100.1."""
+    found = version_of(enclave.path)
+    for version in versions:
+        if not version:
+            problem = "has no version"
+        elif version == found:
+            problem = f"has the version of the file, {version}, instead of the release's"
+        elif _is_of_older_release(version, found if enclave.name else None):
+            problem = f"is of release {version}, older than the file, {found}"
+        else:
+            continue
+        yield report(
+            "sgx-enclave-version-unconventional", enclave.path, f"Provides: {wanted} {problem}"
+        )
+
+
+def _is_of_older_release(release: str, file: Optional[str]) -> bool:
+    """Intel counts the second number of both up together; a release may carry older files."""
+    numbers = [re.match(r"\d+\.(\d+)", text) for text in (release, file or "")]
+    if numbers[0] is None or numbers[1] is None:
+        return False
+    return int(numbers[0][1]) < int(numbers[1][1])
+
+
+def _state(enclave: EnclaveResult) -> str:
+    return "signed" if enclave.signed else "unsigned"
+
+
+def _name_of(enclave: EnclaveResult) -> Optional[str]:
+    """What Provides call it: one of Intel's names, or what follows `libsgx_` in the file's."""
+    if enclave.name is not None:
+        return enclave.name
+    stem = stem_of(enclave.path)
+    return stem[len(_PREFIX) :] if stem.startswith(_PREFIX) else None

@@ -170,13 +170,15 @@ KINDS = (
         "sgx-enclave-name-unconventional",
         WARNING,
         "Enclaves are called libsgx_FILE.so when unsigned and libsgx_FILE.signed.so.VERSION when "
-        "signed, in /usr/x86_64-intel-sgx/lib64. Rename the file, or software will not find it.",
+        "signed, in /usr/x86_64-intel-sgx/lib64, and their packages sgx-enclave-KIND-NAME-unsigned "
+        "and sgx-enclave-KIND-NAME-signed. Rename file or package, or software will not find it.",
     ),
     Kind(
         "sgx-enclave-version-unconventional",
         WARNING,
-        "A signed enclave's file name ends in its version, for example .signed.so.1.25.100.1, and "
-        "its Provides has the version of its SGX or DCAP release. Add the version.",
+        "A signed enclave's file name ends in its own version, for example .signed.so.1.25.100.1, "
+        "and all its Provides have the version of its SGX or DCAP release, for example 2.25 or "
+        "1.22, which is not older than the file. Correct the version.",
     ),
     Kind(
         "sgx-enclave-links-unconventional",

@@ -14,13 +14,14 @@ from typing import Optional
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.packages.contents import Installed, Opener, Unpacked, packed
 from sgx_enclaves.packages.counterpart import Counterpart, Reference
-from sgx_enclaves.packages.presence import enclave_name
+from sgx_enclaves.packages.presence import enclave_name, stem_of
 from sgx_enclaves.packages.references import PackageReference, Watcher, open_reference
 from sgx_enclaves_rpmlint.boundary import Subject
 from sgx_enclaves_rpmlint.installed import InstalledPackage
 from sgx_enclaves_rpmlint.options import Options
 
 Query = Callable[[str], list[InstalledPackage]]
+_PREFIX = "libsgx_"
 _UNSIGNED = "-unsigned"
 _REPRODUCIBLE = ":unsigned:reproducible)"
 _LATEST = ":unsigned:latest)"
@@ -68,10 +69,11 @@ class ConfiguredReference:
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
-        for place in self._options.paths_for(path):
+        places = self._options.paths_for(path)
+        for place in places:
             opener = functools.partial(open_reference, place)
-            reference = self._opened.setdefault(place, LazyReference(place, opener))
-            yield from reference.counterparts(path)
+            self._opened.setdefault(place, LazyReference(place, opener))
+        yield from _all_of([self._opened[place] for place in places], path)
 
 
 class InstalledReference:
@@ -89,15 +91,26 @@ class InstalledReference:
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
-        name = enclave_name(path)
-        if name is None:
-            return
-        for package in self._query(f"sgx-enclave({name}{_REPRODUCIBLE}"):
+        name = enclave_name(path) or stem_of(path).removeprefix(_PREFIX)
+        packages = self._query(f"sgx-enclave({name}{_REPRODUCIBLE}")
+        for package in packages:
             opener = functools.partial(
                 PackageReference, package.name, opener=Installed(package.header)
             )
-            reference = self._opened.setdefault(package.name, LazyReference(package.name, opener))
+            self._opened.setdefault(package.name, LazyReference(package.name, opener))
+        yield from _all_of([self._opened[package.name] for package in packages], path)
+
+
+def _all_of(references: Iterable[Reference], path: str) -> Iterator[Counterpart]:
+    """The counterparts of each; one that cannot be read does not hide the others."""
+    first: Optional[SgxEnclavesError] = None
+    for reference in references:
+        try:
             yield from reference.counterparts(path)
+        except SgxEnclavesError as error:
+            first = first or error
+    if first is not None:
+        raise first
 
 
 def is_neighbour(subject: Subject) -> bool:

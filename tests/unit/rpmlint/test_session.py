@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,9 +18,11 @@ from sgx_enclaves_rpmlint.session import Session
 
 from sgx_enclaves.packages.payload import read_payload
 from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.releases.manifest import EnclaveRecord, FileRecord, Manifest, write_manifest
 from tests.support.keys import foreign_key, mrsigner, vendor_key
 from tests.support.signed import Case, signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
+from tests.unit.releases.test_manifest import sample
 
 CASE = signed_enclave("2.25")
 BASE = ENCLAVE_FOLDER + "libsgx_pce.signed.so"
@@ -53,7 +55,7 @@ class Pkg:
     """Stands in for rpmlint's `Pkg`: nothing was extracted."""
 
     filename: str
-    name: str = "sample"
+    name: str = "sgx-enclave-prebuilt-pce-signed"
     arch: Optional[str] = "x86_64"
     is_source: bool = False
     files: Mapping[str, Any] = field(default_factory=dict)
@@ -185,24 +187,207 @@ def test_truncated(bench: Bench, size: int) -> None:
     assert "sgx-enclave-verified" not in output.ids
 
 
+@dataclass
+class File:
+    """Stands in for rpmlint's `PkgFile`."""
+
+    path: str
+    size: int
+    mode: int = 0o100755
+
+
 def test_a_package_that_was_not_extracted_whole_is_read(bench: Bench) -> None:
-    missing = type("F", (), {"path": "/nowhere/x", "size": 3, "mode": stat.S_IFREG})()
+    missing = File("/nowhere/x", 3)
     output = bench.run(Pkg(bench.rpm(CASE.signed), provides=(), files={"/x": missing}))
     assert "sgx-enclave-verified" in output.ids
 
 
-def test_conventions(bench: Bench) -> None:
-    package = bench.rpm(CASE.signed, "/opt/libsgx_pce.signed.so", provides=[])
-    output = bench.run(Pkg(package, provides=(("x", 0, (None, None, None)),), files={}))
-    assert output.ids == []
-    output = bench.run(Pkg(package, provides=(("sgx-enclave(x:signed)", 0, (None, "", None)),)))
-    assert "sgx-enclave-name-unconventional" in output.ids
-    assert "sgx-enclave-provides-unconventional" in output.ids
-    package = bench.rpm(CASE.signed, ENCLAVE_FOLDER + "libsgx_pce.signed.so.1.25")
-    unversioned = (("sgx-enclave(pce:signed)", 0, (None, "", None)),)
-    assert "sgx-enclave-version-unconventional" in bench.run(Pkg(package, provides=unversioned)).ids
-    package = bench.rpm(CASE.signed, ENCLAVE_FOLDER + "libsgx_pce.signed.so.2.25")
-    assert "sgx-enclave-links-unconventional" in bench.run(package).ids
+def provided(*pairs: tuple[str, str]) -> Any:
+    """Provides as rpmlint has them."""
+    return tuple((f"sgx-enclave({name})", 8, (None, version, None)) for name, version in pairs)
+
+
+GOOD_PROVIDES = provided(("pce:signed", "2.25"), ("pce:signed:prebuilt", "2.25"))
+
+
+def warnings(bench: Bench, path: str = SIGNED, **changes: Any) -> list[tuple[str, str]]:
+    """What is told about a good enclave at this path, without the good news."""
+    provides = changes.pop("provides", GOOD_PROVIDES)
+    package = Pkg(bench.rpm(CASE.signed, path, provides=[]), provides=provides, **changes)
+    output = bench.run(package)
+    assert output.ids.count("sgx-enclave-verified") == 1, output.found
+    assert {level for level, _kind, _details in output.found} <= {"W", "I"}
+    return [(kind, details) for level, kind, details in output.found if level == "W"]
+
+
+NAME = "sgx-enclave-name-unconventional"
+VERSION = "sgx-enclave-version-unconventional"
+LINKS = "sgx-enclave-links-unconventional"
+PROVIDES = "sgx-enclave-provides-unconventional"
+
+
+def test_conventions_that_are_kept(bench: Bench) -> None:
+    assert warnings(bench) == []
+    # A later release may carry the file of an older one.
+    assert warnings(bench, provides=provided(("pce:signed", "2.26"))) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/opt/libsgx_pce.signed.so.1.25.100.1", [NAME]),
+        (ENCLAVE_FOLDER + "libsgx_pce.so.1.25.100.1", [NAME]),
+        (ENCLAVE_FOLDER + "libsgx_pce.signed.so.1.25.100.1.so", [NAME]),
+        (ENCLAVE_FOLDER + "libsgx_pce.signed.so.2.25.100.1", [LINKS, LINKS]),
+        (ENCLAVE_FOLDER + "libsgx_pce.signed.so.7", [NAME]),
+    ],
+)
+def test_unconventional_files(bench: Bench, path: str, told: list[str]) -> None:
+    package = Pkg(bench.rpm(CASE.signed, path, provides=[]), provides=GOOD_PROVIDES)
+    output = bench.run(package)
+    found = [kind for level, kind, _ in output.found if level == "W"]
+    assert found in (told, [*told, PROVIDES]), output.found
+
+
+@pytest.mark.parametrize(
+    ("provides", "kind", "detail"),
+    [
+        (provided(("qe3:signed", "1.22")), PROVIDES, "no Provides: sgx-enclave(pce:signed)"),
+        (provided(("pce:signed", "")), VERSION, "has no version"),
+        (provided(("pce:signed", "1.25.100.1")), VERSION, "has the version of the file"),
+        (provided(("pce:signed", "2.24")), VERSION, "is of release 2.24, older than the file"),
+        (
+            provided(("pce:signed", "2.25"), ("pce:signed:prebuilt", "2.26")),
+            VERSION,
+            "has another version than sgx-enclave(pce:signed) expected 2.25 found 2.26",
+        ),
+    ],
+)
+def test_unconventional_provides(bench: Bench, provides: Any, kind: str, detail: str) -> None:
+    ((found, details), *others) = warnings(bench, provides=provides)
+    assert found == kind
+    assert detail in details
+    assert others == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pictures", "sgx-enclave-prebuilt-qe3-signed", "sgx-enclave-prebuilt-pce-unsigned"],
+)
+def test_an_unconventional_package_name(bench: Bench, name: str) -> None:
+    ((kind, details),) = warnings(bench, name=name)
+    assert kind == NAME
+    assert f"package {name} expected sgx-enclave-KIND-pce-signed" in details
+
+
+def test_a_file_without_a_version(bench: Bench) -> None:
+    package = bench.folder / "x.rpm"
+    package.write_bytes(write_rpm([RpmFile(BASE, CASE.signed)]))
+    output = bench.run(Pkg(str(package), provides=GOOD_PROVIDES))
+    assert (VERSION, "no version") in [
+        (kind, " ".join(details.split()[-2:])) for _level, kind, details in output.found
+    ]
+
+
+def test_an_unsigned_enclave_in_a_signed_package(bench: Bench) -> None:
+    files = [
+        RpmFile(SIGNED, CASE.signed),
+        RpmFile(ENCLAVE_FOLDER + "libsgx_pce.so", CASE.built),
+    ]
+    package = bench.folder / "both.rpm"
+    package.write_bytes(write_rpm(files))
+    output = bench.run(Pkg(str(package), provides=GOOD_PROVIDES))
+    kind = "sgx-enclave-unsigned-in-signed-package"
+    assert [(lv, details) for lv, found, details in output.found if found == kind] == [
+        ("W", ENCLAVE_FOLDER + "libsgx_pce.so")
+    ]
+    output = bench.run(unsigned_rpm(bench))
+    assert kind not in output.ids
+
+
+@pytest.mark.parametrize("promise", ["qe3:signed", "own:signed:prebuilt"])
+def test_a_promised_enclave_that_is_not_there(bench: Bench, promise: str) -> None:
+    package = bench.rpm(
+        CASE.signed, provides=["sgx-enclave(pce:signed)", f"sgx-enclave({promise})"]
+    )
+    provides = (*GOOD_PROVIDES, *provided((promise, "1")))
+    output = bench.run(Pkg(package, provides=provides))
+    assert output.found[0][:2] == ("E", "sgx-enclave-missing")
+    assert promise.split(":", maxsplit=1)[0] in output.found[0][2]
+
+
+@pytest.mark.parametrize(
+    "ghost", [RpmFile("", ghost=True), RpmFile("", mode=0o120777, target="/x")]
+)
+def test_an_enclave_that_comes_from_elsewhere(bench: Bench, ghost: RpmFile) -> None:
+    """Nothing but a ghost or a link has the name: that alone makes the package suspect."""
+    package = bench.folder / "ghost.rpm"
+    file = replace(ghost, path=SIGNED)
+    package.write_bytes(write_rpm([file]))
+    listed = {SIGNED: File("/nowhere", 0, file.mode)}
+    ghosts = (SIGNED,) if ghost.ghost else ()
+    output = bench.run(Pkg(str(package), provides=(), files=listed, ghost_files=ghosts))
+    assert output.ids == ["sgx-enclave-missing"], output.found
+
+
+def test_a_link_for_the_enclave_folder(bench: Bench) -> None:
+    package = bench.folder / "folder.rpm"
+    where = ENCLAVE_FOLDER[:-1]
+    package.write_bytes(write_rpm([link(where, "/opt/mine")]))
+    listed = {where: File("/nowhere", 0, 0o120777)}
+    assert bench.run(Pkg(str(package), provides=(), files=listed)).ids == ["sgx-enclave-missing"]
+
+
+def test_isvsvn_below_what_the_config_says(bench: Bench) -> None:
+    (bench.reference / "libsgx_pce.config.xml").write_bytes(
+        CASE.config.replace(b"<ISVSVN>0x7<", b"<ISVSVN>0x8<")
+    )
+    output = bench.run(bench.rpm(CASE.signed), least_isvsvn={"pce": 0})
+    (details,) = [d for _level, kind, d in output.found if kind == "sgx-enclave-svn-too-low"]
+    assert "libsgx_pce.config.xml says" in details
+    assert "sgx-enclave-metadata-unaccounted" in output.ids
+    (bench.reference / "libsgx_pce.config.xml").write_bytes(
+        CASE.config.replace(b"<ISVSVN>0x7<", b"<ISVSVN>0x6<")
+    )
+    output = bench.run(bench.rpm(CASE.signed), least_isvsvn={"pce": 0})
+    assert "sgx-enclave-svn-too-low" not in output.ids
+    assert "sgx-enclave-metadata-unaccounted" in output.ids
+
+
+def test_isvsvn_below_the_releases(bench: Bench) -> None:
+    """Intel's signer is not asked for: only the floor of the release is looked at."""
+    output = bench.run(bench.rpm(CASE.signed), signers={}, least_isvsvn={})
+    (details,) = [d for _level, kind, d in output.found if kind == "sgx-enclave-svn-too-low"]
+    assert "expected" in details
+
+
+def test_a_manifest_of_a_build(bench: Bench) -> None:
+    release = "sgx-2.25-dcap-1.22"
+    files = [
+        FileRecord(name, hashlib.sha256(data).hexdigest(), len(data))
+        for name, data in (
+            ("libsgx_pce.so", CASE.built),
+            ("libsgx_pce.config.xml", CASE.config),
+        )
+    ]
+    tree = replace(sample().trees[0], release=release)
+    enclave = EnclaveRecord("pce", "pce", release, files[0], files[1], None)
+    other = EnclaveRecord("qe3", "qe3", release, None, None, "its make took too long")
+    write_manifest(bench.reference, Manifest(release, 1, 1, (tree,), (enclave, other), None))
+    package = bench.rpm(CASE.signed)
+    for place in (bench.reference, bench.reference / "manifest.json"):
+        by_version = {"pce": {"1.25.100.1": str(place)}}
+        output = bench.run(package, reference=by_version)
+        assert output.ids == VERIFIED, output.found[0][2]
+    (bench.reference / "libsgx_pce.so").write_bytes(CASE.built[:-1] + b"?")
+    output = bench.run(package)
+    assert "sgx-enclave-reference-unusable" in output.ids
+    assert "sgx-enclave-verified" not in output.ids
+
+
+def test_a_broken_place_does_not_hide_a_good_one(bench: Bench) -> None:
+    places = ["/no/such/folder", str(bench.reference)]
+    assert bench.run(bench.rpm(CASE.signed), reference=places).ids == VERIFIED
 
 
 def test_what_nobody_expected_is_a_finding(bench: Bench) -> None:
@@ -265,13 +450,14 @@ def test_every_code_of_the_core_has_words() -> None:
 
 def test_only_the_verified_file_is_quietened() -> None:
     path = SIGNED
+    sample = Pkg.name
     lines = [
-        f"sample.x86_64: E: statically-linked-binary {path}",
-        f"sample.x86_64: W: executable-stack {path} more",
-        f"sample.x86_64: E: statically-linked-binary {path}2",
+        f"{sample}.x86_64: E: statically-linked-binary {path}",
+        f"{sample}.x86_64: W: executable-stack {path} more",
+        f"{sample}.x86_64: E: statically-linked-binary {path}2",
         f"other.x86_64: E: statically-linked-binary {path}",
-        f"sample.x86_64: E: setuid-binary {path} root",
-        "sample.x86_64: E: statically-linked-binary /usr/bin/x",
+        f"{sample}.x86_64: E: setuid-binary {path} root",
+        f"{sample}.x86_64: E: statically-linked-binary /usr/bin/x",
     ]
     output = Output(results=list(lines), printed_messages={"E": 5, "W": 1, "I": 0}, score=5)
     subject: Any = Pkg("f")
@@ -281,7 +467,9 @@ def test_only_the_verified_file_is_quietened() -> None:
     assert (output.printed_messages, output.score) == ({"E": 4, "W": 0, "I": 0}, 4)
 
 
-def unsigned_rpm(bench: Bench, name: str = "pce-unsigned", **changes: Any) -> Pkg:
+def unsigned_rpm(
+    bench: Bench, name: str = "sgx-enclave-reproducible-pce-unsigned", **changes: Any
+) -> Pkg:
     """A package with the counterpart, as rpmlint sees it."""
     files = [
         RpmFile("/usr/share/sgx-enclaves/pce.config.xml", CASE.config),
@@ -309,7 +497,7 @@ def test_each_package_on_the_command_line_is_read_once(
         read.clear()
         output = bench.run(*packages, reference=[])
         assert "sgx-enclave-verified" in output.ids, output.found
-        assert sorted(read) == sorted({"sample", packages[0].name, packages[1].name})
+        assert sorted(read) == sorted(Path(p.filename).stem for p in packages)
 
 
 def test_a_package_that_is_named_twice_is_judged_once(bench: Bench) -> None:
@@ -325,6 +513,6 @@ def test_a_package_that_is_named_twice_is_judged_once(bench: Bench) -> None:
     assert output.ids.count("sgx-enclave-verified") == 1, output.found
     other = bench.folder / "other.rpm"
     other.write_bytes(Path(signed.filename).read_bytes())
-    session.note(Pkg(str(other), name="other"))
+    session.note(Pkg(str(other), arch="noarch"))
     session.conclude()
     assert output.ids.count("sgx-enclave-verified") == 2, output.found
