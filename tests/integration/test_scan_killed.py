@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A scan that is killed in the middle goes on where it was, and comes to the same end."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from tests.support.keys import mrsigner, vendor_key
+from tests.support.signed import signed_enclave
+from tests.support_rpm import RpmFile, write_rpm
+
+CASE = signed_enclave("2.25")
+PACKAGES = 300
+SIGNED = 40
+
+
+@pytest.fixture(name="tree")
+def _tree(tmp_path: Path) -> Path:
+    """Many packages, some with a signed enclave, one of them tampered with."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    plain = write_rpm([RpmFile("/usr/share/doc/x", os.urandom(300_000))], compressor="xz")
+    signed = write_rpm([RpmFile(ENCLAVE_FOLDER + "libsgx_pce.signed.so", CASE.signed)])
+    tampered = bytearray(CASE.signed)
+    tampered[-1] ^= 1
+    bad = write_rpm([RpmFile(ENCLAVE_FOLDER + "libsgx_pce.signed.so", bytes(tampered))])
+    for index in range(PACKAGES):
+        (tree / f"{index:03}.rpm").write_bytes(plain)
+    for index in range(0, PACKAGES, PACKAGES // SIGNED):
+        (tree / f"{index:03}.rpm").write_bytes(signed)
+    (tree / "200.rpm").write_bytes(bad)
+    return tree
+
+
+@pytest.fixture(name="command")
+def _command(tree: Path, tmp_path: Path) -> list[str]:
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    (reference / "libsgx_pce.so").write_bytes(CASE.built)
+    (reference / "pce.config.xml").write_bytes(CASE.config)
+    # Every payload is read, so that there is time to be killed.
+    options = ["--deep", "--reference", str(reference), "--signer", mrsigner(vendor_key())]
+    return [sys.executable, "-m", "sgx_enclaves", "scan", str(tree), *options, "--json"]
+
+
+def lines(state: Path) -> list[str]:
+    return state.read_text().splitlines() if state.exists() else []
+
+
+def outcome(command: list[str]) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, report
+
+
+@pytest.mark.parametrize(
+    ("jobs", "sent"), [("1", signal.SIGKILL), ("2", signal.SIGKILL), ("2", signal.SIGINT)]
+)
+def test_a_killed_scan_goes_on(
+    command: list[str], tmp_path: Path, jobs: str, sent: signal.Signals
+) -> None:
+    state = tmp_path / "state"
+    resumable = [*command, "--state", str(state), "--jobs", jobs]
+    with subprocess.Popen(
+        resumable, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as scan:
+        deadline = time.monotonic() + 60
+        while len(lines(state)) < 30 and scan.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        # Ctrl-C reaches the whole group; a kill reaches nobody else.
+        (os.killpg if sent is signal.SIGINT else os.kill)(scan.pid, sent)
+        scan.wait(30)
+    kept = [json.loads(line)["file"] for line in lines(state)[1:] if line.endswith("}")]
+    assert 0 < len(kept) < PACKAGES, "the scan was over before it was killed"
+
+    status, report = outcome(resumable)
+    assert (status, report["scanned"]) == (1, PACKAGES)
+    assert (status, report) == outcome(command)
+    after = [json.loads(line)["file"] for line in lines(state)[1:]]
+    # What was done before was not done again, and everything is there once.
+    assert after[: len(kept)] == kept
+    assert len(after) == len(set(after)) == PACKAGES
+
+
+def test_the_progress_of_a_resumed_scan_starts_where_it_was(
+    command: list[str], tmp_path: Path
+) -> None:
+    """On a terminal, which is a pseudo-terminal here."""
+    resumable = [*command, "--state", str(tmp_path / "state")]
+    outcome(resumable)
+    ours, theirs = pty.openpty()
+    done = subprocess.run(resumable, check=False, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert done.returncode == 1
+    assert shown.endswith(f"[{'#' * 30}] {PACKAGES}/{PACKAGES} packages\r\n")
