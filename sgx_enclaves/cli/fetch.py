@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Bring a release's source archives and the vendor's signed enclaves into the cache.
 
-Every file is held against the SHA-256 that the release pins, the vendor's archives
-against the vendor's own checksums file too. A file that is here already is digested
-again, not fetched. A fetch that was ended goes on where it stopped.
+Every file is held against the SHA-256 that the release pins, of the file or of what it
+holds, the vendor's archives against the vendor's own checksums file too. A file that is
+here already is digested again, not fetched. A fetch that was ended goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for entry in files:
         pinned = "as pinned" if entry["pinned"] else "NOT PINNED"
+        if entry["contents_sha256"]:
+            pinned = "contents as pinned"
         print(f"{entry['kind']} {entry['id']}: {entry['path']}, sha256 {entry['sha256']}, {pinned}")
         if entry.get("note"):
             print(f"  {entry['note']}")
@@ -134,6 +137,7 @@ def _entry(kind: str, release: Release, name: str, file: Fetched) -> dict[str, o
         "id": name,
         "path": str(file.path),
         "sha256": file.sha256,
+        "contents_sha256": file.contents_sha256,
         "size": file.size,
         "url": file.url,
         "pinned": file.pinned,

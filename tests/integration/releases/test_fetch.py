@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import lzma
 import os
 import re
 import signal
@@ -21,11 +23,12 @@ import pytest
 
 from sgx_enclaves.errors import DigestError, FetchError
 from sgx_enclaves.releases.artifact import Artifact, Lookaside
-from sgx_enclaves.releases.cache import Cache
+from sgx_enclaves.releases.cache import Cache, Origin
 from sgx_enclaves.releases.download import FetchSettings
 from sgx_enclaves.releases.fetch import Fetcher
 from sgx_enclaves.releases.progress import Event
 from sgx_enclaves.releases.transport import HttpsTransport, TransportSettings
+from tests.unit.releases import tarmaker as tm
 from tests.vendor_server import Authority, Fault, VendorServer, vendor_server
 
 DATA = hashlib.shake_256(b"archive").digest(300_000)
@@ -425,6 +428,141 @@ def test_unpinned_must_be_asked_for(bench: Bench, vendor: VendorServer) -> None:
     assert vendor.requests == []
     fetched = bench.fetcher.fetch(artifact(url, sha256=None), allow_unpinned=True)
     assert (fetched.sha256, fetched.pinned) == (SHA, False)
+
+
+TREE = [tm.directory("top"), tm.file("top/a.c", b"int a;"), tm.file("top/b.c", b"int b;")]
+PACKED = gzip.compress(b"".join(TREE) + tm.END, 9, mtime=0)
+# another top folder, another compressor, another order: the same contents
+RENAMED = lzma.compress(
+    b"".join([tm.file("new/b.c", b"int b;"), tm.file("new/a.c", b"int a;")]) + tm.END
+)
+CHANGED = gzip.compress(b"".join([*TREE[:2], tm.file("top/b.c", b"evil b;")]) + tm.END, mtime=0)
+CONTENTS = hashlib.sha256(
+    b"".join(
+        b"f\0" + name + b"\0" + hashlib.sha256(data).hexdigest().encode() + b"\0"
+        for name, data in ((b"a.c", b"int a;"), (b"b.c", b"int b;"))
+    )
+).hexdigest()
+
+
+def source(*urls: str, sha256: Optional[str] = None, contents: str = CONTENTS) -> Artifact:
+    return Artifact("a.tar.gz", urls, sha256, contents_sha256=contents)
+
+
+@pytest.mark.parametrize("data", [PACKED, RENAMED], ids=["first", "renamed"])
+def test_contents_are_a_pin(bench: Bench, vendor: VendorServer, data: bytes) -> None:
+    url = vendor.put(PATH, data)
+    first = bench.fetcher.fetch(source(url))
+    assert first.path == bench.cache.root / "contents" / CONTENTS[:2] / CONTENTS[2:]
+    assert first.sha256 == hashlib.sha256(data).hexdigest()
+    assert (first.pinned, first.contents_sha256) == (True, CONTENTS)
+    again = Fetcher(bench.cache, None).fetch(source(url))
+    assert (again.path, again.sha256, again.pinned) == (first.path, first.sha256, True)
+    assert len(vendor.asked(PATH)) == 1
+    assert not list(bench.cache.root.glob("quarantine/*"))
+
+
+def test_other_contents_are_kept_aside(bench: Bench, vendor: VendorServer) -> None:
+    url = vendor.put(PATH, CHANGED)
+    with pytest.raises(DigestError) as caught:
+        bench.fetcher.fetch(source(url))
+    assert caught.value.expected == f"contents_sha256 {CONTENTS}"
+    assert caught.value.found is not None
+    assert caught.value.found.startswith("contents_sha256 ")
+    assert caught.value.file is not None
+    assert Path(caught.value.file).read_bytes() == CHANGED
+    assert not list(bench.cache.root.glob("contents/*/*"))
+    # another place still has the right one
+    good = vendor.put("/mirror", RENAMED)
+    fetched = bench.fetcher.fetch(source(url, good))
+    assert fetched.url == good
+    assert len(fetched.rejected) == 1
+
+
+NO_CONTENTS = {
+    "a page": b"<html>not here</html>",
+    "cut off": PACKED[:-20],
+    "two tops": gzip.compress(b"".join([*TREE, tm.file("more/a")]) + tm.END),
+    "a hard link": gzip.compress(b"".join([*TREE, tm.header("top/h", flag=b"1")]) + tm.END),
+    "a bomb": gzip.compress(tm.file("top/a", bytes(40 << 20)) + tm.END),
+}
+
+
+@pytest.mark.parametrize("case", sorted(NO_CONTENTS))
+def test_what_has_no_contents_is_not_the_pinned_file(
+    bench: Bench, vendor: VendorServer, case: str
+) -> None:
+    url = vendor.put(PATH, NO_CONTENTS[case])
+    with pytest.raises(DigestError, match="of nothing: ") as caught:
+        bench.fetcher.fetch(source(url))
+    assert caught.value.file is not None
+    assert Path(caught.value.file).parent == bench.cache.root / "quarantine"
+
+
+def test_with_both_pins_both_must_hold(bench: Bench, vendor: VendorServer) -> None:
+    packed, renamed = (hashlib.sha256(data).hexdigest() for data in (PACKED, RENAMED))
+    url = vendor.put(PATH, PACKED)
+    with pytest.raises(DigestError, match=f"expected sha256 {renamed}"):
+        bench.fetcher.fetch(source(url, sha256=renamed))
+    with pytest.raises(DigestError, match="expected contents_sha256 0000"):
+        bench.fetcher.fetch(source(url, sha256=packed, contents="0" * 64))
+    fetched = bench.fetcher.fetch(source(url, sha256=packed))
+    assert fetched.path == bench.cache.path_of(packed)
+    # here by its sha256, which does not help the other pin
+    with pytest.raises(DigestError, match="contradict each other"):
+        bench.fetcher.fetch(source(url, sha256=packed, contents="0" * 64))
+    assert bench.fetcher.fetch(source(url, sha256=packed)).path == fetched.path
+
+
+@pytest.mark.parametrize("damage", [CHANGED, PACKED[:-1], b""], ids=["changed", "cut", "empty"])
+def test_damaged_contents_in_the_cache_are_noticed(
+    bench: Bench, vendor: VendorServer, damage: bytes
+) -> None:
+    url = vendor.put(PATH, PACKED)
+    path = bench.fetcher.fetch(source(url)).path
+    path.chmod(0o644)
+    path.write_bytes(damage)
+    with pytest.raises(FetchError, match="not in the cache") as caught:
+        Fetcher(bench.cache, None).fetch(source(url))
+    assert caught.value.expected == f"contents_sha256 {CONTENTS}"
+    assert len(list(bench.cache.root.glob("quarantine/*"))) == 1
+    assert bench.fetcher.fetch(source(url)).path.read_bytes() == PACKED
+
+
+def test_local_archives_are_held_against_their_contents(tmp_path: Path) -> None:
+    folder = tmp_path / "local"
+    folder.mkdir()
+    fetcher = Fetcher(Cache(tmp_path / "cache"), None, local=folder)
+    for data in (PACKED, RENAMED):
+        (folder / "a.tar.gz").write_bytes(data)
+        fetched = fetcher.fetch(source())
+        assert fetched.path == folder / "a.tar.gz"
+        assert (fetched.pinned, fetched.sha256) == (True, hashlib.sha256(data).hexdigest())
+    for data in (CHANGED, *NO_CONTENTS.values()):
+        (folder / "a.tar.gz").write_bytes(data)
+        with pytest.raises(DigestError, match="not the file that the release pins"):
+            fetcher.fetch(source())
+
+
+def test_a_download_of_contents_goes_on_where_it_broke_off(
+    bench: Bench, vendor: VendorServer
+) -> None:
+    url = vendor.put(PATH, PACKED)
+    vendor.fault(PATH, Fault(close_after=50))
+    assert bench.fetcher.fetch(source(url)).path.read_bytes() == PACKED
+    assert "Range" in vendor.asked(PATH)[1].headers
+
+
+def test_a_whole_part_file_only_gets_its_name(bench: Bench, vendor: VendorServer) -> None:
+    """The last run ended between the last byte and the rename."""
+    url = vendor.put(PATH, PACKED)
+    wanted = source(url)
+    partial = bench.cache.partial(wanted.key)
+    partial.begin(Origin(url, None))
+    partial.path.write_bytes(PACKED)
+    assert bench.fetcher.fetch(wanted).path.read_bytes() == PACKED
+    assert vendor.requests == []
+    assert not list(bench.cache.root.glob("partial/*"))
 
 
 def test_lookaside_is_asked_first(tmp_path: Path, vendor: VendorServer) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import jsonschema
 import pytest
@@ -165,14 +166,21 @@ def test_own_catalogue_is_whole() -> None:
 def test_unknown_facts_of_an_enclave_are_its_own_and_its_trees() -> None:
     catalogue = load_catalogue([OWN_FOLDER])
     newest = catalogue.release(NEWEST)
-    facts = catalogue.unpinned_for(newest, newest.enclaves[0])
-    assert "source.sgx-emm" in facts
-    assert "source.linux-sgx" not in facts
-    assert not any(fact.startswith("vendor") for fact in facts)
+    assert catalogue.unpinned_for(newest, newest.enclaves[0]) == ()
+    before = catalogue.release("sgx-2.24-dcap-1.21")
+    pce = before.enclaves[0]
+    assert catalogue.unpinned_for(before, pce) == (
+        f"{pce.built_in}: source.dcap",
+        f"{pce.built_in}: toolchain.interpreter",
+    )
     later = catalogue.release("sgx-2.26-dcap-1.23")
-    facts = catalogue.unpinned_for(later, later.enclaves[0])
-    assert facts[0] == "vendor.dcap"
-    assert f"{NEWEST}: source.sgx-emm" in facts
+    assert catalogue.unpinned_for(later, later.enclaves[0]) == ("vendor.dcap",)
+    loose = replace(newest, unpinned=("source.sgx-emm",))
+    both = Catalogue({loose.name: loose, later.name: later}, ())
+    assert both.unpinned_for(later, later.enclaves[0]) == (
+        "vendor.dcap",
+        f"{NEWEST}: source.sgx-emm",
+    )
     whole = small()
     whole["toolchain"]["interpreter"] = "/lib64/ld.so"
     whole["unpinned"] = ["enclave.two.so_version"]
@@ -188,8 +196,37 @@ def test_digests_that_are_known_are_pinned() -> None:
     assert pins["sgx_2.25_reproducible.tar.gz"].startswith("57c1e463")
     assert pins["prebuilt_dcap_1.22.tar.gz"] is not None
     assert pins["prebuilt_dcap_1.22.tar.gz"].startswith("453a4943")
-    assert "source.linux-sgx" not in release.unpinned
-    assert "source.sgx-emm" in release.unpinned
+    assert release.unpinned == ()
+
+
+def test_one_commit_has_one_content() -> None:
+    """An archive that several releases share is pinned alike in all of them."""
+    pins: dict[str, set[Optional[str]]] = {}
+    for release in load_catalogue([OWN_FOLDER]).releases.values():
+        for source in release.build.sources if release.build else ():
+            assert source.artifact.pinned or f"source.{source.id}" in release.unpinned
+            if source.commit is not None and source.artifact.sha256 is None:
+                pins.setdefault(source.commit, set()).add(source.artifact.contents_sha256)
+    assert len(pins) >= 30
+    assert {commit: found for commit, found in pins.items() if len(found) != 1} == {}
+    known = [pin for found in pins.values() for pin in found if pin is not None]
+    assert len(known) == len(set(known))
+
+
+def test_contents_are_a_pin() -> None:
+    data = small()
+    put("build/source/1/sha256", None)(data)
+    with pytest.raises(CatalogueError, match=r"must list source\.sub"):
+        read_release(data, "small.toml")
+    put("build/source/1/contents_sha256", "cd" * 32)(data)
+    jsonschema.validate(data, SCHEMA)
+    release = read_release(data, "small.toml")
+    assert release.sources()[1].contents_sha256 == "cd" * 32
+    assert release.sources()[1].pinned
+    assert "source.sub" not in unknown_facts(release)
+    data["unpinned"].append("source.sub")
+    with pytest.raises(CatalogueError, match=r"lists source\.sub, which is given"):
+        read_release(data, "small.toml")
 
 
 Edit = Callable[[dict[str, Any]], object]
@@ -221,6 +258,14 @@ BOTH: dict[str, tuple[Edit, str]] = {
     "no enclave": (put("enclave", []), "enclave: must name at least one"),
     "table for a list": (put("enclave", {}), "enclave: must be a list"),
     "short digest": (put("build/source/0/sha256", "ab"), "build.source[0]: main.tar.gz: sha256"),
+    "short digest of contents": (
+        put("build/source/1/contents_sha256", "ab"),
+        "build.source[1]: sub.tar.gz: contents_sha256",
+    ),
+    "contents of a vendor's archive": (
+        put("vendor/0/contents_sha256", "ab" * 32),
+        "vendor[0].contents_sha256: is not a known key",
+    ),
     "upper-case digest": (put("vendor/0/sha256", "AB" * 32), "vendor[0]"),
     "plain HTTP": (put("build/source/1/urls", ["http://example.org/a"]), "only https"),
     "no place at all": (put("vendor/0/urls", []), "vendor[0].urls: must name at least one"),
@@ -251,12 +296,24 @@ BOTH: dict[str, tuple[Edit, str]] = {
     "bad so-version": (put("enclave/0/so_version/value", "1.2"), "so_version.value"),
     "umask": (put("toolchain/umask", 0o1000), "toolchain.umask"),
 }
+
+
+def contents_with(key: str, value: object) -> Edit:
+    def edit(data: dict[str, Any]) -> None:
+        data["build"]["source"][1].update({"contents_sha256": "ab" * 32, key: value})
+
+    return edit
+
+
 # mistakes that need more than a schema
 READER_ONLY: dict[str, tuple[Edit, str]] = {
     "url with a password": (
         put("vendor/0/urls", ["https://me:pw@example.org/a"]),
         "must hold no password",
     ),
+    "contents of a packed archive": (contents_with("unpack", False), "goes with unpack = true"),
+    "contents below another folder": (contents_with("strip", 2), "and strip = 1 only"),
+    "contents with the top folder": (contents_with("strip", 0), "and strip = 1 only"),
     "first source is not the tree": (put("build/source/0/place", "x"), "begin with the one"),
     "two trees": (put("build/source/1/place", "."), "only the first"),
     "id twice": (put("build/source/1/id", "main"), "build.source: is there twice"),
