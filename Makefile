@@ -39,7 +39,8 @@ $(BUILD)/setup.stamp: setup.cfg pyproject.toml packaging/install-system-packages
 	touch $@
 
 demo: setup
-	$(RUN) -m demo.main --into $(BUILD)/demo
+	packaging/install-rpmlint $(lastword $(RPMLINTS)) $(NEWEST_RPMLINT) || true
+	$(RUN) -m demo.main --into $(BUILD)/demo --rpmlint $(NEWEST_RPMLINT)
 
 test: lint typecheck unit
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,11 @@ DEADLINE = 120
 def title(text: str) -> None:
     """A heading in the demo's output."""
     print(f"\n== {text}\n", flush=True)
+
+
+def shown(path: Path) -> Path:
+    """The path as a user in the checkout would type it."""
+    return Path(os.path.relpath(path, ROOT)) if path.is_absolute() else path
 
 
 def sgx_enclaves(*arguments: str, log: Optional[Path] = None) -> int:

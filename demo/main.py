@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The main job on our own test enclaves: first on one, then on a whole release.
+"""The main job on our own test enclaves: first on one, then on a whole release, then
+on packages of it.
 
 What a user would type is what runs: the command `sgx-enclaves`. Everything is
 local: the vendor is a server on 127.0.0.1, its keys are made here.
@@ -12,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from demo import one_enclave, vendor, whole_release
+from demo import as_packages, one_enclave, vendor, whole_release
 from demo.command import DEADLINE, title
 from demo.release import ENCLAVES
 
@@ -21,7 +22,9 @@ def main() -> int:
     """Run everything; 0 only if each verdict is the one that it must be."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--into", type=Path, required=True, metavar="DIR")
-    folder: Path = parser.parse_args().into
+    parser.add_argument("--rpmlint", type=Path, metavar="DIR", help="made by install-rpmlint")
+    args = parser.parse_args()
+    folder: Path = args.into
     folder.mkdir(parents=True, exist_ok=True)
     title("build the test enclaves from source")
     built = build_enclaves(folder / "built")
@@ -29,6 +32,8 @@ def main() -> int:
     mallory = vendor.make_key(folder / "mallory.pem")
     wrong = one_enclave.run(folder, built / "libsgx_pce.so", key, mallory)
     wrong += whole_release.run(folder / "release", built, key, mallory)
+    there = args.rpmlint is not None and (args.rpmlint / "bin" / "rpmlint").is_file()
+    wrong += as_packages.run(folder / "packages", args.rpmlint if there else None)
     title("done" if not wrong else f"{wrong} result(s) were NOT as expected")
     print(f"reports: {folder}/*/report/verdict.{{txt,json,html}}")
     print(f"         {folder}/release/*/report/release.{{txt,json,html}}")

@@ -149,9 +149,14 @@ def write_lint_config(path: Path, signer: str, least_isvsvn: Mapping[str, int]) 
     return path
 
 
-def rpmlint(version: str, config: Path, files: Sequence[Path]) -> Ran:
-    """Run the rpmlint in build/rpmlint-VERSION with our check; see `make rpmlint`."""
-    python = ROOT / "build" / f"rpmlint-{version}" / "bin" / "python"
-    argv = [str(python), "-m", "sgx_enclaves_rpmlint", "--config", str(config)]
+def rpmlint(home: Path, config: Path, files: Sequence[Path]) -> Ran:
+    """Run rpmlint with our check.
+
+    Args:
+        home: the environment that `packaging/install-rpmlint` made.
+        config: from `write_lint_config`.
+        files: packages and spec files.
+    """
+    argv = [str(home / "bin" / "python"), "-m", "sgx_enclaves_rpmlint", "--config", str(config)]
     checks = ROOT / "rpmlint_checks"
     return run([*argv, *map(str, files)], {"PYTHONPATH": f"{checks}{os.pathsep}{ROOT}"})

@@ -670,9 +670,10 @@ def lint(
     version: str, config: Path, files: Sequence[Path]
 ) -> tuple[int, set[tuple[str, str]], str]:
     """Exit status, level and id of each error and warning, and all output."""
-    if not (ROOT / "build" / f"rpmlint-{version}" / "bin" / "rpmlint").exists():
+    home = ROOT / "build" / f"rpmlint-{version}"
+    if not (home / "bin" / "rpmlint").exists():
         pytest.skip(f"rpmlint {version} is not installed: make rpmlint")
-    done = rpmlint(version, config, files)
+    done = rpmlint(home, config, files)
     found = re.findall(r"^(?!\(none\))\S+: ([EW]): (\S+)", done.text, re.MULTILINE)
     return done.status, set(found), done.text
 
