@@ -242,7 +242,7 @@ def test_mass_tag_is_all_or_nothing(
 
 
 def test_a_target_s_destination_tag_is_gated_and_the_build_is_verified(
-    admin: Any, recorder: Recorder, tmp_path: Path
+    site: Site, admin: Any, recorder: Recorder, tmp_path: Path
 ) -> None:
     admin.packageListAdd(HARD, "gate-built", owner=world.RELENG)
     srpm = work.make_srpm(tmp_path, SPEC, {"signed.so": gatekit.CASE.signed})
@@ -256,10 +256,15 @@ def test_a_target_s_destination_tag_is_gated_and_the_build_is_verified(
     tasks = admin.listTasks({"method": "sgxEnclaves", "decode": True}, {"order": "id"})
     (task,) = [t for t in tasks if t["request"][2] == build["nvr"]]
     assert task["request"] == [None, world.BUILD_TAG, build["nvr"], {}]
-    assert task["owner"] == build["owner_id"]
+    # Before 1.35, Koji gives such a task to the builder's user.
+    assert (task["owner"] == build["owner_id"]) is (version_of(site) >= (1, 35))
     recorder.answer(task["id"], build)
     assert work.tag(admin, HARD, build["nvr"]).error == ""
     admin.untagBuildBypass(HARD, build["nvr"])
+
+
+def version_of(site: Site) -> tuple[int, ...]:
+    return tuple(int(part) for part in site.version.split(".")[:2])
 
 
 SPEC = f"""

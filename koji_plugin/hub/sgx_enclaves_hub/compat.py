@@ -3,6 +3,8 @@
 
 - 1.33: no draft builds; a build's mapping has no `draft`.
 - 1.34: draft builds, whose NVR and folder change when they are promoted.
+- Until 1.34, a task that the hub makes belongs to whoever calls, whatever owner is asked
+  for: the hook's tasks are the builder's user's. From 1.35 they are the build's owner's.
 """
 
 from __future__ import annotations
