@@ -98,7 +98,7 @@ class Fetcher:
                 f"{artifact.filename} is not in the cache, and the network is switched off",
                 file=str(self._cache.root),
                 expected=artifact.pin,
-                hint="fetch it once without --offline",
+                hint="fetch it once without --offline, or put it into the folder of --local",
             )
         tools = Tools(self._cache, self._transport, self._settings, self._progress, self._sleep)
         with self._cache.lock(

@@ -19,6 +19,7 @@ from sgx_enclaves.releases.build import BuildRequest, build_release
 from sgx_enclaves.releases.build_sandbox import Isolation
 from sgx_enclaves.releases.cache import Cache
 from sgx_enclaves.releases.catalogue import Catalogue, load_catalogue
+from sgx_enclaves.releases.contents import read_contents
 from sgx_enclaves.releases.download import Fetched
 from sgx_enclaves.releases.fetch import Fetcher
 from sgx_enclaves.releases.manifest import Manifest, ToolchainKind
@@ -99,6 +100,7 @@ class SmallRelease:
     patches: Sequence[tuple[str, str]] = ()
     environment: str = ""
     pinned: bool = True
+    by_contents: bool = False
     apart: bool = False
 
     def __post_init__(self) -> None:
@@ -144,7 +146,7 @@ class SmallRelease:
             'schema = 1\nname = "small-1"\ntitle = "Small"\nsgx = "2.25"\ndcap = "1.22"',
             f"unpinned = {json.dumps([*unpinned, 'vendor.v', *self._unknown()])}",
             f'[build]\nroot = "{self.root}"',
-            _source("main", ".", main if self.pinned else ""),
+            self._main(main),
         ]
         for place, data in self.others.items():
             parts.append(_source(place.rpartition("/")[2], place, self._put(data)))
@@ -168,6 +170,18 @@ class SmallRelease:
         )
         parts += [self._enclave(name) for name in self.enclaves]
         return "\n\n".join(parts) + "\n"
+
+    def _main(self, sha256: str) -> str:
+        """The first source; the archive moves to where its pin has it looked for."""
+        if not self.by_contents:
+            return _source("main", ".", sha256 if self.pinned else "")
+        cache = Cache(self.cache)
+        here = cache.path_of(sha256)
+        contents = read_contents(here).sha256
+        place = cache.path_of_contents(contents)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        here.rename(place)
+        return _source("main", ".", "") + f'contents_sha256 = "{contents}"'
 
     def _unknown(self) -> list[str]:
         keys = ("so_version", "isvprodid", "least_isvsvn")

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import lzma
 import os
 import subprocess
 import time
@@ -422,6 +424,27 @@ def test_unpinned_sources_are_told(small: SmallRelease, into: Path, tmp_path: Pa
         # nothing has it, since only pinned files are found in a cache
         small.build(into)
     assert not into.exists()
+
+
+def test_sources_pinned_by_contents_give_the_same_however_packed(
+    small: SmallRelease, into: Path, tmp_path: Path
+) -> None:
+    small.steps = {"times": ["stat", "--format=%Y", "GNUmakefile"]}
+    first = small.build(into)
+    small.by_contents = True
+    again = tmp_path / "again"
+    small.archive = lzma.compress(gzip.decompress(make_tar(small.files, "renamed")))
+    second = small.build(again)
+    assert second.pinned
+    assert second.designated
+    assert [e.unsigned for e in load_built(again).enclaves] == [
+        e.unsigned for e in load_built(into).enclaves
+    ]
+    assert second.trees[0].sources[0].sha256 == hashlib.sha256(small.archive).hexdigest()
+    assert second.trees[0].sources[0] != first.trees[0].sources[0]
+    logs = [(folder / "logs" / "times.log").read_text() for folder in (into, again)]
+    assert "\n1600000000\n" in logs[0]
+    assert "\n315619200\n" in logs[1]
 
 
 def test_another_toolchain_is_refused(small: SmallRelease, into: Path) -> None:

@@ -22,7 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sgx_enclaves.decompress import ArchiveLimits
-from sgx_enclaves.errors import ArchiveError, DigestError, InputError, LimitError
+from sgx_enclaves.errors import (
+    ArchiveError,
+    DigestError,
+    InputError,
+    LimitError,
+    SgxEnclavesError,
+)
 from sgx_enclaves.releases.archive import unpack_tree
 from sgx_enclaves.releases.artifact import Artifact
 from sgx_enclaves.releases.contents import Entry, digest_entries, read_contents
@@ -247,6 +253,34 @@ def test_what_is_unpacked_is_what_was_digested(
     contents = read_contents(path)
     unpack_tree(path, dest, sha256=contents.archive_sha256)
     assert digest_entries(entries_of(dest)) == contents.sha256
+
+
+@given(at=st.integers(0, 6000), byte=st.integers(0, 255))
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_byte_changed_is_refused_or_changes_what_counts(
+    tmp_path: Path, at: int, byte: int
+) -> None:
+    path = tm.write(tmp_path, *members())
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] = byte
+    path.write_bytes(data)
+    try:
+        contents = read_contents(path)
+    except SgxEnclavesError as error:
+        assert error.file == str(path)
+        return
+    with tarfile.open(path) as tar:
+        seen = {tuple(m.name.split("/")[1:]): m for m in tar if m.isfile()}
+    for entry in contents.entries:
+        if entry.kind in "fx":
+            found = seen[tuple(entry.path.split("/"))]
+            with tarfile.open(path) as tar:
+                content = tar.extractfile(found)
+                assert content is not None
+                assert hexed(content.read()) == entry.value
+            assert (entry.kind == "x") == bool(found.mode & 0o100)
 
 
 def test_an_archive_changed_after_the_check_is_not_unpacked(tmp_path: Path) -> None:
