@@ -55,7 +55,7 @@ class RepodataLimits:
             archive_size=2048 * MIB, total_size=8192 * MIB, ratio_grace=8192 * MIB
         )
     )
-    block: int = MIB
+    block: int = MIB // 8
     element: int = 64 * MIB
     packages: int = 2_000_000
 
