@@ -7,6 +7,7 @@ checkout as `make rpm` builds them.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from demo.release import CHECKSUMS_FILE, SIGNED_FILE, SOURCE_FILE, release_toml
 from demo.server import DownloadServer, download_server
 from demo.source_packages import SourcePackages, Stock, make_source_packages, prepare
 from tests.koji.harness import work, world
+from tests.koji.harness.hub import free_port
 from tests.koji.harness.settings import ROOT
 from tests.koji.harness.site import Site
 
@@ -141,6 +143,18 @@ class Stage:
     vendor: Vendor
     sources: SourcePackages
 
+    def mock_calls(self) -> list[dict[str, Any]]:
+        """Every call of the stand-in for mock so far."""
+        log = self.site.builder.mock_log
+        if not log.exists():
+            return []
+        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+    @property
+    def closed_port(self) -> int:
+        """A port at which nobody answers."""
+        return free_port()
+
     def build(self, srpm: Path) -> dict[str, Any]:
         """Have a source package built in the target."""
         return work.build(self.admin, srpm)
@@ -174,7 +188,11 @@ def set_stage(site: Site, admin: Any, vendor: Vendor, folder: Path) -> Stage:
         for name in _TOOLS:
             admin.groupPackageListAdd(world.BUILD_TAG, group, name)
     site.make_repo(world.BUILD_TAG)
-    return Stage(site, admin, vendor, make_source_packages(folder / "sources", vendor.stock))
+    sources = make_source_packages(folder / "sources", vendor.stock)
+    # Koji has each package name, version and release but once.
+    (folder / "forged").mkdir()
+    forged = work.with_release(sources.forged, folder / "forged", 2)
+    return Stage(site, admin, vendor, replace(sources, forged=forged))
 
 
 def _configure(site: Site, admin: Any, vendor: Vendor) -> None:

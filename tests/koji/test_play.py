@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import koji
 import pytest
 
+from demo.release import SIGNED_FILE, sha256, signed_archive
+from tests.koji.harness import work, world
 from tests.koji.harness.site import Site
-from tests.koji.stage import ENCLAVES, Stage, open_vendor, set_stage
+from tests.koji.stage import ENCLAVES, HARD, RELEASE, Stage, open_vendor, set_stage
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +57,261 @@ def test_the_buildroot_of_the_signed_package_held_the_unsigned_ones(
     )
     held = {item["name"] for item in stage.admin.listRPMs(componentBuildrootID=rpm["buildroot_id"])}
     assert {f"sgx-enclave-reproducible-{name}-unsigned" for name in ENCLAVES} <= held
+
+
+# --- a good package: verified, then let in
+
+
+def refused(admin: Any, tag: str, nvr: str, *, force: bool = False) -> str:
+    """Why a build is not let into a tag, by tag-build; it must not be."""
+    try:
+        error = work.tag(admin, tag, nvr, force=force).error
+    except koji.GenericError as refusal:
+        error = str(refusal)
+    assert error
+    assert not work.tagged(admin, tag, nvr)
+    return error
+
+
+def let_in(admin: Any, tag: str, nvr: str) -> None:
+    ended = work.tag(admin, tag, nvr)
+    assert (ended.state, ended.error) == ("CLOSED", "")
+    assert work.tagged(admin, tag, nvr)
+
+
+@pytest.fixture(scope="module")
+def before(stage: Stage, prebuilt: dict[str, Any]) -> dict[str, str]:
+    """What was said of the good package before it was verified, by way into a tag."""
+    nvr = prebuilt["nvr"]
+    return {
+        "policy": refused(stage.admin, world.RELEASE, nvr),
+        "gate": refused(stage.admin, HARD, nvr),
+        "gate, force": refused(stage.admin, HARD, nvr, force=True),
+        "status": stage.site.cli(world.RELENG, "sgx-enclaves", "gate-status", nvr, HARD).text,
+        "show": stage.site.cli(world.PLAIN, "sgx-enclaves", "show", nvr).text,
+    }
+
+
+@pytest.fixture(scope="module")
+def verified(stage: Stage, prebuilt: dict[str, Any], before: dict[str, str]) -> Any:
+    """The verification of the good package, by the command."""
+    assert before
+    return stage.verify(prebuilt["nvr"])
+
+
+def test_an_unverified_package_is_kept_out(before: dict[str, str]) -> None:
+    assert "its SGX enclaves are not verified" in before["policy"]
+    assert "never verified" in before["gate"]
+    assert "--force does not pass this gate" in before["gate, force"]
+    assert before["status"].startswith("DENIED")
+    assert "was never verified" in before["show"]
+
+
+def test_verification_passes_and_says_of_what(verified: Any) -> None:
+    assert verified.status == 0, verified.text
+    assert "Watching tasks" in verified.out
+    assert f"against release {RELEASE}" in verified.out
+    rows = [line.split() for line in verified.out.splitlines()]
+    assert {row[0] for row in rows if row[1:2] == ["identical"]} == set(ENCLAVES)
+
+
+def test_a_verified_package_is_let_in(
+    stage: Stage, prebuilt: dict[str, Any], verified: Any
+) -> None:
+    assert verified.status == 0
+    for tag in (world.RELEASE, HARD):
+        let_in(stage.admin, tag, prebuilt["nvr"])
+    status = stage.site.cli(world.RELENG, "sgx-enclaves", "gate-status", prebuilt["nvr"], HARD)
+    assert (status.status, status.out.split(":")[0]) == (0, "ALLOWED")
+
+
+def test_the_record_can_be_found_by_measurement_and_tag(
+    stage: Stage, prebuilt: dict[str, Any], verified: Any
+) -> None:
+    shown = stage.site.cli(world.PLAIN, "sgx-enclaves", "show", "--json", prebuilt["nvr"])
+    record = json.loads(shown.out)
+    assert (shown.status, record["verdict"], record["reproducible"]) == (0, "identical", True)
+    assert record["nvr"] == prebuilt["nvr"]
+    pce = next(enclave for enclave in record["enclaves"] if enclave["name"] == "pce")
+    found = stage.admin.listSgxVerifications(mrenclave=pce["mrenclave"], tag=HARD)
+    assert [row["id"] for row in found] == [record["id"]]
+    listed = stage.site.cli(
+        world.PLAIN, "sgx-enclaves", "list", "--enclave", "pce", "--verdict", "identical"
+    )
+    assert prebuilt["nvr"] in listed.out
+
+
+def test_the_task_leaves_report_log_and_our_enclave(
+    stage: Stage, prebuilt: dict[str, Any], verified: Any
+) -> None:
+    task = stage.admin.getSgxVerification(prebuilt["id"])["task_id"]
+    assert "sgx-enclaves-report.json" in stage.admin.listTaskOutput(task)
+    outputs = {
+        child["label"]: set(stage.admin.listTaskOutput(child["id"]))
+        for child in stage.admin.getTaskChildren(task)
+    }
+    assert set(outputs) == set(ENCLAVES)
+    wanted = {"libsgx_pce.so", "sgx-enclaves-report.json", "sgx-enclaves-report.html"}
+    assert wanted | {"buildroot_lock.json", "toolchain.json"} <= outputs["pce"]
+
+
+def test_a_release_alone_can_be_verified(stage: Stage) -> None:
+    done = stage.site.cli(
+        world.RELENG, "sgx-enclaves", "build", RELEASE, "--build-tag", world.BUILD_TAG,
+        "--enclave", "pce", "--json", seconds=300,
+    )  # fmt: skip
+    result = json.loads(done.out)
+    assert (done.status, result["verdict"], result["record"]) == (0, "identical", None)
+
+
+def test_the_unsigned_enclaves_can_come_from_a_build(
+    stage: Stage, reproducible: dict[str, Any], prebuilt: dict[str, Any]
+) -> None:
+    done = stage.verify(
+        prebuilt["nvr"], "--unsigned-build", reproducible["nvr"], "--enclave", "pce"
+    )
+    assert "identical" in done.out, done.text
+
+
+# --- a tampered package: named, kept out
+
+
+@pytest.fixture(scope="module")
+def forged(stage: Stage, reproducible: dict[str, Any]) -> dict[str, Any]:
+    """Looks like the good package, ships a signed enclave with one byte of code changed."""
+    assert reproducible
+    return stage.build(stage.sources.forged)
+
+
+@pytest.fixture(scope="module")
+def judged(stage: Stage, forged: dict[str, Any]) -> Any:
+    return stage.verify(forged["nvr"])
+
+
+def test_a_tampered_package_differs(judged: Any) -> None:
+    assert judged.status == 1, judged.text
+    assert "DIFFERS" in judged.out
+    assert "cause:" in judged.out
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["plain", "force"])
+def test_a_tampered_package_is_kept_out_even_by_force(
+    stage: Stage, forged: dict[str, Any], judged: Any, force: bool
+) -> None:
+    assert judged.status == 1
+    error = refused(stage.admin, HARD, forged["nvr"], force=force)
+    assert "differs" in error
+    if not force:
+        said = refused(stage.admin, world.RELEASE, forged["nvr"])
+        assert "its SGX enclaves are not verified" in said
+
+
+# --- people and hosts who may not
+
+
+def test_a_user_without_the_permission_starts_nothing(
+    stage: Stage, prebuilt: dict[str, Any]
+) -> None:
+    done = stage.site.cli(world.PLAIN, "sgx-enclaves", "verify", prebuilt["nvr"])
+    assert done.status == 2
+    assert "sgx-enclaves" in done.err
+    assert "permission" in done.err
+
+
+@pytest.mark.parametrize("who", [world.PLAIN, world.ADMIN, world.HOSTILE])
+def test_nobody_but_the_tasks_host_writes_a_record(
+    stage: Stage, forged: dict[str, Any], judged: Any, who: str
+) -> None:
+    truth = stage.admin.getSgxVerification(forged["id"])
+    lie = {key: value for key, value in truth.items() if key not in ("id", "host_id")}
+    lie.update(verdict="identical", verified_at=None)
+    session = stage.site.session(who)
+    if who == world.HOSTILE:
+        session.exclusiveSession(force=True)
+    with pytest.raises(koji.GenericError):
+        session.host.recordSgxVerification(truth["task_id"], lie)
+    assert stage.admin.getSgxVerification(forged["id"]) == truth
+
+
+# --- faults
+
+
+def started(stage: Stage, *arguments: str) -> int:
+    """Start a verification and wait until an enclave is being built; the task."""
+    calls = len(stage.mock_calls())
+    done = stage.verify(*arguments, "--nowait", "--json")
+    task: int = json.loads(done.out)["task_id"]
+    deadline = time.monotonic() + 90
+    while not any("--chroot" in call["argv"] for call in stage.mock_calls()[calls:]):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return task
+
+
+def ends_identical(stage: Stage, task: int) -> None:
+    ended = work.wait(stage.admin, task, 300)
+    assert (ended.state, ended.error) == ("CLOSED", "")
+    assert ended.result["verdict"] == "identical", ended.result["claim"]
+
+
+def test_a_builder_killed_in_mid_task_leaves_a_task_that_runs_again(
+    stage: Stage, prebuilt: dict[str, Any]
+) -> None:
+    records = len(stage.admin.listSgxVerifications(build=prebuilt["id"]))
+    task = started(stage, prebuilt["nvr"])
+    stage.site.builder.kill()
+    assert koji.TASK_STATES[stage.admin.getTaskInfo(task)["state"]] == "OPEN"
+    stage.site.builder.start()
+    stage.site.wait_builder(stage.site.builder)
+    ends_identical(stage, task)
+    labels = [child["label"] for child in stage.admin.getTaskChildren(task)]
+    assert sorted(labels) == sorted(ENCLAVES)
+    assert len(stage.admin.listSgxVerifications(build=prebuilt["id"])) == records + 1
+
+
+def test_a_hub_restarted_in_mid_task_changes_nothing(
+    stage: Stage, prebuilt: dict[str, Any]
+) -> None:
+    task = started(stage, prebuilt["nvr"])
+    stage.site.hub.restart()
+    ends_identical(stage, task)
+
+
+def test_two_releases_at_once(stage: Stage, prebuilt: dict[str, Any]) -> None:
+    other = stage.vendor.publish("demo-two", title="The same enclaves under another name")
+    tag = ("--build-tag", world.BUILD_TAG, "--nowait", "--json")
+    first = stage.verify(prebuilt["nvr"], "--nowait", "--json")
+    second = stage.site.cli(world.RELENG, "sgx-enclaves", "build", other, *tag)
+    tasks = [json.loads(done.out)["task_id"] for done in (first, second)]
+    for task in tasks:
+        ends_identical(stage, task)
+    results = [stage.admin.getTaskResult(task) for task in tasks]
+    assert [result["release"] for result in results] == ["demo", "demo-two"]
+
+
+def test_a_vendor_that_is_down_is_unverifiable_not_different(stage: Stage) -> None:
+    # Other bytes than those of the release, so that no builder has them already.
+    stock = stage.vendor.stock
+    archive = signed_archive({**stock.signed, "README": b"another delivery"})
+    url = stage.vendor.publish(
+        "demo-down",
+        signed_url=f"https://127.0.0.1:{stage.closed_port}/{SIGNED_FILE}",
+        signed_sha256=sha256(archive),
+    )
+    words = ("build", url, "--build-tag", world.BUILD_TAG, "--enclave", "pce")
+    done = stage.site.cli(world.RELENG, "sgx-enclaves", *words, seconds=300)
+    assert done.status == 2, done.text
+    assert "UNVERIFIABLE" in done.out
+
+
+def test_a_vendor_who_delivers_other_bytes_is_caught_by_the_digest(stage: Stage) -> None:
+    archive = signed_archive({**stage.vendor.stock.signed, "README": b"yet another delivery"})
+    url = stage.vendor.publish(
+        "demo-swapped",
+        signed_url=stage.vendor.server.put("/swapped/" + SIGNED_FILE, archive),
+        signed_sha256="00" * 32,
+    )
+    words = ("build", url, "--build-tag", world.BUILD_TAG, "--enclave", "pce")
+    done = stage.site.cli(world.RELENG, "sgx-enclaves", *words, seconds=300)
+    assert done.status == 2, done.text
+    assert "UNVERIFIABLE" in done.out

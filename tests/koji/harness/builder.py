@@ -14,7 +14,7 @@ from tests.koji.harness.layout import Layout
 from tests.koji.harness.settings import MACHINE, SYSTEM_PYTHON
 from tests.koji.harness.source import KojiSource
 
-_PLUGIN_OF_OURS = "harness_mock"
+_PLUGIN_OF_OURS = "harness_kojid"
 _KOJID_CONF = """[kojid]
 server = {hub.xmlrpc}
 topurl = {hub.files}

@@ -102,6 +102,18 @@ def make_packages(folder: Path, spec: str) -> list[Path]:
     return [*folder.glob("SRPMS/*.rpm"), *folder.glob("RPMS/*/*.rpm")]
 
 
+def with_release(srpm: Path, folder: Path, release: int) -> Path:
+    """The same source package with another Release, made in an empty folder."""
+    with subprocess.Popen(["rpm2cpio", str(srpm)], stdout=subprocess.PIPE) as payload:
+        argv = ["cpio", "--extract", "--quiet"]
+        subprocess.run(argv, stdin=payload.stdout, cwd=folder, check=True, timeout=120)
+    (spec,) = folder.glob("*.spec")
+    lines = spec.read_text(encoding="utf-8").splitlines()
+    text = "\n".join(f"Release: {release}" if x.startswith("Release:") else x for x in lines)
+    spec.unlink()
+    return make_srpm(folder, text + "\n", {})
+
+
 def import_build(session: Any, packages: Sequence[Path]) -> str:
     """Import packages as `koji import` does; the NVR of their build.
 
