@@ -9,13 +9,14 @@
 - Every signed enclave in the packages must be in the record, with the bytes that
   it has now.
 
-Each reason stands for itself, so that it can be shown alone.
+Each reason stands for itself, is one printable line of bounded length, and can be shown
+alone: names in packages may be anything.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -23,6 +24,8 @@ from sgx_enclaves.gate.inspect import PackageFacts
 from sgx_enclaves.gate.record import IDENTICAL, Record
 from sgx_enclaves.gate.rule import Rule
 from sgx_enclaves.packages.presence import evidence
+
+_LONGEST = 600
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def decide(
         return Decision(False, True, ())
     if record is None:
         reasons = [*_problems(bearing), *(_unverified(p) for p in bearing if not p.problem)]
-        return Decision(True, False, tuple(reasons))
+        return Decision(True, False, plain(reasons))
     reasons = [*_problems(bearing), *mismatches(packages, record)]
     if record.verdict != IDENTICAL:
         reasons.append(
@@ -68,7 +71,7 @@ def decide(
         )
     else:
         reasons += rule.objections(record, now)
-    return Decision(True, not reasons, tuple(reasons))
+    return Decision(True, not reasons, plain(reasons))
 
 
 def mismatches(packages: Sequence[PackageFacts], record: Record) -> tuple[str, ...]:
@@ -81,7 +84,15 @@ def mismatches(packages: Sequence[PackageFacts], record: Record) -> tuple[str, .
     ]
     for facts in packages:
         reasons += _package_mismatches(facts, record)
-    return tuple(reasons)
+    return plain(reasons)
+
+
+def plain(reasons: Iterable[str]) -> tuple[str, ...]:
+    """The reasons as printable lines of bounded length."""
+    return tuple(
+        "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in reason[:_LONGEST])
+        for reason in reasons
+    )
 
 
 def _package_mismatches(facts: PackageFacts, record: Record) -> Iterator[str]:

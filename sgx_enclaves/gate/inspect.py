@@ -12,21 +12,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import BinaryIO, Optional
 
 from sgx_enclaves.errors import PackageError, SgxEnclavesError
 from sgx_enclaves.gate.record import IDENTICAL, Record
 from sgx_enclaves.gate.rpm_digests import RpmDigests, digests_of, rpm_digests
-from sgx_enclaves.packages.enclaves import PackedEnclave, has_metadata_section, read_enclaves
+from sgx_enclaves.packages.enclaves import (
+    Links,
+    PackedEnclave,
+    is_enclave,
+    may_carry_enclaves,
+    read_enclaves,
+)
 from sgx_enclaves.packages.glance import is_plain
 from sgx_enclaves.packages.header import Tag
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.packages.package import FileKind, Package, open_package
-from sgx_enclaves.packages.presence import (
-    contains_enclaves,
-    contains_signed_enclaves,
-    is_enclave_path,
-)
+from sgx_enclaves.packages.presence import contains_signed_enclaves, is_enclave_path
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class BuildFile:
 
 @dataclass(frozen=True)
 class SignedFile:
-    """A signed enclave in a package; `sha256` is None when only its name is known."""
+    """A signed enclave in a package; `sha256` is None when only its name is there."""
 
     path: str
     sha256: Optional[str]
@@ -111,7 +113,7 @@ def may_hold_enclaves(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS)
         return False
     try:
         with open_package(path, limits) as (package, _stream):
-            return contains_enclaves(*_names(package))
+            return may_carry_enclaves(package)
     except SgxEnclavesError:
         return True
 
@@ -125,7 +127,9 @@ def claims_signed_enclaves(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LI
     if is_plain(path):
         return False
     with open_package(path, limits) as (package, _stream):
-        return contains_signed_enclaves(*_names(package))
+        return contains_signed_enclaves(
+            package.header.strings(Tag.PROVIDENAME), (f.path for f in package.files)
+        )
 
 
 def inspect_package(
@@ -143,20 +147,14 @@ def inspect_package(
         with open_package(file.path, limits) as (package, stream):
             _require_name(package, file.name)
             digests = digests_of(package, stream)
-            provided, paths = _names(package)
-            if contains_enclaves(provided, paths):
-                provides = _signed_names(provided)
-                known = _known(file.name, digests, record)
+            if may_carry_enclaves(package):
+                provides = _signed_names(package.header.strings(Tag.PROVIDENAME))
                 claimed = _claimed(package)
-                if claimed and {f.path for f in claimed} <= known:
+                if claimed and {f.path for f in claimed} <= _known(file.name, digests, record):
                     signed = claimed
                 else:
                     stream.seek(package.payload_start)
-                    signed = tuple(
-                        SignedFile(e.path, hashlib.sha256(e.data).hexdigest())
-                        for e in read_enclaves(package, stream)
-                        if isinstance(e, PackedEnclave) and _counts_as_signed(e)
-                    )
+                    signed = _signed(package, stream)
     except SgxEnclavesError as error:
         problem = str(error)
     return PackageFacts(file.name, digests, signed, provides, copies, problem)
@@ -169,9 +167,15 @@ def _copy_facts(name: str, path: str, limits: PackageLimits) -> CopyFacts:
         return CopyFacts(name, None, str(error))
 
 
-def _names(package: Package) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of what it provides, and the paths of its files, links among them."""
-    return package.header.strings(Tag.PROVIDENAME), tuple(f.path for f in package.files)
+def _signed(package: Package, stream: BinaryIO) -> tuple[SignedFile, ...]:
+    """The signed enclaves in the payload, and links that lead to one in another package."""
+    found = [
+        SignedFile(e.path, hashlib.sha256(e.data).hexdigest())
+        for e in read_enclaves(package, stream)
+        if isinstance(e, PackedEnclave) and _counts_as_signed(e)
+    ]
+    leaving = (f.path for f in Links(package).leaving())
+    return (*found, *(SignedFile(p, None) for p in leaving if contains_signed_enclaves((), (p,))))
 
 
 def _signed_names(provides: Sequence[str]) -> tuple[str, ...]:
@@ -198,7 +202,7 @@ def _known(name: str, digests: RpmDigests, record: Optional[Record]) -> set[str]
 
 def _counts_as_signed(enclave: PackedEnclave) -> bool:
     """Whether it is signed, or says so, or cannot be told from one that is."""
-    if enclave.problem is not None and has_metadata_section(enclave.data):
+    if enclave.problem is not None and is_enclave(enclave.data):
         return True
     return enclave.signed or contains_signed_enclaves((), enclave.names)
 

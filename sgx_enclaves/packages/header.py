@@ -56,6 +56,7 @@ class Tag(enum.IntEnum):
     RELEASE = 1002
     EPOCH = 1003
     ARCH = 1022
+    OLDFILENAMES = 1027
     FILESIZES = 1028
     FILEMODES = 1030
     FILEDIGESTS = 1035

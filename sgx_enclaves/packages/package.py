@@ -107,7 +107,8 @@ class Package:
         limits: see `PackageLimits`.
 
     Raises:
-        PackageError: it has no name, version or release.
+        PackageError: it has no name, version or release, or names of files where
+            they are not looked for.
     """
 
     def __init__(self, signature: Header, header: Header, limits: PackageLimits) -> None:
@@ -125,6 +126,14 @@ class Package:
         self.epoch = header.integer(Tag.EPOCH)
         self.is_source = Tag.SOURCERPM not in header
         self.arch = "src" if self.is_source else header.string(Tag.ARCH) or "noarch"
+        # rpm still takes names from there; nothing may hide in a list that is not read.
+        if Tag.OLDFILENAMES in header:
+            raise PackageError(
+                "the package has its file names in a form that is older than RPM 4",
+                file=self.file,
+                offset=header.start,
+                hint="rebuild it",
+            )
 
     def _required(self, tag: Tag) -> str:
         value = self.header.string(tag)

@@ -13,6 +13,10 @@ from .compat import require_supported_koji
 
 require_supported_koji()
 
+from .config import load_settings  # noqa: E402
+
+load_settings()
+
 from .gate import gate_tagging, getSgxGateStatus, guard_import  # noqa: E402
 from .hook import verify_new_build  # noqa: E402
 from .policy import SgxEnclavesPresentTest, SgxEnclavesVerifiedTest  # noqa: E402

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from sgx_enclaves.errors import InputError
 from sgx_enclaves.gate.inspect import BuildFile
 
 from . import hubside
@@ -18,6 +19,9 @@ def build_files(build: Mapping[str, Any]) -> list[BuildFile]:
     """Every binary package of a build with its signed copies, sorted by name.
 
     Builds of other kinds (maven, images, …) have none, or only wrapped ones.
+
+    Raises:
+        InputError: the folder of signed copies cannot be read.
     """
     folder = hubside.build_folder(build)
     files = []
@@ -28,7 +32,16 @@ def build_files(build: Mapping[str, Any]) -> list[BuildFile]:
                 BuildFile(
                     os.path.basename(path),
                     os.path.join(folder, path),
-                    tuple(hubside.signed_copies(folder, rpm)),
+                    _copies(folder, rpm),
                 )
             )
     return sorted(files, key=lambda f: f.name)
+
+
+def _copies(folder: str, rpm: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    try:
+        return tuple(hubside.signed_copies(folder, rpm))
+    except OSError as error:
+        raise InputError(
+            f"signed copies cannot be listed: {error.strerror or error}", file=folder
+        ) from None

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The plugin's configuration, read once and checked whole.
 
-Run as a program it checks a file, before the hub is restarted with it:
+A wrong one keeps the plugin from loading, and so takes the hub offline: the log says
+what is wrong. Run as a program it checks a file, before the hub is restarted with it:
 
     python3 PLUGINS/sgx_enclaves_hub/config.py /etc/koji-hub/plugins/sgx_enclaves.conf
 """
@@ -61,6 +62,20 @@ class Settings:
 def settings() -> Settings:
     """The hub's settings; without a file, the defaults."""
     return read_settings(os.environ.get(CONFIG_VARIABLE, CONFIG_FILE))
+
+
+def load_settings() -> None:
+    """Read the settings while the hub starts.
+
+    Raises:
+        koji.PluginError: they are wrong.
+    """
+    import koji  # noqa: PLC0415  (as a program, this module needs no Koji)
+
+    try:
+        settings()
+    except SgxEnclavesError as error:
+        raise koji.PluginError(f"sgx_enclaves_hub cannot be loaded: {error}") from error
 
 
 def read_settings(path: str) -> Settings:

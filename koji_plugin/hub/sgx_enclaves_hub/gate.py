@@ -26,6 +26,7 @@ from .store import newest
 from .words import koji_errors, name_or_id
 
 MARK = "sgx_enclaves.enforce"
+_MOST_REASONS = 200
 
 
 def rule_of_tag(tag: Mapping[str, Any]) -> Optional[Rule]:
@@ -60,8 +61,9 @@ def gate_tagging(cbtype: str, *, tag: Any, build: Any, **_: Any) -> None:
         build = hubside.get_build(build["id"])
         decision, _record = judge(build, rule)
     except SgxEnclavesError as error:
+        nvr = build.get("nvr") or build["name"]
         raise koji.TagError(
-            f"sgx_enclaves: {build['name']} cannot be tagged into {tag['name']}: {error}"
+            f"sgx_enclaves: {nvr} cannot be tagged into {tag['name']}: {error}"
         ) from error
     if not decision.allowed:
         raise koji.TagError(refusal(build["nvr"], tag["name"], decision))
@@ -138,6 +140,6 @@ def getSgxGateStatus(build: Any, tag: Any) -> dict[str, Any]:
         "enforced": rule is not None,
         "verified": decision.present and decision.allowed,
         "allowed": decision.allowed or rule is None,
-        "reasons": list(decision.reasons),
+        "reasons": list(decision.reasons[:_MOST_REASONS]),
         "record": record,
     }

@@ -508,6 +508,13 @@ def test_tags_of_any_kind_never_escape_the_error_tree(tags: dict[int, Any]) -> N
         assert str(error)
 
 
+def test_file_names_in_the_old_form_are_refused() -> None:
+    """Rpm takes them from there when there are no others; we would see no file at all."""
+    names = {1027: ["/usr/x86_64-intel-sgx/lib64/libsgx_pce.signed.so"]}
+    with pytest.raises(PackageError, match="older than RPM 4"):
+        read_package(io.BytesIO(write_rpm([], tags=names)), "x.rpm")
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_as_a_header(data: bytes) -> None:

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The gate's decision: one case that passes, and one for each way not to."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import replace
+from typing import Any, Optional
+
+import pytest
+
+from sgx_enclaves.gate.decide import Decision, decide, mismatches, plain
+from sgx_enclaves.gate.inspect import CopyFacts, PackageFacts, SignedFile
+from sgx_enclaves.gate.record import read_record
+from sgx_enclaves.gate.rpm_digests import RpmDigests
+from sgx_enclaves.gate.rule import Rule, parse_rule
+from tests.support.records import PATH, RPM, A, B, C, D, enclave, package, record
+
+NOW = datetime.datetime(2026, 11, 25, 1, tzinfo=datetime.timezone.utc)
+DOC = "x-doc-1-1.noarch.rpm"
+GOOD = PackageFacts(RPM, RpmDigests(A, B), (SignedFile(PATH, D),), ("sgx-enclave(pce:signed)",))
+PLAIN = PackageFacts(DOC, RpmDigests(C, D))
+RPMS = [package(), package(name=DOC, file_sha256=C, content_sha256=D)]
+
+
+def decision(*packages: PackageFacts, rule: Optional[Rule] = None, **changes: Any) -> Decision:
+    kept = read_record(record(**{"rpms": RPMS, **changes}))
+    return decide(packages or (GOOD, PLAIN), kept, rule or Rule(), NOW)
+
+
+def test_a_build_that_was_verified_passes() -> None:
+    assert decision() == Decision(True, True, ())
+
+
+@pytest.mark.parametrize("packages", [(), (PLAIN,)])
+def test_a_build_without_enclaves_passes(packages: tuple[PackageFacts, ...]) -> None:
+    assert decide(packages, None, Rule(), NOW) == Decision(False, True, ())
+    kept = read_record(record(verdict="differs"))
+    assert decide(packages, kept, Rule(), NOW) == Decision(False, True, ())
+
+
+def test_a_build_without_a_record_does_not() -> None:
+    found = decide((GOOD, PLAIN), None, Rule(), NOW)
+    assert (found.present, found.allowed) == (True, False)
+    (reason,) = found.reasons
+    assert f"{RPM} holds signed enclaves that were never verified: {PATH}" in reason
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_cannot_be_read_does_not(kept: bool) -> None:
+    lost = PackageFacts(RPM, None, problem="cannot be read")
+    one = read_record(record(rpms=RPMS)) if kept else None
+    found = decide((lost, PLAIN), one, Rule(), NOW)
+    assert found.present
+    assert not found.allowed
+    assert f"nobody can say what is in {RPM}: cannot be read" in found.reasons
+
+
+OTHER = RpmDigests(A, A)
+
+
+@pytest.mark.parametrize(
+    ("packages", "reason"),
+    [
+        ((replace(GOOD, digests=RpmDigests(B, B)), PLAIN), "another file than the one that was"),
+        ((replace(GOOD, digests=OTHER), PLAIN), "another file than the one that was"),
+        ((GOOD, replace(PLAIN, digests=OTHER)), f"{DOC} is another file"),
+        ((GOOD,), f"verification is of {DOC}, which is not in the build"),
+        ((GOOD, PLAIN, replace(PLAIN, name="new.rpm")), "new.rpm was not there when"),
+        ((replace(GOOD, signed=(SignedFile(PATH, C),)), PLAIN), "has other bytes than verified"),
+        ((replace(GOOD, signed=(*GOOD.signed, SignedFile("/x", D))), PLAIN), "/x of"),
+        ((replace(GOOD, signed=(*GOOD.signed, SignedFile("/x", None))), PLAIN), "not verified"),
+        ((replace(GOOD, signed=()), PLAIN), "where no signed enclave is"),
+        ((replace(GOOD, provides=("sgx-enclave(ide:signed)",)), PLAIN), "no such enclave of it"),
+        ((replace(GOOD, provides=("sgx-enclave(",)), PLAIN), "no such enclave of it"),
+        ((GOOD, replace(PLAIN, signed=GOOD.signed)), f"of {DOC} was not verified"),
+        ((GOOD, replace(PLAIN, provides=GOOD.provides)), f"{DOC} provides"),
+        ((replace(GOOD, copies=(CopyFacts("k", C),)), PLAIN), "signed with k has another content"),
+        ((GOOD, replace(PLAIN, copies=(CopyFacts("k", C),))), "signed with k has another content"),
+        ((replace(GOOD, copies=(CopyFacts("k", None, "lost"),)), PLAIN), "cannot be read: lost"),
+        ((replace(GOOD, problem="bad payload"), PLAIN), "nobody can say"),
+    ],
+)
+def test_a_record_for_other_bytes_does_not_count(
+    packages: tuple[PackageFacts, ...], reason: str
+) -> None:
+    found = decision(*packages)
+    assert not found.allowed
+    assert reason in "; ".join(found.reasons)
+
+
+def test_a_signed_copy_of_the_same_content_passes() -> None:
+    assert decision(replace(GOOD, copies=(CopyFacts("k", B),)), PLAIN).allowed
+
+
+@pytest.mark.parametrize("verdict", ["differs", "unverifiable"])
+def test_another_verdict_does_not(verdict: str) -> None:
+    found = decision(verdict=verdict)
+    assert found.reasons == (
+        f"its newest verification, by task 8 against release sgx-1, ended with the "
+        f"verdict {verdict}",
+    )
+    assert not found.allowed
+
+
+def test_a_rule_s_objections_count() -> None:
+    found = decision(rule=parse_rule(["max_age=59m"]))
+    assert not found.allowed
+    assert "too old" in found.reasons[0]
+    assert decision(rule=parse_rule(["max_age=60m"])).allowed
+
+
+def test_a_record_with_another_verdict_may_leave_enclaves_out() -> None:
+    kept = read_record(record(rpms=RPMS, verdict="unverifiable", enclaves=[]))
+    assert mismatches((GOOD, PLAIN), kept) == ()
+    kept = read_record(record(rpms=RPMS, verdict="differs", enclaves=[enclave(path="/y")]))
+    assert mismatches((GOOD, PLAIN), kept) == ()
+    assert mismatches((replace(GOOD, digests=OTHER), PLAIN), kept) != ()
+
+
+def test_reasons_are_plain_lines() -> None:
+    hostile = "/usr/\x1b[2J\n\u202e" + "x" * 5000
+    found = decide(
+        (replace(GOOD, signed=(SignedFile(hostile, D),), provides=("\udcff",)),), None, Rule(), NOW
+    )
+    assert all(reason.isprintable() and len(reason) < 3000 for reason in found.reasons)
+    assert plain(["a\nb\x00"]) == ("a\\x0ab\\x00",)

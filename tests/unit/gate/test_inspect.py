@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What packages hold, however they put it; and their two digests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from sgx_enclaves.errors import InputError, PackageDamagedError, PackageError
+from sgx_enclaves.gate import inspect as inspect_module
+from sgx_enclaves.gate.inspect import (
+    BuildFile,
+    PackageFacts,
+    SignedFile,
+    claims_signed_enclaves,
+    inspect_build,
+    inspect_package,
+    may_hold_enclaves,
+)
+from sgx_enclaves.gate.record import Record, read_record
+from sgx_enclaves.gate.rpm_digests import rpm_digests
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from tests.support.records import enclave, package, record
+from tests.support.signed import signed_enclave
+from tests.support_rpm import RpmFile, link, write_rpm
+
+CASE = signed_enclave()
+SIGNED, BUILT = CASE.signed, CASE.built
+DIGEST = hashlib.sha256(SIGNED).hexdigest()
+PATH = ENCLAVE_FOLDER + "libsgx_pce.signed.so.1.2.3.4"
+FILES = [RpmFile(PATH, SIGNED)]
+PROVIDES = ["sgx-enclave(pce:signed)"]
+NAME = "sample-1.0-1.x86_64.rpm"
+
+
+class Shelf:
+    """Packages of one test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, files: Sequence[RpmFile], file: str = NAME, **changes: Any) -> str:
+        path = self.folder / file
+        path.write_bytes(write_rpm(files, **changes))
+        return str(path)
+
+    def facts(
+        self, files: Sequence[RpmFile], of: Optional[Record] = None, **changes: Any
+    ) -> PackageFacts:
+        return inspect_package(BuildFile(NAME, self.put(files, **changes)), of)
+
+
+@pytest.fixture(name="shelf")
+def _shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path)
+
+
+def test_a_signed_enclave(shelf: Shelf) -> None:
+    facts = shelf.facts(FILES, provides=PROVIDES)
+    assert facts.signed == (SignedFile(PATH, DIGEST),)
+    assert facts.provides == tuple(PROVIDES)
+    assert (facts.problem, facts.present, facts.copies) == (None, True, ())
+    assert facts.digests == rpm_digests(str(shelf.folder / NAME))
+
+
+@pytest.mark.parametrize(
+    ("files", "provides", "paths"),
+    [
+        ([RpmFile("/usr/bin/true", b"\x7fELF")], (), []),
+        ([RpmFile(ENCLAVE_FOLDER + "libsgx_pce.so", BUILT)], ["sgx-enclave(pce:unsigned)"], []),
+        ([RpmFile(ENCLAVE_FOLDER + "libsgx_urts.so", b"\x7fELF")], (), []),
+        ([RpmFile(ENCLAVE_FOLDER + "libsgx_pce.so", SIGNED)], (), ["libsgx_pce.so"]),
+        ([RpmFile(ENCLAVE_FOLDER + "readme", b"x"), RpmFile("/opt/x", SIGNED)], (), ["x"]),
+        ([RpmFile("/opt/x.signed.so", SIGNED)], (), ["x.signed.so"]),
+        ([RpmFile("/opt/x", SIGNED)], ["sgx-enclave(x:unsigned)"], ["x"]),
+        ([RpmFile(ENCLAVE_FOLDER + "y.signed.so", b"text")], (), ["y.signed.so"]),
+        ([RpmFile(ENCLAVE_FOLDER + "y.so", SIGNED[:-9])], (), ["y.so"]),
+        (
+            [link(ENCLAVE_FOLDER + "y.so", "/opt/y"), RpmFile("/opt/y", SIGNED)],
+            (),
+            ["y"],
+        ),
+        ([link(ENCLAVE_FOLDER + "y.signed.so", "/opt/elsewhere")], (), ["y.signed.so"]),
+        ([link(ENCLAVE_FOLDER + "y.so", "/opt/elsewhere")], (), []),
+    ],
+)
+def test_what_counts_as_a_signed_enclave(
+    shelf: Shelf, files: list[RpmFile], provides: Sequence[str], paths: list[str]
+) -> None:
+    facts = shelf.facts(files, provides=provides)
+    assert [os.path.basename(f.path) for f in facts.signed] == paths
+    assert facts.present == bool(paths)
+    assert facts.problem is None
+
+
+def test_provides_alone_are_presence(shelf: Shelf) -> None:
+    facts = shelf.facts([], provides=["sgx-enclave(pce)", "sgx-enclave(x:unsigned)", "y"])
+    assert facts.provides == ("sgx-enclave(pce)",)
+    assert facts.present
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"name": "other"}, "is another one than the build system says"),
+        ({"tags": {1022: "noarch"}}, "is another one than the build system says"),
+        ({"signature": {273: "0" * 64}}, "SHA256 digest of the header is wrong"),
+        ({"tags": {5092: ["0" * 64]}}, "digest of the payload is wrong"),
+        ({"compressor": "zstd", "payload": b"\x28\xb5\x2f\xfd", "tags": {1125: "zstd"}}, "zst"),
+    ],
+)
+def test_what_cannot_be_read_is_present(shelf: Shelf, changes: dict[str, Any], reason: str) -> None:
+    facts = shelf.facts(FILES, **changes)
+    assert facts.problem is not None
+    assert reason in facts.problem
+    assert facts.present
+
+
+def test_a_missing_file_is_present(shelf: Shelf) -> None:
+    path = str(shelf.folder / NAME)
+    assert may_hold_enclaves(path)
+    facts = inspect_package(BuildFile(NAME, path))
+    assert facts.digests is None
+    assert "cannot be read" in (facts.problem or "")
+
+
+def test_a_build_without_a_reason_is_not_read(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = shelf.put([RpmFile("/usr/bin/true", b"x")], "plain-1.0-1.x86_64.rpm", name="plain")
+    monkeypatch.setattr(inspect_module, "digests_of", None)
+    assert inspect_build([BuildFile("plain-1.0-1.x86_64.rpm", plain)]) == ()
+    assert inspect_build([]) == ()
+
+
+def test_one_enclave_is_a_reason_to_read_all(shelf: Shelf) -> None:
+    plain = shelf.put([RpmFile("/usr/bin/true", b"x")], "plain-1.0-1.x86_64.rpm", name="plain")
+    files = [BuildFile("plain-1.0-1.x86_64.rpm", plain), BuildFile(NAME, shelf.put(FILES))]
+    facts = inspect_build(files)
+    assert [f.present for f in facts] == [False, True]
+    assert all(f.digests for f in facts)
+
+
+@pytest.mark.parametrize(
+    ("files", "provides", "claims"),
+    [
+        ([RpmFile("/usr/bin/true", b"x")], (), False),
+        ([RpmFile(ENCLAVE_FOLDER + "libsgx_pce.so", SIGNED)], (), False),
+        (FILES, (), True),
+        ([], PROVIDES, True),
+        ([], ["sgx-enclave(pce:unsigned)"], False),
+    ],
+)
+def test_what_a_package_says_of_itself(
+    shelf: Shelf, files: list[RpmFile], provides: Sequence[str], claims: bool
+) -> None:
+    assert claims_signed_enclaves(shelf.put(files, provides=provides)) is claims
+
+
+def test_what_cannot_be_read_says_nothing_of_itself(shelf: Shelf) -> None:
+    with pytest.raises(InputError):
+        claims_signed_enclaves(str(shelf.folder / "missing.rpm"))
+
+
+def verified(path: str, **changes: Any) -> Record:
+    digests = rpm_digests(path)
+    return read_record(
+        record(
+            rpms=[package(name=NAME, file_sha256=digests.file, content_sha256=digests.content)],
+            enclaves=[enclave(rpm=NAME, path=PATH, signed_sha256=DIGEST, **changes)],
+        )
+    )
+
+
+def test_bytes_that_a_record_knows_are_not_unpacked_again(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shelf.put(FILES)
+    known = verified(path)
+    monkeypatch.setattr(inspect_module, "read_enclaves", None)
+    facts = inspect_package(BuildFile(NAME, path), known)
+    assert facts.signed == (SignedFile(PATH, DIGEST),)
+    with pytest.raises(TypeError):
+        inspect_package(BuildFile(NAME, path))
+
+
+def test_other_bytes_are_unpacked_whatever_a_record_says(shelf: Shelf) -> None:
+    known = verified(shelf.put(FILES))
+    facts = shelf.facts([RpmFile(PATH, signed_enclave(code=b"\xc3").signed)], known)
+    assert facts.signed[0].sha256 != DIGEST
+
+
+def test_an_enclave_that_a_record_leaves_out_is_found(shelf: Shelf) -> None:
+    files = [*FILES, RpmFile(ENCLAVE_FOLDER + "libsgx_x.so", SIGNED)]
+    path = shelf.put(files)
+    facts = inspect_package(BuildFile(NAME, path), verified(path))
+    assert len(facts.signed) == 2
+
+
+def test_signed_copies(shelf: Shelf) -> None:
+    path = shelf.put(FILES)
+    copy = shelf.put(FILES, "copy.rpm", signature={1002: b"signature"})
+    facts = inspect_package(BuildFile(NAME, path, (("key", copy), ("gone", "/nowhere"))))
+    assert facts.digests is not None
+    same, gone = facts.copies
+    assert (same.name, same.content_sha256) == ("key", facts.digests.content)
+    assert gone.content_sha256 is None
+    assert "cannot be read" in (gone.problem or "")
+
+
+def test_the_two_digests(shelf: Shelf) -> None:
+    path = shelf.put(FILES)
+    data = Path(path).read_bytes()
+    digests = rpm_digests(path)
+    assert digests.file == hashlib.sha256(data).hexdigest()
+    main = data.index(b"\x8e\xad\xe8", 100)
+    assert digests.content == hashlib.sha256(data[main:]).hexdigest()
+    signed = rpm_digests(shelf.put(FILES, "signed.rpm", signature={1002: b"signature"}))
+    assert signed.content == digests.content
+    assert signed.file != digests.file
+    other = rpm_digests(shelf.put([RpmFile(PATH, SIGNED + b"x")], "other.rpm"))
+    assert other.content != digests.content
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"", PackageError),
+        (b"text", PackageError),
+        (write_rpm(FILES)[:-1], PackageDamagedError),
+        (write_rpm(FILES) + b"x", PackageDamagedError),
+    ],
+)
+def test_no_digests_of_what_is_no_whole_package(
+    tmp_path: Path, data: bytes, error: type[Exception]
+) -> None:
+    path = tmp_path / "x.rpm"
+    path.write_bytes(data)
+    with pytest.raises(error):
+        rpm_digests(str(path))
