@@ -84,11 +84,22 @@ class Chroot:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.fdopen(os.open(name, flags, 0o644, dir_fd=self._fd), "w+b")
 
-    def show(self, name: str, as_name: str) -> None:
-        """Let kojid's watcher see a file of ours as one of mock's logs, while it grows."""
-        # another file system, or a name that is taken: then it is seen when it is whole
+    def show(self, name: str, as_name: str) -> bool:
+        """Let kojid's watcher see a file of ours as one of mock's logs, while it grows.
+
+        Returns:
+            Whether it will; not so where our folder is on another file system.
+        """
+        place = self.results / as_name
         with contextlib.suppress(OSError):
-            os.link(name, self.results / as_name, src_dir_fd=self._fd, follow_symlinks=False)
+            place.unlink(missing_ok=True)
+            os.link(name, place, src_dir_fd=self._fd, follow_symlinks=False)
+            return True
+        return False
+
+    def upload(self, path: Path, as_name: str) -> None:
+        """Upload a log that is whole."""
+        self._broot.single_log(str(path), name=as_name)
 
     def get(self, name: str, limit: int) -> bytes:
         """Read a file of our folder.

@@ -83,7 +83,7 @@ class KojiPlace:
         argv += [*self._shutters.prefix, "env", "-i", *words, *command.argv]
         try:
             with self._chroot.create(f"{name}.log") as said:
-                self._chroot.show(f"{name}.log", f"step-{log.name}")
+                shown = self._chroot.show(f"{name}.log", f"step-{log.name}")
                 names = (f"{name}.log", f"{name}.status")
                 how = self._chroot.launch(
                     argv, command.folder, command.umask, names, command.timeout
@@ -92,6 +92,8 @@ class KojiPlace:
                 ended = how_ended(self._status(names[1]), how, took, command.timeout)
                 tail = f"# {describe(ended)} after {took:.1f} s\n"
                 copy_log(said, log, log_header(command), tail, _MAX_LOG)
+                if not shown:
+                    self._chroot.upload(log, f"step-{log.name}")
                 return ended
         except OSError as error:
             took = time.monotonic() - start

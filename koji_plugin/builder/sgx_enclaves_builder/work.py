@@ -26,7 +26,7 @@ from .words import koji_errors
 X86_64 = "x86_64"
 
 
-class SgxTask(koji.tasks.BaseTaskHandler):  # type: ignore[misc]
+class SgxTask(koji.tasks.BaseTaskHandler):
     """Base of our tasks; it handles none itself."""
 
     Methods: ClassVar[list[str]] = []
