@@ -201,7 +201,6 @@ def _configure(site: Site, admin: Any, vendor: Vendor) -> None:
     (catalogue / f"{RELEASE}.toml").write_text(vendor.toml, encoding="utf-8")
     conf = _BUILDER_CONF.format(folder=site.layout.root, ca_file=vendor.server.ca_file)
     admin.createTag(HARD, extra={"sgx_enclaves.enforce": "true"})
-    admin.grantPermission(world.RELENG, "sgx-enclaves")
     site.hub.set_policy(_POLICY)
     # A builder that starts while the hub is away gives up.
     site.builder.plugin_conf("sgx_enclaves.conf", conf)

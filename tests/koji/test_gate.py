@@ -72,7 +72,6 @@ def _shop(site: Site, admin: Any, tmp_path_factory: pytest.TempPathFactory) -> I
     for tag in (HARD, BY_POLICY, OPEN, "gate-by-conf-1", *RULES):
         admin.packageListAdd(tag, gatekit.PACKAGE, owner=world.ADMIN)
     admin.createBuildTarget(TARGET, world.BUILD_TAG, HARD)
-    admin.grantPermission(world.RELENG, "sgx-enclaves")
     site.hub.plugin_conf("sgx_enclaves.conf", CONF)
     site.hub.set_policy(POLICY)
     yield Workshop(site, admin, tmp_path_factory.mktemp("gate"))

@@ -86,7 +86,10 @@ class Site:
             self.migrate()
         self.hub.start()
         if fresh:
-            world.add_tags(self.session(world.ADMIN), self.database)
+            admin = self.session(world.ADMIN)
+            world.add_tags(admin, self.database)
+            if self._settings.plugins:
+                admin.grantPermission(world.RELENG, world.PERMISSION)
         self.builder.start()
         self.wait_builder(self.builder)
         self.kojira.start()

@@ -16,6 +16,7 @@ ADMIN = "kojiadmin"
 PLAIN = "plainuser"
 # May start verifications, and nothing else of note.
 RELENG = "releng"
+PERMISSION = "sgx-enclaves"
 KOJIRA = "kojira"
 BUILDER = "builder1"
 # A host with an account of its own that no one should believe.
