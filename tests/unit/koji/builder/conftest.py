@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The vendor once a process; a hub, a builder and its stand-in for kojid for each test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.enclaves.compiled import build_enclaves, have_toolchain
+from tests.support.once import made_once
+from tests.unit.koji.builder.buildroots import FakeBuildRoot
+from tests.unit.koji.builder.world import Vendor, World, make_vendor, new_hub
+
+
+@pytest.fixture(scope="session")
+def vendor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vendor]:
+    if not have_toolchain():
+        pytest.skip("the test enclaves' compiler is not here")
+    built = made_once(tmp_path_factory, "koji-builder-enclaves", build_enclaves)
+    with make_vendor(tmp_path_factory.mktemp("vendor"), built) as made:
+        yield made
+
+
+@pytest.fixture
+def buildroots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[FakeBuildRoot]:
+    """kojid's class, fresh, where kojid has it."""
+
+    class BuildRoot(FakeBuildRoot):
+        folder = tmp_path / "mock"
+        made = []  # noqa: RUF012
+
+    monkeypatch.setattr(sys.modules["__main__"], "BuildRoot", BuildRoot, raising=False)
+    return BuildRoot
+
+
+@pytest.fixture
+def world(
+    vendor: Vendor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    buildroots: type[FakeBuildRoot],
+) -> World:
+    made = World(vendor, new_hub(tmp_path), tmp_path, monkeypatch)
+    made.hub.answers["getRepo"] = {"id": 4}
+    made.configure()
+    made.describe()
+    monkeypatch.setattr(
+        "sgx_enclaves_builder.parent.SgxEnclavesTask.getRepo", lambda _self, _tag: {"id": 4}
+    )
+    return made

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Parent and subtask together, with real builds: what comes of good and of bad things."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import koji
+import pytest
+
+from demo import vendor as demo_vendor
+from demo.release import ENCLAVE_LIST, release_toml
+from sgx_enclaves.gate.record import read_record
+from tests.support.keys import foreign_key
+from tests.unit.koji.builder.buildroots import FakeBuildRoot, no_buildroot
+from tests.unit.koji.builder.world import PCE, World, sha256
+
+OPTIONS = {"enclaves": ["pce"]}
+
+
+def tampered(world: World) -> bytes:
+    return demo_vendor.with_other_code(
+        world.vendor.signed[PCE.signed], world.vendor.built / PCE.unsigned
+    )
+
+
+def test_a_release_is_built_and_compared(world: World, buildroots: type[FakeBuildRoot]) -> None:
+    result = world.verify("demo", "demo-build", None, OPTIONS)
+    assert result["verdict"] == "identical"
+    assert result["reproducible"] is True
+    assert result["record"] is None
+    (row,) = result["enclaves"]
+    assert row["signed_sha256"] == sha256(world.vendor.signed[PCE.signed])
+    assert row["built_sha256"] == sha256((world.vendor.built / PCE.unsigned).read_bytes())
+    (root,) = buildroots.made
+    assert root.asked == ("demo-build", "x86_64", world.child(), 4)
+    assert root.states == ["EXPIRED"]
+
+
+def test_everything_is_uploaded_while_it_is_made(world: World) -> None:
+    world.verify("demo", "demo-build", None, OPTIONS)
+    output = world.hub.output(world.child())
+    assert {
+        "sgx-enclaves.log",
+        "sgx-enclaves-report.json",
+        "sgx-enclaves-report.txt",
+        "sgx-enclaves-report.html",
+        "libsgx_pce.so",
+        "libsgx_pce.config.xml",
+        "libsgx_pce.signed.so.sig",
+        "buildroot_lock.json",
+        "toolchain.json",
+        "vendor/libsgx_pce.signed.so.html",
+    } <= set(output)
+    assert output["libsgx_pce.so"] == (world.vendor.built / PCE.unsigned).read_bytes()
+    assert b"make out/libsgx_pce.so" in output["sgx-enclaves.log"]
+    report = json.loads(output["sgx-enclaves-report.json"])
+    assert report["outcome"] == "identical"
+    assert [stage["state"] for stage in report["stages"]] == ["done"] * 5
+
+
+def test_a_step_s_log_grows_where_kojid_watches(
+    world: World, buildroots: type[FakeBuildRoot]
+) -> None:
+    world.verify("demo", "demo-build", None, OPTIONS)
+    log = Path(buildroots.made[0].resultdir()) / "step-make-pce.log"
+    assert log.is_file()
+
+
+def test_all_required_enclaves_have_a_subtask(world: World) -> None:
+    result = world.verify("demo", "demo-build")
+    names = [enclave.name for enclave in ENCLAVE_LIST]
+    assert [row["name"] for row in result["enclaves"]] == names
+    assert result["verdict"] == "identical"
+    children = [task for task in world.hub.tasks.values() if task.parent is not None]
+    assert [task.label for task in children] == names
+    assert {task.arch for task in children} == {"x86_64"}
+    assert "each of pce, ide, qe3, tdqe is our own build" in result["claim"]
+
+
+def test_a_build_gets_a_record_of_its_packages(world: World) -> None:
+    build = world.signed_build()
+    result = world.verify(None, "demo-build", build["nvr"])
+    assert (result["verdict"], result["build"]) == ("identical", build["nvr"])
+    (record,) = world.hub.records
+    assert result["record"] == record.pop("id")
+    read = read_record(record)
+    assert (read.release, read.origin, read.nvr) == ("demo", "catalogue", build["nvr"])
+    (enclave,) = read.enclaves
+    assert (enclave.name, enclave.version, enclave.verdict) == ("pce", "1.0.0.0", "identical")
+    assert enclave.signed_sha256 == sha256(world.vendor.signed[PCE.signed])
+    (package,) = read.rpms
+    assert package.name == "prebuilt-1.0-1.x86_64.rpm"
+    path = world.hub.top / "packages/prebuilt/1.0/1/x86_64" / package.name
+    assert package.file_sha256 == sha256(path.read_bytes())
+    report = world.hub.output(100)["sgx-enclaves-report.json"]
+    assert read.report_sha256 == sha256(report)
+
+
+def test_a_tampered_package_differs_and_is_recorded_so(world: World) -> None:
+    build = world.signed_build(pce=tampered(world))
+    result = world.verify("demo", "demo-build", build["nvr"])
+    assert result["verdict"] == "differs"
+    record = dict(world.hub.records[0])
+    del record["id"]
+    assert read_record(record).verdict == "differs"
+    assert "other bytes" in (read_record(record).enclaves[0].cause or "")
+
+
+def test_a_file_that_is_signed_by_somebody_else_differs(world: World) -> None:
+    forged = demo_vendor.sign_enclave(world.vendor.built / PCE.unsigned, PCE.config, foreign_key())
+    build = world.signed_build(pce=forged)
+    result = world.verify("demo", "demo-build", build["nvr"])
+    assert result["verdict"] != "identical"
+
+
+def test_an_enclave_that_the_release_does_not_know_is_not_passed_over(world: World) -> None:
+    files = {
+        "/usr/x86_64-intel-sgx/lib64/libsgx_pce.signed.so.1.0.0.0": world.vendor.signed[PCE.signed],
+        "/opt/libsgx_other.signed.so": world.vendor.signed[PCE.signed],
+    }
+    build = world.add_build("more", files)
+    result = world.verify("demo", "demo-build", build["nvr"])
+    assert result["verdict"] == "unverifiable"
+    assert (
+        "libsgx_other.signed.so of more-1.0-1.x86_64.rpm was held against nothing"
+        in (result["claim"])
+    )
+
+
+def test_a_build_that_is_asked_for_in_part_is_not_identical(world: World) -> None:
+    signed = world.vendor.signed
+    files = {
+        f"/usr/x86_64-intel-sgx/lib64/{e.signed}.1.0.0.0": signed[e.signed]
+        for e in ENCLAVE_LIST[:2]
+    }
+    build = world.add_build("two", files)
+    result = world.verify("demo", "demo-build", build["nvr"], OPTIONS)
+    assert result["verdict"] == "unverifiable"
+    assert "libsgx_id_enclave.signed.so" in result["claim"]
+
+
+def test_a_damaged_package_is_unverifiable_and_has_no_record(world: World) -> None:
+    build = world.signed_build()
+    path = next(world.hub.top.rglob("*.rpm"))
+    path.write_bytes(path.read_bytes()[:200])
+    result = world.verify("demo", "demo-build", build["nvr"], OPTIONS)
+    assert (result["verdict"], result["record"]) == ("unverifiable", None)
+    assert "cannot be read" in result["claim"]
+
+
+def test_a_package_that_changes_meanwhile_fails_its_subtask(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = world.signed_build()
+    path = next(world.hub.top.rglob("*.rpm"))
+    made = world.hub.make
+
+    def make(method: str, arguments: Any, **more: Any) -> int:
+        if method == "sgxEnclave":
+            path.write_bytes(path.read_bytes() + b"\0")
+        return made(method, arguments, **more)
+
+    monkeypatch.setattr(world.hub, "make", make)
+    result = world.verify("demo", "demo-build", build["nvr"])
+    assert result["verdict"] == "unverifiable"
+    assert "not the file that this verification began with" in result["claim"]
+
+
+def test_the_vendor_is_down(world: World) -> None:
+    gone = "https://127.0.0.1:1/demo/prebuilt_demo_1.0.tar.gz"
+    world.describe(signed_url=gone)
+    world.configure(fetch={"attempts": 2})
+    world.monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    result = world.verify("demo", "demo-build", None, OPTIONS)
+    assert result["verdict"] == "unverifiable"
+    assert "no connection" in result["claim"]
+    assert "2 attempts" in result["claim"]
+    assert world.hub.tasks[world.child()].state == "CLOSED"
+
+
+def test_a_source_with_a_wrong_digest_is_not_built(
+    world: World, buildroots: type[FakeBuildRoot]
+) -> None:
+    world.describe(source_sha256="ab" * 32)
+    result = world.verify("demo", "demo-build", None, OPTIONS)
+    assert result["verdict"] == "unverifiable"
+    assert "is not the pinned file" in result["claim"]
+    output = world.hub.output(world.child())
+    assert "libsgx_pce.so" not in output
+    assert not any(name.startswith("step-") for name in output)
+
+
+def test_a_host_that_is_not_allowed_is_not_asked(world: World) -> None:
+    world.configure(fetch={"hosts": "elsewhere.example"})
+    result = world.verify("demo", "demo-build", None, OPTIONS)
+    assert result["verdict"] == "unverifiable"
+    assert "not one of the servers that may be asked" in result["claim"]
+
+
+def test_another_toolchain_is_refused(world: World) -> None:
+    honest = world.vendor.honest
+    text = release_toml(honest).replace(f'"{honest.tools[0].version}"', '"1.2.3"')
+    world.write_release(text)
+    result = world.verify("demo", "demo-build", None, OPTIONS)
+    assert result["verdict"] == "unverifiable"
+    assert "expected gcc 1.2.3" in result["claim"]
+
+
+def test_a_buildroot_that_is_not_the_pinned_one_is_refused(world: World) -> None:
+    locks = world.folder / "locks"
+    locks.mkdir()
+    package = dict.fromkeys(("name", "arch", "version", "release", "sigmd5", "license", "url"), "x")
+    lock = {
+        "version": "1.1.0",
+        "buildroot": {"rpms": [{**package, "epoch": None, "signature": None}]},
+        "config": {},
+    }
+    (locks / "demo.json").write_text(json.dumps(lock))
+    world.configure(catalogue={"locks": locks})
+    result = world.verify("demo", "demo-build", None, OPTIONS)
+    assert result["verdict"] == "unverifiable"
+    assert "the buildroot is not the pinned one" in result["claim"]
+
+
+@pytest.mark.parametrize("ships", [True, False])
+def test_a_vendor_s_file_is_uploaded_only_if_it_may_be(world: World, ships: bool) -> None:
+    world.describe()
+    path = world.folder / "catalogue" / "demo.toml"
+    if not ships:
+        text = path.read_text()
+        at = text.index('name = "pce"')
+        extra = 'may_ship = false\nreason = "not approved"\n'
+        world.write_release(text[:at] + extra + text[at:])
+    result = world.verify("demo", "demo-build", None, OPTIONS)
+    assert result["enclaves"][0]["verdict"] == "identical"
+    output = world.hub.output(world.child())
+    assert ("libsgx_pce.signed.so" in output) is ships
+    assert "libsgx_pce.signed.so.sig" in output
+
+
+def test_a_subtask_that_dies_leaves_a_clear_result(
+    world: World, buildroots: type[FakeBuildRoot]
+) -> None:
+    buildroots.fails = no_buildroot()
+    build = world.signed_build()
+    result = world.verify("demo", "demo-build", build["nvr"])
+    assert world.hub.tasks[world.child()].state == "FAILED"
+    assert result["verdict"] == "unverifiable"
+    cause = result["enclaves"][0]["cause"]
+    assert cause == (
+        f"task {world.child()} failed: could not init mock buildroot, mock exited with status 30"
+    )
+    assert buildroots.made[0].states == ["EXPIRED"]
+    record = dict(world.hub.records[0])
+    del record["id"]
+    assert read_record(record).verdict == "unverifiable"
+
+
+def test_too_little_room_is_said_before_the_build(world: World) -> None:
+    world.configure(build={"min_space_mib": 1 << 20})
+    result = world.verify("demo", "demo-build", None, OPTIONS)
+    assert result["verdict"] == "unverifiable"
+    assert "too little room" in result["claim"]
+
+
+def test_a_subtask_that_is_late_is_cancelled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.hub.stuck.add("pce")
+    monkeypatch.setattr("signal.sigtimedwait", lambda _signals, _seconds: None)
+    result = world.verify("demo", "demo-build", None, {**OPTIONS, "timeout": 1})
+    assert world.hub.tasks[world.child()].state == "CANCELED"
+    assert result["verdict"] == "unverifiable"
+    assert "not done within 1 s, and cancelled" in result["claim"]
+
+
+def test_a_task_that_is_run_again_finds_its_subtasks_and_its_record(world: World) -> None:
+    build = world.signed_build()
+    parent = world.hub.make("sgxEnclaves", ["demo", "demo-build", build["nvr"]])
+    first = world.hub.run(parent)
+    again = world.hub.run(parent)
+    assert again == first
+    assert len(world.hub.tasks) == 2
+    assert len(world.hub.records) == 1
+
+
+def test_a_catalogue_that_changes_meanwhile_is_noticed(world: World) -> None:
+    parent = world.hub.make("sgxEnclaves", ["demo", "demo-build", None, OPTIONS])
+    assert world.hub.run(parent)["verdict"] == "identical"
+    world.describe(title="the same, with another title")
+    result = world.hub.run(parent)
+    assert result["verdict"] == "unverifiable"
+    assert "another description of the release" in result["claim"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nowhere", "demo-build"), "there is no release 'nowhere'"),
+        (("demo", "elsewhere"), "No such tagInfo"),
+        (("demo", "demo-build", "absent-1-1"), "No such build"),
+        (("demo", "demo-build", None, {"enclaves": ["zzz"]}), "has no enclave 'zzz'"),
+        (("demo", "demo-build", None, {"enclave": ["pce"]}), "Unknown opts: enclave"),
+        (("demo", "demo-build", None, {"timeout": -1}), "Invalid value for timeout"),
+        (("git+https://other.example/x?demo.toml#1", "demo-build"), "list of allowed SCMs"),
+        (("https://other.example/demo.toml", "demo-build"), "list of allowed SCMs"),
+    ],
+)
+def test_what_makes_no_sense_fails_with_words(
+    world: World, arguments: tuple[Any, ...], words: str
+) -> None:
+    result = world.verify(*arguments)
+    if "faultString" in result:
+        assert words in result["faultString"]
+        assert "Traceback" not in result["faultString"]
+    else:
+        assert words in result["claim"]
+
+
+def test_a_build_without_signed_enclaves_is_not_verified(world: World) -> None:
+    build = world.add_build("plain", {"/usr/bin/x": b"x"})
+    result = world.verify("demo", "demo-build", build["nvr"])
+    assert "it has none at all" in result["faultString"]
+
+
+def test_a_build_that_is_not_complete_is_not_verified(world: World) -> None:
+    build = world.signed_build()
+    build["state"] = koji.BUILD_STATES["BUILDING"]
+    result = world.verify("demo", "demo-build", build["nvr"])
+    assert "is not complete" in result["faultString"]
