@@ -338,6 +338,7 @@ class _Job:
                     source.artifact.filename,
                     item.archives[source.id].sha256,
                     item.archives[source.id].pinned,
+                    item.archives[source.id].contents_sha256,
                 )
                 for source in plan.build.sources
             )

@@ -60,7 +60,9 @@ class SourceRecord:
         place: folder in the tree; empty for its root.
         filename: the archive's name, or that of the ready-made tree.
         sha256: digest of the archive, or of the ready-made tree's names and files.
-        pinned: whether the release pins that digest.
+        pinned: whether the release pins that digest, or that of its contents.
+        contents_sha256: the release's pin of the archive's contents (see `contents`),
+            which it fulfilled; None without one.
     """
 
     id: str
@@ -68,6 +70,7 @@ class SourceRecord:
     filename: str
     sha256: str
     pinned: bool
+    contents_sha256: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,7 @@ def _source(table: Table) -> SourceRecord:
         filename=table.text("filename"),
         sha256=table.text("sha256", _SHA256),
         pinned=table.boolean("pinned", False),
+        contents_sha256=table.maybe_text("contents_sha256", _SHA256),
     )
     table.done()
     return source

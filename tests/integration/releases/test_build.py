@@ -18,6 +18,7 @@ from sgx_enclaves.errors import ArchiveError, BuildError, CatalogueError, FetchE
 from sgx_enclaves.releases.build import BuildRequest, build_release
 from sgx_enclaves.releases.build_sandbox import Isolation, find_isolation
 from sgx_enclaves.releases.built import load_built
+from sgx_enclaves.releases.contents import read_contents
 from sgx_enclaves.releases.manifest import Manifest, Outcome, StepRecord, ToolchainKind
 from tests.enclaves.compiled import build_enclaves, have_toolchain
 from tests.integration.releases.building import SmallRelease, make_tar, wrapper
@@ -426,6 +427,12 @@ def test_unpinned_sources_are_told(small: SmallRelease, into: Path, tmp_path: Pa
     assert not into.exists()
 
 
+def contents_of(archive: bytes, folder: Path) -> str:
+    path = folder / "archive"
+    path.write_bytes(archive)
+    return read_contents(path).sha256
+
+
 def test_sources_pinned_by_contents_give_the_same_however_packed(
     small: SmallRelease, into: Path, tmp_path: Path
 ) -> None:
@@ -441,7 +448,8 @@ def test_sources_pinned_by_contents_give_the_same_however_packed(
         e.unsigned for e in load_built(into).enclaves
     ]
     assert second.trees[0].sources[0].sha256 == hashlib.sha256(small.archive).hexdigest()
-    assert second.trees[0].sources[0] != first.trees[0].sources[0]
+    assert first.trees[0].sources[0].contents_sha256 is None
+    assert second.trees[0].sources[0].contents_sha256 == contents_of(small.archive, tmp_path)
     logs = [(folder / "logs" / "times.log").read_text() for folder in (into, again)]
     assert "\n1600000000\n" in logs[0]
     assert "\n315619200\n" in logs[1]

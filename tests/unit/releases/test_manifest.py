@@ -66,7 +66,10 @@ def sample() -> Manifest:
         network=False,
         environment=("LC_ALL=C", "SOURCE_DATE_EPOCH=1"),
         umask=0o022,
-        sources=(SourceRecord("main", "", "small-1.tar.gz", DIGEST, True),),
+        sources=(
+            SourceRecord("main", "", "small-1.tar.gz", DIGEST, True),
+            SourceRecord("sub", "sub", "sub.tar.gz", DIGEST, True, "cd" * 32),
+        ),
         toolchain=_toolchain(),
         steps=(
             StepRecord("prepare", None, Outcome.OK, 12, "logs/prepare.log", None),
@@ -210,6 +213,10 @@ def _set(*path: Any, to: object) -> Callable[[dict[str, Any]], None]:
         (_set("enclaves", 1, "file", to="pce"), "is there twice"),
         (_set("enclaves", 1, "problem", to=None), "problem: must be there"),
         (_set("trees", 0, "sources", to=[]), "sources: must name"),
+        (
+            _set("trees", 0, "sources", 1, "contents_sha256", to="cd"),
+            "sources[1].contents_sha256: must look like",
+        ),
         (_set("trees", 0, "umask", to=0o1000), "umask: must be"),
         (_set("trees", 0, "root", to="relative"), "root: must look like"),
         (_set("trees", 0, "steps", 0, "log", to="logs/../../x.log"), "log: must look like"),
