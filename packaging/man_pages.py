@@ -86,7 +86,8 @@ def roff(text: str) -> str:
             example = [escaped(line[4:]) for line in paragraph.splitlines()]
             lines += [".IP", ".EX", *example, ".EE"]
         else:
-            lines += [".PP", *_paragraph(paragraph)]
+            words = list(_paragraph(paragraph))
+            lines += words if words[0] == ".TP" else [".PP", *words]
     return "\n".join(lines[1:] if lines[:1] == [".PP"] else lines)
 
 

@@ -71,7 +71,7 @@ def test_a_page_has_all_that_help_says(pages: Path, verb: str) -> None:
 def test_tables_become_lists() -> None:
     text = "A table:\n\n  same      yes\n  not same  no\n\nMore\nwords."
     assert man_pages.roff(text) == (
-        "A table:\n.PP\n.TP\n.B same\nyes\n.TP\n.B not same\nno\n.PP\nMore\nwords."
+        "A table:\n.TP\n.B same\nyes\n.TP\n.B not same\nno\n.PP\nMore\nwords."
     )
 
 
