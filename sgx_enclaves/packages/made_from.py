@@ -190,13 +190,17 @@ def _objection(code: str, message: str, expected: str, found: str) -> Finding:
 def _made_elsewhere(history: BuildHistory) -> list[Finding]:
     found = []
     if history.task_id is None or history.method != "build" or history.generator is not None:
-        who = f"content generator {history.generator}" if history.generator else "an import"
+        who = f"task {history.task_id} of method {history.method}"
+        if history.generator is not None:
+            who = f"content generator {history.generator}"
+        elif history.task_id is None:
+            who = "an import"
         found.append(
             _objection(
                 "build-not-made-here",
                 f"{history.nvr} was not built from source here",
                 "a build by a task of method build",
-                who if history.task_id is None else f"task {history.task_id} {history.method}",
+                who,
             )
         )
     for package in history.packages:

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The builder's configuration: what it means, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sgx_enclaves_builder.config import CONFIG_FILE, Config, load_config
+
+from sgx_enclaves.errors import InputError
+
+SAMPLE = Path(__file__).parents[4] / "koji_plugin" / "builder" / "sgx_enclaves.conf"
+
+
+def read(tmp_path: Path, text: str) -> Config:
+    path = tmp_path / "x.conf"
+    path.write_text(text)
+    return load_config(str(path))
+
+
+def test_nothing_set_is_the_usual(tmp_path: Path) -> None:
+    assert read(tmp_path, "[fetch]\n[build]\n") == Config()
+
+
+def test_the_usual_file_need_not_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SGX_ENCLAVES_BUILDER_CONFIG", raising=False)
+    monkeypatch.setattr("sgx_enclaves_builder.config.CONFIG_FILE", "/nowhere/at/all.conf")
+    assert load_config() == Config()
+
+
+def test_a_file_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGX_ENCLAVES_BUILDER_CONFIG", "/nowhere/at/all.conf")
+    with pytest.raises(InputError, match="no such configuration"):
+        load_config()
+
+
+def test_the_sample_that_is_shipped_says_what_is_usual() -> None:
+    text = SAMPLE.read_text()
+    assert load_config(str(SAMPLE)) == Config()
+    assert CONFIG_FILE in text
+
+
+def test_every_setting_of_the_sample_can_be_set(tmp_path: Path) -> None:
+    lines = [
+        line[1:] if line.startswith("#") and " = " in line and line[1] != " " else line
+        for line in SAMPLE.read_text().splitlines()
+    ]
+    config = read(tmp_path, "\n".join(lines))
+    assert config.lookaside is not None
+    assert config.locks is not None
+    assert config.ca_file is not None
+    assert config.catalogues
+
+
+def test_everything_can_be_set(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        "[fetch]\ncache = /c\nhosts = A.example b.example\nlookaside = https://l.example/x\n"
+        "lookaside_package = p\nca_file = /ca\nattempts = 2\ntimeout = 3\nmax_mib = 5\n"
+        "[catalogue]\nfolders = /a /b\nlocks = /l\n"
+        "[build]\nmake_timeout = 7\nwait_timeout = 8\nmin_space_mib = 0\n",
+    )
+    assert config == Config(
+        cache=Path("/c"),
+        hosts=("a.example", "b.example"),
+        lookaside="https://l.example/x",
+        lookaside_package="p",
+        ca_file="/ca",
+        attempts=2,
+        fetch_timeout=3,
+        max_size=5 << 20,
+        catalogues=(Path("/a"), Path("/b")),
+        locks=Path("/l"),
+        make_timeout=7,
+        wait_timeout=8,
+        min_space=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[fetch]\nhost = x.example\n", "nobody knows.*\\[fetch\\] host"),
+        ("[other]\nx = 1\n", "nobody knows"),
+        ("[fetch]\ncache = relative\n", "cache is wrong.*absolute path"),
+        ("[catalogue]\nfolders = /a b\n", "folders is wrong"),
+        ("[fetch]\nhosts = x/y\n", "hosts is wrong"),
+        ("[fetch]\nlookaside = http://x.example\n", "lookaside is wrong.*https"),
+        ("[fetch]\nattempts = 0\n", "attempts is wrong.*from 1 to 20"),
+        ("[fetch]\nattempts = \u0663\n", "attempts is wrong"),
+        ("[build]\nwait_timeout = 1e3\n", "wait_timeout is wrong"),
+        ("[build]\nmake_timeout = 999999999999999999999999\n", "make_timeout is wrong"),
+        ("[fetch\n", "cannot be read"),
+        ("[fetch]\nattempts = 1\nattempts = 2\n", "cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read(tmp_path, text)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Small parts: what kojid registers, the log, the words for errors, releases from a repository."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import koji
+import koji.plugin
+import koji.tasks
+import pytest
+from koji.daemon import TaskManager
+from sgx_enclaves_builder.tasklog import TaskLog
+from sgx_enclaves_builder.words import checked, koji_errors, names, number, text
+
+from sgx_enclaves.errors import FetchError
+from tests.unit.koji.builder.hub import Hub, Session
+from tests.unit.koji.builder.world import PCE, World
+
+FOLDER = Path(__file__).parents[4] / "koji_plugin" / "builder"
+
+
+def test_kojid_loads_the_folder_and_registers_two_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = koji.plugin.PluginTracker(path=[str(FOLDER)])
+    plugin = tracker.load("sgx_enclaves_builder")
+    manager = types.SimpleNamespace(handlers={}, logger=None)
+    for name in ("registerHandler", "registerCallback", "registerEntries"):
+        setattr(manager, name, types.MethodType(getattr(TaskManager, name), manager))
+    TaskManager.scanPlugin(manager, plugin)
+    assert {method: cls.__name__ for method, cls in manager.handlers.items()} == {
+        "sgxEnclave": "SgxEnclaveTask",
+        "sgxEnclaves": "SgxEnclavesTask",
+    }
+    for name in [name for name in sys.modules if name.startswith("_koji_plugin__sgx_enclaves")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_policies_can_see_the_parameters() -> None:
+    arguments = ["demo", "demo-build", "x-1-1", {"enclaves": ["pce"]}]
+    seen = koji.tasks.parse_task_params("sgxEnclaves", arguments)
+    assert seen == {
+        "release": "demo",
+        "build_tag": "demo-build",
+        "build": "x-1-1",
+        "opts": {"enclaves": ["pce"]},
+    }
+    assert koji.tasks.parse_task_params("sgxEnclave", ["demo", "pce", "t"])["enclave"] == "pce"
+
+
+def test_only_x86_64_hosts_take_a_subtask(world: World) -> None:
+    handler = world.hub.handlers["sgxEnclave"](1, "sgxEnclave", [], None, world.hub.options())
+    assert handler.checkHost({"arches": "i686 x86_64"})
+    assert not handler.checkHost({"arches": "aarch64"})
+
+
+def test_a_subtask_that_nobody_prepared_says_so(world: World) -> None:
+    result = world.hub.run(world.hub.make("sgxEnclave", ["demo", "pce", "demo-build"]))
+    assert "is started by its parent" in result["faultString"]
+
+
+def test_a_log_is_uploaded_as_it_grows(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, tmp_path)
+    now = [100.0]
+    with TaskLog(Session(hub), tmp_path, "tasks/1/1", clock=lambda: now[0]) as log:
+        log("first")
+        assert hub.files["tasks/1/1/sgx-enclaves.log"].endswith(b"first\n")
+        log("second")
+        assert b"second" not in hub.files["tasks/1/1/sgx-enclaves.log"]
+        now[0] += 6
+        log("third")
+        assert hub.files["tasks/1/1/sgx-enclaves.log"].count(b"\n") == 3
+        log("last")
+    assert hub.files["tasks/1/1/sgx-enclaves.log"].count(b"\n") == 4
+
+
+def test_errors_of_the_core_leave_as_koji_s() -> None:
+    with pytest.raises(koji.GenericError, match="f: no; do this"), koji_errors():
+        raise FetchError("no", file="f", hint="do this")
+
+
+def test_a_full_disk_leaves_as_koji_s_with_the_next_step() -> None:
+    with pytest.raises(koji.GenericError, match=r"No space left.* /x.*free"), koji_errors():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x")
+
+
+def test_a_mistake_of_ours_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError), koji_errors():
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "expected a mapping"),
+        ({"a": "x", "z": 1}, "Unknown opts: z"),
+        ({"a": "x\ny"}, "Invalid value for a"),
+        ({"a": 3}, "Invalid value for a"),
+        ({"b": True}, "Invalid value for b"),
+        ({"b": 0}, "Invalid value for b"),
+        ({"c": []}, "Invalid value for c"),
+        ({"c": "pce"}, "Invalid value for c"),
+    ],
+)
+def test_options_are_checked(options: Any, words: str) -> None:
+    with pytest.raises(koji.ParameterError, match=words):
+        checked(options, {"a": text, "b": number, "c": names})
+
+
+def test_good_options_are_taken() -> None:
+    given = {"a": "x", "b": 2, "c": ["p", "q", "p"], "d": None}
+    checks = {"a": text, "b": number, "c": names, "d": text}
+    assert checked(given, checks) == {"a": "x", "b": 2, "c": ["p", "q"]}
+    assert checked(None, checks) == {}
+
+
+@pytest.fixture
+def repository(tmp_path: Path, world: World) -> Path:
+    """A git repository with the release in a folder; its checkout is that of Koji's SCM."""
+    repo = tmp_path / "repo"
+    folder = repo / "releases"
+    folder.mkdir(parents=True)
+    (folder / "demo.toml").write_text((world.folder / "catalogue" / "demo.toml").read_text())
+    (folder / "link.toml").symlink_to("/etc/hostname")
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example", "-C", str(repo)]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *command], check=True)
+    return repo
+
+
+def checkout_of(repository: Path) -> Any:
+    def checkout(scm: Any, folder: str, *_arguments: Any) -> str:
+        subprocess.run(["git", "clone", "-q", str(repository), f"{folder}/x"], check=True)
+        return f"{folder}/x/{scm.module}"
+
+    return checkout
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("releases/demo.toml", ""),
+        ("releases/absent.toml", "no such file in the repository"),
+        ("releases/link.toml", "no such file in the repository"),
+        ("releases", "names no release"),
+    ],
+)
+def test_a_release_can_come_from_a_repository(
+    world: World, repository: Path, monkeypatch: pytest.MonkeyPatch, file: str, words: str
+) -> None:
+    monkeypatch.setattr("koji.daemon.SCM.checkout", checkout_of(repository))
+    url = f"git+https://allowed.example/x?{file}#HEAD"
+    build = world.signed_build()
+    result = world.verify(url, "demo-build", build["nvr"])
+    if words:
+        assert words in result["faultString"]
+    else:
+        assert result["verdict"] == "identical"
+        assert world.hub.records[0]["origin"] == url
+
+
+def test_a_release_can_come_from_an_allowed_server(world: World) -> None:
+    text = (world.folder / "catalogue" / "demo.toml").read_bytes()
+    url = world.vendor.server.put(f"/{world.folder.name}/demo.toml", text)
+    options = {"enclaves": ["pce"]}
+    refused = world.verify(url, "demo-build", None, options)
+    assert "list of allowed SCMs" in refused["faultString"]
+    allow = world.hub.options()
+    allow.allowed_scms = "127.0.0.1*:*:no:"
+    world.hub.options = lambda: allow  # type: ignore[method-assign]
+    assert world.verify(url, "demo-build", None, options)["verdict"] == "identical"
+
+
+def test_a_release_is_found_from_what_a_build_has(world: World) -> None:
+    build = world.add_build(
+        "old", {"/opt/libsgx_pce.signed.so.9.9.9.9": world.vendor.signed[PCE.signed]}
+    )
+    result = world.verify(None, "demo-build", build["nvr"])
+    assert "do not tell which release" in result["faultString"]
+    assert "libsgx_pce.signed.so.9.9.9.9" in result["faultString"]
