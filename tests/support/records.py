@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
@@ -67,3 +68,8 @@ def changed(data: Any, place: Place, value: Any) -> Any:
     copy: Any = dict(data) if isinstance(data, Mapping) else list(data)
     copy[place[0]] = changed(copy[place[0]], place[1:], value) if place[1:] else value
     return copy
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal."""
+    return hashlib.sha256(data).hexdigest()

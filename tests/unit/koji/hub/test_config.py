@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The configuration file: what it can say, and that nothing wrong in it is passed over."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sgx_enclaves_hub import config
+from sgx_enclaves_hub.config import Settings, read_settings
+
+from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.gate.rule import Rule
+from tests.support.records import A, B
+
+ROOT = Path(__file__).resolve().parents[4]
+SHIPPED = ROOT / "koji_plugin/hub/sgx_enclaves.conf"
+
+
+def test_without_a_file_there_are_defaults(tmp_path: Path) -> None:
+    assert read_settings(str(tmp_path / "x.conf")) == Settings()
+    assert Settings().hook is False
+
+
+def test_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.conf"
+    path.write_text(
+        f"""
+[tasks]
+channel = sgx
+
+[hook]
+enabled = Yes
+build_tag = f42-build
+
+[hook targets]
+f42-Candidate = f42-sgx-build
+eln:x = eln-build
+
+[signers]
+demo = {A} {B}
+
+[enforce]
+f42* = signer=demo release=sgx-*
+eln =
+"""
+    )
+    settings = read_settings(str(path))
+    assert (settings.channel, settings.hook, settings.build_tag) == ("sgx", True, "f42-build")
+    assert settings.targets == {"f42-Candidate": "f42-sgx-build", "eln:x": "eln-build"}
+    assert settings.signers == {"demo": {A, B}}
+    assert settings.enforce == (
+        ("f42*", Rule(signers=frozenset({A, B}), release="sgx-*")),
+        ("eln", Rule()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[hooks]\n", "no section [hooks]"),
+        ("[hook]\nenable = yes\n", "unknown keys: enable"),
+        ("[tasks]\nChannel = x\n", "unknown keys: Channel"),
+        ("[hook]\nenabled = maybe\nbuild_tag = x\n", "expected yes or no"),
+        ("[hook]\nenabled = yes\n", "nowhere to build"),
+        (f"[signers]\nintel = {A}\n", "cannot be a signer"),
+        (f"[signers]\na b = {A}\n", "cannot be a signer"),
+        ("[signers]\ndemo =\n", "cannot be a signer"),
+        (f"[signers]\ndemo = {A.upper()}\n", "no MRSIGNER"),
+        (f"[signers]\ndemo = {A} {B[:-1]}\n", "no MRSIGNER"),
+        ("[enforce]\nf42 = maxage=1d\n", "a word that cannot be read"),
+        ("[enforce]\nf42 = no\n", "a word that cannot be read"),
+        ("[enforce]\nf42 = signer=demo\n", "signer 'demo' is not known"),
+        ("[hook]\nenabled = no\nenabled = yes\n", "cannot be read"),
+        ("[hook]\n[hook]\n", "cannot be read"),
+        ("enabled = yes\n", "cannot be read"),
+        ("[hook]\nenabled\n", "cannot be read"),
+        ("[hook\n", "cannot be read"),
+        ("[hook]\nbuild_tag = \xff\n", "cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "x.conf"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(SgxEnclavesError) as caught:
+        read_settings(str(path))
+    assert reason in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(SgxEnclavesError, match="cannot be read"):
+        read_settings(str(tmp_path))
+
+
+def test_the_shipped_file_says_what_holds_without_it() -> None:
+    assert read_settings(str(SHIPPED)) == Settings()
+
+
+def test_the_shipped_file_s_examples_can_be_used(tmp_path: Path) -> None:
+    """Each commented example, taken in, is good."""
+    text = SHIPPED.read_text(encoding="utf-8")
+    examples = re.sub(r"^#(?=[^ #\n])", "", text, flags=re.M)
+    assert examples != text
+    path = tmp_path / "x.conf"
+    path.write_text(examples)
+    settings = read_settings(str(path))
+    assert settings.hook
+    assert settings.targets
+    assert settings.signers
+    assert settings.enforce
+    assert settings.channel
+
+
+def test_a_file_can_be_checked_before_it_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.conf"
+    assert config.main([str(path)]) == 1
+    assert "there is no such file" in capsys.readouterr().err
+    path.write_text("[hook]\nenable = yes\n")
+    assert config.main([str(path)]) == 1
+    assert "unknown keys: enable" in capsys.readouterr().err
+    path.write_text("[hook]\nenabled = no\n")
+    assert config.main([str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: good\n"
+
+
+def test_it_can_be_checked_without_koji(tmp_path: Path) -> None:
+    path = tmp_path / "x.conf"
+    path.write_text("[tasks]\n")
+    code = "import sys; sys.modules['koji'] = None; import runpy; sys.argv[1:] = sys.argv[2:];"
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    program = ROOT / "koji_plugin/hub/sgx_enclaves_hub/config.py"
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("sys.argv[0]", repr(str(program))), "-", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{path}: good\n"), done.stderr

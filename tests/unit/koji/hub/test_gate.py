@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The gate before tags, its status, the policy tests: on Koji's own policy classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import koji
+import koji.plugin
+import koji.policy
+import pytest
+import sgx_enclaves_hub
+from sgx_enclaves_hub import (
+    SgxEnclavesPresentTest,
+    SgxEnclavesVerifiedTest,
+    gate_tagging,
+    getSgxGateStatus,
+    guard_import,
+    recordSgxVerification,
+)
+from sgx_enclaves_hub.gate import refusal
+
+from sgx_enclaves.gate.decide import Decision
+from tests.support.records import A, B
+from tests.unit.koji.hub.fakehub import PLAIN_FILES, PROVIDES, TASK, FakeHub
+
+MARK = "sgx_enclaves.enforce"
+
+
+@pytest.fixture(name="ready")
+def _ready(hub: FakeHub) -> FakeHub:
+    """A hub with a gated tag, and a build with an enclave that was not verified."""
+    hub.add_tag(extra={MARK: "true"})
+    hub.add_package(hub.add_build())
+    return hub
+
+
+def verify(hub: FakeHub, **changes: Any) -> None:
+    hub.open_task("x-1.0-1")
+    recordSgxVerification(TASK, hub.record(hub.builds[7], **changes))
+
+
+def tag(hub: FakeHub, build: int = 7, number: int = 4) -> str:
+    """What the gate says, as the hub asks it."""
+    try:
+        gate_tagging(
+            "preTag", tag=hub.tags[number], build=hub.builds[build], user={"id": 1}, force=True
+        )
+    except koji.TagError as error:
+        return str(error)
+    return ""
+
+
+def test_an_unverified_build_does_not_pass(ready: FakeHub) -> None:
+    words = tag(ready)
+    assert words.startswith("sgx_enclaves: x-1.0-1 holds SGX enclaves and may not be tagged into")
+    for part in ("gated", "never verified", "koji sgx-enclaves verify x-1.0-1", "gate-status"):
+        assert part in words
+
+
+def test_a_verified_build_passes(ready: FakeHub) -> None:
+    verify(ready)
+    assert tag(ready) == ""
+
+
+def test_a_build_that_differs_does_not(ready: FakeHub) -> None:
+    verify(ready, verdict="differs")
+    assert "ended with the verdict differs" in tag(ready)
+
+
+@pytest.mark.parametrize("extra", [None, {}, {MARK: None}, {MARK: "false"}, {"other": "true"}])
+def test_a_tag_without_a_mark_is_open(ready: FakeHub, extra: Any) -> None:
+    ready.tags[4]["extra"] = extra
+    assert tag(ready) == ""
+
+
+@pytest.mark.parametrize(
+    ("mark", "reason"),
+    [
+        (True, ""),
+        ("release=sgx-*", ""),
+        ("release=other", "not against other"),
+        (f"signer={A}", "who is not asked for"),
+        ("signer=demo", ""),
+        ("ture", "a word that cannot be read: 'ture'"),
+        (["true"], "the tag's mark cannot be read"),
+    ],
+)
+def test_a_tag_s_mark_may_be_a_rule(ready: FakeHub, conf: Path, mark: Any, reason: str) -> None:
+    conf.write_text(f"[signers]\ndemo = {B}\n")
+    verify(ready)
+    ready.tags[4]["extra"] = {MARK: mark}
+    words = tag(ready)
+    assert reason in words
+    assert bool(words) == bool(reason)
+    assert not words or "x-1.0-1" in words
+
+
+@pytest.mark.parametrize("mark", [None, "false", "release=sgx-*"])
+def test_the_configuration_overrules_the_tag(ready: FakeHub, conf: Path, mark: Any) -> None:
+    conf.write_text("[enforce]\ngat* = release=other\n*ed =\n")
+    verify(ready)
+    ready.tags[4]["extra"] = {MARK: mark}
+    assert "not against other" in tag(ready)
+    ready.add_tag(5, "signed", extra={})
+    assert tag(ready, number=5) == ""
+    ready.add_tag(6, "open", extra={})
+    assert tag(ready, number=6) == ""
+
+
+def test_a_build_without_enclaves_passes_without_any_record(ready: FakeHub) -> None:
+    ready.add_package(ready.add_build(8, "y"), PLAIN_FILES, ())
+    ready.add_build(9, "image")
+    assert tag(ready, 8) == ""
+    assert tag(ready, 9) == ""
+
+
+def test_the_record_of_a_promoted_draft_still_counts(ready: FakeHub) -> None:
+    """Promotion changes name and folder, and no byte."""
+    verify(ready)
+    old = Path(ready.build_folder(ready.builds[7]))
+    ready.builds[7]["nvr"] = "x-1.0-2"
+    old.rename(ready.build_folder(ready.builds[7]))
+    assert tag(ready) == ""
+
+
+def test_signed_copies_that_cannot_be_listed(ready: FakeHub) -> None:
+    verify(ready)
+    folder = Path(ready.build_folder(ready.builds[7])) / "data"
+    folder.mkdir()
+    (folder / "signed").write_bytes(b"")
+    assert "signed copies cannot be listed" in tag(ready)
+
+
+def test_a_kept_record_that_is_damaged_closes_the_gate(ready: FakeHub) -> None:
+    ready.rows["sgx_verification"] = [
+        {"id": 1, "build_id": 7, "task_id": 1, "host_id": 1, "record": "[]"}
+    ]
+    assert "cannot be tagged into gated" in tag(ready)
+
+
+def test_the_hub_s_own_callback_runs_it(ready: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(koji.plugin.callbacks, "preTag", [sgx_enclaves_hub.gate_tagging])
+    build, gated = ready.builds[7], ready.tags[4]
+    with pytest.raises(koji.CallbackError, match="may not be tagged into gated"):
+        koji.plugin.run_callbacks("preTag", tag=gated, build=build, user={}, force=True)
+    verify(ready)
+    koji.plugin.run_callbacks("preTag", tag=gated, build=build, user={}, force=False)
+
+
+def test_a_refusal_has_an_end() -> None:
+    words = refusal("x-1-1", "t", Decision(True, False, tuple(f"reason {i}" for i in range(99))))
+    assert "reason 11" in words
+    assert "reason 12" not in words
+    assert "and 87 more reasons" in words
+
+
+def test_the_status(ready: FakeHub) -> None:
+    closed = getSgxGateStatus(7, "gated")
+    assert (closed["present"], closed["enforced"], closed["verified"]) == (True, True, False)
+    assert (closed["allowed"], closed["record"]) == (False, None)
+    assert "never verified" in closed["reasons"][0]
+    ready.add_tag(5, "open")
+    assert getSgxGateStatus(7, "open")["allowed"]
+    assert not getSgxGateStatus(7, "open")["verified"]
+    verify(ready)
+    assert getSgxGateStatus("x-1.0-1", 4) == {
+        "present": True,
+        "enforced": True,
+        "verified": True,
+        "allowed": True,
+        "reasons": [],
+        "record": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("build", "where", "reason"),
+    [("none", 4, "No such build"), (7, "none", "No such tagInfo"), (7.0, 4, "Invalid value")],
+)
+def test_the_status_of_what_is_not_there(
+    ready: FakeHub, build: Any, where: Any, reason: str
+) -> None:
+    with pytest.raises(koji.GenericError, match=reason):
+        getSgxGateStatus(build, where)
+    ready.logged_in = False
+    with pytest.raises(koji.AuthError):
+        getSgxGateStatus(7, 4)
+
+
+def test_the_status_of_a_tag_with_a_wrong_mark(ready: FakeHub) -> None:
+    ready.tags[4]["extra"] = {MARK: "ture"}
+    with pytest.raises(koji.GenericError, match="a word that cannot be read"):
+        getSgxGateStatus(7, 4)
+
+
+# --- packages that come later
+
+
+def add(hub: FakeHub, path: Path, **changes: Any) -> str:
+    info = {"type": "rpm", "build": hub.builds[7], "filepath": str(path), "rpm": {}, **changes}
+    try:
+        guard_import("preImport", **info)
+    except koji.ImportError as error:
+        return str(error)
+    return ""
+
+
+def test_no_enclave_is_added_to_a_build_behind_the_gate(ready: FakeHub, tmp_path: Path) -> None:
+    path = ready.add_package(ready.builds[7], name="x-late")
+    assert add(ready, path) == ""
+    ready.answers["tag_listing"] = [{"tag_id": 4}]
+    assert "x-1.0-1, which is tagged into gated" in add(ready, path)
+    plain = ready.add_package(ready.builds[7], PLAIN_FILES, (), "x-doc")
+    assert add(ready, plain) == ""
+    assert add(ready, tmp_path / "missing.rpm") != ""
+    ready.tags[4]["extra"] = {MARK: "ture"}
+    assert add(ready, path) != ""
+    ready.tags[4]["extra"] = {}
+    assert add(ready, path) == ""
+
+
+@pytest.mark.parametrize(
+    "changes", [{"type": "build"}, {"type": "archive"}, {"build": None}, {"build": {}}]
+)
+def test_other_imports_are_let_through(ready: FakeHub, changes: dict[str, Any]) -> None:
+    ready.answers["tag_listing"] = [{"tag_id": 4}]
+    path = ready.add_package(ready.builds[7], name="x-late")
+    assert add(ready, path, **changes) == ""
+
+
+# --- policies
+
+TESTS = {
+    "sgx_enclaves_present": SgxEnclavesPresentTest,
+    "sgx_enclaves_verified": SgxEnclavesVerifiedTest,
+}
+
+
+def rules(text: str) -> koji.policy.SimpleRuleSet:
+    return koji.policy.SimpleRuleSet(text.splitlines(), {**TESTS, "all": koji.policy.AllTest})
+
+
+POLICY = """
+sgx_enclaves_present :: {
+    sgx_enclaves_verified !! deny not verified
+}
+all :: allow
+"""
+
+
+@pytest.mark.parametrize("form", ["id", "nvr", "mapping"])
+def test_a_policy_in_every_form_of_its_data(ready: FakeHub, form: str) -> None:
+    build = {"id": 7, "nvr": "x-1.0-1", "mapping": ready.builds[7]}[form]
+    ready.add_package(ready.add_build(8, "y"), PLAIN_FILES, ())
+    policy = rules(POLICY)
+    assert policy.apply({"build": build}) == "deny not verified"
+    verify(ready)
+    assert policy.apply({"build": build}) == "allow"
+    assert policy.apply({"build": 8}) == "allow"
+
+
+@pytest.mark.parametrize(
+    ("words", "verified"),
+    [
+        ("", True),
+        ("max_age=1d", True),
+        ("release=sgx-1", True),
+        ("release=sgx-2", False),
+        ("origin=https://*", False),
+        ("signer=demo", True),
+        ("signer=intel", False),
+        ("reproducible=yes", True),
+        ("max_age=1d release=sgx-1 signer=intel", False),
+    ],
+)
+def test_arguments_of_the_policy_test(
+    ready: FakeHub, conf: Path, words: str, verified: bool
+) -> None:
+    conf.write_text(f"[signers]\ndemo = {B}\n")
+    verify(ready)
+    test = SgxEnclavesVerifiedTest(f"sgx_enclaves_verified {words}")
+    assert test.run({"build": 7}) is verified
+
+
+def test_an_old_verification(ready: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    verify(ready)
+    test = SgxEnclavesVerifiedTest("sgx_enclaves_verified max_age=30d")
+    assert test.run({"build": 7})
+    later = ready.now().replace(year=2027)
+    monkeypatch.setattr(ready, "now", lambda: later)
+    assert not test.run({"build": 7})
+
+
+def test_there_is_nothing_verified_in_a_build_without_enclaves(ready: FakeHub) -> None:
+    ready.add_package(ready.add_build(8, "y"), PLAIN_FILES, ())
+    assert not SgxEnclavesVerifiedTest("sgx_enclaves_verified").run({"build": 8})
+    assert not SgxEnclavesPresentTest("sgx_enclaves_present").run({"build": 8})
+
+
+def test_what_cannot_be_read_is_present(ready: FakeHub) -> None:
+    path = ready.add_package(ready.add_build(8, "y"), PLAIN_FILES, ())
+    path.write_bytes(b"text")
+    assert SgxEnclavesPresentTest("sgx_enclaves_present").run({"build": 8})
+
+
+@pytest.mark.parametrize("provides", [PROVIDES, ()])
+def test_presence_does_not_need_provides(ready: FakeHub, provides: tuple[str, ...]) -> None:
+    ready.add_package(ready.add_build(8, "y"), provides=provides)
+    assert SgxEnclavesPresentTest("sgx_enclaves_present").run({"build": 8})
+
+
+@pytest.mark.parametrize("data", [{}, {"build": None}, {"build": 0}])
+@pytest.mark.usefixtures("ready")
+def test_a_policy_without_a_build(data: dict[str, Any]) -> None:
+    for test in (SgxEnclavesPresentTest("p"), SgxEnclavesVerifiedTest("v")):
+        with pytest.raises(koji.GenericError, match="the policy needs a build"):
+            test.run(data)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sgx_enclaves_present x :: deny",
+        "sgx_enclaves_verified maxage=1d :: allow",
+        "sgx_enclaves_verified max_age=1 :: allow",
+        "sgx_enclaves_verified signer=nobody :: allow",
+        "sgx_enclaves_verified pass :: allow",
+    ],
+)
+def test_a_policy_that_cannot_be_read_does_not_start(line: str) -> None:
+    with pytest.raises(koji.GenericError):
+        rules(line)

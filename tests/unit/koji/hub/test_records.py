@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who may write which record, and how records are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import koji
+import pytest
+from sgx_enclaves_hub import (
+    getSgxVerification,
+    listSgxVerifications,
+    recordSgxVerification,
+)
+
+from tests.support.records import A, Place, changed
+from tests.unit.koji.hub.fakehub import HOST, PLAIN_FILES, TASK, FakeHub
+
+TABLE, ENCLAVES = "sgx_verification", "sgx_verification_enclave"
+
+
+@pytest.fixture(name="ready")
+def _ready(hub: FakeHub) -> FakeHub:
+    """A hub with a build, and the host that runs its verification."""
+    hub.add_package(hub.add_build())
+    hub.open_task("x-1.0-1")
+    return hub
+
+
+def refused(hub: FakeHub, record: Any, task: Any = TASK) -> str:
+    with pytest.raises(koji.GenericError) as caught:
+        recordSgxVerification(task, record)
+    assert hub.rows == {}
+    return str(caught.value)
+
+
+def test_a_record_is_kept(ready: FakeHub) -> None:
+    sent = ready.record(ready.builds[7])
+    assert recordSgxVerification(TASK, sent) == 1
+    (row,) = ready.rows[TABLE]
+    kept = json.loads(row["record"])
+    assert {k: v for k, v in row.items() if k != "record"} == {
+        "id": 1,
+        "build_id": 7,
+        "task_id": TASK,
+        "host_id": HOST,
+        "release": "sgx-1",
+        "origin": "catalogue",
+        "verdict": "identical",
+        "reproducible": True,
+    }
+    sent["enclaves"][0]["cause"] = None
+    assert kept == {**sent, "verified_at": "2026-11-25T00:00:00Z"}
+    (enclave,) = ready.rows[ENCLAVES]
+    assert enclave["verification_id"] == 1
+    assert enclave["mrenclave"] == A
+    assert getSgxVerification(7) == {**kept, "id": 1, "host_id": HOST}
+
+
+def test_once_a_task(ready: FakeHub) -> None:
+    record = ready.record(ready.builds[7])
+    recordSgxVerification(TASK, record)
+    with pytest.raises(koji.ActionNotAllowed, match="has written its record already"):
+        recordSgxVerification(TASK, record)
+    assert len(ready.rows[TABLE]) == 1
+
+
+def test_only_the_host_of_the_task(ready: FakeHub) -> None:
+    record = ready.record(ready.builds[7])
+    ready.host = HOST + 1
+    assert "does not own task" in refused(ready, record)
+    ready.host = None
+    assert "not a host" in refused(ready, record)
+
+
+@pytest.mark.parametrize("method", ["sgxEnclave", "build", "tagBuild"])
+def test_only_a_verification(ready: FakeHub, method: str) -> None:
+    ready.open_task("x-1.0-1", method=method)
+    assert "is not the verification of a build" in refused(ready, ready.record(ready.builds[7]))
+
+
+def test_only_a_verification_of_a_build(ready: FakeHub) -> None:
+    ready.open_task(None)
+    assert "is not the verification of a build" in refused(ready, ready.record(ready.builds[7]))
+
+
+@pytest.mark.parametrize("task", ["100", True, 0, -1, None, 1 << 40])
+def test_what_is_no_task(ready: FakeHub, task: Any) -> None:
+    assert "Invalid value for task_id" in refused(ready, {}, task)
+
+
+def test_a_build_that_went_away(ready: FakeHub) -> None:
+    record = ready.record(ready.builds[7])
+    ready.builds[7]["state"] = koji.BUILD_STATES["DELETED"]
+    assert "is not complete, it is DELETED" in refused(ready, record)
+
+
+def test_a_promoted_draft(hub: FakeHub) -> None:
+    """Verified by its id as a draft, it keeps its record under its new name."""
+    build = hub.add_build()
+    hub.add_package(build)
+    hub.open_task(7)
+    assert recordSgxVerification(TASK, hub.record(build)) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        (("task_id",), TASK + 1, "task_id is not that of task 100"),
+        (("build_id",), 8, "build_id is not that of task 100"),
+        (("nvr",), "y-1.0-1", "nvr is not that of task 100"),
+        (("origin",), "https://x", "origin is not that of task 100"),
+        (("verified_at",), "2020-01-01T00:00:00Z", "the hub sets verified_at"),
+        (("rpms", 0, "file_sha256"), A, "is another file than the one that was verified"),
+        (("rpms", 0, "content_sha256"), A, "is another file than the one that was verified"),
+        (("enclaves", 0, "signed_sha256"), A, "has other bytes than verified"),
+        (("enclaves", 0, "path"), "/x", "was not verified"),
+        (("enclaves", 0, "name"), "ide", "no such enclave of it was verified"),
+        (("schema",), 3, "schema is malformed"),
+    ],
+)
+def test_a_false_record(ready: FakeHub, place: Place, value: Any, reason: str) -> None:
+    record = changed(ready.record(ready.builds[7]), place, value)
+    assert reason in refused(ready, record)
+
+
+@pytest.mark.parametrize("record", [None, [], "{}", 5])
+def test_what_is_no_record(ready: FakeHub, record: Any) -> None:
+    assert "record" in refused(ready, record)
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "reason"),
+    [
+        ("sgx-1", {}, None),
+        ("sgx-2", {}, "release is not that of task"),
+        ("sgx-1", {"origin": "https://x"}, "origin is not that of task"),
+        ("https://x", {"origin": "https://x"}, None),
+        ("https://x", {"origin": "https://x", "release": "any"}, None),
+        ("https://x", {"origin": "https://y"}, "origin is not that of task"),
+        ("https://x", {}, "origin is not that of task"),
+        ("git+https://x?#HEAD", {"origin": "git+https://x?#HEAD"}, None),
+        (None, {"release": "found"}, None),
+    ],
+)
+def test_a_record_is_of_the_release_that_was_asked_for(
+    ready: FakeHub, asked: Any, changes: dict[str, Any], reason: Any
+) -> None:
+    ready.open_task("x-1.0-1", release=asked)
+    record = ready.record(ready.builds[7], **changes)
+    if reason is None:
+        assert recordSgxVerification(TASK, record) == 1
+    else:
+        assert reason in refused(ready, record)
+
+
+def test_every_package_must_be_named(ready: FakeHub) -> None:
+    build = ready.builds[7]
+    record = ready.record(build)
+    ready.add_package(build, PLAIN_FILES, (), "x-doc")
+    assert "does not name every binary package" in refused(ready, record)
+
+
+def test_packages_of_another_build(ready: FakeHub) -> None:
+    other = ready.add_build(8, "y")
+    ready.add_package(other)
+    record = ready.record(ready.builds[7])
+    record["rpms"] += ready.record(other)["rpms"]
+    assert "which is not in the build" in refused(ready, record)
+
+
+def test_a_package_that_cannot_be_read(ready: FakeHub) -> None:
+    build = ready.builds[7]
+    record = ready.record(build)
+    path = Path(ready.build_folder(build)) / ready.package_path(ready.packages[7][0])
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "cannot" in refused(ready, record) or "truncated" in refused(ready, record)
+    assert "x-1.0-1.x86_64.rpm" in refused(ready, {**record, "verdict": "differs"})
+
+
+def test_a_verdict_that_is_not_identical_is_kept_too(ready: FakeHub) -> None:
+    record = ready.record(ready.builds[7], verdict="unverifiable", enclaves=[])
+    record["toolchain_sha256"] = None
+    assert recordSgxVerification(TASK, record) == 1
+    found = getSgxVerification("x-1.0-1")
+    assert found is not None
+    assert found["verdict"] == "unverifiable"
+
+
+def test_a_signed_copy_of_other_content(ready: FakeHub) -> None:
+    build = ready.builds[7]
+    record = ready.record(build)
+    copy = (
+        Path(ready.build_folder(build)) / "data/signed/k" / ready.package_path(ready.packages[7][0])
+    )
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(b"")
+    assert "signed with k cannot be read" in refused(ready, record)
+
+
+def test_a_build_without_a_record(ready: FakeHub) -> None:
+    assert getSgxVerification(7) is None
+    with pytest.raises(koji.GenericError, match="has no verification record"):
+        getSgxVerification(7, strict=True)
+
+
+def test_a_kept_record_that_is_damaged_is_an_error(ready: FakeHub) -> None:
+    ready.rows[TABLE] = [{"id": 1, "build_id": 7, "task_id": 1, "host_id": 1, "record": "{"}]
+    with pytest.raises(koji.GenericError, match="is not JSON"):
+        getSgxVerification(7)
+
+
+def test_filters_become_a_query(ready: FakeHub) -> None:
+    ready.add_tag(4, "f42")
+    ready.answers = {
+        TABLE: [{"id": 1}, {"id": 2}],
+        ENCLAVES: [
+            {
+                "verification_id": 2,
+                "name": "pce",
+                "rpm": "r",
+                "path": "p",
+                "mrenclave": A,
+                "mrsigner": A,
+                "isvsvn": 1,
+                "verdict": "identical",
+            }
+        ],
+    }
+    rows = listSgxVerifications("x-1.0-1", A.upper(), "pce", "f42", "identical", {"limit": 5})
+    assert [(row["id"], len(row["enclaves"])) for row in rows] == [(1, 0), (2, 1)]
+    query, enclaves = ready.queries
+    assert query["values"] == {
+        "build_id": 7,
+        "tag_id": 4,
+        "verdict": "identical",
+        "mrenclave": A,
+        "name": "pce",
+    }
+    assert len(query["clauses"]) == 4
+    assert query["options"] == {"order": "-id", "limit": 5, "offset": 0}
+    assert enclaves["values"] == {"ids": (1, 2)}
+
+
+def test_without_filters_there_is_a_limit(ready: FakeHub) -> None:
+    assert listSgxVerifications() == []
+    (query,) = ready.queries
+    assert query["clauses"] == []
+    assert query["options"]["limit"] == 100
+
+
+def test_the_number_alone(ready: FakeHub) -> None:
+    ready.answers[TABLE] = 5
+    assert listSgxVerifications(queryOpts={"countOnly": True}) == 5
+    assert len(ready.queries) == 1
+
+
+@pytest.mark.parametrize(
+    ("filters", "reason"),
+    [
+        ({"build": "none"}, "No such build"),
+        ({"tag": "none"}, "No such tagInfo"),
+        ({"verdict": "bad"}, "Invalid value for verdict"),
+        ({"verdict": ["identical"]}, "Invalid value for verdict"),
+        ({"mrenclave": b"x"}, "Invalid value for mrenclave"),
+        ({"enclave": "x" * 2000}, "Invalid value for enclave"),
+        ({"queryOpts": "limit"}, "Invalid value for queryOpts"),
+        ({"queryOpts": {"limit": 1001}}, "Invalid value for limit"),
+        ({"queryOpts": {"limit": -1}}, "Invalid value for limit"),
+        ({"queryOpts": {"offset": 0.5}}, "Invalid value for offset"),
+        ({"queryOpts": {"order": "record"}}, "Invalid value for order"),
+        ({"queryOpts": {"order": "id,id"}}, "Invalid value for order"),
+        ({"queryOpts": {"group": "id"}}, "Unknown queryOpts: 'group'"),
+        ({"queryOpts": {"countOnly": True, "limit": 5}}, "Unknown queryOpts: 'limit'"),
+    ],
+)
+def test_what_is_wrong_with_filters(ready: FakeHub, filters: dict[str, Any], reason: str) -> None:
+    with pytest.raises(koji.GenericError) as caught:
+        listSgxVerifications(**filters)
+    assert reason in str(caught.value)
+    assert ready.queries == []

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Starting a verification: permission, arguments, the task that is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import koji
+import pytest
+from sgx_enclaves_hub import sgxEnclaves
+
+from tests.unit.koji.hub.fakehub import FakeHub
+
+
+@pytest.fixture(name="ready")
+def _ready(hub: FakeHub) -> FakeHub:
+    """A hub with a build tag and a build, and a caller who may."""
+    hub.permissions.add("sgx-enclaves")
+    hub.add_tag(4, "f42-build")
+    hub.add_build()
+    return hub
+
+
+def test_a_task_is_made(ready: FakeHub) -> None:
+    opts = {"enclaves": ["pce"], "repo_id": 1, "timeout": 60, "allow_unpinned": False}
+    number = sgxEnclaves("sgx-1", "f42-build", 7, opts, priority=2, channel="sgx")
+    assert number == 101
+    options = {"priority": koji.PRIO_DEFAULT + 2, "channel": "sgx"}
+    assert ready.made == [("sgxEnclaves", ["sgx-1", "f42-build", "x-1.0-1", opts], options)]
+
+
+def test_what_may_be_left_out(ready: FakeHub) -> None:
+    sgxEnclaves(None, 4, "x-1.0-1", {"timeout": None})
+    sgxEnclaves("sgx-1", 4)
+    assert [arguments for _, arguments, _ in ready.made] == [
+        [None, "f42-build", "x-1.0-1", {}],
+        ["sgx-1", "f42-build", None, {}],
+    ]
+    assert [options for _, _, options in ready.made] == [{}, {}]
+
+
+def test_the_channel_of_the_configuration(ready: FakeHub, conf: Path) -> None:
+    conf.write_text("[tasks]\nchannel = sgx\n")
+    sgxEnclaves("sgx-1", 4)
+    sgxEnclaves("sgx-1", 4, channel="other")
+    assert [options["channel"] for _, _, options in ready.made] == ["sgx", "other"]
+
+
+def test_a_draft_is_named_by_its_id(ready: FakeHub) -> None:
+    """Its NVR changes when it is promoted."""
+    ready.add_build(9, "y", release="1,draft_9", nvr="y-1.0-1,draft_9", draft=True)
+    sgxEnclaves(None, 4, "y-1.0-1,draft_9", {"unsigned_build": 9})
+    assert ready.made[0][1] == [None, "f42-build", 9, {"unsigned_build": 9}]
+
+
+def test_koji_without_drafts(ready: FakeHub) -> None:
+    del ready.builds[7]["draft"]
+    sgxEnclaves(None, 4, 7)
+    assert ready.made[0][1][2] == "x-1.0-1"
+
+
+def test_the_permission_is_needed(ready: FakeHub) -> None:
+    ready.permissions.clear()
+    with pytest.raises(koji.ActionNotAllowed):
+        sgxEnclaves("sgx-1", 4)
+    ready.admin = True
+    sgxEnclaves("sgx-1", 4)
+    assert len(ready.made) == 1
+
+
+def test_only_admins_jump_the_queue(ready: FakeHub) -> None:
+    with pytest.raises(koji.ActionNotAllowed, match="only admins"):
+        sgxEnclaves("sgx-1", 4, priority=-1)
+    ready.admin = True
+    sgxEnclaves("sgx-1", 4, priority=-1)
+    assert ready.made[0][2]["priority"] == koji.PRIO_DEFAULT - 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "reason"),
+    [
+        ((None, 4), {}, "nothing to verify"),
+        (("", 4), {}, "Invalid value for release"),
+        (("x" * 1025, 4), {}, "Invalid value for release"),
+        (("x\n", 4), {}, "Invalid value for release"),
+        ((5, 4), {}, "Invalid value for release"),
+        (("r", "none"), {}, "No such tagInfo"),
+        (("r", None), {}, "Invalid value for build_tag"),
+        (("r", 0), {}, "Invalid value for build_tag"),
+        (("r", 4.0), {}, "Invalid value for build_tag"),
+        (("r", {"name": "f42-build"}), {}, "Invalid value for build_tag"),
+        (("r", 4, "none"), {}, "No such build"),
+        (("r", 4, {"id": 7}), {}, "Invalid value for build"),
+        (("r", 4, 1 << 31), {}, "Invalid value for build"),
+        (("r", 4, None, "opts"), {}, "Invalid value for opts"),
+        (("r", 4, None, {"scratch": True}), {}, "Unknown opts: 'scratch'"),
+        (("r", 4, None, {"enclaves": "pce"}), {}, "Invalid value for enclaves"),
+        (("r", 4, None, {"enclaves": ["x"] * 65}), {}, "Invalid value for enclaves"),
+        (("r", 4, None, {"enclaves": [5]}), {}, "Invalid value for enclaves"),
+        (("r", 4, None, {"repo_id": "1"}), {}, "Invalid value for repo_id"),
+        (("r", 4, None, {"timeout": 0}), {}, "Invalid value for timeout"),
+        (("r", 4, None, {"timeout": 7 * 24 * 3600 + 1}), {}, "Invalid value for timeout"),
+        (("r", 4, None, {"allow_unpinned": "yes"}), {}, "Invalid value for allow_unpinned"),
+        (("r", 4, None, {"unsigned_build": "none"}), {}, "No such build"),
+        (("r", 4), {"priority": "1"}, "Invalid value for priority"),
+        (("r", 4), {"priority": 21}, "Invalid value for priority"),
+        (("r", 4), {"channel": 5}, "Invalid value for channel"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    ready: FakeHub, arguments: tuple[Any, ...], keywords: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(koji.GenericError) as caught:
+        sgxEnclaves(*arguments, **keywords)
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert ready.made == []
+
+
+@pytest.mark.parametrize("state", ["BUILDING", "FAILED", "DELETED", "CANCELED"])
+def test_only_complete_builds(ready: FakeHub, state: str) -> None:
+    ready.builds[7]["state"] = koji.BUILD_STATES[state]
+    with pytest.raises(koji.GenericError, match=f"x-1.0-1 is not complete, it is {state}"):
+        sgxEnclaves(None, 4, 7)
+
+
+@pytest.mark.parametrize("arches", [None, "", " "])
+def test_only_tags_with_a_repo(ready: FakeHub, arches: Any) -> None:
+    ready.tags[4]["arches"] = arches
+    with pytest.raises(koji.GenericError, match="has no architectures"):
+        sgxEnclaves("r", 4)
