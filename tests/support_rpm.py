@@ -32,7 +32,7 @@ MAGIC = b"\x8e\xad\xe8\x01\0\0\0\0"
 INT16, INT32, INT64, STRING, BINARY, ARRAY = 3, 4, 5, 6, 7, 8
 _WIDE = {INT16: "H", INT32: "I", INT64: "Q"}
 _INT16_TAGS = {1030}
-_INT64_TAGS = {5008, 270}
+_INT64_TAGS = {5008, 270, 5112, 5113}
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,8 @@ def write_rpm(
     signature: Optional[Mapping[int, Optional[Value]]] = None,
     region: Optional[int] = 63,
     lead: bytes = LEAD,
+    v6: bool = False,
+    unpacked: bool = False,
 ) -> bytes:
     """A package.
 
@@ -193,9 +195,11 @@ def write_rpm(
         signature: the same of the signature header.
         region: tag of the main header's region; None: no region.
         lead: the first 96 bytes.
+        v6: in the format of RPM 6.
+        unpacked: ship the payload unpacked, though the header is of the packed one.
     """
+    plain = cpio_of(files, stripped=stripped or v6) if cpio is None else cpio
     if payload is None:
-        plain = cpio_of(files, stripped=stripped) if cpio is None else cpio
         payload = compress(plain, compressor)
     main: dict[int, Any] = {
         1000: name,
@@ -214,13 +218,36 @@ def write_rpm(
         main[1047] = list(provides)
         main[1112] = [0] * len(provides)
         main[1113] = [""] * len(provides)
+    if v6:
+        main.update(_v6_tags(plain, payload))
+        main[5008] = main.pop(1028, main.get(5008))
+        lead = lead[:4] + b"\x04" + lead[5:]
     head = header(_changed(main, tags), region)
-    signed: dict[int, Any] = {
-        273: hashlib.sha256(head).hexdigest(),
-        1000: [(len(head) + len(payload)) & 0xFFFFFFFF],
-    }
+    signed: dict[int, Any] = {273: hashlib.sha256(head).hexdigest()}
+    if v6:
+        signed[279] = hashlib.sha3_256(head).hexdigest()
+        signed[999] = bytes(64)
+    else:
+        signed[1000] = [(len(head) + len(payload)) & 0xFFFFFFFF]
+    payload = plain if unpacked else payload
     sig = header(_changed(signed, signature), 62)
     return lead + sig + bytes(-len(sig) % 8) + head + payload
+
+
+def _v6_tags(plain: bytes, payload: bytes) -> dict[int, Any]:
+    return {
+        5062: "utf-8",
+        5092: hashlib.sha256(payload).hexdigest(),
+        5093: None,
+        5097: hashlib.sha256(plain).hexdigest(),
+        5112: [len(payload)],
+        5113: [len(plain)],
+        5114: [6],
+        5121: hashlib.sha512(payload).hexdigest(),
+        5122: hashlib.sha512(plain).hexdigest(),
+        5123: hashlib.sha3_256(payload).hexdigest(),
+        5124: hashlib.sha3_256(plain).hexdigest(),
+    }
 
 
 def _changed(tags: dict[int, Any], changes: Optional[Mapping[int, Any]]) -> dict[int, Any]:

@@ -22,6 +22,7 @@ from sgx_enclaves.packages.header import (
     LEAD_VERSIONS,
     Header,
     SignatureTag,
+    Tag,
 )
 from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS
 from sgx_enclaves.packages.presence import HINTS
@@ -73,9 +74,17 @@ def _is_plain(path: str, handle: int, file_size: int) -> bool:
     if end > len(data) or any(data.find(hint, start, end) >= 0 for hint in _HINTS):
         return False
     signature = Header(path, LEAD_SIZE, data[index:store], data[store : store + size], _LIMITS)
+    # From V6 on there is none, and the main header knows.
+    stated = signature.integer(SignatureTag.SIZE)
+    if stated is None:
+        begin = start + _PREAMBLE_SIZE
+        middle = begin + _ENTRY_SIZE * main_count
+        main = Header(path, start, data[begin:middle], data[middle:end], _LIMITS)
+        payload = main.integer(Tag.PAYLOADSIZE)
+        stated = None if payload is None else end - start + payload
+    digest = hashlib.sha256(memoryview(data)[start:end]).hexdigest()
     return (
         SignatureTag.LONGSIZE not in signature
-        and signature.integer(SignatureTag.SIZE) == file_size - start
-        and signature.string(SignatureTag.SHA256)
-        == hashlib.sha256(memoryview(data)[start:end]).hexdigest()
+        and stated == file_size - start
+        and signature.string(SignatureTag.SHA256) == digest
     )

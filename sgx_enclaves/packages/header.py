@@ -45,6 +45,7 @@ class SignatureTag(enum.IntEnum):
     SHA1 = 269
     LONGSIZE = 270
     SHA256 = 273
+    SHA3_256 = 279
     SIZE = 1000
 
 
@@ -77,6 +78,21 @@ class Tag(enum.IntEnum):
     FILEDIGESTALGO = 5011
     PAYLOADDIGEST = 5092
     PAYLOADDIGESTALGO = 5093
+    # ALT: of the unpacked payload.
+    PAYLOADDIGESTALT = 5097
+    PAYLOADSIZE = 5112
+    PAYLOADSIZEALT = 5113
+    PAYLOADSHA512 = 5121
+    PAYLOADSHA512ALT = 5122
+    PAYLOADSHA3_256 = 5123
+    PAYLOADSHA3_256ALT = 5124
+
+
+_HEADER_DIGESTS = (
+    (SignatureTag.SHA3_256, "sha3_256"),
+    (SignatureTag.SHA256, "sha256"),
+    (SignatureTag.SHA1, "sha1"),
+)
 
 
 class Header:
@@ -331,26 +347,26 @@ def _read_header(
 
 
 def _check_digest(signature: Header, main: Header) -> None:
-    for tag, algorithm in ((SignatureTag.SHA256, "sha256"), (SignatureTag.SHA1, "sha1")):
-        pinned = signature.string(tag)
-        if pinned is not None:
-            found = main.digest(algorithm)
-            if found != pinned:
-                raise PackageDamagedError(
-                    f"the {algorithm.upper()} digest of the header is wrong",
-                    file=main.file,
-                    offset=main.start,
-                    expected=pinned,
-                    found=found,
-                    hint="get the package again",
-                )
-            return
-    raise PackageError(
-        "the package has no digest of its header",
-        file=main.file,
-        offset=signature.start,
-        expected="SHA256HEADER or SHA1HEADER",
-    )
+    """Hold the main header against every digest in the signature header."""
+    pins = [(algorithm, signature.string(tag)) for tag, algorithm in _HEADER_DIGESTS]
+    for algorithm, pinned in pins:
+        found = main.digest(algorithm) if pinned is not None else None
+        if found != pinned:
+            raise PackageDamagedError(
+                f"the {algorithm.upper()} digest of the header is wrong",
+                file=main.file,
+                offset=main.start,
+                expected=pinned,
+                found=found,
+                hint="get the package again",
+            )
+    if all(pinned is None for _algorithm, pinned in pins):
+        raise PackageError(
+            "the package has no digest of its header",
+            file=main.file,
+            offset=signature.start,
+            expected="SHA256HEADER or SHA1HEADER",
+        )
 
 
 def take(stream: BinaryIO, size: int, file: str, offset: int) -> bytes:

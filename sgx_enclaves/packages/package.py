@@ -118,8 +118,12 @@ class Package:
         self.payload_start = header.start + header.size
         sizes = [signature.integer(t) for t in (SignatureTag.LONGSIZE, SignatureTag.SIZE)]
         known = next((s for s in sizes if s is not None), None)
-        # Bytes of the compressed payload, when the package says so.
-        self.payload_size = None if known is None else known - header.size
+        # Bytes of the compressed payload, when the package says so; from V6 on the header does.
+        self.payload_size = (
+            header.integer(Tag.PAYLOADSIZE) if known is None else known - header.size
+        )
+        # Bytes of the payload when it was unpacked and left so, which V6 allows.
+        self.unpacked_size = header.integer(Tag.PAYLOADSIZEALT) if known is None else None
         self.name = self._required(Tag.NAME)
         self.version = self._required(Tag.VERSION)
         self.release = self._required(Tag.RELEASE)
@@ -339,15 +343,20 @@ def open_package(
     with os.fdopen(handle, "rb") as stream:
         package = read_package(stream, path, limits)
         if package.payload_size is not None:
-            expected = package.payload_start + package.payload_size
+            payload = status.st_size - package.payload_start
+            is_unpacked = payload == package.unpacked_size
+            size = payload if is_unpacked else package.payload_size
+            expected = package.payload_start + size
             if status.st_size < expected:
                 raise truncated(path, expected, status.st_size)
             if status.st_size > expected:
+                other = package.unpacked_size
                 raise PackageDamagedError(
                     "there are bytes behind the end of the package",
                     file=path,
                     offset=expected,
-                    expected=f"{expected} bytes",
+                    expected=f"{expected} bytes"
+                    + (f", or {package.payload_start + other} unpacked" if other else ""),
                     found=f"{status.st_size} bytes",
                 )
         yield package, stream

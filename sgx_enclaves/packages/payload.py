@@ -2,7 +2,7 @@
 """The files of a package's payload, streamed and held against the header.
 
 Every file's size, kind, link target and digest must be what the header says,
-each file must come exactly once, and the compressed payload must have the
+each file must come exactly once, and the compressed payload must have every
 digest that the header pins. Never holds more than one chunk.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, Optional, cast
+from typing import Any, BinaryIO, Optional, cast
 
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import PackageDamagedError, PackageError, UnsupportedError
@@ -20,6 +20,14 @@ from sgx_enclaves.packages.package import FileKind, Package, PackageFile, kind_o
 
 _MAGICS = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ\x00", "zstd": b"\x28\xb5\x2f\xfd"}
 _MAGIC_SIZE = 6
+_CPIO_MAGIC = b"07070"
+# Digests of the payload: as it was packed, unpacked, and their algorithm; the
+# first one's is in the header.
+_DIGESTS = (
+    (Tag.PAYLOADDIGEST, Tag.PAYLOADDIGESTALT, None),
+    (Tag.PAYLOADSHA512, Tag.PAYLOADSHA512ALT, "sha512"),
+    (Tag.PAYLOADSHA3_256, Tag.PAYLOADSHA3_256ALT, "sha3_256"),
+)
 
 
 class PayloadFile:
@@ -54,58 +62,79 @@ class PayloadFile:
 
 
 class _Source:
-    """The compressed payload as a stream that ends where it should, and is hashed on the way."""
+    """The payload as it is packed: ends where it should, and is hashed on the way.
+
+    Attributes:
+        head: its first bytes, not consumed.
+        is_unpacked: whether it was left unpacked although its header says otherwise,
+            as V6 allows: then the digests of the unpacked payload count.
+    """
 
     def __init__(self, stream: BinaryIO, package: Package) -> None:
         self._stream = stream
         self._package = package
-        self._left = package.payload_size
-        self._head = b""
+        self._left: Optional[int] = None
+        self._pins: list[tuple[str, Any]] = []
         self.size = 0
-        self._pinned = package.header.string(Tag.PAYLOADDIGEST)
-        number = package.header.integer(Tag.PAYLOADDIGESTALGO) or 8
-        algorithm = package.algorithm(number, "payload digests") if self._pinned else "sha256"
-        self._hash = hashlib.new(algorithm, usedforsecurity=False)
+        self._pending = b""
+        self.head = take(stream, _MAGIC_SIZE, package.file, package.payload_start)
+        header = package.header
+        self.is_unpacked = (
+            self.head.startswith(_CPIO_MAGIC)
+            and Tag.PAYLOADCOMPRESSOR in header
+            and Tag.PAYLOADDIGESTALT in header
+        )
+        for tags in _DIGESTS:
+            pinned = header.string(tags[1] if self.is_unpacked else tags[0])
+            if pinned is not None:
+                self._pins.append((pinned, self._hash(tags[2])))
+        self._left = package.unpacked_size if self.is_unpacked else package.payload_size
+        self._pending = self._counted(self.head, _MAGIC_SIZE)
 
-    def peek(self, size: int) -> bytes:
-        """The next bytes, not consumed."""
-        self._head = self._fetch(size)
-        return self._head
+    def _hash(self, algorithm: Optional[str]) -> Any:
+        number = self._package.header.integer(Tag.PAYLOADDIGESTALGO) or 8
+        name = algorithm or self._package.algorithm(number, "payload digests")
+        return hashlib.new(name, usedforsecurity=False)
 
     def read(self, size: int) -> bytes:
-        if self._head:
-            data, self._head = self._head[:size], self._head[size:]
+        """Up to `size` bytes; fewer only at the end."""
+        if self._pending:
+            data, self._pending = self._pending[:size], self._pending[size:]
             return data
-        return self._fetch(size)
-
-    def _fetch(self, size: int) -> bytes:
         if self._left is not None:
             size = max(0, min(size, self._left))
-        data = take(self._stream, size, self._package.file, self._package.payload_start + self.size)
+        start = self._package.payload_start + self.size
+        return self._counted(take(self._stream, size, self._package.file, start), size)
+
+    def _counted(self, data: bytes, size: int) -> bytes:
+        """Account for what was read when `size` bytes were asked for."""
+        if self._left is not None:
+            data, size = data[: max(0, self._left)], min(size, self._left)
         self.size += len(data)
         if self._left is not None:
             if len(data) < size:
                 start = self._package.payload_start
-                raise truncated(
-                    self._package.file, start + self.size + self._left, start + self.size
-                )
+                end = start + self.size
+                raise truncated(self._package.file, end - len(data) + self._left, end)
             self._left -= len(data)
-        self._hash.update(data)
+        for _pinned, digest in self._pins:
+            digest.update(data)
         return data
 
     def check(self) -> None:
-        """Hold what was read, which must be all, against the header's digest."""
+        """Hold what was read, which must be all, against the header's digests."""
         while self.read(1 << 20):
             pass
-        if self._pinned is not None and self._hash.hexdigest() != self._pinned:
-            raise PackageDamagedError(
-                "the digest of the payload is wrong",
-                file=self._package.file,
-                offset=self._package.payload_start,
-                expected=self._pinned,
-                found=self._hash.hexdigest(),
-                hint="get the package again",
-            )
+        for pinned, digest in self._pins:
+            if digest.hexdigest() != pinned:
+                raise PackageDamagedError(
+                    "the digest of the payload is wrong",
+                    file=self._package.file,
+                    offset=self._package.payload_start,
+                    expected=f"{digest.name} {pinned}",
+                    found=digest.hexdigest(),
+                    hint="get the package again",
+                )
 
 
 def read_payload(package: Package, stream: BinaryIO) -> Iterator[PayloadFile]:
@@ -125,7 +154,7 @@ def read_payload(package: Package, stream: BinaryIO) -> Iterator[PayloadFile]:
         UnsupportedError: a compression or format that cannot be read.
     """
     source = _Source(stream, package)
-    _check_format(package, source.peek(_MAGIC_SIZE))
+    _check_format(package, source)
     reader = BoundedReader(cast(BinaryIO, source), package.file, package.limits.payload)
     yield from _Files(package, reader)
     source.check()
@@ -144,12 +173,12 @@ def check_payload_digest(package: Package, stream: BinaryIO) -> None:
     _Source(stream, package).check()
 
 
-def _check_format(package: Package, head: bytes) -> None:
+def _check_format(package: Package, source: _Source) -> None:
     form = package.header.string(Tag.PAYLOADFORMAT) or "cpio"
     if form != "cpio":
         raise UnsupportedError(f"the payload is of format {form!r}", file=package.file)
     compressor = package.header.string(Tag.PAYLOADCOMPRESSOR)
-    if compressor is None:
+    if compressor is None or source.is_unpacked:
         return
     magic = _MAGICS.get(compressor)
     if magic is None:
@@ -159,13 +188,13 @@ def _check_format(package: Package, head: bytes) -> None:
             expected="gzip, xz or zstd",
             hint="rebuild the package with another _binary_payload",
         )
-    if not head.startswith(magic):
+    if not source.head.startswith(magic):
         raise PackageError(
             f"the payload is not compressed with {compressor}, as the header says",
             file=package.file,
             offset=package.payload_start,
             expected=magic.hex(),
-            found=head.hex() or "nothing",
+            found=source.head.hex() or "nothing",
         )
 
 

@@ -229,6 +229,63 @@ def test_unknown_hashes_are_named() -> None:
         contents(write_rpm(FILES, tags={5093: [77]}))
 
 
+@pytest.mark.parametrize("unpacked", [False, True])
+@pytest.mark.parametrize("compressor", ["gzip", "xz", "zstd"])
+def test_a_package_of_rpm_6(tmp_path: Path, compressor: str, unpacked: bool) -> None:
+    """No size in the signature header, long sizes, three digests, perhaps left unpacked."""
+    data = write_rpm(FILES, v6=True, compressor=compressor, unpacked=unpacked)
+    path = tmp_path / "x.rpm"
+    path.write_bytes(data)
+    with open_package(str(path)) as (package, stream):
+        found = {f.file.path: b"".join(f.chunks()) for f in read_payload(package, stream)}
+    assert found["/usr/lib/a"] == DATA
+    assert found == contents(data)
+    for cut in (1, 5, 200):
+        path.write_bytes(data[:-cut])
+        # Of one that was left unpacked, a part may still be more than the packed one.
+        message = "unpacked" if unpacked else "truncated"
+        with pytest.raises(PackageDamagedError, match=message), open_package(str(path)):
+            pass
+        with pytest.raises((PackageDamagedError, ArchiveError)):
+            contents(data[:-cut])
+    path.write_bytes(data + b"x")
+    with pytest.raises(PackageDamagedError, match="behind the end"), open_package(str(path)):
+        pass
+
+
+@pytest.mark.parametrize("tag", [5092, 5121, 5123])
+def test_every_digest_of_the_payload_counts(tag: int) -> None:
+    with pytest.raises(PackageDamagedError, match="digest of the payload"):
+        contents(write_rpm(FILES, v6=True, tags={tag: "0" * 64}))
+    # Of a payload that was left unpacked, the other ones count.
+    assert contents(write_rpm(FILES, v6=True, unpacked=True, tags={tag: "0" * 64}))
+
+
+@pytest.mark.parametrize("tag", [5097, 5122, 5124])
+def test_every_digest_of_the_unpacked_payload_counts(tag: int) -> None:
+    with pytest.raises(PackageDamagedError, match="digest of the payload"):
+        contents(write_rpm(FILES, v6=True, unpacked=True, tags={tag: "0" * 64}))
+
+
+def test_without_its_digests_an_unpacked_payload_is_refused() -> None:
+    with pytest.raises(PackageError, match="not compressed with gzip"):
+        contents(write_rpm(FILES, v6=True, unpacked=True, tags={5097: None}))
+    with pytest.raises(PackageError, match="not compressed with gzip"):
+        contents(write_rpm(FILES, unpacked=True, signature={1000: None}))
+
+
+@pytest.mark.parametrize(("tag", "name"), [(273, "SHA256"), (279, "SHA3_256"), (269, "SHA1")])
+def test_every_digest_of_the_header_counts(tag: int, name: str) -> None:
+    with pytest.raises(PackageDamagedError, match=f"{name} digest of the header is wrong"):
+        parsed(write_rpm(FILES, v6=True, signature={tag: "0" * 40}))
+
+
+def test_a_payload_of_another_size_than_the_header_says() -> None:
+    for size in (0, 5, 1 << 40, (1 << 64) - 1):
+        with pytest.raises(SgxEnclavesError):
+            contents(write_rpm(FILES, v6=True, tags={5112: [size]}))
+
+
 A = RpmFile("/a", DATA)
 
 

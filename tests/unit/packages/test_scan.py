@@ -249,6 +249,10 @@ def plain(tmp_path: Path, data: bytes) -> bool:
 
 def test_a_plain_package_is_passed_by(tmp_path: Path) -> None:
     assert plain(tmp_path, PLAIN)
+    new = write_rpm([RpmFile("/usr/bin/x", b"text")], v6=True)
+    assert plain(tmp_path, new)
+    assert not plain(tmp_path, new[:-1])
+    assert not plain(tmp_path, write_rpm([], v6=True, tags={5112: None}))
     many = [RpmFile(f"/usr/share/doc/file-{i}", b"x") for i in range(700)]
     assert len(write_rpm(many)) > 64 << 10
     assert plain(tmp_path, write_rpm(many))
