@@ -144,7 +144,7 @@ class SignedStage:
                 finding = finding_of(error, "signed-failed")
                 self._result.refused[enclave.name] = ("signed", (finding,))
                 continue
-            self._result.files[enclave.name] = NamedData(str(path), data)
+            self._result.files[enclave.name] = NamedData(path.name, data)
         count = len(self._result.files)
         return Done(None, f"{count} files of {folder}, as given", StageState.GIVEN)
 

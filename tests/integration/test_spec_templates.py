@@ -280,11 +280,31 @@ def test_a_repository_can_be_asked_for_a_measurement(world: World, tmp_path: Pat
 def test_the_signed_packages_hold_the_report(world: World, tmp_path: Path) -> None:
     done = install([world.package("prebuilt", "ide")], tmp_path)
     assert done.status == 0, done.text
-    (report,) = tmp_path.glob("usr/share/doc/*/ide/verdict.json")
+    (report,) = tmp_path.glob("usr/share/doc/*/verdict.json")
     verdict = json.loads(report.read_text())
     signed = tmp_path / FOLDER / "lib64" / IDE.signed
     assert verdict["outcome"] == "identical"
     assert verdict["signed"]["sha256"] == hashlib.sha256(signed.read_bytes()).hexdigest()
+
+
+def contents(package: Path) -> str:
+    form = "[%{FILENAMES} %{FILEMODES} %{FILEDIGESTS} %{FILELINKTOS}\n]"
+    return run(["rpm", "-qp", "--qf", form, str(package)]).text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packages_hold_the_same_each_time(bench: Bench, kind: str) -> None:
+    """Elsewhere, at another time, and without the other enclaves."""
+    built = bench.build(bench.write(bench.world.stock, kind))
+    (package,) = built.packages
+    assert contents(package) == contents(bench.world.package(kind, "pce"))
+
+
+def test_the_newest_toolchains_enclave_is_not_installed_beside_ours(world: World) -> None:
+    """Both are the same file."""
+    package = world.package("reproducible", "ide")
+    conflicts = run(["rpm", "-qp", "--conflicts", str(package)]).text
+    assert "sgx-enclave(ide:unsigned:latest)" in conflicts.split()
 
 
 def test_an_enclave_can_be_left_out(bench: Bench) -> None:
@@ -704,7 +724,7 @@ def test_rpmlint_accepts_what_is_good(world: World, config: Path, version: str, 
         ("other signer", "sgx-enclave-wrong-signer"),
         ("debug", "sgx-enclave-debug-allowed"),
         ("lower ISVSVN", "sgx-enclave-svn-too-low"),
-        ("not signed", "sgx-enclave-malformed"),
+        ("not signed", "sgx-enclave-missing"),
     ],
 )
 def test_rpmlint_refuses_what_was_forged_without_our_check(
