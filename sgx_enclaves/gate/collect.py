@@ -171,12 +171,12 @@ def combine(
         packages: every binary package of the build.
     """
     unread = [f"{p.name} cannot be read: {p.problem}" for p in packages if p.problem]
-    held = {(s.rpm, s.path) for answer in answers for s in answer.subjects}
+    held = {(s.rpm, s.path, s.sha256) for answer in answers for s in answer.subjects}
     unheld = [
         f"{file.path} of {package.name} was held against nothing"
         for package in packages
         for file in package.signed
-        if (package.name, file.path) not in held
+        if (package.name, file.path, file.sha256) not in held
     ]
     verdicts = {answer.verdict for answer in answers}
     if DIFFERS in verdicts:

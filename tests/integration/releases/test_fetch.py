@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -332,6 +333,35 @@ def test_bad_redirects_are_refused(
     vendor.always["/loop"] = Fault(status=302, location=location)
     with pytest.raises(FetchError, match=words):
         bench.fetcher.fetch(artifact(vendor.url + "/loop"))
+    assert bench.nothing_taken_for_whole()
+
+
+@pytest.mark.parametrize("path", ["/direct", PATH])
+def test_only_named_servers_are_asked_also_by_redirect(
+    bench: Bench, vendor: VendorServer, path: str
+) -> None:
+    port = vendor.url.rpartition(":")[2]
+    vendor.always["/direct"] = Fault(status=302, location=f"https://localhost:{port}{PATH}")
+    vendor.put(PATH, DATA)
+    settings = TransportSettings(ca_file=str(vendor.ca_file), hosts=("127.0.0.1",))
+    fetcher = Fetcher(bench.cache, HttpsTransport(settings, proxies={}), FAST)
+    if path == PATH:
+        assert fetcher.fetch(artifact(vendor.url + PATH)).path.read_bytes() == DATA
+    else:
+        with pytest.raises(FetchError, match="localhost is not one of the servers"):
+            fetcher.fetch(artifact(vendor.url + path))
+        assert vendor.asked(PATH) == []
+
+
+@pytest.mark.parametrize("fault", [Fault(), Fault(no_length=True)])
+def test_the_user_s_bound_on_sizes_holds_besides_the_release_s(
+    tmp_path: Path, vendor: VendorServer, fault: Fault
+) -> None:
+    vendor.always[PATH] = fault
+    settings = replace(FAST, max_size=1000)
+    bench = Bench(tmp_path, vendor.ca_file, settings)
+    with pytest.raises(FetchError, match="at most 1000 bytes"):
+        bench.fetcher.fetch(artifact(vendor.put(PATH, DATA)))
     assert bench.nothing_taken_for_whole()
 
 

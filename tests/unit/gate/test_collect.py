@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Several answers become one: what counts, what is said, and what is recorded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any, Optional
+
+import pytest
+
+from sgx_enclaves.errors import RecordError
+from sgx_enclaves.gate.collect import (
+    Answer,
+    Circumstances,
+    combine,
+    failed,
+    read_answer,
+    record_of,
+    report_text,
+)
+from sgx_enclaves.gate.inspect import PackageFacts, SignedFile
+from sgx_enclaves.gate.record import read_record
+from sgx_enclaves.gate.rpm_digests import RpmDigests
+from sgx_enclaves.packages.subjects import RPM, VENDOR, Subject
+
+RELEASE = "cd" * 32
+FILE = "ef" * 32
+PACKAGE = "x-1-1.x86_64.rpm"
+AROUND = Circumstances(RELEASE, 7, 41, "12" * 32)
+
+
+def subject(
+    origin: str = RPM, verdict: str = "identical", cause: Optional[str] = None, name: str = "pce"
+) -> Subject:
+    packed = origin == RPM
+    return Subject(
+        origin=origin,
+        file=f"libsgx_{name}.signed.so",
+        rpm=PACKAGE if packed else None,
+        path=f"/lib/libsgx_{name}.signed.so.1.2" if packed else None,
+        sha256=FILE,
+        verdict=verdict,
+        mrenclave="ab" * 32,
+        mrsigner="ac" * 32,
+        isvprodid=1,
+        isvsvn=2,
+        version="1.2" if packed else None,
+        built_sha256="ad" * 32,
+        cause=cause,
+    )
+
+
+def answer(name: str = "pce", *subjects: Subject, **more: Any) -> Answer:
+    held = subjects or (subject(VENDOR, name=name), subject(RPM, name=name))
+    values: dict[str, Any] = {
+        "enclave": name,
+        "verdict": "identical",
+        "reproducible": True,
+        "claim": f"{name} is our own build plus a signature",
+        "subjects": held,
+        "built_sha256": "ad" * 32,
+        "config_sha256": "ae" * 32,
+        "toolchain_sha256": "af" * 32,
+        "release_sha256": RELEASE,
+        "report": "report.json",
+        "report_sha256": "ba" * 32,
+        "task_id": 50,
+    }
+    return Answer(**{**values, **more})
+
+
+def package(*names: str, problem: Optional[str] = None) -> PackageFacts:
+    files = tuple(SignedFile(f"/lib/libsgx_{name}.signed.so.1.2", FILE) for name in names)
+    return PackageFacts(PACKAGE, RpmDigests("1a" * 32, "1b" * 32), files, problem=problem)
+
+
+def mapping(given: Answer) -> dict[str, Any]:
+    """As it comes from another process."""
+    plain: dict[str, Any] = json.loads(json.dumps(given.as_mapping()))
+    del plain["task_id"]
+    return plain
+
+
+def test_an_answer_survives_the_way() -> None:
+    given = answer()
+    assert read_answer(mapping(given), "pce", 50, RELEASE) == given
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        [],
+        {"verdict": "identical"},
+        {**mapping(answer()), "verdict": "fine"},
+        {**mapping(answer()), "subjects": [{}]},
+        {**mapping(answer()), "subjects": []},
+        mapping(answer("pce", subject(RPM, "differs", "x"))),
+        {**mapping(answer()), "enclave": "ide"},
+        {**mapping(answer()), "release_sha256": "00" * 32},
+    ],
+)
+def test_an_answer_that_makes_no_sense_proves_nothing(broken: object) -> None:
+    read = read_answer(broken, "pce", 50, RELEASE)
+    assert (read.verdict, read.reproducible, read.task_id) == ("unverifiable", False, 50)
+    assert read.claim
+
+
+def test_all_identical_is_identical_and_recorded() -> None:
+    both = combine("demo", "x-1-1", [answer("pce"), answer("ide")], [package("pce", "ide")])
+    assert (both.verdict, both.reproducible) == ("identical", True)
+    assert both.claim == (
+        "x-1-1 against release demo: each of pce, ide is our own build plus a signature"
+    )
+    record = record_of(both, AROUND)
+    read = read_record({**record.as_mapping()})
+    assert [enclave.name for enclave in read.enclaves] == ["pce", "ide"]
+    assert read.toolchain_sha256 == "af" * 32
+    assert read.rpms[0].content_sha256 == "1b" * 32
+
+
+@pytest.mark.parametrize(
+    ("answers", "verdict"),
+    [
+        ([answer("pce"), failed("ide", 51, "died")], "unverifiable"),
+        (
+            [
+                failed("ide", 51, "died"),
+                answer("pce", subject(RPM, "differs", "x"), verdict="differs"),
+            ],
+            "differs",
+        ),
+        ([], "unverifiable"),
+    ],
+)
+def test_one_is_enough_against(answers: list[Answer], verdict: str) -> None:
+    combined = combine("demo", "x-1-1", answers, [package("pce")])
+    assert (combined.verdict, combined.reproducible) == (verdict, False)
+    assert combined.claim.partition(": ")[2]
+
+
+def test_one_that_is_not_reproducible_is_enough() -> None:
+    answers = [answer("pce"), answer("ide", reproducible=False)]
+    combined = combine("demo", None, answers)
+    assert (combined.verdict, combined.reproducible) == ("identical", False)
+
+
+def test_a_file_that_nobody_held_against_anything_counts() -> None:
+    combined = combine("demo", "x-1-1", [answer("pce")], [package("pce", "qve")])
+    assert combined.verdict == "unverifiable"
+    assert "libsgx_qve.signed.so.1.2 of x-1-1.x86_64.rpm was held against nothing" in combined.claim
+    enclaves = {enclave.path: enclave for enclave in record_of(combined, AROUND).enclaves}
+    assert enclaves["/lib/libsgx_qve.signed.so.1.2"].verdict == "unverifiable"
+    assert enclaves["/lib/libsgx_pce.signed.so.1.2"].verdict == "identical"
+
+
+def test_a_package_that_cannot_be_read_counts() -> None:
+    combined = combine("demo", "x-1-1", [answer("pce")], [package("pce", problem="truncated")])
+    assert combined.verdict == "unverifiable"
+    assert "truncated" in combined.claim
+
+
+def test_a_file_that_was_exchanged_meanwhile_is_not_recorded_as_good() -> None:
+    exchanged = SignedFile("/lib/libsgx_pce.signed.so.1.2", "00" * 32)
+    other = replace(package("pce"), signed=(exchanged,))
+    combined = combine("demo", "x-1-1", [answer("pce")], [other])
+    assert combined.verdict == "unverifiable"
+    record = read_record(record_of(combined, AROUND).as_mapping())
+    assert (record.verdict, record.enclaves[0].verdict) == ("unverifiable", "unverifiable")
+
+
+def test_without_digests_there_is_no_record() -> None:
+    broken = PackageFacts(PACKAGE, None, problem="not a package")
+    with pytest.raises(RecordError, match=r"no digests.*not a package"):
+        record_of(combine("demo", "x-1-1", [answer("pce")], [broken]), AROUND)
+
+
+def test_without_a_build_there_is_no_record() -> None:
+    with pytest.raises(RecordError, match="without a build"):
+        record_of(combine("demo", None, [answer("pce")]), AROUND)
+
+
+def test_several_toolchains_have_one_digest_in_any_order() -> None:
+    answers = [answer("pce"), answer("ide", toolchain_sha256="00" * 32)]
+    one = combine("demo", None, answers).toolchain_sha256
+    assert one == combine("demo", None, answers[::-1]).toolchain_sha256
+    assert one not in ("af" * 32, "00" * 32, None)
+
+
+def test_the_row_is_of_the_file_that_speaks_most_against_it() -> None:
+    bad = answer(
+        "pce",
+        subject(VENDOR),
+        subject(RPM, "differs", "byte 5 is 6"),
+        verdict="differs",
+        claim="not so",
+    )
+    (row,) = combine("demo", None, [bad]).rows()
+    assert (row["verdict"], row["cause"], row["task_id"]) == ("differs", "byte 5 is 6", 50)
+
+
+def test_the_report_has_every_answer() -> None:
+    combined = combine("demo", "x-1-1", [answer("pce"), failed("ide", 51, "died\n")], [package()])
+    report = json.loads(report_text(combined, 41))
+    assert [entry["enclave"] for entry in report["answers"]] == ["pce", "ide"]
+    assert report["enclaves"][1]["cause"] == "died "
+    assert report["outcome"] == "unverifiable"
+    assert report["packages"][0]["file_sha256"] == "1a" * 32
