@@ -12,13 +12,11 @@ import mmap
 import os
 import stat
 
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER, contains_enclaves
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER, ENCLAVE_FOLDERS, contains_enclaves
 from sgx_enclaves_rpmlint.boundary import LintPackage, PackedFile, Subject, provides_of
 from sgx_enclaves_rpmlint.kept import Kept, regular_files
 
 _ELF_MAGIC = b"\x7fELF"
-# `/usr/x86_64-intel-sgx/lib64` and what is above it, should it be a link.
-_FOLDERS = (ENCLAVE_FOLDER[:-1], ENCLAVE_FOLDER[:-1].rpartition("/")[0])
 
 
 def subject_of(package: LintPackage, kept: Kept) -> Subject:
@@ -50,7 +48,8 @@ def _claims(package: LintPackage, provides: tuple[tuple[str, str], ...]) -> bool
     if contains_enclaves((name for name, _version in provides), package.files):
         return True
     return any(
-        path.startswith(ENCLAVE_FOLDER) or (path in _FOLDERS and stat.S_ISLNK(file.mode & 0xFFFF))
+        path.startswith(ENCLAVE_FOLDER)
+        or (path in ENCLAVE_FOLDERS and stat.S_ISLNK(file.mode & 0xFFFF))
         for path, file in package.files.items()
     )
 

@@ -21,6 +21,7 @@ from sgx_enclaves.packages.package import FileKind, Package, PackageFile
 from sgx_enclaves.packages.payload import PayloadFile, read_payload
 from sgx_enclaves.packages.presence import (
     ENCLAVE_FOLDER,
+    ENCLAVE_FOLDERS,
     contains_enclaves,
     is_in_enclave_folder,
 )
@@ -33,8 +34,7 @@ _LINKS_IN_A_ROW = 40
 _LINK_STEPS = 20_000_000
 _NAME = METADATA_SECTION.encode()
 Content = Union[bytes, mmap.mmap]
-# The enclave folder and the one above it, which are nobody's links.
-_FOLDERS = (ENCLAVE_FOLDER[:-1], ENCLAVE_FOLDER[:-1].rpartition("/")[0])
+_FOLDER_NAMES = tuple(folder.rpartition("/")[2] for folder in ENCLAVE_FOLDERS)
 _NOTE_HEADER = struct.Struct("<III")
 
 
@@ -113,14 +113,22 @@ def has_metadata_section(data: Content) -> bool:
 def may_carry_enclaves(package: Package) -> bool:
     """Whether the header alone gives a reason to read the payload.
 
-    The reasons of `presence.py`, and anything at all in the enclave folder.
-    `presence.HINTS` are in every header that gets a yes.
+    The reasons of `presence.py`, anything at all in the enclave folder, and a link
+    in its place. `presence.HINTS` are in every header that gets a yes.
+
+    Raises:
+        PackageError: the file list contradicts itself.
     """
     header = package.header
+    names = header.strings(Tag.BASENAMES)
     if any((d + "/").startswith(ENCLAVE_FOLDER) for d in header.strings(Tag.DIRNAMES)):
         return True
     # Beside the folder, names alone tell.
-    return contains_enclaves(header.strings(Tag.PROVIDENAME), header.strings(Tag.BASENAMES))
+    if contains_enclaves(header.strings(Tag.PROVIDENAME), names):
+        return True
+    return any(name in names for name in _FOLDER_NAMES) and any(
+        file.kind is FileKind.SYMLINK and file.path in ENCLAVE_FOLDERS for file in package.files
+    )
 
 
 class Links:
@@ -162,7 +170,7 @@ class Links:
             file
             for file in self._package.files
             if file.kind is FileKind.SYMLINK
-            and (is_in_enclave_folder(file.path) or file.path in _FOLDERS)
+            and (is_in_enclave_folder(file.path) or file.path in ENCLAVE_FOLDERS)
             and self.end_of(file) is None
         )
 

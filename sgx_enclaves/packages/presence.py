@@ -24,6 +24,8 @@ from sgx_enclaves.verdict.known import pin_for_file
 
 # Fedora's %{sgx_prefix} and %{sgx_libdir}.
 ENCLAVE_FOLDER = "/usr/x86_64-intel-sgx/lib64/"
+# The enclave folder and the one above it: a link in the place of one leads who knows where.
+ENCLAVE_FOLDERS = (ENCLAVE_FOLDER[:-1], ENCLAVE_FOLDER[:-1].rpartition("/")[0])
 PROVIDE_PREFIX = "sgx-enclave("
 SIGNED_SUFFIX = ".signed.so"
 # Every evidence holds one of these, and so does a header that holds the evidence.

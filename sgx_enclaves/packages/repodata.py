@@ -25,7 +25,7 @@ from sgx_enclaves.decompress import ArchiveLimits, BoundedReader
 from sgx_enclaves.errors import InputError, LimitError, RepodataError, UnsupportedError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER, HINTS, contains_enclaves
+from sgx_enclaves.packages.presence import ENCLAVE_FOLDER, ENCLAVE_FOLDERS, HINTS, contains_enclaves
 
 REPOMD = "repodata/repomd.xml"
 _HINTS = tuple(hint.encode() for hint in HINTS)
@@ -56,8 +56,8 @@ class RepodataLimits:
         )
     )
     block: int = MIB // 8
-    element: int = 64 * MIB
-    packages: int = 2_000_000
+    element: int = 32 * MIB
+    packages: int = 500_000
 
 
 class Listing(NamedTuple):
@@ -202,8 +202,12 @@ class _Reader:
         found: set[str] = set()
 
         def look(package: Any) -> None:
-            paths = [entry[1] + entry[2] for entry in package.files]
-            if contains_enclaves((), paths) or any(p.startswith(ENCLAVE_FOLDER) for p in paths):
+            # Kind, folder, name; newer releases add a digest.
+            files = [(entry[0], entry[1] + entry[2]) for entry in package.files]
+            if contains_enclaves((), (path for _kind, path in files)) or any(
+                path.startswith(ENCLAVE_FOLDER) or (path in ENCLAVE_FOLDERS and kind != "dir")
+                for kind, path in files
+            ):
                 found.add(package.pkgId)
 
         for block in self._blocks(source):

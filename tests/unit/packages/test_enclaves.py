@@ -257,6 +257,10 @@ def test_names(path: str, stem: str, version: str | None, name: str | None) -> N
         ([RpmFile("/opt/mine.signed.so")], [], True),
         ([RpmFile("/opt/libsgx_qe3.so.1")], [], True),
         ([link("/usr/x86_64-intel-sgx/lib64/x", "y")], [], True),
+        ([link("/usr/x86_64-intel-sgx/lib64", "/opt")], [], True),
+        ([link("/usr/x86_64-intel-sgx", "/opt")], [], True),
+        ([folder("/usr/x86_64-intel-sgx"), folder("/usr/x86_64-intel-sgx/lib64")], [], False),
+        ([link("/opt/x86_64-intel-sgx", "/opt/lib64"), folder("/lib64")], [], False),
         ([], [], False),
     ],
 )

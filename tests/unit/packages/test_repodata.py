@@ -103,8 +103,17 @@ def test_blocks_of_any_size(tmp_path: Path, size: int) -> None:
 def test_only_the_enclave_folder_is_suspect_as_a_folder(tmp_path: Path) -> None:
     sdk = Listed("sdk.rpm", b"1", (), (ENCLAVE_FOLDER + "cat.jpg",))
     host = Listed("host.rpm", b"2", ("sgx-common",), ("/usr/lib64/libsgx_urts.so.2",))
-    found = read_repository(str(fill(tmp_path, (sdk, host)))).packages
-    assert [p is not None and p.suspect for p in found.values()] == [True, False]
+    # Listed as a file, so a link; of a folder it would be said that it is one.
+    there = Listed("link.rpm", b"3", (), (ENCLAVE_FOLDER[:-1],))
+    packages = (sdk, host, there)
+    found = read_repository(str(fill(tmp_path, packages))).packages
+    assert [p is not None and p.suspect for p in found.values()] == [True, False, True]
+    text = filelists_of(packages).replace(
+        "<file>" + ENCLAVE_FOLDER[:-1], '<file type="dir">' + ENCLAVE_FOLDER[:-1]
+    )
+    fill(tmp_path, packages, lists={"filelists": text.encode()})
+    found = read_repository(str(tmp_path)).packages
+    assert [p is not None and p.suspect for p in found.values()] == [True, False, False]
 
 
 def test_without_createrepo_c_nothing_is_read(
