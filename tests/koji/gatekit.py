@@ -39,6 +39,7 @@ PLAIN = (RpmFile("/usr/share/doc/x", b"text"),)
 MRSIGNER = mrsigner(vendor_key())
 HOST = "recorder1"
 CHANNEL = "sgx-recorded"
+GENERATOR = "sgx-generator"
 _ZEROS = "0" * 64
 _NUMBERS = itertools.count(1)
 
@@ -115,6 +116,55 @@ class Workshop:
             self.upload_and_import(path)
         made: dict[str, Any] = self.admin.getBuild(nvr, strict=True)
         return made
+
+    def generated_build(self, folder: Path) -> dict[str, Any]:
+        """A build with an enclave that a content generator imports."""
+        self.admin.grantCGAccess(world.ADMIN, GENERATOR, create=True)
+        version = f"1.{next(_NUMBERS)}.{time.time_ns()}"
+        nvr = f"{PACKAGE}-{version}-1"
+        path = self.write(nvr, Binary())
+        data = path.read_bytes()
+        names = {"name": PACKAGE, "version": version, "release": "1", "epoch": None}
+        metadata = {
+            "metadata_version": 0,
+            "build": {
+                **names,
+                "source": None,
+                "start_time": time.time(),
+                "end_time": time.time(),
+                "extra": {"typeinfo": {"rpm": {}}},
+            },
+            "buildroots": [
+                {
+                    "id": 1,
+                    "host": {"os": "none", "arch": "x86_64"},
+                    "content_generator": {"name": GENERATOR, "version": "1"},
+                    "container": {"type": "none", "arch": "x86_64"},
+                    "tools": [],
+                    "components": [],
+                    "extra": {},
+                }
+            ],
+            "output": [
+                {
+                    **names,
+                    "buildroot_id": 1,
+                    "filename": path.name,
+                    "filesize": len(data),
+                    "checksum_type": "md5",
+                    "checksum": hashlib.md5(data, usedforsecurity=False).hexdigest(),
+                    "type": "rpm",
+                    "arch": "x86_64",
+                    "sigmd5": "0" * 32,
+                    "extra": {},
+                }
+            ],
+        }
+        upload = folder.name
+        self.admin.uploadWrapper(str(path), upload)
+        made: dict[str, Any] = self.admin.CGImport(metadata, upload)
+        found: dict[str, Any] = self.admin.getBuild(made["id"], strict=True)
+        return found
 
     def upload_and_import(self, path: Path) -> None:
         """What `koji import` does with one package."""

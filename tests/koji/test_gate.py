@@ -513,6 +513,41 @@ def test_a_deleted_build(admin: Any, shop: Workshop, recorder: Recorder) -> None
         recorder.open(build)
 
 
+def test_a_content_generator_s_build(
+    admin: Any, shop: Workshop, recorder: Recorder, tmp_path: Path
+) -> None:
+    build = shop.generated_build(tmp_path)
+    assert "never verified" in mass_tag(admin, HARD, build["nvr"])
+    recorder.verify(build)
+    assert status(admin, build)["allowed"]
+
+
+@pytest.mark.usefixtures("untagged")
+def test_a_draft_and_what_becomes_of_it(
+    site: Site, admin: Any, shop: Workshop, recorder: Recorder, tmp_path: Path
+) -> None:
+    if version_of(site) < (1, 34):
+        pytest.skip("this Koji has no draft builds")
+    spec = SPEC.replace("gate-built", "gate-draft")
+    admin.packageListAdd(HARD, "gate-draft", owner=world.ADMIN)
+    admin.packageListAdd(world.CANDIDATE, "gate-draft", owner=world.ADMIN)
+    srpm = work.make_srpm(tmp_path, spec, {"signed.so": gatekit.CASE.signed})
+    draft = work.build(admin, srpm, draft=True)
+    assert draft["draft"]
+    assert "never verified" in mass_tag(admin, HARD, draft["nvr"])
+    task = recorder.open(draft)
+    # Its name changes when it is promoted, so the task does not have it.
+    assert admin.getTaskRequest(task)[2] == draft["id"]
+    recorder.session.host.recordSgxVerification(task, shop.record(draft, task))
+    recorder.close(task)
+    assert mass_tag(admin, HARD, draft["nvr"]) == ""
+    admin.untagBuildBypass(HARD, draft["nvr"])
+    promoted = admin.promoteBuild(draft["nvr"], force=True)
+    assert promoted["nvr"] == "gate-draft-1-1"
+    assert status(admin, promoted)["verified"]
+    assert mass_tag(admin, HARD, promoted["nvr"]) == ""
+
+
 # --- rules
 
 
