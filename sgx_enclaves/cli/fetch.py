@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
@@ -26,7 +27,12 @@ from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, write_file
 from sgx_enclaves.format.elf import EnclaveImage
 from sgx_enclaves.format.metadata import Descriptor
-from sgx_enclaves.releases.acquire import fetch_signed, fetch_sources, read_signed_enclaves
+from sgx_enclaves.releases.acquire import (
+    SignedArchive,
+    fetch_signed,
+    fetch_sources,
+    read_signed_enclaves,
+)
 from sgx_enclaves.releases.catalogue import Catalogue
 from sgx_enclaves.releases.download import Fetched
 from sgx_enclaves.releases.release import Release
@@ -43,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ENCLAVE",
         nargs="*",
         help="whose files to write; by default those that the release requires",
+    )
+    parser.add_argument(
+        "--into",
+        metavar="DIR",
+        type=Path,
+        help="put each file there under its own name, as beside a spec file",
     )
     parser.add_argument(
         "--signed-into", metavar="DIR", type=Path, help="write the signed enclaves there"
@@ -83,18 +95,24 @@ def run(args: argparse.Namespace) -> int:
     if wanted and args.what == "sources":
         raise InputError("the sources have no signed enclaves", hint="drop --what=sources")
     files: list[dict[str, object]] = []
+    named: dict[str, Path] = {}
     if args.what != "signed":
         for tree in source_trees(catalogue, release):
             fetched = fetch_sources(tree, fetcher, allow_unpinned=args.allow_unpinned)
             files += [_entry("source", tree, name, file) for name, file in fetched.items()]
+            for source in tree.build.sources if tree.build is not None else ():
+                named[source.artifact.filename] = fetched[source.id].path
     if args.what != "sources":
         signed = fetch_signed(release, fetcher, allow_unpinned=args.allow_unpinned)
         for name, archive in signed.items():
             entry = _entry("signed", release, name, archive.fetched)
             files.append({**entry, "cross_checked": archive.cross_checked, "note": archive.note})
+        named.update(_named_signed(release, signed))
         if wanted:
             archives = {name: archive.fetched.path for name, archive in signed.items()}
             _write_signed(chosen, archives, args.signed_into, args.signatures_into)
+    if args.into is not None:
+        _copy(named, args.into)
     if args.json:
         print(json.dumps({"release": release.name, "files": files}, indent=2))
         return 0
@@ -106,6 +124,30 @@ def run(args: argparse.Namespace) -> int:
         if entry.get("note"):
             print(f"  {entry['note']}")
     return 0
+
+
+def _named_signed(release: Release, signed: Mapping[str, SignedArchive]) -> dict[str, Path]:
+    """The vendor's archives and lists of digests, by the names that they have there."""
+    named = {}
+    for archive in release.vendor:
+        here = signed[archive.id]
+        named[archive.artifact.filename] = here.fetched.path
+        if archive.checksums is not None and here.checksums is not None:
+            named[archive.checksums.filename] = here.checksums
+    return named
+
+
+def _copy(files: Mapping[str, Path], into: Path) -> None:
+    make_folder(into)
+    for name, path in files.items():
+        try:
+            # a file of --local may lie there already
+            if not (into / name).exists() or not path.samefile(into / name):
+                shutil.copyfile(path, into / name)
+        except OSError as error:
+            raise InputError(
+                f"cannot be written: {error.strerror or error}", file=str(into / name)
+            ) from None
 
 
 def _write_signed(

@@ -39,11 +39,13 @@ class SignedArchive:
         fetched: see `Fetched`.
         cross_checked: whether the vendor's own checksums file says the same.
         note: why it was not cross-checked; empty if it was.
+        checksums: the vendor's checksums file; None if it is not here.
     """
 
     fetched: Fetched
     cross_checked: bool
     note: str
+    checksums: Optional[Path] = None
 
 
 def fetch_sources(
@@ -87,26 +89,28 @@ def fetch_signed(
     archives = {}
     for archive in release.vendor:
         fetched = fetcher.fetch(archive.artifact, allow_unpinned=allow_unpinned)
-        note = _cross_check(archive, fetched, fetcher)
-        archives[archive.id] = SignedArchive(fetched, not note, note)
+        note, checksums = _cross_check(archive, fetched, fetcher)
+        archives[archive.id] = SignedArchive(fetched, not note, note, checksums)
     return archives
 
 
-def _cross_check(archive: VendorArchive, fetched: Fetched, fetcher: Fetcher) -> str:
-    """Why the vendor's list says nothing of the file; empty if it says the same."""
+def _cross_check(
+    archive: VendorArchive, fetched: Fetched, fetcher: Fetcher
+) -> tuple[str, Optional[Path]]:
+    """Why the vendor's list says nothing of the file, empty if it says the same; and the list."""
     if archive.checksums is None:
-        return "the vendor publishes no checksums file"
+        return "the vendor publishes no checksums file", None
     listed = replace(archive.checksums, max_size=_CHECKSUMS_SIZE)
     try:
         # the list cannot be pinned: the vendor may add lines to it
         path = fetcher.fetch(listed, allow_unpinned=True).path
     except FetchError as error:
-        return f"the vendor's checksums file is not here: {error.message}"
+        return f"the vendor's checksums file is not here: {error.message}", None
     name = listed.filename
     checksums = parse_checksums(path.read_bytes(), name)
     if not cross_check(checksums, archive.artifact.filename, fetched.sha256, name):
-        return f"the vendor's checksums file does not name {archive.artifact.filename}"
-    return ""
+        return f"the vendor's checksums file does not name {archive.artifact.filename}", path
+    return "", path
 
 
 def read_signed_enclaves(

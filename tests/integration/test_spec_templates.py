@@ -361,6 +361,28 @@ def test_fetch_writes_the_signed_enclaves_and_their_signatures(bench: Bench) -> 
     assert {p.name: p.read_bytes() for p in signatures.iterdir()} == bench.world.stock.signatures
 
 
+def test_fetch_puts_files_under_the_names_that_the_spec_lists(bench: Bench) -> None:
+    into = bench.folder / "into"
+    assert fetch(bench, "--into", str(into)) == 0
+    listed = (bench.sources / "linux-sgx-enclaves-prebuilt.spec").read_text()
+    names = {SIGNED_FILE, CHECKSUMS_FILE}
+    assert {path.name for path in into.iterdir()} == names
+    for name in names:
+        assert re.search(rf"^Source\d: +https://\S+/{re.escape(name)}$", listed, re.MULTILINE)
+        assert (into / name).read_bytes() == (bench.sources / name).read_bytes()
+    # Where they lie already they stay.
+    assert fetch(bench, "--into", str(bench.sources)) == 0
+    assert (bench.sources / SIGNED_FILE).stat().st_size > 0
+    (bench.folder / "file").write_text("")
+    assert fetch(bench, "--into", str(bench.folder / "file")) == 2
+
+
+def test_fetch_puts_sources_there(bench: Bench) -> None:
+    into = bench.folder / "into"
+    assert fetch(bench, "--what", "sources", "--into", str(into)) == 0
+    assert [path.name for path in into.iterdir()] == [SOURCE_FILE]
+
+
 def test_fetch_writes_what_it_is_asked_for(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
