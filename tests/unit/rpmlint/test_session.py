@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -516,3 +519,103 @@ def test_a_package_that_is_named_twice_is_judged_once(bench: Bench) -> None:
     session.note(Pkg(str(other), arch="noarch"))
     session.conclude()
     assert output.ids.count("sgx-enclave-verified") == 2, output.found
+
+
+def test_ten_gigabytes_that_are_not_there(bench: Bench) -> None:
+    """rpmlint unpacks them all by itself, so this is asked of the check alone."""
+    files = [RpmFile(SIGNED, CASE.signed), RpmFile("/usr/sparse", b"", size=10 << 30)]
+    package = bench.folder / "sparse.rpm"
+    package.write_bytes(write_rpm(files))
+    start = time.process_time()
+    output = bench.run(Pkg(str(package), files={"/usr/sparse": File("/nowhere", 10 << 30)}))
+    assert output.ids == ["sgx-enclave-package-unreadable"], output.found
+    assert time.process_time() - start < 5
+
+
+def unpacked(bench: Bench, package: str, files: Mapping[str, bytes]) -> Pkg:
+    """A package whose files rpmlint has unpacked."""
+    root = bench.folder / "unpacked" / "rpmlint.x"
+    listed = {}
+    for path, data in files.items():
+        place = root / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+        listed[path] = File(str(place), len(data), -0o077023)
+    return Pkg(package, files=listed, folder=str(root))
+
+
+def test_what_rpmlint_unpacked_is_kept_until_the_end(bench: Bench) -> None:
+    package = unpacked(bench, bench.rpm(CASE.signed, provides=[]), {SIGNED: CASE.signed})
+    output = Output()
+    table = {"reference": str(bench.reference), "signers": {"pce": mrsigner(vendor_key())}}
+    session = Session(table, output, lambda _provide: [])
+    session.note(package)
+    shutil.rmtree(package.folder)
+    beside = Path(package.folder).parent
+    assert len(list(beside.iterdir())) == 1
+    session.conclude()
+    assert "sgx-enclave-verified" in output.ids, output.found
+    assert list(beside.iterdir()) == []
+
+
+def test_other_bytes_than_the_packages_are_told(bench: Bench) -> None:
+    changed = CASE.signed[:-1] + b"?"
+    package = unpacked(bench, bench.rpm(CASE.signed, provides=[]), {SIGNED: changed})
+    assert bench.run(package).ids == ["sgx-enclave-package-damaged"]
+
+
+def test_an_installed_package(bench: Bench) -> None:
+    path = f"{bench.folder}/unpacked/rpmlint.x{SIGNED}"
+    file = bench.rpm(CASE.signed, path, provides=[])
+    package = unpacked(bench, file, {SIGNED: CASE.signed})
+
+    class Header:
+        def unload(self) -> bytes:
+            data = Path(file).read_bytes()
+            start = data.rindex(b"\x8e\xad\xe8\x01")
+            count, size = (int.from_bytes(data[start + i : start + i + 4], "big") for i in (8, 12))
+            return data[start + 8 : start + 16 + 16 * count + size]
+
+    package = replace(package, filename="x-1-1.x86_64.rpm", folder="/", header=Header())
+    output = bench.run(package)
+    assert "sgx-enclave-verified" in output.ids, output.found
+    Path(path).write_bytes(CASE.signed[:-1] + b"?")
+    assert bench.run(package).ids == ["sgx-enclave-package-damaged"]
+    Path(path).unlink()
+    assert bench.run(package).ids == ["sgx-enclave-package-damaged"]
+
+
+def test_findings_that_cannot_be_told_apart_are_not_withdrawn(bench: Bench) -> None:
+    signed = Pkg(bench.rpm(CASE.signed))
+    line = f"{signed.name}.x86_64: E: statically-linked-binary {SIGNED}"
+    namesake = replace(signed, filename="/elsewhere.rpm", provides=())
+    blank = {f"{SIGNED} x": File("/etc/hostname", 0)}
+    for packages, stays in (
+        ([signed], False),
+        ([signed, namesake], True),
+        ([replace(signed, files=blank)], True),
+        ([signed, replace(namesake, arch="noarch")], False),
+    ):
+        output = Output(results=[line], printed_messages={"E": 1}, score=1)
+        table = {
+            "reference": str(bench.reference),
+            "signers": {"pce": mrsigner(vendor_key())},
+            "quiet": ["statically-linked-binary"],
+        }
+        session = Session(table, output, lambda _provide: [])
+        for package in packages:
+            session.note(package)
+        session.conclude()
+        assert "sgx-enclave-verified" in output.ids, output.found
+        assert output.results == ([line] if stays else [])
+
+
+def test_a_broken_temporary_folder_costs_nothing_but_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    package = unpacked(bench, bench.rpm(CASE.signed, provides=[]), {SIGNED: CASE.signed})
+    assert "sgx-enclave-verified" in bench.run(package).ids
