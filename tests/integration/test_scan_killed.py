@@ -21,8 +21,8 @@ from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, write_rpm
 
 CASE = signed_enclave("2.25")
-PACKAGES = 300
-SIGNED = 40
+PACKAGES = 160
+SIGNED = 16
 
 
 @pytest.fixture(name="tree")
@@ -39,7 +39,7 @@ def _tree(tmp_path: Path) -> Path:
         (tree / f"{index:03}.rpm").write_bytes(plain)
     for index in range(0, PACKAGES, PACKAGES // SIGNED):
         (tree / f"{index:03}.rpm").write_bytes(signed)
-    (tree / "200.rpm").write_bytes(bad)
+    (tree / "095.rpm").write_bytes(bad)
     return tree
 
 
@@ -76,7 +76,7 @@ def test_a_killed_scan_goes_on(
         resumable, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     ) as scan:
         deadline = time.monotonic() + 60
-        while len(lines(state)) < 30 and scan.poll() is None and time.monotonic() < deadline:
+        while len(lines(state)) < 20 and scan.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         # Ctrl-C reaches the whole group; a kill reaches nobody else.
         (os.killpg if sent is signal.SIGINT else os.kill)(scan.pid, sent)
