@@ -11,7 +11,7 @@ from typing import Optional
 from tests.koji.harness.daemon import Daemon, environment
 from tests.koji.harness.hub import Hub
 from tests.koji.harness.layout import Layout
-from tests.koji.harness.settings import MACHINE, SYSTEM_PYTHON
+from tests.koji.harness.settings import MACHINE, STAND_IN, SYSTEM_PYTHON
 from tests.koji.harness.source import KojiSource
 
 _PLUGIN_OF_OURS = "harness_kojid"
@@ -58,7 +58,7 @@ class Builder:
         koji: Koji's programs.
         python_path: folders that Koji, the plugins and the core are imported from.
         plugin_path, plugins: of the builder plugins.
-        mock: the program to run as mock.
+        real_mock: a real mock for build tags named real-*, or None.
         extra: more environment, for a real mock's sake.
     """
 
@@ -71,7 +71,7 @@ class Builder:
         python_path: Sequence[Path],
         plugin_path: Sequence[Path],
         plugins: Sequence[str],
-        mock: Path,
+        real_mock: Optional[Path],
         extra: Mapping[str, str],
     ) -> None:
         self.host = host
@@ -91,11 +91,13 @@ class Builder:
         )
         argv = [str(SYSTEM_PYTHON), str(koji.kojid), "-c", str(self._conf)]
         argv += ["-f", "-v", "--debug-task", "--force-lock"]
+        if real_mock is not None:
+            extra = {**extra, "HARNESS_REAL_MOCK": str(real_mock)}
         self.daemon = Daemon(
             f"kojid-{host}",
             layout,
             argv,
-            environment(HARNESS_MOCK=str(mock), PYTHONPATH=_python_path(python_path), **extra),
+            environment(HARNESS_MOCK=str(STAND_IN), PYTHONPATH=_python_path(python_path), **extra),
         )
 
     @property

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _KOJI_FOLDERS = ("packages", "repos", "work", "scratch", "repos-dist")
-# kojid looks up a group of this name, whatever mock it runs.
+# kojid looks up a group of this name, whatever mock it runs; a real mock becomes such a user.
 _MOCK_GROUP = "mock:x:987:\n"
+MOCK_UID = 986
+_MOCK_USER = f"kojibuilder:x:{MOCK_UID}:987::/builddir:/bin/bash\n"
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Layout:
         # The hub asks for the address of a client on its own machine by the machine's name.
         with (self.etc / "hosts").open("a", encoding="utf-8") as hosts:
             hosts.write(f"\n127.0.0.1 {socket.gethostname()}\n")
-        groups = self.etc / "group"
-        text = groups.read_text(encoding="utf-8")
-        if "\nmock:" not in text:
-            groups.write_text(text + _MOCK_GROUP, encoding="utf-8")
+        for name, line in (("group", _MOCK_GROUP), ("passwd", _MOCK_USER)):
+            path = self.etc / name
+            text = path.read_text(encoding="utf-8")
+            if f"\n{line.partition(':')[0]}:" not in text:
+                path.write_text(text + line, encoding="utf-8")

@@ -28,16 +28,16 @@ class Settings:
 
     Attributes:
         koji: Koji's own programs.
-        mock: the program that kojid runs as mock.
-        real_mock: whether that is a real one.
+        real_mock: a real mock, for build tags named real-*; or None.
+        userland: an RPM with all that a chroot of that mock needs; or None.
         modules: folder of Python modules that Debian does not have (python-multilib), or None.
         scratch: folder for all state, or None for a fresh one that is deleted at the end.
         plugins: whether to install ours.
     """
 
     koji: source.KojiSource
-    mock: Path
-    real_mock: bool
+    real_mock: Optional[Path]
+    userland: Optional[Path]
     modules: Optional[Path]
     scratch: Optional[Path]
     plugins: bool
@@ -47,8 +47,8 @@ def read(environ: Mapping[str, str]) -> Settings:
     """The settings of a run.
 
     Args:
-        environ: KOJI_SRC (a checkout, or "installed"), and optionally KOJI_MOCK, KOJI_MODULES,
-            KOJI_RUN and KOJI_PLUGINS=no (to see whether a fault is Koji's own).
+        environ: KOJI_SRC (a checkout, or "installed"), and optionally KOJI_MOCK, KOJI_USERLAND,
+            KOJI_MODULES, KOJI_RUN and KOJI_PLUGINS=no (to see whether a fault is Koji's own).
 
     Raises:
         NotAskedError: KOJI_SRC is not set, or we are not root.
@@ -59,13 +59,15 @@ def read(environ: Mapping[str, str]) -> Settings:
         raise NotAskedError("needs a Koji: make koji-test KOJI_SRC=CHECKOUT (tests/koji/README.md)")
     if os.geteuid() != 0:
         raise NotAskedError("a Koji builder needs root: run make koji-test as root")
-    mock, modules = environ.get("KOJI_MOCK", ""), environ.get("KOJI_MODULES", "")
-    run = environ.get("KOJI_RUN", "")
+
+    def path(name: str) -> Optional[Path]:
+        return Path(environ[name]).resolve() if environ.get(name) else None
+
     return Settings(
         koji=source.find(where),
-        mock=Path(mock).resolve() if mock else STAND_IN,
-        real_mock=bool(mock),
-        modules=Path(modules).resolve() if modules else None,
-        scratch=Path(run).resolve() if run else None,
+        real_mock=path("KOJI_MOCK"),
+        userland=path("KOJI_USERLAND"),
+        modules=path("KOJI_MODULES"),
+        scratch=path("KOJI_RUN"),
         plugins=environ.get("KOJI_PLUGINS", "") != "no",
     )

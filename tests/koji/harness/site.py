@@ -69,7 +69,7 @@ class Site:
             self._python_path,
             [_PLUGINS / "builder"],
             [BUILDER_PLUGIN] if self._settings.plugins else [],
-            self._settings.mock,
+            self._settings.real_mock,
             self._extra,
         )
 

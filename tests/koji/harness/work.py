@@ -130,6 +130,20 @@ def import_build(session: Any, packages: Sequence[Path]) -> str:
     return nvr
 
 
+def import_binary(session: Any, package: Path) -> str:
+    """Import a binary package whose source package is elsewhere; the NVR of its build."""
+    query = ["rpm", "-qp", "--nosignature", "--qf", "%{SOURCERPM}", str(package)]
+    source = subprocess.run(query, check=True, capture_output=True, text=True).stdout
+    name, version, release = source[: -len(".src.rpm")].rsplit("-", 2)
+    build = {"name": name, "version": version, "release": release, "epoch": None}
+    session.createEmptyBuild(name, version, release, None)
+    folder = f"import/{time.time_ns()}"
+    session.uploadWrapper(str(package), folder)
+    session.importRPM(folder, package.name)
+    nvr: str = session.getBuild(build, strict=True)["nvr"]
+    return nvr
+
+
 def start_build(session: Any, srpm: Path, target: str = world.TARGET, **opts: Any) -> int:
     """Upload a source package and have it built; the task's id. `opts` as for `koji build`."""
     folder = f"cli-build/{time.time_ns()}"

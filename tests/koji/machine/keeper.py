@@ -25,12 +25,22 @@ from tests.koji.machine import namespaces
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
+def _hold_signals() -> None:
+    """Keep signals back until somebody can be sent them: the first process would ignore them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+
+
+def _let_signals_through() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+
+
 def _forward_to(pid: int) -> None:
     def handler(number: int, _frame: Optional[FrameType]) -> None:
         os.kill(pid, number)
 
     for number in _FORWARDED:
         signal.signal(number, handler)
+    _let_signals_through()
 
 
 def _exit_status(status: int) -> int:
@@ -39,13 +49,14 @@ def _exit_status(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _become(user: str) -> Optional[Callable[[], None]]:
-    """What a forked child calls to become that user."""
+def _become(user: str) -> Callable[[], None]:
+    """What a forked child calls to become that user, open to signals again."""
     if user == "-":
-        return None
+        return _let_signals_through
     account = pwd.getpwnam(user)
 
     def change() -> None:
+        _let_signals_through()
         os.setgid(account.pw_gid)
         os.setgroups([])
         os.setuid(account.pw_uid)
@@ -73,6 +84,7 @@ def main(argv: list[str]) -> int:
     etc, var_log, user, program = Path(argv[0]), Path(argv[1]), argv[2], argv[3:]
     namespaces.die_with_parent()
     namespaces.unshare(namespaces.NEW_MOUNTS | namespaces.NEW_PIDS)
+    _hold_signals()
     first = os.fork()
     if first == 0:
         # Nothing of the keeper's own interpreter may run on in the child.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.koji.harness.hub import policy_text
-from tests.koji.harness.settings import STAND_IN, NotAskedError, read
+from tests.koji.harness.settings import NotAskedError, read
 from tests.koji.harness.source import NoKojiError, find
 
 
@@ -49,7 +49,7 @@ def test_old_and_new_checkouts(
     settings = read({"KOJI_SRC": str(checkout(tmp_path, schema=schema))})
     assert settings.koji.version == "1.35.3"
     assert settings.koji.schema == tmp_path / schema
-    assert (settings.mock, settings.real_mock, settings.plugins) == (STAND_IN, False, True)
+    assert (settings.real_mock, settings.scratch, settings.plugins) == (None, None, True)
 
 
 def test_a_checkout_without_a_builder_is_named(tmp_path: Path) -> None:
