@@ -31,6 +31,7 @@ REPOMD = "repodata/repomd.xml"
 _HINTS = tuple(hint.encode() for hint in HINTS)
 _START = re.compile(rb"<package[\s>]")
 _END = b"</package>"
+_MOST_WORDS = 160
 _CLOSING = re.compile(rb"\s*(</(metadata|filelists)>\s*)?\Z")
 # Without packages, the whole file is one empty element.
 _EMPTY = re.compile(rb"<(metadata|filelists)\b[^<]*(/>|>\s*</(metadata|filelists)>)\s*\Z")
@@ -130,11 +131,12 @@ def _parser(folder: str) -> Any:
 def _parsing(path: str, parser: Any) -> Iterator[None]:
     try:
         yield
-    except parser.CreaterepoCError as error:
-        # The message repeats the whole input.
-        raise RepodataError(f"createrepo_c cannot read it: {str(error)[:200]}", file=path) from None
-    except (TypeError, ValueError) as error:
-        raise RepodataError(f"createrepo_c cannot read it: {error}", file=path) from None
+    except (parser.CreaterepoCError, TypeError, ValueError) as error:
+        # The message repeats the whole input before it says what is wrong, and
+        # what is in there must not steer a terminal.
+        words = " ".join(str(error).split())[-_MOST_WORDS:]
+        printable = "".join(c if c.isprintable() else "?" for c in words)
+        raise RepodataError(f"createrepo_c cannot read it: {printable}", file=path) from None
 
 
 class _Source(NamedTuple):

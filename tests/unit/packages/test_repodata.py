@@ -175,6 +175,14 @@ def test_repodata_that_are_broken(
     assert all(target.listing is None for target in found.targets)
 
 
+def test_what_is_wrong_is_said_in_a_line_that_steers_no_terminal(tmp_path: Path) -> None:
+    evil = b"<metadata><package>\x1b[2J" + b"a\n" * 1000 + b"</x></package></metadata>"
+    with pytest.raises(RepodataError) as caught:
+        read_repository(str(fill(tmp_path, lists={"primary": evil})))
+    assert str(caught.value).isprintable()
+    assert len(caught.value.message) < 250
+
+
 def test_a_list_with_another_digest_is_not_believed(tmp_path: Path) -> None:
     tree = fill(tmp_path)
     for kind in ("primary", "filelists"):
