@@ -26,6 +26,9 @@ WORKERS ?= auto
 
 .PHONY: demo test lint typecheck unit bench clean setup rpm rpmlint lint-rpm koji-test
 
+# Alone: what it needs for Kerberos would have to be compiled.
+KOJI := koji>=1.33
+
 # The oldest and the newest rpmlint that the check is for.
 RPMLINTS := 2.4.0 2.10.0
 NEWEST_RPMLINT := $(BUILD)/rpmlint-$(lastword $(RPMLINTS))
@@ -36,6 +39,7 @@ $(BUILD)/setup.stamp: setup.cfg pyproject.toml packaging/install-system-packages
 	packaging/install-system-packages
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps '$(KOJI)'
 	touch $@
 
 demo: setup
