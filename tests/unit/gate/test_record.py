@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sgx_enclaves.errors import RecordError
@@ -210,6 +210,7 @@ JSON = st.recursive(
 PLACES = st.sampled_from([place for place, _ in WRONG])
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(PLACES, JSON)
 def test_any_value_anywhere_is_taken_or_refused(place: Place, value: Any) -> None:
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -51,7 +52,11 @@ def run(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         cwd=ROOT,
-        env={"SGX_ENCLAVES_HUB_CONF": "/nonexistent", **environ},
+        env={
+            "SGX_ENCLAVES_HUB_CONF": "/nonexistent",
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            **environ,
+        },
         timeout=60,
     )
 
