@@ -14,7 +14,7 @@ from typing import Optional
 
 from demo import vendor
 from demo.command import sgx_enclaves, shown, title
-from demo.packages import Built, Workshop, install, rpmlint, write_lint_config
+from demo.packages import Built, Workshop, install, rpm_in, rpmlint, write_lint_config
 from demo.packages import run as run_program
 from demo.release import ENCLAVE_LIST, VERSION
 from demo.source_packages import (
@@ -172,7 +172,7 @@ def _ask(root: Path, stock: Stock) -> int:
     image = EnclaveImage.parse(stock.signed[PCE.signed], PCE.signed)
     block = Descriptor.parse(image.descriptor).blocks[0]
     provide = f"sgx-enclave-mrenclave({mrenclave(image, block).hex()})"
-    query = ["rpm", "--root", str(root.resolve()), "--query", "--whatprovides", provide]
+    query = [*rpm_in(root), "--query", "--whatprovides", provide]
     print(f"$ rpm --root {shown(root)} --query --whatprovides '{provide}'")
     answer = run_program(query)
     print(answer.text, end="")

@@ -128,11 +128,24 @@ def run(argv: Sequence[str], environment: Optional[Mapping[str, str]] = None) ->
     return Ran(done.returncode, done.stdout)
 
 
+def rpm_in(root: Path) -> list[str]:
+    """The start of rpm's command for a scratch root, with a database of its own."""
+    # rpm changes its root, which an ordinary user may do only in a namespace
+    own = ["unshare", "--map-root-user"] if os.geteuid() else []
+    return [*own, "rpm", "--root", str(root.resolve())]
+
+
 def install(packages: Sequence[Path], root: Path) -> Ran:
-    """Install packages into a scratch root, with a database of its own."""
+    """Install packages into a scratch root."""
     root.mkdir(parents=True, exist_ok=True)
-    argv = ["rpm", "--root", str(root.resolve()), "--install", "--nosignature"]
-    return run([*argv, *(str(package.resolve()) for package in packages)])
+    return run(
+        [
+            *rpm_in(root),
+            "--install",
+            "--nosignature",
+            *(str(package.resolve()) for package in packages),
+        ]
+    )
 
 
 def write_lint_config(path: Path, signer: str, least_isvsvn: Mapping[str, int]) -> Path:

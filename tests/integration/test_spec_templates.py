@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from demo import vendor
 from demo.command import ROOT
-from demo.packages import MACROS, Built, Workshop, install, rpmlint, run, write_lint_config
+from demo.packages import MACROS, Built, Workshop, install, rpm_in, rpmlint, run, write_lint_config
 from demo.release import (
     CHECKSUMS_FILE,
     ENCLAVE_LIST,
@@ -271,7 +271,7 @@ def test_a_repository_can_be_asked_for_a_measurement(world: World, tmp_path: Pat
     install(world.packages("prebuilt"), tmp_path)
     image = EnclaveImage.parse(world.stock.signed[QE3.signed])
     (block, *_) = Descriptor.parse(image.descriptor).blocks
-    query = ["rpm", "--root", str(tmp_path), "-q", "--qf", "%{NAME}\\n", "--whatprovides"]
+    query = [*rpm_in(tmp_path), "-q", "--qf", "%{NAME}\\n", "--whatprovides"]
     found = run([*query, f"sgx-enclave-mrenclave({mrenclave(image, block).hex()})"])
     assert "sgx-enclave-prebuilt-qe3-signed" in found.text
     assert run([*query, f"sgx-enclave-mrenclave({'0' * 64})"]).status != 0
