@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         args.deep,
     )
     chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
-    found = survey(args.folder, repodata=not (args.headers or args.deep))
+    found = survey(args.folder, repodata=not (args.headers or args.deep), jobs=args.jobs)
     for problem in found.problems:
         print(f"sgx-enclaves: {problem}; headers are read instead", file=sys.stderr)
     state = State(args.state, _key(args, found)) if args.state is not None else None

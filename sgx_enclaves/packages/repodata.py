@@ -91,15 +91,49 @@ class Repository:
     packages: dict[str, Optional[Listing]]
 
 
-def read_repository(folder: str, limits: RepodataLimits = RepodataLimits()) -> Repository:
+@dataclass(frozen=True)
+class Half:
+    """What one of the two lists says.
+
+    Attributes:
+        stamp: digest of the repomd.xml that led to it.
+        packages: from primary: as `Repository.packages`, suspect by Provides alone.
+        suspects: from filelists: digests of the packages that have anything of an
+            enclave among their files.
+    """
+
+    stamp: str
+    packages: dict[str, Optional[Listing]]
+    suspects: frozenset[str]
+
+
+PRIMARY, FILELISTS = "primary", "filelists"
+DEFAULT_REPODATA_LIMITS = RepodataLimits()
+
+
+def read_repository(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS) -> Repository:
     """Read the repodata below a folder.
 
     Raises:
-        UnsupportedError: createrepo_c is not installed, or the lists are compressed
+        SgxEnclavesError: see `read_half` and `join`.
+    """
+    return join(folder, *(read_half(folder, kind, limits) for kind in (PRIMARY, FILELISTS)))
+
+
+def read_half(folder: str, kind: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS) -> Half:
+    """Read one of the two lists: independent of the other, so that it can be done elsewhere.
+
+    Args:
+        folder: the repository.
+        kind: `PRIMARY` or `FILELISTS`.
+        limits: see `RepodataLimits`.
+
+    Raises:
+        UnsupportedError: createrepo_c is not installed, or the list is compressed
             with something that cannot be read.
         InputError: a file cannot be read.
-        RepodataError: broken, or without the lists that are needed.
-        ArchiveError: a list does not unpack.
+        RepodataError: broken, or without that list.
+        ArchiveError: the list does not unpack.
         LimitError: more than `limits` allow.
     """
     parser = _parser(folder)
@@ -110,10 +144,28 @@ def read_repository(folder: str, limits: RepodataLimits = RepodataLimits()) -> R
         raise RepodataError("not XML", file=path, found=data[:4].hex())
     with _parsing(path, parser):
         records = {record.type: record for record in parser.Repomd(path).records}
-    sources = [_source(folder, path, records.get(kind), kind) for kind in ("primary", "filelists")]
+    source = _source(folder, path, records.get(kind), kind)
     reader = _Reader(parser, limits)
-    suspects = reader.suspects(sources[1])
-    return Repository(hashlib.sha256(data).hexdigest(), reader.packages(sources[0], suspects))
+    stamp = hashlib.sha256(data).hexdigest()
+    if kind == PRIMARY:
+        return Half(stamp, reader.packages(source), frozenset())
+    return Half(stamp, {}, frozenset(reader.suspects(source)))
+
+
+def join(folder: str, one: Half, other: Half) -> Repository:
+    """Both lists of a repository together.
+
+    Raises:
+        RepodataError: they are not of the same repodata.
+    """
+    if one.stamp != other.stamp:
+        raise RepodataError("the repodata have changed while they were read", file=folder)
+    suspects = one.suspects | other.suspects
+    packages = {
+        path: listing._replace(suspect=True) if listing and listing.digest in suspects else listing
+        for path, listing in {**one.packages, **other.packages}.items()
+    }
+    return Repository(one.stamp, packages)
 
 
 def _parser(folder: str) -> Any:
@@ -222,8 +274,8 @@ class _Reader:
                     )
         return found
 
-    def packages(self, source: _Source, suspects: set[str]) -> dict[str, Optional[Listing]]:
-        """What the repodata say about each package file."""
+    def packages(self, source: _Source) -> dict[str, Optional[Listing]]:
+        """What primary says about each package file; suspect by its Provides alone."""
         found: dict[str, Optional[Listing]] = {}
         hinted = False
 
@@ -232,9 +284,7 @@ class _Reader:
             algorithm = _algorithm(package.checksum_type)
             if path is None or package.location_base:
                 return
-            suspect = package.pkgId in suspects or (
-                hinted and contains_enclaves((p[0] for p in package.provides), ())
-            )
+            suspect = hinted and contains_enclaves((p[0] for p in package.provides), ())
             listing = Listing(package.size_package, algorithm or "", package.pkgId, suspect)
             known = found.setdefault(path, listing)
             if algorithm is None or known != listing:

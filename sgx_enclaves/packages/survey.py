@@ -11,12 +11,22 @@ packages of a repository whose repodata cannot be read.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
 
-from sgx_enclaves.errors import InputError, SgxEnclavesError
-from sgx_enclaves.packages.repodata import REPOMD, Listing, Repository, read_repository
+from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
+from sgx_enclaves.packages.repodata import (
+    FILELISTS,
+    PRIMARY,
+    REPOMD,
+    Half,
+    Listing,
+    Repository,
+    join,
+    read_half,
+)
 
 _SUFFIX = ".rpm"
 
@@ -53,12 +63,14 @@ class Survey:
     problems: tuple[SgxEnclavesError, ...] = ()
 
 
-def survey(folder: str, *, repodata: bool = True) -> Survey:
+def survey(folder: str, *, repodata: bool = True, jobs: int = 1) -> Survey:
     """Look over a tree of packages, with or without repositories in it.
 
     Args:
         folder: the tree; links to folders are not followed.
         repodata: False to look at every package, whatever repodata say.
+        jobs: processes that may read repodata; with more than one, none of it is read
+            in this one, which so outlives what makes the parser's C code crash.
 
     Raises:
         InputError: a folder cannot be read, or this is no folder.
@@ -69,14 +81,12 @@ def survey(folder: str, *, repodata: bool = True) -> Survey:
     listings: dict[str, Optional[Listing]] = {}
     problems: list[SgxEnclavesError] = []
     stamps: list[str] = []
-    for root in roots:
-        try:
-            repository = read_repository(root)
-        except SgxEnclavesError as error:
-            problems.append(error)
+    for root, found in _read(roots, jobs).items():
+        if isinstance(found, SgxEnclavesError):
+            problems.append(found)
             continue
-        stamps.append(repository.stamp)
-        _merge(listings, root, repository)
+        stamps.append(found.stamp)
+        _merge(listings, root, found)
     targets = {path: Target(path) for path in paths}
     passed = absent = 0
     for path, listing in listings.items():
@@ -119,6 +129,50 @@ def _walk(folder: str) -> tuple[list[str], list[str]]:
         if "repodata" in folders and os.path.isfile(os.path.join(parent, REPOMD)):
             roots.append(parent)
     return sorted(found), roots
+
+
+def _read(roots: list[str], jobs: int) -> dict[str, Union[Repository, SgxEnclavesError]]:
+    """The repodata of each folder, or what speaks against them."""
+    work = [(root, kind) for root in roots for kind in (PRIMARY, FILELISTS)]
+    halves: dict[str, list[Half]] = {}
+    found: dict[str, Union[Repository, SgxEnclavesError]] = {}
+    try:
+        for root, half in _halves(work, jobs):
+            if isinstance(half, SgxEnclavesError):
+                found.setdefault(root, half)
+            else:
+                halves.setdefault(root, []).append(half)
+    except LimitError as error:
+        # Nobody knows whose repodata made the process die.
+        return dict.fromkeys(roots, error)
+    for root, pair in halves.items():
+        if root not in found:
+            try:
+                found[root] = join(root, *pair)
+            except SgxEnclavesError as error:
+                found[root] = error
+    return {root: found[root] for root in roots}
+
+
+Work = tuple[str, str]
+Result = tuple[str, Union[Half, SgxEnclavesError]]
+
+
+def _halves(work: list[Work], jobs: int) -> Iterator[Result]:
+    if jobs == 1:
+        return map(_half, work)
+    # Costs start-up time.
+    from sgx_enclaves.packages.scan_pool import in_processes  # noqa: PLC0415
+
+    return in_processes(_half, work, min(jobs, len(work)))
+
+
+def _half(work: Work) -> Result:
+    root, kind = work
+    try:
+        return root, read_half(root, kind)
+    except SgxEnclavesError as error:
+        return root, error
 
 
 def _merge(listings: dict[str, Optional[Listing]], root: str, repository: Repository) -> None:

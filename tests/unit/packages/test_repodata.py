@@ -32,9 +32,13 @@ from sgx_enclaves.errors import (
 )
 from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
 from sgx_enclaves.packages.repodata import (
+    FILELISTS,
+    PRIMARY,
     Listing,
     RepodataLimits,
+    join,
     plain_path,
+    read_half,
     read_repository,
 )
 from sgx_enclaves.packages.survey import Target, survey
@@ -370,6 +374,40 @@ def test_broken_repodata_are_told_and_passed_over(
     assert report["by_repodata_alone"] == 0
     assert report["repodata_problems"][0]["kind"] == "RepodataError"
     assert len(report["packages"]) == 2
+
+
+def test_a_parser_that_crashes_does_not_end_the_scan(tmp_path: Path, reference: str) -> None:
+    """createrepo_c is C code, and repodata are anybody's."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "createrepo_c.py").write_text("import os\nos.abort()\n")
+    tree = fill(tmp_path / "tree")
+    argv = [sys.executable, "-m", "sgx_enclaves", "scan", str(tree), "--jobs", "2", "--json"]
+    argv += ["--reference", reference, "--signer", mrsigner(vendor_key())]
+    paths = [str(tmp_path / "modules"), str(Path(__file__).resolve().parents[3])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0
+    assert "a process of the scan died" in done.stderr
+    assert "headers are read instead" in done.stderr
+    report = json.loads(done.stdout)
+    assert (report["by_repodata_alone"], len(report["packages"])) == (0, 2)
+
+
+def test_several_processes_read_the_same(tmp_path: Path) -> None:
+    fill(tmp_path / "one")
+    fill(tmp_path / "two", LISTED[:1])
+    fill(tmp_path / "bad", repomd=b"<repomd/>")
+    alone, together = (survey(str(tmp_path), jobs=jobs) for jobs in (1, 3))
+    assert alone.targets == together.targets
+    assert (alone.passed, alone.stamps) == (together.passed, together.stamps) == (2, alone.stamps)
+    assert [str(e) for e in alone.problems] == [str(e) for e in together.problems] != []
+
+
+def test_halves_of_different_repodata_are_not_joined(tmp_path: Path) -> None:
+    primary = read_half(str(fill(tmp_path)), PRIMARY)
+    filelists = read_half(str(fill(tmp_path, LISTED[:2])), FILELISTS)
+    with pytest.raises(RepodataError, match="changed while they were read"):
+        join(str(tmp_path), primary, filelists)
 
 
 def test_new_repodata_start_a_state_anew(
