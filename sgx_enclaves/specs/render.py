@@ -122,8 +122,8 @@ def _fields(request: SpecRequest) -> Fields:
     }
     return {
         "release": release.name,
-        "title": release.title,
-        "toolchain": ", ".join(sorted(toolchains)),
+        "title": _escaped(release.title),
+        "toolchain": _escaped(", ".join(sorted(toolchains))),
         "sgx": release.sgx,
         "dcap": release.dcap,
         "license": release.license,
@@ -133,13 +133,18 @@ def _fields(request: SpecRequest) -> Fields:
         "packager": request.packager,
         "names": " ".join(f"%{{?with_{item['name']}:{item['name']}}}" for item in items),
         "versions": " ".join(f"{i['name']}=%{{{i['component']}_version}}" for i in items),
-        "notes": [{"note": note} for note in notes],
+        "notes": [{"note": _escaped(note)} for note in notes],
         "enclaves": items,
         "licences": [{"licence": name} for name in release.license_files],
         "license_line": _license_line(release),
         "sources": sources,
         "toolchain_packages": [{"package": name} for name in request.toolchain_packages],
     }
+
+
+def _escaped(text: str) -> str:
+    """Free text for a spec file, where macros work even in comments."""
+    return "".join(c if c.isprintable() else " " for c in text).replace("%", "%%")
 
 
 def _license_line(release: Release) -> str:
@@ -204,5 +209,5 @@ def _url(artifact: Artifact) -> str:
     """The first place; with the name that the file gets, where the URL ends otherwise."""
     url = artifact.urls[0]
     if url.rpartition("/")[2] == artifact.filename:
-        return url
-    return f"{url}#/{artifact.filename}"
+        return _escaped(url)
+    return f"{_escaped(url)}#/{artifact.filename}"

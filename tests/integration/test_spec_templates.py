@@ -407,6 +407,27 @@ def test_a_wrong_file_beside_the_spec_is_told_of(
     assert hashlib.sha256(b"another file").hexdigest() in message
 
 
+def test_one_enclave_of_a_release_is_verified_alone(bench: Bench) -> None:
+    world = bench.world
+    bench.write(world.stock)
+    signed = bench.folder / "signed"
+    signed.mkdir()
+    (signed / PCE.signed).write_bytes(world.stock.signed[PCE.signed])
+    (signed / IDE.signed).write_bytes(world.stock.signed[IDE.signed] + b"\0")
+
+    def verify(enclave: str) -> int:
+        built = world.root / FOLDER / "share" / "reproducible" / enclave
+        ready = ("--built", str(built), "--signed", str(signed))
+        where = ("--catalogue", str(bench.sources / RELEASE_FILE), "--offline")
+        own = ("--cache", str(bench.folder / "cache"))
+        return main(["verify-release", "demo", enclave, *ready, *where, *own])
+
+    assert verify("pce") == 0
+    assert verify("ide") == 1
+    assert verify("qe3") == 2
+    assert verify("foo") == 2
+
+
 # --- tampering ---
 
 

@@ -160,6 +160,23 @@ def test_what_is_not_pinned_is_told_and_allowed_only_on_request(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", Kind)
+def test_free_text_is_no_macro_and_one_line(kind: Kind) -> None:
+    """rpm expands macros in comments, too."""
+    title = "100 %(touch /tmp/x)\n%global x\u2028 y"
+    text = spec(kind=kind, title=title)
+    assert "100 %%(touch /tmp/x) %%global x  y" in text
+    assert not re.search(r"(?<!%)(%%)*%(\(touch|global x)", text)
+
+
+def test_a_url_with_a_percent_sign() -> None:
+    release = CATALOGUE.release(NEWEST)
+    (archive,) = release.vendor
+    url = "https://example.org/a%20b/prebuilt_dcap_1.22.tar.gz"
+    other = replace(archive, artifact=replace(archive.artifact, urls=(url,)))
+    assert "https://example.org/a%%20b/prebuilt_dcap_1.22.tar.gz\n" in spec(vendor=(other,))
+
+
+@pytest.mark.parametrize("kind", Kind)
 def test_a_release_of_ones_own_is_a_source(tmp_path: Path, kind: Kind) -> None:
     text = (OWN_FOLDER / f"{NEWEST}.toml").read_text("utf-8").replace(NEWEST, "own")
     path = tmp_path / "own.toml"
