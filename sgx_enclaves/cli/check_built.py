@@ -81,8 +81,14 @@ def _tree_words(tree: TreeRecord) -> list[str]:
 def refusals(manifest: Manifest, allow_unpinned: bool) -> list[str]:
     """Why the directory is not what a distribution's reference must be; none if it is."""
     checks = (
-        (manifest.complete, "an enclave that was asked for was not built"),
-        (manifest.designated, "it was not built with the designated toolchain"),
-        (manifest.pinned or allow_unpinned, "it was built from sources without a pinned digest"),
+        (manifest.complete, "an enclave that was asked for was not built; read its log"),
+        (
+            manifest.designated,
+            "it was not built with the designated toolchain; build it where that is",
+        ),
+        (
+            manifest.pinned or allow_unpinned,
+            "it was built from sources without a pinned digest; pin them in the release",
+        ),
     )
     return [reason for good, reason in checks if not good]
