@@ -139,13 +139,12 @@ def read_unpacked(package: Package, places: Mapping[str, str]) -> Iterator[Paylo
         group = groups.get(file.index, ())
         if group and group[-1].index != file.index:
             continue
-        links = tuple(f for f in group if f.index != file.index)
         with _open_copy(package, file, places.get(file.path)) as stream:
             whole = file.size <= package.limits.enclave.file_size
             content = verified(
                 package, file, file.digest, _chunks(stream, file.size if whole else _CHUNK)
             )
-            yield PayloadFile(file, links, content, bool(file.size))
+            yield PayloadFile(file, group, content, bool(file.size))
             for _chunk in content:
                 pass
 

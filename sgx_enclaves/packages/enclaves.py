@@ -252,7 +252,7 @@ def enclaves_among(
     enclaves = 0
     for member in members:
         file = member.file
-        if file.kind is not FileKind.FILE or (member.links and not member.has_content):
+        if file.kind is not FileKind.FILE or (member.is_linked and not member.has_content):
             continue
         if configs and file.path.endswith(CONFIG_SUFFIX):
             data = _hold(package, member, package.limits.enclave.config_size)

@@ -35,7 +35,7 @@ class PayloadFile:
 
     Attributes:
         file: what the header says about it.
-        links: the other paths of the same hard-linked file.
+        is_linked: whether it has other paths.
         has_content: False for an empty file, a link, a folder, and for all but
             one of several hard links.
     """
@@ -43,14 +43,23 @@ class PayloadFile:
     def __init__(
         self,
         file: PackageFile,
-        links: tuple[PackageFile, ...],
+        group: tuple[PackageFile, ...],
         content: Iterator[bytes],
         has_content: bool,
     ) -> None:
         self.file = file
-        self.links = links
+        self.is_linked = len(group) > 1
         self.has_content = has_content
+        self._group = group
         self._content = content
+
+    @property
+    def links(self) -> tuple[PackageFile, ...]:
+        """The other paths of the same hard-linked file.
+
+        Made when asked for: of a hundred thousand links, one has to know all others.
+        """
+        return tuple(f for f in self._group if f.index != self.file.index)
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes, once; the digest is checked behind the last one.
@@ -233,7 +242,6 @@ class _Files:
     def _one(
         self, file: PackageFile, group: tuple[PackageFile, ...], entry: CpioEntry
     ) -> Iterator[PayloadFile]:
-        links = tuple(f for f in group if f.index != file.index)
         if file.kind is FileKind.SYMLINK:
             self._check_target(file, entry)
         carries = file.kind is FileKind.FILE and entry.size > 0
@@ -246,7 +254,7 @@ class _Files:
             raise self._lie(file, entry, f"{expected} bytes")
         digest = file.digest if carries or (file.kind is FileKind.FILE and not group) else ""
         content = verified(self._package, file, digest, self._cpio.content())
-        yield PayloadFile(file, links, content, carries)
+        yield PayloadFile(file, group, content, carries)
         for _chunk in content:
             pass
 

@@ -28,7 +28,7 @@ from sgx_enclaves.packages.package import read_package
 from sgx_enclaves.packages.presence import ENCLAVE_FOLDER, enclave_name, stem_of, version_of
 from tests.enclaves.synthetic import NOTE_SECTION, small_enclave
 from tests.support.signed import signed_enclave
-from tests.support_rpm import RpmFile, folder, link, write_rpm
+from tests.support_rpm import TRAILER, RpmFile, folder, link, write_rpm
 
 BUILT, SIGNED = signed_enclave().built, signed_enclave().signed
 PCE = ENCLAVE_FOLDER + "libsgx_pce.signed.so.1.25.100.1"
@@ -169,6 +169,21 @@ def test_hard_links_are_one_enclave() -> None:
     assert isinstance(one, PackedEnclave)
     assert one.path == PCE
     assert one.links == ("/opt/a", "/opt/b")
+
+
+def test_many_hard_links_cost_no_more_than_many_files() -> None:
+    """Each of so many links must not look at all the others."""
+    many = [RpmFile(f"/d/{index}", b"x", inode=9) for index in range(30_000)]
+    data = write_rpm(many, cpio=links_in_cpio(len(many)))
+    start = time.process_time()
+    stream = io.BytesIO(data)
+    assert list(read_enclaves(read_package(stream, "x.rpm"), stream)) == []
+    assert time.process_time() - start < 10
+
+
+def links_in_cpio(count: int) -> bytes:
+    entries = [b"07070X%08x\0\0" % index for index in range(count - 1)]
+    return b"".join([*entries, b"07070X%08x\0\0x\0\0\0" % (count - 1), TRAILER])
 
 
 def links_of(files: Sequence[RpmFile]) -> Links:
