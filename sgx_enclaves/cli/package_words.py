@@ -16,6 +16,8 @@ from sgx_enclaves.verdict.model import Outcome
 
 # Changes whenever a reader of the old form could misread the new one.
 SCHEMA_VERSION = 1
+# In words; JSON has all.
+_MOST_LINKS = 20
 
 
 def result_dict(result: PackageResult) -> dict[str, object]:
@@ -87,7 +89,9 @@ def _enclave_lines(enclave: EnclaveResult, colour: bool) -> list[str]:
         _printable(f"{enclave.path}: {state}{name}, {enclave.size} bytes"),
         f"  sha256    {enclave.sha256}",
     ]
-    lines += [_printable(f"  link      {link}") for link in enclave.links]
+    lines += [_printable(f"  link      {link}") for link in enclave.links[:_MOST_LINKS]]
+    if len(enclave.links) > _MOST_LINKS:
+        lines.append(f"  link      and {len(enclave.links) - _MOST_LINKS} more")
     if enclave.reference is not None:
         lines.append(_printable(f"  reference {enclave.reference}"))
     for finding in enclave.findings:

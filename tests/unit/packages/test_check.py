@@ -321,6 +321,15 @@ def test_a_file_that_is_not_there_is_a_finding(shop: Shop) -> None:
     assert (result.nevra, result.exit_status) == (None, 2)
 
 
+def test_words_name_some_links_and_count_the_rest(shop: Shop) -> None:
+    links = [link(f"/opt/{index:02}", SIGNED_PATH) for index in range(23)]
+    result = check(shop.rpm([SIGNED[0], *links]), FolderReference(shop.reference()))
+    text = result_text(result)
+    assert text.count("  link      /opt/") == 20
+    assert "  link      and 3 more\n" in text
+    assert len(result.enclaves[0].links) == 23
+
+
 def test_names_cannot_steer_a_terminal(shop: Shop) -> None:
     evil = "/opt/\x1b[2Jx.signed.so"
     result = check(shop.rpm([replace(SIGNED[0], path=evil)]))
