@@ -39,17 +39,17 @@ class TaskLog:
         self._last = clock() - _EVERY
 
     def __call__(self, text: str) -> None:
-        """Add a line, with the time."""
+        """Add a line, with the time, and upload: what it tells of may take long."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
         self.write(f"{stamp} {text}\n")
-        self.flush()
+        self.sync()
 
     def write(self, text: str) -> int:
         """Add text."""
         return self._out.write(text)
 
     def flush(self) -> None:
-        """Upload what is new, unless that was done a moment ago."""
+        """Upload what is new, unless that was done a moment ago: downloads tell much."""
         self._out.flush()
         if self._clock() - self._last >= _EVERY:
             self.sync()

@@ -64,19 +64,28 @@ def test_a_subtask_that_nobody_prepared_says_so(world: World) -> None:
     assert "is started by its parent" in result["faultString"]
 
 
-def test_a_log_is_uploaded_as_it_grows(tmp_path: Path) -> None:
+def test_a_line_is_uploaded_at_once(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, tmp_path)
+    with TaskLog(Session(hub), tmp_path, "tasks/1/1", clock=lambda: 100.0) as log:
+        log("first")
+        log("second")
+        assert hub.files["tasks/1/1/sgx-enclaves.log"].endswith(b"second\n")
+
+
+def test_a_download_s_progress_is_uploaded_now_and_then(tmp_path: Path) -> None:
     hub = Hub(tmp_path, tmp_path)
     now = [100.0]
     with TaskLog(Session(hub), tmp_path, "tasks/1/1", clock=lambda: now[0]) as log:
-        log("first")
-        assert hub.files["tasks/1/1/sgx-enclaves.log"].endswith(b"first\n")
-        log("second")
-        assert b"second" not in hub.files["tasks/1/1/sgx-enclaves.log"]
+        for word in ("10 %", "20 %"):
+            log.write(f"{word}\n")
+            log.flush()
+        assert hub.files["tasks/1/1/sgx-enclaves.log"] == b"10 %\n"
         now[0] += 6
-        log("third")
-        assert hub.files["tasks/1/1/sgx-enclaves.log"].count(b"\n") == 3
-        log("last")
-    assert hub.files["tasks/1/1/sgx-enclaves.log"].count(b"\n") == 4
+        log.write("30 %\n")
+        log.flush()
+        assert hub.files["tasks/1/1/sgx-enclaves.log"] == b"10 %\n20 %\n30 %\n"
+        log.write("40 %\n")
+    assert hub.files["tasks/1/1/sgx-enclaves.log"].endswith(b"40 %\n")
 
 
 def test_errors_of_the_core_leave_as_koji_s() -> None:
