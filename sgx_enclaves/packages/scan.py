@@ -125,17 +125,17 @@ def scan_one(target: Target, settings: ScanSettings, references: Sequence[Refere
     """Look at one package; whatever is wrong with it is in the result."""
     path = target.path
     stamp = stamp_of(path)
-    wanted = settings.deep or target.listing is not None
-    if not wanted and is_plain(path):
-        return Scanned(path, stamp, None)
-    try:
-        with open_package(path) as (package, _stream):
-            wanted = wanted or may_carry_enclaves(package)
+    if not settings.deep and target.listing is None:
+        if is_plain(path):
+            return Scanned(path, stamp, None)
+        try:
+            with open_package(path) as (package, _stream):
+                wanted = may_carry_enclaves(package)
+        except SgxEnclavesError as error:
+            result = PackageResult(path, None, (), (package_finding(error, path),))
+            return Scanned(path, stamp, settings.record(result))
         if not wanted:
             return Scanned(path, stamp, None)
-    except SgxEnclavesError as error:
-        result = PackageResult(path, None, (), (package_finding(error, path),))
-        return Scanned(path, stamp, settings.record(result))
     result = check_package(
         path,
         references,

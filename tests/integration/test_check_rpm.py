@@ -26,6 +26,7 @@ from sgx_enclaves.signing.sign import sign
 from sgx_enclaves.verdict.detect import detect_generation
 from tests.enclaves.compiled import PARTS, build_enclaves, have_toolchain, variant_file
 from tests.support.keys import fips_key, mrsigner, vendor_key
+from tests.support_rpm import RpmFile, write_rpm
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("rpmbuild"), reason="rpmbuild is not installed"),
@@ -375,3 +376,30 @@ def test_a_tree_of_real_packages(
     (tmp_path / "promises.rpm").unlink()
     assert main(["scan", *arguments]) == 0
     assert "enclaves: 4 identical, 4 unsigned" in capsys.readouterr().out
+
+
+def test_a_repository_of_real_packages(
+    good: str, unsigned: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Packages of the real rpmbuild, repodata of the real createrepo_c."""
+    pytest.importorskip("createrepo_c", reason="Python's createrepo_c is not installed")
+    beside = Path(sys.executable).with_name("createrepo_c")
+    tool = str(beside) if beside.exists() else shutil.which("createrepo_c")
+    if tool is None:
+        pytest.skip("the program createrepo_c is not installed")
+    for package in (good, unsigned):
+        shutil.copy(package, tmp_path)
+    (tmp_path / "plain.rpm").write_bytes(write_rpm([RpmFile("/usr/bin/x", b"text")]))
+    subprocess.run([tool, "--quiet", str(tmp_path)], check=True, capture_output=True)
+    arguments = [str(tmp_path), "--reference", unsigned, "--signer", mrsigner(vendor_key())]
+    for option, alone in ((None, 1), ("--headers", 0), ("--deep", 0)):
+        assert main(["scan", *arguments, "--json", *([option] if option else [])]) == 0
+        report = json_of(capsys)
+        assert (report["scanned"], report["by_repodata_alone"]) == (3, alone)
+        assert report["repodata_problems"] == []
+        found = [e["outcome"] for p in report["packages"] for e in p["enclaves"]]
+        assert sorted(found, key=str) == [None] * 4 + ["identical"] * 4
+    # The repository is changed behind its repodata's back.
+    (tmp_path / Path(good).name).write_bytes(Path(good).read_bytes() + b"x")
+    assert main(["scan", *arguments]) == 2
+    assert "not the one that the repodata describe" in capsys.readouterr().out
