@@ -263,12 +263,18 @@ class Rpmlint:
 
 def install_wheel(home: Path, wheel: Path, venv: Path) -> None:
     """Make an environment with rpmlint as in `home`, which is never touched, and the wheel."""
-    argv = [str(home / "bin" / "python"), "-m", "venv", "--without-pip"]
-    subprocess.run([*argv, "--system-site-packages", str(venv)], check=True)
-    site = site_packages(venv)
-    (site / "rpmlint.pth").write_text(f"{site_packages(home)}\n")
+    make_environment(home / "bin" / "python", wheel, venv)
+    (site_packages(venv) / "rpmlint.pth").write_text(f"{site_packages(home)}\n")
+
+
+def make_environment(python: Path, wheel: Path, venv: Path) -> None:
+    """Make an environment that sees the packages of `python`, with the wheel."""
+    argv = [str(python), "-m", "venv", "--without-pip", "--system-site-packages", str(venv)]
+    subprocess.run(argv, check=True)
     argv = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), "install"]
-    subprocess.run([*argv, "--quiet", "--no-deps", str(wheel)], check=True, capture_output=True)
+    # What is installed elsewhere is not what is to be tested.
+    argv += ["--quiet", "--no-deps", "--ignore-installed", str(wheel)]
+    subprocess.run(argv, check=True, capture_output=True)
 
 
 def site_packages(venv: Path) -> Path:

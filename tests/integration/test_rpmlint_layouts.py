@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from tests.integration.linting import (
     Rpmlint,
     Shop,
     build_wheel,
+    make_environment,
     needs_tools,
     rpmlint_home,
     rpmlint_with_wheel,
@@ -83,12 +83,9 @@ def test_debians_own_rpmlint(tmp_path_factory: pytest.TempPathFactory, shop: Sho
         pytest.skip("the distribution's rpmlint is not installed")
     folder = tmp_path_factory.mktemp("debian")
     venv = folder / "venv"
-    argv = [str(SYSTEM_PYTHON), "-m", "venv", "--without-pip", "--system-site-packages", str(venv)]
-    subprocess.run(argv, check=True)
     wheel = next(made_once(tmp_path_factory, "wheel", build_wheel).glob("*.whl"))
+    make_environment(SYSTEM_PYTHON, wheel, venv)
     python = venv / "bin" / "python"
-    argv = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps"]
-    subprocess.run([*argv, str(wheel)], check=True, capture_output=True)
     rpmlint = Rpmlint("the system's", python, SYSTEM_RPMLINT, folder)
     lint = rpmlint(shop.signed_rpm(), shop.unsigned_rpm())
     assert lint.ours == {("I", "sgx-enclave-verified")}, lint.text
