@@ -77,7 +77,7 @@ koji-test: setup
 	KOJI_SRC='$(or $(KOJI_SRC),$(error name a checkout of Koji: make koji-test KOJI_SRC=DIR))' \
 	    KOJI_MODULES=$(BUILD)/koji-modules $(RUN) -m pytest --numprocesses 0 $(KOJI_TESTS)
 
-bench: setup
+bench: setup rpmlint
 	$(RUN) -m benchmarks
 
 clean:

@@ -619,3 +619,12 @@ def test_a_broken_temporary_folder_costs_nothing_but_time(
     monkeypatch.setattr(os, "link", refuse)
     package = unpacked(bench, bench.rpm(CASE.signed, provides=[]), {SIGNED: CASE.signed})
     assert "sgx-enclave-verified" in bench.run(package).ids
+
+
+def test_the_manual_has_every_finding_and_every_key() -> None:
+    manual = (Path(__file__).parents[3] / "docs" / "rpmlint.md").read_text()
+    for kind in KINDS:
+        assert f"| `{kind.id}` | {kind.level} |" in manual
+    for key in ("reference", "signers", "least_isvsvn", "permit", "quiet"):
+        assert f"| `{key}` |" in manual
+    assert not read_options({key: {} for key in ("signers", "least_isvsvn")}).problems
