@@ -134,28 +134,28 @@ def _walk(folder: str) -> tuple[list[str], list[str]]:
 def _read(roots: list[str], jobs: int) -> dict[str, Union[Repository, SgxEnclavesError]]:
     """The repodata of each folder, or what speaks against them."""
     work = [(root, kind) for root in roots for kind in (PRIMARY, FILELISTS)]
-    halves: dict[str, list[Half]] = {}
     found: dict[str, Union[Repository, SgxEnclavesError]] = {}
     try:
-        for root, half in _halves(work, jobs):
-            if isinstance(half, SgxEnclavesError):
-                found.setdefault(root, half)
-            else:
-                halves.setdefault(root, []).append(half)
+        done = dict(_halves(work, jobs))
     except LimitError as error:
         # Nobody knows whose repodata made the process die.
         return dict.fromkeys(roots, error)
-    for root, pair in halves.items():
-        if root not in found:
+    for root in roots:
+        primary, filelists = done[root, PRIMARY], done[root, FILELISTS]
+        if isinstance(primary, SgxEnclavesError):
+            found[root] = primary
+        elif isinstance(filelists, SgxEnclavesError):
+            found[root] = filelists
+        else:
             try:
-                found[root] = join(root, *pair)
+                found[root] = join(root, primary, filelists)
             except SgxEnclavesError as error:
                 found[root] = error
-    return {root: found[root] for root in roots}
+    return found
 
 
 Work = tuple[str, str]
-Result = tuple[str, Union[Half, SgxEnclavesError]]
+Result = tuple[Work, Union[Half, SgxEnclavesError]]
 
 
 def _halves(work: list[Work], jobs: int) -> Iterator[Result]:
@@ -170,9 +170,9 @@ def _halves(work: list[Work], jobs: int) -> Iterator[Result]:
 def _half(work: Work) -> Result:
     root, kind = work
     try:
-        return root, read_half(root, kind)
+        return work, read_half(root, kind)
     except SgxEnclavesError as error:
-        return root, error
+        return work, error
 
 
 def _merge(listings: dict[str, Optional[Listing]], root: str, repository: Repository) -> None:
