@@ -94,7 +94,12 @@ KINDS = (
         "The enclave is validly signed, but not by whom this enclave must be signed, or as another "
         "product. Ship the vendor's file, under the name of the enclave that it is; name another "
         "signer in [SgxEnclave] signers only for enclaves that are not Intel's.",
-        ("signer-unexpected", "signer-not-pinned", "isvprodid-unexpected"),
+        (
+            "signer-unexpected",
+            "signer-not-pinned",
+            "isvprodid-unexpected",
+            "named-as-another",
+        ),
     ),
     Kind(
         "sgx-enclave-debug-allowed",

@@ -46,8 +46,10 @@ class Judge:
                 yield from self._lower_than_reference(enclave, enclave.verdict)
         if not self._subject.is_source:
             yield from check_conventions(self._subject, readable(self._result.enclaves))
-        for enclave in self._result.enclaves:
-            yield from self._verified(enclave)
+        # What is wrong with the package itself, spoils what is good in it.
+        if not any(f.code.startswith("package-") for f in self._result.findings):
+            for enclave in self._result.enclaves:
+                yield from self._verified(enclave)
 
     def _refused(self, enclave: EnclaveResult, verdict: Verdict) -> Iterator[Report]:
         """Everything that speaks against *identical*, with the place and the causes."""

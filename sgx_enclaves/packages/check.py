@@ -187,7 +187,7 @@ def _check_one(
 ) -> EnclaveResult:
     if packed.problem is not None or not packed.signed:
         return _unjudged(packed)
-    notes = tuple(not_permitted(packed, refused))
+    notes = (*not_permitted(packed, refused), *_named_as_another(packed))
     policy = policy_of(packed.path)
     best: Optional[EnclaveResult] = None
     problems: list[Finding] = []
@@ -306,6 +306,22 @@ def not_permitted(packed: PackedEnclave, refused: frozenset[str]) -> Iterable[Fi
             found=name,
             hint=f"leave it out; --permit {name} accepts it on purpose",
         )
+
+
+def _named_as_another(packed: PackedEnclave) -> Iterator[Finding]:
+    """Say no to links that make one enclave stand for another."""
+    own = enclave_name(packed.path)
+    for link in packed.links:
+        name = enclave_name(link)
+        if name not in (None, own):
+            yield Finding(
+                "named-as-another",
+                Severity.DIFFERS,
+                f"{link} has the name of the enclave {name}, and leads to {packed.path}",
+                expected=own or "no enclave's name",
+                found=name,
+                hint="remove the link",
+            )
 
 
 def _signed_as(packed: PackedEnclave) -> set[str]:

@@ -503,6 +503,29 @@ def test_each_package_on_the_command_line_is_read_once(
         assert sorted(read) == sorted(Path(p.filename).stem for p in packages)
 
 
+def test_a_damaged_package_verifies_nothing(bench: Bench) -> None:
+    """Its enclave was read and is right; what comes behind it is not."""
+    files = [RpmFile(SIGNED, CASE.signed), RpmFile("/usr/z", b"z", digest="0" * 64)]
+    package = bench.folder / "tail.rpm"
+    package.write_bytes(write_rpm(files))
+    output = bench.run(Pkg(str(package)))
+    assert "sgx-enclave-package-damaged" in output.ids
+    assert "sgx-enclave-verified" not in output.ids
+
+
+def test_a_link_with_another_enclaves_name(bench: Bench) -> None:
+    files = [RpmFile(SIGNED, CASE.signed), link(ENCLAVE_FOLDER + "libsgx_qe3.signed.so", SIGNED)]
+    package = bench.folder / "link.rpm"
+    package.write_bytes(write_rpm(files))
+    output = bench.run(Pkg(str(package)))
+    (details,) = [d for lv, kind, d in output.found if (lv, kind) == ("E", WRONG)]
+    assert "libsgx_qe3.signed.so has the name of the enclave qe3" in details
+    assert "sgx-enclave-verified" not in output.ids
+
+
+WRONG = "sgx-enclave-wrong-signer"
+
+
 def test_a_package_that_is_named_twice_is_judged_once(bench: Bench) -> None:
     """rpmlint's last package may come twice; what came before it is still a neighbour."""
     output = Output()
