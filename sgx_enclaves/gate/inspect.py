@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Optional
 
 from sgx_enclaves.errors import PackageError, SgxEnclavesError
-from sgx_enclaves.gate.record import IDENTICAL, Record
+from sgx_enclaves.gate.record import Record
 from sgx_enclaves.gate.rpm_digests import RpmDigests, digests_of, rpm_digests
 from sgx_enclaves.packages.enclaves import (
     Links,
@@ -193,11 +193,11 @@ def _claimed(package: Package) -> tuple[SignedFile, ...]:
 
 
 def _known(name: str, digests: RpmDigests, record: Optional[Record]) -> set[str]:
-    """Paths of the enclaves that a record verified in a package of these very bytes."""
+    """Paths of the enclaves that a record names in a package of these very bytes."""
     entry = record.package(name) if record is not None else None
     if record is None or entry is None or entry.file_sha256 != digests.file:
         return set()
-    return {p for p, e in record.enclaves_of(name).items() if e.verdict == IDENTICAL}
+    return set(record.enclaves_of(name))
 
 
 def _counts_as_signed(enclave: PackedEnclave) -> bool:

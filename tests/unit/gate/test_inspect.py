@@ -202,6 +202,22 @@ def test_an_enclave_that_a_record_leaves_out_is_found(shelf: Shelf) -> None:
     assert len(facts.signed) == 2
 
 
+def test_what_a_record_does_not_name_is_judged_by_its_bytes(shelf: Shelf) -> None:
+    files = [*FILES, RpmFile(ENCLAVE_FOLDER + "libsgx_x.so", BUILT)]
+    path = shelf.put(files)
+    facts = inspect_package(BuildFile(NAME, path), verified(path))
+    assert facts.signed == (SignedFile(PATH, DIGEST),)
+
+
+def test_a_package_signed_anew_is_unpacked_again(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = verified(shelf.put(FILES))
+    monkeypatch.setattr(inspect_module, "read_enclaves", None)
+    with pytest.raises(TypeError):
+        shelf.facts(FILES, known, signature={1002: b"signature"})
+
+
 def test_signed_copies(shelf: Shelf) -> None:
     path = shelf.put(FILES)
     copy = shelf.put(FILES, "copy.rpm", signature={1002: b"signature"})

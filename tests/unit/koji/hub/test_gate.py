@@ -175,6 +175,12 @@ def test_the_status(ready: FakeHub) -> None:
     }
 
 
+def test_the_status_of_a_build_without_enclaves(ready: FakeHub) -> None:
+    ready.add_package(ready.add_build(8, "y"), PLAIN_FILES, ())
+    answer = getSgxGateStatus(8, "gated")
+    assert (answer["present"], answer["verified"], answer["allowed"]) == (False, False, True)
+
+
 @pytest.mark.parametrize(
     ("build", "where", "reason"),
     [("none", 4, "No such build"), (7, "none", "No such tagInfo"), (7.0, 4, "Invalid value")],

@@ -16,7 +16,8 @@ from sgx_enclaves_hub import (
 )
 
 from tests.support.records import A, Place, changed
-from tests.unit.koji.hub.fakehub import HOST, PLAIN_FILES, TASK, FakeHub
+from tests.support_rpm import write_rpm
+from tests.unit.koji.hub.fakehub import ENCLAVE_FILES, HOST, PLAIN_FILES, TASK, FakeHub
 
 TABLE, ENCLAVES = "sgx_verification", "sgx_verification_enclave"
 
@@ -178,6 +179,16 @@ def test_a_package_that_cannot_be_read(ready: FakeHub) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     assert "cannot" in refused(ready, record) or "truncated" in refused(ready, record)
     assert "x-1.0-1.x86_64.rpm" in refused(ready, {**record, "verdict": "differs"})
+
+
+def test_a_payload_that_cannot_be_unpacked(ready: FakeHub) -> None:
+    """Nobody can say that it holds no further enclave; for a bad verdict it is enough."""
+    build = ready.builds[7]
+    path = Path(ready.build_folder(build)) / ready.package_path(ready.packages[7][0])
+    path.write_bytes(write_rpm(ENCLAVE_FILES, name="x", tags={1125: "lzip"}))
+    record = ready.record(build)
+    assert "is compressed with lzip" in refused(ready, record)
+    assert recordSgxVerification(TASK, {**record, "verdict": "unverifiable"}) == 1
 
 
 def test_a_verdict_that_is_not_identical_is_kept_too(ready: FakeHub) -> None:
