@@ -150,6 +150,11 @@ class Stage:
             return []
         return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
+    def verifications(self) -> list[int]:
+        """The ids of all verification tasks so far, the oldest first."""
+        tasks = self.admin.listTasks(opts={"method": "sgxEnclaves"}, queryOpts={"order": "id"})
+        return [task["id"] for task in tasks]
+
     @property
     def closed_port(self) -> int:
         """A port at which nobody answers."""

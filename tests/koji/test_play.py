@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import koji
@@ -155,6 +156,10 @@ def test_the_task_leaves_report_log_and_our_enclave(
     assert wanted | {"buildroot_lock.json", "toolchain.json"} <= outputs["pce"]
 
 
+def test_the_command_is_where_users_look_for_it(stage: Stage) -> None:
+    assert "sgx-enclaves " in stage.site.cli(world.PLAIN, "help", "build").out
+
+
 def test_a_release_alone_can_be_verified(stage: Stage) -> None:
     done = stage.site.cli(
         world.RELENG, "sgx-enclaves", "build", RELEASE, "--build-tag", world.BUILD_TAG,
@@ -204,6 +209,31 @@ def test_a_tampered_package_is_kept_out_even_by_force(
     if not force:
         said = refused(stage.admin, world.RELEASE, forged["nvr"])
         assert "its SGX enclaves are not verified" in said
+
+
+# --- a new build, with the hook
+
+
+@pytest.fixture
+def hook(stage: Stage) -> Iterator[None]:
+    """Let the hub verify new builds by itself."""
+    conf = f"[hook]\nenabled = yes\nbuild_tag = {world.BUILD_TAG}\n"
+    stage.site.hub.plugin_conf("sgx_enclaves.conf", conf)
+    yield
+    stage.site.hub.plugin_conf("sgx_enclaves.conf", None)
+
+
+@pytest.mark.usefixtures("hook")
+def test_a_new_build_is_verified_by_itself_once(stage: Stage, tmp_path: Path) -> None:
+    before = len(stage.verifications())
+    again = work.with_release(stage.sources.forged, tmp_path, 3)
+    built = stage.build(again)
+    (task,) = stage.verifications()[before:]
+    ended = work.wait(stage.admin, task)
+    assert (ended.state, ended.result["verdict"]) == ("CLOSED", "differs")
+    assert stage.admin.getSgxVerification(built["id"])["task_id"] == task
+    # Verifying makes no builds, so nothing is verified again.
+    assert len(stage.verifications()) == before + 1
 
 
 # --- people and hosts who may not

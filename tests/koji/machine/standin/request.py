@@ -75,6 +75,14 @@ def _repositories(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _group(command: str) -> str:
+    """The group that dnf is told to install: `install @NAME`, or `groupinstall NAME` before 1.35."""
+    words = command.split()
+    if words[:1] == ["groupinstall"]:
+        return words[1]
+    return next((word[1:] for word in words if word.startswith("@")), "")
+
+
 def read_config(name: str, folder: Optional[str]) -> Config:
     """Run a configuration file, which is Python, as mock does.
 
@@ -92,10 +100,9 @@ def read_config(name: str, folder: Optional[str]) -> Config:
         "plugin_conf": {"bind_mount_opts": {"dirs": [], "files": []}},
     }
     exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), {"config_opts": opts})  # noqa: S102
-    groups = [word[1:] for word in str(opts["chroot_setup_cmd"]).split() if word.startswith("@")]
     return Config(
         base=Path(opts["basedir"], opts["root"]),
-        group=groups[0] if groups else "",
+        group=_group(str(opts["chroot_setup_cmd"])),
         repositories=_repositories(str(opts.get("dnf.conf") or opts.get("yum.conf") or "")),
         network=bool(opts.get("rpmbuild_networking")),
         macros=dict(opts["macros"]),

@@ -43,9 +43,10 @@ def test_what_it_does_not_know_is_an_error(argv: list[str]) -> None:
     assert stopped.value.code == 2
 
 
-def test_a_configuration_as_koji_writes_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["install @srpm-build", "groupinstall srpm-build"])
+def test_a_configuration_as_koji_writes_it(tmp_path: Path, command: str) -> None:
     (tmp_path / "koji").mkdir()
-    (tmp_path / "koji/x.cfg").write_text(CONFIG)
+    (tmp_path / "koji/x.cfg").write_text(CONFIG.replace("install @srpm-build", command))
     config = read_config("koji/x", str(tmp_path))
     assert config.root == Path("/scratch/mock/demo-build-1-2/root")
     assert config.repositories == ("http://127.0.0.1:1/repos/x",)
