@@ -119,11 +119,11 @@ def test_an_exception_that_one_person_grants(shop: Workshop, builds: Any) -> Non
 
 
 def test_verifications_on_hosts_of_their_own(shop: Workshop, builds: Any) -> None:
-    if shop.admin.getChannel("sgx") is None:
-        shop.admin.addHostToChannel(gatekit.HOST, "sgx", create=True)
+    if shop.admin.getChannel("sgx-enclaves") is None:
+        shop.admin.addHostToChannel(gatekit.HOST, "sgx-enclaves", create=True)
     shop.site.hub.set_policy(BOOK["channel"])
     releng = shop.site.session(world.RELENG)
     task = releng.sgxEnclaves(None, world.BUILD_TAG, builds["verified"]["nvr"])
     channel = shop.admin.getTaskInfo(task)["channel_id"]
     shop.admin.cancelTask(task)
-    assert channel == shop.admin.getChannel("sgx")["id"]
+    assert channel == shop.admin.getChannel("sgx-enclaves")["id"]
