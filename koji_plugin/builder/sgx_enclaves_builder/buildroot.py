@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -26,12 +26,19 @@ class KojiSite:
     Args:
         chroot: the buildroot.
         say: told what should be known.
+        urls: NEVRA to where a package can be had, as far as anybody knows.
     """
 
     isolation = Isolation.ROOT
 
-    def __init__(self, chroot: Chroot, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        chroot: Chroot,
+        say: Callable[[str], None],
+        urls: Optional[Mapping[str, str]] = None,
+    ) -> None:
         self.chroot = chroot
+        self._urls = dict(urls or {})
         self._records: dict[tuple[tuple[str, ...], str], ToolchainRecord] = {}
         self._packages: Optional[tuple[InstalledPackage, ...]] = None
         self.shutters = find_shutters(chroot)
@@ -68,5 +75,7 @@ class KojiSite:
         if self._packages is None:
             folders = [self.chroot.root / name for name in _DATABASES]
             here = next((folder for folder in folders if folder.is_dir()), None)
-            self._packages = installed_packages(dbpath=str(here)) if here is not None else ()
+            self._packages = (
+                () if here is None else installed_packages(urls=self._urls, dbpath=str(here))
+            )
         return self._packages

@@ -26,11 +26,12 @@ from sgx_enclaves.gate.collect import (
     report_text,
 )
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
+from sgx_enclaves.gate.words import combined_html, combined_text
 from sgx_enclaves.packages.subjects import enclave_at
 from sgx_enclaves.releases.release import Release
 
 from .config import Config
-from .outputs import REPORT, Outputs
+from .outputs import HTML, REPORT, TEXT, Outputs
 from .resolve import Resolved, resolve
 from .signatures import CHILD, PARENT
 from .tasklog import LOG, TaskLog
@@ -154,6 +155,8 @@ class SgxEnclavesTask(SgxTask):
         outputs = Outputs(self, Path(self.workdir) / "outputs")
         report = report_text(combined, self.id).encode()
         outputs.add(REPORT, report)
+        outputs.add_text(TEXT, combined_text(combined))
+        outputs.add_text(HTML, combined_html(combined))
         record = None
         unread = [package.name for package in combined.packages if package.digests is None]
         if unread:

@@ -23,6 +23,7 @@ from sgx_enclaves.releases.toolchain import State, ToolchainRecord, check_lock
 
 from .buildroot import KojiSite
 from .chroot import Chroot, free_space
+from .components import component_urls
 from .config import Config
 from .kojid import new_buildroot
 from .tasklog import TaskLog
@@ -116,7 +117,8 @@ class Workshop:
         self._broot.init()
         session.host.setBuildRootState(self._broot.id, "BUILDING")
         self.log(f"buildroot {self._broot.id}, {self._broot.name}")
-        return KojiSite(Chroot(self._broot), self.log)
+        urls = component_urls(session, self._broot.id, options.topurl)
+        return KojiSite(Chroot(self._broot), self.log, urls)
 
     def lock(self) -> Optional[BuildrootLock]:
         """The pinned packages of the release's buildroot, if the builder has been given any."""

@@ -22,6 +22,7 @@ from sgx_enclaves.gate.collect import (
 from sgx_enclaves.gate.inspect import PackageFacts, SignedFile
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.gate.rpm_digests import RpmDigests
+from sgx_enclaves.gate.words import combined_html, combined_text
 from sgx_enclaves.packages.subjects import RPM, VENDOR, Subject
 
 RELEASE = "cd" * 32
@@ -207,3 +208,16 @@ def test_the_report_has_every_answer() -> None:
     assert report["enclaves"][1]["cause"] == "died "
     assert report["outcome"] == "unverifiable"
     assert report["packages"][0]["file_sha256"] == "1a" * 32
+
+
+def test_people_are_told_the_same() -> None:
+    bad = answer("pce", subject(RPM, "differs", "<b>byte 5</b>"), verdict="differs", claim="not so")
+    combined = combine("demo", "x-1-1", [bad, failed("ide", 51, "died")], [package("pce")])
+    words = combined_text(combined)
+    assert words.startswith("DIFFERS: x-1-1 against release demo: pce: <b>byte 5</b>; ide: died")
+    assert "/lib/libsgx_pce.signed.so.1.2 of x-1-1.x86_64.rpm" in words
+    assert "1a" * 32 in words
+    page = combined_html(combined)
+    assert '<h1 class="differs">x-1-1: differs</h1>' in page
+    assert "&lt;b&gt;byte 5" in page
+    assert "<b>" not in page

@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -275,18 +275,18 @@ def test_packages_are_asked_once_and_from_outside(
 ) -> None:
     asked: list[object] = []
 
-    def packages(dbpath: str) -> Sequence[InstalledPackage]:
-        asked.append(dbpath)
+    def packages(urls: Mapping[str, str], dbpath: str) -> Sequence[InstalledPackage]:
+        asked.append((dict(urls), dbpath))
         return ()
 
     root = tmp_path / "root"
     (root / "var/lib/rpm").mkdir(parents=True)
     monkeypatch.setattr(broot, "rootdir", lambda: str(root))
     monkeypatch.setattr("sgx_enclaves_builder.buildroot.installed_packages", packages)
-    site = KojiSite(Chroot(broot), lambda _text: None)
+    site = KojiSite(Chroot(broot), lambda _text: None, {"x-1-1.noarch": "https://k.example/x"})
     site.packages()
     site.packages()
-    assert asked == [str(root / "var/lib/rpm")]
+    assert asked == [({"x-1-1.noarch": "https://k.example/x"}, str(root / "var/lib/rpm"))]
 
 
 def test_a_deadline_ends_children_and_their_children(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import koji.plugin
 import koji.tasks
 import pytest
 from koji.daemon import TaskManager
+from sgx_enclaves_builder.components import component_urls
 from sgx_enclaves_builder.tasklog import TaskLog
 from sgx_enclaves_builder.words import checked, koji_errors, names, number, text
 
@@ -86,6 +87,26 @@ def test_a_download_s_progress_is_uploaded_now_and_then(tmp_path: Path) -> None:
         assert hub.files["tasks/1/1/sgx-enclaves.log"] == b"10 %\n20 %\n30 %\n"
         log.write("40 %\n")
     assert hub.files["tasks/1/1/sgx-enclaves.log"].endswith(b"40 %\n")
+
+
+def test_a_lock_says_where_koji_s_own_packages_are(world: World) -> None:
+    build = world.signed_build()
+    own = {
+        "name": "gcc",
+        "version": "9",
+        "release": "1",
+        "arch": "x86_64",
+        "epoch": 2,
+        "build_id": build["id"],
+    }
+    foreign = {**own, "name": "other", "build_id": 0}
+    world.hub.answers["components"] = lambda number: [own, foreign] if number == 5 else []
+    urls = component_urls(Session(world.hub), 5, "https://k.example/kojifiles")
+    assert urls == {
+        "gcc-2:9-1.x86_64": "https://k.example/kojifiles/packages/prebuilt/1.0/1/"
+        "x86_64/gcc-9-1.x86_64.rpm"
+    }
+    assert component_urls(Session(world.hub), 5, None) == {}
 
 
 def test_errors_of_the_core_leave_as_koji_s() -> None:

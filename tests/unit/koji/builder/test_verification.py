@@ -95,8 +95,10 @@ def test_a_build_gets_a_record_of_its_packages(world: World) -> None:
     assert package.name == "prebuilt-1.0-1.x86_64.rpm"
     path = world.hub.top / "packages/prebuilt/1.0/1/x86_64" / package.name
     assert package.file_sha256 == sha256(path.read_bytes())
-    report = world.hub.output(100)["sgx-enclaves-report.json"]
-    assert read.report_sha256 == sha256(report)
+    output = world.hub.output(100)
+    assert read.report_sha256 == sha256(output["sgx-enclaves-report.json"])
+    assert output["sgx-enclaves-report.txt"].startswith(b"IDENTICAL: ")
+    assert b"<h1" in output["sgx-enclaves-report.html"]
 
 
 def test_a_tampered_package_differs_and_is_recorded_so(world: World) -> None:
