@@ -17,14 +17,13 @@ from sgx_enclaves.packages.counterpart import Counterpart, Reference
 from sgx_enclaves.packages.presence import enclave_name, stem_of
 from sgx_enclaves.packages.references import PackageReference, Watcher, open_reference
 from sgx_enclaves_rpmlint.boundary import Subject
-from sgx_enclaves_rpmlint.installed import InstalledPackage
+from sgx_enclaves_rpmlint.installed import InstalledPackage, never_a_reference
 from sgx_enclaves_rpmlint.options import Options
 
 Query = Callable[[str], list[InstalledPackage]]
 _PREFIX = "libsgx_"
 _UNSIGNED = "-unsigned"
 _REPRODUCIBLE = ":unsigned:reproducible)"
-_LATEST = ":unsigned:latest)"
 
 
 class LazyReference:
@@ -116,7 +115,7 @@ def _all_of(references: Iterable[Reference], path: str) -> Iterator[Counterpart]
 def is_neighbour(subject: Subject) -> bool:
     """Whether a package on the command line serves as a reference for the others."""
     names = [name for name, _version in subject.provides]
-    if subject.is_source or subject.installed or any(n.endswith(_LATEST) for n in names):
+    if subject.is_source or subject.installed or any(map(never_a_reference, names)):
         return False
     return subject.name.endswith(_UNSIGNED) or any(n.endswith(_REPRODUCIBLE) for n in names)
 
