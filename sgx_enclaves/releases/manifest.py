@@ -257,7 +257,10 @@ class Manifest:
         return next((tree for tree in self.trees if tree.release == release), None)
 
     def only(self, name: str) -> Manifest:
-        """The record of one enclave, as packages ship it: without times, which never recur."""
+        """The record of one enclave, as packages ship it: without what never recurs.
+
+        That is times, and HOME, which is a scratch folder of that one build.
+        """
         enclaves = tuple(enclave for enclave in self.enclaves if enclave.name == name)
         used = {enclave.tree for enclave in enclaves}
         files = {record.file for e in enclaves for record in (e.unsigned, e.config) if record}
@@ -281,7 +284,9 @@ def _tree_for(tree: TreeRecord, enclave: str) -> TreeRecord:
     """The tree with the steps that this enclave needed."""
     steps = (step for step in tree.steps if step.enclave in (None, enclave))
     return dataclasses.replace(
-        tree, steps=tuple(dataclasses.replace(step, milliseconds=0, log=None) for step in steps)
+        tree,
+        environment=tuple(item for item in tree.environment if not item.startswith("HOME=")),
+        steps=tuple(dataclasses.replace(step, milliseconds=0, log=None) for step in steps),
     )
 
 

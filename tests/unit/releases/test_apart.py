@@ -87,9 +87,13 @@ def test_what_concerns_one_enclave_alone(tmp_path: Path) -> None:
     assert load_built(set_apart(tmp_path, manifest, "ide")).manifest.trees[0].release == "small-2"
 
 
-def test_times_never_recur_and_are_left_out() -> None:
+def test_what_never_recurs_is_left_out() -> None:
     text = json.dumps(two_enclaves().only("pce").as_dict())
-    later = replace(two_enclaves(), started=1_800_000_000, milliseconds=1)
+    trees = tuple(
+        replace(tree, environment=("HOME=/tmp/other", *tree.environment))
+        for tree in two_enclaves().trees
+    )
+    later = replace(two_enclaves(), started=1_800_000_000, milliseconds=1, trees=trees)
     assert json.dumps(later.only("pce").as_dict()) == text
     assert read_manifest(text.encode(), "manifest.json").started == 0
     assert ".log" not in text
