@@ -150,6 +150,7 @@ LIES = {
     "section renamed": Lie(
         lambda: crafted([replace(GOOD, path="/opt/x", data=disguised())]), MALFORMED
     ),
+    "32 bits": Lie(lambda: crafted([replace(GOOD, path="/opt/x", data=narrow())]), MALFORMED),
     "hard links": Lie(
         lambda: crafted([RpmFile(f"/opt/{n}", CASE.signed, inode=9) for n in "abc"]),
         NOT_REPRODUCED,
@@ -159,6 +160,18 @@ LIES = {
         NOT_REPRODUCED,
     ),
 }
+
+
+def narrow() -> bytes:
+    """A 32-bit ELF file that has nothing but the section."""
+    names = b"\0" + NOTE_SECTION.encode() + b"\0"
+    header = bytearray(b"\x7fELF\x01\x01\x01" + bytes(57))
+    table = bytearray(80)
+    header[32:36] = (64 + len(names)).to_bytes(4, "little")
+    header[46:52] = b"\x28\0\x02\0\x00\0"
+    table[16:20] = (64).to_bytes(4, "little")
+    table[40:44] = (1).to_bytes(4, "little")
+    return bytes(header) + names + bytes(table)
 
 
 def disguised() -> bytes:

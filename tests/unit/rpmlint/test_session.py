@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -501,6 +502,25 @@ def test_each_package_on_the_command_line_is_read_once(
         output = bench.run(*packages, reference=[])
         assert "sgx-enclave-verified" in output.ids, output.found
         assert sorted(read) == sorted(Path(p.filename).stem for p in packages)
+
+
+def test_one_enclave_is_held_at_a_time(bench: Bench) -> None:
+    size = 4 << 20
+    case = signed_enclave("2.25", data=bytes(size))
+    bench.put(case)
+    packages = []
+    for number in range(6):
+        package = bench.folder / f"{number}.rpm"
+        package.write_bytes(write_rpm([RpmFile(SIGNED, case.signed)]))
+        packages.append(Pkg(str(package), arch=str(number)))
+    del case
+    tracemalloc.start()
+    output = bench.run(*packages)
+    _current, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert output.ids.count("sgx-enclave-verified") == len(packages), output.found
+    # A signed enclave and its counterpart, and copies of them while they are compared.
+    assert peak < 6 * size
 
 
 def test_a_damaged_package_verifies_nothing(bench: Bench) -> None:
