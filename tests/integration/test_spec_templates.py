@@ -767,27 +767,28 @@ def test_rpmlint_accepts_what_is_good(world: World, config: Path, version: str, 
         assert text.count("sgx-enclave-verified") == len(ENCLAVE_LIST)
 
 
-@pytest.mark.parametrize("version", RPMLINTS)
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("payload", "sgx-enclave-payload-differs"),
-        ("patch table", "sgx-enclave-metadata-unaccounted"),
-        ("signature", "sgx-enclave-bad-signature"),
-        ("other signer", "sgx-enclave-wrong-signer"),
-        ("debug", "sgx-enclave-debug-allowed"),
-        ("lower ISVSVN", "sgx-enclave-svn-too-low"),
-        ("not signed", "sgx-enclave-missing"),
-    ],
-)
+FORGED = {
+    "payload": "sgx-enclave-payload-differs",
+    "patch table": "sgx-enclave-metadata-unaccounted",
+    "signature": "sgx-enclave-bad-signature",
+    "other signer": "sgx-enclave-wrong-signer",
+    "debug": "sgx-enclave-debug-allowed",
+    "lower ISVSVN": "sgx-enclave-svn-too-low",
+    "not signed": "sgx-enclave-missing",
+}
+# The check's own tests show that both versions say the same.
+FORGED_FOR = [(RPMLINTS[-1], name) for name in FORGED] + [(RPMLINTS[0], "payload")]
+
+
+@pytest.mark.parametrize(("version", "name"), FORGED_FOR)
 def test_rpmlint_refuses_what_was_forged_without_our_check(
-    world: World, config: Path, tmp_path: Path, version: str, name: str, kind: str
+    world: World, config: Path, tmp_path: Path, version: str, name: str
 ) -> None:
     make, _refused = DELIVERED[name]
     source = make_forged(Workshop(tmp_path, tmp_path), make(world))
     forged = rebuild(world, source, tmp_path)
     status, found, text = lint(version, config, [forged, world.package("reproducible", "pce")])
-    assert ("E", kind) in found, text
+    assert ("E", FORGED[name]) in found, text
     assert status != 0
     assert "sgx-enclave-verified" not in text
 
