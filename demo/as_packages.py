@@ -141,11 +141,20 @@ def _tamperings(shop: Workshop, stock: Stock) -> int:
         spec = shop.folder / "prebuilt" / "linux-sgx-enclaves-prebuilt.spec"
         argument = f"_sourcedir {where.resolve()}"
         built = shop.rpmbuild("-bb", spec, "--define", argument, *_ONLY_PCE, top=f"tampered-{name}")
+        print(f"{name}: {case.story}")
+        wrong += judge(case, built)
+    return wrong
+
+
+def judge(case: Tampering, built: Built) -> int:
+    """Tell how a build ended; 1 if not as it must."""
+    if built.status:
         refused = _REFUSES.search(built.text)
         reason = f", refuses: {' '.join(refused[1].split())}" if refused else ""
-        print(f"{name}: {case.story}\n  rpmbuild fails in {built.stage or 'nothing'}{reason}")
-        wrong += _check(built.stage == case.stage, f"fails in {case.stage}")
-    return wrong
+        print(f"  rpmbuild fails in {built.stage}{reason}")
+    else:
+        print("  rpmbuild has built it")
+    return _check(built.status != 0 and built.stage == case.stage, f"fails in {case.stage}")
 
 
 def _same(root: Path, stock: Stock, built: dict[str, Built]) -> int:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from demo import whole_release
+from demo import as_packages, whole_release
 from demo.command import ROOT
+from demo.packages import Built
 from demo.release import VERSION, Description, Tool, release_toml
 from demo.whole_release import Case, problems_of
 from sgx_enclaves.releases.catalogue import parse_toml
@@ -115,6 +116,20 @@ def test_demo_tells_of_a_run_without_a_report(
     (tmp_path / "x").mkdir()
     assert whole_release.show(tmp_path, "x", case, tmp_path / "ca.pem") == 1
     assert "it broke" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("status", "stage", "wrong"), [(1, "%check", 0), (1, "%build", 1), (1, "", 1), (0, "", 1)]
+)
+def test_demo_says_no_to_a_build_that_ends_otherwise(
+    status: int, stage: str, wrong: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = as_packages.Tampering("one byte changed", b"", "%check")
+    text = "enclaves  pce  differs  compare refuses: payload,\n        policy\n    - why"
+    assert as_packages.judge(case, Built(status, text, (), stage)) == wrong
+    out = capsys.readouterr().out
+    assert ("NOT AS EXPECTED" in out) == bool(wrong)
+    assert ("refuses: payload, policy" in out) == bool(status)
 
 
 def test_description_is_a_release_of_the_catalogue() -> None:
