@@ -653,6 +653,29 @@ def test_findings_that_cannot_be_told_apart_are_not_withdrawn(bench: Bench) -> N
         assert output.results == ([line] if stays else [])
 
 
+@pytest.mark.parametrize(
+    ("path", "data", "stays"),
+    [
+        (ENCLAVE_FOLDER + "libsgx_pce.so", CASE.built, False),
+        (ENCLAVE_FOLDER + "libsgx_pce.so", CASE.built[:900], True),
+        (ENCLAVE_FOLDER + "libsgx_pce.so", CASE.signed, True),
+        ("/opt/libsgx_pce.so", CASE.built, True),
+    ],
+)
+def test_an_unsigned_enclave_is_quietened_if_it_is_one(
+    bench: Bench, path: str, data: bytes, stays: bool
+) -> None:
+    package = bench.folder / "unsigned.rpm"
+    package.write_bytes(write_rpm([RpmFile(path, data)]))
+    subject = Pkg(str(package), provides=provided(("pce:unsigned", "2.25")))
+    line = f"{subject.name}.x86_64: E: statically-linked-binary {path}"
+    output = Output(results=[line], printed_messages={"E": 1}, score=1)
+    session = Session({"quiet": ["statically-linked-binary"]}, output, lambda _provide: [])
+    session.note(subject)
+    session.conclude()
+    assert output.results == ([line] if stays else []), output.found
+
+
 def test_a_broken_temporary_folder_costs_nothing_but_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
