@@ -18,6 +18,7 @@ from sgx_enclaves_rpmlint.findings import Report, report
 _SIGNED = re.compile(r"(?P<base>libsgx_\w+\.signed\.so)(?:\.(?P<version>\d+(?:\.\d+)+))?\Z")
 _PACKAGE = re.compile(r"sgx-enclave-[a-z]+-(?P<name>\w+)-(?P<state>signed|unsigned)\Z")
 _PREFIX = "libsgx_"
+_BUILD_IDS = "/usr/lib/.build-id/"
 _UNSIGNED = re.compile(r"libsgx_\w+\.so\Z")
 
 
@@ -59,7 +60,8 @@ def _signed_name(enclave: EnclaveResult) -> Iterator[Report]:
         return
     start = f"{folder}/{match['base']}"
     expected = {start, f"{start}.{version.split('.')[0]}"}
-    found = set(enclave.links)
+    # rpmbuild makes links by build id for every ELF file that has one.
+    found = {link for link in enclave.links if not link.startswith(_BUILD_IDS)}
     for link in sorted(expected - found):
         yield report("sgx-enclave-links-unconventional", enclave.path, f"no link {link}")
     for link in sorted(found - expected):

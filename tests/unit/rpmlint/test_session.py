@@ -237,6 +237,17 @@ def test_conventions_that_are_kept(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
+    ("folder", "told"), [("/usr/lib/.build-id/ab/", []), ("/usr/lib/", [LINKS])]
+)
+def test_links_by_build_id_are_no_matter(bench: Bench, folder: str, told: list[str]) -> None:
+    links = [link(BASE + ".1", SIGNED), link(BASE, SIGNED), link(folder + "cdef", SIGNED)]
+    package = bench.folder / "links.rpm"
+    package.write_bytes(write_rpm([RpmFile(SIGNED, CASE.signed), *links]))
+    output = bench.run(Pkg(str(package), provides=GOOD_PROVIDES))
+    assert [kind for level, kind, _ in output.found if level == "W"] == told
+
+
+@pytest.mark.parametrize(
     ("path", "told"),
     [
         ("/opt/libsgx_pce.signed.so.1.25.100.1", [NAME]),
