@@ -177,15 +177,14 @@ class Chroot:
         return f"ended with status {os.WEXITSTATUS(status)}"
 
 
-def copy_log(source: IO[bytes], target: Path, head: str, tail: str, most: int) -> None:
-    """Write a log: head, what the source holds up to a number of bytes, tail.
+def copy_log(source: IO[bytes], target: Path, tail: str, most: int) -> None:
+    """Write a log: what the source holds up to a number of bytes, then the tail.
 
     Raises:
         OSError: it cannot be written.
     """
     source.seek(0)
     with target.open("wb") as out:
-        out.write(head.encode("utf-8", "replace"))
         left = most
         while left > 0:
             chunk = source.read(min(_CHUNK, left))

@@ -83,6 +83,9 @@ class KojiPlace:
         argv += [*self._shutters.prefix, "env", "-i", *words, *command.argv]
         try:
             with self._chroot.create(f"{name}.log") as said:
+                # so that whoever watches sees at once what has begun
+                said.write(log_header(command).encode("utf-8", "replace"))
+                said.flush()
                 shown = self._chroot.show(f"{name}.log", f"step-{log.name}")
                 names = (f"{name}.log", f"{name}.status")
                 how = self._chroot.launch(
@@ -91,7 +94,7 @@ class KojiPlace:
                 took = time.monotonic() - start
                 ended = how_ended(self._status(names[1]), how, took, command.timeout)
                 tail = f"# {describe(ended)} after {took:.1f} s\n"
-                copy_log(said, log, log_header(command), tail, _MAX_LOG)
+                copy_log(said, log, tail, _MAX_LOG)
                 if not shown:
                     self._chroot.upload(log, f"step-{log.name}")
                 return ended

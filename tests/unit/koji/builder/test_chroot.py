@@ -85,6 +85,21 @@ def test_a_step_has_its_folder_variables_and_mask(chroot: Chroot, tmp_path: Path
     assert place.fixed
 
 
+def test_what_has_begun_can_be_seen_before_it_says_anything(
+    chroot: Chroot, broot: FakeBuildRoot, tmp_path: Path, buildroots: type[FakeBuildRoot]
+) -> None:
+    place = place_in(chroot, tmp_path)
+    watched: list[str] = []
+
+    def mock(_argv: Sequence[str]) -> int:
+        watched.append((Path(broot.resultdir()) / "step-quiet.log").read_text())
+        return 0
+
+    buildroots.instead = staticmethod(mock)
+    run(place, tmp_path / "quiet.log", "sleep", "1000")
+    assert "# sleep 1000\n" in watched[0]
+
+
 @pytest.mark.parametrize(
     ("script", "status", "words"),
     [
