@@ -763,6 +763,20 @@ def test_the_database_refuses_to_change_a_record(
     assert admin.getSgxVerification(verified["id"]) == kept
 
 
+def test_without_the_tables_the_gate_stays_shut_and_says_why(
+    site: Site, admin: Any, verified: Mapping[str, Any]
+) -> None:
+    site.database.execute("alter table sgx_verification rename to put_aside")
+    try:
+        assert "load 0001-sgx-verification.sql" in mass_tag(admin, HARD, verified["nvr"])
+        assert "load 0001-sgx-verification.sql" in _error(lambda: status(admin, verified))
+        # What is not gated has nothing to do with it.
+        assert mass_tag(admin, OPEN, verified["nvr"]) == ""
+    finally:
+        site.database.execute("alter table put_aside rename to sgx_verification")
+    admin.untagBuildBypass(OPEN, verified["nvr"])
+
+
 def test_the_migration_can_be_run_again(
     site: Site, admin: Any, verified: Mapping[str, Any]
 ) -> None:

@@ -17,6 +17,8 @@ from koji.context import context
 from kojihub.db import InsertProcessor, QueryProcessor, Savepoint, currval
 
 Row = dict[str, Any]
+# PostgreSQL's code for it.
+_UNDEFINED_TABLE = "42P01"
 
 
 def now() -> datetime.datetime:
@@ -125,7 +127,7 @@ def query(
         values: for the placeholders in the clauses.
         options: of Koji's QueryProcessor.
     """
-    return QueryProcessor(
+    processor = QueryProcessor(
         columns=[c for c, _ in columns],
         aliases=[a for _, a in columns],
         tables=[table],
@@ -133,7 +135,16 @@ def query(
         clauses=list(clauses),
         values=dict(values or {}),
         opts=dict(options or {}),
-    ).execute()
+    )
+    try:
+        return processor.execute()
+    except Exception as error:
+        if getattr(error, "pgcode", None) != _UNDEFINED_TABLE:
+            raise
+        raise koji.GenericError(
+            f"the hub's database has no table {table}: "
+            "load 0001-sgx-verification.sql of the plugin sgx_enclaves_hub into it"
+        ) from error
 
 
 def insert(table: str, values: Mapping[str, Any]) -> None:
