@@ -264,6 +264,8 @@ def test_any_byte_changed_is_refused_or_changes_what_counts(
 ) -> None:
     path = tm.write(tmp_path, *members())
     data = bytearray(path.read_bytes())
+    # A checksum that begins with NUL: GNU tar and we read on behind it, Python's tarfile does not.
+    assume((at % len(data) % 512, byte) != (148, 0))
     data[at % len(data)] = byte
     path.write_bytes(data)
     try:
