@@ -36,11 +36,13 @@ class Decision:
         present: whether it holds signed enclaves, or nobody can say that it does not.
         allowed: whether it may pass.
         reasons: why not; empty when it may.
+        unread: present only because packages cannot be read.
     """
 
     present: bool
     allowed: bool
     reasons: tuple[str, ...]
+    unread: bool = False
 
 
 def decide(
@@ -60,9 +62,10 @@ def decide(
     bearing = [p for p in packages if p.present]
     if not bearing:
         return Decision(False, True, ())
+    unread = all(p.problem is not None for p in bearing)
     if record is None:
         reasons = [*_problems(bearing), *(_unverified(p) for p in bearing if not p.problem)]
-        return Decision(True, False, plain(reasons))
+        return Decision(True, False, plain(reasons), unread)
     reasons = [*_problems(bearing), *mismatches(packages, record)]
     if record.verdict != IDENTICAL:
         reasons.append(
@@ -71,7 +74,7 @@ def decide(
         )
     else:
         reasons += rule.objections(record, now)
-    return Decision(True, not reasons, plain(reasons))
+    return Decision(True, not reasons, plain(reasons), unread)
 
 
 def mismatches(packages: Sequence[PackageFacts], record: Record) -> tuple[str, ...]:

@@ -74,8 +74,9 @@ def refusal(nvr: str, tag: str, decision: Decision, most: int = 12) -> str:
     reasons = list(decision.reasons[:most])
     if len(decision.reasons) > most:
         reasons.append(f"and {len(decision.reasons) - most} more reasons")
+    what = "could hold SGX enclaves" if decision.unread else "holds SGX enclaves"
     return (
-        f"sgx_enclaves: {nvr} holds SGX enclaves and may not be tagged into {tag}: "
+        f"sgx_enclaves: {nvr} {what} and may not be tagged into {tag}: "
         f"{'; '.join(reasons)}. "
         f"Verify it (koji sgx-enclaves verify {nvr}), then tag again; "
         f"koji sgx-enclaves gate-status {nvr} {tag} shows this again. "

@@ -133,6 +133,13 @@ def test_signed_copies_that_cannot_be_listed(ready: FakeHub) -> None:
     assert "signed copies cannot be listed" in tag(ready)
 
 
+def test_nobody_is_told_of_enclaves_where_nothing_could_be_read(ready: FakeHub) -> None:
+    ready.add_package(ready.add_build(8, "y"), PLAIN_FILES, ()).unlink()
+    assert tag(ready, 8).startswith("sgx_enclaves: y-1.0-1 could hold SGX enclaves and may not be")
+    ready.add_package(ready.builds[8], name="y-libs")
+    assert tag(ready, 8).startswith("sgx_enclaves: y-1.0-1 holds SGX enclaves and may not be")
+
+
 def test_a_kept_record_that_is_damaged_closes_the_gate(ready: FakeHub) -> None:
     ready.rows["sgx_verification"] = [
         {"id": 1, "build_id": 7, "task_id": 1, "host_id": 1, "record": "[]"}
