@@ -13,13 +13,18 @@ such a build is never called reproducible here: it is a build that was given, an
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.errors import UnsupportedError
+from sgx_enclaves.errors import ArchiveError, FormatError, LimitError, UnsupportedError
 from sgx_enclaves.packages.package import FileKind, open_package
+from sgx_enclaves.packages.payload import PayloadFile, read_payload
+from sgx_enclaves.releases.artifact import Artifact
 from sgx_enclaves.releases.buildroot_lock import BuildrootLock, LockedPackage, compare_packages
+from sgx_enclaves.releases.contents import read_contents
 from sgx_enclaves.releases.release import Release, ToolPin
 from sgx_enclaves.releases.tool_versions import same_version
 from sgx_enclaves.verdict.model import Finding, Severity
@@ -34,6 +39,7 @@ _PACKAGES = {
     "openssl-dev": ("openssl-devel",),
 }
 _SHOWN = 6
+_ARCHIVE = re.compile(r"\.(?:tar(?:\.[a-z0-9]+)?|tgz|txz|crate)\Z")
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,27 @@ class MadeIn:
 
 
 @dataclass(frozen=True)
+class SourceFile:
+    """A file in a source package.
+
+    Attributes:
+        sha256: of its bytes.
+        contents_sha256: of what it holds, if it is an archive and that was looked at.
+    """
+
+    sha256: str
+    contents_sha256: Optional[str] = None
+
+    def is_pinned(self, artifact: Artifact) -> bool:
+        """Whether it is the file that a release pins; every pin must hold."""
+        if artifact.sha256 is not None:
+            return self.sha256 == artifact.sha256
+        return artifact.contents_sha256 is not None and (
+            self.contents_sha256 == artifact.contents_sha256
+        )
+
+
+@dataclass(frozen=True)
 class BuildHistory:
     """What a build system knows of a build.
 
@@ -98,7 +125,7 @@ class BuildHistory:
         generator: the content generator that brought it; None if none did.
         source: where its source package is said to come from; None if unknown.
         packages: its binary packages with the unsigned enclave.
-        source_files: name to SHA-256 of each file in its source package.
+        source_files: the files in its source package, by name.
     """
 
     nvr: str
@@ -107,7 +134,7 @@ class BuildHistory:
     generator: Optional[str]
     source: Optional[str]
     packages: tuple[MadeIn, ...]
-    source_files: Mapping[str, str]
+    source_files: Mapping[str, SourceFile]
 
 
 @dataclass(frozen=True)
@@ -127,22 +154,54 @@ class Origin:
     buildroot: tuple[LockedPackage, ...]
 
 
-def source_files(path: str) -> dict[str, str]:
-    """Name to SHA-256 of each file in a source package, as its header pins them.
+def source_files(path: str, trees: Iterable[Release], scratch: Path) -> dict[str, SourceFile]:
+    """The files of a source package by name, digested as the releases pin theirs.
+
+    Args:
+        path: the source package.
+        trees: releases whose sources may be in it.
+        scratch: a folder for one archive at a time; left as it was.
 
     Raises:
         UnsupportedError: its files' digests are not SHA-256.
-        SgxEnclavesError: it cannot be read.
+        SgxEnclavesError: it cannot be read, or is damaged.
     """
-    with open_package(path) as (package, _stream):
-        files = [file for file in package.files if file.kind is FileKind.FILE]
-        if files and package.file_algorithm != "sha256":
+    by_contents = any(
+        artifact.sha256 is None and artifact.contents_sha256 is not None
+        for tree in trees
+        for artifact in tree.sources()
+    )
+    found = {}
+    with open_package(path) as (package, stream):
+        if package.files and package.file_algorithm != "sha256":
             raise UnsupportedError(
                 "the source package pins its files by another digest than SHA-256",
                 file=path,
                 found=package.file_algorithm,
             )
-        return {file.path.rpartition("/")[2]: file.digest for file in files}
+        for member in read_payload(package, stream):
+            file = member.file
+            if file.kind is not FileKind.FILE:
+                continue
+            name = file.path.rpartition("/")[2]
+            contents = None
+            if by_contents and _ARCHIVE.search(name):
+                contents = _contents_of(member, scratch / f"archive-{file.index}")
+            found[name] = SourceFile(file.digest, contents)
+    return found
+
+
+def _contents_of(member: PayloadFile, place: Path) -> Optional[str]:
+    """Digest of what an archive holds; None if it is no archive of sources."""
+    try:
+        with place.open("xb") as out:
+            for chunk in member.chunks():
+                out.write(chunk)
+        return read_contents(place).sha256
+    except (ArchiveError, FormatError, LimitError, UnsupportedError):
+        return None
+    finally:
+        place.unlink(missing_ok=True)
 
 
 def judge_origin(
@@ -160,8 +219,12 @@ def judge_origin(
         f"{history.nvr} was built here by task {history.task_id}",
         "its source package holds the release's pinned archives",
     ]
-    pinned = {a.sha256 for tree in trees for a in tree.sources()}
-    others = sorted(name for name, digest in history.source_files.items() if digest not in pinned)
+    artifacts = [artifact for tree in trees for artifact in tree.sources()]
+    others = sorted(
+        name
+        for name, file in history.source_files.items()
+        if not any(file.is_pinned(artifact) for artifact in artifacts)
+    )
     opened = ["what its spec file did with them"]
     if others:
         opened.append(f"the source package's other files ({_some(others)})")
@@ -226,12 +289,11 @@ def _made_elsewhere(history: BuildHistory) -> list[Finding]:
 
 
 def _other_sources(history: BuildHistory, trees: Iterable[Release]) -> list[Finding]:
-    there = set(history.source_files.values())
     missing = [
         artifact.filename
         for tree in trees
         for artifact in tree.sources()
-        if artifact.sha256 is None or artifact.sha256 not in there
+        if not any(file.is_pinned(artifact) for file in history.source_files.values())
     ]
     if not missing:
         return []

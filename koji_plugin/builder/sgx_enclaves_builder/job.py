@@ -77,8 +77,8 @@ class EnclaveJob:
         given = self._folder / "given"
         given.mkdir()
         self.log(f"taking the unsigned enclave from {build}")
-        taken = take_unsigned(self.task, build, self.enclave, given)
         tree, _own = self.catalogue.build_of(self.release, self.enclave)
+        taken = take_unsigned(self.task, build, self.enclave, tree, given)
         self.origin = judge_origin(taken.history, [tree], self.workshop.lock())
         self.log(self.origin.says)
         notes = [note("package-not-taken", problem) for problem in taken.problems]

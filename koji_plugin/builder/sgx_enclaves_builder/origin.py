@@ -16,11 +16,12 @@ from sgx_enclaves.packages.made_from import (
     BuildHistory,
     Component,
     MadeIn,
+    SourceFile,
     source_files,
 )
 from sgx_enclaves.packages.references import PackageReference
 from sgx_enclaves.releases.manifest import config_name, unsigned_name
-from sgx_enclaves.releases.release import Enclave
+from sgx_enclaves.releases.release import Enclave, Release
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,14 @@ class Taken:
     problems: tuple[str, ...]
 
 
-def take_unsigned(task: Any, build: Any, enclave: Enclave, into: Path) -> Taken:
+def take_unsigned(task: Any, build: Any, enclave: Enclave, tree: Release, into: Path) -> Taken:
     """Put a build's unsigned enclave and its config.xml into a folder.
 
     Args:
         task: the task handler.
         build: NVR or id.
         enclave: which.
+        tree: the release whose sources it must be built from.
         into: a folder; it stays empty if the build has no such enclave.
 
     Raises:
@@ -67,10 +69,14 @@ def take_unsigned(task: Any, build: Any, enclave: Enclave, into: Path) -> Taken:
         (into / config_name(enclave.file)).write_bytes(found.config)
         packages.append(_made_in(session, rpm, binfo))
         break
-    sources: dict[str, str] = {}
+    sources: dict[str, SourceFile] = {}
     for rpm in task.rpms_of(binfo):
         if rpm["arch"] == "src":
-            sources = source_files(str(task.build_file(rpm["relative"], "")))
+            path = task.build_file(rpm["relative"], "")
+            try:
+                sources = source_files(str(path), [tree], Path(task.workdir))
+            except SgxEnclavesError as error:
+                problems.append(str(error))
     task_id = binfo.get("task_id")
     history = BuildHistory(
         nvr=binfo["nvr"],

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
 import koji
 import pytest
 
+from demo.release import source_archive
+from sgx_enclaves.releases.contents import read_contents
 from tests.unit.koji.builder.buildroots import FakeBuildRoot
-from tests.unit.koji.builder.world import FOLDER, PCE, World
+from tests.unit.koji.builder.world import FOLDER, PCE, World, sha256
 
 
 def verify(world: World, build: dict[str, Any]) -> Any:
@@ -81,10 +84,49 @@ def test_a_build_from_elsewhere_is_refused(world: World, facts: dict[str, Any], 
     assert words in result["claim"]
 
 
+@pytest.mark.parametrize(("other", "verdict"), [(False, "identical"), (True, "unverifiable")])
+def test_sources_that_are_pinned_by_their_contents_may_be_packed_anew(
+    world: World, other: bool, verdict: str
+) -> None:
+    packed = source_archive()
+    archive = world.folder / "archive.tar.gz"
+    archive.write_bytes(packed)
+    path = world.folder / "catalogue" / "demo.toml"
+    pin = f'sha256 = "{sha256(packed)}"'
+    assert pin in path.read_text()
+    contents = f'contents_sha256 = "{read_contents(archive).sha256}"'
+    world.write_release(path.read_text().replace(pin, contents))
+    again = source_archive({"src/other.c": b"int x;"}) if other else packed
+    source = {
+        "renamed.tar.gz": gzip.compress(gzip.decompress(again), 1, mtime=7),
+        "broken.tar.gz": b"no archive",
+        "demo.spec": b"Name: demo",
+    }
+    result = verify(world, world.unsigned_build(source=source))
+    assert result["verdict"] == verdict
+    words = {
+        "identical": "the source package's other files (broken.tar.gz, demo.spec)",
+        "unverifiable": "does not hold the release's pinned archives",
+    }
+    assert words[verdict] in result["claim"]
+    assert not list(world.hub.work.rglob("archive-*"))
+
+
 def test_a_build_without_its_source_package_is_refused(world: World) -> None:
     build = world.unsigned_build()
     world.hub.rpms[build["id"]].pop()
     assert "pinned archives" in verify(world, build)["claim"]
+
+
+def test_a_damaged_source_package_is_refused_and_named(world: World) -> None:
+    build = world.unsigned_build()
+    path = next(world.hub.top.rglob("*.src.rpm"))
+    path.write_bytes(path.read_bytes()[:-9])
+    result = verify(world, build)
+    assert (result["verdict"], world.hub.tasks[world.child()].state) == ("unverifiable", "CLOSED")
+    assert "pinned archives" in result["claim"]
+    report = world.hub.output(world.child())["sgx-enclaves-report.json"]
+    assert b"reproducible-1.0-1.src.rpm" in report
 
 
 @pytest.mark.parametrize(

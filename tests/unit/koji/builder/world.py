@@ -142,7 +142,7 @@ class World:
         self._add_rpm(build, "x86_64", write_rpm(content, name=name, provides=provides))
         if source is not None:
             data = write_rpm(
-                [RpmFile(path, data) for path, data in source.items()],
+                [RpmFile(path, data, cpio_name=path) for path, data in source.items()],
                 name=name,
                 tags={1044: None},
             )
