@@ -353,7 +353,7 @@ def _one_recorded(
 ) -> RecordedEnclave:
     if answer is None or subject is None or subject.sha256 != sha256:
         why = "it was held against nothing"
-        name = path.rpartition("/")[2] if answer is None else answer.enclave
+        name = "unknown" if answer is None else answer.enclave
         return RecordedEnclave(
             name, rpm, path, None, None, None, None, None, None, sha256, UNVERIFIABLE, why
         )

@@ -28,6 +28,7 @@ from sgx_enclaves.gate.collect import (
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
 from sgx_enclaves.gate.words import combined_html, combined_text
 from sgx_enclaves.packages.subjects import enclave_at
+from sgx_enclaves.releases.narrow import only
 from sgx_enclaves.releases.release import Release
 
 from .config import Config
@@ -184,10 +185,10 @@ class SgxEnclavesTask(SgxTask):
 
     def _record(self, record: dict[str, Any], log: TaskLog) -> int:
         """Have the hub keep the record; a run before this one may have done it."""
-        newest = self.session.getSgxVerification(record["build_id"])
-        if newest is not None and newest["task_id"] == self.id:
-            log(f"record {newest['id']} was made before this task was run again")
-            return int(newest["id"])
+        for known in self.session.listSgxVerifications(record["build_id"]):
+            if known["task_id"] == self.id:
+                log(f"record {known['id']} was made before this task was run again")
+                return int(known["id"])
         made = int(self.session.host.recordSgxVerification(self.id, record))
         log(f"record {made}")
         return made
@@ -206,9 +207,10 @@ def choose(
 
     Raises:
         koji.GenericError: none of the build's enclaves is the release's.
+        CatalogueError: the release has no enclave of a name that is asked for.
     """
     if asked is not None:
-        return list(asked)
+        return [only(release, name).enclaves[0].name for name in asked]
     if not has_build:
         return [enclave.name for enclave in release.enclaves if enclave.required]
     found = [enclave_at(release, path) for path in paths]

@@ -188,8 +188,8 @@ class Session:
             if task.parent == task_id and task.state in ("FREE", "OPEN"):
                 task.state = "CANCELED"
 
-    def getSgxVerification(self, build: Any) -> Any:
-        return self._hub.records[-1] if self._hub.records else None
+    def listSgxVerifications(self, build: Any) -> Any:
+        return [record for record in self._hub.records if record["build_id"] == build][::-1]
 
 
 class HostCalls:
