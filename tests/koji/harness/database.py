@@ -69,18 +69,26 @@ class Database:
         self._fresh = False
         return True
 
-    def load(self, path: Path) -> None:
+    def another(self, name: str) -> None:
+        """Make one more, empty database, for what must not touch the hub's."""
+        self._psql("postgres", f"create database {name} owner koji", _USER)
+
+    def load(self, path: Path, database: str = "koji") -> None:
         """Run a file of SQL as Koji's own user, until its first error."""
-        self._psql("koji", path.read_text(encoding="utf-8"), "koji")
+        self._psql(database, path.read_text(encoding="utf-8"), "koji")
 
-    def execute(self, sql: str) -> None:
-        """Run statements."""
-        self._psql("koji", sql, "koji")
+    def execute(self, sql: str, database: str = "koji") -> None:
+        """Run statements.
 
-    def query(self, sql: str) -> list[dict[str, Any]]:
+        Raises:
+            DaemonError: the database refuses one.
+        """
+        self._psql(database, sql, "koji")
+
+    def query(self, sql: str, database: str = "koji") -> list[dict[str, Any]]:
         """The rows of one SELECT."""
         wrapped = f"select coalesce(json_agg(q), '[]') from ({sql}) q"  # noqa: S608 - the tests' own
-        text = self._psql("koji", wrapped, "koji")
+        text = self._psql(database, wrapped, "koji")
         rows: list[dict[str, Any]] = json.loads(text)
         return rows
 

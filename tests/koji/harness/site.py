@@ -22,7 +22,7 @@ from tests.koji.harness.settings import ROOT, Settings
 HUB_PLUGIN = "sgx_enclaves_hub"
 BUILDER_PLUGIN = "sgx_enclaves_builder"
 _PLUGINS = ROOT / "koji_plugin"
-_MIGRATIONS = _PLUGINS / "hub/sql"
+MIGRATIONS = _PLUGINS / "hub/sql"
 
 
 class Site:
@@ -108,7 +108,7 @@ class Site:
 
     def migrate(self) -> None:
         """Load the hub plugin's SQL, in order of its names."""
-        for path in sorted(_MIGRATIONS.glob("[0-9]*.sql")):
+        for path in sorted(MIGRATIONS.glob("[0-9]*.sql")):
             self.database.load(path)
 
     def make_repo(self, tag: str) -> None:
