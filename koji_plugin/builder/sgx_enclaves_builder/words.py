@@ -23,7 +23,7 @@ def koji_errors() -> Iterator[None]:
         where = f" {error.filename}" if error.filename else ""
         raise koji.GenericError(
             f"the builder cannot go on: {error.strerror or error}{where}; "
-            "check its disk and free the task to run it again"
+            "check its disk, then start the verification again"
         ) from error
 
 
