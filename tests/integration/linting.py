@@ -191,6 +191,16 @@ def build_wheel(folder: Path) -> None:
         pytest.skip(f"the wheel cannot be built here: {done.stderr[-300:]}")
 
 
+# Runs a program and writes down the most memory, in KiB, that it and its children had.
+_MEASURED = """
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[2:]).returncode
+with open(sys.argv[1], "w") as out:
+    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=out)
+sys.exit(status)
+"""
+
+
 @dataclass(frozen=True)
 class Rpmlint:
     """An rpmlint to run.
@@ -251,14 +261,13 @@ class Rpmlint:
             "LC_ALL": "C.UTF-8",
             **self.settings,
         }
-        with (home / "out").open("w+") as out:
-            process = subprocess.Popen(argv, stdout=out, stderr=out, env=environment)
-            _pid, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            out.seek(0)
-            text = out.read()
+        memory = home / "memory"
+        # Not from here: a process starts with the size of the one that started it.
+        argv = [sys.executable, "-S", "-c", _MEASURED, str(memory), *argv]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment)
+        text = done.stdout + done.stderr
         assert "Traceback" not in text, text
-        return Lint(process.returncode, text, usage.ru_maxrss / 1024)
+        return Lint(done.returncode, text, int(memory.read_text()) / 1024)
 
 
 def install_wheel(home: Path, wheel: Path, venv: Path) -> None:

@@ -47,7 +47,7 @@ DAMAGED, UNREADABLE = "sgx-enclave-package-damaged", "sgx-enclave-package-unread
 MALFORMED, MISSING = "sgx-enclave-malformed", "sgx-enclave-missing"
 NOT_REPRODUCED = "sgx-enclave-not-reproduced"
 # More than rpmlint and its tools ever take for a small package, less than any bomb.
-MEMORY = 400
+MEMORY = 200
 SECONDS = 60
 
 
