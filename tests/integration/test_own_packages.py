@@ -201,6 +201,28 @@ def test_an_update_keeps_what_an_administrator_wrote(installed: Installed) -> No
         assert kept == ([expected[name]] if name in expected else [])
 
 
+def test_the_source_package_alone_gives_the_same_files(
+    installed: Installed, tmp_path: Path
+) -> None:
+    first = installed.rpms["sgx-enclaves"]
+    when = run(["rpm", "-qp", "--qf", "%{BUILDTIME}", first]).stdout
+    argv: list[object] = ["rpmbuild", "--rebuild", "--nodeps", "--nocheck"]
+    for macro in (
+        f"_topdir {tmp_path}",
+        f"__python3 {sys.executable}",
+        "use_source_date_epoch_as_buildtime 1",
+        "clamp_mtime_to_source_date_epoch 1",
+    ):
+        argv += ["--define", macro]
+    run([*argv, installed.source], {"SOURCE_DATE_EPOCH": when})
+    tags = "[%{FILENAMES} %{FILEDIGESTS} %{FILEMODES:perms} %{FILEMTIMES}\n]%{BUILDTIME}"
+    again = list(tmp_path.glob("RPMS/noarch/*.rpm"))
+    assert {path.name for path in again} == {path.name for path in installed.rpms.values()}
+    for path in again:
+        query = ["rpm", "-qp", "--qf", tags]
+        assert run([*query, path]).stdout == run([*query, first.parent / path.name]).stdout
+
+
 def test_the_spec_is_for_this_version_or_nothing_is_built(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     (copy / "packaging").mkdir(parents=True)
