@@ -6,7 +6,8 @@
     origin=catalogue|GLOB    where that release's description came from; unless a rule
                              says otherwise, the builders' catalogue
     signer=intel|NAME|HEX    who signed, each enclave; several with commas
-    reproducible=yes         built with the designated toolchain, nothing unpinned
+    reproducible=no          accept enclaves that the verification itself did not build with
+                             the designated toolchain from pinned sources
 
 A rule that cannot be read is an error, never a weaker rule.
 """
@@ -42,14 +43,15 @@ class Rule:
         release: a glob; None for any.
         origin: a glob.
         signers: MRSIGNER values, and `INTEL`; None for any that the release names.
-        reproducible: whether the designated toolchain is asked for.
+        reproducible: whether the verification must have built the enclaves itself, with
+            the designated toolchain and with nothing unpinned.
     """
 
     max_age: Optional[datetime.timedelta] = None
     release: Optional[str] = None
     origin: str = CATALOGUE
     signers: Optional[frozenset[str]] = None
-    reproducible: bool = False
+    reproducible: bool = True
 
     def objections(self, record: Record, now: datetime.datetime) -> tuple[str, ...]:
         """Why this record does not suffice; none when it does.
@@ -76,7 +78,10 @@ class Rule:
                 f"not from {self.origin}"
             )
         if self.reproducible and not record.reproducible:
-            reasons.append("its enclaves were not built with the designated toolchain throughout")
+            reasons.append(
+                "the verification did not itself build every enclave with the designated "
+                "toolchain from pinned sources"
+            )
         reasons += [
             f"{enclave.path} of {enclave.rpm} is signed by {enclave.mrsigner}, who is not asked for"
             for enclave in record.enclaves

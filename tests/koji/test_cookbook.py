@@ -86,7 +86,7 @@ def test_each_example_is_tested() -> None:
 
 def test_nothing_unverified_into_updates(shop: Workshop, builds: Any) -> None:
     shop.site.hub.set_policy(BOOK["updates"])
-    assert allowed(shop, STABLE, builds) == {"plain", "verified", "weaker"}
+    assert allowed(shop, STABLE, builds) == {"plain", "verified"}
     assert allowed(shop, TESTING, builds) == set(builds)
 
 
@@ -98,7 +98,7 @@ def test_the_reproducible_verdict_for_stable_only(shop: Workshop, builds: Any) -
 
 def test_a_signer_of_ones_own(shop: Workshop, builds: Any) -> None:
     shop.site.hub.set_policy(BOOK["signers"])
-    assert allowed(shop, STABLE, builds) == {"plain", "verified", "weaker"}
+    assert allowed(shop, STABLE, builds) == {"plain", "verified"}
     shop.site.hub.plugin_conf("sgx_enclaves.conf", OTHER_SIGNER)
     assert allowed(shop, STABLE, builds) == {"plain"}
     shop.site.hub.plugin_conf("sgx_enclaves.conf", CONF)
@@ -106,7 +106,7 @@ def test_a_signer_of_ones_own(shop: Workshop, builds: Any) -> None:
 
 def test_an_exception_that_one_person_grants(shop: Workshop, builds: Any) -> None:
     shop.site.hub.set_policy(BOOK["exception"])
-    assert allowed(shop, STABLE, builds) == {"plain", "verified", "weaker"}
+    assert allowed(shop, STABLE, builds) == {"plain", "verified"}
     nvr = builds["unverified"]["nvr"]
     shop.admin.tagBuildBypass(EXCEPTION, nvr)
     with pytest.raises(koji.ActionNotAllowed, match="ask for an exception"):

@@ -25,7 +25,7 @@ MARK = "sgx_enclaves.enforce"
 RULES = {
     "gate-fresh": "max_age=1h",
     "gate-release": "release=demo-*",
-    "gate-other-release": "release=sgx-*",
+    "gate-other-release": "release=sgx-* reproducible=no",
     "gate-any-origin": "origin=*",
     "gate-intel": "signer=intel",
     "gate-demo": f"signer=intel,{gatekit.MRSIGNER}",
@@ -578,6 +578,7 @@ def test_rules_that_ask_for_more(admin: Any, shop: Workshop, recorder: Recorder)
     assert mass_tag(admin, "gate-other-release", build["nvr"]) == ""
     assert "not against demo-" in mass_tag(admin, "gate-release", build["nvr"])
     assert "designated toolchain" in mass_tag(admin, "gate-reproducible", build["nvr"])
+    assert "designated toolchain" in mass_tag(admin, HARD, build["nvr"])
     assert "enclaves are not verified" in bypass(admin, BY_POLICY, build["nvr"])
 
 

@@ -60,6 +60,7 @@ def objections(words: str, **changes: Any) -> str:
         ("reproducible=yes", {}, ""),
         ("reproducible=no", {"reproducible": False}, ""),
         ("reproducible=yes", {"reproducible": False}, "designated toolchain"),
+        ("", {"reproducible": False}, "designated toolchain"),
     ],
 )
 def test_what_a_rule_refuses(words: str, changes: dict[str, Any], reason: str) -> None:
