@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from xml.etree import ElementTree
 import createrepo_c  # type: ignore[import-not-found]
 
 _TIMEOUT = 60
+_TRIES, _PAUSE = 20, 1.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,21 @@ class Offer:
 
 
 def download(url: str, target: Path) -> Path:
-    """Fetch a file; the URL comes from the builder's own configuration."""
+    """Fetch a file, and wait for a server that is away, as dnf does.
+
+    The URL comes from the builder's own configuration.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return _fetch(url, target)
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            time.sleep(_PAUSE)
+    return _fetch(url, target)
+
+
+def _fetch(url: str, target: Path) -> Path:
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer, target.open("wb") as file:  # noqa: S310
         shutil.copyfileobj(answer, file)
     return target
