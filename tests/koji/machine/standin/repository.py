@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import createrepo_c  # type: ignore[import-not-found]
+import createrepo_c
 
 _TIMEOUT = 60
 _TRIES, _PAUSE = 20, 1.0
