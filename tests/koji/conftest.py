@@ -17,6 +17,7 @@ from tests.koji.harness import world
 from tests.koji.harness.layout import Layout
 from tests.koji.harness.settings import Settings
 from tests.koji.harness.site import Site
+from tests.koji.stage import Stage, open_vendor, set_stage
 
 # What a real mock may need to be told.
 _PASSED_ON = ("MOCK_SRC", "KOJI_SRC", "KOJI_RUN")
@@ -56,6 +57,29 @@ def admin(site: Site) -> Any:
 def plain(site: Site) -> Any:
     """A session of a user without any permission."""
     return site.session(world.PLAIN)
+
+
+@pytest.fixture(scope="session")
+def dark_stage(site: Site, admin: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """The play's stage; a module that plays lights it (`Stage.lit`)."""
+    folder = tmp_path_factory.mktemp("play")
+    with open_vendor(folder) as vendor:
+        yield set_stage(site, admin, vendor, folder / "packages")
+
+
+@pytest.fixture(scope="session")
+def reproducible(dark_stage: Stage) -> dict[str, Any]:
+    """The unsigned enclaves, built by Koji."""
+    built = dark_stage.build(dark_stage.sources.reproducible)
+    dark_stage.into_build_tag(built["nvr"])
+    return built
+
+
+@pytest.fixture(scope="session")
+def prebuilt(dark_stage: Stage, reproducible: dict[str, Any]) -> dict[str, Any]:
+    """The vendor's signed enclaves in a package whose %check holds them against ours."""
+    assert reproducible
+    return dark_stage.build(dark_stage.sources.prebuilt)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -143,6 +143,22 @@ class Stage:
     vendor: Vendor
     sources: SourcePackages
 
+    @contextmanager
+    def lit(self) -> Iterator[Stage]:
+        """Have the play's policy and configuration, for the length of a `with` block."""
+        site = self.site
+        conf = _BUILDER_CONF.format(folder=site.layout.root, ca_file=self.vendor.server.ca_file)
+        site.hub.set_policy(_POLICY)
+        # A builder that starts while the hub is away gives up.
+        site.builder.plugin_conf("sgx_enclaves.conf", conf)
+        site.wait_builder(site.builder)
+        try:
+            yield self
+        finally:
+            site.hub.set_policy({})
+            site.builder.plugin_conf("sgx_enclaves.conf", None)
+            site.wait_builder(site.builder)
+
     def mock_calls(self) -> list[dict[str, Any]]:
         """Every call of the stand-in for mock so far."""
         log = self.site.builder.mock_log
@@ -175,7 +191,7 @@ class Stage:
 
 
 def set_stage(site: Site, admin: Any, vendor: Vendor, folder: Path) -> Stage:
-    """Prepare a site.
+    """Prepare a site, once; `Stage.lit` gives it policy and configuration.
 
     Args:
         site: a fresh one.
@@ -183,7 +199,10 @@ def set_stage(site: Site, admin: Any, vendor: Vendor, folder: Path) -> Stage:
         vendor: see `open_vendor`.
         folder: a new folder for packages.
     """
-    _configure(site, admin, vendor)
+    catalogue = site.layout.root / "catalogue"
+    catalogue.mkdir()
+    (catalogue / f"{RELEASE}.toml").write_text(vendor.toml, encoding="utf-8")
+    admin.createTag(HARD, extra={"sgx_enclaves.enforce": "true"})
     for package in (*_BUILT, "sgx-enclaves", "harness-python-path"):
         for tag in ("demo", world.CANDIDATE, world.RELEASE, HARD):
             admin.packageListAdd(tag, package, owner=world.ADMIN)
@@ -198,18 +217,6 @@ def set_stage(site: Site, admin: Any, vendor: Vendor, folder: Path) -> Stage:
     (folder / "forged").mkdir()
     forged = work.with_release(sources.forged, folder / "forged", 2)
     return Stage(site, admin, vendor, replace(sources, forged=forged))
-
-
-def _configure(site: Site, admin: Any, vendor: Vendor) -> None:
-    catalogue = site.layout.root / "catalogue"
-    catalogue.mkdir()
-    (catalogue / f"{RELEASE}.toml").write_text(vendor.toml, encoding="utf-8")
-    conf = _BUILDER_CONF.format(folder=site.layout.root, ca_file=vendor.server.ca_file)
-    admin.createTag(HARD, extra={"sgx_enclaves.enforce": "true"})
-    site.hub.set_policy(_POLICY)
-    # A builder that starts while the hub is away gives up.
-    site.builder.plugin_conf("sgx_enclaves.conf", conf)
-    site.wait_builder(site.builder)
 
 
 def _own_packages(folder: Path) -> list[Path]:

@@ -14,31 +14,13 @@ import pytest
 
 from demo.release import SIGNED_FILE, sha256, signed_archive
 from tests.koji.harness import work, world
-from tests.koji.harness.site import Site
-from tests.koji.stage import ENCLAVES, HARD, RELEASE, Stage, open_vendor, set_stage
+from tests.koji.stage import ENCLAVES, HARD, RELEASE, Stage
 
 
 @pytest.fixture(scope="module")
-def stage(site: Site, admin: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    folder = tmp_path_factory.mktemp("play")
-    with open_vendor(folder) as vendor:
-        yield set_stage(site, admin, vendor, folder / "packages")
-        site.builder.plugin_conf("sgx_enclaves.conf", None)
-        site.hub.set_policy({})
-
-
-@pytest.fixture(scope="module")
-def reproducible(stage: Stage) -> dict[str, Any]:
-    """The unsigned enclaves, built by Koji."""
-    built = stage.build(stage.sources.reproducible)
-    stage.into_build_tag(built["nvr"])
-    return built
-
-
-@pytest.fixture(scope="module")
-def prebuilt(stage: Stage, reproducible: dict[str, Any]) -> dict[str, Any]:
-    """The vendor's signed enclaves in a package whose %check holds them against ours."""
-    return stage.build(stage.sources.prebuilt)
+def stage(dark_stage: Stage) -> Iterator[Stage]:
+    with dark_stage.lit() as stage:
+        yield stage
 
 
 def test_the_unsigned_enclaves_are_built_in_koji(

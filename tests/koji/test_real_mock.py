@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,28 +13,27 @@ import pytest
 from tests.koji.harness import work, world
 from tests.koji.harness.settings import Settings
 from tests.koji.harness.site import Site
-from tests.koji.stage import ENCLAVES, Stage, open_vendor, set_stage
+from tests.koji.stage import ENCLAVES, Stage
 
 TAG = "real-build"
 
 
 @pytest.fixture(scope="module")
-def stage(
-    settings: Settings, site: Site, admin: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stage]:
-    """The play's stage, and a build tag whose chroots hold the userland and nothing else."""
+def userland(settings: Settings) -> Path:
     if settings.real_mock is None or settings.userland is None:
         pytest.skip("needs a real mock: KOJI_MOCK and KOJI_USERLAND (tests/koji/README.md)")
-    folder = tmp_path_factory.mktemp("real-mock")
-    with open_vendor(folder) as vendor:
-        stage = set_stage(site, admin, vendor, folder / "packages")
-        _make_tag(admin, site, settings.userland)
+    return settings.userland
+
+
+@pytest.fixture(scope="module")
+def stage(userland: Path, dark_stage: Stage) -> Iterator[Stage]:
+    """The play's stage, and a build tag whose chroots hold the userland and nothing else."""
+    _make_tag(dark_stage.admin, dark_stage.site, userland)
+    with dark_stage.lit() as stage:
         yield stage
-        site.builder.plugin_conf("sgx_enclaves.conf", None)
-        site.hub.set_policy({})
 
 
-def _make_tag(admin: Any, site: Site, userland: Any) -> None:
+def _make_tag(admin: Any, site: Site, userland: Path) -> None:
     admin.createTag(TAG, arches="x86_64")
     name = userland.name.rsplit("-", 2)[0]
     admin.packageListAdd(TAG, name, owner=world.ADMIN)
@@ -45,10 +45,7 @@ def _make_tag(admin: Any, site: Site, userland: Any) -> None:
     site.make_repo(TAG)
 
 
-def test_a_package_is_verified_in_a_real_chroot(stage: Stage) -> None:
-    built = stage.build(stage.sources.reproducible)
-    stage.into_build_tag(built["nvr"])
-    prebuilt = stage.build(stage.sources.prebuilt)
+def test_a_package_is_verified_in_a_real_chroot(stage: Stage, prebuilt: dict[str, Any]) -> None:
     done = stage.verify(prebuilt["nvr"], "--build-tag", TAG, "--json")
     result = json.loads(done.out)
     assert (done.status, result["verdict"]) == (0, "identical"), done.text
