@@ -54,8 +54,7 @@ def result_text(result: Mapping[str, Any], width: int = 100) -> str:
     """What a verification task gave."""
     lines = [_headline(result)]
     lines += wrapped("", _text(result, "claim"), width)
-    if result.get("verdict") == "identical" and not result.get("reproducible"):
-        lines += wrapped("NOTE: ", "this is not the reproducible verdict; see the report", width)
+    lines += _weaker(result, width)
     lines += ["", *enclave_table(list(result.get("enclaves") or ()), width)]
     if result.get("record") is not None:
         lines += ["", f"record {_text(result, 'record')} is kept on the hub"]
@@ -77,6 +76,7 @@ def record_text(record: Mapping[str, Any], width: int = 100) -> str:
         ("packages", f"{len(rpms)}, each with its digest"),
     )
     lines = [_headline({**record, "build": record.get("nvr")})]
+    lines += _weaker(record, width)
     lines += [f"{label:<{_LABEL}}{text}" for label, text in rows]
     lines += ["", *enclave_table(list(record.get("enclaves") or ()), width)]
     return "\n".join(lines) + "\n"
@@ -124,6 +124,14 @@ def _headline(found: Mapping[str, Any]) -> str:
     verdict = _text(found, "verdict").upper()
     what = f"{_text(found, 'build')} against " if found.get("build") else ""
     return f"{verdict}: {what}release {_text(found, 'release')}"
+
+
+def _weaker(found: Mapping[str, Any], width: int) -> list[str]:
+    """What is to be said of an identical that is not the reproducible verdict."""
+    if found.get("verdict") != "identical" or found.get("reproducible"):
+        return []
+    words = "not the reproducible verdict: a gate takes it only with reproducible=no"
+    return wrapped("NOTE: ", words, width)
 
 
 def _text(mapping: Mapping[str, Any], key: str) -> str:

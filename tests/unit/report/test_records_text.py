@@ -52,8 +52,11 @@ def test_text_from_elsewhere_cannot_drive_the_terminal() -> None:
 
 
 def test_the_weaker_identical_is_as_visible() -> None:
-    assert "NOT" not in result_text(RESULT).upper()
-    assert "not the reproducible verdict" in result_text({**RESULT, "reproducible": False})
+    assert "NOTE" not in result_text(RESULT) + record_text(RESULT)
+    weaker = {**RESULT, "reproducible": False}
+    for text in (result_text(weaker), record_text(weaker)):
+        assert "not the reproducible verdict" in text
+    assert "NOTE" not in result_text({**weaker, "verdict": "differs"})
 
 
 def test_a_field_that_is_missing_is_shown_as_unknown() -> None:
