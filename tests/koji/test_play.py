@@ -284,6 +284,18 @@ def test_a_builder_killed_in_mid_task_leaves_a_task_that_runs_again(
     assert len(stage.admin.listSgxVerifications(build=prebuilt["id"])) == records + 1
 
 
+def test_a_kojid_killed_beside_its_running_task_leads_to_one_record(
+    stage: Stage, prebuilt: dict[str, Any]
+) -> None:
+    records = len(stage.admin.listSgxVerifications(build=prebuilt["id"]))
+    task = started(stage, prebuilt["nvr"])
+    stage.site.builder.crash()
+    ended = work.wait(stage.admin, task, 300)
+    assert (ended.state, ended.error) == ("CLOSED", "")
+    assert ended.result["verdict"] == "identical", ended.result["claim"]
+    assert len(stage.admin.listSgxVerifications(build=prebuilt["id"])) == records + 1
+
+
 def test_a_hub_restarted_in_mid_task_changes_nothing(
     stage: Stage, prebuilt: dict[str, Any]
 ) -> None:

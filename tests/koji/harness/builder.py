@@ -118,6 +118,13 @@ class Builder:
         """Cut its power: kill -9 to kojid, its tasks, mock and the builds in it, all at once."""
         self.daemon.kill()
 
+    def crash(self) -> None:
+        """kill -9 to kojid alone, and a new kojid beside the tasks that live on.
+
+        Koji's own service is set up so: a restart of kojid ends no task.
+        """
+        self.daemon.crash()
+
     def restart(self) -> None:
         """Stop and start."""
         self.stop()

@@ -125,6 +125,11 @@ class Daemon:
         for pid in inside:
             wait_until(lambda pid=pid: _gone(pid), 10, f"{self.name} is dead")  # type: ignore[misc]
 
+    def crash(self) -> None:
+        """SIGKILL to the daemon alone; what it started lives on, and it is started again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGUSR1)
+
     def tail(self, lines: int = _TAIL) -> str:
         """The end of its log."""
         if not self.log.exists():

@@ -3,7 +3,8 @@
 
 The room has private /etc and /var/log (bind mounts of the two folders) and its own process
 table. It is gone, with all that ever ran in it, when the daemon ends, when the keeper is
-killed, or when the keeper's parent dies. Signals to the keeper reach the daemon.
+killed, or when the keeper's parent dies. Signals to the keeper reach the daemon; but for SIGUSR1,
+which kills the daemon alone (SIGKILL) and starts another in the room, where its children live on.
 USER is the account that the daemon runs as; "-" keeps root.
 """
 
@@ -14,6 +15,7 @@ import pwd
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Callable, Optional
@@ -23,24 +25,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from tests.koji.machine import namespaces
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_CRASH = signal.SIGUSR1
+_HELD = (*_FORWARDED, _CRASH)
 
 
 def _hold_signals() -> None:
     """Keep signals back until somebody can be sent them: the first process would ignore them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
 
 
 def _let_signals_through() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
 
 
-def _forward_to(pid: int) -> None:
+def _forward_to(pid: int, numbers: Iterable[int]) -> None:
     def handler(number: int, _frame: Optional[FrameType]) -> None:
         os.kill(pid, number)
 
-    for number in _FORWARDED:
+    for number in numbers:
         signal.signal(number, handler)
-    _let_signals_through()
 
 
 def _exit_status(status: int) -> int:
@@ -71,12 +74,34 @@ def _be_first_process(etc: Path, var_log: Path, user: str, argv: list[str]) -> i
     namespaces.bind(etc, Path("/etc"))
     namespaces.bind(var_log, Path("/var/log"))
     namespaces.mount_proc(Path("/proc"))
-    daemon = subprocess.Popen(argv, preexec_fn=become)  # noqa: PLW1509 - no threads here
-    _forward_to(daemon.pid)
+    crashes: list[int] = []
+    while True:
+        daemon = subprocess.Popen(argv, preexec_fn=become)  # noqa: PLW1509 - no threads here
+        _forward_to(daemon.pid, _FORWARDED)
+        signal.signal(_CRASH, _killer(daemon.pid, crashes))
+        _let_signals_through()
+        status = _wait_for(daemon.pid)
+        _hold_signals()
+        if daemon.pid not in crashes:
+            return _exit_status(status)
+
+
+def _killer(pid: int, crashes: list[int]) -> Callable[[int, Optional[FrameType]], None]:
+    """A signal's handler that kills a process and notes it."""
+
+    def kill(_number: int, _frame: Optional[FrameType]) -> None:
+        crashes.append(pid)
+        os.kill(pid, signal.SIGKILL)
+
+    return kill
+
+
+def _wait_for(wanted: int) -> int:
+    """Collect orphans until this process ends; its wait status."""
     while True:
         pid, status = os.wait()
-        if pid == daemon.pid:
-            return _exit_status(status)
+        if pid == wanted:
+            return status
 
 
 def main(argv: list[str]) -> int:
@@ -89,7 +114,8 @@ def main(argv: list[str]) -> int:
     if first == 0:
         # Nothing of the keeper's own interpreter may run on in the child.
         os._exit(_be_first_process(etc, var_log, user, program))
-    _forward_to(first)
+    _forward_to(first, _HELD)
+    _let_signals_through()
     return _exit_status(os.waitpid(first, 0)[1])
 
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,46 @@ def test_a_signal_reaches_the_daemon(tmp_path: Path) -> None:
         assert keeper.stdout.readline() == b"ready\n"
         keeper.send_signal(signal.SIGTERM)
         assert keeper.wait(60) == 5
+
+
+def test_a_crash_kills_the_daemon_alone_and_starts_another(tmp_path: Path) -> None:
+    # No other test sleeps so long.
+    mark = 300 + os.getpid()
+    script = f"echo $$ >> {tmp_path}/daemons; trap 'exit 3' TERM; (setsid sleep {mark} &); "
+    argv = room(tmp_path, "/bin/bash", "-c", script + "while :; do sleep 0.1; done")
+    with subprocess.Popen(argv) as keeper:
+        try:
+            wait_for_lines(tmp_path / "daemons", 1)
+            keeper.send_signal(signal.SIGUSR1)
+            pids = wait_for_lines(tmp_path / "daemons", 2)
+            assert pids[0] != pids[1]
+            wait_for(lambda: sleepers(mark) == 2)
+            assert keeper.poll() is None
+            keeper.send_signal(signal.SIGTERM)
+            assert keeper.wait(60) == 3
+        finally:
+            keeper.kill()
+
+
+def sleepers(seconds: int) -> int:
+    """How many processes sleep for that long."""
+    found = 0
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += line.read_bytes() == f"sleep\0{seconds}\0".encode()
+    return found
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def wait_for_lines(path: Path, number: int) -> list[str]:
+    wait_for(lambda: path.exists() and len(path.read_text().splitlines()) >= number)
+    return path.read_text().splitlines()
 
 
 def holders(pipe: Path) -> list[int]:
