@@ -287,13 +287,21 @@ def test_a_builder_killed_in_mid_task_leaves_a_task_that_runs_again(
 def test_a_kojid_killed_beside_its_running_task_leads_to_one_record(
     stage: Stage, prebuilt: dict[str, Any]
 ) -> None:
+    """What it left behind may, in dying, remove the folder of the task that runs again.
+
+    Any task of Koji's can be hit by that. Ours then says that it could not verify.
+    """
     records = len(stage.admin.listSgxVerifications(build=prebuilt["id"]))
     task = started(stage, prebuilt["nvr"])
     stage.site.builder.crash()
     ended = work.wait(stage.admin, task, 300)
     assert (ended.state, ended.error) == ("CLOSED", "")
-    assert ended.result["verdict"] == "identical", ended.result["claim"]
+    claim = ended.result["claim"]
+    assert ended.result["verdict"] == "identical" or "cannot be run in the buildroot" in claim
+    assert ended.result["verdict"] in ("identical", "unverifiable")
     assert len(stage.admin.listSgxVerifications(build=prebuilt["id"])) == records + 1
+    again = stage.verify(prebuilt["nvr"], "--nowait", "--json")
+    ends_identical(stage, json.loads(again.out)["task_id"])
 
 
 def test_a_hub_restarted_in_mid_task_changes_nothing(
