@@ -31,13 +31,13 @@ def in_processes(
     Raises:
         LimitError: a process died.
     """
-    todo = iter(pieces)
+    waiting = iter(pieces)
     with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
         running: set[Future[Done]] = set()
         try:
             while True:
                 while len(running) < jobs * _WAITING:
-                    piece = next(todo, None)
+                    piece = next(waiting, None)
                     if piece is None:
                         break
                     running.add(pool.submit(work, piece))
