@@ -23,8 +23,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_generation,
     chosen_policy,
 )
-from sgx_enclaves.errors import InputError
-from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.verdict.compare import compare
 from sgx_enclaves.verdict.model import Verdict
@@ -89,14 +88,7 @@ def write_reports(verdict: Verdict, folder: Path) -> None:
     from sgx_enclaves.report.as_html import verdict_html  # noqa: PLC0415
     from sgx_enclaves.report.text import verdict_text  # noqa: PLC0415
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the folder cannot be made: {error.strerror or error}",
-            file=str(folder),
-            hint="name another folder for the reports",
-        ) from None
+    make_folder(folder)
     for name, text in (
         ("verdict.txt", verdict_text(verdict)),
         ("verdict.json", _json(verdict)),

@@ -183,9 +183,8 @@ def test_the_table_has_enclave_measurement_verdict_and_cause(
         "was",
         "0xc3",
     ]
-    assert lines[-1] == (
-        f"report: https://koji.example/files/work/tasks/{TASK}/{TASK}/sgx-enclaves-report.json"
-    )
+    outputs = koji.PathInfo(topdir="https://koji.example/files").task(TASK)
+    assert lines[-1] == f"report: {outputs}/sgx-enclaves-report.json"
 
 
 def test_json_is_json_and_nothing_else(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
