@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Throw-away keys for tests; made or read once a process."""
+"""Throw-away keys for tests, always the same; read once a process."""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_private_key,
 )
 
 from sgx_enclaves.signing.sign import load_key, mrsigner_of_pem
 
-VENDOR_PEM = Path(__file__).parents[1] / "data" / "golden" / "throw-away-test-key.pem"
+KEYS = Path(__file__).parents[1] / "data" / "golden"
+VENDOR_PEM = KEYS / "throw-away-test-key.pem"
+FOREIGN_PEM = KEYS / "throw-away-foreign-key.pem"
+FIPS_PEM = KEYS / "throw-away-fips-key.pem"
 
 
 @functools.cache
@@ -28,13 +32,15 @@ def vendor_key() -> RSAPrivateKey:
 @functools.cache
 def foreign_key() -> RSAPrivateKey:
     """A key that can sign enclaves, of somebody whom nobody trusts."""
-    return generate_private_key(3, 3072)
+    return load_key(FOREIGN_PEM.read_bytes())
 
 
 @functools.cache
 def fips_key() -> RSAPrivateKey:
-    """A key for the second signature, which the SDK's tool makes anew each time."""
-    return generate_private_key(65537, 3072)
+    """A key for the second signature; the SDK's tool makes a new one each time."""
+    key = load_pem_private_key(FIPS_PEM.read_bytes(), None)
+    assert isinstance(key, RSAPrivateKey)
+    return key
 
 
 def private_pem(key: RSAPrivateKey) -> bytes:

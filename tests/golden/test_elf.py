@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Our strict ELF reader and pyelftools read the same in every file that ours accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from elftools.common.exceptions import ELFError, ELFParseError
+
+from tests.enclaves.compiled import have_toolchain
+from tests.golden import judge, subjects
+from tests.golden.enclaves import Pair, compiled, of_every_sdk, synthetic
+from tests.golden.stored import Numbers, mutant
+from tests.support.signed import signed_enclave
+
+MUTANTS = 400
+
+
+def agree(data: bytes) -> None:
+    ours = subjects.elf_facts(data)
+    theirs = judge.elf_facts(data, ours["dynamic"])
+    for name, facts in ours.items():
+        assert facts == theirs[name], name
+
+
+def agree_on(pairs: dict[str, Pair]) -> None:
+    for pair in pairs.values():
+        for data in (pair.built, pair.signed):
+            agree(data)
+            assert subjects.all_symbols(data) == judge.all_symbols(data)
+
+
+def test_on_synthetic_enclaves() -> None:
+    agree_on({**synthetic(), **of_every_sdk()})
+
+
+@pytest.mark.skipif(not have_toolchain(), reason="needs make, gcc, ld and strip")
+def test_on_compiled_enclaves(tmp_path: Path) -> None:
+    agree_on(compiled(tmp_path))
+
+
+def test_on_mutants_that_ours_accepts() -> None:
+    """Only the headers and the tables are changed: there the two could read differently."""
+    case = signed_enclave("2.25", interpreter="/lib/ld.so", symtab=True)
+    data, end = case.signed, case.area.stop
+    numbers = Numbers("elf")
+    agreed = refused = 0
+    for number in range(MUTANTS):
+        start, stop = ((0, 0x400), (end, len(data)))[number % 2]
+        changed = mutant(data, numbers, start, stop)
+        try:
+            subjects.elf_facts(changed)
+        except ValueError:
+            continue
+        try:
+            agree(changed)
+            agreed += 1
+        except (ELFError, ELFParseError):
+            # Of sections that no loader looks at, pyelftools refuses more than we do.
+            refused += 1
+    assert agreed > MUTANTS // 4
+    assert refused < agreed // 10

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Verdicts as the command gives them: each enclave against each, and what a spoiled one gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.enclaves.compiled import have_toolchain
+from tests.golden import enclaves
+from tests.golden.enclaves import Pair
+from tests.golden.stored import check, digest, facts, stored, updating
+from tests.golden.subjects import Output, command, compared
+from tests.support.keys import mrsigner, public_pem, vendor_key
+
+# Shown whole, because a person should see how they read.
+TYPICAL = ("honest", "code byte", "foreign signer", "one block missing", "half", "debug vendor")
+PAGES = ("honest", "code byte")
+
+
+def laid_out(folder: Path, pairs: dict[str, Pair]) -> None:
+    for name, pair in pairs.items():
+        (folder / f"{name}.so").write_bytes(pair.built)
+        (folder / f"{name}.xml").write_bytes(pair.config)
+        (folder / f"{name}.signed.so").write_bytes(pair.signed)
+    (folder / "vendor.pem").write_bytes(public_pem(vendor_key()))
+
+
+def compare(folder: Path, built: str, signed: str, *options: str) -> Output:
+    return command(
+        folder,
+        *("compare", f"{built}.so", f"{signed}.signed.so", "--config", f"{built}.xml"),
+        *("--signer", "vendor.pem", *options),
+    )
+
+
+def summary(output: Output) -> str:
+    """What decides, for a reader; a digest of all facts; a digest with the texts."""
+    if not output.out:
+        return f"{output.status} | {output.err.strip()}"
+    verdict = json.loads(output.out)
+    codes = [finding["code"] for finding in verdict["findings"]]
+    found = [f"{code} x{codes.count(code)}" for code in dict.fromkeys(codes)]
+    explanation = verdict["explanation"] or {"causes": (), "differing_bytes": 0}
+    causes = [cause["code"] for cause in explanation["causes"]]
+    states = "".join(check["state"][0] for check in verdict["checks"])
+    return (
+        f"{output.status} {verdict['outcome']} {states} | {', '.join(found)} | "
+        f"{', '.join(causes)} | {explanation['differing_bytes']} "
+        f"{digest(facts(verdict))} {digest(verdict, 6)}"
+    )
+
+
+def each_with_each(folder: Path, pairs: dict[str, Pair]) -> str:
+    laid_out(folder, pairs)
+    return "\n".join(
+        f"{built} {signed}: {summary(compare(folder, built, signed, '--json'))}"
+        for built in pairs
+        for signed in pairs
+    )
+
+
+def test_synthetic_enclaves_each_with_each(tmp_path: Path) -> None:
+    check("pairs-synthetic.txt", each_with_each(tmp_path, enclaves.synthetic()))
+
+
+@pytest.mark.skipif(not have_toolchain(), reason="needs make, gcc, ld and strip")
+def test_compiled_enclaves_each_with_each(tmp_path: Path) -> None:
+    """Their bytes, and so most facts, are those of one compiler and linker."""
+    name, tools = "pairs-compiled.txt", enclaves.tools()
+    made_with = stored(name).partition("\n")[0]
+    if not updating() and made_with != tools:
+        pytest.skip(f"stored for enclaves of {made_with}; here are {tools}")
+    pairs = enclaves.compiled(tmp_path / "built")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    check(name, f"{tools}\n{each_with_each(folder, pairs)}")
+
+
+def test_spoiled_enclaves(tmp_path: Path) -> None:
+    pairs = enclaves.spoiled()
+    laid_out(tmp_path, pairs)
+    lines = [f"{name}: {summary(compare(tmp_path, name, name, '--json'))}" for name in pairs]
+    check("spoiled.txt", "\n".join(lines))
+
+
+def test_typical_verdicts_as_people_and_programs_read_them(tmp_path: Path) -> None:
+    laid_out(tmp_path, enclaves.spoiled())
+    texts, plain = [], {}
+    for name in TYPICAL:
+        output = compare(tmp_path, name, name, "--report", "report")
+        texts.append(f"=== {name}: {output.text}")
+        plain[name] = json.loads((tmp_path / "report" / "verdict.json").read_text())
+        assert (tmp_path / "report" / "verdict.txt").read_text() in output.out + "\n"
+        if name in PAGES:
+            page = (tmp_path / "report" / "verdict.html").read_text()
+            check(f"verdict-{name.replace(' ', '-')}.html", page)
+    check("verdicts.txt", "\n".join(texts))
+    check("verdicts.json", json.dumps(plain, indent=1))
+
+
+def test_every_sdk(tmp_path: Path) -> None:
+    """One small enclave of each release, with the release named, and found out."""
+    pairs = enclaves.of_every_sdk()
+    laid_out(tmp_path, pairs)
+    lines = []
+    for name in pairs:
+        told = compare(tmp_path, name, name, "--json", "--sdk", name)
+        assert told.status == 0, told.text
+        lines.append(f"{name}: {summary(told)}")
+        lines.append(f"  found out: {summary(compare(tmp_path, name, name, '--json'))}")
+        for verb in ("show", "measure"):
+            output = command(tmp_path, verb, f"{name}.signed.so")
+            lines.append(f"  {verb}: {output.status} {digest(output.text)}")
+    check("sdks.txt", "\n".join(lines))
+
+
+def test_every_honest_enclave_is_identical() -> None:
+    """What makes every difference above mean something."""
+    signer = mrsigner(vendor_key())
+    for name, pair in enclaves.synthetic().items():
+        if name != "debug":
+            assert compared(pair.built, pair.signed, pair.config, signer)[0] == "identical", name
