@@ -35,11 +35,11 @@ class BuildWithHook(build_py):
 setup(
     packages=[
         *find_packages(include=["sgx_enclaves", "sgx_enclaves.*"]),
-        "sgx_enclaves.specs.templates",
+        "sgx_enclaves.spec_templates",
         "sgx_enclaves_rpmlint",
     ],
     package_dir={
-        "sgx_enclaves.specs.templates": "spec-templates",
+        "sgx_enclaves.spec_templates": "spec-templates",
         "sgx_enclaves_rpmlint": "rpmlint_checks/sgx_enclaves_rpmlint",
     },
     cmdclass={"build_py": BuildWithHook},

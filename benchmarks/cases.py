@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.scan import rates
-from sgx_enclaves.format.config import Config
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.measurement.mrenclave import mrenclave
-from sgx_enclaves.signing.generation import generation_named
-from sgx_enclaves.signing.regenerate import regenerate
-from sgx_enclaves.signing.sign import load_key
+from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.measure import mrenclave
+from sgx_enclaves.enclave.regenerate import regenerate
+from sgx_enclaves.enclave.sdk import generation_named
+from sgx_enclaves.enclave.sign import load_key
 from tests.enclaves.synthetic import small_enclave
 
 MIB = 1 << 20
@@ -138,13 +138,9 @@ def signed_pair(folder: Path, data: bytes) -> tuple[Path, Path, Path]:
     import datetime  # noqa: PLC0415
 
     from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-    )
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
 
-    from sgx_enclaves.signing.sign import sign  # noqa: PLC0415
+    from sgx_enclaves.enclave.sign import sign  # noqa: PLC0415
 
     pem = rsa.generate_private_key(3, 3072).private_bytes(
         Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()

@@ -27,9 +27,9 @@ from demo.source_packages import (
     prepare,
     spec_command,
 )
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.format.metadata import Descriptor
-from sgx_enclaves.measurement.mrenclave import mrenclave
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.measure import mrenclave
+from sgx_enclaves.enclave.metadata import Descriptor
 
 PCE = ENCLAVE_LIST[0]
 _ONLY_PCE = tuple(word for e in ENCLAVE_LIST[1:] for word in ("--without", e.name))

@@ -36,11 +36,11 @@ from demo.release import (
     source_archive,
 )
 from demo.whole_release import TOOLS
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.format.metadata import Descriptor
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
-from sgx_enclaves.releases.toolchain_probe import record_toolchain
-from sgx_enclaves.signing.signatures import extract
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.sign import extract
+from sgx_enclaves.release.toolchain import record_toolchain
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 
 KINDS = ("reproducible", "prebuilt", "grafted")
 RELEASE_FILE = "demo.toml"

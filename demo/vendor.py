@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from sgx_enclaves.format.config import Config
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.format.metadata import Block
-from sgx_enclaves.measurement.mrenclave import mrenclave
-from sgx_enclaves.signing.regenerate import Regenerated, regenerate
-from sgx_enclaves.signing.sign import load_key, mrsigner_of_pem, sign
-from sgx_enclaves.verdict.detect import detect_generation
+from sgx_enclaves.enclave.compare import detect_generation
+from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.measure import mrenclave
+from sgx_enclaves.enclave.metadata import Block
+from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.enclave.sign import load_key, mrsigner_of_pem, sign
 
 DATE = datetime.date(2026, 1, 1)
 

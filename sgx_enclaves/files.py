@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Read files whole but bounded, and write them whole or not at all."""
+"""Read files whole but bounded, and write them whole or not at all.
+
+Worker processes that do not outlive the program that started them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 from pathlib import Path
 
 from sgx_enclaves.errors import InputError, LimitError
@@ -88,3 +93,21 @@ def write_file(path: str, data: bytes, mode: int = 0o644) -> None:
             file=path,
             hint="check the folder, its rights and the space left",
         ) from None
+
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_INIT = 1
+
+
+def end_with_parent() -> None:
+    """Make this process end when its parent does, by whatever it is killed.
+
+    An initializer for process pools: a worker otherwise waits for work for ever
+    when its parent gets SIGKILL, since it holds the other end of the queue itself.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() == _INIT:
+        # The parent was gone before it could be watched.
+        os._exit(0)

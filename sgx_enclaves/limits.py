@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from sgx_enclaves.records import record
+from sgx_enclaves.plain import record
 
 MIB = 1 << 20
 

@@ -20,13 +20,13 @@ from koji.plugin import export_cli
 from koji_cli.lib import activate_session, ensure_connection, watch_tasks
 
 from sgx_enclaves.cli.koji_arguments import koji_parser
-from sgx_enclaves.report.records_text import (
+from sgx_enclaves.report.text import (
     UNKNOWN_STATUS,
+    answer_text,
     exit_status,
     gate_text,
     record_text,
     records_table,
-    result_text,
 )
 
 _DENIED = 1
@@ -144,7 +144,7 @@ def _told(goptions: Any, session: Any, given: argparse.Namespace, task: int) -> 
     result = session.getTaskResult(task)
     folder = koji.PathInfo(topdir=goptions.topurl).task(task)
     report = f"{folder}/{result['report']}"
-    text = f"{result_text(result, _width())}report: {report}\n"
+    text = f"{answer_text(result, _width())}report: {report}\n"
     _show(given, {**result, "task_id": task, "report_url": report}, text)
     return exit_status(result["verdict"])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The rpmlint check: words what `sgx_enclaves.packages` finds out as rpmlint findings.
+"""The rpmlint check: words what `sgx_enclaves.rpm` finds out as rpmlint findings.
 
 Nothing is imported here: the hook for rpmlint runs at every start of Python.
 """

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
-from sgx_enclaves.packages.check import EnclaveResult
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER, stem_of, version_of
-from sgx_enclaves_rpmlint.boundary import Subject
+from sgx_enclaves.rpm.check import EnclaveResult
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, stem_of, version_of
 from sgx_enclaves_rpmlint.findings import Report, report
+from sgx_enclaves_rpmlint.packages import Subject
 
 _SIGNED = re.compile(r"(?P<base>libsgx_\w+\.signed\.so)(?:\.(?P<version>\d+(?:\.\d+)+))?\Z")
 _PACKAGE = re.compile(r"sgx-enclave-[a-z]+-(?P<name>\w+)-(?P<state>signed|unsigned)\Z")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sgx_enclaves.records import record
+from sgx_enclaves.plain import record
 
 ERROR = "E"
 WARNING = "W"

@@ -3,18 +3,96 @@
 
 Pure: takes the core's result and words it; decides nothing but which finding
 words what.
+
+Judges the packages of one run of rpmlint, each against the others and the configuration.
+
+Withdraws other checks' findings that mean nothing on a verified enclave.
+
+A filter in TOML cannot know the verdict, so this looks through what rpmlint has
+collected: lines such as `NAME.ARCH: E: statically-linked-binary (Badness: 2) PATH`,
+with colours. Only a line about exactly this package, this finding and this path
+goes, and rpmlint's counts with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Optional
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Optional
 
-from sgx_enclaves.packages.check import EnclaveResult, PackageResult
-from sgx_enclaves.verdict.model import Difference, Finding, Outcome, Severity, Verdict
-from sgx_enclaves_rpmlint.boundary import Subject
+from sgx_enclaves.enclave.verdict import Difference, Finding, Outcome, Severity, Verdict
+from sgx_enclaves.rpm.check import Bystander, EnclaveResult, PackageResult, check_package
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves_rpmlint.conventions import check_conventions
 from sgx_enclaves_rpmlint.findings import Report, kind_of_code, printable, report
+from sgx_enclaves_rpmlint.options import read_options
+from sgx_enclaves_rpmlint.packages import Output, Subject
+from sgx_enclaves_rpmlint.references import Query, is_neighbour, opener_for, references_for
+
+
+class Judgement:
+    """Judges packages one by one; counterparts last, for then they may have been read.
+
+    Args:
+        table: the table [SgxEnclave] of the configuration.
+        subjects: all packages that were seen.
+        query: the installed packages that provide something.
+    """
+
+    def __init__(self, table: object, subjects: Sequence[Subject], query: Query) -> None:
+        self._options = read_options(table)
+        # One of each, so that a package is held against its header once, and read once
+        # where it is a subject and a counterpart.
+        ours = [s for s in subjects if s.suspect or is_neighbour(s)]
+        self._openers = {id(s): opener_for(s) for s in ours}
+        self._bystanders = {id(s): Bystander() for s in ours}
+        self._references = references_for(
+            subjects,
+            self._options,
+            query,
+            lambda subject: self._openers[id(subject)],
+            lambda subject: self._bystanders[id(subject)].watch,
+        )
+        self._namesakes = Counter((s.name, s.arch) for s in subjects)
+        self._configuration_told = False
+        self._last: Optional[PackageResult] = None
+
+    @staticmethod
+    def order(subjects: Sequence[Subject]) -> list[Subject]:
+        """The order in which to ask for them."""
+        return sorted(subjects, key=is_neighbour)
+
+    def of(self, subject: Subject) -> Iterator[Report]:
+        """All findings about a package."""
+        self._last = None
+        if not self._configuration_told:
+            self._configuration_told = True
+            for problem in self._options.problems:
+                yield report("sgx-enclave-configuration", problem)
+        result = self._bystanders[id(subject)].result or check_package(
+            subject.file,
+            self._references,
+            self._options.policy_for,
+            permitted=self._options.permit,
+            opener=self._openers[id(subject)],
+        )
+        yield from Judge(subject, result).reports()
+        self._last = result
+
+    def quieten(self, subject: Subject, output: Output) -> None:
+        """Withdraw other checks' findings about the enclaves that `of` has just verified."""
+        result = self._last
+        # rpmlint's lines name a package by name and architecture, and set a path off by
+        # blanks: where that is ambiguous, nothing is withdrawn.
+        if result is None or subject.blanks or self._namesakes[subject.name, subject.arch] > 1:
+            return
+        good = [e for e in result.enclaves if is_verified(e) or is_sound_unsigned(e)]
+        paths = {path for e in good for path in (e.path, *e.links)}
+        # A damaged package has proved nothing, whatever its enclaves look like.
+        if paths and not any(f.severity is not Severity.NOTE for f in result.findings):
+            withdraw(output, subject, paths, self._options.quiet)
+
 
 _PAYLOAD = ("payload-differs", "size-differs")
 _METADATA = ("metadata-differs",)
@@ -160,3 +238,54 @@ def _is_lower_isvsvn(difference: Difference) -> bool:
     except ValueError:
         return False
     return found < expected
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_LINE = re.compile(
+    r"(?P<package>\S+): (?P<level>[EWI]): (?P<id>\S+)(?: \(Badness: (?P<badness>\d+)\))? "
+    r"(?P<path>/\S+)(?: .*)?\Z"
+)
+
+
+def withdraw(
+    output: Output, subject: Subject, paths: Collection[str], quiet: Collection[str]
+) -> None:
+    """Take findings about verified enclaves back.
+
+    Args:
+        output: what rpmlint has collected.
+        subject: the package.
+        paths: the verified enclaves in it and the links to them.
+        quiet: ids of the findings to take back.
+    """
+    there = {path for path in paths if path.startswith(ENCLAVE_FOLDER)}
+    name = f"{subject.name}.{subject.arch}" if subject.arch else subject.name
+    kept = []
+    for line in output.results:
+        match = _LINE.match(_COLOUR.sub("", line))
+        if (
+            match is None
+            or match["package"] != name
+            or match["id"] not in quiet
+            or match["path"] not in there
+        ):
+            kept.append(line)
+            continue
+        level = match["level"]
+        output.printed_messages[level] -= 1
+        output.score -= int(match["badness"] or _own_badness(output, match["id"], level))
+        _count_as_filtered(output)
+    output.results[:] = kept
+
+
+def _own_badness(output: Output, issue: str, level: str) -> int:
+    """What a line without a badness has cost; it is printed only from 2 up."""
+    if issue in output.badness:
+        return int(output.badness[issue])
+    return 1 if level == "E" else 0
+
+
+def _count_as_filtered(output: Any) -> None:
+    # From rpmlint 2.5 or so.
+    if hasattr(output, "filtered_out"):
+        output.filtered_out += 1

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Optional
 
-from sgx_enclaves.packages.check import NOT_PERMITTED
-from sgx_enclaves.packages.presence import enclave_name, stem_of, version_of
-from sgx_enclaves.records import record
-from sgx_enclaves.verdict.known import pin_for_file
-from sgx_enclaves.verdict.policy import Policy, policy_for
+from sgx_enclaves.enclave.known import pin_for_file
+from sgx_enclaves.enclave.policy import Policy, policy_for
+from sgx_enclaves.plain import record
+from sgx_enclaves.rpm.check import NOT_PERMITTED
+from sgx_enclaves.rpm.presence import enclave_name, stem_of, version_of
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
 _KEYS = frozenset({"reference", "signers", "least_isvsvn", "permit", "quiet"})

@@ -3,22 +3,70 @@
 
 First the other packages on rpmlint's command line, then what the configuration
 names, then what is installed. Each is opened only when a signed enclave asks for it.
+
+The headers of installed packages, by what they provide; asks the RPM database.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Optional
 
-from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.packages.contents import Installed, Opener, Unpacked, packed
-from sgx_enclaves.packages.counterpart import Counterpart, Reference
-from sgx_enclaves.packages.presence import enclave_name, stem_of
-from sgx_enclaves.packages.references import PackageReference, Watcher, open_reference
-from sgx_enclaves_rpmlint.boundary import Subject
-from sgx_enclaves_rpmlint.installed import InstalledPackage, never_a_reference
+from sgx_enclaves.errors import InputError, SgxEnclavesError
+from sgx_enclaves.plain import record
+from sgx_enclaves.rpm.presence import enclave_name, stem_of
+from sgx_enclaves.rpm.reader import Installed, Opener, Unpacked, packed
+from sgx_enclaves.rpm.references import (
+    Counterpart,
+    PackageReference,
+    Reference,
+    Watcher,
+    open_reference,
+)
 from sgx_enclaves_rpmlint.options import Options
+from sgx_enclaves_rpmlint.packages import Subject
+
+_NEVER = re.compile(r"sgx-enclave\([^()]*:(?:signed|unsigned:latest)[:)]")
+
+
+@record
+class InstalledPackage:
+    """An installed package: what to call it, and its header as the database has it."""
+
+    name: str
+    header: bytes
+
+
+def installed_packages(provide: str) -> list[InstalledPackage]:
+    """All installed packages that provide something and may be references.
+
+    Raises:
+        InputError: the database cannot be read.
+    """
+    # rpmlint needs this module too; it has no types.
+    rpm = importlib.import_module("rpm")
+    try:
+        headers = list(rpm.TransactionSet().dbMatch("providename", provide))
+    except rpm.error as error:
+        raise InputError(f"the RPM database cannot be read: {error}", found=provide) from None
+    return [
+        InstalledPackage(f"installed {header[rpm.RPMTAG_NEVRA]}", header.unload())
+        for header in headers
+        if not any(map(never_a_reference, header[rpm.RPMTAG_PROVIDENAME]))
+    ]
+
+
+def never_a_reference(provide: str) -> bool:
+    """Whether a package with this Provides proves nothing, whatever else it provides.
+
+    It was built with the distribution's newest toolchain, or brings the signed
+    enclave along: then it would be its own witness.
+    """
+    return bool(_NEVER.match(provide))
+
 
 Query = Callable[[str], list[InstalledPackage]]
 _PREFIX = "libsgx_"

@@ -13,14 +13,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sgx_enclaves_rpmlint.boundary import LintPackage, Output, Subject
-from sgx_enclaves_rpmlint.candidates import subject_of
 from sgx_enclaves_rpmlint.findings import ERROR, KINDS, Report, failed
-from sgx_enclaves_rpmlint.installed import installed_packages
-from sgx_enclaves_rpmlint.kept import Kept
+from sgx_enclaves_rpmlint.packages import Kept, LintPackage, Output, Subject, subject_of
+from sgx_enclaves_rpmlint.references import installed_packages
 
 if TYPE_CHECKING:
-    from sgx_enclaves_rpmlint.installed import InstalledPackage
+    from sgx_enclaves_rpmlint.references import InstalledPackage
 
 # More than any threshold: a package with one of our errors is never acceptable.
 BADNESS = 10_000
@@ -90,7 +88,7 @@ class Session:
 
     def _judge(self, waiting: list[Subject]) -> None:
         # Takes as long as all the rest of our start, and most packages have no enclave.
-        from sgx_enclaves_rpmlint.judgement import Judgement  # noqa: PLC0415
+        from sgx_enclaves_rpmlint.judge import Judgement  # noqa: PLC0415
 
         judgement = Judgement(self._table, list(self._subjects.values()), self._query)
         for subject in judgement.order(waiting):

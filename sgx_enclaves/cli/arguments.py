@@ -1,18 +1,42 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Arguments that several verbs share."""
+"""Arguments that several verbs share.
+
+Arguments of the verbs that work on packages.
+
+Arguments of the verbs that work on a release: the catalogue, and how to fetch.
+
+Read the files that verbs work on.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import sys
+from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.errors import InputError
+from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.known import PINS, Pin, pin_for_file, pin_named
+from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.policy import Policy, policy_for
+from sgx_enclaves.enclave.sdk import Generation, generation_named
+from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.signing.generation import Generation, generation_named
-from sgx_enclaves.verdict.known import PINS, Pin, pin_for_file, pin_named
-from sgx_enclaves.verdict.policy import Policy, policy_for
+from sgx_enclaves.release.cache import Cache, default_cache_dir
+from sgx_enclaves.release.catalogue import (
+    OWN_FOLDER,
+    USER_FOLDER,
+    Catalogue,
+    Lookaside,
+    load_catalogue,
+)
+from sgx_enclaves.release.fetch import Fetcher, FetchSettings, for_stream
+from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
+from sgx_enclaves.rpm.check import NOT_PERMITTED
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
 
@@ -88,7 +112,7 @@ def chosen_policy(args: argparse.Namespace, signed_path: str) -> Policy:
 def _mrsigner(text: str) -> str:
     if _MRSIGNER.match(text):
         return text.lower()
-    from sgx_enclaves.signing.sign import mrsigner_of_pem  # noqa: PLC0415
+    from sgx_enclaves.enclave.sign import mrsigner_of_pem  # noqa: PLC0415
 
     try:
         pem = read_file(text, DEFAULT_LIMITS.config_size)
@@ -100,3 +124,162 @@ def _mrsigner(text: str) -> str:
             found=error.message,
         ) from None
     return mrsigner_of_pem(pem, text).hex()
+
+
+def add_references(parser: argparse.ArgumentParser) -> None:
+    """What signed enclaves are compared with, and which may be shipped."""
+    parser.add_argument(
+        "--reference",
+        metavar="RPM|DIR|MANIFEST",
+        action="append",
+        default=[],
+        help="where our own unsigned enclaves and their config.xml are: a package, a folder, "
+        "or what `sgx-enclaves build` made; may be repeated",
+    )
+    parser.add_argument(
+        "--permit",
+        metavar="NAME",
+        choices=sorted(NOT_PERMITTED),
+        action="append",
+        default=[],
+        help="accept an enclave that Fedora does not ship: " + ", ".join(sorted(NOT_PERMITTED)),
+    )
+
+
+# What Fedora's look-aside cache calls the source of the prebuilt enclaves.
+_PACKAGE = "linux-sgx-enclaves-prebuilt"
+
+
+def add_release(parser: argparse.ArgumentParser) -> None:
+    """The release, and where releases are described."""
+    parser.add_argument("release", metavar="RELEASE", help="its name in the catalogue")
+    add_catalogue(parser)
+
+
+def add_catalogue(parser: argparse.ArgumentParser) -> None:
+    """Where releases are described."""
+    parser.add_argument(
+        "--catalogue",
+        metavar="PATH",
+        type=Path,
+        action="append",
+        default=[],
+        help="a file or a folder of more releases, besides our own and "
+        f"{USER_FOLDER}; may be repeated",
+    )
+
+
+def add_fetching(parser: argparse.ArgumentParser) -> None:
+    """Where files come from, and where they are kept."""
+    group = parser.add_argument_group("fetching")
+    group.add_argument("--cache", metavar="DIR", type=Path, help="where fetched files are kept")
+    group.add_argument(
+        "--local", metavar="DIR", type=Path, help="take files that lie in this folder from there"
+    )
+    group.add_argument(
+        "--offline", action="store_true", help="take files from the cache and --local only"
+    )
+    group.add_argument(
+        "--lookaside",
+        metavar="[PACKAGE=]URL",
+        help=f"a look-aside cache to ask first; the package is {_PACKAGE} by default",
+    )
+    group.add_argument(
+        "--ca-file", metavar="PEM", help="trust these certificates instead of the system's"
+    )
+    group.add_argument(
+        "--attempts",
+        metavar="N",
+        type=int,
+        default=FetchSettings().attempts,
+        help="requests to one place before the next is tried",
+    )
+
+
+def chosen_catalogue(args: argparse.Namespace) -> Catalogue:
+    """Our own releases, the machine's, and those of `--catalogue`.
+
+    Raises:
+        CatalogueError: a file in there is wrong.
+    """
+    return load_catalogue((OWN_FOLDER, USER_FOLDER, *args.catalogue))
+
+
+def chosen_cache_dir(args: argparse.Namespace) -> Path:
+    """The folder of fetched files."""
+    return args.cache if args.cache is not None else default_cache_dir(os.environ)
+
+
+def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
+    """A fetcher as the arguments ask for it; it tells on standard error how it goes.
+
+    Raises:
+        FetchError: the certificates cannot be used.
+        CatalogueError: the look-aside cache's URL is none.
+    """
+    lookaside: Optional[Lookaside] = None
+    if args.lookaside is not None:
+        package, _, url = args.lookaside.rpartition("=")
+        lookaside = Lookaside(url, package or _PACKAGE)
+    transport = None
+    if not args.offline:
+        transport = HttpsTransport(TransportSettings(ca_file=args.ca_file))
+    return Fetcher(
+        Cache(chosen_cache_dir(args)),
+        transport,
+        FetchSettings(attempts=max(1, args.attempts)),
+        progress=for_stream(sys.stderr),
+        lookaside=lookaside,
+        local=args.local,
+    )
+
+
+def load_enclave(path: str) -> EnclaveImage:
+    """An enclave file, parsed.
+
+    Raises:
+        SgxEnclavesError: it cannot be read, or is no enclave.
+    """
+    return EnclaveImage.parse(read_file(path, DEFAULT_LIMITS.file_size), path)
+
+
+def load_descriptor(image: EnclaveImage) -> Descriptor:
+    """The metadata of an enclave; errors name its file and the offset in it.
+
+    Raises:
+        SgxEnclavesError: see `Descriptor.parse`.
+    """
+    try:
+        return Descriptor.parse(image.descriptor)
+    except SgxEnclavesError as error:
+        error.file = image.name
+        error.offset = image.descriptor_offset + (error.offset or 0)
+        raise
+
+
+def load_signed(path: str) -> tuple[EnclaveImage, Descriptor]:
+    """A signed enclave.
+
+    Raises:
+        FormatError: it is not signed.
+        SgxEnclavesError: see `load_enclave`.
+    """
+    image = load_enclave(path)
+    descriptor = load_descriptor(image)
+    if not descriptor.is_signed:
+        raise FormatError(
+            "the enclave is not signed",
+            file=path,
+            offset=image.descriptor_offset,
+            hint="take the vendor's signed file",
+        )
+    return image, descriptor
+
+
+def load_config(path: str) -> Config:
+    """A config.xml.
+
+    Raises:
+        SgxEnclavesError: it cannot be read, or is malformed.
+    """
+    return Config.parse(read_file(path, DEFAULT_LIMITS.config_size), path)

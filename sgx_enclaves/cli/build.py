@@ -16,16 +16,15 @@ import json
 import sys
 from pathlib import Path
 
-from sgx_enclaves.cli.arguments import add_json
-from sgx_enclaves.cli.release_arguments import (
+from sgx_enclaves.cli.arguments import (
     add_fetching,
+    add_json,
     add_release,
     chosen_catalogue,
     chosen_fetcher,
 )
-from sgx_enclaves.releases.build import BuildRequest, build_release
-from sgx_enclaves.releases.built import set_apart
-from sgx_enclaves.releases.manifest import Manifest, ToolchainKind
+from sgx_enclaves.release.build import BuildRequest, build_release
+from sgx_enclaves.release.manifest import Manifest, ToolchainKind, set_apart
 
 EXIT_DIFFERS, EXIT_FAILED = 1, 2
 _SHOWN = 10

@@ -14,8 +14,7 @@ import argparse
 from pathlib import Path
 
 from sgx_enclaves.files import make_folder, write_file
-from sgx_enclaves.releases.built import Built, load_built
-from sgx_enclaves.releases.manifest import Manifest, TreeRecord
+from sgx_enclaves.release.manifest import Built, Manifest, TreeRecord, load_built
 
 EXIT_REFUSED = 1
 

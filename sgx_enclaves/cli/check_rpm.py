@@ -26,16 +26,15 @@ import sys
 from sgx_enclaves.cli.arguments import (
     add_json,
     add_policy,
+    add_references,
     add_sdk,
     chosen_generation,
     chosen_policy,
 )
-from sgx_enclaves.cli.package_arguments import add_references
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.packages.check import check_package
-from sgx_enclaves.packages.counterpart import Reference
-from sgx_enclaves.packages.package import open_package
-from sgx_enclaves.packages.references import PackageReference, is_latest, open_reference
+from sgx_enclaves.rpm.check import check_package
+from sgx_enclaves.rpm.reader import open_package
+from sgx_enclaves.rpm.references import PackageReference, Reference, is_latest, open_reference
 
 _UNSIGNED = "-unsigned"
 
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         )
         for path in args.packages
     )
-    from sgx_enclaves.cli.package_words import result_dict, result_text  # noqa: PLC0415
+    from sgx_enclaves.report.text import result_dict, result_text  # noqa: PLC0415
 
     status = 0
     plain = []

@@ -23,10 +23,10 @@ from sgx_enclaves.cli.arguments import (
     chosen_generation,
     chosen_policy,
 )
+from sgx_enclaves.enclave.compare import compare
+from sgx_enclaves.enclave.verdict import Verdict
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.verdict.compare import compare
-from sgx_enclaves.verdict.model import Verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

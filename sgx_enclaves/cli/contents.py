@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sgx_enclaves.cli.arguments import add_json
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.releases.contents import Contents, read_contents
+from sgx_enclaves.release.archive import Contents, read_contents
 
 EXIT_DIFFERS = 1
 _HEX = re.compile(r"[0-9a-f]{64}")

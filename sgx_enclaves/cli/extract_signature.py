@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 
-from sgx_enclaves.cli.inputs import load_signed
+from sgx_enclaves.cli.arguments import load_signed
+from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.files import write_file
-from sgx_enclaves.signing.signatures import extract
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

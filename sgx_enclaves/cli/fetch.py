@@ -16,27 +16,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.cli.arguments import add_json
-from sgx_enclaves.cli.release_arguments import (
+from sgx_enclaves.cli.arguments import (
     add_fetching,
+    add_json,
     add_release,
     chosen_catalogue,
     chosen_fetcher,
 )
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, write_file
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.format.metadata import Descriptor
-from sgx_enclaves.releases.acquire import (
+from sgx_enclaves.release.catalogue import Catalogue, Release
+from sgx_enclaves.release.fetch import (
+    Fetched,
     SignedArchive,
     fetch_signed,
     fetch_sources,
     read_signed_enclaves,
 )
-from sgx_enclaves.releases.catalogue import Catalogue
-from sgx_enclaves.releases.download import Fetched
-from sgx_enclaves.releases.release import Release
-from sgx_enclaves.signing.signatures import extract
 
 _WHAT = ("all", "sources", "signed")
 

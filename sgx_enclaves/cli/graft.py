@@ -9,13 +9,19 @@ from __future__ import annotations
 import argparse
 import os
 
-from sgx_enclaves.cli.arguments import add_policy, add_sdk, chosen_generation, chosen_policy
-from sgx_enclaves.cli.release_arguments import add_catalogue, chosen_catalogue
+from sgx_enclaves.cli.arguments import (
+    add_catalogue,
+    add_policy,
+    add_sdk,
+    chosen_catalogue,
+    chosen_generation,
+    chosen_policy,
+)
+from sgx_enclaves.enclave.graft import graft
+from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.verdict.graft import graft
-from sgx_enclaves.verdict.policy import Policy
 
 # Fedora ships enclaves executable.
 MODE = 0o755
@@ -66,7 +72,7 @@ def _policy(args: argparse.Namespace) -> Policy:
     numbers = (args.isvprodid, args.min_isvsvn)
     if args.signer or args.enclave or args.allow_debug or any(n is not None for n in numbers):
         raise InputError("a release decides who must have signed", hint="drop --release, or those")
-    from sgx_enclaves.releases.verify import policy_of  # noqa: PLC0415
+    from sgx_enclaves.release.verify import policy_of  # noqa: PLC0415
 
     release = chosen_catalogue(args).release(args.release)
     name = os.path.basename(args.output)

@@ -10,12 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 
-from sgx_enclaves.cli.arguments import add_json, add_sdk, chosen_generation
-from sgx_enclaves.cli.inputs import load_config, load_descriptor, load_enclave
+from sgx_enclaves.cli.arguments import (
+    add_json,
+    add_sdk,
+    chosen_generation,
+    load_config,
+    load_descriptor,
+    load_enclave,
+)
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.measure import mrenclave
+from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.format.metadata import Descriptor
-from sgx_enclaves.measurement.mrenclave import mrenclave
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure_unsigned(args: argparse.Namespace, image: EnclaveImage, descriptor: Descriptor) -> int:
-    from sgx_enclaves.signing.regenerate import regenerate  # noqa: PLC0415
-    from sgx_enclaves.verdict.detect import detect_generation  # noqa: PLC0415
+    from sgx_enclaves.enclave.compare import detect_generation  # noqa: PLC0415
+    from sgx_enclaves.enclave.regenerate import regenerate  # noqa: PLC0415
 
     if descriptor.is_signed:
         raise InputError(

@@ -15,7 +15,7 @@ import sys
 
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.packages.provides import provides_of
+from sgx_enclaves.rpm.enclaves import provides_of
 
 _VERSION = re.compile(r"(?P<name>[a-z0-9_]+)=(?P<version>[A-Za-z0-9.+~^_:-]+)")
 

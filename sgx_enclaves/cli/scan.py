@@ -34,16 +34,14 @@ from sgx_enclaves import __version__
 from sgx_enclaves.cli.arguments import (
     add_json,
     add_policy,
+    add_references,
     add_sdk,
     chosen_generation,
     chosen_policy,
 )
-from sgx_enclaves.cli.package_arguments import add_references
-from sgx_enclaves.cli.package_words import report_lines, result_dict, scan_summary, survey_dict
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.packages.scan import ScanSettings, scan
-from sgx_enclaves.packages.scan_state import Scanned, State, stamps_below
-from sgx_enclaves.packages.survey import Survey, survey
+from sgx_enclaves.report.text import report_lines, result_dict, scan_summary, survey_dict
+from sgx_enclaves.rpm.scan import Scanned, ScanSettings, State, Survey, scan, stamps_below, survey
 
 _REFRESH = 0.2
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from sgx_enclaves.cli.arguments import add_json
-from sgx_enclaves.cli.inputs import load_descriptor, load_enclave
-from sgx_enclaves.report.show import show_dict, show_text
+from sgx_enclaves.cli.arguments import add_json, load_descriptor, load_enclave
+from sgx_enclaves.report.text import show_dict, show_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import datetime
 
-from sgx_enclaves.cli.arguments import add_sdk, chosen_generation
-from sgx_enclaves.cli.inputs import load_config, load_enclave
+from sgx_enclaves.cli.arguments import add_sdk, chosen_generation, load_config, load_enclave
+from sgx_enclaves.enclave.compare import detect_generation, require_unsigned
+from sgx_enclaves.enclave.regenerate import regenerate
+from sgx_enclaves.enclave.sign import load_key, sign
 from sgx_enclaves.files import read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.signing.regenerate import regenerate
-from sgx_enclaves.signing.sign import load_key, sign
-from sgx_enclaves.verdict.detect import detect_generation, require_unsigned
 
 MODE = 0o755
 

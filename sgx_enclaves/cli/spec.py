@@ -16,12 +16,11 @@ import datetime
 import os
 import re
 
-from sgx_enclaves.cli.release_arguments import add_catalogue, chosen_catalogue
+from sgx_enclaves.cli.arguments import add_catalogue, chosen_catalogue
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import write_file
-from sgx_enclaves.releases.release import Release
-from sgx_enclaves.specs.places import Kind
-from sgx_enclaves.specs.render import SpecRequest, render
+from sgx_enclaves.release.catalogue import Release
+from sgx_enclaves.specs import Kind, SpecRequest, render
 
 _EPOCH = "SOURCE_DATE_EPOCH"
 _PACKAGER = "sgx-enclaves <sgx-enclaves@localhost>"

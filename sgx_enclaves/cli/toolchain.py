@@ -17,20 +17,21 @@ from __future__ import annotations
 import argparse
 import json
 
-from sgx_enclaves.cli.arguments import add_json
-from sgx_enclaves.cli.release_arguments import add_catalogue, chosen_catalogue
+from sgx_enclaves.cli.arguments import add_catalogue, add_json, chosen_catalogue
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file, write_file
-from sgx_enclaves.releases.buildroot_lock import BuildrootLock, dump_lock, parse_lock
-from sgx_enclaves.releases.installed import installed_packages
-from sgx_enclaves.releases.release import Toolchain
-from sgx_enclaves.releases.toolchain import (
+from sgx_enclaves.release.catalogue import Toolchain
+from sgx_enclaves.release.toolchain import (
+    BuildrootLock,
     State,
     ToolchainCheck,
     check_lock,
     check_toolchain,
+    dump_lock,
+    installed_packages,
+    parse_lock,
+    record_toolchain,
 )
-from sgx_enclaves.releases.toolchain_probe import record_toolchain
 
 _LOCK_LIMIT = 64 << 20
 

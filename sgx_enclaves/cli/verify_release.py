@@ -19,25 +19,24 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from sgx_enclaves.cli.arguments import add_json
-from sgx_enclaves.cli.compare import write_reports
-from sgx_enclaves.cli.release_arguments import (
+from sgx_enclaves.cli.arguments import (
     add_fetching,
+    add_json,
     add_release,
     chosen_cache_dir,
     chosen_catalogue,
     chosen_fetcher,
 )
+from sgx_enclaves.cli.compare import write_reports
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import write_file
-from sgx_enclaves.releases.build_stage import BuildTools, builder, record_for
-from sgx_enclaves.releases.outcome import ReleaseVerdict
-from sgx_enclaves.releases.release import Release
-from sgx_enclaves.releases.stages import StageStore
-from sgx_enclaves.releases.verify import Request, verify_release
-from sgx_enclaves.report.release_html import release_html
-from sgx_enclaves.report.release_json import release_dict
-from sgx_enclaves.report.release_text import release_text
+from sgx_enclaves.release.catalogue import Release
+from sgx_enclaves.release.outcome import ReleaseVerdict
+from sgx_enclaves.release.store import StageStore
+from sgx_enclaves.release.verify import BuildTools, Request, builder, record_for, verify_release
+from sgx_enclaves.report.as_html import release_html
+from sgx_enclaves.report.as_json import release_dict
+from sgx_enclaves.report.text import release_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

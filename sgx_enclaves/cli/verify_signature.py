@@ -12,18 +12,16 @@ import argparse
 import json
 from dataclasses import replace
 
-from sgx_enclaves.cli.arguments import add_json, add_policy, chosen_policy
-from sgx_enclaves.cli.inputs import load_descriptor
+from sgx_enclaves.cli.arguments import add_json, add_policy, chosen_policy, load_descriptor
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.metadata import Block, FipsSignature
+from sgx_enclaves.enclave.policy import Policy, check_fips_signature, check_sigstruct, signer_name
+from sgx_enclaves.enclave.sigstruct import Sigstruct
+from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import FormatError
 from sgx_enclaves.files import read_file
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.format.metadata import Block, FipsSignature
-from sgx_enclaves.format.sigstruct import Sigstruct
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.report.findings import finding_dict, finding_lines
-from sgx_enclaves.verdict.model import Finding
-from sgx_enclaves.verdict.policy import Policy, signer_name
-from sgx_enclaves.verdict.signature import check_fips_signature, check_sigstruct
+from sgx_enclaves.report.as_json import finding_dict, finding_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

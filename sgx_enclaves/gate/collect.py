@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Optional
 
 from sgx_enclaves import __version__
+from sgx_enclaves.enclave.verdict import Outcome
 from sgx_enclaves.errors import RecordError
 from sgx_enclaves.gate.inspect import PackageFacts
 from sgx_enclaves.gate.record import (
@@ -26,8 +27,7 @@ from sgx_enclaves.gate.record import (
     RecordedEnclave,
     RecordedPackage,
 )
-from sgx_enclaves.packages.subjects import RPM, Subject
-from sgx_enclaves.verdict.model import Outcome
+from sgx_enclaves.gate.subjects import RPM, Subject
 
 DIFFERS, UNVERIFIABLE = Outcome.DIFFERS.value, Outcome.UNVERIFIABLE.value
 _MAX_TEXT = 1000

@@ -23,7 +23,7 @@ from typing import Optional
 from sgx_enclaves.gate.inspect import PackageFacts
 from sgx_enclaves.gate.record import IDENTICAL, Record
 from sgx_enclaves.gate.rule import Rule
-from sgx_enclaves.packages.presence import evidence
+from sgx_enclaves.rpm.presence import evidence
 
 _LONGEST = 600
 

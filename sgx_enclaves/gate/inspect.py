@@ -5,6 +5,8 @@ Headers first: a build in which no header gives a reason to look further costs
 no more than that. Otherwise every package is hashed, and those with a reason are
 looked into, unless a record already speaks of these very bytes. What cannot be
 read is a fact, too: the gate does not open for it.
+
+The two digests by which a record knows a package file.
 """
 
 from __future__ import annotations
@@ -14,21 +16,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Optional
 
-from sgx_enclaves.errors import PackageError, SgxEnclavesError
+from sgx_enclaves.errors import InputError, PackageError, SgxEnclavesError
 from sgx_enclaves.gate.record import Record
-from sgx_enclaves.gate.rpm_digests import RpmDigests, digests_of, rpm_digests
-from sgx_enclaves.packages.enclaves import (
+from sgx_enclaves.rpm.enclaves import (
     Links,
     PackedEnclave,
     is_enclave,
     may_carry_enclaves,
     read_enclaves,
 )
-from sgx_enclaves.packages.glance import is_plain
-from sgx_enclaves.packages.header import Tag
-from sgx_enclaves.packages.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
-from sgx_enclaves.packages.package import FileKind, Package, open_package
-from sgx_enclaves.packages.presence import contains_signed_enclaves, is_enclave_path
+from sgx_enclaves.rpm.presence import contains_signed_enclaves, is_enclave_path
+from sgx_enclaves.rpm.reader import (
+    DEFAULT_PACKAGE_LIMITS,
+    FileKind,
+    Package,
+    PackageLimits,
+    Tag,
+    is_plain,
+    open_package,
+)
 
 
 @dataclass(frozen=True)
@@ -216,3 +222,48 @@ def _require_name(package: Package, name: str) -> None:
             expected=name,
             found=own,
         )
+
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class RpmDigests:
+    """SHA-256 of a package, hexadecimal.
+
+    Attributes:
+        file: of the whole file.
+        content: of all that follows lead and signature header: main header and
+            payload. Signing a package changes `file` only.
+    """
+
+    file: str
+    content: str
+
+
+def rpm_digests(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> RpmDigests:
+    """The digests of a package file.
+
+    Raises:
+        SgxEnclavesError: it cannot be read, or is no whole RPM package.
+    """
+    with open_package(path, limits) as (package, stream):
+        return digests_of(package, stream)
+
+
+def digests_of(package: Package, stream: BinaryIO) -> RpmDigests:
+    """The digests of an open package; `stream` may be anywhere, and is left at the end.
+
+    Raises:
+        InputError: reading fails.
+    """
+    whole, content = hashlib.sha256(), hashlib.sha256()
+    try:
+        stream.seek(0)
+        whole.update(stream.read(package.header.start))
+        while chunk := stream.read(_CHUNK):
+            whole.update(chunk)
+            content.update(chunk)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", file=package.file) from None
+    return RpmDigests(whole.hexdigest(), content.hexdigest())

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Optional
 
+from sgx_enclaves.enclave.known import SIGNER_NAMES, pin_named
 from sgx_enclaves.errors import RuleError
 from sgx_enclaves.gate.record import CATALOGUE, Record, RecordedEnclave
-from sgx_enclaves.verdict.known import SIGNER_NAMES, pin_named
 
 INTEL = "intel"
 _AGE = re.compile(r"(?P<number>[1-9][0-9]{0,5})(?P<unit>[dhm])\Z")

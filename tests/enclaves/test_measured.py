@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.format.elf import DT_TEXTREL, EnclaveImage, Segment
+from sgx_enclaves.enclave.elf import DT_TEXTREL, EnclaveImage, Segment
 from tests.enclaves.compiled import (
     MEASURED_VARIANTS,
     PARTS,

@@ -29,7 +29,9 @@ PROSE = frozenset({"message", "hint", "claim", "expected", "found", "text", "det
 
 _HEX = re.compile(r"\b[0-9a-f]{16,}\b")
 _OFFSET = re.compile(r"\b0x[0-9a-f]+\b")
-_SECONDS = re.compile(r"(?<=\()\d+\.\d s(?=\))|(?<=\"seconds\": )\d+\.\d+(?:e-\d+)?")
+# A report says only of a step that took long how long.
+_ELAPSED = re.compile(r"\s+\(\d+\.\d\s+s\)")
+_SECONDS = re.compile(r"(?<=\"seconds\": )\d+\.\d+(?:e-\d+)?")
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?")
 
 
@@ -123,6 +125,7 @@ def normalised(text: str, places: Iterable[tuple[str, str]] = ()) -> str:
         text = text.replace(old, new)
     seen: dict[str, int] = {}
     text = _HEX.sub(lambda m: f"<digest {seen.setdefault(m[0], len(seen) + 1)}>", text)
+    text = _ELAPSED.sub("", text)
     text = _SECONDS.sub("<seconds>", _OFFSET.sub("<offset>", text))
     return _TIME.sub("<time>", text)
 

@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from sgx_enclaves.cli.main import main
+from sgx_enclaves.enclave.compare import compare
+from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.policy import policy_for
+from sgx_enclaves.enclave.regenerate import regenerate
+from sgx_enclaves.enclave.sdk import generation_named
+from sgx_enclaves.enclave.sign import sign
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.format.config import Config
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.packages.check import check_package
-from sgx_enclaves.packages.references import open_reference
-from sgx_enclaves.releases.archive import list_members, unpack_tree
-from sgx_enclaves.releases.contents import read_contents
-from sgx_enclaves.releases.tarstream import Symlinks
-from sgx_enclaves.signing.generation import generation_named
-from sgx_enclaves.signing.regenerate import regenerate
-from sgx_enclaves.signing.sign import sign
-from sgx_enclaves.verdict.compare import compare
-from sgx_enclaves.verdict.policy import policy_for
+from sgx_enclaves.release.archive import Symlinks, list_members, read_contents, unpack_tree
+from sgx_enclaves.rpm.check import check_package
+from sgx_enclaves.rpm.references import open_reference
 from tests.golden import judge
 from tests.support.keys import fips_key, vendor_key
 

@@ -17,7 +17,7 @@ from tests.golden.subjects import checked_package, compared, read_archive
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import fips_enclave, signed_enclave
 from tests.support_rpm import RpmFile, cpio_of, link, write_rpm
-from tests.unit.releases import tarmaker
+from tests.unit.release import tarmaker
 
 MUTANTS = 2000
 FOLDER = "/usr/x86_64-intel-sgx/lib64/"

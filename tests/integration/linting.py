@@ -19,8 +19,8 @@ from typing import Optional
 
 import pytest
 
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.enclaves.compiled import PARTS, build_enclaves, have_toolchain
 from tests.integration.test_check_rpm import ROOT, SPEC, signed_by_vendor
 from tests.support.keys import mrsigner, vendor_key

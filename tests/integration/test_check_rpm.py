@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.cli.main import main
-from sgx_enclaves.format.config import Config
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.packages.package import open_package
-from sgx_enclaves.packages.payload import read_payload
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
-from sgx_enclaves.signing.regenerate import regenerate
-from sgx_enclaves.signing.sign import sign
-from sgx_enclaves.verdict.detect import detect_generation
+from sgx_enclaves.enclave.compare import detect_generation
+from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.regenerate import regenerate
+from sgx_enclaves.enclave.sign import sign
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.reader import open_package, read_payload
 from tests.enclaves.compiled import PARTS, build_enclaves, have_toolchain, variant_file
 from tests.support.keys import fips_key, mrsigner, vendor_key
 from tests.support_rpm import RpmFile, write_rpm

@@ -17,8 +17,7 @@ from demo.command import ROOT
 from demo.packages import Built
 from demo.release import VERSION, Description, Tool, release_toml
 from demo.whole_release import Case, problems_of
-from sgx_enclaves.releases.catalogue import parse_toml
-from sgx_enclaves.releases.release_reader import read_release
+from sgx_enclaves.release.catalogue import parse_toml, read_release
 from tests.enclaves.compiled import have_toolchain
 
 DESCRIPTION = Description(

@@ -20,19 +20,9 @@ from typing import Any
 
 import pytest
 
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.support.signed import signed_enclave
-from tests.support_rpm import (
-    LEAD,
-    TRAILER,
-    Raw,
-    RpmFile,
-    cpio_of,
-    header,
-    link,
-    newc,
-    write_rpm,
-)
+from tests.support_rpm import LEAD, TRAILER, Raw, RpmFile, cpio_of, header, link, newc, write_rpm
 
 MIB = 1 << 20
 GIB = 1 << 30

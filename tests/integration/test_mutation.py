@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.format.metadata import (
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.measure import mrenclave
+from sgx_enclaves.enclave.metadata import (
     DIRECTORY_NAMES,
     Block,
     BlockHeader,
@@ -24,11 +25,10 @@ from sgx_enclaves.format.metadata import (
     LayoutGroup,
     PatchEntry,
 )
-from sgx_enclaves.format.sigstruct import Sigstruct
-from sgx_enclaves.format.structure import Structure
+from sgx_enclaves.enclave.sigstruct import Sigstruct
+from sgx_enclaves.enclave.verdict import Origin, Outcome
 from sgx_enclaves.limits import Limits
-from sgx_enclaves.measurement.mrenclave import mrenclave
-from sgx_enclaves.verdict.model import Origin, Outcome
+from sgx_enclaves.structure import Structure
 from tests.support.signed import Case, fips_enclave, signed_enclave
 
 # Parametrised, so that the work spreads over processes.
@@ -79,8 +79,8 @@ def _measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
             known[key] = mrenclave(image, block, limits)
         return known[key]
 
-    monkeypatch.setattr("sgx_enclaves.verdict.compare.mrenclave", remembered)
-    monkeypatch.setattr("sgx_enclaves.signing.regenerate.mrenclave", remembered)
+    monkeypatch.setattr("sgx_enclaves.enclave.compare.mrenclave", remembered)
+    monkeypatch.setattr("sgx_enclaves.enclave.regenerate.mrenclave", remembered)
 
 
 def assert_told_apart(

@@ -23,20 +23,18 @@ from typing import Optional
 
 import pytest
 
+from sgx_enclaves.enclave.compare import compare, detect_generation, wants_fips_by_argument
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.graft import graft
+from sgx_enclaves.enclave.known import pin_for_file
+from sgx_enclaves.enclave.measure import mrenclave
+from sgx_enclaves.enclave.metadata import Block, Descriptor, LayoutEntry, LayoutGroup
+from sgx_enclaves.enclave.policy import Policy, check_fips_signature, check_sigstruct, policy_for
+from sgx_enclaves.enclave.sdk import GENERATIONS, Generation
+from sgx_enclaves.enclave.sign import extract
+from sgx_enclaves.enclave.sigstruct import Sigstruct
+from sgx_enclaves.enclave.verdict import CheckState, Origin, Outcome, Verdict
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.format.metadata import Block, Descriptor, LayoutEntry, LayoutGroup
-from sgx_enclaves.format.sigstruct import Sigstruct
-from sgx_enclaves.measurement.mrenclave import mrenclave
-from sgx_enclaves.signing.generation import GENERATIONS, Generation
-from sgx_enclaves.signing.signatures import extract
-from sgx_enclaves.verdict.compare import compare
-from sgx_enclaves.verdict.detect import detect_generation, wants_fips_by_argument
-from sgx_enclaves.verdict.graft import graft
-from sgx_enclaves.verdict.known import pin_for_file
-from sgx_enclaves.verdict.model import CheckState, Origin, Outcome, Verdict
-from sgx_enclaves.verdict.policy import Policy, policy_for
-from sgx_enclaves.verdict.signature import check_fips_signature, check_sigstruct
 
 CORPUS = os.environ.get("SGX_ENCLAVE_CORPUS")
 CONFIG_SUFFIX = ".config.xml"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.enclaves.compiled import build_enclaves, variant_file
 from tests.integration.linting import (
     ERRORS,

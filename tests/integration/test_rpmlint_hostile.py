@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.enclaves.synthetic import NOTE_SECTION, small_enclave
 from tests.integration.linting import (
     FULL,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.integration.linting import (
     SIGNED_NAME,
     VERSIONS,

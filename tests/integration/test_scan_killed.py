@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, write_rpm

@@ -43,12 +43,12 @@ from demo.source_packages import (
     write_spec,
 )
 from sgx_enclaves.cli.main import main
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.format.metadata import Descriptor
-from sgx_enclaves.format.sigstruct import TYPE_DEBUG, Sigstruct
-from sgx_enclaves.measurement.mrenclave import mrenclave
-from sgx_enclaves.releases.catalogue import OWN_FOLDER
-from sgx_enclaves.signing.sign import sign_sigstruct
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.measure import mrenclave
+from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.sign import sign_sigstruct
+from sgx_enclaves.enclave.sigstruct import TYPE_DEBUG, Sigstruct
+from sgx_enclaves.release.catalogue import OWN_FOLDER
 from tests.enclaves.compiled import build_enclaves, have_toolchain, variant_file
 from tests.support.keys import foreign_key
 from tests.support.once import made_once

@@ -22,7 +22,7 @@ import koji.xmlrpcplus
 
 from sgx_enclaves.gate.inspect import BuildFile, inspect_package
 from sgx_enclaves.gate.record import CATALOGUE, SCHEMA
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.koji.harness import world
 from tests.koji.harness.site import Site
 from tests.support.keys import mrsigner, vendor_key

@@ -11,7 +11,7 @@ from typing import Any
 import koji
 import pytest
 
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.koji import gatekit
 from tests.koji.gatekit import Binary, Recorder, Workshop
 from tests.koji.harness import work, world

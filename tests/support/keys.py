@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from sgx_enclaves.signing.sign import load_key, mrsigner_of_pem
+from sgx_enclaves.enclave.sign import load_key, mrsigner_of_pem
 
 KEYS = Path(__file__).parents[1] / "data" / "golden"
 VENDOR_PEM = KEYS / "throw-away-test-key.pem"

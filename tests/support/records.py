@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 
 RPM = "x-1-1.x86_64.rpm"
 PATH = ENCLAVE_FOLDER + "libsgx_pce.signed.so.1.2.3.4"

@@ -18,17 +18,17 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from sgx_enclaves.format.config import Config
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.format.metadata import Block, Descriptor, Directory, FipsSignature
-from sgx_enclaves.format.sigstruct import KEY_SIZE
-from sgx_enclaves.measurement.mrenclave import mrenclave
-from sgx_enclaves.signing.generation import generation_named
-from sgx_enclaves.signing.regenerate import Regenerated, regenerate
-from sgx_enclaves.signing.sign import sign, sign_sigstruct
-from sgx_enclaves.verdict.compare import compare
-from sgx_enclaves.verdict.model import Verdict
-from sgx_enclaves.verdict.policy import Policy, policy_for
+from sgx_enclaves.enclave.compare import compare
+from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.measure import mrenclave
+from sgx_enclaves.enclave.metadata import Block, Descriptor, Directory, FipsSignature
+from sgx_enclaves.enclave.policy import Policy, policy_for
+from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.enclave.sdk import generation_named
+from sgx_enclaves.enclave.sign import sign, sign_sigstruct
+from sgx_enclaves.enclave.sigstruct import KEY_SIZE
+from sgx_enclaves.enclave.verdict import Verdict
 from tests.enclaves.synthetic import Enclave, build
 from tests.support.keys import fips_key, mrsigner, vendor_key
 

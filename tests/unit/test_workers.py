@@ -15,7 +15,7 @@ import pytest
 PARENT = """
 import os, sys, time
 from concurrent.futures import ProcessPoolExecutor
-from sgx_enclaves.workers import end_with_parent
+from sgx_enclaves.files import end_with_parent
 
 pool = ProcessPoolExecutor(1, initializer=end_with_parent if sys.argv[1] == "ends" else None)
 print(pool.submit(os.getpid).result(), flush=True)

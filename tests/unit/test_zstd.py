@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sgx_enclaves import zstd
+from sgx_enclaves import decompress as zstd
 from sgx_enclaves.decompress import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits, BoundedReader
 from sgx_enclaves.errors import ArchiveError, LimitError, SgxEnclavesError, UnsupportedError
 

@@ -4,7 +4,7 @@
 kojid registers every task handler in this namespace, so no other class is in it.
 """
 
-from .enclave import SgxEnclaveTask
 from .parent import SgxEnclavesTask
+from .verify_enclave import SgxEnclaveTask
 
 __all__ = ["SgxEnclaveTask", "SgxEnclavesTask"]

@@ -8,23 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.files import write_file
-from sgx_enclaves.format.elf import EnclaveImage
-from sgx_enclaves.format.metadata import Descriptor
-from sgx_enclaves.packages.subjects import Judged
-from sgx_enclaves.releases.buildroot_lock import BuildrootLock, LockedPackage, dump_lock
-from sgx_enclaves.releases.built import BuiltEnclave
-from sgx_enclaves.releases.manifest import config_name, unsigned_name
-from sgx_enclaves.releases.outcome import ReleaseVerdict
-from sgx_enclaves.releases.toolchain import ToolchainRecord
-from sgx_enclaves.report.as_html import verdict_html
-from sgx_enclaves.report.as_json import verdict_dict
-from sgx_enclaves.report.release_html import release_html
-from sgx_enclaves.report.release_json import release_dict
-from sgx_enclaves.report.release_text import release_text
-from sgx_enclaves.report.text import verdict_text
-from sgx_enclaves.signing.signatures import extract
+from sgx_enclaves.gate.subjects import Judged
+from sgx_enclaves.release.manifest import BuiltEnclave, config_name, unsigned_name
+from sgx_enclaves.release.outcome import ReleaseVerdict
+from sgx_enclaves.release.toolchain import BuildrootLock, LockedPackage, ToolchainRecord, dump_lock
+from sgx_enclaves.report.as_html import release_html, verdict_html
+from sgx_enclaves.report.as_json import release_dict, verdict_dict
+from sgx_enclaves.report.text import release_text, verdict_text
 
 REPORT = "sgx-enclaves-report.json"
 TEXT, HTML = "sgx-enclaves-report.txt", "sgx-enclaves-report.html"

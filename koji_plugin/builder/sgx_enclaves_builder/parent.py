@@ -4,17 +4,36 @@
 Koji shares the subtasks out. A task that is freed and runs again finds its
 subtasks by their labels. A verdict, whatever it is, ends the task normally: it
 fails only when the machinery does.
+
+Names and parameters of our tasks, as hub policies and `koji taskinfo` see them.
+
+The hub plugin has the same table.
+
+Wait for subtasks, with a deadline that holds.
+
+Koji's own `wait` begins its timeout anew whenever a subtask ends. kojid wakes us
+by SIGUSR2, and again until we have asked the hub; we ask now and then without it.
+
+What a task tells while it runs: one log that grows in the task's output.
+
+What both tasks share: their configuration, their log, files of builds.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Optional
+from typing import Any, Callable, ClassVar, Optional
 
 import koji
+import koji.tasks
+from koji.daemon import incremental_upload
 
+from sgx_enclaves import __version__
 from sgx_enclaves.gate.collect import (
     Answer,
     Circumstances,
@@ -26,19 +45,208 @@ from sgx_enclaves.gate.collect import (
     report_text,
 )
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
-from sgx_enclaves.gate.words import combined_html, combined_text
-from sgx_enclaves.packages.subjects import enclave_at
-from sgx_enclaves.releases.narrow import only
-from sgx_enclaves.releases.release import Release
+from sgx_enclaves.gate.subjects import enclave_at
+from sgx_enclaves.release.cache import Cache, digest_file
+from sgx_enclaves.release.catalogue import Lookaside, Release, only
+from sgx_enclaves.release.fetch import Fetcher, FetchSettings, PlainProgress
+from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
+from sgx_enclaves.report.as_html import combined_html, combined_text
 
-from .config import Config
+from .config import Config, load_config
 from .outputs import HTML, REPORT, TEXT, Outputs
 from .resolve import Resolved, resolve
-from .signatures import CHILD, PARENT
-from .tasklog import LOG, TaskLog
-from .waiting import wait_for
-from .words import checked, name_or_id, names, number, text, truth
-from .work import X86_64, SgxTask, fetcher_of
+from .words import checked, koji_errors, name_or_id, names, number, text, truth
+
+PARENT = "sgxEnclaves"
+CHILD = "sgxEnclave"
+SIGNATURES = {
+    PARENT: [[["release", "build_tag", "build", "opts"], None, None, (None, None)]],
+    CHILD: [[["release", "enclave", "build_tag", "build", "opts"], None, None, (None, None)]],
+}
+koji.tasks.LEGACY_SIGNATURES.update(SIGNATURES)
+
+
+_AT_LEAST_EVERY = 60.0
+
+
+def wait_for(task: Any, subtasks: Sequence[int], seconds: float) -> dict[int, Any]:
+    """Wait until all subtasks have ended, or cancel those that have not in time.
+
+    Args:
+        task: the task handler.
+        subtasks: their ids.
+        seconds: how long.
+
+    Returns:
+        The result of each; a mapping with `faultString` of one that failed or was cancelled.
+    """
+    host, ids = task.session.host, list(subtasks)
+    deadline = time.monotonic() + seconds
+    late: list[int] = []
+    host.taskSetWait(task.id, ids)
+    while True:
+        _finished, unfinished = host.taskWait(task.id)
+        left = deadline - time.monotonic()
+        if not unfinished:
+            break
+        if left <= 0:
+            late = list(unfinished)
+            task.session.cancelTaskChildren(task.id)
+            break
+        signal.sigtimedwait([signal.SIGUSR2], min(left, _AT_LEAST_EVERY))
+    results = dict(host.taskWaitResults(task.id, ids, canfail=ids))
+    for task_id in late:
+        words = f"not done within {seconds:g} s, and cancelled"
+        results[task_id] = {"faultCode": 1, "faultString": words}
+    return results
+
+
+LOG = "sgx-enclaves.log"
+_EVERY = 5.0
+
+
+class TaskLog:
+    """Text that is uploaded as it grows; written to like a stream.
+
+    Args:
+        session: the task's.
+        folder: where the log is kept on the builder.
+        upload_path: the task's folder on the hub.
+        clock: for tests.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        folder: Path,
+        upload_path: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = folder / LOG
+        self._session = session
+        self._upload_path = upload_path
+        self._clock = clock
+        self._out = self.path.open("w", encoding="utf-8", errors="replace")
+        self._in = self.path.open("rb")
+        self._last = clock() - _EVERY
+
+    def __call__(self, text: str) -> None:
+        """Add a line, with the time, and upload: what it tells of may take long."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        self.write(f"{stamp} {text}\n")
+        self.sync()
+
+    def write(self, text: str) -> int:
+        """Add text."""
+        return self._out.write(text)
+
+    def flush(self) -> None:
+        """Upload what is new, unless that was done a moment ago: downloads tell much."""
+        self._out.flush()
+        if self._clock() - self._last >= _EVERY:
+            self.sync()
+
+    def sync(self) -> None:
+        """Upload what is new."""
+        self._out.flush()
+        incremental_upload(self._session, LOG, self._in, self._upload_path)
+        self._last = self._clock()
+
+    def __enter__(self) -> TaskLog:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Upload the rest."""
+        with self._out, self._in:
+            self.sync()
+
+
+X86_64 = "x86_64"
+
+
+class SgxTask(koji.tasks.BaseTaskHandler):
+    """Base of our tasks; it handles none itself."""
+
+    Methods: ClassVar[list[str]] = []
+
+    @contextmanager
+    def at_work(self) -> Iterator[tuple[Config, TaskLog]]:
+        """Configuration and log; errors of the core leave as Koji's, words and all."""
+        folder = Path(self.workdir)
+        with koji_errors(), TaskLog(self.session, folder, self.getUploadDir()) as log:
+            log(f"task {self.id}, {self.method}, sgx-enclaves {__version__}")
+            try:
+                yield load_config(), log
+            except Exception as error:
+                log(f"ended: {error}")
+                raise
+
+    def build_file(self, relative: str, sha256: str) -> Path:
+        """A file of a build, brought here if need be, with the digest that it must have.
+
+        Args:
+            relative: its path below the hub's top folder.
+            sha256: hexadecimal; empty for any.
+
+        Raises:
+            koji.GenericError: it is another file, or cannot be had.
+        """
+        path = Path(self.localPath(relative))
+        if sha256 and digest_file(path) != sha256:
+            raise koji.GenericError(
+                f"{relative} is not the file that this verification began with "
+                f"(expected sha256 {sha256}); start a new one"
+            )
+        return path
+
+    def binary_rpms(self, build: Any) -> list[dict[str, Any]]:
+        """The packages of a build but for source packages; see `rpms_of`."""
+        return [rpm for rpm in self.rpms_of(build) if rpm["arch"] not in ("src", "nosrc")]
+
+    def rpms_of(self, build: Any) -> list[dict[str, Any]]:
+        """The packages of a build.
+
+        Returns:
+            One mapping each: `name` of the file, `relative` path of it below the hub's
+            top folder, `arch`, and the id of the `buildroot_id` that it was made in.
+        """
+        folder = koji.pathinfo.build(build)[len(koji.pathinfo.topdir) :].lstrip("/")
+        found = []
+        for rpm in self.session.listRPMs(buildID=build["id"]):
+            place = koji.pathinfo.rpm(rpm)
+            found.append(
+                {
+                    "name": place.rpartition("/")[2],
+                    "relative": f"{folder}/{place}",
+                    "arch": rpm["arch"],
+                    "buildroot_id": rpm["buildroot_id"],
+                }
+            )
+        return sorted(found, key=lambda rpm: rpm["name"])
+
+
+def fetcher_of(config: Config, log: TaskLog) -> Fetcher:
+    """Fetches within the configured bounds, and tells the log how it goes.
+
+    Raises:
+        SgxEnclavesError: the certificates or the look-aside cache's URL cannot be used.
+    """
+    lookaside = None
+    if config.lookaside is not None:
+        lookaside = Lookaside(config.lookaside, config.lookaside_package)
+    hosts = config.hosts
+    return Fetcher(
+        Cache(config.cache),
+        HttpsTransport(TransportSettings(ca_file=config.ca_file, hosts=hosts)),
+        FetchSettings(
+            attempts=config.attempts,
+            total_timeout=config.fetch_timeout,
+            max_size=config.max_size,
+        ),
+        progress=PlainProgress(log),  # type: ignore[arg-type]
+        lookaside=lookaside,
+    )
+
 
 _OPTIONS = {
     "unsigned_build": name_or_id,

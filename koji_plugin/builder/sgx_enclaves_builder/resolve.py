@@ -15,21 +15,21 @@ from koji.daemon import SCM
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.record import CATALOGUE
+from sgx_enclaves.gate.subjects import releases_with
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.packages.subjects import releases_with
-from sgx_enclaves.releases.artifact import Artifact
-from sgx_enclaves.releases.cache import digest_file
-from sgx_enclaves.releases.catalogue import (
+from sgx_enclaves.release.cache import digest_file
+from sgx_enclaves.release.catalogue import (
     OWN_FOLDER,
     USER_FOLDER,
+    Artifact,
     Catalogue,
+    Release,
     load_catalogue,
+    needed_for,
     parse_toml,
+    read_release,
 )
-from sgx_enclaves.releases.fetch import Fetcher
-from sgx_enclaves.releases.narrow import needed_for
-from sgx_enclaves.releases.release import Release
-from sgx_enclaves.releases.release_reader import read_release
+from sgx_enclaves.release.fetch import Fetcher
 
 from .config import Config
 

@@ -2,10 +2,16 @@
 """Where a subtask builds: a buildroot that is made when it is first needed, and given back.
 
 The buildroot is held against the release's lock, if the builder has been given one.
+
+The seam to kojid: what it defines in its own program, and nothing else.
+
+kojid is no module. Its classes are in `__main__` once it has started; tests put
+stand-ins there.
 """
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any, Optional
 
@@ -14,20 +20,28 @@ import koji
 from sgx_enclaves.errors import BuildError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.releases.build_stage import BuildOrder, BuildTools, builder, recorder_at
-from sgx_enclaves.releases.buildroot_lock import BuildrootLock, parse_lock
-from sgx_enclaves.releases.manifest import ToolchainKind
-from sgx_enclaves.releases.release import Toolchain
-from sgx_enclaves.releases.stages import StageStore
-from sgx_enclaves.releases.toolchain import State, ToolchainRecord, check_lock
+from sgx_enclaves.release.catalogue import Toolchain
+from sgx_enclaves.release.manifest import ToolchainKind
+from sgx_enclaves.release.store import StageStore
+from sgx_enclaves.release.toolchain import (
+    BuildrootLock,
+    State,
+    ToolchainRecord,
+    check_lock,
+    parse_lock,
+)
+from sgx_enclaves.release.verify import BuildOrder, BuildTools, builder, recorder_at
 
-from .buildroot import KojiSite
-from .chroot import Chroot, free_space
-from .components import component_urls
+from .buildroot import Chroot, KojiSite, free_space
 from .config import Config
-from .kojid import new_buildroot
-from .tasklog import TaskLog
-from .work import X86_64, SgxTask, fetcher_of
+from .parent import X86_64, SgxTask, TaskLog, fetcher_of
+from .provenance import component_urls
+
+
+def new_buildroot(*args: Any, **keywords: Any) -> Any:
+    """A new `BuildRoot` of kojid's, with the arguments that it takes."""
+    return importlib.import_module("__main__").BuildRoot(*args, **keywords)
+
 
 _MAX_LOCK = 64 * MIB
 

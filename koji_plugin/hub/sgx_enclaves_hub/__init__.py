@@ -18,14 +18,13 @@ from .config import load_settings  # noqa: E402
 load_settings()
 
 from .gate import gate_tagging, getSgxGateStatus, guard_import  # noqa: E402
-from .hook import verify_new_build  # noqa: E402
 from .policy import SgxEnclavesPresentTest, SgxEnclavesVerifiedTest  # noqa: E402
 from .records import (  # noqa: E402
     getSgxVerification,
     listSgxVerifications,
     recordSgxVerification,
 )
-from .tasks import sgxEnclaves  # noqa: E402
+from .tasks import sgxEnclaves, verify_new_build  # noqa: E402
 
 __all__ = [
     "SgxEnclavesPresentTest",

@@ -20,9 +20,8 @@ from sgx_enclaves.gate.inspect import inspect_build, may_hold_enclaves
 from sgx_enclaves.gate.rule import Rule, parse_mark
 
 from . import hubside
-from .buildfiles import build_files
 from .config import settings
-from .store import newest
+from .store import build_files, newest
 from .words import koji_errors, name_or_id
 
 MARK = "sgx_enclaves.enforce"

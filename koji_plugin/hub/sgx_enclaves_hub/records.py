@@ -15,7 +15,7 @@ from sgx_enclaves.gate.inspect import inspect_package
 from sgx_enclaves.gate.record import CATALOGUE, IDENTICAL, VERDICTS, Record, read_record, time_text
 
 from . import hubside, store
-from .buildfiles import build_files
+from .store import build_files
 from .tasks import PARENT, complete_build
 from .words import choice, koji_errors, name_or_id, number, optional_text
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.cli.main import main
-from sgx_enclaves.releases.contents import read_contents
-from tests.unit.releases import tarmaker as tm
+from sgx_enclaves.release.archive import read_contents
+from tests.unit.release import tarmaker as tm
 
 
 @pytest.fixture

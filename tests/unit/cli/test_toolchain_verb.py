@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.cli.main import main
-from sgx_enclaves.releases.buildroot_lock import BuildrootLock, LockedPackage, dump_lock, parse_lock
-from sgx_enclaves.releases.installed import InstalledPackage
+from sgx_enclaves.release.toolchain import (
+    BuildrootLock,
+    InstalledPackage,
+    LockedPackage,
+    dump_lock,
+    parse_lock,
+)
 
 RELEASE = "sgx-2.25-dcap-1.22"
 GCC = LockedPackage("gcc", "x86_64", "9.5.0", "1", None, "0" * 32, None, "GPL-3.0-or-later", "")

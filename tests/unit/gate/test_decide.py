@@ -10,9 +10,8 @@ from typing import Any, Optional
 import pytest
 
 from sgx_enclaves.gate.decide import Decision, decide, mismatches, plain
-from sgx_enclaves.gate.inspect import CopyFacts, PackageFacts, SignedFile
+from sgx_enclaves.gate.inspect import CopyFacts, PackageFacts, RpmDigests, SignedFile
 from sgx_enclaves.gate.record import read_record
-from sgx_enclaves.gate.rpm_digests import RpmDigests
 from sgx_enclaves.gate.rule import Rule, parse_rule
 from tests.support.records import PATH, RPM, A, B, C, D, enclave, package, record
 

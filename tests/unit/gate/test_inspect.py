@@ -21,10 +21,10 @@ from sgx_enclaves.gate.inspect import (
     inspect_build,
     inspect_package,
     may_hold_enclaves,
+    rpm_digests,
 )
 from sgx_enclaves.gate.record import Record, read_record
-from sgx_enclaves.gate.rpm_digests import rpm_digests
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.support.records import enclave, package, record
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm

@@ -10,13 +10,13 @@ from typing import Any
 import jsonschema
 import pytest
 
+from sgx_enclaves.enclave.compare import compare
+from sgx_enclaves.enclave.policy import policy_for
+from sgx_enclaves.enclave.verdict import Verdict
 from sgx_enclaves.report.as_json import SCHEMA_VERSION, schema, verdict_dict
-from sgx_enclaves.verdict.compare import compare
-from sgx_enclaves.verdict.model import Verdict
-from sgx_enclaves.verdict.policy import policy_for
 from tests.enclaves.synthetic import small_enclave
+from tests.unit.explain.explaining import Case
 from tests.unit.report.verdicts import DIFFERS, IDENTICAL, OURS, UNVERIFIABLE
-from tests.unit.verdict.explaining import Case
 
 VERDICTS = pytest.mark.parametrize("verdict", [IDENTICAL, DIFFERS, UNVERIFIABLE])
 CONFIG = b"<EnclaveConfiguration><ISVSVN>16</ISVSVN></EnclaveConfiguration>"

@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 
-from sgx_enclaves.report.columns import printable, shorten, table
-from sgx_enclaves.report.records_text import (
+from sgx_enclaves.report.text import (
+    answer_text,
     enclave_table,
     exit_status,
     gate_text,
+    printable,
     record_text,
     records_table,
-    result_text,
+    shorten,
+    table,
 )
 
 MRENCLAVE = "cd" * 32
@@ -45,22 +47,22 @@ def test_a_cause_stands_below_its_enclave_within_the_width() -> None:
 
 def test_text_from_elsewhere_cannot_drive_the_terminal() -> None:
     hostile = {**RESULT, "claim": "a\x1b[2Jb", "release": "r\nIDENTICAL: all"}
-    text = result_text(hostile)
+    text = answer_text(hostile)
     assert "\x1b" not in text
     assert "\nIDENTICAL: all" not in text
     assert printable("a\tb") == "a\\x09b"
 
 
 def test_the_weaker_identical_is_as_visible() -> None:
-    assert "NOTE" not in result_text(RESULT) + record_text(RESULT)
+    assert "NOTE" not in answer_text(RESULT) + record_text(RESULT)
     weaker = {**RESULT, "reproducible": False}
-    for text in (result_text(weaker), record_text(weaker)):
+    for text in (answer_text(weaker), record_text(weaker)):
         assert "not the reproducible verdict" in text
-    assert "NOTE" not in result_text({**weaker, "verdict": "differs"})
+    assert "NOTE" not in answer_text({**weaker, "verdict": "differs"})
 
 
 def test_a_field_that_is_missing_is_shown_as_unknown() -> None:
-    assert result_text({"verdict": None, "enclaves": [{}]}).startswith("-: release -")
+    assert answer_text({"verdict": None, "enclaves": [{}]}).startswith("-: release -")
     assert exit_status(None) == 2
     assert exit_status("IDENTICAL") == 2
 

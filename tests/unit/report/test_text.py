@@ -8,8 +8,15 @@ from dataclasses import replace
 
 import pytest
 
+from sgx_enclaves.enclave.verdict import (
+    CheckState,
+    Explanation,
+    Finding,
+    Outcome,
+    Severity,
+    Verdict,
+)
 from sgx_enclaves.report.text import sentence, verdict_text
-from sgx_enclaves.verdict.model import CheckState, Explanation, Finding, Outcome, Severity, Verdict
 from tests.unit.report.verdicts import (
     DIFFERS,
     IDENTICAL,

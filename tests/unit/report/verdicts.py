@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Optional
 
-from sgx_enclaves.verdict.known import INTEL_PCE, SIGNER_NAMES
-from sgx_enclaves.verdict.model import (
+from sgx_enclaves.enclave.known import INTEL_PCE, SIGNER_NAMES
+from sgx_enclaves.enclave.verdict import (
     BlockFacts,
     ByteRange,
     Cause,

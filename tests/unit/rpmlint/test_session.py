@@ -16,17 +16,17 @@ from typing import Any, Optional
 
 import pytest
 from sgx_enclaves_rpmlint.findings import BY_ID, ERROR, KINDS, kind_of_code
+from sgx_enclaves_rpmlint.judge import withdraw
 from sgx_enclaves_rpmlint.options import read_options
-from sgx_enclaves_rpmlint.quiet import withdraw
 from sgx_enclaves_rpmlint.session import Session
 
-from sgx_enclaves.packages.payload import read_payload
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
-from sgx_enclaves.releases.manifest import EnclaveRecord, FileRecord, Manifest, write_manifest
+from sgx_enclaves.release.manifest import EnclaveRecord, FileRecord, Manifest, write_manifest
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.reader import read_payload
 from tests.support.keys import foreign_key, mrsigner, vendor_key
 from tests.support.signed import Case, signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
-from tests.unit.releases.test_manifest import sample
+from tests.unit.release.test_manifest import sample
 
 CASE = signed_enclave("2.25")
 BASE = ENCLAVE_FOLDER + "libsgx_pce.signed.so"
@@ -453,7 +453,7 @@ def test_errors_are_defended() -> None:
 def test_every_code_of_the_core_has_words() -> None:
     """A finding that the core learns must not come out as a failure of the check."""
     root = Path(__file__).parents[3] / "sgx_enclaves"
-    sources = [*root.glob("verdict/*.py"), root / "packages" / "check.py"]
+    sources = [*root.glob("enclave/*.py"), root / "rpm" / "check.py"]
     form = re.compile(
         r'(?:Finding|finding|_refusal|_differs|finding_of)\(\s*(?:\w+, )?"([a-z0-9-]+)"'
     )
@@ -506,7 +506,7 @@ def test_each_package_on_the_command_line_is_read_once(
         read.append(package.name)
         yield from read_payload(package, stream)
 
-    monkeypatch.setattr("sgx_enclaves.packages.contents.read_payload", counted)
+    monkeypatch.setattr("sgx_enclaves.rpm.reader.read_payload", counted)
     signed = Pkg(bench.rpm(CASE.signed))
     for packages in ([signed, unsigned_rpm(bench)], [unsigned_rpm(bench, "a-unsigned"), signed]):
         read.clear()

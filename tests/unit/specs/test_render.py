@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from sgx_enclaves import specs as places
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.errors import CatalogueError
-from sgx_enclaves.releases.catalogue import OWN_FOLDER, Catalogue, load_catalogue
-from sgx_enclaves.releases.release import Release
-from sgx_enclaves.specs import places
-from sgx_enclaves.specs.places import Kind, templates_folder
-from sgx_enclaves.specs.render import SpecRequest, render, sources_of
+from sgx_enclaves.release.catalogue import OWN_FOLDER, Catalogue, Release, load_catalogue
+from sgx_enclaves.specs import Kind, SpecRequest, render, sources_of, templates_folder
 
 CATALOGUE = load_catalogue((OWN_FOLDER,))
 NEWEST = "sgx-2.25-dcap-1.22"

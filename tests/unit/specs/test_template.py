@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.specs.template import Fields, fill
+from sgx_enclaves.specs import Fields, fill
 
 FIELDS: Fields = {
     "name": "pce",

@@ -12,15 +12,21 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from sgx_enclaves_builder.buildroot import KojiSite
-from sgx_enclaves_builder.chroot import Chroot
-from sgx_enclaves_builder.deadline import children_end_within, descendants
-from sgx_enclaves_builder.place import KojiPlace, how_ended
-from sgx_enclaves_builder.shutters import Shutters, find_shutters, has_routes
+from sgx_enclaves_builder.buildroot import (
+    Chroot,
+    KojiPlace,
+    KojiSite,
+    Shutters,
+    children_end_within,
+    descendants,
+    find_shutters,
+    has_routes,
+    how_ended,
+)
 
 from sgx_enclaves.errors import BuildError, InputError, LimitError
-from sgx_enclaves.releases.build_sandbox import Command
-from sgx_enclaves.releases.installed import InstalledPackage
+from sgx_enclaves.release.sandbox import Command
+from sgx_enclaves.release.toolchain import InstalledPackage
 from tests.unit.koji.builder.buildroots import FakeBuildRoot
 
 PATH = {"PATH": "/usr/bin:/bin"}
@@ -233,8 +239,8 @@ def test_a_pipe_does_not_hold_us_up(chroot: Chroot) -> None:
 def test_what_the_buildroot_cannot_do_is_told(
     chroot: Chroot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sgx_enclaves_builder.shutters._UNSHARE", ("absent-unshare",))
-    monkeypatch.setattr("sgx_enclaves_builder.shutters._ROUTES", ("echo", "Iface\neth0 0 x"))
+    monkeypatch.setattr("sgx_enclaves_builder.buildroot._UNSHARE", ("absent-unshare",))
+    monkeypatch.setattr("sgx_enclaves_builder.buildroot._ROUTES", ("echo", "Iface\neth0 0 x"))
     said: list[str] = []
     site = KojiSite(chroot, said.append)
     assert site.shutters.network
@@ -245,8 +251,8 @@ def test_what_the_buildroot_cannot_do_is_told(
 def test_routes_that_cannot_be_seen_count_as_a_network(
     chroot: Chroot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sgx_enclaves_builder.shutters._UNSHARE", ("env",))
-    monkeypatch.setattr("sgx_enclaves_builder.shutters._ROUTES", ("false",))
+    monkeypatch.setattr("sgx_enclaves_builder.buildroot._UNSHARE", ("env",))
+    monkeypatch.setattr("sgx_enclaves_builder.buildroot._ROUTES", ("false",))
     assert find_shutters(chroot).network
 
 

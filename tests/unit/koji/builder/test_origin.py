@@ -11,7 +11,7 @@ import koji
 import pytest
 
 from demo.release import source_archive
-from sgx_enclaves.releases.contents import read_contents
+from sgx_enclaves.release.archive import read_contents
 from tests.unit.koji.builder.buildroots import FakeBuildRoot
 from tests.unit.koji.builder.world import FOLDER, PCE, World, sha256
 

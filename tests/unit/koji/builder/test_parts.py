@@ -16,8 +16,8 @@ import koji.plugin
 import koji.tasks
 import pytest
 from koji.daemon import TaskManager
-from sgx_enclaves_builder.components import component_urls
-from sgx_enclaves_builder.tasklog import TaskLog
+from sgx_enclaves_builder.parent import TaskLog
+from sgx_enclaves_builder.provenance import component_urls
 from sgx_enclaves_builder.words import checked, koji_errors, names, number, text
 
 from sgx_enclaves.errors import FetchError

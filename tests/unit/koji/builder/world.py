@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, Optional
 
 import koji
-from sgx_enclaves_builder.enclave import SgxEnclaveTask
 from sgx_enclaves_builder.parent import SgxEnclavesTask
+from sgx_enclaves_builder.verify_enclave import SgxEnclaveTask
 
 from demo import vendor
 from demo.release import ENCLAVE_LIST, Description, release_toml, source_archive
 from demo.server import DownloadServer, download_server
 from demo.whole_release import TOOLS, designate, honest_release
-from sgx_enclaves.releases.build_plan import STANDARD_PATH
-from sgx_enclaves.releases.toolchain_probe import record_toolchain
+from sgx_enclaves.release.build import STANDARD_PATH
+from sgx_enclaves.release.toolchain import record_toolchain
 from tests.support.keys import vendor_key
 from tests.support_rpm import RpmFile, write_rpm
 from tests.unit.koji.builder.hub import Hub

@@ -18,8 +18,8 @@ from typing import Any, Optional
 
 import koji
 
-from sgx_enclaves.gate.rpm_digests import rpm_digests
-from sgx_enclaves.packages.presence import ENCLAVE_FOLDER
+from sgx_enclaves.gate.inspect import rpm_digests
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.support import records
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, write_rpm

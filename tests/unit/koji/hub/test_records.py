@@ -9,11 +9,7 @@ from typing import Any
 
 import koji
 import pytest
-from sgx_enclaves_hub import (
-    getSgxVerification,
-    listSgxVerifications,
-    recordSgxVerification,
-)
+from sgx_enclaves_hub import getSgxVerification, listSgxVerifications, recordSgxVerification
 
 from tests.support.records import A, Place, changed
 from tests.support_rpm import write_rpm

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""config.xml: what an enclave's maker tells the SDK's signing tool.
+
+The values are read exactly as the tool reads them (C `strtoull`, base 0, so a
+leading `0` is octal); what it refuses is refused here, with a reason. Which
+options exist depends on the SDK: see `sgx_enclaves.enclave.sdk`.
+
+Source: sdk/sign_tool/SignTool/manage_metadata.cpp and sign_tool.cpp.
+
+Option values that the signing tool refuses together.
+
+Source: CMetadata::check_xml_parameter in
+sdk/sign_tool/SignTool/manage_metadata.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.parsers.expat
+from collections.abc import Iterator, Mapping
+
+from sgx_enclaves.enclave.elf import PAGE_SIZE
+from sgx_enclaves.errors import ConfigError, LimitError
+from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.plain import record
+
+ROOT = "EnclaveConfiguration"
+
+U64_MAX = (1 << 64) - 1
+U32_MAX = (1 << 32) - 1
+SIZE_MAX = U64_MAX // 2
+
+# White space before the number is skipped, behind it refused, as strtoull does.
+_NUMBER = re.compile(r"[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))\Z")
+
+
+@record
+class Option:
+    """One option: its range and the value it has when it is not given."""
+
+    name: str
+    maximum: int
+    minimum: int = 0
+    default: int = 0
+
+
+OPTIONS: Mapping[str, Option] = {
+    option.name: option
+    for option in (
+        Option("ProdID", 0xFFFF),
+        Option("ISVSVN", 0xFFFF),
+        Option("ReleaseType", 1),
+        Option("IntelSigned", 1),
+        Option("ProvisionKey", 1),
+        Option("LaunchKey", 1),
+        Option("DisableDebug", 1),
+        Option("HW", 0x10),
+        Option("TCSNum", U32_MAX, 1, 1),
+        Option("TCSMaxNum", U32_MAX, 1, 1),
+        Option("TCSMinPool", U32_MAX, 0, 1),
+        Option("TCSPolicy", 1, 0, 1),
+        Option("StackMaxSize", SIZE_MAX, 0x2000, 0x40000),
+        Option("StackMinSize", SIZE_MAX, 0x2000, 0x2000),
+        Option("HeapMaxSize", SIZE_MAX, 0, 0x1000000),
+        Option("HeapMinSize", SIZE_MAX, 0, 0x1000),
+        Option("HeapInitSize", SIZE_MAX, 0, 0x1000),
+        Option("ReservedMemMaxSize", SIZE_MAX),
+        Option("ReservedMemMinSize", SIZE_MAX),
+        Option("ReservedMemInitSize", SIZE_MAX),
+        Option("ReservedMemExecutable", 1),
+        Option("MiscSelect", U32_MAX),
+        Option("MiscMask", U32_MAX, 0, U32_MAX),
+        Option("EnableKSS", 1),
+        Option("ISVFAMILYID_H", U64_MAX),
+        Option("ISVFAMILYID_L", U64_MAX),
+        Option("ISVEXTPRODID_H", U64_MAX),
+        Option("ISVEXTPRODID_L", U64_MAX),
+        Option("EnclaveImageAddress", U64_MAX, 0x1000),
+        Option("ELRangeStartAddress", U64_MAX),
+        Option("ELRangeSize", U64_MAX, 0x1000),
+        Option("PKRU", 2),
+        Option("AMX", 2),
+        Option("UserRegionSize", SIZE_MAX),
+        Option("EnableAEXNotify", 1),
+        Option("EnableIPPFIPS", 1),
+        Option("EnableOSSLFIPS", 1),
+        Option("RsrvMaxSize", SIZE_MAX),
+        Option("RsrvMinSize", SIZE_MAX),
+        Option("RsrvInitSize", SIZE_MAX),
+    )
+}
+
+# Names that SDK 2.6 to 2.7.1 had for what later ones call ReservedMem*.
+RENAMED: Mapping[str, str] = {
+    "RsrvMaxSize": "ReservedMemMaxSize",
+    "RsrvMinSize": "ReservedMemMinSize",
+    "RsrvInitSize": "ReservedMemInitSize",
+}
+
+
+@record
+class Config:
+    """The options that a config.xml gives, before an SDK has judged them.
+
+    Attributes:
+        given: option name to value, in the file's order.
+        name: what to call the file in messages.
+    """
+
+    given: Mapping[str, int]
+    name: str = "config.xml"
+
+    @classmethod
+    def parse(
+        cls, data: bytes, name: str = "config.xml", limits: Limits = DEFAULT_LIMITS
+    ) -> Config:
+        """Read a config.xml.
+
+        Raises:
+            ConfigError: not well-formed, an unknown or repeated option, or a value
+                that is no number; the message names the line.
+            LimitError: the file is too large.
+        """
+        if len(data) > limits.config_size:
+            raise LimitError(
+                "the configuration is too large",
+                file=name,
+                expected=f"at most {limits.config_size} bytes",
+                found=f"{len(data)} bytes",
+            )
+        return cls(_Reader(name).read(data), name)
+
+
+class _Reader:
+    """Collects the options while expat walks the file."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._given: dict[str, int] = {}
+        self._path: list[str] = []
+        self._text = ""
+        # Only text that is the first node of its element counts.
+        self._text_ended = False
+        self._parser = xml.parsers.expat.ParserCreate("UTF-8")
+        self._parser.buffer_text = True
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._characters
+        self._parser.CommentHandler = self._comment
+        self._parser.StartDoctypeDeclHandler = self._doctype
+        self._parser.ProcessingInstructionHandler = self._instruction
+        self._root_seen = False
+
+    def read(self, data: bytes) -> dict[str, int]:
+        # An XML parser would follow UTF-16, whose every second byte is NUL; the tool does not.
+        if b"\0" in data:
+            raise ConfigError(
+                "not UTF-8 text", file=self._name, found="a NUL byte", hint="save it as UTF-8"
+            )
+        try:
+            self._parser.Parse(data, True)
+        except xml.parsers.expat.ExpatError as error:
+            raise ConfigError(
+                f"line {error.lineno}: not well-formed XML", file=self._name, found=str(error)
+            ) from None
+        return self._given
+
+    def _fail(self, message: str, hint: str | None = None) -> ConfigError:
+        line = self._parser.CurrentLineNumber
+        return ConfigError(f"line {line}: {message}", file=self._name, hint=hint)
+
+    def _doctype(self, *_: object) -> None:
+        # Entities are the only use of a DOCTYPE here, and a way to exhaust memory.
+        raise self._fail("a DOCTYPE is not accepted", "remove it")
+
+    def _instruction(self, *_: object) -> None:
+        if self._root_seen:
+            raise self._fail("a processing instruction is not accepted", "remove it")
+
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        depth = len(self._path)
+        if depth == 0 and tag != ROOT:
+            raise self._fail(f"the root element is {tag}, not {ROOT}")
+        if depth == 1 and attributes:
+            raise self._fail(f"{tag} has an attribute")
+        if depth == 1 and not self._given and self._text.strip():
+            raise self._fail(f"text before the first option of {ROOT}")
+        if depth < 2:
+            self._text = ""
+        self._text_ended = depth >= 2
+        self._root_seen = True
+        self._path.append(tag)
+
+    def _comment(self, _: str) -> None:
+        self._text_ended = bool(self._path)
+
+    def _characters(self, text: str) -> None:
+        if not self._text_ended:
+            self._text += text
+
+    def _end(self, tag: str) -> None:
+        self._path.pop()
+        if len(self._path) == 1:
+            self._option(tag, self._text)
+        elif not self._path and not self._given and self._text.strip():
+            raise self._fail(f"{ROOT} contains text")
+        if len(self._path) < 2:
+            self._text = ""
+
+    def _option(self, tag: str, text: str) -> None:
+        if tag not in OPTIONS:
+            raise self._fail(f"unknown option {tag}", "no SDK up to 2.26 has it")
+        if tag in self._given:
+            raise self._fail(f"{tag} is given twice")
+        if not text.strip():
+            raise self._fail(f"{tag} has no value")
+        match = _NUMBER.match(text)
+        if match is None:
+            raise self._fail(
+                f"{tag} is not a number: {text[:40]!r}",
+                "write it decimal, or hexadecimal with 0x, without blanks behind it",
+            )
+        hexadecimal, octal, decimal = match.groups()
+        digits = (hexadecimal or octal or decimal).lstrip("0") or "0"
+        # Bounded before it is converted: 64 bits have at most 22 (octal) digits.
+        value = int(digits[:23], 16 if hexadecimal else 8 if octal else 10)
+        if len(digits) > 22 or value > U64_MAX:
+            raise self._fail(f"{tag} does not fit 64 bits")
+        self._given[tag] = value
+
+
+_PAGED = (
+    "StackMaxSize",
+    "StackMinSize",
+    "HeapMaxSize",
+    "HeapMinSize",
+    "HeapInitSize",
+    "ReservedMemMaxSize",
+    "ReservedMemMinSize",
+    "ReservedMemInitSize",
+    "UserRegionSize",
+)
+
+
+def check_values(values: Mapping[str, int], config: Config) -> None:
+    """Refuse what the tool refuses.
+
+    Args:
+        values: every option's value, defaults filled in.
+        config: which of them the file really gives.
+
+    Raises:
+        ConfigError: naming the first rule that is broken.
+    """
+    for problem in _problems(values, config.given):
+        raise ConfigError(problem, file=config.name)
+
+
+def _problems(values: Mapping[str, int], given: Mapping[str, int]) -> Iterator[str]:
+    for name in _PAGED:
+        if values[name] % PAGE_SIZE:
+            yield f"{name} is not a multiple of 0x{PAGE_SIZE:x}: 0x{values[name]:x}"
+    if values["StackMinSize"] > values["StackMaxSize"]:
+        yield "StackMinSize is larger than StackMaxSize"
+    for kind in ("Heap", "ReservedMem"):
+        minimum, initial, maximum = (f"{kind}{part}Size" for part in ("Min", "Init", "Max"))
+        middle = initial if initial in given else maximum
+        if values[minimum] > values[middle]:
+            yield f"{minimum} is larger than {middle}"
+        if values[middle] > values[maximum]:
+            yield f"{middle} is larger than {maximum}"
+    if bool(values["HW"]) != bool(values["LaunchKey"]):
+        yield "HW and LaunchKey must be both zero or both not"
+    threads = "TCSMaxNum" if "TCSMaxNum" in given else "TCSNum"
+    if values[threads] < values["TCSNum"]:
+        yield "TCSMaxNum is smaller than TCSNum"
+    if "TCSMinPool" in given and values["TCSMinPool"] > values[threads]:
+        yield f"TCSMinPool is larger than {threads}"
+    identities = ("ISVFAMILYID_H", "ISVFAMILYID_L", "ISVEXTPRODID_H", "ISVEXTPRODID_L")
+    if not values["EnableKSS"] and any(values[name] for name in identities):
+        yield "ISVFAMILYID and ISVEXTPRODID need EnableKSS"
+    if "ELRangeSize" not in given:
+        for name in ("EnclaveImageAddress", "ELRangeStartAddress"):
+            if name in given:
+                yield f"{name} needs ELRangeSize"
+    if values["EnableIPPFIPS"] and values["EnableOSSLFIPS"]:
+        yield "EnableIPPFIPS and EnableOSSLFIPS exclude each other"

@@ -1,0 +1,482 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The descriptor of `.note.sgxmeta` and the metadata blocks in it.
+
+A signed enclave's descriptor holds one to three blocks back to back, then
+zeros; an unsigned one's is all zero. A block is a header, a SIGSTRUCT, a few
+directories (offset and size of a table within the block) and data.
+
+Source: SDK header common/inc/internal/metadata.h of each release.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import ClassVar, Optional, Union
+
+from sgx_enclaves.enclave.sigstruct import KEY_SIZE, SECINFO_TCS, Sigstruct
+from sgx_enclaves.errors import FormatError, LimitError, UnsupportedError
+from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.plain import record
+from sgx_enclaves.structure import Structure, StructureT, raw, uint
+
+MAGIC = 0x86A8_0294_635D_0E4C
+
+# A major version above this one says "with ELRANGE"; modulo 10 it is the plain one.
+ELRANGE_MAJOR = 10
+
+DIR_PATCH, DIR_LAYOUT, DIR_ELRANGE, DIR_EXTEND = range(4)
+DIRECTORY_NAMES = ("patch", "layout", "elrange", "extend")
+
+LAYOUT_GROUP_FLAG = 0x1000
+LAYOUT_NAMES = {
+    1: "HEAP_MIN",
+    2: "HEAP_INIT",
+    3: "HEAP_MAX",
+    4: "TCS",
+    5: "TD",
+    6: "SSA",
+    7: "STACK_MAX",
+    8: "STACK_MIN",
+    9: "THREAD_GROUP",
+    10: "GUARD",
+    11: "HEAP_DYN_MIN",
+    12: "HEAP_DYN_INIT",
+    13: "HEAP_DYN_MAX",
+    14: "TCS_DYN",
+    15: "TD_DYN",
+    16: "SSA_DYN",
+    17: "STACK_DYN_MAX",
+    18: "STACK_DYN_MIN",
+    19: "THREAD_GROUP_DYN",
+    20: "RSRV_MIN",
+    21: "RSRV_INIT",
+    22: "RSRV_MAX",
+    23: "USER_REGION",
+}
+# The ids of SDK 1.5 to 1.9.
+LAYOUT_NAMES_1_X = {
+    1: "HEAP",
+    2: "TCS",
+    3: "TD",
+    4: "SSA",
+    5: "STACK",
+    6: "THREAD_GROUP",
+    7: "GUARD",
+}
+_TCS_ID_1_X = 2
+
+ATTR_EADD = 1
+ATTR_EEXTEND = 2
+ATTR_EREMOVE = 4
+ATTR_POST_ADD = 8
+ATTR_POST_REMOVE = 16
+ATTR_DYN_THREAD = 32
+ATTR_GROW_DOWN = 64
+ATTRIBUTE_NAMES = {
+    ATTR_EADD: "EADD",
+    ATTR_EEXTEND: "EEXTEND",
+    ATTR_EREMOVE: "EREMOVE",
+    ATTR_POST_ADD: "POST_ADD",
+    ATTR_POST_REMOVE: "POST_REMOVE",
+    ATTR_DYN_THREAD: "DYN_THREAD",
+    ATTR_GROW_DOWN: "GROW_DOWN",
+}
+
+EXTEND_FIPS_SIGNATURE = 0x1001
+EXTEND_SHARED_OBJECT = 0x1002
+
+
+@dataclass(frozen=True, order=True)
+class Version:
+    """A metadata version, written `major.minor`."""
+
+    major: int
+    minor: int
+
+    @classmethod
+    def from_word(cls, word: int) -> Version:
+        """From the 64-bit version word of a block."""
+        return cls(word >> 32, word & 0xFFFF_FFFF)
+
+    @property
+    def word(self) -> int:
+        """The 64-bit version word of a block."""
+        return self.major << 32 | self.minor
+
+    @property
+    def has_elrange(self) -> bool:
+        """Whether a block of this version carries an ELRANGE entry."""
+        return self.major > ELRANGE_MAJOR
+
+    @property
+    def directory_count(self) -> int:
+        """Directories in the header: 2 until SDK 2.23, 4 since 2.24.
+
+        Until 2.23 an ELRANGE block keeps a third one at the start of its data.
+        """
+        plain = Version(self.major % ELRANGE_MAJOR, self.minor)
+        if plain in (Version(1, 5), Version(3, 2), Version(3, 3)):
+            return 4
+        return 3 if self.has_elrange else 2
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+_PLAIN = ((1, 3), (1, 4), (1, 5), (2, 1), (2, 2), (2, 3), (2, 4), (3, 0), (3, 1), (3, 2), (3, 3))
+# The SDK got ELRANGE in 2.14, whose versions were 2.4 and 1.4.
+_ELRANGE = ((11, 4), (11, 5), (12, 4), (13, 0), (13, 1), (13, 2), (13, 3))
+KNOWN_VERSIONS = frozenset(Version(*v) for v in _PLAIN + _ELRANGE)
+
+
+@record
+class BlockHeader(Structure):
+    """What stands before the SIGSTRUCT (metadata_t)."""
+
+    SIZE: ClassVar[int] = 64
+
+    magic: int = uint(0, 8, "MAGIC", default=MAGIC)
+    version: int = uint(8, 8, "major << 32 | minor")
+    size: int = uint(16, 4, "bytes of the block")
+    tcs_policy: int = uint(20, 4, "0: bound to threads, 1: unbound")
+    ssa_frame_size: int = uint(24, 4, "pages of an SSA frame")
+    max_save_buffer_size: int = uint(28, 4, "bytes of the XSAVE area")
+    desired_misc_select: int = uint(32, 4, "MISCSELECT that the loader tries to set")
+    tcs_min_pool: int = uint(36, 4, "threads that are kept")
+    enclave_size: int = uint(40, 8, "bytes of virtual address space, a power of two")
+    attributes_flags: int = uint(48, 8, "ATTRIBUTES for SECS")
+    attributes_xfrm: int = uint(56, 8, "XFRM for SECS")
+
+
+@record
+class Directory(Structure):
+    """Where a table lies within the block (data_directory_t)."""
+
+    SIZE: ClassVar[int] = 8
+
+    offset: int = uint(0, 4, "bytes from the start of the block")
+    size: int = uint(4, 4, "bytes")
+
+
+@record
+class PatchEntry(Structure):
+    """Bytes of the block that the loader writes into the file image (patch_entry_t)."""
+
+    SIZE: ClassVar[int] = 32
+
+    dst: int = uint(0, 8, "file offset")
+    src: int = uint(8, 4, "offset in the block")
+    size: int = uint(12, 4, "bytes")
+    reserved: bytes = raw(16, 16, "zero")
+
+
+@record
+class LayoutEntry(Structure):
+    """Pages that the loader adds behind the image (layout_entry_t)."""
+
+    SIZE: ClassVar[int] = 32
+
+    id: int = uint(0, 2, "what the pages are, see `Block.layout_name`")
+    attributes: int = uint(2, 2, "ATTR_* bits")
+    page_count: int = uint(4, 4, "pages")
+    rva: int = uint(8, 8, "offset in the enclave")
+    content_size: int = uint(16, 4, "bytes of content, or a 32-bit fill pattern")
+    content_offset: int = uint(20, 4, "content in the block, or 0")
+    si_flags: int = uint(24, 8, "SECINFO flags")
+
+
+@record
+class LayoutGroup(Structure):
+    """Repeat the preceding entries (layout_group_t)."""
+
+    SIZE: ClassVar[int] = 32
+
+    id: int = uint(0, 2, "what is repeated, with LAYOUT_GROUP_FLAG")
+    entry_count: int = uint(2, 2, "how many preceding entries")
+    load_times: int = uint(4, 4, "how often")
+    load_step: int = uint(8, 8, "bytes from one repetition to the next")
+    reserved: bytes = raw(16, 16, "zero")
+
+
+Layout = Union[LayoutEntry, LayoutGroup]
+
+
+@record
+class ElrangeEntry(Structure):
+    """Address range of the enclave (elrange_config_entry_t)."""
+
+    SIZE: ClassVar[int] = 24
+
+    enclave_image_address: int = uint(0, 8, "address of the image")
+    elrange_start_address: int = uint(8, 8, "SECS.BASEADDR")
+    elrange_size: int = uint(16, 8, "SECS.SIZE")
+
+
+@record
+class ExtendEntry(Structure):
+    """One extension of the block (extend_entry_t)."""
+
+    SIZE: ClassVar[int] = 16
+
+    entry_id: int = uint(0, 4, "EXTEND_*")
+    size: int = uint(4, 4, "bytes")
+    offset: int = uint(8, 4, "bytes from the start of the block")
+    reserved: int = uint(12, 4, "zero")
+
+
+@record
+class FipsSignature(Structure):
+    """Second signature of a block, over its SIGSTRUCT (EnableIPPFIPS)."""
+
+    SIZE: ClassVar[int] = 772
+
+    modulus: bytes = raw(0, KEY_SIZE, "RSA modulus, little endian")
+    exponent: int = uint(384, 4, "RSA exponent, 65537")
+    signature: bytes = raw(388, KEY_SIZE, "RSA signature, big endian")
+
+
+@record
+class Block:
+    """One metadata block.
+
+    Attributes:
+        offset: where it starts in the descriptor.
+        header: the 64 bytes before the SIGSTRUCT.
+        sigstruct: its SIGSTRUCT.
+        directories: patch, layout and, by version, elrange and extend.
+        data: the rest, up to `header.size`.
+    """
+
+    SIGSTRUCT_OFFSET: ClassVar[int] = BlockHeader.SIZE
+    DIRECTORIES_OFFSET: ClassVar[int] = BlockHeader.SIZE + Sigstruct.SIZE
+
+    offset: int
+    header: BlockHeader
+    sigstruct: Sigstruct
+    directories: tuple[Directory, ...]
+    data: bytes
+
+    @classmethod
+    def parse(cls, descriptor: bytes, offset: int = 0) -> Block:
+        """Read the block at `offset` of a descriptor.
+
+        Raises:
+            UnsupportedError: a metadata version that no known SDK writes.
+            FormatError: sizes or tables that do not fit the descriptor.
+        """
+        header = BlockHeader.parse(descriptor, offset)
+        if header.magic != MAGIC:
+            raise FormatError(
+                "no metadata block",
+                offset=offset,
+                expected=f"magic 0x{MAGIC:x}",
+                found=f"0x{header.magic:x}",
+            )
+        version = Version.from_word(header.version)
+        if version not in KNOWN_VERSIONS:
+            raise UnsupportedError(
+                f"metadata version {version} is unknown",
+                offset=offset,
+                expected="one of " + ", ".join(str(v) for v in sorted(KNOWN_VERSIONS)),
+                found=str(version),
+                hint="a newer SDK needs a newer version of this program",
+            )
+        data_offset = cls.DIRECTORIES_OFFSET + version.directory_count * Directory.SIZE
+        if header.size < data_offset or offset + header.size > len(descriptor):
+            raise FormatError(
+                "the metadata block's size does not fit the descriptor",
+                offset=offset,
+                expected=f"{data_offset} to {len(descriptor) - offset} bytes",
+                found=f"{header.size} bytes",
+            )
+        block = cls(
+            offset,
+            header,
+            Sigstruct.parse(descriptor, offset + cls.SIGSTRUCT_OFFSET),
+            tuple(
+                Directory.parse(descriptor, offset + cls.DIRECTORIES_OFFSET + i * Directory.SIZE)
+                for i in range(version.directory_count)
+            ),
+            descriptor[offset + data_offset : offset + header.size],
+        )
+        block._check_tables()
+        return block
+
+    def serialise(self) -> bytes:
+        """The `header.size` bytes of the block."""
+        return (
+            self.header.serialise()
+            + self.sigstruct.serialise()
+            + b"".join(d.serialise() for d in self.directories)
+            + self.data
+        )
+
+    @property
+    def version(self) -> Version:
+        """The metadata version."""
+        return Version.from_word(self.header.version)
+
+    @property
+    def data_offset(self) -> int:
+        """Where `data` starts within the block."""
+        return self.DIRECTORIES_OFFSET + len(self.directories) * Directory.SIZE
+
+    def content(self, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset` of the block.
+
+        Raises:
+            FormatError: the range leaves the block.
+        """
+        self._check_range("content", offset, size)
+        return self._bytes[offset : offset + size]
+
+    @functools.cached_property
+    def _bytes(self) -> bytes:
+        return self.serialise()
+
+    @functools.cached_property
+    def patches(self) -> tuple[PatchEntry, ...]:
+        """The patch table."""
+        return self._table(DIR_PATCH, PatchEntry)
+
+    @functools.cached_property
+    def layout(self) -> tuple[Layout, ...]:
+        """The layout table: entries and groups in order."""
+        entries = self._table(DIR_LAYOUT, LayoutEntry)
+        return tuple(
+            LayoutGroup.parse(entry.serialise()) if entry.id & LAYOUT_GROUP_FLAG else entry
+            for entry in entries
+        )
+
+    def layout_name(self, item: Layout) -> str:
+        """What a layout entry is; an unknown id is given as a number.
+
+        SDK 1.x has other ids than later ones, and both write metadata 1.4: the
+        entry of the TCS, whose page type must be right, tells them apart.
+        """
+        early = any(
+            isinstance(e, LayoutEntry) and (e.id, e.si_flags) == (_TCS_ID_1_X, SECINFO_TCS)
+            for e in self.layout
+        )
+        names = LAYOUT_NAMES_1_X if early else LAYOUT_NAMES
+        return names.get(item.id & ~LAYOUT_GROUP_FLAG, f"id {item.id}")
+
+    @functools.cached_property
+    def elrange(self) -> Optional[ElrangeEntry]:
+        """The ELRANGE entry; None unless the version says that there is one."""
+        if not self.version.has_elrange:
+            return None
+        directory = self.directories[DIR_ELRANGE]
+        if directory.offset == 0 or directory.size != ElrangeEntry.SIZE:
+            raise FormatError("an ELRANGE block without its entry", offset=self.offset)
+        return ElrangeEntry.parse(self._bytes, directory.offset)
+
+    @functools.cached_property
+    def extensions(self) -> tuple[ExtendEntry, ...]:
+        """The extension table; empty before metadata 1.5 and 3.2."""
+        if len(self.directories) <= DIR_EXTEND:
+            return ()
+        return self._table(DIR_EXTEND, ExtendEntry)
+
+    @functools.cached_property
+    def fips_offset(self) -> Optional[int]:
+        """Where the FIPS signature stands in the block; None when there is none."""
+        for entry in self.extensions:
+            if entry.entry_id == EXTEND_FIPS_SIGNATURE:
+                return entry.offset
+        return None
+
+    @property
+    def fips_signature(self) -> Optional[FipsSignature]:
+        """The second signature of a block with EnableIPPFIPS."""
+        offset = self.fips_offset
+        return None if offset is None else FipsSignature.parse(self._bytes, offset)
+
+    def _table(self, index: int, kind: type[StructureT]) -> tuple[StructureT, ...]:
+        directory = self.directories[index]
+        return tuple(
+            kind.parse(self._bytes, directory.offset + i)
+            for i in range(0, directory.size, kind.SIZE)
+        )
+
+    def _check_range(self, what: str, offset: int, size: int) -> None:
+        if offset + size > self.header.size:
+            raise FormatError(
+                f"{what} leaves its metadata block",
+                offset=self.offset + offset,
+                expected=f"an end at most 0x{self.header.size:x}",
+                found=f"0x{offset + size:x}",
+            )
+
+    def _check_tables(self) -> None:
+        """Every directory, entry and content range within the block, whole entries only."""
+        sizes = (PatchEntry.SIZE, LayoutEntry.SIZE, ElrangeEntry.SIZE, ExtendEntry.SIZE)
+        for directory, name, entry_size in zip(self.directories, DIRECTORY_NAMES, sizes):
+            self._check_range(f"the {name} table", directory.offset, directory.size)
+            if directory.size % entry_size:
+                raise FormatError(
+                    f"the {name} table ends within an entry",
+                    offset=self.offset,
+                    expected=f"a multiple of {entry_size} bytes",
+                    found=f"{directory.size} bytes",
+                )
+        for patch in self.patches:
+            self._check_range("a patch", patch.src, patch.size)
+        for extension in self.extensions:
+            self._check_range("an extension", extension.offset, extension.size)
+            if extension.entry_id == EXTEND_FIPS_SIGNATURE and extension.size != FipsSignature.SIZE:
+                raise FormatError("a FIPS signature of another size", offset=self.offset)
+
+
+@record
+class Descriptor:
+    """The metadata area: blocks, and what follows the last one.
+
+    Attributes:
+        blocks: the metadata blocks; empty for an unsigned enclave.
+        tail: the bytes behind the last block. The SDK leaves them zero.
+    """
+
+    blocks: tuple[Block, ...]
+    tail: bytes
+
+    @classmethod
+    def parse(cls, data: bytes, limits: Limits = DEFAULT_LIMITS) -> Descriptor:
+        """Read all blocks; offsets in errors count from the descriptor's start.
+
+        Raises:
+            FormatError, UnsupportedError: see `Block.parse`; also when data that
+                is not zero starts without a block.
+            LimitError: more blocks than `limits` allows.
+        """
+        blocks: list[Block] = []
+        position = 0
+        magic = MAGIC.to_bytes(8, "little")
+        while data[position : position + 8] == magic:
+            if len(blocks) == limits.metadata_blocks:
+                raise LimitError(
+                    "too many metadata blocks",
+                    offset=position,
+                    expected=f"at most {limits.metadata_blocks}",
+                )
+            block = Block.parse(data, position)
+            blocks.append(block)
+            position += block.header.size
+        if not blocks and any(data):
+            raise FormatError(
+                "the metadata area is neither empty nor a metadata block",
+                offset=0,
+                expected=f"magic 0x{MAGIC:x}",
+                found=data[:8].hex(),
+            )
+        return cls(tuple(blocks), data[position:])
+
+    def serialise(self) -> bytes:
+        """The bytes that `parse` would read this descriptor from."""
+        return b"".join(block.serialise() for block in self.blocks) + self.tail
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether there is any block."""
+        return bool(self.blocks)

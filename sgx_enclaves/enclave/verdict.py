@@ -1,0 +1,453 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verdict and what it rests on: one object that every front end only words.
+
+Account for every byte of a file: split it into ranges by origin.
+
+Where two long byte strings differ, for little memory and time however they differ.
+
+Bytes are compared in chunks, as large integers: the cost of a byte does not
+depend on whether it differs, and no list grows with the file. Only the first
+ranges are kept; the rest are counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Optional
+
+from sgx_enclaves.enclave.metadata import Block, FipsSignature
+from sgx_enclaves.enclave.sigstruct import SIGNATURE_FIELDS, Sigstruct
+from sgx_enclaves.plain import record
+
+
+class Outcome(str, Enum):
+    """The only verdicts there are."""
+
+    IDENTICAL = "identical"
+    DIFFERS = "differs"
+    UNVERIFIABLE = "unverifiable"
+
+    @property
+    def exit_status(self) -> int:
+        """0, 1 or 2: the exit status of every command that gives a verdict."""
+        return {"identical": 0, "differs": 1, "unverifiable": 2}[self.value]
+
+
+class Severity(str, Enum):
+    """What a finding means for the verdict."""
+
+    DIFFERS = "differs"
+    UNVERIFIABLE = "unverifiable"
+    NOTE = "note"
+
+
+class Origin(str, Enum):
+    """Where a byte of the vendor's file comes from."""
+
+    BUILT = "built"
+    REGENERATED = "regenerated"
+    SIGNATURE = "signature"
+    UNEXPLAINED = "unexplained"
+
+
+@record
+class Finding:
+    """One thing that was found out, for people and programs.
+
+    Attributes:
+        code: a stable name, for example `signature-invalid`.
+        severity: what it means for the verdict.
+        message: one sentence.
+        block: index of the metadata block it is about.
+        offset: byte offset in the vendor's file.
+        expected: what would have been right.
+        found: what was there.
+        hint: the next step for the user.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    block: Optional[int] = None
+    offset: Optional[int] = None
+    expected: Optional[str] = None
+    found: Optional[str] = None
+    hint: Optional[str] = None
+
+
+class CheckState(str, Enum):
+    """How one of the checks of a comparison ended."""
+
+    PROVED = "proved"
+    REFUTED = "refuted"
+    NOT_DONE = "not done"
+
+
+@record
+class Check:
+    """One of the claims that make up the verdict *identical*.
+
+    Attributes:
+        name: payload, metadata, measurement, signature or policy.
+        claim: what is claimed, in one sentence.
+        state: whether it was proved.
+    """
+
+    name: str
+    claim: str
+    state: CheckState
+
+
+@record
+class ByteRange:
+    """Bytes `start` to `end` (exclusive) of the vendor's file have one origin."""
+
+    start: int
+    end: int
+    origin: Origin
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self.end - self.start
+
+
+@record
+class FileFacts:
+    """What identifies an input file: name, size in bytes, SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@record
+class BlockFacts:
+    """What a metadata block of the vendor's file says about the enclave.
+
+    Attributes:
+        index: position among the blocks, from 0.
+        version: metadata version.
+        mrenclave: ENCLAVEHASH, hexadecimal.
+        mrsigner: hexadecimal.
+        signer: name of the signer when it is a known one.
+        isvprodid: product id.
+        isvsvn: security version.
+        date: date of the signature, yyyy-mm-dd.
+        debug: whether debug mode is open.
+    """
+
+    index: int
+    version: str
+    mrenclave: str
+    mrsigner: str
+    signer: Optional[str]
+    isvprodid: int
+    isvsvn: int
+    date: str
+    debug: bool
+
+
+@record
+class Difference:
+    """A range of bytes that is not as it should be.
+
+    Attributes:
+        start: first byte, offset in the vendor's file.
+        end: behind the last byte.
+        where: `payload`, `metadata`, `appended` or `truncated`.
+        segment: index of the PT_LOAD segment, None when not loaded.
+        section: name of the section.
+        symbol: name of the symbol.
+        field: name of the metadata field.
+        measured: whether MRENCLAVE covers the bytes.
+        expected: the bytes as they should be, a short hexadecimal excerpt.
+        found: the bytes as they are, likewise.
+    """
+
+    start: int
+    end: int
+    where: str
+    segment: Optional[int]
+    section: Optional[str]
+    symbol: Optional[str]
+    field: Optional[str]
+    measured: bool
+    expected: str
+    found: str
+
+
+@record
+class Cause:
+    """A likely reason for differences.
+
+    Attributes:
+        code: a stable name, for example `interpreter-path`.
+        message: one sentence that names both sides.
+        hint: what to do about it.
+    """
+
+    code: str
+    message: str
+    hint: Optional[str] = None
+
+
+@record
+class Explanation:
+    """Why the files differ: ranges in file order and likely causes, best first.
+
+    Attributes:
+        differences: at most as many as the explainer was asked for.
+        omitted: how many more there are.
+        differing_bytes: number of bytes that differ.
+        causes: likely causes.
+    """
+
+    differences: tuple[Difference, ...]
+    omitted: int
+    differing_bytes: int
+    causes: tuple[Cause, ...]
+
+
+@record
+class Verdict:
+    """The result of a comparison.
+
+    Attributes:
+        outcome: identical, differs or unverifiable.
+        built: the unsigned enclave that we made.
+        signed: the vendor's file.
+        config: the config.xml.
+        sdk: the SDK generation that was followed, None when none could be.
+        mrenclave: measured from our file, hexadecimal; None when it was not.
+        checks: the claims and whether each was proved.
+        findings: everything that speaks against *identical*, and notes.
+        blocks: facts of the vendor's metadata blocks.
+        byte_map: the vendor's whole file, range by range.
+        explanation: why the files differ; None when they do not.
+    """
+
+    outcome: Outcome
+    built: FileFacts
+    signed: FileFacts
+    config: FileFacts
+    sdk: Optional[str]
+    mrenclave: Optional[str]
+    checks: tuple[Check, ...]
+    findings: tuple[Finding, ...]
+    blocks: tuple[BlockFacts, ...]
+    byte_map: tuple[ByteRange, ...]
+    explanation: Optional[Explanation] = None
+
+    @property
+    def exit_status(self) -> int:
+        """0, 1 or 2."""
+        return self.outcome.exit_status
+
+    def bytes_of(self, origin: Origin) -> int:
+        """How many bytes of the vendor's file have this origin."""
+        return sum(r.size for r in self.byte_map if r.origin is origin)
+
+
+Range = tuple[int, int]
+
+_BYTEMAP_CHUNK = 4096
+_MOST_RANGES = 1 << 15
+_NOT_ZERO = re.compile(rb"[^\0]+")
+
+
+def signature_ranges(blocks: Iterable[Block]) -> list[Range]:
+    """Offsets in the descriptor of what only the signer can make, in order."""
+    ranges = []
+    for block in blocks:
+        base = block.offset + Block.SIGSTRUCT_OFFSET
+        for field in SIGNATURE_FIELDS:
+            start, end = Sigstruct.range_of(field)
+            ranges.append((base + start, base + end))
+        if block.fips_offset is not None:
+            start = block.offset + block.fips_offset
+            ranges.append((start, start + FipsSignature.SIZE))
+    return ranges
+
+
+def differing_ranges(left: bytes, right: bytes) -> list[Range]:
+    """Where two byte strings of the same length differ.
+
+    Equal chunks are skipped at the speed of a memory comparison, so equal
+    inputs cost next to nothing. After `_MOST_RANGES` ranges the rest is told
+    by whole chunks, which claims too much and never too little.
+    """
+    if left == right:
+        return []
+    ranges: list[Range] = []
+    for base in range(0, len(left), _BYTEMAP_CHUNK):
+        a, b = left[base : base + _BYTEMAP_CHUNK], right[base : base + _BYTEMAP_CHUNK]
+        if a == b:
+            continue
+        if len(ranges) >= _MOST_RANGES:
+            found = [(base, base + len(a))]
+        else:
+            mixed = int.from_bytes(a, "big") ^ int.from_bytes(b, "big")
+            runs = _NOT_ZERO.finditer(mixed.to_bytes(len(a), "big"))
+            found = [(base + run.start(), base + run.end()) for run in runs]
+        if ranges and ranges[-1][1] == found[0][0]:
+            found[0] = (ranges.pop()[0], found[0][1])
+        ranges += found
+    return ranges
+
+
+def outside(ranges: Sequence[Range], holes: Sequence[Range]) -> list[Range]:
+    """The parts of sorted `ranges` that are not in sorted `holes`."""
+    result = []
+    for start, end in ranges:
+        position = start
+        for hole_start, hole_end in holes:
+            if hole_end <= position or hole_start >= end:
+                continue
+            if hole_start > position:
+                result.append((position, hole_start))
+            position = max(position, hole_end)
+        if position < end:
+            result.append((position, end))
+    return result
+
+
+def paint(size: int, layers: Iterable[tuple[Origin, Iterable[Range]]]) -> tuple[ByteRange, ...]:
+    """Ranges that cover 0 to `size` without gap or overlap; later layers win.
+
+    Args:
+        size: bytes of the file.
+        layers: an origin and the ranges that have it, the background first.
+    """
+    edges = {0, size}
+    flat: list[tuple[Origin, list[Range]]] = []
+    for origin, ranges in layers:
+        clipped = [(max(0, s), min(size, e)) for s, e in ranges if s < size and e > 0 and s < e]
+        edges.update(edge for item in clipped for edge in item)
+        flat.append((origin, clipped))
+    points = sorted(edges)
+    origins = [Origin.UNEXPLAINED] * max(0, len(points) - 1)
+    index = {point: i for i, point in enumerate(points)}
+    for origin, clipped in flat:
+        for start, end in clipped:
+            origins[index[start] : index[end]] = [origin] * (index[end] - index[start])
+    merged: list[ByteRange] = []
+    for i, origin in enumerate(origins):
+        if merged and merged[-1].origin is origin:
+            merged[-1] = ByteRange(merged[-1].start, points[i + 1], origin)
+        else:
+            merged.append(ByteRange(points[i], points[i + 1], origin))
+    return tuple(merged)
+
+
+# Equal bytes between two differences that are still shown as one range.
+GAP = 16
+_CHUNK = 1 << 16
+_QUIET = bytes(GAP)
+_DIFFERENT = re.compile(rb"[^\0]")
+_MARK = bytes([0] + [1] * 255)
+
+
+@record
+class Scan:
+    """What a scan found.
+
+    Attributes:
+        ranges: the first differing ranges, in order.
+        omitted: how many more there are.
+        differing_bytes: how many bytes differ in all.
+    """
+
+    ranges: tuple[Range, ...]
+    omitted: int
+    differing_bytes: int
+
+
+def scan(left: bytes, right: bytes, areas: Iterable[Range], most: int) -> Scan:
+    """Find the differing ranges; those less than `GAP` bytes apart are one.
+
+    Args:
+        left: one byte string.
+        right: the other.
+        areas: where to look, within both; a range never crosses their ends.
+        most: how many ranges to keep.
+    """
+    ranges: list[Range] = []
+    omitted = differing = 0
+    for start, end in areas:
+        part = _Area(left, right, most - len(ranges))
+        for base in range(start, end, _CHUNK):
+            part.chunk(base, min(base + _CHUNK, end))
+        ranges += part.ranges
+        omitted += part.omitted
+        differing += part.differing
+    return Scan(tuple(ranges), omitted, differing)
+
+
+def differ(left: bytes, right: bytes, start: int, end: int) -> bool:
+    """Whether any byte from `start` to `end` differs; never copies more than a chunk."""
+    for base in range(start, end, _CHUNK):
+        stop = min(base + _CHUNK, end)
+        if left[base:stop] != right[base:stop]:
+            return True
+    return False
+
+
+class _Area:
+    """The scan of one area, chunk by chunk."""
+
+    def __init__(self, left: bytes, right: bytes, most: int) -> None:
+        self._left = left
+        self._right = right
+        self._most = most
+        # The differences of the last bytes of the chunk before.
+        self._before = _QUIET
+        self.ranges: list[Range] = []
+        self.omitted = 0
+        self.differing = 0
+
+    def chunk(self, start: int, end: int) -> None:
+        left, right = self._left[start:end], self._right[start:end]
+        if left == right:
+            self._before = (self._before + bytes(end - start))[-GAP:]
+            return
+        number = int.from_bytes(left, "little") ^ int.from_bytes(right, "little")
+        changes = number.to_bytes(end - start, "little")
+        self.differing += len(changes) - changes.count(0)
+        if self.omitted:
+            self.omitted += self._count(changes)
+        else:
+            self._collect(start, changes)
+        self._before = (self._before + changes)[-GAP:]
+
+    def _collect(self, base: int, changes: bytes) -> None:
+        """Add the ranges of a chunk one by one, until there are enough."""
+        last = len(changes.rstrip(b"\0"))
+        started = position = 0
+        while position < last:
+            match = _DIFFERENT.search(changes, position)
+            if match is None:
+                return
+            start = match.start()
+            gap = changes.find(_QUIET, start)
+            end = last if gap < 0 else gap
+            if self.ranges and base + start - self.ranges[-1][1] < GAP:
+                self.ranges[-1] = (self.ranges[-1][0], base + end)
+            elif len(self.ranges) < self._most:
+                self.ranges.append((base + start, base + end))
+                started += 1
+            else:
+                self.omitted = self._count(changes) - started
+                return
+            position = end
+
+    def _count(self, changes: bytes) -> int:
+        """How many ranges start in a chunk: a difference with `GAP` equal bytes before it."""
+        marks = int.from_bytes((self._before + changes).translate(_MARK), "little")
+        near = marks | marks << 8
+        for bits in (16, 32, 64):
+            near |= near << bits
+        starts = (marks & ~(near << 8)) >> 8 * GAP
+        return starts.to_bytes(len(changes), "little").count(1)

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Explain why a vendor's file is not our build plus a signature.
+
+Lists the differing ranges with what they are, and names likely causes. It
+decides nothing: the verdict stands before anything is explained. The vendor's
+file may be hostile; what cannot be read of it is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.metadata import Block, Descriptor
+from sgx_enclaves.enclave.regenerate import Regenerated
+from sgx_enclaves.enclave.verdict import (
+    Cause,
+    Difference,
+    Explanation,
+    Range,
+    Scan,
+    outside,
+    scan,
+    signature_ranges,
+)
+from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.explain.causes import (
+    build_causes,
+    config_causes,
+    generation_causes,
+    hostile_causes,
+)
+from sgx_enclaves.explain.file_map import Places, field_at
+from sgx_enclaves.explain.traces import printable, traces_of
+from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.plain import record
+
+_EXCERPT = 16
+# No SDK has a larger metadata area; a larger one is not worth a look inside.
+_DESCRIPTOR_LIMIT = 0x10000
+# A rebuild with other tools changes more bytes than these.
+_FEW = 64
+# Their differences have causes of their own.
+_EXPLAINED_SECTIONS = (".interp", ".note.gnu.build-id")
+
+
+def explain(
+    built: EnclaveImage,
+    signed: bytes,
+    regenerated: Optional[Regenerated],
+    config: Config,
+    *,
+    signed_name: str,
+    most: int = 50,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Explanation:
+    """Explain the differences between our build and the vendor's file.
+
+    Args:
+        built: the unsigned enclave that we made.
+        signed: the vendor's file.
+        regenerated: the metadata that it should have; None when unknown.
+        config: the config.xml that they were regenerated with.
+        signed_name: what to call the vendor's file.
+        most: how many differences to list.
+        limits: bounds for reading the vendor's file.
+
+    Returns:
+        Differences in file order and causes, most certain first.
+    """
+    return _Explainer(built, signed, regenerated, config, signed_name, limits).explanation(most)
+
+
+@record
+class _Metadata:
+    """The vendor's metadata area as far as it could be read."""
+
+    offset: int
+    data: bytes
+    descriptor: Optional[Descriptor]
+
+
+class _Explainer:
+    def __init__(
+        self,
+        built: EnclaveImage,
+        signed: bytes,
+        regenerated: Optional[Regenerated],
+        config: Config,
+        signed_name: str,
+        limits: Limits,
+    ) -> None:
+        self._built = built
+        self._signed = signed
+        self._regenerated = regenerated
+        self._config = config
+        patched = None
+        if regenerated is not None and regenerated.blocks:
+            patched = [(p.dst, p.dst + p.size) for p in regenerated.blocks[0].patches]
+        self._places = Places(built, patched)
+        self._unreadable: Optional[SgxEnclavesError] = None
+        self._theirs: Optional[EnclaveImage] = None
+        try:
+            self._theirs = EnclaveImage.parse(signed, signed_name, limits)
+        except SgxEnclavesError as error:
+            self._unreadable = error
+        self._metadata = self._read_metadata(limits)
+
+    def explanation(self, most: int) -> Explanation:
+        payload = scan(self._built.data, self._signed, self._payload_areas(), most)
+        differences = [self._payload_difference(r) for r in payload.ranges]
+        differences += self._size_difference()
+        metadata = list(self._metadata_differences())
+        differences += metadata
+        differences.sort(key=lambda d: d.start)
+        total = payload.differing_bytes + abs(len(self._built.data) - len(self._signed))
+        total += sum(self._differing_bytes(d) for d in metadata)
+        kept = tuple(differences[:most])
+        return Explanation(
+            kept,
+            payload.omitted + len(differences) - len(kept),
+            total,
+            tuple(self._causes(payload, differences)),
+        )
+
+    def _read_metadata(self, limits: Limits) -> _Metadata:
+        """Where the vendor's file has it; where our build has it if that is not to be found."""
+        start, end = self._built.descriptor_offset, self._built.descriptor_end
+        if self._theirs is not None:
+            start, end = self._theirs.descriptor_offset, self._theirs.descriptor_end
+        data = self._signed[start : min(end, start + _DESCRIPTOR_LIMIT)]
+        try:
+            return _Metadata(start, data, Descriptor.parse(data, limits))
+        except SgxEnclavesError:
+            return _Metadata(start, data, None)
+
+    def _payload_areas(self) -> list[Range]:
+        common = min(len(self._built.data), len(self._signed))
+        theirs = self._metadata.offset, self._metadata.offset + len(self._metadata.data)
+        holes = sorted([(self._built.descriptor_offset, self._built.descriptor_end), theirs])
+        return outside([(0, common)], holes)
+
+    def _payload_difference(self, bounds: Range) -> Difference:
+        start, end = bounds
+        measured = self._places.measured_difference(self._signed, start, end)
+        return self._difference("payload", bounds, measured)
+
+    def _difference(self, where: str, bounds: Range, measured: bool) -> Difference:
+        start, end = bounds
+        cut = min(end, start + _EXCERPT)
+        return Difference(
+            start,
+            end,
+            where,
+            self._places.segment(start),
+            self._places.section(start),
+            self._places.symbol(start),
+            self._places.header_field(start),
+            measured,
+            self._built.data[start:cut].hex(),
+            self._signed[start:cut].hex(),
+        )
+
+    def _size_difference(self) -> Iterator[Difference]:
+        ours, theirs = len(self._built.data), len(self._signed)
+        if theirs < ours:
+            measured = self._places.measures(theirs, ours)
+            yield self._difference("truncated", (theirs, ours), measured)
+        elif theirs > ours:
+            yield self._difference("appended", (ours, theirs), False)
+
+    def _metadata_differences(self) -> Iterator[Difference]:
+        """What does not follow from our build and the config, field by field."""
+        if self._regenerated is None:
+            return
+        base, theirs = self._metadata.offset, self._metadata.data
+        ours = self._regenerated.descriptor
+        common = min(len(ours), len(theirs))
+        areas = outside([(0, common)], sorted(signature_ranges(self._regenerated.blocks)))
+        for start, end in scan(ours, theirs, areas, common).ranges:
+            yield from self._fields_of(ours, theirs, start, end)
+        if len(theirs) > common:
+            yield self._field_difference(common, len(theirs), "tail", False, ours, theirs)
+        elif len(ours) > common and base + common < len(self._signed):
+            yield self._field_difference(common, len(ours), "tail", False, ours, theirs)
+
+    def _fields_of(self, ours: bytes, theirs: bytes, start: int, end: int) -> Iterator[Difference]:
+        blocks = self._naming_blocks()
+        position = start
+        while position < end:
+            if ours[position] == theirs[position]:
+                position += 1
+                continue
+            field = field_at(blocks, len(theirs), position)
+            stop = min(end, field.end)
+            while ours[stop - 1] == theirs[stop - 1]:
+                stop -= 1
+            yield self._field_difference(
+                position, stop, field.label(position), field.measured, ours, theirs
+            )
+            position = stop
+
+    def _naming_blocks(self) -> tuple[Block, ...]:
+        descriptor = self._metadata.descriptor
+        if descriptor is not None and descriptor.blocks:
+            return descriptor.blocks
+        return self._regenerated.blocks if self._regenerated is not None else ()
+
+    def _field_difference(
+        self, start: int, end: int, name: str, measured: bool, ours: bytes, theirs: bytes
+    ) -> Difference:
+        base = self._metadata.offset
+        cut = min(end, start + _EXCERPT)
+        return Difference(
+            base + start,
+            base + end,
+            "metadata",
+            None,
+            ".note.sgxmeta",
+            None,
+            name,
+            measured,
+            ours[start:cut].hex(),
+            theirs[start:cut].hex(),
+        )
+
+    def _differing_bytes(self, difference: Difference) -> int:
+        if self._regenerated is None:
+            return 0
+        base = self._metadata.offset
+        start, end = difference.start - base, difference.end - base
+        ours, theirs = self._regenerated.descriptor[start:end], self._metadata.data[start:end]
+        return sum(a != b for a, b in zip(ours, theirs)) + abs(len(ours) - len(theirs))
+
+    def _causes(self, payload: Scan, differences: list[Difference]) -> Iterator[Cause]:
+        ours = traces_of(self._built)
+        theirs = traces_of(self._theirs) if self._theirs is not None else None
+        yield from self._size_causes(payload)
+        if self._unreadable is not None:
+            yield Cause(
+                "signed-malformed",
+                "the vendor's file cannot be read as an enclave: "
+                + printable(self._unreadable.message),
+                self._unreadable.hint,
+            )
+        regenerated, vendor = self._regenerated, self._metadata.descriptor
+        metadata: list[Cause] = []
+        if regenerated is not None and vendor is not None:
+            metadata += hostile_causes(regenerated, vendor, self._places, theirs)
+            yield from metadata
+        builds = list(build_causes(ours, theirs)) if theirs is not None else []
+        yield from self._few_bytes(payload, alone=not builds)
+        generation = list(generation_causes(regenerated, vendor, ours, theirs))
+        yield from generation
+        yield from builds
+        if regenerated is not None and vendor is not None:
+            options = list(config_causes(regenerated, vendor, self._config))
+            yield from options
+            metadata += generation + options
+        if not payload.ranges and not metadata:
+            yield from _unnamed(differences)
+        known = regenerated is not None and vendor is not None
+        if known and not payload.omitted and _is_outside_measurement(differences):
+            yield Cause(
+                "not-measured",
+                "no differing byte is measured: MRENCLAVE does not see the difference",
+                "still not identical: what is not measured is not signed either",
+            )
+
+    def _size_causes(self, payload: Scan) -> Iterator[Cause]:
+        """Only when the size is the whole story: what both have is equal."""
+        ours, theirs = len(self._built.data), len(self._signed)
+        if payload.ranges or ours == theirs:
+            return
+        if theirs < ours:
+            yield Cause(
+                "truncated",
+                f"the vendor's file ends after {theirs} bytes, {ours - theirs} bytes too early",
+                "fetch it again and check its digest",
+            )
+        else:
+            yield Cause(
+                "appended-data",
+                f"{theirs - ours} {'byte is' if theirs - ours == 1 else 'bytes are'} appended "
+                "behind the end of our build; "
+                "neither the measurement nor a signature covers them",
+                "ask what they are: the SDK's tool appends nothing",
+            )
+
+    def _few_bytes(self, payload: Scan, alone: bool) -> Iterator[Cause]:
+        """A handful of bytes where a rebuild with other tools would change many."""
+        if not 0 < payload.differing_bytes <= _FEW or payload.omitted:
+            return
+        ranges = [
+            r
+            for r in payload.ranges
+            if self._places.section(r[0]) not in _EXPLAINED_SECTIONS
+            and self._places.measured_difference(self._signed, *r)
+        ]
+        if not ranges or any(self._places.header_field(start) for start, _ in ranges):
+            return
+        in_code = any(self._places.is_code(start) for start, _ in ranges)
+        count = sum(
+            a != b
+            for start, end in ranges
+            for a, b in zip(self._built.data[start:end], self._signed[start:end])
+        )
+        names = dict.fromkeys(self._name_of(start) for start, _ in ranges)
+        yield Cause(
+            "code-patch" if in_code else "data-patch",
+            f"a patch: {count} {'byte differs' if count == 1 else 'bytes differ'} in "
+            f"{', '.join(list(names)[:4])}{', and nothing else in the build' if alone else ''}: "
+            "not what another toolchain gives",
+            "a constant changed in the sources, or bytes changed afterwards: distrust the file",
+        )
+
+    def _name_of(self, offset: int) -> str:
+        names = (self._places.section(offset), self._places.symbol(offset))
+        return " ".join(printable(n) for n in names if n) or "a segment"
+
+
+def _unnamed(differences: list[Difference]) -> Iterator[Cause]:
+    """Metadata that differ though the builds are equal, and no option says why."""
+    fields = [
+        d.field
+        for d in differences
+        if d.where == "metadata" and d.field and not d.field.endswith("SIGSTRUCT.enclavehash")
+    ]
+    if fields:
+        more = f" and {len(fields) - 4} more" if len(fields) > 4 else ""
+        yield Cause(
+            "metadata-fields",
+            "metadata differ that no single option of config.xml sets: "
+            f"{', '.join(fields[:4])}{more}",
+            "is it the config.xml of the enclave's tag? If so, something else wrote these fields",
+        )
+
+
+def _is_outside_measurement(differences: list[Difference]) -> bool:
+    """Whether nothing that differs can change MRENCLAVE, in the metadata neither."""
+    return bool(differences) and not any(
+        d.measured or (d.where == "metadata" and d.field != "tail") for d in differences
+    )

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where a byte of our enclave file belongs: segment, section, symbol, measured or not.
+
+Which field a byte of the metadata area belongs to, and whether MRENCLAVE covers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Optional
+
+from sgx_enclaves.enclave.elf import (
+    SHF_ALLOC,
+    EnclaveImage,
+    Section,
+    SectionHeader,
+    Segment,
+    Symbol,
+)
+from sgx_enclaves.enclave.elf import ElfHeader as Header
+from sgx_enclaves.enclave.metadata import (
+    ATTR_EADD,
+    DIR_ELRANGE,
+    DIR_EXTEND,
+    DIR_LAYOUT,
+    DIR_PATCH,
+    DIRECTORY_NAMES,
+    Block,
+    BlockHeader,
+    Directory,
+    ElrangeEntry,
+    ExtendEntry,
+    FipsSignature,
+    LayoutEntry,
+    LayoutGroup,
+    PatchEntry,
+)
+from sgx_enclaves.enclave.sigstruct import SECINFO_TCS, Sigstruct
+from sgx_enclaves.enclave.verdict import Range, differ, outside
+from sgx_enclaves.errors import FormatError, SgxEnclavesError
+from sgx_enclaves.plain import record
+from sgx_enclaves.structure import Structure
+
+# ECREATE measures these two; the other header fields are only told to the loader.
+_MEASURED_HEADER_FIELDS = ("ssa_frame_size", "enclave_size")
+# The loader's patches are tiny but for g_global_data.
+_GLOBAL_DATA_LEAST = 64
+
+
+@record
+class Field:
+    """Bytes `start` to `end` (exclusive) of the descriptor.
+
+    `is_blob` says that the name wants an offset behind it to be precise.
+    """
+
+    name: str
+    start: int
+    end: int
+    measured: bool = False
+    is_blob: bool = False
+
+    def label(self, offset: int) -> str:
+        """The name, for a byte at `offset` of the descriptor."""
+        return f"{self.name} +0x{offset - self.start:x}" if self.is_blob else self.name
+
+
+def field_at(blocks: tuple[Block, ...], size: int, offset: int) -> Field:
+    """The field that holds the byte at `offset` of a descriptor of `size` bytes."""
+    for index, block in enumerate(blocks):
+        if block.offset <= offset < block.offset + block.header.size:
+            field = _in_block(block, offset - block.offset)
+            return Field(
+                f"block {index} {field.name}",
+                block.offset + field.start,
+                block.offset + field.end,
+                field.measured,
+                field.is_blob,
+            )
+    start = blocks[-1].offset + blocks[-1].header.size if blocks else 0
+    return Field("tail", start, max(size, offset + 1))
+
+
+def _in_block(block: Block, at: int) -> Field:
+    if at < Block.SIGSTRUCT_OFFSET:
+        spec = BlockHeader.field_at(at)
+        return Field(
+            f"header.{spec.name}",
+            spec.offset,
+            spec.offset + spec.size,
+            spec.name in _MEASURED_HEADER_FIELDS,
+        )
+    if at < Block.DIRECTORIES_OFFSET:
+        return _named(Sigstruct, "SIGSTRUCT", Block.SIGSTRUCT_OFFSET, at)
+    if at < block.data_offset:
+        index = (at - Block.DIRECTORIES_OFFSET) // Directory.SIZE
+        start = Block.DIRECTORIES_OFFSET + index * Directory.SIZE
+        return _named(Directory, f"directory {DIRECTORY_NAMES[index]}", start, at)
+    return _in_table(block, at) or _in_content(block, at) or _elsewhere(block, at)
+
+
+def _named(
+    kind: type[Structure], prefix: str, start: int, at: int, measured: bool = False
+) -> Field:
+    spec = kind.field_at(at - start)
+    begin = start + spec.offset
+    return Field(f"{prefix}.{spec.name}", begin, begin + spec.size, measured)
+
+
+def _in_table(block: Block, at: int) -> Optional[Field]:
+    kinds: tuple[tuple[int, type[Structure], str], ...] = (
+        (DIR_PATCH, PatchEntry, "patch"),
+        (DIR_LAYOUT, LayoutEntry, "layout"),
+        (DIR_ELRANGE, ElrangeEntry, "elrange"),
+        (DIR_EXTEND, ExtendEntry, "extend"),
+    )
+    for directory, (which, kind, name) in zip(block.directories, kinds):
+        if not directory.offset <= at < directory.offset + directory.size:
+            continue
+        index = (at - directory.offset) // kind.SIZE
+        start = directory.offset + index * kind.SIZE
+        if which == DIR_LAYOUT:
+            item = block.layout[index]
+            # Without EADD only the attributes matter: they could ask for it.
+            added = isinstance(item, LayoutGroup) or bool(item.attributes & ATTR_EADD)
+            field = _named(type(item), f"{name}[{index}]", start, at, added)
+            return replace(field, measured=added or field.name.endswith(".attributes"))
+        measured = which in (DIR_PATCH, DIR_ELRANGE)
+        prefix = name if which == DIR_ELRANGE else f"{name}[{index}]"
+        return _named(kind, prefix, start, at, measured)
+    return None
+
+
+def _in_content(block: Block, at: int) -> Optional[Field]:
+    """What the tables refer to: templates, global data, the FIPS signature, other content."""
+    for index, patch in enumerate(block.patches):
+        if patch.src <= at < patch.src + patch.size:
+            if index == 0 and patch.size >= _GLOBAL_DATA_LEAST:
+                return Field("global data", patch.src, patch.src + patch.size, True, True)
+            name = f"content of patch[{index}]"
+            return Field(name, patch.src, patch.src + patch.size, True, True)
+    for index, item in enumerate(block.layout):
+        if isinstance(item, LayoutEntry) and item.content_offset:
+            start, end = item.content_offset, item.content_offset + item.content_size
+            if start <= at < end:
+                is_tcs = item.si_flags == SECINFO_TCS
+                name = "TCS template" if is_tcs else f"content of layout[{index}]"
+                return Field(name, start, end, True, True)
+    try:
+        fips = block.fips_offset
+    except FormatError:
+        return None
+    if fips is not None and fips <= at < fips + FipsSignature.SIZE:
+        return _named(FipsSignature, "FIPS signature", fips, at)
+    return None
+
+
+def _elsewhere(block: Block, at: int) -> Field:
+    """Bytes of the data area that no table refers to: up to the next table."""
+    end = min((d.offset for d in block.directories if d.offset > at), default=block.header.size)
+    start = max(
+        (d.offset + d.size for d in block.directories if d.size and d.offset + d.size <= at),
+        default=block.data_offset,
+    )
+    return Field("data", max(start, block.data_offset), max(end, at + 1), False, True)
+
+
+SHF_EXECINSTR = 0x4
+
+
+class Places:
+    """Looks up file offsets of an enclave.
+
+    Args:
+        image: the enclave.
+        patched: file ranges that the loader overwrites before it measures; None
+            assumes what every SDK's tool blanks: g_global_data and the header
+            fields that name the section headers.
+    """
+
+    def __init__(self, image: EnclaveImage, patched: Optional[Iterable[Range]] = None) -> None:
+        self.image = image
+        holes = list(patched) if patched is not None else _usual_patches(image)
+        loaded = [(s.p_offset, s.p_offset + s.p_filesz) for s in image.load_segments]
+        self._measured = outside(sorted(loaded), sorted(holes))
+        self._symbols: Optional[list[tuple[int, int, str]]] = None
+
+    def segment(self, offset: int) -> Optional[int]:
+        """Index among the PT_LOAD segments of the one that maps a file offset."""
+        for index, segment in enumerate(self.image.load_segments):
+            if segment.p_offset <= offset < segment.p_offset + segment.p_filesz:
+                return index
+        return None
+
+    def section_of(self, offset: int) -> Optional[Section]:
+        """The smallest section that holds a file offset."""
+        holders = [s for s in self.image.sections if _holds(s.file_range, offset)]
+        return min(holders, key=lambda s: s.header.sh_size, default=None)
+
+    def section(self, offset: int) -> Optional[str]:
+        """Its name."""
+        section = self.section_of(offset)
+        return None if section is None else section.name
+
+    def is_code(self, offset: int) -> bool:
+        """Whether the byte is in a section of instructions."""
+        section = self.section_of(offset)
+        return section is not None and bool(section.header.sh_flags & SHF_EXECINSTR)
+
+    def symbol(self, offset: int) -> Optional[str]:
+        """The innermost symbol there, or the nearest one before it as `name+0xoff`."""
+        section = self.section_of(offset)
+        if section is None or not section.header.sh_flags & SHF_ALLOC:
+            return None
+        address = section.header.sh_addr + (offset - section.header.sh_offset)
+        inside = [s for s in self._table() if s[0] <= address < s[0] + s[1]]
+        if inside:
+            return min(inside, key=lambda s: s[1])[2]
+        before = [s for s in self._table() if section.header.sh_addr <= s[0] <= address]
+        if not before:
+            return None
+        start, _, name = max(before)
+        return f"{name}+0x{address - start:x}" if address > start else name
+
+    def header_field(self, offset: int) -> Optional[str]:
+        """The field of an ELF header, program header or section header at a file offset."""
+        header = self.image.header
+        tables: tuple[tuple[str, type[Structure], int, int], ...] = (
+            ("ELF header", Header, 0, 1),
+            ("program header", Segment, header.e_phoff, len(self.image.segments)),
+            ("section header", SectionHeader, header.e_shoff, len(self.image.sections)),
+        )
+        for name, kind, start, count in tables:
+            if start <= offset < start + count * kind.SIZE:
+                index, rest = divmod(offset - start, kind.SIZE)
+                number = f" {index}" if kind is not Header else ""
+                return f"{name}{number}.{kind.field_at(rest).name}"
+        return None
+
+    def measures(self, start: int, end: int) -> bool:
+        """Whether MRENCLAVE covers any byte from `start` to `end` of the file."""
+        return any(s < end and start < e for s, e in self._measured)
+
+    def measured_difference(self, other: bytes, start: int, end: int) -> bool:
+        """Whether MRENCLAVE covers any byte there that is another one in `other`."""
+        return any(
+            differ(self.image.data, other, max(s, start), min(e, end))
+            for s, e in self._measured
+            if s < end and start < e
+        )
+
+    def _table(self) -> list[tuple[int, int, str]]:
+        if self._symbols is None:
+            self._symbols = [
+                (s.st_value, s.st_size, name) for name, s in self.image.all_symbols if _is_place(s)
+            ]
+        return self._symbols
+
+
+def _is_place(symbol: Symbol) -> bool:
+    """Defined, and neither absolute nor a section's or file's name."""
+    return 0 < symbol.st_shndx < 0xFF00 and symbol.st_info & 0xF in (0, 1, 2)
+
+
+def _holds(bounds: Range, offset: int) -> bool:
+    return bounds[0] <= offset < bounds[1]
+
+
+def _usual_patches(image: EnclaveImage) -> list[Range]:
+    holes = [Header.range_of(name) for name in ("e_shoff", "e_shnum", "e_shstrndx")]
+    try:
+        symbol = image.dynamic_symbols.get("g_global_data")
+    except SgxEnclavesError:
+        symbol = None
+    start = image.file_offset(symbol.st_value) if symbol is not None else None
+    if symbol is not None and start is not None:
+        holes.append((start, start + symbol.st_size))
+    return holes

@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How far a build system vouches that a package of unsigned enclaves was made as it should be.
+
+The build system says who made the packages, in which buildroots, out of which source
+package. That is held against the release: the pinned archives must be in the source
+package, and the buildroots' packages must be the pinned ones where any are pinned.
+
+What the source package's spec did with the archives cannot be seen from outside. So
+such a build is never called reproducible here: it is a build that was given, and
+`Origin.says` tells what was proved of it and what was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.errors import ArchiveError, FormatError, LimitError, UnsupportedError
+from sgx_enclaves.release.archive import read_contents
+from sgx_enclaves.release.catalogue import Artifact, Release, ToolPin
+from sgx_enclaves.release.toolchain import (
+    BuildrootLock,
+    LockedPackage,
+    compare_packages,
+    same_version,
+)
+from sgx_enclaves.rpm.reader import FileKind, PayloadFile, open_package, read_payload
+
+# What distributions call the packages of the catalogue's tools, where that is another name.
+_PACKAGES = {
+    "gmp-dev": ("gmp-devel",),
+    "gnum4": ("m4",),
+    "gnumake": ("make",),
+    "linux-headers": ("kernel-headers",),
+    "ocamlbuild": ("ocaml-ocamlbuild", "ocamlbuild"),
+    "openssl-dev": ("openssl-devel",),
+}
+_SHOWN = 6
+_ARCHIVE = re.compile(r"\.(?:tar(?:\.[a-z0-9]+)?|tgz|txz|crate)\Z")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One package of a buildroot, as the build system knows it.
+
+    Attributes:
+        name, version, release, arch: of the package.
+        epoch: as text, or None.
+        sigmd5: hexadecimal.
+    """
+
+    name: str
+    version: str
+    release: str
+    arch: str
+    epoch: Optional[str]
+    sigmd5: str
+
+    def locked(self) -> LockedPackage:
+        """In the words of a buildroot lock; what a build system does not know is empty."""
+        return LockedPackage(
+            self.name,
+            self.arch,
+            self.version,
+            self.release,
+            self.epoch,
+            self.sigmd5,
+            None,
+            "",
+            "",
+        )
+
+
+@dataclass(frozen=True)
+class MadeIn:
+    """The buildroot that a package was made in.
+
+    Attributes:
+        rpm: name of the package file.
+        buildroot: its id; None if the package was imported.
+        method: of the task that made it, such as `buildArch`; None if none is known.
+        of_build: whether that task belongs to the build's own.
+        components: the buildroot's packages.
+    """
+
+    rpm: str
+    buildroot: Optional[int]
+    method: Optional[str]
+    of_build: bool
+    components: tuple[Component, ...]
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file in a source package.
+
+    Attributes:
+        sha256: of its bytes.
+        contents_sha256: of what it holds, if it is an archive and that was looked at.
+    """
+
+    sha256: str
+    contents_sha256: Optional[str] = None
+
+    def is_pinned(self, artifact: Artifact) -> bool:
+        """Whether it is the file that a release pins; every pin must hold."""
+        if artifact.sha256 is not None:
+            return self.sha256 == artifact.sha256
+        return artifact.contents_sha256 is not None and (
+            self.contents_sha256 == artifact.contents_sha256
+        )
+
+
+@dataclass(frozen=True)
+class BuildHistory:
+    """What a build system knows of a build.
+
+    Attributes:
+        nvr: its name.
+        task_id: None if it was imported.
+        method: of that task; None if there is none.
+        generator: the content generator that brought it; None if none did.
+        source: where its source package is said to come from; None if unknown.
+        packages: its binary packages with the unsigned enclave.
+        source_files: the files in its source package, by name.
+    """
+
+    nvr: str
+    task_id: Optional[int]
+    method: Optional[str]
+    generator: Optional[str]
+    source: Optional[str]
+    packages: tuple[MadeIn, ...]
+    source_files: Mapping[str, SourceFile]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The judgement.
+
+    Attributes:
+        objections: why the build cannot be taken; none if it can.
+        says: what was proved, and what was not.
+        toolchain_sha256: over the buildroots' packages; None if there is no buildroot.
+        buildroot: the packages of the buildroots.
+    """
+
+    objections: tuple[Finding, ...]
+    says: str
+    toolchain_sha256: Optional[str]
+    buildroot: tuple[LockedPackage, ...]
+
+
+def source_files(path: str, trees: Iterable[Release], scratch: Path) -> dict[str, SourceFile]:
+    """The files of a source package by name, digested as the releases pin theirs.
+
+    Args:
+        path: the source package.
+        trees: releases whose sources may be in it.
+        scratch: a folder for one archive at a time; left as it was.
+
+    Raises:
+        UnsupportedError: its files' digests are not SHA-256.
+        SgxEnclavesError: it cannot be read, or is damaged.
+    """
+    by_contents = any(
+        artifact.sha256 is None and artifact.contents_sha256 is not None
+        for tree in trees
+        for artifact in tree.sources()
+    )
+    found = {}
+    with open_package(path) as (package, stream):
+        if package.files and package.file_algorithm != "sha256":
+            raise UnsupportedError(
+                "the source package pins its files by another digest than SHA-256",
+                file=path,
+                found=package.file_algorithm,
+            )
+        for member in read_payload(package, stream):
+            file = member.file
+            if file.kind is not FileKind.FILE:
+                continue
+            name = file.path.rpartition("/")[2]
+            contents = None
+            if by_contents and _ARCHIVE.search(name):
+                contents = _contents_of(member, scratch / f"archive-{file.index}")
+            found[name] = SourceFile(file.digest, contents)
+    return found
+
+
+def _contents_of(member: PayloadFile, place: Path) -> Optional[str]:
+    """Digest of what an archive holds; None if it is no archive of sources."""
+    try:
+        with place.open("xb") as out:
+            for chunk in member.chunks():
+                out.write(chunk)
+        return read_contents(place).sha256
+    except (ArchiveError, FormatError, LimitError, UnsupportedError):
+        return None
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def judge_origin(
+    history: BuildHistory, trees: Sequence[Release], lock: Optional[BuildrootLock]
+) -> Origin:
+    """Hold a build's history against a release.
+
+    Args:
+        history: of the build with the unsigned enclave.
+        trees: the release whose sources it must come from, and what else is built there.
+        lock: the pinned packages of the buildroot; None if there are none.
+    """
+    objections = [*_made_elsewhere(history), *_other_sources(history, trees)]
+    proved = [
+        f"{history.nvr} was built here by task {history.task_id}",
+        "its source package holds the release's pinned archives",
+    ]
+    artifacts = [artifact for tree in trees for artifact in tree.sources()]
+    others = sorted(
+        name
+        for name, file in history.source_files.items()
+        if not any(file.is_pinned(artifact) for artifact in artifacts)
+    )
+    opened = ["what its spec file did with them"]
+    if others:
+        opened.append(f"the source package's other files ({_some(others)})")
+    if history.source is not None:
+        proved.append(f"said to come from {history.source}")
+    words, wrong, unseen = _toolchain(history, trees, lock)
+    objections += wrong
+    proved += words
+    opened += unseen
+    says = f"proved: {'; '.join(proved)}. Not proved: {'; '.join(opened)}"
+    components = {c.locked() for package in history.packages for c in package.components}
+    return Origin(tuple(objections), says, _digest(history), tuple(sorted(components, key=str)))
+
+
+def _objection(code: str, message: str, expected: str, found: str) -> Finding:
+    return Finding(
+        code,
+        Severity.UNVERIFIABLE,
+        message,
+        expected=expected,
+        found=found,
+        hint="name a build of the reproducible package that this build system has made",
+    )
+
+
+def _made_elsewhere(history: BuildHistory) -> list[Finding]:
+    found = []
+    if history.task_id is None or history.method != "build" or history.generator is not None:
+        who = f"task {history.task_id} of method {history.method}"
+        if history.generator is not None:
+            who = f"content generator {history.generator}"
+        elif history.task_id is None:
+            who = "an import"
+        found.append(
+            _objection(
+                "build-not-made-here",
+                f"{history.nvr} was not built from source here",
+                "a build by a task of method build",
+                who,
+            )
+        )
+    for package in history.packages:
+        if package.buildroot is None or package.method != "buildArch" or not package.of_build:
+            found.append(
+                _objection(
+                    "package-not-made-here",
+                    f"{package.rpm} was not made by {history.nvr}'s own build task",
+                    "a buildroot of a buildArch task of that build",
+                    f"buildroot {package.buildroot}, task of method {package.method}",
+                )
+            )
+    if not history.packages:
+        found.append(
+            _objection(
+                "no-unsigned-enclave",
+                f"no package of {history.nvr} holds the unsigned enclave",
+                "an unsigned enclave and its config.xml",
+                "none",
+            )
+        )
+    return found
+
+
+def _other_sources(history: BuildHistory, trees: Iterable[Release]) -> list[Finding]:
+    missing = [
+        artifact.filename
+        for tree in trees
+        for artifact in tree.sources()
+        if not any(file.is_pinned(artifact) for file in history.source_files.values())
+    ]
+    if not missing:
+        return []
+    return [
+        _objection(
+            "sources-not-pinned",
+            f"the source package of {history.nvr} does not hold the release's pinned archives",
+            _some(missing),
+            _some(sorted(history.source_files)) or "no file",
+        )
+    ]
+
+
+def _toolchain(
+    history: BuildHistory, trees: Sequence[Release], lock: Optional[BuildrootLock]
+) -> tuple[list[str], list[Finding], list[str]]:
+    """What is proved, what speaks against it, and what is open."""
+    if lock is not None:
+        wrong = [f for package in history.packages for f in _unlike_lock(package, lock)]
+        return ([] if wrong else ["its buildroot is the pinned one, package by package"]), wrong, []
+    if any(not package.components for package in history.packages):
+        return [], [], ["its toolchain: no package of its buildroot is known"]
+    tools = [tool for tree in trees if tree.toolchain is not None for tool in tree.toolchain.tools]
+    wrong, seen, unseen = [], [], []
+    for package in history.packages:
+        for tool in tools:
+            version = _version_of(tool, package.components)
+            if version is None:
+                unseen.append(tool.name)
+            elif same_version(tool.version, version):
+                seen.append(f"{tool.name} {version}")
+            else:
+                wrong.append(
+                    _objection(
+                        "toolchain-not-designated",
+                        f"{package.rpm} was built with another {tool.name} than the designated one",
+                        f"{tool.name} {tool.version}",
+                        f"{tool.name} {version} in buildroot {package.buildroot}",
+                    )
+                )
+    words = [f"its buildroot has {_some(list(dict.fromkeys(seen)))}"] if seen else []
+    opened = ["where its tools lie and what they bake in"]
+    if unseen:
+        opened.append(f"its versions of {_some(list(dict.fromkeys(unseen)))}")
+    return words, wrong, opened
+
+
+def _version_of(tool: ToolPin, components: Iterable[Component]) -> Optional[str]:
+    names = _PACKAGES.get(tool.name, (tool.name,))
+    return next((item.version for item in components if item.name in names), None)
+
+
+def _unlike_lock(package: MadeIn, lock: BuildrootLock) -> list[Finding]:
+    difference = compare_packages(lock.packages, [item.locked() for item in package.components])
+    if difference.same:
+        return []
+    parts = [
+        f"{word} {_some(names)}"
+        for word, names in (
+            ("missing", difference.missing),
+            ("not pinned", difference.extra),
+            ("another build of", difference.rebuilt),
+        )
+        if names
+    ]
+    return [
+        _objection(
+            "buildroot-not-pinned",
+            f"{package.rpm} was not built in the pinned buildroot",
+            f"the lock's {len(lock.packages)} packages",
+            "; ".join(parts),
+        )
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _digest(history: BuildHistory) -> Optional[str]:
+    lines = sorted(
+        {
+            f"{component.locked().nevra} {component.sigmd5}"
+            for package in history.packages
+            for component in package.components
+        }
+    )
+    buildroots = sorted(str(package.buildroot) for package in history.packages)
+    if not buildroots:
+        return None
+    text = "\n".join([*lines, *(f"buildroot {name}" for name in buildroots)])
+    return hashlib.sha256(text.encode()).hexdigest()

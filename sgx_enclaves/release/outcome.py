@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verdict on a whole release: data, and the rules that decide it.
+
+1. *identical* needs every required enclave to be identical, and at least one.
+2. One required enclave that differs makes the release differ.
+3. Anything else is unverifiable: a stage that failed says nothing about bytes.
+4. With a digest that nobody pinned, *identical* needs the user's word.
+5. *reproducible* is more: this program built the enclaves itself, from pinned
+   sources, with the designated toolchain. Identical bytes from another build are
+   identical all the same; who made that build is then not part of what was proved.
+
+Nothing here reads a file or runs anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Optional
+
+from sgx_enclaves.enclave.verdict import CheckState, Finding, Outcome, Severity, Verdict
+
+
+class StageState(str, Enum):
+    """How a stage ended."""
+
+    DONE = "done"
+    KEPT = "kept"
+    GIVEN = "given"
+    REFUSED = "refused"
+    SKIPPED = "not done"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the job.
+
+    Attributes:
+        name: catalogue, sources, toolchain, build, signed, repack or compare.
+        state: see `StageState`.
+        detail: what was done, in a few words.
+        seconds: how long it took.
+        findings: why it was refused, and notes.
+    """
+
+    name: str
+    state: StageState
+    detail: str
+    seconds: float
+    findings: tuple[Finding, ...] = ()
+
+
+class BuildKind(str, Enum):
+    """Whose build the vendor's files were held against."""
+
+    DESIGNATED = "designated"
+    HOST = "host"
+    GIVEN = "given"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class BuildFacts:
+    """A build of one tree.
+
+    Attributes:
+        tree: the release whose sources these are.
+        kind: see `BuildKind`.
+        toolchain: name of the designated one.
+        mismatches: parts of it that are not as designated, or were not seen.
+        says: what the manifest of a given build says of itself; empty otherwise.
+    """
+
+    tree: str
+    kind: BuildKind
+    toolchain: str
+    mismatches: tuple[str, ...]
+    says: str = ""
+
+
+@dataclass(frozen=True)
+class EnclaveOutcome:
+    """One enclave of the release.
+
+    Attributes:
+        name: such as `ide`.
+        signed_file: name of the vendor's file.
+        required: whether the release stands or falls with it.
+        may_ship: whether a distribution may ship it.
+        reason: why it is not required or may not be shipped.
+        unpinned: policies that nobody pinned, such as `isvprodid`.
+        refused_by: the stage that kept it from being compared; empty if it was.
+        findings: why.
+        verdict: the comparison; None if there was none.
+    """
+
+    name: str
+    signed_file: str
+    required: bool
+    may_ship: bool
+    reason: str
+    unpinned: tuple[str, ...]
+    refused_by: str
+    findings: tuple[Finding, ...]
+    verdict: Optional[Verdict]
+
+    @property
+    def bytes_outcome(self) -> Outcome:
+        """What the comparison alone says."""
+        return self.verdict.outcome if self.verdict is not None else Outcome.UNVERIFIABLE
+
+    @property
+    def refused_checks(self) -> tuple[str, ...]:
+        """The claims of the comparison that were refuted or left open, in order."""
+        if self.verdict is None:
+            return ()
+        states = (CheckState.REFUTED, CheckState.NOT_DONE)
+        refused = [c.name for state in states for c in self.verdict.checks if c.state is state]
+        return tuple(refused)
+
+
+@dataclass(frozen=True)
+class ReleaseVerdict:
+    """The result of the whole job.
+
+    Attributes:
+        release: its name.
+        title: in words.
+        outcome: identical, differs or unverifiable.
+        reproducible: see the rules above.
+        claim: what was proved, in precise words; or why nothing was.
+        unpinned: the digests and policies that nobody pinned.
+        unpinned_allowed: whether the user accepted that.
+        builds: one for each tree.
+        stages: in their order.
+        enclaves: in the catalogue's order.
+        notices: what the user should know besides.
+    """
+
+    release: str
+    title: str
+    outcome: Outcome
+    reproducible: bool
+    claim: str
+    unpinned: tuple[str, ...]
+    unpinned_allowed: bool
+    builds: tuple[BuildFacts, ...]
+    stages: tuple[Stage, ...]
+    enclaves: tuple[EnclaveOutcome, ...]
+    notices: tuple[str, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """0, 1 or 2."""
+        return self.outcome.exit_status
+
+
+def decide(
+    release: str,
+    title: str,
+    *,
+    unpinned: Sequence[str],
+    unpinned_allowed: bool,
+    builds: Sequence[BuildFacts],
+    stages: Sequence[Stage],
+    enclaves: Sequence[EnclaveOutcome],
+    notices: Sequence[str],
+) -> ReleaseVerdict:
+    """Apply the rules.
+
+    Args:
+        release: its name.
+        title: in words.
+        unpinned: digests and policies that nobody pinned.
+        unpinned_allowed: whether the user accepts that.
+        builds: one for each tree.
+        stages: in their order.
+        enclaves: in the catalogue's order.
+        notices: what the user should know besides.
+    """
+    all_unpinned = tuple(unpinned) + tuple(
+        f"enclave.{enclave.name}.{fact}" for enclave in enclaves for fact in enclave.unpinned
+    )
+    # what was refused outright speaks against the whole, as a repack's foreign member does
+    blocked = [s.name for s in stages if s.name == "repack" and s.state is StageState.REFUSED]
+    outcome = _outcome(enclaves, blocked)
+    open_pins = bool(all_unpinned) and not unpinned_allowed
+    if outcome is Outcome.IDENTICAL and open_pins:
+        outcome = Outcome.UNVERIFIABLE
+    reproducible = (
+        outcome is Outcome.IDENTICAL
+        and not all_unpinned
+        and bool(builds)
+        and all(build.kind is BuildKind.DESIGNATED for build in builds)
+    )
+    return ReleaseVerdict(
+        release,
+        title,
+        outcome,
+        reproducible,
+        _claim(outcome, builds, enclaves, blocked, all_unpinned, open_pins),
+        all_unpinned,
+        unpinned_allowed,
+        tuple(builds),
+        tuple(stages),
+        tuple(enclaves),
+        tuple(notices),
+    )
+
+
+def _outcome(enclaves: Sequence[EnclaveOutcome], blocked: Sequence[str]) -> Outcome:
+    required = {enclave.bytes_outcome for enclave in enclaves if enclave.required}
+    if Outcome.DIFFERS in required:
+        return Outcome.DIFFERS
+    if required == {Outcome.IDENTICAL} and not blocked:
+        return Outcome.IDENTICAL
+    return Outcome.UNVERIFIABLE
+
+
+def _claim(
+    outcome: Outcome,
+    builds: Sequence[BuildFacts],
+    enclaves: Sequence[EnclaveOutcome],
+    blocked: Sequence[str],
+    unpinned: Sequence[str],
+    open_pins: bool,
+) -> str:
+    required = [enclave for enclave in enclaves if enclave.required]
+    if outcome is Outcome.DIFFERS:
+        names = [e.name for e in required if e.bytes_outcome is Outcome.DIFFERS]
+        claim = f"not our build plus a signature: {', '.join(names)}"
+        if any(build.kind is not BuildKind.DESIGNATED for build in builds):
+            claim += "; our build is not one by the designated toolchain, which may be all there is"
+        return claim
+    if outcome is Outcome.UNVERIFIABLE:
+        return _open(required, blocked, open_pins)
+    one = len(required) == 1
+    what = required[0].name if one else f"each of {len(required)} required enclaves"
+    claim = f"{what} is {_whose(builds)} plus a signature of the pinned signer"
+    if unpinned:
+        claim += "; files without a pinned digest were accepted, so their origin is not proved"
+    return claim
+
+
+def _whose(builds: Sequence[BuildFacts]) -> str:
+    kinds = {build.kind for build in builds}
+    if kinds == {BuildKind.DESIGNATED}:
+        return "our own build, made from the sources with the designated toolchain,"
+    if BuildKind.GIVEN in kinds:
+        return "the build that was given (how that was made is not proved here)"
+    return (
+        "our own build from the sources (made with this machine's toolchain and not the "
+        "designated one, so this is not the reproducible verdict)"
+    )
+
+
+def _open(required: Sequence[EnclaveOutcome], blocked: Sequence[str], open_pins: bool) -> str:
+    if not required:
+        return "the release requires no enclave, so there is nothing to prove"
+    undecided = [e.name for e in required if e.bytes_outcome is Outcome.UNVERIFIABLE]
+    if undecided:
+        stages = sorted({e.refused_by or "compare" for e in required if e.name in undecided})
+        return f"undecided: {', '.join(undecided)}; stopped at {', '.join(stages)}"
+    if blocked:
+        return "the enclaves are identical, but the repacked archive holds more than them"
+    if open_pins:
+        return (
+            "the enclaves are identical, but the release has facts that nobody pinned; "
+            "--allow-unpinned accepts that on purpose"
+        )
+    raise AssertionError("unverifiable without a reason")
+
+
+def note(code: str, message: str) -> Finding:
+    """A finding that speaks neither for nor against."""
+    return Finding(code, Severity.NOTE, message)

@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verdict on a package: one for each signed enclave in it.
+
+`check_enclave` and what judges are pure; `check_package` reads. Whatever is
+wrong with a package is a finding in its result, never an exception.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Optional, Union
+
+from sgx_enclaves.enclave.compare import compare, finding_of
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.known import PINS
+from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.policy import Policy
+from sgx_enclaves.enclave.sdk import Generation
+from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
+from sgx_enclaves.errors import LimitError, PackageDamagedError, SgxEnclavesError, UnsupportedError
+from sgx_enclaves.plain import record
+from sgx_enclaves.rpm.enclaves import ConfigFile, Links, PackedEnclave, enclaves_among
+from sgx_enclaves.rpm.presence import enclave_name, is_in_enclave_folder
+from sgx_enclaves.rpm.reader import (
+    DEFAULT_PACKAGE_LIMITS,
+    FileKind,
+    Opener,
+    Package,
+    PackageLimits,
+    packed,
+)
+from sgx_enclaves.rpm.references import Counterpart, Reference
+
+# Fedora's legal team has not approved the cryptography in QvE.
+NOT_PERMITTED = frozenset({"qve"})
+_SIGNED_PROVIDE = re.compile(r"sgx-enclave\((?P<name>[^:()]+):signed[:)]")
+_STATUS = {
+    Severity.DIFFERS: Outcome.DIFFERS.exit_status,
+    Severity.UNVERIFIABLE: Outcome.UNVERIFIABLE.exit_status,
+    Severity.NOTE: 0,
+}
+
+
+@record
+class EnclaveResult:
+    """What was found out about one enclave of a package.
+
+    Attributes:
+        path: where the package puts it.
+        links: symbolic and hard links to it.
+        name: its name in packages, if it is one of Intel's.
+        signed: whether it is signed.
+        size: bytes.
+        sha256: hexadecimal.
+        reference: the counterpart that it was held against.
+        verdict: of the comparison; None when there was none.
+        findings: what else speaks against it.
+    """
+
+    path: str
+    links: tuple[str, ...]
+    name: Optional[str]
+    signed: bool
+    size: int
+    sha256: str
+    reference: Optional[str] = None
+    verdict: Optional[Verdict] = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def exit_status(self) -> int:
+        """0, 1 or 2: the highest of the verdict's and the findings'."""
+        own = max((_STATUS[f.severity] for f in self.findings), default=0)
+        return max(own, self.verdict.exit_status if self.verdict else 0)
+
+    @property
+    def outcome(self) -> Optional[Outcome]:
+        """The verdict; None for an unsigned enclave, about which there is nothing to say."""
+        if self.verdict is None and not self.findings:
+            return None
+        return _outcome(self.exit_status)
+
+
+@record
+class PackageResult:
+    """What was found out about one package.
+
+    Attributes:
+        file: the package file.
+        nevra: what the package calls itself; None when that could not be read.
+        enclaves: one result for each enclave.
+        findings: what is wrong with the package as a whole.
+    """
+
+    file: str
+    nevra: Optional[str]
+    enclaves: tuple[EnclaveResult, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """0, 1 or 2: the highest of all."""
+        own = max((_STATUS[f.severity] for f in self.findings), default=0)
+        return max([own, *(e.exit_status for e in self.enclaves)])
+
+    @property
+    def outcome(self) -> Optional[Outcome]:
+        """The verdict; None when there is no signed enclave and nothing wrong."""
+        if not self.exit_status and all(e.outcome is None for e in self.enclaves):
+            return None
+        return _outcome(self.exit_status)
+
+
+def _outcome(status: int) -> Outcome:
+    return next(o for o in Outcome if o.exit_status == status)
+
+
+def check_package(
+    path: str,
+    references: Sequence[Reference],
+    policy_of: Callable[[str], Policy],
+    *,
+    permitted: Iterable[str] = (),
+    generation: Optional[Generation] = None,
+    limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
+    opener: Opener = packed,
+) -> PackageResult:
+    """Judge every enclave of a package file.
+
+    Args:
+        path: the package file.
+        references: where counterparts are looked for, in this order.
+        policy_of: the policy for an enclave, by its path.
+        permitted: enclaves that may be shipped although Fedora does not.
+        generation: the SDK to follow; None chooses it from the counterpart.
+        limits: bounds on memory and time.
+        opener: opens it; its files need not be read from the package file.
+
+    Returns:
+        The result; a file that cannot be read is a finding in it.
+    """
+    nevra: Optional[str] = None
+    results: list[EnclaveResult] = []
+    findings: list[Finding] = []
+    others = [r for r in references if r.name != path]
+    refused = NOT_PERMITTED - frozenset(permitted)
+    try:
+        with opener(path, limits) as (package, members):
+            nevra = package.nevra
+            findings += _of_header(package)
+            for item in enclaves_among(package, members):
+                if isinstance(item, ConfigFile):
+                    continue
+                results.append(_check_one(item, others, policy_of, refused, generation, limits))
+                # The next one is read before this name is bound anew.
+                del item
+            findings += _missing(package, results)
+    except SgxEnclavesError as error:
+        findings.append(package_finding(error, path))
+    return PackageResult(path, nevra, tuple(results), tuple(findings))
+
+
+def package_finding(error: SgxEnclavesError, path: str) -> Finding:
+    """An error about a package as a finding; its code says what kind of trouble it is."""
+    if isinstance(error, PackageDamagedError):
+        code = "package-damaged"
+    elif isinstance(error, LimitError):
+        code = "package-too-large"
+    elif isinstance(error, UnsupportedError):
+        code = "package-unsupported"
+    else:
+        code = "package-malformed"
+    found = finding_of(error, code)
+    return replace(found, message=error.message) if error.file == path else found
+
+
+def _check_one(
+    packed: PackedEnclave,
+    references: Iterable[Reference],
+    policy_of: Callable[[str], Policy],
+    refused: frozenset[str],
+    generation: Optional[Generation],
+    limits: PackageLimits,
+) -> EnclaveResult:
+    if packed.problem is not None or not packed.signed:
+        return _unjudged(packed)
+    notes = (*not_permitted(packed, refused), *_named_as_another(packed))
+    policy = policy_of(packed.path)
+    best: Optional[EnclaveResult] = None
+    problems: list[Finding] = []
+    for reference in references:
+        try:
+            for counterpart in reference.counterparts(packed.path):
+                found = check_enclave(packed, counterpart, policy, generation, limits)
+                if best is None or found.exit_status < best.exit_status:
+                    best = found
+                if not best.exit_status:
+                    break
+        except SgxEnclavesError as error:
+            problems.append(finding_of(error, "reference-unusable"))
+        if best is not None and not best.exit_status:
+            break
+    if best is None:
+        best = replace(describe(packed), findings=(*problems, _not_reproduced(packed)))
+    return replace(best, findings=(*notes, *best.findings))
+
+
+class Bystander:
+    """The result of a package without signed enclaves, from what somebody else reads of it.
+
+    Attributes:
+        result: as `check_package` would give it; None until all was read, or when
+            there is a signed enclave, which needs more than to be looked at.
+    """
+
+    def __init__(self) -> None:
+        self.result: Optional[PackageResult] = None
+
+    def watch(
+        self, package: Package, items: Iterator[Union[PackedEnclave, ConfigFile]]
+    ) -> Iterator[Union[PackedEnclave, ConfigFile]]:
+        """Pass on what is read of a package; see `Watcher`."""
+        results = []
+        signed = False
+        findings = _of_header(package)
+        for item in items:
+            if isinstance(item, PackedEnclave):
+                signed = signed or item.signed
+                results.append(_unjudged(item))
+            yield item
+            del item
+        findings += _missing(package, results)
+        if not signed:
+            self.result = PackageResult(
+                package.file, package.nevra, tuple(results), tuple(findings)
+            )
+
+
+def _unjudged(packed: PackedEnclave) -> EnclaveResult:
+    """The result of an enclave that is not signed, or of what is none."""
+    if packed.problem is None:
+        return describe(packed)
+    return replace(describe(packed), findings=(finding_of(packed.problem, "enclave-malformed"),))
+
+
+def check_enclave(
+    packed: PackedEnclave,
+    counterpart: Counterpart,
+    policy: Policy,
+    generation: Optional[Generation] = None,
+    limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
+) -> EnclaveResult:
+    """Compare a signed enclave with a counterpart."""
+    if counterpart.config is None:
+        finding = Finding(
+            "config-missing",
+            Severity.UNVERIFIABLE,
+            f"the reference has no config.xml for {packed.path}",
+            found=counterpart.name,
+            hint="put the config.xml of the enclave's sources beside the unsigned enclave",
+        )
+        return replace(describe(packed), reference=counterpart.name, findings=(finding,))
+    verdict = compare(
+        counterpart.data,
+        packed.data,
+        counterpart.config,
+        policy,
+        names=(counterpart.name, packed.path, counterpart.config_name),
+        generation=generation,
+        limits=limits.enclave,
+        digests=(counterpart.sha256, packed.sha256),
+    )
+    return replace(
+        describe(packed, verdict.signed.sha256), reference=counterpart.name, verdict=verdict
+    )
+
+
+def describe(packed: PackedEnclave, sha256: Optional[str] = None) -> EnclaveResult:
+    """What an enclave is, unjudged; its digest is computed unless it is known."""
+    return EnclaveResult(
+        packed.path,
+        packed.links,
+        next((n for n in map(enclave_name, packed.names) if n), None),
+        packed.signed,
+        len(packed.data),
+        sha256 or packed.sha256 or hashlib.sha256(packed.data).hexdigest(),
+    )
+
+
+def not_permitted(packed: PackedEnclave, refused: frozenset[str]) -> Iterable[Finding]:
+    """Say no to an enclave that must not be shipped, whatever its name.
+
+    Its signature says as which product it was signed, so renaming does not help.
+    """
+    names = {name for name in map(enclave_name, packed.names) if name}
+    names |= _signed_as(packed)
+    for name in sorted(names & refused):
+        yield Finding(
+            "not-permitted",
+            Severity.DIFFERS,
+            f"{packed.path} is the enclave {name}, which must not be shipped",
+            expected="no such enclave in the package",
+            found=name,
+            hint=f"leave it out; --permit {name} accepts it on purpose",
+        )
+
+
+def _named_as_another(packed: PackedEnclave) -> Iterator[Finding]:
+    """Say no to links that make one enclave stand for another."""
+    own = enclave_name(packed.path)
+    for link in packed.links:
+        name = enclave_name(link)
+        if name not in (None, own):
+            yield Finding(
+                "named-as-another",
+                Severity.DIFFERS,
+                f"{link} has the name of the enclave {name}, and leads to {packed.path}",
+                expected=own or "no enclave's name",
+                found=name,
+                hint="remove the link",
+            )
+
+
+def _signed_as(packed: PackedEnclave) -> set[str]:
+    try:
+        image = EnclaveImage.parse(packed.data, packed.path)
+        blocks = Descriptor.parse(image.descriptor).blocks
+    except SgxEnclavesError:
+        return set()
+    products = {(b.sigstruct.mrsigner.hex(), b.sigstruct.isvprodid) for b in blocks}
+    found = set()
+    for product in products:
+        # QE3 and IDE share signer and product; such a pair tells nothing.
+        pins = [p for p in PINS if (p.mrsigner, p.isvprodid) == product]
+        if len(pins) == 1:
+            found.add(pins[0].enclave)
+    return found
+
+
+def _not_reproduced(packed: PackedEnclave) -> Finding:
+    return Finding(
+        "not-reproduced",
+        Severity.UNVERIFIABLE,
+        f"no reference has an unsigned counterpart of {packed.path}",
+        hint="name the package or folder with our own build of it with --reference",
+    )
+
+
+def _of_header(package: Package) -> list[Finding]:
+    """What the file list alone says against a package."""
+    return [*_leaving_links(package), *_without_content(package)]
+
+
+def _leaving_links(package: Package) -> list[Finding]:
+    if package.is_source:
+        return []
+    return [
+        Finding(
+            "link-leaves-package",
+            Severity.UNVERIFIABLE,
+            f"{link.path} leads to a file that is not in the package: {link.target!r}",
+            expected="a link to an enclave of this package",
+            found=link.target,
+        )
+        for link in Links(package).leaving()
+    ]
+
+
+def _without_content(package: Package) -> list[Finding]:
+    """Files with an enclave's name that come from somewhere else: nobody can judge them."""
+    return [
+        Finding(
+            "enclave-missing",
+            Severity.UNVERIFIABLE,
+            f"{file.path} has an enclave's name, but its content is not in the package",
+            expected="an enclave in the package",
+            found="a %ghost" if file.ghost else file.kind.value,
+        )
+        for file in package.files
+        if is_in_enclave_folder(file.path)
+        and (file.kind is FileKind.SPECIAL or (file.kind is FileKind.FILE and file.ghost))
+    ]
+
+
+def _missing(package: Package, results: Iterable[EnclaveResult]) -> list[Finding]:
+    """Enclaves that the package claims to provide, signed, and does not carry."""
+    claimed = {
+        match["name"]
+        for match in (_SIGNED_PROVIDE.match(p.name) for p in package.provides)
+        if match
+    }
+    there = {r.name for r in results if r.signed}
+    if package.is_source:
+        return []
+    return [
+        Finding(
+            "enclave-missing",
+            Severity.UNVERIFIABLE,
+            f"the package provides the signed enclave {name}, but no signed file of that name "
+            "is in it",
+            expected=f"sgx-enclave({name}:signed)",
+        )
+        for name in sorted(claimed - there)
+    ]

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which files of a package are enclaves, what they are called, and which links lead to them.
+
+An enclave is an ELF file with a section `.note.sgxmeta` or with such a note in no
+section, whatever its name, and any shared object in the enclave folder, whatever
+its content: what stands there is loaded as one.
+
+What a package provides by an enclave that is in it, told from the file itself.
+
+    sgx-enclave(pce:signed) = 2.25        sgx-enclave(pce:unsigned) = 2.25
+    sgx-enclave-mrenclave(HEX)            of each metadata block, recomputed
+    sgx-enclave-mrsigner(HEX)             of each metadata block
+
+So that a repository can be asked what it ships. A file whose signature is not valid,
+or is for another measurement than its own, provides nothing: it is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from typing import BinaryIO, Optional, Union
+
+from sgx_enclaves.enclave.elf import ELF_MAGIC, METADATA_NOTE_NAME, METADATA_SECTION, EnclaveImage
+from sgx_enclaves.enclave.measure import mrenclave
+from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.policy import check_sigstruct
+from sgx_enclaves.errors import FormatError, LimitError, PackageError, SgxEnclavesError
+from sgx_enclaves.plain import record
+from sgx_enclaves.rpm.presence import (
+    ENCLAVE_FOLDER,
+    ENCLAVE_FOLDERS,
+    PROVIDE_PREFIX,
+    contains_enclaves,
+    enclave_name,
+    is_in_enclave_folder,
+    stem_of,
+)
+from sgx_enclaves.rpm.reader import FileKind, Package, PackageFile, PayloadFile, Tag, read_payload
+
+_STEM = "libsgx_"
+
+
+def provides_of(path: str, data: bytes, versions: Mapping[str, str]) -> list[str]:
+    """The Provides of one enclave file.
+
+    Args:
+        path: its name tells which enclave it claims to be.
+        data: its bytes.
+        versions: enclave to version; one that is not named gets none.
+
+    Raises:
+        SgxEnclavesError: it is no enclave, or its signature does not hold.
+    """
+    image = EnclaveImage.parse(data, path)
+    descriptor = Descriptor.parse(image.descriptor)
+    name = enclave_name(path) or _own_name(path)
+    kind = "signed" if descriptor.is_signed else "unsigned"
+    version = versions.get(name)
+    provides = [f"{PROVIDE_PREFIX}{name}:{kind})" + (f" = {version}" if version else "")]
+    if not descriptor.is_signed:
+        return provides
+    for block in descriptor.blocks:
+        measured = mrenclave(image, block)
+        if measured != block.sigstruct.enclavehash:
+            raise FormatError(
+                "the signature is for another enclave than this one",
+                file=path,
+                expected=f"MRENCLAVE {measured.hex()}",
+                found=block.sigstruct.enclavehash.hex(),
+                hint="ship the file as it was signed",
+            )
+        for finding in check_sigstruct(block.sigstruct):
+            raise FormatError(
+                finding.message, file=path, expected=finding.expected, found=finding.found
+            )
+        provides += [
+            f"sgx-enclave-mrenclave({measured.hex()})",
+            f"sgx-enclave-mrsigner({block.sigstruct.mrsigner.hex()})",
+        ]
+    return list(dict.fromkeys(provides))
+
+
+def _own_name(path: str) -> str:
+    stem = stem_of(path)
+    return stem[len(_STEM) :] if stem.startswith(_STEM) else stem
+
+
+CONFIG_SUFFIX = "config.xml"
+# As many as Linux follows.
+_LINKS_IN_A_ROW = 40
+# Components of paths that are looked at for all links together; takes a second or two.
+_LINK_STEPS = 20_000_000
+_NAME = METADATA_SECTION.encode()
+Content = Union[bytes, mmap.mmap]
+_FOLDER_NAMES = tuple(folder.rpartition("/")[2] for folder in ENCLAVE_FOLDERS)
+_NOTE_HEADER = struct.Struct("<III")
+
+
+@record
+class PackedEnclave:
+    """An enclave file of a package, whole.
+
+    Attributes:
+        path: where the package puts it.
+        links: symbolic and hard links to it, sorted.
+        data: its bytes; their digest is the header's.
+        problem: why it is no enclave that can be read; None when it is one.
+        signed: whether its metadata area holds anything.
+        sha256: hexadecimal; None when the header pins another digest than that.
+    """
+
+    path: str
+    links: tuple[str, ...]
+    data: bytes
+    problem: Optional[SgxEnclavesError]
+    signed: bool
+    sha256: Optional[str] = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every path that leads to it, its own first."""
+        return (self.path, *self.links)
+
+
+def is_enclave(data: Content) -> bool:
+    """Whether a file is an enclave, or one in disguise: with its section renamed or dropped."""
+    return has_metadata_section(data) or has_metadata_note(data)
+
+
+def has_metadata_note(data: Content) -> bool:
+    """Whether an ELF file holds a note of the name that loaders look for, anywhere."""
+    at = data.find(METADATA_NOTE_NAME) if data[:4] == ELF_MAGIC else -1
+    while at >= 0:
+        if at >= _NOTE_HEADER.size:
+            size, _descriptor, _type = _NOTE_HEADER.unpack_from(data, at - _NOTE_HEADER.size)
+            # Loaders and signing tools have the name too, but no note of it.
+            if size == len(METADATA_NOTE_NAME):
+                return True
+        at = data.find(METADATA_NOTE_NAME, at + 1)
+    return False
+
+
+def has_metadata_section(data: Content) -> bool:
+    """Whether an ELF file has a section called `.note.sgxmeta`.
+
+    Judges nothing else of the file: one whose other parts lie must not hide behind that.
+    """
+    if data[:4] != ELF_MAGIC or data.find(_NAME) < 0 or len(data) < 64:
+        return False
+    wide = data[4] == 2
+    if wide:
+        (table,) = struct.unpack_from("<Q", data, 40)
+        size, count, names = struct.unpack_from("<HHH", data, 58)
+    else:
+        (table,) = struct.unpack_from("<I", data, 32)
+        size, count, names = struct.unpack_from("<HHH", data, 46)
+    offset_at, offset_form, least = (24, "<Q", 64) if wide else (16, "<I", 40)
+    if size < least or table + (names + 1) * size > len(data):
+        return False
+    (strings,) = struct.unpack_from(offset_form, data, table + names * size + offset_at)
+    for index in range(count):
+        at = table + index * size
+        if at + least > len(data):
+            return False
+        start = strings + int.from_bytes(data[at : at + 4], "little")
+        if data[start : start + len(_NAME) + 1] == _NAME + b"\0":
+            return True
+    return False
+
+
+def may_carry_enclaves(package: Package) -> bool:
+    """Whether the header alone gives a reason to read the payload.
+
+    The reasons of `presence.py`, anything at all in the enclave folder, and a link
+    in its place. `presence.HINTS` are in every header that gets a yes.
+
+    Raises:
+        PackageError: the file list contradicts itself.
+    """
+    header = package.header
+    names = header.strings(Tag.BASENAMES)
+    if any((d + "/").startswith(ENCLAVE_FOLDER) for d in header.strings(Tag.DIRNAMES)):
+        return True
+    # Beside the folder, names alone tell.
+    if contains_enclaves(header.strings(Tag.PROVIDENAME), names):
+        return True
+    return any(name in names for name in _FOLDER_NAMES) and any(
+        file.kind is FileKind.SYMLINK and file.path in ENCLAVE_FOLDERS for file in package.files
+    )
+
+
+class Links:
+    """The symbolic links of a package, resolved within it.
+
+    Args:
+        package: whose.
+    """
+
+    def __init__(self, package: Package) -> None:
+        self._package = package
+        self._by_path = {f.path: f for f in package.files}
+        self._budget = _LINK_STEPS
+
+    def to_files(self) -> dict[str, tuple[str, ...]]:
+        """Path of a file to the links that end there.
+
+        Raises:
+            PackageError: links go round in a circle.
+            LimitError: they are too many and too deep to follow.
+        """
+        found: dict[str, list[str]] = {}
+        for file in self._package.files:
+            if file.kind is FileKind.SYMLINK:
+                end = self.end_of(file)
+                if end is not None:
+                    found.setdefault(end.path, []).append(file.path)
+        return {path: tuple(sorted(links)) for path, links in found.items()}
+
+    def leaving(self) -> tuple[PackageFile, ...]:
+        """Links with an enclave's name in the enclave folder that end at no file of the package.
+
+        So does a link that stands for the enclave folder: other packages' files are behind it.
+
+        Raises:
+            PackageError, LimitError: as `to_files`.
+        """
+        return tuple(
+            file
+            for file in self._package.files
+            if file.kind is FileKind.SYMLINK
+            and (is_in_enclave_folder(file.path) or file.path in ENCLAVE_FOLDERS)
+            and self.end_of(file) is None
+        )
+
+    def end_of(self, link: PackageFile) -> Optional[PackageFile]:
+        """The file that a link ends at; None when that is not in the package.
+
+        Raises:
+            PackageError, LimitError: as `to_files`.
+        """
+        pending = [p for p in reversed(link.path.split("/")) if p]
+        path: list[str] = []
+        links = 0
+        while pending:
+            part = pending.pop()
+            if part == ".":
+                continue
+            if part == "..":
+                del path[-1:]
+                continue
+            path.append(part)
+            self._spend(len(path), link)
+            file = self._by_path.get("/" + "/".join(path))
+            if file is None or file.kind is not FileKind.SYMLINK:
+                continue
+            links += 1
+            if links > _LINKS_IN_A_ROW:
+                raise PackageError(
+                    f"the symbolic link {link.path!r} leads nowhere: links go round in a circle",
+                    file=self._package.file,
+                    found=f"more than {_LINKS_IN_A_ROW} links in a row",
+                )
+            path = [] if file.target.startswith("/") else path[:-1]
+            pending += [p for p in reversed(file.target.split("/")) if p]
+        end = self._by_path.get("/" + "/".join(path))
+        return end if end is not None and end.kind is FileKind.FILE else None
+
+    def _spend(self, steps: int, link: PackageFile) -> None:
+        self._budget -= steps
+        if self._budget < 0:
+            raise LimitError(
+                f"too many symbolic links to follow, among them {link.path!r}",
+                file=self._package.file,
+                expected=f"at most {_LINK_STEPS} steps",
+            )
+
+
+@record
+class ConfigFile:
+    """A config.xml of a package: its path and its bytes."""
+
+    path: str
+    data: bytes
+
+
+def read_enclaves(
+    package: Package, stream: BinaryIO, *, configs: bool = False
+) -> Iterator[PackedEnclave | ConfigFile]:
+    """The enclaves of a package file; see `enclaves_among` and `read_payload`."""
+    yield from enclaves_among(package, read_payload(package, stream), configs=configs)
+
+
+def enclaves_among(
+    package: Package, members: Iterable[PayloadFile], *, configs: bool = False
+) -> Iterator[PackedEnclave | ConfigFile]:
+    """Yield the enclaves of a package one by one, and its config.xml files when asked for.
+
+    Holds one file at a time, as long as the caller does too.
+
+    Args:
+        package: the package.
+        members: its files.
+        configs: yield its config.xml files as well.
+
+    Raises:
+        LimitError: too many of them, or one that is too large.
+        SgxEnclavesError: what reading the members raises; see `Links.to_files`.
+    """
+    symbolic: Optional[dict[str, tuple[str, ...]]] = {} if package.is_source else None
+    enclaves = 0
+    for member in members:
+        file = member.file
+        if file.kind is not FileKind.FILE or (member.is_linked and not member.has_content):
+            continue
+        if configs and file.path.endswith(CONFIG_SUFFIX):
+            data = _hold(package, member, package.limits.enclave.config_size)
+            yield ConfigFile(file.path, data)
+            continue
+        links = [f.path for f in member.links]
+        named = any(is_in_enclave_folder(path) for path in (file.path, *links))
+        held = _read_candidate(package, member, named)
+        if held is None:
+            continue
+        enclaves += 1
+        if enclaves > package.limits.enclaves:
+            raise LimitError(
+                "the package has too many enclaves",
+                file=package.file,
+                expected=f"at most {package.limits.enclaves}",
+            )
+        if symbolic is None:
+            symbolic = Links(package).to_files()
+        for path in (file.path, *links):
+            links += symbolic.get(path, ())
+        yield _judged(package, member, tuple(sorted(set(links))), held)
+        del held
+
+
+def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optional[bytes]:
+    """The whole file if it is an enclave or stands where only enclaves do."""
+    chunks = member.chunks()
+    limit = package.limits.enclave.file_size
+    first = next(chunks, b"")
+    if first[:4] != ELF_MAGIC and not named:
+        return None
+    if member.file.size > limit:
+        _require_no_metadata(package, member.file.path, first, chunks, named)
+        return None
+    if len(first) == member.file.size:
+        # Behind it comes nothing but the check of its digest.
+        data = first + b"".join(chunks)
+    else:
+        # Unlike joining a list, this does not hold the file twice.
+        buffer = io.BytesIO()
+        buffer.write(first)
+        for chunk in chunks:
+            buffer.write(chunk)
+        data = buffer.getvalue()
+    return data if named or is_enclave(data) else None
+
+
+def _require_no_metadata(
+    package: Package, path: str, first: bytes, chunks: Iterator[bytes], named: bool
+) -> None:
+    """Refuse a file that is too large to be held and may be an enclave nevertheless."""
+    tail = b""
+    suspect = named
+    window = first
+    while window:
+        suspect = suspect or _NAME in tail + window
+        tail = window[-len(_NAME) :]
+        window = next(chunks, b"")
+    if suspect:
+        raise LimitError(
+            f"{path!r} is too large for an enclave, and may be one",
+            file=package.file,
+            expected=f"at most {package.limits.enclave.file_size} bytes",
+        )
+
+
+def _hold(package: Package, member: PayloadFile, limit: int) -> bytes:
+    if member.file.size > limit:
+        raise LimitError(
+            f"{member.file.path!r} is too large",
+            file=package.file,
+            expected=f"at most {limit} bytes",
+            found=f"{member.file.size} bytes",
+        )
+    return b"".join(member.chunks())
+
+
+def _judged(
+    package: Package, member: PayloadFile, links: tuple[str, ...], data: bytes
+) -> PackedEnclave:
+    path = member.file.path
+    # All of it was read, so it has the digest that the header pins.
+    pinned = member.has_content and package.file_algorithm == "sha256"
+    sha256 = member.file.digest if pinned else None
+    try:
+        image = EnclaveImage.parse(data, path, package.limits.enclave)
+    except SgxEnclavesError as error:
+        return PackedEnclave(path, links, data, error, False, sha256)
+    return PackedEnclave(path, links, data, None, any(image.descriptor), sha256)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Does a package contain enclaves, as far as its Provides and its file names tell?
+
+Pure, and light to import: takes plain lists of texts, wherever they come from (a
+header, repodata, a database), reads no package and decides nothing about bytes.
+Names may lie: an enclave under a name that nobody would look for is found only
+by reading the payload, see `enclaves.py`.
+
+Evidence is, in this order:
+
+- a Provides `sgx-enclave(NAME:signed…)` or `sgx-enclave(NAME:unsigned…)`;
+- a shared object in the enclave folder, Fedora's %{sgx_libdir};
+- a file `*.signed.so*` anywhere;
+- a file with the name of one of Intel's enclaves anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Optional
+
+from sgx_enclaves.enclave.known import pin_for_file
+
+# Fedora's %{sgx_prefix} and %{sgx_libdir}.
+ENCLAVE_FOLDER = "/usr/x86_64-intel-sgx/lib64/"
+# The enclave folder and the one above it: a link in the place of one leads who knows where.
+ENCLAVE_FOLDERS = (ENCLAVE_FOLDER[:-1], ENCLAVE_FOLDER[:-1].rpartition("/")[0])
+PROVIDE_PREFIX = "sgx-enclave("
+SIGNED_SUFFIX = ".signed.so"
+# Every evidence holds one of these, and so does a header that holds the evidence.
+HINTS = ("sgx", SIGNED_SUFFIX)
+
+_SHARED_OBJECT = re.compile(r"(?P<stem>.+?)(?:\.signed)?\.so(?:\.[0-9.]+)?\Z")
+_VERSION = re.compile(r"\.so\.(?P<version>[0-9.]+)\Z")
+_PROVIDE = re.compile(r"sgx-enclave\((?P<name>[^:()]+)(?::(?P<state>signed|unsigned)(?=[:)]))?")
+
+
+class Evidence(NamedTuple):
+    """One reason to believe that a package contains an enclave.
+
+    Attributes:
+        text: the Provides or the path.
+        name: the enclave's name in packages, for example `ide`; None when unknown.
+        signed: whether it claims to be signed. What does not say so is taken for
+            signed in Provides, where it asks for trust, and for unsigned in file names.
+    """
+
+    text: str
+    name: Optional[str]
+    signed: bool
+
+
+def evidence(provides: Iterable[str], files: Iterable[str]) -> tuple[Evidence, ...]:
+    """Every reason to believe that a package contains enclaves; none for most packages.
+
+    Args:
+        provides: the names of what it provides; a version behind a name is no matter.
+        files: absolute paths; those of links and folders may be among them.
+    """
+    return (*_of_provides(provides), *_of_files(files))
+
+
+def contains_enclaves(provides: Iterable[str], files: Iterable[str]) -> bool:
+    """Whether a package claims to contain an enclave, signed or not; see `evidence`."""
+    return any(True for _ in _of_provides(provides)) or any(True for _ in _of_files(files))
+
+
+def contains_signed_enclaves(provides: Iterable[str], files: Iterable[str]) -> bool:
+    """Whether a package claims to contain a signed enclave; see `evidence`."""
+    return any(found.signed for found in _of_provides(provides)) or any(
+        found.signed for found in _of_files(files)
+    )
+
+
+def _of_provides(provides: Iterable[str]) -> Iterator[Evidence]:
+    for provide in provides:
+        if provide.startswith(PROVIDE_PREFIX):
+            match = _PROVIDE.match(provide)
+            name, state = (match["name"], match["state"]) if match else (None, None)
+            yield Evidence(provide, name, state != "unsigned")
+
+
+def _of_files(files: Iterable[str]) -> Iterator[Evidence]:
+    for path in files:
+        # Most paths are done with here.
+        if ".so" in path and is_enclave_path(path):
+            yield Evidence(path, enclave_name(path), SIGNED_SUFFIX in _base(path))
+
+
+def is_enclave_path(path: str) -> bool:
+    """Whether a file of this path claims to be an enclave, or is loaded as one."""
+    return (
+        is_in_enclave_folder(path) or SIGNED_SUFFIX in _base(path) or enclave_name(path) is not None
+    )
+
+
+def is_in_enclave_folder(path: str) -> bool:
+    """Whether it is a shared object in the enclave folder, by its name."""
+    return path.startswith(ENCLAVE_FOLDER) and _SHARED_OBJECT.match(path) is not None
+
+
+def stem_of(path: str) -> str:
+    """What the unsigned and the signed file of an enclave have in common in their names.
+
+    `libsgx_pce.signed.so.1.25.100.1` and `libsgx_pce.so` are both `libsgx_pce`.
+    """
+    match = _SHARED_OBJECT.match(_base(path))
+    return match["stem"] if match else _base(path)
+
+
+def version_of(path: str) -> Optional[str]:
+    """The version in an enclave's file name, for example `1.25.100.1`."""
+    match = _VERSION.search(path)
+    return match["version"] if match else None
+
+
+def enclave_name(path: str) -> Optional[str]:
+    """The name in packages of one of Intel's enclaves: `ide` for `libsgx_id_enclave.so`."""
+    pin = pin_for_file(path)
+    return pin.enclave if pin else None
+
+
+def _base(path: str) -> str:
+    return path.rsplit("/", 1)[-1]

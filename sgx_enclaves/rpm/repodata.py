@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a repository's repodata say about its packages: which must be opened.
+
+Reads `repomd.xml`, `primary` and `filelists` of a local repository with
+createrepo_c, when that is installed. Whatever a file claims, memory is bounded:
+it is unpacked here, in blocks, and createrepo_c gets whole package elements.
+
+Judges no package. Repodata may lie by leaving something out, and nobody could
+tell: what they prove about a package is what its repository's owner says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import io
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NamedTuple, Optional, cast
+
+from sgx_enclaves.decompress import ArchiveLimits, BoundedReader
+from sgx_enclaves.errors import InputError, LimitError, RepodataError, UnsupportedError
+from sgx_enclaves.files import read_file
+from sgx_enclaves.limits import MIB
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, ENCLAVE_FOLDERS, HINTS, contains_enclaves
+
+REPOMD = "repodata/repomd.xml"
+_HINTS = tuple(hint.encode() for hint in HINTS)
+_START = re.compile(rb"<package[\s>]")
+_END = b"</package>"
+_MOST_WORDS = 160
+_CLOSING = re.compile(rb"\s*(</(metadata|filelists)>\s*)?\Z")
+# Without packages, the whole file is one empty element.
+_EMPTY = re.compile(rb"<(metadata|filelists)\b[^<]*(/>|>\s*</(metadata|filelists)>)\s*\Z")
+
+
+@dataclass(frozen=True)
+class RepodataLimits:
+    """Upper bounds; what goes beyond raises `LimitError`.
+
+    Attributes:
+        repomd: bytes of repomd.xml.
+        archive: of a compressed list. Lists of equal packages pack extremely well,
+            so that the ratio tells nothing; time is bounded by the total.
+        block: bytes that are read at once.
+        element: bytes of what is said about one package.
+        packages: how many there may be.
+    """
+
+    repomd: int = MIB
+    archive: ArchiveLimits = field(
+        default=ArchiveLimits(
+            archive_size=2048 * MIB, total_size=8192 * MIB, ratio_grace=8192 * MIB
+        )
+    )
+    block: int = MIB // 8
+    element: int = 32 * MIB
+    packages: int = 500_000
+
+
+class Listing(NamedTuple):
+    """What repodata say about one package file.
+
+    Attributes:
+        size: bytes of the file.
+        algorithm: of the digest, as hashlib calls it.
+        digest: of the whole file, hexadecimal.
+        suspect: whether its Provides or its file list have anything of an enclave.
+    """
+
+    size: int
+    algorithm: str
+    digest: str
+    suspect: bool
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository as its repodata describe it.
+
+    Attributes:
+        stamp: digest of its repomd.xml.
+        packages: path below the repository to what is said about the file; None for
+            a path about which two different things are said.
+    """
+
+    stamp: str
+    packages: dict[str, Optional[Listing]]
+
+
+@dataclass(frozen=True)
+class Half:
+    """What one of the two lists says.
+
+    Attributes:
+        stamp: digest of the repomd.xml that led to it.
+        packages: from primary: as `Repository.packages`, suspect by Provides alone.
+        suspects: from filelists: digests of the packages that have anything of an
+            enclave among their files.
+    """
+
+    stamp: str
+    packages: dict[str, Optional[Listing]]
+    suspects: frozenset[str]
+
+
+PRIMARY, FILELISTS = "primary", "filelists"
+DEFAULT_REPODATA_LIMITS = RepodataLimits()
+
+
+def read_repository(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS) -> Repository:
+    """Read the repodata below a folder.
+
+    Raises:
+        SgxEnclavesError: see `read_half` and `join`.
+    """
+    return join(folder, *(read_half(folder, kind, limits) for kind in (PRIMARY, FILELISTS)))
+
+
+def read_half(folder: str, kind: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS) -> Half:
+    """Read one of the two lists: independent of the other, so that it can be done elsewhere.
+
+    Args:
+        folder: the repository.
+        kind: `PRIMARY` or `FILELISTS`.
+        limits: see `RepodataLimits`.
+
+    Raises:
+        UnsupportedError: createrepo_c is not installed, or the list is compressed
+            with something that cannot be read.
+        InputError: a file cannot be read.
+        RepodataError: broken, or without that list.
+        ArchiveError: the list does not unpack.
+        LimitError: more than `limits` allow.
+    """
+    parser = _parser(folder)
+    path = f"{folder}/{REPOMD}"
+    data = read_file(path, limits.repomd)
+    # createrepo_c would unpack it, without bounds.
+    if not data.lstrip().startswith(b"<"):
+        raise RepodataError("not XML", file=path, found=data[:4].hex())
+    with _parsing(path, parser):
+        records = {record.type: record for record in parser.Repomd(path).records}
+    source = _source(folder, path, records.get(kind), kind)
+    reader = _Reader(parser, limits)
+    stamp = hashlib.sha256(data).hexdigest()
+    if kind == PRIMARY:
+        return Half(stamp, reader.packages(source), frozenset())
+    return Half(stamp, {}, frozenset(reader.suspects(source)))
+
+
+def join(folder: str, one: Half, other: Half) -> Repository:
+    """Both lists of a repository together.
+
+    Raises:
+        RepodataError: they are not of the same repodata.
+    """
+    if one.stamp != other.stamp:
+        raise RepodataError("the repodata have changed while they were read", file=folder)
+    suspects = one.suspects | other.suspects
+    packages = {
+        path: listing._replace(suspect=True) if listing and listing.digest in suspects else listing
+        for path, listing in {**one.packages, **other.packages}.items()
+    }
+    return Repository(one.stamp, packages)
+
+
+def _parser(folder: str) -> Any:
+    try:
+        return importlib.import_module("createrepo_c")
+    except ImportError:
+        raise UnsupportedError(
+            "Python's createrepo_c is not installed, so repodata cannot be read",
+            file=folder,
+            hint="install python3-createrepo_c; on Debian, python3-createrepo-c",
+        ) from None
+
+
+@contextlib.contextmanager
+def _parsing(path: str, parser: Any) -> Iterator[None]:
+    try:
+        yield
+    except (parser.CreaterepoCError, TypeError, ValueError) as error:
+        # The message repeats the whole input before it says what is wrong, and
+        # what is in there must not steer a terminal.
+        words = " ".join(str(error).split())[-_MOST_WORDS:]
+        printable = "".join(c if c.isprintable() else "?" for c in words)
+        raise RepodataError(f"createrepo_c cannot read it: {printable}", file=path) from None
+
+
+class _Source(NamedTuple):
+    """A list: its file, and the digest that repomd.xml pins."""
+
+    path: str
+    algorithm: str
+    digest: str
+
+
+def _source(folder: str, repomd: str, record: Any, kind: str) -> _Source:
+    if record is None or record.location_base:
+        raise RepodataError(
+            f"the repodata have no {kind} here",
+            file=repomd,
+            hint="make them anew with createrepo_c",
+        )
+    href = plain_path(record.location_href)
+    algorithm = _algorithm(record.checksum_type)
+    if href is None or algorithm is None or not record.checksum:
+        raise RepodataError(
+            f"the entry of {kind} is malformed",
+            file=repomd,
+            found=f"location {record.location_href!r}, digest {record.checksum_type!r}",
+        )
+    return _Source(f"{folder}/{href}", algorithm, record.checksum)
+
+
+def plain_path(href: Optional[str]) -> Optional[str]:
+    """A location that stays below the repository, normalised; None for any other."""
+    if not href or href.startswith("/") or "\0" in href or "://" in href:
+        return None
+    path = posixpath.normpath(href)
+    return None if path == ".." or path.startswith("../") else path
+
+
+def _algorithm(name: Optional[str]) -> Optional[str]:
+    # "sha" is what the oldest repositories call SHA-1.
+    name = "sha1" if name == "sha" else name
+    return name if name in hashlib.algorithms_guaranteed else None
+
+
+class _HashedFile(io.RawIOBase):
+    """A file that is hashed as it is read."""
+
+    def __init__(self, stream: BinaryIO, algorithm: str) -> None:
+        self._stream = stream
+        self.hash = hashlib.new(algorithm, usedforsecurity=False)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self.hash.update(data)
+        return data
+
+
+class _Reader:
+    """Reads the lists of one repository."""
+
+    def __init__(self, parser: Any, limits: RepodataLimits) -> None:
+        self._parser = parser
+        self._limits = limits
+
+    def suspects(self, source: _Source) -> set[str]:
+        """Ids of the packages whose files include anything of an enclave."""
+        found: set[str] = set()
+
+        def look(package: Any) -> None:
+            # Kind, folder, name; newer releases add a digest.
+            files = [(entry[0], entry[1] + entry[2]) for entry in package.files]
+            if contains_enclaves((), (path for _kind, path in files)) or any(
+                path.startswith(ENCLAVE_FOLDER) or (path in ENCLAVE_FOLDERS and kind != "dir")
+                for kind, path in files
+            ):
+                found.add(package.pkgId)
+
+        for block in self._blocks(source):
+            if _hinted(block):
+                # Most of a block is about other packages.
+                hinted = (element for element in block.split(_END) if _hinted(element))
+                for element in hinted:
+                    self._parse(
+                        self._parser.xml_parse_filelists_snippet, element + _END, look, source
+                    )
+        return found
+
+    def packages(self, source: _Source) -> dict[str, Optional[Listing]]:
+        """What primary says about each package file; suspect by its Provides alone."""
+        found: dict[str, Optional[Listing]] = {}
+        hinted = False
+
+        def keep(package: Any) -> None:
+            path = plain_path(package.location_href)
+            algorithm = _algorithm(package.checksum_type)
+            if path is None or package.location_base:
+                return
+            suspect = hinted and contains_enclaves((p[0] for p in package.provides), ())
+            listing = Listing(package.size_package, algorithm or "", package.pkgId, suspect)
+            known = found.setdefault(path, listing)
+            if algorithm is None or known != listing:
+                found[path] = None
+
+        parse = self._parser.xml_parse_primary_snippet
+        for block in self._blocks(source):
+            hinted = _hinted(block)
+            self._parse(lambda text, *rest: parse(text, *rest, None, 0), block, keep, source)
+            if len(found) > self._limits.packages:
+                raise LimitError(
+                    "too many packages",
+                    file=source.path,
+                    expected=f"at most {self._limits.packages}",
+                )
+        return found
+
+    def _parse(self, parse: Any, block: bytes, use: Any, source: _Source) -> None:
+        with _parsing(source.path, self._parser):
+            parse(block.decode("utf-8"), None, use)
+
+    def _blocks(self, source: _Source) -> Iterator[bytes]:
+        """Yield what the list says in blocks of whole package elements.
+
+        Raises:
+            RepodataError: it ends too early, or its digest is not the pinned one.
+        """
+        try:
+            stream = open(source.path, "rb")  # noqa: SIM115
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", file=source.path) from None
+        with stream:
+            hashed = _HashedFile(stream, source.algorithm)
+            reader = BoundedReader(cast(BinaryIO, hashed), source.path, self._limits.archive)
+            yield from self._elements(reader, source.path)
+            while hashed.read(MIB):
+                pass
+        if hashed.hash.hexdigest() != source.digest:
+            raise RepodataError(
+                "the digest is not the one in repomd.xml",
+                file=source.path,
+                expected=source.digest,
+                found=hashed.hash.hexdigest(),
+                hint="mirror the repository again",
+            )
+
+    def _elements(self, reader: BoundedReader, path: str) -> Iterator[bytes]:
+        data = self._start(reader, path)
+        if data is None:
+            return
+        searched = 0
+        while True:
+            end = data.rfind(_END, searched)
+            if end >= 0:
+                yield data[: end + len(_END)]
+                data = data[end + len(_END) :]
+            searched = max(0, len(data) - len(_END))
+            if len(data) > self._limits.element:
+                raise LimitError(
+                    "too much is said about one package",
+                    file=path,
+                    expected=f"at most {self._limits.element} bytes",
+                )
+            more = reader.read(self._limits.block)
+            if not more:
+                break
+            data += more
+        if not _CLOSING.match(data):
+            raise RepodataError("the list ends too early", file=path)
+
+    def _start(self, reader: BoundedReader, path: str) -> Optional[bytes]:
+        """What begins with the first package; None when there is none."""
+        data = reader.read(self._limits.block)
+        if not data.lstrip().startswith(b"<"):
+            raise UnsupportedError(
+                "the list is of an unknown compression",
+                file=path,
+                expected="XML, packed with gzip, xz or zstd",
+                found=data[:6].hex() or "nothing",
+                hint="make the repodata anew with createrepo_c --general-compress-type=gz",
+            )
+        start = _START.search(data)
+        if start is not None:
+            return data[start.start() :]
+        if _EMPTY.search(data):
+            return None
+        raise RepodataError("not a list of packages", file=path)
+
+
+def _hinted(data: bytes) -> bool:
+    return any(hint in data for hint in _HINTS)

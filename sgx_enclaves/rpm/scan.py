@@ -1,0 +1,520 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Look at many packages: which carry enclaves, and each one's verdict.
+
+A package without enclaves costs only the reading of its headers. Work is done
+in several processes, and what is done can be kept, see `scan_state.py`.
+
+What a scan has found so far, kept in a file of JSON lines, so that it can go on later.
+
+Work in several processes, with results as they come and memory bounded.
+
+Which packages of a tree must be looked at, and which are passed by on repodata's word.
+
+A package is passed by when the repodata of a repository in the tree describe a
+file of its size at its place, and neither its Provides nor its file list have
+anything of an enclave. All others are looked at: packages with such things,
+packages that no repodata list, those of another size than listed, and all
+packages of a repository whose repodata cannot be read.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, TypeVar, Union
+
+from sgx_enclaves.enclave.policy import Policy
+from sgx_enclaves.enclave.sdk import Generation
+from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
+from sgx_enclaves.files import end_with_parent, write_file
+from sgx_enclaves.limits import MIB
+from sgx_enclaves.rpm.check import PackageResult, check_package, package_finding
+from sgx_enclaves.rpm.enclaves import may_carry_enclaves
+from sgx_enclaves.rpm.reader import is_plain, open_package
+from sgx_enclaves.rpm.references import Reference, open_reference
+from sgx_enclaves.rpm.repodata import (
+    FILELISTS,
+    PRIMARY,
+    REPOMD,
+    Half,
+    Listing,
+    Repository,
+    join,
+    read_half,
+)
+
+_KEY = "scan"
+_KEY_SIZE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """One package of a scan.
+
+    Attributes:
+        file: the package file.
+        stamp: size in bytes and time of change in ns: another stamp, another file.
+        report: as `ScanSettings.record` gives it; None for a package without enclaves.
+    """
+
+    file: str
+    stamp: tuple[int, int]
+    report: Optional[dict[str, Any]]
+
+    @property
+    def exit_status(self) -> int:
+        """0, 1 or 2."""
+        return int(self.report["exit_status"]) if self.report else 0
+
+
+def stamp_of(path: str) -> tuple[int, int]:
+    """Size and time of change of a file; zeros when it is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return (status.st_size, status.st_mtime_ns)
+
+
+def stamps_below(path: str) -> str:
+    """Digest of the stamps of a file, or of all files of a folder: another one, other results."""
+    digest = hashlib.sha256(repr(stamp_of(path)).encode())
+    for parent, folders, files in os.walk(path):
+        folders.sort()
+        for name in sorted(files):
+            file = os.path.join(parent, name)
+            digest.update(repr((file, stamp_of(file))).encode())
+    return digest.hexdigest()
+
+
+class State:
+    """What was scanned already, in a file of JSON lines.
+
+    The first line says with which settings. With others, the file starts anew.
+
+    Args:
+        path: the file; made when it is not there.
+        key: whatever the results depend on, as text.
+
+    Raises:
+        InputError: it cannot be read or written.
+    """
+
+    def __init__(self, path: str, key: str) -> None:
+        self._path = path
+        self._known: dict[str, Scanned] = {}
+        header = json.dumps({_KEY: key})
+        lines = self._lines()
+        kept = bool(lines) and lines[0] == header
+        # A scan that was killed may have left half a line: it is left out.
+        whole = [line for line in lines[1:] if self._learn(line)] if kept else []
+        write_file(path, "".join(f"{line}\n" for line in (header, *whole)).encode())
+        self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def _lines(self) -> list[str]:
+        if not os.path.exists(self._path):
+            return []
+        try:
+            with open(self._path, encoding="utf-8", errors="replace") as stream:
+                first = stream.readline(_KEY_SIZE).rstrip("\n")
+                if not first.startswith(f'{{"{_KEY}": '):
+                    raise InputError(
+                        "not the state of a scan, and so not written over",
+                        file=self._path,
+                        hint="name a file that is not there yet",
+                    )
+                return [first, *stream.read().splitlines()]
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", file=self._path) from None
+
+    def _learn(self, line: str) -> bool:
+        try:
+            record = json.loads(line)
+            size, changed = record["stamp"]
+            scanned = Scanned(record["file"], (size, changed), record["report"])
+            _ = scanned.exit_status
+        except (ValueError, KeyError, TypeError):
+            return False
+        self._known[scanned.file] = scanned
+        return True
+
+    def known(self, path: str) -> Optional[Scanned]:
+        """The earlier result for a file that has not changed since."""
+        scanned = self._known.get(path)
+        return scanned if scanned is not None and scanned.stamp == stamp_of(path) else None
+
+    def add(self, scanned: Scanned) -> None:
+        """Keep a result.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        record = {"file": scanned.file, "stamp": scanned.stamp, "report": scanned.report}
+        try:
+            self._stream.write(json.dumps(record) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise InputError(
+                f"the state cannot be kept: {error.strerror or error}", file=self._path
+            ) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+# Pieces that wait for a process; bounds the memory of a scan of millions.
+_WAITING = 4
+
+Piece = TypeVar("Piece")
+Done = TypeVar("Done")
+
+
+def in_processes(
+    work: Callable[[Piece], Done], pieces: Sequence[Piece], jobs: int
+) -> Iterator[Done]:
+    """Yield what the work makes of each piece, in no order.
+
+    Args:
+        work: must be picklable.
+        pieces: what to work on.
+        jobs: processes.
+
+    Raises:
+        LimitError: a process died.
+    """
+    waiting = iter(pieces)
+    with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
+        running: set[Future[Done]] = set()
+        try:
+            while True:
+                while len(running) < jobs * _WAITING:
+                    piece = next(waiting, None)
+                    if piece is None:
+                        break
+                    running.add(pool.submit(work, piece))
+                if not running:
+                    return
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        except BrokenProcessPool:
+            raise LimitError(
+                "a process of the scan died, perhaps for want of memory",
+                hint="scan again with fewer --jobs; what was done is in the --state file",
+            ) from None
+        finally:
+            for future in running:
+                future.cancel()
+
+
+_SUFFIX = ".rpm"
+
+
+class Target(NamedTuple):
+    """A package file that must be looked at.
+
+    Attributes:
+        path: the file.
+        listing: what the repodata say about it, when they say that it may have
+            enclaves; otherwise its own header tells.
+    """
+
+    path: str
+    listing: Optional[Listing] = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is to do in a tree.
+
+    Attributes:
+        targets: the packages that must be looked at, by path.
+        passed: how many were passed by on repodata's word.
+        absent: how many the repodata list that are not there and have no enclaves.
+        stamps: digests of every repomd.xml that was believed, sorted.
+        problems: what speaks against repodata that were not believed.
+    """
+
+    targets: tuple[Target, ...]
+    passed: int = 0
+    absent: int = 0
+    stamps: tuple[str, ...] = ()
+    problems: tuple[SgxEnclavesError, ...] = ()
+
+
+def survey(folder: str, *, repodata: bool = True, jobs: int = 1) -> Survey:
+    """Look over a tree of packages, with or without repositories in it.
+
+    Args:
+        folder: the tree; links to folders are not followed.
+        repodata: False to look at every package, whatever repodata say.
+        jobs: processes that may read repodata; with more than one, none of it is read
+            in this one, which so outlives what makes the parser's C code crash.
+
+    Raises:
+        InputError: a folder cannot be read, or this is no folder.
+    """
+    paths, roots = _walk(folder)
+    if not repodata or not roots:
+        return Survey(tuple(Target(path) for path in paths))
+    listings: dict[str, Optional[Listing]] = {}
+    problems: list[SgxEnclavesError] = []
+    stamps: list[str] = []
+    for root, found in _read(roots, jobs).items():
+        if isinstance(found, SgxEnclavesError):
+            problems.append(found)
+            continue
+        stamps.append(found.stamp)
+        _merge(listings, root, found)
+    targets = {path: Target(path) for path in paths}
+    passed = absent = 0
+    for path, listing in listings.items():
+        if listing is None:
+            continue
+        if listing.suspect:
+            # Even when it is not there: then that is what there is to say.
+            targets[path] = Target(path, listing)
+        elif _size(path) == listing.size:
+            targets.pop(path, None)
+            passed += 1
+        elif path not in targets:
+            absent += 1
+    return Survey(
+        tuple(targets[path] for path in sorted(targets)),
+        passed,
+        absent,
+        tuple(sorted(stamps)),
+        tuple(problems),
+    )
+
+
+def _walk(folder: str) -> tuple[list[str], list[str]]:
+    """All package files below a folder, and all folders with repodata."""
+    if "://" in folder:
+        raise InputError(
+            "not a folder: repositories are scanned where they are mirrored",
+            file=folder,
+            hint="mirror it first, for example with dnf reposync --download-metadata",
+        )
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"cannot be read: {error.strerror}", file=error.filename) from None
+
+    found: list[str] = []
+    roots: list[str] = []
+    for parent, folders, files in os.walk(str(Path(folder)), onerror=refuse):
+        folders.sort()
+        found += [os.path.join(parent, name) for name in files if name.endswith(_SUFFIX)]
+        if "repodata" in folders and os.path.isfile(os.path.join(parent, REPOMD)):
+            roots.append(parent)
+    return sorted(found), roots
+
+
+def _read(roots: list[str], jobs: int) -> dict[str, Union[Repository, SgxEnclavesError]]:
+    """The repodata of each folder, or what speaks against them."""
+    work = [(root, kind) for root in roots for kind in (PRIMARY, FILELISTS)]
+    found: dict[str, Union[Repository, SgxEnclavesError]] = {}
+    try:
+        done = dict(_halves(work, jobs))
+    except LimitError as error:
+        # Nobody knows whose repodata made the process die.
+        return dict.fromkeys(roots, error)
+    for root in roots:
+        primary, filelists = done[root, PRIMARY], done[root, FILELISTS]
+        if isinstance(primary, SgxEnclavesError):
+            found[root] = primary
+        elif isinstance(filelists, SgxEnclavesError):
+            found[root] = filelists
+        else:
+            try:
+                found[root] = join(root, primary, filelists)
+            except SgxEnclavesError as error:
+                found[root] = error
+    return found
+
+
+Work = tuple[str, str]
+Result = tuple[Work, Union[Half, SgxEnclavesError]]
+
+
+def _halves(work: list[Work], jobs: int) -> Iterator[Result]:
+    if jobs == 1:
+        return map(_half, work)
+    # Costs start-up time.
+    pass
+
+    return in_processes(_half, work, min(jobs, len(work)))
+
+
+def _half(work: Work) -> Result:
+    root, kind = work
+    try:
+        return work, read_half(root, kind)
+    except SgxEnclavesError as error:
+        return work, error
+
+
+def _merge(listings: dict[str, Optional[Listing]], root: str, repository: Repository) -> None:
+    for place, listing in repository.packages.items():
+        path = os.path.join(root, place)
+        if listings.setdefault(path, listing) != listing:
+            # Two repositories contradict each other: the package itself tells.
+            listings[path] = None
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+_BATCH = 64
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """How packages are judged; goes to every process.
+
+    Attributes:
+        references: packages and folders of unsigned enclaves, in order.
+        policy_of: the policy for an enclave, by its path.
+        record: a result as a mapping that `json.dumps` takes, with its `exit_status`.
+        permitted: see `check_package`.
+        generation: see `check_package`.
+        deep: read every payload, so that an enclave under an innocent name is found.
+    """
+
+    references: tuple[str, ...]
+    policy_of: Callable[[str], Policy]
+    record: Callable[[PackageResult], dict[str, Any]]
+    permitted: tuple[str, ...] = ()
+    generation: Optional[Generation] = None
+    deep: bool = False
+
+
+def scan(
+    targets: Sequence[Target],
+    settings: ScanSettings,
+    *,
+    jobs: int = 1,
+    state: Optional[State] = None,
+    progress: Progress = lambda _done, _total: None,
+) -> Iterator[Scanned]:
+    """Yield a result for each package, as they come.
+
+    Args:
+        targets: what to look at, from `survey`.
+        settings: how it is judged.
+        jobs: processes; 1 works in this one.
+        state: what an earlier scan found; new results are added to it.
+        progress: told how many of how many packages are done.
+
+    Raises:
+        SgxEnclavesError: a reference cannot be read, or the state cannot be written.
+    """
+    done = 0
+    pending = []
+    for target in targets:
+        known = state.known(target.path) if state is not None else None
+        if known is None:
+            pending.append(target)
+            continue
+        done += 1
+        progress(done, len(targets))
+        yield known
+    for batch in _batches(pending, settings, jobs):
+        for scanned in batch:
+            if state is not None:
+                state.add(scanned)
+            done += 1
+            progress(done, len(targets))
+            yield scanned
+
+
+def _batches(
+    targets: Sequence[Target], settings: ScanSettings, jobs: int
+) -> Iterator[Iterable[Scanned]]:
+    # Here too, so that a bad reference is an error and not a result.
+    references = tuple(open_reference(path) for path in settings.references)
+    if jobs == 1 or len(targets) < 2:
+        yield (scan_one(target, settings, references) for target in targets)
+        return
+    # Costs start-up time, and is not needed for a few packages.
+    pass
+
+    # A few packages with enclaves are as much work as many without.
+    size = max(1, min(_BATCH, len(targets) // (4 * jobs)))
+    pieces = [targets[at : at + size] for at in range(0, len(targets), size)]
+    yield from in_processes(functools.partial(_scan_batch, settings), pieces, jobs)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(paths: tuple[str, ...]) -> tuple[Reference, ...]:
+    """The references, opened once in each process."""
+    return tuple(open_reference(path) for path in paths)
+
+
+def _scan_batch(settings: ScanSettings, targets: Sequence[Target]) -> list[Scanned]:
+    references = _opened(settings.references)
+    return [scan_one(target, settings, references) for target in targets]
+
+
+def scan_one(target: Target, settings: ScanSettings, references: Sequence[Reference]) -> Scanned:
+    """Look at one package; whatever is wrong with it is in the result."""
+    path = target.path
+    stamp = stamp_of(path)
+    if not settings.deep and target.listing is None:
+        if is_plain(path):
+            return Scanned(path, stamp, None)
+        try:
+            with open_package(path) as (package, _stream):
+                wanted = may_carry_enclaves(package)
+        except SgxEnclavesError as error:
+            result = PackageResult(path, None, (), (package_finding(error, path),))
+            return Scanned(path, stamp, settings.record(result))
+        if not wanted:
+            return Scanned(path, stamp, None)
+    result = check_package(
+        path,
+        references,
+        settings.policy_of,
+        permitted=settings.permitted,
+        generation=settings.generation,
+    )
+    if target.listing is not None:
+        result = replace(result, findings=(*result.findings, *_not_as_listed(path, target.listing)))
+    empty = not result.enclaves and not result.findings
+    return Scanned(path, stamp, None if empty else settings.record(result))
+
+
+def _not_as_listed(path: str, listing: Listing) -> Iterator[Finding]:
+    """Say so when the repodata describe another file than the one that was looked at."""
+    digest = hashlib.new(listing.algorithm, usedforsecurity=False)
+    try:
+        with open(path, "rb") as stream:
+            for chunk in iter(lambda: stream.read(MIB), b""):
+                digest.update(chunk)
+    except OSError:
+        # It could be read a moment ago; the other findings are true of what was there.
+        return
+    if digest.hexdigest() != listing.digest:
+        yield Finding(
+            "repodata-differs",
+            Severity.UNVERIFIABLE,
+            "the package is not the one that the repodata describe",
+            expected=f"{listing.algorithm} {listing.digest}",
+            found=digest.hexdigest(),
+            hint="make the repodata anew, or get the package again",
+        )

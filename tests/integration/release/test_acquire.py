@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A whole release is brought from a real server: sources, archives, checksums, repacks."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from sgx_enclaves.errors import ArchiveError, CatalogueError, DigestError, FetchError, InputError
+from sgx_enclaves.release.cache import Cache
+from sgx_enclaves.release.catalogue import Artifact, Build, Enclave, Release, Source, VendorArchive
+from sgx_enclaves.release.fetch import (
+    Fetcher,
+    fetch_signed,
+    fetch_sources,
+    read_repacked,
+    read_signed_enclaves,
+)
+from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
+from tests.unit.release import tarmaker as tm
+from tests.vendor_server import VendorServer
+
+SIGNED = {"one": b"signed one" * 50, "two": b"signed two" * 50}
+
+
+def archive(*parts: bytes) -> bytes:
+    return gzip.compress(b"".join(parts) + tm.END, mtime=0)
+
+
+ORIGINAL = archive(
+    tm.directory("psw"),
+    tm.file("psw/libsgx_one.signed.so", SIGNED["one"]),
+    tm.file("psw/libsgx_two.signed.so", SIGNED["two"]),
+    tm.file("prebuilt/libcrypto.a", b"library"),
+)
+SOURCE = archive(tm.file("top/a.c", b"int a;"))
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def enclave(name: str) -> Enclave:
+    return Enclave(
+        name=name,
+        file=name,
+        vendor="signed",
+        member=f"psw/libsgx_{name}.signed.so",
+        build=None,
+        built_in="other",
+        not_reproducible=None,
+        so_version=None,
+        signer="ab" * 32,
+        isvprodid=None,
+        least_isvsvn=None,
+        required=True,
+        may_ship=True,
+        reason="",
+    )
+
+
+class Place:
+    """A release whose files stand on the test server."""
+
+    def __init__(self, vendor: VendorServer, root: Path, sums: str = "") -> None:
+        self.vendor = vendor
+        self.fetcher = Fetcher(
+            Cache(root),
+            HttpsTransport(TransportSettings(ca_file=str(vendor.ca_file)), proxies={}),
+            sleep=lambda _seconds: None,
+        )
+        source = Artifact("a.tar.gz", (vendor.put("/a.tar.gz", SOURCE),), sha256(SOURCE))
+        signed = Artifact("s.tar.gz", (vendor.put("/s.tar.gz", ORIGINAL),), sha256(ORIGINAL))
+        url = vendor.url + "/SUMS"
+        if sums:
+            vendor.put("/SUMS", sums.encode())
+        self.release = Release(
+            name="test",
+            title="",
+            sgx="1",
+            dcap="1",
+            build=Build(
+                "/build",
+                (Source("a", source, "", 1, None, True), Source("b", source, "b", 1, None, True)),
+                (),
+                (),
+            ),
+            toolchain=None,
+            vendor=(VendorArchive("signed", signed, Artifact("SUMS", (url,))),),
+            enclaves=(enclave("one"), enclave("two")),
+            unpinned=(),
+            notes=(),
+            file="test.toml",
+        )
+
+
+GOOD_SUMS = f"{sha256(ORIGINAL)}  s.tar.gz\n"
+
+
+def test_sources_are_fetched_once_each(vendor: VendorServer, tmp_path: Path) -> None:
+    place = Place(vendor, tmp_path)
+    sources = fetch_sources(place.release, place.fetcher)
+    assert sorted(sources) == ["a", "b"]
+    assert sources["a"].path.read_bytes() == SOURCE
+    assert len(vendor.asked("/a.tar.gz")) == 1
+
+
+def test_signed_enclaves_are_fetched_checked_and_read(vendor: VendorServer, tmp_path: Path) -> None:
+    place = Place(vendor, tmp_path, GOOD_SUMS)
+    archives = fetch_signed(place.release, place.fetcher)
+    assert archives["signed"].cross_checked
+    assert archives["signed"].note == ""
+    paths = {name: item.fetched.path for name, item in archives.items()}
+    assert read_signed_enclaves(place.release, paths) == SIGNED
+
+
+def test_vendors_list_that_disagrees_is_an_error(vendor: VendorServer, tmp_path: Path) -> None:
+    place = Place(vendor, tmp_path, f"{'cd' * 32}  s.tar.gz\n")
+    with pytest.raises(DigestError, match="vendor's checksums file gives") as caught:
+        fetch_signed(place.release, place.fetcher)
+    assert sha256(ORIGINAL) in str(caught.value)
+    assert "cd" * 32 in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sums", "words"), [("", "is not here"), (f"{'cd' * 32}  other\n", "does not name")]
+)
+def test_what_was_not_cross_checked_is_noted(
+    vendor: VendorServer, tmp_path: Path, sums: str, words: str
+) -> None:
+    place = Place(vendor, tmp_path, sums)
+    archives = fetch_signed(place.release, place.fetcher)
+    assert not archives["signed"].cross_checked
+    assert words in archives["signed"].note
+
+
+def test_without_sources_or_network(vendor: VendorServer, tmp_path: Path) -> None:
+    place = Place(vendor, tmp_path, GOOD_SUMS)
+    offline = Fetcher(Cache(tmp_path), None)
+    with pytest.raises(FetchError, match="not in the cache"):
+        fetch_signed(place.release, offline)
+    fetch_signed(place.release, place.fetcher)
+    again = fetch_signed(place.release, offline)
+    assert again["signed"].fetched.url is None
+    bare = Release(**{**place.release.__dict__, "build": None})
+    with pytest.raises(CatalogueError, match="no sources of its own"):
+        fetch_sources(bare, place.fetcher)
+
+
+def test_missing_member_is_an_error(vendor: VendorServer, tmp_path: Path) -> None:
+    place = Place(vendor, tmp_path / "cache")
+    less = tm.write(tmp_path, tm.file("psw/libsgx_one.signed.so", SIGNED["one"]))
+    with pytest.raises(ArchiveError, match="libsgx_two"):
+        read_signed_enclaves(place.release, {"signed": less})
+
+
+def test_repack_is_proved_member_by_member(vendor: VendorServer, tmp_path: Path) -> None:
+    place = Place(vendor, tmp_path / "cache")
+    original = tmp_path / "original.tar.gz"
+    original.write_bytes(ORIGINAL)
+    faithful = tm.write(
+        tmp_path,
+        tm.file("psw/libsgx_one.signed.so", SIGNED["one"]),
+        tm.file("psw/libsgx_two.signed.so", SIGNED["two"]),
+    )
+    result = read_repacked(place.release, "signed", faithful, original)
+    assert result.enclaves == SIGNED
+    assert result.proved == {"one", "two"}
+    assert result.repack is not None
+    assert result.repack.faithful
+    assert result.repack.dropped == ("prebuilt/libcrypto.a",)
+
+    tampered = tm.write(
+        tmp_path,
+        tm.file("psw/libsgx_one.signed.so", SIGNED["one"]),
+        tm.file("psw/libsgx_two.signed.so", b"tampered"),
+    )
+    result = read_repacked(place.release, "signed", tampered, original)
+    assert result.proved == {"one"}
+    assert result.repack is not None
+    assert not result.repack.faithful
+    # moved below another folder: the same bytes, though not the same archive
+    moved = tm.write(tmp_path, tm.file("repack-1/libsgx_one.signed.so", SIGNED["one"]))
+    result = read_repacked(place.release, "signed", moved, original)
+    assert result.proved == {"one"}
+    assert sorted(result.enclaves) == ["one"]
+    assert read_repacked(place.release, "signed", moved, None).proved == frozenset()
+
+
+def test_repacks_that_prove_nothing_are_refused(vendor: VendorServer, tmp_path: Path) -> None:
+    place = Place(vendor, tmp_path / "cache")
+    with pytest.raises(InputError, match="holds no enclave"):
+        read_repacked(place.release, "signed", tm.write(tmp_path, tm.file("a")), None)
+    twice = tm.write(
+        tmp_path, tm.file("a/libsgx_one.signed.so"), tm.file("b/libsgx_one.signed.so", b"x")
+    )
+    with pytest.raises(InputError, match="2 times"):
+        read_repacked(place.release, "signed", twice, None)

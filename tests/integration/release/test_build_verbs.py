@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verbs build and fetch, as a user calls them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sgx_enclaves.cli.main import main
+from sgx_enclaves.release.manifest import load_built
+from tests.enclaves.compiled import have_toolchain
+from tests.integration.release.building import SmallRelease, wrapper
+from tests.vendor_server import Authority, VendorServer
+
+pytestmark = pytest.mark.skipif(not have_toolchain(), reason="needs gcc, ld, strip and make")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> SmallRelease:
+    return SmallRelease(tmp_path / "small")
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    return tmp_path / "into"
+
+
+def run_build(small: SmallRelease, into: Path, *more: str) -> int:
+    small.catalogue()
+    return main(
+        [
+            *("build", "small-1", *more, "--into", str(into)),
+            *("--catalogue", str(small.releases), "--cache", str(small.cache), "--offline"),
+        ]
+    )
+
+
+def test_build_says_what_was_built(
+    small: SmallRelease, into: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_build(small, into) == 0
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    for line, enclave in zip(lines, load_built(into).enclaves):
+        assert line.startswith(f"{enclave.name}: {into}/libsgx_{enclave.file}.so")
+        assert line.endswith(hashlib.sha256(enclave.unsigned).hexdigest())
+    assert "built with the designated toolchain from pinned sources" in output.out
+    assert "NOT BUILT" not in output.out
+    assert "make-pce: make pce" in output.err
+
+
+def test_build_as_json_is_the_manifest(
+    small: SmallRelease, into: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_build(small, into, "pce", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == json.loads((into / "manifest.json").read_text())
+    assert [enclave["name"] for enclave in said["enclaves"]] == ["pce"]
+
+
+def test_a_failed_enclave_is_status_2(
+    small: SmallRelease, into: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.files["GNUmakefile"] = wrapper("test $@ = pce")
+    assert run_build(small, into) == 2
+    out = capsys.readouterr().out
+    assert "qe3: NOT BUILT: make-qe3 failed with exit status 2; see logs/make-qe3.log" in out
+    assert "pce: NOT BUILT" not in out
+
+
+def test_another_toolchain_is_status_2_and_host_says_so(
+    small: SmallRelease, into: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.gcc = "9.5.0"
+    assert run_build(small, into) == 2
+    assert "expected gcc 9.5.0" in capsys.readouterr().err
+    assert run_build(small, into, "--toolchain=host") == 0
+    assert "built with ANOTHER TOOLCHAIN" in capsys.readouterr().out
+
+
+def test_not_reproducible_is_status_1_and_says_where(
+    small: SmallRelease, into: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra = 'EXTRA = "CFLAGS_EXTRA=-DBUILD_STAMP=\'\\"$(CURDIR)\\"\'"\n'
+    small.files["GNUmakefile"] = extra.encode() + wrapper()
+    assert run_build(small, into, "pce", "--twice") == 1
+    out = capsys.readouterr().out
+    assert "NOT REPRODUCIBLE with other path" in out
+    assert "  libsgx_pce.so at 0x" in out
+    assert ".rodata" in out
+
+
+def test_reproducible_is_said(
+    small: SmallRelease, into: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_build(small, into, "pce", "--twice") == 0
+    assert "\nreproducible: the same again with other path" in capsys.readouterr().out
+
+
+def test_a_tree_of_our_own_is_told_as_unpinned(
+    small: SmallRelease, into: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, data in small.files.items():
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    assert run_build(small, into, "--source-dir", str(tmp_path / "tree")) == 0
+    assert "from UNPINNED SOURCES" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--jobs=0", "--make-timeout=-1", "--jobs=x"])
+def test_senseless_numbers_are_refused(small: SmallRelease, into: Path, option: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_build(small, into, option)
+    assert caught.value.code == 2
+    assert not into.exists()
+
+
+class Vendor:
+    """A release whose files a server has."""
+
+    def __init__(self, small: SmallRelease, server: VendorServer, authority: Authority) -> None:
+        self.source, self.signed = b"source archive", b"signed archive"
+        toml = small.toml()
+        url = server.put("/v.tar.gz", self.signed)
+        main_url = server.put("/main.tar.gz", self.source)
+        digest = toml.split('sha256 = "')[1][:64]
+        toml = toml.replace(digest, hashlib.sha256(self.source).hexdigest())
+        toml = toml.replace("https://v.invalid/main.tar.gz", main_url)
+        toml = toml.replace(
+            'urls = ["https://v.invalid/v.tar.gz"]',
+            f'urls = ["{url}"]\nsha256 = "{hashlib.sha256(self.signed).hexdigest()}"',
+        )
+        toml = toml.replace('"vendor.v", ', "")
+        small.releases.mkdir(parents=True)
+        (small.releases / "small.toml").write_text(toml)
+        self._arguments = [
+            *("fetch", "small-1", "--catalogue", str(small.releases)),
+            *("--cache", str(small.folder / "empty"), "--ca-file", str(authority.ca_file)),
+            *("--attempts", "1"),
+        ]
+
+    def fetch(self, *more: str) -> int:
+        return main([*self._arguments, *more])
+
+
+@pytest.fixture
+def served(small: SmallRelease, vendor: VendorServer, authority: Authority) -> Vendor:
+    return Vendor(small, vendor, authority)
+
+
+def _files(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return list(json.loads(capsys.readouterr().out)["files"])
+
+
+@pytest.mark.parametrize(
+    ("what", "kinds"),
+    [("all", ["source", "signed"]), ("sources", ["source"]), ("signed", ["signed"])],
+)
+def test_fetch_brings_what_is_asked_for(
+    served: Vendor,
+    vendor: VendorServer,
+    what: str,
+    kinds: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert served.fetch("--what", what, "--json") == 0
+    files = _files(capsys)
+    assert [item["kind"] for item in files] == kinds
+    for item in files:
+        content = served.source if item["kind"] == "source" else served.signed
+        assert Path(item["path"]).read_bytes() == content
+        assert item["sha256"] == hashlib.sha256(content).hexdigest()
+        assert item["pinned"] is True
+    assert bool(vendor.asked("/main.tar.gz")) == ("source" in kinds)
+    assert bool(vendor.asked("/v.tar.gz")) == ("signed" in kinds)
+
+
+def test_what_is_here_is_not_fetched_again_and_serves_offline(
+    served: Vendor, vendor: VendorServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert served.fetch() == 0
+    assert "source main: " in capsys.readouterr().out
+    assert served.fetch("--offline") == 0
+    assert len(vendor.asked("/main.tar.gz")) == 1
+
+
+def test_offline_without_the_file_is_refused(
+    served: Vendor, vendor: VendorServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert served.fetch("--offline") == 2
+    assert "is not in the cache" in capsys.readouterr().err
+    assert not vendor.asked("/main.tar.gz")
+
+
+def test_another_file_than_the_pinned_one_is_refused(
+    served: Vendor, vendor: VendorServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vendor.put("/main.tar.gz", b"source archivf")
+    assert served.fetch() == 2
+    err = capsys.readouterr().err
+    assert hashlib.sha256(b"source archive").hexdigest() in err
+    assert hashlib.sha256(b"source archivf").hexdigest() in err
+
+
+def test_an_unpinned_archive_must_be_allowed(
+    served: Vendor, small: SmallRelease, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = small.releases / "small.toml"
+    text = path.read_text()
+    pin = f'\nsha256 = "{hashlib.sha256(served.signed).hexdigest()}"'
+    path.write_text(text.replace(pin, "").replace("unpinned = [", 'unpinned = ["vendor.v", '))
+    assert served.fetch("--what", "signed") == 2
+    assert "has no pinned digest" in capsys.readouterr().err
+    assert served.fetch("--what", "signed", "--allow-unpinned") == 0
+    assert "NOT PINNED" in capsys.readouterr().out
+
+
+def test_an_unknown_release_lists_those_that_are_there(
+    served: Vendor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert served.fetch() == 0
+    assert main(["fetch", "sgx-9.9"]) == 2
+    assert "sgx-2.25-dcap-1.22" in capsys.readouterr().err

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""config.xml: read as Intel's tool reads it, refused with a reason.
+
+Which files the tools accept is in the golden values (tests/unit/enclave); here
+are the reasons, and what we refuse on our own account.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sgx_enclaves.enclave.config import OPTIONS, RENAMED, Config
+from sgx_enclaves.errors import ConfigError, LimitError, SgxEnclavesError
+from sgx_enclaves.limits import Limits
+
+
+def option(text: str, name: str = "ProdID") -> bytes:
+    return f"<EnclaveConfiguration><{name}>{text}</{name}></EnclaveConfiguration>".encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5", 5),
+        ("010", 8),
+        ("0", 0),
+        ("0x1F", 31),
+        ("0X1f", 31),
+        ("+7", 7),
+        (" \t\r\n7", 7),
+        ("0xffffffffffffffff", (1 << 64) - 1),
+        ("18446744073709551615", (1 << 64) - 1),
+        ("01777777777777777777777", (1 << 64) - 1),
+        ("0x" + "0" * 300 + "9", 9),
+        ("&#53;", 5),
+        ("<![CDATA[5]]>", 5),
+        ("5<!-- 6 -->", 5),
+        ("5<x>6</x>7", 5),
+    ],
+)
+def test_numbers(text: str, value: int) -> None:
+    assert Config.parse(option(text)).given == {"ProdID": value}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no value"),
+        ("  ", "has no value"),
+        ("<!-- c -->5", "has no value"),
+        ("<x/>5", "has no value"),
+        ("5 ", "not a number"),
+        ("-1", "not a number"),
+        ("5-", "not a number"),
+        ("08", "not a number"),
+        ("0x", "not a number"),
+        ("1e3", "not a number"),
+        ("५", "not a number"),
+        ("18446744073709551616", "64 bits"),
+        ("0x10000000000000000", "64 bits"),
+        ("02000000000000000000000", "64 bits"),
+        ("9" * 5000, "64 bits"),
+    ],
+)
+def test_what_is_no_number(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config.parse(option(text))
+
+
+ONE = "<ProdID>1</ProdID>"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"<EnclaveConfiguration>{ONE}{ONE}</EnclaveConfiguration>", "given twice"),
+        ("<EnclaveConfiguration><Foo>1</Foo></EnclaveConfiguration>", "unknown option Foo"),
+        ("<EnclaveConfiguration><prodid>1</prodid></EnclaveConfiguration>", "option prodid"),
+        (
+            '<EnclaveConfiguration><ProdID a="1">1</ProdID></EnclaveConfiguration>',
+            "has an attribute",
+        ),
+        (f"<EnclaveConfiguration>text{ONE}</EnclaveConfiguration>", "text before the first"),
+        ("<EnclaveConfiguration>text</EnclaveConfiguration>", "contains text"),
+        ("<Other/>", "root element is Other"),
+        ("", "not well-formed"),
+        (f"<EnclaveConfiguration>{ONE}", "not well-formed"),
+        ("<EnclaveConfiguration/>\0", "NUL byte"),
+        (f"<EnclaveConfiguration><?a b?>{ONE}</EnclaveConfiguration>", "processing instruction"),
+        ("<!DOCTYPE a><EnclaveConfiguration/>", "DOCTYPE"),
+        (
+            '<!DOCTYPE a [<!ENTITY b "1">]><EnclaveConfiguration><ProdID>&b;</ProdID>'
+            "</EnclaveConfiguration>",
+            "DOCTYPE",
+        ),
+    ],
+)
+def test_what_is_no_config(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config.parse(text.encode(), "my.xml")
+
+
+def test_the_message_names_file_and_line() -> None:
+    text = (
+        b"<EnclaveConfiguration>\n<ProdID>1</ProdID>\n<ISVSVN>x</ISVSVN>\n</EnclaveConfiguration>"
+    )
+    with pytest.raises(ConfigError) as caught:
+        Config.parse(text, "my.xml")
+    assert str(caught.value).startswith("my.xml: line 3: ISVSVN is not a number: 'x'; write it")
+
+
+def test_other_encodings_than_utf_8_are_refused() -> None:
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+        with pytest.raises(ConfigError):
+            Config.parse(option("5").decode().encode(encoding))
+    assert Config.parse(option("5").decode().encode("utf-8-sig")).given == {"ProdID": 5}
+    with pytest.raises(ConfigError):
+        Config.parse(b"<EnclaveConfiguration><!-- \xff --></EnclaveConfiguration>")
+
+
+def test_every_option_is_read_in_the_order_of_the_file() -> None:
+    names = sorted(OPTIONS)
+    body = "".join(f"<{name}>{index}</{name}>" for index, name in enumerate(names))
+    text = f"<EnclaveConfiguration>{body}</EnclaveConfiguration>".encode()
+    config = Config.parse(text)
+    assert list(config.given.items()) == [(name, index) for index, name in enumerate(names)]
+    assert set(RENAMED) | set(RENAMED.values()) <= set(OPTIONS)
+
+
+def test_a_large_file_is_refused() -> None:
+    data = option("5") + b" " * 100
+    assert Config.parse(data, limits=Limits(config_size=len(data))).given
+    with pytest.raises(LimitError, match="too large"):
+        Config.parse(data, limits=Limits(config_size=len(data) - 1))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<x>" * 100_000,
+        "<ProdID>" + "&#53;" * 150_000,
+        "<ProdID>" + "<!---->" * 100_000,
+        "<ProdID>" + "5<x/>" * 100_000,
+        "&amp;" * 150_000,
+    ],
+)
+def test_a_hostile_file_is_refused_in_time(body: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(ConfigError):
+        Config.parse(f"<EnclaveConfiguration>{body}".encode())
+    assert time.perf_counter() - start < 5
+
+
+_TAGS = "<EnclaveConfiguration> </EnclaveConfiguration> <ProdID> </ProdID> <HW/> 5 0x <x>"
+_ODD = '<!-- --> <?a ?> <![CDATA[ ]]> &#x35; &a; \0 é " <!DOCTYPE'
+pieces = st.sampled_from([" ", *_TAGS.split(), *_ODD.split(" ")])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.lists(pieces).map("".join).map(str.encode)))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    try:
+        assert all(0 <= value < 1 << 64 for value in Config.parse(data).given.values())
+    except SgxEnclavesError as error:
+        assert str(error).startswith("config.xml: ")

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a build will do is decided before anything is done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sgx_enclaves.errors import BuildError, CatalogueError
+from sgx_enclaves.release.build import (
+    STANDARD_PATH,
+    EnclavePlan,
+    Relocation,
+    find_differences,
+    independent,
+    make_command,
+    plan_trees,
+    search_path,
+    step_environment,
+)
+from sgx_enclaves.release.catalogue import (
+    OWN_FOLDER,
+    Catalogue,
+    OwnBuild,
+    Step,
+    Toolchain,
+    ToolPin,
+    load_catalogue,
+)
+from sgx_enclaves.release.manifest import ToolchainKind
+from sgx_enclaves.release.sandbox import Ended, describe
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return load_catalogue((OWN_FOLDER,))
+
+
+def test_required_enclaves_are_built_by_default(catalogue: Catalogue) -> None:
+    (tree,) = plan_trees(catalogue, catalogue.release("sgx-2.25-dcap-1.22"))
+    assert tree.release.name == "sgx-2.25-dcap-1.22"
+    assert [enclave.name for enclave in tree.enclaves] == ["pce", "ide", "qe3", "tdqe"]
+
+
+def test_an_enclave_that_is_not_required_is_built_if_named(catalogue: Catalogue) -> None:
+    (tree,) = plan_trees(catalogue, catalogue.release("sgx-2.25-dcap-1.22"), ["qve", "pce"])
+    assert [enclave.name for enclave in tree.enclaves] == ["pce", "qve"]
+
+
+def test_enclaves_are_built_in_the_tree_that_they_were_signed_from(catalogue: Catalogue) -> None:
+    release = catalogue.release("sgx-2.26-dcap-1.23")
+    (tree,) = plan_trees(catalogue, release)
+    assert tree.release.name == "sgx-2.25-dcap-1.22"
+    assert {enclave.name for enclave in tree.enclaves} == {"pce", "ide", "qe3", "tdqe"}
+
+
+def test_an_unknown_enclave_is_refused_with_those_that_are_there(catalogue: Catalogue) -> None:
+    with pytest.raises(CatalogueError, match="no enclave 'pse'") as caught:
+        plan_trees(catalogue, catalogue.release("sgx-2.25-dcap-1.22"), ["pse"])
+    assert "qe3" in str(caught.value.hint)
+
+
+def test_a_release_that_requires_nothing_needs_names(catalogue: Catalogue) -> None:
+    release = catalogue.release("sgx-2.25-dcap-1.22")
+    lax = replace(release, enclaves=tuple(replace(e, required=False) for e in release.enclaves))
+    with pytest.raises(CatalogueError, match="requires no enclave"):
+        plan_trees(catalogue, lax)
+
+
+@pytest.mark.parametrize("name", ["make-pce", "patch-1"])
+def test_a_step_must_not_have_the_name_of_our_own(catalogue: Catalogue, name: str) -> None:
+    release = catalogue.release("sgx-2.25-dcap-1.22")
+    assert release.build is not None
+    build = replace(release.build, steps=(Step(name, "", ("true",), 1),))
+    with pytest.raises(BuildError, match=f"step {name}"):
+        plan_trees(catalogue, replace(release, build=build))
+
+
+def _own(folder: str, mitigation: str = "") -> OwnBuild:
+    return OwnBuild("config.xml", folder, "x.so", "x.so", mitigation)
+
+
+def test_the_mitigation_is_passed_to_make() -> None:
+    assert make_command(_own("a")) == ["make", "x.so"]
+    assert make_command(_own("a", "LOAD")) == ["make", "x.so", "MITIGATION-CVE-2020-0551=LOAD"]
+
+
+def _toolchain(**environment: str) -> Toolchain:
+    tools = (ToolPin("gcc", "9.5.0", "/store/gcc"), ToolPin("nasm", "2.16", None))
+    return Toolchain("Old", tools, None, environment, 0o022, ())
+
+
+def test_the_designated_tools_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/somewhere/else")
+    designated = search_path(_toolchain(), ToolchainKind.DESIGNATED)
+    assert designated == f"/store/gcc/bin:{STANDARD_PATH}"
+    assert search_path(_toolchain(), ToolchainKind.HOST) == STANDARD_PATH
+    assert search_path(_toolchain(PATH="/opt/bin"), ToolchainKind.HOST) == "/opt/bin"
+
+
+def test_the_releases_variables_come_before_the_usual_ones() -> None:
+    toolchain = _toolchain(LC_ALL="C.UTF-8", X="1", HOME="/root")
+    environment = step_environment(toolchain, "/bin", "/tmp/home", {"TZ": "UTC"})  # noqa: S108
+    assert environment == {
+        "LC_ALL": "C.UTF-8",
+        "SOURCE_DATE_EPOCH": "315532800",
+        "X": "1",
+        "PATH": "/bin",
+        "HOME": "/tmp/home",  # noqa: S108
+        "TZ": "UTC",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "moved"),
+    [
+        ("/linux-sgx/sgx", "/second/linux-sgx/sgx"),
+        ("/linux-sgx/sgx/a.c", "/second/linux-sgx/sgx/a.c"),
+        ("--prefix=/linux-sgx/", "--prefix=/second/linux-sgx/"),
+        ("/linux-sgx/sgxsdk:/usr", "/second/linux-sgx/sgxsdk:/usr"),
+        ("/opt/linux-sgx/sgx", "/opt/linux-sgx/sgx"),
+        ("/linux-sgx-other", "/linux-sgx-other"),
+        ("make", "make"),
+    ],
+)
+def test_paths_move_with_the_tree(text: str, moved: str) -> None:
+    assert Relocation("/linux-sgx/sgx", "/second/linux-sgx/sgx")(text) == moved
+    assert Relocation("/linux-sgx/sgx", "/linux-sgx/sgx")(text) == text
+
+
+def test_the_machines_own_folders_do_not_move() -> None:
+    relocate = Relocation("/usr/tree", "/second/usr/tree")
+    assert relocate("/usr/bin/gcc") == "/usr/bin/gcc"
+    assert relocate("/usr/tree/x") == "/second/usr/tree/x"
+    assert Relocation("/tmp/tree", "/second/tree")("/tmp/x") == "/tmp/x"  # noqa: S108
+    assert Relocation("/tree", "/second/tree")("/x /tree/y") == "/x /second/tree/y"
+
+
+def _plans(*folders: str) -> list[EnclavePlan]:
+    return [EnclavePlan(str(n), "x", _own(folder)) for n, folder in enumerate(folders)]
+
+
+@pytest.mark.parametrize(
+    ("folders", "groups"),
+    [
+        (("a", "b"), ["0", "1"]),
+        (("a", "a"), ["01"]),
+        (("a", "a/b", "c"), ["01", "2"]),
+        (("a/b", "a/bc"), ["0", "1"]),
+        (("a", "b", ""), ["012"]),
+        (("a/b", "c", "a/d", "a"), ["1", "023"]),
+    ],
+)
+def test_makes_in_folders_of_one_another_are_no_strangers(
+    folders: tuple[str, ...], groups: list[str]
+) -> None:
+    found = independent(_plans(*folders))
+    assert ["".join(plan.name for plan in group) for group in found] == groups
+
+
+@pytest.mark.parametrize(
+    ("ended", "said"),
+    [
+        (Ended(3, False, None, 1), "exit status 3"),
+        (Ended(-9, False, None, 1), "was killed by SIGKILL"),
+        (Ended(-99, False, None, 1), "was killed by signal 99"),
+        (Ended(None, True, None, 1), "took too long and was killed with all that it had started"),
+        (Ended(None, False, "no log", 1), "no log"),
+        (Ended(None, False, None, 1), "vanished"),
+    ],
+)
+def test_every_end_has_words(ended: Ended, said: str) -> None:
+    assert describe(ended) == said
+
+
+def test_differences_of_what_is_no_enclave_have_no_section() -> None:
+    found = find_differences("f", b"a" * 100, b"a" * 40 + b"b" + b"a" * 79)
+    assert [(item.offset, item.size, item.section) for item in found] == [
+        (40, 1, None),
+        (100, 20, None),
+    ]
+
+
+def test_no_step_of_the_catalogue_has_a_name_of_our_own(catalogue: Catalogue) -> None:
+    for release in catalogue.releases.values():
+        assert plan_trees(catalogue, release), Path(release.file).name

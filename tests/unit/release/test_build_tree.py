@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sources are laid out as they were fetched, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+from sgx_enclaves.errors import DigestError
+from sgx_enclaves.release.archive import read_contents
+from sgx_enclaves.release.build import lay_out
+from sgx_enclaves.release.catalogue import Artifact, Build, Source
+from sgx_enclaves.release.fetch import Fetched
+from tests.unit.release import tarmaker as tm
+
+EIGHTY = 315_619_200  # 1980-01-02
+
+
+class Place:
+    """A tree with one source archive, which was fetched."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tree = folder / "tree"
+        self.path = tm.write(folder, tm.file("top/a.c", b"int a;"))
+        contents = read_contents(self.path)
+        self.sha256, self.contents = contents.archive_sha256, contents.sha256
+
+    def lay_out(
+        self, sha256: Optional[str] = None, contents: Optional[str] = None, unpack: bool = True
+    ) -> Path:
+        artifact = Artifact("a.tar", (), sha256, contents_sha256=contents)
+        source = Source("a", artifact, "", 1, None, unpack)
+        fetched = Fetched(self.path, self.sha256, 0, None, artifact.pinned)
+        lay_out(self.tree, Build("/build", (source,), (), ()), {"a": fetched})
+        return self.tree / ("a.c" if unpack else "a.tar")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_times_are_the_archives_only_if_they_are_pinned(place: Place) -> None:
+    assert place.lay_out(sha256=place.sha256).stat().st_mtime == 1_700_000_000
+    place.tree = place.tree.with_name("both")
+    both = place.lay_out(sha256=place.sha256, contents=place.contents)
+    assert both.stat().st_mtime == 1_700_000_000
+    place.tree = place.tree.with_name("contents")
+    assert place.lay_out(contents=place.contents).stat().st_mtime == EIGHTY
+
+
+@pytest.mark.parametrize("unpack", [True, False])
+def test_a_file_changed_since_it_was_fetched_is_refused(place: Place, unpack: bool) -> None:
+    tm.write(place.path.parent, tm.file("top/a.c", b"int evil;"))
+    with pytest.raises(DigestError, match="changed after it was checked") as caught:
+        place.lay_out(sha256=place.sha256, unpack=unpack)
+    assert caught.value.file == str(place.path)
+    assert caught.value.expected == f"sha256 {place.sha256}"
+
+
+def test_a_packed_source_is_copied_whole(place: Place) -> None:
+    put = place.lay_out(sha256=place.sha256, unpack=False)
+    assert put.read_bytes() == place.path.read_bytes()

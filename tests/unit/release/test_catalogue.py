@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The catalogue: our files are right, each mistake is refused by name, folders extend."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sgx_enclaves.errors import CatalogueError
+from sgx_enclaves.release.catalogue import (
+    OWN_FOLDER,
+    Catalogue,
+    load_catalogue,
+    parse_toml,
+    read_release,
+    read_release_file,
+    unknown_facts,
+)
+
+SCHEMA = json.loads((OWN_FOLDER.parent / "catalogue.schema.json").read_text("utf-8"))
+OWN_FILES = sorted(OWN_FOLDER.glob("*.toml"))
+SIGNER = "ab" * 32
+NEWEST = "sgx-2.25-dcap-1.22"
+
+SMALL = f"""
+schema = 1
+name = "small"
+title = "A small release"
+sgx = "2.25"
+dcap = "1.22"
+unpinned = ["toolchain.interpreter", "enclave.two.so_version"]
+
+[build]
+root = "/build/tree"
+[[build.source]]
+id = "main"
+place = "."
+filename = "main.tar.gz"
+urls = ["https://example.org/main.tar.gz"]
+sha256 = "{SIGNER}"
+[[build.source]]
+id = "sub"
+place = "external/sub"
+filename = "sub.tar.gz"
+urls = ["https://example.org/sub.tar.gz"]
+sha256 = "{SIGNER}"
+[[build.patch]]
+file = "a.patch"
+place = "external/sub"
+[[build.step]]
+id = "sdk"
+place = "."
+command = ["make", "sdk"]
+
+[toolchain]
+name = "some"
+[[toolchain.tool]]
+name = "gcc"
+version = "9.5.0"
+[toolchain.environment]
+LC_ALL = "C"
+
+[[vendor]]
+id = "signed"
+filename = "signed.tar.gz"
+urls = ["https://example.org/signed.tar.gz"]
+sha256 = "{SIGNER}"
+[vendor.checksums]
+filename = "SUMS"
+urls = ["https://example.org/SUMS"]
+
+[[enclave]]
+name = "one"
+file = "one_enclave"
+vendor = "signed"
+member = "a/libsgx_one_enclave.signed.so"
+signer = "{SIGNER}"
+isvprodid = 1
+least_isvsvn = 2
+[enclave.build]
+config = "one/config.xml"
+make_directory = "one"
+make_target = "one.so"
+unsigned = "one/one.so"
+mitigation = "LOAD"
+[enclave.so_version]
+value = "1.2.3.4"
+tag = "v1"
+file = "version.h"
+macro = "ONE_VERSION"
+
+[[enclave]]
+name = "two"
+file = "two"
+vendor = "signed"
+member = "a/libsgx_two.signed.so"
+signer = "{SIGNER}"
+isvprodid = 1
+least_isvsvn = 0
+not_reproducible = "internal branch"
+required = false
+reason = "cannot be built"
+"""
+
+
+def small() -> dict[str, Any]:
+    return parse_toml(SMALL.encode(), "small.toml")
+
+
+def test_small_release_is_read() -> None:
+    release = read_release(small(), "small.toml")
+    assert release.build is not None
+    assert release.toolchain is not None
+    assert [source.place for source in release.build.sources] == ["", "external/sub"]
+    assert release.build.steps[0].command == ("make", "sdk")
+    assert release.toolchain.umask == 0o022
+    one = release.enclave("one")
+    assert one is not None
+    assert one.signed_file == "libsgx_one_enclave.signed.so"
+    assert release.enclave("three") is None
+    assert [artifact.filename for artifact in release.sources()] == ["main.tar.gz", "sub.tar.gz"]
+    assert [artifact.filename for artifact in release.signed()] == ["signed.tar.gz"]
+    jsonschema.validate(small(), SCHEMA)
+
+
+@pytest.mark.parametrize("path", OWN_FILES, ids=lambda path: path.stem)
+def test_own_files_fit_the_schema_and_the_reader(path: Path) -> None:
+    jsonschema.validate(parse_toml(path.read_bytes(), path.name), SCHEMA)
+    release = read_release_file(path)
+    assert release.name == path.stem
+    assert {enclave.name for enclave in release.enclaves} == {"pce", "ide", "qe3", "tdqe", "qve"}
+    for enclave in release.enclaves:
+        assert (enclave.name == "qve") == (not enclave.may_ship)
+        assert enclave.signed_file == enclave.member.rpartition("/")[2]
+
+
+def test_own_catalogue_is_whole() -> None:
+    catalogue = load_catalogue([OWN_FOLDER])
+    assert catalogue.notices == ()
+    assert len(catalogue.releases) == len(OWN_FILES) >= 10
+    newest = catalogue.release(NEWEST)
+    pce = newest.enclave("pce")
+    assert pce is not None
+    assert pce.so_version is not None
+    assert pce.so_version.value == "1.25.100.1"
+    assert pce.least_isvsvn == 16
+    assert catalogue.build_of(newest, pce) == (newest, pce)
+    later = catalogue.release("sgx-2.26-dcap-1.23")
+    assert later.build is None
+    assert catalogue.build_of(later, later.enclaves[0]) == (newest, pce)
+    internal = catalogue.release("sgx-2.21-dcap-1.18").enclave("tdqe")
+    assert internal is not None
+    with pytest.raises(CatalogueError, match="internal branch"):
+        catalogue.build_of(catalogue.release("sgx-2.21-dcap-1.18"), internal)
+    with pytest.raises(CatalogueError, match=r"sgx-2\.25"):
+        catalogue.release("sgx-3")
+
+
+def test_unknown_facts_of_an_enclave_are_its_own_and_its_trees() -> None:
+    catalogue = load_catalogue([OWN_FOLDER])
+    newest = catalogue.release(NEWEST)
+    assert catalogue.unpinned_for(newest, newest.enclaves[0]) == ()
+    before = catalogue.release("sgx-2.24-dcap-1.21")
+    pce = before.enclaves[0]
+    assert catalogue.unpinned_for(before, pce) == (
+        f"{pce.built_in}: source.dcap",
+        f"{pce.built_in}: toolchain.interpreter",
+    )
+    later = catalogue.release("sgx-2.26-dcap-1.23")
+    assert catalogue.unpinned_for(later, later.enclaves[0]) == ("vendor.dcap",)
+    loose = replace(newest, unpinned=("source.sgx-emm",))
+    both = Catalogue({loose.name: loose, later.name: later}, ())
+    assert both.unpinned_for(later, later.enclaves[0]) == (
+        "vendor.dcap",
+        f"{NEWEST}: source.sgx-emm",
+    )
+    whole = small()
+    whole["toolchain"]["interpreter"] = "/lib64/ld.so"
+    whole["unpinned"] = ["enclave.two.so_version"]
+    release = read_release(whole, "small.toml")
+    one = release.enclaves[0]
+    assert Catalogue({"small": release}, ()).unpinned_for(release, one) == ()
+
+
+def test_digests_that_are_known_are_pinned() -> None:
+    release = load_catalogue([OWN_FOLDER]).release(NEWEST)
+    pins = {item.filename: item.sha256 for item in release.sources() + release.signed()}
+    assert pins["sgx_2.25_reproducible.tar.gz"] is not None
+    assert pins["sgx_2.25_reproducible.tar.gz"].startswith("57c1e463")
+    assert pins["prebuilt_dcap_1.22.tar.gz"] is not None
+    assert pins["prebuilt_dcap_1.22.tar.gz"].startswith("453a4943")
+    assert release.unpinned == ()
+
+
+def test_one_commit_has_one_content() -> None:
+    """An archive that several releases share is pinned alike in all of them."""
+    pins: dict[str, set[Optional[str]]] = {}
+    for release in load_catalogue([OWN_FOLDER]).releases.values():
+        for source in release.build.sources if release.build else ():
+            assert source.artifact.pinned or f"source.{source.id}" in release.unpinned
+            if source.commit is not None and source.artifact.sha256 is None:
+                pins.setdefault(source.commit, set()).add(source.artifact.contents_sha256)
+    assert len(pins) >= 30
+    assert {commit: found for commit, found in pins.items() if len(found) != 1} == {}
+    known = [pin for found in pins.values() for pin in found if pin is not None]
+    assert len(known) == len(set(known))
+
+
+def test_contents_are_a_pin() -> None:
+    data = small()
+    put("build/source/1/sha256", None)(data)
+    with pytest.raises(CatalogueError, match=r"must list source\.sub"):
+        read_release(data, "small.toml")
+    put("build/source/1/contents_sha256", "cd" * 32)(data)
+    jsonschema.validate(data, SCHEMA)
+    release = read_release(data, "small.toml")
+    assert release.sources()[1].contents_sha256 == "cd" * 32
+    assert release.sources()[1].pinned
+    assert "source.sub" not in unknown_facts(release)
+    data["unpinned"].append("source.sub")
+    with pytest.raises(CatalogueError, match=r"lists source\.sub, which is given"):
+        read_release(data, "small.toml")
+
+
+Edit = Callable[[dict[str, Any]], object]
+
+
+def put(path: str, value: object) -> Edit:
+    def edit(data: dict[str, Any]) -> None:
+        *way, last = path.split("/")
+        place: Any = data
+        for step in way:
+            place = place[int(step)] if step.isdigit() else place[step]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+
+    return edit
+
+
+# mistakes that the schema sees as well: edit, what the message must say
+BOTH: dict[str, tuple[Edit, str]] = {
+    "no schema": (put("schema", None), "schema: must be 1"),
+    "newer schema": (put("schema", 2), "schema: must be 1"),
+    "no name": (put("name", None), "name: is missing"),
+    "bad name": (put("name", "A b"), "name: must look like"),
+    "number for a name": (put("name", 5), "name: must be text"),
+    "unknown key": (put("colour", "red"), "colour: is not a known key"),
+    "unknown key below": (put("enclave/0/svn", 1), "enclave[0].svn: is not a known key"),
+    "no enclave": (put("enclave", []), "enclave: must name at least one"),
+    "table for a list": (put("enclave", {}), "enclave: must be a list"),
+    "short digest": (put("build/source/0/sha256", "ab"), "build.source[0]: main.tar.gz: sha256"),
+    "short digest of contents": (
+        put("build/source/1/contents_sha256", "ab"),
+        "build.source[1]: sub.tar.gz: contents_sha256",
+    ),
+    "contents of a vendor's archive": (
+        put("vendor/0/contents_sha256", "ab" * 32),
+        "vendor[0].contents_sha256: is not a known key",
+    ),
+    "upper-case digest": (put("vendor/0/sha256", "AB" * 32), "vendor[0]"),
+    "plain HTTP": (put("build/source/1/urls", ["http://example.org/a"]), "only https"),
+    "no place at all": (put("vendor/0/urls", []), "vendor[0].urls: must name at least one"),
+    "file name with a folder": (put("vendor/0/filename", "a/b"), "a file name must be plain"),
+    "absolute place": (put("build/source/1/place", "/etc"), "build.source[1].place"),
+    "dot-dot place": (put("build/source/1/place", "a/../../b"), "plain relative path"),
+    "dot-dot member": (put("enclave/0/member", "../a"), "enclave[0].member"),
+    "short commit": (put("build/source/0/commit", "abc"), "commit: must look like"),
+    "relative root": (put("build/root", "tree"), "build.root: must look like"),
+    "no source": (put("build/source", []), "build.source"),
+    "shell string": (put("build/step/0/command", "make sdk"), "command: must be a list of text"),
+    "empty command": (put("build/step/0/command", []), "command: must name a program"),
+    "no deadline": (put("build/step/0/timeout", 0), "timeout: must be from 1"),
+    "toolchain without a build": (put("build", None), "toolchain go together"),
+    "build without a toolchain": (put("toolchain", None), "toolchain go together"),
+    "no tools": (put("toolchain/tool", []), "toolchain.tool: must name at least one"),
+    "number in the environment": (put("toolchain/environment/A", 1), "environment.A"),
+    "bad variable": (put("toolchain/environment/A=B", "x"), "must be a variable"),
+    "short signer": (put("enclave/0/signer", "ab"), "enclave[0].signer"),
+    "no signer": (put("enclave/0/signer", None), "enclave[0].signer: is missing"),
+    "negative svn": (put("enclave/0/least_isvsvn", -1), "must be from 0 to 65535"),
+    "large product id": (put("enclave/0/isvprodid", 65536), "must be from 0 to 65535"),
+    "true for a number": (put("enclave/0/isvprodid", True), "must be a number"),
+    "text for true": (put("enclave/0/required", "yes"), "must be true or false"),
+    "two ways to build": (put("enclave/0/built_in", "other"), "exactly one of"),
+    "no way to build": (put("enclave/0/build", None), "exactly one of"),
+    "unknown mitigation": (put("enclave/0/build/mitigation", "ALL"), "mitigation"),
+    "bad so-version": (put("enclave/0/so_version/value", "1.2"), "so_version.value"),
+    "umask": (put("toolchain/umask", 0o1000), "toolchain.umask"),
+}
+
+
+def contents_with(key: str, value: object) -> Edit:
+    def edit(data: dict[str, Any]) -> None:
+        data["build"]["source"][1].update({"contents_sha256": "ab" * 32, key: value})
+
+    return edit
+
+
+# mistakes that need more than a schema
+READER_ONLY: dict[str, tuple[Edit, str]] = {
+    "url with a password": (
+        put("vendor/0/urls", ["https://me:pw@example.org/a"]),
+        "must hold no password",
+    ),
+    "contents of a packed archive": (contents_with("unpack", False), "goes with unpack = true"),
+    "contents below another folder": (contents_with("strip", 2), "and strip = 1 only"),
+    "contents with the top folder": (contents_with("strip", 0), "and strip = 1 only"),
+    "first source is not the tree": (put("build/source/0/place", "x"), "begin with the one"),
+    "two trees": (put("build/source/1/place", "."), "only the first"),
+    "id twice": (put("build/source/1/id", "main"), "build.source: is there twice"),
+    "enclave twice": (put("enclave/1/name", "one"), "enclave: is there twice"),
+    "archive that is not there": (put("enclave/0/vendor", "x"), "names no archive"),
+    "required but not buildable": (put("enclave/1/required", True), "required: must be false"),
+    "no reason": (put("enclave/1/reason", None), "reason: must say why"),
+    "not shipped without a reason": (put("enclave/0/may_ship", False), "reason: must say why"),
+    "digest neither given nor listed": (
+        put("vendor/0/sha256", None),
+        "unpinned: must list vendor.signed",
+    ),
+    "so-version neither given nor listed": (
+        put("enclave/0/so_version", None),
+        "unpinned: must list enclave.one.so_version",
+    ),
+    "listed though given": (
+        put("unpinned", ["toolchain.interpreter", "enclave.two.so_version", "vendor.signed"]),
+        "unpinned: lists vendor.signed",
+    ),
+    "listed though no fact": (
+        put("unpinned", ["toolchain.interpreter", "enclave.two.so_version", "weather"]),
+        "unpinned: lists weather",
+    ),
+    "control character": (put("title", "a\nb"), "title: must be one line of text"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BOTH))
+def test_mistakes_are_refused_by_reader_and_schema(case: str) -> None:
+    edit, words = BOTH[case]
+    data = small()
+    edit(data)
+    with pytest.raises(CatalogueError) as caught:
+        read_release(data, "small.toml")
+    assert str(caught.value).startswith("small.toml: ")
+    assert words in str(caught.value)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, SCHEMA)
+
+
+@pytest.mark.parametrize("case", sorted(READER_ONLY))
+def test_mistakes_that_only_the_reader_sees(case: str) -> None:
+    edit, words = READER_ONLY[case]
+    data = small()
+    edit(data)
+    with pytest.raises(CatalogueError) as caught:
+        read_release(data, "small.toml")
+    assert words in str(caught.value)
+
+
+def test_built_in_must_lead_to_a_build(tmp_path: Path) -> None:
+    data = SMALL.replace(
+        'not_reproducible = "internal branch"\nrequired = false\nreason = "cannot be built"',
+        'built_in = "other"',
+    )
+    (tmp_path / "small.toml").write_text(data)
+    with pytest.raises(CatalogueError, match="names no release that builds it"):
+        load_catalogue([tmp_path])
+    # the other release is there, but does not build it either
+    (tmp_path / "other.toml").write_text(SMALL.replace('name = "small"', 'name = "other"'))
+    with pytest.raises(CatalogueError, match="names no release that builds it"):
+        load_catalogue([tmp_path])
+    (tmp_path / "small.toml").write_text(data.replace('"other"', '"small"'))
+    with pytest.raises(CatalogueError, match="must be another release"):
+        load_catalogue([tmp_path])
+
+
+def test_user_folders_extend_and_replace_loudly(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder in (ours, theirs):
+        folder.mkdir()
+        (folder / "a.toml").write_text(SMALL)
+    (theirs / "b.toml").write_text(SMALL.replace('name = "small"', 'name = "more"'))
+    (theirs / "note.txt").write_text("not a release")
+    catalogue = load_catalogue([ours, theirs, tmp_path / "missing"])
+    assert sorted(catalogue.releases) == ["more", "small"]
+    assert catalogue.release("small").file == str(theirs / "a.toml")
+    assert len(catalogue.notices) == 1
+    assert "replaces" in catalogue.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a = ", "not TOML"),
+        (b"\xff", "not TOML"),
+        (b"[" * 5000, "not TOML"),
+        (b"a = 1\na = 2", "not TOML"),
+        (b"#" * (2 << 20), "too large"),
+    ],
+)
+def test_files_that_are_no_toml(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(content)
+    with pytest.raises(CatalogueError, match=words) as caught:
+        read_release_file(path)
+    assert caught.value.file == str(path)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").mkdir()
+    with pytest.raises(CatalogueError, match="no such file"):
+        load_catalogue([tmp_path])
+
+
+def test_without_a_toml_reader_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(_name: str) -> None:
+        raise ImportError
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    with pytest.raises(CatalogueError, match="python3-tomli"):
+        parse_toml(b"", "a.toml")
+
+
+def test_both_toml_readers_agree() -> None:
+    tomli = pytest.importorskip("tomli")
+    for path in OWN_FILES:
+        text = path.read_text("utf-8")
+        assert tomli.loads(text) == parse_toml(text.encode(), path.name)
+
+
+def test_unknown_facts_are_all_of_them() -> None:
+    data = small()
+    for path in (
+        "vendor/0/sha256",
+        "build/source/0/sha256",
+        "enclave/0/isvprodid",
+        "enclave/0/least_isvsvn",
+    ):
+        put(path, None)(data)
+    data["unpinned"] += [
+        "vendor.signed",
+        "source.main",
+        "enclave.one.isvprodid",
+        "enclave.one.least_isvsvn",
+    ]
+    release = read_release(data, "small.toml")
+    assert sorted(unknown_facts(release)) == sorted(release.unpinned)
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+def paths_of(data: object, way: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    found = [way] if way else []
+    if isinstance(data, dict):
+        for key, value in data.items():
+            found += paths_of(value, (*way, key))
+    elif isinstance(data, list):
+        for number, value in enumerate(data):
+            found += paths_of(value, (*way, number))
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(where=st.sampled_from(paths_of(small())), value=JUNK)
+def test_junk_anywhere_is_refused_or_read(where: tuple[Any, ...], value: object) -> None:
+    data: Any = copy.deepcopy(small())
+    place = data
+    for step in where[:-1]:
+        place = place[step]
+    place[where[-1]] = value
+    try:
+        read_release(data, "small.toml")
+    except CatalogueError as error:
+        assert error.file == "small.toml"

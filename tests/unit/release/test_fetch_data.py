@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The parts of fetching that need no server: names, checksums files, progress."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sgx_enclaves.errors import CatalogueError, DigestError, FormatError
+from sgx_enclaves.release.cache import default_cache_dir
+from sgx_enclaves.release.catalogue import Artifact, Lookaside
+from sgx_enclaves.release.fetch import (
+    Event,
+    PlainProgress,
+    TerminalProgress,
+    cross_check,
+    for_stream,
+    parse_checksums,
+)
+
+DIGEST = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/a",
+        "ftp://example.org/a",
+        "file:///etc/passwd",
+        "https:///a",
+        "https://user@example.org/a",
+        "https://example.org:x/a",
+        "https://example.org/a b",
+        "https://example.org/\n",
+        "https://[::1/a",
+        "",
+    ],
+)
+def test_urls_that_are_not_fetched(url: str) -> None:
+    with pytest.raises(CatalogueError):
+        Artifact("a", (url,), DIGEST)
+
+
+@pytest.mark.parametrize("name", ["", "../a", "a/b", ".hidden", "a\nb", "-x", "a" * 201])
+def test_file_names_that_are_not_plain(name: str) -> None:
+    with pytest.raises(CatalogueError):
+        Artifact(name, (), DIGEST)
+
+
+@pytest.mark.parametrize("digest", ["", "ab", "AB" * 32, "zz" * 32, "ab" * 64, " " + "ab" * 32])
+def test_digests_that_are_none(digest: str) -> None:
+    with pytest.raises(CatalogueError):
+        Artifact("a", (), digest)
+
+
+def test_keys_differ_without_a_pin() -> None:
+    one, two = (Artifact("a", (f"https://example.org/{n}",)) for n in range(2))
+    assert one.key != two.key
+    assert Artifact("a", (), DIGEST).key == DIGEST
+
+
+def test_lookaside_layout() -> None:
+    lookaside = Lookaside("https://example.org/pkgs/rpms", "linux-sgx")
+    both = Artifact("a-1.tar.gz", (), DIGEST, "cd" * 64)
+    base = "https://example.org/pkgs/rpms/linux-sgx/a-1.tar.gz"
+    assert lookaside.urls(both) == (
+        f"{base}/sha512/{'cd' * 64}/a-1.tar.gz",
+        f"{base}/sha256/{DIGEST}/a-1.tar.gz",
+    )
+    assert lookaside.urls(Artifact("a", ())) == ()
+    with pytest.raises(CatalogueError):
+        Lookaside("http://example.org", "p")
+    with pytest.raises(CatalogueError):
+        Lookaside("https://example.org", "../p")
+
+
+def test_cache_folder() -> None:
+    assert default_cache_dir({"HOME": "/h"}) == Path("/h/.cache/sgx-enclaves")
+    assert default_cache_dir({"HOME": "/h", "XDG_CACHE_HOME": "/c"}) == Path("/c/sgx-enclaves")
+    assert default_cache_dir({"HOME": "/h", "SGX_ENCLAVES_CACHE": "/x"}) == Path("/x")
+
+
+def test_checksums_as_sha256sum_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "a b.tar.gz").write_bytes(b"1")
+    (tmp_path / "c.tar.gz").write_bytes(b"2")
+    written = b"".join(
+        subprocess.run(
+            ["sha256sum", mode, "a b.tar.gz", "c.tar.gz"],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=20,
+            check=True,
+        ).stdout
+        for mode in ("--text", "--binary")
+    )
+    assert parse_checksums(written, "sums") == {
+        "a b.tar.gz": hashlib.sha256(b"1").hexdigest(),
+        "c.tar.gz": hashlib.sha256(b"2").hexdigest(),
+    }
+    assert parse_checksums(written.replace(b"\n", b"\r\n").upper(), "sums")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "holds no checksum"),
+        (b"\n\n", "holds no checksum"),
+        (b"hello\n", "line 1"),
+        (b"ab" * 32 + b" name\n", "line 1"),
+        (b"ab" * 31 + b"  name\n", "line 1"),
+        (b"\\" + b"ab" * 32 + b"  name\n", "line 1"),
+        (b"ab" * 32 + b"  n\n" + b"cd" * 32 + b"  n\n", "second digest"),
+        (b"\xff", "not text"),
+        (b"a" * (1 << 21), "too large"),
+    ],
+)
+def test_checksums_that_are_none(data: bytes, words: str) -> None:
+    with pytest.raises(FormatError, match=words):
+        parse_checksums(data, "sums")
+
+
+@given(st.binary(max_size=300))
+def test_any_checksums_file_is_read_or_refused(data: bytes) -> None:
+    try:
+        assert parse_checksums(data, "sums")
+    except FormatError as error:
+        assert error.file == "sums"
+
+
+def test_cross_check() -> None:
+    sums = {"linux/a.tar.gz": DIGEST}
+    assert cross_check(sums, "a.tar.gz", DIGEST, "sums")
+    assert not cross_check(sums, "other.tar.gz", DIGEST, "sums")
+    with pytest.raises(DigestError) as caught:
+        cross_check(sums, "a.tar.gz", "cd" * 32, "sums")
+    assert DIGEST in str(caught.value)
+    assert "cd" * 32 in str(caught.value)
+
+
+def test_plain_progress_is_few_lines() -> None:
+    stream = io.StringIO()
+    progress = for_stream(stream)
+    assert isinstance(progress, PlainProgress)
+    for done in range(0, 1001, 1):
+        progress(Event("a", done << 10, 1000 << 10))
+    progress(Event("a", 5, None))
+    progress(Event("a", note="here"))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "a: here"
+    assert "\r" not in stream.getvalue()
+
+
+def test_terminal_progress_draws_over_itself() -> None:
+    stream = io.StringIO()
+    now = [0.0]
+    progress = TerminalProgress(stream, lambda: now[0])
+    for done in (1, 2, 3):
+        progress(Event("a", done << 20, 4 << 20))
+    assert stream.getvalue().count("MiB") == 1
+    now[0] = 1.0
+    progress(Event("a", 3 << 20, 4 << 20))
+    progress(Event("a", 3 << 20, None))
+    assert "[######################........] 3.0 of 4.0 MiB (75 %)" in stream.getvalue()
+    progress(Event("a", note="broken off"))
+    assert stream.getvalue().endswith("\r\x1b[Ka: broken off\n")
+
+
+def test_terminal_is_recognised() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert isinstance(for_stream(Terminal()), TerminalProgress)
+
+
+def test_importing_the_package_loads_no_network() -> None:
+    code = "import sgx_enclaves, sgx_enclaves.release, sys; print('ssl' in sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert out.stdout.strip() == "False"

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A release cut down to one enclave says of that one what the whole says, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sgx_enclaves.errors import CatalogueError
+from sgx_enclaves.release.catalogue import (
+    OWN_FOLDER,
+    catalogue_from,
+    load_catalogue,
+    needed_for,
+    only,
+)
+
+CATALOGUE = load_catalogue((OWN_FOLDER,))
+PAIRS = [
+    (release, enclave.name)
+    for release in CATALOGUE.releases.values()
+    for enclave in release.enclaves
+]
+
+
+@pytest.mark.parametrize(("release", "name"), PAIRS, ids=lambda v: getattr(v, "name", v))
+def test_every_enclave_of_the_catalogue_can_be_cut_out(release: object, name: str) -> None:
+    whole = CATALOGUE.release(getattr(release, "name", ""))
+    part = only(whole, name)
+    (enclave,) = part.enclaves
+    assert enclave.name == name
+    assert enclave.required
+    assert [archive.id for archive in part.vendor] == [enclave.vendor]
+    own = whole.enclave(name)
+    if own is not None and own.not_reproducible is None:
+        assert CATALOGUE.unpinned_for(part, enclave) == CATALOGUE.unpinned_for(whole, own)
+    assert not any(
+        fact.startswith("enclave.") and not fact.startswith(f"enclave.{name}.")
+        for fact in part.unpinned
+    )
+
+
+def test_an_unknown_enclave_is_named() -> None:
+    release = next(iter(CATALOGUE.releases.values()))
+    with pytest.raises(CatalogueError, match="has no enclave 'zzz'; it has "):
+        only(release, "zzz")
+
+
+def test_what_is_handed_on_is_enough_and_no_more() -> None:
+    for release in CATALOGUE.releases.values():
+        needed = needed_for(CATALOGUE, release)
+        handed = catalogue_from({tree.name: Path(tree.file).read_bytes() for tree in needed})
+        assert set(handed.releases) == {tree.name for tree in needed}
+        for enclave in release.enclaves:
+            if enclave.not_reproducible is None:
+                tree, _own = handed.build_of(handed.release(release.name), enclave)
+                assert tree.name in handed.releases
+
+
+def test_two_of_a_name_are_refused() -> None:
+    release = next(iter(CATALOGUE.releases.values()))
+    data = Path(release.file).read_bytes()
+    with pytest.raises(CatalogueError, match="there are two releases"):
+        catalogue_from({"a": data, "b": data})
+
+
+def test_one_that_is_wrong_is_refused() -> None:
+    with pytest.raises(CatalogueError, match="x: not TOML"):
+        catalogue_from({"x": b"= ="})

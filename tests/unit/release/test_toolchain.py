@@ -1,0 +1,531 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Toolchains: versions as tools print them, comparison, locks of buildroots."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import struct
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sgx_enclaves.errors import (
+    FormatError,
+    InputError,
+    LimitError,
+    SgxEnclavesError,
+    UnsupportedError,
+)
+from sgx_enclaves.release.catalogue import OWN_FOLDER, Toolchain, ToolPin, load_catalogue
+from sgx_enclaves.release.sandbox import Output, in_root, run_tool
+from sgx_enclaves.release.toolchain import (
+    PROBES,
+    BuildrootLock,
+    FoundTool,
+    LockedPackage,
+    State,
+    ToolchainRecord,
+    check_lock,
+    check_toolchain,
+    compare_packages,
+    dump_lock,
+    installed_packages,
+    parse_installed,
+    parse_lock,
+    read_interpreter,
+    record_toolchain,
+    resolve_in_root,
+    same_version,
+)
+
+
+@pytest.mark.parametrize(
+    ("tool", "text", "version"),
+    [
+        ("gcc", "gcc (GCC) 9.5.0\nCopyright (C) 2019 Free Software\n", "9.5.0"),
+        ("gcc", "gcc (Debian 12.2.0-14+deb12u1) 12.2.0\n", "12.2.0"),
+        ("gcc", "gcc (GCC) 14.2.1 20240912 (Red Hat 14.2.1-3)\n", "14.2.1"),
+        ("gcc", "x86_64-linux-gnu-gcc-12 (Debian 12.2.0-14) 12.2.0\n", "12.2.0"),
+        ("gcc", "clang version 18.1.8\n", None),
+        ("binutils", "GNU ld (GNU Binutils) 2.38\nCopyright\n", "2.38"),
+        ("binutils", "GNU ld (GNU Binutils for Debian) 2.40\n", "2.40"),
+        ("binutils", "GNU ld version 2.35.2-42.el9\n", "2.35.2"),
+        ("binutils", "LLD 17.0.6 (compatible with GNU linkers)\n", None),
+        ("glibc", "ldd (Debian GLIBC 2.36-9+deb12u14) 2.36\n", "2.36"),
+        ("glibc", "ldd (GNU libc) 2.38\n", "2.38"),
+        ("nasm", "NASM version 2.16.01 compiled on Jan  1 1980\n", "2.16.01"),
+        ("cmake", "cmake version 3.22.3\n\nCMake suite\n", "3.22.3"),
+        ("ocaml", "The OCaml toplevel, version 4.13.1\n", "4.13.1"),
+        ("ocamlbuild", "ocamlbuild 0.12.0\n", "0.12.0"),
+        ("autoconf", "autoconf (GNU Autoconf) 2.69\n", "2.69"),
+        ("automake", "automake (GNU automake) 1.16.5\n", "1.16.5"),
+        ("libtool", "libtool (GNU libtool) 2.4.7\nWritten by\n", "2.4.7"),
+        ("gnumake", "GNU Make 4.2.1\nBuilt for x86_64\n", "4.2.1"),
+        ("gnum4", "m4 (GNU M4) 1.4.19\n", "1.4.19"),
+        ("file", "file-5.41\nmagic file from /etc/magic\n", "5.41"),
+        ("openssl", "OpenSSL 3.1.4 24 Oct 2023 (Library: OpenSSL 3.1.4)\n", "3.1.4"),
+        ("openssl", "OpenSSL 1.1.1o  3 May 2022\n", "1.1.1o"),
+        ("openssl-dev", '# define OPENSSL_VERSION_TEXT "OpenSSL 1.1.1o  3 May 2022"\n', "1.1.1o"),
+        ("openssl-dev", '# define OPENSSL_VERSION_STR "3.1.4"\n', "3.1.4"),
+        ("linux-headers", "#define LINUX_VERSION_CODE 332032\n", "5.17"),
+        ("linux-headers", "#define LINUX_VERSION_CODE 267024\n", "4.19.16"),
+        ("linux-headers", "#define LINUX_VERSION_CODE none\n", None),
+        (
+            "gmp-dev",
+            "#define __GNU_MP_VERSION            6\n#define __GNU_MP_VERSION_MINOR      2\n"
+            "#define __GNU_MP_VERSION_PATCHLEVEL 1\n",
+            "6.2.1",
+        ),
+        ("gmp-dev", "#define __GNU_MP_VERSION 6\n", None),
+        ("texinfo", "texi2any (GNU texinfo) 6.5\n", "6.5"),
+        ("bison", "bison (GNU Bison) 3.5.4\n", "3.5.4"),
+        ("flex", "flex 2.6.4\n", "2.6.4"),
+        ("nasm", "", None),
+    ],
+)
+def test_versions_as_tools_print_them(tool: str, text: str, version: Optional[str]) -> None:
+    assert PROBES[tool].parse(text) == version
+
+
+@given(st.sampled_from(sorted(PROBES)), st.text(max_size=200))
+def test_any_output_gives_a_version_or_none(tool: str, text: str) -> None:
+    version = PROBES[tool].parse(text)
+    assert version is None or version[0].isdigit()
+
+
+def test_packagers_suffix_is_not_the_tools_version() -> None:
+    assert same_version("2.38-44", "2.38")
+    assert same_version("9.5.0", "9.5.0")
+    assert not same_version("2.38-44", "2.36")
+    assert not same_version("9.5.0", "9.5")
+    assert not same_version("2.38", "2.38-44")
+
+
+def test_tools_of_the_catalogue_can_be_probed() -> None:
+    unseen = {
+        tool.name
+        for release in load_catalogue([OWN_FOLDER]).releases.values()
+        if release.toolchain is not None
+        for tool in release.toolchain.tools
+        if tool.name not in PROBES
+    }
+    assert unseen == set()
+
+
+PINNED = Toolchain(
+    name="Nix 2.9.0",
+    tools=(ToolPin("gcc", "9.5.0", None), ToolPin("glibc", "2.38-44", None)),
+    interpreter="/nix/ld.so",
+    environment={},
+    umask=0o022,
+    strip_flags=(),
+)
+
+
+def found(name: str, version: Optional[str], path: Optional[str] = "/usr/bin/x") -> FoundTool:
+    return FoundTool(name, version, path, None)
+
+
+RIGHT = ToolchainRecord((found("gcc", "9.5.0"), found("glibc", "2.38")), "/nix/ld.so", (), "x86_64")
+
+
+def states(record: ToolchainRecord, pinned: Toolchain = PINNED) -> list[State]:
+    return [part.state for part in check_toolchain(pinned, record).parts]
+
+
+def test_designated_toolchain_matches() -> None:
+    assert check_toolchain(PINNED, RIGHT).matches
+
+
+@pytest.mark.parametrize(
+    ("record", "pinned", "expected"),
+    [
+        (replace(RIGHT, tools=(found("gcc", "12.2.0"), RIGHT.tools[1])), PINNED, State.DIFFERS),
+        (replace(RIGHT, tools=(found("gcc", None, None), RIGHT.tools[1])), PINNED, State.MISSING),
+        (replace(RIGHT, tools=(found("gcc", None), RIGHT.tools[1])), PINNED, State.UNSEEN),
+        (replace(RIGHT, tools=(RIGHT.tools[1],)), PINNED, State.UNSEEN),
+        (replace(RIGHT, interpreter="/lib64/ld.so"), PINNED, State.DIFFERS),
+        (replace(RIGHT, interpreter=None), PINNED, State.UNSEEN),
+        (RIGHT, replace(PINNED, interpreter=None), State.UNSEEN),
+    ],
+)
+def test_what_differs_or_is_unseen_never_matches(
+    record: ToolchainRecord, pinned: Toolchain, expected: State
+) -> None:
+    assert not check_toolchain(pinned, record).matches
+    assert sorted(states(record, pinned), key=lambda state: state.value).count(expected) == 1
+    assert states(record, pinned).count(State.MATCH) == 2
+
+
+def test_record_digest_tells_toolchains_apart() -> None:
+    assert RIGHT.digest() == replace(RIGHT).digest()
+    assert RIGHT.digest() != replace(RIGHT, interpreter="/x").digest()
+    assert json.loads(json.dumps(RIGHT.as_dict()))["schema"] == 1
+
+
+def test_this_machines_toolchain_is_recorded() -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc here")
+    record = record_toolchain(["gcc", "binutils", "no-such-tool"])
+    gcc, _ld, nothing = record.tools
+    said = subprocess.run(
+        ["gcc", "-dumpfullversion"], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert gcc.version == said.stdout.strip()
+    assert gcc.path is not None
+    assert gcc.sha256 is not None
+    assert os.path.isfile(gcc.path)
+    assert not os.path.islink(gcc.path)
+    assert nothing == FoundTool("no-such-tool", None, None, None)
+    assert record.interpreter is not None
+    assert os.path.exists(record.interpreter)
+
+
+def test_buildroot_is_looked_at_from_inside(tmp_path: Path) -> None:
+    """Its absolute links stay inside, and its tools are run inside."""
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt/real-gcc").write_text("#!/bin/sh\n")
+    (tmp_path / "usr/bin/gcc").symlink_to("/opt/real-gcc")
+    (tmp_path / "usr/include/linux").mkdir(parents=True)
+    (tmp_path / "usr/include/linux/version.h").write_text("#define LINUX_VERSION_CODE 332032\n")
+    commands: list[list[str]] = []
+
+    def run(command: Sequence[str], _timeout: float) -> Output:
+        commands.append(list(command))
+        return Output(0, "gcc (GCC) 9.5.0\n")
+
+    record = record_toolchain(["gcc", "linux-headers", "nasm"], str(tmp_path), run)
+    assert [tool.version for tool in record.tools] == ["9.5.0", "5.17", None]
+    assert record.tools[0].path == "/opt/real-gcc"
+    assert commands[0][-4:] == ["chroot", str(tmp_path), "/usr/bin/gcc", "--version"]
+    assert record.interpreter is None
+    with pytest.raises(InputError, match="no such buildroot"):
+        record_toolchain(["gcc"], str(tmp_path / "none"), run)
+
+
+def test_tool_that_fails_is_unseen(tmp_path: Path) -> None:
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "usr/bin/gcc").write_text("")
+
+    def run(_command: Sequence[str], _timeout: float) -> Output:
+        raise LimitError("too slow")
+
+    record = record_toolchain(["gcc"], str(tmp_path), run)
+    assert record.tools[0] == FoundTool("gcc", None, "/usr/bin/gcc", None)
+    assert State.MATCH not in states(record)
+
+
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "up").symlink_to("../../../../../etc/passwd")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("inside")
+    root = str(tmp_path)
+    assert resolve_in_root(root, "/loop") is None
+    assert resolve_in_root(root, "/none") is None
+    assert resolve_in_root(root, "/up") == "/etc/passwd"
+    assert resolve_in_root(root, "/./etc/../etc/passwd") == "/etc/passwd"
+
+
+def elf_with_interpreter(name: bytes, offset: int = 120, entry: int = 56) -> bytes:
+    header = struct.pack(
+        "<4sBBB9xHHIQQQIHHHHHH",
+        b"\x7fELF", 2, 1, 1, 3, 62, 1, 0, 64, 0, 0, 64, entry, 1, 0, 0, 0,
+    )  # fmt: skip
+    segment = struct.pack("<IIQQQQQQ", 3, 4, offset, offset, offset, len(name), len(name), 1)
+    return header + segment + name
+
+
+def test_interpreter_is_read() -> None:
+    assert read_interpreter(elf_with_interpreter(b"/nix/ld.so\0"), "a") == "/nix/ld.so"
+    none = bytearray(elf_with_interpreter(b"x\0"))
+    none[64] = 1
+    assert read_interpreter(bytes(none), "a") is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x7fELF",
+        b"\x7fELF\x01\x01" + bytes(100),
+        elf_with_interpreter(b"x\0", offset=1 << 40),
+        elf_with_interpreter(b"x\0", entry=32),
+        elf_with_interpreter(b"x\0")[:100],
+    ],
+)
+def test_broken_programs_are_refused(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        read_interpreter(data, "a")
+
+
+LOCK: dict[str, Any] = {
+    "version": "1.1.0",
+    "buildroot": {
+        "rpms": [
+            {
+                "name": "gcc",
+                "arch": "x86_64",
+                "version": "9.5.0",
+                "release": "1.fc40",
+                "epoch": "1",
+                "sigmd5": "0" * 32,
+                "signature": "fd431d51",
+                "license": "GPL-3.0-or-later",
+                "url": "https://example.org/gcc.rpm",
+            },
+            {
+                "name": "bash",
+                "arch": "x86_64",
+                "version": "5.2",
+                "release": "1.fc40",
+                "epoch": None,
+                "sigmd5": "1" * 32,
+                "signature": None,
+                "license": "GPL-3.0-or-later",
+                "url": "https://example.org/bash.rpm",
+            },
+        ]
+    },
+    "bootstrap": {
+        "image_digest": "sha256:aa",
+        "pull_digest": "sha256:bb",
+        "architecture": "amd64",
+        "id": "cc",
+    },
+    "config": {"dist": ".fc40", "legal_host_arches": ["x86_64"]},
+}
+
+
+def lock_bytes(data: object = LOCK) -> bytes:
+    return json.dumps(data).encode()
+
+
+def test_lock_is_read_and_written_as_mock_does() -> None:
+    lock = parse_lock(lock_bytes(), "lock")
+    assert [package.nevra for package in lock.packages] == [
+        "bash-5.2-1.fc40.x86_64",
+        "gcc-1:9.5.0-1.fc40.x86_64",
+    ]
+    written = dump_lock(lock)
+    assert written == json.dumps(json.loads(written), indent=4, sort_keys=True) + "\n"
+    again = json.loads(written)
+    assert again["buildroot"]["rpms"] == list(reversed(LOCK["buildroot"]["rpms"]))
+    assert {key: again[key] for key in ("version", "bootstrap", "config")} == {
+        key: LOCK[key] for key in ("version", "bootstrap", "config")
+    }
+    assert parse_lock(written.encode(), "again") == lock
+
+
+def test_lock_without_a_bootstrap_image() -> None:
+    data = copy.deepcopy(LOCK)
+    data["bootstrap"] = {}  # as mock writes it when podman fails
+    assert "bootstrap" not in json.loads(dump_lock(parse_lock(lock_bytes(data), "lock")))
+
+
+def edited(edit: Callable[[Any], object]) -> bytes:
+    data = copy.deepcopy(LOCK)
+    edit(data)
+    return lock_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "must be an object"),
+        (edited(lambda d: d.pop("version")), "version"),
+        (edited(lambda d: d.update(version=1)), "version"),
+        (edited(lambda d: d.pop("buildroot")), "buildroot"),
+        (edited(lambda d: d.pop("config")), "config"),
+        (edited(lambda d: d.update(more=1)), "unknown key 'more'"),
+        (edited(lambda d: d["buildroot"].update(rpms={})), "list of packages"),
+        (edited(lambda d: d["buildroot"]["rpms"].append("gcc")), "rpms[2] must be an object"),
+        (edited(lambda d: d["buildroot"]["rpms"][0].pop("sigmd5")), "rpms[0].sigmd5 is missing"),
+        (edited(lambda d: d["buildroot"]["rpms"][0].update(name=None)), "rpms[0].name must be"),
+        (edited(lambda d: d["buildroot"]["rpms"][0].update(epoch=1)), "rpms[0].epoch must be"),
+        (edited(lambda d: d["buildroot"]["rpms"][0].update(x="y")), "unknown key 'x'"),
+        (edited(lambda d: d["buildroot"]["rpms"].append(d["buildroot"]["rpms"][0])), "twice"),
+        (edited(lambda d: d["bootstrap"].update(x="y")), "bootstrap.x"),
+        (edited(lambda d: d["bootstrap"].update(id=5)), "bootstrap.id"),
+    ],
+)
+def test_locks_that_are_none(data: bytes, words: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        parse_lock(data, "lock.json")
+    assert words in str(caught.value)
+    assert "lock.json" in str(caught.value)
+
+
+def test_other_versions_of_the_lock() -> None:
+    with pytest.raises(UnsupportedError, match="major version"):
+        parse_lock(edited(lambda d: d.update(version="2.0.0")), "lock")
+
+    def newer(data: Any) -> None:
+        data.update(version="1.2.0", more=1)
+        data["buildroot"]["rpms"][0]["extra"] = True
+
+    assert len(parse_lock(edited(newer), "lock").packages) == 2
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: json.dumps(text).encode()))
+def test_any_bytes_are_refused_as_a_lock(data: bytes) -> None:
+    with pytest.raises(SgxEnclavesError):
+        parse_lock(data, "lock")
+
+
+def package(name: str, **more: Any) -> LockedPackage:
+    values: dict[str, Any] = {
+        "arch": "x86_64",
+        "version": "1",
+        "release": "1",
+        "epoch": None,
+        "sigmd5": name * 4,
+        "signature": None,
+        "license": "MIT",
+        "url": "",
+    }
+    return LockedPackage(name=name, **{**values, **more})
+
+
+def test_lock_comparison_tells_the_four_cases_apart() -> None:
+    pinned = [package("same"), package("gone"), package("built"), package("signed")]
+    installed = [
+        package("same", url="elsewhere"),
+        package("new"),
+        package("built", sigmd5="other"),
+        package("signed", signature="fd431d51"),
+    ]
+    difference = compare_packages(pinned, installed)
+    assert difference.missing == ("gone-1-1.x86_64",)
+    assert difference.extra == ("new-1-1.x86_64",)
+    assert difference.rebuilt == ("built-1-1.x86_64",)
+    assert difference.resigned == ("signed-1-1.x86_64",)
+    assert not difference.same
+    assert compare_packages(pinned, pinned).same
+    assert compare_packages(pinned[3:], installed[3:]).same
+
+    check = check_lock(BuildrootLock(tuple(pinned)), installed)
+    by_name = {part.name.partition("-")[0]: part.state for part in check.parts}
+    assert by_name == {
+        "same": State.MATCH,
+        "gone": State.MISSING,
+        "built": State.DIFFERS,
+        "signed": State.MATCH,
+        "new": State.DIFFERS,
+    }
+    assert not check.matches
+    assert check_lock(BuildrootLock(tuple(pinned)), pinned).matches
+    assert not check_lock(BuildrootLock(()), []).matches
+
+
+RPM_TEXT = (
+    "gpg-pubkey\t(none)\t105ef944\t65ca83d1\t(none)\t(none)\t(none)\tpubkey\t(none)\n"
+    "bash\tx86_64\t5.1.8\t9.el9\t(none)\t57e93b1739cc3512f9f29dcaa8a38055\t"
+    "RSA/SHA256, Sun Mar 31 12:41:20 2024, Key ID 199e2f91fd431d51\tGPLv3+\t" + "ab" * 32 + "\n"
+)
+
+
+def test_rpms_answer_is_read() -> None:
+    urls = {"bash-5.1.8-9.el9.x86_64": "https://example.org/bash.rpm"}
+    (bash,) = parse_installed(RPM_TEXT, urls)
+    assert bash.locked.signature == "fd431d51"
+    assert bash.locked.epoch is None
+    assert bash.locked.url == "https://example.org/bash.rpm"
+    assert bash.payload_sha256 == "ab" * 32
+    with pytest.raises(FormatError, match="line 1"):
+        parse_installed("bash\tx86_64\n", {})
+
+
+def test_rpm_that_fails_is_an_error() -> None:
+    def run(_command: Sequence[str], _timeout: float) -> Output:
+        return Output(1, "error: cannot open Packages database\n")
+
+    with pytest.raises(InputError, match="status 1"):
+        installed_packages("/nowhere", run)
+
+
+SPEC = """
+Name: locked
+Version: 1.0
+Release: 2
+Epoch: 3
+Summary: For a test
+License: MIT
+BuildArch: noarch
+%description
+For a test.
+%files
+"""
+
+
+def test_real_rpm_database_is_read(tmp_path: Path) -> None:
+    if shutil.which("rpmbuild") is None:
+        pytest.skip("rpmbuild is not installed")
+    if os.geteuid() != 0:
+        pytest.skip("rpm --root needs root")
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "a.spec").write_text(SPEC)
+    for command in (
+        ["rpmbuild", "-bb", "--define", f"_topdir {tmp_path}/rpm", f"{tmp_path}/a.spec"],
+        ["rpm", "--root", str(root), "--initdb"],
+        [
+            "rpm", "--root", str(root), "-i", "--nodeps", "--nosignature",
+            f"{tmp_path}/rpm/RPMS/noarch/locked-1.0-2.noarch.rpm",
+        ],
+    ):  # fmt: skip
+        subprocess.run(command, capture_output=True, timeout=60, check=True)
+    (locked,) = installed_packages(str(root))
+    assert locked.locked.nevra == "locked-3:1.0-2.noarch"
+    assert len(locked.locked.sigmd5) == 32
+    assert locked.payload_sha256 is not None
+    assert len(locked.payload_sha256) == 64
+    lock = parse_lock(dump_lock(BuildrootLock((locked.locked,))).encode(), "lock")
+    assert check_lock(lock, [locked.locked]).matches
+
+
+def test_output_is_read_in_a_plain_locale() -> None:
+    output = run_tool(["sh", "-c", "echo $LC_ALL; echo problem >&2; exit 3"], 10)
+    assert output == Output(3, "C\nproblem\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("sleep 30", "did not end within"),
+        ("sleep 30 & echo started; wait", "did not end within"),
+        ("while :; do echo yyyyyyyyyyyyyyyyyyyyyyyyyy; done", "printed more than"),
+    ],
+)
+def test_tools_that_never_end_are_ended(script: str, words: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(LimitError, match=words):
+        run_tool(["sh", "-c", script], 0.5, max_output=20_000)
+    assert time.monotonic() - begun < 5
+
+
+def test_programs_that_are_not_there_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be started"):
+        run_tool([str(tmp_path / "none")], 1)
+
+
+def test_commands_enter_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_root(None, ["ld", "-v"]) == ["ld", "-v"]
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert in_root("/r", ["ld", "-v"]) == ["chroot", "/r", "ld", "-v"]
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert in_root("/r", ["ld"]) == ["unshare", "--map-root-user", "chroot", "/r", "ld"]

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kept results: used when whole and unchanged, and never otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from sgx_enclaves.errors import BuildError, DigestError, InputError
+from sgx_enclaves.release.store import StageStore, input_key
+
+INPUTS = {"a": 1, "b": ["x"]}
+
+
+class Maker:
+    """Fills a folder and counts how often."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def __call__(self, into: Path) -> None:
+        self.runs += 1
+        (into / "sub").mkdir()
+        (into / "one").write_bytes(b"one")
+        (into / "sub" / "two").write_bytes(b"two")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StageStore:
+    return StageStore(tmp_path / "work", lock_timeout=5, sleep=lambda _seconds: None)
+
+
+def test_result_is_made_once(store: StageStore) -> None:
+    make = Maker()
+    first, second = (
+        store.run("s", INPUTS, make),
+        store.run("s", dict(reversed(INPUTS.items())), make),
+    )
+    assert (first.reused, second.reused, make.runs) == (False, True, 1)
+    assert first.digests == second.digests
+    assert second.read("sub/two", 10) == b"two"
+
+
+def test_other_inputs_or_stages_are_other_results(store: StageStore) -> None:
+    make = Maker()
+    store.run("s", INPUTS, make)
+    assert not store.run("s", {**INPUTS, "a": 2}, make).reused
+    assert not store.run("t", INPUTS, make).reused
+    assert input_key({"a": "1"}) != input_key({"a": 1})
+
+
+def files_of(store: StageStore) -> Path:
+    (folder,) = (store.root / "s").iterdir()
+    return folder / "files"
+
+
+def rewrite_record(folder: Path, key: str, value: object) -> None:
+    path = folder.parent / "stage.json"
+    record = json.loads(path.read_text("utf-8"))
+    record[key] = value
+    path.write_text(json.dumps(record), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f: (f / "one").write_bytes(b"onE"), "one changed (expected sha256 "),
+        (lambda f: (f / "one").unlink(), "one is missing"),
+        (lambda f: (f / "sub" / "new").write_bytes(b""), "sub/new was added"),
+        (lambda f: (f / "l").symlink_to("one"), "cannot be read whole"),
+        (lambda f: os.mkfifo(f / "pipe"), "cannot be read whole"),
+        (lambda f: (f.parent / "stage.json").unlink(), "cannot be read whole"),
+        (lambda f: (f.parent / "stage.json").write_bytes(b""), "makes no sense"),
+        (lambda f: (f.parent / "stage.json").write_bytes(b"[]"), "makes no sense"),
+        (lambda f: (f.parent / "stage.json").write_bytes(b"\xff"), "makes no sense"),
+        (lambda f: rewrite_record(f, "files", 7), "makes no sense"),
+        (lambda f: rewrite_record(f, "form", 2), "another form"),
+        (lambda f: rewrite_record(f, "key", "0" * 64), "another form"),
+        (lambda f: rewrite_record(f, "inputs", {"a": 2}), "other inputs"),
+        (lambda f: rewrite_record(f, "files", {}), "one was added"),
+    ],
+)
+def test_changed_result_is_made_anew(
+    store: StageStore, spoil: Callable[[Path], object], words: str
+) -> None:
+    make = Maker()
+    store.run("s", INPUTS, make)
+    spoil(files_of(store))
+    again = store.run("s", INPUTS, make)
+    assert (again.reused, make.runs) == (False, 2)
+    assert words in again.notice
+    assert store.run("s", INPUTS, make).reused
+
+
+def test_change_between_check_and_use_is_seen(store: StageStore) -> None:
+    kept = store.run("s", INPUTS, Maker())
+    (kept.folder / "one").write_bytes(b"two")
+    with pytest.raises(DigestError, match="changed after it was recorded"):
+        kept.read("one", 10)
+    with pytest.raises(InputError, match="made no such file"):
+        kept.read("../stage.json", 10)
+
+
+def test_failed_stage_leaves_nothing(store: StageStore) -> None:
+    def fail(into: Path) -> None:
+        (into / "half").write_bytes(b"half")
+        raise BuildError("no")
+
+    with pytest.raises(BuildError):
+        store.run("s", INPUTS, fail)
+    assert list((store.root / "s").iterdir()) == []
+    assert not store.run("s", INPUTS, Maker()).reused
+
+
+def test_what_a_killed_run_left_is_never_taken_and_goes_away(store: StageStore) -> None:
+    store.run("s", INPUTS, Maker())
+    final = files_of(store).parent
+    left = final.with_name(f".{final.name}.abc")
+    final.rename(left)
+    assert not store.run("s", INPUTS, Maker()).reused
+    assert not left.exists()
+
+
+def test_stage_may_make_no_links(store: StageStore) -> None:
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        store.run("s", INPUTS, lambda into: (into / "l").symlink_to("/etc/passwd"))
+    assert list((store.root / "s").iterdir()) == []
+
+
+def test_forgotten_result_is_made_anew(store: StageStore) -> None:
+    store.run("s", INPUTS, Maker())
+    store.forget("s", INPUTS)
+    assert not store.run("s", INPUTS, Maker()).reused
+
+
+def test_two_at_once_make_it_once(tmp_path: Path) -> None:
+    store = StageStore(tmp_path, lock_timeout=20)
+    make, inside, results = Maker(), threading.Event(), []
+
+    def slow(into: Path) -> None:
+        inside.set()
+        threading.Event().wait(0.3)
+        make(into)
+
+    first = threading.Thread(target=lambda: results.append(store.run("s", INPUTS, slow)))
+    first.start()
+    assert inside.wait(10)
+    results.append(store.run("s", INPUTS, make))
+    first.join(10)
+    assert make.runs == 1
+    assert sorted(kept.reused for kept in results) == [False, True]
+
+
+def test_waiting_for_another_process_ends(tmp_path: Path) -> None:
+    impatient = StageStore(tmp_path, lock_timeout=0.2)
+
+    def nested(into: Path) -> None:
+        with pytest.raises(InputError, match="another process"):
+            impatient.run("s", INPUTS, Maker())
+        (into / "x").write_bytes(b"")
+
+    impatient.run("s", INPUTS, nested)
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="work folder cannot be used"):
+        StageStore(tmp_path / "file").run("s", INPUTS, Maker())

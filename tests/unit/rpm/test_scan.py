@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A tree of packages: what is passed by, what is judged, and how a scan goes on."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sgx_enclaves.cli import scan as scan_verb
+from sgx_enclaves.cli.main import main
+from sgx_enclaves.enclave.policy import Policy, policy_for
+from sgx_enclaves.errors import InputError, LimitError
+from sgx_enclaves.report.text import result_dict
+from sgx_enclaves.rpm import scan as scanning
+from sgx_enclaves.rpm.enclaves import may_carry_enclaves
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.reader import is_plain, open_package
+from sgx_enclaves.rpm.scan import Scanned, ScanSettings, State, Target, scan, stamps_below, survey
+from tests.support.keys import mrsigner, vendor_key
+from tests.support.signed import signed_enclave
+from tests.support_rpm import RpmFile, folder, link, write_rpm
+
+CASE = signed_enclave("2.25")
+PLAIN = write_rpm([RpmFile("/usr/bin/x", b"text"), folder("/usr/share/x")], provides=["x"])
+SIGNED = write_rpm(
+    [RpmFile(ENCLAVE_FOLDER + "libsgx_pce.signed.so", CASE.signed)],
+    provides=["sgx-enclave(pce:signed)"],
+)
+HIDDEN = write_rpm([RpmFile("/usr/share/cat.jpg", CASE.signed)])
+
+
+def vendor_policy(_path: str) -> Policy:
+    return policy_for(None, mrsigners=[mrsigner(vendor_key())])
+
+
+def deadly_policy(_path: str) -> Policy:
+    os._exit(3)
+
+
+@pytest.fixture(name="tree")
+def _tree(tmp_path: Path) -> Path:
+    """Three plain packages, a good one, a hidden enclave and a broken package."""
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    for index in range(3):
+        (tree / f"plain{index}.rpm").write_bytes(PLAIN)
+    (tree / "sub" / "signed.rpm").write_bytes(SIGNED)
+    (tree / "hidden.rpm").write_bytes(HIDDEN)
+    (tree / "broken.rpm").write_bytes(PLAIN[:-5])
+    (tree / "notes.txt").write_text("not a package")
+    return tree
+
+
+@pytest.fixture(name="reference")
+def _reference(tmp_path: Path) -> str:
+    where = tmp_path / "reference"
+    where.mkdir()
+    (where / "libsgx_pce.so").write_bytes(CASE.built)
+    (where / "pce.config.xml").write_bytes(CASE.config)
+    return str(where)
+
+
+def targets_in(folder: Path) -> tuple[Target, ...]:
+    return survey(str(folder)).targets
+
+
+def outcomes(results: Sequence[Scanned]) -> dict[str, object]:
+    return {Path(r.file).name: None if r.report is None else r.report["outcome"] for r in results}
+
+
+EXPECTED = {
+    "plain0.rpm": None,
+    "plain1.rpm": None,
+    "plain2.rpm": None,
+    "signed.rpm": "identical",
+    "hidden.rpm": None,
+    "broken.rpm": "unverifiable",
+}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_tree(tree: Path, reference: str, jobs: int) -> None:
+    told: list[tuple[int, int]] = []
+    results = list(
+        scan(
+            targets_in(tree),
+            ScanSettings((reference,), vendor_policy, result_dict),
+            jobs=jobs,
+            progress=lambda done, total: told.append((done, total)),
+        )
+    )
+    assert outcomes(results) == EXPECTED
+    assert told == [(i + 1, 6) for i in range(6)]
+    assert {r.exit_status for r in results} == {0, 2}
+
+
+def test_many_batches_come_back_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning, "_BATCH", 2)
+    for index in range(25):
+        (tmp_path / f"{index}.rpm").write_bytes(PLAIN)
+    targets = targets_in(tmp_path)
+    results = list(scan(targets, ScanSettings((), vendor_policy, result_dict), jobs=2))
+    assert sorted(r.file for r in results) == [t.path for t in targets]
+
+
+def test_deep_finds_what_is_hidden(tree: Path, reference: str) -> None:
+    shown = ScanSettings((reference,), vendor_policy, result_dict, deep=True)
+    found = outcomes(list(scan(targets_in(tree), shown)))
+    assert found == {**EXPECTED, "hidden.rpm": "unverifiable"}
+
+
+def test_a_process_that_dies_is_an_error(tree: Path, reference: str) -> None:
+    deadly = ScanSettings((reference,), deadly_policy, result_dict)
+    with pytest.raises(LimitError, match="a process of the scan died"):
+        list(scan(targets_in(tree), deadly, jobs=2))
+
+
+def test_a_bad_reference_is_an_error(tree: Path) -> None:
+    missing = ScanSettings((str(tree / "no"),), vendor_policy, result_dict)
+    for jobs in (1, 2):
+        with pytest.raises(InputError, match="cannot be read"):
+            list(scan(targets_in(tree), missing, jobs=jobs))
+
+
+def test_links_to_folders_are_not_followed(tree: Path) -> None:
+    (tree / "sub" / "up").symlink_to(tree)
+    assert len(targets_in(tree)) == 6
+    with pytest.raises(InputError, match="cannot be read"):
+        survey(str(tree / "missing"))
+
+
+def forbidden(*_args: object) -> Scanned:
+    raise AssertionError("this package was scanned before")
+
+
+def test_a_scan_goes_on_where_it_was(
+    tree: Path, reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "state")
+    judged = ScanSettings((reference,), vendor_policy, result_dict)
+    targets = targets_in(tree)
+    state = State(path, "key")
+    begun = scan(targets, judged, state=state)
+    first = [next(begun) for _ in range(4)]
+    state.close()
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write('{"file": "half')
+
+    state = State(path, "key")
+    looked_at: list[str] = []
+    original = scanning.scan_one
+
+    def counted(target: Target, *rest: Any) -> Scanned:
+        looked_at.append(target.path)
+        return original(target, *rest)
+
+    monkeypatch.setattr(scanning, "scan_one", counted)
+    assert outcomes(list(scan(targets, judged, state=state))) == EXPECTED
+    state.close()
+    assert looked_at == [t.path for t in targets[4:]]
+    assert {r.file for r in first} == {t.path for t in targets[:4]}
+
+    monkeypatch.setattr(scanning, "scan_one", forbidden)
+    state = State(path, "key")
+    assert outcomes(list(scan(targets, judged, state=state))) == EXPECTED
+    state.close()
+
+    os.utime(targets[0].path, ns=(1, 1))
+    state = State(path, "key")
+    with pytest.raises(AssertionError, match="scanned before"):
+        list(scan(targets, judged, state=state))
+    state.close()
+
+
+def test_other_settings_start_anew(tree: Path, tmp_path: Path) -> None:
+    path = str(tmp_path / "state")
+    (package,) = [t for t in targets_in(tree) if t.path.endswith("plain0.rpm")]
+    state = State(path, "one")
+    assert list(scan([package], ScanSettings((), vendor_policy, result_dict), state=state))
+    state.close()
+    state = State(path, "one")
+    assert state.known(package.path) is not None
+    state.close()
+    state = State(path, "two")
+    assert state.known(package.path) is None
+    state.close()
+
+
+def test_a_state_that_is_none_is_not_written_over(tmp_path: Path) -> None:
+    precious = tmp_path / "thesis.txt"
+    precious.write_text("twelve years of work\n")
+    with pytest.raises(InputError, match="not the state of a scan"):
+        State(str(precious), "key")
+    assert precious.read_text() == "twelve years of work\n"
+    with pytest.raises(InputError, match="cannot be written"):
+        State(str(tmp_path / "no" / "state"), "key")
+    with pytest.raises(InputError, match="cannot be read"):
+        State(str(tmp_path), "key")
+
+
+@pytest.mark.parametrize(
+    "line", ["", "x", "[]", "{}", '{"file": "a", "stamp": [1], "report": null}']
+)
+def test_lines_that_are_no_results_are_left_out(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "state"
+    path.write_text('{"scan": "key"}\n' + line + "\n")
+    state = State(str(path), "key")
+    state.close()
+    assert path.read_text() == '{"scan": "key"}\n'
+
+
+def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
+    state = State(str(tmp_path / "state"), "key")
+    state.close()
+    state._stream = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115
+    with pytest.raises(InputError, match="No space left"):
+        state.add(Scanned("a", (1, 1), None))
+
+
+def test_stamps_change_with_the_files(reference: str) -> None:
+    before = stamps_below(reference)
+    assert before == stamps_below(reference)
+    (Path(reference) / "more").write_bytes(b"")
+    assert before != stamps_below(reference)
+    file = Path(reference) / "libsgx_pce.so"
+    single = stamps_below(str(file))
+    file.write_bytes(b"other")
+    assert single != stamps_below(str(file))
+
+
+def plain(tmp_path: Path, data: bytes) -> bool:
+    path = tmp_path / "x.rpm"
+    path.write_bytes(data)
+    return is_plain(str(path))
+
+
+def test_a_plain_package_is_passed_by(tmp_path: Path) -> None:
+    assert plain(tmp_path, PLAIN)
+    new = write_rpm([RpmFile("/usr/bin/x", b"text")], v6=True)
+    assert plain(tmp_path, new)
+    assert not plain(tmp_path, new[:-1])
+    assert not plain(tmp_path, write_rpm([], v6=True, tags={5112: None}))
+    many = [RpmFile(f"/usr/share/doc/file-{i}", b"x") for i in range(700)]
+    assert len(write_rpm(many)) > 64 << 10
+    assert plain(tmp_path, write_rpm(many))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"text",
+        PLAIN[:4],
+        PLAIN[:90],
+        PLAIN[:300],
+        PLAIN[:-1],
+        PLAIN + b"x",
+        b"\0" + PLAIN[1:],
+        PLAIN[:96] + b"\0" + PLAIN[97:],
+        SIGNED,
+        write_rpm([RpmFile("/opt/libsgx_qe3.so")]),
+        write_rpm([RpmFile("/opt/mine.signed.so")]),
+        write_rpm([link(ENCLAVE_FOLDER + "x", "y")]),
+        write_rpm([], provides=["sgx-enclave(x:signed)"]),
+        write_rpm([], signature={273: None}),
+        write_rpm([], signature={273: "0" * 64}),
+        write_rpm([], signature={1000: None}),
+        write_rpm([], signature={1000: [7]}),
+        write_rpm([], signature={1000: "7"}),
+    ],
+)
+def test_whatever_is_odd_or_of_interest_is_looked_at(tmp_path: Path, data: bytes) -> None:
+    assert not plain(tmp_path, data)
+
+
+def test_what_is_no_file_is_never_plain(tmp_path: Path) -> None:
+    assert not is_plain(str(tmp_path))
+    assert not is_plain(str(tmp_path / "missing"))
+    os.mkfifo(tmp_path / "fifo")
+    assert not is_plain(str(tmp_path / "fifo"))
+    huge = bytearray(PLAIN)
+    start = PLAIN.rindex(b"\x8e\xad\xe8\x01")
+    huge[start + 8 : start + 12] = b"\x7f\xff\xff\xff"
+    assert not plain(tmp_path, bytes(huge))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 2**32))
+def test_plain_is_never_wrong(tmp_path: Path, seed: int) -> None:
+    """Of a plain package the thorough way finds nothing to say either."""
+    chance = random.Random(seed)  # noqa: S311
+    data = bytearray(chance.choice((PLAIN, SIGNED)))
+    for _ in range(chance.randint(0, 3)):
+        data[chance.randrange(len(data))] = chance.choice((0, 1, 0xFF, chance.randrange(256)))
+    if plain(tmp_path, bytes(data)):
+        with open_package(str(tmp_path / "x.rpm")) as (package, _):
+            assert not may_carry_enclaves(package)
+
+
+def run(*arguments: str) -> int:
+    return main(["scan", *arguments, "--signer", mrsigner(vendor_key()), "--jobs", "1"])
+
+
+def test_the_verb(tree: Path, reference: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(tree), "--reference", reference) == 2
+    out = capsys.readouterr().out
+    assert f"{tree}/sub/signed.rpm: IDENTICAL\n" in out
+    assert f"MRENCLAVE {CASE.regenerated.mrenclave.hex()}" in out
+    assert f"{tree}/broken.rpm: UNVERIFIABLE\n  the package is truncated" in out
+    assert out.endswith(
+        "6 packages, 1 with enclaves, 1 with something wrong; enclaves: 1 identical\n"
+    )
+    (tree / "broken.rpm").unlink()
+    assert run(str(tree), "--reference", reference) == 0
+    assert run(str(tree)) == 2
+    out = capsys.readouterr().out
+    assert "unverifiable: no reference has an unsigned counterpart" in out
+
+
+def test_the_verb_in_json(tree: Path, reference: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(tree), "--reference", reference, "--json") == 2
+    report = json.loads(capsys.readouterr().out)
+    assert (report["exit_status"], report["scanned"]) == (2, 6)
+    assert [p["outcome"] for p in report["packages"]] == ["unverifiable", "identical"]
+
+
+def test_the_verb_keeps_its_state(
+    tree: Path,
+    reference: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = str(tmp_path / "state")
+    arguments = (str(tree), "--reference", reference, "--state", state)
+    assert run(*arguments) == 2
+    first = capsys.readouterr().out
+    monkeypatch.setattr(scanning, "scan_one", forbidden)
+    assert run(*arguments) == 2
+    assert capsys.readouterr().out == first
+    # Another reference may give another verdict.
+    (Path(reference) / "libsgx_pce.so").write_bytes(b"other")
+    assert run(*arguments) == 2
+    assert "scanned before" in capsys.readouterr().err
+
+
+def test_bad_arguments(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scan", str(tree), "--jobs", "0"]) == 2
+    assert main(["scan", str(tree), "--signer", "/no/key"]) == 2
+    assert main(["scan", str(tree / "no")]) == 2
+    err = capsys.readouterr().err
+    assert "--jobs 0" in err
+    assert "neither an MRSIGNER nor a readable key file" in err
+    assert "cannot be read" in err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_on_a_terminal_only() -> None:
+    for stream, expected in ((Terminal(), "] 2/2 packages\n"), (io.StringIO(), "")):
+        counter = scan_verb._Counter(stream)
+        counter(1, 2)
+        counter(2, 2)
+        counter.close()
+        assert stream.getvalue().endswith(expected)
+        assert bool(stream.getvalue()) is bool(expected)
+
+
+def test_unsigned_enclaves_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [RpmFile(ENCLAVE_FOLDER + "libsgx_pce.so", CASE.built)]
+    (tmp_path / "u.rpm").write_bytes(write_rpm([replace(files[0])]))
+    assert run(str(tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert "u.rpm: UNSIGNED\n" in out
+    assert "enclaves: 1 unsigned" in out

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Signed files and the enclave that they claim to be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.gate.subjects import (
+    Subject,
+    cause_of,
+    enclave_at,
+    overall,
+    package_subjects,
+    releases_with,
+)
+from sgx_enclaves.release.catalogue import (
+    OWN_FOLDER,
+    Catalogue,
+    Enclave,
+    Release,
+    SoVersion,
+    load_catalogue,
+)
+
+CATALOGUE = load_catalogue((OWN_FOLDER,))
+RELEASE = CATALOGUE.release("sgx-2.25-dcap-1.22")
+
+
+def subject(verdict: str) -> Subject:
+    values: dict[str, Any] = dict.fromkeys(Subject.__dataclass_fields__)
+    return Subject(**{**values, "origin": "rpm", "file": "x", "verdict": verdict})
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (["identical", "identical"], "identical"),
+        (["identical", "unverifiable"], "unverifiable"),
+        (["unverifiable", "differs", "identical"], "differs"),
+        ([], "unverifiable"),
+    ],
+)
+def test_the_verdict_on_all_files(verdicts: list[str], expected: str) -> None:
+    assert overall([subject(verdict) for verdict in verdicts]).value == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/usr/x86_64-intel-sgx/lib64/libsgx_id_enclave.signed.so.1.22.100.1", "ide"),
+        ("/opt/libsgx_pce.signed.so", "pce"),
+        ("/opt/libsgx_other.signed.so", None),
+        ("/opt/pce.signed.so", None),
+        ("/opt/libsgx_pce", "pce"),
+    ],
+)
+def test_an_enclave_is_known_by_its_file_name(path: str, name: object) -> None:
+    found = enclave_at(RELEASE, path)
+    assert (found.name if found is not None else None) == name
+
+
+def with_version(release: Release, name: str, version: str) -> Release:
+    def changed(enclave: Enclave) -> Enclave:
+        if enclave.name != name:
+            return enclave
+        return replace(enclave, so_version=SoVersion(version, "t", "f", "M"))
+
+    return replace(release, enclaves=tuple(changed(e) for e in release.enclaves))
+
+
+def test_a_release_is_known_by_all_versions_together() -> None:
+    one = replace(with_version(with_version(RELEASE, "pce", "1.2"), "ide", "3.4"), name="one")
+    two = replace(with_version(with_version(RELEASE, "pce", "1.2"), "ide", "5.6"), name="two")
+    catalogue = Catalogue({"one": one, "two": two}, ())
+    pce, ide = "/l/libsgx_pce.signed.so.1.2", "/l/libsgx_id_enclave.signed.so.5.6"
+    assert [r.name for r in releases_with(catalogue, [pce])] == ["one", "two"]
+    assert [r.name for r in releases_with(catalogue, [pce, ide])] == ["two"]
+    assert releases_with(catalogue, [pce, "/l/libsgx_pce.signed.so"]) == ()
+    assert releases_with(catalogue, ["/l/libsgx_other.signed.so.1.2"]) == ()
+    assert releases_with(catalogue, []) == ()
+
+
+def test_a_file_that_is_no_package_is_one_subject_that_nobody_can_judge(tmp_path: Path) -> None:
+    path = tmp_path / "x.rpm"
+    path.write_bytes(b"no package")
+    enclave = RELEASE.enclaves[0]
+    (judged,) = package_subjects(path, "x.rpm", RELEASE, enclave, tmp_path)
+    assert judged.subject.verdict == "unverifiable"
+    assert judged.subject.rpm == "x.rpm"
+    assert judged.subject.cause
+    assert judged.verdict is None
+
+
+def test_the_cause_is_what_weighs_most_in_one_printable_line() -> None:
+    findings = [
+        Finding("a", Severity.NOTE, "a note"),
+        Finding("b", Severity.UNVERIFIABLE, "unsure"),
+        Finding("c", Severity.DIFFERS, "other\nbytes", expected="00", found="01"),
+    ]
+    assert cause_of(None, findings) == "other bytes (expected 00, found 01)"
+    assert cause_of(None, findings[:1]) == "nothing was compared"
+    assert len(cause_of(None, [Finding("x", Severity.DIFFERS, "x" * 5000)])) == 1000
