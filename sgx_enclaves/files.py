@@ -1,20 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Read files whole but bounded, and write them whole or not at all.
+"""Files and directories: read bounded, written whole or not at all, locked, digested.
 
-Worker processes that do not outlive the program that started them.
+Besides: worker processes that do not outlive the program that started them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import fcntl
+import hashlib
 import os
 import signal
+import stat
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Callable, NamedTuple, Optional
 
-from sgx_enclaves.errors import InputError, LimitError
+from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 
 _READ_CHUNK = 1 << 16
+_DIGEST_CHUNK = 1 << 20
+_LOCK_POLL = 0.1
 
 
 def read_file(path: str, limit: int) -> bytes:
@@ -93,6 +102,175 @@ def write_file(path: str, data: bytes, mode: int = 0o644) -> None:
             file=path,
             hint="check the folder, its rights and the space left",
         ) from None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_errors(
+    path: Path, what: str, hint: str, error: type[SgxEnclavesError] = InputError
+) -> Iterator[None]:
+    """Turn what the file system refuses into an error of ours; a full disk by its name.
+
+    Args:
+        path: the file or directory that is worked on.
+        what: in words, such as `the cache`.
+        hint: the next step.
+        error: which error.
+    """
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise error(
+                f"no room left in {what}", file=str(path), hint=f"make room, or {hint}"
+            ) from None
+        reason = problem.strerror or problem
+        raise error(f"{what} cannot be used: {reason}", file=str(path), hint=hint) from None
+
+
+@contextlib.contextmanager
+def locked(
+    path: Path,
+    timeout: float,
+    *,
+    error: type[SgxEnclavesError] = InputError,
+    waiting: Optional[Callable[[], None]] = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[None]:
+    """Hold an exclusive lock; the kernel releases it when the process ends, however.
+
+    Args:
+        path: the lock file; its directory is there.
+        timeout: seconds to wait for another process.
+        error: raised when the other process takes longer.
+        waiting: called once if another process must be waited for.
+        sleep: for tests.
+
+    Raises:
+        OSError: the lock file cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                pass
+            if waiting is not None:
+                waiting()
+                waiting = None
+            if time.monotonic() >= deadline:
+                raise error(
+                    f"another process has held this lock for {timeout:.0f} s",
+                    file=str(path),
+                    hint="wait for it or end it",
+                )
+            sleep(_LOCK_POLL)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def digest_file(path: Path, kind: str = "sha256") -> str:
+    """The file's digest in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.new(kind)
+    with path.open("rb") as file:
+        while True:
+            chunk = file.read(_DIGEST_CHUNK)
+            if not chunk:
+                return digest.hexdigest()
+            digest.update(chunk)
+
+
+DIRECTORY, FILE, PROGRAM, LINK = "d", "f", "x", "l"
+
+
+class Entry(NamedTuple):
+    """One thing in a tree.
+
+    Attributes:
+        kind: `d` directory, `f` file, `x` file that its owner may execute, `l` symbolic link.
+        path: below the tree's root, `/` between its parts.
+        value: of a file its SHA-256 in lower-case hexadecimal, of a link its target,
+            of a directory nothing.
+    """
+
+    kind: str
+    path: str
+    value: str
+
+
+def tree_entries(root: Path, ignored: str = "") -> list[Entry]:
+    """What a directory holds, sorted by path.
+
+    Args:
+        root: the directory.
+        ignored: a name that is left out wherever it is, with what is below it.
+
+    Raises:
+        OSError: something cannot be read.
+        InputError: something is neither file, directory nor link.
+    """
+
+    def refuse(problem: OSError) -> None:
+        raise problem
+
+    found = []
+    for folder, folders, files in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if name != ignored]
+        for name in [*folders, *files]:
+            path = Path(folder, name)
+            if name != ignored:
+                found.append(_entry(path, _as_utf8(str(path.relative_to(root)))))
+    return sorted(found, key=_path_bytes)
+
+
+def _as_utf8(name: str) -> str:
+    """A name as UTF-8 reads it, so that a tree's digest is the same in every locale."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def _entry(path: Path, name: str) -> Entry:
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        return Entry(LINK, name, _as_utf8(os.readlink(path)))
+    if stat.S_ISDIR(mode):
+        return Entry(DIRECTORY, name, "")
+    if stat.S_ISREG(mode):
+        return Entry(PROGRAM if mode & stat.S_IXUSR else FILE, name, digest_file(path))
+    raise InputError("neither a file, a directory nor a link", file=str(path))
+
+
+def digest_entries(entries: Iterable[Entry]) -> str:
+    """SHA-256 in hexadecimal over a tree's entries, in the order of their paths' bytes.
+
+    Each is three fields, kind, path and value, and each field ends with a zero byte,
+    which none of them can hold. The same tree has the same digest whether it lies in a
+    directory or in an archive (see `release.archive`, docs/releases.md).
+    """
+    digest = hashlib.sha256()
+    for entry in sorted(entries, key=_path_bytes):
+        for field in entry:
+            digest.update(field.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def _path_bytes(entry: Entry) -> bytes:
+    return entry.path.encode("utf-8", "surrogateescape")
 
 
 # linux/prctl.h

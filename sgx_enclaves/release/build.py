@@ -60,11 +60,10 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
 )
 from sgx_enclaves.explain.file_map import Places
-from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.files import digest_file, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.release.archive import check_same, unpack_tree
 from sgx_enclaves.release.build_init import HIDDEN
-from sgx_enclaves.release.cache import digest_file
 from sgx_enclaves.release.catalogue import (
     Artifact,
     Build,

@@ -14,9 +14,6 @@ and is digested again each time before it is used. Never opens a connection.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import hashlib
 import json
 import os
 import time
@@ -25,10 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
 
+from sgx_enclaves import files
 from sgx_enclaves.errors import FetchError
-
-_CHUNK = 1 << 20
-_LOCK_POLL = 0.1
 
 
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
@@ -40,30 +35,10 @@ def default_cache_dir(environ: Mapping[str, str]) -> Path:
     return Path(base) / "sgx-enclaves"
 
 
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
     """Word what the file system refuses; the disk being full most of all."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise FetchError(
-                "no room left for the file",
-                file=str(path),
-                hint="make room or choose another cache folder, then run again: it goes on",
-            ) from None
-        raise FetchError(f"the cache cannot be used: {error.strerror}", file=str(path)) from None
-
-
-def digest_file(path: Path, kind: str = "sha256") -> str:
-    """The file's digest in hexadecimal."""
-    digest = hashlib.new(kind)
-    with path.open("rb") as file:
-        while True:
-            chunk = file.read(_CHUNK)
-            if not chunk:
-                return digest.hexdigest()
-            digest.update(chunk)
+    hint = "name another cache directory, then run again: what is here is kept"
+    return files.disk_errors(path, "the cache", hint, FetchError)
 
 
 @dataclass(frozen=True)
@@ -138,7 +113,7 @@ class Cache:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.path.chmod(0o444)
             partial.path.rename(path)
-            _sync_folder(path.parent)
+            files.sync(path.parent)
             partial.discard()
         return path
 
@@ -173,37 +148,8 @@ class Cache:
         path = self.root / "locks" / f"{key}.lock"
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            deadline = time.monotonic() + timeout
-            told = False
-            while not _try_lock(descriptor):
-                if not told:
-                    waiting()
-                    told = True
-                if time.monotonic() >= deadline:
-                    raise FetchError(
-                        f"another process has been fetching this for {timeout:.0f} s",
-                        file=str(path),
-                        hint="wait for it or end it",
-                    )
-                sleep(_LOCK_POLL)
+        lock = files.locked(path, timeout, error=FetchError, waiting=waiting, sleep=sleep)
+        with contextlib.ExitStack() as stack:
+            with disk_errors(path):
+                stack.enter_context(lock)
             yield
-        finally:
-            os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

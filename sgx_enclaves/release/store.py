@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from sgx_enclaves.errors import DigestError, InputError
-from sgx_enclaves.files import read_file, write_file
-from sgx_enclaves.release.cache import digest_file
+from sgx_enclaves.files import digest_file, read_file, write_file
 from sgx_enclaves.release.sandbox import remove_tree
 
 _FORM = 1

@@ -46,7 +46,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 
 from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError, UnsupportedError
-from sgx_enclaves.release.cache import digest_file
+from sgx_enclaves.files import digest_file
 from sgx_enclaves.release.catalogue import Toolchain
 from sgx_enclaves.release.sandbox import Output, Runner, in_root, run_tool
 

@@ -39,11 +39,10 @@ from sgx_enclaves.enclave.compare import compare, finding_of
 from sgx_enclaves.enclave.policy import AllOf, LeastSvn, NotDebug, Policy, ProductId, SignedBy
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
 from sgx_enclaves.errors import InputError, SgxEnclavesError, UnsupportedError
-from sgx_enclaves.files import end_with_parent, read_file, write_file
+from sgx_enclaves.files import digest_file, end_with_parent, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.release.archive import digest_members, list_members, read_members
 from sgx_enclaves.release.build import BuildRequest, Site, build_release, search_path
-from sgx_enclaves.release.cache import digest_file
 from sgx_enclaves.release.catalogue import (
     Catalogue,
     Enclave,

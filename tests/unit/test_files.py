@@ -1,17 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files are read whole but bounded, whatever they are."""
+"""Files are read whole but bounded; locks, the disk's errors, digests of trees."""
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import tracemalloc
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
-from sgx_enclaves.errors import LimitError
-from sgx_enclaves.files import read_file
+from sgx_enclaves.errors import FetchError, InputError, LimitError
+from sgx_enclaves.files import (
+    digest_entries,
+    digest_file,
+    disk_errors,
+    locked,
+    read_file,
+    sync,
+    tree_entries,
+)
 
 
 def test_a_small_file_costs_little_however_large_it_might_be(tmp_path: Path) -> None:
@@ -48,3 +58,89 @@ def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
 def test_what_never_ends_is_stopped() -> None:
     with pytest.raises(LimitError, match="too large"):
         read_file("/dev/zero", 1 << 20)
+
+
+def test_a_lock_is_waited_for_but_not_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    told: list[str] = []
+    with (
+        locked(path, 1),
+        pytest.raises(FetchError, match="another process has held this lock for 0 s") as caught,
+        locked(path, 0.0, error=FetchError, waiting=lambda: told.append("waiting")),
+    ):
+        pass
+    assert caught.value.file == str(path)
+    assert told == ["waiting"]
+    with locked(path, 0.0):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "no room left in the cache"), (errno.EACCES, "the cache cannot be used: no")],
+)
+def test_what_the_disk_refuses_is_worded(tmp_path: Path, number: int, words: str) -> None:
+    with (
+        pytest.raises(FetchError, match=words) as caught,
+        disk_errors(tmp_path, "the cache", "name another", FetchError),
+    ):
+        raise OSError(number, "no")
+    assert "name another" in (caught.value.hint or "")
+
+
+def make_tree(root: Path) -> None:
+    (root / "a/.git").mkdir(parents=True)
+    (root / "a/.git/x").write_text("not a source")
+    (root / "a/run").write_text("#!")
+    (root / "a/run").chmod(0o755)
+    (root / "a.c").write_text("int a;")
+    (root / "empty").mkdir()
+    (root / "b").symlink_to("a")
+
+
+def test_a_tree_has_one_digest_however_it_was_made(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_tree(tmp_path / name)
+    first = tree_entries(tmp_path / "one", ignored=".git")
+    assert [(entry.kind, entry.path) for entry in first] == [
+        ("d", "a"),
+        ("f", "a.c"),
+        ("x", "a/run"),
+        ("l", "b"),
+        ("d", "empty"),
+    ]
+    digest = digest_entries(first)
+    assert digest_entries(reversed(tree_entries(tmp_path / "two", ignored=".git"))) == digest
+    assert digest_entries(tree_entries(tmp_path / "one")) != digest
+    changes: list[Callable[[Path], object]] = [
+        lambda root: (root / "a/run").chmod(0o644),
+        lambda root: (root / "a.c").write_text("int b;"),
+        lambda root: (root / "empty").rmdir(),
+        lambda root: (root / "b").rename(root / "bb"),
+        lambda root: (root / "a.c").rename(root / "c.c"),
+    ]
+    for number, change in enumerate(changes):
+        root = tmp_path / f"changed{number}"
+        make_tree(root)
+        change(root)
+        assert digest_entries(tree_entries(root, ignored=".git")) != digest
+
+
+def test_a_tree_with_anything_else_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="neither a file, a directory nor a link"):
+        tree_entries(tmp_path)
+
+
+def test_what_is_written_is_on_the_disk_before_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    sync(tmp_path / "x")
+    sync(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        sync(tmp_path / "y")
+
+
+def test_a_file_is_digested(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert digest_file(tmp_path / "x").startswith("ba7816bf")
+    assert digest_file(tmp_path / "x", "sha512").startswith("ddaf35a1")

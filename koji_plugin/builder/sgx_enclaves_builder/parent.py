@@ -34,6 +34,7 @@ import koji.tasks
 from koji.daemon import incremental_upload
 
 from sgx_enclaves import __version__
+from sgx_enclaves.files import digest_file
 from sgx_enclaves.gate.collect import (
     Answer,
     Circumstances,
@@ -46,7 +47,7 @@ from sgx_enclaves.gate.collect import (
 )
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
 from sgx_enclaves.gate.subjects import enclave_at
-from sgx_enclaves.release.cache import Cache, digest_file
+from sgx_enclaves.release.cache import Cache
 from sgx_enclaves.release.catalogue import Lookaside, Release, only
 from sgx_enclaves.release.fetch import Fetcher, FetchSettings, PlainProgress
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings

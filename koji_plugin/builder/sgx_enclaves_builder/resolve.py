@@ -13,11 +13,10 @@ import koji
 from koji.daemon import SCM
 
 from sgx_enclaves.errors import CatalogueError
-from sgx_enclaves.files import read_file
+from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.gate.record import CATALOGUE
 from sgx_enclaves.gate.subjects import releases_with
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.release.cache import digest_file
 from sgx_enclaves.release.catalogue import (
     OWN_FOLDER,
     USER_FOLDER,
