@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Frozen dataclasses that cost little to define.
+"""Records, plain data, and text that a terminal may print.
+
+Plain data are what JSON and TOML know: mappings, lists, texts, numbers, booleans
+and null. This module makes records of plain data and plain data of records, checks plain
+data against a JSON Schema, and reads JSON within bounds. It opens no file.
 
 `dataclasses.dataclass` compiles half a dozen methods for every class, which for
 the classes of this package would take longer than a whole comparison. `record`
@@ -10,7 +14,14 @@ are shared instead. To a type checker it is a frozen dataclass.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, TypeVar
+import enum
+import functools
+import os
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union
+
+from sgx_enclaves.errors import SgxEnclavesError, UnsupportedError
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -86,3 +97,277 @@ def record(cls: type[T]) -> type[T]:
             setattr(made, name, method)
     result: type[T] = made
     return result
+
+
+# How much of a wrong value an error shows.
+_EXCERPT = 80
+_MIB = 1 << 20
+
+
+def printable(text: str) -> str:
+    """The text with every character that a terminal would not print as an escape.
+
+    Control and format characters (a newline, ESC, a change of direction) become `\\xNN`,
+    `\\uNNNN` or `\\UNNNNNNNN`; a byte of a file name that is no UTF-8 becomes `\\xNN`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in text)
+
+
+def _escaped(code: int) -> str:
+    # PEP 383: a byte that could not be decoded.
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def as_plain(value: object) -> Any:
+    """Plain data of records, enumerations, bytes (as hexadecimal), paths, and containers of them.
+
+    Raises:
+        TypeError: something in it has no plain form.
+    """
+    plain: Any
+    if isinstance(value, enum.Enum):
+        plain = as_plain(value.value)
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        plain = value
+    elif isinstance(value, (bytes, bytearray, memoryview)):
+        plain = value.hex()
+    elif isinstance(value, os.PathLike):
+        plain = os.fspath(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain = {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    elif isinstance(value, Mapping):
+        plain = {str(as_plain(key)): as_plain(item) for key, item in value.items()}
+    elif isinstance(value, (set, frozenset)):
+        plain = sorted(as_plain(item) for item in value)
+    elif isinstance(value, (list, tuple)):
+        plain = [as_plain(item) for item in value]
+    else:
+        raise TypeError(f"{type(value).__name__} has no plain form")
+    return plain
+
+
+def from_plain(
+    cls: type[T], data: object, *, file: str, error: type[SgxEnclavesError], place: str = ""
+) -> T:
+    """A record of plain data; the inverse of `as_plain`.
+
+    Args:
+        cls: the record's class. Its fields may be texts, numbers, booleans, bytes, enumerations,
+            records, `Optional` of those, tuples, lists and mappings of those.
+        data: the mapping.
+        file: where it was read from, for messages.
+        error: what to raise.
+        place: where the mapping stands in the file, as `sources[2]`.
+
+    Raises:
+        SgxEnclavesError: as `error`: a key is missing, unknown, or its value does not fit.
+    """
+    return typing.cast(T, _made(cls, data, _Place(file, error, place)))
+
+
+class _Place:
+    """Where plain data stand, and what to raise when they are wrong."""
+
+    def __init__(self, file: str, error: type[SgxEnclavesError], path: str) -> None:
+        self.file, self.error, self.path = file, error, path
+
+    def below(self, key: Union[str, int]) -> _Place:
+        inner = f"[{key}]" if isinstance(key, int) else f".{key}" if self.path else key
+        return _Place(self.file, self.error, f"{self.path}{inner}")
+
+    def refuse(self, expected: str, found: object) -> NoReturn:
+        raise self.error(
+            f"{self.path or 'the content'} does not fit",
+            file=self.file,
+            expected=expected,
+            found=_excerpt(found),
+        )
+
+
+def _made(kind: Any, data: object, place: _Place) -> object:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Union:
+        if data is None and type(None) in arguments:
+            return None
+        return _made(next(a for a in arguments if a is not type(None)), data, place)
+    if origin in (tuple, list):
+        if not isinstance(data, (list, tuple)):
+            place.refuse("a list", data)
+        items = (_made(arguments[0], x, place.below(i)) for i, x in enumerate(data))
+        return origin(items)
+    if origin is not None and issubclass(origin, Mapping):
+        return {
+            str(key): _made(arguments[1], item, place.below(str(key)))
+            for key, item in _mapping(data, place).items()
+        }
+    if dataclasses.is_dataclass(kind):
+        return _made_record(kind, _mapping(data, place), place)
+    return _made_value(kind, data, place)
+
+
+def _mapping(data: object, place: _Place) -> Mapping[object, object]:
+    return data if isinstance(data, Mapping) else place.refuse("a mapping", data)
+
+
+@functools.cache
+def _types(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _made_record(cls: Any, data: Mapping[object, object], place: _Place) -> object:
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in data:
+        if key not in fields:
+            place.refuse(f"one of {', '.join(fields)}", key)
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _made(_types(cls)[name], data[name], place.below(name))
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            place.below(name).refuse("a value", "nothing")
+    return cls(**values)
+
+
+def _made_value(kind: Any, data: object, place: _Place) -> object:
+    if kind is Any or kind is object:
+        return data
+    if issubclass(kind, enum.Enum):
+        try:
+            return kind(data)
+        except ValueError:
+            place.refuse(f"one of {', '.join(str(m.value) for m in kind)}", data)
+    if kind is bytes and isinstance(data, str):
+        try:
+            return bytes.fromhex(data)
+        except ValueError:
+            place.refuse("hexadecimal digits", data)
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    # Python's true is an int.
+    if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
+        place.refuse(f"a value of the type {kind.__name__}", data)
+    return data
+
+
+def validate(
+    data: object, schema: Mapping[str, Any], *, file: str, error: type[SgxEnclavesError]
+) -> None:
+    """Check plain data against a JSON Schema (draft 7).
+
+    Args:
+        data: the plain data.
+        schema: the schema.
+        file: where the data were read from, for messages.
+        error: what to raise.
+
+    Raises:
+        SgxEnclavesError: as `error`; it names the first mistake in the order of the data.
+        UnsupportedError: the library jsonschema is not installed.
+    """
+    # Costs more time to import than a whole comparison takes.
+    try:
+        import jsonschema  # noqa: PLC0415
+    except ImportError:
+        raise UnsupportedError(
+            "cannot be checked against its schema: the Python library jsonschema is not installed",
+            file=file,
+            hint="install python3-jsonschema (on PyPI: jsonschema)",
+        ) from None
+    mistakes = sorted(
+        jsonschema.Draft7Validator(schema).iter_errors(data),
+        key=lambda m: str(list(m.absolute_path)),
+    )
+    if mistakes:
+        _refuse_mistake(mistakes[0], file, error)
+
+
+def _refuse_mistake(mistake: Any, file: str, error: type[SgxEnclavesError]) -> NoReturn:
+    place = _Place(file, error, "")
+    for key in mistake.absolute_path:
+        place = place.below(key)
+    rule, value, found = mistake.validator, mistake.validator_value, mistake.instance
+    if rule == "required":
+        missing = next(key for key in value if key not in found)
+        place.below(missing).refuse("a value", "nothing")
+    if rule == "additionalProperties" and isinstance(found, Mapping):
+        known = mistake.schema.get("properties", {})
+        place.refuse(f"one of {', '.join(known)}", next(key for key in found if key not in known))
+    place.refuse(_expectation(mistake.schema, rule, value), found)
+
+
+def _expectation(schema: Mapping[str, Any], rule: str, value: object) -> str:
+    if "description" in schema and rule not in ("minimum", "maximum"):
+        return str(schema["description"])
+    if rule in ("enum", "const"):
+        values = value if isinstance(value, list) else [value]
+        return f"one of {', '.join(map(str, values))}" if len(values) > 1 else str(values[0])
+    words = {
+        "type": "a value of the type {}",
+        "pattern": "text like {}",
+        "minimum": "at least {}",
+        "maximum": "at most {}",
+        "minItems": "at least {} items",
+        "maxItems": "at most {} items",
+        "minLength": "at least {} characters",
+        "maxLength": "at most {} characters",
+        "uniqueItems": "no item twice",
+    }
+    return words.get(rule, f"what the schema's rule {rule} asks for").format(value)
+
+
+def _excerpt(value: object) -> str:
+    text = printable(value if isinstance(value, str) else repr(value))
+    return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "..."
+
+
+def parse_json(
+    text: Union[str, bytes],
+    *,
+    file: str,
+    error: type[SgxEnclavesError],
+    most: int = 16 * _MIB,
+    hint: Optional[str] = None,
+) -> Any:
+    """The plain data of a JSON text.
+
+    Args:
+        text: the JSON text, or its UTF-8 bytes.
+        file: where it was read from, for messages.
+        error: what to raise.
+        most: the most characters or bytes.
+        hint: the next step for the user, when it is no JSON.
+
+    Raises:
+        SgxEnclavesError: as `error`: it is too large, no JSON, nested too deep, or it has a key
+            twice, which readers understand in different ways.
+    """
+    import json  # noqa: PLC0415  (a comparison needs none)
+
+    if len(text) > most:
+        raise error("the JSON text is too large", file=file, expected=f"at most {most} bytes")
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except RecursionError:
+        reason = "it is nested too deep"
+    except ValueError as mistake:  # of JSON, of UTF-8, and of our two checks
+        reason = printable(str(mistake))
+    raise error(f"no JSON text: {reason}", file=file, hint=hint)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {_excerpt(twice)} stands twice")
+    return made
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Records to plain data and back, schemas, bounded JSON, and harmless text."""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from sgx_enclaves.errors import CatalogueError, ManifestError
+from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, record, validate
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@record
+class Inner:
+    name: str
+    data: bytes = b""
+
+
+@record
+class Outer:
+    inner: Inner
+    colours: tuple[Colour, ...]
+    sizes: Mapping[str, int]
+    others: tuple[Inner, ...] = ()
+    note: Optional[str] = None
+    ratio: float = 0.5
+    done: bool = False
+
+
+FULL = Outer(
+    Inner("a", b"\x00\xff"), (Colour.RED,), {"x": 1}, (Inner("b"), Inner("c")), "n", 2.0, True
+)
+
+
+def test_a_record_comes_back() -> None:
+    data = json.loads(json.dumps(as_plain(FULL)))
+    assert data["inner"] == {"name": "a", "data": "00ff"}
+    assert from_plain(Outer, data, file="f", error=ManifestError) == FULL
+
+
+def test_defaults_are_taken() -> None:
+    data = {"inner": {"name": "a"}, "colours": [], "sizes": {}}
+    made = from_plain(Outer, data, file="f", error=ManifestError)
+    assert made == Outer(Inner("a"), (), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"inner": 1}, "f: inner does not fit (expected a mapping, found 1)"),
+        ({"inner": {}}, "f: inner.name does not fit (expected a value, found nothing)"),
+        ({"inner": {"name": 1}}, "inner.name does not fit (expected a value of the type str"),
+        ({"inner": {"name": "a", "data": "0g"}}, "inner.data does not fit (expected hexadecimal"),
+        ({"colours": ["red", "green"]}, "colours[1] does not fit (expected one of red, blue"),
+        ({"colours": "red"}, "colours does not fit (expected a list, found red)"),
+        ({"sizes": {"x": True}}, "sizes.x does not fit (expected a value of the type int"),
+        ({"sizes": {"x": "1"}}, "sizes.x does not fit"),
+        ({"others": [{"name": "b"}, []]}, "others[1] does not fit (expected a mapping"),
+        ({"done": 1}, "done does not fit (expected a value of the type bool, found 1)"),
+        ({"ratio": True}, "ratio does not fit"),
+        ({"note": 3}, "note does not fit"),
+        ({"more\x1b": 3}, "expected one of inner, colours, sizes, others, note, ratio, done"),
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        from_plain(Outer, {**as_plain(FULL), **change}, file="f", error=ManifestError)
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_other_plain_forms() -> None:
+    assert as_plain({Colour.RED: Path("/x"), 2: {"b", "a"}}) == {"red": "/x", "2": ["a", "b"]}
+    with pytest.raises(TypeError, match="object has no plain form"):
+        as_plain([object()])
+
+
+SCHEMA = {
+    "type": "object",
+    "required": ["name"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z]+$"},
+        "kinds": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2},
+        "size": {"type": "integer", "minimum": 1, "maximum": 9},
+        "digest": {"type": "string", "pattern": "^[0-9a-f]{4}$", "description": "4 hex digits"},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ([], "f: the content does not fit (expected a value of the type object, found [])"),
+        ({}, "f: name does not fit (expected a value, found nothing)"),
+        ({"name": "A"}, "f: name does not fit (expected text like ^[a-z]+$, found A)"),
+        ({"name": "a", "nam": 1}, "expected one of name, kinds, size, digest, found nam"),
+        ({"name": "a", "kinds": ["a", "c"]}, "f: kinds[1] does not fit (expected one of a, b"),
+        ({"name": "a", "kinds": ["a", "a", "a"]}, "f: kinds does not fit (expected at most 2"),
+        ({"name": "a", "size": 0}, "f: size does not fit (expected at least 1, found 0)"),
+        ({"name": "a", "size": 10}, "f: size does not fit (expected at most 9, found 10)"),
+        ({"name": "a", "digest": "x" * 500}, "digest does not fit (expected 4 hex digits, found"),
+        ({"name": "\x1b[2J"}, "found \\x1b[2J"),
+    ],
+)
+def test_a_schema_refuses_by_name(data: object, words: str) -> None:
+    with pytest.raises(CatalogueError) as caught:
+        validate(data, SCHEMA, file="f", error=CatalogueError)
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).isprintable()
+
+
+def test_a_schema_takes_what_fits() -> None:
+    validate({"name": "a", "kinds": ["b"], "size": 9}, SCHEMA, file="f", error=CatalogueError)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 200_000, "nested too deep"),
+        ('{"a": 1, "a": 2}', "the key a stands twice"),
+        ('{"\x1b": 1}', "Invalid control character"),
+        (b"\xff", "can't decode"),
+        ("[NaN]", "NaN is no JSON number"),
+        ("", "Expecting value"),
+        ("1" * 5000 if sys.version_info >= (3, 11) else "1 1", ""),
+        ('"' + "x" * 1000 + '"', "too large"),
+    ],
+)
+def test_bad_json_is_one_error(text: Any, words: str) -> None:
+    most = 1000 if words == "too large" else 1 << 20
+    with pytest.raises(ManifestError) as caught:
+        parse_json(text, file="f", error=ManifestError, most=most)
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_good_json() -> None:
+    assert parse_json(b'{"a": [1, null]}', file="f", error=ManifestError) == {"a": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain \u00e9\u4e2d", "plain \u00e9\u4e2d"),
+        ("a\nIDENTICAL: b", "a\\x0aIDENTICAL: b"),
+        ("\x1b]0;x\x07", "\\x1b]0;x\\x07"),
+        ("\x9b2J", "\\x9b2J"),
+        ("\u202egnp", "\\u202egnp"),
+        ("\U000e0041", "\\U000e0041"),
+        (os.fsdecode(b"\xff.so"), "\\xff.so"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_text_is_made_harmless(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert shown.isprintable()
+    assert shown.encode()
+
+
+def test_nothing_slow_is_imported() -> None:
+    code = (
+        "import sys, sgx_enclaves.plain; print('json' in sys.modules, 'jsonschema' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False"]
