@@ -6,6 +6,7 @@
 # make rpm     build our own packages into build/rpm/, running the unit tests on what they hold
 # make lint-rpm RPM=FILE...   run rpmlint with our check on packages
 # make koji-test KOJI_SRC=DIR   play the whole game on a real Koji (tests/koji/README.md)
+# make docs    write the pages that are made from the code: docs/findings.md
 # make clean   remove everything that was made
 #
 # Everything is made under build/; system packages are installed when they are
@@ -24,7 +25,7 @@ RUN := $(VENV)/bin/python
 # Run both cores, but leave timing to the benchmarks.
 WORKERS ?= auto
 
-.PHONY: demo test lint typecheck unit bench clean setup rpm rpmlint lint-rpm koji-test
+.PHONY: demo test lint typecheck unit bench clean setup rpm rpmlint lint-rpm koji-test docs
 
 # Alone: what it needs for Kerberos would have to be compiled.
 KOJI := koji>=1.33
@@ -79,6 +80,9 @@ koji-test: setup
 
 bench: setup rpmlint
 	$(RUN) -m benchmarks
+
+docs: setup
+	$(RUN) -c 'from sgx_enclaves.findings import as_markdown; print(as_markdown(), end="")' > docs/findings.md
 
 clean:
 	rm -rf $(BUILD)
