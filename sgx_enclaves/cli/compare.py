@@ -52,14 +52,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the verdict; its exit status."""
     limits = DEFAULT_LIMITS
+    built = read_file(args.built, limits.file_size)
+    signed = read_file(args.signed, limits.file_size)
+    config = read_file(args.config, limits.config_size)
     verdict = compare(
-        read_file(args.built, limits.file_size),
-        read_file(args.signed, limits.file_size),
-        read_file(args.config, limits.config_size),
+        built,
+        signed,
+        config,
         chosen_policy(args, args.signed),
         names=(args.built, args.signed, args.config),
         generation=chosen_generation(args),
     )
+    if verdict.exit_status:
+        # Costs start-up time, and is needed only when something is wrong.
+        from sgx_enclaves.explain.explain import explained  # noqa: PLC0415
+
+        verdict = explained(verdict, built, signed, config)
     if args.json:
         print(_json(verdict))
     else:

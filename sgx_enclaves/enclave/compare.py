@@ -39,7 +39,6 @@ from sgx_enclaves.enclave.verdict import (
     ByteRange,
     Check,
     CheckState,
-    Explanation,
     FileFacts,
     Finding,
     Origin,
@@ -149,8 +148,6 @@ def compare(
     names: tuple[str, str, str] = ("built", "signed", "config.xml"),
     generation: Optional[Generation] = None,
     limits: Limits = DEFAULT_LIMITS,
-    explaining: bool = True,
-    digests: tuple[Optional[str], Optional[str]] = (None, None),
 ) -> Verdict:
     """Compare our unsigned enclave with the vendor's signed one.
 
@@ -162,17 +159,14 @@ def compare(
         names: what to call the three files.
         generation: the SDK to follow; None chooses it from the build.
         limits: bounds on memory and time.
-        explaining: also say why the files differ, which costs more than to find
-            that they do; it changes nothing else of the verdict.
-        digests: SHA-256 of the built and the signed file, hexadecimal, where somebody
-            has computed them already; only to be told in the verdict.
 
     Returns:
-        The verdict. Bad input is a finding in it, never an exception.
+        The verdict, without reasons: those are `explain.explained`'s. Bad input is a
+        finding in it, never an exception.
     """
     comparison = _Comparison(built, signed, config, policy, names, limits)
     comparison.run(generation)
-    return comparison.verdict(explaining, digests)
+    return comparison.verdict()
 
 
 class _Comparison:
@@ -194,7 +188,6 @@ class _Comparison:
         self._names = names
         self._limits = limits
         self._image: Optional[EnclaveImage] = None
-        self._config: Optional[Config] = None
         self._vendor: Optional[Descriptor] = None
         # Where the vendor's metadata area starts in the vendor's file.
         self._vendor_offset = 0
@@ -215,9 +208,7 @@ class _Comparison:
             self._compare_metadata(self._image, self._regenerated, self._vendor)
             self._compare_measurements(self._image, self._regenerated, self._vendor)
 
-    def verdict(
-        self, explaining: bool, digests: tuple[Optional[str], Optional[str]] = (None, None)
-    ) -> Verdict:
+    def verdict(self) -> Verdict:
         severities = {f.severity for f in self._findings}
         if Severity.DIFFERS in severities:
             outcome = Outcome.DIFFERS
@@ -230,8 +221,8 @@ class _Comparison:
         regenerated = self._regenerated
         return Verdict(
             outcome,
-            _facts(self._names[0], self._built, digests[0]),
-            _facts(self._names[1], self._signed, digests[1]),
+            _facts(self._names[0], self._built),
+            _facts(self._names[1], self._signed),
             _facts(self._names[2], self._config_data),
             regenerated.generation.name if regenerated else None,
             regenerated.mrenclave.hex() if regenerated else None,
@@ -239,7 +230,6 @@ class _Comparison:
             tuple(self._findings),
             block_facts(self._vendor.blocks if self._vendor else ()),
             self._byte_map(),
-            self._explain() if explaining and outcome is not Outcome.IDENTICAL else None,
         )
 
     def _read_built(self) -> Optional[EnclaveImage]:
@@ -351,10 +341,10 @@ class _Comparison:
     def _regenerate(self, image: EnclaveImage, generation: Optional[Generation]) -> None:
         blocks = self._vendor.blocks if self._vendor else ()
         try:
-            self._config = Config.parse(self._config_data, self._names[2], self._limits)
+            config = Config.parse(self._config_data, self._names[2], self._limits)
             chosen = generation or detect_generation(image, blocks)
             fips = wants_fips_by_argument(chosen, blocks)
-            self._regenerated = regenerate(image, self._config, chosen, fips, self._limits)
+            self._regenerated = regenerate(image, config, chosen, fips, self._limits)
         except SgxEnclavesError as error:
             self._findings.append(finding_of(error, "metadata-not-regenerated"))
 
@@ -441,17 +431,6 @@ class _Comparison:
             ]
         return paint(size, layers)
 
-    def _explain(self) -> Optional[Explanation]:
-        if self._image is None:
-            return None
-        # Costs start-up time, and is needed only when something is wrong.
-        from sgx_enclaves.explain.explain import explain  # noqa: PLC0415
-
-        config = self._config or Config({}, self._names[2])
-        return explain(
-            self._image, self._signed, self._regenerated, config, signed_name=self._names[1]
-        )
-
     def _differs(
         self,
         code: str,
@@ -510,8 +489,8 @@ def _at(finding: Finding, base: int, name: str) -> Finding:
     )
 
 
-def _facts(name: str, data: bytes, sha256: Optional[str] = None) -> FileFacts:
-    return FileFacts(name, len(data), sha256 or hashlib.sha256(data).hexdigest())
+def _facts(name: str, data: bytes) -> FileFacts:
+    return FileFacts(name, len(data), hashlib.sha256(data).hexdigest())
 
 
 def _shifted(ranges: Iterable[Range], by: int) -> list[Range]:

@@ -226,7 +226,7 @@ class Verdict:
         findings: everything that speaks against *identical*, and notes.
         blocks: facts of the vendor's metadata blocks.
         byte_map: the vendor's whole file, range by range.
-        explanation: why the files differ; None when they do not.
+        explanation: why the files differ; None until somebody asked for it.
     """
 
     outcome: Outcome

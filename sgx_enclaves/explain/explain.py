@@ -9,18 +9,22 @@ file may be hostile; what cannot be read of it is left out.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Optional
 
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Block, Descriptor
-from sgx_enclaves.enclave.regenerate import Regenerated
+from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.verdict import (
     Cause,
     Difference,
     Explanation,
+    Outcome,
     Range,
     Scan,
+    Verdict,
     outside,
     scan,
     signature_ranges,
@@ -44,6 +48,52 @@ _DESCRIPTOR_LIMIT = 0x10000
 _FEW = 64
 # Their differences have causes of their own.
 _EXPLAINED_SECTIONS = (".interp", ".note.gnu.build-id")
+
+
+def explained(
+    verdict: Verdict, built: bytes, signed: bytes, config: bytes, limits: Limits = DEFAULT_LIMITS
+) -> Verdict:
+    """The verdict with its reasons, where there are any to give.
+
+    Args:
+        verdict: what `compare` said of these three files.
+        built: the unsigned enclave that we made.
+        signed: the vendor's file.
+        config: the enclave's config.xml.
+        limits: bounds on memory and time.
+
+    Returns:
+        The same verdict; with an explanation unless the files are identical or our
+        build cannot be read.
+    """
+    if verdict.outcome is Outcome.IDENTICAL:
+        return verdict
+    try:
+        image = EnclaveImage.parse(built, verdict.built.name, limits)
+    except SgxEnclavesError:
+        return verdict
+    if any(image.descriptor):
+        return verdict
+    try:
+        options = Config.parse(config, verdict.config.name, limits)
+    except SgxEnclavesError:
+        options = Config({}, verdict.config.name)
+    regenerated = None
+    if verdict.sdk is not None:
+        generation = generation_named(verdict.sdk)
+        fips = generation.fips_by_argument and _has_fips(signed, verdict.signed.name, limits)
+        regenerated = regenerate(image, options, generation, fips, limits)
+    name = verdict.signed.name
+    reasons = explain(image, signed, regenerated, options, signed_name=name, limits=limits)
+    return replace(verdict, explanation=reasons)
+
+
+def _has_fips(signed: bytes, name: str, limits: Limits) -> bool:
+    try:
+        area = EnclaveImage.parse(signed, name, limits).descriptor
+        return any(b.fips_offset is not None for b in Descriptor.parse(area, limits).blocks)
+    except SgxEnclavesError:
+        return False
 
 
 def explain(

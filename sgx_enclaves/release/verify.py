@@ -39,6 +39,7 @@ from sgx_enclaves.enclave.compare import compare, finding_of
 from sgx_enclaves.enclave.policy import AllOf, LeastSvn, NotDebug, Policy, ProductId, SignedBy
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
 from sgx_enclaves.errors import InputError, SgxEnclavesError, UnsupportedError
+from sgx_enclaves.explain.explain import explained
 from sgx_enclaves.files import digest_file, end_with_parent, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.release.archive import digest_members, list_members, read_members
@@ -964,7 +965,8 @@ class _Job:
 
 
 def _compare_one(job: _Job) -> Verdict:
-    return compare(job.built, job.signed, job.config, job.policy, names=job.names)
+    verdict = compare(job.built, job.signed, job.config, job.policy, names=job.names)
+    return explained(verdict, job.built, job.signed, job.config)
 
 
 def _compare_all(

@@ -271,8 +271,14 @@ def check_enclave(
         names=(counterpart.name, packed.path, counterpart.config_name),
         generation=generation,
         limits=limits.enclave,
-        digests=(counterpart.sha256, packed.sha256),
     )
+    if verdict.exit_status:
+        # Costs start-up time, and is needed only when something is wrong.
+        from sgx_enclaves.explain.explain import explained  # noqa: PLC0415
+
+        verdict = explained(
+            verdict, counterpart.data, packed.data, counterpart.config, limits.enclave
+        )
     return replace(
         describe(packed, verdict.signed.sha256), reference=counterpart.name, verdict=verdict
     )

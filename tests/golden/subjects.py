@@ -81,7 +81,7 @@ def compared(built: bytes, signed: bytes, config: bytes, mrsigner: str) -> Outco
     """Outcome and first finding of a comparison; all its findings with their places."""
     policy = policy_for(None, mrsigners=[mrsigner])
     try:
-        verdict = compare(built, signed, config, policy, explaining=False)
+        verdict = compare(built, signed, config, policy)
     except SgxEnclavesError as error:
         return _refusal(error)
     codes = [finding.code for finding in verdict.findings]

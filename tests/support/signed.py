@@ -29,6 +29,7 @@ from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import sign, sign_sigstruct
 from sgx_enclaves.enclave.sigstruct import KEY_SIZE
 from sgx_enclaves.enclave.verdict import Verdict
+from sgx_enclaves.explain.explain import explained
 from tests.enclaves.synthetic import Enclave, build
 from tests.support.keys import fips_key, mrsigner, vendor_key
 
@@ -100,14 +101,15 @@ class Case:
     def compare(
         self, signed: Optional[bytes] = None, policy: Optional[Policy] = None, **options: Any
     ) -> Verdict:
-        """The verdict on `signed`, the vendor's file by default."""
-        return compare(
+        """The verdict on `signed`, the vendor's file by default, with its reasons."""
+        files = (
             options.pop("built", self.built),
             self.signed if signed is None else signed,
             options.pop("config", self.config),
-            policy or self.policy,
-            **options,
         )
+        explaining = options.pop("explaining", True)
+        verdict = compare(*files, policy or self.policy, **options)
+        return explained(verdict, *files) if explaining else verdict
 
     def with_descriptor(self, descriptor: bytes) -> bytes:
         """The vendor's file with another metadata area, padded with zeros."""

@@ -13,6 +13,7 @@ import pytest
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.policy import policy_for
 from sgx_enclaves.enclave.verdict import Verdict
+from sgx_enclaves.explain.explain import explained
 from sgx_enclaves.report.as_json import SCHEMA_VERSION, schema, verdict_dict
 from tests.enclaves.synthetic import small_enclave
 from tests.unit.explain.explaining import Case
@@ -45,7 +46,9 @@ def test_a_verdict_of_the_comparison_is_as_the_schema_says() -> None:
     signed = bytearray(Case.of(built).signed() + b"more")
     signed[0x18] ^= 1
     for theirs in (bytes(signed), built, b"", b"\x7fELF"):
-        check(as_read(compare(built, theirs, CONFIG, policy_for(None))))
+        verdict = compare(built, theirs, CONFIG, policy_for(None))
+        check(as_read(verdict))
+        check(as_read(explained(verdict, built, theirs, CONFIG)))
     check(as_read(compare(b"", bytes(signed), CONFIG, policy_for(None))))
 
 
