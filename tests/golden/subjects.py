@@ -6,11 +6,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sgx_enclaves_builder.config import load_config
+from sgx_enclaves_rpmlint.options import read_options
 
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.compare import compare
@@ -21,13 +25,19 @@ from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import sign
 from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.release.archive import Symlinks, list_members, read_contents, unpack_tree
+from sgx_enclaves.release.catalogue import OWN_FOLDER, parse_toml, read_release
+from sgx_enclaves.release.manifest import read_manifest, write_manifest
+from sgx_enclaves.release.toolchain import parse_lock
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.references import open_reference
 from tests.golden import judge
 from tests.support.keys import fips_key, vendor_key
 
 Outcome = tuple[str, Any]
+
+CATALOGUE = OWN_FOLDER
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,59 @@ def _unpacked(archive: Path, into: Path) -> list[Any]:
         else:
             found.append((name, status.st_mode, status.st_size))
     return found
+
+
+def release_data(path: Path) -> dict[str, Any]:
+    """A file of the catalogue as plain data."""
+    return parse_toml(path.read_bytes(), path.name)
+
+
+def manifest_data(manifest: Any, folder: Path) -> dict[str, Any]:
+    """A manifest as plain data."""
+    write_manifest(folder, manifest)
+    (path,) = folder.glob("*.json")
+    data: dict[str, Any] = json.loads(path.read_text())
+    return data
+
+
+def _rpmlint_options(data: Any) -> None:
+    problems = read_options(data).problems
+    if problems:
+        raise _Problems(len(problems))
+
+
+def _hub_settings(path: Path) -> None:
+    # Only where the tests' stand-in for Koji's hub is in place.
+    from sgx_enclaves_hub.config import read_settings  # noqa: PLC0415
+
+    read_settings(str(path))
+
+
+class _Problems(Exception):
+    """What is wrong in a table of rpmlint's configuration, which is told and passed over."""
+
+
+# What reads plain data, or the text of a configuration file in a folder.
+READERS: dict[str, Callable[[Any], object]] = {
+    "release": lambda data: read_release(data, "release.toml"),
+    "record": read_record,
+    "manifest": lambda data: read_manifest(json.dumps(data).encode(), "manifest.json"),
+    "lock": lambda data: parse_lock(json.dumps(data).encode(), "lock.json"),
+    "rpmlint": _rpmlint_options,
+    "builder": lambda path: load_config(str(path)),
+    "hub": _hub_settings,
+}
+
+
+def read_plain(reader: str, data: Any) -> str:
+    """Whether a reader takes the data: "taken", or the kind of its refusal."""
+    try:
+        READERS[reader](data)
+    except _Problems as problems:
+        return f"{problems} problem(s)"
+    except SgxEnclavesError as error:
+        return type(error).__name__
+    return "taken"
 
 
 def elf_facts(data: bytes) -> dict[str, Any]:

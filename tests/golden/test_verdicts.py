@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.support.keys import mrsigner, public_pem, vendor_key
 
 # Shown whole, because a person should see how they read.
 TYPICAL = ("honest", "code byte", "foreign signer", "one block missing", "half", "debug vendor")
+_NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 PAGES = ("honest", "code byte")
 
 
@@ -37,7 +39,7 @@ def compare(folder: Path, built: str, signed: str, *options: str) -> Output:
 
 
 def summary(output: Output) -> str:
-    """What decides, for a reader; a digest of all facts; a digest with the texts."""
+    """What decides, for a reader, and a digest of all facts; texts are in texts.txt."""
     if not output.out:
         return f"{output.status} | {output.err.strip()}"
     verdict = json.loads(output.out)
@@ -48,22 +50,33 @@ def summary(output: Output) -> str:
     states = "".join(check["state"][0] for check in verdict["checks"])
     return (
         f"{output.status} {verdict['outcome']} {states} | {', '.join(found)} | "
-        f"{', '.join(causes)} | {explanation['differing_bytes']} "
-        f"{digest(facts(verdict))} {digest(verdict, 6)}"
+        f"{', '.join(causes)} | {explanation['differing_bytes']} {digest(facts(verdict))}"
     )
 
 
-def each_with_each(folder: Path, pairs: dict[str, Pair]) -> str:
+Outputs = dict[tuple[str, str], Output]
+
+
+def each_with_each(folder: Path, pairs: dict[str, Pair]) -> Outputs:
     laid_out(folder, pairs)
-    return "\n".join(
-        f"{built} {signed}: {summary(compare(folder, built, signed, '--json'))}"
+    return {
+        (built, signed): compare(folder, built, signed, "--json")
         for built in pairs
         for signed in pairs
-    )
+    }
 
 
-def test_synthetic_enclaves_each_with_each(tmp_path: Path) -> None:
-    check("pairs-synthetic.txt", each_with_each(tmp_path, enclaves.synthetic()))
+def lines_of(outputs: Outputs) -> str:
+    return "\n".join(f"{b} {s}: {summary(output)}" for (b, s), output in outputs.items())
+
+
+@pytest.fixture(scope="module", name="synthetic")
+def _synthetic(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
+    return each_with_each(tmp_path_factory.mktemp("synthetic"), enclaves.synthetic())
+
+
+def test_synthetic_enclaves_each_with_each(synthetic: Outputs) -> None:
+    check("pairs-synthetic.txt", lines_of(synthetic))
 
 
 @pytest.mark.skipif(not have_toolchain(), reason="needs make, gcc, ld and strip")
@@ -76,7 +89,7 @@ def test_compiled_enclaves_each_with_each(tmp_path: Path) -> None:
     pairs = enclaves.compiled(tmp_path / "built")
     folder = tmp_path / "files"
     folder.mkdir()
-    check(name, f"{tools}\n{each_with_each(folder, pairs)}")
+    check(name, f"{tools}\n{lines_of(each_with_each(folder, pairs))}")
 
 
 def test_spoiled_enclaves(tmp_path: Path) -> None:
@@ -107,14 +120,32 @@ def test_every_sdk(tmp_path: Path) -> None:
     laid_out(tmp_path, pairs)
     lines = []
     for name in pairs:
-        told = compare(tmp_path, name, name, "--json", "--sdk", name)
-        assert told.status == 0, told.text
-        lines.append(f"{name}: {summary(told)}")
+        named = compare(tmp_path, name, name, "--json", "--sdk", name)
+        assert named.status == 0, named.text
+        lines.append(f"{name}: {summary(named)}")
         lines.append(f"  found out: {summary(compare(tmp_path, name, name, '--json'))}")
         for verb in ("show", "measure"):
             output = command(tmp_path, verb, f"{name}.signed.so")
             lines.append(f"  {verb}: {output.status} {digest(output.text)}")
     check("sdks.txt", "\n".join(lines))
+
+
+def test_what_findings_and_causes_say(tmp_path: Path, synthetic: Outputs) -> None:
+    """Each sentence once, with N for numbers: better words change lines here and nothing else."""
+    spoiled = enclaves.spoiled()
+    laid_out(tmp_path, spoiled)
+    outputs = [*synthetic.values(), *(compare(tmp_path, n, n, "--json") for n in spoiled)]
+    names = sorted({*spoiled, *enclaves.synthetic()}, key=len, reverse=True)
+    file = re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})\.(?=so\b|signed\.so\b|xml\b)")
+    sentences: set[str] = set()
+    for output in outputs:
+        verdict = json.loads(output.out)
+        causes = (verdict["explanation"] or {"causes": ()})["causes"]
+        for kind, items in (("finding", verdict["findings"]), ("cause", causes)):
+            for item in items:
+                said = file.sub("FILE.", f"{item['message']} -> {item['hint']}")
+                sentences.add(f"{kind} {item['code']}: {_NUMBER.sub('N', said)}")
+    check("texts.txt", "\n".join(sorted(sentences)))
 
 
 def test_every_honest_enclave_is_identical() -> None:
