@@ -25,6 +25,10 @@ RUN := $(VENV)/bin/python
 # Run both cores, but leave timing to the benchmarks.
 WORKERS ?= auto
 
+# Run what follows with its output in a log, which is shown when it fails.
+step = packaging/quietly $(BUILD)/log/$(1).log '$(2)'
+PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
+
 .PHONY: demo test lint typecheck unit bench clean setup rpm rpmlint lint-rpm koji-test docs
 
 # Alone: what it needs for Kerberos would have to be compiled.
@@ -37,15 +41,14 @@ NEWEST_RPMLINT := $(BUILD)/rpmlint-$(lastword $(RPMLINTS))
 setup: $(BUILD)/setup.stamp
 
 $(BUILD)/setup.stamp: setup.cfg pyproject.toml packaging/install-system-packages
-	packaging/install-system-packages
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps '$(KOJI)'
-	touch $@
+	@$(call step,system-packages,install missing system packages) packaging/install-system-packages
+	@$(call step,venv,make a virtual environment) $(PYTHON) -m venv $(VENV)
+	@$(call step,pip,install what the product and its tests need) $(PIP) --editable '.[test]'
+	@$(call step,koji,install the Koji library) $(PIP) --no-deps '$(KOJI)'
+	@touch $@
 
-demo: setup
-	packaging/install-rpmlint $(lastword $(RPMLINTS)) $(NEWEST_RPMLINT) || true
-	$(RUN) -m demo.main --into $(BUILD)/demo --rpmlint $(NEWEST_RPMLINT)
+demo: setup $(NEWEST_RPMLINT).stamp
+	@$(RUN) -m demo.main --into $(BUILD)/demo --rpmlint $(NEWEST_RPMLINT)
 
 test: lint typecheck unit
 
@@ -59,11 +62,11 @@ typecheck: setup
 unit: setup rpmlint
 	$(RUN) -m pytest --numprocesses $(WORKERS)
 
-# Without them their tests are skipped, and say so.
-rpmlint: setup
-	for version in $(RPMLINTS); do \
-	    packaging/install-rpmlint $$version $(BUILD)/rpmlint-$$version || true; \
-	done
+rpmlint: $(RPMLINTS:%=$(BUILD)/rpmlint-%.stamp)
+
+$(BUILD)/rpmlint-%.stamp: packaging/install-rpmlint | setup
+	@$(call step,rpmlint-$*,install rpmlint $*) packaging/install-rpmlint $* $(BUILD)/rpmlint-$*
+	@touch $@
 
 rpm: setup
 	PYTHON=$(CURDIR)/$(RUN) packaging/build-rpm $(BUILD)/rpm

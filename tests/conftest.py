@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Says at the end how many tests were skipped, and why: one line a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count the skipped tests by their reasons."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(reason_of(report) for report in skipped)
+    if reasons:
+        terminalreporter.section(f"{len(skipped)} skipped")
+    for reason, count in reasons.most_common():
+        terminalreporter.line(f"{count:5}  {reason}")
+
+
+def reason_of(report: pytest.TestReport) -> str:
+    """The reason of a skipped test, on one line."""
+    longrepr = report.longrepr
+    text = str(longrepr[2] if isinstance(longrepr, tuple) else longrepr)
+    return " ".join(text.removeprefix("Skipped: ").split())
