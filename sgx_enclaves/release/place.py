@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where a build is done: what the core asks of a place, and how it runs programs.
+
+Three things are places: this machine and a root directory on it (`sandbox.Machine`), and
+a buildroot that somebody else made, as a Koji subtask does. The release machine
+knows no other way to run a program there:
+
+- `Place.ask` runs short programs and returns what they print. The toolchain is looked at
+  with nothing else (`toolchain.look_at`).
+- `Place.packages` is what RPM says is installed there.
+- `Place.open` makes a `Tree`, in which the steps of one source tree run.
+
+Who has a place gives it to `verify.verify_release(..., place=...)` or
+`build.build_release(..., place=...)`; the core calls nothing else of its owner. A place may
+be entered when it is first asked: a release whose build is given never asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Optional, Protocol
+
+from sgx_enclaves.errors import InputError, LimitError
+
+if TYPE_CHECKING:
+    from sgx_enclaves.release.toolchain import InstalledPackage
+
+_CHUNK = 64 << 10
+_POLL = 0.5
+# until what was killed has closed its output
+_GRACE = 5.0
+# the folders of programs in every place, for who brings no PATH
+STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a short program left behind.
+
+    Attributes:
+        status: its exit status; negative for the signal that killed it.
+        text: what it printed, standard output and error together.
+    """
+
+    status: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A step of a build.
+
+    Attributes:
+        argv: program and arguments.
+        folder: where to run it, as the step sees it.
+        environment: all its variables.
+        umask: its file mode mask.
+        timeout: seconds until it and all that it started are killed.
+        hostname: name of its machine, where that can be set.
+    """
+
+    argv: Sequence[str]
+    folder: str
+    environment: Mapping[str, str]
+    umask: int
+    timeout: float
+    hostname: str = "localhost"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        status: its exit status; negative for the signal that killed it; None if it
+            was ended or never began.
+        timed_out: whether its deadline passed.
+        problem: why it could not be run, or was ended otherwise; None if neither.
+        milliseconds: how long it took.
+    """
+
+    status: Optional[int]
+    timed_out: bool
+    problem: Optional[str]
+    milliseconds: int
+
+
+class Tree(Protocol):
+    """Where one source tree stands, and its steps run."""
+
+    @property
+    def root(self) -> str:
+        """The path that the tree has for the steps."""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether that is the path that was asked for."""
+
+    @property
+    def path(self) -> Path:
+        """The same directory as this process sees it; at first it is not made yet.
+
+        Raises:
+            BuildError: a step has put something else in its place.
+        """
+
+    @property
+    def home(self) -> str:
+        """A directory for HOME as the steps see it."""
+
+    @property
+    def network(self) -> bool:
+        """Whether steps can reach a network."""
+
+    def run(self, command: Command, log: Path) -> Ended:
+        """Run a command to its end, whatever that is; nothing of it is left running.
+
+        Args:
+            command: see `Command`.
+            log: gets `log_header`, what the command prints, and how it ended; replaced if
+                it is there.
+        """
+
+    def close(self) -> None:
+        """Remove everything that was made for the tree."""
+
+
+class Place(Protocol):
+    """Where all trees of a build are built, and its toolchain lies."""
+
+    @property
+    def isolated(self) -> bool:
+        """Whether steps can change nothing that outlives their tree.
+
+        Only then can a verdict be *reproducible*, and a second build have another path.
+        """
+
+    def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
+        """Run short programs one after another, all in one entry.
+
+        Args:
+            commands: programs and their arguments. One that needs variables begins with
+                `env`; one without a path is looked for in the place's usual folders.
+            timeout: seconds for each.
+
+        Returns:
+            One output for each; a program that is not there has a status that is not 0.
+
+        Raises:
+            SgxEnclavesError: no program can be run there.
+        """
+
+    def packages(self) -> Iterable[InstalledPackage]:
+        """The packages that are installed; none where there is no RPM.
+
+        Raises:
+            SgxEnclavesError: RPM is there and fails, or the packages are not to be used.
+        """
+
+    def open(self, scratch: Path, root: str) -> Tree:
+        """Make a tree.
+
+        Args:
+            scratch: a directory on this machine that may be made and used; whoever asks
+                removes it later. Its name is this tree's own.
+            root: the path that the tree should have.
+
+        Raises:
+            SgxEnclavesError: no tree can be made.
+        """
+
+
+def describe(ended: Ended) -> str:
+    """How a command ended, in words."""
+    if ended.timed_out:
+        return "took too long and was killed with all that it had started"
+    if ended.problem is not None:
+        return ended.problem
+    if ended.status is None:
+        return "vanished"
+    if ended.status < 0:
+        try:
+            name = signal.Signals(-ended.status).name
+        except ValueError:
+            name = f"signal {-ended.status}"
+        return f"was killed by {name}"
+    return f"exit status {ended.status}"
+
+
+def log_header(command: Command) -> str:
+    """What a step's log begins with."""
+    lines = [f"# in {command.folder}", "# " + " ".join(command.argv)]
+    lines += [f"# {name}={value}" for name, value in sorted(command.environment.items())]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def run_program(
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    timeout: float,
+    take: Callable[[bytes], Optional[str]],
+    *,
+    umask: int = -1,
+    folder: Optional[str] = None,
+) -> Ended:
+    """Run a program to its end or to its deadline; its process group never outlives it.
+
+    Args:
+        argv: program and arguments; no shell is involved.
+        environment: all its variables.
+        timeout: seconds until it is ended.
+        take: gets what it prints, standard output and error together; when it gives a reason,
+            the program is ended for that.
+        umask: its file mode mask; by default ours.
+        folder: where to run it; by default here.
+    """
+    started = time.monotonic()
+    try:
+        process = subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            umask=umask,
+            cwd=folder,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Ended(None, False, f"{argv[0]} cannot be started: {error.strerror}", 0)
+    with process:
+        try:
+            problem = _copy(process, take, started + timeout)
+            late = process.returncode is None and problem is None
+        finally:
+            _end(process)
+        problem = problem or _rest(process, take)
+    took = int((time.monotonic() - started) * 1000)
+    status = None if late or problem is not None else process.returncode
+    return Ended(status, late, problem, took)
+
+
+def _copy(
+    process: subprocess.Popen[bytes], take: Callable[[bytes], Optional[str]], deadline: float
+) -> Optional[str]:
+    """Hand on output until the process ends, its time is over, or `take` gives a reason."""
+    with selectors.DefaultSelector() as selector:
+        if process.stdout is not None:
+            selector.register(process.stdout, selectors.EVENT_READ)
+        while process.poll() is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            if not selector.get_map():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(min(left, _POLL))
+            for key, _events in selector.select(min(left, _POLL)) if selector.get_map() else ():
+                chunk = os.read(key.fd, _CHUNK)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                problem = take(chunk)
+                if problem is not None:
+                    return problem
+    return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process if it runs, and what is left of its group.
+
+    A supervisor or a sandbox is asked first, so that it can end what left the group.
+    """
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _rest(
+    process: subprocess.Popen[bytes], take: Callable[[bytes], Optional[str]]
+) -> Optional[str]:
+    """Hand on what is still in the pipe; wait a little until whoever holds it is gone."""
+    if process.stdout is None:
+        return None
+    deadline = time.monotonic() + _GRACE
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while time.monotonic() < deadline and selector.select(deadline - time.monotonic()):
+            chunk = os.read(process.stdout.fileno(), _CHUNK)
+            problem = take(chunk) if chunk else None
+            if not chunk or problem is not None:
+                return problem
+    return None
+
+
+def run_tool(
+    command: Sequence[str],
+    timeout: float,
+    *,
+    max_output: int = 16 << 20,
+    environment: Optional[Mapping[str, str]] = None,
+) -> Output:
+    """Run a short program to its end.
+
+    Args:
+        command: program and arguments.
+        timeout: seconds until it and its children are killed.
+        max_output: bytes that it may print.
+        environment: variables besides PATH, HOME and a plain locale.
+
+    Raises:
+        InputError: it cannot be started.
+        LimitError: it ran too long or printed too much.
+    """
+    parts: list[bytes] = []
+    size = 0
+
+    def take(chunk: bytes) -> Optional[str]:
+        nonlocal size
+        size += len(chunk)
+        parts.append(chunk)
+        return f"printed more than {max_output} bytes" if size > max_output else None
+
+    variables = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    # tools print their versions in the language of the user otherwise
+    variables.update({"LC_ALL": "C", "LANGUAGE": "C", "TZ": "UTC"})
+    ended = run_program(command, {**variables, **(environment or {})}, timeout, take)
+    if ended.timed_out:
+        raise LimitError(
+            f"did not end within {timeout:g} s", file=command[0], hint=" ".join(command)
+        )
+    if ended.status is None:
+        kind = LimitError if size > max_output else InputError
+        raise kind(ended.problem or "vanished", file=command[0])
+    return Output(ended.status, b"".join(parts).decode("utf-8", "replace"))
