@@ -1,35 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A release of the catalogue as the spec file of a source package.
 
-Decides what goes in; every number, name, URL and digest comes from the catalogue.
-Reads no file but the template.
-
-Where the templates are: in an installed package, or in a checkout.
-
-Fill a template: `@name@` is a value, and the lines between `@each name@` and `@end@`
-stand once for each item of a list, with the item's values on top of all others.
-
-Knows text only. A name that nobody gave is an error, and so is a value that is never
-used: a template and its values cannot drift apart.
+Decides what goes in; every number, name, URL and digest comes from the catalogue, and
+every other word from the templates in spec-templates/. Reads no other file.
 """
 
 from __future__ import annotations
 
 import datetime
 import enum
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
 
 from sgx_enclaves.errors import CatalogueError, InputError
+from sgx_enclaves.plain import printable
 from sgx_enclaves.release.catalogue import OWN_FOLDER, Artifact, Catalogue, Enclave, Release
 from sgx_enclaves.release.verify import unpinned_digests
 
 # setup.py puts the folder spec-templates/ there.
 _INSTALLED = Path(__file__).with_name("spec_templates")
 _CHECKOUT = Path(__file__).resolve().parents[1] / "spec-templates"
+_HOME = "https://github.com/intel/linux-sgx"
 
 
 class Kind(enum.Enum):
@@ -50,88 +42,8 @@ def templates_folder() -> Path:
         if folder.is_dir():
             return folder
     raise InputError(
-        "the spec templates are not there", file=str(_INSTALLED), hint="install sgx-enclaves anew"
+        "the spec templates are not there", file=str(_INSTALLED), hint="install sgx-enclaves again"
     )
-
-
-def read_template(kind: Kind) -> tuple[str, str]:
-    """The template's text and its path.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    path = templates_folder() / f"{kind.value}.spec.in"
-    try:
-        return path.read_text("utf-8"), str(path)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=str(path)) from None
-
-
-Values = Mapping[str, str]
-Fields = Mapping[str, Union[str, Sequence[Values]]]
-
-_NAME = re.compile(r"@([A-Za-z_]+)@")
-_EACH = re.compile(r"@each ([a-z_]+)@\Z")
-_END = "@end@"
-
-
-def fill(template: str, fields: Fields, file: str) -> str:
-    """The template with all values put in.
-
-    Args:
-        template: its text.
-        fields: texts, and lists of mappings from name to text.
-        file: its name, for messages.
-
-    Raises:
-        InputError: an unknown name, or a block that is not closed.
-    """
-    plain = {name: value for name, value in fields.items() if isinstance(value, str)}
-    lines: list[str] = []
-    for number, items, body in _blocks(template, fields, file):
-        for item in items:
-            values = {**plain, **item}
-            lines += [_put(line, values, f"{file}:{number}") for line in body]
-    return "\n".join(lines) + "\n"
-
-
-def _blocks(
-    template: str, fields: Fields, file: str
-) -> Iterator[tuple[int, Sequence[Values], list[str]]]:
-    """Line number, items and lines of each block; a line outside of all is one of its own."""
-    body: list[str] = []
-    items: Sequence[Values] = ()
-    begun = 0
-    for number, line in enumerate(template.splitlines(), 1):
-        each = _EACH.match(line)
-        if each is not None:
-            found = fields.get(each[1])
-            if begun or found is None or isinstance(found, str):
-                raise InputError(f"line {number}: no list for this block", file=file, found=line)
-            body, items, begun = [], found, number
-        elif line == _END and begun:
-            yield begun, items, body
-            begun = 0
-        elif begun:
-            body.append(line)
-        else:
-            yield number, ({},), [line]
-    if begun:
-        raise InputError(f"the block of line {begun} does not end", file=file, expected=_END)
-
-
-def _put(line: str, values: Values, where: str) -> str:
-    def value_of(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise InputError("no value has this name", file=where, found=match[0])
-        return values[match[1]]
-
-    return _NAME.sub(value_of, line)
-
-
-# where the values of tags stand
-_COLUMN = 16
-_HOME = "https://github.com/intel/linux-sgx"
 
 
 @dataclass(frozen=True)
@@ -162,10 +74,30 @@ def render(request: SpecRequest) -> str:
 
     Raises:
         CatalogueError: the release lacks what a package needs.
-        InputError: the template is not there.
+        InputError: a template is not there.
     """
-    template, path = read_template(request.kind)
-    return fill(template, _fields(request), path)
+    import jinja2  # noqa: PLC0415  (only this needs it, and it is slow to import)
+
+    folder = templates_folder()
+    # `{{` and `%{` are rpm's. Nothing is HTML: `_escaped` says what is harmless here.
+    environment = jinja2.Environment(  # noqa: S701
+        loader=jinja2.FileSystemLoader(str(folder)),
+        variable_start_string="@{",
+        variable_end_string="}",
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_escaped,
+    )
+    values = _values(request)
+    try:
+        return environment.get_template(f"{request.kind.value}.spec.j2").render(values)
+    except jinja2.TemplateNotFound as error:
+        raise InputError(
+            "the spec template cannot be read",
+            file=str(folder / (error.name or "")),
+            hint="install sgx-enclaves again",
+        ) from None
 
 
 def packaged(catalogue: Catalogue, release: Release) -> tuple[tuple[Enclave, ...], list[str]]:
@@ -214,81 +146,54 @@ def _trees(
     return tuple({tree.name: tree for tree in trees}.values())
 
 
-def _fields(request: SpecRequest) -> Fields:
+def _values(request: SpecRequest) -> Mapping[str, object]:
+    """What the templates put in, by name."""
     release = request.release
     enclaves, notes = packaged(request.catalogue, release)
-    notes += _unpinned_notes(request)
-    items = [_enclave(enclave) for enclave in enclaves]
-    sources = _sources(request, enclaves)
     if release.license is None:
         raise CatalogueError(
             f"{release.name} names no licence", file=release.file, hint="add the key license"
         )
-    toolchains = {
-        tree.toolchain.name
-        for tree in _trees(request.catalogue, release, enclaves)
-        if tree.toolchain is not None
-    }
+    unpinned = unpinned_digests(request.catalogue, release)
+    if unpinned:
+        what = "accepts them all the same" if request.allow_unpinned else "refuses them"
+        notes.append(f"NOT PINNED by the release; the build {what}:")
+        notes += [f"  {fact}" for fact in unpinned]
+    trees = _trees(request.catalogue, release, enclaves)
+    sources = _sources(request, enclaves)
+    toolchains = {tree.toolchain.name for tree in trees if tree.toolchain is not None}
     return {
-        "release": release.name,
-        "title": _escaped(release.title),
-        "toolchain": _escaped(", ".join(sorted(toolchains))),
-        "sgx": release.sgx,
-        "dcap": release.dcap,
-        "license": release.license,
-        "url": _HOME,
+        "kind": request.kind.value,
+        "release": release,
         "arguments": _arguments(request, len(sources) - 1),
+        "toolchain": ", ".join(sorted(toolchains)),
+        "toolchain_packages": request.toolchain_packages,
+        "url": _HOME,
         "date": request.date.strftime("%a %b %d %Y"),
         "packager": request.packager,
-        "names": " ".join(f"%{{?with_{item['name']}:{item['name']}}}" for item in items),
-        "versions": " ".join(f"{i['name']}=%{{{i['component']}_version}}" for i in items),
-        "notes": [{"note": _escaped(note)} for note in notes],
-        "enclaves": items,
-        "licences": [{"licence": name} for name in release.license_files],
-        "license_line": _license_line(release),
+        "notes": notes,
+        "enclaves": enclaves,
         "sources": sources,
-        "toolchain_packages": [{"package": name} for name in request.toolchain_packages],
     }
 
 
-def _escaped(text: str) -> str:
-    """Free text for a spec file, where macros work even in comments."""
-    return "".join(c if c.isprintable() else " " for c in text).replace("%", "%%")
+class _Macros(str):
+    """A value that is meant as it stands, macros and all."""
 
 
-def _license_line(release: Release) -> str:
-    if not release.license_files:
-        return "# the release names no file with its licence"
-    return "%license " + " ".join(release.license_files)
+def _escaped(value: object) -> str:
+    """A value in a spec file: one line, and no macro, for macros work even in comments."""
+    if isinstance(value, _Macros):
+        return value
+    return printable(str(value)).replace("%", "%%")
 
 
-def _enclave(enclave: Enclave) -> Values:
-    version = enclave.so_version.value if enclave.so_version is not None else ""
-    return {
-        "name": enclave.name,
-        "NAME": enclave.name.upper(),
-        "file": enclave.file,
-        "component": enclave.component,
-        "bcond": "without" if enclave.may_ship and enclave.required else "with",
-        "so_version": version,
-        "so_major": version.partition(".")[0],
-    }
-
-
-def _unpinned_notes(request: SpecRequest) -> list[str]:
-    facts = unpinned_digests(request.catalogue, request.release)
-    if not facts:
-        return []
-    what = "accepts them all the same" if request.allow_unpinned else "refuses them"
-    return [f"NOT PINNED by the release; the build {what}:", *(f"  {fact}" for fact in facts)]
-
-
-def _arguments(request: SpecRequest, last: int) -> str:
+def _arguments(request: SpecRequest, last: int) -> _Macros:
     """What every macro gets first; a release that is a source itself is the last one."""
-    options = ["-u"] if request.allow_unpinned else []
+    words = ["-u"] if request.allow_unpinned else []
     if not _is_own(request.release):
-        options.append(f"-c %{{SOURCE{last}}}")
-    return " ".join([*options, request.release.name])
+        words.append(f"-c %{{SOURCE{last}}}")
+    return _Macros(" ".join([*words, request.release.name]))
 
 
 def _is_own(release: Release) -> bool:
@@ -296,27 +201,21 @@ def _is_own(release: Release) -> bool:
     return Path(release.file).parent == OWN_FOLDER
 
 
-def _sources(request: SpecRequest, enclaves: Sequence[Enclave]) -> list[Values]:
-    lines = [(_digest(artifact), _url(artifact)) for artifact in sources_of(request)]
+def _sources(request: SpecRequest, enclaves: Sequence[Enclave]) -> list[Mapping[str, str]]:
+    """Of each source: its place, and a comment about it."""
+    release = request.release
+    lines = [(a.pin or "no digest is pinned", _url(a)) for a in sources_of(request)]
     if request.kind is Kind.GRAFTED:
-        command = f"sgx-enclaves fetch {request.release.name} --what signed --signatures-into DIR"
-        lines += [(f"# made by {command}", enclave.signature_file) for enclave in enclaves]
-    if not _is_own(request.release):
-        name = Path(request.release.file).name
-        lines.append(("# what the release is; not in the installed catalogue", name))
-    return [
-        {"tag": f"Source{number}:".ljust(_COLUMN), "digest": digest, "source": source}
-        for number, (digest, source) in enumerate(lines)
-    ]
-
-
-def _digest(artifact: Artifact) -> str:
-    return f"# {artifact.pin or 'no digest is pinned'}"
+        command = f"sgx-enclaves fetch {release.name} --what signed --signatures-into DIR"
+        lines += [(f"made by {command}", enclave.signature_file) for enclave in enclaves]
+    if not _is_own(release):
+        lines.append(
+            ("what the release is; not in the installed catalogue", Path(release.file).name)
+        )
+    return [{"about": about, "place": place} for about, place in lines]
 
 
 def _url(artifact: Artifact) -> str:
     """The first place; with the name that the file gets, where the URL ends otherwise."""
     url = artifact.urls[0]
-    if url.rpartition("/")[2] == artifact.filename:
-        return _escaped(url)
-    return f"{_escaped(url)}#/{artifact.filename}"
+    return url if url.rpartition("/")[2] == artifact.filename else f"{url}#/{artifact.filename}"

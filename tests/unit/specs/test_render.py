@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import jinja2
 import pytest
 
 from sgx_enclaves import specs as places
@@ -162,7 +163,7 @@ def test_free_text_is_no_macro_and_one_line(kind: Kind) -> None:
     """rpm expands macros in comments, too."""
     title = "100 %(touch /tmp/x)\n%global x\u2028 y"
     text = spec(kind=kind, title=title)
-    assert "100 %%(touch /tmp/x) %%global x  y" in text
+    assert "100 %%(touch /tmp/x)\\x0a%%global x\\u2028 y" in text
     assert not re.search(r"(?<!%)(%%)*%(\(touch|global x)", text)
 
 
@@ -262,7 +263,8 @@ def test_a_wrong_epoch_or_release(
 
 def test_the_checkouts_templates_are_found() -> None:
     assert {path.name for path in templates_folder().iterdir()} == {
-        *(f"{kind.value}.spec.in" for kind in Kind),
+        *(f"{kind.value}.spec.j2" for kind in Kind),
+        "base.spec.j2",
         "macros.sgx-enclaves",
         "fileattrs",
     }
@@ -277,4 +279,21 @@ def test_an_installation_that_is_not_whole(
     assert "the spec templates are not there" in capsys.readouterr().err
     (tmp_path / "templates").mkdir()
     assert main(["spec", NEWEST, "--kind", "grafted"]) == 2
-    assert f"{os.sep}grafted.spec.in: cannot be read" in capsys.readouterr().err
+    assert f"{os.sep}grafted.spec.j2: the spec template cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["@{nobody}", "@{release.nobody}", "{% for x in nobody %}"])
+def test_a_template_that_asks_for_what_nobody_gives(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Templates and values cannot drift apart in silence."""
+    end = "{% endfor %}" if "{%" in line else ""
+    (tmp_path / "grafted.spec.j2").write_text(f"{line}{end}\n", "utf-8")
+    monkeypatch.setattr(places, "_INSTALLED", tmp_path)
+    with pytest.raises(jinja2.UndefinedError):
+        spec(kind=Kind.GRAFTED)
+
+
+def test_a_value_is_never_looked_into() -> None:
+    text = spec(title="@{release.name} {% raw %}", kind=Kind.GRAFTED)
+    assert "our own build of @{release.name} {%% raw %%}.\n" in text
