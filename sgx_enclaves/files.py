@@ -278,14 +278,18 @@ _PR_SET_PDEATHSIG = 1
 _INIT = 1
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: Optional[int] = None) -> None:
     """Make this process end when its parent does, by whatever it is killed.
+
+    Args:
+        parent: its process id; None takes any but the first process of all.
 
     An initializer for process pools: a worker otherwise waits for work for ever
     when its parent gets SIGKILL, since it holds the other end of the queue itself.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() == _INIT:
+    gone = os.getppid() == _INIT if parent is None else os.getppid() != parent
+    if gone:
         # The parent was gone before it could be watched.
         os._exit(0)

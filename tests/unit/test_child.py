@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A child's answer comes back; a child that takes too much is stopped and said to be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from sgx_enclaves.child import MIB, in_child
+from sgx_enclaves.errors import LimitError, UnsupportedError
+
+WHAT = "cannot be looked at"
+
+
+def forever() -> bytes:
+    while True:
+        time.sleep(1)
+
+
+def busy() -> bytes:
+    while True:
+        pass
+
+
+def greedy() -> bytes:
+    return bytes(256 * MIB)[:1]
+
+
+def raising() -> bytes:
+    raise OverflowError("as pyelftools does")
+
+
+def killed() -> bytes:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return b""
+
+
+def test_an_answer_comes_back_whole() -> None:
+    assert in_child(lambda: b"x" * (3 * MIB), what=WHAT) == b"x" * (3 * MIB)
+    assert in_child(lambda: b"", what=WHAT) == b""
+
+
+def test_the_child_is_another_process_and_leaves_none_behind() -> None:
+    assert int(in_child(lambda: str(os.getpid()).encode(), what=WHAT)) != os.getpid()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.parametrize("work", [forever, busy])
+def test_a_slow_child_is_stopped(work: object) -> None:
+    started = time.monotonic()
+    with pytest.raises(LimitError, match=WHAT):
+        in_child(work, what=WHAT, seconds=0.2)  # type: ignore[arg-type]
+    assert time.monotonic() - started < 5
+
+
+def test_a_greedy_child_is_refused() -> None:
+    with pytest.raises(LimitError, match="at most 32 MiB of memory"):
+        in_child(greedy, what=WHAT, memory=32 * MIB)
+    with pytest.raises(LimitError, match="bytes of answer"):
+        in_child(lambda: bytes(2 * MIB), what=WHAT, memory=MIB)
+
+
+def test_a_child_that_fails_says_why() -> None:
+    with pytest.raises(UnsupportedError, match="OverflowError: as pyelftools does"):
+        in_child(raising, what=WHAT)
+
+
+def test_a_child_that_dies_is_no_answer() -> None:
+    with pytest.raises(LimitError, match=WHAT):
+        in_child(killed, what=WHAT)
