@@ -56,8 +56,9 @@ def test_on_mutants_that_ours_accepts() -> None:
         try:
             agree(changed)
             agreed += 1
-        except (ELFError, ELFParseError):
-            # Of sections that no loader looks at, pyelftools refuses more than we do.
+        except (ELFError, ELFParseError, AttributeError):
+            # Of sections that no loader looks at, pyelftools refuses more than we do;
+            # the last one is how an old release of it does.
             refused += 1
     assert agreed > MUTANTS // 4
     assert refused < agreed // 10

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.enclaves.synthetic import small_enclave
-from tests.golden.stored import Numbers, check_outcomes, mutant
+from tests.golden.stored import Numbers, check_outcomes, mutant, stored_gzip
 from tests.golden.subjects import checked_package, compared, read_archive
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import fips_enclave, signed_enclave
@@ -39,17 +37,6 @@ def test_mutants_of_an_enclave() -> None:
         cases.append(compared(case.built, changed, case.config, signer))
         assert (cases[-1][0] == "identical") == (changed == case.signed)
     check_outcomes("mutants-enclave.txt", cases)
-
-
-def stored_gzip(data: bytes) -> bytes:
-    """Packed without packing, and by hand: each zlib packs in its own way."""
-    blocks = []
-    for start in range(0, len(data), 0xFFFF):
-        part = data[start : start + 0xFFFF]
-        last = start + 0xFFFF >= len(data)
-        blocks.append(struct.pack("<BHH", last, len(part), len(part) ^ 0xFFFF) + part)
-    head = bytes.fromhex("1f8b08000000000000ff")
-    return head + b"".join(blocks) + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
 
 
 def package_mutants(files: list[RpmFile]) -> list[Callable[[Numbers], bytes]]:

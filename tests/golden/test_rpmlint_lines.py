@@ -14,10 +14,10 @@ import pytest
 
 from tests.enclaves.synthetic import small_enclave
 from tests.golden.enclaves import CODE
-from tests.golden.stored import check
+from tests.golden.stored import check, stored_gzip
 from tests.support.keys import foreign_key, mrsigner, vendor_key
 from tests.support.signed import Case, signed_enclave
-from tests.support_rpm import INT16, Raw, RpmFile, link, write_rpm
+from tests.support_rpm import INT16, Raw, RpmFile, cpio_of, link, write_rpm
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("2.4.0", "2.10.0")
@@ -54,7 +54,8 @@ def package(name: str, files: Files, provides: Sequence[str] = PROVIDES, **chang
     if words:
         tags[1112] = [EQUAL if version else 0 for version in versions]
         tags[1113] = versions
-    return write_rpm(files, name=name, provides=words, tags=tags, **changes)
+    payload = changes.pop("payload", None) or stored_gzip(changes.pop("cpio", cpio_of(files)))
+    return write_rpm(files, name=name, provides=words, tags=tags, payload=payload, **changes)
 
 
 def enclave(data: bytes = CASE.signed, path: str = SIGNED) -> list[RpmFile]:
@@ -138,7 +139,7 @@ def packages() -> dict[str, bytes]:
 REFUSED: dict[str, Callable[[], bytes]] = {
     "payload-digest": lambda: package("liar", enclave(), tags={5092: ["0" * 64]}),
     "cut-off": lambda: package("liar", enclave())[:-2000],
-    "compressor": lambda: package("liar", enclave(), tags={1125: "lzip"}),
+    "compressor": lambda: package("liar", enclave(), tags={1125: "lzip"}, payload=b"LZIP\1" * 99),
     "out-of-tree": lambda: package("liar", [RpmFile("/usr/../../../tmp/x.so", CASE.signed)]),
     "no-payload": lambda: package("liar", enclave(), cpio=b""),
 }
