@@ -97,6 +97,10 @@ class InputError(SgxEnclavesError):
     """A file that cannot be read or written, or arguments that make no sense."""
 
 
+class ArgumentError(SgxEnclavesError):
+    """A caller passed an argument that is unknown or malformed."""
+
+
 class FetchError(SgxEnclavesError):
     """A file of a release that could not be brought here."""
 

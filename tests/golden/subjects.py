@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgx_enclaves_builder.config import load_config
+from sgx_enclaves_builder.config import Config as BuilderConfig
 from sgx_enclaves_rpmlint.options import read_options
 
 from sgx_enclaves.cli.main import main
@@ -32,6 +32,7 @@ from sgx_enclaves.release.manifest import read_manifest, write_manifest
 from sgx_enclaves.release.toolchain import parse_lock
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.references import open_reference
+from sgx_enclaves.settings import load_settings
 from tests.golden import judge
 from tests.support.keys import fips_key, vendor_key
 
@@ -192,7 +193,7 @@ READERS: dict[str, Callable[[Any], object]] = {
     "manifest": lambda data: read_manifest(json.dumps(data).encode(), "manifest.json"),
     "lock": lambda data: parse_lock(json.dumps(data).encode(), "lock.json"),
     "rpmlint": _rpmlint_options,
-    "builder": lambda path: load_config(str(path)),
+    "builder": lambda path: load_settings(BuilderConfig, str(path)),
     "hub": _hub_settings,
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 from tests.golden.stored import check
 from tests.golden.subjects import CATALOGUE, manifest_data, read_plain, release_data
 from tests.support.records import record
-from tests.unit.koji.hub.conftest import _seam as stand_in
+from tests.unit.koji.hub.fakehub import Delegate
 from tests.unit.release.test_manifest import sample
 from tests.unit.release.test_toolchain import LOCK
 
@@ -163,7 +163,7 @@ def ini(sections: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def test_configuration_files(tmp_path: Path) -> None:
-    assert stand_in.hub is None
+    assert Delegate.hub is None
     path = tmp_path / "x.conf"
 
     def outcome(reader: str, text: str) -> str:

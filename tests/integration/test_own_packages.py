@@ -178,8 +178,8 @@ def test_packages_require_what_they_need(installed: Installed) -> None:
     for name in PACKAGES - {"python3-sgx-enclaves", "sgx-enclaves-rpm-macros"}:
         assert library in requires(name)
     assert f"sgx-enclaves = {__version__}-1" in requires("sgx-enclaves-rpm-macros")
-    compat = installed.root / "usr/lib/koji-hub-plugins/sgx_enclaves_hub/compat.py"
-    found = re.search(r"^OLDEST = \((\d+), (\d+)\)$", compat.read_text(), re.MULTILINE)
+    hub_api = installed.root / "usr/lib/koji-hub-plugins/sgx_enclaves_hub/hub_api.py"
+    found = re.search(r"^OLDEST = \((\d+), (\d+)\)$", hub_api.read_text(), re.MULTILINE)
     assert found
     for name, koji in (("hub", "koji-hub"), ("builder", "koji-builder"), ("cli", "koji")):
         needed = f"{koji} >= {found[1]}.{found[2]}"

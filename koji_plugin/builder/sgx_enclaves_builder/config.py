@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The plugin's configuration, `/etc/kojid/plugins/sgx_enclaves.conf`: every value checked.
-
-An unknown section or key is an error: a misspelt limit must not pass for none.
-"""
+"""The plugin's configuration, `/etc/kojid/plugins/sgx_enclaves.conf`."""
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.errors import InputError
+from sgx_enclaves.arguments import DAY
 from sgx_enclaves.limits import MIB
+from sgx_enclaves.settings import folder, folders, https_url, load_settings, setting, whole
 
 CONFIG_FILE = "/etc/kojid/plugins/sgx_enclaves.conf"
+CONFIG_VARIABLE = "SGX_ENCLAVES_BUILDER_CONFIG"
 # Where the releases of the catalogue come from, and where those places redirect to.
 UPSTREAM = (
     "download.01.org",
@@ -27,7 +24,12 @@ UPSTREAM = (
     "release-assets.githubusercontent.com",
 )
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
-_DAY = 24 * 3600
+
+
+def _hosts(value: str) -> tuple[str, ...]:
+    if not all(_HOST.fullmatch(word) for word in value.split()):
+        raise ValueError("names of servers")
+    return tuple(value.lower().split())
 
 
 @dataclass(frozen=True)
@@ -50,125 +52,31 @@ class Config:
         min_space: bytes that must be free before a build starts.
     """
 
-    cache: Path = Path("/var/cache/sgx-enclaves")
-    hosts: tuple[str, ...] = UPSTREAM
-    lookaside: Optional[str] = None
-    lookaside_package: str = "linux-sgx-enclaves-prebuilt"
-    ca_file: Optional[str] = None
-    attempts: int = 4
-    fetch_timeout: int = 3600
-    max_size: int = 2048 * MIB
-    catalogues: tuple[Path, ...] = ()
-    locks: Optional[Path] = None
-    make_timeout: int = 7200
-    wait_timeout: int = 8 * 3600
-    min_space: int = 4096 * MIB
+    cache: Path = setting("fetch", "cache", Path("/var/cache/sgx-enclaves"), folder)
+    hosts: tuple[str, ...] = setting("fetch", "hosts", UPSTREAM, _hosts)
+    lookaside: Optional[str] = setting("fetch", "lookaside", None, https_url)
+    lookaside_package: str = setting("fetch", "lookaside_package", "linux-sgx-enclaves-prebuilt")
+    ca_file: Optional[str] = setting("fetch", "ca_file", None)
+    attempts: int = setting("fetch", "attempts", 4, whole(1, 20))
+    fetch_timeout: int = setting("fetch", "timeout", 3600, whole(1, DAY))
+    max_size: int = setting("fetch", "max_mib", 2048 * MIB, whole(1, 65536, MIB))
+    catalogues: tuple[Path, ...] = setting("catalogue", "folders", (), folders)
+    locks: Optional[Path] = setting("catalogue", "locks", None, folder)
+    make_timeout: int = setting("build", "make_timeout", 7200, whole(1, DAY))
+    wait_timeout: int = setting("build", "wait_timeout", 8 * 3600, whole(1, 7 * DAY))
+    min_space: int = setting("build", "min_space_mib", 4096 * MIB, whole(0, 1 << 20, MIB))
 
 
-def load_config(path: Optional[str] = None) -> Config:
+def load_config() -> Config:
     """Read the configuration; what is not in it is as in `Config`.
 
-    Args:
-        path: the file; by default `SGX_ENCLAVES_BUILDER_CONFIG` of the environment, else
-            `CONFIG_FILE`, which need not be there.
+    The file is the one that `CONFIG_VARIABLE` of the environment names, else
+    `CONFIG_FILE`, which need not be there.
 
     Raises:
-        InputError: it cannot be read, or a value is wrong.
+        InputError: it cannot be read, or a section, key or value is wrong.
     """
-    named = path or os.environ.get("SGX_ENCLAVES_BUILDER_CONFIG")
-    file = named or CONFIG_FILE
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        with open(file, encoding="utf-8") as stream:
-            parser.read_file(stream)
-    except FileNotFoundError:
-        if named is None:
-            return Config()
-        raise InputError("there is no such configuration", file=file) from None
-    except (OSError, UnicodeDecodeError, configparser.Error) as error:
-        raise InputError(f"cannot be read: {error}", file=file) from None
-    return _Reader(parser, file).config()
-
-
-class _Reader:
-    """Takes each value once; what is left over is unknown."""
-
-    def __init__(self, parser: configparser.ConfigParser, file: str) -> None:
-        self._file = file
-        self._left: dict[tuple[str, str], str] = {
-            (section, key): value
-            for section in parser.sections()
-            for key, value in parser.items(section)
-        }
-
-    def config(self) -> Config:
-        usual = Config()
-        config = Config(
-            cache=self._folder("fetch", "cache") or usual.cache,
-            hosts=self._hosts("fetch", "hosts") or usual.hosts,
-            lookaside=self._url("fetch", "lookaside"),
-            lookaside_package=self._text("fetch", "lookaside_package") or usual.lookaside_package,
-            ca_file=self._text("fetch", "ca_file"),
-            attempts=self._integer("fetch", "attempts", 1, 20, usual.attempts),
-            fetch_timeout=self._integer("fetch", "timeout", 1, _DAY, usual.fetch_timeout),
-            max_size=MIB * self._integer("fetch", "max_mib", 1, 65536, usual.max_size // MIB),
-            catalogues=self._folders("catalogue", "folders"),
-            locks=self._folder("catalogue", "locks"),
-            make_timeout=self._integer("build", "make_timeout", 1, _DAY, usual.make_timeout),
-            wait_timeout=self._integer("build", "wait_timeout", 1, 7 * _DAY, usual.wait_timeout),
-            min_space=MIB
-            * self._integer("build", "min_space_mib", 0, 1 << 20, usual.min_space // MIB),
-        )
-        if self._left:
-            names = ", ".join(f"[{section}] {key}" for section, key in sorted(self._left))
-            raise InputError(
-                "the configuration has settings that nobody knows", file=self._file, found=names
-            )
-        return config
-
-    def _text(self, section: str, key: str) -> Optional[str]:
-        return self._left.pop((section, key), "").strip() or None
-
-    def _integer(self, section: str, key: str, least: int, most: int, usual: int) -> int:
-        value = self._text(section, key)
-        if value is None:
-            return usual
-        if not value.isascii() or not value.isdigit() or not least <= int(value[:18]) <= most:
-            raise self._wrong(section, key, f"a whole number from {least} to {most}", value)
-        return int(value)
-
-    def _folder(self, section: str, key: str) -> Optional[Path]:
-        value = self._text(section, key)
-        if value is not None and not value.startswith("/"):
-            raise self._wrong(section, key, "an absolute path", value)
-        return None if value is None else Path(value)
-
-    def _folders(self, section: str, key: str) -> tuple[Path, ...]:
-        values = (self._text(section, key) or "").split()
-        for value in values:
-            if not value.startswith("/"):
-                raise self._wrong(section, key, "absolute paths", value)
-        return tuple(Path(value) for value in values)
-
-    def _hosts(self, section: str, key: str) -> tuple[str, ...]:
-        values = (self._text(section, key) or "").split()
-        for value in values:
-            if not _HOST.fullmatch(value):
-                raise self._wrong(section, key, "names of servers", value)
-        return tuple(value.lower() for value in values)
-
-    def _url(self, section: str, key: str) -> Optional[str]:
-        value = self._text(section, key)
-        if value is not None and not value.startswith("https://"):
-            raise self._wrong(section, key, "an https:// URL", value)
-        return value
-
-    def _wrong(self, section: str, key: str, expected: str, found: str) -> InputError:
-        return InputError(
-            f"[{section}] {key} is wrong", file=self._file, expected=expected, found=repr(found)
-        )
-
-
-def as_words(config: Config) -> Mapping[str, str]:
-    """The settings for a log."""
-    return {name: str(value) for name, value in vars(config).items()}
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named is None and not os.path.exists(CONFIG_FILE):
+        return Config()
+    return load_settings(Config, named or CONFIG_FILE)

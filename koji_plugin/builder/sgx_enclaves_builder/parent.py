@@ -34,6 +34,16 @@ import koji.tasks
 from koji.daemon import incremental_upload
 
 from sgx_enclaves import __version__
+from sgx_enclaves.arguments import (
+    CHILD,
+    OPTIONS,
+    PARENT,
+    SIGNATURES,
+    argument,
+    checked,
+    name_or_id,
+    optional_text,
+)
 from sgx_enclaves.files import digest_file
 from sgx_enclaves.gate.collect import (
     Answer,
@@ -54,16 +64,10 @@ from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 from sgx_enclaves.report.as_html import combined_html, combined_text
 
 from .config import Config, load_config
+from .kojid_api import koji_errors
 from .outputs import HTML, REPORT, TEXT, Outputs
 from .resolve import Resolved, resolve
-from .words import checked, koji_errors, name_or_id, names, number, text, truth
 
-PARENT = "sgxEnclaves"
-CHILD = "sgxEnclave"
-SIGNATURES = {
-    PARENT: [[["release", "build_tag", "build", "opts"], None, None, (None, None)]],
-    CHILD: [[["release", "enclave", "build_tag", "build", "opts"], None, None, (None, None)]],
-}
 koji.tasks.LEGACY_SIGNATURES.update(SIGNATURES)
 
 
@@ -249,15 +253,6 @@ def fetcher_of(config: Config, log: TaskLog) -> Fetcher:
     )
 
 
-_OPTIONS = {
-    "unsigned_build": name_or_id,
-    "enclaves": names,
-    "repo_id": number,
-    "timeout": number,
-    "allow_unpinned": truth,
-}
-
-
 class SgxEnclavesTask(SgxTask):
     """See the top of this module."""
 
@@ -273,10 +268,10 @@ class SgxEnclavesTask(SgxTask):
         opts: Optional[dict[str, Any]] = None,
     ) -> dict[str, Any]:
         """Verify a release, and a build if one is named."""
-        options = checked(opts, _OPTIONS)
-        asked = None if release is None else text(release, "release")
-        tag = self.session.getTag(name_or_id(build_tag, "build_tag"), strict=True)
         with self.at_work() as (config, log):
+            options = checked(opts, OPTIONS)
+            asked = optional_text(release, "release")
+            tag = self.session.getTag(argument(build_tag, "build_tag", name_or_id), strict=True)
             binfo = None if build is None else self._complete(build)
             files = [] if binfo is None else self._inspect(binfo, log)
             paths = [file.path for package, _ in files for file in package.signed]
@@ -292,7 +287,9 @@ class SgxEnclavesTask(SgxTask):
             return self._finish(combined, resolved, binfo, log)
 
     def _complete(self, build: Any) -> dict[str, Any]:
-        binfo: dict[str, Any] = self.session.getBuild(name_or_id(build, "build"), strict=True)
+        binfo: dict[str, Any] = self.session.getBuild(
+            argument(build, "build", name_or_id), strict=True
+        )
         if binfo["state"] != koji.BUILD_STATES["COMPLETE"]:
             raise koji.GenericError(f"{binfo['nvr']} is not complete, so it cannot be verified")
         return binfo

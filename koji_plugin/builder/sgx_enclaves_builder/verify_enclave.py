@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
-import koji
-
+from sgx_enclaves.arguments import CHILD, CHILD_OPTIONS, argument, checked, name_or_id
+from sgx_enclaves.errors import ArgumentError
 from sgx_enclaves.gate.collect import Answer
 from sgx_enclaves.gate.origin import Origin, judge_origin
 from sgx_enclaves.gate.subjects import (
@@ -40,9 +40,8 @@ from .outputs import (
     add_toolchain,
     add_verdicts,
 )
-from .parent import CHILD, X86_64, SgxTask
+from .parent import X86_64, SgxTask
 from .provenance import take_unsigned
-from .words import checked, name_or_id, number, text, truth, wrong
 from .workshop import Workshop
 
 
@@ -170,29 +169,6 @@ def _one_digest(digests: list[str]) -> Optional[str]:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _files(value: Any, name: str) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-        raise wrong(name, "a mapping of names to texts", value)
-    return {text(key, name): data for key, data in value.items()}
-
-
-def _rpms(value: Any, name: str) -> list[dict[str, str]]:
-    if not isinstance(value, list):
-        raise wrong(name, "a list", value)
-    known = {"name": text, "relative": text, "sha256": text}
-    return [checked(item, known, name) for item in value]
-
-
-_OPTIONS = {
-    "repo_id": number,
-    "releases": _files,
-    "release_sha256": text,
-    "rpms": _rpms,
-    "allow_unpinned": truth,
-    "unsigned_build": name_or_id,
-}
-
-
 class SgxEnclaveTask(SgxTask):
     """See the top of this module."""
 
@@ -212,15 +188,15 @@ class SgxEnclaveTask(SgxTask):
         opts: Optional[dict[str, Any]] = None,
     ) -> dict[str, Any]:
         """Give the answer about one enclave, as `sgx_enclaves.gate.collect` reads it."""
-        options = checked(opts, _OPTIONS)
-        if "releases" not in options or "repo_id" not in options:
-            raise koji.ParameterError(f"{CHILD} is started by its parent, and is incomplete so")
         with self.at_work() as (config, log):
+            options = checked(opts, CHILD_OPTIONS)
+            if "releases" not in options or "repo_id" not in options:
+                raise ArgumentError(f"{CHILD} is started by its parent, and is incomplete so")
             catalogue = catalogue_from(
                 {name: data.encode() for name, data in options["releases"].items()}
             )
             part = only(catalogue.release(release), enclave)
-            tag = name_or_id(build_tag, "build_tag")
+            tag = argument(build_tag, "build_tag", name_or_id)
             with Workshop(self, config, log, part.name, tag, options["repo_id"]) as workshop:
                 answer = EnclaveJob(workshop, catalogue, part).run(options)
             log(f"{answer.verdict}: {answer.claim}")

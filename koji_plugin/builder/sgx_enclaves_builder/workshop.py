@@ -2,16 +2,10 @@
 """Where a subtask builds: a buildroot that is made when it is first needed, and given back.
 
 The buildroot is held against the release's lock, if the builder has been given one.
-
-The seam to kojid: what it defines in its own program, and nothing else.
-
-kojid is no module. Its classes are in `__main__` once it has started; tests put
-stand-ins there.
 """
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any, Optional
 
@@ -34,14 +28,9 @@ from sgx_enclaves.release.verify import BuildOrder, BuildTools, builder, recorde
 
 from .buildroot import Chroot, KojiSite, free_space
 from .config import Config
+from .kojid_api import new_buildroot
 from .parent import X86_64, SgxTask, TaskLog, fetcher_of
 from .provenance import component_urls
-
-
-def new_buildroot(*args: Any, **keywords: Any) -> Any:
-    """A new `BuildRoot` of kojid's, with the arguments that it takes."""
-    return importlib.import_module("__main__").BuildRoot(*args, **keywords)
-
 
 _MAX_LOCK = 64 * MIB
 

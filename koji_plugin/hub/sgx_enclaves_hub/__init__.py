@@ -9,13 +9,13 @@ light part of `sgx_enclaves` is imported.
 
 from __future__ import annotations
 
-from .compat import require_supported_koji
+from .hub_api import require_supported_koji
 
 require_supported_koji()
 
-from .config import load_settings  # noqa: E402
+from .config import load  # noqa: E402
 
-load_settings()
+load()
 
 from .gate import gate_tagging, getSgxGateStatus, guard_import  # noqa: E402
 from .policy import SgxEnclavesPresentTest, SgxEnclavesVerifiedTest  # noqa: E402

@@ -14,15 +14,16 @@ from typing import Any, Optional
 import koji
 from koji.plugin import callback, export
 
+from sgx_enclaves.arguments import argument, name_or_id
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.gate.decide import Decision, decide
 from sgx_enclaves.gate.inspect import inspect_build, may_hold_enclaves
 from sgx_enclaves.gate.rule import Rule, parse_mark
 
-from . import hubside
+from . import hub_api
 from .config import settings
+from .hub_api import koji_errors
 from .store import build_files, newest
-from .words import koji_errors, name_or_id
 
 MARK = "sgx_enclaves.enforce"
 _MOST_REASONS = 200
@@ -34,7 +35,7 @@ def rule_of_tag(tag: Mapping[str, Any]) -> Optional[Rule]:
     Raises:
         RuleError: its mark cannot be read.
     """
-    for glob, rule in settings().enforce:
+    for glob, rule in settings().rules:
         if fnmatch.fnmatchcase(tag["name"], glob):
             return rule
     return parse_mark((tag.get("extra") or {}).get(MARK), settings().signers)
@@ -45,19 +46,19 @@ def judge(build: Mapping[str, Any], rule: Rule) -> tuple[Decision, Optional[int]
     found = newest(build["id"])
     record = found.record if found is not None else None
     facts = inspect_build(build_files(build), record)
-    decision = decide(facts, record, rule, hubside.now())
+    decision = decide(facts, record, rule, hub_api.now())
     return decision, found.id if found is not None and decision.present else None
 
 
 @callback("preTag")
 def gate_tagging(cbtype: str, *, tag: Any, build: Any, **_: Any) -> None:
     """Refuse to put a build into a gated tag without a record that suffices."""
-    tag = hubside.get_tag(tag["id"])
+    tag = hub_api.get_tag(tag["id"], strict=True)
     try:
         rule = rule_of_tag(tag)
         if rule is None:
             return
-        build = hubside.get_build(build["id"])
+        build = hub_api.get_build(build["id"], strict=True)
         decision, _record = judge(build, rule)
     except SgxEnclavesError as error:
         nvr = build.get("nvr") or build["name"]
@@ -89,7 +90,7 @@ def guard_import(cbtype: str, *, type: str, **info: Any) -> None:
     build = info.get("build")
     if type != "rpm" or not build or not build.get("id"):
         return
-    tags = [tag["name"] for tag in map(hubside.get_tag, tags_of(build["id"])) if rule_or_error(tag)]
+    tags = [tag["name"] for tag in tags_of(build["id"]) if rule_or_error(tag)]
     if tags and may_hold_enclaves(info["filepath"]):
         raise koji.ImportError(
             f"sgx_enclaves: {info['filepath']} holds SGX enclaves and may not be added to "
@@ -106,15 +107,15 @@ def rule_or_error(tag: Mapping[str, Any]) -> bool:
         return True
 
 
-def tags_of(build_id: int) -> list[int]:
-    """Ids of the tags that a build is in, directly."""
-    rows = hubside.query(
-        [("tag_id", "tag_id")],
+def tags_of(build_id: int) -> list[dict[str, Any]]:
+    """The tags that a build is in, directly."""
+    rows = hub_api.query(
         "tag_listing",
+        {"tag_id": "tag_id"},
         clauses=["build_id = %(build_id)s", "active = TRUE"],
         values={"build_id": build_id},
     )
-    return [row["tag_id"] for row in rows]
+    return [hub_api.get_tag(row["tag_id"], strict=True) for row in rows]
 
 
 @export
@@ -130,10 +131,10 @@ def getSgxGateStatus(build: Any, tag: Any) -> dict[str, Any]:
               for the plain rule when it has none; 'allowed': the gate opens;
               'reasons': why it is not verified; 'record': id of the record
     """
-    hubside.require_login()
+    hub_api.session().assertLogin()
     with koji_errors():
-        binfo = hubside.get_build(name_or_id(build, "build"))
-        rule = rule_of_tag(hubside.get_tag(name_or_id(tag, "tag")))
+        binfo = hub_api.get_build(argument(build, "build", name_or_id), strict=True)
+        rule = rule_of_tag(hub_api.get_tag(argument(tag, "tag", name_or_id), strict=True))
         decision, record = judge(binfo, rule or Rule())
     return {
         "present": decision.present,

@@ -16,10 +16,10 @@ import koji.policy
 
 from sgx_enclaves.gate.rule import Rule, parse_rule
 
-from . import hubside
+from . import hub_api
 from .config import settings
 from .gate import judge
-from .words import koji_errors
+from .hub_api import koji_errors
 
 # Other policies have no build in their data.
 _POLICIES = ("tag", "draft_promotion")
@@ -32,7 +32,8 @@ def _build_in(data: dict[str, Any]) -> dict[str, Any]:
         build = build["id"]
     if not build:
         raise koji.GenericError("the policy needs a build")
-    return hubside.get_build(build)
+    found: dict[str, Any] = hub_api.get_build(build, strict=True)
+    return found
 
 
 class SgxEnclavesPresentTest(koji.policy.BaseSimpleTest):
@@ -67,7 +68,7 @@ class SgxEnclavesVerifiedTest(koji.policy.BaseSimpleTest):
             self.rule = parse_rule(str.split()[1:], settings().signers)
 
     def run(self, data: dict[str, Any]) -> bool:
-        """Hold the record against the build's packages."""
+        """Compare the record with the build's packages."""
         with koji_errors():
             decision = judge(_build_in(data), self.rule)[0]
         return decision.present and decision.allowed

@@ -9,19 +9,36 @@ from typing import Any, Optional
 import koji
 from koji.plugin import export, export_in
 
+from sgx_enclaves.arguments import (
+    MAX_ID,
+    PARENT,
+    argument,
+    checked,
+    choice,
+    name_or_id,
+    number,
+    optional,
+    optional_text,
+    truth,
+)
 from sgx_enclaves.errors import RecordError
 from sgx_enclaves.gate.decide import mismatches
 from sgx_enclaves.gate.inspect import inspect_package
 from sgx_enclaves.gate.record import CATALOGUE, IDENTICAL, VERDICTS, Record, read_record, time_text
 
-from . import hubside, store
+from . import hub_api, store
+from .hub_api import koji_errors
 from .store import build_files
-from .tasks import PARENT, complete_build
-from .words import choice, koji_errors, name_or_id, number, optional_text
+from .tasks import complete_build
 
 _MAX_ROWS = 1000
-_MAX_ID = (1 << 31) - 1
 _ORDERS = ("id", "build_id", "task_id", "release", "verdict", "create_ts", "nvr")
+_QUERY = {
+    "countOnly": truth,
+    "order": choice(*_ORDERS, *(f"-{name}" for name in _ORDERS)),
+    "limit": number(1, _MAX_ROWS),
+    "offset": number(0, MAX_ID),
+}
 
 
 @export_in("host")
@@ -36,16 +53,16 @@ def recordSgxVerification(task_id: int, record: Mapping[str, Any]) -> int:
     :param record: see sgx_enclaves.gate.record; verified_at is set by the hub
     :returns: the id of the record
     """
-    task_id = number(task_id, "task_id", 1, _MAX_ID)
-    host_id = hubside.running_host(task_id)
-    method, request = hubside.task_request(task_id)
-    if method != PARENT or request["build"] is None:
-        raise koji.ActionNotAllowed(f"task {task_id} is not the verification of a build")
-    build = complete_build(request["build"], "build")
     with koji_errors():
+        argument(task_id, "task_id", number(1, MAX_ID))
+        host_id = hub_api.running_host(task_id)
+        method, request = hub_api.task_request(task_id)
+        if method != PARENT or request["build"] is None:
+            raise koji.ActionNotAllowed(f"task {task_id} is not the verification of a build")
+        build = complete_build(request["build"], "build")
         if not isinstance(record, Mapping) or record.get("verified_at") is not None:
             raise RecordError("the record has a time already", hint="the hub sets verified_at")
-        parsed = read_record({**record, "verified_at": time_text(hubside.now())})
+        parsed = read_record({**record, "verified_at": time_text(hub_api.now())})
         _require_own(parsed, task_id, request, build)
         if store.of_task(task_id) is not None:
             raise koji.ActionNotAllowed(f"task {task_id} has written its record already")
@@ -56,7 +73,7 @@ def recordSgxVerification(task_id: int, record: Mapping[str, Any]) -> int:
 def _require_own(
     record: Record, task_id: int, request: Mapping[str, Any], build: Mapping[str, Any]
 ) -> None:
-    """Hold a record against the task that writes it."""
+    """Compare a record with the task that writes it."""
     release = request["release"]
     from_url = release is not None and "://" in release
     wanted = {
@@ -78,7 +95,7 @@ def _require_own(
 
 
 def _require_true(record: Record, build: Mapping[str, Any]) -> None:
-    """Hold a record against the build's packages, each read and hashed now."""
+    """Compare a record with the build's packages, each read and hashed now."""
     files = build_files(build)
     missing = sorted({f.name for f in files} - {p.name for p in record.rpms})
     if missing:
@@ -108,8 +125,8 @@ def getSgxVerification(build: Any, strict: bool = False) -> Optional[dict[str, A
     :param strict: raise when there is none
     :returns: the record with its id, or None
     """
-    binfo = hubside.get_build(name_or_id(build, "build"))
     with koji_errors():
+        binfo = hub_api.get_build(argument(build, "build", name_or_id), strict=True)
         found = store.newest(binfo["id"])
     if found is None and strict:
         raise koji.GenericError(f"{binfo['nvr']} has no verification record")
@@ -135,31 +152,26 @@ def listSgxVerifications(
     :param queryOpts: 'limit' (100 unless given, at most 1000), 'offset', 'order', 'countOnly'
     :returns: a list of mappings, or a number with countOnly
     """
-    mrenclave = optional_text(mrenclave, "mrenclave")
-    return store.find(
-        build_id=None if build is None else hubside.get_build(name_or_id(build, "build"))["id"],
-        mrenclave=None if mrenclave is None else mrenclave.lower(),
-        enclave=optional_text(enclave, "enclave"),
-        tag_id=None if tag is None else hubside.get_tag(name_or_id(tag, "tag"))["id"],
-        verdict=None if verdict is None else choice(verdict, "verdict", VERDICTS),
-        options=_query_options(queryOpts),
-    )
+    with koji_errors():
+        options = _query_options(queryOpts)
+        filters = {
+            "mrenclave": optional_text(mrenclave, "mrenclave"),
+            "enclave": optional_text(enclave, "enclave"),
+            "verdict": argument(verdict, "verdict", optional(choice(*VERDICTS))),
+        }
+        if filters["mrenclave"] is not None:
+            filters["mrenclave"] = filters["mrenclave"].lower()
+        if build is not None:
+            argument(build, "build", name_or_id)
+            filters["build_id"] = hub_api.get_build(build, strict=True)["id"]
+        if tag is not None:
+            argument(tag, "tag", name_or_id)
+            filters["tag_id"] = hub_api.get_tag(tag, strict=True)["id"]
+        return store.find(filters, options)
 
 
 def _query_options(given: Any) -> dict[str, Any]:
-    if given is not None and not isinstance(given, dict):
-        raise koji.ParameterError("Invalid value for queryOpts: expected a mapping")
-    given = dict(given or {})
-    if given.pop("countOnly", False):
-        options: dict[str, Any] = {"countOnly": True}
-    else:
-        order = str(given.pop("order", None) or "-id")
-        choice(order.lstrip("-"), "order", _ORDERS)
-        limit = number(given.pop("limit", None) or 100, "limit", 1, _MAX_ROWS)
-        offset = number(given.pop("offset", None) or 0, "offset", 0, _MAX_ID)
-        options = {"order": order, "limit": limit, "offset": offset}
-    if given:
-        raise koji.ParameterError(
-            f"Unknown queryOpts: {', '.join(sorted(repr(k)[:40] for k in given))}"
-        )
-    return options
+    options = checked(given, _QUERY, "queryOpts")
+    if options.pop("countOnly", False):
+        return {"countOnly": True, **checked(options, {}, "queryOpts")}
+    return {"order": "-id", "limit": 100, "offset": 0, **options}

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Records in the hub's database: put in once, never changed.
-
-A build's binary packages as they lie on disk now.
-"""
+"""Records in the hub's database, put in once, never changed; and a build's packages on disk."""
 
 from __future__ import annotations
 
@@ -11,38 +8,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
+import koji
+
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.gate.inspect import BuildFile
 from sgx_enclaves.gate.record import Record, record_from_json
 
-from . import hubside
+from . import hub_api
 
 TABLE = "sgx_verification"
 ENCLAVES = "sgx_verification_enclave"
-_SUMMARY = (
-    (f"{TABLE}.id", "id"),
-    (f"{TABLE}.build_id", "build_id"),
-    (f"{TABLE}.task_id", "task_id"),
-    (f"{TABLE}.host_id", "host_id"),
-    (f"{TABLE}.release", "release"),
-    (f"{TABLE}.origin", "origin"),
-    (f"{TABLE}.verdict", "verdict"),
-    (f"{TABLE}.reproducible", "reproducible"),
-    (f"date_part('epoch', {TABLE}.create_time)", "create_ts"),
-    ("package.name || '-' || build.version || '-' || build.release", "nvr"),
-)
+_SUMMARY = {
+    **{
+        name: f"{TABLE}.{name}"
+        for name in (
+            *("id", "build_id", "task_id", "host_id", "release", "origin", "verdict"),
+            "reproducible",
+        )
+    },
+    "create_ts": f"date_part('epoch', {TABLE}.create_time)",
+    "nvr": "package.name || '-' || build.version || '-' || build.release",
+}
 _JOINS = (f"build ON build.id = {TABLE}.build_id", "package ON package.id = build.pkg_id")
-_IN_TAG = (
-    "sgx_verification.build_id IN"
-    " (SELECT build_id FROM tag_listing WHERE tag_id = %(tag_id)s AND active = TRUE)"
-)
+# Filter to its condition.
+_CLAUSES = {
+    "build_id": "sgx_verification.build_id = %(build_id)s",
+    "verdict": "sgx_verification.verdict = %(verdict)s",
+    "tag_id": "sgx_verification.build_id IN"
+    " (SELECT build_id FROM tag_listing WHERE tag_id = %(tag_id)s AND active = TRUE)",
+}
 # Both of the same enclave.
 _WITH_ENCLAVE = (
     "sgx_verification.id IN (SELECT verification_id FROM sgx_verification_enclave"
     " WHERE (%(mrenclave)s IS NULL OR mrenclave = %(mrenclave)s)"
-    " AND (%(name)s IS NULL OR name = %(name)s))"
+    " AND (%(enclave)s IS NULL OR name = %(enclave)s))"
 )
-_ENCLAVE = ("name", "rpm", "path", "mrenclave", "mrsigner", "isvsvn", "verdict")
+_COLUMNS = ("name", "rpm", "path", "mrenclave", "mrsigner", "isvsvn", "verdict")
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ def put(record: Record, host_id: int) -> int:
 
     The database refuses a second one of the same task.
     """
-    hubside.insert(
+    hub_api.InsertProcessor(
         TABLE,
-        {
+        data={
             "build_id": record.build_id,
             "task_id": record.task_id,
             "host_id": host_id,
@@ -81,13 +82,11 @@ def put(record: Record, host_id: int) -> int:
             "reproducible": record.reproducible,
             "record": record.as_json(),
         },
-    )
-    number = hubside.last_id(f"{TABLE}_id_seq")
+    ).execute()
+    number = int(hub_api.currval(f"{TABLE}_id_seq"))
     for enclave in record.enclaves:
-        hubside.insert(
-            ENCLAVES,
-            {"verification_id": number, **{c: getattr(enclave, c) for c in _ENCLAVE}},
-        )
+        columns = {name: getattr(enclave, name) for name in _COLUMNS}
+        hub_api.InsertProcessor(ENCLAVES, data={"verification_id": number, **columns}).execute()
     return number
 
 
@@ -110,12 +109,12 @@ def of_task(task_id: int) -> Optional[Stored]:
 
 
 def _one(clause: str, values: Mapping[str, Any]) -> Optional[Stored]:
-    rows = hubside.query(
-        [("id", "id"), ("host_id", "host_id"), ("record", "record")],
+    rows = hub_api.query(
         TABLE,
+        {name: name for name in ("id", "host_id", "record")},
         clauses=[clause],
         values=values,
-        options={"order": "-id", "limit": 1},
+        opts={"order": "-id", "limit": 1},
     )
     if not rows:
         return None
@@ -123,34 +122,19 @@ def _one(clause: str, values: Mapping[str, Any]) -> Optional[Stored]:
     return Stored(row["id"], row["host_id"], record_from_json(row["record"]))
 
 
-def find(
-    *,
-    build_id: Optional[int] = None,
-    mrenclave: Optional[str] = None,
-    enclave: Optional[str] = None,
-    tag_id: Optional[int] = None,
-    verdict: Optional[str] = None,
-    options: Mapping[str, Any],
-) -> Any:
-    """Summaries of records, each with its enclaves; or their number, with `countOnly`."""
-    clauses = []
-    if build_id is not None:
-        clauses.append(f"{TABLE}.build_id = %(build_id)s")
-    if verdict is not None:
-        clauses.append(f"{TABLE}.verdict = %(verdict)s")
-    if tag_id is not None:
-        clauses.append(_IN_TAG)
-    if mrenclave is not None or enclave is not None:
+def find(filters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """Summaries of records, each with its enclaves; or their number, with `countOnly`.
+
+    Args:
+        filters: any of build_id, verdict, tag_id, mrenclave and enclave; None for all.
+        options: of Koji's QueryProcessor.
+    """
+    values = {"mrenclave": None, "enclave": None, **filters}
+    clauses = [clause for name, clause in _CLAUSES.items() if values.get(name) is not None]
+    if values["mrenclave"] is not None or values["enclave"] is not None:
         clauses.append(_WITH_ENCLAVE)
-    values = {
-        "build_id": build_id,
-        "verdict": verdict,
-        "tag_id": tag_id,
-        "mrenclave": mrenclave,
-        "name": enclave,
-    }
-    rows = hubside.query(
-        _SUMMARY, TABLE, joins=_JOINS, clauses=clauses, values=values, options=options
+    rows = hub_api.query(
+        TABLE, _SUMMARY, joins=_JOINS, clauses=clauses, values=values, opts=options
     )
     return rows if options.get("countOnly") else _with_enclaves(rows)
 
@@ -158,21 +142,18 @@ def find(
 def _with_enclaves(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not rows:
         return []
-    found = hubside.query(
-        [("id", "id"), ("verification_id", "verification_id"), *((c, c) for c in _ENCLAVE)],
+    found = hub_api.query(
         ENCLAVES,
+        {name: name for name in ("id", "verification_id", *_COLUMNS)},
         clauses=["verification_id IN %(ids)s"],
         values={"ids": tuple(row["id"] for row in rows)},
-        options={"order": "id"},
+        opts={"order": "id"},
     )
     for row in rows:
         row["enclaves"] = [
-            {c: e[c] for c in _ENCLAVE} for e in found if e["verification_id"] == row["id"]
+            {c: e[c] for c in _COLUMNS} for e in found if e["verification_id"] == row["id"]
         ]
     return rows
-
-
-_SOURCES = ("src", "nosrc")
 
 
 def build_files(build: Mapping[str, Any]) -> list[BuildFile]:
@@ -183,25 +164,25 @@ def build_files(build: Mapping[str, Any]) -> list[BuildFile]:
     Raises:
         InputError: the folder of signed copies cannot be read.
     """
-    folder = hubside.build_folder(build)
+    folder = koji.pathinfo.build(build)
     files = []
-    for rpm in hubside.list_packages(build["id"]):
-        if rpm["arch"] not in _SOURCES:
-            path = hubside.package_path(rpm)
-            files.append(
-                BuildFile(
-                    os.path.basename(path),
-                    os.path.join(folder, path),
-                    _copies(folder, rpm),
-                )
-            )
+    for rpm in hub_api.list_rpms(buildID=build["id"]):
+        if rpm["arch"] not in ("src", "nosrc"):
+            path = koji.pathinfo.rpm(rpm)
+            copies = _signed_copies(folder, rpm)
+            files.append(BuildFile(os.path.basename(path), os.path.join(folder, path), copies))
     return sorted(files, key=lambda f: f.name)
 
 
-def _copies(folder: str, rpm: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _signed_copies(folder: str, rpm: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Key and path of each signed copy of a package that there is on disk."""
     try:
-        return tuple(hubside.signed_copies(folder, rpm))
+        keys = sorted(os.listdir(os.path.join(folder, "data", "signed")))
+    except FileNotFoundError:
+        return ()
     except OSError as error:
         raise InputError(
             f"signed copies cannot be listed: {error.strerror or error}", file=folder
         ) from None
+    copies = [(key, os.path.join(folder, koji.pathinfo.signed(rpm, key))) for key in keys]
+    return tuple((key, path) for key, path in copies if os.path.lexists(path))

@@ -1,45 +1,44 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""RPC `sgxEnclaves`: checks what it is asked for and makes the task.
+"""Verification tasks: started by the call `sgxEnclaves`, or when a build with signed enclaves
+completes.
 
-When a build with signed enclaves completes, start its verification.
-
-Off unless the configuration says otherwise. Verification tasks make no builds,
-so nothing here starts itself again.
+The latter is off unless the configuration says otherwise. Verification tasks make no
+builds, so nothing here starts itself again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Optional
 
 import koji
 import koji.tasks
 from koji.plugin import callback, export, ignore_error
 
+from sgx_enclaves.arguments import (
+    OPTIONS,
+    PARENT,
+    SIGNATURES,
+    argument,
+    checked,
+    name_or_id,
+    number,
+    optional_text,
+)
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.gate.inspect import claims_signed_enclaves
 
-from . import hubside
-from .compat import lasting_name
+from . import hub_api
 from .config import settings
+from .hub_api import koji_errors, lasting_name
 from .store import build_files
-from .words import name_or_id, number, optional_text, text, truth
 
 PERMISSION = "sgx-enclaves"
-PARENT = "sgxEnclaves"
-CHILD = "sgxEnclave"
-# Lets policies see parameters by their names; the builder has the same table.
-SIGNATURES = {
-    PARENT: [[["release", "build_tag", "build", "opts"], None, None, (None, None)]],
-    CHILD: [[["release", "enclave", "build_tag", "build", "opts"], None, None, (None, None)]],
-}
-koji.tasks.LEGACY_SIGNATURES.update(SIGNATURES)
-
-_MAX_ENCLAVES = 64
-_MAX_TIMEOUT = 7 * 24 * 3600
-_MAX_ID = (1 << 31) - 1
 _PRIORITIES = 20
+_logger = logging.getLogger("koji.plugin.sgx_enclaves")
+# Lets policies see parameters by their names.
+koji.tasks.LEGACY_SIGNATURES.update(SIGNATURES)
 
 
 @export
@@ -67,21 +66,28 @@ def sgxEnclaves(
     :param channel: where to run; None: the plugin's configuration says, or Koji's policy
     :returns: the id of the task
     """
-    hubside.require_permission(PERMISSION)
-    release = optional_text(release, "release")
-    tag = hubside.get_tag(name_or_id(build_tag, "build_tag"))
-    named = None if build is None else lasting_name(complete_build(build, "build"))
-    if release is None and named is None:
-        raise koji.ParameterError("Name a release, a build, or both: there is nothing to verify")
-    options: dict[str, Any] = {}
-    if priority is not None:
-        step = number(priority, "priority", -_PRIORITIES, _PRIORITIES)
-        if step < 0 and not hubside.is_admin():
-            raise koji.ActionNotAllowed("only admins may create high-priority tasks")
-        options["priority"] = koji.PRIO_DEFAULT + step
-    return start(
-        release, tag, named, checked_options(opts), optional_text(channel, "channel"), **options
-    )
+    session = hub_api.session()
+    session.assertPerm(PERMISSION)
+    with koji_errors():
+        release = optional_text(release, "release")
+        tag = hub_api.get_tag(argument(build_tag, "build_tag", name_or_id), strict=True)
+        named = None if build is None else lasting_name(complete_build(build, "build"))
+        if release is None and named is None:
+            raise koji.ParameterError(
+                "Name a release, a build, or both: there is nothing to verify"
+            )
+        opts = checked(opts, OPTIONS)
+        if "unsigned_build" in opts:
+            unsigned = complete_build(opts["unsigned_build"], "unsigned_build")
+            opts["unsigned_build"] = lasting_name(unsigned)
+        channel = optional_text(channel, "channel")
+        options: dict[str, Any] = {}
+        if priority is not None:
+            argument(priority, "priority", number(-_PRIORITIES, _PRIORITIES))
+            if priority < 0 and not session.hasPerm("admin"):
+                raise koji.ActionNotAllowed("only admins may create high-priority tasks")
+            options["priority"] = koji.PRIO_DEFAULT + priority
+        return start(release, tag, named, opts, channel, **options)
 
 
 def start(
@@ -100,7 +106,7 @@ def start(
     channel = channel or settings().channel
     if channel:
         options["channel"] = channel
-    return hubside.make_task(PARENT, [release, tag["name"], build, opts], **options)
+    return int(hub_api.make_task(PARENT, [release, tag["name"], build, opts], **options))
 
 
 def complete_build(build: Any, name: str) -> dict[str, Any]:
@@ -109,49 +115,12 @@ def complete_build(build: Any, name: str) -> dict[str, Any]:
     Raises:
         koji.GenericError: there is none, or it is not.
     """
-    found = hubside.get_build(name_or_id(build, name))
+    argument(build, name, name_or_id)
+    found: dict[str, Any] = hub_api.get_build(build, strict=True)
     if found["state"] != koji.BUILD_STATES["COMPLETE"]:
         state = koji.BUILD_STATES[found["state"]]
         raise koji.GenericError(f"{name} {found['nvr']} is not complete, it is {state}")
     return found
-
-
-def checked_options(opts: Any) -> dict[str, Any]:
-    """The task's options, each checked; those that are None are left out.
-
-    Raises:
-        koji.ParameterError: one is unknown or malformed.
-    """
-    if opts is None:
-        return {}
-    if not isinstance(opts, dict):
-        raise koji.ParameterError(f"Invalid value for opts: expected a mapping, found {type(opts)}")
-    unknown = sorted(repr(key)[:40] for key in set(opts) - set(_CHECKS))
-    if unknown:
-        raise koji.ParameterError(
-            f"Unknown opts: {', '.join(unknown[:8])}; known are {', '.join(sorted(_CHECKS))}"
-        )
-    return {key: _CHECKS[key](value) for key, value in opts.items() if value is not None}
-
-
-def _enclaves(value: Any) -> list[str]:
-    if not isinstance(value, (list, tuple)) or not 0 < len(value) <= _MAX_ENCLAVES:
-        raise koji.ParameterError(
-            f"Invalid value for enclaves: expected a list of 1 to {_MAX_ENCLAVES} names"
-        )
-    return [text(name, "enclaves") for name in value]
-
-
-_CHECKS: Mapping[str, Callable[[Any], Any]] = {
-    "unsigned_build": lambda v: lasting_name(complete_build(v, "unsigned_build")),
-    "enclaves": _enclaves,
-    "repo_id": lambda v: number(v, "repo_id", 1, _MAX_ID),
-    "timeout": lambda v: number(v, "timeout", 1, _MAX_TIMEOUT),
-    "allow_unpinned": lambda v: truth(v, "allow_unpinned"),
-}
-
-
-_logger = logging.getLogger("koji.plugin.sgx_enclaves")
 
 
 # A build must not fail because its verification cannot be started; the gate stays shut.
@@ -162,9 +131,9 @@ def verify_new_build(cbtype: str, *, type: str, **info: Any) -> None:
     build = info.get("build")
     if type not in ("build", "cg") or not settings().hook or not build:
         return
-    point = hubside.savepoint("sgx_enclaves_hook")
+    point = hub_api.Savepoint("sgx_enclaves_hook")
     try:
-        _verify(hubside.get_build(build["id"]))
+        _verify(hub_api.get_build(build["id"], strict=True))
     except Exception:
         point.rollback()
         raise
@@ -179,7 +148,8 @@ def _verify(build: dict[str, Any]) -> None:
     elif is_being_verified(build):
         _logger.info("%s is being verified already", build["nvr"])
     else:
-        task = start(None, hubside.get_tag(tag), lasting_name(build), {}, owner=build["owner_id"])
+        found = hub_api.get_tag(tag, strict=True)
+        task = start(None, found, lasting_name(build), {}, owner=build["owner_id"])
         _logger.info("%s has enclaves: verification task %s", build["nvr"], task)
 
 
@@ -199,7 +169,7 @@ def build_tag_for(build: Mapping[str, Any]) -> Optional[str]:
     """The tag whose repo makes the buildroots of a build's verification; None for none."""
     target = None
     if build.get("task_id"):
-        target = hubside.target_of_task(build["task_id"])
+        target = hub_api.target_of_task(build["task_id"])
     if target is not None and target in settings().targets:
         return settings().targets[target]
     return settings().build_tag or None
@@ -207,8 +177,15 @@ def build_tag_for(build: Mapping[str, Any]) -> Optional[str]:
 
 def is_being_verified(build: Mapping[str, Any]) -> bool:
     """Whether an unfinished task verifies this build."""
-    for task_id in hubside.unfinished_tasks(PARENT):
-        _method, request = hubside.task_request(task_id)
+    states = tuple(koji.TASK_STATES[name] for name in ("FREE", "OPEN", "ASSIGNED"))
+    unfinished = hub_api.query(
+        "task",
+        {"id": "id"},
+        clauses=["method = %(method)s", "state IN %(states)s"],
+        values={"method": PARENT, "states": states},
+    )
+    for row in unfinished:
+        _method, request = hub_api.task_request(row["id"])
         if request.get("build") in (build["id"], build["nvr"]):
             return True
     return False

@@ -16,9 +16,9 @@ import koji.plugin
 import koji.tasks
 import pytest
 from koji.daemon import TaskManager
+from sgx_enclaves_builder.kojid_api import koji_errors
 from sgx_enclaves_builder.parent import TaskLog
 from sgx_enclaves_builder.provenance import component_urls
-from sgx_enclaves_builder.words import checked, koji_errors, names, number, text
 
 from sgx_enclaves.errors import FetchError
 from tests.unit.koji.builder.hub import Hub, Session
@@ -125,31 +125,6 @@ def test_a_full_disk_leaves_as_koji_s_with_the_next_step() -> None:
 def test_a_mistake_of_ours_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError), koji_errors():
         raise ZeroDivisionError
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ([], "expected a mapping"),
-        ({"a": "x", "z": 1}, "Unknown opts: z"),
-        ({"a": "x\ny"}, "Invalid value for a"),
-        ({"a": 3}, "Invalid value for a"),
-        ({"b": True}, "Invalid value for b"),
-        ({"b": 0}, "Invalid value for b"),
-        ({"c": []}, "Invalid value for c"),
-        ({"c": "pce"}, "Invalid value for c"),
-    ],
-)
-def test_options_are_checked(options: Any, words: str) -> None:
-    with pytest.raises(koji.ParameterError, match=words):
-        checked(options, {"a": text, "b": number, "c": names})
-
-
-def test_good_options_are_taken() -> None:
-    given = {"a": "x", "b": 2, "c": ["p", "q", "p"], "d": None}
-    checks = {"a": text, "b": number, "c": names, "d": text}
-    assert checked(given, checks) == {"a": "x", "b": 2, "c": ["p", "q"]}
-    assert checked(None, checks) == {}
 
 
 @pytest.fixture

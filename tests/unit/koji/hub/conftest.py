@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,21 +11,27 @@ import pytest
 
 pytest.importorskip("koji", reason="Koji's library is not there")
 
-from tests.unit.koji.hub.fakehub import FakeHub, Seam
+import koji
+from koji.context import context
+
+from tests.unit.koji.hub.fakehub import NOW, Delegate, FakeHub
 
 _CONF = "SGX_ENCLAVES_HUB_CONF"
 # The plugin reads its settings when it is loaded.
 os.environ.setdefault(_CONF, os.devnull + ".conf")
-_seam = Seam()
-sys.modules["sgx_enclaves_hub.hubside"] = _seam
 
 
 @pytest.fixture(name="hub")
-def _hub(tmp_path: Path) -> Iterator[FakeHub]:
+def _hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub without anything."""
-    _seam.hub = FakeHub(tmp_path / "packages")
-    yield _seam.hub
-    _seam.hub = None
+    from sgx_enclaves_hub import hub_api  # noqa: PLC0415
+
+    monkeypatch.setattr(koji.pathinfo, "topdir", str(tmp_path / "kojifiles"))
+    monkeypatch.setattr(hub_api, "now", lambda: NOW)
+    Delegate.hub = FakeHub()
+    context.session = Delegate.hub
+    yield Delegate.hub
+    Delegate.hub = context.session = None
 
 
 @pytest.fixture(name="conf")

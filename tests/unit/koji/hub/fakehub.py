@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A hub in memory, behind the plugin's one seam (`hubside.py`), that notes what it is asked to do.
+"""A hub in memory, in the place of the module `kojihub`, that notes what it is asked to do.
 
 Builds have real package files in a folder of the test. It knows no SQL: queries that
 the plugin makes for a build's or a task's newest record are answered from what was
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,10 +47,9 @@ class Point:
 
 @dataclass
 class FakeHub:
-    """What `hubside` offers, with the same names and arguments.
+    """What `kojihub` and the caller's session offer, with the same names and arguments.
 
     Attributes:
-        folder: where packages lie.
         logged_in, admin, permissions: of the caller.
         host: its host id; None for a user.
         requests: task id to method and parameters.
@@ -60,7 +60,6 @@ class FakeHub:
         answers: table to what such a query gives.
     """
 
-    folder: Path
     logged_in: bool = True
     admin: bool = False
     permissions: set[str] = field(default_factory=set)
@@ -68,7 +67,7 @@ class FakeHub:
     builds: dict[int, dict[str, Any]] = field(default_factory=dict)
     tags: dict[int, dict[str, Any]] = field(default_factory=dict)
     packages: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
-    requests: dict[int, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    requests: dict[int, tuple[str, list[Any]]] = field(default_factory=dict)
     owners: dict[int, int] = field(default_factory=dict)
     unfinished: list[int] = field(default_factory=list)
     targets: dict[int, Optional[str]] = field(default_factory=dict)
@@ -125,8 +124,7 @@ class FakeHub:
         self, build: Any, release: Optional[str] = None, method: str = "sgxEnclaves"
     ) -> int:
         """A verification task that the calling host runs."""
-        request = {"release": release, "build_tag": "b", "build": build, "opts": {}}
-        self.requests[TASK] = (method, request)
+        self.requests[TASK] = (method, [release, "b", build])
         self.owners[TASK] = HOST
         self.host = HOST
         return TASK
@@ -150,117 +148,116 @@ class FakeHub:
         del made["verified_at"]
         return {**made, **changes}
 
-    # --- the seam
+    def build_folder(self, build: Mapping[str, Any]) -> str:
+        """Where a build's packages lie."""
+        return str(koji.pathinfo.build(build))
 
-    def now(self) -> datetime.datetime:
-        return NOW
+    def package_path(self, rpm: Mapping[str, Any]) -> str:
+        """A package's place below its build's folder."""
+        return str(koji.pathinfo.rpm(rpm))
 
-    def require_login(self) -> None:
+    # --- the caller's session
+
+    def assertLogin(self) -> None:
         if not self.logged_in:
             raise koji.AuthError("you must be logged in for this operation")
 
-    def require_permission(self, name: str) -> None:
+    def assertPerm(self, name: str) -> None:
         if not self.admin and name not in self.permissions:
             raise koji.ActionNotAllowed(f"{name} permission required")
 
-    def is_admin(self) -> bool:
-        return self.admin
+    def hasPerm(self, name: str) -> bool:
+        return self.admin and name == "admin"
 
-    def get_build(self, build: Any) -> dict[str, Any]:
+    # --- what `hub_api` takes from `kojihub`
+
+    def get_build(self, build: Any, strict: bool = False) -> dict[str, Any]:
+        assert strict
         for found in self.builds.values():
             if build in (found["id"], found["nvr"]):
                 return dict(found)
         raise koji.GenericError(f"No such build: {build!r}")
 
-    def get_tag(self, tag: Any) -> dict[str, Any]:
+    def get_tag(self, tag: Any, strict: bool = False) -> dict[str, Any]:
+        assert strict
         for found in self.tags.values():
             if tag in (found["id"], found["name"]):
                 return dict(found)
         raise koji.GenericError(f"No such tagInfo: {tag!r}")
 
-    def list_packages(self, build_id: int) -> list[dict[str, Any]]:
+    def list_rpms(self, buildID: int) -> list[dict[str, Any]]:
         source = {"name": "x", "version": "1.0", "release": "1", "arch": "src"}
-        return [source, *self.packages[build_id]]
+        return [source, *self.packages[buildID]]
 
-    def build_folder(self, build: Mapping[str, Any]) -> str:
-        return str(self.folder / build["nvr"])
+    def Host(self) -> Any:
+        def verify() -> None:
+            if self.host is None:
+                raise koji.AuthError("User is not a host")
 
-    def package_path(self, rpm: Mapping[str, Any]) -> str:
-        return "{arch}/{name}-{version}-{release}.{arch}.rpm".format(**rpm)
+        return types.SimpleNamespace(id=self.host, verify=verify)
 
-    def signed_copies(self, folder: str, rpm: Mapping[str, Any]) -> list[tuple[str, str]]:
-        signed = Path(folder) / "data/signed"
-        keys = sorted(os.listdir(signed)) if signed.exists() else []
-        return [(key, str(signed / key / self.package_path(rpm))) for key in keys]
+    def Task(self, number: int) -> Any:
+        def assert_host(host: int) -> None:
+            if self.owners.get(number) != host:
+                raise koji.ActionNotAllowed(f"host {host} does not own task {number}")
 
-    def running_host(self, task_id: int) -> int:
-        if self.host is None:
-            raise koji.AuthError("User is not a host")
-        if self.owners.get(task_id) != self.host:
-            raise koji.ActionNotAllowed(f"host {self.host} does not own task {task_id}")
-        return self.host
+        def get_info(strict: bool, request: bool) -> dict[str, Any]:
+            assert strict
+            assert request
+            return dict(zip(("method", "request"), self.requests[number]))
 
-    def task_request(self, task_id: int) -> tuple[str, dict[str, Any]]:
-        return self.requests[task_id]
+        return types.SimpleNamespace(assertHost=assert_host, getInfo=get_info)
 
-    def target_of_task(self, task_id: int) -> Optional[str]:
-        return self.targets.get(task_id)
+    def policy_data_from_task(self, task_id: int) -> dict[str, Any]:
+        return {"target": self.targets.get(task_id)}
 
     def make_task(self, method: str, arguments: Sequence[Any], **options: Any) -> int:
         self.made.append((method, list(arguments), options))
         return TASK + len(self.made)
 
-    def query(
-        self,
-        columns: Sequence[tuple[str, str]],
-        table: str,
-        *,
-        joins: Sequence[str] = (),
-        clauses: Sequence[str] = (),
-        values: Optional[Mapping[str, Any]] = None,
-        options: Optional[Mapping[str, Any]] = None,
-    ) -> Any:
-        values, options = dict(values or {}), dict(options or {})
+    def QueryProcessor(self, **arguments: Any) -> Any:
+        return types.SimpleNamespace(execute=lambda: self._found(**arguments))
+
+    def _found(self, tables: Sequence[str], **arguments: Any) -> Any:
+        (table,) = tables
+        values, options = arguments.get("values", {}), arguments.get("opts", {})
+        if table == "task":
+            return [{"id": number} for number in self.unfinished]
         if options == {"order": "-id", "limit": 1} and len(values) == 1:
             ((key, value),) = values.items()
-            assert list(clauses) == [f"{key} = %({key})s"]
+            assert arguments["clauses"] == [f"{key} = %({key})s"]
             found = [row for row in self.rows.get(table, []) if row[key] == value]
             return found[-1:]
-        self.queries.append(
-            {
-                "columns": columns,
-                "table": table,
-                "joins": joins,
-                "clauses": clauses,
-                "values": values,
-                "options": options,
-            }
-        )
+        self.queries.append({"table": table, **arguments})
         return self.answers.get(table, [])
 
-    def insert(self, table: str, values: Mapping[str, Any]) -> None:
+    def InsertProcessor(self, table: str, data: Mapping[str, Any]) -> Any:
         rows = self.rows.setdefault(table, [])
-        rows.append({"id": len(rows) + 1, **values})
+        row = {"id": len(rows) + 1, **data}
+        return types.SimpleNamespace(execute=lambda: rows.append(row))
 
-    def last_id(self, sequence: str) -> int:
+    def currval(self, sequence: str) -> int:
         return len(self.rows[sequence.rpartition("_id_seq")[0]])
 
-    def savepoint(self, name: str) -> Any:
+    def Savepoint(self, name: str) -> Any:
         self.points.append(Point())
         return self.points[-1]
 
-    def unfinished_tasks(self, method: str) -> list[int]:
-        return self.unfinished
 
+class Delegate(types.ModuleType):
+    """Stands for a module of the hub; `hub` is the one of the running test."""
 
-class Seam(types.ModuleType):
-    """Stands for the module `hubside`; `hub` is the one of the running test."""
-
-    def __init__(self) -> None:
-        super().__init__("sgx_enclaves_hub.hubside")
-        self.hub: Optional[FakeHub] = None
+    hub: Optional[FakeHub] = None
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or self.hub is None:
+        if name.startswith("__") or not hasattr(FakeHub, name):
             raise AttributeError(name)
-        return getattr(self.hub, name)
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            return getattr(Delegate.hub, name)(*arguments, **keywords)
+
+        return call
+
+
+for _name in ("kojihub", "kojihub.db"):
+    sys.modules[_name] = Delegate(_name)

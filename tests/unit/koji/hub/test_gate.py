@@ -23,7 +23,7 @@ from sgx_enclaves_hub.gate import refusal
 
 from sgx_enclaves.gate.decide import Decision
 from tests.support.records import A, B
-from tests.unit.koji.hub.fakehub import PLAIN_FILES, PROVIDES, TASK, FakeHub
+from tests.unit.koji.hub.fakehub import NOW, PLAIN_FILES, PROVIDES, TASK, FakeHub
 
 MARK = "sgx_enclaves.enforce"
 
@@ -301,8 +301,8 @@ def test_an_old_verification(ready: FakeHub, monkeypatch: pytest.MonkeyPatch) ->
     verify(ready)
     test = SgxEnclavesVerifiedTest("sgx_enclaves_verified max_age=30d")
     assert test.run({"build": 7})
-    later = ready.now().replace(year=2027)
-    monkeypatch.setattr(ready, "now", lambda: later)
+    later = NOW.replace(year=2027)
+    monkeypatch.setattr("sgx_enclaves_hub.hub_api.now", lambda: later)
     assert not test.run({"build": 7})
 
 

@@ -244,10 +244,10 @@ def test_filters_become_a_query(ready: FakeHub) -> None:
         "tag_id": 4,
         "verdict": "identical",
         "mrenclave": A,
-        "name": "pce",
+        "enclave": "pce",
     }
     assert len(query["clauses"]) == 4
-    assert query["options"] == {"order": "-id", "limit": 5, "offset": 0}
+    assert query["opts"] == {"order": "-id", "limit": 5, "offset": 0}
     assert enclaves["values"] == {"ids": (1, 2)}
 
 
@@ -255,7 +255,7 @@ def test_without_filters_there_is_a_limit(ready: FakeHub) -> None:
     assert listSgxVerifications() == []
     (query,) = ready.queries
     assert query["clauses"] == []
-    assert query["options"]["limit"] == 100
+    assert query["opts"]["limit"] == 100
 
 
 def test_the_number_alone(ready: FakeHub) -> None:
@@ -276,6 +276,9 @@ def test_the_number_alone(ready: FakeHub) -> None:
         ({"queryOpts": "limit"}, "Invalid value for queryOpts"),
         ({"queryOpts": {"limit": 1001}}, "Invalid value for limit"),
         ({"queryOpts": {"limit": -1}}, "Invalid value for limit"),
+        ({"queryOpts": {"limit": 0}}, "Invalid value for limit"),
+        ({"queryOpts": {"order": ["id"]}}, "Invalid value for order"),
+        ({"queryOpts": {"order": "--id"}}, "Invalid value for order"),
         ({"queryOpts": {"offset": 0.5}}, "Invalid value for offset"),
         ({"queryOpts": {"order": "record"}}, "Invalid value for order"),
         ({"queryOpts": {"order": "id,id"}}, "Invalid value for order"),

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An INI file, read into a dataclass whose fields say section, key and check.
+
+An unknown section or key is an error: a misspelt limit must not pass for none.
+A check turns a value's text into what it means, or raises `ValueError` with what it expects.
+"""
+
+from __future__ import annotations
+
+import configparser
+from collections.abc import Callable, Mapping
+from dataclasses import Field, field, fields
+from pathlib import Path
+from typing import Any, Optional, TypeVar
+
+from sgx_enclaves.errors import InputError
+
+T = TypeVar("T")
+_YES, _NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
+
+
+def setting(section: str, key: str, usual: Any, check: Callable[[str], Any] = str) -> Any:
+    """A dataclass field that one key of the file sets; an empty value counts as not set."""
+    return field(default=usual, metadata={"section": section, "key": key, "check": check})
+
+
+def table(section: str, check: Callable[[Mapping[str, str]], Any] = dict) -> Any:
+    """A dataclass field that is a whole section, with keys of the site's own."""
+    return field(
+        default_factory=lambda: check({}), metadata={"section": section, "key": "", "check": check}
+    )
+
+
+def load_settings(cls: type[T], path: str) -> T:
+    """Read a file.
+
+    Args:
+        cls: a dataclass of `setting` and `table` fields.
+        path: the file.
+
+    Raises:
+        InputError: it cannot be read, or a section, key or value is wrong.
+    """
+    parser = configparser.ConfigParser(
+        interpolation=None, default_section="", delimiters=("=",), inline_comment_prefixes=None
+    )
+    # Tags and targets are told apart by case.
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    try:
+        with open(path, encoding="utf-8") as stream:
+            parser.read_file(stream, path)
+    except FileNotFoundError:
+        raise InputError("there is no such file", file=path) from None
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        raise InputError(f"the configuration cannot be read: {error}", file=path) from None
+    known: dict[str, dict[str, Field[Any]]] = {}
+    for item in fields(cls):  # type: ignore[arg-type]
+        if "section" in item.metadata:
+            known.setdefault(item.metadata["section"], {})[item.metadata["key"]] = item
+    values: dict[str, Any] = {}
+    for section in parser.sections():
+        if section not in known:
+            raise InputError(
+                f"there is no section [{section}]", file=path, expected=", ".join(known)
+            )
+        values.update(_section(path, section, dict(parser[section]), known[section]))
+    return cls(**values)
+
+
+def _section(
+    path: str, section: str, found: Mapping[str, str], known: Mapping[str, Field[Any]]
+) -> dict[str, Any]:
+    if "" in known:
+        item = known[""]
+        return {item.name: _checked(path, f"[{section}]", found, item.metadata["check"])}
+    unknown = [key for key in found if key not in known]
+    if unknown:
+        raise InputError(
+            f"[{section}] has unknown keys: {', '.join(unknown)}",
+            file=path,
+            expected=", ".join(known),
+        )
+    return {
+        known[key].name: _checked(path, f"[{section}] {key}", value, known[key].metadata["check"])
+        for key, value in found.items()
+        if value
+    }
+
+
+def _checked(path: str, place: str, value: Any, check: Callable[[Any], Any]) -> Any:
+    try:
+        return check(value)
+    except ValueError as error:
+        found = repr(value)[:120] if isinstance(value, str) else None
+        raise InputError(f"{place} is wrong", file=path, expected=str(error), found=found) from None
+
+
+def yes_or_no(value: str) -> bool:
+    """True or False."""
+    if value.lower() not in (*_YES, *_NO):
+        raise ValueError("yes or no")
+    return value.lower() in _YES
+
+
+def whole(least: int, most: int, unit: int = 1) -> Callable[[str], int]:
+    """A check for whole numbers, which are multiplied by a unit."""
+
+    def check(value: str) -> int:
+        if not value.isascii() or not value.isdigit() or not least <= int(value[:18]) <= most:
+            raise ValueError(f"a whole number from {least} to {most}")
+        return int(value) * unit
+
+    return check
+
+
+def folder(value: str) -> Path:
+    """A directory."""
+    if not value.startswith("/"):
+        raise ValueError("an absolute path")
+    return Path(value)
+
+
+def folders(value: str) -> tuple[Path, ...]:
+    """Some directories."""
+    return tuple(folder(word) for word in value.split())
+
+
+def https_url(value: str) -> Optional[str]:
+    """The URL of a server that shows a certificate."""
+    if not value.startswith("https://"):
+        raise ValueError("an https:// URL")
+    return value
