@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Optional
 
 from demo import vendor
-from demo.command import sgx_enclaves, shown, title
-from demo.packages import Built, Workshop, install, rpm_in, rpmlint, write_lint_config
+from demo.command import Result, sgx_enclaves, shown, title
+from demo.packages import Built, Ran, Workshop, install, rpm_in, rpmlint, write_lint_config
 from demo.packages import run as run_program
 from demo.release import ENCLAVE_LIST, VERSION
 from demo.source_packages import (
@@ -34,6 +34,10 @@ from sgx_enclaves.enclave.metadata import Descriptor
 PCE = ENCLAVE_LIST[0]
 _ONLY_PCE = tuple(word for e in ENCLAVE_LIST[1:] for word in ("--without", e.name))
 _REFUSES = re.compile(r"compare refuses: ([a-z,\s]+?)\n +-")
+# What rpmlint refuses an enclave for.
+_ERROR = re.compile(r": E: (sgx-enclave-\S+)")
+# The kinds of packages with signed enclaves.
+_SIGNED = ("prebuilt", "grafted")
 _LINE = re.compile(r"\S+: [EWI]: \S+.*|.* packages? and \d+ specfiles? checked;.*")
 
 
@@ -52,7 +56,7 @@ class Tampering:
     stage: str
 
 
-def run(folder: Path, rpmlint_home: Optional[Path]) -> int:
+def run(folder: Path, rpmlint_home: Optional[Path]) -> list[Result]:
     """Show it.
 
     Args:
@@ -60,26 +64,26 @@ def run(folder: Path, rpmlint_home: Optional[Path]) -> int:
         rpmlint_home: the environment with rpmlint; None leaves it out.
 
     Returns:
-        How many results were not as they must be.
+        What was tried, and what came of it.
     """
     if shutil.which("rpmbuild") is None:
         title("packages: skipped, for rpmbuild is not installed")
-        return 0
+        return [Result("packages", "everything", "not tried: rpmbuild is not installed", True)]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     stock = prepare(folder)
     shop = Workshop(folder, folder / "buildroot")
     sources = _sources(shop, stock)
-    built, wrong = _build(shop, sources)
-    if wrong:
-        return wrong
-    wrong += _tamperings(shop, stock)
-    wrong += _same(folder / "installed", stock, built)
+    built, results = _build(shop, sources)
+    if not all(result.good for result in results):
+        return results
+    results += _tamperings(shop, stock)
+    results += _same(folder / "installed", stock, built)
     if rpmlint_home is None:
         title("rpmlint: skipped, for it is not installed")
-        return wrong
+        return [*results, Result("rpmlint", "everything", "not tried: it is not installed", True)]
     config = write_lint_config(folder / "site.toml", stock.signer, least_isvsvn())
-    return wrong + _lint(rpmlint_home, config, built)
+    return [*results, *_lint(rpmlint_home, config, built)]
 
 
 def _sources(shop: Workshop, stock: Stock) -> SourcePackages:
@@ -93,11 +97,11 @@ def _sources(shop: Workshop, stock: Stock) -> SourcePackages:
     return SourcePackages(**made, forged=make_forged(shop, stock.forged))
 
 
-def _build(shop: Workshop, sources: SourcePackages) -> tuple[dict[str, Built], int]:
+def _build(shop: Workshop, sources: SourcePackages) -> tuple[dict[str, Built], list[Result]]:
     """Build all four; the unsigned enclaves are installed where the others look for them."""
     title("packages: built with rpmbuild")
     built = {}
-    wrong = 0
+    problems = []
     for kind in (*KINDS, "forged"):
         source: Path = getattr(sources, kind)
         print(f"$ rpmbuild --rebuild {source.name}", flush=True)
@@ -105,20 +109,21 @@ def _build(shop: Workshop, sources: SourcePackages) -> tuple[dict[str, Built], i
         for package in result.packages:
             print(f"  {package.name}")
         if result.status:
-            print(f"NOT AS EXPECTED: failed in {result.stage}\n{result.text}")
-            wrong += 1
-        elif kind == "reproducible":
-            wrong += _check(install(result.packages, shop.unsigned_root).status == 0, "installed")
-    return built, wrong
+            problems.append(f"{kind} failed in {result.stage}")
+            print(result.text)
+        elif kind == "reproducible" and install(result.packages, shop.unsigned_root).status:
+            problems.append("cannot be installed")
+    answer = "; ".join(problems) or f"{sum(len(b.packages) for b in built.values())} packages"
+    return built, [Result("packages", "honest files, built with rpmbuild", answer, not problems)]
 
 
-def _tamperings(shop: Workshop, stock: Stock) -> int:
+def _tamperings(shop: Workshop, stock: Stock) -> list[Result]:
     title("packages: each tampering stops the prebuilt one's build")
     unsigned = shop.folder / "built" / PCE.unsigned
     key = vendor.make_key(shop.folder / "vendor.pem")
     mallory = vendor.make_key(shop.folder / "mallory.pem")
     honest = stock.signed[PCE.signed]
-    wrong = 0
+    results = []
     for name, case in {
         "payload": Tampering("one byte of code changed after signing", stock.forged, "%check"),
         "metadata": Tampering(
@@ -142,41 +147,42 @@ def _tamperings(shop: Workshop, stock: Stock) -> int:
         argument = f"_sourcedir {where.resolve()}"
         built = shop.rpmbuild("-bb", spec, "--define", argument, *_ONLY_PCE, top=f"tampered-{name}")
         print(f"{name}: {case.story}")
-        wrong += judge(case, built)
-    return wrong
+        results.append(judge(case, built))
+    return results
 
 
-def judge(case: Tampering, built: Built) -> int:
-    """Tell how a build ended; 1 if not as it must."""
+def judge(case: Tampering, built: Built) -> Result:
+    """Say how a build ended, and whether it had to end so."""
+    answer = "rpmbuild has built it"
     if built.status:
         refused = _REFUSES.search(built.text)
         reason = f", refuses: {' '.join(refused[1].split())}" if refused else ""
-        print(f"  rpmbuild fails in {built.stage}{reason}")
-    else:
-        print("  rpmbuild has built it")
-    return _check(built.status != 0 and built.stage == case.stage, f"fails in {case.stage}")
+        answer = f"rpmbuild fails in {built.stage}{reason}"
+    print(f"  {answer}")
+    good = built.status != 0 and built.stage == case.stage
+    return Result("packages", case.story, answer, good)
 
 
-def _same(root: Path, stock: Stock, built: dict[str, Built]) -> int:
+def _same(root: Path, stock: Stock, built: dict[str, Built]) -> list[Result]:
     title("packages: the prebuilt and the grafted ones in one scratch root")
     packages = [*built["prebuilt"].packages, *built["grafted"].packages]
-    folders = [shown(built[kind].packages[0].parent) for kind in ("prebuilt", "grafted")]
+    folders = [shown(built[kind].packages[0].parent) for kind in _SIGNED]
     print(f"$ rpm --root {shown(root)} --install {folders[0]}/*.rpm {folders[1]}/*.rpm")
     done = install(packages, root)
     # rpm refuses two packages that have one path with other bytes
-    wrong = _check(done.status == 0, f"rpm installs them:\n{done.text}")
+    print(done.text, end="")
     same = 0
     for enclave in ENCLAVE_LIST:
         path = root / "usr/x86_64-intel-sgx/lib64" / f"{enclave.signed}.{VERSION}"
         same += path.is_file() and path.read_bytes() == stock.signed[enclave.signed]
-    print(
-        f"{same} of {len(ENCLAVE_LIST)} enclaves are the vendor's files, byte for byte, both ways"
-    )
-    wrong += _check(same == len(ENCLAVE_LIST), "all are the vendor's")
-    return wrong + _ask(root, stock)
+    answer = f"{same} of {len(ENCLAVE_LIST)} enclaves are the vendor's files, byte for byte"
+    print(f"{answer}, both ways")
+    good = done.status == 0 and same == len(ENCLAVE_LIST)
+    story = "prebuilt and grafted packages in one root"
+    return [Result("packages", story, answer, good), _ask(root, stock)]
 
 
-def _ask(root: Path, stock: Stock) -> int:
+def _ask(root: Path, stock: Stock) -> Result:
     """Ask what ships an enclave of that measurement."""
     image = EnclaveImage.parse(stock.signed[PCE.signed], PCE.signed)
     block = Descriptor.parse(image.descriptor).blocks[0]
@@ -185,12 +191,14 @@ def _ask(root: Path, stock: Stock) -> int:
     print(f"$ rpm --root {shown(root)} --query --whatprovides '{provide}'")
     answer = run_program(query)
     print(answer.text, end="")
-    return _check(answer.status == 0, "somebody provides it")
+    providers = len(answer.text.splitlines()) if answer.status == 0 else 0
+    words = f"{providers} packages provide it"
+    return Result("packages", "rpm is asked for a measurement", words, providers == len(_SIGNED))
 
 
-def _lint(home: Path, config: Path, built: dict[str, Built]) -> int:
+def _lint(home: Path, config: Path, built: dict[str, Built]) -> list[Result]:
     unsigned = built["reproducible"].packages
-    wrong = 0
+    results = []
     for kind, story, status in (
         ("prebuilt", "the prebuilt packages", 0),
         ("grafted", "the grafted packages", 0),
@@ -198,21 +206,21 @@ def _lint(home: Path, config: Path, built: dict[str, Built]) -> int:
     ):
         title(f"rpmlint: {story}")
         packages = built[kind].packages
-        wrong += _check(_show_lint(home, config, packages, unsigned) == status, f"status {status}")
-    return wrong
+        found = _show_lint(home, config, packages, unsigned)
+        refused = _ERROR.findall(found.text)
+        answer = f"exit status {found.status}"
+        answer += f", {', '.join(dict.fromkeys(refused))}" if refused else ", verified"
+        # No other finding may be to blame, nor stand in for ours.
+        good = found.status == status and bool(refused) == bool(status)
+        results.append(Result("rpmlint", story, answer, good))
+    return results
 
 
-def _show_lint(home: Path, config: Path, packages: Sequence[Path], unsigned: Sequence[Path]) -> int:
+def _show_lint(home: Path, config: Path, packages: Sequence[Path], unsigned: Sequence[Path]) -> Ran:
     folders = [shown(packages[0].parent), shown(unsigned[0].parent)]
     print("$ rpmlint " + " ".join(f"{folder}/*.rpm" for folder in folders), flush=True)
     done = rpmlint(home, config, [*packages, *unsigned])
     for line in done.text.splitlines():
         if _LINE.match(line) and not line.startswith("(none)"):
             print(line.replace(f"{unsigned[0].parent}/", ""))
-    return done.status
-
-
-def _check(good: bool, what: str) -> int:
-    if not good:
-        print(f"NOT AS EXPECTED: {what}")
-    return 0 if good else 1
+    return done

@@ -1,17 +1,44 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs what a user would type, and shows it."""
+"""Runs what a user would type, and shows it; says at the end what was tried and who refused it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 # Builds, signatures and comparisons of the test enclaves take seconds, not minutes.
 DEADLINE = 120
+
+
+@dataclass(frozen=True)
+class Result:
+    """One thing that the demo tried.
+
+    Attributes:
+        part: of the demo.
+        story: what was tried.
+        answer: what came of it, or who refused it.
+        good: whether that is what must come of it.
+    """
+
+    part: str
+    story: str
+    answer: str
+    good: bool
+
+
+def table(results: Iterable[Result]) -> Iterable[str]:
+    """The results, one a line, in columns."""
+    rows = [(r.part, r.story, r.answer + ("" if r.good else "  NOT AS EXPECTED")) for r in results]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    for part, story, answer in rows:
+        yield f"  {part:<{widths[0]}}  {story:<{widths[1]}}  {answer}"
 
 
 def title(text: str) -> None:

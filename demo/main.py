@@ -14,8 +14,14 @@ import sys
 from pathlib import Path
 
 from demo import as_packages, one_enclave, vendor, whole_release
-from demo.command import DEADLINE, title
+from demo.command import DEADLINE, shown, table, title
 from demo.release import ENCLAVES
+
+_PURPOSE = """\
+sgx-enclaves proves that a vendor's signed enclave is the enclave that you built, plus
+the vendor's signature, and nothing else. This demo plays vendor and builder: it builds
+test enclaves, signs them, and compares. Then it tampers with one thing after the other
+and shows who refuses it. It takes about half a minute."""
 
 
 def main() -> int:
@@ -26,17 +32,22 @@ def main() -> int:
     args = parser.parse_args()
     folder: Path = args.into
     folder.mkdir(parents=True, exist_ok=True)
+    print(_PURPOSE, flush=True)
     title("build the test enclaves from source")
     built = build_enclaves(folder / "built")
     key = vendor.make_key(folder / "vendor.pem")
     mallory = vendor.make_key(folder / "mallory.pem")
-    wrong = one_enclave.run(folder, built / "libsgx_pce.so", key, mallory)
-    wrong += whole_release.run(folder / "release", built, key, mallory)
+    results = one_enclave.run(folder, built / "libsgx_pce.so", key, mallory)
+    results += whole_release.run(folder / "release", built, key, mallory)
     there = args.rpmlint is not None and (args.rpmlint / "bin" / "rpmlint").is_file()
-    wrong += as_packages.run(folder / "packages", args.rpmlint if there else None)
-    title("done" if not wrong else f"{wrong} result(s) were NOT as expected")
-    print(f"reports: {folder}/*/report/verdict.{{txt,json,html}}")
-    print(f"         {folder}/release/*/report/release.{{txt,json,html}}")
+    results += as_packages.run(folder / "packages", args.rpmlint if there else None)
+    title("what was tried, and who refused it")
+    print("\n".join(table(results)))
+    wrong = sum(not result.good for result in results)
+    title("done: everything as it must be" if not wrong else f"{wrong} NOT AS EXPECTED")
+    report = shown(folder / "tampered-patch-table" / "report" / "verdict.html")
+    print(f"Open this report: {report}")
+    print("It shows a validly signed enclave whose metadata overwrite its code: refused, and why.")
     return 1 if wrong else 0
 
 

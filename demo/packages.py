@@ -22,6 +22,13 @@ from demo.command import ROOT
 MACROS = ROOT / "spec-templates" / "macros.sgx-enclaves"
 ATTRIBUTES = ROOT / "spec-templates" / "fileattrs" / "sgx_enclaves.attr"
 DEADLINE = 300
+_NOWHERE = "/nonexistent"
+_PLAIN = {
+    "LC_ALL": "C.UTF-8",
+    "HOME": _NOWHERE,
+    "XDG_CONFIG_HOME": _NOWHERE,
+    "XDG_CONFIG_DIRS": _NOWHERE,
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,8 @@ def _failed_stage(text: str) -> str:
 
 def run(argv: Sequence[str], environment: Optional[Mapping[str, str]] = None) -> Ran:
     """Run a program in the checkout; errors go with the output."""
-    # rpmlint reads less configuration when it believes that it is being tested.
+    # Nothing that a user or a machine has set up for rpm or rpmlint may matter here, nor
+    # another language. rpmlint reads less configuration when it believes that it is tested.
     usual = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         argv,
@@ -123,7 +131,7 @@ def run(argv: Sequence[str], environment: Optional[Mapping[str, str]] = None) ->
         text=True,
         errors="replace",
         cwd=ROOT,
-        env={**usual, "PYTHONPATH": str(ROOT), **(environment or {})},
+        env={**usual, **_PLAIN, "PYTHONPATH": str(ROOT), **(environment or {})},
     )
     return Ran(done.returncode, done.stdout)
 

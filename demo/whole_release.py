@@ -16,7 +16,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from demo import vendor
-from demo.command import sgx_enclaves, title
+from demo.command import Result, sgx_enclaves, title
 from demo.release import (
     CHECKSUMS_FILE,
     ENCLAVE_LIST,
@@ -64,7 +64,7 @@ class Case:
     own_cache: bool = False
 
 
-def run(folder: Path, built: Path, key: RSAPrivateKey, mallory: RSAPrivateKey) -> int:
+def run(folder: Path, built: Path, key: RSAPrivateKey, mallory: RSAPrivateKey) -> list[Result]:
     """Show it.
 
     Args:
@@ -74,11 +74,11 @@ def run(folder: Path, built: Path, key: RSAPrivateKey, mallory: RSAPrivateKey) -
         mallory: somebody else's.
 
     Returns:
-        How many results were not as they must be.
+        What was tried, and what came of it.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "tls").mkdir(parents=True)
-    wrong = 0
+    results = []
     with download_server(folder / "tls") as server:
         signed = {
             e.signed: vendor.sign_enclave(built / e.unsigned, e.config, key) for e in ENCLAVE_LIST
@@ -86,8 +86,8 @@ def run(folder: Path, built: Path, key: RSAPrivateKey, mallory: RSAPrivateKey) -
         honest = _toolchain(folder / "toolchain-record", honest_release(server, signed, key))
         for name, case in make_cases(server, honest, built, signed, (key, mallory)).items():
             write_catalogue(folder / name, case.description)
-            wrong += show(folder, name, case, server.ca_file)
-    return wrong
+            results.append(show(folder, name, case, server.ca_file))
+    return results
 
 
 def make_cases(
@@ -129,7 +129,7 @@ def make_cases(
             own_cache=True,
         ),
         "archive": Case(
-            "the server has another archive of signed enclaves than the pinned one",
+            "the server has another archive of signed enclaves",
             replace(honest, signed_url=server.put(f"/tampered/{SIGNED_FILE}", bad_archive)),
             2,
             "signed",
@@ -139,13 +139,13 @@ def make_cases(
             f"the release designates gcc {OTHER_GCC}, which is not here", toolchain, 2, "toolchain"
         ),
         "host": Case(
-            "the same, built with what is here: identical bytes, but not the reproducible verdict",
+            "the same, built with what is here: not the reproducible verdict",
             toolchain,
             0,
             arguments=("--toolchain=host",),
         ),
         "payload": Case(
-            "the vendor changed one byte of code after signing, and pins that archive",
+            "one byte of code changed after signing, in a pinned archive",
             _delivered(server, honest, "payload", bad_code),
             1,
             "compare",
@@ -239,8 +239,8 @@ def _delivered(
     )
 
 
-def show(folder: Path, name: str, case: Case, ca_file: Path) -> int:
-    """Run a case; returns 1 if it did not come out as it must."""
+def show(folder: Path, name: str, case: Case, ca_file: Path) -> Result:
+    """Run a case."""
     title(f"release {name}: {case.story}")
     report = folder / name / "report"
     cache = folder / (name if case.own_cache else "") / "cache"
@@ -258,7 +258,7 @@ def show(folder: Path, name: str, case: Case, ca_file: Path) -> int:
     if not (report / "release.json").exists():
         print((folder / name / "log.txt").read_text("utf-8"))
         print(f"NOT AS EXPECTED: no report, exit status {status}")
-        return 1
+        return Result("release", case.story, "no report", False)
     if name == "demo":
         print((report / "release.txt").read_text("utf-8"), end="")
     result = json.loads((report / "release.json").read_text("utf-8"))
@@ -267,7 +267,16 @@ def show(folder: Path, name: str, case: Case, ca_file: Path) -> int:
     problems = problems_of(case, status, result)
     for problem in problems:
         print(f"NOT AS EXPECTED: {problem}")
-    return 1 if problems else 0
+    return Result("release", case.story, _answer(result), not problems)
+
+
+def _answer(result: Mapping[str, Any]) -> str:
+    """The verdict, or who refused what."""
+    refused = [f"stage {s['name']} refuses" for s in result["stages"] if s["state"] == "refused"]
+    checks = dict.fromkeys(c for e in result["enclaves"] for c in e["refused_checks"])
+    if checks:
+        refused.append(f"compare refuses: {', '.join(checks)}")
+    return ", ".join(refused) or ("reproducible" if result["reproducible"] else result["outcome"])
 
 
 def _print_short(result: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -50,9 +51,14 @@ def test_demo_runs_and_every_verdict_is_as_it_must_be(tmp_path: Path) -> None:
         timeout=300,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "== done" in result.stdout
-    assert "NOT" not in result.stdout.replace("NOT the reproducible", "")
+    assert result.stdout.startswith("sgx-enclaves proves")
+    assert "== done: everything as it must be" in result.stdout
+    assert "NOT AS EXPECTED" not in result.stdout
     assert "the graft is the vendor's file, byte for byte" in result.stdout
+    report = tmp_path / "tampered-patch-table" / "report" / "verdict.html"
+    opened = re.search(r"^Open this report: (.+)$", result.stdout, re.MULTILINE)
+    assert opened is not None
+    assert (ROOT / opened[1]).resolve() == report.resolve()
     packages = "4 of 4 enclaves are the vendor's files, byte for byte, both ways"
     assert packages in result.stdout or "rpmbuild is not installed" in result.stdout
     wanted = {
@@ -113,22 +119,20 @@ def test_demo_tells_of_a_run_without_a_report(
     monkeypatch.setattr(whole_release, "sgx_enclaves", broken)
     case = Case("broken", DESCRIPTION, 1)
     (tmp_path / "x").mkdir()
-    assert whole_release.show(tmp_path, "x", case, tmp_path / "ca.pem") == 1
+    assert not whole_release.show(tmp_path, "x", case, tmp_path / "ca.pem").good
     assert "it broke" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("status", "stage", "wrong"), [(1, "%check", 0), (1, "%build", 1), (1, "", 1), (0, "", 1)]
+    ("status", "stage", "good"),
+    [(1, "%check", True), (1, "%build", False), (1, "", False), (0, "", False)],
 )
-def test_demo_says_no_to_a_build_that_ends_otherwise(
-    status: int, stage: str, wrong: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_demo_says_no_to_a_build_that_ends_otherwise(status: int, stage: str, good: bool) -> None:
     case = as_packages.Tampering("one byte changed", b"", "%check")
     text = "enclaves  pce  differs  compare refuses: payload,\n        policy\n    - why"
-    assert as_packages.judge(case, Built(status, text, (), stage)) == wrong
-    out = capsys.readouterr().out
-    assert ("NOT AS EXPECTED" in out) == bool(wrong)
-    assert ("refuses: payload, policy" in out) == bool(status)
+    result = as_packages.judge(case, Built(status, text, (), stage))
+    assert result.good == good
+    assert ("refuses: payload, policy" in result.answer) == bool(status)
 
 
 def test_description_is_a_release_of_the_catalogue() -> None:
