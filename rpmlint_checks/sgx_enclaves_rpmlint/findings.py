@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from sgx_enclaves import findings
-from sgx_enclaves.plain import record
+from sgx_enclaves.plain import printable, record
 
 ERROR = "E"
 WARNING = "W"
@@ -65,8 +65,3 @@ def report(kind_id: str, *details: str) -> Report:
 def failed(message: str) -> Report:
     """The check could not be done."""
     return report("sgx-enclave-check-failed", message)
-
-
-def printable(text: str) -> str:
-    """The text with every other character escaped, line ends among them."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -22,10 +22,11 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Optional
 
 from sgx_enclaves.enclave.verdict import Difference, Finding, Outcome, Severity, Verdict
+from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.check import Bystander, EnclaveResult, PackageResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves_rpmlint.conventions import check_conventions
-from sgx_enclaves_rpmlint.findings import Report, kind_of_code, printable, report
+from sgx_enclaves_rpmlint.findings import Report, kind_of_code, report
 from sgx_enclaves_rpmlint.options import read_options
 from sgx_enclaves_rpmlint.packages import Output, Subject
 from sgx_enclaves_rpmlint.references import Query, is_neighbour, opener_for, references_for

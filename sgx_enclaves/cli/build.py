@@ -12,8 +12,6 @@ Exit status: 0 everything was built; 1 with --twice, the second build differs;
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
 from sgx_enclaves.cli.arguments import (
@@ -23,6 +21,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_catalogue,
     chosen_fetcher,
 )
+from sgx_enclaves.cli.output import message, out, out_json
 from sgx_enclaves.release.build import BuildRequest, build_release
 from sgx_enclaves.release.manifest import Manifest, ToolchainKind, set_apart
 
@@ -112,23 +111,19 @@ def run(args: argparse.Namespace) -> int:
     manifest = build_release(
         request,
         lambda artifact: fetcher.fetch(artifact, allow_unpinned=args.allow_unpinned),
-        _say,
+        message,
     )
     if args.apart:
         for enclave in manifest.enclaves:
             if enclave.built:
                 set_apart(args.into, manifest, enclave.name)
     if args.json:
-        print(json.dumps(manifest.as_dict(), indent=2))
+        out_json(manifest.as_dict())
     else:
-        print("\n".join(summary(manifest, args.into)))
+        out(*summary(manifest, args.into))
     if not manifest.complete:
         return EXIT_FAILED
     return EXIT_DIFFERS if manifest.reproducible is False else 0
-
-
-def _say(text: str) -> None:
-    print(f"sgx-enclaves: {text}", file=sys.stderr, flush=True)
 
 
 def summary(manifest: Manifest, into: Path) -> list[str]:

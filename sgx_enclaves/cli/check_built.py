@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sgx_enclaves.cli.output import out
 from sgx_enclaves.files import make_folder, write_file
+from sgx_enclaves.plain import printable
 from sgx_enclaves.release.manifest import Built, Manifest, TreeRecord, load_built
 
 EXIT_REFUSED = 1
@@ -40,11 +42,11 @@ def run(args: argparse.Namespace) -> int:
     built = load_built(args.directory)
     lines = words(built)
     refused = refusals(built.manifest, args.allow_unpinned) if args.designated else []
-    text = "\n".join([*lines, *(f"REFUSED: {reason}" for reason in refused)]) + "\n"
-    print(text, end="")
+    lines += [f"REFUSED: {reason}" for reason in refused]
+    out(*lines)
     if args.output is not None and not refused:
         make_folder(args.output.parent)
-        write_file(str(args.output), text.encode("utf-8"))
+        write_file(str(args.output), "".join(f"{printable(line)}\n" for line in lines).encode())
     return EXIT_REFUSED if refused else 0
 
 

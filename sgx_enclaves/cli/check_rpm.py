@@ -19,9 +19,6 @@ not permitted; 2 unverifiable: no counterpart, or a malformed or damaged package
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 
 from sgx_enclaves.cli.arguments import (
     add_json,
@@ -31,6 +28,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_generation,
     chosen_policy,
 )
+from sgx_enclaves.cli.output import out_json, out_report
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.reader import open_package
@@ -67,15 +65,14 @@ def run(args: argparse.Namespace) -> int:
 
     status = 0
     plain = []
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for number, result in enumerate(results):
         status = max(status, result.exit_status)
         if args.json:
             plain.append(result_dict(result))
         else:
-            print(("\n" if number else "") + result_text(result, colour=colour))
+            out_report(("\n" if number else "") + result_text(result))
     if args.json:
-        print(json.dumps({"exit_status": status, "packages": plain}, indent=2))
+        out_json({"exit_status": status, "packages": plain})
     return status
 
 

@@ -12,8 +12,6 @@ Exit status 0, 1, 2 in this order.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
 from sgx_enclaves.cli.arguments import (
@@ -23,6 +21,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_generation,
     chosen_policy,
 )
+from sgx_enclaves.cli.output import flush, message, out_json, out_report
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.verdict import Verdict
 from sgx_enclaves.files import make_folder, read_file, write_file
@@ -69,21 +68,22 @@ def run(args: argparse.Namespace) -> int:
 
         verdict = explained(verdict, built, signed, config)
     if args.json:
-        print(_json(verdict))
+        from sgx_enclaves.report.as_json import verdict_dict  # noqa: PLC0415
+
+        out_json(verdict_dict(verdict))
     else:
         from sgx_enclaves.report.text import verdict_text  # noqa: PLC0415
 
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        print(verdict_text(verdict, colour=colour))
+        out_report(verdict_text(verdict))
     if args.report is not None:
         write_reports(verdict, Path(args.report))
     if args.diffoscope and verdict.exit_status:
         from sgx_enclaves.cli.diffoscope import run_diffoscope  # noqa: PLC0415
 
-        sys.stdout.flush()
+        flush()
         problem = run_diffoscope(Path(args.built), Path(args.signed))
         if problem is not None:
-            print(problem, file=sys.stderr)
+            message(problem)
     return verdict.exit_status
 
 
@@ -93,21 +93,16 @@ def write_reports(verdict: Verdict, folder: Path) -> None:
     Raises:
         InputError: the folder cannot be made, or a file not be written.
     """
+    import json  # noqa: PLC0415
+
     from sgx_enclaves.report.as_html import verdict_html  # noqa: PLC0415
+    from sgx_enclaves.report.as_json import verdict_dict  # noqa: PLC0415
     from sgx_enclaves.report.text import verdict_text  # noqa: PLC0415
 
     make_folder(folder)
     for name, text in (
         ("verdict.txt", verdict_text(verdict)),
-        ("verdict.json", _json(verdict)),
+        ("verdict.json", json.dumps(verdict_dict(verdict), indent=2)),
         ("verdict.html", verdict_html(verdict)),
     ):
         write_file(str(folder / name), f"{text}\n".encode())
-
-
-def _json(verdict: Verdict) -> str:
-    import json  # noqa: PLC0415
-
-    from sgx_enclaves.report.as_json import verdict_dict  # noqa: PLC0415
-
-    return json.dumps(verdict_dict(verdict), indent=2)

@@ -10,11 +10,11 @@ holds something else.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 
 from sgx_enclaves.cli.arguments import add_json
+from sgx_enclaves.cli.output import out, out_json
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.release.archive import Contents, read_contents
 
@@ -49,16 +49,16 @@ def run(args: argparse.Namespace) -> int:
     found = [(str(path), read_contents(path)) for path in args.archives]
     wrong = [name for name, it in found if args.expect not in (None, it.sha256)]
     if args.json:
-        print(json.dumps([_plain(name, it, args.list) for name, it in found], indent=2))
+        out_json([_plain(name, it, args.list) for name, it in found])
     else:
         for name, contents in found:
             verdict = ""
             if args.expect is not None:
                 verdict = ": DIFFERS" if name in wrong else ": as expected"
-            print(f"{contents.sha256}  {name}{verdict}")
+            out(f"{contents.sha256}  {name}{verdict}")
             if args.list:
                 for entry in contents.entries:
-                    print(f"  {entry.kind} {entry.value or '-'} {entry.path}")
+                    out(f"  {entry.kind} {entry.value or '-'} {entry.path}")
     return EXIT_DIFFERS if wrong else 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 from sgx_enclaves.cli.arguments import load_signed
+from sgx_enclaves.cli.output import out
 from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.files import write_file
 
@@ -26,5 +27,5 @@ def run(args: argparse.Namespace) -> int:
     signatures = extract(descriptor)
     data = b"".join(s.serialise() for s in signatures)
     write_file(args.output, data)
-    print(f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes")
+    out(f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes")
     return 0

@@ -10,7 +10,6 @@ stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_catalogue,
     chosen_fetcher,
 )
+from sgx_enclaves.cli.output import out, out_json
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
@@ -113,15 +113,15 @@ def run(args: argparse.Namespace) -> int:
     if args.into is not None:
         _copy(named, args.into)
     if args.json:
-        print(json.dumps({"release": release.name, "files": files}, indent=2))
+        out_json({"release": release.name, "files": files})
         return 0
     for entry in files:
         pinned = "as pinned" if entry["pinned"] else "NOT PINNED"
         if entry["contents_sha256"]:
             pinned = "contents as pinned"
-        print(f"{entry['kind']} {entry['id']}: {entry['path']}, sha256 {entry['sha256']}, {pinned}")
+        out(f"{entry['kind']} {entry['id']}: {entry['path']}, sha256 {entry['sha256']}, {pinned}")
         if entry.get("note"):
-            print(f"  {entry['note']}")
+            out(f"  {entry['note']}")
     return 0
 
 

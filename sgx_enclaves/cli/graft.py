@@ -17,6 +17,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_generation,
     chosen_policy,
 )
+from sgx_enclaves.cli.output import out
 from sgx_enclaves.enclave.graft import graft
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.errors import InputError
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         fips=args.fips,
     )
     write_file(args.output, result, MODE)
-    print(f"{args.output}: verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}")
+    out(f"{args.output}: verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}")
     return 0
 
 

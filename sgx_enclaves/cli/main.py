@@ -2,23 +2,25 @@
 """Find the verb, import only its module, and turn errors into messages.
 
 Exit status: 0 identical or done, 1 differs, 2 unverifiable: bad input, bad
-arguments, or something that this program does not know.
+arguments, or something that this program does not know; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple, Optional
+from typing import NamedTuple, NoReturn, Optional
 
 from sgx_enclaves import __version__
+from sgx_enclaves.cli.output import flush, message, out, out_report
 from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.plain import printable
 
 EXIT_UNVERIFIABLE = 2
+EXIT_INTERRUPTED = 130
 
 
 class Verb(NamedTuple):
@@ -65,18 +67,43 @@ def usage() -> str:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one verb; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:
+        # Python's word for a closed one; a verdict that nobody can read is none.
+        message("standard output is closed")
+        return EXIT_UNVERIFIABLE
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            flush()
+    except SgxEnclavesError as error:
+        message(str(error))
+    except KeyboardInterrupt:
+        message("interrupted")
+        return EXIT_INTERRUPTED
+    except MemoryError:
+        message("there is not enough memory; nothing was decided")
+    except Exception as error:
+        # Python's own exit status for it, 1, would say "differs".
+        message(_bug(error))
+    return EXIT_UNVERIFIABLE
+
+
+def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+        out_report(usage())
         return 0 if arguments else EXIT_UNVERIFIABLE
     if arguments[0] == "--version":
-        print(f"sgx-enclaves {__version__}")
+        out(f"sgx-enclaves {__version__}")
         return 0
     if arguments[0] not in VERBS:
-        print(f"sgx-enclaves: unknown verb {arguments[0]}\n\n{usage()}", file=sys.stderr)
+        message(f"unknown verb {arguments[0]}")
+        print(f"\n{usage()}", file=sys.stderr)
         return EXIT_UNVERIFIABLE
     module = module_of(arguments[0])
-    parser = parser_of(arguments[0], module)
-    return _run(module.run, parser.parse_args(arguments[1:]))
+    args = parser_of(arguments[0], module).parse_args(arguments[1:])
+    status: int = module.run(args)
+    return status
 
 
 def module_of(verb: str) -> ModuleType:
@@ -84,9 +111,17 @@ def module_of(verb: str) -> ModuleType:
     return importlib.import_module(f"sgx_enclaves.cli.{VERBS[verb].module}")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says of wrong arguments what is wrong; they may hold anything."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program, with the usage and one line."""
+        super().error(printable(message))
+
+
 def parser_of(verb: str, module: ModuleType) -> argparse.ArgumentParser:
     """The parser of a verb's arguments: parses them, and is what the manual is made of."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"sgx-enclaves {verb}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -94,24 +129,6 @@ def parser_of(verb: str, module: ModuleType) -> argparse.ArgumentParser:
     )
     module.add_arguments(parser)
     return parser
-
-
-def _run(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    try:
-        status = run(args)
-        sys.stdout.flush()
-        return status
-    except SgxEnclavesError as error:
-        print(f"sgx-enclaves: {error}", file=sys.stderr)
-    except BrokenPipeError:
-        # The reader of our output went away; that is its business, not an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("sgx-enclaves: interrupted", file=sys.stderr)
-    except Exception as error:
-        # Python's own exit status for it, 1, would say "differs".
-        print(f"sgx-enclaves: {_bug(error)}", file=sys.stderr)
-    return EXIT_UNVERIFIABLE
 
 
 def _bug(error: Exception) -> str:

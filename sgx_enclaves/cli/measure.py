@@ -8,7 +8,6 @@ Exit status 1 when a block of a signed enclave was signed for another MRENCLAVE.
 from __future__ import annotations
 
 import argparse
-import json
 
 from sgx_enclaves.cli.arguments import (
     add_json,
@@ -18,6 +17,7 @@ from sgx_enclaves.cli.arguments import (
     load_descriptor,
     load_enclave,
 )
+from sgx_enclaves.cli.output import out, out_json
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
@@ -56,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     if args.json:
-        print(json.dumps({"file": args.enclave, "blocks": results}, indent=2))
+        out_json({"file": args.enclave, "blocks": results})
     else:
         for index, result in enumerate(results):
             said = "as signed" if result["match"] else f"but signed for {result['enclavehash']}"
-            print(f"{result['mrenclave']}  block {index}, metadata {result['metadata']}, {said}")
+            out(f"{result['mrenclave']}  block {index}, metadata {result['metadata']}, {said}")
     return 0 if all(result["match"] for result in results) else 1
 
 
@@ -78,7 +78,7 @@ def _measure_unsigned(args: argparse.Namespace, image: EnclaveImage, descriptor:
     result = regenerate(image, load_config(args.config), generation)
     if args.json:
         facts = {"file": args.enclave, "sdk": generation.name, "mrenclave": result.mrenclave.hex()}
-        print(json.dumps(facts, indent=2))
+        out_json(facts)
     else:
-        print(f"{result.mrenclave.hex()}  as SDK {generation.name} would sign it")
+        out(f"{result.mrenclave.hex()}  as SDK {generation.name} would sign it")
     return 0

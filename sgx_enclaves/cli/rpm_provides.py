@@ -13,6 +13,7 @@ import os
 import re
 import sys
 
+from sgx_enclaves.cli.output import out
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.rpm.enclaves import provides_of
@@ -46,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
         path = line.rstrip("\n")
         if path and not os.path.islink(path):
             data = read_file(path, DEFAULT_LIMITS.file_size)
-            print("\n".join(provides_of(path, data, versions)))
+            out(*provides_of(path, data, versions))
     return 0

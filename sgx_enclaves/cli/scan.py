@@ -39,6 +39,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_generation,
     chosen_policy,
 )
+from sgx_enclaves.cli.output import message, out, out_json
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.report.text import report_lines, result_dict, scan_summary, survey_dict
 from sgx_enclaves.rpm.scan import Scanned, ScanSettings, State, Survey, scan, stamps_below, survey
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
     found = survey(args.folder, repodata=not (args.headers or args.deep), jobs=args.jobs)
     for problem in found.problems:
-        print(f"sgx-enclaves: {problem}; headers are read instead", file=sys.stderr)
+        message(f"{problem}; headers are read instead")
     state = State(args.state, _key(args, found)) if args.state is not None else None
     counter = _Counter(sys.stderr, found.passed)
     results: list[Scanned] = []
@@ -99,13 +100,11 @@ def run(args: argparse.Namespace) -> int:
     reports = [scanned.report for scanned in results if scanned.report is not None]
     status = max((scanned.exit_status for scanned in results), default=0)
     if args.json:
-        print(
-            json.dumps({"exit_status": status, **survey_dict(found), "packages": reports}, indent=2)
-        )
+        out_json({"exit_status": status, **survey_dict(found), "packages": reports})
     else:
         for report in reports:
-            print("\n".join(report_lines(report)))
-        print(scan_summary(found, reports))
+            out(*report_lines(report))
+        out(scan_summary(found, reports))
     return status
 
 

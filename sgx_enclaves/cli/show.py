@@ -6,10 +6,10 @@ signatures, layout and patches. Nothing is verified here.
 from __future__ import annotations
 
 import argparse
-import json
 
 from sgx_enclaves.cli.arguments import add_json, load_descriptor, load_enclave
-from sgx_enclaves.report.text import show_dict, show_text
+from sgx_enclaves.cli.output import out, out_json
+from sgx_enclaves.report.text import show_dict, show_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     image = load_enclave(args.enclave)
     descriptor = load_descriptor(image)
     if args.json:
-        print(json.dumps(show_dict(image, descriptor), indent=2))
+        out_json(show_dict(image, descriptor))
     else:
-        print(show_text(image, descriptor))
+        out(*show_lines(image, descriptor))
     return 0

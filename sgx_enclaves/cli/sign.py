@@ -9,6 +9,7 @@ import argparse
 import datetime
 
 from sgx_enclaves.cli.arguments import add_sdk, chosen_generation, load_config, load_enclave
+from sgx_enclaves.cli.output import out
 from sgx_enclaves.enclave.compare import detect_generation, require_unsigned
 from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sign import load_key, sign
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     regenerated = regenerate(image, load_config(args.config), generation, args.fips)
     date = args.date or datetime.datetime.now(datetime.timezone.utc).date()
     write_file(args.output, sign(image, regenerated, key, date), MODE)
-    print(
+    out(
         f"{args.output}: signed as SDK {generation.name} would, "
         f"MRENCLAVE {regenerated.mrenclave.hex()}"
     )

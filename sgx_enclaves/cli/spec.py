@@ -17,6 +17,7 @@ import os
 import re
 
 from sgx_enclaves.cli.arguments import add_catalogue, chosen_catalogue
+from sgx_enclaves.cli.output import out_report
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import write_file
 from sgx_enclaves.release.catalogue import Release
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     )
     text = render(request)
     if args.output is None:
-        print(text, end="")
+        out_report(text.rstrip("\n"))
     else:
         write_file(args.output, text.encode("utf-8"))
     return 0

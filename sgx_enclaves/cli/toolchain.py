@@ -18,6 +18,7 @@ import argparse
 import json
 
 from sgx_enclaves.cli.arguments import add_catalogue, add_json, chosen_catalogue
+from sgx_enclaves.cli.output import out_report
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file, write_file
 from sgx_enclaves.release.catalogue import Toolchain
@@ -85,7 +86,7 @@ def _lock(args: argparse.Namespace) -> int:
 
 def _write(args: argparse.Namespace, text: str) -> None:
     if args.output is None:
-        print(text)
+        out_report(text)
     else:
         write_file(args.output, f"{text}\n".encode())
 

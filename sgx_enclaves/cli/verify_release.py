@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_fetcher,
 )
 from sgx_enclaves.cli.compare import write_reports
+from sgx_enclaves.cli.output import message, out_json, out_report
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import write_file
 from sgx_enclaves.release.catalogue import Release
@@ -114,20 +113,15 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs is not None:
         request = replace(request, jobs=args.jobs)
     work = args.work if args.work is not None else chosen_cache_dir(args) / "work"
-    tools = BuildTools(chosen_fetcher(args), StageStore(work), record_for, builder(_say))
-    verdict = verify_release(request, tools, _say)
+    tools = BuildTools(chosen_fetcher(args), StageStore(work), record_for, builder(message))
+    verdict = verify_release(request, tools, message)
     if args.report is not None:
         write_release_reports(verdict, args.report)
     if args.json:
-        print(json.dumps(release_dict(verdict), indent=2))
+        out_json(release_dict(verdict))
     else:
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        print(release_text(verdict, colour=colour), end="")
+        out_report(release_text(verdict).rstrip("\n"))
     return verdict.exit_status
-
-
-def _say(text: str) -> None:
-    print(f"sgx-enclaves: {text}", file=sys.stderr, flush=True)
 
 
 def _repacked(values: list[str], release: Release) -> dict[str, Path]:

@@ -9,10 +9,10 @@ This says nothing about the enclave's bytes: see compare and measure.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 
 from sgx_enclaves.cli.arguments import add_json, add_policy, chosen_policy, load_descriptor
+from sgx_enclaves.cli.output import out, out_json
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Block, FipsSignature
 from sgx_enclaves.enclave.policy import Policy, check_fips_signature, check_sigstruct, signer_name
@@ -88,14 +88,13 @@ def _findings(
 
 def _print_one(index: int, sigstruct: Sigstruct, findings: list[Finding]) -> None:
     verdict = "refused" if findings else "valid"
-    print(
+    out(
         f"signature {index}: {verdict}, by {signer_name(sigstruct.mrsigner.hex())}, "
         f"{sigstruct.date_text}, ISVPRODID {sigstruct.isvprodid}, ISVSVN {sigstruct.isvsvn}, "
         f"{'debug' if sigstruct.is_debug else 'production'}"
     )
     for finding in findings:
-        for line in finding_lines(finding):
-            print("  " + line)
+        out(*(f"  {line}" for line in finding_lines(finding)))
 
 
 def _print_json(path: str, results: list[tuple[Sigstruct, list[Finding]]]) -> None:
@@ -112,4 +111,4 @@ def _print_json(path: str, results: list[tuple[Sigstruct, list[Finding]]]) -> No
         }
         for sigstruct, findings in results
     ]
-    print(json.dumps({"file": path, "signatures": signatures}, indent=2))
+    out_json({"file": path, "signatures": signatures})

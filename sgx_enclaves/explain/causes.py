@@ -63,7 +63,7 @@ from sgx_enclaves.enclave.sigstruct import (
 from sgx_enclaves.enclave.verdict import Cause
 from sgx_enclaves.errors import FormatError
 from sgx_enclaves.explain.file_map import Places
-from sgx_enclaves.explain.traces import Traces, printable
+from sgx_enclaves.explain.traces import Traces, excerpt
 
 _TOOLCHAIN = "build with the toolchain of the enclave's release, in the same place"
 
@@ -227,7 +227,7 @@ def _strings(ours: Traces, theirs: Traces) -> Iterator[Cause]:
 
 
 def _words(strings: list[str]) -> list[str]:
-    """Those that are neither a path nor a date, nor numbers that happen to be printable."""
+    """Those that are neither a path nor a date, nor numbers that happen to be excerpt."""
     return [
         s
         for s in strings
@@ -243,7 +243,7 @@ def _quote(strings: list[str]) -> str:
     if not strings:
         return "nothing"
     more = f" and {len(strings) - 1} more" if len(strings) > 1 else ""
-    return f'"{printable(strings[0])}"{more}'
+    return f'"{excerpt(strings[0])}"{more}'
 
 
 def _code(ours: Traces, theirs: Traces, explained: bool) -> Iterator[Cause]:

@@ -37,7 +37,7 @@ from sgx_enclaves.explain.causes import (
     hostile_causes,
 )
 from sgx_enclaves.explain.file_map import Places, field_at
-from sgx_enclaves.explain.traces import printable, traces_of
+from sgx_enclaves.explain.traces import excerpt, traces_of
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import record
 
@@ -292,7 +292,7 @@ class _Explainer:
             yield Cause(
                 "signed-malformed",
                 "the vendor's file cannot be read as an enclave: "
-                + printable(self._unreadable.message),
+                + excerpt(self._unreadable.message),
                 self._unreadable.hint,
             )
         regenerated, vendor = self._regenerated, self._metadata.descriptor
@@ -368,7 +368,7 @@ class _Explainer:
 
     def _name_of(self, offset: int) -> str:
         names = (self._places.section(offset), self._places.symbol(offset))
-        return " ".join(printable(n) for n in names if n) or "a segment"
+        return " ".join(excerpt(n) for n in names if n) or "a segment"
 
 
 def _unnamed(differences: list[Difference]) -> Iterator[Cause]:

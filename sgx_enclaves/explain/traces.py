@@ -23,7 +23,7 @@ from sgx_enclaves.enclave.elf import (
     Symbol,
 )
 from sgx_enclaves.explain.file_map import SHF_EXECINSTR
-from sgx_enclaves.plain import record
+from sgx_enclaves.plain import printable, record
 
 _SHT_NOTE = 7
 _NT_GNU_BUILD_ID = 3
@@ -96,10 +96,10 @@ def traces_of(image: EnclaveImage) -> Traces:
         comments=_comments(image),
         symtab=None if symtab is None else symtab.header.sh_size // Symbol.SIZE,
         debug=tuple(
-            printable(s.name) for s in image.sections if s.name.startswith((".debug", ".zdebug"))
+            excerpt(s.name) for s in image.sections if s.name.startswith((".debug", ".zdebug"))
         ),
         loaded=tuple(
-            sorted({printable(s.name) for s in image.sections if s.header.sh_flags & SHF_ALLOC})
+            sorted({excerpt(s.name) for s in image.sections if s.header.sh_flags & SHF_ALLOC})
         ),
         textrel=DT_TEXTREL in _dynamic_tags(image),
         global_data=global_data,
@@ -114,10 +114,9 @@ def traces_of(image: EnclaveImage) -> Traces:
     )
 
 
-def printable(text: str) -> str:
+def excerpt(text: str) -> str:
     """Text of a file as one line that cannot steer a terminal, cut to a fair length."""
-    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:_SHOWN])
-    return shown + ("..." if len(text) > _SHOWN else "")
+    return printable(text[:_SHOWN]) + ("..." if len(text) > _SHOWN else "")
 
 
 def _head(image: EnclaveImage, section: Section, limit: int) -> bytes:
@@ -130,7 +129,7 @@ def _interpreter(image: EnclaveImage) -> Optional[str]:
         if segment.p_type == PT_INTERP:
             start = segment.p_offset
             path = image.data[start : start + min(segment.p_filesz, _TEXT_LIMIT)]
-            return printable(path.split(b"\0", 1)[0].decode("utf-8", "replace"))
+            return excerpt(path.split(b"\0", 1)[0].decode("utf-8", "replace"))
     return None
 
 
@@ -150,7 +149,7 @@ def _comments(image: EnclaveImage) -> Optional[tuple[str, ...]]:
     if section is None:
         return None
     texts = _head(image, section, _TEXT_LIMIT).split(b"\0")
-    return tuple(printable(t.decode("utf-8", "replace")) for t in texts if t)
+    return tuple(excerpt(t.decode("utf-8", "replace")) for t in texts if t)
 
 
 def _dynamic_tags(image: EnclaveImage) -> frozenset[int]:

@@ -28,6 +28,7 @@ from sgx_enclaves.gate.record import (
     RecordedPackage,
 )
 from sgx_enclaves.gate.subjects import RPM, Subject
+from sgx_enclaves.plain import printable
 
 DIFFERS, UNVERIFIABLE = Outcome.DIFFERS.value, Outcome.UNVERIFIABLE.value
 _MAX_TEXT = 1000
@@ -73,7 +74,7 @@ class Answer:
 
 def failed(enclave: str, task_id: int, why: str) -> Answer:
     """The answer of a verifier that did not come to one."""
-    words = "".join(c if c.isprintable() else " " for c in why)[:_MAX_TEXT]
+    words = printable(why)[:_MAX_TEXT]
     return Answer(
         enclave, UNVERIFIABLE, False, words, (), None, None, None, None, None, None, task_id
     )

@@ -23,6 +23,7 @@ from typing import Optional
 from sgx_enclaves.gate.inspect import PackageFacts
 from sgx_enclaves.gate.record import IDENTICAL, Record
 from sgx_enclaves.gate.rule import Rule
+from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.presence import evidence
 
 _LONGEST = 600
@@ -92,10 +93,7 @@ def mismatches(packages: Sequence[PackageFacts], record: Record) -> tuple[str, .
 
 def plain(reasons: Iterable[str]) -> tuple[str, ...]:
     """The reasons as printable lines of bounded length."""
-    return tuple(
-        "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in reason[:_LONGEST])
-        for reason in reasons
-    )
+    return tuple(printable(reason[:_LONGEST]) for reason in reasons)
 
 
 def _package_mismatches(facts: PackageFacts, record: Record) -> Iterator[str]:

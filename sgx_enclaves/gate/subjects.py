@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
+from sgx_enclaves.plain import printable
 from sgx_enclaves.release import outcome as of_release
 from sgx_enclaves.release.catalogue import Catalogue, Enclave, Release
 from sgx_enclaves.release.verify import policy_of
@@ -231,5 +232,5 @@ def _words(finding: Finding) -> str:
 
 def _line(text: str) -> str:
     """One line of printable characters, as records have it."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
+    plain = printable(text)
     return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 1]}…"

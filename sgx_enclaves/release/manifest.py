@@ -27,6 +27,7 @@ from typing import Any, NoReturn, Optional, TypeVar
 from sgx_enclaves.errors import CatalogueError, ManifestError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
+from sgx_enclaves.plain import printable
 from sgx_enclaves.release.catalogue import NAME, Table
 from sgx_enclaves.release.toolchain import (
     RECORD_SCHEMA,
@@ -465,7 +466,7 @@ def _plain(value: object) -> Any:
         return value.value
     if isinstance(value, str):
         # tools' messages may hold anything; one line of text is what a reader accepts
-        return "".join(c if c.isprintable() else "\ufffd" for c in value[:_LONGEST_TEXT]) or None
+        return printable(value)[:_LONGEST_TEXT] or None
     return value
 
 

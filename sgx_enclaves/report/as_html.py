@@ -28,6 +28,7 @@ from sgx_enclaves.enclave.verdict import (
 )
 from sgx_enclaves.gate.collect import Combined
 from sgx_enclaves.gate.subjects import Subject
+from sgx_enclaves.plain import printable
 from sgx_enclaves.release.outcome import EnclaveOutcome, ReleaseVerdict
 from sgx_enclaves.report.text import build_words, headline, reproducible_words, sentence
 
@@ -68,8 +69,7 @@ def document(title: str, parts: Iterable[str]) -> str:
 
 def text(value: object) -> str:
     """Escaped; control characters, which HTML forbids, as `\\xNN`."""
-    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(value))
-    return html.escape(shown)
+    return html.escape(printable(str(value)))
 
 
 def code(value: object) -> str:

@@ -50,7 +50,6 @@ from sgx_enclaves.enclave.sigstruct import (
 from sgx_enclaves.enclave.verdict import (
     BlockFacts,
     Cause,
-    CheckState,
     Difference,
     FileFacts,
     Finding,
@@ -59,6 +58,7 @@ from sgx_enclaves.enclave.verdict import (
     Severity,
     Verdict,
 )
+from sgx_enclaves.plain import printable
 from sgx_enclaves.release.outcome import (
     BuildFacts,
     BuildKind,
@@ -72,11 +72,6 @@ from sgx_enclaves.rpm.check import EnclaveResult, PackageResult
 from sgx_enclaves.rpm.scan import Survey
 
 _GAP = "  "
-
-
-def printable(text: str) -> str:
-    """Text from elsewhere, made harmless for a terminal."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def shorten(text: str, width: int) -> str:
@@ -127,21 +122,6 @@ _CLAIMS = {
 # They say again what the checks, "block", "cause" and "where" say.
 _SHOWN_ELSEWHERE = frozenset({"payload-differs", "metadata-differs", "measurement-differs"})
 
-_RED, _GREEN, _YELLOW, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
-_OUTCOME_COLOURS = {
-    Outcome.IDENTICAL: _GREEN,
-    Outcome.DIFFERS: _RED,
-    Outcome.UNVERIFIABLE: _YELLOW,
-}
-_LABEL_COLOURS = {
-    CheckState.PROVED.value: _GREEN,
-    CheckState.REFUTED.value: _RED,
-    CheckState.NOT_DONE.value: _YELLOW,
-    "why": _BOLD,
-    "cause": _BOLD,
-    "where": _BOLD,
-}
-
 
 def sentence(verdict: Verdict) -> str:
     """The verdict as one precise sentence, the file named without its folder."""
@@ -153,12 +133,11 @@ def sentence(verdict: Verdict) -> str:
     return f"it is undecided whether {name} is our build plus a signature"
 
 
-def verdict_text(verdict: Verdict, *, colour: bool = False, width: int = 80) -> str:
+def verdict_text(verdict: Verdict, *, width: int = 80) -> str:
     """The whole report, lines of at most `width` where words allow it.
 
     Args:
         verdict: what to report.
-        colour: mark the important words with ANSI colours.
         width: columns.
     """
     lines: list[str] = []
@@ -168,12 +147,7 @@ def verdict_text(verdict: Verdict, *, colour: bool = False, width: int = 80) -> 
             lines += _wrapped(text, width, label)
         if len(lines) <= _SCREEN:
             break
-    cleaned = [_clean(line) for line in lines]
-    if colour:
-        head, _, rest = cleaned[0].partition(":")
-        cleaned[0] = f"{_OUTCOME_COLOURS[verdict.outcome]}{_BOLD}{head}{_PLAIN}:{rest}"
-        cleaned[1:] = [_coloured(line) for line in cleaned[1:]]
-    return "\n".join(cleaned) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _rows(
@@ -223,24 +197,13 @@ def _wrapped(text: str, width: int, label: Optional[str] = None) -> list[str]:
     """Lines with an indent that leaves the labels in a column of their own."""
     start = "" if label is None else f"{label:<{_LABEL}}"
     return textwrap.wrap(
-        text,
+        printable(text),
         max(width, 40),
         initial_indent=start,
         subsequent_indent=" " * _LABEL,
         break_long_words=False,
         break_on_hyphens=False,
     ) or [start.rstrip()]
-
-
-def _clean(line: str) -> str:
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
-
-
-def _coloured(line: str) -> str:
-    for label, colour in _LABEL_COLOURS.items():
-        if line.startswith(f"{label:<{_LABEL}}"):
-            return f"{colour}{label}{_PLAIN}{line[len(label) :]}"
-    return line
 
 
 def _file(facts: FileFacts) -> str:
@@ -307,36 +270,24 @@ _UNPINNED = 6
 _MISMATCHES = 3
 _LONGEST_VALUE = 72
 
-_COLOURS = {
-    Outcome.IDENTICAL: _GREEN,
-    Outcome.DIFFERS: _RED,
-    Outcome.UNVERIFIABLE: _YELLOW,
-}
 _BUILD_WORDS = {
     BuildKind.DESIGNATED: "built here with the designated toolchain",
     BuildKind.HOST: "built here with ANOTHER toolchain than the designated one",
     BuildKind.GIVEN: "a build that was given; how it was made is not proved here",
     BuildKind.NONE: "nothing was built",
 }
-_RED_LABELS = ("UNPINNED", "TOOLCHAIN", "MAY NOT")
 
 
-def release_text(verdict: ReleaseVerdict, *, colour: bool = False, width: int = 80) -> str:
+def release_text(verdict: ReleaseVerdict, *, width: int = 80) -> str:
     """The whole report.
 
     Args:
         verdict: what to report.
-        colour: mark the important words with ANSI colours.
         width: columns.
     """
     lines = _wrapped_row("", headline(verdict), width)
     for row in _release_rows(verdict):
         lines += _wrapped_row(f"{row.label:<{_ROW_LABEL}}{row.mark}", row.text, width, row.hang)
-    lines = ["".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in x) for x in lines]
-    if colour:
-        first, _, rest = lines[0].partition(":")
-        lines[0] = f"{_COLOURS[verdict.outcome]}{_BOLD}{first}{_PLAIN}:{rest}"
-        lines[1:] = _coloured_rows(lines[1:])
     return "\n".join(lines) + "\n"
 
 
@@ -465,23 +416,13 @@ def reason_words(finding: Finding) -> str:
 
 def _wrapped_row(start: str, text: str, width: int, hang: int = 0) -> list[str]:
     return textwrap.wrap(
-        text,
+        printable(text),
         max(width, 40),
         initial_indent=start,
         subsequent_indent=" " * (max(len(start), _ROW_LABEL) + hang),
         break_long_words=False,
         break_on_hyphens=False,
     ) or [start.rstrip()]
-
-
-def _coloured_rows(lines: list[str]) -> list[str]:
-    """A red label makes its whole row red."""
-    coloured, red = [], False
-    for line in lines:
-        if line[:1] != " ":
-            red = line.startswith(_RED_LABELS)
-        coloured.append(f"{_RED}{line}{_PLAIN}" if red else line)
-    return coloured
 
 
 def show_dict(image: EnclaveImage, descriptor: Descriptor) -> dict[str, object]:
@@ -525,7 +466,7 @@ def _block_dict(block: Block) -> dict[str, object]:
     }
 
 
-def show_text(image: EnclaveImage, descriptor: Descriptor) -> str:
+def show_lines(image: EnclaveImage, descriptor: Descriptor) -> list[str]:
     """The same for people: a table per block."""
     lines = [
         f"{image.name}: {len(image.data)} bytes, SGX enclave",
@@ -544,7 +485,7 @@ def show_text(image: EnclaveImage, descriptor: Descriptor) -> str:
         lines.append("  metadata     the bytes behind the last block are NOT zero")
     for index, block in enumerate(descriptor.blocks):
         lines += ["", *_block_lines(index, block)]
-    return "\n".join(lines)
+    return lines
 
 
 def _block_lines(index: int, block: Block) -> list[str]:
@@ -800,19 +741,14 @@ def _word(outcome: Optional[Outcome]) -> Optional[str]:
     return None if outcome is None else outcome.value
 
 
-def result_text(result: PackageResult, *, colour: bool = False) -> str:
-    """A package's result for people: much about what is wrong, little about what is right.
-
-    Args:
-        result: what to report.
-        colour: mark the important words of verdicts with ANSI colours.
-    """
+def result_text(result: PackageResult) -> str:
+    """A package's result for people: much about what is wrong, little about what is right."""
     name = f" ({result.nevra})" if result.nevra else ""
-    lines = [_printable(f"{result.file}{name}: {_summary(result)}")]
+    lines = [printable(f"{result.file}{name}: {_summary(result)}")]
     for finding in result.findings:
         lines += _indented(finding_lines(finding))
     for enclave in result.enclaves:
-        lines += ["", *_enclave_lines(enclave, colour)]
+        lines += ["", *_enclave_lines(enclave)]
     return "\n".join(lines)
 
 
@@ -827,34 +763,34 @@ def _summary(result: PackageResult) -> str:
     return "no enclave"
 
 
-def _enclave_lines(enclave: EnclaveResult, colour: bool) -> list[str]:
+def _enclave_lines(enclave: EnclaveResult) -> list[str]:
     name = f", enclave {enclave.name}" if enclave.name else ""
     state = "signed" if enclave.signed else "unsigned"
     if any(f.code == "enclave-malformed" for f in enclave.findings):
         state = "malformed"
     lines = [
-        _printable(f"{enclave.path}: {state}{name}, {enclave.size} bytes"),
+        printable(f"{enclave.path}: {state}{name}, {enclave.size} bytes"),
         f"  sha256    {enclave.sha256}",
     ]
-    lines += [_printable(f"  link      {link}") for link in enclave.links[:_MOST_LINKS]]
+    lines += [printable(f"  link      {link}") for link in enclave.links[:_MOST_LINKS]]
     if len(enclave.links) > _MOST_LINKS:
         lines.append(f"  link      and {len(enclave.links) - _MOST_LINKS} more")
     if enclave.reference is not None:
-        lines.append(_printable(f"  reference {enclave.reference}"))
+        lines.append(printable(f"  reference {enclave.reference}"))
     for finding in enclave.findings:
         lines += _indented(finding_lines(finding))
     verdict = enclave.verdict
     if verdict is not None and verdict.outcome is Outcome.IDENTICAL:
-        lines.append(_printable(f"  IDENTICAL {sentence(verdict)}"))
+        lines.append(printable(f"  IDENTICAL {sentence(verdict)}"))
         lines.append(f"  MRENCLAVE {verdict.mrenclave}")
     elif verdict is not None:
-        text = verdict_text(verdict, colour=colour, width=78)
+        text = verdict_text(verdict, width=78)
         lines += [f"  {line}" for line in text.rstrip("\n").split("\n")]
     return lines
 
 
 def _indented(lines: list[str]) -> list[str]:
-    return [_printable(f"  {line}") for line in lines]
+    return [printable(f"  {line}") for line in lines]
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:
@@ -871,7 +807,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         elif verdict:
             said += f", MRENCLAVE {verdict['mrenclave']}"
         lines.append(f"  {enclave['path']}: {said}")
-    return [_printable(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def survey_dict(survey: Survey) -> dict[str, object]:
@@ -905,8 +841,3 @@ def scan_summary(survey: Survey, reports: Sequence[Mapping[str, Any]]) -> str:
         f"{scanned}, {carrying} with enclaves, {broken} with something wrong; "
         f"enclaves: {words or 'none'}"
     )
-
-
-def _printable(line: str) -> str:
-    """Names come out of the package: they must not steer a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

@@ -25,6 +25,7 @@ from sgx_enclaves.decompress import ArchiveLimits, BoundedReader
 from sgx_enclaves.errors import InputError, LimitError, RepodataError, UnsupportedError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import MIB
+from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, ENCLAVE_FOLDERS, HINTS, contains_enclaves
 
 REPOMD = "repodata/repomd.xml"
@@ -187,8 +188,7 @@ def _parsing(path: str, parser: Any) -> Iterator[None]:
         # The message repeats the whole input before it says what is wrong, and
         # what is in there must not steer a terminal.
         words = " ".join(str(error).split())[-_MOST_WORDS:]
-        printable = "".join(c if c.isprintable() else "?" for c in words)
-        raise RepodataError(f"createrepo_c cannot read it: {printable}", file=path) from None
+        raise RepodataError(f"createrepo_c cannot read it: {printable(words)}", file=path) from None
 
 
 class _Source(NamedTuple):

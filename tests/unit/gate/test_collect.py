@@ -204,7 +204,7 @@ def test_the_report_has_every_answer() -> None:
     combined = combine("demo", "x-1-1", [answer("pce"), failed("ide", 51, "died\n")], [package()])
     report = json.loads(report_text(combined, 41))
     assert [entry["enclave"] for entry in report["answers"]] == ["pce", "ide"]
-    assert report["enclaves"][1]["cause"] == "died "
+    assert report["enclaves"][1]["cause"] == "died\\x0a"
     assert report["outcome"] == "unverifiable"
     assert report["packages"][0]["file_sha256"] == "1a" * 32
 

@@ -147,16 +147,6 @@ def test_no_text_of_a_file_steers_the_terminal() -> None:
     assert all(c.isprintable() or c == "\n" for c in text)
 
 
-def test_colours_only_on_request_and_around_words() -> None:
-    for verdict in (IDENTICAL, DIFFERS, UNVERIFIABLE, evil()):
-        plain, coloured = verdict_text(verdict), verdict_text(verdict, colour=True)
-        assert "\x1b" not in plain
-        assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
-        assert coloured.startswith("\x1b[")
-    assert "\x1b[32mproved\x1b[0m" in verdict_text(IDENTICAL, colour=True)
-    assert "\x1b[31mrefuted\x1b[0m" in verdict_text(DIFFERS, colour=True)
-
-
 def test_width_is_kept_where_words_allow_it() -> None:
     assert max(map(len, verdict_text(DIFFERS, width=132).splitlines())) <= 132
     narrow = verdict_text(replace(DIFFERS, mrenclave=None), width=60)

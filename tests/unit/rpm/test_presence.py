@@ -136,6 +136,7 @@ def test_it_is_light_and_reads_nothing() -> None:
         "sgx_enclaves",
         "sgx_enclaves.rpm",
         "sgx_enclaves.rpm.presence",
+        "sgx_enclaves.errors",
         "sgx_enclaves.plain",
         "sgx_enclaves.enclave",
         "sgx_enclaves.enclave.known",

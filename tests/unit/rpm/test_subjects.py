@@ -102,6 +102,6 @@ def test_the_cause_is_what_weighs_most_in_one_printable_line() -> None:
         Finding("b", Severity.UNVERIFIABLE, "unsure"),
         Finding("c", Severity.DIFFERS, "other\nbytes", expected="00", found="01"),
     ]
-    assert cause_of(None, findings) == "other bytes (expected 00, found 01)"
+    assert cause_of(None, findings) == "other\\x0abytes (expected 00, found 01)"
     assert cause_of(None, findings[:1]) == "nothing was compared"
     assert len(cause_of(None, [Finding("x", Severity.DIFFERS, "x" * 5000)])) == 1000

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one way out of every verb: lines for people, JSON for programs, messages, files.
+
+A line is made printable here, whatever a file calls itself: no name and no note out of a
+file can steer the terminal or fake a line of its own. A reader of our output who goes
+away changes nothing; an output that cannot be written is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from sgx_enclaves.errors import InputError
+from sgx_enclaves.plain import printable
+
+_RED, _GREEN, _YELLOW, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
+# What a line of a report begins with.
+_COLOURS = {
+    "IDENTICAL:": _GREEN + _BOLD,
+    "DIFFERS:": _RED + _BOLD,
+    "UNVERIFIABLE:": _YELLOW + _BOLD,
+    "proved ": _GREEN,
+    "refuted ": _RED,
+    "not done ": _YELLOW,
+    "why ": _BOLD,
+    "cause ": _BOLD,
+    "where ": _BOLD,
+    "UNPINNED ": _RED,
+    "TOOLCHAIN ": _RED,
+    "MAY NOT ": _RED,
+}
+
+
+def out(*lines: str) -> None:
+    """Print lines to standard output; what is in a line stays in it."""
+    _write("".join(f"{printable(line)}\n" for line in lines))
+
+
+def out_report(text: str) -> None:
+    """Print a report, whose own line breaks count; in colour on a terminal that likes it."""
+    lines = [printable(line) for line in text.split("\n")]
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        lines = [coloured(line) for line in lines]
+    _write("".join(f"{line}\n" for line in lines))
+
+
+def out_json(plain: object) -> None:
+    """Print plain data as JSON, in ASCII only."""
+    import json  # noqa: PLC0415  (slow to import, for a comparison)
+
+    out(*json.dumps(plain, indent=2).split("\n"))
+
+
+def message(text: str) -> None:
+    """Tell people something on standard error, in one line."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"sgx-enclaves: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def coloured(line: str) -> str:
+    """A report's line, its first word marked."""
+    text = line.lstrip(" ")
+    for start, colour in _COLOURS.items():
+        if text.startswith(start):
+            word = start.rstrip(" :")
+            return f"{line[: -len(text)]}{colour}{word}{_PLAIN}{text[len(word) :]}"
+    return line
+
+
+def flush() -> None:
+    """Hand over what was printed.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    _write("")
+
+
+def _write(text: str) -> None:
+    try:
+        try:
+            sys.stdout.write(text)
+        except UnicodeEncodeError as error:
+            sys.stdout.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+        if not text:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output went away; that is its business, not an error.
+        drop()
+    except OSError as error:
+        drop()
+        raise InputError(
+            f"standard output cannot be written: {error.strerror or error}",
+            hint="the exit status is no verdict; make room, or write elsewhere",
+        ) from None
+
+
+def drop() -> None:
+    """Let all further output, and what is still buffered, vanish."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

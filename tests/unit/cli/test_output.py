@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one way out: no name steers a terminal or fakes a line, and no output is lost in silence."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sgx_enclaves.cli.main import main
+from sgx_enclaves.cli.output import coloured
+from sgx_enclaves.report.text import verdict_text
+from tests.support.keys import mrsigner, private_pem, vendor_key
+from tests.support.signed import signed_enclave
+from tests.support_rpm import RpmFile, write_rpm
+from tests.unit.release import tarmaker
+from tests.unit.report.verdicts import DIFFERS, IDENTICAL, UNVERIFIABLE, evil
+
+# ESC, OSC (a title, as xterm takes it), CR, a C1 control, a change of direction, no UTF-8.
+HOSTILE = "a\nIDENTICAL: all\r\x1b[2J\x1b]0;x\x07\x9b31m\u202e" + os.fsdecode(b"\xff")
+VENDOR = ["--signer", mrsigner(vendor_key())]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a hostile name, whose files' names are as bad."""
+    case = signed_enclave()
+    folder = tmp_path / HOSTILE
+    folder.mkdir()
+    for name, data in {
+        "built": case.built,
+        "signed": case.signed,
+        "config": case.config,
+        "key": private_pem(vendor_key()),
+        "text": b"no enclave",
+    }.items():
+        (folder / f"{name}{HOSTILE}").write_bytes(data)
+    archive = tarmaker.write(folder, tarmaker.directory("top"), tarmaker.file("top/x\x1b[2J"))
+    archive.rename(folder / f"tar{HOSTILE}")
+    package = write_rpm([RpmFile("/usr/x\n\x1b[2J", case.signed)])
+    (folder / f"x{HOSTILE}.rpm").write_bytes(package)
+    return folder
+
+
+# What is between braces is a file of `folder`.
+RUNS = [
+    "show {signed}",
+    "show {text}",
+    "show {absent}",
+    "show {signed} --json",
+    "measure {text}",
+    "verify-signature {signed} --signer {text}",
+    "compare {built} {signed} --config {config}",
+    "compare {built} {text} --config {config} --report {report}",
+    "compare {built} {signed} --config {text}",
+    "compare {built} {signed} --config {config} --sdk {text}",
+    "compare {built} {signed} --config {config} --no-such {text}",
+    "extract-signature {signed} -o {out}",
+    "extract-signature {text} -o {out}",
+    "sign {built} --config {config} --key {key} -o {out}",
+    "sign {built} --config {config} --key {text} -o {out}",
+    "contents {tar} --list",
+    "contents {text}",
+    "check-rpm {x.rpm}",
+    "check-rpm {text}",
+    "check-rpm {x.rpm} --reference {absent}",
+    "scan {.} --deep",
+    "check-built {.}",
+    "build {text} --into {out}",
+    "fetch {text}",
+    "fetch sgx-2.25-dcap-1.22 {text}",
+    "verify-release {text}",
+    "verify-release sgx-2.25-dcap-1.22 --offline --cache {cache} --repacked {text} --work {work}",
+    "spec {text} --kind grafted",
+    "spec sgx-2.25-dcap-1.22 --kind grafted -o {text}/x",
+    "toolchain check {text}",
+    "toolchain check --lock {text}",
+    "{text}",
+]
+# These do not name the file.
+QUIET = [
+    "measure {signed}",
+    "measure {built} --config {config}",
+    "verify-signature {signed}",
+    "graft {built} {text} --config {config} -o {out}",
+]
+
+
+@pytest.mark.parametrize("line", [*RUNS, *QUIET])
+def test_no_name_steers_the_terminal(
+    line: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def named(word: str) -> str:
+        def path(match: re.Match[str]) -> str:
+            name, dot, suffix = match[1].partition(".")
+            return str(folder / f"{name}{HOSTILE}{dot}{suffix}") if name else str(folder)
+
+        return re.sub(r"\{([^}]*)\}", path, word)
+
+    with contextlib.suppress(SystemExit):
+        main([named(word) for word in line.split()])
+    said = capsys.readouterr()
+    assert ("\\x1b" in said.out + said.err or "\\u001b" in said.out) is (line in RUNS)
+    for text in said:
+        assert all(c.isprintable() or c == "\n" for c in text)
+        assert not re.search(r"^\s*IDENTICAL: all", text, re.MULTILINE)
+
+
+def test_graft_of_what_was_extracted_says_a_hostile_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {n: str(folder / f"{n}{HOSTILE}") for n in ("built", "signed", "config", "sig", "out")}
+    assert main(["extract-signature", names["signed"], "-o", names["sig"]]) == 0
+    arguments = ["--config", names["config"], "-o", names["out"], *VENDOR]
+    assert main(["graft", names["built"], names["sig"], *arguments]) == 0
+    assert all(c.isprintable() or c == "\n" for c in capsys.readouterr().out)
+
+
+def test_colours_are_around_words_only() -> None:
+    for verdict in (IDENTICAL, DIFFERS, UNVERIFIABLE, evil()):
+        plain = verdict_text(verdict)
+        shown = "\n".join(map(coloured, plain.split("\n")))
+        assert "\x1b" not in plain
+        assert re.sub(r"\x1b\[\d+m", "", shown) == plain
+        assert shown.startswith("\x1b[")
+    assert coloured("proved   payload: x") == "\x1b[32mproved\x1b[0m   payload: x"
+    assert coloured("  refuted  policy: x") == "  \x1b[31mrefuted\x1b[0m  policy: x"
+    assert coloured("prove it") == "prove it"
+
+
+# --- standard output that is closed, full, or whose reader goes away ---
+
+
+def run(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A line of shell, in which $VERB is the program."""
+    program = f"{sys.executable} -m sgx_enclaves"
+    return subprocess.run(
+        ["sh", "-c", line],
+        env={**os.environ, "VERB": program, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def signed(tmp_path: Path) -> Path:
+    path = tmp_path / "signed.so"
+    path.write_bytes(signed_enclave().signed)
+    return path
+
+
+@pytest.mark.parametrize("more", ["", "--json"])
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [(">&-", "standard output is closed"), (">/dev/full", "No space left on device")],
+)
+def test_an_output_that_cannot_be_written(signed: Path, more: str, where: str, words: str) -> None:
+    done = run(f"$VERB show {signed} {more} {where}")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert run(f"$VERB show --help {where}").returncode == 2
+
+
+def test_closed_standard_error_is_no_reason_to_print_elsewhere(tmp_path: Path) -> None:
+    done = run(f"$VERB show {tmp_path / 'absent'} 2>&-")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(("verb", "status"), [("show", 0), ("measure", 0), ("verify-signature", 1)])
+def test_a_reader_who_goes_away_changes_no_status(signed: Path, verb: str, status: int) -> None:
+    """Whether the text was written whole, in part or not at all."""
+    for reader in ("true", "head -1", "head -c 5000"):
+        line = f"{{ $VERB {verb} {signed} --json; echo $? >&2; }} | {reader}"
+        assert run(line).stderr.split() == [str(status)]
+
+
+def test_a_terminal_that_knows_ascii_only(tmp_path: Path) -> None:
+    path = tmp_path / "é.so"
+    path.write_bytes(signed_enclave().signed)
+    done = run(f"$VERB show {path}", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "\\xe9.so: " in done.stdout
+
+
+def test_an_interrupt_has_a_status_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_name: str) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sgx_enclaves.cli.main.module_of", interrupted)
+    assert main(["show", "x"]) == 130
+    assert capsys.readouterr().err == "sgx-enclaves: interrupted\n"
