@@ -3,7 +3,7 @@
 
 Plain data are what JSON and TOML know: mappings, lists, texts, numbers, booleans
 and null. This module makes records of plain data and plain data of records, checks plain
-data against a JSON Schema, and reads JSON within bounds. It opens no file.
+data against a JSON Schema, and reads JSON and TOML within bounds. It opens no file.
 
 `dataclasses.dataclass` compiles half a dozen methods for every class, which for
 the classes of this package would take longer than a whole comparison. `record`
@@ -358,6 +358,34 @@ def parse_json(
     except ValueError as mistake:  # of JSON, of UTF-8, and of our two checks
         reason = printable(str(mistake))
     raise error(f"no JSON text: {reason}", file=file, hint=hint)
+
+
+def parse_toml(data: bytes, *, file: str, error: type[SgxEnclavesError]) -> dict[str, Any]:
+    """The plain data of a TOML file, by `tomllib` or before Python 3.11 by `tomli`.
+
+    Args:
+        data: the file; at most 1 MiB.
+        file: where it was read from, for messages.
+        error: what to raise.
+
+    Raises:
+        SgxEnclavesError: as `error`: it is too large, no TOML, or neither module is there.
+    """
+    import importlib  # noqa: PLC0415
+
+    if len(data) > _MIB:
+        raise error("the TOML file is too large", file=file, expected=f"at most {_MIB} bytes")
+    for name in ("tomllib", "tomli"):
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        try:
+            parsed: dict[str, Any] = module.loads(data.decode("utf-8"))
+        except (ValueError, RecursionError) as mistake:
+            raise error(f"not TOML: {printable(str(mistake))}", file=file) from None
+        return parsed
+    raise error("TOML cannot be read here", file=file, hint="install python3-tomli")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

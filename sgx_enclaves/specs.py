@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import printable
-from sgx_enclaves.release.catalogue import OWN_FOLDER, Artifact, Catalogue, Enclave, Release
-from sgx_enclaves.release.verify import unpinned_digests
+from sgx_enclaves.release.catalogue import Artifact, Catalogue, Enclave, Release
+from sgx_enclaves.release.read_catalogue import OWN_FOLDER
 
 # setup.py puts the folder spec-templates/ there.
 _INSTALLED = Path(__file__).with_name("spec_templates")

@@ -27,14 +27,9 @@ from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.release.cache import Cache, default_cache_dir
-from sgx_enclaves.release.catalogue import (
-    OWN_FOLDER,
-    USER_FOLDER,
-    Catalogue,
-    Lookaside,
-    load_catalogue,
-)
-from sgx_enclaves.release.fetch import Fetcher, FetchSettings, for_stream
+from sgx_enclaves.release.catalogue import Catalogue
+from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside, for_stream
+from sgx_enclaves.release.read_catalogue import OWN_FOLDER, USER_FOLDER, load_catalogue
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 from sgx_enclaves.rpm.check import NOT_PERMITTED
 

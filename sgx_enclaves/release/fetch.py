@@ -51,6 +51,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, TextIO
+from urllib.parse import quote
 
 from sgx_enclaves.decompress import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
 from sgx_enclaves.errors import (
@@ -73,7 +74,7 @@ from sgx_enclaves.release.archive import (
     read_members,
 )
 from sgx_enclaves.release.cache import Cache, Origin, Partial, disk_errors
-from sgx_enclaves.release.catalogue import Artifact, Lookaside, Release, VendorArchive
+from sgx_enclaves.release.catalogue import PLAIN_NAME, Artifact, Release, VendorArchive, check_url
 from sgx_enclaves.release.transport import RangeRefusedError, Response, RetryableError, Transport
 
 _BAR = 30
@@ -736,6 +737,37 @@ def _hint(failures: list[str]) -> str:
     if not failures:
         return "the release names no URL for it; add one in /etc/sgx-enclaves/releases.d"
     return "check the network and the proxy, or name a mirror with --lookaside"
+
+
+@dataclass(frozen=True)
+class Lookaside:
+    """A look-aside cache as dist-git servers keep beside their package repositories.
+
+    A file stands at `BASE/PACKAGE/FILENAME/HASHTYPE/HASH/FILENAME`. Fedora's base
+    is `https://src.fedoraproject.org/repo/pkgs/rpms`, CentOS Stream's
+    `https://sources.stream.centos.org/sources/rpms`; both key by sha512.
+
+    Attributes:
+        base: URL without a trailing slash.
+        package: name of the source package that the file belongs to.
+    """
+
+    base: str
+    package: str
+
+    def __post_init__(self) -> None:
+        check_url(self.base)
+        if not PLAIN_NAME.fullmatch(self.package):
+            raise CatalogueError("a package name must be plain", found=repr(self.package))
+
+    def urls(self, artifact: Artifact) -> tuple[str, ...]:
+        """Where the file would stand, for each digest that is known; maybe none."""
+        name = quote(artifact.filename)
+        return tuple(
+            f"{self.base.rstrip('/')}/{self.package}/{name}/{kind}/{value}/{name}"
+            for kind, value in (("sha512", artifact.sha512), ("sha256", artifact.sha256))
+            if value is not None
+        )
 
 
 _CHECKSUMS_SIZE = 1 << 20

@@ -28,7 +28,7 @@ from sgx_enclaves.errors import CatalogueError, ManifestError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
 from sgx_enclaves.plain import printable
-from sgx_enclaves.release.catalogue import NAME, Table
+from sgx_enclaves.release.table import NAME, Table
 from sgx_enclaves.release.toolchain import (
     RECORD_SCHEMA,
     FoundPackage,

@@ -36,7 +36,7 @@ from typing import Any, Callable, Generic, Optional, TypeVar
 
 from sgx_enclaves import __version__
 from sgx_enclaves.enclave.compare import compare, finding_of
-from sgx_enclaves.enclave.policy import AllOf, LeastSvn, NotDebug, Policy, ProductId, SignedBy
+from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
 from sgx_enclaves.errors import InputError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.explain.explain import explained
@@ -51,6 +51,7 @@ from sgx_enclaves.release.catalogue import (
     Source,
     Toolchain,
     VendorArchive,
+    policy_of,
 )
 from sgx_enclaves.release.fetch import Fetched, Fetcher, fetch_signed, fetch_sources, read_repacked
 from sgx_enclaves.release.manifest import (
@@ -911,7 +912,7 @@ def verify_files(request: Request, tools: BuildTools, say: Say) -> Verified:
     verdict = decide(
         release.name,
         release.title,
-        unpinned=unpinned_digests(request.catalogue, release),
+        unpinned=request.catalogue.unpinned_digests(release),
         unpinned_allowed=request.allow_unpinned,
         builds=built.facts or [BuildFacts(release.name, BuildKind.NONE, "", ())],
         stages=_with_unproved(log.stages, results, signed),
@@ -930,27 +931,6 @@ def _check_request(request: Request) -> None:
             )
     if request.repacked and request.signed is not None:
         raise InputError("a repacked archive and a folder of signed files exclude each other")
-
-
-def unpinned_digests(catalogue: Catalogue, release: Release) -> tuple[str, ...]:
-    """The files of the release, and of the trees that it is built in, without a pinned digest."""
-    facts = [f for f in release.unpinned if f.startswith(("source.", "vendor."))]
-    trees = {e.built_in for e in release.enclaves if e.built_in is not None}
-    for name in sorted(trees):
-        tree = catalogue.release(name)
-        facts += [f"{name}: {f}" for f in tree.unpinned if f.startswith("source.")]
-    return tuple(facts)
-
-
-def policy_of(enclave: Enclave) -> Policy:
-    """What the catalogue demands of the enclave's signature."""
-    policies: list[Policy] = [SignedBy(frozenset({enclave.signer}))]
-    if enclave.isvprodid is not None:
-        policies.append(ProductId(enclave.isvprodid))
-    if enclave.least_isvsvn is not None:
-        policies.append(LeastSvn(enclave.least_isvsvn))
-    policies.append(NotDebug())
-    return AllOf(tuple(policies))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from demo.command import ROOT
 from demo.packages import Built
 from demo.release import VERSION, Description, Tool, release_toml
 from demo.whole_release import Case, problems_of
-from sgx_enclaves.release.catalogue import parse_toml, read_release
+from sgx_enclaves.release.read_catalogue import read_release
 from tests.enclaves.compiled import have_toolchain
 
 DESCRIPTION = Description(
@@ -136,7 +136,7 @@ def test_demo_says_no_to_a_build_that_ends_otherwise(status: int, stage: str, go
 
 
 def test_description_is_a_release_of_the_catalogue() -> None:
-    release = read_release(parse_toml(release_toml(DESCRIPTION).encode(), "demo.toml"), "demo.toml")
+    release = read_release(release_toml(DESCRIPTION).encode(), "demo.toml")
     assert release.name == "demo"
     assert [enclave.name for enclave in release.enclaves] == ["pce", "ide", "qe3", "tdqe"]
     assert release.unpinned == ()

@@ -48,7 +48,7 @@ from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import sign_sigstruct
 from sgx_enclaves.enclave.sigstruct import TYPE_DEBUG, Sigstruct
-from sgx_enclaves.release.catalogue import OWN_FOLDER
+from sgx_enclaves.release.read_catalogue import OWN_FOLDER
 from tests.enclaves.compiled import build_enclaves, have_toolchain, variant_file
 from tests.support.keys import foreign_key
 from tests.support.once import made_once

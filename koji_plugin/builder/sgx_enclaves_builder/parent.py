@@ -58,8 +58,8 @@ from sgx_enclaves.gate.collect import (
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
 from sgx_enclaves.gate.subjects import enclave_at
 from sgx_enclaves.release.cache import Cache
-from sgx_enclaves.release.catalogue import Lookaside, Release, only
-from sgx_enclaves.release.fetch import Fetcher, FetchSettings, PlainProgress
+from sgx_enclaves.release.catalogue import Release
+from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside, PlainProgress
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 from sgx_enclaves.report.as_html import combined_html, combined_text
 
@@ -416,7 +416,7 @@ def choose(
         CatalogueError: the release has no enclave of a name that is asked for.
     """
     if asked is not None:
-        return [only(release, name).enclaves[0].name for name in asked]
+        return [enclave.name for enclave in release.only(asked).enclaves]
     if not has_build:
         return [enclave.name for enclave in release.enclaves if enclave.required]
     found = [enclave_at(release, path) for path in paths]

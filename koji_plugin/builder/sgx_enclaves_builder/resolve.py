@@ -17,18 +17,14 @@ from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.gate.record import CATALOGUE
 from sgx_enclaves.gate.subjects import releases_with
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.release.catalogue import (
+from sgx_enclaves.release.catalogue import Artifact, Catalogue, Release
+from sgx_enclaves.release.fetch import Fetcher
+from sgx_enclaves.release.read_catalogue import (
     OWN_FOLDER,
     USER_FOLDER,
-    Artifact,
-    Catalogue,
-    Release,
     load_catalogue,
-    needed_for,
-    parse_toml,
     read_release,
 )
-from sgx_enclaves.release.fetch import Fetcher
 
 from .config import Config
 
@@ -78,7 +74,7 @@ def resolve(
         release = catalogue.release(asked)
     files = {
         tree.name: read_file(tree.file, MIB).decode("utf-8")
-        for tree in needed_for(catalogue, release)
+        for tree in catalogue.needed_for(release)
     }
     return Resolved(release, origin, files, digest_file(Path(release.file)))
 
@@ -110,7 +106,7 @@ def _from_url(url: str, task: Any, fetcher: Fetcher) -> Release:
         policy_data={"user_id": task.taskinfo["owner"], "scratch": False},
     )
     path = _fetched(url, fetcher) if plain else _checked_out(scm, task)
-    return read_release(parse_toml(read_file(str(path), MIB), str(path)), str(path))
+    return read_release(read_file(str(path), MIB), str(path))
 
 
 def _fetched(url: str, fetcher: Fetcher) -> Path:

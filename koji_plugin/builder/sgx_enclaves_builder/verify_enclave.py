@@ -26,9 +26,10 @@ from sgx_enclaves.gate.subjects import (
     vendor_subject,
     without_ours,
 )
-from sgx_enclaves.release.catalogue import Catalogue, Release, catalogue_from, only
+from sgx_enclaves.release.catalogue import Catalogue, Release
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import note
+from sgx_enclaves.release.read_catalogue import catalogue_from
 from sgx_enclaves.release.verify import Request, Verified, Vouched, verify_files
 
 from .outputs import (
@@ -195,7 +196,7 @@ class SgxEnclaveTask(SgxTask):
             catalogue = catalogue_from(
                 {name: data.encode() for name, data in options["releases"].items()}
             )
-            part = only(catalogue.release(release), enclave)
+            part = catalogue.release(release).only([enclave])
             tag = argument(build_tag, "build_tag", name_or_id)
             with Workshop(self, config, log, part.name, tag, options["repo_id"]) as workshop:
                 answer = EnclaveJob(workshop, catalogue, part).run(options)

@@ -17,9 +17,10 @@ from pathlib import Path
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import BuildRequest, build_release
 from sgx_enclaves.release.cache import Cache
-from sgx_enclaves.release.catalogue import Artifact, Catalogue, load_catalogue
+from sgx_enclaves.release.catalogue import Artifact, Catalogue
 from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.manifest import Manifest, ToolchainKind
+from sgx_enclaves.release.read_catalogue import load_catalogue
 from sgx_enclaves.release.sandbox import Isolation
 from tests.enclaves.compiled import HERE
 

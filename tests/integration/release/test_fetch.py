@@ -24,8 +24,8 @@ import pytest
 
 from sgx_enclaves.errors import DigestError, FetchError
 from sgx_enclaves.release.cache import Cache, Origin
-from sgx_enclaves.release.catalogue import Artifact, Lookaside
-from sgx_enclaves.release.fetch import Event, Fetcher, FetchSettings
+from sgx_enclaves.release.catalogue import Artifact
+from sgx_enclaves.release.fetch import Event, Fetcher, FetchSettings, Lookaside
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 from tests.unit.release import tarmaker as tm
 from tests.vendor_server import Authority, Fault, VendorServer, vendor_server

@@ -20,16 +20,9 @@ from sgx_enclaves.release.build import (
     search_path,
     step_environment,
 )
-from sgx_enclaves.release.catalogue import (
-    OWN_FOLDER,
-    Catalogue,
-    OwnBuild,
-    Step,
-    Toolchain,
-    ToolPin,
-    load_catalogue,
-)
+from sgx_enclaves.release.catalogue import Catalogue, OwnBuild, Step, Toolchain, ToolPin
 from sgx_enclaves.release.manifest import ToolchainKind
+from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
 from sgx_enclaves.release.sandbox import Ended, describe
 
 

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgx_enclaves.errors import CatalogueError
-from sgx_enclaves.release.catalogue import (
+from sgx_enclaves.plain import parse_toml
+from sgx_enclaves.release.catalogue import Catalogue
+from sgx_enclaves.release.read_catalogue import (
     OWN_FOLDER,
-    Catalogue,
     load_catalogue,
-    parse_toml,
-    read_release,
     read_release_file,
+    release_from,
     unknown_facts,
 )
 
@@ -112,11 +112,15 @@ reason = "cannot be built"
 
 
 def small() -> dict[str, Any]:
-    return parse_toml(SMALL.encode(), "small.toml")
+    return parse_toml(SMALL.encode(), file="small.toml", error=CatalogueError)
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    return parse_toml(path.read_bytes(), file=path.name, error=CatalogueError)
 
 
 def test_small_release_is_read() -> None:
-    release = read_release(small(), "small.toml")
+    release = release_from(small(), "small.toml")
     assert release.build is not None
     assert release.toolchain is not None
     assert [source.place for source in release.build.sources] == ["", "external/sub"]
@@ -133,7 +137,7 @@ def test_small_release_is_read() -> None:
 
 @pytest.mark.parametrize("path", OWN_FILES, ids=lambda path: path.stem)
 def test_own_files_fit_the_schema_and_the_reader(path: Path) -> None:
-    jsonschema.validate(parse_toml(path.read_bytes(), path.name), SCHEMA)
+    jsonschema.validate(parsed(path), SCHEMA)
     release = read_release_file(path)
     assert release.name == path.stem
     assert {enclave.name for enclave in release.enclaves} == {"pce", "ide", "qe3", "tdqe", "qve"}
@@ -185,7 +189,7 @@ def test_unknown_facts_of_an_enclave_are_its_own_and_its_trees() -> None:
     whole = small()
     whole["toolchain"]["interpreter"] = "/lib64/ld.so"
     whole["unpinned"] = ["enclave.two.so_version"]
-    release = read_release(whole, "small.toml")
+    release = release_from(whole, "small.toml")
     one = release.enclaves[0]
     assert Catalogue({"small": release}, ()).unpinned_for(release, one) == ()
 
@@ -218,16 +222,16 @@ def test_contents_are_a_pin() -> None:
     data = small()
     put("build/source/1/sha256", None)(data)
     with pytest.raises(CatalogueError, match=r"must list source\.sub"):
-        read_release(data, "small.toml")
+        release_from(data, "small.toml")
     put("build/source/1/contents_sha256", "cd" * 32)(data)
     jsonschema.validate(data, SCHEMA)
-    release = read_release(data, "small.toml")
+    release = release_from(data, "small.toml")
     assert release.sources()[1].contents_sha256 == "cd" * 32
     assert release.sources()[1].pinned
     assert "source.sub" not in unknown_facts(release)
     data["unpinned"].append("source.sub")
     with pytest.raises(CatalogueError, match=r"lists source\.sub, which is given"):
-        read_release(data, "small.toml")
+        release_from(data, "small.toml")
 
 
 Edit = Callable[[dict[str, Any]], object]
@@ -251,46 +255,112 @@ def put(path: str, value: object) -> Edit:
 BOTH: dict[str, tuple[Edit, str]] = {
     "no schema": (put("schema", None), "schema: must be 1"),
     "newer schema": (put("schema", 2), "schema: must be 1"),
-    "no name": (put("name", None), "name: is missing"),
-    "bad name": (put("name", "A b"), "name: must look like"),
-    "number for a name": (put("name", 5), "name: must be text"),
-    "unknown key": (put("colour", "red"), "colour: is not a known key"),
-    "unknown key below": (put("enclave/0/svn", 1), "enclave[0].svn: is not a known key"),
-    "no enclave": (put("enclave", []), "enclave: must name at least one"),
-    "table for a list": (put("enclave", {}), "enclave: must be a list"),
-    "short digest": (put("build/source/0/sha256", "ab"), "build.source[0]: main.tar.gz: sha256"),
+    "no name": (put("name", None), "name does not fit (expected a value"),
+    "bad name": (
+        put("name", "A b"),
+        "name does not fit (expected a name of lower-case letters, digits, '.', '_' and '-'",
+    ),
+    "number for a name": (
+        put("name", 5),
+        "name does not fit (expected a name of lower-case letters, digits, '.', '_' and '-'",
+    ),
+    "unknown key": (put("colour", "red"), "toolchain, vendor, enclave, found colour)"),
+    "unknown key below": (put("enclave/0/svn", 1), "may_ship, reason, found svn)"),
+    "no enclave": (
+        put("enclave", []),
+        "enclave does not fit (expected a list of at least one enclave",
+    ),
+    "table for a list": (
+        put("enclave", {}),
+        "enclave does not fit (expected a list of at least one enclave",
+    ),
+    "short digest": (
+        put("build/source/0/sha256", "ab"),
+        "build.source[0].sha256 does not fit (expected SHA-256: 64 lower-case hexadecimal digits",
+    ),
     "short digest of contents": (
         put("build/source/1/contents_sha256", "ab"),
-        "build.source[1]: sub.tar.gz: contents_sha256",
+        "build.source[1].contents_sha256 does not fit (expected SHA-256: 64 lower-case",
     ),
     "contents of a vendor's archive": (
         put("vendor/0/contents_sha256", "ab" * 32),
-        "vendor[0].contents_sha256: is not a known key",
+        "vendor[0] does not fit (expected one of ",
     ),
     "upper-case digest": (put("vendor/0/sha256", "AB" * 32), "vendor[0]"),
-    "plain HTTP": (put("build/source/1/urls", ["http://example.org/a"]), "only https"),
-    "no place at all": (put("vendor/0/urls", []), "vendor[0].urls: must name at least one"),
-    "file name with a folder": (put("vendor/0/filename", "a/b"), "a file name must be plain"),
+    "plain HTTP": (
+        put("build/source/1/urls", ["http://example.org/a"]),
+        "build.source[1].urls[0] does not fit (expected an https URL with a host, which must",
+    ),
+    "no place at all": (
+        put("vendor/0/urls", []),
+        "vendor[0].urls does not fit (expected a list of at least one place where it may",
+    ),
+    "file name with a folder": (
+        put("vendor/0/filename", "a/b"),
+        "vendor[0].filename does not fit (expected a plain file name, without a directory",
+    ),
     "absolute place": (put("build/source/1/place", "/etc"), "build.source[1].place"),
     "dot-dot place": (put("build/source/1/place", "a/../../b"), "plain relative path"),
     "dot-dot member": (put("enclave/0/member", "../a"), "enclave[0].member"),
-    "short commit": (put("build/source/0/commit", "abc"), "commit: must look like"),
-    "relative root": (put("build/root", "tree"), "build.root: must look like"),
+    "short commit": (
+        put("build/source/0/commit", "abc"),
+        "build.source[0].commit does not fit (expected a git commit: 40 lower-case",
+    ),
+    "relative root": (
+        put("build/root", "tree"),
+        "build.root does not fit (expected an absolute path of plain characters",
+    ),
     "no source": (put("build/source", []), "build.source"),
-    "shell string": (put("build/step/0/command", "make sdk"), "command: must be a list of text"),
-    "empty command": (put("build/step/0/command", []), "command: must name a program"),
-    "no deadline": (put("build/step/0/timeout", 0), "timeout: must be from 1"),
-    "toolchain without a build": (put("build", None), "toolchain go together"),
-    "build without a toolchain": (put("toolchain", None), "toolchain go together"),
-    "no tools": (put("toolchain/tool", []), "toolchain.tool: must name at least one"),
+    "shell string": (
+        put("build/step/0/command", "make sdk"),
+        "build.step[0].command does not fit (expected a list of text, a program and its arguments",
+    ),
+    "empty command": (
+        put("build/step/0/command", []),
+        "build.step[0].command does not fit (expected a list of text, a program and its arguments",
+    ),
+    "no deadline": (
+        put("build/step/0/timeout", 0),
+        "build.step[0].timeout does not fit (expected at least 1",
+    ),
+    "toolchain without a build": (
+        put("build", None),
+        "the content does not fit (expected build and toolchain together",
+    ),
+    "build without a toolchain": (
+        put("toolchain", None),
+        "the content does not fit (expected build and toolchain together",
+    ),
+    "no tools": (
+        put("toolchain/tool", []),
+        "toolchain.tool does not fit (expected a list of at least one tool",
+    ),
     "number in the environment": (put("toolchain/environment/A", 1), "environment.A"),
-    "bad variable": (put("toolchain/environment/A=B", "x"), "must be a variable"),
+    "bad variable": (
+        put("toolchain/environment/A=B", "x"),
+        "toolchain.environment does not fit (expected the name of a variable",
+    ),
     "short signer": (put("enclave/0/signer", "ab"), "enclave[0].signer"),
-    "no signer": (put("enclave/0/signer", None), "enclave[0].signer: is missing"),
-    "negative svn": (put("enclave/0/least_isvsvn", -1), "must be from 0 to 65535"),
-    "large product id": (put("enclave/0/isvprodid", 65536), "must be from 0 to 65535"),
-    "true for a number": (put("enclave/0/isvprodid", True), "must be a number"),
-    "text for true": (put("enclave/0/required", "yes"), "must be true or false"),
+    "no signer": (
+        put("enclave/0/signer", None),
+        "enclave[0].signer does not fit (expected a value",
+    ),
+    "negative svn": (
+        put("enclave/0/least_isvsvn", -1),
+        "enclave[0].least_isvsvn does not fit (expected at least 0",
+    ),
+    "large product id": (
+        put("enclave/0/isvprodid", 65536),
+        "enclave[0].isvprodid does not fit (expected at most 65535",
+    ),
+    "true for a number": (
+        put("enclave/0/isvprodid", True),
+        "enclave[0].isvprodid does not fit (expected a number from 0 to 65535",
+    ),
+    "text for true": (
+        put("enclave/0/required", "yes"),
+        "enclave[0].required does not fit (expected true or false",
+    ),
     "two ways to build": (put("enclave/0/built_in", "other"), "exactly one of"),
     "no way to build": (put("enclave/0/build", None), "exactly one of"),
     "unknown mitigation": (put("enclave/0/build/mitigation", "ALL"), "mitigation"),
@@ -349,7 +419,7 @@ def test_mistakes_are_refused_by_reader_and_schema(case: str) -> None:
     data = small()
     edit(data)
     with pytest.raises(CatalogueError) as caught:
-        read_release(data, "small.toml")
+        release_from(data, "small.toml")
     assert str(caught.value).startswith("small.toml: ")
     assert words in str(caught.value)
     with pytest.raises(jsonschema.ValidationError):
@@ -362,7 +432,7 @@ def test_mistakes_that_only_the_reader_sees(case: str) -> None:
     data = small()
     edit(data)
     with pytest.raises(CatalogueError) as caught:
-        read_release(data, "small.toml")
+        release_from(data, "small.toml")
     assert words in str(caught.value)
 
 
@@ -429,14 +499,14 @@ def test_without_a_toml_reader_the_error_says_what_to_install(
 
     monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(CatalogueError, match="python3-tomli"):
-        parse_toml(b"", "a.toml")
+        parse_toml(b"", file="a.toml", error=CatalogueError)
 
 
 def test_both_toml_readers_agree() -> None:
     tomli = pytest.importorskip("tomli")
     for path in OWN_FILES:
         text = path.read_text("utf-8")
-        assert tomli.loads(text) == parse_toml(text.encode(), path.name)
+        assert tomli.loads(text) == parsed(path)
 
 
 def test_unknown_facts_are_all_of_them() -> None:
@@ -454,7 +524,7 @@ def test_unknown_facts_are_all_of_them() -> None:
         "enclave.one.isvprodid",
         "enclave.one.least_isvsvn",
     ]
-    release = read_release(data, "small.toml")
+    release = release_from(data, "small.toml")
     assert sorted(unknown_facts(release)) == sorted(release.unpinned)
 
 
@@ -485,6 +555,6 @@ def test_junk_anywhere_is_refused_or_read(where: tuple[Any, ...], value: object)
         place = place[step]
     place[where[-1]] = value
     try:
-        read_release(data, "small.toml")
+        release_from(data, "small.toml")
     except CatalogueError as error:
         assert error.file == "small.toml"

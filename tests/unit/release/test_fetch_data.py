@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from sgx_enclaves.errors import CatalogueError, DigestError, FormatError
 from sgx_enclaves.release.cache import default_cache_dir
-from sgx_enclaves.release.catalogue import Artifact, Lookaside
+from sgx_enclaves.release.catalogue import Artifact
 from sgx_enclaves.release.fetch import (
     Event,
+    Lookaside,
     PlainProgress,
     TerminalProgress,
     cross_check,

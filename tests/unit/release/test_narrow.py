@@ -8,13 +8,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.errors import CatalogueError
-from sgx_enclaves.release.catalogue import (
-    OWN_FOLDER,
-    catalogue_from,
-    load_catalogue,
-    needed_for,
-    only,
-)
+from sgx_enclaves.release.read_catalogue import OWN_FOLDER, catalogue_from, load_catalogue
 
 CATALOGUE = load_catalogue((OWN_FOLDER,))
 PAIRS = [
@@ -27,7 +21,7 @@ PAIRS = [
 @pytest.mark.parametrize(("release", "name"), PAIRS, ids=lambda v: getattr(v, "name", v))
 def test_every_enclave_of_the_catalogue_can_be_cut_out(release: object, name: str) -> None:
     whole = CATALOGUE.release(getattr(release, "name", ""))
-    part = only(whole, name)
+    part = whole.only([name])
     (enclave,) = part.enclaves
     assert enclave.name == name
     assert enclave.required
@@ -44,12 +38,12 @@ def test_every_enclave_of_the_catalogue_can_be_cut_out(release: object, name: st
 def test_an_unknown_enclave_is_named() -> None:
     release = next(iter(CATALOGUE.releases.values()))
     with pytest.raises(CatalogueError, match="has no enclave 'zzz'; it has "):
-        only(release, "zzz")
+        release.only(["zzz"])
 
 
 def test_what_is_handed_on_is_enough_and_no_more() -> None:
     for release in CATALOGUE.releases.values():
-        needed = needed_for(CATALOGUE, release)
+        needed = CATALOGUE.needed_for(release)
         handed = catalogue_from({tree.name: Path(tree.file).read_bytes() for tree in needed})
         assert set(handed.releases) == {tree.name for tree in needed}
         for enclave in release.enclaves:

@@ -26,7 +26,8 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
     UnsupportedError,
 )
-from sgx_enclaves.release.catalogue import OWN_FOLDER, Toolchain, ToolPin, load_catalogue
+from sgx_enclaves.release.catalogue import Toolchain, ToolPin
+from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
 from sgx_enclaves.release.sandbox import Output, in_root, run_tool
 from sgx_enclaves.release.toolchain import (
     PROBES,

@@ -18,14 +18,8 @@ from sgx_enclaves.gate.subjects import (
     package_subjects,
     releases_with,
 )
-from sgx_enclaves.release.catalogue import (
-    OWN_FOLDER,
-    Catalogue,
-    Enclave,
-    Release,
-    SoVersion,
-    load_catalogue,
-)
+from sgx_enclaves.release.catalogue import Catalogue, Enclave, Release, SoVersion
+from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
 
 CATALOGUE = load_catalogue((OWN_FOLDER,))
 RELEASE = CATALOGUE.release("sgx-2.25-dcap-1.22")
