@@ -154,7 +154,7 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
         raise CatalogueError(
             f"{release.name} names no licence", file=release.file, hint="add the key license"
         )
-    unpinned = unpinned_digests(request.catalogue, release)
+    unpinned = request.catalogue.unpinned_digests(release)
     if unpinned:
         what = "accepts them all the same" if request.allow_unpinned else "refuses them"
         notes.append(f"NOT PINNED by the release; the build {what}:")

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Optional
 
-from sgx_enclaves.enclave.known import pin_for_file
+from sgx_enclaves.enclave.known import not_shipped, pin_for_file
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.plain import record
-from sgx_enclaves.rpm.check import NOT_PERMITTED
 from sgx_enclaves.rpm.presence import enclave_name, stem_of, version_of
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
@@ -133,9 +132,9 @@ class _Reader:
 
     def permit(self) -> frozenset[str]:
         names = frozenset(self.texts("permit", self._table.get("permit", [])))
-        for name in sorted(names - NOT_PERMITTED):
-            self._wrong("permit", f"one of {', '.join(sorted(NOT_PERMITTED))}", name)
-        return names & NOT_PERMITTED
+        for name in sorted(names - not_shipped()):
+            self._wrong("permit", f"one of {', '.join(sorted(not_shipped()))}", name)
+        return names & not_shipped()
 
     def _mapping(self, key: str) -> list[tuple[str, object]]:
         value = self._table.get(key, {})

@@ -14,24 +14,24 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.known import PINS, Pin, pin_for_file, pin_named
+from sgx_enclaves.enclave.known import Pin, all_pins, not_shipped, pin_for_file, pin_named
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.enclave.sdk import Generation, generation_named
 from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.release.cache import Cache, default_cache_dir
-from sgx_enclaves.release.catalogue import Catalogue
-from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside, for_stream
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, USER_FOLDER, load_catalogue
-from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
-from sgx_enclaves.rpm.check import NOT_PERMITTED
+
+if TYPE_CHECKING:
+    # Loaded by the verbs that fetch, so that the others start without them.
+    from sgx_enclaves.release.catalogue import Catalogue
+    from sgx_enclaves.release.fetch import Fetcher
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
 
@@ -46,16 +46,24 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
+class _EnclaveNames:
+    """The enclaves that are known, read from the catalogue only when somebody asks."""
+
+    def __contains__(self, name: str) -> bool:
+        return pin_named(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return (pin.enclave for pin in all_pins())
+
+
 def add_policy(parser: argparse.ArgumentParser) -> None:
     """Who must have signed, as what."""
     group = parser.add_argument_group("who must have signed")
     group.add_argument(
         "--enclave",
         metavar="NAME",
-        choices=[pin.enclave for pin in PINS],
-        help="which of Intel's enclaves this is: "
-        + ", ".join(pin.enclave for pin in PINS)
-        + "; by default its file name tells",
+        choices=_EnclaveNames(),
+        help="which of Intel's enclaves this is, such as pce; by default its file name says",
     )
     group.add_argument(
         "--signer",
@@ -134,10 +142,10 @@ def add_references(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--permit",
         metavar="NAME",
-        choices=sorted(NOT_PERMITTED),
+        choices=sorted(not_shipped()),
         action="append",
         default=[],
-        help="accept an enclave that Fedora does not ship: " + ", ".join(sorted(NOT_PERMITTED)),
+        help="accept an enclave that Fedora does not ship: " + ", ".join(sorted(not_shipped())),
     )
 
 
@@ -160,7 +168,7 @@ def add_catalogue(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="a file or a folder of more releases, besides our own and "
-        f"{USER_FOLDER}; may be repeated",
+        "/etc/sgx-enclaves/releases.d; may be repeated",
     )
 
 
@@ -186,7 +194,7 @@ def add_fetching(parser: argparse.ArgumentParser) -> None:
         "--attempts",
         metavar="N",
         type=int,
-        default=FetchSettings().attempts,
+        default=4,
         help="requests to one place before the next is tried",
     )
 
@@ -197,11 +205,19 @@ def chosen_catalogue(args: argparse.Namespace) -> Catalogue:
     Raises:
         CatalogueError: a file in there is wrong.
     """
+    from sgx_enclaves.release.read_catalogue import (  # noqa: PLC0415
+        OWN_FOLDER,
+        USER_FOLDER,
+        load_catalogue,
+    )
+
     return load_catalogue((OWN_FOLDER, USER_FOLDER, *args.catalogue))
 
 
 def chosen_cache_dir(args: argparse.Namespace) -> Path:
-    """The folder of fetched files."""
+    """The directory of fetched files."""
+    from sgx_enclaves.release.cache import default_cache_dir  # noqa: PLC0415
+
     return args.cache if args.cache is not None else default_cache_dir(os.environ)
 
 
@@ -212,6 +228,15 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
         FetchError: the certificates cannot be used.
         CatalogueError: the look-aside cache's URL is none.
     """
+    from sgx_enclaves.release.cache import Cache  # noqa: PLC0415
+    from sgx_enclaves.release.fetch import (  # noqa: PLC0415
+        Fetcher,
+        FetchSettings,
+        Lookaside,
+        for_stream,
+    )
+    from sgx_enclaves.release.transport import HttpsTransport, TransportSettings  # noqa: PLC0415
+
     lookaside: Optional[Lookaside] = None
     if args.lookaside is not None:
         package, _, url = args.lookaside.rpartition("=")

@@ -28,7 +28,7 @@ from typing import Optional
 
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.known import SIGNER_NAMES
+from sgx_enclaves.enclave.known import signer_named
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block, Descriptor, Version
 from sgx_enclaves.enclave.policy import Policy, check_fips_signature, check_sigstruct
@@ -459,7 +459,7 @@ def block_facts(blocks: Iterable[Block]) -> tuple[BlockFacts, ...]:
                 str(block.version),
                 sigstruct.enclavehash.hex(),
                 mrsigner,
-                SIGNER_NAMES.get(mrsigner),
+                signer_named(mrsigner),
                 sigstruct.isvprodid,
                 sigstruct.isvsvn,
                 sigstruct.date_text,

@@ -1,32 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Known signers, and which of them may sign which enclave.
+"""Intel's enclaves by name: who must have signed each, as what, and how old it may be.
 
-The MRSIGNER values were read from Intel's production enclaves; the ISVSVN
-floors are those of SGX 2.25 and DCAP 1.22 (config.xml of the tags sgx_2.25 and
-dcap_1.22_reproducible). An older enclave is refused unless its user lowers the
-floor on purpose.
+All of it stands in the catalogue's data files, once: the newest release that holds an
+enclave pins it. An older enclave is refused unless its user lowers the floor on purpose.
+The files are ours, are read only when somebody asks, newest first, and only as far as
+needed; their form is checked where releases are read, not here.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Optional
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Optional
 
-from sgx_enclaves.plain import record
+from sgx_enclaves.errors import CatalogueError
+from sgx_enclaves.plain import parse_toml, record
 
-INTEL_QE = "8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff"
-INTEL_PCE = "c54a62f2be9ef76efb1f3930ad81ea7f60defc1f5f25e09b7c067a815ae0c6cb"
-INTEL_TDQE = "dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5"
-INTEL_EPID = "ec15b10787d2f84667ceb0b598ffc44a1f1cb80f670aae5df9e8fa9f6376e1f8"
-INTEL_LE = "acb77012053e05a63d413b8bbae8fb6c5d73b3f2996d91c43bbbf90959c0f8d4"
-
-SIGNER_NAMES = {
-    INTEL_QE: "Intel (QE3, QvE, IDE)",
-    INTEL_PCE: "Intel (PCE)",
-    INTEL_TDQE: "Intel (TDQE)",
-    INTEL_EPID: "Intel (EPID QE, PVE, PSE)",
-    INTEL_LE: "Intel (LE)",
-}
+_DATA = Path(__file__).resolve().parents[1] / "release"
+_SIGNERS = _DATA / "signers.toml"
+_ENCLAVE_FILE = re.compile(r"libsgx_(?P<file>\w+?)(?:\.signed)?\.so(?:\.[0-9.]+)?\Z")
 
 
 @record
@@ -39,6 +33,7 @@ class Pin:
         mrsigner: hexadecimal.
         isvprodid: product id.
         isvsvn: least security version.
+        may_ship: whether a distribution may ship it.
     """
 
     enclave: str
@@ -46,25 +41,18 @@ class Pin:
     mrsigner: str
     isvprodid: int
     isvsvn: int
+    may_ship: bool = True
 
 
-PINS = (
-    Pin("pce", "pce", INTEL_PCE, 1, 16),
-    Pin("ide", "id_enclave", INTEL_QE, 1, 5),
-    Pin("qe3", "qe3", INTEL_QE, 1, 11),
-    Pin("tdqe", "tdqe", INTEL_TDQE, 2, 7),
-    Pin("qve", "qve", INTEL_QE, 2, 12),
-    Pin("qe", "qe", INTEL_EPID, 1, 16),
-    Pin("pve", "pve", INTEL_EPID, 1, 16),
-    Pin("le", "le", INTEL_LE, 32, 7),
-)
-
-_ENCLAVE_FILE = re.compile(r"libsgx_(?P<file>\w+?)(?:\.signed)?\.so(?:\.[0-9.]+)?\Z")
+def signer_named(mrsigner: str) -> Optional[str]:
+    """Whose key an MRSIGNER (lower-case hexadecimal) is; None if it is not known."""
+    name: Optional[str] = _parsed(_SIGNERS)["signer"].get(mrsigner)
+    return name
 
 
 def pin_named(enclave: str) -> Optional[Pin]:
     """The pin of an enclave by its package name."""
-    return next((pin for pin in PINS if pin.enclave == enclave), None)
+    return next((pin for pin in _pins_with("name", enclave) if pin.enclave == enclave), None)
 
 
 def pin_for_file(path: str) -> Optional[Pin]:
@@ -72,4 +60,67 @@ def pin_for_file(path: str) -> Optional[Pin]:
     match = _ENCLAVE_FILE.match(path.rsplit("/", 1)[-1])
     if match is None:
         return None
-    return next((pin for pin in PINS if pin.file == match["file"]), None)
+    file = match["file"]
+    return next((pin for pin in _pins_with("file", file) if pin.file == file), None)
+
+
+@cache
+def all_pins() -> tuple[Pin, ...]:
+    """The pin of every enclave that is known."""
+    pins: dict[str, Pin] = {}
+    for path in _files():
+        for pin in _pins_in(path):
+            pins.setdefault(pin.enclave, pin)
+    return tuple(pins.values())
+
+
+@cache
+def not_shipped() -> frozenset[str]:
+    """The enclaves that a distribution may not ship."""
+    return frozenset(pin.enclave for pin in all_pins() if not pin.may_ship)
+
+
+def _pins_with(key: str, value: str) -> Iterator[Pin]:
+    """The pins of the files that have such a line, newest first."""
+    # Parsing all of them would take longer than a comparison; all are written so.
+    line = f'\n{key} = "{value}"\n'.encode()
+    for path in _files():
+        if line in _content(path):
+            yield from _pins_in(path)
+
+
+@cache
+def _files() -> tuple[Path, ...]:
+    """The releases, newest first; last what no release holds any more."""
+
+    def version(path: Path) -> list[int]:
+        return [int(digits) for digits in re.findall(r"\d+", path.stem)]
+
+    return (*sorted(_DATA.glob("catalogue/*.toml"), key=version, reverse=True), _SIGNERS)
+
+
+@cache
+def _content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@cache
+def _parsed(path: Path) -> dict[str, Any]:
+    return parse_toml(_content(path), file=str(path), error=CatalogueError)
+
+
+@cache
+def _pins_in(path: Path) -> tuple[Pin, ...]:
+    """What a file pins; a release may hold an enclave of which not all is known."""
+    return tuple(
+        Pin(
+            table["name"],
+            table["file"],
+            table["signer"],
+            table["isvprodid"],
+            table["least_isvsvn"],
+            table.get("may_ship", True),
+        )
+        for table in _parsed(path)["enclave"]
+        if "isvprodid" in table and "least_isvsvn" in table
+    )

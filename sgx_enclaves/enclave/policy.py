@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Optional, Protocol
 
-from sgx_enclaves.enclave.known import SIGNER_NAMES, Pin
+from sgx_enclaves.enclave.known import Pin, signer_named
 from sgx_enclaves.enclave.metadata import FipsSignature
 from sgx_enclaves.enclave.sigstruct import (
     HEADER1,
@@ -47,7 +47,7 @@ def _refusal(
 
 def signer_name(mrsigner: str) -> str:
     """The signer's name, or its MRSIGNER when nobody known."""
-    return SIGNER_NAMES.get(mrsigner, mrsigner)
+    return signer_named(mrsigner) or mrsigner
 
 
 @record

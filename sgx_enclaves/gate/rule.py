@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from sgx_enclaves.enclave.known import SIGNER_NAMES, pin_named
+from sgx_enclaves.enclave.known import pin_named, signer_named
 from sgx_enclaves.errors import RuleError
 from sgx_enclaves.gate.record import CATALOGUE, Record, RecordedEnclave
 
@@ -95,7 +95,7 @@ def _is_signed_by(enclave: RecordedEnclave, signers: frozenset[str]) -> bool:
         return False
     if enclave.mrsigner in signers:
         return True
-    if INTEL not in signers or enclave.mrsigner not in SIGNER_NAMES:
+    if INTEL not in signers or signer_named(enclave.mrsigner) is None:
         return False
     # Intel's signer of one enclave does not vouch for another.
     pin = pin_named(enclave.name)

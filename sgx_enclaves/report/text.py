@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.known import SIGNER_NAMES
+from sgx_enclaves.enclave.known import signer_named
 from sgx_enclaves.enclave.metadata import (
     ATTRIBUTE_NAMES,
     DIRECTORY_NAMES,
@@ -453,7 +453,7 @@ def _block_dict(block: Block) -> dict[str, object]:
         "sigstruct": {
             **sigstruct.as_dict(),
             "mrsigner": mrsigner,
-            "signer": SIGNER_NAMES.get(mrsigner),
+            "signer": signer_named(mrsigner),
             "debug": sigstruct.is_debug,
         },
         "directories": {
@@ -527,7 +527,7 @@ def _sigstruct_rows(sigstruct: Sigstruct) -> list[tuple[str, str]]:
     rows = [
         ("MRENCLAVE", sigstruct.enclavehash.hex()),
         ("MRSIGNER", mrsigner),
-        ("signer", SIGNER_NAMES.get(mrsigner, "not one of the known signers")),
+        ("signer", signer_named(mrsigner) or "not one of the known signers"),
         ("ISVPRODID", str(sigstruct.isvprodid)),
         ("ISVSVN", str(sigstruct.isvsvn)),
         ("date", sigstruct.date_text),

@@ -15,7 +15,7 @@ from typing import Optional, Union
 
 from sgx_enclaves.enclave.compare import compare, finding_of
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.known import PINS
+from sgx_enclaves.enclave.known import all_pins, not_shipped
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import Generation
@@ -34,8 +34,6 @@ from sgx_enclaves.rpm.reader import (
 )
 from sgx_enclaves.rpm.references import Counterpart, Reference
 
-# Fedora's legal team has not approved the cryptography in QvE.
-NOT_PERMITTED = frozenset({"qve"})
 _SIGNED_PROVIDE = re.compile(r"sgx-enclave\((?P<name>[^:()]+):signed[:)]")
 _STATUS = {
     Severity.DIFFERS: Outcome.DIFFERS.exit_status,
@@ -146,7 +144,7 @@ def check_package(
     results: list[EnclaveResult] = []
     findings: list[Finding] = []
     others = [r for r in references if r.name != path]
-    refused = NOT_PERMITTED - frozenset(permitted)
+    refused = not_shipped() - frozenset(permitted)
     try:
         with opener(path, limits) as (package, members):
             nevra = package.nevra
@@ -340,7 +338,7 @@ def _signed_as(packed: PackedEnclave) -> set[str]:
     found = set()
     for product in products:
         # QE3 and IDE share signer and product; such a pair tells nothing.
-        pins = [p for p in PINS if (p.mrsigner, p.isvprodid) == product]
+        pins = [p for p in all_pins() if (p.mrsigner, p.isvprodid) == product]
         if len(pins) == 1:
             found.add(pins[0].enclave)
     return found

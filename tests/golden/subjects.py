@@ -24,11 +24,12 @@ from sgx_enclaves.enclave.policy import policy_for
 from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import sign
-from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.errors import CatalogueError, SgxEnclavesError
 from sgx_enclaves.gate.record import read_record
+from sgx_enclaves.plain import parse_toml
 from sgx_enclaves.release.archive import Symlinks, list_members, read_contents, unpack_tree
-from sgx_enclaves.release.catalogue import OWN_FOLDER, parse_toml, read_release
 from sgx_enclaves.release.manifest import read_manifest, write_manifest
+from sgx_enclaves.release.read_catalogue import OWN_FOLDER, release_from
 from sgx_enclaves.release.toolchain import parse_lock
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.references import open_reference
@@ -158,7 +159,7 @@ def _unpacked(archive: Path, into: Path) -> list[Any]:
 
 def release_data(path: Path) -> dict[str, Any]:
     """A file of the catalogue as plain data."""
-    return parse_toml(path.read_bytes(), path.name)
+    return parse_toml(path.read_bytes(), file=path.name, error=CatalogueError)
 
 
 def manifest_data(manifest: Any, folder: Path) -> dict[str, Any]:
@@ -188,7 +189,7 @@ class _Problems(Exception):
 
 # What reads plain data, or the text of a configuration file in a folder.
 READERS: dict[str, Callable[[Any], object]] = {
-    "release": lambda data: read_release(data, "release.toml"),
+    "release": lambda data: release_from(data, "release.toml"),
     "record": read_record,
     "manifest": lambda data: read_manifest(json.dumps(data).encode(), "manifest.json"),
     "lock": lambda data: parse_lock(json.dumps(data).encode(), "lock.json"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,3 +146,22 @@ def test_no_file_names_a_place_of_one_machine() -> None:
 @pytest.mark.parametrize("text", ["see /home/jane/x", "/root/.cache", "/Users/jane"])
 def test_a_place_of_one_machine_is_seen(text: str) -> None:
     assert _PLACES.search(text)
+
+
+# Who decides over packages and builds reads facts of a release; the machine that fetches and
+# builds one is not for them, nor is the schema library before a file is read.
+_MACHINE = ("archive", "build", "fetch", "transport", "verify")
+
+
+def test_gate_and_comparison_load_no_release_machine() -> None:
+    code = (
+        "import sys, sgx_enclaves.gate.collect, sgx_enclaves.specs, sgx_enclaves.cli.compare\n"
+        "print(*sys.modules)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(out.stdout.split())
+    assert "sgx_enclaves.gate.collect" in loaded
+    assert loaded & {f"sgx_enclaves.release.{name}" for name in _MACHINE} == set()
+    assert "jsonschema" not in loaded

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.known import PINS, pin_for_file, pin_named
+from sgx_enclaves.enclave.known import all_pins, pin_for_file, pin_named
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.verdict import Origin, Outcome
@@ -155,7 +155,7 @@ def test_a_vendors_note_that_points_away(case: Case, image: Image) -> None:
     ],
 )
 def test_a_file_name_tells_the_enclave(name: str, enclave: str) -> None:
-    """Guards the table PINS and `_ENCLAVE_FILE`: `ide` is `id_enclave` in file names."""
+    """Guards the pins and `_ENCLAVE_FILE`: `ide` is `id_enclave` in file names."""
     pin = pin_for_file(name)
     assert pin is not None
     assert pin.enclave == enclave
@@ -184,7 +184,7 @@ def test_other_names_pin_nobody(name: str) -> None:
 
 def test_a_name_that_is_only_a_file_name_is_no_enclave() -> None:
     assert pin_named("id_enclave") is None
-    assert {pin.enclave: pin.file for pin in PINS if pin.enclave != pin.file} == {
+    assert {pin.enclave: pin.file for pin in all_pins() if pin.enclave != pin.file} == {
         "ide": "id_enclave"
     }
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sgx_enclaves.enclave.known import INTEL_PCE, INTEL_QE
 from sgx_enclaves.errors import RuleError
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.gate.rule import Rule, parse_mark, parse_rule
+from tests.support.intel import INTEL_PCE, INTEL_QE
 from tests.support.records import B, enclave, record
 
 NOW = datetime.datetime(2026, 11, 26, tzinfo=datetime.timezone.utc)

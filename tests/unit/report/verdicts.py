@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Optional
 
-from sgx_enclaves.enclave.known import INTEL_PCE, SIGNER_NAMES
 from sgx_enclaves.enclave.verdict import (
     BlockFacts,
     ByteRange,
@@ -22,6 +21,7 @@ from sgx_enclaves.enclave.verdict import (
     Severity,
     Verdict,
 )
+from tests.support.intel import INTEL_PCE
 
 NAMES = ("payload", "metadata", "measurement", "signature", "policy")
 OURS, THEIRS = "a1" * 32, "b2" * 32
@@ -35,9 +35,7 @@ def checks(**states: CheckState) -> tuple[Check, ...]:
 
 
 def block(index: int = 0, **changes: object) -> BlockFacts:
-    facts = BlockFacts(
-        index, "1.5", OURS, INTEL_PCE, SIGNER_NAMES[INTEL_PCE], 1, 16, "2024-08-07", False
-    )
+    facts = BlockFacts(index, "1.5", OURS, INTEL_PCE, "Intel (PCE)", 1, 16, "2024-08-07", False)
     return replace(facts, **changes)  # type: ignore[arg-type]
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sgx_enclaves.enclave.known import PINS
+from sgx_enclaves.enclave.known import pin_named
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.enclave.verdict import Outcome
 from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclavesError
@@ -243,9 +243,10 @@ def test_qve_is_not_permitted_unless_asked_for(shop: Shop) -> None:
 def test_qve_under_another_name_is_not_permitted_either(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = replace(PINS[4], mrsigner=mrsigner(vendor_key()), isvprodid=3)
-    assert ours.enclave == "qve"
-    monkeypatch.setattr("sgx_enclaves.rpm.check.PINS", (ours,))
+    qve = pin_named("qve")
+    assert qve is not None
+    ours = replace(qve, mrsigner=mrsigner(vendor_key()), isvprodid=3)
+    monkeypatch.setattr("sgx_enclaves.rpm.check.all_pins", lambda: (ours,))
     result = check(shop.rpm(SIGNED), FolderReference(shop.reference()))
     assert codes(result) == ["not-permitted"]
     linked = [RpmFile("/opt/x", CASE.signed), link("/opt/libsgx_qve.so", "x")]

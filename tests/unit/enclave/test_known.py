@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is pinned of Intel's enclaves is what the newest release of the catalogue says."""
+
+from __future__ import annotations
+
+import pytest
+
+from sgx_enclaves.enclave import known
+from sgx_enclaves.enclave.known import (
+    Pin,
+    all_pins,
+    not_shipped,
+    pin_for_file,
+    pin_named,
+    signer_named,
+)
+from sgx_enclaves.plain import parse_toml
+from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
+from tests.support.intel import INTEL_EPID, INTEL_LE, INTEL_PCE, INTEL_QE, INTEL_TDQE
+
+WHO = {"pce": INTEL_PCE, "ide": INTEL_QE, "qe3": INTEL_QE, "tdqe": INTEL_TDQE, "qve": INTEL_QE}
+RETIRED = {"qe": (INTEL_EPID, 1, 16), "pve": (INTEL_EPID, 1, 16), "le": (INTEL_LE, 32, 7)}
+
+
+def from_the_catalogue() -> dict[str, Pin]:
+    """The same, read by the catalogue's own, strict reader."""
+    releases = load_catalogue((OWN_FOLDER,)).releases.values()
+
+    def age(numbers: str) -> list[int]:
+        return [int(part) for part in numbers.split(".")]
+
+    pins = {}
+    for release in sorted(releases, key=lambda r: (age(r.sgx), age(r.dcap))):
+        for item in release.enclaves:
+            if item.isvprodid is not None and item.least_isvsvn is not None:
+                pins[item.name] = Pin(
+                    item.name,
+                    item.file,
+                    item.signer,
+                    item.isvprodid,
+                    item.least_isvsvn,
+                    item.may_ship,
+                )
+    return pins
+
+
+def test_the_newest_release_that_holds_an_enclave_pins_it() -> None:
+    expected = from_the_catalogue()
+    assert {pin.enclave: pin for pin in all_pins() if pin.enclave not in RETIRED} == expected
+    for name, pin in expected.items():
+        assert pin_named(name) == pin
+        assert pin_for_file(f"/x/libsgx_{pin.file}.signed.so.1.2.3.4") == pin
+    assert WHO.items() <= {name: pin.mrsigner for name, pin in expected.items()}.items()
+
+
+@pytest.mark.parametrize("name", sorted(RETIRED))
+def test_what_no_release_holds_any_more_is_still_known(name: str) -> None:
+    pin = pin_named(name)
+    assert pin is not None
+    assert (pin.mrsigner, pin.isvprodid, pin.isvsvn) == RETIRED[name]
+    assert pin_for_file(f"libsgx_{pin.file}.so") == pin
+
+
+def test_qve_may_not_be_shipped() -> None:
+    assert "qve" in not_shipped()
+    assert not_shipped().isdisjoint({"pce", "ide", "qe3", "tdqe", "qe", "pve", "le"})
+
+
+def test_signers_have_names() -> None:
+    assert signer_named(INTEL_PCE) == "Intel (PCE)"
+    assert all(signer_named(pin.mrsigner) for pin in all_pins())
+    assert signer_named("00" * 32) is None
+
+
+def test_one_enclave_costs_the_reading_of_one_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison asks for one pin; parsing the whole catalogue would slow it down."""
+    parsed: list[str] = []
+
+    def counting(data: bytes, *, file: str, error: type[Exception]) -> dict[str, object]:
+        parsed.append(file)
+        return parse_toml(data, file=file, error=error)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("sgx_enclaves.enclave.known.parse_toml", counting)
+    for cached in (known._parsed, known._pins_in):
+        cached.cache_clear()
+    assert pin_named("pce") is not None
+    assert pin_for_file("libsgx_pce.so") is not None
+    assert len(parsed) == 1
+    assert pin_for_file("libsgx_urts.so") is None
+    assert len(parsed) == 1
