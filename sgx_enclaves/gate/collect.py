@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What several verifiers say of one build, each of one enclave, brought to one answer.
+"""Combine the answers of the per-enclave subtasks into one result for the build, and its record.
 
-A verifier that failed proves nothing, and neither do verifiers that worked from
-other descriptions of the release than the one that asked them. Pure: knows no Koji,
+A subtask that failed proves nothing, and neither do subtasks that worked from
+another description of the release than the one that they were given. Knows no Koji,
 reads no file.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Optional
 
 from sgx_enclaves import __version__
@@ -22,13 +22,13 @@ from sgx_enclaves.gate.record import (
     CATALOGUE,
     IDENTICAL,
     SCHEMA,
-    VERDICTS,
     Record,
     RecordedEnclave,
     RecordedPackage,
+    read_part,
 )
 from sgx_enclaves.gate.subjects import RPM, Subject
-from sgx_enclaves.plain import printable
+from sgx_enclaves.plain import as_plain, printable
 
 DIFFERS, UNVERIFIABLE = Outcome.DIFFERS.value, Outcome.UNVERIFIABLE.value
 _MAX_TEXT = 1000
@@ -36,16 +36,16 @@ _MAX_TEXT = 1000
 
 @dataclass(frozen=True)
 class Answer:
-    """What one verifier says.
+    """What one subtask says.
 
     Attributes:
         enclave: its name in the release.
         verdict: identical, differs or unverifiable.
         reproducible: whether it is the reproducible verdict.
         claim: what was proved, or why nothing was.
-        subjects: the files that were held against our build.
+        subjects: the files that were compared with our build.
         built_sha256, config_sha256: of our build; None if there is none.
-        toolchain_sha256: of the record of the toolchain; None if it came not that far.
+        toolchain_sha256: of the record of the toolchain; None if it did not come that far.
         release_sha256: of the release's description that was worked from.
         report: name of its report.
         report_sha256: None if there is none.
@@ -66,14 +66,14 @@ class Answer:
     task_id: int
 
     def as_mapping(self) -> dict[str, Any]:
-        """Plain data."""
-        mapping = asdict(self)
-        mapping["subjects"] = [subject.as_mapping() for subject in self.subjects]
+        """Plain data, as `read_answer` takes it."""
+        mapping: dict[str, Any] = as_plain(self)
+        del mapping["task_id"]
         return mapping
 
 
 def failed(enclave: str, task_id: int, why: str) -> Answer:
-    """The answer of a verifier that did not come to one."""
+    """The answer of a subtask that did not come to one."""
     words = printable(why)[:_MAX_TEXT]
     return Answer(
         enclave, UNVERIFIABLE, False, words, (), None, None, None, None, None, None, task_id
@@ -84,18 +84,21 @@ def read_answer(mapping: object, enclave: str, task_id: int, release_sha256: str
     """An answer from plain data.
 
     Args:
-        mapping: what the verifier gave.
+        mapping: what the subtask gave.
         enclave: what it was asked for.
-        task_id: who it is.
+        task_id: which it is.
         release_sha256: of the description that it was given.
 
     Returns:
         The answer; one that makes no sense, or is about something else, is unverifiable.
     """
     try:
-        answer = _answer(mapping, task_id)
-    except (KeyError, TypeError, ValueError) as error:
+        answer = read_part(Answer, mapping, "answer", task_id=task_id)
+    except RecordError as error:
         return failed(enclave, task_id, f"task {task_id} gave no answer that can be read: {error}")
+    if answer.verdict == IDENTICAL and {s.verdict for s in answer.subjects} != {IDENTICAL}:
+        why = f"task {task_id} says identical, though not each file is"
+        return failed(enclave, task_id, why)
     if answer.enclave != enclave or answer.release_sha256 != release_sha256:
         return failed(
             enclave,
@@ -106,25 +109,9 @@ def read_answer(mapping: object, enclave: str, task_id: int, release_sha256: str
     return answer
 
 
-def _answer(mapping: object, task_id: int) -> Answer:
-    if not isinstance(mapping, Mapping):
-        raise TypeError(f"a mapping was expected, not {type(mapping).__name__}")
-    names = {field.name for field in fields(Answer)} - {"task_id"}
-    values = {name: mapping[name] for name in names}
-    subjects = [
-        Subject(**{f.name: item[f.name] for f in fields(Subject)}) for item in values["subjects"]
-    ]
-    verdicts = [values["verdict"], *(subject.verdict for subject in subjects)]
-    if not all(verdict in VERDICTS for verdict in verdicts):
-        raise ValueError(f"unknown verdict among {verdicts!r}")
-    if values["verdict"] == IDENTICAL and {s.verdict for s in subjects} != {IDENTICAL}:
-        raise ValueError("identical, though not each file is")
-    return Answer(**{**values, "subjects": tuple(subjects)}, task_id=task_id)
-
-
 @dataclass(frozen=True)
 class Combined:
-    """The one answer.
+    """The result.
 
     Attributes:
         release: its name.
@@ -132,7 +119,7 @@ class Combined:
         verdict: identical, differs or unverifiable.
         reproducible: whether every answer is.
         claim: in words.
-        answers: of the verifiers, in the order in which they were asked.
+        answers: of the subtasks, in the order in which they were asked.
         packages: of the build.
     """
 
@@ -147,14 +134,19 @@ class Combined:
     @property
     def toolchain_sha256(self) -> Optional[str]:
         """Of the toolchain's record; if there were several, of all their digests."""
-        digests = sorted({a.toolchain_sha256 for a in self.answers if a.toolchain_sha256})
-        if len(digests) < 2:
-            return digests[0] if digests else None
-        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        return digest_of(a.toolchain_sha256 for a in self.answers)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each enclave, of the file that speaks most against it."""
         return [_row(answer) for answer in self.answers]
+
+
+def digest_of(digests: Iterable[Optional[str]]) -> Optional[str]:
+    """The one digest; of several, the digest of their sorted list; None if there is none."""
+    found = sorted({digest for digest in digests if digest is not None})
+    if len(found) < 2:
+        return found[0] if found else None
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
 def combine(
@@ -168,21 +160,21 @@ def combine(
     Args:
         release: its name.
         nvr: the build that was verified; None if only the release was.
-        answers: of the verifiers.
+        answers: of the subtasks.
         packages: every binary package of the build.
     """
     unread = [f"{p.name} cannot be read: {p.problem}" for p in packages if p.problem]
-    held = {(s.rpm, s.path, s.sha256) for answer in answers for s in answer.subjects}
-    unheld = [
-        f"{file.path} of {package.name} was held against nothing"
+    compared = {(s.rpm, s.path, s.sha256) for answer in answers for s in answer.subjects}
+    left_out = [
+        f"{file.path} of {package.name} was compared with nothing"
         for package in packages
         for file in package.signed
-        if (package.name, file.path, file.sha256) not in held
+        if (package.name, file.path, file.sha256) not in compared
     ]
     verdicts = {answer.verdict for answer in answers}
     if DIFFERS in verdicts:
         verdict = DIFFERS
-    elif verdicts == {IDENTICAL} and not unread and not unheld:
+    elif verdicts == {IDENTICAL} and not unread and not left_out:
         verdict = IDENTICAL
     else:
         verdict = UNVERIFIABLE
@@ -193,7 +185,9 @@ def combine(
         words = _grouped([(answer.enclave, answer.claim) for answer in answers])
     else:
         found = _grouped(reasons, ": ")
-        words = "; ".join(filter(None, [found, *unread, *unheld])) or "there was nothing to verify"
+        words = (
+            "; ".join(filter(None, [found, *unread, *left_out])) or "there was nothing to verify"
+        )
     return Combined(
         release,
         nvr,
@@ -260,13 +254,13 @@ def report_text(combined: Combined, task_id: int) -> str:
         "task_id": task_id,
         "plugin_version": __version__,
         "enclaves": combined.rows(),
-        "answers": [answer.as_mapping() for answer in combined.answers],
+        "answers": as_plain(combined.answers),
         "packages": [
             {
                 "name": package.name,
                 "file_sha256": package.digests.file if package.digests else None,
                 "content_sha256": package.digests.content if package.digests else None,
-                "signed": [asdict(file) for file in package.signed],
+                "signed": as_plain(package.signed),
                 "problem": package.problem,
             }
             for package in combined.packages
@@ -353,7 +347,7 @@ def _one_recorded(
     rpm: str, path: str, sha256: str, answer: Optional[Answer], subject: Optional[Subject]
 ) -> RecordedEnclave:
     if answer is None or subject is None or subject.sha256 != sha256:
-        why = "it was held against nothing"
+        why = "it was compared with nothing"
         name = "unknown" if answer is None else answer.enclave
         return RecordedEnclave(
             name, rpm, path, None, None, None, None, None, None, sha256, UNVERIFIABLE, why

@@ -2,7 +2,7 @@
 """How far a build system vouches that a package of unsigned enclaves was made as it should be.
 
 The build system says who made the packages, in which buildroots, out of which source
-package. That is held against the release: the pinned archives must be in the source
+package. That is compared with the release: the pinned archives must be in the source
 package, and the buildroots' packages must be the pinned ones where any are pinned.
 
 What the source package's spec did with the archives cannot be seen from outside. So
@@ -13,15 +13,11 @@ such a build is never called reproducible here: it is a build that was given, an
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.enclave.verdict import Finding, Severity
-from sgx_enclaves.errors import ArchiveError, FormatError, LimitError, UnsupportedError
-from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.catalogue import Artifact, Release, ToolPin
 from sgx_enclaves.release.toolchain import (
     BuildrootLock,
@@ -29,7 +25,6 @@ from sgx_enclaves.release.toolchain import (
     compare_packages,
     same_version,
 )
-from sgx_enclaves.rpm.reader import FileKind, PayloadFile, open_package, read_payload
 
 # What distributions call the packages of the catalogue's tools, where that is another name.
 _PACKAGES = {
@@ -41,7 +36,6 @@ _PACKAGES = {
     "openssl-dev": ("openssl-devel",),
 }
 _SHOWN = 6
-_ARCHIVE = re.compile(r"\.(?:tar(?:\.[a-z0-9]+)?|tgz|txz|crate)\Z")
 
 
 @dataclass(frozen=True)
@@ -156,60 +150,10 @@ class Origin:
     buildroot: tuple[LockedPackage, ...]
 
 
-def source_files(path: str, trees: Iterable[Release], scratch: Path) -> dict[str, SourceFile]:
-    """The files of a source package by name, digested as the releases pin theirs.
-
-    Args:
-        path: the source package.
-        trees: releases whose sources may be in it.
-        scratch: a folder for one archive at a time; left as it was.
-
-    Raises:
-        UnsupportedError: its files' digests are not SHA-256.
-        SgxEnclavesError: it cannot be read, or is damaged.
-    """
-    by_contents = any(
-        artifact.sha256 is None and artifact.contents_sha256 is not None
-        for tree in trees
-        for artifact in tree.sources()
-    )
-    found = {}
-    with open_package(path) as (package, stream):
-        if package.files and package.file_algorithm != "sha256":
-            raise UnsupportedError(
-                "the source package pins its files by another digest than SHA-256",
-                file=path,
-                found=package.file_algorithm,
-            )
-        for member in read_payload(package, stream):
-            file = member.file
-            if file.kind is not FileKind.FILE:
-                continue
-            name = file.path.rpartition("/")[2]
-            contents = None
-            if by_contents and _ARCHIVE.search(name):
-                contents = _contents_of(member, scratch / f"archive-{file.index}")
-            found[name] = SourceFile(file.digest, contents)
-    return found
-
-
-def _contents_of(member: PayloadFile, place: Path) -> Optional[str]:
-    """Digest of what an archive holds; None if it is no archive of sources."""
-    try:
-        with place.open("xb") as out:
-            for chunk in member.chunks():
-                out.write(chunk)
-        return read_contents(place).sha256
-    except (ArchiveError, FormatError, LimitError, UnsupportedError):
-        return None
-    finally:
-        place.unlink(missing_ok=True)
-
-
 def judge_origin(
     history: BuildHistory, trees: Sequence[Release], lock: Optional[BuildrootLock]
 ) -> Origin:
-    """Hold a build's history against a release.
+    """Compare a build's history with a release.
 
     Args:
         history: of the build with the unsigned enclave.

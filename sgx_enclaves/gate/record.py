@@ -3,35 +3,30 @@
 
 A record names every binary package of a build with its digests, so that it
 speaks of those bytes and of no others. Strict: what has an unknown, missing or
-malformed part is refused whole. Reads no files and knows no Koji.
+malformed part (see `record.schema.json`) is refused whole. Knows no Koji.
 """
 
 from __future__ import annotations
 
 import datetime
+import functools
+import importlib.resources
 import json
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
 from sgx_enclaves.errors import RecordError
+from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, validate
 
 SCHEMA = 1
 IDENTICAL = "identical"
 VERDICTS = (IDENTICAL, "differs", "unverifiable")
 # The origin of a release that stands in the catalogue; others have the URL they came from.
 CATALOGUE = "catalogue"
-# Fedora's largest builds have some thousands of packages, none of them enclaves'.
-MAX_PACKAGES = 2000
-MAX_ENCLAVES = 256
-MAX_TEXT = 1024
 MAX_SIZE = 2 << 20
 
-_HEX = re.compile(r"[0-9a-f]{64}\Z")
-_VERSION = re.compile(r"[0-9A-Za-z.]{1,64}\Z")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
-_MAX_ID = (1 << 31) - 1
 T = TypeVar("T")
 
 
@@ -132,9 +127,7 @@ class Record:
 
     def as_mapping(self) -> dict[str, Any]:
         """Plain data, as `read_record` takes it."""
-        mapping = asdict(self)
-        mapping["rpms"] = list(mapping["rpms"])
-        mapping["enclaves"] = list(mapping["enclaves"])
+        mapping: dict[str, Any] = as_plain(self)
         return mapping
 
     def as_json(self) -> str:
@@ -170,7 +163,7 @@ def read_record(mapping: object) -> Record:
     Raises:
         RecordError: a part is missing, unknown, malformed, too large, or contradicts another.
     """
-    record = _Reader("record", mapping).record()
+    record = read_part(Record, mapping, "record")
     _check_agreement(record)
     if len(record.as_json()) > MAX_SIZE:
         raise RecordError("the record is too large", expected=f"at most {MAX_SIZE} bytes as JSON")
@@ -183,14 +176,55 @@ def record_from_json(text: str) -> Record:
     Raises:
         RecordError: see `read_record`.
     """
-    try:
-        mapping = json.loads(text)
-    except ValueError as error:
-        raise RecordError(f"the kept record is not JSON: {error}") from None
-    return read_record(mapping)
+    return read_record(parse_json(text, file="kept record", error=RecordError, most=MAX_SIZE))
+
+
+def read_part(cls: type[T], data: object, part: str, **more: Any) -> T:
+    """A dataclass of plain data that the schema describes.
+
+    Args:
+        cls: the dataclass.
+        data: the plain data.
+        part: name of the definition in `record.schema.json`.
+        more: fields that are not in the data.
+
+    Raises:
+        RecordError: the data do not fit.
+    """
+    schema = {**_schema(), "$ref": f"#/definitions/{part}"}
+    validate(data, schema, file=part, error=RecordError)
+    _require_printable(data, part)
+    whole = {**data, **more} if isinstance(data, Mapping) else data
+    return from_plain(cls, whole, file=part, error=RecordError)
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    file = importlib.resources.files("sgx_enclaves.gate") / "record.schema.json"
+    schema: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return schema
+
+
+def _require_printable(data: object, place: str) -> None:
+    """Refuse text that a terminal would not print: a pattern cannot say what that is."""
+    if isinstance(data, str) and not data.isprintable():
+        raise RecordError(
+            f"{place} is malformed", expected="printable characters", found=printable(data[:120])
+        )
+    parts = data.items() if isinstance(data, Mapping) else ()
+    for key, value in enumerate(data) if isinstance(data, (list, tuple)) else parts:
+        _require_printable(value, str(key) if isinstance(data, Mapping) else f"{place}[{key}]")
 
 
 def _check_agreement(record: Record) -> None:
+    try:
+        record.verified_time()
+    except ValueError:
+        raise RecordError(
+            "verified_at is malformed",
+            expected="a time as 2026-11-25T00:00:00Z",
+            found=record.verified_at,
+        ) from None
     names = [p.name for p in record.rpms]
     if len(set(names)) != len(names):
         raise RecordError("the record names a package twice")
@@ -221,170 +255,4 @@ def _check_agreement(record: Record) -> None:
         raise RecordError(
             "the verdict is identical, but the record does not say by what",
             expected="toolchain_sha256 and release_sha256",
-        )
-
-
-class _Reader:
-    """One mapping, field by field; each error names the field."""
-
-    def __init__(self, name: str, mapping: object) -> None:
-        if not isinstance(mapping, Mapping):
-            raise RecordError(f"{name} is not a mapping", found=type(mapping).__name__)
-        self._name = name
-        self._mapping = mapping
-
-    def record(self) -> Record:
-        self._keys(Record, optional=("verified_at",))
-        if self._mapping["schema"] != SCHEMA or isinstance(self._mapping["schema"], bool):
-            raise self._wrong("schema", str(SCHEMA))
-        return Record(
-            schema=SCHEMA,
-            release=self._text("release"),
-            origin=self._text("origin"),
-            release_sha256=self._maybe("release_sha256", self._digest),
-            nvr=self._word("nvr"),
-            build_id=self._number("build_id"),
-            task_id=self._number("task_id"),
-            verdict=self._verdict("verdict"),
-            reproducible=self._truth("reproducible"),
-            rpms=self._list("rpms", MAX_PACKAGES, _Reader._package),
-            enclaves=self._list("enclaves", MAX_ENCLAVES, _Reader._enclave),
-            report_sha256=self._digest("report_sha256"),
-            toolchain_sha256=self._maybe("toolchain_sha256", self._digest),
-            plugin_version=self._word("plugin_version"),
-            verified_at=self._maybe("verified_at", self._time),
-        )
-
-    def _package(self) -> RecordedPackage:
-        self._keys(RecordedPackage)
-        return RecordedPackage(
-            self._rpm("name"), self._digest("file_sha256"), self._digest("content_sha256")
-        )
-
-    def _enclave(self) -> RecordedEnclave:
-        self._keys(RecordedEnclave, optional=("cause",))
-        return RecordedEnclave(
-            name=self._word("name"),
-            rpm=self._rpm("rpm"),
-            path=self._path("path"),
-            version=self._maybe("version", self._version),
-            mrenclave=self._maybe("mrenclave", self._digest),
-            mrsigner=self._maybe("mrsigner", self._digest),
-            isvprodid=self._maybe("isvprodid", self._short),
-            isvsvn=self._maybe("isvsvn", self._short),
-            built_sha256=self._maybe("built_sha256", self._digest),
-            signed_sha256=self._digest("signed_sha256"),
-            verdict=self._verdict("verdict"),
-            cause=self._maybe("cause", self._text),
-        )
-
-    def _keys(self, cls: type, optional: tuple[str, ...] = ()) -> None:
-        wanted = {f.name for f in fields(cls)}
-        found = set(self._mapping)
-        missing = sorted(wanted - found - set(optional))
-        unknown = sorted(repr(k)[:80] for k in found - wanted)
-        if missing or unknown:
-            raise RecordError(
-                f"{self._name} does not have the fields of schema {SCHEMA}",
-                expected=", ".join(sorted(wanted)),
-                found="; ".join(
-                    f"{word} {', '.join(names[:8])}"
-                    for word, names in (("missing", missing), ("unknown", unknown))
-                    if names
-                ),
-                hint="hub and builder must have the same version of the plugin",
-            )
-
-    def _list(self, key: str, most: int, read: Callable[[_Reader], T]) -> tuple[T, ...]:
-        value = self._mapping[key]
-        if not isinstance(value, (list, tuple)):
-            raise self._wrong(key, "a list")
-        if len(value) > most:
-            raise RecordError(
-                f"{self._name}: {key} is too long",
-                expected=f"at most {most}",
-                found=str(len(value)),
-            )
-        return tuple(read(_Reader(f"{key}[{i}]", item)) for i, item in enumerate(value))
-
-    def _maybe(self, key: str, read: Callable[[str], T]) -> Optional[T]:
-        return None if self._mapping.get(key) is None else read(key)
-
-    def _text(self, key: str) -> str:
-        value = self._mapping[key]
-        if (
-            not isinstance(value, str)
-            or not value
-            or len(value) > MAX_TEXT
-            or not value.isprintable()
-        ):
-            raise self._wrong(key, f"a line of at most {MAX_TEXT} printable characters")
-        return value
-
-    def _word(self, key: str) -> str:
-        value = self._text(key)
-        if len(value) > 255 or " " in value or not value.isascii():
-            raise self._wrong(key, "at most 255 characters of ASCII without spaces")
-        return value
-
-    def _rpm(self, key: str) -> str:
-        value = self._word(key)
-        if "/" in value or not value.endswith(".rpm"):
-            raise self._wrong(key, "the name of an RPM file without its folder")
-        return value
-
-    def _path(self, key: str) -> str:
-        value = self._text(key)
-        if not value.startswith("/") or {"", ".", ".."} & set(value[1:].split("/")):
-            raise self._wrong(key, "an absolute, plain path")
-        return value
-
-    def _version(self, key: str) -> str:
-        value = self._mapping[key]
-        if not isinstance(value, str) or not _VERSION.match(value):
-            raise self._wrong(key, "digits, letters and dots")
-        return value
-
-    def _digest(self, key: str) -> str:
-        value = self._mapping[key]
-        if not isinstance(value, str) or not _HEX.match(value):
-            raise self._wrong(key, "64 lower-case hexadecimal digits")
-        return value
-
-    def _verdict(self, key: str) -> str:
-        value = self._mapping[key]
-        if value not in VERDICTS:
-            raise self._wrong(key, " or ".join(VERDICTS))
-        return str(value)
-
-    def _number(self, key: str) -> int:
-        return self._integer(key, 1, _MAX_ID)
-
-    def _short(self, key: str) -> int:
-        return self._integer(key, 0, 0xFFFF)
-
-    def _integer(self, key: str, least: int, most: int) -> int:
-        value = self._mapping[key]
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self._wrong(key, f"a whole number from {least} to {most}")
-        return value
-
-    def _truth(self, key: str) -> bool:
-        value = self._mapping[key]
-        if not isinstance(value, bool):
-            raise self._wrong(key, "true or false")
-        return value
-
-    def _time(self, key: str) -> str:
-        value = self._mapping[key]
-        try:
-            parse_time(value)
-        except (TypeError, ValueError):
-            raise self._wrong(key, "a time as 2026-11-25T00:00:00Z") from None
-        return str(value)
-
-    def _wrong(self, key: str, expected: str) -> RecordError:
-        found = self._mapping[key]
-        return RecordError(
-            f"{self._name}: {key} is malformed", expected=expected, found=repr(found)[:120]
         )

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One enclave, and the signed files that claim to be it: the vendor's own and those in packages.
+"""Which signed files a verification is about, and what came of each.
 
-Joins the verdict on a release's enclave with those on packages, so that one answer
-can be given for all files. Reads packages; decides nothing about bytes.
+First the rules: which release a build belongs to, and which of its enclaves are
+verified. Then the verdict on each file that claims to be an enclave: the vendor's own and
+those in packages. Reads packages; decides nothing about bytes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
+from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import printable
 from sgx_enclaves.release import outcome as of_release
 from sgx_enclaves.release.catalogue import Catalogue, Enclave, Release, policy_of
@@ -40,9 +42,9 @@ class Subject:
         path: in the package; None for the vendor's.
         sha256: None when there is no such file.
         verdict: identical, differs or unverifiable.
-        mrenclave, mrsigner, isvprodid, isvsvn: None when nobody knows.
+        mrenclave, mrsigner, isvprodid, isvsvn: None when unknown.
         version: from the file's name; None when it has none.
-        built_sha256: of our enclave that it was held against.
+        built_sha256: of our enclave that it was compared with.
         cause: why it is not identical; None when it is.
     """
 
@@ -60,17 +62,13 @@ class Subject:
     built_sha256: Optional[str]
     cause: Optional[str]
 
-    def as_mapping(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Judged:
+class FileVerdict:
     """A subject with the comparison that it rests on; None if there was none."""
 
     subject: Subject
-    verdict: Optional[Verdict]
+    comparison: Optional[Verdict]
 
 
 def overall(subjects: Iterable[Subject]) -> Outcome:
@@ -88,13 +86,16 @@ def enclave_at(release: Release, path: str) -> Optional[Enclave]:
     return next((enclave for enclave in release.enclaves if enclave.file == file), None)
 
 
-def releases_with(catalogue: Catalogue, paths: Sequence[str]) -> tuple[Release, ...]:
-    """The releases that have the enclave and the version of each of these paths.
+def release_of(catalogue: Catalogue, paths: Sequence[str]) -> Release:
+    """The release that a build belongs to: the one with the version of each signed enclave.
 
     Args:
         catalogue: where to look.
-        paths: of signed enclaves, with a version such as
+        paths: of the build's signed enclaves, with a version such as
             `libsgx_pce.signed.so.1.25.100.1`; a path without one fits no release.
+
+    Raises:
+        CatalogueError: no release fits, or several.
     """
 
     def fits(release: Release, path: str) -> bool:
@@ -102,14 +103,51 @@ def releases_with(catalogue: Catalogue, paths: Sequence[str]) -> tuple[Release, 
         known = enclave.so_version if enclave is not None else None
         return known is not None and known.value == version
 
-    return tuple(
+    found = [
         release
         for release in catalogue.releases.values()
         if paths and all(fits(release, path) for path in paths)
-    )
+    ]
+    if len(found) != 1:
+        raise CatalogueError(
+            "the build's signed enclaves do not tell which release they are of",
+            expected="one release that has each of these versions",
+            found=", ".join(release.name for release in found) or "none",
+            hint="name the release; the build has " + (", ".join(paths) or "no signed enclave"),
+        )
+    return found[0]
 
 
-def vendor_subject(result: of_release.EnclaveOutcome, outcome: Outcome) -> Judged:
+def enclaves_to_verify(
+    release: Release, paths: Sequence[str], asked: Optional[Sequence[str]], has_build: bool
+) -> list[str]:
+    """The names of the enclaves to verify.
+
+    Args:
+        release: whose.
+        paths: of the signed enclaves of the build.
+        asked: names; None for all that matter.
+        has_build: whether a build is verified, or the release alone.
+
+    Raises:
+        InputError: none of the build's enclaves is the release's.
+        CatalogueError: the release has no enclave of a name that is asked for.
+    """
+    if asked is not None:
+        return [enclave.name for enclave in release.only(asked).enclaves]
+    if not has_build:
+        return [enclave.name for enclave in release.enclaves if enclave.required]
+    found = [enclave_at(release, path) for path in paths]
+    there = {enclave.name for enclave in found if enclave is not None}
+    if not there:
+        raise InputError(
+            f"the build has no signed enclave of release {release.name}: "
+            + (", ".join(paths) or "it has none at all")
+        )
+    return [enclave.name for enclave in release.enclaves if enclave.name in there]
+
+
+def vendor_subject(result: of_release.EnclaveOutcome, outcome: Outcome) -> FileVerdict:
     """The vendor's file, as the verdict on its release has it.
 
     Args:
@@ -118,14 +156,14 @@ def vendor_subject(result: of_release.EnclaveOutcome, outcome: Outcome) -> Judge
     """
     verdict = result.verdict
     findings = verdict.findings if verdict is not None else result.findings
-    return Judged(
+    return FileVerdict(
         _subject(VENDOR, result.signed_file, None, None, verdict, outcome, findings, None), verdict
     )
 
 
 def package_subjects(
     package: Path, name: str, release: Release, enclave: Enclave, built: Path
-) -> list[Judged]:
+) -> list[FileVerdict]:
     """Every signed file of a package that is named after an enclave.
 
     Args:
@@ -153,23 +191,23 @@ def package_subjects(
     ]
     if result.findings:
         broken = _subject(RPM, name, name, None, None, Outcome.UNVERIFIABLE, result.findings, None)
-        found.append(Judged(broken, None))
+        found.append(FileVerdict(broken, None))
     return found
 
 
-def without_ours(judged: Judged, vendor: Judged) -> Judged:
-    """The same, with the reason why there is nothing of ours to hold it against."""
-    if judged.subject.verdict == Outcome.IDENTICAL.value or vendor.subject.cause is None:
-        return judged
-    return replace(judged, subject=replace(judged.subject, cause=vendor.subject.cause))
+def without_ours(file: FileVerdict, vendor: FileVerdict) -> FileVerdict:
+    """The same, with the reason why there is nothing of ours to compare it with."""
+    if file.subject.verdict == Outcome.IDENTICAL.value or vendor.subject.cause is None:
+        return file
+    return replace(file, subject=replace(file.subject, cause=vendor.subject.cause))
 
 
-def _from_package(rpm: str, item: EnclaveResult) -> Judged:
+def _from_package(rpm: str, item: EnclaveResult) -> FileVerdict:
     verdict = item.verdict
     findings = (*item.findings, *(verdict.findings if verdict is not None else ()))
     outcome = item.outcome if item.outcome is not None else Outcome.UNVERIFIABLE
     file = item.path.rpartition("/")[2]
-    return Judged(
+    return FileVerdict(
         _subject(RPM, file, rpm, item.path, verdict, outcome, findings, item.sha256), verdict
     )
 

@@ -13,7 +13,8 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.files import write_file
-from sgx_enclaves.gate.subjects import Judged
+from sgx_enclaves.gate.subjects import FileVerdict
+from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.manifest import BuiltEnclave, config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.release.toolchain import BuildrootLock, LockedPackage, ToolchainRecord, dump_lock
@@ -54,23 +55,23 @@ class Outputs:
         self.add(name, f"{text.rstrip()}\n".encode())
 
 
-def add_verdicts(outputs: Outputs, verdict: ReleaseVerdict, judged: Sequence[Judged]) -> bytes:
+def add_verdicts(outputs: Outputs, verdict: ReleaseVerdict, judged: Sequence[FileVerdict]) -> bytes:
     """The report in three forms, and each comparison in full; returns the one for programs."""
     report = {
         **release_dict(verdict),
-        "subjects": [item.subject.as_mapping() for item in judged],
+        "subjects": [as_plain(item.subject) for item in judged],
     }
     data = (json.dumps(report, indent=2) + "\n").encode()
     outputs.add(REPORT, data)
     outputs.add_text(TEXT, release_text(verdict))
     outputs.add_text(HTML, release_html(verdict))
     for item in judged:
-        if item.verdict is not None:
+        if item.comparison is not None:
             name = item.subject.rpm or item.subject.origin
             file = item.subject.file
-            outputs.add_text(f"{name}/{file}.txt", verdict_text(item.verdict))
-            outputs.add_text(f"{name}/{file}.json", json.dumps(verdict_dict(item.verdict)))
-            outputs.add_text(f"{name}/{file}.html", verdict_html(item.verdict))
+            outputs.add_text(f"{name}/{file}.txt", verdict_text(item.comparison))
+            outputs.add_text(f"{name}/{file}.json", json.dumps(verdict_dict(item.comparison)))
+            outputs.add_text(f"{name}/{file}.html", verdict_html(item.comparison))
     return data
 
 

@@ -56,9 +56,8 @@ from sgx_enclaves.gate.collect import (
     report_text,
 )
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
-from sgx_enclaves.gate.subjects import enclave_at
+from sgx_enclaves.gate.subjects import enclaves_to_verify
 from sgx_enclaves.release.cache import Cache
-from sgx_enclaves.release.catalogue import Release
 from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside, PlainProgress
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 from sgx_enclaves.report.as_html import combined_html, combined_text
@@ -277,7 +276,9 @@ class SgxEnclavesTask(SgxTask):
             paths = [file.path for package, _ in files for file in package.signed]
             resolved = resolve(asked, paths, config, self, fetcher_of(config, log))
             log(f"release {resolved.release.name}, sha256 {resolved.sha256}, {resolved.origin}")
-            wanted = choose(resolved.release, paths, options.get("enclaves"), binfo is not None)
+            wanted = enclaves_to_verify(
+                resolved.release, paths, options.get("enclaves"), binfo is not None
+            )
             shared = self._shared(resolved, files, options, tag)
             answers = self._ask(wanted, resolved, tag, build, shared, config, options, log)
             packages = [package for package, _ in files]
@@ -398,35 +399,6 @@ class SgxEnclavesTask(SgxTask):
         made = int(self.session.host.recordSgxVerification(self.id, record))
         log(f"record {made}")
         return made
-
-
-def choose(
-    release: Release, paths: Sequence[str], asked: Optional[Sequence[str]], has_build: bool
-) -> list[str]:
-    """The enclaves to verify.
-
-    Args:
-        release: whose.
-        paths: of the signed enclaves of the build.
-        asked: names; None for all that matter.
-        has_build: whether a build is verified, or the release alone.
-
-    Raises:
-        koji.GenericError: none of the build's enclaves is the release's.
-        CatalogueError: the release has no enclave of a name that is asked for.
-    """
-    if asked is not None:
-        return [enclave.name for enclave in release.only(asked).enclaves]
-    if not has_build:
-        return [enclave.name for enclave in release.enclaves if enclave.required]
-    found = [enclave_at(release, path) for path in paths]
-    there = {enclave.name for enclave in found if enclave is not None}
-    if not there:
-        raise koji.GenericError(
-            f"the build has no signed enclave of release {release.name}: "
-            + (", ".join(paths) or "it has none at all")
-        )
-    return [enclave.name for enclave in release.enclaves if enclave.name in there]
 
 
 def _answer(name: str, task_id: int, result: Any, release_sha256: str) -> Answer:

@@ -6,18 +6,29 @@ Where the packages of a buildroot can be had, for its lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 import koji
 
-from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.gate.origin import BuildHistory, Component, MadeIn, SourceFile, source_files
+from sgx_enclaves.errors import (
+    ArchiveError,
+    FormatError,
+    LimitError,
+    SgxEnclavesError,
+    UnsupportedError,
+)
+from sgx_enclaves.gate.origin import BuildHistory, Component, MadeIn, SourceFile
+from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.catalogue import Enclave, Release
 from sgx_enclaves.release.manifest import config_name, unsigned_name
+from sgx_enclaves.rpm.reader import FileKind, PayloadFile, open_package, read_payload
 from sgx_enclaves.rpm.references import Counterpart, PackageReference
+
+_ARCHIVE = re.compile(r"\.(?:tar(?:\.[a-z0-9]+)?|tgz|txz|crate)\Z")
 
 
 @dataclass(frozen=True)
@@ -142,3 +153,53 @@ def component_urls(session: Any, buildroot: int, topurl: Optional[str]) -> dict[
         nevra = f"{rpm['name']}-{epoch}{rpm['version']}-{rpm['release']}.{rpm['arch']}"
         urls[nevra] = f"{paths.build(builds[rpm['build_id']])}/{paths.rpm(rpm)}"
     return urls
+
+
+def source_files(path: str, trees: Iterable[Release], scratch: Path) -> dict[str, SourceFile]:
+    """The files of a source package by name, digested as the releases pin theirs.
+
+    Args:
+        path: the source package.
+        trees: releases whose sources may be in it.
+        scratch: a folder for one archive at a time; left as it was.
+
+    Raises:
+        UnsupportedError: its files' digests are not SHA-256.
+        SgxEnclavesError: it cannot be read, or is damaged.
+    """
+    by_contents = any(
+        artifact.sha256 is None and artifact.contents_sha256 is not None
+        for tree in trees
+        for artifact in tree.sources()
+    )
+    found = {}
+    with open_package(path) as (package, stream):
+        if package.files and package.file_algorithm != "sha256":
+            raise UnsupportedError(
+                "the source package pins its files by another digest than SHA-256",
+                file=path,
+                found=package.file_algorithm,
+            )
+        for member in read_payload(package, stream):
+            file = member.file
+            if file.kind is not FileKind.FILE:
+                continue
+            name = file.path.rpartition("/")[2]
+            contents = None
+            if by_contents and _ARCHIVE.search(name):
+                contents = _contents_of(member, scratch / f"archive-{file.index}")
+            found[name] = SourceFile(file.digest, contents)
+    return found
+
+
+def _contents_of(member: PayloadFile, place: Path) -> Optional[str]:
+    """Digest of what an archive holds; None if it is no archive of sources."""
+    try:
+        with place.open("xb") as out:
+            for chunk in member.chunks():
+                out.write(chunk)
+        return read_contents(place).sha256
+    except (ArchiveError, FormatError, LimitError, UnsupportedError):
+        return None
+    finally:
+        place.unlink(missing_ok=True)

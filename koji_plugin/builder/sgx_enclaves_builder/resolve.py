@@ -12,10 +12,9 @@ from typing import Any, Optional
 import koji
 from koji.daemon import SCM
 
-from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.gate.record import CATALOGUE
-from sgx_enclaves.gate.subjects import releases_with
+from sgx_enclaves.gate.subjects import release_of
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.release.catalogue import Artifact, Catalogue, Release
 from sgx_enclaves.release.fetch import Fetcher
@@ -65,7 +64,7 @@ def resolve(
     catalogue = load_catalogue((OWN_FOLDER, USER_FOLDER, *config.catalogues))
     origin = CATALOGUE
     if asked is None:
-        release = _by_paths(catalogue, paths)
+        release = release_of(catalogue, paths)
     elif "://" in asked:
         origin = asked
         release = _from_url(asked, task, fetcher)
@@ -79,21 +78,9 @@ def resolve(
     return Resolved(release, origin, files, digest_file(Path(release.file)))
 
 
-def _by_paths(catalogue: Catalogue, paths: Sequence[str]) -> Release:
-    found = releases_with(catalogue, paths)
-    if len(found) != 1:
-        raise CatalogueError(
-            "the build's signed enclaves do not tell which release they are of",
-            expected="one release that has each of these versions",
-            found=", ".join(release.name for release in found) or "none",
-            hint="name the release; the build has " + (", ".join(paths) or "no signed enclave"),
-        )
-    return found[0]
-
-
 def _from_url(url: str, task: Any, fetcher: Fetcher) -> Release:
     plain = url.startswith("https://")
-    # Koji's rules are about repositories; a plain file's place is held against them too
+    # Koji's rules are about repositories; a plain file's place must fit them too
     scm = SCM(
         f"git+{url}#file" if plain else url,
         allow_password=getattr(task.options, "allow_password_in_scm_url", False),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Task `sgxEnclave`: build one enclave, or take it from a build, and hold signed files against it.
+"""Task `sgxEnclave`: build one enclave, or take it from a build, and compare signed files with it.
 
 The parent names the release's very bytes and the packages' digests, so that all
 subtasks work from the same. What is wrong with sources, vendor or packages is a
@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Optional
 
 from sgx_enclaves.arguments import CHILD, CHILD_OPTIONS, argument, checked, name_or_id
 from sgx_enclaves.errors import ArgumentError
-from sgx_enclaves.gate.collect import Answer
+from sgx_enclaves.gate.collect import Answer, digest_of
 from sgx_enclaves.gate.origin import Origin, judge_origin
 from sgx_enclaves.gate.subjects import (
-    Judged,
+    FileVerdict,
     overall,
     package_subjects,
     vendor_subject,
@@ -93,7 +93,7 @@ class EnclaveJob:
         objections = self.origin.objections
         return Vouched(self.origin.says, (*objections, *notes) if objections else ())
 
-    def _judge(self, verified: Verified, rpms: list[dict[str, str]]) -> list[Judged]:
+    def _judge(self, verified: Verified, rpms: list[dict[str, str]]) -> list[FileVerdict]:
         judged = [vendor_subject(verified.verdict.enclaves[0], verified.verdict.outcome)]
         built = self._folder / "built"
         built.mkdir()
@@ -106,12 +106,12 @@ class EnclaveJob:
             path = self.task.build_file(rpm["relative"], rpm["sha256"])
             found = package_subjects(path, rpm["name"], self.release, self.enclave, built)
             if ours is None:
-                # nothing was held against it, for the reason that the vendor's has
+                # nothing was compared with it, for the reason that the vendor's file has
                 found = [without_ours(item, judged[0]) for item in found]
             judged += found
         return judged
 
-    def _upload(self, verified: Verified, judged: list[Judged]) -> bytes:
+    def _upload(self, verified: Verified, judged: list[FileVerdict]) -> bytes:
         outputs = Outputs(self.task, self._folder / "outputs")
         enclave = self.enclave
         ours = verified.built.files.get(enclave.name)
@@ -137,7 +137,7 @@ class EnclaveJob:
     def _answer(
         self,
         verified: Verified,
-        judged: list[Judged],
+        judged: list[FileVerdict],
         report: bytes,
         release_sha256: Optional[str],
     ) -> Answer:
@@ -145,8 +145,8 @@ class EnclaveJob:
         ours = verified.built.files.get(enclave.name)
         subjects = tuple(item.subject for item in judged)
         outcome = overall(subjects)
-        digests = sorted({record.digest() for record in self.workshop.records.values()})
-        if self.origin is not None and self.origin.toolchain_sha256 is not None:
+        digests: list[Optional[str]] = [r.digest() for r in self.workshop.records.values()]
+        if self.origin is not None:
             digests.append(self.origin.toolchain_sha256)
         return Answer(
             enclave=enclave.name,
@@ -156,18 +156,12 @@ class EnclaveJob:
             subjects=subjects,
             built_sha256=hashlib.sha256(ours.unsigned).hexdigest() if ours is not None else None,
             config_sha256=hashlib.sha256(ours.config).hexdigest() if ours is not None else None,
-            toolchain_sha256=_one_digest(digests),
+            toolchain_sha256=digest_of(digests),
             release_sha256=release_sha256,
             report=REPORT,
             report_sha256=hashlib.sha256(report).hexdigest(),
             task_id=self.task.id,
         )
-
-
-def _one_digest(digests: list[str]) -> Optional[str]:
-    if len(digests) < 2:
-        return digests[0] if digests else None
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 class SgxEnclaveTask(SgxTask):
@@ -201,6 +195,4 @@ class SgxEnclaveTask(SgxTask):
             with Workshop(self, config, log, part.name, tag, options["repo_id"]) as workshop:
                 answer = EnclaveJob(workshop, catalogue, part).run(options)
             log(f"{answer.verdict}: {answer.claim}")
-            mapping = answer.as_mapping()
-            del mapping["task_id"]
-            return mapping
+            return answer.as_mapping()

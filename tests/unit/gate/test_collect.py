@@ -78,7 +78,7 @@ def package(*names: str, problem: Optional[str] = None) -> PackageFacts:
 def mapping(given: Answer) -> dict[str, Any]:
     """As it comes from another process."""
     plain: dict[str, Any] = json.loads(json.dumps(given.as_mapping()))
-    del plain["task_id"]
+
     return plain
 
 
@@ -149,7 +149,9 @@ def test_one_that_is_not_reproducible_is_enough() -> None:
 def test_a_file_that_nobody_held_against_anything_counts() -> None:
     combined = combine("demo", "x-1-1", [answer("pce")], [package("pce", "qve")])
     assert combined.verdict == "unverifiable"
-    assert "libsgx_qve.signed.so.1.2 of x-1-1.x86_64.rpm was held against nothing" in combined.claim
+    assert (
+        "libsgx_qve.signed.so.1.2 of x-1-1.x86_64.rpm was compared with nothing" in combined.claim
+    )
     enclaves = {enclave.path: enclave for enclave in record_of(combined, AROUND).enclaves}
     assert enclaves["/lib/libsgx_qve.signed.so.1.2"].verdict == "unverifiable"
     assert enclaves["/lib/libsgx_pce.signed.so.1.2"].verdict == "identical"

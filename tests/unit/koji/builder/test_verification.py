@@ -127,7 +127,7 @@ def test_an_enclave_that_the_release_does_not_know_is_not_passed_over(world: Wor
     result = world.verify("demo", "demo-build", build["nvr"])
     assert result["verdict"] == "unverifiable"
     assert (
-        "libsgx_other.signed.so of more-1.0-1.x86_64.rpm was held against nothing"
+        "libsgx_other.signed.so of more-1.0-1.x86_64.rpm was compared with nothing"
         in (result["claim"])
     )
 

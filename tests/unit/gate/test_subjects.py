@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.gate.subjects import (
     Subject,
     cause_of,
     enclave_at,
+    enclaves_to_verify,
     overall,
     package_subjects,
-    releases_with,
+    release_of,
 )
 from sgx_enclaves.release.catalogue import Catalogue, Enclave, Release, SoVersion
 from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
@@ -72,11 +74,29 @@ def test_a_release_is_known_by_all_versions_together() -> None:
     two = replace(with_version(with_version(RELEASE, "pce", "1.2"), "ide", "5.6"), name="two")
     catalogue = Catalogue({"one": one, "two": two}, ())
     pce, ide = "/l/libsgx_pce.signed.so.1.2", "/l/libsgx_id_enclave.signed.so.5.6"
-    assert [r.name for r in releases_with(catalogue, [pce])] == ["one", "two"]
-    assert [r.name for r in releases_with(catalogue, [pce, ide])] == ["two"]
-    assert releases_with(catalogue, [pce, "/l/libsgx_pce.signed.so"]) == ()
-    assert releases_with(catalogue, ["/l/libsgx_other.signed.so.1.2"]) == ()
-    assert releases_with(catalogue, []) == ()
+    assert release_of(catalogue, [pce, ide]) is two
+    with pytest.raises(CatalogueError, match="found one, two"):
+        release_of(catalogue, [pce])
+    other = "/l/libsgx_other.signed.so.1.2"
+    for paths in ([pce, "/l/libsgx_pce.signed.so"], [other], []):
+        with pytest.raises(CatalogueError, match=r"do not tell which release.*found none"):
+            release_of(catalogue, paths)
+
+
+def test_which_enclaves_are_verified() -> None:
+    pce, ide = "/l/libsgx_pce.signed.so.1.2", "/l/libsgx_id_enclave.signed.so"
+    required = [enclave.name for enclave in RELEASE.enclaves if enclave.required]
+    assert enclaves_to_verify(RELEASE, [], None, False) == required
+    assert enclaves_to_verify(RELEASE, [ide, "/l/libsgx_other.signed.so", pce], None, True) == [
+        enclave.name for enclave in RELEASE.enclaves if enclave.name in ("pce", "ide")
+    ]
+    assert enclaves_to_verify(RELEASE, [pce], ["ide"], True) == ["ide"]
+    with pytest.raises(CatalogueError, match="has no enclave 'zzz'"):
+        enclaves_to_verify(RELEASE, [], ["zzz"], False)
+    with pytest.raises(InputError, match="it has none at all"):
+        enclaves_to_verify(RELEASE, [], None, True)
+    with pytest.raises(InputError, match=r"libsgx_other\.signed\.so"):
+        enclaves_to_verify(RELEASE, ["/l/libsgx_other.signed.so"], None, True)
 
 
 def test_a_file_that_is_no_package_is_one_subject_that_nobody_can_judge(tmp_path: Path) -> None:
@@ -87,7 +107,7 @@ def test_a_file_that_is_no_package_is_one_subject_that_nobody_can_judge(tmp_path
     assert judged.subject.verdict == "unverifiable"
     assert judged.subject.rpm == "x.rpm"
     assert judged.subject.cause
-    assert judged.verdict is None
+    assert judged.comparison is None
 
 
 def test_the_cause_is_what_weighs_most_in_one_printable_line() -> None:
