@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Print what an enclave file says about itself: segments, metadata blocks,
-signatures, layout and patches. Nothing is verified here.
+"""Print what an enclave file says about itself: segments, sections, compilers,
+metadata blocks, signatures, layout and patches. Nothing is verified here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 
 from sgx_enclaves.cli.arguments import add_json, load_descriptor, load_enclave
 from sgx_enclaves.cli.output import out, out_json
+from sgx_enclaves.explain.description import describe_file
 from sgx_enclaves.report.text import show_dict, show_lines
 
 
@@ -22,8 +23,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the file's structures; 0 when it could be read."""
     image = load_enclave(args.enclave)
     descriptor = load_descriptor(image)
+    description = describe_file(image.data, image.name)
     if args.json:
-        out_json(show_dict(image, descriptor))
+        out_json(show_dict(image, descriptor, description))
     else:
-        out(*show_lines(image, descriptor))
+        out(*show_lines(image, descriptor, description))
     return 0

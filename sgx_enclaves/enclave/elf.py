@@ -26,10 +26,8 @@ PAGE_SIZE = 0x1000
 
 PT_LOAD = 1
 PT_DYNAMIC = 2
-PT_INTERP = 3
 PT_TLS = 7
 SHT_NOBITS = 8
-SHF_ALLOC = 0x2
 
 DT_PLTRELSZ = 2
 DT_STRTAB = 5
@@ -254,16 +252,6 @@ class EnclaveImage:
         return (segment.p_memsz + align - 1) & ~(align - 1) & _U64_MAX
 
     @property
-    def interpreter(self) -> Optional[str]:
-        """The PT_INTERP path, a trace of the toolchain that linked the file."""
-        for segment in self.segments:
-            if segment.p_type == PT_INTERP:
-                start = segment.p_offset
-                path = self.data[start : start + segment.p_filesz]
-                return path.rstrip(b"\0").decode("utf-8", "replace")
-        return None
-
-    @property
     def image_size(self) -> int:
         """Bytes from the enclave's base to the end of its highest segment, in whole pages."""
         top = max(self.load_segments, key=lambda s: s.p_vaddr)
@@ -290,21 +278,6 @@ class EnclaveImage:
             name: symbol for name, symbol in self._symbols(table, strings) if symbol.st_shndx != 0
         }
 
-    @functools.cached_property
-    def all_symbols(self) -> tuple[tuple[str, Symbol], ...]:
-        """Every named symbol of `.symtab`, or of `.dynsym` when stripped.
-
-        For explanations only: a table that does not fit gives no symbols.
-        """
-        for wanted, link in ((".symtab", ".strtab"), (".dynsym", ".dynstr")):
-            table, strings = self.section(wanted), self.section(link)
-            if table is not None and strings is not None:
-                try:
-                    return tuple(self._symbols(table, strings))
-                except (FormatError, LimitError):
-                    continue
-        return ()
-
     def section(self, name: str) -> Optional[Section]:
         """The first section called `name`."""
         return next((s for s in self.sections if s.name == name), None)
@@ -326,6 +299,16 @@ class EnclaveImage:
                 hint="an SDK enclave exports it; was the file stripped too far?",
             )
         return address
+
+    @property
+    def global_data(self) -> tuple[Optional[int], int]:
+        """File offset of g_global_data, None for zero fill, and its bytes.
+
+        Raises:
+            FormatError: there is no such symbol.
+        """
+        address = self.symbol_address("g_global_data")
+        return self.file_offset(address), self.dynamic_symbols["g_global_data"].st_size
 
     def file_offset(self, address: int) -> Optional[int]:
         """Where the byte at a virtual address stands in the file; None for zero fill."""

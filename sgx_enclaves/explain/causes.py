@@ -62,8 +62,8 @@ from sgx_enclaves.enclave.sigstruct import (
 )
 from sgx_enclaves.enclave.verdict import Cause
 from sgx_enclaves.errors import FormatError
-from sgx_enclaves.explain.file_map import Places
-from sgx_enclaves.explain.traces import Traces, excerpt
+from sgx_enclaves.explain.description import Side, excerpt
+from sgx_enclaves.explain.file_map import FileMap
 
 _TOOLCHAIN = "build with the toolchain of the enclave's release, in the same place"
 
@@ -90,23 +90,23 @@ _LETTERS = 4
 _LEAST_FENCES = 4
 
 
-def build_causes(ours: Traces, theirs: Traces) -> Iterator[Cause]:
+def build_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     """The causes that traces show, most certain first."""
     yield from _interpreter(ours, theirs)
     build_id = list(_build_id(ours, theirs))
     # Where both have one, it differs because something else does.
-    follows = ours.build_id is not None and theirs.build_id is not None
+    follows = ours.description.build_id is not None and theirs.description.build_id is not None
     if not follows:
         yield from build_id
     yield from _hash_style(ours, theirs)
     yield from _comment(ours, theirs)
     mitigations = list(_mitigation(ours, theirs))
     yield from mitigations
-    if ours.textrel != theirs.textrel:
+    if ours.has_textrel != theirs.has_textrel:
         yield Cause(
             "text-relocations",
-            f"{_who(ours.textrel)} has text relocations (DT_TEXTREL), {_other(ours.textrel)} not: "
-            "code or constants were built without -fPIC there",
+            f"{_who(ours.has_textrel)} has text relocations (DT_TEXTREL), "
+            f"{_other(ours.has_textrel)} not: code or constants were built without -fPIC there",
             _TOOLCHAIN,
         )
     yield from _strings(ours, theirs)
@@ -124,18 +124,18 @@ def _other(ours: bool) -> str:
     return "the vendor's file" if ours else "our build"
 
 
-def _interpreter(ours: Traces, theirs: Traces) -> Iterator[Cause]:
-    if ours.interpreter != theirs.interpreter:
+def _interpreter(ours: Side, theirs: Side) -> Iterator[Cause]:
+    if ours.description.interpreter != theirs.description.interpreter:
         yield Cause(
             "interpreter-path",
-            f"PT_INTERP is {theirs.interpreter or 'absent'} in the vendor's file, "
-            f"{ours.interpreter or 'absent'} in our build",
+            f"PT_INTERP is {theirs.description.interpreter or 'absent'} in the vendor's file, "
+            f"{ours.description.interpreter or 'absent'} in our build",
             "the linker bakes in the path of its C library, and it is measured: "
             "use the same --dynamic-linker",
         )
 
 
-def _hash_style(ours: Traces, theirs: Traces) -> Iterator[Cause]:
+def _hash_style(ours: Side, theirs: Side) -> Iterator[Cause]:
     styles = [
         " and ".join(name for name in _HASHES if name in side.loaded) or "neither"
         for side in (theirs, ours)
@@ -148,23 +148,24 @@ def _hash_style(ours: Traces, theirs: Traces) -> Iterator[Cause]:
         )
 
 
-def _build_id(ours: Traces, theirs: Traces) -> Iterator[Cause]:
-    if ours.build_id != theirs.build_id:
+def _build_id(ours: Side, theirs: Side) -> Iterator[Cause]:
+    if ours.description.build_id != theirs.description.build_id:
         yield Cause(
             "build-id",
-            f"the build id is {theirs.build_id or 'absent'} in the vendor's file, "
-            f"{ours.build_id or 'absent'} in our build",
+            f"the build id is {theirs.description.build_id or 'absent'} in the vendor's file, "
+            f"{ours.description.build_id or 'absent'} in our build",
             "link with the same --build-id option; where both have one, it only "
             "follows from another difference",
         )
 
 
-def _comment(ours: Traces, theirs: Traces) -> Iterator[Cause]:
-    if ours.comments == theirs.comments:
+def _comment(ours: Side, theirs: Side) -> Iterator[Cause]:
+    expected, found = ours.description.comments, theirs.description.comments
+    if expected == found:
         return
-    if ours.comments is None or theirs.comments is None:
-        has = ours.comments is not None
-        text = ", ".join(ours.comments or theirs.comments or ())
+    if expected is None or found is None:
+        has = expected is not None
+        text = ", ".join(expected or found or ())
         yield Cause(
             "comment-section",
             f"{_who(has)} has a section .comment ({text or 'empty'}), {_other(has)} not",
@@ -173,21 +174,21 @@ def _comment(ours: Traces, theirs: Traces) -> Iterator[Cause]:
         return
     yield Cause(
         "compiler-comment",
-        f"the compilers name themselves {', '.join(theirs.comments) or 'nothing'} in the "
-        f"vendor's file, {', '.join(ours.comments) or 'nothing'} in our build",
+        f"the compilers name themselves {', '.join(found) or 'nothing'} in the "
+        f"vendor's file, {', '.join(expected) or 'nothing'} in our build",
         _TOOLCHAIN,
     )
 
 
-def _mitigation(ours: Traces, theirs: Traces) -> Iterator[Cause]:
-    kinds = (
-        ("lfence instructions (load value injection)", ours.lfences, theirs.lfences),
-        ("return trampolines (retpolines)", ours.thunks, theirs.thunks),
-        ("endbr64 instructions (CET)", ours.endbranches, theirs.endbranches),
+def _mitigation(ours: Side, theirs: Side) -> Iterator[Cause]:
+    names = (
+        "lfence instructions (load value injection)",
+        "return trampolines (retpolines)",
+        "endbr64 instructions (CET)",
     )
     seen = [
         f"{found} {name}, our build {expected}"
-        for name, expected, found in kinds
+        for name, expected, found in zip(names, ours.mitigations, theirs.mitigations)
         if abs(found - expected) >= _LEAST_FENCES
         and max(found, expected) > 2 * min(found, expected)
     ]
@@ -199,7 +200,7 @@ def _mitigation(ours: Traces, theirs: Traces) -> Iterator[Cause]:
         )
 
 
-def _strings(ours: Traces, theirs: Traces) -> Iterator[Cause]:
+def _strings(ours: Side, theirs: Side) -> Iterator[Cause]:
     only_ours = sorted(ours.strings - theirs.strings)
     only_theirs = sorted(theirs.strings - ours.strings)
     if not only_ours and not only_theirs:
@@ -227,7 +228,7 @@ def _strings(ours: Traces, theirs: Traces) -> Iterator[Cause]:
 
 
 def _words(strings: list[str]) -> list[str]:
-    """Those that are neither a path nor a date, nor numbers that happen to be excerpt."""
+    """Those that are neither a path nor a date, nor numbers that happen to be printable."""
     return [
         s
         for s in strings
@@ -246,7 +247,7 @@ def _quote(strings: list[str]) -> str:
     return f'"{excerpt(strings[0])}"{more}'
 
 
-def _code(ours: Traces, theirs: Traces, explained: bool) -> Iterator[Cause]:
+def _code(ours: Side, theirs: Side, explained: bool) -> Iterator[Cause]:
     if ours.code == theirs.code or min(len(ours.code), len(theirs.code)) < _LEAST_CODE:
         return
     found, total, runs = _similarity(ours.code, theirs.code)
@@ -300,13 +301,13 @@ def _blocks(places: list[int]) -> int:
     return sum(length >= _LEAST_RUN for length in lengths)
 
 
-def _stripped(ours: Traces, theirs: Traces) -> Iterator[Cause]:
-    if ours.symtab != theirs.symtab:
+def _stripped(ours: Side, theirs: Side) -> Iterator[Cause]:
+    if ours.description.symtab != theirs.description.symtab:
         sides = " ".join(
             f"{who} has {'no .symtab' if n is None else f'a .symtab of {n} entries'}{end}"
             for who, n, end in (
-                ("the vendor's file", theirs.symtab, ","),
-                ("our build", ours.symtab, ""),
+                ("the vendor's file", theirs.description.symtab, ","),
+                ("our build", ours.description.symtab, ""),
             )
         )
         yield Cause(
@@ -447,7 +448,7 @@ _MOST = 8
 
 
 def hostile_causes(
-    regenerated: Regenerated, vendor: Descriptor, places: Places, theirs: Optional[Traces]
+    regenerated: Regenerated, vendor: Descriptor, places: FileMap, theirs: Optional[Side]
 ) -> Iterator[Cause]:
     """What no signing tool writes: metadata that changes or adds pages at load time.
 
@@ -477,7 +478,7 @@ def _counterpart(regenerated: Regenerated, index: int) -> Block:
 
 
 def _patches(
-    index: int, ours: Block, block: Block, places: Places, moved: Optional[tuple[int, int]]
+    index: int, ours: Block, block: Block, places: FileMap, moved: Optional[tuple[int, int]]
 ) -> Iterator[Cause]:
     targets = {(p.dst, p.size) for p in ours.patches} | {moved}
     strange = [(n, p) for n, p in enumerate(block.patches) if (p.dst, p.size) not in targets]
@@ -498,7 +499,7 @@ def _more(count: int, code: str, what: str) -> Iterator[Cause]:
         yield Cause(code, f"... and {count - _MOST} more such {what}", _HOSTILE)
 
 
-def _target(patch: PatchEntry, places: Places) -> str:
+def _target(patch: PatchEntry, places: FileMap) -> str:
     name = places.section(patch.dst) or places.header_field(patch.dst) or "the file"
     symbol = places.symbol(patch.dst)
     return f"{name} at 0x{patch.dst:x}" + (f" (symbol {symbol})" if symbol else "")
@@ -541,8 +542,8 @@ def _strangeness(item: LayoutEntry) -> Optional[str]:
 def generation_causes(
     regenerated: Optional[Regenerated],
     vendor: Optional[Descriptor],
-    ours: Traces,
-    theirs: Optional[Traces],
+    ours: Side,
+    theirs: Optional[Side],
 ) -> Iterator[Cause]:
     """Signs of another SDK: version word, size of the metadata area, metadata versions."""
     signs = []
@@ -551,10 +552,9 @@ def generation_causes(
             f"g_global_data names SDK {_release(theirs.sdk_word)}, "
             f"in our build {_release(ours.sdk_word)}"
         )
-    if theirs is not None and ours.descriptor_size != theirs.descriptor_size:
-        signs.append(
-            f"its metadata area has {theirs.descriptor_size} bytes, ours {ours.descriptor_size}"
-        )
+    sizes = [s.image.descriptor_size for s in (theirs, ours) if s is not None]
+    if len(set(sizes)) > 1:
+        signs.append(f"its metadata area has {sizes[0]} bytes, ours {sizes[1]}")
     if regenerated is not None and vendor is not None:
         found, expected = _versions(vendor.blocks), _versions(regenerated.blocks)
         if found != expected:

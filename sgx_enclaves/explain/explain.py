@@ -36,8 +36,8 @@ from sgx_enclaves.explain.causes import (
     generation_causes,
     hostile_causes,
 )
-from sgx_enclaves.explain.file_map import Places, field_at
-from sgx_enclaves.explain.traces import excerpt, traces_of
+from sgx_enclaves.explain.description import Side, describe_file, excerpt
+from sgx_enclaves.explain.file_map import FileMap, field_at
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import record
 
@@ -120,7 +120,8 @@ def explain(
     Returns:
         Differences in file order and causes, most certain first.
     """
-    return _Explainer(built, signed, regenerated, config, signed_name, limits).explanation(most)
+    explainer = _Explainer(built, signed, regenerated, config, signed_name, limits, most)
+    return explainer.explanation()
 
 
 @record
@@ -141,25 +142,32 @@ class _Explainer:
         config: Config,
         signed_name: str,
         limits: Limits,
+        most: int,
     ) -> None:
         self._built = built
         self._signed = signed
         self._regenerated = regenerated
         self._config = config
-        patched = None
-        if regenerated is not None and regenerated.blocks:
-            patched = [(p.dst, p.dst + p.size) for p in regenerated.blocks[0].patches]
-        self._places = Places(built, patched)
+        self._most = most
         self._unreadable: Optional[SgxEnclavesError] = None
-        self._theirs: Optional[EnclaveImage] = None
+        self._theirs: Optional[Side] = None
         try:
-            self._theirs = EnclaveImage.parse(signed, signed_name, limits)
+            image = EnclaveImage.parse(signed, signed_name, limits)
+            self._theirs = Side(image, describe_file(signed, signed_name))
         except SgxEnclavesError as error:
             self._unreadable = error
         self._metadata = self._read_metadata(limits)
+        self._payload = scan(built.data, signed, self._payload_areas(), most)
+        addresses = [built.address_of(start) for start, _ in self._payload.ranges]
+        found = [address for address in addresses if address is not None]
+        self._ours = Side(built, describe_file(built.data, built.name, found))
+        patched = None
+        if regenerated is not None and regenerated.blocks:
+            patched = [(p.dst, p.dst + p.size) for p in regenerated.blocks[0].patches]
+        self._places = FileMap(built, self._ours.description, patched)
 
-    def explanation(self, most: int) -> Explanation:
-        payload = scan(self._built.data, self._signed, self._payload_areas(), most)
+    def explanation(self) -> Explanation:
+        payload, most = self._payload, self._most
         differences = [self._payload_difference(r) for r in payload.ranges]
         differences += self._size_difference()
         metadata = list(self._metadata_differences())
@@ -179,7 +187,7 @@ class _Explainer:
         """Where the vendor's file has it; where our build has it if that is not to be found."""
         start, end = self._built.descriptor_offset, self._built.descriptor_end
         if self._theirs is not None:
-            start, end = self._theirs.descriptor_offset, self._theirs.descriptor_end
+            start, end = self._theirs.image.descriptor_offset, self._theirs.image.descriptor_end
         data = self._signed[start : min(end, start + _DESCRIPTOR_LIMIT)]
         try:
             return _Metadata(start, data, Descriptor.parse(data, limits))
@@ -285,8 +293,7 @@ class _Explainer:
         return sum(a != b for a, b in zip(ours, theirs)) + abs(len(ours) - len(theirs))
 
     def _causes(self, payload: Scan, differences: list[Difference]) -> Iterator[Cause]:
-        ours = traces_of(self._built)
-        theirs = traces_of(self._theirs) if self._theirs is not None else None
+        ours, theirs = self._ours, self._theirs
         yield from self._size_causes(payload)
         if self._unreadable is not None:
             yield Cause(
@@ -318,6 +325,13 @@ class _Explainer:
                 "no differing byte is measured: MRENCLAVE does not see the difference",
                 "still not identical: what is not measured is not signed either",
             )
+        for side in (ours, theirs):
+            for problem in side.description.problems if side is not None else ():
+                yield Cause(
+                    "not-described",
+                    f"{side.image.name if side else ''}: a part could not be described: {problem}",
+                    "causes that only this part would show are not named; no verdict rests on it",
+                )
 
     def _size_causes(self, payload: Scan) -> Iterator[Cause]:
         """Only when the size is the whole story: what both have is equal."""

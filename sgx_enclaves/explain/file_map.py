@@ -6,19 +6,13 @@ Which field a byte of the metadata area belongs to, and whether MRENCLAVE covers
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Optional
 
-from sgx_enclaves.enclave.elf import (
-    SHF_ALLOC,
-    EnclaveImage,
-    Section,
-    SectionHeader,
-    Segment,
-    Symbol,
-)
 from sgx_enclaves.enclave.elf import ElfHeader as Header
+from sgx_enclaves.enclave.elf import EnclaveImage, SectionHeader, Segment
 from sgx_enclaves.enclave.metadata import (
     ATTR_EADD,
     DIR_ELRANGE,
@@ -39,6 +33,7 @@ from sgx_enclaves.enclave.metadata import (
 from sgx_enclaves.enclave.sigstruct import SECINFO_TCS, Sigstruct
 from sgx_enclaves.enclave.verdict import Range, differ, outside
 from sgx_enclaves.errors import FormatError, SgxEnclavesError
+from sgx_enclaves.explain.description import SHF_ALLOC, SHF_EXECINSTR, Description, Section
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure
 
@@ -166,25 +161,28 @@ def _elsewhere(block: Block, at: int) -> Field:
     return Field("data", max(start, block.data_offset), max(end, at + 1), False, True)
 
 
-SHF_EXECINSTR = 0x4
-
-
-class Places:
+class FileMap:
     """Looks up file offsets of an enclave.
 
     Args:
         image: the enclave.
+        description: names its sections and symbols.
         patched: file ranges that the loader overwrites before it measures; None
             assumes what every SDK's tool blanks: g_global_data and the header
             fields that name the section headers.
     """
 
-    def __init__(self, image: EnclaveImage, patched: Optional[Iterable[Range]] = None) -> None:
+    def __init__(
+        self,
+        image: EnclaveImage,
+        description: Description,
+        patched: Optional[Iterable[Range]] = None,
+    ) -> None:
         self.image = image
+        self.description = description
         holes = list(patched) if patched is not None else _usual_patches(image)
         loaded = [(s.p_offset, s.p_offset + s.p_filesz) for s in image.load_segments]
         self._measured = outside(sorted(loaded), sorted(holes))
-        self._symbols: Optional[list[tuple[int, int, str]]] = None
 
     def segment(self, offset: int) -> Optional[int]:
         """Index among the PT_LOAD segments of the one that maps a file offset."""
@@ -195,8 +193,8 @@ class Places:
 
     def section_of(self, offset: int) -> Optional[Section]:
         """The smallest section that holds a file offset."""
-        holders = [s for s in self.image.sections if _holds(s.file_range, offset)]
-        return min(holders, key=lambda s: s.header.sh_size, default=None)
+        holders = [s for s in self.description.sections if s.offset <= offset < s.end]
+        return min(holders, key=lambda s: s.size, default=None)
 
     def section(self, offset: int) -> Optional[str]:
         """Its name."""
@@ -206,21 +204,30 @@ class Places:
     def is_code(self, offset: int) -> bool:
         """Whether the byte is in a section of instructions."""
         section = self.section_of(offset)
-        return section is not None and bool(section.header.sh_flags & SHF_EXECINSTR)
+        return section is not None and bool(section.flags & SHF_EXECINSTR)
 
     def symbol(self, offset: int) -> Optional[str]:
-        """The innermost symbol there, or the nearest one before it as `name+0xoff`."""
+        """The innermost symbol there, or the nearest one before it as `name+0xoff`.
+
+        With the source line, where the description has it.
+        """
+        name, address = self._symbol(offset), self.image.address_of(offset)
+        line = self.description.lines.get(address) if address is not None else None
+        return name if line is None else f"{name or '?'} ({line})"
+
+    def _symbol(self, offset: int) -> Optional[str]:
         section = self.section_of(offset)
-        if section is None or not section.header.sh_flags & SHF_ALLOC:
+        if section is None or not section.flags & SHF_ALLOC:
             return None
-        address = section.header.sh_addr + (offset - section.header.sh_offset)
-        inside = [s for s in self._table() if s[0] <= address < s[0] + s[1]]
+        address = section.address + (offset - section.offset)
+        symbols = self.description.symbols
+        inside = [(size, name) for name, start, size in symbols if start <= address < start + size]
         if inside:
-            return min(inside, key=lambda s: s[1])[2]
-        before = [s for s in self._table() if section.header.sh_addr <= s[0] <= address]
+            return min(inside)[1]
+        before = [(start, n) for n, start, _ in symbols if section.address <= start <= address]
         if not before:
             return None
-        start, _, name = max(before)
+        start, name = max(before)
         return f"{name}+0x{address - start:x}" if address > start else name
 
     def header_field(self, offset: int) -> Optional[str]:
@@ -250,30 +257,11 @@ class Places:
             if s < end and start < e
         )
 
-    def _table(self) -> list[tuple[int, int, str]]:
-        if self._symbols is None:
-            self._symbols = [
-                (s.st_value, s.st_size, name) for name, s in self.image.all_symbols if _is_place(s)
-            ]
-        return self._symbols
-
-
-def _is_place(symbol: Symbol) -> bool:
-    """Defined, and neither absolute nor a section's or file's name."""
-    return 0 < symbol.st_shndx < 0xFF00 and symbol.st_info & 0xF in (0, 1, 2)
-
-
-def _holds(bounds: Range, offset: int) -> bool:
-    return bounds[0] <= offset < bounds[1]
-
 
 def _usual_patches(image: EnclaveImage) -> list[Range]:
     holes = [Header.range_of(name) for name in ("e_shoff", "e_shnum", "e_shstrndx")]
-    try:
-        symbol = image.dynamic_symbols.get("g_global_data")
-    except SgxEnclavesError:
-        symbol = None
-    start = image.file_offset(symbol.st_value) if symbol is not None else None
-    if symbol is not None and start is not None:
-        holes.append((start, start + symbol.st_size))
+    with contextlib.suppress(SgxEnclavesError):
+        start, size = image.global_data
+        if start is not None:
+            holes.append((start, start + size))
     return holes

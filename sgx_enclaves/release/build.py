@@ -59,7 +59,8 @@ from sgx_enclaves.errors import (
     InputError,
     SgxEnclavesError,
 )
-from sgx_enclaves.explain.file_map import Places
+from sgx_enclaves.explain.description import describe_file
+from sgx_enclaves.explain.file_map import FileMap
 from sgx_enclaves.files import digest_file, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.release.archive import check_same, unpack_tree
@@ -1152,7 +1153,7 @@ def find_differences(file: str, left: bytes, right: bytes) -> list[Difference]:
     if len(left) != len(right):
         ranges.append((common, max(len(left), len(right))))
     try:
-        places = Places(EnclaveImage.parse(left, file))
+        places = FileMap(EnclaveImage.parse(left, file), describe_file(left, file))
     except SgxEnclavesError:
         return [Difference(file, start, end - start, None) for start, end in ranges]
     return [Difference(file, start, end - start, places.section(start)) for start, end in ranges]

@@ -27,7 +27,7 @@ import datetime
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import signer_named
@@ -58,7 +58,7 @@ from sgx_enclaves.enclave.verdict import (
     Severity,
     Verdict,
 )
-from sgx_enclaves.plain import printable
+from sgx_enclaves.plain import as_plain, printable
 from sgx_enclaves.release.outcome import (
     BuildFacts,
     BuildKind,
@@ -70,6 +70,9 @@ from sgx_enclaves.release.outcome import (
 from sgx_enclaves.report.as_json import finding_dict, finding_lines, verdict_dict
 from sgx_enclaves.rpm.check import EnclaveResult, PackageResult
 from sgx_enclaves.rpm.scan import Survey
+
+if TYPE_CHECKING:
+    from sgx_enclaves.explain.description import Description
 
 _GAP = "  "
 
@@ -425,12 +428,21 @@ def _wrapped_row(start: str, text: str, width: int, hang: int = 0) -> list[str]:
     ) or [start.rstrip()]
 
 
-def show_dict(image: EnclaveImage, descriptor: Descriptor) -> dict[str, object]:
+def show_dict(
+    image: EnclaveImage, descriptor: Descriptor, description: Description
+) -> dict[str, object]:
     """Everything that was read, as a plain mapping; numbers are integers, bytes hexadecimal."""
     return {
         "file": image.name,
         "size": len(image.data),
-        "interpreter": image.interpreter,
+        "interpreter": description.interpreter,
+        "build_id": description.build_id,
+        "comments": as_plain(description.comments),
+        "producers": as_plain(description.producers),
+        "features": as_plain(description.features),
+        "sections": as_plain(description.sections),
+        "symbols": len(description.symbols),
+        "not_described": as_plain(description.problems),
         "segments": [s.as_dict() for s in image.load_segments],
         "tls_size": image.tls_size,
         "descriptor": {
@@ -466,12 +478,21 @@ def _block_dict(block: Block) -> dict[str, object]:
     }
 
 
-def show_lines(image: EnclaveImage, descriptor: Descriptor) -> list[str]:
+def show_lines(image: EnclaveImage, descriptor: Descriptor, description: Description) -> list[str]:
     """The same for people: a table per block."""
     lines = [
         f"{image.name}: {len(image.data)} bytes, SGX enclave",
-        f"  interpreter  {image.interpreter or 'none'}",
+        f"  interpreter  {description.interpreter or 'none'}",
+        f"  build id     {description.build_id or 'none'}",
     ]
+    compilers = (*(description.comments or ()), *description.producers)
+    lines += [f"  compiler     {text}" for text in dict.fromkeys(compilers)]
+    lines += [
+        f"  section      {s.address:10x}+{s.size:<8x} {printable(s.name)}"
+        for s in description.sections
+        if s.name
+    ]
+    lines += [f"  NOT DESCRIBED: {text}" for text in description.problems]
     lines += [
         f"  segment {index}    {s.rights}  file 0x{s.p_offset:x}+0x{s.p_filesz:x}  "
         f"memory 0x{s.p_vaddr:x}+0x{s.p_memsz:x}"

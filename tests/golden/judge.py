@@ -41,7 +41,6 @@ def elf_facts(data: bytes, tags: Iterable[int]) -> dict[str, Any]:
             dynamic[_number(entry.entry.d_tag, enums.ENUM_D_TAG)] = entry.entry.d_val
     note = first[NOTE].data()
     name_size, size, note_type = (int.from_bytes(note[at : at + 4], "little") for at in (0, 4, 8))
-    paths = [s.get_interp_name() for s in segments if s["p_type"] == "PT_INTERP"]
     exported = [s for s in first[".dynsym"].iter_symbols() if s.entry.st_shndx != "SHN_UNDEF"]
     return {
         "header": {name: elf.header[name] for name in HEADER},
@@ -52,15 +51,7 @@ def elf_facts(data: bytes, tags: Iterable[int]) -> dict[str, Any]:
         "dynamic": {tag: value for tag, value in dynamic.items() if tag in tags},
         "dynamic symbols": {s.name: _symbol(s) for s in exported if s.name},
         "note": (note_type, size, note[12 + name_size : 12 + name_size + size]),
-        "interpreter": paths[0] if paths else None,
     }
-
-
-def all_symbols(data: bytes) -> list[tuple[str, Any]]:
-    """Every named symbol, which only explanations look at."""
-    elf = ELFFile(io.BytesIO(data))
-    table: Any = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
-    return [(s.name, _symbol(s)) for s in table.iter_symbols() if s.name]
 
 
 def _fields(header: Any, names: Iterable[str], types: Mapping[str, Any]) -> dict[str, int]:

@@ -228,13 +228,7 @@ def elf_facts(data: bytes) -> dict[str, Any]:
         "dynamic": image.dynamic,
         "dynamic symbols": {name: _symbol(symbol) for name, symbol in symbols.items()},
         "note": (image.note_type, image.descriptor_size, image.descriptor),
-        "interpreter": image.interpreter,
     }
-
-
-def all_symbols(data: bytes) -> list[tuple[str, Any]]:
-    """The symbols that explanations name, in the form of `judge.all_symbols`."""
-    return [(name, _symbol(symbol)) for name, symbol in EnclaveImage.parse(data).all_symbols]
 
 
 def _fields(structure: Any, names: Sequence[str]) -> dict[str, int]:

@@ -28,7 +28,6 @@ def agree_on(pairs: dict[str, Pair]) -> None:
     for pair in pairs.values():
         for data in (pair.built, pair.signed):
             agree(data)
-            assert subjects.all_symbols(data) == judge.all_symbols(data)
 
 
 def test_on_synthetic_enclaves() -> None:

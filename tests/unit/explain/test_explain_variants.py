@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.explain.description import describe_file
 from tests.enclaves.compiled import build_enclaves, have_toolchain, variant_file
 from tests.unit.explain.explaining import Case, codes, message
 
@@ -118,9 +119,9 @@ def test_two_build_ids_are_both_named(out: Path) -> None:
 def test_a_changed_code_byte_is_a_patch_in_its_symbol(out: Path) -> None:
     data = variant(out, "unstripped")
     case = Case.of(data)
-    image = EnclaveImage.parse(data)
-    symbol = dict(image.all_symbols)["same_bytes"]
-    offset = image.file_offset(symbol.st_value)
+    symbols = describe_file(data, "unstripped").symbols
+    (address,) = [start for name, start, _ in symbols if name == "same_bytes"]
+    offset = EnclaveImage.parse(data).file_offset(address)
     assert offset is not None
     changed = bytearray(case.signed())
     changed[offset + 3] ^= 1

@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What an enclave file says to people: sections, symbols, notes, compilers, source lines.
+
+Read by pyelftools, in a child process with a deadline and a memory limit, for the file
+may be hostile. No verdict depends on it: what cannot be described is said to be so.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import field
+from typing import Any, Callable, Optional
+
+from sgx_enclaves.child import in_child
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.plain import printable, record
+
+# A hundred times what Intel's largest enclave takes, with all its symbols.
+_SECONDS = 30
+_TEXT_LIMIT = 1024
+_SHOWN = 120
+_CODE_LIMIT = 1 << 20
+_PATTERN_LIMIT = 8 << 20
+_STRINGS_LIMIT = 4 << 20
+
+SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
+# Symbols that name a place: of no type, data, functions.
+_PLACES = ("STT_NOTYPE", "STT_OBJECT", "STT_FUNC")
+
+_STRING = re.compile(rb"[\x20-\x7e]{6,256}(?=\0)")
+# Their strings say nothing of the sources, or are looked at on their own.
+_NO_STRINGS = (".interp", ".dynstr", ".dynsym", ".gnu.hash", ".hash", ".dynamic")
+
+# lfence; the endless loop of a return trampoline; endbr64.
+_LFENCE = bytes.fromhex("0faee8")
+_THUNK = bytes.fromhex("f3900faee8ebf9")
+_ENDBR64 = bytes.fromhex("f30f1efa")
+
+
+@record
+class Section:
+    """A section of the file; `address`, `offset` and `size` in bytes, `flags` are SHF_*."""
+
+    name: str
+    type: str
+    flags: int
+    address: int
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """Where it ends in the file."""
+        return self.offset if self.type == "SHT_NOBITS" else self.offset + self.size
+
+
+@record
+class Description:
+    """What a file says of itself.
+
+    Attributes:
+        sections: in the order of their headers.
+        symbols: name, address and bytes of each symbol that names a place, from
+            `.symtab`, or from `.dynsym` when stripped.
+        symtab: entries of `.symtab`; None without it.
+        segments: type and flags of each program header, as `PT_GNU_STACK` and 6.
+        dynamic: tag and value of the dynamic table.
+        interpreter: the PT_INTERP path.
+        build_id: the GNU build id, hexadecimal.
+        features: names of the x86 features that the file claims, as `IBT`.
+        comments: the texts of `.comment`; None without that section.
+        producers: the compilers that debugging information names.
+        lines: source file and line of the addresses that were asked for, where the
+            debugging information knows them.
+        problems: what could not be described, and why.
+    """
+
+    sections: tuple[Section, ...] = ()
+    symbols: tuple[tuple[str, int, int], ...] = ()
+    symtab: Optional[int] = None
+    segments: tuple[tuple[str, int], ...] = ()
+    dynamic: tuple[tuple[str, int], ...] = ()
+    interpreter: Optional[str] = None
+    build_id: Optional[str] = None
+    features: tuple[str, ...] = ()
+    comments: Optional[tuple[str, ...]] = None
+    producers: tuple[str, ...] = ()
+    lines: Mapping[int, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    def section(self, name: str) -> Optional[Section]:
+        """The first section of that name."""
+        return next((s for s in self.sections if s.name == name), None)
+
+
+def describe_file(
+    data: bytes, name: str, addresses: Iterable[int] = (), seconds: float = _SECONDS
+) -> Description:
+    """Describe an ELF file; `problems` says what could not be described.
+
+    Args:
+        data: the file.
+        name: what to call it.
+        addresses: those whose source lines are wanted.
+        seconds: the deadline.
+    """
+    wanted = sorted(set(addresses))
+    what = f"{name} cannot be described"
+    try:
+        # Imported before the fork, so that each child has it.
+        import elftools.elf.elffile  # noqa: F401, PLC0415
+    except ImportError:
+        return Description(
+            problems=(f"{what}: install the Python library pyelftools (python3-pyelftools)",)
+        )
+    try:
+        answer = in_child(lambda: _described(data, wanted), what=what, seconds=seconds)
+    except SgxEnclavesError as error:
+        return Description(problems=(printable(str(error)),))
+    facts = json.loads(answer)
+    facts["sections"] = tuple(Section(*s) for s in facts["sections"])
+    facts["lines"] = {int(address): line for address, line in facts["lines"].items()}
+    for key in ("symbols", "segments", "dynamic"):
+        facts[key] = tuple(map(tuple, facts[key]))
+    for key in ("features", "comments", "producers", "problems"):
+        facts[key] = None if facts[key] is None else tuple(facts[key])
+    return Description(**facts)
+
+
+def _described(data: bytes, addresses: list[int]) -> bytes:
+    """In the child: the fields of a `Description` as JSON; a part that fails is left out."""
+    from elftools.elf.elffile import ELFFile  # noqa: PLC0415
+
+    elf = ELFFile(io.BytesIO(data))
+    problems: list[str] = []
+
+    def part(what: str, read: Callable[[Any], Any], otherwise: Any = ()) -> Any:
+        try:
+            return read(elf)
+        except MemoryError:
+            raise
+        # pyelftools has no one error for a file that lies.
+        except Exception as error:
+            problems.append(f"{what}: {printable(str(error))[:_SHOWN] or type(error).__name__}")
+            return otherwise
+
+    facts = {
+        "sections": part("sections", _sections),
+        "symbols": part("symbols", _symbols),
+        "symtab": part("symbols", _symtab_size, None),
+        "segments": part("segments", _segments),
+        "dynamic": part("dynamic table", _dynamic),
+        "interpreter": part("interpreter", _interpreter, None),
+        "build_id": part("notes", _build_id, None),
+        "features": part("notes", _features),
+        "comments": part("comment", _comments, None),
+        "producers": part("debugging information", _producers),
+        "lines": part("source lines", lambda e: _lines(e, addresses), {}) if addresses else {},
+    }
+    return json.dumps({**facts, "problems": list(dict.fromkeys(problems))}).encode()
+
+
+def _sections(elf: Any) -> list[list[Any]]:
+    found = []
+    for index in range(elf.num_sections()):
+        section = elf.get_section(index)
+        keys = ("sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_size")
+        values = [section.header[key] for key in keys]
+        found.append([section.name, str(values[0]), *values[1:]])
+    return found
+
+
+def _symbol_table(elf: Any) -> Any:
+    return elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
+
+
+def _symbols(elf: Any) -> list[tuple[str, int, int]]:
+    table = _symbol_table(elf)
+    return [
+        (symbol.name, symbol.entry.st_value, symbol.entry.st_size)
+        for symbol in (table.iter_symbols() if table is not None else ())
+        # Defined, and neither absolute nor a section's or file's name.
+        if symbol.name
+        and isinstance(symbol.entry.st_shndx, int)
+        and 0 < symbol.entry.st_shndx < 0xFF00
+        and symbol.entry.st_info.type in _PLACES
+    ]
+
+
+def _symtab_size(elf: Any) -> Optional[int]:
+    table = elf.get_section_by_name(".symtab")
+    return None if table is None else int(table["sh_size"] // 24)
+
+
+def _segments(elf: Any) -> list[tuple[str, int]]:
+    return [(str(s["p_type"]), s["p_flags"]) for s in elf.iter_segments()]
+
+
+def _dynamic(elf: Any) -> list[tuple[str, int]]:
+    for segment in elf.iter_segments():
+        if segment["p_type"] == "PT_DYNAMIC":
+            return [(str(tag.entry.d_tag), tag.entry.d_val) for tag in segment.iter_tags()]
+    return []
+
+
+def _interpreter(elf: Any) -> Optional[str]:
+    for segment in elf.iter_segments():
+        if segment["p_type"] == "PT_INTERP":
+            path = segment.data()[:_TEXT_LIMIT].split(b"\0", 1)[0]
+            return excerpt(path.decode("utf-8", "replace"))
+    return None
+
+
+def _notes(elf: Any) -> Iterator[Any]:
+    for section in elf.iter_sections():
+        # The SDK's own note is not padded as pyelftools expects.
+        if section["sh_type"] == "SHT_NOTE" and section.name != ".note.sgxmeta":
+            yield from section.iter_notes()
+
+
+def _build_id(elf: Any) -> Optional[str]:
+    for note in _notes(elf):
+        if note["n_type"] == "NT_GNU_BUILD_ID" and note["n_name"] == "GNU":
+            return str(note["n_desc"])[:128]
+    return None
+
+
+def _features(elf: Any) -> list[str]:
+    """The x86 features that all code of the file has (GNU_PROPERTY_X86_FEATURE_1_AND)."""
+    for note in _notes(elf):
+        if note["n_type"] != "NT_GNU_PROPERTY_TYPE_0":
+            continue
+        for item in note["n_desc"]:
+            if item["pr_type"] == "GNU_PROPERTY_X86_FEATURE_1_AND":
+                bits = item["pr_data"]
+                return [name for bit, name in ((1, "IBT"), (2, "SHSTK")) if bits & bit]
+    return []
+
+
+def _comments(elf: Any) -> Optional[list[str]]:
+    section = elf.get_section_by_name(".comment")
+    if section is None:
+        return None
+    texts = section.data()[:_TEXT_LIMIT].split(b"\0")
+    return [excerpt(t.decode("utf-8", "replace")) for t in texts if t]
+
+
+def _producers(elf: Any) -> list[str]:
+    if elf.get_section_by_name(".debug_info") is None:
+        return []
+    found: dict[str, None] = {}
+    for unit in elf.get_dwarf_info().iter_CUs():
+        attribute = unit.get_top_DIE().attributes.get("DW_AT_producer")
+        if attribute is not None:
+            found[excerpt(attribute.value.decode("utf-8", "replace"))] = None
+    return list(found)
+
+
+def _lines(elf: Any, addresses: list[int]) -> dict[int, str]:
+    """File and line of each address, from the line programs of all units."""
+    if elf.get_section_by_name(".debug_line") is None:
+        return {}
+    dwarf = elf.get_dwarf_info()
+    found: dict[int, str] = {}
+    for unit in dwarf.iter_CUs():
+        program = dwarf.line_program_for_CU(unit)
+        if program is None:
+            continue
+        before = None
+        for entry in program.get_entries():
+            state = entry.state
+            if state is None:
+                continue
+            if before is not None and not before.end_sequence:
+                first = bisect_right(addresses, before.address - 1)
+                for address in addresses[first:]:
+                    if address >= state.address:
+                        break
+                    found[address] = f"{_file_of(program, before.file)}:{before.line}"
+            before = state
+    return found
+
+
+def _file_of(program: Any, index: int) -> str:
+    """The file's name without its directory, which depends on where it was built."""
+    files = program["file_entry"]
+    # Files are counted from 1 before DWARF 5.
+    index -= 0 if program["version"] >= 5 else 1
+    name = files[index].name if 0 <= index < len(files) else b"?"
+    return excerpt(name.decode("utf-8", "replace").rpartition("/")[2])
+
+
+def excerpt(text: str) -> str:
+    """Text of a file as one line that cannot steer a terminal, cut to a fair length."""
+    return printable(text[:_SHOWN]) + ("..." if len(text) > _SHOWN else "")
+
+
+class Side:
+    """One of the two files: its image, its description, and the traces that follow from both."""
+
+    def __init__(self, image: EnclaveImage, description: Description) -> None:
+        self.image = image
+        self.description = description
+
+    @functools.cached_property
+    def global_data(self) -> Optional[tuple[int, int]]:
+        """File offset and bytes of g_global_data."""
+        try:
+            offset, size = self.image.global_data
+        except SgxEnclavesError:
+            return None
+        return None if offset is None else (offset, size)
+
+    @property
+    def sdk_word(self) -> Optional[int]:
+        """Its first 8 bytes: the SDK's version word since 2.9.1."""
+        if self.global_data is None:
+            return None
+        word = self.image.data[self.global_data[0] : self.global_data[0] + 8]
+        return int.from_bytes(word, "little") if len(word) == 8 else None
+
+    @property
+    def has_textrel(self) -> bool:
+        """Whether read-only pages are relocated."""
+        return any(tag == "DT_TEXTREL" for tag, _ in self.description.dynamic)
+
+    @functools.cached_property
+    def loaded(self) -> frozenset[str]:
+        """Names of the sections that are loaded."""
+        return frozenset(excerpt(s.name) for s in self.description.sections if s.flags & SHF_ALLOC)
+
+    @functools.cached_property
+    def debug(self) -> tuple[str, ...]:
+        """Names of the sections of debugging information."""
+        names = (s.name for s in self.description.sections)
+        return tuple(excerpt(n) for n in names if n.startswith((".debug", ".zdebug")))
+
+    @functools.cached_property
+    def code(self) -> bytes:
+        """The first bytes of its instructions."""
+        return b"".join(self._contents(self._instructions, _CODE_LIMIT))
+
+    @functools.cached_property
+    def mitigations(self) -> tuple[int, int, int]:
+        """lfence instructions outside of trampolines, return trampolines, endbr64 instructions."""
+        counts = [0, 0, 0]
+        for part in self._contents(self._instructions, _PATTERN_LIMIT):
+            for index, pattern in enumerate((_LFENCE, _THUNK, _ENDBR64)):
+                counts[index] += part.count(pattern)
+        # Each trampoline holds one lfence.
+        return counts[0] - counts[1], counts[1], counts[2]
+
+    @functools.cached_property
+    def strings(self) -> frozenset[str]:
+        """The constant strings that the enclave loads."""
+        sections = [
+            s
+            for s in self.description.sections
+            if s.flags & SHF_ALLOC and not s.flags & SHF_EXECINSTR and s.name not in _NO_STRINGS
+        ]
+        return frozenset(
+            match.group().decode("ascii")
+            for part in self._contents(sections, _STRINGS_LIMIT)
+            for match in _STRING.finditer(part)
+        )
+
+    @property
+    def _instructions(self) -> list[Section]:
+        return [s for s in self.description.sections if s.flags & SHF_EXECINSTR]
+
+    def _contents(self, sections: Iterable[Section], limit: int) -> Iterator[bytes]:
+        """The bytes of sections, up to a limit for all together."""
+        for section in sections:
+            part = self.image.data[section.offset : min(section.end, section.offset + limit)]
+            limit -= len(part)
+            yield part
