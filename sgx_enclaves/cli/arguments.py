@@ -228,13 +228,9 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
         FetchError: the certificates cannot be used.
         CatalogueError: the look-aside cache's URL is none.
     """
+    from sgx_enclaves.progress import for_stream  # noqa: PLC0415
     from sgx_enclaves.release.cache import Cache  # noqa: PLC0415
-    from sgx_enclaves.release.fetch import (  # noqa: PLC0415
-        Fetcher,
-        FetchSettings,
-        Lookaside,
-        for_stream,
-    )
+    from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside  # noqa: PLC0415
     from sgx_enclaves.release.transport import HttpsTransport, TransportSettings  # noqa: PLC0415
 
     lookaside: Optional[Lookaside] = None

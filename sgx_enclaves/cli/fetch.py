@@ -29,8 +29,8 @@ from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, write_file
 from sgx_enclaves.release.catalogue import Catalogue, Release
-from sgx_enclaves.release.fetch import (
-    Fetched,
+from sgx_enclaves.release.fetch import Fetched
+from sgx_enclaves.release.vendor import (
     SignedArchive,
     fetch_signed,
     fetch_sources,

@@ -27,8 +27,6 @@ import functools
 import json
 import os
 import sys
-import time
-from typing import TextIO
 
 from sgx_enclaves import __version__
 from sgx_enclaves.cli.arguments import (
@@ -41,10 +39,9 @@ from sgx_enclaves.cli.arguments import (
 )
 from sgx_enclaves.cli.output import message, out, out_json
 from sgx_enclaves.errors import InputError
+from sgx_enclaves.progress import Event, TerminalProgress
 from sgx_enclaves.report.text import report_lines, result_dict, scan_summary, survey_dict
 from sgx_enclaves.rpm.scan import Scanned, ScanSettings, State, Survey, scan, stamps_below, survey
-
-_REFRESH = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,14 +83,19 @@ def run(args: argparse.Namespace) -> int:
     for problem in found.problems:
         message(f"{problem}; headers are read instead")
     state = State(args.state, _key(args, found)) if args.state is not None else None
-    counter = _Counter(sys.stderr, found.passed)
+    bar = TerminalProgress(sys.stderr)
+
+    def shown(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            bar(Event("scan", done + found.passed, total + found.passed, unit="packages"))
+
     results: list[Scanned] = []
     try:
-        for scanned in scan(found.targets, settings, jobs=args.jobs, state=state, progress=counter):
+        for scanned in scan(found.targets, settings, jobs=args.jobs, state=state, progress=shown):
             if scanned.report is not None:
                 results.append(scanned)
     finally:
-        counter.close()
+        bar.close()
         if state is not None:
             state.close()
     results.sort(key=lambda scanned: scanned.file)
@@ -117,34 +119,3 @@ def _key(args: argparse.Namespace, found: Survey) -> str:
     chosen |= {name: getattr(args, name) for name in ("isvprodid", "min_isvsvn", "allow_debug")}
     stamps = [stamps_below(path) for path in (*args.reference, *args.signer)]
     return json.dumps([__version__, chosen, stamps, found.stamps])
-
-
-class _Counter:
-    """How far a scan is: a line that is written over on a terminal, nothing elsewhere.
-
-    Args:
-        stream: where to write.
-        passed: packages that were done with before the scan.
-    """
-
-    def __init__(self, stream: TextIO, passed: int = 0) -> None:
-        self._stream = stream
-        self._passed = passed
-        self._shown = stream.isatty()
-        self._next = 0.0
-        self._begun = False
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self._shown and (now >= self._next or done == total):
-            self._next = now + _REFRESH
-            self._begun = True
-            done, total = done + self._passed, total + self._passed
-            bar = "#" * (30 * done // total)
-            self._stream.write(f"\r[{bar:<30}] {done}/{total} packages")
-            self._stream.flush()
-
-    def close(self) -> None:
-        """End the line."""
-        if self._begun:
-            self._stream.write("\n")

@@ -16,18 +16,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
 
 from sgx_enclaves import files
 from sgx_enclaves.errors import FetchError
+from sgx_enclaves.release.catalogue import Artifact
 
 
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
-    """`SGX_ENCLAVES_CACHE`, else `sgx-enclaves` in the user's cache folder."""
+    """`SGX_ENCLAVES_CACHE`, else `sgx-enclaves` in the user's cache directory."""
     own = environ.get("SGX_ENCLAVES_CACHE")
     if own:
         return Path(own)
@@ -41,14 +40,6 @@ def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
     return files.disk_errors(path, "the cache", hint, FetchError)
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where the bytes of a part file came from, so that they can be gone on with."""
-
-    url: str
-    validator: Optional[str]
-
-
 class Partial:
     """A download that is not whole yet. The lock of its key must be held."""
 
@@ -58,29 +49,23 @@ class Partial:
 
     def size(self) -> int:
         """Bytes that are there."""
-        try:
-            return self.path.stat().st_size
-        except FileNotFoundError:
-            return 0
+        return self.path.stat().st_size if self.path.exists() else 0
 
-    def origin(self) -> Optional[Origin]:
-        """Where they came from; None when that is unknown and they are of no use."""
+    def origin(self) -> tuple[str, str]:
+        """URL and validator of the bytes; empty when unknown, and they are of no use."""
         try:
             note = json.loads(self._note.read_text("utf-8"))
             url, validator = note["url"], note["validator"]
         except (OSError, ValueError, KeyError, TypeError):
-            return None
-        if isinstance(url, str) and isinstance(validator, str):
-            return Origin(url, validator)
-        return None
+            return "", ""
+        return (url, validator) if isinstance(url, str) and isinstance(validator, str) else ("", "")
 
-    def begin(self, origin: Origin) -> None:
-        """Start anew; the note goes first, so that no bytes are ever without it."""
+    def begin(self, url: str, validator: Optional[str]) -> None:
+        """Start from nothing; the note goes first, so that no bytes are ever without it."""
         self.discard()
         self._note.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"url": origin.url, "validator": origin.validator})
         fresh = self._note.with_suffix(".new")
-        fresh.write_text(text, "utf-8")
+        fresh.write_text(json.dumps({"url": url, "validator": validator}), "utf-8")
         fresh.replace(self._note)
 
     def discard(self) -> None:
@@ -90,25 +75,24 @@ class Partial:
 
 
 class Cache:
-    """A cache folder; it is made when first written to."""
+    """A cache directory; it is made when first written to."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def path_of(self, sha256: str) -> Path:
-        """Where the file with this digest stands, or would."""
-        return self.root / "sha256" / sha256[:2] / sha256[2:]
-
-    def path_of_contents(self, contents_sha256: str) -> Path:
-        """Where an archive with these contents stands, or would."""
-        return self.root / "contents" / contents_sha256[:2] / contents_sha256[2:]
+    def path_of(self, artifact: Artifact, sha256: str = "") -> Path:
+        """Where the file stays: by what it is looked for, else by the digest that it has."""
+        kind, digest = "sha256", artifact.sha256 or sha256
+        if artifact.sha256 is None and artifact.contents_sha256 is not None:
+            kind, digest = "contents", artifact.contents_sha256
+        return self.root / kind / digest[:2] / digest[2:]
 
     def partial(self, key: str) -> Partial:
         """The download of this key that is not whole."""
         return Partial(self.root / "partial", key)
 
     def store(self, partial: Partial, path: Path) -> Path:
-        """Give a whole, digested file its final name, which `path_of…` gave."""
+        """Give a whole, digested file its final name, which `path_of` gave."""
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.path.chmod(0o444)
@@ -119,37 +103,27 @@ class Cache:
 
     def quarantine(self, path: Path, name: str, found: str) -> Path:
         """Put a file aside under its name and its true digest."""
-        folder = self.root / "quarantine"
-        target = folder / f"{name}.{found[:16]}"
+        target = self.root / "quarantine" / f"{name}.{found[:16]}"
         with disk_errors(target):
-            folder.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
         return target
 
     @contextlib.contextmanager
-    def lock(
-        self,
-        key: str,
-        timeout: float,
-        waiting: Callable[[], None],
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> Iterator[None]:
-        """Hold the key's lock; the kernel lets go of it when the process ends, however.
+    def lock(self, key: str, timeout: float, waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock of `Artifact.key`.
 
         Args:
-            key: see `Artifact.key`.
+            key: see above.
             timeout: seconds to wait for another process.
             waiting: called once if one must be waited for.
-            sleep: for tests.
 
         Raises:
             FetchError: the other process took too long.
         """
         path = self.root / "locks" / f"{key}.lock"
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        lock = files.locked(path, timeout, error=FetchError, waiting=waiting, sleep=sleep)
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as held:
             with disk_errors(path):
-                stack.enter_context(lock)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(files.locked(path, timeout, error=FetchError, waiting=waiting))
             yield

@@ -53,7 +53,7 @@ from sgx_enclaves.release.catalogue import (
     VendorArchive,
     policy_of,
 )
-from sgx_enclaves.release.fetch import Fetched, Fetcher, fetch_signed, fetch_sources, read_repacked
+from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.manifest import (
     MANIFEST,
     Built,
@@ -83,6 +83,7 @@ from sgx_enclaves.release.toolchain import (
     check_toolchain,
     record_toolchain,
 )
+from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_repacked
 
 T = TypeVar("T")
 Say = Callable[[str], None]

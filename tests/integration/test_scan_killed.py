@@ -105,4 +105,4 @@ def test_the_progress_of_a_resumed_scan_starts_where_it_was(
     shown = os.read(ours, 1 << 16).decode()
     os.close(ours)
     assert done.returncode == 1
-    assert shown.endswith(f"[{'#' * 30}] {PACKAGES}/{PACKAGES} packages\r\n")
+    assert shown.endswith(f"[{'#' * 30}] {PACKAGES} of {PACKAGES} packages (100 %)\r\n")

@@ -57,8 +57,9 @@ from sgx_enclaves.gate.collect import (
 )
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
 from sgx_enclaves.gate.subjects import enclaves_to_verify
+from sgx_enclaves.progress import PlainProgress
 from sgx_enclaves.release.cache import Cache
-from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside, PlainProgress
+from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 from sgx_enclaves.report.as_html import combined_html, combined_text
 

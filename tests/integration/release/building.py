@@ -129,7 +129,7 @@ class SmallRelease:
 
     def _put(self, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
-        path = Cache(self.cache).path_of(digest)
+        path = Cache(self.cache).path_of(Artifact("a", (), digest))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return digest
@@ -175,9 +175,9 @@ class SmallRelease:
         if not self.by_contents:
             return _source("main", ".", sha256 if self.pinned else "")
         cache = Cache(self.cache)
-        here = cache.path_of(sha256)
+        here = cache.path_of(Artifact("a", (), sha256))
         contents = read_contents(here).sha256
-        place = cache.path_of_contents(contents)
+        place = cache.path_of(Artifact("a", (), contents_sha256=contents))
         place.parent.mkdir(parents=True, exist_ok=True)
         here.rename(place)
         return _source("main", ".", "") + f'contents_sha256 = "{contents}"'

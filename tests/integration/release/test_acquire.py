@@ -12,14 +12,14 @@ import pytest
 from sgx_enclaves.errors import ArchiveError, CatalogueError, DigestError, FetchError, InputError
 from sgx_enclaves.release.cache import Cache
 from sgx_enclaves.release.catalogue import Artifact, Build, Enclave, Release, Source, VendorArchive
-from sgx_enclaves.release.fetch import (
-    Fetcher,
+from sgx_enclaves.release.fetch import Fetcher
+from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
+from sgx_enclaves.release.vendor import (
     fetch_signed,
     fetch_sources,
     read_repacked,
     read_signed_enclaves,
 )
-from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 from tests.unit.release import tarmaker as tm
 from tests.vendor_server import VendorServer
 
