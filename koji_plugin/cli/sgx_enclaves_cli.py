@@ -20,7 +20,7 @@ from koji.plugin import export_cli
 from koji_cli.lib import activate_session, ensure_connection, watch_tasks
 
 from sgx_enclaves.cli.koji_arguments import koji_parser
-from sgx_enclaves.report.text import (
+from sgx_enclaves.report.templated import (
     UNKNOWN_STATUS,
     answer_text,
     exit_status,

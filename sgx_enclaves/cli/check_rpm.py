@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         )
         for path in args.packages
     )
-    from sgx_enclaves.report.text import result_dict, result_text  # noqa: PLC0415
+    from sgx_enclaves.report.as_json import result_dict  # noqa: PLC0415
+    from sgx_enclaves.report.text import result_text  # noqa: PLC0415
 
     status = 0
     plain = []

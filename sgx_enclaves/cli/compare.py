@@ -95,8 +95,8 @@ def write_reports(verdict: Verdict, folder: Path) -> None:
     """
     import json  # noqa: PLC0415
 
-    from sgx_enclaves.report.as_html import verdict_html  # noqa: PLC0415
     from sgx_enclaves.report.as_json import verdict_dict  # noqa: PLC0415
+    from sgx_enclaves.report.templated import verdict_html  # noqa: PLC0415
     from sgx_enclaves.report.text import verdict_text  # noqa: PLC0415
 
     make_folder(folder)

@@ -40,7 +40,8 @@ from sgx_enclaves.cli.arguments import (
 from sgx_enclaves.cli.output import message, out, out_json
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.progress import Event, TerminalProgress
-from sgx_enclaves.report.text import report_lines, result_dict, scan_summary, survey_dict
+from sgx_enclaves.report.as_json import result_dict, survey_dict
+from sgx_enclaves.report.text import report_lines, scan_summary
 from sgx_enclaves.rpm.scan import Scanned, ScanSettings, State, Survey, scan, stamps_below, survey
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Print what an enclave file says about itself: segments, sections, compilers,
-metadata blocks, signatures, layout and patches. Nothing is verified here.
+"""Print what an enclave file says about itself: segments, metadata blocks,
+signatures, layout and patches. Nothing is verified here.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 
 from sgx_enclaves.cli.arguments import add_json, load_descriptor, load_enclave
-from sgx_enclaves.cli.output import out, out_json
+from sgx_enclaves.cli.output import out_json, out_report
 from sgx_enclaves.explain.description import describe_file
-from sgx_enclaves.report.text import show_dict, show_lines
+from sgx_enclaves.report.as_json import show_dict
+from sgx_enclaves.report.templated import show_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,5 +28,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         out_json(show_dict(image, descriptor, description))
     else:
-        out(*show_lines(image, descriptor, description))
+        out_report(show_text(image, descriptor, description).rstrip("\n"))
     return 0

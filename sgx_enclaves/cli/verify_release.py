@@ -33,8 +33,8 @@ from sgx_enclaves.release.catalogue import Release
 from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.verify import BuildTools, Request, builder, record_for, verify_release
-from sgx_enclaves.report.as_html import release_html
 from sgx_enclaves.report.as_json import release_dict
+from sgx_enclaves.report.templated import release_html
 from sgx_enclaves.report.text import release_text
 
 

@@ -21,7 +21,8 @@ from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import FormatError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.report.as_json import finding_dict, finding_lines
+from sgx_enclaves.report.as_json import finding_dict
+from sgx_enclaves.report.text import finding_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

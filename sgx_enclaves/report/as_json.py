@@ -1,70 +1,70 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A verdict for programs: plain mappings and lists, as `verdict.schema.json` describes.
+"""Reports for programs: plain mappings and lists, as the schemas beside this module describe.
 
-Field names are those of `sgx_enclaves.enclave.verdict`. Offsets and sizes are
-integers in bytes, digests and excerpts lower-case hexadecimal.
-
-The verdict on a release for programs, as `release.schema.json` describes it.
-
-Each enclave's own verdict stands in full in its own report; here is what it comes
-to. Field names are those of `sgx_enclaves.release.outcome`.
-
-One finding as a mapping and as lines of text.
+Field names are those of the records that are reported. Offsets and sizes are integers in
+bytes, digests and excerpts lower-case hexadecimal. A report of a release or of a scan
+has of each enclave what its verdict comes to.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from enum import Enum
 from importlib import resources
+from typing import TYPE_CHECKING
 
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.known import signer_named
+from sgx_enclaves.enclave.metadata import DIRECTORY_NAMES, Block, Descriptor
 from sgx_enclaves.enclave.verdict import Finding, Origin, Verdict
-from sgx_enclaves.release.outcome import EnclaveOutcome, ReleaseVerdict, Stage
+from sgx_enclaves.plain import as_plain
+from sgx_enclaves.release.outcome import EnclaveOutcome, ReleaseVerdict
 
-# Changes whenever a reader of the old form could misread the new one.
+if TYPE_CHECKING:
+    from sgx_enclaves.explain.description import Description
+    from sgx_enclaves.rpm.check import EnclaveResult, PackageResult
+    from sgx_enclaves.rpm.scan import Survey
+
+# Each changes whenever a reader of the old form could misread the new one.
 SCHEMA_VERSION = 1
-SCHEMA_FILE = "verdict.schema.json"
+RELEASE_SCHEMA_VERSION = 1
+PACKAGE_SCHEMA_VERSION = 1
+
+
+def schema() -> dict[str, object]:
+    """The JSON Schema (draft 2020-12) of what `verdict_dict` gives."""
+    return _schema("verdict.schema.json")
+
+
+def release_schema() -> dict[str, object]:
+    """The JSON Schema (draft 2020-12) of what `release_dict` gives."""
+    return _schema("release.schema.json")
+
+
+def _schema(file: str) -> dict[str, object]:
+    text = resources.files(__package__).joinpath(file).read_text("utf-8")
+    loaded: dict[str, object] = json.loads(text)
+    return loaded
 
 
 def verdict_dict(verdict: Verdict) -> dict[str, object]:
-    """The verdict as a mapping that `json.dump` takes."""
-    plain = _plain(verdict)
-    if not isinstance(plain, dict):
-        raise TypeError("a verdict is a mapping")
+    """The verdict in full."""
     return {
         "schema_version": SCHEMA_VERSION,
         "outcome": verdict.outcome.value,
         "exit_status": verdict.exit_status,
         "bytes": {origin.value: verdict.bytes_of(origin) for origin in Origin},
-        **plain,
+        **as_plain(verdict),
     }
 
 
-def schema() -> dict[str, object]:
-    """The JSON Schema (draft 2020-12) of what `verdict_dict` gives."""
-    text = resources.files(__package__).joinpath(SCHEMA_FILE).read_text("utf-8")
-    loaded: dict[str, object] = json.loads(text)
-    return loaded
-
-
-def _plain(value: object) -> object:
-    if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-# Changes whenever a reader of the old form could misread the new one.
-RELEASE_SCHEMA_VERSION = 1
-RELEASE_SCHEMA_FILE = "release.schema.json"
+def finding_dict(finding: Finding) -> dict[str, object]:
+    """One finding."""
+    plain: dict[str, object] = as_plain(finding)
+    return plain
 
 
 def release_dict(verdict: ReleaseVerdict) -> dict[str, object]:
-    """The verdict as a mapping that `json.dump` takes."""
+    """The verdict on a release."""
     return {
         "schema_version": RELEASE_SCHEMA_VERSION,
         "release": verdict.release,
@@ -75,36 +75,10 @@ def release_dict(verdict: ReleaseVerdict) -> dict[str, object]:
         "claim": verdict.claim,
         "unpinned": list(verdict.unpinned),
         "unpinned_allowed": verdict.unpinned_allowed,
-        "builds": [
-            {
-                "tree": build.tree,
-                "kind": build.kind.value,
-                "toolchain": build.toolchain,
-                "mismatches": list(build.mismatches),
-                "says": build.says,
-            }
-            for build in verdict.builds
-        ],
-        "stages": [_stage(stage) for stage in verdict.stages],
+        "builds": as_plain(verdict.builds),
+        "stages": as_plain(verdict.stages),
         "enclaves": [_enclave(enclave) for enclave in verdict.enclaves],
         "notices": list(verdict.notices),
-    }
-
-
-def release_schema() -> dict[str, object]:
-    """The JSON Schema (draft 2020-12) of what `release_dict` gives."""
-    text = resources.files(__package__).joinpath(RELEASE_SCHEMA_FILE).read_text("utf-8")
-    loaded: dict[str, object] = json.loads(text)
-    return loaded
-
-
-def _stage(stage: Stage) -> dict[str, object]:
-    return {
-        "name": stage.name,
-        "state": stage.state.value,
-        "detail": stage.detail,
-        "seconds": stage.seconds,
-        "findings": [finding_dict(finding) for finding in stage.findings],
     }
 
 
@@ -120,7 +94,7 @@ def _enclave(enclave: EnclaveOutcome) -> dict[str, object]:
         "outcome": enclave.bytes_outcome.value,
         "refused_by": enclave.refused_by or None,
         "refused_checks": list(enclave.refused_checks),
-        "findings": [finding_dict(f) for f in (verdict.findings if verdict else enclave.findings)],
+        "findings": as_plain(verdict.findings if verdict else enclave.findings),
         "built_sha256": verdict.built.sha256 if verdict else None,
         "signed_sha256": verdict.signed.sha256 if verdict else None,
         "config_sha256": verdict.config.sha256 if verdict else None,
@@ -129,32 +103,90 @@ def _enclave(enclave: EnclaveOutcome) -> dict[str, object]:
     }
 
 
-def finding_dict(finding: Finding) -> dict[str, object]:
-    """The finding as a plain mapping."""
+def result_dict(result: PackageResult) -> dict[str, object]:
+    """What was found out about a package; see `PackageResult`."""
     return {
-        "code": finding.code,
-        "severity": finding.severity.value,
-        "message": finding.message,
-        "block": finding.block,
-        "offset": finding.offset,
-        "expected": finding.expected,
-        "found": finding.found,
-        "hint": finding.hint,
+        "schema_version": PACKAGE_SCHEMA_VERSION,
+        "file": result.file,
+        "package": result.nevra,
+        "outcome": as_plain(result.outcome),
+        "exit_status": result.exit_status,
+        "findings": as_plain(result.findings),
+        "enclaves": [_packaged_enclave(enclave) for enclave in result.enclaves],
     }
 
 
-def finding_lines(finding: Finding) -> list[str]:
-    """The finding for people: what, where, expected and found, what to do."""
-    where = []
-    if finding.block is not None:
-        where.append(f"block {finding.block}")
-    if finding.offset is not None:
-        where.append(f"at 0x{finding.offset:x}")
-    lines = [finding.message + (f" ({', '.join(where)})" if where else "")]
-    if finding.expected is not None:
-        lines.append(f"  expected  {finding.expected}")
-    if finding.found is not None:
-        lines.append(f"  found     {finding.found}")
-    if finding.hint is not None:
-        lines.append(f"  hint      {finding.hint}")
-    return lines
+def _packaged_enclave(enclave: EnclaveResult) -> dict[str, object]:
+    return {
+        "path": enclave.path,
+        "links": list(enclave.links),
+        "name": enclave.name,
+        "signed": enclave.signed,
+        "size": enclave.size,
+        "sha256": enclave.sha256,
+        "reference": enclave.reference,
+        "outcome": as_plain(enclave.outcome),
+        "exit_status": enclave.exit_status,
+        "findings": as_plain(enclave.findings),
+        "verdict": None if enclave.verdict is None else verdict_dict(enclave.verdict),
+    }
+
+
+def survey_dict(survey: Survey) -> dict[str, object]:
+    """What a scan rests on."""
+    return {
+        "scanned": len(survey.targets) + survey.passed,
+        "by_repodata_alone": survey.passed,
+        "listed_but_absent": survey.absent,
+        "repodata_problems": [problem.as_dict() for problem in survey.problems],
+    }
+
+
+def show_dict(
+    image: EnclaveImage, descriptor: Descriptor, description: Description
+) -> dict[str, object]:
+    """All that was read of an enclave; numbers are integers, bytes hexadecimal."""
+    return {
+        "file": image.name,
+        "size": len(image.data),
+        "interpreter": description.interpreter,
+        "build_id": description.build_id,
+        "comments": as_plain(description.comments),
+        "producers": as_plain(description.producers),
+        "features": as_plain(description.features),
+        "sections": as_plain(description.sections),
+        "symbols": len(description.symbols),
+        "not_described": as_plain(description.problems),
+        "segments": [s.as_dict() for s in image.load_segments],
+        "tls_size": image.tls_size,
+        "descriptor": {
+            "offset": image.descriptor_offset,
+            "size": image.descriptor_size,
+            "note_type": image.note_type,
+            "tail_is_zero": not any(descriptor.tail),
+        },
+        "blocks": [_block(block) for block in descriptor.blocks],
+    }
+
+
+def _block(block: Block) -> dict[str, object]:
+    sigstruct = block.sigstruct
+    mrsigner = sigstruct.mrsigner.hex()
+    return {
+        "offset": block.offset,
+        "version": str(block.version),
+        "header": block.header.as_dict(),
+        "sigstruct": {
+            **sigstruct.as_dict(),
+            "mrsigner": mrsigner,
+            "signer": signer_named(mrsigner),
+            "debug": sigstruct.is_debug,
+        },
+        "directories": {
+            name: directory.as_dict() for name, directory in zip(DIRECTORY_NAMES, block.directories)
+        },
+        "patches": [p.as_dict() for p in block.patches],
+        "layout": [{"name": block.layout_name(i), **i.as_dict()} for i in block.layout],
+        "elrange": None if block.elrange is None else block.elrange.as_dict(),
+        "extensions": [e.as_dict() for e in block.extensions],
+    }

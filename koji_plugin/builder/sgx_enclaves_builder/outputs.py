@@ -18,8 +18,8 @@ from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.manifest import BuiltEnclave, config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.release.toolchain import BuildrootLock, LockedPackage, ToolchainRecord, dump_lock
-from sgx_enclaves.report.as_html import release_html, verdict_html
 from sgx_enclaves.report.as_json import release_dict, verdict_dict
+from sgx_enclaves.report.templated import release_html, verdict_html
 from sgx_enclaves.report.text import release_text, verdict_text
 
 REPORT = "sgx-enclaves-report.json"

@@ -61,7 +61,7 @@ from sgx_enclaves.progress import PlainProgress
 from sgx_enclaves.release.cache import Cache
 from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
-from sgx_enclaves.report.as_html import combined_html, combined_text
+from sgx_enclaves.report.templated import combined_html, combined_text
 
 from .config import Config, load_config
 from .kojid_api import koji_errors

@@ -22,7 +22,7 @@ from sgx_enclaves.gate.collect import (
 from sgx_enclaves.gate.inspect import PackageFacts, RpmDigests, SignedFile
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.gate.subjects import RPM, VENDOR, Subject
-from sgx_enclaves.report.as_html import combined_html, combined_text
+from sgx_enclaves.report.templated import combined_html, combined_text
 
 RELEASE = "cd" * 32
 FILE = "ef" * 32

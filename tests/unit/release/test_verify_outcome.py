@@ -30,8 +30,8 @@ from sgx_enclaves.release.outcome import (
     StageState,
     decide,
 )
-from sgx_enclaves.report.as_html import release_html
 from sgx_enclaves.report.as_json import release_dict, release_schema
+from sgx_enclaves.report.templated import release_html
 from sgx_enclaves.report.text import release_text
 
 REASON = Finding("x", Severity.UNVERIFIABLE, "something broke", expected="this", found="that")

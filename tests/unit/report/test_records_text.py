@@ -5,16 +5,15 @@ from typing import Any
 
 import pytest
 
-from sgx_enclaves.report.text import (
+from sgx_enclaves.report.templated import (
     answer_text,
     enclave_table,
     exit_status,
     gate_text,
     record_text,
     records_table,
-    shorten,
-    table,
 )
+from sgx_enclaves.report.text import shorten, table
 
 MRENCLAVE = "cd" * 32
 ENCLAVE = {"name": "id_enclave", "verdict": "identical", "mrenclave": MRENCLAVE, "cause": None}

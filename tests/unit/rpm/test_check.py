@@ -20,7 +20,8 @@ from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.enclave.verdict import Outcome
 from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.limits import Limits
-from sgx_enclaves.report.text import result_dict, result_text
+from sgx_enclaves.report.as_json import result_dict
+from sgx_enclaves.report.text import result_text
 from sgx_enclaves.rpm import references
 from sgx_enclaves.rpm.check import Bystander, PackageResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sgx_enclaves.enclave.verdict import ByteRange, Origin, Verdict
-from sgx_enclaves.report.as_html import verdict_html
+from sgx_enclaves.report.templated import verdict_html
 from tests.unit.report.verdicts import DIFFERS, IDENTICAL, OURS, UNVERIFIABLE, evil
 
 VOID = {"meta", "br"}

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reports whose words stand in templates/: pages of HTML, and texts of a fixed form.
+
+Decides nothing. A page holds no script and loads nothing. jinja2 escapes every value in
+it; `printable` makes every value of every report harmless. Records and answers of a
+build system are plain mappings as they come over the wire: a field that is missing is
+shown as unknown.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sgx_enclaves.enclave import metadata, sigstruct
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.known import signer_named
+from sgx_enclaves.enclave.verdict import Origin, Verdict
+from sgx_enclaves.explain.description import Description
+from sgx_enclaves.gate.collect import Combined
+from sgx_enclaves.gate.subjects import Subject
+from sgx_enclaves.plain import printable
+from sgx_enclaves.release.outcome import ReleaseVerdict
+from sgx_enclaves.report.text import (
+    build_words,
+    headline,
+    paragraph,
+    reproducible_words,
+    sentence,
+    shorten,
+    table,
+)
+
+# Ranges in the picture of a file; one that differs everywhere has as many as bytes.
+_DRAWN = 200
+# Exit status of each verdict; what has none of them was not verified.
+STATUS = {"identical": 0, "differs": 1, "unverifiable": 2}
+UNKNOWN_STATUS = 2
+_HEADER = ("ENCLAVE", "VERDICT", "MRENCLAVE")
+# Between columns, and how short a MRENCLAVE may be cut at most.
+_GAPS, _LEAST = 4, 16
+
+
+# --- pages ---
+
+
+def verdict_html(verdict: Verdict) -> str:
+    """The whole report on one enclave."""
+    return _filled(
+        "verdict.html",
+        title=f"{verdict.outcome.value.upper()}: {sentence(verdict)}",
+        verdict=verdict,
+        origins=tuple(Origin),
+        drawn=verdict.byte_map[:_DRAWN],
+    )
+
+
+def release_html(verdict: ReleaseVerdict) -> str:
+    """The whole report on a release, with links to each enclave's own."""
+    return _filled(
+        "release.html",
+        title=headline(verdict),
+        verdict=verdict,
+        reproducible=reproducible_words(verdict),
+        build_words=build_words,
+    )
+
+
+def combined_html(combined: Combined) -> str:
+    """The one answer on a build, out of those of its verifiers."""
+    subject = combined.nvr or f"release {combined.release}"
+    title = f"{subject}: {combined.verdict}"
+    return _filled("combined.html", title=title, combined=combined, place=_place)
+
+
+# --- texts ---
+
+
+def combined_text(combined: Combined) -> str:
+    """The same answer as text."""
+    return _filled("combined.txt", combined=combined, place=_place)
+
+
+def show_text(
+    image: EnclaveImage, descriptor: metadata.Descriptor, description: Description
+) -> str:
+    """What an enclave file says about itself; nothing of it is judged."""
+    return _filled(
+        "show.txt",
+        image=image,
+        descriptor=descriptor,
+        description=description,
+        signer_named=signer_named,
+        spell=sigstruct.spell,
+        secinfo=sigstruct.spell_secinfo,
+        flags=sigstruct.FLAG_NAMES,
+        xfrm=sigstruct.XFRM_NAMES,
+        misc=sigstruct.MISC_NAMES,
+        added=metadata.ATTRIBUTE_NAMES,
+    )
+
+
+def answer_text(result: Mapping[str, Any], width: int = 100) -> str:
+    """What a verification task gave."""
+    return _filled("answer.txt", found=result, width=width)
+
+
+def record_text(record: Mapping[str, Any], width: int = 100) -> str:
+    """One record, in full but for its list of packages, which is counted."""
+    return _filled("record.txt", found={**record, "build": record.get("nvr")}, width=width)
+
+
+def gate_text(build: str, tag: str, status: Mapping[str, Any], width: int = 100) -> str:
+    """Whether a tag takes a build, and why not."""
+    return _filled("gate.txt", build=build, tag=tag, status=status, width=width)
+
+
+def exit_status(verdict: object) -> int:
+    """0 identical, 1 differs, 2 unverifiable or none."""
+    return STATUS.get(str(verdict), UNKNOWN_STATUS)
+
+
+def records_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """One line a record; the newest first, as the hub gives them."""
+    rows = [
+        (
+            *(_known(record.get(name)) for name in ("id", "nvr", "verdict", "release")),
+            _moment(record.get("create_ts")),
+            ", ".join(sorted({_known(e.get("name")) for e in record.get("enclaves") or ()})),
+        )
+        for record in records
+    ]
+    header = ("RECORD", "BUILD", "VERDICT", "RELEASE", "WHEN", "ENCLAVES")
+    return "\n".join(table(header, rows)) + "\n"
+
+
+def enclave_table(enclaves: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """One row an enclave: name, verdict, MRENCLAVE; why not, below it.
+
+    Args:
+        enclaves: mappings with name, verdict, mrenclave and cause.
+        width: columns; a MRENCLAVE is cut short rather than the line broken.
+    """
+    cells = [[_known(e.get(name)) for name in ("name", "verdict", "mrenclave")] for e in enclaves]
+    names, verdicts = (max(len(row[at]) for row in [_HEADER, *cells]) for at in (0, 1))
+    room = max(width - names - verdicts - _GAPS, _LEAST)
+    header, *lines = table(_HEADER, [(*row[:2], shorten(row[2], room)) for row in cells])
+    shown = [header]
+    for line, enclave in zip(lines, enclaves):
+        shown.append(line)
+        if enclave.get("cause"):
+            shown += paragraph(str(enclave["cause"]), width, " " * (names + 2) + "cause: ")
+    return shown
+
+
+def _place(subject: Subject) -> str:
+    return f"{subject.path} of {subject.rpm}" if subject.rpm else f"the vendor's {subject.file}"
+
+
+def _known(value: object) -> str:
+    return "-" if value is None else printable(str(value))
+
+
+def _moment(timestamp: object) -> str:
+    if not isinstance(timestamp, (int, float)):
+        return "-"
+    moment = datetime.datetime.fromtimestamp(timestamp, datetime.timezone.utc)
+    return moment.strftime("%Y-%m-%d %H:%M")
+
+
+# --- templates ---
+
+
+class _Lines(str):
+    """Text that is printable already, line ends and all."""
+
+
+def _joined(lines: Iterable[str]) -> _Lines:
+    return _Lines("\n".join(lines))
+
+
+def _filled(template: str, **values: object) -> str:
+    import jinja2  # noqa: PLC0415  (slow to import; a comparison does without)
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(str(Path(__file__).with_name("templates"))),
+        autoescape=template.endswith(".html"),
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # What a mapping lacks is no value at all to jinja2, and an empty text.
+    environment.filters["known"] = lambda value: str("-" if value is None else value) or "-"
+    environment.filters["paragraph"] = lambda text, *how: _joined(paragraph(str(text), *how))
+    environment.filters["enclaves"] = lambda found, width: _joined(enclave_table(found, width))
+    return environment.get_template(f"{template}.j2").render(values)
+
+
+def _shown(value: object) -> object:
+    """Nothing for what is absent; what a template or a layout made stays as it is."""
+    if value is None:
+        return ""
+    ready = isinstance(value, _Lines) or hasattr(value, "__html__")
+    return value if ready else printable(str(value))
