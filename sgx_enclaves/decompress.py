@@ -3,12 +3,8 @@
 
 Knows compression formats by their first bytes. Never holds more than one chunk
 of output, and stops as soon as the output is larger than it may be, absolutely
-or in proportion to the input read so far.
-
-A zstd decompressor from whatever this Python has.
-
-Python's own from 3.14 on, its backport, zstandard, or pyzstd. Refuses windows
-that are made to hurt.
+or in proportion to the input read so far. For zstd it takes whatever this Python has: its
+own module from 3.14 on, the backport, zstandard, or pyzstd.
 """
 
 from __future__ import annotations
@@ -17,11 +13,10 @@ import importlib
 import lzma
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Callable, NamedTuple, Optional, Protocol
 
 from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
-from sgx_enclaves.limits import MIB
+from sgx_enclaves.limits import MIB, ArchiveLimits
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # As much as the zstd program itself takes without being told to.
@@ -89,37 +84,6 @@ _OUTPUT_CHUNK = 256 << 10
 _XZ_MEMORY = 96 * MIB
 # Files may be several streams; thousands of empty ones only burn time.
 _STREAMS = 1024
-
-
-@dataclass(frozen=True)
-class ArchiveLimits:
-    """How much an archive may cost; what goes beyond raises `LimitError`.
-
-    Attributes:
-        archive_size: bytes of the packed file.
-        members: entries, of any kind, with the directories that names imply.
-        member_size: bytes of one unpacked member.
-        total_size: bytes of the whole unpacked stream.
-        ratio: unpacked bytes per packed byte, once past `ratio_grace`.
-        ratio_grace: unpacked bytes that are free of the ratio; a small archive
-            of zeros is harmless.
-        name_bytes: bytes of a member's name or link target.
-        depth: components of a member's name.
-        kept_bytes: bytes of members that are held in memory at once.
-    """
-
-    archive_size: int = 1024 * MIB
-    members: int = 100_000
-    member_size: int = 512 * MIB
-    total_size: int = 4096 * MIB
-    ratio: int = 100
-    ratio_grace: int = 16 * MIB
-    name_bytes: int = 1024
-    depth: int = 64
-    kept_bytes: int = 512 * MIB
-
-
-DEFAULT_ARCHIVE_LIMITS = ArchiveLimits()
 
 
 class _Decoder(Protocol):

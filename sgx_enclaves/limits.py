@@ -36,3 +36,34 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+
+@record
+class ArchiveLimits:
+    """How much an archive may cost; what goes beyond raises `LimitError`.
+
+    Attributes:
+        archive_size: bytes of the packed file.
+        members: entries, of any kind, with the directories that names imply.
+        member_size: bytes of one unpacked member.
+        total_size: bytes of the whole unpacked stream.
+        ratio: unpacked bytes per packed byte, once past `ratio_grace`.
+        ratio_grace: unpacked bytes that are free of the ratio; a small archive
+            of zeros is harmless.
+        name_bytes: bytes of a member's name or link target.
+        depth: components of a member's name.
+        kept_bytes: bytes of members that are held in memory at once.
+    """
+
+    archive_size: int = 1024 * MIB
+    members: int = 100_000
+    member_size: int = 512 * MIB
+    total_size: int = 4096 * MIB
+    ratio: int = 100
+    ratio_grace: int = 16 * MIB
+    name_bytes: int = 1024
+    depth: int = 64
+    kept_bytes: int = 512 * MIB
+
+
+DEFAULT_ARCHIVE_LIMITS = ArchiveLimits()

@@ -17,12 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.decompress import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
 from sgx_enclaves.errors import CatalogueError, DigestError, FetchError, FormatError, InputError
+from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
 from sgx_enclaves.plain import record
 from sgx_enclaves.release.archive import (
-    Repack,
-    compare_repack,
     digest_members,
     list_members,
     read_members,
@@ -206,6 +204,39 @@ def read_signed_enclaves(
         content = read_members(path, set(members.values()), limits)
         found.update({name: content[member] for name, member in members.items()})
     return found
+
+
+@record
+class Repack:
+    """How a repacked archive stands to the original; each a sorted tuple of names.
+
+    Attributes:
+        kept: same name, same content.
+        changed: same name, other content.
+        added: in the repack only.
+        dropped: in the original only; harmless.
+    """
+
+    kept: tuple[str, ...]
+    changed: tuple[str, ...]
+    added: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    @property
+    def faithful(self) -> bool:
+        """Whether everything in the repack is the original's."""
+        return bool(self.kept) and not self.changed and not self.added
+
+
+def compare_repack(original: Mapping[str, str], repacked: Mapping[str, str]) -> Repack:
+    """Compare a repack's digests (from `digest_members`) with the original's."""
+    both = original.keys() & repacked.keys()
+    return Repack(
+        kept=tuple(sorted(name for name in both if original[name] == repacked[name])),
+        changed=tuple(sorted(name for name in both if original[name] != repacked[name])),
+        added=tuple(sorted(repacked.keys() - original.keys())),
+        dropped=tuple(sorted(original.keys() - repacked.keys())),
+    )
 
 
 @record

@@ -55,7 +55,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import field
 from typing import Any, BinaryIO, Callable, Optional, Protocol, cast
 
-from sgx_enclaves.decompress import ArchiveLimits, BoundedReader
+from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.enclave.elf import ELF_MAGIC
 from sgx_enclaves.errors import (
     InputError,
@@ -65,7 +65,7 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
     UnsupportedError,
 )
-from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
+from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, ArchiveLimits, Limits
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.presence import HINTS
 

@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple, Optional, cast
 
-from sgx_enclaves.decompress import ArchiveLimits, BoundedReader
+from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import InputError, LimitError, RepodataError, UnsupportedError
 from sgx_enclaves.files import read_file
-from sgx_enclaves.limits import MIB
+from sgx_enclaves.limits import MIB, ArchiveLimits
 from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, ENCLAVE_FOLDERS, HINTS, contains_enclaves
 

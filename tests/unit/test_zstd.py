@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from sgx_enclaves import decompress as zstd
-from sgx_enclaves.decompress import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits, BoundedReader
+from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import ArchiveError, LimitError, SgxEnclavesError, UnsupportedError
+from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
 
 zstandard = pytest.importorskip("zstandard", reason="the package zstandard is not there")
 DATA = bytes(range(256)) * 5000

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sgx_enclaves.decompress import ArchiveLimits
 from sgx_enclaves.errors import (
     ArchiveError,
     InputError,
@@ -24,15 +23,10 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
     UnsupportedError,
 )
-from sgx_enclaves.release.archive import (
-    Kind,
-    Symlinks,
-    compare_repack,
-    digest_members,
-    list_members,
-    read_members,
-    unpack_tree,
-)
+from sgx_enclaves.limits import ArchiveLimits
+from sgx_enclaves.release.archive import digest_members, list_members, read_members, unpack_tree
+from sgx_enclaves.release.vendor import compare_repack
+from sgx_enclaves.tar import Kind, Symlinks
 from tests.unit.release import tarmaker as tm
 
 SMALL = ArchiveLimits(

@@ -21,9 +21,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sgx_enclaves.decompress import ArchiveLimits
 from sgx_enclaves.errors import ArchiveError, DigestError, InputError, LimitError, SgxEnclavesError
-from sgx_enclaves.release.archive import Entry, digest_entries, read_contents, unpack_tree
+from sgx_enclaves.files import Entry, digest_entries
+from sgx_enclaves.limits import ArchiveLimits
+from sgx_enclaves.release.archive import read_contents, unpack_tree
 from sgx_enclaves.release.catalogue import Artifact
 from sgx_enclaves.release.fetch import check_pins
 from tests.unit.release import tarmaker as tm
@@ -151,12 +152,15 @@ def test_fields_cannot_run_into_each_other() -> None:
 
 
 REFUSED: dict[str, tuple[list[bytes], str]] = {
-    "two top folders": ([*members(), tm.file("other/a")], "not below one top folder"),
-    "second top folder, empty": ([*members(), tm.directory("other")], "not below one top folder"),
-    "file beside the top folder": ([*members(), tm.file("README")], "not below one top folder"),
-    "file in place of the top folder": ([tm.file("top")], "not below one top folder"),
-    "link as the top folder": ([tm.symlink("top", "b")], "not below one top folder"),
-    "no top folder": ([tm.directory("./"), tm.file("./a")], "not below one top folder"),
+    "two top folders": ([*members(), tm.file("other/a")], "not below one top directory"),
+    "second top folder, empty": (
+        [*members(), tm.directory("other")],
+        "not below one top directory",
+    ),
+    "file beside the top folder": ([*members(), tm.file("README")], "not below one top directory"),
+    "file in place of the top folder": ([tm.file("top")], "not below one top directory"),
+    "link as the top folder": ([tm.symlink("top", "b")], "not below one top directory"),
+    "no top folder": ([tm.directory("./"), tm.file("./a")], "not below one top directory"),
     "a file twice": ([*members(), tm.file("top/b.c", b"int b;")], "there twice"),
     "a file twice, spelt otherwise": ([*members(), tm.file("./top/b.c")], "there twice"),
     "link over a file": ([*members(), tm.symlink("top/b.c", "b")], "there twice"),

@@ -20,7 +20,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sgx_enclaves.decompress import ArchiveLimits
 from sgx_enclaves.errors import (
     ArchiveError,
     InputError,
@@ -30,6 +29,7 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
     UnsupportedError,
 )
+from sgx_enclaves.limits import ArchiveLimits
 from sgx_enclaves.rpm.reader import (
     CpioStream,
     Package,
