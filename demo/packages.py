@@ -22,12 +22,13 @@ from demo.command import ROOT
 MACROS = ROOT / "spec-templates" / "macros.sgx-enclaves"
 ATTRIBUTES = ROOT / "spec-templates" / "fileattrs" / "sgx_enclaves.attr"
 DEADLINE = 300
-_NOWHERE = "/nonexistent"
+# A home without any configuration; what needs a cache may have one there.
+_HOME = ROOT / "build" / "home"
 _PLAIN = {
     "LC_ALL": "C.UTF-8",
-    "HOME": _NOWHERE,
-    "XDG_CONFIG_HOME": _NOWHERE,
-    "XDG_CONFIG_DIRS": _NOWHERE,
+    "HOME": str(_HOME),
+    "XDG_CONFIG_HOME": str(_HOME / "config"),
+    "XDG_CONFIG_DIRS": str(_HOME / "config"),
 }
 
 
@@ -121,6 +122,7 @@ def run(argv: Sequence[str], environment: Optional[Mapping[str, str]] = None) ->
     """Run a program in the checkout; errors go with the output."""
     # Nothing that a user or a machine has set up for rpm or rpmlint may matter here, nor
     # another language. rpmlint reads less configuration when it believes that it is tested.
+    _HOME.mkdir(parents=True, exist_ok=True)
     usual = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         argv,

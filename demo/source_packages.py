@@ -139,6 +139,8 @@ class Stock:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self.files().items():
             (folder / name).write_bytes(data)
+            # Sources that others cannot read are a finding of rpmlint, whatever the umask is.
+            (folder / name).chmod(0o644)
         return folder
 
 
