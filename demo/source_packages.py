@@ -39,7 +39,9 @@ from demo.whole_release import TOOLS
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
-from sgx_enclaves.release.toolchain import record_toolchain
+from sgx_enclaves.release.place import STANDARD_PATH
+from sgx_enclaves.release.sandbox import Machine
+from sgx_enclaves.release.toolchain import look_at
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 
 KINDS = ("reproducible", "prebuilt", "grafted")
@@ -177,7 +179,7 @@ def make_stock(signed: Mapping[str, bytes], signer: str, forged: bytes) -> Stock
         signer: MRSIGNER, hexadecimal.
         forged: see `Stock`.
     """
-    record = record_toolchain(TOOLS)
+    record = look_at(TOOLS, STANDARD_PATH, Machine())
     description = Description(
         title="Our own test enclaves, by a vendor of our own",
         # as in the demo of a whole release: any path that nothing else uses
@@ -188,7 +190,11 @@ def make_stock(signed: Mapping[str, bytes], signer: str, forged: bytes) -> Stock
         signed_sha256=None,
         checksums_url=f"{_NOWHERE}/{CHECKSUMS_FILE}",
         signer=signer,
-        tools=tuple(Tool(tool.name, tool.version or "not here") for tool in record.tools),
+        tools=tuple(
+            Tool(tool.name, tool.version or "not here")
+            for tool in record.tools
+            if tool.name in TOOLS
+        ),
         interpreter=record.interpreter or "/not-here",
         least_isvsvn={},
     )

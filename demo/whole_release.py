@@ -199,7 +199,11 @@ def designate(description: Description, record: Mapping[str, Any]) -> Descriptio
     """
     return replace(
         description,
-        tools=tuple(Tool(tool["name"], tool["version"] or "not here") for tool in record["tools"]),
+        tools=tuple(
+            Tool(tool["name"], tool["version"] or "not here")
+            for tool in record["tools"]
+            if tool["name"] in TOOLS
+        ),
         interpreter=record["interpreter"] or "/not-here",
     )
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     # Loaded by the verbs that fetch, so that the others start without them.
     from sgx_enclaves.release.catalogue import Catalogue
     from sgx_enclaves.release.fetch import Fetcher
+    from sgx_enclaves.release.place import Place
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
 
@@ -197,6 +198,56 @@ def add_fetching(parser: argparse.ArgumentParser) -> None:
         default=4,
         help="requests to one place before the next is tried",
     )
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Where a build is done, and with which tools."""
+    group = parser.add_argument_group("building")
+    group.add_argument(
+        "--toolchain",
+        choices=("designated", "host"),
+        default="designated",
+        help="host: build with what is here, for experiments; never the reproducible verdict",
+    )
+    group.add_argument(
+        "--tools",
+        metavar="PREFIX",
+        action="append",
+        default=[],
+        help="with --toolchain=host: PREFIX/bin comes first, such as that of another compiler; "
+        "may be repeated",
+    )
+    group.add_argument(
+        "--allow-no-isolation",
+        action="store_true",
+        help="build even where steps cannot be separated from this machine and its network; "
+        "never the reproducible verdict",
+    )
+
+
+def chosen_place(args: argparse.Namespace, *, builds: bool = True) -> Place:
+    """This machine, its steps separated from it as far as the arguments demand.
+
+    Args:
+        args: of a verb with `add_place`.
+        builds: whether anything will be built.
+
+    Raises:
+        BuildError: the steps cannot be separated, and the user did not allow that.
+        InputError: tools are named for the designated toolchain.
+    """
+    # only two verbs build, and the release machine costs time to import
+    from sgx_enclaves.cli.output import message  # noqa: PLC0415
+    from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation  # noqa: PLC0415
+
+    if args.tools and args.toolchain != "host":
+        raise InputError("--tools are other tools than the designated: say --toolchain=host")
+    isolation = Isolation.NONE
+    if builds:
+        isolation, reason = choose_isolation(allow_none=args.allow_no_isolation)
+        if reason:
+            message(f"warning: the steps are not separated from this machine: {reason}")
+    return Machine(isolation=isolation, visible=[os.path.abspath(tool) for tool in args.tools])
 
 
 def chosen_catalogue(args: argparse.Namespace) -> Catalogue:

@@ -17,13 +17,16 @@ from pathlib import Path
 from sgx_enclaves.cli.arguments import (
     add_fetching,
     add_json,
+    add_place,
     add_release,
     chosen_catalogue,
     chosen_fetcher,
+    chosen_place,
 )
 from sgx_enclaves.cli.output import message, out, out_json
 from sgx_enclaves.release.build import BuildRequest, build_release
-from sgx_enclaves.release.manifest import Manifest, ToolchainKind, set_apart
+from sgx_enclaves.release.manifest import Manifest, set_apart
+from sgx_enclaves.release.toolchain import ToolchainKind
 
 EXIT_DIFFERS, EXIT_FAILED = 1, 2
 _SHOWN = 10
@@ -41,12 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--into", metavar="DIR", type=Path, required=True, help="a new or an empty folder"
     )
-    parser.add_argument(
-        "--toolchain",
-        choices=[kind.value for kind in ToolchainKind],
-        default=ToolchainKind.DESIGNATED.value,
-        help="host: build with what is here, for experiments; the manifest says so",
-    )
+    add_place(parser)
     parser.add_argument(
         "--twice",
         action="store_true",
@@ -100,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         into=args.into,
         enclaves=tuple(args.enclaves),
         toolchain=ToolchainKind(args.toolchain),
+        tools=tuple(args.tools),
         source_dir=args.source_dir,
         twice=args.twice,
         jobs=args.jobs,
@@ -110,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     fetcher = chosen_fetcher(args)
     manifest = build_release(
         request,
+        chosen_place(args),
         lambda artifact: fetcher.fetch(artifact, allow_unpinned=args.allow_unpinned),
         message,
     )

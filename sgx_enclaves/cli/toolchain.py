@@ -6,8 +6,8 @@
   lock            write the installed RPM packages in mock's buildroot lock format
 
 A part counts as right when its own version output agrees. What cannot be seen
-is said to be unseen, never taken for right. With --lock, check holds the
-installed RPM packages against a pinned buildroot instead.
+is said to be unseen, never taken for right. With --lock, check compares the
+installed RPM packages with a pinned buildroot instead.
 
 Exit status: 0 all parts match, 1 some do not, 2 it could not be looked at.
 """
@@ -22,16 +22,16 @@ from sgx_enclaves.cli.output import out_report
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file, write_file
 from sgx_enclaves.release.catalogue import Toolchain
+from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock, parse_lock
+from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.toolchain import (
-    BuildrootLock,
     State,
     ToolchainCheck,
+    ToolchainKind,
     check_lock,
     check_toolchain,
-    dump_lock,
-    installed_packages,
-    parse_lock,
-    record_toolchain,
+    look_at,
+    search_path,
 )
 
 _LOCK_LIMIT = 64 << 20
@@ -54,11 +54,12 @@ def run(args: argparse.Namespace) -> int:
         return _lock(args)
     if args.action == "check" and args.lock is not None:
         lock = parse_lock(read_file(args.lock, _LOCK_LIMIT), args.lock)
-        installed = (item.locked for item in installed_packages(args.root))
-        return _say(args, check_lock(lock, installed))
+        return _say(args, check_lock(lock, _installed(args)))
     toolchain = _designated(args)
     names = [tool.name for tool in toolchain.tools]
-    record = record_toolchain(names, args.root)
+    # the PATH that a build would have, not the caller's
+    path = search_path(toolchain, ToolchainKind.DESIGNATED)
+    record = look_at(names, path, Machine(args.root))
     if args.action == "check":
         return _say(args, check_toolchain(toolchain, record))
     _write(args, json.dumps(record.as_dict(), indent=2))
@@ -79,9 +80,19 @@ def _designated(args: argparse.Namespace) -> Toolchain:
 
 
 def _lock(args: argparse.Namespace) -> int:
-    packages = sorted(item.locked for item in installed_packages(args.root))
-    _write(args, dump_lock(BuildrootLock(tuple(packages))).rstrip("\n"))
+    _write(args, dump_lock(BuildrootLock(tuple(_installed(args)))).rstrip("\n"))
     return 0
+
+
+def _installed(args: argparse.Namespace) -> list[LockedPackage]:
+    packages = [item.locked for item in Machine(args.root).packages()]
+    if not packages:
+        raise InputError(
+            "RPM knows no package there",
+            file=args.root,
+            hint="is rpm installed, and is this the directory of a system of RPM packages?",
+        )
+    return packages
 
 
 def _write(args: argparse.Namespace, text: str) -> None:

@@ -20,10 +20,12 @@ from pathlib import Path
 from sgx_enclaves.cli.arguments import (
     add_fetching,
     add_json,
+    add_place,
     add_release,
     chosen_cache_dir,
     chosen_catalogue,
     chosen_fetcher,
+    chosen_place,
 )
 from sgx_enclaves.cli.compare import write_reports
 from sgx_enclaves.cli.output import message, out_json, out_report
@@ -32,7 +34,8 @@ from sgx_enclaves.files import write_file
 from sgx_enclaves.release.catalogue import Release
 from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.release.store import StageStore
-from sgx_enclaves.release.verify import BuildTools, Request, builder, record_for, verify_release
+from sgx_enclaves.release.toolchain import ToolchainKind
+from sgx_enclaves.release.verify import Request, verify_release
 from sgx_enclaves.report.as_json import release_dict
 from sgx_enclaves.report.templated import release_html
 from sgx_enclaves.report.text import release_text
@@ -56,12 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work", metavar="DIR", type=Path, help="where stages are kept; by default in the cache"
     )
-    parser.add_argument(
-        "--toolchain",
-        choices=("designated", "host"),
-        default="designated",
-        help="host: build with what is here, for experiments; never the reproducible verdict",
-    )
+    add_place(parser)
     parser.add_argument(
         "--allow-unpinned",
         action="store_true",
@@ -106,15 +104,21 @@ def run(args: argparse.Namespace) -> int:
         built=args.built,
         signed=args.signed,
         repacked=_repacked(args.repacked, release),
-        host_toolchain=args.toolchain == "host",
+        toolchain=ToolchainKind(args.toolchain),
+        tools=tuple(args.tools),
         allow_unpinned=args.allow_unpinned,
         everything=args.all,
     )
     if args.jobs is not None:
         request = replace(request, jobs=args.jobs)
     work = args.work if args.work is not None else chosen_cache_dir(args) / "work"
-    tools = BuildTools(chosen_fetcher(args), StageStore(work), record_for, builder(message))
-    verdict = verify_release(request, tools, message)
+    verdict = verify_release(
+        request,
+        place=chosen_place(args, builds=args.built is None),
+        fetcher=chosen_fetcher(args),
+        store=StageStore(work),
+        say=message,
+    ).verdict
     if args.report is not None:
         write_release_reports(verdict, args.report)
     if args.json:

@@ -19,12 +19,8 @@ from typing import Optional
 
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.release.catalogue import Artifact, Release, ToolPin
-from sgx_enclaves.release.toolchain import (
-    BuildrootLock,
-    LockedPackage,
-    compare_packages,
-    same_version,
-)
+from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, compare_packages
+from sgx_enclaves.release.toolchain import same_version
 
 # What distributions call the packages of the catalogue's tools, where that is another name.
 _PACKAGES = {

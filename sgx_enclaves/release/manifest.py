@@ -3,180 +3,34 @@
 
 A built directory holds, for each enclave that was built, `libsgx_FILE.so` (unsigned)
 and `libsgx_FILE.config.xml`; the logs under `logs/`; and `manifest.json`, which is
-written last, so that a build that was ended early leaves none.
-
-Data and writing only. `manifest_reader` reads it back, `built` the files beside it.
-
-Read a built directory: its manifest, and each file held against it.
-
-From `manifest.json` to its data, checked: a manifest is input like any other.
+written last, so that a build that was ended early leaves none. `manifest.schema.json`
+describes it; a manifest that is read is input like any other, and each file beside it is
+compared with it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import enum
+import functools
 import hashlib
 import json
-import re
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, Optional, TypeVar
+from typing import Any, NoReturn, Optional
 
-from sgx_enclaves.errors import CatalogueError, ManifestError
+from sgx_enclaves.errors import ManifestError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
-from sgx_enclaves.plain import printable
-from sgx_enclaves.release.table import NAME, Table
-from sgx_enclaves.release.toolchain import (
-    RECORD_SCHEMA,
-    FoundPackage,
-    FoundTool,
-    Part,
-    State,
-    ToolchainRecord,
-)
+from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, validate
+from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse
 
 _MAX_MANIFEST = 16 * MIB
-
-
-@dataclass(frozen=True)
-class BuiltEnclave:
-    """An enclave that was built.
-
-    Attributes:
-        name: such as `ide`.
-        file: such as `id_enclave`.
-        unsigned: the enclave file.
-        config: its `config.xml`.
-    """
-
-    name: str
-    file: str
-    unsigned: bytes
-    config: bytes
-
-
-@dataclass(frozen=True)
-class Built:
-    """A built directory, checked.
-
-    Attributes:
-        directory: where it is.
-        manifest: its record, which also tells of the enclaves that were not built.
-        enclaves: those that were, in the order of the manifest.
-    """
-
-    directory: Path
-    manifest: Manifest
-    enclaves: tuple[BuiltEnclave, ...]
-
-    def enclave(self, name: str) -> Optional[BuiltEnclave]:
-        """The enclave of that name; None if it was not built."""
-        return next((enclave for enclave in self.enclaves if enclave.name == name), None)
-
-
-def load_manifest(directory: Path) -> Manifest:
-    """Read the manifest of a built directory.
-
-    Raises:
-        ManifestError: there is none, or it is wrong.
-        InputError: it cannot be read.
-        LimitError: it is too large.
-    """
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise ManifestError(
-            "holds no manifest, so no build ended here",
-            file=str(directory),
-            hint="build into a new directory with `sgx-enclaves build`",
-        )
-    return read_manifest(read_file(str(path), _MAX_MANIFEST), str(path))
-
-
-def load_built(directory: Path, limits: Limits = DEFAULT_LIMITS) -> Built:
-    """Read a built directory; each file must have the digest that the manifest gives.
-
-    Raises:
-        ManifestError: no manifest, a wrong one, or a file that is not what it says.
-        InputError: a file cannot be read.
-        LimitError: a file is too large.
-    """
-    manifest = load_manifest(directory)
-    enclaves = (load_enclave(directory, record, limits) for record in manifest.enclaves)
-    return Built(directory, manifest, tuple(enclave for enclave in enclaves if enclave))
-
-
-def load_enclave(
-    directory: Path, record: EnclaveRecord, limits: Limits = DEFAULT_LIMITS
-) -> Optional[BuiltEnclave]:
-    """Read one enclave of a built directory; None if it was not built.
-
-    Raises:
-        ManifestError, InputError, LimitError: as `load_built`.
-    """
-    if record.unsigned is None or record.config is None:
-        return None
-    return BuiltEnclave(
-        record.name,
-        record.file,
-        _read(directory, record.unsigned, limits.file_size),
-        _read(directory, record.config, limits.config_size),
-    )
-
-
-def set_apart(directory: Path, manifest: Manifest, name: str) -> Path:
-    """Make a built directory of one enclave alone, within the one that it was built in.
-
-    Args:
-        directory: what `build_release` made.
-        manifest: its record.
-        name: of an enclave that was built.
-
-    Returns:
-        The new directory, called after the enclave.
-
-    Raises:
-        SgxEnclavesError: a file cannot be read or written, or is not what was built.
-    """
-    own = manifest.only(name)
-    into = directory / name
-    make_folder(into)
-    for enclave in own.enclaves:
-        for record in (enclave.unsigned, enclave.config):
-            if record is not None:
-                write_file(str(into / record.file), _read(directory, record, record.size))
-    write_manifest(into, own)
-    return into
-
-
-def _read(directory: Path, record: FileRecord, limit: int) -> bytes:
-    path = str(directory / record.file)
-    data = read_file(path, limit)
-    found = hashlib.sha256(data).hexdigest()
-    if found != record.sha256 or len(data) != record.size:
-        raise ManifestError(
-            "is not the file that the manifest describes",
-            file=path,
-            expected=f"{record.size} bytes, sha256 {record.sha256}",
-            found=f"{len(data)} bytes, sha256 {found}",
-            hint="it was changed after the build; build anew",
-        )
-    return data
-
-
+_SHOWN = 200
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 LOGS = "logs"
 _LONGEST_TEXT = 4000
-
-
-class ToolchainKind(enum.Enum):
-    """Which toolchain a tree was built with."""
-
-    DESIGNATED = "designated"
-    HOST = "host"
 
 
 class Outcome(enum.Enum):
@@ -220,28 +74,6 @@ class SourceRecord:
 
 
 @dataclass(frozen=True)
-class ToolchainUse:
-    """The toolchain of a tree.
-
-    Attributes:
-        kind: what the build was asked for.
-        name: the designated toolchain, in words.
-        record: what was there.
-        parts: how it stands to the designated one.
-    """
-
-    kind: ToolchainKind
-    name: str
-    record: ToolchainRecord
-    parts: tuple[Part, ...]
-
-    @property
-    def matches(self) -> bool:
-        """Whether every part was seen and agrees with the designated one."""
-        return bool(self.parts) and all(part.state is State.MATCH for part in self.parts)
-
-
-@dataclass(frozen=True)
 class StepRecord:
     """One command of the build.
 
@@ -270,6 +102,7 @@ class TreeRecord:
         release: whose tree.
         root: the path that it had while it was built.
         fixed_path: whether that is the path that the release asks for.
+        isolated: whether nothing that its steps did could outlive it.
         network: whether the steps could reach a network.
         environment: variables of every step, sorted, as NAME=VALUE.
         umask: file mode mask of every step.
@@ -281,6 +114,7 @@ class TreeRecord:
     release: str
     root: str
     fixed_path: bool
+    isolated: bool
     network: bool
     environment: tuple[str, ...]
     umask: int
@@ -413,7 +247,7 @@ class Manifest:
         second = self.second
         if second is not None:
             kept = tuple(item for item in second.differences if item.file in files)
-            second = dataclasses.replace(second, differences=kept)
+            second = replace(second, differences=kept)
         trees = tuple(_tree_for(tree, name) for tree in self.trees if tree.release in used)
         return Manifest(self.release, 0, 0, trees, enclaves, second)
 
@@ -421,7 +255,7 @@ class Manifest:
         """The manifest as a plain mapping for JSON."""
         return {
             "schema_version": SCHEMA_VERSION,
-            **_plain(self),
+            **_one_line(as_plain(self)),
             "reproducible": self.reproducible,
         }
 
@@ -429,10 +263,10 @@ class Manifest:
 def _tree_for(tree: TreeRecord, enclave: str) -> TreeRecord:
     """The tree with the steps that this enclave needed."""
     steps = (step for step in tree.steps if step.enclave in (None, enclave))
-    return dataclasses.replace(
+    return replace(
         tree,
         environment=tuple(item for item in tree.environment if not item.startswith("HOME=")),
-        steps=tuple(dataclasses.replace(step, milliseconds=0, log=None) for step in steps),
+        steps=tuple(replace(step, milliseconds=0, log=None) for step in steps),
     )
 
 
@@ -456,27 +290,13 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     write_file(str(directory / MANIFEST), text.encode("ascii"))
 
 
-def _plain(value: object) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {field.name: _plain(getattr(value, field.name)) for field in fields}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, str):
-        # tools' messages may hold anything; one line of text is what a reader accepts
-        return printable(value)[:_LONGEST_TEXT] or None
-    return value
-
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_FILE = re.compile(r"[a-z0-9_]{1,32}")
-_LOG = re.compile(r"logs/[a-z0-9][A-Za-z0-9._+-]{0,199}\.log")
-_ABSOLUTE = re.compile(r"/[^\x00-\x1f]{0,4094}")
-_STEP = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
-_FAR = 1 << 53
-_Kind = TypeVar("_Kind", bound=Enum)
+def _one_line(value: Any) -> Any:
+    """Plain data whose texts are one line each: tools' messages may hold anything."""
+    if isinstance(value, dict):
+        return {key: _one_line(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_one_line(item) for item in value]
+    return printable(value)[:_LONGEST_TEXT] if isinstance(value, str) else value
 
 
 def read_manifest(data: bytes, file: str) -> Manifest:
@@ -487,245 +307,226 @@ def read_manifest(data: bytes, file: str) -> Manifest:
         file: its name, for messages.
 
     Raises:
-        ManifestError: any of that; the message names file, key and reason.
+        ManifestError: any of that; the message names file, place and reason.
     """
+    hint = "build again: a manifest is not edited by hand"
+    top = parse_json(data, file=file, error=ManifestError, most=_MAX_MANIFEST, hint=hint)
     try:
-        parsed = json.loads(data.decode("utf-8"), object_pairs_hook=_mapping, parse_constant=_no)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"not a manifest: {error}", file=file) from None
-    if not isinstance(parsed, dict):
-        raise ManifestError("not a manifest: it must be a JSON object", file=file)
-    try:
-        return _manifest(Table(parsed, file))
-    except CatalogueError as error:
-        raise ManifestError(
-            error.message,
-            file=file,
-            found=error.found,
-            hint="build anew: a manifest is not edited by hand",
-        ) from None
-
-
-def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _value in pairs}) != len(pairs):
-        raise ValueError("a key is there twice")
-    # null says the same as a key that is not there
-    return {key: value for key, value in pairs if value is not None}
-
-
-def _no(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _manifest(top: Table) -> Manifest:
-    version = top.maybe_integer("schema_version", 0, _FAR)
-    if version != SCHEMA_VERSION:
-        top.refuse("schema_version", f"must be {SCHEMA_VERSION}", version)
-    second = top.table("second")
-    claims_same = top.boolean("reproducible", False)
-    manifest = Manifest(
-        release=top.text("release", NAME),
-        started=_integer(top, "started", 0, _FAR),
-        milliseconds=_integer(top, "milliseconds", 0, _FAR),
-        trees=tuple(_tree(table) for table in top.tables("trees")),
-        enclaves=tuple(_enclave(table) for table in top.tables("enclaves")),
-        second=None if second is None else _second(second),
-    )
-    top.done()
-    if claims_same != (manifest.reproducible is True):
-        top.refuse("reproducible", "contradicts the second build", claims_same)
-    if not manifest.enclaves:
-        top.refuse("enclaves", "must name at least one")
-    top.unique("trees", (tree.release for tree in manifest.trees))
-    top.unique("enclaves", (enclave.name for enclave in manifest.enclaves))
-    top.unique("enclaves", (enclave.file for enclave in manifest.enclaves))
-    names = {enclave.name for enclave in manifest.enclaves}
-    for enclave in manifest.enclaves:
-        if manifest.tree(enclave.tree) is None:
-            top.refuse(f"enclaves.{enclave.name}.tree", "names no tree", enclave.tree)
-    for tree in manifest.trees:
-        for step in tree.steps:
-            if step.enclave is not None and step.enclave not in names:
-                top.refuse(f"trees.{tree.release}.steps", "names no enclave", step.enclave)
+        validate(top, _schema(), file=file, error=ManifestError)
+        _check_texts(top, file)
+        claims_same = top.pop("reproducible", None)
+        del top["schema_version"]
+        for tree in top["trees"]:
+            _fill(tree)
+        manifest = from_plain(Manifest, top, file=file, error=ManifestError)
+        _check(manifest, file)
+        if (claims_same is True) != (manifest.reproducible is True):
+            _refuse("reproducible contradicts the second build", file, claims_same)
+    except ManifestError as error:
+        error.hint = error.hint or hint
+        raise
     return manifest
 
 
-def _tree(table: Table) -> TreeRecord:
-    toolchain = table.table("toolchain")
-    if toolchain is None:
-        table.refuse("toolchain", "is missing")
-    tree = TreeRecord(
-        release=table.text("release", NAME),
-        root=table.text("root", _ABSOLUTE),
-        fixed_path=table.boolean("fixed_path", False),
-        # what is not said counts as the worse
-        network=table.boolean("network", True),
-        environment=table.texts("environment"),
-        umask=_integer(table, "umask", 0, 0o777),
-        sources=tuple(_source(item) for item in table.tables("sources")),
-        toolchain=_toolchain(toolchain),
-        steps=tuple(_step(item) for item in table.tables("steps")),
-    )
-    table.done()
-    if not tree.sources:
-        table.refuse("sources", "must name at least one")
-    table.unique("steps", (step.id for step in tree.steps))
-    return tree
+@functools.cache
+def _schema() -> dict[str, Any]:
+    text = Path(__file__).with_name("manifest.schema.json").read_bytes()
+    return dict(parse_json(text, file="manifest.schema.json", error=ManifestError))
 
 
-def _source(table: Table) -> SourceRecord:
-    source = SourceRecord(
-        id=table.text("id", NAME),
-        place=table.maybe_text("place") or "",
-        filename=table.text("filename"),
-        sha256=table.text("sha256", _SHA256),
-        pinned=table.boolean("pinned", False),
-        contents_sha256=table.maybe_text("contents_sha256", _SHA256),
-    )
-    table.done()
-    return source
+def _check_texts(value: object, file: str) -> None:
+    if isinstance(value, dict):
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        _check_texts(item, file)
+    if isinstance(value, str) and not value.isprintable():
+        _refuse("a text is not one line", file, value)
 
 
-def _toolchain(table: Table) -> ToolchainUse:
-    record = table.table("record")
-    if record is None:
-        table.refuse("record", "is missing")
-    use = ToolchainUse(
-        kind=_choice(table, "kind", ToolchainKind),
-        name=table.text("name"),
-        record=_record(record),
-        parts=tuple(_part(item) for item in table.tables("parts")),
-    )
-    table.done()
-    if use.kind is ToolchainKind.DESIGNATED and not use.matches:
-        table.refuse("kind", "says designated, but its parts do not all match")
-    return use
+def _fill(tree: dict[str, Any]) -> None:
+    """What is not said counts as the worse; a text that is not there is empty."""
+    for key, worse in (("fixed_path", False), ("isolated", False), ("network", True)):
+        tree.setdefault(key, worse)
+    for source in tree["sources"]:
+        source.setdefault("pinned", False)
+        source["place"] = source["place"] or ""
+    record = tree["toolchain"]["record"]
+    record.pop("schema", None)
+    for item, keys in (
+        *((part, ("expected", "found")) for part in tree["toolchain"]["parts"]),
+        *((package, ("sigmd5",)) for package in record["packages"]),
+    ):
+        item.update({key: item.get(key) or "" for key in keys})
 
 
-def _record(table: Table) -> ToolchainRecord:
-    if table.maybe_integer("schema", 0, _FAR) not in (None, RECORD_SCHEMA):
-        table.refuse("schema", f"must be {RECORD_SCHEMA}")
-    record = ToolchainRecord(
-        tools=tuple(_tool(item) for item in table.tables("tools")),
-        interpreter=table.maybe_text("interpreter"),
-        packages=tuple(_package(item) for item in table.tables("packages")),
-        machine=table.text("machine"),
-    )
-    table.done()
-    return record
+def _refuse(message: str, file: str, found: object = None) -> NoReturn:
+    shown = None if found is None else printable(str(found))[:_SHOWN]
+    raise ManifestError(message, file=file, found=shown)
 
 
-def _tool(table: Table) -> FoundTool:
-    tool = FoundTool(
-        name=table.text("name", NAME),
-        version=table.maybe_text("version"),
-        path=table.maybe_text("path", _ABSOLUTE),
-        sha256=table.maybe_text("sha256", _SHA256),
-    )
-    table.done()
-    return tool
+def _check(manifest: Manifest, file: str) -> None:
+    """Refuse what contradicts itself."""
+    names = [enclave.name for enclave in manifest.enclaves]
+    files = [enclave.file for enclave in manifest.enclaves]
+    trees = [tree.release for tree in manifest.trees]
+    for what, values in (("trees", trees), ("enclaves", names), ("enclaves", files)):
+        _check_once(what, values, file)
+    for enclave in manifest.enclaves:
+        where = f"enclaves.{enclave.name}"
+        if enclave.tree not in trees:
+            _refuse(f"{where}.tree names no tree", file, enclave.tree)
+        if (enclave.unsigned is None) != (enclave.config is None):
+            _refuse(f"{where}.config must be there exactly if the unsigned enclave is", file)
+        if enclave.built != (enclave.problem is None):
+            _refuse(f"{where}.problem must be there exactly if nothing was built", file)
+        for record, name in (
+            (enclave.unsigned, unsigned_name(enclave.file)),
+            (enclave.config, config_name(enclave.file)),
+        ):
+            if record is not None and record.file != name:
+                _refuse(f"{where}: a file's name must be {name}", file, record.file)
+    for tree in manifest.trees:
+        _check_tree(tree, names, file)
 
 
-def _package(table: Table) -> FoundPackage:
-    package = FoundPackage(
-        nevra=table.text("nevra"),
-        sigmd5=table.maybe_text("sigmd5") or "",
-        payload_sha256=table.maybe_text("payload_sha256"),
-    )
-    table.done()
-    return package
+def _check_tree(tree: TreeRecord, names: Sequence[str], file: str) -> None:
+    where = f"trees.{tree.release}"
+    _check_once(f"{where}.steps", [step.id for step in tree.steps], file)
+    for step in tree.steps:
+        if step.enclave is not None and step.enclave not in names:
+            _refuse(f"{where}.steps.{step.id} names no enclave", file, step.enclave)
+        if (step.outcome is Outcome.OK) != (step.message is None):
+            _refuse(f"{where}.steps.{step.id}.message must be there exactly if it went wrong", file)
+    if tree.toolchain.kind is ToolchainKind.DESIGNATED and not tree.toolchain.matches:
+        _refuse(f"{where}.toolchain says designated, but its parts do not all match", file)
 
 
-def _part(table: Table) -> Part:
-    part = Part(
-        name=table.text("name"),
-        state=_choice(table, "state", State),
-        expected=table.maybe_text("expected") or "",
-        found=table.maybe_text("found") or "",
-    )
-    table.done()
-    return part
+def _check_once(what: str, values: Sequence[str], file: str) -> None:
+    for value in sorted(set(values)):
+        if values.count(value) > 1:
+            _refuse(f"{what}: {value} is there twice", file)
 
 
-def _step(table: Table) -> StepRecord:
-    step = StepRecord(
-        id=table.text("id", _STEP),
-        enclave=table.maybe_text("enclave", NAME),
-        outcome=_choice(table, "outcome", Outcome),
-        milliseconds=_integer(table, "milliseconds", 0, _FAR),
-        log=table.maybe_text("log", _LOG),
-        message=table.maybe_text("message"),
-    )
-    table.done()
-    if (step.outcome is Outcome.OK) != (step.message is None):
-        table.refuse("message", "must be there exactly if the step went wrong", step.message)
-    return step
+@dataclass(frozen=True)
+class BuiltEnclave:
+    """An enclave that was built.
+
+    Attributes:
+        name: such as `ide`.
+        file: such as `id_enclave`.
+        unsigned: the enclave file.
+        config: its `config.xml`.
+    """
+
+    name: str
+    file: str
+    unsigned: bytes
+    config: bytes
 
 
-def _enclave(table: Table) -> EnclaveRecord:
-    name, file = table.text("name", NAME), table.text("file", _FILE)
-    enclave = EnclaveRecord(
-        name=name,
-        file=file,
-        tree=table.text("tree", NAME),
-        unsigned=_file(table, "unsigned", unsigned_name(file)),
-        config=_file(table, "config", config_name(file)),
-        problem=table.maybe_text("problem"),
-    )
-    table.done()
-    if (enclave.unsigned is None) != (enclave.config is None):
-        table.refuse("config", "must be there exactly if the unsigned enclave is")
-    if enclave.built != (enclave.problem is None):
-        table.refuse("problem", "must be there exactly if nothing was built", enclave.problem)
-    return enclave
+@dataclass(frozen=True)
+class Built:
+    """A built directory, checked.
+
+    Attributes:
+        directory: where it is.
+        manifest: its record, which also tells of the enclaves that were not built.
+        enclaves: those that were, in the order of the manifest.
+    """
+
+    directory: Path
+    manifest: Manifest
+    enclaves: tuple[BuiltEnclave, ...]
+
+    def enclave(self, name: str) -> Optional[BuiltEnclave]:
+        """The enclave of that name; None if it was not built."""
+        return next((enclave for enclave in self.enclaves if enclave.name == name), None)
 
 
-def _file(parent: Table, key: str, name: str) -> Optional[FileRecord]:
-    table = parent.table(key)
-    if table is None:
+def load_manifest(directory: Path) -> Manifest:
+    """Read the manifest of a built directory.
+
+    Raises:
+        ManifestError: there is none, or it is wrong.
+        InputError: it cannot be read.
+        LimitError: it is too large.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise ManifestError(
+            "holds no manifest, so no build ended here",
+            file=str(directory),
+            hint="build into a new directory with `sgx-enclaves build`",
+        )
+    return read_manifest(read_file(str(path), _MAX_MANIFEST), str(path))
+
+
+def load_built(directory: Path, limits: Limits = DEFAULT_LIMITS) -> Built:
+    """Read a built directory; each file must have the digest that the manifest gives.
+
+    Raises:
+        ManifestError: no manifest, a wrong one, or a file that is not what it says.
+        InputError: a file cannot be read.
+        LimitError: a file is too large.
+    """
+    manifest = load_manifest(directory)
+    enclaves = (load_enclave(directory, record, limits) for record in manifest.enclaves)
+    return Built(directory, manifest, tuple(enclave for enclave in enclaves if enclave))
+
+
+def load_enclave(
+    directory: Path, record: EnclaveRecord, limits: Limits = DEFAULT_LIMITS
+) -> Optional[BuiltEnclave]:
+    """Read one enclave of a built directory; None if it was not built.
+
+    Raises:
+        ManifestError, InputError, LimitError: as `load_built`.
+    """
+    if record.unsigned is None or record.config is None:
         return None
-    record = FileRecord(
-        file=table.text("file"),
-        sha256=table.text("sha256", _SHA256),
-        size=_integer(table, "size", 0, _FAR),
+    return BuiltEnclave(
+        record.name,
+        record.file,
+        _read(directory, record.unsigned, limits.file_size),
+        _read(directory, record.config, limits.config_size),
     )
-    table.done()
-    if record.file != name:
-        table.refuse("file", f"must be {name}", record.file)
-    return record
 
 
-def _second(table: Table) -> SecondBuild:
-    second = SecondBuild(
-        varied=table.texts("varied"),
-        not_varied=table.texts("not_varied"),
-        differences=tuple(_difference(item) for item in table.tables("differences")),
-    )
-    table.done()
-    return second
+def set_apart(directory: Path, manifest: Manifest, name: str) -> Path:
+    """Make a built directory of one enclave alone, within the one that it was built in.
+
+    Args:
+        directory: what `build_release` made.
+        manifest: its record.
+        name: of an enclave that was built.
+
+    Returns:
+        The new directory, called after the enclave.
+
+    Raises:
+        SgxEnclavesError: a file cannot be read or written, or is not what was built.
+    """
+    own = manifest.only(name)
+    into = directory / name
+    make_folder(into)
+    for enclave in own.enclaves:
+        for record in (enclave.unsigned, enclave.config):
+            if record is not None:
+                write_file(str(into / record.file), _read(directory, record, record.size))
+    write_manifest(into, own)
+    return into
 
 
-def _difference(table: Table) -> Difference:
-    difference = Difference(
-        file=table.text("file"),
-        offset=table.maybe_integer("offset", 0, _FAR),
-        size=_integer(table, "size", 0, _FAR),
-        section=table.maybe_text("section"),
-    )
-    table.done()
-    return difference
-
-
-def _integer(table: Table, key: str, low: int, high: int) -> int:
-    value = table.maybe_integer(key, low, high)
-    if value is None:
-        table.refuse(key, "is missing")
-    return value
-
-
-def _choice(table: Table, key: str, kind: type[_Kind]) -> _Kind:
-    text = table.text(key)
-    for member in kind:
-        if member.value == text:
-            return member
-    table.refuse(key, f"must be one of {', '.join(member.value for member in kind)}", text)
+def _read(directory: Path, record: FileRecord, limit: int) -> bytes:
+    path = str(directory / record.file)
+    data = read_file(path, limit)
+    found = hashlib.sha256(data).hexdigest()
+    if found != record.sha256 or len(data) != record.size:
+        raise ManifestError(
+            "is not the file that the manifest describes",
+            file=path,
+            expected=f"{record.size} bytes, sha256 {record.sha256}",
+            found=f"{len(data)} bytes, sha256 {found}",
+            hint="it was changed after the build; build again",
+        )
+    return data

@@ -6,8 +6,9 @@
 3. Anything else is unverifiable: a stage that failed says nothing about bytes.
 4. With a digest that nobody pinned, *identical* needs the user's word.
 5. *reproducible* is more: this program built the enclaves itself, from pinned
-   sources, with the designated toolchain. Identical bytes from another build are
-   identical all the same; who made that build is then not part of what was proved.
+   sources, with the designated toolchain, separated from the machine. Identical bytes
+   from another build are identical all the same; who made that build is then not part of
+   what was proved.
 
 Nothing here reads a file or runs anything.
 """
@@ -52,9 +53,14 @@ class Stage:
 
 
 class BuildKind(str, Enum):
-    """Whose build the vendor's files were held against."""
+    """Whose build the vendor's files were compared with.
+
+    `OPEN` is a build with the designated toolchain whose steps were not separated from the
+    machine: what earlier ones left there may be in it.
+    """
 
     DESIGNATED = "designated"
+    OPEN = "open"
     HOST = "host"
     GIVEN = "given"
     NONE = "none"
@@ -249,6 +255,11 @@ def _whose(builds: Sequence[BuildFacts]) -> str:
         return "our own build, made from the sources with the designated toolchain,"
     if BuildKind.GIVEN in kinds:
         return "the build that was given (how that was made is not proved here)"
+    if kinds <= {BuildKind.DESIGNATED, BuildKind.OPEN}:
+        return (
+            "our own build from the sources with the designated toolchain (its steps were not "
+            "separated from this machine, so this is not the reproducible verdict)"
+        )
     return (
         "our own build from the sources (made with this machine's toolchain and not the "
         "designated one, so this is not the reproducible verdict)"

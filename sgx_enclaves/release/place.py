@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Callable, Optional, Protocol
 from sgx_enclaves.errors import InputError, LimitError
 
 if TYPE_CHECKING:
-    from sgx_enclaves.release.toolchain import InstalledPackage
+    from sgx_enclaves.release.installed import InstalledPackage
 
 _CHUNK = 64 << 10
 _POLL = 0.5

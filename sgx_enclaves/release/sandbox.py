@@ -1,131 +1,185 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run one command of a build: in a fixed path, alone, without a network, with a deadline.
+"""This machine, or a root directory on it, as a `Place`; its steps run in a sandbox.
 
-Where the kernel allows it, the command sees a root of its own (see `build_init`): the
-tree stands at the path that the release asks for, nothing else can be written, and
-there is no network. Where it does not, the command runs on the machine as it is, and
-the sandbox says what is missing. Knows nothing of releases.
-
-Run a short tool and read what it prints: no shell, a deadline, bounded output.
+bubblewrap gives each step a root of its own: of the machine's directories only those that
+hold tools, read-only; of /etc what tools read; no network, no other processes, no rights
+over the machine. The tree stands at the path that the release asks for; it and /tmp are all
+that a step can write. Where bubblewrap cannot do that, steps run on the machine as it is, if
+the user asks for it; nothing is then promised but that no process of a step is left.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
-import json
 import os
-import selectors
+import resource
 import shutil
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Callable, Optional
+from typing import TYPE_CHECKING, Optional
 
-from sgx_enclaves.errors import BuildError, InputError, LimitError
+from sgx_enclaves.errors import BuildError, InputError, SgxEnclavesError
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.release import build_init
+from sgx_enclaves.release.installed import InstalledPackage, installed_packages
+from sgx_enclaves.release.place import (
+    STANDARD_PATH,
+    Command,
+    Ended,
+    Output,
+    describe,
+    log_header,
+    run_program,
+    run_tool,
+)
 
-_PROCESS_CHUNK = 64 << 10
-# tools print their versions in the language of the user otherwise
-_ENVIRONMENT = {"LC_ALL": "C", "LANGUAGE": "C", "TZ": "UTC"}
+if TYPE_CHECKING:
+    from sgx_enclaves.release.place import Tree
+
+_MAX_LOG = 256 * MIB
+_PROBE_TIMEOUT = 20.0
+_LONGEST_LINE = 1000
+_ENV_FAILED, _SIGNALLED = 127, 128
+# what holds tools; a tree can stand below the second kind, which is then its own
+_SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu")
+_ADDED = ("opt",)
+# where no tree can stand
+_RESERVED = frozenset((*_SYSTEM, "boot", "dev", "etc", "proc", "sys"))
+# what compilers, shells and scripting languages read; no secret, no state of the machine
+_ETC = (
+    *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "passwd", "group"),
+    *("nsswitch.conf", "hosts", "host.conf", "localtime", "os-release", "debian_version"),
+    *("ssl/openssl.cnf", "pki/tls/openssl.cnf", "crypto-policies", "perl", "magic", "mime.types"),
+)
+# Installers that run as root unpack with owners.
+_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
+# what root could change the kernel with
+_KERNEL = ("sys", "sysrq-trigger", "irq", "bus", "fs")
+_EMPTY = ("home", "root", "run", "sys", "var")
+_LIMITS = {
+    "core": (resource.RLIMIT_CORE, 0),
+    "nofile": (resource.RLIMIT_NOFILE, 1 << 16),
+    "nproc": (resource.RLIMIT_NPROC, 1 << 15),
+    "fsize": (resource.RLIMIT_FSIZE, 64 << 30),
+}
+# Without a sandbox: the parent of a step and of all its orphans. It ends them when the step
+# ends, when it is asked to, and when the builder is gone.
+_SUPERVISOR = """\
+import ctypes, os, signal, sys
+libc = ctypes.CDLL(None)
+libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+libc.prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
+def kill_all(*_):
+    while True:
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
+                        os.kill(int(name), signal.SIGKILL)
+            except (OSError, IndexError):
+                pass
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+def ended(*_):
+    kill_all()
+    os._exit(1)
+signal.signal(signal.SIGTERM, ended)
+step = os.fork()
+if step == 0:
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    os.execvp(sys.argv[1], sys.argv[1:])
+pid = 0
+while pid != step:
+    pid, status = os.waitpid(-1, 0)
+kill_all()
+if os.WIFSIGNALED(status):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), os.WTERMSIG(status))
+os._exit(os.WEXITSTATUS(status))
+"""
+_SUPERVISE = (sys.executable, "-I", "-S", "-c", _SUPERVISOR)
 
 
-@dataclass(frozen=True)
-class Output:
-    """What a program left behind.
+class Isolation(enum.Enum):
+    """How far a step can be separated from this machine."""
 
-    Attributes:
-        status: its exit status; negative for a signal.
-        text: what it printed, standard output and error together.
-    """
-
-    status: int
-    text: str
+    ROOT = "namespaces"
+    USER = "namespaces of an ordinary user"
+    NONE = "none"
 
 
-Runner = Callable[[Sequence[str], float], Output]
-
-
-def run_tool(
-    command: Sequence[str],
-    timeout: float,
-    *,
-    max_output: int = 16 << 20,
-    environment: Optional[Mapping[str, str]] = None,
-) -> Output:
-    """Run a program to its end.
+class Machine:
+    """This machine as a place, or a root directory on it, which can only be asked.
 
     Args:
-        command: program and arguments.
-        timeout: seconds until it and its children are killed.
-        max_output: bytes that it may print.
-        environment: variables besides PATH, HOME and a plain locale.
+        root: the root directory; None for this machine.
+        isolation: of the steps; see `best_isolation`.
+        visible: directories that the steps may read besides those that hold tools.
 
     Raises:
-        InputError: it cannot be started.
-        LimitError: it ran too long or printed too much.
+        InputError: the root is no directory.
     """
-    variables = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-    try:
-        process = subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**variables, **_ENVIRONMENT, **(environment or {})},
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise InputError(f"cannot be started: {error.strerror}", file=command[0]) from None
-    with process:
+
+    def __init__(
+        self,
+        root: Optional[str] = None,
+        isolation: Isolation = Isolation.NONE,
+        visible: Sequence[str] = (),
+    ) -> None:
+        if root is not None and not Path(root).is_dir():
+            raise InputError("there is no such buildroot", file=root)
+        self._root = root
+        self._isolation = isolation
+        self._visible = tuple(visible)
+
+    @property
+    def isolated(self) -> bool:
+        """See `Place`."""
+        return self._isolation is not Isolation.NONE
+
+    def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
+        """See `Place`."""
+        return [self._ask(command, timeout) for command in commands]
+
+    def _ask(self, command: Sequence[str], timeout: float) -> Output:
         try:
-            stdout = process.stdout
-            output = b"" if stdout is None else _read(stdout, command, timeout, max_output)
-            # whoever closes its output and lingers gets a moment, not for ever
-            status = process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            raise LimitError(
-                "did not end after it had closed its output", file=command[0]
-            ) from None
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-    return Output(status, output.decode("utf-8", "replace"))
+            return run_tool(
+                in_root(self._root, command), timeout, environment={"PATH": STANDARD_PATH}
+            )
+        except SgxEnclavesError as error:
+            return Output(127, str(error))
+
+    def packages(self) -> Sequence[InstalledPackage]:
+        """See `Place`; a machine with rpm but without its database is no RPM machine."""
+        folders = [Path(f"{self._root or ''}/{name}") for name in RPM_DATABASES]
+        there = any((f / "Packages").exists() or any(f.glob("*.sqlite")) for f in folders)
+        if shutil.which("rpm") is None or not there:
+            return ()
+        return installed_packages(self._root)
+
+    def open(self, scratch: Path, root: str) -> Tree:
+        """See `Place`.
+
+        Raises:
+            BuildError: the path cannot be a tree's, or this is a root directory.
+        """
+        if self._root is not None:
+            raise BuildError(
+                "nothing is built in a root directory", file=self._root, hint="enter it and build"
+            )
+        return Sandbox(scratch, root, self._isolation, self._visible)
 
 
-def _read(stdout: IO[bytes], command: Sequence[str], timeout: float, max_output: int) -> bytes:
-    deadline = time.monotonic() + timeout
-    parts: list[bytes] = []
-    size = 0
-    with selectors.DefaultSelector() as selector:
-        selector.register(stdout, selectors.EVENT_READ)
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0 or not selector.select(left):
-                raise LimitError(
-                    f"did not end within {timeout:g} s", file=command[0], hint=" ".join(command)
-                )
-            chunk = os.read(stdout.fileno(), _PROCESS_CHUNK)
-            if not chunk:
-                return b"".join(parts)
-            parts.append(chunk)
-            size += len(chunk)
-            if size > max_output:
-                raise LimitError(f"printed more than {max_output} bytes", file=command[0])
+RPM_DATABASES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
 
 
 def in_root(root: Optional[str], command: Sequence[str]) -> list[str]:
-    """The command as it must be run to act inside a buildroot.
-
-    Args:
-        root: the buildroot's folder; None for this machine.
-        command: program and arguments as seen from inside.
-    """
+    """The command as it must be run to act inside a root directory; None for this machine."""
     if root is None:
         return list(command)
     enter = ["chroot", root, *command]
@@ -133,128 +187,56 @@ def in_root(root: Optional[str], command: Sequence[str]) -> list[str]:
     return enter if os.geteuid() == 0 else ["unshare", "--map-root-user", *enter]
 
 
-_INIT = Path(build_init.__file__)
-_CHUNK = 64 << 10
-_POLL = 0.5
-# to end tidily once the leash is cut
-_GRACE = 5.0
-_PROBE_TIMEOUT = 20.0
-_MAX_REPORT = 4096
-_MAX_LOG = 256 * MIB
-# top-level folders that hold a machine's own things
-SYSTEM = frozenset(
-    (
-        *("bin", "boot", "etc", "gnu", "lib", "lib32", "lib64", "libx32", "media", "mnt", "nix"),
-        *("opt", "sbin", "srv", "usr", "var"),
-    )
-)
-_NAMESPACES = ("--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child")
-
-
-class Isolation(enum.Enum):
-    """How far a command can be shut off here."""
-
-    ROOT = "namespaces"
-    USER = "namespaces of an ordinary user"
-    NONE = "none"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended.
-
-    Attributes:
-        status: its exit status; negative for the signal that killed it; None if it
-            was ended or never began.
-        timed_out: whether its deadline passed.
-        problem: why it could not be run, or was ended otherwise; None if neither.
-        milliseconds: how long it took.
-    """
-
-    status: Optional[int]
-    timed_out: bool
-    problem: Optional[str]
-    milliseconds: int
-
-
-@dataclass(frozen=True)
-class Command:
-    """What to run.
-
-    Attributes:
-        argv: program and arguments.
-        folder: where, as the command sees it.
-        environment: all its variables.
-        umask: its file mode mask.
-        timeout: seconds until it and all that it started are killed.
-        hostname: name of its machine, where that can be set.
-    """
-
-    argv: Sequence[str]
-    folder: str
-    environment: Mapping[str, str]
-    umask: int
-    timeout: float
-    hostname: str = "localhost"
-
-
 class Sandbox:
-    """A place to build in.
+    """A tree on this machine; see `Tree`.
 
     Args:
-        scratch: an empty folder; the tree and all else that commands write is in there.
+        scratch: a new directory; the tree and all else that steps write is in there.
         root: the path that the tree should have.
-        isolation: from `find_isolation`.
+        isolation: of its steps.
+        visible: directories that the steps may read besides those that hold tools.
 
-    Attributes:
-        isolation: as given.
-        root: the path that the tree has for the commands.
-        fixed: whether that is the path that was asked for.
-        tree: the same folder as this process sees it; it is not made yet.
-        home: a folder for HOME as the commands see it.
+    Raises:
+        BuildError: the path cannot be a tree's.
     """
 
-    def __init__(self, scratch: Path, root: str, isolation: Isolation) -> None:
-        self.isolation = isolation
+    def __init__(
+        self, scratch: Path, root: str, isolation: Isolation, visible: Sequence[str] = ()
+    ) -> None:
+        self._isolation = isolation
         self._scratch = Path(os.path.abspath(scratch))
         self._remove: Optional[Path] = None
-        self._area, self._area_from = "", ""
-        self._tmp = self._scratch / "tmp"
-        self._new_root = self._scratch / "root"
-        for folder in (self._tmp, self._new_root):
-            folder.mkdir(parents=True)
+        self._binds: list[str] = []
         self.root = os.path.normpath(root)
+        top = Path(self.root).parts[1:2]
+        if not top or (isolation is not Isolation.NONE and top[0] in _RESERVED):
+            raise BuildError("a tree cannot stand among the machine's own files", file=root)
+        # nobody else may reach what steps make, such as a program with the set-user-id bit
+        self._scratch.mkdir(mode=0o700, parents=True)
+        tmp = self._scratch / "tmp"
+        (tmp / "home").mkdir(parents=True)
         if isolation is Isolation.NONE:
             self.fixed = self._claim(Path(self.root))
-            if not self.fixed:
-                self.root = str(self._scratch / "tree")
-            self.tree = Path(self.root)
-            self.home = str(self._tmp / "home")
+            self.root = self.root if self.fixed else str(self._scratch / "tree")
+            self.path, self.home = Path(self.root), str(tmp / "home")
+            return
+        self.fixed, self.home = True, "/tmp/home"  # noqa: S108 - the step's own
+        self._binds = ["--bind", str(tmp), "/tmp"]  # noqa: S108 - the step's own
+        if top[0] == "tmp":
+            self.path = tmp.joinpath(*Path(self.root).parts[2:])
         else:
-            self.fixed = True
-            self.tree = self._place()
-            self.home = "/tmp/home"  # noqa: S108 - the step's own
-        (self._tmp / "home").mkdir()
+            area = self._scratch / "area"
+            area.mkdir()
+            self._binds += ["--bind", str(area), f"/{top[0]}"]
+            self.path = area.joinpath(*Path(self.root).parts[2:])
+        for folder in visible:
+            if Path(folder).parts[1:2] not in [(name,) for name in _SYSTEM]:
+                self._binds += ["--ro-bind-try", folder, folder]
 
     @property
     def network(self) -> bool:
-        """Whether commands can reach a network."""
-        return self.isolation is Isolation.NONE
-
-    def _place(self) -> Path:
-        """Choose the folder that is the steps' own, and where the tree stands in it."""
-        parts = Path(self.root).parts[1:]
-        if parts[0] == "tmp":
-            return self._tmp.joinpath(*parts[1:])
-        own = Path("/", parts[0])
-        if parts[0] in SYSTEM:
-            # as much of the way as is not the machine's
-            missing = [path for path in Path(self.root).parents if not path.exists()]
-            own = missing[-1] if missing else Path(self.root)
-        area = self._scratch / "area"
-        self._area, self._area_from = str(own), str(area)
-        area.mkdir()
-        return area / Path(self.root).relative_to(own)
+        """See `Tree`."""
+        return self._isolation is Isolation.NONE
 
     def _claim(self, root: Path) -> bool:
         """Take the path on the machine itself, if it is free and may be made."""
@@ -268,7 +250,7 @@ class Sandbox:
         return False
 
     def close(self) -> None:
-        """Remove everything that the sandbox has made.
+        """See `Tree`.
 
         Raises:
             BuildError: something is still mounted in there, so that nothing was removed.
@@ -278,118 +260,145 @@ class Sandbox:
                 remove_tree(folder)
 
     def run(self, command: Command, log: Path) -> Ended:
-        """Run a command to its end, whatever that is; nothing of it is left running.
+        """See `Tree`."""
+        isolated = self._isolation is not Isolation.NONE
+        enter = bubblewrap(self._isolation, self._binds, command) if isolated else _SUPERVISE
+        # bubblewrap sets PWD
+        argv = [*_limits(), *enter, "/usr/bin/env", "-u", "PWD", "--", *command.argv]
+        left, tail = _MAX_LOG, b""
 
-        Args:
-            command: see `Command`.
-            log: gets what it prints; replaced if it is there.
-        """
-        start = time.monotonic()
-        report_read, report_write = os.pipe()
-        leash_read, leash_write = os.pipe()
-        pipes = [report_read, report_write, leash_read, leash_write]
+        def take(chunk: bytes) -> Optional[str]:
+            nonlocal left, tail
+            tail = (tail + chunk)[-_LONGEST_LINE:]
+            try:
+                out.write(chunk[:left])
+                out.flush()
+            except OSError as error:
+                return f"the log cannot be written: {error.strerror}"
+            left -= min(left, len(chunk))
+            return None
+
         try:
             with log.open("wb") as out:
                 out.write(log_header(command).encode("utf-8", "replace"))
-                process = self._start(command, report_write, leash_read)
-                for descriptor in (report_write, leash_read):
-                    pipes.remove(descriptor)
-                    os.close(descriptor)
-                try:
-                    ending = _pump(process, out, start + command.timeout)
-                finally:
-                    pipes.remove(leash_write)
-                    os.close(leash_write)
-                    _end(process)
-                    _drain(process, out)
-                took = int((time.monotonic() - start) * 1000)
-                os.set_blocking(report_read, False)
-                ended = _ended(ending, _report(report_read), process.returncode, took)
+                ended = run_program(
+                    argv,
+                    command.environment,
+                    command.timeout,
+                    take,
+                    umask=command.umask,
+                    folder=None if isolated else command.folder,
+                )
+                ended = _as_step(ended, command, tail)
                 with contextlib.suppress(OSError):
-                    out.write(f"# {describe(ended)} after {took / 1000:.1f} s\n".encode())
+                    seconds = ended.milliseconds / 1000
+                    out.write(f"# {describe(ended)} after {seconds:.1f} s\n".encode())
                 return ended
         except OSError as error:
-            took = int((time.monotonic() - start) * 1000)
-            return Ended(None, False, f"cannot be run and logged: {error.strerror}", took)
-        finally:
-            for descriptor in pipes:
-                os.close(descriptor)
-
-    def _start(self, command: Command, report: int, leash: int) -> subprocess.Popen[bytes]:
-        isolated = self.isolation is not Isolation.NONE
-        spec = {
-            "report": report,
-            "leash": leash,
-            "command": list(command.argv),
-            "folder": command.folder,
-            "environment": dict(command.environment),
-            "umask": command.umask,
-            "new_root": str(self._new_root) if isolated else "",
-            "area": self._area,
-            "area_from": self._area_from,
-            "tmp": str(self._tmp),
-            "hostname": command.hostname,
-        }
-        argv = [sys.executable, "-I", "-S", str(_INIT), json.dumps(spec)]
-        return subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
-            [*_enter(self.isolation), *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(report, leash),
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-            start_new_session=True,
-        )
+            return Ended(None, False, f"cannot be run and logged: {error.strerror}", 0)
 
 
-def find_isolation(scratch: Path) -> tuple[Isolation, str]:
-    """Try how far a command can be shut off on this machine.
+def _as_step(ended: Ended, command: Command, tail: bytes) -> Ended:
+    """What the programs around the step report of it."""
+    lines = tail.decode("utf-8", "replace").splitlines()
+    who, _, reason = (lines[-1] if lines else "").partition(": ")
+    if (who, ended.status) in (("/usr/bin/env", _ENV_FAILED), ("bwrap", 1)) or (
+        ended.problem is not None and "cannot be started" in ended.problem
+    ):
+        reason = (reason or ended.problem or "").rpartition(": ")[2]
+        problem = f"{command.argv[0]} cannot be started in {command.folder}: {reason}"
+        return replace(ended, status=None, problem=problem)
+    if ended.status is not None and ended.status > _SIGNALLED:
+        # bubblewrap's way to say that a signal ended it
+        return replace(ended, status=_SIGNALLED - ended.status)
+    return ended
+
+
+def _limits() -> list[str]:
+    """What no step may have more of."""
+    words = ["prlimit"]
+    for name, (kind, most) in _LIMITS.items():
+        hard = resource.getrlimit(kind)[1]
+        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        words.append(f"--{name}={least}:{least}")
+    return [*words, "--"] if shutil.which("prlimit") else []
+
+
+def bubblewrap(isolation: Isolation, binds: Sequence[str], command: Command) -> list[str]:
+    """The words before a command that give it a root of its own.
 
     Args:
-        scratch: an existing folder to try it in; left as it was.
+        isolation: `ROOT` or `USER`.
+        binds: what the step sees besides tools, as bubblewrap's arguments.
+        command: see `Command`.
+    """
+    words = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--new-session"]
+    words += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    words += ["--hostname", command.hostname]
+    if isolation is Isolation.USER:
+        words += ["--unshare-user", "--uid", "0", "--gid", "0"]
+    words += ["--cap-drop", "ALL"]
+    words += [word for name in _CAPABILITIES for word in ("--cap-add", f"CAP_{name}")]
+    for folder in (f"/{name}" for name in (*_SYSTEM, *_ADDED)):
+        if os.path.islink(folder):
+            words += ["--symlink", os.readlink(folder), folder]
+        elif os.path.isdir(folder) and folder not in binds:
+            words += ["--ro-bind", folder, folder]
+    shown = [*(f"/etc/{name}" for name in _ETC), *(f"/proc/{name}" for name in _KERNEL)]
+    words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
+    words += [word for path in shown for word in ("--ro-bind-try", path, path)]
+    words += [word for name in _EMPTY for word in ("--dir", f"/{name}")]
+    return [*words, *binds, "--remount-ro", "/", "--chdir", command.folder, "--"]
+
+
+def best_isolation() -> tuple[Isolation, str]:
+    """Try how far a step can be separated from this machine.
 
     Returns:
-        The best that works, and why not more; empty if there is no more.
+        The best that works; and if that is none, why, and what cures it.
     """
-    if shutil.which("unshare") is None:
-        return Isolation.NONE, "util-linux's unshare is not there"
-    best = Isolation.ROOT if os.geteuid() == 0 else Isolation.USER
-    folder = scratch / ".probe"
-    sandbox = Sandbox(folder, "/sgx-enclaves-probe/tree", best)
-    sandbox.tree.mkdir(parents=True)
-    path = {"PATH": "/usr/bin:/bin"}
-    log = scratch / ".probe.log"
-    try:
-        ended = sandbox.run(Command(["true"], sandbox.root, path, 0o022, _PROBE_TIMEOUT), log)
-        if ended.status == 0:
-            return best, ""
-        text = log.read_text("utf-8", "replace").splitlines()
-        said = next((line for line in text if not line.startswith("#")), "")
-        return Isolation.NONE, ended.problem or said or describe(ended)
-    finally:
-        log.unlink(missing_ok=True)
-        sandbox.close()
+    if shutil.which("bwrap") is None:
+        return Isolation.NONE, "bubblewrap is not here; install the package bubblewrap"
+    said = ""
+    kinds = (Isolation.ROOT, Isolation.USER) if os.geteuid() == 0 else (Isolation.USER,)
+    for kind in kinds:
+        words = bubblewrap(kind, [], Command((), "/", {}, 0o022, _PROBE_TIMEOUT))
+        output = run_tool([*words, "/usr/bin/env", "true"], _PROBE_TIMEOUT)
+        if output.status == 0:
+            return kind, ""
+        said = said or output.text.strip()
+    if "Invalid argument" in said:
+        cure = "/ is no mount point, as in a chroot: `mount --bind DIR DIR` on it before entering"
+    else:
+        cure = "this user or container may make no namespaces; give it that right"
+    return Isolation.NONE, f"{said}; {cure}"
 
 
-def describe(ended: Ended) -> str:
-    """How a command ended, in words."""
-    if ended.timed_out:
-        return "took too long and was killed with all that it had started"
-    if ended.problem is not None:
-        return ended.problem
-    if ended.status is None:
-        return "vanished"
-    if ended.status < 0:
-        try:
-            name = signal.Signals(-ended.status).name
-        except ValueError:
-            name = f"signal {-ended.status}"
-        return f"was killed by {name}"
-    return f"exit status {ended.status}"
+def choose_isolation(*, allow_none: bool = False) -> tuple[Isolation, str]:
+    """How steps are to be separated from this machine.
+
+    Args:
+        allow_none: whether the user allows that they are not.
+
+    Returns:
+        The best that works; and why not more, empty if that is good.
+
+    Raises:
+        BuildError: none is possible, and the user did not allow that.
+    """
+    isolation, reason = best_isolation()
+    if isolation is Isolation.NONE and not allow_none:
+        raise BuildError(
+            "the steps of a build cannot be separated from this machine and its network",
+            found=reason,
+            hint="mend that; --allow-no-isolation builds all the same, and is never the "
+            "reproducible verdict",
+        )
+    return isolation, reason
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder, also where a build has taken away the right to.
+    """Remove a directory, also where a build has taken away the right to.
 
     Raises:
         BuildError: something is mounted in there, so that nothing was removed.
@@ -398,9 +407,9 @@ def remove_tree(folder: Path) -> None:
         mounted = [line.split(" ")[4] for line in file]
     if any(point.startswith(f"{folder.resolve()}/") for point in mounted):
         raise BuildError(
-            "something is mounted in the build's scratch folder, so it is kept",
+            "something is mounted in the build's scratch directory, so it is kept",
             file=str(folder),
-            hint="unmount it, then remove the folder",
+            hint="unmount it, then remove the directory",
         )
 
     def allow(_function: object, path: str, _error: object) -> None:
@@ -413,87 +422,3 @@ def remove_tree(folder: Path) -> None:
                 os.unlink(path)
 
     shutil.rmtree(folder, onerror=allow)
-
-
-def _enter(isolation: Isolation) -> list[str]:
-    if isolation is Isolation.NONE:
-        return []
-    user = ["--user", "--map-root-user"] if isolation is Isolation.USER else []
-    return ["unshare", *user, *_NAMESPACES, "--propagation", "private", "--"]
-
-
-def log_header(command: Command) -> str:
-    """What a step's log begins with."""
-    lines = [f"# in {command.folder}", "# " + " ".join(command.argv)]
-    lines += [f"# {name}={value}" for name, value in sorted(command.environment.items())]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _pump(process: subprocess.Popen[bytes], out: IO[bytes], deadline: float) -> Ended:
-    """Copy output to the log until the process ends or must be ended."""
-    stdout = process.stdout
-    left_in_log = _MAX_LOG
-    with selectors.DefaultSelector() as selector:
-        if stdout is not None:
-            selector.register(stdout, selectors.EVENT_READ)
-        while process.poll() is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return Ended(None, True, None, 0)
-            if not selector.get_map():
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(min(left, _POLL))
-                continue
-            for key, _events in selector.select(min(left, _POLL)):
-                chunk = os.read(key.fd, _CHUNK)
-                if not chunk:
-                    selector.unregister(key.fileobj)
-                try:
-                    out.write(chunk[:left_in_log])
-                    out.flush()
-                except OSError as error:
-                    return Ended(None, False, f"the log cannot be written: {error.strerror}", 0)
-                left_in_log -= min(left_in_log, len(chunk))
-    return Ended(process.returncode, False, None, 0)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """With the leash cut the init ends by itself; be sure of it."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _drain(process: subprocess.Popen[bytes], out: IO[bytes]) -> None:
-    """Log what is still in the pipe."""
-    if process.stdout is None:
-        return
-    with process.stdout as stdout, contextlib.suppress(OSError):
-        os.set_blocking(stdout.fileno(), False)
-        chunk = os.read(stdout.fileno(), _CHUNK)
-        while chunk:
-            out.write(chunk)
-            chunk = os.read(stdout.fileno(), _CHUNK)
-
-
-def _report(descriptor: int) -> list[str]:
-    with contextlib.suppress(BlockingIOError):
-        return os.read(descriptor, _MAX_REPORT).decode("utf-8", "replace").splitlines()
-    return []
-
-
-def _ended(ending: Ended, report: list[str], returncode: int, took: int) -> Ended:
-    if ending.timed_out or ending.problem is not None:
-        return Ended(None, ending.timed_out, ending.problem, took)
-    told = dict(line.split(" ", 1) for line in report if " " in line)
-    if "problem" in told:
-        return Ended(None, False, told["problem"], took)
-    if "signal" in told:
-        return Ended(-int(told["signal"]), False, None, took)
-    if "exit" in told:
-        return Ended(int(told["exit"]), False, None, took)
-    # the init itself was killed, or `unshare` refused and said why in the log
-    status = returncode if returncode != 0 else None
-    return Ended(status, False, None, took)

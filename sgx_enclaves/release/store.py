@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results of stages, kept in a folder so that a broken run can go on.
+"""Stages of a verification: how each ended, and results that are kept for the next run.
+
+An error ends its stage and nothing else: what comes after says for itself what it lacks, so
+that one run reports everything that is wrong. Results are kept in a directory:
 
     DIR/NAME/KEY/files/     what the stage made
     DIR/NAME/KEY/stage.json the stage's inputs, and each file's SHA-256
@@ -7,33 +10,152 @@
 
 KEY is a digest of the stage's inputs: other inputs are another stage. A result
 gets its name by one rename when it is whole and synced. Before it is used again
-every file is digested anew; one that changed, is missing or is new makes the
+every file is digested again; one that changed, is missing or is new makes the
 whole result worthless. That guards against accidents, and against a change of
-the files alone; whoever may write the folder may forge a result with its record.
+the files alone; whoever may write the directory may forge a result with its record.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, Protocol, TypeVar
 
-from sgx_enclaves.errors import DigestError, InputError
-from sgx_enclaves.files import digest_file, read_file, write_file
+from sgx_enclaves.enclave.compare import finding_of
+from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.errors import DigestError, FormatError, InputError, SgxEnclavesError
+from sgx_enclaves.files import (
+    LINK,
+    disk_errors,
+    locked,
+    read_file,
+    sync,
+    tree_entries,
+    write_file,
+)
+from sgx_enclaves.plain import parse_json
+from sgx_enclaves.release.catalogue import Enclave
+from sgx_enclaves.release.outcome import Stage, StageState
 from sgx_enclaves.release.sandbox import remove_tree
 
 _FORM = 1
 _MAX_RECORD = 16 << 20
-_LOCK_POLL = 0.1
 _NAME_DIGITS = 24
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+if TYPE_CHECKING:
+    from typing_extensions import Concatenate, ParamSpec
+
+    P = ParamSpec("P")
+    L = TypeVar("L", bound="_HasLog")
+
+
+class _HasLog(Protocol):
+    @property
+    def log(self) -> StageLog: ...
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """What a stage made.
+
+    Attributes:
+        value: the result; None if an error ended the stage.
+        detail: what was done, in a few words.
+        state: how it ended.
+        findings: why it was refused, or notes.
+        seconds: how long it took; measured by `stage`.
+    """
+
+    value: Optional[T]
+    detail: str
+    state: StageState = StageState.DONE
+    findings: tuple[Finding, ...] = ()
+    seconds: float = 0.0
+
+
+class StageLog:
+    """The stages so far.
+
+    Args:
+        say: told the name of each stage as it begins, for people who wait.
+    """
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self.stages: list[Stage] = []
+
+    def record(self, name: str, done: Done[T]) -> Optional[T]:
+        """Write down how a stage ended; returns its value, None if it was refused."""
+        self.stages.append(Stage(name, done.state, done.detail, done.seconds, done.findings))
+        return None if done.state is StageState.REFUSED else done.value
+
+    def skip(self, name: str, why: str) -> None:
+        """Write down that a stage had to be left out."""
+        self.stages.append(Stage(name, StageState.SKIPPED, why, 0.0))
+
+    def reasons(self, name: str) -> Optional[tuple[Finding, ...]]:
+        """Why the stage of that name was refused; None if it was not."""
+        refused = [s for s in self.stages if s.name == name and s.state is StageState.REFUSED]
+        found = (f for s in refused for f in s.findings if f.severity is not Severity.NOTE)
+        return tuple(found) if refused else None
+
+
+def stage(
+    name: str,
+) -> Callable[[Callable[Concatenate[L, P], Done[T]]], Callable[Concatenate[L, P], Done[T]]]:
+    """Make a function a stage: it says when it begins, takes its time, and raises no error of ours.
+
+    The function's first argument has a `log`, whose `say` is told the name.
+    """
+
+    def wrap(work: Callable[Concatenate[L, P], Done[T]]) -> Callable[Concatenate[L, P], Done[T]]:
+        def run(job: L, /, *args: P.args, **kwargs: P.kwargs) -> Done[T]:
+            job.log.say(name)
+            started = time.monotonic()
+            try:
+                done = work(job, *args, **kwargs)
+            except SgxEnclavesError as error:
+                findings = (finding_of(error, f"{name}-failed"),)
+                done = Done(None, "", StageState.REFUSED, findings)
+            return replace(done, seconds=round(time.monotonic() - started, 3))
+
+        run.__doc__ = work.__doc__
+        return run
+
+    return wrap
+
+
+@dataclass
+class Files(Generic[T]):
+    """Files of one kind, as far as they could be had.
+
+    Attributes:
+        files: by enclave.
+        refused: by enclave, the stage and the reasons why there is none.
+    """
+
+    files: dict[str, T] = field(default_factory=dict)
+    refused: dict[str, tuple[str, tuple[Finding, ...]]] = field(default_factory=dict)
+
+    def refuse(self, enclave: str, stage_name: str, *findings: Finding) -> None:
+        """There is no file, for these reasons."""
+        self.refused[enclave] = (stage_name, findings)
+
+    def refuse_rest(self, enclaves: Iterable[Enclave], log: StageLog, *names: str) -> None:
+        """Give the reasons of a refused stage to each enclave with neither a file nor reasons."""
+        for name in names:
+            reasons = log.reasons(name)
+            for enclave in enclaves if reasons is not None else ():
+                if enclave.name not in self.files and enclave.name not in self.refused:
+                    self.refused[enclave.name] = (name, reasons or ())
 
 
 def input_key(inputs: Mapping[str, Any]) -> str:
@@ -82,10 +204,10 @@ class Kept:
 
 
 class StageStore:
-    """A folder of kept results; it is made when first written to.
+    """A directory of kept results; it is made when first written to.
 
     Args:
-        root: the folder.
+        root: the directory.
         lock_timeout: seconds to wait for another process at the same stage.
         sleep: for tests.
     """
@@ -100,101 +222,80 @@ class StageStore:
         self._lock_timeout = lock_timeout
         self._sleep = sleep
 
-    def run(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Kept:
-        """Give the kept result for these inputs, or make it.
+    def run(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        make: Callable[[Path], None],
+        accept: Callable[[Path], bool] = lambda _folder: True,
+    ) -> Kept:
+        """Return the kept result for these inputs, or make it.
 
         Args:
             name: of the stage, a plain word.
             inputs: everything that the result depends on; digests, not files.
-            make: fills the folder that it is given, which is new and empty.
+            make: fills the directory that it is given, which is new and empty.
+            accept: whether a kept result is to be used; otherwise it is made again.
 
         Raises:
-            InputError: the folder cannot be written, or another process takes too long.
+            InputError: the directory cannot be written, or another process takes too long.
             SgxEnclavesError: from `make`; nothing is kept then.
         """
         key = input_key(inputs)
+        # part of the key is name enough; the record holds the whole, and is compared with it
+        final = self.root / name / key[:_NAME_DIGITS]
         with _disk_errors(self.root):
-            (self.root / name).mkdir(parents=True, exist_ok=True)
+            final.parent.mkdir(parents=True, exist_ok=True)
             (self.root / "locks").mkdir(exist_ok=True)
-        with self._lock(f"{name}-{key}"):
-            final = self._place(name, key)
-            notice = ""
-            if final.exists():
-                kept, problem = _check(final, key)
-                if kept is not None:
+            lock = self.root / "locks" / f"{name}-{key}.lock"
+            with locked(lock, self._lock_timeout, sleep=self._sleep):
+                kept, notice = _check(final, key) if final.exists() else (None, "")
+                if kept is not None and accept(final / "files"):
                     return Kept(final / "files", kept, True, "")
-                notice = f"the kept result of stage {name} is not used: {problem}"
-            with _disk_errors(final):
-                _remove(final)
-                # left by a run that was killed; nobody else has the lock
-                for left in final.parent.glob(f".{final.name}.*"):
-                    _remove(left)
-                work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-            try:
-                (work / "files").mkdir()
-                make(work / "files")
-                with _disk_errors(work):
-                    made = _digest_tree(work / "files")
-                    for file in made:
-                        _sync(work / "files" / file)
-                    record = {"form": _FORM, "key": key, "inputs": inputs, "files": made}
-                    write_file(str(work / "stage.json"), json.dumps(record, indent=2).encode())
-                    work.chmod(0o755)
-                    work.rename(final)
-                    _sync(final.parent)
-            finally:
-                if work.exists():
-                    remove_tree(work)
-            return Kept(final / "files", made, False, notice)
+                if notice:
+                    notice = f"the kept result of stage {name} is not used: {notice}"
+                made = _make(final, key, inputs, make)
+                return Kept(final / "files", made, False, notice)
 
-    def forget(self, name: str, inputs: Mapping[str, Any]) -> None:
-        """Remove the kept result for these inputs.
 
-        Raises:
-            InputError: it cannot be removed, or another process takes too long.
-        """
-        key = input_key(inputs)
-        with self._lock(f"{name}-{key}"), _disk_errors(self.root):
-            _remove(self._place(name, key))
-
-    def _place(self, name: str, key: str) -> Path:
-        """Part of the key is name enough; the record holds, and is held to, the whole."""
-        return self.root / name / key[:_NAME_DIGITS]
-
-    @contextlib.contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
-        path = self.root / "locks" / f"{name}.lock"
-        with _disk_errors(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            deadline = time.monotonic() + self._lock_timeout
-            while True:
-                try:
-                    # the kernel lets go of it when the process ends, however
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        raise InputError(
-                            f"another process has been at this for {self._lock_timeout:.0f} s",
-                            file=str(path),
-                            hint="wait for it or end it",
-                        ) from None
-                    self._sleep(_LOCK_POLL)
-            yield
-        finally:
-            os.close(descriptor)
+def _make(
+    final: Path, key: str, inputs: Mapping[str, Any], make: Callable[[Path], None]
+) -> dict[str, str]:
+    """Make a result beside its place, then give it its name."""
+    _remove(final)
+    # left by a run that was killed; nobody else has the lock
+    for left in final.parent.glob(f".{final.name}.*"):
+        _remove(left)
+    work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    try:
+        (work / "files").mkdir()
+        make(work / "files")
+        made = _digests(work / "files")
+        for file in made:
+            sync(work / "files" / file)
+        record = {"form": _FORM, "key": key, "inputs": inputs, "files": made}
+        write_file(str(work / "stage.json"), json.dumps(record, indent=2).encode())
+        work.chmod(0o755)
+        work.rename(final)
+        sync(final.parent)
+    finally:
+        if work.exists():
+            remove_tree(work)
+    return made
 
 
 def _check(final: Path, key: str) -> tuple[Optional[dict[str, str]], str]:
     """The digests of a kept result, or why it is worth nothing."""
+    path = str(final / "stage.json")
     try:
-        record = json.loads(read_file(str(final / "stage.json"), _MAX_RECORD))
+        record = parse_json(read_file(path, _MAX_RECORD), file=path, error=FormatError)
         recorded = dict(record["files"])
         if record["form"] != _FORM or record["key"] != key or input_key(record["inputs"]) != key:
             return None, "its record is of another form or for other inputs"
-        found = _digest_tree(final / "files")
-    except (InputError, OSError):
+        found = _digests(final / "files")
+    except FormatError:
+        return None, "its record makes no sense"
+    except (SgxEnclavesError, OSError):
         return None, "it cannot be read whole"
     except (ValueError, KeyError, TypeError):
         return None, "its record makes no sense"
@@ -203,7 +304,7 @@ def _check(final: Path, key: str) -> tuple[Optional[dict[str, str]], str]:
 
 
 def _difference(recorded: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """In what a folder is not as it was recorded; empty if it is."""
+    """In what a directory is not as it was recorded; empty if it is."""
     for name in sorted(recorded.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"
@@ -214,16 +315,13 @@ def _difference(recorded: Mapping[str, str], found: Mapping[str, str]) -> str:
     return ""
 
 
-def _digest_tree(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file; anything but files and folders is refused."""
-    found: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise InputError("neither a file nor a folder", file=str(path))
-        if path.is_file():
-            name = path.relative_to(folder).as_posix()
-            found[name] = digest_file(path)
-    return found
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file; anything but files and directories is refused."""
+    entries = tree_entries(folder)
+    for entry in entries:
+        if entry.kind == LINK:
+            raise InputError("neither a file nor a directory", file=str(folder / entry.path))
+    return {entry.path: entry.value for entry in entries if entry.value}
 
 
 def _remove(path: Path) -> None:
@@ -233,21 +331,6 @@ def _remove(path: Path) -> None:
         remove_tree(path)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"the work folder cannot be used: {error.strerror or error}",
-            file=str(path),
-            hint="check the folder, its rights and the space left; --work names another",
-        ) from None
+def _disk_errors(path: Path) -> AbstractContextManager[None]:
+    hint = "check the directory, its rights and the space left; --work names another"
+    return disk_errors(path, "the work directory", hint)

@@ -1,67 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The whole job for a release: get the sources, build, get the vendor's files, compare.
 
-Stages are kept (see `stages`), the comparison never is: a verdict is made anew from
+Stages are kept (see `store`), the comparison never is: a verdict is made again from
 the bytes in each run, so that nothing that lies on a disk can pass for one.
-
-Runs stages one after the other and writes down how each ended.
-
-An error ends its stage and nothing else: what comes after says for itself what
-it lacks, so that one run tells everything that is wrong.
-
-The vendor's signed enclaves: out of the vendor's archives, out of a repacked
-one, or out of a folder that the user gives.
-
-Never looks into an enclave: whose it is and what is in it, the comparison says.
-
-Our own enclaves: sources fetched, toolchain checked, built; or a build that is given.
-
-The build itself is `build`'s matter. Here is decided whether it may be done at
-all, whether an earlier one may be used again, and what can be said of it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Generic, Optional, TypeVar
+from typing import Any, Optional, Union
 
 from sgx_enclaves import __version__
 from sgx_enclaves.enclave.compare import compare, finding_of
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
-from sgx_enclaves.errors import InputError, SgxEnclavesError, UnsupportedError
+from sgx_enclaves.errors import BuildError, InputError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.explain.explain import explained
-from sgx_enclaves.files import digest_file, end_with_parent, read_file, write_file
+from sgx_enclaves.files import end_with_parent, read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.release.archive import digest_members, list_members, read_members
-from sgx_enclaves.release.build import BuildRequest, Site, build_release, search_path
-from sgx_enclaves.release.catalogue import (
-    Catalogue,
-    Enclave,
-    Release,
-    Source,
-    Toolchain,
-    VendorArchive,
-    policy_of,
-)
+from sgx_enclaves.plain import as_plain
+from sgx_enclaves.release.build import BuildRequest, TreeInputs, build_trees, toolchain_use
+from sgx_enclaves.release.build_tree import log_tail, plan_trees
+from sgx_enclaves.release.catalogue import Catalogue, Enclave, Release, Toolchain, policy_of
 from sgx_enclaves.release.fetch import Fetched, Fetcher
+from sgx_enclaves.release.installed import BuildrootLock
 from sgx_enclaves.release.manifest import (
+    LOGS,
     MANIFEST,
-    Built,
     BuiltEnclave,
+    EnclaveRecord,
     Manifest,
-    ToolchainKind,
     config_name,
     load_built,
+    load_manifest,
     unsigned_name,
 )
 from sgx_enclaves.release.outcome import (
@@ -74,428 +52,27 @@ from sgx_enclaves.release.outcome import (
     decide,
     note,
 )
-from sgx_enclaves.release.sandbox import Output, run_tool
-from sgx_enclaves.release.store import Kept, StageStore
+from sgx_enclaves.release.place import Place
+from sgx_enclaves.release.signed_files import SignedFiles, VendorFiles
+from sgx_enclaves.release.store import Done, Files, Say, StageLog, StageStore, stage
 from sgx_enclaves.release.toolchain import (
     Part,
     State,
+    ToolchainKind,
     ToolchainRecord,
-    check_toolchain,
-    record_toolchain,
+    ToolchainUse,
+    check_lock,
+    look_at,
+    search_path,
 )
-from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_repacked
+from sgx_enclaves.release.vendor import fetch_sources as fetch_tree
 
-T = TypeVar("T")
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Done(Generic[T]):
-    """What a stage made.
-
-    Attributes:
-        value: the result.
-        detail: what was done, in a few words.
-        state: done, kept or given; refused if the findings say so.
-        findings: why it was refused, or notes.
-    """
-
-    value: T
-    detail: str
-    state: StageState = StageState.DONE
-    findings: tuple[Finding, ...] = ()
-
-
-class StageLog:
-    """The stages so far.
-
-    Args:
-        say: told what begins, for people who wait.
-    """
-
-    def __init__(self, say: Say) -> None:
-        self.stages: list[Stage] = []
-        self._say = say
-
-    def attempt(self, name: str, work: Callable[[], Done[T]]) -> Optional[T]:
-        """Run a stage; None if an error ended it."""
-        self._say(name)
-        started = time.monotonic()
-        try:
-            done = work()
-        except SgxEnclavesError as error:
-            self._add(name, StageState.REFUSED, "", started, (finding_of(error, f"{name}-failed"),))
-            return None
-        self._add(name, done.state, done.detail, started, done.findings)
-        return None if done.state is StageState.REFUSED else done.value
-
-    def skip(self, name: str, why: str) -> None:
-        """Write down that a stage had to be left out."""
-        self.stages.append(Stage(name, StageState.SKIPPED, why, 0.0))
-
-    def _add(
-        self,
-        name: str,
-        state: StageState,
-        detail: str,
-        started: float,
-        findings: tuple[Finding, ...],
-    ) -> None:
-        seconds = round(time.monotonic() - started, 3)
-        self.stages.append(Stage(name, state, detail, seconds, findings))
+_LINES = 3
+_POLICY_FACTS = ("isvprodid", "least_isvsvn")
 
 
 @dataclass(frozen=True)
-class NamedData:
-    """A file's content, read once, and what to call it."""
-
-    name: str
-    data: bytes
-
-
-@dataclass
-class SignedFiles:
-    """The vendor's files as far as they could be had.
-
-    Attributes:
-        files: by enclave.
-        refused: by enclave, the stage and the reasons why there is no file.
-        to_prove: enclaves of a repacked archive that only a comparison can vouch for.
-    """
-
-    files: dict[str, NamedData] = field(default_factory=dict)
-    refused: dict[str, tuple[str, tuple[Finding, ...]]] = field(default_factory=dict)
-    to_prove: set[str] = field(default_factory=set)
-
-
-class SignedStage:
-    """Gets the vendor's files of a release.
-
-    Args:
-        release: whose files.
-        fetcher: brings the archives.
-        store: keeps the members.
-        log: told how each stage ended.
-        allow_unpinned: accept archives whose digest nobody pinned.
-    """
-
-    def __init__(
-        self,
-        release: Release,
-        fetcher: Fetcher,
-        store: StageStore,
-        log: StageLog,
-        *,
-        allow_unpinned: bool = False,
-    ) -> None:
-        self._release = release
-        self._fetcher = fetcher
-        self._store = store
-        self._log = log
-        self._allow_unpinned = allow_unpinned
-        self._result = SignedFiles()
-
-    def run(self, given: Optional[Path], repacked: Mapping[str, Path]) -> SignedFiles:
-        """Get every file.
-
-        Args:
-            given: a folder that has them already.
-            repacked: repacked archives, by the id of the vendor's archive.
-        """
-        if given is not None:
-            self._log.attempt("signed", lambda: self._from_folder(given))
-            self._refuse_rest("signed", self._release.enclaves)
-            return self._result
-        for archive in self._release.vendor:
-            enclaves = [e for e in self._release.enclaves if e.vendor == archive.id]
-            if enclaves:
-                self._one_archive(archive, enclaves, repacked.get(archive.id))
-        return self._result
-
-    def _one_archive(
-        self, archive: VendorArchive, enclaves: Sequence[Enclave], repack: Optional[Path]
-    ) -> None:
-        original = self._log.attempt("signed", lambda: self._from_archive(archive, enclaves))
-        if repack is not None:
-            self._log.attempt(
-                "repack", lambda: self._from_repack(archive, repack, original, enclaves)
-            )
-            self._refuse_rest("repack", enclaves)
-        elif original is not None:
-            self._take(original, enclaves)
-        self._refuse_rest("signed", enclaves)
-
-    def _refuse_rest(self, stage: str, enclaves: Sequence[Enclave]) -> None:
-        """Give the stage's reasons to each enclave that has neither a file nor a reason yet."""
-        reasons = tuple(
-            f
-            for s in self._log.stages
-            if s.name == stage and s.state is StageState.REFUSED
-            for f in s.findings
-            if f.severity is not Severity.NOTE
-        )
-        for enclave in enclaves:
-            if enclave.name not in self._result.files:
-                self._result.refused.setdefault(enclave.name, (stage, reasons))
-
-    def _missing(self, stage: str, enclave: Enclave, where: str, hint: str) -> None:
-        finding = Finding(
-            "signed-file-missing",
-            Severity.UNVERIFIABLE,
-            f"{where} has no signed {enclave.name}",
-            expected=enclave.member,
-            hint=hint,
-        )
-        self._result.refused[enclave.name] = (stage, (finding,))
-
-    def _from_folder(self, folder: Path) -> Done[None]:
-        if not folder.is_dir():
-            raise InputError("there is no such folder", file=str(folder), hint="correct --signed")
-        for enclave in self._release.enclaves:
-            try:
-                path = signed_in(folder, enclave)
-                if path is None:
-                    self._missing("signed", enclave, str(folder), "put it there, or drop --signed")
-                    continue
-                data = read_file(str(path), DEFAULT_LIMITS.file_size)
-            except SgxEnclavesError as error:
-                finding = finding_of(error, "signed-failed")
-                self._result.refused[enclave.name] = ("signed", (finding,))
-                continue
-            self._result.files[enclave.name] = NamedData(path.name, data)
-        count = len(self._result.files)
-        return Done(None, f"{count} files of {folder}, as given", StageState.GIVEN)
-
-    def _from_archive(self, archive: VendorArchive, enclaves: Sequence[Enclave]) -> Done[_Original]:
-        only = replace(self._release, vendor=(archive,))
-        here = fetch_signed(only, self._fetcher, allow_unpinned=self._allow_unpinned)[archive.id]
-        fetched = here.fetched
-        notes = []
-        if here.note:
-            notes.append(note("not-cross-checked", here.note))
-        members = {e.signed_file: e.member for e in enclaves}
-
-        def make(into: Path) -> None:
-            there = {member.name for member in list_members(fetched.path)}
-            contents = read_members(fetched.path, there & set(members.values()))
-            for file, member in members.items():
-                if member in contents:
-                    write_file(str(into / file), contents[member])
-
-        kept = self._store.run("signed", {"archive": fetched.sha256, "members": members}, make)
-        if kept.notice:
-            notes.append(note("kept-result-dropped", kept.notice))
-        pinned = "as pinned" if fetched.pinned else "NOT PINNED"
-        listed = ", as the vendor's checksums file says" if here.cross_checked else ""
-        detail = f"{archive.artifact.filename}, sha256 {fetched.sha256[:16]}, {pinned}{listed}"
-        state = StageState.KEPT if kept.reused else StageState.DONE
-        original = _Original(archive.artifact.filename, fetched.path, kept)
-        return Done(original, detail, state, tuple(notes))
-
-    def _take(self, original: _Original, enclaves: Sequence[Enclave]) -> None:
-        for enclave in enclaves:
-            file = enclave.signed_file
-            if file not in original.kept.digests:
-                hint = "list the archive and correct the release's member"
-                self._missing("signed", enclave, original.filename, hint)
-                continue
-            try:
-                data = original.kept.read(file, DEFAULT_LIMITS.file_size)
-            except SgxEnclavesError as error:
-                finding = finding_of(error, "signed-failed")
-                self._result.refused[enclave.name] = ("signed", (finding,))
-                continue
-            self._result.files[enclave.name] = NamedData(file, data)
-
-    def _from_repack(
-        self,
-        archive: VendorArchive,
-        path: Path,
-        original: Optional[_Original],
-        enclaves: Sequence[Enclave],
-    ) -> Done[None]:
-        repacked = read_repacked(
-            self._release, archive.id, path, original.path if original is not None else None
-        )
-        for enclave in enclaves:
-            if enclave.name in repacked.enclaves:
-                named = NamedData(enclave.signed_file, repacked.enclaves[enclave.name])
-                self._result.files[enclave.name] = named
-                if enclave.name not in repacked.proved:
-                    self._result.to_prove.add(enclave.name)
-            else:
-                hint = "the repack leaves it out; give the vendor's archive to check it"
-                self._missing("repack", enclave, str(path), hint)
-        theirs = _contents(original.path) if original is not None else frozenset()
-        ours = _contents(path)
-        enclave_files = {enclave.signed_file for enclave in enclaves}
-        foreign = sorted(name for name, _ in ours - theirs if name not in enclave_files)
-        against = "the vendor's archive" if original is not None else "no original: it is not here"
-        detail = (
-            f"{path.name}, sha256 {digest_file(path)[:16]}, held against {against}: "
-            f"{len(ours & theirs)} of {len(ours)} members are the vendor's"
-        )
-        if not foreign:
-            return Done(None, detail)
-        finding = Finding(
-            "repack-unlike-original",
-            Severity.UNVERIFIABLE,
-            "the repack has members that are not the vendor's, and no enclave to compare",
-            found=", ".join(repr(name) for name in foreign[:4]),
-            hint="repack the vendor's archive again, and only leave things out",
-        )
-        return Done(None, detail, StageState.REFUSED, (finding,))
-
-
-def _contents(archive: Path) -> frozenset[tuple[str, str]]:
-    """File name without its folder, which a repack may rename, and digest of each member."""
-    return frozenset(
-        (name.rpartition("/")[2], digest) for name, digest in digest_members(archive).items()
-    )
-
-
-@dataclass(frozen=True)
-class _Original:
-    """The vendor's own archive and the members that were taken out of it."""
-
-    filename: str
-    path: Path
-    kept: Kept
-
-
-def signed_in(folder: Path, enclave: Enclave) -> Optional[Path]:
-    """The signed enclave in a folder: under its plain name, or the one with a version.
-
-    Raises:
-        InputError: several versions and no plain name.
-    """
-    plain = folder / enclave.signed_file
-    if plain.exists():
-        return plain
-    versions = {path.resolve() for path in folder.glob(f"{enclave.signed_file}.*")}
-    if len(versions) > 1:
-        raise InputError(
-            f"more than one version of {enclave.signed_file}",
-            file=str(folder),
-            found=", ".join(sorted(path.name for path in versions)),
-            hint="leave one",
-        )
-    return next(iter(versions), None)
-
-
-Recorder = Callable[[Toolchain, ToolchainKind], ToolchainRecord]
-
-
-@dataclass(frozen=True)
-class BuildOrder:
-    """What a builder is asked for.
-
-    Attributes:
-        catalogue: where the trees of other releases are.
-        release: whose enclaves.
-        enclaves: their names.
-        sources: tree to source id to archive.
-        toolchain: the designated one, or whatever is here.
-    """
-
-    catalogue: Catalogue
-    release: Release
-    enclaves: tuple[str, ...]
-    sources: Mapping[str, Mapping[str, Fetched]]
-    toolchain: ToolchainKind
-
-
-Builder = Callable[[BuildOrder, Path], None]
-
-
-def record_for(pinned: Toolchain, kind: ToolchainKind) -> ToolchainRecord:
-    """Look at the toolchain on the path that the build will have."""
-    path = search_path(pinned, kind)
-
-    def run(command: Sequence[str], timeout: float) -> Output:
-        return run_tool(command, timeout, environment={"PATH": path})
-
-    return record_toolchain([tool.name for tool in pinned.tools], run=run, path=path)
-
-
-def recorder_at(site: Site) -> Recorder:
-    """Looks at the toolchain of a site as `record_for` does at this machine's."""
-
-    def record(pinned: Toolchain, kind: ToolchainKind) -> ToolchainRecord:
-        return site.record([tool.name for tool in pinned.tools], search_path(pinned, kind))
-
-    return record
-
-
-def builder(
-    tell: Say, site: Optional[Site] = None, make_timeout: int = BuildRequest.make_timeout
-) -> Builder:
-    """The real one.
-
-    Args:
-        tell: hears what it is at.
-        site: where to build; None for this machine.
-        make_timeout: seconds for the make of each enclave.
-    """
-
-    def run(order: BuildOrder, into: Path) -> None:
-        here = {
-            source.artifact: order.sources[name][source.id]
-            for name in order.sources
-            for source in _sources_of(order.catalogue.release(name))
-        }
-        request = BuildRequest(
-            order.catalogue,
-            order.release,
-            into,
-            order.enclaves,
-            order.toolchain,
-            make_timeout=make_timeout,
-            site=site,
-        )
-        build_release(request, here.__getitem__, tell)
-
-    return run
-
-
-def _sources_of(tree: Release) -> tuple[Source, ...]:
-    return tree.build.sources if tree.build is not None else ()
-
-
-@dataclass
-class BuiltFiles:
-    """Our enclaves as far as there are any.
-
-    Attributes:
-        files: by enclave.
-        refused: by enclave, the stage and the reasons why there is none.
-        facts: one for each tree.
-    """
-
-    files: dict[str, BuiltEnclave] = field(default_factory=dict)
-    refused: dict[str, tuple[str, tuple[Finding, ...]]] = field(default_factory=dict)
-    facts: list[BuildFacts] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class BuildTools:
-    """What a build stage works with.
-
-    Attributes:
-        fetcher: brings the sources.
-        store: keeps the build.
-        record: looks at the toolchain.
-        build: builds.
-    """
-
-    fetcher: Fetcher
-    store: StageStore
-    record: Recorder
-    build: Builder
-
-
-@dataclass(frozen=True)
-class Vouched:
+class BuildOrigin:
     """What somebody else says of a build that is given.
 
     Attributes:
@@ -507,279 +84,471 @@ class Vouched:
     objections: tuple[Finding, ...] = ()
 
 
-class BuildStage:
-    """Builds a release's enclaves.
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
 
-    Args:
-        catalogue: the release's, and where other trees are.
-        release: whose enclaves.
-        tools: see `BuildTools`.
-        log: told how each stage ended.
-        host_toolchain: build even if the toolchain is not the designated one.
-        allow_unpinned: accept sources whose digest nobody pinned.
-        everything: build the enclaves that are not required too.
+    Attributes:
+        catalogue: all releases.
+        release: the one to verify.
+        built: a directory with our enclaves, ready-made; None builds them.
+        origin: what somebody else says of that directory; None for what it says itself.
+        signed: a directory with the vendor's files, ready-made; None fetches them.
+        repacked: repacked archives, by the id of the vendor's archive.
+        toolchain: `HOST` builds with the place's toolchain, whatever it is.
+        tools: prefixes whose programs come first in a build with `HOST`.
+        lock: the packages that the place must have; None if they are not pinned.
+        allow_unpinned: accept files and policies that are not pinned.
+        everything: build and compare the enclaves that are not required too.
+        jobs: comparisons at once.
+        make_timeout: seconds for the make of each enclave.
     """
 
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        release: Release,
-        tools: BuildTools,
-        log: StageLog,
-        *,
-        host_toolchain: bool = False,
-        allow_unpinned: bool = False,
-        everything: bool = False,
-    ) -> None:
-        self._catalogue = catalogue
-        self._release = release
-        self._tools = tools
-        self._log = log
-        self._host = host_toolchain
-        self._kind = ToolchainKind.HOST if host_toolchain else ToolchainKind.DESIGNATED
-        self._allow_unpinned = allow_unpinned
-        self._everything = everything
-        self._result = BuiltFiles()
-        self._trees: dict[str, Release] = {}
-        self._buildable: dict[str, tuple[Release, Enclave]] = {}
+    catalogue: Catalogue
+    release: Release
+    built: Optional[Path] = None
+    origin: Optional[BuildOrigin] = None
+    signed: Optional[Path] = None
+    repacked: Mapping[str, Path] = field(default_factory=dict)
+    toolchain: ToolchainKind = ToolchainKind.DESIGNATED
+    tools: tuple[str, ...] = ()
+    lock: Optional[BuildrootLock] = None
+    allow_unpinned: bool = False
+    everything: bool = False
+    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    make_timeout: int = BuildRequest.make_timeout
 
-    def run(self, given: Optional[Path], vouched: Optional[Vouched] = None) -> BuiltFiles:
-        """Build, or read the folder that is given."""
-        self._find_trees(everything=self._everything or given is not None)
-        if given is not None:
-            self._log.attempt("build", lambda: self._from_folder(given, vouched))
-            self._refuse_rest("build")
-            return self._result
-        fetched = self._sources()
-        records = self._toolchains()
-        if not self._buildable:
-            self._log.skip("build", "no enclave of this release can be built")
-        elif fetched is None or records is None:
-            self._log.skip("build", "needs the sources and the toolchain")
+
+@dataclass(frozen=True)
+class Verified:
+    """A verdict, and what it is about.
+
+    Attributes:
+        verdict: see `ReleaseVerdict`.
+        built: our enclaves, as far as there are any.
+        signed: the vendor's files, as far as they could be had.
+        toolchains: what was seen of each toolchain, by its name; none if the build was given.
+    """
+
+    verdict: ReleaseVerdict
+    built: Files[BuiltEnclave]
+    signed: SignedFiles
+    toolchains: Mapping[str, ToolchainRecord]
+
+
+@dataclass(frozen=True)
+class OurBuild:
+    """Our enclaves, built or given.
+
+    Attributes:
+        directory: where they lie.
+        enclaves: those that are there.
+        manifest: how they were built; None if a build that is given has none.
+    """
+
+    directory: Path
+    enclaves: tuple[BuiltEnclave, ...]
+    manifest: Optional[Manifest]
+
+
+@dataclass(frozen=True)
+class _Trees:
+    """Where the enclaves of a release are built.
+
+    Attributes:
+        trees: the releases whose trees they are, by name.
+        enclaves: the enclave as that tree describes it, and the tree's name, by enclave.
+        refused: by enclave, the stage and the reasons why it is not built.
+    """
+
+    trees: dict[str, Release]
+    enclaves: dict[str, tuple[str, Enclave]]
+    refused: dict[str, tuple[str, tuple[Finding, ...]]]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the stages share; see `Request` and `verify_release`."""
+
+    request: Request
+    where: _Trees
+    place: Place
+    fetcher: Fetcher
+    store: StageStore
+    log: StageLog
+
+    @property
+    def required(self) -> list[str]:
+        """The names of the enclaves that the build stands or falls with."""
+        enclaves = self.request.release.enclaves
+        return [e.name for e in enclaves if e.required and e.name in self.where.enclaves]
+
+
+Sources = Mapping[str, Mapping[str, Fetched]]
+Uses = Mapping[str, ToolchainUse]
+
+
+def verify_release(
+    request: Request, *, place: Place, fetcher: Fetcher, store: StageStore, say: Say
+) -> Verified:
+    """Do the whole job.
+
+    Args:
+        request: see `Request`.
+        place: where to build; it is not asked for anything if the build is given.
+        fetcher: brings sources and the vendor's archives.
+        store: keeps the results of stages.
+        say: told the name of each stage as it begins, and what a build is doing.
+
+    Returns:
+        The verdict and what it is about. What goes wrong in a stage is in the verdict,
+        never an exception.
+
+    Raises:
+        InputError: the arguments make no sense.
+    """
+    _check_request(request)
+    release, log = request.release, StageLog(say)
+    job = _Job(request, _find_trees(request), place, fetcher, store, log)
+    built: Optional[OurBuild] = None
+    uses: Uses = {}
+    if request.built is not None:
+        given = read_given(job, request.built)
+        log.record("build", given)
+        built = given.value
+        facts = _facts_of_given(job, built)
+    else:
+        sources = log.record("sources", fetch_sources(job))
+        looked = look_at_toolchains(job)
+        uses = looked.value or {}
+        usable = log.record("toolchain", looked)
+        if not job.where.enclaves:
+            log.skip("build", "no enclave of this release can be built")
+        elif sources is None or usable is None:
+            log.skip("build", "needs the sources and the toolchain")
         else:
-            self._log.attempt("build", lambda: self._build(fetched, records))
-        for stage in ("sources", "toolchain", "build"):
-            self._refuse_rest(stage)
-        if not self._result.files:
-            facts = self._result.facts
-            self._result.facts = [replace(f, kind=BuildKind.NONE) for f in facts]
-        return self._result
+            done = build(job, sources, usable)
+            log.record("build", done)
+            built = done.value
+        facts = _facts_of_build(job, uses, built)
+    ours = _built_files(job, built)
+    vendors = VendorFiles(release, fetcher, store, log, request.allow_unpinned)
+    theirs = vendors.get(request.signed, request.repacked)
+    pairs = _pairs(release, ours, theirs)
+    verdicts: Verdicts = {}
+    if pairs:
+        verdicts = log.record("compare", compare_all(job, pairs)) or {}
+    else:
+        log.skip("compare", "no enclave is there twice, built and signed")
+    results = [_result(enclave, ours, theirs, verdicts) for enclave in release.enclaves]
+    verdict = decide(
+        release.name,
+        release.title,
+        unpinned=request.catalogue.unpinned_digests(release),
+        unpinned_allowed=request.allow_unpinned,
+        builds=facts or [BuildFacts(release.name, BuildKind.NONE, "", ())],
+        stages=_with_unproved(log.stages, results, theirs),
+        enclaves=results,
+        notices=request.catalogue.notices,
+    )
+    return Verified(verdict, ours, theirs, {use.name: use.record for use in uses.values()})
 
-    def _find_trees(self, everything: bool) -> None:
-        for enclave in self._release.enclaves:
-            if not (enclave.required or everything):
-                finding = Finding(
-                    "not-asked-for",
-                    Severity.UNVERIFIABLE,
-                    f"{enclave.name} is not required, so it was not built",
-                    hint="--all builds it too",
-                )
-                self._result.refused[enclave.name] = ("build", (finding,))
-                continue
-            try:
-                tree, own = self._catalogue.build_of(self._release, enclave)
-            except SgxEnclavesError as error:
-                finding = finding_of(error, "not-buildable")
-                self._result.refused[enclave.name] = ("catalogue", (finding,))
-                continue
-            self._trees[tree.name] = tree
-            self._buildable[enclave.name] = (tree, own)
 
-    def _refuse_rest(self, stage: str) -> None:
-        """Give the stage's reasons to each enclave that has neither a file nor a reason yet."""
-        found = [s for s in self._log.stages if s.name == stage and s.state is StageState.REFUSED]
-        if not found:
-            return
-        reasons = tuple(f for s in found for f in s.findings if f.severity is not Severity.NOTE)
-        for enclave in self._release.enclaves:
-            if enclave.name not in self._result.files:
-                self._result.refused.setdefault(enclave.name, (stage, reasons))
+def _check_request(request: Request) -> None:
+    known = [archive.id for archive in request.release.vendor]
+    for vendor in request.repacked:
+        if vendor not in known:
+            raise InputError(
+                f"the release has no vendor archive {vendor!r}", expected=" or ".join(known)
+            )
+    if request.repacked and request.signed is not None:
+        raise InputError("a repacked archive and a folder of signed files exclude each other")
 
-    def _sources(self) -> Optional[dict[str, dict[str, Fetched]]]:
-        def work() -> Done[dict[str, dict[str, Fetched]]]:
-            fetched = {
-                name: fetch_sources(tree, self._tools.fetcher, allow_unpinned=self._allow_unpinned)
-                for name, tree in self._trees.items()
-            }
-            files = [file for tree in fetched.values() for file in tree.values()]
-            loose = sum(not file.pinned for file in files)
-            here = sum(file.url is None for file in files)
-            detail = f"{len(files)} archive{'s' if len(files) != 1 else ''}, {here} in the cache, "
-            detail += f"{loose} NOT PINNED" if loose else "each as pinned"
-            return Done(fetched, detail)
 
-        return self._log.attempt("sources", work)
+def _find_trees(request: Request) -> _Trees:
+    where = _Trees({}, {}, {})
+    for enclave in request.release.enclaves:
+        if not (enclave.required or request.everything or request.built is not None):
+            finding = Finding(
+                "not-asked-for",
+                Severity.UNVERIFIABLE,
+                f"{enclave.name} is not required, so it was not built",
+                hint="--all builds it too",
+            )
+            where.refused[enclave.name] = ("build", (finding,))
+            continue
+        try:
+            tree, own = request.catalogue.build_of(request.release, enclave)
+        except SgxEnclavesError as error:
+            finding = finding_of(error, "not-buildable")
+            where.refused[enclave.name] = ("catalogue", (finding,))
+            continue
+        where.trees[tree.name] = tree
+        where.enclaves[enclave.name] = (tree.name, own)
+    return where
 
-    def _toolchains(self) -> Optional[dict[str, ToolchainRecord]]:
-        """A record for each tree; None if one is not as designated and that is not allowed."""
 
-        def work() -> Done[dict[str, ToolchainRecord]]:
-            records: dict[str, ToolchainRecord] = {}
-            findings: list[Finding] = []
-            matched = 0
-            for name, tree in self._trees.items():
-                pinned = _toolchain_of(tree)
-                records[name] = self._tools.record(pinned, self._kind)
-                check = check_toolchain(pinned, records[name])
-                matched += sum(part.state is State.MATCH for part in check.parts)
-                wrong = tuple(part for part in check.parts if part.state is not State.MATCH)
-                kind = BuildKind.HOST if self._host or not check.matches else BuildKind.DESIGNATED
-                words = tuple(part_words(part) for part in wrong)
-                self._result.facts.append(BuildFacts(name, kind, pinned.name, words))
-                findings += [self._toolchain_finding(pinned, part) for part in wrong]
-            parts = matched + len(findings)
-            detail = f"{matched} of {parts} parts are as designated"
-            if findings and self._host:
-                detail += "; this machine's toolchain is used all the same, as asked"
-            state = StageState.DONE if self._host or not findings else StageState.REFUSED
-            return Done(records, detail, state, tuple(findings))
+@stage("sources")
+def fetch_sources(job: _Job) -> Done[Sources]:
+    """The source archives of each tree."""
+    unpinned = job.request.allow_unpinned
+    fetched = {
+        name: fetch_tree(tree, job.fetcher, allow_unpinned=unpinned)
+        for name, tree in job.where.trees.items()
+    }
+    files = [file for tree in fetched.values() for file in tree.values()]
+    loose = sum(not file.pinned for file in files)
+    here = sum(file.url is None for file in files)
+    detail = f"{len(files)} archive{'s' if len(files) != 1 else ''}, {here} in the cache, "
+    detail += f"{loose} NOT PINNED" if loose else "each as pinned"
+    return Done(fetched, detail)
 
-        return self._log.attempt("toolchain", work)
 
-    def _toolchain_finding(self, pinned: Toolchain, part: Part) -> Finding:
-        severity = Severity.NOTE if self._host else Severity.UNVERIFIABLE
-        return Finding(
-            "toolchain-not-designated",
-            severity,
-            f"{part.name} is not as the designated toolchain ({pinned.name}) has it",
-            expected=f"{part.name} {part.expected}",
-            found={
-                State.MISSING: "nothing",
-                State.UNSEEN: f"nothing that could be compared {part.found}".strip(),
-            }.get(part.state, f"{part.name} {part.found}"),
-            hint="build in the designated buildroot; --toolchain=host builds here, for experiments",
+@stage("toolchain")
+def look_at_toolchains(job: _Job) -> Done[Uses]:
+    """What is there of each tree's toolchain; refused unless designated, or any may be used."""
+    request = job.request
+    uses: dict[str, ToolchainUse] = {}
+    findings: list[Finding] = []
+    if request.lock is not None:
+        _check_lock(request.lock, job.place)
+    for name, tree in job.where.trees.items():
+        pinned = _toolchain_of(tree)
+        path = search_path(pinned, request.toolchain, request.tools)
+        record = look_at([tool.name for tool in pinned.tools], path, job.place)
+        uses[name] = toolchain_use(pinned, request.toolchain, record)
+        findings += [_toolchain_finding(request, pinned, part) for part in uses[name].wrong]
+    parts = sum(len(use.parts) for use in uses.values())
+    wrong = sum(len(use.wrong) for use in uses.values())
+    detail = f"{parts - wrong} of {parts} parts are as designated"
+    host = request.toolchain is ToolchainKind.HOST
+    if findings and host:
+        detail += "; this machine's toolchain is used all the same, as asked"
+    bad = any(finding.severity is not Severity.NOTE for finding in findings)
+    state = StageState.REFUSED if bad else StageState.DONE
+    return Done(uses, detail, state, tuple(findings))
+
+
+def _toolchain_finding(request: Request, pinned: Toolchain, part: Part) -> Finding:
+    host = request.toolchain is ToolchainKind.HOST
+    return Finding(
+        "toolchain-not-designated",
+        Severity.NOTE if host else Severity.UNVERIFIABLE,
+        f"{part.name} is not as the designated toolchain ({pinned.name}) has it",
+        expected=f"{part.name} {part.expected}",
+        found={
+            State.MISSING: "nothing",
+            State.UNSEEN: f"nothing that could be compared {part.found}".strip(),
+        }.get(part.state, f"{part.name} {part.found}"),
+        hint="build in the designated buildroot; --toolchain=host builds here, for experiments",
+    )
+
+
+def _check_lock(lock: BuildrootLock, place: Place) -> None:
+    check = check_lock(lock, [item.locked for item in place.packages()])
+    wrong = [part.name for part in check.parts if part.state is not State.MATCH]
+    if not check.matches:
+        raise BuildError(
+            "the buildroot is not the pinned one",
+            expected=f"the {len(lock.packages)} packages of the release's lock",
+            found=f"{len(wrong)} others or missing: {', '.join(wrong[:6])}",
+            hint="build in a place whose packages are those of the lock",
         )
 
-    def _build(
-        self, fetched: Mapping[str, Mapping[str, Fetched]], records: Mapping[str, ToolchainRecord]
-    ) -> Done[None]:
-        names = tuple(self._buildable)
-        order = BuildOrder(self._catalogue, self._release, names, fetched, self._kind)
-        inputs = self._inputs(fetched, records)
-        store = self._tools.store
-        kept = store.run("build", inputs, lambda into: self._tools.build(order, into))
-        if kept.reused and not self._has_required(load_built(kept.folder)):
-            # what failed once may go well now
-            store.forget("build", inputs)
-            kept = store.run("build", inputs, lambda into: self._tools.build(order, into))
-        built = load_built(kept.folder)
-        notes = [note("kept-result-dropped", kept.notice)] if kept.notice else []
-        self._take(built)
-        self._result.facts = [_as_built(facts, built.manifest) for facts in self._result.facts]
-        notes += [
-            note("network-open", f"{tree.release}: the build's steps could reach a network")
-            for tree in built.manifest.trees
-            if tree.network
-        ]
-        detail = f"{len(built.enclaves)} of {len(names)} enclaves, and their manifest"
-        state = StageState.KEPT if kept.reused else StageState.DONE
-        if not self._has_required(built):
-            # each enclave tells its own reason
-            state = StageState.REFUSED
-        return Done(None, detail, state, tuple(notes))
 
-    def _has_required(self, built: Built) -> bool:
-        required = [e.name for e in self._release.enclaves if e.required]
-        return all(built.enclave(name) for name in required if name in self._buildable)
+@stage("build")
+def build(job: _Job, sources: Sources, uses: Uses) -> Done[OurBuild]:
+    """Build, or take what an earlier run built from the same; refused if one is missing."""
+    request, names = job.request, tuple(job.where.enclaves)
+    plans = plan_trees(request.catalogue, request.release, names)
+    inputs = [
+        TreeInputs(
+            plan,
+            uses[plan.release.name],
+            search_path(plan.toolchain, request.toolchain, request.tools),
+            sources[plan.release.name],
+        )
+        for plan in plans
+    ]
 
-    def _take(self, built: Built) -> None:
-        for enclave in built.enclaves:
-            self._result.files[enclave.name] = enclave
-        for record in built.manifest.enclaves:
-            if record.problem is not None:
-                finding = Finding(
-                    "build-failed",
-                    Severity.UNVERIFIABLE,
-                    f"{record.name} was not built: {record.problem}",
-                    hint=f"read the logs in {built.directory / 'logs'}",
-                )
-                self._result.refused[record.name] = ("build", (finding,))
+    def make(into: Path) -> None:
+        order = BuildRequest(
+            request.catalogue,
+            request.release,
+            into,
+            names,
+            request.toolchain,
+            request.tools,
+            make_timeout=request.make_timeout,
+        )
+        build_trees(order, inputs, job.place, job.log.say)
 
-    def _inputs(
-        self, fetched: Mapping[str, Mapping[str, Fetched]], records: Mapping[str, ToolchainRecord]
-    ) -> dict[str, Any]:
-        """Everything that the result depends on, for the key."""
-        trees = {}
-        for name, tree in self._trees.items():
-            build = tree.build
-            trees[name] = {
-                "root": build.root if build else None,
-                "sources": [
-                    [s.id, fetched[name][s.id].sha256, s.place, s.strip, s.unpack]
-                    for s in _sources_of(tree)
-                ],
-                "patches": plain(build.patches if build else ()),
-                "steps": plain(build.steps if build else ()),
-                "environment": dict(_toolchain_of(tree).environment),
-                "umask": _toolchain_of(tree).umask,
-                "designated": plain(_toolchain_of(tree).tools),
-                "interpreter": _toolchain_of(tree).interpreter,
-                "toolchain": records[name].digest(),
-            }
-        return {
-            "program": __version__,
-            "release": self._release.name,
-            "host": self._host,
-            "trees": trees,
-            "enclaves": {
-                name: [tree.name, own.file, plain(own.build)]
-                for name, (tree, own) in self._buildable.items()
-            },
+    def is_whole(folder: Path) -> bool:
+        # what failed once may go well now
+        manifest = load_manifest(folder)
+        return all((e := manifest.enclave(name)) and e.built for name in job.required)
+
+    kept = job.store.run("build", _key_inputs(job, inputs), make, is_whole)
+    built = load_built(kept.folder)
+    notes = [note("kept-result-dropped", kept.notice)] if kept.notice else []
+    notes += [
+        note("network-open", f"{tree.release}: the build's steps could reach a network")
+        for tree in built.manifest.trees
+        if tree.network
+    ]
+    detail = f"{len(built.enclaves)} of {len(names)} enclaves, and their manifest"
+    state = StageState.KEPT if kept.reused else StageState.DONE
+    if not all(built.enclave(name) for name in job.required):
+        # each enclave has its own reason
+        state = StageState.REFUSED
+    ours = OurBuild(built.directory, built.enclaves, built.manifest)
+    return Done(ours, detail, state, tuple(notes))
+
+
+def _key_inputs(job: _Job, inputs: Sequence[TreeInputs]) -> dict[str, Any]:
+    """Everything that the result depends on."""
+    trees = {}
+    for item in inputs:
+        plan = item.plan
+        trees[plan.release.name] = {
+            "root": plan.build.root,
+            "sources": [
+                [s.id, item.archives[s.id].sha256, s.place, s.strip, s.unpack]
+                for s in plan.build.sources
+            ],
+            "patches": as_plain(plan.build.patches),
+            "steps": as_plain(plan.build.steps),
+            "toolchain": as_plain(plan.toolchain),
+            "found": item.toolchain.record.digest(),
+            "path": item.path,
         }
+    return {
+        "program": __version__,
+        "release": job.request.release.name,
+        "toolchain": job.request.toolchain.value,
+        "isolated": job.place.isolated,
+        "trees": trees,
+        "enclaves": {
+            name: [tree, own.file, as_plain(own.build)]
+            for name, (tree, own) in job.where.enclaves.items()
+        },
+    }
 
-    def _from_folder(self, folder: Path, vouched: Optional[Vouched]) -> Done[None]:
-        if vouched is not None and vouched.objections:
-            detail = "the build that is given must not be taken"
-            return Done(None, detail, StageState.REFUSED, vouched.objections)
-        if not folder.is_dir():
-            raise InputError("there is no such folder", file=str(folder), hint="correct --built")
-        if (folder / MANIFEST).exists():
-            built = load_built(folder)
-            self._check_owner(built)
-            self._take(built)
-            says = manifest_words(built.manifest)
-        else:
-            self._take_bare(folder)
-            says = "it has no manifest, so it says nothing of how it was made"
-        if vouched is not None:
-            says = vouched.says
-        for name, tree in self._trees.items():
-            toolchain = _toolchain_of(tree).name
-            self._result.facts.append(BuildFacts(name, BuildKind.GIVEN, toolchain, (), says))
-        for enclave in self._release.enclaves:
-            if enclave.name not in self._result.files:
-                finding = Finding(
-                    "built-file-missing",
-                    Severity.UNVERIFIABLE,
-                    f"{folder} has no unsigned {enclave.name}",
-                    expected=f"{unsigned_name(enclave.file)} and {config_name(enclave.file)}",
-                    hint="put both there, or drop --built",
-                )
-                self._result.refused.setdefault(enclave.name, ("build", (finding,)))
-        detail = f"{len(self._result.files)} enclaves of {folder}, as given"
-        return Done(None, detail, StageState.GIVEN)
 
-    def _check_owner(self, built: Built) -> None:
-        if built.manifest.release != self._release.name:
+@stage("build")
+def read_given(job: _Job, folder: Path) -> Done[OurBuild]:
+    """A build that is given, with or without a manifest."""
+    origin, release = job.request.origin, job.request.release
+    if origin is not None and origin.objections:
+        detail = "the build that is given must not be taken"
+        return Done(None, detail, StageState.REFUSED, origin.objections)
+    if not folder.is_dir():
+        raise InputError("there is no such directory", file=str(folder), hint="correct --built")
+    if not (folder / MANIFEST).exists():
+        ours = OurBuild(folder, _bare_enclaves(folder, release), None)
+    else:
+        built = load_built(folder)
+        if built.manifest.release != release.name:
             raise InputError(
                 "this is a build of another release",
-                file=str(built.directory),
-                expected=self._release.name,
+                file=str(folder),
+                expected=release.name,
                 found=built.manifest.release,
                 hint="correct --built",
             )
+        ours = OurBuild(folder, built.enclaves, built.manifest)
+    return Done(ours, f"{len(ours.enclaves)} enclaves of {folder}, as given", StageState.GIVEN)
 
-    def _take_bare(self, folder: Path) -> None:
-        for enclave in self._release.enclaves:
-            unsigned = folder / unsigned_name(enclave.file)
-            config = folder / config_name(enclave.file)
-            if unsigned.is_file() and config.is_file():
-                self._result.files[enclave.name] = BuiltEnclave(
-                    enclave.name,
-                    enclave.file,
-                    read_file(str(unsigned), DEFAULT_LIMITS.file_size),
-                    read_file(str(config), DEFAULT_LIMITS.config_size),
+
+def _bare_enclaves(folder: Path, release: Release) -> tuple[BuiltEnclave, ...]:
+    found = []
+    for enclave in release.enclaves:
+        unsigned = folder / unsigned_name(enclave.file)
+        config = folder / config_name(enclave.file)
+        if unsigned.is_file() and config.is_file():
+            data = read_file(str(unsigned), DEFAULT_LIMITS.file_size)
+            xml = read_file(str(config), DEFAULT_LIMITS.config_size)
+            found.append(BuiltEnclave(enclave.name, enclave.file, data, xml))
+    return tuple(found)
+
+
+def _built_files(job: _Job, built: Optional[OurBuild]) -> Files[BuiltEnclave]:
+    """Our enclaves, and why others are not there."""
+    request, files = job.request, Files[BuiltEnclave](refused=dict(job.where.refused))
+    if built is not None:
+        files.files.update({enclave.name: enclave for enclave in built.enclaves})
+        for record in built.manifest.enclaves if built.manifest else ():
+            if record.problem is not None:
+                files.refuse(record.name, "build", _build_failed(built, record))
+    if built is not None and request.built is not None:
+        for enclave in request.release.enclaves:
+            if enclave.name not in files.files and enclave.name not in files.refused:
+                finding = Finding(
+                    "built-file-missing",
+                    Severity.UNVERIFIABLE,
+                    f"{request.built} has no unsigned {enclave.name}",
+                    expected=f"{unsigned_name(enclave.file)} and {config_name(enclave.file)}",
+                    hint="put both there, or drop --built",
                 )
+                files.refuse(enclave.name, "build", finding)
+    files.refuse_rest(request.release.enclaves, job.log, "sources", "toolchain", "build")
+    return files
+
+
+def _build_failed(built: OurBuild, record: EnclaveRecord) -> Finding:
+    """Why an enclave was not built, with the end of the log that shows it."""
+    tree = built.manifest.tree(record.tree) if built.manifest else None
+    logs = [
+        built.directory / step.log
+        for step in (tree.steps if tree else ())
+        if step.log and step.enclave in (None, record.name)
+    ]
+    tail = " | ".join(log_tail(logs[-1])[-_LINES:]) if logs else ""
+    return Finding(
+        "build-failed",
+        Severity.UNVERIFIABLE,
+        f"{record.name} was not built: {record.problem}",
+        found=f"the log ends with: {tail}" if tail else None,
+        hint=f"read {logs[-1] if logs else built.directory / LOGS}",
+    )
+
+
+def _facts_of_given(job: _Job, built: Optional[OurBuild]) -> list[BuildFacts]:
+    if built is None or not built.enclaves:
+        return []
+    says = "it has no manifest, so it says nothing of how it was made"
+    if job.request.origin is not None:
+        says = job.request.origin.says
+    elif built.manifest is not None:
+        says = manifest_words(built.manifest)
+    return [
+        BuildFacts(name, BuildKind.GIVEN, _toolchain_of(tree).name, (), says)
+        for name, tree in job.where.trees.items()
+    ]
+
+
+def _facts_of_build(job: _Job, uses: Uses, built: Optional[OurBuild]) -> list[BuildFacts]:
+    """What was seen before the build, compared with the builder's own record."""
+    facts = []
+    for name, use in uses.items():
+        kind = BuildKind.HOST
+        if use.kind is ToolchainKind.DESIGNATED and use.matches:
+            kind = BuildKind.DESIGNATED
+        words = [part_words(part) for part in use.wrong]
+        tree = built.manifest.tree(name) if built is not None and built.manifest else None
+        if built is None or not built.enclaves:
+            kind = BuildKind.NONE
+        elif tree is None:
+            kind, words = BuildKind.HOST, ["the manifest has no such tree"]
+        elif not tree.fixed_path:
+            kind = BuildKind.HOST
+            words.append(f"the tree was built in {tree.root}, not in the designated path")
+        elif not (tree.toolchain.kind is use.kind and tree.toolchain.matches == use.matches):
+            kind = BuildKind.HOST
+        if kind is BuildKind.DESIGNATED and tree is not None and not tree.isolated:
+            kind = BuildKind.OPEN
+        facts.append(BuildFacts(name, kind, use.name, tuple(words)))
+    return facts
 
 
 def _toolchain_of(tree: Release) -> Toolchain:
@@ -787,20 +556,6 @@ def _toolchain_of(tree: Release) -> Toolchain:
         # the catalogue's reader lets nobody have the one without the other
         raise InputError("builds enclaves but designates no toolchain", file=tree.file)
     return tree.toolchain
-
-
-def _as_built(facts: BuildFacts, manifest: Manifest) -> BuildFacts:
-    """Hold what was checked before the build against the builder's own record."""
-    tree = manifest.tree(facts.tree)
-    if tree is None:
-        return replace(facts, kind=BuildKind.HOST, mismatches=("the manifest has no such tree",))
-    mismatches = facts.mismatches
-    if not tree.fixed_path:
-        mismatches += (f"the tree was built in {tree.root}, not in the designated path",)
-    designated = tree.toolchain.kind is ToolchainKind.DESIGNATED and tree.toolchain.matches
-    if facts.kind is BuildKind.DESIGNATED and (mismatches or not designated):
-        return replace(facts, kind=BuildKind.HOST, mismatches=mismatches)
-    return replace(facts, mismatches=mismatches)
 
 
 def manifest_words(manifest: Manifest) -> str:
@@ -816,126 +571,8 @@ def part_words(part: Part) -> str:
     return f"{part.name} {part.expected}: {found.get(part.state, 'here ' + part.found)}"
 
 
-def plain(value: object) -> Any:
-    """Dataclasses, tuples and mappings as JSON knows them."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (tuple, list)):
-        return [plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    return value
-
-
-_POLICY_FACTS = ("isvprodid", "least_isvsvn")
-
-
 @dataclass(frozen=True)
-class Request:
-    """What is asked for.
-
-    Attributes:
-        catalogue: all releases.
-        release: the one to verify.
-        built: a folder with our enclaves, ready-made; None builds them.
-        vouched: what somebody else says of that folder; None for what it says itself.
-        signed: a folder with the vendor's files, ready-made; None fetches them.
-        repacked: repacked archives, by the id of the vendor's archive.
-        host_toolchain: build with this machine's toolchain, whatever it is.
-        allow_unpinned: accept files and policies that nobody pinned.
-        everything: build and compare the enclaves that are not required too.
-        jobs: comparisons at once.
-    """
-
-    catalogue: Catalogue
-    release: Release
-    built: Optional[Path] = None
-    vouched: Optional[Vouched] = None
-    signed: Optional[Path] = None
-    repacked: Mapping[str, Path] = field(default_factory=dict)
-    host_toolchain: bool = False
-    allow_unpinned: bool = False
-    everything: bool = False
-    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-
-
-@dataclass(frozen=True)
-class Verified:
-    """A verdict, and the files that it is about.
-
-    Attributes:
-        verdict: see `ReleaseVerdict`.
-        built: our enclaves, as far as there are any.
-        signed: the vendor's files, as far as they could be had.
-    """
-
-    verdict: ReleaseVerdict
-    built: BuiltFiles
-    signed: SignedFiles
-
-
-def verify_release(request: Request, tools: BuildTools, say: Say) -> ReleaseVerdict:
-    """Do the whole job; see `verify_files`, which keeps the files too."""
-    return verify_files(request, tools, say).verdict
-
-
-def verify_files(request: Request, tools: BuildTools, say: Say) -> Verified:
-    """Do the whole job.
-
-    Args:
-        request: see `Request`.
-        tools: see `BuildTools`.
-        say: told the name of each stage as it begins.
-
-    Returns:
-        The verdict and the files. What goes wrong in a stage is in the verdict, never
-        an exception.
-
-    Raises:
-        InputError: the arguments make no sense.
-    """
-    release = request.release
-    _check_request(request)
-    log = StageLog(say)
-    built = BuildStage(
-        request.catalogue,
-        release,
-        tools,
-        log,
-        host_toolchain=request.host_toolchain,
-        allow_unpinned=request.allow_unpinned,
-        everything=request.everything,
-    ).run(request.built, request.vouched)
-    signed = SignedStage(
-        release, tools.fetcher, tools.store, log, allow_unpinned=request.allow_unpinned
-    ).run(request.signed, request.repacked)
-    results = _compare_all(release, built, signed, log, request.jobs)
-    verdict = decide(
-        release.name,
-        release.title,
-        unpinned=request.catalogue.unpinned_digests(release),
-        unpinned_allowed=request.allow_unpinned,
-        builds=built.facts or [BuildFacts(release.name, BuildKind.NONE, "", ())],
-        stages=_with_unproved(log.stages, results, signed),
-        enclaves=results,
-        notices=request.catalogue.notices,
-    )
-    return Verified(verdict, built, signed)
-
-
-def _check_request(request: Request) -> None:
-    known = [archive.id for archive in request.release.vendor]
-    for vendor in request.repacked:
-        if vendor not in known:
-            raise InputError(
-                f"the release has no vendor archive {vendor!r}", expected=" or ".join(known)
-            )
-    if request.repacked and request.signed is not None:
-        raise InputError("a repacked archive and a folder of signed files exclude each other")
-
-
-@dataclass(frozen=True)
-class _Job:
+class _Pair:
     """One comparison, as it goes to another process."""
 
     built: bytes
@@ -945,46 +582,41 @@ class _Job:
     names: tuple[str, str, str]
 
 
-def _compare_one(job: _Job) -> Verdict:
-    verdict = compare(job.built, job.signed, job.config, job.policy, names=job.names)
-    return explained(verdict, job.built, job.signed, job.config)
+def _compare_one(pair: _Pair) -> Verdict:
+    verdict = compare(pair.built, pair.signed, pair.config, pair.policy, names=pair.names)
+    return explained(verdict, pair.built, pair.signed, pair.config)
 
 
-def _compare_all(
-    release: Release, built: BuiltFiles, signed: SignedFiles, log: StageLog, jobs: int
-) -> list[EnclaveOutcome]:
-    work: dict[str, _Job] = {}
+Pairs = Mapping[str, _Pair]
+Verdicts = Mapping[str, Union[Verdict, Finding]]
+
+
+def _pairs(release: Release, ours: Files[BuiltEnclave], theirs: SignedFiles) -> Pairs:
+    """What is to be compared, by enclave."""
+    pairs = {}
     for enclave in release.enclaves:
-        ours, theirs = built.files.get(enclave.name), signed.files.get(enclave.name)
-        if ours is not None and theirs is not None:
-            names = (unsigned_name(enclave.file), theirs.name, config_name(enclave.file))
-            work[enclave.name] = _Job(
-                ours.unsigned, theirs.data, ours.config, policy_of(enclave), names
+        built, signed = ours.files.get(enclave.name), theirs.files.get(enclave.name)
+        if built is not None and signed is not None:
+            names = (unsigned_name(enclave.file), signed.name, config_name(enclave.file))
+            pairs[enclave.name] = _Pair(
+                built.unsigned, signed.data, built.config, policy_of(enclave), names
             )
-    verdicts: dict[str, Verdict] = {}
-    failures: dict[str, Finding] = {}
-    if not work:
-        log.skip("compare", "no enclave is there twice, built and signed")
-    else:
-        log.attempt("compare", lambda: _run(work, jobs, verdicts, failures))
-    return [_result(e, built, signed, verdicts, failures) for e in release.enclaves]
+    return pairs
 
 
-def _run(
-    work: Mapping[str, _Job],
-    jobs: int,
-    verdicts: dict[str, Verdict],
-    failures: dict[str, Finding],
-) -> Done[None]:
-    workers = max(1, min(jobs, len(work)))
+@stage("compare")
+def compare_all(job: _Job, pairs: Pairs) -> Done[Verdicts]:
+    """A verdict for each enclave, or why its comparison did not end."""
+    verdicts: dict[str, Union[Verdict, Finding]] = {}
+    workers = max(1, min(job.request.jobs, len(pairs)))
     if workers == 1:
-        verdicts.update({name: _compare_one(job) for name, job in work.items()})
+        verdicts.update({name: _compare_one(pair) for name, pair in pairs.items()})
     else:
         # a fork is quick, but must not meet another thread
         method = "fork" if threading.active_count() == 1 else "forkserver"
         context = multiprocessing.get_context(method)
         with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-            futures = {name: pool.submit(_compare_one, job) for name, job in work.items()}
+            futures = {name: pool.submit(_compare_one, pair) for name, pair in pairs.items()}
             for name, future in futures.items():
                 try:
                     verdicts[name] = future.result()
@@ -993,30 +625,28 @@ def _run(
                         "the comparison's process ended early",
                         hint="is there enough memory? --jobs 1 needs the least",
                     )
-                    failures[name] = finding_of(error, "compare-failed")
-    same = sum(verdict.outcome is Outcome.IDENTICAL for verdict in verdicts.values())
-    return Done(None, f"{same} of {len(work)} are identical, {workers} at once")
+                    verdicts[name] = finding_of(error, "compare-failed")
+    same = sum(
+        isinstance(verdict, Verdict) and verdict.outcome is Outcome.IDENTICAL
+        for verdict in verdicts.values()
+    )
+    return Done(verdicts, f"{same} of {len(pairs)} are identical, {workers} at once")
 
 
 def _result(
-    enclave: Enclave,
-    built: BuiltFiles,
-    signed: SignedFiles,
-    verdicts: Mapping[str, Verdict],
-    failures: Mapping[str, Finding],
+    enclave: Enclave, ours: Files[BuiltEnclave], theirs: SignedFiles, verdicts: Verdicts
 ) -> EnclaveOutcome:
-    stage = ""
+    refused_by = ""
     findings: tuple[Finding, ...] = ()
-    if enclave.name in failures:
-        stage, findings = "compare", (failures[enclave.name],)
-    elif enclave.name not in verdicts:
-        blocked = [r for r in (built.refused, signed.refused) if enclave.name in r]
-        if blocked:
-            stage = blocked[0][enclave.name][0]
-            findings = tuple(f for r in blocked for f in r[enclave.name][1])
-        else:
-            stage = "compare"
-            findings = (_no_reason(enclave),)
+    verdict = verdicts.get(enclave.name)
+    blocked = [r for r in (ours.refused, theirs.refused) if enclave.name in r]
+    if isinstance(verdict, Finding):
+        refused_by, findings, verdict = "compare", (verdict,), None
+    elif verdict is None and blocked:
+        refused_by = blocked[0][enclave.name][0]
+        findings = tuple(f for r in blocked for f in r[enclave.name][1])
+    elif verdict is None:
+        refused_by, findings = "compare", (_no_reason(enclave),)
     return EnclaveOutcome(
         enclave.name,
         enclave.signed_file,
@@ -1024,9 +654,9 @@ def _result(
         enclave.may_ship,
         enclave.reason,
         tuple(fact for fact in _POLICY_FACTS if getattr(enclave, fact) is None),
-        stage,
+        refused_by,
         findings,
-        verdicts.get(enclave.name),
+        verdict,
     )
 
 
@@ -1039,13 +669,13 @@ def _no_reason(enclave: Enclave) -> Finding:
 
 
 def _with_unproved(
-    stages: Sequence[Stage], results: Sequence[EnclaveOutcome], signed: SignedFiles
+    stages: Sequence[Stage], results: Sequence[EnclaveOutcome], theirs: SignedFiles
 ) -> list[Stage]:
     """Refuse a repack that holds an enclave which no comparison could vouch for."""
     unproved = [
         result.name
         for result in results
-        if result.name in signed.to_prove and result.bytes_outcome is not Outcome.IDENTICAL
+        if result.name in theirs.to_prove and result.bytes_outcome is not Outcome.IDENTICAL
     ]
     if not unproved:
         return list(stages)

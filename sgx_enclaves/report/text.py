@@ -274,6 +274,7 @@ _LONGEST_VALUE = 72
 
 _BUILD_WORDS = {
     BuildKind.DESIGNATED: "built here with the designated toolchain",
+    BuildKind.OPEN: "built here with the designated toolchain, NOT SEPARATED from the machine",
     BuildKind.HOST: "built here with ANOTHER toolchain than the designated one",
     BuildKind.GIVEN: "a build that was given; how it was made is not proved here",
     BuildKind.NONE: "nothing was built",

@@ -17,7 +17,7 @@ Whoever builds in the buildroot is root in it and may change every name. So the
 folder is held open, and no link is followed in it. The two shell programs below are
 constants; what they work on are their arguments.
 
-Where one tree stands in a buildroot, and its steps run; a place of the core's builder.
+Where one tree stands in a buildroot, and its steps run; a tree of the core's builder.
 """
 
 from __future__ import annotations
@@ -35,15 +35,8 @@ from typing import IO, Any, Optional
 
 from sgx_enclaves.errors import BuildError, InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.release.build import Place
-from sgx_enclaves.release.sandbox import Command, Ended, Isolation, Output, describe, log_header
-from sgx_enclaves.release.toolchain import (
-    InstalledPackage,
-    ToolchainRecord,
-    installed_packages,
-    record_inside,
-    resolve_in_root,
-)
+from sgx_enclaves.release.installed import InstalledPackage, installed_packages
+from sgx_enclaves.release.place import Command, Ended, Output, Tree, describe, log_header
 
 # mock cleans up after itself when it is asked to end, if it is given the time
 _GRACE = 20.0
@@ -165,7 +158,7 @@ _DATABASES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
 
 
 class KojiSite:
-    """One buildroot; see `Site` and `Inside` of the core.
+    """One buildroot; see `Place` of the core.
 
     Args:
         chroot: the buildroot.
@@ -173,7 +166,7 @@ class KojiSite:
         urls: NEVRA to where a package can be had, as far as anybody knows.
     """
 
-    isolation = Isolation.ROOT
+    isolated = True
 
     def __init__(
         self,
@@ -183,7 +176,6 @@ class KojiSite:
     ) -> None:
         self.chroot = chroot
         self._urls = dict(urls or {})
-        self._records: dict[tuple[tuple[str, ...], str], ToolchainRecord] = {}
         self._packages: Optional[tuple[InstalledPackage, ...]] = None
         self.shutters = find_shutters(chroot)
         for missing in self.shutters.missing:
@@ -191,31 +183,16 @@ class KojiSite:
         if self.shutters.network:
             say("warning: steps can reach a network in this buildroot")
 
-    def record(self, names: Sequence[str], path: str) -> ToolchainRecord:
-        """See `Site`; looked at once, since only we run anything in there."""
-        key = (tuple(names), path)
-        if key not in self._records:
-            self._records[key] = record_inside(names, path, self)
-        return self._records[key]
-
-    def open(self, scratch: Path, root: str) -> Place:
-        """See `Site`."""
+    def open(self, scratch: Path, root: str) -> Tree:
+        """See `Place` of the core."""
         return KojiPlace(self.chroot, self.shutters, scratch.name, root)
 
-    def run_all(self, commands: Sequence[Sequence[str]], timeout: float) -> Any:
-        """See `Inside`."""
+    def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
+        """See `Place` of the core."""
         return self.chroot.run_all(commands, timeout)
 
-    def put(self, name: str, data: bytes) -> str:
-        """See `Inside`."""
-        return self.chroot.put(name, data)
-
-    def get(self, name: str, limit: int) -> bytes:
-        """See `Inside`."""
-        return self.chroot.get(name, limit)
-
     def packages(self) -> tuple[InstalledPackage, ...]:
-        """See `Inside`: what RPM's database in the buildroot says, as it was before any step."""
+        """See `Place`: what RPM's database in the buildroot says, as it was before any step."""
         if self._packages is None:
             folders = [self.chroot.root / name for name in _DATABASES]
             here = next((folder for folder in folders if folder.is_dir()), None)
@@ -324,7 +301,7 @@ class Chroot:
         return data
 
     def run_all(self, commands: Sequence[Sequence[str]], timeout: float) -> list[Output]:
-        """Run commands one after the other in one entry; see `Inside` of the core."""
+        """Run commands one after the other in one entry; see `Place` of the core."""
         names = []
         for number, command in enumerate(commands):
             words = ["timeout", "-k", "5", f"{timeout:g}", *command]
@@ -409,10 +386,38 @@ def free_space(folder: Path) -> int:
 _KILL_AFTER = 10
 _MAX_LOG = 256 * MIB
 _TIMED_OUT, _KILLED = 124, 137
+_LINKS = 40
+
+
+def resolve_in_root(root: str, path: str) -> Optional[str]:
+    """Follow symbolic links as a process inside the root would; None if it leads nowhere."""
+    pending = [part for part in path.split("/") if part]
+    done: list[str] = []
+    links = 0
+    while pending:
+        part = pending.pop(0)
+        if part in (".", ".."):
+            del done[len(done) - (part == "..") :]
+            continue
+        here = f"{root}/{'/'.join([*done, part])}"
+        try:
+            target = os.readlink(here)
+        except OSError:
+            if not os.path.lexists(here):
+                return None
+            done.append(part)
+            continue
+        links += 1
+        if links > _LINKS:
+            return None
+        if target.startswith("/"):
+            done = []
+        pending = [piece for piece in target.split("/") if piece] + pending
+    return "/" + "/".join(done)
 
 
 class KojiPlace:
-    """Where one tree stands in a buildroot; see `Place` of the core.
+    """Where one tree stands in a buildroot; see `Tree` of the core.
 
     kojid removes the buildroot with the tree: by name it must not be done after
     strangers' programs have run there.
@@ -454,8 +459,8 @@ class KojiPlace:
             rest = f"/{name}{rest}"
 
     @property
-    def tree(self) -> Path:
-        """See `Place`.
+    def path(self) -> Path:
+        """See `Tree`.
 
         Raises:
             BuildError: a step has moved it away and put a link in its place.
@@ -465,7 +470,7 @@ class KojiPlace:
         return self._tree
 
     def run(self, command: Command, log: Path) -> Ended:
-        """See `Place`."""
+        """See `Tree`."""
         start = time.monotonic()
         self._steps += 1
         name = f"{self._name}-{self._steps}"
@@ -501,7 +506,7 @@ class KojiPlace:
             return ""
 
     def close(self) -> None:
-        """See `Place`; kojid removes what there is."""
+        """See `Tree`; kojid removes what there is."""
 
 
 def how_ended(status: str, mock: str, seconds: float, timeout: float) -> Ended:

@@ -15,9 +15,10 @@ from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.files import write_file
 from sgx_enclaves.gate.subjects import FileVerdict
 from sgx_enclaves.plain import as_plain
+from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock
 from sgx_enclaves.release.manifest import BuiltEnclave, config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict
-from sgx_enclaves.release.toolchain import BuildrootLock, LockedPackage, ToolchainRecord, dump_lock
+from sgx_enclaves.release.toolchain import ToolchainRecord
 from sgx_enclaves.report.as_json import release_dict, verdict_dict
 from sgx_enclaves.report.templated import release_html, verdict_html
 from sgx_enclaves.report.text import release_text, verdict_text

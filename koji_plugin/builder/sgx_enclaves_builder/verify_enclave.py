@@ -30,7 +30,8 @@ from sgx_enclaves.release.catalogue import Catalogue, Release
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import note
 from sgx_enclaves.release.read_catalogue import catalogue_from
-from sgx_enclaves.release.verify import Request, Verified, Vouched, verify_files
+from sgx_enclaves.release.store import StageStore
+from sgx_enclaves.release.verify import BuildOrigin, Request, Verified, verify_release
 
 from .outputs import (
     REPORT,
@@ -41,7 +42,7 @@ from .outputs import (
     add_toolchain,
     add_verdicts,
 )
-from .parent import X86_64, SgxTask
+from .parent import X86_64, SgxTask, fetcher_of
 from .provenance import take_unsigned
 from .workshop import Workshop
 
@@ -71,16 +72,29 @@ class EnclaveJob:
     def run(self, options: dict[str, Any]) -> Answer:
         """Do it; options are those of the subtask, checked."""
         unpinned = options.get("allow_unpinned", False)
-        request = Request(self.catalogue, self.release, allow_unpinned=unpinned, jobs=1)
+        config = self.workshop.config
+        request = Request(
+            self.catalogue,
+            self.release,
+            lock=self.workshop.lock(),
+            allow_unpinned=unpinned,
+            jobs=1,
+            make_timeout=config.make_timeout,
+        )
         if "unsigned_build" in options:
-            vouched = self._take(options["unsigned_build"])
-            request = replace(request, built=self._folder / "given", vouched=vouched)
-        verified = verify_files(request, self.workshop.tools(), self.log)
+            origin = self._take(options["unsigned_build"])
+            request = replace(request, built=self._folder / "given", origin=origin)
+        # nothing that is kept outlives this task
+        store = StageStore(self._folder / "stages")
+        fetcher = fetcher_of(config, self.log)
+        verified = verify_release(
+            request, place=self.workshop, fetcher=fetcher, store=store, say=self.log
+        )
         judged = self._judge(verified, options.get("rpms", []))
         report = self._upload(verified, judged)
         return self._answer(verified, judged, report, options.get("release_sha256"))
 
-    def _take(self, build: Any) -> Vouched:
+    def _take(self, build: Any) -> BuildOrigin:
         """The enclave out of a build, and what is to be said of it."""
         given = self._folder / "given"
         given.mkdir()
@@ -91,7 +105,7 @@ class EnclaveJob:
         self.log(self.origin.says)
         notes = [note("package-not-taken", problem) for problem in taken.problems]
         objections = self.origin.objections
-        return Vouched(self.origin.says, (*objections, *notes) if objections else ())
+        return BuildOrigin(self.origin.says, (*objections, *notes) if objections else ())
 
     def _judge(self, verified: Verified, rpms: list[dict[str, str]]) -> list[FileVerdict]:
         judged = [vendor_subject(verified.verdict.enclaves[0], verified.verdict.outcome)]
@@ -124,7 +138,7 @@ class EnclaveJob:
                 outputs.add(enclave.signed_file, theirs.data, 0o755)
         site = self.workshop.site
         if site is not None:
-            add_toolchain(outputs, self.workshop.records)
+            add_toolchain(outputs, verified.toolchains)
             add_lock(outputs, [item.locked for item in site.packages()], X86_64)
         elif self.origin is not None:
             add_lock(outputs, self.origin.buildroot, X86_64)
@@ -145,7 +159,7 @@ class EnclaveJob:
         ours = verified.built.files.get(enclave.name)
         subjects = tuple(item.subject for item in judged)
         outcome = overall(subjects)
-        digests: list[Optional[str]] = [r.digest() for r in self.workshop.records.values()]
+        digests: list[Optional[str]] = [r.digest() for r in verified.toolchains.values()]
         if self.origin is not None:
             digests.append(self.origin.toolchain_sha256)
         return Answer(

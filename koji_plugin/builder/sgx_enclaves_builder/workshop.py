@@ -1,35 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where a subtask builds: a buildroot that is made when it is first needed, and given back.
 
-The buildroot is held against the release's lock, if the builder has been given one.
+It is a place of the core's: see `sgx_enclaves.release.place`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 import koji
 
-from sgx_enclaves.errors import BuildError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.release.catalogue import Toolchain
-from sgx_enclaves.release.manifest import ToolchainKind
-from sgx_enclaves.release.store import StageStore
-from sgx_enclaves.release.toolchain import (
-    BuildrootLock,
-    State,
-    ToolchainRecord,
-    check_lock,
-    parse_lock,
-)
-from sgx_enclaves.release.verify import BuildOrder, BuildTools, builder, recorder_at
+from sgx_enclaves.release.installed import BuildrootLock, InstalledPackage, parse_lock
+from sgx_enclaves.release.place import Output, Tree
 
 from .buildroot import Chroot, KojiSite, free_space
 from .config import Config
 from .kojid_api import new_buildroot
-from .parent import X86_64, SgxTask, TaskLog, fetcher_of
+from .parent import X86_64, SgxTask, TaskLog
 from .provenance import component_urls
 
 _MAX_LOCK = 64 * MIB
@@ -47,7 +38,6 @@ class Workshop:
         repo_id: of that repo.
 
     Attributes:
-        records: what was seen of the toolchain, by its name.
         site: the buildroot; None until it is needed.
     """
 
@@ -63,7 +53,6 @@ class Workshop:
         self.task = task
         self.config = config
         self.log = log
-        self.records: dict[str, ToolchainRecord] = {}
         self.site: Optional[KojiSite] = None
         self._release = release
         self._tag = build_tag
@@ -80,24 +69,21 @@ class Workshop:
         if self._broot is not None:
             self._broot.expire()
 
-    def tools(self) -> BuildTools:
-        """What the core works with; nothing that it keeps outlives this task."""
-        return BuildTools(
-            fetcher_of(self.config, self.log),
-            StageStore(Path(self.task.workdir) / "stages"),
-            self._record,
-            self._build,
-        )
+    # What the core asks of a place; the buildroot is made when the first thing is asked.
 
-    def _record(self, pinned: Toolchain, kind: ToolchainKind) -> ToolchainRecord:
-        site = self._entered()
-        self._check_lock(site)
-        self.records[pinned.name] = recorder_at(site)(pinned, kind)
-        return self.records[pinned.name]
+    isolated = True
 
-    def _build(self, order: BuildOrder, into: Path) -> None:
-        build = builder(self.log, self._entered(), make_timeout=self.config.make_timeout)
-        build(order, into)
+    def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
+        """See `Place` of the core."""
+        return self._entered().ask(commands, timeout)
+
+    def packages(self) -> Sequence[InstalledPackage]:
+        """See `Place` of the core."""
+        return self._entered().packages()
+
+    def open(self, scratch: Path, root: str) -> Tree:
+        """See `Place` of the core."""
+        return self._entered().open(scratch, root)
 
     def _entered(self) -> KojiSite:
         if self.site is None:
@@ -131,17 +117,3 @@ class Workshop:
         if not path.exists():
             return None
         return parse_lock(read_file(str(path), _MAX_LOCK), str(path))
-
-    def _check_lock(self, site: KojiSite) -> None:
-        lock = self.lock()
-        if lock is None:
-            return
-        check = check_lock(lock, [item.locked for item in site.packages()])
-        if not check.matches:
-            wrong = [part.name for part in check.parts if part.state is not State.MATCH]
-            raise BuildError(
-                "the buildroot is not the pinned one",
-                expected=f"the {len(lock.packages)} packages of the release's lock",
-                found=f"{len(wrong)} others or missing: {', '.join(wrong[:6])}",
-                hint="build in a tag whose packages are those of the lock",
-            )

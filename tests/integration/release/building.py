@@ -19,9 +19,10 @@ from sgx_enclaves.release.build import BuildRequest, build_release
 from sgx_enclaves.release.cache import Cache
 from sgx_enclaves.release.catalogue import Artifact, Catalogue
 from sgx_enclaves.release.fetch import Fetched, Fetcher
-from sgx_enclaves.release.manifest import Manifest, ToolchainKind
+from sgx_enclaves.release.manifest import Manifest
 from sgx_enclaves.release.read_catalogue import load_catalogue
-from sgx_enclaves.release.sandbox import Isolation
+from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation
+from sgx_enclaves.release.toolchain import ToolchainKind
 from tests.enclaves.compiled import HERE
 
 ROOT = "/small-build/tree"
@@ -222,12 +223,13 @@ class SmallRelease:
             toolchain,
             source_dir=source_dir,
             twice=twice,
-            isolation=isolation,
             make_timeout=make_timeout,
             jobs=jobs,
         )
         lines: list[str] = [] if told is None else told
-        return build_release(request, self.fetch, lines.append)
+        if isolation is None:
+            isolation = choose_isolation(allow_none=True)[0]
+        return build_release(request, Machine(isolation=isolation), self.fetch, lines.append)
 
 
 def _source(name: str, place: str, sha256: str) -> str:

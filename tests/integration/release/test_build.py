@@ -17,8 +17,9 @@ import pytest
 from sgx_enclaves.errors import ArchiveError, BuildError, CatalogueError, FetchError, InputError
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import BuildRequest, build_release
-from sgx_enclaves.release.manifest import Manifest, Outcome, StepRecord, ToolchainKind, load_built
-from sgx_enclaves.release.sandbox import Isolation, find_isolation
+from sgx_enclaves.release.manifest import Manifest, Outcome, StepRecord, load_built
+from sgx_enclaves.release.sandbox import Isolation, Machine, best_isolation, choose_isolation
+from sgx_enclaves.release.toolchain import ToolchainKind
 from tests.enclaves.compiled import build_enclaves, have_toolchain
 from tests.integration.release.building import SmallRelease, make_tar, wrapper
 from tests.unit.release import tarmaker
@@ -46,6 +47,10 @@ def problem(manifest: Manifest, name: str) -> str:
     assert enclave is not None
     assert enclave.problem is not None
     return enclave.problem
+
+
+def _here() -> Machine:
+    return Machine(isolation=choose_isolation(allow_none=True)[0])
 
 
 def log_of(into: Path, name: str) -> list[str]:
@@ -401,7 +406,7 @@ def test_an_enclave_may_be_built_in_an_older_releases_tree(small: SmallRelease, 
     (small.releases / "newer.toml").write_text(text)
     catalogue = small.catalogue()
     request = BuildRequest(catalogue, catalogue.release("small-2"), into)
-    manifest = build_release(request, small.fetch, print)
+    manifest = build_release(request, _here(), small.fetch, print)
     assert manifest.complete
     assert [(e.name, e.tree) for e in manifest.enclaves] == [("pce", "small-1"), ("qe3", "small-2")]
     assert [tree.root for tree in manifest.trees] == ["/small-build/tree", "/newer-build/tree"]
@@ -413,6 +418,7 @@ def test_an_enclave_may_be_built_in_an_older_releases_tree(small: SmallRelease, 
     with pytest.raises(BuildError, match="several releases"):
         build_release(
             BuildRequest(catalogue, catalogue.release("small-2"), into, source_dir=into),
+            _here(),
             small.fetch,
             print,
         )
@@ -519,7 +525,6 @@ def test_sources_that_do_not_fit_on_the_disk_leave_nothing(
     assert not (tiny_disk / "into").exists()
 
 
-def test_isolation_is_there_or_the_reason_is(tmp_path: Path) -> None:
-    isolation, reason = find_isolation(tmp_path)
+def test_isolation_is_there_or_the_reason_is() -> None:
+    isolation, reason = best_isolation()
     assert (isolation is Isolation.NONE) == bool(reason)
-    assert list(tmp_path.iterdir()) == []

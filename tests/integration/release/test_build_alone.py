@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 
 from sgx_enclaves.errors import BuildError, ManifestError
 from sgx_enclaves.release.manifest import Outcome, load_built
-from sgx_enclaves.release.sandbox import Command, Isolation, Sandbox, find_isolation
+from sgx_enclaves.release.place import Command
+from sgx_enclaves.release.sandbox import Isolation, Sandbox, best_isolation, choose_isolation
 from tests.enclaves.compiled import have_toolchain
 from tests.integration.release.building import SmallRelease, wrapper
 
@@ -24,8 +26,8 @@ pytestmark = pytest.mark.skipif(not have_toolchain(), reason="needs gcc, ld, str
 
 
 @pytest.fixture(scope="session")
-def best(tmp_path_factory: pytest.TempPathFactory) -> Isolation:
-    isolation, reason = find_isolation(tmp_path_factory.mktemp("probe"))
+def best() -> Isolation:
+    isolation, reason = best_isolation()
     if isolation is Isolation.NONE:
         pytest.skip(f"nothing can be shut off here: {reason}")
     return isolation
@@ -37,7 +39,7 @@ def shut_off(request: pytest.FixtureRequest, best: Isolation, tmp_path: Path) ->
     if request.param == "best":
         return best
     sandbox = Sandbox(tmp_path / "probe", "/probe/tree", Isolation.USER)
-    sandbox.tree.mkdir(parents=True)
+    sandbox.path.mkdir(parents=True)
     command = Command(["true"], sandbox.root, {"PATH": os.defpath}, 0o022, 20)
     ended = sandbox.run(command, tmp_path / "probe.log")
     sandbox.close()
@@ -148,7 +150,7 @@ def test_the_tree_stands_in_the_path_that_the_release_wants(
     assert load_built(into).manifest.trees[0].fixed_path
 
 
-@pytest.mark.parametrize("top", ["usr/src/small", "tmp/small", "home/me"])
+@pytest.mark.parametrize("top", ["opt/small", "tmp/small", "home/me"])
 def test_the_path_may_lie_among_the_machines_own_folders(
     small: SmallRelease, into: Path, best: Isolation, top: str
 ) -> None:
@@ -162,7 +164,8 @@ def test_nothing_of_the_machine_can_be_written(
 ) -> None:
     mark = tmp_path / "mark"
     mark.write_text("mine")
-    places = ["/usr/x", "/etc/x", "/x", "/run/x", "/root/x", "/home/x", "/proc/sys/kernel/hostname"]
+    places = ["/usr/x", "/etc/x", "/x", "/run/x", "/root/x", "/home/x", "/dev/x"]
+    places += ["/proc/sys/kernel/hostname", "/proc/sys/kernel/core_pattern", "/var/x"]
     lines = shell(
         small,
         into,
@@ -171,7 +174,7 @@ def test_nothing_of_the_machine_can_be_written(
         f"cat {mark} 2>/dev/null; ls /home /root /run /sys | grep -v : ; "
         "ls /dev | tr '\\n' ' '; echo mine > /tmp/own && cat /tmp/own",
     )
-    devices = "fd full null random shm stderr stdin stdout tty urandom zero "
+    devices = "core fd full null ptmx pts random shm stderr stdin stdout tty urandom zero "
     assert [line for line in lines if line] == [f"{devices}mine"]
     assert mark.read_text() == "mine"
 
@@ -225,14 +228,83 @@ def test_without_isolation_a_path_that_is_taken_is_left_alone(
     assert [path.name for path in taken.iterdir()] == ["mine"]
 
 
-def test_no_fixed_path_is_told_if_nothing_can_be_shut_off(
-    small: SmallRelease, into: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_isolation_nothing_is_built_unless_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sgx_enclaves.release.sandbox.shutil.which", lambda _name: None)
-    told: list[str] = []
-    manifest = small.build(into, told=told)
-    assert manifest.trees[0].network
-    assert any("cannot be shut off" in line and "unshare" in line for line in told)
+    with pytest.raises(BuildError, match="cannot be separated") as caught:
+        choose_isolation()
+    assert "install the package bubblewrap" in str(caught.value)
+    assert "--allow-no-isolation" in str(caught.value)
+    isolation, reason = choose_isolation(allow_none=True)
+    assert isolation is Isolation.NONE
+    assert "bubblewrap" in reason
+
+
+def test_in_a_chroot_that_is_no_mount_point_the_cure_is_named(
+    best: Isolation, tmp_path: Path
+) -> None:
+    if best is not Isolation.ROOT or shutil.which("unshare") is None:
+        pytest.skip("only root may enter a chroot")
+    # all of the machine's directories in a new one, which is itself no mount point
+    code = "from sgx_enclaves.release.sandbox import best_isolation; print(best_isolation())"
+    script = (
+        'for d in /*; do if [ -L "$d" ]; then cp -P "$d" "$0"; '
+        'elif [ -d "$d" ]; then mkdir "$0$d" && mount --rbind "$d" "$0$d" || exit; fi; done; '
+        'exec chroot "$0" "$@"'
+    )
+    said = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, str(tmp_path), sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "mount --bind DIR DIR" in said.stdout, said
+
+
+@pytest.mark.parametrize("secret", ["/etc/shadow", "/etc/machine-id", "/var/lib", "/var/log"])
+def test_nothing_of_the_machine_but_tools_is_visible(
+    small: SmallRelease, into: Path, shut_off: Isolation, secret: str
+) -> None:
+    assert shell(small, into, shut_off, f"test -e {secret} && echo seen {secret}; true") == []
+
+
+def test_a_tree_cannot_stand_among_the_tools(tmp_path: Path, best: Isolation) -> None:
+    for root in ("/usr/src/tree", "/etc/tree", "/proc/tree", "/"):
+        with pytest.raises(BuildError, match="cannot stand"):
+            Sandbox(tmp_path / "scratch", root, best)
+
+
+def test_tools_elsewhere_are_visible_if_named(tmp_path: Path, best: Isolation) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "text").write_text("a tool")
+    log = tmp_path / "log"
+    for visible, status in (((str(tools),), 0), ((), 1)):
+        sandbox = Sandbox(tmp_path / f"scratch{status}", "/small-build/tree", best, visible)
+        sandbox.path.mkdir(parents=True)
+        words = ["grep", "a tool", str(tools / "text")]
+        command = Command(words, sandbox.root, {"PATH": os.defpath}, 0o022, 20)
+        assert (sandbox.run(command, log).status == 0) == (status == 0)
+
+
+def test_a_setuid_file_of_a_step_is_out_of_reach(tmp_path: Path, best: Isolation) -> None:
+    sandbox = Sandbox(tmp_path / "scratch", "/small-build/tree", best)
+    sandbox.path.mkdir(parents=True)
+    words = ["sh", "-c", "cp /bin/true x && chmod 4755 x"]
+    command = Command(words, sandbox.root, {"PATH": "/usr/bin:/bin"}, 0o022, 20)
+    assert sandbox.run(command, tmp_path / "log").status == 0
+    assert (sandbox.path / "x").stat().st_mode & 0o4000
+    # nobody but its owner comes that far
+    assert (tmp_path / "scratch").stat().st_mode & 0o077 == 0
+
+
+def test_limits_hold_for_every_step(small: SmallRelease, into: Path, shut_off: Isolation) -> None:
+    lines = shell(small, into, shut_off, "ulimit -Hc; ulimit -Hn; ulimit -Hf")
+    assert lines[0] == "0"
+    assert int(lines[1]) <= 1 << 16
+    assert int(lines[2]) <= 64 << 20
 
 
 def test_a_folder_with_something_mounted_in_it_is_never_removed(
@@ -310,7 +382,7 @@ def test_a_builder_that_is_ended_takes_its_steps_along(
 
 def test_a_log_that_cannot_be_written_fails_the_step(best: Isolation, tmp_path: Path) -> None:
     sandbox = Sandbox(tmp_path / "scratch", "/small-build/tree", best)
-    sandbox.tree.mkdir(parents=True)
+    sandbox.path.mkdir(parents=True)
     command = Command(["echo", "text"], sandbox.root, {"PATH": os.defpath}, 0o022, 20)
     ended = sandbox.run(command, Path("/dev/full"))
     assert ended.status != 0
@@ -324,7 +396,7 @@ def test_a_long_log_is_cut_and_the_step_goes_on(
 ) -> None:
     monkeypatch.setattr("sgx_enclaves.release.sandbox._MAX_LOG", 100_000)
     sandbox = Sandbox(tmp_path / "scratch", "/small-build/tree", best)
-    sandbox.tree.mkdir(parents=True)
+    sandbox.path.mkdir(parents=True)
     command = Command(
         ["head", "-c", "3000000", "/dev/zero"], sandbox.root, {"PATH": os.defpath}, 0o022, 20
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.release.manifest import load_built
-from sgx_enclaves.release.sandbox import Isolation, find_isolation
+from sgx_enclaves.release.sandbox import Isolation, best_isolation
 from tests.enclaves.compiled import have_toolchain
 from tests.integration.release.building import SmallRelease, wrapper
 
@@ -49,7 +49,7 @@ def test_all_is_varied_or_said_not_to_be(small: SmallRelease, into: Path, tmp_pa
     missing = {item.partition(":")[0] for item in second.not_varied}
     assert set(second.varied) | missing == VARIED
     assert not set(second.varied) & missing
-    if find_isolation(tmp_path)[0] is not Isolation.NONE:
+    if best_isolation()[0] is not Isolation.NONE:
         assert "hostname" in second.varied
     assert ("time" in second.varied) == (shutil.which("faketime") is not None)
 
@@ -89,7 +89,7 @@ def test_a_year_is_a_trace(small: SmallRelease, into: Path) -> None:
 
 
 def test_a_host_name_is_a_trace(small: SmallRelease, into: Path, tmp_path: Path) -> None:
-    if find_isolation(tmp_path)[0] is Isolation.NONE:
+    if best_isolation()[0] is Isolation.NONE:
         pytest.skip("the host name cannot be changed here")
     stamp(small, "$(shell uname -n)")
     assert small.build(into, twice=True).reproducible is False

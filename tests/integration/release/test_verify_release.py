@@ -30,6 +30,7 @@ from demo.release import (
     source_archive,
 )
 from sgx_enclaves.cli.main import main
+from sgx_enclaves.release.sandbox import Isolation
 from sgx_enclaves.report.as_json import release_schema
 from tests.enclaves.compiled import have_toolchain
 from tests.integration.release.verifying import DEADLINE, Bench, World, make_world
@@ -195,6 +196,25 @@ def test_host_build_is_not_reproducible_even_where_the_toolchain_matches(
 ) -> None:
     result = bench.run(world.honest, "--toolchain=host")
     assert (result.status, result.report["reproducible"]) == (0, False)
+
+
+def test_build_that_is_not_separated_from_the_machine_is_not_reproducible(
+    bench: Bench, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        "sgx_enclaves.release.sandbox.best_isolation", lambda: (Isolation.NONE, "a test")
+    )
+    # a path of this test's own: it is made on the machine itself
+    description = replace(world.honest, root=str(tmp_path / "machine" / "tree"))
+    assert main(bench.arguments(description)) == 2
+    result = bench.run(description, "--allow-no-isolation")
+    assert (result.status, result.outcome) == (0, "identical")
+    assert not result.report["reproducible"]
+    assert result.report["builds"][0]["kind"] == "open"
+    jsonschema.validate(result.report, release_schema())
+    text = (result.folder / "release.txt").read_text("utf-8")
+    assert "NOT the reproducible verdict" in text
+    assert "NOT SEPARATED" in text
 
 
 def test_changed_payload_differs(bench: Bench, world: World) -> None:

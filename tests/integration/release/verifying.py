@@ -18,8 +18,9 @@ from demo.release import ENCLAVE_LIST, Description, checksums, release_toml, sha
 from demo.server import DownloadServer, download_server
 from demo.whole_release import TOOLS, designate, honest_release
 from sgx_enclaves.cli.main import main
-from sgx_enclaves.release.sandbox import Isolation, find_isolation
-from sgx_enclaves.release.toolchain import record_toolchain
+from sgx_enclaves.release.place import STANDARD_PATH
+from sgx_enclaves.release.sandbox import Isolation, Machine, best_isolation
+from sgx_enclaves.release.toolchain import look_at
 from tests.enclaves.compiled import build_enclaves
 from tests.support.keys import vendor_key
 
@@ -118,9 +119,9 @@ def make_world(folder: Path) -> Iterator[World]:
         e.signed: vendor.sign_enclave(built / e.unsigned, e.config, key) for e in ENCLAVE_LIST
     }
     (folder / "tls").mkdir()
-    isolated = find_isolation(folder)[0] is not Isolation.NONE
+    isolated = best_isolation()[0] is not Isolation.NONE
     with download_server(folder / "tls") as server:
-        record = record_toolchain(TOOLS).as_dict()
+        record = look_at(TOOLS, STANDARD_PATH, Machine()).as_dict()
         honest = designate(honest_release(server, signed, key), record)
         world = World(server, built, signed, honest, folder / "warm", isolated)
         world.signed_folder.mkdir(parents=True)

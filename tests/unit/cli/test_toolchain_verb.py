@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.cli.main import main
-from sgx_enclaves.release.toolchain import (
+from sgx_enclaves.release.installed import (
     BuildrootLock,
     InstalledPackage,
     LockedPackage,
@@ -72,8 +72,8 @@ def test_a_pinned_buildroot_is_compared(
     lock.write_text(dump_lock(BuildrootLock((GCC,))))
     there = LockedPackage("gcc", "x86_64", "9.5.0", "1", None, sigmd5, None, "GPL-3.0-or-later", "")
     monkeypatch.setattr(
-        "sgx_enclaves.cli.toolchain.installed_packages",
-        lambda _root: (InstalledPackage(there, None),),
+        "sgx_enclaves.release.sandbox.Machine.packages",
+        lambda _self: (InstalledPackage(there, None),),
     )
     assert main(["toolchain", "check", RELEASE, "--lock", str(lock)]) == status
 
@@ -82,8 +82,8 @@ def test_the_lock_that_is_written_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "sgx_enclaves.cli.toolchain.installed_packages",
-        lambda _root: (InstalledPackage(GCC, None),),
+        "sgx_enclaves.release.sandbox.Machine.packages",
+        lambda _self: (InstalledPackage(GCC, None),),
     )
     target = tmp_path / "lock.json"
     assert main(["toolchain", "lock", "-o", str(target)]) == 0

@@ -18,12 +18,12 @@ from sgx_enclaves.release.manifest import (
     Outcome,
     SecondBuild,
     StepRecord,
-    ToolchainKind,
     load_built,
     read_manifest,
     set_apart,
     write_manifest,
 )
+from sgx_enclaves.release.toolchain import ToolchainKind
 from tests.unit.release.test_manifest import CONFIG, UNSIGNED, _record, sample
 
 

@@ -9,21 +9,18 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.errors import BuildError, CatalogueError
-from sgx_enclaves.release.build import (
-    STANDARD_PATH,
+from sgx_enclaves.release.build import find_differences
+from sgx_enclaves.release.build_tree import (
     EnclavePlan,
     Relocation,
-    find_differences,
     independent,
-    make_command,
     plan_trees,
-    search_path,
     step_environment,
 )
 from sgx_enclaves.release.catalogue import Catalogue, OwnBuild, Step, Toolchain, ToolPin
-from sgx_enclaves.release.manifest import ToolchainKind
+from sgx_enclaves.release.place import STANDARD_PATH, Ended, describe
 from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
-from sgx_enclaves.release.sandbox import Ended, describe
+from sgx_enclaves.release.toolchain import ToolchainKind, search_path
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +73,9 @@ def _own(folder: str, mitigation: str = "") -> OwnBuild:
 
 
 def test_the_mitigation_is_passed_to_make() -> None:
-    assert make_command(_own("a")) == ["make", "x.so"]
-    assert make_command(_own("a", "LOAD")) == ["make", "x.so", "MITIGATION-CVE-2020-0551=LOAD"]
+    assert EnclavePlan("x", "x", _own("a")).make_command == ["make", "x.so"]
+    with_load = EnclavePlan("x", "x", _own("a", "LOAD"))
+    assert with_load.make_command == ["make", "x.so", "MITIGATION-CVE-2020-0551=LOAD"]
 
 
 def _toolchain(**environment: str) -> Toolchain:
@@ -91,6 +89,10 @@ def test_the_designated_tools_come_first(monkeypatch: pytest.MonkeyPatch) -> Non
     assert designated == f"/store/gcc/bin:{STANDARD_PATH}"
     assert search_path(_toolchain(), ToolchainKind.HOST) == STANDARD_PATH
     assert search_path(_toolchain(PATH="/opt/bin"), ToolchainKind.HOST) == "/opt/bin"
+    # another compiler is for experiments only
+    other = ["/opt/gcc-9"]
+    assert search_path(_toolchain(), ToolchainKind.HOST, other).startswith("/opt/gcc-9/bin:/usr")
+    assert search_path(_toolchain(), ToolchainKind.DESIGNATED, other) == designated
 
 
 def test_the_releases_variables_come_before_the_usual_ones() -> None:

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import shutil
-import struct
 import subprocess
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -27,25 +26,26 @@ from sgx_enclaves.errors import (
     UnsupportedError,
 )
 from sgx_enclaves.release.catalogue import Toolchain, ToolPin
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
-from sgx_enclaves.release.sandbox import Output, in_root, run_tool
-from sgx_enclaves.release.toolchain import (
-    PROBES,
+from sgx_enclaves.release.installed import (
     BuildrootLock,
-    FoundTool,
     LockedPackage,
-    State,
-    ToolchainRecord,
-    check_lock,
-    check_toolchain,
     compare_packages,
     dump_lock,
     installed_packages,
     parse_installed,
     parse_lock,
-    read_interpreter,
-    record_toolchain,
-    resolve_in_root,
+)
+from sgx_enclaves.release.place import STANDARD_PATH, Output, run_tool
+from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
+from sgx_enclaves.release.sandbox import Machine, in_root
+from sgx_enclaves.release.toolchain import (
+    PROBES,
+    FoundTool,
+    State,
+    ToolchainRecord,
+    check_lock,
+    check_toolchain,
+    look_at,
     same_version,
 )
 
@@ -174,11 +174,15 @@ def test_record_digest_tells_toolchains_apart() -> None:
     assert json.loads(json.dumps(RIGHT.as_dict()))["schema"] == 1
 
 
-def test_this_machines_toolchain_is_recorded() -> None:
+@pytest.fixture(scope="module")
+def here() -> ToolchainRecord:
     if shutil.which("gcc") is None:
         pytest.skip("no gcc here")
-    record = record_toolchain(["gcc", "binutils", "no-such-tool"])
-    gcc, _ld, nothing = record.tools
+    return look_at(["gcc", "binutils", "no-such-tool", "linux-headers"], STANDARD_PATH, Machine())
+
+
+def test_this_machines_toolchain_is_recorded(here: ToolchainRecord) -> None:
+    gcc, _ld, nothing, _headers = here.tools[:4]
     said = subprocess.run(
         ["gcc", "-dumpfullversion"], capture_output=True, text=True, timeout=30, check=True
     )
@@ -188,87 +192,40 @@ def test_this_machines_toolchain_is_recorded() -> None:
     assert os.path.isfile(gcc.path)
     assert not os.path.islink(gcc.path)
     assert nothing == FoundTool("no-such-tool", None, None, None)
-    assert record.interpreter is not None
-    assert os.path.exists(record.interpreter)
+    assert here.interpreter is not None
+    assert os.path.exists(here.interpreter)
 
 
-def test_buildroot_is_looked_at_from_inside(tmp_path: Path) -> None:
-    """Its absolute links stay inside, and its tools are run inside."""
-    (tmp_path / "usr/bin").mkdir(parents=True)
-    (tmp_path / "opt").mkdir()
-    (tmp_path / "opt/real-gcc").write_text("#!/bin/sh\n")
-    (tmp_path / "usr/bin/gcc").symlink_to("/opt/real-gcc")
-    (tmp_path / "usr/include/linux").mkdir(parents=True)
-    (tmp_path / "usr/include/linux/version.h").write_text("#define LINUX_VERSION_CODE 332032\n")
-    commands: list[list[str]] = []
+def test_what_really_compiles_is_recorded(here: ToolchainRecord) -> None:
+    behind = {tool.name: tool for tool in here.tools[4:]}
+    assert {"cc1", "as", "ld", "collect2"} <= behind.keys()
+    for tool in behind.values():
+        assert tool.path is not None
+        assert tool.sha256 == hashlib.sha256(Path(tool.path).read_bytes()).hexdigest()
+    assert behind["cc1"].path != here.tools[0].path
 
-    def run(command: Sequence[str], _timeout: float) -> Output:
-        commands.append(list(command))
-        return Output(0, "gcc (GCC) 9.5.0\n")
 
-    record = record_toolchain(["gcc", "linux-headers", "nasm"], str(tmp_path), run)
-    assert [tool.version for tool in record.tools] == ["9.5.0", "5.17", None]
-    assert record.tools[0].path == "/opt/real-gcc"
-    assert commands[0][-4:] == ["chroot", str(tmp_path), "/usr/bin/gcc", "--version"]
-    assert record.interpreter is None
+def test_a_changed_compiler_behind_the_same_driver_is_another_toolchain(tmp_path: Path) -> None:
+    cc1, driver = tmp_path / "cc1", tmp_path / "gcc"
+    driver.write_text(f"#!/bin/sh\necho {cc1}\n")
+    driver.chmod(0o755)
+    digests = set()
+    for text in ("one", "other"):
+        cc1.write_text(text)
+        record = look_at(["gcc"], f"{tmp_path}:/usr/bin", Machine())
+        assert [tool.path for tool in record.tools if tool.name == "cc1"] == [str(cc1)]
+        digests.add(record.digest())
+    assert len(digests) == 2
+
+
+def test_a_root_directory_must_be_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such buildroot"):
-        record_toolchain(["gcc"], str(tmp_path / "none"), run)
+        Machine(str(tmp_path / "none"))
 
 
-def test_tool_that_fails_is_unseen(tmp_path: Path) -> None:
-    (tmp_path / "usr/bin").mkdir(parents=True)
-    (tmp_path / "usr/bin/gcc").write_text("")
-
-    def run(_command: Sequence[str], _timeout: float) -> Output:
-        raise LimitError("too slow")
-
-    record = record_toolchain(["gcc"], str(tmp_path), run)
-    assert record.tools[0] == FoundTool("gcc", None, "/usr/bin/gcc", None)
-    assert State.MATCH not in states(record)
-
-
-def test_links_that_lead_nowhere(tmp_path: Path) -> None:
-    (tmp_path / "loop").symlink_to("loop")
-    (tmp_path / "up").symlink_to("../../../../../etc/passwd")
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/passwd").write_text("inside")
-    root = str(tmp_path)
-    assert resolve_in_root(root, "/loop") is None
-    assert resolve_in_root(root, "/none") is None
-    assert resolve_in_root(root, "/up") == "/etc/passwd"
-    assert resolve_in_root(root, "/./etc/../etc/passwd") == "/etc/passwd"
-
-
-def elf_with_interpreter(name: bytes, offset: int = 120, entry: int = 56) -> bytes:
-    header = struct.pack(
-        "<4sBBB9xHHIQQQIHHHHHH",
-        b"\x7fELF", 2, 1, 1, 3, 62, 1, 0, 64, 0, 0, 64, entry, 1, 0, 0, 0,
-    )  # fmt: skip
-    segment = struct.pack("<IIQQQQQQ", 3, 4, offset, offset, offset, len(name), len(name), 1)
-    return header + segment + name
-
-
-def test_interpreter_is_read() -> None:
-    assert read_interpreter(elf_with_interpreter(b"/nix/ld.so\0"), "a") == "/nix/ld.so"
-    none = bytearray(elf_with_interpreter(b"x\0"))
-    none[64] = 1
-    assert read_interpreter(bytes(none), "a") is None
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\x7fELF",
-        b"\x7fELF\x01\x01" + bytes(100),
-        elf_with_interpreter(b"x\0", offset=1 << 40),
-        elf_with_interpreter(b"x\0", entry=32),
-        elf_with_interpreter(b"x\0")[:100],
-    ],
-)
-def test_broken_programs_are_refused(data: bytes) -> None:
-    with pytest.raises(FormatError):
-        read_interpreter(data, "a")
+def test_a_root_directory_in_which_nothing_runs_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no program can be run"):
+        look_at(["gcc"], STANDARD_PATH, Machine(str(tmp_path)))
 
 
 LOCK: dict[str, Any] = {
@@ -344,23 +301,29 @@ def edited(edit: Callable[[Any], object]) -> bytes:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "not JSON"),
-        (b"\xff", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b"[]", "must be an object"),
+        (b"", "no JSON"),
+        (b"\xff", "no JSON"),
+        (b"[" * 100_000, "nested too deep"),
+        (b"[]", "version"),
         (edited(lambda d: d.pop("version")), "version"),
         (edited(lambda d: d.update(version=1)), "version"),
         (edited(lambda d: d.pop("buildroot")), "buildroot"),
         (edited(lambda d: d.pop("config")), "config"),
-        (edited(lambda d: d.update(more=1)), "unknown key 'more'"),
-        (edited(lambda d: d["buildroot"].update(rpms={})), "list of packages"),
-        (edited(lambda d: d["buildroot"]["rpms"].append("gcc")), "rpms[2] must be an object"),
-        (edited(lambda d: d["buildroot"]["rpms"][0].pop("sigmd5")), "rpms[0].sigmd5 is missing"),
-        (edited(lambda d: d["buildroot"]["rpms"][0].update(name=None)), "rpms[0].name must be"),
-        (edited(lambda d: d["buildroot"]["rpms"][0].update(epoch=1)), "rpms[0].epoch must be"),
-        (edited(lambda d: d["buildroot"]["rpms"][0].update(x="y")), "unknown key 'x'"),
+        (edited(lambda d: d.update(more=1)), "found more"),
+        (edited(lambda d: d["buildroot"].update(rpms={})), "buildroot.rpms does not fit"),
+        (edited(lambda d: d["buildroot"]["rpms"].append("gcc")), "rpms[2] does not fit"),
+        (
+            edited(lambda d: d["buildroot"]["rpms"][0].pop("sigmd5")),
+            "rpms[0].sigmd5 does not fit",
+        ),
+        (
+            edited(lambda d: d["buildroot"]["rpms"][0].update(name=None)),
+            "rpms[0].name does not",
+        ),
+        (edited(lambda d: d["buildroot"]["rpms"][0].update(epoch=1)), "rpms[0].epoch does not fit"),
+        (edited(lambda d: d["buildroot"]["rpms"][0].update(x="y")), "found x"),
         (edited(lambda d: d["buildroot"]["rpms"].append(d["buildroot"]["rpms"][0])), "twice"),
-        (edited(lambda d: d["bootstrap"].update(x="y")), "bootstrap.x"),
+        (edited(lambda d: d["bootstrap"].update(x="y")), "bootstrap does not fit"),
         (edited(lambda d: d["bootstrap"].update(id=5)), "bootstrap.id"),
     ],
 )
@@ -451,12 +414,13 @@ def test_rpms_answer_is_read() -> None:
         parse_installed("bash\tx86_64\n", {})
 
 
-def test_rpm_that_fails_is_an_error() -> None:
-    def run(_command: Sequence[str], _timeout: float) -> Output:
-        return Output(1, "error: cannot open Packages database\n")
-
+def test_rpm_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "sgx_enclaves.release.installed.run_tool",
+        lambda _command, _timeout: Output(1, "error: cannot open Packages database\n"),
+    )
     with pytest.raises(InputError, match="status 1"):
-        installed_packages("/nowhere", run)
+        installed_packages("/nowhere")
 
 
 SPEC = """

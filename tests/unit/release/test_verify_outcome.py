@@ -37,6 +37,7 @@ from sgx_enclaves.report.text import release_text
 REASON = Finding("x", Severity.UNVERIFIABLE, "something broke", expected="this", found="that")
 DESIGNATED = BuildFacts("r", BuildKind.DESIGNATED, "gcc 9", ())
 HOST = BuildFacts("r", BuildKind.HOST, "gcc 9", ("gcc 9: here 12",))
+UNSEPARATED = BuildFacts("r", BuildKind.OPEN, "gcc 9", ())
 GIVEN = BuildFacts("r", BuildKind.GIVEN, "gcc 9", (), "its manifest says: all is well")
 RED = "\x1b[31m"
 
@@ -128,6 +129,11 @@ def test_required_enclaves_decide(
     ("builds", "words"),
     [
         ((HOST,), "not the reproducible verdict"),
+        (
+            (UNSEPARATED,),
+            "not separated from this machine, so this is not the reproducible verdict",
+        ),
+        ((DESIGNATED, UNSEPARATED), "not separated from this machine"),
         ((GIVEN,), "how that was made is not proved here"),
         ((DESIGNATED, HOST), "not the reproducible verdict"),
         ((DESIGNATED, GIVEN), "how that was made is not proved here"),

@@ -127,15 +127,17 @@ def test_what_a_killed_run_left_is_never_taken_and_goes_away(store: StageStore) 
 
 
 def test_stage_may_make_no_links(store: StageStore) -> None:
-    with pytest.raises(InputError, match="neither a file nor a folder"):
+    with pytest.raises(InputError, match="neither a file nor a directory"):
         store.run("s", INPUTS, lambda into: (into / "l").symlink_to("/etc/passwd"))
     assert list((store.root / "s").iterdir()) == []
 
 
-def test_forgotten_result_is_made_anew(store: StageStore) -> None:
+def test_result_that_is_not_accepted_is_made_again(store: StageStore) -> None:
     store.run("s", INPUTS, Maker())
-    store.forget("s", INPUTS)
-    assert not store.run("s", INPUTS, Maker()).reused
+    assert store.run("s", INPUTS, Maker(), lambda _folder: True).reused
+    again = store.run("s", INPUTS, Maker(), lambda folder: not folder.is_dir())
+    assert not again.reused
+    assert again.notice == ""
 
 
 def test_two_at_once_make_it_once(tmp_path: Path) -> None:
@@ -169,5 +171,5 @@ def test_waiting_for_another_process_ends(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match="work folder cannot be used"):
+    with pytest.raises(InputError, match="work directory cannot be used"):
         StageStore(tmp_path / "file").run("s", INPUTS, Maker())

@@ -25,8 +25,8 @@ from sgx_enclaves_builder.buildroot import (
 )
 
 from sgx_enclaves.errors import BuildError, InputError, LimitError
-from sgx_enclaves.release.sandbox import Command
-from sgx_enclaves.release.toolchain import InstalledPackage
+from sgx_enclaves.release.installed import InstalledPackage
+from sgx_enclaves.release.place import Command
 from tests.unit.koji.builder.buildroots import FakeBuildRoot
 
 PATH = {"PATH": "/usr/bin:/bin"}
@@ -48,7 +48,7 @@ def place_in(chroot: Chroot, tmp_path: Path, shutters: Shutters = OPEN) -> KojiP
 
 
 def run(place: KojiPlace, log: Path, *argv: str, timeout: float = 30) -> tuple[object, str]:
-    place.tree.mkdir(exist_ok=True)
+    place.path.mkdir(exist_ok=True)
     ended = place.run(Command(list(argv), place.root, PATH, 0o027, timeout), log)
     return ended, log.read_text() if log.exists() else ""
 
@@ -188,7 +188,7 @@ def test_links_on_the_way_are_those_of_the_buildroot(
     (root / "src").symlink_to("/usr/src")
     monkeypatch.setattr(broot, "rootdir", lambda: str(root))
     place = KojiPlace(Chroot(broot), OPEN, "x", "/src/a/tree")
-    assert place.tree == root / "usr" / "src" / "a" / "tree"
+    assert place.path == root / "usr" / "src" / "a" / "tree"
     assert not (tmp_path / "usr").exists()
 
 
@@ -202,7 +202,7 @@ def test_a_tree_that_a_step_has_turned_into_a_link_is_not_read(
     script = f"cd / && rm -r {place.root} && ln -s {outside} {place.root}"
     place.run(Command(["sh", "-c", script], place.root, PATH, 0o022, 9), tmp_path / "t.log")
     with pytest.raises(BuildError, match="put a link in the tree's place"):
-        place.tree  # noqa: B018
+        place.path  # noqa: B018
 
 
 def test_a_link_in_the_place_of_our_folder_leads_nowhere(chroot: Chroot, tmp_path: Path) -> None:

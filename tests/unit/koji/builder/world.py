@@ -18,8 +18,9 @@ from demo import vendor
 from demo.release import ENCLAVE_LIST, Description, release_toml, source_archive
 from demo.server import DownloadServer, download_server
 from demo.whole_release import TOOLS, designate, honest_release
-from sgx_enclaves.release.build import STANDARD_PATH
-from sgx_enclaves.release.toolchain import record_toolchain
+from sgx_enclaves.release.place import STANDARD_PATH
+from sgx_enclaves.release.sandbox import Machine
+from sgx_enclaves.release.toolchain import look_at
 from tests.support.keys import vendor_key
 from tests.support_rpm import RpmFile, write_rpm
 from tests.unit.koji.builder.hub import Hub
@@ -58,7 +59,7 @@ def make_vendor(folder: Path, built: Path) -> Iterator[Vendor]:
         e.signed: vendor.sign_enclave(built / e.unsigned, e.config, key) for e in ENCLAVE_LIST
     }
     with download_server(folder) as server:
-        record = record_toolchain(TOOLS, path=STANDARD_PATH).as_dict()
+        record = look_at(TOOLS, STANDARD_PATH, Machine()).as_dict()
         honest = designate(honest_release(server, signed, key), record)
         yield Vendor(server, built, signed, honest)
 

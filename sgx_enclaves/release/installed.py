@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What RPM says is installed, and locks of it: a buildroot pinned to its packages.
+
+A lock is in the format of mock's `buildroot_lock` plugin. Source:
+`buildroot-lock-schema-1.1.0.json` of rpm-software-management/mock. Mock reads every 1.Y.Z
+and so does this; 1.1.0 is written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Optional
+
+from sgx_enclaves.errors import FormatError, InputError, UnsupportedError
+from sgx_enclaves.plain import as_plain, from_plain, parse_json, validate
+from sgx_enclaves.release.place import run_tool
+
+# a tab cannot be part of these tags
+_FIELDS = (
+    "NAME",
+    "ARCH",
+    "VERSION",
+    "RELEASE",
+    "EPOCH",
+    "SIGMD5",
+    "SIGPGP:pgpsig",
+    "LICENSE",
+    "PAYLOADDIGEST",
+)
+_FORMAT = "\\t".join(f"%{{{field}}}" for field in _FIELDS) + "\\n"
+_INSTALLED_TIMEOUT = 120.0
+_KEY_ID = re.compile(r"Key ID ([0-9a-f]{8,64})")
+
+
+@dataclass(frozen=True)
+class InstalledPackage:
+    """One installed package.
+
+    Attributes:
+        locked: its identity, in the words of a buildroot lock.
+        payload_sha256: digest of the packed files, from the header; None before RPM 4.14.
+    """
+
+    locked: LockedPackage
+    payload_sha256: Optional[str]
+
+
+def installed_packages(
+    root: Optional[str] = None,
+    urls: Optional[Mapping[str, str]] = None,
+    dbpath: Optional[str] = None,
+) -> tuple[InstalledPackage, ...]:
+    """Ask RPM for every installed package.
+
+    Args:
+        root: a buildroot; None for this machine.
+        dbpath: folder of the database to ask; by default RPM's own choice within the root.
+        urls: NEVRA to the URL that a package was got from; the database does not know.
+
+    Raises:
+        InputError: RPM is not there or fails.
+        FormatError: its answer makes no sense.
+    """
+    command = ["rpm", "-qa", *(["--root", root] if root is not None else [])]
+    command += [*(["--dbpath", dbpath] if dbpath is not None else []), "--qf", _FORMAT]
+    output = run_tool(command, _INSTALLED_TIMEOUT)
+    if output.status != 0:
+        raise InputError(
+            f"rpm failed with status {output.status}",
+            file=dbpath or root,
+            found=output.text[:200].strip(),
+        )
+    return parse_installed(output.text, urls or {})
+
+
+def parse_installed(text: str, urls: Mapping[str, str]) -> tuple[InstalledPackage, ...]:
+    """Read the lines that `installed_packages` asks for; keys are no packages.
+
+    Raises:
+        FormatError: a line of another form.
+    """
+    packages = []
+    for number, line in enumerate(text.splitlines(), 1):
+        values = [None if value == "(none)" else value for value in line.split("\t")]
+        if len(values) != len(_FIELDS) or values[0] is None:
+            raise FormatError(f"line {number} of rpm's answer is odd", found=repr(line[:100]))
+        if values[0] == "gpg-pubkey":
+            continue
+        name, arch, version, release, epoch, sigmd5, signature, licence, payload = values
+        key = _KEY_ID.search(signature) if signature is not None else None
+        locked = LockedPackage(
+            name=name or "",
+            arch=arch or "",
+            version=version or "",
+            release=release or "",
+            epoch=epoch,
+            sigmd5=sigmd5 or "",
+            signature=key[1][-8:] if key is not None else None,
+            license=licence or "",
+            url="",
+        )
+        locked = replace(locked, url=urls.get(locked.nevra, ""))
+        packages.append(InstalledPackage(locked, payload))
+    return tuple(sorted(packages, key=lambda package: package.locked.nevra))
+
+
+@dataclass(frozen=True, order=True)
+class LockedPackage:
+    """One package of a buildroot; the names are those of the format.
+
+    Attributes:
+        name: package name.
+        arch: architecture, `noarch` included.
+        version: upstream's version.
+        release: the distribution's release.
+        epoch: as text, or None.
+        sigmd5: MD5 of header and payload, from the header; it tells builds apart,
+            it does not authenticate them.
+        signature: last eight digits of the signing key's id, or None.
+        license: the distribution's licence tag.
+        url: where the package was got; may be empty when nobody knows any more.
+    """
+
+    name: str
+    arch: str
+    version: str
+    release: str
+    epoch: Optional[str]
+    sigmd5: str
+    signature: Optional[str]
+    license: str
+    url: str
+
+    @property
+    def nevra(self) -> str:
+        """Name, epoch, version, release and architecture in RPM's notation."""
+        epoch = f"{self.epoch}:" if self.epoch not in (None, "0") else ""
+        return f"{self.name}-{epoch}{self.version}-{self.release}.{self.arch}"
+
+
+@dataclass(frozen=True)
+class BuildrootLock:
+    """A lock file.
+
+    Attributes:
+        packages: sorted.
+        config: mock's own options, kept as they are.
+        bootstrap: the container image that the buildroot was made with; empty if none.
+    """
+
+    packages: tuple[LockedPackage, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    bootstrap: Mapping[str, str] = field(default_factory=dict)
+
+
+WRITTEN_VERSION = "1.1.0"
+_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})")
+_MAX_LOCK = 64 << 20
+_TEXT, _MAYBE_TEXT = {"type": "string"}, {"type": ["string", "null"]}
+_PACKAGE_KEYS = tuple(LockedPackage.__dataclass_fields__)
+_BOOTSTRAP_KEYS = ("architecture", "id", "image_digest", "pull_digest")
+
+
+def _lock_schema(*, exact: bool) -> dict[str, Any]:
+    """The format's schema; a newer minor version may have keys that we do not know."""
+
+    def mapping(properties: Mapping[str, Any], required: Iterable[str]) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "properties": dict(properties),
+            "required": list(required),
+            "additionalProperties": not exact,
+        }
+
+    kinds = {key: _MAYBE_TEXT if key in ("epoch", "signature") else _TEXT for key in _PACKAGE_KEYS}
+    rpms = {"type": "array", "maxItems": 100_000, "items": mapping(kinds, _PACKAGE_KEYS)}
+    bootstrap = mapping(dict.fromkeys(_BOOTSTRAP_KEYS, _TEXT), ())
+    keys = {
+        "version": _TEXT,
+        "buildroot": mapping({"rpms": rpms}, ["rpms"]),
+        "bootstrap": {**bootstrap, "additionalProperties": False if exact else _TEXT},
+        "config": {"type": "object"},
+    }
+    return mapping(keys, ["version", "buildroot", "config"])
+
+
+def parse_lock(data: bytes, file: str) -> BuildrootLock:
+    """Read a lock file.
+
+    Args:
+        data: its content.
+        file: its name, for messages.
+
+    Raises:
+        FormatError: not JSON, or not of this form; the message names the place.
+        UnsupportedError: another major version.
+    """
+    top = parse_json(data, file=file, error=FormatError, most=_MAX_LOCK)
+    version = top.get("version") if isinstance(top, dict) else None
+    match = _VERSION.fullmatch(version) if isinstance(version, str) else None
+    if match is None:
+        raise FormatError("its version is no version", file=file, found=repr(version))
+    if match[1] != "1":
+        raise UnsupportedError(
+            "a buildroot lock of another major version",
+            file=file,
+            expected="1.Y.Z",
+            found=str(version),
+        )
+    validate(top, _lock_schema(exact=int(match[2]) <= 1), file=file, error=FormatError)
+    packages = [
+        from_plain(
+            LockedPackage,
+            {key: item[key] for key in _PACKAGE_KEYS},
+            file=file,
+            error=FormatError,
+        )
+        for item in top["buildroot"]["rpms"]
+    ]
+    names = [package.nevra for package in packages]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        raise FormatError(f"buildroot.rpms has {name} twice", file=file)
+    return BuildrootLock(
+        tuple(sorted(packages, key=_order)), top["config"], top.get("bootstrap", {})
+    )
+
+
+def _order(package: LockedPackage) -> tuple[str, ...]:
+    return (package.name, package.arch, package.version, package.release, package.epoch or "")
+
+
+def dump_lock(lock: BuildrootLock) -> str:
+    """The lock as mock writes it: sorted keys, four blanks, a newline at the end."""
+    data: dict[str, Any] = {
+        "version": WRITTEN_VERSION,
+        "buildroot": {"rpms": as_plain(sorted(lock.packages, key=_order))},
+        "config": dict(lock.config),
+    }
+    if lock.bootstrap:
+        data["bootstrap"] = dict(lock.bootstrap)
+    return json.dumps(data, indent=4, sort_keys=True) + "\n"
+
+
+@dataclass(frozen=True)
+class LockDifference:
+    """How a buildroot differs from its lock.
+
+    Attributes:
+        missing: pinned, not there; NEVRAs.
+        extra: there, not pinned; NEVRAs.
+        rebuilt: the same NEVRA with another SIGMD5, which is another build.
+        resigned: the same build with another signing key.
+    """
+
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    rebuilt: tuple[str, ...]
+    resigned: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether every package is the pinned build; a new signature changes no byte of it."""
+        return not (self.missing or self.extra or self.rebuilt)
+
+
+def compare_packages(
+    pinned: Iterable[LockedPackage], installed: Iterable[LockedPackage]
+) -> LockDifference:
+    """Compare what is installed with what is pinned."""
+    want = {package.nevra: package for package in pinned}
+    have = {package.nevra: package for package in installed}
+    both = sorted(want.keys() & have.keys())
+    return LockDifference(
+        missing=tuple(sorted(want.keys() - have.keys())),
+        extra=tuple(sorted(have.keys() - want.keys())),
+        rebuilt=tuple(name for name in both if want[name].sigmd5 != have[name].sigmd5),
+        resigned=tuple(
+            name
+            for name in both
+            if want[name].sigmd5 == have[name].sigmd5
+            and want[name].signature != have[name].signature
+        ),
+    )
