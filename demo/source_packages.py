@@ -222,7 +222,7 @@ def spec_command(kind: str, sources: Path) -> list[str]:
     spec = sources / f"linux-sgx-enclaves-{kind}.spec"
     return [
         *("spec", "demo", "--kind", kind, "--date", DATE),
-        *("--catalogue", str(sources / RELEASE_FILE), "-o", str(spec)),
+        *("--catalogue", str(sources / RELEASE_FILE), "--force", "-o", str(spec)),
     ]
 
 

@@ -17,7 +17,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional
+from typing import BinaryIO, Callable, NamedTuple, Optional
 
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 
@@ -27,18 +27,20 @@ _LOCK_POLL = 0.1
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """The content of a regular file or pipe, once.
+    """The content of a regular file, or of standard input.
+
+    A pipe without a writer would be waited for for ever, and a device has no end.
 
     Args:
-        path: the file.
+        path: the file; `-` is standard input.
         limit: the most bytes to read.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or is no regular file.
         LimitError: there is more than `limit` bytes.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) if path != "-" else open(0, "rb", closefd=False) as stream:
             # Asked for the limit at once, Python would reserve that much.
             step = os.fstat(stream.fileno()).st_size + _READ_CHUNK
             parts = []
@@ -59,6 +61,22 @@ def read_file(path: str, limit: int) -> bytes:
     return data
 
 
+def open_regular(path: str) -> BinaryIO:
+    """Open a file for reading, at once: whatever is none is refused, not waited for.
+
+    Raises:
+        OSError: it cannot be opened.
+        InputError: it is a pipe, a device or a socket.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        # Python says of a directory what it is.
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    raise InputError("no regular file", file=path, hint="name a file, or - for standard input")
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it; it may be there.
 
@@ -75,26 +93,30 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
-def write_file(path: str, data: bytes, mode: int = 0o644) -> None:
+def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
     """Replace `path` with `data` atomically: readers see the old file or the new one.
+
+    Args:
+        path: the file; its directory is there.
+        data: its content.
+        mode: its permissions, of which the umask takes away.
 
     Raises:
         InputError: it cannot be written; nothing is left behind.
     """
-    import tempfile  # noqa: PLC0415  (needed only to write, and slow to import)
-
     target = Path(path)
-    temporary = None
+    temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}")
+    made = False
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "wb") as stream:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(temporary, flags, mode), "wb") as stream:
+            made = True
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, mode)
         os.replace(temporary, target)
     except OSError as error:
-        if temporary is not None:
+        if made:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         raise InputError(

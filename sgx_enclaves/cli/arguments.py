@@ -57,6 +57,16 @@ class _EnclaveNames:
         return (pin.enclave for pin in all_pins())
 
 
+def add_output(parser: argparse.ArgumentParser, about: str = "", *, required: bool = True) -> None:
+    """`-o` and `--force`; see `written`."""
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=required, help=about or "where to write"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace the output file if there is one already"
+    )
+
+
 def add_policy(parser: argparse.ArgumentParser) -> None:
     """Who must have signed, as what."""
     group = parser.add_argument_group("who must have signed")

@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sgx_enclaves.cli.output import out
-from sgx_enclaves.files import make_folder, write_file
+from sgx_enclaves.cli.arguments import add_output
+from sgx_enclaves.cli.output import out, write_output
+from sgx_enclaves.files import make_folder
 from sgx_enclaves.plain import printable
 from sgx_enclaves.release.manifest import Built, Manifest, TreeRecord, load_built
 
@@ -32,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unpinned", action="store_true", help="with --designated: accept such sources"
     )
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="write there what is printed, too"
-    )
+    add_output(parser, "write there what is printed, too", required=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
     lines += [f"REFUSED: {reason}" for reason in refused]
     out(*lines)
     if args.output is not None and not refused:
-        make_folder(args.output.parent)
-        write_file(str(args.output), "".join(f"{printable(line)}\n" for line in lines).encode())
+        make_folder(Path(args.output).parent)
+        text = "".join(f"{printable(line)}\n" for line in lines)
+        write_output(args, text.encode(), *args.directory.rglob("*"))
     return EXIT_REFUSED if refused else 0
 
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import argparse
 
-from sgx_enclaves.cli.arguments import load_signed
-from sgx_enclaves.cli.output import out
+from sgx_enclaves.cli.arguments import add_output, load_signed
+from sgx_enclaves.cli.output import out, write_output
 from sgx_enclaves.enclave.sign import extract
-from sgx_enclaves.files import write_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("enclave", metavar="SIGNED", help="the vendor's signed enclave")
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write")
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,6 +25,6 @@ def run(args: argparse.Namespace) -> int:
     _, descriptor = load_signed(args.enclave)
     signatures = extract(descriptor)
     data = b"".join(s.serialise() for s in signatures)
-    write_file(args.output, data)
+    write_output(args, data, args.enclave)
     out(f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes")
     return 0

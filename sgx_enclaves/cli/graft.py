@@ -11,21 +11,22 @@ import os
 
 from sgx_enclaves.cli.arguments import (
     add_catalogue,
+    add_output,
     add_policy,
     add_sdk,
     chosen_catalogue,
     chosen_generation,
     chosen_policy,
 )
-from sgx_enclaves.cli.output import out
+from sgx_enclaves.cli.output import out, write_output
 from sgx_enclaves.enclave.graft import graft
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
-# Fedora ships enclaves executable.
-MODE = 0o755
+# Fedora ships enclaves executable; the umask takes the rest.
+MODE = 0o777
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("built", metavar="BUILT", help="the unsigned enclave that we built")
     parser.add_argument("signatures", metavar="SIGNATURES", help="made by extract-signature")
     parser.add_argument("--config", metavar="XML", required=True, help="its config.xml")
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write")
+    add_output(parser)
     parser.add_argument(
         "--fips",
         action="store_true",
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
         generation=chosen_generation(args),
         fips=args.fips,
     )
-    write_file(args.output, result, MODE)
+    inputs = (args.built, args.signatures, args.config, *args.signer, *args.catalogue)
+    write_output(args, result, *inputs, mode=MODE)
     out(f"{args.output}: verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}")
     return 0
 

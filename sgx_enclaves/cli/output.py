@@ -8,11 +8,16 @@ away changes nothing; an output that cannot be written is an error.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
+import stat
 import sys
+from pathlib import Path
+from typing import Union
 
 from sgx_enclaves.errors import InputError
+from sgx_enclaves.files import write_file
 from sgx_enclaves.plain import printable
 
 _RED, _GREEN, _YELLOW, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
@@ -58,6 +63,68 @@ def message(text: str) -> None:
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(f"sgx-enclaves: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def write_output(
+    args: argparse.Namespace, data: bytes, *inputs: Union[str, Path], mode: int = 0o666
+) -> None:
+    """Write what `-o` names; a pipe or a device is written to, never replaced.
+
+    Args:
+        args: with `output` and `force`.
+        data: what to write.
+        inputs: the files that were read; none of them is ever replaced.
+        mode: of a new file, of which the umask takes away.
+
+    Raises:
+        InputError: it is there and there is no `--force`; it is an input, a link or a
+            directory; or it cannot be written.
+    """
+    path = str(args.output)
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        found = None
+    except OSError as error:
+        raise _unwritten(path, error) from None
+    if found is not None and (stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
+        _write_to(path, data)
+        return
+    refused = None
+    if os.path.islink(path):
+        refused = ("it is a symbolic link", "name the file itself")
+    elif found is not None and not stat.S_ISREG(found.st_mode):
+        refused = ("it is no file, pipe or character device", "name a file")
+    elif found is not None and any(_is_file(name, found) for name in inputs):
+        refused = ("it is one of the inputs", "name another file")
+    elif found is not None and not args.force:
+        refused = ("it is there already", "name another file, or replace it with --force")
+    if refused is not None:
+        raise InputError(f"cannot be written: {refused[0]}", file=path, hint=refused[1])
+    write_file(path, data, mode)
+
+
+def _is_file(name: Union[str, Path], found: os.stat_result) -> bool:
+    """Whether a name leads to that file; by a hard link, too."""
+    try:
+        return os.path.samestat(os.stat(name), found)
+    except OSError:
+        return False
+
+
+def _write_to(path: str, data: bytes) -> None:
+    try:
+        # A pipe that nobody reads is an error at once, and no reason to wait.
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        os.set_blocking(descriptor, True)
+        with open(descriptor, "wb") as stream:
+            stream.write(data)
+    except OSError as error:
+        raise _unwritten(path, error) from None
+
+
+def _unwritten(path: str, error: OSError) -> InputError:
+    return InputError(f"cannot be written: {error.strerror or error}", file=path)
 
 
 def coloured(line: str) -> str:

@@ -8,15 +8,21 @@ from __future__ import annotations
 import argparse
 import datetime
 
-from sgx_enclaves.cli.arguments import add_sdk, chosen_generation, load_config, load_enclave
-from sgx_enclaves.cli.output import out
+from sgx_enclaves.cli.arguments import (
+    add_output,
+    add_sdk,
+    chosen_generation,
+    load_config,
+    load_enclave,
+)
+from sgx_enclaves.cli.output import out, write_output
 from sgx_enclaves.enclave.compare import detect_generation, require_unsigned
 from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sign import load_key, sign
-from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
-MODE = 0o755
+MODE = 0o777
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("enclave", metavar="UNSIGNED", help="the unsigned enclave")
     parser.add_argument("--config", metavar="XML", required=True, help="its config.xml")
     parser.add_argument("--key", metavar="PEM", required=True, help="private key")
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write")
+    add_output(parser)
     parser.add_argument(
         "--date",
         type=datetime.date.fromisoformat,
@@ -47,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     generation = chosen_generation(args) or detect_generation(image)
     regenerated = regenerate(image, load_config(args.config), generation, args.fips)
     date = args.date or datetime.datetime.now(datetime.timezone.utc).date()
-    write_file(args.output, sign(image, regenerated, key, date), MODE)
+    inputs = (args.enclave, args.config, args.key)
+    write_output(args, sign(image, regenerated, key, date), *inputs, mode=MODE)
     out(
         f"{args.output}: signed as SDK {generation.name} would, "
         f"MRENCLAVE {regenerated.mrenclave.hex()}"

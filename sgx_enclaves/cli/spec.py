@@ -16,10 +16,9 @@ import datetime
 import os
 import re
 
-from sgx_enclaves.cli.arguments import add_catalogue, chosen_catalogue
-from sgx_enclaves.cli.output import out_report
+from sgx_enclaves.cli.arguments import add_catalogue, add_output, chosen_catalogue
+from sgx_enclaves.cli.output import out_report, write_output
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.files import write_file
 from sgx_enclaves.release.catalogue import Release
 from sgx_enclaves.specs import Kind, SpecRequest, render
 
@@ -32,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("release", metavar="RELEASE", help="its name in the catalogue")
     parser.add_argument("--kind", choices=[kind.value for kind in Kind], required=True)
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", help="where to write; standard output by default"
-    )
+    add_output(parser, "where to write; standard output by default", required=False)
     parser.add_argument(
         "--packager",
         metavar="'NAME <ADDRESS>'",
@@ -86,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None:
         out_report(text.rstrip("\n"))
     else:
-        write_file(args.output, text.encode("utf-8"))
+        write_output(args, text.encode("utf-8"), *args.catalogue)
     return 0
 
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from sgx_enclaves.cli.arguments import add_catalogue, add_json, chosen_catalogue
-from sgx_enclaves.cli.output import out_report
+from sgx_enclaves.cli.arguments import add_catalogue, add_json, add_output, chosen_catalogue
+from sgx_enclaves.cli.output import out_report, write_output
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.files import read_file
 from sgx_enclaves.release.catalogue import Toolchain
 from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.sandbox import Machine
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release", metavar="RELEASE", nargs="?", help="a release of the catalogue")
     parser.add_argument("--root", metavar="DIR", help="a buildroot; by default this machine")
     parser.add_argument("--lock", metavar="FILE", help="check against this buildroot lock")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write here, not to standard output")
+    add_output(parser, "write here, not to standard output", required=False)
     add_catalogue(parser)
     add_json(parser)
 
@@ -99,7 +99,8 @@ def _write(args: argparse.Namespace, text: str) -> None:
     if args.output is None:
         out_report(text)
     else:
-        write_file(args.output, f"{text}\n".encode())
+        inputs = (*args.catalogue, *([args.lock] if args.lock else []))
+        write_output(args, f"{text}\n".encode(), *inputs)
 
 
 def _say(args: argparse.Namespace, check: ToolchainCheck) -> int:

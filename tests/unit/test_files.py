@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import tracemalloc
 from pathlib import Path
 from typing import Callable
@@ -21,6 +20,7 @@ from sgx_enclaves.files import (
     read_file,
     sync,
     tree_entries,
+    write_file,
 )
 
 
@@ -45,19 +45,33 @@ def test_up_to_the_limit_and_not_beyond(tmp_path: Path, size: int) -> None:
         read_file(str(path), 100)
 
 
-def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    data = os.urandom(300_000)
-    writer = threading.Thread(target=pipe.write_bytes, args=(data,))
-    writer.start()
-    assert read_file(str(pipe), 1 << 20) == data
-    writer.join()
+def test_a_pipe_without_a_writer_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="no regular file"):
+        read_file(str(tmp_path / "pipe"), 1 << 20)
 
 
-def test_what_never_ends_is_stopped() -> None:
-    with pytest.raises(LimitError, match="too large"):
+def test_what_never_ends_is_refused() -> None:
+    with pytest.raises(InputError, match="no regular file"):
         read_file("/dev/zero", 1 << 20)
+
+
+def test_a_directory_is_named_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        read_file(str(tmp_path), 1 << 20)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o22, 0o644), (0o77, 0o600), (0o2, 0o664)])
+def test_a_file_has_the_rights_that_the_umask_leaves(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_file(str(tmp_path / "x"), b"x")
+        write_file(str(tmp_path / "program"), b"x", 0o777)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "program").stat().st_mode & 0o777 == 0o777 & ~umask
+    assert sorted(os.listdir(tmp_path)) == ["program", "x"]
 
 
 def test_a_lock_is_waited_for_but_not_for_ever(tmp_path: Path) -> None:

@@ -79,6 +79,6 @@ def test_what_is_no_source_archive_is_status_2(
     assert main(["contents", str(path)]) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert "'b/x' is not below one top folder" in output.err
+    assert "'b/x' is not below one top directory" in output.err
     assert main(["contents", str(tmp_path / "none")]) == 2
     assert "no such file" in capsys.readouterr().err

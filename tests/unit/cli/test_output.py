@@ -199,3 +199,135 @@ def test_an_interrupt_has_a_status_of_its_own(
     monkeypatch.setattr("sgx_enclaves.cli.main.module_of", interrupted)
     assert main(["show", "x"]) == 130
     assert capsys.readouterr().err == "sgx-enclaves: interrupted\n"
+
+
+# --- what -o names ---
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """What is needed to sign, and to take signatures out."""
+    case = signed_enclave()
+    for name, data in {
+        "built.so": case.built,
+        "signed.so": case.signed,
+        "config.xml": case.config,
+        "key.pem": private_pem(vendor_key()),
+        "there": b"precious",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "link").symlink_to("there")
+    (tmp_path / "dangling").symlink_to("nothing")
+    os.link(tmp_path / "key.pem", tmp_path / "key-too.pem")
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+def signing(own: Path, output: str, *more: str) -> list[str]:
+    named = ("sign", "built.so", "--config", "config.xml", "--key", "key.pem", "-o", output)
+    return [str(own / word) if "." in word or word == output else word for word in named] + [*more]
+
+
+@pytest.mark.parametrize("more", [[], ["--force"]])
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("key.pem", "it is one of the inputs"),
+        ("key-too.pem", "it is one of the inputs"),
+        ("built.so", "it is one of the inputs"),
+        ("config.xml", "it is one of the inputs"),
+        ("link", "it is a symbolic link"),
+        ("dangling", "it is a symbolic link"),
+        ("folder", "it is no file, pipe or character device"),
+        ("there/x", "Not a directory"),
+        ("absent/x", "No such file or directory"),
+    ],
+)
+def test_what_an_output_never_replaces(
+    own: Path, output: str, words: str, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.read_bytes() for p in own.iterdir() if p.is_file()}
+    assert main(signing(own, output, *more)) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert output in said.err
+    assert said.out == ""
+    assert {p: p.read_bytes() for p in own.iterdir() if p.is_file()} == before
+    assert (own / "dangling").is_symlink()
+
+
+def test_a_file_is_replaced_on_request_only(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(signing(own, "there")) == 2
+    assert "replace it with --force" in capsys.readouterr().err
+    assert (own / "there").read_bytes() == b"precious"
+    assert main(signing(own, "there", "--force")) == 0
+    assert (own / "there").read_bytes()[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "extract-signature {own}/signed.so -o {own}/there",
+        "toolchain record sgx-2.25-dcap-1.22 -o {own}/there",
+        "spec sgx-2.25-dcap-1.22 --kind grafted -o {own}/there",
+    ],
+)
+def test_every_verb_asks_before_it_replaces(own: Path, line: str) -> None:
+    assert main(line.format(own=own).split()) == 2
+    assert (own / "there").read_bytes() == b"precious"
+    assert main([*line.format(own=own).split(), "--force"]) == 0
+    assert (own / "there").read_bytes() != b"precious"
+
+
+def test_a_device_and_a_pipe_are_written_to(own: Path) -> None:
+    assert main(signing(own, "/dev/null")) == 0
+    assert Path("/dev/null").is_char_device()
+    line = f"{{ $VERB extract-signature {own / 'signed.so'} -o /dev/fd/3 3>&1 >&2; }} | wc -c"
+    assert run(line).stdout.split() == [str(3 * 1808)]
+    pipe = own / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert main(["extract-signature", str(own / "signed.so"), "-o", str(pipe)]) == 0
+    assert len(os.read(reader, 1 << 16)) == 3 * 1808
+    os.close(reader)
+    assert main(["extract-signature", str(own / "signed.so"), "-o", str(pipe)]) == 2
+
+
+# --- inputs that never end ---
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "show {pipe}",
+        "measure {pipe}",
+        "measure {own}/built.so --config {pipe}",
+        "verify-signature {pipe}",
+        "verify-signature {own}/signed.so --signer {pipe}",
+        "compare {pipe} {own}/signed.so --config {own}/config.xml",
+        "compare {own}/built.so {pipe} --config {own}/config.xml",
+        "compare {own}/built.so {own}/signed.so --config {pipe}",
+        "extract-signature {pipe} -o {own}/out",
+        "sign {own}/built.so --config {own}/config.xml --key {pipe} -o {own}/out",
+        "graft {own}/built.so {pipe} --config {own}/config.xml -o {own}/out",
+        "check-rpm {pipe}",
+        "check-rpm {own}/there --reference {pipe}",
+        "scan {pipe}",
+        "contents {pipe}",
+        "check-built {pipe}",
+        "toolchain check --lock {pipe}",
+        "verify-release sgx-2.25-dcap-1.22 pce --offline --cache {own}/c --repacked {pipe}",
+    ],
+)
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(own: Path, line: str) -> None:
+    os.mkfifo(own / "pipe")
+    done = run("timeout 50 $VERB " + line.format(own=own, pipe=own / "pipe"))
+    assert done.returncode == 2
+    assert str(own / "pipe") in done.stderr + done.stdout
+    assert "internal error" not in done.stderr
+
+
+def test_standard_input_is_an_input(own: Path) -> None:
+    done = run(f"$VERB show - < {own / 'signed.so'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("-: ")
