@@ -41,6 +41,9 @@ class Artifact:
         max_size: bytes that are fetched at most.
         contents_sha256: pin of what the archive holds, however it is packed (see
             `archive`); None if not known. Every pin that is given must hold.
+        lookaside_sha512: digests of the packed file, one for each name that the repository
+            has had, by which look-aside caches may have it. No pins: they only find it.
+        lookaside_package: the source package that it belongs to there; None for the usual one.
     """
 
     filename: str
@@ -50,6 +53,8 @@ class Artifact:
     size: Optional[int] = None
     max_size: int = 1024 * MIB
     contents_sha256: Optional[str] = None
+    lookaside_sha512: tuple[str, ...] = ()
+    lookaside_package: Optional[str] = None
 
     def __post_init__(self) -> None:
         if not PLAIN_NAME.fullmatch(self.filename):

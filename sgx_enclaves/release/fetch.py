@@ -71,9 +71,11 @@ class Lookaside:
     def urls(self, artifact: Artifact) -> tuple[str, ...]:
         """Where the file would stand, for each digest that is known; maybe none."""
         name = quote(artifact.filename)
+        package = artifact.lookaside_package or self.package
+        digests = [("sha512", value) for value in (artifact.sha512, *artifact.lookaside_sha512)]
         return tuple(
-            f"{self.base.rstrip('/')}/{self.package}/{name}/{kind}/{value}/{name}"
-            for kind, value in (("sha512", artifact.sha512), ("sha256", artifact.sha256))
+            f"{self.base.rstrip('/')}/{package}/{name}/{kind}/{value}/{name}"
+            for kind, value in (*digests, ("sha256", artifact.sha256))
             if value is not None
         )
 

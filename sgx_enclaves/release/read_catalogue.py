@@ -102,17 +102,26 @@ def read_release(data: bytes, file: str) -> Release:
 
 def release_from(parsed: Mapping[str, Any], file: str) -> Release:
     """Like `read_release`, of a file that is parsed already."""
+    release = release_form(parsed, file)
+    _cross_check(release)
+    return release
+
+
+def release_form(parsed: Mapping[str, Any], file: str) -> Release:
+    """A release whose form is right; what it says may still contradict itself.
+
+    Raises:
+        CatalogueError: its form is wrong.
+    """
     if isinstance(parsed.get("schema"), bool) or parsed.get("schema") != SCHEMA:
         _refuse(file, f"schema: must be {SCHEMA}", parsed.get("schema"))
     validate(parsed, _schema(), file=file, error=CatalogueError)
     _check_lines(parsed, "", file)
     try:
-        release = from_plain(Release, _as_records(parsed, file), file=file, error=CatalogueError)
+        return from_plain(Release, _as_records(parsed, file), file=file, error=CatalogueError)
     except CatalogueError as error:
         error.file = file  # an artifact does not know where it stands
         raise
-    _cross_check(release)
-    return release
 
 
 @cache

@@ -61,8 +61,9 @@ def test_what_no_release_holds_any_more_is_still_known(name: str) -> None:
     assert pin_for_file(f"libsgx_{pin.file}.so") == pin
 
 
-def test_qve_may_not_be_shipped() -> None:
+def test_what_may_not_be_shipped() -> None:
     assert "qve" in not_shipped()
+    assert "qae" in not_shipped()
     assert not_shipped().isdisjoint({"pce", "ide", "qe3", "tdqe", "qe", "pve", "le"})
 
 

@@ -140,9 +140,11 @@ def test_own_files_fit_the_schema_and_the_reader(path: Path) -> None:
     jsonschema.validate(parsed(path), SCHEMA)
     release = read_release_file(path)
     assert release.name == path.stem
-    assert {enclave.name for enclave in release.enclaves} == {"pce", "ide", "qe3", "tdqe", "qve"}
+    new = {"qae"} if release.dcap == "1.25" else set()
+    names = {enclave.name for enclave in release.enclaves}
+    assert names == {"pce", "ide", "qe3", "tdqe", "qve"} | new
     for enclave in release.enclaves:
-        assert (enclave.name == "qve") == (not enclave.may_ship)
+        assert (enclave.name in ("qve", "qae")) == (not enclave.may_ship)
         assert enclave.signed_file == enclave.member.rpartition("/")[2]
 
 
@@ -192,6 +194,30 @@ def test_unknown_facts_of_an_enclave_are_its_own_and_its_trees() -> None:
     release = release_from(whole, "small.toml")
     one = release.enclaves[0]
     assert Catalogue({"small": release}, ()).unpinned_for(release, one) == ()
+
+
+def test_origins_and_floors_of_the_newest_releases() -> None:
+    """An enclave is built from the tag that the vendor's README names."""
+    catalogue = load_catalogue([OWN_FOLDER])
+    own = {"sgx-2.27-dcap-1.24": {"qve"}, "sgx-2.28-dcap-1.25": {"qve", "tdqe", "qae"}}
+    own["sgx-2.29-dcap-1.25"] = set()
+    for name, built_here in own.items():
+        release = catalogue.release(name)
+        assert {e.name for e in release.enclaves if e.build is not None} == built_here
+        for enclave in release.enclaves:
+            tree, built = catalogue.build_of(release, enclave)
+            if enclave.name in ("pce", "ide", "qe3"):
+                assert tree.name == NEWEST
+            assert (built.signer, built.isvprodid) == (enclave.signer, enclave.isvprodid)
+    newest = catalogue.release("sgx-2.29-dcap-1.25")
+    floors = {e.name: (e.isvprodid, e.least_isvsvn) for e in newest.enclaves}
+    assert floors == {
+        **{"pce": (1, 16), "qe3": (1, 11), "ide": (1, 5)},
+        **{"tdqe": (2, 7), "qve": (2, 14), "qae": (3, 13)},
+    }
+    qae = newest.enclave("qae")
+    assert qae is not None
+    assert catalogue.build_of(newest, qae)[0].name == "sgx-2.28-dcap-1.25"
 
 
 def test_digests_that_are_known_are_pinned() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,11 @@ def test_lookaside_layout() -> None:
         f"{base}/sha256/{DIGEST}/a-1.tar.gz",
     )
     assert lookaside.urls(Artifact("a", ())) == ()
+    other = Artifact("a", (), contents_sha256=DIGEST, lookaside_sha512=("ab" * 64, "cd" * 64))
+    base = "https://example.org/pkgs/rpms/linux-sgx/a/sha512"
+    assert lookaside.urls(other) == (f"{base}/{'ab' * 64}/a", f"{base}/{'cd' * 64}/a")
+    elsewhere = replace(both, lookaside_package="other")
+    assert all("/rpms/other/a-1.tar.gz/" in url for url in lookaside.urls(elsewhere))
     with pytest.raises(CatalogueError):
         Lookaside("http://example.org", "p")
     with pytest.raises(CatalogueError):

@@ -1,0 +1,461 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Draft a catalogue entry from two source trees, the SDK's and the attestation primitives'.
+
+What the trees say is read there: versions, sub-module commits, patches, tools, which tag
+each enclave was built from, its configuration, directory and mitigation. What they do not
+say is carried over from the newest release that the catalogue has the build of (steps,
+environment, who signs, what may be shipped, pins of the same commits) or left out and
+listed as unpinned. `BY_HAND` names what a person must look at.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any, Optional
+
+from sgx_enclaves.enclave.known import pin_named
+from sgx_enclaves.errors import CatalogueError, InputError
+from sgx_enclaves.plain import as_plain, record
+from sgx_enclaves.release.catalogue import Artifact, Catalogue, Release, Source, Toolchain
+from sgx_enclaves.release.read_catalogue import release_form, unknown_facts
+
+BY_HAND = (
+    "steps and environment (carried over from the newest release with a build; only the "
+    "SDK's version and the date were replaced)",
+    "sources within sub-modules, such as protobuf's abseil-cpp",
+    "the signer of an enclave that no release holds yet, and which may be shipped",
+)
+_TIMEOUT = 60
+_VERSIONS = "common/inc/internal/se_version.h"
+_DCAP_VERSIONS = f"QuoteGeneration/{_VERSIONS}"
+_README = "QuoteGeneration/psw/ae/data/prebuilt/README.md"
+_SSL = "QuoteVerification/prepare_sgxssl.sh"
+_BUILD_SCRIPT = "linux/reproducibility/start_build.sh.tmp"
+_CONTAINER = "linux/reproducibility/Dockerfile"
+_DCAP_PLACE = "external/dcap_source"
+_NO_SIGNER = "0" * 64
+# Sub-modules that no enclave is built from.
+_UNUSED = frozenset({"googletest", "confidential-computing.tee.dcap.pccs"}) | frozenset(
+    {"SGX-TDX-DCAP-QuoteVerificationService"}
+)
+# A repository's other name. Its archives have the present name inside.
+_RENAMED = {
+    "linux-sgx": "confidential-computing.sgx",
+    "SGXDataCenterAttestationPrimitives": "confidential-computing.tee.dcap",
+    "ipp-crypto": "cryptography-primitives",
+    "SGX-TDX-DCAP-QuoteVerificationLibrary": "confidential-computing.tee.dcap.qvl",
+}
+
+
+class SourceTree:
+    """A git repository at one revision.
+
+    Args:
+        place: `DIR` or `DIR@REVISION`; a bare repository will do.
+    """
+
+    def __init__(self, place: str) -> None:
+        folder, _, revision = place.partition("@")
+        self._folder = folder
+        self.revision = revision or "HEAD"
+        self.commit = self._git("rev-parse", f"{self.revision}^{{commit}}").strip()
+        self.time = self._git("log", "-1", "--format=%ct", self.commit).strip()
+        self.tag = revision or self._git("describe", "--tags", "--exact-match", "HEAD").strip()
+
+    def _git(self, *arguments: str) -> str:
+        command = ["git", "-C", self._folder, *arguments]
+        try:
+            done = subprocess.run(  # noqa: S603 (no shell)
+                command, capture_output=True, timeout=_TIMEOUT, check=True
+            )
+        except FileNotFoundError:
+            raise InputError("git is not installed", hint="install git") from None
+        except subprocess.TimeoutExpired:
+            raise InputError(f"git took longer than {_TIMEOUT} s", file=self._folder) from None
+        except subprocess.CalledProcessError as error:
+            reason = error.stderr.decode("utf-8", "replace").strip().splitlines()
+            raise InputError(
+                f"git {arguments[0]}: {reason[0] if reason else 'failed'}",
+                file=self._folder,
+                hint="name a git repository, as DIR or DIR@TAG",
+            ) from None
+        return done.stdout.decode("utf-8", "replace")
+
+    def names(self) -> list[str]:
+        """Every file."""
+        return self._git("ls-tree", "-r", "--name-only", self.commit).splitlines()
+
+    def find(self, name: str, revision: str = "") -> str:
+        """A file's text; empty if there is none."""
+        try:
+            return self._git("show", f"{revision or self.commit}:{name}")
+        except InputError:
+            return ""
+
+    def read(self, name: str) -> str:
+        """A file's text.
+
+        Raises:
+            InputError: there is none.
+        """
+        text = self.find(name)
+        if not text:
+            raise InputError(f"{self.revision} has no {name}", file=self._folder)
+        return text
+
+    def modules(self) -> Iterator[tuple[str, str, str]]:
+        """Place, URL and commit of each sub-module."""
+        blocks = re.split(r"^\[submodule.*\]$", self.find(".gitmodules"), flags=re.MULTILINE)
+        urls = {}
+        for block in blocks:
+            keys = dict(re.findall(r"^\s*(path|url)\s*=\s*(\S+)", block, re.MULTILINE))
+            if "path" in keys:
+                urls[keys["path"]] = keys.get("url", "")
+        for line in self._git("ls-tree", "-r", self.commit).splitlines():
+            kind, place = line.split("\t", 1)
+            if kind.startswith("160000") and place in urls:
+                yield place, urls[place], kind.split()[2]
+
+
+@record
+class Trees:
+    """What a draft is made from.
+
+    Attributes:
+        sgx: the SDK's tree, at its reproducible tag.
+        dcap: the attestation primitives' tree, likewise.
+        sgx_release: the SDK's release tag, which has the versions in file names.
+        dcap_release: the attestation primitives', likewise.
+    """
+
+    sgx: SourceTree
+    dcap: SourceTree
+    sgx_release: str
+    dcap_release: str
+
+
+def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
+    """An entry as the plain data of its TOML file; its form is right, its facts are a draft.
+
+    Raises:
+        InputError: a tree lacks a file that says what is needed.
+        CatalogueError: the catalogue has no release whose build can be carried over.
+    """
+    base = _newest_with_build(catalogue)
+    sgx_version = _numbers(trees.sgx.tag)
+    dcap_version = _numbers(trees.dcap.tag)
+    name = f"sgx-{sgx_version}-dcap-{dcap_version}"
+    known = _known_sources(catalogue)
+    data: dict[str, Any] = {
+        "schema": 1,
+        "name": name,
+        "title": f"Intel SGX {sgx_version} with DCAP {dcap_version}",
+        "sgx": sgx_version,
+        "dcap": dcap_version,
+        "license": base.license,
+        "license_files": list(base.license_files),
+        "unpinned": [],
+        "notes": [
+            f"which tag each enclave was built from: {_README} of {trees.dcap_release}",
+            f"steps: {_BUILD_SCRIPT}; tools: {_CONTAINER}",
+            *(f"drafted; look at: {fact}" for fact in BY_HAND),
+        ],
+        "build": {
+            "root": base.build.root if base.build else "",
+            "source": [*_sources(trees, known), *_ssl_sources(trees)],
+            "patch": _patches(trees.sgx),
+            "step": _steps(base, trees.sgx),
+        },
+        "toolchain": _toolchain(base, trees.sgx),
+        "vendor": [_vendor(dcap_version)],
+    }
+    data["build"]["source"] += _nested(data["build"]["source"], known)
+    data["enclave"] = [_enclave(trees, catalogue, *found) for found in _origins(trees)]
+    if not any("build" in enclave for enclave in data["enclave"]):
+        del data["build"], data["toolchain"]
+    data["unpinned"] = unknown_facts(release_form(data, name))
+    return data
+
+
+def _newest_with_build(catalogue: Catalogue) -> Release:
+    able = [release for release in catalogue.releases.values() if release.build is not None]
+    if not able:
+        raise CatalogueError("the catalogue has no release with a build to carry over")
+    return max(able, key=lambda r: [int(n) for n in re.findall(r"\d+", f"{r.sgx}.{r.dcap}")])
+
+
+def _numbers(tag: str) -> str:
+    match = re.search(r"\d+(\.\d+)+", tag)
+    if match is None:
+        raise InputError(f"{tag!r} names no version", hint="name the tag, as DIR@TAG")
+    return match[0]
+
+
+def _known_sources(catalogue: Catalogue) -> dict[tuple[str, str], Source]:
+    """Every source of the catalogue, by place and commit."""
+    return {
+        (source.place, source.commit): source
+        for release in catalogue.releases.values()
+        for source in (release.build.sources if release.build is not None else ())
+        if source.commit is not None
+    }
+
+
+def _pins(artifact: Artifact) -> dict[str, Any]:
+    kinds = ("sha256", "sha512", "contents_sha256")
+    return {kind: getattr(artifact, kind) for kind in kinds if getattr(artifact, kind)}
+
+
+def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[dict[str, Any]]:
+    for tree, place, name, repository in (
+        (trees.sgx, ".", "linux-sgx", "linux-sgx"),
+        (trees.dcap, _DCAP_PLACE, "dcap", "SGXDataCenterAttestationPrimitives"),
+    ):
+        filename = f"{tree.tag}.tar.gz"
+        urls = [
+            f"https://github.com/intel/{repo}/archive/refs/tags/{filename}"
+            for repo in (repository, _RENAMED[repository])
+        ]
+        yield {
+            **{"id": name, "place": place, "filename": filename, "urls": urls},
+            "commit": tree.commit,
+        }
+    copies = dict(_copied(trees.sgx))
+    for tree, above in ((trees.sgx, ""), (trees.dcap, f"{_DCAP_PLACE}/")):
+        for path, url, commit in tree.modules():
+            owner, repo = _repository(url)
+            if repo in _UNUSED or above + path == _DCAP_PLACE:
+                continue
+            filename = f"{repo}-{commit}.tar.gz"
+            repos = [repo, _RENAMED[repo]] if repo in _RENAMED else [repo]
+            urls = [f"https://github.com/{owner}/{r}/archive/{commit}.tar.gz" for r in repos]
+            place = above + path
+            source = known.get((place, commit))
+            for prefix, where in (("", place), ("sgx-", copies.get(place, ""))):
+                if where:
+                    yield {
+                        **{"id": prefix + repo.lower(), "place": where},
+                        **{"filename": filename, "urls": urls},
+                        **(_pins(source.artifact) if source is not None else {}),
+                        "commit": commit,
+                    }
+
+
+def _repository(url: str) -> tuple[str, str]:
+    """Owner and name; a relative URL is a neighbour of Intel's own repository."""
+    parts = url.removesuffix(".git").split("/")
+    return ("intel" if url.startswith("..") else parts[-2]), parts[-1]
+
+
+def _ssl_sources(trees: Trees) -> Iterator[dict[str, Any]]:
+    """What the quote verification enclave fetches by a script of its own."""
+    script = trees.dcap.find(_SSL)
+    said = dict(re.findall(r"^(\w+)=(\S+)$", script, re.MULTILINE))
+    if "sgxssl_file_name" not in said or "openssl_ver_name" not in said:
+        return
+    place = f"{_DCAP_PLACE}/QuoteVerification/sgxssl"
+    tag, openssl = said["sgxssl_file_name"], f"{said['openssl_ver_name']}.tar.gz"
+    branch = ".".join(re.findall(r"\d+", openssl)[:2])
+    yield {
+        **{"id": "sgxssl", "place": place, "filename": f"intel-sgx-ssl-{tag}.tar.gz"},
+        "urls": [f"https://github.com/intel/intel-sgx-ssl/archive/{tag}.tar.gz"],
+    }
+    yield {
+        **{"id": "openssl", "place": f"{place}/openssl_source", "filename": openssl},
+        "urls": [
+            f"https://www.openssl.org/source/{way}{openssl}" for way in ("", f"old/{branch}/")
+        ],
+        "sha256": said["openssl_chksum"],
+        "unpack": False,
+    }
+
+
+def _nested(
+    sources: list[dict[str, Any]], known: Mapping[tuple[str, str], Source]
+) -> Iterator[dict[str, Any]]:
+    """Sub-modules of sub-modules: known where the same commit was used before."""
+    here = {(source["place"], source.get("commit")) for source in sources}
+    for (place, commit), source in known.items():
+        for outer, outer_commit in list(here):
+            inside = place.startswith(f"{outer}/") and outer not in (".", _DCAP_PLACE)
+            if inside and (outer, outer_commit) in known and (place, commit) not in here:
+                here.add((place, commit))
+                yield {
+                    **{"id": source.id, "place": place, "filename": source.artifact.filename},
+                    "urls": list(source.artifact.urls),
+                    **_pins(source.artifact),
+                    "commit": commit,
+                }
+
+
+def _commands(tree: SourceTree) -> Iterator[tuple[str, list[str]]]:
+    """Directory and words of each command that upstream's Makefile prepares its tree with."""
+    makefile = tree.read("Makefile").replace("\\\n", " ")
+    match = re.search(r"^preparation:.*\n((?:[\t#].*\n)+)", makefile, re.MULTILINE)
+    for line in match[1].splitlines() if match is not None else ():
+        where = ""
+        for command in re.split(r"&&|\|\||;", line.strip()):
+            words = [word for word in command.split() if not word.startswith((">", "2>"))]
+            if words[:1] == ["cd"]:
+                where = posixpath.normpath(posixpath.join(where, words[1]))
+            elif words:
+                yield where, words
+
+
+def _patches(tree: SourceTree) -> list[dict[str, str]]:
+    found = []
+    for where, words in _commands(tree):
+        if words[:2] == ["git", "apply"] and not {"-R", "--check"} & set(words):
+            file = posixpath.normpath(posixpath.join(where, words[2].partition(">")[0]))
+            found.append({"file": file, "place": where})
+    return found
+
+
+def _copied(tree: SourceTree) -> Iterator[tuple[str, str]]:
+    """Sources that upstream copies, to patch them differently."""
+    for where, words in _commands(tree):
+        if words[:2] == ["cp", "-r"] and len(words) == 4:
+            yield posixpath.join(where, words[2]), posixpath.join(where, words[3])
+
+
+def _steps(base: Release, tree: SourceTree) -> list[dict[str, Any]]:
+    text = tree.read(_VERSIONS)
+    numbers = [_macro(text, f"SGX_{part}_VERSION") for part in ("MAJOR", "MINOR", "REVISION")]
+    version = f"sgx_linux_x64_sdk_{'.'.join(numbers)}.1.bin"
+    steps = []
+    for step in base.build.steps if base.build is not None else ():
+        words = [re.sub(r"sgx_linux_x64_sdk_[\d.]+\.bin", version, word) for word in step.command]
+        steps.append({**as_plain(step), "place": step.place or ".", "command": words})
+    return steps
+
+
+def _macro(text: str, name: str) -> str:
+    match = re.search(rf'^#define\s+{name}\s+"?([\d.]+)"?', text, re.MULTILINE)
+    return match[1] if match is not None else ""
+
+
+def _toolchain(base: Release, tree: SourceTree) -> dict[str, Any]:
+    container = tree.read(_CONTAINER)
+    tools: dict[str, dict[str, str]] = {}
+    for path, name, version, dev in re.findall(
+        r"(/nix/store/[0-9a-z]{32}-([a-z][a-z0-9-]*?)-(\d[\w.-]*?)(-dev)?)\s", container
+    ):
+        tool = name.removesuffix("-wrapper") + dev
+        tools.setdefault(tool, {"name": tool, "version": version, "path": path})
+    nix = re.search(r"/nix-([\d.]+)/install", container)
+    old = base.toolchain or Toolchain("", ())
+    made: dict[str, Any] = {
+        "name": f"Nix {nix[1]}" if nix is not None else old.name,
+        "umask": old.umask,
+        "strip_flags": list(old.strip_flags),
+        "environment": {**old.environment, "SOURCE_DATE_EPOCH": tree.time},
+        "tool": list(tools.values()),
+    }
+    if "glibc" in tools:
+        made["interpreter"] = f"{tools['glibc']['path']}/lib/ld-linux-x86-64.so.2"
+    return made
+
+
+def _vendor(version: str) -> dict[str, Any]:
+    file = f"prebuilt_dcap_{version}"
+    url = f"https://download.01.org/intel-sgx/sgx-dcap/{version}/linux/"
+    sums = f"SHA256SUM_{file}.cfg"
+    return {
+        **{"id": "dcap", "filename": f"{file}.tar.gz", "urls": [f"{url}{file}.tar.gz"]},
+        "checksums": {"filename": sums, "urls": [url + sums]},
+    }
+
+
+def _origins(trees: Trees) -> Iterator[tuple[str, str, str]]:
+    """Name, file and tag of each enclave, as the list of the signed ones says."""
+    listed = trees.dcap.find(_README, trees.dcap_release) or trees.dcap.read(_README)
+    for part in re.split(r"^# ", listed, flags=re.MULTILINE)[1:]:
+        file = re.search(r"libsgx_(\w+)\.signed\.so", part)
+        tag = re.search(r"\[(sgx_[\d.]+_reproducible)\]", part)
+        if file is not None and tag is not None:
+            yield part.split()[0].lower(), file[1], tag[1]
+
+
+def _enclave(trees: Trees, catalogue: Catalogue, name: str, file: str, tag: str) -> dict[str, Any]:
+    pin = pin_named(name)
+    before = [r.enclave(name) for r in catalogue.releases.values()]
+    carried = next((enclave for enclave in reversed(before) if enclave is not None), None)
+    made: dict[str, Any] = {
+        **{"name": name, "file": file, "vendor": "dcap"},
+        "member": f"psw/ae/data/prebuilt/libsgx_{file}.signed.so",
+        "signer": pin.mrsigner if pin is not None else _NO_SIGNER,
+    }
+    own = _own_build(trees, file)
+    path = own["config"] if own is not None else "?"
+    config = trees.sgx.find(path) or trees.dcap.find(_below_dcap(path))
+    for key, field in (("isvprodid", "ProdID"), ("least_isvsvn", "ISVSVN")):
+        match = re.search(rf"<{field}>\s*(\w+)\s*</{field}>", config)
+        if match is not None:
+            made[key] = int(match[1], 0)
+    if carried is not None and carried.reason:
+        made |= {"required": carried.required, "may_ship": carried.may_ship}
+        made["reason"] = carried.reason
+    if tag != trees.sgx.tag:
+        made["built_in"] = _release_of(catalogue, tag)
+    elif own is None:
+        raise InputError(f"{_BUILD_SCRIPT} of {trees.sgx.tag} does not build {file}")
+    else:
+        made["build"] = own
+    version = _so_version(trees, name)
+    if version is not None:
+        made["so_version"] = version
+    return made
+
+
+def _below_dcap(path: str) -> str:
+    return path.removeprefix(f"{_DCAP_PLACE}/")
+
+
+def _release_of(catalogue: Catalogue, tag: str) -> str:
+    for release in catalogue.releases.values():
+        if release.build is not None and release.sources()[0].filename == f"{tag}.tar.gz":
+            return release.name
+    raise CatalogueError(f"no release of the catalogue is built from {tag}", hint="draft it first")
+
+
+def _own_build(trees: Trees, file: str) -> Optional[dict[str, str]]:
+    """Where upstream's build script makes the enclave, if it does."""
+    script = trees.sgx.read(_BUILD_SCRIPT)
+    steps = re.findall(r"cd \$sgx_repo/(\S+) && make\n\s*cp (\S+\.so) ", script)
+    for place, made in steps:
+        if made in (f"{file}.so", f"libsgx_{file}.so"):
+            inside = place.startswith(f"{_DCAP_PLACE}/")
+            tree, folder = (trees.dcap, _below_dcap(place)) if inside else (trees.sgx, place)
+            configs = [
+                name
+                for name in tree.names()
+                if name.startswith(f"{folder}/") and name.endswith("/config.xml")
+            ]
+            configs = [name for name in configs if "/win/" not in name] or [f"{folder}/config.xml"]
+            build = {
+                "config": (f"{_DCAP_PLACE}/" if inside else "") + min(configs, key=len),
+                "make_directory": place,
+                "make_target": made,
+                "unsigned": f"{place}/{made}",
+            }
+            makefile = tree.find(f"{folder}/Makefile")
+            mitigation = re.search(
+                r"^MITIGATION-CVE-2020-0551\s*:?=\s*(LOAD|CF)$", makefile, re.MULTILINE
+            )
+            return build if mitigation is None else {**build, "mitigation": mitigation[1]}
+    return None
+
+
+def _so_version(trees: Trees, name: str) -> Optional[dict[str, str]]:
+    macro = f"{name.upper()}_VERSION"
+    for tree, tag, file in (
+        (trees.sgx, trees.sgx_release, _VERSIONS),
+        (trees.dcap, trees.dcap_release, _DCAP_VERSIONS),
+    ):
+        value = _macro(tree.find(file, tag), macro)
+        if value:
+            return {"value": value, "tag": tag, "file": file, "macro": macro}
+    return None

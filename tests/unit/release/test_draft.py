@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A release is drafted from two source trees, pinned, and checked against its own sources."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sgx_enclaves.cli.main import main
+from sgx_enclaves.errors import CatalogueError, InputError
+from sgx_enclaves.plain import parse_toml
+from sgx_enclaves.release.catalogue import Catalogue, Release
+from sgx_enclaves.release.draft import SourceTree, Trees, draft_release
+from sgx_enclaves.release.pins import check_tree, toml_of, write_pins
+from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue, read_release
+from tests.unit.release import tarmaker as tm
+
+COMMIT = "ab" * 20
+LIBCBOR = "efa6c0886bae46bdaef9b679f61f4b9d8bc296ae"
+STORE = "/nix/store/" + "x" * 32
+SGX = {
+    "common/inc/internal/se_version.h": "#define SGX_MAJOR_VERSION 9\n"
+    "#define SGX_MINOR_VERSION 1\n#define SGX_REVISION_VERSION 100\n"
+    '#define PCE_VERSION "1.9.100.1"\n',
+    "Makefile": "all:\npreparation:\n\tgit submodule update\n"
+    "\tcd external/cbor && cp -r libcbor sgx_libcbor\n"
+    "\tcd external/cbor/libcbor && git apply ../raw.patch >/dev/null 2>&1 || \\\n"
+    "\t\tgit apply ../raw.patch --check -R\n\nother:\n\tcd x && git apply ../not-this.patch\n",
+    "psw/ae/pce/config.xml": "<ProdID>0x1</ProdID><ISVSVN>0x12</ISVSVN>",
+    "psw/ae/pce/Makefile": "MITIGATION-CVE-2020-0551=LOAD\n",
+    "linux/reproducibility/Dockerfile": "RUN curl https://releases.nixos.org/nix/nix-9.9.0/install"
+    f" \n {STORE}-gcc-wrapper-13.1.0 \n {STORE}-openssl-3.1.4-dev \n {STORE}-glibc-2.40-1 \n",
+    "linux/reproducibility/start_build.sh.tmp": "    cd $sgx_repo/psw/ae/pce && make\n"
+    "    cp pce.so $ae_out\n    cd $sgx_repo/external/dcap_source/ae/new && make\n"
+    "    cp libsgx_new.so $ae_out\n",
+    ".gitmodules": '[submodule "cbor"]\n\tpath = external/cbor/libcbor\n'
+    "\turl = https://github.com/PJK/libcbor.git\n"
+    '[submodule "dcap"]\n\tpath = external/dcap_source\n\turl = ../dcap.git\n',
+    "external/cbor/raw.patch": "x",
+}
+DCAP = {
+    "QuoteGeneration/psw/ae/data/prebuilt/README.md": "# PCE source code\nlibsgx_pce.signed.so in"
+    " [sgx_9.1_reproducible](x)\n# QE3 source code\nlibsgx_qe3.signed.so in"
+    " [sgx_2.25_reproducible](x)\n# NEW source code\nlibsgx_new.signed.so in"
+    " [sgx_9.1_reproducible](x)\n",
+    "QuoteGeneration/common/inc/internal/se_version.h": '#define QE3_VERSION "1.8.100.1"\n',
+    "QuoteVerification/prepare_sgxssl.sh": "sgxssl_file_name=3.0_Rev9\n"
+    f"openssl_ver_name=openssl-3.0.99\nopenssl_chksum={'cd' * 32}\n",
+    "ae/new/config.xml": "<ProdID>7</ProdID>",
+    ".gitmodules": '[submodule "qvl"]\n\tpath = QVL\n\turl = ../SGX-TDX-DCAP-QuoteVerificationLib'
+    'rary.git\n[submodule "gtest"]\n\tpath = gtest\n\turl = https://github.com/google/googletest\n',
+}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "core.hooksPath="]
+    done = subprocess.run(
+        ["git", *identity, "-C", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "GIT_COMMITTER_DATE": "@1700000000 +0"},
+    )
+    return done.stdout
+
+
+def repository(folder: Path, files: dict[str, str], links: dict[str, str], *tags: str) -> Path:
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    git(folder, "add", ".")
+    for place, commit in links.items():
+        git(folder, "update-index", "--add", "--cacheinfo", f"160000,{commit},{place}")
+    git(folder, "commit", "--quiet", "--message=x", "--no-gpg-sign")
+    for tag in tags:
+        git(folder, "tag", tag)
+    return folder
+
+
+@pytest.fixture(name="places")
+def _places(tmp_path: Path) -> tuple[str, str]:
+    links = {"external/cbor/libcbor": LIBCBOR, "external/dcap_source": COMMIT}
+    sgx = repository(tmp_path / "sgx", SGX, links, "sgx_9.1_reproducible", "sgx_9.1")
+    own = {"QVL": COMMIT, "gtest": COMMIT}
+    dcap = repository(tmp_path / "dcap", DCAP, own, "dcap_8.1_reproducible", "DCAP_8.1")
+    return f"{sgx}@sgx_9.1_reproducible", f"{dcap}@dcap_8.1_reproducible"
+
+
+def drafted(places: tuple[str, str]) -> Release:
+    trees = Trees(SourceTree(places[0]), SourceTree(places[1]), "sgx_9.1", "DCAP_8.1")
+    text = toml_of(draft_release(trees, load_catalogue((OWN_FOLDER,))))
+    return read_release(text.encode(), "drafted")
+
+
+def test_what_the_trees_say_is_in_the_draft(places: tuple[str, str]) -> None:
+    release = drafted(places)
+    assert release.name == "sgx-9.1-dcap-8.1"
+    assert release.build is not None
+    sources = {source.id: source for source in release.build.sources}
+    assert list(sources) == [
+        *("linux-sgx", "dcap", "libcbor", "sgx-libcbor"),
+        *("sgx-tdx-dcap-quoteverificationlibrary", "sgxssl", "openssl"),
+    ]
+    assert sources["linux-sgx"].artifact.filename == "sgx_9.1_reproducible.tar.gz"
+    assert sources["sgx-libcbor"].place == "external/cbor/sgx_libcbor"
+    # the same commit was used before, so what it holds is known
+    assert sources["libcbor"].artifact.contents_sha256 is not None
+    assert sources["openssl"].artifact.sha256 == "cd" * 32
+    assert [(patch.file, patch.place) for patch in release.build.patches] == [
+        ("external/cbor/raw.patch", "external/cbor/libcbor")
+    ]
+    assert release.build.steps[-1].command[0].endswith("sgx_linux_x64_sdk_9.1.100.1.bin")
+    assert release.toolchain is not None
+    assert release.toolchain.name == "Nix 9.9.0"
+    tools = {tool.name: tool.version for tool in release.toolchain.tools}
+    assert tools == {"gcc": "13.1.0", "openssl-dev": "3.1.4", "glibc": "2.40-1"}
+    interpreter = f"{STORE}-glibc-2.40-1/lib/ld-linux-x86-64.so.2"
+    assert release.toolchain.interpreter == interpreter
+    assert release.toolchain.environment["SOURCE_DATE_EPOCH"] == "1700000000"
+
+
+def test_each_enclave_has_its_own_origin_and_numbers(places: tuple[str, str]) -> None:
+    release = drafted(places)
+    pce, qe3, new = release.enclaves
+    assert pce.build is not None
+    assert (pce.build.mitigation, pce.build.make_directory) == ("LOAD", "psw/ae/pce")
+    assert (pce.isvprodid, pce.least_isvsvn) == (1, 0x12)
+    assert pce.so_version is not None
+    assert (pce.so_version.value, pce.so_version.tag) == ("1.9.100.1", "sgx_9.1")
+    assert (qe3.build, qe3.built_in) == (None, "sgx-2.25-dcap-1.22")
+    assert new.build is not None
+    assert new.build.config == "external/dcap_source/ae/new/config.xml"
+    assert new.isvprodid == 7
+    assert new.signer == "0" * 64
+    assert {f for f in release.unpinned if f.startswith("enclave.")} == {
+        *("enclave.qe3.isvprodid", "enclave.qe3.least_isvsvn"),
+        *("enclave.new.least_isvsvn", "enclave.new.so_version"),
+    }
+    assert {f for f in release.unpinned if not f.startswith("enclave.")} == {
+        *("source.linux-sgx", "source.dcap", "source.sgxssl", "vendor.dcap"),
+        "source.sgx-tdx-dcap-quoteverificationlibrary",
+    }
+
+
+def test_trees_that_cannot_be_drafted_from(places: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="git"):
+        SourceTree(f"{places[0]}-not")
+    with pytest.raises(InputError, match="git"):
+        SourceTree(str(tmp_path))
+    trees = Trees(SourceTree(places[0]), SourceTree(places[1]), "sgx_9.1", "DCAP_8.1")
+    with pytest.raises(CatalogueError, match="no release with a build"):
+        draft_release(trees, Catalogue({}))
+    swapped = Trees(trees.sgx, trees.sgx, "sgx_9.1", "sgx_9.1")
+    with pytest.raises(InputError, match="has no QuoteGeneration"):
+        draft_release(swapped, load_catalogue((OWN_FOLDER,)))
+
+
+def test_the_verb_drafts(places: tuple[str, str], tmp_path: Path) -> None:
+    target = tmp_path / "new.toml"
+    words = ["--sgx", places[0], "--dcap", places[1], "--output", str(target)]
+    assert main(["releases", "new", *words]) == 0
+    assert read_release(target.read_bytes(), "x") == drafted(places).__class__(
+        **{**drafted(places).__dict__, "file": "x"}
+    )
+    assert main(["releases", "new", "--sgx", places[0]]) == 2
+
+
+PATCH = "--- a/one.c\n+++ b/one.c\n@@ -1 +1 @@\n-int a;\n+int b;\n"
+ARCHIVE = gzip.compress(
+    b"".join(
+        [
+            tm.file("top/one.c", b"int a;\n"),
+            tm.file("top/fix.patch", PATCH.encode()),
+            tm.file("top/Makefile", b"all:\n"),
+            tm.file("top/License.txt", b"free"),
+            tm.file("top/e/config.xml", b"<x/>"),
+            tm.file("top/e/Makefile", b"all:\n"),
+            tm.END,
+        ]
+    ),
+    mtime=0,
+)
+TOML = """
+schema = 1
+name = "small"
+title = "A small release"
+sgx = "2.25"
+dcap = "1.22"
+license_files = ["License.txt"]
+unpinned = ["source.main", "toolchain.interpreter", "vendor.v", "enclave.one.so_version"]
+
+[build]
+root = "/b"
+# kept: a comment
+[[build.source]]
+id = "main"
+place = "."
+filename = "main.tar.gz"
+urls = ["https://example.invalid/main.tar.gz"]
+[[build.patch]]
+file = "fix.patch"
+place = "."
+[[build.step]]
+id = "sdk"
+place = "."
+command = ["make", "sdk"]
+
+[toolchain]
+name = "some"
+[[toolchain.tool]]
+name = "gcc"
+version = "9"
+
+[[vendor]]
+id = "v"
+filename = "v.tar.gz"
+urls = ["https://example.invalid/v.tar.gz"]
+
+[[enclave]]
+name = "one"
+file = "one"
+vendor = "v"
+member = "one.so"
+signer = "SIGNER"
+isvprodid = 1
+least_isvsvn = 1
+build = {config = "e/config.xml", make_directory = "e", make_target = "x", unsigned = "e/x"}
+""".replace("SIGNER", "ab" * 32)
+
+
+@pytest.fixture(name="options")
+def _options(tmp_path: Path) -> list[str]:
+    (tmp_path / "small.toml").write_text(TOML)
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "main.tar.gz").write_bytes(ARCHIVE)
+    (local / "v.tar.gz").write_bytes(b"signed")
+    where = ["--local", str(local), "--offline", "--cache", str(tmp_path / "cache")]
+    return ["--catalogue", str(tmp_path / "small.toml"), *where]
+
+
+def test_what_is_unpinned_is_pinned_and_the_rest_stays(options: list[str], tmp_path: Path) -> None:
+    target = tmp_path / "pinned.toml"
+    assert main(["releases", "pin", "small", *options, "-o", str(target)]) == 0
+    text = target.read_text()
+    assert "# kept: a comment" in text
+    release = read_release(text.encode(), "x")
+    assert release.unpinned == ("toolchain.interpreter", "enclave.one.so_version")
+    (main_source,) = release.sources()
+    (signed,) = release.signed()
+    assert main_source.sha256 == hashlib.sha256(ARCHIVE).hexdigest()
+    assert main_source.sha512 == hashlib.sha512(ARCHIVE).hexdigest()
+    assert main_source.contents_sha256 is not None
+    assert (signed.sha256, signed.contents_sha256) == (hashlib.sha256(b"signed").hexdigest(), None)
+    # once more changes nothing: a pin is never replaced
+    assert write_pins(text, {"source.main": {"sha256": "0" * 64}}) == text
+
+
+def test_a_release_that_says_right_of_its_sources(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["releases", "check", "small", *options]) == 2
+    assert "has no pinned digest" in capsys.readouterr().err
+    assert main(["releases", "check", "small", *options, "--allow-unpinned"]) == 0
+    assert "small: nothing of that is wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('file = "fix.patch"', 'file = "other.patch"', "patch other.patch: other.patch is not"),
+        ('file = "fix.patch"', 'file = "one.c"', "patch one.c: does not apply"),
+        ('"License.txt"', '"COPYING"', "licence COPYING: COPYING is not there"),
+        ('["make", "sdk"]', '["./run"]', "step sdk: run is not there"),
+        ("e/config.xml", "e/config.xlm", "enclave one: config.xlm is not there"),
+        ('make_directory = "e"', 'make_directory = "."', ""),
+        ('make_directory = "e"', 'make_directory = "f"', "enclave one: there is no makefile"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    options: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    words: str,
+) -> None:
+    assert old in TOML
+    (tmp_path / "small.toml").write_text(TOML.replace(old, new))
+    status = main(["releases", "check", "small", *options, "--allow-unpinned"])
+    assert status == (1 if words else 0)
+    assert words in capsys.readouterr().out
+
+
+def test_without_a_release_or_a_build(options: list[str]) -> None:
+    assert main(["releases", "check", *options]) == 2
+    assert main(["releases", "check", "sgx-2.29-dcap-1.25", *options]) == 2
+
+
+def test_a_written_release_is_read_again() -> None:
+    for path in sorted(OWN_FOLDER.glob("*.toml")):
+        data = parse_toml(path.read_bytes(), file="x", error=CatalogueError)
+        again = parse_toml(toml_of(data).encode(), file="x", error=CatalogueError)
+        assert again == data
+
+
+def test_nothing_is_run_but_patch(tmp_path: Path) -> None:
+    release = read_release(TOML.encode(), "x")
+    assert release.build is not None
+    problems = dict(check_tree(release, release.build, tmp_path / "no"))
+    assert problems["step sdk"] == "no is not there"
