@@ -16,8 +16,8 @@ from pathlib import Path
 
 import shtab
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.cli.main import VERBS, module_of, parser_of
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
 
 PROGRAM = "sgx-enclaves"
 NAMES = {"bash": PROGRAM, "zsh": f"_{PROGRAM}", "fish": f"{PROGRAM}.fish"}

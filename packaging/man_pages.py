@@ -18,8 +18,8 @@ from pathlib import Path
 from argparse_manpage.manpage import Manpage
 
 from sgx_enclaves import __version__
+from sgx_enclaves.catalogue.reader import USER_FOLDER
 from sgx_enclaves.cli.main import VERBS, module_of, parser_of
-from sgx_enclaves.release.read_catalogue import USER_FOLDER
 
 PROGRAM = "sgx-enclaves"
 

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER
+from sgx_enclaves.catalogue.records import Artifact, Catalogue, Enclave, Release
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import printable
-from sgx_enclaves.release.catalogue import Artifact, Catalogue, Enclave, Release
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER
 
 # setup.py puts the folder spec-templates/ there.
 _INSTALLED = Path(__file__).with_name("spec_templates")

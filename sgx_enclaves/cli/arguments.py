@@ -30,7 +30,7 @@ from sgx_enclaves.limits import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     # Loaded by the verbs that fetch, so that the others start without them.
-    from sgx_enclaves.release.catalogue import Catalogue
+    from sgx_enclaves.catalogue.records import Catalogue
     from sgx_enclaves.release.fetch import Fetcher
     from sgx_enclaves.release.place import Place
 
@@ -266,7 +266,7 @@ def chosen_catalogue(args: argparse.Namespace) -> Catalogue:
     Raises:
         CatalogueError: a file in there is wrong.
     """
-    from sgx_enclaves.release.read_catalogue import (  # noqa: PLC0415
+    from sgx_enclaves.catalogue.reader import (  # noqa: PLC0415
         OWN_FOLDER,
         USER_FOLDER,
         load_catalogue,

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
+from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli.arguments import (
     add_fetching,
     add_json,
@@ -28,7 +29,6 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, write_file
-from sgx_enclaves.release.catalogue import Catalogue, Release
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.vendor import (
     SignedArchive,

@@ -75,7 +75,7 @@ def _policy(args: argparse.Namespace) -> Policy:
     numbers = (args.isvprodid, args.min_isvsvn)
     if args.signer or args.enclave or args.allow_debug or any(n is not None for n in numbers):
         raise InputError("a release decides who must have signed", hint="drop --release, or those")
-    from sgx_enclaves.release.catalogue import policy_of  # noqa: PLC0415
+    from sgx_enclaves.catalogue.records import policy_of  # noqa: PLC0415
 
     release = chosen_catalogue(args).release(args.release)
     name = os.path.basename(args.output)

@@ -17,6 +17,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from sgx_enclaves.catalogue.draft import SourceTree, Trees, draft_release
+from sgx_enclaves.catalogue.pins import check_tree, toml_of, write_pins
+from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import (
     add_catalogue,
     add_fetching,
@@ -25,12 +28,10 @@ from sgx_enclaves.cli.arguments import (
 )
 from sgx_enclaves.cli.output import out, out_report
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.files import digest_file, read_file, write_file
 from sgx_enclaves.limits import MIB
+from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import lay_out
-from sgx_enclaves.release.catalogue import Release
-from sgx_enclaves.release.draft import SourceTree, Trees, draft_release
-from sgx_enclaves.release.pins import check_tree, digests_of, toml_of, write_pins
 from sgx_enclaves.release.vendor import fetch_sources
 
 EXIT_WRONG = 1
@@ -97,13 +98,18 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
     files = {f"source.{item.id}": (item.artifact, item.unpack) for item in sources}
     files |= {f"vendor.{item.id}": (item.artifact, False) for item in release.vendor}
     pins = {
-        name: digests_of(fetcher.fetch(artifact, allow_unpinned=True).path, contents)
+        name: _digests(fetcher.fetch(artifact, allow_unpinned=True).path, contents)
         for name, (artifact, contents) in files.items()
         if not artifact.pinned
     }
     text = read_file(release.file, MIB).decode()
     _write(args, write_pins(text, pins))
     return 0
+
+
+def _digests(path: Path, contents: bool) -> dict[str, str]:
+    pins = {kind: digest_file(path, kind) for kind in ("sha256", "sha512")}
+    return {**pins, "contents_sha256": read_contents(path).sha256} if contents else pins
 
 
 def _check(args: argparse.Namespace, release: Release) -> int:

@@ -16,10 +16,10 @@ import datetime
 import os
 import re
 
+from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import add_catalogue, add_output, chosen_catalogue
 from sgx_enclaves.cli.output import out_report, write_output
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.release.catalogue import Release
 from sgx_enclaves.specs import Kind, SpecRequest, render
 
 _EPOCH = "SOURCE_DATE_EPOCH"

@@ -17,11 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 
+from sgx_enclaves.catalogue.records import Toolchain
 from sgx_enclaves.cli.arguments import add_catalogue, add_json, add_output, chosen_catalogue
 from sgx_enclaves.cli.output import out_report, write_output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file
-from sgx_enclaves.release.catalogue import Toolchain
 from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.toolchain import (

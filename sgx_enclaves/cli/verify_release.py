@@ -17,6 +17,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import (
     add_fetching,
     add_json,
@@ -31,7 +32,6 @@ from sgx_enclaves.cli.compare import write_reports
 from sgx_enclaves.cli.output import message, out_json, out_report
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import write_file
-from sgx_enclaves.release.catalogue import Release
 from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.toolchain import ToolchainKind

@@ -18,7 +18,7 @@ from typing import Any, Optional
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.plain import parse_toml, record
 
-_DATA = Path(__file__).resolve().parents[1] / "release"
+_DATA = Path(__file__).resolve().parents[1] / "catalogue"
 _SIGNERS = _DATA / "signers.toml"
 _ENCLAVE_FILE = re.compile(r"libsgx_(?P<file>\w+?)(?:\.signed)?\.so(?:\.[0-9.]+)?\Z")
 
@@ -96,7 +96,7 @@ def _files() -> tuple[Path, ...]:
     def version(path: Path) -> list[int]:
         return [int(digits) for digits in re.findall(r"\d+", path.stem)]
 
-    return (*sorted(_DATA.glob("catalogue/*.toml"), key=version, reverse=True), _SIGNERS)
+    return (*sorted(_DATA.glob("releases/*.toml"), key=version, reverse=True), _SIGNERS)
 
 
 @cache

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
+from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release, policy_of
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import printable
 from sgx_enclaves.release import outcome as of_release
-from sgx_enclaves.release.catalogue import Catalogue, Enclave, Release, policy_of
 from sgx_enclaves.rpm.check import EnclaveResult, check_package
 from sgx_enclaves.rpm.presence import stem_of, version_of
 from sgx_enclaves.rpm.references import FolderReference

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from sgx_enclaves.catalogue.records import Artifact, Build, Catalogue, OwnBuild, Release, Toolchain
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.verdict import scan
 from sgx_enclaves.errors import BuildError, InputError, SgxEnclavesError
@@ -38,7 +39,6 @@ from sgx_enclaves.release.build_tree import (
     plan_trees,
     step_environment,
 )
-from sgx_enclaves.release.catalogue import Artifact, Build, Catalogue, OwnBuild, Release, Toolchain
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.manifest import (
     LOGS,

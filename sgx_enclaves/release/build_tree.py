@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Optional, Union
 
+from sgx_enclaves.catalogue.records import Build, Catalogue, Enclave, OwnBuild, Release, Toolchain
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
@@ -33,7 +34,6 @@ from sgx_enclaves.errors import (
 )
 from sgx_enclaves.files import read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
-from sgx_enclaves.release.catalogue import Build, Catalogue, Enclave, OwnBuild, Release, Toolchain
 from sgx_enclaves.release.manifest import (
     LOGS,
     EnclaveRecord,

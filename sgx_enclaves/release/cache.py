@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from sgx_enclaves import files
+from sgx_enclaves.catalogue.records import Artifact
 from sgx_enclaves.errors import FetchError
-from sgx_enclaves.release.catalogue import Artifact
 
 
 def default_cache_dir(environ: Mapping[str, str]) -> Path:

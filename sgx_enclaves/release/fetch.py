@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import BinaryIO, Callable, Optional
 from urllib.parse import quote
 
+from sgx_enclaves.catalogue.records import PLAIN_NAME, Artifact, check_url
 from sgx_enclaves.errors import (
     ArchiveError,
     CatalogueError,
@@ -41,7 +42,6 @@ from sgx_enclaves.plain import record
 from sgx_enclaves.progress import Event, Progress, silent
 from sgx_enclaves.release.archive import Digest, read_contents
 from sgx_enclaves.release.cache import Cache, Partial, disk_errors
-from sgx_enclaves.release.catalogue import PLAIN_NAME, Artifact, check_url
 from sgx_enclaves.release.transport import RangeRefusedError, Response, RetryableError, Transport
 
 _CHUNK = 1 << 20

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Optional
 
+from sgx_enclaves.catalogue.records import Enclave, Release, VendorArchive
 from sgx_enclaves.enclave.compare import finding_of
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.files import digest_file, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.release.archive import digest_members, list_members, read_members
-from sgx_enclaves.release.catalogue import Enclave, Release, VendorArchive
 from sgx_enclaves.release.fetch import Fetcher
 from sgx_enclaves.release.outcome import StageState, note
 from sgx_enclaves.release.store import Done, Files, Kept, StageLog, StageStore, stage

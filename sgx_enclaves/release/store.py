@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, Protocol, TypeVar
 
+from sgx_enclaves.catalogue.records import Enclave
 from sgx_enclaves.enclave.compare import finding_of
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import DigestError, FormatError, InputError, SgxEnclavesError
@@ -40,7 +41,6 @@ from sgx_enclaves.files import (
     write_file,
 )
 from sgx_enclaves.plain import parse_json
-from sgx_enclaves.release.catalogue import Enclave
 from sgx_enclaves.release.outcome import Stage, StageState
 from sgx_enclaves.release.sandbox import remove_tree
 

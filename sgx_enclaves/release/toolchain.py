@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
+from sgx_enclaves.catalogue.records import Toolchain
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.plain import as_plain
-from sgx_enclaves.release.catalogue import Toolchain
 from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, compare_packages
 from sgx_enclaves.release.place import STANDARD_PATH, Place
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from typing import Optional
 from urllib.parse import unquote, urljoin, urlsplit
 
+from sgx_enclaves.catalogue.records import check_url
 from sgx_enclaves.errors import CatalogueError, FetchError
-from sgx_enclaves.release.catalogue import check_url
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _TRY_AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
+from sgx_enclaves.catalogue.records import Artifact, Release, VendorArchive
 from sgx_enclaves.errors import CatalogueError, DigestError, FetchError, FormatError, InputError
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
 from sgx_enclaves.plain import record
@@ -25,7 +26,6 @@ from sgx_enclaves.release.archive import (
     list_members,
     read_members,
 )
-from sgx_enclaves.release.catalogue import Artifact, Release, VendorArchive
 from sgx_enclaves.release.fetch import Fetched, Fetcher
 
 _LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *]([^\x00-\x1f\x7f]{1,1024})")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from sgx_enclaves import __version__
+from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release, Toolchain, policy_of
 from sgx_enclaves.enclave.compare import compare, finding_of
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
@@ -28,7 +29,6 @@ from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.build import BuildRequest, TreeInputs, build_trees, toolchain_use
 from sgx_enclaves.release.build_tree import log_tail, plan_trees
-from sgx_enclaves.release.catalogue import Catalogue, Enclave, Release, Toolchain, policy_of
 from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.installed import BuildrootLock
 from sgx_enclaves.release.manifest import (

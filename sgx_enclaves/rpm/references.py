@@ -22,12 +22,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Optional, Protocol, Union
 
+from sgx_enclaves.catalogue.reader import load_catalogue
+from sgx_enclaves.catalogue.records import Catalogue
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import pin_for_file
 from sgx_enclaves.errors import CatalogueError, InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.plain import record
-from sgx_enclaves.release.catalogue import Catalogue
 from sgx_enclaves.release.manifest import (
     EnclaveRecord,
     config_name,
@@ -35,7 +36,6 @@ from sgx_enclaves.release.manifest import (
     load_manifest,
     unsigned_name,
 )
-from sgx_enclaves.release.read_catalogue import load_catalogue
 from sgx_enclaves.rpm.enclaves import CONFIG_SUFFIX, ConfigFile, PackedEnclave, enclaves_among
 from sgx_enclaves.rpm.presence import PROVIDE_PREFIX, SIGNED_SUFFIX, stem_of, version_of
 from sgx_enclaves.rpm.reader import (

@@ -16,6 +16,7 @@ from typing import Any
 from sgx_enclaves_builder.config import Config as BuilderConfig
 from sgx_enclaves_rpmlint.options import read_options
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, release_from
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.config import Config
@@ -30,7 +31,6 @@ from sgx_enclaves.plain import parse_toml
 from sgx_enclaves.release.archive import list_members, read_contents, unpack_tree
 from sgx_enclaves.release.installed import parse_lock
 from sgx_enclaves.release.manifest import read_manifest, write_manifest
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, release_from
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.references import open_reference
 from sgx_enclaves.settings import load_settings

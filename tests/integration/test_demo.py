@@ -18,7 +18,7 @@ from demo.command import ROOT
 from demo.packages import Built
 from demo.release import VERSION, Description, Tool, release_toml
 from demo.whole_release import Case, problems_of
-from sgx_enclaves.release.read_catalogue import read_release
+from sgx_enclaves.catalogue.reader import read_release
 from tests.enclaves.compiled import have_toolchain
 
 DESCRIPTION = Description(

@@ -262,7 +262,7 @@ def test_the_program_runs_from_the_folder(installed: Installed, shop: Shop) -> N
 
 def test_the_catalogue_is_there(installed: Installed, tmp_path: Path) -> None:
     code = (
-        "import json; from sgx_enclaves.release.read_catalogue import load_catalogue, OWN_FOLDER;"
+        "import json; from sgx_enclaves.catalogue.reader import load_catalogue, OWN_FOLDER;"
         "print(json.dumps({'names': sorted(load_catalogue((OWN_FOLDER,)).releases)}))"
     )
     assert "sgx-2.25-dcap-1.22" in str(installed.python(code)["names"])

@@ -42,13 +42,13 @@ from demo.source_packages import (
     signatures_of,
     write_spec,
 )
+from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import sign_sigstruct
 from sgx_enclaves.enclave.sigstruct import TYPE_DEBUG, Sigstruct
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER
 from tests.enclaves.compiled import build_enclaves, have_toolchain, variant_file
 from tests.support.keys import foreign_key
 from tests.support.once import made_once

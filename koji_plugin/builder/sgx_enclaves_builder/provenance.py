@@ -14,6 +14,7 @@ from typing import Any, Optional
 
 import koji
 
+from sgx_enclaves.catalogue.records import Enclave, Release
 from sgx_enclaves.errors import (
     ArchiveError,
     FormatError,
@@ -23,7 +24,6 @@ from sgx_enclaves.errors import (
 )
 from sgx_enclaves.gate.origin import BuildHistory, Component, MadeIn, SourceFile
 from sgx_enclaves.release.archive import read_contents
-from sgx_enclaves.release.catalogue import Enclave, Release
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.rpm.reader import FileKind, PayloadFile, open_package, read_payload
 from sgx_enclaves.rpm.references import Counterpart, PackageReference

@@ -12,18 +12,18 @@ from typing import Any, Optional
 import koji
 from koji.daemon import SCM
 
-from sgx_enclaves.files import digest_file, read_file
-from sgx_enclaves.gate.record import CATALOGUE
-from sgx_enclaves.gate.subjects import release_of
-from sgx_enclaves.limits import MIB
-from sgx_enclaves.release.catalogue import Artifact, Catalogue, Release
-from sgx_enclaves.release.fetch import Fetcher
-from sgx_enclaves.release.read_catalogue import (
+from sgx_enclaves.catalogue.reader import (
     OWN_FOLDER,
     USER_FOLDER,
     load_catalogue,
     read_release,
 )
+from sgx_enclaves.catalogue.records import Artifact, Catalogue, Release
+from sgx_enclaves.files import digest_file, read_file
+from sgx_enclaves.gate.record import CATALOGUE
+from sgx_enclaves.gate.subjects import release_of
+from sgx_enclaves.limits import MIB
+from sgx_enclaves.release.fetch import Fetcher
 
 from .config import Config
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Optional
 
 from sgx_enclaves.arguments import CHILD, CHILD_OPTIONS, argument, checked, name_or_id
+from sgx_enclaves.catalogue.reader import catalogue_from
+from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.errors import ArgumentError
 from sgx_enclaves.gate.collect import Answer, digest_of
 from sgx_enclaves.gate.origin import Origin, judge_origin
@@ -26,10 +28,8 @@ from sgx_enclaves.gate.subjects import (
     vendor_subject,
     without_ours,
 )
-from sgx_enclaves.release.catalogue import Catalogue, Release
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import note
-from sgx_enclaves.release.read_catalogue import catalogue_from
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.verify import BuildOrigin, Request, Verified, verify_release
 

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sgx_enclaves.catalogue.reader import load_catalogue
+from sgx_enclaves.catalogue.records import Artifact, Catalogue
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import BuildRequest, build_release
 from sgx_enclaves.release.cache import Cache
-from sgx_enclaves.release.catalogue import Artifact, Catalogue
 from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.manifest import Manifest
-from sgx_enclaves.release.read_catalogue import load_catalogue
 from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation
 from sgx_enclaves.release.toolchain import ToolchainKind
 from tests.enclaves.compiled import HERE

@@ -22,10 +22,10 @@ from typing import Any, Optional
 
 import pytest
 
+from sgx_enclaves.catalogue.records import Artifact
 from sgx_enclaves.errors import DigestError, FetchError
 from sgx_enclaves.progress import Event
 from sgx_enclaves.release.cache import Cache
-from sgx_enclaves.release.catalogue import Artifact
 from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 from tests.unit.release import tarmaker as tm
@@ -648,7 +648,7 @@ def test_disk_full_is_said_and_survived(
 CHILD = """
 import sys
 from pathlib import Path
-from sgx_enclaves.release.catalogue import Artifact
+from sgx_enclaves.catalogue.records import Artifact
 from sgx_enclaves.release.cache import Cache
 from sgx_enclaves.release.fetch import Fetcher
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings

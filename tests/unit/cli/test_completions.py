@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.cli.main import VERBS
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
 
 pytest.importorskip("shtab", reason="shtab is not installed")
 

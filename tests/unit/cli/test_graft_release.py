@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER
 from tests.support.intel import INTEL_PCE
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import SMALL_OPTIONS, signed_enclave

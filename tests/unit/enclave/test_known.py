@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.enclave import known
 from sgx_enclaves.enclave.known import (
     Pin,
@@ -15,7 +16,6 @@ from sgx_enclaves.enclave.known import (
     signer_named,
 )
 from sgx_enclaves.plain import parse_toml
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
 from tests.support.intel import INTEL_EPID, INTEL_LE, INTEL_PCE, INTEL_QE, INTEL_TDQE
 
 WHO = {"pce": INTEL_PCE, "ide": INTEL_QE, "qe3": INTEL_QE, "tdqe": INTEL_TDQE, "qve": INTEL_QE}

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
+from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release, SoVersion
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.gate.subjects import (
@@ -20,8 +22,6 @@ from sgx_enclaves.gate.subjects import (
     package_subjects,
     release_of,
 )
-from sgx_enclaves.release.catalogue import Catalogue, Enclave, Release, SoVersion
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
 
 CATALOGUE = load_catalogue((OWN_FOLDER,))
 RELEASE = CATALOGUE.release("sgx-2.25-dcap-1.22")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
+from sgx_enclaves.catalogue.records import Catalogue, OwnBuild, Step, Toolchain, ToolPin
 from sgx_enclaves.errors import BuildError, CatalogueError
 from sgx_enclaves.release.build import find_differences
 from sgx_enclaves.release.build_tree import (
@@ -17,9 +19,7 @@ from sgx_enclaves.release.build_tree import (
     plan_trees,
     step_environment,
 )
-from sgx_enclaves.release.catalogue import Catalogue, OwnBuild, Step, Toolchain, ToolPin
 from sgx_enclaves.release.place import STANDARD_PATH, Ended, describe
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
 from sgx_enclaves.release.toolchain import ToolchainKind, search_path
 
 

@@ -8,10 +8,10 @@ from typing import Optional
 
 import pytest
 
+from sgx_enclaves.catalogue.records import Artifact, Build, Source
 from sgx_enclaves.errors import DigestError
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import lay_out
-from sgx_enclaves.release.catalogue import Artifact, Build, Source
 from sgx_enclaves.release.fetch import Fetched
 from tests.unit.release import tarmaker as tm
 

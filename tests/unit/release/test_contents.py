@@ -21,11 +21,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from sgx_enclaves.catalogue.records import Artifact
 from sgx_enclaves.errors import ArchiveError, DigestError, InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import Entry, digest_entries
 from sgx_enclaves.limits import ArchiveLimits
 from sgx_enclaves.release.archive import read_contents, unpack_tree
-from sgx_enclaves.release.catalogue import Artifact
 from sgx_enclaves.release.fetch import check_pins
 from tests.unit.release import tarmaker as tm
 

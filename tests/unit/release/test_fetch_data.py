@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sgx_enclaves.catalogue.records import Artifact
 from sgx_enclaves.errors import CatalogueError, DigestError, FormatError
 from sgx_enclaves.progress import Event, PlainProgress, TerminalProgress, for_stream
 from sgx_enclaves.release.cache import default_cache_dir
-from sgx_enclaves.release.catalogue import Artifact
 from sgx_enclaves.release.fetch import Lookaside
 from sgx_enclaves.release.vendor import cross_check, parse_checksums
 

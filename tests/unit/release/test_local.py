@@ -9,11 +9,11 @@ from typing import Optional
 
 import pytest
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
+from sgx_enclaves.catalogue.records import Artifact
 from sgx_enclaves.errors import CatalogueError, DigestError, FetchError
 from sgx_enclaves.release.cache import Cache
-from sgx_enclaves.release.catalogue import Artifact
 from sgx_enclaves.release.fetch import Fetcher
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
 
 DATA = b"an archive"
 NEWEST = "sgx-2.25-dcap-1.22"

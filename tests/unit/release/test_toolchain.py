@@ -18,6 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
+from sgx_enclaves.catalogue.records import Toolchain, ToolPin
 from sgx_enclaves.errors import (
     FormatError,
     InputError,
@@ -25,7 +27,6 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
     UnsupportedError,
 )
-from sgx_enclaves.release.catalogue import Toolchain, ToolPin
 from sgx_enclaves.release.installed import (
     BuildrootLock,
     LockedPackage,
@@ -36,7 +37,6 @@ from sgx_enclaves.release.installed import (
     parse_lock,
 )
 from sgx_enclaves.release.place import STANDARD_PATH, Output, run_tool
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
 from sgx_enclaves.release.sandbox import Machine, in_root
 from sgx_enclaves.release.toolchain import (
     PROBES,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sgx_enclaves.catalogue.reader import load_catalogue
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.errors import ManifestError
 from sgx_enclaves.release.manifest import (
@@ -18,7 +19,6 @@ from sgx_enclaves.release.manifest import (
     Manifest,
     write_manifest,
 )
-from sgx_enclaves.release.read_catalogue import load_catalogue
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.references import BuiltReference, FolderReference, Reference, open_reference

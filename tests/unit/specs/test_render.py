@@ -13,10 +13,10 @@ import jinja2
 import pytest
 
 from sgx_enclaves import specs as places
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
+from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.errors import CatalogueError
-from sgx_enclaves.release.catalogue import Catalogue, Release
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue
 from sgx_enclaves.specs import Kind, SpecRequest, render, sources_of, templates_folder
 
 CATALOGUE = load_catalogue((OWN_FOLDER,))

@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgx_enclaves.errors import CatalogueError
-from sgx_enclaves.plain import parse_toml
-from sgx_enclaves.release.catalogue import Catalogue
-from sgx_enclaves.release.read_catalogue import (
+from sgx_enclaves.catalogue.reader import (
     OWN_FOLDER,
     load_catalogue,
     read_release_file,
     release_from,
     unknown_facts,
 )
+from sgx_enclaves.catalogue.records import Catalogue
+from sgx_enclaves.errors import CatalogueError
+from sgx_enclaves.plain import parse_toml
 
-SCHEMA = json.loads((OWN_FOLDER.parent / "catalogue.schema.json").read_text("utf-8"))
+SCHEMA = json.loads((OWN_FOLDER.parent / "schema.json").read_text("utf-8"))
 OWN_FILES = sorted(OWN_FOLDER.glob("*.toml"))
 SIGNER = "ab" * 32
 NEWEST = "sgx-2.25-dcap-1.22"

@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sgx_enclaves.files import digest_file
-from sgx_enclaves.release.archive import read_contents
-from sgx_enclaves.release.catalogue import Build, Patch, Release
+from sgx_enclaves.catalogue.records import Build, Patch, Release
 
 _TIMEOUT = 60
 
@@ -85,14 +83,6 @@ def _with_pins(block: str, pins: Mapping[str, Mapping[str, str]]) -> str:
     place = re.search(r"(?ms)^urls = \[.*?\]\n(?:(?:sha256|sha512) = .*?\n)*", block)
     at = place.end() if place is not None else len(block)
     return block[:at] + "".join(new) + block[at:]
-
-
-def digests_of(path: Path, source: bool) -> dict[str, str]:
-    """The pins of a file that is here; of a source also that of its contents."""
-    pins = {kind: digest_file(path, kind) for kind in ("sha256", "sha512")}
-    if source:
-        pins["contents_sha256"] = read_contents(path).sha256
-    return pins
 
 
 def check_tree(release: Release, build: Build, tree: Path) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The catalogue of releases: which enclaves there are, from what, and signed by whom.
+"""What a release is: which enclaves there are, from what, and signed by whom.
 
-Data only. `read_catalogue` makes these from TOML files, and checks them.
+Data only. `reader` makes these from TOML files, and checks them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Read releases from TOML files: ours, and what users add in directories of their own.
 
-A file's form is written down in `catalogue.schema.json`. What a schema cannot say is
+A file's form is written down in `schema.json`. What a schema cannot say is
 checked here too: ids that name nothing, facts that are missing without being listed as
 `unpinned`, facts that are listed and given. Of two releases with one name the later one
-counts, never silently. What a release means is `catalogue`'s part.
+counts, never silently. What a release is, is `records`' part.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
+from sgx_enclaves.catalogue.records import Artifact, Build, Catalogue, Enclave, Release
 from sgx_enclaves.errors import CatalogueError, InputError, LimitError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import from_plain, parse_toml, validate
-from sgx_enclaves.release.catalogue import Artifact, Build, Catalogue, Enclave, Release
 
 SCHEMA = 1
-OWN_FOLDER = Path(__file__).with_name("catalogue")
+OWN_FOLDER = Path(__file__).with_name("releases")
 USER_FOLDER = Path("/etc/sgx-enclaves/releases.d")
 _LONGEST_LINE = 4096
 
@@ -126,7 +126,7 @@ def release_form(parsed: Mapping[str, Any], file: str) -> Release:
 
 @cache
 def _schema() -> dict[str, Any]:
-    path = Path(__file__).with_name("catalogue.schema.json")
+    path = Path(__file__).with_name("schema.json")
     schema: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return schema
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from sgx_enclaves.catalogue.draft import SourceTree, Trees, draft_release
+from sgx_enclaves.catalogue.pins import check_tree, toml_of, write_pins
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue, read_release
+from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import parse_toml
-from sgx_enclaves.release.catalogue import Catalogue, Release
-from sgx_enclaves.release.draft import SourceTree, Trees, draft_release
-from sgx_enclaves.release.pins import check_tree, toml_of, write_pins
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, load_catalogue, read_release
 from tests.unit.release import tarmaker as tm
 
 COMMIT = "ab" * 20

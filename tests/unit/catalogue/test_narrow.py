@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, catalogue_from, load_catalogue
 from sgx_enclaves.errors import CatalogueError
-from sgx_enclaves.release.read_catalogue import OWN_FOLDER, catalogue_from, load_catalogue
 
 CATALOGUE = load_catalogue((OWN_FOLDER,))
 PAIRS = [
