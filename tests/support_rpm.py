@@ -273,6 +273,8 @@ def _file_tags(files: Sequence[RpmFile]) -> dict[int, Any]:
         1035: [_digest(f) for f in files],
         1036: [f.target for f in files],
         1037: [GHOST if f.ghost else 0 for f in files],
+        1039: ["root"] * len(files),
+        1040: ["root"] * len(files),
         1095: [1] * len(files),
         1096: [1000 + i if f.inode is None else f.inode for i, f in enumerate(files)],
         1116: indexes,
