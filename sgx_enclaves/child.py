@@ -9,23 +9,31 @@ which the parent takes a bounded number within a bounded time.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import select
 import signal
+import struct
 import time
 import warnings
+from collections.abc import Generator
 from typing import Callable
 
+from sgx_enclaves import errors
 from sgx_enclaves.errors import LimitError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.files import end_with_parent
 
 MIB = 1 << 20
-_CHUNK = 1 << 20
+SECONDS = 30.0
+MEMORY = 512 * MIB
+# Kind and size of a piece: data, an error of ours, another failure, want of memory, the end.
+_PIECE = struct.Struct("<cI")
+Send = Callable[[bytes], None]
 
 
 def in_child(
-    work: Callable[[], bytes], *, what: str, seconds: float = 30, memory: int = 512 * MIB
+    work: Callable[[], bytes], *, what: str, seconds: float = SECONDS, memory: int = MEMORY
 ) -> bytes:
     """What `work` returns, computed in a child process.
 
@@ -40,6 +48,43 @@ def in_child(
         LimitError: it took longer, or needed more memory.
         UnsupportedError: it failed.
     """
+
+    def send_all(send: Send) -> None:
+        try:
+            answer = work()
+        except SgxEnclavesError as error:
+            raise UnsupportedError(what, found=str(error)) from None
+        send(answer)
+
+    parts: list[bytes] = []
+    left = memory
+    with contextlib.closing(
+        pieces_from_child(send_all, what=what, seconds=seconds, memory=memory)
+    ) as pieces:
+        for part in pieces:
+            parts.append(part)
+            left -= len(part)
+            if left < 0:
+                raise LimitError(what, expected=f"at most {memory} bytes of answer")
+    return b"".join(parts)
+
+
+def pieces_from_child(
+    work: Callable[[Send], None], *, what: str, seconds: float = SECONDS, memory: int = MEMORY
+) -> Generator[bytes, None, None]:
+    """Yield each piece that `work` sends, as it comes; the child ends with the iteration.
+
+    Args:
+        work: as for `in_child`; is given a function that sends a piece.
+        what: what is done, for messages.
+        seconds: how long this process waits for pieces in all.
+        memory: how many bytes the child may use beyond what this process has.
+
+    Raises:
+        LimitError: it took longer, or needed more memory.
+        SgxEnclavesError: what `work` raised.
+        UnsupportedError: it failed otherwise.
+    """
     parent = os.getpid()
     reader, writer = os.pipe()
     with warnings.catch_warnings():
@@ -50,62 +95,102 @@ def in_child(
         os.close(reader)
         _work(work, writer, parent, seconds, memory)
     os.close(writer)
+    source = _Source(reader, what, seconds)
     try:
-        answer = _read(reader, what, time.monotonic() + seconds, memory)
+        while True:
+            head = source.take(_PIECE.size)
+            kind, size = _PIECE.unpack(head) if len(head) == _PIECE.size else (b"M", 0)
+            if size > memory:
+                raise LimitError(what, expected=f"at most {memory} bytes of answer")
+            piece = source.take(size)
+            if kind == b"D" and len(piece) == size:
+                yield piece
+            elif kind == b"E":
+                return
+            elif kind == b"X" and len(piece) == size:
+                raise _error(piece)
+            elif kind == b"F":
+                raise UnsupportedError(what, found=piece.decode("utf-8", "replace"))
+            else:
+                limits = f"at most {memory // MIB} MiB of memory, {seconds:.0f} s"
+                raise LimitError(what, expected=limits)
     finally:
         os.close(reader)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    if answer[:1] == b"D":
-        return answer[1:]
-    if answer[:1] == b"F":
-        raise UnsupportedError(what, found=answer[1:].decode("utf-8", "replace"))
-    raise LimitError(what, expected=f"at most {memory // MIB} MiB of memory, {seconds:g} s")
 
 
-def _read(reader: int, what: str, deadline: float, most: int) -> bytes:
-    parts: list[bytes] = []
-    left = most + 1
-    while True:
-        ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            raise LimitError(what, expected="an answer in time")
-        part = os.read(reader, _CHUNK)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
-        left -= len(part)
-        if left < 0:
-            raise LimitError(what, expected=f"at most {most} bytes of answer")
+class _Source:
+    """What the child has written, waited for no longer than it may take in all."""
+
+    def __init__(self, reader: int, what: str, seconds: float) -> None:
+        self._reader = reader
+        self._what = what
+        self._left = seconds
+
+    def take(self, size: int) -> bytes:
+        """So many bytes; fewer where the child has ended."""
+        parts = []
+        while size > 0:
+            start = time.monotonic()
+            ready, _, _ = select.select([self._reader], [], [], max(0.0, self._left))
+            self._left -= time.monotonic() - start
+            if not ready:
+                raise LimitError(self._what, expected="an answer in time")
+            part = os.read(self._reader, min(size, MIB))
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
 
-def _work(work: Callable[[], bytes], writer: int, parent: int, seconds: float, memory: int) -> None:
+def _error(piece: bytes) -> SgxEnclavesError:
+    told = json.loads(piece)
+    kind = getattr(errors, told.pop("kind"))
+    error: SgxEnclavesError = kind(told.pop("message"), **told)
+    return error
+
+
+def _work(
+    work: Callable[[Send], None], writer: int, parent: int, seconds: float, memory: int
+) -> None:
     """The child's life; never returns."""
+
+    def send(piece: bytes, kind: bytes = b"D") -> None:
+        for data in (_PIECE.pack(kind, len(piece)), piece):
+            view = memoryview(data)
+            while view:
+                view = view[os.write(writer, view) :]
+
     status = 1
     try:
         end_with_parent(parent)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        most = _used() + memory
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 2))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _bound(resource.RLIMIT_AS, _used() + memory)
+        _bound(resource.RLIMIT_CPU, int(seconds) + 1)
+        _bound(resource.RLIMIT_CORE, 0)
         try:
-            answer = b"D" + work()
+            work(send)
+            send(b"", b"E")
         except MemoryError:
-            answer = b"M"
+            send(b"", b"M")
         except SgxEnclavesError as error:
-            answer = b"F" + str(error).encode("utf-8", "replace")
+            send(json.dumps(error.as_dict()).encode(), b"X")
         except BaseException as error:
-            answer = b"F" + f"{type(error).__name__}: {error}"[:200].encode("utf-8", "replace")
-        view = memoryview(answer)
-        while view:
-            view = view[os.write(writer, view) :]
+            send(f"{type(error).__name__}: {error}"[:200].encode("utf-8", "replace"), b"F")
         status = 0
     finally:
         # No clean-up of the parent's: neither its buffers nor its exit handlers.
         os._exit(status)
+
+
+def _bound(kind: int, most: int) -> None:
+    """Lower a limit of this process; one that is lower already stays."""
+    limits = [most, *(limit for limit in resource.getrlimit(kind) if limit >= 0)]
+    resource.setrlimit(kind, (min(limits), min(limits)))
 
 
 def _used() -> int:

@@ -9,10 +9,11 @@ own module from 3.14 on, the backport, zstandard, or pyzstd.
 
 from __future__ import annotations
 
+import bz2
 import importlib
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Callable, NamedTuple, Optional, Protocol
 
 from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
@@ -76,8 +77,7 @@ def _use(name: str, module: Any) -> Zstd:
     return Zstd(module.ZstdError, lambda: module.ZstdDecompressor(options=options))
 
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_XZ_MAGIC = b"\xfd7zXZ\x00"
+_MAGICS = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "zstd": ZSTD_MAGIC}
 _INPUT_CHUNK = 64 << 10
 _OUTPUT_CHUNK = 256 << 10
 # xz -9 needs 65 MiB to decompress; more is a dictionary made to hurt.
@@ -113,12 +113,19 @@ def _drain(decoder: _Decoder, data: bytes) -> Iterator[bytes]:
             return
 
 
-def _gzip_decoder() -> _Decoder:
-    return zlib.decompressobj(wbits=31)
-
-
-def _xz_decoder() -> _Decoder:
-    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+# How each kind is unpacked, and what is raised when it is broken.
+_DECODERS: Mapping[str, tuple[Callable[[], _Decoder], type[Exception]]] = {
+    "gzip": (lambda: zlib.decompressobj(wbits=31), zlib.error),
+    "xz": (
+        lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
+        lzma.LZMAError,
+    ),
+    "lzma": (
+        lambda: lzma.LZMADecompressor(format=lzma.FORMAT_ALONE, memlimit=_XZ_MEMORY),
+        lzma.LZMAError,
+    ),
+    "bzip2": (bz2.BZ2Decompressor, OSError),
+}
 
 
 class _Packed:
@@ -162,10 +169,15 @@ class BoundedReader:
         raw: the packed file, open for reading at its start.
         file: its name, for messages.
         limits: see `ArchiveLimits`.
+        packed_by: "gzip", "xz", "zstd", "bzip2" or "lzma"; None tells the first three,
+            and what is not packed, by the first bytes.
     """
 
-    def __init__(self, raw: BinaryIO, file: str, limits: ArchiveLimits) -> None:
+    def __init__(
+        self, raw: BinaryIO, file: str, limits: ArchiveLimits, packed_by: Optional[str] = None
+    ) -> None:
         self.file = file
+        self._packed_by = packed_by
         self.produced = 0
         self._limits = limits
         self._packed = _Packed(raw, file, limits.archive_size)
@@ -216,17 +228,17 @@ class BoundedReader:
         return chunk
 
     def _open(self) -> Iterator[bytes]:
-        head = self._packed.head
-        if head.startswith(_GZIP_MAGIC):
-            return self._streams("gzip", _gzip_decoder, zlib.error)
-        if head.startswith(_XZ_MAGIC):
-            return self._streams("xz", _xz_decoder, lzma.LZMAError)
-        if head.startswith(ZSTD_MAGIC):
+        kind = self._packed_by or next(
+            (kind for kind, magic in _MAGICS.items() if self._packed.head.startswith(magic)), None
+        )
+        if kind == "zstd":
             found = find_zstd(self.file)
-            if found.decoder is not None:
-                return self._streams("zstd", found.decoder, found.error)
-            if found.reader is not None:
+            if found.decoder is None and found.reader is not None:
                 return self._pulled(found.reader(self._packed), found.error)
+            if found.decoder is not None:
+                return self._streams(kind, found.decoder, found.error)
+        if kind is not None and kind in _DECODERS:
+            return self._streams(kind, *_DECODERS[kind])
         return self._plain()
 
     def _plain(self) -> Iterator[bytes]:

@@ -17,7 +17,9 @@ import gzip
 import hashlib
 import lzma
 import struct
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Optional, Union
 
@@ -232,6 +234,15 @@ def write_rpm(
     payload = plain if unpacked else payload
     sig = header(_changed(signed, signature), 62)
     return lead + sig + bytes(-len(sig) % 8) + head + payload
+
+
+@contextmanager
+def at_a_path(data: bytes) -> Iterator[str]:
+    """A file with these bytes, for as long as the context lasts."""
+    with tempfile.NamedTemporaryFile(suffix=".rpm") as file:
+        file.write(data)
+        file.flush()
+        yield file.name
 
 
 def _v6_tags(plain: bytes, payload: bytes) -> dict[int, Any]:

@@ -23,17 +23,17 @@ from typing import Any, Optional
 
 from sgx_enclaves.enclave.verdict import Difference, Finding, Outcome, Severity, Verdict
 from sgx_enclaves.plain import printable
-from sgx_enclaves.rpm.check import Bystander, EnclaveResult, PackageResult, check_package
+from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves_rpmlint.conventions import check_conventions
 from sgx_enclaves_rpmlint.findings import Report, kind_of_code, report
 from sgx_enclaves_rpmlint.options import read_options
 from sgx_enclaves_rpmlint.packages import Output, Subject
-from sgx_enclaves_rpmlint.references import Query, is_neighbour, opener_for, references_for
+from sgx_enclaves_rpmlint.references import Query, opener_for, references_for
 
 
 class Judgement:
-    """Judges packages one by one; counterparts last, for then they may have been read.
+    """Judges packages one by one.
 
     Args:
         table: the table [SgxEnclave] of the configuration.
@@ -43,26 +43,10 @@ class Judgement:
 
     def __init__(self, table: object, subjects: Sequence[Subject], query: Query) -> None:
         self._options = read_options(table)
-        # One of each, so that a package is held against its header once, and read once
-        # where it is a subject and a counterpart.
-        ours = [s for s in subjects if s.suspect or is_neighbour(s)]
-        self._openers = {id(s): opener_for(s) for s in ours}
-        self._bystanders = {id(s): Bystander() for s in ours}
-        self._references = references_for(
-            subjects,
-            self._options,
-            query,
-            lambda subject: self._openers[id(subject)],
-            lambda subject: self._bystanders[id(subject)].watch,
-        )
+        self._references = references_for(subjects, self._options, query)
         self._namesakes = Counter((s.name, s.arch) for s in subjects)
         self._configuration_told = False
         self._last: Optional[PackageResult] = None
-
-    @staticmethod
-    def order(subjects: Sequence[Subject]) -> list[Subject]:
-        """The order in which to ask for them."""
-        return sorted(subjects, key=is_neighbour)
 
     def of(self, subject: Subject) -> Iterator[Report]:
         """All findings about a package."""
@@ -71,12 +55,12 @@ class Judgement:
             self._configuration_told = True
             for problem in self._options.problems:
                 yield report("sgx-enclave-configuration", problem)
-        result = self._bystanders[id(subject)].result or check_package(
+        result = check_package(
             subject.file,
             self._references,
             self._options.policy_for,
             permitted=self._options.permit,
-            opener=self._openers[id(subject)],
+            opener=opener_for(subject),
         )
         yield from Judge(subject, result).reports()
         self._last = result

@@ -8,22 +8,14 @@ Does a package need a closer look? Decided on its file list and what rpmlint has
 
 Says yes to every package that claims or carries an enclave, whatever it is
 called, and to one whose files were not all unpacked: rpmlint itself does not
-notice that. The closer look holds every file against the package's header.
-
-Keeps files that rpmlint has unpacked beyond their package, without copying them.
-
-rpmlint removes what it unpacked before the next package comes; a counterpart may
-come later still. A hard link costs nothing, and saves unpacking again. Who
-reads the files holds each against the package's header.
+notice that. The closer look reads the package file itself.
 """
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import stat
-import tempfile
 from collections.abc import Mapping
 from typing import Any, Optional, Protocol
 
@@ -83,7 +75,6 @@ class Subject:
             Nothing of a package that is not suspect.
         suspect: whether it may carry enclaves, so that its files must be read.
         blanks: whether a path in it has blanks, so that findings about it are ambiguous.
-        places: where its files are kept; None: read the package file.
         header: of an installed package, as the RPM database has it.
         current_linenum: for `add_info`.
     """
@@ -96,7 +87,6 @@ class Subject:
     provides: tuple[tuple[str, str], ...]
     suspect: bool
     blanks: bool = False
-    places: Optional[Mapping[str, str]] = None
     header: Optional[bytes] = None
     current_linenum: None = None
 
@@ -112,13 +102,8 @@ def provides_of(package: LintPackage) -> tuple[tuple[str, str], ...]:
 _ELF_MAGIC = b"\x7fELF"
 
 
-def subject_of(package: LintPackage, kept: Kept) -> Subject:
-    """What must be kept of a package.
-
-    Args:
-        package: as rpmlint hands it over.
-        kept: keeps the files of one that needs a closer look.
-    """
+def subject_of(package: LintPackage) -> Subject:
+    """What must be kept of a package."""
     provides = provides_of(package)
     installed = package.dir_name() in (None, "/")
     suspect = _claims(package, provides) or any(map(_is_suspect, regular_files(package).values()))
@@ -131,7 +116,6 @@ def subject_of(package: LintPackage, kept: Kept) -> Subject:
         provides=provides if suspect else (),
         suspect=suspect,
         blanks=any(" " in path for path in package.files),
-        places=kept.keep(package) if suspect and not installed else None,
         header=bytes(package.header.unload()) if suspect and installed else None,
     )
 
@@ -169,52 +153,6 @@ def _is_enclave(data: mmap.mmap) -> bool:
     from sgx_enclaves.rpm.enclaves import is_enclave  # noqa: PLC0415
 
     return is_enclave(data)
-
-
-# A package with more is read from its file instead: it is not one of enclaves only.
-_MOST_FILES = 10_000
-
-
-class Kept:
-    """What is kept, in a folder that goes when this is closed or the process ends."""
-
-    def __init__(self) -> None:
-        self._folder: Optional[tempfile.TemporaryDirectory[str]] = None
-        self._count = 0
-
-    def keep(self, package: LintPackage) -> Optional[Mapping[str, str]]:
-        """Path in the package to path of the kept file, of all of its regular files.
-
-        None when they cannot be kept: not unpacked, not all of them, not in full, too many.
-        """
-        files = regular_files(package)
-        folder = package.dir_name()
-        if not folder or len(files) > _MOST_FILES:
-            return None
-        try:
-            return {path: self._link(path, file.path, folder) for path, file in files.items()}
-        except OSError:
-            return None
-
-    def close(self) -> None:
-        """Remove everything that was kept."""
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            # Nobody is helped by an error about what is left behind.
-            with contextlib.suppress(OSError):
-                folder.cleanup()
-
-    def _link(self, path: str, source: str, unpacked: str) -> str:
-        if self._folder is None:
-            # Beside rpmlint's own folders: hard links do not reach other file systems.
-            beside = os.path.dirname(os.path.abspath(unpacked))
-            self._folder = tempfile.TemporaryDirectory(prefix="rpmlint-sgx-enclaves.", dir=beside)
-        if not stat.S_ISREG(os.lstat(source).st_mode):
-            raise OSError(f"{path} is no regular file")
-        self._count += 1
-        place = os.path.join(self._folder.name, str(self._count))
-        os.link(source, place, follow_symlinks=False)
-        return place
 
 
 def regular_files(package: LintPackage) -> Mapping[str, PackedFile]:

@@ -17,13 +17,12 @@ from typing import Optional
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.plain import record
+from sgx_enclaves.rpm.payload import Installed, Opener, packed
 from sgx_enclaves.rpm.presence import enclave_name, stem_of
-from sgx_enclaves.rpm.reader import Installed, Opener, Unpacked, packed
 from sgx_enclaves.rpm.references import (
     Counterpart,
     PackageReference,
     Reference,
-    Watcher,
     open_reference,
 )
 from sgx_enclaves_rpmlint.options import Options
@@ -168,27 +167,16 @@ def is_neighbour(subject: Subject) -> bool:
     return subject.name.endswith(_UNSIGNED) or any(n.endswith(_REPRODUCIBLE) for n in names)
 
 
-def references_for(
-    subjects: Iterable[Subject],
-    options: Options,
-    query: Query,
-    opener_of: Callable[[Subject], Opener],
-    watcher_of: Callable[[Subject], Watcher],
-) -> list[Reference]:
+def references_for(subjects: Iterable[Subject], options: Options, query: Query) -> list[Reference]:
     """All references, in the order in which they are asked.
 
     Args:
         subjects: every package on the command line.
         options: the configuration.
         query: see `InstalledReference`.
-        opener_of: opens a package on the command line.
-        watcher_of: sees what is read of one.
     """
     neighbours = [
-        LazyReference(
-            s.file,
-            functools.partial(PackageReference, s.file, opener=opener_of(s), watcher=watcher_of(s)),
-        )
+        LazyReference(s.file, functools.partial(PackageReference, s.file))
         for s in subjects
         if is_neighbour(s)
     ]
@@ -196,7 +184,5 @@ def references_for(
 
 
 def opener_for(subject: Subject) -> Opener:
-    """Where the files of a package on the command line are read from."""
-    if subject.header is not None:
-        return Installed(subject.header)
-    return packed if subject.places is None else Unpacked(subject.places)
+    """Where the files of a package that rpmlint was given are read from."""
+    return packed if subject.header is None else Installed(subject.header)

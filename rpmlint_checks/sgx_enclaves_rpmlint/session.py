@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One run of rpmlint: packages are noted as they come and judged when all have been seen.
 
-A signed enclave's counterpart may be in a package that comes later, and each
-package's unpacked files are gone by then: so they are kept, and read at the end,
-one at a time. Never raises: what goes wrong is a finding. What judges is imported
-only when there is something to judge.
+A signed enclave's counterpart may be in a package that comes later. Never raises: what
+goes wrong is a finding. What judges is imported only when there is something to judge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sgx_enclaves_rpmlint.findings import ERROR, KINDS, Report, failed
-from sgx_enclaves_rpmlint.packages import Kept, LintPackage, Output, Subject, subject_of
+from sgx_enclaves_rpmlint.packages import LintPackage, Output, Subject, subject_of
 from sgx_enclaves_rpmlint.references import installed_packages
 
 if TYPE_CHECKING:
@@ -55,7 +52,6 @@ class Session:
         self._output = output
         self._table = table
         self._query = query
-        self._kept = Kept()
         self._subjects: dict[tuple[str, bool], Subject] = {}
         self._judged: set[tuple[str, bool]] = set()
         defend(output)
@@ -63,7 +59,7 @@ class Session:
     def note(self, package: LintPackage) -> None:
         """Look at a package that rpmlint has just unpacked."""
         try:
-            subject = subject_of(package, self._kept)
+            subject = subject_of(package)
             # Named twice, for example by its path and by its folder's, it is one package.
             self._subjects.setdefault((subject.file, subject.installed), subject)
         except Exception as error:
@@ -80,18 +76,13 @@ class Session:
         except Exception as error:
             for subject in suspects:
                 self._tell(subject, failed(_of(error)))
-        finally:
-            self._kept.close()
-            # What comes later may still ask for these, from their package files.
-            for key, subject in waiting.items():
-                self._subjects[key] = replace(subject, places=None)
 
     def _judge(self, waiting: list[Subject]) -> None:
         # Takes as long as all the rest of our start, and most packages have no enclave.
         from sgx_enclaves_rpmlint.judge import Judgement  # noqa: PLC0415
 
         judgement = Judgement(self._table, list(self._subjects.values()), self._query)
-        for subject in judgement.order(waiting):
+        for subject in waiting:
             try:
                 for found in judgement.of(subject):
                     self._tell(subject, found)

@@ -21,18 +21,17 @@ from sgx_enclaves.gate.record import Record
 from sgx_enclaves.rpm.enclaves import (
     Links,
     PackedEnclave,
+    enclaves_among,
     is_enclave,
     may_carry_enclaves,
-    read_enclaves,
 )
+from sgx_enclaves.rpm.payload import read_payload
 from sgx_enclaves.rpm.presence import contains_signed_enclaves, is_enclave_path
 from sgx_enclaves.rpm.reader import (
     DEFAULT_PACKAGE_LIMITS,
     FileKind,
     Package,
     PackageLimits,
-    Tag,
-    is_plain,
     open_package,
 )
 
@@ -115,8 +114,6 @@ def inspect_build(
 
 def may_hold_enclaves(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> bool:
     """Whether a package's header mentions an enclave, or cannot be read."""
-    if is_plain(path):
-        return False
     try:
         with open_package(path, limits) as (package, _stream):
             return may_carry_enclaves(package)
@@ -130,11 +127,9 @@ def claims_signed_enclaves(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LI
     Raises:
         SgxEnclavesError: it cannot be read.
     """
-    if is_plain(path):
-        return False
     with open_package(path, limits) as (package, _stream):
         return contains_signed_enclaves(
-            package.header.strings(Tag.PROVIDENAME), (f.path for f in package.files)
+            package.header.all("PROVIDENAME", str), (f.path for f in package.files)
         )
 
 
@@ -154,12 +149,11 @@ def inspect_package(
             _require_name(package, file.name)
             digests = digests_of(package, stream)
             if may_carry_enclaves(package):
-                provides = _signed_names(package.header.strings(Tag.PROVIDENAME))
+                provides = _signed_names(package.header.all("PROVIDENAME", str))
                 claimed = _claimed(package)
                 if claimed and {f.path for f in claimed} <= _known(file.name, digests, record):
                     signed = claimed
                 else:
-                    stream.seek(package.payload_start)
                     signed = _signed(package, stream)
     except SgxEnclavesError as error:
         problem = str(error)
@@ -177,7 +171,7 @@ def _signed(package: Package, stream: BinaryIO) -> tuple[SignedFile, ...]:
     """The signed enclaves in the payload, and links that lead to one in another package."""
     found = [
         SignedFile(e.path, hashlib.sha256(e.data).hexdigest())
-        for e in read_enclaves(package, stream)
+        for e in enclaves_among(package, read_payload(package, stream))
         if isinstance(e, PackedEnclave) and _counts_as_signed(e)
     ]
     leaving = (f.path for f in Links(package).leaving())

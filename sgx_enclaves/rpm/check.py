@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Optional, Union
+from typing import Optional
 
 from sgx_enclaves.enclave.compare import compare, finding_of
 from sgx_enclaves.enclave.elf import EnclaveImage
@@ -23,15 +23,9 @@ from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
 from sgx_enclaves.errors import LimitError, PackageDamagedError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.enclaves import ConfigFile, Links, PackedEnclave, enclaves_among
+from sgx_enclaves.rpm.payload import Opener, packed
 from sgx_enclaves.rpm.presence import enclave_name, is_in_enclave_folder
-from sgx_enclaves.rpm.reader import (
-    DEFAULT_PACKAGE_LIMITS,
-    FileKind,
-    Opener,
-    Package,
-    PackageLimits,
-    packed,
-)
+from sgx_enclaves.rpm.reader import DEFAULT_PACKAGE_LIMITS, FileKind, Package, PackageLimits
 from sgx_enclaves.rpm.references import Counterpart, Reference
 
 _SIGNED_PROVIDE = re.compile(r"sgx-enclave\((?P<name>[^:()]+):signed[:)]")
@@ -204,37 +198,6 @@ def _check_one(
     if best is None:
         best = replace(describe(packed), findings=(*problems, _not_reproduced(packed)))
     return replace(best, findings=(*notes, *best.findings))
-
-
-class Bystander:
-    """The result of a package without signed enclaves, from what somebody else reads of it.
-
-    Attributes:
-        result: as `check_package` would give it; None until all was read, or when
-            there is a signed enclave, which needs more than to be looked at.
-    """
-
-    def __init__(self) -> None:
-        self.result: Optional[PackageResult] = None
-
-    def watch(
-        self, package: Package, items: Iterator[Union[PackedEnclave, ConfigFile]]
-    ) -> Iterator[Union[PackedEnclave, ConfigFile]]:
-        """Pass on what is read of a package; see `Watcher`."""
-        results = []
-        signed = False
-        findings = _of_header(package)
-        for item in items:
-            if isinstance(item, PackedEnclave):
-                signed = signed or item.signed
-                results.append(_unjudged(item))
-            yield item
-            del item
-        findings += _missing(package, results)
-        if not signed:
-            self.result = PackageResult(
-                package.file, package.nevra, tuple(results), tuple(findings)
-            )
 
 
 def _unjudged(packed: PackedEnclave) -> EnclaveResult:

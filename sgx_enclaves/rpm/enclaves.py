@@ -21,7 +21,7 @@ import io
 import mmap
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from typing import BinaryIO, Optional, Union
+from typing import Optional, Union
 
 from sgx_enclaves.enclave.elf import ELF_MAGIC, METADATA_NOTE_NAME, METADATA_SECTION, EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
@@ -29,16 +29,18 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import check_sigstruct
 from sgx_enclaves.errors import FormatError, LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.plain import record
+from sgx_enclaves.rpm.payload import PayloadFile
 from sgx_enclaves.rpm.presence import (
     ENCLAVE_FOLDER,
     ENCLAVE_FOLDERS,
+    HINTS,
     PROVIDE_PREFIX,
     contains_enclaves,
     enclave_name,
     is_in_enclave_folder,
     stem_of,
 )
-from sgx_enclaves.rpm.reader import FileKind, Package, PackageFile, PayloadFile, Tag, read_payload
+from sgx_enclaves.rpm.reader import FileKind, Package, PackageFile
 
 _STEM = "libsgx_"
 
@@ -175,17 +177,19 @@ def may_carry_enclaves(package: Package) -> bool:
     """Whether the header alone gives a reason to read the payload.
 
     The reasons of `presence.py`, anything at all in the enclave folder, and a link
-    in its place. `presence.HINTS` are in every header that gets a yes.
+    in its place.
 
     Raises:
         PackageError: the file list contradicts itself.
     """
     header = package.header
-    names = header.strings(Tag.BASENAMES)
-    if any((d + "/").startswith(ENCLAVE_FOLDER) for d in header.strings(Tag.DIRNAMES)):
+    if not header.mentions(HINTS):
+        return False
+    names = header.all("BASENAMES", str)
+    if any((d + "/").startswith(ENCLAVE_FOLDER) for d in header.all("DIRNAMES", str)):
         return True
     # Beside the folder, names alone tell.
-    if contains_enclaves(header.strings(Tag.PROVIDENAME), names):
+    if contains_enclaves(header.all("PROVIDENAME", str), names):
         return True
     return any(name in names for name in _FOLDER_NAMES) and any(
         file.kind is FileKind.SYMLINK and file.path in ENCLAVE_FOLDERS for file in package.files
@@ -284,13 +288,6 @@ class ConfigFile:
 
     path: str
     data: bytes
-
-
-def read_enclaves(
-    package: Package, stream: BinaryIO, *, configs: bool = False
-) -> Iterator[PackedEnclave | ConfigFile]:
-    """The enclaves of a package file; see `enclaves_among` and `read_payload`."""
-    yield from enclaves_among(package, read_payload(package, stream), configs=configs)
 
 
 def enclaves_among(

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Optional, Protocol, Union
+from typing import Optional, Protocol
 
 from sgx_enclaves.catalogue.reader import load_catalogue
 from sgx_enclaves.catalogue.records import Catalogue
@@ -37,15 +37,9 @@ from sgx_enclaves.release.manifest import (
     unsigned_name,
 )
 from sgx_enclaves.rpm.enclaves import CONFIG_SUFFIX, ConfigFile, PackedEnclave, enclaves_among
+from sgx_enclaves.rpm.payload import Opener, files_with_content, packed
 from sgx_enclaves.rpm.presence import PROVIDE_PREFIX, SIGNED_SUFFIX, stem_of, version_of
-from sgx_enclaves.rpm.reader import (
-    DEFAULT_PACKAGE_LIMITS,
-    Opener,
-    Package,
-    PackageLimits,
-    files_with_content,
-    packed,
-)
+from sgx_enclaves.rpm.reader import DEFAULT_PACKAGE_LIMITS, Package, PackageLimits
 
 
 @record
@@ -87,11 +81,6 @@ MANIFEST = "manifest.json"
 _CONFIGS = 256
 _FOLDER_ENTRIES = 20_000
 _SHARED_OBJECT = ".so"
-# Passes on what is read of a package, and may take notes.
-Watcher = Callable[
-    [Package, Iterator[Union[PackedEnclave, ConfigFile]]],
-    Iterator[Union[PackedEnclave, ConfigFile]],
-]
 
 
 def config_for(path: str, configs: Iterable[str], *, only_enclave: bool) -> Optional[str]:
@@ -138,7 +127,6 @@ class PackageReference:
         path: the package file.
         limits: see `PackageLimits`.
         opener: opens it; its files need not be read from the package file.
-        watcher: sees everything that is read of a package with one enclave.
 
     Raises:
         InputError: the package is no reference: built with the distribution's newest
@@ -151,12 +139,10 @@ class PackageReference:
         path: str,
         limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
         opener: Opener = packed,
-        watcher: Optional[Watcher] = None,
     ) -> None:
         self.name = path
         self._limits = limits
         self._opener = opener
-        self._watcher = watcher
         with opener(path, limits) as (package, _members):
             self.nevra = package.nevra
             if is_latest(package):
@@ -193,11 +179,8 @@ class PackageReference:
         """The enclave and its config.xml, in whichever order they come."""
         found: Optional[PackedEnclave] = None
         text: Optional[bytes] = None
-        # Of several enclaves, the others would be held beside this one.
-        watcher = self._watcher if self._is_alone else None
         with self._opener(self.name, self._limits) as (package, members):
-            items = enclaves_among(package, members, configs=True)
-            for item in items if watcher is None else watcher(package, items):
+            for item in enclaves_among(package, members, configs=True):
                 if isinstance(item, ConfigFile):
                     if item.path == config:
                         text = item.data
@@ -205,7 +188,7 @@ class PackageReference:
                     found = item
                 # The next one is read before this name is bound anew.
                 del item
-                if watcher is None and found and (config is None or text is not None):
+                if found and (config is None or text is not None):
                     break
         if found is None:
             raise InputError("the package has changed while it was read", file=self.name)

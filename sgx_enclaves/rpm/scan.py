@@ -38,7 +38,7 @@ from sgx_enclaves.files import end_with_parent, write_file
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.rpm.check import PackageResult, check_package, package_finding
 from sgx_enclaves.rpm.enclaves import may_carry_enclaves
-from sgx_enclaves.rpm.reader import is_plain, open_package
+from sgx_enclaves.rpm.reader import librpm, open_package
 from sgx_enclaves.rpm.references import Reference, open_reference
 from sgx_enclaves.rpm.repodata import (
     FILELISTS,
@@ -446,7 +446,8 @@ def scan(
 def _batches(
     targets: Sequence[Target], settings: ScanSettings, jobs: int
 ) -> Iterator[Iterable[Scanned]]:
-    # Here too, so that a bad reference is an error and not a result.
+    # Here too, so that what is missing or bad is an error, and not the result of every package.
+    librpm()
     references = tuple(open_reference(path) for path in settings.references)
     if jobs == 1 or len(targets) < 2:
         yield (scan_one(target, settings, references) for target in targets)
@@ -476,8 +477,6 @@ def scan_one(target: Target, settings: ScanSettings, references: Sequence[Refere
     path = target.path
     stamp = stamp_of(path)
     if not settings.deep and target.listing is None:
-        if is_plain(path):
-            return Scanned(path, stamp, None)
         try:
             with open_package(path) as (package, _stream):
                 wanted = may_carry_enclaves(package)

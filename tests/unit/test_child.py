@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 
 import pytest
 
-from sgx_enclaves.child import MIB, in_child
-from sgx_enclaves.errors import LimitError, UnsupportedError
+from sgx_enclaves.child import MIB, Send, in_child, pieces_from_child
+from sgx_enclaves.errors import LimitError, PackageDamagedError, UnsupportedError
 
 WHAT = "cannot be looked at"
 
@@ -60,8 +61,17 @@ def test_a_slow_child_is_stopped(work: object) -> None:
 def test_a_greedy_child_is_refused() -> None:
     with pytest.raises(LimitError, match="at most 32 MiB of memory"):
         in_child(greedy, what=WHAT, memory=32 * MIB)
+    large = bytes(2 * MIB)
     with pytest.raises(LimitError, match="bytes of answer"):
-        in_child(lambda: bytes(2 * MIB), what=WHAT, memory=MIB)
+        in_child(lambda: large, what=WHAT, memory=MIB)
+
+
+def test_limits_that_are_lower_already_stay() -> None:
+    def lowered() -> bytes:
+        resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+        return in_child(lambda: str(resource.getrlimit(resource.RLIMIT_CPU)).encode(), what=WHAT)
+
+    assert in_child(lowered, what=WHAT) == b"(20, 20)"
 
 
 def test_a_child_that_fails_says_why() -> None:
@@ -72,3 +82,28 @@ def test_a_child_that_fails_says_why() -> None:
 def test_a_child_that_dies_is_no_answer() -> None:
     with pytest.raises(LimitError, match=WHAT):
         in_child(killed, what=WHAT)
+
+
+def test_pieces_come_one_by_one_and_an_error_as_what_it_was() -> None:
+    def work(send: Send) -> None:
+        send(b"one")
+        send(b"")
+        raise PackageDamagedError("cut", file="x.rpm", offset=7, hint="get it again")
+
+    pieces = pieces_from_child(work, what=WHAT)
+    assert [next(pieces), next(pieces)] == [b"one", b""]
+    with pytest.raises(PackageDamagedError) as raised:
+        next(pieces)
+    assert str(raised.value) == "x.rpm at 0x7: cut; get it again"
+
+
+def test_a_child_whose_pieces_nobody_wants_any_more_is_ended() -> None:
+    def work(send: Send) -> None:
+        while True:
+            send(bytes(MIB))
+
+    pieces = pieces_from_child(work, what=WHAT)
+    next(pieces)
+    pieces.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

@@ -25,7 +25,8 @@ from sgx_enclaves.errors import (
 from sgx_enclaves.gate.origin import BuildHistory, Component, MadeIn, SourceFile
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.manifest import config_name, unsigned_name
-from sgx_enclaves.rpm.reader import FileKind, PayloadFile, open_package, read_payload
+from sgx_enclaves.rpm.payload import PayloadFile, read_payload
+from sgx_enclaves.rpm.reader import FileKind, open_package
 from sgx_enclaves.rpm.references import Counterpart, PackageReference
 
 _ARCHIVE = re.compile(r"\.(?:tar(?:\.[a-z0-9]+)?|tgz|txz|crate)\Z")

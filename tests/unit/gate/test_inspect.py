@@ -182,7 +182,7 @@ def test_bytes_that_a_record_knows_are_not_unpacked_again(
 ) -> None:
     path = shelf.put(FILES)
     known = verified(path)
-    monkeypatch.setattr(inspect_module, "read_enclaves", None)
+    monkeypatch.setattr(inspect_module, "read_payload", None)
     facts = inspect_package(BuildFile(NAME, path), known)
     assert facts.signed == (SignedFile(PATH, DIGEST),)
     with pytest.raises(TypeError):
@@ -213,7 +213,7 @@ def test_a_package_signed_anew_is_unpacked_again(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = verified(shelf.put(FILES))
-    monkeypatch.setattr(inspect_module, "read_enclaves", None)
+    monkeypatch.setattr(inspect_module, "read_payload", None)
     with pytest.raises(TypeError):
         shelf.facts(FILES, known, signature={1002: b"signature"})
 

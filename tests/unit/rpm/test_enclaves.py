@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import gzip
-import io
 import time
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,16 +18,17 @@ from sgx_enclaves.rpm.enclaves import (
     ConfigFile,
     Links,
     PackedEnclave,
+    enclaves_among,
     has_metadata_section,
     is_enclave,
     may_carry_enclaves,
-    read_enclaves,
 )
+from sgx_enclaves.rpm.payload import packed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, enclave_name, stem_of, version_of
-from sgx_enclaves.rpm.reader import PackageLimits, read_package
+from sgx_enclaves.rpm.reader import DEFAULT_PACKAGE_LIMITS, Package, PackageLimits, open_package
 from tests.enclaves.synthetic import NOTE_SECTION, small_enclave
 from tests.support.signed import signed_enclave
-from tests.support_rpm import TRAILER, RpmFile, folder, link, write_rpm
+from tests.support_rpm import TRAILER, RpmFile, at_a_path, folder, link, write_rpm
 
 BUILT, SIGNED = signed_enclave().built, signed_enclave().signed
 PCE = ENCLAVE_FOLDER + "libsgx_pce.signed.so.1.25.100.1"
@@ -36,9 +37,20 @@ PCE = ENCLAVE_FOLDER + "libsgx_pce.signed.so.1.25.100.1"
 def found(
     files: Sequence[RpmFile], *, configs: bool = False, limits: PackageLimits | None = None
 ) -> list[PackedEnclave | ConfigFile]:
-    stream = io.BytesIO(write_rpm(files))
-    package = read_package(stream, "x.rpm", limits or PackageLimits())
-    return list(read_enclaves(package, stream, configs=configs))
+    with at_a_path(write_rpm(files)) as path:
+        return in_package(path, configs=configs, limits=limits or PackageLimits())
+
+
+def in_package(
+    path: str, *, configs: bool = False, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS
+) -> list[PackedEnclave | ConfigFile]:
+    with packed(path, limits) as (package, members):
+        return list(enclaves_among(package, members, configs=configs))
+
+
+def parsed(data: bytes) -> Package:
+    with at_a_path(data) as path, open_package(path) as (package, _stream):
+        return package
 
 
 def paths(files: Sequence[RpmFile]) -> list[str]:
@@ -175,8 +187,8 @@ def test_many_hard_links_cost_no_more_than_many_files() -> None:
     many = [RpmFile(f"/d/{index}", b"x", inode=9) for index in range(30_000)]
     data = write_rpm(many, cpio=links_in_cpio(len(many)))
     start = time.process_time()
-    stream = io.BytesIO(data)
-    assert list(read_enclaves(read_package(stream, "x.rpm"), stream)) == []
+    with at_a_path(data) as path:
+        assert in_package(path) == []
     assert time.process_time() - start < 10
 
 
@@ -186,7 +198,7 @@ def links_in_cpio(count: int) -> bytes:
 
 
 def links_of(files: Sequence[RpmFile]) -> Links:
-    return Links(read_package(io.BytesIO(write_rpm(files)), "x.rpm"))
+    return Links(parsed(write_rpm(files)))
 
 
 def test_a_link_loop_is_refused() -> None:
@@ -281,7 +293,7 @@ def test_names(path: str, stem: str, version: str | None, name: str | None) -> N
 def test_what_the_header_alone_tells(
     files: Sequence[RpmFile], provides: Sequence[str], expected: bool
 ) -> None:
-    package = read_package(io.BytesIO(write_rpm(files, provides=provides)), "x.rpm")
+    package = parsed(write_rpm(files, provides=provides))
     assert may_carry_enclaves(package) is expected
 
 
@@ -301,22 +313,23 @@ def test_what_is_packed_in_a_packed_file_is_no_matter() -> None:
     assert time.process_time() - start < 2
 
 
-def test_one_enclave_is_held_at_a_time() -> None:
+def test_one_enclave_is_held_at_a_time(tmp_path: Path) -> None:
     size = 8 << 20
     files = []
     for index in range(5):
         data = small_enclave(trailing=bytes([index]) * size)
         files.append(RpmFile(f"/opt/{index}", data))
-    stream = io.BytesIO(write_rpm(files, compressor=None))
+    path = tmp_path / "x.rpm"
+    path.write_bytes(write_rpm(files, compressor=None))
     del files, data
-    package = read_package(stream, "x.rpm")
     tracemalloc.start()
     count = 0
-    for item in read_enclaves(package, stream):
-        assert isinstance(item, PackedEnclave)
-        assert len(item.data) > size
-        count += 1
-        del item
+    with packed(str(path)) as (package, members):
+        for item in enclaves_among(package, members):
+            assert isinstance(item, PackedEnclave)
+            assert len(item.data) > size
+            count += 1
+            del item
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert count == 5
