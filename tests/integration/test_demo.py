@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from demo.release import VERSION, Description, Tool, release_toml
 from demo.whole_release import Case, problems_of
 from sgx_enclaves.catalogue.reader import read_release
 from tests.enclaves.compiled import have_toolchain
+from tests.integration.demonstration import OUTPUT, STATUS, demo_folder
 
 DESCRIPTION = Description(
     title="t",
@@ -38,29 +37,22 @@ DESCRIPTION = Description(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not have_toolchain(), reason="needs gcc, ld, strip and make")
-def test_demo_runs_and_every_verdict_is_as_it_must_be(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "demo.main", "--into", str(tmp_path)),
-            *("--rpmlint", str(ROOT / "build" / "rpmlint-2.10.0")),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.startswith("sgx-enclaves proves")
-    assert "== done: everything as it must be" in result.stdout
-    assert "NOT AS EXPECTED" not in result.stdout
-    assert "the graft is the vendor's file, byte for byte" in result.stdout
-    report = tmp_path / "tampered-patch-table" / "report" / "verdict.html"
-    opened = re.search(r"^Open this report: (.+)$", result.stdout, re.MULTILINE)
+def test_demo_runs_and_every_verdict_is_as_it_must_be(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = demo_folder(tmp_path_factory)
+    output = (folder / OUTPUT).read_text("utf-8")
+    assert (folder / STATUS).read_text("utf-8") == "0", output
+    assert output.startswith("sgx-enclaves proves")
+    assert "== done: everything as it must be" in output
+    assert "NOT AS EXPECTED" not in output
+    assert "the graft is the vendor's file, byte for byte" in output
+    report = folder / "tampered-patch-table" / "report" / "verdict.html"
+    opened = re.search(r"^Open this report: (.+)$", output, re.MULTILINE)
     assert opened is not None
     assert (ROOT / opened[1]).resolve() == report.resolve()
     packages = "4 of 4 enclaves are the vendor's files, byte for byte, both ways"
-    assert packages in result.stdout or "rpmbuild is not installed" in result.stdout
+    assert packages in output or "rpmbuild is not installed" in output
     wanted = {
         "demo": (0, True, None),
         "again": (0, True, None),
@@ -73,13 +65,13 @@ def test_demo_runs_and_every_verdict_is_as_it_must_be(tmp_path: Path) -> None:
         "signer": (1, False, None),
     }
     for name, (status, reproducible, stage) in wanted.items():
-        path = tmp_path / "release" / name / "report" / "release.json"
+        path = folder / "release" / name / "report" / "release.json"
         report = json.loads(path.read_text("utf-8"))
         refused = [s["name"] for s in report["stages"] if s["state"] == "refused"]
         assert (report["exit_status"], report["reproducible"]) == (status, reproducible), name
         assert refused == ([stage] if stage else []), name
     for name in ("honest", "tampered-code", "tampered-patch-table", "foreign-signer"):
-        verdict = json.loads((tmp_path / name / "report" / "verdict.json").read_text("utf-8"))
+        verdict = json.loads((folder / name / "report" / "verdict.json").read_text("utf-8"))
         assert verdict["outcome"] == ("identical" if name == "honest" else "differs")
 
 

@@ -26,7 +26,7 @@ OTHER_WORDS = {
     # names of things of other people
     *("64-bit", "x86-64", "utf-8", "gpg-pubkey", "sysrq-trigger", "linux-sgx-enclaves-prebuilt"),
     *("gmp-dev", "gmp-devel", "linux-headers", "kernel-headers", "ocaml-ocamlbuild"),
-    *("openssl-dev", "openssl-devel"),
+    *("openssl-dev", "openssl-devel", "crypto-policies", "os-release"),
     # names of ours: the product, verbs, states, places
     *("sgx-enclaves", "verify-signature", "extract-signature", "verify-release", "check-rpm"),
     *("check-built", "rpm-provides", "gate-status", "source-dir", "second-place", "timed-out"),

@@ -663,10 +663,8 @@ def test_an_unsigned_enclave_is_quietened_if_it_is_one(
     assert output.results == ([line] if stays else []), output.found
 
 
-def test_the_manual_has_every_finding_and_every_key() -> None:
+def test_the_manual_has_every_key() -> None:
     manual = (Path(__file__).parents[3] / "docs" / "rpmlint.md").read_text()
-    for kind in KINDS:
-        assert f"| `{kind.id}` | {kind.level} |" in manual
     for key in ("reference", "signers", "least_isvsvn", "permit", "quiet"):
         assert f"| `{key}` |" in manual
     assert not read_options({key: {} for key in ("signers", "least_isvsvn")}).problems
