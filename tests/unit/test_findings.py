@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,23 +14,10 @@ from sgx_enclaves.findings import SEVERITIES, as_markdown, kinds
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("sgx_enclaves", "koji_plugin", "rpmlint_checks")
-DASHED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
-# The first argument of these is a code, with or without a dash.
-REPORTERS = ("Finding", "Cause", "finding_of", "note", "report")
+# What a parameter, field or variable is called that holds a code.
+NAMES = ("code", "kind_id")
 # Codes that are put together where they are reported: f"{stage}-failed".
 STAGES = ("sources", "toolchain", "build", "signed", "repack", "compare")
-
-# Words with a dash that are no codes; a new code does not belong here but into findings.toml.
-OTHER_WORDS = {
-    # names of things of other people
-    *("64-bit", "x86-64", "utf-8", "gpg-pubkey", "sysrq-trigger", "linux-sgx-enclaves-prebuilt"),
-    *("gmp-dev", "gmp-devel", "linux-headers", "kernel-headers", "ocaml-ocamlbuild"),
-    *("openssl-dev", "openssl-devel", "crypto-policies", "os-release"),
-    # names of ours: the product, verbs, states, places
-    *("sgx-enclaves", "verify-signature", "extract-signature", "verify-release", "check-rpm"),
-    *("check-built", "rpm-provides", "gate-status", "source-dir", "second-place", "timed-out"),
-    *("time-out", "spec-templates"),
-}
 
 
 def sources(root: Path) -> Iterator[Path]:
@@ -39,18 +25,75 @@ def sources(root: Path) -> Iterator[Path]:
         yield from sorted((root / folder).rglob("*.py"))
 
 
-def words_of(path: Path) -> Iterator[tuple[str, str]]:
-    """Every word of a module that is or looks like a code, and where it stands."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
-        where = f"{path.name}:{getattr(node, 'lineno', 0)}"
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if DASHED.fullmatch(node.value):
-                yield node.value, where
-        elif isinstance(node, ast.Call) and node.args:
-            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            first = node.args[0]
-            if name in REPORTERS and isinstance(first, ast.Constant):
-                yield str(first.value), where
+class Codes:
+    """Every code that modules report: what is given to a parameter or variable called `code`."""
+
+    def __init__(self, trees: dict[str, ast.Module]) -> None:
+        self._trees = trees
+        # Which argument of a function, or field of a class, is a code; by its name.
+        self._arguments: dict[str, int] = {}
+        # Functions that give tuples.
+        self._functions: dict[str, ast.FunctionDef] = {}
+        for tree in trees.values():
+            for node in ast.walk(tree):
+                if isinstance(node, ast.FunctionDef):
+                    self._functions[node.name] = node
+                    names = [argument.arg for argument in node.args.args]
+                    self._note(node.name, [n for n in names if n not in ("self", "cls")])
+                elif isinstance(node, ast.ClassDef):
+                    fields = [f.target for f in node.body if isinstance(f, ast.AnnAssign)]
+                    self._note(node.name, [f.id for f in fields if isinstance(f, ast.Name)])
+
+    def _note(self, name: str, parameters: list[str]) -> None:
+        for index, parameter in enumerate(parameters):
+            if parameter in NAMES:
+                self._arguments[name] = index
+
+    def found(self) -> Iterator[tuple[str, str]]:
+        """Each code, and where it stands."""
+        for file, tree in self._trees.items():
+            for node in ast.walk(tree):
+                for value in self._values(node):
+                    for text in _texts(value):
+                        yield text, f"{file}:{getattr(node, 'lineno', 0)}"
+
+    def _values(self, node: ast.AST) -> Iterator[ast.AST]:
+        if isinstance(node, ast.Call):
+            index = self._arguments.get(_name(node.func))
+            if index is not None and len(node.args) > index:
+                yield node.args[index]
+            yield from (keyword.value for keyword in node.keywords if keyword.arg in NAMES)
+        elif isinstance(node, ast.Assign) and any(_name(t) in NAMES for t in node.targets):
+            yield node.value
+        elif isinstance(node, (ast.For, ast.comprehension)) and isinstance(node.target, ast.Tuple):
+            indexes = [i for i, part in enumerate(node.target.elts) if _name(part) in NAMES]
+            for row in self._rows(node.iter):
+                yield from (row.elts[index] for index in indexes if index < len(row.elts))
+
+    def _rows(self, given: ast.AST) -> Iterator[ast.Tuple]:
+        rows = getattr(given, "elts", [])
+        function = self._functions.get(_name(given.func)) if isinstance(given, ast.Call) else None
+        if function is not None:
+            ends = [n for n in ast.walk(function) if isinstance(n, (ast.Yield, ast.Return))]
+            rows = [node.value for node in ends]
+        yield from (row for row in rows if isinstance(row, ast.Tuple))
+
+
+def _name(node: ast.AST) -> str:
+    return str(getattr(node, "id", getattr(node, "attr", "")))
+
+
+def _texts(value: ast.AST) -> Iterator[str]:
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        yield value.value
+    elif isinstance(value, ast.IfExp):
+        yield from _texts(value.body)
+        yield from _texts(value.orelse)
+
+
+def codes_of(paths: Iterator[Path]) -> set[tuple[str, str]]:
+    """What modules report, and where."""
+    return set(Codes({str(p): ast.parse(p.read_text(encoding="utf-8")) for p in paths}).found())
 
 
 def severities_of(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -64,18 +107,12 @@ def severities_of(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def test_every_code_in_the_sources_is_in_the_table() -> None:
-    known = {*kinds(), *OTHER_WORDS}
-    unknown = {
-        f"{word} ({where})"
-        for path in sources(ROOT)
-        for word, where in words_of(path)
-        if word not in known
-    }
-    assert not unknown, "add the codes to sgx_enclaves/findings.toml, other words to OTHER_WORDS"
+    unknown = {found for found in codes_of(sources(ROOT)) if found[0] not in kinds()}
+    assert not unknown, "add them to sgx_enclaves/findings.toml, then: make docs"
 
 
 def test_every_row_of_the_table_is_reported_somewhere() -> None:
-    reported = {word for path in sources(ROOT) for word, _ in words_of(path)}
+    reported = {code for code, _ in codes_of(sources(ROOT))}
     reported |= {f"{stage}-failed" for stage in STAGES}
     # The rpmlint id of a row is reported with the row.
     reported |= {kinds()[code].rpmlint for code in reported if code in kinds()}
@@ -94,9 +131,19 @@ def test_a_finding_has_the_severity_of_its_row() -> None:
 
 def test_the_collector_sees_codes_of_every_kind(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
-    module.write_text('Finding("a-b", Severity.NOTE, "")\nCause("single", "")\nx = ("c-d", 1)\n')
-    assert {word for word, _ in words_of(module)} == {"a-b", "single", "c-d"}
-    assert list(severities_of(module)) == [("a-b", "note", "module.py:1")]
+    module.write_text(
+        "class Thing:\n    code: str\n"
+        "def report(self, code): pass\n"
+        "def pairs():\n    yield ('in-a-tuple', 1)\n"
+        "Thing('in-a-class')\nreport('in-a-call')\nreport(code='by-name')\n"
+        "code = 'in-a-variable' if 1 else 'or-else'\n"
+        "[report(code) for code, _ in pairs()]\n"
+        "other('no-code')\nFinding('with-severity', Severity.NOTE)\n"
+    )
+    assert {code for code, _ in codes_of(iter([module]))} == {
+        *("in-a-class", "in-a-call", "by-name", "in-a-variable", "or-else", "in-a-tuple"),
+    }
+    assert list(severities_of(module)) == [("with-severity", "note", "module.py:12")]
 
 
 @pytest.mark.parametrize("code", kinds())
