@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.cli.main import VERBS
+from sgx_enclaves.enclave.sdk import GENERATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,6 +42,15 @@ def test_commands_are_verbs(page: Path) -> None:
     blocks = re.findall(r"^(?: {4}|\$ ).*$", page.read_text("utf-8"), re.MULTILINE)
     used = {verb for line in blocks if "koji sgx" not in line for verb in _VERB.findall(line)}
     assert used - set(VERBS) == set()
+
+
+def test_the_readme_says_which_releases_and_sdks_are_known() -> None:
+    status = (ROOT / "README.md").read_text("utf-8").partition("## Status")[2]
+    releases = load_catalogue((OWN_FOLDER,)).releases.values()
+    pinned = {release.name for release in releases if not release.unpinned}
+    assert set(re.findall(r"`(sgx-\d[^`]*)`", status.partition("- **SDKs")[0])) == pinned
+    names = [generation.name for generation in GENERATIONS]
+    assert f"SDK {names[-1]} to {names[0]}" in status
 
 
 def test_the_readers_of_documents_say_no(tmp_path: Path) -> None:
