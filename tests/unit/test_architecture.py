@@ -150,7 +150,7 @@ def test_a_place_of_one_machine_is_seen(text: str) -> None:
 
 # Who decides over packages and builds reads facts of a release; the machine that fetches and
 # builds one is not for them, nor is the schema library before a file is read.
-_MACHINE = ("archive", "build", "fetch", "transport", "verify")
+_MACHINE = ("archive", "build", "fetch", "sandbox", "store", "transport", "vendor", "verify")
 
 
 def test_gate_and_comparison_load_no_release_machine() -> None:
