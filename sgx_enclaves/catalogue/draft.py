@@ -173,7 +173,11 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
         "vendor": [_vendor(dcap_version)],
     }
     data["build"]["source"] += _nested(data["build"]["source"], known)
-    data["enclave"] = [_enclave(trees, catalogue, *found) for found in _origins(trees)]
+    order = {enclave.name: number for number, enclave in enumerate(base.enclaves)}
+    data["enclave"] = [
+        _enclave(trees, catalogue, *found)
+        for found in sorted(_origins(trees), key=lambda found: order.get(found[0], len(order)))
+    ]
     if not any("build" in enclave for enclave in data["enclave"]):
         del data["build"], data["toolchain"]
     data["unpinned"] = unknown_facts(release_form(data, name))

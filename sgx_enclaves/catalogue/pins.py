@@ -37,7 +37,7 @@ def _table(path: str, data: Mapping[str, Any]) -> Iterator[str]:
 
 def _pair(key: str, value: object) -> Iterator[str]:
     if not isinstance(value, list):
-        yield f"{key} = {_value(value)}"
+        yield f"{key} = 0o{value:03o}" if key == "umask" else f"{key} = {_value(value)}"
         return
     one = f"{key} = [{', '.join(_value(item) for item in value)}]"
     if len(one) <= 100:
