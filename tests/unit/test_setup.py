@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import configparser
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -65,3 +67,37 @@ def test_the_reason_of_a_skipped_test_is_one_line() -> None:
     where = ("tests/test_x.py", 3, "Skipped: needs\n  a Koji")
     report = pytest.TestReport("x", where, {}, "skipped", where, "setup")
     assert reason_of(report) == "needs a Koji"
+
+
+# What enchant's English dictionary refuses of the words that come to mind; rpmlint says
+# spelling-error of each where a dictionary is installed, and an error fails the demo.
+_REFUSED = re.compile(
+    r"\b(toolchains?|config|xml|rpmbuild|buildroots?|rpmlint's|sgxEnclaves?|mock)\b"
+)
+
+
+def descriptions() -> list[str]:
+    specs = [ROOT / "packaging" / "sgx-enclaves.spec", *(ROOT / "spec-templates").glob("*.j2")]
+    text = "\n".join(spec.read_text("utf-8") for spec in specs)
+    return re.findall(r"^%description.*?(?=^%|^\{% endblock|\Z)", text, re.DOTALL | re.MULTILINE)
+
+
+def test_no_description_has_a_word_that_a_dictionary_refuses() -> None:
+    found = descriptions()
+    assert len(found) > 8
+    assert [_REFUSED.search(text) for text in found] == [None] * len(found)
+    assert _REFUSED.search("with its config.xml")
+
+
+def test_what_an_extra_brings_is_in_the_spec_file_too() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    spec = (ROOT / "packaging" / "sgx-enclaves.spec").read_text("utf-8")
+    for extra in ("zstd", "rpm", "repodata"):
+        for line in setup["options.extras_require"][extra].split():
+            name = re.split("[>=]", line)[0].replace("-", "_")
+            assert re.search(rf"^(Requires|Recommends): .*\bpython3-{name}\b", spec, re.MULTILINE)
+    packages = (ROOT / "packaging" / "install-system-packages").read_text("utf-8")
+    for program in ("bubblewrap", "python3-rpm"):
+        assert re.search(rf"^(Requires|Recommends): +{program}$", spec, re.MULTILINE)
+        assert program in packages
