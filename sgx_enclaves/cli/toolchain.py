@@ -16,22 +16,23 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from sgx_enclaves.catalogue.records import Toolchain
 from sgx_enclaves.cli.arguments import add_catalogue, add_json, add_output, chosen_catalogue
 from sgx_enclaves.cli.output import out_report, write_output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file
+from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.toolchain import (
+    Part,
     State,
-    ToolchainCheck,
     ToolchainKind,
+    all_match,
     check_lock,
-    check_toolchain,
-    look_at,
-    search_path,
+    look_at_toolchain,
 )
 
 _LOCK_LIMIT = 64 << 20
@@ -54,15 +55,13 @@ def run(args: argparse.Namespace) -> int:
         return _lock(args)
     if args.action == "check" and args.lock is not None:
         lock = parse_lock(read_file(args.lock, _LOCK_LIMIT), args.lock)
-        return _say(args, check_lock(lock, _installed(args)))
+        return _say(args, "buildroot lock", check_lock(lock, _installed(args)))
     toolchain = _designated(args)
-    names = [tool.name for tool in toolchain.tools]
-    # the PATH that a build would have, not the caller's
-    path = search_path(toolchain, ToolchainKind.DESIGNATED)
-    record = look_at(names, path, Machine(args.root))
+    # on the PATH that a build would have, not the caller's
+    use = look_at_toolchain(toolchain, ToolchainKind.DESIGNATED, Machine(args.root))
     if args.action == "check":
-        return _say(args, check_toolchain(toolchain, record))
-    _write(args, json.dumps(record.as_dict(), indent=2))
+        return _say(args, use.name, use.parts)
+    _write(args, json.dumps(use.record.as_dict(), indent=2))
     return 0
 
 
@@ -103,23 +102,19 @@ def _write(args: argparse.Namespace, text: str) -> None:
         write_output(args, f"{text}\n".encode(), *inputs)
 
 
-def _say(args: argparse.Namespace, check: ToolchainCheck) -> int:
+def _say(args: argparse.Namespace, toolchain: str, parts: Sequence[Part]) -> int:
     if args.json:
-        parts = [
-            {"name": p.name, "state": p.state.value, "expected": p.expected, "found": p.found}
-            for p in check.parts
-        ]
-        facts = {"toolchain": check.toolchain, "matches": check.matches, "parts": parts}
+        facts = {"toolchain": toolchain, "matches": all_match(parts), "parts": as_plain(parts)}
         _write(args, json.dumps(facts, indent=2))
     else:
-        _write(args, _text(check))
-    return 0 if check.matches else 1
+        _write(args, _text(toolchain, parts))
+    return 0 if all_match(parts) else 1
 
 
-def _text(check: ToolchainCheck) -> str:
-    word = "matches" if check.matches else "does NOT match"
-    lines = [f"the toolchain {word} {check.toolchain}"]
-    for part in check.parts:
+def _text(toolchain: str, parts: Sequence[Part]) -> str:
+    word = "matches" if all_match(parts) else "does NOT match"
+    lines = [f"the toolchain {word} {toolchain}"]
+    for part in parts:
         line = f"  {part.state.value:<8} {part.name:<16} {part.expected}"
         if part.state is not State.MATCH:
             line += f", found {part.found or 'nothing'}"

@@ -278,7 +278,7 @@ def unpack_tree(
     try:
         with open_archive(archive, limits, Symlinks.INSIDE, packed=packed) as stream:
             made = _lay_out(stream, work, strip, mtime, archive)
-        check_same(archive, sha256, packed)
+        check_same(archive, sha256, packed.hexdigest())
         work.chmod(0o755)
         work.rename(dest)
     except OSError as error:
@@ -288,18 +288,18 @@ def unpack_tree(
     return made
 
 
-def check_same(archive: Path, expected: Optional[str], found: Digest) -> None:
+def check_same(archive: Path, expected: Optional[str], found: str) -> None:
     """Refuse a file that is no longer the one that was looked at before.
 
     Raises:
         DigestError: the digests differ.
     """
-    if expected is not None and found.hexdigest() != expected:
+    if expected is not None and found != expected:
         raise DigestError(
             "the file was changed after it was checked",
             file=str(archive),
             expected=f"sha256 {expected}",
-            found=f"sha256 {found.hexdigest()}",
+            found=f"sha256 {found}",
             hint="find out who writes there, and run again",
         )
 

@@ -12,7 +12,7 @@ no trace in it. SOURCE_DATE_EPOCH stays: it is how a build is told the time.
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import os
 import shutil
 import time
@@ -21,20 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.catalogue.records import Artifact, Build, Catalogue, OwnBuild, Release, Toolchain
+from sgx_enclaves.catalogue.records import Artifact, Build, Catalogue, OwnBuild, Release
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.verdict import scan
 from sgx_enclaves.errors import BuildError, InputError, SgxEnclavesError
 from sgx_enclaves.explain.description import describe_file
 from sgx_enclaves.explain.file_map import FileMap
-from sgx_enclaves.files import digest_entries, read_file, tree_entries
+from sgx_enclaves.files import digest_entries, digest_file, read_file, tree_entries
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.release.archive import check_same, unpack_tree
 from sgx_enclaves.release.build_tree import (
     Relocation,
-    StepSettings,
     TreeBuilder,
     TreePlan,
+    Variation,
     check_inside,
     plan_trees,
     step_environment,
@@ -54,17 +54,14 @@ from sgx_enclaves.release.place import Place
 from sgx_enclaves.release.sandbox import remove_tree
 from sgx_enclaves.release.toolchain import (
     ToolchainKind,
-    ToolchainRecord,
     ToolchainUse,
-    check_toolchain,
-    look_at,
+    look_at_toolchain,
     search_path,
 )
 
 Say = Callable[[str], None]
 _FEW = 3
 _GIT = ".git"
-_CHUNK = 1 << 20
 # Contents that are pinned have no times; a fixed one keeps `make` from seeing what the
 # packer chose. Not 1970: some tools take early times for none.
 _NO_TIME = 315_619_200  # 1980-01-02
@@ -110,13 +107,11 @@ class TreeInputs:
     Attributes:
         plan: what is built in it.
         toolchain: what was seen of it, and how it stands to the designated one.
-        path: the PATH of every step, on which the toolchain was seen.
         archives: the file of each source, by its id; none for a ready-made tree.
     """
 
     plan: TreePlan
     toolchain: ToolchainUse
-    path: str
     archives: Mapping[str, Fetched]
 
 
@@ -150,20 +145,12 @@ def build_release(
     inputs = []
     for plan in plans:
         say(f"{plan.release.name}: looking at the toolchain")
-        path = search_path(plan.toolchain, request.toolchain, request.tools)
-        record = look_at([tool.name for tool in plan.toolchain.tools], path, place)
-        use = toolchain_use(plan.toolchain, request.toolchain, record)
+        use = look_at_toolchain(plan.toolchain, request.toolchain, place, request.tools)
         _check_toolchain(use, say)
         sources = plan.build.sources if request.source_dir is None else ()
         archives = {source.id: fetch(source.artifact) for source in sources}
-        inputs.append(TreeInputs(plan, use, path, archives))
+        inputs.append(TreeInputs(plan, use, archives))
     return build_trees(request, inputs, place, say)
-
-
-def toolchain_use(pinned: Toolchain, kind: ToolchainKind, record: ToolchainRecord) -> ToolchainUse:
-    """What was seen of a toolchain, compared with the designated one."""
-    check = check_toolchain(pinned, record)
-    return ToolchainUse(kind, check.toolchain, record, check.parts)
 
 
 def _check_toolchain(use: ToolchainUse, say: Say) -> None:
@@ -199,7 +186,7 @@ def build_trees(
         trees, enclaves = [], []
         for item in inputs:
             root, umask = item.plan.build.root, item.plan.toolchain.umask
-            variation = first_variation(root, umask)
+            variation = Variation(root, umask)
             scratch = work / f"first-{item.plan.release.name}"
             tree, built = _build_tree(request, item, variation, place, scratch, into, say)
             trees.append(tree)
@@ -232,7 +219,7 @@ def _check_empty(into: Path) -> None:
 
 
 def _make_built_directory(into: Path) -> Path:
-    """Make the built directory; returns the one for what is removed in the end."""
+    """Make the built directory, and the one in it that is removed in the end."""
     work = into / _WORK
     try:
         (into / LOGS).mkdir(parents=True)
@@ -265,21 +252,23 @@ def _build_tree(
         if not tree.fixed:
             taken = "is taken" if os.path.lexists(variation.root) else "cannot be made"
             say(f"warning: {variation.root} {taken}, so the tree is in {tree.root}")
-        usual = step_environment(plan.toolchain, item.path, tree.home, variation.environment)
+        path = search_path(plan.toolchain, request.toolchain, request.tools)
+        usual = step_environment(plan.toolchain, path, tree.home, variation.environment)
         relocate = Relocation(plan.build.root, tree.root)
         environment = {name: relocate(value) for name, value in usual.items()}
-        settings = StepSettings(
-            environment=environment,
-            umask=variation.umask,
-            hostname=variation.hostname,
-            prefix=variation.prefix,
-            make_timeout=request.make_timeout,
-            jobs=request.jobs,
-            log_prefix="" if release.name == request.release.name else f"{release.name}.",
-        )
         say(f"{release.name}: laying the sources out")
         sources = _lay_out(request, item, tree.path)
-        builder = TreeBuilder(plan, tree, settings, into, say)
+        builder = TreeBuilder(
+            plan=plan,
+            tree=tree,
+            variation=variation,
+            environment=environment,
+            make_timeout=request.make_timeout,
+            jobs=request.jobs,
+            into=into,
+            log_prefix="" if release.name == request.release.name else f"{release.name}.",
+            say=say,
+        )
         enclaves = builder.run(patched_already=request.source_dir is not None)
     finally:
         if not request.keep:
@@ -302,25 +291,12 @@ def _build_tree(
 def _lay_out(request: BuildRequest, item: TreeInputs, tree: Path) -> tuple[SourceRecord, ...]:
     plan, source_dir = item.plan, request.source_dir
     tree.mkdir(parents=True, exist_ok=True)
-    sources: tuple[SourceRecord, ...]
     if source_dir is not None:
         digest = copy_tree(source_dir, tree)
         name = Path(os.path.abspath(source_dir)).name or "/"
-        sources = (SourceRecord("source-dir", "", name, digest, False),)
+        sources: tuple[SourceRecord, ...] = (SourceRecord("source-dir", "", name, digest, False),)
     else:
-        lay_out(tree, plan.build, item.archives)
-        pairs = [(source, item.archives[source.id]) for source in plan.build.sources]
-        sources = tuple(
-            SourceRecord(
-                source.id,
-                source.place,
-                source.artifact.filename,
-                here.sha256,
-                here.pinned,
-                here.contents_sha256,
-            )
-            for source, here in pairs
-        )
+        sources = lay_out(tree, plan.build, item.archives)
     for enclave in plan.enclaves:
         remove_prebuilt(tree, enclave.build)
     return sources
@@ -350,13 +326,13 @@ def _build_again(
             raise BuildError("the second build could not be made in another path", found=root)
         others.update({enclave.name: enclave for enclave in built})
     pairs = tuple((enclave, others[enclave.name]) for enclave in enclaves)
-    second = compare_builds(into, second_into, pairs, variation)
+    second = _compare_builds(into, second_into, pairs, variation)
     if not second.differences:
         remove_tree(second_into)
     return second
 
 
-def lay_out(tree: Path, build: Build, archives: Mapping[str, Fetched]) -> None:
+def lay_out(tree: Path, build: Build, archives: Mapping[str, Fetched]) -> tuple[SourceRecord, ...]:
     """Unpack the sources into their places.
 
     Args:
@@ -369,42 +345,33 @@ def lay_out(tree: Path, build: Build, archives: Mapping[str, Fetched]) -> None:
         DigestError: a file is no longer what was fetched.
         SgxEnclavesError: an archive is broken or hostile, or the disk is full.
     """
+    records = []
     for source in build.sources:
-        dest = tree / source.place
-        if source.place:
-            check_inside(tree, dest.parent, source.id)
-        here = archives[source.id]
+        dest, here = tree / source.place, archives[source.id]
+        check_inside(tree, dest.parent if source.unpack and source.place else dest, source.id)
         if source.unpack:
             untimed = source.artifact.sha256 is None and source.artifact.pinned
-            unpack_tree(
-                here.path,
-                dest,
-                strip=source.strip,
-                sha256=here.sha256,
-                mtime=_NO_TIME if untimed else None,
-            )
-            continue
-        try:
-            check_inside(tree, dest, source.id)
-            dest.mkdir(parents=True, exist_ok=True)
-            _copy(here, dest / source.artifact.filename)
-        except OSError as error:
-            raise BuildError(
-                f"source {source.id} cannot be put there: {error.strerror}", file=str(dest)
-            ) from None
+            mtime = _NO_TIME if untimed else None
+            unpack_tree(here.path, dest, strip=source.strip, sha256=here.sha256, mtime=mtime)
+        else:
+            _copy(here, dest / source.artifact.filename, source.id)
+        record = (source.id, source.place, source.artifact.filename, here.sha256, here.pinned)
+        records.append(SourceRecord(*record, here.contents_sha256))
+    return tuple(records)
 
 
-def _copy(here: Fetched, target: Path) -> None:
+def _copy(here: Fetched, target: Path, source: str) -> None:
     """Copy a fetched file, and see that the copy is what was fetched."""
-    digest = hashlib.sha256()
-    with here.path.open("rb") as data, target.open("xb") as out:
-        while True:
-            chunk = data.read(_CHUNK)
-            if not chunk:
-                break
-            digest.update(chunk)
-            out.write(chunk)
-    check_same(here.path, here.sha256, digest)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        shutil.copyfile(here.path, target)
+        check_same(here.path, here.sha256, digest_file(target))
+    except OSError as error:
+        raise BuildError(
+            f"source {source} cannot be put there: {error.strerror}", file=str(target)
+        ) from None
 
 
 def copy_tree(source: Path, tree: Path) -> str:
@@ -458,34 +425,6 @@ _MOST = 64
 _LATER = "+34567890s"
 
 
-@dataclass(frozen=True)
-class Variation:
-    """How one build is done.
-
-    Attributes:
-        root: path of its tree.
-        umask: file mode mask.
-        environment: variables that are other than usual.
-        hostname: name of its machine.
-        prefix: words that come before each command.
-        varied: what is other than in the first build.
-        not_varied: what should be other and is not, and why.
-    """
-
-    root: str
-    umask: int
-    environment: Mapping[str, str]
-    hostname: str
-    prefix: tuple[str, ...]
-    varied: tuple[str, ...]
-    not_varied: tuple[str, ...]
-
-
-def first_variation(root: str, umask: int) -> Variation:
-    """The build as the release describes it."""
-    return Variation(root, umask, {}, "localhost", (), (), ())
-
-
 def second_variation(root: str, umask: int, *, isolated: bool, scratch: Path) -> Variation:
     """The same build with everything otherwise that should not matter.
 
@@ -521,23 +460,13 @@ def second_variation(root: str, umask: int, *, isolated: bool, scratch: Path) ->
     )
 
 
-def compare_builds(
+def _compare_builds(
     first: Path,
     second: Path,
-    enclaves: tuple[tuple[EnclaveRecord, EnclaveRecord], ...],
+    enclaves: Sequence[tuple[EnclaveRecord, EnclaveRecord]],
     variation: Variation,
 ) -> SecondBuild:
-    """Compare the results of two builds.
-
-    Args:
-        first: the built directory.
-        second: that of the second build.
-        enclaves: the records of both, pair by pair.
-        variation: of the second build.
-
-    Raises:
-        SgxEnclavesError: a result cannot be read.
-    """
+    """Compare the results in two built directories; the records come pair by pair."""
     differences: list[Difference] = []
     for one, other in enclaves:
         for kept, again in ((one.unsigned, other.unsigned), (one.config, other.config)):

@@ -258,26 +258,26 @@ def check_inside(tree: Path, path: Path, what: str) -> None:
 
 
 @dataclass(frozen=True)
-class StepSettings:
-    """What all steps of a tree share.
+class Variation:
+    """How one build is done; by default, as the release describes it.
 
     Attributes:
-        environment: all their variables.
-        umask: their file mode mask.
-        hostname: the name of their machine, where it can be set.
+        root: path of its tree.
+        umask: file mode mask.
+        environment: variables that are other than usual.
+        hostname: name of its machine.
         prefix: words that come before each command.
-        make_timeout: seconds for each enclave's make.
-        jobs: makes that may run at once, if they are independent.
-        log_prefix: what the names of the logs begin with.
+        varied: what is other than in the first build.
+        not_varied: what should be other and is not, and why.
     """
 
-    environment: Mapping[str, str]
+    root: str
     umask: int
-    hostname: str
-    prefix: tuple[str, ...]
-    make_timeout: int
-    jobs: int
-    log_prefix: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    hostname: str = "localhost"
+    prefix: tuple[str, ...] = ()
+    varied: tuple[str, ...] = ()
+    not_varied: tuple[str, ...] = ()
 
 
 Configs = Mapping[str, Union[bytes, SgxEnclavesError]]
@@ -290,16 +290,24 @@ class TreeBuilder:
     Attributes:
         plan: what to build.
         tree: where it stands.
-        settings: see `StepSettings`.
+        variation: how the build is done.
+        environment: all variables of every step.
+        make_timeout: seconds for each enclave's make.
+        jobs: makes that may run at once, if they are independent.
         into: the built directory.
+        log_prefix: what the names of the logs begin with.
         say: told what is being done.
         steps: the records so far.
     """
 
     plan: TreePlan
     tree: Tree
-    settings: StepSettings
+    variation: Variation
+    environment: Mapping[str, str]
+    make_timeout: int
+    jobs: int
     into: Path
+    log_prefix: str
     say: Callable[[str], None]
     steps: list[StepRecord] = field(default_factory=list)
 
@@ -328,10 +336,10 @@ class TreeBuilder:
             return [self._make(item, configs) for item in group]
 
         groups = independent(self.plan.enclaves)
-        if self.settings.jobs <= 1:
+        if self.jobs <= 1:
             # without a thread, since not every place may be used from another one
             return [record for group in groups for record in make(group)]
-        with ThreadPoolExecutor(self.settings.jobs) as pool:
+        with ThreadPoolExecutor(self.jobs) as pool:
             return [record for group in pool.map(make, groups) for record in group]
 
     def _patch(self, patched_already: bool) -> Optional[StepRecord]:
@@ -383,7 +391,7 @@ class TreeBuilder:
         return configs
 
     def _make(self, enclave: EnclavePlan, configs: Configs) -> EnclaveRecord:
-        build, timeout = enclave.build, self.settings.make_timeout
+        build, timeout = enclave.build, self.make_timeout
         name = f"make-{enclave.name}"
         step = self._step(
             name, enclave.make_command, build.make_directory, timeout, enclave=enclave.name
@@ -419,12 +427,12 @@ class TreeBuilder:
 
     def _command(self, argv: Sequence[str], place: str, timeout: float) -> Command:
         return Command(
-            argv=[*self.settings.prefix, *argv],
+            argv=[*self.variation.prefix, *argv],
             folder=os.path.join(self.tree.root, place) if place else self.tree.root,
-            environment=self.settings.environment,
-            umask=self.settings.umask,
+            environment=self.environment,
+            umask=self.variation.umask,
             timeout=timeout,
-            hostname=self.settings.hostname,
+            hostname=self.variation.hostname,
         )
 
     def _step(
@@ -437,7 +445,7 @@ class TreeBuilder:
         enclave: Optional[str] = None,
     ) -> StepRecord:
         self.say(f"{name}: {' '.join(argv)}")
-        log = f"{LOGS}/{self.settings.log_prefix}{name}.log"
+        log = f"{LOGS}/{self.log_prefix}{name}.log"
         ended = self.tree.run(self._command(argv, place, timeout), self.into / log)
         outcome = Outcome.OK if ended.status == 0 else Outcome.FAILED
         if ended.timed_out:

@@ -14,10 +14,10 @@ import enum
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import Any, Optional
 
 from sgx_enclaves.errors import ManifestError
 from sgx_enclaves.files import make_folder, read_file, write_file
@@ -26,7 +26,6 @@ from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, vali
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse
 
 _MAX_MANIFEST = 16 * MIB
-_SHOWN = 200
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 LOGS = "logs"
@@ -224,9 +223,8 @@ class Manifest:
     @property
     def pinned(self) -> bool:
         """Whether every source had the digest that its release pins."""
-        return bool(self.trees) and all(
-            source.pinned for tree in self.trees for source in tree.sources
-        )
+        sources = [source for tree in self.trees for source in tree.sources]
+        return bool(sources) and all(source.pinned for source in sources)
 
     def enclave(self, name: str) -> Optional[EnclaveRecord]:
         """The record of that enclave."""
@@ -281,11 +279,7 @@ def config_name(file: str) -> str:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, whole or not at all.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Write `manifest.json`, whole or not at all."""
     text = json.dumps(manifest.as_dict(), indent=1, ensure_ascii=True) + "\n"
     write_file(str(directory / MANIFEST), text.encode("ascii"))
 
@@ -313,15 +307,18 @@ def read_manifest(data: bytes, file: str) -> Manifest:
     top = parse_json(data, file=file, error=ManifestError, most=_MAX_MANIFEST, hint=hint)
     try:
         validate(top, _schema(), file=file, error=ManifestError)
-        _check_texts(top, file)
+        if not _is_one_line(top):
+            raise ManifestError("a text is not one line", file=file)
         claims_same = top.pop("reproducible", None)
         del top["schema_version"]
         for tree in top["trees"]:
             _fill(tree)
         manifest = from_plain(Manifest, top, file=file, error=ManifestError)
-        _check(manifest, file)
+        problems = list(_contradictions(manifest))
         if (claims_same is True) != (manifest.reproducible is True):
-            _refuse("reproducible contradicts the second build", file, claims_same)
+            problems.append("reproducible contradicts the second build")
+        if problems:
+            raise ManifestError(problems[0], file=file)
     except ManifestError as error:
         error.hint = error.hint or hint
         raise
@@ -334,13 +331,12 @@ def _schema() -> dict[str, Any]:
     return dict(parse_json(text, file="manifest.schema.json", error=ManifestError))
 
 
-def _check_texts(value: object, file: str) -> None:
+def _is_one_line(value: object) -> bool:
     if isinstance(value, dict):
-        value = list(value.values())
-    for item in value if isinstance(value, list) else ():
-        _check_texts(item, file)
-    if isinstance(value, str) and not value.isprintable():
-        _refuse("a text is not one line", file, value)
+        return all(_is_one_line(item) for item in value.values())
+    if isinstance(value, list):
+        return all(_is_one_line(item) for item in value)
+    return not isinstance(value, str) or value.isprintable()
 
 
 def _fill(tree: dict[str, Any]) -> None:
@@ -359,64 +355,44 @@ def _fill(tree: dict[str, Any]) -> None:
         item.update({key: item.get(key) or "" for key in keys})
 
 
-def _refuse(message: str, file: str, found: object = None) -> NoReturn:
-    shown = None if found is None else printable(str(found))[:_SHOWN]
-    raise ManifestError(message, file=file, found=shown)
-
-
-def _check(manifest: Manifest, file: str) -> None:
-    """Refuse what contradicts itself."""
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    """In what a manifest contradicts itself."""
     names = [enclave.name for enclave in manifest.enclaves]
-    files = [enclave.file for enclave in manifest.enclaves]
     trees = [tree.release for tree in manifest.trees]
-    for what, values in (("trees", trees), ("enclaves", names), ("enclaves", files)):
-        _check_once(what, values, file)
+    yield from _twice("trees", trees)
+    yield from _twice("enclaves", names)
+    yield from _twice("enclaves", [enclave.file for enclave in manifest.enclaves])
     for enclave in manifest.enclaves:
         where = f"enclaves.{enclave.name}"
         if enclave.tree not in trees:
-            _refuse(f"{where}.tree names no tree", file, enclave.tree)
+            yield f"{where}.tree names no tree: {enclave.tree}"
         if (enclave.unsigned is None) != (enclave.config is None):
-            _refuse(f"{where}.config must be there exactly if the unsigned enclave is", file)
+            yield f"{where}.config must be there exactly if the unsigned enclave is"
         if enclave.built != (enclave.problem is None):
-            _refuse(f"{where}.problem must be there exactly if nothing was built", file)
-        for record, name in (
-            (enclave.unsigned, unsigned_name(enclave.file)),
-            (enclave.config, config_name(enclave.file)),
-        ):
+            yield f"{where}.problem must be there exactly if nothing was built"
+        expected = (unsigned_name(enclave.file), config_name(enclave.file))
+        for record, name in zip((enclave.unsigned, enclave.config), expected):
             if record is not None and record.file != name:
-                _refuse(f"{where}: a file's name must be {name}", file, record.file)
+                yield f"{where}: the name of the file {record.file} must be {name}"
     for tree in manifest.trees:
-        _check_tree(tree, names, file)
+        where = f"trees.{tree.release}"
+        yield from _twice(f"{where}.steps", [step.id for step in tree.steps])
+        for step in tree.steps:
+            if step.enclave is not None and step.enclave not in names:
+                yield f"{where}.steps.{step.id} names no enclave: {step.enclave}"
+            if (step.outcome is Outcome.OK) != (step.message is None):
+                yield f"{where}.steps.{step.id}.message must be there exactly if it went wrong"
+        if tree.toolchain.kind is ToolchainKind.DESIGNATED and not tree.toolchain.matches:
+            yield f"{where}.toolchain says designated, but its parts do not all match"
 
 
-def _check_tree(tree: TreeRecord, names: Sequence[str], file: str) -> None:
-    where = f"trees.{tree.release}"
-    _check_once(f"{where}.steps", [step.id for step in tree.steps], file)
-    for step in tree.steps:
-        if step.enclave is not None and step.enclave not in names:
-            _refuse(f"{where}.steps.{step.id} names no enclave", file, step.enclave)
-        if (step.outcome is Outcome.OK) != (step.message is None):
-            _refuse(f"{where}.steps.{step.id}.message must be there exactly if it went wrong", file)
-    if tree.toolchain.kind is ToolchainKind.DESIGNATED and not tree.toolchain.matches:
-        _refuse(f"{where}.toolchain says designated, but its parts do not all match", file)
-
-
-def _check_once(what: str, values: Sequence[str], file: str) -> None:
-    for value in sorted(set(values)):
-        if values.count(value) > 1:
-            _refuse(f"{what}: {value} is there twice", file)
+def _twice(what: str, values: Sequence[str]) -> list[str]:
+    return [f"{what}: {v} is there twice" for v in sorted(set(values)) if values.count(v) > 1]
 
 
 @dataclass(frozen=True)
 class BuiltEnclave:
-    """An enclave that was built.
-
-    Attributes:
-        name: such as `ide`.
-        file: such as `id_enclave`.
-        unsigned: the enclave file.
-        config: its `config.xml`.
-    """
+    """An enclave that was built: its names, the unsigned file, and its `config.xml`."""
 
     name: str
     file: str
@@ -448,8 +424,7 @@ def load_manifest(directory: Path) -> Manifest:
 
     Raises:
         ManifestError: there is none, or it is wrong.
-        InputError: it cannot be read.
-        LimitError: it is too large.
+        InputError, LimitError: it cannot be read, or is too large.
     """
     path = directory / MANIFEST
     if not path.is_file():
@@ -466,8 +441,7 @@ def load_built(directory: Path, limits: Limits = DEFAULT_LIMITS) -> Built:
 
     Raises:
         ManifestError: no manifest, a wrong one, or a file that is not what it says.
-        InputError: a file cannot be read.
-        LimitError: a file is too large.
+        InputError, LimitError: a file cannot be read, or is too large.
     """
     manifest = load_manifest(directory)
     enclaves = (load_enclave(directory, record, limits) for record in manifest.enclaves)
@@ -477,11 +451,7 @@ def load_built(directory: Path, limits: Limits = DEFAULT_LIMITS) -> Built:
 def load_enclave(
     directory: Path, record: EnclaveRecord, limits: Limits = DEFAULT_LIMITS
 ) -> Optional[BuiltEnclave]:
-    """Read one enclave of a built directory; None if it was not built.
-
-    Raises:
-        ManifestError, InputError, LimitError: as `load_built`.
-    """
+    """Read one enclave of a built directory, as `load_built` does; None if it was not built."""
     if record.unsigned is None or record.config is None:
         return None
     return BuiltEnclave(
@@ -495,24 +465,18 @@ def load_enclave(
 def set_apart(directory: Path, manifest: Manifest, name: str) -> Path:
     """Make a built directory of one enclave alone, within the one that it was built in.
 
-    Args:
-        directory: what `build_release` made.
-        manifest: its record.
-        name: of an enclave that was built.
-
-    Returns:
-        The new directory, called after the enclave.
-
     Raises:
         SgxEnclavesError: a file cannot be read or written, or is not what was built.
     """
     own = manifest.only(name)
     into = directory / name
     make_folder(into)
-    for enclave in own.enclaves:
-        for record in (enclave.unsigned, enclave.config):
-            if record is not None:
-                write_file(str(into / record.file), _read(directory, record, record.size))
+    for record in own.enclaves:
+        built = load_enclave(directory, record)
+        if built is not None:
+            # an enclave is a program, its config.xml is not
+            write_file(str(into / unsigned_name(built.file)), built.unsigned, 0o755)
+            write_file(str(into / config_name(built.file)), built.config)
     write_manifest(into, own)
     return into
 

@@ -232,17 +232,9 @@ class Part:
     found: str
 
 
-@dataclass(frozen=True)
-class ToolchainCheck:
-    """The comparison of a record with a designated toolchain; one part each."""
-
-    toolchain: str
-    parts: tuple[Part, ...]
-
-    @property
-    def matches(self) -> bool:
-        """Whether every part was seen and agrees."""
-        return bool(self.parts) and all(part.state is State.MATCH for part in self.parts)
+def all_match(parts: Sequence[Part]) -> bool:
+    """Whether there are parts, and each was seen and agrees."""
+    return bool(parts) and all(part.state is State.MATCH for part in parts)
 
 
 @dataclass(frozen=True)
@@ -264,7 +256,7 @@ class ToolchainUse:
     @property
     def matches(self) -> bool:
         """Whether every part was seen and agrees with the designated one."""
-        return bool(self.parts) and all(part.state is State.MATCH for part in self.parts)
+        return all_match(self.parts)
 
     @property
     def wrong(self) -> tuple[Part, ...]:
@@ -272,7 +264,7 @@ class ToolchainUse:
         return tuple(part for part in self.parts if part.state is not State.MATCH)
 
 
-def check_toolchain(pinned: Toolchain, record: ToolchainRecord) -> ToolchainCheck:
+def check_toolchain(pinned: Toolchain, record: ToolchainRecord) -> tuple[Part, ...]:
     """Compare a record with the designated toolchain."""
     found = {tool.name: tool for tool in record.tools}
     parts = []
@@ -294,10 +286,10 @@ def check_toolchain(pinned: Toolchain, record: ToolchainRecord) -> ToolchainChec
         same = record.interpreter == pinned.interpreter
         state = State.MATCH if same else State.DIFFERS
         parts.append(Part("interpreter", state, pinned.interpreter, record.interpreter))
-    return ToolchainCheck(pinned.name, tuple(parts))
+    return tuple(parts)
 
 
-def check_lock(lock: BuildrootLock, installed: Iterable[LockedPackage]) -> ToolchainCheck:
+def check_lock(lock: BuildrootLock, installed: Iterable[LockedPackage]) -> tuple[Part, ...]:
     """Compare what RPM says is installed with a pinned buildroot."""
     have = {package.nevra: package for package in installed}
     want = {package.nevra: package for package in lock.packages}
@@ -311,7 +303,7 @@ def check_lock(lock: BuildrootLock, installed: Iterable[LockedPackage]) -> Toolc
         for name in difference.rebuilt
     ]
     parts += [Part(name, State.DIFFERS, "", have[name].sigmd5) for name in difference.extra]
-    return ToolchainCheck("buildroot lock", tuple(sorted(parts, key=lambda part: part.name)))
+    return tuple(sorted(parts, key=lambda part: part.name))
 
 
 _TIMEOUT = 30.0
@@ -338,6 +330,19 @@ class _Seen:
 
     path: str
     sha256: str
+
+
+def look_at_toolchain(
+    pinned: Toolchain, kind: ToolchainKind, place: Place, tools: Sequence[str] = ()
+) -> ToolchainUse:
+    """Look at a place's toolchain as a build will use it, and compare it; see `search_path`.
+
+    Raises:
+        SgxEnclavesError: no program can be run there, or RPM is there and fails.
+    """
+    path = search_path(pinned, kind, tools)
+    record = look_at([tool.name for tool in pinned.tools], path, place)
+    return ToolchainUse(kind, pinned.name, record, check_toolchain(pinned, record))
 
 
 def look_at(names: Sequence[str], path: str, place: Place) -> ToolchainRecord:

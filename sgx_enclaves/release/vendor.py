@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bring what a release needs: its sources, and the vendor's signed enclaves.
+"""Bring what a release needs: its sources, and the vendor's signed enclaves, out of the
+vendor's archives, a repacked one, or a directory that the user gives.
+
+Never looks into an enclave: whose it is and what is in it, the comparison says.
 
 Joins catalogue, fetcher, archives and the vendor's checksum files. Such a file stands
 beside the archive on the same server, so that it proves nothing against that server; it
@@ -12,21 +15,29 @@ member is the original's, byte for byte; what is not must be proved by comparing
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.catalogue.records import Artifact, Release, VendorArchive
-from sgx_enclaves.errors import CatalogueError, DigestError, FetchError, FormatError, InputError
-from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
-from sgx_enclaves.plain import record
-from sgx_enclaves.release.archive import (
-    digest_members,
-    list_members,
-    read_members,
+from sgx_enclaves.catalogue.records import Artifact, Enclave, Release, VendorArchive
+from sgx_enclaves.enclave.compare import finding_of
+from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.errors import (
+    CatalogueError,
+    DigestError,
+    FetchError,
+    FormatError,
+    InputError,
+    SgxEnclavesError,
 )
+from sgx_enclaves.files import digest_file, read_file, write_file
+from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, DEFAULT_LIMITS, ArchiveLimits
+from sgx_enclaves.plain import record
+from sgx_enclaves.release.archive import digest_members, list_members, read_members
 from sgx_enclaves.release.fetch import Fetched, Fetcher
+from sgx_enclaves.release.outcome import StageState, note
+from sgx_enclaves.release.store import Done, Files, Kept, StageLog, StageStore, stage
 
 _LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *]([^\x00-\x1f\x7f]{1,1024})")
 _MAX_BYTES = 1 << 20
@@ -72,7 +83,7 @@ def parse_checksums(data: bytes, file: str) -> dict[str, str]:
 
 
 def cross_check(checksums: Mapping[str, str], filename: str, sha256: str, file: str) -> bool:
-    """Hold a digest against the vendor's list.
+    """Compare a digest with the vendor's list.
 
     Args:
         checksums: from `parse_checksums`.
@@ -143,7 +154,7 @@ def fetch_sources(
 def fetch_signed(
     release: Release, fetcher: Fetcher, *, allow_unpinned: bool = False
 ) -> dict[str, SignedArchive]:
-    """Bring the vendor's archives, and hold each against the vendor's checksums file.
+    """Bring the vendor's archives, and compare each with the vendor's checksums file.
 
     Returns:
         Archive id to file.
@@ -153,12 +164,19 @@ def fetch_signed(
         FetchError: a file could not be brought. That the list cannot be had is only noted.
         FormatError: the list is no list.
     """
-    archives = {}
-    for archive in release.vendor:
-        fetched = fetcher.fetch(archive.artifact, allow_unpinned=allow_unpinned)
-        note, checksums = _cross_check(archive, fetched, fetcher)
-        archives[archive.id] = SignedArchive(fetched, not note, note, checksums)
-    return archives
+    return {
+        archive.id: fetch_archive(archive, fetcher, allow_unpinned=allow_unpinned)
+        for archive in release.vendor
+    }
+
+
+def fetch_archive(
+    archive: VendorArchive, fetcher: Fetcher, *, allow_unpinned: bool = False
+) -> SignedArchive:
+    """Bring one of the vendor's archives; see `fetch_signed`."""
+    fetched = fetcher.fetch(archive.artifact, allow_unpinned=allow_unpinned)
+    unlisted, checksums = _cross_check(archive, fetched, fetcher)
+    return SignedArchive(fetched, not unlisted, unlisted, checksums)
 
 
 def _cross_check(
@@ -207,52 +225,21 @@ def read_signed_enclaves(
 
 
 @record
-class Repack:
-    """How a repacked archive stands to the original; each a sorted tuple of names.
-
-    Attributes:
-        kept: same name, same content.
-        changed: same name, other content.
-        added: in the repack only.
-        dropped: in the original only; harmless.
-    """
-
-    kept: tuple[str, ...]
-    changed: tuple[str, ...]
-    added: tuple[str, ...]
-    dropped: tuple[str, ...]
-
-    @property
-    def faithful(self) -> bool:
-        """Whether everything in the repack is the original's."""
-        return bool(self.kept) and not self.changed and not self.added
-
-
-def compare_repack(original: Mapping[str, str], repacked: Mapping[str, str]) -> Repack:
-    """Compare a repack's digests (from `digest_members`) with the original's."""
-    both = original.keys() & repacked.keys()
-    return Repack(
-        kept=tuple(sorted(name for name in both if original[name] == repacked[name])),
-        changed=tuple(sorted(name for name in both if original[name] != repacked[name])),
-        added=tuple(sorted(repacked.keys() - original.keys())),
-        dropped=tuple(sorted(original.keys() - repacked.keys())),
-    )
-
-
-@record
 class Repacked:
     """A distribution's repack of a vendor's archive.
 
     Attributes:
         enclaves: the release's signed enclaves that it holds, by name.
-        repack: how it stands to the original; None if the original is not here.
         proved: names of the enclaves that are the original's, byte for byte. The
             others must be proved by comparison.
+        members: how many files it holds, and how many of them are the original's.
+        foreign: files that are neither the original's nor an enclave.
     """
 
     enclaves: Mapping[str, bytes]
-    repack: Optional[Repack]
     proved: frozenset[str]
+    members: tuple[int, int]
+    foreign: tuple[str, ...]
 
 
 def read_repacked(
@@ -294,13 +281,218 @@ def read_repacked(
             f"the repacked archive holds no enclave of {release.name}", file=str(repacked)
         )
     content = read_members(repacked, set(places.values()), limits)
-    enclaves = {name: content[place] for name, place in places.items()}
-    if original is None:
-        return Repacked(enclaves, None, frozenset())
-    ours = digest_members(repacked, limits)
-    theirs = digest_members(original, limits)
-    member = {item.name: item.member for item in release.enclaves}
-    proved = frozenset(
-        name for name, place in places.items() if ours[place] == theirs.get(member[name])
+    ours = _contents(repacked, limits)
+    theirs = _contents(original, limits) if original is not None else frozenset()
+    files = {item.signed_file: item.name for item in release.enclaves if item.vendor == vendor}
+    return Repacked(
+        {name: content[place] for name, place in places.items()},
+        frozenset(files[file] for file, _ in ours & theirs if file in files),
+        (len(ours), len(ours & theirs)),
+        tuple(sorted(file for file, _ in ours - theirs if file not in files)),
     )
-    return Repacked(enclaves, compare_repack(theirs, ours), proved)
+
+
+def _contents(archive: Path, limits: ArchiveLimits) -> frozenset[tuple[str, str]]:
+    """File name without its directory, which a repack may rename, and digest of each member."""
+    digests = digest_members(archive, limits)
+    return frozenset((name.rpartition("/")[2], digest) for name, digest in digests.items())
+
+
+@dataclass(frozen=True)
+class NamedData:
+    """A file's content, read once, and what to call it."""
+
+    name: str
+    data: bytes
+
+
+@dataclass
+class SignedFiles(Files[NamedData]):
+    """The vendor's files as far as they could be had.
+
+    Attributes:
+        to_prove: enclaves of a repacked archive that only a comparison can vouch for.
+    """
+
+    to_prove: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Original:
+    """The vendor's own archive and the members that were taken out of it."""
+
+    filename: str
+    path: Path
+    kept: Kept
+
+
+@dataclass(frozen=True)
+class VendorFiles:
+    """Gets the vendor's files of a release.
+
+    Attributes:
+        release: whose files.
+        fetcher: brings the archives.
+        store: keeps the members.
+        log: told how each stage ended.
+        allow_unpinned: accept archives without a pinned digest.
+        files: what was had so far.
+    """
+
+    release: Release
+    fetcher: Fetcher
+    store: StageStore
+    log: StageLog
+    allow_unpinned: bool
+    files: SignedFiles = field(default_factory=SignedFiles)
+
+    def get(self, given: Optional[Path], repacked: Mapping[str, Path]) -> SignedFiles:
+        """Get every file.
+
+        Args:
+            given: a directory that has them already.
+            repacked: repacked archives, by the id of the vendor's archive.
+        """
+        if given is not None:
+            self.log.record("signed", _read_directory(self, given))
+            self.files.refuse_rest(self.release.enclaves, self.log, "signed")
+            return self.files
+        for archive in self.release.vendor:
+            enclaves = [e for e in self.release.enclaves if e.vendor == archive.id]
+            if not enclaves:
+                continue
+            original = self.log.record("signed", _read_archive(self, archive, enclaves))
+            repack = repacked.get(archive.id)
+            if repack is not None:
+                done = _read_repack(self, archive, repack, original, enclaves)
+                self.log.record("repack", done)
+                self.files.refuse_rest(enclaves, self.log, "repack")
+            elif original is not None:
+                self._take(original, enclaves)
+            self.files.refuse_rest(enclaves, self.log, "signed")
+        return self.files
+
+    def missing(self, stage_name: str, enclave: Enclave, where: str, hint: str) -> None:
+        """There is no such file where it should be."""
+        finding = Finding(
+            "signed-file-missing",
+            Severity.UNVERIFIABLE,
+            f"{where} has no signed {enclave.name}",
+            expected=enclave.member,
+            hint=hint,
+        )
+        self.files.refuse(enclave.name, stage_name, finding)
+
+    def _take(self, original: _Original, enclaves: Sequence[Enclave]) -> None:
+        for enclave in enclaves:
+            file = enclave.signed_file
+            if file not in original.kept.digests:
+                hint = "list the archive and correct the release's member"
+                self.missing("signed", enclave, original.filename, hint)
+                continue
+            try:
+                data = original.kept.read(file, DEFAULT_LIMITS.file_size)
+            except SgxEnclavesError as error:
+                self.files.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
+                continue
+            self.files.files[enclave.name] = NamedData(file, data)
+
+
+@stage("signed")
+def _read_directory(job: VendorFiles, folder: Path) -> Done[None]:
+    if not folder.is_dir():
+        raise InputError("there is no such directory", file=str(folder), hint="correct --signed")
+    for enclave in job.release.enclaves:
+        try:
+            path = _signed_in(folder, enclave)
+            if path is None:
+                job.missing("signed", enclave, str(folder), "put it there, or drop --signed")
+                continue
+            data = read_file(str(path), DEFAULT_LIMITS.file_size)
+        except SgxEnclavesError as error:
+            job.files.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
+            continue
+        job.files.files[enclave.name] = NamedData(path.name, data)
+    count = len(job.files.files)
+    return Done(None, f"{count} files of {folder}, as given", StageState.GIVEN)
+
+
+@stage("signed")
+def _read_archive(
+    job: VendorFiles, archive: VendorArchive, enclaves: Sequence[Enclave]
+) -> Done[_Original]:
+    here = fetch_archive(archive, job.fetcher, allow_unpinned=job.allow_unpinned)
+    fetched = here.fetched
+    notes = [note("not-cross-checked", here.note)] if here.note else []
+    members = {e.signed_file: e.member for e in enclaves}
+
+    def make(into: Path) -> None:
+        there = {member.name for member in list_members(fetched.path)}
+        contents = read_members(fetched.path, there & set(members.values()))
+        for file, member in members.items():
+            if member in contents:
+                write_file(str(into / file), contents[member])
+
+    kept = job.store.run("signed", {"archive": fetched.sha256, "members": members}, make)
+    if kept.notice:
+        notes.append(note("kept-result-dropped", kept.notice))
+    pinned = "as pinned" if fetched.pinned else "NOT PINNED"
+    listed = ", as the vendor's checksums file says" if here.cross_checked else ""
+    detail = f"{archive.artifact.filename}, sha256 {fetched.sha256[:16]}, {pinned}{listed}"
+    state = StageState.KEPT if kept.reused else StageState.DONE
+    original = _Original(archive.artifact.filename, fetched.path, kept)
+    return Done(original, detail, state, tuple(notes))
+
+
+@stage("repack")
+def _read_repack(
+    job: VendorFiles,
+    archive: VendorArchive,
+    path: Path,
+    original: Optional[_Original],
+    enclaves: Sequence[Enclave],
+) -> Done[None]:
+    repacked = read_repacked(
+        job.release, archive.id, path, original.path if original is not None else None
+    )
+    for enclave in enclaves:
+        if enclave.name in repacked.enclaves:
+            named = NamedData(enclave.signed_file, repacked.enclaves[enclave.name])
+            job.files.files[enclave.name] = named
+            if enclave.name not in repacked.proved:
+                job.files.to_prove.add(enclave.name)
+        else:
+            hint = "the repack leaves it out; give the vendor's archive to check it"
+            job.missing("repack", enclave, str(path), hint)
+    against = "the vendor's archive" if original is not None else "no original: it is not here"
+    members, known = repacked.members
+    detail = (
+        f"{path.name}, sha256 {digest_file(path)[:16]}, compared with {against}: "
+        f"{known} of {members} members are the vendor's"
+    )
+    if not repacked.foreign:
+        return Done(None, detail)
+    finding = Finding(
+        "repack-unlike-original",
+        Severity.UNVERIFIABLE,
+        "the repack has members that are not the vendor's, and no enclave to compare",
+        found=", ".join(repr(name) for name in repacked.foreign[:4]),
+        hint="repack the vendor's archive again, and only leave things out",
+    )
+    return Done(None, detail, StageState.REFUSED, (finding,))
+
+
+def _signed_in(folder: Path, enclave: Enclave) -> Optional[Path]:
+    """The signed enclave in a directory: under its plain name, or the one with a version."""
+    plain = folder / enclave.signed_file
+    if plain.exists():
+        return plain
+    versions = {path.resolve() for path in folder.glob(f"{enclave.signed_file}.*")}
+    if len(versions) > 1:
+        raise InputError(
+            f"more than one version of {enclave.signed_file}",
+            file=str(folder),
+            found=", ".join(sorted(path.name for path in versions)),
+            hint="leave one",
+        )
+    return next(iter(versions), None)

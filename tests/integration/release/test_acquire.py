@@ -169,9 +169,8 @@ def test_repack_is_proved_member_by_member(vendor: VendorServer, tmp_path: Path)
     result = read_repacked(place.release, "signed", faithful, original)
     assert result.enclaves == SIGNED
     assert result.proved == {"one", "two"}
-    assert result.repack is not None
-    assert result.repack.faithful
-    assert result.repack.dropped == ("prebuilt/libcrypto.a",)
+    assert result.members == (2, 2)
+    assert result.foreign == ()
 
     tampered = tm.write(
         tmp_path,
@@ -180,8 +179,12 @@ def test_repack_is_proved_member_by_member(vendor: VendorServer, tmp_path: Path)
     )
     result = read_repacked(place.release, "signed", tampered, original)
     assert result.proved == {"one"}
-    assert result.repack is not None
-    assert not result.repack.faithful
+    assert result.members == (2, 1)
+    assert result.foreign == ()
+    more = tm.write(
+        tmp_path, tm.file("p/libsgx_one.signed.so", SIGNED["one"]), tm.file("p/evil", b"x")
+    )
+    assert read_repacked(place.release, "signed", more, original).foreign == ("evil",)
     # moved below another folder: the same bytes, though not the same archive
     moved = tm.write(tmp_path, tm.file("repack-1/libsgx_one.signed.so", SIGNED["one"]))
     result = read_repacked(place.release, "signed", moved, original)

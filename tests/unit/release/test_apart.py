@@ -75,6 +75,9 @@ def test_what_concerns_one_enclave_alone(tmp_path: Path) -> None:
         "libsgx_pce.so",
         "manifest.json",
     ]
+    # a program, and a text
+    assert (folder / "libsgx_pce.so").stat().st_mode & 0o777 == 0o755
+    assert (folder / "libsgx_pce.config.xml").stat().st_mode & 0o777 == 0o644
     built = load_built(folder)
     assert [e.unsigned for e in built.enclaves] == [UNSIGNED]
     assert built.manifest.release == manifest.release

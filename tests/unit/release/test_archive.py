@@ -24,8 +24,7 @@ from sgx_enclaves.errors import (
     UnsupportedError,
 )
 from sgx_enclaves.limits import ArchiveLimits
-from sgx_enclaves.release.archive import digest_members, list_members, read_members, unpack_tree
-from sgx_enclaves.release.vendor import compare_repack
+from sgx_enclaves.release.archive import list_members, read_members, unpack_tree
 from sgx_enclaves.tar import Kind, Symlinks
 from tests.unit.release import tarmaker as tm
 
@@ -336,20 +335,6 @@ def test_a_list_shows_no_link_that_leads_out(tmp_path: Path) -> None:
     assert [member.target for member in list_members(path, symlinks=Symlinks.INSIDE)] == ["../b"]
     with pytest.raises(ArchiveError, match="lead out"):
         list_members(tm.write(tmp_path, tm.symlink("a/l", "../../b")), symlinks=Symlinks.INSIDE)
-
-
-def test_repack_is_held_against_the_original(tmp_path: Path) -> None:
-    original = digest_members(tm.write(tmp_path, tm.file("a", b"1"), tm.file("b", b"2")))
-    smaller = compare_repack(original, digest_members(tm.write(tmp_path, tm.file("a", b"1"))))
-    assert smaller.faithful
-    assert smaller.dropped == ("b",)
-    changed = compare_repack(original, digest_members(tm.write(tmp_path, tm.file("a", b"X"))))
-    assert not changed.faithful
-    assert changed.changed == ("a",)
-    added = compare_repack(original, {**original, "c": "0" * 64})
-    assert not added.faithful
-    assert added.added == ("c",)
-    assert not compare_repack(original, {}).faithful
 
 
 VALID = b"".join(

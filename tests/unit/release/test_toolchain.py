@@ -43,6 +43,7 @@ from sgx_enclaves.release.toolchain import (
     FoundTool,
     State,
     ToolchainRecord,
+    all_match,
     check_lock,
     check_toolchain,
     look_at,
@@ -141,11 +142,11 @@ RIGHT = ToolchainRecord((found("gcc", "9.5.0"), found("glibc", "2.38")), "/nix/l
 
 
 def states(record: ToolchainRecord, pinned: Toolchain = PINNED) -> list[State]:
-    return [part.state for part in check_toolchain(pinned, record).parts]
+    return [part.state for part in check_toolchain(pinned, record)]
 
 
 def test_designated_toolchain_matches() -> None:
-    assert check_toolchain(PINNED, RIGHT).matches
+    assert all_match(check_toolchain(PINNED, RIGHT))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_designated_toolchain_matches() -> None:
 def test_what_differs_or_is_unseen_never_matches(
     record: ToolchainRecord, pinned: Toolchain, expected: State
 ) -> None:
-    assert not check_toolchain(pinned, record).matches
+    assert not all_match(check_toolchain(pinned, record))
     assert sorted(states(record, pinned), key=lambda state: state.value).count(expected) == 1
     assert states(record, pinned).count(State.MATCH) == 2
 
@@ -383,7 +384,7 @@ def test_lock_comparison_tells_the_four_cases_apart() -> None:
     assert compare_packages(pinned[3:], installed[3:]).same
 
     check = check_lock(BuildrootLock(tuple(pinned)), installed)
-    by_name = {part.name.partition("-")[0]: part.state for part in check.parts}
+    by_name = {part.name.partition("-")[0]: part.state for part in check}
     assert by_name == {
         "same": State.MATCH,
         "gone": State.MISSING,
@@ -391,9 +392,9 @@ def test_lock_comparison_tells_the_four_cases_apart() -> None:
         "signed": State.MATCH,
         "new": State.DIFFERS,
     }
-    assert not check.matches
-    assert check_lock(BuildrootLock(tuple(pinned)), pinned).matches
-    assert not check_lock(BuildrootLock(()), []).matches
+    assert not all_match(check)
+    assert all_match(check_lock(BuildrootLock(tuple(pinned)), pinned))
+    assert not all_match(check_lock(BuildrootLock(()), []))
 
 
 RPM_TEXT = (
@@ -460,7 +461,7 @@ def test_real_rpm_database_is_read(tmp_path: Path) -> None:
     assert locked.payload_sha256 is not None
     assert len(locked.payload_sha256) == 64
     lock = parse_lock(dump_lock(BuildrootLock((locked.locked,))).encode(), "lock")
-    assert check_lock(lock, [locked.locked]).matches
+    assert all_match(check_lock(lock, [locked.locked]))
 
 
 def test_output_is_read_in_a_plain_locale() -> None:
