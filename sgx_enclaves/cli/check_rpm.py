@@ -28,7 +28,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_generation,
     chosen_policy,
 )
-from sgx_enclaves.cli.output import out_json, out_report
+from sgx_enclaves.cli.output import out_json, out_report, width
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.reader import open_package
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             plain.append(result_dict(result))
         else:
-            out_report(("\n" if number else "") + result_text(result))
+            out_report(("\n" if number else "") + result_text(result, width=width()))
     if args.json:
         out_json({"exit_status": status, "packages": plain})
     return status

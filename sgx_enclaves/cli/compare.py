@@ -12,6 +12,8 @@ Exit status 0, 1, 2 in this order.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 from sgx_enclaves.cli.arguments import (
@@ -21,9 +23,10 @@ from sgx_enclaves.cli.arguments import (
     chosen_generation,
     chosen_policy,
 )
-from sgx_enclaves.cli.output import flush, message, out_json, out_report
+from sgx_enclaves.cli.output import flush, message, out_json, out_report, width
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.verdict import Verdict
+from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
@@ -51,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the verdict; its exit status."""
     limits = DEFAULT_LIMITS
+    if args.report is not None:
+        check_folder(Path(args.report))
     built = read_file(args.built, limits.file_size)
     signed = read_file(args.signed, limits.file_size)
     config = read_file(args.config, limits.config_size)
@@ -74,17 +79,33 @@ def run(args: argparse.Namespace) -> int:
     else:
         from sgx_enclaves.report.text import verdict_text  # noqa: PLC0415
 
-        out_report(verdict_text(verdict))
+        out_report(verdict_text(verdict, width=width()))
     if args.report is not None:
         write_reports(verdict, Path(args.report))
     if args.diffoscope and verdict.exit_status:
         from sgx_enclaves.cli.diffoscope import run_diffoscope  # noqa: PLC0415
 
         flush()
-        problem = run_diffoscope(Path(args.built), Path(args.signed))
+        problem = run_diffoscope(
+            Path(args.built), Path(args.signed), output=sys.stderr if args.json else None
+        )
         if problem is not None:
             message(problem)
     return verdict.exit_status
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse, before the work, where no reports can be written after it.
+
+    Raises:
+        InputError: there is something that is no directory.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InputError(
+            "reports are written into a directory, and this is none",
+            file=str(folder),
+            hint="name another one for --report",
+        )
 
 
 def write_reports(verdict: Verdict, folder: Path) -> None:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     found = [(str(path), read_contents(path)) for path in args.archives]
     wrong = [name for name, it in found if args.expect not in (None, it.sha256)]
     if args.json:
-        out_json([_plain(name, it, args.list) for name, it in found])
+        out_json({"archives": [_plain(name, it, args.list) for name, it in found]})
     else:
         for name, contents in found:
             verdict = ""

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TextIO
 
 PROGRAM = "diffoscope"
 # It takes about 11 s for a 2 MB enclave; a debug build takes minutes.
@@ -31,8 +31,9 @@ def run_diffoscope(
     *,
     timeout: float = TIMEOUT,
     find: Callable[[str], Optional[str]] = shutil.which,
+    output: Optional[TextIO] = None,
 ) -> Optional[str]:
-    """Let diffoscope print its comparison of two files to standard output.
+    """Let diffoscope print its comparison of two files.
 
     Args:
         built: our unsigned enclave.
@@ -40,6 +41,7 @@ def run_diffoscope(
         runner: runs an argument list, as `subprocess.run` does.
         timeout: seconds after which diffoscope is stopped.
         find: finds a program on PATH.
+        output: where it prints to, instead of standard output.
 
     Returns:
         What to tell the user when diffoscope showed nothing; None when it did.
@@ -48,7 +50,9 @@ def run_diffoscope(
     if program is None:
         return "diffoscope is not installed; install the package diffoscope to see its comparison"
     try:
-        result = runner(diffoscope_argv(program, built, signed), check=False, timeout=timeout)
+        result = runner(
+            diffoscope_argv(program, built, signed), check=False, timeout=timeout, stdout=output
+        )
     except subprocess.TimeoutExpired:
         return f"diffoscope was stopped after {timeout:g} seconds; run it by hand to wait longer"
     except OSError as error:

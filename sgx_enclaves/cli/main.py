@@ -8,6 +8,7 @@ arguments, or something that this program does not know; 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from types import ModuleType
 from typing import NamedTuple, NoReturn, Optional
 
 from sgx_enclaves import __version__
-from sgx_enclaves.cli.output import flush, message, out, out_report
-from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.cli import output
+from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.plain import printable
 
 EXIT_UNVERIFIABLE = 2
@@ -58,7 +59,7 @@ def usage() -> str:
     lines = "\n".join(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items())
     return (
         "usage: sgx-enclaves VERB [arguments]\n"
-        "       sgx-enclaves VERB --help\n\n"
+        "       sgx-enclaves help VERB\n\n"
         "Prove that a vendor-signed SGX enclave is the enclave we built.\n\n"
         f"verbs:\n{lines}\n\n"
         "exit status: 0 identical or done, 1 differs, 2 unverifiable or bad input"
@@ -70,41 +71,58 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if sys.stdout is None:
         # Python's word for a closed one; a verdict that nobody can read is none.
-        message("standard output is closed")
+        output.message("standard output is closed")
         return EXIT_UNVERIFIABLE
+    output.begin(json="--json" in arguments[1:])
+    status = EXIT_UNVERIFIABLE
     try:
         try:
             return _run(arguments)
         finally:
-            flush()
+            output.flush()
     except SgxEnclavesError as error:
-        message(str(error))
+        failure = error
     except KeyboardInterrupt:
-        message("interrupted")
-        return EXIT_INTERRUPTED
+        failure = SgxEnclavesError("interrupted")
+        status = EXIT_INTERRUPTED
     except MemoryError:
-        message("there is not enough memory; nothing was decided")
+        failure = SgxEnclavesError("there is not enough memory; nothing was decided")
     except Exception as error:
         # Python's own exit status for it, 1, would say "differs".
-        message(_bug(error))
-    return EXIT_UNVERIFIABLE
+        failure = SgxEnclavesError(_bug(error))
+    output.message(str(failure))
+    with contextlib.suppress(SgxEnclavesError):
+        output.out_json_error(failure, status)
+        output.flush()
+    return status
 
 
 def _run(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        out_report(usage())
-        return 0 if arguments else EXIT_UNVERIFIABLE
-    if arguments[0] == "--version":
-        out(f"sgx-enclaves {__version__}")
-        return 0
-    if arguments[0] not in VERBS:
-        message(f"unknown verb {arguments[0]}")
-        print(f"\n{usage()}", file=sys.stderr)
+    if not arguments:
+        output.out_report(usage())
         return EXIT_UNVERIFIABLE
-    module = module_of(arguments[0])
-    args = parser_of(arguments[0], module).parse_args(arguments[1:])
-    status: int = module.run(args)
+    verb, *rest = arguments
+    if verb == "help" and rest:
+        verb, rest = rest[0], ["--help"]
+    if verb in ("-h", "--help", "help"):
+        output.out_report(usage())
+        return 0
+    if verb == "--version":
+        output.out(f"sgx-enclaves {__version__}")
+        return 0
+    if verb not in VERBS:
+        raise InputError(f"unknown verb {verb}", hint=_meant(verb))
+    module = module_of(verb)
+    status: int = module.run(parser_of(verb, module).parse_args(rest))
     return status
+
+
+def _meant(verb: str) -> str:
+    import difflib  # noqa: PLC0415  (only a mistake needs it)
+
+    close = difflib.get_close_matches(verb, VERBS, n=3)
+    known = "sgx-enclaves help lists all verbs"
+    return f"did you mean {' or '.join(close)}? {known}" if close else known
 
 
 def module_of(verb: str) -> ModuleType:
@@ -117,6 +135,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program, with the usage and one line."""
+        output.out_json_error(InputError(message), EXIT_UNVERIFIABLE)
         super().error(printable(message))
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Union
 
-from sgx_enclaves.errors import InputError
+from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.files import write_file
 from sgx_enclaves.plain import printable
 
@@ -38,6 +40,17 @@ _COLOURS = {
 }
 
 
+# Whether a program reads the output, and whether anything was printed: of two JSON
+# documents it could read neither.
+_json = _printed = False
+
+
+def begin(*, json: bool) -> None:
+    """Begin a run, of which a program wants JSON, or not: nothing was printed yet."""
+    global _json, _printed
+    _json, _printed = json, False
+
+
 def out(*lines: str) -> None:
     """Print lines to standard output; what is in a line stays in it."""
     _write("".join(f"{printable(line)}\n" for line in lines))
@@ -46,16 +59,29 @@ def out(*lines: str) -> None:
 def out_report(text: str) -> None:
     """Print a report, whose own line breaks count; in colour on a terminal that likes it."""
     lines = [printable(line) for line in text.split("\n")]
-    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if sys.stdout.isatty() and not plain:
         lines = [coloured(line) for line in lines]
     _write("".join(f"{line}\n" for line in lines))
 
 
-def out_json(plain: object) -> None:
-    """Print plain data as JSON, in ASCII only."""
+def width() -> int:
+    """Columns of the terminal; 80 where the output is none."""
+    return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
+
+
+def out_json(plain: Mapping[str, object]) -> None:
+    """Print plain data as JSON, in ASCII only; nothing else goes to standard output then."""
     import json  # noqa: PLC0415  (slow to import, for a comparison)
 
-    out(*json.dumps(plain, indent=2).split("\n"))
+    versioned = plain if "schema_version" in plain else {"schema_version": 1, **plain}
+    out(*json.dumps(versioned, indent=2).split("\n"))
+
+
+def out_json_error(error: SgxEnclavesError, status: int) -> None:
+    """Print why there is no result, if a program asked for one and none was printed."""
+    if _json and not _printed:
+        out_json({"exit_status": status, "error": error.as_dict()})
 
 
 def message(text: str) -> None:
@@ -147,6 +173,8 @@ def flush() -> None:
 
 
 def _write(text: str) -> None:
+    global _printed  # noqa: PLW0603  (a process has one standard output)
+    _printed = _printed or bool(text)
     try:
         try:
             sys.stdout.write(text)

@@ -104,7 +104,12 @@ def _write(args: argparse.Namespace, text: str) -> None:
 
 def _say(args: argparse.Namespace, toolchain: str, parts: Sequence[Part]) -> int:
     if args.json:
-        facts = {"toolchain": toolchain, "matches": all_match(parts), "parts": as_plain(parts)}
+        facts = {
+            "schema_version": 1,
+            "toolchain": toolchain,
+            "matches": all_match(parts),
+            "parts": as_plain(parts),
+        }
         _write(args, json.dumps(facts, indent=2))
     else:
         _write(args, _text(toolchain, parts))

@@ -28,8 +28,8 @@ from sgx_enclaves.cli.arguments import (
     chosen_fetcher,
     chosen_place,
 )
-from sgx_enclaves.cli.compare import write_reports
-from sgx_enclaves.cli.output import message, out_json, out_report
+from sgx_enclaves.cli.compare import check_folder, write_reports
+from sgx_enclaves.cli.output import message, out_json, out_report, width
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import write_file
 from sgx_enclaves.release.outcome import ReleaseVerdict
@@ -94,6 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the verdict; its exit status."""
+    if args.report is not None:
+        check_folder(args.report)
     catalogue = chosen_catalogue(args)
     release = catalogue.release(args.release)
     if args.enclaves:
@@ -119,12 +121,12 @@ def run(args: argparse.Namespace) -> int:
         store=StageStore(work),
         say=message,
     ).verdict
-    if args.report is not None:
-        write_release_reports(verdict, args.report)
     if args.json:
         out_json(release_dict(verdict))
     else:
-        out_report(release_text(verdict).rstrip("\n"))
+        out_report(release_text(verdict, width=width()).rstrip("\n"))
+    if args.report is not None:
+        write_release_reports(verdict, args.report)
     return verdict.exit_status
 
 

@@ -387,14 +387,14 @@ def _reasons(findings: Iterable[Finding]) -> Iterator[Row]:
 _MOST_LINKS = 20
 
 
-def result_text(result: PackageResult) -> str:
+def result_text(result: PackageResult, *, width: int = 80) -> str:
     """A package's result: much about what is wrong, little about what is right."""
     name = f" ({result.nevra})" if result.nevra else ""
     lines = [printable(f"{result.file}{name}: {_summary(result)}")]
     for finding in result.findings:
         lines += _indented(finding_lines(finding))
     for enclave in result.enclaves:
-        lines += ["", *_enclave_lines(enclave)]
+        lines += ["", *_enclave_lines(enclave, width)]
     return "\n".join(lines)
 
 
@@ -412,7 +412,7 @@ def _counted(words: Iterable[str]) -> str:
     return ", ".join(f"{count} {word}" for word, count in sorted(Counter(words).items()))
 
 
-def _enclave_lines(enclave: EnclaveResult) -> list[str]:
+def _enclave_lines(enclave: EnclaveResult, width: int) -> list[str]:
     name = f", enclave {enclave.name}" if enclave.name else ""
     state = "signed" if enclave.signed else "unsigned"
     if any(f.code == "enclave-malformed" for f in enclave.findings):
@@ -430,7 +430,7 @@ def _enclave_lines(enclave: EnclaveResult) -> list[str]:
         lines.append(f"IDENTICAL {sentence(verdict)}")
         lines.append(f"MRENCLAVE {verdict.mrenclave}")
     elif verdict is not None:
-        lines += verdict_text(verdict, width=78).rstrip("\n").split("\n")
+        lines += verdict_text(verdict, width=width - 2).rstrip("\n").split("\n")
     head = printable(f"{enclave.path}: {state}{name}, {enclave.size} bytes")
     return [head, *_indented(lines)]
 

@@ -39,7 +39,7 @@ def test_a_list_of_entries(archives: tuple[str, str], capsys: pytest.CaptureFixt
 
 def test_as_json(archives: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["contents", "--json", "--list", archives[1]]) == 0
-    (said,) = json.loads(capsys.readouterr().out)
+    (said,) = json.loads(capsys.readouterr().out)["archives"]
     contents = read_contents(Path(archives[1]))
     assert said == {
         "file": archives[1],
@@ -49,7 +49,7 @@ def test_as_json(archives: tuple[str, str], capsys: pytest.CaptureFixture[str]) 
         "entries": [["l", "l", "run"], ["x", "run", hashlib.sha256(b"#!").hexdigest()]],
     }
     assert main(["contents", "--json", archives[1]]) == 0
-    assert "entries" not in json.loads(capsys.readouterr().out)[0]
+    assert "entries" not in json.loads(capsys.readouterr().out)["archives"][0]
 
 
 def test_an_expectation(archives: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -331,3 +332,116 @@ def test_standard_input_is_an_input(own: Path) -> None:
     done = run(f"$VERB show - < {own / 'signed.so'}")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("-: ")
+
+
+# --- JSON, on errors too, and alone ---
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "show {own}/there",
+        "show {own}/absent",
+        "show --no-such",
+        "measure {own}/built.so",
+        "verify-signature {own}/there",
+        "compare {own}/built.so {own}/signed.so --config {own}/absent",
+        "compare {own}/built.so {own}/signed.so --config {own}/config.xml --report {own}/there",
+        "check-rpm {own}/there --reference {own}/absent",
+        "scan {own}/absent",
+        "contents {own}/there",
+        "fetch nothing",
+        "build nothing --into {own}/x",
+        "verify-release nothing",
+        "verify-release sgx-2.25-dcap-1.22 --report {own}/there",
+        "toolchain check nothing",
+    ],
+)
+def test_an_error_is_json_too(own: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        assert main([*line.format(own=own).split(), "--json"]) == 2
+    said = capsys.readouterr()
+    plain = json.loads(said.out)
+    assert plain["schema_version"] == 1
+    assert plain["exit_status"] == 2
+    assert plain["error"]["message"] in said.err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "show {own}/signed.so",
+        "measure {own}/signed.so",
+        "measure {own}/built.so --config {own}/config.xml",
+        "verify-signature {own}/signed.so",
+        "compare {own}/built.so {own}/signed.so --config {own}/config.xml --diffoscope",
+        "check-rpm {own}/there",
+        "scan {own}",
+        "contents {own}/archive.tar",
+        "toolchain check sgx-2.25-dcap-1.22",
+    ],
+)
+def test_json_has_a_version_and_stands_alone(
+    own: Path, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tarmaker.write(own, tarmaker.directory("top"))
+    program = own / "bin" / "diffoscope"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho a view; exit 1\n")
+    program.chmod(0o755)
+    path = f"{program.parent}:{os.environ['PATH']}"
+    done = run(f"$VERB {line.format(own=own)} --json", PATH=path)
+    assert isinstance(json.loads(done.stdout)["schema_version"], int)
+    assert ("a view" in done.stderr) is ("--diffoscope" in line)
+
+
+def test_reports_have_their_place_before_the_work_and_come_after_the_verdict(own: Path) -> None:
+    arguments = f"{own}/built.so {own}/signed.so --config {own}/config.xml"
+    done = run(f"$VERB compare {arguments} --report {own}/there")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "this is none" in done.stderr
+    (own / "reports" / "verdict.txt").mkdir(parents=True)
+    done = run(f"$VERB compare {arguments} --report {own}/reports")
+    assert done.returncode == 2
+    assert done.stdout.startswith("DIFFERS: ")
+
+
+# --- at the terminal ---
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("comapre", "compare"), ("verify", "verify-")])
+def test_a_mistyped_verb(typed: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([typed]) == 2
+    said = capsys.readouterr().err
+    assert f"unknown verb {typed}; did you mean {meant}" in said
+
+
+def test_help_of_a_verb_by_either_word(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for arguments in (["help", "compare"], ["compare", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("environment", "colours"),
+    [
+        ({}, True),
+        ({"NO_COLOR": ""}, True),
+        ({"NO_COLOR": "1"}, False),
+        ({"TERM": "dumb"}, False),
+    ],
+)
+def test_a_terminal_gets_colours_and_its_own_width(
+    own: Path, environment: dict[str, str], colours: bool
+) -> None:
+    command = f"$VERB compare {own}/built.so {own}/signed.so --config {own}/config.xml"
+    settings = {"TERM": "xterm", "COLUMNS": "200", "NO_COLOR": "", **environment}
+    done = run(f'script --quiet --return --command "{command}" /dev/null', **settings)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert ("\x1b[31m" in done.stdout) is colours
+    assert max(map(len, lines)) > 100
