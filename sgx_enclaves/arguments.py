@@ -149,7 +149,10 @@ OPTIONS: Mapping[str, Check] = {
     "timeout": number(1, 7 * DAY),
     "allow_unpinned": truth,
 }
+# The hub adds whether a build in the tag can be reproducible without a lock.
+PARENT_OPTIONS: Mapping[str, Check] = {**OPTIONS, "tag_allowed": truth}
 CHILD_OPTIONS: Mapping[str, Check] = {
+    "tag_allowed": truth,
     "unsigned_build": name_or_id,
     "repo_id": number(1, MAX_ID),
     "allow_unpinned": truth,

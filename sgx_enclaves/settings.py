@@ -8,12 +8,13 @@ A check turns a value's text into what it means, or raises `ValueError` with wha
 from __future__ import annotations
 
 import configparser
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
-from sgx_enclaves.errors import InputError
+from sgx_enclaves.errors import InputError, SgxEnclavesError
 
 T = TypeVar("T")
 _YES, _NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
@@ -130,3 +131,21 @@ def https_url(value: str) -> Optional[str]:
     if not value.startswith("https://"):
         raise ValueError("an https:// URL")
     return value
+
+
+def check_file(read: Callable[[str], object], usual: str, arguments: Sequence[str]) -> int:
+    """A program that checks a configuration file before it is used; its exit status.
+
+    Args:
+        read: reads it, or raises.
+        usual: where the file is by default.
+        arguments: of the program; the first one names another file.
+    """
+    path = arguments[0] if arguments else usual
+    try:
+        read(path)
+    except SgxEnclavesError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{path}: good")
+    return 0

@@ -23,6 +23,7 @@ from sgx_enclaves.cli.koji_arguments import koji_parser
 from sgx_enclaves.report.templated import (
     UNKNOWN_STATUS,
     answer_text,
+    audit_text,
     exit_status,
     gate_text,
     record_text,
@@ -150,7 +151,7 @@ def _told(goptions: Any, session: Any, given: argparse.Namespace, task: int) -> 
 
 
 def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """Show a build's newest record."""
+    """Show the record of a build that counts."""
     _connected(ensure_connection, goptions, session)
     record = session.getSgxVerification(given.build)
     if record is None:
@@ -184,6 +185,29 @@ def _gate_status(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     return 0 if status["allowed"] else _DENIED
 
 
+def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+    """List the builds that a tag shows without a fitting record."""
+    _connected(activate_session, goptions, session)
+    refused: list[dict[str, Any]] = []
+    count, after = 0, 0
+    while after is not None:
+        found = session.auditSgxTag(given.tag, after)
+        refused += found["refused"]
+        count, after = count + found["looked_at"], found["next"]
+    plain = {"tag": given.tag, "looked_at": count, "refused": refused}
+    _show(given, plain, audit_text(plain, _width()))
+    return _DENIED if refused else 0
+
+
+def _lock(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+    """Pin the buildroot of a verification for its release."""
+    _connected(activate_session, goptions, session)
+    lock = session.setSgxLock(given.task)
+    text = f"release {lock['release']} is built from now on in the buildroot of task {given.task}"
+    _show(given, lock, f"{text}: lock {lock['sha256']}\n")
+    return 0
+
+
 def _show(given: argparse.Namespace, plain: Any, text: str) -> None:
     sys.stdout.write(json.dumps(plain, indent=2, sort_keys=True) + "\n" if given.json else text)
 
@@ -200,4 +224,6 @@ _VERBS: dict[str, Callable[[Any, Any, argparse.Namespace], int]] = {
     "show": _show_record,
     "list": _list,
     "gate-status": _gate_status,
+    "audit": _audit,
+    "lock": _lock,
 }

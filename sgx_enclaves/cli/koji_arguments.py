@@ -15,6 +15,7 @@ A verification runs on Koji's builders. That of a build leaves a record on the h
 record is what gated tags ask for. Starting one needs the permission sgx-enclaves."""
 _VERDICT_STATUS = "exit status: 0 identical, 1 differs, 2 unverifiable, or it could not be done"
 _GATE_STATUS = "exit status: 0 allowed, 1 denied, 2 it could not be asked"
+_AUDIT_STATUS = "exit status: 0 every build has one, 1 some have not, 2 it could not be asked"
 _LIST_STATUS = "exit status: 0, or 2 if it could not be asked"
 
 
@@ -29,28 +30,41 @@ def koji_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     build = _verb(verbs, "build", "build a release's enclaves and compare them with the vendor's")
     build.add_argument("release", help="name in the builders' catalogue, or the URL of its file")
-    build.add_argument("--build-tag", metavar="TAG", required=True, help="whose repo to build in")
+    add_tag = build.add_argument
+    add_tag("--build-tag", metavar="TAG", required=True, type=_id, help="whose repo to build in")
     _add_task(build)
     verify = _verb(verbs, "verify", "verify a build's signed enclaves, and keep a record")
-    verify.add_argument("build", metavar="BUILD", help="NVR or id")
+    verify.add_argument("build", metavar="BUILD", type=_id, help="NVR or id")
     verify.add_argument("--release", help="by default the one that the build's files belong to")
-    verify.add_argument("--build-tag", metavar="TAG", help="by default the one it was built in")
+    add_tag = verify.add_argument
+    add_tag("--build-tag", metavar="TAG", type=_id, help="by default the one it was built in")
     _add_task(verify)
     result = _verb(verbs, "result", "show what a verification task gave")
     result.add_argument("task", metavar="TASK", type=int, help="id of a task that has ended")
-    show = _verb(verbs, "show", "show a build's newest record")
-    show.add_argument("build", metavar="BUILD", help="NVR or id")
+    show = _verb(verbs, "show", "show a build's record: the newest that decided something")
+    show.add_argument("build", metavar="BUILD", type=_id, help="NVR or id")
     records = _verb(verbs, "list", "list records, the newest first", _LIST_STATUS)
-    records.add_argument("--build", help="NVR or id")
+    records.add_argument("--build", type=_id, help="NVR or id")
     records.add_argument("--mrenclave", metavar="HEX", help="of one of its enclaves")
     records.add_argument("--enclave", metavar="NAME", help="name of one of its enclaves: pce, qe3")
-    records.add_argument("--tag", help="builds that are in this tag now")
+    records.add_argument("--tag", type=_id, help="builds that are in this tag now")
     records.add_argument("--verdict", choices=("identical", "differs", "unverifiable"))
     records.add_argument("--limit", type=int, default=100, help="at most so many (%(default)s)")
     gate = _verb(verbs, "gate-status", "would a tag take a build, and why not", _GATE_STATUS)
-    gate.add_argument("build", metavar="BUILD", help="NVR or id")
-    gate.add_argument("tag", metavar="TAG", help="name or id")
+    gate.add_argument("build", metavar="BUILD", type=_id, help="NVR or id")
+    gate.add_argument("tag", metavar="TAG", type=_id, help="name or id")
+    audit = _verb(
+        verbs, "audit", "list builds that a tag shows without a fitting record", _AUDIT_STATUS
+    )
+    audit.add_argument("tag", metavar="TAG", type=_id, help="name or id; with what it inherits")
+    lock = _verb(verbs, "lock", "pin the buildroot of a verification for its release", _LIST_STATUS)
+    lock.add_argument("task", metavar="TASK", type=int, help="id of a task that said identical")
     return parser
+
+
+def _id(text: str) -> Any:
+    """An id as a number, for which the hub has other calls than for a name."""
+    return int(text) if text.isascii() and text.isdigit() else text
 
 
 def _verb(
@@ -66,7 +80,12 @@ def _verb(
 def _add_task(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--enclave", metavar="NAME", action="append", help="only this one; may be repeated")
-    add("--unsigned-build", metavar="BUILD", help="take the unsigned enclaves from this build")
+    add(
+        "--unsigned-build",
+        metavar="BUILD",
+        type=_id,
+        help="take the unsigned enclaves from this build",
+    )
     add("--repo-id", metavar="ID", type=int, help="build in this repo, not the tag's newest")
     add("--timeout", metavar="SECONDS", type=int, help="for all of it")
     add("--allow-unpinned", action="store_true", help="accept files that the release does not pin")

@@ -43,27 +43,31 @@ class Answer:
         verdict: identical, differs or unverifiable.
         reproducible: whether it is the reproducible verdict.
         claim: what was proved, or why nothing was.
+        task_id: the subtask.
         subjects: the files that were compared with our build.
         built_sha256, config_sha256: of our build; None if there is none.
         toolchain_sha256: of the record of the toolchain; None if it did not come that far.
+        buildroot_sha256: of the buildroot's packages; None likewise.
+        lock_sha256: of the lock that pins them; None if none does.
         release_sha256: of the release's description that was worked from.
         report: name of its report.
         report_sha256: None if there is none.
-        task_id: who says so.
     """
 
     enclave: str
     verdict: str
     reproducible: bool
     claim: str
-    subjects: tuple[Subject, ...]
-    built_sha256: Optional[str]
-    config_sha256: Optional[str]
-    toolchain_sha256: Optional[str]
-    release_sha256: Optional[str]
-    report: Optional[str]
-    report_sha256: Optional[str]
     task_id: int
+    subjects: tuple[Subject, ...] = ()
+    built_sha256: Optional[str] = None
+    config_sha256: Optional[str] = None
+    toolchain_sha256: Optional[str] = None
+    buildroot_sha256: Optional[str] = None
+    lock_sha256: Optional[str] = None
+    release_sha256: Optional[str] = None
+    report: Optional[str] = None
+    report_sha256: Optional[str] = None
 
     def as_mapping(self) -> dict[str, Any]:
         """Plain data, as `read_answer` takes it."""
@@ -75,9 +79,7 @@ class Answer:
 def failed(enclave: str, task_id: int, why: str) -> Answer:
     """The answer of a subtask that did not come to one."""
     words = printable(why)[:_MAX_TEXT]
-    return Answer(
-        enclave, UNVERIFIABLE, False, words, (), None, None, None, None, None, None, task_id
-    )
+    return Answer(enclave, UNVERIFIABLE, False, words, task_id)
 
 
 def read_answer(mapping: object, enclave: str, task_id: int, release_sha256: str) -> Answer:
@@ -135,6 +137,17 @@ class Combined:
     def toolchain_sha256(self) -> Optional[str]:
         """Of the toolchain's record; if there were several, of all their digests."""
         return digest_of(a.toolchain_sha256 for a in self.answers)
+
+    @property
+    def buildroot_sha256(self) -> Optional[str]:
+        """Of the buildroots' packages; if they were not the same, of all their digests."""
+        return digest_of(a.buildroot_sha256 for a in self.answers)
+
+    @property
+    def lock_sha256(self) -> Optional[str]:
+        """Of the one lock that pins every buildroot; None if there is none."""
+        locks = {a.lock_sha256 for a in self.answers}
+        return locks.pop() if len(locks) == 1 else None
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each enclave, of the file that speaks most against it."""
@@ -242,7 +255,25 @@ def _row(answer: Answer) -> dict[str, Any]:
     }
 
 
-def report_text(combined: Combined, task_id: int) -> str:
+def buildroot_doubt(build_tag: str, allowed: bool, lock_sha256: Optional[str]) -> Optional[str]:
+    """Why a build in that buildroot is not the reproducible verdict; None if nothing speaks so.
+
+    Whoever may fill a build tag chooses the programs that build, whatever versions they report.
+
+    Args:
+        build_tag: whose repository made the buildroot.
+        allowed: whether the hub's configuration trusts that tag.
+        lock_sha256: of the lock that pins every package; None if none does.
+    """
+    if allowed or lock_sha256 is not None:
+        return None
+    return (
+        "not the reproducible verdict: no lock pins the buildroot's packages, and its tag "
+        f"{build_tag} is not among the hub's [tasks] build_tags"
+    )
+
+
+def report_text(combined: Combined, task_id: int, build_tag: str, repo_id: int) -> str:
     """The report for programs, as JSON: everything that the answers say."""
     report = {
         "schema_version": 1,
@@ -253,6 +284,10 @@ def report_text(combined: Combined, task_id: int) -> str:
         "claim": combined.claim,
         "task_id": task_id,
         "plugin_version": __version__,
+        "build_tag": build_tag,
+        "repo_id": repo_id,
+        "buildroot_sha256": combined.buildroot_sha256,
+        "lock_sha256": combined.lock_sha256,
         "enclaves": combined.rows(),
         "answers": as_plain(combined.answers),
         "packages": [
@@ -279,12 +314,17 @@ class Circumstances:
         build_id: of the build.
         task_id: of the task that asks for the record.
         report_sha256: of the report.
+        build_tag, repo_id: of the repository that made the buildroots.
+        partial: only some of the build's enclaves were to be verified.
     """
 
     release_sha256: str
     build_id: int
     task_id: int
     report_sha256: str
+    build_tag: str
+    repo_id: int
+    partial: bool = False
     origin: str = CATALOGUE
 
 
@@ -322,6 +362,11 @@ def record_of(combined: Combined, around: Circumstances) -> Record:
         report_sha256=around.report_sha256,
         toolchain_sha256=combined.toolchain_sha256,
         plugin_version=__version__,
+        build_tag=around.build_tag,
+        repo_id=around.repo_id,
+        buildroot_sha256=combined.buildroot_sha256,
+        lock_sha256=combined.lock_sha256,
+        partial=around.partial,
     )
 
 

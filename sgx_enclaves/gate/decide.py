@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""May a build pass the gate? Pure: facts about its packages, its newest record, a rule.
+"""May a build pass the gate? Pure: facts about its packages, its records, the rules.
 
 - A build without a signed enclave passes.
-- Otherwise its newest record decides, and nothing older: the verdict must be
-  identical, and the rule must have no objection.
-- The record must name exactly the build's binary packages, each with the digests
-  that the files have now. Signed copies must have the recorded content.
-- Every signed enclave in the packages must be in the record, with the bytes that
-  it has now.
+- A record counts only if it speaks of the build's bytes as they are now: it names exactly
+  the build's binary packages, each with the digests that the files have; signed copies have
+  the recorded content; every signed enclave in the packages is in it, with its bytes.
+- Of those, the newest that says *differs* shuts the gate for all that are older. A newer one that
+  is *identical* opens it if no rule has an objection. One that proved nothing, because
+  the vendor was down or only some enclaves were asked for, hides neither.
 
 Each reason stands for itself, is one printable line of bounded length, and can be shown
 alone: names in packages may be anything.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from sgx_enclaves.gate.inspect import PackageFacts
-from sgx_enclaves.gate.record import IDENTICAL, Record
+from sgx_enclaves.gate.record import DIFFERS, IDENTICAL, UNVERIFIABLE, Record
 from sgx_enclaves.gate.rule import Rule
 from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.presence import evidence
@@ -38,44 +38,60 @@ class Decision:
         allowed: whether it may pass.
         reasons: why not; empty when it may.
         unread: present only because packages cannot be read.
+        record: the one that decided; None if there is none.
     """
 
     present: bool
     allowed: bool
     reasons: tuple[str, ...]
     unread: bool = False
+    record: Optional[Record] = None
 
 
 def decide(
     packages: Sequence[PackageFacts],
-    record: Optional[Record],
-    rule: Rule,
+    records: Sequence[Record],
+    rules: Sequence[Rule],
     now: datetime.datetime,
 ) -> Decision:
     """The gate's decision.
 
     Args:
         packages: from `inspect_build`: all binary packages of the build, or none.
-        record: the build's newest.
-        rule: what is asked for.
+        records: of the build, the newest first.
+        rules: what is asked for; all of them must hold.
         now: with a time zone.
     """
     bearing = [p for p in packages if p.present]
     if not bearing:
         return Decision(False, True, ())
     unread = all(p.problem is not None for p in bearing)
-    if record is None:
-        reasons = [*_problems(bearing), *(_unverified(p) for p in bearing if not p.problem)]
+    problems = _problems(bearing)
+    if not records:
+        reasons = [*problems, *(_unverified(p) for p in bearing if not p.problem)]
         return Decision(True, False, plain(reasons), unread)
-    reasons = [*_problems(bearing), *mismatches(packages, record)]
+    refusals = []
+    for record in records:
+        unlike = [*problems, *mismatches(packages, record)]
+        objections = _objections(record, rules, now)
+        refused = Decision(True, False, plain([*unlike, *objections]), unread, record)
+        if not refused.reasons:
+            return Decision(True, True, (), unread, record)
+        counts = not unlike and record.verdict != UNVERIFIABLE
+        if counts and record.verdict == DIFFERS:
+            return refused
+        refusals.append(refused)
+    return refusals[0]
+
+
+def _objections(record: Record, rules: Sequence[Rule], now: datetime.datetime) -> list[str]:
     if record.verdict != IDENTICAL:
-        reasons.append(
-            f"its newest verification, by task {record.task_id} against release "
+        part = " of some of its enclaves" if record.partial else ""
+        return [
+            f"its verification{part} by task {record.task_id}, against release "
             f"{record.release}, ended with the verdict {record.verdict}"
-        )
-    else:
-        reasons += rule.objections(record, now)
-    return Decision(True, not reasons, plain(reasons), unread)
+        ]
+    return [reason for rule in rules for reason in rule.objections(record, now)]
 
 
 def mismatches(packages: Sequence[PackageFacts], record: Record) -> tuple[str, ...]:

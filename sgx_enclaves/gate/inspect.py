@@ -96,20 +96,20 @@ class PackageFacts:
 
 def inspect_build(
     files: Sequence[BuildFile],
-    record: Optional[Record] = None,
+    records: Sequence[Record] = (),
     limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
 ) -> tuple[PackageFacts, ...]:
     """What all packages of a build hold; nothing when no header mentions an enclave.
 
     Args:
         files: every binary package of the build.
-        record: the newest one of the build. Packages that it knows by their
-            digests are not looked into again.
+        records: of the build. Packages that they know by their digests are not looked
+            into again.
         limits: see `PackageLimits`.
     """
     if not any(may_hold_enclaves(file.path, limits) for file in files):
         return ()
-    return tuple(inspect_package(file, record, limits) for file in files)
+    return tuple(inspect_package(file, records, limits) for file in files)
 
 
 def may_hold_enclaves(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> bool:
@@ -135,7 +135,7 @@ def claims_signed_enclaves(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LI
 
 def inspect_package(
     file: BuildFile,
-    record: Optional[Record] = None,
+    records: Sequence[Record] = (),
     limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
 ) -> PackageFacts:
     """What one package holds; never raises for what is wrong with it."""
@@ -151,7 +151,7 @@ def inspect_package(
             if may_carry_enclaves(package):
                 provides = _signed_names(package.header.all("PROVIDENAME", str))
                 claimed = _claimed(package)
-                if claimed and {f.path for f in claimed} <= _known(file.name, digests, record):
+                if claimed and {f.path for f in claimed} <= _known(file.name, digests, records):
                     signed = claimed
                 else:
                     signed = _signed(package, stream)
@@ -192,12 +192,15 @@ def _claimed(package: Package) -> tuple[SignedFile, ...]:
     )
 
 
-def _known(name: str, digests: RpmDigests, record: Optional[Record]) -> set[str]:
-    """Paths of the enclaves that a record names in a package of these very bytes."""
-    entry = record.package(name) if record is not None else None
-    if record is None or entry is None or entry.file_sha256 != digests.file:
-        return set()
-    return set(record.enclaves_of(name))
+def _known(name: str, digests: RpmDigests, records: Sequence[Record]) -> set[str]:
+    """Paths of the enclaves that records name in a package of these very bytes."""
+    entries = [(record, record.package(name)) for record in records]
+    return {
+        path
+        for record, entry in entries
+        if entry is not None and entry.file_sha256 == digests.file
+        for path in record.enclaves_of(name)
+    }
 
 
 def _counts_as_signed(enclave: PackedEnclave) -> bool:

@@ -136,7 +136,7 @@ class Origin:
     Attributes:
         objections: why the build cannot be taken; none if it can.
         says: what was proved, and what was not.
-        toolchain_sha256: over the buildroots' packages; None if there is no buildroot.
+        toolchain_sha256: over the buildroots and their packages; None if there is no buildroot.
         buildroot: the packages of the buildroots.
     """
 
@@ -329,3 +329,9 @@ def _digest(history: BuildHistory) -> Optional[str]:
         return None
     text = "\n".join([*lines, *(f"buildroot {name}" for name in buildroots)])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def packages_digest(packages: Iterable[LockedPackage]) -> Optional[str]:
+    """SHA-256 over the packages of a buildroot, hexadecimal; None if there are none."""
+    lines = sorted({f"{package.nevra} {package.sigmd5}" for package in packages})
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None

@@ -19,9 +19,10 @@ from typing import Any, Optional, TypeVar
 from sgx_enclaves.errors import RecordError
 from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, validate
 
-SCHEMA = 1
-IDENTICAL = "identical"
-VERDICTS = (IDENTICAL, "differs", "unverifiable")
+# 1 lacks what is said of the buildroot, and whether the verification was in part.
+SCHEMA = 2
+IDENTICAL, DIFFERS, UNVERIFIABLE = "identical", "differs", "unverifiable"
+VERDICTS = (IDENTICAL, DIFFERS, UNVERIFIABLE)
 # The origin of a release that stands in the catalogue; others have the URL they came from.
 CATALOGUE = "catalogue"
 MAX_SIZE = 2 << 20
@@ -99,6 +100,11 @@ class Record:
         plugin_version: version of what verified.
         verified_at: when the record was accepted, as `2026-11-25T00:00:00Z`;
             None until then.
+        build_tag, repo_id: of the repository that the buildroots were made from; None in
+            records of schema 1.
+        buildroot_sha256: digest of the buildroots' packages; None when there was none.
+        lock_sha256: digest of the lock that pins those packages, if one does.
+        partial: only some of the build's enclaves were to be verified.
     """
 
     schema: int
@@ -116,6 +122,11 @@ class Record:
     toolchain_sha256: Optional[str]
     plugin_version: str
     verified_at: Optional[str] = None
+    build_tag: Optional[str] = None
+    repo_id: Optional[int] = None
+    buildroot_sha256: Optional[str] = None
+    lock_sha256: Optional[str] = None
+    partial: bool = False
 
     def package(self, name: str) -> Optional[RecordedPackage]:
         """What it says about a package; None when it does not name it."""

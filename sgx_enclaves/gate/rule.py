@@ -6,8 +6,12 @@
     origin=catalogue|GLOB    where that release's description came from; unless a rule
                              says otherwise, the builders' catalogue
     signer=intel|NAME|HEX    who signed, each enclave; several with commas
-    reproducible=no          accept enclaves that the verification itself did not build with
-                             the designated toolchain from pinned sources
+    build_tag=GLOB           the tag whose repository made the buildroots
+    locked=yes               a lock pins every package of the buildroots
+    lock=SHA256              that lock
+    reproducible=no          accept enclaves that the verification itself did not build from
+                             pinned sources with the designated toolchain, in a locked
+                             buildroot or one of an allowed tag
 
 A rule that cannot be read is an error, never a weaker rule.
 """
@@ -19,7 +23,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Any, Optional
 
 from sgx_enclaves.enclave.known import pin_named, signer_named
 from sgx_enclaves.errors import RuleError
@@ -45,6 +49,9 @@ class Rule:
         signers: MRSIGNER values, and `INTEL`; None for any that the release names.
         reproducible: whether the verification must have built the enclaves itself, with
             the designated toolchain and with nothing unpinned.
+        build_tag: a glob for the tag that they were built in; None for any.
+        locked: whether the buildroot must be pinned by a lock.
+        lock: SHA-256 of that lock; None for any.
     """
 
     max_age: Optional[datetime.timedelta] = None
@@ -52,6 +59,9 @@ class Rule:
     origin: str = CATALOGUE
     signers: Optional[frozenset[str]] = None
     reproducible: bool = True
+    build_tag: Optional[str] = None
+    locked: bool = False
+    lock: Optional[str] = None
 
     def objections(self, record: Record, now: datetime.datetime) -> tuple[str, ...]:
         """Why this record does not suffice; none when it does.
@@ -61,26 +71,31 @@ class Rule:
             now: with a time zone.
         """
         reasons = []
-        if self.max_age is not None:
-            at = record.verified_time()
-            if at is None or now - at > self.max_age:
-                reasons.append(
-                    f"the verification is too old: of {record.verified_at}, "
-                    f"not within {self.max_age}"
-                )
-        if self.release is not None and not fnmatch.fnmatchcase(record.release, self.release):
+        at = record.verified_time()
+        if self.max_age is not None and (at is None or now - at > self.max_age):
             reasons.append(
-                f"it was verified against release {record.release}, not against {self.release}"
+                f"the verification is too old: of {record.verified_at}, not within {self.max_age}"
             )
-        if not fnmatch.fnmatchcase(record.origin, self.origin):
-            reasons.append(
-                f"the description of release {record.release} came from {record.origin}, "
-                f"not from {self.origin}"
+        reasons += [
+            f"{what} {found}, not {glob}"
+            for what, found, glob in (
+                ("it was verified against release", record.release, self.release),
+                (
+                    f"the description of release {record.release} is from",
+                    record.origin,
+                    self.origin,
+                ),
+                ("it was built in tag", record.build_tag, self.build_tag),
+                ("its buildroot is pinned by lock", record.lock_sha256, self.lock),
             )
+            if glob is not None and not fnmatch.fnmatchcase(found or "", glob)
+        ]
+        if self.locked and record.lock_sha256 is None:
+            reasons.append("its buildroot is pinned by no lock")
         if self.reproducible and not record.reproducible:
             reasons.append(
-                "the verification did not itself build every enclave with the designated "
-                "toolchain from pinned sources"
+                "the verification did not itself build every enclave from pinned sources with the "
+                "designated toolchain, in a locked buildroot or one of an allowed tag"
             )
         reasons += [
             f"{enclave.path} of {enclave.rpm} is signed by {enclave.mrsigner}, who is not asked for"
@@ -159,12 +174,32 @@ def _max_age(rule: Rule, value: str, _signers: Signers) -> Rule:
     return replace(rule, max_age=age)
 
 
-def _release(rule: Rule, value: str, _signers: Signers) -> Rule:
-    return replace(rule, release=value)
+def _glob(name: str) -> Callable[[Rule, str, Signers], Rule]:
+    def read(rule: Rule, value: str, _signers: Signers) -> Rule:
+        changed: dict[str, Any] = {name: value}
+        return replace(rule, **changed)
+
+    return read
 
 
-def _origin(rule: Rule, value: str, _signers: Signers) -> Rule:
-    return replace(rule, origin=value)
+def _yes_or_no(name: str) -> Callable[[Rule, str, Signers], Rule]:
+    def read(rule: Rule, value: str, _signers: Signers) -> Rule:
+        if value not in ("yes", "no"):
+            raise RuleError(f"{name} cannot be read", expected="yes or no", found=repr(value[:80]))
+        changed: dict[str, Any] = {name: value == "yes"}
+        return replace(rule, **changed)
+
+    return read
+
+
+def _lock(rule: Rule, value: str, _signers: Signers) -> Rule:
+    if not _HEX.match(value):
+        raise RuleError(
+            "lock cannot be read",
+            expected="64 lower-case hexadecimal digits",
+            found=repr(value[:80]),
+        )
+    return replace(rule, lock=value)
 
 
 def _signer(rule: Rule, value: str, signers: Signers) -> Rule:
@@ -183,16 +218,13 @@ def _signer(rule: Rule, value: str, signers: Signers) -> Rule:
     return replace(rule, signers=frozenset(found))
 
 
-def _reproducible(rule: Rule, value: str, _signers: Signers) -> Rule:
-    if value not in ("yes", "no"):
-        raise RuleError("reproducible cannot be read", expected="yes or no", found=repr(value[:80]))
-    return replace(rule, reproducible=value == "yes")
-
-
 _KEYS: Mapping[str, Callable[[Rule, str, Signers], Rule]] = {
     "max_age": _max_age,
-    "release": _release,
-    "origin": _origin,
+    "release": _glob("release"),
+    "origin": _glob("origin"),
     "signer": _signer,
-    "reproducible": _reproducible,
+    "reproducible": _yes_or_no("reproducible"),
+    "build_tag": _glob("build_tag"),
+    "locked": _yes_or_no("locked"),
+    "lock": _lock,
 }

@@ -117,6 +117,11 @@ def gate_text(build: str, tag: str, status: Mapping[str, Any], width: int = 100)
     return _filled("gate.txt", build=build, tag=tag, status=status, width=width)
 
 
+def audit_text(found: Mapping[str, Any], width: int = 100) -> str:
+    """The builds that a tag shows without a fitting record, and why."""
+    return _filled("audit.txt", width=width, **found)
+
+
 def exit_status(verdict: object) -> int:
     """0 identical, 1 differs, 2 unverifiable or none."""
     return STATUS.get(str(verdict), UNKNOWN_STATUS)
@@ -127,12 +132,13 @@ def records_table(records: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
             *(_known(record.get(name)) for name in ("id", "nvr", "verdict", "release")),
+            "no" if record.get("outdated") else "yes",
             _moment(record.get("create_ts")),
             ", ".join(sorted({_known(e.get("name")) for e in record.get("enclaves") or ()})),
         )
         for record in records
     ]
-    header = ("RECORD", "BUILD", "VERDICT", "RELEASE", "WHEN", "ENCLAVES")
+    header = ("RECORD", "BUILD", "VERDICT", "RELEASE", "CURRENT", "WHEN", "ENCLAVES")
     return "\n".join(table(header, rows)) + "\n"
 
 

@@ -102,20 +102,18 @@ class Workshop:
         """A complete build of these packages, as `getBuild` has it."""
         version = f"1.{next(_NUMBERS)}.{time.time_ns()}"
         nvr = f"{PACKAGE}-{version}-{release}"
-        source = self._write(
-            PACKAGE,
-            version,
-            release,
-            "src",
-            (RpmFile("x.spec", b"x"),),
-            (),
-            {1044: None, 1106: [1], 1022: "x86_64"},
-        )
-        # rpm calls a source package's architecture that of the machine that made it.
-        for path in (source, *(self.write(nvr, b) for b in binaries)):
+        for path in (self.source(nvr), *(self.write(nvr, b) for b in binaries)):
             self.upload_and_import(path)
         made: dict[str, Any] = self.admin.getBuild(nvr, strict=True)
         return made
+
+    def source(self, nvr: str) -> Path:
+        """The source package of a build."""
+        name, version, release = nvr.rsplit("-", 2)
+        # rpm calls a source package's architecture that of the machine that made it.
+        tags = {1044: None, 1106: [1], 1022: "x86_64"}
+        files = (RpmFile("x.spec", b"x"),)
+        return self._write(name, version, release, "src", files, (), tags)
 
     def generated_build(self, folder: Path) -> dict[str, Any]:
         """A build with an enclave that a content generator imports."""
@@ -224,6 +222,11 @@ class Workshop:
             "report_sha256": _ZEROS,
             "toolchain_sha256": _ZEROS,
             "plugin_version": "test",
+            "build_tag": world.BUILD_TAG,
+            "repo_id": 1,
+            "buildroot_sha256": _ZEROS,
+            "lock_sha256": _ZEROS,
+            "partial": False,
             **changes,
         }
 

@@ -45,6 +45,9 @@ _POLICY = {
         all :: allow
     """
 }
+HUB_CONF = f"""[tasks]
+build_tags = {world.BUILD_TAG}
+"""
 _BUILDER_CONF = """[fetch]
 cache = {folder}/cache
 hosts = 127.0.0.1
@@ -149,6 +152,7 @@ class Stage:
         site = self.site
         conf = _BUILDER_CONF.format(folder=site.layout.root, ca_file=self.vendor.server.ca_file)
         site.hub.set_policy(_POLICY)
+        site.hub.plugin_conf("sgx_enclaves.conf", HUB_CONF)
         # A builder that starts while the hub is away gives up.
         site.builder.plugin_conf("sgx_enclaves.conf", conf)
         site.wait_builder(site.builder)
@@ -156,6 +160,7 @@ class Stage:
             yield self
         finally:
             site.hub.set_policy({})
+            site.hub.plugin_conf("sgx_enclaves.conf", None)
             site.builder.plugin_conf("sgx_enclaves.conf", None)
             site.wait_builder(site.builder)
 

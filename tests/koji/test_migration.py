@@ -13,7 +13,8 @@ from tests.koji.harness.settings import ROOT, Settings
 from tests.koji.harness.site import MIGRATIONS, Site
 
 NAME = "migrated"
-TABLES = {"sgx_verification", "sgx_verification_enclave"}
+TABLES = {"sgx_verification", "sgx_verification_enclave", "sgx_gated_tag", "sgx_lock"}
+PERMISSIONS = {"sgx-enclaves", "sgx-enclaves-lock"}
 _INSERT = """
 insert into sgx_verification
     (build_id, task_id, host_id, release, origin, verdict, reproducible, record)
@@ -56,14 +57,14 @@ def test_there_and_back_and_there_again(fresh: Any) -> None:
     migrate(fresh)
     made = things(fresh)
     assert made["tables"] == TABLES
-    assert made["permissions"] == {"sgx-enclaves"}
+    assert made["permissions"] == PERMISSIONS
     assert made["triggers"]
     migrate(fresh)
     assert things(fresh) == made
     fresh.execute(rollback(), NAME)
     # Koji keeps permissions for its history.
     nothing: dict[str, set[str]] = {"tables": set(), "triggers": set(), "functions": set()}
-    assert things(fresh) == {**nothing, "permissions": {"sgx-enclaves"}}
+    assert things(fresh) == {**nothing, "permissions": PERMISSIONS}
     migrate(fresh)
     assert things(fresh) == made
 

@@ -14,7 +14,7 @@ import pytest
 
 from demo.release import SIGNED_FILE, sha256, signed_archive
 from tests.koji.harness import work, world
-from tests.koji.stage import ENCLAVES, HARD, RELEASE, Stage
+from tests.koji.stage import ENCLAVES, HARD, HUB_CONF, RELEASE, Stage
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,27 @@ def test_the_buildroot_of_the_signed_package_held_the_unsigned_ones(
     )
     held = {item["name"] for item in stage.admin.listRPMs(componentBuildrootID=rpm["buildroot_id"])}
     assert {f"sgx-enclave-reproducible-{name}-unsigned" for name in ENCLAVES} <= held
+
+
+# A program that hands its version through and could make of a file what it likes.
+WRAPPER = """
+Name: strip-wrapper
+Version: 1
+Release: 1
+Summary: A strip of the requester's
+License: GPL-2.0-or-later
+BuildArch: noarch
+
+%description
+A strip of the requester's.
+
+%install
+install -d %{buildroot}/usr/local/bin
+printf '#!/bin/sh\\nBODY "$@"\\n' > %{buildroot}/usr/local/bin/strip
+
+%files
+%attr(755, root, root) /usr/local/bin/strip
+"""
 
 
 # --- a good package: verified, then let in
@@ -157,10 +178,97 @@ def test_unsigned_enclaves_from_a_build_prove_less_and_the_gate_knows(
     done = stage.verify(prebuilt["nvr"], "--unsigned-build", reproducible["nvr"])
     assert done.status == 0, done.text
     assert "not the reproducible verdict" in done.out
-    words = ("sgx-enclaves", "gate-status", prebuilt["nvr"], HARD)
+    weaker, stronger = stage.admin.listSgxVerifications(build=prebuilt["id"])[:2]
+    assert (weaker["reproducible"], stronger["reproducible"]) == (False, True)
+    # nor does it hide that the same bytes were verified with more proof before
+    words = ("sgx-enclaves", "gate-status", "--json", prebuilt["nvr"], HARD)
     status = stage.site.cli(world.RELENG, *words)
-    assert status.status == 1
-    assert "designated toolchain" in status.out
+    assert (status.status, json.loads(status.out)["record"]) == (0, stronger["id"])
+
+
+# --- who may fill the build tag chooses the toolchain
+
+
+MINE = "mine-build"
+
+
+@pytest.fixture(scope="module")
+def mine(stage: Stage) -> str:
+    """A build tag like the allowed one, with a package of the requester's besides."""
+    admin = stage.admin
+    admin.createTag("mine")
+    admin.createTag(MINE, parent="mine", arches="x86_64")
+    parent = {"parent_id": admin.getTag(world.BUILD_TAG)["id"], "priority": 5, "maxdepth": None}
+    parent.update(intransitive=False, noconfig=False, pkg_filter="")
+    admin.setInheritanceData(MINE, [parent])
+    stage.site.make_repo(MINE)
+    return MINE
+
+
+@pytest.fixture(scope="module")
+def again(stage: Stage, reproducible: dict[str, Any], tmp_path_factory: Any) -> dict[str, Any]:
+    """The good package once more, not verified yet."""
+    assert reproducible
+    folder = tmp_path_factory.mktemp("again")
+    return stage.build(work.with_release(stage.sources.prebuilt, folder, 7))
+
+
+def test_a_verification_in_anybody_s_tag_opens_no_gate(
+    stage: Stage, mine: str, again: dict[str, Any]
+) -> None:
+    done = stage.verify(again["nvr"], "--build-tag", mine)
+    assert done.status == 0, done.text
+    assert f"its tag {mine} is not among" in " ".join(done.out.split())
+    assert "designated toolchain, in a locked buildroot" in refused(stage.admin, HARD, again["nvr"])
+    shown = stage.site.cli(world.PLAIN, "sgx-enclaves", "show", again["nvr"])
+    assert f"tag {mine}, repo" in shown.out
+
+
+def test_a_repo_of_another_tag_is_refused(stage: Stage, mine: str, again: dict[str, Any]) -> None:
+    repo = stage.admin.getRepo(mine)["id"]
+    done = stage.verify(again["nvr"], "--build-tag", world.BUILD_TAG, "--repo-id", str(repo))
+    assert done.status == 2
+    assert f"name a repo of tag {world.BUILD_TAG}" in done.err
+
+
+def test_a_lock_from_a_good_task_pins_the_buildroot(
+    stage: Stage, mine: str, prebuilt: dict[str, Any], again: dict[str, Any], tmp_path: Path
+) -> None:
+    good = stage.admin.listSgxVerifications(build=prebuilt["id"])[-1]["task_id"]
+    words = ("sgx-enclaves", "lock", str(good))
+    assert stage.site.cli(world.RELENG, *words).status == 2
+    locked = stage.site.cli(world.ADMIN, *words)
+    assert locked.status == 0, locked.text
+    lock = stage.admin.getSgxLock(RELEASE)
+    assert (lock["task_id"], lock["sha256"] in locked.out) == (good, True)
+    try:
+        done = stage.verify(again["nvr"], "--build-tag", mine)
+        assert done.status == 0, done.text
+        record = stage.admin.getSgxVerification(again["nvr"])
+        assert (record["reproducible"], record["lock_sha256"]) == (True, lock["sha256"])
+        let_in(stage.admin, HARD, again["nvr"])
+        # the requester puts a program of his own into his tag
+        spec = WRAPPER.replace("BODY", "exec /usr/bin/strip.real")
+        wrapper = work.make_packages(tmp_path, spec)
+        stage.admin.packageListAdd("mine", "strip-wrapper", owner=world.ADMIN)
+        stage.admin.tagBuildBypass("mine", work.import_build(stage.admin, wrapper))
+        for group in world.GROUPS:
+            stage.admin.groupPackageListAdd(mine, group, "strip-wrapper", force=True)
+        stage.site.make_repo(mine)
+        done = stage.verify(again["nvr"], "--build-tag", mine)
+        assert done.status == 2, done.text
+        assert "the buildroot is not the pinned one" in " ".join(done.out.split())
+        # which proves nothing, and hides nothing
+        shown = json.loads(
+            stage.site.cli(world.PLAIN, "sgx-enclaves", "show", "--json", again["nvr"]).out
+        )
+        assert shown["id"] == record["id"]
+    finally:
+        # nobody else can
+        stage.site.database.execute(
+            "alter table sgx_lock disable trigger sgx_lock_final; delete from sgx_lock;"
+            "alter table sgx_lock enable trigger sgx_lock_final"
+        )
 
 
 # --- a tampered package: named, kept out
@@ -202,10 +310,10 @@ def test_a_tampered_package_is_kept_out_even_by_force(
 @pytest.fixture
 def hook(stage: Stage) -> Iterator[None]:
     """Let the hub verify new builds by itself."""
-    conf = f"[hook]\nenabled = yes\nbuild_tag = {world.BUILD_TAG}\n"
+    conf = f"{HUB_CONF}[hook]\nenabled = yes\nbuild_tag = {world.BUILD_TAG}\n"
     stage.site.hub.plugin_conf("sgx_enclaves.conf", conf)
     yield
-    stage.site.hub.plugin_conf("sgx_enclaves.conf", None)
+    stage.site.hub.plugin_conf("sgx_enclaves.conf", HUB_CONF)
 
 
 @pytest.mark.usefixtures("hook")

@@ -4,7 +4,12 @@
 kojid registers every task handler in this namespace, so no other class is in it.
 """
 
-from .parent import SgxEnclavesTask
+from .config import load_config
+from .task_base import koji_errors
+from .verify_build import SgxEnclavesTask
 from .verify_enclave import SgxEnclaveTask
+
+with koji_errors():
+    load_config()
 
 __all__ = ["SgxEnclaveTask", "SgxEnclavesTask"]

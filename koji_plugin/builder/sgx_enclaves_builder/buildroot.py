@@ -1,95 +1,146 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Koji buildroot as a site of the core's builder: its toolchain, packages and places.
+"""A Koji buildroot as a place of the core: its programs, its packages, the trees that are built.
 
-A deadline on what kojid runs for us and waits for without one.
-
-When it passes, the programs that were started are ended, and kojid's own waiting
-sees them end. Nothing is raised into kojid's code, which may be talking to the hub.
-
-How far steps are shut off inside a buildroot: no network, no rights to leave.
-
-Koji and mock may have seen to that already; here it is done by the buildroot's own
-util-linux besides, and what came of it is looked at.
-
-Programs run inside a buildroot by mock, and a folder of ours in there.
-
-Whoever builds in the buildroot is root in it and may change every name. So the
-folder is held open, and no link is followed in it. The two shell programs below are
-constants; what they work on are their arguments.
-
-Where one tree stands in a buildroot, and its steps run; a tree of the core's builder.
+Steps are shut off in it: no network, no rights to leave. Koji and mock may have seen to that
+already; here it is done by the buildroot's own util-linux besides, and the result is checked.
 """
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any, Optional
 
-from sgx_enclaves.errors import BuildError, InputError, LimitError, SgxEnclavesError
+import koji
+
+from sgx_enclaves.errors import BuildError, SgxEnclavesError
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.release.installed import InstalledPackage, installed_packages
 from sgx_enclaves.release.place import Command, Ended, Output, Tree, describe, log_header
 
-# mock cleans up after itself when it is asked to end, if it is given the time
-_GRACE = 20.0
+from .config import Config
+from .mock import Chroot
+from .provenance import component_urls
+from .task_base import X86_64, SgxTask, TaskLog
+
+_DATABASES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
+_CHUNK = 1 << 20
 
 
-class Deadline:
-    """Whether the deadline passed."""
+def new_buildroot(*args: Any, **keywords: Any) -> Any:
+    """A new `BuildRoot` of kojid's, with the arguments that it takes.
 
-    def __init__(self) -> None:
-        self.passed = False
+    kojid is a program, not a module: its classes are in `__main__` once it has started.
+    Tests put stand-ins there.
+    """
+    return importlib.import_module("__main__").BuildRoot(*args, **keywords)
 
 
-@contextlib.contextmanager
-def children_end_within(seconds: float) -> Iterator[Deadline]:
-    """End all children of this process if the block takes longer; for the main thread.
+class KojiBuildroot:
+    """The buildroot of a task; see `Place` of the core.
+
+    It is made when the core first asks for anything, and given back at the end of a `with`
+    block; kojid removes it.
 
     Args:
-        seconds: until they are asked to end; some time later they are killed.
+        task: the task handler.
+        config: the plugin's.
+        log: where it is written how it goes.
+        build_tag: name of the tag whose repository makes it.
+        repo_id: of that repository.
     """
-    deadline = Deadline()
 
-    def ring(_number: int, _frame: Optional[FrameType]) -> None:
-        how = signal.SIGKILL if deadline.passed else signal.SIGTERM
-        deadline.passed = True
-        for process in descendants(os.getpid()):
-            with contextlib.suppress(OSError):
-                os.kill(process, how)
-        signal.setitimer(signal.ITIMER_REAL, _GRACE)
+    # Koji makes it for this task alone.
+    isolated = True
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield deadline
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    def __init__(
+        self, task: SgxTask, config: Config, log: TaskLog, build_tag: str, repo_id: int
+    ) -> None:
+        self.build_tag = build_tag
+        self.repo_id = repo_id
+        self._task = task
+        self._config = config
+        self._log = log
+        self._broot: Any = None
+        self._entered: Optional[tuple[Chroot, Isolation]] = None
+        self._packages: Optional[tuple[InstalledPackage, ...]] = None
+
+    def __enter__(self) -> KojiBuildroot:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Give it back."""
+        if self._entered is not None:
+            self._entered[0].close()
+        if self._broot is not None:
+            self._broot.expire()
+
+    @property
+    def made(self) -> bool:
+        """Whether it was needed."""
+        return self._entered is not None
+
+    def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
+        """See `Place` of the core."""
+        chroot, _isolation = self._enter()
+        return chroot.run_all(commands, timeout)
+
+    def packages(self) -> tuple[InstalledPackage, ...]:
+        """See `Place`: what RPM's database in the buildroot says, as it was before any step."""
+        if self._packages is None:
+            chroot, _isolation = self._enter()
+            folders = [chroot.root / name for name in _DATABASES]
+            here = next((folder for folder in folders if folder.is_dir()), None)
+            session, options = self._task.session, self._task.options
+            urls = component_urls(session, self._broot.id, options.topurl)
+            self._packages = () if here is None else installed_packages(urls=urls, dbpath=str(here))
+        return self._packages
+
+    def open(self, scratch: Path, root: str) -> Tree:
+        """See `Place` of the core."""
+        # a step could change them
+        self.packages()
+        return BuildrootTree(*self._enter(), scratch.name, root)
+
+    def _enter(self) -> tuple[Chroot, Isolation]:
+        if self._entered is None:
+            chroot = self._make()
+            isolation = probe_isolation(chroot)
+            for missing in isolation.missing:
+                self._log(f"warning: this buildroot gives the steps no {missing}")
+            if isolation.network:
+                self._log("warning: steps can reach a network in this buildroot")
+            self._entered = chroot, isolation
+        return self._entered
+
+    def _make(self) -> Chroot:
+        options, session = self._task.options, self._task.session
+        free = free_space(Path(options.mockdir))
+        if free < self._config.min_space:
+            raise koji.BuildrootError(
+                f"too little room in {options.mockdir}: {free} bytes are free, "
+                f"{self._config.min_space} are wanted ([build] min_space_mib)"
+            )
+        self._log(f"buildroot of tag {self.build_tag}, repo {self.repo_id}")
+        self._broot = new_buildroot(
+            session, options, self.build_tag, X86_64, self._task.id, repo_id=self.repo_id
+        )
+        self._broot.workdir = self._task.workdir
+        self._broot.init()
+        session.host.setBuildRootState(self._broot.id, "BUILDING")
+        self._log(f"buildroot {self._broot.id}, {self._broot.name}")
+        return Chroot(self._broot)
 
 
-def descendants(process: int) -> list[int]:
-    """Processes that a process has started, and those that they have, youngest last."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # the name before may hold anything, even brackets
-            parent = int(path.read_bytes().rpartition(b")")[2].split()[1])
-            children.setdefault(parent, []).append(int(path.parent.name))
-    found: list[int] = []
-    pending = [process]
-    while pending:
-        here = children.get(pending.pop(), [])
-        found += here
-        pending += here
-    return found
+def free_space(folder: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    here = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(here).free
 
 
 _PROBE_TIMEOUT = 20.0
@@ -105,7 +156,7 @@ _ROUTES = ("cat", "/proc/self/net/route", "/proc/self/net/ipv6_route")
 
 
 @dataclass(frozen=True)
-class Shutters:
+class Isolation:
     """How far steps can be shut off in a buildroot.
 
     Attributes:
@@ -119,7 +170,7 @@ class Shutters:
     missing: tuple[str, ...]
 
 
-def find_shutters(chroot: Chroot) -> Shutters:
+def probe_isolation(chroot: Chroot) -> Isolation:
     """Try what the buildroot's programs can do."""
     commands = [[*_UNSHARE, "true"], [*_SETPRIV, "true"], [*_UNSHARE, *_ROUTES], _ROUTES]
     unshare, setpriv, inner, outer = chroot.run_all(commands, _PROBE_TIMEOUT)
@@ -136,7 +187,7 @@ def find_shutters(chroot: Chroot) -> Shutters:
         missing.append(f"fewer rights: {_short(setpriv.text)}")
     # what cannot be seen counts as a way out
     network = routes.status != 0 or has_routes(routes.text)
-    return Shutters(prefix, network, tuple(missing))
+    return Isolation(prefix, network, tuple(missing))
 
 
 def _short(text: str) -> str:
@@ -152,211 +203,6 @@ def has_routes(text: str) -> bool:
     """
     lines = [line.split() for line in text.splitlines() if line.strip()]
     return any(line[0] not in ("Iface", "lo") and line[-1] != "lo" for line in lines)
-
-
-_DATABASES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
-
-
-class KojiSite:
-    """One buildroot; see `Place` of the core.
-
-    Args:
-        chroot: the buildroot.
-        say: told what should be known.
-        urls: NEVRA to where a package can be had, as far as anybody knows.
-    """
-
-    isolated = True
-
-    def __init__(
-        self,
-        chroot: Chroot,
-        say: Callable[[str], None],
-        urls: Optional[Mapping[str, str]] = None,
-    ) -> None:
-        self.chroot = chroot
-        self._urls = dict(urls or {})
-        self._packages: Optional[tuple[InstalledPackage, ...]] = None
-        self.shutters = find_shutters(chroot)
-        for missing in self.shutters.missing:
-            say(f"warning: this buildroot gives the steps no {missing}")
-        if self.shutters.network:
-            say("warning: steps can reach a network in this buildroot")
-
-    def open(self, scratch: Path, root: str) -> Tree:
-        """See `Place` of the core."""
-        return KojiPlace(self.chroot, self.shutters, scratch.name, root)
-
-    def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
-        """See `Place` of the core."""
-        return self.chroot.run_all(commands, timeout)
-
-    def packages(self) -> tuple[InstalledPackage, ...]:
-        """See `Place`: what RPM's database in the buildroot says, as it was before any step."""
-        if self._packages is None:
-            folders = [self.chroot.root / name for name in _DATABASES]
-            here = next((folder for folder in folders if folder.is_dir()), None)
-            self._packages = (
-                () if here is None else installed_packages(urls=self._urls, dbpath=str(here))
-            )
-        return self._packages
-
-
-_OWN = "sgx-enclaves"
-# mask, folder, log, file for the status, command
-_LAUNCH = """\
-umask "$1" && cd "$2" && exec >>"$3" 2>&1 </dev/null || exit 125
-status=$4
-shift 4
-"$@"
-code=$?
-echo "$code" >"$status"
-exit "$code"
-"""
-# folder, then files of one command each, its words ended by NUL
-_BATCH = """\
-cd "$1" || exit 125
-shift
-for file in "$@"; do
-    xargs -0 -a "$file" env >"$file.out" 2>&1 </dev/null
-    echo "$?" >"$file.status"
-done
-"""
-_MAX_OUTPUT = 16 << 20
-# to enter and leave the buildroot, however slow the disk
-_ENTRY = 300.0
-_CHUNK = 1 << 20
-
-
-class Chroot:
-    """A buildroot of kojid's that is ready.
-
-    Args:
-        broot: kojid's `BuildRoot`, initialised.
-    """
-
-    def __init__(self, broot: Any) -> None:
-        self._broot = broot
-        self.root = Path(broot.rootdir())
-        self.results = Path(broot.resultdir())
-        self.inside = f"{broot.tmpdir(within=True)}/{_OWN}"
-        self.folder = Path(broot.tmpdir()) / _OWN
-        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-
-    def close(self) -> None:
-        """Let go of the folder."""
-        os.close(self._fd)
-
-    def make_folder(self, name: str) -> str:
-        """Make a folder in ours; returns its path as seen from inside."""
-        os.mkdir(name, 0o755, dir_fd=self._fd)
-        return f"{self.inside}/{name}"
-
-    def put(self, name: str, data: bytes) -> str:
-        """Write a file into our folder; returns its path as seen from inside."""
-        with self.create(name) as file:
-            file.write(data)
-        return f"{self.inside}/{name}"
-
-    def create(self, name: str) -> IO[bytes]:
-        """Make a file in our folder, to be written and read; an older one is left unlinked."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self._fd)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.fdopen(os.open(name, flags, 0o644, dir_fd=self._fd), "w+b")
-
-    def show(self, name: str, as_name: str) -> bool:
-        """Let kojid's watcher see a file of ours as one of mock's logs, while it grows.
-
-        Returns:
-            Whether it will; not so where our folder is on another file system.
-        """
-        place = self.results / as_name
-        with contextlib.suppress(OSError):
-            place.unlink(missing_ok=True)
-            os.link(name, place, src_dir_fd=self._fd, follow_symlinks=False)
-            return True
-        return False
-
-    def upload(self, path: Path, as_name: str) -> None:
-        """Upload a log that is whole."""
-        self._broot.single_log(str(path), name=as_name)
-
-    def get(self, name: str, limit: int) -> bytes:
-        """Read a file of our folder.
-
-        Raises:
-            InputError: it is not there, or is no file.
-            LimitError: it has more than `limit` bytes.
-        """
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            with os.fdopen(os.open(name, flags, dir_fd=self._fd), "rb") as file:
-                data = file.read(limit + 1)
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", file=name) from None
-        if len(data) > limit:
-            raise LimitError("is too large", file=name, expected=f"at most {limit} bytes")
-        return data
-
-    def run_all(self, commands: Sequence[Sequence[str]], timeout: float) -> list[Output]:
-        """Run commands one after the other in one entry; see `Place` of the core."""
-        names = []
-        for number, command in enumerate(commands):
-            words = ["timeout", "-k", "5", f"{timeout:g}", *command]
-            names.append(f"ask-{number}")
-            self.put(names[-1], "".join(f"{word}\0" for word in words).encode())
-        argv = ["/bin/sh", "-c", _BATCH, _OWN, self.inside, *names]
-        how = self.mock(argv, timeout * len(commands) + _ENTRY)
-        outputs = []
-        for name in names:
-            try:
-                status = int(self.get(f"{name}.status", 16))
-                text = self.get(f"{name}.out", _MAX_OUTPUT).decode("utf-8", "replace")
-            except (InputError, ValueError):
-                raise BuildError(
-                    f"programs cannot be run in the buildroot: mock {how}",
-                    hint="read mock_output.log and root.log of this task",
-                ) from None
-            outputs.append(Output(status, text))
-        return outputs
-
-    def launch(
-        self,
-        command: Sequence[str],
-        folder: str,
-        umask: int,
-        names: tuple[str, str],
-        timeout: float,
-    ) -> str:
-        """Run one command, with its output in a file of ours.
-
-        Args:
-            command: what to run.
-            folder: where, as seen from inside.
-            umask: its file mode mask.
-            names: of the files for its output and its status.
-            timeout: seconds after which mock itself is ended.
-
-        Returns:
-            How mock ended, in words.
-        """
-        log, status = (f"{self.inside}/{name}" for name in names)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(names[1], dir_fd=self._fd)
-        argv = ["/bin/sh", "-c", _LAUNCH, _OWN, f"{umask:04o}", folder, log, status, *command]
-        return self.mock(argv, timeout + _ENTRY)
-
-    def mock(self, argv: Sequence[str], timeout: float) -> str:
-        """Run a program inside by kojid's `mock`; how that ended, in words."""
-        with children_end_within(timeout) as deadline:
-            status = self._broot.mock(["--chroot", "--", *argv])
-        if deadline.passed:
-            return f"did not end within {timeout:g} s and was ended"
-        if os.WIFSIGNALED(status):
-            return f"was killed by signal {os.WTERMSIG(status)}"
-        return f"ended with status {os.WEXITSTATUS(status)}"
 
 
 def copy_log(source: IO[bytes], target: Path, tail: str, most: int) -> None:
@@ -375,12 +221,6 @@ def copy_log(source: IO[bytes], target: Path, tail: str, most: int) -> None:
             out.write(chunk)
             left -= len(chunk)
         out.write(tail.encode("utf-8", "replace"))
-
-
-def free_space(folder: Path) -> int:
-    """Bytes that are free where a folder is, or will be."""
-    here = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(here).free
 
 
 _KILL_AFTER = 10
@@ -416,7 +256,7 @@ def resolve_in_root(root: str, path: str) -> Optional[str]:
     return "/" + "/".join(done)
 
 
-class KojiPlace:
+class BuildrootTree:
     """Where one tree stands in a buildroot; see `Tree` of the core.
 
     kojid removes the buildroot with the tree: by name it must not be done after
@@ -424,16 +264,16 @@ class KojiPlace:
 
     Args:
         chroot: the buildroot.
-        shutters: what shuts steps off.
-        name: of this place among those of the buildroot.
+        isolation: what shuts steps off.
+        name: of this tree among those of the buildroot.
         root: the path that the tree should have.
     """
 
-    def __init__(self, chroot: Chroot, shutters: Shutters, name: str, root: str) -> None:
+    def __init__(self, chroot: Chroot, isolation: Isolation, name: str, root: str) -> None:
         self._chroot = chroot
-        self._shutters = shutters
+        self._isolation = isolation
         self._name = name
-        self.network = shutters.network
+        self.network = isolation.network
         self.home = chroot.make_folder(f"home-{name}")
         self.root = os.path.normpath(root)
         self.fixed = self._is_free(self.root)
@@ -476,7 +316,7 @@ class KojiPlace:
         name = f"{self._name}-{self._steps}"
         words = [f"{key}={value}" for key, value in command.environment.items()]
         argv = ["timeout", "-k", str(_KILL_AFTER), f"{command.timeout:g}"]
-        argv += [*self._shutters.prefix, "env", "-i", *words, *command.argv]
+        argv += [*self._isolation.prefix, "env", "-i", *words, *command.argv]
         try:
             with self._chroot.create(f"{name}.log") as said:
                 # so that whoever watches sees at once what has begun

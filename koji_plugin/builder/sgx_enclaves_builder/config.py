@@ -1,17 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The plugin's configuration, `/etc/kojid/plugins/sgx_enclaves.conf`."""
+"""The plugin's configuration, `/etc/kojid/plugins/sgx_enclaves.conf`.
+
+It is read again for each task, and once while kojid starts: a wrong one keeps kojid from
+starting, and the log says what is wrong. Run as a program, this checks a file before:
+
+    python3 PLUGINS/sgx_enclaves_builder/config.py /etc/kojid/plugins/sgx_enclaves.conf
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.arguments import DAY
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.settings import folder, folders, https_url, load_settings, setting, whole
+from sgx_enclaves.settings import (
+    check_file,
+    folder,
+    folders,
+    https_url,
+    load_settings,
+    setting,
+    whole,
+)
 
 CONFIG_FILE = "/etc/kojid/plugins/sgx_enclaves.conf"
 CONFIG_VARIABLE = "SGX_ENCLAVES_BUILDER_CONFIG"
@@ -79,4 +94,17 @@ def load_config() -> Config:
     named = os.environ.get(CONFIG_VARIABLE)
     if named is None and not os.path.exists(CONFIG_FILE):
         return Config()
-    return load_settings(Config, named or CONFIG_FILE)
+    return read_config(named or CONFIG_FILE)
+
+
+def read_config(path: str) -> Config:
+    """The configuration in a file.
+
+    Raises:
+        InputError: it cannot be read, or a section, key or value is wrong.
+    """
+    return load_settings(Config, path)
+
+
+if __name__ == "__main__":
+    sys.exit(check_file(read_config, CONFIG_FILE, sys.argv[1:]))

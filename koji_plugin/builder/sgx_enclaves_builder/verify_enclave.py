@@ -4,13 +4,12 @@
 The parent names the release's very bytes and the packages' digests, so that all
 subtasks work from the same. What is wrong with sources, vendor or packages is a
 verdict; only what keeps the machinery from working fails the task.
-
-The work on one enclave: get ours, get the vendor's, compare, upload, answer.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Optional
@@ -19,8 +18,9 @@ from sgx_enclaves.arguments import CHILD, CHILD_OPTIONS, argument, checked, name
 from sgx_enclaves.catalogue.reader import catalogue_from
 from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.errors import ArgumentError
-from sgx_enclaves.gate.collect import Answer, digest_of
-from sgx_enclaves.gate.origin import Origin, judge_origin
+from sgx_enclaves.files import read_file
+from sgx_enclaves.gate.collect import Answer, buildroot_doubt, digest_of
+from sgx_enclaves.gate.origin import Origin, judge_origin, packages_digest
 from sgx_enclaves.gate.subjects import (
     FileVerdict,
     overall,
@@ -28,154 +28,28 @@ from sgx_enclaves.gate.subjects import (
     vendor_subject,
     without_ours,
 )
+from sgx_enclaves.limits import MIB
+from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, parse_lock
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import note
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.verify import BuildOrigin, Request, Verified, verify_release
 
-from .outputs import (
+from .buildroot import KojiBuildroot
+from .config import Config
+from .provenance import take_unsigned
+from .task_base import X86_64, SgxTask, TaskLog, fetcher_of
+from .uploads import (
     REPORT,
-    Outputs,
+    Uploads,
     add_built,
     add_lock,
     add_signatures,
     add_toolchain,
     add_verdicts,
 )
-from .parent import X86_64, SgxTask, fetcher_of
-from .provenance import take_unsigned
-from .workshop import Workshop
 
-
-@dataclass
-class EnclaveJob:
-    """The work on one enclave.
-
-    Attributes:
-        workshop: where it is built.
-        catalogue: the release and those whose trees it is built in.
-        release: cut down to the enclave.
-        origin: of the build that the enclave was taken from; None if it was built.
-    """
-
-    workshop: Workshop
-    catalogue: Catalogue
-    release: Release
-    origin: Optional[Origin] = None
-
-    def __post_init__(self) -> None:
-        self.task = self.workshop.task
-        self.log = self.workshop.log
-        self.enclave = self.release.enclaves[0]
-        self._folder = Path(self.task.workdir)
-
-    def run(self, options: dict[str, Any]) -> Answer:
-        """Do it; options are those of the subtask, checked."""
-        unpinned = options.get("allow_unpinned", False)
-        config = self.workshop.config
-        request = Request(
-            self.catalogue,
-            self.release,
-            lock=self.workshop.lock(),
-            allow_unpinned=unpinned,
-            jobs=1,
-            make_timeout=config.make_timeout,
-        )
-        if "unsigned_build" in options:
-            origin = self._take(options["unsigned_build"])
-            request = replace(request, built=self._folder / "given", origin=origin)
-        # nothing that is kept outlives this task
-        store = StageStore(self._folder / "stages")
-        fetcher = fetcher_of(config, self.log)
-        verified = verify_release(
-            request, place=self.workshop, fetcher=fetcher, store=store, say=self.log
-        )
-        judged = self._judge(verified, options.get("rpms", []))
-        report = self._upload(verified, judged)
-        return self._answer(verified, judged, report, options.get("release_sha256"))
-
-    def _take(self, build: Any) -> BuildOrigin:
-        """The enclave out of a build, and what is to be said of it."""
-        given = self._folder / "given"
-        given.mkdir()
-        self.log(f"taking the unsigned enclave from {build}")
-        tree, _own = self.catalogue.build_of(self.release, self.enclave)
-        taken = take_unsigned(self.task, build, self.enclave, tree, given)
-        self.origin = judge_origin(taken.history, [tree], self.workshop.lock())
-        self.log(self.origin.says)
-        notes = [note("package-not-taken", problem) for problem in taken.problems]
-        objections = self.origin.objections
-        return BuildOrigin(self.origin.says, (*objections, *notes) if objections else ())
-
-    def _judge(self, verified: Verified, rpms: list[dict[str, str]]) -> list[FileVerdict]:
-        judged = [vendor_subject(verified.verdict.enclaves[0], verified.verdict.outcome)]
-        built = self._folder / "built"
-        built.mkdir()
-        ours = verified.built.files.get(self.enclave.name)
-        if ours is not None:
-            (built / unsigned_name(ours.file)).write_bytes(ours.unsigned)
-            (built / config_name(ours.file)).write_bytes(ours.config)
-        for rpm in rpms:
-            self.log(f"comparing with {rpm['name']}")
-            path = self.task.build_file(rpm["relative"], rpm["sha256"])
-            found = package_subjects(path, rpm["name"], self.release, self.enclave, built)
-            if ours is None:
-                # nothing was compared with it, for the reason that the vendor's file has
-                found = [without_ours(item, judged[0]) for item in found]
-            judged += found
-        return judged
-
-    def _upload(self, verified: Verified, judged: list[FileVerdict]) -> bytes:
-        outputs = Outputs(self.task, self._folder / "outputs")
-        enclave = self.enclave
-        ours = verified.built.files.get(enclave.name)
-        theirs = verified.signed.files.get(enclave.name)
-        if ours is not None:
-            add_built(outputs, ours)
-        if theirs is not None:
-            add_signatures(outputs, enclave.signed_file, theirs.data)
-            if enclave.may_ship:
-                outputs.add(enclave.signed_file, theirs.data, 0o755)
-        site = self.workshop.site
-        if site is not None:
-            add_toolchain(outputs, verified.toolchains)
-            add_lock(outputs, [item.locked for item in site.packages()], X86_64)
-        elif self.origin is not None:
-            add_lock(outputs, self.origin.buildroot, X86_64)
-        return add_verdicts(outputs, verified.verdict, judged)
-
-    def _claim(self, verified: Verified) -> str:
-        claim = verified.verdict.claim
-        return claim if self.origin is None else f"{claim}; of that build {self.origin.says}"
-
-    def _answer(
-        self,
-        verified: Verified,
-        judged: list[FileVerdict],
-        report: bytes,
-        release_sha256: Optional[str],
-    ) -> Answer:
-        enclave = self.enclave
-        ours = verified.built.files.get(enclave.name)
-        subjects = tuple(item.subject for item in judged)
-        outcome = overall(subjects)
-        digests: list[Optional[str]] = [r.digest() for r in verified.toolchains.values()]
-        if self.origin is not None:
-            digests.append(self.origin.toolchain_sha256)
-        return Answer(
-            enclave=enclave.name,
-            verdict=outcome.value,
-            reproducible=verified.verdict.reproducible,
-            claim=self._claim(verified),
-            subjects=subjects,
-            built_sha256=hashlib.sha256(ours.unsigned).hexdigest() if ours is not None else None,
-            config_sha256=hashlib.sha256(ours.config).hexdigest() if ours is not None else None,
-            toolchain_sha256=digest_of(digests),
-            release_sha256=release_sha256,
-            report=REPORT,
-            report_sha256=hashlib.sha256(report).hexdigest(),
-            task_id=self.task.id,
-        )
+_MAX_LOCK = 64 * MIB
 
 
 class SgxEnclaveTask(SgxTask):
@@ -206,7 +80,172 @@ class SgxEnclaveTask(SgxTask):
             )
             part = catalogue.release(release).only([enclave])
             tag = argument(build_tag, "build_tag", name_or_id)
-            with Workshop(self, config, log, part.name, tag, options["repo_id"]) as workshop:
-                answer = EnclaveJob(workshop, catalogue, part).run(options)
+            with KojiBuildroot(self, config, log, tag, options["repo_id"]) as buildroot:
+                answer = EnclaveVerification(
+                    self, config, log, options, buildroot, catalogue, part
+                ).run()
             log(f"{answer.verdict}: {answer.claim}")
             return answer.as_mapping()
+
+
+@dataclass
+class EnclaveVerification:
+    """The work of one task: get ours, get the vendor's, compare, upload, answer.
+
+    Attributes:
+        task: its handler.
+        options: of the task, checked.
+        buildroot: where the enclave is built.
+        catalogue: the release and those whose trees it is built in.
+        release: cut down to the enclave.
+        lock: the packages that the buildroot must have; None if they are not pinned.
+        lock_sha256: of the lock's text.
+        origin: of the build that the enclave was taken from; None if it was built.
+    """
+
+    task: SgxTask
+    config: Config
+    log: TaskLog
+    options: Mapping[str, Any]
+    buildroot: KojiBuildroot
+    catalogue: Catalogue
+    release: Release
+    lock: Optional[BuildrootLock] = None
+    lock_sha256: Optional[str] = None
+    origin: Optional[Origin] = None
+
+    def __post_init__(self) -> None:
+        self.enclave = self.release.enclaves[0]
+        self._folder = Path(self.task.workdir)
+
+    def run(self) -> Answer:
+        """Do it."""
+        self._read_lock()
+        request = Request(
+            self.catalogue,
+            self.release,
+            lock=self.lock,
+            allow_unpinned=self.options.get("allow_unpinned", False),
+            jobs=1,
+            make_timeout=self.config.make_timeout,
+        )
+        if "unsigned_build" in self.options:
+            origin = self._take(self.options["unsigned_build"])
+            request = replace(request, built=self._folder / "given", origin=origin)
+        verified = verify_release(
+            request,
+            place=self.buildroot,
+            fetcher=fetcher_of(self.config, self.log),
+            # nothing that is kept outlives this task
+            store=StageStore(self._folder / "stages"),
+            say=self.log,
+        )
+        verified = self._without_trust_in_the_buildroot(verified)
+        files = self._compare_packages(verified)
+        report = self._upload(verified, files)
+        return self._answer(verified, files, report)
+
+    def _read_lock(self) -> None:
+        """The release's lock: the hub's, or else this builder's."""
+        kept = self.task.session.getSgxLock(self.release.name)
+        text, where = b"", "the hub's lock"
+        if kept is not None:
+            text = kept["lock"].encode()
+        elif self.config.locks is not None:
+            path = self.config.locks / f"{self.release.name}.json"
+            if path.exists():
+                text, where = read_file(str(path), _MAX_LOCK), str(path)
+        if text:
+            self.lock = parse_lock(text, where)
+            self.lock_sha256 = hashlib.sha256(text).hexdigest()
+
+    def _take(self, build: Any) -> BuildOrigin:
+        """The enclave out of a build, and what is to be said of it."""
+        given = self._folder / "given"
+        given.mkdir()
+        self.log(f"taking the unsigned enclave from {build}")
+        tree, _own = self.catalogue.build_of(self.release, self.enclave)
+        taken = take_unsigned(self.task, build, self.enclave, tree, given)
+        self.origin = judge_origin(taken.history, [tree], self.lock)
+        self.log(self.origin.says)
+        notes = [note("package-not-taken", problem) for problem in taken.problems]
+        objections = self.origin.objections
+        return BuildOrigin(self.origin.says, (*objections, *notes) if objections else ())
+
+    def _without_trust_in_the_buildroot(self, verified: Verified) -> Verified:
+        """The same; not reproducible if anybody could fill the buildroot."""
+        allowed = self.options.get("tag_allowed", False)
+        doubt = buildroot_doubt(str(self.buildroot.build_tag), allowed, self.lock_sha256)
+        verdict = verified.verdict
+        if not verdict.reproducible or doubt is None:
+            return verified
+        weaker = replace(verdict, reproducible=False, claim=f"{verdict.claim}; {doubt}")
+        return replace(verified, verdict=weaker)
+
+    def _compare_packages(self, verified: Verified) -> list[FileVerdict]:
+        """The vendor's file, then every file of the build's packages."""
+        vendor = vendor_subject(verified.verdict.enclaves[0], verified.verdict.outcome)
+        files = [vendor]
+        built = self._folder / "built"
+        built.mkdir()
+        ours = verified.built.files.get(self.enclave.name)
+        if ours is not None:
+            (built / unsigned_name(ours.file)).write_bytes(ours.unsigned)
+            (built / config_name(ours.file)).write_bytes(ours.config)
+        for rpm in self.options.get("rpms", []):
+            self.log(f"comparing with {rpm['name']}")
+            path = self.task.build_file(rpm["relative"], rpm["sha256"])
+            found = package_subjects(path, rpm["name"], self.release, self.enclave, built)
+            if ours is None:
+                # nothing was compared with it, for the reason that the vendor's file has
+                found = [without_ours(item, vendor) for item in found]
+            files += found
+        return files
+
+    def _packages(self) -> Sequence[LockedPackage]:
+        """Of the buildroot, or of those that the given build was made in."""
+        if self.buildroot.made:
+            return [item.locked for item in self.buildroot.packages()]
+        return self.origin.buildroot if self.origin is not None else ()
+
+    def _upload(self, verified: Verified, files: Sequence[FileVerdict]) -> bytes:
+        uploads = Uploads(self.task, self._folder / "outputs")
+        enclave = self.enclave
+        ours = verified.built.files.get(enclave.name)
+        theirs = verified.signed.files.get(enclave.name)
+        if ours is not None:
+            add_built(uploads, ours)
+        if theirs is not None:
+            add_signatures(uploads, enclave.signed_file, theirs.data)
+            if enclave.may_ship:
+                uploads.add(enclave.signed_file, theirs.data, 0o755)
+        if self.buildroot.made:
+            add_toolchain(uploads, verified.toolchains)
+        if self.buildroot.made or self.origin is not None:
+            add_lock(uploads, self._packages(), X86_64)
+        return add_verdicts(uploads, verified.verdict, files)
+
+    def _answer(self, verified: Verified, files: Sequence[FileVerdict], report: bytes) -> Answer:
+        ours = verified.built.files.get(self.enclave.name)
+        subjects = tuple(item.subject for item in files)
+        claim = verified.verdict.claim
+        digests: list[Optional[str]] = [r.digest() for r in verified.toolchains.values()]
+        if self.origin is not None:
+            claim += f"; of that build {self.origin.says}"
+            digests.append(self.origin.toolchain_sha256)
+        return Answer(
+            enclave=self.enclave.name,
+            verdict=overall(subjects).value,
+            reproducible=verified.verdict.reproducible,
+            claim=claim,
+            task_id=self.task.id,
+            subjects=subjects,
+            built_sha256=hashlib.sha256(ours.unsigned).hexdigest() if ours is not None else None,
+            config_sha256=hashlib.sha256(ours.config).hexdigest() if ours is not None else None,
+            toolchain_sha256=digest_of(digests),
+            buildroot_sha256=packages_digest(self._packages()),
+            lock_sha256=self.lock_sha256,
+            release_sha256=self.options.get("release_sha256"),
+            report=REPORT,
+            report_sha256=hashlib.sha256(report).hexdigest(),
+        )

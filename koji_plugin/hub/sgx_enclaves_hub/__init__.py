@@ -17,24 +17,29 @@ from .config import load  # noqa: E402
 
 load()
 
-from .gate import gate_tagging, getSgxGateStatus, guard_import  # noqa: E402
+from .gate import auditSgxTag, gate_tagging, getSgxGateStatus, guard_import  # noqa: E402
 from .policy import SgxEnclavesPresentTest, SgxEnclavesVerifiedTest  # noqa: E402
 from .records import (  # noqa: E402
+    getSgxLock,
     getSgxVerification,
     listSgxVerifications,
     recordSgxVerification,
+    setSgxLock,
 )
 from .tasks import sgxEnclaves, verify_new_build  # noqa: E402
 
 __all__ = [
     "SgxEnclavesPresentTest",
     "SgxEnclavesVerifiedTest",
+    "auditSgxTag",
     "gate_tagging",
     "getSgxGateStatus",
+    "getSgxLock",
     "getSgxVerification",
     "guard_import",
     "listSgxVerifications",
     "recordSgxVerification",
+    "setSgxLock",
     "sgxEnclaves",
     "verify_new_build",
 ]

@@ -9,16 +9,18 @@ what is wrong. Run as a program it checks a file, before the hub is restarted wi
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Optional
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.gate.rule import INTEL, Rule, parse_rule
-from sgx_enclaves.settings import load_settings, setting, table, yes_or_no
+from sgx_enclaves.settings import check_file, load_settings, setting, table, yes_or_no
 
 CONFIG_FILE = "/etc/koji-hub/plugins/sgx_enclaves.conf"
 # For test hubs, which cannot write to /etc.
@@ -40,12 +42,17 @@ def _signers(found: Mapping[str, str]) -> Mapping[str, frozenset[str]]:
     return {name: frozenset(value.split()) for name, value in found.items()}
 
 
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(value.split())
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the configuration says.
 
     Attributes:
         channel: where verification tasks run; empty: Koji's channel policy says.
+        build_tags: globs of the tags in which a build can be reproducible without a lock.
         hook: whether new builds with signed enclaves are verified at once.
         build_tag: for those of targets that `targets` does not name; empty: none.
         targets: build target to the tag whose repo makes the buildroots.
@@ -55,12 +62,21 @@ class Settings:
     """
 
     channel: str = setting("tasks", "channel", "")
+    build_tags: tuple[str, ...] = setting("tasks", "build_tags", (), _words)
     hook: bool = setting("hook", "enabled", False, yes_or_no)
     build_tag: str = setting("hook", "build_tag", "")
     targets: Mapping[str, str] = table("hook targets")
     signers: Mapping[str, frozenset[str]] = table("signers", _signers)
     enforce: Mapping[str, str] = table("enforce")
     rules: tuple[tuple[str, Rule], ...] = ()
+
+    def rule_for(self, tag: str) -> Optional[Rule]:
+        """The rule of the first glob that fits a tag's name; None if none does."""
+        return next((rule for glob, rule in self.rules if fnmatch.fnmatchcase(tag, glob)), None)
+
+    def allows_build_tag(self, tag: str) -> bool:
+        """Whether a build in that tag can be reproducible without a lock."""
+        return any(fnmatch.fnmatchcase(tag, glob) for glob in self.build_tags)
 
 
 @functools.lru_cache(maxsize=1)
@@ -114,17 +130,5 @@ def read_settings(path: str) -> Settings:
     return replace(found, rules=tuple(rules))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Check a configuration file; 0 when it can be used."""
-    path = arguments[0] if arguments else CONFIG_FILE
-    try:
-        read_settings(path)
-    except SgxEnclavesError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{path}: good")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(check_file(read_settings, CONFIG_FILE, sys.argv[1:]))

@@ -2,52 +2,52 @@
 """The gate before tags: what even --force and massTag do not pass.
 
 A tag is gated when its own extra says so (`sgx_enclaves.enforce`; inherited marks
-do not count), or when the plugin's configuration does.
+do not count), or when the plugin's configuration does, by the name that the tag has or has
+had. All rules that are asked for must hold.
 """
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 import koji
 from koji.plugin import callback, export
 
-from sgx_enclaves.arguments import argument, name_or_id
+from sgx_enclaves.arguments import MAX_ID, argument, name_or_id, number
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.gate.decide import Decision, decide
 from sgx_enclaves.gate.inspect import inspect_build, may_hold_enclaves
 from sgx_enclaves.gate.rule import Rule, parse_mark
 
-from . import hub_api
+from . import hub_api, store
 from .config import settings
 from .hub_api import koji_errors
-from .store import build_files, newest
 
 MARK = "sgx_enclaves.enforce"
 _MOST_REASONS = 200
 
 
-def rule_of_tag(tag: Mapping[str, Any]) -> Optional[Rule]:
-    """What a tag asks of builds; None when it is not gated.
+def rules_of_tag(tag: Mapping[str, Any]) -> list[Rule]:
+    """What a tag asks of builds; nothing when it is not gated.
 
     Raises:
         RuleError: its mark cannot be read.
     """
-    for glob, rule in settings().rules:
-        if fnmatch.fnmatchcase(tag["name"], glob):
-            return rule
-    return parse_mark((tag.get("extra") or {}).get(MARK), settings().signers)
+    names = store.names_of_gated_tag(tag, settings().enforce)
+    asked = [settings().rule_for(name) for name in sorted(names)]
+    asked.append(parse_mark((tag.get("extra") or {}).get(MARK), settings().signers))
+    return [rule for rule in asked if rule is not None]
 
 
-def judge(build: Mapping[str, Any], rule: Rule) -> tuple[Decision, Optional[int]]:
+def judge(build: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Decision, Optional[int]]:
     """The decision on a build, and the id of the record that it rests on."""
-    found = newest(build["id"])
-    record = found.record if found is not None else None
-    facts = inspect_build(build_files(build), record)
-    decision = decide(facts, record, rule, hub_api.now())
-    return decision, found.id if found is not None and decision.present else None
+    stored = store.records_of(build["id"])
+    records = [item.record for item in stored]
+    facts = inspect_build(store.build_files(build), records)
+    decision = decide(facts, records, rules, hub_api.now())
+    number = next((item.id for item in stored if item.record is decision.record), None)
+    return decision, number
 
 
 @callback("preTag")
@@ -55,11 +55,12 @@ def gate_tagging(cbtype: str, *, tag: Any, build: Any, **_: Any) -> None:
     """Refuse to put a build into a gated tag without a record that suffices."""
     tag = hub_api.get_tag(tag["id"], strict=True)
     try:
-        rule = rule_of_tag(tag)
-        if rule is None:
+        rules = rules_of_tag(tag)
+        if not rules:
             return
+        hub_api.lock_build(build["id"])
         build = hub_api.get_build(build["id"], strict=True)
-        decision, _record = judge(build, rule)
+        decision, _record = judge(build, rules)
     except SgxEnclavesError as error:
         nvr = build.get("nvr") or build["name"]
         raise koji.TagError(
@@ -90,7 +91,9 @@ def guard_import(cbtype: str, *, type: str, **info: Any) -> None:
     build = info.get("build")
     if type != "rpm" or not build or not build.get("id"):
         return
-    tags = [tag["name"] for tag in tags_of(build["id"]) if rule_or_error(tag)]
+    # Whoever tags this build now is waited for, and seen.
+    hub_api.lock_build(build["id"])
+    tags = [tag["name"] for tag in tags_of(build["id"]) if is_gated(tag)]
     if tags and may_hold_enclaves(info["filepath"]):
         raise koji.ImportError(
             f"sgx_enclaves: {info['filepath']} holds SGX enclaves and may not be added to "
@@ -99,10 +102,10 @@ def guard_import(cbtype: str, *, type: str, **info: Any) -> None:
         )
 
 
-def rule_or_error(tag: Mapping[str, Any]) -> bool:
+def is_gated(tag: Mapping[str, Any]) -> bool:
     """Whether a tag is gated; one whose mark cannot be read is."""
     try:
-        return rule_of_tag(tag) is not None
+        return bool(rules_of_tag(tag))
     except SgxEnclavesError:
         return True
 
@@ -134,13 +137,53 @@ def getSgxGateStatus(build: Any, tag: Any) -> dict[str, Any]:
     hub_api.session().assertLogin()
     with koji_errors():
         binfo = hub_api.get_build(argument(build, "build", name_or_id), strict=True)
-        rule = rule_of_tag(hub_api.get_tag(argument(tag, "tag", name_or_id), strict=True))
-        decision, record = judge(binfo, rule or Rule())
+        rules = rules_of_tag(hub_api.get_tag(argument(tag, "tag", name_or_id), strict=True))
+        decision, record = judge(binfo, rules or [Rule()])
     return {
         "present": decision.present,
-        "enforced": rule is not None,
+        "enforced": bool(rules),
         "verified": decision.present and decision.allowed,
-        "allowed": decision.allowed or rule is None,
+        "allowed": decision.allowed or not rules,
         "reasons": list(decision.reasons[:_MOST_REASONS]),
         "record": record,
     }
+
+
+@export
+def auditSgxTag(tag: Any, after: int = 0, limit: int = 100) -> dict[str, Any]:
+    """Which builds that a tag shows, inherited ones too, hold enclaves without a fitting record?
+
+    Needs a login, because it reads the builds' packages. Asks for the tag's own rules, or
+    for the plain rule when it has none.
+
+    :param tag: name or id
+    :param after: id of the build after which to go on; builds are taken in the order of their ids
+    :param limit: how many builds to look at, at most 1000
+    :returns: a mapping: 'looked_at': number of builds; 'refused': a list of mappings with
+              'nvr', 'tag' (that the build is in), 'reasons' and 'record'; 'next': what `after`
+              must be to go on, or None at the end
+    """
+    hub_api.session().assertLogin()
+    with koji_errors():
+        argument(after, "after", number(0, MAX_ID))
+        argument(limit, "limit", number(1, 1000))
+        found = hub_api.get_tag(argument(tag, "tag", name_or_id), strict=True)
+        rules = rules_of_tag(found) or [Rule()]
+        shown = hub_api.readTaggedBuilds(found["id"], inherit=True)
+        builds = {build["build_id"]: build for build in shown if build["build_id"] > after}
+        chosen = sorted(builds)[:limit]
+        refused = []
+        for build_id in chosen:
+            binfo = hub_api.get_build(build_id, strict=True)
+            decision, record = judge(binfo, rules)
+            if not decision.allowed:
+                refused.append(
+                    {
+                        "nvr": binfo["nvr"],
+                        "tag": builds[build_id]["tag_name"],
+                        "reasons": list(decision.reasons[:_MOST_REASONS]),
+                        "record": record,
+                    }
+                )
+    more = chosen[-1] if len(chosen) < len(builds) else None
+    return {"looked_at": len(chosen), "refused": refused, "next": more}

@@ -19,8 +19,18 @@ from typing import Any, Optional
 import koji
 import koji.tasks
 from koji.context import context
-from kojihub import Host, Task, get_build, get_tag, list_rpms, make_task, policy_data_from_task
-from kojihub.db import InsertProcessor, QueryProcessor, Savepoint, currval
+from kojihub import (
+    Host,
+    Task,
+    get_build,
+    get_tag,
+    list_rpms,
+    make_task,
+    policy_data_from_task,
+    readTaggedBuilds,
+    repo_info,
+)
+from kojihub.db import InsertProcessor, QueryProcessor, Savepoint, _dml, currval
 
 from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
 
@@ -32,6 +42,8 @@ __all__ = [
     "get_tag",
     "list_rpms",
     "make_task",
+    "readTaggedBuilds",
+    "repo_info",
 ]
 
 OLDEST = (1, 33)
@@ -123,3 +135,37 @@ def query(table: str, columns: Mapping[str, str], **arguments: Any) -> Any:
             f"the hub's database has no table {table}: "
             "load 0001-sgx-verification.sql of the plugin sgx_enclaves_hub into it"
         ) from error
+
+
+def insert_new(table: str, values: Mapping[str, Any]) -> None:
+    """A new row, unless it is there already.
+
+    Args:
+        table: its name; never from outside.
+        values: column to value; the columns never from outside.
+    """
+    names = ", ".join(values)
+    places = ", ".join(f"%({name})s" for name in values)
+    _dml(f"INSERT INTO {table} ({names}) VALUES ({places}) ON CONFLICT DO NOTHING", dict(values))  # noqa: S608
+
+
+def lock_build(build_id: int) -> None:
+    """Lock a build's row until the transaction ends, against imports and tagging meanwhile."""
+    query(
+        "build",
+        {"id": "id"},
+        clauses=["id = %(build_id)s"],
+        values={"build_id": build_id},
+        opts={"rowlock": True},
+    )
+
+
+def finished_task(task_id: int) -> tuple[str, Any, list[dict[str, Any]]]:
+    """Method, result and subtasks of a task that has ended well.
+
+    Raises:
+        koji.GenericError: it has not.
+    """
+    task = Task(task_id)
+    info = task.getInfo(strict=True)
+    return info["method"], task.getResult(), task.getChildren()

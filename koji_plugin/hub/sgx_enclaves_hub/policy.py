@@ -50,11 +50,11 @@ class SgxEnclavesPresentTest(koji.policy.BaseSimpleTest):
     def run(self, data: dict[str, Any]) -> bool:
         """Read the build's packages."""
         with koji_errors():
-            return judge(_build_in(data), Rule())[0].present
+            return judge(_build_in(data), [Rule()])[0].present
 
 
 class SgxEnclavesVerifiedTest(koji.policy.BaseSimpleTest):
-    """sgx_enclaves_verified [RULE]: true if the build's newest record counts, and fits the rule.
+    """sgx_enclaves_verified [RULE]: true if a record of the build counts, and fits the rule.
 
     False for a build without signed enclaves: it has nothing to verify.
     """
@@ -70,5 +70,5 @@ class SgxEnclavesVerifiedTest(koji.policy.BaseSimpleTest):
     def run(self, data: dict[str, Any]) -> bool:
         """Compare the record with the build's packages."""
         with koji_errors():
-            decision = judge(_build_in(data), self.rule)[0]
+            decision = judge(_build_in(data), [self.rule])[0]
         return decision.present and decision.allowed

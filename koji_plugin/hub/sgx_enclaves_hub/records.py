@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""RPCs for records: written by the host that verified, read by all."""
+"""RPCs for records, written by the host that verified, and for locks; both are read by all."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Optional
 
@@ -10,6 +11,7 @@ import koji
 from koji.plugin import export, export_in
 
 from sgx_enclaves.arguments import (
+    CHILD,
     MAX_ID,
     PARENT,
     argument,
@@ -19,18 +21,32 @@ from sgx_enclaves.arguments import (
     number,
     optional,
     optional_text,
+    text,
     truth,
 )
 from sgx_enclaves.errors import RecordError
+from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.decide import mismatches
 from sgx_enclaves.gate.inspect import inspect_package
-from sgx_enclaves.gate.record import CATALOGUE, IDENTICAL, VERDICTS, Record, read_record, time_text
+from sgx_enclaves.gate.record import (
+    CATALOGUE,
+    IDENTICAL,
+    SCHEMA,
+    VERDICTS,
+    Record,
+    read_record,
+    time_text,
+)
+from sgx_enclaves.plain import parse_json
 
 from . import hub_api, store
 from .hub_api import koji_errors
 from .store import build_files
 from .tasks import complete_build
 
+LOCKER = "sgx-enclaves-lock"
+LOCK_FILE = "buildroot_lock.json"
+_MAX_LOCK = 16 << 20
 _MAX_ROWS = 1000
 _ORDERS = ("id", "build_id", "task_id", "release", "verdict", "create_ts", "nvr")
 _QUERY = {
@@ -76,7 +92,11 @@ def _require_own(
     """Compare a record with the task that writes it."""
     release = request["release"]
     from_url = release is not None and "://" in release
+    options = request.get("opts") or {}
     wanted = {
+        "schema": SCHEMA,
+        "build_tag": request["build_tag"],
+        "partial": "enclaves" in options,
         "task_id": task_id,
         "build_id": build["id"],
         "nvr": build["nvr"],
@@ -92,6 +112,11 @@ def _require_own(
                 expected=repr(expected),
                 found=repr(found),
             )
+    if record.reproducible and record.lock_sha256 is None and not options.get("tag_allowed"):
+        raise RecordError(
+            "the record is called reproducible, but its buildroot was anybody's",
+            expected="a lock, or a build tag that [tasks] build_tags of the hub allows",
+        )
 
 
 def _require_true(record: Record, build: Mapping[str, Any]) -> None:
@@ -119,18 +144,27 @@ def _require_true(record: Record, build: Mapping[str, Any]) -> None:
 
 @export
 def getSgxVerification(build: Any, strict: bool = False) -> Optional[dict[str, Any]]:
-    """The newest verification record of a build.
+    """The verification record of a build that counts: the newest that decided something.
+
+    A verification that proved nothing hides no earlier one.
 
     :param build: NVR or id
     :param strict: raise when there is none
-    :returns: the record with its id, or None
+    :returns: the record with its id, or None; 'outdated' says why it is not of the build
+              as it is now (its packages were replaced, it was deleted), or is None
     """
     with koji_errors():
         binfo = hub_api.get_build(argument(build, "build", name_or_id), strict=True)
-        found = store.newest(binfo["id"])
-    if found is None and strict:
+        stored = store.records_of(binfo["id"])
+        packages = store.packages_of([binfo["id"]]).get(binfo["id"])
+        states = [store.outdated(item.packages, packages, binfo["state"]) for item in stored]
+    if not stored and strict:
         raise koji.GenericError(f"{binfo['nvr']} has no verification record")
-    return None if found is None else found.as_mapping()
+    if not stored:
+        return None
+    # one that is of the build as it is now, if there is one
+    best = next((n for n, state in enumerate(states) if state is None), 0)
+    return {**stored[best].as_mapping(), "outdated": states[best]}
 
 
 @export
@@ -142,7 +176,7 @@ def listSgxVerifications(
     verdict: Optional[str] = None,
     queryOpts: Optional[dict[str, Any]] = None,
 ) -> Any:
-    """Verification records, the newest first, each with its enclaves.
+    """Verification records, the newest first, each with its enclaves and 'outdated'.
 
     :param build: NVR or id
     :param mrenclave: of one of the enclaves, hexadecimal
@@ -175,3 +209,63 @@ def _query_options(given: Any) -> dict[str, Any]:
     if options.pop("countOnly", False):
         return {"countOnly": True, **checked(options, {}, "queryOpts")}
     return {"order": "-id", "limit": 100, "offset": 0, **options}
+
+
+@export
+def getSgxLock(release: str) -> Optional[dict[str, Any]]:
+    """The lock of a release: the packages that its buildroots must have.
+
+    :param release: its name
+    :returns: a mapping with 'id', 'release', 'sha256', 'task_id', 'create_ts' and 'lock', which is
+              text in the format of mock's buildroot_lock plugin; None when there is none
+    """
+    with koji_errors():
+        return store.newest_lock(argument(release, "release", text))
+
+
+@export
+def setSgxLock(task_id: int) -> dict[str, Any]:
+    """Pin the buildroot that a verification was made in, for its release, from now on.
+
+    Needs the permission sgx-enclaves-lock. The task must have ended with the verdict
+    identical, and all its subtasks must have had the same packages.
+
+    :param task_id: of a verification
+    :returns: the new lock, see getSgxLock
+    """
+    session = hub_api.session()
+    session.assertPerm(LOCKER)
+    with koji_errors():
+        argument(task_id, "task_id", number(1, MAX_ID))
+        method, result, children = hub_api.finished_task(task_id)
+        if method != PARENT or result["verdict"] != IDENTICAL:
+            raise koji.GenericError(f"task {task_id} is no verification that proved anything")
+        texts = {c["id"]: _lock_of(c["id"]) for c in children if c["method"] == CHILD}
+        packages = {json.dumps(_packages(data, f"task {n}")) for n, data in texts.items()}
+        if len(packages) != 1:
+            raise RecordError(
+                f"the subtasks of task {task_id} were not made in one and the same buildroot",
+                found=f"{len(packages)} different ones",
+                hint="verify again, and name a repo by --repo-id",
+            )
+        store.put_lock(result["release"], next(iter(texts.values())), task_id, session.user_id)
+        made = store.newest_lock(result["release"])
+    assert made is not None  # noqa: S101  (it was made right here)
+    return made
+
+
+def _lock_of(task_id: int) -> str:
+    """The lock in a subtask's output."""
+    path = f"{koji.pathinfo.task(task_id)}/{LOCK_FILE}"
+    return read_file(path, _MAX_LOCK).decode("utf-8", "replace")
+
+
+def _packages(lock: str, file: str) -> list[Any]:
+    parsed = parse_json(lock, file=file, error=RecordError, most=_MAX_LOCK)
+    try:
+        packages = sorted(parsed["buildroot"]["rpms"], key=json.dumps)
+    except (KeyError, TypeError):
+        packages = []
+    if not packages:
+        raise RecordError("the lock names no packages", file=file)
+    return packages

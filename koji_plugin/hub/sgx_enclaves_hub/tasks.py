@@ -77,6 +77,8 @@ def sgxEnclaves(
                 "Name a release, a build, or both: there is nothing to verify"
             )
         opts = checked(opts, OPTIONS)
+        if "repo_id" in opts:
+            _require_repo(opts["repo_id"], tag)
         if "unsigned_build" in opts:
             unsigned = complete_build(opts["unsigned_build"], "unsigned_build")
             opts["unsigned_build"] = lasting_name(unsigned)
@@ -103,10 +105,23 @@ def start(
         raise koji.GenericError(
             f"tag {tag['name']} has no architectures, so it has no repo: name a build tag"
         )
+    if settings().allows_build_tag(tag["name"]):
+        opts["tag_allowed"] = True
     channel = channel or settings().channel
     if channel:
         options["channel"] = channel
     return int(hub_api.make_task(PARENT, [release, tag["name"], build, opts], **options))
+
+
+def _require_repo(repo_id: int, tag: Mapping[str, Any]) -> None:
+    """Refuse a repository that is not the tag's, or is gone."""
+    repo = hub_api.repo_info(repo_id, strict=True)
+    state = koji.REPO_STATES[repo["state"]]
+    if repo["tag_id"] != tag["id"] or state not in ("READY", "EXPIRED"):
+        raise koji.GenericError(
+            f"repo {repo_id} is of tag {repo['tag_name']} and {state}: "
+            f"name a repo of tag {tag['name']} that is there"
+        )
 
 
 def complete_build(build: Any, name: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 -- SPDX-License-Identifier: GPL-2.0-or-later
 -- Tables of the hub plugin sgx_enclaves_hub. Run once, as the owner of Koji's database:
 --     psql -v ON_ERROR_STOP=1 koji koji < 0001-sgx-verification.sql
--- Running it again changes nothing. Load it before the plugin is switched on.
+-- Running it again changes nothing. Load it before the plugin is switched on, and again with each
+-- new version of the plugin.
 --
 -- A record is written once and never changed: triggers refuse UPDATE, DELETE and
 -- TRUNCATE. Somebody who may change the schema can drop them; their absence shows.
@@ -38,6 +39,30 @@ CREATE INDEX IF NOT EXISTS sgx_verification_enclave_of ON sgx_verification_encla
 CREATE INDEX IF NOT EXISTS sgx_verification_enclave_mr ON sgx_verification_enclave (mrenclave);
 CREATE INDEX IF NOT EXISTS sgx_verification_enclave_name ON sgx_verification_enclave (name);
 
+-- Digest of the names and checksums that the build's packages had in the database then.
+ALTER TABLE sgx_verification ADD COLUMN IF NOT EXISTS packages TEXT;
+
+-- The names that gated tags ([enforce] of the configuration) have had: a tag that is renamed
+-- stays gated, and so does a tag that takes another's name.
+CREATE TABLE IF NOT EXISTS sgx_gated_tag (
+    tag_id INTEGER NOT NULL REFERENCES tag (id),
+    name   TEXT NOT NULL,
+    PRIMARY KEY (tag_id, name)
+);
+
+-- Locks: the packages that a release's buildroots must have. The newest of a release counts.
+CREATE TABLE IF NOT EXISTS sgx_lock (
+    id          SERIAL PRIMARY KEY,
+    release     TEXT NOT NULL,
+    sha256      TEXT NOT NULL,
+    task_id     INTEGER NOT NULL REFERENCES task (id),
+    user_id     INTEGER NOT NULL REFERENCES users (id),
+    create_time TIMESTAMPTZ NOT NULL DEFAULT NOW(),
+    -- In the format of mock's buildroot_lock plugin.
+    lock        TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS sgx_lock_release ON sgx_lock (release, id);
+
 CREATE OR REPLACE FUNCTION sgx_verification_is_final() RETURNS trigger AS $$
 BEGIN
     RAISE EXCEPTION 'verification records are never changed: % on % is refused',
@@ -54,8 +79,14 @@ CREATE TRIGGER sgx_verification_enclave_final
     BEFORE UPDATE OR DELETE OR TRUNCATE ON sgx_verification_enclave
     FOR EACH STATEMENT EXECUTE PROCEDURE sgx_verification_is_final();
 
+DROP TRIGGER IF EXISTS sgx_lock_final ON sgx_lock;
+CREATE TRIGGER sgx_lock_final
+    BEFORE UPDATE OR DELETE OR TRUNCATE ON sgx_lock
+    FOR EACH STATEMENT EXECUTE PROCEDURE sgx_verification_is_final();
+
 INSERT INTO permissions (name, description)
-    VALUES ('sgx-enclaves', 'Start verifications of SGX enclaves')
+    VALUES ('sgx-enclaves', 'Start verifications of SGX enclaves'),
+           ('sgx-enclaves-lock', 'Pin the buildroots of verifications')
     ON CONFLICT DO NOTHING;
 
 COMMIT;

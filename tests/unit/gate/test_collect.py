@@ -13,6 +13,7 @@ from sgx_enclaves.errors import RecordError
 from sgx_enclaves.gate.collect import (
     Answer,
     Circumstances,
+    buildroot_doubt,
     combine,
     failed,
     read_answer,
@@ -27,7 +28,7 @@ from sgx_enclaves.report.templated import combined_html, combined_text
 RELEASE = "cd" * 32
 FILE = "ef" * 32
 PACKAGE = "x-1-1.x86_64.rpm"
-AROUND = Circumstances(RELEASE, 7, 41, "12" * 32)
+AROUND = Circumstances(RELEASE, 7, 41, "12" * 32, "demo-build", 4)
 
 
 def subject(
@@ -62,6 +63,8 @@ def answer(name: str = "pce", *subjects: Subject, **more: Any) -> Answer:
         "built_sha256": "ad" * 32,
         "config_sha256": "ae" * 32,
         "toolchain_sha256": "af" * 32,
+        "buildroot_sha256": "bb" * 32,
+        "lock_sha256": "bc" * 32,
         "release_sha256": RELEASE,
         "report": "report.json",
         "report_sha256": "ba" * 32,
@@ -117,6 +120,8 @@ def test_all_identical_is_identical_and_recorded() -> None:
     read = read_record({**record.as_mapping()})
     assert [enclave.name for enclave in read.enclaves] == ["pce", "ide"]
     assert read.toolchain_sha256 == "af" * 32
+    assert (read.build_tag, read.repo_id, read.partial) == ("demo-build", 4, False)
+    assert (read.buildroot_sha256, read.lock_sha256) == ("bb" * 32, "bc" * 32)
     assert read.rpms[0].content_sha256 == "1b" * 32
 
 
@@ -204,7 +209,7 @@ def test_the_row_is_of_the_file_that_speaks_most_against_it() -> None:
 
 def test_the_report_has_every_answer() -> None:
     combined = combine("demo", "x-1-1", [answer("pce"), failed("ide", 51, "died\n")], [package()])
-    report = json.loads(report_text(combined, 41))
+    report = json.loads(report_text(combined, 41, "demo-build", 4))
     assert [entry["enclave"] for entry in report["answers"]] == ["pce", "ide"]
     assert report["enclaves"][1]["cause"] == "died\\x0a"
     assert report["outcome"] == "unverifiable"
@@ -222,3 +227,26 @@ def test_people_are_told_the_same() -> None:
     assert '<h1 class="differs">x-1-1: differs</h1>' in page
     assert "&lt;b&gt;byte 5" in page
     assert "<b>" not in page
+
+
+def test_one_lock_must_pin_all_buildroots() -> None:
+    both = [answer("pce"), answer("ide", lock_sha256=None)]
+    combined = combine("demo", "x-1-1", both, [package("pce", "ide")])
+    assert combined.lock_sha256 is None
+    assert combined.buildroot_sha256 == "bb" * 32
+    assert combine("demo", None, [answer("pce")]).lock_sha256 == "bc" * 32
+    assert combine("demo", None, []).lock_sha256 is None
+    other = combine("demo", None, [answer("pce"), answer("ide", buildroot_sha256="00" * 32)])
+    assert other.buildroot_sha256 not in (None, "bb" * 32, "00" * 32)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "lock", "trusted"),
+    [(True, None, True), (False, "bc" * 32, True), (False, None, False)],
+)
+def test_a_buildroot_that_anybody_may_fill(
+    allowed: bool, lock: Optional[str], trusted: bool
+) -> None:
+    doubt = buildroot_doubt("mine", allowed, lock)
+    assert (doubt is None) is trusted
+    assert trusted or "its tag mine is not among" in str(doubt)

@@ -11,7 +11,7 @@ import pytest
 
 from sgx_enclaves.gate.decide import Decision, decide, mismatches, plain
 from sgx_enclaves.gate.inspect import CopyFacts, PackageFacts, RpmDigests, SignedFile
-from sgx_enclaves.gate.record import read_record
+from sgx_enclaves.gate.record import Record, read_record
 from sgx_enclaves.gate.rule import Rule, parse_rule
 from tests.support.records import PATH, RPM, A, B, C, D, enclave, package, record
 
@@ -24,7 +24,9 @@ RPMS = [package(), package(name=DOC, file_sha256=C, content_sha256=D)]
 
 def decision(*packages: PackageFacts, rule: Optional[Rule] = None, **changes: Any) -> Decision:
     kept = read_record(record(**{"rpms": RPMS, **changes}))
-    return decide(packages or (GOOD, PLAIN), kept, rule or Rule(), NOW)
+    found = decide(packages or (GOOD, PLAIN), [kept], [rule or Rule()], NOW)
+    assert found.record in (kept, None)
+    return replace(found, record=None)
 
 
 def test_a_build_that_was_verified_passes() -> None:
@@ -33,13 +35,13 @@ def test_a_build_that_was_verified_passes() -> None:
 
 @pytest.mark.parametrize("packages", [(), (PLAIN,)])
 def test_a_build_without_enclaves_passes(packages: tuple[PackageFacts, ...]) -> None:
-    assert decide(packages, None, Rule(), NOW) == Decision(False, True, ())
+    assert decide(packages, [], [Rule()], NOW) == Decision(False, True, ())
     kept = read_record(record(verdict="differs"))
-    assert decide(packages, kept, Rule(), NOW) == Decision(False, True, ())
+    assert decide(packages, [kept], [Rule()], NOW) == Decision(False, True, ())
 
 
 def test_a_build_without_a_record_does_not() -> None:
-    found = decide((GOOD, PLAIN), None, Rule(), NOW)
+    found = decide((GOOD, PLAIN), [], [Rule()], NOW)
     assert (found.present, found.allowed) == (True, False)
     (reason,) = found.reasons
     assert f"{RPM} holds signed enclaves that were never verified: {PATH}" in reason
@@ -48,8 +50,8 @@ def test_a_build_without_a_record_does_not() -> None:
 @pytest.mark.parametrize("kept", [True, False])
 def test_what_cannot_be_read_does_not(kept: bool) -> None:
     lost = PackageFacts(RPM, None, problem="cannot be read")
-    one = read_record(record(rpms=RPMS)) if kept else None
-    found = decide((lost, PLAIN), one, Rule(), NOW)
+    known = [read_record(record(rpms=RPMS))] if kept else []
+    found = decide((lost, PLAIN), known, [Rule()], NOW)
     assert found.present
     assert not found.allowed
     assert f"nobody can say what is in {RPM}: cannot be read" in found.reasons
@@ -96,8 +98,7 @@ def test_a_signed_copy_of_the_same_content_passes() -> None:
 def test_another_verdict_does_not(verdict: str) -> None:
     found = decision(verdict=verdict)
     assert found.reasons == (
-        f"its newest verification, by task 8 against release sgx-1, ended with the "
-        f"verdict {verdict}",
+        f"its verification by task 8, against release sgx-1, ended with the verdict {verdict}",
     )
     assert not found.allowed
 
@@ -120,7 +121,54 @@ def test_a_record_with_another_verdict_may_leave_enclaves_out() -> None:
 def test_reasons_are_plain_lines() -> None:
     hostile = "/usr/\x1b[2J\n\u202e" + "x" * 5000
     found = decide(
-        (replace(GOOD, signed=(SignedFile(hostile, D),), provides=("\udcff",)),), None, Rule(), NOW
+        (replace(GOOD, signed=(SignedFile(hostile, D),), provides=("\udcff",)),), [], [Rule()], NOW
     )
     assert all(reason.isprintable() and len(reason) < 3000 for reason in found.reasons)
     assert plain(["a\nb\x00"]) == ("a\\x0ab\\x00",)
+
+
+def kept(number: int, verdict: str = "identical", **changes: Any) -> Record:
+    values = {"rpms": RPMS, "task_id": number, "verdict": verdict, **changes}
+    if verdict == "unverifiable":
+        values["enclaves"] = []
+    return read_record(record(**values))
+
+
+OTHER_BYTES = [package(file_sha256=B), RPMS[1]]
+
+
+@pytest.mark.parametrize(
+    ("records", "allowed", "decided_by"),
+    [
+        ([kept(1)], True, 1),
+        # what proved nothing hides nothing
+        ([kept(2, "unverifiable"), kept(1)], True, 1),
+        ([kept(2, "unverifiable", partial=True), kept(1)], True, 1),
+        ([kept(2, "unverifiable"), kept(1, "differs")], False, 1),
+        ([kept(3, "unverifiable"), kept(2, "differs"), kept(1)], False, 2),
+        # a difference shuts the gate, until a newer verification finds none
+        ([kept(2, "differs"), kept(1)], False, 2),
+        ([kept(2), kept(1, "differs")], True, 2),
+        # one of other bytes says nothing of these
+        ([kept(2, "differs", rpms=OTHER_BYTES), kept(1)], True, 1),
+        ([kept(2, rpms=OTHER_BYTES), kept(1)], True, 1),
+        ([kept(2, rpms=OTHER_BYTES), kept(1, "differs")], False, 1),
+        # one that a rule refuses hides no older one, and no difference
+        ([kept(2, reproducible=False), kept(1)], True, 1),
+        ([kept(2, reproducible=False), kept(1, "differs")], False, 1),
+        ([kept(2, origin="https://x"), kept(1, reproducible=False)], False, 2),
+        ([kept(2, "unverifiable"), kept(1, "unverifiable")], False, 2),
+    ],
+)
+def test_which_record_decides(records: list[Record], allowed: bool, decided_by: int) -> None:
+    found = decide((GOOD, PLAIN), records, [Rule()], NOW)
+    assert (found.allowed, found.record and found.record.task_id) == (allowed, decided_by)
+    assert bool(found.reasons) is not allowed
+
+
+def test_all_rules_must_hold() -> None:
+    rules = [parse_rule(["max_age=90d"]), parse_rule(["release=other-*"])]
+    found = decide((GOOD, PLAIN), [kept(1)], rules, NOW)
+    assert found.reasons == ("it was verified against release sgx-1, not other-*",)
+    assert decide((GOOD, PLAIN), [kept(1)], rules[:1], NOW).allowed
+    assert not decide((GOOD, PLAIN), [kept(1)], rules[::-1], NOW).allowed

@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
@@ -50,7 +50,7 @@ class Shelf:
         return str(path)
 
     def facts(
-        self, files: Sequence[RpmFile], of: Optional[Record] = None, **changes: Any
+        self, files: Sequence[RpmFile], of: Sequence[Record] = (), **changes: Any
     ) -> PackageFacts:
         return inspect_package(BuildFile(NAME, self.put(files, **changes)), of)
 
@@ -183,7 +183,7 @@ def test_bytes_that_a_record_knows_are_not_unpacked_again(
     path = shelf.put(FILES)
     known = verified(path)
     monkeypatch.setattr(inspect_module, "read_payload", None)
-    facts = inspect_package(BuildFile(NAME, path), known)
+    facts = inspect_package(BuildFile(NAME, path), [known])
     assert facts.signed == (SignedFile(PATH, DIGEST),)
     with pytest.raises(TypeError):
         inspect_package(BuildFile(NAME, path))
@@ -191,21 +191,21 @@ def test_bytes_that_a_record_knows_are_not_unpacked_again(
 
 def test_other_bytes_are_unpacked_whatever_a_record_says(shelf: Shelf) -> None:
     known = verified(shelf.put(FILES))
-    facts = shelf.facts([RpmFile(PATH, signed_enclave(code=b"\xc3").signed)], known)
+    facts = shelf.facts([RpmFile(PATH, signed_enclave(code=b"\xc3").signed)], [known])
     assert facts.signed[0].sha256 != DIGEST
 
 
 def test_an_enclave_that_a_record_leaves_out_is_found(shelf: Shelf) -> None:
     files = [*FILES, RpmFile(ENCLAVE_FOLDER + "libsgx_x.so", SIGNED)]
     path = shelf.put(files)
-    facts = inspect_package(BuildFile(NAME, path), verified(path))
+    facts = inspect_package(BuildFile(NAME, path), [verified(path)])
     assert len(facts.signed) == 2
 
 
 def test_what_a_record_does_not_name_is_judged_by_its_bytes(shelf: Shelf) -> None:
     files = [*FILES, RpmFile(ENCLAVE_FOLDER + "libsgx_x.so", BUILT)]
     path = shelf.put(files)
-    facts = inspect_package(BuildFile(NAME, path), verified(path))
+    facts = inspect_package(BuildFile(NAME, path), [verified(path)])
     assert facts.signed == (SignedFile(PATH, DIGEST),)
 
 
@@ -215,7 +215,7 @@ def test_a_package_signed_anew_is_unpacked_again(
     known = verified(shelf.put(FILES))
     monkeypatch.setattr(inspect_module, "read_payload", None)
     with pytest.raises(TypeError):
-        shelf.facts(FILES, known, signature={1002: b"signature"})
+        shelf.facts(FILES, [known], signature={1002: b"signature"})
 
 
 def test_signed_copies(shelf: Shelf) -> None:

@@ -21,6 +21,9 @@ def test_a_good_record_comes_back_as_it_was() -> None:
     read = read_record(record())
     mapping = read.as_mapping()
     assert mapping.pop("enclaves") == [{**enclave(), "cause": None}]
+    # a record of schema 1, as older hubs have kept it
+    new = ("build_tag", "repo_id", "buildroot_sha256", "lock_sha256", "partial")
+    assert [mapping.pop(name) for name in new] == [None, None, None, None, False]
     assert mapping == {k: v for k, v in record().items() if k != "enclaves"}
     assert record_from_json(read.as_json()) == read
     assert read.package(RPM) == read.rpms[0]
@@ -55,7 +58,13 @@ def test_not_all_enclaves_need_be_bad(verdict: str) -> None:
 
 
 WRONG: list[tuple[Place, Any]] = [
-    (("schema",), 2),
+    (("schema",), 3),
+    (("build_tag",), ""),
+    (("repo_id",), 0),
+    (("repo_id",), 1.0),
+    (("lock_sha256",), "x"),
+    (("buildroot_sha256",), 1),
+    (("partial",), None),
     (("schema",), True),
     (("schema",), "1"),
     (("release",), ""),

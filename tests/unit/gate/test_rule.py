@@ -12,7 +12,7 @@ from sgx_enclaves.errors import RuleError
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.gate.rule import Rule, parse_mark, parse_rule
 from tests.support.intel import INTEL_PCE, INTEL_QE
-from tests.support.records import B, enclave, record
+from tests.support.records import A, B, enclave, record
 
 NOW = datetime.datetime(2026, 11, 26, tzinfo=datetime.timezone.utc)
 SIGNERS = {"demo": [B], "both": [B, INTEL_PCE]}
@@ -36,11 +36,11 @@ def objections(words: str, **changes: Any) -> str:
         ("max_age=999999d", {"verified_at": None}, "too old"),
         ("release=sgx-*", {}, ""),
         ("release=sgx-1", {}, ""),
-        ("release=sgx", {}, "against release sgx-1, not against sgx"),
-        ("release=SGX-*", {}, "not against SGX-*"),
-        ("", {"origin": "https://x/y.toml"}, "came from https://x/y.toml, not from catalogue"),
+        ("release=sgx", {}, "against release sgx-1, not sgx"),
+        ("release=SGX-*", {}, "not SGX-*"),
+        ("", {"origin": "https://x/y.toml"}, "is from https://x/y.toml, not catalogue"),
         ("origin=https://x/*", {"origin": "https://x/y.toml"}, ""),
-        ("origin=https://x/*", {}, "came from catalogue"),
+        ("origin=https://x/*", {}, "is from catalogue"),
         ("origin=*", {}, ""),
         ("signer=demo", {}, ""),
         (f"signer={B}", {}, ""),
@@ -58,6 +58,16 @@ def objections(words: str, **changes: Any) -> str:
             "/b of x-1-1.x86_64.rpm is signed by",
         ),
         ("reproducible=yes", {}, ""),
+        ("build_tag=f42-*", {"build_tag": "f42-build"}, ""),
+        ("build_tag=f42-*", {"build_tag": "mine"}, "it was built in tag mine, not f42-*"),
+        ("build_tag=*", {}, ""),
+        ("build_tag=f42-*", {}, "it was built in tag None"),
+        ("locked=yes", {"lock_sha256": B}, ""),
+        ("locked=yes", {}, "pinned by no lock"),
+        ("locked=no", {}, ""),
+        (f"lock={B}", {"lock_sha256": B}, ""),
+        (f"lock={B}", {"lock_sha256": A}, f"pinned by lock {A}, not {B}"),
+        (f"lock={B}", {}, "pinned by lock None"),
         ("reproducible=no", {"reproducible": False}, ""),
         ("reproducible=yes", {"reproducible": False}, "designated toolchain"),
         ("", {"reproducible": False}, "designated toolchain"),

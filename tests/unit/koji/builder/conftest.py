@@ -62,6 +62,6 @@ def world(
     made.configure()
     made.describe()
     monkeypatch.setattr(
-        "sgx_enclaves_builder.parent.SgxEnclavesTask.getRepo", lambda _self, _tag: {"id": 4}
+        "sgx_enclaves_builder.verify_build.SgxEnclavesTask.getRepo", lambda _self, _tag: {"id": 4}
     )
     return made

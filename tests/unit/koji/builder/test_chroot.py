@@ -9,20 +9,20 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 from sgx_enclaves_builder.buildroot import (
-    Chroot,
-    KojiPlace,
-    KojiSite,
-    Shutters,
-    children_end_within,
-    descendants,
-    find_shutters,
+    BuildrootTree,
+    Isolation,
+    KojiBuildroot,
     has_routes,
     how_ended,
+    probe_isolation,
 )
+from sgx_enclaves_builder.config import Config
+from sgx_enclaves_builder.mock import Chroot, children_end_within, descendants
 
 from sgx_enclaves.errors import BuildError, InputError, LimitError
 from sgx_enclaves.release.installed import InstalledPackage
@@ -30,7 +30,7 @@ from sgx_enclaves.release.place import Command
 from tests.unit.koji.builder.buildroots import FakeBuildRoot
 
 PATH = {"PATH": "/usr/bin:/bin"}
-OPEN = Shutters((), True, ())
+OPEN = Isolation((), True, ())
 
 
 @pytest.fixture
@@ -43,14 +43,25 @@ def chroot(broot: FakeBuildRoot) -> Chroot:
     return Chroot(broot)
 
 
-def place_in(chroot: Chroot, tmp_path: Path, shutters: Shutters = OPEN) -> KojiPlace:
-    return KojiPlace(chroot, shutters, "first-demo", str(tmp_path / "place" / "tree"))
+def place_in(chroot: Chroot, tmp_path: Path, isolation: Isolation = OPEN) -> BuildrootTree:
+    return BuildrootTree(chroot, isolation, "first-demo", str(tmp_path / "place" / "tree"))
 
 
-def run(place: KojiPlace, log: Path, *argv: str, timeout: float = 30) -> tuple[object, str]:
+def run(place: BuildrootTree, log: Path, *argv: str, timeout: float = 30) -> tuple[object, str]:
     place.path.mkdir(exist_ok=True)
     ended = place.run(Command(list(argv), place.root, PATH, 0o027, timeout), log)
     return ended, log.read_text() if log.exists() else ""
+
+
+def buildroot_of(chroot: Chroot, said: list[str]) -> KojiBuildroot:
+    """A task's buildroot that mock has made already."""
+    session, options = SimpleNamespace(), SimpleNamespace(topurl=None)
+    task: Any = SimpleNamespace(session=session, options=options)
+    log: Any = said.append
+    buildroot = KojiBuildroot(task, Config(), log, "demo-build", 4)
+    buildroot._broot = SimpleNamespace(id=1)
+    buildroot._make = lambda: chroot  # type: ignore[method-assign]
+    return buildroot
 
 
 def test_commands_answer_one_by_one(chroot: Chroot) -> None:
@@ -187,7 +198,7 @@ def test_links_on_the_way_are_those_of_the_buildroot(
     (root / "usr" / "src").mkdir(parents=True)
     (root / "src").symlink_to("/usr/src")
     monkeypatch.setattr(broot, "rootdir", lambda: str(root))
-    place = KojiPlace(Chroot(broot), OPEN, "x", "/src/a/tree")
+    place = BuildrootTree(Chroot(broot), OPEN, "x", "/src/a/tree")
     assert place.path == root / "usr" / "src" / "a" / "tree"
     assert not (tmp_path / "usr").exists()
 
@@ -242,8 +253,9 @@ def test_what_the_buildroot_cannot_do_is_told(
     monkeypatch.setattr("sgx_enclaves_builder.buildroot._UNSHARE", ("absent-unshare",))
     monkeypatch.setattr("sgx_enclaves_builder.buildroot._ROUTES", ("echo", "Iface\neth0 0 x"))
     said: list[str] = []
-    site = KojiSite(chroot, said.append)
-    assert site.shutters.network
+    buildroot = buildroot_of(chroot, said)
+    (answer,) = buildroot.ask([["true"]], 10)
+    assert answer.status == 0
     assert any("no processes of their own" in line for line in said)
     assert "warning: steps can reach a network in this buildroot" in said
 
@@ -253,7 +265,7 @@ def test_routes_that_cannot_be_seen_count_as_a_network(
 ) -> None:
     monkeypatch.setattr("sgx_enclaves_builder.buildroot._UNSHARE", ("env",))
     monkeypatch.setattr("sgx_enclaves_builder.buildroot._ROUTES", ("false",))
-    assert find_shutters(chroot).network
+    assert probe_isolation(chroot).network
 
 
 @pytest.mark.parametrize(
@@ -304,9 +316,14 @@ def test_packages_are_asked_once_and_from_outside(
     (root / "var/lib/rpm").mkdir(parents=True)
     monkeypatch.setattr(broot, "rootdir", lambda: str(root))
     monkeypatch.setattr("sgx_enclaves_builder.buildroot.installed_packages", packages)
-    site = KojiSite(Chroot(broot), lambda _text: None, {"x-1-1.noarch": "https://k.example/x"})
-    site.packages()
-    site.packages()
+    monkeypatch.setattr(
+        "sgx_enclaves_builder.buildroot.component_urls",
+        lambda *_arguments: {"x-1-1.noarch": "https://k.example/x"},
+    )
+    buildroot = buildroot_of(Chroot(broot), [])
+    buildroot.open(root, "/builddir/tree")
+    # what a step does to them afterwards is not asked for
+    buildroot.packages()
     assert asked == [({"x-1-1.noarch": "https://k.example/x"}, str(root / "var/lib/rpm"))]
 
 

@@ -10,15 +10,15 @@ import sys
 import types
 from pathlib import Path
 from typing import Any
+from xmlrpc.client import Fault
 
 import koji
 import koji.plugin
 import koji.tasks
 import pytest
 from koji.daemon import TaskManager
-from sgx_enclaves_builder.kojid_api import koji_errors
-from sgx_enclaves_builder.parent import TaskLog
 from sgx_enclaves_builder.provenance import component_urls
+from sgx_enclaves_builder.task_base import TaskLog, despite_deadlocks, koji_errors
 
 from sgx_enclaves.errors import FetchError
 from tests.unit.koji.builder.hub import Hub, Session
@@ -27,7 +27,13 @@ from tests.unit.koji.builder.world import PCE, World
 FOLDER = Path(__file__).parents[4] / "koji_plugin" / "builder"
 
 
-def test_kojid_loads_the_folder_and_registers_two_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+def forget_plugin() -> None:
+    """As a new kojid begins."""
+    for name in [name for name in sys.modules if name.startswith("_koji_plugin__sgx_enclaves")]:
+        del sys.modules[name]
+
+
+def test_kojid_loads_the_folder_and_registers_two_tasks() -> None:
     tracker = koji.plugin.PluginTracker(path=[str(FOLDER)])
     plugin = tracker.load("sgx_enclaves_builder")
     manager = types.SimpleNamespace(handlers={}, logger=None)
@@ -38,8 +44,19 @@ def test_kojid_loads_the_folder_and_registers_two_tasks(monkeypatch: pytest.Monk
         "sgxEnclave": "SgxEnclaveTask",
         "sgxEnclaves": "SgxEnclavesTask",
     }
-    for name in [name for name in sys.modules if name.startswith("_koji_plugin__sgx_enclaves")]:
-        monkeypatch.delitem(sys.modules, name)
+    forget_plugin()
+
+
+def test_a_wrong_configuration_keeps_kojid_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.conf"
+    path.write_text("[build]\nmake_timeot = 1\n")
+    monkeypatch.setenv("SGX_ENCLAVES_BUILDER_CONFIG", str(path))
+    forget_plugin()
+    with pytest.raises(koji.GenericError, match="unknown keys: make_timeot"):
+        koji.plugin.PluginTracker(path=[str(FOLDER)]).load("sgx_enclaves_builder")
+    forget_plugin()
 
 
 def test_policies_can_see_the_parameters() -> None:
@@ -120,6 +137,47 @@ def test_a_full_disk_leaves_as_koji_s_with_the_next_step() -> None:
         koji_errors(),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x")
+
+
+def test_what_a_killed_kojid_left_behind_is_not_said_to_be_the_disk() -> None:
+    with pytest.raises(koji.GenericError, match=r"vanished: /x; .*killed kojid"), koji_errors():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/x")
+
+
+DEADLOCK = "<class 'psycopg2.errors.DeadlockDetected'>: deadlock detected"
+
+
+@pytest.mark.parametrize("error", [koji.GenericError(DEADLOCK), Fault(1, DEADLOCK)])
+def test_a_deadlock_in_the_hub_s_database_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    answers: list[Any] = [error, error, 7]
+
+    def call(number: int) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer + number
+
+    assert despite_deadlocks(call, 1) == 8
+    assert len(waited) == 2
+
+
+def test_another_error_and_an_endless_deadlock_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    calls: list[str] = []
+
+    def call(text: str) -> None:
+        calls.append(text)
+        raise koji.GenericError(text)
+
+    for text, count in (("no such task", 1), (DEADLOCK, 6)):
+        calls.clear()
+        with pytest.raises(koji.GenericError, match=r"no such task|deadlock"):
+            despite_deadlocks(call, text)
+        assert len(calls) == count
 
 
 def test_a_mistake_of_ours_is_not_hidden() -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 import koji
 import pytest
+from sgx_enclaves_builder import buildroot
 
 from demo import vendor as demo_vendor
 from demo.release import ENCLAVE_LIST, release_toml
+from sgx_enclaves.gate.origin import packages_digest
 from sgx_enclaves.gate.record import read_record
+from sgx_enclaves.release.installed import InstalledPackage, LockedPackage
 from tests.support.keys import foreign_key
 from tests.unit.koji.builder.buildroots import FakeBuildRoot, no_buildroot
 from tests.unit.koji.builder.world import PCE, World, sha256
@@ -142,6 +145,7 @@ def test_a_build_that_is_asked_for_in_part_is_not_identical(world: World) -> Non
     result = world.verify("demo", "demo-build", build["nvr"], OPTIONS)
     assert result["verdict"] == "unverifiable"
     assert "libsgx_id_enclave.signed.so" in result["claim"]
+    assert world.hub.records[0]["partial"] is True
 
 
 def test_a_damaged_package_is_unverifiable_and_has_no_record(world: World) -> None:
@@ -211,20 +215,77 @@ def test_another_toolchain_is_refused(world: World) -> None:
     assert "expected gcc 1.2.3" in result["claim"]
 
 
-def test_a_buildroot_that_is_not_the_pinned_one_is_refused(world: World) -> None:
-    locks = world.folder / "locks"
-    locks.mkdir()
-    package = dict.fromkeys(("name", "arch", "version", "release", "sigmd5", "license", "url"), "x")
-    lock = {
-        "version": "1.1.0",
-        "buildroot": {"rpms": [{**package, "epoch": None, "signature": None}]},
-        "config": {},
-    }
-    (locks / "demo.json").write_text(json.dumps(lock))
-    world.configure(catalogue={"locks": locks})
+PACKAGE: dict[str, Any] = dict.fromkeys(
+    ("name", "arch", "version", "release", "sigmd5", "license", "url"), "x"
+)
+
+
+def lock_of(*packages: dict[str, Any]) -> str:
+    rpms = [{**package, "epoch": None, "signature": None} for package in packages]
+    return json.dumps({"version": "1.1.0", "buildroot": {"rpms": rpms}, "config": {}})
+
+
+@pytest.fixture
+def one_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The buildroot, which is this machine, as one that has one package."""
+    words = {**PACKAGE, "epoch": None, "signature": None}
+    installed = InstalledPackage(LockedPackage(**words), None)
+    monkeypatch.setattr(buildroot, "installed_packages", lambda **_more: (installed,))
+
+
+def keep_lock(world: World, where: str, lock: str) -> None:
+    """On the hub, or in a directory of the builder."""
+    if where == "hub":
+        world.hub.answers["getSgxLock"] = {"lock": lock, "sha256": sha256(lock.encode())}
+    else:
+        locks = world.folder / "locks"
+        locks.mkdir()
+        (locks / "demo.json").write_text(lock)
+        world.configure(catalogue={"locks": locks})
+
+
+@pytest.mark.parametrize("where", ["hub", "builder"])
+def test_a_buildroot_that_is_not_the_pinned_one_is_refused(world: World, where: str) -> None:
+    keep_lock(world, where, lock_of({**PACKAGE, "name": "another"}))
     result = world.verify("demo", "demo-build", None, OPTIONS)
     assert result["verdict"] == "unverifiable"
     assert "the buildroot is not the pinned one" in result["claim"]
+
+
+def test_the_hub_s_lock_counts_more_than_a_builder_s(world: World, one_package: None) -> None:
+    keep_lock(world, "builder", lock_of({**PACKAGE, "name": "another"}))
+    keep_lock(world, "hub", lock_of(PACKAGE))
+    assert world.verify("demo", "demo-build", None, OPTIONS)["verdict"] == "identical"
+
+
+def test_who_may_fill_the_build_tag_does_not_make_a_verdict_reproducible(world: World) -> None:
+    """With a program of his own in it he could make any output."""
+    world.tag_allowed = False
+    build = world.signed_build()
+    result = world.verify("demo", "demo-build", build["nvr"])
+    assert (result["verdict"], result["reproducible"]) == ("identical", False)
+    why = "not the reproducible verdict: no lock pins the buildroot's packages"
+    assert why in result["claim"]
+    record = world.hub.records[0]
+    assert (record["reproducible"], record["lock_sha256"]) == (False, None)
+    assert (record["build_tag"], record["repo_id"]) == ("demo-build", 4)
+    report = json.loads(world.hub.output(100)["sgx-enclaves-report.json"])
+    assert (report["build_tag"], report["repo_id"]) == ("demo-build", 4)
+    child = json.loads(world.hub.output(world.child())["sgx-enclaves-report.json"])
+    assert child["reproducible"] is False
+    assert why in child["claim"]
+
+
+def test_a_lock_makes_it_so_in_any_tag(world: World, one_package: None) -> None:
+    world.tag_allowed = False
+    keep_lock(world, "hub", lock_of(PACKAGE))
+    build = world.signed_build()
+    result = world.verify("demo", "demo-build", build["nvr"])
+    assert (result["verdict"], result["reproducible"]) == ("identical", True)
+    record = world.hub.records[0]
+    assert record["lock_sha256"] == sha256(lock_of(PACKAGE).encode())
+    package = LockedPackage(**PACKAGE, epoch=None, signature=None)
+    assert record["buildroot_sha256"] == packages_digest([package])
 
 
 @pytest.mark.parametrize("ships", [True, False])
@@ -330,3 +391,28 @@ def test_a_build_that_is_not_complete_is_not_verified(world: World) -> None:
     build["state"] = koji.BUILD_STATES["BUILDING"]
     result = world.verify("demo", "demo-build", build["nvr"])
     assert "is not complete" in result["faultString"]
+
+
+def test_a_verdict_is_not_lost_with_the_hub_s_plugin(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_arguments: Any) -> Any:
+        raise koji.GenericError("Invalid method: host.recordSgxVerification")
+
+    monkeypatch.setattr("tests.unit.koji.builder.hub.HostCalls.recordSgxVerification", gone)
+    build = world.signed_build()
+    result = world.verify("demo", "demo-build", build["nvr"])
+    assert (result["verdict"], result["record"]) == ("identical", None)
+    assert b"no record is kept" in world.hub.output(100)["sgx-enclaves.log"]
+
+
+def test_a_record_that_the_hub_refuses_fails_the_task(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: Any) -> Any:
+        raise koji.GenericError("the record is not of the packages")
+
+    monkeypatch.setattr("tests.unit.koji.builder.hub.HostCalls.recordSgxVerification", refuse)
+    build = world.signed_build()
+    result = world.verify("demo", "demo-build", build["nvr"])
+    assert "not of the packages" in result["faultString"]

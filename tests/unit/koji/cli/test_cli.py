@@ -265,7 +265,7 @@ def test_the_list_asks_for_what_was_named(plugin: Any, capsys: pytest.CaptureFix
     assert (asked["tag"], asked["verdict"], asked["build"]) == ("t", "identical", None)
     assert asked["queryOpts"] == {"limit": 2}
     row = capsys.readouterr().out.splitlines()[1].split()
-    assert row == ["3", "x-1-1", "identical", "demo-1", "2025-11-25", "00:00", "pce"]
+    assert row == ["3", "x-1-1", "identical", "demo-1", "yes", "2025-11-25", "00:00", "pce"]
 
 
 def test_an_empty_list_says_so(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,3 +308,79 @@ def test_help_explains_itself(plugin: Any, capsys: pytest.CaptureFixture[str]) -
     assert "permission sgx-enclaves" in out
     assert "exit status: 0 identical, 1 differs" in out
     assert "exit status: 0 allowed, 1 denied" in out
+
+
+def audited(*pages: dict[str, Any]) -> RecordingSession:
+    left = list(pages)
+    return RecordingSession({"auditSgxTag": lambda _tag, _after: left.pop(0)})
+
+
+REFUSED = {"nvr": "x-1-1", "tag": "parent", "reasons": ["never verified: /a\x1b"], "record": None}
+
+
+def test_an_audit_goes_through_all_builds_of_a_tag(
+    plugin: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = audited(
+        {"looked_at": 100, "refused": [REFUSED], "next": 120},
+        {"looked_at": 5, "refused": [], "next": None},
+    )
+    assert run(plugin, session, "audit", "f42") == 1
+    assert session.asked("auditSgxTag") == [(("f42", 0), {}), (("f42", 120), {})]
+    out = capsys.readouterr().out
+    assert out.splitlines() == [
+        "x-1-1 (in tag parent)",
+        "  - never verified: /a\\x1b",
+        "1 of 105 builds that tag f42 shows have no fitting record",
+    ]
+
+
+def test_an_audit_without_a_find_is_a_success_for_cron(
+    plugin: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = {"looked_at": 3, "refused": [], "next": None}
+    assert run(plugin, audited(page), "audit", "17", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"tag": 17, "looked_at": 3, "refused": []}
+    assert run(plugin, RecordingSession({}), "audit", "f42") == 2
+
+
+def test_a_buildroot_is_pinned(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = {"id": 1, "release": "sgx-1", "sha256": "ab" * 32, "task_id": 41, "lock": "{}"}
+    session = RecordingSession({"setSgxLock": lock})
+    assert run(plugin, session, "lock", "41") == 0
+    assert session.asked("setSgxLock") == [((41,), {})]
+    assert f"release sgx-1 is built from now on in the buildroot of task 41: lock {'ab' * 32}" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(("text", "asked"), [("7", 7), ("x-1-1", "x-1-1"), ("٣", "٣")])
+def test_an_id_is_asked_for_as_a_number(plugin: Any, text: str, asked: Any) -> None:
+    session = RecordingSession(
+        {"getSgxVerification": result(), "getSgxGateStatus": {"allowed": True}}
+    )
+    run(plugin, session, "show", text)
+    assert session.asked("getSgxVerification") == [((asked,), {})]
+    run(plugin, session, "gate-status", text, text)
+    assert session.asked("getSgxGateStatus") == [((asked, asked), {})]
+
+
+def test_a_record_that_is_of_other_packages_says_so(
+    plugin: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = {**result(), "outdated": "the build's packages are not the ones that were verified"}
+    session = RecordingSession({"getSgxVerification": old, "listSgxVerifications": [old, result()]})
+    assert run(plugin, session, "show", "x-1-1") == 0
+    assert "OUTDATED: the build's packages are not the ones" in capsys.readouterr().out
+    assert run(plugin, session, "list") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[4] for row in rows] == ["CURRENT", "no", "yes"]
+
+
+def test_a_record_says_where_it_was_built(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    more = {"build_tag": "b", "repo_id": 4, "buildroot_sha256": "c" * 64, "lock_sha256": None}
+    session = RecordingSession({"getSgxVerification": {**result(), **more, "partial": True}})
+    run(plugin, session, "show", "x-1-1")
+    out = capsys.readouterr().out
+    for words in ("tag b, repo 4", f"buildroot   {'c' * 64}", "lock        -", "PARTIAL: "):
+        assert words in out

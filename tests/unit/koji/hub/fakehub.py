@@ -58,6 +58,9 @@ class FakeHub:
         rows: table to its rows.
         queries: the keyword arguments of other queries.
         answers: table to what such a query gives.
+        locked: table and values of each row that was locked.
+        tagged: tag id to the builds that are in it; all tags inherit them.
+        repos: id to tag and state.
     """
 
     logged_in: bool = True
@@ -75,7 +78,13 @@ class FakeHub:
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     queries: list[dict[str, Any]] = field(default_factory=list)
     answers: dict[str, Any] = field(default_factory=dict)
+    results: dict[int, Any] = field(default_factory=dict)
+    children: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
+    user_id = 55
+    locked: list[tuple[Any, ...]] = field(default_factory=list)
+    tagged: dict[int, list[int]] = field(default_factory=dict)
+    repos: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     # --- what tests prepare
 
@@ -108,6 +117,7 @@ class FakeHub:
         """A binary package of a build; its path."""
         name = name or build["name"]
         rpm = {"name": name, "version": "1.0", "release": "1", "arch": "x86_64"}
+        rpm["payloadhash"] = f"{len(self.packages[build['id']]):032x}"
         self.packages[build["id"]].append(rpm)
         path = Path(self.build_folder(build)) / self.package_path(rpm)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,13 +131,18 @@ class FakeHub:
         return tag
 
     def open_task(
-        self, build: Any, release: Optional[str] = None, method: str = "sgxEnclaves"
+        self,
+        build: Any,
+        release: Optional[str] = None,
+        method: str = "sgxEnclaves",
+        opts: Optional[dict[str, Any]] = None,
+        number: int = TASK,
     ) -> int:
         """A verification task that the calling host runs."""
-        self.requests[TASK] = (method, [release, "b", build])
-        self.owners[TASK] = HOST
+        self.requests[number] = (method, [release, "b", build, *([opts] if opts else [])])
+        self.owners[number] = HOST
         self.host = HOST
-        return TASK
+        return number
 
     def record(self, build: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
         """A record, as a builder sends it, that is true of a build with one enclave a package."""
@@ -143,7 +158,17 @@ class FakeHub:
                 records.enclave(rpm=name, path=PATH, signed_sha256=records.sha256(SIGNED))
             )
         made = records.record(
-            nvr=build["nvr"], build_id=build["id"], task_id=TASK, rpms=rpms, enclaves=enclaves
+            schema=2,
+            nvr=build["nvr"],
+            build_id=build["id"],
+            task_id=TASK,
+            rpms=rpms,
+            enclaves=enclaves,
+            build_tag="b",
+            repo_id=4,
+            buildroot_sha256=records.A,
+            lock_sha256=records.B,
+            partial=False,
         )
         del made["verified_at"]
         return {**made, **changes}
@@ -201,12 +226,21 @@ class FakeHub:
             if self.owners.get(number) != host:
                 raise koji.ActionNotAllowed(f"host {host} does not own task {number}")
 
-        def get_info(strict: bool, request: bool) -> dict[str, Any]:
+        def get_info(strict: bool, request: bool = False) -> dict[str, Any]:
             assert strict
-            assert request
             return dict(zip(("method", "request"), self.requests[number]))
 
-        return types.SimpleNamespace(assertHost=assert_host, getInfo=get_info)
+        def get_result() -> Any:
+            if number not in self.results:
+                raise koji.GenericError(f"Task {number} is not finished")
+            return self.results[number]
+
+        return types.SimpleNamespace(
+            assertHost=assert_host,
+            getInfo=get_info,
+            getResult=get_result,
+            getChildren=lambda: self.children.get(number, []),
+        )
 
     def policy_data_from_task(self, task_id: int) -> dict[str, Any]:
         return {"target": self.targets.get(task_id)}
@@ -221,15 +255,60 @@ class FakeHub:
     def _found(self, tables: Sequence[str], **arguments: Any) -> Any:
         (table,) = tables
         values, options = arguments.get("values", {}), arguments.get("opts", {})
-        if table == "task":
-            return [{"id": number} for number in self.unfinished]
-        if options == {"order": "-id", "limit": 1} and len(values) == 1:
+        if options.get("rowlock"):
+            self.locked.append((table, *values.values()))
+            return []
+        if table in ("task", "tag", "rpminfo", "sgx_gated_tag"):
+            return getattr(self, f"_{table}_rows")(values)
+        if options.get("order") == "-id" and len(values) == 1:
             ((key, value),) = values.items()
-            assert arguments["clauses"] == [f"{key} = %({key})s"]
-            found = [row for row in self.rows.get(table, []) if row[key] == value]
-            return found[-1:]
+            assert arguments["clauses"][0] == f"{key} = %({key})s"
+            decided = len(arguments["clauses"]) == 2
+            found = [
+                {"packages": None, **row}
+                for row in self.rows.get(table, [])
+                if row[key] == value and not (decided and row.get("verdict") == "unverifiable")
+            ]
+            return found[: -options["limit"] - 1 : -1]
         self.queries.append({"table": table, **arguments})
         return self.answers.get(table, [])
+
+    def _task_rows(self, _values: Any) -> list[dict[str, Any]]:
+        return [{"id": number} for number in self.unfinished]
+
+    def _tag_rows(self, _values: Any) -> list[dict[str, Any]]:
+        return [{"id": tag["id"], "name": tag["name"]} for tag in self.tags.values()]
+
+    def _sgx_gated_tag_rows(self, _values: Any) -> list[dict[str, Any]]:
+        return self.rows.get("sgx_gated_tag", [])
+
+    def _rpminfo_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [
+            {"build_id": build, **rpm}
+            for build, packages in self.packages.items()
+            if build in values["builds"]
+            for rpm in packages
+        ]
+
+    def _dml(self, operation: str, values: Mapping[str, Any]) -> None:
+        assert "ON CONFLICT DO NOTHING" in operation
+        table = operation.split()[2]
+        if dict(values) not in self.rows.get(table, []):
+            self.rows.setdefault(table, []).append(dict(values))
+
+    def readTaggedBuilds(self, tag: int, inherit: bool = False) -> list[dict[str, Any]]:
+        assert inherit
+        return [
+            {"build_id": build, "tag_name": self.tags[where]["name"]}
+            for where, builds in self.tagged.items()
+            for build in builds
+        ]
+
+    def repo_info(self, repo_id: int, strict: bool = False) -> dict[str, Any]:
+        assert strict
+        if repo_id not in self.repos:
+            raise koji.GenericError(f"No such entry in table repo: {repo_id}")
+        return {"id": repo_id, "tag_name": "x", **self.repos[repo_id]}
 
     def InsertProcessor(self, table: str, data: Mapping[str, Any]) -> Any:
         rows = self.rows.setdefault(table, [])

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from sgx_enclaves_hub import config
-from sgx_enclaves_hub.config import Settings, read_settings, settings
+from sgx_enclaves_hub.config import CONFIG_FILE, Settings, read_settings, settings
 
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.gate.rule import Rule
+from sgx_enclaves.settings import check_file
 from tests.support.records import A, B
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -116,22 +116,23 @@ def test_a_file_can_be_checked_before_it_is_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "x.conf"
-    assert config.main([str(path)]) == 1
+    assert check_file(read_settings, CONFIG_FILE, [str(path)]) == 1
     assert "there is no such file" in capsys.readouterr().err
     path.write_text("[hook]\nenable = yes\n")
-    assert config.main([str(path)]) == 1
+    assert check_file(read_settings, CONFIG_FILE, [str(path)]) == 1
     assert "unknown keys: enable" in capsys.readouterr().err
     path.write_text("[hook]\nenabled = no\n")
-    assert config.main([str(path)]) == 0
+    assert check_file(read_settings, CONFIG_FILE, [str(path)]) == 0
     assert capsys.readouterr().out == f"{path}: good\n"
 
 
-def test_it_can_be_checked_without_koji(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("half", "section"), [("hub", "[tasks]"), ("builder", "[build]")])
+def test_it_can_be_checked_without_koji(tmp_path: Path, half: str, section: str) -> None:
     path = tmp_path / "x.conf"
-    path.write_text("[tasks]\n")
+    path.write_text(f"{section}\n")
     code = "import sys; sys.modules['koji'] = None; import runpy; sys.argv[1:] = sys.argv[2:];"
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    program = ROOT / "koji_plugin/hub/sgx_enclaves_hub/config.py"
+    program = ROOT / f"koji_plugin/{half}/sgx_enclaves_{half}/config.py"
     done = subprocess.run(
         [sys.executable, "-c", code.replace("sys.argv[0]", repr(str(program))), "-", str(path)],
         capture_output=True,

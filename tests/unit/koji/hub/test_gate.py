@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ import sgx_enclaves_hub
 from sgx_enclaves_hub import (
     SgxEnclavesPresentTest,
     SgxEnclavesVerifiedTest,
+    auditSgxTag,
     gate_tagging,
     getSgxGateStatus,
     guard_import,
     recordSgxVerification,
+    store,
 )
 from sgx_enclaves_hub.gate import refusal
 
@@ -39,6 +43,16 @@ def _ready(hub: FakeHub) -> FakeHub:
 def verify(hub: FakeHub, **changes: Any) -> None:
     hub.open_task("x-1.0-1")
     recordSgxVerification(TASK, hub.record(hub.builds[7], **changes))
+
+
+def verify_again(hub: FakeHub, **changes: Any) -> None:
+    """Another verification of the same build, by another task."""
+    number = TASK + len(hub.rows["sgx_verification"])
+    hub.open_task("x-1.0-1", number=number)
+    record = hub.record(hub.builds[7], task_id=number, **changes)
+    if changes.get("verdict", "identical") != "identical":
+        record["reproducible"] = False
+    recordSgxVerification(number, record)
 
 
 def tag(hub: FakeHub, build: int = 7, number: int = 4) -> str:
@@ -80,7 +94,7 @@ def test_a_tag_without_a_mark_is_open(ready: FakeHub, extra: Any) -> None:
     [
         (True, ""),
         ("release=sgx-*", ""),
-        ("release=other", "not against other"),
+        ("release=other", "not other"),
         (f"signer={A}", "who is not asked for"),
         ("signer=demo", ""),
         ("ture", "a word that cannot be read: 'ture'"),
@@ -102,11 +116,119 @@ def test_the_configuration_overrules_the_tag(ready: FakeHub, conf: Path, mark: A
     conf.write_text("[enforce]\ngat* = release=other\n*ed =\n")
     verify(ready)
     ready.tags[4]["extra"] = {MARK: mark}
-    assert "not against other" in tag(ready)
+    assert "not other" in tag(ready)
     ready.add_tag(5, "signed", extra={})
     assert tag(ready, number=5) == ""
     ready.add_tag(6, "open", extra={})
     assert tag(ready, number=6) == ""
+
+
+def test_a_tag_s_own_mark_holds_besides_the_configuration(ready: FakeHub, conf: Path) -> None:
+    conf.write_text("[enforce]\ngated = release=sgx-*\n")
+    verify(ready)
+    for mark, reason in ((None, ""), ("release=other", "not other"), ("ture", "cannot be read")):
+        ready.tags[4]["extra"] = {MARK: mark}
+        words = tag(ready)
+        assert reason in words
+        assert bool(words) == bool(reason)
+
+
+def test_a_gated_tag_stays_gated_under_another_name(ready: FakeHub, conf: Path) -> None:
+    """Renamed, or with its name swapped with another tag's, before it was ever asked for."""
+    conf.write_text("[enforce]\nf42* =\n")
+    ready.tags.clear()
+    ready.add_tag(4, "f42-updates")
+    ready.add_tag(5, "open")
+    assert tag(ready, number=5) == ""
+    ready.tags[4]["name"], ready.tags[5]["name"] = "open", "f42-updates"
+    assert "never verified" in tag(ready, number=4)
+    assert "never verified" in tag(ready, number=5)
+    ready.tags[4]["name"] = "anything"
+    assert "never verified" in tag(ready, number=4)
+    assert getSgxGateStatus(7, 4)["enforced"]
+    verify(ready)
+    assert tag(ready, number=4) == ""
+
+
+def test_all_rules_of_all_its_names_hold(ready: FakeHub, conf: Path) -> None:
+    conf.write_text("[enforce]\nstrict = release=other\nweak = release=sgx-*\n")
+    ready.tags.clear()
+    ready.add_tag(4, "strict")
+    verify(ready)
+    assert "not other" in tag(ready)
+    ready.tags[4]["name"] = "weak"
+    assert "not other" in tag(ready)
+
+
+@pytest.mark.parametrize(
+    ("glob", "name", "fits"),
+    [
+        ("f42*", "f42-x", True),
+        ("f4?-x", "f42-x", True),
+        ("f[0-9]2*", "f42", True),
+        ("a_b", "axb", False),
+        ("a%", "ab", False),
+        ("a%", "a%", True),
+    ],
+)
+def test_the_database_is_asked_for_at_least_what_fits(glob: str, name: str, fits: bool) -> None:
+    pattern = store._like(glob)
+    as_regex = re.sub(
+        r"\\(.)|(.)",
+        lambda m: re.escape(m[1]) if m[1] else {"%": ".*", "_": "."}.get(m[2], re.escape(m[2])),
+        pattern,
+    )
+    assert bool(re.fullmatch(as_regex, name)) >= fits
+    assert fnmatch.fnmatchcase(name, glob) == fits
+
+
+def test_the_build_is_locked_while_it_is_looked_at(ready: FakeHub) -> None:
+    """So that nothing is imported into it between the look and the tagging."""
+    tag(ready)
+    assert ready.locked == [("build", 7)]
+    ready.locked.clear()
+    ready.tags[4]["extra"] = {}
+    tag(ready)
+    assert ready.locked == []
+
+
+def test_a_verification_that_proved_nothing_shuts_no_gate(ready: FakeHub) -> None:
+    verify(ready)
+    verify_again(ready, verdict="unverifiable")
+    assert tag(ready) == ""
+    assert getSgxGateStatus(7, 4)["record"] == 1
+    verify_again(ready, verdict="differs")
+    assert "ended with the verdict differs" in tag(ready)
+    assert getSgxGateStatus(7, 4)["record"] == 3
+    verify_again(ready)
+    assert tag(ready) == ""
+
+
+def test_an_audit_finds_what_a_tag_shows_without_a_record(ready: FakeHub) -> None:
+    """Inherited builds too, of which no gate was ever asked."""
+    for number, name in ((8, "plain"), (9, "other")):
+        ready.add_build(number, name)
+    ready.add_package(ready.builds[8], PLAIN_FILES, ())
+    ready.add_package(ready.builds[9])
+    ready.add_tag(5, "parent")
+    ready.tagged = {4: [7, 8], 5: [9]}
+    found = auditSgxTag("gated")
+    assert (found["looked_at"], found["next"]) == (3, None)
+    assert [(item["nvr"], item["tag"]) for item in found["refused"]] == [
+        ("x-1.0-1", "gated"),
+        ("other-1.0-1", "parent"),
+    ]
+    assert "never verified" in found["refused"][0]["reasons"][0]
+    verify(ready)
+    assert [item["nvr"] for item in auditSgxTag(4)["refused"]] == ["other-1.0-1"]
+    first = auditSgxTag(4, 0, 2)
+    assert (first["looked_at"], first["next"], first["refused"]) == (2, 8, [])
+    assert auditSgxTag(4, first["next"], 2)["refused"][0]["nvr"] == "other-1.0-1"
+    with pytest.raises(koji.GenericError, match="Invalid value for limit"):
+        auditSgxTag(4, 0, 0)
+    ready.logged_in = False
+    with pytest.raises(koji.AuthError):
+        auditSgxTag(4)
 
 
 def test_a_build_without_enclaves_passes_without_any_record(ready: FakeHub) -> None:

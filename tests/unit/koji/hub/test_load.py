@@ -27,8 +27,8 @@ STUBS = """
 import sys, types
 for name, parts in {
     "kojihub": ("Host", "Task", "get_build", "get_tag", "list_rpms", "make_task",
-                "policy_data_from_task"),
-    "kojihub.db": ("InsertProcessor", "QueryProcessor", "Savepoint", "currval"),
+                "policy_data_from_task", "readTaggedBuilds", "repo_info"),
+    "kojihub.db": ("InsertProcessor", "QueryProcessor", "Savepoint", "_dml", "currval"),
 }.items():
     module = types.ModuleType(name)
     for part in parts:
@@ -86,10 +86,13 @@ print(json.dumps(found))
 
 def test_the_calls(offered: dict[str, Any]) -> None:
     assert sorted(offered["calls"]) == [
+        "auditSgxTag",
         "getSgxGateStatus",
+        "getSgxLock",
         "getSgxVerification",
         "host.recordSgxVerification",
         "listSgxVerifications",
+        "setSgxLock",
         "sgxEnclaves",
     ]
     assert all(offered["docs"])

@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import koji
 import pytest
-from sgx_enclaves_hub import getSgxVerification, listSgxVerifications, recordSgxVerification
+from sgx_enclaves_hub import (
+    getSgxLock,
+    getSgxVerification,
+    listSgxVerifications,
+    recordSgxVerification,
+    setSgxLock,
+)
 
 from tests.support.records import A, Place, changed
 from tests.support_rpm import write_rpm
@@ -38,6 +45,7 @@ def test_a_record_is_kept(ready: FakeHub) -> None:
     assert recordSgxVerification(TASK, sent) == 1
     (row,) = ready.rows[TABLE]
     kept = json.loads(row["record"])
+    assert len(row.pop("packages")) == 64
     assert {k: v for k, v in row.items() if k != "record"} == {
         "id": 1,
         "build_id": 7,
@@ -53,7 +61,7 @@ def test_a_record_is_kept(ready: FakeHub) -> None:
     (enclave,) = ready.rows[ENCLAVES]
     assert enclave["verification_id"] == 1
     assert enclave["mrenclave"] == A
-    assert getSgxVerification(7) == {**kept, "id": 1, "host_id": HOST}
+    assert getSgxVerification(7) == {**kept, "id": 1, "host_id": HOST, "outdated": None}
 
 
 def test_once_a_task(ready: FakeHub) -> None:
@@ -116,6 +124,10 @@ def test_a_promoted_draft(hub: FakeHub) -> None:
         (("enclaves", 0, "path"), "/x", "was not verified"),
         (("enclaves", 0, "name"), "ide", "no such enclave of it was verified"),
         (("schema",), 3, "schema does not fit"),
+        (("schema",), 1, "schema is not that of task"),
+        (("build_tag",), "mine", "build_tag is not that of task"),
+        (("partial",), True, "partial is not that of task"),
+        (("lock_sha256",), None, "its buildroot was anybody's"),
     ],
 )
 def test_a_false_record(ready: FakeHub, place: Place, value: Any, reason: str) -> None:
@@ -222,7 +234,10 @@ def test_a_kept_record_that_is_damaged_is_an_error(ready: FakeHub) -> None:
 def test_filters_become_a_query(ready: FakeHub) -> None:
     ready.add_tag(4, "f42")
     ready.answers = {
-        TABLE: [{"id": 1}, {"id": 2}],
+        TABLE: [
+            {"id": 1, "build_id": 7, "packages": "0" * 64, "state": 1},
+            {"id": 2, "build_id": 7, "packages": None, "state": 1},
+        ],
         ENCLAVES: [
             {
                 "verification_id": 2,
@@ -238,6 +253,9 @@ def test_filters_become_a_query(ready: FakeHub) -> None:
     }
     rows = listSgxVerifications("x-1.0-1", A.upper(), "pce", "f42", "identical", {"limit": 5})
     assert [(row["id"], len(row["enclaves"])) for row in rows] == [(1, 0), (2, 1)]
+    assert "not the ones that were verified" in rows[0]["outdated"]
+    assert rows[1]["outdated"] is None
+    assert not {"packages", "state"} & set(rows[0])
     query, enclaves = ready.queries
     assert query["values"] == {
         "build_id": 7,
@@ -291,3 +309,97 @@ def test_what_is_wrong_with_filters(ready: FakeHub, filters: dict[str, Any], rea
         listSgxVerifications(**filters)
     assert reason in str(caught.value)
     assert ready.queries == []
+
+
+def test_a_build_tag_that_the_hub_allows_needs_no_lock(ready: FakeHub) -> None:
+    ready.open_task("x-1.0-1", opts={"tag_allowed": True})
+    assert recordSgxVerification(TASK, ready.record(ready.builds[7], lock_sha256=None)) == 1
+
+
+def test_without_lock_and_allowed_tag_it_is_kept_as_what_it_is(ready: FakeHub) -> None:
+    sent = ready.record(ready.builds[7], lock_sha256=None, reproducible=False)
+    assert recordSgxVerification(TASK, sent) == 1
+
+
+def test_a_verification_in_part_says_so(ready: FakeHub) -> None:
+    ready.open_task("x-1.0-1", opts={"enclaves": ["pce"]})
+    sent = ready.record(ready.builds[7], verdict="unverifiable", partial=True)
+    assert recordSgxVerification(TASK, {**sent, "reproducible": False}) == 1
+
+
+def test_what_counts_is_shown_and_whether_it_is_of_the_build_as_it_is(ready: FakeHub) -> None:
+    recordSgxVerification(TASK, ready.record(ready.builds[7]))
+    ready.open_task("x-1.0-1", number=TASK + 1)
+    weaker = ready.record(
+        ready.builds[7], task_id=TASK + 1, verdict="unverifiable", reproducible=False
+    )
+    recordSgxVerification(TASK + 1, weaker)
+    found = getSgxVerification(7)
+    assert found is not None
+    assert (found["id"], found["outdated"]) == (1, None)
+    # reset, and imported with other bytes
+    ready.packages[7][0]["payloadhash"] = "f" * 32
+    found = getSgxVerification(7)
+    assert found is not None
+    assert "not the ones that were verified" in found["outdated"]
+    ready.builds[7]["state"] = koji.BUILD_STATES["DELETED"]
+    found = getSgxVerification(7)
+    assert found is not None
+    assert "not complete any more: DELETED" in found["outdated"]
+
+
+LOCK = {"buildroot": {"rpms": [{"name": "gcc"}, {"name": "make"}]}, "config": {}}
+
+
+def finished(hub: FakeHub, *locks: Any, verdict: str = "identical") -> None:
+    """A verification that has ended, with the locks of its subtasks."""
+    hub.permissions.add("sgx-enclaves-lock")
+    hub.open_task("x-1.0-1")
+    hub.results[TASK] = {"verdict": verdict, "release": "sgx-1"}
+    hub.children[TASK] = [
+        {"id": TASK + n, "method": "sgxEnclave"} for n in range(1, len(locks) + 1)
+    ]
+    for number, lock in enumerate(locks, 1):
+        path = Path(koji.pathinfo.task(TASK + number)) / "buildroot_lock.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(lock))
+
+
+def test_a_lock_is_made_from_a_verification(ready: FakeHub) -> None:
+    assert getSgxLock("sgx-1") is None
+    finished(ready, LOCK, {**LOCK, "buildroot": {"rpms": LOCK["buildroot"]["rpms"][::-1]}})
+    made = setSgxLock(TASK)
+    assert made["release"] == "sgx-1"
+    assert json.loads(made["lock"]) == LOCK
+    assert made["sha256"] == hashlib.sha256(made["lock"].encode()).hexdigest()
+    assert getSgxLock("sgx-1") == made
+    assert getSgxLock("sgx-2") is None
+
+
+@pytest.mark.parametrize(
+    ("locks", "verdict", "reason"),
+    [
+        ([LOCK, {"buildroot": {"rpms": [{"name": "gcc"}]}}], "identical", "one and the same"),
+        ([], "identical", "one and the same"),
+        ([{"buildroot": {"rpms": []}}], "identical", "names no packages"),
+        ([[]], "identical", "names no packages"),
+        ([LOCK], "differs", "is no verification that proved anything"),
+        ([LOCK], "unverifiable", "is no verification that proved anything"),
+    ],
+)
+def test_what_makes_no_lock(ready: FakeHub, locks: list[Any], verdict: str, reason: str) -> None:
+    finished(ready, *locks, verdict=verdict)
+    with pytest.raises(koji.GenericError, match=reason):
+        setSgxLock(TASK)
+    assert getSgxLock("sgx-1") is None
+
+
+def test_not_everybody_pins(ready: FakeHub) -> None:
+    finished(ready, LOCK)
+    ready.permissions = {"sgx-enclaves"}
+    with pytest.raises(koji.ActionNotAllowed):
+        setSgxLock(TASK)
+    ready.permissions.add("sgx-enclaves-lock")
+    ready.results.clear()
+    with pytest.raises(koji.GenericError, match="is not finished"):
+        setSgxLock(TASK)

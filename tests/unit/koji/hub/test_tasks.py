@@ -18,6 +18,7 @@ def _ready(hub: FakeHub) -> FakeHub:
     """A hub with a build tag and a build, and a caller who may."""
     hub.permissions.add("sgx-enclaves")
     hub.add_tag(4, "f42-build")
+    hub.repos = {1: {"tag_id": 4, "state": koji.REPO_READY}}
     hub.add_build()
     return hub
 
@@ -130,3 +131,36 @@ def test_only_tags_with_a_repo(ready: FakeHub, arches: Any) -> None:
     ready.tags[4]["arches"] = arches
     with pytest.raises(koji.GenericError, match="has no architectures"):
         sgxEnclaves("r", 4)
+
+
+@pytest.mark.parametrize(
+    ("repo", "good"),
+    [
+        ({"tag_id": 4, "state": koji.REPO_READY}, True),
+        ({"tag_id": 4, "state": koji.REPO_EXPIRED}, True),
+        ({"tag_id": 4, "state": koji.REPO_DELETED}, False),
+        ({"tag_id": 5, "state": koji.REPO_READY}, False),
+    ],
+)
+def test_only_a_repo_of_the_tag(ready: FakeHub, repo: dict[str, int], good: bool) -> None:
+    """Another tag's would bring another toolchain into an allowed tag's verdict."""
+    ready.repos = {1: repo}
+    if good:
+        sgxEnclaves("r", 4, None, {"repo_id": 1})
+    else:
+        with pytest.raises(koji.GenericError, match="name a repo of tag f42-build"):
+            sgxEnclaves("r", 4, None, {"repo_id": 1})
+    with pytest.raises(koji.GenericError, match="No such entry"):
+        sgxEnclaves("r", 4, None, {"repo_id": 2})
+
+
+def test_the_hub_says_whether_the_tag_is_allowed(ready: FakeHub, conf: Path) -> None:
+    conf.write_text("[tasks]\nbuild_tags = other f42-*\n")
+    sgxEnclaves("r", 4)
+    assert ready.made[0][1][3] == {"tag_allowed": True}
+    ready.add_tag(5, "mine")
+    sgxEnclaves("r", 5)
+    assert ready.made[1][1][3] == {}
+    for name in (4, 5):
+        with pytest.raises(koji.ParameterError, match="Unknown opts: 'tag_allowed'"):
+            sgxEnclaves("r", name, None, {"tag_allowed": True})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a subtask leaves in its output on the hub: reports, our enclave, signatures, the lock."""
+"""What a task uploads into its output on the hub: reports, our enclave, signatures, the lock."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEXT, HTML = "sgx-enclaves-report.txt", "sgx-enclaves-report.html"
 LOCK, TOOLCHAIN = "buildroot_lock.json", "toolchain.json"
 
 
-class Outputs:
+class Uploads:
     """A folder of files that are uploaded, each under its name there.
 
     Args:
@@ -56,48 +56,48 @@ class Outputs:
         self.add(name, f"{text.rstrip()}\n".encode())
 
 
-def add_verdicts(outputs: Outputs, verdict: ReleaseVerdict, judged: Sequence[FileVerdict]) -> bytes:
+def add_verdicts(uploads: Uploads, verdict: ReleaseVerdict, judged: Sequence[FileVerdict]) -> bytes:
     """The report in three forms, and each comparison in full; returns the one for programs."""
     report = {
         **release_dict(verdict),
         "subjects": [as_plain(item.subject) for item in judged],
     }
     data = (json.dumps(report, indent=2) + "\n").encode()
-    outputs.add(REPORT, data)
-    outputs.add_text(TEXT, release_text(verdict))
-    outputs.add_text(HTML, release_html(verdict))
+    uploads.add(REPORT, data)
+    uploads.add_text(TEXT, release_text(verdict))
+    uploads.add_text(HTML, release_html(verdict))
     for item in judged:
         if item.comparison is not None:
             name = item.subject.rpm or item.subject.origin
             file = item.subject.file
-            outputs.add_text(f"{name}/{file}.txt", verdict_text(item.comparison))
-            outputs.add_text(f"{name}/{file}.json", json.dumps(verdict_dict(item.comparison)))
-            outputs.add_text(f"{name}/{file}.html", verdict_html(item.comparison))
+            uploads.add_text(f"{name}/{file}.txt", verdict_text(item.comparison))
+            uploads.add_text(f"{name}/{file}.json", json.dumps(verdict_dict(item.comparison)))
+            uploads.add_text(f"{name}/{file}.html", verdict_html(item.comparison))
     return data
 
 
-def add_built(outputs: Outputs, built: BuiltEnclave) -> None:
+def add_built(uploads: Uploads, built: BuiltEnclave) -> None:
     """Our enclave and the config.xml that goes with it."""
-    outputs.add(unsigned_name(built.file), built.unsigned, 0o755)
-    outputs.add(config_name(built.file), built.config)
+    uploads.add(unsigned_name(built.file), built.unsigned, 0o755)
+    uploads.add(config_name(built.file), built.config)
 
 
-def add_signatures(outputs: Outputs, name: str, signed: bytes) -> None:
+def add_signatures(uploads: Uploads, name: str, signed: bytes) -> None:
     """The signatures in a vendor's file; none are in one that is broken."""
     try:
         image = EnclaveImage.parse(signed, name)
         signatures = extract(Descriptor.parse(image.descriptor))
     except SgxEnclavesError:
         return
-    outputs.add(f"{name}.sig", b"".join(item.serialise() for item in signatures))
+    uploads.add(f"{name}.sig", b"".join(item.serialise() for item in signatures))
 
 
-def add_toolchain(outputs: Outputs, records: Mapping[str, ToolchainRecord]) -> None:
+def add_toolchain(uploads: Uploads, records: Mapping[str, ToolchainRecord]) -> None:
     """What was seen of the toolchain, by tree."""
     plain = {name: record.as_dict() for name, record in records.items()}
-    outputs.add_text(TOOLCHAIN, json.dumps(plain, indent=1))
+    uploads.add_text(TOOLCHAIN, json.dumps(plain, indent=1))
 
 
-def add_lock(outputs: Outputs, packages: Sequence[LockedPackage], arch: str) -> None:
+def add_lock(uploads: Uploads, packages: Sequence[LockedPackage], arch: str) -> None:
     """A buildroot's packages, in the format of mock's buildroot_lock plugin."""
-    outputs.add_text(LOCK, dump_lock(BuildrootLock(tuple(packages), {"target_arch": arch})))
+    uploads.add_text(LOCK, dump_lock(BuildrootLock(tuple(packages), {"target_arch": arch})))

@@ -29,7 +29,7 @@ from .config import Config
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedRelease:
     """A release, and all bytes that say what it is.
 
     Attributes:
@@ -47,7 +47,7 @@ class Resolved:
 
 def resolve(
     asked: Optional[str], paths: Sequence[str], config: Config, task: Any, fetcher: Fetcher
-) -> Resolved:
+) -> ResolvedRelease:
     """Find the release.
 
     Args:
@@ -75,7 +75,7 @@ def resolve(
         tree.name: read_file(tree.file, MIB).decode("utf-8")
         for tree in catalogue.needed_for(release)
     }
-    return Resolved(release, origin, files, digest_file(Path(release.file)))
+    return ResolvedRelease(release, origin, files, digest_file(Path(release.file)))
 
 
 def _from_url(url: str, task: Any, fetcher: Fetcher) -> Release:

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Programs run inside a buildroot by mock, within a deadline, and a directory of ours in there.
+
+Whoever builds in the buildroot is root in it and may change every name. So the
+directory is held open, and no link is followed in it. The two shell programs below are
+constants; what they work on are their arguments.
+
+kojid itself waits for mock without a deadline. When ours passes, the programs that were
+started are ended, and kojid's own waiting sees them end. Nothing is raised into kojid's
+code, which may be talking to the hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, Optional
+
+from sgx_enclaves.errors import BuildError, InputError, LimitError
+from sgx_enclaves.release.place import Output
+
+# mock cleans up after itself when it is asked to end, if it is given the time
+_GRACE = 20.0
+
+
+class Deadline:
+    """Whether the deadline passed."""
+
+    def __init__(self) -> None:
+        self.passed = False
+
+
+@contextlib.contextmanager
+def children_end_within(seconds: float) -> Iterator[Deadline]:
+    """End all children of this process if the block takes longer; for the main thread.
+
+    Args:
+        seconds: until they are asked to end; some time later they are killed.
+    """
+    deadline = Deadline()
+
+    def ring(_number: int, _frame: Optional[FrameType]) -> None:
+        how = signal.SIGKILL if deadline.passed else signal.SIGTERM
+        deadline.passed = True
+        for process in descendants(os.getpid()):
+            with contextlib.suppress(OSError):
+                os.kill(process, how)
+        signal.setitimer(signal.ITIMER_REAL, _GRACE)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield deadline
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def descendants(process: int) -> list[int]:
+    """Processes that a process has started, and those that they have, youngest last."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # the name before may hold anything, even brackets
+            parent = int(path.read_bytes().rpartition(b")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    found: list[int] = []
+    pending = [process]
+    while pending:
+        here = children.get(pending.pop(), [])
+        found += here
+        pending += here
+    return found
+
+
+_OWN = "sgx-enclaves"
+# mask, folder, log, file for the status, command
+_LAUNCH = """\
+umask "$1" && cd "$2" && exec >>"$3" 2>&1 </dev/null || exit 125
+status=$4
+shift 4
+"$@"
+code=$?
+echo "$code" >"$status"
+exit "$code"
+"""
+# folder, then files of one command each, its words ended by NUL
+_BATCH = """\
+cd "$1" || exit 125
+shift
+for file in "$@"; do
+    xargs -0 -a "$file" env >"$file.out" 2>&1 </dev/null
+    echo "$?" >"$file.status"
+done
+"""
+_MAX_OUTPUT = 16 << 20
+# to enter and leave the buildroot, however slow the disk
+_ENTRY = 300.0
+
+
+class Chroot:
+    """A buildroot of kojid's that is ready.
+
+    Args:
+        broot: kojid's `BuildRoot`, initialised.
+    """
+
+    def __init__(self, broot: Any) -> None:
+        self._broot = broot
+        self.root = Path(broot.rootdir())
+        self.results = Path(broot.resultdir())
+        self.inside = f"{broot.tmpdir(within=True)}/{_OWN}"
+        self.folder = Path(broot.tmpdir()) / _OWN
+        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.close(self._fd)
+
+    def make_folder(self, name: str) -> str:
+        """Make a folder in ours; returns its path as seen from inside."""
+        os.mkdir(name, 0o755, dir_fd=self._fd)
+        return f"{self.inside}/{name}"
+
+    def put(self, name: str, data: bytes) -> str:
+        """Write a file into our folder; returns its path as seen from inside."""
+        with self.create(name) as file:
+            file.write(data)
+        return f"{self.inside}/{name}"
+
+    def create(self, name: str) -> IO[bytes]:
+        """Make a file in our folder, to be written and read; an older one is left unlinked."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._fd)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.fdopen(os.open(name, flags, 0o644, dir_fd=self._fd), "w+b")
+
+    def show(self, name: str, as_name: str) -> bool:
+        """Let kojid's watcher see a file of ours as one of mock's logs, while it grows.
+
+        Returns:
+            Whether it will; not so where our folder is on another file system.
+        """
+        place = self.results / as_name
+        with contextlib.suppress(OSError):
+            place.unlink(missing_ok=True)
+            os.link(name, place, src_dir_fd=self._fd, follow_symlinks=False)
+            return True
+        return False
+
+    def upload(self, path: Path, as_name: str) -> None:
+        """Upload a log that is whole."""
+        self._broot.single_log(str(path), name=as_name)
+
+    def get(self, name: str, limit: int) -> bytes:
+        """Read a file of our folder.
+
+        Raises:
+            InputError: it is not there, or is no file.
+            LimitError: it has more than `limit` bytes.
+        """
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(name, flags, dir_fd=self._fd), "rb") as file:
+                data = file.read(limit + 1)
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", file=name) from None
+        if len(data) > limit:
+            raise LimitError("is too large", file=name, expected=f"at most {limit} bytes")
+        return data
+
+    def run_all(self, commands: Sequence[Sequence[str]], timeout: float) -> list[Output]:
+        """Run commands one after the other in one entry; see `Place` of the core."""
+        names = []
+        for number, command in enumerate(commands):
+            words = ["timeout", "-k", "5", f"{timeout:g}", *command]
+            names.append(f"ask-{number}")
+            self.put(names[-1], "".join(f"{word}\0" for word in words).encode())
+        argv = ["/bin/sh", "-c", _BATCH, _OWN, self.inside, *names]
+        how = self.mock(argv, timeout * len(commands) + _ENTRY)
+        outputs = []
+        for name in names:
+            try:
+                status = int(self.get(f"{name}.status", 16))
+                text = self.get(f"{name}.out", _MAX_OUTPUT).decode("utf-8", "replace")
+            except (InputError, ValueError):
+                raise BuildError(
+                    f"programs cannot be run in the buildroot: mock {how}",
+                    hint="read mock_output.log and root.log of this task",
+                ) from None
+            outputs.append(Output(status, text))
+        return outputs
+
+    def launch(
+        self,
+        command: Sequence[str],
+        folder: str,
+        umask: int,
+        names: tuple[str, str],
+        timeout: float,
+    ) -> str:
+        """Run one command, with its output in a file of ours.
+
+        Args:
+            command: what to run.
+            folder: where, as seen from inside.
+            umask: its file mode mask.
+            names: of the files for its output and its status.
+            timeout: seconds after which mock itself is ended.
+
+        Returns:
+            How mock ended, in words.
+        """
+        log, status = (f"{self.inside}/{name}" for name in names)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(names[1], dir_fd=self._fd)
+        argv = ["/bin/sh", "-c", _LAUNCH, _OWN, f"{umask:04o}", folder, log, status, *command]
+        return self.mock(argv, timeout + _ENTRY)
+
+    def mock(self, argv: Sequence[str], timeout: float) -> str:
+        """Run a program inside by kojid's `mock`; how that ended, in words."""
+        with children_end_within(timeout) as deadline:
+            status = self._broot.mock(["--chroot", "--", *argv])
+        if deadline.passed:
+            return f"did not end within {timeout:g} s and was ended"
+        if os.WIFSIGNALED(status):
+            return f"was killed by signal {os.WTERMSIG(status)}"
+        return f"ended with status {os.WEXITSTATUS(status)}"

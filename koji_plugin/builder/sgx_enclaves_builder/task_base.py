@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What both tasks share: their log, how errors leave, files of builds, waiting for subtasks."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, ClassVar
+from xmlrpc.client import Fault
+
+import koji
+import koji.tasks
+from koji.daemon import incremental_upload
+
+from sgx_enclaves import __version__
+from sgx_enclaves.arguments import SIGNATURES
+from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
+from sgx_enclaves.files import digest_file
+from sgx_enclaves.progress import PlainProgress
+from sgx_enclaves.release.cache import Cache
+from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside
+from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
+
+from .config import Config, load_config
+
+# Lets policies see parameters by their names.
+koji.tasks.LEGACY_SIGNATURES.update(SIGNATURES)
+
+X86_64 = "x86_64"
+LOG = "sgx-enclaves.log"
+_UPLOAD_EVERY = 5.0
+_ASK_EVERY = 60.0
+_DEADLOCKS = 6
+
+
+@contextmanager
+def koji_errors() -> Iterator[None]:
+    """Let errors of the core and of the system out as Koji's, with the same words."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise koji.ParameterError(str(error)) from error
+    except SgxEnclavesError as error:
+        raise koji.GenericError(str(error)) from error
+    except FileNotFoundError as error:
+        raise koji.GenericError(
+            f"a file of this task has vanished: {error.filename}; a task that a killed kojid left "
+            "behind removes the directories of its successor when it ends: verify again"
+        ) from error
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        raise koji.GenericError(
+            f"the builder cannot go on: {error.strerror or error}{where}; "
+            "check its disk, then start the verification again"
+        ) from error
+
+
+def despite_deadlocks(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the hub; again, when its database ended the call because of a deadlock.
+
+    PostgreSQL undoes all that such a call did. Koji's own calls for waiting tasks lock
+    rows in different orders, so under load it happens.
+    """
+    for attempt in range(_DEADLOCKS):
+        try:
+            return call(*arguments)
+        except (koji.GenericError, Fault) as error:
+            if "deadlock detected" not in str(error) or attempt == _DEADLOCKS - 1:
+                raise
+        time.sleep(attempt + random.random())  # noqa: S311  (not two builders at once again)
+    return None
+
+
+class TaskLog:
+    """One log in the task's output, uploaded as it grows; written to like a stream.
+
+    Args:
+        session: the task's.
+        folder: where the log is kept on the builder.
+        upload_path: the task's folder on the hub.
+        clock: for tests.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        folder: Path,
+        upload_path: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._session = session
+        self._upload_path = upload_path
+        self._clock = clock
+        path = folder / LOG
+        self._out = path.open("w", encoding="utf-8", errors="replace")
+        self._in = path.open("rb")
+        self._last = clock() - _UPLOAD_EVERY
+
+    def __call__(self, text: str) -> None:
+        """Add a line, with the time, and upload: what it announces may take long."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        self.write(f"{stamp} {text}\n")
+        self.sync()
+
+    def write(self, text: str) -> int:
+        """Add text."""
+        return self._out.write(text)
+
+    def flush(self) -> None:
+        """Upload what is new, unless that was done a moment ago: downloads write much."""
+        self._out.flush()
+        if self._clock() - self._last >= _UPLOAD_EVERY:
+            self.sync()
+
+    def sync(self) -> None:
+        """Upload what is new."""
+        self._out.flush()
+        incremental_upload(self._session, LOG, self._in, self._upload_path)
+        self._last = self._clock()
+
+    def __enter__(self) -> TaskLog:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Upload the rest."""
+        with self._out, self._in:
+            self.sync()
+
+
+class SgxTask(koji.tasks.BaseTaskHandler):
+    """Base of our tasks; it handles none itself."""
+
+    Methods: ClassVar[list[str]] = []
+
+    @contextmanager
+    def at_work(self) -> Iterator[tuple[Config, TaskLog]]:
+        """Configuration and log; errors of the core leave as Koji's, words and all."""
+        folder = Path(self.workdir)
+        with koji_errors(), TaskLog(self.session, folder, self.getUploadDir()) as log:
+            log(f"task {self.id}, {self.method}, sgx-enclaves {__version__}")
+            try:
+                yield load_config(), log
+            except Exception as error:
+                log(f"ended: {error}")
+                raise
+
+    def build_file(self, relative: str, sha256: str = "") -> Path:
+        """A file of a build, brought here if need be, with the digest that it must have.
+
+        Args:
+            relative: its path below the hub's top folder.
+            sha256: hexadecimal; empty for any.
+
+        Raises:
+            koji.GenericError: it is another file, or cannot be had.
+        """
+        path = Path(self.localPath(relative))
+        if sha256 and digest_file(path) != sha256:
+            raise koji.GenericError(
+                f"{relative} is not the file that this verification began with "
+                f"(expected sha256 {sha256}); start a new one"
+            )
+        return path
+
+    def complete_build(self, build: Any) -> dict[str, Any]:
+        """A build, by NVR or id.
+
+        Raises:
+            koji.GenericError: there is none, or it is not complete.
+        """
+        binfo: dict[str, Any] = self.session.getBuild(build, strict=True)
+        if binfo["state"] != koji.BUILD_STATES["COMPLETE"]:
+            raise koji.GenericError(f"{binfo['nvr']} is not complete, so nothing can be said of it")
+        return binfo
+
+    def binary_rpms(self, build: Any) -> list[dict[str, Any]]:
+        """The packages of a build but for source packages; see `rpms_of`."""
+        return [rpm for rpm in self.rpms_of(build) if rpm["arch"] not in ("src", "nosrc")]
+
+    def rpms_of(self, build: Any) -> list[dict[str, Any]]:
+        """The packages of a build.
+
+        Returns:
+            One mapping each: `name` of the file, `relative` path of it below the hub's
+            top folder, `arch`, and the id of the `buildroot_id` that it was made in.
+        """
+        folder = koji.pathinfo.build(build)[len(koji.pathinfo.topdir) :].lstrip("/")
+        found = []
+        for rpm in self.session.listRPMs(buildID=build["id"]):
+            place = koji.pathinfo.rpm(rpm)
+            found.append(
+                {
+                    "name": place.rpartition("/")[2],
+                    "relative": f"{folder}/{place}",
+                    "arch": rpm["arch"],
+                    "buildroot_id": rpm["buildroot_id"],
+                }
+            )
+        return sorted(found, key=lambda rpm: rpm["name"])
+
+
+def fetcher_of(config: Config, log: TaskLog) -> Fetcher:
+    """Fetches within the configured bounds, and writes into the log how it goes.
+
+    Raises:
+        SgxEnclavesError: the certificates or the look-aside cache's URL cannot be used.
+    """
+    lookaside = None
+    if config.lookaside is not None:
+        lookaside = Lookaside(config.lookaside, config.lookaside_package)
+    return Fetcher(
+        Cache(config.cache),
+        HttpsTransport(TransportSettings(ca_file=config.ca_file, hosts=config.hosts)),
+        FetchSettings(
+            attempts=config.attempts,
+            total_timeout=config.fetch_timeout,
+            max_size=config.max_size,
+        ),
+        progress=PlainProgress(log),  # type: ignore[arg-type]
+        lookaside=lookaside,
+    )
+
+
+def wait_for(task: Any, subtasks: Sequence[int], seconds: float) -> dict[int, Any]:
+    """Wait until all subtasks have ended, or cancel those that have not in time.
+
+    Koji's own `wait` starts its timeout again whenever a subtask ends. kojid wakes us
+    by SIGUSR2, and again until we have asked the hub; we ask now and then without it.
+
+    Args:
+        task: the task handler.
+        subtasks: their ids.
+        seconds: how long.
+
+    Returns:
+        The result of each; a mapping with `faultString` of one that failed or was cancelled.
+    """
+    host, ids = task.session.host, list(subtasks)
+    deadline = time.monotonic() + seconds
+    late: list[int] = []
+    despite_deadlocks(host.taskSetWait, task.id, ids)
+    while True:
+        _finished, unfinished = host.taskWait(task.id)
+        left = deadline - time.monotonic()
+        if not unfinished:
+            break
+        if left <= 0:
+            late = list(unfinished)
+            despite_deadlocks(task.session.cancelTaskChildren, task.id)
+            break
+        signal.sigtimedwait([signal.SIGUSR2], min(left, _ASK_EVERY))
+    results = dict(host.taskWaitResults(task.id, ids, canfail=ids))
+    for task_id in late:
+        words = f"not done within {seconds:g} s, and cancelled"
+        results[task_id] = {"faultCode": 1, "faultString": words}
+    return results
