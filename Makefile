@@ -6,7 +6,7 @@
 # make rpm     build our own packages into build/rpm/, running the unit tests on what they hold
 # make lint-rpm RPM=FILE...   run rpmlint with our check on packages
 # make koji-test KOJI_SRC=DIR   play the whole game on a real Koji (tests/koji/README.md)
-# make docs    write the pages that are made from the code: docs/findings.md
+# make docs    build the documentation, build/site/docs/index.html, and write docs/findings.md
 # make clean   remove everything that was made
 #
 # Everything is made under build/; system packages are installed when they are
@@ -29,7 +29,7 @@ WORKERS ?= auto
 step = packaging/quietly $(BUILD)/log/$(1).log '$(2)'
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint typecheck unit bench clean setup rpm rpmlint lint-rpm koji-test docs
+.PHONY: demo test lint typecheck unit bench clean setup rpm rpmlint lint-rpm koji-test docs site
 
 # Alone: what it needs for Kerberos would have to be compiled.
 KOJI := koji>=1.33
@@ -43,14 +43,14 @@ setup: $(BUILD)/setup.stamp
 $(BUILD)/setup.stamp: setup.cfg pyproject.toml packaging/install-system-packages
 	@$(call step,system-packages,install missing system packages) packaging/install-system-packages
 	@$(call step,venv,make a virtual environment) $(PYTHON) -m venv $(VENV)
-	@$(call step,pip,install what the product and its tests need) $(PIP) --editable '.[test]'
+	@$(call step,pip,install what the product and its tests need) $(PIP) --editable '.[test,docs]'
 	@$(call step,koji,install the Koji library) $(PIP) --no-deps '$(KOJI)'
 	@touch $@
 
 demo: setup $(NEWEST_RPMLINT).stamp
 	@$(RUN) -m demo.main --into $(BUILD)/demo --rpmlint $(NEWEST_RPMLINT)
 
-test: lint typecheck unit
+test: lint typecheck site unit
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -84,8 +84,14 @@ koji-test: setup
 bench: setup rpmlint
 	$(RUN) -m benchmarks
 
-docs: setup
+# docs/findings.md is made from the code, and kept for those who read the sources.
+docs: setup site
 	$(RUN) -c 'from sgx_enclaves.findings import as_markdown; print(as_markdown(), end="")' > docs/findings.md
+
+# build/site/docs/index.html
+site: setup
+	$(RUN) packaging/lay_out_docs.py $(BUILD)/site-source
+	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going -c docs $(BUILD)/site-source $(BUILD)/site
 
 clean:
 	rm -rf $(BUILD)
