@@ -44,7 +44,7 @@ VERBS = {
     "scan": Verb("scan", "find the enclaves in a folder of RPM packages, and check them"),
     "toolchain": Verb("toolchain", "is this the toolchain that a release designates?"),
     "fetch": Verb("fetch", "bring a release's sources and the vendor's signed enclaves"),
-    "releases": Verb("releases", "draft a release from source trees, pin it, and check it"),
+    "releases": Verb("releases", "list what is known of releases; draft, pin and check one"),
     "contents": Verb("contents", "digest what a source archive holds, however it is packed"),
     "build": Verb("build", "build a release's unsigned enclaves from source"),
     "check-built": Verb("check_built", "is a built directory as its manifest says?"),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Draft a release of the catalogue from source trees, pin its files, and check it.
+"""List the releases of the catalogue, draft one from source trees, pin its files, check it.
 
+list   one line a release: its versions, its enclaves, and whether all of it is pinned.
+show   what the catalogue knows of a release, and what it does not.
 new    read two git repositories, the SDK's and the attestation primitives', each at its
        reproducible tag, and write the release's TOML. What only a person can know is listed
        in its notes.
@@ -19,28 +21,33 @@ from pathlib import Path
 
 from sgx_enclaves.catalogue.draft import SourceTree, Trees, draft_release
 from sgx_enclaves.catalogue.pins import check_tree, toml_of, write_pins
-from sgx_enclaves.catalogue.records import Release
+from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli.arguments import (
     add_catalogue,
     add_fetching,
+    add_json,
+    add_output,
     chosen_catalogue,
     chosen_fetcher,
 )
-from sgx_enclaves.cli.output import out, out_report
+from sgx_enclaves.cli.output import out, out_json, out_report, width, write_output
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.files import digest_file, read_file, write_file
+from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.limits import MIB
+from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import lay_out
 from sgx_enclaves.release.vendor import fetch_sources
+from sgx_enclaves.report.templated import entry_text
+from sgx_enclaves.report.text import table
 
 EXIT_WRONG = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("action", choices=("new", "pin", "check"))
-    parser.add_argument("release", metavar="RELEASE", nargs="?", help="for pin and check")
+    parser.add_argument("action", choices=("list", "show", "new", "pin", "check"))
+    parser.add_argument("release", metavar="RELEASE", nargs="?", help="for show, pin and check")
     parser.add_argument("--sgx", metavar="DIR@TAG", help="new: the SDK's git repository")
     parser.add_argument(
         "--dcap", metavar="DIR@TAG", help="new: the attestation primitives' git repository"
@@ -53,12 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dcap-release", metavar="TAG", help="new: likewise; by default DCAP_VERSION"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write here, not to standard output")
+    add_output(parser, "new and pin: write here, not to standard output", required=False)
     parser.add_argument(
         "--allow-unpinned", action="store_true", help="check: accept sources without a pin"
     )
     add_catalogue(parser)
     add_fetching(parser)
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,17 +74,51 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "new":
         _write(args, toml_of(_draft(args)))
         return 0
+    catalogue = chosen_catalogue(args)
+    if args.action == "list":
+        return _list(args, catalogue)
     if args.release is None:
         raise InputError("no release is named", hint=f"releases {args.action} RELEASE")
-    release = chosen_catalogue(args).release(args.release)
+    release = catalogue.release(args.release)
+    if args.action == "show":
+        return _show(args, catalogue, release)
     return _pin(args, release) if args.action == "pin" else _check(args, release)
+
+
+def _list(args: argparse.Namespace, catalogue: Catalogue) -> int:
+    rows = []
+    for release in catalogue.releases.values():
+        unpinned = len(_unpinned(catalogue, release))
+        names = " ".join(enclave.name for enclave in release.enclaves)
+        status = f"{unpinned} NOT PINNED" if unpinned else "all pinned"
+        rows.append((release.name, release.sgx, release.dcap, status, names))
+    if args.json:
+        keys = ("name", "sgx", "dcap", "status", "enclaves")
+        out_json({"releases": [dict(zip(keys, row)) for row in rows]})
+    else:
+        out(*table(("RELEASE", "SGX", "DCAP", "STATUS", "ENCLAVES"), rows))
+    return 0
+
+
+def _show(args: argparse.Namespace, catalogue: Catalogue, release: Release) -> int:
+    unpinned = _unpinned(catalogue, release)
+    if args.json:
+        out_json({"release": as_plain(release), "unpinned": unpinned})
+    else:
+        out_report(entry_text(release, unpinned, width=width()).rstrip("\n"))
+    return 0
+
+
+def _unpinned(catalogue: Catalogue, release: Release) -> list[str]:
+    """The facts that nobody pinned: the release's own, and of the trees that it is built in."""
+    return list(dict.fromkeys((*release.unpinned, *catalogue.unpinned_digests(release))))
 
 
 def _write(args: argparse.Namespace, text: str) -> None:
     if args.output is None:
         out_report(text.rstrip("\n"))
     else:
-        write_file(args.output, text.encode())
+        write_output(args, text.encode())
 
 
 def _draft(args: argparse.Namespace) -> dict[str, object]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.enclave import metadata, sigstruct
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import signer_named
@@ -99,6 +100,19 @@ def show_text(
         xfrm=sigstruct.XFRM_NAMES,
         misc=sigstruct.MISC_NAMES,
         added=metadata.ATTRIBUTE_NAMES,
+    )
+
+
+def entry_text(release: Release, unpinned: Sequence[str], *, width: int = 80) -> str:
+    """An entry of the catalogue: what is known of a release, and what is not.
+
+    Args:
+        release: the entry.
+        unpinned: the facts that nobody pinned.
+        width: columns.
+    """
+    return _filled(
+        "entry.txt", release=release, unpinned=unpinned, signer_named=signer_named, width=width
     )
 
 

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`releases list` and `releases show`: what is known of a release, and what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sgx_enclaves.catalogue.reader import OWN_FOLDER
+from sgx_enclaves.cli.main import main
+
+PINNED, OPEN = "sgx-2.25-dcap-1.22", "sgx-2.26-dcap-1.23"
+
+
+def test_every_release_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["releases", "list"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["RELEASE", "SGX", "DCAP", "STATUS", "ENCLAVES"]
+    assert sorted(line.split()[0] for line in lines) == sorted(
+        path.stem for path in OWN_FOLDER.glob("*.toml")
+    )
+    (pinned,) = [line for line in lines if line.startswith(PINNED)]
+    assert "all pinned" in pinned
+    (other,) = [line for line in lines if line.startswith(OPEN)]
+    assert "NOT PINNED" in other
+
+
+def test_a_release_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["releases", "show", PINNED]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for part in (
+        f"{PINNED}: Intel SGX 2.25 with DCAP 1.22",
+        "toolchain Nix 2.9.0",
+        "prebuilt_dcap_1.22.tar.gz, sha256 453a4943a7a9a0037c6105d22548c943",
+        "pce libsgx_pce.signed.so.1.25.100.1, required",
+        "signer Intel (PCE), ISVPRODID 1, ISVSVN 16 or more",
+        "may not be shipped: ",
+    ):
+        assert part in text
+    assert "NOT PINNED" not in text
+    assert main(["releases", "show", OPEN]) == 0
+    assert "NOT PINNED" in capsys.readouterr().out
+
+
+def test_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["releases", "list", "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert {"name": PINNED, "sgx": "2.25", "dcap": "1.22"}.items() <= next(
+        release for release in plain["releases"] if release["name"] == PINNED
+    ).items()
+    assert main(["releases", "show", PINNED, "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["unpinned"] == []
+    assert plain["release"]["enclaves"][0]["name"] == "pce"
+
+
+def test_free_text_of_a_release_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (OWN_FOLDER / f"{PINNED}.toml").read_text("utf-8").replace(PINNED, "own")
+    text = text.replace("Intel SGX 2.25 with", "x\\u001b[2J\\nIDENTICAL: y", 1)
+    (tmp_path / "own.toml").write_text(text, "utf-8")
+    assert main(["releases", "show", "own", "--catalogue", str(tmp_path)]) in (0, 2)
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert "\nIDENTICAL" not in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(["show"], "no release is named"), (["show", "sgx-0"], "no release")]
+)
+def test_no_such_release(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["releases", *arguments]) == 2
+    assert words in capsys.readouterr().err
