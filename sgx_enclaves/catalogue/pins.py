@@ -58,7 +58,7 @@ def write_pins(text: str, pins: Mapping[str, Mapping[str, str]]) -> str:
 
     Args:
         text: the file.
-        pins: `source.ID` or `vendor.ID` to kind and digest.
+        pins: `source.ID`, `vendor.ID` or `enclave.NAME` to kind and digest.
     """
     blocks = [_with_pins(block, pins) for block in re.split(r"(?m)^(?=\[)", text)]
     listed = re.search(r"(?ms)^unpinned = \[.*?\]", blocks[0])
@@ -70,9 +70,9 @@ def write_pins(text: str, pins: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def _with_pins(block: str, pins: Mapping[str, Mapping[str, str]]) -> str:
-    """A table with the digests behind its URLs that it does not have yet."""
-    head = re.match(r"\[\[(?:build\.)?(source|vendor)\]\]", block)
-    name = re.search(r'(?m)^id = "([^"]+)"', block)
+    """A table with the digests that it does not have yet, behind its URLs or its member."""
+    head = re.match(r"\[\[(?:build\.)?(source|vendor|enclave)\]\]", block)
+    name = re.search(r'(?m)^(?:id|name) = "([^"]+)"', block)
     if head is None or name is None:
         return block
     new = [
@@ -80,7 +80,8 @@ def _with_pins(block: str, pins: Mapping[str, Mapping[str, str]]) -> str:
         for kind, digest in pins.get(f"{head[1]}.{name[1]}", {}).items()
         if not re.search(rf"(?m)^{kind} =", block)
     ]
-    place = re.search(r"(?ms)^urls = \[.*?\]\n(?:(?:sha256|sha512) = .*?\n)*", block)
+    behind = r"^urls = \[.*?\]\n(?:(?:sha256|sha512) = .*?\n)*|^member = .*?\n"
+    place = re.search(f"(?ms){behind}", block)
     at = place.end() if place is not None else len(block)
     return block[:at] + "".join(new) + block[at:]
 

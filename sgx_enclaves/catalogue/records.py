@@ -275,6 +275,8 @@ class Enclave:
         required: whether the release is good only if this one is identical.
         may_ship: whether a distribution may ship it.
         reason: why it may not be shipped or is not required; empty otherwise.
+        signed_sha256: of the vendor's signed file; None if not known. A file that is
+            given or repacked must have it too.
     """
 
     name: str
@@ -291,6 +293,7 @@ class Enclave:
     required: bool = True
     may_ship: bool = True
     reason: str = ""
+    signed_sha256: Optional[str] = None
 
     @property
     def signed_file(self) -> str:

@@ -7,15 +7,19 @@ new    read two git repositories, the SDK's and the attestation primitives', eac
        reproducible tag, and write the release's TOML. What only a person can know is listed
        in its notes.
 pin    fetch the release's files whose digest is not pinned, and write the TOML again with
-       their sha256, sha512 and, for a source, the digest of its contents. That pins what the
-       servers give today: compare it with what others have published.
+       their sha256, sha512 and, for a source, the digest of its contents; and the digest of
+       each signed enclave. That pins what the servers give today: compare it with what others
+       have published.
 check  lay the sources out and say whether every file, patch, step and configuration that the
        release names is there, and every patch applies. The exit status is 1 if not.
+repack write what a distribution may ship of the vendor's archive, as a plain tar: the signed
+       enclaves that the catalogue allows, and nothing else, the same bytes on every machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import tempfile
 from pathlib import Path
 
@@ -35,9 +39,9 @@ from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import as_plain
-from sgx_enclaves.release.archive import read_contents
+from sgx_enclaves.release.archive import pack_members, read_contents, read_members
 from sgx_enclaves.release.build import lay_out
-from sgx_enclaves.release.vendor import fetch_sources
+from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed_enclaves
 from sgx_enclaves.report.templated import entry_text
 from sgx_enclaves.report.text import table
 
@@ -46,8 +50,8 @@ EXIT_WRONG = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("action", choices=("list", "show", "new", "pin", "check"))
-    parser.add_argument("release", metavar="RELEASE", nargs="?", help="for show, pin and check")
+    parser.add_argument("action", choices=("list", "show", "new", "pin", "check", "repack"))
+    parser.add_argument("release", metavar="RELEASE", nargs="?", help="for all but list and new")
     parser.add_argument("--sgx", metavar="DIR@TAG", help="new: the SDK's git repository")
     parser.add_argument(
         "--dcap", metavar="DIR@TAG", help="new: the attestation primitives' git repository"
@@ -60,9 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dcap-release", metavar="TAG", help="new: likewise; by default DCAP_VERSION"
     )
-    add_output(parser, "new and pin: write here, not to standard output", required=False)
+    add_output(parser, "new, pin and repack: write here, not to standard output", required=False)
     parser.add_argument(
-        "--allow-unpinned", action="store_true", help="check: accept sources without a pin"
+        "--allow-unpinned", action="store_true", help="check and repack: accept files without a pin"
     )
     add_catalogue(parser)
     add_fetching(parser)
@@ -82,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     release = catalogue.release(args.release)
     if args.action == "show":
         return _show(args, catalogue, release)
-    return _pin(args, release) if args.action == "pin" else _check(args, release)
+    action = {"pin": _pin, "check": _check, "repack": _repack}[args.action]
+    return action(args, release)
 
 
 def _list(args: argparse.Namespace, catalogue: Catalogue) -> int:
@@ -144,6 +149,14 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
         for name, (artifact, contents) in files.items()
         if not artifact.pinned
     }
+    for vendor in release.vendor:
+        enclaves = [e for e in release.enclaves if e.vendor == vendor.id]
+        if any(enclave.signed_sha256 is None for enclave in enclaves):
+            path = fetcher.fetch(vendor.artifact, allow_unpinned=True).path
+            signed = read_members(path, {enclave.member for enclave in enclaves})
+            for enclave in enclaves:
+                digest = hashlib.sha256(signed[enclave.member]).hexdigest()
+                pins[f"enclave.{enclave.name}"] = {"signed_sha256": digest}
     text = read_file(release.file, MIB).decode()
     _write(args, write_pins(text, pins))
     return 0
@@ -169,3 +182,17 @@ def _check(args: argparse.Namespace, release: Release) -> int:
             out(f"{what}: {problem or 'as it says'}")
     out(f"{release.name}: {wrong or 'nothing'} of that is wrong")
     return EXIT_WRONG if wrong else 0
+
+
+def _repack(args: argparse.Namespace, release: Release) -> int:
+    if args.output is None:
+        raise InputError("no file is named to write to", hint="name it with -o")
+    part = release.only([enclave.name for enclave in release.enclaves if enclave.may_ship])
+    fetched = fetch_signed(part, chosen_fetcher(args), allow_unpinned=args.allow_unpinned)
+    paths = {name: archive.fetched.path for name, archive in fetched.items()}
+    signed = read_signed_enclaves(part, paths)
+    data = pack_members({enclave.member: signed[enclave.name] for enclave in part.enclaves})
+    write_output(args, data)
+    for kind in ("sha256", "sha512"):
+        out(f"{kind} {hashlib.new(kind, data).hexdigest()}")
+    return 0

@@ -16,8 +16,9 @@ import hashlib
 import io
 import os
 import shutil
+import tarfile
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional, Protocol
@@ -154,6 +155,20 @@ def digest_members(archive: Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS
     """SHA-256 in hexadecimal of each regular file of the archive, by name."""
     with open_archive(archive, limits) as stream:
         return {m.name: _content_digest(stream) for m in stream if m.kind is Kind.FILE}
+
+
+def pack_members(members: Mapping[str, bytes]) -> bytes:
+    """A plain tar archive of these files, the same bytes whoever makes it.
+
+    It is not compressed, and order, modes, owners and times are fixed.
+    """
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in sorted(members):
+            header = tarfile.TarInfo(name)
+            header.size = len(members[name])
+            tar.addfile(header, io.BytesIO(members[name]))
+    return packed.getvalue()
 
 
 def _content_digest(stream: TarStream) -> str:

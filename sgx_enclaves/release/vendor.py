@@ -14,6 +14,7 @@ member is the original's, byte for byte; what is not must be proved by comparing
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
 )
 from sgx_enclaves.files import digest_file, read_file, write_file
-from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, DEFAULT_LIMITS, ArchiveLimits
+from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import record
 from sgx_enclaves.release.archive import digest_members, list_members, read_members
 from sgx_enclaves.release.fetch import Fetched, Fetcher
@@ -44,14 +45,7 @@ _MAX_BYTES = 1 << 20
 
 
 def parse_checksums(data: bytes, file: str) -> dict[str, str]:
-    """Read a checksums file.
-
-    Args:
-        data: its content.
-        file: its name, for messages.
-
-    Returns:
-        Name to lower-case SHA-256.
+    """The digests of a checksums file, lower-case SHA-256 by name.
 
     Raises:
         FormatError: a line of another form, the same name with two digests, or no line.
@@ -83,13 +77,7 @@ def parse_checksums(data: bytes, file: str) -> dict[str, str]:
 
 
 def cross_check(checksums: Mapping[str, str], filename: str, sha256: str, file: str) -> bool:
-    """Compare a digest with the vendor's list.
-
-    Args:
-        checksums: from `parse_checksums`.
-        filename: the archive, without a folder.
-        sha256: the digest that is pinned or was found.
-        file: the checksums file, for messages.
+    """Compare an archive's digest with the vendor's list.
 
     Returns:
         Whether the list names the archive at all.
@@ -198,30 +186,41 @@ def _cross_check(
     return "", path
 
 
-def read_signed_enclaves(
-    release: Release,
-    archives: Mapping[str, Path],
-    limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
-) -> dict[str, bytes]:
+def read_signed_enclaves(release: Release, archives: Mapping[str, Path]) -> dict[str, bytes]:
     """Read the release's signed enclaves out of the vendor's archives.
 
     Args:
         release: what to look for.
         archives: archive id to file; enclaves of archives that are not given are left out.
-        limits: see `ArchiveLimits`.
 
     Returns:
         Enclave name to content.
 
     Raises:
         ArchiveError: a member is missing, or an archive is broken or hostile.
+        DigestError: an enclave is not the one that the release pins.
     """
     found: dict[str, bytes] = {}
     for vendor, path in archives.items():
-        members = {item.name: item.member for item in release.enclaves if item.vendor == vendor}
-        content = read_members(path, set(members.values()), limits)
-        found.update({name: content[member] for name, member in members.items()})
+        enclaves = [item for item in release.enclaves if item.vendor == vendor]
+        content = read_members(path, {item.member for item in enclaves})
+        for item in enclaves:
+            found[item.name] = _as_pinned(item, content[item.member], str(path))
     return found
+
+
+def _as_pinned(enclave: Enclave, data: bytes, file: str) -> bytes:
+    """The vendor's signed enclave, compared with its own pin, if it has one."""
+    digest = hashlib.sha256(data).hexdigest()
+    if enclave.signed_sha256 not in (None, digest):
+        raise DigestError(
+            f"the signed {enclave.name} is not the file that the release pins",
+            file=file,
+            expected=f"sha256 {enclave.signed_sha256}",
+            found=f"sha256 {digest}",
+            hint="take the vendor's own file",
+        )
+    return data
 
 
 @record
@@ -230,8 +229,8 @@ class Repacked:
 
     Attributes:
         enclaves: the release's signed enclaves that it holds, by name.
-        proved: names of the enclaves that are the original's, byte for byte. The
-            others must be proved by comparison.
+        proved: names of the enclaves that are the vendor's, byte for byte, as the original or
+            the release's pin says. The others must be proved by comparison.
         members: how many files it holds, and how many of them are the original's.
         foreign: files that are neither the original's nor an enclave.
     """
@@ -243,11 +242,7 @@ class Repacked:
 
 
 def read_repacked(
-    release: Release,
-    vendor: str,
-    repacked: Path,
-    original: Optional[Path],
-    limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
+    release: Release, vendor: str, repacked: Path, original: Optional[Path]
 ) -> Repacked:
     """Read a repacked archive in the place of the vendor's.
 
@@ -256,13 +251,13 @@ def read_repacked(
         vendor: id of the archive that was repacked.
         repacked: the distribution's file. Its members may stand below another top folder.
         original: the vendor's file, if it is here.
-        limits: see `ArchiveLimits`.
 
     Raises:
         InputError: it holds none of the release's enclaves, or one of them twice.
+        DigestError: an enclave is not the one that the release pins.
         ArchiveError: an archive is broken or hostile.
     """
-    names = [member.name for member in list_members(repacked, limits)]
+    names = [member.name for member in list_members(repacked)]
     places: dict[str, str] = {}
     for enclave in release.enclaves:
         if enclave.vendor != vendor:
@@ -280,21 +275,26 @@ def read_repacked(
         raise InputError(
             f"the repacked archive holds no enclave of {release.name}", file=str(repacked)
         )
-    content = read_members(repacked, set(places.values()), limits)
-    ours = _contents(repacked, limits)
-    theirs = _contents(original, limits) if original is not None else frozenset()
+    content = read_members(repacked, set(places.values()))
+    ours = _contents(repacked)
+    theirs = _contents(original) if original is not None else frozenset()
     files = {item.signed_file: item.name for item in release.enclaves if item.vendor == vendor}
+    theirs |= {(e.signed_file, e.signed_sha256) for e in release.enclaves if e.signed_sha256}
     return Repacked(
-        {name: content[place] for name, place in places.items()},
+        {
+            e.name: _as_pinned(e, content[places[e.name]], str(repacked))
+            for e in release.enclaves
+            if e.name in places
+        },
         frozenset(files[file] for file, _ in ours & theirs if file in files),
         (len(ours), len(ours & theirs)),
         tuple(sorted(file for file, _ in ours - theirs if file not in files)),
     )
 
 
-def _contents(archive: Path, limits: ArchiveLimits) -> frozenset[tuple[str, str]]:
+def _contents(archive: Path) -> frozenset[tuple[str, str]]:
     """File name without its directory, which a repack may rename, and digest of each member."""
-    digests = digest_members(archive, limits)
+    digests = digest_members(archive)
     return frozenset((name.rpartition("/")[2], digest) for name, digest in digests.items())
 
 
@@ -392,6 +392,7 @@ class VendorFiles:
                 continue
             try:
                 data = original.kept.read(file, DEFAULT_LIMITS.file_size)
+                _as_pinned(enclave, data, original.filename)
             except SgxEnclavesError as error:
                 self.files.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
                 continue
@@ -409,6 +410,7 @@ def _read_directory(job: VendorFiles, folder: Path) -> Done[None]:
                 job.missing("signed", enclave, str(folder), "put it there, or drop --signed")
                 continue
             data = read_file(str(path), DEFAULT_LIMITS.file_size)
+            _as_pinned(enclave, data, str(path))
         except SgxEnclavesError as error:
             job.files.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
             continue

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sgx_enclaves.catalogue.records import Artifact, Build, Enclave, Release, Source, VendorArchive
 from sgx_enclaves.errors import ArchiveError, CatalogueError, DigestError, FetchError, InputError
+from sgx_enclaves.release.archive import list_members, pack_members
 from sgx_enclaves.release.cache import Cache
 from sgx_enclaves.release.fetch import Fetcher
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
@@ -97,6 +99,7 @@ class Place:
         )
 
 
+REPACKED = "a63bf07f9832ca88b773765f35f93753b1b9d40d988afb50e2a97f8a8d51cbf2"
 GOOD_SUMS = f"{sha256(ORIGINAL)}  s.tar.gz\n"
 
 
@@ -202,3 +205,50 @@ def test_repacks_that_prove_nothing_are_refused(vendor: VendorServer, tmp_path: 
     )
     with pytest.raises(InputError, match="2 times"):
         read_repacked(place.release, "signed", twice, None)
+
+
+def pinned(release: Release, name: str, data: bytes) -> Release:
+    enclaves = tuple(
+        replace(item, signed_sha256=sha256(data)) if item.name == name else item
+        for item in release.enclaves
+    )
+    return replace(release, enclaves=enclaves)
+
+
+def test_a_pinned_enclave_is_proved_without_the_original(
+    vendor: VendorServer, tmp_path: Path
+) -> None:
+    place = Place(vendor, tmp_path / "cache")
+    release = pinned(place.release, "one", SIGNED["one"])
+    both = tm.write(
+        tmp_path,
+        tm.file("x/libsgx_one.signed.so", SIGNED["one"]),
+        tm.file("x/libsgx_two.signed.so", SIGNED["two"]),
+    )
+    result = read_repacked(release, "signed", both, None)
+    assert result.proved == {"one"}
+    assert (result.members, result.foreign) == ((2, 1), ())
+    wrong = pinned(place.release, "one", b"another")
+    with pytest.raises(DigestError, match="signed one is not the file that the release pins"):
+        read_repacked(wrong, "signed", both, None)
+    original = tmp_path / "original.tar.gz"
+    original.write_bytes(ORIGINAL)
+    assert read_signed_enclaves(release, {"signed": original}) == SIGNED
+    with pytest.raises(DigestError, match="signed one is not the file that the release pins"):
+        read_signed_enclaves(wrong, {"signed": original})
+
+
+def test_a_repack_is_the_same_each_time(vendor: VendorServer, tmp_path: Path) -> None:
+    place = Place(vendor, tmp_path / "cache")
+    names = {f"psw/libsgx_{name}.signed.so": data for name, data in SIGNED.items()}
+    packed = pack_members(names)
+    assert packed == pack_members(dict(reversed(names.items())))
+    target = tmp_path / "repack.tar"
+    target.write_bytes(packed)
+    found = list_members(target)
+    assert [member.name for member in found] == sorted(names)
+    assert {(member.executable, member.mtime) for member in found} == {(False, 0)}
+    # the very bytes: a change of Python's tarfile must not go unseen
+    assert sha256(packed) == REPACKED
+    original = tm.write(tmp_path, *(tm.file(name, data) for name, data in names.items()))
+    assert read_repacked(place.release, "signed", target, original).proved == {"one", "two"}

@@ -187,6 +187,7 @@ ARCHIVE = gzip.compress(
     ),
     mtime=0,
 )
+SIGNED = tm.file("one.so", b"signed") + tm.END
 TOML = """
 schema = 1
 name = "small"
@@ -241,7 +242,7 @@ def _options(tmp_path: Path) -> list[str]:
     local = tmp_path / "local"
     local.mkdir()
     (local / "main.tar.gz").write_bytes(ARCHIVE)
-    (local / "v.tar.gz").write_bytes(b"signed")
+    (local / "v.tar.gz").write_bytes(SIGNED)
     where = ["--local", str(local), "--offline", "--cache", str(tmp_path / "cache")]
     return ["--catalogue", str(tmp_path / "small.toml"), *where]
 
@@ -258,7 +259,8 @@ def test_what_is_unpinned_is_pinned_and_the_rest_stays(options: list[str], tmp_p
     assert main_source.sha256 == hashlib.sha256(ARCHIVE).hexdigest()
     assert main_source.sha512 == hashlib.sha512(ARCHIVE).hexdigest()
     assert main_source.contents_sha256 is not None
-    assert (signed.sha256, signed.contents_sha256) == (hashlib.sha256(b"signed").hexdigest(), None)
+    assert (signed.sha256, signed.contents_sha256) == (hashlib.sha256(SIGNED).hexdigest(), None)
+    assert release.enclaves[0].signed_sha256 == hashlib.sha256(b"signed").hexdigest()
     # once more changes nothing: a pin is never replaced
     assert write_pins(text, {"source.main": {"sha256": "0" * 64}}) == text
 
@@ -316,3 +318,20 @@ def test_nothing_is_run_but_patch(tmp_path: Path) -> None:
     assert release.build is not None
     problems = dict(check_tree(release, release.build, tmp_path / "no"))
     assert problems["step sdk"] == "no is not there"
+
+
+def test_what_may_be_shipped_is_packed_again(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["releases", "repack", "small", *options, "--allow-unpinned"]
+    assert main(words) == 2
+    for name in ("one.tar", "two.tar"):
+        assert main([*words, "-o", str(tmp_path / name)]) == 0
+    data = (tmp_path / "one.tar").read_bytes()
+    assert (tmp_path / "two.tar").read_bytes() == data
+    assert b"one.so" in data
+    assert hashlib.sha512(data).hexdigest() in capsys.readouterr().out
+    other = (tmp_path / "small.toml").read_text().replace('"one.so"', '"two.so"')
+    (tmp_path / "small.toml").write_text(other)
+    assert main([*words, "-o", str(tmp_path / "three.tar")]) == 2
+    assert "no member 'two.so'" in capsys.readouterr().err
