@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the packages of a build really hold, read from their files.
 
-Headers first: a build in which no header gives a reason to look further costs
-no more than that. Otherwise every package is hashed, and those with a reason are
-looked into, unless a record already speaks of these very bytes. What cannot be
-read is a fact, too: the gate does not open for it.
+Headers first. A package whose header names an enclave has a reason. Others are looked into if
+anything in their header, a scriptlet say, has a word of enclaves in it, or if they have a shared
+object, which every enclave is, whatever its name. If one package of a build has a reason, or
+holds an enclave, every package is hashed and looked into, unless a record already
+speaks of these very bytes. What cannot be read is a fact, too: the gate does not
+open for it.
 
-The two digests by which a record knows a package file.
+What was found in a file is remembered as long as it is the same file on disk.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Optional
+from typing import Any, BinaryIO, Optional, TypeVar
 
+from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import InputError, PackageError, SgxEnclavesError
 from sgx_enclaves.gate.record import Record
 from sgx_enclaves.rpm.enclaves import (
@@ -26,7 +32,7 @@ from sgx_enclaves.rpm.enclaves import (
     may_carry_enclaves,
 )
 from sgx_enclaves.rpm.payload import read_payload
-from sgx_enclaves.rpm.presence import contains_signed_enclaves, is_enclave_path
+from sgx_enclaves.rpm.presence import HINTS, contains_signed_enclaves, is_enclave_path
 from sgx_enclaves.rpm.reader import (
     DEFAULT_PACKAGE_LIMITS,
     FileKind,
@@ -34,6 +40,19 @@ from sgx_enclaves.rpm.reader import (
     PackageLimits,
     open_package,
 )
+
+T = TypeVar("T")
+# rpmbuild's color of an ELF file of 64 bits, and libmagic's words for one that is no shared object
+_ELF64 = 2
+_OTHER_ELF = re.compile(r"(?<!pie )\bexecutable\b|\brelocatable\b")
+# what every enclave has in it, in one piece: the name of its note or section
+_MARKS = (b"sgx_metadata", b".note.sgxmeta")
+_LONGEST_MARK = max(map(len, _MARKS))
+_CHUNK = 1 << 20
+# seconds after which a file's ctime tells whether it was changed again
+_SETTLED = 2.0
+_MOST_SEEN = 100_000
+_SEEN: dict[object, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -99,7 +118,7 @@ def inspect_build(
     records: Sequence[Record] = (),
     limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
 ) -> tuple[PackageFacts, ...]:
-    """What all packages of a build hold; nothing when no header mentions an enclave.
+    """What all packages of a build hold; nothing when there is no enclave in any of them.
 
     Args:
         files: every binary package of the build.
@@ -113,12 +132,81 @@ def inspect_build(
 
 
 def may_hold_enclaves(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> bool:
-    """Whether a package's header mentions an enclave, or cannot be read."""
+    """Whether a package names an enclave or holds one, or cannot be read."""
+
+    def look() -> bool:
+        with open_package(path, limits) as (package, stream):
+            if may_carry_enclaves(package):
+                return True
+            if not (package.header.mentions(HINTS) or _has_shared_objects(package)):
+                return False
+            return _unpacks_to_metadata(package, stream) and bool(_signed(package, stream))
+
     try:
-        with open_package(path, limits) as (package, _stream):
-            return may_carry_enclaves(package)
+        return _remembered("may hold", path, look)
     except SgxEnclavesError:
         return True
+
+
+def _has_shared_objects(package: Package) -> bool:
+    """Whether the header lets a file be an ELF64 shared object; PIE programs are some too."""
+    colors = package.header.all("FILECOLORS", int)
+    classes = package.header.all("FILECLASS", str)
+    if not len(colors) == len(classes) == len(package.header.all("BASENAMES", str)):
+        # not made by rpmbuild
+        return bool(package.files)
+    return any(
+        color & _ELF64 and not _OTHER_ELF.search(name) for color, name in zip(colors, classes)
+    )
+
+
+def _unpacks_to_metadata(package: Package, stream: BinaryIO) -> bool:
+    """Whether the words that mark SGX metadata are in the payload, or it cannot be unpacked.
+
+    Takes a tenth of what it takes to read the payload as an archive, in a process of its own.
+    """
+    stream.seek(package.payload_start)
+    compressor = package.header.one("PAYLOADCOMPRESSOR", str)
+    try:
+        reader = BoundedReader(stream, package.file, package.limits.payload, compressor)
+        end = b""
+        while chunk := reader.read(_CHUNK):
+            end += chunk
+            if any(mark in end for mark in _MARKS):
+                return True
+            end = end[-_LONGEST_MARK:]
+    except SgxEnclavesError:
+        return True
+    return False
+
+
+def _remembered(what: str, path: str, look: Callable[[], T]) -> T:
+    """What was found in this very file before; inode and ctime are not for anybody to set.
+
+    A file that was changed a moment ago is not remembered: it may be changed again within
+    the same tick of the disk's clock.
+    """
+    key = _identity(what, path)
+    if key in _SEEN:
+        found: T = _SEEN[key]
+        return found
+    found = look()
+    if key is not None and key == _identity(what, path):
+        while len(_SEEN) >= _MOST_SEEN:
+            _SEEN.pop(next(iter(_SEEN)), None)
+        _SEEN[key] = found
+    return found
+
+
+def _identity(what: str, path: str) -> Optional[tuple[object, ...]]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    if abs(time.time() - status.st_ctime) < _SETTLED:
+        return None
+    own = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return (what, path, *own)
 
 
 def claims_signed_enclaves(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> bool:
@@ -145,16 +233,15 @@ def inspect_package(
     provides: tuple[str, ...] = ()
     problem = None
     try:
+        digests = rpm_digests(file.path, limits)
         with open_package(file.path, limits) as (package, stream):
             _require_name(package, file.name)
-            digests = digests_of(package, stream)
-            if may_carry_enclaves(package):
-                provides = _signed_names(package.header.all("PROVIDENAME", str))
-                claimed = _claimed(package)
-                if claimed and {f.path for f in claimed} <= _known(file.name, digests, records):
-                    signed = claimed
-                else:
-                    signed = _signed(package, stream)
+            provides = _signed_names(package.header.all("PROVIDENAME", str))
+            claimed = _claimed(package)
+            if claimed and {f.path for f in claimed} <= _known(file.name, digests, records):
+                signed = claimed
+            else:
+                signed = _remembered("signed", file.path, lambda: _signed(package, stream))
     except SgxEnclavesError as error:
         problem = str(error)
     return PackageFacts(file.name, digests, signed, provides, copies, problem)
@@ -221,9 +308,6 @@ def _require_name(package: Package, name: str) -> None:
         )
 
 
-_CHUNK = 1 << 20
-
-
 @dataclass(frozen=True)
 class RpmDigests:
     """SHA-256 of a package, hexadecimal.
@@ -244,8 +328,12 @@ def rpm_digests(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Rp
     Raises:
         SgxEnclavesError: it cannot be read, or is no whole RPM package.
     """
-    with open_package(path, limits) as (package, stream):
-        return digests_of(package, stream)
+
+    def look() -> RpmDigests:
+        with open_package(path, limits) as (package, stream):
+            return digests_of(package, stream)
+
+    return _remembered("digests", path, look)
 
 
 def digests_of(package: Package, stream: BinaryIO) -> RpmDigests:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import posixpath
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional, Union
@@ -186,7 +187,8 @@ def may_carry_enclaves(package: Package) -> bool:
     if not header.mentions(HINTS):
         return False
     names = header.all("BASENAMES", str)
-    if any((d + "/").startswith(ENCLAVE_FOLDER) for d in header.all("DIRNAMES", str)):
+    folders = {posixpath.normpath(name) for name in header.all("DIRNAMES", str)}
+    if any(f"/{name.lstrip('/')}/".startswith(ENCLAVE_FOLDER) for name in folders):
         return True
     # Beside the folder, names alone tell.
     if contains_enclaves(header.all("PROVIDENAME", str), names):

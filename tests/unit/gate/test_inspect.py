@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import InputError, PackageDamagedError, PackageError
 from sgx_enclaves.gate import inspect as inspect_module
 from sgx_enclaves.gate.inspect import (
@@ -259,3 +260,135 @@ def test_no_digests_of_what_is_no_whole_package(
     path.write_bytes(data)
     with pytest.raises(error):
         rpm_digests(str(path))
+
+
+# --- enclaves without a name, and packages that give no reason
+
+
+NAMELESS = (RpmFile("/usr/libexec/helper.bin", SIGNED),)
+SO, PIE = "ELF 64-bit LSB shared object, x86-64", "ELF 64-bit LSB pie executable, x86-64"
+PROGRAM, OBJECT = "ELF 64-bit LSB executable, x86-64", "ELF 64-bit LSB relocatable, x86-64"
+
+
+def as_rpmbuild(kind: str, color: int = 2) -> dict[int, Any]:
+    """What rpmbuild writes of a package with one file: its color and its class."""
+    return {1140: [color], 1141: [0], 1142: [kind]}
+
+
+def looked_into(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, files: Any, **more: Any) -> bool:
+    """Whether the payload is read to find out."""
+    seen: list[object] = []
+
+    def reading(*arguments: Any) -> Any:
+        seen.append(arguments)
+        return BoundedReader(*arguments)
+
+    monkeypatch.setattr(inspect_module, "BoundedReader", reading)
+    may_hold_enclaves(shelf.put(files, **more))
+    return bool(seen)
+
+
+@pytest.mark.parametrize(
+    ("kind", "color", "read"),
+    [
+        (SO, 2, True),
+        # an enclave can be made to look like one
+        (PIE, 2, True),
+        (PROGRAM, 2, False),
+        (OBJECT, 2, False),
+        (SO, 1, False),
+        ("ASCII text", 0, False),
+    ],
+)
+def test_only_what_can_be_an_enclave_is_read(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, kind: str, color: int, read: bool
+) -> None:
+    files = (RpmFile("/usr/bin/x", b"x"),)
+    assert looked_into(shelf, monkeypatch, files, tags=as_rpmbuild(kind, color)) is read
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{}, {1140: [2, 0], 1141: [0], 1142: [PROGRAM]}, {1140: [2], 1141: [9], 1142: [PROGRAM]}],
+)
+def test_a_header_that_rpmbuild_did_not_write_is_not_believed(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, tags: dict[int, Any]
+) -> None:
+    assert looked_into(shelf, monkeypatch, (RpmFile("/usr/bin/x", b"x"),), tags=tags)
+
+
+def test_a_scriptlet_with_a_word_of_enclaves_is_a_reason_to_look(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = {1024: "mv /usr/share/x /usr/x86_64-intel-sgx/lib64/x", **as_rpmbuild("data", 0)}
+    files = (RpmFile("/usr/share/x", b"x"),)
+    assert looked_into(shelf, monkeypatch, files, tags=script)
+    assert not may_hold_enclaves(shelf.put(files, tags=script))
+    assert may_hold_enclaves(shelf.put(NAMELESS, tags=script))
+
+
+@pytest.mark.parametrize("kind", [SO, PIE])
+def test_an_enclave_without_a_name_is_found(shelf: Shelf, kind: str) -> None:
+    path = shelf.put(NAMELESS, tags=as_rpmbuild(kind))
+    (facts,) = inspect_build([BuildFile(NAME, path)])
+    assert facts.signed == (SignedFile("/usr/libexec/helper.bin", DIGEST),)
+
+
+def test_a_sibling_s_reason_is_a_reason_to_look_everywhere(shelf: Shelf) -> None:
+    """Else a program with a false color would hide what a record must name."""
+    file = "other-1.0-1.x86_64.rpm"
+    hidden = shelf.put(NAMELESS, file, name="other", tags=as_rpmbuild("ASCII text", 0))
+    other = BuildFile(file, hidden)
+    assert inspect_build([other]) == ()
+    named = BuildFile(NAME, shelf.put(FILES))
+    facts = {item.name: item for item in inspect_build([named, other])}
+    assert facts[other.name].signed == (SignedFile("/usr/libexec/helper.bin", DIGEST),)
+
+
+def test_what_was_found_is_remembered_as_long_as_it_is_the_same_file(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspect_module, "_SETTLED", -1.0)
+    path = shelf.put([RpmFile("/usr/bin/x", b"x")])
+    assert not may_hold_enclaves(path)
+    monkeypatch.setattr(inspect_module, "may_carry_enclaves", None)
+    assert not may_hold_enclaves(path)
+    monkeypatch.undo()
+    monkeypatch.setattr(inspect_module, "_SETTLED", -1.0)
+    before = os.stat(path)
+    size = before.st_size
+    other = Path(shelf.put(NAMELESS)).read_bytes()
+    Path(path).write_bytes(other[:size].ljust(size, b"\0"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert may_hold_enclaves(path)
+
+
+def test_a_file_that_was_changed_a_moment_ago_is_not_remembered(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shelf.put([RpmFile("/usr/bin/x", b"x")])
+    assert not may_hold_enclaves(path)
+    monkeypatch.setattr(inspect_module, "may_carry_enclaves", lambda _package: True)
+    assert may_hold_enclaves(path)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "/usr//x86_64-intel-sgx/lib64/",
+        "/usr/./x86_64-intel-sgx/lib64/",
+        "//usr/x86_64-intel-sgx/lib64/",
+    ],
+)
+def test_a_folder_written_in_another_way_is_the_enclave_folder(shelf: Shelf, folder: str) -> None:
+    path = shelf.put((RpmFile(f"{folder}x", b"x"),), tags=as_rpmbuild("data", 0))
+    assert may_hold_enclaves(path)
+
+
+def test_a_mark_on_the_border_of_two_pieces_is_seen(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shelf.put(NAMELESS, tags=as_rpmbuild(SO))
+    for size in (5, 13, 64):
+        monkeypatch.setattr(inspect_module, "_CHUNK", size)
+        assert may_hold_enclaves(path)
