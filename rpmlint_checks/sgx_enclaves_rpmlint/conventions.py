@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from sgx_enclaves.rpm.check import EnclaveResult
-from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, stem_of, version_of
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, pinned_name, version_of
 from sgx_enclaves_rpmlint.findings import Report, report
 from sgx_enclaves_rpmlint.packages import Subject
 
 _SIGNED = re.compile(r"(?P<base>libsgx_\w+\.signed\.so)(?:\.(?P<version>\d+(?:\.\d+)+))?\Z")
 _PACKAGE = re.compile(r"sgx-enclave-[a-z]+-(?P<name>\w+)-(?P<state>signed|unsigned)\Z")
-_PREFIX = "libsgx_"
 _DEBUG_FILES = "/usr/lib/debug/"
 _BUILD_IDS = "/usr/lib/.build-id/"
 _UNSIGNED = re.compile(r"libsgx_\w+\.so\Z")
@@ -82,7 +81,7 @@ def _unsigned_name(enclave: EnclaveResult) -> Iterator[Report]:
 
 
 def _package_name(subject: Subject, enclave: EnclaveResult) -> Iterator[Report]:
-    name = _name_of(enclave)
+    name = enclave.name
     if name is None:
         return
     expected = f"sgx-enclave-KIND-{name}-{_state(enclave)}"
@@ -97,7 +96,7 @@ def _package_name(subject: Subject, enclave: EnclaveResult) -> Iterator[Report]:
 
 
 def _provides(subject: Subject, enclave: EnclaveResult) -> Iterator[Report]:
-    name = _name_of(enclave)
+    name = enclave.name
     if name is None:
         return
     wanted = f"sgx-enclave({name}:{_state(enclave)})"
@@ -133,7 +132,7 @@ def _provided_versions(
             problem = "has no version"
         elif version == found:
             problem = f"has the version of the file, {version}, instead of the release's"
-        elif _is_of_older_release(version, found if enclave.name else None):
+        elif _is_of_older_release(version, found if pinned_name(enclave.path) else None):
             problem = f"is of release {version}, older than the file, {found}"
         else:
             continue
@@ -152,11 +151,3 @@ def _is_of_older_release(release: str, file: Optional[str]) -> bool:
 
 def _state(enclave: EnclaveResult) -> str:
     return "signed" if enclave.signed else "unsigned"
-
-
-def _name_of(enclave: EnclaveResult) -> Optional[str]:
-    """What Provides call it: one of Intel's names, or what follows `libsgx_` in the file's."""
-    if enclave.name is not None:
-        return enclave.name
-    stem = stem_of(enclave.path)
-    return stem[len(_PREFIX) :] if stem.startswith(_PREFIX) else None

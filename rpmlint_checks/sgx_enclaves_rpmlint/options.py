@@ -11,7 +11,7 @@ from typing import Any, Optional
 from sgx_enclaves.enclave.known import not_shipped, pin_for_file
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.plain import record
-from sgx_enclaves.rpm.presence import enclave_name, stem_of, version_of
+from sgx_enclaves.rpm.presence import pinned_name, stem_of, version_of
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
 _KEYS = frozenset({"reference", "signers", "least_isvsvn", "permit", "quiet"})
@@ -59,7 +59,7 @@ class Options:
 
 def key_of(path: str) -> str:
     """What an enclave is called in the configuration: `ide`, or `libsgx_own` when not Intel's."""
-    return enclave_name(path) or stem_of(path)
+    return pinned_name(path) or stem_of(path)
 
 
 def read_options(table: object) -> Options:
@@ -132,9 +132,11 @@ class _Reader:
 
     def permit(self) -> frozenset[str]:
         names = frozenset(self.texts("permit", self._table.get("permit", [])))
-        for name in sorted(names - not_shipped()):
-            self._wrong("permit", f"one of {', '.join(sorted(not_shipped()))}", name)
-        return names & not_shipped()
+        # Asks the whole catalogue, which takes its time.
+        known = not_shipped() if names else names
+        for name in sorted(names - known):
+            self._wrong("permit", f"one of {', '.join(sorted(known))}", name)
+        return names & known
 
     def _mapping(self, key: str) -> list[tuple[str, object]]:
         value = self._table.get(key, {})

@@ -68,7 +68,6 @@ def never_a_reference(provide: str) -> bool:
 
 
 Query = Callable[[str], list[InstalledPackage]]
-_PREFIX = "libsgx_"
 _UNSIGNED = "-unsigned"
 _REPRODUCIBLE = ":unsigned:reproducible)"
 
@@ -137,7 +136,7 @@ class InstalledReference:
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
-        name = enclave_name(path) or stem_of(path).removeprefix(_PREFIX)
+        name = enclave_name(path) or stem_of(path)
         packages = self._query(f"sgx-enclave({name}{_REPRODUCIBLE}")
         for package in packages:
             opener = functools.partial(

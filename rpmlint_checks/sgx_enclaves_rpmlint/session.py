@@ -8,11 +8,10 @@ goes wrong is a finding. What judges is imported only when there is something to
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from sgx_enclaves_rpmlint.findings import ERROR, KINDS, Report, failed
 from sgx_enclaves_rpmlint.packages import LintPackage, Output, Subject, subject_of
-from sgx_enclaves_rpmlint.references import installed_packages
 
 if TYPE_CHECKING:
     from sgx_enclaves_rpmlint.references import InstalledPackage
@@ -40,14 +39,14 @@ class Session:
     Args:
         table: the table [SgxEnclave] of the configuration.
         output: where findings go.
-        query: the installed packages that provide something.
+        query: the installed packages that provide something; None asks the RPM database.
     """
 
     def __init__(
         self,
         table: object,
         output: Output,
-        query: Callable[[str], list[InstalledPackage]] = installed_packages,
+        query: Optional[Callable[[str], list[InstalledPackage]]] = None,
     ) -> None:
         self._output = output
         self._table = table
@@ -80,8 +79,10 @@ class Session:
     def _judge(self, waiting: list[Subject]) -> None:
         # Takes as long as all the rest of our start, and most packages have no enclave.
         from sgx_enclaves_rpmlint.judge import Judgement  # noqa: PLC0415
+        from sgx_enclaves_rpmlint.references import installed_packages  # noqa: PLC0415
 
-        judgement = Judgement(self._table, list(self._subjects.values()), self._query)
+        query = self._query or installed_packages
+        judgement = Judgement(self._table, list(self._subjects.values()), query)
         for subject in waiting:
             try:
                 for found in judgement.of(subject):

@@ -64,6 +64,13 @@ def pin_for_file(path: str) -> Optional[Pin]:
     return next((pin for pin in _pins_with("file", file) if pin.file == file), None)
 
 
+def pins_of_signer(mrsigner: str) -> tuple[Pin, ...]:
+    """The pin of every enclave that this key (lower-case hexadecimal) must have signed."""
+    if mrsigner not in _parsed(_SIGNERS)["signer"]:
+        return ()
+    return tuple(pin for pin in all_pins() if pin.mrsigner == mrsigner)
+
+
 @cache
 def all_pins() -> tuple[Pin, ...]:
     """The pin of every enclave that is known."""
@@ -106,7 +113,12 @@ def _content(path: Path) -> bytes:
 
 @cache
 def _parsed(path: Path) -> dict[str, Any]:
-    return parse_toml(_content(path), file=str(path), error=CatalogueError)
+    content = _content(path)
+    if path != _SIGNERS:
+        # Of a release only its enclaves matter here, which are the smaller part.
+        tables = re.split(rb"^(?=\[)", content, flags=re.MULTILINE)
+        content = b"".join(t for t in tables if t.startswith((b"[[enclave]]", b"[enclave.")))
+    return parse_toml(content, file=str(path), error=CatalogueError)
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import Optional
 
 from sgx_enclaves.enclave.compare import compare, finding_of
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.known import all_pins, not_shipped
+from sgx_enclaves.enclave.known import pin_named, pins_of_signer
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import Generation
@@ -24,7 +24,7 @@ from sgx_enclaves.errors import LimitError, PackageDamagedError, SgxEnclavesErro
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.enclaves import ConfigFile, Links, PackedEnclave, enclaves_among
 from sgx_enclaves.rpm.payload import Opener, packed
-from sgx_enclaves.rpm.presence import enclave_name, is_in_enclave_folder
+from sgx_enclaves.rpm.presence import enclave_name, is_in_enclave_folder, pinned_name
 from sgx_enclaves.rpm.reader import DEFAULT_PACKAGE_LIMITS, FileKind, Package, PackageLimits
 from sgx_enclaves.rpm.references import Counterpart, Reference
 
@@ -43,7 +43,7 @@ class EnclaveResult:
     Attributes:
         path: where the package puts it.
         links: symbolic and hard links to it.
-        name: its name in packages, if it is one of Intel's.
+        name: its name in packages, see `enclave_name`.
         signed: whether it is signed.
         size: bytes.
         sha256: hexadecimal.
@@ -138,7 +138,7 @@ def check_package(
     results: list[EnclaveResult] = []
     findings: list[Finding] = []
     others = [r for r in references if r.name != path]
-    refused = not_shipped() - frozenset(permitted)
+    accepted = frozenset(permitted)
     try:
         with opener(path, limits) as (package, members):
             nevra = package.nevra
@@ -146,7 +146,7 @@ def check_package(
             for item in enclaves_among(package, members):
                 if isinstance(item, ConfigFile):
                     continue
-                results.append(_check_one(item, others, policy_of, refused, generation, limits))
+                results.append(_check_one(item, others, policy_of, accepted, generation, limits))
                 # The next one is read before this name is bound anew.
                 del item
             findings += _missing(package, results)
@@ -173,13 +173,13 @@ def _check_one(
     packed: PackedEnclave,
     references: Iterable[Reference],
     policy_of: Callable[[str], Policy],
-    refused: frozenset[str],
+    accepted: frozenset[str],
     generation: Optional[Generation],
     limits: PackageLimits,
 ) -> EnclaveResult:
     if packed.problem is not None or not packed.signed:
         return _unjudged(packed)
-    notes = (*not_permitted(packed, refused), *_named_as_another(packed))
+    notes = (*not_permitted(packed, accepted), *_named_as_another(packed))
     policy = policy_of(packed.path)
     best: Optional[EnclaveResult] = None
     problems: list[Finding] = []
@@ -257,14 +257,17 @@ def describe(packed: PackedEnclave, sha256: Optional[str] = None) -> EnclaveResu
     )
 
 
-def not_permitted(packed: PackedEnclave, refused: frozenset[str]) -> Iterable[Finding]:
+def not_permitted(packed: PackedEnclave, accepted: frozenset[str]) -> Iterable[Finding]:
     """Say no to an enclave that must not be shipped, whatever its name.
 
     Its signature says as which product it was signed, so renaming does not help.
     """
     names = {name for name in map(enclave_name, packed.names) if name}
     names |= _signed_as(packed)
-    for name in sorted(names & refused):
+    for name in sorted(names - accepted):
+        pin = pin_named(name)
+        if pin is None or pin.may_ship:
+            continue
         yield Finding(
             "not-permitted",
             Severity.DIFFERS,
@@ -279,7 +282,7 @@ def _named_as_another(packed: PackedEnclave) -> Iterator[Finding]:
     """Say no to links that make one enclave stand for another."""
     own = enclave_name(packed.path)
     for link in packed.links:
-        name = enclave_name(link)
+        name = pinned_name(link)
         if name not in (None, own):
             yield Finding(
                 "named-as-another",
@@ -301,7 +304,7 @@ def _signed_as(packed: PackedEnclave) -> set[str]:
     found = set()
     for product in products:
         # QE3 and IDE share signer and product; such a pair tells nothing.
-        pins = [p for p in all_pins() if (p.mrsigner, p.isvprodid) == product]
+        pins = [p for p in pins_of_signer(product[0]) if p.isvprodid == product[1]]
         if len(pins) == 1:
             found.add(pins[0].enclave)
     return found

@@ -43,8 +43,6 @@ from sgx_enclaves.rpm.presence import (
 )
 from sgx_enclaves.rpm.reader import FileKind, Package, PackageFile
 
-_STEM = "libsgx_"
-
 
 def provides_of(path: str, data: bytes, versions: Mapping[str, str]) -> list[str]:
     """The Provides of one enclave file.
@@ -59,7 +57,7 @@ def provides_of(path: str, data: bytes, versions: Mapping[str, str]) -> list[str
     """
     image = EnclaveImage.parse(data, path)
     descriptor = Descriptor.parse(image.descriptor)
-    name = enclave_name(path) or _own_name(path)
+    name = enclave_name(path) or stem_of(path)
     kind = "signed" if descriptor.is_signed else "unsigned"
     version = versions.get(name)
     provides = [f"{PROVIDE_PREFIX}{name}:{kind})" + (f" = {version}" if version else "")]
@@ -84,11 +82,6 @@ def provides_of(path: str, data: bytes, versions: Mapping[str, str]) -> list[str
             f"sgx-enclave-mrsigner({block.sigstruct.mrsigner.hex()})",
         ]
     return list(dict.fromkeys(provides))
-
-
-def _own_name(path: str) -> str:
-    stem = stem_of(path)
-    return stem[len(_STEM) :] if stem.startswith(_STEM) else stem
 
 
 CONFIG_SUFFIX = "config.xml"

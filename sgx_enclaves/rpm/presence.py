@@ -31,6 +31,7 @@ SIGNED_SUFFIX = ".signed.so"
 # Every evidence holds one of these, and so does a header that holds the evidence.
 HINTS = ("sgx", SIGNED_SUFFIX)
 
+_OWN = re.compile(r"libsgx_(?P<name>\w+)\Z")
 _SHARED_OBJECT = re.compile(r"(?P<stem>.+?)(?:\.signed)?\.so(?:\.[0-9.]+)?\Z")
 _VERSION = re.compile(r"\.so\.(?P<version>[0-9.]+)\Z")
 _PROVIDE = re.compile(r"sgx-enclave\((?P<name>[^:()]+)(?::(?P<state>signed|unsigned)(?=[:)]))?")
@@ -85,13 +86,13 @@ def _of_files(files: Iterable[str]) -> Iterator[Evidence]:
     for path in files:
         # Most paths are done with here.
         if ".so" in path and is_enclave_path(path):
-            yield Evidence(path, enclave_name(path), SIGNED_SUFFIX in _base(path))
+            yield Evidence(path, pinned_name(path), SIGNED_SUFFIX in _base(path))
 
 
 def is_enclave_path(path: str) -> bool:
     """Whether a file of this path claims to be an enclave, or is loaded as one."""
     return (
-        is_in_enclave_folder(path) or SIGNED_SUFFIX in _base(path) or enclave_name(path) is not None
+        is_in_enclave_folder(path) or SIGNED_SUFFIX in _base(path) or pinned_name(path) is not None
     )
 
 
@@ -116,7 +117,17 @@ def version_of(path: str) -> Optional[str]:
 
 
 def enclave_name(path: str) -> Optional[str]:
-    """The name in packages of one of Intel's enclaves: `ide` for `libsgx_id_enclave.so`."""
+    """What packages call an enclave, by the name of its file: the one place that knows.
+
+    `ide` for `libsgx_id_enclave.so`, as the catalogue has it; `own` for `libsgx_own.so`,
+    which is in no catalogue; None for a file that is not called so.
+    """
+    own = _OWN.match(stem_of(path))
+    return pinned_name(path) or (own["name"] if own else None)
+
+
+def pinned_name(path: str) -> Optional[str]:
+    """The name of an enclave of the catalogue; None for every other file."""
     pin = pin_for_file(path)
     return pin.enclave if pin else None
 

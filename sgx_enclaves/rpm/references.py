@@ -2,40 +2,21 @@
 """Where the unsigned counterpart of a signed enclave and its config.xml come from.
 
 A reference is a package of unsigned enclaves, a folder, or a built directory
-(`built_reference.py`). It hands out one counterpart at a time, so that no two
-enclaves of it are in memory at once.
-
-What a signed enclave is held against, and what can hand it out.
-
-A directory that `sgx-enclaves build` made, as a reference.
-
-Its manifest says which release was built, and pins every file: one that was
-changed after the build is refused. Which version an enclave of that release has
-is in the catalogue.
+(`built_reference.py`).
 """
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Optional, Protocol
 
-from sgx_enclaves.catalogue.reader import load_catalogue
-from sgx_enclaves.catalogue.records import Catalogue
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import pin_for_file
-from sgx_enclaves.errors import CatalogueError, InputError, LimitError, SgxEnclavesError
+from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.plain import record
-from sgx_enclaves.release.manifest import (
-    EnclaveRecord,
-    config_name,
-    load_enclave,
-    load_manifest,
-    unsigned_name,
-)
 from sgx_enclaves.rpm.enclaves import CONFIG_SUFFIX, ConfigFile, PackedEnclave, enclaves_among
 from sgx_enclaves.rpm.payload import Opener, files_with_content, packed
 from sgx_enclaves.rpm.presence import PROVIDE_PREFIX, SIGNED_SUFFIX, stem_of, version_of
@@ -290,72 +271,10 @@ def open_reference(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) ->
     """
     place = Path(path)
     if place.name == MANIFEST or (place / MANIFEST).is_file():
-        # Costs start-up time, and most references are none.
-        pass
+        # Takes as long to import as a comparison, and most references are none.
+        from sgx_enclaves.rpm.built_reference import BuiltReference  # noqa: PLC0415
 
         return BuiltReference(path, limits)
     if place.is_dir():
         return FolderReference(path, limits)
     return PackageReference(path, limits)
-
-
-class BuiltReference:
-    """A built directory; an enclave of another version than the one asked for does not fit.
-
-    Args:
-        path: the directory, or the manifest in it.
-        limits: see `PackageLimits`.
-        catalogue: of releases; None for the one that is installed.
-
-    Raises:
-        ManifestError: the manifest is wrong.
-        InputError: it cannot be read.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
-        catalogue: Optional[Catalogue] = None,
-    ) -> None:
-        self.name = path
-        self._folder = Path(path) if Path(path).is_dir() else Path(path).parent
-        self._limits = limits
-        self._catalogue = catalogue
-        self._manifest = load_manifest(self._folder)
-
-    def counterparts(self, path: str) -> Iterator[Counterpart]:
-        """See `Reference`; no other enclave is read than the one that is asked for."""
-        for kept in self._manifest.enclaves:
-            if stem_of(unsigned_name(kept.file)) != stem_of(path):
-                continue
-            version = self._version(kept)
-            if version is not None and version_of(path) not in (version, None):
-                continue
-            built = load_enclave(self._folder, kept, self._limits.enclave)
-            if built is not None:
-                yield Counterpart(
-                    f"{self._folder / unsigned_name(kept.file)} ({self._origin(version)})",
-                    built.unsigned,
-                    str(self._folder / config_name(kept.file)),
-                    built.config,
-                )
-
-    def _origin(self, version: Optional[str]) -> str:
-        toolchain = "the designated" if self._manifest.designated else "another"
-        words = f"{self._manifest.release}, built with {toolchain} toolchain"
-        return f"{version} of {words}" if version else words
-
-    def _version(self, record: EnclaveRecord) -> Optional[str]:
-        """The version that its release gives it; None when that is not known."""
-        try:
-            release = self._releases.release(self._manifest.release)
-        except CatalogueError:
-            # Built from a description of one's own.
-            return None
-        known = next((e.so_version for e in release.enclaves if e.name == record.name), None)
-        return known.value if known is not None else None
-
-    @functools.cached_property
-    def _releases(self) -> Catalogue:
-        return self._catalogue if self._catalogue is not None else load_catalogue()

@@ -19,9 +19,10 @@ from sgx_enclaves.release.manifest import (
     Manifest,
     write_manifest,
 )
+from sgx_enclaves.rpm.built_reference import BuiltReference
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
-from sgx_enclaves.rpm.references import BuiltReference, FolderReference, Reference, open_reference
+from sgx_enclaves.rpm.references import FolderReference, Reference, open_reference
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, write_rpm

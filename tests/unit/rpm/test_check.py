@@ -126,6 +126,22 @@ def test_a_good_package_and_a_package(shop: Shop) -> None:
     assert codes(result) == []
 
 
+@pytest.mark.parametrize("name", ["own", "qae", "some_other"])
+def test_an_enclave_that_is_not_pinned_can_keep_its_promise(shop: Shop, name: str) -> None:
+    """The name that Provides must have is the one that the file is known by."""
+    path = f"{ENCLAVE_FOLDER}libsgx_{name}.signed.so.1.0"
+    folder = shop.reference(
+        **{f"libsgx_{name}__so": CASE.built, f"libsgx_{name}__config__xml": CASE.config}
+    )
+    package = shop.rpm([RpmFile(path, CASE.signed)], provides=[f"sgx-enclave({name}:signed)"])
+    # QAE is pinned, and its legal state is as QvE's.
+    result = check(package, FolderReference(folder), permitted=["qae"])
+    assert (codes(result), result.exit_status) == ([], 0)
+    assert result.enclaves[0].name == name
+    absent = shop.rpm([RpmFile(path, CASE.signed)], provides=["sgx-enclave(gone:signed)"])
+    assert "enclave-missing" in codes(check(absent, FolderReference(folder)))
+
+
 def test_another_payload_differs(shop: Shop) -> None:
     tampered = bytearray(CASE.signed)
     tampered[-1] ^= 1
@@ -247,7 +263,7 @@ def test_qve_under_another_name_is_not_permitted_either(
     qve = pin_named("qve")
     assert qve is not None
     ours = replace(qve, mrsigner=mrsigner(vendor_key()), isvprodid=3)
-    monkeypatch.setattr("sgx_enclaves.rpm.check.all_pins", lambda: (ours,))
+    monkeypatch.setattr("sgx_enclaves.rpm.check.pins_of_signer", lambda _signer: (ours,))
     result = check(shop.rpm(SIGNED), FolderReference(shop.reference()))
     assert codes(result) == ["not-permitted"]
     linked = [RpmFile("/opt/x", CASE.signed), link("/opt/libsgx_qve.so", "x")]
