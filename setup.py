@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What setup.cfg cannot say: the rpmlint check's package, and the hook that rpmlint needs.
+"""Build steps that setup.cfg cannot express: packaging the rpmlint check and its `.pth` hook.
 
 rpmlint loads checks from its own package only. The wheel therefore has a `.pth`
 file, which Python reads at its start, that registers a finder for the one module.

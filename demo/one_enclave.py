@@ -88,6 +88,8 @@ def _graft(built: Path, folder: Path) -> Result:
     honest = folder / "honest" / "libsgx_pce.signed.so"
     signatures = folder / "signatures.bin"
     grafted = folder / "grafted.signed.so"
+    for old in (signatures, grafted):
+        old.unlink(missing_ok=True)
     sgx_enclaves("extract-signature", str(honest), "-o", str(signatures))
     sgx_enclaves(
         "graft",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The release `demo`: its source archive, the vendor's archive, and its description.
 
-The sources are those of our test enclaves. The description is made anew for each
+The sources are those of our test enclaves. The description is made again for each
 run, since the server's port and the machine's toolchain are part of it.
 """
 

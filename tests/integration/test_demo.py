@@ -17,6 +17,7 @@ from demo.packages import Built
 from demo.release import VERSION, Description, Tool, release_toml
 from demo.whole_release import Case, problems_of
 from sgx_enclaves.catalogue.reader import read_release
+from sgx_enclaves.release.sandbox import Isolation, best_isolation
 from tests.enclaves.compiled import have_toolchain
 from tests.integration.demonstration import OUTPUT, STATUS, demo_folder
 
@@ -53,9 +54,11 @@ def test_demo_runs_and_every_verdict_is_as_it_must_be(
     assert (ROOT / opened[1]).resolve() == report.resolve()
     packages = "4 of 4 enclaves are the vendor's files, byte for byte, both ways"
     assert packages in output or "rpmbuild is not installed" in output
+    isolated = best_isolation()[0] is not Isolation.NONE
+    assert isolated != ("builds cannot be isolated here" in output)
     wanted = {
-        "demo": (0, True, None),
-        "again": (0, True, None),
+        "demo": (0, isolated, None),
+        "again": (0, isolated, None),
         "source": (2, False, "sources"),
         "archive": (2, False, "signed"),
         "toolchain": (2, False, "toolchain"),
@@ -133,3 +136,15 @@ def test_description_is_a_release_of_the_catalogue() -> None:
     assert [enclave.name for enclave in release.enclaves] == ["pce", "ide", "qe3", "tdqe"]
     assert release.unpinned == ()
     assert {e.so_version.value for e in release.enclaves if e.so_version} == {VERSION}
+
+
+def test_without_isolation_no_verdict_must_be_the_reproducible_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = {"demo": Case("as it should be", DESCRIPTION, 0, reproducible=True)}
+    monkeypatch.setattr(whole_release, "best_isolation", lambda: (Isolation.ROOT, ""))
+    assert whole_release.as_far_as_possible(cases) == cases
+    monkeypatch.setattr(whole_release, "best_isolation", lambda: (Isolation.NONE, "no bwrap"))
+    case = whole_release.as_far_as_possible(cases)["demo"]
+    assert (case.reproducible, case.arguments) == (False, ("--allow-no-isolation",))
+    assert "no bwrap" in capsys.readouterr().out
