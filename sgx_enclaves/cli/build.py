@@ -12,6 +12,7 @@ Exit status: 0 everything was built; 1 with --twice, the second build differs;
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from sgx_enclaves.cli.arguments import (
@@ -63,7 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="accept sources that the release does not pin; the manifest says so",
     )
     parser.add_argument(
-        "--jobs", metavar="N", type=_positive, default=1, help="enclaves to make at once"
+        "--jobs",
+        metavar="N",
+        type=_positive,
+        default=len(os.sched_getaffinity(0)),
+        help="enclaves to make at once; by default as many as there are processors",
     )
     parser.add_argument(
         "--make-timeout",
@@ -135,6 +140,9 @@ def summary(manifest: Manifest, into: Path) -> list[str]:
         else:
             file = enclave.unsigned
             lines.append(f"{enclave.name}: {into / file.file}, {file.size} bytes, {file.sha256}")
+    if not any(enclave.built for enclave in manifest.enclaves):
+        lines.append(f"nothing was built; read {into / 'logs'} and {into / 'manifest.json'}")
+        return lines
     toolchain = "the designated toolchain" if manifest.designated else "ANOTHER TOOLCHAIN"
     sources = "pinned sources" if manifest.pinned else "UNPINNED SOURCES"
     lines.append(f"built with {toolchain} from {sources}, see {into / 'manifest.json'}")

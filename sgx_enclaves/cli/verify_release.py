@@ -110,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
         tools=tuple(args.tools),
         allow_unpinned=args.allow_unpinned,
         everything=args.all,
+        resume=True,
     )
     if args.jobs is not None:
         request = replace(request, jobs=args.jobs)

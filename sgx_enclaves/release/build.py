@@ -12,7 +12,6 @@ no trace in it. SOURCE_DATE_EPOCH stays: it is how a build is told the time.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import time
@@ -21,21 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.catalogue.records import Artifact, Build, Catalogue, OwnBuild, Release
+from sgx_enclaves.catalogue.records import Artifact, Catalogue, Release
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.verdict import scan
 from sgx_enclaves.errors import BuildError, InputError, SgxEnclavesError
 from sgx_enclaves.explain.description import describe_file
 from sgx_enclaves.explain.file_map import FileMap
-from sgx_enclaves.files import digest_entries, digest_file, read_file, tree_entries
+from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.release.archive import check_same, unpack_tree
 from sgx_enclaves.release.build_tree import (
     Relocation,
     TreeBuilder,
     TreePlan,
     Variation,
-    check_inside,
     plan_trees,
     step_environment,
 )
@@ -52,6 +49,8 @@ from sgx_enclaves.release.manifest import (
 )
 from sgx_enclaves.release.place import Place
 from sgx_enclaves.release.sandbox import remove_tree
+from sgx_enclaves.release.sources import copy_tree, lay_out, remove_prebuilt, source_records
+from sgx_enclaves.release.store import Progress
 from sgx_enclaves.release.toolchain import (
     ToolchainKind,
     ToolchainUse,
@@ -61,10 +60,6 @@ from sgx_enclaves.release.toolchain import (
 
 Say = Callable[[str], None]
 _FEW = 3
-_GIT = ".git"
-# Contents that are pinned have no times; a fixed one keeps `make` from seeing what the
-# packer chose. Not 1970: some tools take early times for none.
-_NO_TIME = 315_619_200  # 1980-01-02
 _WORK = ".work"
 _SECOND = "second"
 
@@ -85,6 +80,9 @@ class BuildRequest:
         jobs: makes that may run at once.
         make_timeout: seconds for each enclave's make.
         keep: keep the trees.
+        work: where the trees stand; a build in which something failed leaves them there, and
+            the next one with the same inputs resumes at that step. None for a directory in
+            `into`, which is removed.
     """
 
     catalogue: Catalogue
@@ -98,6 +96,7 @@ class BuildRequest:
     jobs: int = 1
     make_timeout: int = 7200
     keep: bool = False
+    work: Optional[Path] = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,9 @@ def build_trees(
     started, clock = int(time.time()), time.monotonic()
     into = Path(os.path.abspath(request.into))
     _check_empty(into)
-    work = _make_built_directory(into)
+    work = _make_built_directory(into, request.work)
+    whole = request.work is None
+    _tell_costs(inputs, work, say)
     try:
         trees, enclaves = [], []
         for item in inputs:
@@ -192,9 +193,13 @@ def build_trees(
             trees.append(tree)
             enclaves += built
         second = _build_again(request, inputs, enclaves, place, into, say)
+        whole = whole or all(enclave.built for enclave in enclaves)
     finally:
-        if not request.keep:
+        if whole and not request.keep:
             remove_tree(work)
+        elif not whole:
+            say(f"the trees are kept in {work}: the next run resumes there; remove it otherwise")
+        if not request.keep:
             _remove_if_empty(into)
     order = [enclave.name for enclave in request.release.enclaves]
     manifest = Manifest(
@@ -218,15 +223,24 @@ def _check_empty(into: Path) -> None:
         )
 
 
-def _make_built_directory(into: Path) -> Path:
-    """Make the built directory, and the one in it that is removed in the end."""
-    work = into / _WORK
+def _make_built_directory(into: Path, work: Optional[Path]) -> Path:
+    """Make the built directory, and the one that its trees stand in."""
+    work = work or into / _WORK
     try:
         (into / LOGS).mkdir(parents=True)
-        work.mkdir(mode=0o700)
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot be made: {error.strerror}", file=str(into)) from None
     return work
+
+
+def _tell_costs(inputs: Sequence[TreeInputs], work: Path, say: Say) -> None:
+    """What a build may take, before it begins."""
+    steps = [step for item in inputs for step in item.plan.build.steps]
+    hours = sum(step.timeout for step in steps) / 3600
+    free = shutil.disk_usage(work).free >> 30
+    makes = sum(len(item.plan.enclaves) for item in inputs)
+    say(f"{len(steps)} steps, at most {hours:.1f} hours, then {makes} enclaves; {free} GiB free")
 
 
 def _remove_if_empty(into: Path) -> None:
@@ -247,6 +261,13 @@ def _build_tree(
 ) -> tuple[TreeRecord, list[EnclaveRecord]]:
     """Build all that one tree has to give, in one variation."""
     plan, release = item.plan, item.plan.release
+    keep = request.keep
+    first = not variation.varied
+    folder = scratch.parent / f"{scratch.name}.progress"
+    progress = Progress(folder if request.work is not None and first else None)
+    if not progress.resumed and scratch.exists():
+        # of a run that was ended before its sources lay there
+        remove_tree(scratch)
     tree = place.open(scratch, variation.root)
     try:
         if not tree.fixed:
@@ -256,8 +277,13 @@ def _build_tree(
         usual = step_environment(plan.toolchain, path, tree.home, variation.environment)
         relocate = Relocation(plan.build.root, tree.root)
         environment = {name: relocate(value) for name, value in usual.items()}
-        say(f"{release.name}: laying the sources out")
-        sources = _lay_out(request, item, tree.path)
+        if progress.resumed:
+            say(f"{release.name}: resuming an earlier run after {len(progress.steps)} steps")
+            sources = source_records(plan.build, item.archives)
+        else:
+            say(f"{release.name}: laying the sources out")
+            sources = _lay_out(request, item, tree.path)
+            progress.add(None, into)
         builder = TreeBuilder(
             plan=plan,
             tree=tree,
@@ -268,10 +294,12 @@ def _build_tree(
             into=into,
             log_prefix="" if release.name == request.release.name else f"{release.name}.",
             say=say,
+            progress=progress,
         )
         enclaves = builder.run(patched_already=request.source_dir is not None)
+        keep = keep or (request.work is not None and any(not e.built for e in enclaves))
     finally:
-        if not request.keep:
+        if not keep:
             tree.close()
     record = TreeRecord(
         release=release.name,
@@ -296,7 +324,8 @@ def _lay_out(request: BuildRequest, item: TreeInputs, tree: Path) -> tuple[Sourc
         name = Path(os.path.abspath(source_dir)).name or "/"
         sources: tuple[SourceRecord, ...] = (SourceRecord("source-dir", "", name, digest, False),)
     else:
-        sources = lay_out(tree, plan.build, item.archives)
+        lay_out(tree, plan.build, item.archives)
+        sources = source_records(plan.build, item.archives)
     for enclave in plan.enclaves:
         remove_prebuilt(tree, enclave.build)
     return sources
@@ -330,93 +359,6 @@ def _build_again(
     if not second.differences:
         remove_tree(second_into)
     return second
-
-
-def lay_out(tree: Path, build: Build, archives: Mapping[str, Fetched]) -> tuple[SourceRecord, ...]:
-    """Unpack the sources into their places.
-
-    Args:
-        tree: the directory to make; it may be there and empty.
-        build: the release's.
-        archives: the file of each source, by its id.
-
-    Raises:
-        BuildError: a place is not within the tree, or taken.
-        DigestError: a file is no longer what was fetched.
-        SgxEnclavesError: an archive is broken or hostile, or the disk is full.
-    """
-    records = []
-    for source in build.sources:
-        dest, here = tree / source.place, archives[source.id]
-        check_inside(tree, dest.parent if source.unpack and source.place else dest, source.id)
-        if source.unpack:
-            untimed = source.artifact.sha256 is None and source.artifact.pinned
-            mtime = _NO_TIME if untimed else None
-            unpack_tree(here.path, dest, strip=source.strip, sha256=here.sha256, mtime=mtime)
-        else:
-            _copy(here, dest / source.artifact.filename, source.id)
-        record = (source.id, source.place, source.artifact.filename, here.sha256, here.pinned)
-        records.append(SourceRecord(*record, here.contents_sha256))
-    return tuple(records)
-
-
-def _copy(here: Fetched, target: Path, source: str) -> None:
-    """Copy a fetched file, and see that the copy is what was fetched."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        shutil.copyfile(here.path, target)
-        check_same(here.path, here.sha256, digest_file(target))
-    except OSError as error:
-        raise BuildError(
-            f"source {source} cannot be put there: {error.strerror}", file=str(target)
-        ) from None
-
-
-def copy_tree(source: Path, tree: Path) -> str:
-    """Copy a ready-made tree, without its `.git`.
-
-    Returns:
-        SHA-256 in hexadecimal over its entries (see `files.digest_entries`).
-
-    Raises:
-        BuildError: it cannot be copied.
-    """
-    if not source.is_dir():
-        raise BuildError("there is no such source tree", file=str(source))
-    try:
-        shutil.copytree(
-            source,
-            tree,
-            symlinks=True,
-            dirs_exist_ok=True,
-            ignore=lambda _folder, names: [name for name in names if name == _GIT],
-        )
-        return digest_entries(tree_entries(tree))
-    except shutil.Error as error:
-        path, _target, reason = error.args[0][0]
-        raise BuildError(f"cannot be copied: {reason}", file=str(path)) from None
-    except OSError as error:
-        raise BuildError(f"cannot be copied: {error.strerror}", file=str(source)) from None
-
-
-def remove_prebuilt(tree: Path, build: OwnBuild) -> None:
-    """Remove a result that came with the sources: it must not be taken for ours.
-
-    Raises:
-        BuildError: it cannot be removed.
-    """
-    path = tree / build.unsigned
-    if not os.path.lexists(path):
-        return
-    check_inside(tree, path.parent, "the result")
-    try:
-        path.unlink()
-    except OSError as error:
-        raise BuildError(
-            f"came with the sources and cannot be removed: {error.strerror}", file=str(path)
-        ) from None
 
 
 _SECOND_PLACE = "/sgx-enclaves-second"

@@ -89,6 +89,7 @@ class Request:
         everything: build and compare the enclaves that are not required too.
         jobs: comparisons at once.
         make_timeout: seconds for the make of each enclave.
+        resume: resume at the step that failed in an earlier run; the trees are kept for that.
     """
 
     catalogue: Catalogue
@@ -104,6 +105,7 @@ class Request:
     everything: bool = False
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     make_timeout: int = BuildRequest.make_timeout
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,9 @@ def build(job: Job, sources: Sources, uses: Uses) -> Done[OurBuild]:
         for plan in plans
     ]
 
+    key_inputs = _key_inputs(job, inputs)
+    trees = job.store.place_of("trees", key_inputs)
+
     def make(into: Path) -> None:
         order = BuildRequest(
             request.catalogue,
@@ -271,6 +276,9 @@ def build(job: Job, sources: Sources, uses: Uses) -> Done[OurBuild]:
             request.toolchain,
             request.tools,
             make_timeout=request.make_timeout,
+            jobs=request.jobs,
+            # on the machine itself a tree's path is somebody else's until the next run
+            work=trees if request.resume and job.place.isolated else None,
         )
         build_trees(order, inputs, job.place, job.log.say)
 
@@ -279,7 +287,7 @@ def build(job: Job, sources: Sources, uses: Uses) -> Done[OurBuild]:
         manifest = load_manifest(folder)
         return all((e := manifest.enclave(name)) and e.built for name in job.required)
 
-    kept = job.store.run("build", _key_inputs(job, inputs), make, is_whole)
+    kept = job.store.run("build", key_inputs, make, is_whole)
     built = load_built(kept.folder)
     notes = [note("kept-result-dropped", kept.notice)] if kept.notice else []
     notes += [

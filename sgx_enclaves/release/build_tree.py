@@ -44,6 +44,8 @@ from sgx_enclaves.release.manifest import (
     unsigned_name,
 )
 from sgx_enclaves.release.place import Command, Ended, Tree, describe
+from sgx_enclaves.release.sources import check_inside
+from sgx_enclaves.release.store import Progress
 
 _PATCH_TIMEOUT = 300
 # below this a disk counts as full
@@ -247,16 +249,6 @@ def _read(tree: Path, name: str, limit: int) -> bytes:
     return read_file(str(path), limit)
 
 
-def check_inside(tree: Path, path: Path, what: str) -> None:
-    """Refuse a path that a link leads out of the tree.
-
-    Raises:
-        BuildError: it does.
-    """
-    if not path.resolve().is_relative_to(tree.resolve()):
-        raise BuildError(f"{what}: a link leads out of the tree", file=str(path))
-
-
 @dataclass(frozen=True)
 class Variation:
     """How one build is done; by default, as the release describes it.
@@ -297,6 +289,7 @@ class TreeBuilder:
         into: the built directory.
         log_prefix: what the names of the logs begin with.
         say: told what is being done.
+        progress: what an earlier run has finished in this tree.
         steps: the records so far.
     """
 
@@ -309,6 +302,7 @@ class TreeBuilder:
     into: Path
     log_prefix: str
     say: Callable[[str], None]
+    progress: Progress
     steps: list[StepRecord] = field(default_factory=list)
 
     def run(self, patched_already: bool) -> list[EnclaveRecord]:
@@ -382,10 +376,13 @@ class TreeBuilder:
 
     def _read_configs(self) -> Configs:
         """Each `config.xml` as the patched sources have it, before any step could change it."""
-        configs: dict[str, Union[bytes, SgxEnclavesError]] = {}
+        kept = self.progress.configs
+        configs: dict[str, Union[bytes, SgxEnclavesError]] = dict(kept)
         for enclave in self.plan.enclaves:
             try:
-                configs[enclave.name] = _read_config(self.tree.path, enclave.build)
+                if enclave.name not in kept:
+                    kept[enclave.name] = _read_config(self.tree.path, enclave.build)
+                configs[enclave.name] = kept[enclave.name]
             except SgxEnclavesError as error:
                 configs[enclave.name] = error
         return configs
@@ -444,6 +441,11 @@ class TreeBuilder:
         *,
         enclave: Optional[str] = None,
     ) -> StepRecord:
+        earlier = self.progress.resume(name, self.into)
+        if earlier is not None:
+            self.say(f"{name}: finished in an earlier run")
+            self.steps.append(earlier)
+            return earlier
         self.say(f"{name}: {' '.join(argv)}")
         log = f"{LOGS}/{self.log_prefix}{name}.log"
         ended = self.tree.run(self._command(argv, place, timeout), self.into / log)
@@ -457,6 +459,8 @@ class TreeBuilder:
                 self.say(f"    {line}")
         record = StepRecord(name, enclave, outcome, ended.milliseconds, log, message)
         self.steps.append(record)
+        if outcome is Outcome.OK:
+            self.progress.add(record, self.into)
         return record
 
     def _problem(self, ended: Ended, timeout: float) -> str:

@@ -191,7 +191,8 @@ class Sandbox:
     """A tree on this machine; see `Tree`.
 
     Args:
-        scratch: a new directory; the tree and all else that steps write is in there.
+        scratch: a directory, new or of an earlier build of the same tree; the tree and all
+            else that steps write is in there.
         root: the path that the tree should have.
         isolation: of its steps.
         visible: directories that the steps may read besides those that hold tools.
@@ -212,9 +213,9 @@ class Sandbox:
         if not top or (isolation is not Isolation.NONE and top[0] in _RESERVED):
             raise BuildError("a tree cannot stand among the machine's own files", file=root)
         # nobody else may reach what steps make, such as a program with the set-user-id bit
-        self._scratch.mkdir(mode=0o700, parents=True)
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         tmp = self._scratch / "tmp"
-        (tmp / "home").mkdir(parents=True)
+        (tmp / "home").mkdir(parents=True, exist_ok=True)
         if isolation is Isolation.NONE:
             self.fixed = self._claim(Path(self.root))
             self.root = self.root if self.fixed else str(self._scratch / "tree")
@@ -226,7 +227,7 @@ class Sandbox:
             self.path = tmp.joinpath(*Path(self.root).parts[2:])
         else:
             area = self._scratch / "area"
-            area.mkdir()
+            area.mkdir(exist_ok=True)
             self._binds += ["--bind", str(area), f"/{top[0]}"]
             self.path = area.joinpath(*Path(self.root).parts[2:])
         for folder in visible:

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -40,13 +42,15 @@ from sgx_enclaves.files import (
     tree_entries,
     write_file,
 )
-from sgx_enclaves.plain import parse_json
+from sgx_enclaves.plain import as_plain, from_plain, parse_json
+from sgx_enclaves.release.manifest import StepRecord
 from sgx_enclaves.release.outcome import Stage, StageState
 from sgx_enclaves.release.sandbox import remove_tree
 
 _FORM = 1
 _MAX_RECORD = 16 << 20
 _NAME_DIGITS = 24
+_PROGRESS = "progress.json"
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -222,6 +226,10 @@ class StageStore:
         self._lock_timeout = lock_timeout
         self._sleep = sleep
 
+    def place_of(self, name: str, inputs: Mapping[str, Any]) -> Path:
+        """A directory for what belongs to a stage with these inputs and is no result yet."""
+        return self.root / name / input_key(inputs)[:_NAME_DIGITS]
+
     def run(
         self,
         name: str,
@@ -256,6 +264,56 @@ class StageStore:
                     notice = f"the kept result of stage {name} is not used: {notice}"
                 made = _make(final, key, inputs, make)
                 return Kept(final / "files", made, False, notice)
+
+
+class Progress:
+    """How far a tree's build has come, so that a later run resumes at the step that failed.
+
+    Guards against accidents only, as the kept results do.
+
+    Args:
+        folder: where it is kept, with the logs of finished steps; None keeps nothing.
+    """
+
+    def __init__(self, folder: Optional[Path]) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self.steps: dict[str, StepRecord] = {}
+        self.configs: dict[str, bytes] = {}
+        self.resumed = folder is not None and (folder / _PROGRESS).exists()
+        if folder is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = str(folder / _PROGRESS)
+            kept = parse_json(read_file(path, _MAX_RECORD), file=path, error=FormatError)
+            steps = [from_plain(StepRecord, s, file=path, error=FormatError) for s in kept["steps"]]
+            self.steps = {step.id: step for step in steps}
+            self.configs = {name: bytes.fromhex(text) for name, text in kept["configs"].items()}
+        except (SgxEnclavesError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            self.resumed = False
+
+    def resume(self, step: str, into: Path) -> Optional[StepRecord]:
+        """The record of a step that an earlier run finished, its log brought into `into`."""
+        record = self.steps.get(step)
+        if record is not None and record.log is not None and self._folder is not None:
+            log = self._folder / Path(record.log).name
+            if not log.is_file():
+                return None
+            shutil.copyfile(log, into / record.log)
+        return record
+
+    def add(self, step: Optional[StepRecord], into: Path) -> None:
+        """Note that a step was finished; None that the sources lie there."""
+        if self._folder is None:
+            return
+        with self._lock:
+            if step is not None:
+                self.steps[step.id] = step
+                if step.log is not None:
+                    shutil.copyfile(into / step.log, self._folder / Path(step.log).name)
+            plain = {"steps": as_plain(tuple(self.steps.values())), "configs": self.configs}
+            write_file(str(self._folder / _PROGRESS), json.dumps(as_plain(plain)).encode())
 
 
 def _make(

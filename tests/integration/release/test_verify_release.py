@@ -624,7 +624,7 @@ def moments(bench: Bench) -> dict[str, Callable[[], bool]]:
     """Signs of how far a run is."""
     return {
         "fetched": lambda: any((bench.cache / "sha256").glob("*/*")),
-        "building": lambda: any((bench.work / "build").glob(".*/files/.work/*")),
+        "building": lambda: any((bench.work / "trees").glob("*/*")),
         "half-built": lambda: any((bench.work / "build").glob(".*/files/logs/make-*")),
         "built": lambda: any((bench.work / "build").glob("[!.]*")),
         "signed": lambda: any((bench.work / "signed").glob("[!.]*")),
@@ -657,6 +657,32 @@ def test_killed_run_then_the_next_gives_the_same_verdict(
     assert killed.verdict == clean.verdict
     leftovers = [p for p in cold.work.rglob(".*") if p.name != ".work" or p.exists()]
     assert leftovers == []
+
+
+def test_build_resumes_at_the_step_that_failed(cold: Bench, world: World) -> None:
+    """A failed step costs no earlier one; what a run was in the middle of is done again."""
+    if not world.isolated:
+        pytest.skip("without isolation nothing is kept")
+    steps = "".join(
+        f'[[build.step]]\nid = "{name}"\nplace = "."\ntimeout = 60\ncommand = {json.dumps(words)}\n'
+        for name, words in (
+            ("first", ["sh", "-c", "date +%s%N >>first.txt; cat first.txt"]),
+            ("second", ["sh", "-c", "test -e ../again || { touch ../again; exit 3; }"]),
+        )
+    )
+    edit = {"[[build.source]]": f"{steps}[[build.source]]"}
+    failed = cold.run(world.honest, edit=edit)
+    assert (failed.status, failed.refused) == (2, ["build"])
+    (finding,) = {f["code"]: f for f in failed.enclave("pce")["findings"]}.values()
+    assert finding["hint"].endswith("/files/logs/second.log")
+    assert Path(finding["hint"].partition("read ")[2]).is_file()
+    assert any((cold.work / "trees").glob("*/first-demo"))
+    again = cold.run(world.honest, edit=edit)
+    assert (again.status, again.report["reproducible"]) == (0, True)
+    # one line: the first step was run once
+    log = (kept_build(cold) / "logs" / "first.log").read_text("utf-8")
+    assert len([line for line in log.splitlines() if not line.startswith("# ")]) == 1
+    assert not any((cold.work / "trees").glob("*"))
 
 
 def test_two_processes_at_once_agree(cold: Bench, world: World, tmp_path: Path) -> None:
