@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,7 +128,7 @@ def sources_of(request: SpecRequest) -> tuple[Artifact, ...]:
     enclaves, _left_out = packaged(request.catalogue, release)
     artifacts: list[Artifact] = []
     if request.kind is Kind.REPRODUCIBLE:
-        for tree in _trees(request.catalogue, release, enclaves):
+        for tree in request.catalogue.trees_of(release, enclaves):
             artifacts += tree.sources()
     elif request.kind is Kind.PREBUILT:
         used = {enclave.vendor for enclave in enclaves}
@@ -137,13 +137,6 @@ def sources_of(request: SpecRequest) -> tuple[Artifact, ...]:
                 artifacts.append(archive.artifact)
                 artifacts += [archive.checksums] if archive.checksums is not None else []
     return tuple({artifact.filename: artifact for artifact in artifacts}.values())
-
-
-def _trees(
-    catalogue: Catalogue, release: Release, enclaves: Iterable[Enclave]
-) -> tuple[Release, ...]:
-    trees = (catalogue.build_of(release, enclave)[0] for enclave in enclaves)
-    return tuple({tree.name: tree for tree in trees}.values())
 
 
 def _values(request: SpecRequest) -> Mapping[str, object]:
@@ -159,7 +152,7 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
         what = "accepts them all the same" if request.allow_unpinned else "refuses them"
         notes.append(f"NOT PINNED by the release; the build {what}:")
         notes += [f"  {fact}" for fact in unpinned]
-    trees = _trees(request.catalogue, release, enclaves)
+    trees = request.catalogue.trees_of(release, enclaves)
     sources = _sources(request, enclaves)
     toolchains = {tree.toolchain.name for tree in trees if tree.toolchain is not None}
     return {

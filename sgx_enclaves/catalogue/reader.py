@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
-from sgx_enclaves.catalogue.records import Artifact, Build, Catalogue, Enclave, Release
+from sgx_enclaves.catalogue.records import Artifact, Build, Catalogue, Enclave, Release, check_url
 from sgx_enclaves.errors import CatalogueError, InputError, LimitError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import MIB
@@ -26,6 +27,7 @@ SCHEMA = 1
 OWN_FOLDER = Path(__file__).with_name("releases")
 USER_FOLDER = Path("/etc/sgx-enclaves/releases.d")
 _LONGEST_LINE = 4096
+_ARTIFACT_KEYS = frozenset(field.name for field in fields(Artifact))
 
 
 def load_catalogue(folders: Sequence[Path] = (OWN_FOLDER, USER_FOLDER)) -> Catalogue:
@@ -117,11 +119,7 @@ def release_form(parsed: Mapping[str, Any], file: str) -> Release:
         _refuse(file, f"schema: must be {SCHEMA}", parsed.get("schema"))
     validate(parsed, _schema(), file=file, error=CatalogueError)
     _check_lines(parsed, "", file)
-    try:
-        return from_plain(Release, _as_records(parsed, file), file=file, error=CatalogueError)
-    except CatalogueError as error:
-        error.file = file  # an artifact does not know where it stands
-        raise
+    return from_plain(Release, _as_records(parsed, file), file=file, error=CatalogueError)
 
 
 @cache
@@ -175,7 +173,7 @@ def _as_records(parsed: Mapping[str, Any], file: str) -> dict[str, Any]:
 
 
 def _with_artifact(table: Mapping[str, Any]) -> dict[str, Any]:
-    keys = {key for key in table if key in Artifact.__dataclass_fields__}
+    keys = {key for key in table if key in _ARTIFACT_KEYS}
     own = {key: table[key] for key in table if key not in keys}
     return {**own, "artifact": {key: table[key] for key in keys}}
 
@@ -193,6 +191,12 @@ def _cross_check(release: Release) -> None:
         _check_unique(release, "toolchain.tool", (tool.name for tool in release.toolchain.tools))
     if (release.build is None) != (release.toolchain is None):
         _refuse(release.file, "build: and toolchain go together")
+    for artifact in (*release.sources(), *release.signed()):
+        for url in artifact.urls:
+            try:
+                check_url(url)
+            except CatalogueError as error:
+                _refuse(release.file, f"{artifact.filename}: {error.message}", url)
     _check_unique(release, "vendor", (archive.id for archive in release.vendor))
     _check_unique(release, "enclave", (enclave.name for enclave in release.enclaves))
     for enclave in release.enclaves:

@@ -9,38 +9,30 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Optional
 from urllib.parse import urlsplit
 
-from sgx_enclaves.enclave.policy import AllOf, LeastSvn, NotDebug, Policy, ProductId, SignedBy
+from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import record
 
-_HEX = {
-    "sha256": re.compile(r"[0-9a-f]{64}"),
-    "sha512": re.compile(r"[0-9a-f]{128}"),
-    "contents_sha256": re.compile(r"[0-9a-f]{64}"),
-}
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}")
 # Enclaves whose version is that of the SDK; the others' is that of the attestation primitives.
 _OF_THE_SDK = frozenset({"pce", "le", "pve", "qe"})
 
 
-@dataclass(frozen=True)
+@record
 class Artifact:
-    """A file to fetch.
+    """A file to fetch, under its name, from the first of its HTTPS URLs that has it.
 
     Attributes:
-        filename: its name, without a directory.
-        urls: where it may stand, best first; HTTPS only.
         sha256: the pinned digest in lower-case hexadecimal; None if not known.
-        sha512: a second pin, which look-aside caches are keyed by; usually None.
-        size: bytes, where known.
-        max_size: bytes that are fetched at most.
+        sha512: a second pin, by which look-aside caches find files.
+        size: bytes, where known; at most `max_size` are fetched.
         contents_sha256: pin of what the archive holds, however it is packed (see
-            `archive`); None if not known. Every pin that is given must hold.
+            `archive`). Every pin that is given must hold.
         lookaside_sha512: digests of the packed file, one for each name that the repository
             has had, by which look-aside caches may have it. No pins: they only find it.
         lookaside_package: the source package that it belongs to there; None for the usual one.
@@ -55,18 +47,6 @@ class Artifact:
     contents_sha256: Optional[str] = None
     lookaside_sha512: tuple[str, ...] = ()
     lookaside_package: Optional[str] = None
-
-    def __post_init__(self) -> None:
-        if not PLAIN_NAME.fullmatch(self.filename):
-            raise CatalogueError("a file name must be plain", found=repr(self.filename))
-        for kind, pattern in _HEX.items():
-            value: Optional[str] = getattr(self, kind)
-            if value is not None and not pattern.fullmatch(value):
-                raise CatalogueError(
-                    f"{self.filename}: {kind} must be lower-case hexadecimal", found=repr(value)
-                )
-        for url in self.urls:
-            check_url(url)
 
     @property
     def pinned(self) -> bool:
@@ -144,13 +124,8 @@ class Patch:
 
 @record
 class Step:
-    """One command of the build; no shell is involved.
-
-    Attributes:
-        id: name within the release; also that of its log.
-        place: directory to run in, relative to the tree.
-        command: program and arguments.
-        timeout: seconds until it is ended.
+    """One command of the build, without a shell: where in the tree it runs, and for how many
+    seconds at most. Its id, a name within the release, is also that of its log.
     """
 
     id: str
@@ -161,13 +136,10 @@ class Step:
 
 @record
 class Build:
-    """How the tree is made and prepared before any enclave is built in it.
+    """How the tree is made and prepared; afterwards each enclave's `make` works.
 
-    Attributes:
-        root: absolute path that the tree must have while it is built.
-        sources: the one with an empty place comes first.
-        patches: in their order.
-        steps: in their order; afterwards each enclave's `make` works.
+    The tree must be at the absolute path `root` while it is built. The first source is the
+    tree itself; patches and steps are in their order.
     """
 
     root: str
@@ -211,13 +183,7 @@ class Toolchain:
 
 @record
 class VendorArchive:
-    """An archive of signed enclaves, as the vendor publishes it.
-
-    Attributes:
-        id: name within the release.
-        artifact: the archive.
-        checksums: the vendor's list of digests beside it; None if there is none.
-    """
+    """An archive of signed enclaves, as the vendor publishes it, and its list of digests."""
 
     id: str
     artifact: Artifact
@@ -243,8 +209,7 @@ class OwnBuild:
 
     Attributes:
         config: its `config.xml`.
-        make_directory: directory of its makefile.
-        make_target: what to make there.
+        make_directory: where to make `make_target`.
         unsigned: the result.
         mitigation: value of MITIGATION-CVE-2020-0551 in its makefile; empty for none.
     """
@@ -261,17 +226,13 @@ class Enclave:
     """One enclave of a release.
 
     Attributes:
-        name: such as `ide`.
-        file: such as `id_enclave`.
-        vendor: id of the archive that holds the signed file.
-        member: its path in there.
-        signer: the MRSIGNER that must have signed it.
-        isvprodid: its product id; None if unknown.
-        least_isvsvn: the lowest security version that is acceptable; None if unknown.
-        so_version: None if unknown.
-        build: how it is built in this release's tree; None if it is not.
-        built_in: name of the release whose tree it was built from; None if its own.
-        not_reproducible: why nobody outside can build it; None if they can.
+        name: such as `ide`; in file names `file`, such as `id_enclave`.
+        vendor: id of the archive that holds the signed file, as `member`.
+        signer: the MRSIGNER that must have signed it, as the product `isvprodid`, with at
+            least `least_isvsvn`; the numbers are None if unknown.
+        build: how it is built in this release's tree; or
+        built_in: name of the release whose tree it was built from; or
+        not_reproducible: why nobody outside can build it.
         required: whether the release is good only if this one is identical.
         may_ship: whether a distribution may ship it.
         reason: why it may not be shipped or is not required; empty otherwise.
@@ -313,12 +274,12 @@ class Enclave:
 
 def policy_of(enclave: Enclave) -> Policy:
     """What the catalogue demands of the enclave's signature."""
-    policies: list[Policy] = [SignedBy(frozenset({enclave.signer}))]
-    if enclave.isvprodid is not None:
-        policies.append(ProductId(enclave.isvprodid))
-    if enclave.least_isvsvn is not None:
-        policies.append(LeastSvn(enclave.least_isvsvn))
-    return AllOf((*policies, NotDebug()))
+    return policy_for(
+        None,
+        mrsigners=[enclave.signer],
+        isvprodid=enclave.isvprodid,
+        min_isvsvn=enclave.least_isvsvn,
+    )
 
 
 @record
@@ -326,15 +287,11 @@ class Release:
     """One entry of the catalogue.
 
     Attributes:
-        name: such as `sgx-2.25-dcap-1.22`.
-        title: in words.
-        sgx: version of the SDK.
-        dcap: version of the attestation primitives.
+        sgx: version of the SDK; `dcap` of the attestation primitives.
         enclaves: in the order of the file.
         file: the TOML file that it came from.
-        vendor: the archives of signed enclaves.
-        build: None if nothing is built from this release's own tree.
-        toolchain: None exactly if `build` is.
+        build: None if nothing is built from this release's own tree; then there is no
+            `toolchain` either.
         unpinned: the facts that are not known, such as `source.linux-sgx`.
         notes: what a reader should know, such as how the facts were found.
         license: SPDX expression for packages of the enclaves; None if unknown.
@@ -405,11 +362,8 @@ class Release:
 
 @record
 class Catalogue:
-    """All releases that are known.
-
-    Attributes:
-        releases: by name, in the order that they were first met.
-        notices: what the user should know, such as that a release was replaced.
+    """All releases that are known, by name, and what the user should know of them, such as
+    that one was replaced.
     """
 
     releases: Mapping[str, Release]
@@ -456,38 +410,19 @@ class Catalogue:
             )
         return other, built
 
-    def needed_for(self, release: Release) -> tuple[Release, ...]:
-        """The release and those whose trees its enclaves are built in, each once.
+    def trees_of(self, release: Release, enclaves: Iterable[Enclave] = ()) -> tuple[Release, ...]:
+        """The releases whose sources enclaves are built from, each once.
 
-        Enclaves that nobody outside can build need no tree.
-
-        Raises:
-            CatalogueError: see `build_of`.
-        """
-        needed = {release.name: release}
-        for enclave in release.enclaves:
-            if enclave.not_reproducible is None:
-                tree, _own = self.build_of(release, enclave)
-                needed.setdefault(tree.name, tree)
-        return tuple(needed.values())
-
-    def unpinned_for(self, release: Release, enclave: Enclave) -> tuple[str, ...]:
-        """The unknown facts that stand between this enclave and the verdict `identical`.
-
-        Returns:
-            The facts, those of another release's tree with that release's name in front.
+        Args:
+            release: whose enclaves.
+            enclaves: which of them; none stands for all that somebody outside can build.
 
         Raises:
             CatalogueError: see `build_of`.
         """
-        own = (f"vendor.{enclave.vendor}", f"enclave.{enclave.name}.")
-        facts = [fact for fact in release.unpinned if fact.startswith(own)]
-        built, _enclave = self.build_of(release, enclave)
-        prefix = "" if built is release else f"{built.name}: "
-        facts += [
-            prefix + fact for fact in built.unpinned if fact.startswith(("source.", "toolchain."))
-        ]
-        return tuple(facts)
+        chosen = list(enclaves) or [e for e in release.enclaves if e.not_reproducible is None]
+        trees = (self.build_of(release, enclave)[0] for enclave in chosen)
+        return tuple({tree.name: tree for tree in trees}.values())
 
     def unpinned_digests(self, release: Release) -> tuple[str, ...]:
         """The files of the release, and of the trees that it is built in, without a pin."""

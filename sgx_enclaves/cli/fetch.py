@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.catalogue.records import Catalogue, Release
+from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import (
     add_fetching,
     add_json,
@@ -74,16 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def source_trees(catalogue: Catalogue, release: Release) -> list[Release]:
-    """The releases whose sources the enclaves of this one are built from."""
-    trees: dict[str, Release] = {}
-    for enclave in release.enclaves:
-        if enclave.not_reproducible is None:
-            tree, _own = catalogue.build_of(release, enclave)
-            trees.setdefault(tree.name, tree)
-    return list(trees.values())
-
-
 def run(args: argparse.Namespace) -> int:
     """Fetch, and say where each file is."""
     catalogue = chosen_catalogue(args)
@@ -96,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     files: list[dict[str, object]] = []
     named: dict[str, Path] = {}
     if args.what != "signed":
-        for tree in source_trees(catalogue, release):
+        for tree in catalogue.trees_of(release):
             fetched = fetch_sources(tree, fetcher, allow_unpinned=args.allow_unpinned)
             files += [_entry("source", tree, name, file) for name, file in fetched.items()]
             for source in tree.build.sources if tree.build is not None else ():

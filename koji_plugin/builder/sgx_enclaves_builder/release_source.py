@@ -73,7 +73,7 @@ def resolve(
         release = catalogue.release(asked)
     files = {
         tree.name: read_file(tree.file, MIB).decode("utf-8")
-        for tree in catalogue.needed_for(release)
+        for tree in (release, *catalogue.trees_of(release))
     }
     return ResolvedRelease(release, origin, files, digest_file(Path(release.file)))
 

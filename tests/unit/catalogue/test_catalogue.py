@@ -170,30 +170,18 @@ def test_own_catalogue_is_whole() -> None:
         catalogue.release("sgx-3")
 
 
-def test_unknown_facts_of_an_enclave_are_its_own_and_its_trees() -> None:
+def test_what_is_not_pinned_of_a_release_and_of_its_trees() -> None:
     catalogue = load_catalogue([OWN_FOLDER])
     newest = catalogue.release(NEWEST)
-    assert catalogue.unpinned_for(newest, newest.enclaves[0]) == ()
-    before = catalogue.release("sgx-2.24-dcap-1.21")
-    pce = before.enclaves[0]
-    assert catalogue.unpinned_for(before, pce) == (
-        f"{pce.built_in}: source.dcap",
-        f"{pce.built_in}: toolchain.interpreter",
-    )
+    assert catalogue.unpinned_digests(newest) == ()
     later = catalogue.release("sgx-2.26-dcap-1.23")
-    assert catalogue.unpinned_for(later, later.enclaves[0]) == ("vendor.dcap",)
-    loose = replace(newest, unpinned=("source.sgx-emm",))
-    both = Catalogue({loose.name: loose, later.name: later}, ())
-    assert both.unpinned_for(later, later.enclaves[0]) == (
-        "vendor.dcap",
-        f"{NEWEST}: source.sgx-emm",
-    )
-    whole = small()
-    whole["toolchain"]["interpreter"] = "/lib64/ld.so"
-    whole["unpinned"] = ["enclave.two.so_version"]
-    release = release_from(whole, "small.toml")
-    one = release.enclaves[0]
-    assert Catalogue({"small": release}, ()).unpinned_for(release, one) == ()
+    assert catalogue.unpinned_digests(later) == ("vendor.dcap",)
+    loose = replace(newest, unpinned=("source.sgx-emm", "toolchain.interpreter"))
+    both = Catalogue({loose.name: loose, later.name: later})
+    assert both.unpinned_digests(later) == ("vendor.dcap", f"{NEWEST}: source.sgx-emm")
+    assert both.trees_of(later) == (loose,)
+    internal = catalogue.release("sgx-2.21-dcap-1.18")
+    assert internal.name in {tree.name for tree in catalogue.trees_of(internal)}
 
 
 def test_origins_and_floors_of_the_newest_releases() -> None:
@@ -403,6 +391,32 @@ def contents_with(key: str, value: object) -> Edit:
 
 
 # mistakes that need more than a schema
+URLS_REFUSED = [
+    *("http://example.org/a", "ftp://example.org/a", "file:///etc/passwd", "https:///a", ""),
+    *("https://user@example.org/a", "https://example.org:x/a", "https://example.org/a b"),
+    *("https://example.org/\n", "https://[::1/a"),
+]
+NAMES_REFUSED = ["", "../a", "a/b", ".hidden", "a\nb", "-x", "a" * 201]
+DIGESTS_REFUSED = ["", "ab", "AB" * 32, "zz" * 32, "ab" * 64, " " + "ab" * 32, "ab" * 32 + "\n"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("urls", [url]) for url in URLS_REFUSED),
+        *(("filename", name) for name in NAMES_REFUSED),
+        *(("sha256", digest) for digest in DIGESTS_REFUSED),
+    ],
+)
+@pytest.mark.parametrize("place", ["build/source/0", "vendor/0"])
+def test_files_that_are_not_fetched(place: str, key: str, value: object) -> None:
+    data = small()
+    put(f"{place}/{key}", value)(data)
+    with pytest.raises(CatalogueError) as caught:
+        release_from(data, "small.toml")
+    assert caught.value.file == "small.toml"
+
+
 READER_ONLY: dict[str, tuple[Edit, str]] = {
     "url with a password": (
         put("vendor/0/urls", ["https://me:pw@example.org/a"]),
