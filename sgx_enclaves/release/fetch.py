@@ -19,7 +19,6 @@ The rules:
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
@@ -38,13 +37,17 @@ from sgx_enclaves.errors import (
     LimitError,
     UnsupportedError,
 )
+from sgx_enclaves.files import digest_file
 from sgx_enclaves.plain import record
 from sgx_enclaves.progress import Event, Progress, silent
-from sgx_enclaves.release.archive import Digest, read_contents
+from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.cache import Cache, Partial, disk_errors
-from sgx_enclaves.release.transport import RangeRefusedError, Response, RetryableError, Transport
-
-_CHUNK = 1 << 20
+from sgx_enclaves.release.transport import (
+    HttpsTransport,
+    RangeRefusedError,
+    Response,
+    RetryableError,
+)
 
 
 @dataclass(frozen=True)
@@ -107,55 +110,33 @@ class FetchSettings:
 
 @record
 class Fetched:
-    """A file that is here, whole, with the digest that was asked for.
+    """A whole file that is here, compared with its pins.
 
     Attributes:
-        path: in the cache; read-only.
+        path: in the cache, read-only; or where the user has put it.
         sha256: its digest.
         size: bytes.
-        url: where it came from; None if it was here already.
         pinned: whether the digest, or that of its contents, was known beforehand.
+        contents_sha256: the pin of its contents; None without one.
+        url: where it came from; None if it was here already.
         rejected: files from other places that had a wrong digest, in the quarantine.
-        contents_sha256: the pin of its contents, which it fulfils; None without one.
+        expected: the pin that does not hold, such as `sha256 ab…`; empty if all hold, as in
+            all that `Fetcher` gives.
+        found: what there is instead.
     """
 
     path: Path
     sha256: str
     size: int
-    url: Optional[str]
     pinned: bool
-    rejected: tuple[str, ...] = ()
     contents_sha256: Optional[str] = None
-
-
-@record
-class PinCheck:
-    """A file compared with its pins.
-
-    Attributes:
-        sha256: the file's digest.
-        size: its bytes.
-        expected: the pin that does not hold, such as `sha256 ab…`; empty if all hold.
-        found: what there is instead; empty if all hold.
-    """
-
-    sha256: str
-    size: int
+    url: Optional[str] = None
+    rejected: tuple[str, ...] = ()
     expected: str = ""
     found: str = ""
 
-    @property
-    def holds(self) -> bool:
-        """Whether the file is what it should be, as far as that is known beforehand."""
-        return not self.expected
 
-    def fetched(self, path: Path, artifact: Artifact, url: Optional[str] = None) -> Fetched:
-        """The file as a result, which was here already unless it has a URL."""
-        contents = artifact.contents_sha256
-        return Fetched(path, self.sha256, self.size, url, artifact.pinned, contents_sha256=contents)
-
-
-def check_pins(path: Path, artifact: Artifact) -> PinCheck:
+def check_pins(path: Path, artifact: Artifact) -> Fetched:
     """Compare a file with everything that is pinned of it.
 
     An archive that is too broken, hostile or large for its contents to be digested is
@@ -164,24 +145,20 @@ def check_pins(path: Path, artifact: Artifact) -> PinCheck:
     Raises:
         FetchError: it cannot be read.
     """
-    hashes: dict[str, Digest] = {"sha256": hashlib.sha256()}
-    if artifact.sha512 is not None:
-        hashes["sha512"] = hashlib.sha512()
-    size = 0
-    with disk_errors(path), path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            size += len(chunk)
-            for digest in hashes.values():
-                digest.update(chunk)
-    sha256 = hashes["sha256"].hexdigest()
-    found = {kind: digest.hexdigest() for kind, digest in hashes.items()}
-    for kind in ("sha256", "sha512", "contents_sha256"):
-        pinned: Optional[str] = getattr(artifact, kind)
-        if pinned is not None:
-            has = found[kind] if kind in found else _contents(path, sha256)
-            if has != pinned:
-                return PinCheck(sha256, size, f"{kind} {pinned}", f"{kind} {has}")
-    return PinCheck(sha256, size)
+    with disk_errors(path):
+        sha256, size = digest_file(path), path.stat().st_size
+        file = Fetched(path, sha256, size, artifact.pinned, artifact.contents_sha256)
+        digests: dict[str, Callable[[], str]] = {
+            "sha256": lambda: sha256,
+            "sha512": lambda: digest_file(path, "sha512"),
+            "contents_sha256": lambda: _contents(path, sha256),
+        }
+        for kind, digest in digests.items():
+            pinned = getattr(artifact, kind)
+            found = digest() if pinned is not None else None
+            if found != pinned:
+                return replace(file, expected=f"{kind} {pinned}", found=f"{kind} {found}")
+    return file
 
 
 def _contents(path: Path, sha256: str) -> str:
@@ -215,7 +192,7 @@ class Fetcher:
     def __init__(
         self,
         cache: Cache,
-        transport: Optional[Transport],
+        transport: Optional[HttpsTransport],
         settings: Optional[FetchSettings] = None,
         *,
         progress: Progress = silent,
@@ -274,7 +251,7 @@ class Fetcher:
         if path is None or not path.is_file():
             return None
         check = check_pins(path, artifact)
-        if not check.holds:
+        if check.expected:
             raise DigestError(
                 "this is not the file that the release pins",
                 file=str(path),
@@ -282,7 +259,7 @@ class Fetcher:
                 found=check.found,
                 hint="replace it, or take it away to have it fetched",
             )
-        return check.fetched(path, artifact)
+        return check
 
     def _cached(self, artifact: Artifact) -> Optional[Fetched]:
         if not artifact.pinned:
@@ -292,8 +269,8 @@ class Fetcher:
             if not path.is_file():
                 return None
         check = check_pins(path, artifact)
-        if check.holds:
-            return check.fetched(path, artifact)
+        if not check.expected:
+            return check
         if check.sha256 == artifact.sha256:
             raise DigestError(
                 f"two pins of {artifact.filename} contradict each other",
@@ -306,14 +283,14 @@ class Fetcher:
         self._note(artifact, f"the file in the cache had gone bad; it is kept as {bad}")
         return None
 
-    def _from_places(self, artifact: Artifact, transport: Transport) -> Fetched:
+    def _from_places(self, artifact: Artifact, transport: HttpsTransport) -> Fetched:
         partial = self._cache.partial(artifact.key)
         if artifact.pinned and partial.size():
             # the last run may have ended between the last byte and the rename
             check = check_pins(partial.path, artifact)
-            if check.holds:
+            if not check.expected:
                 path = self._cache.store(partial, self._cache.path_of(artifact))
-                return check.fetched(path, artifact)
+                return replace(check, path=path)
         places = (self._lookaside.urls(artifact) if self._lookaside else ()) + artifact.urls
         # resume where the last run stopped, not at the first place
         begun, _validator = partial.origin()
@@ -341,7 +318,7 @@ class Fetcher:
         )
 
     def _from_place(
-        self, artifact: Artifact, url: str, partial: Partial, transport: Transport
+        self, artifact: Artifact, url: str, partial: Partial, transport: HttpsTransport
     ) -> Fetched:
         """Ask one place a few times.
 
@@ -370,11 +347,10 @@ class Fetcher:
                     raise
                 raise _PlaceFailedError(str(error)) from None
             check = check_pins(partial.path, artifact)
-            if check.holds:
-                path = self._cache.path_of(artifact, check.sha256)
-                self._cache.store(partial, path)
+            if not check.expected:
+                path = self._cache.store(partial, self._cache.path_of(artifact, check.sha256))
                 self._note(artifact, f"here, {check.size} bytes, sha256 {check.sha256}")
-                return check.fetched(path, artifact, url)
+                return replace(check, path=path, url=url)
             if not resumed:
                 self._refuse(artifact, url, partial, check)
             with disk_errors(partial.path):
@@ -382,7 +358,7 @@ class Fetcher:
             reason = "the pieces did not fit together"
         raise _PlaceFailedError(f"{reason} ({self._settings.attempts} attempts)")
 
-    def _refuse(self, artifact: Artifact, url: str, partial: Partial, check: PinCheck) -> None:
+    def _refuse(self, artifact: Artifact, url: str, partial: Partial, check: Fetched) -> None:
         aside = self._cache.quarantine(partial.path, artifact.filename, check.sha256)
         with disk_errors(partial.path):
             partial.discard()
@@ -396,7 +372,7 @@ class Fetcher:
         )
 
     def _download(
-        self, artifact: Artifact, url: str, partial: Partial, transport: Transport
+        self, artifact: Artifact, url: str, partial: Partial, transport: HttpsTransport
     ) -> bool:
         """Ask once, and add what comes to the part file; whether that resumed an earlier part."""
         have, (begun, validator) = partial.size(), partial.origin()

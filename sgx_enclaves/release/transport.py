@@ -11,8 +11,8 @@ from one that is merely slow.
 
 from __future__ import annotations
 
-import abc
 import base64
+import contextlib
 import http.client
 import re
 import socket
@@ -20,12 +20,12 @@ import ssl
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 from urllib.parse import unquote, urljoin, urlsplit
 
 from sgx_enclaves.catalogue.records import check_url
 from sgx_enclaves.errors import CatalogueError, FetchError
+from sgx_enclaves.plain import record
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _TRY_AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
@@ -41,7 +41,7 @@ class RetryableError(FetchError):
         self.retry_after = retry_after
 
 
-@dataclass(frozen=True)
+@record
 class TransportSettings:
     """Bounds of one request, in seconds where nothing else is said.
 
@@ -62,7 +62,7 @@ class TransportSettings:
     hosts: tuple[str, ...] = ()
 
 
-@dataclass
+@record
 class Response:
     """An answer whose content has not been read yet.
 
@@ -81,24 +81,6 @@ class Response:
     chunks: Iterator[bytes]
 
 
-class Transport(abc.ABC):
-    """Something that answers requests; tests bring their own."""
-
-    @abc.abstractmethod
-    def open(self, url: str, start: int = 0, validator: Optional[str] = None) -> Response:
-        """Ask for a file from an offset on.
-
-        Args:
-            url: an HTTPS URL.
-            start: first byte wanted; the server may give the whole file all the same.
-            validator: ETag or date of the part that is there already.
-
-        Raises:
-            RetryableError: it may work later.
-            FetchError: it will not.
-        """
-
-
 class _Connection(http.client.HTTPSConnection):
     """An HTTPS connection whose opening can be broken off from another thread."""
 
@@ -110,7 +92,7 @@ class _Connection(http.client.HTTPSConnection):
 
     def through(self, proxy: _Proxy) -> None:
         """Reach the host by way of a proxy's CONNECT."""
-        self.set_tunnel(self.host, self.port, headers=dict(proxy.headers))
+        self.set_tunnel(self.host, self.port, headers=proxy.headers)
         self.host, self.port = proxy.host, proxy.port
 
     def connect(self) -> None:
@@ -129,26 +111,22 @@ class _Connection(http.client.HTTPSConnection):
         """Wake whoever waits on the socket; a server that drips must not hold us."""
         self.expired = True
         if self.sock is not None:
-            try:
+            with contextlib.suppress(OSError):
                 # not SSLSocket's own, which would drop to plain text
                 socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-            except OSError:
-                return
 
 
-@dataclass(frozen=True)
-class _Proxy:
+class _Proxy(NamedTuple):
     host: str
     port: int
-    headers: tuple[tuple[str, str], ...]
+    headers: dict[str, str]
 
 
-class HttpsTransport(Transport):
+class HttpsTransport:
     """HTTPS with the system's trusted certificates and the environment's proxies.
 
     Args:
         settings: see `TransportSettings`.
-        agent: the User-Agent to send.
         proxies: scheme to proxy URL, with `no` for exceptions; by default
             `https_proxy`, `all_proxy` and `no_proxy` of the environment.
 
@@ -159,11 +137,9 @@ class HttpsTransport(Transport):
     def __init__(
         self,
         settings: Optional[TransportSettings] = None,
-        agent: str = "sgx-enclaves",
         proxies: Optional[Mapping[str, str]] = None,
     ) -> None:
         self._settings = settings if settings is not None else TransportSettings()
-        self._agent = agent
         self._proxies = dict(
             urllib.request.getproxies_environment() if proxies is None else proxies
         )
@@ -176,10 +152,20 @@ class HttpsTransport(Transport):
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
 
     def open(self, url: str, start: int = 0, validator: Optional[str] = None) -> Response:
-        """See `Transport.open`."""
+        """Ask for a file from an offset on.
+
+        Args:
+            url: an HTTPS URL.
+            start: first byte wanted; the server may give the whole file all the same.
+            validator: ETag or date of the part that is there already.
+
+        Raises:
+            RetryableError: it may work later.
+            FetchError: it will not.
+        """
         check_url(url)
         headers = {
-            "User-Agent": self._agent,
+            "User-Agent": "sgx-enclaves",
             "Accept": "*/*",
             # the bytes on the wire are the file's own
             "Accept-Encoding": "identity",
@@ -285,11 +271,11 @@ class HttpsTransport(Transport):
                 expected="http://HOST:PORT",
                 hint="correct https_proxy, or list the host in no_proxy",
             )
-        headers = []
+        headers = {}
         if parts.username is not None:
             secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            headers.append(("Proxy-Authorization", "Basic " + base64.b64encode(secret).decode()))
-        return _Proxy(address[0], address[1], tuple(headers))
+            headers["Proxy-Authorization"] = "Basic " + base64.b64encode(secret).decode()
+        return _Proxy(address[0], address[1], headers)
 
 
 class RangeRefusedError(RetryableError):

@@ -32,7 +32,7 @@ class Place:
     ) -> Path:
         artifact = Artifact("a.tar", (), sha256, contents_sha256=contents)
         source = Source("a", artifact, "", 1, None, unpack)
-        fetched = Fetched(self.path, self.sha256, 0, None, artifact.pinned)
+        fetched = Fetched(self.path, self.sha256, 0, artifact.pinned)
         lay_out(self.tree, Build("/build", (source,), (), ()), {"a": fetched})
         return self.tree / ("a.c" if unpack else "a.tar")
 
