@@ -22,7 +22,7 @@ PARENT, CHILD = "sgxEnclaves", "sgxEnclave"
 _NO_DEFAULTS = (None, None, (None, None))
 SIGNATURES = {
     PARENT: [[["release", "build_tag", "build", "opts"], *_NO_DEFAULTS]],
-    CHILD: [[["release", "enclave", "build_tag", "build", "opts"], *_NO_DEFAULTS]],
+    CHILD: [[["release", "enclaves", "build_tag", "build", "opts"], *_NO_DEFAULTS]],
 }
 
 
@@ -148,6 +148,7 @@ OPTIONS: Mapping[str, Check] = {
     "repo_id": number(1, MAX_ID),
     "timeout": number(1, 7 * DAY),
     "allow_unpinned": truth,
+    "split": truth,
 }
 # The hub adds whether a build in the tag can be reproducible without a lock.
 PARENT_OPTIONS: Mapping[str, Check] = {**OPTIONS, "tag_allowed": truth}

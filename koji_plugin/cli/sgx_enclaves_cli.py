@@ -107,6 +107,7 @@ def _verification(
         "repo_id": given.repo_id,
         "timeout": given.timeout,
         "allow_unpinned": given.allow_unpinned or None,
+        "split": given.split or None,
     }
     opts = {name: value for name, value in named.items() if value is not None}
     how = {"priority": _LATER} if given.background else {}

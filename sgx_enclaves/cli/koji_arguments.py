@@ -89,6 +89,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     add("--repo-id", metavar="ID", type=int, help="build in this repo, not the tag's newest")
     add("--timeout", metavar="SECONDS", type=int, help="for all of it")
     add("--allow-unpinned", action="store_true", help="accept files that the release does not pin")
+    add("--split", action="store_true", help="build each enclave in a subtask of its own")
     add("--background", action="store_true", help="run at a lower priority")
     add("--channel", help="run in this channel")
     add("--nowait", action="store_true", help="do not wait for the task; exit status 0")

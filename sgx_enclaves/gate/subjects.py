@@ -147,6 +147,44 @@ def enclaves_to_verify(
     return [enclave.name for enclave in release.enclaves if enclave.name in there]
 
 
+def built_together(
+    catalogue: Catalogue, release: Release, names: Sequence[str], split: bool
+) -> list[list[str]]:
+    """Which enclaves one subtask builds: those of one source tree, which is prepared once.
+
+    Args:
+        catalogue: where the trees of other releases are.
+        release: whose enclaves.
+        names: of the enclaves to verify.
+        split: each alone, for who has more builders than patience.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        enclave = release.enclave(name)
+        try:
+            tree = catalogue.build_of(release, enclave)[0].name if enclave is not None else name
+        except CatalogueError:
+            tree = f"none for {name}"
+        groups.setdefault(name if split else tree, []).append(name)
+    return list(groups.values())
+
+
+def outcome_for(
+    verdict: of_release.ReleaseVerdict, catalogue: Catalogue, release: Release, name: str
+) -> of_release.ReleaseVerdict:
+    """The verdict on one enclave, out of that on several of the same source tree."""
+    return of_release.decide(
+        verdict.release,
+        verdict.title,
+        unpinned=catalogue.unpinned_digests(release.only([name])),
+        unpinned_allowed=verdict.unpinned_allowed,
+        builds=verdict.builds,
+        stages=verdict.stages,
+        enclaves=[item for item in verdict.enclaves if item.name == name],
+        notices=verdict.notices,
+    )
+
+
 def vendor_subject(result: of_release.EnclaveOutcome, outcome: Outcome) -> FileVerdict:
     """The vendor's file, as the verdict on its release has it.
 

@@ -164,10 +164,10 @@ class Workshop:
         found: dict[str, Any] = self.admin.getBuild(made["id"], strict=True)
         return found
 
-    def upload_and_import(self, path: Path) -> None:
+    def upload_and_import(self, path: Path, folder: str = "gate-tests") -> None:
         """What `koji import` does with one package."""
-        self.admin.uploadWrapper(str(path), "gate-tests")
-        self.admin.importRPM("gate-tests", path.name)
+        self.admin.uploadWrapper(str(path), folder)
+        self.admin.importRPM(folder, path.name)
 
     def files(self, build: Mapping[str, Any]) -> list[Path]:
         """The binary packages of a build, where the hub keeps them."""

@@ -548,7 +548,8 @@ def test_what_is_shown_of_a_build_that_was_imported_again(
     shown = site.cli(world.PLAIN, "sgx-enclaves", "show", build["nvr"])
     assert "OUTDATED: the build is not complete any more: CANCELED" in shown.out
     for path in (shop.source(build["nvr"]), shop.write(build["nvr"], Binary(files=OTHER_FILES))):
-        shop.upload_and_import(path)
+        # where the first ones were, links to deleted files are left
+        shop.upload_and_import(path, "gate-again")
     found = admin.getSgxVerification(build["nvr"])
     assert (found["id"], found["verdict"]) == (number, "identical")
     assert "not the ones that were verified" in found["outdated"]
@@ -846,7 +847,7 @@ F = "f" * 64
         (("nvr",), "x'; drop table build; --", "nvr does not fit"),
         (("report_sha256",), "x" * 64, "report_sha256 does not fit"),
         (("plugin_version",), "x" * 5000, "plugin_version does not fit"),
-        (("rpms",), [{}] * 3000, "rpms does not fit"),
+        (("rpms",), [{}] * 3000, "does not fit"),
         (("enclaves", 0, "isvsvn"), 1 << 16, "isvsvn does not fit"),
     ],
 )
@@ -967,7 +968,7 @@ def test_a_task_is_made_as_asked(
     )
     info = admin.getTaskInfo(task, request=True)
     del opts["timeout"]
-    wanted = {**opts, "unsigned_build": verified["nvr"]}
+    wanted = {**opts, "unsigned_build": verified["nvr"], "tag_allowed": True}
     assert info["request"] == ["demo-1", world.BUILD_TAG, unverified["nvr"], wanted]
     assert info["priority"] == koji.PRIO_DEFAULT + 5
     assert info["method"] == "sgxEnclaves"

@@ -33,12 +33,14 @@ class ResolvedRelease:
     """A release, and all bytes that say what it is.
 
     Attributes:
+        catalogue: all releases.
         release: what is to be verified.
         origin: `CATALOGUE`, or the URL that it came from.
         files: release name to TOML text: its own, and those whose trees it is built in.
         sha256: of its own file.
     """
 
+    catalogue: Catalogue
     release: Release
     origin: str
     files: Mapping[str, str]
@@ -75,7 +77,7 @@ def resolve(
         tree.name: read_file(tree.file, MIB).decode("utf-8")
         for tree in (release, *catalogue.trees_of(release))
     }
-    return ResolvedRelease(release, origin, files, digest_file(Path(release.file)))
+    return ResolvedRelease(catalogue, release, origin, files, digest_file(Path(release.file)))
 
 
 def _from_url(url: str, task: Any, fetcher: Fetcher) -> Release:

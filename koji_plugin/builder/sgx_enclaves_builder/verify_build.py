@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Task `sgxEnclaves`: one subtask for each enclave, one verdict, one record for the build.
+"""Task `sgxEnclaves`: one subtask for each source tree, one verdict, one record for the build.
 
 Koji shares the subtasks out. A task that is freed and runs again finds its
 subtasks by their labels. A verdict, whatever it is, ends the task normally: it
@@ -36,7 +36,7 @@ from sgx_enclaves.gate.collect import (
     report_text,
 )
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
-from sgx_enclaves.gate.subjects import enclaves_to_verify
+from sgx_enclaves.gate.subjects import built_together, enclaves_to_verify
 from sgx_enclaves.report.templated import combined_html, combined_text
 
 from .config import Config
@@ -144,17 +144,24 @@ class BuildVerification:
         for key in ("allow_unpinned", "unsigned_build", "tag_allowed"):
             if key in self.options:
                 shared[key] = self.options[key]
-        tasks: dict[str, int] = {}
-        for name in wanted:
-            arguments = [resolved.release.name, name, self.build_tag, self.build, shared]
-            tasks[name] = self.task.subtask(CHILD, arguments, label=name, arch=X86_64)
-            self.log(f"{name}: task {tasks[name]}")
+        # where nothing is built there is no preparation to share
+        split = self.options.get("split", False) or "unsigned_build" in self.options
+        release = resolved.release
+        tasks: dict[int, list[str]] = {}
+        for names in built_together(resolved.catalogue, release, wanted, split):
+            label = ",".join(names)
+            arguments = [release.name, names, self.build_tag, self.build, shared]
+            number = self.task.subtask(CHILD, arguments, label=label, arch=X86_64)
+            tasks[number] = names
+            self.log(f"{', '.join(names)}: task {number}")
         seconds = self.options.get("timeout", self.config.wait_timeout)
-        results = wait_for(self.task, list(tasks.values()), seconds)
-        return [
-            _answer(name, task_id, results.get(task_id), resolved.sha256)
-            for name, task_id in tasks.items()
-        ]
+        results = wait_for(self.task, list(tasks), seconds)
+        answers = {
+            name: _answer(name, number, results.get(number), resolved.sha256)
+            for number, names in tasks.items()
+            for name in names
+        }
+        return [answers[name] for name in wanted]
 
     def _finish(self, combined: Combined, resolved: ResolvedRelease) -> dict[str, Any]:
         uploads = Uploads(self.task, Path(self.task.workdir) / "outputs")
@@ -215,6 +222,9 @@ class BuildVerification:
 
 
 def _answer(name: str, task_id: int, result: Any, release_sha256: str) -> Answer:
+    """What a subtask says of one of its enclaves."""
     if isinstance(result, dict) and "faultString" in result:
         return failed(name, task_id, f"task {task_id} failed: {result['faultString']}")
-    return read_answer(result, name, task_id, release_sha256)
+    given = result.get("answers") if isinstance(result, dict) else None
+    found = given.get(name) if isinstance(given, dict) else None
+    return read_answer(found, name, task_id, release_sha256)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Task `sgxEnclave`: build one enclave, or take it from a build, and compare signed files with it.
+"""Task `sgxEnclave`: build enclaves of one source tree, or take one from a build, and compare.
 
 The parent names the release's very bytes and the packages' digests, so that all
 subtasks work from the same. What is wrong with sources, vendor or packages is a
@@ -14,15 +14,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
-from sgx_enclaves.arguments import CHILD, CHILD_OPTIONS, argument, checked, name_or_id
+from sgx_enclaves.arguments import (
+    CHILD,
+    CHILD_OPTIONS,
+    argument,
+    checked,
+    list_of,
+    name_or_id,
+    text,
+)
 from sgx_enclaves.catalogue.reader import catalogue_from
-from sgx_enclaves.catalogue.records import Catalogue, Release
+from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release
 from sgx_enclaves.errors import ArgumentError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.collect import Answer, buildroot_doubt, digest_of
 from sgx_enclaves.gate.origin import Origin, judge_origin, packages_digest
 from sgx_enclaves.gate.subjects import (
     FileVerdict,
+    outcome_for,
     overall,
     package_subjects,
     vendor_subject,
@@ -31,7 +40,7 @@ from sgx_enclaves.gate.subjects import (
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, parse_lock
 from sgx_enclaves.release.manifest import config_name, unsigned_name
-from sgx_enclaves.release.outcome import note
+from sgx_enclaves.release.outcome import ReleaseVerdict, note
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.verify import BuildOrigin, Request, Verified, verify_release
 
@@ -65,12 +74,12 @@ class SgxEnclaveTask(SgxTask):
     def handler(
         self,
         release: str,
-        enclave: str,
+        enclaves: list[str],
         build_tag: Any,
         build: Any = None,
         opts: Optional[dict[str, Any]] = None,
     ) -> dict[str, Any]:
-        """Give the answer about one enclave, as `sgx_enclaves.gate.collect` reads it."""
+        """Give the answer about each enclave, as `sgx_enclaves.gate.collect` reads it."""
         with self.at_work() as (config, log):
             options = checked(opts, CHILD_OPTIONS)
             if "releases" not in options or "repo_id" not in options:
@@ -78,14 +87,16 @@ class SgxEnclaveTask(SgxTask):
             catalogue = catalogue_from(
                 {name: data.encode() for name, data in options["releases"].items()}
             )
-            part = catalogue.release(release).only([enclave])
+            names = argument(enclaves, "enclaves", list_of(text, 64))
+            part = catalogue.release(release).only(names)
             tag = argument(build_tag, "build_tag", name_or_id)
             with KojiBuildroot(self, config, log, tag, options["repo_id"]) as buildroot:
-                answer = EnclaveVerification(
+                answers = EnclaveVerification(
                     self, config, log, options, buildroot, catalogue, part
                 ).run()
-            log(f"{answer.verdict}: {answer.claim}")
-            return answer.as_mapping()
+            for answer in answers:
+                log(f"{answer.enclave} {answer.verdict}: {answer.claim}")
+            return {"answers": {answer.enclave: answer.as_mapping() for answer in answers}}
 
 
 @dataclass
@@ -97,10 +108,10 @@ class EnclaveVerification:
         options: of the task, checked.
         buildroot: where the enclave is built.
         catalogue: the release and those whose trees it is built in.
-        release: cut down to the enclave.
+        release: cut down to the enclaves.
         lock: the packages that the buildroot must have; None if they are not pinned.
         lock_sha256: of the lock's text.
-        origin: of the build that the enclave was taken from; None if it was built.
+        origin: of the build that the one enclave was taken from; None if they were built.
     """
 
     task: SgxTask
@@ -115,10 +126,9 @@ class EnclaveVerification:
     origin: Optional[Origin] = None
 
     def __post_init__(self) -> None:
-        self.enclave = self.release.enclaves[0]
         self._folder = Path(self.task.workdir)
 
-    def run(self) -> Answer:
+    def run(self) -> list[Answer]:
         """Do it."""
         self._read_lock()
         request = Request(
@@ -140,10 +150,23 @@ class EnclaveVerification:
             store=StageStore(self._folder / "stages"),
             say=self.log,
         )
-        verified = self._without_trust_in_the_buildroot(verified)
-        files = self._compare_packages(verified)
-        report = self._upload(verified, files)
-        return self._answer(verified, files, report)
+        verdicts = {
+            enclave.name: self._doubted(
+                outcome_for(verified.verdict, self.catalogue, self.release, enclave.name)
+            )
+            for enclave in self.release.enclaves
+        }
+        verified = replace(verified, verdict=self._doubted(verified.verdict))
+        built = self._write_built(verified)
+        files = {
+            enclave.name: self._compare_packages(enclave, verdicts[enclave.name], built)
+            for enclave in self.release.enclaves
+        }
+        report = self._upload(verified, [file for found in files.values() for file in found])
+        return [
+            self._answer(enclave, verified, verdicts[enclave.name], files[enclave.name], report)
+            for enclave in self.release.enclaves
+        ]
 
     def _read_lock(self) -> None:
         """The release's lock: the hub's, or else this builder's."""
@@ -161,42 +184,47 @@ class EnclaveVerification:
 
     def _take(self, build: Any) -> BuildOrigin:
         """The enclave out of a build, and what is to be said of it."""
+        (enclave,) = self.release.enclaves
         given = self._folder / "given"
         given.mkdir()
         self.log(f"taking the unsigned enclave from {build}")
-        tree, _own = self.catalogue.build_of(self.release, self.enclave)
-        taken = take_unsigned(self.task, build, self.enclave, tree, given)
+        tree, _own = self.catalogue.build_of(self.release, enclave)
+        taken = take_unsigned(self.task, build, enclave, tree, given)
         self.origin = judge_origin(taken.history, [tree], self.lock)
         self.log(self.origin.says)
         notes = [note("package-not-taken", problem) for problem in taken.problems]
         objections = self.origin.objections
         return BuildOrigin(self.origin.says, (*objections, *notes) if objections else ())
 
-    def _without_trust_in_the_buildroot(self, verified: Verified) -> Verified:
+    def _doubted(self, verdict: ReleaseVerdict) -> ReleaseVerdict:
         """The same; not reproducible if anybody could fill the buildroot."""
         allowed = self.options.get("tag_allowed", False)
         doubt = buildroot_doubt(str(self.buildroot.build_tag), allowed, self.lock_sha256)
-        verdict = verified.verdict
         if not verdict.reproducible or doubt is None:
-            return verified
-        weaker = replace(verdict, reproducible=False, claim=f"{verdict.claim}; {doubt}")
-        return replace(verified, verdict=weaker)
+            return verdict
+        return replace(verdict, reproducible=False, claim=f"{verdict.claim}; {doubt}")
 
-    def _compare_packages(self, verified: Verified) -> list[FileVerdict]:
-        """The vendor's file, then every file of the build's packages."""
-        vendor = vendor_subject(verified.verdict.enclaves[0], verified.verdict.outcome)
-        files = [vendor]
+    def _write_built(self, verified: Verified) -> Path:
+        """A directory with our enclaves."""
         built = self._folder / "built"
         built.mkdir()
-        ours = verified.built.files.get(self.enclave.name)
-        if ours is not None:
+        for ours in verified.built.files.values():
             (built / unsigned_name(ours.file)).write_bytes(ours.unsigned)
             (built / config_name(ours.file)).write_bytes(ours.config)
+        return built
+
+    def _compare_packages(
+        self, enclave: Enclave, verdict: ReleaseVerdict, built: Path
+    ) -> list[FileVerdict]:
+        """The vendor's file, then every file of the build's packages that is this enclave."""
+        vendor = vendor_subject(verdict.enclaves[0], verdict.outcome)
+        files = [vendor]
+        ours = (built / unsigned_name(enclave.file)).exists()
         for rpm in self.options.get("rpms", []):
-            self.log(f"comparing with {rpm['name']}")
+            self.log(f"comparing {enclave.name} with {rpm['name']}")
             path = self.task.build_file(rpm["relative"], rpm["sha256"])
-            found = package_subjects(path, rpm["name"], self.release, self.enclave, built)
-            if ours is None:
+            found = package_subjects(path, rpm["name"], self.release, enclave, built)
+            if not ours:
                 # nothing was compared with it, for the reason that the vendor's file has
                 found = [without_ours(item, vendor) for item in found]
             files += found
@@ -210,33 +238,39 @@ class EnclaveVerification:
 
     def _upload(self, verified: Verified, files: Sequence[FileVerdict]) -> bytes:
         uploads = Uploads(self.task, self._folder / "outputs")
-        enclave = self.enclave
-        ours = verified.built.files.get(enclave.name)
-        theirs = verified.signed.files.get(enclave.name)
-        if ours is not None:
+        for ours in verified.built.files.values():
             add_built(uploads, ours)
-        if theirs is not None:
-            add_signatures(uploads, enclave.signed_file, theirs.data)
-            if enclave.may_ship:
-                uploads.add(enclave.signed_file, theirs.data, 0o755)
+        for enclave in self.release.enclaves:
+            theirs = verified.signed.files.get(enclave.name)
+            if theirs is not None:
+                add_signatures(uploads, enclave.signed_file, theirs.data)
+                if enclave.may_ship:
+                    uploads.add(enclave.signed_file, theirs.data, 0o755)
         if self.buildroot.made:
             add_toolchain(uploads, verified.toolchains)
         if self.buildroot.made or self.origin is not None:
             add_lock(uploads, self._packages(), X86_64)
         return add_verdicts(uploads, verified.verdict, files)
 
-    def _answer(self, verified: Verified, files: Sequence[FileVerdict], report: bytes) -> Answer:
-        ours = verified.built.files.get(self.enclave.name)
+    def _answer(
+        self,
+        enclave: Enclave,
+        verified: Verified,
+        verdict: ReleaseVerdict,
+        files: Sequence[FileVerdict],
+        report: bytes,
+    ) -> Answer:
+        ours = verified.built.files.get(enclave.name)
         subjects = tuple(item.subject for item in files)
-        claim = verified.verdict.claim
+        claim = verdict.claim
         digests: list[Optional[str]] = [r.digest() for r in verified.toolchains.values()]
         if self.origin is not None:
             claim += f"; of that build {self.origin.says}"
             digests.append(self.origin.toolchain_sha256)
         return Answer(
-            enclave=self.enclave.name,
+            enclave=enclave.name,
             verdict=overall(subjects).value,
-            reproducible=verified.verdict.reproducible,
+            reproducible=verdict.reproducible,
             claim=claim,
             task_id=self.task.id,
             subjects=subjects,

@@ -15,6 +15,7 @@ from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.gate.subjects import (
     Subject,
+    built_together,
     cause_of,
     enclave_at,
     enclaves_to_verify,
@@ -119,3 +120,14 @@ def test_the_cause_is_what_weighs_most_in_one_printable_line() -> None:
     assert cause_of(None, findings) == "other\\x0abytes (expected 00, found 01)"
     assert cause_of(None, findings[:1]) == "nothing was compared"
     assert len(cause_of(None, [Finding("x", Severity.DIFFERS, "x" * 5000)])) == 1000
+
+
+def test_what_is_built_together() -> None:
+    here, names = RELEASE, [enclave.name for enclave in RELEASE.enclaves][:3]
+    catalogue = Catalogue({here.name: here}, ())
+    assert built_together(catalogue, here, names, split=True) == [[name] for name in names]
+    trees = built_together(catalogue, here, names, split=False)
+    assert sorted(name for group in trees for name in group) == sorted(names)
+    for group in trees:
+        built_in = {enclave.built_in for enclave in here.enclaves if enclave.name in group}
+        assert len(built_in) == 1

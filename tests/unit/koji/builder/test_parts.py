@@ -68,7 +68,8 @@ def test_policies_can_see_the_parameters() -> None:
         "build": "x-1-1",
         "opts": {"enclaves": ["pce"]},
     }
-    assert koji.tasks.parse_task_params("sgxEnclave", ["demo", "pce", "t"])["enclave"] == "pce"
+    subtask = koji.tasks.parse_task_params("sgxEnclave", ["demo", ["pce"], "t"])
+    assert subtask["enclaves"] == ["pce"]
 
 
 def test_only_x86_64_hosts_take_a_subtask(world: World) -> None:
@@ -78,7 +79,7 @@ def test_only_x86_64_hosts_take_a_subtask(world: World) -> None:
 
 
 def test_a_subtask_that_nobody_prepared_says_so(world: World) -> None:
-    result = world.hub.run(world.hub.make("sgxEnclave", ["demo", "pce", "demo-build"]))
+    result = world.hub.run(world.hub.make("sgxEnclave", ["demo", ["pce"], "demo-build"]))
     assert "is started by its parent" in result["faultString"]
 
 

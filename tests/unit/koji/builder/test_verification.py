@@ -72,14 +72,18 @@ def test_a_step_s_log_grows_where_kojid_watches(
     assert log.is_file()
 
 
-def test_all_required_enclaves_have_a_subtask(world: World) -> None:
-    result = world.verify("demo", "demo-build")
+@pytest.mark.parametrize("split", [False, True])
+def test_enclaves_of_one_source_tree_share_a_subtask(
+    world: World, buildroots: type[FakeBuildRoot], split: bool
+) -> None:
+    result = world.verify("demo", "demo-build", None, {"split": split})
     names = [enclave.name for enclave in ENCLAVE_LIST]
     assert [row["name"] for row in result["enclaves"]] == names
     assert result["verdict"] == "identical"
     children = [task for task in world.hub.tasks.values() if task.parent is not None]
-    assert [task.label for task in children] == names
+    assert [task.label for task in children] == (names if split else [",".join(names)])
     assert {task.arch for task in children} == {"x86_64"}
+    assert len(buildroots.made) == len(children)
     assert "each of pce, ide, qe3, tdqe is our own build" in result["claim"]
 
 
@@ -102,6 +106,23 @@ def test_a_build_gets_a_record_of_its_packages(world: World) -> None:
     assert read.report_sha256 == sha256(output["sgx-enclaves-report.json"])
     assert output["sgx-enclaves-report.txt"].startswith(b"IDENTICAL: ")
     assert b"<h1" in output["sgx-enclaves-report.html"]
+
+
+def test_what_is_wrong_with_one_enclave_is_not_said_of_another(world: World) -> None:
+    """Though they are built together."""
+    signed = dict(world.vendor.signed)
+    files = {
+        f"/usr/x86_64-intel-sgx/lib64/{e.signed}.1.0.0.0": signed[e.signed]
+        for e in ENCLAVE_LIST[:2]
+    }
+    files[f"/usr/x86_64-intel-sgx/lib64/{PCE.signed}.1.0.0.0"] = tampered(world)
+    build = world.add_build("two", files)
+    result = world.verify("demo", "demo-build", build["nvr"])
+    verdicts = {row["name"]: row["verdict"] for row in result["enclaves"]}
+    assert verdicts == {"pce": "differs", ENCLAVE_LIST[1].name: "identical"}
+    recorded = {enclave["name"]: enclave["verdict"] for enclave in world.hub.records[0]["enclaves"]}
+    assert recorded == verdicts
+    assert result["verdict"] == "differs"
 
 
 def test_a_tampered_package_differs_and_is_recorded_so(world: World) -> None:

@@ -134,10 +134,10 @@ def test_nothing_heavy_is_imported(offered: dict[str, Any]) -> None:
         ),
         (
             "sgxEnclave",
-            ["r", "pce", "tag", "x-1-1", {"a": 1}],
+            ["r", ["pce"], "tag", "x-1-1", {"a": 1}],
             {
                 "release": "r",
-                "enclave": "pce",
+                "enclaves": ["pce"],
                 "build_tag": "tag",
                 "build": "x-1-1",
                 "opts": {"a": 1},
