@@ -140,34 +140,16 @@ def _mrsigner(text: str) -> str:
     return mrsigner_of_pem(pem, text).hex()
 
 
-def add_references(parser: argparse.ArgumentParser) -> None:
-    """What signed enclaves are compared with, and which may be shipped."""
-    parser.add_argument(
-        "--reference",
-        metavar="RPM|DIR|MANIFEST",
-        action="append",
-        default=[],
-        help="where our own unsigned enclaves and their config.xml are: a package, a folder, "
-        "or what `sgx-enclaves build` made; may be repeated",
-    )
-    parser.add_argument(
-        "--permit",
-        metavar="NAME",
-        choices=sorted(not_shipped()),
-        action="append",
-        default=[],
-        help="accept an enclave that Fedora does not ship: " + ", ".join(sorted(not_shipped())),
-    )
+def not_shipped_name(text: str) -> str:
+    """The name of an enclave that Fedora does not ship, for argparse."""
+    names = sorted(not_shipped())
+    if text not in names:
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {names})")
+    return text
 
 
 # What Fedora's look-aside cache calls the source of the prebuilt enclaves.
 _PACKAGE = "linux-sgx-enclaves-prebuilt"
-
-
-def add_release(parser: argparse.ArgumentParser) -> None:
-    """The release, and where releases are described."""
-    parser.add_argument("release", metavar="RELEASE", help="its name in the catalogue")
-    add_catalogue(parser)
 
 
 def add_catalogue(parser: argparse.ArgumentParser) -> None:
@@ -180,58 +162,6 @@ def add_catalogue(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a file or a folder of more releases, besides our own and "
         "/etc/sgx-enclaves/releases.d; may be repeated",
-    )
-
-
-def add_fetching(parser: argparse.ArgumentParser) -> None:
-    """Where files come from, and where they are kept."""
-    group = parser.add_argument_group("fetching")
-    group.add_argument("--cache", metavar="DIR", type=Path, help="where fetched files are kept")
-    group.add_argument(
-        "--local", metavar="DIR", type=Path, help="take files that lie in this folder from there"
-    )
-    group.add_argument(
-        "--offline", action="store_true", help="take files from the cache and --local only"
-    )
-    group.add_argument(
-        "--lookaside",
-        metavar="[PACKAGE=]URL",
-        help=f"a look-aside cache to ask first; the package is {_PACKAGE} by default",
-    )
-    group.add_argument(
-        "--ca-file", metavar="PEM", help="trust these certificates instead of the system's"
-    )
-    group.add_argument(
-        "--attempts",
-        metavar="N",
-        type=int,
-        default=4,
-        help="requests to one place before the next is tried",
-    )
-
-
-def add_place(parser: argparse.ArgumentParser) -> None:
-    """Where a build is done, and with which tools."""
-    group = parser.add_argument_group("building")
-    group.add_argument(
-        "--toolchain",
-        choices=("designated", "host"),
-        default="designated",
-        help="host: build with what is here, for experiments; never the reproducible verdict",
-    )
-    group.add_argument(
-        "--tools",
-        metavar="PREFIX",
-        action="append",
-        default=[],
-        help="with --toolchain=host: PREFIX/bin comes first, such as that of another compiler; "
-        "may be repeated",
-    )
-    group.add_argument(
-        "--allow-no-isolation",
-        action="store_true",
-        help="build even where steps cannot be separated from this machine and its network; "
-        "never the reproducible verdict",
     )
 
 

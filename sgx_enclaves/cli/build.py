@@ -16,10 +16,6 @@ import os
 from pathlib import Path
 
 from sgx_enclaves.cli.arguments import (
-    add_fetching,
-    add_json,
-    add_place,
-    add_release,
     chosen_catalogue,
     chosen_fetcher,
     chosen_place,
@@ -29,69 +25,23 @@ from sgx_enclaves.release.build import BuildRequest, build_release
 from sgx_enclaves.release.manifest import Manifest, set_apart
 from sgx_enclaves.release.toolchain import ToolchainKind
 
+ARGUMENTS = """\
+@release
+enclaves:ENCLAVE*  which of its enclaves; by default those that it requires
+--into DIR!  a new or an empty folder
+@place
+--twice  build again in another path, at another time, with another umask, locale and
+  host name, and say where the results differ
+--source-dir DIR  build from this tree, laid out already, instead of the pinned sources
+--allow-unpinned  accept sources that the release does not pin; the manifest says so
+--jobs COUNT  enclaves to make at once; by default as many as there are processors
+--make-timeout SECONDS (7200)  for the make of each enclave; steps have theirs in the release
+--apart  also make DIR/ENCLAVE, a built directory of that enclave alone, as packages ship it
+--keep  keep the trees, in DIR/.work
+@fetching
+@json"""
 EXIT_DIFFERS, EXIT_FAILED = 1, 2
 _SHOWN = 10
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    add_release(parser)
-    parser.add_argument(
-        "enclaves",
-        metavar="ENCLAVE",
-        nargs="*",
-        help="which of its enclaves; by default those that it requires",
-    )
-    parser.add_argument(
-        "--into", metavar="DIR", type=Path, required=True, help="a new or an empty folder"
-    )
-    add_place(parser)
-    parser.add_argument(
-        "--twice",
-        action="store_true",
-        help="build again in another path, at another time, with another umask, locale and "
-        "host name, and say where the results differ",
-    )
-    parser.add_argument(
-        "--source-dir",
-        metavar="DIR",
-        type=Path,
-        help="build from this tree, laid out already, instead of the pinned sources",
-    )
-    parser.add_argument(
-        "--allow-unpinned",
-        action="store_true",
-        help="accept sources that the release does not pin; the manifest says so",
-    )
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=_positive,
-        default=len(os.sched_getaffinity(0)),
-        help="enclaves to make at once; by default as many as there are processors",
-    )
-    parser.add_argument(
-        "--make-timeout",
-        metavar="SECONDS",
-        type=_positive,
-        default=BuildRequest.make_timeout,
-        help="for the make of each enclave; steps have theirs in the release",
-    )
-    parser.add_argument(
-        "--apart",
-        action="store_true",
-        help="also make DIR/ENCLAVE, a built directory of that enclave alone, as packages ship it",
-    )
-    parser.add_argument("--keep", action="store_true", help="keep the trees, in DIR/.work")
-    add_fetching(parser)
-    add_json(parser)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         tools=tuple(args.tools),
         source_dir=args.source_dir,
         twice=args.twice,
-        jobs=args.jobs,
+        jobs=args.jobs or len(os.sched_getaffinity(0)),
         make_timeout=args.make_timeout,
         keep=args.keep,
     )

@@ -13,27 +13,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sgx_enclaves.cli.arguments import add_output
 from sgx_enclaves.cli.output import out, write_output
 from sgx_enclaves.files import make_folder
 from sgx_enclaves.plain import printable
 from sgx_enclaves.release.manifest import Built, Manifest, TreeRecord, load_built
 
+ARGUMENTS = """\
+directory:DIR  made by build
+--designated  refuse another toolchain than the designated one, and sources without a pin
+--allow-unpinned  with --designated: accept such sources
+-o, --output FILE  write there what is printed, too
+--force  replace the output file if there is one already"""
 EXIT_REFUSED = 1
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("directory", metavar="DIR", type=Path, help="made by build")
-    parser.add_argument(
-        "--designated",
-        action="store_true",
-        help="refuse another toolchain than the designated one, and sources without a pin",
-    )
-    parser.add_argument(
-        "--allow-unpinned", action="store_true", help="with --designated: accept such sources"
-    )
-    add_output(parser, "write there what is printed, too", required=False)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,12 +21,10 @@ from __future__ import annotations
 import argparse
 
 from sgx_enclaves.cli.arguments import (
-    add_json,
     add_policy,
-    add_references,
-    add_sdk,
     chosen_generation,
     chosen_policy,
+    not_shipped_name,
 )
 from sgx_enclaves.cli.output import out_json, out_report, width
 from sgx_enclaves.errors import SgxEnclavesError
@@ -34,15 +32,19 @@ from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.reader import open_package
 from sgx_enclaves.rpm.references import PackageReference, Reference, is_latest, open_reference
 
+ARGUMENTS = """\
+packages:RPM+  the packages to check
+@references
+@json
+@sdk"""
 _UNSIGNED = "-unsigned"
 
 
+TYPES = {"NAME": not_shipped_name}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("packages", metavar="RPM", nargs="+", help="the packages to check")
-    add_references(parser)
-    add_json(parser)
-    add_sdk(parser)
+    """Declare who must have signed."""
     add_policy(parser)
 
 

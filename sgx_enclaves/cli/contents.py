@@ -11,33 +11,18 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 
-from sgx_enclaves.cli.arguments import add_json
 from sgx_enclaves.cli.output import out, out_json
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.release.archive import Contents, read_contents
 
+ARGUMENTS = """\
+archives:PATH+  a tar archive with one top folder, packed with gzip, xz, zstd or not at all
+--expect HEX  the digest that each archive's contents must have
+--list  print what is digested too, to find a difference
+@json"""
 EXIT_DIFFERS = 1
 _HEX = re.compile(r"[0-9a-f]{64}")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument(
-        "archives",
-        metavar="ARCHIVE",
-        nargs="+",
-        type=Path,
-        help="a tar archive with one top folder, packed with gzip, xz, zstd or not at all",
-    )
-    parser.add_argument(
-        "--expect", metavar="HEX", help="the digest that each archive's contents must have"
-    )
-    parser.add_argument(
-        "--list", action="store_true", help="print what is digested too, to find a difference"
-    )
-    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:

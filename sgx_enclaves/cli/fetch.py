@@ -17,9 +17,6 @@ from typing import Optional
 
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import (
-    add_fetching,
-    add_json,
-    add_release,
     chosen_catalogue,
     chosen_fetcher,
 )
@@ -37,41 +34,16 @@ from sgx_enclaves.release.vendor import (
     read_signed_enclaves,
 )
 
-_WHAT = ("all", "sources", "signed")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    add_release(parser)
-    parser.add_argument(
-        "enclaves",
-        metavar="ENCLAVE",
-        nargs="*",
-        help="whose files to write; by default those that the release requires",
-    )
-    parser.add_argument(
-        "--into",
-        metavar="DIR",
-        type=Path,
-        help="put each file there under its own name, as beside a spec file",
-    )
-    parser.add_argument(
-        "--signed-into", metavar="DIR", type=Path, help="write the signed enclaves there"
-    )
-    parser.add_argument(
-        "--signatures-into",
-        metavar="DIR",
-        type=Path,
-        help="write the signatures of each signed enclave there, for grafting",
-    )
-    parser.add_argument(
-        "--what", choices=_WHAT, default=_WHAT[0], help="by default both, sources and signed"
-    )
-    parser.add_argument(
-        "--allow-unpinned", action="store_true", help="accept files whose digest nobody pinned"
-    )
-    add_fetching(parser)
-    add_json(parser)
+ARGUMENTS = """\
+@release
+enclaves:ENCLAVE*  whose files to write; by default those that the release requires
+--into DIR  put each file there under its own name, as beside a spec file
+--signed-into DIR  write the signed enclaves there
+--signatures-into DIR  write the signatures of each signed enclave there, for grafting
+--what all|sources|signed (all)  by default both, sources and signed
+--allow-unpinned  accept files whose digest nobody pinned
+@fetching
+@json"""
 
 
 def run(args: argparse.Namespace) -> int:

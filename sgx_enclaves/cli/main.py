@@ -17,6 +17,7 @@ from typing import NamedTuple, NoReturn, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.cli import output
+from sgx_enclaves.cli.declare import declare
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.plain import printable
 
@@ -126,7 +127,7 @@ def _meant(verb: str) -> str:
 
 
 def module_of(verb: str) -> ModuleType:
-    """The module of a verb: `add_arguments`, `run`, and its docstring for `--help`."""
+    """The module of a verb: `ARGUMENTS`, `run`, and its docstring for `--help`."""
     return importlib.import_module(f"sgx_enclaves.cli.{VERBS[verb].module}")
 
 
@@ -147,7 +148,10 @@ def parser_of(verb: str, module: ModuleType) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    module.add_arguments(parser)
+    if hasattr(module, "ARGUMENTS"):
+        declare(parser, module.ARGUMENTS, getattr(module, "TYPES", None))
+    if hasattr(module, "add_arguments"):
+        module.add_arguments(parser)
     return parser
 
 

@@ -27,10 +27,6 @@ from sgx_enclaves.catalogue.draft import SourceTree, Trees, draft_release
 from sgx_enclaves.catalogue.pins import check_tree, toml_of, write_pins
 from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli.arguments import (
-    add_catalogue,
-    add_fetching,
-    add_json,
-    add_output,
     chosen_catalogue,
     chosen_fetcher,
 )
@@ -45,32 +41,20 @@ from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed
 from sgx_enclaves.report.templated import entry_text
 from sgx_enclaves.report.text import table
 
+ARGUMENTS = """\
+action:list|show|new|pin|check|repack
+RELEASE?  for all but list and new
+--sgx DIR@TAG  new: the SDK's git repository
+--dcap DIR@TAG  new: the attestation primitives' git repository
+--sgx-release TAG  new: the tag with the versions in file names; by default sgx_VERSION
+--dcap-release TAG  new: likewise; by default DCAP_VERSION
+-o, --output FILE  new, pin and repack: write here, not to standard output
+--force  replace the output file if there is one already
+--allow-unpinned  check and repack: accept files without a pin
+@catalogue
+@fetching
+@json"""
 EXIT_WRONG = 1
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("action", choices=("list", "show", "new", "pin", "check", "repack"))
-    parser.add_argument("release", metavar="RELEASE", nargs="?", help="for all but list and new")
-    parser.add_argument("--sgx", metavar="DIR@TAG", help="new: the SDK's git repository")
-    parser.add_argument(
-        "--dcap", metavar="DIR@TAG", help="new: the attestation primitives' git repository"
-    )
-    parser.add_argument(
-        "--sgx-release",
-        metavar="TAG",
-        help="new: the tag with the versions in file names; by default sgx_VERSION",
-    )
-    parser.add_argument(
-        "--dcap-release", metavar="TAG", help="new: likewise; by default DCAP_VERSION"
-    )
-    add_output(parser, "new, pin and repack: write here, not to standard output", required=False)
-    parser.add_argument(
-        "--allow-unpinned", action="store_true", help="check and repack: accept files without a pin"
-    )
-    add_catalogue(parser)
-    add_fetching(parser)
-    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:

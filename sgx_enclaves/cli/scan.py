@@ -30,47 +30,37 @@ import sys
 
 from sgx_enclaves import __version__
 from sgx_enclaves.cli.arguments import (
-    add_json,
     add_policy,
-    add_references,
-    add_sdk,
     chosen_generation,
     chosen_policy,
+    not_shipped_name,
 )
 from sgx_enclaves.cli.output import message, out, out_json
-from sgx_enclaves.errors import InputError
 from sgx_enclaves.progress import Event, TerminalProgress
 from sgx_enclaves.report.as_json import result_dict, survey_dict
 from sgx_enclaves.report.text import report_lines, scan_summary
 from sgx_enclaves.rpm.scan import Scanned, ScanSettings, State, Survey, scan, stamps_below, survey
 
+ARGUMENTS = """\
+folder:FOLDER  where the packages are, at any depth
+@references
+^--headers  read every package's header, despite repodata
+^--deep  read the payload of every package
+--state FILE  keep results here, to resume later
+--jobs COUNT  processes; by default as many as there are processors
+@json
+@sdk"""
+TYPES = {"NAME": not_shipped_name}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("folder", metavar="DIR", help="where the packages are, at any depth")
-    add_references(parser)
-    depth = parser.add_mutually_exclusive_group()
-    depth.add_argument(
-        "--headers", action="store_true", help="read every package's header, despite repodata"
-    )
-    depth.add_argument("--deep", action="store_true", help="read the payload of every package")
-    parser.add_argument("--state", metavar="FILE", help="keep results here, to go on later")
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=int,
-        default=os.cpu_count() or 1,
-        help="processes; by default as many as there are processors",
-    )
-    add_json(parser)
-    add_sdk(parser)
+    """Declare who must have signed."""
     add_policy(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what was found; the highest exit status of all packages."""
-    if args.jobs < 1:
-        raise InputError("a scan needs a process at least", found=f"--jobs {args.jobs}")
+    jobs = args.jobs or os.cpu_count() or 1
     settings = ScanSettings(
         tuple(args.reference),
         functools.partial(chosen_policy, args),
@@ -80,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         args.deep,
     )
     chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
-    found = survey(args.folder, repodata=not (args.headers or args.deep), jobs=args.jobs)
+    found = survey(args.folder, repodata=not (args.headers or args.deep), jobs=jobs)
     for problem in found.problems:
         message(f"{problem}; headers are read instead")
     state = State(args.state, _key(args, found)) if args.state is not None else None
@@ -92,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
     results: list[Scanned] = []
     try:
-        for scanned in scan(found.targets, settings, jobs=args.jobs, state=state, progress=shown):
+        for scanned in scan(found.targets, settings, jobs=jobs, state=state, progress=shown):
             if scanned.report is not None:
                 results.append(scanned)
     finally:

@@ -17,53 +17,34 @@ import os
 import re
 
 from sgx_enclaves.catalogue.records import Release
-from sgx_enclaves.cli.arguments import add_catalogue, add_output, chosen_catalogue
+from sgx_enclaves.cli.arguments import chosen_catalogue
 from sgx_enclaves.cli.output import out_report, write_output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.specs import Kind, SpecRequest, render
 
+ARGUMENTS = """\
+release:RELEASE  its name in the catalogue
+--kind reproducible|prebuilt|grafted!
+-o, --output FILE  where to write; standard output by default
+--force  replace the output file if there is one already
+--packager PACKAGER (sgx-enclaves <sgx-enclaves@localhost>)  NAME <ADDRESS>, for the changelog
+--date YYYY-MM-DD  of the changelog; by default $SOURCE_DATE_EPOCH, else the date of the
+  release's tag
+--toolchain-package PACKAGE*  BuildRequires that brings the designated toolchain; may be
+  repeated
+--allow-unpinned  let the build accept files that the release does not pin
+@catalogue"""
 _EPOCH = "SOURCE_DATE_EPOCH"
-_PACKAGER = "sgx-enclaves <sgx-enclaves@localhost>"
 _PACKAGER_FORM = re.compile(r"[^<>\n%]+ <[^<>\s%]+@[^<>\s%]+>")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("release", metavar="RELEASE", help="its name in the catalogue")
-    parser.add_argument("--kind", choices=[kind.value for kind in Kind], required=True)
-    add_output(parser, "where to write; standard output by default", required=False)
-    parser.add_argument(
-        "--packager",
-        metavar="'NAME <ADDRESS>'",
-        type=_packager,
-        default=_PACKAGER,
-        help="for the changelog",
-    )
-    parser.add_argument(
-        "--date",
-        metavar="YYYY-MM-DD",
-        type=datetime.date.fromisoformat,
-        help=f"of the changelog; by default ${_EPOCH}, else the date of the release's tag",
-    )
-    parser.add_argument(
-        "--toolchain-package",
-        metavar="PACKAGE",
-        action="append",
-        default=[],
-        help="BuildRequires that brings the designated toolchain; may be repeated",
-    )
-    parser.add_argument(
-        "--allow-unpinned",
-        action="store_true",
-        help="let the build accept files that the release does not pin",
-    )
-    add_catalogue(parser)
 
 
 def _packager(text: str) -> str:
     if _PACKAGER_FORM.fullmatch(text) is None:
         raise argparse.ArgumentTypeError("must be NAME <ADDRESS>")
     return text
+
+
+TYPES = {"PACKAGER": _packager}
 
 
 def run(args: argparse.Namespace) -> int:

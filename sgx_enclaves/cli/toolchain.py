@@ -19,7 +19,7 @@ import json
 from collections.abc import Sequence
 
 from sgx_enclaves.catalogue.records import Toolchain
-from sgx_enclaves.cli.arguments import add_catalogue, add_json, add_output, chosen_catalogue
+from sgx_enclaves.cli.arguments import chosen_catalogue
 from sgx_enclaves.cli.output import out_report, write_output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file
@@ -35,18 +35,18 @@ from sgx_enclaves.release.toolchain import (
     look_at_toolchain,
 )
 
+ARGUMENTS = """\
+action:check|record|lock
+RELEASE?  a release of the catalogue
+--root DIR  a buildroot; by default this machine
+--lock FILE  check against this buildroot lock
+@output-too
+@catalogue
+@json"""
 _LOCK_LIMIT = 64 << 20
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("action", choices=("check", "record", "lock"))
-    parser.add_argument("release", metavar="RELEASE", nargs="?", help="a release of the catalogue")
-    parser.add_argument("--root", metavar="DIR", help="a buildroot; by default this machine")
-    parser.add_argument("--lock", metavar="FILE", help="check against this buildroot lock")
-    add_output(parser, "write here, not to standard output", required=False)
-    add_catalogue(parser)
-    add_json(parser)
+TYPES = {"DIR": str}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,10 +19,6 @@ from pathlib import Path
 
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import (
-    add_fetching,
-    add_json,
-    add_place,
-    add_release,
     chosen_cache_dir,
     chosen_catalogue,
     chosen_fetcher,
@@ -40,56 +36,22 @@ from sgx_enclaves.report.as_json import release_dict
 from sgx_enclaves.report.templated import release_html
 from sgx_enclaves.report.text import release_text
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    add_release(parser)
-    parser.add_argument(
-        "enclaves",
-        metavar="ENCLAVE",
-        nargs="*",
-        help="which of its enclaves; by default those that it requires decide",
-    )
-    parser.add_argument(
-        "--report",
-        metavar="DIR",
-        type=Path,
-        help="also write DIR/release.txt, release.json, release.html and a folder an enclave",
-    )
-    parser.add_argument(
-        "--work", metavar="DIR", type=Path, help="where stages are kept; by default in the cache"
-    )
-    add_place(parser)
-    parser.add_argument(
-        "--allow-unpinned",
-        action="store_true",
-        help="accept files and policies that the release does not pin; the report says so",
-    )
-    parser.add_argument(
-        "--all",
-        action="store_true",
-        help="build and compare the enclaves too that the release does not require",
-    )
-    parser.add_argument("--jobs", metavar="N", type=int, help="comparisons at once")
-    group = parser.add_argument_group("ready-made stages")
-    group.add_argument(
-        "--built",
-        metavar="DIR",
-        type=Path,
-        help="our enclaves: libsgx_FILE.so, libsgx_FILE.config.xml, and manifest.json if there is",
-    )
-    group.add_argument(
-        "--signed", metavar="DIR", type=Path, help="the vendor's files: libsgx_FILE.signed.so"
-    )
-    group.add_argument(
-        "--repacked",
-        metavar="[ARCHIVE=]FILE",
-        action="append",
-        default=[],
-        help="a repacked vendor archive; ARCHIVE is its id in the release, if there are several",
-    )
-    add_fetching(parser)
-    add_json(parser)
+ARGUMENTS = """\
+@release
+enclaves:ENCLAVE*  which of its enclaves; by default those that it requires decide
+--report DIR  also write DIR/release.txt, release.json, release.html and a folder an enclave
+--work DIR  where stages are kept; by default in the cache
+@place
+--allow-unpinned  accept files and policies that the release does not pin; the report says so
+--all  build and compare the enclaves too that the release does not require
+--jobs N  comparisons at once
+ready-made stages:
+--built DIR  our enclaves: libsgx_FILE.so, libsgx_FILE.config.xml, and manifest.json if there is
+--signed DIR  the vendor's files: libsgx_FILE.signed.so
+--repacked [ARCHIVE=]FILE*  a repacked vendor archive; ARCHIVE is its id in the release, if
+  there are several
+@fetching
+@json"""
 
 
 def run(args: argparse.Namespace) -> int:

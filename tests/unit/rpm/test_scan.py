@@ -345,11 +345,13 @@ def test_the_verb_keeps_its_state(
 
 
 def test_bad_arguments(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["scan", str(tree), "--jobs", "0"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["scan", str(tree), "--jobs", "0"])
+    assert ended.value.code == 2
     assert main(["scan", str(tree), "--signer", "/no/key"]) == 2
     assert main(["scan", str(tree / "no")]) == 2
     err = capsys.readouterr().err
-    assert "--jobs 0" in err
+    assert "--jobs: must be at least 1" in err
     assert "neither an MRSIGNER nor a readable key file" in err
     assert "cannot be read" in err
 
