@@ -103,7 +103,7 @@ def _verification(
     _connected(activate_session, goptions, session)
     named = {
         "unsigned_build": given.unsigned_build,
-        "enclaves": given.enclave,
+        "enclaves": given.enclave or None,
         "repo_id": given.repo_id,
         "timeout": given.timeout,
         "allow_unpinned": given.allow_unpinned or None,

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
 from sgx_enclaves.cli.arguments import (
     chosen_catalogue,
     chosen_fetcher,
     chosen_place,
 )
-from sgx_enclaves.cli.output import message, out, out_json
+from sgx_enclaves.cli.output import message, out_json, out_report
 from sgx_enclaves.release.build import BuildRequest, build_release
-from sgx_enclaves.release.manifest import Manifest, set_apart
+from sgx_enclaves.release.manifest import set_apart
 from sgx_enclaves.release.toolchain import ToolchainKind
+from sgx_enclaves.report.templated import build_text
 
 ARGUMENTS = """\
 @release
@@ -41,7 +41,6 @@ enclaves:ENCLAVE*  which of its enclaves; by default those that it requires
 @fetching
 @json"""
 EXIT_DIFFERS, EXIT_FAILED = 1, 2
-_SHOWN = 10
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,50 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         out_json(manifest.as_dict())
     else:
-        out(*summary(manifest, args.into))
+        out_report(build_text(manifest, args.into).rstrip("\n"))
     if not manifest.complete:
         return EXIT_FAILED
     return EXIT_DIFFERS if manifest.reproducible is False else 0
-
-
-def summary(manifest: Manifest, into: Path) -> list[str]:
-    """What came of a build, a line each."""
-    lines = []
-    for enclave in manifest.enclaves:
-        if enclave.unsigned is None:
-            lines.append(f"{enclave.name}: NOT BUILT: {enclave.problem}")
-        else:
-            file = enclave.unsigned
-            lines.append(f"{enclave.name}: {into / file.file}, {file.size} bytes, {file.sha256}")
-    if not any(enclave.built for enclave in manifest.enclaves):
-        lines.append(f"nothing was built; read {into / 'logs'} and {into / 'manifest.json'}")
-        return lines
-    toolchain = "the designated toolchain" if manifest.designated else "ANOTHER TOOLCHAIN"
-    sources = "pinned sources" if manifest.pinned else "UNPINNED SOURCES"
-    lines.append(f"built with {toolchain} from {sources}, see {into / 'manifest.json'}")
-    for tree in manifest.trees:
-        if not tree.fixed_path:
-            lines.append(f"{tree.release}: built in {tree.root}, NOT IN THE PATH IT ASKS FOR")
-        if tree.network:
-            lines.append(f"{tree.release}: the steps were NOT SHUT OFF from machine and network")
-    return lines + _second_lines(manifest)
-
-
-def _second_lines(manifest: Manifest) -> list[str]:
-    second = manifest.second
-    if second is None:
-        return []
-    lines = [f"second build: not varied: {item}" for item in second.not_varied]
-    varied = ", ".join(second.varied)
-    if manifest.reproducible:
-        return [*lines, f"reproducible: the same again with other {varied}"]
-    lines.append(f"NOT REPRODUCIBLE with other {varied}")
-    for item in second.differences[:_SHOWN]:
-        if item.offset is None:
-            lines.append(f"  {item.file}: the second build failed")
-        else:
-            where = item.section or "no section"
-            lines.append(f"  {item.file} at 0x{item.offset:x}, {item.size} bytes, {where}")
-    if len(second.differences) > _SHOWN:
-        lines.append(f"  and {len(second.differences) - _SHOWN} more places, see the manifest")
-    return lines

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from sgx_enclaves.cli.declare import declare
+
 _ABOUT = """Verify that signed SGX enclaves are what their release's sources build, plus signatures.
 
 A verification runs on Koji's builders. That of a build leaves a record on the hub, and a
@@ -17,6 +19,70 @@ _VERDICT_STATUS = "exit status: 0 identical, 1 differs, 2 unverifiable, or it co
 _GATE_STATUS = "exit status: 0 allowed, 1 denied, 2 it could not be asked"
 _AUDIT_STATUS = "exit status: 0 every build has one, 1 some have not, 2 it could not be asked"
 _LIST_STATUS = "exit status: 0, or 2 if it could not be asked"
+
+
+_TASK = """
+--enclave NAME*  only this one; may be repeated
+--unsigned-build BUILD  take the unsigned enclaves from this build
+--repo-id N  build in this repo, not the tag's newest
+--timeout N  for all of it, in seconds
+--allow-unpinned  accept files that the release does not pin
+--split  build each enclave in a subtask of its own
+--background  run at a lower priority
+--channel CHANNEL  run in this channel
+--nowait  do not wait for the task; exit status 0"""
+# Of each verb: what it does, what its exit status says, and its arguments.
+_VERBS = {
+    "build": (
+        "build a release's enclaves and compare them with the vendor's",
+        _VERDICT_STATUS,
+        "release:RELEASE  name in the builders' catalogue, or the URL of its file\n"
+        "--build-tag TAG!  whose repo to build in" + _TASK,
+    ),
+    "verify": (
+        "verify a build's signed enclaves, and keep a record",
+        _VERDICT_STATUS,
+        "build:BUILD  NVR or id\n"
+        "--release RELEASE  by default the one that the build's files belong to\n"
+        "--build-tag TAG  by default the one it was built in" + _TASK,
+    ),
+    "result": (
+        "show what a verification task gave",
+        _VERDICT_STATUS,
+        "task:N  id of a task that has ended",
+    ),
+    "show": (
+        "show a build's record: the newest that decided something",
+        _VERDICT_STATUS,
+        "build:BUILD  NVR or id",
+    ),
+    "list": (
+        "list records, the newest first",
+        _LIST_STATUS,
+        """\
+--build BUILD  NVR or id
+--mrenclave HEX  of one of its enclaves
+--enclave NAME  name of one of its enclaves: pce, qe3
+--tag TAG  builds that are in this tag now
+--verdict identical|differs|unverifiable
+--limit N (100)  at most so many (%(default)s)""",
+    ),
+    "gate-status": (
+        "would a tag take a build, and why not",
+        _GATE_STATUS,
+        "build:BUILD  NVR or id\ntag:TAG  name or id",
+    ),
+    "audit": (
+        "list builds that a tag shows without a fitting record",
+        _AUDIT_STATUS,
+        "tag:TAG  name or id; with what it inherits",
+    ),
+    "lock": (
+        "pin the buildroot of a verification for its release",
+        _LIST_STATUS,
+        "task:N  id of a task that said identical",
+    ),
+}
 
 
 def koji_parser() -> argparse.ArgumentParser:
@@ -28,68 +94,15 @@ def koji_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    build = _verb(verbs, "build", "build a release's enclaves and compare them with the vendor's")
-    build.add_argument("release", help="name in the builders' catalogue, or the URL of its file")
-    add_tag = build.add_argument
-    add_tag("--build-tag", metavar="TAG", required=True, type=_id, help="whose repo to build in")
-    _add_task(build)
-    verify = _verb(verbs, "verify", "verify a build's signed enclaves, and keep a record")
-    verify.add_argument("build", metavar="BUILD", type=_id, help="NVR or id")
-    verify.add_argument("--release", help="by default the one that the build's files belong to")
-    add_tag = verify.add_argument
-    add_tag("--build-tag", metavar="TAG", type=_id, help="by default the one it was built in")
-    _add_task(verify)
-    result = _verb(verbs, "result", "show what a verification task gave")
-    result.add_argument("task", metavar="TASK", type=int, help="id of a task that has ended")
-    show = _verb(verbs, "show", "show a build's record: the newest that decided something")
-    show.add_argument("build", metavar="BUILD", type=_id, help="NVR or id")
-    records = _verb(verbs, "list", "list records, the newest first", _LIST_STATUS)
-    records.add_argument("--build", type=_id, help="NVR or id")
-    records.add_argument("--mrenclave", metavar="HEX", help="of one of its enclaves")
-    records.add_argument("--enclave", metavar="NAME", help="name of one of its enclaves: pce, qe3")
-    records.add_argument("--tag", type=_id, help="builds that are in this tag now")
-    records.add_argument("--verdict", choices=("identical", "differs", "unverifiable"))
-    records.add_argument("--limit", type=int, default=100, help="at most so many (%(default)s)")
-    gate = _verb(verbs, "gate-status", "would a tag take a build, and why not", _GATE_STATUS)
-    gate.add_argument("build", metavar="BUILD", type=_id, help="NVR or id")
-    gate.add_argument("tag", metavar="TAG", type=_id, help="name or id")
-    audit = _verb(
-        verbs, "audit", "list builds that a tag shows without a fitting record", _AUDIT_STATUS
-    )
-    audit.add_argument("tag", metavar="TAG", type=_id, help="name or id; with what it inherits")
-    lock = _verb(verbs, "lock", "pin the buildroot of a verification for its release", _LIST_STATUS)
-    lock.add_argument("task", metavar="TASK", type=int, help="id of a task that said identical")
+    for name, (about, status, arguments) in _VERBS.items():
+        verb = verbs.add_parser(
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=status
+        )
+        verb.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+        declare(verb, arguments, {"BUILD": _id, "TAG": _id})
     return parser
 
 
 def _id(text: str) -> Any:
     """An id as a number, for which the hub has other calls than for a name."""
     return int(text) if text.isascii() and text.isdigit() else text
-
-
-def _verb(
-    verbs: Any, name: str, about: str, status: str = _VERDICT_STATUS
-) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = verbs.add_parser(
-        name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=status
-    )
-    made.add_argument("--json", action="store_true", help="print JSON, and nothing else")
-    return made
-
-
-def _add_task(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--enclave", metavar="NAME", action="append", help="only this one; may be repeated")
-    add(
-        "--unsigned-build",
-        metavar="BUILD",
-        type=_id,
-        help="take the unsigned enclaves from this build",
-    )
-    add("--repo-id", metavar="ID", type=int, help="build in this repo, not the tag's newest")
-    add("--timeout", metavar="SECONDS", type=int, help="for all of it")
-    add("--allow-unpinned", action="store_true", help="accept files that the release does not pin")
-    add("--split", action="store_true", help="build each enclave in a subtask of its own")
-    add("--background", action="store_true", help="run at a lower priority")
-    add("--channel", help="run in this channel")
-    add("--nowait", action="store_true", help="do not wait for the task; exit status 0")

@@ -23,6 +23,7 @@ from sgx_enclaves.explain.description import Description
 from sgx_enclaves.gate.collect import Combined
 from sgx_enclaves.gate.subjects import Subject
 from sgx_enclaves.plain import printable
+from sgx_enclaves.release.manifest import Manifest
 from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.report.text import (
     build_words,
@@ -82,6 +83,16 @@ def combined_html(combined: Combined) -> str:
 def combined_text(combined: Combined) -> str:
     """The same answer as text."""
     return _filled("combined.txt", combined=combined, place=_place)
+
+
+def build_text(manifest: Manifest, into: Path) -> str:
+    """What came of a build into a directory."""
+    return _filled("build.txt", manifest=manifest, into=into)
+
+
+def built_text(manifest: Manifest, refused: Sequence[str]) -> str:
+    """What a built directory holds, how its maker says it came to be, and why that is refused."""
+    return _filled("built.txt", manifest=manifest, refused=refused)
 
 
 def show_text(
