@@ -7,7 +7,6 @@ Besides: worker processes that do not outlive the program that started them.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -309,6 +308,9 @@ def end_with_parent(parent: Optional[int] = None) -> None:
     An initializer for process pools: a worker otherwise waits for work for ever
     when its parent gets SIGKILL, since it holds the other end of the queue itself.
     """
+    # Takes time that a comparison would notice.
+    import ctypes  # noqa: PLC0415
+
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     gone = os.getppid() == _INIT if parent is None else os.getppid() != parent

@@ -16,11 +16,11 @@ Nothing here reads a file or runs anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Optional
 
 from sgx_enclaves.enclave.verdict import CheckState, Finding, Outcome, Severity, Verdict
+from sgx_enclaves.plain import record
 
 
 class StageState(str, Enum):
@@ -33,7 +33,7 @@ class StageState(str, Enum):
     SKIPPED = "not done"
 
 
-@dataclass(frozen=True)
+@record
 class Stage:
     """One stage of the job.
 
@@ -66,7 +66,7 @@ class BuildKind(str, Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True)
+@record
 class BuildFacts:
     """A build of one tree.
 
@@ -85,7 +85,7 @@ class BuildFacts:
     says: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class EnclaveOutcome:
     """One enclave of the release.
 
@@ -126,7 +126,7 @@ class EnclaveOutcome:
         return tuple(refused)
 
 
-@dataclass(frozen=True)
+@record
 class ReleaseVerdict:
     """The result of the whole job.
 
