@@ -14,7 +14,7 @@ import importlib
 import lzma
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, Callable, NamedTuple, Optional, Protocol
+from typing import Any, Callable, NamedTuple, Optional, Protocol
 
 from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
 from sgx_enclaves.limits import MIB, ArchiveLimits
@@ -128,6 +128,13 @@ _DECODERS: Mapping[str, tuple[Callable[[], _Decoder], type[Exception]]] = {
 }
 
 
+class Readable(Protocol):
+    """What is needed of a stream of packed bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes; empty at the end."""
+
+
 class _Packed:
     """The packed bytes, counted and bounded.
 
@@ -135,7 +142,7 @@ class _Packed:
     both, Python would never free it.
     """
 
-    def __init__(self, raw: BinaryIO, file: str, limit: int) -> None:
+    def __init__(self, raw: Readable, file: str, limit: int) -> None:
         self._raw = raw
         self._file = file
         self._limit = limit
@@ -174,7 +181,7 @@ class BoundedReader:
     """
 
     def __init__(
-        self, raw: BinaryIO, file: str, limits: ArchiveLimits, packed_by: Optional[str] = None
+        self, raw: Readable, file: str, limits: ArchiveLimits, packed_by: Optional[str] = None
     ) -> None:
         self.file = file
         self._packed_by = packed_by

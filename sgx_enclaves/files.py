@@ -217,6 +217,26 @@ def digest_file(path: Path, kind: str = "sha256") -> str:
             digest.update(chunk)
 
 
+class DigestedStream:
+    """A stream whose bytes are digested as they are read."""
+
+    def __init__(self, stream: BinaryIO, algorithm: str = "sha256") -> None:
+        self._stream = stream
+        self._hash = hashlib.new(algorithm, usedforsecurity=False)
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; empty at the end."""
+        data = self._stream.read(size)
+        self._hash.update(data)
+        return data
+
+    def digest(self) -> str:
+        """The digest of the whole stream, of which the rest is read now."""
+        while self.read(_DIGEST_CHUNK):
+            pass
+        return self._hash.hexdigest()
+
+
 DIRECTORY, FILE, PROGRAM, LINK = "d", "f", "x", "l"
 
 

@@ -21,11 +21,11 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional, Protocol
+from typing import Optional
 
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import ArchiveError, DigestError, InputError, LimitError
-from sgx_enclaves.files import DIRECTORY, FILE, LINK, PROGRAM, Entry, digest_entries
+from sgx_enclaves.files import DIRECTORY, FILE, LINK, PROGRAM, DigestedStream, Entry, digest_entries
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
 from sgx_enclaves.plain import record
 from sgx_enclaves.tar import Kind, Member, Symlinks, TarStream, leads_out
@@ -33,64 +33,21 @@ from sgx_enclaves.tar import Kind, Member, Symlinks, TarStream, leads_out
 _CHUNK = 256 << 10
 
 
-class Digest(Protocol):
-    """What is needed of a `hashlib` object."""
-
-    def update(self, data: bytes, /) -> None:
-        """Add bytes."""
-
-    def hexdigest(self) -> str:
-        """The digest of all that was added."""
-
-
-class _DigestedFile(io.FileIO):
-    """A file whose bytes are digested as they are read."""
-
-    def __init__(self, path: Path, digest: Digest) -> None:
-        super().__init__(path, "rb")
-        self._digest = digest
-
-    def read(self, size: Optional[int] = -1, /) -> bytes:
-        """The next bytes; empty at the end."""
-        data = super().read(-1 if size is None else size) or b""
-        self._digest.update(data)
-        return data
-
-
 @contextmanager
-def open_archive(
-    archive: Path,
-    limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
-    symlinks: Symlinks = Symlinks.REFUSE,
-    *,
-    packed: Optional[Digest] = None,
-) -> Iterator[TarStream]:
-    """Open a tar archive, packed with gzip, xz, zstd or not at all.
-
-    Args:
-        archive: the file.
-        limits: see `ArchiveLimits`.
-        symlinks: see `Symlinks`.
-        packed: gets every byte of the packed file, once and as it was read here; whole
-            when the members have been gone through and the context is left.
-
-    Raises:
-        InputError: the file cannot be opened.
-        ArchiveError: broken or hostile.
-        LimitError: beyond the limits.
-    """
+def _opened(
+    archive: Path, limits: ArchiveLimits, symlinks: Symlinks = Symlinks.REFUSE
+) -> Iterator[tuple[TarStream, DigestedStream]]:
+    """Open a tar archive, packed with gzip, xz, zstd or not at all; the second digests it."""
     try:
         # opening a pipe would wait for a writer
         if not archive.is_file():
             raise InputError("there is no such file", file=str(archive))
-        raw = archive.open("rb") if packed is None else _DigestedFile(archive, packed)
+        raw = archive.open("rb")
     except OSError as error:
         raise InputError(f"cannot be opened: {error.strerror}", file=str(archive)) from None
     with raw:
-        yield TarStream(BoundedReader(raw, str(archive), limits), limits, symlinks)
-        # a decompressor may leave the end of its input unread
-        while packed is not None and raw.read(_CHUNK):
-            pass
+        packed = DigestedStream(raw)
+        yield TarStream(BoundedReader(packed, str(archive), limits), limits, symlinks), packed
 
 
 def list_members(
@@ -99,7 +56,7 @@ def list_members(
     symlinks: Symlinks = Symlinks.REFUSE,
 ) -> list[Member]:
     """Each member of the archive, in its order; the whole stream is checked."""
-    with open_archive(archive, limits, symlinks) as stream:
+    with _opened(archive, limits, symlinks) as (stream, _packed):
         return list(stream)
 
 
@@ -122,7 +79,7 @@ def read_members(
     found: dict[str, bytes] = {}
     others: list[str] = []
     room = limits.kept_bytes
-    with open_archive(archive, limits) as stream:
+    with _opened(archive, limits) as (stream, _packed):
         for member in stream:
             if member.name not in wanted:
                 others.append(member.name)
@@ -153,7 +110,7 @@ def read_members(
 
 def digest_members(archive: Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS) -> dict[str, str]:
     """SHA-256 in hexadecimal of each regular file of the archive, by name."""
-    with open_archive(archive, limits) as stream:
+    with _opened(archive, limits) as (stream, _packed):
         return {m.name: _content_digest(stream) for m in stream if m.kind is Kind.FILE}
 
 
@@ -199,7 +156,7 @@ def read_contents(archive: Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS)
     """Digest what a source archive holds, in one pass over it.
 
     Args:
-        archive: a tar archive as `open_archive` takes it.
+        archive: a tar archive, packed with gzip, xz, zstd or not at all.
         limits: see `ArchiveLimits`.
 
     Raises:
@@ -207,10 +164,9 @@ def read_contents(archive: Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS)
         ArchiveError: it is broken or hostile, or has not exactly one top directory.
         LimitError: it is beyond the limits.
     """
-    packed = hashlib.sha256()
     entries: dict[str, Entry] = {}
     top = ""
-    with open_archive(archive, limits, Symlinks.INSIDE, packed=packed) as stream:
+    with _opened(archive, limits, Symlinks.INSIDE) as (stream, packed):
         for member in stream:
             first, _, path = member.name.partition("/")
             top = top or first
@@ -226,10 +182,11 @@ def read_contents(archive: Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS)
             # some packers name the directories, some leave them to be inferred
             while (path := path.rpartition("/")[0]) and path not in entries:
                 entries[path] = Entry(DIRECTORY, path, "")
+        archive_sha256 = packed.digest()
     if all(entry.kind == DIRECTORY for entry in entries.values()):
         raise ArchiveError("the archive has no file below a top directory", file=str(archive))
     ordered = tuple(sorted(entries.values(), key=lambda entry: entry.path.encode()))
-    return Contents(digest_entries(ordered), packed.hexdigest(), top, ordered)
+    return Contents(digest_entries(ordered), archive_sha256, top, ordered)
 
 
 def _entry(member: Member, path: str, stream: TarStream, archive: Path) -> Entry:
@@ -289,11 +246,10 @@ def unpack_tree(
         work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
     except OSError as error:
         raise InputError(f"cannot be made: {error.strerror}", file=str(dest)) from None
-    packed = hashlib.sha256()
     try:
-        with open_archive(archive, limits, Symlinks.INSIDE, packed=packed) as stream:
+        with _opened(archive, limits, Symlinks.INSIDE) as (stream, packed):
             made = _lay_out(stream, work, strip, mtime, archive)
-        check_same(archive, sha256, packed.hexdigest())
+            check_same(archive, sha256, packed.digest())
         work.chmod(0o755)
         work.rename(dest)
     except OSError as error:

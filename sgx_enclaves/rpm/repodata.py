@@ -14,16 +14,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-import io
 import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, NamedTuple, Optional, cast
+from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import InputError, LimitError, RepodataError, UnsupportedError
-from sgx_enclaves.files import read_file
+from sgx_enclaves.files import DigestedStream, read_file
 from sgx_enclaves.limits import MIB, ArchiveLimits
 from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, ENCLAVE_FOLDERS, HINTS, contains_enclaves
@@ -231,19 +230,6 @@ def _algorithm(name: Optional[str]) -> Optional[str]:
     return name if name in hashlib.algorithms_guaranteed else None
 
 
-class _HashedFile(io.RawIOBase):
-    """A file that is hashed as it is read."""
-
-    def __init__(self, stream: BinaryIO, algorithm: str) -> None:
-        self._stream = stream
-        self.hash = hashlib.new(algorithm, usedforsecurity=False)
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self.hash.update(data)
-        return data
-
-
 class _Reader:
     """Reads the lists of one repository."""
 
@@ -317,17 +303,16 @@ class _Reader:
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", file=source.path) from None
         with stream:
-            hashed = _HashedFile(stream, source.algorithm)
-            reader = BoundedReader(cast(BinaryIO, hashed), source.path, self._limits.archive)
+            hashed = DigestedStream(stream, source.algorithm)
+            reader = BoundedReader(hashed, source.path, self._limits.archive)
             yield from self._elements(reader, source.path)
-            while hashed.read(MIB):
-                pass
-        if hashed.hash.hexdigest() != source.digest:
+            found = hashed.digest()
+        if found != source.digest:
             raise RepodataError(
                 "the digest is not the one in repomd.xml",
                 file=source.path,
                 expected=source.digest,
-                found=hashed.hash.hexdigest(),
+                found=found,
                 hint="mirror the repository again",
             )
 
