@@ -33,13 +33,17 @@ from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.toolchain import ToolchainKind
 from sgx_enclaves.release.verify import Request, verify_release
 from sgx_enclaves.report.as_json import release_dict
-from sgx_enclaves.report.templated import release_html
+from sgx_enclaves.report.templated import release_html, release_summary
 from sgx_enclaves.report.text import release_text
 
+EXIT_NOT_REPRODUCIBLE = 2
 ARGUMENTS = """\
 @release
 enclaves:ENCLAVE*  which of its enclaves; by default those that it requires decide
---report DIR  also write DIR/release.txt, release.json, release.html and a folder an enclave
+--report DIR  also write DIR/release.txt, release.json, release.html, release.md (a table),
+  release.xml (JUnit), and a directory an enclave
+--require-reproducible  an identical release that is not the reproducible verdict has exit
+  status 2
 --work DIR  where stages are kept; by default in the cache
 @place
 --allow-unpinned  accept files and policies that the release does not pin; the report says so
@@ -90,6 +94,9 @@ def run(args: argparse.Namespace) -> int:
         out_report(release_text(verdict, width=width()).rstrip("\n"))
     if args.report is not None:
         write_release_reports(verdict, args.report)
+    if args.require_reproducible and not verdict.exit_status and not verdict.reproducible:
+        message("identical, but not the reproducible verdict, which was required")
+        return EXIT_NOT_REPRODUCIBLE
     return verdict.exit_status
 
 
@@ -114,7 +121,7 @@ def _repacked(values: list[str], release: Release) -> dict[str, Path]:
 
 
 def write_release_reports(verdict: ReleaseVerdict, folder: Path) -> None:
-    """Write the verdict as text, JSON and HTML into `folder`, and each enclave's beside.
+    """Write the verdict in every form into `folder`, and each enclave's beside.
 
     Raises:
         InputError: a file cannot be written.
@@ -130,5 +137,7 @@ def write_release_reports(verdict: ReleaseVerdict, folder: Path) -> None:
         ("release.txt", release_text(verdict)),
         ("release.json", json.dumps(release_dict(verdict), indent=2) + "\n"),
         ("release.html", release_html(verdict)),
+        ("release.md", release_summary(verdict, "md")),
+        ("release.xml", release_summary(verdict, "xml")),
     ):
         write_file(str(folder / name), text.encode())

@@ -10,6 +10,7 @@ shown as unknown.
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,18 @@ from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.enclave import metadata, sigstruct
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import signer_named
-from sgx_enclaves.enclave.verdict import Origin, Verdict
+from sgx_enclaves.enclave.verdict import Origin, Outcome, Verdict
 from sgx_enclaves.explain.description import Description
 from sgx_enclaves.gate.collect import Combined
 from sgx_enclaves.gate.subjects import Subject
 from sgx_enclaves.plain import printable
 from sgx_enclaves.release.manifest import Manifest
-from sgx_enclaves.release.outcome import ReleaseVerdict
+from sgx_enclaves.release.outcome import EnclaveOutcome, ReleaseVerdict
 from sgx_enclaves.report.text import (
     build_words,
     headline,
     paragraph,
+    reasons,
     reproducible_words,
     sentence,
     shorten,
@@ -66,6 +68,26 @@ def release_html(verdict: ReleaseVerdict) -> str:
         title=headline(verdict),
         verdict=verdict,
         reproducible=reproducible_words(verdict),
+        build_words=build_words,
+    )
+
+
+def release_summary(verdict: ReleaseVerdict, form: str) -> str:
+    """The verdict on a release in short: `md`, a table for a review, or `xml`, JUnit's for CI."""
+
+    def why(enclave: EnclaveOutcome) -> list[str]:
+        own = enclave.verdict
+        stopped = [f"stopped at {enclave.refused_by}"] if enclave.refused_by else []
+        return stopped + reasons(own.findings if own is not None else enclave.findings)
+
+    required = [enclave for enclave in verdict.enclaves if enclave.required]
+    return _filled(
+        f"release.{form}",
+        title=headline(verdict),
+        verdict=verdict,
+        failed=[e for e in required if e.bytes_outcome is Outcome.DIFFERS],
+        undecided=[e for e in required if e.bytes_outcome is Outcome.UNVERIFIABLE],
+        why=why,
         build_words=build_words,
     )
 
@@ -204,6 +226,10 @@ def _moment(timestamp: object) -> str:
 # --- templates ---
 
 
+# What has a meaning in a table of Markdown.
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|])")
+
+
 class _Lines(str):
     """Text that is printable already, line ends and all."""
 
@@ -217,13 +243,14 @@ def _filled(template: str, **values: object) -> str:
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(Path(__file__).with_name("templates"))),
-        autoescape=template.endswith(".html"),
+        autoescape=template.endswith((".html", ".xml")),
         finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     # What a mapping lacks is no value at all to jinja2, and an empty text.
+    environment.filters["cell"] = lambda text: _MARKDOWN.sub(r"\\\1", printable(text))
     environment.filters["known"] = lambda value: str("-" if value is None else value) or "-"
     environment.filters["paragraph"] = lambda text, *how: _joined(paragraph(str(text), *how))
     environment.filters["enclaves"] = lambda found, width: _joined(enclave_table(found, width))

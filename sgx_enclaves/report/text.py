@@ -373,9 +373,13 @@ def _enclave_words(enclave: EnclaveOutcome) -> str:
     return f"{enclave.name:<9} {enclave.bytes_outcome.value:<12} {', '.join(parts)}"
 
 
+def reasons(findings: Iterable[Finding]) -> list[str]:
+    """What speaks against it, each reason once: an enclave's blocks often have the same."""
+    return list(dict.fromkeys(f.message + _details(f, _LONGEST_VALUE) for f in _against(findings)))
+
+
 def _reasons(findings: Iterable[Finding]) -> Iterator[Row]:
-    """Each reason once: an enclave's blocks often have the same."""
-    texts = list(dict.fromkeys(f.message + _details(f, _LONGEST_VALUE) for f in _against(findings)))
+    texts = reasons(findings)
     for text in texts[:_REASONS]:
         yield Row("", text, "  - ")
     if len(texts) > _REASONS:

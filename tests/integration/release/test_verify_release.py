@@ -196,6 +196,8 @@ def test_host_build_is_not_reproducible_even_where_the_toolchain_matches(
 ) -> None:
     result = bench.run(world.honest, "--toolchain=host")
     assert (result.status, result.report["reproducible"]) == (0, False)
+    result = bench.run(world.honest, "--toolchain=host", "--require-reproducible")
+    assert (result.status, result.outcome) == (2, "identical")
 
 
 def test_build_that_is_not_separated_from_the_machine_is_not_reproducible(
