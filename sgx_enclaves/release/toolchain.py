@@ -152,6 +152,8 @@ def search_path(toolchain: Toolchain, kind: ToolchainKind, tools: Sequence[str] 
 
 
 RECORD_SCHEMA = 1
+# the program interpreter itself among the tools: there, and its digest
+_LOADER = "interpreter"
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class ToolchainRecord:
     """What was there: kept beside a build, so that it can be told later.
 
     Attributes:
-        tools: those that were asked for.
+        tools: those that were asked for, the programs that gcc runs, and the interpreter.
         interpreter: PT_INTERP of a program that this toolchain links; None if it cannot.
         packages: RPMs of the root; empty where there is no RPM.
         machine: the processor's architecture.
@@ -282,10 +284,14 @@ def check_toolchain(pinned: Toolchain, record: ToolchainRecord) -> tuple[Part, .
         parts.append(Part("interpreter", State.UNSEEN, "unknown", record.interpreter or ""))
     elif record.interpreter is None:
         parts.append(Part("interpreter", State.UNSEEN, pinned.interpreter, ""))
+    elif record.interpreter != pinned.interpreter:
+        part = Part("interpreter", State.DIFFERS, pinned.interpreter, record.interpreter)
+        parts.append(part)
+    elif _LOADER not in found:
+        # what is linked cannot run; some configure scripts run what they link
+        parts.append(Part("interpreter", State.MISSING, pinned.interpreter, ""))
     else:
-        same = record.interpreter == pinned.interpreter
-        state = State.MATCH if same else State.DIFFERS
-        parts.append(Part("interpreter", state, pinned.interpreter, record.interpreter))
+        parts.append(Part("interpreter", State.MATCH, pinned.interpreter, record.interpreter))
     return tuple(parts)
 
 
@@ -377,12 +383,13 @@ def look_at(names: Sequence[str], path: str, place: Place) -> ToolchainRecord:
         else FoundTool(name, None, None, None)
         for name in names
     ]
-    tools += _behind(dict(zip(_BEHIND_GCC, answers[len(there) + 1 :])), path, place)
+    interpreter = _INTERPRETER(answers[len(there)])
+    behind_gcc = dict(zip(_BEHIND_GCC, answers[len(there) + 1 :]))
+    tools += _behind({**behind_gcc, _LOADER: interpreter or ""}, path, place)
     packages = (
         FoundPackage(item.locked.nevra, item.locked.sigmd5, item.payload_sha256)
         for item in place.packages()
     )
-    interpreter = _INTERPRETER(answers[len(there)])
     return ToolchainRecord(tuple(tools), interpreter, tuple(packages), platform.machine())
 
 
@@ -391,7 +398,7 @@ def _of(seen: _Seen) -> tuple[str, str]:
 
 
 def _behind(answers: Mapping[str, str], path: str, place: Place) -> list[FoundTool]:
-    """The programs that gcc says it runs; a bare name is looked for on the path, as gcc does."""
+    """What gcc says it runs, and what its programs begin with; a bare name is on the path."""
     named = {name: text.strip() for name, text in answers.items()}
     places = {
         name: [said] if said.startswith("/") else [f"{folder}/{name}" for folder in path.split(":")]

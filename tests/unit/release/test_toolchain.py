@@ -138,7 +138,9 @@ def found(name: str, version: Optional[str], path: Optional[str] = "/usr/bin/x")
     return FoundTool(name, version, path, None)
 
 
-RIGHT = ToolchainRecord((found("gcc", "9.5.0"), found("glibc", "2.38")), "/nix/ld.so", (), "x86_64")
+LOADER = found("interpreter", None, "/nix/ld.so")
+TOOLS = (found("gcc", "9.5.0"), found("glibc", "2.38"), LOADER)
+RIGHT = ToolchainRecord(TOOLS, "/nix/ld.so", (), "x86_64")
 
 
 def states(record: ToolchainRecord, pinned: Toolchain = PINNED) -> list[State]:
@@ -152,10 +154,12 @@ def test_designated_toolchain_matches() -> None:
 @pytest.mark.parametrize(
     ("record", "pinned", "expected"),
     [
-        (replace(RIGHT, tools=(found("gcc", "12.2.0"), RIGHT.tools[1])), PINNED, State.DIFFERS),
-        (replace(RIGHT, tools=(found("gcc", None, None), RIGHT.tools[1])), PINNED, State.MISSING),
-        (replace(RIGHT, tools=(found("gcc", None), RIGHT.tools[1])), PINNED, State.UNSEEN),
-        (replace(RIGHT, tools=(RIGHT.tools[1],)), PINNED, State.UNSEEN),
+        (replace(RIGHT, tools=(found("gcc", "12.2.0"), *TOOLS[1:])), PINNED, State.DIFFERS),
+        (replace(RIGHT, tools=(found("gcc", None, None), *TOOLS[1:])), PINNED, State.MISSING),
+        (replace(RIGHT, tools=(found("gcc", None), *TOOLS[1:])), PINNED, State.UNSEEN),
+        (replace(RIGHT, tools=TOOLS[1:]), PINNED, State.UNSEEN),
+        # the path is baked in, but nothing lies there
+        (replace(RIGHT, tools=TOOLS[:2]), PINNED, State.MISSING),
         (replace(RIGHT, interpreter="/lib64/ld.so"), PINNED, State.DIFFERS),
         (replace(RIGHT, interpreter=None), PINNED, State.UNSEEN),
         (RIGHT, replace(PINNED, interpreter=None), State.UNSEEN),
@@ -199,7 +203,7 @@ def test_this_machines_toolchain_is_recorded(here: ToolchainRecord) -> None:
 
 def test_what_really_compiles_is_recorded(here: ToolchainRecord) -> None:
     behind = {tool.name: tool for tool in here.tools[4:]}
-    assert {"cc1", "as", "ld", "collect2"} <= behind.keys()
+    assert {"cc1", "as", "ld", "collect2", "interpreter"} <= behind.keys()
     for tool in behind.values():
         assert tool.path is not None
         assert tool.sha256 == hashlib.sha256(Path(tool.path).read_bytes()).hexdigest()
