@@ -24,6 +24,7 @@ from sgx_enclaves.report.templated import (
     UNKNOWN_STATUS,
     answer_text,
     audit_text,
+    doctor_text,
     exit_status,
     gate_text,
     record_text,
@@ -200,6 +201,14 @@ def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     return _DENIED if refused else 0
 
 
+def _doctor(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+    """Check the hub's set-up."""
+    _connected(activate_session, goptions, session)
+    checks = session.checkSgxSetup()
+    _show(given, checks, doctor_text(checks, _width()))
+    return 0 if all(check["good"] for check in checks) else _DENIED
+
+
 def _lock(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Pin the buildroot of a verification for its release."""
     _connected(activate_session, goptions, session)
@@ -227,4 +236,5 @@ _VERBS: dict[str, Callable[[Any, Any, argparse.Namespace], int]] = {
     "gate-status": _gate_status,
     "audit": _audit,
     "lock": _lock,
+    "doctor": _doctor,
 }

@@ -111,7 +111,7 @@ def declare(
     """
     place: Any = parser
     apart: Any = None
-    for line in re.sub(r"\n +", " ", text.strip()).split("\n"):
+    for line in re.sub(r"\n +", " ", text.strip()).splitlines():
         if line.startswith("@"):
             declare(parser, SHARED[line[1:]], types)
         elif line.endswith(":"):

@@ -18,6 +18,7 @@ record is what gated tags ask for. Starting one needs the permission sgx-enclave
 _VERDICT_STATUS = "exit status: 0 identical, 1 differs, 2 unverifiable, or it could not be done"
 _GATE_STATUS = "exit status: 0 allowed, 1 denied, 2 it could not be asked"
 _AUDIT_STATUS = "exit status: 0 every build has one, 1 some have not, 2 it could not be asked"
+_DOCTOR_STATUS = "exit status: 0 all is right, 1 something is wrong, 2 it could not be asked"
 _LIST_STATUS = "exit status: 0, or 2 if it could not be asked"
 
 
@@ -82,6 +83,7 @@ _VERBS = {
         _LIST_STATUS,
         "task:N  id of a task that said identical",
     ),
+    "doctor": ("check the hub's set-up, and say what is wrong", _DOCTOR_STATUS, ""),
 }
 
 

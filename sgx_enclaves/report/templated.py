@@ -169,6 +169,15 @@ def audit_text(found: Mapping[str, Any], width: int = 100) -> str:
     return _filled("audit.txt", width=width, **found)
 
 
+def doctor_text(checks: Sequence[Mapping[str, Any]], width: int = 100) -> str:
+    """What of a hub's set-up is right, and what is not."""
+    lines = []
+    for check in checks:
+        head = f"{'good ' if check['good'] else 'WRONG'}  {check['what']}: "
+        lines += paragraph(str(check["says"]), width, printable(head), 7)
+    return "\n".join(lines) + "\n"
+
+
 def exit_status(verdict: object) -> int:
     """0 identical, 1 differs, 2 unverifiable or none."""
     return STATUS.get(str(verdict), UNKNOWN_STATUS)

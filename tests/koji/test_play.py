@@ -171,6 +171,21 @@ def test_the_command_is_where_users_look_for_it(stage: Stage) -> None:
     assert "sgx-enclaves " in stage.site.cli(world.PLAIN, "help", "build").out
 
 
+def test_the_set_up_is_checked(stage: Stage, verified: Any) -> None:
+    assert verified
+    done = stage.site.cli(world.RELENG, "sgx-enclaves", "doctor")
+    assert done.status == 0, done.text
+    assert f"trusted tags: {world.BUILD_TAG}" in done.out
+    assert "good   tables: all" in done.out
+    channel = f"{HUB_CONF}channel = nowhere\n"
+    stage.site.hub.plugin_conf("sgx_enclaves.conf", channel)
+    done = stage.site.cli(world.RELENG, "sgx-enclaves", "doctor")
+    stage.site.hub.plugin_conf("sgx_enclaves.conf", HUB_CONF)
+    assert done.status == 1
+    assert "WRONG  channel: nowhere: no enabled x86_64 host" in done.out
+    assert stage.site.cli(world.PLAIN, "sgx-enclaves", "doctor").status == 2
+
+
 def test_a_release_alone_can_be_verified(stage: Stage) -> None:
     done = stage.site.cli(
         world.RELENG, "sgx-enclaves", "build", RELEASE, "--build-tag", world.BUILD_TAG,

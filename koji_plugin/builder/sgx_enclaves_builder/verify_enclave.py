@@ -9,6 +9,7 @@ verdict; only what keeps the machinery from working fails the task.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from sgx_enclaves.arguments import (
 )
 from sgx_enclaves.catalogue.reader import catalogue_from
 from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release
+from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import ArgumentError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.collect import Answer, buildroot_doubt, digest_of
@@ -59,6 +61,8 @@ from .uploads import (
 )
 
 _MAX_LOCK = 64 * MIB
+# a step's log, where only this builder has it
+_LOG = re.compile(r"\S*/logs/(\S+\.log)")
 
 
 class SgxEnclaveTask(SgxTask):
@@ -150,6 +154,7 @@ class EnclaveVerification:
             store=StageStore(self._folder / "stages"),
             say=self.log,
         )
+        verified = _with_uploaded_logs(verified)
         verdicts = {
             enclave.name: self._doubted(
                 outcome_for(verified.verdict, self.catalogue, self.release, enclave.name)
@@ -283,3 +288,17 @@ class EnclaveVerification:
             report=REPORT,
             report_sha256=hashlib.sha256(report).hexdigest(),
         )
+
+
+def _with_uploaded_logs(verified: Verified) -> Verified:
+    """The same, with each log under the name that it has in the task's output."""
+
+    def renamed(finding: Finding) -> Finding:
+        hint = _LOG.sub(r"step-\1 of this task", finding.hint) if finding.hint else finding.hint
+        return replace(finding, hint=hint)
+
+    enclaves = tuple(
+        replace(item, findings=tuple(renamed(finding) for finding in item.findings))
+        for item in verified.verdict.enclaves
+    )
+    return replace(verified, verdict=replace(verified.verdict, enclaves=enclaves))

@@ -17,6 +17,7 @@ from .config import load  # noqa: E402
 
 load()
 
+from .doctor import checkSgxSetup  # noqa: E402
 from .gate import auditSgxTag, gate_tagging, getSgxGateStatus, guard_import  # noqa: E402
 from .policy import SgxEnclavesPresentTest, SgxEnclavesVerifiedTest  # noqa: E402
 from .records import (  # noqa: E402
@@ -32,6 +33,7 @@ __all__ = [
     "SgxEnclavesPresentTest",
     "SgxEnclavesVerifiedTest",
     "auditSgxTag",
+    "checkSgxSetup",
     "gate_tagging",
     "getSgxGateStatus",
     "getSgxLock",

@@ -23,6 +23,7 @@ from sgx_enclaves.gate.rule import Rule, parse_mark
 from . import hub_api, store
 from .config import settings
 from .hub_api import koji_errors
+from .tasks import PERMISSION
 
 MARK = "sgx_enclaves.enforce"
 _MOST_REASONS = 200
@@ -153,8 +154,8 @@ def getSgxGateStatus(build: Any, tag: Any) -> dict[str, Any]:
 def auditSgxTag(tag: Any, after: int = 0, limit: int = 100) -> dict[str, Any]:
     """Which builds that a tag shows, inherited ones too, hold enclaves without a fitting record?
 
-    Needs a login, because it reads the builds' packages. Asks for the tag's own rules, or
-    for the plain rule when it has none.
+    Needs the permission sgx-enclaves, because it reads all builds' packages. Asks for the
+    tag's own rules, or for the plain rule when it has none.
 
     :param tag: name or id
     :param after: id of the build after which to go on; builds are taken in the order of their ids
@@ -163,7 +164,7 @@ def auditSgxTag(tag: Any, after: int = 0, limit: int = 100) -> dict[str, Any]:
               'nvr', 'tag' (that the build is in), 'reasons' and 'record'; 'next': what `after`
               must be to go on, or None at the end
     """
-    hub_api.session().assertLogin()
+    hub_api.session().assertPerm(PERMISSION)
     with koji_errors():
         argument(after, "after", number(0, MAX_ID))
         argument(limit, "limit", number(1, 1000))

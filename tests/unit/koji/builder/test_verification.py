@@ -437,3 +437,17 @@ def test_a_record_that_the_hub_refuses_fails_the_task(
     build = world.signed_build()
     result = world.verify("demo", "demo-build", build["nvr"])
     assert "not of the packages" in result["faultString"]
+
+
+def test_a_failed_step_names_a_log_that_the_task_has(world: World) -> None:
+    world.describe()
+    path = world.folder / "catalogue" / "demo.toml"
+    text = path.read_text()
+    assert "make" in text
+    world.write_release(text.replace("out/libsgx_pce.so", "out/no-such-target"))
+    result = world.verify("demo", "demo-build", None, OPTIONS)
+    assert result["verdict"] == "unverifiable"
+    output = world.hub.output(world.child())
+    report = output["sgx-enclaves-report.json"].decode()
+    assert "step-make-pce.log of this task" in report
+    assert "/logs/" not in report

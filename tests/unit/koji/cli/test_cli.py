@@ -384,3 +384,17 @@ def test_a_record_says_where_it_was_built(plugin: Any, capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     for words in ("tag b, repo 4", f"buildroot   {'c' * 64}", "lock        -", "PARTIAL: "):
         assert words in out
+
+
+def test_a_set_up_is_checked(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    checks = [
+        {"what": "tables", "good": True, "says": "all"},
+        {"what": "channel", "good": False, "says": "sgx: no enabled x86_64 host"},
+    ]
+    assert run(plugin, RecordingSession({"checkSgxSetup": checks}), "doctor") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "good   tables: all",
+        "WRONG  channel: sgx: no enabled x86_64 host",
+    ]
+    assert run(plugin, RecordingSession({"checkSgxSetup": checks[:1]}), "doctor", "--json") == 0
+    assert run(plugin, RecordingSession({}), "doctor") == 2

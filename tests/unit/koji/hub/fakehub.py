@@ -72,7 +72,7 @@ class FakeHub:
     packages: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     requests: dict[int, tuple[str, list[Any]]] = field(default_factory=dict)
     owners: dict[int, int] = field(default_factory=dict)
-    unfinished: list[int] = field(default_factory=list)
+    unfinished: list[Any] = field(default_factory=list)
     targets: dict[int, Optional[str]] = field(default_factory=dict)
     made: list[tuple[str, list[Any], dict[str, Any]]] = field(default_factory=list)
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -274,13 +274,14 @@ class FakeHub:
         return self.answers.get(table, [])
 
     def _task_rows(self, _values: Any) -> list[dict[str, Any]]:
-        return [{"id": number} for number in self.unfinished]
+        return [task if isinstance(task, dict) else {"id": task} for task in self.unfinished]
 
     def _tag_rows(self, _values: Any) -> list[dict[str, Any]]:
         return [{"id": tag["id"], "name": tag["name"]} for tag in self.tags.values()]
 
     def _sgx_gated_tag_rows(self, _values: Any) -> list[dict[str, Any]]:
-        return self.rows.get("sgx_gated_tag", [])
+        rows = self.rows.get("sgx_gated_tag", [])
+        return [{"id": row["tag_id"], **row} for row in rows]
 
     def _rpminfo_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [

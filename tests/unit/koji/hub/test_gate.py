@@ -17,6 +17,8 @@ from sgx_enclaves_hub import (
     SgxEnclavesPresentTest,
     SgxEnclavesVerifiedTest,
     auditSgxTag,
+    checkSgxSetup,
+    doctor,
     gate_tagging,
     getSgxGateStatus,
     guard_import,
@@ -212,6 +214,7 @@ def test_an_audit_finds_what_a_tag_shows_without_a_record(ready: FakeHub) -> Non
     ready.add_package(ready.builds[9])
     ready.add_tag(5, "parent")
     ready.tagged = {4: [7, 8], 5: [9]}
+    ready.permissions.add("sgx-enclaves")
     found = auditSgxTag("gated")
     assert (found["looked_at"], found["next"]) == (3, None)
     assert [(item["nvr"], item["tag"]) for item in found["refused"]] == [
@@ -226,8 +229,8 @@ def test_an_audit_finds_what_a_tag_shows_without_a_record(ready: FakeHub) -> Non
     assert auditSgxTag(4, first["next"], 2)["refused"][0]["nvr"] == "other-1.0-1"
     with pytest.raises(koji.GenericError, match="Invalid value for limit"):
         auditSgxTag(4, 0, 0)
-    ready.logged_in = False
-    with pytest.raises(koji.AuthError):
+    ready.permissions.clear()
+    with pytest.raises(koji.ActionNotAllowed):
         auditSgxTag(4)
 
 
@@ -467,3 +470,57 @@ def test_a_policy_without_a_build(data: dict[str, Any]) -> None:
 def test_a_policy_that_cannot_be_read_does_not_start(line: str) -> None:
     with pytest.raises(koji.GenericError):
         rules(line)
+
+
+# --- the set-up
+
+
+def checked(hub: FakeHub) -> dict[str, tuple[bool, str]]:
+    hub.permissions.add("sgx-enclaves")
+    return {item["what"]: (item["good"], item["says"]) for item in checkSgxSetup()}
+
+
+def test_a_good_set_up(ready: FakeHub, conf: Path) -> None:
+    conf.write_text(
+        "[tasks]\nchannel = sgx\nbuild_tags = f42-build\n[hook]\nenabled = yes\n"
+        "build_tag = f42-build\n[enforce]\ngated =\n"
+    )
+    ready.add_tag(5, "f42-build")
+    tag(ready)
+    ready.answers = {
+        "pg_class": [{"name": name} for name in doctor._TABLES],
+        "host_channels": [
+            {"name": "b1", "arches": "x86_64 i686"},
+            {"name": "b2", "arches": "s390x"},
+        ],
+        "user_perms": [{"name": "releng"}],
+    }
+    ready.unfinished = [{"name": "b1"}]
+    found = checked(ready)
+    assert {what for what, (good, _says) in found.items() if not good} == set()
+    assert found["channel"][1] == "sgx: b1"
+    assert "trusted tags: f42-build; locked releases: none" in found["build tags and locks"][1]
+    assert found["gated tags"] == (True, "1")
+    assert "1 users" in found["who can open a gate"][1]
+
+
+def test_what_is_wrong_with_a_set_up_is_named(ready: FakeHub, conf: Path) -> None:
+    conf.write_text("[tasks]\nchannel = sgx\n[hook]\nenabled = yes\nbuild_tag = none\n")
+    ready.add_tag(5, "broken", extra={MARK: "ture"})
+    ready.answers = {
+        "tag_extra": [{"id": 5}],
+        "host_channels": [{"name": "b1", "arches": "x86_64"}],
+    }
+    found = checked(ready)
+    wrong = {what: says for what, (good, says) in found.items() if not good}
+    assert "missing: sgx_gated_tag" in wrong["tables"]
+    assert "no verification within a week: b1" in wrong["hosts that verify"]
+    assert "the plain rule lets nothing in" in wrong["build tags and locks"]
+    assert "No such tagInfo" in wrong["[hook] tag none"]
+    assert "a word that cannot be read" in wrong["gated tag broken"]
+    assert "nothing is kept out" in wrong["gated tags"]
+    ready.answers.clear()
+    assert "no enabled x86_64 host" in checked(ready)["channel"][1]
+    ready.permissions.clear()
+    with pytest.raises(koji.ActionNotAllowed):
+        checkSgxSetup()

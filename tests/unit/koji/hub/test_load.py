@@ -87,6 +87,7 @@ print(json.dumps(found))
 def test_the_calls(offered: dict[str, Any]) -> None:
     assert sorted(offered["calls"]) == [
         "auditSgxTag",
+        "checkSgxSetup",
         "getSgxGateStatus",
         "getSgxLock",
         "getSgxVerification",
