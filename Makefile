@@ -6,6 +6,7 @@
 # make rpm     build our own packages into build/rpm/, running the unit tests on what they hold
 # make lint-rpm RPM=FILE...   run rpmlint with our check on packages
 # make koji-test KOJI_SRC=DIR   play the whole game on a real Koji (tests/koji/README.md)
+# make real-test SOURCES=DIR    a real enclave of Intel's, from source (docs/releases.md)
 # make docs    build the documentation, build/site/docs/index.html, and write docs/findings.md
 # make clean   remove everything that was made
 #
@@ -29,7 +30,7 @@ WORKERS ?= auto
 step = packaging/quietly $(BUILD)/log/$(1).log '$(2)'
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint typecheck unit bench clean setup rpm rpmlint lint-rpm koji-test docs site
+.PHONY: demo test lint typecheck unit bench clean setup rpm rpmlint lint-rpm koji-test real-test docs site
 
 # Alone: what it needs for Kerberos would have to be compiled.
 KOJI := koji>=1.33
@@ -80,6 +81,15 @@ koji-test: setup
 	PIP_PYTHON=$(RUN) packaging/install-koji-test-packages $(BUILD)/koji-modules
 	KOJI_SRC='$(or $(KOJI_SRC),$(error name a checkout of Koji: make koji-test KOJI_SRC=DIR))' \
 	    KOJI_MODULES=$(BUILD)/koji-modules $(RUN) -m pytest --numprocesses 0 $(KOJI_TESTS)
+
+# SOURCES: a directory of archives. COMPILER: a prefix, instead of the designated toolchain.
+# SIGNED: a directory of the vendor's files, instead of the vendor's archive.
+ENCLAVES ?= pce
+real-test: setup
+	$(RUN) -m sgx_enclaves verify-release sgx-2.25-dcap-1.22 $(ENCLAVES) --route=narrow \
+	    --local '$(or $(SOURCES),$(error name a directory: make real-test SOURCES=DIR))' \
+	    $(if $(COMPILER),--toolchain=host --tools='$(COMPILER)') $(if $(SIGNED),--signed='$(SIGNED)') \
+	    --work $(BUILD)/real/work --report $(BUILD)/real/report
 
 bench: setup rpmlint
 	$(RUN) -m benchmarks

@@ -332,7 +332,8 @@ def _steps(base: Release, tree: SourceTree) -> list[dict[str, Any]]:
     steps = []
     for step in base.build.steps if base.build is not None else ():
         words = [re.sub(r"sgx_linux_x64_sdk_[\d.]+\.bin", version, word) for word in step.command]
-        steps.append({**as_plain(step), "place": step.place or ".", "command": words})
+        table = {key: value for key, value in as_plain(step).items() if value}
+        steps.append({**table, "place": step.place or ".", "command": words})
     return steps
 
 

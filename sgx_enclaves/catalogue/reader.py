@@ -17,7 +17,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
-from sgx_enclaves.catalogue.records import Artifact, Build, Catalogue, Enclave, Release, check_url
+from sgx_enclaves.catalogue.records import (
+    MAKERS,
+    Artifact,
+    Build,
+    Catalogue,
+    Enclave,
+    Release,
+    check_url,
+)
 from sgx_enclaves.errors import CatalogueError, InputError, LimitError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import MIB
@@ -165,6 +173,13 @@ def _as_records(parsed: Mapping[str, Any], file: str) -> dict[str, Any]:
             "sources": [{**_with_artifact(t), **_place(t)} for t in build["source"]],
             "patches": [{**table, **_place(table)} for table in build.get("patch", ())],
             "steps": [{**table, **_place(table)} for table in build.get("step", ())],
+            "routes": [
+                {
+                    **{key: way[key] for key in ("id", "enclaves", "sources")},
+                    "steps": [{**table, **_place(table)} for table in way["step"]],
+                }
+                for way in build.get("route", ())
+            ],
         }
     if "toolchain" in parsed:
         tools = {key: value for key, value in parsed["toolchain"].items() if key != "tool"}
@@ -224,6 +239,7 @@ def _check_build(release: Release, build: Build) -> None:
     _check_unique(release, "build.source", (source.id for source in build.sources))
     _check_unique(release, "build.source", (source.place for source in build.sources))
     _check_unique(release, "build.step", (step.id for step in build.steps))
+    _check_routes(release, build)
     for source in build.sources:
         # below another directory, or packed, the build would see what the digest does not cover
         if source.artifact.contents_sha256 and not (source.unpack and source.strip == 1):
@@ -231,6 +247,27 @@ def _check_build(release: Release, build: Build) -> None:
                 release.file,
                 f"source {source.id}.contents_sha256: goes with unpack = true and strip = 1 only",
             )
+
+
+def _check_routes(release: Release, build: Build) -> None:
+    _check_unique(release, "build.route", (MAKERS, *(route.id for route in build.routes)))
+    known = {source.id for source in build.sources}
+    built = {enclave.name for enclave in release.enclaves if enclave.build is not None}
+    for step in build.steps:
+        if step.enclaves:
+            _refuse(release.file, f"step {step.id}.enclaves: the makers' route builds them all")
+    for route in build.routes:
+        _check_unique(release, f"route {route.id}.step", (step.id for step in route.steps))
+        if build.sources[0].id not in route.sources:
+            _refuse(release.file, f"route {route.id}.sources: must have {build.sources[0].id}")
+        for key, names, there in (
+            ("sources", route.sources, known),
+            ("enclaves", route.enclaves, built),
+            *((f"step {s.id}.enclaves", s.enclaves, set(route.enclaves)) for s in route.steps),
+        ):
+            for name in names:
+                if name not in there:
+                    _refuse(release.file, f"route {route.id}.{key}: there is no such one", name)
 
 
 def _check_enclave(release: Release, enclave: Enclave) -> None:

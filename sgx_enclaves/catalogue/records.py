@@ -124,14 +124,31 @@ class Patch:
 
 @record
 class Step:
-    """One command of the build, without a shell: where in the tree it runs, and for how many
-    seconds at most. Its id, a name within the release, is also that of its log.
+    """One command of the build: where in the tree it runs, and for how many seconds at most.
+
+    Its id, a name within the release, is also that of its log. There is no shell unless it
+    names one. `enclaves` are those that need it; none stands for all.
     """
 
     id: str
     place: str
     command: tuple[str, ...]
     timeout: int = 3600
+    enclaves: tuple[str, ...] = ()
+
+
+@record
+class Route:
+    """A shorter way to some of the enclaves, from some of the sources (by their ids)."""
+
+    id: str
+    enclaves: tuple[str, ...]
+    sources: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+
+# The way of the release's makers, which leads to every enclave.
+MAKERS = "maker"
 
 
 @record
@@ -139,13 +156,50 @@ class Build:
     """How the tree is made and prepared; afterwards each enclave's `make` works.
 
     The tree must be at the absolute path `root` while it is built. The first source is the
-    tree itself; patches and steps are in their order.
+    tree itself; patches and steps are in their order. `route` says which way this is;
+    `routes` are shorter ones, the preferred one first.
     """
 
     root: str
     sources: tuple[Source, ...]
     patches: tuple[Patch, ...] = ()
     steps: tuple[Step, ...] = ()
+    routes: tuple[Route, ...] = ()
+    route: str = MAKERS
+
+    def along(self, enclaves: Iterable[str], route: Optional[str] = None) -> Build:
+        """The same tree made by one route, with the sources, patches and steps of that alone.
+
+        Without a name it is the first route that leads to all of the enclaves.
+
+        Raises:
+            CatalogueError: there is no such route, or it does not lead to one of them.
+        """
+        wanted = set(enclaves)
+        if route is None:
+            route = next((r.id for r in self.routes if wanted <= set(r.enclaves)), MAKERS)
+        if route == MAKERS:
+            return replace(self, routes=())
+        way = next((item for item in self.routes if item.id == route), None)
+        if way is None or not wanted <= set(way.enclaves):
+            known = [f"{item.id} to {', '.join(item.enclaves)}" for item in self.routes]
+            raise CatalogueError(
+                f"no route {route!r} leads to {', '.join(sorted(wanted))}",
+                hint=f"there are {'; '.join([*known, MAKERS])} to all",
+            )
+        return replace(
+            self,
+            sources=tuple(item for item in self.sources if item.id in way.sources),
+            patches=tuple(item for item in self.patches if self._patched(item) in way.sources),
+            steps=tuple(s for s in way.steps if not s.enclaves or wanted & set(s.enclaves)),
+            routes=(),
+            route=route,
+        )
+
+    def _patched(self, patch: Patch) -> str:
+        """The id of the innermost source around the directory that a patch is applied in."""
+        around = [s for s in self.sources if f"{patch.place}/".startswith(f"{s.place}/")]
+        return max([self.sources[0], *around], key=lambda source: len(source.place)).id
 
 
 @record
@@ -327,6 +381,19 @@ class Release:
     def signed(self) -> tuple[Artifact, ...]:
         """The archives of signed enclaves."""
         return tuple(archive.artifact for archive in self.vendor)
+
+    def along(self, enclaves: Iterable[str], route: Optional[str] = None) -> Release:
+        """The release whose own tree is made by one route; see `Build.along`."""
+        if self.build is None:
+            return self
+        try:
+            build = self.build.along(enclaves, route)
+        except CatalogueError as error:
+            error.file = self.file
+            raise
+        ids = {f"source.{source.id}" for source in build.sources}
+        unpinned = tuple(f for f in self.unpinned if f in ids or not f.startswith("source."))
+        return replace(self, build=build, unpinned=unpinned)
 
     def only(self, names: Iterable[str]) -> Release:
         """The release cut down to these enclaves, each of them required.

@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         release=catalogue.release(args.release),
         into=args.into,
         enclaves=tuple(args.enclaves),
+        route=args.route,
         toolchain=ToolchainKind(args.toolchain),
         tools=tuple(args.tools),
         source_dir=args.source_dir,

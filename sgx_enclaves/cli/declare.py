@@ -65,6 +65,8 @@ building:
   never the reproducible verdict
 --tools PREFIX*  with --toolchain=host: PREFIX/bin comes first, such as that of another
   compiler; may be repeated
+--route ID  which of the release's ways to build by; by default its first that leads to
+  all of the enclaves, else the maker's own
 --allow-no-isolation  build even where steps cannot be separated from this machine and
   its network; never the reproducible verdict""",
 }

@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         catalogue,
         release,
         built=args.built,
+        route=args.route,
         signed=args.signed,
         repacked=_repacked(args.repacked, release),
         toolchain=ToolchainKind(args.toolchain),

@@ -83,6 +83,7 @@ class BuildRequest:
         work: where the trees stand; a build in which something failed leaves them there, and
             the next one with the same inputs resumes at that step. None for a directory in
             `into`, which is removed.
+        route: which way the trees are made; see `Build.along`.
     """
 
     catalogue: Catalogue
@@ -97,6 +98,7 @@ class BuildRequest:
     make_timeout: int = 7200
     keep: bool = False
     work: Optional[Path] = None
+    route: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def build_release(
             a source tree cannot be made.
         SgxEnclavesError: a source cannot be had, is broken or hostile.
     """
-    plans = plan_trees(request.catalogue, request.release, request.enclaves)
+    plans = plan_trees(request.catalogue, request.release, request.enclaves, request.route)
     if request.source_dir is not None and len(plans) > 1:
         raise BuildError(
             "one source tree cannot serve several releases",
@@ -303,6 +305,7 @@ def _build_tree(
             tree.close()
     record = TreeRecord(
         release=release.name,
+        route=plan.build.route,
         root=tree.root,
         fixed_path=tree.fixed,
         isolated=place.isolated,

@@ -90,6 +90,7 @@ class Request:
         jobs: comparisons at once.
         make_timeout: seconds for the make of each enclave.
         resume: resume at the step that failed in an earlier run; the trees are kept for that.
+        route: which way the trees are made; see `Build.along`.
     """
 
     catalogue: Catalogue
@@ -106,6 +107,7 @@ class Request:
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     make_timeout: int = BuildRequest.make_timeout
     resume: bool = False
+    route: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,9 @@ def find_trees(request: Request) -> Trees:
             continue
         where.trees[tree.name] = tree
         where.enclaves[enclave.name] = (tree.name, own)
+    for name, tree in where.trees.items():
+        names = [item for item, (whose, _own) in where.enclaves.items() if whose == name]
+        where.trees[name] = tree.along(names, request.route)
     return where
 
 
@@ -254,15 +259,8 @@ def _check_lock(lock: BuildrootLock, place: Place) -> None:
 def build(job: Job, sources: Sources, uses: Uses) -> Done[OurBuild]:
     """Build, or take what an earlier run built from the same; refused if one is missing."""
     request, names = job.request, tuple(job.where.enclaves)
-    plans = plan_trees(request.catalogue, request.release, names)
-    inputs = [
-        TreeInputs(
-            plan,
-            uses[plan.release.name],
-            sources[plan.release.name],
-        )
-        for plan in plans
-    ]
+    plans = plan_trees(request.catalogue, request.release, names, request.route)
+    inputs = [TreeInputs(p, uses[p.release.name], sources[p.release.name]) for p in plans]
 
     key_inputs = _key_inputs(job, inputs)
     trees = job.store.place_of("trees", key_inputs)
@@ -279,6 +277,7 @@ def build(job: Job, sources: Sources, uses: Uses) -> Done[OurBuild]:
             jobs=request.jobs,
             # on the machine itself a tree's path is somebody else's until the next run
             work=trees if request.resume and job.place.isolated else None,
+            route=request.route,
         )
         build_trees(order, inputs, job.place, job.log.say)
 
@@ -310,6 +309,7 @@ def _key_inputs(job: Job, inputs: Sequence[TreeInputs]) -> dict[str, Any]:
     for item in inputs:
         plan = item.plan
         trees[plan.release.name] = {
+            "route": plan.build.route,
             "root": plan.build.root,
             "sources": [
                 [s.id, item.archives[s.id].sha256, s.place, s.strip, s.unpack]
@@ -447,7 +447,8 @@ def facts_of_build(job: Job, uses: Uses, built: Optional[OurBuild]) -> list[Buil
             kind = BuildKind.HOST
         if kind is BuildKind.DESIGNATED and tree is not None and not tree.isolated:
             kind = BuildKind.OPEN
-        facts.append(BuildFacts(name, kind, use.name, tuple(words)))
+        route = tree.route if tree is not None else ""
+        facts.append(BuildFacts(name, kind, use.name, tuple(words), route=route))
     return facts
 
 

@@ -107,7 +107,7 @@ class TreePlan:
 
 
 def plan_trees(
-    catalogue: Catalogue, release: Release, names: Sequence[str] = ()
+    catalogue: Catalogue, release: Release, names: Sequence[str] = (), route: Optional[str] = None
 ) -> tuple[TreePlan, ...]:
     """Find the trees that the enclaves of a release are built in.
 
@@ -115,9 +115,10 @@ def plan_trees(
         catalogue: where other releases' trees are described.
         release: what was asked for.
         names: its enclaves to build; none stands for those that it requires.
+        route: see `Build.along`.
 
     Raises:
-        CatalogueError: an enclave is unknown or cannot be built by outsiders.
+        CatalogueError: an enclave or the route is unknown, or cannot be built by outsiders.
     """
     known = {enclave.name: enclave for enclave in release.enclaves}
     for name in names:
@@ -135,7 +136,10 @@ def plan_trees(
         tree, own = catalogue.build_of(release, enclave)
         _tree, plans = trees.setdefault(tree.name, (tree, []))
         plans.append(EnclavePlan(enclave.name, enclave.file, _own_build(own)))
-    return tuple(_tree_plan(tree, plans) for tree, plans in trees.values())
+    return tuple(
+        _tree_plan(tree.along([plan.name for plan in plans], route), plans)
+        for tree, plans in trees.values()
+    )
 
 
 def _own_build(enclave: Enclave) -> OwnBuild:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
+from sgx_enclaves.catalogue.records import MAKERS
 from sgx_enclaves.errors import ManifestError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
@@ -99,6 +100,7 @@ class TreeRecord:
 
     Attributes:
         release: whose tree.
+        route: which of the release's ways it was made by.
         root: the path that it had while it was built.
         fixed_path: whether that is the path that the release asks for.
         isolated: whether nothing that its steps did could outlive it.
@@ -111,6 +113,7 @@ class TreeRecord:
     """
 
     release: str
+    route: str
     root: str
     fixed_path: bool
     isolated: bool
@@ -343,6 +346,7 @@ def _fill(tree: dict[str, Any]) -> None:
     """What is not said counts as the worse; a text that is not there is empty."""
     for key, worse in (("fixed_path", False), ("isolated", False), ("network", True)):
         tree.setdefault(key, worse)
+    tree.setdefault("route", MAKERS)
     for source in tree["sources"]:
         source.setdefault("pinned", False)
         source["place"] = source["place"] or ""

@@ -76,6 +76,7 @@ class BuildFacts:
         toolchain: name of the designated one.
         mismatches: parts of it that are not as designated, or were not seen.
         says: what the manifest of a given build says of itself; empty otherwise.
+        route: which of the release's ways the tree was made by; empty if it was not made here.
     """
 
     tree: str
@@ -83,6 +84,7 @@ class BuildFacts:
     toolchain: str
     mismatches: tuple[str, ...]
     says: str = ""
+    route: str = ""
 
 
 @record

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
+from sgx_enclaves.catalogue.records import MAKERS
 from sgx_enclaves.enclave.verdict import (
     BlockFacts,
     Difference,
@@ -304,8 +305,9 @@ def reproducible_words(verdict: ReleaseVerdict) -> str:
 
 
 def build_words(build: BuildFacts) -> str:
-    """Whose build it is, and what a given one says of itself."""
+    """Whose build it is, by which route if not the maker's, and what a given one says of itself."""
     text = f"{build.tree}: {_BUILD_WORDS[build.kind]}"
+    text += f", by the route {build.route!r}" if build.route not in ("", MAKERS) else ""
     return text + (f"; {build.says}" if build.says else "")
 
 

@@ -68,6 +68,7 @@ def _toolchain() -> ToolchainUse:
 def sample() -> Manifest:
     tree = TreeRecord(
         release="small-1",
+        route="maker",
         root="/small/tree",
         fixed_path=True,
         isolated=True,

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A shorter way to some enclaves: what it takes of a release, and what it must not be."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Optional
+
+import pytest
+
+from sgx_enclaves.catalogue.reader import release_from
+from sgx_enclaves.catalogue.records import MAKERS, Catalogue
+from sgx_enclaves.errors import CatalogueError
+from sgx_enclaves.plain import parse_toml
+from sgx_enclaves.release.build_tree import plan_trees
+
+HEX = "ab" * 32
+
+
+def source(name: str, place: str) -> str:
+    return f"""
+[[build.source]]
+id = "{name}"
+place = "{place}"
+filename = "{name}.tar.gz"
+urls = ["https://example.org/{name}.tar.gz"]
+sha256 = "{HEX}"
+"""
+
+
+def enclave(name: str) -> str:
+    return f"""
+[[enclave]]
+name = "{name}"
+file = "{name}"
+vendor = "v"
+member = "{name}"
+signer = "{HEX}"
+isvprodid = 1
+least_isvsvn = 1
+[enclave.build]
+config = "{name}/config.xml"
+make_directory = "{name}"
+make_target = "{name}.so"
+unsigned = "{name}/{name}.so"
+[enclave.so_version]
+value = "1.25.100.1"
+tag = "t"
+file = "f"
+macro = "M"
+"""
+
+
+TOML = f"""
+schema = 1
+name = "routes"
+title = "A release with two routes"
+sgx = "2.25"
+dcap = "1.22"
+[build]
+root = "/build/tree"
+{source("main", ".")}{source("sub", "sub")}{source("deep", "sub/deep")}{source("other", "other")}
+[[build.patch]]
+file = "top.patch"
+place = "."
+[[build.patch]]
+file = "sub.patch"
+place = "sub/folder"
+[[build.patch]]
+file = "deep.patch"
+place = "sub/deep"
+[[build.patch]]
+file = "other.patch"
+place = "other"
+[[build.step]]
+id = "everything"
+place = "."
+command = ["make"]
+[[build.route]]
+id = "short"
+enclaves = ["one", "two"]
+sources = ["main", "sub"]
+[[build.route.step]]
+id = "both"
+place = "sub"
+command = ["make", "both"]
+[[build.route.step]]
+id = "only-two"
+place = "."
+command = ["make", "two"]
+enclaves = ["two"]
+[toolchain]
+name = "gcc"
+interpreter = "/lib64/ld.so"
+[[toolchain.tool]]
+name = "gcc"
+version = "9"
+[[vendor]]
+id = "v"
+filename = "v.tar.gz"
+urls = ["https://example.org/v.tar.gz"]
+sha256 = "{HEX}"
+{enclave("one")}{enclave("two")}{enclave("three")}
+"""
+
+
+def parsed() -> dict[str, Any]:
+    return parse_toml(TOML.encode(), file="routes.toml", error=CatalogueError)
+
+
+RELEASE = release_from(parsed(), "routes.toml")
+CATALOGUE = Catalogue({RELEASE.name: RELEASE})
+
+
+def test_the_first_route_that_leads_to_all_enclaves_is_taken() -> None:
+    (plan,) = plan_trees(CATALOGUE, RELEASE, ["one"])
+    assert plan.build.route == "short"
+    assert [item.id for item in plan.build.sources] == ["main", "sub"]
+    assert [item.id for item in plan.build.steps] == ["both"]
+    (plan,) = plan_trees(CATALOGUE, RELEASE, ["one", "two"])
+    assert [item.id for item in plan.build.steps] == ["both", "only-two"]
+
+
+def test_patches_go_with_the_innermost_source_around_them() -> None:
+    (plan,) = plan_trees(CATALOGUE, RELEASE, ["one"])
+    assert [patch.file for patch in plan.build.patches] == ["top.patch", "sub.patch"]
+
+
+@pytest.mark.parametrize(
+    ("names", "route"), [((), None), (("one", "three"), None), (("one",), MAKERS)]
+)
+def test_the_makers_route_has_everything(names: tuple[str, ...], route: Optional[str]) -> None:
+    (plan,) = plan_trees(CATALOGUE, RELEASE, names, route)
+    assert plan.build.route == MAKERS
+    assert [item.id for item in plan.build.sources] == ["main", "sub", "deep", "other"]
+    assert [item.id for item in plan.build.steps] == ["everything"]
+    assert len(plan.build.patches) == 4
+
+
+def test_an_unpinned_source_stands_in_the_way_of_its_own_route_only() -> None:
+    data = parsed()
+    del data["build"]["source"][3]["sha256"]
+    data["unpinned"] = ["source.other"]
+    release = release_from(data, "routes.toml")
+    assert release.along(["one"]).unpinned == ()
+    assert release.along(["three"]).unpinned == ("source.other",)
+
+
+def test_what_cannot_be_gone_is_refused_by_name() -> None:
+    with pytest.raises(CatalogueError, match="no route 'long' leads to one") as caught:
+        plan_trees(CATALOGUE, RELEASE, ["one"], "long")
+    assert caught.value.hint == "there are short to one, two; maker to all"
+    assert caught.value.file == "routes.toml"
+    with pytest.raises(CatalogueError, match="no route 'short' leads to three, two"):
+        plan_trees(CATALOGUE, RELEASE, ["two", "three"], "short")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("id", MAKERS, "build.route: is there twice"),
+        ("id", "Short", "build.route"),
+        ("enclaves", [], "build.route"),
+        ("enclaves", ["one", "four"], "route short.enclaves: there is no such one"),
+        ("enclaves", ["one"], "route short.step only-two.enclaves: there is no such one"),
+        ("sources", ["main", "lost"], "route short.sources: there is no such one"),
+        ("sources", ["sub"], "route short.sources: must have main"),
+        ("surprise", 1, "surprise"),
+    ],
+)
+def test_mistakes_are_refused(key: str, value: object, words: str) -> None:
+    data = parsed()
+    data["build"]["route"][0][key] = value
+    with pytest.raises(CatalogueError, match=re.escape(words)):
+        release_from(data, "routes.toml")
+
+
+def test_steps_have_names_of_their_own() -> None:
+    data = parsed()
+    data["build"]["route"][0]["step"][1]["id"] = "both"
+    with pytest.raises(CatalogueError, match=r"route short\.step: is there twice"):
+        release_from(data, "routes.toml")
+
+
+def test_the_makers_steps_are_for_all() -> None:
+    data = parsed()
+    data["build"]["step"][0]["enclaves"] = ["one"]
+    with pytest.raises(CatalogueError, match=r"step everything\.enclaves"):
+        release_from(data, "routes.toml")
