@@ -6,7 +6,7 @@ layout, patches, steps and enclaves; a second time if wanted; the manifest last.
 A built directory without a manifest is one whose build was ended.
 
 A build is reproducible when path, time, umask, locale, time zone and host name leave
-no trace in it. SOURCE_DATE_EPOCH stays: it is how a build is told the time.
+no trace in it. SOURCE_DATE_EPOCH stays: it is how a build knows the time.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def build_release(
         request: see `BuildRequest`.
         place: where.
         fetch: gives a source archive.
-        say: told what is being done, a line each time.
+        say: hears what is being done, a line each time.
 
     Returns:
         The manifest, as written. It says which enclaves could not be built, and why.

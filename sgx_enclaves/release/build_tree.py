@@ -171,7 +171,7 @@ def step_environment(
     Args:
         toolchain: the release's, whose variables come before the usual ones.
         path: from `toolchain.search_path`.
-        home: a folder of the build's own.
+        home: a directory of the build's own.
         changes: what a second build does otherwise.
     """
     usual = {"LC_ALL": "C", "SOURCE_DATE_EPOCH": _EPOCH}
@@ -181,8 +181,8 @@ def step_environment(
 class Relocation:
     """Rewrites paths when the tree does not stand where the release wants it.
 
-    Steps may also use the folder that the tree lies in, for instance to install the
-    SDK beside it; that folder moves along, unless it is one of the machine's own.
+    Steps may also use the directory that the tree lies in, for instance to install the
+    SDK beside it; that directory moves along, unless it is one of the machine's own.
 
     Args:
         wanted: the path that the release asks for.
@@ -201,7 +201,7 @@ class Relocation:
         self._pattern = re.compile(f"{_BEFORE}(?:{sources}){_AFTER}")
 
     def __call__(self, text: str) -> str:
-        """The text with the tree's path, and that of its folder, as they are."""
+        """The text with the tree's path, and that of its directory, as they are."""
         if not self._moves:
             return text
         return self._pattern.sub(lambda found: self._moves[found[0]], text)
@@ -292,7 +292,7 @@ class TreeBuilder:
         jobs: makes that may run at once, if they are independent.
         into: the built directory.
         log_prefix: what the names of the logs begin with.
-        say: told what is being done.
+        say: hears what is being done.
         progress: what an earlier run has finished in this tree.
         steps: the records so far.
     """

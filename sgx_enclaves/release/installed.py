@@ -57,7 +57,7 @@ def installed_packages(
 
     Args:
         root: a buildroot; None for this machine.
-        dbpath: folder of the database to ask; by default RPM's own choice within the root.
+        dbpath: directory of the database to ask; by default RPM's own choice within the root.
         urls: NEVRA to the URL that a package was got from; the database does not know.
 
     Raises:

@@ -57,7 +57,7 @@ class SourceRecord:
 
     Attributes:
         id: name within the release; `source-dir` for a ready-made tree.
-        place: folder in the tree; empty for its root.
+        place: directory in the tree; empty for its root.
         filename: the archive's name, or that of the ready-made tree.
         sha256: digest of the archive, or of the ready-made tree's names and files.
         pinned: whether the release pins that digest, or that of its contents.
@@ -240,7 +240,7 @@ class Manifest:
     def only(self, name: str) -> Manifest:
         """The record of one enclave, as packages ship it: without what never recurs.
 
-        That is times, and HOME, which is a scratch folder of that one build.
+        That is times, and HOME, which is a scratch directory of that one build.
         """
         enclaves = tuple(enclave for enclave in self.enclaves if enclave.name == name)
         used = {enclave.tree for enclave in enclaves}
@@ -410,7 +410,7 @@ class Built:
 
     Attributes:
         directory: where it is.
-        manifest: its record, which also tells of the enclaves that were not built.
+        manifest: its record, which also names the enclaves that were not built.
         enclaves: those that were, in the order of the manifest.
     """
 

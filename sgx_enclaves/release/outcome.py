@@ -4,7 +4,7 @@
 1. *identical* needs every required enclave to be identical, and at least one.
 2. One required enclave that differs makes the release differ.
 3. Anything else is unverifiable: a stage that failed says nothing about bytes.
-4. With a digest that nobody pinned, *identical* needs the user's word.
+4. Without a pinned digest, *identical* needs the user's word.
 5. *reproducible* is more: this program built the enclaves itself, from pinned
    sources, with the designated toolchain, separated from the machine. Identical bytes
    from another build are identical all the same; who made that build is then not part of
@@ -97,7 +97,7 @@ class EnclaveOutcome:
         required: whether the release stands or falls with it.
         may_ship: whether a distribution may ship it.
         reason: why it is not required or may not be shipped.
-        unpinned: policies that nobody pinned, such as `isvprodid`.
+        unpinned: policies that are not pinned, such as `isvprodid`.
         refused_by: the stage that kept it from being compared; empty if it was.
         findings: why.
         verdict: the comparison; None if there was none.
@@ -138,7 +138,7 @@ class ReleaseVerdict:
         outcome: identical, differs or unverifiable.
         reproducible: see the rules above.
         claim: what was proved, in precise words; or why nothing was.
-        unpinned: the digests and policies that nobody pinned.
+        unpinned: the digests and policies that are not pinned.
         unpinned_allowed: whether the user accepted that.
         builds: one for each tree.
         stages: in their order.
@@ -180,7 +180,7 @@ def decide(
     Args:
         release: its name.
         title: in words.
-        unpinned: digests and policies that nobody pinned.
+        unpinned: digests and policies that are not pinned.
         unpinned_allowed: whether the user accepts that.
         builds: one for each tree.
         stages: in their order.

@@ -37,7 +37,7 @@ _CHUNK = 64 << 10
 _POLL = 0.5
 # until what was killed has closed its output
 _GRACE = 5.0
-# the folders of programs in every place, for who brings no PATH
+# the directories of programs in every place, for who brings no PATH
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -148,7 +148,7 @@ class Place(Protocol):
 
         Args:
             commands: programs and their arguments. One that needs variables begins with
-                `env`; one without a path is looked for in the place's usual folders.
+                `env`; one without a path is looked for in the place's usual directories.
             timeout: seconds for each.
 
         Returns:

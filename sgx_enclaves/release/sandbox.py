@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import os
 import resource
 import shutil
@@ -346,10 +347,19 @@ def bubblewrap(isolation: Isolation, binds: Sequence[str], command: Command) -> 
         elif os.path.isdir(folder) and folder not in binds:
             words += ["--ro-bind", folder, folder]
     shown = [*(f"/etc/{name}" for name in _ETC), *(f"/proc/{name}" for name in _KERNEL)]
-    words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
+    words += [*_proc(isolation), "--dev", "/dev", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
     words += [word for path in shown for word in ("--ro-bind-try", path, path)]
     words += [word for name in _EMPTY for word in ("--dir", f"/{name}")]
     return [*words, *binds, "--remount-ro", "/", "--chdir", command.folder, "--"]
+
+
+@functools.cache
+def _proc(isolation: Isolation) -> tuple[str, ...]:
+    """A /proc of the step's own; the machine's where a container allows no new one."""
+    own, shared = ("--proc", "/proc"), ("--ro-bind", "/proc", "/proc")
+    user = ["--unshare-user"] if isolation is Isolation.USER else []
+    words = ["bwrap", "--unshare-pid", *user, "--ro-bind", "/", "/", *own, "true"]
+    return own if run_tool(words, _PROBE_TIMEOUT).status == 0 else shared
 
 
 def best_isolation() -> tuple[Isolation, str]:

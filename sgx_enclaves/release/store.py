@@ -89,7 +89,7 @@ class StageLog:
     """The stages so far.
 
     Args:
-        say: told the name of each stage as it begins, for people who wait.
+        say: hears the name of each stage as it begins, for people who wait.
     """
 
     def __init__(self, say: Say) -> None:
@@ -117,7 +117,7 @@ def stage(
 ) -> Callable[[Callable[Concatenate[L, P], Done[T]]], Callable[Concatenate[L, P], Done[T]]]:
     """Make a function a stage: it says when it begins, takes its time, and raises no error of ours.
 
-    The function's first argument has a `log`, whose `say` is told the name.
+    The function's first argument has a `log`, whose `say` hears the name.
     """
 
     def wrap(work: Callable[Concatenate[L, P], Done[T]]) -> Callable[Concatenate[L, P], Done[T]]:
@@ -173,8 +173,8 @@ class Kept:
     """The result of a stage, as it was when it was recorded or last digested.
 
     Attributes:
-        folder: where its files are.
-        digests: path within the folder to SHA-256.
+        folder: the directory of its files.
+        digests: path within the directory to SHA-256.
         reused: whether an earlier run made it.
         notice: why an earlier result could not be used; empty if there was none.
     """

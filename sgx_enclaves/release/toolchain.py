@@ -184,7 +184,7 @@ class FoundPackage:
 
 @dataclass(frozen=True)
 class ToolchainRecord:
-    """What was there: kept beside a build, so that it can be told later.
+    """What was there: kept beside a build, so that it can be compared later.
 
     Attributes:
         tools: those that were asked for, the programs that gcc runs, and the interpreter.
@@ -356,7 +356,7 @@ def look_at(names: Sequence[str], path: str, place: Place) -> ToolchainRecord:
 
     Args:
         names: tools, as in the catalogue.
-        path: folders to look in, as in PATH.
+        path: directories to look in, as in PATH.
         place: where.
 
     Raises:

@@ -249,7 +249,7 @@ def read_repacked(
     Args:
         release: what to look for.
         vendor: id of the archive that was repacked.
-        repacked: the distribution's file. Its members may stand below another top folder.
+        repacked: the distribution's file. Its members may stand below another top directory.
         original: the vendor's file, if it is here.
 
     Raises:
@@ -334,7 +334,7 @@ class VendorFiles:
         release: whose files.
         fetcher: brings the archives.
         store: keeps the members.
-        log: told how each stage ended.
+        log: hears how each stage ended.
         allow_unpinned: accept archives without a pinned digest.
         files: what was had so far.
     """

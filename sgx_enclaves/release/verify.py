@@ -90,7 +90,7 @@ def verify_release(
         place: where to build; it is not asked for anything if the build is given.
         fetcher: brings sources and the vendor's archives.
         store: keeps the results of stages.
-        say: told the name of each stage as it begins, and what a build is doing.
+        say: hears the name of each stage as it begins, and what a build is doing.
 
     Returns:
         The verdict and what it is about. What goes wrong in a stage is in the verdict,
@@ -154,7 +154,7 @@ def _check_request(request: Request) -> None:
                 f"the release has no vendor archive {vendor!r}", expected=" or ".join(known)
             )
     if request.repacked and request.signed is not None:
-        raise InputError("a repacked archive and a folder of signed files exclude each other")
+        raise InputError("a repacked archive and a directory of signed files exclude each other")
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from sgx_enclaves.errors import BuildError, ManifestError
 from sgx_enclaves.release.manifest import Outcome, load_built
-from sgx_enclaves.release.place import Command
-from sgx_enclaves.release.sandbox import Isolation, Sandbox, best_isolation, choose_isolation
+from sgx_enclaves.release.place import Command, Output
+from sgx_enclaves.release.sandbox import (
+    Isolation,
+    Sandbox,
+    _proc,
+    best_isolation,
+    choose_isolation,
+)
 from tests.enclaves.compiled import have_toolchain
 from tests.integration.release.building import SmallRelease, wrapper
 
@@ -239,6 +245,27 @@ def test_without_isolation_nothing_is_built_unless_asked_for(
     isolation, reason = choose_isolation(allow_none=True)
     assert isolation is Isolation.NONE
     assert "bubblewrap" in reason
+
+
+def test_where_no_new_proc_may_be_mounted_the_machines_is_shown(
+    best: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that masks parts of its own."""
+
+    def refuse(command: Sequence[str], timeout: float) -> Output:
+        assert "--proc" in command
+        return Output(1, "bwrap: Can't mount proc on /newroot/proc: Operation not permitted")
+
+    monkeypatch.setattr("sgx_enclaves.release.sandbox.run_tool", refuse)
+    _proc.cache_clear()
+    try:
+        sandbox = Sandbox(tmp_path / "scratch", "/small-build/tree", best)
+        sandbox.path.mkdir(parents=True)
+        words = ["sh", "-c", "test -e /proc/version && ! (echo x >/proc/sys/kernel/hostname)"]
+        command = Command(words, sandbox.root, {"PATH": "/usr/bin:/bin"}, 0o022, 20)
+        assert sandbox.run(command, tmp_path / "log").status == 0
+    finally:
+        _proc.cache_clear()
 
 
 def test_in_a_chroot_that_is_no_mount_point_the_cure_is_named(
