@@ -288,8 +288,8 @@ class Progress:
             path = str(folder / _PROGRESS)
             kept = parse_json(read_file(path, _MAX_RECORD), file=path, error=FormatError)
             steps = [from_plain(StepRecord, s, file=path, error=FormatError) for s in kept["steps"]]
-            self.steps = {step.id: step for step in steps}
-            self.configs = {name: bytes.fromhex(text) for name, text in kept["configs"].items()}
+            configs = {name: bytes.fromhex(text) for name, text in kept["configs"].items()}
+            self.steps, self.configs = {step.id: step for step in steps}, configs
         except (SgxEnclavesError, OSError, ValueError, KeyError, TypeError, AttributeError):
             self.resumed = False
 

@@ -38,6 +38,30 @@ def test_the_check_is_told_to_programs_too(capsys: pytest.CaptureFixture[str]) -
     assert states["interpreter"] in ("differs", "unseen")
 
 
+def test_the_callers_path_never_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As for a build: same machine, same release, same answer."""
+    fake = tmp_path / "gcc"
+    fake.write_text("#!/bin/sh\necho 'gcc (GCC) 9.5.0'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert main(["toolchain", "record", RELEASE]) == 0
+    tools = {tool["name"]: tool for tool in json.loads(capsys.readouterr().out)["tools"]}
+    assert tools["gcc"]["version"] != "9.5.0"
+    assert not str(tools["gcc"]["path"]).startswith(str(tmp_path))
+
+
+def test_a_place_without_rpm_packages_has_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sgx_enclaves.release.sandbox.Machine.packages", lambda _self: ())
+    target = tmp_path / "lock.json"
+    assert main(["toolchain", "lock", "-o", str(target)]) == 2
+    assert "RPM knows no package" in capsys.readouterr().err
+    assert not target.exists()
+
+
 def test_what_is_there_is_written_down(tmp_path: Path) -> None:
     target = tmp_path / "record.json"
     assert main(["toolchain", "record", RELEASE, "-o", str(target)]) == 0

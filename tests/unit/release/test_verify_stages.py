@@ -12,7 +12,8 @@ from typing import Callable
 import pytest
 
 from sgx_enclaves.errors import BuildError, DigestError, InputError
-from sgx_enclaves.release.store import StageStore, input_key
+from sgx_enclaves.release.manifest import Outcome, StepRecord
+from sgx_enclaves.release.store import Progress, StageStore, input_key
 
 INPUTS = {"a": 1, "b": ["x"]}
 
@@ -138,6 +139,69 @@ def test_result_that_is_not_accepted_is_made_again(store: StageStore) -> None:
     again = store.run("s", INPUTS, Maker(), lambda folder: not folder.is_dir())
     assert not again.reused
     assert again.notice == ""
+
+
+@pytest.mark.parametrize("garbage", [b"[" * 200_000, b"\xff", b"7", b"{}", b" " * (17 << 20)])
+def test_record_that_is_garbage_has_the_stage_made_again(store: StageStore, garbage: bytes) -> None:
+    store.run("s", INPUTS, Maker())
+    (files_of(store).parent / "stage.json").write_bytes(garbage)
+    again = store.run("s", INPUTS, Maker())
+    assert not again.reused
+    assert again.notice.startswith("the kept result of stage s is not used")
+
+
+STEP = StepRecord("prepare", None, Outcome.OK, 12, "logs/prepare.log", None)
+
+
+@pytest.fixture
+def built_directory(tmp_path: Path) -> Path:
+    into = tmp_path / "into"
+    (into / "logs").mkdir(parents=True)
+    (into / "logs" / "prepare.log").write_text("its log")
+    return into
+
+
+def test_progress_is_read_by_the_next_run(tmp_path: Path, built_directory: Path) -> None:
+    first = Progress(tmp_path / "progress")
+    assert not first.resumed
+    first.add(None, built_directory)
+    first.configs["pce"] = b"<xml/>"
+    first.add(STEP, built_directory)
+    (built_directory / "logs" / "prepare.log").unlink()
+    second = Progress(tmp_path / "progress")
+    assert second.resumed
+    assert second.configs == {"pce": b"<xml/>"}
+    assert second.resume("other", built_directory) is None
+    assert second.resume("prepare", built_directory) == STEP
+    assert (built_directory / "logs" / "prepare.log").read_text() == "its log"
+
+
+@pytest.mark.parametrize("garbage", [b"", b"[]", b"{}", b'{"steps": [1], "configs": {}}', b"\xff"])
+def test_progress_that_is_garbage_is_none(
+    tmp_path: Path, built_directory: Path, garbage: bytes
+) -> None:
+    first = Progress(tmp_path / "progress")
+    first.add(STEP, built_directory)
+    path = tmp_path / "progress" / "progress.json"
+    good = path.read_bytes()
+    assert b'"configs": {}' in good
+    path.write_bytes(garbage or good.replace(b'"configs": {}', b'"configs": {"pce": "no hex"}'))
+    second = Progress(tmp_path / "progress")
+    assert not second.resumed
+    assert second.resume("prepare", built_directory) is None
+
+
+def test_a_step_whose_log_is_gone_is_done_again(tmp_path: Path, built_directory: Path) -> None:
+    Progress(tmp_path / "progress").add(STEP, built_directory)
+    (tmp_path / "progress" / "prepare.log").unlink()
+    assert Progress(tmp_path / "progress").resume("prepare", built_directory) is None
+
+
+def test_no_progress_is_kept_without_a_directory(built_directory: Path) -> None:
+    none = Progress(None)
+    none.add(STEP, built_directory)
+    assert not none.resumed
+    assert none.resume("prepare", built_directory) is None
 
 
 def test_two_at_once_make_it_once(tmp_path: Path) -> None:
