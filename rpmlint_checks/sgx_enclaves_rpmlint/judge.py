@@ -43,7 +43,7 @@ class Judgement:
 
     def __init__(self, table: object, subjects: Sequence[Subject], query: Query) -> None:
         self._options = read_options(table)
-        self._references = references_for(subjects, self._options, query)
+        self._references, self._neighbours = references_for(subjects, self._options, query)
         self._namesakes = Counter((s.name, s.arch) for s in subjects)
         self._configuration_told = False
         self._last: Optional[PackageResult] = None
@@ -59,6 +59,7 @@ class Judgement:
             subject.file,
             self._references,
             self._options.policy_for,
+            neighbours=self._neighbours,
             permitted=self._options.permit,
             opener=opener_for(subject),
         )

@@ -14,7 +14,8 @@ from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.presence import pinned_name, stem_of, version_of
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
-_KEYS = frozenset({"reference", "signers", "least_isvsvn", "permit", "quiet"})
+_KEYS = frozenset({"reference", "signers", "least_isvsvn", "permit", "quiet", "neighbours"})
+_NEIGHBOURS = ("warn", "trust", "signed")
 _MAX_SVN = 0xFFFF
 
 
@@ -28,6 +29,8 @@ class Options:
         least_isvsvn: enclave to its least ISVSVN.
         permit: enclaves that may be shipped although Fedora does not.
         quiet: findings of other checks to withdraw on verified enclaves.
+        neighbours: what a counterpart on the command line is worth that no key of rpm's
+            keyring has signed: "warn", "trust" or "signed", which refuses it.
         problems: what is wrong with the table, a sentence each.
     """
 
@@ -36,6 +39,7 @@ class Options:
     least_isvsvn: Mapping[str, int] = field(default_factory=dict)
     permit: frozenset[str] = frozenset()
     quiet: frozenset[str] = frozenset()
+    neighbours: str = "warn"
     problems: tuple[str, ...] = ()
 
     def paths_for(self, path: str) -> tuple[str, ...]:
@@ -73,6 +77,7 @@ def read_options(table: object) -> Options:
         reader.least_isvsvn(),
         reader.permit(),
         frozenset(reader.texts("quiet", table.get("quiet", []))),
+        reader.neighbours(),
         reader.unknown_keys(),
     )
 
@@ -137,6 +142,14 @@ class _Reader:
         for name in sorted(names - known):
             self._wrong("permit", f"one of {', '.join(sorted(known))}", name)
         return names & known
+
+    def neighbours(self) -> str:
+        value = self._table.get("neighbours", "warn")
+        if value in _NEIGHBOURS:
+            return str(value)
+        self._wrong("neighbours", f"one of {', '.join(_NEIGHBOURS)}", value)
+        # The strictest, since nobody knows what was meant.
+        return "signed"
 
     def _mapping(self, key: str) -> list[tuple[str, object]]:
         value = self._table.get(key, {})

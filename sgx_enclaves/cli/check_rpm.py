@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Check RPM packages: is each signed enclave in them our build plus a signature,
-and nothing else? Needs neither root nor rpm, and unpacks nothing to disk.
+and nothing else? Needs no root, and unpacks nothing to disk.
 
 The unsigned counterpart and its config.xml are looked for in each --reference,
 in their order: a package of unsigned enclaves built with the designated
 toolchain; a folder with files such as libsgx_pce.so and libsgx_pce.config.xml;
 or what `sgx-enclaves build` made, whose files must still be those of its
-manifest, and which serves enclaves of its release's version only. Packages
-named -unsigned on the command line serve too, before the references; those
-that provide :unsigned:latest never do.
+manifest, and which serves enclaves of its release's version only. A reference
+decides alone. For an enclave that no reference knows, packages named -unsigned
+on the command line serve too, with a note unless a key of rpm's keyring has
+signed them. Those that provide :unsigned:latest never do, nor those that hold
+a signed enclave or were built from the same source package.
 
-The packages' OpenPGP signatures are not checked: see rpmkeys.
+The OpenPGP signatures of the packages that are judged are not checked: see rpmkeys.
 
 Exit status: the highest of all. 0 identical, or no signed enclave; 1 differs or
 not permitted; 2 unverifiable: no counterpart, or a malformed or damaged package.
@@ -27,19 +29,14 @@ from sgx_enclaves.cli.arguments import (
     not_shipped_name,
 )
 from sgx_enclaves.cli.output import out_json, out_report, width
-from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.rpm.check import check_package
-from sgx_enclaves.rpm.reader import open_package
-from sgx_enclaves.rpm.references import PackageReference, Reference, is_latest, open_reference
+from sgx_enclaves.rpm.references import Neighbours, neighbours_among, open_reference
 
 ARGUMENTS = """\
 packages:RPM+  the packages to check
 @references
 @json
 @sdk"""
-_UNSIGNED = "-unsigned"
-
-
 TYPES = {"NAME": not_shipped_name}
 
 
@@ -50,14 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one result for each package; the highest exit status of them."""
-    references = _neighbours(args.packages)
-    references += [open_reference(path) for path in args.reference]
+    references = [open_reference(path) for path in args.reference]
+    beside = neighbours_among(args.packages if len(args.packages) > 1 else ())
+    neighbours = Neighbours(beside, args.trust_neighbours, args.signed_neighbours)
     generation = chosen_generation(args)
     results = (
         check_package(
             path,
             references,
             lambda enclave: chosen_policy(args, enclave),
+            neighbours=neighbours,
             permitted=args.permit,
             generation=generation,
         )
@@ -77,20 +76,3 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         out_json({"exit_status": status, "packages": plain})
     return status
-
-
-def _neighbours(paths: list[str]) -> list[Reference]:
-    """Packages on the command line that are references for the others.
-
-    One that cannot be read is no reference; its own result says what is wrong.
-    """
-    found: list[Reference] = []
-    for path in paths if len(paths) > 1 else ():
-        try:
-            with open_package(path) as (package, _stream):
-                fits = package.name.endswith(_UNSIGNED) and not is_latest(package)
-            if fits:
-                found.append(PackageReference(path))
-        except SgxEnclavesError:
-            continue
-    return found

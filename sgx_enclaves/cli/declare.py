@@ -43,6 +43,8 @@ SHARED = {
     "references": """\
 --reference RPM|DIR|MANIFEST*  where our own unsigned enclaves and their config.xml are: a
   package, a directory, or what `sgx-enclaves build` made; may be repeated
+--trust-neighbours  take unsigned enclaves from the packages beside, whoever signed those
+--signed-neighbours  take them from packages that a key of rpm's keyring has signed, only
 --permit NAME*  accept an enclave that Fedora does not ship; may be repeated""",
     "catalogue": """\
 --catalogue PATH*  a file or a folder of more releases, besides our own and

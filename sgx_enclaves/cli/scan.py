@@ -36,10 +36,20 @@ from sgx_enclaves.cli.arguments import (
     not_shipped_name,
 )
 from sgx_enclaves.cli.output import message, out, out_json
+from sgx_enclaves.errors import InputError
 from sgx_enclaves.progress import Event, TerminalProgress
 from sgx_enclaves.report.as_json import result_dict, survey_dict
 from sgx_enclaves.report.text import report_lines, scan_summary
-from sgx_enclaves.rpm.scan import Scanned, ScanSettings, State, Survey, scan, stamps_below, survey
+from sgx_enclaves.rpm.scan import (
+    Scanned,
+    ScanSettings,
+    State,
+    Survey,
+    neighbours_in,
+    scan,
+    stamps_below,
+    survey,
+)
 
 ARGUMENTS = """\
 folder:FOLDER  where the packages are, at any depth
@@ -61,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what was found; the highest exit status of all packages."""
     jobs = args.jobs or os.cpu_count() or 1
+    chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
+    found = survey(args.folder, repodata=not (args.headers or args.deep), jobs=jobs)
+    if not (found.targets or found.passed):
+        raise InputError(
+            "there is no package to scan", file=args.folder, hint="name a folder of RPM packages"
+        )
     settings = ScanSettings(
         tuple(args.reference),
         functools.partial(chosen_policy, args),
@@ -68,9 +84,10 @@ def run(args: argparse.Namespace) -> int:
         tuple(args.permit),
         chosen_generation(args),
         args.deep,
+        neighbours_in(found.targets),
+        args.trust_neighbours,
+        args.signed_neighbours,
     )
-    chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
-    found = survey(args.folder, repodata=not (args.headers or args.deep), jobs=jobs)
     for problem in found.problems:
         message(f"{problem}; headers are read instead")
     state = State(args.state, _key(args, found)) if args.state is not None else None
@@ -108,5 +125,7 @@ def _key(args: argparse.Namespace, found: Survey) -> str:
         for name in ("reference", "permit", "deep", "sdk", "enclave", "signer")
     }
     chosen |= {name: getattr(args, name) for name in ("isvprodid", "min_isvsvn", "allow_debug")}
-    stamps = [stamps_below(path) for path in (*args.reference, *args.signer)]
+    chosen |= {name: getattr(args, name) for name in ("trust_neighbours", "signed_neighbours")}
+    beside = neighbours_in(found.targets)
+    stamps = [stamps_below(path) for path in (*args.reference, *args.signer, *beside)]
     return json.dumps([__version__, chosen, stamps, found.stamps])

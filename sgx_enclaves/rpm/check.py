@@ -7,11 +7,12 @@ wrong with a package is a finding in its result, never an exception.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from sgx_enclaves.enclave.compare import compare, finding_of
 from sgx_enclaves.enclave.elf import EnclaveImage
@@ -26,9 +27,10 @@ from sgx_enclaves.rpm.enclaves import ConfigFile, Links, PackedEnclave, enclaves
 from sgx_enclaves.rpm.payload import Opener, packed
 from sgx_enclaves.rpm.presence import enclave_name, is_in_enclave_folder, pinned_name
 from sgx_enclaves.rpm.reader import DEFAULT_PACKAGE_LIMITS, FileKind, Package, PackageLimits
-from sgx_enclaves.rpm.references import Counterpart, Reference
+from sgx_enclaves.rpm.references import Counterpart, Neighbours, Reference
 
 _SIGNED_PROVIDE = re.compile(r"sgx-enclave\((?P<name>[^:()]+):signed[:)]")
+NO_NEIGHBOURS = Neighbours()
 _STATUS = {
     Severity.DIFFERS: Outcome.DIFFERS.exit_status,
     Severity.UNVERIFIABLE: Outcome.UNVERIFIABLE.exit_status,
@@ -115,6 +117,7 @@ def check_package(
     references: Sequence[Reference],
     policy_of: Callable[[str], Policy],
     *,
+    neighbours: Neighbours = NO_NEIGHBOURS,
     permitted: Iterable[str] = (),
     generation: Optional[Generation] = None,
     limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
@@ -124,7 +127,8 @@ def check_package(
 
     Args:
         path: the package file.
-        references: where counterparts are looked for, in this order.
+        references: what is trusted: where counterparts are looked for, in this order.
+        neighbours: what is asked besides; see `Neighbours`.
         policy_of: the policy for an enclave, by its path.
         permitted: enclaves that may be shipped although Fedora does not.
         generation: the SDK to follow; None chooses it from the counterpart.
@@ -137,18 +141,22 @@ def check_package(
     nevra: Optional[str] = None
     results: list[EnclaveResult] = []
     findings: list[Finding] = []
-    others = [r for r in references if r.name != path]
     accepted = frozenset(permitted)
     try:
         with opener(path, limits) as (package, members):
             nevra = package.nevra
             findings += _of_header(package)
+            source = package.header.one("SOURCERPM", str)
             for item in enclaves_among(package, members):
                 if isinstance(item, ConfigFile):
                     continue
-                results.append(_check_one(item, others, policy_of, accepted, generation, limits))
+                judge = functools.partial(
+                    check_enclave, item, policy=policy_of, generation=generation, limits=limits
+                )
+                found = _check_one(item, judge, references, neighbours, source)
+                results.append(_with(found, *_of_enclave(item, accepted)))
                 # The next one is read before this name is bound anew.
-                del item
+                del item, judge
             findings += _missing(package, results)
     except SgxEnclavesError as error:
         findings.append(package_finding(error, path))
@@ -169,35 +177,104 @@ def package_finding(error: SgxEnclavesError, path: str) -> Finding:
     return replace(found, message=error.message) if error.file == path else found
 
 
+def _of_enclave(packed: PackedEnclave, accepted: frozenset[str]) -> Iterator[Finding]:
+    """What speaks against a signed enclave, whatever it is compared with."""
+    if packed.problem is None and packed.signed:
+        yield from not_permitted(packed, accepted)
+        yield from _named_as_another(packed)
+
+
 def _check_one(
     packed: PackedEnclave,
-    references: Iterable[Reference],
-    policy_of: Callable[[str], Policy],
-    accepted: frozenset[str],
-    generation: Optional[Generation],
-    limits: PackageLimits,
+    judge: Callable[[Counterpart], EnclaveResult],
+    references: Sequence[Reference],
+    neighbours: Neighbours,
+    source: Optional[str],
 ) -> EnclaveResult:
+    """The result of one enclave: what is trusted decides alone, then what is beside it."""
     if packed.problem is not None or not packed.signed:
         return _unjudged(packed)
-    notes = (*not_permitted(packed, accepted), *_named_as_another(packed))
-    policy = policy_of(packed.path)
-    best: Optional[EnclaveResult] = None
+    decided, problems = _best(packed, judge, references, None)
+    beside, others = _best(packed, judge, neighbours.references, source)
+    if decided is not None and beside is not None:
+        return _with(decided.result, *_disagreement(decided, beside))
+    if decided is not None:
+        return decided.result
+    if beside is None or problems:
+        return _with(describe(packed), *problems, *others, _not_reproduced(packed))
+    return _with(beside.result, *_unauthenticated(packed, beside, neighbours))
+
+
+class _Judged(NamedTuple):
+    """An enclave's result, and what it was compared with."""
+
+    counterpart: Counterpart
+    result: EnclaveResult
+
+
+def _best(
+    packed: PackedEnclave,
+    judge: Callable[[Counterpart], EnclaveResult],
+    references: Iterable[Reference],
+    source: Optional[str],
+) -> tuple[Optional[_Judged], list[Finding]]:
+    """The best result of several references, and which of them cannot be used.
+
+    Args:
+        packed: the enclave.
+        judge: compares it with a counterpart.
+        references: where to look.
+        source: counterparts that were built from this source package do not count.
+    """
+    best: Optional[_Judged] = None
     problems: list[Finding] = []
     for reference in references:
         try:
             for counterpart in reference.counterparts(packed.path):
-                found = check_enclave(packed, counterpart, policy, generation, limits)
-                if best is None or found.exit_status < best.exit_status:
+                package = counterpart.package
+                if source is not None and package is not None and package.source == source:
+                    continue
+                found = _Judged(counterpart, judge(counterpart))
+                if best is None or found.result.exit_status < best.result.exit_status:
                     best = found
-                if not best.exit_status:
-                    break
+                if not best.result.exit_status:
+                    return best, problems
         except SgxEnclavesError as error:
             problems.append(finding_of(error, "reference-unusable"))
-        if best is not None and not best.exit_status:
-            break
-    if best is None:
-        best = replace(describe(packed), findings=(*problems, _not_reproduced(packed)))
-    return replace(best, findings=(*notes, *best.findings))
+    return best, problems
+
+
+def _disagreement(decided: _Judged, beside: _Judged) -> Iterator[Finding]:
+    if decided.counterpart.data != beside.counterpart.data:
+        yield Finding(
+            "reference-disagrees",
+            Severity.DIFFERS,
+            "the unsigned enclave beside the package is not the one of the reference",
+            expected=decided.counterpart.name,
+            found=beside.counterpart.name,
+            hint="find out which of the two was not built from these sources; the reference counts",
+        )
+
+
+def _unauthenticated(
+    packed: PackedEnclave, beside: _Judged, neighbours: Neighbours
+) -> Iterator[Finding]:
+    package = beside.counterpart.package
+    if neighbours.trusted or (package is not None and package.is_authenticated()):
+        return
+    yield Finding(
+        "reference-refused" if neighbours.signed else "reference-unauthenticated",
+        Severity.UNVERIFIABLE if neighbours.signed else Severity.NOTE,
+        f"{packed.path} was compared with a package that no key of rpm's keyring has signed",
+        expected="a reference that is configured, or signed",
+        found=beside.counterpart.name,
+        hint="name a reference that you trust, or import the key of who built the package",
+    )
+
+
+def _with(result: EnclaveResult, *findings: Finding) -> EnclaveResult:
+    """The result with findings before its own."""
+    return replace(result, findings=(*findings, *result.findings)) if findings else result
 
 
 def _unjudged(packed: PackedEnclave) -> EnclaveResult:
@@ -210,11 +287,11 @@ def _unjudged(packed: PackedEnclave) -> EnclaveResult:
 def check_enclave(
     packed: PackedEnclave,
     counterpart: Counterpart,
-    policy: Policy,
+    policy: Callable[[str], Policy],
     generation: Optional[Generation] = None,
     limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
 ) -> EnclaveResult:
-    """Compare a signed enclave with a counterpart."""
+    """Compare a signed enclave with a counterpart; `policy` gives the one for its path."""
     if counterpart.config is None:
         finding = Finding(
             "config-missing",
@@ -228,7 +305,7 @@ def check_enclave(
         counterpart.data,
         packed.data,
         counterpart.config,
-        policy,
+        policy(packed.path),
         names=(counterpart.name, packed.path, counterpart.config_name),
         generation=generation,
         limits=limits.enclave,

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import field
 from typing import Any, BinaryIO, Optional, TypeVar
 
+from sgx_enclaves.child import in_child
 from sgx_enclaves.errors import (
     InputError,
     LimitError,
@@ -54,6 +55,8 @@ _ALGORITHMS = {
     **{1: "md5", 2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"},
     **{12: "sha3_256", 14: "sha3_512"},
 }
+# Of RPM 4, and from RPM 6 on.
+_SIGNATURES = ("RPMTAG_RSAHEADER", "RPMTAG_DSAHEADER", "RPMTAG_OPENPGP")
 _GHOST = 1 << 6
 
 Value = TypeVar("Value", int, str)
@@ -90,6 +93,7 @@ class PackageLimits:
         path_size: bytes of a path.
         paths_size: bytes of all paths of a package together.
         enclaves: enclaves of a package; each costs a comparison. Fedora ships one a package.
+        reference: bytes of all enclaves of a package that serves as a reference.
         payload: the compressed payload; see `ArchiveLimits`.
         enclave: enclave files and config.xml files.
     """
@@ -100,6 +104,7 @@ class PackageLimits:
     path_size: int = 4096
     paths_size: int = 128 * MIB
     enclaves: int = 64
+    reference: int = 256 * MIB
     payload: ArchiveLimits = field(
         default=ArchiveLimits(archive_size=4096 * MIB, ratio=200, ratio_grace=64 * MIB)
     )
@@ -483,6 +488,36 @@ def open_package(
         raise InputError("not a regular file", file=path, hint="name an RPM package")
     with os.fdopen(handle, "rb") as stream:
         yield _read_headers(stream, path, status.st_size, limits), stream
+
+
+def is_signed_by_known_key(path: str) -> bool:
+    """Whether the header of a package has a good OpenPGP signature by a key of rpm's keyring.
+
+    The header pins the payload. librpm judges, in a child process.
+    """
+
+    def verify() -> bytes:
+        # librpm logs what it finds.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        rpm = librpm()
+        transaction = rpm.TransactionSet()
+        # Every check: without the key, or with a bad signature, there is an error.
+        transaction.setVSFlags(0)
+        with open(path, "rb") as stream:
+            header = transaction.hdrFromFdno(stream.fileno())
+        return b"signed" if is_signed(header) else b""
+
+    try:
+        return in_child(verify, what=f"{path}: the signature cannot be verified") == b"signed"
+    except (LimitError, UnsupportedError):
+        return False
+
+
+def is_signed(header: Any) -> bool:
+    """Whether a header of librpm's carries an OpenPGP signature over itself, good or not."""
+    rpm = librpm()
+    tags = [getattr(rpm, name, None) for name in _SIGNATURES]
+    return any(header[tag] for tag in tags if tag is not None and tag in header)
 
 
 def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) -> Package:

@@ -7,7 +7,9 @@ A reference is a package of unsigned enclaves, a folder, or a built directory
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Optional, Protocol
@@ -19,8 +21,13 @@ from sgx_enclaves.files import read_file
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.enclaves import CONFIG_SUFFIX, ConfigFile, PackedEnclave, enclaves_among
 from sgx_enclaves.rpm.payload import Opener, files_with_content, packed
-from sgx_enclaves.rpm.presence import PROVIDE_PREFIX, SIGNED_SUFFIX, stem_of, version_of
-from sgx_enclaves.rpm.reader import DEFAULT_PACKAGE_LIMITS, Package, PackageLimits
+from sgx_enclaves.rpm.presence import SIGNED_SUFFIX, stem_of, version_of
+from sgx_enclaves.rpm.reader import (
+    DEFAULT_PACKAGE_LIMITS,
+    PackageLimits,
+    is_signed_by_known_key,
+    open_package,
+)
 
 
 @record
@@ -33,6 +40,7 @@ class Counterpart:
         config_name: what to call its config.xml.
         config: the bytes of that; None when the reference has none for it.
         sha256: of the data, hexadecimal, where it is known.
+        package: the package that it is in, if it is in one.
     """
 
     name: str
@@ -40,6 +48,7 @@ class Counterpart:
     config_name: str
     config: Optional[bytes]
     sha256: Optional[str] = None
+    package: Optional[PackageReference] = None
 
 
 class Reference(Protocol):
@@ -57,11 +66,36 @@ class Reference(Protocol):
         """
 
 
+@record
+class Neighbours:
+    """Packages beside the judged one that may hold its counterpart, and what they are worth.
+
+    What is trusted decides alone; a neighbour decides only where nothing trusted knows the
+    enclave, never if it was built from the same source package, and with a note unless a key
+    of rpm's keyring has signed it.
+
+    Attributes:
+        references: the packages; those of `neighbours_among`, and installed ones that
+            nobody has signed.
+        trusted: take them without a signature.
+        signed: refuse them without a signature.
+    """
+
+    references: tuple[Reference, ...] = ()
+    trusted: bool = False
+    signed: bool = False
+
+
 # What `sgx-enclaves build` leaves in a built directory.
 MANIFEST = "manifest.json"
 _CONFIGS = 256
 _FOLDER_ENTRIES = 20_000
 _SHARED_OBJECT = ".so"
+# Of one name, in one reference: each costs a comparison.
+_FITTING = 4
+REPRODUCIBLE = ":unsigned:reproducible)"
+_NEVER = re.compile(r"sgx-enclave\([^()]*:(?:signed|unsigned:latest)[:)]")
+_NEVER_WHY = "built with the distribution's newest toolchain, or with a signed enclave in it"
 
 
 def config_for(path: str, configs: Iterable[str], *, only_enclave: bool) -> Optional[str]:
@@ -101,82 +135,146 @@ def _ordered(path: str, candidates: Iterable[str]) -> list[str]:
 class PackageReference:
     """A package of unsigned enclaves, for example `sgx-enclave-reproducible-pce-unsigned`.
 
-    Its header is read once, its files once for each signed enclave that asks, and
-    only if the header lists a file of a fitting name.
+    Its header is read at once, its files when the first signed enclave asks for one of a
+    fitting name, and then all of them: a package that holds a signed enclave, under
+    whatever name, would be its own witness.
 
     Args:
         path: the package file.
         limits: see `PackageLimits`.
         opener: opens it; its files need not be read from the package file.
 
+    Attributes:
+        name: what to call it in messages.
+        source: the source package that it says it was built from.
+
     Raises:
         InputError: the package is no reference: built with the distribution's newest
-            toolchain, or without an unsigned enclave.
+            toolchain, with a signed enclave, or without an unsigned one.
         SgxEnclavesError: it cannot be read.
     """
 
     def __init__(
-        self,
-        path: str,
-        limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
-        opener: Opener = packed,
+        self, path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS, opener: Opener = packed
     ) -> None:
         self.name = path
         self._limits = limits
         self._opener = opener
         with opener(path, limits) as (package, _members):
-            self.nevra = package.nevra
-            if is_latest(package):
-                raise InputError(
-                    "not a reference: built with the distribution's newest toolchain",
-                    file=path,
-                    found="Provides sgx-enclave(...:unsigned:latest)",
-                    hint="take the package built with the designated toolchain",
-                )
+            self.source = package.header.one("SOURCERPM", str)
+            for provide in package.provides:
+                if never_a_reference(provide.name):
+                    raise _no_reference(path, _NEVER_WHY, f"Provides {provide.name}")
             files = [file.path for file in files_with_content(package)]
         self._configs = [f for f in files if f.endswith(CONFIG_SUFFIX)]
         self._enclaves = [f for f in files if _may_be_unsigned(f)]
         if len(self._configs) > _CONFIGS:
             raise LimitError("too many config.xml files", file=path, expected=f"at most {_CONFIGS}")
         if not self._enclaves:
-            raise InputError(
-                "not a reference: no unsigned enclave is in it",
-                file=path,
-                hint="name the package with the unsigned enclaves, or a folder",
-            )
+            raise _no_reference(path, "no unsigned enclave is in it", "none")
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
-        fitting = _ordered(path, self._enclaves)
-        configs = {f: config_for(f, self._configs, only_enclave=self._is_alone) for f in fitting}
+        fitting = _ordered(path, self._enclaves)[:_FITTING]
+        if not fitting:
+            return
+        enclaves, configs = _contents_of(self)
         for wanted in fitting:
-            yield from self._read(wanted, configs[wanted])
+            found = enclaves.get(wanted)
+            if found is None:
+                raise InputError("the package has changed while it was read", file=self.name)
+            if found.problem is not None:
+                raise found.problem
+            config = config_for(wanted, configs, only_enclave=len(self._enclaves) == 1)
+            yield Counterpart(
+                f"{self.name}:{wanted}",
+                found.data,
+                f"{self.name}:{config or CONFIG_SUFFIX}",
+                None if config is None else configs[config],
+                found.sha256,
+                self,
+            )
 
-    @property
-    def _is_alone(self) -> bool:
-        return len(self._enclaves) == 1
+    def is_authenticated(self) -> bool:
+        """Whether a key of rpm's keyring has signed the package; an installed one has none."""
+        return self._opener is packed and is_signed_by_known_key(self.name)
 
-    def _read(self, wanted: str, config: Optional[str]) -> Iterator[Counterpart]:
-        """The enclave and its config.xml, in whichever order they come."""
-        found: Optional[PackedEnclave] = None
-        text: Optional[bytes] = None
+    def contents(self) -> tuple[dict[str, PackedEnclave], dict[str, bytes]]:
+        """Every enclave of the package by each of its paths, and its config.xml files.
+
+        Raises:
+            InputError: it holds a signed enclave.
+            LimitError: it is larger than a reference may be.
+            SgxEnclavesError: it cannot be read, or is damaged.
+        """
+        enclaves: dict[str, PackedEnclave] = {}
+        configs: dict[str, bytes] = {}
+        left = self._limits.reference
         with self._opener(self.name, self._limits) as (package, members):
             for item in enclaves_among(package, members, configs=True):
+                left -= len(item.data)
+                if left < 0:
+                    raise LimitError(
+                        "the enclaves of the package are too large for a reference",
+                        file=self.name,
+                        expected=f"at most {self._limits.reference} bytes",
+                    )
                 if isinstance(item, ConfigFile):
-                    if item.path == config:
-                        text = item.data
-                elif wanted in item.names:
-                    found = item
-                # The next one is read before this name is bound anew.
-                del item
-                if found and (config is None or text is not None):
-                    break
-        if found is None:
-            raise InputError("the package has changed while it was read", file=self.name)
-        if found.problem is None and not found.signed:
-            name = f"{self.name}:{wanted}"
-            config_name = f"{self.name}:{config or CONFIG_SUFFIX}"
-            yield Counterpart(name, found.data, config_name, text, found.sha256)
+                    configs[item.path] = item.data
+                elif item.signed:
+                    raise _no_reference(self.name, _NEVER_WHY, f"{item.path} is signed")
+                else:
+                    enclaves.update(dict.fromkeys(item.names, item))
+        return enclaves, configs
+
+
+@functools.lru_cache(maxsize=4)
+def _contents_of(
+    reference: PackageReference,
+) -> tuple[dict[str, PackedEnclave], dict[str, bytes]]:
+    """Read once for all signed enclaves that ask, and held for the last few references only."""
+    return reference.contents()
+
+
+def never_a_reference(provide: str) -> bool:
+    """Whether a package with this Provides proves nothing, whatever else it provides.
+
+    It was built with the distribution's newest toolchain, or brings the signed
+    enclave along: then it would be its own witness.
+    """
+    return bool(_NEVER.match(provide))
+
+
+def _no_reference(path: str, why: str, found: str) -> InputError:
+    return InputError(
+        f"not a reference: {why}",
+        file=path,
+        found=found,
+        hint="take the package of unsigned enclaves that was built with the designated toolchain",
+    )
+
+
+def neighbours_among(
+    paths: Iterable[str], limits: PackageLimits = DEFAULT_PACKAGE_LIMITS
+) -> tuple[PackageReference, ...]:
+    """The packages that may serve as references for the others beside them.
+
+    Those named `-unsigned`, and those that provide `:unsigned:reproducible`. One that
+    cannot be read, or proves nothing, is none: its own result says what is wrong.
+    """
+    found = []
+    for path in paths:
+        try:
+            with open_package(path, limits) as (package, _stream):
+                fits = not package.is_source and (
+                    package.name.endswith("-unsigned")
+                    or any(p.name.endswith(REPRODUCIBLE) for p in package.provides)
+                )
+            if fits:
+                found.append(PackageReference(path, limits))
+        except SgxEnclavesError:
+            continue
+    return tuple(found)
 
 
 def _may_be_unsigned(path: str) -> bool:
@@ -253,14 +351,6 @@ def _files_below(path: str) -> Iterator[str]:
             if file.is_file() and real not in seen:
                 seen.add(real)
                 yield str(file)
-
-
-def is_latest(package: Package) -> bool:
-    """Whether it provides `sgx-enclave(NAME:unsigned:latest)`, which is never a reference."""
-    return any(
-        p.name.startswith(PROVIDE_PREFIX) and p.name.endswith(":unsigned:latest)")
-        for p in package.provides
-    )
 
 
 def open_reference(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Reference:

@@ -36,10 +36,20 @@ from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import end_with_parent, write_file
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.rpm.check import PackageResult, check_package, package_finding
+from sgx_enclaves.rpm.check import (
+    NO_NEIGHBOURS,
+    PackageResult,
+    check_package,
+    package_finding,
+)
 from sgx_enclaves.rpm.enclaves import may_carry_enclaves
 from sgx_enclaves.rpm.reader import librpm, open_package
-from sgx_enclaves.rpm.references import Reference, open_reference
+from sgx_enclaves.rpm.references import (
+    Neighbours,
+    Reference,
+    neighbours_among,
+    open_reference,
+)
 from sgx_enclaves.rpm.repodata import (
     FILELISTS,
     PRIMARY,
@@ -394,6 +404,8 @@ class ScanSettings:
         permitted: see `check_package`.
         generation: see `check_package`.
         deep: read every payload, so that an enclave under an innocent name is found.
+        beside: packages that may hold the counterparts of others; see `neighbours_in`.
+        trust_neighbours, signed_neighbours: see `Neighbours`.
     """
 
     references: tuple[str, ...]
@@ -402,6 +414,9 @@ class ScanSettings:
     permitted: tuple[str, ...] = ()
     generation: Optional[Generation] = None
     deep: bool = False
+    beside: tuple[str, ...] = ()
+    trust_neighbours: bool = False
+    signed_neighbours: bool = False
 
 
 def scan(
@@ -448,9 +463,9 @@ def _batches(
 ) -> Iterator[Iterable[Scanned]]:
     # Here too, so that what is missing or bad is an error, and not the result of every package.
     librpm()
-    references = tuple(open_reference(path) for path in settings.references)
+    references = _opened(settings)
     if jobs == 1 or len(targets) < 2:
-        yield (scan_one(target, settings, references) for target in targets)
+        yield (scan_one(target, settings, *references) for target in targets)
         return
     # Costs start-up time, and is not needed for a few packages.
     pass
@@ -462,17 +477,31 @@ def _batches(
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(paths: tuple[str, ...]) -> tuple[Reference, ...]:
-    """The references, opened once in each process."""
-    return tuple(open_reference(path) for path in paths)
+def _opened(settings: ScanSettings) -> tuple[tuple[Reference, ...], Neighbours]:
+    """What enclaves are compared with, opened once in each process."""
+    beside = neighbours_among(settings.beside)
+    return (
+        tuple(open_reference(path) for path in settings.references),
+        Neighbours(beside, settings.trust_neighbours, settings.signed_neighbours),
+    )
+
+
+def neighbours_in(targets: Iterable[Target]) -> tuple[str, ...]:
+    """The packages of a tree that are named as those of unsigned enclaves are."""
+    return tuple(t.path for t in targets if "-unsigned-" in os.path.basename(t.path))
 
 
 def _scan_batch(settings: ScanSettings, targets: Sequence[Target]) -> list[Scanned]:
-    references = _opened(settings.references)
-    return [scan_one(target, settings, references) for target in targets]
+    references = _opened(settings)
+    return [scan_one(target, settings, *references) for target in targets]
 
 
-def scan_one(target: Target, settings: ScanSettings, references: Sequence[Reference]) -> Scanned:
+def scan_one(
+    target: Target,
+    settings: ScanSettings,
+    references: Sequence[Reference],
+    neighbours: Neighbours = NO_NEIGHBOURS,
+) -> Scanned:
     """Look at one package; whatever is wrong with it is in the result."""
     path = target.path
     stamp = stamp_of(path)
@@ -489,6 +518,7 @@ def scan_one(target: Target, settings: ScanSettings, references: Sequence[Refere
         path,
         references,
         settings.policy_of,
+        neighbours=neighbours,
         permitted=settings.permitted,
         generation=settings.generation,
     )

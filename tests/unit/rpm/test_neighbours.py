@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a package beside the judged one is worth as a reference: `Neighbours`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sgx_enclaves.cli.main import main
+from sgx_enclaves.enclave.policy import Policy, policy_for
+from sgx_enclaves.rpm.check import PackageResult, check_package
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.reader import is_signed_by_known_key, librpm
+from sgx_enclaves.rpm.references import (
+    FolderReference,
+    Neighbours,
+    Reference,
+    neighbours_among,
+)
+from tests.support.keys import mrsigner, vendor_key
+from tests.support.signed import Case, signed_enclave
+from tests.support_rpm import RpmFile, link, write_rpm
+
+GOOD = signed_enclave("2.25")
+EVIL = signed_enclave("2.25", code=b"\xc3")
+SIGNED = ENCLAVE_FOLDER + "libsgx_pce.signed.so.1.25.100.1"
+UNSIGNED = ENCLAVE_FOLDER + "libsgx_pce.so"
+CONFIG = "/usr/share/sgx-enclaves/pce.config.xml"
+PROVIDES = ["sgx-enclave(pce:unsigned)", "sgx-enclave(pce:unsigned:reproducible)"]
+
+
+class Street:
+    """Packages of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, name: str, files: list[RpmFile], **changes: Any) -> str:
+        path = self.folder / f"{name}-1.0-1.x86_64.rpm"
+        path.write_bytes(write_rpm(files, name=name, **changes))
+        return str(path)
+
+    def signed(self, case: Case, **changes: Any) -> str:
+        return self.put("pce-signed", [RpmFile(SIGNED, case.signed)], **changes)
+
+    def unsigned(self, case: Case, name: str = "pce-unsigned", **changes: Any) -> str:
+        files = [RpmFile(UNSIGNED, case.built), RpmFile(CONFIG, case.config)]
+        return self.put(name, files, **{"provides": PROVIDES, **changes})
+
+    def reference(self, case: Case) -> FolderReference:
+        """A folder that the site names."""
+        folder = self.folder / "reference"
+        folder.mkdir()
+        (folder / "libsgx_pce.so").write_bytes(case.built)
+        (folder / "libsgx_pce.config.xml").write_bytes(case.config)
+        return FolderReference(str(folder))
+
+
+@pytest.fixture(name="street")
+def _street(tmp_path: Path) -> Street:
+    return Street(tmp_path)
+
+
+def vendor(_path: str) -> Policy:
+    return policy_for(None, mrsigners=[mrsigner(vendor_key())])
+
+
+def judged(
+    path: str, *references: Reference, beside: tuple[str, ...] = (), **worth: bool
+) -> PackageResult:
+    return check_package(
+        path, references, vendor, neighbours=Neighbours(neighbours_among(beside), **worth)
+    )
+
+
+def codes(result: PackageResult) -> list[str]:
+    found = [f.code for f in result.findings]
+    for enclave in result.enclaves:
+        found += [f.code for f in enclave.findings]
+    return found
+
+
+def test_a_configured_reference_decides_alone(street: Street) -> None:
+    """One attacker's two packages, which fit each other and not our build."""
+    beside = (street.unsigned(EVIL),)
+    result = judged(street.signed(EVIL), street.reference(GOOD), beside=beside)
+    assert result.exit_status == 1
+    assert codes(result) == ["reference-disagrees"]
+
+
+def test_a_neighbour_that_disagrees_is_an_error_for_a_good_enclave_too(street: Street) -> None:
+    reference = street.reference(GOOD)
+    beside = (street.unsigned(EVIL),)
+    result = judged(street.signed(GOOD), reference, beside=beside)
+    assert (result.exit_status, codes(result)) == (1, ["reference-disagrees"])
+    beside = (street.unsigned(GOOD),)
+    result = judged(street.signed(GOOD), reference, beside=beside)
+    assert (result.exit_status, codes(result)) == (0, [])
+
+
+def test_a_reference_that_cannot_be_used_is_not_replaced(street: Street) -> None:
+    reference = street.reference(GOOD)
+    (street.folder / "reference" / "libsgx_pce.so").unlink()
+    result = judged(street.signed(GOOD), reference, beside=(street.unsigned(GOOD),))
+    assert (result.exit_status, codes(result)[0]) == (2, "reference-unusable")
+
+
+def test_a_neighbour_of_the_same_source_package_never_counts(street: Street) -> None:
+    source = "linux-sgx-1-1.src.rpm"
+    beside = (street.unsigned(GOOD, tags={1044: source}),)
+    result = judged(street.signed(GOOD, tags={1044: source}), beside=beside)
+    assert (result.exit_status, codes(result)) == (2, ["not-reproduced"])
+
+
+@pytest.mark.parametrize("path", ["/opt/a", ENCLAVE_FOLDER + "libsgx_other.so"])
+def test_a_package_that_holds_a_signed_enclave_never_counts(street: Street, path: str) -> None:
+    files = [
+        RpmFile(UNSIGNED, GOOD.built),
+        RpmFile(CONFIG, GOOD.config),
+        RpmFile(path, GOOD.signed),
+    ]
+    package = street.put("both-unsigned", files, provides=PROVIDES)
+    again = street.folder / "again.rpm"
+    again.symlink_to(package)
+    result = judged(package, beside=(package, str(again)))
+    assert result.exit_status == 2
+    assert "sgx-enclave-verified" not in codes(result)
+    assert judged(street.signed(GOOD), beside=(package,)).exit_status == 2
+
+
+def test_one_that_promises_a_signed_enclave_never_counts(street: Street) -> None:
+    beside = street.unsigned(GOOD, provides=[*PROVIDES, "sgx-enclave(qe3:signed)"])
+    assert neighbours_among([beside]) == ()
+
+
+def test_a_neighbour_that_nobody_signed_is_said_to_be(street: Street) -> None:
+    signed, beside = street.signed(GOOD), (street.unsigned(GOOD),)
+    result = judged(signed, beside=beside)
+    assert (result.exit_status, codes(result)) == (0, ["reference-unauthenticated"])
+    result = judged(signed, beside=beside, trusted=True)
+    assert (result.exit_status, codes(result)) == (0, [])
+    result = judged(signed, beside=beside, signed=True)
+    assert (result.exit_status, codes(result)) == (2, ["reference-refused"])
+
+
+def test_a_key_of_rpms_keyring_makes_a_neighbour_count(
+    street: Street, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tool in ("gpg", "rpmsign", "rpmkeys"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    home, database = street.folder / "gnupg", street.folder / "rpmdb"
+    home.mkdir(mode=0o700)
+    database.mkdir()
+    monkeypatch.setenv("GNUPGHOME", str(home))
+
+    def run(*argv: object) -> None:
+        subprocess.run([str(a) for a in argv], check=True, capture_output=True)
+
+    batch = ("gpg", "--batch", "--pinentry-mode", "loopback", "--passphrase", "")
+    run(*batch, "--quick-gen-key", "Builder <builder@example.invalid>", "rsa2048", "sign", "never")
+    key = street.folder / "key.asc"
+    run("gpg", "--batch", "--armor", "--output", key, "--export")
+    beside = street.unsigned(GOOD)
+    gpg = ("--define", f"__gpg {shutil.which('gpg')}", "--define", "_gpg_name Builder")
+    run("rpmsign", *gpg, "--resign", beside)
+    librpm().addMacro("_dbpath", str(database))
+    try:
+        assert not is_signed_by_known_key(beside)
+        run("rpmkeys", "--dbpath", database, "--import", key)
+        assert is_signed_by_known_key(beside)
+        result = judged(street.signed(GOOD), beside=(beside,), signed=True)
+        assert (result.exit_status, codes(result)) == (0, [])
+        # The name in the header is under the signature, and one letter of it is another one now.
+        data = bytearray(Path(beside).read_bytes())
+        data[data.rindex(b"pce-unsigned")] ^= 2
+        Path(beside).write_bytes(data)
+        assert not is_signed_by_known_key(beside)
+    finally:
+        librpm().delMacro("_dbpath")
+
+
+ARGUMENTS = ("--signer", mrsigner(vendor_key()))
+
+
+def test_check_rpm_and_scan_agree(street: Street, capsys: pytest.CaptureFixture[str]) -> None:
+    signed, unsigned = street.signed(GOOD), street.unsigned(GOOD)
+    for more, status in (((), 0), (("--signed-neighbours",), 2), (("--trust-neighbours",), 0)):
+        said = []
+        for words in (("check-rpm", signed, unsigned), ("scan", street.folder, "--jobs", "1")):
+            assert main([*map(str, words), *ARGUMENTS, *more]) == status
+            out = capsys.readouterr().out
+            said.append("that no key of rpm's keyring has signed" in out)
+        assert said == [more != ("--trust-neighbours",)] * 2
+
+
+def test_a_scan_of_nothing_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["scan", str(tmp_path)]) == 2
+    assert "no package to scan" in capsys.readouterr().err
+
+
+def test_a_link_to_the_judged_package_is_no_reference(street: Street) -> None:
+    package = street.put("x-unsigned", [RpmFile(SIGNED, GOOD.signed), link("/a", "b")])
+    assert judged(package, beside=(package,)).exit_status == 2
