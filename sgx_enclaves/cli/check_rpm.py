@@ -9,8 +9,8 @@ or what `sgx-enclaves build` made, whose files must still be those of its
 manifest, and which serves enclaves of its release's version only. A reference
 decides alone. For an enclave that no reference knows, packages named -unsigned
 on the command line serve too, with a note unless a key of rpm's keyring has
-signed them. Those that provide :unsigned:latest never do, nor those that hold
-a signed enclave or were built from the same source package.
+signed them. Builds with the newest toolchain (latest) never do, nor those with
+a signed enclave in them or from the same source package.
 
 The OpenPGP signatures of the packages that are judged are not checked: see rpmkeys.
 
