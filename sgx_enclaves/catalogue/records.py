@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Optional
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.errors import CatalogueError
@@ -88,6 +88,39 @@ def check_url(url: str) -> str:
     if not host or parts.username is not None or parts.password is not None:
         raise CatalogueError("a URL needs a host and must hold no password", found=repr(url))
     return url
+
+
+@dataclass(frozen=True)
+class Lookaside:
+    """A look-aside cache as dist-git servers keep beside their package repositories.
+
+    A file stands at `BASE/PACKAGE/FILENAME/HASHTYPE/HASH/FILENAME`. Fedora's base
+    is `https://src.fedoraproject.org/repo/pkgs/rpms`, CentOS Stream's
+    `https://sources.stream.centos.org/sources/rpms`; both key by sha512.
+
+    Attributes:
+        base: URL without a trailing slash.
+        package: name of the source package that the file belongs to.
+    """
+
+    base: str
+    package: str
+
+    def __post_init__(self) -> None:
+        check_url(self.base)
+        if not PLAIN_NAME.fullmatch(self.package):
+            raise CatalogueError("a package name must be plain", found=repr(self.package))
+
+    def urls(self, artifact: Artifact) -> tuple[str, ...]:
+        """Where the file would stand, for each digest that is known; maybe none."""
+        name = quote(artifact.filename)
+        package = artifact.lookaside_package or self.package
+        digests = [("sha512", value) for value in (artifact.sha512, *artifact.lookaside_sha512)]
+        return tuple(
+            f"{self.base.rstrip('/')}/{package}/{name}/{kind}/{value}/{name}"
+            for kind, value in (*digests, ("sha256", artifact.sha256))
+            if value is not None
+        )
 
 
 @record

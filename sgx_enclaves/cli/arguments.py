@@ -206,10 +206,12 @@ def chosen_catalogue(args: argparse.Namespace) -> Catalogue:
 
 
 def chosen_cache_dir(args: argparse.Namespace) -> Path:
-    """The directory of fetched files."""
-    from sgx_enclaves.release.cache import default_cache_dir  # noqa: PLC0415
-
-    return args.cache if args.cache is not None else default_cache_dir(os.environ)
+    """The directory of fetched files: as named, `SGX_ENCLAVES_CACHE`, or the user's own."""
+    if args.cache is not None:
+        return Path(args.cache)
+    own = os.environ.get("SGX_ENCLAVES_CACHE")
+    home = os.path.join(os.environ.get("HOME", "/"), ".cache")
+    return Path(own or os.path.join(os.environ.get("XDG_CACHE_HOME") or home, "sgx-enclaves"))
 
 
 def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
@@ -219,9 +221,13 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
         FetchError: the certificates cannot be used.
         CatalogueError: the look-aside cache's URL is none.
     """
+    from sgx_enclaves.catalogue.records import Lookaside  # noqa: PLC0415
     from sgx_enclaves.progress import for_stream  # noqa: PLC0415
-    from sgx_enclaves.release.cache import Cache  # noqa: PLC0415
-    from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside  # noqa: PLC0415
+    from sgx_enclaves.release.fetch import (  # noqa: PLC0415
+        Cache,
+        Fetcher,
+        FetchSettings,
+    )
     from sgx_enclaves.release.transport import HttpsTransport, TransportSettings  # noqa: PLC0415
 
     lookaside: Optional[Lookaside] = None

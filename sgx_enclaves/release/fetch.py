@@ -15,33 +15,39 @@ The rules:
    have the right one (upstream was renamed, and archives that are made on demand
    carry the name); when none has, the wrong digest is the error.
 5. Trouble with the local disk ends the job too; what is here stays for later.
+
+The cache is named by content:
+
+    DIR/sha256/ab/cdef…     whole files, named by their digest, read-only
+    DIR/contents/ab/cdef…   archives of which only the contents are pinned, named by these
+    DIR/partial/KEY.part    what a broken download left, with KEY.json beside it
+    DIR/locks/KEY.lock      held while KEY is fetched
+    DIR/quarantine/         files that were not what they should be
+
+A file gets its final name only by a rename of a whole, synced, digested file,
+and is digested again each time before it is used.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
 import os
 import shutil
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional
-from urllib.parse import quote
 
-from sgx_enclaves.catalogue.records import PLAIN_NAME, Artifact, check_url
-from sgx_enclaves.errors import (
-    ArchiveError,
-    CatalogueError,
-    DigestError,
-    FetchError,
-    InputError,
-    LimitError,
-    UnsupportedError,
-)
+from sgx_enclaves import files
+from sgx_enclaves.catalogue.records import Artifact, Lookaside
+from sgx_enclaves.errors import DigestError, FetchError, SgxEnclavesError
 from sgx_enclaves.files import digest_file
 from sgx_enclaves.plain import record
 from sgx_enclaves.progress import Event, Progress, silent
 from sgx_enclaves.release.archive import read_contents
-from sgx_enclaves.release.cache import Cache, Partial, disk_errors
 from sgx_enclaves.release.transport import (
     HttpsTransport,
     RangeRefusedError,
@@ -50,52 +56,18 @@ from sgx_enclaves.release.transport import (
 )
 
 
-@dataclass(frozen=True)
-class Lookaside:
-    """A look-aside cache as dist-git servers keep beside their package repositories.
-
-    A file stands at `BASE/PACKAGE/FILENAME/HASHTYPE/HASH/FILENAME`. Fedora's base
-    is `https://src.fedoraproject.org/repo/pkgs/rpms`, CentOS Stream's
-    `https://sources.stream.centos.org/sources/rpms`; both key by sha512.
-
-    Attributes:
-        base: URL without a trailing slash.
-        package: name of the source package that the file belongs to.
-    """
-
-    base: str
-    package: str
-
-    def __post_init__(self) -> None:
-        check_url(self.base)
-        if not PLAIN_NAME.fullmatch(self.package):
-            raise CatalogueError("a package name must be plain", found=repr(self.package))
-
-    def urls(self, artifact: Artifact) -> tuple[str, ...]:
-        """Where the file would stand, for each digest that is known; maybe none."""
-        name = quote(artifact.filename)
-        package = artifact.lookaside_package or self.package
-        digests = [("sha512", value) for value in (artifact.sha512, *artifact.lookaside_sha512)]
-        return tuple(
-            f"{self.base.rstrip('/')}/{package}/{name}/{kind}/{value}/{name}"
-            for kind, value in (*digests, ("sha256", artifact.sha256))
-            if value is not None
-        )
-
-
 @record
 class FetchSettings:
-    """How patient to be; times in seconds.
+    """How patient to be, in seconds.
 
     Attributes:
         attempts: requests to one place.
-        backoff: wait before the second request; doubled each time.
-        backoff_max: longest wait, whatever the server asks for.
+        backoff: wait before the second request; doubled each time, up to `backoff_max`,
+            whatever the server asks for.
         total_timeout: for one request with its content.
         min_rate: bytes a second that a server must give, on average over `rate_window`.
-        rate_window: see above.
         lock_timeout: to wait for another process that fetches the same file.
-        max_size: bytes of a file, whatever the release allows; None for no bound besides.
+        max_size: bytes of a file, besides what the release allows.
     """
 
     attempts: int = 4
@@ -106,6 +78,92 @@ class FetchSettings:
     rate_window: float = 30.0
     lock_timeout: float = 3600.0
     max_size: Optional[int] = None
+
+
+def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Word what the file system refuses; the disk being full most of all."""
+    hint = "name another cache directory, then run again: what is here is kept"
+    return files.disk_errors(path, "the cache", hint, FetchError)
+
+
+class Partial:
+    """A download that is not whole yet. The lock of its key must be held."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.path = folder / f"{key}.part"
+        self._note = folder / f"{key}.json"
+
+    def size(self) -> int:
+        """Bytes that are there."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def origin(self) -> tuple[str, str]:
+        """URL and validator of the bytes; empty when unknown, and they are of no use."""
+        try:
+            note = json.loads(self._note.read_text("utf-8"))
+            url, validator = note["url"], note["validator"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return "", ""
+        return (url, validator) if isinstance(url, str) and isinstance(validator, str) else ("", "")
+
+    def begin(self, url: str, validator: Optional[str]) -> None:
+        """Start from nothing; the note goes first, so that no bytes are ever without it."""
+        self.discard()
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._note.with_suffix(".new")
+        fresh.write_text(json.dumps({"url": url, "validator": validator}), "utf-8")
+        fresh.replace(self._note)
+
+    def discard(self) -> None:
+        """Forget the bytes, then the note."""
+        self.path.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+
+
+class Cache:
+    """A cache directory; it is made when first written to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path_of(self, artifact: Artifact, sha256: str = "") -> Path:
+        """Where the file stays: by what it is looked for, else by the digest that it has."""
+        kind, digest = "sha256", artifact.sha256 or sha256
+        if artifact.sha256 is None and artifact.contents_sha256 is not None:
+            kind, digest = "contents", artifact.contents_sha256
+        return self.root / kind / digest[:2] / digest[2:]
+
+    def partial(self, key: str) -> Partial:
+        """The download of this key that is not whole."""
+        return Partial(self.root / "partial", key)
+
+    def store(self, partial: Partial, path: Path) -> Path:
+        """Give a whole, digested file its final name."""
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.path.chmod(0o444)
+            partial.path.rename(path)
+            files.sync(path.parent)
+            partial.discard()
+        return path
+
+    def quarantine(self, path: Path, name: str, found: str) -> Path:
+        """Put a file aside under its name and its true digest."""
+        target = self.root / "quarantine" / f"{name}.{found[:16]}"
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+        return target
+
+    @contextlib.contextmanager
+    def lock(self, key: str, timeout: float, waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock of `Artifact.key`; see `files.locked`."""
+        path = self.root / "locks" / f"{key}.lock"
+        with contextlib.ExitStack() as held:
+            with disk_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(files.locked(path, timeout, error=FetchError, waiting=waiting))
+            yield
 
 
 @record
@@ -165,7 +223,7 @@ def _contents(path: Path, sha256: str) -> str:
     """The digest of the contents, or in words why there is none."""
     try:
         contents = read_contents(path)
-    except (ArchiveError, InputError, LimitError, UnsupportedError) as error:
+    except SgxEnclavesError as error:
         return f"of nothing: {error}"
     if contents.archive_sha256 != sha256:
         return "of nothing: the file was changed while it was read"
@@ -186,7 +244,6 @@ class Fetcher:
         progress: told how it goes.
         lookaside: a look-aside cache to ask first.
         local: a directory where files may lie already, under their names.
-        sleep: for tests.
     """
 
     def __init__(
@@ -209,11 +266,7 @@ class Fetcher:
         self._sleep = sleep
 
     def fetch(self, artifact: Artifact, *, allow_unpinned: bool = False) -> Fetched:
-        """Give the file from the cache, or bring it there.
-
-        Args:
-            artifact: what to fetch.
-            allow_unpinned: accept a file whose digest is not known beforehand.
+        """Give the file from the cache, or bring it there; if that is allowed, without a pin.
 
         Raises:
             DigestError: the file is not the pinned one; its message says where it is kept.
@@ -421,25 +474,21 @@ class Fetcher:
 
 
 def _check_size(response: Response, artifact: Artifact, most: int) -> None:
-    if response.total is None:
-        return
-    found = f"{response.total} bytes"
-    if artifact.size is not None and response.total != artifact.size:
+    size = response.total
+    if size is not None and artifact.size not in (None, size):
         raise FetchError(
-            "the server's file has another size", expected=f"{artifact.size} bytes", found=found
+            "the server's file has another size",
+            expected=f"{artifact.size} bytes",
+            found=f"{size} bytes",
         )
-    if response.total > most:
-        raise FetchError("the file is too large", expected=f"at most {most} bytes", found=found)
+    if size is not None and size > most:
+        raise FetchError(
+            "the file is too large", expected=f"at most {most} bytes", found=f"{size} bytes"
+        )
 
 
 def _check_room(response: Response, path: Path) -> None:
     need = (response.total or response.start) - response.start
-    room = shutil.disk_usage(path.parent).free
-    if need > room:
-        raise FetchError(
-            "no room left in the cache",
-            file=str(path),
-            expected=f"{need} bytes",
-            found=f"{room} bytes",
-            hint="make room, or name another cache directory, then run again: what is here is kept",
-        )
+    if need > shutil.disk_usage(path.parent).free:
+        # as the disk itself would say, and before anything is fetched
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

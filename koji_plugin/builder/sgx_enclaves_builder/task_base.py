@@ -18,11 +18,11 @@ from koji.daemon import incremental_upload
 
 from sgx_enclaves import __version__
 from sgx_enclaves.arguments import SIGNATURES
+from sgx_enclaves.catalogue.records import Lookaside
 from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
 from sgx_enclaves.files import digest_file
 from sgx_enclaves.progress import PlainProgress
-from sgx_enclaves.release.cache import Cache
-from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside
+from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 
 from .config import Config, load_config

@@ -18,8 +18,7 @@ from sgx_enclaves.catalogue.reader import load_catalogue
 from sgx_enclaves.catalogue.records import Artifact, Catalogue
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import BuildRequest, build_release
-from sgx_enclaves.release.cache import Cache
-from sgx_enclaves.release.fetch import Fetched, Fetcher
+from sgx_enclaves.release.fetch import Cache, Fetched, Fetcher
 from sgx_enclaves.release.manifest import Manifest
 from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation
 from sgx_enclaves.release.toolchain import ToolchainKind

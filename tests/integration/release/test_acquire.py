@@ -13,8 +13,7 @@ import pytest
 from sgx_enclaves.catalogue.records import Artifact, Build, Enclave, Release, Source, VendorArchive
 from sgx_enclaves.errors import ArchiveError, CatalogueError, DigestError, FetchError, InputError
 from sgx_enclaves.release.archive import list_members, pack_members
-from sgx_enclaves.release.cache import Cache
-from sgx_enclaves.release.fetch import Fetcher
+from sgx_enclaves.release.fetch import Cache, Fetcher
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 from sgx_enclaves.release.vendor import (
     fetch_signed,

@@ -22,11 +22,10 @@ from typing import Any, Optional
 
 import pytest
 
-from sgx_enclaves.catalogue.records import Artifact
+from sgx_enclaves.catalogue.records import Artifact, Lookaside
 from sgx_enclaves.errors import DigestError, FetchError
 from sgx_enclaves.progress import Event
-from sgx_enclaves.release.cache import Cache
-from sgx_enclaves.release.fetch import Fetcher, FetchSettings, Lookaside
+from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 from tests.unit.release import tarmaker as tm
 from tests.vendor_server import Authority, Fault, VendorServer, vendor_server
@@ -649,7 +648,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from sgx_enclaves.catalogue.records import Artifact
-from sgx_enclaves.release.cache import Cache
+from sgx_enclaves.release.fetch import Cache
 from sgx_enclaves.release.fetch import Fetcher
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgx_enclaves.catalogue.records import Artifact
+from sgx_enclaves.catalogue.records import Artifact, Lookaside
+from sgx_enclaves.cli.arguments import chosen_cache_dir
 from sgx_enclaves.errors import CatalogueError, DigestError, FormatError
 from sgx_enclaves.progress import Event, PlainProgress, TerminalProgress, for_stream
-from sgx_enclaves.release.cache import default_cache_dir
-from sgx_enclaves.release.fetch import Lookaside
 from sgx_enclaves.release.vendor import cross_check, parse_checksums
 
 DIGEST = "ab" * 32
@@ -50,10 +50,23 @@ def test_lookaside_layout() -> None:
         Lookaside("https://example.org", "../p")
 
 
-def test_cache_folder() -> None:
-    assert default_cache_dir({"HOME": "/h"}) == Path("/h/.cache/sgx-enclaves")
-    assert default_cache_dir({"HOME": "/h", "XDG_CACHE_HOME": "/c"}) == Path("/c/sgx-enclaves")
-    assert default_cache_dir({"HOME": "/h", "SGX_ENCLAVES_CACHE": "/x"}) == Path("/x")
+@pytest.mark.parametrize(
+    ("environment", "where"),
+    [
+        ({"HOME": "/h"}, "/h/.cache/sgx-enclaves"),
+        ({"HOME": "/h", "XDG_CACHE_HOME": "/c"}, "/c/sgx-enclaves"),
+        ({"HOME": "/h", "SGX_ENCLAVES_CACHE": "/x"}, "/x"),
+    ],
+)
+def test_cache_directory(
+    environment: dict[str, str], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "SGX_ENCLAVES_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert chosen_cache_dir(Namespace(cache=None)) == Path(where)
+    assert chosen_cache_dir(Namespace(cache=Path("/own"))) == Path("/own")
 
 
 def test_checksums_as_sha256sum_writes_them(tmp_path: Path) -> None:

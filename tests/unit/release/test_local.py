@@ -12,8 +12,7 @@ import pytest
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.catalogue.records import Artifact
 from sgx_enclaves.errors import CatalogueError, DigestError, FetchError
-from sgx_enclaves.release.cache import Cache
-from sgx_enclaves.release.fetch import Fetcher
+from sgx_enclaves.release.fetch import Cache, Fetcher
 
 DATA = b"an archive"
 NEWEST = "sgx-2.25-dcap-1.22"
