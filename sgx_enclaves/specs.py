@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
-from sgx_enclaves.catalogue.records import Artifact, Catalogue, Enclave, Release
+from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import printable
 

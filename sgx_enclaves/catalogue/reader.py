@@ -17,15 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
-from sgx_enclaves.catalogue.records import (
-    MAKERS,
-    Artifact,
-    Build,
-    Catalogue,
-    Enclave,
-    Release,
-    check_url,
-)
+from sgx_enclaves.catalogue.artifact import Artifact, check_url
+from sgx_enclaves.catalogue.records import MAKERS, Build, Catalogue, Enclave, Release
 from sgx_enclaves.errors import CatalogueError, InputError, LimitError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import MIB

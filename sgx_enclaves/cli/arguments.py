@@ -221,7 +221,7 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
         FetchError: the certificates cannot be used.
         CatalogueError: the look-aside cache's URL is none.
     """
-    from sgx_enclaves.catalogue.records import Lookaside  # noqa: PLC0415
+    from sgx_enclaves.catalogue.artifact import Lookaside  # noqa: PLC0415
     from sgx_enclaves.progress import for_stream  # noqa: PLC0415
     from sgx_enclaves.release.fetch import (  # noqa: PLC0415
         Cache,

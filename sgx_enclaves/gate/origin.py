@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from sgx_enclaves.catalogue.records import Artifact, Release, ToolPin
+from sgx_enclaves.catalogue.artifact import Artifact
+from sgx_enclaves.catalogue.records import Release, ToolPin
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, compare_packages
 from sgx_enclaves.release.toolchain import same_version

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.catalogue.records import Artifact, Catalogue, Release
+from sgx_enclaves.catalogue.artifact import Artifact
+from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.verdict import scan
 from sgx_enclaves.errors import BuildError, InputError, SgxEnclavesError

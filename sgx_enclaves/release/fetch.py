@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import BinaryIO, Callable, Optional
 
 from sgx_enclaves import files
-from sgx_enclaves.catalogue.records import Artifact, Lookaside
+from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
 from sgx_enclaves.errors import DigestError, FetchError, SgxEnclavesError
 from sgx_enclaves.files import digest_file
 from sgx_enclaves.plain import record

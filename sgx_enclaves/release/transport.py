@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Optional
 from urllib.parse import unquote, urljoin, urlsplit
 
-from sgx_enclaves.catalogue.records import check_url
+from sgx_enclaves.catalogue.artifact import check_url
 from sgx_enclaves.errors import CatalogueError, FetchError
 from sgx_enclaves.plain import record
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.catalogue.records import Artifact, Enclave, Release, VendorArchive
+from sgx_enclaves.catalogue.artifact import Artifact
+from sgx_enclaves.catalogue.records import Enclave, Release, VendorArchive
 from sgx_enclaves.enclave.compare import finding_of
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import (

@@ -12,13 +12,14 @@ from typing import Any, Optional
 import koji
 from koji.daemon import SCM
 
+from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import (
     OWN_FOLDER,
     USER_FOLDER,
     load_catalogue,
     read_release,
 )
-from sgx_enclaves.catalogue.records import Artifact, Catalogue, Release
+from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.gate.record import CATALOGUE
 from sgx_enclaves.gate.subjects import release_of

@@ -18,7 +18,7 @@ from koji.daemon import incremental_upload
 
 from sgx_enclaves import __version__
 from sgx_enclaves.arguments import SIGNATURES
-from sgx_enclaves.catalogue.records import Lookaside
+from sgx_enclaves.catalogue.artifact import Lookaside
 from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
 from sgx_enclaves.files import digest_file
 from sgx_enclaves.progress import PlainProgress

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import load_catalogue
-from sgx_enclaves.catalogue.records import Artifact, Catalogue
+from sgx_enclaves.catalogue.records import Catalogue
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import BuildRequest, build_release
 from sgx_enclaves.release.fetch import Cache, Fetched, Fetcher

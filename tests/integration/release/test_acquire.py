@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.catalogue.records import Artifact, Build, Enclave, Release, Source, VendorArchive
+from sgx_enclaves.catalogue.artifact import Artifact
+from sgx_enclaves.catalogue.records import Build, Enclave, Release, Source, VendorArchive
 from sgx_enclaves.errors import ArchiveError, CatalogueError, DigestError, FetchError, InputError
 from sgx_enclaves.release.archive import list_members, pack_members
 from sgx_enclaves.release.fetch import Cache, Fetcher

@@ -22,7 +22,7 @@ from typing import Any, Optional
 
 import pytest
 
-from sgx_enclaves.catalogue.records import Artifact, Lookaside
+from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
 from sgx_enclaves.errors import DigestError, FetchError
 from sgx_enclaves.progress import Event
 from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings
@@ -647,7 +647,7 @@ def test_disk_full_is_said_and_survived(
 CHILD = """
 import sys
 from pathlib import Path
-from sgx_enclaves.catalogue.records import Artifact
+from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.release.fetch import Cache
 from sgx_enclaves.release.fetch import Fetcher
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings

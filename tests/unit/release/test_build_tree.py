@@ -8,7 +8,8 @@ from typing import Optional
 
 import pytest
 
-from sgx_enclaves.catalogue.records import Artifact, Build, Source
+from sgx_enclaves.catalogue.artifact import Artifact
+from sgx_enclaves.catalogue.records import Build, Source
 from sgx_enclaves.errors import DigestError
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.fetch import Fetched

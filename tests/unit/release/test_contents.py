@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sgx_enclaves.catalogue.records import Artifact
+from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.errors import ArchiveError, DigestError, InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import Entry, digest_entries
 from sgx_enclaves.limits import ArchiveLimits

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgx_enclaves.catalogue.records import Artifact, Lookaside
+from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
 from sgx_enclaves.cli.arguments import chosen_cache_dir
 from sgx_enclaves.errors import CatalogueError, DigestError, FormatError
 from sgx_enclaves.progress import Event, PlainProgress, TerminalProgress, for_stream

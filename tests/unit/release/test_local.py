@@ -9,8 +9,8 @@ from typing import Optional
 
 import pytest
 
+from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
-from sgx_enclaves.catalogue.records import Artifact
 from sgx_enclaves.errors import CatalogueError, DigestError, FetchError
 from sgx_enclaves.release.fetch import Cache, Fetcher
 
