@@ -25,7 +25,7 @@ from sgx_enclaves.plain import as_plain, record
 
 BY_HAND = (
     "steps and environment (carried over from the newest release with a build; only the "
-    "SDK's version and the date were replaced)",
+    "SDK's version and the date were replaced), and routes (there are none)",
     "sources within sub-modules, such as protobuf's abseil-cpp",
     "the signer of an enclave that no release holds yet, and which may be shipped",
 )

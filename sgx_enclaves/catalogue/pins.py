@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sgx_enclaves.catalogue.records import Build, Patch, Release
+from sgx_enclaves.catalogue.records import Build, Patch, Release, Step
 
 _TIMEOUT = 60
 
@@ -99,8 +99,19 @@ def check_tree(release: Release, build: Build, tree: Path) -> Iterator[tuple[str
     for patch in build.patches:
         problem = _missing(tree / patch.file) or _missing(tree / patch.place)
         yield f"patch {patch.file}", problem or _apply(tree, patch)
+    yield from _check_steps("step", build.steps, tree)
+    for route in build.routes:
+        yield from _check_steps(f"route {route.id}, step", route.steps, tree)
+    for enclave in release.enclaves:
+        if enclave.build is not None:
+            folder = tree / enclave.build.make_directory
+            problem = _missing(tree / enclave.build.config) or _no_makefile(folder)
+            yield f"enclave {enclave.name}", problem
+
+
+def _check_steps(what: str, steps: Iterable[Step], tree: Path) -> Iterator[tuple[str, str]]:
     made = False
-    for step in build.steps:
+    for step in steps:
         folder, program = tree / step.place, step.command[0]
         problem = _missing(folder)
         if not problem and "/" in program and not program.startswith("/") and not made:
@@ -109,12 +120,7 @@ def check_tree(release: Release, build: Build, tree: Path) -> Iterator[tuple[str
             problem = _no_makefile(folder)
         # from here on a program may be the work of a step
         made = made or program == "make"
-        yield f"step {step.id}", problem
-    for enclave in release.enclaves:
-        if enclave.build is not None:
-            folder = tree / enclave.build.make_directory
-            problem = _missing(tree / enclave.build.config) or _no_makefile(folder)
-            yield f"enclave {enclave.name}", problem
+        yield f"{what} {step.id}", problem
 
 
 def _missing(path: Path) -> str:

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Enclave, Release, VendorArchive
 from sgx_enclaves.enclave.compare import finding_of
 from sgx_enclaves.enclave.verdict import Finding, Severity
@@ -133,10 +132,8 @@ def fetch_sources(
             f"{release.name} has no sources of its own; its enclaves are built in other releases",
             file=release.file,
         )
-    here: dict[Artifact, Fetched] = {}
-    for source in release.build.sources:
-        if source.artifact not in here:
-            here[source.artifact] = fetcher.fetch(source.artifact, allow_unpinned=allow_unpinned)
+    files = dict.fromkeys(release.sources())
+    here = {file: fetcher.fetch(file, allow_unpinned=allow_unpinned) for file in files}
     return {source.id: here[source.artifact] for source in release.build.sources}
 
 
