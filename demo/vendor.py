@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from sgx_enclaves.enclave.compare import detect_generation
 from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.detect import detect_generation
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
-from sgx_enclaves.enclave.sign import load_key, mrsigner_of_pem, sign
+from sgx_enclaves.enclave.sign import load_key, mrsigner_of, sign
 
 DATE = datetime.date(2026, 1, 1)
 
@@ -40,7 +40,7 @@ def make_key(path: Path) -> RSAPrivateKey:
 def mrsigner(key: RSAPrivateKey) -> str:
     """The key's MRSIGNER, hexadecimal."""
     pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return mrsigner_of_pem(pem).hex()
+    return mrsigner_of(pem).hex()
 
 
 def regenerated(built: Path, config: Path) -> tuple[EnclaveImage, Regenerated]:

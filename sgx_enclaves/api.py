@@ -20,16 +20,17 @@ is given, and a `SgxEnclavesError` elsewhere. Nothing here uses a network.
 
 from __future__ import annotations
 
-from sgx_enclaves.enclave.compare import compare, detect_generation
+from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.detect import detect_generation
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.graft import graft
+from sgx_enclaves.enclave.graft import extract, graft
 from sgx_enclaves.enclave.known import pin_for_file
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import policy_for
 from sgx_enclaves.enclave.regenerate import regenerate
-from sgx_enclaves.enclave.sign import extract, load_key, sign
+from sgx_enclaves.enclave.sign import load_key, sign
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Verdict
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.explain import explained

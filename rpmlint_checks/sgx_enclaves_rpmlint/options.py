@@ -58,7 +58,9 @@ class Options:
         pin = pin_for_file(path)
         signers = self.signers.get(key, ())
         least = self.least_isvsvn.get(key)
-        return policy_for(pin, mrsigners=signers, min_isvsvn=least)
+        # A site that names another signer has other products and security versions.
+        lifted = 0 if signers and least is None else least
+        return policy_for(pin, mrsigners=signers, any_product=bool(signers), min_isvsvn=lifted)
 
 
 def key_of(path: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import field, replace
 from typing import Optional
 
 from sgx_enclaves.catalogue.artifact import Artifact
-from sgx_enclaves.enclave.policy import Policy, policy_for
+from sgx_enclaves.enclave.policy import AskedBy, Policy
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.plain import record
 
@@ -257,11 +257,19 @@ class Enclave:
 
 def policy_of(enclave: Enclave) -> Policy:
     """What the catalogue demands of the enclave's signature."""
-    return policy_for(
-        None,
-        mrsigners=[enclave.signer],
+
+    def asked(value: object) -> AskedBy:
+        return AskedBy.NOTHING if value is None else AskedBy.CATALOGUE
+
+    return Policy(
+        signers=(enclave.signer,),
+        signers_from=AskedBy.CATALOGUE,
         isvprodid=enclave.isvprodid,
+        isvprodid_from=asked(enclave.isvprodid),
         min_isvsvn=enclave.least_isvsvn,
+        min_isvsvn_from=asked(enclave.least_isvsvn),
+        enclave=enclave.name,
+        enclave_from=AskedBy.CATALOGUE,
     )
 
 

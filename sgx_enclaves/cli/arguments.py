@@ -11,6 +11,7 @@ Read the files that verbs work on.
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import re
 import sys
@@ -19,27 +20,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf import ELF_MAGIC, EnclaveImage
 from sgx_enclaves.enclave.known import Pin, all_pins, not_shipped, pin_for_file, pin_named
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.policy import Policy, policy_for
+from sgx_enclaves.enclave.policy import AskedBy, Policy, policy_for
 from sgx_enclaves.enclave.sdk import Generation, generation_named
+from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
-    # Loaded by the verbs that fetch, so that the others start without them.
+    # Loaded by the verbs that need them, so that the others start without them.
     from sgx_enclaves.catalogue.records import Catalogue
+    from sgx_enclaves.enclave.regenerate import Regenerated
     from sgx_enclaves.release.fetch import Fetcher
     from sgx_enclaves.release.place import Place
 
-_MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
+_MRSIGNER = re.compile(r"(?:0[xX])?[0-9a-fA-F]{64}\Z|[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){31}\Z")
 
 
 def number(text: str) -> int:
     """A decimal or 0x-hexadecimal number for argparse."""
     return int(text, 0)
+
+
+def svn(text: str) -> int:
+    """A number that fits ISVPRODID and ISVSVN, for argparse."""
+    value = number(text)
+    if not 0 <= value <= 0xFFFF:
+        raise ValueError(text)
+    return value
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -78,14 +89,16 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--signer",
-        metavar="MRSIGNER|PEM",
+        metavar="MRSIGNER|FILE",
         action="append",
         default=[],
-        help="accept this signer instead of Intel: MRSIGNER in hexadecimal, or a file "
-        "with its key; may be repeated",
+        help="accept this signer instead of the pinned one: MRSIGNER in hexadecimal, or a file: "
+        "key, certificate, SIGSTRUCT or signed enclave; may be repeated",
     )
-    group.add_argument("--isvprodid", type=number, metavar="N", help="require this product id")
-    group.add_argument("--min-isvsvn", type=number, metavar="N", help="accept ISVSVN from N on")
+    product = group.add_mutually_exclusive_group()
+    product.add_argument("--isvprodid", type=svn, metavar="N", help="require this product id")
+    product.add_argument("--any-product", action="store_true", help="accept any product id")
+    group.add_argument("--min-isvsvn", type=svn, metavar="N", help="accept ISVSVN from N on")
     group.add_argument("--allow-debug", action="store_true", help="accept debug signatures")
 
 
@@ -116,8 +129,10 @@ def chosen_policy(args: argparse.Namespace, signed_path: str) -> Policy:
     pin: Optional[Pin] = pin_named(args.enclave) if args.enclave else pin_for_file(signed_path)
     return policy_for(
         pin,
+        named_by=AskedBy.OPTION if args.enclave else AskedBy.FILE_NAME,
         mrsigners=[_mrsigner(text) for text in args.signer],
         isvprodid=args.isvprodid,
+        any_product=args.any_product,
         min_isvsvn=args.min_isvsvn,
         allow_debug=args.allow_debug,
     )
@@ -125,19 +140,85 @@ def chosen_policy(args: argparse.Namespace, signed_path: str) -> Policy:
 
 def _mrsigner(text: str) -> str:
     if _MRSIGNER.match(text):
-        return text.lower()
-    from sgx_enclaves.enclave.sign import mrsigner_of_pem  # noqa: PLC0415
+        return text.replace(":", "").lower()[-64:]
+    from sgx_enclaves.enclave.sign import mrsigner_of  # noqa: PLC0415
 
     try:
-        pem = read_file(text, DEFAULT_LIMITS.config_size)
+        data = read_file(text, DEFAULT_LIMITS.file_size)
     except InputError as error:
         raise InputError(
-            "neither an MRSIGNER nor a readable key file",
+            "neither an MRSIGNER nor a file that can be read",
             file=text,
-            expected="64 hexadecimal digits, or a PEM file",
+            expected="64 hexadecimal digits, or a key, certificate, SIGSTRUCT or signed enclave",
             found=error.message,
         ) from None
-    return mrsigner_of_pem(pem, text).hex()
+    return mrsigner_of(data, text).hex()
+
+
+def add_signing(parser: argparse.ArgumentParser) -> None:
+    """What is signed, and how the SDK's tool would."""
+    parser.add_argument("enclave", metavar="UNSIGNED", help="the unsigned enclave")
+    parser.add_argument("--config", metavar="XML", required=True, help="its config.xml")
+    parser.add_argument(
+        "--date",
+        type=_date,
+        metavar="YYYY-MM-DD",
+        help="date in the signature; today (UTC) by default",
+    )
+    parser.add_argument(
+        "--fips",
+        action="store_true",
+        help="add the FIPS signature that the config of SDK 2.24 cannot ask for",
+    )
+    for option, what in (
+        ("--ignore-init-section", "a section .init, which is not run"),
+        ("--ignore-text-relocations", "code that is relocated, so its pages are writable"),
+    ):
+        parser.add_argument(
+            option,
+            dest="ignored",
+            action="append_const",
+            const=option,
+            default=[],
+            help=f"sign an enclave with {what}",
+        )
+    add_sdk(parser)
+
+
+def _date(text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date like 2026-11-29") from None
+
+
+def chosen_date(args: argparse.Namespace) -> datetime.date:
+    """`--date`, or today."""
+    given: Optional[datetime.date] = args.date
+    return given or datetime.datetime.now(datetime.timezone.utc).date()
+
+
+def prepared_for_signing(args: argparse.Namespace) -> tuple[EnclaveImage, Regenerated]:
+    """The unsigned enclave, and the metadata that the tool would write.
+
+    Raises:
+        SgxEnclavesError: it is signed already, or the tool or every loader would refuse it.
+    """
+    from sgx_enclaves.enclave.detect import detect_generation  # noqa: PLC0415
+    from sgx_enclaves.enclave.loadable import require_loadable  # noqa: PLC0415
+    from sgx_enclaves.enclave.regenerate import regenerate  # noqa: PLC0415
+
+    image = load_enclave(args.enclave)
+    if any(image.descriptor):
+        raise FormatError(
+            "the enclave is already signed",
+            file=args.enclave,
+            offset=image.descriptor_offset,
+            hint="`sgx-enclaves unsign` takes its signature off",
+        )
+    require_loadable(image, frozenset(args.ignored))
+    generation = chosen_generation(args) or detect_generation(image)
+    return image, regenerate(image, load_config(args.config), generation, args.fips)
 
 
 def not_shipped_name(text: str) -> str:
@@ -254,6 +335,18 @@ def load_enclave(path: str) -> EnclaveImage:
         SgxEnclavesError: it cannot be read, or is no enclave.
     """
     return EnclaveImage.parse(read_file(path, DEFAULT_LIMITS.file_size), path)
+
+
+def load_sigstruct(path: str) -> Optional[Sigstruct]:
+    """The SIGSTRUCT of a file that is one and nothing else, as vendors publish; or None.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    data = read_file(path, DEFAULT_LIMITS.file_size)
+    if len(data) != Sigstruct.SIZE or data[:4] == ELF_MAGIC:
+        return None
+    return Sigstruct.parse(data)
 
 
 def load_descriptor(image: EnclaveImage) -> Descriptor:

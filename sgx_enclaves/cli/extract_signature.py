@@ -11,7 +11,7 @@ import argparse
 
 from sgx_enclaves.cli.arguments import add_output, load_signed
 from sgx_enclaves.cli.output import out, write_output
-from sgx_enclaves.enclave.sign import extract
+from sgx_enclaves.enclave.graft import extract
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

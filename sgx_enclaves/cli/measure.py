@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure_unsigned(args: argparse.Namespace, image: EnclaveImage, descriptor: Descriptor) -> int:
-    from sgx_enclaves.enclave.compare import detect_generation  # noqa: PLC0415
+    from sgx_enclaves.enclave.detect import detect_generation  # noqa: PLC0415
     from sgx_enclaves.enclave.regenerate import regenerate  # noqa: PLC0415
 
     if descriptor.is_signed:

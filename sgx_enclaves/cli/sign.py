@@ -1,62 +1,113 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sign an enclave with a PEM key of 3072 bits and exponent 3, as the SDK's
-signing tool does, without the SDK. For tests and private vendors.
+"""Sign an enclave as the SDK's signing tool does, without the SDK: with a PEM key of 3072
+bits and exponent 3, or with a command that asks the token or service that has the key.
+For tests and private vendors. See also sign-data and attach.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
+import getpass
+import hashlib
+import shlex
+import subprocess
+import sys
 
-from sgx_enclaves.cli.arguments import (
-    add_output,
-    add_sdk,
-    chosen_generation,
-    load_config,
-    load_enclave,
-)
+from sgx_enclaves.cli.arguments import add_output, add_signing, chosen_date, prepared_for_signing
 from sgx_enclaves.cli.output import out, write_output
-from sgx_enclaves.enclave.compare import detect_generation, require_unsigned
-from sgx_enclaves.enclave.regenerate import regenerate
-from sgx_enclaves.enclave.sign import load_key, sign
+from sgx_enclaves.enclave.sign import (
+    Signer,
+    bcd_date,
+    load_key,
+    load_public_key,
+    needs_passphrase,
+    sign,
+    sign_with,
+)
+from sgx_enclaves.errors import SigningError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
 MODE = 0o777
+# A service may ask a person.
+_SECONDS = 600
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("enclave", metavar="UNSIGNED", help="the unsigned enclave")
-    parser.add_argument("--config", metavar="XML", required=True, help="its config.xml")
-    parser.add_argument("--key", metavar="PEM", required=True, help="private key")
-    add_output(parser)
-    parser.add_argument(
-        "--date",
-        type=datetime.date.fromisoformat,
-        metavar="YYYY-MM-DD",
-        help="date in the signature; today (UTC) by default",
+    add_signing(parser)
+    whose = parser.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--key", metavar="PEM", help="private key")
+    whose.add_argument(
+        "--sign-with",
+        metavar="COMMAND",
+        help="run this command: it gets the 256 bytes to sign on standard input, and writes the "
+        "raw RSA signature (PKCS#1 v1.5, SHA-256) to standard output; no shell sees it",
     )
+    parser.add_argument("--public-key", metavar="FILE", help="with --sign-with: whose key it is")
     parser.add_argument(
-        "--fips",
+        "--sign-digest",
         action="store_true",
-        help="add the FIPS signature that the config of SDK 2.24 cannot ask for",
+        help="give the command the SHA-256 digest (32 bytes) in place of the data",
     )
-    add_sdk(parser)
+    parser.add_argument(
+        "--passphrase-file",
+        metavar="FILE",
+        help="the passphrase of an encrypted key, in its first line; asked for by default",
+    )
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the signed enclave; 0 when done."""
-    image = load_enclave(args.enclave)
-    require_unsigned(image)
-    key = load_key(read_file(args.key, DEFAULT_LIMITS.config_size), args.key)
-    generation = chosen_generation(args) or detect_generation(image)
-    regenerated = regenerate(image, load_config(args.config), generation, args.fips)
-    date = args.date or datetime.datetime.now(datetime.timezone.utc).date()
-    inputs = (args.enclave, args.config, args.key)
-    write_output(args, sign(image, regenerated, key, date), *inputs, mode=MODE)
+    image, regenerated = prepared_for_signing(args)
+    date = chosen_date(args)
+    if args.sign_with is None:
+        pem = read_file(args.key, DEFAULT_LIMITS.config_size)
+        signed = sign(image, regenerated, load_key(pem, args.key, _passphrase(args, pem)), date)
+    else:
+        if args.public_key is None:
+            raise SigningError("--sign-with needs --public-key", hint="name the signer's own key")
+        public = load_public_key(
+            read_file(args.public_key, DEFAULT_LIMITS.config_size), args.public_key
+        )
+        signer = _asking(shlex.split(args.sign_with), args.sign_digest)
+        signed = sign_with(image, regenerated, public, signer, bcd_date(date))
+    inputs = [args.enclave, args.config, args.key, args.public_key, args.passphrase_file]
+    write_output(args, signed, *filter(None, inputs), mode=MODE)
     out(
-        f"{args.output}: signed as SDK {generation.name} would, "
+        f"{args.output}: signed as SDK {regenerated.generation.name} would, "
         f"MRENCLAVE {regenerated.mrenclave.hex()}"
     )
     return 0
+
+
+def _passphrase(args: argparse.Namespace, pem: bytes) -> bytes | None:
+    if not needs_passphrase(pem):
+        return None
+    if args.passphrase_file is not None:
+        return read_file(args.passphrase_file, DEFAULT_LIMITS.config_size).partition(b"\n")[0]
+    if sys.stdin is not None and sys.stdin.isatty():
+        return getpass.getpass(f"passphrase of {args.key}: ").encode()
+    return None
+
+
+def _asking(command: list[str], digest: bool) -> Signer:
+    def signer(message: bytes) -> bytes:
+        given = hashlib.sha256(message).digest() if digest else message
+        try:
+            ended = subprocess.run(  # noqa: S603 - the user names it, and no shell sees it
+                command, input=given, stdout=subprocess.PIPE, timeout=_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise SigningError(f"the signing command cannot be run: {error}") from None
+        if ended.returncode:
+            raise SigningError(
+                "the signing command failed",
+                expected="status 0",
+                found=f"status {ended.returncode}",
+                hint="see what it wrote above",
+            )
+        return ended.stdout
+
+    return signer

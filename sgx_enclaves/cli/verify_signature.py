@@ -11,16 +11,20 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from sgx_enclaves.cli.arguments import add_json, add_policy, chosen_policy, load_descriptor
+from sgx_enclaves.cli.arguments import (
+    add_json,
+    add_policy,
+    chosen_policy,
+    load_descriptor,
+    load_enclave,
+    load_sigstruct,
+)
 from sgx_enclaves.cli.output import out, out_json
-from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Block, FipsSignature
 from sgx_enclaves.enclave.policy import Policy, check_fips_signature, check_sigstruct, signer_name
 from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import FormatError
-from sgx_enclaves.files import read_file
-from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.report.as_json import finding_dict
 from sgx_enclaves.report.text import finding_lines
 
@@ -46,6 +50,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         for index, (sigstruct, findings) in enumerate(results):
             _print_one(index, sigstruct, findings)
+        if policy.enclave == "le" and any(findings for _, findings in results):
+            out(
+                "note: the LE's production SIGSTRUCT is a file of its own, le_prod_css.bin; "
+                "the one in its enclave is for tests"
+            )
     return 1 if any(findings for _, findings in results) else 0
 
 
@@ -54,10 +63,10 @@ _Places = tuple[int, int]
 
 def _signatures(path: str) -> list[tuple[Sigstruct, FipsSignature | None, _Places]]:
     """SIGSTRUCT, FIPS signature, and where both stand in the file."""
-    data = read_file(path, DEFAULT_LIMITS.file_size)
-    if len(data) == Sigstruct.SIZE and data[:4] != b"\x7fELF":
-        return [(Sigstruct.parse(data), None, (0, 0))]
-    image = EnclaveImage.parse(data, path)
+    bare = load_sigstruct(path)
+    if bare is not None:
+        return [(bare, None, (0, 0))]
+    image = load_enclave(path)
     descriptor = load_descriptor(image)
     if not descriptor.is_signed:
         raise FormatError("the enclave is not signed", file=path, offset=image.descriptor_offset)

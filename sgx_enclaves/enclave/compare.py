@@ -14,27 +14,39 @@ What was refuted gives *differs*. What could not be decided, because a file is
 malformed, missing or of an unknown kind, gives *unverifiable*.
 
 The vendor's ELF headers are never interpreted on the way to *identical*: where
-its metadata area is, and what surrounds it, is read from our own build.
-
-Which SDK generation an unsigned enclave was made for.
+its metadata area is, and what surrounds it, is read from our own build. Where our
+build leaves open which SDK signed it, and the SDKs differ, its user must say it: the
+vendor's file never chooses.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Optional
 
 from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.detect import (
+    candidate_generations,
+    require_unsigned,
+    wants_fips_by_argument,
+)
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import signer_named
+from sgx_enclaves.enclave.loadable import not_loadable
 from sgx_enclaves.enclave.measure import mrenclave
-from sgx_enclaves.enclave.metadata import Block, Descriptor, Version
-from sgx_enclaves.enclave.policy import Policy, check_fips_signature, check_sigstruct
-from sgx_enclaves.enclave.regenerate import Regenerated, global_data_size, regenerate
-from sgx_enclaves.enclave.sdk import GENERATIONS, Generation
+from sgx_enclaves.enclave.metadata import Block, Descriptor
+from sgx_enclaves.enclave.policy import (
+    Policy,
+    check_fips_signature,
+    check_sigstruct,
+    second_signature_note,
+)
+from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.enclave.sdk import Generation
 from sgx_enclaves.enclave.verdict import (
+    NOT_PROVED,
     BlockFacts,
     ByteRange,
     Check,
@@ -49,93 +61,18 @@ from sgx_enclaves.enclave.verdict import (
     differing_ranges,
     outside,
     paint,
+    second_signature_ranges,
     signature_ranges,
 )
-from sgx_enclaves.errors import FormatError, SgxEnclavesError, UnsupportedError
+from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
-
-
-def sdk_version_word(image: EnclaveImage) -> Optional[int]:
-    """The first 8 bytes of g_global_data in the file: the SDK's version word since 2.9.1."""
-    offset = image.file_offset(image.symbol_address("g_global_data"))
-    if offset is None or offset + 8 > len(image.data):
-        return None
-    return int.from_bytes(image.data[offset : offset + 8], "little")
-
-
-def detect_generation(image: EnclaveImage, vendor_blocks: tuple[Block, ...] = ()) -> Generation:
-    """Choose the generation whose tool to follow.
-
-    The unsigned enclave decides: its version word, the size of its metadata
-    area and of its g_global_data. Only where that leaves a choice do the
-    metadata versions of the vendor's file break the tie. A wrong choice cannot
-    make files equal: it makes the regenerated metadata differ.
-
-    Raises:
-        UnsupportedError: no known SDK made such an enclave.
-    """
-    sized = [g for g in GENERATIONS if g.metadata_size == image.descriptor_size]
-    word = sdk_version_word(image)
-    named = [
-        g
-        for g in sized
-        if g.checks_sdk_version and word is not None and word >> 16 in g.version_prefixes
-    ]
-    candidates = named or [g for g in sized if not g.checks_sdk_version]
-    symbol = image.dynamic_symbols.get("g_global_data")
-    if symbol is not None and symbol.st_size:
-        candidates = [g for g in candidates if global_data_size(g) == symbol.st_size] or candidates
-    if vendor_blocks:
-        versions = {_plain(b.version) for b in vendor_blocks}
-        candidates = [g for g in candidates if versions <= g.versions] or candidates
-        # SDK 2.4 and 2.5 differ in the XFRM bits that they know, and in nothing else.
-        told = {b.header.attributes_xfrm for b in vendor_blocks}
-        candidates = [g for g in candidates if told == {g.xfrm}] or candidates
-    if not candidates:
-        raise UnsupportedError(
-            "no known SDK makes such an enclave",
-            file=image.name,
-            found=f"a metadata area of {image.descriptor_size} bytes, version word 0x{word or 0:x}",
-            hint="name the SDK generation with --sdk if you know it",
-        )
-    return candidates[0]
-
-
-def _plain(version: Version) -> Version:
-    return Version(version.major % 10, version.minor)
-
-
-def wants_fips_by_argument(generation: Generation, vendor_blocks: tuple[Block, ...]) -> bool:
-    """Whether the vendor gave SDK 2.24's tool the argument that its config cannot carry.
-
-    Only the presence of the second signature is taken from the vendor's file;
-    the signature itself is checked, and every byte around it regenerated.
-    """
-    return generation.fips_by_argument and any(b.fips_offset is not None for b in vendor_blocks)
-
-
-def require_unsigned(image: EnclaveImage) -> None:
-    """Refuse an enclave that already carries metadata as the reference of a comparison.
-
-    Raises:
-        FormatError: the metadata area is not all zero.
-    """
-    if any(image.descriptor):
-        raise FormatError(
-            "the built enclave is already signed",
-            file=image.name,
-            offset=image.descriptor_offset,
-            expected=f"{image.descriptor_size} zero bytes",
-            hint="compare the unsigned result of the build with the vendor's file",
-        )
-
 
 CLAIMS = {
     "payload": "every byte outside the metadata area equals our build",
     "metadata": "every metadata byte but the signatures' own follows from our build and the config",
     "measurement": "MRENCLAVE of our build is the one that was signed, in every block",
     "signature": "every signature in every block is valid",
-    "policy": "signed by the expected signer, as the expected product, recent, not for debug",
+    "policy": "signer, product, security version and debug mode are as asked",
 }
 
 
@@ -189,6 +126,9 @@ class _Comparison:
         self._limits = limits
         self._image: Optional[EnclaveImage] = None
         self._vendor: Optional[Descriptor] = None
+        self._sdk_from = "nothing"
+        self._is_sdk_open = False
+        self._is_newer = False
         # Where the vendor's metadata area starts in the vendor's file.
         self._vendor_offset = 0
         self._regenerated: Optional[Regenerated] = None
@@ -199,6 +139,16 @@ class _Comparison:
         self._image = self._read_built()
         if self._image is None:
             return
+        self._findings += [
+            Finding(
+                "not-loadable",
+                Severity.NOTE,
+                f"no loader of the SDK takes our build: {obstacle.message}",
+                found=obstacle.found,
+                hint=obstacle.hint,
+            )
+            for obstacle in not_loadable(self._image)
+        ]
         self._compare_payload(self._image)
         self._vendor = self._read_vendor(self._image)
         if self._vendor is not None:
@@ -207,6 +157,8 @@ class _Comparison:
         if self._regenerated is not None and self._vendor is not None:
             self._compare_metadata(self._image, self._regenerated, self._vendor)
             self._compare_measurements(self._image, self._regenerated, self._vendor)
+            if self._is_newer:
+                self._judge_newer(self._regenerated.generation)
 
     def verdict(self) -> Verdict:
         severities = {f.severity for f in self._findings}
@@ -219,17 +171,21 @@ class _Comparison:
         else:
             raise AssertionError("a check was left out without a finding")
         regenerated = self._regenerated
+        claims = {**CLAIMS, "policy": self._policy.claim}
         return Verdict(
             outcome,
             _facts(self._names[0], self._built),
             _facts(self._names[1], self._signed),
             _facts(self._names[2], self._config_data),
+            self._policy,
             regenerated.generation.name if regenerated else None,
+            self._sdk_from,
             regenerated.mrenclave.hex() if regenerated else None,
-            tuple(Check(name, CLAIMS[name], state) for name, state in self._states.items()),
+            tuple(Check(n, claims[n], state) for n, state in self._states.items()),
             tuple(self._findings),
-            block_facts(self._vendor.blocks if self._vendor else ()),
+            block_facts(self._vendor.blocks if self._vendor else (), self._policy),
             self._byte_map(),
+            NOT_PROVED,
         )
 
     def _read_built(self) -> Optional[EnclaveImage]:
@@ -315,15 +271,17 @@ class _Comparison:
     def _check_signatures(self, vendor: Descriptor) -> None:
         defects: list[Finding] = []
         refusals: list[Finding] = []
+        notes: list[Finding] = []
         for index, block in enumerate(vendor.blocks):
             base = self._vendor_offset + block.offset
             at = base + Block.SIGSTRUCT_OFFSET
             found = list(check_sigstruct(block.sigstruct, index, at))
             fips = block.fips_signature
             if fips is not None and block.fips_offset is not None:
-                found += check_fips_signature(
-                    fips, block.sigstruct, index, base + block.fips_offset
-                )
+                fips_at = base + block.fips_offset
+                found += check_fips_signature(fips, block.sigstruct, index, fips_at)
+                if not found:
+                    notes.append(second_signature_note(fips, index, fips_at))
             defects += found
             # What nobody validly signed has no signer to judge.
             if not found:
@@ -331,22 +289,72 @@ class _Comparison:
                     replace(f, block=index, offset=at + (f.offset or 0))
                     for f in self._policy.check(block.sigstruct)
                 ]
-        self._findings += defects + refusals
+        self._findings += defects + refusals + notes
         self._states["signature"] = CheckState.REFUTED if defects else CheckState.PROVED
-        if refusals:
+        if any(f.severity is Severity.DIFFERS for f in refusals):
             self._states["policy"] = CheckState.REFUTED
-        elif not defects:
+        elif not defects and not refusals:
             self._states["policy"] = CheckState.PROVED
 
     def _regenerate(self, image: EnclaveImage, generation: Optional[Generation]) -> None:
         blocks = self._vendor.blocks if self._vendor else ()
         try:
             config = Config.parse(self._config_data, self._names[2], self._limits)
-            chosen = generation or detect_generation(image, blocks)
-            fips = wants_fips_by_argument(chosen, blocks)
-            self._regenerated = regenerate(image, config, chosen, fips, self._limits)
+            candidates = candidate_generations(image, generation)
+            made = self._regenerate_each(image, config, candidates, blocks)
         except SgxEnclavesError as error:
             self._findings.append(finding_of(error, "metadata-not-regenerated"))
+            return
+        self._regenerated = made[0]
+        self._sdk_from = "option" if generation else "our build"
+        self._is_newer = made[0].generation.follows is not None
+        if len(made) > 1:
+            self._choose(made)
+
+    def _regenerate_each(
+        self,
+        image: EnclaveImage,
+        config: Config,
+        candidates: Sequence[Generation],
+        blocks: tuple[Block, ...],
+    ) -> list[Regenerated]:
+        """What each SDK's tool would write, without those that write the same or refuse."""
+        made: dict[bytes, Regenerated] = {}
+        problem: Optional[SgxEnclavesError] = None
+        for candidate in candidates:
+            try:
+                fips = wants_fips_by_argument(candidate, blocks)
+                new = regenerate(image, config, candidate, fips, self._limits)
+                made.setdefault(new.descriptor, new)
+            except SgxEnclavesError as error:
+                problem = problem or error
+        if not made:
+            raise problem or AssertionError("no candidate")
+        return list(made.values())
+
+    def _choose(self, made: list[Regenerated]) -> None:
+        """The vendor's metadata may show which SDK it was, and prove nothing by that."""
+        theirs = self._vendor.serialise() if self._vendor is not None else b""
+
+        def wrong_bytes(new: Regenerated) -> int:
+            wrong = _metadata_differences(new.descriptor, theirs, signature_ranges(new.blocks))
+            return sum(end - start for start, end in wrong)
+
+        self._regenerated = best = min(made, key=wrong_bytes)
+        self._sdk_from = "the vendor's metadata"
+        if wrong_bytes(best) == 0:
+            self._is_sdk_open = True
+            self._findings.append(
+                Finding(
+                    "sdk-not-chosen",
+                    Severity.UNVERIFIABLE,
+                    "our build does not say which SDK's tool signed it, and they give different "
+                    "metadata: only the vendor's file says that it was SDK " + best.generation.name,
+                    expected=f"--sdk, one of {', '.join(m.generation.name for m in made)}",
+                    found="no option",
+                    hint="take it from the enclave's sources: which SDK built the release",
+                )
+            )
 
     def _compare_metadata(
         self, image: EnclaveImage, regenerated: Regenerated, vendor: Descriptor
@@ -354,7 +362,8 @@ class _Comparison:
         ours, theirs = regenerated.descriptor, vendor.serialise()
         free = signature_ranges(regenerated.blocks)
         wrong = _metadata_differences(ours, theirs, free)
-        self._states["metadata"] = CheckState.REFUTED if wrong else CheckState.PROVED
+        proved = CheckState.NOT_DONE if self._is_sdk_open else CheckState.PROVED
+        self._states["metadata"] = CheckState.REFUTED if wrong else proved
         if wrong:
             first = wrong[0][0]
             total = sum(end - start for start, end in wrong)
@@ -366,6 +375,21 @@ class _Comparison:
                 found=theirs[first : first + 16].hex() or "nothing",
                 hint="is it the config of this enclave's release, and the right SDK?",
             )
+
+    def _judge_newer(self, generation: Generation) -> None:
+        """An SDK that this program does not know may write other metadata: that is no lie."""
+        states = {self._states["metadata"], self._states["measurement"]}
+        equal = states == {CheckState.PROVED}
+        self._findings.append(
+            Finding(
+                "sdk-newer-than-known",
+                Severity.NOTE if equal else Severity.UNVERIFIABLE,
+                f"SDK {generation.releases[0]} is newer than this program knows; "
+                + ("its metadata follow" if equal else "its metadata do not follow")
+                + f" SDK {generation.follows}",
+                hint=None if equal else "update this program, or name with --sdk what to follow",
+            )
+        )
 
     def _compare_measurements(
         self, image: EnclaveImage, regenerated: Regenerated, vendor: Descriptor
@@ -427,6 +451,10 @@ class _Comparison:
             layers += [
                 (Origin.REGENERATED, [(start, end)]),
                 (Origin.SIGNATURE, _shifted(free, start)),
+                (
+                    Origin.SECOND_SIGNATURE,
+                    _shifted(second_signature_ranges(regenerated.blocks), start),
+                ),
                 (Origin.UNEXPLAINED, _shifted(wrong, start)),
             ]
         return paint(size, layers)
@@ -442,14 +470,17 @@ class _Comparison:
         found: Optional[str] = None,
         hint: Optional[str] = None,
     ) -> None:
+        unknown = self._is_newer and code in ("metadata-differs", "measurement-differs")
+        severity = Severity.UNVERIFIABLE if unknown else Severity.DIFFERS
         self._findings.append(
-            Finding(code, Severity.DIFFERS, message, block, offset, expected, found, hint)
+            Finding(code, severity, message, block, offset, expected, found, hint)
         )
 
 
-def block_facts(blocks: Iterable[Block]) -> tuple[BlockFacts, ...]:
+def block_facts(blocks: Iterable[Block], policy: Policy) -> tuple[BlockFacts, ...]:
     """What each block says, for reports."""
     facts = []
+    named = dict.fromkeys(policy.signers, f"named by {policy.signers_from.value}")
     for index, block in enumerate(blocks):
         sigstruct = block.sigstruct
         mrsigner = sigstruct.mrsigner.hex()
@@ -459,7 +490,7 @@ def block_facts(blocks: Iterable[Block]) -> tuple[BlockFacts, ...]:
                 str(block.version),
                 sigstruct.enclavehash.hex(),
                 mrsigner,
-                signer_named(mrsigner),
+                signer_named(mrsigner) or named.get(mrsigner),
                 sigstruct.isvprodid,
                 sigstruct.isvsvn,
                 sigstruct.date_text,

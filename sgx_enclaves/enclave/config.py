@@ -2,8 +2,10 @@
 """config.xml: what an enclave's maker tells the SDK's signing tool.
 
 The values are read exactly as the tool reads them (C `strtoull`, base 0, so a
-leading `0` is octal); what it refuses is refused here, with a reason. Which
-options exist depends on the SDK: see `sgx_enclaves.enclave.sdk`.
+leading `0` is octal); what it refuses is refused here, with a reason. Its XML reader
+is lenient: what can change no value (anything in a comment, white space before the
+declaration) is taken here too, everything else only as XML is. Which options exist
+depends on the SDK: see `sgx_enclaves.enclave.sdk`.
 
 Source: sdk/sign_tool/SignTool/manage_metadata.cpp and sign_tool.cpp.
 
@@ -32,6 +34,11 @@ SIZE_MAX = U64_MAX // 2
 
 # White space before the number is skipped, behind it refused, as strtoull does.
 _NUMBER = re.compile(r"[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))\Z")
+
+
+# A comment ends at the first -->, whatever is in it; one in a CDATA section is none.
+_COMMENT = re.compile(rb"<!\[CDATA\[.*?\]\]>|<!--(.*?)-->", re.DOTALL)
+_NOT_LINE_END = re.compile(rb"[^\n]")
 
 
 @record
@@ -147,9 +154,13 @@ class _Reader:
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._characters
         self._parser.CommentHandler = self._comment
+        self._parser.StartCdataSectionHandler = self._start_cdata
+        self._parser.EndCdataSectionHandler = self._end_cdata
         self._parser.StartDoctypeDeclHandler = self._doctype
         self._parser.ProcessingInstructionHandler = self._instruction
         self._root_seen = False
+        # Lines before what the parser sees.
+        self._skipped = 0
 
     def read(self, data: bytes) -> dict[str, int]:
         # An XML parser would follow UTF-16, whose every second byte is NUL; the tool does not.
@@ -157,16 +168,17 @@ class _Reader:
             raise ConfigError(
                 "not UTF-8 text", file=self._name, found="a NUL byte", hint="save it as UTF-8"
             )
+        text = data.lstrip(b" \t\r\n")
+        self._skipped = data[: len(data) - len(text)].count(b"\n")
         try:
-            self._parser.Parse(data, True)
+            self._parser.Parse(_COMMENT.sub(_without_words, text), True)
         except xml.parsers.expat.ExpatError as error:
-            raise ConfigError(
-                f"line {error.lineno}: not well-formed XML", file=self._name, found=str(error)
-            ) from None
+            line = error.lineno + self._skipped
+            raise _not_well_formed(error, line, text, self._name) from None
         return self._given
 
     def _fail(self, message: str, hint: str | None = None) -> ConfigError:
-        line = self._parser.CurrentLineNumber
+        line = self._parser.CurrentLineNumber + self._skipped
         return ConfigError(f"line {line}: {message}", file=self._name, hint=hint)
 
     def _doctype(self, *_: object) -> None:
@@ -194,6 +206,16 @@ class _Reader:
     def _comment(self, _: str) -> None:
         self._text_ended = bool(self._path)
 
+    def _start_cdata(self) -> None:
+        # A node of its own, unlike what stands around it; blanks before it are none.
+        if self._text.strip():
+            self._text_ended = True
+        elif not self._text_ended:
+            self._text = ""
+
+    def _end_cdata(self) -> None:
+        self._text_ended = self._text_ended or len(self._path) > 1
+
     def _characters(self, text: str) -> None:
         if not self._text_ended:
             self._text += text
@@ -209,7 +231,7 @@ class _Reader:
 
     def _option(self, tag: str, text: str) -> None:
         if tag not in OPTIONS:
-            raise self._fail(f"unknown option {tag}", "no SDK up to 2.26 has it")
+            raise self._fail(f"unknown option {tag}", "no SDK up to 2.29 has it")
         if tag in self._given:
             raise self._fail(f"{tag} is given twice")
         if not text.strip():
@@ -227,6 +249,29 @@ class _Reader:
         if len(digits) > 22 or value > U64_MAX:
             raise self._fail(f"{tag} does not fit 64 bits")
         self._given[tag] = value
+
+
+def _without_words(match: re.Match[bytes]) -> bytes:
+    """A comment emptied, its line ends kept; a CDATA section as it is."""
+    if match[1] is None:
+        return match[0]
+    return b"<!--" + _NOT_LINE_END.sub(b" ", match[1]) + b"-->"
+
+
+def _not_well_formed(
+    error: xml.parsers.expat.ExpatError, line: int, text: bytes, name: str
+) -> ConfigError:
+    """Why the file is no XML, in words for its author."""
+    found, hint = xml.parsers.expat.ErrorString(error.code), None
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        if text[: problem.start].count(b"\n") + 1 >= error.lineno:
+            found = f"the byte 0x{text[problem.start]:02x}, which is not UTF-8"
+            hint = "save the file as UTF-8; other encodings are taken in comments only"
+    if b"<!--" in text.rpartition(b"-->")[2]:
+        found, hint = "a comment that does not end", "end it with -->"
+    return ConfigError(f"line {line}: not well-formed XML", file=name, found=found, hint=hint)
 
 
 _PAGED = (

@@ -28,17 +28,19 @@ PT_LOAD = 1
 PT_DYNAMIC = 2
 PT_TLS = 7
 SHT_NOBITS = 8
+SHF_EXECINSTR = 0x4
 
 DT_PLTRELSZ = 2
 DT_STRTAB = 5
 DT_SYMTAB = 6
 DT_RELA = 7
 DT_RELASZ = 8
+DT_REL = 17
 DT_TEXTREL = 22
 DT_JMPREL = 23
 
 _WANTED_TAGS = frozenset(
-    {DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_TEXTREL, DT_JMPREL}
+    {DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_REL, DT_TEXTREL, DT_JMPREL}
 )
 
 R_X86_64_NONE = 0
@@ -266,17 +268,24 @@ class EnclaveImage:
         return {}
 
     @functools.cached_property
-    def dynamic_symbols(self) -> dict[str, Symbol]:
-        """The named, defined symbols of `.dynsym`; the last of a name wins.
+    def named_symbols(self) -> tuple[tuple[str, Symbol], ...]:
+        """The named symbols of `.dynsym`, in its order.
 
         Raises:
             FormatError: the tables are missing or do not fit the file.
         """
         table = self._section_at(self.dynamic.get(DT_SYMTAB, 0), "dynamic symbol table")
         strings = self._section_at(self.dynamic.get(DT_STRTAB, 0), "dynamic string table")
-        return {
-            name: symbol for name, symbol in self._symbols(table, strings) if symbol.st_shndx != 0
-        }
+        return tuple(self._symbols(table, strings))
+
+    @functools.cached_property
+    def dynamic_symbols(self) -> dict[str, Symbol]:
+        """Those that are defined, by name; the last of a name wins.
+
+        Raises:
+            FormatError: see `named_symbols`.
+        """
+        return {name: symbol for name, symbol in self.named_symbols if symbol.st_shndx != 0}
 
     def section(self, name: str) -> Optional[Section]:
         """The first section called `name`."""
@@ -324,6 +333,24 @@ class EnclaveImage:
                 return segment.p_vaddr + (offset - segment.p_offset)
         return None
 
+    def relocations(self) -> Iterator[tuple[int, int]]:
+        """Address and type of each relocation that the loader does.
+
+        Raises:
+            FormatError: a relocation table does not fit the file.
+        """
+        for table_tag, size_tag in ((DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)):
+            if table_tag not in self.dynamic:
+                continue
+            start = self._section_at(self.dynamic[table_tag], "relocation table").header.sh_offset
+            size = self.dynamic.get(size_tag, 0)
+            if start + size > len(self.data):
+                raise FormatError(
+                    "a relocation table leaves the file", file=self.name, offset=start
+                )
+            entries = struct.iter_unpack("<QQq", self.data[start : start + size // 24 * 24])
+            yield from ((r_offset, r_info & 0xFFFF_FFFF) for r_offset, r_info, _ in entries)
+
     @functools.cached_property
     def relocated_pages(self) -> frozenset[int]:
         """Page numbers that text relocations make writable; empty without DT_TEXTREL.
@@ -336,30 +363,20 @@ class EnclaveImage:
         if DT_TEXTREL not in self.dynamic:
             return frozenset()
         pages = set()
-        last_page = self.image_size // PAGE_SIZE
-        for table_tag, size_tag in ((DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)):
-            if table_tag not in self.dynamic:
+        end = self.image_size
+        for address, kind in self.relocations():
+            if kind == R_X86_64_NONE:
                 continue
-            start = self._section_at(self.dynamic[table_tag], "relocation table").header.sh_offset
-            size = self.dynamic.get(size_tag, 0)
-            if start + size > len(self.data):
+            if address >= end:
                 raise FormatError(
-                    "a relocation table leaves the file", file=self.name, offset=start
+                    "a relocation leaves the enclave",
+                    file=self.name,
+                    found=f"address 0x{address:x}",
                 )
-            entries = struct.iter_unpack("<QQq", self.data[start : start + size // 24 * 24])
-            for r_offset, r_info, _ in entries:
-                if r_info & 0xFFFF_FFFF == R_X86_64_NONE:
-                    continue
-                if r_offset >= last_page * PAGE_SIZE:
-                    raise FormatError(
-                        "a relocation leaves the enclave",
-                        file=self.name,
-                        found=f"address 0x{r_offset:x}",
-                    )
-                pages.add(r_offset // PAGE_SIZE)
-                # An 8-byte relocation may reach into the next page.
-                if r_offset % PAGE_SIZE > PAGE_SIZE - 8:
-                    pages.add(r_offset // PAGE_SIZE + 1)
+            pages.add(address // PAGE_SIZE)
+            # An 8-byte relocation may reach into the next page.
+            if address % PAGE_SIZE > PAGE_SIZE - 8:
+                pages.add(address // PAGE_SIZE + 1)
         return frozenset(pages)
 
     def _section_at(self, address: int, what: str) -> Section:

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What must hold of a valid SIGSTRUCT: who signed it, as what, and not for debug.
 
-Each policy is a small object that looks at one thing; `AllOf` composes them.
-A policy never looks at the `vendor` field: anybody can write 0x8086 there.
-
-Is a SIGSTRUCT well formed and its RSA signature valid?
-
-Says nothing about who signed: that is policy. Source: Intel SDM vol. 3D,
-EINIT and 38.13.
+Besides: is a SIGSTRUCT well formed and its RSA signature valid? That says nothing
+about who signed. AskedBy: Intel SDM vol. 3D, EINIT and 38.13.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Optional, Protocol
+from enum import Enum
+from typing import Optional
 
 from sgx_enclaves.enclave.known import Pin, signer_named
 from sgx_enclaves.enclave.metadata import FipsSignature
@@ -30,19 +26,18 @@ from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.plain import record
 
 
-class Policy(Protocol):
-    """Something that a SIGSTRUCT must satisfy."""
-
-    def check(self, sigstruct: Sigstruct) -> Iterable[Finding]:
-        """What is wrong with it; nothing when it satisfies the policy."""
-
-
 def _refusal(
-    code: str, field: str, message: str, expected: str, found: str, hint: Optional[str] = None
+    code: str,
+    field: str,
+    message: str,
+    expected: str,
+    found: str,
+    hint: str,
+    severity: Severity = Severity.DIFFERS,
 ) -> Finding:
     """A finding whose offset counts from the SIGSTRUCT."""
     start, _ = Sigstruct.range_of(field)
-    return Finding(code, Severity.DIFFERS, message, None, start, expected, found, hint)
+    return Finding(code, severity, message, None, start, expected, found, hint)
 
 
 def signer_name(mrsigner: str) -> str:
@@ -50,87 +45,89 @@ def signer_name(mrsigner: str) -> str:
     return signer_named(mrsigner) or mrsigner
 
 
+class AskedBy(str, Enum):
+    """Who asked for a part of the policy."""
+
+    CATALOGUE = "catalogue"
+    OPTION = "option"
+    FILE_NAME = "file name"
+    DEFAULT = "default"
+    NOTHING = "nothing"
+
+
 @record
-class SignedBy:
-    """The signer is one of these (MRSIGNER, lower-case hexadecimal)."""
+class Policy:
+    """What must hold of every SIGSTRUCT of a file, and who asked for it.
 
-    mrsigners: frozenset[str]
+    Attributes:
+        signers: who may have signed (MRSIGNER, lower-case hexadecimal); none: nobody is
+            pinned, so nobody's signature will do.
+        signers_from: who asked for that.
+        isvprodid: the product id; None when none is asked for.
+        isvprodid_from: who asked for that, or lifted it.
+        min_isvsvn: the least security version; None when none is asked for.
+        min_isvsvn_from: who asked for that.
+        debug: whether debug signatures are accepted.
+        debug_from: who asked for that.
+        enclave: the enclave whose pins these are, by its name in packages.
+        enclave_from: who named it.
+    """
 
-    def check(self, sigstruct: Sigstruct) -> Iterable[Finding]:
-        """See `Policy`."""
-        found = sigstruct.mrsigner.hex()
-        if found not in self.mrsigners:
+    signers: tuple[str, ...] = ()
+    signers_from: AskedBy = AskedBy.NOTHING
+    isvprodid: Optional[int] = None
+    isvprodid_from: AskedBy = AskedBy.NOTHING
+    min_isvsvn: Optional[int] = None
+    min_isvsvn_from: AskedBy = AskedBy.NOTHING
+    debug: bool = False
+    debug_from: AskedBy = AskedBy.DEFAULT
+    enclave: Optional[str] = None
+    enclave_from: AskedBy = AskedBy.NOTHING
+
+    def check(self, sigstruct: Sigstruct) -> Iterator[Finding]:
+        """What is wrong with it; nothing when it satisfies the policy.
+
+        The `vendor` field is never looked at: anybody can write 0x8086 there.
+        """
+        signer = sigstruct.mrsigner.hex()
+        if not self.signers:
+            yield _refusal(
+                "signer-not-pinned",
+                "modulus",
+                "no signer is pinned for this enclave",
+                "a pinned signer",
+                signer_name(signer),
+                "name the enclave with --enclave, or its signer with --signer",
+                Severity.UNVERIFIABLE,
+            )
+        elif signer not in self.signers:
             yield _refusal(
                 "signer-unexpected",
                 "modulus",
                 "the signature is valid, but by another signer than the one pinned",
-                " or ".join(signer_name(m) for m in sorted(self.mrsigners)),
-                signer_name(found),
+                " or ".join(map(signer_name, self.signers)),
+                signer_name(signer),
                 "name the expected signer with --signer if it is not Intel",
             )
-
-
-@record
-class UnknownSigner:
-    """Nobody is pinned for this enclave, so nobody's signature will do."""
-
-    def check(self, sigstruct: Sigstruct) -> Iterable[Finding]:
-        """See `Policy`."""
-        yield _refusal(
-            "signer-not-pinned",
-            "modulus",
-            "no signer is pinned for this enclave",
-            "a pinned signer",
-            signer_name(sigstruct.mrsigner.hex()),
-            "name the enclave with --enclave, or its signer with --signer",
-        )
-
-
-@record
-class ProductId:
-    """ISVPRODID is this one."""
-
-    isvprodid: int
-
-    def check(self, sigstruct: Sigstruct) -> Iterable[Finding]:
-        """See `Policy`."""
-        if sigstruct.isvprodid != self.isvprodid:
+        if self.isvprodid is not None and sigstruct.isvprodid != self.isvprodid:
             yield _refusal(
                 "isvprodid-unexpected",
                 "isvprodid",
                 "the file was signed as another product",
                 f"ISVPRODID {self.isvprodid}",
                 f"ISVPRODID {sigstruct.isvprodid}",
-                "is this the enclave that it claims to be?",
+                "is this the enclave that it claims to be? --any-product accepts it on purpose",
             )
-
-
-@record
-class LeastSvn:
-    """ISVSVN is at least this."""
-
-    isvsvn: int
-
-    def check(self, sigstruct: Sigstruct) -> Iterable[Finding]:
-        """See `Policy`."""
-        if sigstruct.isvsvn < self.isvsvn:
+        if self.min_isvsvn is not None and sigstruct.isvsvn < self.min_isvsvn:
             yield _refusal(
                 "isvsvn-too-low",
                 "isvsvn",
                 "the enclave's security version is lower than the one required",
-                f"ISVSVN {self.isvsvn} or more",
+                f"ISVSVN {self.min_isvsvn} or more",
                 f"ISVSVN {sigstruct.isvsvn}",
                 "ship the newer enclave; --min-isvsvn accepts an older one on purpose",
             )
-
-
-@record
-class NotDebug:
-    """Nobody can open the enclave in debug mode."""
-
-    def check(self, sigstruct: Sigstruct) -> Iterable[Finding]:
-        """See `Policy`."""
-        if sigstruct.is_debug:
+        if not self.debug and sigstruct.is_debug:
             yield _refusal(
                 "debug-allowed",
                 "attributemask_flags",
@@ -141,55 +138,70 @@ class NotDebug:
                 "take the production enclave; --allow-debug accepts this on purpose",
             )
 
-
-@record
-class AllOf:
-    """Every one of these policies."""
-
-    policies: tuple[Policy, ...]
-
-    def check(self, sigstruct: Sigstruct) -> Iterable[Finding]:
-        """See `Policy`."""
-        for policy in self.policies:
-            yield from policy.check(sigstruct)
+    @property
+    def claim(self) -> str:
+        """What holds of a file that satisfies the policy: no more than was asked for."""
+        signers = " or ".join(map(signer_name, self.signers))
+        parts = [
+            f"signer {signers} ({self.signers_from.value})" if signers else "signer: none pinned"
+        ]
+        for name, least, value, source in (
+            ("product", "", self.isvprodid, self.isvprodid_from),
+            ("ISVSVN", " or more", self.min_isvsvn, self.min_isvsvn_from),
+        ):
+            if value or (value is not None and not least):
+                parts.append(f"{name} {value}{least} ({source.value})")
+            else:
+                lifted = source is AskedBy.OPTION
+                parts.append(f"{name}: any accepted on purpose" if lifted else f"{name}: not asked")
+        parts.append("debug: accepted on purpose" if self.debug else "not for debug")
+        return ", ".join(parts)
 
 
 def policy_for(
     pin: Optional[Pin],
     *,
+    named_by: AskedBy = AskedBy.FILE_NAME,
     mrsigners: Iterable[str] = (),
     isvprodid: Optional[int] = None,
+    any_product: bool = False,
     min_isvsvn: Optional[int] = None,
     allow_debug: bool = False,
 ) -> Policy:
-    """The usual policy: a pinned enclave, with what the user says on top.
+    """What is pinned for an enclave, with what the user says on top.
+
+    An option changes its own part only: another signer is checked for the same product
+    and security version, unless they are lifted too.
 
     Args:
         pin: what is pinned for the enclave, or None.
+        named_by: who said that it is this enclave.
         mrsigners: signers to accept instead of the pinned one.
         isvprodid: product id to require instead of the pinned one.
+        any_product: require none.
         min_isvsvn: least ISVSVN instead of the pinned one.
         allow_debug: accept debug signatures.
     """
-    chosen = frozenset(mrsigners)
-    policies: list[Policy] = []
-    if chosen:
-        policies.append(SignedBy(chosen))
-    elif pin is not None:
-        policies.append(SignedBy(frozenset({pin.mrsigner})))
-    else:
-        policies.append(UnknownSigner())
-    # A signer named by the user is not held to what is pinned for Intel's enclaves.
-    pinned = pin if not chosen else None
-    product = isvprodid if isvprodid is not None else (pinned.isvprodid if pinned else None)
-    least = min_isvsvn if min_isvsvn is not None else (pinned.isvsvn if pinned else None)
-    if product is not None:
-        policies.append(ProductId(product))
-    if least is not None:
-        policies.append(LeastSvn(least))
-    if not allow_debug:
-        policies.append(NotDebug())
-    return AllOf(tuple(policies))
+
+    def chosen(given: bool) -> AskedBy:
+        pinned = AskedBy.NOTHING if pin is None else AskedBy.CATALOGUE
+        return AskedBy.OPTION if given else pinned
+
+    signers = tuple(sorted(set(mrsigners)))
+    product = isvprodid if isvprodid is not None else pin.isvprodid if pin else None
+    least = min_isvsvn if min_isvsvn is not None else pin.isvsvn if pin else None
+    return Policy(
+        signers=signers or ((pin.mrsigner,) if pin else ()),
+        signers_from=chosen(bool(signers)),
+        isvprodid=None if any_product else product,
+        isvprodid_from=chosen(any_product or isvprodid is not None),
+        min_isvsvn=least,
+        min_isvsvn_from=chosen(min_isvsvn is not None),
+        debug=allow_debug,
+        debug_from=AskedBy.OPTION if allow_debug else AskedBy.DEFAULT,
+        enclave=pin.enclave if pin else None,
+        enclave_from=named_by if pin else AskedBy.NOTHING,
+    )
 
 
 FIPS_EXPONENT = 65537
@@ -256,12 +268,13 @@ def check_sigstruct(
                     actual.hex()[:32],
                 )
             )
-    for code, field, message, expected, actual_text in _rsa_defects(sigstruct):
+    for code, field, message, expected, actual_text in rsa_defects(sigstruct):
         found.append(finding(code, field, message, expected, actual_text))
     return tuple(found)
 
 
-def _rsa_defects(sigstruct: Sigstruct) -> Iterator[tuple[str, str, str, str, str]]:
+def rsa_defects(sigstruct: Sigstruct) -> Iterator[tuple[str, str, str, str, str]]:
+    """Code, field, message, expected and found of each defect of key, signature, quotients."""
     n = int.from_bytes(sigstruct.modulus, "little")
     s = int.from_bytes(sigstruct.signature, "little")
     if sigstruct.exponent != RSA_EXPONENT:
@@ -337,6 +350,21 @@ def check_fips_signature(
             f"exponent {fips.exponent}, {n.bit_length()} bits",
             "the file is damaged or its metadata was changed after it was signed",
         ),
+    )
+
+
+def second_signature_note(fips: FipsSignature, block: int, offset: int) -> Finding:
+    """Whoever signs may put any key there, so its bytes can carry anything: say whose it is."""
+    return Finding(
+        "second-signature",
+        Severity.NOTE,
+        f"block {block} has a second signature, by a throw-away key that nothing binds to the "
+        f"vendor: these {FipsSignature.SIZE} bytes are neither measured nor signed by the vendor",
+        block,
+        offset,
+        found=f"a key whose modulus has the SHA-256 {hashlib.sha256(fips.modulus).hexdigest()}",
+        hint="EnableIPPFIPS makes a new key whenever the enclave is signed; compare the hash with "
+        "that of a copy from elsewhere if it matters",
     )
 
 

@@ -101,6 +101,7 @@ class Generation:
         rules: see `Rules`.
         ranges: option ranges that differ from the newest SDK's:
             name to (maximum, minimum, default).
+        follows: name of the known generation that an unknown, newer one is taken for.
         fips_by_argument: whether the IPP FIPS signature is asked for on the tool's
             command line and not in the config.
     """
@@ -127,6 +128,7 @@ class Generation:
     rules: Rules = Rules.SDK_2_3
     ranges: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     fips_by_argument: bool = False
+    follows: Optional[str] = None
 
     def understand(self, config: Config) -> Config:
         """The same options under the names that the newest SDK has for them.
@@ -196,7 +198,9 @@ def _without(generation: Generation, *names: str) -> frozenset[str]:
 
 _V = Version
 
-_SDK_2_26 = Generation("2.26", ("2.26",), 0x6000, _V(3, 3), (), _V(1, 5))
+_SDK_2_26 = Generation(
+    "2.26", ("2.26", "2.26.1", "2.27", "2.28", "2.29"), 0x6000, _V(3, 3), (), _V(1, 5)
+)
 _SDK_2_25 = replace(
     _SDK_2_26,
     name="2.25",
@@ -258,6 +262,9 @@ _SDK_2_17 = replace(
     flags_mask=_U64 & ~FLAG_DEBUG,
     overhead=Overhead.NONE,
 )
+# Trees between April 2022 and 2.17 still call themselves 2.16.100; by the size of
+# g_global_data they are told from the release.
+_SDK_2_16_100 = replace(_SDK_2_17, name="2.16.100", releases=("2.16.100",))
 _SDK_2_16 = replace(_SDK_2_17, name="2.16", releases=("2.16",), lacks=_SDK_2_17.lacks | {"tcs_num"})
 _SDK_2_14 = replace(
     _SDK_2_16,
@@ -406,6 +413,7 @@ GENERATIONS: tuple[Generation, ...] = (
     _SDK_2_19,
     _SDK_2_18,
     _SDK_2_17,
+    _SDK_2_16_100,
     _SDK_2_16,
     _SDK_2_14,
     _SDK_2_13,

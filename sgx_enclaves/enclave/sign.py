@@ -1,36 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sign an enclave with a PEM key, as the SDK's tool does, without the SDK.
+"""Sign an enclave as the SDK's tool does, without the SDK: with a key, or with a signature
+that was made where the key is.
 
 For tests and private vendors. The result equals the tool's for the same key,
 date and config, but for the FIPS signature, whose key is random by design.
-
-Take signatures out of signed metadata, and put them on regenerated metadata.
-
-A signature file holds, for each metadata block in order, the SIGSTRUCT (1808
-bytes) and, if the block has one, the FIPS signature (772 bytes); nothing else.
-How many there must be follows from the build they are put on.
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Optional
 
-from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.metadata import Block, Descriptor, FipsSignature
+from sgx_enclaves.enclave.elf import ELF_MAGIC, EnclaveImage
+from sgx_enclaves.enclave.graft import BlockSignature, put_on
+from sgx_enclaves.enclave.metadata import EXTEND_SHARED_OBJECT, Descriptor, FipsSignature
+from sgx_enclaves.enclave.policy import quotients, rsa_defects
 from sgx_enclaves.enclave.regenerate import Regenerated
-from sgx_enclaves.enclave.sigstruct import KEY_SIZE, RSA_EXPONENT, SIGNATURE_FIELDS, Sigstruct
-from sgx_enclaves.errors import GraftError, SigningError
-from sgx_enclaves.plain import record
+from sgx_enclaves.enclave.sigstruct import KEY_SIZE, RSA_EXPONENT, Sigstruct
+from sgx_enclaves.errors import SigningError
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 
 FIPS_EXPONENT = 65537
+_KEY_WANTED = "RSA, 3072 bits, exponent 3"
 
 
 def bcd_date(date: datetime.date) -> int:
@@ -38,22 +35,87 @@ def bcd_date(date: datetime.date) -> int:
     return int(date.strftime("%Y%m%d"), 16)
 
 
-def load_key(pem: bytes, name: str = "key") -> RSAPrivateKey:
+def load_key(pem: bytes, name: str = "key", passphrase: Optional[bytes] = None) -> RSAPrivateKey:
     """A private key that can sign enclaves.
 
     Raises:
-        SigningError: not an unencrypted PEM RSA key of 3072 bits with exponent 3.
+        SigningError: not a PEM RSA key of 3072 bits with exponent 3, or its passphrase is
+            missing (`needs_passphrase` tells) or wrong.
     """
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
+    if b"PUBLIC KEY" in pem or b"CERTIFICATE" in pem:
+        raise SigningError(
+            "a public key cannot sign",
+            file=name,
+            expected="a private key in PEM",
+            hint="name the private key, or sign elsewhere: sign-data and attach",
+        )
+    if needs_passphrase(pem) and passphrase is None:
+        raise SigningError(
+            "the key is encrypted", file=name, hint="name the file with its --passphrase-file"
+        )
     try:
-        key = load_pem_private_key(pem, None)
+        key = load_pem_private_key(pem, passphrase if needs_passphrase(pem) else None)
     except (ValueError, TypeError) as error:
-        raise SigningError("no usable private key", file=name, found=str(error)[:120]) from None
+        raise SigningError(
+            "no usable private key" if passphrase is None else "the passphrase is wrong",
+            file=name,
+            expected=f"a private key in PEM: {_KEY_WANTED}",
+            found=str(error)[:120],
+        ) from None
     if not isinstance(key, RSAPrivateKey):
-        raise SigningError("not an RSA key", file=name, expected="RSA, 3072 bits, exponent 3")
-    exponent = key.public_key().public_numbers().e
+        raise SigningError("not an RSA key", file=name, expected=_KEY_WANTED)
+    _check_key(key.public_key(), name)
+    return key
+
+
+def needs_passphrase(pem: bytes) -> bool:
+    """Whether a private key in PEM is encrypted."""
+    return b"ENCRYPTED" in pem
+
+
+def load_public_key(data: bytes, name: str = "key") -> RSAPublicKey:
+    """The public key of enclaves out of a public or private key or a certificate, PEM or DER.
+
+    Raises:
+        SigningError: none of these, or not RSA with 3072 bits and exponent 3.
+    """
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey  # noqa: PLC0415
+
+    def from_certificate(read: Callable[[bytes], x509.Certificate]) -> object:
+        return read(data).public_key()
+
+    readers: tuple[Callable[[], object], ...] = (
+        lambda: serialization.load_pem_public_key(data),
+        lambda: serialization.load_der_public_key(data),
+        lambda: from_certificate(x509.load_pem_x509_certificate),
+        lambda: from_certificate(x509.load_der_x509_certificate),
+        lambda: serialization.load_pem_private_key(data, None).public_key(),
+        lambda: serialization.load_der_private_key(data, None).public_key(),
+    )
+    for read in readers:
+        try:
+            key = read()
+        except (ValueError, TypeError):
+            continue
+        if not isinstance(key, RSAPublicKey):
+            raise SigningError("not an RSA key", file=name, expected=_KEY_WANTED)
+        _check_key(key, name)
+        return key
+    raise SigningError(
+        "neither a key nor a certificate",
+        file=name,
+        expected="a public or private key or a certificate, in PEM or DER",
+        hint="an encrypted private key is not read for this: name its public key",
+    )
+
+
+def _check_key(key: RSAPublicKey, name: str) -> None:
+    exponent = key.public_numbers().e
     if key.key_size != 8 * KEY_SIZE or exponent != RSA_EXPONENT:
         raise SigningError(
             "not a key for enclaves",
@@ -62,7 +124,31 @@ def load_key(pem: bytes, name: str = "key") -> RSAPrivateKey:
             found=f"{key.key_size} bits, exponent {exponent}",
             hint="openssl genrsa -3 3072 makes one",
         )
-    return key
+
+
+def mrsigner_of(data: bytes, name: str = "key") -> bytes:
+    """MRSIGNER of a key, a certificate, a SIGSTRUCT or a signed enclave.
+
+    Raises:
+        SigningError: none of these, or an enclave with several signers.
+        FormatError: a malformed enclave.
+    """
+    if data[:4] == ELF_MAGIC:
+        blocks = Descriptor.parse(EnclaveImage.parse(data, name).descriptor).blocks
+        signers = {block.sigstruct.mrsigner for block in blocks}
+        if len(signers) != 1:
+            raise SigningError(
+                "the enclave does not have one signer", file=name, found=f"{len(signers)} signers"
+            )
+        return signers.pop()
+    if len(data) == Sigstruct.SIZE:
+        return Sigstruct.parse(data).mrsigner
+    modulus = load_public_key(data, name).public_numbers().n
+    return hashlib.sha256(modulus.to_bytes(KEY_SIZE, "little")).digest()
+
+
+# Makes the raw signature (384 bytes, big endian) of a message: PKCS#1 v1.5 with SHA-256.
+Signer = Callable[[bytes], bytes]
 
 
 def sign(
@@ -82,11 +168,36 @@ def sign(
         fips_key: key of the FIPS signature where there is one; None makes a
             throw-away one, as the SDK does.
     """
+    signer = _signer_of(key)
+    return sign_with(image, regenerated, key.public_key(), signer, bcd_date(date), fips_key)
+
+
+def sign_with(
+    image: EnclaveImage,
+    regenerated: Regenerated,
+    public: RSAPublicKey,
+    signer: Signer,
+    date: int,
+    fips_key: Optional[RSAPrivateKey] = None,
+) -> bytes:
+    """The same by a signer that has the key elsewhere.
+
+    Args:
+        image: the unsigned enclave.
+        regenerated: its metadata.
+        public: the signer's public key.
+        signer: signs the message of each SIGSTRUCT.
+        date: goes into SIGSTRUCT, as `bcd_date` gives it.
+        fips_key: see `sign`.
+
+    Raises:
+        SigningError: the signature does not fit the key or the message.
+    """
     signatures = []
     signed: dict[Sigstruct, BlockSignature] = {}
     for block in regenerated.blocks:
         if block.sigstruct not in signed:
-            sigstruct = sign_sigstruct(block.sigstruct, key, date)
+            sigstruct = _signed(replace(block.sigstruct, date=date), public, signer)
             fips = None
             if block.fips_offset is not None:
                 fips = _fips_signature(sigstruct, fips_key or _throw_away_key())
@@ -96,30 +207,85 @@ def sign(
     return image.data[: image.descriptor_offset] + descriptor + image.data[image.descriptor_end :]
 
 
+def signing_data(regenerated: Regenerated, date: int) -> bytes:
+    """The 256 bytes that a signer elsewhere must sign, as `sgx_sign gendata` writes them.
+
+    Args:
+        regenerated: the enclave's metadata.
+        date: see `sign_with`.
+
+    Raises:
+        SigningError: the blocks need more than one signature.
+    """
+    messages = {replace(b.sigstruct, date=date).signed_message for b in regenerated.blocks}
+    if len(messages) != 1:
+        raise SigningError(
+            "the metadata blocks need different signatures",
+            expected="one SIGSTRUCT for all blocks",
+            found=f"{len(messages)} SIGSTRUCTs",
+        )
+    return messages.pop()
+
+
+def date_of_signing_data(data: bytes, name: str = "data") -> int:
+    """The date in what `signing_data` gave, as SIGSTRUCT holds it.
+
+    Raises:
+        SigningError: it is of another size.
+    """
+    start, end = Sigstruct.range_of("date")
+    if len(data) != SIGNING_DATA_SIZE:
+        raise SigningError(
+            "not the data that sign-data writes",
+            file=name,
+            expected=f"{SIGNING_DATA_SIZE} bytes",
+            found=f"{len(data)} bytes",
+        )
+    return int.from_bytes(data[start:end], "little")
+
+
+SIGNING_DATA_SIZE = 256
+
+
 def sign_sigstruct(sigstruct: Sigstruct, key: RSAPrivateKey, date: datetime.date) -> Sigstruct:
     """A SIGSTRUCT with date, key, signature and quotients filled in."""
-    modulus = key.public_key().public_numbers().n
-    dated = replace(
+    dated = replace(sigstruct, date=bcd_date(date))
+    return _signed(dated, key.public_key(), _signer_of(key))
+
+
+def _signed(sigstruct: Sigstruct, public: RSAPublicKey, signer: Signer) -> Sigstruct:
+    raw = signer(sigstruct.signed_message)
+    modulus = public.public_numbers().n
+    signature = int.from_bytes(raw, "big")
+    if len(raw) != KEY_SIZE or signature >= modulus:
+        raise SigningError(
+            "no RSA signature of 3072 bits by this key",
+            expected=f"{KEY_SIZE} bytes, big endian, as openssl and PKCS#11 write them",
+            found=f"{len(raw)} bytes",
+        )
+    q1, q2 = quotients(modulus, signature)
+    result = replace(
         sigstruct,
-        date=bcd_date(date),
         modulus=modulus.to_bytes(KEY_SIZE, "little"),
         exponent=RSA_EXPONENT,
-    )
-    signature = int.from_bytes(_pkcs1_sign(key, dated.signed_message), "big")
-    square, rest = divmod(signature * signature, modulus)
-    return replace(
-        dated,
         signature=signature.to_bytes(KEY_SIZE, "little"),
-        q1=square.to_bytes(KEY_SIZE, "little"),
-        q2=(signature * rest // modulus).to_bytes(KEY_SIZE, "little"),
+        q1=q1.to_bytes(KEY_SIZE, "little"),
+        q2=q2.to_bytes(KEY_SIZE, "little"),
     )
+    if any(rsa_defects(result)):
+        raise SigningError(
+            "the signature does not fit: another key, another message or another date",
+            expected="PKCS#1 v1.5 with SHA-256 over what sign-data writes",
+            hint="name the data that were signed with --data, and the signer's own public key",
+        )
+    return result
 
 
-def _pkcs1_sign(key: RSAPrivateKey, message: bytes) -> bytes:
+def _signer_of(key: RSAPrivateKey) -> Signer:
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15  # noqa: PLC0415
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
 
-    return key.sign(message, PKCS1v15(), SHA256())
+    return lambda message: key.sign(message, PKCS1v15(), SHA256())
 
 
 def _throw_away_key() -> RSAPrivateKey:
@@ -133,129 +299,24 @@ def _fips_signature(sigstruct: Sigstruct, key: RSAPrivateKey) -> FipsSignature:
     return FipsSignature(
         modulus=numbers.n.to_bytes(KEY_SIZE, "little"),
         exponent=numbers.e,
-        signature=_pkcs1_sign(key, sigstruct.serialise()),
+        signature=_signer_of(key)(sigstruct.serialise()),
     )
 
 
-def mrsigner_of_pem(pem: bytes, name: str = "key") -> bytes:
-    """MRSIGNER of a public or private key.
+def unsigned(image: EnclaveImage) -> bytes:
+    """A signed enclave with its metadata area zeroed: what a reproduced build must be.
 
     Raises:
-        SigningError: not an RSA key of 3072 bits in PEM.
+        SigningError: it is not signed, or what was appended to it would stay.
     """
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
-
-    try:
-        public: object = load_pem_public_key(pem)
-    except (ValueError, TypeError):
-        public = load_key(pem, name).public_key()
-    if not isinstance(public, RSAPublicKey) or public.key_size != 8 * KEY_SIZE:
-        raise SigningError("not a key for enclaves", file=name, expected="RSA, 3072 bits")
-    return hashlib.sha256(public.public_numbers().n.to_bytes(KEY_SIZE, "little")).digest()
-
-
-@record
-class BlockSignature:
-    """What the signer made for one block."""
-
-    sigstruct: Sigstruct
-    fips: Optional[FipsSignature]
-
-    def serialise(self) -> bytes:
-        """1808 bytes, or 2580 with a FIPS signature."""
-        fips = b"" if self.fips is None else self.fips.serialise()
-        return self.sigstruct.serialise() + fips
-
-
-def extract(descriptor: Descriptor) -> tuple[BlockSignature, ...]:
-    """The signatures of all blocks.
-
-    Raises:
-        GraftError: the metadata is not signed.
-    """
-    if not descriptor.is_signed:
-        raise GraftError("the enclave is not signed", hint="take the vendor's signed file")
-    return tuple(BlockSignature(b.sigstruct, b.fips_signature) for b in descriptor.blocks)
-
-
-def parse_signatures(data: bytes, regenerated: Regenerated) -> tuple[BlockSignature, ...]:
-    """Read a signature file that was made for `regenerated`'s blocks.
-
-    Raises:
-        GraftError: it is longer or shorter than these blocks need.
-    """
-    wanted = sum(_signature_size(block) for block in regenerated.blocks)
-    if len(data) != wanted:
-        raise GraftError(
-            "the signature file does not fit this build's metadata",
-            expected=f"{wanted} bytes for {len(regenerated.blocks)} block(s)",
-            found=f"{len(data)} bytes",
-            hint="extract it anew, or name the right SDK and config",
+    blocks = Descriptor.parse(image.descriptor).blocks
+    if not blocks:
+        raise SigningError("the enclave is not signed", file=image.name, hint="nothing to take off")
+    if any(e.entry_id == EXTEND_SHARED_OBJECT for b in blocks for e in b.extensions):
+        raise SigningError(
+            "the tool appended the OpenSSL FIPS provider to this enclave (EnableOSSLFIPS)",
+            file=image.name,
+            hint="such an enclave cannot be unsigned yet",
         )
-    signatures = []
-    position = 0
-    for block in regenerated.blocks:
-        fips = None
-        if block.fips_offset is not None:
-            fips = FipsSignature.parse(data, position + Sigstruct.SIZE)
-        signatures.append(BlockSignature(Sigstruct.parse(data, position), fips))
-        position += _signature_size(block)
-    return tuple(signatures)
-
-
-def _signature_size(block: Block) -> int:
-    return Sigstruct.SIZE + (0 if block.fips_offset is None else FipsSignature.SIZE)
-
-
-def put_on(regenerated: Regenerated, signatures: Sequence[BlockSignature]) -> bytes:
-    """The descriptor with signatures in their places.
-
-    Raises:
-        GraftError: a signature is for other metadata: the message names the fields.
-    """
-    if len(signatures) != len(regenerated.blocks):
-        raise GraftError(
-            "not as many signatures as metadata blocks",
-            expected=str(len(regenerated.blocks)),
-            found=str(len(signatures)),
-        )
-    blocks = [
-        signed_block(block, signature, index)
-        for index, (block, signature) in enumerate(zip(regenerated.blocks, signatures))
-    ]
-    return b"".join(b.serialise() for b in blocks).ljust(regenerated.size, b"\0")
-
-
-def signed_block(block: Block, signature: BlockSignature, index: int = 0) -> Block:
-    """A regenerated block with its signature.
-
-    Raises:
-        GraftError: see `put_on`.
-    """
-    wrong = [
-        spec.name
-        for spec in Sigstruct.table()
-        if spec.name not in SIGNATURE_FIELDS
-        and getattr(block.sigstruct, spec.name) != getattr(signature.sigstruct, spec.name)
-    ]
-    if wrong:
-        first = wrong[0]
-        raise GraftError(
-            f"the signature of block {index} is for another enclave: "
-            f"{', '.join(wrong)} of its SIGSTRUCT differ",
-            expected=f"{first} {_text(getattr(block.sigstruct, first))}",
-            found=_text(getattr(signature.sigstruct, first)),
-            hint="compare the build with the vendor's file to see why",
-        )
-    data = block.data
-    if block.fips_offset is not None:
-        if signature.fips is None:
-            raise GraftError(f"block {index} needs a FIPS signature", hint="extract it anew")
-        at = block.fips_offset - block.data_offset
-        data = data[:at] + signature.fips.serialise() + data[at + FipsSignature.SIZE :]
-    return replace(block, sigstruct=signature.sigstruct, data=data)
-
-
-def _text(value: object) -> str:
-    return value.hex() if isinstance(value, bytes) else f"0x{value:x}"
+    zeros = bytes(image.descriptor_size)
+    return image.data[: image.descriptor_offset] + zeros + image.data[image.descriptor_end :]

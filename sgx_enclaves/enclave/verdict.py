@@ -15,11 +15,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from sgx_enclaves.enclave.metadata import Block, FipsSignature
 from sgx_enclaves.enclave.sigstruct import SIGNATURE_FIELDS, Sigstruct
 from sgx_enclaves.plain import record
+
+if TYPE_CHECKING:
+    # It makes findings.
+    from sgx_enclaves.enclave.policy import Policy
 
 
 class Outcome(str, Enum):
@@ -49,6 +53,8 @@ class Origin(str, Enum):
     BUILT = "built"
     REGENERATED = "regenerated"
     SIGNATURE = "signature"
+    # By a throw-away key that nothing binds to the vendor (EnableIPPFIPS).
+    SECOND_SIGNATURE = "second signature"
     UNEXPLAINED = "unexplained"
 
 
@@ -132,7 +138,7 @@ class BlockFacts:
         version: metadata version.
         mrenclave: ENCLAVEHASH, hexadecimal.
         mrsigner: hexadecimal.
-        signer: name of the signer when it is a known one.
+        signer: name of the signer when it is a known one, or who named it.
         isvprodid: product id.
         isvsvn: security version.
         date: date of the signature, yyyy-mm-dd.
@@ -211,6 +217,15 @@ class Explanation:
     causes: tuple[Cause, ...]
 
 
+# What no comparison of three files can show. Who also made the built file says that itself.
+NOT_PROVED = (
+    "that the built file came from the enclave's sources: a vendor's file with its metadata "
+    "area zeroed, given as the built one, is identical by nature",
+    "which toolchain made the built file",
+    "that this config.xml is the one of the enclave's release",
+)
+
+
 @record
 class Verdict:
     """The result of a comparison.
@@ -220,12 +235,15 @@ class Verdict:
         built: the unsigned enclave that we made.
         signed: the vendor's file.
         config: the config.xml.
+        policy: what was asked of the signatures, and by whom.
         sdk: the SDK generation that was followed, None when none could be.
+        sdk_from: who chose it: `our build`, `option`, `the vendor's metadata` or `nothing`.
         mrenclave: measured from our file, hexadecimal; None when it was not.
         checks: the claims and whether each was proved.
         findings: everything that speaks against *identical*, and notes.
         blocks: facts of the vendor's metadata blocks.
         byte_map: the vendor's whole file, range by range.
+        not_proved: what the verdict takes on trust, a clause each.
         explanation: why the files differ; None until somebody asked for it.
     """
 
@@ -233,18 +251,38 @@ class Verdict:
     built: FileFacts
     signed: FileFacts
     config: FileFacts
+    policy: Policy
     sdk: Optional[str]
+    sdk_from: str
     mrenclave: Optional[str]
     checks: tuple[Check, ...]
     findings: tuple[Finding, ...]
     blocks: tuple[BlockFacts, ...]
     byte_map: tuple[ByteRange, ...]
+    not_proved: tuple[str, ...]
     explanation: Optional[Explanation] = None
 
     @property
     def exit_status(self) -> int:
         """0, 1 or 2."""
         return self.outcome.exit_status
+
+    @property
+    def headline(self) -> str:
+        """The verdict as one precise sentence, the file named without its directory."""
+        name = self.signed.name.rsplit("/", 1)[-1]
+        states = {check.name: check.state for check in self.checks}
+        policy = states.pop("policy", None)
+        if self.outcome is Outcome.IDENTICAL:
+            return f"{name} is our build plus a signature, and nothing else"
+        if set(states.values()) == {CheckState.PROVED} and policy is not CheckState.PROVED:
+            reasons = dict.fromkeys(
+                f.message for f in self.findings if f.severity is not Severity.NOTE
+            )
+            return f"{name} is our build plus a signature, but is refused: {'; '.join(reasons)}"
+        if self.outcome is Outcome.DIFFERS:
+            return f"{name} is not our build plus a signature"
+        return f"it is undecided whether {name} is our build plus a signature"
 
     def bytes_of(self, origin: Origin) -> int:
         """How many bytes of the vendor's file have this origin."""
@@ -266,10 +304,14 @@ def signature_ranges(blocks: Iterable[Block]) -> list[Range]:
         for field in SIGNATURE_FIELDS:
             start, end = Sigstruct.range_of(field)
             ranges.append((base + start, base + end))
-        if block.fips_offset is not None:
-            start = block.offset + block.fips_offset
-            ranges.append((start, start + FipsSignature.SIZE))
+        ranges += second_signature_ranges([block])
     return ranges
+
+
+def second_signature_ranges(blocks: Iterable[Block]) -> list[Range]:
+    """Of these, what holds a throw-away key and its signature."""
+    starts = [b.offset + b.fips_offset for b in blocks if b.fips_offset is not None]
+    return [(start, start + FipsSignature.SIZE) for start in starts]
 
 
 def differing_ranges(left: bytes, right: bytes) -> list[Range]:

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Optional
 
 from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.detect import generation_called
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Block, Descriptor
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
-from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.verdict import (
     Cause,
     Difference,
@@ -80,7 +80,7 @@ def explained(
         options = Config({}, verdict.config.name)
     regenerated = None
     if verdict.sdk is not None:
-        generation = generation_named(verdict.sdk)
+        generation = generation_called(verdict.sdk)
         fips = generation.fips_by_argument and _has_fips(signed, verdict.signed.name, limits)
         regenerated = regenerate(image, options, generation, fips, limits)
     name = verdict.signed.name

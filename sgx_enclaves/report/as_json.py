@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import signer_named
 from sgx_enclaves.enclave.metadata import DIRECTORY_NAMES, Block, Descriptor
+from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.enclave.verdict import Finding, Origin, Verdict
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.outcome import EnclaveOutcome, ReleaseVerdict
@@ -52,6 +53,7 @@ def verdict_dict(verdict: Verdict) -> dict[str, object]:
         "schema_version": SCHEMA_VERSION,
         "outcome": verdict.outcome.value,
         "exit_status": verdict.exit_status,
+        "headline": verdict.headline,
         "bytes": {origin.value: verdict.bytes_of(origin) for origin in Origin},
         **as_plain(verdict),
     }
@@ -169,19 +171,23 @@ def show_dict(
     }
 
 
-def _block(block: Block) -> dict[str, object]:
-    sigstruct = block.sigstruct
+def sigstruct_dict(sigstruct: Sigstruct) -> dict[str, object]:
+    """All fields of a SIGSTRUCT, and what follows from them."""
     mrsigner = sigstruct.mrsigner.hex()
+    return {
+        **sigstruct.as_dict(),
+        "mrsigner": mrsigner,
+        "signer": signer_named(mrsigner),
+        "debug": sigstruct.is_debug,
+    }
+
+
+def _block(block: Block) -> dict[str, object]:
     return {
         "offset": block.offset,
         "version": str(block.version),
         "header": block.header.as_dict(),
-        "sigstruct": {
-            **sigstruct.as_dict(),
-            "mrsigner": mrsigner,
-            "signer": signer_named(mrsigner),
-            "debug": sigstruct.is_debug,
-        },
+        "sigstruct": sigstruct_dict(block.sigstruct),
         "directories": {
             name: directory.as_dict() for name, directory in zip(DIRECTORY_NAMES, block.directories)
         },

@@ -47,6 +47,17 @@ _HEADER = ("ENCLAVE", "VERDICT", "MRENCLAVE")
 _GAPS, _LEAST = 4, 16
 
 
+_SPELLING: Mapping[str, Any] = {
+    "signer_named": signer_named,
+    "spell": sigstruct.spell,
+    "secinfo": sigstruct.spell_secinfo,
+    "flags": sigstruct.FLAG_NAMES,
+    "xfrm": sigstruct.XFRM_NAMES,
+    "misc": sigstruct.MISC_NAMES,
+    "added": metadata.ATTRIBUTE_NAMES,
+}
+
+
 # --- pages ---
 
 
@@ -122,17 +133,7 @@ def show_text(
 ) -> str:
     """What an enclave file says about itself; nothing of it is judged."""
     return _filled(
-        "show.txt",
-        image=image,
-        descriptor=descriptor,
-        description=description,
-        signer_named=signer_named,
-        spell=sigstruct.spell,
-        secinfo=sigstruct.spell_secinfo,
-        flags=sigstruct.FLAG_NAMES,
-        xfrm=sigstruct.XFRM_NAMES,
-        misc=sigstruct.MISC_NAMES,
-        added=metadata.ATTRIBUTE_NAMES,
+        "show.txt", image=image, descriptor=descriptor, description=description, **_SPELLING
     )
 
 
@@ -147,6 +148,11 @@ def entry_text(release: Release, unpinned: Sequence[str], *, width: int = 80) ->
     return _filled(
         "entry.txt", release=release, unpinned=unpinned, signer_named=signer_named, width=width
     )
+
+
+def show_sigstruct_text(name: str, bare: sigstruct.Sigstruct) -> str:
+    """What a file says that is one bare SIGSTRUCT."""
+    return _filled("show.txt", name=name, sigstruct=bare, **_SPELLING)
 
 
 def answer_text(result: Mapping[str, Any], width: int = 100) -> str:

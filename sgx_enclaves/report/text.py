@@ -146,7 +146,7 @@ def _against(findings: Iterable[Finding]) -> list[Finding]:
 # Lines of a terminal, and how many findings, causes and ranges to show: fewer
 # when the report would not fit.
 _SCREEN = 24
-_AMOUNTS = ((6, 4, 3), (3, 3, 2), (2, 3, 1))
+_AMOUNTS = ((6, 4, 3), (3, 3, 2), (2, 2, 1))
 # Characters of a value in a finding, and of the bytes in a difference.
 _VALUE, _EXCERPT = 32, 12
 
@@ -156,7 +156,6 @@ _CLAIMS = {
     "metadata": "it follows from our build and the config, but for signatures",
     "measurement": "what was signed is the MRENCLAVE of our build",
     "signature": "every signature is valid",
-    "policy": "expected signer and product, recent, not for debug",
 }
 
 # They say again what the checks, "block", "cause" and "where" say.
@@ -165,12 +164,7 @@ _SHOWN_ELSEWHERE = frozenset({"payload-differs", "metadata-differs", "measuremen
 
 def sentence(verdict: Verdict) -> str:
     """The verdict as one precise sentence, the file named without its directory."""
-    name = verdict.signed.name.rsplit("/", 1)[-1]
-    if verdict.outcome is Outcome.IDENTICAL:
-        return f"{name} is our build plus a signature, and nothing else"
-    if verdict.outcome is Outcome.DIFFERS:
-        return f"{name} is not our build plus a signature"
-    return f"it is undecided whether {name} is our build plus a signature"
+    return verdict.headline
 
 
 def verdict_text(verdict: Verdict, *, width: int = 80) -> str:
@@ -201,7 +195,8 @@ def _verdict_rows(
         yield Row("measured", verdict.mrenclave)
     for block in verdict.blocks:
         yield Row(f"block {block.index}", _block_words(block, verdict.mrenclave))
-    yield Row("bytes", ", ".join(f"{o.value} {verdict.bytes_of(o)}" for o in Origin))
+    origins = [o for o in Origin if o is not Origin.SECOND_SIGNATURE or verdict.bytes_of(o)]
+    yield Row("bytes", ", ".join(f"{o.value} {verdict.bytes_of(o)}" for o in origins))
     explanation = verdict.explanation
     causes = explanation.causes if explanation is not None else ()
     explained = explanation is not None and bool(causes and explanation.differences)

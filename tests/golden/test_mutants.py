@@ -35,7 +35,7 @@ def test_mutants_of_an_enclave() -> None:
         start, end = ((0, 0x400), (case.area.start, used), (0, 0))[number // 2 % 3]
         changed = mutant(case.signed, numbers, start, end)
         cases.append(compared(case.built, changed, case.config, signer))
-        assert (cases[-1][0] == "identical") == (changed == case.signed)
+        assert (cases[-1][0].split()[0] == "identical") == (changed == case.signed)
     check_outcomes("mutants-enclave.txt", cases)
 
 
@@ -89,7 +89,7 @@ def test_mutants_of_a_package(tmp_path: Path) -> None:
     references, signer = [str(tmp_path / "reference")], mrsigner(vendor_key())
     package.write_bytes(write_rpm(files, provides=["sgx-enclave(pce:signed)"], compressor=None))
     cases = [checked_package(package, references, signer)]
-    assert cases[0][0] == "identical", cases[0]
+    assert cases[0][0].split()[0] == "identical", cases[0]
     ways, numbers = package_mutants(files), Numbers("package")
     for number in range(MUTANTS):
         package.write_bytes(ways[number % len(ways)](numbers))

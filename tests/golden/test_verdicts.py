@@ -153,4 +153,7 @@ def test_every_honest_enclave_is_identical() -> None:
     signer = mrsigner(vendor_key())
     for name, pair in enclaves.synthetic().items():
         if name != "debug":
-            assert compared(pair.built, pair.signed, pair.config, signer)[0] == "identical", name
+            # SDK 1.5 leaves no version word, and 1.9 would have written other metadata.
+            expected = "unverifiable" if name == "1.5" else "identical"
+            outcome = compared(pair.built, pair.signed, pair.config, signer)[0]
+            assert outcome.split()[0] == expected, name

@@ -20,6 +20,8 @@ from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, write_rpm
 
+# The test vendor, whose products and security versions are not Intel's.
+SIGNER = ("--signer", mrsigner(vendor_key()), "--any-product", "--min-isvsvn", "0")
 CASE = signed_enclave("2.25")
 PACKAGES = 160
 SIGNED = 16
@@ -50,7 +52,7 @@ def _command(tree: Path, tmp_path: Path) -> list[str]:
     (reference / "libsgx_pce.so").write_bytes(CASE.built)
     (reference / "pce.config.xml").write_bytes(CASE.config)
     # Every payload is read, so that there is time to be killed.
-    options = ["--deep", "--reference", str(reference), "--signer", mrsigner(vendor_key())]
+    options = ["--deep", "--reference", str(reference), *SIGNER]
     return [sys.executable, "-m", "sgx_enclaves", "scan", str(tree), *options, "--json"]
 
 

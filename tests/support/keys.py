@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from sgx_enclaves.enclave.sign import load_key, mrsigner_of_pem
+from sgx_enclaves.enclave.sign import load_key, mrsigner_of
 
 KEYS = Path(__file__).parents[1] / "data" / "golden"
 VENDOR_PEM = KEYS / "throw-away-test-key.pem"
@@ -56,4 +56,4 @@ def public_pem(key: RSAPrivateKey) -> bytes:
 @functools.cache
 def mrsigner(key: RSAPrivateKey) -> str:
     """MRSIGNER of a key, hexadecimal."""
-    return mrsigner_of_pem(public_pem(key)).hex()
+    return mrsigner_of(public_pem(key)).hex()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.graft import extract
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.files import write_file
 from sgx_enclaves.gate.subjects import FileVerdict

@@ -40,6 +40,13 @@ def option(text: str, name: str = "ProdID") -> bytes:
         ("<![CDATA[5]]>", 5),
         ("5<!-- 6 -->", 5),
         ("5<x>6</x>7", 5),
+        # Only the first node counts, and a CDATA section is a node of its own.
+        ("1<![CDATA[2]]>", 1),
+        ("<![CDATA[1]]>2", 1),
+        ("<![CDATA[1]]><![CDATA[2]]>", 1),
+        (" \n<![CDATA[3]]>", 3),
+        ("4<!-- x --><![CDATA[2]]>", 4),
+        ("<![CDATA[5]]><!-- <x> -->", 5),
     ],
 )
 def test_numbers(text: str, value: int) -> None:
@@ -53,6 +60,9 @@ def test_numbers(text: str, value: int) -> None:
         ("  ", "has no value"),
         ("<!-- c -->5", "has no value"),
         ("<x/>5", "has no value"),
+        ("<![CDATA[]]>5", "has no value"),
+        ("<![CDATA[ ]]>5", "has no value"),
+        ("<![CDATA[<!-- 5 -->]]>", "not a number"),
         ("5 ", "not a number"),
         ("-1", "not a number"),
         ("5-", "not a number"),
@@ -118,8 +128,55 @@ def test_other_encodings_than_utf_8_are_refused() -> None:
         with pytest.raises(ConfigError):
             Config.parse(option("5").decode().encode(encoding))
     assert Config.parse(option("5").decode().encode("utf-8-sig")).given == {"ProdID": 5}
+    with pytest.raises(ConfigError) as caught:
+        Config.parse(b"<EnclaveConfiguration>\n<ProdID>\xff</ProdID></EnclaveConfiguration>")
+    assert caught.value.message == "line 2: not well-formed XML"
+    assert caught.value.found == "the byte 0xff, which is not UTF-8"
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        b"<!-- one -- two -->",
+        b"<!-- ends so --->",
+        b"<!---->",
+        b"<!-- \xe4\xf6\xfc Latin-1 -->",
+        "<!-- \u4e2d\u6587 -->".encode("gbk"),
+        b"<!-- <ProdID>9</ProdID> <![CDATA[ ]]> -->",
+        b"<!-- a\nb\r\nc -->",
+    ],
+)
+def test_what_a_comment_holds_changes_no_value(comment: bytes) -> None:
+    text = comment + b"<EnclaveConfiguration>" + comment + b"<ProdID>1" + comment
+    text += b"</ProdID>" + comment + b"</EnclaveConfiguration>" + comment
+    assert Config.parse(text).given == {"ProdID": 1}
+
+
+def test_white_space_before_the_declaration() -> None:
+    text = b" \n\t\r\n<?xml version='1.0'?>\n" + option("5")
+    assert Config.parse(text).given == {"ProdID": 5}
+    with pytest.raises(ConfigError, match="line 4: ISVSVN is not a number"):
+        Config.parse(b"\n\n<?xml version='1.0'?>\n" + option("x", "ISVSVN"))
+    with pytest.raises(ConfigError, match="line 1: not well-formed"):
+        Config.parse(b"x" + text)
+
+
+def test_lines_are_counted_over_comments() -> None:
+    text = b"<EnclaveConfiguration>\n<!-- a -- b\nc --->\n<ISVSVN>x</ISVSVN></EnclaveConfiguration>"
+    with pytest.raises(ConfigError, match="line 4: ISVSVN"):
+        Config.parse(text)
+
+
+def test_a_comment_that_does_not_end_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.parse(b"<EnclaveConfiguration>\n<!-- -- x </EnclaveConfiguration>")
+    assert caught.value.found == "a comment that does not end"
+
+
+def test_a_comment_in_an_attribute_hides_nothing() -> None:
+    text = b'<EnclaveConfiguration a="<!--"><ProdID>1</ProdID><x b="-->"/></EnclaveConfiguration>'
     with pytest.raises(ConfigError):
-        Config.parse(b"<EnclaveConfiguration><!-- \xff --></EnclaveConfiguration>")
+        Config.parse(text)
 
 
 def test_every_option_is_read_in_the_order_of_the_file() -> None:

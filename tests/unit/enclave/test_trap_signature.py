@@ -17,12 +17,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from sgx_enclaves.enclave.known import pin_named
 from sgx_enclaves.enclave.metadata import Block, FipsSignature
 from sgx_enclaves.enclave.policy import (
-    AllOf,
-    LeastSvn,
-    NotDebug,
+    AskedBy,
     Policy,
-    ProductId,
-    SignedBy,
     check_fips_signature,
     check_sigstruct,
     policy_for,
@@ -30,11 +26,11 @@ from sgx_enclaves.enclave.policy import (
 )
 from sgx_enclaves.enclave.sign import sign_sigstruct
 from sgx_enclaves.enclave.sigstruct import FLAG_DEBUG, KEY_SIZE, TYPE_DEBUG, VENDOR_INTEL, Sigstruct
-from sgx_enclaves.enclave.verdict import Outcome, Severity
+from sgx_enclaves.enclave.verdict import CheckState, Outcome, Severity
 from tests.support.intel import INTEL_PCE
 from tests.support.keys import fips_key, foreign_key, mrsigner, vendor_key
 from tests.support.signed import DATE, Case, fips_enclave, signed_enclave
-from tests.unit.enclave.verdicts import assert_only, codes
+from tests.unit.enclave.verdicts import assert_only, assert_unverifiable, codes
 
 # ASN.1 of a SHA-256 digest (RFC 8017, 9.2).
 DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
@@ -75,21 +71,21 @@ def refusals(policy: Policy, sigstruct: Sigstruct) -> list[str]:
     return [finding.code for finding in policy.check(sigstruct)]
 
 
-def signer_of(*keys: RSAPrivateKey) -> SignedBy:
-    return SignedBy(frozenset(mrsigner(key) for key in keys))
+def signer_of(*keys: RSAPrivateKey) -> Policy:
+    return policy_for(None, mrsigners=[mrsigner(key) for key in keys])
 
 
 def test_the_good_one_is_good(good: Sigstruct) -> None:
     """What makes every other test here mean something."""
     assert check_sigstruct(good) == ()
-    assert refusals(AllOf((signer_of(vendor_key()), NotDebug())), good) == []
+    assert refusals(signer_of(vendor_key()), good) == []
 
 
 # Trap 5: valid, but by somebody else, for something else, or open to debuggers.
 
 
 def test_a_valid_signature_by_somebody_else() -> None:
-    """Guards `SignedBy`: everything else is as it should be."""
+    """Guards the signer: everything else is as it should be."""
     case = signed_enclave()
     evil = case.with_blocks([case.signed_block(b, foreign_key()) for b in case.blocks])
     verdict = case.compare(evil)
@@ -97,7 +93,7 @@ def test_a_valid_signature_by_somebody_else() -> None:
     assert codes(verdict) == ["signer-unexpected"] * 3
     assert verdict.findings[0].found == mrsigner(foreign_key())
     both = signer_of(foreign_key(), vendor_key())
-    assert case.compare(evil, AllOf((both,))).outcome is Outcome.IDENTICAL
+    assert case.compare(evil, both).outcome is Outcome.IDENTICAL
 
 
 def test_the_vendor_field_proves_nothing() -> None:
@@ -111,11 +107,12 @@ def test_the_vendor_field_proves_nothing() -> None:
 
 
 def test_nobody_is_pinned() -> None:
-    """Guards `UnknownSigner`: a valid signature alone is not enough."""
+    """Guards that a valid signature alone is not enough: without a pin nothing is decided."""
     case = signed_enclave()
     verdict = case.compare(policy=policy_for(None))
-    assert_only(verdict, "policy")
+    assert_unverifiable(verdict, "signer-not-pinned")
     assert codes(verdict) == ["signer-not-pinned"] * 3
+    assert [c.name for c in verdict.checks if c.state is not CheckState.PROVED] == ["policy"]
 
 
 def test_a_modulus_with_a_known_tail() -> None:
@@ -126,7 +123,7 @@ def test_a_modulus_with_a_known_tail() -> None:
 
 
 def test_a_debug_signature() -> None:
-    """Guards `NotDebug` through `type`: the config itself asks for it."""
+    """Guards against debug through `type`: the config itself asks for it."""
     case = signed_enclave("2.17", {"ReleaseType": 1})
     assert case.blocks[0].sigstruct.type == TYPE_DEBUG
     assert_only(case.compare(), "policy")
@@ -134,7 +131,7 @@ def test_a_debug_signature() -> None:
 
 
 def test_a_mask_that_leaves_debug_open() -> None:
-    """Guards `NotDebug` through the mask: DEBUG is off, but nothing keeps it off."""
+    """Guards against debug through the mask: DEBUG is off, but nothing keeps it off."""
     case = signed_enclave("2.17", {"DisableDebug": 0})
     assert not case.blocks[0].sigstruct.attributemask_flags & FLAG_DEBUG
     assert_only(case.compare(), "policy")
@@ -143,7 +140,7 @@ def test_a_mask_that_leaves_debug_open() -> None:
 
 
 def test_a_debug_enclave() -> None:
-    """Guards `NotDebug` through ATTRIBUTES, which only a hostile signer sets."""
+    """Guards against debug through ATTRIBUTES, which only a hostile signer sets."""
     case = signed_enclave()
 
     def change(block: Block) -> Block:
@@ -164,12 +161,12 @@ def test_a_debug_enclave() -> None:
 )
 def test_each_way_to_debug(good: Sigstruct, field: str, value: int) -> None:
     """Guards each condition of `Sigstruct.is_debug`."""
-    assert refusals(NotDebug(), replace(good, **{field: value})) == ["debug-allowed"]  # type: ignore[arg-type]
+    assert refusals(signer_of(vendor_key()), replace(good, **{field: value})) == ["debug-allowed"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("least", "refused"), [(0, False), (7, False), (8, True), (65535, True)])
 def test_a_lower_isvsvn_than_already_shipped(least: int, refused: bool) -> None:
-    """Guards `LeastSvn`: the enclave has ISVSVN 7."""
+    """Guards the least ISVSVN: the enclave has ISVSVN 7."""
     case = signed_enclave()
     policy = policy_for(None, mrsigners=[mrsigner(vendor_key())], min_isvsvn=least)
     verdict = case.compare(policy=policy)
@@ -185,15 +182,17 @@ def test_a_lower_isvsvn_than_already_shipped(least: int, refused: bool) -> None:
 
 
 def test_a_least_isvsvn_of_its_own(good: Sigstruct) -> None:
-    assert refusals(LeastSvn(8), good) == ["isvsvn-too-low"]
-    assert refusals(LeastSvn(7), good) == []
+    ours = signer_of(vendor_key())
+    assert refusals(replace(ours, min_isvsvn=8), good) == ["isvsvn-too-low"]
+    assert refusals(replace(ours, min_isvsvn=7), good) == []
 
 
 @pytest.mark.parametrize("wanted", [0, 2, 4])
 def test_another_product(good: Sigstruct, wanted: int) -> None:
-    """Guards `ProductId`: a valid enclave of the same signer in the place of another."""
-    assert refusals(ProductId(wanted), good) == ["isvprodid-unexpected"]
-    assert refusals(ProductId(3), good) == []
+    """Guards the product: a valid enclave of the same signer in the place of another."""
+    ours = signer_of(vendor_key())
+    assert refusals(replace(ours, isvprodid=wanted), good) == ["isvprodid-unexpected"]
+    assert refusals(replace(ours, isvprodid=3), good) == []
 
 
 def test_what_is_pinned_for_an_enclave(good: Sigstruct) -> None:
@@ -212,9 +211,65 @@ def test_what_is_pinned_for_an_enclave(good: Sigstruct) -> None:
     assert pce.mrsigner == INTEL_PCE
 
 
-def test_a_signer_named_by_the_user_is_not_held_to_intels_numbers(good: Sigstruct) -> None:
-    policy = policy_for(pin_named("pce"), mrsigners=[mrsigner(vendor_key())])
-    assert refusals(policy, good) == []
+def test_an_option_that_is_not_given_loosens_nothing(good: Sigstruct) -> None:
+    """A named signer lifts neither the product nor the security version."""
+    pce = pin_named("pce")
+    ours = [mrsigner(vendor_key())]
+    assert refusals(policy_for(pce, mrsigners=ours), good) == [
+        "isvprodid-unexpected",
+        "isvsvn-too-low",
+    ]
+    assert refusals(policy_for(pce, mrsigners=ours, any_product=True), good) == ["isvsvn-too-low"]
+    lifted = policy_for(pce, mrsigners=ours, any_product=True, min_isvsvn=0)
+    assert refusals(lifted, good) == []
+    assert lifted.claim == (
+        f"signer {ours[0]} (option), product: any accepted on purpose, "
+        "ISVSVN: any accepted on purpose, not for debug"
+    )
+
+
+def test_the_policy_in_force_says_what_was_asked_and_by_whom() -> None:
+    policy = policy_for(pin_named("pce"), named_by=AskedBy.OPTION, allow_debug=True)
+    assert policy.claim == (
+        "signer Intel (PCE) (catalogue), product 1 (catalogue), ISVSVN 16 or more (catalogue), "
+        "debug: accepted on purpose"
+    )
+    assert (policy.enclave, policy.enclave_from) == ("pce", AskedBy.OPTION)
+    assert policy.debug_from is AskedBy.OPTION
+    bare = policy_for(None, mrsigners=["ab" * 32])
+    assert bare.claim == (
+        f"signer {'ab' * 32} (option), product: not asked, ISVSVN: not asked, not for debug"
+    )
+    assert policy_for(None).claim.startswith("signer: none pinned")
+    assert policy_for(pin_named("pce"), min_isvsvn=20).min_isvsvn_from is AskedBy.OPTION
+
+
+def test_a_verdict_claims_what_was_checked_and_no_more() -> None:
+    case = signed_enclave("2.17", {"DisableDebug": 0})
+    policy = policy_for(None, mrsigners=[mrsigner(vendor_key())], allow_debug=True)
+    verdict = case.compare(policy=policy)
+    assert verdict.outcome is Outcome.IDENTICAL
+    assert verdict.policy == policy
+    (claim,) = [c.claim for c in verdict.checks if c.name == "policy"]
+    assert "debug: accepted on purpose" in claim
+    assert "not for debug" not in claim
+    assert verdict.blocks[0].signer == "named by option"
+    assert any("zeroed" in clause for clause in verdict.not_proved)
+
+
+def test_when_only_the_policy_refuses_the_first_line_says_so() -> None:
+    case = signed_enclave()
+    refused = case.compare(policy=replace(case.policy, min_isvsvn=8))
+    assert refused.outcome is Outcome.DIFFERS
+    assert refused.headline == (
+        "signed is our build plus a signature, but is refused: the enclave's security version is "
+        "lower than the one required"
+    )
+    assert case.compare(policy=policy_for(None)).headline.endswith(
+        "but is refused: no signer is pinned for this enclave"
+    )
+    evil = case.signed[:-1] + bytes([case.signed[-1] ^ 1])
+    assert case.compare(evil).headline == "signed is not our build plus a signature"
 
 
 # Trap 6: what EINIT would refuse, or a lax verifier accept.

@@ -13,7 +13,9 @@ import pytest
 
 from sgx_enclaves.cli.output import coloured
 from sgx_enclaves.enclave.compare import CLAIMS
+from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.verdict import (
+    NOT_PROVED,
     Check,
     CheckState,
     FileFacts,
@@ -50,7 +52,21 @@ def verdict_of(outcome: Outcome) -> Verdict:
         Check(name, claim, state if name == "payload" else CheckState.PROVED)
         for name, claim in CLAIMS.items()
     )
-    return Verdict(outcome, facts, facts, facts, "2.25", "1" * 64, checks, (), (), ())
+    return Verdict(
+        outcome,
+        facts,
+        facts,
+        facts,
+        Policy(),
+        "2.25",
+        "our build",
+        "1" * 64,
+        checks,
+        (),
+        (),
+        (),
+        NOT_PROVED,
+    )
 
 
 def enclave(name: str, outcome: Outcome, **changes: Any) -> EnclaveOutcome:

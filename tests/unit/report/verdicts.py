@@ -6,7 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Optional
 
+from sgx_enclaves.enclave.known import Pin
+from sgx_enclaves.enclave.policy import policy_for
 from sgx_enclaves.enclave.verdict import (
+    NOT_PROVED,
     BlockFacts,
     ByteRange,
     Cause,
@@ -44,7 +47,9 @@ IDENTICAL = Verdict(
     FileFacts("build/libsgx_pce.so", 2000, "01" * 32),
     FileFacts("vendor/libsgx_pce.signed.so", 2000, "23" * 32),
     FileFacts("config.xml", 700, "45" * 32),
+    policy_for(Pin("pce", "pce", INTEL_PCE, 1, 16)),
     "2.25",
+    "our build",
     OURS,
     checks(),
     (),
@@ -54,6 +59,7 @@ IDENTICAL = Verdict(
         ByteRange(1000, 1900, Origin.REGENERATED),
         ByteRange(1900, 2000, Origin.SIGNATURE),
     ),
+    NOT_PROVED,
 )
 
 

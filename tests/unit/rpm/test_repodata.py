@@ -49,6 +49,8 @@ from tests.support_rpm import RpmFile, compress, folder, write_rpm
 
 pytest.importorskip("createrepo_c", reason="Python's createrepo_c is not installed")
 
+# The test vendor, whose products and security versions are not Intel's.
+SIGNER = ("--signer", mrsigner(vendor_key()), "--any-product", "--min-isvsvn", "0")
 CASE = signed_enclave("2.25")
 PCE = ENCLAVE_FOLDER + "libsgx_pce.signed.so"
 PLAIN = write_rpm([RpmFile("/usr/bin/x", b"text"), folder("/usr/share/x")], provides=["x"])
@@ -292,7 +294,7 @@ def test_repositories_in_a_tree(tmp_path: Path) -> None:
 
 
 def run(*arguments: str) -> int:
-    return main(["scan", *arguments, "--signer", mrsigner(vendor_key()), "--jobs", "1"])
+    return main(["scan", *arguments, *SIGNER, "--jobs", "1"])
 
 
 @pytest.fixture(name="reference")
@@ -382,7 +384,7 @@ def test_a_parser_that_crashes_does_not_end_the_scan(tmp_path: Path, reference: 
     (tmp_path / "modules" / "createrepo_c.py").write_text("import os\nos.abort()\n")
     tree = fill(tmp_path / "tree")
     argv = [sys.executable, "-m", "sgx_enclaves", "scan", str(tree), "--jobs", "2", "--json"]
-    argv += ["--reference", reference, "--signer", mrsigner(vendor_key())]
+    argv += ["--reference", reference, *SIGNER]
     paths = [str(tmp_path / "modules"), str(Path(__file__).resolve().parents[3])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment)

@@ -26,6 +26,8 @@ from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, folder, link, write_rpm
 
+# The test vendor, whose products and security versions are not Intel's.
+SIGNER = ("--signer", mrsigner(vendor_key()), "--any-product", "--min-isvsvn", "0")
 CASE = signed_enclave("2.25")
 PLAIN = write_rpm([RpmFile("/usr/bin/x", b"text"), folder("/usr/share/x")], provides=["x"])
 SIGNED = write_rpm(
@@ -298,7 +300,7 @@ def test_what_is_no_file_is_never_plain(tmp_path: Path) -> None:
 
 
 def run(*arguments: str) -> int:
-    return main(["scan", *arguments, "--signer", mrsigner(vendor_key()), "--jobs", "1"])
+    return main(["scan", *arguments, *SIGNER, "--jobs", "1"])
 
 
 def test_the_verb(tree: Path, reference: str, capsys: pytest.CaptureFixture[str]) -> None:
