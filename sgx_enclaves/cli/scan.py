@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """Print what was found; the highest exit status of all packages."""
     jobs = args.jobs or os.cpu_count() or 1
     chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
-    found = survey(args.folder, repodata=not (args.headers or args.deep), jobs=jobs)
+    found = survey(args.folder, repodata=not (args.headers or args.deep))
     if not (found.targets or found.passed):
         raise InputError(
             "there is no package to scan", file=args.folder, hint="name a folder of RPM packages"

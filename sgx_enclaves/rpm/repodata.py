@@ -14,12 +14,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import json
 import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
+from sgx_enclaves.child import Send, pieces_from_child
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import InputError, LimitError, RepodataError, UnsupportedError
 from sgx_enclaves.files import DigestedStream, read_file
@@ -32,6 +34,7 @@ _HINTS = tuple(hint.encode() for hint in HINTS)
 _START = re.compile(rb"<package[\s>]")
 _END = b"</package>"
 _MOST_WORDS = 160
+_ROWS = 10_000
 _CLOSING = re.compile(rb"\s*(</(metadata|filelists)>\s*)?\Z")
 # Without packages, the whole file is one empty element.
 _EMPTY = re.compile(rb"<(metadata|filelists)\b[^<]*(/>|>\s*</(metadata|filelists)>)\s*\Z")
@@ -91,49 +94,49 @@ class Repository:
     packages: dict[str, Optional[Listing]]
 
 
-@dataclass(frozen=True)
-class Half:
-    """What one of the two lists says.
+DEFAULT_REPODATA_LIMITS = RepodataLimits()
+# For lists of hundreds of thousands of packages.
+_SECONDS = 600
+_MEMORY = 2048 * MIB
 
-    Attributes:
-        stamp: digest of the repomd.xml that led to it.
-        packages: from primary: as `Repository.packages`, suspect by Provides alone.
-        suspects: from filelists: digests of the packages that have anything of an
-            enclave among their files.
+
+def repository_in(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS) -> Repository:
+    """`read_repository` in a child process, which outlives what makes the parser's C code crash.
+
+    Raises:
+        LimitError: it took too much memory or time, or crashed.
+        SgxEnclavesError: see `read_repository`.
     """
 
-    stamp: str
-    packages: dict[str, Optional[Listing]]
-    suspects: frozenset[str]
+    def work(send: Send) -> None:
+        found = read_repository(folder, limits)
+        send(found.stamp.encode())
+        rows = list(found.packages.items())
+        for at in range(0, len(rows), _ROWS):
+            send(json.dumps(rows[at : at + _ROWS]).encode())
 
-
-PRIMARY, FILELISTS = "primary", "filelists"
-DEFAULT_REPODATA_LIMITS = RepodataLimits()
+    pieces = pieces_from_child(
+        work, what=f"{folder}: repodata cannot be read", seconds=_SECONDS, memory=_MEMORY
+    )
+    with contextlib.closing(pieces):
+        stamp = next(pieces).decode()
+        packages = {
+            path: Listing(*listing) if listing else None
+            for piece in pieces
+            for path, listing in json.loads(piece)
+        }
+    return Repository(stamp, packages)
 
 
 def read_repository(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS) -> Repository:
     """Read the repodata below a folder.
 
     Raises:
-        SgxEnclavesError: see `read_half` and `join`.
-    """
-    return join(folder, *(read_half(folder, kind, limits) for kind in (PRIMARY, FILELISTS)))
-
-
-def read_half(folder: str, kind: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS) -> Half:
-    """Read one of the two lists: independent of the other, so that it can be done elsewhere.
-
-    Args:
-        folder: the repository.
-        kind: `PRIMARY` or `FILELISTS`.
-        limits: see `RepodataLimits`.
-
-    Raises:
-        UnsupportedError: createrepo_c is not installed, or the list is compressed
+        UnsupportedError: createrepo_c is not installed, or a list is compressed
             with something that cannot be read.
         InputError: a file cannot be read.
-        RepodataError: broken, or without that list.
-        ArchiveError: the list does not unpack.
+        RepodataError: broken, or without one of the lists.
+        ArchiveError: a list does not unpack.
         LimitError: more than `limits` allow.
     """
     parser = _parser(folder)
@@ -144,28 +147,18 @@ def read_half(folder: str, kind: str, limits: RepodataLimits = DEFAULT_REPODATA_
         raise RepodataError("not XML", file=path, found=data[:4].hex())
     with _parsing(path, parser):
         records = {record.type: record for record in parser.Repomd(path).records}
-    source = _source(folder, path, records.get(kind), kind)
+    primary, filelists = (
+        _source(folder, path, records.get(kind), kind) for kind in ("primary", "filelists")
+    )
     reader = _Reader(parser, limits)
-    stamp = hashlib.sha256(data).hexdigest()
-    if kind == PRIMARY:
-        return Half(stamp, reader.packages(source), frozenset())
-    return Half(stamp, {}, frozenset(reader.suspects(source)))
-
-
-def join(folder: str, one: Half, other: Half) -> Repository:
-    """Both lists of a repository together.
-
-    Raises:
-        RepodataError: they are not of the same repodata.
-    """
-    if one.stamp != other.stamp:
-        raise RepodataError("the repodata have changed while they were read", file=folder)
-    suspects = one.suspects | other.suspects
+    suspects = reader.suspects(filelists)
     packages = {
         path: listing._replace(suspect=True) if listing and listing.digest in suspects else listing
-        for path, listing in {**one.packages, **other.packages}.items()
+        for path, listing in reader.packages(primary).items()
     }
-    return Repository(one.stamp, packages)
+    if read_file(path, limits.repomd) != data:
+        raise RepodataError("the repodata have changed while they were read", file=folder)
+    return Repository(hashlib.sha256(data).hexdigest(), packages)
 
 
 def _parser(folder: str) -> Any:

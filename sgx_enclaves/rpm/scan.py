@@ -1,20 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Look at many packages: which carry enclaves, and each one's verdict.
 
-A package without enclaves costs only the reading of its headers. Work is done
-in several processes, and what is done can be kept, see `scan_state.py`.
-
-What a scan has found so far, kept in a file of JSON lines, so that it can go on later.
-
-Work in several processes, with results as they come and memory bounded.
-
-Which packages of a tree must be looked at, and which are passed by on repodata's word.
-
-A package is passed by when the repodata of a repository in the tree describe a
-file of its size at its place, and neither its Provides nor its file list have
-anything of an enclave. All others are looked at: packages with such things,
-packages that no repodata list, those of another size than listed, and all
-packages of a repository whose repodata cannot be read.
+A package is passed by when the repodata of a repository in the tree describe a file of its
+size at its place, and neither its Provides nor its file list have anything of an enclave.
+All others are looked at: the header first, the payload where that gives a reason. Work is
+done in several processes, and what is done can be kept to resume.
 """
 
 from __future__ import annotations
@@ -27,8 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple, Optional, TypeVar, Union
+from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import Generation
@@ -50,19 +39,12 @@ from sgx_enclaves.rpm.references import (
     neighbours_among,
     open_reference,
 )
-from sgx_enclaves.rpm.repodata import (
-    FILELISTS,
-    PRIMARY,
-    REPOMD,
-    Half,
-    Listing,
-    Repository,
-    join,
-    read_half,
-)
+from sgx_enclaves.rpm.repodata import REPOMD, Listing, repository_in
 
 _KEY = "scan"
 _KEY_SIZE = 1 << 16
+# The lead and the signature header, which has the digest of the other one.
+_HEAD = 16 << 10
 
 
 @dataclass(frozen=True)
@@ -71,12 +53,12 @@ class Scanned:
 
     Attributes:
         file: the package file.
-        stamp: size in bytes and time of change in ns: another stamp, another file.
+        stamp: see `stamp_of`.
         report: as `ScanSettings.record` gives it; None for a package without enclaves.
     """
 
     file: str
-    stamp: tuple[int, int]
+    stamp: str
     report: Optional[dict[str, Any]]
 
     @property
@@ -85,30 +67,34 @@ class Scanned:
         return int(self.report["exit_status"]) if self.report else 0
 
 
-def stamp_of(path: str) -> tuple[int, int]:
-    """Size and time of change of a file; zeros when it is not there."""
+def stamp_of(path: str) -> str:
+    """What changes with a file: size, times, inode and first bytes; empty when it is not there.
+
+    Size and time of modification can be set by who replaces a file; the other two cannot.
+    """
     try:
+        with open(path, "rb") if os.path.isfile(path) else open(os.devnull, "rb") as stream:
+            head = hashlib.sha256(stream.read(_HEAD)).hexdigest()
         status = os.stat(path)
     except OSError:
-        return (0, 0)
-    return (status.st_size, status.st_mtime_ns)
+        return ""
+    numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return " ".join((*map(str, numbers), head))
 
 
 def stamps_below(path: str) -> str:
     """Digest of the stamps of a file, or of all files of a folder: another one, other results."""
-    digest = hashlib.sha256(repr(stamp_of(path)).encode())
-    for parent, folders, files in os.walk(path):
+    files = [path]
+    for parent, folders, names in os.walk(path):
         folders.sort()
-        for name in sorted(files):
-            file = os.path.join(parent, name)
-            digest.update(repr((file, stamp_of(file))).encode())
-    return digest.hexdigest()
+        files += [os.path.join(parent, name) for name in sorted(names)]
+    return hashlib.sha256(repr([(file, stamp_of(file)) for file in files]).encode()).hexdigest()
 
 
 class State:
     """What was scanned already, in a file of JSON lines.
 
-    The first line says with which settings. With others, the file starts anew.
+    The first line says with which settings. With others, the file starts again.
 
     Args:
         path: the file; made when it is not there.
@@ -147,10 +133,9 @@ class State:
 
     def _learn(self, line: str) -> bool:
         try:
-            record = json.loads(line)
-            size, changed = record["stamp"]
-            scanned = Scanned(record["file"], (size, changed), record["report"])
+            scanned = Scanned(**json.loads(line))
             _ = scanned.exit_status
+            _ = f"{scanned.file:s} {scanned.stamp:s}"
         except (ValueError, KeyError, TypeError):
             return False
         self._known[scanned.file] = scanned
@@ -167,9 +152,8 @@ class State:
         Raises:
             InputError: it cannot be written.
         """
-        record = {"file": scanned.file, "stamp": scanned.stamp, "report": scanned.report}
         try:
-            self._stream.write(json.dumps(record) + "\n")
+            self._stream.write(json.dumps(vars(scanned)) + "\n")
             self._stream.flush()
         except OSError as error:
             raise InputError(
@@ -179,54 +163,6 @@ class State:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
-
-
-# Pieces that wait for a process; bounds the memory of a scan of millions.
-_WAITING = 4
-
-Piece = TypeVar("Piece")
-Done = TypeVar("Done")
-
-
-def in_processes(
-    work: Callable[[Piece], Done], pieces: Sequence[Piece], jobs: int
-) -> Iterator[Done]:
-    """Yield what the work makes of each piece, in no order.
-
-    Args:
-        work: must be picklable.
-        pieces: what to work on.
-        jobs: processes.
-
-    Raises:
-        LimitError: a process died.
-    """
-    waiting = iter(pieces)
-    with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
-        running: set[Future[Done]] = set()
-        try:
-            while True:
-                while len(running) < jobs * _WAITING:
-                    piece = next(waiting, None)
-                    if piece is None:
-                        break
-                    running.add(pool.submit(work, piece))
-                if not running:
-                    return
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-        except BrokenProcessPool:
-            raise LimitError(
-                "a process of the scan died, perhaps for want of memory",
-                hint="scan again with fewer --jobs; what was done is in the --state file",
-            ) from None
-        finally:
-            for future in running:
-                future.cancel()
-
-
-_SUFFIX = ".rpm"
 
 
 class Target(NamedTuple):
@@ -261,50 +197,47 @@ class Survey:
     problems: tuple[SgxEnclavesError, ...] = ()
 
 
-def survey(folder: str, *, repodata: bool = True, jobs: int = 1) -> Survey:
+def survey(folder: str, *, repodata: bool = True) -> Survey:
     """Look over a tree of packages, with or without repositories in it.
 
     Args:
         folder: the tree; links to folders are not followed.
         repodata: False to look at every package, whatever repodata say.
-        jobs: processes that may read repodata; with more than one, none of it is read
-            in this one, which so outlives what makes the parser's C code crash.
 
     Raises:
         InputError: a folder cannot be read, or this is no folder.
     """
     paths, roots = _walk(folder)
-    if not repodata or not roots:
-        return Survey(tuple(Target(path) for path in paths))
+    targets = {path: Target(path) for path in paths}
     listings: dict[str, Optional[Listing]] = {}
     problems: list[SgxEnclavesError] = []
     stamps: list[str] = []
-    for root, found in _read(roots, jobs).items():
-        if isinstance(found, SgxEnclavesError):
-            problems.append(found)
+    for root in roots if repodata else ():
+        try:
+            repository = repository_in(root)
+        except SgxEnclavesError as error:
+            problems.append(error)
             continue
-        stamps.append(found.stamp)
-        _merge(listings, root, found)
-    targets = {path: Target(path) for path in paths}
+        stamps.append(repository.stamp)
+        for place, listing in repository.packages.items():
+            path = os.path.join(root, place)
+            if listings.setdefault(path, listing) != listing:
+                # Two repositories contradict each other: the package itself tells.
+                listings[path] = None
     passed = absent = 0
-    for path, listing in listings.items():
-        if listing is None:
+    for path, known in listings.items():
+        if known is None:
             continue
-        if listing.suspect:
+        if known.suspect:
             # Even when it is not there: then that is what there is to say.
-            targets[path] = Target(path, listing)
-        elif _size(path) == listing.size:
-            targets.pop(path, None)
+            targets[path] = Target(path, known)
+        elif path in targets and os.path.getsize(path) == known.size:
+            del targets[path]
             passed += 1
         elif path not in targets:
             absent += 1
-    return Survey(
-        tuple(targets[path] for path in sorted(targets)),
-        passed,
-        absent,
-        tuple(sorted(stamps)),
-        tuple(problems),
-    )
+    found = tuple(targets[path] for path in sorted(targets))
+    return Survey(found, passed, absent, tuple(sorted(stamps)), tuple(problems))
 
 
 def _walk(folder: str) -> tuple[list[str], list[str]]:
@@ -321,75 +254,17 @@ def _walk(folder: str) -> tuple[list[str], list[str]]:
 
     found: list[str] = []
     roots: list[str] = []
-    for parent, folders, files in os.walk(str(Path(folder)), onerror=refuse):
+    for parent, folders, files in os.walk(os.path.normpath(folder), onerror=refuse):
         folders.sort()
-        found += [os.path.join(parent, name) for name in files if name.endswith(_SUFFIX)]
+        found += [os.path.join(parent, name) for name in files if name.endswith(".rpm")]
         if "repodata" in folders and os.path.isfile(os.path.join(parent, REPOMD)):
             roots.append(parent)
     return sorted(found), roots
 
 
-def _read(roots: list[str], jobs: int) -> dict[str, Union[Repository, SgxEnclavesError]]:
-    """The repodata of each folder, or what speaks against them."""
-    work = [(root, kind) for root in roots for kind in (PRIMARY, FILELISTS)]
-    found: dict[str, Union[Repository, SgxEnclavesError]] = {}
-    try:
-        done = dict(_halves(work, jobs))
-    except LimitError as error:
-        # Nobody knows whose repodata made the process die.
-        return dict.fromkeys(roots, error)
-    for root in roots:
-        primary, filelists = done[root, PRIMARY], done[root, FILELISTS]
-        if isinstance(primary, SgxEnclavesError):
-            found[root] = primary
-        elif isinstance(filelists, SgxEnclavesError):
-            found[root] = filelists
-        else:
-            try:
-                found[root] = join(root, primary, filelists)
-            except SgxEnclavesError as error:
-                found[root] = error
-    return found
-
-
-Work = tuple[str, str]
-Result = tuple[Work, Union[Half, SgxEnclavesError]]
-
-
-def _halves(work: list[Work], jobs: int) -> Iterator[Result]:
-    if jobs == 1:
-        return map(_half, work)
-    # Costs start-up time.
-    pass
-
-    return in_processes(_half, work, min(jobs, len(work)))
-
-
-def _half(work: Work) -> Result:
-    root, kind = work
-    try:
-        return work, read_half(root, kind)
-    except SgxEnclavesError as error:
-        return work, error
-
-
-def _merge(listings: dict[str, Optional[Listing]], root: str, repository: Repository) -> None:
-    for place, listing in repository.packages.items():
-        path = os.path.join(root, place)
-        if listings.setdefault(path, listing) != listing:
-            # Two repositories contradict each other: the package itself tells.
-            listings[path] = None
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1
-
-
 _BATCH = 64
-
+# Pieces that wait for a process; bounds the memory of a scan of millions.
+_WAITING = 4
 Progress = Callable[[int, int], None]
 
 
@@ -461,19 +336,37 @@ def scan(
 def _batches(
     targets: Sequence[Target], settings: ScanSettings, jobs: int
 ) -> Iterator[Iterable[Scanned]]:
+    """The results in batches, in no order; raises LimitError where a process dies."""
     # Here too, so that what is missing or bad is an error, and not the result of every package.
     librpm()
     references = _opened(settings)
     if jobs == 1 or len(targets) < 2:
         yield (scan_one(target, settings, *references) for target in targets)
         return
-    # Costs start-up time, and is not needed for a few packages.
-    pass
-
     # A few packages with enclaves are as much work as many without.
     size = max(1, min(_BATCH, len(targets) // (4 * jobs)))
-    pieces = [targets[at : at + size] for at in range(0, len(targets), size)]
-    yield from in_processes(functools.partial(_scan_batch, settings), pieces, jobs)
+    pieces = (targets[at : at + size] for at in range(0, len(targets), size))
+    with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
+        running: set[Future[list[Scanned]]] = set()
+        try:
+            while True:
+                for piece in pieces:
+                    running.add(pool.submit(_scan_batch, settings, piece))
+                    if len(running) >= jobs * _WAITING:
+                        break
+                if not running:
+                    return
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        except BrokenProcessPool:
+            raise LimitError(
+                "a process of the scan died, perhaps for want of memory",
+                hint="scan again with fewer --jobs; what was done is in the --state file",
+            ) from None
+        finally:
+            for future in running:
+                future.cancel()
 
 
 @functools.lru_cache(maxsize=1)

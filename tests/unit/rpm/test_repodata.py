@@ -32,14 +32,12 @@ from sgx_enclaves.errors import (
 from sgx_enclaves.limits import ArchiveLimits
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.repodata import (
-    FILELISTS,
-    PRIMARY,
     Listing,
     RepodataLimits,
-    join,
+    _Reader,
     plain_path,
-    read_half,
     read_repository,
+    repository_in,
 )
 from sgx_enclaves.rpm.scan import Target, survey
 from tests.support.keys import mrsigner, vendor_key
@@ -389,27 +387,10 @@ def test_a_parser_that_crashes_does_not_end_the_scan(tmp_path: Path, reference: 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0
-    assert "a process of the scan died" in done.stderr
+    assert "repodata cannot be read" in done.stderr
     assert "headers are read instead" in done.stderr
     report = json.loads(done.stdout)
     assert (report["by_repodata_alone"], len(report["packages"])) == (0, 2)
-
-
-def test_several_processes_read_the_same(tmp_path: Path) -> None:
-    fill(tmp_path / "one")
-    fill(tmp_path / "two", LISTED[:1])
-    fill(tmp_path / "bad", repomd=b"<repomd/>")
-    alone, together = (survey(str(tmp_path), jobs=jobs) for jobs in (1, 3))
-    assert alone.targets == together.targets
-    assert (alone.passed, alone.stamps) == (together.passed, together.stamps) == (2, alone.stamps)
-    assert [str(e) for e in alone.problems] == [str(e) for e in together.problems] != []
-
-
-def test_halves_of_different_repodata_are_not_joined(tmp_path: Path) -> None:
-    primary = read_half(str(fill(tmp_path)), PRIMARY)
-    filelists = read_half(str(fill(tmp_path, LISTED[:2])), FILELISTS)
-    with pytest.raises(RepodataError, match="changed while they were read"):
-        join(str(tmp_path), primary, filelists)
 
 
 def test_new_repodata_start_a_state_anew(
@@ -474,3 +455,26 @@ def test_damage_never_escapes_the_error_tree(tmp_path: Path, seed: int) -> None:
         read_repository(str(tree))
     except SgxEnclavesError as error:
         assert str(error)
+
+
+def test_repodata_that_change_while_they_are_read_are_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = fill(tmp_path)
+    original = _Reader.packages
+
+    def changing(self: _Reader, source: Any) -> Any:
+        fill(tmp_path, LISTED[:2])
+        return original(self, source)
+
+    monkeypatch.setattr(_Reader, "packages", changing)
+    with pytest.raises(RepodataError):
+        read_repository(str(tree))
+
+
+def test_a_child_reads_the_same(tmp_path: Path) -> None:
+    tree = str(fill(tmp_path))
+    assert repository_in(tree) == read_repository(tree)
+    fill(tmp_path, repomd=b"<repomd/>")
+    with pytest.raises(RepodataError, match="no primary here"):
+        repository_in(tree)
