@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -19,7 +19,6 @@ from sgx_enclaves.enclave.verdict import Outcome
 from sgx_enclaves.errors import RecordError
 from sgx_enclaves.gate.inspect import PackageFacts
 from sgx_enclaves.gate.record import (
-    CATALOGUE,
     IDENTICAL,
     SCHEMA,
     Record,
@@ -241,13 +240,11 @@ def _why(answer: Answer) -> str:
 
 def _row(answer: Answer) -> dict[str, Any]:
     worst = _worst(answer)
+    names = ("mrenclave", "mrsigner", "isvprodid", "isvsvn")
     return {
         "name": answer.enclave,
         "verdict": answer.verdict,
-        "mrenclave": worst.mrenclave if worst else None,
-        "mrsigner": worst.mrsigner if worst else None,
-        "isvprodid": worst.isvprodid if worst else None,
-        "isvsvn": worst.isvsvn if worst else None,
+        **{name: getattr(worst, name, None) for name in names},
         "cause": None if answer.verdict == IDENTICAL else _why(answer),
         "built_sha256": answer.built_sha256,
         "signed_sha256": worst.sha256 if worst else None,
@@ -304,32 +301,12 @@ def report_text(combined: Combined, task_id: int, build_tag: str, repo_id: int) 
     return json.dumps(report, indent=2) + "\n"
 
 
-@dataclass(frozen=True)
-class Circumstances:
-    """What a record says besides the answers.
-
-    Attributes:
-        origin: where the release's description came from; `CATALOGUE` or a URL.
-        release_sha256: of that description.
-        build_id: of the build.
-        task_id: of the task that asks for the record.
-        report_sha256: of the report.
-        build_tag, repo_id: of the repository that made the buildroots.
-        partial: only some of the build's enclaves were to be verified.
-    """
-
-    release_sha256: str
-    build_id: int
-    task_id: int
-    report_sha256: str
-    build_tag: str
-    repo_id: int
-    partial: bool = False
-    origin: str = CATALOGUE
-
-
-def record_of(combined: Combined, around: Circumstances) -> Record:
+def record_of(combined: Combined, **around: Any) -> Record:
     """The record of a build's verification.
+
+    Args:
+        combined: the result.
+        around: what a record says besides; see `Record`.
 
     Raises:
         RecordError: a package could not be read, so that its bytes have no digest.
@@ -347,67 +324,33 @@ def record_of(combined: Combined, around: Circumstances) -> Record:
         packages.append(
             RecordedPackage(package.name, package.digests.file, package.digests.content)
         )
+    shared = ("release", "verdict", "reproducible")
+    digests = ("toolchain_sha256", "buildroot_sha256", "lock_sha256")
     return Record(
         schema=SCHEMA,
-        release=combined.release,
-        origin=around.origin,
-        release_sha256=around.release_sha256,
         nvr=combined.nvr,
-        build_id=around.build_id,
-        task_id=around.task_id,
-        verdict=combined.verdict,
-        reproducible=combined.reproducible,
         rpms=tuple(packages),
         enclaves=tuple(_recorded(combined)),
-        report_sha256=around.report_sha256,
-        toolchain_sha256=combined.toolchain_sha256,
         plugin_version=__version__,
-        build_tag=around.build_tag,
-        repo_id=around.repo_id,
-        buildroot_sha256=combined.buildroot_sha256,
-        lock_sha256=combined.lock_sha256,
-        partial=around.partial,
+        **{name: getattr(combined, name) for name in (*shared, *digests)},
+        **around,
     )
 
 
-def _recorded(combined: Combined) -> list[RecordedEnclave]:
+def _recorded(combined: Combined) -> Iterator[RecordedEnclave]:
     """Every signed file of the packages, also those that nobody could judge."""
-    judged = {
-        (s.rpm, s.path): (answer, s)
-        for answer in combined.answers
-        for s in answer.subjects
-        if s.origin == RPM
-    }
-    found = []
+    judged = {(s.rpm, s.path): (a, s) for a in combined.answers for s in a.subjects}
+    same = ("version", "mrenclave", "mrsigner", "isvprodid", "isvsvn", "built_sha256")
     for package in combined.packages:
         for file in package.signed:
             if file.sha256 is None:
                 continue
             answer, subject = judged.get((package.name, file.path), (None, None))
-            found.append(_one_recorded(package.name, file.path, file.sha256, answer, subject))
-    return found
-
-
-def _one_recorded(
-    rpm: str, path: str, sha256: str, answer: Optional[Answer], subject: Optional[Subject]
-) -> RecordedEnclave:
-    if answer is None or subject is None or subject.sha256 != sha256:
-        why = "it was compared with nothing"
-        name = "unknown" if answer is None else answer.enclave
-        return RecordedEnclave(
-            name, rpm, path, None, None, None, None, None, None, sha256, UNVERIFIABLE, why
-        )
-    return RecordedEnclave(
-        answer.enclave,
-        rpm,
-        path,
-        subject.version,
-        subject.mrenclave,
-        subject.mrsigner,
-        subject.isvprodid,
-        subject.isvsvn,
-        subject.built_sha256,
-        sha256,
-        subject.verdict,
-        subject.cause,
-    )
+            facts: dict[str, Any] = dict.fromkeys(same)
+            facts.update(verdict=UNVERIFIABLE, cause="it was compared with nothing")
+            if subject is not None and subject.sha256 == file.sha256:
+                facts = {name: getattr(subject, name) for name in (*same, "verdict", "cause")}
+            name = "unknown" if answer is None else answer.enclave
+            yield RecordedEnclave(
+                name=name, rpm=package.name, path=file.path, signed_sha256=file.sha256, **facts
+            )

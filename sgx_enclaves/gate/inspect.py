@@ -4,9 +4,8 @@
 Headers first. A package whose header names an enclave has a reason. Others are looked into if
 anything in their header, a scriptlet say, has a word of enclaves in it, or if they have a shared
 object, which every enclave is, whatever its name. If one package of a build has a reason, or
-holds an enclave, every package is hashed and looked into, unless a record already
-speaks of these very bytes. What cannot be read is a fact, too: the gate does not
-open for it.
+holds an enclave, every package is hashed and looked into. What cannot be read is a fact, too: the
+gate does not open for it.
 
 What was found in a file is remembered as long as it is the same file on disk.
 """
@@ -23,7 +22,6 @@ from typing import Any, BinaryIO, Optional, TypeVar
 
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import InputError, PackageError, SgxEnclavesError
-from sgx_enclaves.gate.record import Record
 from sgx_enclaves.rpm.enclaves import (
     Links,
     PackedEnclave,
@@ -32,12 +30,9 @@ from sgx_enclaves.rpm.enclaves import (
     may_carry_enclaves,
 )
 from sgx_enclaves.rpm.payload import read_payload
-from sgx_enclaves.rpm.presence import HINTS, contains_signed_enclaves, is_enclave_path
+from sgx_enclaves.rpm.presence import HINTS, contains_signed_enclaves
 from sgx_enclaves.rpm.reader import (
-    DEFAULT_PACKAGE_LIMITS,
-    FileKind,
     Package,
-    PackageLimits,
     open_package,
 )
 
@@ -113,29 +108,18 @@ class PackageFacts:
         return bool(self.signed or self.provides or self.problem)
 
 
-def inspect_build(
-    files: Sequence[BuildFile],
-    records: Sequence[Record] = (),
-    limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
-) -> tuple[PackageFacts, ...]:
-    """What all packages of a build hold; nothing when there is no enclave in any of them.
-
-    Args:
-        files: every binary package of the build.
-        records: of the build. Packages that they know by their digests are not looked
-            into again.
-        limits: see `PackageLimits`.
-    """
-    if not any(may_hold_enclaves(file.path, limits) for file in files):
+def inspect_build(files: Sequence[BuildFile]) -> tuple[PackageFacts, ...]:
+    """What all packages of a build hold; nothing when there is no enclave in any of them."""
+    if not any(may_hold_enclaves(file.path) for file in files):
         return ()
-    return tuple(inspect_package(file, records, limits) for file in files)
+    return tuple(map(inspect_package, files))
 
 
-def may_hold_enclaves(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> bool:
+def may_hold_enclaves(path: str) -> bool:
     """Whether a package names an enclave or holds one, or cannot be read."""
 
     def look() -> bool:
-        with open_package(path, limits) as (package, stream):
+        with open_package(path) as (package, stream):
             if may_carry_enclaves(package):
                 return True
             if not (package.header.mentions(HINTS) or _has_shared_objects(package)):
@@ -209,47 +193,39 @@ def _identity(what: str, path: str) -> Optional[tuple[object, ...]]:
     return (what, path, *own)
 
 
-def claims_signed_enclaves(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> bool:
+def claims_signed_enclaves(path: str) -> bool:
     """Whether a package says that it holds a signed enclave.
 
     Raises:
         SgxEnclavesError: it cannot be read.
     """
-    with open_package(path, limits) as (package, _stream):
+    with open_package(path) as (package, _stream):
         return contains_signed_enclaves(
             package.header.all("PROVIDENAME", str), (f.path for f in package.files)
         )
 
 
-def inspect_package(
-    file: BuildFile,
-    records: Sequence[Record] = (),
-    limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
-) -> PackageFacts:
+def inspect_package(file: BuildFile) -> PackageFacts:
     """What one package holds; never raises for what is wrong with it."""
-    copies = tuple(_copy_facts(name, path, limits) for name, path in file.copies)
+    copies = tuple(_copy_facts(name, path) for name, path in file.copies)
     digests = None
     signed: tuple[SignedFile, ...] = ()
     provides: tuple[str, ...] = ()
     problem = None
     try:
-        digests = rpm_digests(file.path, limits)
-        with open_package(file.path, limits) as (package, stream):
+        digests = rpm_digests(file.path)
+        with open_package(file.path) as (package, stream):
             _require_name(package, file.name)
             provides = _signed_names(package.header.all("PROVIDENAME", str))
-            claimed = _claimed(package)
-            if claimed and {f.path for f in claimed} <= _known(file.name, digests, records):
-                signed = claimed
-            else:
-                signed = _remembered("signed", file.path, lambda: _signed(package, stream))
+            signed = _remembered("signed", file.path, lambda: _signed(package, stream))
     except SgxEnclavesError as error:
         problem = str(error)
     return PackageFacts(file.name, digests, signed, provides, copies, problem)
 
 
-def _copy_facts(name: str, path: str, limits: PackageLimits) -> CopyFacts:
+def _copy_facts(name: str, path: str) -> CopyFacts:
     try:
-        return CopyFacts(name, rpm_digests(path, limits).content)
+        return CopyFacts(name, rpm_digests(path).content)
     except SgxEnclavesError as error:
         return CopyFacts(name, None, str(error))
 
@@ -267,27 +243,6 @@ def _signed(package: Package, stream: BinaryIO) -> tuple[SignedFile, ...]:
 
 def _signed_names(provides: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({p for p in provides if contains_signed_enclaves((p,), ())}))
-
-
-def _claimed(package: Package) -> tuple[SignedFile, ...]:
-    """The files that are enclaves by their names, with the digests that the header pins."""
-    sha256 = package.file_algorithm == "sha256"
-    return tuple(
-        SignedFile(f.path, f.digest if sha256 else None)
-        for f in package.files
-        if f.kind is FileKind.FILE and is_enclave_path(f.path)
-    )
-
-
-def _known(name: str, digests: RpmDigests, records: Sequence[Record]) -> set[str]:
-    """Paths of the enclaves that records name in a package of these very bytes."""
-    entries = [(record, record.package(name)) for record in records]
-    return {
-        path
-        for record, entry in entries
-        if entry is not None and entry.file_sha256 == digests.file
-        for path in record.enclaves_of(name)
-    }
 
 
 def _counts_as_signed(enclave: PackedEnclave) -> bool:
@@ -322,7 +277,7 @@ class RpmDigests:
     content: str
 
 
-def rpm_digests(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> RpmDigests:
+def rpm_digests(path: str) -> RpmDigests:
     """The digests of a package file.
 
     Raises:
@@ -330,7 +285,7 @@ def rpm_digests(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Rp
     """
 
     def look() -> RpmDigests:
-        with open_package(path, limits) as (package, stream):
+        with open_package(path) as (package, stream):
             return digests_of(package, stream)
 
     return _remembered("digests", path, look)

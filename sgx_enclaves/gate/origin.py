@@ -7,18 +7,18 @@ package, and the buildroots' packages must be the pinned ones where any are pinn
 
 What the source package's spec did with the archives cannot be seen from outside. So
 such a build is never called reproducible here: it is a build that was given, and
-`Origin.says` tells what was proved of it and what was not.
+`Origin.says` says what was proved of it and what was not.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
 from sgx_enclaves.catalogue.artifact import Artifact
-from sgx_enclaves.catalogue.records import Release, ToolPin
+from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, compare_packages
 from sgx_enclaves.release.toolchain import same_version
@@ -33,38 +33,6 @@ _PACKAGES = {
     "openssl-dev": ("openssl-devel",),
 }
 _SHOWN = 6
-
-
-@dataclass(frozen=True)
-class Component:
-    """One package of a buildroot, as the build system knows it.
-
-    Attributes:
-        name, version, release, arch: of the package.
-        epoch: as text, or None.
-        sigmd5: hexadecimal.
-    """
-
-    name: str
-    version: str
-    release: str
-    arch: str
-    epoch: Optional[str]
-    sigmd5: str
-
-    def locked(self) -> LockedPackage:
-        """In the words of a buildroot lock; what a build system does not know is empty."""
-        return LockedPackage(
-            self.name,
-            self.arch,
-            self.version,
-            self.release,
-            self.epoch,
-            self.sigmd5,
-            None,
-            "",
-            "",
-        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +51,7 @@ class MadeIn:
     buildroot: Optional[int]
     method: Optional[str]
     of_build: bool
-    components: tuple[Component, ...]
+    components: tuple[LockedPackage, ...]
 
 
 @dataclass(frozen=True)
@@ -157,159 +125,129 @@ def judge_origin(
         trees: the release whose sources it must come from, and what else is built there.
         lock: the pinned packages of the buildroot; None if there are none.
     """
-    objections = [*_made_elsewhere(history), *_other_sources(history, trees)]
+    artifacts = [artifact for tree in trees for artifact in tree.sources()]
     proved = [
         f"{history.nvr} was built here by task {history.task_id}",
         "its source package holds the release's pinned archives",
     ]
-    artifacts = [artifact for tree in trees for artifact in tree.sources()]
+    if history.source is not None:
+        proved.append(f"said to come from {history.source}")
+    opened = ["what its spec file did with them"]
     others = sorted(
         name
         for name, file in history.source_files.items()
         if not any(file.is_pinned(artifact) for artifact in artifacts)
     )
-    opened = ["what its spec file did with them"]
     if others:
         opened.append(f"the source package's other files ({_some(others)})")
-    if history.source is not None:
-        proved.append(f"said to come from {history.source}")
-    words, wrong, unseen = _toolchain(history, trees, lock)
-    objections += wrong
-    proved += words
-    opened += unseen
-    says = f"proved: {'; '.join(proved)}. Not proved: {'; '.join(opened)}"
-    components = {c.locked() for package in history.packages for c in package.components}
-    return Origin(tuple(objections), says, _digest(history), tuple(sorted(components, key=str)))
-
-
-def _objection(code: str, message: str, expected: str, found: str) -> Finding:
-    return Finding(
-        code,
-        Severity.UNVERIFIABLE,
-        message,
-        expected=expected,
-        found=found,
-        hint="name a build of the reproducible package that this build system has made",
+    against = [*_made_elsewhere(history), *_other_sources(history, artifacts)]
+    if lock is not None:
+        unlike = [words for package in history.packages for words in _unlike_lock(package, lock)]
+        proved += [] if unlike else ["its buildroot is the pinned one, package by package"]
+        against += unlike
+    elif any(not package.components for package in history.packages):
+        opened.append("its toolchain: no package of its buildroot is known")
+    else:
+        seen, unseen, wrong = _tools(history, trees)
+        proved += [f"its buildroot has {_some(seen)}"] if seen else []
+        opened.append("where its tools lie and what they bake in")
+        opened += [f"its versions of {_some(unseen)}"] if unseen else []
+        against += wrong
+    buildroot = sorted({c for package in history.packages for c in package.components}, key=str)
+    return Origin(
+        tuple(_objection(*words) for words in against),
+        f"proved: {'; '.join(proved)}. Not proved: {'; '.join(opened)}",
+        _digest(history, buildroot),
+        tuple(buildroot),
     )
 
 
-def _made_elsewhere(history: BuildHistory) -> list[Finding]:
-    found = []
+# Code, message, expected, found.
+Words = tuple[str, str, str, str]
+
+
+def _objection(code: str, message: str, expected: str, found: str) -> Finding:
+    hint = "name a build of the reproducible package that this build system has made"
+    return Finding(code, Severity.UNVERIFIABLE, message, expected=expected, found=found, hint=hint)
+
+
+def _made_elsewhere(history: BuildHistory) -> Iterator[Words]:
     if history.task_id is None or history.method != "build" or history.generator is not None:
         who = f"task {history.task_id} of method {history.method}"
         if history.generator is not None:
             who = f"content generator {history.generator}"
         elif history.task_id is None:
             who = "an import"
-        found.append(
-            _objection(
-                "build-not-made-here",
-                f"{history.nvr} was not built from source here",
-                "a build by a task of method build",
-                who,
-            )
-        )
+        message = f"{history.nvr} was not built from source here"
+        yield "build-not-made-here", message, "a build by a task of method build", who
     for package in history.packages:
         if package.buildroot is None or package.method != "buildArch" or not package.of_build:
-            found.append(
-                _objection(
-                    "package-not-made-here",
-                    f"{package.rpm} was not made by {history.nvr}'s own build task",
-                    "a buildroot of a buildArch task of that build",
-                    f"buildroot {package.buildroot}, task of method {package.method}",
-                )
+            yield (
+                "package-not-made-here",
+                f"{package.rpm} was not made by {history.nvr}'s own build task",
+                "a buildroot of a buildArch task of that build",
+                f"buildroot {package.buildroot}, task of method {package.method}",
             )
     if not history.packages:
-        found.append(
-            _objection(
-                "no-unsigned-enclave",
-                f"no package of {history.nvr} holds the unsigned enclave",
-                "an unsigned enclave and its config.xml",
-                "none",
-            )
-        )
-    return found
+        message = f"no package of {history.nvr} holds the unsigned enclave"
+        yield "no-unsigned-enclave", message, "an unsigned enclave and its config.xml", "none"
 
 
-def _other_sources(history: BuildHistory, trees: Iterable[Release]) -> list[Finding]:
+def _other_sources(history: BuildHistory, artifacts: Iterable[Artifact]) -> Iterator[Words]:
+    files = history.source_files
     missing = [
         artifact.filename
-        for tree in trees
-        for artifact in tree.sources()
-        if not any(file.is_pinned(artifact) for file in history.source_files.values())
+        for artifact in artifacts
+        if not any(file.is_pinned(artifact) for file in files.values())
     ]
-    if not missing:
-        return []
-    return [
-        _objection(
-            "sources-not-pinned",
-            f"the source package of {history.nvr} does not hold the release's pinned archives",
-            _some(missing),
-            _some(sorted(history.source_files)) or "no file",
+    if missing:
+        message = f"the source package of {history.nvr} does not hold the release's pinned archives"
+        yield "sources-not-pinned", message, _some(missing), _some(sorted(files)) or "no file"
+
+
+def _unlike_lock(package: MadeIn, lock: BuildrootLock) -> Iterator[Words]:
+    difference = compare_packages(lock.packages, package.components)
+    parts = (
+        ("missing", difference.missing),
+        ("not pinned", difference.extra),
+        ("another build of", difference.rebuilt),
+    )
+    if not difference.same:
+        yield (
+            "buildroot-not-pinned",
+            f"{package.rpm} was not built in the pinned buildroot",
+            f"the lock's {len(lock.packages)} packages",
+            "; ".join(f"{word} {_some(names)}" for word, names in parts if names),
         )
-    ]
 
 
-def _toolchain(
-    history: BuildHistory, trees: Sequence[Release], lock: Optional[BuildrootLock]
-) -> tuple[list[str], list[Finding], list[str]]:
-    """What is proved, what speaks against it, and what is open."""
-    if lock is not None:
-        wrong = [f for package in history.packages for f in _unlike_lock(package, lock)]
-        return ([] if wrong else ["its buildroot is the pinned one, package by package"]), wrong, []
-    if any(not package.components for package in history.packages):
-        return [], [], ["its toolchain: no package of its buildroot is known"]
+def _tools(
+    history: BuildHistory, trees: Sequence[Release]
+) -> tuple[list[str], list[str], list[Words]]:
+    """Tools of the designated version, those that are not seen, and others."""
     tools = [tool for tree in trees if tree.toolchain is not None for tool in tree.toolchain.tools]
-    wrong, seen, unseen = [], [], []
+    seen: dict[str, None] = {}
+    unseen: dict[str, None] = {}
+    wrong: list[Words] = []
     for package in history.packages:
+        versions = {item.name: item.version for item in reversed(package.components)}
         for tool in tools:
-            version = _version_of(tool, package.components)
+            names = _PACKAGES.get(tool.name, (tool.name,))
+            version = next((versions[name] for name in names if name in versions), None)
             if version is None:
-                unseen.append(tool.name)
+                unseen[tool.name] = None
             elif same_version(tool.version, version):
-                seen.append(f"{tool.name} {version}")
+                seen[f"{tool.name} {version}"] = None
             else:
                 wrong.append(
-                    _objection(
+                    (
                         "toolchain-not-designated",
                         f"{package.rpm} was built with another {tool.name} than the designated one",
                         f"{tool.name} {tool.version}",
                         f"{tool.name} {version} in buildroot {package.buildroot}",
                     )
                 )
-    words = [f"its buildroot has {_some(list(dict.fromkeys(seen)))}"] if seen else []
-    opened = ["where its tools lie and what they bake in"]
-    if unseen:
-        opened.append(f"its versions of {_some(list(dict.fromkeys(unseen)))}")
-    return words, wrong, opened
-
-
-def _version_of(tool: ToolPin, components: Iterable[Component]) -> Optional[str]:
-    names = _PACKAGES.get(tool.name, (tool.name,))
-    return next((item.version for item in components if item.name in names), None)
-
-
-def _unlike_lock(package: MadeIn, lock: BuildrootLock) -> list[Finding]:
-    difference = compare_packages(lock.packages, [item.locked() for item in package.components])
-    if difference.same:
-        return []
-    parts = [
-        f"{word} {_some(names)}"
-        for word, names in (
-            ("missing", difference.missing),
-            ("not pinned", difference.extra),
-            ("another build of", difference.rebuilt),
-        )
-        if names
-    ]
-    return [
-        _objection(
-            "buildroot-not-pinned",
-            f"{package.rpm} was not built in the pinned buildroot",
-            f"the lock's {len(lock.packages)} packages",
-            "; ".join(parts),
-        )
-    ]
+    return list(seen), list(unseen), wrong
 
 
 def _some(names: Sequence[str]) -> str:
@@ -317,22 +255,19 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _digest(history: BuildHistory) -> Optional[str]:
-    lines = sorted(
-        {
-            f"{component.locked().nevra} {component.sigmd5}"
-            for package in history.packages
-            for component in package.components
-        }
-    )
-    buildroots = sorted(str(package.buildroot) for package in history.packages)
-    if not buildroots:
+def _digest(history: BuildHistory, packages: Iterable[LockedPackage]) -> Optional[str]:
+    """Of the packages, and of which buildroots they were in."""
+    if not history.packages:
         return None
-    text = "\n".join([*lines, *(f"buildroot {name}" for name in buildroots)])
-    return hashlib.sha256(text.encode()).hexdigest()
+    lines = [*_lines(packages), *sorted(f"buildroot {p.buildroot}" for p in history.packages)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def packages_digest(packages: Iterable[LockedPackage]) -> Optional[str]:
     """SHA-256 over the packages of a buildroot, hexadecimal; None if there are none."""
-    lines = sorted({f"{package.nevra} {package.sigmd5}" for package in packages})
+    lines = _lines(packages)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None
+
+
+def _lines(packages: Iterable[LockedPackage]) -> list[str]:
+    return sorted({f"{package.nevra} {package.sigmd5}" for package in packages})

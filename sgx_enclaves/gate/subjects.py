@@ -19,14 +19,13 @@ from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import printable
 from sgx_enclaves.release import outcome as of_release
-from sgx_enclaves.rpm.check import EnclaveResult, check_package
+from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.presence import stem_of, version_of
 from sgx_enclaves.rpm.references import FolderReference
 
 VENDOR, RPM = "vendor", "rpm"
 _STEM = "libsgx_"
 _LONGEST = 1000
-_WEIGHT = {Severity.DIFFERS: 2, Severity.UNVERIFIABLE: 1, Severity.NOTE: 0}
 # the version's way into a distribution's file name
 _DIGITS = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 
@@ -194,9 +193,7 @@ def vendor_subject(result: of_release.EnclaveOutcome, outcome: Outcome) -> FileV
     """
     verdict = result.verdict
     findings = verdict.findings if verdict is not None else result.findings
-    return FileVerdict(
-        _subject(VENDOR, result.signed_file, None, None, verdict, outcome, findings, None), verdict
-    )
+    return _file_verdict(VENDOR, result.signed_file, verdict, outcome, findings)
 
 
 def package_subjects(
@@ -223,13 +220,22 @@ def package_subjects(
         permitted=permitted,
     )
     found = [
-        _from_package(name, item)
+        _file_verdict(
+            RPM,
+            item.path.rpartition("/")[2],
+            item.verdict,
+            item.outcome or Outcome.UNVERIFIABLE,
+            (*item.findings, *(item.verdict.findings if item.verdict is not None else ())),
+            rpm=name,
+            path=item.path,
+            sha256=item.sha256,
+        )
         for item in result.enclaves
         if enclave_at(release, item.path) == enclave and (item.signed or item.findings)
     ]
     if result.findings:
-        broken = _subject(RPM, name, name, None, None, Outcome.UNVERIFIABLE, result.findings, None)
-        found.append(FileVerdict(broken, None))
+        unread = Outcome.UNVERIFIABLE
+        found.append(_file_verdict(RPM, name, None, unread, result.findings, rpm=name))
     return found
 
 
@@ -240,29 +246,20 @@ def without_ours(file: FileVerdict, vendor: FileVerdict) -> FileVerdict:
     return replace(file, subject=replace(file.subject, cause=vendor.subject.cause))
 
 
-def _from_package(rpm: str, item: EnclaveResult) -> FileVerdict:
-    verdict = item.verdict
-    findings = (*item.findings, *(verdict.findings if verdict is not None else ()))
-    outcome = item.outcome if item.outcome is not None else Outcome.UNVERIFIABLE
-    file = item.path.rpartition("/")[2]
-    return FileVerdict(
-        _subject(RPM, file, rpm, item.path, verdict, outcome, findings, item.sha256), verdict
-    )
-
-
-def _subject(
+def _file_verdict(
     origin: str,
     file: str,
-    rpm: Optional[str],
-    path: Optional[str],
     verdict: Optional[Verdict],
     outcome: Outcome,
     findings: Sequence[Finding],
-    sha256: Optional[str],
-) -> Subject:
+    *,
+    rpm: Optional[str] = None,
+    path: Optional[str] = None,
+    sha256: Optional[str] = None,
+) -> FileVerdict:
     block = verdict.blocks[0] if verdict is not None and verdict.blocks else None
-    identical = outcome is Outcome.IDENTICAL
-    return Subject(
+    version = version_of(path) if path is not None else None
+    subject = Subject(
         origin=origin,
         file=file,
         rpm=rpm,
@@ -273,39 +270,23 @@ def _subject(
         mrsigner=block.mrsigner if block is not None else None,
         isvprodid=block.isvprodid if block is not None else None,
         isvsvn=block.isvsvn if block is not None else None,
-        version=_version(path),
+        version=version if version is not None and _DIGITS.match(version) else None,
         built_sha256=verdict.built.sha256 if verdict is not None else None,
-        cause=None if identical else cause_of(verdict, findings),
+        cause=None if outcome is Outcome.IDENTICAL else cause_of(verdict, findings),
     )
-
-
-def _version(path: Optional[str]) -> Optional[str]:
-    version = version_of(path) if path is not None else None
-    return version if version is not None and _DIGITS.match(version) else None
+    return FileVerdict(subject, verdict)
 
 
 def cause_of(verdict: Optional[Verdict], findings: Sequence[Finding]) -> str:
     """Why something is not identical, in one line: what weighs most, and the likely reason."""
-    against = sorted(
-        (f for f in findings if f.severity is not Severity.NOTE),
-        key=lambda f: -_WEIGHT[f.severity],
-    )
-    words = [_words(against[0])] if against else []
+    against = [finding for finding in findings if finding.severity is not Severity.NOTE]
+    words = []
+    if against:
+        first = max(against, key=lambda finding: finding.severity is Severity.DIFFERS)
+        facts = (("expected", first.expected), ("found", first.found))
+        parts = ", ".join(f"{word} {value}" for word, value in facts if value)
+        words.append(f"{first.message} ({parts})" if parts else first.message)
     if verdict is not None and verdict.explanation is not None and verdict.explanation.causes:
         words.append(f"likely cause: {verdict.explanation.causes[0].message}")
-    return _line("; ".join(words) or "nothing was compared")
-
-
-def _words(finding: Finding) -> str:
-    parts = [
-        f"{word} {value}"
-        for word, value in (("expected", finding.expected), ("found", finding.found))
-        if value
-    ]
-    return finding.message + (f" ({', '.join(parts)})" if parts else "")
-
-
-def _line(text: str) -> str:
-    """One line of printable characters, as records have it."""
-    plain = printable(text)
+    plain = printable("; ".join(words) or "nothing was compared")
     return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 1]}…"

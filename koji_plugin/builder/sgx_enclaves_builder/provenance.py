@@ -22,8 +22,9 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
     UnsupportedError,
 )
-from sgx_enclaves.gate.origin import BuildHistory, Component, MadeIn, SourceFile
+from sgx_enclaves.gate.origin import BuildHistory, MadeIn, SourceFile
 from sgx_enclaves.release.archive import read_contents
+from sgx_enclaves.release.installed import LockedPackage
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.rpm.payload import PayloadFile, read_payload
 from sgx_enclaves.rpm.reader import FileKind, open_package
@@ -120,17 +121,13 @@ def _made_in(session: Any, rpm: dict[str, Any], binfo: dict[str, Any]) -> MadeIn
     )
 
 
-def _components(session: Any, buildroot_id: int) -> Iterator[Component]:
+def _components(session: Any, buildroot_id: int) -> Iterator[LockedPackage]:
+    """A buildroot's packages in the words of a lock; what Koji does not know is empty."""
     for item in session.listRPMs(componentBuildrootID=buildroot_id):
-        epoch = item["epoch"]
-        yield Component(
-            item["name"],
-            item["version"],
-            item["release"],
-            item["arch"],
-            None if epoch is None else str(epoch),
-            item["payloadhash"],
-        )
+        words = {name: item[name] for name in ("name", "arch", "version", "release")}
+        epoch = None if item["epoch"] is None else str(item["epoch"])
+        known = {"sigmd5": item["payloadhash"], "signature": None, "license": "", "url": ""}
+        yield LockedPackage(**words, **known, epoch=epoch)
 
 
 def component_urls(session: Any, buildroot: int, topurl: Optional[str]) -> dict[str, str]:

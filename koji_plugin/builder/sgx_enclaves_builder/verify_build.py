@@ -27,7 +27,6 @@ from sgx_enclaves.arguments import (
 )
 from sgx_enclaves.gate.collect import (
     Answer,
-    Circumstances,
     Combined,
     combine,
     failed,
@@ -174,7 +173,8 @@ class BuildVerification:
         if unread:
             self.log(f"no record is made, since {', '.join(unread)} cannot be read")
         elif self.binfo is not None:
-            around = Circumstances(
+            made = record_of(
+                combined,
                 release_sha256=resolved.sha256,
                 build_id=self.binfo["id"],
                 task_id=self.task.id,
@@ -184,7 +184,7 @@ class BuildVerification:
                 partial="enclaves" in self.options,
                 origin=resolved.origin,
             )
-            record = self._keep(record_of(combined, around).as_mapping())
+            record = self._keep(made.as_mapping())
         return {
             "verdict": combined.verdict,
             "reproducible": combined.reproducible,

@@ -12,7 +12,6 @@ import pytest
 from sgx_enclaves.errors import RecordError
 from sgx_enclaves.gate.collect import (
     Answer,
-    Circumstances,
     buildroot_doubt,
     combine,
     failed,
@@ -28,7 +27,15 @@ from sgx_enclaves.report.templated import combined_html, combined_text
 RELEASE = "cd" * 32
 FILE = "ef" * 32
 PACKAGE = "x-1-1.x86_64.rpm"
-AROUND = Circumstances(RELEASE, 7, 41, "12" * 32, "demo-build", 4)
+AROUND: dict[str, Any] = {
+    "origin": "catalogue",
+    "release_sha256": RELEASE,
+    "build_id": 7,
+    "task_id": 41,
+    "report_sha256": "12" * 32,
+    "build_tag": "demo-build",
+    "repo_id": 4,
+}
 
 
 def subject(
@@ -116,7 +123,7 @@ def test_all_identical_is_identical_and_recorded() -> None:
     assert both.claim == (
         "x-1-1 against release demo: each of pce, ide is our own build plus a signature"
     )
-    record = record_of(both, AROUND)
+    record = record_of(both, **AROUND)
     read = read_record({**record.as_mapping()})
     assert [enclave.name for enclave in read.enclaves] == ["pce", "ide"]
     assert read.toolchain_sha256 == "af" * 32
@@ -157,7 +164,7 @@ def test_a_file_that_nobody_held_against_anything_counts() -> None:
     assert (
         "libsgx_qve.signed.so.1.2 of x-1-1.x86_64.rpm was compared with nothing" in combined.claim
     )
-    enclaves = {enclave.path: enclave for enclave in record_of(combined, AROUND).enclaves}
+    enclaves = {enclave.path: enclave for enclave in record_of(combined, **AROUND).enclaves}
     assert enclaves["/lib/libsgx_qve.signed.so.1.2"].verdict == "unverifiable"
     assert enclaves["/lib/libsgx_pce.signed.so.1.2"].verdict == "identical"
 
@@ -173,19 +180,19 @@ def test_a_file_that_was_exchanged_meanwhile_is_not_recorded_as_good() -> None:
     other = replace(package("pce"), signed=(exchanged,))
     combined = combine("demo", "x-1-1", [answer("pce")], [other])
     assert combined.verdict == "unverifiable"
-    record = read_record(record_of(combined, AROUND).as_mapping())
+    record = read_record(record_of(combined, **AROUND).as_mapping())
     assert (record.verdict, record.enclaves[0].verdict) == ("unverifiable", "unverifiable")
 
 
 def test_without_digests_there_is_no_record() -> None:
     broken = PackageFacts(PACKAGE, None, problem="not a package")
     with pytest.raises(RecordError, match=r"no digests.*not a package"):
-        record_of(combine("demo", "x-1-1", [answer("pce")], [broken]), AROUND)
+        record_of(combine("demo", "x-1-1", [answer("pce")], [broken]), **AROUND)
 
 
 def test_without_a_build_there_is_no_record() -> None:
     with pytest.raises(RecordError, match="without a build"):
-        record_of(combine("demo", None, [answer("pce")]), AROUND)
+        record_of(combine("demo", None, [answer("pce")]), **AROUND)
 
 
 def test_several_toolchains_have_one_digest_in_any_order() -> None:

@@ -24,9 +24,7 @@ from sgx_enclaves.gate.inspect import (
     may_hold_enclaves,
     rpm_digests,
 )
-from sgx_enclaves.gate.record import Record, read_record
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
-from tests.support.records import enclave, package, record
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
 
@@ -50,10 +48,8 @@ class Shelf:
         path.write_bytes(write_rpm(files, **changes))
         return str(path)
 
-    def facts(
-        self, files: Sequence[RpmFile], of: Sequence[Record] = (), **changes: Any
-    ) -> PackageFacts:
-        return inspect_package(BuildFile(NAME, self.put(files, **changes)), of)
+    def facts(self, files: Sequence[RpmFile], **changes: Any) -> PackageFacts:
+        return inspect_package(BuildFile(NAME, self.put(files, **changes)))
 
 
 @pytest.fixture(name="shelf")
@@ -168,55 +164,25 @@ def test_what_cannot_be_read_says_nothing_of_itself(shelf: Shelf) -> None:
         claims_signed_enclaves(str(shelf.folder / "missing.rpm"))
 
 
-def verified(path: str, **changes: Any) -> Record:
-    digests = rpm_digests(path)
-    return read_record(
-        record(
-            rpms=[package(name=NAME, file_sha256=digests.file, content_sha256=digests.content)],
-            enclaves=[enclave(rpm=NAME, path=PATH, signed_sha256=DIGEST, **changes)],
-        )
-    )
-
-
-def test_bytes_that_a_record_knows_are_not_unpacked_again(
+def test_bytes_that_were_looked_into_are_not_unpacked_again(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = shelf.put(FILES)
-    known = verified(path)
+    monkeypatch.setattr(inspect_module, "_SETTLED", -1.0)
+    file = BuildFile(NAME, shelf.put(FILES))
+    facts = inspect_package(file)
     monkeypatch.setattr(inspect_module, "read_payload", None)
-    facts = inspect_package(BuildFile(NAME, path), [known])
+    assert inspect_package(file) == facts
     assert facts.signed == (SignedFile(PATH, DIGEST),)
     with pytest.raises(TypeError):
-        inspect_package(BuildFile(NAME, path))
+        shelf.facts(FILES, signature={1002: b"signature"})
 
 
-def test_other_bytes_are_unpacked_whatever_a_record_says(shelf: Shelf) -> None:
-    known = verified(shelf.put(FILES))
-    facts = shelf.facts([RpmFile(PATH, signed_enclave(code=b"\xc3").signed)], [known])
-    assert facts.signed[0].sha256 != DIGEST
-
-
-def test_an_enclave_that_a_record_leaves_out_is_found(shelf: Shelf) -> None:
-    files = [*FILES, RpmFile(ENCLAVE_FOLDER + "libsgx_x.so", SIGNED)]
-    path = shelf.put(files)
-    facts = inspect_package(BuildFile(NAME, path), [verified(path)])
-    assert len(facts.signed) == 2
-
-
-def test_what_a_record_does_not_name_is_judged_by_its_bytes(shelf: Shelf) -> None:
-    files = [*FILES, RpmFile(ENCLAVE_FOLDER + "libsgx_x.so", BUILT)]
-    path = shelf.put(files)
-    facts = inspect_package(BuildFile(NAME, path), [verified(path)])
-    assert facts.signed == (SignedFile(PATH, DIGEST),)
-
-
-def test_a_package_signed_anew_is_unpacked_again(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = verified(shelf.put(FILES))
-    monkeypatch.setattr(inspect_module, "read_payload", None)
-    with pytest.raises(TypeError):
-        shelf.facts(FILES, [known], signature={1002: b"signature"})
+def test_every_enclave_of_a_package_is_judged_by_its_bytes(shelf: Shelf) -> None:
+    for data, count in ((SIGNED, 2), (BUILT, 1)):
+        files = [*FILES, RpmFile(ENCLAVE_FOLDER + "libsgx_x.so", data)]
+        assert len(shelf.facts(files).signed) == count
+    other = shelf.facts([RpmFile(PATH, signed_enclave(code=b"\xc3").signed)])
+    assert other.signed[0].sha256 != DIGEST
 
 
 def test_signed_copies(shelf: Shelf) -> None:
