@@ -318,12 +318,14 @@ def _as_step(ended: Ended, command: Command, tail: bytes) -> Ended:
 
 def _limits() -> list[str]:
     """What no step may have more of."""
-    words = ["prlimit"]
+    # by its path: a step's PATH may name the designated toolchain alone
+    program = shutil.which("prlimit")
+    words = [program or ""]
     for name, (kind, most) in _LIMITS.items():
         hard = resource.getrlimit(kind)[1]
         least = most if hard == resource.RLIM_INFINITY else min(most, hard)
         words.append(f"--{name}={least}:{least}")
-    return [*words, "--"] if shutil.which("prlimit") else []
+    return [*words, "--"] if program is not None else []
 
 
 def bubblewrap(isolation: Isolation, binds: Sequence[str], command: Command) -> list[str]:

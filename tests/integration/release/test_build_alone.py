@@ -327,6 +327,18 @@ def test_a_setuid_file_of_a_step_is_out_of_reach(tmp_path: Path, best: Isolation
     assert (tmp_path / "scratch").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("kind", [Isolation.NONE, Isolation.ROOT])
+def test_a_path_of_the_designated_toolchain_alone_will_do(
+    kind: Isolation, best: Isolation, tmp_path: Path
+) -> None:
+    isolation = best if kind is Isolation.ROOT else kind
+    sandbox = Sandbox(tmp_path / "scratch", str(tmp_path / "new" / "tree"), isolation)
+    sandbox.path.mkdir(parents=True, exist_ok=True)
+    command = Command(["/bin/true"], sandbox.root, {"PATH": "/no/tools/here"}, 0o022, 20)
+    assert sandbox.run(command, tmp_path / "log").status == 0
+    sandbox.close()
+
+
 def test_limits_hold_for_every_step(small: SmallRelease, into: Path, shut_off: Isolation) -> None:
     lines = shell(small, into, shut_off, "ulimit -Hc; ulimit -Hn; ulimit -Hf")
     assert lines[0] == "0"
