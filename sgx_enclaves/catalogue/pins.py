@@ -113,6 +113,8 @@ def _check_steps(what: str, steps: Iterable[Step], tree: Path) -> Iterator[tuple
     made = False
     for step in steps:
         folder, program = tree / step.place, step.command[0]
+        if made and not folder.exists():
+            continue
         problem = _missing(folder)
         if not problem and "/" in program and not program.startswith("/") and not made:
             problem = _missing(folder / program)

@@ -11,7 +11,8 @@ pin    fetch the release's files whose digest is not pinned, and write the TOML 
        each signed enclave. That pins what the servers give today: compare it with what others
        have published.
 check  lay the sources out and say whether every file, patch, step and configuration that the
-       release names is there, and every patch applies. The exit status is 1 if not.
+       release names is there, and every patch applies. The exit status is 1 if not. Where only
+       an earlier step makes a step's directory, nothing is said of it.
 repack write what a distribution may ship of the vendor's archive, as a plain tar: the signed
        enclaves that the catalogue allows, and nothing else, the same bytes on every machine.
 """
@@ -51,6 +52,7 @@ RELEASE?  for all but list and new
 -o, --output FILE  new, pin and repack: write here, not to standard output
 --force  replace the output file if there is one already
 --allow-unpinned  check and repack: accept files without a pin
+--route ID (maker)  check: by which of the release's ways
 @catalogue
 @fetching
 @json"""
@@ -156,12 +158,17 @@ def _check(args: argparse.Namespace, release: Release) -> int:
         raise InputError(
             f"{release.name} has no sources of its own", hint="check the releases it is built in"
         )
+    ways = {route.id: route.enclaves for route in release.build.routes}
+    built = [enclave.name for enclave in release.enclaves if enclave.build is not None]
+    names = ways.get(args.route, built)
+    build = release.build.along(names, args.route)
+    release = release.only(names).along(names, args.route)
     archives = fetch_sources(release, chosen_fetcher(args), allow_unpinned=args.allow_unpinned)
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:
         tree = Path(scratch) / "tree"
-        lay_out(tree, release.build, archives)
-        for what, problem in check_tree(release, release.build, tree):
+        lay_out(tree, build, archives)
+        for what, problem in check_tree(release, build, tree):
             wrong += bool(problem)
             out(f"{what}: {problem or 'as it says'}")
     out(f"{release.name}: {wrong or 'nothing'} of that is wrong")

@@ -154,6 +154,8 @@ def search_path(toolchain: Toolchain, kind: ToolchainKind, tools: Sequence[str] 
 RECORD_SCHEMA = 1
 # the program interpreter itself among the tools: there, and its digest
 _LOADER = "interpreter"
+# They leave their traces in an enclave; other tools may be others and the bytes the same.
+_WRITERS = frozenset(("gcc", "binutils", "nasm", "interpreter"))
 
 
 @dataclass(frozen=True)
@@ -262,8 +264,9 @@ class ToolchainUse:
 
     @property
     def wrong(self) -> tuple[Part, ...]:
-        """The parts that are not as designated, or were not seen."""
-        return tuple(part for part in self.parts if part.state is not State.MATCH)
+        """The parts that are not as designated, or were not seen; first what writes an enclave."""
+        wrong = (part for part in self.parts if part.state is not State.MATCH)
+        return tuple(sorted(wrong, key=lambda part: part.name not in _WRITERS))
 
 
 def check_toolchain(pinned: Toolchain, record: ToolchainRecord) -> tuple[Part, ...]:

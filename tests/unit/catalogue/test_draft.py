@@ -307,6 +307,31 @@ def test_what_is_wrong_is_named(
     assert words in capsys.readouterr().out
 
 
+def test_a_route_is_checked_as_far_as_its_steps_need_no_earlier_one(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = "".join(
+        f'[[build.route.step]]\nid = "{name}"\nplace = "{place}"\ncommand = {command}\n'
+        for name, place, command in (
+            ("lost", "lost", '["true"]'),
+            ("first", ".", '["make"]'),
+            ("made", "made", '["make"]'),
+        )
+    )
+    route = f'[[build.route]]\nid = "short"\nenclaves = ["one"]\nsources = ["main"]\n{steps}'
+    (tmp_path / "small.toml").write_text(TOML.replace("\n[toolchain]", f"{route}\n[toolchain]"))
+    command = ["releases", "check", "small", *options, "--allow-unpinned"]
+    assert main([*command, "--route", "short"]) == 1
+    said = capsys.readouterr().out
+    assert "step lost: lost is not there" in said
+    assert "step first: as it says" in said
+    assert "step made" not in said
+    assert "step sdk" not in said
+    assert main(command) == 0
+    assert "step sdk: as it says" in capsys.readouterr().out
+    assert main([*command, "--route", "long"]) == 2
+
+
 def test_without_a_release_or_a_build(options: list[str]) -> None:
     assert main(["releases", "check", *options]) == 2
     assert main(["releases", "check", "sgx-2.29-dcap-1.25", *options]) == 2

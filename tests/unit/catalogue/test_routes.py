@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import pytest
 
-from sgx_enclaves.catalogue.reader import release_from
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue, release_from
 from sgx_enclaves.catalogue.records import MAKERS, Catalogue
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.plain import parse_toml
@@ -144,6 +144,23 @@ def test_an_unpinned_source_stands_in_the_way_of_its_own_route_only() -> None:
     release = release_from(data, "routes.toml")
     assert release.along(["one"]).unpinned == ()
     assert release.along(["three"]).unpinned == ("source.other",)
+
+
+@pytest.mark.parametrize("name", ["pce", "ide", "qe3", "tdqe"])
+def test_the_shipped_narrow_route_needs_four_sources_and_one_patch(name: str) -> None:
+    catalogue = load_catalogue((OWN_FOLDER,))
+    release = catalogue.release("sgx-2.25-dcap-1.22")
+    (plan,) = plan_trees(catalogue, release, [name])
+    assert plan.build.route == "narrow"
+    assert [s.id for s in plan.build.sources] == ["linux-sgx", "dcap", "ipp-crypto", "sgx-emm"]
+    assert [p.place for p in plan.build.patches] == ["external/ippcp_internal/ipp-crypto"]
+    mitigated = {step.id for step in plan.build.steps if step.command[-1].endswith("=LOAD")}
+    assert bool(mitigated) is (name != "tdqe")
+    # the designated toolchain's own make, ar and the like: nothing is named by its path
+    programs = {step.command[0] for step in plan.build.steps}
+    assert programs <= {"make", "sh", "mv", "./external/sgx-emm/create_symlink.sh"}
+    (wide,) = plan_trees(catalogue, release, [name, "qve"])
+    assert wide.build.route == MAKERS
 
 
 def test_what_cannot_be_gone_is_refused_by_name() -> None:
