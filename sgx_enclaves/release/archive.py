@@ -61,16 +61,27 @@ def list_members(
 
 
 def read_members(
-    archive: Path, names: Collection[str], limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS
+    archive: Path,
+    names: Collection[str],
+    limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
+    *,
+    sha256: Optional[str] = None,
 ) -> dict[str, bytes]:
     """Read the named files into memory; nothing is written.
 
     The rest of the archive is checked too: it is one piece of evidence.
 
+    Args:
+        archive: the tar archive.
+        names: of regular files in it.
+        limits: see `ArchiveLimits`.
+        sha256: what the archive must have, in the very bytes that are read.
+
     Returns:
         Name to content, one entry for each of `names`.
 
     Raises:
+        DigestError: it is not the archive with that digest.
         ArchiveError: a name is missing or is no regular file, or the archive is
             broken or hostile.
         LimitError: beyond the limits.
@@ -79,7 +90,7 @@ def read_members(
     found: dict[str, bytes] = {}
     others: list[str] = []
     room = limits.kept_bytes
-    with _opened(archive, limits) as (stream, _packed):
+    with _opened(archive, limits) as (stream, packed):
         for member in stream:
             if member.name not in wanted:
                 others.append(member.name)
@@ -96,6 +107,7 @@ def read_members(
                     expected=f"at most {limits.kept_bytes} bytes",
                 )
             found[member.name] = b"".join(stream.content())
+        check_same(archive, sha256, packed.digest())
     for name in sorted(wanted - found.keys()):
         base = name.rpartition("/")[2]
         same = [other for other in others if other.rpartition("/")[2] == base]

@@ -428,7 +428,8 @@ def _read_archive(
 
     def make(into: Path) -> None:
         there = {member.name for member in list_members(fetched.path)}
-        contents = read_members(fetched.path, there & set(members.values()))
+        names = there & set(members.values())
+        contents = read_members(fetched.path, names, sha256=fetched.sha256)
         for file, member in members.items():
             if member in contents:
                 write_file(str(into / file), contents[member])

@@ -38,11 +38,7 @@ from sgx_enclaves.release.build_stage import (
     read_given,
 )
 from sgx_enclaves.release.fetch import Fetcher
-from sgx_enclaves.release.manifest import (
-    BuiltEnclave,
-    config_name,
-    unsigned_name,
-)
+from sgx_enclaves.release.manifest import BuiltEnclave, config_name, unsigned_name
 from sgx_enclaves.release.outcome import (
     BuildFacts,
     BuildKind,
@@ -54,9 +50,7 @@ from sgx_enclaves.release.outcome import (
 )
 from sgx_enclaves.release.place import Place
 from sgx_enclaves.release.store import Done, Files, Say, StageLog, StageStore, stage
-from sgx_enclaves.release.toolchain import (
-    ToolchainRecord,
-)
+from sgx_enclaves.release.toolchain import ToolchainRecord
 from sgx_enclaves.release.vendor import SignedFiles, VendorFiles
 
 __all__ = ["BuildOrigin", "Request", "Verified", "verify_release"]

@@ -30,8 +30,10 @@ from demo.release import (
     source_archive,
 )
 from sgx_enclaves.cli.main import main
+from sgx_enclaves.release.archive import list_members
 from sgx_enclaves.release.sandbox import Isolation
 from sgx_enclaves.report.as_json import release_schema
+from sgx_enclaves.tar import Member
 from tests.enclaves.compiled import have_toolchain
 from tests.integration.release.verifying import DEADLINE, Bench, World, make_world
 from tests.support.keys import foreign_key, vendor_key
@@ -140,6 +142,24 @@ def test_other_archive_is_refused_with_both_digests(bench: Bench, world: World) 
     assert finding["expected"] == f"sha256 {world.honest.signed_sha256}"
     assert finding["found"] == f"sha256 {sha256(other)}"
     assert result.state("compare") == "not done"
+
+
+def test_archive_that_changes_after_its_digest_was_checked_is_refused(
+    cold: Bench, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exchange(path: Path) -> list[Member]:
+        members = list_members(path)
+        other = signed_archive({**world.signed, PCE.signed: b"\x7fELF"})
+        path.chmod(0o644)
+        path.write_bytes(other)
+        return members
+
+    monkeypatch.setattr("sgx_enclaves.release.vendor.list_members", exchange)
+    result = cold.run(world.honest, "--built", str(world.built_with_configs))
+    assert (result.status, result.refused) == (2, ["signed"])
+    (finding,) = result.stage("signed")["findings"]
+    assert "changed after it was checked" in finding["message"]
+    assert finding["expected"] == f"sha256 {world.honest.signed_sha256}"
 
 
 def test_vendor_who_is_down_makes_nothing_differ(bench: Bench, world: World) -> None:
