@@ -102,6 +102,7 @@ def record(cls: type[T]) -> type[T]:
 # How much of a wrong value an error shows.
 _EXCERPT = 80
 _MIB = 1 << 20
+_MOST_DOTS = 128
 
 
 def printable(text: str) -> str:
@@ -375,6 +376,13 @@ def parse_toml(data: bytes, *, file: str, error: type[SgxEnclavesError]) -> dict
 
     if len(data) > _MIB:
         raise error("the TOML file is too large", file=file, expected=f"at most {_MIB} bytes")
+    # The time that a dotted key takes grows with the square of its parts.
+    if any(line.count(b".") > _MOST_DOTS for line in data.splitlines()):
+        raise error(
+            "a line has too many dots for TOML that people write",
+            file=file,
+            expected=f"at most {_MOST_DOTS}",
+        )
     for name in ("tomllib", "tomli"):
         try:
             module = importlib.import_module(name)

@@ -8,14 +8,23 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
 
-from sgx_enclaves.errors import CatalogueError, ManifestError
-from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, record, validate
+from sgx_enclaves.errors import CatalogueError, InputError, ManifestError
+from sgx_enclaves.plain import (
+    as_plain,
+    from_plain,
+    parse_json,
+    parse_toml,
+    printable,
+    record,
+    validate,
+)
 
 
 class Colour(enum.Enum):
@@ -178,3 +187,11 @@ def test_nothing_slow_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("line", ["a" + ".a" * 300_000, "[a" + ".a" * 300_000 + "]"])
+def test_a_key_of_endless_parts_is_refused_at_once(line: str) -> None:
+    before = time.process_time()
+    with pytest.raises(InputError, match="too many dots"):
+        parse_toml(f"x = 1\n{line} = 1\n".encode(), file="f", error=InputError)
+    assert time.process_time() - before < 2
