@@ -43,8 +43,8 @@ def rules_of_tag(tag: Mapping[str, Any]) -> list[Rule]:
 
 def judge(build: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Decision, Optional[int]]:
     """The decision on a build, and the id of the record that it rests on."""
-    stored = store.records_of(build["id"])
     facts = inspect_build(store.build_files(build))
+    stored = store.records_of(build["id"]) if facts else []
     decision = decide(facts, [item.record for item in stored], rules, hub_api.now())
     number = next((item.id for item in stored if item.record is decision.record), None)
     return decision, number
