@@ -149,6 +149,7 @@ OPTIONS: Mapping[str, Check] = {
     "timeout": number(1, 7 * DAY),
     "allow_unpinned": truth,
     "split": truth,
+    "task_id": number(1, MAX_ID),
 }
 # The hub adds whether a build in the tag can be reproducible without a lock.
 PARENT_OPTIONS: Mapping[str, Check] = {**OPTIONS, "tag_allowed": truth}

@@ -80,15 +80,26 @@ def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     return _verification(goptions, session, given, given.release, given.build, tag)
 
 
-def _build_tag_of(session: Any, build: str) -> str:
+def _verify_task(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+    """Verify what a build task has made."""
+    _connected(activate_session, goptions, session)
+    tag = given.build_tag or _build_tag_of_task(session, given.task, f"task {given.task}")
+    return _verification(goptions, session, given, given.release, None, tag, task_id=given.task)
+
+
+def _build_tag_of(session: Any, build: Any) -> str:
     """The tag that a build was built in."""
     info = session.getBuild(build, strict=True)
-    task = info.get("task_id") and session.getTaskInfo(info["task_id"], request=True)
+    return _build_tag_of_task(session, info.get("task_id"), info["nvr"])
+
+
+def _build_tag_of_task(session: Any, task_id: Optional[int], what: str) -> str:
+    task = task_id and session.getTaskInfo(task_id, request=True)
     request = task["request"] if task and task["method"] == "build" else []
     target = session.getBuildTarget(request[1]) if len(request) > 1 and request[1] else None
     if target is None:
         raise _NoVerdictError(
-            f"nobody can say in which tag {info['nvr']} was built: name one with --build-tag"
+            f"nobody can say in which tag {what} was built: name one with --build-tag"
         )
     return str(target["build_tag_name"])
 
@@ -98,8 +109,9 @@ def _verification(
     session: Any,
     given: argparse.Namespace,
     release: Optional[str],
-    build: Optional[str],
+    build: Any,
     tag: str,
+    **more: Any,
 ) -> int:
     _connected(activate_session, goptions, session)
     named = {
@@ -109,6 +121,7 @@ def _verification(
         "timeout": given.timeout,
         "allow_unpinned": given.allow_unpinned or None,
         "split": given.split or None,
+        **more,
     }
     opts = {name: value for name, value in named.items() if value is not None}
     how = {"priority": _LATER} if given.background else {}
@@ -230,6 +243,7 @@ def _width() -> int:
 _VERBS: dict[str, Callable[[Any, Any, argparse.Namespace], int]] = {
     "build": _build,
     "verify": _verify,
+    "verify-task": _verify_task,
     "result": _result,
     "show": _show_record,
     "list": _list,

@@ -47,6 +47,13 @@ _VERBS = {
         "--release RELEASE  by default the one that the build's files belong to\n"
         "--build-tag TAG  by default the one it was built in" + _TASK,
     ),
+    "verify-task": (
+        "verify the packages of a build task, as of a scratch build; nothing is recorded",
+        _VERDICT_STATUS,
+        "task:N  id of a build task that has ended well\n"
+        "--release RELEASE  by default the one that the packages' files belong to\n"
+        "--build-tag TAG  by default the one it was built in" + _TASK,
+    ),
     "result": (
         "show what a verification task gave",
         _VERDICT_STATUS,

@@ -327,6 +327,21 @@ def test_a_tampered_package_is_kept_out_even_by_force(
         assert "its SGX enclaves are not verified" in said
 
 
+def test_a_scratch_build_is_verified_by_its_task(
+    stage: Stage, reproducible: dict[str, Any], tmp_path: Path
+) -> None:
+    assert reproducible
+    srpm = work.with_release(stage.sources.forged, tmp_path, 9)
+    records = len(stage.admin.listSgxVerifications())
+    task = work.start_build(stage.admin, srpm, world.TARGET, scratch=True)
+    assert work.wait(stage.admin, task).state == "CLOSED"
+    words = ("sgx-enclaves", "verify-task", str(task))
+    done = stage.site.cli(world.RELENG, *words, seconds=300)
+    assert done.status == 1, done.text
+    assert f"DIFFERS: task {task} against release {RELEASE}" in done.out
+    assert len(stage.admin.listSgxVerifications()) == records
+
+
 # --- a new build, with the hook
 
 

@@ -203,6 +203,17 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         return sorted(found, key=lambda rpm: rpm["name"])
 
 
+def rpms_of_task(session: Any, task_id: int) -> list[dict[str, Any]]:
+    """The binary packages that a build task has made; see `SgxTask.rpms_of`."""
+    found: dict[str, dict[str, Any]] = {}
+    for child in session.getTaskChildren(task_id):
+        folder = f"work/{koji.pathinfo.taskrelpath(child['id'])}"
+        for name in session.listTaskOutput(child["id"]) if child["method"] == "buildArch" else ():
+            if name.endswith(".rpm") and not name.endswith((".src.rpm", ".nosrc.rpm")):
+                found.setdefault(name, {"name": name, "relative": f"{folder}/{name}"})
+    return [found[name] for name in sorted(found)]
+
+
 def fetcher_of(config: Config, log: TaskLog) -> Fetcher:
     """Fetches within the configured bounds, and writes into the log how it goes.
 

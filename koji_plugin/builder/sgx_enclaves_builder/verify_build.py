@@ -47,6 +47,7 @@ from .task_base import (
     TaskLog,
     despite_deadlocks,
     fetcher_of,
+    rpms_of_task,
     wait_for,
 )
 from .uploads import HTML, REPORT, TEXT, Uploads
@@ -110,17 +111,27 @@ class BuildVerification:
         release = resolved.release
         self.log(f"release {release.name}, sha256 {resolved.sha256}, {resolved.origin}")
         enclaves = self.options.get("enclaves")
-        wanted = enclaves_to_verify(release, paths, enclaves, self.binfo is not None)
+        wanted = enclaves_to_verify(release, paths, enclaves, self._what() is not None)
         answers = self._ask(wanted, resolved, places)
-        nvr = None if self.binfo is None else self.binfo["nvr"]
-        combined = combine(release.name, nvr, answers, packages)
+        combined = combine(release.name, self._what(), answers, packages)
         self.log(f"{combined.verdict}: {combined.claim}")
         return self._finish(combined, resolved)
 
+    def _what(self) -> Optional[str]:
+        """What is compared with the release; None for the release alone."""
+        if self.binfo is not None:
+            return str(self.binfo["nvr"])
+        return f"task {self.options['task_id']}" if "task_id" in self.options else None
+
     def _inspect(self) -> tuple[list[PackageFacts], list[dict[str, str]]]:
         """What each binary package holds; where those with signed enclaves are to be had."""
+        rpms: list[dict[str, Any]] = []
+        if self.binfo is not None:
+            rpms = self.task.binary_rpms(self.binfo)
+        elif "task_id" in self.options:
+            rpms = rpms_of_task(self.task.session, self.options["task_id"])
         packages, places = [], []
-        for rpm in self.task.binary_rpms(self.binfo) if self.binfo is not None else ():
+        for rpm in rpms:
             path = self.task.build_file(rpm["relative"])
             facts = inspect_package(BuildFile(rpm["name"], str(path)))
             packages.append(facts)

@@ -61,7 +61,8 @@ def sgxEnclaves(
                   record is kept; None: verify the release only
     :param opts: 'unsigned_build': NVR or id of a build with the unsigned enclaves,
                  'enclaves': list of names, 'repo_id', 'timeout': seconds,
-                 'allow_unpinned': true or false
+                 'allow_unpinned': true or false, 'split': true or false, 'task_id': of a build
+                 task, such as a scratch build's, whose packages are verified; none is recorded
     :param priority: above 0 is later, below 0 (admins only) is sooner
     :param channel: where to run; None: the plugin's configuration says, or Koji's policy
     :returns: the id of the task
@@ -72,11 +73,13 @@ def sgxEnclaves(
         release = optional_text(release, "release")
         tag = hub_api.get_tag(argument(build_tag, "build_tag", name_or_id), strict=True)
         named = None if build is None else lasting_name(complete_build(build, "build"))
-        if release is None and named is None:
+        opts = checked(opts, OPTIONS)
+        if "task_id" in opts:
+            _require_build_task(opts["task_id"], named)
+        elif release is None and named is None:
             raise koji.ParameterError(
                 "Name a release, a build, or both: there is nothing to verify"
             )
-        opts = checked(opts, OPTIONS)
         if "repo_id" in opts:
             _require_repo(opts["repo_id"], tag)
         if "unsigned_build" in opts:
@@ -111,6 +114,15 @@ def start(
     if channel:
         options["channel"] = channel
     return int(hub_api.make_task(PARENT, [release, tag["name"], build, opts], **options))
+
+
+def _require_build_task(task_id: int, build: Any) -> None:
+    method, _result, _children = hub_api.finished_task(task_id)
+    if build is not None or method != "build":
+        raise koji.GenericError(
+            f"task {task_id}, of method {method}, cannot be verified: name a build, or the task "
+            "of a scratch build, and not both"
+        )
 
 
 def _require_repo(repo_id: int, tag: Mapping[str, Any]) -> None:

@@ -451,3 +451,23 @@ def test_a_failed_step_names_a_log_that_the_task_has(world: World) -> None:
     report = output["sgx-enclaves-report.json"].decode()
     assert "step-make-pce.log of this task" in report
     assert "/logs/" not in report
+
+
+def test_a_scratch_build_s_packages_get_a_verdict_and_no_record(world: World) -> None:
+    package = world.signed_build()
+    (rpm,) = world.hub.top.rglob("*.rpm")
+    folder = world.hub.top / "work" / koji.pathinfo.taskrelpath(51)
+    folder.mkdir(parents=True)
+    rpm.rename(folder / rpm.name)
+    world.hub.rpms[package["id"]].clear()
+    world.hub.answers["getTaskChildren"] = [
+        {"id": 50, "method": "buildSRPMFromSCM"},
+        {"id": 51, "method": "buildArch"},
+    ]
+    world.hub.answers["listTaskOutput"] = [rpm.name, "prebuilt-1.0-1.src.rpm", "build.log"]
+    result = world.verify(None, "demo-build", None, {"task_id": 49})
+    assert (result["verdict"], result["build"], result["record"]) == ("identical", "task 49", None)
+    assert [row["name"] for row in result["enclaves"]] == ["pce"]
+    assert world.hub.records == []
+    assert "task 49 against release demo" in result["claim"]
+    assert world.hub.called("getTaskChildren") == [(49,)]

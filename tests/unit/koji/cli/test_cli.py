@@ -398,3 +398,16 @@ def test_a_set_up_is_checked(plugin: Any, capsys: pytest.CaptureFixture[str]) ->
     ]
     assert run(plugin, RecordingSession({"checkSgxSetup": checks[:1]}), "doctor", "--json") == 0
     assert run(plugin, RecordingSession({}), "doctor") == 2
+
+
+def test_a_scratch_build_is_verified_by_its_task(plugin: Any) -> None:
+    scratch = task("build", "CLOSED", ["cli-build/x.src.rpm", "demo"])
+    answers = {
+        "sgxEnclaves": TASK,
+        "getTaskInfo": lambda number: scratch if number == 77 else CLOSED,
+        "getBuildTarget": {"build_tag_name": "demo-build"},
+        "getTaskResult": result(build="task 77", record=None),
+    }
+    session = RecordingSession(answers)
+    assert run(plugin, session, "verify-task", "77") == 0
+    assert session.asked("sgxEnclaves")[0][0] == (None, "demo-build", None, {"task_id": 77})

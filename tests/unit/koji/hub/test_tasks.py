@@ -164,3 +164,17 @@ def test_the_hub_says_whether_the_tag_is_allowed(ready: FakeHub, conf: Path) -> 
     for name in (4, 5):
         with pytest.raises(koji.ParameterError, match="Unknown opts: 'tag_allowed'"):
             sgxEnclaves("r", name, None, {"tag_allowed": True})
+
+
+def test_a_scratch_build_s_task(ready: FakeHub) -> None:
+    ready.requests[60] = ("build", [])
+    ready.requests[61] = ("buildArch", [])
+    ready.results = {60: {}, 61: {}}
+    sgxEnclaves(None, 4, None, {"task_id": 60})
+    assert ready.made[0][1] == [None, "f42-build", None, {"task_id": 60}]
+    for build, task, reason in ((None, 61, "of method buildArch"), (7, 60, "and not both")):
+        with pytest.raises(koji.GenericError, match=reason):
+            sgxEnclaves(None, 4, build, {"task_id": task})
+    ready.results.clear()
+    with pytest.raises(koji.GenericError, match="is not finished"):
+        sgxEnclaves(None, 4, None, {"task_id": 60})
