@@ -20,7 +20,7 @@ from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
 from sgx_enclaves.limits import MIB, ArchiveLimits
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-# As much as the zstd program itself takes without being told to.
+# As much as the zstd program itself takes by default.
 _WINDOW_LOG = 27
 _MODULES = ("compression.zstd", "backports.zstd", "zstandard", "pyzstd")
 
@@ -176,7 +176,7 @@ class BoundedReader:
         raw: the packed file, open for reading at its start.
         file: its name, for messages.
         limits: see `ArchiveLimits`.
-        packed_by: "gzip", "xz", "zstd", "bzip2" or "lzma"; None tells the first three,
+        packed_by: "gzip", "xz", "zstd", "bzip2" or "lzma"; None finds out the first three,
             and what is not packed, by the first bytes.
     """
 

@@ -77,7 +77,7 @@ def open_regular(path: str) -> BinaryIO:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; it may be there.
+    """Make a directory and those above it; it may be there.
 
     Raises:
         InputError: it cannot be made.
@@ -86,9 +86,9 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"the folder cannot be made: {error.strerror or error}",
+            f"the directory cannot be made: {error.strerror or error}",
             file=str(folder),
-            hint="name another folder",
+            hint="name another directory",
         ) from None
 
 
@@ -121,7 +121,7 @@ def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
         raise InputError(
             f"cannot be written: {error.strerror or error}",
             file=path,
-            hint="check the folder, its rights and the space left",
+            hint="check the directory, its rights and the space left",
         ) from None
 
 

@@ -390,7 +390,7 @@ class Catalogue:
     def build_of(self, release: Release, enclave: Enclave) -> tuple[Release, Enclave]:
         """The release and the enclave in it whose tree this enclave is built from.
 
-        Not every enclave is signed anew for each release: the vendor's README
+        Not every enclave is signed again for each release: the vendor's README
         says which tag each one was built from.
 
         Raises:

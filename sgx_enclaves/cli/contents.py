@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Print the digest of what source archives hold, which a release pins as contents_sha256.
 
-It is the same whatever the archive's top folder is called, and however the archive is
+It is the same whatever the archive's top directory is called, and however the archive is
 packed. Nothing is unpacked to disk. docs/releases.md says how it is computed, and how to
 get such an archive from a git commit. With --expect the exit status is 1 if an archive
 holds something else.
@@ -17,7 +17,7 @@ from sgx_enclaves.errors import InputError
 from sgx_enclaves.release.archive import Contents, read_contents
 
 ARGUMENTS = """\
-archives:PATH+  a tar archive with one top folder, packed with gzip, xz, zstd or not at all
+archives:PATH+  a tar archive with one top directory, packed with gzip, xz, zstd or not at all
 --expect HEX  the digest that each archive's contents must have
 --list  print what is digested too, to find a difference
 @json"""

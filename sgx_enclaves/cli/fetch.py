@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Bring a release's source archives and the vendor's signed enclaves into the cache.
 
-Every file is held against the SHA-256 that the release pins, of the file or of what it
+Every file is compared with the SHA-256 that the release pins, of the file or of what it
 holds, the vendor's archives against the vendor's own checksums file too. A file that is
-here already is digested again, not fetched. A fetch that was ended goes on where it
-stopped.
+here already is digested again, not fetched. A fetch that was ended is resumed.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ enclaves:ENCLAVE*  whose files to write; by default those that the release requi
 --signed-into DIR  write the signed enclaves there
 --signatures-into DIR  write the signatures of each signed enclave there, for grafting
 --what all|sources|signed (all)  by default both, sources and signed
---allow-unpinned  accept files whose digest nobody pinned
+--allow-unpinned  accept files whose digest is not pinned
 @fetching
 @json"""
 

@@ -241,7 +241,7 @@ class Fetcher:
         cache: where files are kept.
         transport: asks servers; None means offline.
         settings: see `FetchSettings`; None for the usual ones.
-        progress: told how it goes.
+        progress: shows how far it is.
         lookaside: a look-aside cache to ask first.
         local: a directory where files may lie already, under their names.
     """

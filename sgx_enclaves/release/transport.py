@@ -5,7 +5,7 @@ Knows HTTP (RFC 9110) as far as a download needs it: Range, If-Range, redirects
 and proxies. Never retries and never writes a file; that is `fetch`'s part.
 
 The standard library's client is used and not a larger one because each read
-must return as soon as a byte is there: only so can a server that drips be told
+must return as soon as a byte is there: only so is a server that drips seen apart
 from one that is merely slow.
 """
 
@@ -279,7 +279,7 @@ class HttpsTransport:
 
 
 class RangeRefusedError(RetryableError):
-    """The part that is there already is of no use to this server; begin anew."""
+    """The part that is there already is of no use to this server; start again."""
 
 
 def _redirected(url: str, location: str) -> str:
