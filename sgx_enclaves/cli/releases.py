@@ -52,7 +52,7 @@ RELEASE?  for all but list and new
 -o, --output FILE  new, pin and repack: write here, not to standard output
 --force  replace the output file if there is one already
 --allow-unpinned  check and repack: accept files without a pin
---route ID (maker)  check: by which of the release's ways
+--route ID  check: one of the release's ways, and what that needs of the sources
 @catalogue
 @fetching
 @json"""
@@ -158,11 +158,12 @@ def _check(args: argparse.Namespace, release: Release) -> int:
         raise InputError(
             f"{release.name} has no sources of its own", hint="check the releases it is built in"
         )
-    ways = {route.id: route.enclaves for route in release.build.routes}
-    built = [enclave.name for enclave in release.enclaves if enclave.build is not None]
-    names = ways.get(args.route, built)
-    build = release.build.along(names, args.route)
-    release = release.only(names).along(names, args.route)
+    build = release.build
+    if args.route is not None:
+        built = [enclave.name for enclave in release.enclaves if enclave.build is not None]
+        names = {route.id: route.enclaves for route in build.routes}.get(args.route, built)
+        build = build.along(names, args.route)
+        release = release.only(names).along(names, args.route)
     archives = fetch_sources(release, chosen_fetcher(args), allow_unpinned=args.allow_unpinned)
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:

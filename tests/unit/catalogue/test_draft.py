@@ -327,7 +327,7 @@ def test_a_route_is_checked_as_far_as_its_steps_need_no_earlier_one(
     assert "step first: as it says" in said
     assert "step made" not in said
     assert "step sdk" not in said
-    assert main(command) == 0
+    assert main([*command, "--route", "maker"]) == 0
     assert "step sdk: as it says" in capsys.readouterr().out
     assert main([*command, "--route", "long"]) == 2
 

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any, Optional
 
 import pytest
@@ -158,9 +161,36 @@ def test_the_shipped_narrow_route_needs_four_sources_and_one_patch(name: str) ->
     assert bool(mitigated) is (name != "tdqe")
     # the designated toolchain's own make, ar and the like: nothing is named by its path
     programs = {step.command[0] for step in plan.build.steps}
+    assert plan.build.steps[0].id == "needs"
     assert programs <= {"make", "sh", "mv", "./external/sgx-emm/create_symlink.sh"}
     (wide,) = plan_trees(catalogue, release, [name, "qve"])
     assert wide.build.route == MAKERS
+
+
+@pytest.mark.parametrize("route", ["narrow", MAKERS])
+def test_what_the_steps_need_and_is_not_here_is_said_by_the_first(
+    tmp_path: Path, route: str
+) -> None:
+    release = load_catalogue((OWN_FOLDER,)).release("sgx-2.25-dcap-1.22")
+    (plan,) = plan_trees(Catalogue({release.name: release}), release, ["pce"], route)
+    needs = plan.build.steps[0].command
+    names = needs[needs.index("needs") + 1 :]
+    for name in names:
+        path = tmp_path / "tree" / name if "/" in name else tmp_path / "bin" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o755)
+    command = [shutil.which(needs[0]) or "", *needs[1:]]
+    options: dict[str, Any] = {
+        "cwd": tmp_path / "tree" if route == MAKERS else tmp_path,
+        "env": {"PATH": str(tmp_path / "bin")},
+        "capture_output": True,
+        "text": True,
+    }
+    assert subprocess.run(command, check=False, **options).returncode == 0
+    (tmp_path / "bin/python").unlink()
+    (tmp_path / "bin/nasm").unlink()
+    ended = subprocess.run(command, check=False, **options)
+    assert (ended.returncode, ended.stdout) == (1, "not here: nasm python\n")
 
 
 def test_what_cannot_be_gone_is_refused_by_name() -> None:
