@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ PRODUCT = ("sgx_enclaves", "koji_plugin", "rpmlint_checks")
 NAMES = ("code", "kind_id")
 # Codes that are put together where they are reported: f"{stage}-failed".
 STAGES = ("sources", "toolchain", "build", "signed", "repack", "compare")
+
+_DASHED = re.compile(r"[a-z]+(-[a-z0-9]+)+")
 
 
 def sources(root: Path) -> Iterator[Path]:
@@ -63,6 +66,9 @@ class Codes:
             if index is not None and len(node.args) > index:
                 yield node.args[index]
             yield from (keyword.value for keyword in node.keywords if keyword.arg in NAMES)
+        elif isinstance(node, ast.Tuple) and len(node.elts) > 3:
+            # The words of a finding, before they are made one.
+            yield from (first for first in node.elts[:1] if _is_dashed(first))
         elif isinstance(node, ast.Assign) and any(_name(t) in NAMES for t in node.targets):
             yield node.value
         elif isinstance(node, (ast.For, ast.comprehension)) and isinstance(node.target, ast.Tuple):
@@ -77,6 +83,10 @@ class Codes:
             ends = [n for n in ast.walk(function) if isinstance(n, (ast.Yield, ast.Return))]
             rows = [node.value for node in ends]
         yield from (row for row in rows if isinstance(row, ast.Tuple))
+
+
+def _is_dashed(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and bool(_DASHED.fullmatch(str(node.value)))
 
 
 def _name(node: ast.AST) -> str:
@@ -138,12 +148,14 @@ def test_the_collector_sees_codes_of_every_kind(tmp_path: Path) -> None:
         "Thing('in-a-class')\nreport('in-a-call')\nreport(code='by-name')\n"
         "code = 'in-a-variable' if 1 else 'or-else'\n"
         "[report(code) for code, _ in pairs()]\n"
+        "words = ('first-of-words', 'message', 'expected', 'found')\n"
         "other('no-code')\nFinding('with-severity', Severity.NOTE)\n"
     )
     assert {code for code, _ in codes_of(iter([module]))} == {
         *("in-a-class", "in-a-call", "by-name", "in-a-variable", "or-else", "in-a-tuple"),
+        "first-of-words",
     }
-    assert list(severities_of(module)) == [("with-severity", "note", "module.py:12")]
+    assert list(severities_of(module)) == [("with-severity", "note", "module.py:13")]
 
 
 @pytest.mark.parametrize("code", kinds())
