@@ -22,7 +22,7 @@ import datetime
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Optional
 
 from sgx_enclaves.enclave.known import pin_named, signer_named
@@ -127,19 +127,22 @@ def parse_rule(words: Iterable[str], signers: Optional[Signers] = None) -> Rule:
     Raises:
         RuleError: a word that is unknown, malformed, or there twice.
     """
-    rule = Rule()
-    seen = set()
+    found: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
-        read = _KEYS.get(key)
-        if read is None or not equals or not value or key in seen:
+        field, read = _KEYS.get(key, ("", _text))
+        if not field or not equals or not value or field in found:
             raise RuleError(
                 f"the gate's rule has a word that cannot be read: {word[:80]!r}",
                 expected=", ".join(f"{k}=…" for k in _KEYS) + ", each at most once",
             )
-        seen.add(key)
-        rule = read(rule, value, signers or {})
-    return rule
+        try:
+            found[field] = _signers(value, signers or {}) if key == "signer" else read(value)
+        except ValueError as error:
+            raise RuleError(
+                f"{key} cannot be read", expected=str(error), found=repr(value[:80])
+            ) from None
+    return Rule(**found)
 
 
 def parse_mark(value: object, signers: Optional[Signers] = None) -> Optional[Rule]:
@@ -164,45 +167,30 @@ def parse_mark(value: object, signers: Optional[Signers] = None) -> Optional[Rul
     return parse_rule(() if plain in _TRUE else value.split(), signers)
 
 
-def _max_age(rule: Rule, value: str, _signers: Signers) -> Rule:
+def _text(value: str) -> str:
+    return value
+
+
+def _max_age(value: str) -> datetime.timedelta:
     match = _AGE.match(value)
     if match is None:
-        raise RuleError(
-            "max_age cannot be read", expected="for example 30d, 12h or 90m", found=repr(value[:80])
-        )
-    age = datetime.timedelta(**{_UNITS[match["unit"]]: int(match["number"])})
-    return replace(rule, max_age=age)
+        raise ValueError("for example 30d, 12h or 90m")
+    return datetime.timedelta(**{_UNITS[match["unit"]]: int(match["number"])})
 
 
-def _glob(name: str) -> Callable[[Rule, str, Signers], Rule]:
-    def read(rule: Rule, value: str, _signers: Signers) -> Rule:
-        changed: dict[str, Any] = {name: value}
-        return replace(rule, **changed)
-
-    return read
+def _yes_or_no(value: str) -> bool:
+    if value not in ("yes", "no"):
+        raise ValueError("yes or no")
+    return value == "yes"
 
 
-def _yes_or_no(name: str) -> Callable[[Rule, str, Signers], Rule]:
-    def read(rule: Rule, value: str, _signers: Signers) -> Rule:
-        if value not in ("yes", "no"):
-            raise RuleError(f"{name} cannot be read", expected="yes or no", found=repr(value[:80]))
-        changed: dict[str, Any] = {name: value == "yes"}
-        return replace(rule, **changed)
-
-    return read
-
-
-def _lock(rule: Rule, value: str, _signers: Signers) -> Rule:
+def _sha256(value: str) -> str:
     if not _HEX.match(value):
-        raise RuleError(
-            "lock cannot be read",
-            expected="64 lower-case hexadecimal digits",
-            found=repr(value[:80]),
-        )
-    return replace(rule, lock=value)
+        raise ValueError("64 lower-case hexadecimal digits")
+    return value
 
 
-def _signer(rule: Rule, value: str, signers: Signers) -> Rule:
+def _signers(value: str, signers: Signers) -> frozenset[str]:
     found: set[str] = set()
     for name in value.split(","):
         if name == INTEL or _HEX.match(name):
@@ -215,16 +203,17 @@ def _signer(rule: Rule, value: str, signers: Signers) -> Rule:
                 expected=" or ".join([INTEL, *sorted(signers), "64 lower-case hexadecimal digits"]),
                 hint="names are given to signers in the hub plugin's configuration, [signers]",
             )
-    return replace(rule, signers=frozenset(found))
+    return frozenset(found)
 
 
-_KEYS: Mapping[str, Callable[[Rule, str, Signers], Rule]] = {
-    "max_age": _max_age,
-    "release": _glob("release"),
-    "origin": _glob("origin"),
-    "signer": _signer,
-    "reproducible": _yes_or_no("reproducible"),
-    "build_tag": _glob("build_tag"),
-    "locked": _yes_or_no("locked"),
-    "lock": _lock,
+# Word to the rule's field, and what reads its value; a signer's needs the site's names besides.
+_KEYS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "max_age": ("max_age", _max_age),
+    "release": ("release", _text),
+    "origin": ("origin", _text),
+    "signer": ("signers", _text),
+    "reproducible": ("reproducible", _yes_or_no),
+    "build_tag": ("build_tag", _text),
+    "locked": ("locked", _yes_or_no),
+    "lock": ("lock", _sha256),
 }
