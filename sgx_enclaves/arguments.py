@@ -141,7 +141,7 @@ def _package(value: Any) -> dict[str, str]:
     return {key: text(data) for key, data in value.items()}
 
 
-# What a caller may ask of a verification, and what the parent tells each subtask.
+# What a caller may ask of a verification, and what the parent gives each subtask.
 OPTIONS: Mapping[str, Check] = {
     "unsigned_build": name_or_id,
     "enclaves": list_of(text, 64),

@@ -45,7 +45,7 @@ def load_settings(cls: type[T], path: str) -> T:
     parser = configparser.ConfigParser(
         interpolation=None, default_section="", delimiters=("=",), inline_comment_prefixes=None
     )
-    # Tags and targets are told apart by case.
+    # Names of tags and targets differ by case.
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     try:
         with open(path, encoding="utf-8") as stream:

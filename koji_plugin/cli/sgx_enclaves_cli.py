@@ -99,7 +99,7 @@ def _build_tag_of_task(session: Any, task_id: Optional[int], what: str) -> str:
     target = session.getBuildTarget(request[1]) if len(request) > 1 and request[1] else None
     if target is None:
         raise _NoVerdictError(
-            f"nobody can say in which tag {what} was built: name one with --build-tag"
+            f"it is not known in which tag {what} was built: name one with --build-tag"
         )
     return str(target["build_tag_name"])
 

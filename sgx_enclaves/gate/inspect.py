@@ -44,7 +44,7 @@ _OTHER_ELF = re.compile(r"(?<!pie )\bexecutable\b|\brelocatable\b")
 _MARKS = (b"sgx_metadata", b".note.sgxmeta")
 _LONGEST_MARK = max(map(len, _MARKS))
 _CHUNK = 1 << 20
-# seconds after which a file's ctime tells whether it was changed again
+# seconds after which a file's ctime shows whether it was changed again
 _SETTLED = 2.0
 _MOST_SEEN = 100_000
 _SEEN: dict[object, Any] = {}
@@ -246,7 +246,7 @@ def _signed_names(provides: Sequence[str]) -> tuple[str, ...]:
 
 
 def _counts_as_signed(enclave: PackedEnclave) -> bool:
-    """Whether it is signed, or says so, or cannot be told from one that is."""
+    """Whether it is signed, or says so, or cannot be distinguished from one that is."""
     if enclave.problem is not None and is_enclave(enclave.data):
         return True
     return enclave.signed or contains_signed_enclaves((), enclave.names)

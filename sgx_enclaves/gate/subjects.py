@@ -109,7 +109,7 @@ def release_of(catalogue: Catalogue, paths: Sequence[str]) -> Release:
     ]
     if len(found) != 1:
         raise CatalogueError(
-            "the build's signed enclaves do not tell which release they are of",
+            "the build's signed enclaves do not say which release they are of",
             expected="one release that has each of these versions",
             found=", ".join(release.name for release in found) or "none",
             hint="name the release; the build has " + (", ".join(paths) or "no signed enclave"),
@@ -206,7 +206,7 @@ def package_subjects(
         name: what to call it.
         release: whose enclave.
         enclave: the one to look for.
-        built: folder with our unsigned enclave and its config.xml.
+        built: directory with our unsigned enclave and its config.xml.
 
     Returns:
         One for each; a package that is not whole gives one that is unverifiable,

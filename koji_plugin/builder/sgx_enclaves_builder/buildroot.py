@@ -138,7 +138,7 @@ class KojiBuildroot:
 
 
 def free_space(folder: Path) -> int:
-    """Bytes that are free where a folder is, or will be."""
+    """Bytes that are free where a directory is, or will be."""
     here = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(here).free
 

@@ -52,7 +52,7 @@ class Config:
     """The plugin's settings.
 
     Attributes:
-        cache: folder of fetched files, shared by all tasks of this builder.
+        cache: directory of fetched files, shared by all tasks of this builder.
         hosts: the only servers that are asked.
         lookaside: URL of a look-aside cache that is asked first; None for none.
         lookaside_package: the package that it knows the files under.
@@ -60,8 +60,8 @@ class Config:
         attempts: requests to one place.
         fetch_timeout: seconds for one request with its content.
         max_size: bytes of a fetched file.
-        catalogues: folders of more releases.
-        locks: folder of buildroot locks, RELEASE.json each; None for none.
+        catalogues: directories of more releases.
+        locks: directory of buildroot locks, RELEASE.json each; None for none.
         make_timeout: seconds for the make of an enclave.
         wait_timeout: seconds that the parent waits for its subtasks.
         min_space: bytes that must be free before a build starts.

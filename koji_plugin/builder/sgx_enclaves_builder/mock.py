@@ -123,18 +123,18 @@ class Chroot:
         os.close(self._fd)
 
     def make_folder(self, name: str) -> str:
-        """Make a folder in ours; returns its path as seen from inside."""
+        """Make a directory in ours; returns its path as seen from inside."""
         os.mkdir(name, 0o755, dir_fd=self._fd)
         return f"{self.inside}/{name}"
 
     def put(self, name: str, data: bytes) -> str:
-        """Write a file into our folder; returns its path as seen from inside."""
+        """Write a file into our directory; returns its path as seen from inside."""
         with self.create(name) as file:
             file.write(data)
         return f"{self.inside}/{name}"
 
     def create(self, name: str) -> IO[bytes]:
-        """Make a file in our folder, to be written and read; an older one is left unlinked."""
+        """Make a file in our directory, to be written and read; an older one is left unlinked."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._fd)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -144,7 +144,7 @@ class Chroot:
         """Let kojid's watcher see a file of ours as one of mock's logs, while it grows.
 
         Returns:
-            Whether it will; not so where our folder is on another file system.
+            Whether it will; not so where our directory is on another file system.
         """
         place = self.results / as_name
         with contextlib.suppress(OSError):

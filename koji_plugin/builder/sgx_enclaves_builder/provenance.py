@@ -54,7 +54,7 @@ def take_unsigned(task: Any, build: Any, enclave: Enclave, tree: Release, into: 
         build: NVR or id.
         enclave: which.
         tree: the release whose sources it must be built from.
-        into: a folder; it stays empty if the build has no such enclave.
+        into: a directory; it stays empty if the build has no such enclave.
 
     Raises:
         koji.GenericError: there is no such build, or it is not complete.
@@ -159,7 +159,7 @@ def source_files(path: str, trees: Iterable[Release], scratch: Path) -> dict[str
     Args:
         path: the source package.
         trees: releases whose sources may be in it.
-        scratch: a folder for one archive at a time; left as it was.
+        scratch: a directory for one archive at a time; left as it was.
 
     Raises:
         UnsupportedError: its files' digests are not SHA-256.

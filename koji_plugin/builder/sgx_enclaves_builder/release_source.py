@@ -113,7 +113,7 @@ def _checked_out(scm: Any, task: Any) -> Path:
         raise koji.GenericError(
             f"{scm.url} names no release: put the path of its TOML file behind the question mark"
         )
-    # Koji checks out a folder, and would look for a Makefile's `common` beside it
+    # Koji checks out a directory, and would look for a Makefile's `common` beside it
     scm.module, scm.use_common = os.path.dirname(file), False
     folder = Path(task.workdir) / "scm"
     folder.mkdir()

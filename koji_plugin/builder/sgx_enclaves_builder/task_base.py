@@ -81,7 +81,7 @@ class TaskLog:
     Args:
         session: the task's.
         folder: where the log is kept on the builder.
-        upload_path: the task's folder on the hub.
+        upload_path: the task's directory on the hub.
         clock: for tests.
     """
 
@@ -186,7 +186,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
 
         Returns:
             One mapping each: `name` of the file, `relative` path of it below the hub's
-            top folder, `arch`, and the id of the `buildroot_id` that it was made in.
+            top directory, `arch`, and the id of the `buildroot_id` that it was made in.
         """
         folder = koji.pathinfo.build(build)[len(koji.pathinfo.topdir) :].lstrip("/")
         found = []

@@ -29,11 +29,11 @@ LOCK, TOOLCHAIN = "buildroot_lock.json", "toolchain.json"
 
 
 class Uploads:
-    """A folder of files that are uploaded, each under its name there.
+    """A directory of files that are uploaded, each under its name there.
 
     Args:
         task: the task handler.
-        folder: a new folder on the builder.
+        folder: a new directory on the builder.
     """
 
     def __init__(self, task: Any, folder: Path) -> None:
@@ -43,7 +43,7 @@ class Uploads:
         folder.mkdir()
 
     def add(self, name: str, data: bytes, mode: int = 0o644) -> None:
-        """Upload one file; a name may have one folder in front."""
+        """Upload one file; a name may have one directory in front."""
         path = self._folder / name
         path.parent.mkdir(exist_ok=True)
         write_file(str(path), data, mode)

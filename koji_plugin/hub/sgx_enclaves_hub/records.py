@@ -40,6 +40,7 @@ from sgx_enclaves.gate.record import (
 from sgx_enclaves.plain import parse_json
 
 from . import hub_api, store
+from .config import settings
 from .hub_api import koji_errors
 from .store import build_files
 from .tasks import complete_build
@@ -112,7 +113,9 @@ def _require_own(
                 expected=repr(expected),
                 found=repr(found),
             )
-    if record.reproducible and record.lock_sha256 is None and not options.get("tag_allowed"):
+    # Both when the task was made and now: a tag may have been taken off the list meanwhile.
+    allowed = options.get("tag_allowed") and settings().allows_build_tag(request["build_tag"])
+    if record.reproducible and record.lock_sha256 is None and not allowed:
         raise RecordError(
             "the record is called reproducible, but its buildroot was anybody's",
             expected="a lock, or a build tag that [tasks] build_tags of the hub allows",

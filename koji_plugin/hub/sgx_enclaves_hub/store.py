@@ -279,7 +279,7 @@ def build_files(build: Mapping[str, Any]) -> list[BuildFile]:
     Builds of other kinds (maven, images, …) have none, or only wrapped ones.
 
     Raises:
-        InputError: the folder of signed copies cannot be read.
+        InputError: the directory of signed copies cannot be read.
     """
     folder = koji.pathinfo.build(build)
     files = []

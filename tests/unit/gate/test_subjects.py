@@ -80,7 +80,7 @@ def test_a_release_is_known_by_all_versions_together() -> None:
         release_of(catalogue, [pce])
     other = "/l/libsgx_other.signed.so.1.2"
     for paths in ([pce, "/l/libsgx_pce.signed.so"], [other], []):
-        with pytest.raises(CatalogueError, match=r"do not tell which release.*found none"):
+        with pytest.raises(CatalogueError, match=r"do not say which release.*found none"):
             release_of(catalogue, paths)
 
 

@@ -248,5 +248,5 @@ def test_a_release_is_found_from_what_a_build_has(world: World) -> None:
         "old", {"/opt/libsgx_pce.signed.so.9.9.9.9": world.vendor.signed[PCE.signed]}
     )
     result = world.verify(None, "demo-build", build["nvr"])
-    assert "do not tell which release" in result["faultString"]
+    assert "do not say which release" in result["faultString"]
     assert "libsgx_pce.signed.so.9.9.9.9" in result["faultString"]

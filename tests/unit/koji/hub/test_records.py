@@ -17,6 +17,7 @@ from sgx_enclaves_hub import (
     recordSgxVerification,
     setSgxLock,
 )
+from sgx_enclaves_hub.config import settings
 
 from tests.support.records import A, Place, changed
 from tests.support_rpm import write_rpm
@@ -311,9 +312,14 @@ def test_what_is_wrong_with_filters(ready: FakeHub, filters: dict[str, Any], rea
     assert ready.queries == []
 
 
-def test_a_build_tag_that_the_hub_allows_needs_no_lock(ready: FakeHub) -> None:
+def test_a_build_tag_that_the_hub_allows_needs_no_lock(ready: FakeHub, conf: Path) -> None:
     ready.open_task("x-1.0-1", opts={"tag_allowed": True})
-    assert recordSgxVerification(TASK, ready.record(ready.builds[7], lock_sha256=None)) == 1
+    record = ready.record(ready.builds[7], lock_sha256=None)
+    # taken off the list since the task was made
+    assert "its buildroot was anybody's" in refused(ready, record)
+    conf.write_text("[tasks]\nbuild_tags = b\n")
+    settings.cache_clear()
+    assert recordSgxVerification(TASK, record) == 1
 
 
 def test_without_lock_and_allowed_tag_it_is_kept_as_what_it_is(ready: FakeHub) -> None:
