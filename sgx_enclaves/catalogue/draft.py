@@ -72,16 +72,12 @@ class SourceTree:
             done = subprocess.run(  # noqa: S603 (no shell)
                 command, capture_output=True, timeout=_TIMEOUT, check=True
             )
-        except FileNotFoundError:
-            raise InputError("git is not installed", hint="install git") from None
-        except subprocess.TimeoutExpired:
-            raise InputError(f"git took longer than {_TIMEOUT} s", file=self._folder) from None
-        except subprocess.CalledProcessError as error:
-            reason = error.stderr.decode("utf-8", "replace").strip().splitlines()
+        except (OSError, subprocess.SubprocessError) as error:
+            said: bytes = getattr(error, "stderr", None) or str(error).encode()
             raise InputError(
-                f"git {arguments[0]}: {reason[0] if reason else 'failed'}",
+                f"git {arguments[0]}: {said.decode('utf-8', 'replace').splitlines()[0]}",
                 file=self._folder,
-                hint="name a git repository, as DIR or DIR@TAG",
+                hint="install git, and name a repository, as DIR or DIR@TAG",
             ) from None
         return done.stdout.decode("utf-8", "replace")
 

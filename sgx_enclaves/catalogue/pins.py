@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sgx_enclaves.catalogue.records import Build, Patch, Release, Step
+from sgx_enclaves.catalogue.records import Build, Patch, Release
 
 _TIMEOUT = 60
 
@@ -99,19 +99,8 @@ def check_tree(release: Release, build: Build, tree: Path) -> Iterator[tuple[str
     for patch in build.patches:
         problem = _missing(tree / patch.file) or _missing(tree / patch.place)
         yield f"patch {patch.file}", problem or _apply(tree, patch)
-    yield from _check_steps("step", build.steps, tree)
-    for route in build.routes:
-        yield from _check_steps(f"route {route.id}, step", route.steps, tree)
-    for enclave in release.enclaves:
-        if enclave.build is not None:
-            folder = tree / enclave.build.make_directory
-            problem = _missing(tree / enclave.build.config) or _no_makefile(folder)
-            yield f"enclave {enclave.name}", problem
-
-
-def _check_steps(what: str, steps: Iterable[Step], tree: Path) -> Iterator[tuple[str, str]]:
     made = False
-    for step in steps:
+    for step in build.steps:
         folder, program = tree / step.place, step.command[0]
         if made and not folder.exists():
             continue
@@ -122,7 +111,12 @@ def _check_steps(what: str, steps: Iterable[Step], tree: Path) -> Iterator[tuple
             problem = _no_makefile(folder)
         # from here on a program may be the work of a step
         made = made or program == "make"
-        yield f"{what} {step.id}", problem
+        yield f"step {step.id}", problem
+    for enclave in release.enclaves:
+        if enclave.build is not None:
+            folder = tree / enclave.build.make_directory
+            problem = _missing(tree / enclave.build.config) or _no_makefile(folder)
+            yield f"enclave {enclave.name}", problem
 
 
 def _missing(path: Path) -> str:

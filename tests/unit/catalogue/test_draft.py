@@ -281,12 +281,6 @@ def test_a_release_that_says_right_of_its_sources(
         ('file = "fix.patch"', 'file = "one.c"', "patch one.c: does not apply"),
         ('"License.txt"', '"COPYING"', "licence COPYING: COPYING is not there"),
         ('["make", "sdk"]', '["./run"]', "step sdk: run is not there"),
-        (
-            "[toolchain]\n",
-            '[[build.route]]\nid = "short"\nenclaves = ["one"]\nsources = ["main"]\n'
-            'step = [{id = "go", place = ".", command = ["./go"]}]\n\n[toolchain]\n',
-            "route short, step go: go is not there",
-        ),
         ("e/config.xml", "e/config.xlm", "enclave one: config.xlm is not there"),
         ('make_directory = "e"', 'make_directory = "."', ""),
         ('make_directory = "e"', 'make_directory = "f"', "enclave one: there is no makefile"),
