@@ -36,8 +36,7 @@ from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import as_plain
-from sgx_enclaves.release.archive import pack_members, read_contents, read_members
-from sgx_enclaves.release.sources import lay_out
+from sgx_enclaves.release.archive import lay_out, pack_members, read_contents, read_members
 from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed_enclaves
 from sgx_enclaves.report.templated import entry_text
 from sgx_enclaves.report.text import table

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Archives as evidence: members by name, digests of contents, trees laid out safely.
 
-Writes a file only below the `dest` of `unpack_tree`.
+Writes a file only below the `dest` of `unpack_tree`, or the tree of `lay_out`.
 
 An archive that a server makes on demand has other bytes after a rename of the repository
 (its top directory is called after it) or a change of compressor. What is unpacked from it
@@ -12,6 +12,7 @@ below the one top directory, with the executable bit, and nothing else (docs/rel
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import io
 import os
@@ -21,16 +22,34 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
+from sgx_enclaves.catalogue.records import Build, OwnBuild
 from sgx_enclaves.decompress import BoundedReader
-from sgx_enclaves.errors import ArchiveError, DigestError, InputError, LimitError
-from sgx_enclaves.files import DIRECTORY, FILE, LINK, PROGRAM, DigestedStream, Entry, digest_entries
+from sgx_enclaves.errors import ArchiveError, BuildError, DigestError, InputError, LimitError
+from sgx_enclaves.files import (
+    DIRECTORY,
+    FILE,
+    LINK,
+    PROGRAM,
+    DigestedStream,
+    Entry,
+    digest_entries,
+    digest_file,
+    tree_entries,
+)
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
 from sgx_enclaves.plain import record
 from sgx_enclaves.tar import Kind, Member, Symlinks, TarStream, leads_out
 
+if TYPE_CHECKING:
+    from sgx_enclaves.release.fetch import Fetched
+
 _CHUNK = 256 << 10
+_GIT = ".git"
+# Contents that are pinned have no times; a fixed one keeps `make` from seeing what the
+# packer chose. Not 1970: some tools take early times for none.
+_NO_TIME = 315_619_200  # 1980-01-02
 
 
 @contextmanager
@@ -331,3 +350,96 @@ def _write(path: Path, member: Member, stream: TarStream, mtime: int) -> None:
         out.flush()
         os.fchmod(out.fileno(), 0o755 if member.executable else 0o644)
         os.utime(out.fileno(), (mtime, mtime))
+
+
+def lay_out(tree: Path, build: Build, archives: Mapping[str, Fetched]) -> None:
+    """Unpack the sources into their places.
+
+    Args:
+        tree: the directory to make; it may be there and empty.
+        build: the release's.
+        archives: the file of each source, by its id.
+
+    Raises:
+        BuildError: a place is not within the tree, or taken.
+        DigestError: a file is no longer what was fetched.
+        SgxEnclavesError: an archive is broken or hostile, or the disk is full.
+    """
+    for source in build.sources:
+        dest, here = tree / source.place, archives[source.id]
+        check_inside(tree, dest.parent if source.unpack and source.place else dest, source.id)
+        if source.unpack:
+            untimed = source.artifact.sha256 is None and source.artifact.pinned
+            mtime = _NO_TIME if untimed else None
+            unpack_tree(here.path, dest, strip=source.strip, sha256=here.sha256, mtime=mtime)
+        else:
+            _copy_file(here, dest / source.artifact.filename, source.id)
+
+
+def _copy_file(here: Fetched, target: Path, source: str) -> None:
+    """Copy a fetched file, and see that the copy is what was fetched."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        shutil.copyfile(here.path, target)
+        check_same(here.path, here.sha256, digest_file(target))
+    except OSError as error:
+        raise BuildError(
+            f"source {source} cannot be put there: {error.strerror}", file=str(target)
+        ) from None
+
+
+def copy_tree(source: Path, tree: Path) -> str:
+    """Copy a ready-made tree, without its `.git`.
+
+    Returns:
+        SHA-256 in hexadecimal over its entries (see `files.digest_entries`).
+
+    Raises:
+        BuildError: it cannot be copied.
+    """
+    if not source.is_dir():
+        raise BuildError("there is no such source tree", file=str(source))
+    try:
+        shutil.copytree(
+            source,
+            tree,
+            symlinks=True,
+            dirs_exist_ok=True,
+            ignore=lambda _folder, names: [name for name in names if name == _GIT],
+        )
+        return digest_entries(tree_entries(tree))
+    except shutil.Error as error:
+        path, _target, reason = error.args[0][0]
+        raise BuildError(f"cannot be copied: {reason}", file=str(path)) from None
+    except OSError as error:
+        raise BuildError(f"cannot be copied: {error.strerror}", file=str(source)) from None
+
+
+def remove_prebuilt(tree: Path, build: OwnBuild) -> None:
+    """Remove a result that came with the sources: it must not be taken for ours.
+
+    Raises:
+        BuildError: it cannot be removed.
+    """
+    path = tree / build.unsigned
+    if not os.path.lexists(path):
+        return
+    check_inside(tree, path.parent, "the result")
+    try:
+        path.unlink()
+    except OSError as error:
+        raise BuildError(
+            f"came with the sources and cannot be removed: {error.strerror}", file=str(path)
+        ) from None
+
+
+def check_inside(tree: Path, path: Path, what: str) -> None:
+    """Refuse a path that a link leads out of the tree.
+
+    Raises:
+        BuildError: it does.
+    """
+    if not path.resolve().is_relative_to(tree.resolve()):
+        raise BuildError(f"{what}: a link leads out of the tree", file=str(path))

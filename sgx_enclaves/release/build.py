@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.catalogue.artifact import Artifact
-from sgx_enclaves.catalogue.records import Catalogue, Release
+from sgx_enclaves.catalogue.records import Build, Catalogue, Release
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.verdict import scan
 from sgx_enclaves.errors import BuildError, InputError, SgxEnclavesError
@@ -29,6 +29,7 @@ from sgx_enclaves.explain.description import describe_file
 from sgx_enclaves.explain.file_map import FileMap
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
+from sgx_enclaves.release.archive import copy_tree, lay_out, remove_prebuilt
 from sgx_enclaves.release.build_tree import (
     Relocation,
     TreeBuilder,
@@ -50,7 +51,6 @@ from sgx_enclaves.release.manifest import (
 )
 from sgx_enclaves.release.place import Place
 from sgx_enclaves.release.sandbox import remove_tree
-from sgx_enclaves.release.sources import copy_tree, lay_out, remove_prebuilt, source_records
 from sgx_enclaves.release.store import Progress
 from sgx_enclaves.release.toolchain import (
     ToolchainKind,
@@ -282,7 +282,7 @@ def _build_tree(
         environment = {name: relocate(value) for name, value in usual.items()}
         if progress.resumed:
             say(f"{release.name}: resuming an earlier run after {len(progress.steps)} steps")
-            sources = source_records(plan.build, item.archives)
+            sources = _source_records(plan.build, item.archives)
         else:
             say(f"{release.name}: laying the sources out")
             sources = _lay_out(request, item, tree.path)
@@ -320,6 +320,16 @@ def _build_tree(
     return record, enclaves
 
 
+def _source_records(build: Build, archives: Mapping[str, Fetched]) -> tuple[SourceRecord, ...]:
+    """What `lay_out` lays out."""
+    records = []
+    for source in build.sources:
+        here = archives[source.id]
+        record = (source.id, source.place, source.artifact.filename, here.sha256, here.pinned)
+        records.append(SourceRecord(*record, here.contents_sha256))
+    return tuple(records)
+
+
 def _lay_out(request: BuildRequest, item: TreeInputs, tree: Path) -> tuple[SourceRecord, ...]:
     plan, source_dir = item.plan, request.source_dir
     tree.mkdir(parents=True, exist_ok=True)
@@ -329,7 +339,7 @@ def _lay_out(request: BuildRequest, item: TreeInputs, tree: Path) -> tuple[Sourc
         sources: tuple[SourceRecord, ...] = (SourceRecord("source-dir", "", name, digest, False),)
     else:
         lay_out(tree, plan.build, item.archives)
-        sources = source_records(plan.build, item.archives)
+        sources = _source_records(plan.build, item.archives)
     for enclave in plan.enclaves:
         remove_prebuilt(tree, enclave.build)
     return sources

@@ -34,6 +34,7 @@ from sgx_enclaves.errors import (
 )
 from sgx_enclaves.files import read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
+from sgx_enclaves.release.archive import check_inside
 from sgx_enclaves.release.manifest import (
     LOGS,
     EnclaveRecord,
@@ -44,7 +45,6 @@ from sgx_enclaves.release.manifest import (
     unsigned_name,
 )
 from sgx_enclaves.release.place import Command, Ended, Tree, describe
-from sgx_enclaves.release.sources import check_inside
 from sgx_enclaves.release.store import Progress
 
 _PATCH_TIMEOUT = 300

@@ -11,9 +11,8 @@ import pytest
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Build, Source
 from sgx_enclaves.errors import DigestError
-from sgx_enclaves.release.archive import read_contents
+from sgx_enclaves.release.archive import lay_out, read_contents
 from sgx_enclaves.release.fetch import Fetched
-from sgx_enclaves.release.sources import lay_out
 from tests.unit.release import tarmaker as tm
 
 EIGHTY = 315_619_200  # 1980-01-02
