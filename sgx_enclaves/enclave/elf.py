@@ -622,12 +622,14 @@ def _find_descriptor(
     offset = start + _NOTE_HEADER_SIZE + namesz
     align = max(1, section.sh_addralign)
     size = _NOTE_HEADER_SIZE + namesz + descsz
-    if section.sh_size != -(-size // align) * align or descsz == 0:
+    rounded = -(-size // align) * align
+    if section.sh_size != rounded or descsz == 0:
+        why = f" ({size} rounded up to the section's alignment of {align})"
         raise FormatError(
             f"{METADATA_SECTION} and its note disagree on their size",
             file=name,
             offset=start,
-            expected=f"{size} bytes",
+            expected=f"{rounded} bytes{why if rounded != size else ''}",
             found=f"{section.sh_size} bytes",
         )
     _check_descriptor_is_apart(name, offset, offset + descsz, header, segments, sections)

@@ -3,14 +3,6 @@
 
 A trace shows that something was done otherwise, not that nothing else was:
 each cause says what was seen, and guesses are worded as such.
-
-Read a metadata block backwards: which config.xml would have given it?
-
-The same reading of our regenerated block and of the vendor's block names the
-options that differ. It need not be exact where an SDK rounds or pads, because
-both sides are read alike.
-
-Likely causes of differences in the metadata, the hostile ones first.
 """
 
 from __future__ import annotations
@@ -19,51 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Optional
 
-from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.elf import PAGE_SIZE
-from sgx_enclaves.enclave.layout import (
-    DYNAMIC_ID_STEP,
-    HEAP_INIT,
-    HEAP_MAX,
-    HEAP_MIN,
-    RSRV_INIT,
-    RSRV_MAX,
-    RSRV_MIN,
-    STACK_MAX,
-    STACK_MIN,
-    TCS,
-    USER_REGION,
-)
-from sgx_enclaves.enclave.metadata import (
-    ATTR_EADD,
-    ATTR_EREMOVE,
-    LAYOUT_NAMES,
-    Block,
-    Descriptor,
-    Layout,
-    LayoutEntry,
-    PatchEntry,
-)
-from sgx_enclaves.enclave.regenerate import Regenerated
-from sgx_enclaves.enclave.sigstruct import (
-    FLAG_AEXNOTIFY,
-    FLAG_DEBUG,
-    FLAG_EINITTOKENKEY,
-    FLAG_KSS,
-    FLAG_PROVISIONKEY,
-    SECINFO_TCS,
-    SECINFO_X,
-    TYPE_DEBUG,
-    VENDOR_INTEL,
-    XFRM_AMX,
-    XFRM_PKRU,
-    Sigstruct,
-    spell_secinfo,
-)
 from sgx_enclaves.enclave.verdict import Cause
-from sgx_enclaves.errors import FormatError
-from sgx_enclaves.explain.description import Side, excerpt
-from sgx_enclaves.explain.file_map import FileMap
+from sgx_enclaves.explain.description import SHF_ALLOC, Side, excerpt
 
 _TOOLCHAIN = "build with the toolchain of the enclave's release, in the same place"
 
@@ -99,6 +48,11 @@ def build_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     if not follows:
         yield from build_id
     yield from _hash_style(ours, theirs)
+    linker = list(_linker(ours, theirs))
+    yield from linker
+    yield from _only_sections(ours, theirs, bool(linker))
+    options = [] if linker else list(_link_options(ours, theirs))
+    yield from options
     yield from _comment(ours, theirs)
     mitigations = list(_mitigation(ours, theirs))
     yield from mitigations
@@ -110,8 +64,9 @@ def build_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
             _TOOLCHAIN,
         )
     yield from _strings(ours, theirs)
-    yield from _code(ours, theirs, bool(mitigations))
+    yield from _code(ours, theirs, bool(mitigations or options or linker))
     yield from _stripped(ours, theirs)
+    yield from _restripped(ours, theirs)
     if follows:
         yield from build_id
 
@@ -159,7 +114,110 @@ def _build_id(ours: Side, theirs: Side) -> Iterator[Cause]:
         )
 
 
+# What adds a section that only one of two builds has; others come from other link steps.
+_ADDED_BY: Mapping[str, str] = {
+    ".note.package": "Fedora's linker adds it: %undefine _package_note_file in the spec file",
+    ".gnu_debuglink": "find-debuginfo adds it: keep it away from enclaves, or strip again",
+    ".gnu_debugdata": "find-debuginfo adds it: %undefine _include_minidebuginfo in the spec file",
+    ".gnu.build.attributes": "annobin adds it: %undefine _annotated_build in the spec file",
+    ".annobin.notes": "annobin adds it: %undefine _annotated_build in the spec file",
+}
+# Those have causes of their own, or come and go with what has.
+_HAVE_CAUSES = frozenset(
+    {*_HASHES, ".comment", ".symtab", ".strtab", ".interp", ".note.gnu.build-id"}
+    | {".note.gnu.property", ".relr.dyn", ".rela.dyn", ".rela.plt", ".got", ".got.plt", ".plt"}
+    | {".plt.got", ".plt.sec", ".relro_padding", ".data.rel.ro", "", ".shstrtab", ".note.GNU-stack"}
+)
+
+
+def _linker(ours: Side, theirs: Side) -> Iterator[Cause]:
+    """Each linker has an order of its own for the sections that it loads."""
+    both = set(ours.loaded_order) & set(theirs.loaded_order)
+    expected, found = (
+        [name for name in side.loaded_order if name in both] for side in (ours, theirs)
+    )
+    for our_name, their_name in zip(expected, found):
+        if our_name != their_name:
+            yield Cause(
+                "other-linker",
+                f"the loaded sections stand in another order: {excerpt(their_name)} in the "
+                f"vendor's file where our build has {excerpt(our_name)}: likely another linker "
+                "(bfd, gold, lld, mold), or another linker script",
+                _TOOLCHAIN,
+            )
+            return
+
+
+def _only_sections(ours: Side, theirs: Side, other_linker: bool) -> Iterator[Cause]:
+    """Sections that only one side has, each kind with what adds it."""
+    for is_ours, side, other in ((True, ours, theirs), (False, theirs, ours)):
+        names = {s.name for s in other.description.sections}
+        if not names:
+            return
+        for section in side.description.sections:
+            is_debug = section.name.startswith((".debug", ".zdebug"))
+            if section.name in names or section.name in _HAVE_CAUSES or is_debug:
+                continue
+            loaded = "a loaded section" if section.flags & SHF_ALLOC else "a section"
+            if other_linker and section.name not in _ADDED_BY:
+                # It names its sections as it likes.
+                continue
+            yield Cause(
+                "section-only-in-one",
+                f"{_who(is_ours)} has {loaded} {excerpt(section.name)}, {_other(is_ours)} not",
+                _ADDED_BY.get(section.name, "link and strip as the enclave's makefile does"),
+            )
+
+
+_DF_BIND_NOW, _DF_1_NOW = 8, 1
+
+
+def _link_options(ours: Side, theirs: Side) -> Iterator[Cause]:
+    """Options of the linker that program headers and dynamic flags show."""
+    expected, found = _linked_with(ours), _linked_with(theirs)
+    if not ours.description.segments or not theirs.description.segments:
+        return
+    for option in expected:
+        if expected[option] != found[option]:
+            yield Cause(
+                "link-option",
+                f"the linker was given another {option}: {found[option]} in the vendor's file, "
+                f"{expected[option]} in our build",
+                "link with the options of the enclave's makefile; the distribution may add its own",
+            )
+
+
+def _linked_with(side: Side) -> dict[str, str]:
+    """Option to what is seen of it."""
+    segments, dynamic = side.description.segments, dict(side.description.dynamic)
+    stack = [flags for kind, flags in segments if kind == "PT_GNU_STACK"]
+    loads = [flags for kind, flags in segments if kind == "PT_LOAD"]
+    now = (
+        "DT_BIND_NOW" in dynamic
+        or dynamic.get("DT_FLAGS", 0) & _DF_BIND_NOW
+        or dynamic.get("DT_FLAGS_1", 0) & _DF_1_NOW
+    )
+    packed = {"DT_RELR", "DT_RELRSZ", "36"} & set(dynamic)
+    rights = ("PT_GNU_STACK executable" if stack[0] & 1 else "not executable") if stack else "none"
+    return {
+        "-z execstack (PT_GNU_STACK)": rights,
+        "-z relro (PT_GNU_RELRO)": "yes" if any(k == "PT_GNU_RELRO" for k, _ in segments) else "no",
+        "-z now (BIND_NOW)": "yes" if now else "no",
+        "-z separate-code (number of PT_LOAD)": str(len(loads)),
+        "-z pack-relative-relocs (DT_RELR)": "yes" if packed else "no",
+        "-z ibt, -z shstk (.note.gnu.property)": " and ".join(side.description.features) or "none",
+    }
+
+
 def _comment(ours: Side, theirs: Side) -> Iterator[Cause]:
+    producers = ours.description.producers, theirs.description.producers
+    if all(producers) and producers[0] != producers[1]:
+        yield Cause(
+            "compiler-comment",
+            f"debugging information names the compilers {', '.join(producers[1])} in the "
+            f"vendor's file, {', '.join(producers[0])} in our build",
+            _TOOLCHAIN,
+        )
     expected, found = ours.description.comments, theirs.description.comments
     if expected == found:
         return
@@ -201,8 +259,9 @@ def _mitigation(ours: Side, theirs: Side) -> Iterator[Cause]:
 
 
 def _strings(ours: Side, theirs: Side) -> Iterator[Cause]:
-    only_ours = sorted(ours.strings - theirs.strings)
-    only_theirs = sorted(theirs.strings - ours.strings)
+    # A linker may put other bytes before a string, so that it looks like another one.
+    only_ours = sorted(s for s in ours.strings - theirs.strings if not theirs.holds(s))
+    only_theirs = sorted(s for s in theirs.strings - ours.strings if not ours.holds(s))
     if not only_ours and not only_theirs:
         return
     for code, pattern, what, hint in (
@@ -325,284 +384,15 @@ def _stripped(ours: Side, theirs: Side) -> Iterator[Cause]:
         )
 
 
-# Options whose default is the value of another one.
-FOLLOWS: Mapping[str, str] = {
-    "HeapInitSize": "HeapMaxSize",
-    "ReservedMemInitSize": "ReservedMemMaxSize",
-    "TCSMaxNum": "TCSNum",
-}
-# The SDK sizes this one after everything else.
-LAST = "UserRegionSize"
-
-
-def options_of(block: Block) -> dict[str, int]:
-    """Option name to the value that the block shows."""
-    return {**_sigstruct_options(block), **_layout_options(block.layout), **_elrange(block)}
-
-
-def _sigstruct_options(block: Block) -> dict[str, int]:
-    sigstruct, header = block.sigstruct, block.header
-    flags = sigstruct.attributes_flags
-
-    def half(data: bytes, index: int) -> int:
-        return int.from_bytes(data[8 * index : 8 * index + 8], "little")
-
-    return {
-        "ProdID": sigstruct.isvprodid,
-        "ISVSVN": sigstruct.isvsvn,
-        "ReleaseType": int(bool(sigstruct.type & TYPE_DEBUG)),
-        "IntelSigned": int(sigstruct.vendor == VENDOR_INTEL),
-        "ProvisionKey": int(bool(flags & FLAG_PROVISIONKEY)),
-        "LaunchKey": int(bool(flags & FLAG_EINITTOKENKEY)),
-        "EnableKSS": int(bool(flags & FLAG_KSS)),
-        "EnableAEXNotify": int(bool(flags & FLAG_AEXNOTIFY)),
-        "DisableDebug": int(bool(sigstruct.attributemask_flags & FLAG_DEBUG)),
-        "HW": sigstruct.swdefined,
-        "TCSPolicy": header.tcs_policy,
-        "TCSMinPool": header.tcs_min_pool,
-        "MiscSelect": sigstruct.miscselect | header.desired_misc_select,
-        "MiscMask": sigstruct.miscmask,
-        "PKRU": _xfrm_option(sigstruct, XFRM_PKRU),
-        "AMX": _xfrm_option(sigstruct, XFRM_AMX),
-        "ISVFAMILYID_L": half(sigstruct.isvfamilyid, 0),
-        "ISVFAMILYID_H": half(sigstruct.isvfamilyid, 1),
-        "ISVEXTPRODID_L": half(sigstruct.isvextprodid, 0),
-        "ISVEXTPRODID_H": half(sigstruct.isvextprodid, 1),
-    }
-
-
-def _xfrm_option(sigstruct: Sigstruct, bits: int) -> int:
-    """0: must be off, 1: must be on, 2: as the platform likes."""
-    if not sigstruct.attributemask_xfrm & bits:
-        return 2
-    return int(bool(sigstruct.attributes_xfrm & bits))
-
-
-def _layout_options(table: tuple[Layout, ...]) -> dict[str, int]:
-    pages: dict[int, int] = {}
-    for item in table:
-        if isinstance(item, LayoutEntry):
-            pages.setdefault(item.id, item.page_count)
-
-    def size(*ids: int) -> int:
-        return sum(pages.get(i, 0) for i in ids) * PAGE_SIZE
-
-    kept, removed, dynamic = _threads(table)
-    executable = any(
-        isinstance(item, LayoutEntry) and item.id == RSRV_MIN and item.si_flags & SECINFO_X
-        for item in table
-    )
-    return {
-        "HeapMinSize": size(HEAP_MIN),
-        "HeapInitSize": size(HEAP_MIN, HEAP_INIT),
-        "HeapMaxSize": size(HEAP_MIN, HEAP_INIT, HEAP_MAX),
-        "StackMinSize": size(STACK_MIN),
-        "StackMaxSize": size(STACK_MIN, STACK_MAX),
-        "ReservedMemMinSize": size(RSRV_MIN),
-        "ReservedMemInitSize": size(RSRV_MIN, RSRV_INIT),
-        "ReservedMemMaxSize": size(RSRV_MIN, RSRV_INIT, RSRV_MAX),
-        "ReservedMemExecutable": int(executable),
-        "TCSNum": kept + removed,
-        # The SDK's table makes one thread more than the option says.
-        "TCSMaxNum": kept + (dynamic - 1 if dynamic else removed),
-        LAST: size(USER_REGION),
-    }
-
-
-def _threads(table: tuple[Layout, ...]) -> tuple[int, int, int]:
-    """Threads that stay, threads that are removed after the start, threads made later."""
-    counts = [0, 0, 0]
-
-    def add(item: LayoutEntry, times: int) -> None:
-        if item.id == TCS:
-            counts[1 if item.attributes & ATTR_EREMOVE else 0] += times
-        elif item.id == TCS + DYNAMIC_ID_STEP:
-            counts[2] += times
-
-    for index, item in enumerate(table):
-        if isinstance(item, LayoutEntry):
-            add(item, 1)
-            continue
-        for member in table[max(0, index - item.entry_count) : index]:
-            if isinstance(member, LayoutEntry):
-                add(member, item.load_times)
-    return counts[0], counts[1], counts[2]
-
-
-def _elrange(block: Block) -> dict[str, int]:
-    values = {"EnclaveImageAddress": 0, "ELRangeStartAddress": 0, "ELRangeSize": 0}
-    try:
-        elrange = block.elrange
-        values["EnableIPPFIPS"] = int(block.fips_offset is not None)
-    except FormatError:
-        return {}
-    if elrange is not None:
-        values["EnclaveImageAddress"] = elrange.enclave_image_address
-        values["ELRangeStartAddress"] = elrange.elrange_start_address
-        values["ELRangeSize"] = elrange.elrange_size
-    return values
-
-
-_HOSTILE = "do not use this file: nothing that the SDK's tool writes looks like this"
-_MOST = 8
-
-
-def hostile_causes(
-    regenerated: Regenerated, vendor: Descriptor, places: FileMap, theirs: Optional[Side]
-) -> Iterator[Cause]:
-    """What no signing tool writes: metadata that changes or adds pages at load time.
-
-    Args:
-        regenerated: the metadata as they should be.
-        vendor: the vendor's.
-        places: of our build, to name what a patch overwrites.
-        theirs: where the vendor's own g_global_data is, in a file that differs elsewhere too.
-    """
-    moved = theirs.global_data if theirs is not None else None
-    for index, block in enumerate(vendor.blocks):
-        ours = _counterpart(regenerated, index)
-        yield from _patches(index, ours, block, places, moved)
-        yield from _layout(index, ours, block)
-    if any(vendor.tail):
-        used = len(vendor.tail) - vendor.tail.count(0)
+def _restripped(ours: Side, theirs: Side) -> Iterator[Cause]:
+    """The same sections, named in another order: what a strip tool decides."""
+    names = [side.section_names for side in (ours, theirs)]
+    if ours.loaded_places != theirs.loaded_places or names[0] == names[1]:
+        return
+    if sorted(names[0].split(b"\0")) == sorted(names[1].split(b"\0")):
         yield Cause(
-            "metadata-tail",
-            f"{used} bytes behind the last metadata block are not zero; neither the measurement "
-            "nor a signature covers them",
-            "the SDK's tool leaves them zero: ask what put them there",
+            "stripped-differently",
+            "the section names (.shstrtab) stand in another order: stripped by another tool, or by "
+            "another version of it",
+            "strip with the binutils of the enclave's release, once, as its makefile does",
         )
-
-
-def _counterpart(regenerated: Regenerated, index: int) -> Block:
-    return regenerated.blocks[min(index, len(regenerated.blocks) - 1)]
-
-
-def _patches(
-    index: int, ours: Block, block: Block, places: FileMap, moved: Optional[tuple[int, int]]
-) -> Iterator[Cause]:
-    targets = {(p.dst, p.size) for p in ours.patches} | {moved}
-    strange = [(n, p) for n, p in enumerate(block.patches) if (p.dst, p.size) not in targets]
-    for number, patch in strange[:_MOST]:
-        measured = places.measures(patch.dst, patch.dst + patch.size)
-        effect = "patches measured bytes at load: hostile" if measured else "is not the SDK's"
-        yield Cause(
-            "metadata-patch",
-            f"patch[{number}] of block {index} overwrites {patch.size} bytes of "
-            f"{_target(patch, places)} when the enclave is loaded: the metadata {effect}",
-            _HOSTILE,
-        )
-    yield from _more(len(strange), "metadata-patch", "patches")
-
-
-def _more(count: int, code: str, what: str) -> Iterator[Cause]:
-    if count > _MOST:
-        yield Cause(code, f"... and {count - _MOST} more such {what}", _HOSTILE)
-
-
-def _target(patch: PatchEntry, places: FileMap) -> str:
-    name = places.section(patch.dst) or places.header_field(patch.dst) or "the file"
-    symbol = places.symbol(patch.dst)
-    return f"{name} at 0x{patch.dst:x}" + (f" (symbol {symbol})" if symbol else "")
-
-
-def _layout(index: int, ours: Block, block: Block) -> Iterator[Cause]:
-    usual = {_kind(e) for e in ours.layout if isinstance(e, LayoutEntry)}
-    strange = [
-        (number, item, reason)
-        for number, item in enumerate(block.layout)
-        if isinstance(item, LayoutEntry) and _kind(item) not in usual
-        for reason in (_strangeness(item),)
-        if reason
-    ]
-    for number, item, reason in strange[:_MOST]:
-        name = block.layout_name(item)
-        yield Cause(
-            "metadata-layout",
-            f"layout[{number}] of block {index} ({name}) adds {item.page_count} pages "
-            f"({spell_secinfo(item.si_flags)}) {reason}: hostile",
-            _HOSTILE,
-        )
-    yield from _more(len(strange), "metadata-layout", "layout entries")
-
-
-def _kind(item: LayoutEntry) -> tuple[int, int, bool]:
-    return item.id, item.si_flags, bool(item.content_offset)
-
-
-def _strangeness(item: LayoutEntry) -> Optional[str]:
-    if item.content_offset and item.si_flags != SECINFO_TCS:
-        return "with content out of the metadata"
-    if item.attributes & ATTR_EADD and item.si_flags & SECINFO_X:
-        return "of code that our build and the config do not ask for"
-    if item.id not in LAYOUT_NAMES:
-        return "of a kind that no SDK knows"
-    return None
-
-
-def generation_causes(
-    regenerated: Optional[Regenerated],
-    vendor: Optional[Descriptor],
-    ours: Side,
-    theirs: Optional[Side],
-) -> Iterator[Cause]:
-    """Signs of another SDK: version word, size of the metadata area, metadata versions."""
-    signs = []
-    if theirs is not None and ours.sdk_word != theirs.sdk_word:
-        signs.append(
-            f"g_global_data names SDK {_release(theirs.sdk_word)}, "
-            f"in our build {_release(ours.sdk_word)}"
-        )
-    sizes = [s.image.descriptor_size for s in (theirs, ours) if s is not None]
-    if len(set(sizes)) > 1:
-        signs.append(f"its metadata area has {sizes[0]} bytes, ours {sizes[1]}")
-    if regenerated is not None and vendor is not None:
-        found, expected = _versions(vendor.blocks), _versions(regenerated.blocks)
-        if found != expected:
-            signs.append(
-                f"its metadata blocks are of version {found}, "
-                f"SDK {regenerated.generation.name} with this config writes {expected}"
-            )
-    if signs:
-        yield Cause(
-            "sdk-generation",
-            f"the vendor's file was made with another SDK or kind of config: {'; '.join(signs)}",
-            "build with that SDK's sources, and take the config.xml of the same tag",
-        )
-
-
-def _release(word: Optional[int]) -> str:
-    if word is None or not 0 < word >> 32 < 100:
-        return "none"
-    return f"{word >> 32}.{word >> 16 & 0xFFFF}"
-
-
-def _versions(blocks: tuple[Block, ...]) -> str:
-    return ", ".join(str(b.version) for b in blocks) or "none"
-
-
-def config_causes(regenerated: Regenerated, vendor: Descriptor, config: Config) -> Iterator[Cause]:
-    """The options of config.xml whose effect on a block is another one."""
-    seen: dict[tuple[str, int, int], list[int]] = {}
-    for index, (ours, theirs) in enumerate(zip(regenerated.blocks, vendor.blocks)):
-        expected, found = options_of(ours), options_of(theirs)
-        different = [n for n in expected if n in found and expected[n] != found[n]]
-        for name in different:
-            follows = FOLLOWS.get(name)
-            if follows in different and name not in config.given:
-                continue
-            if name == LAST and len(different) > 1:
-                continue
-            seen.setdefault((name, expected[name], found[name]), []).append(index)
-    for (name, expected_value, found_value), indexes in list(seen.items())[: 2 * _MOST]:
-        where = "block" if len(indexes) == 1 else "blocks"
-        origin = "" if name in config.given else " (its default)"
-        yield Cause(
-            "config-value",
-            f"{name}: {where} {', '.join(map(str, indexes))} of the vendor's file "
-            f"{_says(found_value)}, {config.name} {_says(expected_value)}{origin}",
-            "take the config.xml of the tag that the enclave was released from",
-        )
-
-
-def _says(value: int) -> str:
-    return f"says {value}" if value < 4096 else f"says 0x{value:x}"

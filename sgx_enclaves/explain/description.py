@@ -33,7 +33,7 @@ SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
 # Symbols that name a place: of no type, data, functions.
 _PLACES = ("STT_NOTYPE", "STT_OBJECT", "STT_FUNC")
 
-_STRING = re.compile(rb"[\x20-\x7e]{6,256}(?=\0)")
+_STRING = re.compile(rb"(?:\A|(?<=\0))[\x20-\x7e]{6,256}(?=\0)")
 # Their strings say nothing of the sources, or are looked at on their own.
 _NO_STRINGS = (".interp", ".dynstr", ".dynsym", ".gnu.hash", ".hash", ".dynamic")
 
@@ -358,17 +358,46 @@ class Side:
 
     @functools.cached_property
     def strings(self) -> frozenset[str]:
-        """The constant strings that the enclave loads."""
+        """The constant strings that the enclave loads, each from one NUL to the next."""
+        return frozenset(
+            match.group().decode("ascii")
+            for part in self._constants
+            for match in _STRING.finditer(part)
+        )
+
+    def holds(self, string: str) -> bool:
+        """Whether the enclave loads the string, whatever stands before it."""
+        return any(string.encode("ascii") + b"\0" in part for part in self._constants)
+
+    @functools.cached_property
+    def _constants(self) -> tuple[bytes, ...]:
         sections = [
             s
             for s in self.description.sections
-            if s.flags & SHF_ALLOC and not s.flags & SHF_EXECINSTR and s.name not in _NO_STRINGS
+            if s.flags & SHF_ALLOC
+            and not s.flags & SHF_EXECINSTR
+            and s.type != "SHT_NOTE"
+            and s.name not in _NO_STRINGS
         ]
-        return frozenset(
-            match.group().decode("ascii")
-            for part in self._contents(sections, _STRINGS_LIMIT)
-            for match in _STRING.finditer(part)
-        )
+        return tuple(self._contents(sections, _STRINGS_LIMIT))
+
+    @functools.cached_property
+    def section_names(self) -> bytes:
+        """The table of section names."""
+        section = self.description.section(".shstrtab")
+        return b"".join(self._contents([section] if section else [], _STRINGS_LIMIT))
+
+    @functools.cached_property
+    def loaded_order(self) -> tuple[str, ...]:
+        """Names of the loaded sections by address."""
+        loaded = (s for s in self.description.sections if s.flags & SHF_ALLOC)
+        return tuple(s.name for s in sorted(loaded, key=lambda s: s.address))
+
+    @functools.cached_property
+    def loaded_places(self) -> frozenset[tuple[str, int, int]]:
+        """Name, address and size of each loaded section."""
+        sections = self.description.sections
+        return frozenset((s.name, s.address, s.size) for s in sections if s.flags & SHF_ALLOC)
 
     @property
     def _instructions(self) -> list[Section]:

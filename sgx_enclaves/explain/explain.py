@@ -30,14 +30,14 @@ from sgx_enclaves.enclave.verdict import (
     signature_ranges,
 )
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.explain.causes import (
-    build_causes,
+from sgx_enclaves.explain.causes import build_causes
+from sgx_enclaves.explain.description import Side, describe_file, excerpt
+from sgx_enclaves.explain.file_map import FileMap, field_at
+from sgx_enclaves.explain.metadata_causes import (
     config_causes,
     generation_causes,
     hostile_causes,
 )
-from sgx_enclaves.explain.description import Side, describe_file, excerpt
-from sgx_enclaves.explain.file_map import FileMap, field_at
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import record
 
@@ -303,6 +303,9 @@ class _Explainer:
                 self._unreadable.hint,
             )
         regenerated, vendor = self._regenerated, self._metadata.descriptor
+        if vendor is not None and not vendor.is_signed:
+            # That is the one cause, and the verdict names it.
+            regenerated = None
         metadata: list[Cause] = []
         if regenerated is not None and vendor is not None:
             metadata += hostile_causes(regenerated, vendor, self._places, theirs)
@@ -316,9 +319,11 @@ class _Explainer:
             options = list(config_causes(regenerated, vendor, self._config))
             yield from options
             metadata += generation + options
-        if not payload.ranges and not metadata:
+        if not payload.ranges and not metadata and regenerated is not None:
             yield from _unnamed(differences)
-        known = regenerated is not None and vendor is not None
+        # Who lacks the end of a file cannot load it, measured or not.
+        is_cut = not payload.ranges and len(self._signed) < len(self._built.data)
+        known = regenerated is not None and vendor is not None and not is_cut
         if known and not payload.omitted and _is_outside_measurement(differences):
             yield Cause(
                 "not-measured",

@@ -522,3 +522,26 @@ def test_a_huge_file_that_differs_everywhere_is_explained_in_seconds(pattern: by
     assert explanation.differing_bytes == sum(
         (size // len(pattern)) * (1 if b else 0) for b in pattern
     ) + sum(1 for b in pattern[: size % len(pattern)] if b)
+
+
+def test_an_unsigned_file_given_as_the_signed_one_has_no_second_cause() -> None:
+    case = Case.of(small_enclave())
+    assert codes(case.explain(case.built.data)) == []
+
+
+def test_a_file_that_is_cut_off_is_not_said_to_measure_the_same() -> None:
+    case = Case.of(small_enclave(trailing=b"tail" * 9))
+    assert codes(case.explain(case.signed()[:-8])) == ["truncated"]
+
+
+def test_cpu_features_that_no_option_gives() -> None:
+    """Occlum's signer asks for MPX and PKRU too: 0xff where the SDK's tool asks for less."""
+    case = Case.of(small_enclave())
+    (block,) = case.regenerated.blocks
+    xfrm = block.sigstruct.attributes_xfrm | 0x18
+    evil = replace(block, sigstruct=replace(block.sigstruct, attributes_xfrm=xfrm))
+    size = case.regenerated.size
+    explanation = case.explain(case.signed(evil.serialise().ljust(size, b"\0")))
+    assert codes(explanation) == ["xfrm"]
+    assert "MPX" in message(explanation, "xfrm")
+    assert f"0x{xfrm:x}" in message(explanation, "xfrm")
