@@ -204,8 +204,7 @@ def prepared_for_signing(args: argparse.Namespace) -> tuple[EnclaveImage, Regene
     Raises:
         SgxEnclavesError: it is signed already, or the tool or every loader would refuse it.
     """
-    from sgx_enclaves.enclave.detect import detect_generation  # noqa: PLC0415
-    from sgx_enclaves.enclave.loadable import require_loadable  # noqa: PLC0415
+    from sgx_enclaves.enclave.detect import detect_generation, require_loadable  # noqa: PLC0415
     from sgx_enclaves.enclave.regenerate import regenerate  # noqa: PLC0415
 
     image = load_enclave(args.enclave)

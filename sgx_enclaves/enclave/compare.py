@@ -29,12 +29,12 @@ from typing import Optional
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.detect import (
     candidate_generations,
+    not_loadable,
     require_unsigned,
     wants_fips_by_argument,
 )
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import signer_named
-from sgx_enclaves.enclave.loadable import not_loadable
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block, Descriptor
 from sgx_enclaves.enclave.policy import (

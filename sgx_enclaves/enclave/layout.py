@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from sgx_enclaves.enclave.elf import PAGE_SIZE, EnclaveImage, page_ceil
-from sgx_enclaves.enclave.loading import TCS_TEMPLATE_SIZE
 from sgx_enclaves.enclave.metadata import (
     ATTR_DYN_THREAD,
     ATTR_EADD,
@@ -21,6 +20,7 @@ from sgx_enclaves.enclave.metadata import (
     ATTR_POST_ADD,
     ATTR_POST_REMOVE,
     LAYOUT_GROUP_FLAG,
+    TCS_TEMPLATE_SIZE,
     Layout,
     LayoutEntry,
     LayoutGroup,

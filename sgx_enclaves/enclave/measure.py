@@ -29,6 +29,7 @@ from sgx_enclaves.enclave.metadata import (
     ATTR_EADD,
     ATTR_EEXTEND,
     EXTEND_SHARED_OBJECT,
+    TCS_TEMPLATE_SIZE,
     Block,
     ElrangeEntry,
     LayoutEntry,
@@ -45,7 +46,6 @@ _METADATA_1_3 = Version(1, 3)
 
 # Offsets of the fields of a TCS that are relative to its own page (SDM 38.8).
 _TCS_RELATIVE_FIELDS = (16, 48, 56)
-TCS_TEMPLATE_SIZE = 72
 
 
 @record

@@ -20,7 +20,16 @@ import struct
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sgx_enclaves.enclave.compatible import compatible_block
+from sgx_enclaves.enclave.blocks import (
+    LEGACY_GLOBAL_DATA_SIZE,
+    ZEROS,
+    compatible_block,
+    legacy_block,
+    loader_xfrm,
+    patch_table,
+    sigstruct_body,
+    tcs_template,
+)
 from sgx_enclaves.enclave.config import Config, check_values
 from sgx_enclaves.enclave.elf import PAGE_SIZE, EnclaveImage, page_ceil
 from sgx_enclaves.enclave.layout import (
@@ -34,15 +43,6 @@ from sgx_enclaves.enclave.layout import (
     Sizes,
     plan_layout,
 )
-from sgx_enclaves.enclave.legacy import GLOBAL_DATA_SIZE as LEGACY_SIZE
-from sgx_enclaves.enclave.legacy import legacy_block
-from sgx_enclaves.enclave.loading import (
-    ZEROS,
-    loader_xfrm,
-    patch_table,
-    sigstruct_body,
-    tcs_template,
-)
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import (
     DIR_ELRANGE,
@@ -51,6 +51,7 @@ from sgx_enclaves.enclave.metadata import (
     DIR_PATCH,
     ELRANGE_MAJOR,
     EXTEND_FIPS_SIGNATURE,
+    TCS_TEMPLATE_SIZE,
     Block,
     BlockHeader,
     Directory,
@@ -67,7 +68,6 @@ from sgx_enclaves.plain import record
 
 SSA_GPR_SIZE = 184
 _LAYOUT_SIZE = LayoutEntry.SIZE
-_TCS_TEMPLATE_SIZE = 72
 _GLOBALDATA_U64 = (1 << 64) - 1
 # thread_data_t got the AEX-notify fields, and this size, with SDK 2.20.
 _THREAD_DATA_WITH_AEX = 192
@@ -76,7 +76,7 @@ _THREAD_DATA_WITH_AEX = 192
 def global_data_size(generation: Generation) -> int:
     """Bytes of global_data_t."""
     if generation.rules is Rules.SDK_1_5:
-        return LEGACY_SIZE
+        return LEGACY_GLOBAL_DATA_SIZE
     return (
         sum(size for _, size in _fields_before(generation))
         + 8
@@ -98,7 +98,7 @@ def _fields_before(generation: Generation) -> list[tuple[str, int]]:
         ("tcs_max_num", 8),
         ("tcs_num", 8),
         ("td_template", generation.thread_data_size),
-        ("tcs_template", _TCS_TEMPLATE_SIZE),
+        ("tcs_template", TCS_TEMPLATE_SIZE),
     ]
     lacks = set(generation.lacks)
     if "rsrv" in lacks:

@@ -56,7 +56,7 @@ class Rules(Enum):
     SDK_2_1_3 = "2.1.3"
     # So were the threads laid out.
     SDK_2_0 = "2.0"
-    # No SGX2: one block, other layout ids (see `sgx_enclaves.enclave.legacy`).
+    # No SGX2: one block, other layout ids (see `sgx_enclaves.enclave.blocks`).
     SDK_1_5 = "1.5"
 
 
