@@ -34,7 +34,6 @@ from sgx_enclaves.enclave.detect import (
     wants_fips_by_argument,
 )
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.known import signer_named
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block, Descriptor
 from sgx_enclaves.enclave.policy import (
@@ -47,7 +46,6 @@ from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import Generation
 from sgx_enclaves.enclave.verdict import (
     NOT_PROVED,
-    BlockFacts,
     ByteRange,
     Check,
     CheckState,
@@ -58,7 +56,9 @@ from sgx_enclaves.enclave.verdict import (
     Range,
     Severity,
     Verdict,
+    block_facts,
     differing_ranges,
+    finding_of,
     outside,
     paint,
     second_signature_ranges,
@@ -475,43 +475,6 @@ class _Comparison:
         self._findings.append(
             Finding(code, severity, message, block, offset, expected, found, hint)
         )
-
-
-def block_facts(blocks: Iterable[Block], policy: Policy) -> tuple[BlockFacts, ...]:
-    """What each block says, for reports."""
-    facts = []
-    named = dict.fromkeys(policy.signers, f"named by {policy.signers_from.value}")
-    for index, block in enumerate(blocks):
-        sigstruct = block.sigstruct
-        mrsigner = sigstruct.mrsigner.hex()
-        facts.append(
-            BlockFacts(
-                index,
-                str(block.version),
-                sigstruct.enclavehash.hex(),
-                mrsigner,
-                signer_named(mrsigner) or named.get(mrsigner),
-                sigstruct.isvprodid,
-                sigstruct.isvsvn,
-                sigstruct.date_text,
-                sigstruct.is_debug,
-            )
-        )
-    return tuple(facts)
-
-
-def finding_of(error: SgxEnclavesError, code: str) -> Finding:
-    """An error as a finding that makes a verdict *unverifiable*."""
-    where = f"{error.file}: " if error.file else ""
-    return Finding(
-        code,
-        Severity.UNVERIFIABLE,
-        where + error.message,
-        offset=error.offset,
-        expected=error.expected,
-        found=error.found,
-        hint=error.hint,
-    )
 
 
 def _at(finding: Finding, base: int, name: str) -> Finding:

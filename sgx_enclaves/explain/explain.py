@@ -23,16 +23,14 @@ from sgx_enclaves.enclave.verdict import (
     Explanation,
     Outcome,
     Range,
-    Scan,
     Verdict,
     outside,
-    scan,
     signature_ranges,
 )
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.causes import build_causes
 from sgx_enclaves.explain.description import Side, describe_file, excerpt
-from sgx_enclaves.explain.file_map import FileMap, field_at
+from sgx_enclaves.explain.file_map import FileMap, Scan, field_at, scan
 from sgx_enclaves.explain.metadata_causes import (
     config_causes,
     generation_causes,

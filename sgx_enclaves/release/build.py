@@ -23,10 +23,9 @@ from typing import Optional
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Build, Catalogue, Release
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.verdict import scan
 from sgx_enclaves.errors import BuildError, InputError, SgxEnclavesError
 from sgx_enclaves.explain.description import describe_file
-from sgx_enclaves.explain.file_map import FileMap
+from sgx_enclaves.explain.file_map import FileMap, scan
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.release.archive import copy_tree, lay_out, remove_prebuilt

@@ -15,8 +15,7 @@ from typing import Any, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release, Toolchain
-from sgx_enclaves.enclave.compare import finding_of
-from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.enclave.verdict import Finding, Severity, finding_of
 from sgx_enclaves.errors import BuildError, InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS

@@ -30,8 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, Protocol, TypeVar
 
 from sgx_enclaves.catalogue.records import Enclave
-from sgx_enclaves.enclave.compare import finding_of
-from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.enclave.verdict import Finding, Severity, finding_of
 from sgx_enclaves.errors import DigestError, FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import (
     LINK,

@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.catalogue.records import Enclave, Release, VendorArchive
-from sgx_enclaves.enclave.compare import finding_of
-from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.enclave.verdict import Finding, Severity, finding_of
 from sgx_enclaves.errors import (
     CatalogueError,
     DigestError,

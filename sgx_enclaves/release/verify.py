@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Optional, Union
 
 from sgx_enclaves.catalogue.records import Enclave, Release, policy_of
-from sgx_enclaves.enclave.compare import compare, finding_of
+from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.policy import Policy
-from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
+from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict, finding_of
 from sgx_enclaves.errors import InputError, UnsupportedError
 from sgx_enclaves.explain.explain import explained
 from sgx_enclaves.files import end_with_parent

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Optional
 
-from sgx_enclaves.enclave.compare import compare, finding_of
+from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import pin_named, pins_of_signer
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import Generation
-from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
+from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict, finding_of
 from sgx_enclaves.errors import LimitError, PackageDamagedError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.enclaves import ConfigFile, Links, PackedEnclave, enclaves_among

@@ -25,8 +25,9 @@ from sgx_enclaves.enclave.metadata import (
 from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sigstruct import SECINFO_REG, SECINFO_RW, SECINFO_RWX, SECINFO_X
-from sgx_enclaves.enclave.verdict import GAP, differing_ranges, scan, signature_ranges
+from sgx_enclaves.enclave.verdict import differing_ranges, signature_ranges
 from sgx_enclaves.explain.explain import explain
+from sgx_enclaves.explain.file_map import GAP, scan
 from tests.enclaves.synthetic import Enclave, Load, build, small_enclave
 from tests.unit.explain.explaining import PLAIN, Case, codes, message
 
