@@ -25,7 +25,6 @@ from sgx_enclaves.enclave.verdict import Difference, Finding, Outcome, Severity,
 from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
-from sgx_enclaves_rpmlint.conventions import check_conventions
 from sgx_enclaves_rpmlint.findings import Report, kind_of_code, report
 from sgx_enclaves_rpmlint.options import read_options
 from sgx_enclaves_rpmlint.packages import Output, Subject
@@ -63,7 +62,7 @@ class Judgement:
             permitted=self._options.permit,
             opener=opener_for(subject),
         )
-        yield from Judge(subject, result).reports()
+        yield from Judge(result).reports()
         self._last = result
 
     def quieten(self, subject: Subject, output: Output) -> None:
@@ -89,12 +88,10 @@ class Judge:
     """Words the result of one package.
 
     Args:
-        subject: the package.
         result: what the core found out about it.
     """
 
-    def __init__(self, subject: Subject, result: PackageResult) -> None:
-        self._subject = subject
+    def __init__(self, result: PackageResult) -> None:
         self._result = result
 
     def reports(self) -> Iterator[Report]:
@@ -107,9 +104,6 @@ class Judge:
             if enclave.verdict is not None:
                 yield from self._refused(enclave, enclave.verdict)
                 yield from self._stripped_differently(enclave, enclave.verdict)
-                yield from self._lower_than_reference(enclave, enclave.verdict)
-        if not self._subject.is_source:
-            yield from check_conventions(self._subject, readable(self._result.enclaves))
         # What is wrong with the package itself, spoils what is good in it.
         if not any(f.code.startswith("package-") for f in self._result.findings):
             for enclave in self._result.enclaves:
@@ -127,19 +121,6 @@ class Judge:
         for cause in verdict.explanation.causes if verdict.explanation else ():
             if cause.code == "stripped-differently":
                 yield report("sgx-enclave-stripped-differently", enclave.path, cause.message)
-
-    def _lower_than_reference(self, enclave: EnclaveResult, verdict: Verdict) -> Iterator[Report]:
-        """The release's config.xml demands a higher ISVSVN than the vendor signed."""
-        if any(f.code == "isvsvn-too-low" for f in verdict.findings):
-            return
-        for difference in verdict.explanation.differences if verdict.explanation else ():
-            if _is_lower_isvsvn(difference):
-                yield report(
-                    "sgx-enclave-svn-too-low",
-                    enclave.path,
-                    f"ISVSVN is lower than {verdict.config.name} says",
-                    f"offset 0x{difference.start:x}",
-                )
 
     def _verified(self, enclave: EnclaveResult) -> Iterator[Report]:
         """The one good message; nothing else may speak against the enclave."""
@@ -164,11 +145,6 @@ def is_verified(enclave: EnclaveResult) -> bool:
 def is_sound_unsigned(enclave: EnclaveResult) -> bool:
     """Whether it is an unsigned enclave that can be read: there is nothing else to prove."""
     return not enclave.signed and not enclave.exit_status
-
-
-def readable(enclaves: Sequence[EnclaveResult]) -> list[EnclaveResult]:
-    """The enclaves of which is known whether they are signed."""
-    return [e for e in enclaves if all(f.code != "enclave-malformed" for f in e.findings)]
 
 
 def _worded(finding: Finding, path: str, extra: tuple[str, ...]) -> Report:
@@ -211,19 +187,6 @@ def _place(differences: Sequence[Difference], offset: Optional[int]) -> Optional
     if offset is None:
         return None
     return next((d for d in differences if d.start <= offset < max(d.end, d.start + 1)), None)
-
-
-def _is_lower_isvsvn(difference: Difference) -> bool:
-    if difference.field is None or not difference.field.endswith("isvsvn"):
-        return False
-    try:
-        expected, found = (
-            int.from_bytes(bytes.fromhex(text), "little")
-            for text in (difference.expected, difference.found)
-        )
-    except ValueError:
-        return False
-    return found < expected
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

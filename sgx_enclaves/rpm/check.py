@@ -20,9 +20,22 @@ from sgx_enclaves.enclave.known import pin_named, pins_of_signer
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import Generation
-from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict, finding_of
+from sgx_enclaves.enclave.verdict import (
+    Difference,
+    Finding,
+    Outcome,
+    Severity,
+    Verdict,
+    finding_of,
+)
 from sgx_enclaves.errors import LimitError, PackageDamagedError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.plain import record
+from sgx_enclaves.rpm.conventions import (
+    mislabelled,
+    scripts,
+    unconventional,
+    unsigned_beside_signed,
+)
 from sgx_enclaves.rpm.enclaves import ConfigFile, Links, PackedEnclave, enclaves_among
 from sgx_enclaves.rpm.payload import Opener, packed
 from sgx_enclaves.rpm.presence import enclave_name, is_in_enclave_folder, pinned_name
@@ -73,7 +86,7 @@ class EnclaveResult:
     @property
     def outcome(self) -> Optional[Outcome]:
         """The verdict; None for an unsigned enclave, about which there is nothing to say."""
-        if self.verdict is None and not self.findings:
+        if self.verdict is None and all(f.severity is Severity.NOTE for f in self.findings):
             return None
         return _outcome(self.exit_status)
 
@@ -146,21 +159,32 @@ def check_package(
         with opener(path, limits) as (package, members):
             nevra = package.nevra
             findings += _of_header(package)
-            source = package.header.one("SOURCERPM", str)
             for item in enclaves_among(package, members):
                 if isinstance(item, ConfigFile):
                     continue
                 judge = functools.partial(
                     check_enclave, item, policy=policy_of, generation=generation, limits=limits
                 )
-                found = _check_one(item, judge, references, neighbours, source)
+                found = _check_one(item, judge, references, neighbours, package)
                 results.append(_with(found, *_of_enclave(item, accepted)))
                 # The next one is read before this name is bound anew.
                 del item, judge
             findings += _missing(package, results)
+            if results or findings:
+                findings += scripts(package)
+            results = [_with_notes(package, results, result) for result in results]
     except SgxEnclavesError as error:
         findings.append(package_finding(error, path))
     return PackageResult(path, nevra, tuple(results), tuple(findings))
+
+
+def _with_notes(
+    package: Package, results: list[EnclaveResult], result: EnclaveResult
+) -> EnclaveResult:
+    if any(f.code == "enclave-malformed" for f in result.findings):
+        return result
+    notes = (*unconventional(package, result), *unsigned_beside_signed(results, result))
+    return replace(result, findings=(*result.findings, *notes))
 
 
 def package_finding(error: SgxEnclavesError, path: str) -> Finding:
@@ -189,20 +213,21 @@ def _check_one(
     judge: Callable[[Counterpart], EnclaveResult],
     references: Sequence[Reference],
     neighbours: Neighbours,
-    source: Optional[str],
+    package: Package,
 ) -> EnclaveResult:
     """The result of one enclave: what is trusted decides alone, then what is beside it."""
     if packed.problem is not None or not packed.signed:
         return _unjudged(packed)
     decided, problems = _best(packed, judge, references, None)
+    source = package.header.one("SOURCERPM", str)
     beside, others = _best(packed, judge, neighbours.references, source)
-    if decided is not None and beside is not None:
-        return _with(decided.result, *_disagreement(decided, beside))
     if decided is not None:
-        return decided.result
+        both = _disagreement(decided, beside) if beside is not None else ()
+        return _with(decided.result, *both, *_wrong_label(package, decided))
     if beside is None or problems:
         return _with(describe(packed), *problems, *others, _not_reproduced(packed))
-    return _with(beside.result, *_unauthenticated(packed, beside, neighbours))
+    notes = (*_unauthenticated(packed, beside, neighbours), *_wrong_label(package, beside))
+    return _with(beside.result, *notes)
 
 
 class _Judged(NamedTuple):
@@ -244,6 +269,34 @@ def _best(
     return best, problems
 
 
+def _wrong_label(package: Package, judged: _Judged) -> Iterator[Finding]:
+    reference, name = judged.counterpart.package, judged.result.name
+    if reference is not None and name is not None and not package.is_source:
+        yield from mislabelled(package, judged.result, reference.label(name))
+    explanation = judged.result.verdict.explanation if judged.result.verdict else None
+    for difference in explanation.differences if explanation else ():
+        if _is_lower_isvsvn(difference):
+            yield Finding(
+                "isvsvn-below-reference",
+                Severity.DIFFERS,
+                f"ISVSVN is lower than {judged.counterpart.config_name} says",
+                offset=difference.start,
+            )
+
+
+def _is_lower_isvsvn(difference: Difference) -> bool:
+    if difference.field is None or not difference.field.endswith("isvsvn"):
+        return False
+    try:
+        expected, found = (
+            int.from_bytes(bytes.fromhex(text), "little")
+            for text in (difference.expected, difference.found)
+        )
+    except ValueError:
+        return False
+    return found < expected
+
+
 def _disagreement(decided: _Judged, beside: _Judged) -> Iterator[Finding]:
     if decided.counterpart.data != beside.counterpart.data:
         yield Finding(
@@ -260,12 +313,15 @@ def _unauthenticated(
     packed: PackedEnclave, beside: _Judged, neighbours: Neighbours
 ) -> Iterator[Finding]:
     package = beside.counterpart.package
-    if neighbours.trusted or (package is not None and package.is_authenticated()):
+    # Who differs from a neighbour has other worries.
+    if beside.result.exit_status or neighbours.trusted:
+        return
+    if package is not None and package.is_authenticated():
         return
     yield Finding(
         "reference-refused" if neighbours.signed else "reference-unauthenticated",
         Severity.UNVERIFIABLE if neighbours.signed else Severity.NOTE,
-        f"{packed.path} was compared with a package that no key of rpm's keyring has signed",
+        "it was compared with a package that no key of rpm's keyring has signed",
         expected="a reference that is configured, or signed",
         found=beside.counterpart.name,
         hint="name a reference that you trust, or import the key of who built the package",

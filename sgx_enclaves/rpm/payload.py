@@ -500,16 +500,41 @@ class Installed:
 
     def _files(self, package: Package) -> Iterator[PayloadFile]:
         groups = package.hard_links
+        for file in package.files:
+            if file.kind is not FileKind.FILE:
+                self._compare(package, file)
         for file in files_with_content(package):
             group = groups.get(file.index, ())
             if group and group[-1].index != file.index:
                 continue
-            place = os.path.join(self._root, file.path.lstrip("/"))
+            place = self._place(file)
             with _open_installed(package, file, place) as stream:
                 content = _verified(package, file, file.digest, iter(_reading(stream), b""))
                 yield PayloadFile(file, group, content, bool(file.size))
                 for _chunk in content:
                     pass
+
+    def _place(self, file: PackageFile) -> str:
+        return os.path.join(self._root, file.path.lstrip("/"))
+
+    def _compare(self, package: Package, file: PackageFile) -> None:
+        """What is no regular file must be what the header says: a link could be a file now."""
+        place = self._place(file)
+        if file.ghost:
+            return
+        try:
+            kind = KINDS.get(stat.S_IFMT(os.lstat(place).st_mode))
+            found = os.readlink(place) if kind is FileKind.SYMLINK else ""
+        except OSError as error:
+            kind, found = None, error.strerror or str(error)
+        if kind is not file.kind or (kind is FileKind.SYMLINK and found != file.target):
+            raise PackageDamagedError(
+                f"{file.path!r} is not what the package installed",
+                file=package.file,
+                expected=f"a {file.kind.value} {file.target}".rstrip(),
+                found=f"a {kind.value} {found}".rstrip() if kind else found,
+                hint="install the package again",
+            )
 
 
 def _reading(stream: BinaryIO) -> Callable[[], bytes]:

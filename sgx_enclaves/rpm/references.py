@@ -19,6 +19,7 @@ from sgx_enclaves.enclave.known import pin_for_file
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.plain import record
+from sgx_enclaves.rpm.conventions import label_of
 from sgx_enclaves.rpm.enclaves import CONFIG_SUFFIX, ConfigFile, PackedEnclave, enclaves_among
 from sgx_enclaves.rpm.payload import Opener, files_with_content, packed
 from sgx_enclaves.rpm.presence import SIGNED_SUFFIX, stem_of, version_of
@@ -162,6 +163,7 @@ class PackageReference:
         self._opener = opener
         with opener(path, limits) as (package, _members):
             self.source = package.header.one("SOURCERPM", str)
+            self._package = package
             for provide in package.provides:
                 if never_a_reference(provide.name):
                     raise _no_reference(path, _NEVER_WHY, f"Provides {provide.name}")
@@ -194,6 +196,10 @@ class PackageReference:
                 found.sha256,
                 self,
             )
+
+    def label(self, name: str) -> str:
+        """The version in which it provides the unsigned enclave of that name; may be empty."""
+        return label_of(self._package, name)
 
     def is_authenticated(self) -> bool:
         """Whether a key of rpm's keyring has signed the package; an installed one has none."""

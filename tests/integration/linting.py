@@ -38,6 +38,10 @@ ERRORS = 64
 TOO_BAD = 66
 LINE = re.compile(r"(?P<package>\S+): (?P<level>[EWI]): (?P<id>\S+)(?P<rest>.*)")
 OURS = "sgx-enclave-"
+VERIFIED_BY_A_NEIGHBOUR = {
+    ("I", "sgx-enclave-verified"),
+    ("W", "sgx-enclave-reference-unauthenticated"),
+}
 SIGNED_NAME = "sgx-enclave-prebuilt-pce-signed"
 SIGNED_PROVIDES = ("sgx-enclave(pce:signed) = 2.25", "sgx-enclave(pce:signed:prebuilt) = 2.25")
 SIGNED_PATH = f"{ENCLAVE_FOLDER}libsgx_pce.signed.so.1.25.100.1"

@@ -16,6 +16,7 @@ from tests.integration.linting import (
     ERRORS,
     FULL,
     TOO_BAD,
+    VERIFIED_BY_A_NEIGHBOUR,
     VERSIONS,
     Lint,
     Rpmlint,
@@ -46,7 +47,7 @@ def test_the_installed_version(rpmlint: Rpmlint) -> None:
 
 def test_a_neighbour_verifies(rpmlint: Rpmlint, shop: Shop) -> None:
     lint = rpmlint(shop.signed_rpm(), shop.unsigned_rpm())
-    assert lint.ours == {("I", "sgx-enclave-verified")}, lint.text
+    assert lint.ours == VERIFIED_BY_A_NEIGHBOUR, lint.text
     assert lint.status == 0
     (detail,) = lint.of("sgx-enclave-verified")
     mrenclave = re.search(r"MRENCLAVE ([0-9a-f]{64})", detail)
@@ -77,7 +78,7 @@ def test_an_installed_package_verifies(rpmlint: Rpmlint, shop: Shop) -> None:
         pytest.skip(f"rpm cannot install here: {done.stderr}")
     macros = f"%_dbpath {database}\n"
     lint = rpmlint(shop.signed_rpm(), rpmmacros=macros)
-    assert lint.ours == {("I", "sgx-enclave-verified")}, lint.text
+    assert lint.ours == VERIFIED_BY_A_NEIGHBOUR, lint.text
     assert str(root) in lint.of("sgx-enclave-verified")[0]
     library = next(root.glob("usr/**/libsgx_pce.so"))
     library.write_bytes(shop.unsigned[:-1] + b"?")

@@ -12,6 +12,7 @@ import pytest
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.integration.linting import (
     SIGNED_NAME,
+    VERIFIED_BY_A_NEIGHBOUR,
     VERSIONS,
     Lint,
     Rpmlint,
@@ -62,7 +63,7 @@ def _distribution(request: pytest.FixtureRequest, tmp_path: Path) -> Rpmlint:
 
 def test_a_distributions_package(distribution: Rpmlint, shop: Shop) -> None:
     lint = distribution(shop.signed_rpm(), shop.unsigned_rpm())
-    assert lint.ours == {("I", "sgx-enclave-verified")}, lint.text
+    assert lint.ours == VERIFIED_BY_A_NEIGHBOUR, lint.text
     assert "etc-xdg/rpmlint/SgxEnclave.toml" in lint.text
     data, _at = shop.tampered()
     lint = distribution(shop.signed_rpm("tampered", data), shop.unsigned_rpm())
@@ -88,7 +89,7 @@ def test_debians_own_rpmlint(tmp_path_factory: pytest.TempPathFactory, shop: Sho
     python = venv / "bin" / "python"
     rpmlint = Rpmlint("the system's", python, SYSTEM_RPMLINT, folder)
     lint = rpmlint(shop.signed_rpm(), shop.unsigned_rpm())
-    assert lint.ours == {("I", "sgx-enclave-verified")}, lint.text
+    assert lint.ours == VERIFIED_BY_A_NEIGHBOUR, lint.text
     data, _at = shop.tampered()
     lint = rpmlint(shop.signed_rpm("tampered", data), shop.unsigned_rpm())
     assert ("E", "sgx-enclave-payload-differs") in lint.ours, lint.text

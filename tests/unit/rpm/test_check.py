@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from sgx_enclaves.enclave.known import pin_named
 from sgx_enclaves.enclave.policy import Policy, policy_for
-from sgx_enclaves.enclave.verdict import Outcome
+from sgx_enclaves.enclave.verdict import Outcome, Severity
 from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.limits import Limits
 from sgx_enclaves.report.as_json import result_dict
@@ -95,7 +95,7 @@ def codes(result: PackageResult) -> list[str]:
     assert result_text(result).isprintable() or "\n" in result_text(result)
     found = [f.code for f in result.findings]
     for enclave in result.enclaves:
-        found += [f.code for f in enclave.findings]
+        found += [f.code for f in enclave.findings if f.severity is not Severity.NOTE]
         found += [f.code for f in enclave.verdict.findings] if enclave.verdict else []
     return found
 

@@ -44,6 +44,7 @@ class Tree:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(file.data)
                 self.places[file.path] = str(place)
+        (folder / "root" / "usr" / "link").symlink_to("a")
 
     def write(self, files: list[RpmFile], **changes: Any) -> None:
         self.package.write_bytes(write_rpm(files, **changes))
@@ -150,3 +151,21 @@ def test_hard_links_of_an_installed_package_are_named(tree: Tree) -> None:
         links = {m.file.path: [f.path for f in m.links] for m in members}
     assert links["/usr/b"] == ["/usr/a"]
     assert "/usr/a" not in links
+
+
+def test_links_of_an_installed_package_are_compared(tree: Tree) -> None:
+    """A regular file in the place of a link: whoever follows the link gets that."""
+    opener = Installed(tree.header, str(tree.folder / "root"))
+    place = tree.folder / "root/usr/link"
+    assert tree.files(opener)
+    place.unlink()
+    place.write_bytes(CASE.signed)
+    with pytest.raises(PackageDamagedError, match="'/usr/link' is not what the package installed"):
+        tree.files(opener)
+    place.unlink()
+    place.symlink_to("b")
+    with pytest.raises(PackageDamagedError, match="'/usr/link' is not what the package installed"):
+        tree.files(opener)
+    place.unlink()
+    with pytest.raises(PackageDamagedError, match="'/usr/link' is not what the package installed"):
+        tree.files(opener)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -18,6 +18,7 @@ from sgx_enclaves.rpm.reader import is_signed_by_known_key, librpm
 from sgx_enclaves.rpm.references import (
     FolderReference,
     Neighbours,
+    PackageReference,
     Reference,
     neighbours_among,
 )
@@ -78,9 +79,10 @@ def judged(
 
 
 def codes(result: PackageResult) -> list[str]:
+    """What is found, apart from conventions."""
     found = [f.code for f in result.findings]
     for enclave in result.enclaves:
-        found += [f.code for f in enclave.findings]
+        found += [f.code for f in enclave.findings if not f.code.endswith("-unconventional")]
     return found
 
 
@@ -184,7 +186,7 @@ def test_a_key_of_rpms_keyring_makes_a_neighbour_count(
         librpm().delMacro("_dbpath")
 
 
-ARGUMENTS = ("--signer", mrsigner(vendor_key()))
+ARGUMENTS = ("--signer", mrsigner(vendor_key()), "--any-product", "--min-isvsvn", "0")
 
 
 def test_check_rpm_and_scan_agree(street: Street, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,3 +210,47 @@ def test_a_scan_of_nothing_is_no_success(
 def test_a_link_to_the_judged_package_is_no_reference(street: Street) -> None:
     package = street.put("x-unsigned", [RpmFile(SIGNED, GOOD.signed), link("/a", "b")])
     assert judged(package, beside=(package,)).exit_status == 2
+
+
+def versions(*named: tuple[str, str]) -> dict[int, Any]:
+    """The tags of Provides with versions."""
+    names = [f"sgx-enclave({name})" for name, _version in named]
+    return {1047: names, 1112: [8] * len(named), 1113: [version for _name, version in named]}
+
+
+def test_the_label_must_be_the_references(street: Street) -> None:
+    """An old enclave, shipped as a new one."""
+    beside = (street.unsigned(GOOD, tags=versions(("pce:unsigned", "2.25"))),)
+    right = street.signed(GOOD, tags=versions(("pce:signed", "2.25")))
+    assert "version-mislabelled" not in codes(judged(right, beside=beside))
+    wrong = street.signed(GOOD, tags=versions(("pce:signed", "2.99")))
+    result = judged(wrong, beside=beside, trusted=True)
+    assert (result.exit_status, "version-mislabelled" in codes(result)) == (1, True)
+    result = judged(wrong, PackageReference(beside[0]))
+    assert (result.exit_status, "version-mislabelled" in codes(result)) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("tags", "code", "status"),
+    [
+        ({1024: "cp /x /usr/x86_64-intel-sgx/lib64/libsgx_pce.so"}, "script-names-enclaves", 2),
+        ({1023: "a=pce.signed.so"}, "script-names-enclaves", 2),
+        ({1065: ["true", "ls /usr/x86_64-intel-sgx"]}, "script-names-enclaves", 2),
+        ({5066: ["find .signed.so"]}, "script-names-enclaves", 2),
+        ({1024: "ldconfig"}, "script-unjudged", 0),
+        ({1086: ["/sbin/ldconfig"]}, "script-unjudged", 0),
+        ({}, None, 0),
+    ],
+)
+def test_scripts_are_reported(
+    street: Street, tags: dict[int, Any], code: Optional[str], status: int
+) -> None:
+    package = street.signed(GOOD, tags=tags)
+    result = judged(package, street.reference(GOOD))
+    assert result.exit_status == status
+    assert [f.code for f in result.findings] == ([code] if code else [])
+
+
+def test_scripts_of_other_packages_are_no_matter(street: Street) -> None:
+    package = street.put("plain", [RpmFile("/usr/bin/x", b"x")], tags={1024: "rm .signed.so"})
+    assert judged(package).findings == ()

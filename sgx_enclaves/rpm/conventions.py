@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a package with enclaves is expected to be beside right: Fedora's conventions, and scripts.
+
+Breaking a convention is a note: it makes an enclave hard to find, not wrong. A script is one as
+well, unless it names enclaves: what runs on installation could replace the file that was judged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.rpm.presence import (
+    ENCLAVE_FOLDER,
+    ENCLAVE_FOLDERS,
+    SIGNED_SUFFIX,
+    pinned_name,
+    version_of,
+)
+
+if TYPE_CHECKING:
+    from sgx_enclaves.rpm.check import EnclaveResult
+    from sgx_enclaves.rpm.reader import Package
+
+_SIGNED = re.compile(r"(?P<base>libsgx_\w+\.signed\.so)(?:\.(?P<version>\d+(?:\.\d+)+))?\Z")
+_UNSIGNED = re.compile(r"libsgx_\w+\.so\Z")
+_PACKAGE = re.compile(r"sgx-enclave-[a-z]+-(?P<name>\w+)-(?P<state>signed|unsigned)\Z")
+_DEBUG_FILES = "/usr/lib/debug/"
+_BUILD_IDS = "/usr/lib/.build-id/"
+# What rpm runs, by the tags that hold it, with the program that is given it.
+_SCRIPTS = {
+    **{"PREIN": "%pre", "POSTIN": "%post", "PREUN": "%preun", "POSTUN": "%postun"},
+    **{"PRETRANS": "%pretrans", "POSTTRANS": "%posttrans", "VERIFYSCRIPT": "%verifyscript"},
+    **{"TRIGGERSCRIPTS": "a trigger", "FILETRIGGERSCRIPTS": "a file trigger"},
+    "TRANSFILETRIGGERSCRIPTS": "a transaction file trigger",
+}
+_PROGRAMS = {"TRIGGERSCRIPTS": "TRIGGERSCRIPTPROG", "FILETRIGGERSCRIPTS": "FILETRIGGERSCRIPTPROG"}
+_PROGRAMS |= {"TRANSFILETRIGGERSCRIPTS": "TRANSFILETRIGGERSCRIPTPROG"}
+_TELLING = (ENCLAVE_FOLDERS[-1], SIGNED_SUFFIX)
+
+
+def unconventional(package: Package, enclave: EnclaveResult) -> Iterator[Finding]:
+    """The notes about one enclave of a binary package."""
+    # What debuggers read has the section of the unsigned enclave that it was split from.
+    if package.is_source or (not enclave.signed and enclave.path.startswith(_DEBUG_FILES)):
+        return
+    yield from _file_name(enclave)
+    if enclave.name is not None:
+        yield from _package_name(package, enclave, enclave.name)
+        yield from _provides(package, enclave, enclave.name)
+
+
+def unsigned_beside_signed(
+    enclaves: list[EnclaveResult], enclave: EnclaveResult
+) -> Iterator[Finding]:
+    """A note about an unsigned enclave in a package with signed ones."""
+    if enclave.signed or enclave.path.startswith(_DEBUG_FILES):
+        return
+    if any(other.signed for other in enclaves):
+        yield _note(
+            "unsigned-in-signed-package", "it is unsigned, in a package with signed enclaves"
+        )
+
+
+def scripts(package: Package) -> Iterator[Finding]:
+    """What a package with enclaves runs when it is installed, removed or triggered."""
+    header = package.header
+    for tag, name in _SCRIPTS.items():
+        program = _PROGRAMS.get(tag, f"{tag}PROG")
+        texts = [*header.all(tag, str), *header.all(program, str)]
+        if not texts:
+            continue
+        named = next((word for word in _TELLING if any(word in text for text in texts)), None)
+        if named is None:
+            yield _note("script-unjudged", f"the package runs {name}, which nobody judges")
+        else:
+            yield Finding(
+                "script-names-enclaves",
+                Severity.UNVERIFIABLE,
+                f"the package runs {name}, which names the place of enclaves",
+                expected="nothing that could replace an enclave that was judged",
+                found=named,
+                hint="leave it out, or install the enclave by the file list",
+            )
+
+
+def _note(code: str, message: str, expected: str = "", found: str = "") -> Finding:
+    return Finding(code, Severity.NOTE, message, expected=expected or None, found=found or None)
+
+
+def _file_name(enclave: EnclaveResult) -> Iterator[Finding]:
+    folder, _, base = enclave.path.rpartition("/")
+    match = (_SIGNED if enclave.signed else _UNSIGNED).match(base)
+    if match is None or f"{folder}/" != ENCLAVE_FOLDER:
+        form = "libsgx_FILE.signed.so.VERSION" if enclave.signed else "libsgx_FILE.so"
+        yield _note(
+            "name-unconventional", "it is not called as enclaves are", f"{ENCLAVE_FOLDER}{form}"
+        )
+    elif enclave.signed and match["version"] is None:
+        yield _note("version-unconventional", "the file name has no version")
+    elif enclave.signed:
+        start = f"{folder}/{match['base']}"
+        expected = {start, f"{start}.{match['version'].split('.')[0]}"}
+        # rpmbuild makes links by build id for every ELF file that has one.
+        found = {link for link in enclave.links if not link.startswith(_BUILD_IDS)}
+        for link in sorted(expected - found):
+            yield _note("links-unconventional", f"no link {link}")
+        for link in sorted(found - expected):
+            yield _note("links-unconventional", f"unexpected link {link}")
+
+
+def _package_name(package: Package, enclave: EnclaveResult, name: str) -> Iterator[Finding]:
+    match = _PACKAGE.match(package.name)
+    if match is None or (match["name"], match["state"]) != (name, _state(enclave)):
+        expected = f"sgx-enclave-KIND-{name}-{_state(enclave)}"
+        yield _note("name-unconventional", f"it is in the package {package.name}", expected)
+
+
+def _provides(package: Package, enclave: EnclaveResult, name: str) -> Iterator[Finding]:
+    wanted = f"sgx-enclave({name}:{_state(enclave)})"
+    start = f"{wanted[:-1]}:"
+    plain = [_version(p.version) for p in package.provides if p.name == wanted]
+    if not plain:
+        yield _note("provides-unconventional", f"no Provides: {wanted}")
+        return
+    # One may well provide the release and the file's own version.
+    kinds = [
+        _version(p.version)
+        for p in package.provides
+        if p.name.startswith(start) and _version(p.version) not in plain
+    ]
+    if kinds:
+        message = f"Provides: {start}...) has another version than {wanted}"
+        yield _note("version-unconventional", message, ", ".join(plain), ", ".join(kinds))
+    found = version_of(enclave.path)
+    for version in plain:
+        problem = None
+        if not version:
+            problem = "has no version"
+        elif version == found:
+            problem = f"has the version of the file, {version}, instead of the release's"
+        elif pinned_name(enclave.path) and _is_older(version, found or ""):
+            problem = f"is of release {version}, older than the file, {found}"
+        if problem is not None:
+            yield _note("version-unconventional", f"Provides: {wanted} {problem}")
+
+
+def mislabelled(package: Package, enclave: EnclaveResult, label: str) -> Iterator[Finding]:
+    """Say no to a signed enclave that claims another release than its reference does.
+
+    Args:
+        package: the judged package.
+        enclave: a signed one in it.
+        label: the version that the reference provides the unsigned enclave in.
+    """
+    wanted = f"sgx-enclave({enclave.name}:signed)"
+    found = [_version(p.version) for p in package.provides if p.name == wanted and p.version]
+    if found and label and label not in found:
+        yield Finding(
+            "version-mislabelled",
+            Severity.DIFFERS,
+            f"{enclave.path} is provided as another version than the enclave that it was built as",
+            expected=f"{wanted} = {label}, as the reference has it",
+            found=", ".join(found),
+            hint="give the Provides the version of the release that the enclave is of",
+        )
+
+
+def label_of(provides: Package, name: str) -> str:
+    """The version in which a package of unsigned enclaves provides one; empty if in none."""
+    wanted = f"sgx-enclave({name}:unsigned)"
+    return next((_version(p.version) for p in provides.provides if p.name == wanted), "")
+
+
+def _version(text: str) -> str:
+    """Without epoch and release."""
+    return text.rpartition(":")[2].partition("-")[0]
+
+
+def _is_older(release: str, file: str) -> bool:
+    """Intel counts the second number of both up together; a release may carry older files."""
+    numbers = [re.match(r"\d+\.(\d+)", text) for text in (release, file)]
+    return None not in numbers and int(numbers[0][1]) < int(numbers[1][1])  # type: ignore[index]
+
+
+def _state(enclave: EnclaveResult) -> str:
+    return "signed" if enclave.signed else "unsigned"
