@@ -26,11 +26,13 @@ _RED, _GREEN, _YELLOW, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b
 # What a line of a report begins with.
 _COLOURS = {
     "IDENTICAL:": _GREEN + _BOLD,
+    "IDENTICAL, NOT REPRODUCIBLE:": _YELLOW + _BOLD,
     "DIFFERS:": _RED + _BOLD,
     "UNVERIFIABLE:": _YELLOW + _BOLD,
     "proved ": _GREEN,
     "refuted ": _RED,
     "not done ": _YELLOW,
+    "unproved ": _YELLOW,
     "why ": _BOLD,
     "cause ": _BOLD,
     "where ": _BOLD,

@@ -163,6 +163,23 @@ class ReleaseVerdict:
         """0, 1 or 2."""
         return self.outcome.exit_status
 
+    @property
+    def not_proved(self) -> tuple[str, ...]:
+        """What the verdict takes on trust, a clause each."""
+        kinds = {build.kind for build in self.builds}
+        clauses = ["that the sources do no harm: their digests were checked, nobody read them"]
+        if not kinds or kinds & {BuildKind.GIVEN, BuildKind.NONE}:
+            clauses = ["that our build came from the release's sources, and by which toolchain"]
+        if BuildKind.HOST in kinds:
+            clauses.append("that the designated toolchain makes the same bytes")
+        if BuildKind.OPEN in kinds:
+            clauses.append("that nothing but the sources went into the build")
+        if BuildKind.DESIGNATED in kinds:
+            clauses.append("that the tools of the designated toolchain are honest")
+        if self.unpinned:
+            clauses.append("that what nobody pinned is what the vendor published")
+        return tuple(clauses)
+
 
 def decide(
     release: str,

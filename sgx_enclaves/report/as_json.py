@@ -75,6 +75,7 @@ def release_dict(verdict: ReleaseVerdict) -> dict[str, object]:
         "exit_status": verdict.exit_status,
         "reproducible": verdict.reproducible,
         "claim": verdict.claim,
+        "not_proved": list(verdict.not_proved),
         "unpinned": list(verdict.unpinned),
         "unpinned_allowed": verdict.unpinned_allowed,
         "builds": as_plain(verdict.builds),

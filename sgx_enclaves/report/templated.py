@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import datetime
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.enclave import metadata, sigstruct
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import signer_named
-from sgx_enclaves.enclave.verdict import Origin, Outcome, Verdict
+from sgx_enclaves.enclave.verdict import ByteRange, CheckState, Origin, Outcome, Verdict
 from sgx_enclaves.explain.description import Description
 from sgx_enclaves.gate.collect import Combined
 from sgx_enclaves.gate.subjects import Subject
@@ -32,13 +34,20 @@ from sgx_enclaves.report.text import (
     paragraph,
     reasons,
     reproducible_words,
-    sentence,
     shorten,
     table,
 )
 
-# Ranges in the picture of a file; one that differs everywhere has as many as bytes.
-_DRAWN = 200
+# The picture of a file: its width, how many bars it has, and how high they are. Height
+# says the same as colour, and no bar is too thin to be seen.
+_WIDTH, _BARS = 1000, 250
+_HEIGHTS = {
+    Origin.BUILT: 14,
+    Origin.REGENERATED: 21,
+    Origin.SIGNATURE: 28,
+    Origin.SECOND_SIGNATURE: 34,
+    Origin.UNEXPLAINED: 40,
+}
 # Exit status of each verdict; what has none of them was not verified.
 STATUS = {"identical": 0, "differs": 1, "unverifiable": 2}
 UNKNOWN_STATUS = 2
@@ -63,21 +72,68 @@ _SPELLING: Mapping[str, Any] = {
 
 def verdict_html(verdict: Verdict) -> str:
     """The whole report on one enclave."""
+    ranges = verdict.byte_map
+    metadata_ranges = [r for r in ranges if r.origin not in (Origin.BUILT, Origin.UNEXPLAINED)]
+    area = (metadata_ranges[0].start, metadata_ranges[-1].end) if metadata_ranges else None
+    words: dict[bool, list[str]] = {True: [], False: []}
+    for check in verdict.checks:
+        proved = check.state is CheckState.PROVED
+        state = "" if proved else f"{check.state.value}: "
+        words[proved].append(f"{state}{check.name}: {check.claim}")
     return _filled(
         "verdict.html",
-        title=f"{verdict.outcome.value.upper()}: {sentence(verdict)}",
+        title=f"{verdict.outcome.value.upper()}: {verdict.headline}",
+        mood=verdict.outcome.value,
         verdict=verdict,
+        proved=words[True],
+        refuted=words[False],
+        signer_named=signer_named,
         origins=tuple(Origin),
-        drawn=verdict.byte_map[:_DRAWN],
+        heights={origin.value: height for origin, height in _HEIGHTS.items()},
+        whole=_picture(ranges, 0, verdict.signed.size),
+        area=area,
+        magnified=_picture(ranges, *area) if area else (),
     )
+
+
+def _picture(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:
+    """Bars of a file, or of a part of it, in scale: place, width, origin.
+
+    A bar says of the bytes that it stands for where the least explained of them is from.
+    """
+    order = list(_HEIGHTS)
+    bars = [0] * _BARS
+    size = max(end - start, 1)
+    for item in ranges:
+        first = max(item.start - start, 0) * _BARS // size
+        last = (min(item.end, end) - start) * _BARS - 1
+        for at in range(first, min(last // size + 1, _BARS)):
+            bars[at] = max(bars[at], order.index(item.origin))
+    width = _WIDTH // _BARS
+    picture: list[tuple[int, int, str]] = []
+    for at, rank in enumerate(bars):
+        origin = order[rank].value
+        if picture and picture[-1][2] == origin:
+            picture[-1] = (picture[-1][0], picture[-1][1] + width, origin)
+        else:
+            picture.append((at * width, width, origin))
+    return picture
 
 
 def release_html(verdict: ReleaseVerdict) -> str:
     """The whole report on a release, with links to each enclave's own."""
+    words: dict[bool, list[str]] = {True: [], False: []}
+    for enclave in verdict.enclaves:
+        own = enclave.verdict
+        said = own.headline if own is not None else f"stopped at {enclave.refused_by}"
+        words[enclave.bytes_outcome is Outcome.IDENTICAL].append(f"{enclave.name}: {said}")
     return _filled(
         "release.html",
         title=headline(verdict),
+        mood=verdict.outcome.value if verdict.reproducible or verdict.exit_status else "weaker",
         verdict=verdict,
+        proved=words[True],
+        refuted=words[False],
         reproducible=reproducible_words(verdict),
         build_words=build_words,
     )
@@ -107,7 +163,9 @@ def combined_html(combined: Combined) -> str:
     """The one answer on a build, out of those of its verifiers."""
     subject = combined.nvr or f"release {combined.release}"
     title = f"{subject}: {combined.verdict}"
-    return _filled("combined.html", title=title, combined=combined, place=_place)
+    return _filled(
+        "combined.html", title=title, mood=combined.verdict, combined=combined, place=_place
+    )
 
 
 # --- texts ---
@@ -266,10 +324,11 @@ def _filled(template: str, **values: object) -> str:
     )
     # What a mapping lacks is no value at all to jinja2, and an empty text.
     environment.filters["cell"] = lambda text: _MARKDOWN.sub(r"\\\1", printable(text))
+    environment.filters["quote"] = shlex.quote
     environment.filters["known"] = lambda value: str("-" if value is None else value) or "-"
     environment.filters["paragraph"] = lambda text, *how: _joined(paragraph(str(text), *how))
     environment.filters["enclaves"] = lambda found, width: _joined(enclave_table(found, width))
-    return environment.get_template(f"{template}.j2").render(values)
+    return environment.get_template(f"{template}.j2").render(values, version=__version__)
 
 
 def _shown(value: object) -> object:

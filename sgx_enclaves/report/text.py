@@ -188,9 +188,17 @@ def _verdict_rows(
 ) -> Iterator[Row]:
     yield Row("built", _file(verdict.built))
     yield Row("signed", _file(verdict.signed))
-    yield Row("config", _file(verdict.config) + (f", SDK {verdict.sdk}" if verdict.sdk else ""))
+    # our own build chooses it, unless the line says who else did
+    chosen = "" if verdict.sdk_from == "our build" else f", chosen by {verdict.sdk_from}"
+    sdk = f", SDK {verdict.sdk}{chosen}" if verdict.sdk else ""
+    yield Row("config", _file(verdict.config) + sdk)
     for check in verdict.checks:
         yield Row(check.state.value, f"{check.name}: {_CLAIMS.get(check.name, check.claim)}")
+    # in full where somebody might rely on the verdict, last of all where a screen is full
+    if verdict.outcome is Outcome.IDENTICAL:
+        yield Row("unproved", "; ".join(verdict.not_proved))
+    elif most_differences > 1:
+        yield Row("unproved", "; ".join(c.partition(":")[0] for c in verdict.not_proved))
     if verdict.mrenclave is not None:
         yield Row("measured", verdict.mrenclave)
     for block in verdict.blocks:
@@ -289,7 +297,9 @@ def release_text(verdict: ReleaseVerdict, *, width: int = 80) -> str:
 
 def headline(verdict: ReleaseVerdict) -> str:
     """The verdict as one precise sentence."""
-    return f"{verdict.outcome.value.upper()}: {verdict.release}: {verdict.claim}"
+    weaker = verdict.outcome is Outcome.IDENTICAL and not verdict.reproducible
+    word = verdict.outcome.value.upper() + (", NOT REPRODUCIBLE" if weaker else "")
+    return f"{word}: {verdict.release}: {verdict.claim}"
 
 
 def reproducible_words(verdict: ReleaseVerdict) -> str:
@@ -334,6 +344,7 @@ def _release_rows(verdict: ReleaseVerdict) -> Iterator[Row]:
     for enclave in verdict.enclaves:
         if not enclave.may_ship:
             yield Row("MAY NOT", f"be shipped: {enclave.name}: {enclave.reason}")
+    yield Row("unproved", "; ".join(verdict.not_proved))
     notes = [f.message for s in verdict.stages for f in s.findings if _worth_a_line(f)]
     for notice in (*verdict.notices, *notes):
         yield Row("note", notice)
