@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Union
 
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import ELF_MAGIC, EnclaveImage
@@ -336,16 +336,16 @@ def load_enclave(path: str) -> EnclaveImage:
     return EnclaveImage.parse(read_file(path, DEFAULT_LIMITS.file_size), path)
 
 
-def load_sigstruct(path: str) -> Optional[Sigstruct]:
-    """The SIGSTRUCT of a file that is one and nothing else, as vendors publish; or None.
+def load_enclave_or_sigstruct(path: str) -> Union[EnclaveImage, Sigstruct]:
+    """An enclave file, or a file that is one SIGSTRUCT and nothing else, as vendors publish.
 
     Raises:
-        InputError: the file cannot be read.
+        SgxEnclavesError: it cannot be read, or is neither.
     """
     data = read_file(path, DEFAULT_LIMITS.file_size)
-    if len(data) != Sigstruct.SIZE or data[:4] == ELF_MAGIC:
-        return None
-    return Sigstruct.parse(data)
+    if len(data) == Sigstruct.SIZE and data[:4] != ELF_MAGIC:
+        return Sigstruct.parse(data)
+    return EnclaveImage.parse(data, path)
 
 
 def load_descriptor(image: EnclaveImage) -> Descriptor:

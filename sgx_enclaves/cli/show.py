@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 
-from sgx_enclaves.cli.arguments import add_json, load_descriptor, load_enclave, load_sigstruct
+from sgx_enclaves.cli.arguments import add_json, load_descriptor, load_enclave_or_sigstruct
 from sgx_enclaves.cli.output import out_json, out_report
+from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.explain.description import describe_file
 from sgx_enclaves.report.as_json import show_dict, sigstruct_dict
 from sgx_enclaves.report.templated import show_sigstruct_text, show_text
@@ -24,14 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the file's structures; 0 when it could be read."""
-    bare = load_sigstruct(args.enclave)
-    if bare is not None:
+    image = load_enclave_or_sigstruct(args.enclave)
+    if isinstance(image, Sigstruct):
         if args.json:
-            out_json({"file": args.enclave, "sigstruct": sigstruct_dict(bare)})
+            out_json({"file": args.enclave, "sigstruct": sigstruct_dict(image)})
         else:
-            out_report(show_sigstruct_text(args.enclave, bare).rstrip("\n"))
+            out_report(show_sigstruct_text(args.enclave, image).rstrip("\n"))
         return 0
-    image = load_enclave(args.enclave)
     descriptor = load_descriptor(image)
     description = describe_file(image.data, image.name)
     if args.json:

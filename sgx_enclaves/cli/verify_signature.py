@@ -16,8 +16,7 @@ from sgx_enclaves.cli.arguments import (
     add_policy,
     chosen_policy,
     load_descriptor,
-    load_enclave,
-    load_sigstruct,
+    load_enclave_or_sigstruct,
 )
 from sgx_enclaves.cli.output import out, out_json
 from sgx_enclaves.enclave.metadata import Block, FipsSignature
@@ -63,10 +62,9 @@ _Places = tuple[int, int]
 
 def _signatures(path: str) -> list[tuple[Sigstruct, FipsSignature | None, _Places]]:
     """SIGSTRUCT, FIPS signature, and where both stand in the file."""
-    bare = load_sigstruct(path)
-    if bare is not None:
-        return [(bare, None, (0, 0))]
-    image = load_enclave(path)
+    image = load_enclave_or_sigstruct(path)
+    if isinstance(image, Sigstruct):
+        return [(image, None, (0, 0))]
     descriptor = load_descriptor(image)
     if not descriptor.is_signed:
         raise FormatError("the enclave is not signed", file=path, offset=image.descriptor_offset)
