@@ -248,10 +248,12 @@ def _block_words(block: BlockFacts, ours: Optional[str]) -> str:
 
 
 def _finding_words(finding: Finding) -> str:
+    # a note is not one of many, and may tell a digest
+    most = _LONGEST_VALUE if finding.severity is Severity.NOTE else _VALUE
     where = f"block {finding.block}: " if finding.block is not None else ""
     at = f" (at 0x{finding.offset:x})" if finding.offset is not None else ""
     hint = f"; {finding.hint}" if finding.hint else ""
-    return f"{where}{finding.message}{at}{_details(finding, _VALUE)}{hint}"
+    return f"{where}{finding.message}{at}{_details(finding, most)}{hint}"
 
 
 def _difference_words(difference: Difference) -> str:
@@ -274,7 +276,7 @@ def _difference_words(difference: Difference) -> str:
 
 _HANG = 19
 _REASONS, _UNPINNED, _MISMATCHES = 3, 6, 3
-_LONGEST_VALUE = 72
+_LONGEST_VALUE = 120
 
 _BUILD_WORDS = {
     BuildKind.DESIGNATED: "built here with the designated toolchain",
