@@ -200,6 +200,12 @@ def test_a_bare_sigstruct(folder: Path, case: Case, capsys: pytest.CaptureFixtur
     assert "one.css: a SIGSTRUCT of 1808 bytes" in out
     for word in (case.regenerated.mrenclave.hex(), mrsigner(vendor_key()), "MISCSELECT", "XFRM"):
         assert word in out
+    rows = [line for line in out.splitlines() if line.startswith("  ")]
+    assert run("show", "s.so") == 0
+    of_an_enclave = capsys.readouterr().out.splitlines()
+    assert len(rows) == 11
+    assert set(rows) <= set(of_an_enclave)
+    assert "\\x0a" not in out + "".join(of_an_enclave)
     assert run("show", "one.css", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["sigstruct"]["enclavehash"] == case.regenerated.mrenclave.hex()
