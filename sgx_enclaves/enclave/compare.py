@@ -194,8 +194,22 @@ class _Comparison:
             require_unsigned(image)
             return image
         except SgxEnclavesError as error:
-            self._findings.append(finding_of(error, "reference-unusable"))
+            found = finding_of(error, "reference-unusable")
+            if self._are_swapped():
+                found = replace(found, hint="the two are swapped: name our unsigned build first")
+            self._findings.append(found)
             return None
+
+    def _are_swapped(self) -> bool:
+        """Whether the file that should be ours is signed, and the vendor's is not."""
+        try:
+            built, signed = (
+                any(EnclaveImage.parse(data, "", self._limits).descriptor)
+                for data in (self._built, self._signed)
+            )
+        except SgxEnclavesError:
+            return False
+        return built and not signed
 
     def _compare_payload(self, image: EnclaveImage) -> None:
         start, end = image.descriptor_offset, image.descriptor_end

@@ -50,6 +50,7 @@ _LONGEST_SYMBOL = 1 << 14
 _LONGEST_SECTION = 255
 
 ELF_MAGIC = b"\x7fELF"
+RPM_MAGIC = bytes.fromhex("edabeedb")
 METADATA_SECTION = ".note.sgxmeta"
 METADATA_NOTE_NAME = b"sgx_metadata\0"
 _NOTE_HEADER_SIZE = 12
@@ -426,12 +427,14 @@ class EnclaveImage:
 
 def _parse_header(data: bytes, name: str) -> ElfHeader:
     if len(data) < ElfHeader.SIZE or data[:4] != ELF_MAGIC:
+        is_rpm = data[:4] == RPM_MAGIC
         raise FormatError(
             "not an ELF file",
             file=name,
             offset=0,
             expected="an ELF64 x86-64 shared object",
-            found=data[:4].hex() or "an empty file",
+            found="an RPM package" if is_rpm else data[:4].hex() or "an empty file",
+            hint="give it to `sgx-enclaves check-rpm`" if is_rpm else None,
         )
     header = ElfHeader.parse(data)
     wanted = (

@@ -254,6 +254,11 @@ def test_symbol_tables_that_lie(overrides: dict[str, Any], message: str) -> None
         parse(**overrides).symbol_address("g_global_data")
 
 
+def test_a_package_is_named() -> None:
+    with pytest.raises(FormatError, match=r"found an RPM package.*check-rpm"):
+        EnclaveImage.parse(bytes.fromhex("edabeedb") + bytes(200))
+
+
 def test_tls() -> None:
     assert parse(tls=None).tls_size == 0
     assert parse(tls=None).tls_segment is None

@@ -221,7 +221,11 @@ def test_our_build_without_its_note(case: Case) -> None:
 
 def test_a_built_file_that_is_already_signed(case: Case) -> None:
     """Guards `require_unsigned`: the vendor's file compared with itself proves nothing."""
+    verdict = case.compare(case.built, built=case.signed)
+    assert_unverifiable(verdict, "reference-unusable")
+    assert "swapped" in str(verdict.findings[0].hint)
     verdict = case.compare(built=case.signed)
+    assert "swapped" not in str(verdict.findings[0].hint)
     assert_unverifiable(verdict, "reference-unusable")
     assert "already signed" in verdict.findings[0].message
 
