@@ -18,6 +18,7 @@ import shtab
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.cli.main import VERBS, module_of, parser_of
+from sgx_enclaves.enclave.known import all_pins, not_shipped
 
 PROGRAM = "sgx-enclaves"
 NAMES = {"bash": PROGRAM, "zsh": f"_{PROGRAM}", "fish": f"{PROGRAM}.fish"}
@@ -52,6 +53,10 @@ def _complete(action: argparse.Action, releases: list[str]) -> None:
         action.complete = shtab.FILE  # type: ignore[attr-defined]
     elif metavar in _RELEASES:
         action.choices = releases
+    elif "--enclave" in action.option_strings:
+        action.choices = [pin.enclave for pin in all_pins()]
+    elif "--permit" in action.option_strings:
+        action.choices = sorted(not_shipped())
 
 
 def main(folder: Path) -> None:

@@ -15,7 +15,6 @@ import datetime
 import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
@@ -53,62 +52,15 @@ def svn(text: str) -> int:
     return value
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """`--json`."""
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+def enclave_name(text: str) -> str:
+    """The name of one of Intel's enclaves, for argparse."""
+    if pin_named(text) is None:
+        names = ", ".join(pin.enclave for pin in all_pins())
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {names})")
+    return text
 
 
-class _EnclaveNames:
-    """The enclaves that are known, read from the catalogue only when somebody asks."""
-
-    def __contains__(self, name: str) -> bool:
-        return pin_named(name) is not None
-
-    def __iter__(self) -> Iterator[str]:
-        return (pin.enclave for pin in all_pins())
-
-
-def add_output(parser: argparse.ArgumentParser, about: str = "", *, required: bool = True) -> None:
-    """`-o` and `--force`; see `written`."""
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", required=required, help=about or "where to write"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="replace the output file if there is one already"
-    )
-
-
-def add_policy(parser: argparse.ArgumentParser) -> None:
-    """Who must have signed, as what."""
-    group = parser.add_argument_group("who must have signed")
-    group.add_argument(
-        "--enclave",
-        metavar="NAME",
-        choices=_EnclaveNames(),
-        help="which of Intel's enclaves this is, such as pce; by default its file name says",
-    )
-    group.add_argument(
-        "--signer",
-        metavar="MRSIGNER|FILE",
-        action="append",
-        default=[],
-        help="accept this signer instead of the pinned one: MRSIGNER in hexadecimal, or a file: "
-        "key, certificate, SIGSTRUCT or signed enclave; may be repeated",
-    )
-    product = group.add_mutually_exclusive_group()
-    product.add_argument("--isvprodid", type=svn, metavar="N", help="require this product id")
-    product.add_argument("--any-product", action="store_true", help="accept any product id")
-    group.add_argument("--min-isvsvn", type=svn, metavar="N", help="accept ISVSVN from N on")
-    group.add_argument("--allow-debug", action="store_true", help="accept debug signatures")
-
-
-def add_sdk(parser: argparse.ArgumentParser) -> None:
-    """`--sdk`."""
-    parser.add_argument(
-        "--sdk",
-        metavar="X.Y",
-        help="the SDK release whose signing tool was used; by default the enclave tells",
-    )
+POLICY_TYPES = {"NAME": enclave_name, "N": svn}
 
 
 def chosen_generation(args: argparse.Namespace) -> Optional[Generation]:
@@ -155,41 +107,16 @@ def _mrsigner(text: str) -> str:
     return mrsigner_of(data, text).hex()
 
 
-def add_signing(parser: argparse.ArgumentParser) -> None:
-    """What is signed, and how the SDK's tool would."""
-    parser.add_argument("enclave", metavar="UNSIGNED", help="the unsigned enclave")
-    parser.add_argument("--config", metavar="XML", required=True, help="its config.xml")
-    parser.add_argument(
-        "--date",
-        type=_date,
-        metavar="YYYY-MM-DD",
-        help="date in the signature; today (UTC) by default",
-    )
-    parser.add_argument(
-        "--fips",
-        action="store_true",
-        help="add the FIPS signature that the config of SDK 2.24 cannot ask for",
-    )
-    for option, what in (
-        ("--ignore-init-section", "a section .init, which is not run"),
-        ("--ignore-text-relocations", "code that is relocated, so its pages are writable"),
-    ):
-        parser.add_argument(
-            option,
-            dest="ignored",
-            action="append_const",
-            const=option,
-            default=[],
-            help=f"sign an enclave with {what}",
-        )
-    add_sdk(parser)
-
-
 def _date(text: str) -> datetime.date:
     try:
         return datetime.date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no date like 2026-11-29") from None
+
+
+SIGNING_TYPES = {"YYYY-MM-DD": _date}
+# Defects that are signed on purpose.
+_IGNORABLE = ("--ignore-init-section", "--ignore-text-relocations")
 
 
 def chosen_date(args: argparse.Namespace) -> datetime.date:
@@ -215,7 +142,8 @@ def prepared_for_signing(args: argparse.Namespace) -> tuple[EnclaveImage, Regene
             offset=image.descriptor_offset,
             hint="`sgx-enclaves unsign` takes its signature off",
         )
-    require_loadable(image, frozenset(args.ignored))
+    ignored = {o for o in _IGNORABLE if getattr(args, o[2:].replace("-", "_"))}
+    require_loadable(image, frozenset(ignored))
     generation = chosen_generation(args) or detect_generation(image)
     return image, regenerate(image, load_config(args.config), generation, args.fips)
 
@@ -230,19 +158,6 @@ def not_shipped_name(text: str) -> str:
 
 # What Fedora's look-aside cache calls the source of the prebuilt enclaves.
 _PACKAGE = "linux-sgx-enclaves-prebuilt"
-
-
-def add_catalogue(parser: argparse.ArgumentParser) -> None:
-    """Where releases are described."""
-    parser.add_argument(
-        "--catalogue",
-        metavar="PATH",
-        type=Path,
-        action="append",
-        default=[],
-        help="a file or a folder of more releases, besides our own and "
-        "/etc/sgx-enclaves/releases.d; may be repeated",
-    )
 
 
 def chosen_place(args: argparse.Namespace, *, builds: bool = True) -> Place:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from sgx_enclaves.cli.arguments import add_output, add_signing, chosen_date, prepared_for_signing
+from sgx_enclaves.cli.arguments import SIGNING_TYPES, chosen_date, prepared_for_signing
 from sgx_enclaves.cli.output import out, write_output
 from sgx_enclaves.enclave.sign import (
     bcd_date,
@@ -21,20 +21,14 @@ from sgx_enclaves.errors import SigningError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
+ARGUMENTS = """\
+@signing
+--public-key FILE!  the signer's key or certificate
+--signature RAW!  the signature: 384 bytes, big endian
+--data FILE  what sign-data wrote; brings its date
+@output"""
+TYPES = SIGNING_TYPES
 MODE = 0o777
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    add_signing(parser)
-    parser.add_argument(
-        "--public-key", metavar="FILE", required=True, help="the signer's key or certificate"
-    )
-    parser.add_argument(
-        "--signature", metavar="RAW", required=True, help="the signature: 384 bytes, big endian"
-    )
-    parser.add_argument("--data", metavar="FILE", help="what sign-data wrote; brings its date")
-    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:

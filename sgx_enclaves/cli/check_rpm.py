@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 
 from sgx_enclaves.cli.arguments import (
-    add_policy,
+    POLICY_TYPES,
     chosen_generation,
     chosen_policy,
     not_shipped_name,
@@ -36,13 +36,9 @@ ARGUMENTS = """\
 packages:RPM+  the packages to check
 @references
 @json
-@sdk"""
-TYPES = {"NAME": not_shipped_name}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare who must have signed."""
-    add_policy(parser)
+@sdk
+@policy"""
+TYPES = {**POLICY_TYPES, "ENCLAVE": not_shipped_name}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,9 +17,7 @@ import sys
 from pathlib import Path
 
 from sgx_enclaves.cli.arguments import (
-    add_json,
-    add_policy,
-    add_sdk,
+    POLICY_TYPES,
     chosen_generation,
     chosen_policy,
 )
@@ -30,25 +28,16 @@ from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("built", metavar="BUILT", help="the unsigned enclave that we built")
-    parser.add_argument("signed", metavar="SIGNED", help="the vendor's signed enclave")
-    parser.add_argument("--config", metavar="XML", required=True, help="its open config.xml")
-    parser.add_argument(
-        "--report",
-        metavar="DIR",
-        help="also write DIR/verdict.txt, verdict.json and verdict.html",
-    )
-    parser.add_argument(
-        "--diffoscope",
-        action="store_true",
-        help="when the files differ, show them with diffoscope too, if it is installed",
-    )
-    add_json(parser)
-    add_sdk(parser)
-    add_policy(parser)
+ARGUMENTS = """\
+built:BUILT  the unsigned enclave that we built
+signed:SIGNED  the vendor's signed enclave
+@config
+--report DIR  also write DIR/verdict.txt, verdict.json and verdict.html
+--diffoscope  when the files differ, show them with diffoscope too, if it is installed
+@json
+@sdk
+@policy"""
+TYPES = POLICY_TYPES
 
 
 def run(args: argparse.Namespace) -> int:

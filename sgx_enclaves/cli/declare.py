@@ -9,7 +9,8 @@ lines that begin with blanks:
     --json               an option without a value
     -o, --output FILE    one with a value; FILE! must be given; FILE* may be repeated
     --kind a|b (a)       one of these, and the default
-    ^--deep              not together with the other options marked so
+    ^--deep              not together with the other options marked so; one of those marked
+                         `!` too must be given
     @fetching            the text of that name in `SHARED`
     building:            the heading of what follows
 """
@@ -45,7 +46,24 @@ SHARED = {
   package, a directory, or what `sgx-enclaves build` made; may be repeated
 --trust-neighbours  take unsigned enclaves from the packages beside, whoever signed those
 --signed-neighbours  take them from packages that a key of rpm's keyring has signed, only
---permit NAME*  accept an enclave that Fedora does not ship; may be repeated""",
+--permit ENCLAVE*  accept an enclave that Fedora does not ship; may be repeated""",
+    "policy": """\
+who must have signed:
+--enclave NAME  which of Intel's enclaves this is, such as pce; by default its file name says
+--signer MRSIGNER|FILE*  accept this signer instead of the pinned one: MRSIGNER in hexadecimal,
+  or a file: key, certificate, SIGSTRUCT or signed enclave; may be repeated
+^--isvprodid N  require this product id
+^--any-product  accept any product id
+--min-isvsvn N  accept ISVSVN from N on
+--allow-debug  accept debug signatures""",
+    "signing": """\
+enclave:UNSIGNED  the unsigned enclave
+@config
+--date YYYY-MM-DD  date in the signature; today (UTC) by default
+--fips  add the FIPS signature that the config of SDK 2.24 cannot ask for
+--ignore-init-section  sign an enclave with a section .init, which is not run
+--ignore-text-relocations  sign an enclave with code that is relocated, so its pages are writable
+@sdk""",
     "catalogue": """\
 --catalogue PATH*  a file or a folder of more releases, besides our own and
   /etc/sgx-enclaves/releases.d; may be repeated""",
@@ -123,7 +141,10 @@ def declare(
         else:
             argument = _argument(line, {**_TYPES, **(types or {})})
             if argument.apart:
-                apart = apart or place.add_mutually_exclusive_group()
+                if apart is None:
+                    required = argument.settings.pop("required", False)
+                    apart = place.add_mutually_exclusive_group(required=required)
+                argument.settings.pop("required", None)
             (apart if argument.apart else place).add_argument(*argument.flags, **argument.settings)
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 
-from sgx_enclaves.cli.arguments import add_output, load_signed
+from sgx_enclaves.cli.arguments import load_signed
 from sgx_enclaves.cli.output import out, write_output
 from sgx_enclaves.enclave.graft import extract
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("enclave", metavar="SIGNED", help="the vendor's signed enclave")
-    add_output(parser)
+ARGUMENTS = """\
+enclave:SIGNED  the vendor's signed enclave
+@output"""
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,10 +10,7 @@ import argparse
 import os
 
 from sgx_enclaves.cli.arguments import (
-    add_catalogue,
-    add_output,
-    add_policy,
-    add_sdk,
+    POLICY_TYPES,
     chosen_catalogue,
     chosen_generation,
     chosen_policy,
@@ -25,29 +22,19 @@ from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
+ARGUMENTS = """\
+built:BUILT  the unsigned enclave that we built
+signatures:SIGNATURES  made by extract-signature
+@config
+@output
+--fips  the vendor asked for the FIPS signature on the command line (SDK 2.24 only)
+--release RELEASE  take signer, product id and least ISVSVN from this release of the catalogue
+@catalogue
+@sdk
+@policy"""
+TYPES = POLICY_TYPES
 # Fedora ships enclaves executable; the umask takes the rest.
 MODE = 0o777
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("built", metavar="BUILT", help="the unsigned enclave that we built")
-    parser.add_argument("signatures", metavar="SIGNATURES", help="made by extract-signature")
-    parser.add_argument("--config", metavar="XML", required=True, help="its config.xml")
-    add_output(parser)
-    parser.add_argument(
-        "--fips",
-        action="store_true",
-        help="the vendor asked for the FIPS signature on the command line (SDK 2.24 only)",
-    )
-    parser.add_argument(
-        "--release",
-        metavar="RELEASE",
-        help="take signer, product id and least ISVSVN from this release of the catalogue",
-    )
-    add_catalogue(parser)
-    add_sdk(parser)
-    add_policy(parser)
 
 
 def run(args: argparse.Namespace) -> int:

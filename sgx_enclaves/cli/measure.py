@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 
 from sgx_enclaves.cli.arguments import (
-    add_json,
-    add_sdk,
     chosen_generation,
     load_config,
     load_descriptor,
@@ -23,13 +21,11 @@ from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.errors import InputError
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("enclave", metavar="FILE", help="the enclave")
-    parser.add_argument("--config", metavar="XML", help="config.xml of an unsigned enclave")
-    add_sdk(parser)
-    add_json(parser)
+ARGUMENTS = """\
+enclave:FILE  the enclave
+--config XML  config.xml of an unsigned enclave
+@sdk
+@json"""
 
 
 def run(args: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ import sys
 
 from sgx_enclaves import __version__
 from sgx_enclaves.cli.arguments import (
-    add_policy,
+    POLICY_TYPES,
     chosen_generation,
     chosen_policy,
     not_shipped_name,
@@ -59,13 +59,9 @@ folder:FOLDER  where the packages are, at any depth
 --state FILE  keep results here, to resume later
 --jobs COUNT  processes; by default as many as there are processors
 @json
-@sdk"""
-TYPES = {"NAME": not_shipped_name}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare who must have signed."""
-    add_policy(parser)
+@sdk
+@policy"""
+TYPES = {**POLICY_TYPES, "ENCLAVE": not_shipped_name}
 
 
 def run(args: argparse.Namespace) -> int:

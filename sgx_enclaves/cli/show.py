@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import argparse
 
-from sgx_enclaves.cli.arguments import add_json, load_descriptor, load_enclave_or_sigstruct
+from sgx_enclaves.cli.arguments import load_descriptor, load_enclave_or_sigstruct
 from sgx_enclaves.cli.output import out_json, out_report
 from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.explain.description import describe_file
 from sgx_enclaves.report.as_json import show_dict, sigstruct_dict
 from sgx_enclaves.report.templated import show_sigstruct_text, show_text
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument(
-        "enclave", metavar="FILE", help="a signed or an unsigned enclave, or one bare SIGSTRUCT"
-    )
-    add_json(parser)
+ARGUMENTS = """\
+enclave:FILE  a signed or an unsigned enclave, or one bare SIGSTRUCT
+@json"""
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 
-from sgx_enclaves.cli.arguments import add_output, add_signing, chosen_date, prepared_for_signing
+from sgx_enclaves.cli.arguments import SIGNING_TYPES, chosen_date, prepared_for_signing
 from sgx_enclaves.cli.output import out, write_output
 from sgx_enclaves.enclave.sign import (
     Signer,
@@ -28,34 +28,20 @@ from sgx_enclaves.errors import SigningError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
+ARGUMENTS = """\
+@signing
+^--key PEM!  private key
+^--sign-with COMMAND!  run this command: it gets the 256 bytes to sign on standard input, and
+  writes the raw RSA signature (PKCS#1 v1.5, SHA-256) to standard output; no shell sees it
+--public-key FILE  with --sign-with: whose key it is
+--sign-digest  give the command the SHA-256 digest (32 bytes) in place of the data
+--passphrase-file FILE  the passphrase of an encrypted key, in its first line; asked for by
+  default
+@output"""
+TYPES = SIGNING_TYPES
 MODE = 0o777
 # A service may ask a person.
 _SECONDS = 600
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    add_signing(parser)
-    whose = parser.add_mutually_exclusive_group(required=True)
-    whose.add_argument("--key", metavar="PEM", help="private key")
-    whose.add_argument(
-        "--sign-with",
-        metavar="COMMAND",
-        help="run this command: it gets the 256 bytes to sign on standard input, and writes the "
-        "raw RSA signature (PKCS#1 v1.5, SHA-256) to standard output; no shell sees it",
-    )
-    parser.add_argument("--public-key", metavar="FILE", help="with --sign-with: whose key it is")
-    parser.add_argument(
-        "--sign-digest",
-        action="store_true",
-        help="give the command the SHA-256 digest (32 bytes) in place of the data",
-    )
-    parser.add_argument(
-        "--passphrase-file",
-        metavar="FILE",
-        help="the passphrase of an encrypted key, in its first line; asked for by default",
-    )
-    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import argparse
 
-from sgx_enclaves.cli.arguments import add_output, add_signing, chosen_date, prepared_for_signing
+from sgx_enclaves.cli.arguments import SIGNING_TYPES, chosen_date, prepared_for_signing
 from sgx_enclaves.cli.output import out, write_output
 from sgx_enclaves.enclave.sign import bcd_date, signing_data
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    add_signing(parser)
-    add_output(parser)
+ARGUMENTS = """\
+@signing
+@output"""
+TYPES = SIGNING_TYPES
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,17 +8,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 
-from sgx_enclaves.cli.arguments import add_output, load_signed
+from sgx_enclaves.cli.arguments import load_signed
 from sgx_enclaves.cli.output import out, write_output
 from sgx_enclaves.enclave.sign import unsigned
 
+ARGUMENTS = """\
+enclave:SIGNED  a signed enclave
+@output"""
 MODE = 0o777
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("enclave", metavar="SIGNED", help="a signed enclave")
-    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:

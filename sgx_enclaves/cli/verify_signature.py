@@ -12,8 +12,7 @@ import argparse
 from dataclasses import replace
 
 from sgx_enclaves.cli.arguments import (
-    add_json,
-    add_policy,
+    POLICY_TYPES,
     chosen_policy,
     load_descriptor,
     load_enclave_or_sigstruct,
@@ -27,14 +26,11 @@ from sgx_enclaves.errors import FormatError
 from sgx_enclaves.report.as_json import finding_dict
 from sgx_enclaves.report.text import finding_lines
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument(
-        "file", metavar="FILE", help="a signed enclave, or a SIGSTRUCT of 1808 bytes"
-    )
-    add_policy(parser)
-    add_json(parser)
+ARGUMENTS = """\
+FILE  a signed enclave, or a SIGSTRUCT of 1808 bytes
+@policy
+@json"""
+TYPES = POLICY_TYPES
 
 
 def run(args: argparse.Namespace) -> int:
