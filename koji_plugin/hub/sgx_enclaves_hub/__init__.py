@@ -18,8 +18,14 @@ from .config import load  # noqa: E402
 load()
 
 from .doctor import checkSgxSetup  # noqa: E402
-from .gate import auditSgxTag, gate_tagging, getSgxGateStatus, guard_import  # noqa: E402
-from .policy import SgxEnclavesPresentTest, SgxEnclavesVerifiedTest  # noqa: E402
+from .gate import (  # noqa: E402
+    SgxEnclavesPresentTest,
+    SgxEnclavesVerifiedTest,
+    auditSgxTag,
+    gate_tagging,
+    getSgxGateStatus,
+    guard_import,
+)
 from .records import (  # noqa: E402
     getSgxLock,
     getSgxVerification,
