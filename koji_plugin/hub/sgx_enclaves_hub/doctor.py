@@ -87,7 +87,6 @@ def _channel() -> Iterable[tuple[str, bool, str]]:
             "completion_time > NOW() - INTERVAL '7 days'",
         ],
         values={"method": CHILD, "closed": koji.TASK_STATES["CLOSED"]},
-        opts={"limit": 1000, "order": "-completion_time"},
     )
     idle = sorted(set(hosts) - {row["name"] for row in ran})
     says = f"no verification within a week: {_some(idle)}; try one there" if idle else "all of them"
@@ -96,7 +95,7 @@ def _channel() -> Iterable[tuple[str, bool, str]]:
 
 def _build_tags() -> tuple[str, bool, str]:
     globs = settings().build_tags
-    locks = hub_api.query("sgx_lock", {"release": "release"}, opts={"order": "id"})
+    locks = hub_api.query("sgx_lock", {"release": "release"})
     locked = sorted({row["release"] for row in locks})
     says = f"trusted tags: {_some(globs) or 'none'}; locked releases: {_some(locked) or 'none'}"
     if not globs and not locked:

@@ -255,6 +255,8 @@ class FakeHub:
     def _found(self, tables: Sequence[str], **arguments: Any) -> Any:
         (table,) = tables
         values, options = arguments.get("values", {}), arguments.get("opts", {})
+        # Koji orders by nothing else
+        assert options.get("order", "-").lstrip("-") in ("", *arguments["aliases"])
         if options.get("rowlock"):
             self.locked.append((table, *values.values()))
             return []
