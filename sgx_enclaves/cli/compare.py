@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional, TextIO
 
 from sgx_enclaves.cli.arguments import (
     POLICY_TYPES,
@@ -28,6 +31,9 @@ from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
+if TYPE_CHECKING:
+    import subprocess
+
 ARGUMENTS = """\
 built:BUILT  the unsigned enclave that we built
 signed:SIGNED  the vendor's signed enclave
@@ -38,6 +44,9 @@ signed:SIGNED  the vendor's signed enclave
 @sdk
 @policy"""
 TYPES = POLICY_TYPES
+# diffoscope takes about 11 s for a 2 MB enclave; a debug build takes minutes.
+DIFFOSCOPE_SECONDS = 600.0
+_EQUAL, _DIFFERENT = 0, 1
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,8 +81,6 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         write_reports(verdict, Path(args.report))
     if args.diffoscope and verdict.exit_status:
-        from sgx_enclaves.cli.diffoscope import run_diffoscope  # noqa: PLC0415
-
         flush()
         problem = run_diffoscope(
             Path(args.built), Path(args.signed), output=sys.stderr if args.json else None
@@ -116,3 +123,47 @@ def write_reports(verdict: Verdict, folder: Path) -> None:
         ("verdict.html", verdict_html(verdict)),
     ):
         write_file(str(folder / name), f"{text}\n".encode())
+
+
+def diffoscope_argv(program: str, built: Path, signed: Path) -> list[str]:
+    """The command line; file names are never taken for options."""
+    return [program, "--text=-", "--", str(built), str(signed)]
+
+
+def run_diffoscope(
+    built: Path,
+    signed: Path,
+    runner: Optional[Callable[..., subprocess.CompletedProcess[Any]]] = None,
+    *,
+    timeout: float = DIFFOSCOPE_SECONDS,
+    find: Callable[[str], Optional[str]] = shutil.which,
+    output: Optional[TextIO] = None,
+) -> Optional[str]:
+    """Let diffoscope print its comparison of two files, which changes no verdict.
+
+    Args:
+        built: our unsigned enclave.
+        signed: the vendor's.
+        runner: runs an argument list, as `subprocess.run` does.
+        timeout: seconds after which diffoscope is stopped.
+        find: finds a program on PATH.
+        output: where it prints to, instead of standard output.
+
+    Returns:
+        What to tell the user when diffoscope showed nothing; None when it did.
+    """
+    import subprocess  # noqa: PLC0415  (a comparison does without)
+
+    program = find("diffoscope")
+    if program is None:
+        return "diffoscope is not installed; install the package diffoscope to see its comparison"
+    try:
+        command = diffoscope_argv(program, built, signed)
+        result = (runner or subprocess.run)(command, check=False, timeout=timeout, stdout=output)
+    except subprocess.TimeoutExpired:
+        return f"diffoscope was stopped after {timeout:g} seconds; run it by hand to wait longer"
+    except OSError as error:
+        return f"diffoscope could not be started: {error.strerror or error}"
+    if result.returncode not in (_EQUAL, _DIFFERENT):
+        return f"diffoscope failed with exit status {result.returncode}"
+    return None

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import pytest
 
-from sgx_enclaves.cli.diffoscope import diffoscope_argv, run_diffoscope
+from sgx_enclaves.cli.compare import diffoscope_argv, run_diffoscope
 
 BUILT, SIGNED = Path("built.so"), Path("-rf signed;.so")
 
