@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
 from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.elf import ELF_MAGIC, EnclaveImage
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
 from sgx_enclaves.enclave.known import Pin, all_pins, not_shipped, pin_for_file, pin_named
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import AskedBy, Policy, policy_for

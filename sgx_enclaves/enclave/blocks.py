@@ -16,7 +16,8 @@ import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from sgx_enclaves.enclave.elf import PAGE_SIZE, EnclaveImage, page_ceil
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
 from sgx_enclaves.enclave.layout import (
     DYNAMIC_ID_STEP,
     GUARD,

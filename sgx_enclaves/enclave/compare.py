@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The heart: is the vendor's file our build plus a signature, and nothing else?
+"""Is the vendor's file our build plus a signature, and nothing else?
 
 *identical* needs all of these, each proved on its own:
 
@@ -59,9 +59,11 @@ from sgx_enclaves.enclave.verdict import (
     block_facts,
     differing_ranges,
     finding_of,
-    outside,
+    first_difference,
+    metadata_differences,
     paint,
     second_signature_ranges,
+    shifted,
     signature_ranges,
 )
 from sgx_enclaves.errors import SgxEnclavesError
@@ -155,7 +157,7 @@ class _Comparison:
             self._check_signatures(self._vendor)
         self._regenerate(self._image, generation)
         if self._regenerated is not None and self._vendor is not None:
-            self._compare_metadata(self._image, self._regenerated, self._vendor)
+            self._compare_metadata(self._regenerated, self._vendor)
             self._compare_measurements(self._image, self._regenerated, self._vendor)
             if self._is_newer:
                 self._judge_newer(self._regenerated.generation)
@@ -230,7 +232,7 @@ class _Comparison:
                 found=f"{len(theirs)} bytes",
             )
         if not equal:
-            first = _first_difference(ours, theirs, (start, end))
+            first = first_difference(ours, theirs, (start, end))
             if first is not None:
                 self._differs(
                     "payload-differs",
@@ -269,8 +271,7 @@ class _Comparison:
     def _vendor_area(self, image: EnclaveImage) -> tuple[Optional[bytes], int]:
         """The vendor's metadata area, where our build has it.
 
-        A file that differs elsewhere may have it elsewhere; it cannot become
-        identical any more, but its signatures still tell something.
+        A file that differs elsewhere may have it elsewhere; its signatures still tell something.
         """
         start, end = image.descriptor_offset, image.descriptor_end
         if self._states["payload"] is CheckState.PROVED:
@@ -351,7 +352,7 @@ class _Comparison:
         theirs = self._vendor.serialise() if self._vendor is not None else b""
 
         def wrong_bytes(new: Regenerated) -> int:
-            wrong = _metadata_differences(new.descriptor, theirs, signature_ranges(new.blocks))
+            wrong = metadata_differences(new.descriptor, theirs, signature_ranges(new.blocks))
             return sum(end - start for start, end in wrong)
 
         self._regenerated = best = min(made, key=wrong_bytes)
@@ -370,12 +371,10 @@ class _Comparison:
                 )
             )
 
-    def _compare_metadata(
-        self, image: EnclaveImage, regenerated: Regenerated, vendor: Descriptor
-    ) -> None:
+    def _compare_metadata(self, regenerated: Regenerated, vendor: Descriptor) -> None:
         ours, theirs = regenerated.descriptor, vendor.serialise()
         free = signature_ranges(regenerated.blocks)
-        wrong = _metadata_differences(ours, theirs, free)
+        wrong = metadata_differences(ours, theirs, free)
         proved = CheckState.NOT_DONE if self._is_sdk_open else CheckState.PROVED
         self._states["metadata"] = CheckState.REFUTED if wrong else proved
         if wrong:
@@ -408,7 +407,7 @@ class _Comparison:
     def _compare_measurements(
         self, image: EnclaveImage, regenerated: Regenerated, vendor: Descriptor
     ) -> None:
-        """Each block of ours is measured once, each of the vendor's held against them all."""
+        """Each block of ours is measured once, each of the vendor's compared with them all."""
         right = {regenerated.mrenclave}
         try:
             right |= {mrenclave(image, block, self._limits) for block in regenerated.unmeasured}
@@ -444,7 +443,7 @@ class _Comparison:
             else [
                 r
                 for part_start, part_end in ((0, min(start, common)), (min(end, common), common))
-                for r in _shifted(
+                for r in shifted(
                     differing_ranges(
                         self._built[part_start:part_end], self._signed[part_start:part_end]
                     ),
@@ -461,15 +460,15 @@ class _Comparison:
         if regenerated is not None and self._vendor is not None and self._vendor_offset == start:
             ours, theirs = regenerated.descriptor, self._vendor.serialise()
             free = signature_ranges(regenerated.blocks)
-            wrong = _metadata_differences(ours, theirs, free)
+            wrong = metadata_differences(ours, theirs, free)
             layers += [
                 (Origin.REGENERATED, [(start, end)]),
-                (Origin.SIGNATURE, _shifted(free, start)),
+                (Origin.SIGNATURE, shifted(free, start)),
                 (
                     Origin.SECOND_SIGNATURE,
-                    _shifted(second_signature_ranges(regenerated.blocks), start),
+                    shifted(second_signature_ranges(regenerated.blocks), start),
                 ),
-                (Origin.UNEXPLAINED, _shifted(wrong, start)),
+                (Origin.UNEXPLAINED, shifted(wrong, start)),
             ]
         return paint(size, layers)
 
@@ -499,31 +498,3 @@ def _at(finding: Finding, base: int, name: str) -> Finding:
 
 def _facts(name: str, data: bytes) -> FileFacts:
     return FileFacts(name, len(data), hashlib.sha256(data).hexdigest())
-
-
-def _shifted(ranges: Iterable[Range], by: int) -> list[Range]:
-    return [(start + by, end + by) for start, end in ranges]
-
-
-def _metadata_differences(ours: bytes, theirs: bytes, free: list[Range]) -> list[Range]:
-    common = min(len(ours), len(theirs))
-    wrong = outside(differing_ranges(ours[:common], theirs[:common]), free)
-    if len(ours) != len(theirs):
-        wrong.append((common, max(len(ours), len(theirs))))
-    return wrong
-
-
-def _first_difference(ours: bytes, theirs: bytes, skipped: Range) -> Optional[int]:
-    """Offset of the first byte that differs, the skipped range left out."""
-    common = min(len(ours), len(theirs))
-    for start, end in ((0, min(skipped[0], common)), (min(skipped[1], common), common)):
-        if ours[start:end] != theirs[start:end]:
-            low, high = start, end
-            while high - low > 1:
-                middle = (low + high) // 2
-                if ours[low:middle] != theirs[low:middle]:
-                    high = middle
-                else:
-                    low = middle
-            return low
-    return None

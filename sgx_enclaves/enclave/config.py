@@ -21,7 +21,7 @@ import re
 import xml.parsers.expat
 from collections.abc import Iterator, Mapping
 
-from sgx_enclaves.enclave.elf import PAGE_SIZE
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
 from sgx_enclaves.errors import ConfigError, LimitError
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import record

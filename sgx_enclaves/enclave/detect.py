@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Optional
 
-from sgx_enclaves.enclave.elf import DT_REL, DT_TEXTREL, SHF_EXECINSTR, EnclaveImage
+from sgx_enclaves.enclave.elf import DT_REL, DT_TEXTREL, EnclaveImage
+from sgx_enclaves.enclave.elf_headers import SHF_EXECINSTR
 from sgx_enclaves.enclave.metadata import Block, Version
 from sgx_enclaves.enclave.regenerate import global_data_size
 from sgx_enclaves.enclave.sdk import GENERATIONS, Generation, generation_named

@@ -15,7 +15,8 @@ from typing import Optional
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.detect import detect_generation, require_unsigned
-from sgx_enclaves.enclave.elf import ELF_MAGIC, EnclaveImage
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
 from sgx_enclaves.enclave.metadata import Block, Descriptor, FipsSignature
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from sgx_enclaves.enclave.elf import PAGE_SIZE, EnclaveImage, page_ceil
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
 from sgx_enclaves.enclave.metadata import (
     ATTR_DYN_THREAD,
     ATTR_EADD,

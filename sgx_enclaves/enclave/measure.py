@@ -1,21 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""MRENCLAVE: SHA-256 over the ECREATE, EADD and EEXTEND records of an enclave.
+"""MRENCLAVE: SHA-256 over the ECREATE, EADD and EEXTEND records of the pages of an enclave.
 
-Source: Intel SDM vol. 3D, ECREATE, EADD and EEXTEND; SDK
-sdk/sign_tool/SignTool/enclave_creator_sign.cpp.
+First, which pages a loader adds for an image and a metadata block, in its order. Image and
+block were parsed; checked here is what needs both: ranges, overlaps, and cost. Source:
+psw/urts/loader.cpp of the SDK (build_sections, build_contexts, validate_layout_table).
 
-A page costs one 64-byte record when it is added and, when it is measured, 16
-times a 64-byte record and 256 bytes. Hashing those piece by piece would spend
-most of the time in the interpreter, so runs of pages are laid out in a buffer
-of 1 MiB of address space, in which only the offsets change from one use to the
-next.
-
-Which pages a loader adds for an image and a metadata block, in its order.
-
-Source of the behaviour: psw/urts/loader.cpp of the SDK (build_sections,
-build_contexts, validate_layout_table). This module lists pages; it hashes
-nothing. It trusts that the image and the block were parsed, and checks here
-only what needs both: ranges within the enclave, overlaps, and cost.
+A page costs one 64-byte record when it is added and, when it is measured, 16 times a 64-byte
+record and 256 bytes. Hashing those piece by piece would spend most of the time in the
+interpreter, so runs of pages are laid out in a buffer of 1 MiB of address space, in which only
+the offsets change from one use to the next. Source: Intel SDM vol. 3D, ECREATE, EADD, EEXTEND.
 """
 
 from __future__ import annotations
@@ -24,7 +17,8 @@ import hashlib
 import struct
 from collections.abc import Iterable, Iterator
 
-from sgx_enclaves.enclave.elf import PAGE_SIZE, EnclaveImage, Segment, page_ceil, page_floor
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, U64_MAX, Segment, page_ceil, page_floor
 from sgx_enclaves.enclave.metadata import (
     ATTR_EADD,
     ATTR_EEXTEND,
@@ -167,7 +161,7 @@ def _group_members(
 
 
 def _check_ranges(image: EnclaveImage, size: int, unrolled: list[tuple[LayoutEntry, int]]) -> None:
-    """Whole pages, inside the enclave, behind each other; the image comes first."""
+    """Whole pages, inside the enclave, behind each other and the image."""
     ranges = sorted((rva, entry.page_count * PAGE_SIZE) for entry, rva in unrolled)
     previous_end = image.image_size
     for rva, length in ranges:
@@ -339,14 +333,12 @@ def _region(entry: LayoutEntry, rva: int, content: bytes) -> Iterator[PageRun]:
         yield PageRun(rest, entry.page_count - pages, entry.si_flags, True, ZERO_PAGE)
 
 
-_U64_MAX = (1 << 64) - 1
 _RECORD = 64
 _CHUNK = 256
 _CHUNKS = PAGE_SIZE // _CHUNK
 _OFFSET_IN_RECORD = 8
 
-# Pages of one buffer: 1 MiB of address space, so that the lowest two bytes of
-# every offset, and the low half of the third, never change within it.
+# 1 MiB of address space: the lowest two and a half bytes of every offset never change within it.
 _WINDOW_PAGES = 256
 _WINDOW = _WINDOW_PAGES * PAGE_SIZE
 _CONSTANT_BYTES = 2
@@ -390,7 +382,7 @@ def _check_elrange(image: EnclaveImage, elrange: ElrangeEntry, enclave_size: int
         and start % size == 0
         and first % PAGE_SIZE == 0
         and start <= first
-        and first + enclave_size <= start + size <= _U64_MAX
+        and first + enclave_size <= start + size <= U64_MAX
     )
     if not good:
         raise FormatError(

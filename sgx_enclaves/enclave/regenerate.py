@@ -31,7 +31,8 @@ from sgx_enclaves.enclave.blocks import (
     tcs_template,
 )
 from sgx_enclaves.enclave.config import Config, check_values
-from sgx_enclaves.enclave.elf import PAGE_SIZE, EnclaveImage, page_ceil
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
 from sgx_enclaves.enclave.layout import (
     HEAP_MIN,
     RSRV_MIN,

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Optional
 
-from sgx_enclaves.enclave.elf import ELF_MAGIC, EnclaveImage
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
 from sgx_enclaves.enclave.graft import BlockSignature, put_on
 from sgx_enclaves.enclave.metadata import EXTEND_SHARED_OBJECT, Descriptor, FipsSignature
 from sgx_enclaves.enclave.policy import quotients, rsa_defects

@@ -352,6 +352,36 @@ def outside(ranges: Sequence[Range], holes: Sequence[Range]) -> list[Range]:
     return result
 
 
+def shifted(ranges: Iterable[Range], by: int) -> list[Range]:
+    """The ranges, `by` bytes further on."""
+    return [(start + by, end + by) for start, end in ranges]
+
+
+def metadata_differences(ours: bytes, theirs: bytes, free: list[Range]) -> list[Range]:
+    """Where two metadata areas differ, outside of what only the signer can make."""
+    common = min(len(ours), len(theirs))
+    wrong = outside(differing_ranges(ours[:common], theirs[:common]), free)
+    if len(ours) != len(theirs):
+        wrong.append((common, max(len(ours), len(theirs))))
+    return wrong
+
+
+def first_difference(ours: bytes, theirs: bytes, skipped: Range) -> Optional[int]:
+    """Offset of the first byte that differs, the skipped range left out."""
+    common = min(len(ours), len(theirs))
+    for start, end in ((0, min(skipped[0], common)), (min(skipped[1], common), common)):
+        if ours[start:end] != theirs[start:end]:
+            low, high = start, end
+            while high - low > 1:
+                middle = (low + high) // 2
+                if ours[low:middle] != theirs[low:middle]:
+                    high = middle
+                else:
+                    low = middle
+            return low
+    return None
+
+
 def paint(size: int, layers: Iterable[tuple[Origin, Iterable[Range]]]) -> tuple[ByteRange, ...]:
     """Ranges that cover 0 to `size` without gap or overlap; later layers win.
 

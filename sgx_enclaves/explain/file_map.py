@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Optional
 
-from sgx_enclaves.enclave.elf import ElfHeader as Header
-from sgx_enclaves.enclave.elf import EnclaveImage, SectionHeader, Segment
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import ElfHeader as Header
+from sgx_enclaves.enclave.elf_headers import SectionHeader, Segment
 from sgx_enclaves.enclave.metadata import (
     ATTR_EADD,
     DIR_ELRANGE,

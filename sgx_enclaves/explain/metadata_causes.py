@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Optional
 
 from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.elf import PAGE_SIZE
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
 from sgx_enclaves.enclave.layout import (
     DYNAMIC_ID_STEP,
     HEAP_INIT,

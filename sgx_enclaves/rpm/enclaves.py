@@ -24,7 +24,8 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional, Union
 
-from sgx_enclaves.enclave.elf import ELF_MAGIC, METADATA_NOTE_NAME, METADATA_SECTION, EnclaveImage
+from sgx_enclaves.enclave.elf import METADATA_NOTE_NAME, EnclaveImage
+from sgx_enclaves.enclave.elf_headers import ELF_MAGIC, METADATA_SECTION
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import check_sigstruct

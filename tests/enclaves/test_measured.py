@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.enclave.elf import DT_TEXTREL, EnclaveImage, Segment
+from sgx_enclaves.enclave.elf import DT_TEXTREL, EnclaveImage
+from sgx_enclaves.enclave.elf_headers import Segment
 from tests.enclaves.compiled import (
     MEASURED_VARIANTS,
     PARTS,

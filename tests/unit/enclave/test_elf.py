@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.enclave import elf
-from sgx_enclaves.enclave.elf import PAGE_SIZE, EnclaveImage, page_ceil, page_floor
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil, page_floor
 from sgx_enclaves.errors import FormatError, LimitError
 from sgx_enclaves.limits import Limits
 from tests.enclaves.synthetic import (

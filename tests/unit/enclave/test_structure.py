@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgx_enclaves.enclave.elf import ElfHeader, SectionHeader, Segment, Symbol
+from sgx_enclaves.enclave.elf_headers import ElfHeader, SectionHeader, Segment, Symbol
 from sgx_enclaves.enclave.metadata import (
     BlockHeader,
     Directory,

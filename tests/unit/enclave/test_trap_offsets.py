@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.elf import PAGE_SIZE, EnclaveImage
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import (
     ATTR_EADD,

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ELF64 x86-64 headers as they stand in a file, each offset checked once, at the edge.
+
+Source: System V ABI; the checks are those of psw/urts/parser/elfparser.cpp, and more.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Optional
+
+from sgx_enclaves.enclave.sigstruct import SECINFO_R, SECINFO_REG, SECINFO_W, SECINFO_X
+from sgx_enclaves.errors import FormatError, LimitError
+from sgx_enclaves.limits import Limits
+from sgx_enclaves.plain import record
+from sgx_enclaves.structure import Structure, raw, uint
+
+PAGE_SIZE = 0x1000
+PT_LOAD = 1
+PT_DYNAMIC = 2
+PT_TLS = 7
+SHT_NOBITS = 8
+SHF_EXECINSTR = 0x4
+_LONGEST_SECTION = 255
+ELF_MAGIC = b"\x7fELF"
+RPM_MAGIC = bytes.fromhex("edabeedb")
+METADATA_SECTION = ".note.sgxmeta"
+U64_MAX = (1 << 64) - 1
+
+
+def page_floor(value: int) -> int:
+    """`value` rounded down to a page boundary."""
+    return value & ~(PAGE_SIZE - 1)
+
+
+def page_ceil(value: int) -> int:
+    """`value` rounded up to a page boundary."""
+    return (value + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
+
+
+@record
+class ElfHeader(Structure):
+    """Elf64_Ehdr (System V ABI)."""
+
+    SIZE: ClassVar[int] = 64
+
+    e_ident: bytes = raw(0, 16, "magic, class, byte order, version, ABI")
+    e_type: int = uint(16, 2, "ET_DYN (3)")
+    e_machine: int = uint(18, 2, "EM_X86_64 (62)")
+    e_version: int = uint(20, 4, "1")
+    e_entry: int = uint(24, 8, "virtual address of enclave_entry")
+    e_phoff: int = uint(32, 8, "file offset of the program headers")
+    e_shoff: int = uint(40, 8, "file offset of the section headers")
+    e_flags: int = uint(48, 4, "0")
+    e_ehsize: int = uint(52, 2, "64")
+    e_phentsize: int = uint(54, 2, "56")
+    e_phnum: int = uint(56, 2, "number of program headers")
+    e_shentsize: int = uint(58, 2, "64")
+    e_shnum: int = uint(60, 2, "number of section headers")
+    e_shstrndx: int = uint(62, 2, "section of the section names")
+
+
+@record
+class Segment(Structure):
+    """Elf64_Phdr (System V ABI); offsets, addresses and sizes in bytes."""
+
+    SIZE: ClassVar[int] = 56
+
+    p_type: int = uint(0, 4, "PT_LOAD (1), PT_DYNAMIC (2), PT_TLS (7), ...")
+    p_flags: int = uint(4, 4, "PF_X (1), PF_W (2), PF_R (4)")
+    p_offset: int = uint(8, 8, "file offset")
+    p_vaddr: int = uint(16, 8, "virtual address")
+    p_paddr: int = uint(24, 8, "physical address, unused")
+    p_filesz: int = uint(32, 8, "bytes in the file")
+    p_memsz: int = uint(40, 8, "bytes in memory")
+    p_align: int = uint(48, 8, "alignment")
+
+    @property
+    def secinfo(self) -> int:
+        """SECINFO flags of the segment's pages: permissions and page type REG."""
+        flags = SECINFO_REG
+        if self.p_flags & 4:
+            flags |= SECINFO_R
+        if self.p_flags & 2:
+            flags |= SECINFO_W
+        if self.p_flags & 1:
+            flags |= SECINFO_X
+        return flags
+
+    @property
+    def rights(self) -> str:
+        """Permissions as `r-x`."""
+        return "".join(
+            letter if self.p_flags & bit else "-" for letter, bit in (("r", 4), ("w", 2), ("x", 1))
+        )
+
+
+@record
+class SectionHeader(Structure):
+    """Elf64_Shdr (System V ABI)."""
+
+    SIZE: ClassVar[int] = 64
+
+    sh_name: int = uint(0, 4, "offset in the section name table")
+    sh_type: int = uint(4, 4, "SHT_*")
+    sh_flags: int = uint(8, 8, "SHF_*")
+    sh_addr: int = uint(16, 8, "virtual address")
+    sh_offset: int = uint(24, 8, "file offset")
+    sh_size: int = uint(32, 8, "bytes")
+    sh_link: int = uint(40, 4, "linked section")
+    sh_info: int = uint(44, 4, "extra information")
+    sh_addralign: int = uint(48, 8, "alignment")
+    sh_entsize: int = uint(56, 8, "bytes of an entry")
+
+
+@record
+class Section:
+    """A section header with its name resolved."""
+
+    name: str
+    header: SectionHeader
+
+    @property
+    def file_range(self) -> tuple[int, int]:
+        """Start and end in the file; empty for SHT_NOBITS."""
+        start = self.header.sh_offset
+        return start, start if self.header.sh_type == SHT_NOBITS else start + self.header.sh_size
+
+
+@record
+class Symbol(Structure):
+    """Elf64_Sym (System V ABI)."""
+
+    SIZE: ClassVar[int] = 24
+
+    st_name: int = uint(0, 4, "offset in the string table")
+    st_info: int = uint(4, 1, "binding and type")
+    st_other: int = uint(5, 1, "visibility")
+    st_shndx: int = uint(6, 2, "section index; 0: undefined")
+    st_value: int = uint(8, 8, "virtual address")
+    st_size: int = uint(16, 8, "bytes")
+
+
+def parse_header(data: bytes, name: str) -> ElfHeader:
+    """The ELF header of a shared object for x86-64.
+
+    Raises:
+        FormatError: it is none.
+    """
+    if len(data) < ElfHeader.SIZE or data[:4] != ELF_MAGIC:
+        is_rpm = data[:4] == RPM_MAGIC
+        raise FormatError(
+            "not an ELF file",
+            file=name,
+            offset=0,
+            expected="an ELF64 x86-64 shared object",
+            found="an RPM package" if is_rpm else data[:4].hex() or "an empty file",
+            hint="give it to `sgx-enclaves check-rpm`" if is_rpm else None,
+        )
+    header = ElfHeader.parse(data)
+    wanted = (
+        ("ELF class", header.e_ident[4], 2, "64-bit"),
+        ("byte order", header.e_ident[5], 1, "little endian"),
+        ("ELF version", header.e_ident[6], 1, "1"),
+        ("e_type", header.e_type, 3, "ET_DYN"),
+        ("e_machine", header.e_machine, 62, "x86-64"),
+        ("e_phentsize", header.e_phentsize, Segment.SIZE, "56"),
+    )
+    for what, found, value, meaning in wanted:
+        if found != value:
+            raise FormatError(
+                f"wrong {what} for an enclave",
+                file=name,
+                offset=0,
+                expected=f"{value} ({meaning})",
+                found=str(found),
+            )
+    return header
+
+
+def _table_range(
+    name: str, what: str, offset: int, count: int, entry: int, size: int, limit: int
+) -> None:
+    if count > limit:
+        raise LimitError(
+            f"too many {what}", file=name, expected=f"at most {limit}", found=str(count)
+        )
+    if offset + count * entry > size:
+        raise FormatError(
+            f"the {what} leave the file",
+            file=name,
+            offset=offset,
+            expected=f"{count * entry} bytes",
+            found=f"{max(0, size - offset)} bytes",
+            hint="the file is truncated or its ELF header lies",
+        )
+
+
+def parse_segments(
+    data: bytes, name: str, header: ElfHeader, limits: Limits
+) -> tuple[Segment, ...]:
+    """The program headers; each within the file, those that are loaded apart from each other.
+
+    Raises:
+        FormatError, LimitError: they are not, or there are too many.
+    """
+    _table_range(
+        name,
+        "program headers",
+        header.e_phoff,
+        header.e_phnum,
+        Segment.SIZE,
+        len(data),
+        limits.program_headers,
+    )
+    segments = []
+    loaded: list[tuple[int, int]] = []
+    for index in range(header.e_phnum):
+        at = header.e_phoff + index * Segment.SIZE
+        segment = Segment.parse(data, at)
+        if segment.p_offset + segment.p_filesz > len(data):
+            raise FormatError(
+                f"program header {index} leaves the file",
+                file=name,
+                offset=at,
+                expected=f"an end at most 0x{len(data):x}",
+                found=f"0x{segment.p_offset + segment.p_filesz:x}",
+                hint="the file is truncated or its program headers lie",
+            )
+        if segment.p_type == PT_LOAD:
+            _check_load_segment(name, at, index, segment, loaded)
+        segments.append(segment)
+    if not any(s.p_type == PT_LOAD and s.p_memsz for s in segments):
+        raise FormatError("no segment is loaded", file=name, offset=header.e_phoff)
+    return tuple(segments)
+
+
+def _check_load_segment(
+    name: str, at: int, index: int, segment: Segment, loaded: list[tuple[int, int]]
+) -> None:
+    """The checks of validate_segment in psw/urts/parser/elfparser.cpp, and overflow."""
+    align = segment.p_align
+    problem = None
+    if segment.p_filesz > segment.p_memsz:
+        problem = "has more bytes in the file than in memory"
+    elif segment.p_vaddr + segment.p_memsz + max(align, PAGE_SIZE) > U64_MAX:
+        problem = "overflows the address space"
+    elif align == 0 or align % PAGE_SIZE or align & (align - 1):
+        problem = "is not aligned to whole pages"
+    elif not segment.p_flags & 7:
+        problem = "has no permission"
+    if problem is None:
+        end = (segment.p_vaddr + segment.p_memsz + align - 1) & ~(align - 1)
+        if any(segment.p_vaddr < other_end and start < end for start, other_end in loaded):
+            problem = "overlaps another segment"
+        loaded.append((segment.p_vaddr, end))
+    if problem is not None:
+        raise FormatError(f"PT_LOAD segment {index} {problem}", file=name, offset=at)
+
+
+def parse_sections(
+    data: bytes, name: str, header: ElfHeader, limits: Limits
+) -> tuple[Section, ...]:
+    """The section headers with their names.
+
+    Raises:
+        FormatError, LimitError: there are none or too many, or they leave the file.
+    """
+    if header.e_shnum == 0 or header.e_shoff == 0:
+        raise FormatError(
+            "no section headers",
+            file=name,
+            expected=f"a section {METADATA_SECTION}",
+            hint="the file is no SDK enclave, or was stripped of its section headers",
+        )
+    if header.e_shentsize != SectionHeader.SIZE:
+        raise FormatError(
+            "wrong size of a section header",
+            file=name,
+            expected=str(SectionHeader.SIZE),
+            found=str(header.e_shentsize),
+        )
+    _table_range(
+        name,
+        "section headers",
+        header.e_shoff,
+        header.e_shnum,
+        SectionHeader.SIZE,
+        len(data),
+        limits.section_headers,
+    )
+    headers = [
+        SectionHeader.parse(data, header.e_shoff + index * SectionHeader.SIZE)
+        for index in range(header.e_shnum)
+    ]
+    if header.e_shstrndx >= len(headers):
+        raise FormatError("the section of section names does not exist", file=name)
+    names = headers[header.e_shstrndx]
+    names_end = names.sh_offset + names.sh_size
+    if names_end > len(data):
+        raise FormatError("the section names leave the file", file=name, offset=names.sh_offset)
+    sections = []
+    for index, section in enumerate(headers):
+        start = names.sh_offset + section.sh_name
+        found = name_at(data, start, names_end, _LONGEST_SECTION)
+        if found is None:
+            raise FormatError(f"section {index} has no name", file=name, offset=start)
+        sections.append(Section(found.decode("utf-8", "replace"), section))
+    return tuple(sections)
+
+
+def name_at(data: bytes, start: int, end: int, longest: int) -> Optional[bytes]:
+    """The NUL-terminated string at `start`; None if it passes `end` or is too long."""
+    stop = data.find(b"\0", start, min(end, start + longest + 1)) if start < end else -1
+    return None if stop < 0 else data[start:stop]
