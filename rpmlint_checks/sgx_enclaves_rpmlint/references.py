@@ -13,15 +13,16 @@ from typing import Optional
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.plain import record
+from sgx_enclaves.rpm.header import librpm
 from sgx_enclaves.rpm.payload import Installed, Opener, packed
 from sgx_enclaves.rpm.presence import enclave_name, stem_of
-from sgx_enclaves.rpm.reader import is_signed, librpm
 from sgx_enclaves.rpm.references import (
     REPRODUCIBLE,
     Counterpart,
     Neighbours,
     PackageReference,
     Reference,
+    is_signed,
     neighbours_among,
     never_a_reference,
     open_reference,

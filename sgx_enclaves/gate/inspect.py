@@ -31,10 +31,7 @@ from sgx_enclaves.rpm.enclaves import (
 )
 from sgx_enclaves.rpm.payload import read_payload
 from sgx_enclaves.rpm.presence import HINTS, contains_signed_enclaves
-from sgx_enclaves.rpm.reader import (
-    Package,
-    open_package,
-)
+from sgx_enclaves.rpm.reader import Package, open_package
 
 T = TypeVar("T")
 # rpmbuild's color of an ELF file of 64 bits, and libmagic's words for one that is no shared object

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Optional
 
 from sgx_enclaves.enclave.compare import compare
-from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.known import pin_named, pins_of_signer
-from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import Generation
 from sgx_enclaves.enclave.verdict import (
@@ -29,20 +25,24 @@ from sgx_enclaves.enclave.verdict import (
     finding_of,
 )
 from sgx_enclaves.errors import LimitError, PackageDamagedError, SgxEnclavesError, UnsupportedError
+from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.plain import record
-from sgx_enclaves.rpm.conventions import (
+from sgx_enclaves.rpm.enclaves import ConfigFile, PackedEnclave, enclaves_among
+from sgx_enclaves.rpm.payload import Opener, packed
+from sgx_enclaves.rpm.presence import enclave_name
+from sgx_enclaves.rpm.reader import Package
+from sgx_enclaves.rpm.references import Counterpart, Neighbours, Reference
+from sgx_enclaves.rpm.rules import (
     mislabelled,
+    missing,
+    named_as_another,
+    not_permitted,
+    of_file_list,
     scripts,
     unconventional,
     unsigned_beside_signed,
 )
-from sgx_enclaves.rpm.enclaves import ConfigFile, Links, PackedEnclave, enclaves_among
-from sgx_enclaves.rpm.payload import Opener, packed
-from sgx_enclaves.rpm.presence import enclave_name, is_in_enclave_folder, pinned_name
-from sgx_enclaves.rpm.reader import DEFAULT_PACKAGE_LIMITS, FileKind, Package, PackageLimits
-from sgx_enclaves.rpm.references import Counterpart, Neighbours, Reference
 
-_SIGNED_PROVIDE = re.compile(r"sgx-enclave\((?P<name>[^:()]+):signed[:)]")
 NO_NEIGHBOURS = Neighbours()
 _STATUS = {
     Severity.DIFFERS: Outcome.DIFFERS.exit_status,
@@ -158,7 +158,7 @@ def check_package(
     try:
         with opener(path, limits) as (package, members):
             nevra = package.nevra
-            findings += _of_header(package)
+            findings += of_file_list(package)
             for item in enclaves_among(package, members):
                 if isinstance(item, ConfigFile):
                     continue
@@ -169,7 +169,7 @@ def check_package(
                 results.append(_with(found, *_of_enclave(item, accepted)))
                 # The next one is read before this name is bound anew.
                 del item, judge
-            findings += _missing(package, results)
+            findings += missing(package, results)
             if results or findings:
                 findings += scripts(package)
             results = [_with_notes(package, results, result) for result in results]
@@ -205,7 +205,7 @@ def _of_enclave(packed: PackedEnclave, accepted: frozenset[str]) -> Iterator[Fin
     """What speaks against a signed enclave, whatever it is compared with."""
     if packed.problem is None and packed.signed:
         yield from not_permitted(packed, accepted)
-        yield from _named_as_another(packed)
+        yield from named_as_another(packed)
 
 
 def _check_one(
@@ -390,59 +390,6 @@ def describe(packed: PackedEnclave, sha256: Optional[str] = None) -> EnclaveResu
     )
 
 
-def not_permitted(packed: PackedEnclave, accepted: frozenset[str]) -> Iterable[Finding]:
-    """Say no to an enclave that must not be shipped, whatever its name.
-
-    Its signature says as which product it was signed, so renaming does not help.
-    """
-    names = {name for name in map(enclave_name, packed.names) if name}
-    names |= _signed_as(packed)
-    for name in sorted(names - accepted):
-        pin = pin_named(name)
-        if pin is None or pin.may_ship:
-            continue
-        yield Finding(
-            "not-permitted",
-            Severity.DIFFERS,
-            f"{packed.path} is the enclave {name}, which must not be shipped",
-            expected="no such enclave in the package",
-            found=name,
-            hint=f"leave it out; --permit {name} accepts it on purpose",
-        )
-
-
-def _named_as_another(packed: PackedEnclave) -> Iterator[Finding]:
-    """Say no to links that make one enclave stand for another."""
-    own = enclave_name(packed.path)
-    for link in packed.links:
-        name = pinned_name(link)
-        if name not in (None, own):
-            yield Finding(
-                "named-as-another",
-                Severity.DIFFERS,
-                f"{link} has the name of the enclave {name}, and leads to {packed.path}",
-                expected=own or "no enclave's name",
-                found=name,
-                hint="remove the link",
-            )
-
-
-def _signed_as(packed: PackedEnclave) -> set[str]:
-    try:
-        image = EnclaveImage.parse(packed.data, packed.path)
-        blocks = Descriptor.parse(image.descriptor).blocks
-    except SgxEnclavesError:
-        return set()
-    products = {(b.sigstruct.mrsigner.hex(), b.sigstruct.isvprodid) for b in blocks}
-    found = set()
-    for product in products:
-        # QE3 and IDE share signer and product; such a pair tells nothing.
-        pins = [p for p in pins_of_signer(product[0]) if p.isvprodid == product[1]]
-        if len(pins) == 1:
-            found.add(pins[0].enclave)
-    return found
-
-
 def _not_reproduced(packed: PackedEnclave) -> Finding:
     return Finding(
         "not-reproduced",
@@ -450,61 +397,3 @@ def _not_reproduced(packed: PackedEnclave) -> Finding:
         f"no reference has an unsigned counterpart of {packed.path}",
         hint="name the package or folder with our own build of it with --reference",
     )
-
-
-def _of_header(package: Package) -> list[Finding]:
-    """What the file list alone says against a package."""
-    return [*_leaving_links(package), *_without_content(package)]
-
-
-def _leaving_links(package: Package) -> list[Finding]:
-    if package.is_source:
-        return []
-    return [
-        Finding(
-            "link-leaves-package",
-            Severity.UNVERIFIABLE,
-            f"{link.path} leads to a file that is not in the package: {link.target!r}",
-            expected="a link to an enclave of this package",
-            found=link.target,
-        )
-        for link in Links(package).leaving()
-    ]
-
-
-def _without_content(package: Package) -> list[Finding]:
-    """Files with an enclave's name that come from somewhere else: nobody can judge them."""
-    return [
-        Finding(
-            "enclave-missing",
-            Severity.UNVERIFIABLE,
-            f"{file.path} has an enclave's name, but its content is not in the package",
-            expected="an enclave in the package",
-            found="a %ghost" if file.ghost else file.kind.value,
-        )
-        for file in package.files
-        if is_in_enclave_folder(file.path)
-        and (file.kind is FileKind.SPECIAL or (file.kind is FileKind.FILE and file.ghost))
-    ]
-
-
-def _missing(package: Package, results: Iterable[EnclaveResult]) -> list[Finding]:
-    """Enclaves that the package claims to provide, signed, and does not carry."""
-    claimed = {
-        match["name"]
-        for match in (_SIGNED_PROVIDE.match(p.name) for p in package.provides)
-        if match
-    }
-    there = {r.name for r in results if r.signed}
-    if package.is_source:
-        return []
-    return [
-        Finding(
-            "enclave-missing",
-            Severity.UNVERIFIABLE,
-            f"the package provides the signed enclave {name}, but no signed file of that name "
-            "is in it",
-            expected=f"sgx-enclave({name}:signed)",
-        )
-        for name in sorted(claimed - there)
-    ]

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Packages as librpm reads them, and what must be true of one before it is believed.
 
-librpm parses the headers. It is imported here, and what its releases do differently is
-known here. This module asserts what librpm does not: that a header is bounded before it
-is parsed, that it is one immutable region under a digest, that the file list agrees with
-itself, stays in the tree and claims no more than it may. Reads no payload (`payload.py`)
-and judges no OpenPGP signature.
+librpm parses the headers (`header.py`). This module asserts what librpm does not: that a
+header is bounded before it is parsed, that it is one immutable region under a digest, that
+the file list agrees with itself, stays in the tree and claims no more than it may. Reads
+no payload (`payload.py`) and judges no OpenPGP signature.
 """
 
 from __future__ import annotations
@@ -13,16 +12,12 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
-import importlib
 import os
 import stat
-import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field
-from typing import Any, BinaryIO, Optional, TypeVar
+from typing import BinaryIO, Optional
 
-from sgx_enclaves.child import in_child
 from sgx_enclaves.errors import (
     InputError,
     LimitError,
@@ -30,88 +25,21 @@ from sgx_enclaves.errors import (
     PackageError,
     UnsupportedError,
 )
-from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, ArchiveLimits, Limits
+from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
 from sgx_enclaves.plain import record
+from sgx_enclaves.rpm.header import COUNTS, ENTRY, HEADER_MAGIC, Header
 
 _LEAD_SIZE = 96
 _LEAD_MAGIC = b"\xed\xab\xee\xdb"
 # Those that rpm accepts.
 _LEAD_VERSIONS = (b"\3", b"\4")
-HEADER_MAGIC = b"\x8e\xad\xe8\x01\0\0\0\0"
-_COUNTS = struct.Struct(">II")
-_ENTRY = struct.Struct(">IIII")
-# Tags that not every librpm in use knows by name.
-_NUMBERS = {
-    **{"PAYLOADSIZE": 5112, "PAYLOADSIZEALT": 5113},
-    **{"PAYLOADSHA512": 5121, "PAYLOADSHA512ALT": 5122},
-    **{"PAYLOADSHA3_256": 5123, "PAYLOADSHA3_256ALT": 5124},
-    # Of the signature header, where numbers have other meanings.
-    **{"SIGNATURE_SIZE": 1000, "SIGNATURE_LONGSIZE": 270},
-    **{"SHA3_256HEADER": 279, "SHA256HEADER": 273, "SHA1HEADER": 269},
-}
 _HEADER_DIGESTS = {"SHA3_256HEADER": "sha3_256", "SHA256HEADER": "sha256", "SHA1HEADER": "sha1"}
 # OpenPGP's numbers of hash algorithms, as RPM uses them.
 _ALGORITHMS = {
     **{1: "md5", 2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"},
     **{12: "sha3_256", 14: "sha3_512"},
 }
-# Of RPM 4, and from RPM 6 on.
-_SIGNATURES = ("RPMTAG_RSAHEADER", "RPMTAG_DSAHEADER", "RPMTAG_OPENPGP")
 _GHOST = 1 << 6
-
-Value = TypeVar("Value", int, str)
-
-
-@functools.cache
-def librpm() -> Any:
-    """librpm's Python module, which has no types; imported when the first package is read.
-
-    Raises:
-        UnsupportedError: it is not installed for this Python.
-    """
-    try:
-        module = importlib.import_module("rpm")
-        module.hdr, module.files, module.fd  # noqa: B018
-    except (ImportError, AttributeError) as error:
-        raise UnsupportedError(
-            "packages cannot be read without librpm's Python module",
-            found=str(error),
-            hint="install python3-rpm; a virtual environment needs PyPI's rpm besides: "
-            "pip install 'sgx-enclaves[rpm]'",
-        ) from None
-    return module
-
-
-@record
-class PackageLimits:
-    """Upper bounds; what goes beyond raises `LimitError`.
-
-    Attributes:
-        header_entries: tags of one header.
-        header_size: bytes of one header's data; kernels and TeX come near 20 MiB.
-        items: items of one tag that is read, and so files of a package.
-        path_size: bytes of a path.
-        paths_size: bytes of all paths of a package together.
-        enclaves: enclaves of a package; each costs a comparison. Fedora ships one a package.
-        reference: bytes of all enclaves of a package that serves as a reference.
-        payload: the compressed payload; see `ArchiveLimits`.
-        enclave: enclave files and config.xml files.
-    """
-
-    header_entries: int = 1 << 16
-    header_size: int = 64 * MIB
-    items: int = 500_000
-    path_size: int = 4096
-    paths_size: int = 128 * MIB
-    enclaves: int = 64
-    reference: int = 256 * MIB
-    payload: ArchiveLimits = field(
-        default=ArchiveLimits(archive_size=4096 * MIB, ratio=200, ratio_grace=64 * MIB)
-    )
-    enclave: Limits = DEFAULT_LIMITS
-
-
-DEFAULT_PACKAGE_LIMITS = PackageLimits()
 
 
 class FileKind(enum.Enum):
@@ -165,104 +93,6 @@ class Provide:
 
     name: str
     version: str
-
-
-class Header:
-    """One header, parsed by librpm.
-
-    Args:
-        file: the package, for messages.
-        start: offset of the header in the package.
-        blob: it without its magic, as the RPM database has it too.
-        limits: see `PackageLimits`.
-
-    Attributes:
-        parsed: librpm's object.
-        size: bytes of the header in the file.
-
-    Raises:
-        PackageError: librpm refuses it.
-    """
-
-    def __init__(self, file: str, start: int, blob: bytes, limits: PackageLimits) -> None:
-        self.file = file
-        self.start = start
-        self.size = len(HEADER_MAGIC) + len(blob)
-        self._blob = blob
-        self._limits = limits
-        try:
-            self.parsed = librpm().hdr(blob)
-        except librpm().error as error:
-            raise PackageError(
-                "a header is malformed", file=file, offset=start, found=f"librpm: {error}"
-            ) from None
-        end = _COUNTS.size + _ENTRY.size * int.from_bytes(blob[:4], "big")
-        self._entries = [(e[0], e[3]) for e in _ENTRY.iter_unpack(blob[_COUNTS.size : end])]
-        self._counts = dict(self._entries)
-
-    def __contains__(self, tag: str) -> bool:
-        return _number(tag) in self._counts
-
-    def mentions(self, words: Iterable[str]) -> bool:
-        """Whether any of the words is anywhere in it; much cheaper than to ask for tags."""
-        return any(word.encode() in self._blob for word in words)
-
-    def digest(self, algorithm: str) -> str:
-        """Digest of the header as RPM computes it, hexadecimal."""
-        digest = hashlib.new(algorithm, HEADER_MAGIC, usedforsecurity=False)
-        digest.update(self._blob)
-        return digest.hexdigest()
-
-    def require_one_region(self) -> None:
-        """Refuse tags outside of what the digests cover, and tags that are there twice.
-
-        Raises:
-            PackageError: no immutable region, or one that leaves something out.
-        """
-        if len(self._counts) != len(self._entries):
-            raise self.wrong("a header is malformed", "each tag once")
-        region = self.parsed["HEADERIMMUTABLE"] if "HEADERIMMUTABLE" in self else b""
-        if not isinstance(region, bytes) or len(region) != len(self._blob):
-            raise self.wrong("the header is not one immutable region", "a package of RPM 4 or 6")
-
-    def all(self, tag: str, kind: type[Value]) -> tuple[Value, ...]:
-        """All numbers or texts of a tag; none when it is not there.
-
-        Raises:
-            PackageError: the tag holds something else.
-            LimitError: there are too many.
-        """
-        number = _number(tag)
-        count = self._counts.get(number, 0)
-        if count > self._limits.items:
-            raise LimitError(
-                f"tag {tag} has too many items",
-                file=self.file,
-                expected=f"at most {self._limits.items}",
-                found=str(count),
-            )
-        found = self.parsed[number] if count else []
-        values = tuple(found) if isinstance(found, list) else (found,)
-        if not all(isinstance(value, kind) for value in values):
-            words = {int: "numbers", str: "text"}[kind]
-            raise self.wrong(f"tag {tag} does not hold what it should", words)
-        return values
-
-    def one(self, tag: str, kind: type[Value]) -> Optional[Value]:
-        """The first number or text of a tag; None when it is not there; see `all`."""
-        values = self.all(tag, kind)
-        return values[0] if values else None
-
-    def wrong(self, message: str, expected: str, found: Optional[str] = None) -> PackageError:
-        """The error for what is wrong in this header."""
-        return PackageError(
-            message, file=self.file, offset=self.start, expected=expected, found=found
-        )
-
-
-def _number(tag: str) -> int:
-    number: int = _NUMBERS.get(tag) or getattr(librpm(), f"RPMTAG_{tag}")
-    return number
 
 
 class Package:
@@ -490,36 +320,6 @@ def open_package(
         yield _read_headers(stream, path, status.st_size, limits), stream
 
 
-def is_signed_by_known_key(path: str) -> bool:
-    """Whether the header of a package has a good OpenPGP signature by a key of rpm's keyring.
-
-    The header pins the payload. librpm judges, in a child process.
-    """
-
-    def verify() -> bytes:
-        # librpm logs what it finds.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        rpm = librpm()
-        transaction = rpm.TransactionSet()
-        # Every check: without the key, or with a bad signature, there is an error.
-        transaction.setVSFlags(0)
-        with open(path, "rb") as stream:
-            header = transaction.hdrFromFdno(stream.fileno())
-        return b"signed" if is_signed(header) else b""
-
-    try:
-        return in_child(verify, what=f"{path}: the signature cannot be verified") == b"signed"
-    except (LimitError, UnsupportedError):
-        return False
-
-
-def is_signed(header: Any) -> bool:
-    """Whether a header of librpm's carries an OpenPGP signature over itself, good or not."""
-    rpm = librpm()
-    tags = [getattr(rpm, name, None) for name in _SIGNATURES]
-    return any(header[tag] for tag in tags if tag is not None and tag in header)
-
-
 def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) -> Package:
     """The package in a file of `end` bytes, whose stream is then at the payload."""
     lead = _take(stream, _LEAD_SIZE, file, all_of_it=False)
@@ -579,7 +379,7 @@ def _check_size(package: Package, end: int) -> None:
 def _read_header(stream: BinaryIO, file: str, limits: PackageLimits) -> Header:
     """The header that comes next; bounded before it is read."""
     start = stream.tell()
-    preamble = _take(stream, len(HEADER_MAGIC) + _COUNTS.size, file)
+    preamble = _take(stream, len(HEADER_MAGIC) + COUNTS.size, file)
     magic, counts = preamble[: len(HEADER_MAGIC)], preamble[len(HEADER_MAGIC) :]
     if magic != HEADER_MAGIC:
         raise PackageError(
@@ -589,7 +389,7 @@ def _read_header(stream: BinaryIO, file: str, limits: PackageLimits) -> Header:
             expected=HEADER_MAGIC.hex(),
             found=magic.hex(),
         )
-    entries, size = _COUNTS.unpack(counts)
+    entries, size = COUNTS.unpack(counts)
     if entries > limits.header_entries or size > limits.header_size:
         raise LimitError(
             "a header is too large",
@@ -598,7 +398,7 @@ def _read_header(stream: BinaryIO, file: str, limits: PackageLimits) -> Header:
             expected=f"at most {limits.header_entries} tags, {limits.header_size} bytes",
             found=f"{entries} tags, {size} bytes",
         )
-    blob = counts + _take(stream, entries * _ENTRY.size + size, file)
+    blob = counts + _take(stream, entries * ENTRY.size + size, file)
     return Header(file, start, blob, limits)
 
 

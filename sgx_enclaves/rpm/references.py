@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where the unsigned counterpart of a signed enclave and its config.xml come from.
 
-A reference is a package of unsigned enclaves, a folder, or a built directory
-(`built_reference.py`).
+A reference is a package of unsigned enclaves, a folder, or a built directory. Only
+here is asked whether somebody has signed a package.
 """
 
 from __future__ import annotations
@@ -12,23 +12,30 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Optional, Protocol
+from typing import TYPE_CHECKING, Any, Optional, Protocol
 
+from sgx_enclaves.child import in_child
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import pin_for_file
-from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
+from sgx_enclaves.errors import (
+    CatalogueError,
+    InputError,
+    LimitError,
+    SgxEnclavesError,
+    UnsupportedError,
+)
 from sgx_enclaves.files import read_file
+from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.plain import record
-from sgx_enclaves.rpm.conventions import label_of
 from sgx_enclaves.rpm.enclaves import CONFIG_SUFFIX, ConfigFile, PackedEnclave, enclaves_among
+from sgx_enclaves.rpm.header import librpm
 from sgx_enclaves.rpm.payload import Opener, files_with_content, packed
 from sgx_enclaves.rpm.presence import SIGNED_SUFFIX, stem_of, version_of
-from sgx_enclaves.rpm.reader import (
-    DEFAULT_PACKAGE_LIMITS,
-    PackageLimits,
-    is_signed_by_known_key,
-    open_package,
-)
+from sgx_enclaves.rpm.reader import open_package
+from sgx_enclaves.rpm.rules import label_of
+
+if TYPE_CHECKING:
+    from sgx_enclaves.catalogue.records import Catalogue
 
 
 @record
@@ -89,6 +96,8 @@ class Neighbours:
 
 # What `sgx-enclaves build` leaves in a built directory.
 MANIFEST = "manifest.json"
+# Of RPM 4, and from RPM 6 on.
+_SIGNATURES = ("RPMTAG_RSAHEADER", "RPMTAG_DSAHEADER", "RPMTAG_OPENPGP")
 _CONFIGS = 256
 _FOLDER_ENTRIES = 20_000
 _SHARED_OBJECT = ".so"
@@ -367,10 +376,102 @@ def open_reference(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) ->
     """
     place = Path(path)
     if place.name == MANIFEST or (place / MANIFEST).is_file():
-        # Takes as long to import as a comparison, and most references are none.
-        from sgx_enclaves.rpm.built_reference import BuiltReference  # noqa: PLC0415
-
         return BuiltReference(path, limits)
     if place.is_dir():
         return FolderReference(path, limits)
     return PackageReference(path, limits)
+
+
+def is_signed_by_known_key(path: str) -> bool:
+    """Whether the header of a package has a good OpenPGP signature by a key of rpm's keyring.
+
+    The header pins the payload. librpm judges, in a child process.
+    """
+
+    def verify() -> bytes:
+        # librpm logs what it finds.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        rpm = librpm()
+        transaction = rpm.TransactionSet()
+        # Every check: without the key, or with a bad signature, there is an error.
+        transaction.setVSFlags(0)
+        with open(path, "rb") as stream:
+            header = transaction.hdrFromFdno(stream.fileno())
+        return b"signed" if is_signed(header) else b""
+
+    try:
+        return in_child(verify, what=f"{path}: the signature cannot be verified") == b"signed"
+    except (LimitError, UnsupportedError):
+        return False
+
+
+def is_signed(header: Any) -> bool:
+    """Whether a header of librpm's carries an OpenPGP signature over itself, good or not."""
+    rpm = librpm()
+    tags = [getattr(rpm, name, None) for name in _SIGNATURES]
+    return any(header[tag] for tag in tags if tag is not None and tag in header)
+
+
+class BuiltReference:
+    """A directory that `sgx-enclaves build` made, whose manifest pins every file in it.
+
+    An enclave of another version than the one asked for does not fit.
+
+    Args:
+        path: the directory, or the manifest in it.
+        limits: see `PackageLimits`.
+        catalogue: of releases; None for the one that is installed.
+
+    Raises:
+        ManifestError: the manifest is wrong.
+        InputError: it cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
+        catalogue: Optional[Catalogue] = None,
+    ) -> None:
+        # Takes as long to import as a comparison, and most references are no such directory.
+        from sgx_enclaves.release import manifest  # noqa: PLC0415
+
+        self.name = path
+        self._folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        self._limits = limits
+        self._catalogue = catalogue
+        self._reader = manifest
+        self._manifest = manifest.load_manifest(self._folder)
+
+    def counterparts(self, path: str) -> Iterator[Counterpart]:
+        """See `Reference`; no other enclave is read than the one that is asked for."""
+        reader, built = self._reader, self._manifest
+        toolchain = "the designated" if built.designated else "another"
+        origin = f"{built.release}, built with {toolchain} toolchain"
+        for kept in built.enclaves:
+            name = reader.unsigned_name(kept.file)
+            if stem_of(name) != stem_of(path):
+                continue
+            version = self._version(kept.name)
+            if version is not None and version_of(path) not in (version, None):
+                continue
+            found = reader.load_enclave(self._folder, kept, self._limits.enclave)
+            if found is not None:
+                said = f"{version} of {origin}" if version else origin
+                config = str(self._folder / reader.config_name(kept.file))
+                yield Counterpart(
+                    f"{self._folder / name} ({said})", found.unsigned, config, found.config
+                )
+
+    def _version(self, name: str) -> Optional[str]:
+        """The version that its release gives it; None when that is not known."""
+        from sgx_enclaves.catalogue.reader import load_catalogue  # noqa: PLC0415
+
+        try:
+            catalogue = self._catalogue or load_catalogue()
+            release = catalogue.release(self._manifest.release)
+        except CatalogueError:
+            # Built from a description of one's own.
+            return None
+        known = next((e.so_version for e in release.enclaves if e.name == name), None)
+        return known.value if known is not None else None

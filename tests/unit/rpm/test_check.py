@@ -19,13 +19,12 @@ from sgx_enclaves.enclave.known import pin_named
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.enclave.verdict import Outcome, Severity
 from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclavesError
-from sgx_enclaves.limits import Limits
+from sgx_enclaves.limits import Limits, PackageLimits
 from sgx_enclaves.report.as_json import result_dict
 from sgx_enclaves.report.text import result_text
 from sgx_enclaves.rpm import references
 from sgx_enclaves.rpm.check import PackageResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
-from sgx_enclaves.rpm.reader import PackageLimits
 from sgx_enclaves.rpm.references import (
     FolderReference,
     PackageReference,
@@ -263,7 +262,7 @@ def test_qve_under_another_name_is_not_permitted_either(
     qve = pin_named("qve")
     assert qve is not None
     ours = replace(qve, mrsigner=mrsigner(vendor_key()), isvprodid=3)
-    monkeypatch.setattr("sgx_enclaves.rpm.check.pins_of_signer", lambda _signer: (ours,))
+    monkeypatch.setattr("sgx_enclaves.rpm.rules.pins_of_signer", lambda _signer: (ours,))
     result = check(shop.rpm(SIGNED), FolderReference(shop.reference()))
     assert codes(result) == ["not-permitted"]
     linked = [RpmFile("/opt/x", CASE.signed), link("/opt/libsgx_qve.so", "x")]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.errors import InputError, PackageDamagedError, PackageError
+from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
+from sgx_enclaves.rpm.header import HEADER_MAGIC
 from sgx_enclaves.rpm.payload import Installed, Opener, packed
-from sgx_enclaves.rpm.reader import DEFAULT_PACKAGE_LIMITS, HEADER_MAGIC, PackageLimits
 from sgx_enclaves.rpm.references import PackageReference
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm

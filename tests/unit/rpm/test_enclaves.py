@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.errors import FormatError, LimitError, PackageError
-from sgx_enclaves.limits import Limits
+from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, Limits, PackageLimits
 from sgx_enclaves.rpm.enclaves import (
     ConfigFile,
     Links,
@@ -25,7 +25,7 @@ from sgx_enclaves.rpm.enclaves import (
 )
 from sgx_enclaves.rpm.payload import packed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, enclave_name, stem_of, version_of
-from sgx_enclaves.rpm.reader import DEFAULT_PACKAGE_LIMITS, Package, PackageLimits, open_package
+from sgx_enclaves.rpm.reader import Package, open_package
 from tests.enclaves.synthetic import NOTE_SECTION, small_enclave
 from tests.support.signed import signed_enclave
 from tests.support_rpm import TRAILER, RpmFile, at_a_path, folder, link, write_rpm

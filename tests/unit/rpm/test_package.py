@@ -29,9 +29,10 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
     UnsupportedError,
 )
-from sgx_enclaves.limits import ArchiveLimits
+from sgx_enclaves.limits import ArchiveLimits, PackageLimits
+from sgx_enclaves.rpm.header import librpm
 from sgx_enclaves.rpm.payload import packed, read_payload
-from sgx_enclaves.rpm.reader import Package, PackageLimits, librpm, open_package
+from sgx_enclaves.rpm.reader import Package, open_package
 from tests.support_rpm import (
     LEAD,
     TRAILER,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a package with enclaves is expected to be beside right: Fedora's conventions, and scripts.
+"""What is expected of a package beside right bytes: names, file list, labels, scripts, conventions.
 
 Breaking a convention is a note: it makes an enclave hard to find, not wrong. A script is one as
 well, unless it names enclaves: what runs on installation could replace the file that was judged.
@@ -8,22 +8,30 @@ well, unless it names enclaves: what runs on installation could replace the file
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.known import pin_named, pins_of_signer
+from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.rpm.enclaves import Links, PackedEnclave
 from sgx_enclaves.rpm.presence import (
     ENCLAVE_FOLDER,
     ENCLAVE_FOLDERS,
     SIGNED_SUFFIX,
+    enclave_name,
+    is_in_enclave_folder,
     pinned_name,
     version_of,
 )
+from sgx_enclaves.rpm.reader import FileKind, Package
 
 if TYPE_CHECKING:
     from sgx_enclaves.rpm.check import EnclaveResult
-    from sgx_enclaves.rpm.reader import Package
 
+_SIGNED_PROVIDE = re.compile(r"sgx-enclave\((?P<name>[^:()]+):signed[:)]")
 _SIGNED = re.compile(r"(?P<base>libsgx_\w+\.signed\.so)(?:\.(?P<version>\d+(?:\.\d+)+))?\Z")
 _UNSIGNED = re.compile(r"libsgx_\w+\.so\Z")
 _PACKAGE = re.compile(r"sgx-enclave-[a-z]+-(?P<name>\w+)-(?P<state>signed|unsigned)\Z")
@@ -187,3 +195,114 @@ def _is_older(release: str, file: str) -> bool:
 
 def _state(enclave: EnclaveResult) -> str:
     return "signed" if enclave.signed else "unsigned"
+
+
+def not_permitted(packed: PackedEnclave, accepted: frozenset[str]) -> Iterable[Finding]:
+    """Say no to an enclave that must not be shipped, whatever its name.
+
+    Its signature says as which product it was signed, so renaming does not help.
+    """
+    names = {name for name in map(enclave_name, packed.names) if name}
+    names |= _signed_as(packed)
+    for name in sorted(names - accepted):
+        pin = pin_named(name)
+        if pin is None or pin.may_ship:
+            continue
+        yield Finding(
+            "not-permitted",
+            Severity.DIFFERS,
+            f"{packed.path} is the enclave {name}, which must not be shipped",
+            expected="no such enclave in the package",
+            found=name,
+            hint=f"leave it out; --permit {name} accepts it on purpose",
+        )
+
+
+def named_as_another(packed: PackedEnclave) -> Iterator[Finding]:
+    """Say no to links that make one enclave stand for another."""
+    own = enclave_name(packed.path)
+    for link in packed.links:
+        name = pinned_name(link)
+        if name not in (None, own):
+            yield Finding(
+                "named-as-another",
+                Severity.DIFFERS,
+                f"{link} has the name of the enclave {name}, and leads to {packed.path}",
+                expected=own or "no enclave's name",
+                found=name,
+                hint="remove the link",
+            )
+
+
+def _signed_as(packed: PackedEnclave) -> set[str]:
+    try:
+        image = EnclaveImage.parse(packed.data, packed.path)
+        blocks = Descriptor.parse(image.descriptor).blocks
+    except SgxEnclavesError:
+        return set()
+    products = {(b.sigstruct.mrsigner.hex(), b.sigstruct.isvprodid) for b in blocks}
+    found = set()
+    for product in products:
+        # QE3 and IDE share signer and product; such a pair tells nothing.
+        pins = [p for p in pins_of_signer(product[0]) if p.isvprodid == product[1]]
+        if len(pins) == 1:
+            found.add(pins[0].enclave)
+    return found
+
+
+def of_file_list(package: Package) -> list[Finding]:
+    """What the file list alone says against a package."""
+    return [*_leaving_links(package), *_without_content(package)]
+
+
+def _leaving_links(package: Package) -> list[Finding]:
+    if package.is_source:
+        return []
+    return [
+        Finding(
+            "link-leaves-package",
+            Severity.UNVERIFIABLE,
+            f"{link.path} leads to a file that is not in the package: {link.target!r}",
+            expected="a link to an enclave of this package",
+            found=link.target,
+        )
+        for link in Links(package).leaving()
+    ]
+
+
+def _without_content(package: Package) -> list[Finding]:
+    """Files with an enclave's name that come from somewhere else: nobody can judge them."""
+    return [
+        Finding(
+            "enclave-missing",
+            Severity.UNVERIFIABLE,
+            f"{file.path} has an enclave's name, but its content is not in the package",
+            expected="an enclave in the package",
+            found="a %ghost" if file.ghost else file.kind.value,
+        )
+        for file in package.files
+        if is_in_enclave_folder(file.path)
+        and (file.kind is FileKind.SPECIAL or (file.kind is FileKind.FILE and file.ghost))
+    ]
+
+
+def missing(package: Package, results: Iterable[EnclaveResult]) -> list[Finding]:
+    """Enclaves that the package claims to provide, signed, and does not carry."""
+    claimed = {
+        match["name"]
+        for match in (_SIGNED_PROVIDE.match(p.name) for p in package.provides)
+        if match
+    }
+    there = {r.name for r in results if r.signed}
+    if package.is_source:
+        return []
+    return [
+        Finding(
+            "enclave-missing",
+            Severity.UNVERIFIABLE,
+            f"the package provides the signed enclave {name}, but no signed file of that name "
+            "is in it",
+            expected=f"sgx-enclave({name}:signed)",
+        )
+        for name in sorted(claimed - there)
+    ]

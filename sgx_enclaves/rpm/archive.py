@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The archive in a payload, as librpm reads it in a child process.
+
+What librpm passes over is compared with the header: for every entry kind, size and link
+target, that it comes once, and that nothing follows the last.
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+import stat
+import struct
+from typing import Optional
+
+from sgx_enclaves.child import Send
+from sgx_enclaves.decompress import BoundedReader
+from sgx_enclaves.errors import LimitError, PackageDamagedError, PackageError, SgxEnclavesError
+from sgx_enclaves.rpm.header import librpm
+from sgx_enclaves.rpm.reader import KINDS, FileKind, Package, PackageFile
+
+_CHUNK = 32 << 10
+# What librpm may read for an entry before its content: padding, fields, name, link target.
+_ENTRY_MOST = 3 + 110 + 4096 + 3 + 4096 + 3
+_STRIPPED = b"07070X"
+_NEWC = (b"070701", b"070702")
+_TRAILER = b"TRAILER!!!\0"
+# RPM ends at the trailer; others fill up a block of 512 bytes.
+_PADDING = 512
+FILE_HEAD = struct.Struct(">I?")
+
+
+class _Feed:
+    """Unpacked bytes in a pipe, from which librpm reads; as many as it is about to read.
+
+    So they can be looked at, and neither side ever waits.
+    """
+
+    def __init__(self, reader: BoundedReader) -> None:
+        self.outlet, self._inlet = os.pipe()
+        # Where the system has small pipes, fail instead of waiting.
+        os.set_blocking(self._inlet, False)
+        self._reader = reader
+        self._ahead = bytearray()
+        self._position = 0
+        self.ended = False
+
+    def ensure(self, size: int) -> None:
+        """Have so many bytes ready, or all there are."""
+        missing = size - len(self._ahead)
+        if missing <= 0 or self.ended:
+            return
+        data = self._reader.read(missing)
+        if os.write(self._inlet, data) != len(data):
+            raise OSError("a pipe of this system is too small")
+        self._ahead += data
+        if len(data) < missing:
+            self.ended = True
+            os.close(self._inlet)
+
+    def taken(self, position: int) -> bytes:
+        """What was read since the last time, to this position in the archive."""
+        size = position - self._position
+        data = bytes(self._ahead[:size])
+        del self._ahead[:size]
+        self._position = position
+        return data
+
+    def peek(self) -> bytes:
+        """What is ready and was not taken yet."""
+        return bytes(self._ahead)
+
+    def is_at_end(self, position: int) -> bool:
+        """Whether there is nothing behind this position in the archive."""
+        return self.ended and position >= self._position + len(self._ahead)
+
+    def rest(self) -> bytes:
+        """What follows, so much of it as shows whether it is padding."""
+        return bytes(self._ahead) + self._reader.read(_PADDING + 1)
+
+
+class Unpacker:
+    """Reads the archive in a payload; runs in the child."""
+
+    def __init__(self, package: Package, reader: BoundedReader) -> None:
+        self._package = package
+        self._feed = _Feed(reader)
+        self._missing = {f.index: f for f in package.files if not f.ghost}
+        # What librpm has to say goes into errors, not to the terminal.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        for file in self._missing.values():
+            if file.kind is FileKind.SYMLINK and file.size != len(_target(file)):
+                raise self._wrong(
+                    f"the link {file.path!r} has another size than its target", file.target
+                )
+        try:
+            files = librpm().files(package.header.parsed)
+            self._archive = files.archive(librpm().fd(self._feed.outlet, "r", "ufdio"))
+        except (ValueError, OSError, librpm().error) as error:
+            raise self._wrong("librpm refuses the file list", str(error)) from None
+
+    def run(self, send: Send) -> None:
+        """Send the head of each file, then its content; see `FILE_HEAD`."""
+        position = 0
+        while True:
+            self._feed.ensure(_ENTRY_MOST)
+            padding = -position % 4
+            try:
+                found = next(self._archive, None)
+            except (OSError, librpm().error) as error:
+                raise self._failed(error, padding) from None
+            raw = self._feed.taken(self._archive.tell())[padding:]
+            if found is None:
+                self._end(raw)
+                send(b"")
+                return
+            file = self._admit(found.fx)
+            has_content = bool(self._archive.hascontent())
+            self._compare(file, raw, file.size if has_content else 0)
+            send(FILE_HEAD.pack(file.index, has_content))
+            left = file.size if has_content else 0
+            while left > 0:
+                self._feed.ensure(min(left, _CHUNK))
+                chunk = self._archive.read(min(left, _CHUNK))
+                self._feed.taken(self._archive.tell())
+                if not chunk:
+                    raise self._too_early()
+                left -= len(chunk)
+                send(chunk)
+            position = self._archive.tell()
+
+    def _admit(self, index: int) -> PackageFile:
+        file = self._missing.pop(index, None)
+        if file is None:
+            path = self._package.files[index].path
+            raise self._wrong(f"{path!r} is in the payload twice")
+        return file
+
+    def _compare(self, file: PackageFile, raw: bytes, size: int) -> None:
+        """What the archive says of a file, beside its number or name, with the header."""
+        if file.kind is FileKind.SYMLINK:
+            size = file.size
+            content = raw[len(raw) - size :]
+            if content != _target(file):
+                raise self._wrong(
+                    f"the link {file.path!r} has another target in the payload than in the header",
+                    repr(content),
+                    repr(file.target),
+                )
+        if raw.startswith(_STRIPPED):
+            return
+        mode, stated = self._field(raw, 1), self._field(raw, 6)
+        if KINDS.get(stat.S_IFMT(mode)) is not file.kind:
+            raise self._wrong(
+                f"{file.path!r} is another kind of file in the payload than in the header",
+                f"mode 0o{mode:o}",
+                file.kind.value,
+            )
+        if stated != size:
+            raise self._wrong(
+                f"{file.path!r} has another size in the payload than in the header",
+                f"{stated} bytes",
+                f"{size} bytes",
+            )
+
+    def _end(self, raw: bytes) -> None:
+        self._check_trailer(raw)
+        rest = self._feed.rest()
+        if len(rest) > _PADDING or rest.strip(b"\0"):
+            raise self._wrong("there are bytes behind the end of the payload")
+
+    def _check_trailer(self, raw: bytes) -> None:
+        if raw.startswith(_STRIPPED) or self._field(raw, 6):
+            raise self._wrong("the trailer has content")
+        if self._missing:
+            raise self._not_there()
+
+    def _field(self, raw: bytes, number: int) -> int:
+        """A field of a `newc` entry, where librpm would take signs and blanks for digits."""
+        self._hexadecimal(raw[6:110])
+        return int(raw[6 + 8 * number : 14 + 8 * number], 16)
+
+    def _hexadecimal(self, digits: bytes) -> None:
+        try:
+            binascii.unhexlify(digits)
+        except ValueError:
+            message = "a field of a cpio entry is not a number"
+            raise self._wrong(message, digits.hex()) from None
+
+    def _failed(self, error: Exception, padding: int) -> SgxEnclavesError:
+        """What is wrong where librpm does not read on."""
+        raw = self._feed.peek()[padding:]
+        if raw.startswith(_STRIPPED):
+            self._hexadecimal(raw[6:14])
+            return self._wrong("the payload has a file that the header does not list")
+        if raw[:6] not in (b"", *_NEWC):
+            return self._wrong("not a cpio entry where one should be in the payload", raw[:6].hex())
+        if len(raw) < 110:
+            return self._too_early()
+        size = self._field(raw, 11)
+        if not 0 < size <= self._package.limits.path_size:
+            return LimitError(
+                "a name in the payload is empty or too long",
+                file=self._package.file,
+                expected=f"1 to {self._package.limits.path_size} bytes",
+                found=f"{size} bytes",
+            )
+        name = raw[110 : 110 + size]
+        if name == _TRAILER:
+            self._check_trailer(raw)
+        if self._feed.is_at_end(self._archive.tell()):
+            return self._too_early()
+        path = name.rstrip(b"\0").decode("utf-8", "surrogateescape")
+        return self._wrong(f"{path!r} is not in the header, or only as a %ghost", str(error))
+
+    def _not_there(self) -> PackageError:
+        first = self._missing[min(self._missing)].path
+        return PackageDamagedError(
+            f"{len(self._missing)} files are not in the payload, among them {first!r}",
+            file=self._package.file,
+            hint="get the package again",
+        )
+
+    def _too_early(self) -> PackageError:
+        return PackageDamagedError(
+            "the payload ends too early", file=self._package.file, hint="get the package again"
+        )
+
+    def _wrong(
+        self, message: str, found: Optional[str] = None, expected: Optional[str] = None
+    ) -> PackageError:
+        return PackageError(message, file=self._package.file, expected=expected, found=found)
+
+
+def _target(file: PackageFile) -> bytes:
+    return file.target.encode("utf-8", "surrogateescape")
