@@ -18,6 +18,10 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
+ifneq ($(words $(CURDIR)),1)
+$(error move the checkout: its path has a blank, which neither make nor rpmbuild can handle: $(CURDIR))
+endif
+
 PYTHON ?= python3
 BUILD := build
 VENV := $(BUILD)/venv
