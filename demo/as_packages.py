@@ -14,7 +14,16 @@ from typing import Optional
 
 from demo import vendor
 from demo.command import Result, sgx_enclaves, shown, title
-from demo.packages import Built, Ran, Workshop, install, rpm_in, rpmlint, write_lint_config
+from demo.packages import (
+    Built,
+    Ran,
+    Workshop,
+    can_install,
+    install,
+    rpm_in,
+    rpmlint,
+    write_lint_config,
+)
 from demo.packages import run as run_program
 from demo.release import ENCLAVE_LIST, VERSION
 from demo.source_packages import (
@@ -69,6 +78,9 @@ def run(folder: Path, rpmlint_home: Optional[Path]) -> list[Result]:
     if shutil.which("rpmbuild") is None:
         title("packages: skipped, for rpmbuild is not installed")
         return [Result("packages", "everything", "not tried: rpmbuild is not installed", True)]
+    if not can_install():
+        title("packages: skipped, for this user can install none, not even into a scratch root")
+        return [Result("packages", "everything", "not tried: needs root or namespaces", True)]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     stock = prepare(folder)

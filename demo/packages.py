@@ -138,6 +138,11 @@ def run(argv: Sequence[str], environment: Optional[Mapping[str, str]] = None) ->
     return Ran(done.returncode, done.stdout)
 
 
+def can_install() -> bool:
+    """Whether packages can be installed into a scratch root: that needs root, or a namespace."""
+    return not os.geteuid() or not run(["unshare", "--map-root-user", "true"]).status
+
+
 def rpm_in(root: Path) -> list[str]:
     """The start of rpm's command for a scratch root, with a database of its own."""
     # rpm changes its root, which an ordinary user may do only in a namespace

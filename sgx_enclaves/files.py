@@ -319,6 +319,17 @@ _PR_SET_PDEATHSIG = 1
 _INIT = 1
 
 
+def can_have_workers() -> bool:
+    """Whether processes can wait for each other here: that takes shared memory, /dev/shm."""
+    import multiprocessing  # noqa: PLC0415
+
+    try:
+        multiprocessing.Lock()
+    except OSError:
+        return False
+    return True
+
+
 def end_with_parent(parent: Optional[int] = None) -> None:
     """Make this process end when its parent does, by whatever it is killed.
 

@@ -21,7 +21,7 @@ from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict, finding_of
 from sgx_enclaves.errors import InputError, UnsupportedError
 from sgx_enclaves.explain.explain import explained
-from sgx_enclaves.files import end_with_parent
+from sgx_enclaves.files import can_have_workers, end_with_parent
 from sgx_enclaves.release.build_stage import (
     BuildOrigin,
     Job,
@@ -189,7 +189,8 @@ def compare_all(job: Job, pairs: Pairs) -> Done[Verdicts]:
     """A verdict for each enclave, or why its comparison did not end."""
     verdicts: dict[str, Union[Verdict, Finding]] = {}
     workers = max(1, min(job.request.jobs, len(pairs)))
-    if workers == 1:
+    if workers == 1 or not can_have_workers():
+        workers = 1
         verdicts.update({name: _compare_one(pair) for name, pair in pairs.items()})
     else:
         # a fork is quick, but must not meet another thread

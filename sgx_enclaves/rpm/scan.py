@@ -23,7 +23,7 @@ from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import Generation
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
-from sgx_enclaves.files import end_with_parent, write_file
+from sgx_enclaves.files import can_have_workers, end_with_parent, write_file
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.rpm.check import (
     NO_NEIGHBOURS,
@@ -341,7 +341,7 @@ def _batches(
     # Here too, so that what is missing or bad is an error, and not the result of every package.
     librpm()
     references = _opened(settings)
-    if jobs == 1 or len(targets) < 2:
+    if jobs == 1 or len(targets) < 2 or not can_have_workers():
         yield (scan_one(target, settings, *references) for target in targets)
         return
     # A few packages with enclaves are as much work as many without.

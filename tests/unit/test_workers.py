@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from sgx_enclaves.files import can_have_workers
 
 PARENT = """
 import os, sys, time
@@ -52,3 +55,12 @@ def test_a_worker_of_a_killed_parent(how: str) -> None:
         if lives(worker):
             os.kill(worker, signal.SIGKILL)
         parent.stdout.close()
+
+
+def test_without_shared_memory_there_are_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise PermissionError(13, "Permission denied")
+
+    assert can_have_workers()
+    monkeypatch.setattr(multiprocessing, "Lock", refused)
+    assert not can_have_workers()
