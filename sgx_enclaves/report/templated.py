@@ -130,7 +130,7 @@ def release_html(verdict: ReleaseVerdict) -> str:
     return _filled(
         "release.html",
         title=headline(verdict),
-        mood=verdict.outcome.value if verdict.reproducible or verdict.exit_status else "weaker",
+        mood=_mood(verdict.outcome.value, verdict.reproducible),
         verdict=verdict,
         proved=words[True],
         refuted=words[False],
@@ -164,11 +164,20 @@ def combined_html(combined: Combined) -> str:
     subject = combined.nvr or f"release {combined.release}"
     title = f"{subject}: {combined.verdict}"
     return _filled(
-        "combined.html", title=title, mood=combined.verdict, combined=combined, place=_place
+        "combined.html",
+        title=title,
+        mood=_mood(combined.verdict, combined.reproducible),
+        combined=combined,
+        place=_place,
     )
 
 
 # --- texts ---
+
+
+def _mood(verdict: str, reproducible: bool) -> str:
+    """Its colour: an identical that is not the reproducible verdict is amber, not green."""
+    return "weaker" if verdict == Outcome.IDENTICAL.value and not reproducible else verdict
 
 
 def combined_text(combined: Combined) -> str:

@@ -257,3 +257,11 @@ def test_a_buildroot_that_anybody_may_fill(
     doubt = buildroot_doubt("mine", allowed, lock)
     assert (doubt is None) is trusted
     assert trusted or "its tag mine is not among" in str(doubt)
+
+
+@pytest.mark.parametrize(
+    ("reproducible", "mood"), [(True, 'class="identical"'), (False, 'class="weaker"')]
+)
+def test_an_identical_that_is_not_reproducible_is_not_green(reproducible: bool, mood: str) -> None:
+    combined = combine("demo", "x-1-1", [answer("pce", reproducible=reproducible)], [package()])
+    assert f"<h1 {mood}>" in combined_html(combined)
