@@ -11,7 +11,6 @@ Read the files that verbs work on.
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import re
 import sys
@@ -32,6 +31,8 @@ from sgx_enclaves.limits import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     # Loaded by the verbs that need them, so that the others start without them.
+    import datetime
+
     from sgx_enclaves.catalogue.records import Catalogue
     from sgx_enclaves.enclave.regenerate import Regenerated
     from sgx_enclaves.release.fetch import Fetcher
@@ -109,6 +110,8 @@ def _mrsigner(text: str) -> str:
 
 
 def _date(text: str) -> datetime.date:
+    import datetime  # noqa: PLC0415
+
     try:
         return datetime.date.fromisoformat(text)
     except ValueError:
@@ -122,6 +125,8 @@ _IGNORABLE = ("--ignore-init-section", "--ignore-text-relocations")
 
 def chosen_date(args: argparse.Namespace) -> datetime.date:
     """`--date`, or today."""
+    import datetime  # noqa: PLC0415
+
     given: Optional[datetime.date] = args.date
     return given or datetime.datetime.now(datetime.timezone.utc).date()
 

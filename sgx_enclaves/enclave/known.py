@@ -46,6 +46,9 @@ class Pin:
 
 def signer_named(mrsigner: str) -> Optional[str]:
     """Whose key an MRSIGNER (lower-case hexadecimal) is; None if it is not known."""
+    if mrsigner.encode() not in _content(_SIGNERS):
+        # Parsing the file takes longer than a comparison.
+        return None
     name: Optional[str] = _parsed(_SIGNERS)["signer"].get(mrsigner)
     return name
 
