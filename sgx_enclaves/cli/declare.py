@@ -7,7 +7,8 @@ lines that begin with blanks:
     built:BUILT          an argument, and the name of its attribute where that is another
     RELEASE?             it may be left out; RPM+ at least one; ENCLAVE* any number
     --json               an option without a value
-    -o, --output FILE    one with a value; FILE! must be given; FILE* may be repeated
+    -o, --output FILE    one with a value; FILE! must be given; FILE* may be repeated;
+                         FILE... takes any number
     --kind a|b (a)       one of these, and the default
     ^--deep              not together with the other options marked so; one of those marked
                          `!` too must be given
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple, Optional
 
 _LINE = re.compile(
     r"(?P<apart>\^?)(?P<names>(?:-\w, )?--[a-z-]+|(?:[a-z_]+:)?(?=\S))"
-    r" ?(?P<value>[^-\s!?*+(]\S*?|)(?P<number>[!?*+]?)(?: \((?P<default>[^)]+)\))?"
+    r" ?(?P<value>[^-\s!?*+(]\S*?|)(?P<number>[!?*+]|\.\.\.|)(?: \((?P<default>[^)]+)\))?"
     r"(?: {2,}(?P<help>.*))?"
 )
 
@@ -163,6 +164,8 @@ def _argument(line: str, types: Mapping[str, Callable[[str], Any]]) -> _Argument
             settings["required"] = True
         elif number == "*":
             settings |= {"action": "append", "default": []}
+        elif number:
+            settings |= {"nargs": "*", "default": []}
     if not value:
         settings["action"] = "store_true"
         return _Argument(bool(match["apart"]), flags, settings)

@@ -151,10 +151,7 @@ def parser_of(verb: str, module: ModuleType) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    if hasattr(module, "ARGUMENTS"):
-        declare(parser, module.ARGUMENTS, getattr(module, "TYPES", None))
-    if hasattr(module, "add_arguments"):
-        module.add_arguments(parser)
+    declare(parser, module.ARGUMENTS, getattr(module, "TYPES", None))
     return parser
 
 

@@ -21,23 +21,15 @@ from sgx_enclaves.rpm.enclaves import provides_of
 _VERSION = re.compile(r"(?P<name>[a-z0-9_]+)=(?P<version>[A-Za-z0-9.+~^_:-]+)")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument(
-        "--versions",
-        metavar="ENCLAVE=VERSION",
-        type=_version,
-        nargs="*",
-        default=[],
-        help="the version that an enclave's Provides gets",
-    )
-
-
 def _version(text: str) -> tuple[str, str]:
     match = _VERSION.fullmatch(text)
     if match is None:
         raise argparse.ArgumentTypeError("must be ENCLAVE=VERSION")
     return match["name"], match["version"]
+
+
+ARGUMENTS = "--versions ENCLAVE=VERSION...  the version that an enclave's Provides gets"
+TYPES = {"ENCLAVE=VERSION": _version}
 
 
 def run(args: argparse.Namespace) -> int:
