@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,8 +44,9 @@ _LONGEST_MARK = max(map(len, _MARKS))
 _CHUNK = 1 << 20
 # seconds after which a file's ctime shows whether it was changed again
 _SETTLED = 2.0
-_MOST_SEEN = 100_000
+_MOST_SEEN = 20_000
 _SEEN: dict[object, Any] = {}
+_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -168,14 +170,16 @@ def _remembered(what: str, path: str, look: Callable[[], T]) -> T:
     the same tick of the disk's clock.
     """
     key = _identity(what, path)
-    if key in _SEEN:
-        found: T = _SEEN[key]
-        return found
+    with _LOCK:
+        if key in _SEEN:
+            kept: T = _SEEN[key]
+            return kept
     found = look()
     if key is not None and key == _identity(what, path):
-        while len(_SEEN) >= _MOST_SEEN:
-            _SEEN.pop(next(iter(_SEEN)), None)
-        _SEEN[key] = found
+        with _LOCK:
+            while len(_SEEN) >= _MOST_SEEN:
+                del _SEEN[next(iter(_SEEN))]
+            _SEEN[key] = found
     return found
 
 

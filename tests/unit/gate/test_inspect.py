@@ -358,3 +358,12 @@ def test_a_mark_on_the_border_of_two_pieces_is_seen(
     for size in (5, 13, 64):
         monkeypatch.setattr(inspect_module, "_CHUNK", size)
         assert may_hold_enclaves(path)
+
+
+def test_only_so_much_is_remembered(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspect_module, "_SETTLED", -1.0)
+    monkeypatch.setattr(inspect_module, "_MOST_SEEN", 2)
+    monkeypatch.setattr(inspect_module, "_SEEN", {})
+    for number in range(4):
+        assert not may_hold_enclaves(shelf.put([RpmFile("/usr/bin/x", b"x")], f"{number}.rpm"))
+        assert len(inspect_module._SEEN) == min(number + 1, 2)
