@@ -8,6 +8,7 @@ may be hostile. No verdict depends on it: what cannot be described is said to be
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import json
 import re
@@ -119,10 +120,24 @@ def describe_file(
         return Description(
             problems=(f"{what}: install the Python library pyelftools (python3-pyelftools)",)
         )
-    try:
-        answer = in_child(lambda: _described(data, wanted), what=what, seconds=seconds)
-    except SgxEnclavesError as error:
-        return Description(problems=(printable(str(error)),))
+    # One build is compared with many files, one after the other. The file itself is not kept.
+    key = (hashlib.sha256(data).digest(), name, tuple(wanted))
+    if key not in _KEPT:
+        try:
+            answer = in_child(lambda: _described(data, wanted), what=what, seconds=seconds)
+        except SgxEnclavesError as error:
+            return Description(problems=(printable(str(error)),))
+        while len(_KEPT) >= _MOST_KEPT:
+            _KEPT.pop(next(iter(_KEPT)))
+        _KEPT[key] = _description(answer)
+    return _KEPT[key]
+
+
+_KEPT: dict[tuple[bytes, str, tuple[int, ...]], Description] = {}
+_MOST_KEPT = 4
+
+
+def _description(answer: bytes) -> Description:
     facts = json.loads(answer)
     facts["sections"] = tuple(Section(*s) for s in facts["sections"])
     facts["lines"] = {int(address): line for address, line in facts["lines"].items()}

@@ -157,7 +157,8 @@ class _Explainer:
         self._metadata = self._read_metadata(limits)
         self._payload = scan(built.data, signed, self._payload_areas(), most)
         addresses = [built.address_of(start) for start, _ in self._payload.ranges]
-        found = [address for address in addresses if address is not None]
+        lines = b".debug_line\0" in built.data
+        found = [address for address in addresses if lines and address is not None]
         self._ours = Side(built, describe_file(built.data, built.name, found))
         patched = None
         if regenerated is not None and regenerated.blocks:
