@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -28,26 +27,17 @@ from sgx_enclaves.release.installed import LockedPackage
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.rpm.payload import PayloadFile, read_payload
 from sgx_enclaves.rpm.reader import FileKind, open_package
-from sgx_enclaves.rpm.references import Counterpart, PackageReference
+from sgx_enclaves.rpm.references import PackageReference
+
+from .task_base import SgxTask
 
 _ARCHIVE = re.compile(r"\.(?:tar(?:\.[a-z0-9]+)?|tgz|txz|crate)\Z")
 
 
-@dataclass(frozen=True)
-class Taken:
-    """What was taken from a build.
-
-    Attributes:
-        history: of that build.
-        problems: packages that could not be used, and why; in words.
-    """
-
-    history: BuildHistory
-    problems: tuple[str, ...]
-
-
-def take_unsigned(task: Any, build: Any, enclave: Enclave, tree: Release, into: Path) -> Taken:
-    """Put a build's unsigned enclave and its config.xml into a folder.
+def take_unsigned(
+    task: SgxTask, build: Any, enclave: Enclave, tree: Release, into: Path
+) -> tuple[BuildHistory, list[str]]:
+    """Put a build's unsigned enclave and its config.xml into a directory.
 
     Args:
         task: the task handler.
@@ -56,18 +46,20 @@ def take_unsigned(task: Any, build: Any, enclave: Enclave, tree: Release, into: 
         tree: the release whose sources it must be built from.
         into: a directory; it stays empty if the build has no such enclave.
 
+    Returns:
+        What is known of that build; in words, which packages could not be used, and why.
+
     Raises:
         koji.GenericError: there is no such build, or it is not complete.
     """
     session = task.session
-    binfo = session.getBuild(build, strict=True)
-    if binfo["state"] != koji.BUILD_STATES["COMPLETE"]:
-        raise koji.GenericError(f"{binfo['nvr']} is not complete, so nothing is taken from it")
+    binfo = task.complete_build(build)
     packages, problems = [], []
     for rpm in task.binary_rpms(binfo):
-        path = task.build_file(rpm["relative"], "")
+        path = task.build_file(rpm["relative"])
         try:
-            found = _counterpart(path, enclave)
+            reference = PackageReference(str(path))
+            found = next(iter(reference.counterparts(enclave.signed_file)), None)
         except SgxEnclavesError as error:
             problems.append(str(error))
             continue
@@ -81,7 +73,7 @@ def take_unsigned(task: Any, build: Any, enclave: Enclave, tree: Release, into: 
     sources: dict[str, SourceFile] = {}
     for rpm in task.rpms_of(binfo):
         if rpm["arch"] == "src":
-            path = task.build_file(rpm["relative"], "")
+            path = task.build_file(rpm["relative"])
             try:
                 sources = source_files(str(path), [tree], Path(task.workdir))
             except SgxEnclavesError as error:
@@ -96,12 +88,7 @@ def take_unsigned(task: Any, build: Any, enclave: Enclave, tree: Release, into: 
         packages=tuple(packages),
         source_files=sources,
     )
-    return Taken(history, tuple(problems))
-
-
-def _counterpart(path: Path, enclave: Enclave) -> Optional[Counterpart]:
-    reference = PackageReference(str(path))
-    return next(iter(reference.counterparts(enclave.signed_file)), None)
+    return history, problems
 
 
 def _made_in(session: Any, rpm: dict[str, Any], binfo: dict[str, Any]) -> MadeIn:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,7 @@ from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.files import write_file
 from sgx_enclaves.gate.subjects import FileVerdict
 from sgx_enclaves.plain import as_plain
-from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock
-from sgx_enclaves.release.manifest import BuiltEnclave, config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict
-from sgx_enclaves.release.toolchain import ToolchainRecord
 from sgx_enclaves.report.as_json import release_dict, verdict_dict
 from sgx_enclaves.report.templated import release_html, verdict_html
 from sgx_enclaves.report.text import release_text, verdict_text
@@ -39,7 +36,6 @@ class Uploads:
     def __init__(self, task: Any, folder: Path) -> None:
         self._task = task
         self._folder = folder
-        self.names: list[str] = []
         folder.mkdir()
 
     def add(self, name: str, data: bytes, mode: int = 0o644) -> None:
@@ -49,7 +45,6 @@ class Uploads:
         write_file(str(path), data, mode)
         folder, _, _file = name.rpartition("/")
         self._task.uploadFile(str(path), relPath=folder or None)
-        self.names.append(name)
 
     def add_text(self, name: str, text: str) -> None:
         """Upload a text, which ends with a newline then."""
@@ -76,12 +71,6 @@ def add_verdicts(uploads: Uploads, verdict: ReleaseVerdict, judged: Sequence[Fil
     return data
 
 
-def add_built(uploads: Uploads, built: BuiltEnclave) -> None:
-    """Our enclave and the config.xml that goes with it."""
-    uploads.add(unsigned_name(built.file), built.unsigned, 0o755)
-    uploads.add(config_name(built.file), built.config)
-
-
 def add_signatures(uploads: Uploads, name: str, signed: bytes) -> None:
     """The signatures in a vendor's file; none are in one that is broken."""
     try:
@@ -90,14 +79,3 @@ def add_signatures(uploads: Uploads, name: str, signed: bytes) -> None:
     except SgxEnclavesError:
         return
     uploads.add(f"{name}.sig", b"".join(item.serialise() for item in signatures))
-
-
-def add_toolchain(uploads: Uploads, records: Mapping[str, ToolchainRecord]) -> None:
-    """What was seen of the toolchain, by tree."""
-    plain = {name: record.as_dict() for name, record in records.items()}
-    uploads.add_text(TOOLCHAIN, json.dumps(plain, indent=1))
-
-
-def add_lock(uploads: Uploads, packages: Sequence[LockedPackage], arch: str) -> None:
-    """A buildroot's packages, in the format of mock's buildroot_lock plugin."""
-    uploads.add_text(LOCK, dump_lock(BuildrootLock(tuple(packages), {"target_arch": arch})))

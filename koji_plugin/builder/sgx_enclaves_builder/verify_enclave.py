@@ -9,6 +9,7 @@ verdict; only what keeps the machinery from working fails the task.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,7 @@ from sgx_enclaves.gate.subjects import (
     without_ours,
 )
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, parse_lock
+from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict, note
 from sgx_enclaves.release.store import StageStore
@@ -51,12 +52,11 @@ from .config import Config
 from .provenance import take_unsigned
 from .task_base import X86_64, SgxTask, TaskLog, fetcher_of
 from .uploads import (
+    LOCK,
     REPORT,
+    TOOLCHAIN,
     Uploads,
-    add_built,
-    add_lock,
     add_signatures,
-    add_toolchain,
     add_verdicts,
 )
 
@@ -194,10 +194,10 @@ class EnclaveVerification:
         given.mkdir()
         self.log(f"taking the unsigned enclave from {build}")
         tree, _own = self.catalogue.build_of(self.release, enclave)
-        taken = take_unsigned(self.task, build, enclave, tree, given)
-        self.origin = judge_origin(taken.history, [tree], self.lock)
+        history, problems = take_unsigned(self.task, build, enclave, tree, given)
+        self.origin = judge_origin(history, [tree], self.lock)
         self.log(self.origin.says)
-        notes = [note("package-not-taken", problem) for problem in taken.problems]
+        notes = [note("package-not-taken", problem) for problem in problems]
         objections = self.origin.objections
         return BuildOrigin(self.origin.says, (*objections, *notes) if objections else ())
 
@@ -244,7 +244,8 @@ class EnclaveVerification:
     def _upload(self, verified: Verified, files: Sequence[FileVerdict]) -> bytes:
         uploads = Uploads(self.task, self._folder / "outputs")
         for ours in verified.built.files.values():
-            add_built(uploads, ours)
+            uploads.add(unsigned_name(ours.file), ours.unsigned, 0o755)
+            uploads.add(config_name(ours.file), ours.config)
         for enclave in self.release.enclaves:
             theirs = verified.signed.files.get(enclave.name)
             if theirs is not None:
@@ -252,9 +253,11 @@ class EnclaveVerification:
                 if enclave.may_ship:
                     uploads.add(enclave.signed_file, theirs.data, 0o755)
         if self.buildroot.made:
-            add_toolchain(uploads, verified.toolchains)
+            seen = {name: record.as_dict() for name, record in verified.toolchains.items()}
+            uploads.add_text(TOOLCHAIN, json.dumps(seen, indent=1))
         if self.buildroot.made or self.origin is not None:
-            add_lock(uploads, self._packages(), X86_64)
+            lock = BuildrootLock(tuple(self._packages()), {"target_arch": X86_64})
+            uploads.add_text(LOCK, dump_lock(lock))
         return add_verdicts(uploads, verified.verdict, files)
 
     def _answer(
