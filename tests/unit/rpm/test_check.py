@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -268,6 +269,16 @@ def test_qve_under_another_name_is_not_permitted_either(
     linked = [RpmFile("/opt/x", CASE.signed), link("/opt/libsgx_qve.so", "x")]
     monkeypatch.undo()
     assert "not-permitted" in codes(check(shop.rpm(linked)))
+
+
+def test_what_find_debuginfo_makes_of_an_unsigned_enclave_is_no_error(shop: Shop) -> None:
+    path = "/usr/lib/debug/usr/x86_64-intel-sgx/lib64/libsgx_pce.so-2.25-1.x86_64.debug"
+    file, debug = shop.folder / "x.so", shop.folder / "x.debug"
+    file.write_bytes(CASE.built)
+    subprocess.run(["objcopy", "--only-keep-debug", str(file), str(debug)], check=True)
+    result = check(shop.rpm([RpmFile(path, debug.read_bytes())]))
+    assert (codes(result), result.exit_status) == ([], 0)
+    assert [e.signed for e in result.enclaves] == [False]
 
 
 def test_a_malformed_enclave_is_a_finding(shop: Shop) -> None:
