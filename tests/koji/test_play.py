@@ -224,6 +224,8 @@ def mine(stage: Stage) -> str:
     parent = {"parent_id": admin.getTag(world.BUILD_TAG)["id"], "priority": 5, "maxdepth": None}
     parent.update(intransitive=False, noconfig=False, pkg_filter="")
     admin.setInheritanceData(MINE, [parent])
+    # before Koji 1.35 nobody makes repositories for tags without one
+    admin.createBuildTarget("mine", MINE, world.CANDIDATE)
     stage.site.make_repo(MINE)
     return MINE
 
