@@ -14,7 +14,9 @@ from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.presence import pinned_name, stem_of, version_of
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
-_KEYS = frozenset({"reference", "signers", "least_isvsvn", "permit", "quiet", "neighbours"})
+_KEYS = frozenset(
+    {"reference", "signers", "any_product", "least_isvsvn", "permit", "quiet", "neighbours"}
+)
 _NEIGHBOURS = ("warn", "trust", "signed")
 _MAX_SVN = 0xFFFF
 
@@ -25,12 +27,13 @@ class Options:
 
     Attributes:
         references: enclave to version to paths; an empty key stands for all.
-        signers: enclave to MRSIGNERs, lower-case hexadecimal.
+        signers: enclave to MRSIGNERs, lower-case hexadecimal; another signer lifts nothing else.
         least_isvsvn: enclave to its least ISVSVN.
         permit: enclaves that may be shipped although Fedora does not.
         quiet: findings of other checks to withdraw on verified enclaves.
         neighbours: what a counterpart on the command line is worth that no key of rpm's
             keyring has signed: "warn", "trust" or "signed", which refuses it.
+        any_product: enclaves of which any product id is accepted.
         problems: what is wrong with the table, a sentence each.
     """
 
@@ -40,6 +43,7 @@ class Options:
     permit: frozenset[str] = frozenset()
     quiet: frozenset[str] = frozenset()
     neighbours: str = "warn"
+    any_product: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
 
     def paths_for(self, path: str) -> tuple[str, ...]:
@@ -56,11 +60,12 @@ class Options:
         """The policy for a signed enclave, by its file name."""
         key = key_of(path)
         pin = pin_for_file(path)
-        signers = self.signers.get(key, ())
-        least = self.least_isvsvn.get(key)
-        # A site that names another signer has other products and security versions.
-        lifted = 0 if signers and least is None else least
-        return policy_for(pin, mrsigners=signers, any_product=bool(signers), min_isvsvn=lifted)
+        return policy_for(
+            pin,
+            mrsigners=self.signers.get(key, ()),
+            any_product=key in self.any_product,
+            min_isvsvn=self.least_isvsvn.get(key),
+        )
 
 
 def key_of(path: str) -> str:
@@ -80,6 +85,7 @@ def read_options(table: object) -> Options:
         reader.permit(),
         frozenset(reader.texts("quiet", table.get("quiet", []))),
         reader.neighbours(),
+        frozenset(reader.texts("any_product", table.get("any_product", []))),
         reader.unknown_keys(),
     )
 

@@ -16,6 +16,7 @@ Nothing here reads a file or runs anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Optional
 
@@ -219,7 +220,7 @@ def decide(
         and bool(builds)
         and all(build.kind is BuildKind.DESIGNATED for build in builds)
     )
-    return ReleaseVerdict(
+    made = ReleaseVerdict(
         release,
         title,
         outcome,
@@ -232,6 +233,12 @@ def decide(
         tuple(enclaves),
         tuple(notices),
     )
+    # This run knows where its builds came from; a comparison of files alone does not.
+    known = (
+        replace(e, verdict=replace(e.verdict, not_proved=made.not_proved)) if e.verdict else e
+        for e in made.enclaves
+    )
+    return replace(made, enclaves=tuple(known))
 
 
 def _outcome(enclaves: Sequence[EnclaveOutcome], blocked: Sequence[str]) -> Outcome:

@@ -163,7 +163,10 @@ class Rpmlint:
         """Exit status and sorted findings about these packages, in the order of their names."""
         signer = mrsigner(vendor_key())
         signers = f'[SgxEnclave.signers]\npce = "{signer}"\nqve = "{signer}"\n'
-        (self.folder / "site.toml").write_text(f"[SgxEnclave]\n{table}\n{signers}")
+        lifted = 'any_product = ["pce", "qve"]\n'
+        if "least_isvsvn" not in table:
+            lifted += "least_isvsvn = {pce = 0, qve = 0}\n"
+        (self.folder / "site.toml").write_text(f"[SgxEnclave]\n{table}\n{lifted}{signers}")
         argv = [str(self.home / "bin" / "python"), "-m", "sgx_enclaves_rpmlint"]
         argv += ["--config", "site.toml", "--checks", "SgxEnclaveCheck"]
         if rc:

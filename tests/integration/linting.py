@@ -250,7 +250,8 @@ class Rpmlint:
         (home / ".rpmmacros").write_text(rpmmacros)
         config = home / "site.toml"
         signer = f'[SgxEnclave.signers]\npce = "{mrsigner(vendor_key())}"\n'
-        config.write_text(f"{toml}\n[SgxEnclave]\n{table}\n{signer}")
+        lifted = 'any_product = ["pce"]\nleast_isvsvn = {pce = 0}\n'
+        config.write_text(f"{toml}\n[SgxEnclave]\n{table}\n{lifted}{signer}")
         argv = [str(self.python), str(self.script), "--config", str(config)]
         if only:
             argv += ["--checks", "SgxEnclaveCheck"]

@@ -341,7 +341,10 @@ def rpmlint(linted: Installed, *words: object) -> str:
 
 def test_rpmlint_has_the_check(linted: Installed, shop: Shop, tmp_path: Path) -> None:
     signer = tmp_path / "signer.toml"
-    signer.write_text(f'[SgxEnclave.signers]\npce = "{mrsigner(vendor_key())}"\n')
+    signer.write_text(
+        '[SgxEnclave]\nany_product = ["pce"]\nleast_isvsvn = {pce = 0}\n'
+        f'[SgxEnclave.signers]\npce = "{mrsigner(vendor_key())}"\n'
+    )
     said = rpmlint(linted, "--config", signer, shop.signed_rpm(), shop.unsigned_rpm())
     assert "sgx-enclave-verified" in said
     said = rpmlint(linted, "--config", signer, shop.signed_rpm())

@@ -302,3 +302,13 @@ def test_a_release_in_short_for_reviews_and_for_ci() -> None:
         ["error"],
         ["skipped"],
     ]
+
+
+@pytest.mark.parametrize("build", [DESIGNATED, HOST, GIVEN])
+def test_enclaves_take_on_trust_what_the_release_does(build: BuildFacts) -> None:
+    """A build of this run came from the named sources; a build that was given need not."""
+    verdict = judged(enclave("pce", Outcome.IDENTICAL), builds=[build])
+    (only,) = verdict.enclaves
+    assert only.verdict is not None
+    assert only.verdict.not_proved == verdict.not_proved != NOT_PROVED
+    assert any("came from" in c for c in verdict.not_proved) is (build is GIVEN)

@@ -27,6 +27,9 @@ from tests.support_rpm import RpmFile, link, write_rpm
 from tests.unit.release.test_manifest import sample
 
 CASE = signed_enclave("2.25")
+OTHER_PRODUCT = signed_enclave("2.25", {"ProdID": 7})
+# The test vendor's enclaves are other products than Intel's, and young.
+LIFTED = {"any_product": ["pce", "qve"], "least_isvsvn": {"pce": 0, "qve": 0}}
 BASE = ENCLAVE_FOLDER + "libsgx_pce.signed.so"
 SIGNED = BASE + ".1.25.100.1"
 VERIFIED = ["sgx-enclave-verified"]
@@ -119,6 +122,7 @@ class Bench:
         options = {
             "reference": str(self.reference),
             "signers": {"pce": mrsigner(vendor_key()), "qve": mrsigner(vendor_key())},
+            **LIFTED,
             **table,
         }
         session = Session(options, output, lambda _provide: [])
@@ -377,6 +381,18 @@ def test_isvsvn_below_what_the_config_says(bench: Bench) -> None:
     assert "sgx-enclave-metadata-unaccounted" in output.ids
 
 
+@pytest.mark.parametrize(
+    ("lifted", "kept"),
+    [
+        ({"least_isvsvn": {"pce": 0}, "any_product": []}, "sgx-enclave-wrong-signer"),
+        ({"least_isvsvn": {}, "any_product": ["pce"]}, "sgx-enclave-svn-too-low"),
+    ],
+)
+def test_another_signer_lifts_nothing_else(bench: Bench, lifted: dict[str, Any], kept: str) -> None:
+    output = bench.run(bench.rpm(OTHER_PRODUCT.signed), **lifted)
+    assert kept in [kind for _level, kind, _details in output.found]
+
+
 def test_isvsvn_below_the_releases(bench: Bench) -> None:
     """Intel's signer is not asked for: only the floor of the release is looked at."""
     output = bench.run(bench.rpm(CASE.signed), signers={}, least_isvsvn={})
@@ -549,7 +565,7 @@ WRONG = "sgx-enclave-wrong-signer"
 def test_a_package_that_is_named_twice_is_judged_once(bench: Bench) -> None:
     """rpmlint's last package may come twice; what came before it is still a neighbour."""
     output = Output()
-    table = {"signers": {"pce": mrsigner(vendor_key())}}
+    table = {"signers": {"pce": mrsigner(vendor_key())}, **LIFTED}
     session = Session(table, output, lambda _provide: [])
     session.note(unsigned_rpm(bench))
     signed = Pkg(bench.rpm(CASE.signed))
@@ -590,7 +606,11 @@ def unpacked(bench: Bench, package: str, files: Mapping[str, bytes]) -> Pkg:
 def test_what_rpmlint_unpacked_may_be_gone_at_the_end(bench: Bench) -> None:
     package = unpacked(bench, bench.rpm(CASE.signed, provides=[]), {SIGNED: CASE.signed})
     output = Output()
-    table = {"reference": str(bench.reference), "signers": {"pce": mrsigner(vendor_key())}}
+    table = {
+        "reference": str(bench.reference),
+        "signers": {"pce": mrsigner(vendor_key())},
+        **LIFTED,
+    }
     session = Session(table, output, lambda _provide: [])
     session.note(package)
     shutil.rmtree(package.folder)
@@ -642,6 +662,7 @@ def test_findings_that_cannot_be_told_apart_are_not_withdrawn(bench: Bench) -> N
         table = {
             "reference": str(bench.reference),
             "signers": {"pce": mrsigner(vendor_key())},
+            **LIFTED,
             "quiet": ["statically-linked-binary"],
         }
         session = Session(table, output, lambda _provide: [])
@@ -677,6 +698,6 @@ def test_an_unsigned_enclave_is_quietened_if_it_is_one(
 
 def test_the_manual_has_every_key() -> None:
     manual = (Path(__file__).parents[3] / "docs" / "rpmlint.md").read_text()
-    for key in ("reference", "signers", "least_isvsvn", "permit", "quiet"):
+    for key in ("reference", "signers", "any_product", "least_isvsvn", "permit", "quiet"):
         assert f"| `{key}` |" in manual
     assert not read_options({key: {} for key in ("signers", "least_isvsvn")}).problems
