@@ -260,9 +260,17 @@ def _claim(
 ) -> str:
     required = [enclave for enclave in enclaves if enclave.required]
     if outcome is Outcome.DIFFERS:
-        names = [e.name for e in required if e.bytes_outcome is Outcome.DIFFERS]
-        claim = f"not our build plus a signature: {', '.join(names)}"
-        if any(build.kind is not BuildKind.DESIGNATED for build in builds):
+        differing = [e for e in required if e.bytes_outcome is Outcome.DIFFERS]
+        refused = [e.name for e in differing if e.refused_checks == ("policy",)]
+        others = [e.name for e in differing if e.name not in refused]
+        parts = []
+        if others:
+            parts.append(f"not our build plus a signature: {', '.join(others)}")
+        if refused:
+            words = "our build plus a signature that the policy refuses"
+            parts.append(f"{words}: {', '.join(refused)}")
+        claim = "; ".join(parts)
+        if others and any(build.kind is not BuildKind.DESIGNATED for build in builds):
             claim += "; our build is not one by the designated toolchain, which may be all there is"
         return claim
     if outcome is Outcome.UNVERIFIABLE:

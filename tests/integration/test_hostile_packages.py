@@ -293,4 +293,5 @@ def test_the_bounds_are_bounds(tmp_path: Path) -> None:
     assert b"MemoryError" in done.stderr
     path = tmp_path / "good.rpm"
     path.write_bytes(GOOD)
-    assert [code for code, _ in said(run("check-rpm", str(path)))] == ["not-reproduced"]
+    codes = [code for code, _ in said(run("check-rpm", str(path)))]
+    assert [c for c in codes if not c.endswith("-unconventional")] == ["not-reproduced"]
