@@ -84,6 +84,7 @@ def _packages(folder: Path, size: int) -> list[str]:
     ]
     signer = (folder / "signer").read_text()
     (folder / "site.toml").write_text(
+        '[SgxEnclave]\nany_product = ["pce"]\n'
         f'[SgxEnclave.signers]\npce = "{signer}"\n[SgxEnclave.least_isvsvn]\npce = 0\n'
     )
     return [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import struct
 from collections.abc import Iterable
 from typing import Any, Optional, TypeVar
@@ -39,8 +38,9 @@ def librpm() -> Any:
         UnsupportedError: it is not installed for this Python.
     """
     try:
-        module = importlib.import_module("rpm")
-        module.hdr, module.files, module.fd  # noqa: B018
+        import rpm  # noqa: PLC0415  (only who reads packages needs it)
+
+        rpm.hdr, rpm.files, rpm.fd  # noqa: B018
     except (ImportError, AttributeError) as error:
         raise UnsupportedError(
             "packages cannot be read without librpm's Python module",
@@ -48,7 +48,7 @@ def librpm() -> Any:
             hint="install python3-rpm; a virtual environment needs PyPI's rpm besides: "
             "pip install 'sgx-enclaves[rpm]'",
         ) from None
-    return module
+    return rpm
 
 
 class Header:
