@@ -22,12 +22,8 @@ from koji_cli.lib import activate_session, ensure_connection, watch_tasks
 from sgx_enclaves.cli.koji_arguments import koji_parser
 from sgx_enclaves.report.templated import (
     UNKNOWN_STATUS,
-    answer_text,
-    audit_text,
-    doctor_text,
     exit_status,
-    gate_text,
-    record_text,
+    filled,
     records_table,
 )
 
@@ -160,7 +156,7 @@ def _told(goptions: Any, session: Any, given: argparse.Namespace, task: int) -> 
     result = session.getTaskResult(task)
     folder = koji.PathInfo(topdir=goptions.topurl).task(task)
     report = f"{folder}/{result['report']}"
-    text = f"{answer_text(result, _width())}report: {report}\n"
+    text = f"{filled('answer.txt', found=result, width=_width())}report: {report}\n"
     _show(given, {**result, "task_id": task, "report_url": report}, text)
     return exit_status(result["verdict"])
 
@@ -173,7 +169,7 @@ def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> int:
         raise _NoVerdictError(
             f"{given.build} was never verified: koji sgx-enclaves verify {given.build}"
         )
-    _show(given, record, record_text(record, _width()))
+    _show(given, record, filled("record.txt", found=record, width=_width()))
     return exit_status(record["verdict"])
 
 
@@ -196,7 +192,8 @@ def _gate_status(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Would the tag take the build?"""
     _connected(activate_session, goptions, session)
     status = session.getSgxGateStatus(given.build, given.tag)
-    _show(given, status, gate_text(given.build, given.tag, status, _width()))
+    text = filled("gate.txt", build=given.build, tag=given.tag, status=status, width=_width())
+    _show(given, status, text)
     return 0 if status["allowed"] else _DENIED
 
 
@@ -210,7 +207,7 @@ def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> int:
         refused += found["refused"]
         count, after = count + found["looked_at"], found["next"]
     plain = {"tag": given.tag, "looked_at": count, "refused": refused}
-    _show(given, plain, audit_text(plain, _width()))
+    _show(given, plain, filled("audit.txt", **plain, width=_width()))
     return _DENIED if refused else 0
 
 
@@ -218,7 +215,7 @@ def _doctor(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Check the hub's set-up."""
     _connected(activate_session, goptions, session)
     checks = session.checkSgxSetup()
-    _show(given, checks, doctor_text(checks, _width()))
+    _show(given, checks, filled("doctor.txt", checks=checks, width=_width()))
     return 0 if all(check["good"] for check in checks) else _DENIED
 
 

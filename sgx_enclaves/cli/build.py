@@ -23,7 +23,7 @@ from sgx_enclaves.cli.output import message, out_json, out_report
 from sgx_enclaves.release.build import BuildRequest, build_release
 from sgx_enclaves.release.manifest import set_apart
 from sgx_enclaves.release.toolchain import ToolchainKind
-from sgx_enclaves.report.templated import build_text
+from sgx_enclaves.report.templated import filled
 
 ARGUMENTS = """\
 @release
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         out_json(manifest.as_dict())
     else:
-        out_report(build_text(manifest, args.into).rstrip("\n"))
+        out_report(filled("build.txt", manifest=manifest, into=args.into).rstrip("\n"))
     if not manifest.complete:
         return EXIT_FAILED
     return EXIT_DIFFERS if manifest.reproducible is False else 0

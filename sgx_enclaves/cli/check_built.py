@@ -16,7 +16,7 @@ from pathlib import Path
 from sgx_enclaves.cli.output import out_report, write_output
 from sgx_enclaves.files import make_folder
 from sgx_enclaves.release.manifest import Manifest, load_built
-from sgx_enclaves.report.templated import built_text
+from sgx_enclaves.report.templated import filled
 
 ARGUMENTS = """\
 directory:DIR  made by build
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Print it; 0 if it is as demanded."""
     manifest = load_built(args.directory).manifest
     refused = refusals(manifest, args.allow_unpinned) if args.designated else []
-    text = built_text(manifest, refused)
+    text = filled("built.txt", manifest=manifest, refused=refused)
     out_report(text.rstrip("\n"))
     if args.output is not None and not refused:
         make_folder(Path(args.output).parent)

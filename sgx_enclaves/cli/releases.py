@@ -38,7 +38,7 @@ from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.archive import lay_out, pack_members, read_contents, read_members
 from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed_enclaves
-from sgx_enclaves.report.templated import entry_text
+from sgx_enclaves.report.templated import filled
 from sgx_enclaves.report.text import table
 
 ARGUMENTS = """\
@@ -95,7 +95,8 @@ def _show(args: argparse.Namespace, catalogue: Catalogue, release: Release) -> i
     if args.json:
         out_json({"release": as_plain(release), "unpinned": unpinned})
     else:
-        out_report(entry_text(release, unpinned, width=width()).rstrip("\n"))
+        text = filled("entry.txt", release=release, unpinned=unpinned, width=width())
+        out_report(text.rstrip("\n"))
     return 0
 
 

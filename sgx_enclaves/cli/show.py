@@ -12,7 +12,7 @@ from sgx_enclaves.cli.output import out_json, out_report
 from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.explain.description import describe_file
 from sgx_enclaves.report.as_json import show_dict, sigstruct_dict
-from sgx_enclaves.report.templated import show_sigstruct_text, show_text
+from sgx_enclaves.report.templated import filled
 
 ARGUMENTS = """\
 enclave:FILE  a signed or an unsigned enclave, or one bare SIGSTRUCT
@@ -23,15 +23,15 @@ def run(args: argparse.Namespace) -> int:
     """Print the file's structures; 0 when it could be read."""
     image = load_enclave_or_sigstruct(args.enclave)
     if isinstance(image, Sigstruct):
-        if args.json:
-            out_json({"file": args.enclave, "sigstruct": sigstruct_dict(image)})
-        else:
-            out_report(show_sigstruct_text(args.enclave, image).rstrip("\n"))
-        return 0
-    descriptor = load_descriptor(image)
-    description = describe_file(image.data, image.name)
-    if args.json:
-        out_json(show_dict(image, descriptor, description))
+        plain: dict[str, object] = {"file": args.enclave, "sigstruct": sigstruct_dict(image)}
+        values: dict[str, object] = {"file": args.enclave, "image": image}
     else:
-        out_report(show_text(image, descriptor, description).rstrip("\n"))
+        descriptor = load_descriptor(image)
+        description = describe_file(image.data, image.name)
+        plain = show_dict(image, descriptor, description)
+        values = {"image": image, "descriptor": descriptor, "description": description}
+    if args.json:
+        out_json(plain)
+    else:
+        out_report(filled("show.txt", **values).rstrip("\n"))
     return 0

@@ -23,7 +23,7 @@ from sgx_enclaves.enclave.policy import Policy, check_fips_signature, check_sigs
 from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import FormatError
-from sgx_enclaves.report.as_json import finding_dict
+from sgx_enclaves.plain import as_plain
 from sgx_enclaves.report.text import finding_lines
 
 ARGUMENTS = """\
@@ -111,7 +111,7 @@ def _print_json(path: str, results: list[tuple[Sigstruct, list[Finding]]]) -> No
             "isvsvn": sigstruct.isvsvn,
             "date": sigstruct.date_text,
             "debug": sigstruct.is_debug,
-            "findings": [finding_dict(f) for f in findings],
+            "findings": as_plain(findings),
         }
         for sigstruct, findings in results
     ]

@@ -8,15 +8,13 @@ has of each enclave what its verdict comes to.
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import signer_named
 from sgx_enclaves.enclave.metadata import DIRECTORY_NAMES, Block, Descriptor
 from sgx_enclaves.enclave.sigstruct import Sigstruct
-from sgx_enclaves.enclave.verdict import Finding, Origin, Verdict
+from sgx_enclaves.enclave.verdict import Origin, Verdict
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.outcome import EnclaveOutcome, ReleaseVerdict
 
@@ -31,55 +29,27 @@ RELEASE_SCHEMA_VERSION = 1
 PACKAGE_SCHEMA_VERSION = 1
 
 
-def schema() -> dict[str, object]:
-    """The JSON Schema (draft 2020-12) of what `verdict_dict` gives."""
-    return _schema("verdict.schema.json")
-
-
-def release_schema() -> dict[str, object]:
-    """The JSON Schema (draft 2020-12) of what `release_dict` gives."""
-    return _schema("release.schema.json")
-
-
-def _schema(file: str) -> dict[str, object]:
-    text = resources.files(__package__).joinpath(file).read_text("utf-8")
-    loaded: dict[str, object] = json.loads(text)
-    return loaded
+def _fields(source: object, names: str) -> dict[str, object]:
+    """Some attributes of a record as plain data, in this order."""
+    return {name: as_plain(getattr(source, name)) for name in names.split()}
 
 
 def verdict_dict(verdict: Verdict) -> dict[str, object]:
-    """The verdict in full."""
+    """The verdict in full, as verdict.schema.json describes it."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "outcome": verdict.outcome.value,
-        "exit_status": verdict.exit_status,
-        "headline": verdict.headline,
+        **_fields(verdict, "outcome exit_status headline"),
         "bytes": {origin.value: verdict.bytes_of(origin) for origin in Origin},
         **as_plain(verdict),
     }
 
 
-def finding_dict(finding: Finding) -> dict[str, object]:
-    """One finding."""
-    plain: dict[str, object] = as_plain(finding)
-    return plain
-
-
 def release_dict(verdict: ReleaseVerdict) -> dict[str, object]:
-    """The verdict on a release."""
+    """The verdict on a release, as release.schema.json describes it."""
     return {
         "schema_version": RELEASE_SCHEMA_VERSION,
-        "release": verdict.release,
-        "title": verdict.title,
-        "outcome": verdict.outcome.value,
-        "exit_status": verdict.exit_status,
-        "reproducible": verdict.reproducible,
-        "claim": verdict.claim,
-        "not_proved": list(verdict.not_proved),
-        "unpinned": list(verdict.unpinned),
-        "unpinned_allowed": verdict.unpinned_allowed,
-        "builds": as_plain(verdict.builds),
-        "stages": as_plain(verdict.stages),
+        **_fields(verdict, "release title outcome exit_status reproducible claim not_proved"),
+        **_fields(verdict, "unpinned unpinned_allowed builds stages"),
         "enclaves": [_enclave(enclave) for enclave in verdict.enclaves],
         "notices": list(verdict.notices),
     }
@@ -88,12 +58,7 @@ def release_dict(verdict: ReleaseVerdict) -> dict[str, object]:
 def _enclave(enclave: EnclaveOutcome) -> dict[str, object]:
     verdict = enclave.verdict
     return {
-        "name": enclave.name,
-        "signed_file": enclave.signed_file,
-        "required": enclave.required,
-        "may_ship": enclave.may_ship,
-        "reason": enclave.reason,
-        "unpinned": list(enclave.unpinned),
+        **_fields(enclave, "name signed_file required may_ship reason unpinned"),
         "outcome": enclave.bytes_outcome.value,
         "refused_by": enclave.refused_by or None,
         "refused_checks": list(enclave.refused_checks),
@@ -112,25 +77,15 @@ def result_dict(result: PackageResult) -> dict[str, object]:
         "schema_version": PACKAGE_SCHEMA_VERSION,
         "file": result.file,
         "package": result.nevra,
-        "outcome": as_plain(result.outcome),
-        "exit_status": result.exit_status,
-        "findings": as_plain(result.findings),
+        **_fields(result, "outcome exit_status findings"),
         "enclaves": [_packaged_enclave(enclave) for enclave in result.enclaves],
     }
 
 
 def _packaged_enclave(enclave: EnclaveResult) -> dict[str, object]:
     return {
-        "path": enclave.path,
-        "links": list(enclave.links),
-        "name": enclave.name,
-        "signed": enclave.signed,
-        "size": enclave.size,
-        "sha256": enclave.sha256,
-        "reference": enclave.reference,
-        "outcome": as_plain(enclave.outcome),
-        "exit_status": enclave.exit_status,
-        "findings": as_plain(enclave.findings),
+        **_fields(enclave, "path links name signed size sha256 reference"),
+        **_fields(enclave, "outcome exit_status findings"),
         "verdict": None if enclave.verdict is None else verdict_dict(enclave.verdict),
     }
 
@@ -152,12 +107,7 @@ def show_dict(
     return {
         "file": image.name,
         "size": len(image.data),
-        "interpreter": description.interpreter,
-        "build_id": description.build_id,
-        "comments": as_plain(description.comments),
-        "producers": as_plain(description.producers),
-        "features": as_plain(description.features),
-        "sections": as_plain(description.sections),
+        **_fields(description, "interpreter build_id comments producers features sections"),
         "symbols": len(description.symbols),
         "not_described": as_plain(description.problems),
         "segments": [s.as_dict() for s in image.load_segments],

@@ -17,16 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from sgx_enclaves import __version__
-from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.enclave import metadata, sigstruct
-from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import signer_named
 from sgx_enclaves.enclave.verdict import ByteRange, CheckState, Origin, Outcome, Verdict
-from sgx_enclaves.explain.description import Description
-from sgx_enclaves.gate.collect import Combined
-from sgx_enclaves.gate.subjects import Subject
 from sgx_enclaves.plain import printable
-from sgx_enclaves.release.manifest import Manifest
 from sgx_enclaves.release.outcome import EnclaveOutcome, ReleaseVerdict
 from sgx_enclaves.report.text import (
     build_words,
@@ -48,15 +42,15 @@ _HEIGHTS = {
     Origin.SECOND_SIGNATURE: 34,
     Origin.UNEXPLAINED: 40,
 }
-# Exit status of each verdict; what has none of them was not verified.
-STATUS = {"identical": 0, "differs": 1, "unverifiable": 2}
+# Exit status of what was not verified.
 UNKNOWN_STATUS = 2
 _HEADER = ("ENCLAVE", "VERDICT", "MRENCLAVE")
 # Between columns, and how short a MRENCLAVE may be cut at most.
 _GAPS, _LEAST = 4, 16
 
-
-_SPELLING: Mapping[str, Any] = {
+# What every template can call and name.
+_GLOBALS: Mapping[str, Any] = {
+    "version": __version__,
     "signer_named": signer_named,
     "spell": sigstruct.spell,
     "secinfo": sigstruct.spell_secinfo,
@@ -64,6 +58,9 @@ _SPELLING: Mapping[str, Any] = {
     "xfrm": sigstruct.XFRM_NAMES,
     "misc": sigstruct.MISC_NAMES,
     "added": metadata.ATTRIBUTE_NAMES,
+    "build_words": build_words,
+    "reproducible_words": reproducible_words,
+    "heights": {origin.value: height for origin, height in _HEIGHTS.items()},
 }
 
 
@@ -80,16 +77,12 @@ def verdict_html(verdict: Verdict) -> str:
         proved = check.state is CheckState.PROVED
         state = "" if proved else f"{check.state.value}: "
         words[proved].append(f"{state}{check.name}: {check.claim}")
-    return _filled(
+    return filled(
         "verdict.html",
-        title=f"{verdict.outcome.value.upper()}: {verdict.headline}",
-        mood=verdict.outcome.value,
         verdict=verdict,
         proved=words[True],
         refuted=words[False],
-        signer_named=signer_named,
         origins=tuple(Origin),
-        heights={origin.value: height for origin, height in _HEIGHTS.items()},
         whole=_picture(ranges, 0, verdict.signed.size),
         area=area,
         magnified=_picture(ranges, *area) if area else (),
@@ -127,15 +120,12 @@ def release_html(verdict: ReleaseVerdict) -> str:
         own = enclave.verdict
         said = own.headline if own is not None else f"stopped at {enclave.refused_by}"
         words[enclave.bytes_outcome is Outcome.IDENTICAL].append(f"{enclave.name}: {said}")
-    return _filled(
+    return filled(
         "release.html",
         title=headline(verdict),
-        mood=_mood(verdict.outcome.value, verdict.reproducible),
         verdict=verdict,
         proved=words[True],
         refuted=words[False],
-        reproducible=reproducible_words(verdict),
-        build_words=build_words,
     )
 
 
@@ -148,112 +138,22 @@ def release_summary(verdict: ReleaseVerdict, form: str) -> str:
         return stopped + reasons(own.findings if own is not None else enclave.findings)
 
     required = [enclave for enclave in verdict.enclaves if enclave.required]
-    return _filled(
+    return filled(
         f"release.{form}",
         title=headline(verdict),
         verdict=verdict,
         failed=[e for e in required if e.bytes_outcome is Outcome.DIFFERS],
         undecided=[e for e in required if e.bytes_outcome is Outcome.UNVERIFIABLE],
         why=why,
-        build_words=build_words,
     )
 
 
-def combined_html(combined: Combined) -> str:
-    """The one answer on a build, out of those of its verifiers."""
-    subject = combined.nvr or f"release {combined.release}"
-    title = f"{subject}: {combined.verdict}"
-    return _filled(
-        "combined.html",
-        title=title,
-        mood=_mood(combined.verdict, combined.reproducible),
-        combined=combined,
-        place=_place,
-    )
-
-
-# --- texts ---
-
-
-def _mood(verdict: str, reproducible: bool) -> str:
-    """Its colour: an identical that is not the reproducible verdict is amber, not green."""
-    return "weaker" if verdict == Outcome.IDENTICAL.value and not reproducible else verdict
-
-
-def combined_text(combined: Combined) -> str:
-    """The same answer as text."""
-    return _filled("combined.txt", combined=combined, place=_place)
-
-
-def build_text(manifest: Manifest, into: Path) -> str:
-    """What came of a build into a directory."""
-    return _filled("build.txt", manifest=manifest, into=into)
-
-
-def built_text(manifest: Manifest, refused: Sequence[str]) -> str:
-    """What a built directory holds, how its maker says it came to be, and why that is refused."""
-    return _filled("built.txt", manifest=manifest, refused=refused)
-
-
-def show_text(
-    image: EnclaveImage, descriptor: metadata.Descriptor, description: Description
-) -> str:
-    """What an enclave file says about itself; nothing of it is judged."""
-    return _filled(
-        "show.txt", image=image, descriptor=descriptor, description=description, **_SPELLING
-    )
-
-
-def entry_text(release: Release, unpinned: Sequence[str], *, width: int = 80) -> str:
-    """An entry of the catalogue: what is known of a release, and what is not.
-
-    Args:
-        release: the entry.
-        unpinned: the facts that nobody pinned.
-        width: columns.
-    """
-    return _filled(
-        "entry.txt", release=release, unpinned=unpinned, signer_named=signer_named, width=width
-    )
-
-
-def show_sigstruct_text(name: str, bare: sigstruct.Sigstruct) -> str:
-    """What a file says that is one bare SIGSTRUCT."""
-    return _filled("show.txt", name=name, sigstruct=bare, **_SPELLING)
-
-
-def answer_text(result: Mapping[str, Any], width: int = 100) -> str:
-    """What a verification task gave."""
-    return _filled("answer.txt", found=result, width=width)
-
-
-def record_text(record: Mapping[str, Any], width: int = 100) -> str:
-    """One record, in full but for its list of packages, which is counted."""
-    return _filled("record.txt", found={**record, "build": record.get("nvr")}, width=width)
-
-
-def gate_text(build: str, tag: str, status: Mapping[str, Any], width: int = 100) -> str:
-    """Whether a tag takes a build, and why not."""
-    return _filled("gate.txt", build=build, tag=tag, status=status, width=width)
-
-
-def audit_text(found: Mapping[str, Any], width: int = 100) -> str:
-    """The builds that a tag shows without a fitting record, and why."""
-    return _filled("audit.txt", width=width, **found)
-
-
-def doctor_text(checks: Sequence[Mapping[str, Any]], width: int = 100) -> str:
-    """What of a hub's set-up is right, and what is not."""
-    lines = []
-    for check in checks:
-        head = f"{'good ' if check['good'] else 'WRONG'}  {check['what']}: "
-        lines += paragraph(str(check["says"]), width, printable(head), 7)
-    return "\n".join(lines) + "\n"
+# --- texts of a build system ---
 
 
 def exit_status(verdict: object) -> int:
     """0 identical, 1 differs, 2 unverifiable or none."""
-    return STATUS.get(str(verdict), UNKNOWN_STATUS)
+    return {"identical": 0, "differs": 1}.get(str(verdict), UNKNOWN_STATUS)
 
 
 def records_table(records: Sequence[Mapping[str, Any]]) -> str:
@@ -290,10 +190,6 @@ def enclave_table(enclaves: Sequence[Mapping[str, Any]], width: int) -> list[str
     return shown
 
 
-def _place(subject: Subject) -> str:
-    return f"{subject.path} of {subject.rpm}" if subject.rpm else f"the vendor's {subject.file}"
-
-
 def _known(value: object) -> str:
     return "-" if value is None else printable(str(value))
 
@@ -320,7 +216,13 @@ def _joined(lines: Iterable[str]) -> _Lines:
     return _Lines("\n".join(lines))
 
 
-def _filled(template: str, **values: object) -> str:
+def filled(template: str, **values: object) -> str:
+    """A text or a page.
+
+    Args:
+        template: its file in templates/ without `.j2`, such as `build.txt`.
+        values: what it names.
+    """
     import jinja2  # noqa: PLC0415  (slow to import; a comparison does without)
 
     environment = jinja2.Environment(
@@ -331,13 +233,16 @@ def _filled(template: str, **values: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals.update(_GLOBALS)
     # What a mapping lacks is no value at all to jinja2, and an empty text.
-    environment.filters["cell"] = lambda text: _MARKDOWN.sub(r"\\\1", printable(text))
-    environment.filters["quote"] = shlex.quote
-    environment.filters["known"] = lambda value: str("-" if value is None else value) or "-"
-    environment.filters["paragraph"] = lambda text, *how: _joined(paragraph(str(text), *how))
-    environment.filters["enclaves"] = lambda found, width: _joined(enclave_table(found, width))
-    return environment.get_template(f"{template}.j2").render(values, version=__version__)
+    environment.filters.update(
+        cell=lambda text: _MARKDOWN.sub(r"\\\1", printable(text)),
+        quote=shlex.quote,
+        known=lambda value: str("-" if value is None else value) or "-",
+        paragraph=lambda text, *how: _joined(paragraph(str(text), *how)),
+        enclaves=lambda found, width: _joined(enclave_table(found, width)),
+    )
+    return environment.get_template(f"{template}.j2").render(values)
 
 
 def _shown(value: object) -> object:

@@ -36,7 +36,7 @@ from sgx_enclaves.gate.collect import (
 )
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
 from sgx_enclaves.gate.subjects import built_together, enclaves_to_verify
-from sgx_enclaves.report.templated import combined_html, combined_text
+from sgx_enclaves.report.templated import filled
 
 from .config import Config
 from .release_source import ResolvedRelease, resolve
@@ -177,8 +177,8 @@ class BuildVerification:
         uploads = Uploads(self.task, Path(self.task.workdir) / "outputs")
         report = report_text(combined, self.task.id, self.build_tag, self.repo_id).encode()
         uploads.add(REPORT, report)
-        uploads.add_text(TEXT, combined_text(combined))
-        uploads.add_text(HTML, combined_html(combined))
+        uploads.add_text(TEXT, filled("combined.txt", combined=combined))
+        uploads.add_text(HTML, filled("combined.html", combined=combined))
         record = None
         unread = [package.name for package in combined.packages if package.digests is None]
         if unread:

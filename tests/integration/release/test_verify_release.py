@@ -32,11 +32,11 @@ from demo.release import (
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.release.archive import list_members
 from sgx_enclaves.release.sandbox import Isolation
-from sgx_enclaves.report.as_json import release_schema
 from sgx_enclaves.tar import Member
 from tests.enclaves.compiled import have_toolchain
 from tests.integration.release.verifying import DEADLINE, Bench, World, make_world
 from tests.support.keys import foreign_key, vendor_key
+from tests.support.schemas import schema
 
 pytestmark = pytest.mark.skipif(not have_toolchain(), reason="needs gcc, ld, strip and make")
 PCE = ENCLAVE_LIST[0]
@@ -85,7 +85,7 @@ def test_honest_release_is_identical_and_reproducible(
 
 def test_reports_are_there_and_as_described(bench: Bench, world: World) -> None:
     result = bench.run(world.honest)
-    jsonschema.validate(result.report, release_schema())
+    jsonschema.validate(result.report, schema("release"))
     page = (result.folder / "release.html").read_text("utf-8")
     assert "<script" not in page
     for enclave in ENCLAVE_LIST:
@@ -233,7 +233,7 @@ def test_build_that_is_not_separated_from_the_machine_is_not_reproducible(
     assert (result.status, result.outcome) == (0, "identical")
     assert not result.report["reproducible"]
     assert result.report["builds"][0]["kind"] == "open"
-    jsonschema.validate(result.report, release_schema())
+    jsonschema.validate(result.report, schema("release"))
     text = (result.folder / "release.txt").read_text("utf-8")
     assert "NOT the reproducible verdict" in text
     assert "NOT SEPARATED" in text

@@ -22,7 +22,7 @@ from sgx_enclaves.gate.collect import (
 from sgx_enclaves.gate.inspect import PackageFacts, RpmDigests, SignedFile
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.gate.subjects import RPM, VENDOR, Subject
-from sgx_enclaves.report.templated import combined_html, combined_text
+from sgx_enclaves.report.templated import filled
 
 RELEASE = "cd" * 32
 FILE = "ef" * 32
@@ -226,11 +226,11 @@ def test_the_report_has_every_answer() -> None:
 def test_people_are_told_the_same() -> None:
     bad = answer("pce", subject(RPM, "differs", "<b>byte 5</b>"), verdict="differs", claim="not so")
     combined = combine("demo", "x-1-1", [bad, failed("ide", 51, "died")], [package("pce")])
-    words = combined_text(combined)
+    words = filled("combined.txt", combined=combined)
     assert words.startswith("DIFFERS: x-1-1 against release demo: pce: <b>byte 5</b>; ide: died")
     assert "/lib/libsgx_pce.signed.so.1.2 of x-1-1.x86_64.rpm" in words
     assert "1a" * 32 in words
-    page = combined_html(combined)
+    page = filled("combined.html", combined=combined)
     assert '<h1 class="differs">x-1-1: differs</h1>' in page
     assert "&lt;b&gt;byte 5" in page
     assert "<b>" not in page
@@ -264,4 +264,4 @@ def test_a_buildroot_that_anybody_may_fill(
 )
 def test_an_identical_that_is_not_reproducible_is_not_green(reproducible: bool, mood: str) -> None:
     combined = combine("demo", "x-1-1", [answer("pce", reproducible=reproducible)], [package()])
-    assert f"<h1 {mood}>" in combined_html(combined)
+    assert f"<h1 {mood}>" in filled("combined.html", combined=combined)

@@ -33,9 +33,10 @@ from sgx_enclaves.release.outcome import (
     StageState,
     decide,
 )
-from sgx_enclaves.report.as_json import release_dict, release_schema
+from sgx_enclaves.report.as_json import release_dict
 from sgx_enclaves.report.templated import release_html, release_summary
 from sgx_enclaves.report.text import release_text
+from tests.support.schemas import schema
 
 REASON = Finding("x", Severity.UNVERIFIABLE, "something broke", expected="this", found="that")
 DESIGNATED = BuildFacts("r", BuildKind.DESIGNATED, "gcc 9", ())
@@ -103,7 +104,7 @@ def judged(
         enclaves=enclaves,
         notices=notices,
     )
-    jsonschema.validate(release_dict(verdict), release_schema())
+    jsonschema.validate(release_dict(verdict), schema("release"))
     return verdict
 
 
@@ -275,10 +276,10 @@ def test_schema_refuses_what_is_no_report() -> None:
     good = release_dict(judged(SAME))
     for key in good:
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({k: v for k, v in good.items() if k != key}, release_schema())
+            jsonschema.validate({k: v for k, v in good.items() if k != key}, schema("release"))
     for key, value in (("outcome", "good"), ("exit_status", 3), ("enclaves", []), ("more", 1)):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**good, key: value}, release_schema())
+            jsonschema.validate({**good, key: value}, schema("release"))
 
 
 def test_a_release_in_short_for_reviews_and_for_ci() -> None:

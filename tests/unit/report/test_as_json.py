@@ -14,8 +14,9 @@ from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.policy import policy_for
 from sgx_enclaves.enclave.verdict import Verdict
 from sgx_enclaves.explain.explain import explained
-from sgx_enclaves.report.as_json import SCHEMA_VERSION, schema, verdict_dict
+from sgx_enclaves.report.as_json import SCHEMA_VERSION, verdict_dict
 from tests.enclaves.synthetic import small_enclave
+from tests.support.schemas import schema
 from tests.unit.explain.explaining import Case
 from tests.unit.report.verdicts import DIFFERS, IDENTICAL, OURS, UNVERIFIABLE
 
@@ -28,12 +29,12 @@ def as_read(verdict: Verdict) -> Any:
 
 
 def check(document: Any) -> None:
-    jsonschema.Draft202012Validator(schema()).validate(document)
+    jsonschema.Draft202012Validator(schema("verdict")).validate(document)
 
 
 def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(schema())
-    assert schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    jsonschema.Draft202012Validator.check_schema(schema("verdict"))
+    assert schema("verdict")["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
 @VERDICTS
@@ -110,7 +111,7 @@ def test_every_field_is_required_and_no_other_is_allowed() -> None:
         own = [part] if part.get("type") == "object" else []
         return own + [found for item in part.values() for found in objects(item)]
 
-    found = objects(schema())
+    found = objects(schema("verdict"))
     assert len(found) == 11
     for part in found:
         assert part["additionalProperties"] is False

@@ -6,11 +6,9 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.report.templated import (
-    answer_text,
     enclave_table,
     exit_status,
-    gate_text,
-    record_text,
+    filled,
     records_table,
 )
 from sgx_enclaves.report.text import shorten, table
@@ -26,6 +24,18 @@ RESULT = {
     "enclaves": [ENCLAVE],
     "record": 9,
 }
+
+
+def answer_text(found: object) -> str:
+    return filled("answer.txt", found=found, width=100)
+
+
+def record_text(found: object) -> str:
+    return filled("record.txt", found=found, width=100)
+
+
+def gate_text(status: object) -> str:
+    return filled("gate.txt", build="x-1-1", tag="demo", status=status, width=100)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
@@ -79,7 +89,7 @@ def test_records_line_up() -> None:
 
 def test_an_open_tag_says_that_it_is_open() -> None:
     status = {"present": True, "enforced": False, "allowed": True, "reasons": ["never verified"]}
-    text = gate_text("x-1-1", "demo", status)
+    text = gate_text(status)
     assert text.startswith("ALLOWED: x-1-1 into demo\n")
     assert "is not gated" in text
     assert "never verified" in text
@@ -88,7 +98,7 @@ def test_an_open_tag_says_that_it_is_open() -> None:
 
 def test_a_build_without_enclaves_says_so() -> None:
     status = {"present": False, "enforced": True, "allowed": True, "reasons": []}
-    assert "holds no signed enclave" in gate_text("x-1-1", "demo", status)
+    assert "holds no signed enclave" in gate_text(status)
 
 
 def test_columns() -> None:
