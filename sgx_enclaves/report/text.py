@@ -50,7 +50,7 @@ class Row(NamedTuple):
     """A label in a column of its own, and a text that hangs behind it.
 
     Attributes:
-        label: empty where the row goes on with what the one above it is about.
+        label: empty where the row continues the one above it.
         text: of any length.
         mark: stands before the text.
         hang: how much further to the right later lines begin.
@@ -100,16 +100,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def shorten(text: str, width: int) -> str:
     """At most `width` characters; what is cut off is marked."""
     return text if len(text) <= width else text[: max(width - 3, 1)] + "..."
-
-
-def _labelled(label: str, texts: Iterable[str]) -> Iterator[Row]:
-    """Rows of which only the first has the label."""
-    for index, text in enumerate(texts):
-        yield Row("" if index else label, text)
-
-
-def _text(lines: Iterable[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)
 
 
 # --- findings ---
@@ -162,25 +152,15 @@ _CLAIMS = {
 _SHOWN_ELSEWHERE = frozenset({"payload-differs", "metadata-differs", "measurement-differs"})
 
 
-def sentence(verdict: Verdict) -> str:
-    """The verdict as one precise sentence, the file named without its directory."""
-    return verdict.headline
-
-
 def verdict_text(verdict: Verdict, *, width: int = 80) -> str:
-    """The whole report, on a screen in the usual cases.
-
-    Args:
-        verdict: what to report.
-        width: columns.
-    """
-    head = f"{verdict.outcome.value.upper()}: {sentence(verdict)}"
+    """The whole report in lines of `width`, on a screen in the usual cases."""
+    head = f"{verdict.outcome.value.upper()}: {verdict.headline}"
     lines: list[str] = []
     for amounts in _AMOUNTS:
         lines = laid_out(head, _verdict_rows(verdict, *amounts), width, 9)
         if len(lines) <= _SCREEN:
             break
-    return _text(lines)
+    return "\n".join([*lines, ""])
 
 
 def _verdict_rows(
@@ -226,7 +206,8 @@ def _verdict_rows(
 
 
 def _some(label: str, texts: Sequence[str], most: int, omitted: int = 0) -> Iterator[Row]:
-    yield from _labelled(label, texts[:most])
+    for index, text in enumerate(texts[:most]):
+        yield Row("" if index else label, text)
     more = max(0, len(texts) - most) + omitted
     if more:
         # Ranges beyond those that were kept are counted, nowhere listed.
@@ -248,7 +229,7 @@ def _block_words(block: BlockFacts, ours: Optional[str]) -> str:
 
 
 def _finding_words(finding: Finding) -> str:
-    # a note is not one of many, and may tell a digest
+    # a note is not one of many, and may name a digest
     most = _LONGEST_VALUE if finding.severity is Severity.NOTE else _VALUE
     where = f"block {finding.block}: " if finding.block is not None else ""
     at = f" (at 0x{finding.offset:x})" if finding.offset is not None else ""
@@ -288,13 +269,8 @@ _BUILD_WORDS = {
 
 
 def release_text(verdict: ReleaseVerdict, *, width: int = 80) -> str:
-    """The whole report.
-
-    Args:
-        verdict: what to report.
-        width: columns.
-    """
-    return _text(laid_out(headline(verdict), _release_rows(verdict), width, 10))
+    """The whole report on a release, in lines of `width`."""
+    return "\n".join([*laid_out(headline(verdict), _release_rows(verdict), width, 10), ""])
 
 
 def headline(verdict: ReleaseVerdict) -> str:
@@ -329,7 +305,7 @@ def _release_rows(verdict: ReleaseVerdict) -> Iterator[Row]:
     if verdict.unpinned:
         said = "accepted by --allow-unpinned" if verdict.unpinned_allowed else "not accepted"
         yield Row("UNPINNED", f"{said}: {_first(verdict.unpinned, _UNPINNED, ', ', ' and')}")
-    told: set[Finding] = set()
+    shown: set[Finding] = set()
     for index, stage in enumerate(verdict.stages):
         yield Row("" if index else "stages", _stage_words(stage), hang=_HANG)
         if stage.state is StageState.REFUSED:
@@ -338,11 +314,11 @@ def _release_rows(verdict: ReleaseVerdict) -> Iterator[Row]:
                 yield from _reasons(stage.findings)
             hints = dict.fromkeys(f.hint for f in _against(stage.findings) if f.hint)
             yield from (Row("", f"-> {hint}", "    ") for hint in hints)
-            told |= set(stage.findings)
+            shown |= set(stage.findings)
     for index, enclave in enumerate(verdict.enclaves):
         yield Row("" if index else "enclaves", _enclave_words(enclave), hang=_HANG)
         findings = enclave.verdict.findings if enclave.verdict is not None else enclave.findings
-        yield from _reasons(f for f in findings if f not in told)
+        yield from _reasons(f for f in findings if f not in shown)
     for enclave in verdict.enclaves:
         if not enclave.may_ship:
             yield Row("MAY NOT", f"be shipped: {enclave.name}: {enclave.reason}")
@@ -358,7 +334,7 @@ def _first(texts: Sequence[str], most: int, comma: str, last: str) -> str:
 
 
 def _worth_a_line(finding: Finding) -> bool:
-    """Notes on the toolchain are told with the build."""
+    """Notes on the toolchain stand with the build."""
     return finding.severity is Severity.NOTE and finding.code != "toolchain-not-designated"
 
 
@@ -404,12 +380,11 @@ _MOST_LINKS = 20
 def result_text(result: PackageResult, *, width: int = 80) -> str:
     """A package's result: much about what is wrong, little about what is right."""
     name = f" ({result.nevra})" if result.nevra else ""
-    lines = [printable(f"{result.file}{name}: {_summary(result)}")]
-    for finding in result.findings:
-        lines += _indented(finding_lines(finding))
+    lines = [f"{result.file}{name}: {_summary(result)}"]
+    lines += [f"  {line}" for finding in result.findings for line in finding_lines(finding)]
     for enclave in result.enclaves:
         lines += ["", *_enclave_lines(enclave, width)]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _summary(result: PackageResult) -> str:
@@ -417,9 +392,8 @@ def _summary(result: PackageResult) -> str:
         enclaves = _counted(e.outcome.value for e in result.enclaves if e.outcome is not None)
         # The whole may be worse than each part: say what the parts are.
         return result.outcome.value.upper() + (f" (enclaves: {enclaves})" if enclaves else "")
-    if result.enclaves:
-        return f"{len(result.enclaves)} unsigned enclave(s), nothing to verify"
-    return "no enclave"
+    unsigned = f"{len(result.enclaves)} unsigned enclave(s), nothing to verify"
+    return unsigned if result.enclaves else "no enclave"
 
 
 def _counted(words: Iterable[str]) -> str:
@@ -441,16 +415,12 @@ def _enclave_lines(enclave: EnclaveResult, width: int) -> list[str]:
         lines += finding_lines(finding)
     verdict = enclave.verdict
     if verdict is not None and verdict.outcome is Outcome.IDENTICAL:
-        lines.append(f"IDENTICAL {sentence(verdict)}")
+        lines.append(f"IDENTICAL {verdict.headline}")
         lines.append(f"MRENCLAVE {verdict.mrenclave}")
     elif verdict is not None:
         lines += verdict_text(verdict, width=width - 2).rstrip("\n").split("\n")
-    head = printable(f"{enclave.path}: {state}{name}, {enclave.size} bytes")
-    return [head, *_indented(lines)]
-
-
-def _indented(lines: Iterable[str]) -> list[str]:
-    return [printable(f"  {line}") for line in lines]
+    head = f"{enclave.path}: {state}{name}, {enclave.size} bytes"
+    return [head, *(f"  {line}" for line in lines)]
 
 
 _SAID = ("reference-unauthenticated",)
@@ -476,12 +446,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def scan_summary(survey: Survey, reports: Sequence[Mapping[str, Any]]) -> str:
-    """One line about a whole scan.
-
-    Args:
-        survey: what it was about.
-        reports: those that were worth a report.
-    """
+    """One line about a whole scan, and about the packages that were worth a report."""
     enclaves = [enclave for report in reports for enclave in report["enclaves"]]
     carrying = sum(bool(report["enclaves"]) for report in reports)
     broken = sum(bool(report["findings"]) for report in reports)

@@ -16,7 +16,7 @@ from sgx_enclaves.enclave.verdict import (
     Severity,
     Verdict,
 )
-from sgx_enclaves.report.text import sentence, verdict_text
+from sgx_enclaves.report.text import verdict_text
 from tests.unit.report.verdicts import (
     DIFFERS,
     IDENTICAL,
@@ -154,4 +154,4 @@ def test_width_is_kept_where_words_allow_it() -> None:
 
 
 def test_the_sentence_names_the_file_without_its_folder() -> None:
-    assert sentence(IDENTICAL).startswith("libsgx_pce.signed.so is our build")
+    assert IDENTICAL.headline.startswith("libsgx_pce.signed.so is our build")
