@@ -143,3 +143,11 @@ class RecordError(SgxEnclavesError):
 
 class RuleError(SgxEnclavesError):
     """A rule of the gate that cannot be read; nothing passes a gate with such a rule."""
+
+
+class ReportError(SgxEnclavesError):
+    """A report that is malformed, of another schema, or contradicts itself."""
+
+
+class AttestationError(SgxEnclavesError):
+    """A statement that is malformed, or not signed as demanded; nothing of it is believed."""

@@ -14,6 +14,7 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
@@ -25,7 +26,7 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import AskedBy, Policy, policy_for
 from sgx_enclaves.enclave.sdk import Generation, generation_named
 from sgx_enclaves.enclave.sigstruct import Sigstruct
-from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError
+from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError, SigningError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
@@ -152,6 +153,60 @@ def prepared_for_signing(args: argparse.Namespace) -> tuple[EnclaveImage, Regene
     require_loadable(image, frozenset(ignored))
     generation = chosen_generation(args) or detect_generation(image)
     return image, regenerate(image, load_config(args.config), generation, args.fips)
+
+
+def chosen_passphrase(args: argparse.Namespace, pem: bytes) -> Optional[bytes]:
+    """Of an encrypted `--key`: from `--passphrase-file`, or asked for on a terminal."""
+    import getpass  # noqa: PLC0415
+
+    from sgx_enclaves.enclave.sign import needs_passphrase  # noqa: PLC0415
+
+    if not needs_passphrase(pem):
+        return None
+    if args.passphrase_file is not None:
+        return read_file(args.passphrase_file, DEFAULT_LIMITS.config_size).partition(b"\n")[0]
+    if sys.stdin is not None and sys.stdin.isatty():
+        return getpass.getpass(f"passphrase of {args.key}: ").encode()
+    return None
+
+
+# A signing service may ask a person.
+_SIGNING_SECONDS = 600
+
+
+def asking(command: str, *, digest: bool = False) -> Callable[[bytes], bytes]:
+    """A signer that is a command: the message on its standard input, a raw signature back.
+
+    Args:
+        command: split as a shell does, and run without one.
+        digest: give it the message's SHA-256 in place of the message.
+    """
+    import hashlib  # noqa: PLC0415
+    import shlex  # noqa: PLC0415
+    import subprocess  # noqa: PLC0415
+
+    def signer(message: bytes) -> bytes:
+        given = hashlib.sha256(message).digest() if digest else message
+        try:
+            ended = subprocess.run(  # noqa: S603 - the user names it, and no shell sees it
+                shlex.split(command),
+                input=given,
+                stdout=subprocess.PIPE,
+                timeout=_SIGNING_SECONDS,
+                check=False,
+            )
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            raise SigningError(f"the signing command cannot be run: {error}") from None
+        if ended.returncode:
+            raise SigningError(
+                "the signing command failed",
+                expected="status 0",
+                found=f"status {ended.returncode}",
+                hint="see what it wrote above",
+            )
+        return ended.stdout
+
+    return signer
 
 
 def not_shipped_name(text: str) -> str:

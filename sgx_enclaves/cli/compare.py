@@ -38,7 +38,7 @@ ARGUMENTS = """\
 built:BUILT  the unsigned enclave that we built
 signed:SIGNED  the vendor's signed enclave
 @config
---report DIR  also write DIR/verdict.txt, verdict.json and verdict.html
+--report DIR  also write DIR/verdict.txt, verdict.json, verdict.html and report.json
 --diffoscope  when the files differ, show them with diffoscope too, if it is installed
 @json
 @sdk
@@ -79,7 +79,10 @@ def run(args: argparse.Namespace) -> int:
 
         out_report(verdict_text(verdict, width=width()))
     if args.report is not None:
+        from sgx_enclaves.evidence.report import of_comparison, write_report  # noqa: PLC0415
+
         write_reports(verdict, Path(args.report))
+        write_report(Path(args.report), of_comparison(verdict))
     if args.diffoscope and verdict.exit_status:
         flush()
         problem = run_diffoscope(

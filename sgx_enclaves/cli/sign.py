@@ -7,20 +7,19 @@ For tests and private vendors. See also sign-data and attach.
 from __future__ import annotations
 
 import argparse
-import getpass
-import hashlib
-import shlex
-import subprocess
-import sys
 
-from sgx_enclaves.cli.arguments import SIGNING_TYPES, chosen_date, prepared_for_signing
+from sgx_enclaves.cli.arguments import (
+    SIGNING_TYPES,
+    asking,
+    chosen_date,
+    chosen_passphrase,
+    prepared_for_signing,
+)
 from sgx_enclaves.cli.output import out, write_output
 from sgx_enclaves.enclave.sign import (
-    Signer,
     bcd_date,
     load_key,
     load_public_key,
-    needs_passphrase,
     sign,
     sign_with,
 )
@@ -40,8 +39,6 @@ ARGUMENTS = """\
 @output"""
 TYPES = SIGNING_TYPES
 MODE = 0o777
-# A service may ask a person.
-_SECONDS = 600
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,14 +47,16 @@ def run(args: argparse.Namespace) -> int:
     date = chosen_date(args)
     if args.sign_with is None:
         pem = read_file(args.key, DEFAULT_LIMITS.config_size)
-        signed = sign(image, regenerated, load_key(pem, args.key, _passphrase(args, pem)), date)
+        signed = sign(
+            image, regenerated, load_key(pem, args.key, chosen_passphrase(args, pem)), date
+        )
     else:
         if args.public_key is None:
             raise SigningError("--sign-with needs --public-key", hint="name the signer's own key")
         public = load_public_key(
             read_file(args.public_key, DEFAULT_LIMITS.config_size), args.public_key
         )
-        signer = _asking(shlex.split(args.sign_with), args.sign_digest)
+        signer = asking(args.sign_with, digest=args.sign_digest)
         signed = sign_with(image, regenerated, public, signer, bcd_date(date))
     inputs = [args.enclave, args.config, args.key, args.public_key, args.passphrase_file]
     write_output(args, signed, *filter(None, inputs), mode=MODE)
@@ -66,34 +65,3 @@ def run(args: argparse.Namespace) -> int:
         f"MRENCLAVE {regenerated.mrenclave.hex()}"
     )
     return 0
-
-
-def _passphrase(args: argparse.Namespace, pem: bytes) -> bytes | None:
-    if not needs_passphrase(pem):
-        return None
-    if args.passphrase_file is not None:
-        return read_file(args.passphrase_file, DEFAULT_LIMITS.config_size).partition(b"\n")[0]
-    if sys.stdin is not None and sys.stdin.isatty():
-        return getpass.getpass(f"passphrase of {args.key}: ").encode()
-    return None
-
-
-def _asking(command: list[str], digest: bool) -> Signer:
-    def signer(message: bytes) -> bytes:
-        given = hashlib.sha256(message).digest() if digest else message
-        try:
-            ended = subprocess.run(  # noqa: S603 - the user names it, and no shell sees it
-                command, input=given, stdout=subprocess.PIPE, timeout=_SECONDS, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise SigningError(f"the signing command cannot be run: {error}") from None
-        if ended.returncode:
-            raise SigningError(
-                "the signing command failed",
-                expected="status 0",
-                found=f"status {ended.returncode}",
-                hint="see what it wrote above",
-            )
-        return ended.stdout
-
-    return signer

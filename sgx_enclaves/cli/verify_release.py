@@ -27,6 +27,7 @@ from sgx_enclaves.cli.arguments import (
 from sgx_enclaves.cli.compare import check_folder, write_reports
 from sgx_enclaves.cli.output import message, out_json, out_report, width
 from sgx_enclaves.errors import InputError
+from sgx_enclaves.evidence.report import of_release, write_report
 from sgx_enclaves.files import write_file
 from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.release.store import StageStore
@@ -40,8 +41,8 @@ EXIT_NOT_REPRODUCIBLE = 2
 ARGUMENTS = """\
 @release
 enclaves:ENCLAVE*  which of its enclaves; by default those that it requires decide
---report DIR  also write DIR/release.txt, release.json, release.html, release.md (a table),
-  release.xml (JUnit), and a directory an enclave
+--report DIR  also write DIR/report.json, release.txt, release.json, release.html, release.md (a
+  table), release.xml (JUnit), and a directory an enclave
 --require-reproducible  an identical release that is not the reproducible verdict has exit
   status 2
 --work DIR  where stages are kept; by default in the cache
@@ -82,19 +83,22 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs is not None:
         request = replace(request, jobs=args.jobs)
     work = args.work if args.work is not None else chosen_cache_dir(args) / "work"
-    verdict = verify_release(
+    verified = verify_release(
         request,
         place=chosen_place(args, builds=args.built is None),
         fetcher=chosen_fetcher(args),
         store=StageStore(work),
         say=message,
-    ).verdict
+    )
+    verdict = verified.verdict
     if args.json:
         out_json(release_dict(verdict))
     else:
         out_report(release_text(verdict, width=width()).rstrip("\n"))
     if args.report is not None:
         write_release_reports(verdict, args.report)
+        plain = of_release(verified, release, catalogue)
+        write_report(args.report, plain, manifest=verified.manifest)
     if args.require_reproducible and not verdict.exit_status and not verdict.reproducible:
         message("identical, but not the reproducible verdict, which was required")
         return EXIT_NOT_REPRODUCIBLE

@@ -44,6 +44,21 @@ def load_key(pem: bytes, name: str = "key", passphrase: Optional[bytes] = None) 
             missing (`needs_passphrase` tells) or wrong.
     """
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey  # noqa: PLC0415
+
+    key = read_private_key(pem, name, passphrase)
+    if not isinstance(key, RSAPrivateKey):
+        raise SigningError("not an RSA key", file=name, expected=_KEY_WANTED)
+    _check_key(key.public_key(), name)
+    return key
+
+
+def read_private_key(pem: bytes, name: str = "key", passphrase: Optional[bytes] = None) -> object:
+    """A private key in PEM, of whatever kind.
+
+    Raises:
+        SigningError: no such key, or its passphrase is missing (`needs_passphrase`) or wrong.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
     if b"PUBLIC KEY" in pem or b"CERTIFICATE" in pem:
@@ -58,18 +73,14 @@ def load_key(pem: bytes, name: str = "key", passphrase: Optional[bytes] = None) 
             "the key is encrypted", file=name, hint="name the file with its --passphrase-file"
         )
     try:
-        key = load_pem_private_key(pem, passphrase if needs_passphrase(pem) else None)
-    except (ValueError, TypeError) as error:
+        return load_pem_private_key(pem, passphrase if needs_passphrase(pem) else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SigningError(
             "no usable private key" if passphrase is None else "the passphrase is wrong",
             file=name,
-            expected=f"a private key in PEM: {_KEY_WANTED}",
+            expected="a private key in PEM",
             found=str(error)[:120],
         ) from None
-    if not isinstance(key, RSAPrivateKey):
-        raise SigningError("not an RSA key", file=name, expected=_KEY_WANTED)
-    _check_key(key.public_key(), name)
-    return key
 
 
 def needs_passphrase(pem: bytes) -> bool:
@@ -83,9 +94,24 @@ def load_public_key(data: bytes, name: str = "key") -> RSAPublicKey:
     Raises:
         SigningError: none of these, or not RSA with 3072 bits and exponent 3.
     """
-    from cryptography import x509  # noqa: PLC0415
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey  # noqa: PLC0415
+
+    key = read_public_key(data, name)
+    if not isinstance(key, RSAPublicKey):
+        raise SigningError("not an RSA key", file=name, expected=_KEY_WANTED)
+    _check_key(key, name)
+    return key
+
+
+def read_public_key(data: bytes, name: str = "key") -> object:
+    """The public key, of whatever kind, out of a key or a certificate, PEM or DER.
+
+    Raises:
+        SigningError: none of these.
+    """
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
 
     def from_certificate(read: Callable[[bytes], x509.Certificate]) -> object:
         return read(data).public_key()
@@ -100,13 +126,9 @@ def load_public_key(data: bytes, name: str = "key") -> RSAPublicKey:
     )
     for read in readers:
         try:
-            key = read()
-        except (ValueError, TypeError):
+            return read()
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             continue
-        if not isinstance(key, RSAPublicKey):
-            raise SigningError("not an RSA key", file=name, expected=_KEY_WANTED)
-        _check_key(key, name)
-        return key
     raise SigningError(
         "neither a key nor a certificate",
         file=name,

@@ -38,7 +38,7 @@ from sgx_enclaves.release.build_stage import (
     read_given,
 )
 from sgx_enclaves.release.fetch import Fetcher
-from sgx_enclaves.release.manifest import BuiltEnclave, config_name, unsigned_name
+from sgx_enclaves.release.manifest import BuiltEnclave, Manifest, config_name, unsigned_name
 from sgx_enclaves.release.outcome import (
     BuildFacts,
     BuildKind,
@@ -66,12 +66,14 @@ class Verified:
         built: our enclaves, as far as there are any.
         signed: the vendor's files, as far as they could be had.
         toolchains: what was seen of each toolchain, by its name; none if the build was given.
+        manifest: how our enclaves were built; None if nothing says so.
     """
 
     verdict: ReleaseVerdict
     built: Files[BuiltEnclave]
     signed: SignedFiles
     toolchains: Mapping[str, ToolchainRecord]
+    manifest: Optional[Manifest] = None
 
 
 def verify_release(
@@ -137,7 +139,8 @@ def verify_release(
         enclaves=results,
         notices=request.catalogue.notices,
     )
-    return Verified(verdict, ours, theirs, {use.name: use.record for use in uses.values()})
+    seen = {use.name: use.record for use in uses.values()}
+    return Verified(verdict, ours, theirs, seen, built.manifest if built is not None else None)
 
 
 def _check_request(request: Request) -> None:

@@ -50,7 +50,7 @@ def tab(scripts: Path, *words: str, cwd: Path = Path("/")) -> set[str]:
 
 def test_bash_offers_every_verb(scripts: Path) -> None:
     assert tab(scripts, "") == set(VERBS)
-    assert tab(scripts, "ver") == {"verify-release", "verify-signature"}
+    assert tab(scripts, "ver") == {"verify-attestation", "verify-release", "verify-signature"}
 
 
 def test_bash_offers_the_options_of_the_verb_and_no_others(scripts: Path) -> None:

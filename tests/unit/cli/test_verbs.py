@@ -359,6 +359,8 @@ def test_compare_writes_reports(run: Run, folder: Path) -> None:
     status, _, _ = run(*compare_arguments(folder, "--signer", VENDOR, "--report", reports))
     assert status == 0
     assert sorted(p.name for p in reports.iterdir()) == [
+        "head.json",
+        "report.json",
         "verdict.html",
         "verdict.json",
         "verdict.txt",

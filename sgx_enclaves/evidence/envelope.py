@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who signed a payload: DSSE envelopes (DSSE 1.0) and detached OpenPGP signatures.
+
+Knows bytes, keys and signatures, and never what a payload says. Nothing of a payload is
+given out before a signature over it is good by a key that the caller named.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+from sgx_enclaves.enclave.sign import read_private_key, read_public_key
+from sgx_enclaves.errors import AttestationError, SigningError, UnsupportedError
+from sgx_enclaves.plain import parse_json, record, validate
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+    PublicKey = Union[ed25519.Ed25519PublicKey, ec.EllipticCurvePublicKey]
+
+MAX_ENVELOPE = 32 << 20
+_MOST_SIGNATURES = 64
+_SCHEMA = {
+    "type": "object",
+    "required": ["payload", "payloadType", "signatures"],
+    "properties": {
+        "payload": {"type": "string"},
+        "payloadType": {"type": "string", "maxLength": 200},
+        "signatures": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": _MOST_SIGNATURES,
+            "items": {
+                "type": "object",
+                "required": ["sig"],
+                "properties": {
+                    "sig": {"type": "string", "maxLength": 4000},
+                    "keyid": {"type": ["string", "null"], "maxLength": 200},
+                },
+            },
+        },
+    },
+}
+_KINDS = "Ed25519, or ECDSA on P-256, P-384 or P-521"
+_GPGV_SECONDS = 60
+# Makes a raw signature of a message.
+Signer = Callable[[bytes], bytes]
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """What is signed: type and payload, each with its length (pre-authentication encoding)."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+@record
+class Signature:
+    """A signature; `keyid` is a hint that nobody has signed."""
+
+    sig: bytes
+    keyid: str = ""
+
+
+@record
+class Envelope:
+    """A payload, what it is, and signatures over both."""
+
+    payload: bytes
+    payload_type: str
+    signatures: tuple[Signature, ...] = ()
+
+    @property
+    def message(self) -> bytes:
+        """What its signatures are made over."""
+        return pae(self.payload_type, self.payload)
+
+    def as_json(self) -> str:
+        """One line of JSON, as a bundle has it."""
+        signatures = [
+            {"keyid": s.keyid, "sig": base64.b64encode(s.sig).decode()} for s in self.signatures
+        ]
+        payload = base64.b64encode(self.payload).decode()
+        plain = {"payload": payload, "payloadType": self.payload_type, "signatures": signatures}
+        return json.dumps(plain, separators=(",", ":"))
+
+
+def read_envelope(data: bytes, file: str) -> Envelope:
+    """An envelope, of which nothing is believed yet.
+
+    Raises:
+        AttestationError: it is malformed.
+    """
+    plain = parse_json(data, file=file, error=AttestationError, most=MAX_ENVELOPE)
+    validate(plain, _SCHEMA, file=file, error=AttestationError)
+    return Envelope(
+        _decoded(plain["payload"], file),
+        plain["payloadType"],
+        tuple(
+            Signature(_decoded(item["sig"], file), item.get("keyid") or "")
+            for item in plain["signatures"]
+        ),
+    )
+
+
+def _decoded(text: str, file: str) -> bytes:
+    """Base64, of either alphabet."""
+    try:
+        return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise AttestationError("no base64", file=file, found=str(error)) from None
+
+
+@record
+class Key:
+    """A public key, by the file that it came from; `keyid` is the SHA-256 of its DER form."""
+
+    name: str
+    keyid: str
+    public: PublicKey
+
+    def verifies(self, message: bytes, signature: bytes) -> bool:
+        """Whether the signature is this key's; one of ECDSA may be DER, or r and s in a row."""
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import ec, utils  # noqa: PLC0415
+
+        try:
+            if not isinstance(self.public, ec.EllipticCurvePublicKey):
+                self.public.verify(signature, message)
+                return True
+            size = (self.public.key_size + 7) // 8
+            if len(signature) == 2 * size:
+                r, s = (int.from_bytes(x, "big") for x in (signature[:size], signature[size:]))
+                signature = utils.encode_dss_signature(r, s)
+            self.public.verify(signature, message, ec.ECDSA(_hash(self.public.key_size)))
+        except InvalidSignature:
+            return False
+        return True
+
+
+def _hash(bits: int) -> Any:
+    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+
+    kinds: dict[int, Any] = {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}
+    return kinds[bits]()
+
+
+def load_key(data: bytes, name: str) -> Key:
+    """A key that can verify, out of a key or a certificate, PEM or DER.
+
+    Raises:
+        SigningError: there is none, or it is of another kind.
+    """
+    return _key(read_public_key(data, name), name)
+
+
+def _key(public: Any, name: str) -> Key:
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519  # noqa: PLC0415
+
+    nist = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+    curve = getattr(public, "curve", None)
+    if not (isinstance(public, ed25519.Ed25519PublicKey) or isinstance(curve, nist)):
+        found = type(public).__name__ if curve is None else f"ECDSA on {curve.name}"
+        raise SigningError("no key for attestations", file=name, expected=_KINDS, found=found)
+    der = public.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return Key(name, hashlib.sha256(der).hexdigest(), public)
+
+
+def load_signing_key(pem: bytes, name: str, passphrase: Union[bytes, None]) -> tuple[Key, Signer]:
+    """A private key: its public half, and what signs with it.
+
+    Raises:
+        SigningError: there is none, it is of another kind, or the passphrase is wrong.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+
+    private: Any = read_private_key(pem, name, passphrase)
+    key = _key(private.public_key(), name)
+    if isinstance(key.public, ec.EllipticCurvePublicKey):
+        algorithm = ec.ECDSA(_hash(key.public.key_size))
+        return key, lambda message: bytes(private.sign(message, algorithm))
+    return key, lambda message: bytes(private.sign(message))
+
+
+def signed(envelope: Envelope, key: Key, signer: Signer) -> Envelope:
+    """The envelope with one signature more.
+
+    Args:
+        envelope: with or without signatures.
+        key: the signer's.
+        signer: has its private half, here or elsewhere.
+
+    Raises:
+        SigningError: what the signer made does not fit the key.
+    """
+    made = signer(envelope.message)
+    if not key.verifies(envelope.message, made):
+        raise SigningError(
+            "the signature does not fit the key",
+            file=key.name,
+            expected=f"a raw signature of the bytes on standard input: {_KINDS}",
+            found=f"{len(made)} bytes",
+        )
+    others = tuple(s for s in envelope.signatures if s.keyid != key.keyid)
+    signatures = (*others, Signature(made, key.keyid))
+    return Envelope(envelope.payload, envelope.payload_type, signatures)
+
+
+def signers(envelope: Envelope, keys: Sequence[Key], file: str) -> frozenset[str]:
+    """The key ids of those of the keys that have signed the envelope; there may be none.
+
+    A key id in an envelope only ever speaks against it: a signature that names one of the
+    keys and is not that key's is an error, not a signature of somebody unknown.
+
+    Raises:
+        AttestationError: a signature is bad.
+    """
+    found: set[str] = set()
+    for number, signature in enumerate(envelope.signatures, 1):
+        own = {key.keyid for key in keys if key.verifies(envelope.message, signature.sig)}
+        if not own and signature.keyid in {key.keyid for key in keys}:
+            raise AttestationError(
+                f"signature {number} is bad: the envelope was changed, or is another key's",
+                file=file,
+                expected=f"a signature by key {signature.keyid}",
+                hint="nothing of it is believed; get the attestation again from its maker",
+            )
+        found |= own
+    return frozenset(found)
+
+
+def openpgp_signer(data: bytes, signature: bytes, keyring: bytes, file: str) -> str:
+    """The fingerprint of the OpenPGP key that made a detached signature, by `gpgv`.
+
+    Args:
+        data: what was signed.
+        signature: binary or in ASCII.
+        keyring: the accepted keys, binary or in ASCII as in /etc/pki/rpm-gpg.
+        file: where the data are from.
+
+    Raises:
+        AttestationError: it is not good, or by none of those keys.
+        UnsupportedError: there is no gpgv.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        content = {"data": data, "signature": signature, "keyring": b"".join(_dearmored(keyring))}
+        for name, part in content.items():
+            Path(folder, name).write_bytes(part)
+        paths = [str(Path(folder, name)) for name in ("keyring", "signature", "data")]
+        try:
+            ended = subprocess.run(  # noqa: S603 - files of our own names
+                ["gpgv", "--homedir", folder, "--status-fd", "1", "--keyring", *paths],  # noqa: S607
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_GPGV_SECONDS,
+                check=False,
+            )
+        except OSError as error:
+            raise UnsupportedError(
+                "no OpenPGP signature can be checked: gpgv cannot be run",
+                found=error.strerror,
+                hint="install gnupg2 (Debian: gpgv)",
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise AttestationError(
+                "gpgv did not end", file=file, expected=f"an end within {_GPGV_SECONDS} s"
+            ) from None
+    status = ended.stdout.decode("ascii", "replace")
+    valid = re.findall(r"^\[GNUPG:\] VALIDSIG .* ([0-9A-F]{40,64})$", status, re.MULTILINE)
+    good = re.findall(r"^\[GNUPG:\] GOODSIG ", status, re.MULTILINE)
+    if ended.returncode or len(valid) != 1 or len(good) != 1:
+        said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise AttestationError(
+            "the OpenPGP signature is not good by a key of the keyring",
+            file=file,
+            found=said[-1] if said else "nothing",
+            hint="nothing of it is believed; name the signer's keys with --keyring",
+        )
+    return str(valid[0])
+
+
+def _dearmored(keyring: bytes) -> Iterable[bytes]:
+    """The binary form of keys, which gpgv wants."""
+    if not keyring.lstrip().startswith(b"-----BEGIN PGP"):
+        yield keyring
+    for block in re.findall(rb"-----BEGIN PGP PUBLIC[^\n]*\n(.*?)-----END", keyring, re.DOTALL):
+        body = (b"\n" + block).replace(b"\r", b"").partition(b"\n\n")[2]
+        try:
+            # The line that begins with = is a checksum.
+            yield base64.b64decode(body.partition(b"\n=")[0])
+        except binascii.Error as error:
+            raise AttestationError("the keyring is damaged", found=str(error)) from None
