@@ -281,11 +281,20 @@ def validate(
             hint="install python3-jsonschema (on PyPI: jsonschema)",
         ) from None
     mistakes = sorted(
-        jsonschema.Draft7Validator(schema).iter_errors(data),
+        jsonschema.Draft7Validator(_resolved(schema, schema)).iter_errors(data),
         key=lambda m: str(list(m.absolute_path)),
     )
     if mistakes:
         _refuse_mistake(mistakes[0], file, error)
+
+
+def _resolved(part: Any, schema: Mapping[str, Any]) -> Any:
+    """A part of a schema with its definitions in place: jsonschema looks each up every time."""
+    if isinstance(part, Mapping):
+        if "$ref" in part:
+            return _resolved(schema["definitions"][part["$ref"].rpartition("/")[2]], schema)
+        return {k: _resolved(v, schema) for k, v in part.items() if k != "definitions"}
+    return [_resolved(item, schema) for item in part] if isinstance(part, list) else part
 
 
 def _refuse_mistake(mistake: Any, file: str, error: type[SgxEnclavesError]) -> NoReturn:

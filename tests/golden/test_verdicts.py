@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,14 @@ def summary(output: Output) -> str:
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _described_here() -> Iterator[None]:
+    """A child process for each of a thousand descriptions would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sgx_enclaves.explain.description.in_child", lambda work, **_: work())
+        yield
+
+
 Outputs = dict[tuple[str, str], Output]
 
 
@@ -71,7 +80,7 @@ def lines_of(outputs: Outputs) -> str:
 
 
 @pytest.fixture(scope="module", name="synthetic")
-def _synthetic(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
+def _synthetic(tmp_path_factory: pytest.TempPathFactory, _described_here: None) -> Outputs:
     return each_with_each(tmp_path_factory.mktemp("synthetic"), enclaves.synthetic())
 
 

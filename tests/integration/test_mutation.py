@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
+from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import (
@@ -25,6 +26,8 @@ from sgx_enclaves.enclave.metadata import (
     LayoutGroup,
     PatchEntry,
 )
+from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.enclave.sdk import Generation
 from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.enclave.verdict import Origin, Outcome
 from sgx_enclaves.limits import Limits
@@ -69,18 +72,29 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 @pytest.fixture(autouse=True)
-def _measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring is a pure function, and our own file and metadata never change here."""
-    known: dict[tuple[bytes, bytes], bytes] = {}
+def _computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring and regenerating are pure functions of what never changes here: our own file."""
+    measured: dict[tuple[bytes, bytes], bytes] = {}
+    made: dict[object, Regenerated] = {}
 
-    def remembered(image: EnclaveImage, block: Block, limits: Limits) -> bytes:
+    def measured_once(image: EnclaveImage, block: Block, limits: Limits) -> bytes:
         key = image.data, block.serialise()
-        if key not in known:
-            known[key] = mrenclave(image, block, limits)
-        return known[key]
+        if key not in measured:
+            measured[key] = mrenclave(image, block, limits)
+        return measured[key]
 
-    monkeypatch.setattr("sgx_enclaves.enclave.compare.mrenclave", remembered)
-    monkeypatch.setattr("sgx_enclaves.enclave.regenerate.mrenclave", remembered)
+    def made_once(
+        image: EnclaveImage, config: Config, sdk: Generation, fips: bool, limits: Limits
+    ) -> Regenerated:
+        key = image.data, repr(config), sdk.name, fips
+        if key not in made:
+            made[key] = regenerate(image, config, sdk, fips, limits)
+        return made[key]
+
+    monkeypatch.setattr("sgx_enclaves.enclave.compare.mrenclave", measured_once)
+    monkeypatch.setattr("sgx_enclaves.enclave.regenerate.mrenclave", measured_once)
+    monkeypatch.setattr("sgx_enclaves.enclave.compare.regenerate", made_once)
+    monkeypatch.setattr("sgx_enclaves.explain.description.in_child", lambda work, **_: work())
 
 
 def assert_told_apart(
