@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Hub plugin: verification tasks, their records, and the gate before release tags.
 
-The hub takes exported functions, callbacks and policy tests from this
-namespace. A failure to load takes the hub offline, on purpose: without the
-plugin there would be no gate. So nothing but the standard library, Koji and the
-light part of `sgx_enclaves` is imported.
+The hub takes exported functions, callbacks and policy tests from this namespace. A failure
+to load takes the hub offline, on purpose: without the plugin there would be no gate. So
+nothing but the standard library, Koji and the light part of `sgx_enclaves` is imported.
 """
 
 from __future__ import annotations
 
-from .hub_api import require_supported_koji
-
-require_supported_koji()
-
-from .config import load  # noqa: E402
+from .hub_api import load
 
 load()
 

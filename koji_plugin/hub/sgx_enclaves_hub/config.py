@@ -48,17 +48,10 @@ def _words(value: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the configuration says.
+    """What the configuration says; the file that is shipped explains each key.
 
     Attributes:
-        channel: where verification tasks run; empty: Koji's channel policy says.
-        build_tags: globs of the tags in which a build can be reproducible without a lock.
-        hook: whether new builds with signed enclaves are verified at once.
-        build_tag: for those of targets that `targets` does not name; empty: none.
-        targets: build target to the tag whose repo makes the buildroots.
-        signers: names of signers, each with its MRSIGNER values.
-        enforce: globs of tags that are gated whatever their extra says, with the rule's words.
-        rules: the same, with the rule.
+        rules: the globs of `enforce`, each with the rule that its words mean.
     """
 
     channel: str = setting("tasks", "channel", "")
@@ -81,23 +74,13 @@ class Settings:
 
 @functools.lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The hub's settings; without a file, the defaults."""
-    path = os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)
-    return read_settings(path) if os.path.exists(path) else Settings()
-
-
-def load() -> None:
-    """Read the settings while the hub starts.
+    """The hub's settings; without a file, the defaults.
 
     Raises:
-        koji.PluginError: they are wrong.
+        SgxEnclavesError: see `read_settings`.
     """
-    import koji  # noqa: PLC0415  (as a program, this module needs no Koji)
-
-    try:
-        settings()
-    except SgxEnclavesError as error:
-        raise koji.PluginError(f"sgx_enclaves_hub cannot be loaded: {error}") from error
+    path = os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)
+    return read_settings(path) if os.path.exists(path) else Settings()
 
 
 def read_settings(path: str) -> Settings:
@@ -114,19 +97,14 @@ def read_settings(path: str) -> Settings:
             file=path,
             expected="build_tag, or targets in [hook targets]",
         )
-    try:
-        rules = [
-            (
-                glob,
-                parse_rule(
-                    () if words.lower() in ("", "yes", "true") else words.split(), found.signers
-                ),
-            )
-            for glob, words in found.enforce.items()
-        ]
-    except SgxEnclavesError as error:
-        error.file = path
-        raise
+    rules = []
+    for glob, text in found.enforce.items():
+        words = () if text.lower() in ("", "yes", "true") else text.split()
+        try:
+            rules.append((glob, parse_rule(words, found.signers)))
+        except SgxEnclavesError as error:
+            error.file = path
+            raise
     return replace(found, rules=tuple(rules))
 
 

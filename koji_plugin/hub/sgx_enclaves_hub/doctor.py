@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Optional
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import koji
 from koji.plugin import export
+from kojihub import get_tag
+from kojihub.db import QueryProcessor
 
 from sgx_enclaves import __version__
 from sgx_enclaves.arguments import CHILD
@@ -16,9 +18,12 @@ from sgx_enclaves.errors import SgxEnclavesError
 from . import hub_api
 from .config import settings
 from .gate import MARK, rules_of_tag
+from .hub_api import koji_errors
 from .tasks import PERMISSION
 
-_TABLES = ("sgx_verification", "sgx_verification_enclave", "sgx_gated_tag", "sgx_lock")
+TABLES = ("sgx_verification", "sgx_verification_enclave", "sgx_former_tag_name", "sgx_lock")
+# What was looked at, whether it is good, and the finding in words.
+_Checks = Iterator[tuple[str, bool, str]]
 
 
 @export
@@ -30,121 +35,91 @@ def checkSgxSetup() -> list[dict[str, Any]]:
     :returns: a list of mappings: 'what' was looked at, whether it is 'good', and 'says' in words
     """
     hub_api.session().assertPerm(PERMISSION)
+    with koji_errors():
+        found = (*_plugin(), *_channel(), *_build_tags(), *_gates())
+    return [dict(zip(("what", "good", "says"), check)) for check in found]
+
+
+def _column(column: str, table: str, *clauses: str, **values: Any) -> list[Any]:
+    """What is in one column, each value once, sorted; joins stand in `table`."""
+    rows = QueryProcessor(
+        tables=[table], columns=[column], aliases=["it"], clauses=clauses, values=values
+    ).execute()
+    return sorted({row["it"] for row in rows})
+
+
+def _plugin() -> _Checks:
     version = f"plugin {__version__}, Koji {koji.__version__}"
-    return [
-        {"what": what, "good": good, "says": says}
-        for what, good, says in (
-            ("versions", True, f"{version}; builders say theirs in sgx-enclaves.log"),
-            _tables(),
-            *_channel(),
-            _build_tags(),
-            *_hook_tags(),
-            *_gates(),
-        )
-    ]
+    yield "versions", True, f"{version}; builders say theirs in sgx-enclaves.log"
+    there = _column("relname", "pg_class", "relname IN %(names)s", names=TABLES)
+    missing = ", ".join(sorted(set(TABLES) - set(there)))
+    says = f"missing: {missing}; load 0001-sgx-verification.sql" if missing else "all"
+    yield "tables", not missing, says
 
 
-def _tables() -> tuple[str, bool, str]:
-    rows = hub_api.query(
-        "pg_class", {"name": "relname"}, clauses=["relname IN %(names)s"], values={"names": _TABLES}
-    )
-    missing = sorted(set(_TABLES) - {row["name"] for row in rows})
-    says = f"missing: {', '.join(missing)}; load 0001-sgx-verification.sql" if missing else "all"
-    return "tables", not missing, says
-
-
-def _channel() -> Iterable[tuple[str, bool, str]]:
+def _channel() -> _Checks:
     name = settings().channel
     if not name:
         yield "channel", True, "none: Koji's channel policy decides where verifications run"
         return
-    rows = hub_api.query(
-        "host_channels",
-        {"name": "host.name", "arches": "host_config.arches"},
-        joins=[
-            "channels ON channels.id = host_channels.channel_id",
-            "host ON host.id = host_channels.host_id",
-            "host_config ON host_config.host_id = host.id",
-        ],
-        clauses=[
-            "channels.name = %(name)s",
-            "host_channels.active IS TRUE",
-            "host_config.active IS TRUE",
-            "host_config.enabled IS TRUE",
-        ],
-        values={"name": name},
+    hosts = _column(
+        "host.name",
+        "host_channels JOIN channels ON channels.id = host_channels.channel_id"
+        " JOIN host ON host.id = host_channels.host_id"
+        " JOIN host_config ON host_config.host_id = host.id",
+        "channels.name = %(name)s",
+        "host_channels.active AND host_config.active AND host_config.enabled",
+        "'x86_64' = ANY(string_to_array(host_config.arches, ' '))",
+        name=name,
     )
-    hosts = sorted(row["name"] for row in rows if "x86_64" in (row["arches"] or "").split())
-    says = f"{name}: {_some(hosts) or 'no enabled x86_64 host'}"
-    yield "channel", bool(hosts), says
-    ran = hub_api.query(
-        "task",
-        {"name": "host.name"},
-        joins=["host ON host.id = task.host_id"],
-        clauses=[
-            "method = %(method)s",
-            "state = %(closed)s",
-            "completion_time > NOW() - INTERVAL '7 days'",
-        ],
-        values={"method": CHILD, "closed": koji.TASK_STATES["CLOSED"]},
+    yield "channel", bool(hosts), f"{name}: {_some(hosts) or 'no enabled x86_64 host'}"
+    ran = _column(
+        "host.name",
+        "task JOIN host ON host.id = task.host_id",
+        "method = %(method)s AND state = %(closed)s",
+        "completion_time > NOW() - INTERVAL '7 days'",
+        method=CHILD,
+        closed=koji.TASK_STATES["CLOSED"],
     )
-    idle = sorted(set(hosts) - {row["name"] for row in ran})
-    says = f"no verification within a week: {_some(idle)}; try one there" if idle else "all of them"
+    idle = _some(sorted(set(hosts) - set(ran)))
+    says = f"no verification within a week: {idle}; try one there" if idle else "all of them"
     yield "hosts that verify", not idle, says
 
 
-def _build_tags() -> tuple[str, bool, str]:
-    globs = settings().build_tags
-    locks = hub_api.query("sgx_lock", {"release": "release"})
-    locked = sorted({row["release"] for row in locks})
-    says = f"trusted tags: {_some(globs) or 'none'}; locked releases: {_some(locked) or 'none'}"
-    if not globs and not locked:
+def _build_tags() -> _Checks:
+    trusted, locked = settings().build_tags, _column("release", "sgx_lock")
+    says = f"trusted tags: {_some(trusted) or 'none'}; locked releases: {_some(locked) or 'none'}"
+    if not trusted and not locked:
         says += "; no verdict is reproducible, and the plain rule lets nothing in"
-    return "build tags and locks", bool(globs or locked), says
-
-
-def _hook_tags() -> Iterable[tuple[str, bool, str]]:
+    yield "build tags and locks", bool(trusted or locked), says
     wanted = {settings().build_tag, *settings().targets.values()} if settings().hook else set()
     for name in sorted(wanted - {""}):
-        problem = _tag_problem(name)
-        yield f"[hook] tag {name}", problem is None, problem or "has a repo"
+        try:
+            arches = get_tag(name, strict=True).get("arches") or ""
+            problem = "" if arches.split() else "has no architectures, so no repo"
+        except koji.GenericError as error:
+            problem = str(error)
+        yield f"[hook] tag {name}", not problem, problem or "has a repo"
 
 
-def _tag_problem(name: str) -> Optional[str]:
-    try:
-        tag = hub_api.get_tag(name, strict=True)
-    except koji.GenericError as error:
-        return str(error)
-    return None if (tag.get("arches") or "").split() else "has no architectures, so no repo"
-
-
-def _gates() -> Iterable[tuple[str, bool, str]]:
-    rows = hub_api.query(
-        "tag_extra",
-        {"id": "tag.id"},
-        joins=["tag ON tag.id = tag_extra.tag_id"],
-        clauses=["key = %(mark)s", "tag_extra.active IS TRUE"],
-        values={"mark": MARK},
-    )
-    noted = hub_api.query("sgx_gated_tag", {"id": "tag_id"})
+def _gates() -> _Checks:
+    marked = _column("tag_id", "tag_extra", "key = %(mark)s AND active", mark=MARK)
+    renamed = _column("tag_id", "sgx_former_tag_name")
+    tags = QueryProcessor(tables=["tag"], columns=["id", "name"]).execute()
+    named = (tag["id"] for tag in tags if settings().rule_for(tag["name"]))
     gated = 0
-    for number in sorted({row["id"] for row in (*rows, *noted)}):
-        tag = hub_api.get_tag(number, strict=True)
+    for tag in filter(None, map(get_tag, sorted({*marked, *renamed, *named}))):
         try:
             gated += bool(rules_of_tag(tag))
         except SgxEnclavesError as error:
             yield f"gated tag {tag['name']}", False, f"lets nothing in: {error}"
     yield "gated tags", gated > 0, f"{gated}" if gated else "none: nothing is kept out"
-    users = hub_api.query(
-        "user_perms",
-        {"name": "users.name"},
-        joins=[
-            "users ON users.id = user_perms.user_id",
-            "permissions ON permissions.id = user_perms.perm_id",
-        ],
-        clauses=["user_perms.active IS TRUE", "permissions.name IN ('tag', 'admin')"],
+    names = _column(
+        "users.name",
+        "user_perms JOIN users ON users.id = user_perms.user_id"
+        " JOIN permissions ON permissions.id = user_perms.perm_id",
+        "user_perms.active AND permissions.name IN ('tag', 'admin')",
     )
-    names = sorted({row["name"] for row in users})
     says = f"{len(names)} users can take marks off tags and edit inheritance: {_some(names)}"
     yield "who can open a gate", True, says
 

@@ -19,6 +19,8 @@ from typing import Any, Optional
 import koji
 import koji.policy
 from koji.plugin import callback, export
+from kojihub import get_build, get_tag, readTaggedBuilds
+from kojihub.db import QueryProcessor
 
 from sgx_enclaves.arguments import MAX_ID, argument, name_or_id, number
 from sgx_enclaves.errors import SgxEnclavesError
@@ -33,6 +35,8 @@ from .tasks import PERMISSION
 
 MARK = "sgx_enclaves.enforce"
 _MOST_REASONS = 200
+# Other policies have no build in their data.
+_POLICIES = ("tag", "draft_promotion")
 
 
 def rules_of_tag(tag: Mapping[str, Any]) -> list[Rule]:
@@ -41,7 +45,7 @@ def rules_of_tag(tag: Mapping[str, Any]) -> list[Rule]:
     Raises:
         RuleError: its mark cannot be read.
     """
-    names = store.names_of_gated_tag(tag, settings().enforce)
+    names = {tag["name"], *store.former_names(tag["id"])} if settings().rules else set()
     asked = [settings().rule_for(name) for name in sorted(names)]
     asked.append(parse_mark((tag.get("extra") or {}).get(MARK), settings().signers))
     return [rule for rule in asked if rule is not None]
@@ -52,22 +56,22 @@ def judge(build: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Decision, Op
     facts = inspect_build(store.build_files(build))
     stored = store.records_of(build["id"]) if facts else []
     decision = decide(facts, [item.record for item in stored], rules, hub_api.now())
-    number = next((item.id for item in stored if item.record is decision.record), None)
-    return decision, number
+    return decision, next((s.id for s in stored if s.record is decision.record), None)
 
 
 @callback("preTag")
 def gate_tagging(cbtype: str, *, tag: Any, build: Any, **_: Any) -> None:
     """Refuse to put a build into a gated tag without a record that suffices."""
-    tag = hub_api.get_tag(tag["id"], strict=True)
+    tag = get_tag(tag["id"], strict=True)
     try:
-        rules = rules_of_tag(tag)
-        if not rules:
-            return
-        hub_api.lock_build(build["id"])
-        build = hub_api.get_build(build["id"], strict=True)
-        decision, _record = judge(build, rules)
-    except SgxEnclavesError as error:
+        with koji_errors():
+            rules = rules_of_tag(tag)
+            if not rules:
+                return
+            hub_api.lock_build(build["id"])
+            build = get_build(build["id"], strict=True)
+            decision, _record = judge(build, rules)
+    except koji.GenericError as error:
         nvr = build.get("nvr") or build["name"]
         raise koji.TagError(
             f"sgx_enclaves: {nvr} cannot be tagged into {tag['name']}: {error}"
@@ -99,32 +103,28 @@ def guard_import(cbtype: str, *, type: str, **info: Any) -> None:
         return
     # Whoever tags this build now is waited for, and seen.
     hub_api.lock_build(build["id"])
-    tags = [tag["name"] for tag in tags_of(build["id"]) if is_gated(tag)]
-    if tags and may_hold_enclaves(info["filepath"]):
+    rows = QueryProcessor(
+        tables=["tag_listing"],
+        columns=["tag_id"],
+        clauses=["build_id = %(build_id)s", "active = TRUE"],
+        values={"build_id": build["id"]},
+    ).execute()
+    tags = [get_tag(row["tag_id"], strict=True) for row in rows]
+    names = [tag["name"] for tag in tags if _is_gated(tag)]
+    if names and may_hold_enclaves(info["filepath"]):
         raise koji.ImportError(
             f"sgx_enclaves: {info['filepath']} holds SGX enclaves and may not be added to "
             f"{build['name']}-{build['version']}-{build['release']}, which is tagged into "
-            f"{', '.join(tags)}. Untag the build, import, verify, tag again."
+            f"{', '.join(names)}. Untag the build, import, verify, tag again."
         )
 
 
-def is_gated(tag: Mapping[str, Any]) -> bool:
+def _is_gated(tag: Mapping[str, Any]) -> bool:
     """Whether a tag is gated; one whose mark cannot be read is."""
     try:
         return bool(rules_of_tag(tag))
     except SgxEnclavesError:
         return True
-
-
-def tags_of(build_id: int) -> list[dict[str, Any]]:
-    """The tags that a build is in, directly."""
-    rows = hub_api.query(
-        "tag_listing",
-        {"tag_id": "tag_id"},
-        clauses=["build_id = %(build_id)s", "active = TRUE"],
-        values={"build_id": build_id},
-    )
-    return [hub_api.get_tag(row["tag_id"], strict=True) for row in rows]
 
 
 @export
@@ -142,8 +142,8 @@ def getSgxGateStatus(build: Any, tag: Any) -> dict[str, Any]:
     """
     hub_api.session().assertLogin()
     with koji_errors():
-        binfo = hub_api.get_build(argument(build, "build", name_or_id), strict=True)
-        rules = rules_of_tag(hub_api.get_tag(argument(tag, "tag", name_or_id), strict=True))
+        binfo = get_build(argument(build, "build", name_or_id), strict=True)
+        rules = rules_of_tag(get_tag(argument(tag, "tag", name_or_id), strict=True))
         decision, record = judge(binfo, rules or [Rule()])
     return {
         "present": decision.present,
@@ -170,44 +170,35 @@ def auditSgxTag(tag: Any, after: int = 0, limit: int = 100) -> dict[str, Any]:
               must be to go on, or None at the end
     """
     hub_api.session().assertPerm(PERMISSION)
+    refused = []
     with koji_errors():
         argument(after, "after", number(0, MAX_ID))
         argument(limit, "limit", number(1, 1000))
-        found = hub_api.get_tag(argument(tag, "tag", name_or_id), strict=True)
+        found = get_tag(argument(tag, "tag", name_or_id), strict=True)
         rules = rules_of_tag(found) or [Rule()]
-        shown = hub_api.readTaggedBuilds(found["id"], inherit=True)
-        builds = {build["build_id"]: build for build in shown if build["build_id"] > after}
+        shown = readTaggedBuilds(found["id"], inherit=True)
+        builds = {b["build_id"]: b["tag_name"] for b in shown if b["build_id"] > after}
         chosen = sorted(builds)[:limit]
-        refused = []
         for build_id in chosen:
-            binfo = hub_api.get_build(build_id, strict=True)
+            binfo = get_build(build_id, strict=True)
             decision, record = judge(binfo, rules)
             if not decision.allowed:
-                refused.append(
-                    {
-                        "nvr": binfo["nvr"],
-                        "tag": builds[build_id]["tag_name"],
-                        "reasons": list(decision.reasons[:_MOST_REASONS]),
-                        "record": record,
-                    }
-                )
+                reasons = list(decision.reasons[:_MOST_REASONS])
+                about = {"nvr": binfo["nvr"], "tag": builds[build_id]}
+                refused.append({**about, "reasons": reasons, "record": record})
     more = chosen[-1] if len(chosen) < len(builds) else None
     return {"looked_at": len(chosen), "refused": refused, "next": more}
 
 
-# Other policies have no build in their data.
-_POLICIES = ("tag", "draft_promotion")
-
-
-def _build_in(data: dict[str, Any]) -> dict[str, Any]:
-    """The build that a policy is asked about: an id, an NVR or a mapping, as the route has it."""
+def _decided(data: dict[str, Any], rule: Rule) -> Decision:
+    """On the build that a policy asks about: an id, an NVR or a mapping, as the route has it."""
     build = data.get("build")
     if isinstance(build, dict):
         build = build["id"]
     if not build:
         raise koji.GenericError("the policy needs a build")
-    found: dict[str, Any] = hub_api.get_build(build, strict=True)
-    return found
+    with koji_errors():
+        return judge(get_build(build, strict=True), [rule])[0]
 
 
 class SgxEnclavesPresentTest(koji.policy.BaseSimpleTest):
@@ -223,8 +214,7 @@ class SgxEnclavesPresentTest(koji.policy.BaseSimpleTest):
 
     def run(self, data: dict[str, Any]) -> bool:
         """Read the build's packages."""
-        with koji_errors():
-            return judge(_build_in(data), [Rule()])[0].present
+        return _decided(data, Rule()).present
 
 
 class SgxEnclavesVerifiedTest(koji.policy.BaseSimpleTest):
@@ -243,6 +233,5 @@ class SgxEnclavesVerifiedTest(koji.policy.BaseSimpleTest):
 
     def run(self, data: dict[str, Any]) -> bool:
         """Compare the record with the build's packages."""
-        with koji_errors():
-            decision = judge(_build_in(data), [self.rule])[0]
+        decision = _decided(data, self.rule)
         return decision.present and decision.allowed

@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 import koji
 from koji.plugin import export, export_in
+from kojihub import Task, get_build, get_tag
 
 from sgx_enclaves.arguments import (
     CHILD,
@@ -42,7 +43,6 @@ from sgx_enclaves.plain import parse_json
 from . import hub_api, store
 from .config import settings
 from .hub_api import koji_errors
-from .store import build_files
 from .tasks import complete_build
 
 LOCKER = "sgx-enclaves-lock"
@@ -102,9 +102,8 @@ def _require_own(
         "build_id": build["id"],
         "nvr": build["nvr"],
         "origin": release if from_url else CATALOGUE,
+        "release": record.release if release is None or from_url else release,
     }
-    if release is not None and not from_url:
-        wanted["release"] = release
     for name, expected in wanted.items():
         found = getattr(record, name)
         if found != expected:
@@ -124,14 +123,13 @@ def _require_own(
 
 def _require_true(record: Record, build: Mapping[str, Any]) -> None:
     """Compare a record with the build's packages, each read and hashed now."""
-    files = build_files(build)
-    missing = sorted({f.name for f in files} - {p.name for p in record.rpms})
+    facts = [inspect_package(file) for file in store.build_files(build)]
+    missing = sorted({f.name for f in facts} - {p.name for p in record.rpms})
     if missing:
         raise RecordError(
             f"the record does not name every binary package of {build['nvr']}",
             expected=", ".join(missing[:4]),
         )
-    facts = [inspect_package(f) for f in files]
     unread = [
         f"{f.name}: {f.problem}"
         for f in facts
@@ -157,17 +155,20 @@ def getSgxVerification(build: Any, strict: bool = False) -> Optional[dict[str, A
               as it is now (its packages were replaced, it was deleted), or is None
     """
     with koji_errors():
-        binfo = hub_api.get_build(argument(build, "build", name_or_id), strict=True)
+        binfo = get_build(argument(build, "build", name_or_id), strict=True)
         stored = store.records_of(binfo["id"])
         packages = store.packages_of([binfo["id"]]).get(binfo["id"])
-        states = [store.outdated(item.packages, packages, binfo["state"]) for item in stored]
     if not stored and strict:
         raise koji.GenericError(f"{binfo['nvr']} has no verification record")
-    if not stored:
-        return None
+    found = [
+        {
+            **item.as_mapping(),
+            "outdated": store.outdated(item.packages, packages, binfo["state"]),
+        }
+        for item in stored
+    ]
     # one that is of the build as it is now, if there is one
-    best = next((n for n, state in enumerate(states) if state is None), 0)
-    return {**stored[best].as_mapping(), "outdated": states[best]}
+    return next((f for f in found if f["outdated"] is None), found[0] if found else None)
 
 
 @export
@@ -192,18 +193,14 @@ def listSgxVerifications(
     with koji_errors():
         options = _query_options(queryOpts)
         filters = {
-            "mrenclave": optional_text(mrenclave, "mrenclave"),
+            "mrenclave": (optional_text(mrenclave, "mrenclave") or "").lower() or None,
             "enclave": optional_text(enclave, "enclave"),
             "verdict": argument(verdict, "verdict", optional(choice(*VERDICTS))),
         }
-        if filters["mrenclave"] is not None:
-            filters["mrenclave"] = filters["mrenclave"].lower()
-        if build is not None:
-            argument(build, "build", name_or_id)
-            filters["build_id"] = hub_api.get_build(build, strict=True)["id"]
-        if tag is not None:
-            argument(tag, "tag", name_or_id)
-            filters["tag_id"] = hub_api.get_tag(tag, strict=True)["id"]
+        named = {"build": (build, get_build), "tag": (tag, get_tag)}
+        for name, (value, get) in named.items():
+            if argument(value, name, optional(name_or_id)) is not None:
+                filters[f"{name}_id"] = get(value, strict=True)["id"]
         return store.find(filters, options)
 
 
@@ -240,35 +237,39 @@ def setSgxLock(task_id: int) -> dict[str, Any]:
     session.assertPerm(LOCKER)
     with koji_errors():
         argument(task_id, "task_id", number(1, MAX_ID))
-        method, result, children = hub_api.finished_task(task_id)
+        task = Task(task_id)
+        method, result = task.getInfo(strict=True)["method"], task.getResult()
         if method != PARENT or result["verdict"] != IDENTICAL:
             raise koji.GenericError(f"task {task_id} is no verification that proved anything")
-        texts = {c["id"]: _lock_of(c["id"]) for c in children if c["method"] == CHILD}
-        packages = {json.dumps(_packages(data, f"task {n}")) for n, data in texts.items()}
-        if len(packages) != 1:
+        subtasks = [child["id"] for child in task.getChildren() if child["method"] == CHILD]
+        locks = {_packages(text, number): text for number, text in map(_lock_of, subtasks[::-1])}
+        if len(locks) != 1:
             raise RecordError(
                 f"the subtasks of task {task_id} were not made in one and the same buildroot",
-                found=f"{len(packages)} different ones",
+                found=f"{len(locks)} different ones",
                 hint="verify again, and name a repo by --repo-id",
             )
-        store.put_lock(result["release"], next(iter(texts.values())), task_id, session.user_id)
+        (lock,) = locks.values()
+        store.put_lock(result["release"], lock, task_id=task_id, user_id=session.user_id)
         made = store.newest_lock(result["release"])
     assert made is not None  # noqa: S101  (it was made right here)
     return made
 
 
-def _lock_of(task_id: int) -> str:
+def _lock_of(task_id: int) -> tuple[int, str]:
     """The lock in a subtask's output."""
-    path = f"{koji.pathinfo.task(task_id)}/{LOCK_FILE}"
-    return read_file(path, _MAX_LOCK).decode("utf-8", "replace")
+    data = read_file(f"{koji.pathinfo.task(task_id)}/{LOCK_FILE}", _MAX_LOCK)
+    return task_id, data.decode("utf-8", "replace")
 
 
-def _packages(lock: str, file: str) -> list[Any]:
+def _packages(lock: str, task_id: int) -> str:
+    """The packages that a lock names, in one order."""
+    file = f"{LOCK_FILE} of task {task_id}"
     parsed = parse_json(lock, file=file, error=RecordError, most=_MAX_LOCK)
     try:
-        packages = sorted(parsed["buildroot"]["rpms"], key=json.dumps)
+        packages = sorted(map(json.dumps, parsed["buildroot"]["rpms"]))
     except (KeyError, TypeError):
         packages = []
     if not packages:
         raise RecordError("the lock names no packages", file=file)
-    return packages
+    return "\n".join(packages)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Records and locks in the hub's database, put in once, never changed; gated tags; packages.
+"""Records and locks in the hub's database, put in once, never changed; packages.
 
 A build's packages are known in two ways: by Koji's own checksums in the database, which is
 cheap and what `show` and `list` go by, and by the files on disk, which the gate reads.
@@ -7,7 +7,6 @@ cheap and what `show` and `list` go by, and by the files on disk, which the gate
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
@@ -15,55 +14,43 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 import koji
+from kojihub import list_rpms
+from kojihub.db import InsertProcessor, QueryProcessor, currval
 
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.gate.inspect import BuildFile
 from sgx_enclaves.gate.record import Record, record_from_json
 
-from . import hub_api
-
 TABLE = "sgx_verification"
 ENCLAVES = "sgx_verification_enclave"
+_INDEXED = ("build_id", "task_id", "release", "origin", "verdict", "reproducible")
 _SUMMARY = {
-    **{
-        name: f"{TABLE}.{name}"
-        for name in (
-            *("id", "build_id", "task_id", "host_id", "release", "origin", "verdict"),
-            *("reproducible", "packages"),
-        )
-    },
+    **{name: f"{TABLE}.{name}" for name in ("id", "host_id", *_INDEXED, "packages")},
     "state": "build.state",
     "create_ts": f"date_part('epoch', {TABLE}.create_time)",
     "nvr": "package.name || '-' || build.version || '-' || build.release",
 }
-_JOINS = (f"build ON build.id = {TABLE}.build_id", "package ON package.id = build.pkg_id")
-# Filter to its condition.
+# Filter to its condition; the last one is of one and the same enclave.
 _CLAUSES = {
     "build_id": "sgx_verification.build_id = %(build_id)s",
     "verdict": "sgx_verification.verdict = %(verdict)s",
     "tag_id": "sgx_verification.build_id IN"
     " (SELECT build_id FROM tag_listing WHERE tag_id = %(tag_id)s AND active = TRUE)",
-}
-# Both of the same enclave.
-_WITH_ENCLAVE = (
-    "sgx_verification.id IN (SELECT verification_id FROM sgx_verification_enclave"
+    "of_enclave": "sgx_verification.id IN (SELECT verification_id FROM sgx_verification_enclave"
     " WHERE (%(mrenclave)s IS NULL OR mrenclave = %(mrenclave)s)"
-    " AND (%(enclave)s IS NULL OR name = %(enclave)s))"
-)
-_NAMES = ("name", "version", "release", "arch")
+    " AND (%(enclave)s IS NULL OR name = %(enclave)s))",
+}
+_LOCK = ("id", "release", "sha256", "task_id", "lock")
 # Older ones than these decide nothing: see `records_of`.
 _MOST_RECORDS = 20
-_COLUMNS = ("name", "rpm", "path", "mrenclave", "mrsigner", "isvsvn", "verdict")
+_ENCLAVE = ("name", "rpm", "path", "mrenclave", "mrsigner", "isvsvn", "verdict")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A record as it was put in.
+    """A record as it was put in, by a host; a higher id is newer.
 
     Attributes:
-        id: its number; a higher one is newer.
-        host_id: the host that wrote it.
-        record: what it says.
         packages: of the build, as `packages_of` knew them then; None in older ones.
     """
 
@@ -78,43 +65,33 @@ class Stored:
 
 
 def put(record: Record, host_id: int) -> int:
-    """Keep a record; its id.
-
-    The database refuses a second one of the same task.
-    """
-    hub_api.InsertProcessor(
-        TABLE,
-        data={
-            "build_id": record.build_id,
-            "task_id": record.task_id,
-            "host_id": host_id,
-            "release": record.release,
-            "origin": record.origin,
-            "verdict": record.verdict,
-            "reproducible": record.reproducible,
-            "record": record.as_json(),
-            "packages": packages_of([record.build_id]).get(record.build_id),
-        },
-    ).execute()
-    number = int(hub_api.currval(f"{TABLE}_id_seq"))
+    """Keep a record; its id. The database refuses a second one of the same task."""
+    data = {
+        **{name: getattr(record, name) for name in _INDEXED},
+        "host_id": host_id,
+        "record": record.as_json(),
+        "packages": packages_of([record.build_id]).get(record.build_id),
+    }
+    InsertProcessor(TABLE, data=data).execute()
+    number = int(currval(f"{TABLE}_id_seq"))
     for enclave in record.enclaves:
-        columns = {name: getattr(enclave, name) for name in _COLUMNS}
-        hub_api.InsertProcessor(ENCLAVES, data={"verification_id": number, **columns}).execute()
+        columns = {name: getattr(enclave, name) for name in _ENCLAVE}
+        InsertProcessor(ENCLAVES, data={"verification_id": number, **columns}).execute()
     return number
 
 
 def packages_of(builds: Iterable[int]) -> dict[int, str]:
     """Build to a digest of its binary packages' names and checksums in the database."""
-    found: dict[int, list[str]] = {}
-    rows = hub_api.query(
-        "rpminfo",
-        {name: name for name in ("build_id", *_NAMES, "payloadhash")},
+    words = ("name", "version", "release", "arch", "payloadhash")
+    rows = QueryProcessor(
+        tables=["rpminfo"],
+        columns=["build_id", *words],
         clauses=["build_id IN %(builds)s", "arch NOT IN ('src', 'nosrc')"],
         values={"builds": (*builds, 0)},
-    )
+    ).execute()
+    found: dict[int, list[str]] = {}
     for row in rows:
-        words = [str(row[name]) for name in (*_NAMES, "payloadhash")]
-        found.setdefault(row["build_id"], []).append(" ".join(words))
+        found.setdefault(row["build_id"], []).append(" ".join(str(row[word]) for word in words))
     return {
         build: hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
         for build, lines in found.items()
@@ -142,10 +119,10 @@ def records_of(build_id: int) -> list[Stored]:
     Raises:
         RecordError: what is kept cannot be read.
     """
-    decided = "verdict IN ('identical', 'differs')"
     mine = "build_id = %(build_id)s"
-    found = _stored([mine, decided], {"build_id": build_id}, _MOST_RECORDS)
-    return found or _stored([mine], {"build_id": build_id}, 1)
+    decided = [mine, "verdict IN ('identical', 'differs')"]
+    found = _stored(decided, _MOST_RECORDS, build_id=build_id)
+    return found or _stored([mine], 1, build_id=build_id)
 
 
 def of_task(task_id: int) -> Optional[Stored]:
@@ -154,17 +131,17 @@ def of_task(task_id: int) -> Optional[Stored]:
     Raises:
         RecordError: what is kept cannot be read.
     """
-    return next(iter(_stored(["task_id = %(task_id)s"], {"task_id": task_id}, 1)), None)
+    return next(iter(_stored(["task_id = %(task_id)s"], 1, task_id=task_id)), None)
 
 
-def _stored(clauses: list[str], values: Mapping[str, Any], most: int) -> list[Stored]:
-    rows = hub_api.query(
-        TABLE,
-        {name: name for name in ("id", "host_id", "packages", "record")},
+def _stored(clauses: list[str], most: int, **values: Any) -> list[Stored]:
+    rows = QueryProcessor(
+        tables=[TABLE],
+        columns=["id", "host_id", "packages", "record"],
         clauses=clauses,
         values=values,
         opts={"order": "-id", "limit": most},
-    )
+    ).execute()
     return [
         Stored(row["id"], row["host_id"], record_from_json(row["record"]), row["packages"])
         for row in rows
@@ -179,102 +156,67 @@ def find(filters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         options: of Koji's QueryProcessor.
     """
     values = {"mrenclave": None, "enclave": None, **filters}
-    clauses = [clause for name, clause in _CLAUSES.items() if values.get(name) is not None]
-    if values["mrenclave"] is not None or values["enclave"] is not None:
-        clauses.append(_WITH_ENCLAVE)
-    rows = hub_api.query(
-        TABLE, _SUMMARY, joins=_JOINS, clauses=clauses, values=values, opts=options
-    )
-    if options.get("countOnly"):
+    wanted = {**values, "of_enclave": values["mrenclave"] or values["enclave"]}
+    rows = QueryProcessor(
+        tables=[TABLE],
+        columns=list(_SUMMARY.values()),
+        aliases=list(_SUMMARY),
+        joins=[f"build ON build.id = {TABLE}.build_id", "package ON package.id = build.pkg_id"],
+        clauses=[text for name, text in _CLAUSES.items() if wanted.get(name) is not None],
+        values=values,
+        opts=options,
+    ).execute()
+    if options.get("countOnly") or not rows:
         return rows
     packages = packages_of(row["build_id"] for row in rows)
-    for row in rows:
-        now = packages.get(row["build_id"])
-        row["outdated"] = outdated(row.pop("packages"), now, row.pop("state"))
-    return _with_enclaves(rows)
-
-
-def _with_enclaves(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    if not rows:
-        return []
-    found = hub_api.query(
-        ENCLAVES,
-        {name: name for name in ("id", "verification_id", *_COLUMNS)},
+    enclaves = QueryProcessor(
+        tables=[ENCLAVES],
+        columns=["id", "verification_id", *_ENCLAVE],
         clauses=["verification_id IN %(ids)s"],
         values={"ids": tuple(row["id"] for row in rows)},
         opts={"order": "id"},
-    )
+    ).execute()
     for row in rows:
-        row["enclaves"] = [
-            {c: e[c] for c in _COLUMNS} for e in found if e["verification_id"] == row["id"]
-        ]
+        now = packages.get(row["build_id"])
+        row["outdated"] = outdated(row.pop("packages"), now, row.pop("state"))
+        own = [e for e in enclaves if e["verification_id"] == row["id"]]
+        row["enclaves"] = [{name: e[name] for name in _ENCLAVE} for e in own]
     return rows
 
 
-def put_lock(release: str, lock: str, task_id: int, user_id: int) -> None:
-    """Keep a lock; from now on it is the release's."""
+def put_lock(release: str, lock: str, **who: int) -> None:
+    """Keep a lock, which is the release's from now on; `who`: task_id and user_id."""
     sha256 = hashlib.sha256(lock.encode()).hexdigest()
-    values = {
-        "release": release,
-        "sha256": sha256,
-        "lock": lock,
-        "task_id": task_id,
-        "user_id": user_id,
-    }
-    hub_api.InsertProcessor("sgx_lock", data=values).execute()
+    data = {"release": release, "sha256": sha256, "lock": lock, **who}
+    InsertProcessor("sgx_lock", data=data).execute()
 
 
 def newest_lock(release: str) -> Optional[dict[str, Any]]:
     """The lock of a release that counts; None if there is none."""
-    columns = {name: name for name in ("id", "release", "sha256", "task_id", "lock")}
-    rows = hub_api.query(
-        "sgx_lock",
-        {**columns, "create_ts": "date_part('epoch', create_time)"},
+    rows = QueryProcessor(
+        tables=["sgx_lock"],
+        columns=[*_LOCK, "date_part('epoch', create_time)"],
+        aliases=[*_LOCK, "create_ts"],
         clauses=["release = %(release)s"],
         values={"release": release},
         opts={"order": "-id", "limit": 1},
-    )
+    ).execute()
     return rows[0] if rows else None
 
 
-def names_of_gated_tag(tag: Mapping[str, Any], globs: Iterable[str]) -> set[str]:
-    """The names that a tag has, or has had while it was gated by one of the globs.
-
-    All tags that are gated now are noted on this occasion, so that none of them can be
-    renamed before anybody has looked at it.
-
-    Args:
-        tag: the tag.
-        globs: of the names of gated tags.
-    """
-    globs = tuple(globs)
-    if not globs:
-        return {tag["name"]}
-    rows = hub_api.query("sgx_gated_tag", {"tag_id": "tag_id", "name": "name"})
-    noted = {(row["tag_id"], row["name"]) for row in rows}
-    likes = {f"like{number}": _like(glob) for number, glob in enumerate(globs)}
-    candidates = hub_api.query(
-        "tag",
-        {"id": "id", "name": "name"},
-        clauses=[" OR ".join(f"name LIKE %({name})s" for name in likes)],
-        values=likes,
-    )
-    for row in candidates:
-        fits = any(fnmatch.fnmatchcase(row["name"], glob) for glob in globs)
-        if fits and (row["id"], row["name"]) not in noted:
-            hub_api.insert_new("sgx_gated_tag", {"tag_id": row["id"], "name": row["name"]})
-    return {tag["name"], *(name for number, name in noted if number == tag["id"])}
-
-
-def _like(glob: str) -> str:
-    """A pattern for LIKE that fits at least what a glob does."""
-    plain = glob.replace("\\", "\\\\").replace("_", "\\_").replace("%", "\\%")
-    start = plain.partition("[")[0]
-    return start.replace("*", "%").replace("?", "_") + ("%" if "[" in plain else "")
+def former_names(tag_id: int) -> set[str]:
+    """The names that a tag had before it was renamed; a trigger of the database notes them."""
+    rows = QueryProcessor(
+        tables=["sgx_former_tag_name"],
+        columns=["name"],
+        clauses=["tag_id = %(tag_id)s"],
+        values={"tag_id": tag_id},
+    ).execute()
+    return {row["name"] for row in rows}
 
 
 def build_files(build: Mapping[str, Any]) -> list[BuildFile]:
-    """Every binary package of a build with its signed copies, sorted by name.
+    """Every binary package of a build with its signed copies on disk, sorted by name.
 
     Builds of other kinds (maven, images, …) have none, or only wrapped ones.
 
@@ -282,24 +224,19 @@ def build_files(build: Mapping[str, Any]) -> list[BuildFile]:
         InputError: the directory of signed copies cannot be read.
     """
     folder = koji.pathinfo.build(build)
-    files = []
-    for rpm in hub_api.list_rpms(buildID=build["id"]):
-        if rpm["arch"] not in ("src", "nosrc"):
-            path = koji.pathinfo.rpm(rpm)
-            copies = _signed_copies(folder, rpm)
-            files.append(BuildFile(os.path.basename(path), os.path.join(folder, path), copies))
-    return sorted(files, key=lambda f: f.name)
-
-
-def _signed_copies(folder: str, rpm: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Key and path of each signed copy of a package that there is on disk."""
     try:
         keys = sorted(os.listdir(os.path.join(folder, "data", "signed")))
     except FileNotFoundError:
-        return ()
+        keys = []
     except OSError as error:
         raise InputError(
             f"signed copies cannot be listed: {error.strerror or error}", file=folder
         ) from None
-    copies = [(key, os.path.join(folder, koji.pathinfo.signed(rpm, key))) for key in keys]
-    return tuple((key, path) for key, path in copies if os.path.lexists(path))
+    files = []
+    for rpm in list_rpms(buildID=build["id"]):
+        if rpm["arch"] not in ("src", "nosrc"):
+            path = os.path.join(folder, koji.pathinfo.rpm(rpm))
+            copies = [(key, os.path.join(folder, koji.pathinfo.signed(rpm, key))) for key in keys]
+            there = tuple((key, copy) for key, copy in copies if os.path.lexists(copy))
+            files.append(BuildFile(os.path.basename(path), path, there))
+    return sorted(files, key=lambda f: f.name)

@@ -15,6 +15,8 @@ from typing import Any, Optional
 import koji
 import koji.tasks
 from koji.plugin import callback, export, ignore_error
+from kojihub import Task, get_build, get_tag, make_task, policy_data_from_task, repo_info
+from kojihub.db import QueryProcessor, Savepoint
 
 from sgx_enclaves.arguments import (
     OPTIONS,
@@ -71,7 +73,7 @@ def sgxEnclaves(
     session.assertPerm(PERMISSION)
     with koji_errors():
         release = optional_text(release, "release")
-        tag = hub_api.get_tag(argument(build_tag, "build_tag", name_or_id), strict=True)
+        tag = get_tag(argument(build_tag, "build_tag", name_or_id), strict=True)
         named = None if build is None else lasting_name(complete_build(build, "build"))
         opts = checked(opts, OPTIONS)
         if "task_id" in opts:
@@ -113,11 +115,14 @@ def start(
     channel = channel or settings().channel
     if channel:
         options["channel"] = channel
-    return int(hub_api.make_task(PARENT, [release, tag["name"], build, opts], **options))
+    return int(make_task(PARENT, [release, tag["name"], build, opts], **options))
 
 
 def _require_build_task(task_id: int, build: Any) -> None:
-    method, _result, _children = hub_api.finished_task(task_id)
+    task = Task(task_id)
+    method = task.getInfo(strict=True)["method"]
+    # raises for a task that has not ended well
+    task.getResult()
     if build is not None or method != "build":
         raise koji.GenericError(
             f"task {task_id}, of method {method}, cannot be verified: name a build, or the task "
@@ -127,7 +132,7 @@ def _require_build_task(task_id: int, build: Any) -> None:
 
 def _require_repo(repo_id: int, tag: Mapping[str, Any]) -> None:
     """Refuse a repository that is not the tag's, or is gone."""
-    repo = hub_api.repo_info(repo_id, strict=True)
+    repo = repo_info(repo_id, strict=True)
     state = koji.REPO_STATES[repo["state"]]
     if repo["tag_id"] != tag["id"] or state not in ("READY", "EXPIRED"):
         raise koji.GenericError(
@@ -143,7 +148,7 @@ def complete_build(build: Any, name: str) -> dict[str, Any]:
         koji.GenericError: there is none, or it is not.
     """
     argument(build, name, name_or_id)
-    found: dict[str, Any] = hub_api.get_build(build, strict=True)
+    found: dict[str, Any] = get_build(build, strict=True)
     if found["state"] != koji.BUILD_STATES["COMPLETE"]:
         state = koji.BUILD_STATES[found["state"]]
         raise koji.GenericError(f"{name} {found['nvr']} is not complete, it is {state}")
@@ -158,9 +163,9 @@ def verify_new_build(cbtype: str, *, type: str, **info: Any) -> None:
     build = info.get("build")
     if type not in ("build", "cg") or not settings().hook or not build:
         return
-    point = hub_api.Savepoint("sgx_enclaves_hook")
+    point = Savepoint("sgx_enclaves_hook")
     try:
-        _verify(hub_api.get_build(build["id"], strict=True))
+        _verify(get_build(build["id"], strict=True))
     except Exception:
         point.rollback()
         raise
@@ -169,50 +174,41 @@ def verify_new_build(cbtype: str, *, type: str, **info: Any) -> None:
 def _verify(build: dict[str, Any]) -> None:
     if build["state"] != koji.BUILD_STATES["COMPLETE"] or not _has_signed_enclaves(build):
         return
-    tag = build_tag_for(build)
-    if tag is None:
+    tag = _build_tag_for(build)
+    if not tag:
         _logger.info("%s has enclaves; [hook] names no build tag for its target", build["nvr"])
-    elif is_being_verified(build):
+    elif _is_being_verified(build):
         _logger.info("%s is being verified already", build["nvr"])
     else:
-        found = hub_api.get_tag(tag, strict=True)
+        found = get_tag(tag, strict=True)
         task = start(None, found, lasting_name(build), {}, owner=build["owner_id"])
         _logger.info("%s has enclaves: verification task %s", build["nvr"], task)
 
 
 def _has_signed_enclaves(build: Mapping[str, Any]) -> bool:
-    for file in build_files(build):
-        try:
-            if claims_signed_enclaves(file.path):
-                return True
-        except SgxEnclavesError as error:
-            # The task will say so in full.
-            _logger.warning("%s: %s", build["nvr"], error)
-            return True
-    return False
+    try:
+        return any(claims_signed_enclaves(file.path) for file in build_files(build))
+    except SgxEnclavesError as error:
+        # The task will say so in full.
+        _logger.warning("%s: %s", build["nvr"], error)
+        return True
 
 
-def build_tag_for(build: Mapping[str, Any]) -> Optional[str]:
-    """The tag whose repo makes the buildroots of a build's verification; None for none."""
-    target = None
-    if build.get("task_id"):
-        target = hub_api.target_of_task(build["task_id"])
-    if target is not None and target in settings().targets:
-        return settings().targets[target]
-    return settings().build_tag or None
+def _build_tag_for(build: Mapping[str, Any]) -> str:
+    """The tag whose repo makes the buildroots of a build's verification; empty for none."""
+    task = build.get("task_id")
+    target = policy_data_from_task(task).get("target") if task else None
+    return settings().targets.get(target or "", settings().build_tag)
 
 
-def is_being_verified(build: Mapping[str, Any]) -> bool:
+def _is_being_verified(build: Mapping[str, Any]) -> bool:
     """Whether an unfinished task verifies this build."""
     states = tuple(koji.TASK_STATES[name] for name in ("FREE", "OPEN", "ASSIGNED"))
-    unfinished = hub_api.query(
-        "task",
-        {"id": "id"},
+    unfinished = QueryProcessor(
+        tables=["task"],
+        columns=["id"],
         clauses=["method = %(method)s", "state IN %(states)s"],
         values={"method": PARENT, "states": states},
-    )
-    for row in unfinished:
-        _method, request = hub_api.task_request(row["id"])
-        if request.get("build") in (build["id"], build["nvr"]):
-            return True
-    return False
+    ).execute()
+    requests = (hub_api.task_request(row["id"])[1] for row in unfinished)
+    return any(request.get("build") in (build["id"], build["nvr"]) for request in requests)

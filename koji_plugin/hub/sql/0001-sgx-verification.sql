@@ -42,13 +42,26 @@ CREATE INDEX IF NOT EXISTS sgx_verification_enclave_name ON sgx_verification_enc
 -- Digest of the names and checksums that the build's packages had in the database then.
 ALTER TABLE sgx_verification ADD COLUMN IF NOT EXISTS packages TEXT;
 
--- The names that gated tags ([enforce] of the configuration) have had: a tag that is renamed
--- stays gated, and so does a tag that takes another's name.
-CREATE TABLE IF NOT EXISTS sgx_gated_tag (
+-- The names that renamed tags have had: a tag that [enforce] of the configuration gates stays gated
+-- under another name, and a tag that has taken the name of an allowed build tag is not trusted.
+ALTER TABLE IF EXISTS sgx_gated_tag RENAME TO sgx_former_tag_name;
+CREATE TABLE IF NOT EXISTS sgx_former_tag_name (
     tag_id INTEGER NOT NULL REFERENCES tag (id),
     name   TEXT NOT NULL,
     PRIMARY KEY (tag_id, name)
 );
+
+CREATE OR REPLACE FUNCTION sgx_note_tag_name() RETURNS trigger AS $$
+BEGIN
+    INSERT INTO sgx_former_tag_name VALUES (OLD.id, OLD.name) ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END;
+$$ LANGUAGE plpgsql;
+
+DROP TRIGGER IF EXISTS sgx_tag_renamed ON tag;
+CREATE TRIGGER sgx_tag_renamed
+    AFTER UPDATE OF name ON tag
+    FOR EACH ROW WHEN (OLD.name <> NEW.name) EXECUTE PROCEDURE sgx_note_tag_name();
 
 -- Locks: the packages that a release's buildroots must have. The newest of a release counts.
 CREATE TABLE IF NOT EXISTS sgx_lock (

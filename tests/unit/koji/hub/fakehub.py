@@ -194,7 +194,7 @@ class FakeHub:
     def hasPerm(self, name: str) -> bool:
         return self.admin and name == "admin"
 
-    # --- what `hub_api` takes from `kojihub`
+    # --- what the plugin takes from `kojihub`
 
     def get_build(self, build: Any, strict: bool = False) -> dict[str, Any]:
         assert strict
@@ -203,11 +203,12 @@ class FakeHub:
                 return dict(found)
         raise koji.GenericError(f"No such build: {build!r}")
 
-    def get_tag(self, tag: Any, strict: bool = False) -> dict[str, Any]:
-        assert strict
+    def get_tag(self, tag: Any, strict: bool = False) -> Optional[dict[str, Any]]:
         for found in self.tags.values():
             if tag in (found["id"], found["name"]):
                 return dict(found)
+        if not strict:
+            return None
         raise koji.GenericError(f"No such tagInfo: {tag!r}")
 
     def list_rpms(self, buildID: int) -> list[dict[str, Any]]:
@@ -256,12 +257,16 @@ class FakeHub:
         (table,) = tables
         values, options = arguments.get("values", {}), arguments.get("opts", {})
         # Koji orders by nothing else
-        assert options.get("order", "-").lstrip("-") in ("", *arguments["aliases"])
+        columns = arguments["columns"]
+        assert options.get("order", "-").lstrip("-") in ("", *(arguments.get("aliases") or columns))
         if options.get("rowlock"):
             self.locked.append((table, *values.values()))
             return []
-        if table in ("task", "tag", "rpminfo", "sgx_gated_tag"):
-            return getattr(self, f"_{table}_rows")(values)
+        if table in ("task", "tag", "rpminfo", "sgx_former_tag_name"):
+            aliases = dict(zip(columns, arguments.get("aliases") or columns))
+            rows = getattr(self, f"_{table}_rows")(values)
+            return [{aliases.get(key, key): value for key, value in row.items()} for row in rows]
+        table = table.split()[0]
         if options.get("order") == "-id" and len(values) == 1:
             ((key, value),) = values.items()
             assert arguments["clauses"][0] == f"{key} = %({key})s"
@@ -281,9 +286,9 @@ class FakeHub:
     def _tag_rows(self, _values: Any) -> list[dict[str, Any]]:
         return [{"id": tag["id"], "name": tag["name"]} for tag in self.tags.values()]
 
-    def _sgx_gated_tag_rows(self, _values: Any) -> list[dict[str, Any]]:
-        rows = self.rows.get("sgx_gated_tag", [])
-        return [{"id": row["tag_id"], **row} for row in rows]
+    def _sgx_former_tag_name_rows(self, values: Any) -> list[dict[str, Any]]:
+        rows = self.rows.get("sgx_former_tag_name", [])
+        return [row for row in rows if row["tag_id"] == values.get("tag_id", row["tag_id"])]
 
     def _rpminfo_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [
@@ -292,12 +297,6 @@ class FakeHub:
             if build in values["builds"]
             for rpm in packages
         ]
-
-    def _dml(self, operation: str, values: Mapping[str, Any]) -> None:
-        assert "ON CONFLICT DO NOTHING" in operation
-        table = operation.split()[2]
-        if dict(values) not in self.rows.get(table, []):
-            self.rows.setdefault(table, []).append(dict(values))
 
     def readTaggedBuilds(self, tag: int, inherit: bool = False) -> list[dict[str, Any]]:
         assert inherit

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import subprocess
@@ -22,13 +21,13 @@ from sgx_enclaves_hub import hub_api
 ROOT = Path(__file__).resolve().parents[4]
 PLUGINS = ROOT / "koji_plugin/hub"
 NAME = "sgx_enclaves_hub"
-# What the seam takes from the hub; not to be had from PyPI.
+# What the plugin takes from the hub; not to be had from PyPI.
 STUBS = """
 import sys, types
 for name, parts in {
     "kojihub": ("Host", "Task", "get_build", "get_tag", "list_rpms", "make_task",
                 "policy_data_from_task", "readTaggedBuilds", "repo_info"),
-    "kojihub.db": ("InsertProcessor", "QueryProcessor", "Savepoint", "_dml", "currval"),
+    "kojihub.db": ("InsertProcessor", "QueryProcessor", "Savepoint", "currval"),
 }.items():
     module = types.ModuleType(name)
     for part in parts:
@@ -161,8 +160,7 @@ def test_a_wrong_configuration_keeps_the_hub_offline_and_says_why(tmp_path: Path
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last == (
-        f"koji.PluginError: sgx_enclaves_hub cannot be loaded: {conf}: [hook] has unknown keys: "
-        "enable (expected enabled, build_tag)"
+        f"koji.PluginError: {conf}: [hook] has unknown keys: enable (expected enabled, build_tag)"
     )
 
 
@@ -170,23 +168,10 @@ def test_a_wrong_configuration_keeps_the_hub_offline_and_says_why(tmp_path: Path
 def test_a_koji_that_is_too_old_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(koji, "__version__", version)
     with pytest.raises(koji.PluginError, match=f"needs Koji 1.33 or newer, this is {version}"):
-        hub_api.require_supported_koji()
+        hub_api.load()
 
 
 @pytest.mark.parametrize("version", ["1.33.0", "1.35.3", "1.36.1", "2.0"])
 def test_a_koji_that_is_new_enough_is_not(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(koji, "__version__", version)
-    hub_api.require_supported_koji()
-
-
-def test_only_one_module_knows_the_hub() -> None:
-    for path in (PLUGINS / NAME).glob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        names = {
-            alias.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Import)
-            for alias in node.names
-        } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        hub = {n for n in names if (n and n.split(".")[0] == "kojihub") or n == "koji.context"}
-        assert bool(hub) == (path.name == "hub_api.py"), path
+    hub_api.load()
