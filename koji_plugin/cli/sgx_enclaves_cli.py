@@ -32,19 +32,21 @@ _LATER = 5
 _WIDE = 120
 
 
-class _NoVerdictError(Exception):
-    """Nothing can be said, and why."""
-
-
 @export_cli
 def handle_sgx_enclaves(goptions: Any, session: Any, args: Sequence[str]) -> int:
     "[build] Verify SGX enclaves, see what was verified and what gated tags allow"
     given = koji_parser().parse_args(args)
+    connect, verb = _VERBS[given.verb]
     try:
-        return _VERBS[given.verb](goptions, session, given)
+        try:
+            connect(session, goptions)
+        except SystemExit as error:
+            # Koji's helpers end the program with status 1 when there is no connection
+            raise koji.GenericError("no connection to the hub") from error
+        return verb(goptions, session, given)
     except KeyboardInterrupt:
         return UNKNOWN_STATUS
-    except (koji.GenericError, Fault, OSError, _NoVerdictError) as error:
+    except (koji.GenericError, Fault, OSError) as error:
         print(_words(error), file=sys.stderr)
         return UNKNOWN_STATUS
 
@@ -56,37 +58,24 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if isinstance(error, OSError) else text
 
 
-def _connected(connect: Callable[[Any, Any], None], goptions: Any, session: Any) -> None:
-    """Koji's helpers end the program with status 1 when there is no connection."""
-    try:
-        connect(session, goptions)
-    except SystemExit as error:
-        raise _NoVerdictError("no connection to the hub") from error
-
-
 def _build(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Verify a release alone."""
-    return _verification(goptions, session, given, given.release, None, given.build_tag)
+    return _verification(goptions, session, given, None, given.build_tag)
 
 
 def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Verify a build."""
-    _connected(activate_session, goptions, session)
-    tag = given.build_tag or _build_tag_of(session, given.build)
-    return _verification(goptions, session, given, given.release, given.build, tag)
+    tag = given.build_tag
+    if tag is None:
+        info = session.getBuild(given.build, strict=True)
+        tag = _build_tag_of_task(session, info.get("task_id"), info["nvr"])
+    return _verification(goptions, session, given, given.build, tag)
 
 
 def _verify_task(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Verify what a build task has made."""
-    _connected(activate_session, goptions, session)
     tag = given.build_tag or _build_tag_of_task(session, given.task, f"task {given.task}")
-    return _verification(goptions, session, given, given.release, None, tag, task_id=given.task)
-
-
-def _build_tag_of(session: Any, build: Any) -> str:
-    """The tag that a build was built in."""
-    info = session.getBuild(build, strict=True)
-    return _build_tag_of_task(session, info.get("task_id"), info["nvr"])
+    return _verification(goptions, session, given, None, tag, task_id=given.task)
 
 
 def _build_tag_of_task(session: Any, task_id: Optional[int], what: str) -> str:
@@ -94,7 +83,7 @@ def _build_tag_of_task(session: Any, task_id: Optional[int], what: str) -> str:
     request = task["request"] if task and task["method"] == "build" else []
     target = session.getBuildTarget(request[1]) if len(request) > 1 and request[1] else None
     if target is None:
-        raise _NoVerdictError(
+        raise koji.GenericError(
             f"it is not known in which tag {what} was built: name one with --build-tag"
         )
     return str(target["build_tag_name"])
@@ -104,12 +93,10 @@ def _verification(
     goptions: Any,
     session: Any,
     given: argparse.Namespace,
-    release: Optional[str],
     build: Any,
     tag: str,
     **more: Any,
 ) -> int:
-    _connected(activate_session, goptions, session)
     named = {
         "unsigned_build": given.unsigned_build,
         "enclaves": given.enclave or None,
@@ -123,7 +110,7 @@ def _verification(
     how = {"priority": _LATER} if given.background else {}
     if given.channel:
         how["channel"] = given.channel
-    task = session.sgxEnclaves(release, tag, build, opts, **how)
+    task = session.sgxEnclaves(given.release, tag, build, opts, **how)
     if given.nowait:
         place = f"{goptions.weburl}/taskinfo?taskID={task}"
         text = f"Created task: {task}\nTask info: {place}\n"
@@ -132,27 +119,19 @@ def _verification(
     quiet = given.json or goptions.quiet
     if not quiet:
         print(f"Created task: {task}")
-    watch_tasks(
-        session,
-        [task],
-        quiet=quiet,
-        poll_interval=goptions.poll_interval,
-        topurl=goptions.topurl,
-    )
-    return _told(goptions, session, given, task)
+    how = {"poll_interval": goptions.poll_interval, "topurl": goptions.topurl}
+    watch_tasks(session, [task], quiet=quiet, **how)
+    given.task = task
+    return _result(goptions, session, given)
 
 
 def _result(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Show what a task gave."""
-    _connected(ensure_connection, goptions, session)
-    return _told(goptions, session, given, given.task)
-
-
-def _told(goptions: Any, session: Any, given: argparse.Namespace, task: int) -> int:
+    task = given.task
     info = session.getTaskInfo(task, strict=True)
     state = koji.TASK_STATES[info["state"]]
     if info["method"] != "sgxEnclaves" or state in ("FREE", "OPEN", "ASSIGNED"):
-        raise _NoVerdictError(f"task {task} ({info['method']}, {state}) has no verdict")
+        raise koji.GenericError(f"task {task} ({info['method']}, {state}) has no verdict")
     result = session.getTaskResult(task)
     folder = koji.PathInfo(topdir=goptions.topurl).task(task)
     report = f"{folder}/{result['report']}"
@@ -163,10 +142,9 @@ def _told(goptions: Any, session: Any, given: argparse.Namespace, task: int) -> 
 
 def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Show the record of a build that counts."""
-    _connected(ensure_connection, goptions, session)
     record = session.getSgxVerification(given.build)
     if record is None:
-        raise _NoVerdictError(
+        raise koji.GenericError(
             f"{given.build} was never verified: koji sgx-enclaves verify {given.build}"
         )
     _show(given, record, filled("record.txt", found=record, width=_width()))
@@ -175,7 +153,6 @@ def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 def _list(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """List records."""
-    _connected(ensure_connection, goptions, session)
     records = session.listSgxVerifications(
         build=given.build,
         mrenclave=given.mrenclave,
@@ -190,7 +167,6 @@ def _list(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 def _gate_status(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Would the tag take the build?"""
-    _connected(activate_session, goptions, session)
     status = session.getSgxGateStatus(given.build, given.tag)
     text = filled("gate.txt", build=given.build, tag=given.tag, status=status, width=_width())
     _show(given, status, text)
@@ -199,7 +175,6 @@ def _gate_status(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """List the builds that a tag shows without a fitting record."""
-    _connected(activate_session, goptions, session)
     refused: list[dict[str, Any]] = []
     count, after = 0, 0
     while after is not None:
@@ -213,7 +188,6 @@ def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 def _doctor(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Check the hub's set-up."""
-    _connected(activate_session, goptions, session)
     checks = session.checkSgxSetup()
     _show(given, checks, filled("doctor.txt", checks=checks, width=_width()))
     return 0 if all(check["good"] for check in checks) else _DENIED
@@ -221,7 +195,6 @@ def _doctor(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 def _lock(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Pin the buildroot of a verification for its release."""
-    _connected(activate_session, goptions, session)
     lock = session.setSgxLock(given.task)
     text = f"release {lock['release']} is built from now on in the buildroot of task {given.task}"
     _show(given, lock, f"{text}: lock {lock['sha256']}\n")
@@ -237,15 +210,15 @@ def _width() -> int:
     return shutil.get_terminal_size((_WIDE, 24)).columns
 
 
-_VERBS: dict[str, Callable[[Any, Any, argparse.Namespace], int]] = {
-    "build": _build,
-    "verify": _verify,
-    "verify-task": _verify_task,
-    "result": _result,
-    "show": _show_record,
-    "list": _list,
-    "gate-status": _gate_status,
-    "audit": _audit,
-    "lock": _lock,
-    "doctor": _doctor,
+_VERBS: dict[str, tuple[Callable[..., None], Callable[[Any, Any, argparse.Namespace], int]]] = {
+    "build": (activate_session, _build),
+    "verify": (activate_session, _verify),
+    "verify-task": (activate_session, _verify_task),
+    "result": (ensure_connection, _result),
+    "show": (ensure_connection, _show_record),
+    "list": (ensure_connection, _list),
+    "gate-status": (activate_session, _gate_status),
+    "audit": (activate_session, _audit),
+    "lock": (activate_session, _lock),
+    "doctor": (activate_session, _doctor),
 }

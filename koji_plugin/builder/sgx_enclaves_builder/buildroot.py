@@ -7,9 +7,9 @@ already; here it is done by the buildroot's own util-linux besides, and the resu
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,22 +23,25 @@ from sgx_enclaves.limits import MIB
 from sgx_enclaves.release.installed import InstalledPackage, installed_packages
 from sgx_enclaves.release.place import Command, Ended, Output, Tree, describe, log_header
 
-from .config import Config
 from .mock import Chroot
 from .provenance import component_urls
-from .task_base import X86_64, SgxTask, TaskLog
+from .task_base import X86_64, SgxTask
 
 _DATABASES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
-_CHUNK = 1 << 20
-
-
-def new_buildroot(*args: Any, **keywords: Any) -> Any:
-    """A new `BuildRoot` of kojid's, with the arguments that it takes.
-
-    kojid is a program, not a module: its classes are in `__main__` once it has started.
-    Tests put stand-ins there.
-    """
-    return importlib.import_module("__main__").BuildRoot(*args, **keywords)
+_PROBE_TIMEOUT = 20.0
+_UNSHARE = ("unshare", "--net", "--pid", "--ipc", "--fork", "--kill-child", "--")
+# Installers that run as root unpack with owners; nothing else is needed.
+_SETPRIV = (
+    "setpriv",
+    "--no-new-privs",
+    "--bounding-set=-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid",
+    "--inh-caps=-all",
+)
+_ROUTES = ("cat", "/proc/self/net/route", "/proc/self/net/ipv6_route")
+_KILL_AFTER = 10
+_MAX_LOG = 256 * MIB
+_TIMED_OUT, _KILLED = 124, 137
+_LINKS = 40
 
 
 class KojiBuildroot:
@@ -46,26 +49,15 @@ class KojiBuildroot:
 
     It is made when the core first asks for anything, and given back at the end of a `with`
     block; kojid removes it.
-
-    Args:
-        task: the task handler.
-        config: the plugin's.
-        log: where it is written how it goes.
-        build_tag: name of the tag whose repository makes it.
-        repo_id: of that repository.
     """
 
     # Koji makes it for this task alone.
     isolated = True
 
-    def __init__(
-        self, task: SgxTask, config: Config, log: TaskLog, build_tag: str, repo_id: int
-    ) -> None:
+    def __init__(self, task: SgxTask, build_tag: str, repo_id: int) -> None:
         self.build_tag = build_tag
-        self.repo_id = repo_id
+        self._repo_id = repo_id
         self._task = task
-        self._config = config
-        self._log = log
         self._broot: Any = None
         self._entered: Optional[tuple[Chroot, Isolation]] = None
         self._packages: Optional[tuple[InstalledPackage, ...]] = None
@@ -87,17 +79,14 @@ class KojiBuildroot:
 
     def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
         """See `Place` of the core."""
-        chroot, _isolation = self._enter()
-        return chroot.run_all(commands, timeout)
+        return self._enter()[0].run_all(commands, timeout)
 
     def packages(self) -> tuple[InstalledPackage, ...]:
         """See `Place`: what RPM's database in the buildroot says, as it was before any step."""
         if self._packages is None:
-            chroot, _isolation = self._enter()
-            folders = [chroot.root / name for name in _DATABASES]
-            here = next((folder for folder in folders if folder.is_dir()), None)
-            session, options = self._task.session, self._task.options
-            urls = component_urls(session, self._broot.id, options.topurl)
+            root = self._enter()[0].root
+            here = next((root / name for name in _DATABASES if (root / name).is_dir()), None)
+            urls = component_urls(self._task.session, self._broot.id, self._task.options.topurl)
             self._packages = () if here is None else installed_packages(urls=urls, dbpath=str(here))
         return self._packages
 
@@ -112,47 +101,33 @@ class KojiBuildroot:
             chroot = self._make()
             isolation = probe_isolation(chroot)
             for missing in isolation.missing:
-                self._log(f"warning: this buildroot gives the steps no {missing}")
+                self._task.log(f"warning: this buildroot gives the steps no {missing}")
             if isolation.network:
-                self._log("warning: steps can reach a network in this buildroot")
+                self._task.log("warning: steps can reach a network in this buildroot")
             self._entered = chroot, isolation
         return self._entered
 
     def _make(self) -> Chroot:
         options, session = self._task.options, self._task.session
-        free = free_space(Path(options.mockdir))
-        if free < self._config.min_space:
+        mockdir = Path(options.mockdir)
+        there = next(path for path in (mockdir, *mockdir.parents) if path.exists())
+        free = shutil.disk_usage(there).free
+        if free < self._task.config.min_space:
             raise koji.BuildrootError(
-                f"too little room in {options.mockdir}: {free} bytes are free, "
-                f"{self._config.min_space} are wanted ([build] min_space_mib)"
+                f"too little room in {mockdir}: {free} bytes are free, "
+                f"{self._task.config.min_space} are wanted ([build] min_space_mib)"
             )
-        self._log(f"buildroot of tag {self.build_tag}, repo {self.repo_id}")
-        self._broot = new_buildroot(
-            session, options, self.build_tag, X86_64, self._task.id, repo_id=self.repo_id
+        self._task.log(f"buildroot of tag {self.build_tag}, repo {self._repo_id}")
+        # kojid is a program, not a module: its classes are in `__main__`
+        kojid: Any = sys.modules["__main__"]
+        self._broot = kojid.BuildRoot(
+            session, options, self.build_tag, X86_64, self._task.id, repo_id=self._repo_id
         )
         self._broot.workdir = self._task.workdir
         self._broot.init()
         session.host.setBuildRootState(self._broot.id, "BUILDING")
-        self._log(f"buildroot {self._broot.id}, {self._broot.name}")
+        self._task.log(f"buildroot {self._broot.id}, {self._broot.name}")
         return Chroot(self._broot)
-
-
-def free_space(folder: Path) -> int:
-    """Bytes that are free where a directory is, or will be."""
-    here = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(here).free
-
-
-_PROBE_TIMEOUT = 20.0
-_UNSHARE = ("unshare", "--net", "--pid", "--ipc", "--fork", "--kill-child", "--")
-# Installers that run as root unpack with owners; nothing else is needed.
-_SETPRIV = (
-    "setpriv",
-    "--no-new-privs",
-    "--bounding-set=-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid",
-    "--inh-caps=-all",
-)
-_ROUTES = ("cat", "/proc/self/net/route", "/proc/self/net/ipv6_route")
 
 
 @dataclass(frozen=True)
@@ -174,24 +149,20 @@ def probe_isolation(chroot: Chroot) -> Isolation:
     """Try what the buildroot's programs can do."""
     commands = [[*_UNSHARE, "true"], [*_SETPRIV, "true"], [*_UNSHARE, *_ROUTES], _ROUTES]
     unshare, setpriv, inner, outer = chroot.run_all(commands, _PROBE_TIMEOUT)
-    prefix: tuple[str, ...] = ()
-    missing = []
-    routes = outer
-    if unshare.status == 0:
-        prefix, routes = _UNSHARE, inner
-    else:
-        missing.append(f"processes of their own: {_short(unshare.text)}")
-    if setpriv.status == 0:
-        prefix += _SETPRIV
-    else:
-        missing.append(f"fewer rights: {_short(setpriv.text)}")
+    tried = (
+        (unshare, _UNSHARE, "processes of their own"),
+        (setpriv, _SETPRIV, "fewer rights"),
+    )
+    prefix = [word for answer, words, _what in tried if answer.status == 0 for word in words]
+    missing = [
+        f"{what}: {' '.join(answer.text.split())[:200]}"
+        for answer, _words, what in tried
+        if answer.status != 0
+    ]
+    routes = inner if unshare.status == 0 else outer
     # what cannot be seen counts as a way out
     network = routes.status != 0 or has_routes(routes.text)
-    return Isolation(prefix, network, tuple(missing))
-
-
-def _short(text: str) -> str:
-    return " ".join(text.split())[:200]
+    return Isolation(tuple(prefix), network, tuple(missing))
 
 
 def has_routes(text: str) -> bool:
@@ -205,55 +176,27 @@ def has_routes(text: str) -> bool:
     return any(line[0] not in ("Iface", "lo") and line[-1] != "lo" for line in lines)
 
 
-def copy_log(source: IO[bytes], target: Path, tail: str, most: int) -> None:
-    """Write a log: what the source holds up to a number of bytes, then the tail.
+def place_in_root(root: Path, path: str) -> Path:
+    """Where a path leads for a process inside the root; what is missing there has no links.
 
     Raises:
-        OSError: it cannot be written.
+        BuildError: it has too many links.
     """
-    source.seek(0)
-    with target.open("wb") as out:
-        left = most
-        while left > 0:
-            chunk = source.read(min(_CHUNK, left))
-            if not chunk:
-                break
-            out.write(chunk)
-            left -= len(chunk)
-        out.write(tail.encode("utf-8", "replace"))
-
-
-_KILL_AFTER = 10
-_MAX_LOG = 256 * MIB
-_TIMED_OUT, _KILLED = 124, 137
-_LINKS = 40
-
-
-def resolve_in_root(root: str, path: str) -> Optional[str]:
-    """Follow symbolic links as a process inside the root would; None if it leads nowhere."""
-    pending = [part for part in path.split("/") if part]
-    done: list[str] = []
-    links = 0
+    pending, done, links = path.split("/")[::-1], [str(root)], 0
     while pending:
-        part = pending.pop(0)
-        if part in (".", ".."):
-            del done[len(done) - (part == "..") :]
-            continue
-        here = f"{root}/{'/'.join([*done, part])}"
-        try:
-            target = os.readlink(here)
-        except OSError:
-            if not os.path.lexists(here):
-                return None
+        part = pending.pop()
+        if part == "..":
+            del done[max(1, len(done) - 1) :]
+        elif part not in ("", ".") and not os.path.islink("/".join([*done, part])):
             done.append(part)
-            continue
-        links += 1
-        if links > _LINKS:
-            return None
-        if target.startswith("/"):
-            done = []
-        pending = [piece for piece in target.split("/") if piece] + pending
-    return "/" + "/".join(done)
+        elif part not in ("", "."):
+            target = os.readlink("/".join([*done, part]))
+            links += 1
+            if links > _LINKS:
+                raise BuildError("leads through too many links", file=path)
+            del done[1 if target.startswith("/") else len(done) :]
+            pending += target.split("/")[::-1]
+    return Path("/".join(done))
 
 
 class BuildrootTree:
@@ -276,27 +219,14 @@ class BuildrootTree:
         self.network = isolation.network
         self.home = chroot.make_folder(f"home-{name}")
         self.root = os.path.normpath(root)
-        self.fixed = self._is_free(self.root)
+        self._tree = place_in_root(chroot.root, self.root)
+        self.fixed = not self._tree.exists()
         if not self.fixed:
             self.root = f"{chroot.make_folder(f'place-{name}')}/tree"
-        self._tree = self._outside(self.root)
+            self._tree = place_in_root(chroot.root, self.root)
         self._tree.parent.mkdir(parents=True, exist_ok=True)
         self._real = self._tree.resolve()
         self._steps = 0
-
-    def _is_free(self, root: str) -> bool:
-        return resolve_in_root(str(self._chroot.root), root) is None
-
-    def _outside(self, path: str) -> Path:
-        """A path that is not there yet, as this process sees it; links are the buildroot's."""
-        base = str(self._chroot.root)
-        here, rest = path, ""
-        while True:
-            found = resolve_in_root(base, here)
-            if found is not None:
-                return Path(f"{base}{found}{rest}")
-            here, _, name = here.rpartition("/")
-            rest = f"/{name}{rest}"
 
     @property
     def path(self) -> Path:
@@ -317,22 +247,19 @@ class BuildrootTree:
         words = [f"{key}={value}" for key, value in command.environment.items()]
         argv = ["timeout", "-k", str(_KILL_AFTER), f"{command.timeout:g}"]
         argv += [*self._isolation.prefix, "env", "-i", *words, *command.argv]
+        chroot, timeout = self._chroot, command.timeout
         try:
-            with self._chroot.create(f"{name}.log") as said:
+            with chroot.create(f"{name}.log") as said:
                 # so that whoever watches sees at once what has begun
                 said.write(log_header(command).encode("utf-8", "replace"))
                 said.flush()
-                shown = self._chroot.show(f"{name}.log", f"step-{log.name}")
-                names = (f"{name}.log", f"{name}.status")
-                how = self._chroot.launch(
-                    argv, command.folder, command.umask, names, command.timeout
-                )
+                shown = chroot.show(f"{name}.log", f"step-{log.name}")
+                how = chroot.launch(argv, command.folder, command.umask, name, timeout)
                 took = time.monotonic() - start
-                ended = how_ended(self._status(names[1]), how, took, command.timeout)
-                tail = f"# {describe(ended)} after {took:.1f} s\n"
-                copy_log(said, log, tail, _MAX_LOG)
+                ended = how_ended(self._status(name), how, took, timeout)
+                _copy_log(said, log, f"# {describe(ended)} after {took:.1f} s\n")
                 if not shown:
-                    self._chroot.upload(log, f"step-{log.name}")
+                    chroot.upload(log, f"step-{log.name}")
                 return ended
         except OSError as error:
             took = time.monotonic() - start
@@ -341,12 +268,23 @@ class BuildrootTree:
 
     def _status(self, name: str) -> str:
         try:
-            return self._chroot.get(name, 16).decode("ascii", "replace").strip()
+            return self._chroot.get(f"{name}.status", 16).decode("ascii", "replace").strip()
         except SgxEnclavesError:
             return ""
 
     def close(self) -> None:
         """See `Tree`; kojid removes what there is."""
+
+
+def _copy_log(source: IO[bytes], target: Path, tail: str) -> None:
+    """Write a log: what the source holds, up to a limit, then the tail."""
+    source.seek(0)
+    with target.open("wb") as out:
+        left = _MAX_LOG
+        while left and (chunk := source.read(min(MIB, left))):
+            out.write(chunk)
+            left -= len(chunk)
+        out.write(tail.encode("utf-8", "replace"))
 
 
 def how_ended(status: str, mock: str, seconds: float, timeout: float) -> Ended:

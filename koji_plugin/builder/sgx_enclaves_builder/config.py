@@ -49,23 +49,7 @@ def _hosts(value: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Config:
-    """The plugin's settings.
-
-    Attributes:
-        cache: directory of fetched files, shared by all tasks of this builder.
-        hosts: the only servers that are asked.
-        lookaside: URL of a look-aside cache that is asked first; None for none.
-        lookaside_package: the package that it knows the files under.
-        ca_file: certificates to trust instead of the system's; None for the system's.
-        attempts: requests to one place.
-        fetch_timeout: seconds for one request with its content.
-        max_size: bytes of a fetched file.
-        catalogues: directories of more releases.
-        locks: directory of buildroot locks, RELEASE.json each; None for none.
-        make_timeout: seconds for the make of an enclave.
-        wait_timeout: seconds that the parent waits for its subtasks.
-        min_space: bytes that must be free before a build starts.
-    """
+    """The plugin's settings; the file that is shipped explains each key."""
 
     cache: Path = setting("fetch", "cache", Path("/var/cache/sgx-enclaves"), folder)
     hosts: tuple[str, ...] = setting("fetch", "hosts", UPSTREAM, _hosts)
@@ -83,13 +67,10 @@ class Config:
 
 
 def load_config() -> Config:
-    """Read the configuration; what is not in it is as in `Config`.
-
-    The file is the one that `CONFIG_VARIABLE` of the environment names, else
-    `CONFIG_FILE`, which need not be there.
+    """The configuration; without a file, the defaults.
 
     Raises:
-        InputError: it cannot be read, or a section, key or value is wrong.
+        InputError: see `read_config`.
     """
     named = os.environ.get(CONFIG_VARIABLE)
     if named is None and not os.path.exists(CONFIG_FILE):

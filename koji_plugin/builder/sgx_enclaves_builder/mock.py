@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -25,58 +26,6 @@ from sgx_enclaves.release.place import Output
 
 # mock cleans up after itself when it is asked to end, if it is given the time
 _GRACE = 20.0
-
-
-class Deadline:
-    """Whether the deadline passed."""
-
-    def __init__(self) -> None:
-        self.passed = False
-
-
-@contextlib.contextmanager
-def children_end_within(seconds: float) -> Iterator[Deadline]:
-    """End all children of this process if the block takes longer; for the main thread.
-
-    Args:
-        seconds: until they are asked to end; some time later they are killed.
-    """
-    deadline = Deadline()
-
-    def ring(_number: int, _frame: Optional[FrameType]) -> None:
-        how = signal.SIGKILL if deadline.passed else signal.SIGTERM
-        deadline.passed = True
-        for process in descendants(os.getpid()):
-            with contextlib.suppress(OSError):
-                os.kill(process, how)
-        signal.setitimer(signal.ITIMER_REAL, _GRACE)
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield deadline
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def descendants(process: int) -> list[int]:
-    """Processes that a process has started, and those that they have, youngest last."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # the name before may hold anything, even brackets
-            parent = int(path.read_bytes().rpartition(b")")[2].split()[1])
-            children.setdefault(parent, []).append(int(path.parent.name))
-    found: list[int] = []
-    pending = [process]
-    while pending:
-        here = children.get(pending.pop(), [])
-        found += here
-        pending += here
-    return found
-
-
 _OWN = "sgx-enclaves"
 # mask, folder, log, file for the status, command
 _LAUNCH = """\
@@ -102,6 +51,48 @@ _MAX_OUTPUT = 16 << 20
 _ENTRY = 300.0
 
 
+@contextlib.contextmanager
+def children_end_within(seconds: float) -> Iterator[threading.Event]:
+    """End all children of this process if the block takes longer; for the main thread.
+
+    Args:
+        seconds: until they are asked to end; some time later they are killed.
+
+    Yields:
+        An event that is set if the deadline passed.
+    """
+    passed = threading.Event()
+
+    def ring(_number: int, _frame: Optional[FrameType]) -> None:
+        how = signal.SIGKILL if passed.is_set() else signal.SIGTERM
+        passed.set()
+        for process in descendants(os.getpid()):
+            with contextlib.suppress(OSError):
+                os.kill(process, how)
+        signal.setitimer(signal.ITIMER_REAL, _GRACE)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield passed
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def descendants(process: int) -> list[int]:
+    """Processes that a process has started, and those that they have."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # the name before may hold anything, even brackets
+            parents[int(path.parent.name)] = int(path.read_bytes().rpartition(b")")[2].split()[1])
+    found = [process]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
+
+
 class Chroot:
     """A buildroot of kojid's that is ready.
 
@@ -112,7 +103,6 @@ class Chroot:
     def __init__(self, broot: Any) -> None:
         self._broot = broot
         self.root = Path(broot.rootdir())
-        self.results = Path(broot.resultdir())
         self.inside = f"{broot.tmpdir(within=True)}/{_OWN}"
         self.folder = Path(broot.tmpdir()) / _OWN
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -127,18 +117,15 @@ class Chroot:
         os.mkdir(name, 0o755, dir_fd=self._fd)
         return f"{self.inside}/{name}"
 
-    def put(self, name: str, data: bytes) -> str:
-        """Write a file into our directory; returns its path as seen from inside."""
-        with self.create(name) as file:
-            file.write(data)
-        return f"{self.inside}/{name}"
-
     def create(self, name: str) -> IO[bytes]:
         """Make a file in our directory, to be written and read; an older one is left unlinked."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self._fd)
+        self._unlink(name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.fdopen(os.open(name, flags, 0o644, dir_fd=self._fd), "w+b")
+
+    def _unlink(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._fd)
 
     def show(self, name: str, as_name: str) -> bool:
         """Let kojid's watcher see a file of ours as one of mock's logs, while it grows.
@@ -146,7 +133,7 @@ class Chroot:
         Returns:
             Whether it will; not so where our directory is on another file system.
         """
-        place = self.results / as_name
+        place = Path(self._broot.resultdir()) / as_name
         with contextlib.suppress(OSError):
             place.unlink(missing_ok=True)
             os.link(name, place, src_dir_fd=self._fd, follow_symlinks=False)
@@ -176,57 +163,52 @@ class Chroot:
 
     def run_all(self, commands: Sequence[Sequence[str]], timeout: float) -> list[Output]:
         """Run commands one after the other in one entry; see `Place` of the core."""
-        names = []
-        for number, command in enumerate(commands):
+        names = [f"ask-{number}" for number in range(len(commands))]
+        for name, command in zip(names, commands):
             words = ["timeout", "-k", "5", f"{timeout:g}", *command]
-            names.append(f"ask-{number}")
-            self.put(names[-1], "".join(f"{word}\0" for word in words).encode())
+            with self.create(name) as file:
+                file.write("".join(f"{word}\0" for word in words).encode())
         argv = ["/bin/sh", "-c", _BATCH, _OWN, self.inside, *names]
-        how = self.mock(argv, timeout * len(commands) + _ENTRY)
-        outputs = []
-        for name in names:
-            try:
-                status = int(self.get(f"{name}.status", 16))
-                text = self.get(f"{name}.out", _MAX_OUTPUT).decode("utf-8", "replace")
-            except (InputError, ValueError):
-                raise BuildError(
-                    f"programs cannot be run in the buildroot: mock {how}",
-                    hint="read mock_output.log and root.log of this task",
-                ) from None
-            outputs.append(Output(status, text))
-        return outputs
+        how = self._mock(argv, timeout * len(commands) + _ENTRY)
+        try:
+            return [
+                Output(
+                    int(self.get(f"{name}.status", 16)),
+                    self.get(f"{name}.out", _MAX_OUTPUT).decode("utf-8", "replace"),
+                )
+                for name in names
+            ]
+        except (InputError, ValueError):
+            raise BuildError(
+                f"programs cannot be run in the buildroot: mock {how}",
+                hint="read mock_output.log and root.log of this task",
+            ) from None
 
     def launch(
-        self,
-        command: Sequence[str],
-        folder: str,
-        umask: int,
-        names: tuple[str, str],
-        timeout: float,
+        self, command: Sequence[str], folder: str, umask: int, name: str, timeout: float
     ) -> str:
-        """Run one command, with its output in a file of ours.
+        """Run one command; its output goes to `NAME.log` of ours, its status to `NAME.status`.
 
         Args:
             command: what to run.
             folder: where, as seen from inside.
             umask: its file mode mask.
-            names: of the files for its output and its status.
+            name: see above; the log is there already.
             timeout: seconds after which mock itself is ended.
 
         Returns:
             How mock ended, in words.
         """
-        log, status = (f"{self.inside}/{name}" for name in names)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(names[1], dir_fd=self._fd)
+        self._unlink(f"{name}.status")
+        log, status = (f"{self.inside}/{name}.{kind}" for kind in ("log", "status"))
         argv = ["/bin/sh", "-c", _LAUNCH, _OWN, f"{umask:04o}", folder, log, status, *command]
-        return self.mock(argv, timeout + _ENTRY)
+        return self._mock(argv, timeout + _ENTRY)
 
-    def mock(self, argv: Sequence[str], timeout: float) -> str:
+    def _mock(self, argv: Sequence[str], timeout: float) -> str:
         """Run a program inside by kojid's `mock`; how that ended, in words."""
-        with children_end_within(timeout) as deadline:
+        with children_end_within(timeout) as passed:
             status = self._broot.mock(["--chroot", "--", *argv])
-        if deadline.passed:
+        if passed.is_set():
             return f"did not end within {timeout:g} s and was ended"
         if os.WIFSIGNALED(status):
             return f"was killed by signal {os.WTERMSIG(status)}"

@@ -55,7 +55,7 @@ def take_unsigned(
     session = task.session
     binfo = task.complete_build(build)
     packages, problems = [], []
-    for rpm in task.binary_rpms(binfo):
+    for rpm in task.rpms_of(binfo):
         path = task.build_file(rpm["relative"])
         try:
             reference = PackageReference(str(path))
@@ -71,13 +71,12 @@ def take_unsigned(
         packages.append(_made_in(session, rpm, binfo))
         break
     sources: dict[str, SourceFile] = {}
-    for rpm in task.rpms_of(binfo):
-        if rpm["arch"] == "src":
-            path = task.build_file(rpm["relative"])
-            try:
-                sources = source_files(str(path), [tree], Path(task.workdir))
-            except SgxEnclavesError as error:
-                problems.append(str(error))
+    for rpm in task.rpms_of(binfo, source=True):
+        path = task.build_file(rpm["relative"])
+        try:
+            sources = source_files(str(path), [tree], Path(task.workdir))
+        except SgxEnclavesError as error:
+            problems.append(str(error))
     task_id = binfo.get("task_id")
     history = BuildHistory(
         nvr=binfo["nvr"],

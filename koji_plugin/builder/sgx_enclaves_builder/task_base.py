@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What both tasks share: their log, how errors leave, files of builds, waiting for subtasks."""
+"""What both tasks share: their log, how errors leave, files of builds, waiting, uploads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sgx_enclaves import __version__
 from sgx_enclaves.arguments import SIGNATURES
 from sgx_enclaves.catalogue.artifact import Lookaside
 from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
-from sgx_enclaves.files import digest_file
+from sgx_enclaves.files import digest_file, write_file
 from sgx_enclaves.progress import PlainProgress
 from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
@@ -32,6 +32,8 @@ koji.tasks.LEGACY_SIGNATURES.update(SIGNATURES)
 
 X86_64 = "x86_64"
 LOG = "sgx-enclaves.log"
+REPORT = "sgx-enclaves-report.json"
+TEXT, HTML = "sgx-enclaves-report.txt", "sgx-enclaves-report.html"
 _UPLOAD_EVERY = 5.0
 _ASK_EVERY = 60.0
 _DEADLOCKS = 6
@@ -65,25 +67,18 @@ def despite_deadlocks(call: Callable[..., Any], *arguments: Any) -> Any:
     PostgreSQL undoes all that such a call did. Koji's own calls for waiting tasks lock
     rows in different orders, so under load it happens.
     """
-    for attempt in range(_DEADLOCKS):
+    for attempt in range(1, _DEADLOCKS):
         try:
             return call(*arguments)
         except (koji.GenericError, Fault) as error:
-            if "deadlock detected" not in str(error) or attempt == _DEADLOCKS - 1:
+            if "deadlock detected" not in str(error):
                 raise
-        time.sleep(attempt + random.random())  # noqa: S311  (not two builders at once again)
-    return None
+        time.sleep(attempt * random.random())  # noqa: S311  (not two builders at once again)
+    return call(*arguments)
 
 
 class TaskLog:
-    """One log in the task's output, uploaded as it grows; written to like a stream.
-
-    Args:
-        session: the task's.
-        folder: where the log is kept on the builder.
-        upload_path: the task's directory on the hub.
-        clock: for tests.
-    """
+    """One log in the task's output, uploaded as it grows; written to like a stream."""
 
     def __init__(
         self,
@@ -95,31 +90,30 @@ class TaskLog:
         self._session = session
         self._upload_path = upload_path
         self._clock = clock
-        path = folder / LOG
-        self._out = path.open("w", encoding="utf-8", errors="replace")
-        self._in = path.open("rb")
+        self._file = (folder / LOG).open("w+b")
         self._last = clock() - _UPLOAD_EVERY
+        self._sent = 0
 
     def __call__(self, text: str) -> None:
         """Add a line, with the time, and upload: what it announces may take long."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
         self.write(f"{stamp} {text}\n")
-        self.sync()
+        self._upload()
 
     def write(self, text: str) -> int:
         """Add text."""
-        return self._out.write(text)
+        self._file.seek(0, 2)
+        return self._file.write(text.encode("utf-8", "replace"))
 
     def flush(self) -> None:
         """Upload what is new, unless that was done a moment ago: downloads write much."""
-        self._out.flush()
         if self._clock() - self._last >= _UPLOAD_EVERY:
-            self.sync()
+            self._upload()
 
-    def sync(self) -> None:
-        """Upload what is new."""
-        self._out.flush()
-        incremental_upload(self._session, LOG, self._in, self._upload_path)
+    def _upload(self) -> None:
+        self._file.seek(self._sent)
+        incremental_upload(self._session, LOG, self._file, self._upload_path)
+        self._sent = self._file.tell()
         self._last = self._clock()
 
     def __enter__(self) -> TaskLog:
@@ -127,8 +121,8 @@ class TaskLog:
 
     def __exit__(self, *_error: object) -> None:
         """Upload the rest."""
-        with self._out, self._in:
-            self.sync()
+        with self._file:
+            self._upload()
 
 
 class SgxTask(koji.tasks.BaseTaskHandler):
@@ -136,17 +130,39 @@ class SgxTask(koji.tasks.BaseTaskHandler):
 
     Methods: ClassVar[list[str]] = []
 
+    config: Config
+    log: TaskLog
+
     @contextmanager
-    def at_work(self) -> Iterator[tuple[Config, TaskLog]]:
-        """Configuration and log; errors of the core leave as Koji's, words and all."""
+    def at_work(self) -> Iterator[None]:
+        """With `config` and `log`; errors of the core leave as Koji's, words and all."""
         folder = Path(self.workdir)
-        with koji_errors(), TaskLog(self.session, folder, self.getUploadDir()) as log:
-            log(f"task {self.id}, {self.method}, sgx-enclaves {__version__}")
+        with koji_errors(), TaskLog(self.session, folder, self.getUploadDir()) as self.log:
+            self.log(f"task {self.id}, {self.method}, sgx-enclaves {__version__}")
             try:
-                yield load_config(), log
+                self.config = load_config()
+                yield
             except Exception as error:
-                log(f"ended: {error}")
+                self.log(f"ended: {error}")
                 raise
+
+    def fetcher(self) -> Fetcher:
+        """Fetches within the configured bounds, and writes into the log how it goes."""
+        config = self.config
+        lookaside = None
+        if config.lookaside is not None:
+            lookaside = Lookaside(config.lookaside, config.lookaside_package)
+        return Fetcher(
+            Cache(config.cache),
+            HttpsTransport(TransportSettings(ca_file=config.ca_file, hosts=config.hosts)),
+            FetchSettings(
+                attempts=config.attempts,
+                total_timeout=config.fetch_timeout,
+                max_size=config.max_size,
+            ),
+            progress=PlainProgress(self.log),  # type: ignore[arg-type]
+            lookaside=lookaside,
+        )
 
     def build_file(self, relative: str, sha256: str = "") -> Path:
         """A file of a build, brought here if need be, with the digest that it must have.
@@ -177,95 +193,66 @@ class SgxTask(koji.tasks.BaseTaskHandler):
             raise koji.GenericError(f"{binfo['nvr']} is not complete, so nothing can be said of it")
         return binfo
 
-    def binary_rpms(self, build: Any) -> list[dict[str, Any]]:
-        """The packages of a build but for source packages; see `rpms_of`."""
-        return [rpm for rpm in self.rpms_of(build) if rpm["arch"] not in ("src", "nosrc")]
-
-    def rpms_of(self, build: Any) -> list[dict[str, Any]]:
-        """The packages of a build.
+    def rpms_of(self, build: Any, *, source: bool = False) -> list[dict[str, Any]]:
+        """The binary packages of a build, or its source packages.
 
         Returns:
-            One mapping each: `name` of the file, `relative` path of it below the hub's
-            top directory, `arch`, and the id of the `buildroot_id` that it was made in.
+            One mapping each, sorted: `name` of the file, `relative` path of it below the hub's
+            top directory, and the id of the `buildroot_id` that it was made in.
         """
         folder = koji.pathinfo.build(build)[len(koji.pathinfo.topdir) :].lstrip("/")
         found = []
         for rpm in self.session.listRPMs(buildID=build["id"]):
-            place = koji.pathinfo.rpm(rpm)
-            found.append(
-                {
-                    "name": place.rpartition("/")[2],
-                    "relative": f"{folder}/{place}",
-                    "arch": rpm["arch"],
-                    "buildroot_id": rpm["buildroot_id"],
-                }
-            )
+            if (rpm["arch"] in ("src", "nosrc")) == source:
+                place = koji.pathinfo.rpm(rpm)
+                file = {"name": place.rpartition("/")[2], "relative": f"{folder}/{place}"}
+                found.append({**file, "buildroot_id": rpm["buildroot_id"]})
         return sorted(found, key=lambda rpm: rpm["name"])
 
+    def upload(self, name: str, data: bytes | str, mode: int = 0o644) -> None:
+        """Upload a file into the task's output; a text ends with a newline then.
 
-def rpms_of_task(session: Any, task_id: int) -> list[dict[str, Any]]:
-    """The binary packages that a build task has made; see `SgxTask.rpms_of`."""
-    found: dict[str, dict[str, Any]] = {}
-    for child in session.getTaskChildren(task_id):
-        folder = f"work/{koji.pathinfo.taskrelpath(child['id'])}"
-        for name in session.listTaskOutput(child["id"]) if child["method"] == "buildArch" else ():
-            if name.endswith(".rpm") and not name.endswith((".src.rpm", ".nosrc.rpm")):
-                found.setdefault(name, {"name": name, "relative": f"{folder}/{name}"})
-    return [found[name] for name in sorted(found)]
+        Args:
+            name: its name there, which may have one directory in front.
+            data: what is in it.
+            mode: that it has while it is here.
+        """
+        path = Path(self.workdir) / "outputs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(data, str):
+            data = f"{data.rstrip()}\n".encode()
+        write_file(str(path), data, mode)
+        self.uploadFile(str(path), relPath=name.rpartition("/")[0] or None)
 
+    def rpms_of_task(self, task_id: int) -> list[dict[str, Any]]:
+        """The binary packages that a build task has made; see `rpms_of`."""
+        found: dict[str, dict[str, Any]] = {}
+        for child in self.session.getTaskChildren(task_id):
+            if child["method"] == "buildArch":
+                folder = f"work/{koji.pathinfo.taskrelpath(child['id'])}"
+                for name in self.session.listTaskOutput(child["id"]):
+                    if name.endswith(".rpm") and not name.endswith((".src.rpm", ".nosrc.rpm")):
+                        found.setdefault(name, {"name": name, "relative": f"{folder}/{name}"})
+        return [found[name] for name in sorted(found)]
 
-def fetcher_of(config: Config, log: TaskLog) -> Fetcher:
-    """Fetches within the configured bounds, and writes into the log how it goes.
+    def wait_for(self, subtasks: Sequence[int], seconds: float) -> dict[int, Any]:
+        """Wait until all subtasks have ended, or cancel those that have not in time.
 
-    Raises:
-        SgxEnclavesError: the certificates or the look-aside cache's URL cannot be used.
-    """
-    lookaside = None
-    if config.lookaside is not None:
-        lookaside = Lookaside(config.lookaside, config.lookaside_package)
-    return Fetcher(
-        Cache(config.cache),
-        HttpsTransport(TransportSettings(ca_file=config.ca_file, hosts=config.hosts)),
-        FetchSettings(
-            attempts=config.attempts,
-            total_timeout=config.fetch_timeout,
-            max_size=config.max_size,
-        ),
-        progress=PlainProgress(log),  # type: ignore[arg-type]
-        lookaside=lookaside,
-    )
+        Koji's own `wait` starts its timeout again whenever a subtask ends. kojid wakes us
+        by SIGUSR2, and again until we have asked the hub; we ask now and then without it.
 
-
-def wait_for(task: Any, subtasks: Sequence[int], seconds: float) -> dict[int, Any]:
-    """Wait until all subtasks have ended, or cancel those that have not in time.
-
-    Koji's own `wait` starts its timeout again whenever a subtask ends. kojid wakes us
-    by SIGUSR2, and again until we have asked the hub; we ask now and then without it.
-
-    Args:
-        task: the task handler.
-        subtasks: their ids.
-        seconds: how long.
-
-    Returns:
-        The result of each; a mapping with `faultString` of one that failed or was cancelled.
-    """
-    host, ids = task.session.host, list(subtasks)
-    deadline = time.monotonic() + seconds
-    late: list[int] = []
-    despite_deadlocks(host.taskSetWait, task.id, ids)
-    while True:
-        _finished, unfinished = host.taskWait(task.id)
-        left = deadline - time.monotonic()
-        if not unfinished:
-            break
-        if left <= 0:
-            late = list(unfinished)
-            despite_deadlocks(task.session.cancelTaskChildren, task.id)
-            break
-        signal.sigtimedwait([signal.SIGUSR2], min(left, _ASK_EVERY))
-    results = dict(host.taskWaitResults(task.id, ids, canfail=ids))
-    for task_id in late:
+        Returns:
+            The result of each; a mapping with `faultString` of one that failed or was cancelled.
+        """
+        host, ids = self.session.host, list(subtasks)
+        deadline = time.monotonic() + seconds
+        despite_deadlocks(host.taskSetWait, self.id, ids)
+        while late := list(host.taskWait(self.id)[1]):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                despite_deadlocks(self.session.cancelTaskChildren, self.id)
+                break
+            signal.sigtimedwait([signal.SIGUSR2], min(left, _ASK_EVERY))
+        results = dict(host.taskWaitResults(self.id, ids, canfail=ids))
         words = f"not done within {seconds:g} s, and cancelled"
-        results[task_id] = {"faultCode": 1, "faultString": words}
-    return results
+        return {**results, **{number: {"faultCode": 1, "faultString": words} for number in late}}

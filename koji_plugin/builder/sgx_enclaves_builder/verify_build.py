@@ -9,12 +9,14 @@ fails only when the machinery does.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
 import koji
+from koji.daemon import SCM
 
 from sgx_enclaves.arguments import (
     CHILD,
@@ -25,6 +27,10 @@ from sgx_enclaves.arguments import (
     name_or_id,
     optional_text,
 )
+from sgx_enclaves.catalogue.artifact import Artifact
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue, read_release
+from sgx_enclaves.catalogue.records import Catalogue, Release
+from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.gate.collect import (
     Answer,
     Combined,
@@ -35,22 +41,12 @@ from sgx_enclaves.gate.collect import (
     report_text,
 )
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
-from sgx_enclaves.gate.subjects import built_together, enclaves_to_verify
+from sgx_enclaves.gate.record import CATALOGUE
+from sgx_enclaves.gate.subjects import built_together, enclaves_to_verify, release_of
+from sgx_enclaves.limits import MIB
 from sgx_enclaves.report.templated import filled
 
-from .config import Config
-from .release_source import ResolvedRelease, resolve
-from .task_base import (
-    LOG,
-    X86_64,
-    SgxTask,
-    TaskLog,
-    despite_deadlocks,
-    fetcher_of,
-    rpms_of_task,
-    wait_for,
-)
-from .uploads import HTML, REPORT, TEXT, Uploads
+from .task_base import HTML, LOG, REPORT, TEXT, X86_64, SgxTask, despite_deadlocks
 
 
 class SgxEnclavesTask(SgxTask):
@@ -68,78 +64,50 @@ class SgxEnclavesTask(SgxTask):
         opts: Optional[dict[str, Any]] = None,
     ) -> dict[str, Any]:
         """Verify a release, and a build if one is named."""
-        with self.at_work() as (config, log):
-            options = checked(opts, PARENT_OPTIONS)
-            asked = optional_text(release, "release")
+        with self.at_work():
+            self.asked = checked(opts, PARENT_OPTIONS)
+            name = optional_text(release, "release")
             tag = self.session.getTag(argument(build_tag, "build_tag", name_or_id), strict=True)
-            binfo = None
+            self.build_tag = tag["name"]
+            # as the request calls it, and as the hub has it
+            self.build, self.binfo = build, None
             if build is not None:
-                binfo = self.complete_build(argument(build, "build", name_or_id))
-            repo_id = options.get("repo_id") or self.getRepo(tag["name"])["id"]
-            return BuildVerification(
-                self, config, log, options, tag["name"], repo_id, build, binfo
-            ).run(asked)
-
-
-@dataclass
-class BuildVerification:
-    """The work of one task.
-
-    Attributes:
-        task: its handler.
-        options: as asked for, checked.
-        build_tag, repo_id: of the repository that makes the buildroots.
-        build: what the request calls the build; None if there is none.
-        binfo: the build as the hub has it.
-    """
-
-    task: SgxTask
-    config: Config
-    log: TaskLog
-    options: Mapping[str, Any]
-    build_tag: str
-    repo_id: int
-    build: Any
-    binfo: Optional[Mapping[str, Any]]
-
-    def run(self, asked: Optional[str]) -> dict[str, Any]:
-        """Verify; the task's result."""
-        packages, places = self._inspect()
-        paths = [file.path for package in packages for file in package.signed]
-        fetcher = fetcher_of(self.config, self.log)
-        resolved = resolve(asked, paths, self.config, self.task, fetcher)
-        release = resolved.release
-        self.log(f"release {release.name}, sha256 {resolved.sha256}, {resolved.origin}")
-        enclaves = self.options.get("enclaves")
-        wanted = enclaves_to_verify(release, paths, enclaves, self._what() is not None)
-        answers = self._ask(wanted, resolved, places)
-        combined = combine(release.name, self._what(), answers, packages)
-        self.log(f"{combined.verdict}: {combined.claim}")
-        return self._finish(combined, resolved)
+                self.binfo = self.complete_build(argument(build, "build", name_or_id))
+            self.repo_id = self.asked.get("repo_id") or self.getRepo(tag["name"])["id"]
+            packages, places = self._inspect()
+            paths = [file.path for package in packages for file in package.signed]
+            resolved = resolve(name, paths, self)
+            found = resolved.release
+            self.log(f"release {found.name}, sha256 {resolved.sha256}, {resolved.origin}")
+            only = self.asked.get("enclaves")
+            wanted = enclaves_to_verify(found, paths, only, self._what() is not None)
+            answers = self._ask(wanted, resolved, places)
+            combined = combine(found.name, self._what(), answers, packages)
+            self.log(f"{combined.verdict}: {combined.claim}")
+            return self._finish(combined, resolved)
 
     def _what(self) -> Optional[str]:
         """What is compared with the release; None for the release alone."""
         if self.binfo is not None:
             return str(self.binfo["nvr"])
-        return f"task {self.options['task_id']}" if "task_id" in self.options else None
+        return f"task {self.asked['task_id']}" if "task_id" in self.asked else None
 
     def _inspect(self) -> tuple[list[PackageFacts], list[dict[str, str]]]:
         """What each binary package holds; where those with signed enclaves are to be had."""
         rpms: list[dict[str, Any]] = []
         if self.binfo is not None:
-            rpms = self.task.binary_rpms(self.binfo)
-        elif "task_id" in self.options:
-            rpms = rpms_of_task(self.task.session, self.options["task_id"])
+            rpms = self.rpms_of(self.binfo)
+        elif "task_id" in self.asked:
+            rpms = self.rpms_of_task(self.asked["task_id"])
         packages, places = [], []
         for rpm in rpms:
-            path = self.task.build_file(rpm["relative"])
-            facts = inspect_package(BuildFile(rpm["name"], str(path)))
+            name, relative = rpm["name"], rpm["relative"]
+            facts = inspect_package(BuildFile(name, str(self.build_file(relative))))
             packages.append(facts)
-            count = f"{len(facts.signed)} signed enclave(s)"
-            self.log(f"{rpm['name']}: {count} {facts.problem or ''}")
+            self.log(f"{name}: {len(facts.signed)} signed enclave(s) {facts.problem or ''}")
             if facts.signed and facts.digests is not None:
-                place = {"name": rpm["name"], "relative": rpm["relative"]}
-                places.append({**place, "sha256": facts.digests.file})
+                sha256 = facts.digests.file
+                places.append({"name": name, "relative": relative, "sha256": sha256})
         return packages, places
 
     def _ask(
@@ -151,21 +119,18 @@ class BuildVerification:
             "release_sha256": resolved.sha256,
             "rpms": list(places),
         }
-        for key in ("allow_unpinned", "unsigned_build", "tag_allowed"):
-            if key in self.options:
-                shared[key] = self.options[key]
+        handed_on = ("allow_unpinned", "unsigned_build", "tag_allowed")
+        shared.update({key: self.asked[key] for key in handed_on if key in self.asked})
         # where nothing is built there is no preparation to share
-        split = self.options.get("split", False) or "unsigned_build" in self.options
+        split = self.asked.get("split", False) or "unsigned_build" in self.asked
         release = resolved.release
         tasks: dict[int, list[str]] = {}
         for names in built_together(resolved.catalogue, release, wanted, split):
-            label = ",".join(names)
             arguments = [release.name, names, self.build_tag, self.build, shared]
-            number = self.task.subtask(CHILD, arguments, label=label, arch=X86_64)
+            number = self.subtask(CHILD, arguments, label=",".join(names), arch=X86_64)
             tasks[number] = names
             self.log(f"{', '.join(names)}: task {number}")
-        seconds = self.options.get("timeout", self.config.wait_timeout)
-        results = wait_for(self.task, list(tasks), seconds)
+        results = self.wait_for(list(tasks), self.asked.get("timeout", self.config.wait_timeout))
         answers = {
             name: _answer(name, number, results.get(number), resolved.sha256)
             for number, names in tasks.items()
@@ -174,11 +139,10 @@ class BuildVerification:
         return [answers[name] for name in wanted]
 
     def _finish(self, combined: Combined, resolved: ResolvedRelease) -> dict[str, Any]:
-        uploads = Uploads(self.task, Path(self.task.workdir) / "outputs")
-        report = report_text(combined, self.task.id, self.build_tag, self.repo_id).encode()
-        uploads.add(REPORT, report)
-        uploads.add_text(TEXT, filled("combined.txt", combined=combined))
-        uploads.add_text(HTML, filled("combined.html", combined=combined))
+        report = report_text(combined, self.id, self.build_tag, self.repo_id).encode()
+        self.upload(REPORT, report)
+        self.upload(TEXT, filled("combined.txt", combined=combined))
+        self.upload(HTML, filled("combined.html", combined=combined))
         record = None
         unread = [package.name for package in combined.packages if package.digests is None]
         if unread:
@@ -188,11 +152,11 @@ class BuildVerification:
                 combined,
                 release_sha256=resolved.sha256,
                 build_id=self.binfo["id"],
-                task_id=self.task.id,
+                task_id=self.id,
                 report_sha256=hashlib.sha256(report).hexdigest(),
                 build_tag=self.build_tag,
                 repo_id=self.repo_id,
-                partial="enclaves" in self.options,
+                partial="enclaves" in self.asked,
                 origin=resolved.origin,
             )
             record = self._keep(made.as_mapping())
@@ -215,14 +179,14 @@ class BuildVerification:
             The record's id; None if the hub has lost its plugin, since the verdict is not to be
             lost with it.
         """
-        session = self.task.session
+        session = self.session
         try:
             for known in session.listSgxVerifications(record["build_id"]):
-                if known["task_id"] == self.task.id:
+                if known["task_id"] == self.id:
                     self.log(f"record {known['id']} was made before this task was run again")
                     return int(known["id"])
             keep = session.host.recordSgxVerification
-            made = int(despite_deadlocks(keep, self.task.id, record))
+            made = int(despite_deadlocks(keep, self.id, record))
         except koji.GenericError as error:
             if "Invalid method" not in str(error):
                 raise
@@ -239,3 +203,92 @@ def _answer(name: str, task_id: int, result: Any, release_sha256: str) -> Answer
     given = result.get("answers") if isinstance(result, dict) else None
     found = given.get(name) if isinstance(given, dict) else None
     return read_answer(found, name, task_id, release_sha256)
+
+
+@dataclass(frozen=True)
+class ResolvedRelease:
+    """A release in its catalogue, and all bytes that say what it is.
+
+    Attributes:
+        origin: `CATALOGUE`, or the URL that it came from.
+        files: release name to TOML text: its own, and those whose trees it is built in.
+        sha256: of its own file.
+    """
+
+    catalogue: Catalogue
+    release: Release
+    origin: str
+    files: Mapping[str, str]
+    sha256: str
+
+
+def resolve(asked: Optional[str], paths: Sequence[str], task: SgxTask) -> ResolvedRelease:
+    """Find the release.
+
+    Args:
+        asked: a name in the catalogue, a URL, or None to go by `paths`.
+        paths: of the signed enclaves of the build.
+        task: the task handler.
+
+    Raises:
+        SgxEnclavesError: there is none, or it is wrong.
+        koji.GenericError: it may not be taken from there.
+    """
+    catalogue = load_catalogue((OWN_FOLDER, USER_FOLDER, *task.config.catalogues))
+    origin = CATALOGUE
+    if asked is None:
+        release = release_of(catalogue, paths)
+    elif "://" in asked:
+        origin = asked
+        release = _from_url(asked, task)
+        catalogue = Catalogue({**catalogue.releases, release.name: release}, catalogue.notices)
+    else:
+        release = catalogue.release(asked)
+    files = {
+        tree.name: read_file(tree.file, MIB).decode("utf-8")
+        for tree in (release, *catalogue.trees_of(release))
+    }
+    return ResolvedRelease(catalogue, release, origin, files, digest_file(Path(release.file)))
+
+
+def _from_url(url: str, task: SgxTask) -> Release:
+    plain = url.startswith("https://")
+    # Koji's rules are about repositories; a plain file's place must fit them too
+    scm = SCM(
+        f"git+{url}#file" if plain else url,
+        allow_password=getattr(task.options, "allow_password_in_scm_url", False),
+    )
+    scm.assert_allowed(
+        allowed=task.options.allowed_scms,
+        session=task.session,
+        by_config=task.options.allowed_scms_use_config,
+        by_policy=task.options.allowed_scms_use_policy,
+        policy_data={"user_id": task.taskinfo["owner"], "scratch": False},
+    )
+    if plain:
+        # from one of the allowed hosts; nobody pins what is being asked for
+        name = url.partition("?")[0].rpartition("/")[2] or "release.toml"
+        artifact = Artifact(name, (url,), sha256=None, max_size=MIB)
+        path = task.fetcher().fetch(artifact, allow_unpinned=True).path
+    else:
+        path = _checked_out(scm, task)
+    return read_release(read_file(str(path), MIB), str(path))
+
+
+def _checked_out(scm: Any, task: SgxTask) -> Path:
+    """A file of a repository: `SCHEME://HOST/REPO?FILE#COMMIT`."""
+    file: str = scm.module
+    if not file.endswith(".toml"):
+        raise koji.GenericError(
+            f"{scm.url} names no release: put the path of its TOML file behind the question mark"
+        )
+    # Koji checks out a directory, and would look for a Makefile's `common` beside it
+    scm.module, scm.use_common = os.path.dirname(file), False
+    folder = Path(task.workdir) / "scm"
+    folder.mkdir()
+    log = str(Path(task.workdir) / "checkout.log")
+    there: str = scm.checkout(str(folder), task.session, task.getUploadDir(), log)
+    path = Path(there) / os.path.basename(file)
+    if path.is_symlink() or not path.is_file():
+        raise koji.GenericError(f"{scm.url}: there is no such file in the repository")
+    return path

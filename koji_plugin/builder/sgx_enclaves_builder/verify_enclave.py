@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
@@ -26,9 +26,12 @@ from sgx_enclaves.arguments import (
     text,
 )
 from sgx_enclaves.catalogue.reader import catalogue_from
-from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release
+from sgx_enclaves.catalogue.records import Enclave
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.graft import extract
+from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.verdict import Finding
-from sgx_enclaves.errors import ArgumentError
+from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.collect import Answer, buildroot_doubt, digest_of
 from sgx_enclaves.gate.origin import Origin, judge_origin, packages_digest
@@ -41,25 +44,21 @@ from sgx_enclaves.gate.subjects import (
     without_ours,
 )
 from sgx_enclaves.limits import MIB
+from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict, note
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.verify import BuildOrigin, Request, Verified, verify_release
+from sgx_enclaves.report.as_json import release_dict, verdict_dict
+from sgx_enclaves.report.templated import release_html, verdict_html
+from sgx_enclaves.report.text import release_text, verdict_text
 
 from .buildroot import KojiBuildroot
-from .config import Config
 from .provenance import take_unsigned
-from .task_base import X86_64, SgxTask, TaskLog, fetcher_of
-from .uploads import (
-    LOCK,
-    REPORT,
-    TOOLCHAIN,
-    Uploads,
-    add_signatures,
-    add_verdicts,
-)
+from .task_base import HTML, REPORT, TEXT, X86_64, SgxTask
 
+LOCK, TOOLCHAIN = "buildroot_lock.json", "toolchain.json"
 _MAX_LOCK = 64 * MIB
 # a step's log, where only this builder has it
 _LOG = re.compile(r"\S*/logs/(\S+\.log)")
@@ -84,98 +83,64 @@ class SgxEnclaveTask(SgxTask):
         opts: Optional[dict[str, Any]] = None,
     ) -> dict[str, Any]:
         """Give the answer about each enclave, as `sgx_enclaves.gate.collect` reads it."""
-        with self.at_work() as (config, log):
-            options = checked(opts, CHILD_OPTIONS)
-            if "releases" not in options or "repo_id" not in options:
+        with self.at_work():
+            self.asked = checked(opts, CHILD_OPTIONS)
+            if "releases" not in self.asked or "repo_id" not in self.asked:
                 raise ArgumentError(f"{CHILD} is started by its parent, and is incomplete so")
-            catalogue = catalogue_from(
-                {name: data.encode() for name, data in options["releases"].items()}
-            )
+            files = {name: data.encode() for name, data in self.asked["releases"].items()}
+            self.catalogue = catalogue_from(files)
             names = argument(enclaves, "enclaves", list_of(text, 64))
-            part = catalogue.release(release).only(names)
+            self.release = self.catalogue.release(release).only(names)
+            self._folder = Path(self.workdir)
+            # the packages that the buildroot must have, and the digest of that lock's text
+            self.lock: Optional[BuildrootLock] = None
+            self.lock_sha256: Optional[str] = None
+            # of the build that the one enclave is taken from, if it is not built
+            self.origin: Optional[Origin] = None
             tag = argument(build_tag, "build_tag", name_or_id)
-            with KojiBuildroot(self, config, log, tag, options["repo_id"]) as buildroot:
-                answers = EnclaveVerification(
-                    self, config, log, options, buildroot, catalogue, part
-                ).run()
+            with KojiBuildroot(self, tag, self.asked["repo_id"]) as self.buildroot:
+                answers = self._verify()
             for answer in answers:
-                log(f"{answer.enclave} {answer.verdict}: {answer.claim}")
+                self.log(f"{answer.enclave} {answer.verdict}: {answer.claim}")
             return {"answers": {answer.enclave: answer.as_mapping() for answer in answers}}
 
-
-@dataclass
-class EnclaveVerification:
-    """The work of one task: get ours, get the vendor's, compare, upload, answer.
-
-    Attributes:
-        task: its handler.
-        options: of the task, checked.
-        buildroot: where the enclave is built.
-        catalogue: the release and those whose trees it is built in.
-        release: cut down to the enclaves.
-        lock: the packages that the buildroot must have; None if they are not pinned.
-        lock_sha256: of the lock's text.
-        origin: of the build that the one enclave was taken from; None if they were built.
-    """
-
-    task: SgxTask
-    config: Config
-    log: TaskLog
-    options: Mapping[str, Any]
-    buildroot: KojiBuildroot
-    catalogue: Catalogue
-    release: Release
-    lock: Optional[BuildrootLock] = None
-    lock_sha256: Optional[str] = None
-    origin: Optional[Origin] = None
-
-    def __post_init__(self) -> None:
-        self._folder = Path(self.task.workdir)
-
-    def run(self) -> list[Answer]:
-        """Do it."""
+    def _verify(self) -> list[Answer]:
+        """Get ours, get the vendor's, compare, upload, answer."""
         self._read_lock()
         request = Request(
             self.catalogue,
             self.release,
             lock=self.lock,
-            allow_unpinned=self.options.get("allow_unpinned", False),
+            allow_unpinned=self.asked.get("allow_unpinned", False),
             jobs=1,
             make_timeout=self.config.make_timeout,
         )
-        if "unsigned_build" in self.options:
-            origin = self._take(self.options["unsigned_build"])
+        if "unsigned_build" in self.asked:
+            origin = self._take(self.asked["unsigned_build"])
             request = replace(request, built=self._folder / "given", origin=origin)
         verified = verify_release(
             request,
             place=self.buildroot,
-            fetcher=fetcher_of(self.config, self.log),
+            fetcher=self.fetcher(),
             # nothing that is kept outlives this task
             store=StageStore(self._folder / "stages"),
             say=self.log,
         )
         verified = _with_uploaded_logs(verified)
-        verdicts = {
-            enclave.name: self._doubted(
+        built = self._write_built(verified)
+        found = []
+        for enclave in self.release.enclaves:
+            verdict = self._doubted(
                 outcome_for(verified.verdict, self.catalogue, self.release, enclave.name)
             )
-            for enclave in self.release.enclaves
-        }
+            found.append((enclave, verdict, self._compare_packages(enclave, verdict, built)))
         verified = replace(verified, verdict=self._doubted(verified.verdict))
-        built = self._write_built(verified)
-        files = {
-            enclave.name: self._compare_packages(enclave, verdicts[enclave.name], built)
-            for enclave in self.release.enclaves
-        }
-        report = self._upload(verified, [file for found in files.values() for file in found])
-        return [
-            self._answer(enclave, verified, verdicts[enclave.name], files[enclave.name], report)
-            for enclave in self.release.enclaves
-        ]
+        report = self._upload(verified, [file for *_, files in found for file in files])
+        return [self._answer(*one, verified, report) for one in found]
 
     def _read_lock(self) -> None:
         """The release's lock: the hub's, or else this builder's."""
-        kept = self.task.session.getSgxLock(self.release.name)
+        kept = self.session.getSgxLock(self.release.name)
         text, where = b"", "the hub's lock"
         if kept is not None:
             text = kept["lock"].encode()
@@ -185,7 +150,7 @@ class EnclaveVerification:
                 text, where = read_file(str(path), _MAX_LOCK), str(path)
         if text:
             self.lock = parse_lock(text, where)
-            self.lock_sha256 = hashlib.sha256(text).hexdigest()
+            self.lock_sha256 = _sha256(text)
 
     def _take(self, build: Any) -> BuildOrigin:
         """The enclave out of a build, and what is to be said of it."""
@@ -194,7 +159,7 @@ class EnclaveVerification:
         given.mkdir()
         self.log(f"taking the unsigned enclave from {build}")
         tree, _own = self.catalogue.build_of(self.release, enclave)
-        history, problems = take_unsigned(self.task, build, enclave, tree, given)
+        history, problems = take_unsigned(self, build, enclave, tree, given)
         self.origin = judge_origin(history, [tree], self.lock)
         self.log(self.origin.says)
         notes = [note("package-not-taken", problem) for problem in problems]
@@ -203,7 +168,7 @@ class EnclaveVerification:
 
     def _doubted(self, verdict: ReleaseVerdict) -> ReleaseVerdict:
         """The same; not reproducible if anybody could fill the buildroot."""
-        allowed = self.options.get("tag_allowed", False)
+        allowed = self.asked.get("tag_allowed", False)
         doubt = buildroot_doubt(str(self.buildroot.build_tag), allowed, self.lock_sha256)
         if not verdict.reproducible or doubt is None:
             return verdict
@@ -225,9 +190,9 @@ class EnclaveVerification:
         vendor = vendor_subject(verdict.enclaves[0], verdict.outcome)
         files = [vendor]
         ours = (built / unsigned_name(enclave.file)).exists()
-        for rpm in self.options.get("rpms", []):
+        for rpm in self.asked.get("rpms", []):
             self.log(f"comparing {enclave.name} with {rpm['name']}")
-            path = self.task.build_file(rpm["relative"], rpm["sha256"])
+            path = self.build_file(rpm["relative"], rpm["sha256"])
             found = package_subjects(path, rpm["name"], self.release, enclave, built)
             if not ours:
                 # nothing was compared with it, for the reason that the vendor's file has
@@ -242,30 +207,51 @@ class EnclaveVerification:
         return self.origin.buildroot if self.origin is not None else ()
 
     def _upload(self, verified: Verified, files: Sequence[FileVerdict]) -> bytes:
-        uploads = Uploads(self.task, self._folder / "outputs")
+        """Everything that was made or compared; returns the report for programs."""
+        upload = self.upload
         for ours in verified.built.files.values():
-            uploads.add(unsigned_name(ours.file), ours.unsigned, 0o755)
-            uploads.add(config_name(ours.file), ours.config)
+            upload(unsigned_name(ours.file), ours.unsigned, 0o755)
+            upload(config_name(ours.file), ours.config)
         for enclave in self.release.enclaves:
             theirs = verified.signed.files.get(enclave.name)
             if theirs is not None:
-                add_signatures(uploads, enclave.signed_file, theirs.data)
+                self._upload_signatures(enclave.signed_file, theirs.data)
                 if enclave.may_ship:
-                    uploads.add(enclave.signed_file, theirs.data, 0o755)
+                    upload(enclave.signed_file, theirs.data, 0o755)
         if self.buildroot.made:
             seen = {name: record.as_dict() for name, record in verified.toolchains.items()}
-            uploads.add_text(TOOLCHAIN, json.dumps(seen, indent=1))
+            upload(TOOLCHAIN, json.dumps(seen, indent=1))
         if self.buildroot.made or self.origin is not None:
             lock = BuildrootLock(tuple(self._packages()), {"target_arch": X86_64})
-            uploads.add_text(LOCK, dump_lock(lock))
-        return add_verdicts(uploads, verified.verdict, files)
+            upload(LOCK, dump_lock(lock))
+        for item in files:
+            if item.comparison is not None:
+                name = f"{item.subject.rpm or item.subject.origin}/{item.subject.file}"
+                upload(f"{name}.txt", verdict_text(item.comparison))
+                upload(f"{name}.json", json.dumps(verdict_dict(item.comparison)))
+                upload(f"{name}.html", verdict_html(item.comparison))
+        upload(TEXT, release_text(verified.verdict))
+        upload(HTML, release_html(verified.verdict))
+        subjects = [as_plain(item.subject) for item in files]
+        report = {**release_dict(verified.verdict), "subjects": subjects}
+        data = (json.dumps(report, indent=2) + "\n").encode()
+        upload(REPORT, data)
+        return data
+
+    def _upload_signatures(self, name: str, signed: bytes) -> None:
+        """The signatures in a vendor's file; none are in one that is broken."""
+        try:
+            found = extract(Descriptor.parse(EnclaveImage.parse(signed, name).descriptor))
+        except SgxEnclavesError:
+            return
+        self.upload(f"{name}.sig", b"".join(item.serialise() for item in found))
 
     def _answer(
         self,
         enclave: Enclave,
-        verified: Verified,
         verdict: ReleaseVerdict,
         files: Sequence[FileVerdict],
+        verified: Verified,
         report: bytes,
     ) -> Answer:
         ours = verified.built.files.get(enclave.name)
@@ -280,17 +266,21 @@ class EnclaveVerification:
             verdict=overall(subjects).value,
             reproducible=verdict.reproducible,
             claim=claim,
-            task_id=self.task.id,
+            task_id=self.id,
             subjects=subjects,
-            built_sha256=hashlib.sha256(ours.unsigned).hexdigest() if ours is not None else None,
-            config_sha256=hashlib.sha256(ours.config).hexdigest() if ours is not None else None,
+            built_sha256=_sha256(ours.unsigned) if ours is not None else None,
+            config_sha256=_sha256(ours.config) if ours is not None else None,
             toolchain_sha256=digest_of(digests),
             buildroot_sha256=packages_digest(self._packages()),
             lock_sha256=self.lock_sha256,
-            release_sha256=self.options.get("release_sha256"),
+            release_sha256=self.asked.get("release_sha256"),
             report=REPORT,
-            report_sha256=hashlib.sha256(report).hexdigest(),
+            report_sha256=_sha256(report),
         )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _with_uploaded_logs(verified: Verified) -> Verified:

@@ -45,7 +45,7 @@ def koji_errors(kind: type[koji.GenericError] = koji.GenericError) -> Iterator[N
             raise
         raise kind(
             f"the hub's database has no table of sgx_enclaves_hub: {str(error).splitlines()[0]}; "
-            "load the plugin's 0001-sgx-verification.sql"
+            "load 0001-sgx-verification.sql of the plugin into it"
         ) from error
 
 

@@ -43,6 +43,11 @@ def chroot(broot: FakeBuildRoot) -> Chroot:
     return Chroot(broot)
 
 
+def put(chroot: Chroot, name: str, data: bytes) -> None:
+    with chroot.create(name) as file:
+        file.write(data)
+
+
 def place_in(chroot: Chroot, tmp_path: Path, isolation: Isolation = OPEN) -> BuildrootTree:
     return BuildrootTree(chroot, isolation, "first-demo", str(tmp_path / "place" / "tree"))
 
@@ -56,9 +61,8 @@ def run(place: BuildrootTree, log: Path, *argv: str, timeout: float = 30) -> tup
 def buildroot_of(chroot: Chroot, said: list[str]) -> KojiBuildroot:
     """A task's buildroot that mock has made already."""
     session, options = SimpleNamespace(), SimpleNamespace(topurl=None)
-    task: Any = SimpleNamespace(session=session, options=options)
-    log: Any = said.append
-    buildroot = KojiBuildroot(task, Config(), log, "demo-build", 4)
+    task: Any = SimpleNamespace(session=session, options=options, config=Config(), log=said.append)
+    buildroot = KojiBuildroot(task, "demo-build", 4)
     buildroot._broot = SimpleNamespace(id=1)
     buildroot._make = lambda: chroot  # type: ignore[method-assign]
     return buildroot
@@ -221,7 +225,7 @@ def test_a_link_in_the_place_of_our_folder_leads_nowhere(chroot: Chroot, tmp_pat
     elsewhere.mkdir()
     chroot.folder.rename(tmp_path / "moved")
     chroot.folder.symlink_to(elsewhere)
-    chroot.put("x", b"ours")
+    put(chroot, "x", b"ours")
     assert list(elsewhere.iterdir()) == []
     assert chroot.get("x", 10) == b"ours"
 
@@ -232,12 +236,12 @@ def test_a_link_among_our_files_is_not_followed(chroot: Chroot, tmp_path: Path) 
     (chroot.folder / "a.out").symlink_to(secret)
     with pytest.raises(InputError):
         chroot.get("a.out", 100)
-    chroot.put("a.out", b"new")
+    put(chroot, "a.out", b"new")
     assert secret.read_text() == "secret"
 
 
 def test_a_file_that_is_too_large_is_not_read(chroot: Chroot) -> None:
-    chroot.put("big", bytes(11))
+    put(chroot, "big", bytes(11))
     with pytest.raises(LimitError, match="at most 10 bytes"):
         chroot.get("big", 10)
 
@@ -334,7 +338,7 @@ def test_a_deadline_ends_children_and_their_children(tmp_path: Path) -> None:
         os.execvp("sh", ["sh", "-c", f"sleep 60 & echo $! >{note}; wait"])  # noqa: S606
     with children_end_within(1.0) as deadline:
         os.waitpid(pid, 0)
-    assert deadline.passed
+    assert deadline.is_set()
     grandchild = int(note.read_text())
     for _turn in range(100):
         if grandchild not in descendants(1) and not Path(f"/proc/{grandchild}").exists():
@@ -349,5 +353,5 @@ def test_a_deadline_ends_children_and_their_children(tmp_path: Path) -> None:
 def test_a_deadline_that_does_not_pass_leaves_no_alarm() -> None:
     with children_end_within(60.0) as deadline:
         pass
-    assert not deadline.passed
+    assert not deadline.is_set()
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
