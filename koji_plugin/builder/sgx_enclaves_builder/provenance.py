@@ -6,6 +6,7 @@ Where the packages of a buildroot can be had, for its lock.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,13 +15,7 @@ from typing import Any, Optional
 import koji
 
 from sgx_enclaves.catalogue.records import Enclave, Release
-from sgx_enclaves.errors import (
-    ArchiveError,
-    FormatError,
-    LimitError,
-    SgxEnclavesError,
-    UnsupportedError,
-)
+from sgx_enclaves.errors import SgxEnclavesError, UnsupportedError
 from sgx_enclaves.gate.origin import BuildHistory, MadeIn, SourceFile
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.installed import LockedPackage
@@ -39,12 +34,7 @@ def take_unsigned(
 ) -> tuple[BuildHistory, list[str]]:
     """Put a build's unsigned enclave and its config.xml into a directory.
 
-    Args:
-        task: the task handler.
-        build: NVR or id.
-        enclave: which.
-        tree: the release whose sources it must be built from.
-        into: a directory; it stays empty if the build has no such enclave.
+    It stays empty if the build has none. `tree` is the release whose sources it must be from.
 
     Returns:
         What is known of that build; in words, which packages could not be used, and why.
@@ -117,25 +107,21 @@ def _components(session: Any, buildroot_id: int) -> Iterator[LockedPackage]:
 
 
 def component_urls(session: Any, buildroot: int, topurl: Optional[str]) -> dict[str, str]:
-    """NEVRA to URL of the packages of a buildroot that this Koji has itself.
+    """NEVRA to URL of the packages of a buildroot that this Koji serves itself.
 
     Those of external repositories are left out: the hub does not know their place.
-
-    Args:
-        session: with the hub.
-        buildroot: its id.
-        topurl: where the hub's files are served; None for nowhere.
     """
     if not topurl:
         return {}
     paths = koji.PathInfo(topdir=topurl)
     rpms = [r for r in session.listRPMs(componentBuildrootID=buildroot) if r["build_id"]]
-    builds = {number: session.getBuild(number) for number in {rpm["build_id"] for rpm in rpms}}
+    with session.multicall(strict=True) as calls:
+        builds = {number: calls.getBuild(number) for number in {rpm["build_id"] for rpm in rpms}}
     urls = {}
     for rpm in rpms:
         epoch = f"{rpm['epoch']}:" if rpm["epoch"] else ""
         nevra = f"{rpm['name']}-{epoch}{rpm['version']}-{rpm['release']}.{rpm['arch']}"
-        urls[nevra] = f"{paths.build(builds[rpm['build_id']])}/{paths.rpm(rpm)}"
+        urls[nevra] = f"{paths.build(builds[rpm['build_id']].result)}/{paths.rpm(rpm)}"
     return urls
 
 
@@ -169,10 +155,9 @@ def source_files(path: str, trees: Iterable[Release], scratch: Path) -> dict[str
             if file.kind is not FileKind.FILE:
                 continue
             name = file.path.rpartition("/")[2]
-            contents = None
-            if by_contents and _ARCHIVE.search(name):
-                contents = _contents_of(member, scratch / f"archive-{file.index}")
-            found[name] = SourceFile(file.digest, contents)
+            archive = by_contents and _ARCHIVE.search(name)
+            place = scratch / f"archive-{file.index}"
+            found[name] = SourceFile(file.digest, _contents_of(member, place) if archive else None)
     return found
 
 
@@ -182,8 +167,8 @@ def _contents_of(member: PayloadFile, place: Path) -> Optional[str]:
         with place.open("xb") as out:
             for chunk in member.chunks():
                 out.write(chunk)
-        return read_contents(place).sha256
-    except (ArchiveError, FormatError, LimitError, UnsupportedError):
+        with contextlib.suppress(SgxEnclavesError):
+            return read_contents(place).sha256
         return None
     finally:
         place.unlink(missing_ok=True)

@@ -7,7 +7,8 @@ Results go through Koji's own marshalling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,6 +133,12 @@ class Session:
 
         return call
 
+    @contextmanager
+    def multicall(self, strict: bool = False) -> Iterator[Any]:
+        """Calls whose answers are there at the end."""
+        assert strict
+        yield Calls(self)
+
     def uploadWrapper(
         self,
         localfile: str,
@@ -190,6 +197,16 @@ class Session:
 
     def listSgxVerifications(self, build: Any) -> Any:
         return [record for record in self._hub.records if record["build_id"] == build][::-1]
+
+
+class Calls:
+    """What a multicall collects."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *args: SimpleNamespace(result=getattr(self._session, name)(*args))
 
 
 class HostCalls:
