@@ -53,6 +53,7 @@ VERBS = {
     "build": Verb("build", "build a release's unsigned enclaves from source"),
     "check-built": Verb("check_built", "is a built directory as its manifest says?"),
     "spec": Verb("spec", "write the spec file of a package of a release's enclaves"),
+    "recheck": Verb("recheck", "go through a report again, statement by statement, offline"),
     "attest": Verb("attest", "sign what a report says, as in-toto statements"),
     "verify-attestation": Verb("verify_attestation", "who vouches for which enclaves"),
     "rpm-provides": Verb("rpm_provides", "what packages provide by the enclaves in them, for rpm"),

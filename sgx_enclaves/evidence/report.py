@@ -280,12 +280,6 @@ def of_build(combined: Combined, release: Plain, buildroot: Plain) -> Plain:
 
 
 def _report(kind: str, verdict: str, claim: str, enclaves: Sequence[Plain], **around: Any) -> Plain:
-    proved = [
-        f"{enclave['name']}: {check['claim']}"
-        for enclave in enclaves
-        for check in enclave["checks"]
-        if check["state"] == CheckState.PROVED.value
-    ]
     parts = ("not_proved", "unpinned", "sources", "toolchain", "steps", "packages", "findings")
     empty: Plain = {name: [] for name in parts}
     alone = ("reproducible", "release", "buildroot", "manifest_sha256")
@@ -294,13 +288,22 @@ def _report(kind: str, verdict: str, claim: str, enclaves: Sequence[Plain], **ar
         "kind": kind,
         "verdict": verdict,
         "claim": claim,
-        "proved": proved,
+        "proved": _proved(enclaves),
         "build": "none",
         **dict.fromkeys(alone),
         **empty,
         **{name: list(v) if name in empty else v for name, v in around.items()},
         "enclaves": list(enclaves),
     }
+
+
+def _proved(enclaves: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{enclave['name']}: {check['claim']}"
+        for enclave in enclaves
+        for check in enclave["checks"]
+        if check["state"] == CheckState.PROVED.value
+    ]
 
 
 def _compared(name: str, verdict: Verdict, **around: Any) -> Plain:
@@ -457,6 +460,8 @@ def schema() -> Plain:
 
 
 def _contradictions(report: Mapping[str, Any]) -> Iterator[str]:
+    if report["proved"] != _proved(report["enclaves"]):
+        yield "what is proved is not what the enclaves' checks prove"
     needed = [e for e in report["enclaves"] if e["required"]]
     if report["verdict"] == "identical":
         others = [e["name"] for e in needed if e["verdict"] != "identical"]

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Going through a report again: each statement holds, does not hold, or cannot be seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sgx_enclaves.evidence.report import read_report
+from tests.support.keys import mrsigner, vendor_key
+from tests.support.signed import Case
+from tests.unit.evidence.conftest import Run, as_built_here, edited
+
+REPORT = "report/report.json"
+
+
+def states(out: str) -> dict[str, list[str]]:
+    """The statements of a JSON answer, by their state."""
+    found: dict[str, list[str]] = {"holds": [], "does not hold": [], "cannot be seen here": []}
+    for item in json.loads(out)["statements"]:
+        found[item["state"]].append(item["statement"])
+    return found
+
+
+def test_the_signed_file_alone(folder: Path, run: Run, case: Case) -> None:
+    status, out, err = run("recheck", REPORT, "--signed", "s.so", "--json")
+    assert (status, err) == (0, "")
+    found = states(out)
+    unsigned = hashlib.sha256(case.built).hexdigest()
+    assert f"the unsigned enclave has SHA-256 {unsigned}" in found["holds"]
+    measured = case.regenerated.mrenclave.hex()
+    assert f"MRENCLAVE, measured as its metadata say, is {measured}" in found["holds"]
+    for words in ("payload: proved", "signature: proved", "policy: proved (signer"):
+        assert any(s.startswith(words) for s in found["holds"])
+    assert found["does not hold"] == []
+    assert found["cannot be seen here"] == [
+        "metadata, measurement, byte map and verdict are as said"
+    ]
+
+
+def test_with_its_config_everything_is_seen(folder: Path, run: Run) -> None:
+    status, out, _ = run("recheck", REPORT, "--signed", "s.so", "--config", "c.xml", "--json")
+    found = states(out)
+    assert status == 0
+    assert "the verdict is identical" in found["holds"]
+    assert any(s.startswith("byte_map is") for s in found["holds"])
+    assert found["cannot be seen here"] == found["does not hold"] == []
+
+
+def test_without_a_file_nothing_is_seen(folder: Path, run: Run) -> None:
+    status, out, _ = run("recheck", REPORT, "--json")
+    assert status == 2
+    assert states(out)["holds"] == []
+
+
+def test_another_file_is_not_the_report_s(folder: Path, run: Run, case: Case) -> None:
+    (folder / "s.so").write_bytes(case.signed + b"\0")
+    status, out, _ = run("recheck", REPORT, "--signed", "s.so")
+    assert status == 1
+    assert "does not hold: this file is the report's (the report names no file" in out
+    assert "cannot be seen here: its signed file has SHA-256" in out
+
+
+def test_what_a_build_needs_is_said(folder: Path, run: Run) -> None:
+    report = edited(folder, as_built_here, "built")
+    status, out, _ = run("recheck", report, "--signed", "s.so")
+    assert status == 0
+    assert "needs a build of your own: sgx-enclaves verify-release demo" in out
+    assert "needs that description (catalogue) in the catalogue" in out
+
+
+def _set(*path: Any, to: object) -> Callable[[dict[str, Any]], object]:
+    def change(report: dict[str, Any]) -> None:
+        place: Any = report["enclaves"][0]
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = to
+
+    return change
+
+
+def _first_range_longer(report: dict[str, Any]) -> None:
+    first, second = report["enclaves"][0]["byte_map"][:2]
+    first["end"] = second["start"] = first["end"] + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_set("built", "sha256", to="4" * 64), "the unsigned enclave has SHA-256 4444"),
+        (_set("signed", "size", to=None), ""),
+        (_set("mrenclave", to="5" * 64), "MRENCLAVE, measured as its metadata say, is 5555"),
+        (_set("blocks", 0, "isvsvn", to=99), "its blocks say what the report says of them"),
+        (_set("blocks", 0, "date", to="2031-01-01"), "its blocks say what the report says"),
+        (_set("policy", "signers", to=["6" * 64]), "policy: proved (signer 6666"),
+        (_set("policy", "isvprodid", to=77), "policy: proved (signer"),
+        (_set("policy", "min_isvsvn", to=5000), "policy: proved (signer"),
+        (_set("sdk", to="1.5"), "sdk is 1.5"),
+        (_first_range_longer, "byte_map is"),
+    ],
+)
+def test_a_lie_does_not_hold(
+    folder: Path, run: Run, change: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    if not says:
+        # A size that nobody wrote down is no lie.
+        with_map = edited(
+            folder, lambda r: (change(r), r["enclaves"][0]["byte_map"].clear()), "lie"
+        )
+        status, out, _ = run("recheck", with_map, "--signed", "s.so")
+        assert status == 0
+        return
+    report = edited(folder, change, "lie")
+    status, out, _ = run("recheck", report, "--signed", "s.so", "--config", "c.xml")
+    assert status == 1
+    assert f"does not hold: {says}" in out
+
+
+def test_a_file_that_differs(folder: Path, run: Run, case: Case) -> None:
+    changed = bytearray(case.signed)
+    # The padding of e_ident, which no parser looks at.
+    changed[15] ^= 1
+    (folder / "d.so").write_bytes(changed)
+    signer = ("--signer", mrsigner(vendor_key()), "--report", "differs")
+    assert run("compare", "b.so", "d.so", "--config", "c.xml", *signer)[0] == 1
+    assert read_report((folder / "differs/report.json").read_bytes(), "")["verdict"] == "differs"
+    status, out, _ = run("recheck", "differs/report.json", "--signed", "d.so")
+    assert status == 0
+    assert "holds: payload: refuted" in out
+    assert "needs --built" in out
+    every = ("--signed", "d.so", "--built", "b.so", "--config", "c.xml", "--json")
+    status, out, _ = run("recheck", "differs/report.json", *every)
+    found = states(out)
+    assert status == 0
+    assert "the verdict is differs" in found["holds"]
+    assert found["cannot be seen here"] == []
+
+
+def _pop(name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda report: report.pop(name)
+
+
+def _put(name: str, value: object) -> Callable[[dict[str, Any]], object]:
+    return lambda report: report.update({name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_put("schema_version", 1), "a report of another schema"),
+        (_put("schema_version", "2"), "a report of another schema"),
+        (_pop("schema_version"), "a report of another schema"),
+        (_pop("claim"), "claim does not fit"),
+        (_put("more", 1), "does not fit"),
+        (_put("verdict", "good"), "verdict does not fit"),
+        (_put("enclaves", []), "contradicts itself"),
+        (_put("proved", ["everything"]), "contradicts itself: what is proved"),
+        (_set("verdict", to="differs"), "contradicts itself: identical, though not each enclave"),
+        (_set("config", to=None), "contradicts itself: s: identical, though a file is missing"),
+        (_set("checks", 0, "state", to="refuted"), "contradicts itself"),
+        (_set("byte_map", 1, "origin", to="unexplained"), "though bytes are unexplained"),
+        (_set("byte_map", 1, "start", to=1), "does not cover its signed file"),
+        (_set("signed", "size", to=7), "does not cover its signed file"),
+        (_set("built", "sha256", to="A" * 64), "sha256 does not fit"),
+        (_set("policy", "signers_from", to="me"), "signers_from does not fit"),
+    ],
+)
+def test_a_report_that_is_none(
+    folder: Path, run: Run, change: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    report = json.loads((folder / REPORT).read_text())
+    change(report)
+    (folder / "bad.json").write_text(json.dumps(report))
+    for verb in (("recheck", "bad.json", "--signed", "s.so"), ("attest", "bad.json", "-o", "a")):
+        status, out, err = run(*verb)
+        assert (status, out) == (2, "")
+        assert says in err
+    assert not (folder / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "no JSON text"),
+        (b"null", "a report of another schema"),
+        (b"[" * (8 << 20), "nested too deep"),
+        (b'{"a":' * (2 << 20), "nested too deep"),
+        (b'{"a": 1, "a": 2}', "twice"),
+        (b" " * ((16 << 20) + 1), "too large"),
+    ],
+    ids=["empty", "null", "lists", "mappings", "twice", "large"],
+)
+def test_what_is_no_report(folder: Path, run: Run, content: bytes, says: str) -> None:
+    (folder / "bad.json").write_bytes(content)
+    status, out, err = run("recheck", "bad.json", "--signed", "s.so")
+    assert (status, out) == (2, "")
+    assert says in err
+
+
+@pytest.mark.slow
+def test_a_hundred_megabytes_of_nested_json(folder: Path) -> None:
+    with (folder / "bad.json").open("wb") as file:
+        for _ in range(100):
+            file.write(b"[" * (1 << 20))
+    limits = f"ulimit -v {1 << 20}; exec {sys.executable} -m sgx_enclaves"
+    for verb in ("recheck bad.json --signed s.so", "verify-attestation bad.json --key p256.pub"):
+        ended = subprocess.run(
+            ["/bin/sh", "-c", f"{limits} {verb}"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert ended.returncode == 2
+        assert "too large" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_directory_that_lacks_a_file(folder: Path, run: Run) -> None:
+    (folder / "report/head.json").unlink()
+    status, _, err = run("attest", REPORT, "-o", "a")
+    assert status == 2
+    assert "head.json is missing beside the report" in err
+
+
+def test_a_head_of_another_report(folder: Path, run: Run) -> None:
+    report = edited(folder, lambda report: report.update(claim="another"), "other")
+    (folder / "report/head.json").write_bytes((report.parent / "head.json").read_bytes())
+    assert "the head of another report" in run("attest", REPORT, "-o", "a")[2]
+
+
+def test_a_manifest_that_is_missing_or_another(folder: Path, run: Run) -> None:
+    report = edited(folder, lambda report: report.update(manifest_sha256="7" * 64), "m")
+    assert "manifest.json is missing beside the report" in run("attest", report, "-o", "a")[2]
+    (folder / "m/manifest.json").write_text("{}")
+    assert "not the file that the report names" in run("attest", report, "-o", "a")[2]
+
+
+def test_no_sdk_no_network_no_rpm(folder: Path) -> None:
+    code = (
+        "import sys\n"
+        "from sgx_enclaves.cli.main import main\n"
+        "status = main('recheck report/report.json --signed s.so --config c.xml'.split())\n"
+        "print(*({'rpm', 'socket', 'ssl', 'http.client', 'cryptography'} & set(sys.modules)),"
+        " file=sys.stderr)\n"
+        "sys.exit(status)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "\n")
+
+
+def test_equal_runs_give_equal_bytes(folder: Path, run: Run) -> None:
+    first = (folder / REPORT).read_bytes()
+    signer = ("--signer", mrsigner(vendor_key()))
+    (folder / "elsewhere").mkdir()
+    for name in ("b.so", "s.so", "c.xml"):
+        (folder / name).rename(folder / "elsewhere" / name)
+    files = ("elsewhere/b.so", "elsewhere/s.so", "--config", "elsewhere/c.xml")
+    assert run("compare", *files, *signer, "--report", "again")[0] == 0
+    assert (folder / "again/report.json").read_bytes() == first
