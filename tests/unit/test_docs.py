@@ -49,8 +49,8 @@ def test_the_readme_says_which_releases_and_sdks_are_known() -> None:
     releases = load_catalogue((OWN_FOLDER,)).releases.values()
     pinned = {release.name for release in releases if not release.unpinned}
     assert set(re.findall(r"`(sgx-\d[^`]*)`", status.partition("- **SDKs")[0])) == pinned
-    names = [generation.name for generation in GENERATIONS]
-    assert f"SDK {names[-1]} to {names[0]}" in status
+    newest, oldest = GENERATIONS[0].releases[-1], GENERATIONS[-1].name
+    assert f"SDK {oldest} to {newest}" in status
 
 
 def test_the_readers_of_documents_say_no(tmp_path: Path) -> None:
