@@ -28,6 +28,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_policy,
     not_shipped_name,
 )
+from sgx_enclaves.cli.compare import check_folder
 from sgx_enclaves.cli.output import out_json, out_report, width
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.references import Neighbours, neighbours_among, open_reference
@@ -35,6 +36,7 @@ from sgx_enclaves.rpm.references import Neighbours, neighbours_among, open_refer
 ARGUMENTS = """\
 packages:RPM+  the packages to check
 @references
+@report
 @json
 @sdk
 @policy"""
@@ -43,6 +45,8 @@ TYPES = {**POLICY_TYPES, "ENCLAVE": not_shipped_name}
 
 def run(args: argparse.Namespace) -> int:
     """Print one result for each package; the highest exit status of them."""
+    if args.report is not None:
+        check_folder(args.report)
     references = [open_reference(path) for path in args.reference]
     beside = neighbours_among(args.packages if len(args.packages) > 1 else ())
     neighbours = Neighbours(beside, args.trust_neighbours, args.signed_neighbours)
@@ -65,10 +69,14 @@ def run(args: argparse.Namespace) -> int:
     plain = []
     for number, result in enumerate(results):
         status = max(status, result.exit_status)
-        if args.json:
+        if args.json or args.report is not None:
             plain.append(result_dict(result))
-        else:
+        if not args.json:
             out_report(("\n" if number else "") + result_text(result, width=width()))
     if args.json:
         out_json({"exit_status": status, "packages": plain})
+    if args.report is not None:
+        from sgx_enclaves.evidence.report import of_packages, write_report  # noqa: PLC0415
+
+        write_report(args.report, of_packages("packages", plain))
     return status

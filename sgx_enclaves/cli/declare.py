@@ -33,6 +33,9 @@ _LINE = re.compile(
 
 SHARED = {
     "json": "--json  print JSON for programs",
+    "report": """\
+--report DIR  also write DIR/report.json, which recheck and attest read, and head.json with its
+  date""",
     "sdk": """\
 --sdk X.Y  the SDK release whose signing tool was used; by default the enclave tells""",
     "config": "--config XML!  its open config.xml",

@@ -35,8 +35,10 @@ from sgx_enclaves.cli.arguments import (
     chosen_policy,
     not_shipped_name,
 )
+from sgx_enclaves.cli.compare import check_folder
 from sgx_enclaves.cli.output import message, out, out_json
 from sgx_enclaves.errors import InputError
+from sgx_enclaves.evidence.report import of_packages, write_report
 from sgx_enclaves.progress import Event, TerminalProgress
 from sgx_enclaves.report.as_json import result_dict, survey_dict
 from sgx_enclaves.report.text import report_lines, scan_summary
@@ -58,6 +60,7 @@ folder:FOLDER  where the packages are, at any depth
 ^--deep  read the payload of every package
 --state FILE  keep results here, to resume later
 --jobs COUNT  processes; by default as many as there are processors
+@report
 @json
 @sdk
 @policy"""
@@ -66,6 +69,8 @@ TYPES = {**POLICY_TYPES, "ENCLAVE": not_shipped_name}
 
 def run(args: argparse.Namespace) -> int:
     """Print what was found; the highest exit status of all packages."""
+    if args.report is not None:
+        check_folder(args.report)
     jobs = args.jobs or os.cpu_count() or 1
     chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
     found = survey(args.folder, repodata=not (args.headers or args.deep))
@@ -111,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
         for report in reports:
             out(*report_lines(report))
         out(scan_summary(found, reports))
+    if args.report is not None:
+        write_report(args.report, of_packages("scan", reports))
     return status
 
 

@@ -26,7 +26,7 @@ from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.enclave.verdict import CheckState, Finding, block_facts
 from sgx_enclaves.errors import ReportError, SgxEnclavesError
-from sgx_enclaves.evidence.report import Plain, package_facts
+from sgx_enclaves.evidence.report import ROLES, Plain, package_facts
 from sgx_enclaves.plain import as_plain, from_plain, record
 
 RPM_MAGIC = b"\xed\xab\xee\xdb"
@@ -83,15 +83,12 @@ def recheck(report: Mapping[str, Any], files: Files) -> Iterator[Checked]:
         yield from _Recheck(enclave, files).run()
     for package in report["packages"]:
         yield from _of_package(package, files)
-    named = {e[role]["sha256"] for e in report["enclaves"] for role in _ROLES if e[role]}
+    named = {e[role]["sha256"] for e in report["enclaves"] for role in ROLES if e[role]}
     packaged = {digest for p in files.packages.values() for digest in p.enclaves.values()}
     for digest in files.contents.keys() - named - packaged:
         why = "the report names no file with that SHA-256"
         yield Checked(f"file {digest}", "this file is the report's", State.FAILS, why)
     yield from _of_build(report, files)
-
-
-_ROLES = ("built", "signed", "config")
 
 
 def _of_build(report: Mapping[str, Any], files: Files) -> Iterator[Checked]:
@@ -142,7 +139,7 @@ class _Recheck:
     def __init__(self, enclave: Mapping[str, Any], files: Files) -> None:
         self._enclave = enclave
         self._files = files
-        self._digests = {r: (enclave[r] or {}).get("sha256") for r in _ROLES}
+        self._digests = {r: (enclave[r] or {}).get("sha256") for r in ROLES}
 
     def _say(self, statement: str, good: Optional[bool], why: str = "") -> Checked:
         state = State.UNSEEN if good is None else State.HOLDS if good else State.FAILS
@@ -270,7 +267,7 @@ class _Recheck:
             yield self._say(words, None, f"needs {' and '.join(missing)}")
             return
         chosen = enclave["sdk"] if enclave["sdk_from"] == "option" else None
-        names = tuple(enclave[role]["name"] for role in _ROLES)
+        names = tuple(enclave[role]["name"] for role in ROLES)
         again = compare(
             built,
             signed,

@@ -20,24 +20,29 @@ from typing import TYPE_CHECKING, Any, Optional
 from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.enclave.verdict import CheckState, Outcome, Verdict
-from sgx_enclaves.errors import ReportError
-from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.errors import ReportError, SgxEnclavesError
+from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.plain import as_plain, parse_json, validate
+from sgx_enclaves.release.manifest import unsigned_name
+from sgx_enclaves.report.as_json import verdict_dict
 
 if TYPE_CHECKING:
     from sgx_enclaves.catalogue.records import Catalogue, Release
     from sgx_enclaves.gate.collect import Combined
-    from sgx_enclaves.release.manifest import Manifest
+    from sgx_enclaves.release.manifest import Manifest, TreeRecord
     from sgx_enclaves.release.verify import Verified
-    from sgx_enclaves.rpm.check import PackageResult
 
 Plain = dict[str, Any]
 
 SCHEMA_VERSION = 2
 REPORT, HEAD, MANIFEST = "report.json", "head.json", "manifest.json"
 MAX_REPORT = 16 << 20
+ROLES = ("built", "signed", "config")
+# What is known of an enclave only where it was compared, and of a report only sometimes.
 _NO_FACTS = ("policy", "sdk", "sdk_from", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
-_LISTS = ("checks", "not_proved", "blocks", "byte_map")
+_LISTS = ("checks", "not_proved", "blocks", "byte_map", "findings")
+_ALONE = ("reproducible", "release", "buildroot", "manifest_sha256")
+_PARTS = ("not_proved", "unpinned", "sources", "toolchain", "steps", "packages", "findings")
 
 
 # --- making ---
@@ -46,158 +51,142 @@ _LISTS = ("checks", "not_proved", "blocks", "byte_map")
 def of_comparison(verdict: Verdict) -> Plain:
     """The report of one comparison of files."""
     name = verdict.policy.enclave or _base(verdict.signed.name).partition(".")[0]
-    return _report(
-        "comparison",
-        verdict.outcome.value,
-        verdict.headline,
-        [_compared(name, verdict)],
-        not_proved=verdict.not_proved,
-        build="given",
-    )
+    enclaves = [_compared(name, verdict_dict(verdict))]
+    return _report("comparison", verdict.outcome.value, verdict.headline, enclaves, build="given")
 
 
-def of_release(
-    verified: Verified, release: Release, catalogue: Catalogue, *, origin: Optional[str] = None
-) -> Plain:
+def of_release(verified: Verified, release: Release, catalogue: Catalogue, **around: Any) -> Plain:
     """The report of a release's verification.
 
     Args:
         verified: the verdict and what it is about.
         release: the release, cut down to what was asked for.
         catalogue: where the trees are described that it was built in.
-        origin: where the release's description came from; by default what its place says.
+        around: what the caller knows better, such as the buildroot.
     """
     verdict, manifest = verified.verdict, verified.manifest
     kinds = {build.kind.value for build in verdict.builds}
     enclaves = []
     for item in verdict.enclaves:
         if item.verdict is not None:
-            made = _compared(item.name, item.verdict, required=item.required)
-        else:
-            ours = verified.built.files.get(item.name)
-            theirs = verified.signed.files.get(item.name)
-            made = _enclave(
-                item.name,
-                item.bytes_outcome.value,
-                f"stopped at {item.refused_by}",
-                required=item.required,
-                built=_file_of(f"{item.name}.so", ours.unsigned) if ours is not None else None,
-                signed=_file_of(item.signed_file, theirs.data) if theirs is not None else None,
-                findings=as_plain(item.findings),
-            )
+            plain = verdict_dict(item.verdict)
+            enclaves.append(_compared(item.name, plain, required=item.required))
+            continue
+        ours = verified.built.files.get(item.name)
+        theirs = verified.signed.files.get(item.name)
+        made = _enclave(item.name, item.bytes_outcome.value, f"stopped at {item.refused_by}")
+        made["built"] = _file_of(unsigned_name(ours.file), ours.unsigned) if ours else None
+        made["signed"] = _file_of(item.signed_file, theirs.data) if theirs else None
+        made |= {"required": item.required, "findings": as_plain(item.findings)}
         enclaves.append(made)
+    parts: Plain = {}
+    if manifest is not None:
+        parts = {
+            "sources": [s for tree in manifest.trees for s in _sources(tree, catalogue)],
+            "toolchain": [
+                {
+                    "tree": tree.release,
+                    "name": part.name,
+                    "designated": part.expected,
+                    "found": part.found,
+                    "state": part.state.value,
+                }
+                for tree in manifest.trees
+                for part in tree.toolchain.parts
+            ],
+            "steps": [
+                {
+                    "tree": tree.release,
+                    "id": step.id,
+                    "enclave": step.enclave,
+                    "exit": step.outcome.value,
+                    "message": step.message,
+                }
+                for tree in manifest.trees
+                for step in tree.steps
+            ],
+            "manifest_sha256": _sha256(manifest_bytes(manifest)),
+        }
     return _report(
         "release",
         verdict.outcome.value,
         verdict.claim,
         enclaves,
-        reproducible=verdict.reproducible,
-        not_proved=verdict.not_proved,
-        release={
-            "name": release.name,
-            "sha256": _digest(release.file),
-            "origin": origin or _origin(release.file),
+        **{
+            "reproducible": verdict.reproducible,
+            "not_proved": verdict.not_proved,
+            "release": release_facts(release),
+            "unpinned": verdict.unpinned,
+            "build": "given" if "given" in kinds else "none" if kinds <= {"none"} else "here",
+            "findings": [as_plain(f) for stage in verdict.stages for f in stage.findings],
+            **parts,
+            **around,
         },
-        unpinned=list(verdict.unpinned),
-        build="given" if "given" in kinds else "none" if kinds <= {"none"} else "here",
-        sources=list(_sources(manifest, catalogue)) if manifest is not None else [],
-        toolchain=list(_toolchain(manifest)) if manifest is not None else [],
-        steps=list(_steps(manifest)) if manifest is not None else [],
-        manifest_sha256=None if manifest is None else _sha256(manifest_bytes(manifest)),
-        findings=[as_plain(finding) for stage in verdict.stages for finding in stage.findings],
     )
 
 
-def _sources(manifest: Manifest, catalogue: Catalogue) -> Iterator[Plain]:
-    for tree in manifest.trees:
-        known = catalogue.releases.get(tree.release)
-        pinned = {} if known is None or known.build is None else known.build.sources
-        urls = {source.id: source.artifact.urls for source in pinned}
-        for source in tree.sources:
-            how = "contents" if source.contents_sha256 is not None else "sha256"
-            yield {
-                "tree": tree.release,
-                "name": source.filename,
-                "url": next(iter(urls.get(source.id, ())), None),
-                "sha256": source.sha256,
-                "pinned_by": how if source.pinned else "nothing",
-            }
+def release_facts(release: Release) -> Plain:
+    """Name, digest and origin of a release's description."""
+    path = Path(release.file)
+    known = path.parent == OWN_FOLDER
+    return {
+        "name": release.name,
+        "sha256": _sha256(path.read_bytes()) if path.is_file() else None,
+        "origin": "catalogue" if known else f"file {path.name}",
+    }
 
 
-def _toolchain(manifest: Manifest) -> Iterator[Plain]:
-    for tree in manifest.trees:
-        for part in tree.toolchain.parts:
-            yield {
-                "tree": tree.release,
-                "name": part.name,
-                "designated": part.expected,
-                "found": part.found,
-                "state": part.state.value,
-            }
+def _sources(tree: TreeRecord, catalogue: Catalogue) -> Iterator[Plain]:
+    known = catalogue.releases.get(tree.release)
+    pinned = () if known is None or known.build is None else known.build.sources
+    urls = {source.id: source.artifact.urls for source in pinned}
+    for source in tree.sources:
+        how = "contents" if source.contents_sha256 is not None else "sha256"
+        yield {
+            "tree": tree.release,
+            "name": source.filename,
+            "url": next(iter(urls.get(source.id, ())), None),
+            "sha256": source.sha256,
+            "pinned_by": how if source.pinned else "nothing",
+        }
 
 
-def _steps(manifest: Manifest) -> Iterator[Plain]:
-    for tree in manifest.trees:
-        for step in tree.steps:
-            yield {
-                "tree": tree.release,
-                "id": step.id,
-                "enclave": step.enclave,
-                "exit": step.outcome.value,
-                "message": step.message,
-            }
-
-
-def of_packages(kind: str, results: Sequence[PackageResult], facts: Sequence[Plain]) -> Plain:
+def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
     """The report of packages that were checked.
 
     Args:
         kind: `packages`, or `scan`.
-        results: one for each package.
-        facts: of each, what `package_facts` gives.
+        results: of each, what `report.as_json.result_dict` gives.
     """
     enclaves, packages = [], []
-    for result, fact in zip(results, facts):
-        name = _base(result.file)
-        packages.append(
-            {
-                "file": name,
-                "nevra": result.nevra,
-                "verdict": as_plain(result.outcome),
-                "findings": as_plain(result.findings),
-                **fact,
-            }
-        )
-        for item in result.enclaves:
-            if item.outcome is None:
+    for result in results:
+        name = _base(result["file"])
+        own = {"nevra": result["package"], "verdict": result["outcome"]}
+        around = {"file": name, **own, "findings": result["findings"]}
+        packages.append({**around, **package_facts(result["file"])})
+        for item in result["enclaves"]:
+            if item["outcome"] is None:
                 continue
-            around: Plain = {"package": name, "path": item.path}
-            own = item.name or _base(item.path).partition(".")[0]
-            if item.verdict is not None:
-                made = _compared(own, item.verdict, **around)
-                made["verdict"] = item.outcome.value
-                made["findings"] = as_plain(item.findings) + made["findings"]
+            known = {"package": name, "path": item["path"]}
+            called = item["name"] or _base(item["path"]).partition(".")[0]
+            if item["verdict"] is not None:
+                made = _compared(called, item["verdict"], **known)
+                made["verdict"] = item["outcome"]
             else:
-                signed = {"name": _base(item.path), "size": item.size, "sha256": item.sha256}
-                findings = as_plain(item.findings)
-                words = findings[0]["message"]
-                made = _enclave(
-                    own, item.outcome.value, words, signed=signed, findings=findings, **around
-                )
+                signed = {"name": _base(item["path"]), **{k: item[k] for k in ("size", "sha256")}}
+                words = item["findings"][0]["message"]
+                made = _enclave(called, item["outcome"], words, signed=signed, **known)
+            made["findings"] = item["findings"] + made["findings"]
             enclaves.append(made)
-    status = max((result.exit_status for result in results), default=0)
-    verdict = next(o.value for o in Outcome if o.exit_status == status)
-    same = sum(e["verdict"] == Outcome.IDENTICAL.value for e in enclaves)
-    if not (enclaves or status):
-        # There is nothing that could be identical with anything.
-        verdict = Outcome.UNVERIFIABLE.value
+    same = sum(enclave["verdict"] == "identical" for enclave in enclaves)
+    # Where there is no enclave, there is nothing that could be identical with anything.
+    status = max((r["exit_status"] for r in results), default=0) if enclaves else 2
     return _report(
         kind,
-        verdict,
+        next(outcome.value for outcome in Outcome if outcome.exit_status == status),
         f"{same} of {len(enclaves)} signed enclaves in {len(packages)} packages are the "
         "reference's plus a signature",
         enclaves,
-        not_proved=dict.fromkeys(line for e in enclaves for line in e["not_proved"]),
         build="given",
         packages=packages,
     )
@@ -205,22 +194,22 @@ def of_packages(kind: str, results: Sequence[PackageResult], facts: Sequence[Pla
 
 def package_facts(path: str) -> Plain:
     """The digests of a package file: whole, header, and payload as the header pins it."""
-    from sgx_enclaves.errors import SgxEnclavesError  # noqa: PLC0415
-    from sgx_enclaves.gate.inspect import digests_of  # noqa: PLC0415
+    from sgx_enclaves.gate.inspect import digests_of  # noqa: PLC0415  (only packages need librpm)
     from sgx_enclaves.rpm.reader import open_package  # noqa: PLC0415
 
-    facts = dict.fromkeys(("sha256", "header_sha256", "payload_sha256"))
+    names = ("sha256", "header_sha256", "payload_sha256")
     try:
         with open_package(path) as (package, stream):
             pins = package.header.all("PAYLOADDIGEST", str)
-            pinned = next(
-                (pin for pin in pins if len(pin) == hashlib.sha256().digest_size * 2), None
-            )
+            pinned = next((pin for pin in pins if len(pin) == _HEX_SHA256), None)
             header = package.header.digest("sha256")
-            return dict(zip(facts, (digests_of(package, stream).file, header, pinned)))
+            return dict(zip(names, (digests_of(package, stream).file, header, pinned)))
     except SgxEnclavesError:
         # What is wrong with it is a finding of its result.
-        return facts
+        return dict.fromkeys(names)
+
+
+_HEX_SHA256 = 64
 
 
 def of_build(combined: Combined, release: Plain, buildroot: Plain) -> Plain:
@@ -234,34 +223,23 @@ def of_build(combined: Combined, release: Plain, buildroot: Plain) -> Plain:
     enclaves = []
     for answer in combined.answers:
         for subject in answer.subjects:
-            built, config = (
-                None if digest is None else {"name": name, "size": None, "sha256": digest}
-                for name, digest in (
-                    (f"{answer.enclave}.so", subject.built_sha256),
-                    (f"{answer.enclave}.config.xml", answer.config_sha256),
-                )
-            )
-            signed = {"name": subject.file, "size": None, "sha256": subject.sha256}
-            made = _enclave(
-                answer.enclave,
-                subject.verdict,
-                subject.cause or answer.claim,
-                package=subject.rpm,
-                path=subject.path,
-                built=built,
-                config=config,
-                signed=signed if subject.sha256 is not None else None,
-            )
-            names = ("mrenclave", "mrsigner", "isvprodid", "isvsvn")
-            enclaves.append({**made, **{name: getattr(subject, name) for name in names}})
+            words = subject.cause or answer.claim
+            made = _enclave(answer.enclave, subject.verdict, words)
+            made |= {"package": subject.rpm, "path": subject.path}
+            facts = ("mrenclave", "mrsigner", "isvprodid", "isvsvn")
+            made |= {name: getattr(subject, name) for name in facts}
+            digests = (subject.built_sha256, subject.sha256, answer.config_sha256)
+            names = (f"{answer.enclave}.so", subject.file, f"{answer.enclave}.config.xml")
+            for role, name, digest in zip(ROLES, names, digests):
+                if digest is not None:
+                    made[role] = {"name": name, "size": None, "sha256": digest}
+            enclaves.append(made)
+    nothing = ("nevra", "verdict", "header_sha256", "payload_sha256")
     packages: list[Plain] = [
         {
+            **dict.fromkeys(nothing),
             "file": package.name,
-            "nevra": None,
-            "verdict": None,
             "sha256": package.digests.file if package.digests else None,
-            "header_sha256": None,
-            "payload_sha256": None,
             "findings": [],
         }
         for package in combined.packages
@@ -279,22 +257,14 @@ def of_build(combined: Combined, release: Plain, buildroot: Plain) -> Plain:
     )
 
 
-def _report(kind: str, verdict: str, claim: str, enclaves: Sequence[Plain], **around: Any) -> Plain:
-    parts = ("not_proved", "unpinned", "sources", "toolchain", "steps", "packages", "findings")
-    empty: Plain = {name: [] for name in parts}
-    alone = ("reproducible", "release", "buildroot", "manifest_sha256")
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": kind,
-        "verdict": verdict,
-        "claim": claim,
-        "proved": _proved(enclaves),
-        "build": "none",
-        **dict.fromkeys(alone),
-        **empty,
-        **{name: list(v) if name in empty else v for name, v in around.items()},
-        "enclaves": list(enclaves),
-    }
+def _report(kind: str, verdict: str, claim: str, enclaves: Sequence[Plain], **known: Any) -> Plain:
+    made: Plain = {**dict.fromkeys(_ALONE), "build": "none"}
+    made |= {name: list(known.pop(name, ())) for name in _PARTS}
+    made["not_proved"] += dict.fromkeys(
+        line for e in enclaves for line in e["not_proved"] if line not in made["not_proved"]
+    )
+    made |= {"schema_version": SCHEMA_VERSION, "kind": kind, "verdict": verdict, "claim": claim}
+    return {**made, "proved": _proved(enclaves), "enclaves": list(enclaves), **known}
 
 
 def _proved(enclaves: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -306,25 +276,23 @@ def _proved(enclaves: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _compared(name: str, verdict: Verdict, **around: Any) -> Plain:
-    """One enclave of which there is a comparison."""
-    plain = as_plain(verdict)
+def _compared(name: str, verdict: Plain, **known: Any) -> Plain:
+    """One enclave of which there is a comparison, as `verdict_dict` gives it."""
     kept = ("policy", "sdk", "sdk_from", "mrenclave", *_LISTS)
-    made = _enclave(name, verdict.outcome.value, verdict.headline, **around)
-    made.update({key: plain[key] for key in kept})
-    made["findings"] = plain["findings"]
-    for role in ("built", "signed", "config"):
-        made[role] = {**plain[role], "name": _base(plain[role]["name"])}
-    first = verdict.blocks[0] if verdict.blocks else None
-    made.update({key: getattr(first, key, None) for key in ("mrsigner", "isvprodid", "isvsvn")})
+    made = _enclave(name, verdict["outcome"], verdict["headline"], **known)
+    made |= {key: verdict[key] for key in kept}
+    for role in ROLES:
+        made[role] = {**verdict[role], "name": _base(verdict[role]["name"])}
+    for block in verdict["blocks"][:1]:
+        made |= {key: block[key] for key in ("mrsigner", "isvprodid", "isvsvn")}
     return made
 
 
 def _enclave(name: str, verdict: str, headline: str, **known: Any) -> Plain:
     """One enclave, of which only that is known."""
-    made: Plain = {"name": name, "verdict": verdict, "headline": headline, "required": True}
-    made |= dict.fromkeys(("package", "path", "built", "signed", "config", *_NO_FACTS))
-    made |= {key: [] for key in (*_LISTS, "findings")}
+    made: Plain = dict.fromkeys(("package", "path", *ROLES, *_NO_FACTS))
+    made |= {key: [] for key in _LISTS}
+    made |= {"name": name, "verdict": verdict, "headline": headline, "required": True}
     return {**made, **known}
 
 
@@ -338,16 +306,6 @@ def _base(path: str) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _origin(file: str) -> str:
-    """The catalogue of this program, or the name of another file."""
-    return "catalogue" if Path(file).parent == OWN_FOLDER else f"file {_base(file)}"
-
-
-def _digest(file: str) -> Optional[str]:
-    path = Path(file)
-    return _sha256(path.read_bytes()) if path.is_file() else None
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
@@ -502,10 +460,10 @@ def write_report(
     manifest: Optional[Manifest] = None,
     now: Optional[datetime.datetime] = None,
 ) -> None:
-    """Write a report, its head, and the manifest of the build into a directory that is there.
+    """Write a report, its head, and the manifest of the build into a directory, which may be new.
 
     Raises:
-        InputError: one cannot be written.
+        InputError: it cannot be made, or a file not be written.
     """
     data = canonical(report)
     head = head_of(
@@ -514,5 +472,6 @@ def write_report(
     files = {REPORT: data, HEAD: canonical(head)}
     if manifest is not None:
         files[MANIFEST] = manifest_bytes(manifest)
+    make_folder(folder)
     for name, content in files.items():
         write_file(str(folder / name), content)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from sgx_enclaves.enclave.detect import detect_generation
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sign import sign
+from sgx_enclaves.evidence.report import read_report
 from sgx_enclaves.rpm.payload import read_payload
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.reader import open_package
@@ -414,3 +416,44 @@ def test_a_repository_of_real_packages(
     (tmp_path / Path(good).name).write_bytes(Path(good).read_bytes() + b"x")
     assert main(["scan", *arguments]) == 2
     assert "not the one that the repodata describe" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["check-rpm", "scan"])
+def test_a_report_that_the_package_alone_lets_others_check(
+    verb: str, good: str, unsigned: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, report = tmp_path / "folder", tmp_path / "report"
+    folder.mkdir()
+    package = str(shutil.copy(good, folder))
+    what = str(folder) if verb == "scan" else package
+    arguments = (verb, what, "--reference", unsigned, "--report", str(report), *SIGNER)
+    assert main(list(arguments)) == 0
+    plain = read_report((report / "report.json").read_bytes(), "report.json")
+    assert (plain["verdict"], len(plain["enclaves"])) == ("identical", 4)
+    (described,) = plain["packages"]
+    assert described["nevra"] == "sgx-enclave-prebuilt-signed-1.25-1.x86_64"
+    assert described["sha256"] == hashlib.sha256(Path(good).read_bytes()).hexdigest()
+    assert described["header_sha256"] != described["payload_sha256"]
+    capsys.readouterr()
+    assert main(["recheck", str(report / "report.json"), "--signed", package, "--json"]) == 0
+    states = {s["state"] for s in json_of(capsys)["statements"] if s["about"] == Path(good).name}
+    assert states == {"holds"}
+    damaged = bytearray(Path(package).read_bytes())
+    # the lead, which no digest of the package covers
+    damaged[70] ^= 1
+    Path(package).write_bytes(damaged)
+    assert main(["recheck", str(report / "report.json"), "--signed", package]) == 1
+    assert "does not hold: its SHA-256 is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["check-rpm", "scan"])
+def test_a_report_is_refused_before_the_work(
+    verb: str, good: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    what = str(Path(good).parent) if verb == "scan" else good
+    assert main([verb, what, "--report", str(tmp_path / "file")]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "reports are written into a directory" in shown.err
+    assert (tmp_path / "file").read_text() == "kept"

@@ -30,6 +30,7 @@ from demo.release import (
     source_archive,
 )
 from sgx_enclaves.cli.main import main
+from sgx_enclaves.evidence.report import read_report
 from sgx_enclaves.release.archive import list_members
 from sgx_enclaves.release.sandbox import Isolation
 from sgx_enclaves.tar import Member
@@ -95,6 +96,50 @@ def test_reports_are_there_and_as_described(bench: Bench, world: World) -> None:
         assert f'href="{enclave.name}/verdict.html"' in page
         for name in ("verdict.txt", "verdict.html"):
             assert (result.folder / enclave.name / name).stat().st_size > 500
+
+
+def test_a_rebuilder_s_report_and_attestation(
+    bench: Bench, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = bench.run(world.honest).folder
+    data = (folder / "report.json").read_bytes()
+    report = read_report(data, "report.json")
+    assert (report["verdict"], report["reproducible"], report["build"]) == (
+        "identical",
+        True,
+        "here",
+    )
+    assert report["release"]["origin"] == "file demo.toml"
+    assert {source["pinned_by"] for source in report["sources"]} == {"sha256"}
+    assert all(source["url"].startswith("https://") for source in report["sources"])
+    assert {part["state"] for part in report["toolchain"]} == {"match"}
+    assert {step["exit"] for step in report["steps"]} == {"ok"}
+    assert all(e["byte_map"] and e["policy"] for e in report["enclaves"])
+    assert sha256((folder / "manifest.json").read_bytes()) == report["manifest_sha256"]
+    head = json.loads((folder / "head.json").read_text())
+    assert head["report_sha256"] == sha256(data)
+    assert len(head["steps"]) == len(report["steps"])
+    # A second run, which keeps what the first has built, says the same in the same bytes.
+    assert (bench.run(world.honest).folder / "report.json").read_bytes() == data
+    attestation = str(bench.folder / "attestation")
+    capsys.readouterr()
+    assert main(["attest", str(folder / "report.json"), "-o", attestation]) == 0
+    assert "3 statements, not signed" in capsys.readouterr().out
+    statement = json.loads(Path(attestation).read_text().splitlines()[0])
+    names = {f"sgx-enclave({e.name}:unsigned)" for e in ENCLAVE_LIST}
+    assert {subject["name"] for subject in statement["subject"]} == names
+    signed = [str(path) for path in world.signed_folder.iterdir()]
+    configs = [str(path) for path in world.built_with_configs.glob("*.xml")]
+    arguments = ["recheck", str(folder / "report.json"), "--json"]
+    for option, paths in (("--signed", signed), ("--config", configs)):
+        arguments += [word for path in paths for word in (option, path)]
+    assert main(arguments) == 0
+    unseen = [
+        s["about"]
+        for s in json.loads(capsys.readouterr().out)["statements"]
+        if s["state"] != "holds"
+    ]
+    assert unseen == ["release demo", "build"]
 
 
 def test_json_output_is_the_report(
