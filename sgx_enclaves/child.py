@@ -9,7 +9,6 @@ which the parent takes a bounded number within a bounded time.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import select
@@ -29,6 +28,8 @@ SECONDS = 30.0
 MEMORY = 512 * MIB
 # Kind and size of a piece: data, an error of ours, another failure, want of memory, the end.
 _PIECE = struct.Struct("<cI")
+# What Linux holds in a pipe.
+_PIPE = 64 << 10
 Send = Callable[[bytes], None]
 
 
@@ -128,25 +129,34 @@ class _Source:
         self._reader = reader
         self._what = what
         self._left = seconds
+        self._ahead = memoryview(b"")
 
     def take(self, size: int) -> bytes:
         """So many bytes; fewer where the child has ended."""
         parts = []
         while size > 0:
-            start = time.monotonic()
-            ready, _, _ = select.select([self._reader], [], [], max(0.0, self._left))
-            self._left -= time.monotonic() - start
-            if not ready:
-                raise LimitError(self._what, expected="an answer in time")
-            part = os.read(self._reader, min(size, MIB))
-            if not part:
-                break
-            parts.append(part)
-            size -= len(part)
+            if not self._ahead:
+                self._ahead = memoryview(self._wait())
+                if not self._ahead:
+                    break
+            parts.append(self._ahead[:size])
+            self._ahead = self._ahead[size:]
+            size -= len(parts[-1])
         return b"".join(parts)
+
+    def _wait(self) -> bytes:
+        start = time.monotonic()
+        ready, _, _ = select.select([self._reader], [], [], max(0.0, self._left))
+        self._left -= time.monotonic() - start
+        if not ready:
+            raise LimitError(self._what, expected="an answer in time")
+        return os.read(self._reader, _PIPE)
 
 
 def _error(piece: bytes) -> SgxEnclavesError:
+    # Costs as much to import as the child takes to start, and mostly there is no error.
+    import json  # noqa: PLC0415
+
     told = json.loads(piece)
     kind = getattr(errors, told.pop("kind"))
     error: SgxEnclavesError = kind(told.pop("message"), **told)
@@ -159,7 +169,8 @@ def _work(
     """The child's life; never returns."""
 
     def send(piece: bytes, kind: bytes = b"D") -> None:
-        for data in (_PIECE.pack(kind, len(piece)), piece):
+        head = _PIECE.pack(kind, len(piece))
+        for data in (head + piece,) if len(piece) < _PIPE else (head, piece):
             view = memoryview(data)
             while view:
                 view = view[os.write(writer, view) :]
@@ -178,6 +189,8 @@ def _work(
         except MemoryError:
             send(b"", b"M")
         except SgxEnclavesError as error:
+            import json  # noqa: PLC0415
+
             send(json.dumps(error.as_dict()).encode(), b"X")
         except BaseException as error:
             send(f"{type(error).__name__}: {error}"[:200].encode("utf-8", "replace"), b"F")

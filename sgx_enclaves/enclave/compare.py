@@ -87,6 +87,7 @@ def compare(
     names: tuple[str, str, str] = ("built", "signed", "config.xml"),
     generation: Optional[Generation] = None,
     limits: Limits = DEFAULT_LIMITS,
+    digests: tuple[Optional[str], Optional[str]] = (None, None),
 ) -> Verdict:
     """Compare our unsigned enclave with the vendor's signed one.
 
@@ -98,6 +99,7 @@ def compare(
         names: what to call the three files.
         generation: the SDK to follow; None chooses it from the build.
         limits: bounds on memory and time.
+        digests: SHA-256 of built and signed, hexadecimal, where it is known already.
 
     Returns:
         The verdict, without reasons: those are `explain.explained`'s. Bad input is a
@@ -105,7 +107,7 @@ def compare(
     """
     comparison = _Comparison(built, signed, config, policy, names, limits)
     comparison.run(generation)
-    return comparison.verdict()
+    return comparison.verdict(digests)
 
 
 class _Comparison:
@@ -162,7 +164,7 @@ class _Comparison:
             if self._is_newer:
                 self._judge_newer(self._regenerated.generation)
 
-    def verdict(self) -> Verdict:
+    def verdict(self, digests: tuple[Optional[str], Optional[str]]) -> Verdict:
         severities = {f.severity for f in self._findings}
         if Severity.DIFFERS in severities:
             outcome = Outcome.DIFFERS
@@ -176,9 +178,9 @@ class _Comparison:
         claims = {**CLAIMS, "policy": self._policy.claim}
         return Verdict(
             outcome,
-            _facts(self._names[0], self._built),
-            _facts(self._names[1], self._signed),
-            _facts(self._names[2], self._config_data),
+            _facts(self._names[0], self._built, digests[0]),
+            _facts(self._names[1], self._signed, digests[1]),
+            _facts(self._names[2], self._config_data, None),
             self._policy,
             regenerated.generation.name if regenerated else None,
             self._sdk_from,
@@ -496,5 +498,5 @@ def _at(finding: Finding, base: int, name: str) -> Finding:
     )
 
 
-def _facts(name: str, data: bytes) -> FileFacts:
-    return FileFacts(name, len(data), hashlib.sha256(data).hexdigest())
+def _facts(name: str, data: bytes, sha256: Optional[str]) -> FileFacts:
+    return FileFacts(name, len(data), sha256 or hashlib.sha256(data).hexdigest())

@@ -7,6 +7,7 @@ wrong with a package is a finding in its result, never an exception.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,10 +29,10 @@ from sgx_enclaves.errors import LimitError, PackageDamagedError, SgxEnclavesErro
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.enclaves import ConfigFile, PackedEnclave, enclaves_among
-from sgx_enclaves.rpm.payload import Opener, packed
+from sgx_enclaves.rpm.payload import Opener, PayloadFile, packed
 from sgx_enclaves.rpm.presence import enclave_name
 from sgx_enclaves.rpm.reader import Package
-from sgx_enclaves.rpm.references import Counterpart, Neighbours, Reference
+from sgx_enclaves.rpm.references import Counterpart, Neighbours, PackageReference, Reference
 from sgx_enclaves.rpm.rules import (
     mislabelled,
     missing,
@@ -159,7 +160,7 @@ def check_package(
         with opener(path, limits) as (package, members):
             nevra = package.nevra
             findings += of_file_list(package)
-            for item in enclaves_among(package, members):
+            for item in _items(package, members, neighbours):
                 if isinstance(item, ConfigFile):
                     continue
                 judge = functools.partial(
@@ -176,6 +177,17 @@ def check_package(
     except SgxEnclavesError as error:
         findings.append(package_finding(error, path))
     return PackageResult(path, nevra, tuple(results), tuple(findings))
+
+
+def _items(
+    package: Package, members: Iterable[PayloadFile], neighbours: Neighbours
+) -> Iterable[PackedEnclave | ConfigFile]:
+    """What the package holds; one that others are compared with is read once for both."""
+    for reference in neighbours.references:
+        if isinstance(reference, PackageReference) and reference.is_of(package):
+            with contextlib.suppress(SgxEnclavesError):
+                return reference.items()
+    return enclaves_among(package, members)
 
 
 def _with_notes(
@@ -365,6 +377,7 @@ def check_enclave(
         names=(counterpart.name, packed.path, counterpart.config_name),
         generation=generation,
         limits=limits.enclave,
+        digests=(counterpart.sha256, packed.sha256),
     )
     if verdict.exit_status:
         # Costs start-up time, and is needed only when something is wrong.

@@ -26,6 +26,7 @@ _NUMBERS = {
     # Of the signature header, where numbers have other meanings.
     **{"SIGNATURE_SIZE": 1000, "SIGNATURE_LONGSIZE": 270},
     **{"SHA3_256HEADER": 279, "SHA256HEADER": 273, "SHA1HEADER": 269},
+    **{"OPENPGP": 278, "RSAHEADER": 268, "DSAHEADER": 267},
 }
 Value = TypeVar("Value", int, str)
 

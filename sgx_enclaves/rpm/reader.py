@@ -34,6 +34,8 @@ _LEAD_MAGIC = b"\xed\xab\xee\xdb"
 # Those that rpm accepts.
 _LEAD_VERSIONS = (b"\3", b"\4")
 _HEADER_DIGESTS = {"SHA3_256HEADER": "sha3_256", "SHA256HEADER": "sha256", "SHA1HEADER": "sha1"}
+# Signatures over the header: of RPM 4, and from RPM 6 on.
+_OPENPGP = ("RSAHEADER", "DSAHEADER", "OPENPGP")
 # OpenPGP's numbers of hash algorithms, as RPM uses them.
 _ALGORITHMS = {
     **{1: "md5", 2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"},
@@ -103,6 +105,7 @@ class Package:
         limits: see `PackageLimits`.
         stated: bytes of header and payload as the signature header has them, if it does.
         there: bytes behind the header, where there is a file.
+        signed: whether there is an OpenPGP signature over the header, good or not.
 
     Raises:
         PackageError: it has no name, version or release, or names of files where
@@ -115,8 +118,10 @@ class Package:
         limits: PackageLimits,
         stated: Optional[int] = None,
         there: Optional[int] = None,
+        signed: bool = False,
     ) -> None:
         self.file = header.file
+        self.signed = signed
         self.header = header
         self.limits = limits
         self.payload_start = header.start + header.size
@@ -354,7 +359,8 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
         raise signature.wrong(message, "SHA256HEADER or SHA1HEADER")
     sizes = [signature.one(tag, int) for tag in ("SIGNATURE_LONGSIZE", "SIGNATURE_SIZE")]
     stated = next((size for size in sizes if size is not None), None)
-    package = Package(header, limits, stated, end - header.start - header.size)
+    signed = any(tag in signature for tag in _OPENPGP)
+    package = Package(header, limits, stated, end - header.start - header.size, signed)
     _check_size(package, end)
     return package
 

@@ -7,6 +7,7 @@ here is asked whether somebody has signed a package.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -31,7 +32,7 @@ from sgx_enclaves.rpm.enclaves import CONFIG_SUFFIX, ConfigFile, PackedEnclave, 
 from sgx_enclaves.rpm.header import librpm
 from sgx_enclaves.rpm.payload import Opener, files_with_content, packed
 from sgx_enclaves.rpm.presence import SIGNED_SUFFIX, stem_of, version_of
-from sgx_enclaves.rpm.reader import open_package
+from sgx_enclaves.rpm.reader import Package
 from sgx_enclaves.rpm.rules import label_of
 
 if TYPE_CHECKING:
@@ -189,7 +190,13 @@ class PackageReference:
         fitting = _ordered(path, self._enclaves)[:_FITTING]
         if not fitting:
             return
-        enclaves, configs = _contents_of(self)
+        enclaves: dict[str, PackedEnclave] = {}
+        configs: dict[str, bytes] = {}
+        for item in self.items():
+            if isinstance(item, ConfigFile):
+                configs[item.path] = item.data
+            else:
+                enclaves.update(dict.fromkeys(item.names, item))
         for wanted in fitting:
             found = enclaves.get(wanted)
             if found is None:
@@ -212,18 +219,33 @@ class PackageReference:
 
     def is_authenticated(self) -> bool:
         """Whether a key of rpm's keyring has signed the package; an installed one has none."""
-        return self._opener is packed and is_signed_by_known_key(self.name)
+        # Without a signature, a child process for librpm's keyring is spared.
+        return self._opener is packed and self._package.signed and is_signed_by_known_key(self.name)
 
-    def contents(self) -> tuple[dict[str, PackedEnclave], dict[str, bytes]]:
-        """Every enclave of the package by each of its paths, and its config.xml files.
+    def items(self) -> tuple[PackedEnclave | ConfigFile, ...]:
+        """Every enclave of the package and its config.xml files; held for the next who asks.
 
         Raises:
             InputError: it holds a signed enclave.
             LimitError: it is larger than a reference may be.
             SgxEnclavesError: it cannot be read, or is damaged.
         """
-        enclaves: dict[str, PackedEnclave] = {}
-        configs: dict[str, bytes] = {}
+        return _items_of(self)
+
+    def is_of(self, package: Package) -> bool:
+        """Whether it was read from this package file: from these headers, which pin the payload."""
+        same = self.name == package.file and self._opener is packed
+        return same and self._package.header.digest("sha256") == package.header.digest("sha256")
+
+    def is_neighbour(self) -> bool:
+        """Whether its name or a Provides says that it is for others to be compared with."""
+        package = self._package
+        return not package.is_source and (
+            package.name.endswith("-unsigned")
+            or any(p.name.endswith(REPRODUCIBLE) for p in package.provides)
+        )
+
+    def _read(self) -> Iterator[PackedEnclave | ConfigFile]:
         left = self._limits.reference
         with self._opener(self.name, self._limits) as (package, members):
             for item in enclaves_among(package, members, configs=True):
@@ -234,21 +256,15 @@ class PackageReference:
                         file=self.name,
                         expected=f"at most {self._limits.reference} bytes",
                     )
-                if isinstance(item, ConfigFile):
-                    configs[item.path] = item.data
-                elif item.signed:
+                if isinstance(item, PackedEnclave) and item.signed:
                     raise _no_reference(self.name, _NEVER_WHY, f"{item.path} is signed")
-                else:
-                    enclaves.update(dict.fromkeys(item.names, item))
-        return enclaves, configs
+                yield item
 
 
 @functools.lru_cache(maxsize=4)
-def _contents_of(
-    reference: PackageReference,
-) -> tuple[dict[str, PackedEnclave], dict[str, bytes]]:
-    """Read once for all signed enclaves that ask, and held for the last few references only."""
-    return reference.contents()
+def _items_of(reference: PackageReference) -> tuple[PackedEnclave | ConfigFile, ...]:
+    """Read once for all who ask, and held for the last few references only."""
+    return tuple(reference._read())
 
 
 def never_a_reference(provide: str) -> bool:
@@ -279,17 +295,9 @@ def neighbours_among(
     """
     found = []
     for path in paths:
-        try:
-            with open_package(path, limits) as (package, _stream):
-                fits = not package.is_source and (
-                    package.name.endswith("-unsigned")
-                    or any(p.name.endswith(REPRODUCIBLE) for p in package.provides)
-                )
-            if fits:
-                found.append(PackageReference(path, limits))
-        except SgxEnclavesError:
-            continue
-    return tuple(found)
+        with contextlib.suppress(SgxEnclavesError):
+            found.append(PackageReference(path, limits))
+    return tuple(reference for reference in found if reference.is_neighbour())
 
 
 def _may_be_unsigned(path: str) -> bool:

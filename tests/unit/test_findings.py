@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.enclave.verdict import Severity
-from sgx_enclaves.findings import SEVERITIES, as_markdown, kinds
+from sgx_enclaves.errors import InputError
+from sgx_enclaves.findings import SEVERITIES, TABLE, Kind, as_markdown, kinds
+from sgx_enclaves.plain import parse_toml
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("sgx_enclaves", "koji_plugin", "rpmlint_checks")
@@ -169,6 +171,13 @@ def test_a_row_is_complete(code: str) -> None:
     if kind.rpmlint:
         assert kinds()[kind.rpmlint].severity in ("error", "warning", "info")
     assert code.startswith("sgx-enclave-") == (kind.severity in ("error", "warning", "info"))
+
+
+def test_the_table_is_read_as_any_reader_of_toml_reads_it() -> None:
+    rows = parse_toml(TABLE.read_bytes(), file=str(TABLE), error=InputError)
+    assert list(rows) == list(kinds())
+    for code, row in rows.items():
+        assert kinds()[code] == Kind(code, **row)
 
 
 def test_the_severities_of_the_verdict_are_those_of_the_table() -> None:
