@@ -17,7 +17,7 @@ from pathlib import Path
 import shtab
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
-from sgx_enclaves.cli.main import VERBS, module_of, parser_of
+from sgx_enclaves.cli.main import VERBS, parser_of
 from sgx_enclaves.enclave.known import all_pins, not_shipped
 
 PROGRAM = "sgx-enclaves"
@@ -38,7 +38,7 @@ def whole_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers()
     for verb, about in VERBS.items():
         # A verb's parser is built by the program's own function, then taken in.
-        parent = parser_of(verb, module_of(verb))
+        parent = parser_of(verb)
         for action in parent._actions:
             _complete(action, releases)
         verbs.add_parser(verb, help=about.summary, parents=[parent], add_help=False)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sgx_enclaves import limits
-from sgx_enclaves.cli.main import VERBS, module_of, parser_of
+from sgx_enclaves.cli.main import VERBS, parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,7 +54,7 @@ def verbs() -> Iterator[str]:
     os.environ["COLUMNS"] = "100"
     yield "# Verbs\n\nWhat `sgx-enclaves VERB --help` says.\n"
     for name in VERBS:
-        said = parser_of(name, module_of(name)).format_help().rstrip()
+        said = parser_of(name).format_help().rstrip()
         yield f"## {name}\n\n```text\n{said}\n```\n"
 
 

@@ -19,7 +19,7 @@ from argparse_manpage.manpage import Manpage
 
 from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.reader import USER_FOLDER
-from sgx_enclaves.cli.main import VERBS, module_of, parser_of
+from sgx_enclaves.cli.main import VERBS, parser_of
 
 PROGRAM = "sgx-enclaves"
 
@@ -122,8 +122,7 @@ def program_page() -> str:
 
 def verb_page(verb: str) -> str:
     """The page of one verb."""
-    module = module_of(verb)
-    parser = parser_of(verb, module)
+    parser = parser_of(verb)
     page = _page(parser, f"{PROGRAM}-{verb}", VERBS[verb].summary)
     text = parser.description or ""
     parser.description = None  # it is written below, with its tables

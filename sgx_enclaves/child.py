@@ -57,17 +57,14 @@ def in_child(
             raise UnsupportedError(what, found=str(error)) from None
         send(answer)
 
-    parts: list[bytes] = []
-    left = memory
-    with contextlib.closing(
-        pieces_from_child(send_all, what=what, seconds=seconds, memory=memory)
-    ) as pieces:
-        for part in pieces:
-            parts.append(part)
-            left -= len(part)
-            if left < 0:
+    answer = bytearray()
+    pieces = pieces_from_child(send_all, what=what, seconds=seconds, memory=memory)
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            answer += piece
+            if len(answer) > memory:
                 raise LimitError(what, expected=f"at most {memory} bytes of answer")
-    return b"".join(parts)
+    return bytes(answer)
 
 
 def pieces_from_child(
@@ -157,9 +154,8 @@ def _error(piece: bytes) -> SgxEnclavesError:
     # Costs as much to import as the child takes to start, and mostly there is no error.
     import json  # noqa: PLC0415
 
-    told = json.loads(piece)
-    kind = getattr(errors, told.pop("kind"))
-    error: SgxEnclavesError = kind(told.pop("message"), **told)
+    fields = json.loads(piece)
+    error: SgxEnclavesError = getattr(errors, fields.pop("kind"))(**fields)
     return error
 
 

@@ -14,7 +14,7 @@ import importlib
 import lzma
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable, NamedTuple, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol, Union
 
 from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
 from sgx_enclaves.limits import MIB, ArchiveLimits
@@ -25,56 +25,37 @@ _WINDOW_LOG = 27
 _MODULES = ("compression.zstd", "backports.zstd", "zstandard", "pyzstd")
 
 
-class Zstd(NamedTuple):
-    """How one of the modules is used: it has either a decoder or a reader.
+class Readable(Protocol):
+    """What is needed of a stream of packed bytes."""
 
-    Attributes:
-        error: what it raises.
-        decoder: makes an object with `decompress(data, max_length)`, `eof` and
-            `unused_data`, like lzma's, for one frame.
-        reader: makes an object with `read(size)` for all frames of an object with
-            `read(size)`.
-    """
-
-    error: type[Exception]
-    decoder: Optional[Callable[[], Any]] = None
-    reader: Optional[Callable[[Any], Any]] = None
+    def read(self, size: int, /) -> bytes:
+        """The next bytes; empty at the end."""
 
 
-def find_zstd(file: str) -> Zstd:
-    """The first of the modules that is installed.
-
-    Args:
-        file: what is to be unpacked, for the message.
+def _zstd(source: Readable, file: str) -> tuple[Readable, type[Exception]]:
+    """What reads all frames of `source`, by the first module that is installed; what it raises.
 
     Raises:
-        UnsupportedError: none is.
+        UnsupportedError: none is installed.
     """
     for name in _MODULES:
         try:
-            return _use(name, importlib.import_module(name))
+            module: Any = importlib.import_module(name)
         except ImportError:
             continue
+        if name == "zstandard":
+            decompressor = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
+            return decompressor.stream_reader(source, read_across_frames=True), module.ZstdError
+        if name == "pyzstd":
+            options = {module.DParameter.windowLogMax: _WINDOW_LOG}
+            return module.ZstdFile(source, level_or_option=options), module.ZstdError
+        options = {module.DecompressionParameter.window_log_max: _WINDOW_LOG}
+        return module.ZstdFile(source, options=options), module.ZstdError
     raise UnsupportedError(
         "compressed with zstd, and no Python module for it is installed",
         file=file,
         hint="install python3-zstandard (on PyPI: zstandard, or pyzstd), or use Python 3.14",
     )
-
-
-def _use(name: str, module: Any) -> Zstd:
-    if name == "zstandard":
-        # Its other interfaces unpack a whole piece of input at once, however large that gets.
-        decompressor = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
-        return Zstd(
-            module.ZstdError,
-            reader=lambda source: decompressor.stream_reader(source, read_across_frames=True),
-        )
-    if name == "pyzstd":
-        option = {module.DParameter.windowLogMax: _WINDOW_LOG}
-        return Zstd(module.ZstdError, lambda: module.ZstdDecompressor(option=option))
-    options = {module.DecompressionParameter.window_log_max: _WINDOW_LOG}
-    return Zstd(module.ZstdError, lambda: module.ZstdDecompressor(options=options))
 
 
 _MAGICS = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "zstd": ZSTD_MAGIC}
@@ -126,13 +107,6 @@ _DECODERS: Mapping[str, tuple[Callable[[], _Decoder], type[Exception]]] = {
     ),
     "bzip2": (bz2.BZ2Decompressor, OSError),
 }
-
-
-class Readable(Protocol):
-    """What is needed of a stream of packed bytes."""
-
-    def read(self, size: int, /) -> bytes:
-        """The next bytes; empty at the end."""
 
 
 class _Packed:
@@ -236,24 +210,13 @@ class BoundedReader:
 
     def _open(self) -> Iterator[bytes]:
         kind = self._packed_by or next(
-            (kind for kind, magic in _MAGICS.items() if self._packed.head.startswith(magic)), None
+            (kind for kind, magic in _MAGICS.items() if self._packed.head.startswith(magic)), ""
         )
-        if kind == "zstd":
-            found = find_zstd(self.file)
-            if found.decoder is None and found.reader is not None:
-                return self._pulled(found.reader(self._packed), found.error)
-            if found.decoder is not None:
-                return self._streams(kind, found.decoder, found.error)
-        if kind is not None and kind in _DECODERS:
+        if kind in _DECODERS:
             return self._streams(kind, *_DECODERS[kind])
-        return self._plain()
-
-    def _plain(self) -> Iterator[bytes]:
-        while True:
-            data = self._packed.read()
-            if not data:
-                return
-            yield self._count(data)
+        if kind == "zstd":
+            return self._pulled(*_zstd(self._packed, self.file))
+        return self._pulled(self._packed, ())
 
     def _streams(
         self, kind: str, make: Callable[[], _Decoder], broken: type[Exception]
@@ -285,13 +248,14 @@ class BoundedReader:
                 pending = self._packed.read()
             pending = pending.lstrip(b"\0")
 
-    def _pulled(self, reader: Any, broken: type[Exception]) -> Iterator[bytes]:
-        """Unpack zstd frames; that the last one is whole, the reader of the content must see."""
+    def _pulled(
+        self, reader: Readable, broken: Union[type[Exception], tuple[()]]
+    ) -> Iterator[bytes]:
+        """Plain bytes, or zstd's: not every module sees that the last frame is whole."""
         try:
-            while True:
-                chunk = reader.read(_OUTPUT_CHUNK)
-                if not chunk:
-                    break
+            while chunk := reader.read(_OUTPUT_CHUNK):
                 yield self._count(chunk)
+        except EOFError:
+            raise ArchiveError("the zstd data ends too early", file=self.file) from None
         except broken as error:
             raise ArchiveError(f"the zstd data is broken: {error}", file=self.file) from None

@@ -41,32 +41,20 @@ class SgxEnclavesError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        where = self.file or ""
-        if self.offset is not None:
-            where += f"{' ' if where else ''}at 0x{self.offset:x}"
+        at = None if self.offset is None else f"at 0x{self.offset:x}"
+        where = " ".join(filter(None, (self.file, at)))
+        details = ", ".join(
+            f"{word} {value}"
+            for word, value in (("expected", self.expected), ("found", self.found))
+            if value is not None
+        )
         text = f"{where}: {self.message}" if where else self.message
-        details = []
-        if self.expected is not None:
-            details.append(f"expected {self.expected}")
-        if self.found is not None:
-            details.append(f"found {self.found}")
-        if details:
-            text += f" ({', '.join(details)})"
-        if self.hint:
-            text += f"; {self.hint}"
-        return text
+        text += f" ({details})" if details else ""
+        return f"{text}; {self.hint}" if self.hint else text
 
     def as_dict(self) -> dict[str, object]:
         """The error as a plain mapping for JSON reports; absent parts are None."""
-        return {
-            "kind": type(self).__name__,
-            "message": self.message,
-            "file": self.file,
-            "offset": self.offset,
-            "expected": self.expected,
-            "found": self.found,
-            "hint": self.hint,
-        }
+        return {"kind": type(self).__name__, **vars(self)}
 
 
 class FormatError(SgxEnclavesError):
@@ -130,7 +118,7 @@ class RepodataError(SgxEnclavesError):
 
 
 class BuildError(SgxEnclavesError):
-    """A build that cannot be begun or gone on with; failed steps are in its manifest."""
+    """A build that cannot be begun or continued; failed steps are in its manifest."""
 
 
 class ManifestError(SgxEnclavesError):

@@ -161,12 +161,9 @@ class TarStream:
     def _beyond(
         self, message: str, expected: str, found: Optional[str] = None, back: int = BLOCK
     ) -> LimitError:
+        at = self._offset - back
         return LimitError(
-            message,
-            file=self._reader.file,
-            offset=self._offset - back,
-            expected=expected,
-            found=found,
+            message, file=self._reader.file, offset=at, expected=expected, found=found
         )
 
     def _take(self, size: int) -> bytes:
@@ -242,9 +239,9 @@ class TarStream:
         flag = header[156:157]
         name = extended.get("path")
         if name is None:
-            raw_name = _until_nul(header[0:100])
+            raw_name = header[0:100].partition(b"\0")[0]
             if header[257:263] == b"ustar\0" and header[345]:
-                raw_name = _until_nul(header[345:500]) + b"/" + raw_name
+                raw_name = header[345:500].partition(b"\0")[0] + b"/" + raw_name
             name = self._text(raw_name, "name")
         if flag in _REFUSED:
             raise self._error(f"{name!r} is {_REFUSED[flag]}, which is refused")
@@ -257,19 +254,14 @@ class TarStream:
         kind = _KINDS[flag]
         if kind is Kind.FILE and name.endswith("/"):
             kind = Kind.DIRECTORY
-        size = extended.get("size")
-        if size is None:
-            size = self._number(header[124:136], "size")
+        size = extended["size"] if "size" in extended else self._number(header[124:136], "size")
         if kind is not Kind.FILE and size:
             raise self._error(f"{name!r} is a {kind.value} with content")
-        mtime = extended.get("mtime")
-        if mtime is None:
-            mtime = self._number(header[136:148], "time")
+        mtime = extended["mtime"] if "mtime" in extended else self._number(header[136:148], "time")
         target = ""
         if kind is Kind.SYMLINK:
-            target = extended.get("linkpath") or self._text(
-                _until_nul(header[157:257]), "link target"
-            )
+            raw_target = header[157:257].partition(b"\0")[0]
+            target = extended.get("linkpath") or self._text(raw_target, "link target")
         return Member(
             name=self._safe_name(name),
             kind=kind,
@@ -367,10 +359,6 @@ class TarStream:
         if digits.strip(b"01234567"):
             raise self._error(f"a member's {what} is not a number: {raw!r}")
         return int(digits or b"0", 8)
-
-
-def _until_nul(raw: bytes) -> bytes:
-    return raw.partition(b"\0")[0]
 
 
 def leads_out(member: Member) -> str:

@@ -1,17 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sign what a report says, as in-toto statements in DSSE envelopes, one a line:
-how the unsigned enclaves were built (SLSA provenance), that each signed file is
-such a build plus a signature (equivalence), and the same in short for programs
-that know nothing of enclaves (simple verification result).
-
-A report supports the first one only if its run built the enclaves. An attestation
-in the place of the report gets one signature more in each envelope: read what it
-says before you sign it. Without a key the statements are written bare, for an
-OpenPGP signature beside them:
-
-  sgx-enclaves attest DIR/report.json -o ATTESTATION
-  gpg --armor --detach-sign ATTESTATION
-"""
+"""The verb attest."""
 
 from __future__ import annotations
 
@@ -21,6 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.cli.arguments import asking, chosen_passphrase
+from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import out, write_output
 from sgx_enclaves.errors import SigningError
 from sgx_enclaves.evidence.envelope import (
@@ -36,7 +25,8 @@ from sgx_enclaves.evidence.statements import TOOL, enveloped, read_bundle, state
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
-ARGUMENTS = """\
+
+@verb("""\
 report:REPORT  report.json of a directory that --report wrote; or an attestation
 ^--key PEM  private key: Ed25519, or ECDSA on P-256, P-384 or P-521
 ^--sign-with COMMAND  run this command: it gets the bytes to sign on standard input, and
@@ -44,11 +34,21 @@ report:REPORT  report.json of a directory that --report wrote; or an attestation
 --public-key FILE  with --sign-with: whose key it is
 --passphrase-file FILE  the passphrase of an encrypted key, in its first line
 --builder URI  who built and verified, as the statements name it
-@output"""
+@output""")
+def attest(args: argparse.Namespace) -> int:
+    """Sign what a report says, as in-toto statements in DSSE envelopes, one a line:
+    how the unsigned enclaves were built (SLSA provenance), that each signed file is
+    such a build plus a signature (equivalence), and the same in short for programs
+    that know nothing of enclaves (simple verification result).
 
+    A report supports the first one only if its run built the enclaves. An attestation
+    in the place of the report gets one signature more in each envelope: read what it
+    says before you sign it. Without a key the statements are written bare, for an
+    OpenPGP signature beside them:
 
-def run(args: argparse.Namespace) -> int:
-    """Write the attestation; 0 when done."""
+      sgx-enclaves attest DIR/report.json -o ATTESTATION
+      gpg --armor --detach-sign ATTESTATION
+    """
     data = read_file(args.report, MAX_REPORT)
     if b'"payloadType"' in data[: data.find(b"\n")]:
         envelopes = read_bundle(data, args.report)

@@ -1,31 +1,43 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Build a release's unsigned enclaves from source with its designated toolchain.
-
-The folder gets libsgx_FILE.so and libsgx_FILE.config.xml of each enclave, logs/, and
-manifest.json, which says how they were made. Steps run in the path that the release
-asks for, without a network, each with a log and a deadline.
-
-Exit status: 0 everything was built; 1 with --twice, the second build differs;
-2 an enclave could not be built.
-"""
+"""The verbs about building: what from, with what, and what came of it."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
 
-from sgx_enclaves.cli.arguments import (
-    chosen_catalogue,
-    chosen_fetcher,
-    chosen_place,
-)
-from sgx_enclaves.cli.output import message, out_json, out_report
+from sgx_enclaves.catalogue.records import Toolchain
+from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher, chosen_place
+from sgx_enclaves.cli.declare import verb
+from sgx_enclaves.cli.output import message, out, out_json, out_report, print_or_write, write_output
+from sgx_enclaves.errors import InputError
+from sgx_enclaves.files import make_folder, read_file
+from sgx_enclaves.limits import MIB
+from sgx_enclaves.plain import as_plain
+from sgx_enclaves.release.archive import Contents, read_contents
 from sgx_enclaves.release.build import BuildRequest, build_release
-from sgx_enclaves.release.manifest import set_apart
-from sgx_enclaves.release.toolchain import ToolchainKind
+from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock, parse_lock
+from sgx_enclaves.release.manifest import Manifest, load_built, set_apart
+from sgx_enclaves.release.sandbox import Machine
+from sgx_enclaves.release.toolchain import (
+    Part,
+    State,
+    ToolchainKind,
+    all_match,
+    check_lock,
+    look_at_toolchain,
+)
 from sgx_enclaves.report.templated import filled
 
-ARGUMENTS = """\
+_LOCK_LIMIT = 64 * MIB
+
+
+@verb("""\
 @release
 enclaves:ENCLAVE*  which of its enclaves; by default those that it requires
 --into DIR!  a new or an empty folder
@@ -39,12 +51,17 @@ enclaves:ENCLAVE*  which of its enclaves; by default those that it requires
 --apart  also make DIR/ENCLAVE, a built directory of that enclave alone, as packages ship it
 --keep  keep the trees, in DIR/.work
 @fetching
-@json"""
-EXIT_DIFFERS, EXIT_FAILED = 1, 2
+@json""")
+def build(args: argparse.Namespace) -> int:
+    """Build a release's unsigned enclaves from source with its designated toolchain.
 
+    The folder gets libsgx_FILE.so and libsgx_FILE.config.xml of each enclave, logs/, and
+    manifest.json, which says how they were made. Steps run in the path that the release
+    asks for, without a network, each with a log and a deadline.
 
-def run(args: argparse.Namespace) -> int:
-    """Build, and say what came of it."""
+    Exit status: 0 everything was built; 1 with --twice, the second build differs;
+    2 an enclave could not be built.
+    """
     catalogue = chosen_catalogue(args)
     request = BuildRequest(
         catalogue=catalogue,
@@ -60,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
         make_timeout=args.make_timeout,
         keep=args.keep,
     )
-
     fetcher = chosen_fetcher(args)
     manifest = build_release(
         request,
@@ -68,14 +84,169 @@ def run(args: argparse.Namespace) -> int:
         lambda artifact: fetcher.fetch(artifact, allow_unpinned=args.allow_unpinned),
         message,
     )
-    if args.apart:
-        for enclave in manifest.enclaves:
-            if enclave.built:
-                set_apart(args.into, manifest, enclave.name)
+    for enclave in manifest.enclaves if args.apart else ():
+        if enclave.built:
+            set_apart(args.into, manifest, enclave.name)
     if args.json:
         out_json(manifest.as_dict())
     else:
         out_report(filled("build.txt", manifest=manifest, into=args.into).rstrip("\n"))
     if not manifest.complete:
-        return EXIT_FAILED
-    return EXIT_DIFFERS if manifest.reproducible is False else 0
+        return 2
+    return int(manifest.reproducible is False)
+
+
+@verb("""\
+directory:DIR  made by build
+--designated  refuse another toolchain than the designated one, and sources without a pin
+--allow-unpinned  with --designated: accept such sources
+-o, --output FILE  write there what is printed, too
+--force  replace the output file if there is one already""")
+def check_built(args: argparse.Namespace) -> int:
+    """Say what a built directory holds, if every file in it is as its manifest says.
+
+    With --designated it must also say that all of it was built with the release's
+    designated toolchain from pinned sources. The manifest is the builder's word: this
+    checks that nothing was changed since, not that the word is true.
+
+    Exit status: 0 as it says; 1 not as demanded; 2 a file is missing or another one.
+    """
+    manifest = load_built(args.directory).manifest
+    refused = _refusals(manifest, args.allow_unpinned) if args.designated else []
+    text = filled("built.txt", manifest=manifest, refused=refused)
+    out_report(text.rstrip("\n"))
+    if args.output is not None and not refused:
+        make_folder(Path(args.output).parent)
+        write_output(args, text.encode(), *args.directory.rglob("*"))
+    return int(bool(refused))
+
+
+def _refusals(manifest: Manifest, allow_unpinned: bool) -> list[str]:
+    """Why the directory is not what a distribution's reference must be; none if it is."""
+    designated = "it was not built with the designated toolchain; build it where that is"
+    pinned = "it was built from sources without a pinned digest; pin them in the release"
+    checks = {
+        "an enclave that was asked for was not built; read its log": manifest.complete,
+        designated: manifest.designated,
+        pinned: manifest.pinned or allow_unpinned,
+    }
+    return [reason for reason, good in checks.items() if not good]
+
+
+@verb("""\
+archives:PATH+  a tar archive with one top directory, packed with gzip, xz, zstd or not at all
+--expect HEX  the digest that each archive's contents must have
+--list  print what is digested too, to find a difference
+@json""")
+def contents(args: argparse.Namespace) -> int:
+    """Print the digest of what source archives hold, which a release pins as contents_sha256.
+
+    It is the same whatever the archive's top directory is called, and however the archive is
+    packed. Nothing is unpacked to disk. docs/releases.md says how it is computed, and how to
+    get such an archive from a git commit. With --expect the exit status is 1 if an archive
+    holds something else.
+    """
+    if args.expect is not None and not re.fullmatch("[0-9a-f]{64}", args.expect):
+        raise InputError(
+            "--expect needs 64 lower-case hexadecimal digits", found=repr(args.expect)[:80]
+        )
+    found = [(str(path), read_contents(path)) for path in args.archives]
+    wrong = [name for name, it in found if args.expect not in (None, it.sha256)]
+    if args.json:
+        out_json({"archives": [_archive(name, it, args.list) for name, it in found]})
+        return int(bool(wrong))
+    for name, held in found:
+        verdict = ": DIFFERS" if name in wrong else ": as expected"
+        out(f"{held.sha256}  {name}{verdict if args.expect is not None else ''}")
+        for entry in held.entries if args.list else ():
+            out(f"  {entry.kind} {entry.value or '-'} {entry.path}")
+    return int(bool(wrong))
+
+
+def _archive(name: str, held: Contents, with_entries: bool) -> dict[str, object]:
+    entries = [[entry.kind, entry.path, entry.value] for entry in held.entries]
+    return {
+        "file": name,
+        "contents_sha256": held.sha256,
+        "sha256": held.archive_sha256,
+        "top": held.top,
+        **({"entries": entries} if with_entries else {}),
+    }
+
+
+@verb("""\
+action:check|record|lock
+RELEASE?  a release of the catalogue
+--root DIR  a buildroot; by default this machine
+--lock FILE  check against this buildroot lock
+@output-too
+@catalogue
+@json""")
+def toolchain(args: argparse.Namespace) -> int:
+    """Look at the toolchain of this machine or of a buildroot.
+
+      check RELEASE   which parts are the designated ones, part by part
+      record RELEASE  write down what is there: tools, what they bake in, RPM packages
+      lock            write the installed RPM packages in mock's buildroot lock format
+
+    A part counts as right when its own version output agrees. What cannot be seen
+    is said to be unseen, never taken for right. With --lock, check compares the
+    installed RPM packages with a pinned buildroot instead.
+
+    Exit status: 0 all parts match, 1 some do not, 2 it could not be looked at.
+    """
+    inputs = (*args.catalogue, *([args.lock] if args.lock else []))
+    root = None if args.root is None else str(args.root)
+    if args.action == "lock":
+        text = dump_lock(BuildrootLock(tuple(_installed(root))))
+        print_or_write(args, text.rstrip("\n"), *inputs)
+        return 0
+    if args.action == "check" and args.lock is not None:
+        lock = parse_lock(read_file(args.lock, _LOCK_LIMIT), args.lock)
+        name, parts = "buildroot lock", check_lock(lock, _installed(root))
+    else:
+        # on the PATH that a build would have, not the caller's
+        use = look_at_toolchain(_designated(args), ToolchainKind.DESIGNATED, Machine(root))
+        if args.action == "record":
+            print_or_write(args, json.dumps(use.record.as_dict(), indent=2), *inputs)
+            return 0
+        name, parts = use.name, use.parts
+    matches = all_match(parts)
+    facts = {"schema_version": 1, "toolchain": name, "matches": matches, "parts": as_plain(parts)}
+    print_or_write(args, json.dumps(facts, indent=2) if args.json else _parts(name, parts), *inputs)
+    return int(not matches)
+
+
+def _designated(args: argparse.Namespace) -> Toolchain:
+    if args.release is None:
+        raise InputError("no release is named", hint=f"toolchain {args.action} RELEASE")
+    release = chosen_catalogue(args).release(args.release)
+    if release.toolchain is None:
+        raise InputError(
+            f"the release {release.name} designates no toolchain",
+            file=release.file,
+            hint="its enclaves are built in another release's tree",
+        )
+    return release.toolchain
+
+
+def _installed(root: Optional[str]) -> list[LockedPackage]:
+    packages = [item.locked for item in Machine(root).packages()]
+    if not packages:
+        raise InputError(
+            "RPM knows no package there",
+            file=root,
+            hint="is rpm installed, and is this the directory of a system of RPM packages?",
+        )
+    return packages
+
+
+def _parts(toolchain: str, parts: Sequence[Part]) -> str:
+    word = "matches" if all_match(parts) else "does NOT match"
+    lines = [f"the toolchain {word} {toolchain}"]
+    for part in parts:
+        line = f"  {part.state.value:<8} {part.name:<16} {part.expected}"
+        if part.state is not State.MATCH:
+            line += f", found {part.found or 'nothing'}"
+        lines.append(line)
+    return "\n".join(lines)

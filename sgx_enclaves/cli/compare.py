@@ -1,40 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Say whether the vendor's signed enclave is our build plus a signature, and
-nothing else.
-
-  identical     every byte is built, regenerated, or a valid signature's own
-  differs       something else is in it; the report says what, and likely why
-  unverifiable  a file is malformed, missing, or of an unknown kind
-
-Exit status 0, 1, 2 in this order.
-"""
+"""The verb compare, and the reports that it writes for verify-release too."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, TextIO
+from typing import Optional, TextIO
 
-from sgx_enclaves.cli.arguments import (
-    POLICY_TYPES,
-    chosen_generation,
-    chosen_policy,
-)
+from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
+from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import flush, message, out_json, out_report, width
-from sgx_enclaves.enclave.compare import compare
+from sgx_enclaves.enclave.compare import compare as compare_files
 from sgx_enclaves.enclave.verdict import Verdict
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
-if TYPE_CHECKING:
-    import subprocess
+# diffoscope takes about 11 s for a 2 MB enclave; a debug build takes minutes.
+DIFFOSCOPE_SECONDS = 600.0
 
-ARGUMENTS = """\
+
+@verb("""\
 built:BUILT  the unsigned enclave that we built
 signed:SIGNED  the vendor's signed enclave
 @config
@@ -42,22 +30,23 @@ signed:SIGNED  the vendor's signed enclave
 --diffoscope  when the files differ, show them with diffoscope too, if it is installed
 @json
 @sdk
-@policy"""
-TYPES = POLICY_TYPES
-# diffoscope takes about 11 s for a 2 MB enclave; a debug build takes minutes.
-DIFFOSCOPE_SECONDS = 600.0
-_EQUAL, _DIFFERENT = 0, 1
+@policy""")
+def compare(args: argparse.Namespace) -> int:
+    """Say whether the vendor's signed enclave is our build plus a signature, and
+    nothing else.
 
+      identical     every byte is built, regenerated, or a valid signature's own
+      differs       something else is in it; the report says what, and likely why
+      unverifiable  a file is malformed, missing, or of an unknown kind
 
-def run(args: argparse.Namespace) -> int:
-    """Print the verdict; its exit status."""
-    limits = DEFAULT_LIMITS
+    Exit status 0, 1, 2 in this order.
+    """
     if args.report is not None:
-        check_folder(Path(args.report))
-    built = read_file(args.built, limits.file_size)
-    signed = read_file(args.signed, limits.file_size)
-    config = read_file(args.config, limits.config_size)
-    verdict = compare(
+        check_folder(args.report)
+    built = read_file(args.built, DEFAULT_LIMITS.file_size)
+    signed = read_file(args.signed, DEFAULT_LIMITS.file_size)
+    config = read_file(args.config, DEFAULT_LIMITS.config_size)
+    verdict = compare_files(
         built,
         signed,
         config,
@@ -67,27 +56,25 @@ def run(args: argparse.Namespace) -> int:
     )
     if verdict.exit_status:
         # Costs start-up time, and is needed only when something is wrong.
-        from sgx_enclaves.explain.explain import explained  # noqa: PLC0415
+        from sgx_enclaves.explain.explain import explained
 
         verdict = explained(verdict, built, signed, config)
     if args.json:
-        from sgx_enclaves.report.as_json import verdict_dict  # noqa: PLC0415
+        from sgx_enclaves.report.as_json import verdict_dict
 
         out_json(verdict_dict(verdict))
     else:
-        from sgx_enclaves.report.text import verdict_text  # noqa: PLC0415
+        from sgx_enclaves.report.text import verdict_text
 
         out_report(verdict_text(verdict, width=width()))
     if args.report is not None:
-        from sgx_enclaves.evidence.report import of_comparison, write_report  # noqa: PLC0415
+        from sgx_enclaves.evidence.report import of_comparison, write_report
 
-        write_reports(verdict, Path(args.report))
-        write_report(Path(args.report), of_comparison(verdict))
+        write_reports(verdict, args.report)
+        write_report(args.report, of_comparison(verdict))
     if args.diffoscope and verdict.exit_status:
         flush()
-        problem = run_diffoscope(
-            Path(args.built), Path(args.signed), output=sys.stderr if args.json else None
-        )
+        problem = run_diffoscope(args.built, args.signed, sys.stderr if args.json else None)
         if problem is not None:
             message(problem)
     return verdict.exit_status
@@ -113,11 +100,11 @@ def write_reports(verdict: Verdict, folder: Path) -> None:
     Raises:
         InputError: the folder cannot be made, or a file not be written.
     """
-    import json  # noqa: PLC0415
+    import json
 
-    from sgx_enclaves.report.as_json import verdict_dict  # noqa: PLC0415
-    from sgx_enclaves.report.templated import verdict_html  # noqa: PLC0415
-    from sgx_enclaves.report.text import verdict_text  # noqa: PLC0415
+    from sgx_enclaves.report.as_json import verdict_dict
+    from sgx_enclaves.report.templated import verdict_html
+    from sgx_enclaves.report.text import verdict_text
 
     make_folder(folder)
     for name, text in (
@@ -128,45 +115,29 @@ def write_reports(verdict: Verdict, folder: Path) -> None:
         write_file(str(folder / name), f"{text}\n".encode())
 
 
-def diffoscope_argv(program: str, built: Path, signed: Path) -> list[str]:
-    """The command line; file names are never taken for options."""
-    return [program, "--text=-", "--", str(built), str(signed)]
-
-
 def run_diffoscope(
-    built: Path,
-    signed: Path,
-    runner: Optional[Callable[..., subprocess.CompletedProcess[Any]]] = None,
-    *,
-    timeout: float = DIFFOSCOPE_SECONDS,
-    find: Callable[[str], Optional[str]] = shutil.which,
+    built: str,
+    signed: str,
     output: Optional[TextIO] = None,
+    timeout: float = DIFFOSCOPE_SECONDS,
 ) -> Optional[str]:
     """Let diffoscope print its comparison of two files, which changes no verdict.
 
-    Args:
-        built: our unsigned enclave.
-        signed: the vendor's.
-        runner: runs an argument list, as `subprocess.run` does.
-        timeout: seconds after which diffoscope is stopped.
-        find: finds a program on PATH.
-        output: where it prints to, instead of standard output.
-
     Returns:
-        What to tell the user when diffoscope showed nothing; None when it did.
+        Why diffoscope showed nothing; None when it did.
     """
-    import subprocess  # noqa: PLC0415  (a comparison does without)
+    import shutil
+    import subprocess
 
-    program = find("diffoscope")
+    program = shutil.which("diffoscope")
     if program is None:
         return "diffoscope is not installed; install the package diffoscope to see its comparison"
+    # file names are never taken for options
+    command = [program, "--text=-", "--", built, signed]
     try:
-        command = diffoscope_argv(program, built, signed)
-        result = (runner or subprocess.run)(command, check=False, timeout=timeout, stdout=output)
+        status = subprocess.run(command, check=False, timeout=timeout, stdout=output).returncode  # noqa: S603
     except subprocess.TimeoutExpired:
         return f"diffoscope was stopped after {timeout:g} seconds; run it by hand to wait longer"
     except OSError as error:
         return f"diffoscope could not be started: {error.strerror or error}"
-    if result.returncode not in (_EQUAL, _DIFFERENT):
-        return f"diffoscope failed with exit status {result.returncode}"
-    return None
+    return f"diffoscope failed with exit status {status}" if status not in (0, 1) else None

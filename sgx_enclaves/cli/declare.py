@@ -20,13 +20,20 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
+
+from sgx_enclaves.enclave.known import all_pins, not_shipped, pin_named
+
+Run = Callable[[argparse.Namespace], int]
+Read = Callable[[str], Any]
+Types = Mapping[str, Read]
 
 _LINE = re.compile(
-    r"(?P<apart>\^?)(?P<names>(?:-\w, )?--[a-z-]+|(?:[a-z_]+:)?(?=\S))"
+    r"(?P<names>(?:-\w, )?--[a-z-]+|(?:[a-z_]+:)?(?=\S))"
     r" ?(?P<value>[^-\s!?*+(]\S*?|)(?P<number>[!?*+]|\.\.\.|)(?: \((?P<default>[^)]+)\))?"
     r"(?: {2,}(?P<help>.*))?"
 )
@@ -96,8 +103,62 @@ building:
 }
 
 
+class Verb(NamedTuple):
+    """A verb: its `--help`, its arguments, and what runs it and gives the exit status."""
+
+    about: str
+    arguments: str
+    run: Run
+
+
+def verb(arguments: str) -> Callable[[Run], Verb]:
+    """Make a function the verb of these arguments; its docstring is the verb's `--help`."""
+    return lambda run: Verb(inspect.cleandoc(run.__doc__ or ""), arguments, run)
+
+
+def _matching(form: str, expected: str) -> Read:
+    """What takes a text of this form: its groups, or all of it where there are none."""
+
+    def read(text: str) -> Any:
+        match = re.fullmatch(form, text)
+        if match is None:
+            raise argparse.ArgumentTypeError(f"must be {expected}")
+        return match.groups() or text
+
+    return read
+
+
+def _named(
+    known: Callable[[str], object], names: Callable[[], Iterable[str]]
+) -> Callable[[str], str]:
+    """What takes a name that is known, and lists all names otherwise."""
+
+    def read(text: str) -> str:
+        if not known(text):
+            choices = ", ".join(names())
+            raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {choices})")
+        return text
+
+    return read
+
+
+def _date(text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date like 2026-11-29") from None
+
+
+def svn(text: str) -> int:
+    """A number that fits ISVPRODID and ISVSVN, decimal or 0x-hexadecimal."""
+    value = int(text, 0)
+    if not 0 <= value <= 0xFFFF:
+        raise ValueError(text)
+    return value
+
+
 class Count(int):
-    """A whole number of at least 1, for argparse."""
+    """A whole number of at least 1."""
 
     def __new__(cls, text: str) -> Count:
         """Read it."""
@@ -107,52 +168,52 @@ class Count(int):
         return made
 
 
-_TYPES: Mapping[str, Callable[[str], Any]] = {
+# What reads a value, by what the value is called; and where it is another in a shared text.
+_NO_TYPES: Types = {}
+_TYPES: Types = {
     "DIR": Path,
     "PATH": Path,
     "N": int,
     "COUNT": Count,
     "SECONDS": Count,
-    "YYYY-MM-DD": datetime.date.fromisoformat,
+    "YYYY-MM-DD": _date,
+    "ENCLAVE=VERSION": _matching("([a-z0-9_]+)=([A-Za-z0-9.+~^_:-]+)", "ENCLAVE=VERSION"),
+    "PACKAGER": _matching(r"[^<>\n%]+ <[^<>\s%]+@[^<>\s%]+>", "NAME <ADDRESS>"),
+}
+_SHARED_TYPES: Mapping[str, Types] = {
+    "policy": {"NAME": _named(pin_named, lambda: [p.enclave for p in all_pins()]), "N": svn},
+    "references": {"ENCLAVE": _named(lambda n: n in not_shipped(), lambda: sorted(not_shipped()))},
 }
 
 
-class _Argument(NamedTuple):
-    apart: bool
-    flags: list[str]
-    settings: dict[str, Any]
-
-
-def declare(
-    parser: argparse.ArgumentParser,
-    text: str,
-    types: Optional[Mapping[str, Callable[[str], Any]]] = None,
-) -> None:
+def declare(parser: argparse.ArgumentParser, text: str, types: Types = _NO_TYPES) -> None:
     """Add the arguments of a text to a parser.
 
     Args:
         parser: gets them.
         text: see the module.
-        types: what reads a value, by what the value is called.
+        types: what reads a value, by what the value is called, besides the usual ones.
     """
+    types = {**_TYPES, **types}
     place: Any = parser
     apart: Any = None
     for line in re.sub(r"\n +", " ", text.strip()).splitlines():
         if line.startswith("@"):
-            declare(parser, SHARED[line[1:]], types)
+            declare(parser, SHARED[line[1:]], {**types, **_SHARED_TYPES.get(line[1:], {})})
         elif line.endswith(":"):
             place = parser.add_argument_group(line[:-1])
+        elif line.startswith("^"):
+            flags, settings = _argument(line[1:], types)
+            required = settings.pop("required", False)
+            apart = apart or place.add_mutually_exclusive_group(required=required)
+            apart.add_argument(*flags, **settings)
         else:
-            argument = _argument(line, {**_TYPES, **(types or {})})
-            if argument.apart:
-                if apart is None:
-                    required = argument.settings.pop("required", False)
-                    apart = place.add_mutually_exclusive_group(required=required)
-                argument.settings.pop("required", None)
-            (apart if argument.apart else place).add_argument(*argument.flags, **argument.settings)
+            flags, settings = _argument(line, types)
+            place.add_argument(*flags, **settings)
 
 
-def _argument(line: str, types: Mapping[str, Callable[[str], Any]]) -> _Argument:
+def _argument(line: str, types: Types) -> tuple[list[str], dict[str, Any]]:
+    """What `add_argument` takes for a line."""
     match = _LINE.fullmatch(line)
     if match is None:
         raise ValueError(f"no argument is declared so: {line}")
@@ -163,15 +224,14 @@ def _argument(line: str, types: Mapping[str, Callable[[str], Any]]) -> _Argument
         settings["nargs"] = number or None
     else:
         flags = names.split(", ")
-        if number == "!":
-            settings["required"] = True
-        elif number == "*":
-            settings |= {"action": "append", "default": []}
-        elif number:
-            settings |= {"nargs": "*", "default": []}
+        how: Mapping[str, dict[str, Any]] = {
+            "!": {"required": True},
+            "*": {"action": "append", "default": []},
+            "...": {"nargs": "*", "default": []},
+        }
+        settings |= how.get(number, {})
     if not value:
-        settings["action"] = "store_true"
-        return _Argument(bool(match["apart"]), flags, settings)
+        return flags, {**settings, "action": "store_true"}
     read = types.get(value, str)
     if value.islower() and "|" in value:
         settings["choices"] = value.split("|")
@@ -179,4 +239,4 @@ def _argument(line: str, types: Mapping[str, Callable[[str], Any]]) -> _Argument
         settings |= {"metavar": value, "type": read}
     if match["default"] is not None:
         settings["default"] = read(match["default"])
-    return _Argument(bool(match["apart"]), flags, settings)
+    return flags, settings

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bring a release's source archives and the vendor's signed enclaves into the cache.
-
-Every file is compared with the SHA-256 that the release pins, of the file or of what it
-holds, the vendor's archives against the vendor's own checksums file too. A file that is
-here already is digested again, not fetched. A fetch that was ended is resumed.
-"""
+"""The verb fetch."""
 
 from __future__ import annotations
 
@@ -19,21 +14,23 @@ from sgx_enclaves.cli.arguments import (
     chosen_catalogue,
     chosen_fetcher,
 )
+from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import out, out_json
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.graft import extract
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, write_file
+from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.vendor import (
-    SignedArchive,
     fetch_signed,
     fetch_sources,
     read_signed_enclaves,
 )
 
-ARGUMENTS = """\
+
+@verb("""\
 @release
 enclaves:ENCLAVE*  whose files to write; by default those that the release requires
 --into DIR  put each file there under its own name, as beside a spec file
@@ -42,11 +39,14 @@ enclaves:ENCLAVE*  whose files to write; by default those that the release requi
 --what all|sources|signed (all)  by default both, sources and signed
 --allow-unpinned  accept files whose digest is not pinned
 @fetching
-@json"""
+@json""")
+def fetch(args: argparse.Namespace) -> int:
+    """Bring a release's source archives and the vendor's signed enclaves into the cache.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Fetch, and say where each file is."""
+    Every file is compared with the SHA-256 that the release pins, of the file or of what it
+    holds, the vendor's archives against the vendor's own checksums file too. A file that is
+    here already is digested again, not fetched. A fetch that was ended is resumed.
+    """
     catalogue = chosen_catalogue(args)
     release = catalogue.release(args.release)
     fetcher = chosen_fetcher(args)
@@ -64,13 +64,16 @@ def run(args: argparse.Namespace) -> int:
                 named[source.artifact.filename] = fetched[source.id].path
     if args.what != "sources":
         signed = fetch_signed(release, fetcher, allow_unpinned=args.allow_unpinned)
-        for name, archive in signed.items():
-            entry = _entry("signed", release, name, archive.fetched)
-            files.append({**entry, "cross_checked": archive.cross_checked, "note": archive.note})
-        named.update(_named_signed(release, signed))
+        for archive in release.vendor:
+            here = signed[archive.id]
+            entry = _entry("signed", release, archive.id, here.fetched)
+            files.append({**entry, "cross_checked": here.cross_checked, "note": here.note})
+            named[archive.artifact.filename] = here.fetched.path
+            if archive.checksums is not None and here.checksums is not None:
+                named[archive.checksums.filename] = here.checksums
         if wanted:
-            archives = {name: archive.fetched.path for name, archive in signed.items()}
-            _write_signed(chosen, archives, args.signed_into, args.signatures_into)
+            paths = {name: archive.fetched.path for name, archive in signed.items()}
+            _write_signed(chosen, paths, args.signed_into, args.signatures_into)
     if args.into is not None:
         _copy(named, args.into)
     if args.json:
@@ -84,17 +87,6 @@ def run(args: argparse.Namespace) -> int:
         if entry.get("note"):
             out(f"  {entry['note']}")
     return 0
-
-
-def _named_signed(release: Release, signed: Mapping[str, SignedArchive]) -> dict[str, Path]:
-    """The vendor's archives and lists of digests, by the names that they have there."""
-    named = {}
-    for archive in release.vendor:
-        here = signed[archive.id]
-        named[archive.artifact.filename] = here.fetched.path
-        if archive.checksums is not None and here.checksums is not None:
-            named[archive.checksums.filename] = here.checksums
-    return named
 
 
 def _copy(files: Mapping[str, Path], into: Path) -> None:
@@ -117,15 +109,14 @@ def _write_signed(
     signatures_into: Optional[Path],
 ) -> None:
     """Write each enclave of the release, or its signatures, into the folders."""
-    for folder in (signed_into, signatures_into):
-        if folder is not None:
-            make_folder(folder)
     enclaves = read_signed_enclaves(release, archives)
     for enclave in release.enclaves:
         data = enclaves[enclave.name]
         if signed_into is not None:
+            make_folder(signed_into)
             write_file(str(signed_into / enclave.signed_file), data)
         if signatures_into is not None:
+            make_folder(signatures_into)
             image = EnclaveImage.parse(data, enclave.signed_file)
             signatures = extract(Descriptor.parse(image.descriptor))
             content = b"".join(s.serialise() for s in signatures)
@@ -133,15 +124,10 @@ def _write_signed(
 
 
 def _entry(kind: str, release: Release, name: str, file: Fetched) -> dict[str, object]:
+    fields = ("path", "sha256", "contents_sha256", "size", "url", "pinned", "rejected")
     return {
         "kind": kind,
         "release": release.name,
         "id": name,
-        "path": str(file.path),
-        "sha256": file.sha256,
-        "contents_sha256": file.contents_sha256,
-        "size": file.size,
-        "url": file.url,
-        "pinned": file.pinned,
-        "rejected": list(file.rejected),
+        **{field: as_plain(getattr(file, field)) for field in fields},
     }

@@ -15,12 +15,8 @@ _ABOUT = """Verify that signed SGX enclaves are what their release's sources bui
 
 A verification runs on Koji's builders. That of a build leaves a record on the hub, and a
 record is what gated tags ask for. Starting one needs the permission sgx-enclaves."""
-_VERDICT_STATUS = "exit status: 0 identical, 1 differs, 2 unverifiable, or it could not be done"
-_GATE_STATUS = "exit status: 0 allowed, 1 denied, 2 it could not be asked"
-_AUDIT_STATUS = "exit status: 0 every build has one, 1 some have not, 2 it could not be asked"
-_DOCTOR_STATUS = "exit status: 0 all is right, 1 something is wrong, 2 it could not be asked"
-_LIST_STATUS = "exit status: 0, or 2 if it could not be asked"
-
+_VERDICT = "0 identical, 1 differs, 2 unverifiable, or it could not be done"
+_DONE = "0, or 2 if it could not be asked"
 
 _TASK = """
 --enclave NAME*  only this one; may be repeated
@@ -36,37 +32,37 @@ _TASK = """
 _VERBS = {
     "build": (
         "build a release's enclaves and compare them with the vendor's",
-        _VERDICT_STATUS,
+        _VERDICT,
         "release:RELEASE  name in the builders' catalogue, or the URL of its file\n"
         "--build-tag TAG!  whose repo to build in" + _TASK,
     ),
     "verify": (
         "verify a build's signed enclaves, and keep a record",
-        _VERDICT_STATUS,
+        _VERDICT,
         "build:BUILD  NVR or id\n"
         "--release RELEASE  by default the one that the build's files belong to\n"
         "--build-tag TAG  by default the one it was built in" + _TASK,
     ),
     "verify-task": (
         "verify the packages of a build task, as of a scratch build; nothing is recorded",
-        _VERDICT_STATUS,
+        _VERDICT,
         "task:N  id of a build task that has ended well\n"
         "--release RELEASE  by default the one that the packages' files belong to\n"
         "--build-tag TAG  by default the one it was built in" + _TASK,
     ),
     "result": (
         "show what a verification task gave",
-        _VERDICT_STATUS,
+        _VERDICT,
         "task:N  id of a task that has ended",
     ),
     "show": (
         "show a build's record: the newest that decided something",
-        _VERDICT_STATUS,
+        _VERDICT,
         "build:BUILD  NVR or id",
     ),
     "list": (
         "list records, the newest first",
-        _LIST_STATUS,
+        _DONE,
         """\
 --build BUILD  NVR or id
 --mrenclave HEX  of one of its enclaves
@@ -77,20 +73,24 @@ _VERBS = {
     ),
     "gate-status": (
         "would a tag take a build, and why not",
-        _GATE_STATUS,
+        "0 allowed, 1 denied, 2 it could not be asked",
         "build:BUILD  NVR or id\ntag:TAG  name or id",
     ),
     "audit": (
         "list builds that a tag shows without a fitting record",
-        _AUDIT_STATUS,
+        "0 every build has one, 1 some have not, 2 it could not be asked",
         "tag:TAG  name or id; with what it inherits",
     ),
     "lock": (
         "pin the buildroot of a verification for its release",
-        _LIST_STATUS,
+        _DONE,
         "task:N  id of a task that said identical",
     ),
-    "doctor": ("check the hub's set-up, and say what is wrong", _DOCTOR_STATUS, ""),
+    "doctor": (
+        "check the hub's set-up, and say what is wrong",
+        "0 all is right, 1 something is wrong, 2 it could not be asked",
+        "",
+    ),
 }
 
 
@@ -105,7 +105,10 @@ def koji_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, (about, status, arguments) in _VERBS.items():
         verb = verbs.add_parser(
-            name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=status
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog=f"exit status: {status}",
         )
         verb.add_argument("--json", action="store_true", help="print JSON, and nothing else")
         declare(verb, arguments, {"BUILD": _id, "TAG": _id})

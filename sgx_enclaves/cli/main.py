@@ -12,12 +12,11 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 from typing import NamedTuple, NoReturn, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.cli import output
-from sgx_enclaves.cli.declare import declare
+from sgx_enclaves.cli.declare import Verb, declare
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.plain import printable
 
@@ -25,7 +24,7 @@ EXIT_UNVERIFIABLE = 2
 EXIT_INTERRUPTED = 130
 
 
-class Verb(NamedTuple):
+class Listed(NamedTuple):
     """Where a verb lives, and what it is for in one line."""
 
     module: str
@@ -33,30 +32,30 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "show": Verb("show", "print an enclave's metadata, signatures and layout"),
-    "measure": Verb("measure", "recompute MRENCLAVE of a signed or an unsigned enclave"),
-    "verify-signature": Verb("verify_signature", "check signatures, signer, product and debug"),
-    "compare": Verb("compare", "is the vendor's file our build plus a signature?"),
-    "extract-signature": Verb("extract_signature", "take the signatures out of a signed enclave"),
-    "graft": Verb("graft", "put the vendor's signatures on our build, if they belong there"),
-    "verify-release": Verb("verify_release", "fetch, build and compare a whole release"),
-    "sign": Verb("sign", "sign an enclave with a PEM key or a command, as the SDK's tool does"),
-    "sign-data": Verb("sign_data", "write the bytes that a signer elsewhere must sign"),
-    "attach": Verb("attach", "put a signature that was made elsewhere on an enclave"),
-    "unsign": Verb("unsign", "take the signature off a signed enclave"),
-    "check-rpm": Verb("check_rpm", "check every signed enclave in RPM packages"),
-    "scan": Verb("scan", "find the enclaves in a folder of RPM packages, and check them"),
-    "toolchain": Verb("toolchain", "is this the toolchain that a release designates?"),
-    "fetch": Verb("fetch", "bring a release's sources and the vendor's signed enclaves"),
-    "releases": Verb("releases", "list what is known of releases; draft, pin and check one"),
-    "contents": Verb("contents", "digest what a source archive holds, however it is packed"),
-    "build": Verb("build", "build a release's unsigned enclaves from source"),
-    "check-built": Verb("check_built", "is a built directory as its manifest says?"),
-    "spec": Verb("spec", "write the spec file of a package of a release's enclaves"),
-    "recheck": Verb("recheck", "go through a report again, statement by statement, offline"),
-    "attest": Verb("attest", "sign what a report says, as in-toto statements"),
-    "verify-attestation": Verb("verify_attestation", "who vouches for which enclaves"),
-    "rpm-provides": Verb("rpm_provides", "what packages provide by the enclaves in them, for rpm"),
+    "show": Listed("show", "print an enclave's metadata, signatures and layout"),
+    "measure": Listed("show", "recompute MRENCLAVE of a signed or an unsigned enclave"),
+    "verify-signature": Listed("show", "check signatures, signer, product and debug"),
+    "compare": Listed("compare", "is the vendor's file our build plus a signature?"),
+    "extract-signature": Listed("sign", "take the signatures out of a signed enclave"),
+    "graft": Listed("sign", "put the vendor's signatures on our build, if they belong there"),
+    "verify-release": Listed("verify_release", "fetch, build and compare a whole release"),
+    "sign": Listed("sign", "sign an enclave with a PEM key or a command, as the SDK's tool does"),
+    "sign-data": Listed("sign", "write the bytes that a signer elsewhere must sign"),
+    "attach": Listed("sign", "put a signature that was made elsewhere on an enclave"),
+    "unsign": Listed("sign", "take the signature off a signed enclave"),
+    "check-rpm": Listed("packages", "check every signed enclave in RPM packages"),
+    "scan": Listed("packages", "find the enclaves in a folder of RPM packages, and check them"),
+    "toolchain": Listed("build", "is this the toolchain that a release designates?"),
+    "fetch": Listed("fetch", "bring a release's sources and the vendor's signed enclaves"),
+    "releases": Listed("releases", "list what is known of releases; draft, pin and check one"),
+    "contents": Listed("build", "digest what a source archive holds, however it is packed"),
+    "build": Listed("build", "build a release's unsigned enclaves from source"),
+    "check-built": Listed("build", "is a built directory as its manifest says?"),
+    "spec": Listed("releases", "write the spec file of a package of a release's enclaves"),
+    "recheck": Listed("recheck", "go through a report again, statement by statement, offline"),
+    "attest": Listed("attest", "sign what a report says, as in-toto statements"),
+    "verify-attestation": Listed("verify_attestation", "who vouches for which enclaves"),
+    "rpm-provides": Listed("packages", "what packages provide by the enclaves in them, for rpm"),
 }
 
 
@@ -119,22 +118,22 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if verb not in VERBS:
         raise InputError(f"unknown verb {verb}", hint=_meant(verb))
-    module = module_of(verb)
-    status: int = module.run(parser_of(verb, module).parse_args(rest))
-    return status
+    return verb_named(verb).run(parser_of(verb).parse_args(rest))
 
 
 def _meant(verb: str) -> str:
-    import difflib  # noqa: PLC0415  (only a mistake needs it)
+    import difflib
 
     close = difflib.get_close_matches(verb, VERBS, n=3)
     known = "sgx-enclaves help lists all verbs"
     return f"did you mean {' or '.join(close)}? {known}" if close else known
 
 
-def module_of(verb: str) -> ModuleType:
-    """The module of a verb: `ARGUMENTS`, `run`, and its docstring for `--help`."""
-    return importlib.import_module(f"sgx_enclaves.cli.{VERBS[verb].module}")
+def verb_named(name: str) -> Verb:
+    """A verb, out of the module that it lives in."""
+    module = importlib.import_module(f"sgx_enclaves.cli.{VERBS[name].module}")
+    found: Verb = getattr(module, name.replace("-", "_"))
+    return found
 
 
 class _Parser(argparse.ArgumentParser):
@@ -146,15 +145,16 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
-def parser_of(verb: str, module: ModuleType) -> argparse.ArgumentParser:
+def parser_of(name: str) -> argparse.ArgumentParser:
     """The parser of a verb's arguments: parses them, and is what the manual is made of."""
+    verb = verb_named(name)
     parser = _Parser(
-        prog=f"sgx-enclaves {verb}",
-        description=module.__doc__,
+        prog=f"sgx-enclaves {name}",
+        description=verb.about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    declare(parser, module.ARGUMENTS, getattr(module, "TYPES", None))
+    declare(parser, verb.arguments)
     return parser
 
 

@@ -74,7 +74,7 @@ def width() -> int:
 
 def out_json(plain: Mapping[str, object]) -> None:
     """Print plain data as JSON, in ASCII only; nothing else goes to standard output then."""
-    import json  # noqa: PLC0415  (slow to import, for a comparison)
+    import json
 
     versioned = plain if "schema_version" in plain else {"schema_version": 1, **plain}
     out(*json.dumps(versioned, indent=2).split("\n"))
@@ -116,7 +116,14 @@ def write_output(
     except OSError as error:
         raise _unwritten(path, error) from None
     if found is not None and (stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
-        _write_to(path, data)
+        try:
+            # A pipe that nobody reads is an error at once, and no reason to wait.
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            os.set_blocking(descriptor, True)
+            with open(descriptor, "wb") as stream:
+                stream.write(data)
+        except OSError as error:
+            raise _unwritten(path, error) from None
         return
     refused = None
     if os.path.islink(path):
@@ -132,23 +139,20 @@ def write_output(
     write_file(path, data, mode)
 
 
+def print_or_write(args: argparse.Namespace, text: str, *inputs: Union[str, Path]) -> None:
+    """Print a report, or write it with a line end where `-o` names a file."""
+    if args.output is None:
+        out_report(text)
+    else:
+        write_output(args, f"{text}\n".encode(), *inputs)
+
+
 def _is_file(name: Union[str, Path], found: os.stat_result) -> bool:
     """Whether a name leads to that file; by a hard link, too."""
     try:
         return os.path.samestat(os.stat(name), found)
     except OSError:
         return False
-
-
-def _write_to(path: str, data: bytes) -> None:
-    try:
-        # A pipe that nobody reads is an error at once, and no reason to wait.
-        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        os.set_blocking(descriptor, True)
-        with open(descriptor, "wb") as stream:
-            stream.write(data)
-    except OSError as error:
-        raise _unwritten(path, error) from None
 
 
 def _unwritten(path: str, error: OSError) -> InputError:

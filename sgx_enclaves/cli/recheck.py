@@ -1,16 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Go through a report statement by statement: which holds, which does not, and
-which cannot be seen here (and what that needs). Needs no SDK and no network, and
-for plain files no rpm.
-
-The shipped file is enough for most: with its metadata area zeroed it must be the
-unsigned enclave that the report names. With its config.xml everything of the
-comparison is seen again. Files are found by their SHA-256, so that it does not
-matter what they are called.
-
-Exit status: 0 whatever can be seen holds; 1 a statement does not hold; 2 the
-report is malformed, or nothing of it can be seen.
-"""
+"""The verb recheck."""
 
 from __future__ import annotations
 
@@ -20,8 +9,10 @@ from collections import Counter
 from pathlib import Path
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER
+from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import out, out_json
 from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.evidence import recheck as rechecking
 from sgx_enclaves.evidence.recheck import (
     RPM_MAGIC,
     Checked,
@@ -29,26 +20,36 @@ from sgx_enclaves.evidence.recheck import (
     Package,
     State,
     files_of_package,
-    recheck,
 )
 from sgx_enclaves.evidence.report import MAX_REPORT, read_report
 from sgx_enclaves.files import open_regular, read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import as_plain
 
-ARGUMENTS = """\
+EXIT_UNSEEN = 2
+
+
+@verb("""\
 report:REPORT  a report.json that --report wrote
 --signed FILE|RPM*  a signed enclave, or a package of them; may be repeated
 --built FILE*  an unsigned enclave, where the signed one does not show it; may be repeated
 --config XML*  the config.xml of an enclave; may be repeated
-@json"""
-EXIT_UNSEEN = 2
+@json""")
+def recheck(args: argparse.Namespace) -> int:
+    """Go through a report statement by statement: which holds, which does not, and
+    which cannot be seen here (and what that needs). Needs no SDK and no network, and
+    for plain files no rpm.
 
+    The shipped file is enough for most: with its metadata area zeroed it must be the
+    unsigned enclave that the report names. With its config.xml everything of the
+    comparison is seen again. Files are found by their SHA-256, so that it does not
+    matter what they are called.
 
-def run(args: argparse.Namespace) -> int:
-    """Print every statement; 0, 1 or 2 as above."""
+    Exit status: 0 whatever can be seen holds; 1 a statement does not hold; 2 the
+    report is malformed, or nothing of it can be seen.
+    """
     report = read_report(read_file(args.report, MAX_REPORT), args.report)
-    checked = list(recheck(report, _files(args)))
+    checked = list(rechecking.recheck(report, _files(args)))
     counts = Counter(item.state for item in checked)
     status = 1 if counts[State.FAILS] else 0 if counts[State.HOLDS] else EXIT_UNSEEN
     if args.json:

@@ -1,37 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""List the releases of the catalogue, draft one from source trees, pin its files, check it.
-
-list   one line a release: its versions, its enclaves, and whether all of it is pinned.
-show   what the catalogue knows of a release, and what it does not.
-new    read two git repositories, the SDK's and the attestation primitives', each at its
-       reproducible tag, and write the release's TOML. What only a person can know is listed
-       in its notes.
-pin    fetch the release's files whose digest is not pinned, and write the TOML again with
-       their sha256, sha512 and, for a source, the digest of its contents; and the digest of
-       each signed enclave. That pins what the servers give today: compare it with what others
-       have published.
-check  lay the sources out and say whether every file, patch, step and configuration that the
-       release names is there, and every patch applies. The exit status is 1 if not. Where only
-       an earlier step makes a step's directory, nothing is said of it.
-repack write what a distribution may ship of the vendor's archive, as a plain tar: the signed
-       enclaves that the catalogue allows, and nothing else, the same bytes on every machine.
-"""
+"""The verbs of the catalogue: what is known of a release, and a spec file made of that."""
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 
 from sgx_enclaves.catalogue.draft import SourceTree, Trees, draft_release
 from sgx_enclaves.catalogue.pins import check_tree, toml_of, write_pins
 from sgx_enclaves.catalogue.records import Catalogue, Release
-from sgx_enclaves.cli.arguments import (
-    chosen_catalogue,
-    chosen_fetcher,
+from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher
+from sgx_enclaves.cli.declare import verb
+from sgx_enclaves.cli.output import (
+    out,
+    out_json,
+    out_report,
+    print_or_write,
+    width,
+    write_output,
 )
-from sgx_enclaves.cli.output import out, out_json, out_report, width, write_output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.limits import MIB
@@ -40,8 +31,12 @@ from sgx_enclaves.release.archive import lay_out, pack_members, read_contents, r
 from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed_enclaves
 from sgx_enclaves.report.templated import filled
 from sgx_enclaves.report.text import table
+from sgx_enclaves.specs import Kind, SpecRequest, render
 
-ARGUMENTS = """\
+_EPOCH = "SOURCE_DATE_EPOCH"
+
+
+@verb("""\
 action:list|show|new|pin|check|repack
 RELEASE?  for all but list and new
 --sgx DIR@TAG  new: the SDK's git repository
@@ -54,14 +49,27 @@ RELEASE?  for all but list and new
 --route ID  check: one of the release's ways, and what that needs of the sources
 @catalogue
 @fetching
-@json"""
-EXIT_WRONG = 1
+@json""")
+def releases(args: argparse.Namespace) -> int:
+    """List the releases of the catalogue, draft one from source trees, pin its files, check it.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Do the action."""
+    list   one line a release: its versions, its enclaves, and whether all of it is pinned.
+    show   what the catalogue knows of a release, and what it does not.
+    new    read two git repositories, the SDK's and the attestation primitives', each at its
+           reproducible tag, and write the release's TOML. What only a person can know is listed
+           in its notes.
+    pin    fetch the release's files whose digest is not pinned, and write the TOML again with
+           their sha256, sha512 and, for a source, the digest of its contents; and the digest of
+           each signed enclave. That pins what the servers give today: compare it with what others
+           have published.
+    check  lay the sources out and say whether every file, patch, step and configuration that the
+           release names is there, and every patch applies. The exit status is 1 if not. Where only
+           an earlier step makes a step's directory, nothing is said of it.
+    repack write what a distribution may ship of the vendor's archive, as a plain tar: the signed
+           enclaves that the catalogue allows, and nothing else, the same bytes on every machine.
+    """
     if args.action == "new":
-        _write(args, toml_of(_draft(args)))
+        print_or_write(args, toml_of(_draft(args)).rstrip("\n"))
         return 0
     catalogue = chosen_catalogue(args)
     if args.action == "list":
@@ -70,9 +78,14 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("no release is named", hint=f"releases {args.action} RELEASE")
     release = catalogue.release(args.release)
     if args.action == "show":
-        return _show(args, catalogue, release)
-    action = {"pin": _pin, "check": _check, "repack": _repack}[args.action]
-    return action(args, release)
+        unpinned = _unpinned(catalogue, release)
+        if args.json:
+            out_json({"release": as_plain(release), "unpinned": unpinned})
+        else:
+            text = filled("entry.txt", release=release, unpinned=unpinned, width=width())
+            out_report(text.rstrip("\n"))
+        return 0
+    return {"pin": _pin, "check": _check, "repack": _repack}[args.action](args, release)
 
 
 def _list(args: argparse.Namespace, catalogue: Catalogue) -> int:
@@ -90,26 +103,9 @@ def _list(args: argparse.Namespace, catalogue: Catalogue) -> int:
     return 0
 
 
-def _show(args: argparse.Namespace, catalogue: Catalogue, release: Release) -> int:
-    unpinned = _unpinned(catalogue, release)
-    if args.json:
-        out_json({"release": as_plain(release), "unpinned": unpinned})
-    else:
-        text = filled("entry.txt", release=release, unpinned=unpinned, width=width())
-        out_report(text.rstrip("\n"))
-    return 0
-
-
 def _unpinned(catalogue: Catalogue, release: Release) -> list[str]:
-    """The facts that nobody pinned: the release's own, and of the trees that it is built in."""
+    """The facts without a pin: the release's own, and of the trees that it is built in."""
     return list(dict.fromkeys((*release.unpinned, *catalogue.unpinned_digests(release))))
-
-
-def _write(args: argparse.Namespace, text: str) -> None:
-    if args.output is None:
-        out_report(text.rstrip("\n"))
-    else:
-        write_output(args, text.encode())
 
 
 def _draft(args: argparse.Namespace) -> dict[str, object]:
@@ -144,7 +140,7 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
                 digest = hashlib.sha256(signed[enclave.member]).hexdigest()
                 pins[f"enclave.{enclave.name}"] = {"signed_sha256": digest}
     text = read_file(release.file, MIB).decode()
-    _write(args, write_pins(text, pins))
+    print_or_write(args, write_pins(text, pins).rstrip("\n"))
     return 0
 
 
@@ -173,7 +169,7 @@ def _check(args: argparse.Namespace, release: Release) -> int:
             wrong += bool(problem)
             out(f"{what}: {problem or 'as it says'}")
     out(f"{release.name}: {wrong or 'nothing'} of that is wrong")
-    return EXIT_WRONG if wrong else 0
+    return int(bool(wrong))
 
 
 def _repack(args: argparse.Namespace, release: Release) -> int:
@@ -188,3 +184,54 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     for kind in ("sha256", "sha512"):
         out(f"{kind} {hashlib.new(kind, data).hexdigest()}")
     return 0
+
+
+@verb("""\
+release:RELEASE  its name in the catalogue
+--kind reproducible|prebuilt|grafted!
+-o, --output FILE  where to write; standard output by default
+--force  replace the output file if there is one already
+--packager PACKAGER (sgx-enclaves <sgx-enclaves@localhost>)  NAME <ADDRESS>, for the changelog
+--date YYYY-MM-DD  of the changelog; by default $SOURCE_DATE_EPOCH, else the date of the
+  release's tag
+--toolchain-package PACKAGE*  BuildRequires that brings the designated toolchain; may be
+  repeated
+--allow-unpinned  let the build accept files that the release does not pin
+@catalogue""")
+def spec(args: argparse.Namespace) -> int:
+    """Write the spec file of a source package of a release's enclaves.
+
+      reproducible  builds the unsigned enclaves with the designated toolchain
+      prebuilt      ships the vendor's files, if each is our build plus a signature
+      grafted       ships our build with the vendor's signatures put on
+
+    All numbers, names and URLs come from the catalogue. The spec file uses the macros of
+    macros.sgx-enclaves; `sgx-enclaves fetch` brings the files that it names.
+    """
+    catalogue = chosen_catalogue(args)
+    release = catalogue.release(args.release)
+    request = SpecRequest(
+        catalogue,
+        release,
+        Kind(args.kind),
+        args.packager,
+        args.date or _default_date(release),
+        tuple(args.toolchain_package),
+        args.allow_unpinned,
+    )
+    print_or_write(args, render(request).rstrip("\n"), *args.catalogue)
+    return 0
+
+
+def _default_date(release: Release) -> datetime.date:
+    """One that is the same in each run, where any is known."""
+    own = release.toolchain.environment.get(_EPOCH) if release.toolchain is not None else None
+    seconds = os.environ.get(_EPOCH, own)
+    if seconds is None:
+        return datetime.datetime.now(datetime.timezone.utc).date()
+    try:
+        return datetime.datetime.fromtimestamp(int(seconds), datetime.timezone.utc).date()
+    except (ValueError, OverflowError, OSError):
+        raise InputError(
+            f"{_EPOCH} is no date", expected="seconds since 1970", found=repr(seconds)
+        ) from None

@@ -1,26 +1,43 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Print what an enclave file says about itself: segments, metadata blocks,
-signatures, layout and patches. Nothing is verified here.
-"""
+"""The verbs that read one enclave file: show, measure, verify-signature."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Optional
 
-from sgx_enclaves.cli.arguments import load_descriptor, load_enclave_or_sigstruct
-from sgx_enclaves.cli.output import out_json, out_report
+from sgx_enclaves.cli.arguments import (
+    chosen_generation,
+    chosen_policy,
+    load_config,
+    load_descriptor,
+    load_enclave,
+    load_enclave_or_sigstruct,
+)
+from sgx_enclaves.cli.declare import verb
+from sgx_enclaves.cli.output import out, out_json, out_report
+from sgx_enclaves.enclave.measure import mrenclave
+from sgx_enclaves.enclave.metadata import Block, FipsSignature
+from sgx_enclaves.enclave.policy import Policy, check_fips_signature, check_sigstruct, signer_name
 from sgx_enclaves.enclave.sigstruct import Sigstruct
-from sgx_enclaves.explain.description import describe_file
-from sgx_enclaves.report.as_json import show_dict, sigstruct_dict
-from sgx_enclaves.report.templated import filled
+from sgx_enclaves.enclave.verdict import Finding
+from sgx_enclaves.errors import FormatError, InputError
+from sgx_enclaves.plain import as_plain
 
-ARGUMENTS = """\
+
+@verb("""\
 enclave:FILE  a signed or an unsigned enclave, or one bare SIGSTRUCT
-@json"""
+@json""")
+def show(args: argparse.Namespace) -> int:
+    """Print what an enclave file says about itself: segments, metadata blocks,
+    signatures, layout and patches. Nothing is verified here.
+    """
+    from sgx_enclaves.explain.description import describe_file
+    from sgx_enclaves.report.as_json import show_dict, sigstruct_dict
+    from sgx_enclaves.report.templated import filled
 
-
-def run(args: argparse.Namespace) -> int:
-    """Print the file's structures; 0 when it could be read."""
     image = load_enclave_or_sigstruct(args.enclave)
     if isinstance(image, Sigstruct):
         plain: dict[str, object] = {"file": args.enclave, "sigstruct": sigstruct_dict(image)}
@@ -35,3 +52,136 @@ def run(args: argparse.Namespace) -> int:
     else:
         out_report(filled("show.txt", **values).rstrip("\n"))
     return 0
+
+
+@verb("""\
+enclave:FILE  the enclave
+--config XML  config.xml of an unsigned enclave
+@sdk
+@json""")
+def measure(args: argparse.Namespace) -> int:
+    """Recompute MRENCLAVE: of each metadata block of a signed enclave, or of an
+    unsigned enclave with its config.xml.
+
+    Exit status 1 when a block of a signed enclave was signed for another MRENCLAVE.
+    """
+    image = load_enclave(args.enclave)
+    descriptor = load_descriptor(image)
+    if descriptor.is_signed == (args.config is not None):
+        signed = (
+            ("the enclave is signed, its own metadata say how it is loaded", "drop --config")
+            if descriptor.is_signed
+            else ("an unsigned enclave is measured with its config.xml", "name it with --config")
+        )
+        raise InputError(signed[0], file=args.enclave, hint=signed[1])
+    if args.config is not None:
+        from sgx_enclaves.enclave.detect import detect_generation
+        from sgx_enclaves.enclave.regenerate import regenerate
+
+        generation = chosen_generation(args) or detect_generation(image)
+        ours = regenerate(image, load_config(args.config), generation).mrenclave.hex()
+        if args.json:
+            out_json({"file": args.enclave, "sdk": generation.name, "mrenclave": ours})
+        else:
+            out(f"{ours}  as SDK {generation.name} would sign it")
+        return 0
+    results = [
+        {
+            "metadata": str(block.version),
+            "mrenclave": (measured := mrenclave(image, block)).hex(),
+            "enclavehash": block.sigstruct.enclavehash.hex(),
+            "match": measured == block.sigstruct.enclavehash,
+        }
+        for block in descriptor.blocks
+    ]
+    if args.json:
+        out_json({"file": args.enclave, "blocks": results})
+    else:
+        for index, result in enumerate(results):
+            said = "as signed" if result["match"] else f"but signed for {result['enclavehash']}"
+            out(f"{result['mrenclave']}  block {index}, metadata {result['metadata']}, {said}")
+    return 0 if all(result["match"] for result in results) else 1
+
+
+@verb("""\
+FILE  a signed enclave, or a SIGSTRUCT of 1808 bytes
+@policy
+@json""")
+def verify_signature(args: argparse.Namespace) -> int:
+    """Check every signature of a signed enclave, or of a file that is one bare
+    SIGSTRUCT: well formed, valid, by the pinned signer, for the pinned product,
+    recent, and not for debug.
+
+    This says nothing about the enclave's bytes: see compare and measure.
+    """
+    policy = chosen_policy(args, args.file)
+    results = [
+        (sigstruct, _findings(sigstruct, fips, places, index, policy))
+        for index, (sigstruct, fips, places) in enumerate(_signatures(args.file))
+    ]
+    refused = any(findings for _, findings in results)
+    if args.json:
+        out_json({"file": args.file, "signatures": [_plain(*result) for result in results]})
+        return int(refused)
+    for index, (sigstruct, findings) in enumerate(results):
+        out(
+            f"signature {index}: {'refused' if findings else 'valid'}, "
+            f"by {signer_name(sigstruct.mrsigner.hex())}, "
+            f"{sigstruct.date_text}, ISVPRODID {sigstruct.isvprodid}, ISVSVN {sigstruct.isvsvn}, "
+            f"{'debug' if sigstruct.is_debug else 'production'}"
+        )
+        from sgx_enclaves.report.text import finding_lines
+
+        out(*(f"  {line}" for finding in findings for line in finding_lines(finding)))
+    if policy.enclave == "le" and refused:
+        out(
+            "note: the LE's production SIGSTRUCT is a file of its own, le_prod_css.bin; "
+            "the one in its enclave is for tests"
+        )
+    return int(refused)
+
+
+_Places = tuple[int, int]
+
+
+def _signatures(path: str) -> Iterator[tuple[Sigstruct, Optional[FipsSignature], _Places]]:
+    """SIGSTRUCT, FIPS signature, and where both stand in the file."""
+    image = load_enclave_or_sigstruct(path)
+    if isinstance(image, Sigstruct):
+        yield image, None, (0, 0)
+        return
+    descriptor = load_descriptor(image)
+    if not descriptor.is_signed:
+        raise FormatError("the enclave is not signed", file=path, offset=image.descriptor_offset)
+    for block in descriptor.blocks:
+        base = image.descriptor_offset + block.offset
+        places = (base + Block.SIGSTRUCT_OFFSET, base + (block.fips_offset or 0))
+        yield block.sigstruct, block.fips_signature, places
+
+
+def _findings(
+    sigstruct: Sigstruct,
+    fips: Optional[FipsSignature],
+    places: _Places,
+    index: int,
+    policy: Policy,
+) -> list[Finding]:
+    findings = list(check_sigstruct(sigstruct, index, places[0]))
+    if fips is not None:
+        findings += check_fips_signature(fips, sigstruct, index, places[1])
+    return findings or [
+        replace(f, block=index, offset=places[0] + (f.offset or 0)) for f in policy.check(sigstruct)
+    ]
+
+
+def _plain(sigstruct: Sigstruct, findings: list[Finding]) -> dict[str, object]:
+    return {
+        "valid": not findings,
+        "mrsigner": sigstruct.mrsigner.hex(),
+        "mrenclave": sigstruct.enclavehash.hex(),
+        "isvprodid": sigstruct.isvprodid,
+        "isvsvn": sigstruct.isvsvn,
+        "date": sigstruct.date_text,
+        "debug": sigstruct.is_debug,
+        "findings": as_plain(findings),
+    }

@@ -1,33 +1,43 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sign an enclave as the SDK's signing tool does, without the SDK: with a PEM key of 3072
-bits and exponent 3, or with a command that asks the token or service that has the key.
-For tests and private vendors. See also sign-data and attach.
-"""
+"""The verbs that put signatures on enclaves and take them off."""
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import hashlib
+import os
+from typing import Optional
 
 from sgx_enclaves.cli.arguments import (
-    SIGNING_TYPES,
     asking,
-    chosen_date,
+    chosen_catalogue,
+    chosen_generation,
     chosen_passphrase,
-    prepared_for_signing,
+    chosen_policy,
+    load_config,
+    load_enclave,
+    load_signed,
 )
+from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import out, write_output
-from sgx_enclaves.enclave.sign import (
-    bcd_date,
-    load_key,
-    load_public_key,
-    sign,
-    sign_with,
-)
-from sgx_enclaves.errors import SigningError
+from sgx_enclaves.enclave import graft as grafting
+from sgx_enclaves.enclave import sign as signing
+from sgx_enclaves.enclave.detect import detect_generation, require_loadable
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.policy import Policy
+from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.errors import FormatError, InputError, SigningError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
-ARGUMENTS = """\
+# Fedora ships enclaves executable; the umask takes the rest.
+MODE = 0o777
+# Defects that are signed on purpose.
+_IGNORABLE = ("--ignore-init-section", "--ignore-text-relocations")
+
+
+@verb("""\
 @signing
 ^--key PEM!  private key
 ^--sign-with COMMAND!  run this command: it gets the 256 bytes to sign on standard input, and
@@ -36,28 +46,24 @@ ARGUMENTS = """\
 --sign-digest  give the command the SHA-256 digest (32 bytes) in place of the data
 --passphrase-file FILE  the passphrase of an encrypted key, in its first line; asked for by
   default
-@output"""
-TYPES = SIGNING_TYPES
-MODE = 0o777
-
-
-def run(args: argparse.Namespace) -> int:
-    """Write the signed enclave; 0 when done."""
-    image, regenerated = prepared_for_signing(args)
-    date = chosen_date(args)
+@output""")
+def sign(args: argparse.Namespace) -> int:
+    """Sign an enclave as the SDK's signing tool does, without the SDK: with a PEM key of 3072
+    bits and exponent 3, or with a command that asks the token or service that has the key.
+    For tests and private vendors. See also sign-data and attach.
+    """
+    image, regenerated = _prepared(args)
+    date = _date(args)
     if args.sign_with is None:
-        pem = read_file(args.key, DEFAULT_LIMITS.config_size)
-        signed = sign(
-            image, regenerated, load_key(pem, args.key, chosen_passphrase(args, pem)), date
-        )
+        pem = _small(args.key)
+        key = signing.load_key(pem, args.key, chosen_passphrase(args, pem))
+        signed = signing.sign(image, regenerated, key, date)
     else:
         if args.public_key is None:
             raise SigningError("--sign-with needs --public-key", hint="name the signer's own key")
-        public = load_public_key(
-            read_file(args.public_key, DEFAULT_LIMITS.config_size), args.public_key
-        )
+        public = signing.load_public_key(_small(args.public_key), args.public_key)
         signer = asking(args.sign_with, digest=args.sign_digest)
-        signed = sign_with(image, regenerated, public, signer, bcd_date(date))
+        signed = signing.sign_with(image, regenerated, public, signer, signing.bcd_date(date))
     inputs = [args.enclave, args.config, args.key, args.public_key, args.passphrase_file]
     write_output(args, signed, *filter(None, inputs), mode=MODE)
     out(
@@ -65,3 +71,167 @@ def run(args: argparse.Namespace) -> int:
         f"MRENCLAVE {regenerated.mrenclave.hex()}"
     )
     return 0
+
+
+@verb("""\
+@signing
+@output""")
+def sign_data(args: argparse.Namespace) -> int:
+    """Write the 256 bytes that a signer with the key must sign (RSA, PKCS#1 v1.5, SHA-256), as
+    `sgx_sign gendata` does. Give the raw signature to attach, with the same file as --data.
+    """
+    _, regenerated = _prepared(args)
+    date = _date(args)
+    data = signing.signing_data(regenerated, signing.bcd_date(date))
+    write_output(args, data, args.enclave, args.config)
+    first = regenerated.blocks[0].sigstruct
+    out(
+        f"{args.output}: {len(data)} bytes to sign, dated {date.isoformat()}",
+        f"  MRENCLAVE {regenerated.mrenclave.hex()}",
+        f"  ISVPRODID {first.isvprodid}, ISVSVN {first.isvsvn}, "
+        f"{'debug' if first.is_debug else 'production'}, as SDK {regenerated.generation.name}",
+        f"  then: sgx-enclaves attach {args.enclave} --data {args.output} --signature RAW ...",
+    )
+    return 0
+
+
+@verb("""\
+@signing
+--public-key FILE!  the signer's key or certificate
+--signature RAW!  the signature: 384 bytes, big endian
+--data FILE  what sign-data wrote; brings its date
+@output""")
+def attach(args: argparse.Namespace) -> int:
+    """Make the signed enclave of an unsigned one, its config.xml and a raw signature that was
+    made elsewhere over what sign-data wrote, as `sgx_sign catsig` does. Nothing is written
+    if the signature does not fit.
+    """
+    image, regenerated = _prepared(args)
+    public = signing.load_public_key(_small(args.public_key), args.public_key)
+    signature = _small(args.signature)
+    date = signing.bcd_date(_date(args))
+    if args.data is not None:
+        data = _small(args.data)
+        date = signing.date_of_signing_data(data, args.data)
+        if signing.signing_data(regenerated, date) != data:
+            raise SigningError(
+                "other data than this enclave's were signed",
+                file=args.data,
+                hint="is it the same enclave, config.xml and SDK?",
+            )
+    signed = signing.sign_with(image, regenerated, public, lambda _: signature, date)
+    inputs = [args.enclave, args.config, args.public_key, args.signature, args.data]
+    write_output(args, signed, *filter(None, inputs), mode=MODE)
+    out(f"{args.output}: signed, MRENCLAVE {regenerated.mrenclave.hex()}")
+    return 0
+
+
+@verb("""\
+enclave:SIGNED  a signed enclave
+@output""")
+def unsign(args: argparse.Namespace) -> int:
+    """Take the signature and all other metadata off a signed enclave: the file that its maker
+    signed, which an independent build must give. Every other byte stays.
+    """
+    image, _ = load_signed(args.enclave)
+    data = signing.unsigned(image)
+    write_output(args, data, args.enclave, mode=MODE)
+    out(f"{args.output}: {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}")
+    return 0
+
+
+@verb("""\
+enclave:SIGNED  the vendor's signed enclave
+@output""")
+def extract_signature(args: argparse.Namespace) -> int:
+    """Take the signatures out of a signed enclave: for each metadata block its
+    SIGSTRUCT (1808 bytes) and its FIPS signature (772 bytes), if it has one.
+
+    With graft, this is all that a distribution needs of the vendor's file.
+    """
+    _, descriptor = load_signed(args.enclave)
+    signatures = grafting.extract(descriptor)
+    data = b"".join(s.serialise() for s in signatures)
+    write_output(args, data, args.enclave)
+    out(f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes")
+    return 0
+
+
+@verb("""\
+built:BUILT  the unsigned enclave that we built
+signatures:SIGNATURES  made by extract-signature
+@config
+@output
+--fips  the vendor asked for the FIPS signature on the command line (SDK 2.24 only)
+--release RELEASE  take signer, product id and least ISVSVN from this release of the catalogue
+@catalogue
+@sdk
+@policy""")
+def graft(args: argparse.Namespace) -> int:
+    """Put the vendor's signatures on our build, with metadata regenerated from the
+    build and its config.xml. The result is verified before it is written; when
+    anything is wrong, nothing is written.
+    """
+    result, verdict = grafting.graft(
+        read_file(args.built, DEFAULT_LIMITS.file_size),
+        read_file(args.signatures, DEFAULT_LIMITS.file_size),
+        read_file(args.config, DEFAULT_LIMITS.config_size),
+        _policy(args),
+        names=(args.built, args.signatures, args.config),
+        generation=chosen_generation(args),
+        fips=args.fips,
+    )
+    inputs = (args.built, args.signatures, args.config, *args.signer, *args.catalogue)
+    write_output(args, result, *inputs, mode=MODE)
+    out(f"{args.output}: verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}")
+    return 0
+
+
+def _prepared(args: argparse.Namespace) -> tuple[EnclaveImage, Regenerated]:
+    """The unsigned enclave of `@signing`, and the metadata that the tool would write.
+
+    Raises:
+        SgxEnclavesError: it is signed already, or the tool or every loader would refuse it.
+    """
+    image = load_enclave(args.enclave)
+    if any(image.descriptor):
+        raise FormatError(
+            "the enclave is already signed",
+            file=args.enclave,
+            offset=image.descriptor_offset,
+            hint="`sgx-enclaves unsign` takes its signature off",
+        )
+    ignored = {o for o in _IGNORABLE if getattr(args, o[2:].replace("-", "_"))}
+    require_loadable(image, frozenset(ignored))
+    generation = chosen_generation(args) or detect_generation(image)
+    return image, regenerate(image, load_config(args.config), generation, args.fips)
+
+
+def _date(args: argparse.Namespace) -> datetime.date:
+    given: Optional[datetime.date] = args.date
+    return given or datetime.datetime.now(datetime.timezone.utc).date()
+
+
+def _small(path: str) -> bytes:
+    return read_file(path, DEFAULT_LIMITS.config_size)
+
+
+def _policy(args: argparse.Namespace) -> Policy:
+    """What the release demands of the enclave that the output is named after, or the arguments."""
+    if args.release is None:
+        return chosen_policy(args, args.output)
+    numbers = (args.isvprodid, args.min_isvsvn)
+    if args.signer or args.enclave or args.allow_debug or any(n is not None for n in numbers):
+        raise InputError("a release decides who must have signed", hint="drop --release, or those")
+    from sgx_enclaves.catalogue.records import policy_of
+
+    release = chosen_catalogue(args).release(args.release)
+    name = os.path.basename(args.output)
+    enclaves = {enclave.signed_file: enclave for enclave in release.enclaves}
+    if name in enclaves:
+        return policy_of(enclaves[name])
+    raise InputError(
+        f"{release.name} has no enclave of this name",
+        file=args.output,
+        expected=" or ".join(enclaves),
+    )

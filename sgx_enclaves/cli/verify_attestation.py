@@ -1,15 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Is an attestation signed by somebody whom you trust, and do enough signers name
-the same unsigned enclaves? Rebuilders may have different reports; what they must
-have in common is the SHA-256 of each unsigned enclave.
-
-With --file, also: do they speak of that file? It may be an unsigned enclave, a
-signed one (then the unsigned one in it counts, too), or a package.
-
-Exit status: 0 signed as demanded, and every verdict in it is identical; 1 signed,
-but a verdict is another, or nobody speaks of a file; 2 malformed, a bad signature,
-too few signers, or signers who disagree.
-"""
+"""The verb verify-attestation."""
 
 from __future__ import annotations
 
@@ -18,6 +8,7 @@ import hashlib
 from pathlib import Path
 from typing import Optional
 
+from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import out, out_json
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
@@ -28,18 +19,28 @@ from sgx_enclaves.evidence.statements import EQUIVALENCE, Vouched, agreed, vouch
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 
-ARGUMENTS = """\
+_MAX_FILE = 512 * MIB
+
+
+@verb("""\
 attestations:ATTESTATION+  what attest wrote, of as many rebuilders as there are
 --key FILE*  accept this signer: a public key or a certificate; may be repeated
 --keyring FILE  accept OpenPGP signatures by these keys, in ATTESTATION.asc or .sig (needs gpgv)
 --threshold N (1)  how many different signers must name the same unsigned enclaves
 --file FILE*  an enclave or a package that the attestations must speak of; may be repeated
-@json"""
-_MAX_FILE = 512 * MIB
+@json""")
+def verify_attestation(args: argparse.Namespace) -> int:
+    """Is an attestation signed by somebody whom you trust, and do enough signers name
+    the same unsigned enclaves? Rebuilders may have different reports; what they must
+    have in common is the SHA-256 of each unsigned enclave.
 
+    With --file, also: do they speak of that file? It may be an unsigned enclave, a
+    signed one (then the unsigned one in it counts, too), or a package.
 
-def run(args: argparse.Namespace) -> int:
-    """Print who vouches for what; 0, 1 as above."""
+    Exit status: 0 signed as demanded, and every verdict in it is identical; 1 signed,
+    but a verdict is another, or nobody speaks of a file; 2 malformed, a bad signature,
+    too few signers, or signers who disagree.
+    """
     found = trusted(args.attestations, args.key, args.keyring)
     if args.threshold < 1:
         raise InputError("a threshold is at least 1", found=str(args.threshold))

@@ -1,14 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verify a whole release: fetch its sources, build them with the designated
-toolchain, fetch the vendor's signed enclaves, and compare each one.
-
-  identical     every required enclave is our build plus a signature
-  differs       a required enclave is something else
-  unverifiable  a stage failed, so nothing can be said
-
-Exit status 0, 1, 2 in this order. A run that was broken off goes on where it
-stopped: stages are kept, and digested again before they are used.
-"""
+"""The verb verify-release."""
 
 from __future__ import annotations
 
@@ -25,20 +16,21 @@ from sgx_enclaves.cli.arguments import (
     chosen_place,
 )
 from sgx_enclaves.cli.compare import check_folder, write_reports
+from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import message, out_json, out_report, width
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.evidence.report import of_release, write_report
-from sgx_enclaves.files import write_file
+from sgx_enclaves.files import make_folder, write_file
+from sgx_enclaves.release import verify
 from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.toolchain import ToolchainKind
-from sgx_enclaves.release.verify import Request, verify_release
 from sgx_enclaves.report.as_json import release_dict
 from sgx_enclaves.report.templated import release_html, release_summary
 from sgx_enclaves.report.text import release_text
 
-EXIT_NOT_REPRODUCIBLE = 2
-ARGUMENTS = """\
+
+@verb("""\
 @release
 enclaves:ENCLAVE*  which of its enclaves; by default those that it requires decide
 --report DIR  also write DIR/report.json, release.txt, release.json, release.html, release.md (a
@@ -56,18 +48,24 @@ ready-made stages:
 --repacked [ARCHIVE=]FILE*  a repacked vendor archive; ARCHIVE is its id in the release, if
   there are several
 @fetching
-@json"""
+@json""")
+def verify_release(args: argparse.Namespace) -> int:
+    """Verify a whole release: fetch its sources, build them with the designated
+    toolchain, fetch the vendor's signed enclaves, and compare each one.
 
+      identical     every required enclave is our build plus a signature
+      differs       a required enclave is something else
+      unverifiable  a stage failed, so nothing can be said
 
-def run(args: argparse.Namespace) -> int:
-    """Print the verdict; its exit status."""
+    Exit status 0, 1, 2 in this order. A run that was broken off goes on where it
+    stopped: stages are kept, and digested again before they are used.
+    """
     if args.report is not None:
         check_folder(args.report)
     catalogue = chosen_catalogue(args)
     release = catalogue.release(args.release)
-    if args.enclaves:
-        release = release.only(args.enclaves)
-    request = Request(
+    release = release.only(args.enclaves) if args.enclaves else release
+    request = verify.Request(
         catalogue,
         release,
         built=args.built,
@@ -83,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs is not None:
         request = replace(request, jobs=args.jobs)
     work = args.work if args.work is not None else chosen_cache_dir(args) / "work"
-    verified = verify_release(
+    verified = verify.verify_release(
         request,
         place=chosen_place(args, builds=args.built is None),
         fetcher=chosen_fetcher(args),
@@ -101,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         write_report(args.report, plain, manifest=verified.manifest)
     if args.require_reproducible and not verdict.exit_status and not verdict.reproducible:
         message("identical, but not the reproducible verdict, which was required")
-        return EXIT_NOT_REPRODUCIBLE
+        return 2
     return verdict.exit_status
 
 
@@ -131,18 +129,15 @@ def write_release_reports(verdict: ReleaseVerdict, folder: Path) -> None:
     Raises:
         InputError: a file cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for enclave in verdict.enclaves:
-            if enclave.verdict is not None:
-                write_reports(enclave.verdict, folder / enclave.name)
-    except OSError as error:
-        raise InputError(f"cannot be made: {error.strerror}", file=str(folder)) from None
-    for name, text in (
-        ("release.txt", release_text(verdict)),
-        ("release.json", json.dumps(release_dict(verdict), indent=2) + "\n"),
-        ("release.html", release_html(verdict)),
-        ("release.md", release_summary(verdict, "md")),
-        ("release.xml", release_summary(verdict, "xml")),
-    ):
+    make_folder(folder)
+    for enclave in verdict.enclaves:
+        if enclave.verdict is not None:
+            write_reports(enclave.verdict, folder / enclave.name)
+    for name, text in {
+        "release.txt": release_text(verdict),
+        "release.json": json.dumps(release_dict(verdict), indent=2) + "\n",
+        "release.html": release_html(verdict),
+        "release.md": release_summary(verdict, "md"),
+        "release.xml": release_summary(verdict, "xml"),
+    }.items():
         write_file(str(folder / name), text.encode())

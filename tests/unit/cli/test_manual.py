@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.cli.main import VERBS, module_of, parser_of
+from sgx_enclaves.cli.main import VERBS, parser_of
 
 pytest.importorskip("argparse_manpage", reason="argparse-manpage is not installed")
 
@@ -57,12 +57,11 @@ def test_groff_complains_of_a_bad_page() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_page_has_all_that_help_says(pages: Path, verb: str) -> None:
-    module = module_of(verb)
     shown, _ = groff((pages / f"sgx-enclaves-{verb}.1").read_text())
     assert f"NAME sgx-enclaves-{verb} - {VERBS[verb].summary}" in shown
-    for word in (module.__doc__ or "").split():
+    for word in (parser_of(verb).description or "").split():
         assert word in shown
-    options = set(re.findall(r"--[a-z-]+", parser_of(verb, module).format_help()))
+    options = set(re.findall(r"--[a-z-]+", parser_of(verb).format_help()))
     for option in options - {"--help"}:  # it would say nothing on a page of the manual
         assert option in shown
     assert "exit status" in shown.lower()

@@ -197,7 +197,7 @@ def test_an_interrupt_has_a_status_of_its_own(
     def interrupted(_name: str) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sgx_enclaves.cli.main.module_of", interrupted)
+    monkeypatch.setattr("sgx_enclaves.cli.main.verb_named", interrupted)
     assert main(["show", "x"]) == 130
     assert capsys.readouterr().err == "sgx-enclaves: interrupted\n"
 

@@ -587,10 +587,10 @@ def test_a_reader_that_goes_away(folder: Path) -> None:
 def test_a_bug_of_ours_never_looks_like_a_verdict(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def broken(_: object) -> int:
+    def broken(_: object) -> None:
         raise RuntimeError("out of cheese")
 
-    monkeypatch.setattr("sgx_enclaves.cli.show.run", broken)
+    monkeypatch.setattr("sgx_enclaves.cli.show.load_enclave_or_sigstruct", broken)
     assert main(["show", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "internal error at" in said

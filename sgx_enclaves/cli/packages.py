@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verbs that read RPM packages, and what rpm itself calls."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import sys
+
+from sgx_enclaves import __version__
+from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
+from sgx_enclaves.cli.compare import check_folder
+from sgx_enclaves.cli.declare import verb
+from sgx_enclaves.cli.output import message, out, out_json, out_report, width
+from sgx_enclaves.errors import InputError
+from sgx_enclaves.evidence.report import of_packages, write_report
+from sgx_enclaves.files import read_file
+from sgx_enclaves.limits import DEFAULT_LIMITS
+from sgx_enclaves.progress import Event, TerminalProgress
+from sgx_enclaves.report.as_json import result_dict, survey_dict
+from sgx_enclaves.report.text import report_lines, result_text, scan_summary
+from sgx_enclaves.rpm import scan as scanning
+from sgx_enclaves.rpm.check import check_package
+from sgx_enclaves.rpm.enclaves import provides_of
+from sgx_enclaves.rpm.references import Neighbours, neighbours_among, open_reference
+
+
+@verb("""\
+packages:RPM+  the packages to check
+@references
+@report
+@json
+@sdk
+@policy""")
+def check_rpm(args: argparse.Namespace) -> int:
+    """Check RPM packages: is each signed enclave in them our build plus a signature,
+    and nothing else? Needs no root, and unpacks nothing to disk.
+
+    The unsigned counterpart and its config.xml are looked for in each --reference,
+    in their order: a package of unsigned enclaves built with the designated
+    toolchain; a folder with files such as libsgx_pce.so and libsgx_pce.config.xml;
+    or what `sgx-enclaves build` made, whose files must still be those of its
+    manifest, and which serves enclaves of its release's version only. A reference
+    decides alone. For an enclave that no reference knows, packages named -unsigned
+    on the command line serve too, with a note unless a key of rpm's keyring has
+    signed them. Builds with the newest toolchain (latest) never do, nor those with
+    a signed enclave in them or from the same source package.
+
+    The OpenPGP signatures of the packages that are judged are not checked: see rpmkeys.
+
+    Exit status: the highest of all. 0 identical, or no signed enclave; 1 differs or
+    not permitted; 2 unverifiable: no counterpart, or a malformed or damaged package.
+    """
+    if args.report is not None:
+        check_folder(args.report)
+    references = [open_reference(path) for path in args.reference]
+    beside = neighbours_among(args.packages if len(args.packages) > 1 else ())
+    neighbours = Neighbours(beside, args.trust_neighbours, args.signed_neighbours)
+    generation = chosen_generation(args)
+    status = 0
+    plain = []
+    for number, path in enumerate(args.packages):
+        result = check_package(
+            path,
+            references,
+            lambda enclave: chosen_policy(args, enclave),
+            neighbours=neighbours,
+            permitted=args.permit,
+            generation=generation,
+        )
+        status = max(status, result.exit_status)
+        if args.json or args.report is not None:
+            plain.append(result_dict(result))
+        if not args.json:
+            out_report(("\n" if number else "") + result_text(result, width=width()))
+    if args.json:
+        out_json({"exit_status": status, "packages": plain})
+    if args.report is not None:
+        write_report(args.report, of_packages("packages", plain))
+    return status
+
+
+@verb("""\
+folder:FOLDER  where the packages are, at any depth
+@references
+^--headers  read every package's header, despite repodata
+^--deep  read the payload of every package
+--state FILE  keep results here, to resume later
+--jobs COUNT  processes; by default as many as there are processors
+@report
+@json
+@sdk
+@policy""")
+def scan(args: argparse.Namespace) -> int:
+    """Scan a folder of RPM packages, or a repository: which packages carry enclaves, and
+    is each signed enclave our build plus a signature? See check-rpm for the references.
+
+    How much is read, and so what "no enclave" rests on:
+
+      repodata   where the folder has repodata, and they list a file of a package's
+                 size: neither the Provides nor the file names that they list are an
+                 enclave's. That is the repository's word; packages that it does not
+                 list, or that it says have enclaves, are looked at all the same.
+      --headers  the package's own header says so, and its digest is right. Also
+                 without repodata, or where they or createrepo_c cannot be read.
+      --deep     no file in its payload is an enclave, under any name.
+
+    A package that may have enclaves is always judged by its content.
+
+    With --state, a scan that was stopped goes on where it was; packages that have
+    changed since are looked at again.
+
+    Exit status: the highest of all packages, as check-rpm gives it.
+    """
+    if args.report is not None:
+        check_folder(args.report)
+    chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
+    found = scanning.survey(args.folder, repodata=not (args.headers or args.deep))
+    if not (found.targets or found.passed):
+        raise InputError(
+            "there is no package to scan", file=args.folder, hint="name a folder of RPM packages"
+        )
+    beside = scanning.neighbours_in(found.targets)
+    settings = scanning.ScanSettings(
+        tuple(args.reference),
+        functools.partial(chosen_policy, args),
+        result_dict,
+        tuple(args.permit),
+        chosen_generation(args),
+        args.deep,
+        beside,
+        args.trust_neighbours,
+        args.signed_neighbours,
+    )
+    for problem in found.problems:
+        message(f"{problem}; headers are read instead")
+    state = None
+    if args.state is not None:
+        # all that the results depend on beside the packages
+        names = "reference permit deep sdk enclave signer isvprodid min_isvsvn allow_debug"
+        names += " trust_neighbours signed_neighbours"
+        chosen = {name: getattr(args, name) for name in names.split()}
+        stamps = [scanning.stamps_below(p) for p in (*args.reference, *args.signer, *beside)]
+        key = json.dumps([__version__, chosen, stamps, found.stamps])
+        state = scanning.State(args.state, key)
+    bar = TerminalProgress(sys.stderr)
+
+    def shown(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            bar(Event("scan", done + found.passed, total + found.passed, unit="packages"))
+
+    jobs = args.jobs or os.cpu_count() or 1
+    try:
+        scanned = scanning.scan(found.targets, settings, jobs=jobs, state=state, progress=shown)
+        results = [item for item in scanned if item.report is not None]
+    finally:
+        bar.close()
+        if state is not None:
+            state.close()
+    results.sort(key=lambda item: item.file)
+    reports = [item.report for item in results if item.report is not None]
+    status = max((item.exit_status for item in results), default=0)
+    if args.json:
+        out_json({"exit_status": status, **survey_dict(found), "packages": reports})
+    else:
+        out(*(line for report in reports for line in report_lines(report)))
+        out(scan_summary(found, reports))
+    if args.report is not None:
+        write_report(args.report, of_packages("scan", reports))
+    return status
+
+
+@verb("--versions ENCLAVE=VERSION...  the version that an enclave's Provides gets")
+def rpm_provides(args: argparse.Namespace) -> int:
+    """Print what a package provides by the enclaves in it. A dependency generator of
+    rpm: file names come on standard input, one a line; fileattrs/sgx_enclaves.attr calls it.
+
+    Links are passed over: the file that they lead to tells all. A file that is no
+    enclave, or whose signature does not hold, is an error.
+    """
+    versions = dict(args.versions)
+    for line in sys.stdin:
+        path = line.rstrip("\n")
+        if path and not os.path.islink(path):
+            out(*provides_of(path, read_file(path, DEFAULT_LIMITS.file_size), versions))
+    return 0
