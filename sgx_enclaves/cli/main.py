@@ -52,9 +52,10 @@ VERBS = {
     "build": Listed("build", "build a release's unsigned enclaves from source"),
     "check-built": Listed("build", "is a built directory as its manifest says?"),
     "spec": Listed("releases", "write the spec file of a package of a release's enclaves"),
-    "recheck": Listed("recheck", "go through a report again, statement by statement, offline"),
-    "attest": Listed("attest", "sign what a report says, as in-toto statements"),
-    "verify-attestation": Listed("verify_attestation", "who vouches for which enclaves"),
+    "recheck": Listed("evidence", "go through a report again, statement by statement, offline"),
+    "attest": Listed("evidence", "sign what a report says, as in-toto statements"),
+    "verify-attestation": Listed("evidence", "who vouches for which enclaves"),
+    "ledger": Listed("evidence", "keep verified enclaves in a file, and find what should not be"),
     "rpm-provides": Listed("packages", "what packages provide by the enclaves in them, for rpm"),
 }
 

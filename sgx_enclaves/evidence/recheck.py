@@ -29,8 +29,6 @@ from sgx_enclaves.errors import ReportError, SgxEnclavesError
 from sgx_enclaves.evidence.report import ROLES, Plain, package_facts
 from sgx_enclaves.plain import as_plain, from_plain, record
 
-RPM_MAGIC = b"\xed\xab\xee\xdb"
-
 
 class State(str, Enum):
     """What became of a statement."""

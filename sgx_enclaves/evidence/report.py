@@ -25,6 +25,7 @@ from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.plain import as_plain, parse_json, validate
 from sgx_enclaves.release.manifest import unsigned_name
 from sgx_enclaves.report.as_json import verdict_dict
+from sgx_enclaves.rpm.presence import version_of
 
 if TYPE_CHECKING:
     from sgx_enclaves.catalogue.records import Catalogue, Release
@@ -68,16 +69,19 @@ def of_release(verified: Verified, release: Release, catalogue: Catalogue, **aro
     kinds = {build.kind.value for build in verdict.builds}
     enclaves = []
     for item in verdict.enclaves:
+        own = release.enclave(item.name)
+        version = own.so_version.value if own is not None and own.so_version else None
         if item.verdict is not None:
             plain = verdict_dict(item.verdict)
-            enclaves.append(_compared(item.name, plain, required=item.required))
+            enclaves.append(_compared(item.name, plain, required=item.required, version=version))
             continue
         ours = verified.built.files.get(item.name)
         theirs = verified.signed.files.get(item.name)
         made = _enclave(item.name, item.bytes_outcome.value, f"stopped at {item.refused_by}")
         made["built"] = _file_of(unsigned_name(ours.file), ours.unsigned) if ours else None
         made["signed"] = _file_of(item.signed_file, theirs.data) if theirs else None
-        made |= {"required": item.required, "findings": as_plain(item.findings)}
+        made |= {"required": item.required, "version": version}
+        made["findings"] = as_plain(item.findings)
         enclaves.append(made)
     parts: Plain = {}
     if manifest is not None:
@@ -167,7 +171,7 @@ def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
         for item in result["enclaves"]:
             if item["outcome"] is None:
                 continue
-            known = {"package": name, "path": item["path"]}
+            known = {"package": name, "path": item["path"], "version": version_of(item["path"])}
             called = item["name"] or _base(item["path"]).partition(".")[0]
             if item["verdict"] is not None:
                 made = _compared(called, item["verdict"], **known)
@@ -226,7 +230,7 @@ def of_build(combined: Combined, release: Plain, buildroot: Plain) -> Plain:
             words = subject.cause or answer.claim
             made = _enclave(answer.enclave, subject.verdict, words)
             made |= {"package": subject.rpm, "path": subject.path}
-            facts = ("mrenclave", "mrsigner", "isvprodid", "isvsvn")
+            facts = ("version", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
             made |= {name: getattr(subject, name) for name in facts}
             digests = (subject.built_sha256, subject.sha256, answer.config_sha256)
             names = (f"{answer.enclave}.so", subject.file, f"{answer.enclave}.config.xml")
@@ -290,7 +294,7 @@ def _compared(name: str, verdict: Plain, **known: Any) -> Plain:
 
 def _enclave(name: str, verdict: str, headline: str, **known: Any) -> Plain:
     """One enclave, of which only that is known."""
-    made: Plain = dict.fromkeys(("package", "path", *ROLES, *_NO_FACTS))
+    made: Plain = dict.fromkeys(("package", "path", "version", *ROLES, *_NO_FACTS))
     made |= {key: [] for key in _LISTS}
     made |= {"name": name, "verdict": verdict, "headline": headline, "required": True}
     return {**made, **known}

@@ -12,6 +12,7 @@ caller trusts; what it does not know of a foreign one is passed by, as in-toto d
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -183,6 +184,7 @@ def equivalence(report: Mapping[str, Any], digest: str) -> Optional[Plain]:
             "enclaves": [
                 {
                     "name": e["name"],
+                    "version": e["version"],
                     "verdict": e["verdict"],
                     "unsigned": _sha256(e["built"]["sha256"]),
                     "signed": _sha256(e["signed"]["sha256"]),
@@ -301,10 +303,11 @@ def read_statement(envelope: Envelope, file: str) -> Plain:
 
 @record
 class Vouched:
-    """A statement, and who signed it: ids of keys, or fingerprints of OpenPGP keys."""
+    """A statement, its digest, and who signed it: ids of keys, or OpenPGP fingerprints."""
 
     file: str
     statement: Plain
+    sha256: str
     signers: frozenset[str]
 
     @property
@@ -375,7 +378,8 @@ def vouched(
                 found=", ".join(s.keyid or "no key id" for s in envelope.signatures) or "none",
                 hint="name the signer's public key with --key, or his keyring with --keyring",
             )
-        found.append(Vouched(file, read_statement(envelope, file), by))
+        digest = hashlib.sha256(envelope.payload).hexdigest()
+        found.append(Vouched(file, read_statement(envelope, file), digest, by))
     return found
 
 

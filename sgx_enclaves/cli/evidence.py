@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verbs by which others check a verdict: a report again, signed statements, the ledger."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Optional
+
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER
+from sgx_enclaves.cli.arguments import asking, chosen_passphrase
+from sgx_enclaves.cli.declare import verb
+from sgx_enclaves.cli.output import out, out_json, write_output
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
+from sgx_enclaves.enclave.sign import unsigned
+from sgx_enclaves.errors import InputError, SgxEnclavesError, SigningError
+from sgx_enclaves.evidence import ledger as entries
+from sgx_enclaves.evidence import recheck as checking
+from sgx_enclaves.evidence.envelope import (
+    MAX_ENVELOPE,
+    Envelope,
+    Key,
+    Signer,
+    load_key,
+    load_signing_key,
+    signed,
+)
+from sgx_enclaves.evidence.recheck import State
+from sgx_enclaves.evidence.report import MAX_REPORT, read_beside, read_report
+from sgx_enclaves.evidence.statements import (
+    TOOL,
+    Vouched,
+    agreed,
+    enveloped,
+    read_bundle,
+    statements_of,
+    vouched,
+    vouchers,
+)
+from sgx_enclaves.files import open_regular, read_file, write_file
+from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
+from sgx_enclaves.plain import as_plain
+
+EXIT_UNSEEN = 2
+_MAX_FILE = 512 * MIB
+_RPM_MAGIC = b"\xed\xab\xee\xdb"
+_COUNTED = {State.HOLDS: "hold", State.FAILS: "do not hold", State.UNSEEN: "cannot be seen here"}
+
+
+@verb("""\
+report:REPORT  a report.json that --report wrote
+--signed FILE|RPM*  a signed enclave, or a package of them; may be repeated
+--built FILE*  an unsigned enclave, where the signed one does not show it; may be repeated
+--config XML*  the config.xml of an enclave; may be repeated
+@json""")
+def recheck(args: argparse.Namespace) -> int:
+    """Go through a report statement by statement: which holds, which does not, and
+    which cannot be seen here (and what that needs). Needs no SDK and no network, and
+    for plain files no rpm.
+
+    The shipped file is enough for most: with its metadata area zeroed it must be the
+    unsigned enclave that the report names. With its config.xml everything of the
+    comparison is seen again. Files are found by their SHA-256, so that it does not
+    matter what they are called.
+
+    Exit status: 0 whatever can be seen holds; 1 a statement does not hold; 2 the
+    report is malformed, or nothing of it can be seen.
+    """
+    report = read_report(read_file(args.report, MAX_REPORT), args.report)
+    files = _files_at_hand([*args.signed, *args.built, *args.config])
+    checked = list(checking.recheck(report, files))
+    counts = Counter(item.state for item in checked)
+    status = 1 if counts[State.FAILS] else 0 if counts[State.HOLDS] else EXIT_UNSEEN
+    if args.json:
+        out_json({"exit_status": status, "statements": as_plain(checked)})
+        return status
+    about = ""
+    for item in checked:
+        out(*([f"{item.about}:"] if item.about != about else []))
+        about = item.about
+        why = f" ({item.why})" if item.why else ""
+        out(f"  {item.state.value}: {item.statement}{why}")
+    out(", ".join(f"{counts[state]} {words}" for state, words in _COUNTED.items()))
+    return status
+
+
+def _files_at_hand(paths: list[str]) -> checking.Files:
+    contents: dict[str, bytes] = {}
+    packages: dict[str, checking.Package] = {}
+    for path in paths:
+        if _starts_with(path, _RPM_MAGIC):
+            package, enclaves = checking.files_of_package(path)
+            packages[Path(path).name] = package
+            contents.update(enclaves)
+        else:
+            data = read_file(path, DEFAULT_LIMITS.file_size)
+            contents[hashlib.sha256(data).hexdigest()] = data
+    releases = {
+        hashlib.sha256(file.read_bytes()).hexdigest(): file.stem
+        for folder in (OWN_FOLDER, USER_FOLDER)
+        for file in (folder.glob("*.toml") if folder.is_dir() else ())
+    }
+    return checking.Files(contents, packages, releases)
+
+
+def _starts_with(path: str, magic: bytes) -> bool:
+    """What cannot be opened does not, and is reported by who reads it."""
+    try:
+        with open_regular(path) as stream:
+            return stream.read(len(magic)) == magic
+    except (OSError, SgxEnclavesError):
+        return False
+
+
+@verb("""\
+report:REPORT  report.json of a directory that --report wrote; or an attestation
+^--key PEM  private key: Ed25519, or ECDSA on P-256, P-384 or P-521
+^--sign-with COMMAND  run this command: it gets the bytes to sign on standard input, and
+  writes the raw signature to standard output; no shell sees it
+--public-key FILE  with --sign-with: whose key it is
+--passphrase-file FILE  the passphrase of an encrypted key, in its first line
+--builder URI  who built and verified, as the statements name it
+@output""")
+def attest(args: argparse.Namespace) -> int:
+    """Sign what a report says, as in-toto statements in DSSE envelopes, one a line:
+    how the unsigned enclaves were built (SLSA provenance), that each signed file is
+    such a build plus a signature (equivalence), and the same in short for programs
+    that know nothing of enclaves (simple verification result).
+
+    A report supports the first one only if its run built the enclaves. An attestation
+    in the place of the report gets one signature more in each envelope: read what it
+    says before you sign it. Without a key the statements are written bare, for an
+    OpenPGP signature beside them:
+
+      sgx-enclaves attest DIR/report.json -o ATTESTATION
+      gpg --armor --detach-sign ATTESTATION
+    """
+    data = read_file(args.report, MAX_REPORT)
+    if b'"payloadType"' in data[: data.find(b"\n")]:
+        envelopes = read_bundle(data, args.report)
+    else:
+        envelopes = _of_report(args, data)
+    chosen = _signer(args)
+    if chosen is not None:
+        lines = [signed(envelope, *chosen).as_json() for envelope in envelopes]
+    else:
+        lines = [envelope.payload.decode() for envelope in envelopes]
+    text = "".join(f"{line}\n" for line in lines)
+    inputs = (args.report, args.key, args.public_key, args.passphrase_file)
+    write_output(args, text.encode(), *filter(None, inputs))
+    by = f"signed by key {chosen[0].keyid}" if chosen is not None else "not signed"
+    out(f"{args.output}: {len(lines)} statement{'s' if len(lines) != 1 else ''}, {by}")
+    return 0
+
+
+def _of_report(args: argparse.Namespace, data: bytes) -> list[Envelope]:
+    report = read_report(data, args.report)
+    head = read_beside(Path(args.report).parent, report, data)
+    made = statements_of(
+        report,
+        hashlib.sha256(data).hexdigest(),
+        builder=args.builder or TOOL,
+        time=str(head["made_at"]),
+    )
+    return [enveloped(statement) for statement in made]
+
+
+def _signer(args: argparse.Namespace) -> Optional[tuple[Key, Signer]]:
+    if args.key is not None:
+        pem = read_file(args.key, DEFAULT_LIMITS.config_size)
+        return load_signing_key(pem, args.key, chosen_passphrase(args, pem))
+    if args.sign_with is None:
+        return None
+    if args.public_key is None:
+        raise SigningError("--sign-with needs --public-key", hint="name the signer's own key")
+    public = read_file(args.public_key, DEFAULT_LIMITS.config_size)
+    return load_key(public, args.public_key), asking(args.sign_with)
+
+
+@verb("""\
+attestations:ATTESTATION+  what attest wrote, of as many rebuilders as there are
+--key FILE*  accept this signer: a public key or a certificate; may be repeated
+--keyring FILE  accept OpenPGP signatures by these keys, in ATTESTATION.asc or .sig (needs gpgv)
+--threshold N (1)  how many different signers must name the same unsigned enclaves
+--file FILE*  an enclave or a package that the attestations must speak of; may be repeated
+@json""")
+def verify_attestation(args: argparse.Namespace) -> int:
+    """Is an attestation signed by somebody whom you trust, and do enough signers name
+    the same unsigned enclaves? Rebuilders may have different reports; what they must
+    have in common is the SHA-256 of each unsigned enclave.
+
+    With --file, also: do they speak of that file? It may be an unsigned enclave, a
+    signed one (then the unsigned one in it counts, too), or a package.
+
+    Exit status: 0 signed as demanded, and every verdict in it is identical; 1 signed,
+    but a verdict is another, or nobody speaks of a file; 2 malformed, a bad signature,
+    too few signers, or signers who disagree.
+    """
+    found = _trusted(args.attestations, args.key, args.keyring)
+    if args.threshold < 1:
+        raise InputError("a threshold is at least 1", found=str(args.threshold))
+    digests = agreed(found, args.threshold)
+    status = 0
+    lines, files = [], []
+    for item in found:
+        verdict = None
+        if item.kind == "equivalence":
+            verdict = item.statement["predicate"]["verdict"]
+            status = max(status, verdict != "identical")
+        words = f" ({verdict})" if verdict is not None else ""
+        lines.append(
+            f"{item.file}: {item.kind}{words}, signed by {', '.join(sorted(item.signers))}"
+        )
+    lines += [f"{name}: unsigned enclave {digest}" for name, digest in digests.items()]
+    for path in args.file:
+        by = _vouchers(path, found)
+        enough = len(by) >= args.threshold
+        status = max(status, not enough)
+        files.append({"file": path, "vouched_for": enough, "signers": sorted(by)})
+        lines.append(
+            f"{path}: {'vouched for' if enough else 'NOT vouched for'} by {len(by)} signers"
+        )
+    if args.json:
+        statements = [
+            {"file": v.file, "kind": v.kind, "signers": sorted(v.signers), "statement": v.statement}
+            for v in found
+        ]
+        out_json(
+            {"exit_status": status, "statements": statements, "unsigned": digests, "files": files}
+        )
+    else:
+        out(*lines)
+    return status
+
+
+def _trusted(paths: list[str], keys: list[str], keyring: Optional[str]) -> list[Vouched]:
+    """The statements of attestations, each signed by one of the keys.
+
+    Raises:
+        SgxEnclavesError: a file cannot be read or is malformed, or a signature is not as demanded.
+    """
+    loaded = [load_key(read_file(path, DEFAULT_LIMITS.config_size), path) for path in keys]
+    if not loaded and keyring is None:
+        raise InputError("nobody is trusted", hint="name a key with --key or --keyring")
+    ring = read_file(keyring, MIB) if keyring is not None else None
+    found = []
+    for path in paths:
+        beside = [f"{path}{end}" for end in (".asc", ".sig") if Path(f"{path}{end}").exists()]
+        signature = read_file(beside[0], MIB) if beside else None
+        data = read_file(path, MAX_ENVELOPE)
+        found += vouched(data, path, loaded, keyring=ring, signature=signature)
+    return found
+
+
+def _vouchers(path: str, found: list[Vouched]) -> frozenset[str]:
+    data = read_file(path, _MAX_FILE)
+    by = vouchers(found, hashlib.sha256(data).hexdigest())
+    if data[:4] == ELF_MAGIC:
+        try:
+            bare = unsigned(EnclaveImage.parse(data, path))
+        except SgxEnclavesError:
+            return by
+        by |= vouchers(found, hashlib.sha256(bare).hexdigest())
+    return by
+
+
+@verb("""\
+action:add|lint  what to do
+ledger:LEDGER  the file; add makes it
+ATTESTATION*  with add: what attest wrote
+--key FILE*  accept this signer: a public key or a certificate; may be repeated
+--keyring FILE  accept OpenPGP signatures by these keys
+@json""")
+def ledger(args: argparse.Namespace) -> int:
+    """Keep a ledger of verified enclaves, one line each, to be kept in git.
+
+      add   append the identical enclaves of signed attestations that are not in it yet
+      lint  find what should not be: an ISVSVN that goes down, one MRENCLAVE signed
+            twice, an enclave that changed without a new version, one version with two
+            MRENCLAVEs
+
+    Exit status of lint: 0 nothing found, 1 something found.
+    """
+    data = b""
+    if args.action == "lint" or os.path.lexists(args.ledger):
+        data = read_file(args.ledger, entries.MAX_LEDGER)
+    kept = entries.read_ledger(data, args.ledger)
+    if (args.action == "lint") == bool(args.attestation):
+        raise InputError("add takes attestations, and lint takes none")
+    if args.action == "lint":
+        problems = list(entries.lint(kept))
+        if args.json:
+            out_json({"entries": len(kept), "problems": as_plain(problems)})
+        for p in () if args.json else problems:
+            out(f"{args.ledger}:{p.line}: {p.enclave}: {p.message} (line {p.earlier}) [{p.code}]")
+        return 1 if problems else 0
+    found = entries.entries_of(_trusted(args.attestation, args.key, args.keyring))
+    known = set(kept)
+    new = [entry for entry in dict.fromkeys(found) if entry not in known]
+    if new:
+        text = "".join(f"{entries.line_of(entry)}\n" for entry in new)
+        write_file(args.ledger, data + text.encode())
+    if args.json:
+        out_json({"entries": len(kept) + len(new), "added": as_plain(new)})
+    else:
+        out(f"{args.ledger}: {len(new)} added, {len(kept) + len(new)} in all")
+    return 0
