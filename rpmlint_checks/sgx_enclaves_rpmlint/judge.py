@@ -28,7 +28,7 @@ from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves_rpmlint.findings import Report, kind_of_code, report
 from sgx_enclaves_rpmlint.options import read_options
 from sgx_enclaves_rpmlint.packages import Output, Subject
-from sgx_enclaves_rpmlint.references import Query, opener_for, references_for
+from sgx_enclaves_rpmlint.references import Files, Query, references_for
 
 
 class Judgement:
@@ -42,7 +42,9 @@ class Judgement:
 
     def __init__(self, table: object, subjects: Sequence[Subject], query: Query) -> None:
         self._options = read_options(table)
-        self._references, self._neighbours = references_for(subjects, self._options, query)
+        self._files = Files(subjects)
+        neighbours = self._files.neighbours
+        self._references, self._neighbours = references_for(neighbours, self._options, query)
         self._namesakes = Counter((s.name, s.arch) for s in subjects)
         self._configuration_told = False
         self._last: Optional[PackageResult] = None
@@ -60,10 +62,14 @@ class Judgement:
             self._options.policy_for,
             neighbours=self._neighbours,
             permitted=self._options.permit,
-            opener=opener_for(subject),
+            opener=self._files.opener_for(subject),
         )
         yield from Judge(result).reports()
         self._last = result
+
+    def close(self) -> None:
+        """Close the packages."""
+        self._files.close()
 
     def quieten(self, subject: Subject, output: Output) -> None:
         """Withdraw other checks' findings about the enclaves that `of` has just verified."""

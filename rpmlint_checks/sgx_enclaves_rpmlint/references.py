@@ -7,14 +7,15 @@ trusted; installed packages without a signature are worth what a neighbour is.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Optional
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.header import librpm
-from sgx_enclaves.rpm.payload import Installed, Opener, packed
+from sgx_enclaves.rpm.payload import Installed, OneChild, Opener
 from sgx_enclaves.rpm.presence import enclave_name, stem_of
 from sgx_enclaves.rpm.references import (
     REPRODUCIBLE,
@@ -29,6 +30,9 @@ from sgx_enclaves.rpm.references import (
 )
 from sgx_enclaves_rpmlint.options import Options
 from sgx_enclaves_rpmlint.packages import Subject
+
+# So many are held in memory, see `PackageReference.items`.
+_HELD = 4
 
 
 @record
@@ -123,24 +127,48 @@ def _all_of(openers: Iterable[Callable[[], Reference]], path: str) -> Iterator[C
         raise first
 
 
+class Files:
+    """The package files on the command line, and which of them others may be compared with.
+
+    Args:
+        subjects: every package on the command line.
+
+    Attributes:
+        neighbours: the packages that may hold the counterparts of others.
+    """
+
+    def __init__(self, subjects: Sequence[Subject]) -> None:
+        self._opener = OneChild()
+        files = [s.file for s in subjects if s.suspect and not s.installed]
+        self.neighbours = neighbours_among(files, opener=self._opener)
+        first = [reference.name for reference in self.neighbours]
+        self._opener.plan([*first, *(file for file in files if file not in first)])
+        for reference in self.neighbours[:_HELD] if len(files) > 1 else ():
+            # What is wrong with it, its own result says.
+            with contextlib.suppress(SgxEnclavesError):
+                reference.items()
+
+    def opener_for(self, subject: Subject) -> Opener:
+        """What opens that package."""
+        return self._opener if subject.header is None else Installed(subject.header)
+
+    def close(self) -> None:
+        """Close them."""
+        self._opener.close()
+
+
 def references_for(
-    subjects: Iterable[Subject], options: Options, query: Query
+    neighbours: tuple[PackageReference, ...], options: Options, query: Query
 ) -> tuple[tuple[Reference, ...], Neighbours]:
     """What is trusted, and what is asked besides.
 
     Args:
-        subjects: every package on the command line.
+        neighbours: packages on the command line.
         options: the configuration.
         query: see `InstalledReference`.
     """
-    packages = neighbours_among(s.file for s in subjects if s.header is None and not s.installed)
-    beside: tuple[Reference, ...] = (*packages, InstalledReference(query, signed=False))
+    beside: tuple[Reference, ...] = (*neighbours, InstalledReference(query, signed=False))
     return (
         (ConfiguredReference(options), InstalledReference(query, signed=True)),
         Neighbours(beside, options.neighbours == "trust", options.neighbours == "signed"),
     )
-
-
-def opener_for(subject: Subject) -> Opener:
-    """Where the files of a package that rpmlint was given are read from."""
-    return packed if subject.header is None else Installed(subject.header)

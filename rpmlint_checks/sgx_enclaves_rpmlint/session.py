@@ -7,6 +7,7 @@ goes wrong is a finding. What judges is imported only when there is something to
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Optional
 
@@ -82,14 +83,15 @@ class Session:
         from sgx_enclaves_rpmlint.references import installed_packages  # noqa: PLC0415
 
         query = self._query or installed_packages
-        judgement = Judgement(self._table, list(self._subjects.values()), query)
-        for subject in waiting:
-            try:
-                for found in judgement.of(subject):
-                    self._tell(subject, found)
-                judgement.quieten(subject, self._output)
-            except Exception as error:
-                self._tell(subject, failed(_of(error)))
+        subjects = list(self._subjects.values())
+        with contextlib.closing(Judgement(self._table, subjects, query)) as judgement:
+            for subject in waiting:
+                try:
+                    for found in judgement.of(subject):
+                        self._tell(subject, found)
+                    judgement.quieten(subject, self._output)
+                except Exception as error:
+                    self._tell(subject, failed(_of(error)))
 
     def _tell(self, subject: object, found: Report) -> None:
         self._output.add_info(found.kind.level, subject, found.kind.id, *found.details)

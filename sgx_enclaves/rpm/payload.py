@@ -11,15 +11,16 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, BinaryIO, Callable, Optional
 
-from sgx_enclaves.child import SECONDS, pieces_from_child
+from sgx_enclaves.child import SECONDS, Send, pieces_from_child
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import (
     PackageDamagedError,
     PackageError,
+    SgxEnclavesError,
     UnsupportedError,
 )
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
@@ -43,6 +44,8 @@ _PACKED = {
 _DIGESTS = {"PAYLOADDIGEST": None, "PAYLOADSHA512": "sha512", "PAYLOADSHA3_256": "sha3_256"}
 # Slower than any machine unpacks; a large package may take longer than a small one.
 _BYTES_A_SECOND = 16 * MIB
+# Packages that one child unpacks: they are open all the time.
+_TOGETHER = 16
 
 
 class PayloadFile:
@@ -119,27 +122,127 @@ def read_payload(package: Package, stream: BinaryIO) -> Generator[PayloadFile, N
         LimitError: it unpacks to more than it may, or takes too much memory or time.
         UnsupportedError: a compression or format that cannot be read.
     """
+    with contextlib.closing(_pieces([(package, _reader(package, stream))])) as pieces:
+        yield from _files(package, pieces)
+
+
+def _reader(package: Package, stream: BinaryIO) -> BoundedReader:
+    """What unpacks the payload, whose digests are right; nothing is unpacked yet."""
     compressor = _check_payload(package, stream)
-    stream.seek(package.payload_start)
-    reader = BoundedReader(stream, package.file, package.limits.payload, compressor)
+    source = _Source(stream.fileno(), package.payload_start)
+    return BoundedReader(source, package.file, package.limits.payload, compressor)
+
+
+class _Source:
+    """The packed bytes; the position is its own, since parent and child share the file's."""
+
+    def __init__(self, handle: int, position: int) -> None:
+        self._handle = handle
+        self._position = position
+
+    def read(self, size: int, /) -> bytes:
+        data = os.pread(self._handle, size, self._position)
+        self._position += len(data)
+        return data
+
+
+def _pieces(packages: Sequence[tuple[Package, BoundedReader]]) -> Generator[bytes, None, None]:
+    """What the child sends of each payload in turn; an empty piece ends each."""
+    seconds = SECONDS
+    for package, _ in packages:
+        claimed = sum(file.size for file in files_with_content(package))
+        seconds += min(claimed, package.limits.payload.total_size) / _BYTES_A_SECOND
+
+    def work(send: Send) -> None:
+        for package, reader in packages:
+            Unpacker(package, reader).run(send)
+
+    what = f"{packages[0][0].file}: the payload cannot be read"
+    return pieces_from_child(work, what=what, seconds=seconds)
+
+
+def _files(package: Package, pieces: Iterator[bytes]) -> Iterator[PayloadFile]:
     groups = package.hard_links
-    claimed = sum(file.size for file in files_with_content(package))
-    pieces = pieces_from_child(
-        lambda send: Unpacker(package, reader).run(send),
-        what=f"{package.file}: the payload cannot be read",
-        seconds=SECONDS + min(claimed, package.limits.payload.total_size) / _BYTES_A_SECOND,
-    )
-    with contextlib.closing(pieces):
-        while head := _next(package, pieces):
-            index, has_content = FILE_HEAD.unpack(head)
-            file = package.files[index]
-            chunks = _sized(package, pieces, file.size if has_content else 0)
-            # Of hard links one has the content; files without any have a digest too.
-            own = has_content or (file.kind is FileKind.FILE and index not in groups)
-            content = _verified(package, file, file.digest if own else "", chunks)
-            yield PayloadFile(file, groups.get(index, ()), content, has_content and file.size > 0)
-            for _chunk in content:
-                pass
+    while head := _next(package, pieces):
+        index, has_content = FILE_HEAD.unpack(head)
+        file = package.files[index]
+        chunks = _sized(package, pieces, file.size if has_content else 0)
+        # Of hard links one has the content; files without any have a digest too.
+        own = has_content or (file.kind is FileKind.FILE and index not in groups)
+        content = _verified(package, file, file.digest if own else "", chunks)
+        yield PayloadFile(file, groups.get(index, ()), content, has_content and file.size > 0)
+        for _chunk in content:
+            pass
+
+
+class OneChild:
+    """An `Opener` of packages whose payloads one child process unpacks, in the order of `plan`.
+
+    A child costs as much as a payload of some megabytes. What is read in another order, or
+    behind a payload that could not be read, gets a child of its own.
+    """
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self._opened: dict[str, tuple[Package, BinaryIO]] = {}
+        self._queue: list[str] = []
+        self._pieces: Optional[Generator[bytes, None, None]] = None
+
+    def plan(self, paths: Iterable[str]) -> None:
+        """In which order payloads are going to be read, of packages that were opened before."""
+        self._queue = [path for path in paths if path in self._opened]
+
+    @contextmanager
+    def __call__(
+        self, path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS
+    ) -> Iterator[Contents]:
+        """See `packed`; the first packages stay open until `close`."""
+        if path not in self._opened and len(self._opened) < _TOGETHER:
+            self._opened[path] = self._open.enter_context(open_package(path, limits))
+        if path not in self._opened:
+            with packed(path, limits) as contents:
+                yield contents
+            return
+        package, stream = self._opened[path]
+        with contextlib.closing(self._read(path, package, stream)) as files:
+            yield package, files
+
+    def _read(
+        self, path: str, package: Package, stream: BinaryIO
+    ) -> Generator[PayloadFile, None, None]:
+        if self._pieces is None and path in self._queue[:1]:
+            self._start()
+        if self._pieces is None or path not in self._queue[:1]:
+            yield from read_payload(package, stream)
+            return
+        del self._queue[0]
+        is_whole = False
+        try:
+            yield from _files(package, self._pieces)
+            is_whole = True
+        finally:
+            if not is_whole:
+                self._end()
+
+    def _start(self) -> None:
+        """Begin the child, without the packages whose payload is damaged."""
+        readers = {}
+        for path in self._queue:
+            package, stream = self._opened[path]
+            with contextlib.suppress(SgxEnclavesError):
+                readers[path] = (package, _reader(package, stream))
+        self._queue = list(readers)
+        self._pieces = _pieces(list(readers.values())) if readers else None
+
+    def _end(self) -> None:
+        if self._pieces is not None:
+            self._pieces.close()
+        self._pieces, self._queue = None, []
+
+    def close(self) -> None:
+        """End the child and close the packages."""
+        self._end()
+        self._open.close()
 
 
 def _next(package: Package, pieces: Iterator[bytes]) -> bytes:

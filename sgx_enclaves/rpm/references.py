@@ -220,7 +220,7 @@ class PackageReference:
     def is_authenticated(self) -> bool:
         """Whether a key of rpm's keyring has signed the package; an installed one has none."""
         # Without a signature, a child process for librpm's keyring is spared.
-        return self._opener is packed and self._package.signed and is_signed_by_known_key(self.name)
+        return self._package.signed and is_signed_by_known_key(self.name)
 
     def items(self) -> tuple[PackedEnclave | ConfigFile, ...]:
         """Every enclave of the package and its config.xml files; held for the next who asks.
@@ -234,8 +234,9 @@ class PackageReference:
 
     def is_of(self, package: Package) -> bool:
         """Whether it was read from this package file: from these headers, which pin the payload."""
-        same = self.name == package.file and self._opener is packed
-        return same and self._package.header.digest("sha256") == package.header.digest("sha256")
+        return self.name == package.file and self._package.header.digest(
+            "sha256"
+        ) == package.header.digest("sha256")
 
     def is_neighbour(self) -> bool:
         """Whether its name or a Provides says that it is for others to be compared with."""
@@ -286,7 +287,7 @@ def _no_reference(path: str, why: str, found: str) -> InputError:
 
 
 def neighbours_among(
-    paths: Iterable[str], limits: PackageLimits = DEFAULT_PACKAGE_LIMITS
+    paths: Iterable[str], limits: PackageLimits = DEFAULT_PACKAGE_LIMITS, opener: Opener = packed
 ) -> tuple[PackageReference, ...]:
     """The packages that may serve as references for the others beside them.
 
@@ -296,7 +297,7 @@ def neighbours_among(
     found = []
     for path in paths:
         with contextlib.suppress(SgxEnclavesError):
-            found.append(PackageReference(path, limits))
+            found.append(PackageReference(path, limits, opener))
     return tuple(reference for reference in found if reference.is_neighbour())
 
 
