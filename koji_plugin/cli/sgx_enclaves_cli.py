@@ -20,6 +20,8 @@ from koji.plugin import export_cli
 from koji_cli.lib import activate_session, ensure_connection, watch_tasks
 
 from sgx_enclaves.cli.koji_arguments import koji_parser
+from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.evidence.statements import enveloped, statements_of_record
 from sgx_enclaves.report.templated import (
     UNKNOWN_STATUS,
     exit_status,
@@ -151,6 +153,18 @@ def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     return exit_status(record["verdict"])
 
 
+def _export(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+    """Print the record of a build as in-toto statements, one a line, which nobody has signed."""
+    record = session.getSgxVerification(given.build, strict=True)
+    try:
+        made = statements_of_record(record, builder=goptions.server)
+    except SgxEnclavesError as error:
+        raise koji.GenericError(str(error)) from error
+    lines = "".join(f"{enveloped(statement).payload.decode()}\n" for statement in made)
+    _show(given, {"schema_version": 1, "statements": made}, lines)
+    return 0
+
+
 def _list(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """List records."""
     records = session.listSgxVerifications(
@@ -216,6 +230,7 @@ _VERBS: dict[str, tuple[Callable[..., None], Callable[[Any, Any, argparse.Namesp
     "verify-task": (activate_session, _verify_task),
     "result": (ensure_connection, _result),
     "show": (ensure_connection, _show_record),
+    "export": (ensure_connection, _export),
     "list": (ensure_connection, _list),
     "gate-status": (activate_session, _gate_status),
     "audit": (activate_session, _audit),

@@ -68,7 +68,8 @@ def compare(args: argparse.Namespace) -> int:
 
         out_report(verdict_text(verdict, width=width()))
     if args.report is not None:
-        from sgx_enclaves.evidence.report import of_comparison, write_report
+        from sgx_enclaves.evidence.facts import of_comparison
+        from sgx_enclaves.evidence.report import write_report
 
         write_reports(verdict, args.report)
         write_report(args.report, of_comparison(verdict))

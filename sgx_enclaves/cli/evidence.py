@@ -27,7 +27,6 @@ from sgx_enclaves.evidence.envelope import (
     Signer,
     load_key,
     load_signing_key,
-    signed,
 )
 from sgx_enclaves.evidence.recheck import State
 from sgx_enclaves.evidence.report import MAX_REPORT, read_beside, read_report
@@ -35,8 +34,10 @@ from sgx_enclaves.evidence.statements import (
     TOOL,
     Vouched,
     agreed,
+    attestation,
     enveloped,
     read_bundle,
+    read_statement,
     statements_of,
     vouched,
     vouchers,
@@ -117,7 +118,8 @@ def _starts_with(path: str, magic: bytes) -> bool:
 
 
 @verb("""\
-report:REPORT  report.json of a directory that --report wrote; or an attestation
+report:REPORT  report.json of a directory that --report wrote; or an attestation, or what
+  `koji sgx-enclaves export` printed
 ^--key PEM  private key: Ed25519, or ECDSA on P-256, P-384 or P-521
 ^--sign-with COMMAND  run this command: it gets the bytes to sign on standard input, and
   writes the raw signature to standard output; no shell sees it
@@ -140,20 +142,17 @@ def attest(args: argparse.Namespace) -> int:
       gpg --armor --detach-sign ATTESTATION
     """
     data = read_file(args.report, MAX_REPORT)
-    if b'"payloadType"' in data[: data.find(b"\n")]:
-        envelopes = read_bundle(data, args.report)
+    if data[: data.find(b"\n")].endswith(b"}"):
+        envelopes = read_bundle(data, args.report, bare=True)
+        for envelope in envelopes:
+            read_statement(envelope, args.report)
     else:
         envelopes = _of_report(args, data)
-    chosen = _signer(args)
-    if chosen is not None:
-        lines = [signed(envelope, *chosen).as_json() for envelope in envelopes]
-    else:
-        lines = [envelope.payload.decode() for envelope in envelopes]
-    text = "".join(f"{line}\n" for line in lines)
+    key, signer = _signer(args)
     inputs = (args.report, args.key, args.public_key, args.passphrase_file)
-    write_output(args, text.encode(), *filter(None, inputs))
-    by = f"signed by key {chosen[0].keyid}" if chosen is not None else "not signed"
-    out(f"{args.output}: {len(lines)} statement{'s' if len(lines) != 1 else ''}, {by}")
+    write_output(args, attestation(envelopes, key, signer), *filter(None, inputs))
+    by = f"signed by key {key.keyid}" if key is not None else "not signed"
+    out(f"{args.output}: {len(envelopes)} statement{'s'[len(envelopes) == 1 :]}, {by}")
     return 0
 
 
@@ -169,12 +168,12 @@ def _of_report(args: argparse.Namespace, data: bytes) -> list[Envelope]:
     return [enveloped(statement) for statement in made]
 
 
-def _signer(args: argparse.Namespace) -> Optional[tuple[Key, Signer]]:
+def _signer(args: argparse.Namespace) -> tuple[Optional[Key], Signer]:
     if args.key is not None:
         pem = read_file(args.key, DEFAULT_LIMITS.config_size)
         return load_signing_key(pem, args.key, chosen_passphrase(args, pem))
     if args.sign_with is None:
-        return None
+        return None, bytes
     if args.public_key is None:
         raise SigningError("--sign-with needs --public-key", hint="name the signer's own key")
     public = read_file(args.public_key, DEFAULT_LIMITS.config_size)

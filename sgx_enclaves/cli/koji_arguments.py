@@ -60,6 +60,11 @@ _VERBS = {
         _VERDICT,
         "build:BUILD  NVR or id",
     ),
+    "export": (
+        "print a build's record as in-toto statements, to be signed with sgx-enclaves attest",
+        "0 done, 2 there is no record, or it could not be asked",
+        "build:BUILD  NVR or id",
+    ),
     "list": (
         "list records, the newest first",
         _DONE,

@@ -15,7 +15,8 @@ from sgx_enclaves.cli.compare import check_folder
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import message, out, out_json, out_report, width
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.evidence.report import of_packages, write_report
+from sgx_enclaves.evidence.facts import of_packages
+from sgx_enclaves.evidence.report import write_report
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.progress import Event, TerminalProgress

@@ -19,7 +19,8 @@ from sgx_enclaves.cli.compare import check_folder, write_reports
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import message, out_json, out_report, width
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.evidence.report import of_release, write_report
+from sgx_enclaves.evidence.facts import of_release
+from sgx_enclaves.evidence.report import write_report
 from sgx_enclaves.files import make_folder, write_file
 from sgx_enclaves.release import verify
 from sgx_enclaves.release.outcome import ReleaseVerdict

@@ -26,7 +26,8 @@ from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.enclave.verdict import CheckState, Finding, block_facts
 from sgx_enclaves.errors import ReportError, SgxEnclavesError
-from sgx_enclaves.evidence.report import ROLES, Plain, package_facts
+from sgx_enclaves.evidence.facts import package_facts
+from sgx_enclaves.evidence.report import ROLES, Plain
 from sgx_enclaves.plain import as_plain, from_plain, record
 
 

@@ -12,6 +12,7 @@ caller trusts; what it does not know of a foreign one is passed by, as in-toto d
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -24,10 +25,14 @@ from sgx_enclaves.evidence.envelope import (
     MAX_ENVELOPE,
     Envelope,
     Key,
+    Signer,
     openpgp_signer,
     read_envelope,
+    signed,
     signers,
 )
+from sgx_enclaves.evidence.facts import of_record
+from sgx_enclaves.gate.record import Record, read_record
 from sgx_enclaves.plain import parse_json, record, validate
 
 Plain = dict[str, Any]
@@ -123,6 +128,28 @@ def statements_of(
     return made
 
 
+def statements_of_record(plain: Mapping[str, Any], *, builder: str) -> list[Plain]:
+    """Every statement that the record of a build supports.
+
+    Args:
+        plain: the record, as the hub gives it: with more around it.
+        builder: URI of the build system.
+
+    Raises:
+        RecordError: it is malformed.
+        AttestationError: it supports none, or is of other packages than the build has now.
+    """
+    if plain.get("outdated") is not None:
+        raise AttestationError(
+            "the record is not of the build as it is now", found=plain["outdated"]
+        )
+    own = {field.name for field in dataclasses.fields(Record)}
+    kept = read_record({name: value for name, value in plain.items() if name in own})
+    report = of_record(kept)
+    time = kept.verified_at or ""
+    return statements_of(report, kept.report_sha256, builder=builder, time=time)
+
+
 def provenance(report: Mapping[str, Any], digest: str, builder: str) -> Optional[Plain]:
     """How the unsigned enclaves came to be; None if this verification did not build them."""
     built = [e for e in report["enclaves"] if e["built"] is not None]
@@ -188,7 +215,7 @@ def equivalence(report: Mapping[str, Any], digest: str) -> Optional[Plain]:
                     "verdict": e["verdict"],
                     "unsigned": _sha256(e["built"]["sha256"]),
                     "signed": _sha256(e["signed"]["sha256"]),
-                    "config": _sha256(e["config"]["sha256"]),
+                    "config": _sha256(e["config"]["sha256"]) if e["config"] else None,
                     "sdk": e["sdk"],
                     "mrenclave": e["mrenclave"],
                     "mrsigner": e["mrsigner"],
@@ -222,7 +249,7 @@ def simple_result(
 
 
 def _compared(report: Mapping[str, Any]) -> list[Plain]:
-    return [e for e in report["enclaves"] if None not in (e["built"], e["signed"], e["config"])]
+    return [e for e in report["enclaves"] if None not in (e["built"], e["signed"])]
 
 
 def _signed_subjects(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -328,6 +355,12 @@ class Vouched:
                 name = _UNSIGNED.match(subject["name"])
                 found[name[1] if name else subject["name"]] = subject["digest"]["sha256"]
         return found
+
+
+def attestation(envelopes: Iterable[Envelope], key: Optional[Key], signer: Signer) -> bytes:
+    """A bundle of these, with a signature more; of bare statements where there is no key."""
+    lines = [signed(e, key, signer).as_json() if key else e.payload.decode() for e in envelopes]
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def vouchers(found: Iterable[Vouched], digest: str) -> frozenset[str]:

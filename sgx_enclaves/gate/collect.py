@@ -9,7 +9,6 @@ reads no file.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -268,37 +267,6 @@ def buildroot_doubt(build_tag: str, allowed: bool, lock_sha256: Optional[str]) -
         "not the reproducible verdict: no lock pins the buildroot's packages, and its tag "
         f"{build_tag} is not among the hub's [tasks] build_tags"
     )
-
-
-def report_text(combined: Combined, task_id: int, build_tag: str, repo_id: int) -> str:
-    """The report for programs, as JSON: everything that the answers say."""
-    report = {
-        "schema_version": 1,
-        "release": combined.release,
-        "build": combined.nvr,
-        "outcome": combined.verdict,
-        "reproducible": combined.reproducible,
-        "claim": combined.claim,
-        "task_id": task_id,
-        "plugin_version": __version__,
-        "build_tag": build_tag,
-        "repo_id": repo_id,
-        "buildroot_sha256": combined.buildroot_sha256,
-        "lock_sha256": combined.lock_sha256,
-        "enclaves": combined.rows(),
-        "answers": as_plain(combined.answers),
-        "packages": [
-            {
-                "name": package.name,
-                "file_sha256": package.digests.file if package.digests else None,
-                "content_sha256": package.digests.content if package.digests else None,
-                "signed": as_plain(package.signed),
-                "problem": package.problem,
-            }
-            for package in combined.packages
-        ],
-    }
-    return json.dumps(report, indent=2) + "\n"
 
 
 def record_of(combined: Combined, **around: Any) -> Record:

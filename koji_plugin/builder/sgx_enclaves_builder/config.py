@@ -63,6 +63,8 @@ class Config:
     locks: Optional[Path] = setting("catalogue", "locks", None, folder)
     make_timeout: int = setting("build", "make_timeout", 7200, whole(1, DAY))
     wait_timeout: int = setting("build", "wait_timeout", 8 * 3600, whole(1, 7 * DAY))
+    key: Optional[Path] = setting("attest", "key", None, folder)
+    builder: Optional[str] = setting("attest", "builder", None)
     min_space: int = setting("build", "min_space_mib", 4096 * MIB, whole(0, 1 << 20, MIB))
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 import random
 import signal
 import time
@@ -19,8 +21,13 @@ from koji.daemon import incremental_upload
 from sgx_enclaves import __version__
 from sgx_enclaves.arguments import SIGNATURES
 from sgx_enclaves.catalogue.artifact import Lookaside
-from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
-from sgx_enclaves.files import digest_file, write_file
+from sgx_enclaves.errors import ArgumentError, AttestationError, SgxEnclavesError
+from sgx_enclaves.evidence.envelope import load_signing_key
+from sgx_enclaves.evidence.report import canonical
+from sgx_enclaves.evidence.statements import TOOL, attestation, enveloped, statements_of
+from sgx_enclaves.files import digest_file, read_file, write_file
+from sgx_enclaves.gate.record import time_text
+from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.progress import PlainProgress
 from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
@@ -33,6 +40,7 @@ koji.tasks.LEGACY_SIGNATURES.update(SIGNATURES)
 X86_64 = "x86_64"
 LOG = "sgx-enclaves.log"
 REPORT = "sgx-enclaves-report.json"
+ATTESTATION = "sgx-enclaves-attestation.jsonl"
 TEXT, HTML = "sgx-enclaves-report.txt", "sgx-enclaves-report.html"
 _UPLOAD_EVERY = 5.0
 _ASK_EVERY = 60.0
@@ -223,6 +231,28 @@ class SgxTask(koji.tasks.BaseTaskHandler):
             data = f"{data.rstrip()}\n".encode()
         write_file(str(path), data, mode)
         self.uploadFile(str(path), relPath=name.rpartition("/")[0] or None)
+
+    def upload_report(self, report: dict[str, Any]) -> str:
+        """Upload the report for programs, and what it says signed, if there is a key for that.
+
+        Returns:
+            SHA-256 of the report.
+        """
+        data = canonical(report)
+        digest = hashlib.sha256(data).hexdigest()
+        self.upload(REPORT, data)
+        if self.config.key is not None:
+            pem = read_file(str(self.config.key), DEFAULT_LIMITS.config_size)
+            key, signer = load_signing_key(pem, str(self.config.key), None)
+            builder = self.config.builder or TOOL
+            when = time_text(datetime.datetime.now(datetime.timezone.utc))
+            try:
+                made = statements_of(report, digest, builder=builder, time=when)
+            except AttestationError as error:
+                self.log(f"no attestation: {error}")
+                return digest
+            self.upload(ATTESTATION, attestation(map(enveloped, made), key, signer))
+        return digest
 
     def rpms_of_task(self, task_id: int) -> list[dict[str, Any]]:
         """The binary packages that a build task has made; see `rpms_of`."""

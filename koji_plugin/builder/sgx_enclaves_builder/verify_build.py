@@ -8,7 +8,6 @@ fails only when the machinery does.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from sgx_enclaves.arguments import (
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue, read_release
 from sgx_enclaves.catalogue.records import Catalogue, Release
+from sgx_enclaves.evidence.facts import of_build
 from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.gate.collect import (
     Answer,
@@ -38,7 +38,6 @@ from sgx_enclaves.gate.collect import (
     failed,
     read_answer,
     record_of,
-    report_text,
 )
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
 from sgx_enclaves.gate.record import CATALOGUE
@@ -139,8 +138,15 @@ class SgxEnclavesTask(SgxTask):
         return [answers[name] for name in wanted]
 
     def _finish(self, combined: Combined, resolved: ResolvedRelease) -> dict[str, Any]:
-        report = report_text(combined, self.id, self.build_tag, self.repo_id).encode()
-        self.upload(REPORT, report)
+        name, digest, origin = combined.release, resolved.sha256, resolved.origin
+        buildroot = {
+            "build_tag": self.build_tag,
+            "repo_id": self.repo_id,
+            "packages_sha256": combined.buildroot_sha256,
+            "lock_sha256": combined.lock_sha256,
+        }
+        release = {"name": name, "sha256": digest, "origin": origin}
+        report_sha256 = self.upload_report(of_build(combined, release, buildroot))
         self.upload(TEXT, filled("combined.txt", combined=combined))
         self.upload(HTML, filled("combined.html", combined=combined))
         record = None
@@ -153,7 +159,7 @@ class SgxEnclavesTask(SgxTask):
                 release_sha256=resolved.sha256,
                 build_id=self.binfo["id"],
                 task_id=self.id,
-                report_sha256=hashlib.sha256(report).hexdigest(),
+                report_sha256=report_sha256,
                 build_tag=self.build_tag,
                 repo_id=self.repo_id,
                 partial="enclaves" in self.asked,

@@ -32,6 +32,7 @@ from sgx_enclaves.enclave.graft import extract
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
+from sgx_enclaves.evidence.facts import named_package, of_file, of_release
 from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.collect import Answer, buildroot_doubt, digest_of
 from sgx_enclaves.gate.origin import Origin, judge_origin, packages_digest
@@ -44,13 +45,12 @@ from sgx_enclaves.gate.subjects import (
     without_ours,
 )
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict, note
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.verify import BuildOrigin, Request, Verified, verify_release
-from sgx_enclaves.report.as_json import release_dict, verdict_dict
+from sgx_enclaves.report.as_json import verdict_dict
 from sgx_enclaves.report.templated import release_html, verdict_html
 from sgx_enclaves.report.text import release_text, verdict_text
 
@@ -135,7 +135,8 @@ class SgxEnclaveTask(SgxTask):
             )
             found.append((enclave, verdict, self._compare_packages(enclave, verdict, built)))
         verified = replace(verified, verdict=self._doubted(verified.verdict))
-        report = self._upload(verified, [file for *_, files in found for file in files])
+        self._upload(verified, [file for *_, files in found for file in files])
+        report = self._report(verified, found)
         return [self._answer(*one, verified, report) for one in found]
 
     def _read_lock(self) -> None:
@@ -206,8 +207,8 @@ class SgxEnclaveTask(SgxTask):
             return [item.locked for item in self.buildroot.packages()]
         return self.origin.buildroot if self.origin is not None else ()
 
-    def _upload(self, verified: Verified, files: Sequence[FileVerdict]) -> bytes:
-        """Everything that was made or compared; returns the report for programs."""
+    def _upload(self, verified: Verified, files: Sequence[FileVerdict]) -> None:
+        """Everything that was made or compared."""
         upload = self.upload
         for ours in verified.built.files.values():
             upload(unsigned_name(ours.file), ours.unsigned, 0o755)
@@ -232,11 +233,41 @@ class SgxEnclaveTask(SgxTask):
                 upload(f"{name}.html", verdict_html(item.comparison))
         upload(TEXT, release_text(verified.verdict))
         upload(HTML, release_html(verified.verdict))
-        subjects = [as_plain(item.subject) for item in files]
-        report = {**release_dict(verified.verdict), "subjects": subjects}
-        data = (json.dumps(report, indent=2) + "\n").encode()
-        upload(REPORT, data)
-        return data
+
+    def _report(
+        self,
+        verified: Verified,
+        found: Sequence[tuple[Enclave, ReleaseVerdict, Sequence[FileVerdict]]],
+    ) -> str:
+        """Upload the report for programs; returns its digest."""
+        verdict = overall(file.subject for *_, files in found for file in files)
+        digest = self.asked.get("release_sha256")
+        return self.upload_report(
+            of_release(
+                verified,
+                self.release,
+                self.catalogue,
+                kind="koji",
+                verdict=verdict.value,
+                reproducible=verified.verdict.reproducible and not verdict.exit_status,
+                release={"name": self.release.name, "sha256": digest, "origin": "its parent task"},
+                buildroot={
+                    "build_tag": str(self.buildroot.build_tag),
+                    "repo_id": self.asked["repo_id"],
+                    "packages_sha256": packages_digest(self._packages()),
+                    "lock_sha256": self.lock_sha256,
+                },
+                packages=[
+                    named_package(rpm["name"], rpm["sha256"]) for rpm in self.asked.get("rpms", [])
+                ],
+                files=[
+                    of_file(enclave.name, file)
+                    for enclave, _, files in found
+                    for file in files
+                    if file.subject.rpm is not None
+                ],
+            )
+        )
 
     def _upload_signatures(self, name: str, signed: bytes) -> None:
         """The signatures in a vendor's file; none are in one that is broken."""
@@ -252,7 +283,7 @@ class SgxEnclaveTask(SgxTask):
         verdict: ReleaseVerdict,
         files: Sequence[FileVerdict],
         verified: Verified,
-        report: bytes,
+        report: str,
     ) -> Answer:
         ours = verified.built.files.get(enclave.name)
         subjects = tuple(item.subject for item in files)
@@ -275,7 +306,7 @@ class SgxEnclaveTask(SgxTask):
             lock_sha256=self.lock_sha256,
             release_sha256=self.asked.get("release_sha256"),
             report=REPORT,
-            report_sha256=_sha256(report),
+            report_sha256=report,
         )
 
 

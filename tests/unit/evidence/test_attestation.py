@@ -201,6 +201,18 @@ def test_a_second_signature_in_the_same_envelopes(folder: Path, run: Run) -> Non
     assert len(json.loads((folder / "b").read_text().splitlines()[0])["signatures"]) == 2
 
 
+def test_bare_statements_can_be_signed_afterwards(folder: Path, run: Run) -> None:
+    assert run("attest", "report/report.json", "-o", "bare")[0] == 0
+    assert run("verify-attestation", "bare", "--key", "p256.pub")[0] == 2
+    assert run("attest", "bare", "--key", "p256.pem", "-o", "a")[0] == 0
+    assert run("verify-attestation", "a", "--key", "p256.pub")[0] == 0
+    (folder / "bare").write_text('{"_type": "https://in-toto.io/Statement/v1"}\n')
+    status, _, err = run("attest", "bare", "--key", "p256.pem", "-o", "b")
+    assert status == 2
+    assert "subject does not fit" in err
+    assert not (folder / "b").exists()
+
+
 def test_a_verdict_that_is_not_identical_is_seen(folder: Path, run: Run) -> None:
     def differs(report: dict[str, Any]) -> None:
         as_built_here(report)

@@ -10,6 +10,8 @@ from typing import Any, Optional
 import pytest
 
 from sgx_enclaves.errors import RecordError
+from sgx_enclaves.evidence.facts import of_build
+from sgx_enclaves.evidence.report import canonical, read_report
 from sgx_enclaves.gate.collect import (
     Answer,
     buildroot_doubt,
@@ -17,7 +19,6 @@ from sgx_enclaves.gate.collect import (
     failed,
     read_answer,
     record_of,
-    report_text,
 )
 from sgx_enclaves.gate.inspect import PackageFacts, RpmDigests, SignedFile
 from sgx_enclaves.gate.record import read_record
@@ -216,11 +217,14 @@ def test_the_row_is_of_the_file_that_speaks_most_against_it() -> None:
 
 def test_the_report_has_every_answer() -> None:
     combined = combine("demo", "x-1-1", [answer("pce"), failed("ide", 51, "died\n")], [package()])
-    report = json.loads(report_text(combined, 41, "demo-build", 4))
-    assert [entry["enclave"] for entry in report["answers"]] == ["pce", "ide"]
-    assert report["enclaves"][1]["cause"] == "died\\x0a"
-    assert report["outcome"] == "unverifiable"
-    assert report["packages"][0]["file_sha256"] == "1a" * 32
+    release = {"name": "demo", "sha256": "5" * 64, "origin": "catalogue"}
+    buildroot = {"build_tag": "demo-build", "repo_id": 4}
+    buildroot |= {"packages_sha256": combined.buildroot_sha256, "lock_sha256": None}
+    report = read_report(canonical(of_build(combined, release, buildroot)), "report")
+    assert [enclave["name"] for enclave in report["enclaves"]] == ["pce", "pce", "ide"]
+    assert report["enclaves"][2]["headline"] == "died\\x0a"
+    assert (report["verdict"], report["buildroot"]) == ("unverifiable", buildroot)
+    assert report["packages"][0]["sha256"] == "1a" * 32
 
 
 def test_people_are_told_the_same() -> None:

@@ -9,10 +9,15 @@ from typing import Any
 
 import koji
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sgx_enclaves_builder import buildroot
 
 from demo import vendor as demo_vendor
 from demo.release import ENCLAVE_LIST, release_toml
+from sgx_enclaves.evidence.envelope import load_signing_key
+from sgx_enclaves.evidence.report import read_report
+from sgx_enclaves.evidence.statements import statements_of_record, vouched
 from sgx_enclaves.gate.origin import packages_digest
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.release.installed import InstalledPackage, LockedPackage
@@ -59,9 +64,39 @@ def test_everything_is_uploaded_while_it_is_made(world: World) -> None:
     } <= set(output)
     assert output["libsgx_pce.so"] == (world.vendor.built / PCE.unsigned).read_bytes()
     assert b"make out/libsgx_pce.so" in output["sgx-enclaves.log"]
-    report = json.loads(output["sgx-enclaves-report.json"])
-    assert report["outcome"] == "identical"
-    assert [stage["state"] for stage in report["stages"]] == ["done"] * 5
+    report = read_report(output["sgx-enclaves-report.json"], "report")
+    assert (report["kind"], report["verdict"], report["build"]) == ("koji", "identical", "here")
+    assert {step["exit"] for step in report["steps"]} == {"ok"}
+    assert report["enclaves"][0]["byte_map"]
+    assert report["sources"]
+    assert "sgx-enclaves-attestation.jsonl" not in output
+
+
+def test_a_key_signs_what_was_found(world: World) -> None:
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (world.folder / "key.pem").write_bytes(pem)
+    world.configure(attest={"key": world.folder / "key.pem", "builder": "https://koji.example"})
+    build = world.signed_build()
+    world.verify(None, "demo-build", build["nvr"])
+    public, _ = load_signing_key(pem, "key", None)
+    kinds = []
+    for task in (world.child(), 100):
+        output = world.hub.output(task)
+        found = vouched(output["sgx-enclaves-attestation.jsonl"], "attestation", [public])
+        kinds.append([item.kind for item in found])
+        report = read_report(output["sgx-enclaves-report.json"], "report")
+        for item in found:
+            assert item.statement["subject"]
+        provenance = found[0].statement["predicate"]
+        assert provenance["runDetails"]["builder"]["id"] == "https://koji.example"
+        parameters = provenance["buildDefinition"]["externalParameters"]
+        assert parameters["build_tag"] == report["buildroot"]["build_tag"] == "demo-build"
+        names = {subject["name"] for subject in found[1].statement["subject"]}
+        assert "prebuilt-1.0-1.x86_64.rpm" in names
+    assert kinds == [["provenance", "equivalence", "result"]] * 2
+    exported = statements_of_record(world.hub.records[0], builder="https://koji.example")
+    assert exported[0] == found[0].statement | {"predicate": exported[0]["predicate"]}
 
 
 def test_a_step_s_log_grows_where_kojid_watches(
@@ -291,7 +326,7 @@ def test_who_may_fill_the_build_tag_does_not_make_a_verdict_reproducible(world: 
     assert (record["reproducible"], record["lock_sha256"]) == (False, None)
     assert (record["build_tag"], record["repo_id"]) == ("demo-build", 4)
     report = json.loads(world.hub.output(100)["sgx-enclaves-report.json"])
-    assert (report["build_tag"], report["repo_id"]) == ("demo-build", 4)
+    assert (report["buildroot"]["build_tag"], report["buildroot"]["repo_id"]) == ("demo-build", 4)
     child = json.loads(world.hub.output(world.child())["sgx-enclaves-report.json"])
     assert child["reproducible"] is False
     assert why in child["claim"]

@@ -95,7 +95,7 @@ class World:
             "build": {"min_space_mib": 1},
         }
         for name, values in sections.items():
-            wanted[name].update(values)
+            wanted.setdefault(name, {}).update(values)
         lines = []
         for name, values in wanted.items():
             lines += [f"[{name}]", *(f"{key} = {value}" for key, value in values.items())]

@@ -11,6 +11,7 @@ import koji
 import koji.plugin
 import pytest
 
+from tests.support.records import record
 from tests.unit.koji.cli.recording import (
     BUILD,
     MRENCLAVE,
@@ -411,3 +412,34 @@ def test_a_scratch_build_is_verified_by_its_task(plugin: Any) -> None:
     session = RecordingSession(answers)
     assert run(plugin, session, "verify-task", "77") == 0
     assert session.asked("sgxEnclaves")[0][0] == (None, "demo-build", None, {"task_id": 77})
+
+
+def test_export_prints_a_record_as_statements(
+    plugin: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {**record(), "verified_at": "2026-11-25T00:00:00Z"}
+    session = RecordingSession({"getSgxVerification": {**kept, "id": 7, "outdated": None}})
+    assert run(plugin, session, "export", "x-1-1", server="https://koji.example") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["_type"] for line in lines] == ["https://in-toto.io/Statement/v1"] * 3
+    assert lines[2]["predicate"]["timeCreated"] == "2026-11-25T00:00:00Z"
+    assert run(plugin, session, "export", "x-1-1", "--json", server="https://koji.example") == 0
+    assert json.loads(capsys.readouterr().out)["statements"] == lines
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"outdated": "its packages were replaced"}, "not of the build as it is now"),
+        ({"outdated": None, "verdict": "good"}, "verdict does not fit"),
+        ({"outdated": None, "release_sha256": "1"}, "release_sha256 does not fit"),
+    ],
+)
+def test_export_of_what_is_no_record_prints_nothing(
+    plugin: Any, capsys: pytest.CaptureFixture[str], change: dict[str, Any], words: str
+) -> None:
+    session = RecordingSession({"getSgxVerification": {**record(), **change}})
+    assert run(plugin, session, "export", "x-1-1", server="https://koji.example") == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert words in shown.err
