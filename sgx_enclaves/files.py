@@ -60,6 +60,27 @@ def read_file(path: str, limit: int) -> bytes:
     return data
 
 
+# How files begin that people take for one another.
+_BEGINNINGS = {
+    b"\xed\xab\xee\xdb": "an RPM package",
+    b"\x7fELF": "an ELF file, such as an enclave",
+    b"-----BEGIN ": "a PEM file",
+    b"<": "an XML file",
+    b"\x1f\x8b": "a file packed with gzip",
+    b"\xfd7zXZ\0": "a file packed with xz",
+    b"\x28\xb5\x2f\xfd": "a file packed with zstd",
+    b"PK\3\4": "a zip archive",
+}
+
+
+def kind_of(start: bytes) -> str:
+    """What a file is that begins so, in words; its first four bytes where that is not known."""
+    for beginning, kind in _BEGINNINGS.items():
+        if start.startswith(beginning):
+            return kind
+    return start[:4].hex() or "an empty file"
+
+
 def open_regular(path: str) -> BinaryIO:
     """Open a file for reading, at once: whatever is none is refused, not waited for.
 

@@ -17,6 +17,7 @@ from typing import Any, Optional, Union
 
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
+from sgx_enclaves.files import kind_of
 from sgx_enclaves.limits import ArchiveLimits
 from sgx_enclaves.plain import record
 
@@ -173,8 +174,24 @@ class TarStream:
             raise self._error("the archive ends too early")
         return data
 
+    def _first_header(self) -> bytes:
+        """Where whatever is no tar archive at all is found out."""
+        header = self._reader.read(BLOCK)
+        self._offset += len(header)
+        digits = header[148:156].strip(b" \0")
+        if header.strip(b"\0") and (not digits or digits.strip(b"01234567")):
+            raise ArchiveError(
+                "no tar archive",
+                file=self._reader.file,
+                expected="a tar archive, packed with gzip, xz, zstd or not at all",
+                found=kind_of(header),
+            )
+        if len(header) != BLOCK:
+            raise self._error("the archive ends too early")
+        return header
+
     def _next_header(self) -> Optional[bytes]:
-        header = self._take(BLOCK)
+        header = self._take(BLOCK) if self._offset else self._first_header()
         if header.strip(b"\0"):
             # its own field counts as blanks; some tars added up signed bytes
             blanked = header[:148] + b" " * 8 + header[156:]

@@ -381,9 +381,13 @@ class Catalogue:
         """
         release = self.releases.get(name)
         if release is None:
+            import difflib  # noqa: PLC0415  (only a mistake needs it)
+
+            close = [known for known in self.releases if known.startswith(name)]
+            close = close or difflib.get_close_matches(name, self.releases)
+            hint = f"did you mean {' or '.join(close)}?" if close else ""
             raise CatalogueError(
-                f"there is no release {name!r}",
-                hint="known are " + ", ".join(self.releases) if self.releases else "none is known",
+                f"there is no release {name!r}", hint=f"{hint} `releases list` lists all".strip()
             )
         return release
 

@@ -13,6 +13,7 @@ from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import flush, message, out_json, out_report, width
 from sgx_enclaves.enclave.compare import compare as compare_files
+from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
 from sgx_enclaves.enclave.verdict import Verdict
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file, write_file
@@ -46,6 +47,13 @@ def compare(args: argparse.Namespace) -> int:
     built = read_file(args.built, DEFAULT_LIMITS.file_size)
     signed = read_file(args.signed, DEFAULT_LIMITS.file_size)
     config = read_file(args.config, DEFAULT_LIMITS.config_size)
+    for path, data in ((args.built, built), (args.signed, signed)):
+        if data.startswith(RPM_MAGIC):
+            raise InputError(
+                "an RPM package, and no enclave",
+                file=path,
+                hint=f"`sgx-enclaves check-rpm` looks into it: check-rpm {path} --reference DIR",
+            )
     verdict = compare_files(
         built,
         signed,

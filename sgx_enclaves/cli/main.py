@@ -18,7 +18,6 @@ from sgx_enclaves import __version__
 from sgx_enclaves.cli import output
 from sgx_enclaves.cli.declare import Verb, declare
 from sgx_enclaves.errors import InputError, SgxEnclavesError
-from sgx_enclaves.plain import printable
 
 EXIT_UNVERIFIABLE = 2
 EXIT_INTERRUPTED = 130
@@ -141,9 +140,11 @@ class _Parser(argparse.ArgumentParser):
     """Says of wrong arguments what is wrong; they may hold anything."""
 
     def error(self, message: str) -> NoReturn:
-        """End the program, with the usage and one line."""
+        """End the program with one line; the usage would hide it."""
         output.out_json_error(InputError(message), EXIT_UNVERIFIABLE)
-        super().error(printable(message))
+        verb = self.prog.partition(" ")[2]
+        output.message(f"{verb}: {message}; `sgx-enclaves help {verb}` explains")
+        self.exit(EXIT_UNVERIFIABLE)
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from typing import ClassVar, Optional
 
 from sgx_enclaves.enclave.sigstruct import SECINFO_R, SECINFO_REG, SECINFO_W, SECINFO_X
 from sgx_enclaves.errors import FormatError, LimitError
+from sgx_enclaves.files import kind_of
 from sgx_enclaves.limits import Limits
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure, raw, uint
@@ -153,7 +154,7 @@ def parse_header(data: bytes, name: str) -> ElfHeader:
             file=name,
             offset=0,
             expected="an ELF64 x86-64 shared object",
-            found="an RPM package" if is_rpm else data[:4].hex() or "an empty file",
+            found=kind_of(data),
             hint="give it to `sgx-enclaves check-rpm`" if is_rpm else None,
         )
     header = ElfHeader.parse(data)

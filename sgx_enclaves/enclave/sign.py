@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 FIPS_EXPONENT = 65537
+_MAKE_KEY = "`openssl genrsa -3 -out key.pem 3072` makes such a key"
 _KEY_WANTED = "RSA, 3072 bits, exponent 3"
 
 
@@ -47,7 +48,7 @@ def load_key(pem: bytes, name: str = "key", passphrase: Optional[bytes] = None) 
 
     key = read_private_key(pem, name, passphrase)
     if not isinstance(key, RSAPrivateKey):
-        raise SigningError("not an RSA key", file=name, expected=_KEY_WANTED)
+        raise SigningError("not an RSA key", file=name, expected=_KEY_WANTED, hint=_MAKE_KEY)
     _check_key(key.public_key(), name)
     return key
 

@@ -60,7 +60,8 @@ def _opened(
     try:
         # opening a pipe would wait for a writer
         if not archive.is_file():
-            raise InputError("there is no such file", file=str(archive))
+            what = "no archive, but a directory" if archive.is_dir() else "there is no such file"
+            raise InputError(what, file=str(archive))
         raw = archive.open("rb")
     except OSError as error:
         raise InputError(f"cannot be opened: {error.strerror}", file=str(archive)) from None

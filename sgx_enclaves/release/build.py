@@ -147,26 +147,28 @@ def build_release(
     for plan in plans:
         say(f"{plan.release.name}: looking at the toolchain")
         use = look_at_toolchain(plan.toolchain, request.toolchain, place, request.tools)
-        _check_toolchain(use, say)
+        _check_toolchain(plan.release.name, use, say)
         sources = plan.build.sources if request.source_dir is None else ()
         archives = {source.id: fetch(source.artifact) for source in sources}
         inputs.append(TreeInputs(plan, use, archives))
     return build_trees(request, inputs, place, say)
 
 
-def _check_toolchain(use: ToolchainUse, say: Say) -> None:
+def _check_toolchain(release: str, use: ToolchainUse, say: Say) -> None:
     wrong = use.wrong
-    for part in wrong:
-        found = part.found or part.state.value
-        say(f"toolchain: {part.name}: expected {part.expected}, found {found}")
-    if use.kind is ToolchainKind.DESIGNATED and wrong:
+    if use.kind is not ToolchainKind.DESIGNATED:
+        for part in wrong:
+            found = part.found or part.state.value
+            say(f"toolchain: {part.name}: expected {part.expected}, found {found}")
+    elif wrong:
         few = wrong[:_FEW]
         more = f", and {len(wrong) - _FEW} parts more" if len(wrong) > _FEW else ""
         raise BuildError(
             "this is not the release's designated toolchain",
             expected=", ".join(f"{part.name} {part.expected}" for part in few) + more,
             found=", ".join(f"{part.name} {part.found or part.state.value}" for part in few) + more,
-            hint="build where that toolchain is, or experiment with --toolchain=host",
+            hint=f"`sgx-enclaves toolchain check {release}` compares every part; its maker's "
+            "container image has them (docs/releases.md); or experiment with --toolchain=host",
         )
 
 

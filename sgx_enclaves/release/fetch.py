@@ -40,6 +40,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional
+from urllib.parse import urlsplit
 
 from sgx_enclaves import files
 from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
@@ -50,6 +51,7 @@ from sgx_enclaves.progress import Event, Progress, silent
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.transport import (
     HttpsTransport,
+    NoNetworkError,
     RangeRefusedError,
     Response,
     RetryableError,
@@ -349,6 +351,7 @@ class Fetcher:
         begun, _validator = partial.origin()
         failures = []
         wrong: list[DigestError] = []
+        cut_off: dict[str, None] = {}
         for url in sorted(places, key=lambda url: url != begun):
             try:
                 fetched = self._from_place(artifact, url, partial, transport)
@@ -357,14 +360,21 @@ class Fetcher:
                 wrong.append(error)
                 failures.append(f"{url}: {error.message}")
                 self._note(artifact, str(error))
+            except NoNetworkError as error:
+                cut_off[f"{urlsplit(url).hostname}: {error.message}"] = None
             except _PlaceFailedError as failure:
                 failures.append(f"{url}: {failure}")
                 self._note(artifact, failures[-1])
         if wrong:
             raise wrong[0]
+        if cut_off and not failures:
+            raise FetchError(
+                f"{artifact.filename} could not be fetched: {'; '.join(cut_off)}",
+                hint="connect this machine, or name a directory that has the file with --local",
+            )
         raise FetchError(
             f"{artifact.filename} could not be fetched from any of {len(places)} places: "
-            + "; ".join(failures),
+            + "; ".join([*failures, *cut_off]),
             hint="check the network and the proxy, or name a mirror with --lookaside"
             if places
             else "the release names no URL for it; add one in /etc/sgx-enclaves/releases.d",
@@ -395,6 +405,8 @@ class Fetcher:
                 asked = max(self._settings.backoff * 2**attempt, error.retry_after)
                 wait = min(self._settings.backoff_max, asked)
                 continue
+            except NoNetworkError:
+                raise
             except FetchError as error:
                 if error.file is not None:  # the local disk, not the place
                     raise

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import http.client
 import re
 import socket
@@ -31,6 +32,10 @@ _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _TRY_AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _CHUNK = 64 << 10
+
+
+class NoNetworkError(FetchError):
+    """No way to the server from here: nobody knows its name, or no route leads there."""
 
 
 class RetryableError(FetchError):
@@ -302,6 +307,10 @@ def _as_fetch_error(error: Exception) -> FetchError:
         return RetryableError("the server broke the connection off")
     if isinstance(error, ssl.SSLError):
         return FetchError(f"no secure connection: {error.reason or error}")
+    if isinstance(error, socket.gaierror) or (
+        isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
+    ):
+        return NoNetworkError(f"no network: {error.strerror or error}")
     if isinstance(error, OSError):
         return RetryableError(f"no connection: {error.strerror or error}")
     return RetryableError(f"the server's answer makes no sense: {error!r}")

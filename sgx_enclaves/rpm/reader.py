@@ -25,6 +25,7 @@ from sgx_enclaves.errors import (
     PackageError,
     UnsupportedError,
 )
+from sgx_enclaves.files import kind_of
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.header import COUNTS, ENTRY, HEADER_MAGIC, Header
@@ -334,7 +335,8 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
             file=file,
             offset=0,
             expected=_LEAD_MAGIC.hex(),
-            found=lead[:4].hex() or "an empty file",
+            found=kind_of(lead),
+            hint="compare, show and measure take enclaves" if lead[:4] == b"\x7fELF" else None,
         )
     if len(lead) < _LEAD_SIZE:
         raise truncated(file, _LEAD_SIZE, len(lead))

@@ -22,6 +22,7 @@ from sgx_enclaves.errors import (
     CatalogueError,
     InputError,
     LimitError,
+    PackageError,
     SgxEnclavesError,
     UnsupportedError,
 )
@@ -388,7 +389,12 @@ def open_reference(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) ->
         return BuiltReference(path, limits)
     if place.is_dir():
         return FolderReference(path, limits)
-    return PackageReference(path, limits)
+    try:
+        return PackageReference(path, limits)
+    except PackageError as error:
+        if error.message == "not an RPM package":
+            error.hint = "a reference is a package of unsigned enclaves, or a directory with them"
+        raise
 
 
 def is_signed_by_known_key(path: str) -> bool:

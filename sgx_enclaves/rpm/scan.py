@@ -9,6 +9,7 @@ done in several processes, and what is done can be kept to resume.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -251,7 +252,9 @@ def _walk(folder: str) -> tuple[list[str], list[str]]:
         )
 
     def refuse(error: OSError) -> None:
-        raise InputError(f"cannot be read: {error.strerror}", file=error.filename) from None
+        hint = "check-rpm checks single packages" if error.errno == errno.ENOTDIR else None
+        reason = f"cannot be read: {error.strerror}"
+        raise InputError(reason, file=error.filename, hint=hint) from None
 
     found: list[str] = []
     roots: list[str] = []

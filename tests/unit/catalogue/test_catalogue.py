@@ -166,8 +166,8 @@ def test_own_catalogue_is_whole() -> None:
     assert internal is not None
     with pytest.raises(CatalogueError, match="internal branch"):
         catalogue.build_of(catalogue.release("sgx-2.21-dcap-1.18"), internal)
-    with pytest.raises(CatalogueError, match=r"sgx-2\.25"):
-        catalogue.release("sgx-3")
+    with pytest.raises(CatalogueError, match=r"did you mean sgx-2\.25-dcap-1\.22\?"):
+        catalogue.release("sgx-2.25")
 
 
 def test_what_is_not_pinned_of_a_release_and_of_its_trees() -> None:

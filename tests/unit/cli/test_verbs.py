@@ -136,7 +136,9 @@ def test_an_unknown_verb(run: Run, word: str) -> None:
 def test_wrong_arguments(run: Run, arguments: list[str]) -> None:
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
-    assert err.startswith(f"usage: sgx-enclaves {arguments[0]}")
+    assert err.startswith(f"sgx-enclaves: {arguments[0]}: ")
+    assert err.endswith(f"; `sgx-enclaves help {arguments[0]}` explains\n")
+    assert len(err.splitlines()) == 1
 
 
 # Bad input, the same for every verb.

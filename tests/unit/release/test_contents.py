@@ -328,7 +328,8 @@ def test_pins_of_a_file(tmp_path: Path) -> None:
     hold, expected, found = pins(None, DIGEST)
     assert (hold, expected) == (False, f"contents_sha256 {DIGEST}")
     assert found.startswith("contents_sha256 of nothing: ")
-    assert "ends too early" in found
+    assert "no tar archive" in found
+    assert "found an XML file" in found
 
 
 def test_git_archives_of_one_commit_agree(tmp_path: Path) -> None:

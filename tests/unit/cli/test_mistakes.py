@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Mistakes that people make: each is answered by one sentence that says the next step."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from sgx_enclaves.cli.main import main
+from tests.golden.test_verbs import lay_out
+from tests.support.keys import vendor_key
+
+RELEASE = "sgx-2.25-dcap-1.22"
+SIGN = "sign built.so --config built.xml -o new.so"
+# What is typed, what is wrong with it, and what to do.
+MISTAKES = [
+    ("show tree/plain0.rpm", "found an RPM package", "sgx-enclaves check-rpm"),
+    ("compare built.so packed.rpm --config built.xml", "an RPM package", "check-rpm packed.rpm"),
+    ("compare packed.rpm signed.so --config built.xml", "an RPM package", "check-rpm packed.rpm"),
+    ("check-rpm packed.rpm --reference built.so", "not an RPM package", "or a directory with them"),
+    (f"{SIGN} --key ec.pem", "not an RSA key", "openssl genrsa -3"),
+    (f"{SIGN} --key encrypted.pem", "the key is encrypted", "--passphrase-file"),
+    (f"{SIGN} --key vendor.pem", "a public key cannot sign", "name the private key"),
+    (f"{SIGN} --key key.pem --date yesterday", "no date like 2026-11-29", "help sign"),
+    ("sign signed.so --config built.xml --key key.pem -o new.so", "already signed", "unsign"),
+    ("contents signed.so", "no tar archive", "found an ELF file"),
+    ("contents text.txt", "no tar archive", "packed with gzip, xz, zstd or not at all"),
+    ("contents tree", "no archive, but a directory", "tree"),
+    ("scan packed.rpm", "Not a directory", "check-rpm checks single packages"),
+    ("comapre built.so signed.so", "unknown verb comapre", "did you mean compare?"),
+    ("spec sgx-2.25 --kind grafted", "there is no release 'sgx-2.25'", f"mean {RELEASE}?"),
+    ("releases show sxg-2.25-dcap-1.22", "there is no release", f"mean {RELEASE}"),
+    ("compare", "required: BUILT, SIGNED, --config", "sgx-enclaves help compare"),
+    (f"build {RELEASE} --into new", "designated toolchain", f"toolchain check {RELEASE}"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    here = tmp_path_factory.mktemp("files")
+    lay_out(here)
+    for name, key, encryption in (
+        ("ec.pem", ec.generate_private_key(ec.SECP256R1()), serialization.NoEncryption()),
+        ("encrypted.pem", vendor_key(), serialization.BestAvailableEncryption(b"x")),
+    ):
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
+        )
+        (here / name).write_bytes(pem)
+    return here
+
+
+def said(arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    try:
+        status = main(arguments.split())
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize(("arguments", "mistake", "step"), MISTAKES)
+def test_one_sentence_names_the_mistake_and_the_next_step(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    mistake: str,
+    step: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    status, out, err = said(arguments, capsys)
+    assert (status, out) == (2, "")
+    assert mistake in err
+    assert step in err.splitlines()[-1]
+    # the build says first what it looks at
+    assert len(err.splitlines()) == (2 if arguments.startswith("build ") else 1)
+    assert not (folder / "new.so").exists()
+
+
+def test_swapped_files_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    status, out, _ = said("compare signed.so built.so --config built.xml", capsys)
+    assert status == 2
+    assert "the two are swapped: name our unsigned build first" in " ".join(out.split())
+
+
+def test_an_enclave_in_place_of_a_package(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    status, out, _ = said("check-rpm signed.so", capsys)
+    assert status == 2
+    assert "an ELF file, such as an enclave" in out
+    assert "compare, show and measure take enclaves" in out
+
+
+def test_no_network_is_said_once_and_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def unknown(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    status, _, err = said(f"fetch {RELEASE} pce --cache {tmp_path}", capsys)
+    assert status == 2
+    assert set(asked) == {"github.com"}
+    assert len(asked) == 2  # each place of the first file, never again
+    assert err.count("Name or service not known") == 1
+    assert len(err.splitlines()) == 1
+    assert "connect this machine, or name a directory that has the file with --local" in err
