@@ -412,22 +412,18 @@ def _read_header(stream: BinaryIO, file: str, limits: PackageLimits) -> Header:
 
 def _take(stream: BinaryIO, size: int, file: str, *, all_of_it: bool = True) -> bytes:
     """The next bytes; memory grows with what is there."""
-    start = stream.tell()
     parts = []
-    left = size
     try:
-        while left > 0:
-            part = stream.read(min(left, MIB))
-            if not part and all_of_it:
-                raise truncated(file, start + size, start + size - left)
+        while size > 0:
+            part = stream.read(min(size, MIB))
             if not part:
                 break
             parts.append(part)
-            left -= len(part)
+            size -= len(part)
     except OSError as error:
-        raise PackageError(
-            f"cannot be read: {error.strerror or error}", file=file, offset=start
-        ) from None
+        raise PackageError(f"cannot be read: {error.strerror or error}", file=file) from None
+    if size and all_of_it:
+        raise truncated(file, stream.tell() + size, stream.tell())
     return b"".join(parts)
 
 

@@ -55,7 +55,7 @@ class Scanned:
 
     Attributes:
         file: the package file.
-        stamp: see `stamp_of`.
+        stamp: see `stamp_of`; empty when nothing is kept.
         report: as `ScanSettings.record` gives it; None for a package without enclaves.
     """
 
@@ -285,6 +285,7 @@ class ScanSettings:
         deep: read every payload, so that an enclave under an innocent name is found.
         beside: packages that may hold the counterparts of others; see `neighbours_in`.
         trust_neighbours, signed_neighbours: see `Neighbours`.
+        stamped: results are kept, so that they need stamps; `scan` sets it.
     """
 
     references: tuple[str, ...]
@@ -296,6 +297,7 @@ class ScanSettings:
     beside: tuple[str, ...] = ()
     trust_neighbours: bool = False
     signed_neighbours: bool = False
+    stamped: bool = False
 
 
 def scan(
@@ -328,7 +330,7 @@ def scan(
         done += 1
         progress(done, len(targets))
         yield known
-    for batch in _batches(pending, settings, jobs):
+    for batch in _batches(pending, replace(settings, stamped=state is not None), jobs):
         for scanned in batch:
             if state is not None:
                 state.add(scanned)
@@ -401,7 +403,7 @@ def scan_one(
 ) -> Scanned:
     """Look at one package; whatever is wrong with it is in the result."""
     path = target.path
-    stamp = stamp_of(path)
+    stamp = stamp_of(path) if settings.stamped else ""
     if not settings.deep and target.listing is None:
         try:
             with open_package(path) as (package, _stream):
