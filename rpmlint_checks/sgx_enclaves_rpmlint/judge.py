@@ -22,13 +22,12 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Optional
 
 from sgx_enclaves.enclave.verdict import Difference, Finding, Outcome, Severity, Verdict
-from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
-from sgx_enclaves_rpmlint.findings import Report, kind_of_code, report
 from sgx_enclaves_rpmlint.options import read_options
 from sgx_enclaves_rpmlint.packages import Output, Subject
 from sgx_enclaves_rpmlint.references import Files, Query, references_for
+from sgx_enclaves_rpmlint.session import FAILED, Report, id_of, report
 
 
 class Judgement:
@@ -154,8 +153,8 @@ def is_sound_unsigned(enclave: EnclaveResult) -> bool:
 
 
 def _worded(finding: Finding, path: str, extra: tuple[str, ...]) -> Report:
-    kind = kind_of_code(finding.code)
-    message = finding.message if kind.codes else f"{finding.code}: {finding.message}"
+    id_ = id_of(finding.code)
+    message = finding.message if id_ != FAILED else f"{finding.code}: {finding.message}"
     details = [path, message] if path else [message]
     if finding.block is not None:
         details.append(f"block {finding.block}")
@@ -166,7 +165,7 @@ def _worded(finding: Finding, path: str, extra: tuple[str, ...]) -> Report:
         details.append(f"expected {finding.expected}")
     if finding.found is not None:
         details.append(f"found {finding.found}")
-    return Report(kind, tuple(printable(detail) for detail in details))
+    return report(id_, *details)
 
 
 def _explained(verdict: Verdict, finding: Finding) -> Iterator[str]:

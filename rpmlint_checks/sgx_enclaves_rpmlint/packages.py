@@ -71,8 +71,6 @@ class Subject:
         file: the package file; of an installed package only a name.
         is_source: whether it is a source package.
         installed: whether there is no package file.
-        provides: name and version of what it provides; the version may be empty.
-            Nothing of a package that is not suspect.
         suspect: whether it may carry enclaves, so that its files must be read.
         blanks: whether a path in it has blanks, so that findings about it are ambiguous.
         header: of an installed package, as the RPM database has it.
@@ -84,19 +82,10 @@ class Subject:
     file: str
     is_source: bool
     installed: bool
-    provides: tuple[tuple[str, str], ...]
     suspect: bool
     blanks: bool = False
     header: Optional[bytes] = None
     current_linenum: None = None
-
-
-def provides_of(package: LintPackage) -> tuple[tuple[str, str], ...]:
-    """Name and version of each Provides; rpmlint has (name, flags, (epoch, version, release))."""
-    found = []
-    for name, _flags, (_epoch, version, _release) in package.provides:
-        found.append((str(name), str(version or "")))
-    return tuple(found)
 
 
 _ELF_MAGIC = b"\x7fELF"
@@ -104,25 +93,23 @@ _ELF_MAGIC = b"\x7fELF"
 
 def subject_of(package: LintPackage) -> Subject:
     """What must be kept of a package."""
-    provides = provides_of(package)
     installed = package.dir_name() in (None, "/")
-    suspect = _claims(package, provides) or any(map(_is_suspect, regular_files(package).values()))
+    suspect = _claims(package) or any(map(_is_suspect, regular_files(package).values()))
     return Subject(
         name=package.name,
         arch=package.arch,
         file=str(package.filename),
         is_source=bool(package.is_source),
         installed=installed,
-        provides=provides if suspect else (),
         suspect=suspect,
         blanks=any(" " in path for path in package.files),
         header=bytes(package.header.unload()) if suspect and installed else None,
     )
 
 
-def _claims(package: LintPackage, provides: tuple[tuple[str, str], ...]) -> bool:
+def _claims(package: LintPackage) -> bool:
     """Whether Provides or the name of any file, link or ghost speaks of an enclave."""
-    if contains_enclaves((name for name, _version in provides), package.files):
+    if contains_enclaves((str(provide[0]) for provide in package.provides), package.files):
         return True
     return any(
         path.startswith(ENCLAVE_FOLDER)

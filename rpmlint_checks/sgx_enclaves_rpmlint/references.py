@@ -14,7 +14,7 @@ from typing import Optional
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.plain import record
-from sgx_enclaves.rpm.header import librpm
+from sgx_enclaves.rpm.librpm import is_signed, librpm
 from sgx_enclaves.rpm.payload import Installed, OneChild, Opener
 from sgx_enclaves.rpm.presence import enclave_name, stem_of
 from sgx_enclaves.rpm.references import (
@@ -23,7 +23,6 @@ from sgx_enclaves.rpm.references import (
     Neighbours,
     PackageReference,
     Reference,
-    is_signed,
     neighbours_among,
     never_a_reference,
     open_reference,

@@ -8,10 +8,12 @@ goes wrong is a finding. What judges is imported only when there is something to
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Optional
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from sgx_enclaves_rpmlint.findings import ERROR, KINDS, Report, failed
+from sgx_enclaves import findings
+from sgx_enclaves.findings import Kind
+from sgx_enclaves.plain import printable
 from sgx_enclaves_rpmlint.packages import LintPackage, Output, Subject, subject_of
 
 if TYPE_CHECKING:
@@ -19,6 +21,31 @@ if TYPE_CHECKING:
 
 # More than any threshold: a package with one of our errors is never acceptable.
 BADNESS = 10_000
+LEVELS = {"error": "E", "warning": "W", "info": "I"}
+FAILED = "sgx-enclave-check-failed"
+
+
+def kinds() -> Mapping[str, Kind]:
+    """The findings that the check reports, out of the product's one table, by rpmlint's id."""
+    return {id_: kind for id_, kind in findings.kinds().items() if kind.severity in LEVELS}
+
+
+def id_of(code: str) -> str:
+    """What words a finding of the core; one that is in no table is a failure of the check."""
+    kind = findings.kinds().get(code)
+    return (kind.rpmlint if kind else "") or FAILED
+
+
+class Report(NamedTuple):
+    """One line for rpmlint: the id and its details."""
+
+    id: str
+    details: tuple[str, ...]
+
+
+def report(id_: str, *details: str) -> Report:
+    """A report with that id; names come out of packages and must not steer a terminal."""
+    return Report(id_, tuple(map(printable, details)))
 
 
 def defend(output: Output) -> None:
@@ -27,11 +54,11 @@ def defend(output: Output) -> None:
     `addFilter` does not apply to blocked ids, and `setBadness`, which rpmlint has
     read by now, is overwritten.
     """
-    for kind in KINDS:
-        output.error_details[kind.id] = kind.description
-        if kind.level == ERROR:
-            output.blocked_filters.add(kind.id)
-            output.badness[kind.id] = BADNESS
+    for id_, kind in kinds().items():
+        output.error_details[id_] = f"{kind.meaning} {kind.do}"
+        if kind.severity == "error":
+            output.blocked_filters.add(id_)
+            output.badness[id_] = BADNESS
 
 
 class Session:
@@ -63,7 +90,7 @@ class Session:
             # Named twice, for example by its path and by its folder's, it is one package.
             self._subjects.setdefault((subject.file, subject.installed), subject)
         except Exception as error:
-            self._tell(package, failed(_of(error)))
+            self._tell(package, _failed(error))
 
     def conclude(self) -> None:
         """Judge every package that was noted since the last time."""
@@ -75,7 +102,7 @@ class Session:
                 self._judge(suspects)
         except Exception as error:
             for subject in suspects:
-                self._tell(subject, failed(_of(error)))
+                self._tell(subject, _failed(error))
 
     def _judge(self, waiting: list[Subject]) -> None:
         # Takes as long as all the rest of our start, and most packages have no enclave.
@@ -91,11 +118,12 @@ class Session:
                         self._tell(subject, found)
                     judgement.quieten(subject, self._output)
                 except Exception as error:
-                    self._tell(subject, failed(_of(error)))
+                    self._tell(subject, _failed(error))
 
     def _tell(self, subject: object, found: Report) -> None:
-        self._output.add_info(found.kind.level, subject, found.kind.id, *found.details)
+        level = LEVELS[kinds()[found.id].severity]
+        self._output.add_info(level, subject, found.id, *found.details)
 
 
-def _of(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _failed(error: Exception) -> Report:
+    return report(FAILED, f"{type(error).__name__}: {error}")

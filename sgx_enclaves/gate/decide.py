@@ -9,22 +9,235 @@
   is *identical* opens it if no rule has an objection. One that proved nothing, because
   the vendor was down or only some enclaves were asked for, hides neither.
 
-Each reason stands for itself, is one printable line of bounded length, and can be shown
-alone: names in packages may be anything.
+A rule in words says what a record must say beyond "identical":
+
+    max_age=30d              the verification is not older (d, h or m)
+    release=GLOB             the release it was verified against
+    origin=catalogue|GLOB    where that release's description came from; unless a rule
+                             says otherwise, the builders' catalogue
+    signer=intel|NAME|HEX    who signed, each enclave; several with commas
+    build_tag=GLOB           the tag whose repository made the buildroots
+    locked=yes               a lock pins every package of the buildroots
+    lock=SHA256              that lock
+    reproducible=no          accept enclaves that the verification itself did not build from
+                             pinned sources with the designated toolchain, in a locked
+                             buildroot or one of an allowed tag
+
+A rule that cannot be read is an error, never a weaker rule. Each reason against a build is one
+printable line of bounded length, and can be shown alone: names in packages may be anything.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Iterator, Sequence
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
+from sgx_enclaves.enclave.known import pin_named, signer_named
+from sgx_enclaves.errors import RuleError
 from sgx_enclaves.gate.inspect import PackageFacts
-from sgx_enclaves.gate.record import DIFFERS, IDENTICAL, UNVERIFIABLE, Record
-from sgx_enclaves.gate.rule import Rule
+from sgx_enclaves.gate.record import (
+    CATALOGUE,
+    DIFFERS,
+    IDENTICAL,
+    UNVERIFIABLE,
+    Record,
+    RecordedEnclave,
+)
 from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.presence import evidence
+
+INTEL = "intel"
+_AGE = re.compile(r"(?P<number>[1-9][0-9]{0,5})(?P<unit>[dhm])\Z")
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+_HEX = re.compile(r"[0-9a-f]{64}\Z")
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("", "false", "no", "off", "0")
+Signers = Mapping[str, Iterable[str]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must hold of a record whose verdict is identical.
+
+    Attributes:
+        max_age: None for no bound.
+        release: a glob; None for any.
+        origin: a glob.
+        signers: MRSIGNER values, and `INTEL`; None for any that the release names.
+        reproducible: whether the verification must have built the enclaves itself, with
+            the designated toolchain and with nothing unpinned.
+        build_tag: a glob for the tag that they were built in; None for any.
+        locked: whether the buildroot must be pinned by a lock.
+        lock: SHA-256 of that lock; None for any.
+    """
+
+    max_age: Optional[datetime.timedelta] = None
+    release: Optional[str] = None
+    origin: str = CATALOGUE
+    signers: Optional[frozenset[str]] = None
+    reproducible: bool = True
+    build_tag: Optional[str] = None
+    locked: bool = False
+    lock: Optional[str] = None
+
+    def objections(self, record: Record, now: datetime.datetime) -> tuple[str, ...]:
+        """Why this record does not suffice; none when it does.
+
+        Args:
+            record: one that was accepted.
+            now: with a time zone.
+        """
+        reasons = []
+        at = record.verified_time()
+        if self.max_age is not None and (at is None or now - at > self.max_age):
+            reasons.append(
+                f"the verification is too old: of {record.verified_at}, not within {self.max_age}"
+            )
+        reasons += [
+            f"{what} {found}, not {glob}"
+            for what, found, glob in (
+                ("it was verified against release", record.release, self.release),
+                (
+                    f"the description of release {record.release} is from",
+                    record.origin,
+                    self.origin,
+                ),
+                ("it was built in tag", record.build_tag, self.build_tag),
+                ("its buildroot is pinned by lock", record.lock_sha256, self.lock),
+            )
+            if glob is not None and not fnmatch.fnmatchcase(found or "", glob)
+        ]
+        if self.locked and record.lock_sha256 is None:
+            reasons.append("its buildroot is pinned by no lock")
+        if self.reproducible and not record.reproducible:
+            reasons.append(
+                "the verification did not itself build every enclave from pinned sources with the "
+                "designated toolchain, in a locked buildroot or one of an allowed tag"
+            )
+        reasons += [
+            f"{enclave.path} of {enclave.rpm} is signed by {enclave.mrsigner}, who is not asked for"
+            for enclave in record.enclaves
+            if self.signers is not None and not _is_signed_by(enclave, self.signers)
+        ]
+        return tuple(reasons)
+
+
+def _is_signed_by(enclave: RecordedEnclave, signers: frozenset[str]) -> bool:
+    if enclave.mrsigner is None:
+        return False
+    if enclave.mrsigner in signers:
+        return True
+    if INTEL not in signers or signer_named(enclave.mrsigner) is None:
+        return False
+    # Intel's signer of one enclave does not vouch for another.
+    pin = pin_named(enclave.name)
+    return pin is None or pin.mrsigner == enclave.mrsigner
+
+
+def parse_rule(words: Iterable[str], signers: Optional[Signers] = None) -> Rule:
+    """A rule from its words.
+
+    Args:
+        words: see the top of this module.
+        signers: names for further signers, each with its MRSIGNER values.
+
+    Raises:
+        RuleError: a word that is unknown, malformed, or there twice.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        field, read = _KEYS.get(key, ("", _text))
+        if not field or not equals or not value or field in found:
+            raise RuleError(
+                f"the gate's rule has a word that cannot be read: {word[:80]!r}",
+                expected=", ".join(f"{k}=…" for k in _KEYS) + ", each at most once",
+            )
+        try:
+            found[field] = _signers(value, signers or {}) if key == "signer" else read(value)
+        except ValueError as error:
+            raise RuleError(
+                f"{key} cannot be read", expected=str(error), found=repr(value[:80])
+            ) from None
+    return Rule(**found)
+
+
+def parse_mark(value: object, signers: Optional[Signers] = None) -> Optional[Rule]:
+    """The rule of a tag's mark: true, or a rule's words; None when it asks for none.
+
+    Raises:
+        RuleError: the mark cannot be read.
+    """
+    if value is None:
+        return None
+    if isinstance(value, (bool, int)):
+        value = str(int(value))
+    if not isinstance(value, str):
+        raise RuleError(
+            "the tag's mark cannot be read",
+            expected="true, false, or a rule as text",
+            found=type(value).__name__,
+        )
+    plain = value.strip().lower()
+    if plain in _FALSE:
+        return None
+    return parse_rule(() if plain in _TRUE else value.split(), signers)
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _max_age(value: str) -> datetime.timedelta:
+    match = _AGE.match(value)
+    if match is None:
+        raise ValueError("for example 30d, 12h or 90m")
+    return datetime.timedelta(**{_UNITS[match["unit"]]: int(match["number"])})
+
+
+def _yes_or_no(value: str) -> bool:
+    if value not in ("yes", "no"):
+        raise ValueError("yes or no")
+    return value == "yes"
+
+
+def _sha256(value: str) -> str:
+    if not _HEX.match(value):
+        raise ValueError("64 lower-case hexadecimal digits")
+    return value
+
+
+def _signers(value: str, signers: Signers) -> frozenset[str]:
+    found: set[str] = set()
+    for name in value.split(","):
+        if name == INTEL or _HEX.match(name):
+            found.add(name)
+        elif name in signers:
+            found.update(signers[name])
+        else:
+            raise RuleError(
+                f"signer {name[:80]!r} is not known",
+                expected=" or ".join([INTEL, *sorted(signers), "64 lower-case hexadecimal digits"]),
+                hint="names are given to signers in the hub plugin's configuration, [signers]",
+            )
+    return frozenset(found)
+
+
+# Word to the rule's field, and what reads its value; a signer's needs the site's names besides.
+_KEYS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "max_age": ("max_age", _max_age),
+    "release": ("release", _text),
+    "origin": ("origin", _text),
+    "signer": ("signers", _text),
+    "reproducible": ("reproducible", _yes_or_no),
+    "build_tag": ("build_tag", _text),
+    "locked": ("locked", _yes_or_no),
+    "lock": ("lock", _sha256),
+}
 
 _LONGEST = 600
 

@@ -31,6 +31,7 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import check_sigstruct
 from sgx_enclaves.errors import FormatError, LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.plain import record
+from sgx_enclaves.rpm.librpm import FileKind, PackageFile
 from sgx_enclaves.rpm.payload import PayloadFile
 from sgx_enclaves.rpm.presence import (
     ENCLAVE_FOLDER,
@@ -42,7 +43,7 @@ from sgx_enclaves.rpm.presence import (
     is_in_enclave_folder,
     stem_of,
 )
-from sgx_enclaves.rpm.reader import FileKind, Package, PackageFile
+from sgx_enclaves.rpm.reader import Package
 
 
 def provides_of(path: str, data: bytes, versions: Mapping[str, str]) -> list[str]:

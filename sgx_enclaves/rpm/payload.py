@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The files of a package, wherever they are: in its payload, or installed.
 
-The payload is unpacked in a child process with limits on memory and time (`archive.py`).
+The payload is unpacked in a child process with limits on memory and time (`librpm.py`).
 Its digests are checked before anything is unpacked, each file's while it comes.
 """
 
@@ -24,16 +24,8 @@ from sgx_enclaves.errors import (
     UnsupportedError,
 )
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
-from sgx_enclaves.rpm.archive import FILE_HEAD, Unpacker
-from sgx_enclaves.rpm.header import Header
-from sgx_enclaves.rpm.reader import (
-    KINDS,
-    FileKind,
-    Package,
-    PackageFile,
-    open_package,
-    truncated,
-)
+from sgx_enclaves.rpm.librpm import FILE_HEAD, KINDS, FileKind, Header, PackageFile, Unpacker
+from sgx_enclaves.rpm.reader import Package, open_package, truncated
 
 _PACKED = {
     **{"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0"},

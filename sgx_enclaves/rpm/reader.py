@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Packages as librpm reads them, and what must be true of one before it is believed.
 
-librpm parses the headers (`header.py`). This module asserts what librpm does not: that a
+librpm parses the headers (`librpm.py`). This module asserts what librpm does not: that a
 header is bounded before it is parsed, that it is one immutable region under a digest, that
 the file list agrees with itself, stays in the tree and claims no more than it may. Reads
 no payload (`payload.py`) and judges no OpenPGP signature.
@@ -9,7 +9,6 @@ no payload (`payload.py`) and judges no OpenPGP signature.
 
 from __future__ import annotations
 
-import enum
 import functools
 import hashlib
 import os
@@ -28,66 +27,28 @@ from sgx_enclaves.errors import (
 from sgx_enclaves.files import kind_of
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
 from sgx_enclaves.plain import record
-from sgx_enclaves.rpm.header import COUNTS, ENTRY, HEADER_MAGIC, Header
+from sgx_enclaves.rpm.librpm import (
+    COUNTS,
+    ENTRY,
+    HEADER_MAGIC,
+    KINDS,
+    OPENPGP,
+    FileKind,
+    Header,
+    PackageFile,
+)
 
 _LEAD_SIZE = 96
 _LEAD_MAGIC = b"\xed\xab\xee\xdb"
 # Those that rpm accepts.
 _LEAD_VERSIONS = (b"\3", b"\4")
 _HEADER_DIGESTS = {"SHA3_256HEADER": "sha3_256", "SHA256HEADER": "sha256", "SHA1HEADER": "sha1"}
-# Signatures over the header: of RPM 4, and from RPM 6 on.
-_OPENPGP = ("RSAHEADER", "DSAHEADER", "OPENPGP")
 # OpenPGP's numbers of hash algorithms, as RPM uses them.
 _ALGORITHMS = {
     **{1: "md5", 2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"},
     **{12: "sha3_256", 14: "sha3_512"},
 }
 _GHOST = 1 << 6
-
-
-class FileKind(enum.Enum):
-    """What a file of a package is."""
-
-    FILE = "file"
-    DIRECTORY = "directory"
-    SYMLINK = "symbolic link"
-    SPECIAL = "device, pipe or socket"
-
-
-# Of file modes; others no file has.
-KINDS = {
-    **{stat.S_IFREG: FileKind.FILE, stat.S_IFDIR: FileKind.DIRECTORY},
-    **{stat.S_IFLNK: FileKind.SYMLINK, stat.S_IFCHR: FileKind.SPECIAL},
-    **{stat.S_IFBLK: FileKind.SPECIAL, stat.S_IFIFO: FileKind.SPECIAL},
-    stat.S_IFSOCK: FileKind.SPECIAL,
-}
-
-
-@record
-class PackageFile:
-    """One file as the header describes it.
-
-    Attributes:
-        index: its place in the header.
-        path: absolute; relative in a source package.
-        kind: see `FileKind`.
-        mode: permission bits.
-        size: bytes.
-        digest: hexadecimal; empty for what has no content.
-        target: where a symbolic link points, else empty.
-        ghost: owned by the package, but not in its payload.
-        inode: device and inode; files that share them are hard links.
-    """
-
-    index: int
-    path: str
-    kind: FileKind
-    mode: int
-    size: int
-    digest: str
-    target: str
-    ghost: bool
-    inode: tuple[int, int]
 
 
 @record
@@ -361,7 +322,7 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
         raise signature.wrong(message, "SHA256HEADER or SHA1HEADER")
     sizes = [signature.one(tag, int) for tag in ("SIGNATURE_LONGSIZE", "SIGNATURE_SIZE")]
     stated = next((size for size in sizes if size is not None), None)
-    signed = any(tag in signature for tag in _OPENPGP)
+    signed = any(tag in signature for tag in OPENPGP)
     package = Package(header, limits, stated, end - header.start - header.size, signed)
     _check_size(package, end)
     return package

@@ -13,9 +13,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Protocol
+from typing import TYPE_CHECKING, Optional, Protocol
 
-from sgx_enclaves.child import in_child
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.known import pin_for_file
 from sgx_enclaves.errors import (
@@ -24,13 +23,12 @@ from sgx_enclaves.errors import (
     LimitError,
     PackageError,
     SgxEnclavesError,
-    UnsupportedError,
 )
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.enclaves import CONFIG_SUFFIX, ConfigFile, PackedEnclave, enclaves_among
-from sgx_enclaves.rpm.header import librpm
+from sgx_enclaves.rpm.librpm import is_signed_by_known_key
 from sgx_enclaves.rpm.payload import Opener, files_with_content, packed
 from sgx_enclaves.rpm.presence import SIGNED_SUFFIX, stem_of, version_of
 from sgx_enclaves.rpm.reader import Package
@@ -98,8 +96,6 @@ class Neighbours:
 
 # What `sgx-enclaves build` leaves in a built directory.
 MANIFEST = "manifest.json"
-# Of RPM 4, and from RPM 6 on.
-_SIGNATURES = ("RPMTAG_RSAHEADER", "RPMTAG_DSAHEADER", "RPMTAG_OPENPGP")
 _CONFIGS = 256
 _FOLDER_ENTRIES = 20_000
 _SHARED_OBJECT = ".so"
@@ -395,36 +391,6 @@ def open_reference(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) ->
         if error.message == "not an RPM package":
             error.hint = "a reference is a package of unsigned enclaves, or a directory with them"
         raise
-
-
-def is_signed_by_known_key(path: str) -> bool:
-    """Whether the header of a package has a good OpenPGP signature by a key of rpm's keyring.
-
-    The header pins the payload. librpm judges, in a child process.
-    """
-
-    def verify() -> bytes:
-        # librpm logs what it finds.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        rpm = librpm()
-        transaction = rpm.TransactionSet()
-        # Every check: without the key, or with a bad signature, there is an error.
-        transaction.setVSFlags(0)
-        with open(path, "rb") as stream:
-            header = transaction.hdrFromFdno(stream.fileno())
-        return b"signed" if is_signed(header) else b""
-
-    try:
-        return in_child(verify, what=f"{path}: the signature cannot be verified") == b"signed"
-    except (LimitError, UnsupportedError):
-        return False
-
-
-def is_signed(header: Any) -> bool:
-    """Whether a header of librpm's carries an OpenPGP signature over itself, good or not."""
-    rpm = librpm()
-    tags = [getattr(rpm, name, None) for name in _SIGNATURES]
-    return any(header[tag] for tag in tags if tag is not None and tag in header)
 
 
 class BuiltReference:

@@ -17,6 +17,7 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.rpm.enclaves import Links, PackedEnclave
+from sgx_enclaves.rpm.librpm import FileKind
 from sgx_enclaves.rpm.presence import (
     ENCLAVE_FOLDER,
     ENCLAVE_FOLDERS,
@@ -26,7 +27,7 @@ from sgx_enclaves.rpm.presence import (
     pinned_name,
     version_of,
 )
-from sgx_enclaves.rpm.reader import FileKind, Package
+from sgx_enclaves.rpm.reader import Package
 
 if TYPE_CHECKING:
     from sgx_enclaves.rpm.check import EnclaveResult

@@ -33,7 +33,7 @@ from sgx_enclaves.rpm.check import (
     package_finding,
 )
 from sgx_enclaves.rpm.enclaves import may_carry_enclaves
-from sgx_enclaves.rpm.header import librpm
+from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.reader import open_package
 from sgx_enclaves.rpm.references import (
     Neighbours,

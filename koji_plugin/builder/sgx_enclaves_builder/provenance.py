@@ -20,8 +20,9 @@ from sgx_enclaves.gate.origin import BuildHistory, MadeIn, SourceFile
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.installed import LockedPackage
 from sgx_enclaves.release.manifest import config_name, unsigned_name
+from sgx_enclaves.rpm.librpm import FileKind
 from sgx_enclaves.rpm.payload import PayloadFile, read_payload
-from sgx_enclaves.rpm.reader import FileKind, open_package
+from sgx_enclaves.rpm.reader import open_package
 from sgx_enclaves.rpm.references import PackageReference
 
 from .task_base import SgxTask

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
-from sgx_enclaves.gate.rule import INTEL, Rule, parse_rule
+from sgx_enclaves.gate.decide import INTEL, Rule, parse_rule
 from sgx_enclaves.settings import check_file, load_settings, setting, table, yes_or_no
 
 CONFIG_FILE = "/etc/koji-hub/plugins/sgx_enclaves.conf"

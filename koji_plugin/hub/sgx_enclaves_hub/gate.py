@@ -24,9 +24,8 @@ from kojihub.db import QueryProcessor
 
 from sgx_enclaves.arguments import MAX_ID, argument, name_or_id, number
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.gate.decide import Decision, decide
+from sgx_enclaves.gate.decide import Decision, Rule, decide, parse_mark, parse_rule
 from sgx_enclaves.gate.inspect import inspect_build, may_hold_enclaves
-from sgx_enclaves.gate.rule import Rule, parse_mark, parse_rule
 
 from . import hub_api, store
 from .config import settings

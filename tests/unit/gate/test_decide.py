@@ -9,10 +9,9 @@ from typing import Any, Optional
 
 import pytest
 
-from sgx_enclaves.gate.decide import Decision, decide, mismatches, plain
+from sgx_enclaves.gate.decide import Decision, Rule, decide, mismatches, parse_rule, plain
 from sgx_enclaves.gate.inspect import CopyFacts, PackageFacts, RpmDigests, SignedFile
 from sgx_enclaves.gate.record import Record, read_record
-from sgx_enclaves.gate.rule import Rule, parse_rule
 from tests.support.records import PATH, RPM, A, B, C, D, enclave, package, record
 
 NOW = datetime.datetime(2026, 11, 25, 1, tzinfo=datetime.timezone.utc)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.errors import RuleError
+from sgx_enclaves.gate.decide import Rule, parse_mark, parse_rule
 from sgx_enclaves.gate.record import read_record
-from sgx_enclaves.gate.rule import Rule, parse_mark, parse_rule
 from tests.support.intel import INTEL_PCE, INTEL_QE
 from tests.support.records import A, B, enclave, record
 

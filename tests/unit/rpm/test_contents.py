@@ -13,7 +13,7 @@ import pytest
 
 from sgx_enclaves.errors import InputError, PackageDamagedError, PackageError, SgxEnclavesError
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
-from sgx_enclaves.rpm.header import HEADER_MAGIC
+from sgx_enclaves.rpm.librpm import HEADER_MAGIC
 from sgx_enclaves.rpm.payload import Installed, OneChild, Opener, packed
 from sgx_enclaves.rpm.references import PackageReference
 from tests.support.signed import signed_enclave

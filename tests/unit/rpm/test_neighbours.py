@@ -13,14 +13,13 @@ import pytest
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.rpm.check import PackageResult, check_package
-from sgx_enclaves.rpm.header import librpm
+from sgx_enclaves.rpm.librpm import is_signed_by_known_key, librpm
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.references import (
     FolderReference,
     Neighbours,
     PackageReference,
     Reference,
-    is_signed_by_known_key,
     neighbours_among,
 )
 from tests.support.keys import mrsigner, vendor_key

@@ -30,7 +30,7 @@ from sgx_enclaves.errors import (
     UnsupportedError,
 )
 from sgx_enclaves.limits import ArchiveLimits, PackageLimits
-from sgx_enclaves.rpm.header import librpm
+from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.payload import packed, read_payload
 from sgx_enclaves.rpm.reader import Package, open_package
 from tests.support_rpm import (

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from sgx_enclaves_rpmlint.findings import BY_ID, ERROR, KINDS, kind_of_code
 from sgx_enclaves_rpmlint.judge import withdraw
 from sgx_enclaves_rpmlint.options import read_options
-from sgx_enclaves_rpmlint.session import Session
+from sgx_enclaves_rpmlint.session import FAILED, Session, id_of, kinds
 
 from sgx_enclaves.release.manifest import EnclaveRecord, FileRecord, Manifest, write_manifest
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
@@ -468,10 +467,10 @@ def test_a_wrong_table_is_told(table: Any) -> None:
 def test_errors_are_defended() -> None:
     output = Output(badness={"sgx-enclave-payload-differs": "0"})
     Session({}, output)
-    for kind in KINDS:
-        assert output.error_details[kind.id] == kind.description
-        assert (kind.id in output.blocked_filters) is (kind.level == ERROR)
-        assert (int(output.badness.get(kind.id, 0)) > 0) is (kind.level == ERROR)
+    for name, kind in kinds().items():
+        assert output.error_details[name] == f"{kind.meaning} {kind.do}"
+        assert (name in output.blocked_filters) is (kind.severity == "error")
+        assert (int(output.badness.get(name, 0)) > 0) is (kind.severity == "error")
 
 
 def test_every_code_of_the_core_has_words() -> None:
@@ -483,7 +482,7 @@ def test_every_code_of_the_core_has_words() -> None:
     )
     codes = {code for source in sources for code in form.findall(source.read_text())}
     assert len(codes) > 15
-    unknown = {c for c in codes if kind_of_code(c) is BY_ID["sgx-enclave-check-failed"]}
+    unknown = {c for c in codes if id_of(c) == FAILED}
     assert not unknown
 
 

@@ -12,7 +12,7 @@ import pytest
 from sgx_enclaves_hub.config import CONFIG_FILE, Settings, read_settings, settings
 
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.gate.rule import Rule
+from sgx_enclaves.gate.decide import Rule
 from sgx_enclaves.settings import check_file
 from tests.support.records import A, B
 
