@@ -149,7 +149,7 @@ def _tamperings(shop: Workshop, stock: Stock) -> list[Result]:
             "%check",
         ),
         "appended": Tampering("a byte appended", honest + b"\0", "%check"),
-        "missing": Tampering("not in the archive", None, "%prep"),
+        "missing": Tampering("not in the archive", None, "%install"),
     }.items():
         signed = {**stock.signed, PCE.signed: case.signed or b""}
         if case.signed is None:

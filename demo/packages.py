@@ -20,6 +20,7 @@ from typing import Optional
 from demo.command import ROOT
 
 MACROS = ROOT / "spec-templates" / "macros.sgx-enclaves"
+RPMLINTRC = ROOT / "spec-templates" / "enclaves.rpmlintrc"
 ATTRIBUTES = ROOT / "spec-templates" / "fileattrs" / "sgx_enclaves.attr"
 DEADLINE = 300
 # A home without any configuration; what needs a cache may have one there.
@@ -191,5 +192,6 @@ def rpmlint(home: Path, config: Path, files: Sequence[Path]) -> Ran:
         files: packages and spec files.
     """
     argv = [str(home / "bin" / "python"), "-m", "sgx_enclaves_rpmlint", "--config", str(config)]
+    argv += ["--rpmlintrc", str(RPMLINTRC)]
     checks = ROOT / "rpmlint_checks"
     return run([*argv, *map(str, files)], {"PYTHONPATH": f"{checks}{os.pathsep}{ROOT}"})

@@ -24,6 +24,7 @@ from demo.release import (
     CHECKSUMS_FILE,
     ENCLAVE_LIST,
     ENCLAVES,
+    PREBUILT,
     SIGNED_FILE,
     SOURCE_FILE,
     VERSION,
@@ -39,6 +40,7 @@ from demo.whole_release import TOOLS
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.graft import extract
 from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.release.archive import pack_members
 from sgx_enclaves.release.place import STANDARD_PATH
 from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.toolchain import look_at
@@ -46,6 +48,8 @@ from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 
 KINDS = ("reproducible", "prebuilt", "grafted")
 RELEASE_FILE = "demo.toml"
+# what `sgx-enclaves releases repack` makes of the vendor's archive
+REPACKED_FILE = "demo-signed.tar"
 DATE = "2026-01-01"
 # Nothing is fetched: all files are in the source packages.
 _NOWHERE = "https://vendor.example"
@@ -133,6 +137,9 @@ class Stock:
             SOURCE_FILE: source_archive(),
             SIGNED_FILE: archive,
             CHECKSUMS_FILE: checksums(SIGNED_FILE, archive),
+            REPACKED_FILE: pack_members(
+                {f"{PREBUILT}/{name}": data for name, data in self.signed.items()}
+            ),
             **self.signatures,
         }
 

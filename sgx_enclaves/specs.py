@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import datetime
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
-from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release
+from sgx_enclaves.catalogue.records import Build, Catalogue, Enclave, Release, ToolPin
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import printable
 
@@ -26,11 +27,12 @@ _HOME = "https://github.com/intel/linux-sgx"
 
 
 class Kind(enum.Enum):
-    """What a source package of enclaves is for."""
+    """What a source package is for."""
 
     REPRODUCIBLE = "reproducible"
     PREBUILT = "prebuilt"
     GRAFTED = "grafted"
+    TOOLCHAIN = "toolchain"
 
 
 def templates_folder() -> Path:
@@ -90,7 +92,7 @@ def render(request: SpecRequest) -> str:
         undefined=jinja2.StrictUndefined,
         finalize=_escaped,
     )
-    values = _values(request)
+    values = (_toolchain if request.kind is Kind.TOOLCHAIN else _values)(request)
     try:
         return environment.get_template(f"{request.kind.value}.spec.j2").render(values)
     except jinja2.TemplateNotFound as error:
@@ -101,21 +103,20 @@ def render(request: SpecRequest) -> str:
         ) from None
 
 
-def packaged(catalogue: Catalogue, release: Release) -> tuple[tuple[Enclave, ...], list[str]]:
-    """The enclaves that packages can have, and why others are left out.
-
-    Raises:
-        CatalogueError: none is left.
-    """
+def _packaged(request: SpecRequest) -> tuple[tuple[Enclave, ...], list[str]]:
+    """The enclaves that packages can have, and why others are left out."""
+    release = request.release
     chosen, left_out = [], []
     for enclave in release.enclaves:
-        if enclave.not_reproducible is not None:
-            left_out.append(f"{enclave.name} is left out: {enclave.not_reproducible}")
-        elif enclave.so_version is None:
-            left_out.append(f"{enclave.name} is left out: the version of its file is not known")
-        else:
-            catalogue.build_of(release, enclave)
+        why = enclave.not_reproducible
+        if why is None and enclave.so_version is None:
+            why = "the version of its file is not known"
+        if why is None and request.kind is Kind.PREBUILT and not enclave.may_ship:
+            why = enclave.reason
+        if why is None:
             chosen.append(enclave)
+        else:
+            left_out.append(f"{enclave.name} is left out: {why}")
     if not chosen:
         raise CatalogueError(
             f"{release.name} has no enclave that can be packaged", found="; ".join(left_out)
@@ -123,27 +124,52 @@ def packaged(catalogue: Catalogue, release: Release) -> tuple[tuple[Enclave, ...
     return tuple(chosen), left_out
 
 
-def sources_of(request: SpecRequest) -> tuple[Artifact, ...]:
-    """The files that are fetched before the build; those of one name once."""
-    release = request.release
-    enclaves, _left_out = packaged(request.catalogue, release)
-    artifacts: list[Artifact] = []
-    if request.kind is Kind.REPRODUCIBLE:
-        for tree in request.catalogue.trees_of(release, enclaves):
-            artifacts += tree.sources()
-    elif request.kind is Kind.PREBUILT:
-        used = {enclave.vendor for enclave in enclaves}
-        for archive in release.vendor:
-            if archive.id in used:
-                artifacts.append(archive.artifact)
-                artifacts += [archive.checksums] if archive.checksums is not None else []
-    return tuple({artifact.filename: artifact for artifact in artifacts}.values())
+@dataclass(frozen=True)
+class _Tree:
+    """The sources of some enclaves in the release that builds them, by their shortest way."""
+
+    release: Release
+    enclaves: tuple[str, ...]
+    build: Build
+
+
+def _trees(request: SpecRequest, enclaves: Iterable[Enclave]) -> list[_Tree]:
+    names: dict[str, list[str]] = {}
+    for enclave in enclaves:
+        tree, _built = request.catalogue.build_of(request.release, enclave)
+        names.setdefault(tree.name, []).append(enclave.name)
+    trees = []
+    for name, some in names.items():
+        release = request.catalogue.release(name)
+        if release.build is not None:
+            trees.append(_Tree(release, tuple(some), release.build.along(some)))
+    return trees
+
+
+def sources_of(request: SpecRequest) -> dict[Artifact, tuple[str, ...]]:
+    """The archives that unsigned enclaves are built from, those of one name once.
+
+    Returns:
+        To each the enclaves without which it is not needed; none if one that is always
+        built needs it.
+    """
+    enclaves, _left_out = _packaged(request)
+    always = [enclave for enclave in enclaves if enclave.may_ship and enclave.required]
+    groups = [("", always), *((e.name, [e]) for e in enclaves if e not in always)]
+    found: dict[str, tuple[Artifact, tuple[str, ...]]] = {}
+    for name, group in groups:
+        artifacts = (s.artifact for tree in _trees(request, group) for s in tree.build.sources)
+        for filename, artifact in {artifact.filename: artifact for artifact in artifacts}.items():
+            known, needed_by = found.get(filename, (artifact, ()))
+            if filename not in found or needed_by:
+                found[filename] = (known, (*needed_by, name) if name else ())
+    return dict(found.values())
 
 
 def _values(request: SpecRequest) -> Mapping[str, object]:
     """What the templates put in, by name."""
     release = request.release
-    enclaves, notes = packaged(request.catalogue, release)
+    enclaves, notes = _packaged(request)
     if release.license is None:
         raise CatalogueError(
             f"{release.name} names no licence", file=release.file, hint="add the key license"
@@ -153,21 +179,107 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
         what = "accepts them all the same" if request.allow_unpinned else "refuses them"
         notes.append(f"NOT PINNED by the release; the build {what}:")
         notes += [f"  {fact}" for fact in unpinned]
-    trees = request.catalogue.trees_of(release, enclaves)
     sources = _sources(request, enclaves)
-    toolchains = {tree.toolchain.name for tree in trees if tree.toolchain is not None}
-    return {
+    values: dict[str, object] = {
         "kind": request.kind.value,
         "release": release,
         "arguments": _arguments(request, len(sources) - 1),
-        "toolchain": ", ".join(sorted(toolchains)),
-        "toolchain_packages": request.toolchain_packages,
         "url": _HOME,
         "date": request.date.strftime("%a %b %d %Y"),
         "packager": request.packager,
         "notes": notes,
         "enclaves": enclaves,
+        "bundled": {enclave.name: _bundled(request, enclave) for enclave in enclaves},
         "sources": sources,
+    }
+    trees = _trees(request, enclaves)
+    values["licences"] = _licences(request, trees)
+    if request.kind is Kind.REPRODUCIBLE:
+        toolchains = [(t.release, t.release.toolchain) for t in trees if t.release.toolchain]
+        packaged = [tree.name for tree, _found in toolchains if _packaged_tools(tree)]
+        tools = {
+            tool.name
+            for tree, found in toolchains
+            for tool in found.tools
+            if tool.name not in _packaged_tools(tree)
+        }
+        values["toolchain"] = ", ".join(sorted({found.name for _tree, found in toolchains}))
+        values["tools"] = sorted(tools)
+        values["toolchain_packages"] = [
+            *(f"sgx-toolchain({name})" for name in packaged),
+            *request.toolchain_packages,
+        ]
+    return values
+
+
+def _bundled(request: SpecRequest, enclave: Enclave) -> Mapping[str, str]:
+    """The version of each library in the enclave, as distributions write it."""
+    (tree,) = _trees(request, [enclave])
+    found = dict(tree.release.bundled)
+    for source in {item.artifact.filename: item for item in reversed(tree.build.sources)}.values():
+        if source.place:
+            snapshot = f"0^git{source.commit[:7]}" if source.commit else ""
+            found[source.id] = source.version or snapshot
+    return dict(sorted(found.items()))
+
+
+def _licences(
+    request: SpecRequest, trees: Iterable[_Tree]
+) -> Mapping[tuple[int, str, int], Sequence[str]]:
+    """Texts of licences by where they are: source, directory to put them in, parts to strip."""
+    names = [artifact.filename for artifact in sources_of(request)]
+    found: dict[tuple[int, str, int], list[str]] = {}
+    for tree in trees:
+        for file in tree.release.license_files:
+            source = tree.build.source_of(file)
+            folder = f"licences/{tree.release.name}/{source.place}".rstrip("/")
+            key = (names.index(source.artifact.filename), quote(folder), source.strip)
+            inside = file.removeprefix(f"{source.place}/")
+            found.setdefault(key, []).append(quote("*/" * source.strip + inside))
+    return found
+
+
+# gcc last: the others come first on the path while it is configured
+_TOOLS = ("nasm", "binutils", "gcc")
+
+
+def _packaged_tools(release: Release) -> dict[str, ToolPin]:
+    """The tools that come as a package of their own, by name; maybe none."""
+    toolchain = release.toolchain
+    if toolchain is None or toolchain.prefix is None:
+        return {}
+    known = {tool.name: tool for tool in toolchain.tools if tool.source is not None}
+    return {name: known[name] for name in _TOOLS if name in known}
+
+
+def _toolchain(request: SpecRequest) -> Mapping[str, object]:
+    """What the template of the designated toolchain puts in, by name."""
+    release = request.release
+    toolchain, build = release.toolchain, release.build
+    if toolchain is None or build is None:
+        trees = request.catalogue.trees_of(release)
+        raise CatalogueError(
+            f"{release.name} designates no toolchain: other releases build its enclaves",
+            file=release.file,
+            hint="write that of " + " or ".join(tree.name for tree in trees),
+        )
+    tools = _packaged_tools(release)
+    lost = [f"toolchain.{key}" for key in ("prefix", "interpreter") if not getattr(toolchain, key)]
+    lost += [f"the source of {name}" for name in _TOOLS if name not in tools]
+    if lost:
+        raise CatalogueError(
+            f"{release.name} does not say what its toolchain is packaged from",
+            file=release.file,
+            expected=", ".join(lost),
+        )
+    return {
+        "release": release,
+        "toolchain": toolchain,
+        "tools": tools,
+        "sources": _sources(request, ()),
+        "place": build.root.rpartition("/")[0],
+        "date": request.date.strftime("%a %b %d %Y"),
+        "packager": request.packager,
     }
 
 
@@ -195,21 +307,41 @@ def _is_own(release: Release) -> bool:
     return Path(release.file).parent == OWN_FOLDER
 
 
-def _sources(request: SpecRequest, enclaves: Sequence[Enclave]) -> list[Mapping[str, str]]:
-    """Of each source: its place, and a comment about it."""
+def _sources(request: SpecRequest, enclaves: Sequence[Enclave]) -> list[Mapping[str, object]]:
+    """Of each source: its number, its place, a comment about it, and when it is needed."""
     release = request.release
-    lines = [(a.pin or "no digest is pinned", _url(a)) for a in sources_of(request)]
-    if request.kind is Kind.GRAFTED:
+    lines: list[tuple[str, str, Sequence[str]]] = []
+    if request.kind is Kind.REPRODUCIBLE:
+        lines += [(*_source(a), needed_by) for a, needed_by in sources_of(request).items()]
+    elif request.kind is Kind.PREBUILT:
+        place = f"{release.name}-signed.tar"
+        about = f"made by sgx-enclaves releases repack {release.name} -o {place}"
+        lines.append((about, place, ()))
+    elif request.kind is Kind.GRAFTED:
         command = f"sgx-enclaves fetch {release.name} --what signed --signatures-into DIR"
-        lines += [(f"made by {command}", enclave.signature_file) for enclave in enclaves]
-    if not _is_own(release):
-        lines.append(
-            ("what the release is; not in the installed catalogue", Path(release.file).name)
-        )
-    return [{"about": about, "place": place} for about, place in lines]
+        for enclave in enclaves:
+            needed_by = () if enclave.may_ship and enclave.required else (enclave.name,)
+            lines.append((f"made by {command}", enclave.signature_file, needed_by))
+    else:
+        tools = _packaged_tools(release)
+        lines += [(*_source(tool.source), ()) for tool in tools.values() if tool.source]
+    if request.kind is not Kind.TOOLCHAIN and not _is_own(release):
+        about = "what the release is; not in the installed catalogue"
+        lines.append((about, Path(release.file).name, ()))
+    return [
+        {
+            "number": number,
+            "about": about,
+            "place": place,
+            "condition": _Macros(" || ".join(f"%{{with {name}}}" for name in needed_by)),
+        }
+        for number, (about, place, needed_by) in enumerate(lines)
+    ]
 
 
-def _url(artifact: Artifact) -> str:
-    """The first place; with the name that the file gets, where the URL ends otherwise."""
+def _source(artifact: Artifact) -> tuple[str, str]:
+    """Its pin; its first place, with the file's name where the URL ends otherwise."""
     url = artifact.urls[0]
-    return url if url.rpartition("/")[2] == artifact.filename else f"{url}#/{artifact.filename}"
+    if url.rpartition("/")[2] != artifact.filename:
+        url = f"{url}#/{artifact.filename}"
+    return artifact.pin or "no digest is pinned", url

@@ -154,6 +154,7 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
         "dcap": dcap_version,
         "license": base.license,
         "license_files": list(base.license_files),
+        "bundled": dict(base.bundled),
         "unpinned": [],
         "notes": [
             f"which tag each enclave was built from: {_README} of {trees.dcap_release}",
@@ -166,7 +167,7 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
             "patch": _patches(trees.sgx),
             "step": _steps(base, trees.sgx),
         },
-        "toolchain": _toolchain(base, trees.sgx),
+        "toolchain": _toolchain(base, trees.sgx, name),
         "vendor": [_vendor(dcap_version)],
     }
     data["build"]["source"] += _nested(data["build"]["source"], known)
@@ -223,6 +224,7 @@ def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[
         yield {
             **{"id": name, "place": place, "filename": filename, "urls": urls},
             "commit": tree.commit,
+            **({"version": _numbers(tree.tag)} if name == "dcap" else {}),
         }
     copies = dict(_copied(trees.sgx))
     for tree, above in ((trees.sgx, ""), (trees.dcap, f"{_DCAP_PLACE}/")):
@@ -241,8 +243,13 @@ def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[
                         **{"id": prefix + repo.lower(), "place": where},
                         **{"filename": filename, "urls": urls},
                         **(_pins(source.artifact) if source is not None else {}),
+                        **_version(source),
                         "commit": commit,
                     }
+
+
+def _version(source: Optional[Source]) -> dict[str, str]:
+    return {"version": source.version} if source is not None and source.version else {}
 
 
 def _repository(url: str) -> tuple[str, str]:
@@ -269,6 +276,7 @@ def _ssl_sources(trees: Trees) -> Iterator[dict[str, Any]]:
         "urls": [
             f"https://www.openssl.org/source/{way}{openssl}" for way in ("", f"old/{branch}/")
         ],
+        "version": said["openssl_ver_name"].removeprefix("openssl-"),
         "sha256": said["openssl_chksum"],
         "unpack": False,
     }
@@ -288,6 +296,7 @@ def _nested(
                     **{"id": source.id, "place": place, "filename": source.artifact.filename},
                     "urls": list(source.artifact.urls),
                     **_pins(source.artifact),
+                    **_version(source),
                     "commit": commit,
                 }
 
@@ -339,18 +348,24 @@ def _macro(text: str, name: str) -> str:
     return match[1] if match is not None else ""
 
 
-def _toolchain(base: Release, tree: SourceTree) -> dict[str, Any]:
+def _toolchain(base: Release, tree: SourceTree, name: str) -> dict[str, Any]:
     container = tree.read(_CONTAINER)
-    tools: dict[str, dict[str, str]] = {}
-    for path, name, version, dev in re.findall(
+    tools: dict[str, dict[str, Any]] = {}
+    for path, package, version, dev in re.findall(
         r"(/nix/store/[0-9a-z]{32}-([a-z][a-z0-9-]*?)-(\d[\w.-]*?)(-dev)?)\s", container
     ):
-        tool = name.removesuffix("-wrapper") + dev
+        tool = package.removesuffix("-wrapper") + dev
         tools.setdefault(tool, {"name": tool, "version": version, "path": path})
     nix = re.search(r"/nix-([\d.]+)/install", container)
     old = base.toolchain or Toolchain("", ())
+    for pin in old.tools:
+        tool = tools.get(pin.name, {})
+        if pin.source is not None and tool.get("version") == pin.version:
+            source = as_plain(pin.source)
+            tool["source"] = {key: source[key] for key in ("filename", "urls", "sha256")}
     made: dict[str, Any] = {
         "name": f"Nix {nix[1]}" if nix is not None else old.name,
+        "prefix": f"/usr/lib/sgx-toolchain/{name}",
         "umask": old.umask,
         "strip_flags": list(old.strip_flags),
         "environment": {**old.environment, "SOURCE_DATE_EPOCH": tree.time},

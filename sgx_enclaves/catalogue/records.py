@@ -30,6 +30,7 @@ class Source:
         strip: leading parts of member names that are dropped.
         commit: the git commit that the archive holds, where known.
         unpack: whether it is unpacked there; otherwise it is put there as it is.
+        version: the upstream release that the commit is, where it is one.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Source:
     strip: int = 1
     commit: Optional[str] = None
     unpack: bool = True
+    version: Optional[str] = None
 
 
 @record
@@ -119,28 +121,30 @@ class Build:
         return replace(
             self,
             sources=tuple(item for item in self.sources if item.id in way.sources),
-            patches=tuple(item for item in self.patches if self._patched(item) in way.sources),
+            patches=tuple(p for p in self.patches if self.source_of(p.place).id in way.sources),
             steps=tuple(s for s in way.steps if not s.enclaves or wanted & set(s.enclaves)),
             routes=(),
             route=route,
         )
 
-    def _patched(self, patch: Patch) -> str:
-        """The id of the innermost source around the directory that a patch is applied in."""
-        around = [s for s in self.sources if f"{patch.place}/".startswith(f"{s.place}/")]
-        return max([self.sources[0], *around], key=lambda source: len(source.place)).id
+    def source_of(self, place: str) -> Source:
+        """The innermost source around a path in the tree."""
+        around = [s for s in self.sources if f"{place}/".startswith(f"{s.place}/")]
+        return max([self.sources[0], *around], key=lambda source: len(source.place))
 
 
 @record
 class ToolPin:
     """One tool of the designated toolchain, as the release's makers call it.
 
-    Its path, where known, is the one that it has for them, since paths get baked in.
+    Its path, where known, is the one that it has for them, since paths get baked in. From
+    `source` upstream's own build makes it.
     """
 
     name: str
     version: str
     path: Optional[str] = None
+    source: Optional[Artifact] = None
 
 
 @record
@@ -154,6 +158,7 @@ class Toolchain:
         environment: variables of every build step.
         umask: file mode mask of every build step.
         strip_flags: what the makefiles strip with; nothing may strip again.
+        prefix: where packages install the tools that have a source.
     """
 
     name: str
@@ -162,6 +167,7 @@ class Toolchain:
     environment: Mapping[str, str] = field(default_factory=dict)
     umask: int = 0o022
     strip_flags: tuple[str, ...] = ()
+    prefix: Optional[str] = None
 
 
 @record
@@ -286,7 +292,11 @@ class Release:
         unpinned: the facts that are not known, such as `source.linux-sgx`.
         notes: what a reader should know, such as how the facts were found.
         license: SPDX expression for packages of the enclaves; None if unknown.
-        license_files: its text, at the top of the first source.
+        license_files: its text, relative to the tree.
+        bundled: version, by name, of the libraries whose code the first source has in it;
+            empty where it is not known.
+        shipped: the highest Release of packages of this version that a distribution has had
+            without this program.
     """
 
     name: str
@@ -302,6 +312,8 @@ class Release:
     notes: tuple[str, ...] = ()
     license: Optional[str] = None
     license_files: tuple[str, ...] = ()
+    bundled: Mapping[str, str] = field(default_factory=dict)
+    shipped: int = 0
 
     def enclave(self, name: str) -> Optional[Enclave]:
         """The enclave of that name."""

@@ -188,7 +188,7 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
 
 @verb("""\
 release:RELEASE  its name in the catalogue
---kind reproducible|prebuilt|grafted!
+--kind reproducible|prebuilt|grafted|toolchain!
 -o, --output FILE  where to write; standard output by default
 --force  replace the output file if there is one already
 --packager PACKAGER (sgx-enclaves <sgx-enclaves@localhost>)  NAME <ADDRESS>, for the changelog
@@ -204,6 +204,7 @@ def spec(args: argparse.Namespace) -> int:
       reproducible  builds the unsigned enclaves with the designated toolchain
       prebuilt      ships the vendor's files, if each is our build plus a signature
       grafted       ships our build with the vendor's signatures put on
+      toolchain     the designated compiler, linker and assembler, built from source
 
     All numbers, names and URLs come from the catalogue. The spec file uses the macros of
     macros.sgx-enclaves; `sgx-enclaves fetch` brings the files that it names.

@@ -34,6 +34,7 @@ from demo.release import (
 from demo.source_packages import (
     KINDS,
     RELEASE_FILE,
+    REPACKED_FILE,
     Stock,
     least_isvsvn,
     make_forged,
@@ -42,7 +43,7 @@ from demo.source_packages import (
     signatures_of,
     write_spec,
 )
-from sgx_enclaves.catalogue.reader import OWN_FOLDER
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
@@ -60,6 +61,8 @@ pytestmark = [
 ]
 
 RPMLINTS = ("2.4.0", "2.10.0")
+OWN = load_catalogue((OWN_FOLDER,))
+PACKAGED = [r.name for r in OWN.releases.values() if r.toolchain and r.toolchain.prefix]
 FOLDER = "usr/x86_64-intel-sgx"
 PCE, IDE, QE3, TDQE = ENCLAVE_LIST
 ONLY_PCE = tuple(arg for e in (IDE, QE3, TDQE) for arg in ("--without", e.name))
@@ -97,8 +100,12 @@ class World:
         return sorted((self.folder / "rpmbuild" / kind).glob("RPMS/*/*.rpm"))
 
     def package(self, kind: str, name: str) -> Path:
-        """The binary package of one enclave."""
+        """The binary package of one enclave, or the one that all of them require."""
         return next(p for p in self.packages(kind) if f"-{name}-" in p.name)
+
+    def alone(self, kind: str, name: str) -> list[Path]:
+        """The package of one enclave and what it requires."""
+        return [self.package(kind, name), self.package(kind, "common")]
 
     def source_package(self, kind: str) -> Path:
         """The source package of a kind."""
@@ -183,7 +190,7 @@ def _bench(world: World, tmp_path: Path) -> Bench:
 def test_both_ways_ship_the_vendors_files(world: World, tmp_path: Path) -> None:
     """rpm itself refuses two packages that have the same path with other bytes or modes."""
     ours = [*world.packages("prebuilt"), *world.packages("grafted")]
-    assert len(ours) == 2 * len(ENCLAVE_LIST)
+    assert len(ours) == 2 * (len(ENCLAVE_LIST) + 1)
     for kind in ("prebuilt", "grafted", "both"):
         packages = ours if kind == "both" else world.packages(kind)
         done = install(packages, tmp_path / kind)
@@ -200,7 +207,7 @@ def test_both_ways_ship_the_vendors_files(world: World, tmp_path: Path) -> None:
 def test_rpm_refuses_other_bytes_beside_them(world: World, tmp_path: Path) -> None:
     """What the last test proves only if rpm does look."""
     forged = rebuild(world, make_forged(Workshop(tmp_path, tmp_path), world.stock.forged), tmp_path)
-    done = install([forged, world.package("grafted", "pce")], tmp_path / "root")
+    done = install([forged, *world.alone("grafted", "pce")], tmp_path / "root")
     assert done.status != 0
     assert "conflicts between attempted installs" in done.text
 
@@ -239,12 +246,52 @@ def test_nothing_of_the_vendors_but_signatures_is_in_the_grafted_source(world: W
         assert int(sizes[f"libsgx_{enclave.file}.sig"]) <= len(blocks) * (1808 + 772)
 
 
-def test_the_vendors_own_archive_is_in_the_prebuilt_source(world: World) -> None:
-    package = world.source_package("prebuilt")
+def test_what_may_be_shipped_is_in_the_prebuilt_source(bench: Bench) -> None:
+    """The source package holds what the command makes of the vendor's archive."""
+    package = bench.world.source_package("prebuilt")
     form = "[%{FILENAMES} %{FILEDIGESTS}\\n]"
     listing = run(["rpm", "-qp", "--qf", form, str(package)]).text
-    digest = hashlib.sha256(world.stock.files()[SIGNED_FILE]).hexdigest()
-    assert f"{SIGNED_FILE} {digest}" in listing
+    bench.write(bench.world.stock)
+    made = bench.folder / "made.tar"
+    assert repack(bench, made) == 0
+    digest = hashlib.sha256(made.read_bytes()).hexdigest()
+    assert f"{REPACKED_FILE} {digest}\n" in listing
+    assert SIGNED_FILE not in listing
+
+
+def repack(bench: Bench, made: Path) -> int:
+    where = ("--catalogue", str(bench.sources / RELEASE_FILE), "--local", str(bench.sources))
+    own = ("--cache", str(bench.folder / "cache"), "--offline")
+    return main(["releases", "repack", "demo", "-o", str(made), *where, *own])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_licences_come_with_every_enclave(world: World, tmp_path: Path, kind: str) -> None:
+    assert install([world.package(kind, "pce")], tmp_path / "without").status != 0
+    assert install(world.alone(kind, "pce"), tmp_path / "with").status == 0
+    (text,) = (tmp_path / "with/usr/share/licenses").glob("*/demo/LICENSE")
+    assert text.read_text().startswith("GPL-2.0-or-later")
+
+
+def test_packages_of_the_same_files_that_nobody_verified_are_replaced(
+    world: World, tmp_path: Path
+) -> None:
+    """What the distribution had under the prebuilt packages' name goes when ours come."""
+    spec = tmp_path / "old.spec"
+    spec.write_text(
+        "Name: sgx-enclave-prebuilt-pce-signed\nVersion: 2.24\nRelease: 3\nSummary: Old\n"
+        "License: MIT\n%description\nOld.\n%files\n"
+    )
+    (old,) = Workshop(tmp_path, tmp_path).rpmbuild("-bb", spec).packages
+    for kind in ("prebuilt", "grafted"):
+        root = tmp_path / kind
+        assert install([old], root).status == 0
+        files = [str(path) for path in world.alone(kind, "pce")]
+        done = run([*rpm_in(root), "--upgrade", "--nosignature", *files])
+        assert done.status == 0, done.text
+        names = run([*rpm_in(root), "-qa", "--qf", "%{NAME} %{VERSION}\\n"]).text.splitlines()
+        state = f"sgx-enclave-{kind}-"
+        assert sorted(names) == [f"{state}common 2.25", f"{state}pce-signed 2.25"]
 
 
 def provides(package: Path) -> set[str]:
@@ -288,7 +335,7 @@ def test_a_repository_can_be_asked_for_a_measurement(world: World, tmp_path: Pat
 
 
 def test_the_signed_packages_hold_the_report(world: World, tmp_path: Path) -> None:
-    done = install([world.package("prebuilt", "ide")], tmp_path)
+    done = install(world.alone("prebuilt", "ide"), tmp_path)
     assert done.status == 0, done.text
     (report,) = tmp_path.glob("usr/share/doc/*/verdict.json")
     verdict = json.loads(report.read_text())
@@ -306,8 +353,9 @@ def contents(package: Path) -> str:
 def test_packages_hold_the_same_each_time(bench: Bench, kind: str) -> None:
     """Elsewhere, at another time, and without the other enclaves."""
     built = bench.build(bench.write(bench.world.stock, kind, same_root=True))
-    (package,) = built.packages
-    assert contents(package) == contents(bench.world.package(kind, "pce"))
+    assert len(built.packages) == 2
+    for package, name in zip(built.packages, ("common", "pce")):
+        assert contents(package) == contents(bench.world.package(kind, name))
 
 
 def test_the_newest_toolchains_enclave_is_not_installed_beside_ours(world: World) -> None:
@@ -320,7 +368,8 @@ def test_the_newest_toolchains_enclave_is_not_installed_beside_ours(world: World
 def test_an_enclave_can_be_left_out(bench: Bench) -> None:
     built = bench.build(bench.write(bench.world.stock))
     assert built.status == 0, built.text
-    assert [p.name for p in built.packages] == ["sgx-enclave-prebuilt-pce-signed-2.25-1.x86_64.rpm"]
+    names = [path.name.rsplit("-", 2)[0] for path in built.packages]
+    assert names == ["sgx-enclave-prebuilt-common", "sgx-enclave-prebuilt-pce-signed"]
 
 
 def test_what_is_built_in_is_really_required(bench: Bench) -> None:
@@ -336,7 +385,7 @@ def test_what_is_built_in_is_really_required(bench: Bench) -> None:
     shop = Workshop(bench.folder, bench.world.root)
     without, both = bench.folder / "without", bench.folder / "with"
     install(macros, without)
-    install([*macros, bench.world.package("reproducible", "pce")], both)
+    install([*macros, *bench.world.alone("reproducible", "pce")], both)
     folder = run(["rpm", "--eval", "%{_dbpath}"]).text.strip()
     statuses = {}
     for root in (without, both):
@@ -371,14 +420,12 @@ def test_fetch_writes_the_signed_enclaves_and_their_signatures(bench: Bench) -> 
     assert {p.name: p.read_bytes() for p in signatures.iterdir()} == bench.world.stock.signatures
 
 
-def test_fetch_puts_files_under_the_names_that_the_spec_lists(bench: Bench) -> None:
+def test_fetch_puts_files_under_the_vendors_names(bench: Bench) -> None:
     into = bench.folder / "into"
     assert fetch(bench, "--into", str(into)) == 0
-    listed = (bench.sources / "linux-sgx-enclaves-prebuilt.spec").read_text()
     names = {SIGNED_FILE, CHECKSUMS_FILE}
     assert {path.name for path in into.iterdir()} == names
     for name in names:
-        assert re.search(rf"^Source\d: +https://\S+/{re.escape(name)}$", listed, re.MULTILINE)
         assert (into / name).read_bytes() == (bench.sources / name).read_bytes()
     # Where they lie already they stay.
     assert fetch(bench, "--into", str(bench.sources)) == 0
@@ -391,6 +438,8 @@ def test_fetch_puts_sources_there(bench: Bench) -> None:
     into = bench.folder / "into"
     assert fetch(bench, "--what", "sources", "--into", str(into)) == 0
     assert [path.name for path in into.iterdir()] == [SOURCE_FILE]
+    listed = write_spec("reproducible", bench.sources).read_text()
+    assert re.search(rf"^Source\d: +https://\S+/{SOURCE_FILE}$", listed, re.MULTILINE)
 
 
 def test_fetch_writes_what_it_is_asked_for(
@@ -526,28 +575,39 @@ def test_what_the_vendor_delivers_is_refused(bench: Bench, name: str) -> None:
     assert not list(bench.folder.rglob("*.rpm"))
 
 
-def test_another_archive_than_the_pinned_one(bench: Bench) -> None:
+def test_another_member_than_the_pinned_one(bench: Bench) -> None:
+    """Whatever archive it came in, and though it would compare as identical."""
+    pin = f'signed_sha256 = "{"0" * 64}"'
     spec = bench.write(bench.world.stock)
+    edited(bench.sources / RELEASE_FILE, 'name = "pce"\n', f'name = "pce"\n{pin}\n')
+    built = bench.build(spec)
+    assert built.stage == "%check", built.text
+    assert "the signed pce is not the file that the release pins" in built.text
+
+
+def test_another_archive_than_the_pinned_one(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.write(bench.world.stock)
     archive = bench.sources / SIGNED_FILE
     archive.write_bytes(flipped(archive.read_bytes(), 40))
-    built = bench.build(spec)
-    assert built.stage == "%prep", built.text
-    assert "this is not the file that the release pins" in built.text
+    assert repack(bench, bench.folder / "made.tar") == 2
+    assert "this is not the file that the release pins" in capsys.readouterr().err
+    assert not (bench.folder / "made.tar").exists()
 
 
-def test_the_vendors_list_says_otherwise(bench: Bench) -> None:
-    spec = bench.write(bench.world.stock)
+def test_the_vendors_list_says_otherwise(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.write(bench.world.stock)
     (bench.sources / CHECKSUMS_FILE).write_text(f"{'0' * 64}  {SIGNED_FILE}\n")
-    built = bench.build(spec)
-    assert built.stage == "%prep", built.text
-    assert CHECKSUMS_FILE in built.text
+    assert repack(bench, bench.folder / "made.tar") == 2
+    assert CHECKSUMS_FILE in capsys.readouterr().err
 
 
 def test_an_enclave_is_missing_in_the_archive(bench: Bench) -> None:
     signed = dict(bench.world.stock.signed)
     del signed[PCE.signed]
     built = bench.build(bench.write(bench.world.stock.delivering(signed)))
-    assert built.stage == "%prep", built.text
+    assert built.stage == "%install", built.text
     assert PCE.signed in built.text
 
 
@@ -564,7 +624,8 @@ def test_no_reference_is_installed(bench: Bench, kind: str) -> None:
     bench.root = bench.folder / "empty"
     bench.root.mkdir()
     built = bench.build(bench.write(bench.world.stock, kind))
-    assert built.stage == ("%check" if kind == "prebuilt" else "%build"), built.text
+    # the licences come from there first
+    assert built.stage == "%prep", built.text
 
 
 @pytest.mark.parametrize("kind", ["prebuilt", "grafted"])
@@ -802,17 +863,20 @@ def _specs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_all_specs(folder: Path) -> None:
-    for path in OWN_FOLDER.glob("*.toml"):
+    for release in OWN.releases.values():
         for kind in KINDS:
-            spec = folder / f"linux-sgx-enclaves-{kind}-{path.stem}.spec"
-            assert main(["spec", path.stem, "--kind", kind, "-o", str(spec)]) == 0
+            spec = folder / f"linux-sgx-enclaves-{kind}-{release.name}.spec"
+            assert main(["spec", release.name, "--kind", kind, "-o", str(spec)]) == 0
+    for name in PACKAGED:
+        spec = folder / f"sgx-toolchain-{name}.spec"
+        assert main(["spec", name, "--kind", "toolchain", "-o", str(spec)]) == 0
 
 
 @pytest.mark.parametrize("macros", [True, False])
 def test_every_spec_parses(specs: Path, macros: bool) -> None:
     """Also without the macros, as where a source package is made of it."""
     paths = sorted(specs.glob("*.spec"))
-    assert len(paths) == len(KINDS) * len(list(OWN_FOLDER.glob("*.toml")))
+    assert len(paths) == len(KINDS) * len(OWN.releases) + len(PACKAGED)
     for path in paths:
         loads = [f"--load={MACROS}"] if macros else []
         done = run(["rpmspec", *loads, "--parse", str(path)])
@@ -822,14 +886,14 @@ def test_every_spec_parses(specs: Path, macros: bool) -> None:
 
 
 def test_qve_is_off_unless_asked_for(specs: Path) -> None:
-    spec = specs / "linux-sgx-enclaves-prebuilt-sgx-2.25-dcap-1.22.spec"
+    spec = specs / "linux-sgx-enclaves-grafted-sgx-2.25-dcap-1.22.spec"
     query = ["rpmspec", f"--load={MACROS}", "-q", "--qf", "%{NAME}\n"]
-    names = {f"sgx-enclave-prebuilt-{name}-signed" for name in ("pce", "ide", "qe3", "tdqe")}
+    names = {f"sgx-enclave-grafted-{name}-signed" for name in ("pce", "ide", "qe3", "tdqe")}
     # rpmspec names the source package too, of which no binary package is built.
-    names.add("linux-sgx-enclaves-prebuilt")
+    names |= {"linux-sgx-enclaves-grafted", "sgx-enclave-grafted-common"}
     assert set(run([*query, str(spec)]).text.split()) == names
     asked = set(run([*query, "--with", "qve", str(spec)]).text.split())
-    assert asked == {*names, "sgx-enclave-prebuilt-qve-signed"}
+    assert asked == {*names, "sgx-enclave-grafted-qve-signed"}
 
 
 @pytest.mark.parametrize("version", RPMLINTS)

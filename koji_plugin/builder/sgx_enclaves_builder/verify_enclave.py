@@ -160,6 +160,7 @@ class SgxEnclaveTask(SgxTask):
         given.mkdir()
         self.log(f"taking the unsigned enclave from {build}")
         tree, _own = self.catalogue.build_of(self.release, enclave)
+        tree = tree.along([enclave.name])
         history, problems = take_unsigned(self, build, enclave, tree, given)
         self.origin = judge_origin(history, [tree], self.lock)
         self.log(self.origin.says)

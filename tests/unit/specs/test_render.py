@@ -23,7 +23,9 @@ CATALOGUE = load_catalogue((OWN_FOLDER,))
 NEWEST = "sgx-2.25-dcap-1.22"
 BUILT_ELSEWHERE = "sgx-2.26-dcap-1.23"
 DATE = datetime.date(2026, 1, 2)
-EVERY = [(name, kind) for name in CATALOGUE.releases for kind in Kind]
+ENCLAVES = [kind for kind in Kind if kind is not Kind.TOOLCHAIN]
+EVERY = [(name, kind) for name in CATALOGUE.releases for kind in ENCLAVES]
+PACKAGED = [r.name for r in CATALOGUE.releases.values() if r.toolchain and r.toolchain.prefix]
 
 
 def spec(name: str = NEWEST, kind: Kind = Kind.PREBUILT, **changes: object) -> str:
@@ -49,17 +51,23 @@ def test_every_release_has_every_kind(name: str, kind: Kind) -> None:
     assert f"%global dcap_version {release.dcap}\n" in text
     assert f"License:        {release.license}\n" in text
     assert "ExclusiveArch:  x86_64\n" in text
-    assert f"* Fri Jan 02 2026 Jane Doe <jane@example.org> - {release.sgx}-1\n" in text
+    number = release.shipped + 1
+    assert f"* Fri Jan 02 2026 Jane Doe <jane@example.org> - {release.sgx}-{number}\n" in text
+    assert f"Release:        {number}%{{?dist}}\n" in text
     request = SpecRequest(CATALOGUE, release, kind, "", DATE)
-    urls = re.findall(r"^Source\d+: +(\S+)$", text, re.MULTILINE)
+    if kind is not Kind.REPRODUCIBLE:
+        assert "Source0:        https" not in text
+        return
+    numbered = re.findall(r"^Source(\d+): +(\S+)$", text, re.MULTILINE)
+    urls = [url for _number, url in sorted(numbered, key=lambda item: int(item[0]))]
     artifacts = sources_of(request)
-    assert [u.rpartition("/")[2] for u in urls][: len(artifacts)] == [a.filename for a in artifacts]
+    assert [u.rpartition("/")[2] for u in urls] == [a.filename for a in artifacts]
     for artifact in artifacts:
         assert artifact.urls[0] in text
         assert (artifact.pin or "no digest is pinned") in text
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", ENCLAVES)
 def test_names_and_provides_are_fedoras(kind: Kind) -> None:
     text = spec(kind=kind)
     state = "unsigned" if kind is Kind.REPRODUCIBLE else "signed"
@@ -69,7 +77,9 @@ def test_names_and_provides_are_fedoras(kind: Kind) -> None:
         assert f"Provides:       {provides}" in text
         assert f" {name}=%{{{version}_version}}" in text
         assert f"%bcond_without {name}\n" in text
-    assert "%bcond_with qve\n" in text
+    # no source package may have what may not be shipped
+    assert ("%bcond_with qve\n" in text) == (kind is not Kind.PREBUILT)
+    assert ("# qve is left out: Fedora" in text) == (kind is Kind.PREBUILT)
 
 
 def test_files_have_the_version_of_the_release() -> None:
@@ -90,8 +100,108 @@ def test_the_signed_packages_require_the_reproducible_one() -> None:
 
 
 def test_the_designated_toolchains_packages() -> None:
-    assert "BuildRequires:  a\nBuildRequires:  b\n" in spec(kind=Kind.REPRODUCIBLE)
+    text = spec(kind=Kind.REPRODUCIBLE)
+    assert f"BuildRequires:  sgx-toolchain({NEWEST})\n" in text
+    assert "BuildRequires:  a\nBuildRequires:  b\n" in text
+    for package in ("m4", "make", "ocaml-ocamlbuild", "perl-interpreter"):
+        assert f"BuildRequires:  {package}\n" in text
+    # they are in the toolchain's own package
+    for package in ("gcc", "binutils", "nasm"):
+        assert f"BuildRequires:  {package}\n" not in text
     assert "BuildRequires:  a\n" not in spec(kind=Kind.PREBUILT)
+    assert "BuildRequires:  gcc\n" in spec("sgx-2.24-dcap-1.21", Kind.REPRODUCIBLE)
+
+
+def test_two_trees_need_both_toolchains() -> None:
+    text = spec("sgx-2.28-dcap-1.25", Kind.REPRODUCIBLE)
+    assert f"BuildRequires:  sgx-toolchain({NEWEST})\n" in text
+    assert "BuildRequires:  sgx-toolchain(sgx-2.28-dcap-1.25)\n" in text
+
+
+# --- what a reviewer asks for ---
+
+
+@pytest.mark.parametrize("kind", ENCLAVES)
+def test_each_enclave_says_what_is_bundled_in_it(kind: Kind) -> None:
+    text = spec(kind=kind)
+    packages = re.split(r"^%package ", text, flags=re.MULTILINE)[2:]
+    assert len(packages) == (4 if kind is Kind.PREBUILT else 5)
+    for package in packages:
+        assert (
+            f"Requires:       sgx-enclave-{kind.value}-common = %{{version}}-%{{release}}\n"
+            in package
+        )
+        assert "Provides:       bundled(ipp-crypto) = 2021.12.1\n" in package
+        assert "Provides:       bundled(libcxx) = 12.0\n" in package
+        # of no known version
+        assert "Provides:       bundled(gdtoa)\n" in package
+        assert ("bundled(openssl) = 3.0.14" in package) == ("-qve-" in package)
+    assert f"%files -n sgx-enclave-{kind.value}-common\n%license licences/*\n" in text
+
+
+def test_a_bundled_snapshot_is_written_as_distributions_do() -> None:
+    assert "bundled(protobuf) = 0^gita74f54b\n" in spec(kind=Kind.GRAFTED)
+
+
+def test_sources_of_what_may_not_be_shipped_are_asked_for() -> None:
+    text = spec(kind=Kind.REPRODUCIBLE)
+    always, asked = text.split("%if %{with qve}\n", 1)
+    for name in ("sgx_2.25_reproducible", "ipp-crypto", "sgx-emm"):
+        assert f"{name}" in always
+    for name in ("openssl-3.0.14", "jwt-cpp", "wasm-micro-runtime"):
+        assert name not in always
+        assert name in asked.split("%endif", 1)[0]
+
+
+def test_packages_that_nobody_verified_are_replaced() -> None:
+    text = spec(kind=Kind.GRAFTED)
+    assert "Release:        4%{?dist}\n" in text
+    for name in ("common", "pce-signed", "tdqe-signed"):
+        assert f"Obsoletes:      sgx-enclave-prebuilt-{name} < %{{version}}-%{{release}}\n" in text
+    assert "Obsoletes:" not in spec()
+    assert "Release:        1%{?dist}\n" in spec("sgx-2.28-dcap-1.25")
+
+
+def test_the_licence_names_all_that_is_linked_in() -> None:
+    text = spec()
+    (licence,) = re.findall(r"^License: +(.*)$", text, re.MULTILINE)
+    assert len(licence.split(" AND ")) == 13
+    assert "Apache-2.0 WITH LLVM-exception" in licence
+    prep = spec(kind=Kind.REPRODUCIBLE).partition("%prep")[2]
+    assert "'*/sdk/tlibcxx/LICENSE.TXT'" in prep
+    assert f"-C licences/{NEWEST}/external/ippcp_internal/ipp-crypto " in prep
+
+
+# --- the toolchain ---
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_the_toolchain_is_packaged_from_the_pins(name: str) -> None:
+    release = CATALOGUE.release(name)
+    assert release.toolchain is not None
+    text = spec(name, Kind.TOOLCHAIN)
+    assert f"Name:           sgx-toolchain-{name}\n" in text
+    assert f"Provides:       sgx-toolchain({name}) = 9.5.0\n" in text
+    assert f"%global toolchain_prefix /usr/lib/sgx-toolchain/{name}\n" in text
+    assert "--enable-languages=c,c++ --with-linker-hash-style=both" in text
+    assert (
+        f"ln -s /lib64/ld-linux-x86-64.so.2 %{{buildroot}}{release.toolchain.interpreter}\n" in text
+    )
+    for tool in release.toolchain.tools:
+        if tool.source is not None:
+            assert f"/{tool.source.filename}\n" in text
+            assert f"echo '{tool.source.sha256}  %{{SOURCE" in text
+            assert f"Provides:       bundled({tool.name}) = {tool.version}\n" in text
+    assert "* Fri Jan 02 2026 Jane Doe <jane@example.org> - 9.5.0-1\n" in text
+
+
+def test_a_toolchain_without_sources_is_not_packaged() -> None:
+    with pytest.raises(CatalogueError, match="what its toolchain is packaged from") as caught:
+        spec("sgx-2.24-dcap-1.21", Kind.TOOLCHAIN)
+    assert "toolchain.prefix, toolchain.interpreter, the source of nasm" in str(caught.value)
+    with pytest.raises(CatalogueError, match="designates no toolchain") as caught:
+        spec(BUILT_ELSEWHERE, Kind.TOOLCHAIN)
+    assert f"write that of {NEWEST}" in str(caught.value)
 
 
 def test_the_grafted_package_has_signatures_for_sources() -> None:
@@ -133,7 +243,7 @@ def test_what_cannot_be_built_or_named_is_left_out_and_told() -> None:
 
 def test_an_enclave_that_may_not_be_shipped_is_off() -> None:
     pce, *others = CATALOGUE.release(NEWEST).enclaves
-    text = spec(enclaves=(replace(pce, may_ship=False), *others))
+    text = spec(enclaves=(replace(pce, may_ship=False), *others), kind=Kind.GRAFTED)
     assert "%bcond_with pce\n" in text
     assert "%bcond_without pce\n" not in text
 
@@ -141,10 +251,11 @@ def test_an_enclave_that_may_not_be_shipped_is_off() -> None:
 def test_without_a_licence_there_is_no_package() -> None:
     with pytest.raises(CatalogueError, match="names no licence"):
         spec(license=None)
-    text = spec(kind=Kind.REPRODUCIBLE, license_files=())
-    assert "%license" not in text
-    assert "names no file with its licence" in text
-    assert "%license License.txt\n" in spec(kind=Kind.REPRODUCIBLE)
+    for kind in ENCLAVES:
+        text = spec(kind=kind, license_files=())
+        assert "%license" not in text
+        assert "%sgx_enclave_licences" not in text
+        assert "names no file with its licence" in text
 
 
 def test_what_is_not_pinned_is_told_and_allowed_only_on_request(tmp_path: Path) -> None:
@@ -152,14 +263,12 @@ def test_what_is_not_pinned_is_told_and_allowed_only_on_request(tmp_path: Path) 
     catalogue = Catalogue({**CATALOGUE.releases, NEWEST: release}, ())
     text = rendered(catalogue, release, Kind.PREBUILT)
     assert "# NOT PINNED by the release; the build refuses them:\n#   source.linux-sgx\n" in text
-    assert f"%sgx_enclave_unpack {NEWEST} " in text
     text = rendered(catalogue, release, Kind.PREBUILT, allow_unpinned=True)
     assert "the build accepts them all the same" in text
-    assert f"%sgx_enclave_unpack -u {NEWEST} " in text
     assert f"%sgx_enclave_verify -u {NEWEST} " in text
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", ENCLAVES)
 def test_free_text_is_no_macro_and_one_line(kind: Kind) -> None:
     """rpm expands macros in comments, too."""
     title = "100 %(touch /tmp/x)\n%global x\u2028 y"
@@ -169,14 +278,16 @@ def test_free_text_is_no_macro_and_one_line(kind: Kind) -> None:
 
 
 def test_a_url_with_a_percent_sign() -> None:
-    release = CATALOGUE.release(NEWEST)
-    (archive,) = release.vendor
-    url = "https://example.org/a%20b/prebuilt_dcap_1.22.tar.gz"
-    other = replace(archive, artifact=replace(archive.artifact, urls=(url,)))
-    assert "https://example.org/a%%20b/prebuilt_dcap_1.22.tar.gz\n" in spec(vendor=(other,))
+    build = CATALOGUE.release(NEWEST).build
+    assert build is not None
+    first, *others = build.sources
+    url = f"https://example.org/a%20b/{first.artifact.filename}"
+    first = replace(first, artifact=replace(first.artifact, urls=(url,)))
+    text = spec(kind=Kind.REPRODUCIBLE, build=replace(build, sources=(first, *others)))
+    assert f"https://example.org/a%%20b/{first.artifact.filename}\n" in text
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", ENCLAVES)
 def test_a_release_of_ones_own_is_a_source(tmp_path: Path, kind: Kind) -> None:
     text = (OWN_FOLDER / f"{NEWEST}.toml").read_text("utf-8").replace(NEWEST, "own")
     path = tmp_path / "own.toml"
@@ -201,7 +312,7 @@ def test_the_verb_writes_the_same_each_time(
     assert main(arguments) == 0
     assert capsys.readouterr().out == path.read_text("utf-8")
     # the date of the release's tag
-    assert "* Thu Sep 26 2024 sgx-enclaves <sgx-enclaves@localhost> - 2.25-1" in path.read_text()
+    assert "* Thu Sep 26 2024 sgx-enclaves <sgx-enclaves@localhost> - 2.25-4" in path.read_text()
 
 
 @pytest.mark.parametrize(
@@ -266,6 +377,7 @@ def test_the_checkouts_templates_are_found() -> None:
     assert {path.name for path in templates_folder().iterdir()} == {
         *(f"{kind.value}.spec.j2" for kind in Kind),
         "base.spec.j2",
+        "enclaves.rpmlintrc",
         "macros.sgx-enclaves",
         "fileattrs",
     }
