@@ -28,6 +28,7 @@ SCHEMA = 1
 OWN_FOLDER = Path(__file__).with_name("releases")
 USER_FOLDER = Path("/etc/sgx-enclaves/releases.d")
 _LONGEST_LINE = 4096
+_BUILDERS_STEPS = ("make-", "patch-")
 _ARTIFACT_KEYS = frozenset(field.name for field in fields(Artifact))
 
 
@@ -42,15 +43,14 @@ def load_catalogue(folders: Sequence[Path] = (OWN_FOLDER, USER_FOLDER)) -> Catal
         CatalogueError: any file is wrong. A broken catalogue decides nothing.
     """
     releases: dict[str, Release] = {}
-    notices = []
+    replaced: dict[str, str] = {}
     for folder in folders:
         for path in [folder] if folder.is_file() else sorted(folder.glob("*.toml")):
             release = read_release_file(path)
-            before = releases.get(release.name)
-            if before is not None:
-                notices.append(f"{release.name}: {path} replaces {before.file}")
+            if release.name in releases:
+                replaced[release.name] = releases[release.name].file
             releases[release.name] = release
-    catalogue = Catalogue(releases, tuple(notices))
+    catalogue = Catalogue(releases, replaced)
     for release in releases.values():
         for enclave in release.enclaves:
             if enclave.built_in is not None:
@@ -233,6 +233,9 @@ def _check_build(release: Release, build: Build) -> None:
     _check_unique(release, "build.source", (source.place for source in build.sources))
     _check_unique(release, "build.step", (step.id for step in build.steps))
     _check_routes(release, build)
+    for step in (*build.steps, *(step for route in build.routes for step in route.steps)):
+        if step.id.startswith(_BUILDERS_STEPS):
+            _refuse(release.file, f"step {step.id}: the builder itself gives such names")
     for source in build.sources:
         # below another directory, or packed, the build would see what the digest does not cover
         if source.artifact.contents_sha256 and not (source.unpack and source.strip == 1):

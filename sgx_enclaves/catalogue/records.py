@@ -24,8 +24,6 @@ class Source:
     """One source archive and its place in the tree.
 
     Attributes:
-        id: name within the release.
-        artifact: the archive.
         place: directory that it is laid out in, relative to the tree; empty for its root.
         strip: leading parts of member names that are dropped.
         commit: the git commit that the archive holds, where known.
@@ -153,7 +151,6 @@ class Toolchain:
 
     Attributes:
         name: in words.
-        tools: see `ToolPin`.
         interpreter: the PT_INTERP that its linker writes; None if unknown.
         environment: variables of every build step.
         umask: file mode mask of every build step.
@@ -181,9 +178,8 @@ class VendorArchive:
 
 @record
 class SoVersion:
-    """The version in the signed library's file name, such as 1.25.100.1, and where it was read.
-
-    The tag is the release's, not the reproducible one, which still has the version before.
+    """The version in the signed library's file name, such as 1.25.100.1, and where it was read:
+    the tag is the release's, not the reproducible one, which still has the version before.
     """
 
     value: str
@@ -196,11 +192,8 @@ class SoVersion:
 class OwnBuild:
     """Where an enclave comes out of the release's own tree; paths relative to it.
 
-    Attributes:
-        config: its `config.xml`.
-        make_directory: where to make `make_target`.
-        unsigned: the result.
-        mitigation: value of MITIGATION-CVE-2020-0551 in its makefile; empty for none.
+    `make_target` is made in `make_directory`; the result is `unsigned`. `mitigation` is the
+    value of MITIGATION-CVE-2020-0551 in its makefile; empty for none.
     """
 
     config: str
@@ -285,7 +278,6 @@ class Release:
 
     Attributes:
         sgx: version of the SDK; `dcap` of the attestation primitives.
-        enclaves: in the order of the file.
         file: the TOML file that it came from.
         build: None if nothing is built from this release's own tree; then there is no
             `toolchain` either.
@@ -378,12 +370,10 @@ class Release:
 
 @record
 class Catalogue:
-    """All releases that are known, by name, and what the user should know of them, such as
-    that one was replaced.
-    """
+    """All releases that are known, by name, and the files of those that others replaced."""
 
     releases: Mapping[str, Release]
-    notices: tuple[str, ...] = ()
+    replaced: Mapping[str, str] = field(default_factory=dict)
 
     def release(self, name: str) -> Release:
         """The release of that name.
@@ -402,6 +392,16 @@ class Catalogue:
                 f"there is no release {name!r}", hint=f"{hint} `releases list` lists all".strip()
             )
         return release
+
+    def notices(self, release: Release) -> tuple[str, ...]:
+        """What the user should know of the release: which files of it, or its trees, are other."""
+        own = dict.fromkeys((release.name, *(e.built_in for e in release.enclaves)))
+        names = [name for name in own if name in self.replaced]
+        said = [f"{n}: {self.releases[n].file} replaces {self.replaced[n]}" for n in names if n]
+        others = len(self.replaced) - len(said)
+        if others:
+            said.append(f"{others} other releases of the catalogue are replaced too")
+        return tuple(said)
 
     def build_of(self, release: Release, enclave: Enclave) -> tuple[Release, Enclave]:
         """The release and the enclave in it whose tree this enclave is built from.
@@ -431,11 +431,7 @@ class Catalogue:
         return other, built
 
     def trees_of(self, release: Release, enclaves: Iterable[Enclave] = ()) -> tuple[Release, ...]:
-        """The releases whose sources enclaves are built from, each once.
-
-        Args:
-            release: whose enclaves.
-            enclaves: which of them; none stands for all that somebody outside can build.
+        """The releases whose sources the enclaves, or all that can be, are built from.
 
         Raises:
             CatalogueError: see `build_of`.

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
@@ -20,9 +20,10 @@ from sgx_enclaves.files import make_folder, read_file
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.archive import Contents, read_contents
-from sgx_enclaves.release.build import BuildRequest, build_release
+from sgx_enclaves.release.build import build_release, set_apart
+from sgx_enclaves.release.build_tree import BuildRequest
 from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock, parse_lock
-from sgx_enclaves.release.manifest import Manifest, load_built, set_apart
+from sgx_enclaves.release.manifest import Manifest, load_built
 from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.toolchain import (
     Part,
@@ -66,20 +67,21 @@ def build(args: argparse.Namespace) -> int:
     request = BuildRequest(
         catalogue=catalogue,
         release=catalogue.release(args.release),
-        into=args.into,
         enclaves=tuple(args.enclaves),
         route=args.route,
         toolchain=ToolchainKind(args.toolchain),
         tools=tuple(args.tools),
         source_dir=args.source_dir,
         twice=args.twice,
-        jobs=args.jobs or len(os.sched_getaffinity(0)),
         make_timeout=args.make_timeout,
         keep=args.keep,
     )
+    if args.jobs is not None:
+        request = replace(request, jobs=args.jobs)
     fetcher = chosen_fetcher(args)
     manifest = build_release(
         request,
+        args.into,
         chosen_place(args),
         lambda artifact: fetcher.fetch(artifact, allow_unpinned=args.allow_unpinned),
         message,

@@ -20,8 +20,8 @@ from typing import Optional
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.enclave.verdict import Finding, Severity
-from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, compare_packages
-from sgx_enclaves.release.toolchain import same_version
+from sgx_enclaves.release.installed import BuildrootLock, LockedPackage
+from sgx_enclaves.release.toolchain import State, check_lock, same_version
 
 # What distributions call the packages of the catalogue's tools, where that is another name.
 _PACKAGES = {
@@ -206,13 +206,13 @@ def _other_sources(history: BuildHistory, artifacts: Iterable[Artifact]) -> Iter
 
 
 def _unlike_lock(package: MadeIn, lock: BuildrootLock) -> Iterator[Words]:
-    difference = compare_packages(lock.packages, package.components)
+    wrong = [p for p in check_lock(lock, package.components) if p.state is not State.MATCH]
     parts = (
-        ("missing", difference.missing),
-        ("not pinned", difference.extra),
-        ("another build of", difference.rebuilt),
+        ("missing", [part.name for part in wrong if part.state is State.MISSING]),
+        ("not pinned", [part.name for part in wrong if not part.expected]),
+        ("another build of", [part.name for part in wrong if part.expected and part.found]),
     )
-    if not difference.same:
+    if wrong:
         yield (
             "buildroot-not-pinned",
             f"{package.rpm} was not built in the pinned buildroot",

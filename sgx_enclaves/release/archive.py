@@ -87,18 +87,10 @@ def read_members(
     *,
     sha256: Optional[str] = None,
 ) -> dict[str, bytes]:
-    """Read the named files into memory; nothing is written.
+    """Read the named regular files into memory, by name; nothing is written.
 
-    The rest of the archive is checked too: it is one piece of evidence.
-
-    Args:
-        archive: the tar archive.
-        names: of regular files in it.
-        limits: see `ArchiveLimits`.
-        sha256: what the archive must have, in the very bytes that are read.
-
-    Returns:
-        Name to content, one entry for each of `names`.
+    The rest of the archive is checked too: it is one piece of evidence. `sha256` is what the
+    archive must have, in the very bytes that are read.
 
     Raises:
         DigestError: it is not the archive with that digest.
@@ -175,7 +167,6 @@ class Contents:
         sha256: digest of the contents, in lower-case hexadecimal.
         archive_sha256: digest of the very bytes that they were read from.
         top: name of the top directory; it is not part of the contents.
-        entries: sorted by path.
     """
 
     sha256: str
@@ -186,10 +177,6 @@ class Contents:
 
 def read_contents(archive: Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS) -> Contents:
     """Digest what a source archive holds, in one pass over it.
-
-    Args:
-        archive: a tar archive, packed with gzip, xz, zstd or not at all.
-        limits: see `ArchiveLimits`.
 
     Raises:
         InputError: the file cannot be read.
@@ -245,7 +232,7 @@ def unpack_tree(
     sha256: Optional[str] = None,
     mtime: Optional[int] = None,
 ) -> int:
-    """Lay a source archive out as the new directory `dest`.
+    """Lay a source archive out as the new directory `dest`; how many files and links that were.
 
     All or nothing: the tree is made beside `dest` and renamed when it is whole.
     Files get mode 0644, or 0755 when the owner may execute them, and the
@@ -255,12 +242,8 @@ def unpack_tree(
         archive: the packed sources.
         dest: the directory to make; it may exist if it is empty.
         strip: leading parts of each name to drop; members with no more are dropped.
-        limits: see `ArchiveLimits`.
         sha256: what the archive must have, in the very bytes that are unpacked.
         mtime: seconds since 1970 for every file, in place of the archive's.
-
-    Returns:
-        How many files and links were made.
 
     Raises:
         InputError: `dest` is in the way or cannot be written.
@@ -292,11 +275,7 @@ def unpack_tree(
 
 
 def check_same(archive: Path, expected: Optional[str], found: str) -> None:
-    """Refuse a file that is no longer the one that was looked at before.
-
-    Raises:
-        DigestError: the digests differ.
-    """
+    """Raise `DigestError` for a file that is no longer the one that was looked at before."""
     if expected is not None and found != expected:
         raise DigestError(
             "the file was changed after it was checked",
@@ -354,12 +333,7 @@ def _write(path: Path, member: Member, stream: TarStream, mtime: int) -> None:
 
 
 def lay_out(tree: Path, build: Build, archives: Mapping[str, Fetched]) -> None:
-    """Unpack the sources into their places.
-
-    Args:
-        tree: the directory to make; it may be there and empty.
-        build: the release's.
-        archives: the file of each source, by its id.
+    """Unpack the sources into their places in a tree; `archives` are the files by source id.
 
     Raises:
         BuildError: a place is not within the tree, or taken.
@@ -392,10 +366,7 @@ def _copy_file(here: Fetched, target: Path, source: str) -> None:
 
 
 def copy_tree(source: Path, tree: Path) -> str:
-    """Copy a ready-made tree, without its `.git`.
-
-    Returns:
-        SHA-256 in hexadecimal over its entries (see `files.digest_entries`).
+    """Copy a ready-made tree, without its `.git`; its digest, as `files.digest_entries` has it.
 
     Raises:
         BuildError: it cannot be copied.
@@ -419,11 +390,7 @@ def copy_tree(source: Path, tree: Path) -> str:
 
 
 def remove_prebuilt(tree: Path, build: OwnBuild) -> None:
-    """Remove a result that came with the sources: it must not be taken for ours.
-
-    Raises:
-        BuildError: it cannot be removed.
-    """
+    """Remove a result that came with the sources: it must not be taken for ours."""
     path = tree / build.unsigned
     if not os.path.lexists(path):
         return
@@ -437,10 +404,6 @@ def remove_prebuilt(tree: Path, build: OwnBuild) -> None:
 
 
 def check_inside(tree: Path, path: Path, what: str) -> None:
-    """Refuse a path that a link leads out of the tree.
-
-    Raises:
-        BuildError: it does.
-    """
+    """Raise `BuildError` for a path that a link leads out of the tree."""
     if not path.resolve().is_relative_to(tree.resolve()):
         raise BuildError(f"{what}: a link leads out of the tree", file=str(path))

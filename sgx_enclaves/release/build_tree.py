@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One source tree of a build: which steps and enclaves, and how they are run.
-
-The plan decides only. The builder runs the steps and takes the enclaves out of the tree.
+"""One source tree of a build: what is built in it, how its steps run, what is taken out of it.
 
 Whatever the sources or the steps have put there, nothing is read or written outside of the
 tree through a link in it. Each step has a log, a deadline and a record. When a step of the
@@ -10,49 +8,48 @@ tree fails, those after it are skipped; when an enclave fails, the others contin
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Optional, Union
 
-from sgx_enclaves.catalogue.records import Build, Catalogue, Enclave, OwnBuild, Release, Toolchain
+from sgx_enclaves.catalogue.records import Build, Catalogue, OwnBuild, Release, Toolchain
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.errors import (
-    BuildError,
-    CatalogueError,
-    FormatError,
-    InputError,
-    SgxEnclavesError,
-)
+from sgx_enclaves.errors import BuildError, FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
-from sgx_enclaves.release.archive import check_inside
+from sgx_enclaves.release.archive import check_inside, copy_tree, lay_out, remove_prebuilt
+from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.manifest import (
     LOGS,
     EnclaveRecord,
     FileRecord,
     Outcome,
+    SourceRecord,
     StepRecord,
+    TreeRecord,
     config_name,
     unsigned_name,
 )
-from sgx_enclaves.release.place import Command, Ended, Tree, describe
-from sgx_enclaves.release.store import Progress
+from sgx_enclaves.release.place import Command, Ended, Place, Tree, describe, log_tail
+from sgx_enclaves.release.sandbox import remove_tree
+from sgx_enclaves.release.store import Progress, Say
+from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, search_path
 
 _PATCH_TIMEOUT = 300
 # below this a disk counts as full
 _LITTLE_ROOM = MIB
 # as distributions ship enclaves
 _UNSIGNED_MODE = 0o755
-_TAIL_BYTES, _TAIL_LINES = 8192, 8
 # the first moment of 1980: every tool and archive format can say it
 _EPOCH = "315532800"
 # from a path's start to its end, not within a longer one
@@ -68,14 +65,39 @@ _SHARED = frozenset(("tmp", "home", "root", "run", "sys", "proc", "dev"))
 
 
 @dataclass(frozen=True)
-class EnclavePlan:
-    """One enclave to build.
+class BuildRequest:
+    """What to build and how.
 
     Attributes:
-        name: in the release that was asked for.
-        file: such as `id_enclave`.
-        build: how it is built in its tree.
+        catalogue: all releases; some enclaves are built in the tree of another one.
+        release: what to build.
+        enclaves: names; none stands for those that the release requires.
+        toolchain: `HOST` takes whatever is there; the result is no reproducible build.
+        tools: prefixes whose programs come first in a build with `HOST`.
+        route: which way the trees are made; see `Build.along`.
+        source_dir: a ready-made tree to build from instead of the pinned sources.
+        twice: build a second time, otherwise, and compare.
+        jobs: makes, and comparisons, that may run at once.
+        make_timeout: seconds for each enclave's make.
+        keep: keep the trees.
     """
+
+    catalogue: Catalogue
+    release: Release
+    enclaves: tuple[str, ...] = ()
+    toolchain: ToolchainKind = ToolchainKind.DESIGNATED
+    tools: tuple[str, ...] = ()
+    route: Optional[str] = None
+    source_dir: Optional[Path] = None
+    twice: bool = False
+    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    make_timeout: int = 7200
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class EnclavePlan:
+    """One enclave to build: its name, such as `ide`, its file, such as `id_enclave`, and how."""
 
     name: str
     file: str
@@ -91,14 +113,7 @@ class EnclavePlan:
 
 @dataclass(frozen=True)
 class TreePlan:
-    """One tree to build in.
-
-    Attributes:
-        release: whose tree.
-        build: how it is made.
-        toolchain: that release's.
-        enclaves: what is built in it.
-    """
+    """One tree to build in: whose it is, how it is made, and what is built in it."""
 
     release: Release
     build: Build
@@ -106,73 +121,26 @@ class TreePlan:
     enclaves: tuple[EnclavePlan, ...]
 
 
-def plan_trees(
-    catalogue: Catalogue, release: Release, names: Sequence[str] = (), route: Optional[str] = None
-) -> tuple[TreePlan, ...]:
-    """Find the trees that the enclaves of a release are built in.
+@dataclass(frozen=True)
+class TreeInputs:
+    """What one tree is built from.
 
-    Args:
-        catalogue: where other releases' trees are described.
-        release: what was asked for.
-        names: its enclaves to build; none stands for those that it requires.
-        route: see `Build.along`.
-
-    Raises:
-        CatalogueError: an enclave or the route is unknown, or cannot be built by outsiders.
+    Attributes:
+        plan: what is built in it.
+        toolchain: what was seen of it, and how it stands to the designated one.
+        archives: the file of each source, by its id; none for a ready-made tree.
     """
-    known = {enclave.name: enclave for enclave in release.enclaves}
-    for name in names:
-        if name not in known:
-            raise CatalogueError(
-                f"{release.name} has no enclave {name!r}", hint="it has " + ", ".join(known)
-            )
-    chosen = [item for item in release.enclaves if (item.name in names if names else item.required)]
-    if not chosen:
-        raise CatalogueError(
-            f"{release.name} requires no enclave", hint="name those to build: " + ", ".join(known)
-        )
-    trees: dict[str, tuple[Release, list[EnclavePlan]]] = {}
-    for enclave in chosen:
-        tree, own = catalogue.build_of(release, enclave)
-        _tree, plans = trees.setdefault(tree.name, (tree, []))
-        plans.append(EnclavePlan(enclave.name, enclave.file, _own_build(own)))
-    return tuple(
-        _tree_plan(tree.along([plan.name for plan in plans], route), plans)
-        for tree, plans in trees.values()
-    )
 
-
-def _own_build(enclave: Enclave) -> OwnBuild:
-    if enclave.build is None:
-        raise CatalogueError(f"nothing says how {enclave.name} is built")
-    return enclave.build
-
-
-def _tree_plan(release: Release, enclaves: Sequence[EnclavePlan]) -> TreePlan:
-    if release.build is None or release.toolchain is None:
-        raise CatalogueError(f"{release.name} has no tree to build in", file=release.file)
-    ids = [f"make-{enclave.name}" for enclave in enclaves]
-    ids += [f"patch-{number}" for number, _patch in enumerate(release.build.patches, 1)]
-    for step in release.build.steps:
-        if step.id in ids:
-            raise BuildError(
-                f"step {step.id} has a name that the builder itself uses",
-                file=release.file,
-                hint="call it otherwise",
-            )
-    return TreePlan(release, release.build, release.toolchain, tuple(enclaves))
+    plan: TreePlan
+    toolchain: ToolchainUse
+    archives: Mapping[str, Fetched]
 
 
 def step_environment(
     toolchain: Toolchain, path: str, home: str, changes: Mapping[str, str]
 ) -> dict[str, str]:
-    """All variables of every step.
-
-    Args:
-        toolchain: the release's, whose variables come before the usual ones.
-        path: from `toolchain.search_path`.
-        home: a directory of the build's own.
-        changes: what a second build does otherwise.
+    """All variables of every step: the usual ones, those of the release, those of this build, and
+    what a second build does otherwise.
     """
     usual = {"LC_ALL": "C", "SOURCE_DATE_EPOCH": _EPOCH}
     return {**usual, **toolchain.environment, "PATH": path, "HOME": home, **changes}
@@ -183,10 +151,6 @@ class Relocation:
 
     Steps may also use the directory that the tree lies in, for instance to install the
     SDK beside it; that directory moves along, unless it is one of the machine's own.
-
-    Args:
-        wanted: the path that the release asks for.
-        actual: the path that the tree has.
     """
 
     def __init__(self, wanted: str, actual: str) -> None:
@@ -227,32 +191,6 @@ def _overlap(one: EnclavePlan, other: EnclavePlan) -> bool:
     return left[:shorter] == right[:shorter]
 
 
-def _read_config(tree: Path, build: OwnBuild) -> bytes:
-    """An enclave's `config.xml` from the sources, checked to be one."""
-    data = _read(tree, build.config, DEFAULT_LIMITS.config_size)
-    Config.parse(data, build.config)
-    return data
-
-
-def _read_unsigned(tree: Path, build: OwnBuild) -> bytes:
-    """An enclave's build result, checked to be an unsigned enclave."""
-    data = _read(tree, build.unsigned, DEFAULT_LIMITS.file_size)
-    image = EnclaveImage.parse(data, build.unsigned)
-    if Descriptor.parse(image.descriptor).is_signed:
-        raise FormatError("the result is signed already", file=build.unsigned)
-    return data
-
-
-def _read(tree: Path, name: str, limit: int) -> bytes:
-    path = tree / name
-    if not os.path.lexists(path):
-        raise BuildError("is not there", file=name)
-    check_inside(tree, path, name)
-    if not path.is_file():
-        raise BuildError("is no file", file=name)
-    return read_file(str(path), limit)
-
-
 @dataclass(frozen=True)
 class Variation:
     """How one build is done; by default, as the release describes it.
@@ -281,44 +219,106 @@ Configs = Mapping[str, Union[bytes, SgxEnclavesError]]
 
 @dataclass
 class TreeBuilder:
-    """Builds in one tree that has been laid out.
+    """Builds all that one tree has to give, in one variation.
 
     Attributes:
-        plan: what to build.
-        tree: where it stands.
-        variation: how the build is done.
-        environment: all variables of every step.
-        make_timeout: seconds for each enclave's make.
-        jobs: makes that may run at once, if they are independent.
+        scratch: a directory of the tree's own.
         into: the built directory.
-        log_prefix: what the names of the logs begin with.
-        say: hears what is being done.
         progress: what an earlier run has finished in this tree.
-        steps: the records so far.
+        environment: all variables of every step.
     """
 
-    plan: TreePlan
-    tree: Tree
+    request: BuildRequest
+    inputs: TreeInputs
     variation: Variation
-    environment: Mapping[str, str]
-    make_timeout: int
-    jobs: int
+    place: Place
+    scratch: Path
     into: Path
-    log_prefix: str
-    say: Callable[[str], None]
+    say: Say
     progress: Progress
     steps: list[StepRecord] = field(default_factory=list)
+    tree: Tree = field(init=False)
+    environment: Mapping[str, str] = field(init=False)
 
-    def run(self, patched_already: bool) -> list[EnclaveRecord]:
-        """Patch, prepare, make.
+    def __post_init__(self) -> None:
+        self.plan = self.inputs.plan
+        self._name = self.plan.release.name
+        self._log_prefix = "" if self._name == self.request.release.name else f"{self._name}."
 
-        Args:
-            patched_already: whether patches may be in the tree; those are skipped.
+    def build(self) -> tuple[TreeRecord, list[EnclaveRecord]]:
+        """Lay the tree out, patch, prepare, make; one record for each enclave, in order."""
+        if not self.progress.resumed and self.scratch.exists():
+            # of a run that was ended before its sources lay there
+            remove_tree(self.scratch)
+        tree = self.tree = self.place.open(self.scratch, self.variation.root)
+        # until all is built a later run may resume
+        keep = self.progress.kept
+        try:
+            if not tree.fixed:
+                taken = "is taken" if os.path.lexists(self.variation.root) else "cannot be made"
+                self.say(f"warning: {self.variation.root} {taken}, so the tree is in {tree.root}")
+            self.relocate = Relocation(self.plan.build.root, tree.root)
+            self.environment = self._environment()
+            sources = self._lay_out()
+            enclaves = self._run()
+            keep = keep and not all(enclave.built for enclave in enclaves)
+        finally:
+            if not (keep or self.request.keep):
+                tree.close()
+        record = TreeRecord(
+            release=self._name,
+            route=self.plan.build.route,
+            root=tree.root,
+            fixed_path=tree.fixed,
+            isolated=self.place.isolated,
+            network=tree.network,
+            environment=tuple(f"{k}={v}" for k, v in sorted(self.environment.items())),
+            umask=self.variation.umask,
+            sources=sources,
+            toolchain=self.inputs.toolchain,
+            steps=tuple(self.steps),
+        )
+        return record, enclaves
 
-        Returns:
-            One record for each enclave of the plan, in its order.
-        """
-        failed = self._patch(patched_already)
+    def _environment(self) -> dict[str, str]:
+        toolchain, request = self.plan.toolchain, self.request
+        path = search_path(toolchain, request.toolchain, request.tools)
+        usual = step_environment(toolchain, path, self.tree.home, self.variation.environment)
+        return {name: self.relocate(value) for name, value in usual.items()}
+
+    def _lay_out(self) -> tuple[SourceRecord, ...]:
+        """Lay the sources out, unless an earlier run did; what lies there."""
+        tree, source_dir, build = self.tree.path, self.request.source_dir, self.plan.build
+        sources = tuple(
+            SourceRecord(
+                source.id,
+                source.place,
+                source.artifact.filename,
+                self.inputs.archives[source.id].sha256,
+                self.inputs.archives[source.id].pinned,
+                self.inputs.archives[source.id].contents_sha256,
+            )
+            for source in (build.sources if source_dir is None else ())
+        )
+        if self.progress.resumed:
+            count = len(self.progress.steps)
+            self.say(f"{self._name}: resuming an earlier run after {count} steps")
+            return sources
+        self.say(f"{self._name}: laying the sources out")
+        tree.mkdir(parents=True, exist_ok=True)
+        if source_dir is not None:
+            digest = copy_tree(source_dir, tree)
+            name = Path(os.path.abspath(source_dir)).name or "/"
+            sources = (SourceRecord("source-dir", "", name, digest, False),)
+        else:
+            lay_out(tree, build, self.inputs.archives)
+        for enclave in self.plan.enclaves:
+            remove_prebuilt(tree, enclave.build)
+        self.progress.add(None, self.into)
+        return sources
+
+    def _run(self) -> list[EnclaveRecord]:
+        failed = self._patch()
         configs = self._read_configs()
         failed = self._prepare(failed)
         if failed is not None:
@@ -331,21 +331,21 @@ class TreeBuilder:
 
     def _make_all(self, configs: Configs) -> list[EnclaveRecord]:
         def make(group: Sequence[EnclavePlan]) -> list[EnclaveRecord]:
-            return [self._make(item, configs) for item in group]
+            return [self._make(item, configs[item.name]) for item in group]
 
         groups = independent(self.plan.enclaves)
-        if self.jobs <= 1:
+        if self.request.jobs <= 1:
             # without a thread, since not every place may be used from another one
             return [record for group in groups for record in make(group)]
-        with ThreadPoolExecutor(self.jobs) as pool:
+        with ThreadPoolExecutor(self.request.jobs) as pool:
             return [record for group in pool.map(make, groups) for record in group]
 
-    def _patch(self, patched_already: bool) -> Optional[StepRecord]:
-        """Apply the patches; returns the one that failed."""
+    def _patch(self) -> Optional[StepRecord]:
+        """Apply the patches, but for those that a ready-made tree has; the one that failed."""
         for number, patch in enumerate(self.plan.build.patches, 1):
             file = os.path.join(self.tree.root, patch.file)
             argv = ["patch", f"-p{patch.strip}", "--batch", "--forward", f"--input={file}"]
-            if patched_already and self._is_in(patch.place, argv):
+            if self.request.source_dir is not None and self._is_in(patch.place, argv):
                 continue
             record = self._step(f"patch-{number}", argv, patch.place, _PATCH_TIMEOUT)
             if record.outcome is not Outcome.OK:
@@ -364,15 +364,13 @@ class TreeBuilder:
             log.unlink(missing_ok=True)
 
     def _prepare(self, failed: Optional[StepRecord]) -> Optional[StepRecord]:
-        """Run the release's steps; returns the one that failed."""
-        relocate = Relocation(self.plan.build.root, self.tree.root)
+        """Run the release's steps, if nothing failed before; returns the one that failed."""
         for step in self.plan.build.steps:
             if failed is not None:
-                self.steps.append(
-                    StepRecord(step.id, None, Outcome.SKIPPED, 0, None, f"{failed.id} had failed")
-                )
+                why = f"{failed.id} had failed"
+                self.steps.append(StepRecord(step.id, None, Outcome.SKIPPED, 0, None, why))
                 continue
-            argv = [relocate(word) for word in step.command]
+            argv = [self.relocate(word) for word in step.command]
             record = self._step(step.id, argv, step.place, step.timeout)
             if record.outcome is not Outcome.OK:
                 failed = record
@@ -381,36 +379,38 @@ class TreeBuilder:
     def _read_configs(self) -> Configs:
         """Each `config.xml` as the patched sources have it, before any step could change it."""
         kept = self.progress.configs
-        configs: dict[str, Union[bytes, SgxEnclavesError]] = dict(kept)
+        wrong: dict[str, SgxEnclavesError] = {}
         for enclave in self.plan.enclaves:
             try:
                 if enclave.name not in kept:
-                    kept[enclave.name] = _read_config(self.tree.path, enclave.build)
-                configs[enclave.name] = kept[enclave.name]
+                    name = enclave.build.config
+                    data = _read(self.tree.path, name, DEFAULT_LIMITS.config_size)
+                    Config.parse(data, name)
+                    kept[enclave.name] = data
             except SgxEnclavesError as error:
-                configs[enclave.name] = error
-        return configs
+                wrong[enclave.name] = error
+        return {**kept, **wrong}
 
-    def _make(self, enclave: EnclavePlan, configs: Configs) -> EnclaveRecord:
-        build, timeout = enclave.build, self.make_timeout
-        name = f"make-{enclave.name}"
-        step = self._step(
-            name, enclave.make_command, build.make_directory, timeout, enclave=enclave.name
-        )
+    def _make(self, enclave: EnclavePlan, config: Union[bytes, SgxEnclavesError]) -> EnclaveRecord:
+        name, build = f"make-{enclave.name}", enclave.build
+        timeout = self.request.make_timeout
+        step = self._step(name, enclave.make_command, build.make_directory, timeout, enclave.name)
         if step.outcome is not Outcome.OK:
             return self._failed(enclave, f"{name} {step.message}; see {step.log}")
-        config = configs[enclave.name]
         if isinstance(config, SgxEnclavesError):
             return self._failed(enclave, str(config))
         try:
-            unsigned = _read_unsigned(self.tree.path, build)
+            unsigned = _read(self.tree.path, build.unsigned, DEFAULT_LIMITS.file_size)
+            image = EnclaveImage.parse(unsigned, build.unsigned)
+            if Descriptor.parse(image.descriptor).is_signed:
+                raise FormatError("the result is signed already", file=build.unsigned)
         except SgxEnclavesError as error:
             return self._failed(enclave, f"{name} gave no unsigned enclave: {error}; {step.log}")
         try:
             return EnclaveRecord(
                 enclave.name,
                 enclave.file,
-                self.plan.release.name,
+                self._name,
                 self._keep(unsigned_name(enclave.file), unsigned, _UNSIGNED_MODE),
                 self._keep(config_name(enclave.file), config, 0o644),
                 None,
@@ -423,8 +423,7 @@ class TreeBuilder:
         return FileRecord(name, hashlib.sha256(data).hexdigest(), len(data))
 
     def _failed(self, enclave: EnclavePlan, problem: str) -> EnclaveRecord:
-        tree = self.plan.release.name
-        return EnclaveRecord(enclave.name, enclave.file, tree, None, None, problem)
+        return EnclaveRecord(enclave.name, enclave.file, self._name, None, None, problem)
 
     def _command(self, argv: Sequence[str], place: str, timeout: float) -> Command:
         return Command(
@@ -442,16 +441,17 @@ class TreeBuilder:
         argv: Sequence[str],
         place: str,
         timeout: float,
-        *,
         enclave: Optional[str] = None,
     ) -> StepRecord:
+        """Run a command in the tree, unless an earlier run has finished it."""
         earlier = self.progress.resume(name, self.into)
         if earlier is not None:
             self.say(f"{name}: finished in an earlier run")
             self.steps.append(earlier)
             return earlier
-        self.say(f"{name}: {' '.join(argv)}")
-        log = f"{LOGS}/{self.log_prefix}{name}.log"
+        # the log has the whole command
+        self.say(f"{name}: {_shortened(' '.join(argv))}")
+        log = f"{LOGS}/{self._log_prefix}{name}.log"
         ended = self.tree.run(self._command(argv, place, timeout), self.into / log)
         outcome = Outcome.OK if ended.status == 0 else Outcome.FAILED
         if ended.timed_out:
@@ -474,25 +474,23 @@ class TreeBuilder:
         elif ended.status is not None and ended.status >= 0:
             said = f"failed with {said}"
         for folder in (self.tree.path, self.into):
-            if _is_full(folder):
-                said += f"; {os.strerror(errno.ENOSPC)}: {folder}"
-                break
+            with contextlib.suppress(OSError):
+                if shutil.disk_usage(folder).free < _LITTLE_ROOM:
+                    return f"{said}; {os.strerror(errno.ENOSPC)}: {folder}"
         return said
 
 
-def _is_full(folder: Path) -> bool:
-    try:
-        return shutil.disk_usage(folder).free < _LITTLE_ROOM
-    except OSError:
-        return False
+def _shortened(text: str) -> str:
+    most = max(40, shutil.get_terminal_size((120, 0)).columns - 40)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
-def log_tail(log: Path) -> list[str]:
-    """The last lines that a step printed; none if its log cannot be read."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            lines = file.read(_TAIL_BYTES).decode("utf-8", "replace").splitlines()
-    except OSError:
-        return []
-    return [line for line in lines if not line.startswith("# ")][-_TAIL_LINES:]
+def _read(tree: Path, name: str, limit: int) -> bytes:
+    """A file of the tree, not through a link that leads out of it."""
+    path = tree / name
+    if not os.path.lexists(path):
+        raise BuildError("is not there", file=name)
+    check_inside(tree, path, name)
+    if not path.is_file():
+        raise BuildError("is no file", file=name)
+    return read_file(str(path), limit)

@@ -232,18 +232,11 @@ def _contents(path: Path, sha256: str) -> str:
     return contents.sha256
 
 
-class _PlaceFailedError(Exception):
-    """This place will not give the file; the next may."""
-
-
 class Fetcher:
     """Fetches artifacts into one cache by one transport.
 
     Args:
-        cache: where files are kept.
         transport: asks servers; None means offline.
-        settings: see `FetchSettings`; None for the usual ones.
-        progress: shows how far it is.
         lookaside: a look-aside cache to ask first.
         local: a directory where files may lie already, under their names.
     """
@@ -362,7 +355,9 @@ class Fetcher:
                 self._note(artifact, str(error))
             except NoNetworkError as error:
                 cut_off[f"{urlsplit(url).hostname}: {error.message}"] = None
-            except _PlaceFailedError as failure:
+            except FetchError as failure:
+                if failure.file is not None:  # the local disk, not the place
+                    raise
                 failures.append(f"{url}: {failure}")
                 self._note(artifact, failures[-1])
         if wrong:
@@ -386,9 +381,8 @@ class Fetcher:
         """Ask one place a few times.
 
         Raises:
-            _PlaceFailedError: this place will not give it.
             DigestError: it is not the pinned one.
-            FetchError: the local disk is in the way.
+            FetchError: this place will not give it, or, with a file, the local disk is in the way.
         """
         wait, reason = self._settings.backoff, ""
         for attempt in range(self._settings.attempts):
@@ -405,29 +399,25 @@ class Fetcher:
                 asked = max(self._settings.backoff * 2**attempt, error.retry_after)
                 wait = min(self._settings.backoff_max, asked)
                 continue
-            except NoNetworkError:
-                raise
-            except FetchError as error:
-                if error.file is not None:  # the local disk, not the place
-                    raise
-                raise _PlaceFailedError(str(error)) from None
             check = check_pins(partial.path, artifact)
             if not check.expected:
                 path = self._cache.store(partial, self._cache.path_of(artifact, check.sha256))
                 self._note(artifact, f"here, {check.size} bytes, sha256 {check.sha256}")
                 return replace(check, path=path, url=url)
             if not resumed:
-                self._refuse(artifact, url, partial, check)
+                raise self._refused(artifact, url, partial, check)
             with disk_errors(partial.path):
                 partial.discard()
             reason = "the pieces did not fit together"
-        raise _PlaceFailedError(f"{reason} ({self._settings.attempts} attempts)")
+        raise FetchError(f"{reason} ({self._settings.attempts} attempts)")
 
-    def _refuse(self, artifact: Artifact, url: str, partial: Partial, check: Fetched) -> None:
+    def _refused(
+        self, artifact: Artifact, url: str, partial: Partial, check: Fetched
+    ) -> DigestError:
         aside = self._cache.quarantine(partial.path, artifact.filename, check.sha256)
         with disk_errors(partial.path):
             partial.discard()
-        raise DigestError(
+        return DigestError(
             f"{artifact.filename} from {url} is not the pinned file",
             file=str(aside),
             expected=check.expected,

@@ -18,19 +18,11 @@ from sgx_enclaves.errors import FormatError, InputError, UnsupportedError
 from sgx_enclaves.plain import as_plain, from_plain, parse_json, validate
 from sgx_enclaves.release.place import run_tool
 
-# a tab cannot be part of these tags
-_FIELDS = (
-    "NAME",
-    "ARCH",
-    "VERSION",
-    "RELEASE",
-    "EPOCH",
-    "SIGMD5",
-    "SIGPGP:pgpsig",
-    "LICENSE",
-    "PAYLOADDIGEST",
+# nine tags; a tab cannot be part of any
+_FORMAT = (
+    "%{NAME}\\t%{ARCH}\\t%{VERSION}\\t%{RELEASE}\\t%{EPOCH}\\t"
+    "%{SIGMD5}\\t%{SIGPGP:pgpsig}\\t%{LICENSE}\\t%{PAYLOADDIGEST}\\n"
 )
-_FORMAT = "\\t".join(f"%{{{field}}}" for field in _FIELDS) + "\\n"
 _INSTALLED_TIMEOUT = 120.0
 _KEY_ID = re.compile(r"Key ID ([0-9a-f]{8,64})")
 
@@ -53,12 +45,12 @@ def installed_packages(
     urls: Optional[Mapping[str, str]] = None,
     dbpath: Optional[str] = None,
 ) -> tuple[InstalledPackage, ...]:
-    """Ask RPM for every installed package.
+    """Ask RPM for every installed package of this machine, or of a buildroot.
 
     Args:
-        root: a buildroot; None for this machine.
-        dbpath: directory of the database to ask; by default RPM's own choice within the root.
+        root: a buildroot.
         urls: NEVRA to the URL that a package was got from; the database does not know.
+        dbpath: directory of the database to ask; by default RPM's own choice within the root.
 
     Raises:
         InputError: RPM is not there or fails.
@@ -77,15 +69,11 @@ def installed_packages(
 
 
 def parse_installed(text: str, urls: Mapping[str, str]) -> tuple[InstalledPackage, ...]:
-    """Read the lines that `installed_packages` asks for; keys are no packages.
-
-    Raises:
-        FormatError: a line of another form.
-    """
+    """Read the lines that `installed_packages` asks for; keys are no packages."""
     packages = []
     for number, line in enumerate(text.splitlines(), 1):
         values = [None if value == "(none)" else value for value in line.split("\t")]
-        if len(values) != len(_FIELDS) or values[0] is None:
+        if len(values) != _FORMAT.count("%") or values[0] is None:
             raise FormatError(f"line {number} of rpm's answer is odd", found=repr(line[:100]))
         if values[0] == "gpg-pubkey":
             continue
@@ -112,16 +100,10 @@ class LockedPackage:
     """One package of a buildroot; the names are those of the format.
 
     Attributes:
-        name: package name.
-        arch: architecture, `noarch` included.
-        version: upstream's version.
-        release: the distribution's release.
-        epoch: as text, or None.
         sigmd5: MD5 of header and payload, from the header; it tells builds apart,
             it does not authenticate them.
         signature: last eight digits of the signing key's id, or None.
-        license: the distribution's licence tag.
-        url: where the package was got; may be empty when nobody knows any more.
+        url: where the package was got; empty if nobody knows any more.
     """
 
     name: str
@@ -143,12 +125,8 @@ class LockedPackage:
 
 @dataclass(frozen=True)
 class BuildrootLock:
-    """A lock file.
-
-    Attributes:
-        packages: sorted.
-        config: mock's own options, kept as they are.
-        bootstrap: the container image that the buildroot was made with; empty if none.
+    """A lock file: packages, mock's own options as they are, and the container image that the
+    buildroot was made with, if there was one.
     """
 
     packages: tuple[LockedPackage, ...]
@@ -190,12 +168,8 @@ def _lock_schema(*, exact: bool) -> dict[str, Any]:
 def parse_lock(data: bytes, file: str) -> BuildrootLock:
     """Read a lock file.
 
-    Args:
-        data: its content.
-        file: its name, for messages.
-
     Raises:
-        FormatError: not JSON, or not of this form; the message names the place.
+        FormatError: not JSON, or not of this form.
         UnsupportedError: another major version.
     """
     top = parse_json(data, file=file, error=FormatError, most=_MAX_LOCK)
@@ -242,45 +216,3 @@ def dump_lock(lock: BuildrootLock) -> str:
     if lock.bootstrap:
         data["bootstrap"] = dict(lock.bootstrap)
     return json.dumps(data, indent=4, sort_keys=True) + "\n"
-
-
-@dataclass(frozen=True)
-class LockDifference:
-    """How a buildroot differs from its lock.
-
-    Attributes:
-        missing: pinned, not there; NEVRAs.
-        extra: there, not pinned; NEVRAs.
-        rebuilt: the same NEVRA with another SIGMD5, which is another build.
-        resigned: the same build with another signing key.
-    """
-
-    missing: tuple[str, ...]
-    extra: tuple[str, ...]
-    rebuilt: tuple[str, ...]
-    resigned: tuple[str, ...]
-
-    @property
-    def same(self) -> bool:
-        """Whether every package is the pinned build; a new signature changes no byte of it."""
-        return not (self.missing or self.extra or self.rebuilt)
-
-
-def compare_packages(
-    pinned: Iterable[LockedPackage], installed: Iterable[LockedPackage]
-) -> LockDifference:
-    """Compare what is installed with what is pinned."""
-    want = {package.nevra: package for package in pinned}
-    have = {package.nevra: package for package in installed}
-    both = sorted(want.keys() & have.keys())
-    return LockDifference(
-        missing=tuple(sorted(want.keys() - have.keys())),
-        extra=tuple(sorted(have.keys() - want.keys())),
-        rebuilt=tuple(name for name in both if want[name].sigmd5 != have[name].sigmd5),
-        resigned=tuple(
-            name
-            for name in both
-            if want[name].sigmd5 == have[name].sigmd5
-            and want[name].signature != have[name].signature
-        ),
-    )

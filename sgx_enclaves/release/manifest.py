@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
-from sgx_enclaves.catalogue.records import MAKERS
-from sgx_enclaves.errors import ManifestError
-from sgx_enclaves.files import make_folder, read_file, write_file
+from sgx_enclaves.catalogue.records import MAKERS, Release
+from sgx_enclaves.errors import InputError, ManifestError
+from sgx_enclaves.files import read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
 from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, validate
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse
@@ -30,7 +30,7 @@ _MAX_MANIFEST = 16 * MIB
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 LOGS = "logs"
-_LONGEST_TEXT = 4000
+_LONGEST_TEXT = 4096
 
 
 class Outcome(enum.Enum):
@@ -53,16 +53,13 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """What was laid out.
+    """What was laid out: an archive, or a ready-made tree, whose id is `source-dir`.
 
     Attributes:
-        id: name within the release; `source-dir` for a ready-made tree.
         place: directory in the tree; empty for its root.
-        filename: the archive's name, or that of the ready-made tree.
         sha256: digest of the archive, or of the ready-made tree's names and files.
         pinned: whether the release pins that digest, or that of its contents.
-        contents_sha256: the release's pin of the archive's contents (see `contents`),
-            which it fulfilled; None without one.
+        contents_sha256: the release's pin of the archive's contents, which it fulfilled.
     """
 
     id: str
@@ -80,8 +77,6 @@ class StepRecord:
     Attributes:
         id: name within the tree; an enclave's make is `make-NAME`.
         enclave: the enclave that it is for; None if for all of the tree.
-        outcome: see `Outcome`.
-        milliseconds: how long it took.
         log: its log, relative to the built directory; None if it was skipped.
         message: what went wrong; None if nothing.
     """
@@ -99,16 +94,13 @@ class TreeRecord:
     """One source tree that was built in: the release's own, or that of an older release.
 
     Attributes:
-        release: whose tree.
         route: which of the release's ways it was made by.
         root: the path that it had while it was built.
         fixed_path: whether that is the path that the release asks for.
         isolated: whether nothing that its steps did could outlive it.
         network: whether the steps could reach a network.
         environment: variables of every step, sorted, as NAME=VALUE.
-        umask: file mode mask of every step.
         sources: in the order of the release.
-        toolchain: see `ToolchainUse`.
         steps: in the order in which they were run.
     """
 
@@ -130,11 +122,9 @@ class EnclaveRecord:
     """What became of one enclave.
 
     Attributes:
-        name: such as `ide`.
-        file: such as `id_enclave`.
+        name: such as `ide`; in file names `file`, such as `id_enclave`.
         tree: the release whose tree it was built in.
-        unsigned: the result; None if there is none.
-        config: its `config.xml`; None if there is no result.
+        unsigned: the result; None if there is none, as its `config.xml` then.
         problem: why there is no result; None if there is one.
     """
 
@@ -156,7 +146,6 @@ class Difference:
     """One stretch in which the second build of an enclave differs.
 
     Attributes:
-        file: the file of the built directory.
         offset: where the stretch starts; None if the second build has no such file.
         size: its bytes.
         section: the ELF section that it begins in; None outside of all.
@@ -188,10 +177,7 @@ class Manifest:
     """The record of a build.
 
     Attributes:
-        release: what was built.
         started: seconds since 1970, UTC.
-        milliseconds: how long it took.
-        trees: the source trees that were built in.
         enclaves: those that were asked for, in the order of the release.
         second: None if it was built once.
     """
@@ -297,20 +283,16 @@ def _one_line(value: Any) -> Any:
 
 
 def read_manifest(data: bytes, file: str) -> Manifest:
-    """Read a manifest; unknown, missing, doubled and contradicting entries are refused.
-
-    Args:
-        data: the JSON.
-        file: its name, for messages.
+    """Read a manifest from JSON.
 
     Raises:
-        ManifestError: any of that; the message names file, place and reason.
+        ManifestError: an entry is unknown, missing, doubled, or contradicts another one.
     """
     hint = "build again: a manifest is not edited by hand"
     top = parse_json(data, file=file, error=ManifestError, most=_MAX_MANIFEST, hint=hint)
     try:
         validate(top, _schema(), file=file, error=ManifestError)
-        if not _is_one_line(top):
+        if _one_line(top) != top:
             raise ManifestError("a text is not one line", file=file)
         claims_same = top.pop("reproducible", None)
         del top["schema_version"]
@@ -332,14 +314,6 @@ def read_manifest(data: bytes, file: str) -> Manifest:
 def _schema() -> dict[str, Any]:
     text = Path(__file__).with_name("manifest.schema.json").read_bytes()
     return dict(parse_json(text, file="manifest.schema.json", error=ManifestError))
-
-
-def _is_one_line(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(_is_one_line(item) for item in value.values())
-    if isinstance(value, list):
-        return all(_is_one_line(item) for item in value)
-    return not isinstance(value, str) or value.isprintable()
 
 
 def _fill(tree: dict[str, Any]) -> None:
@@ -406,13 +380,7 @@ class BuiltEnclave:
 
 @dataclass(frozen=True)
 class Built:
-    """A built directory, checked.
-
-    Attributes:
-        directory: where it is.
-        manifest: its record, which also names the enclaves that were not built.
-        enclaves: those that were, in the order of the manifest.
-    """
+    """A built directory, checked: its record, and the enclaves that were built."""
 
     directory: Path
     manifest: Manifest
@@ -452,6 +420,40 @@ def load_built(directory: Path, limits: Limits = DEFAULT_LIMITS) -> Built:
     return Built(directory, manifest, tuple(enclave for enclave in enclaves if enclave))
 
 
+# of a build that is given without one
+NO_MANIFEST = Manifest("", 0, 0, (), (), None)
+
+
+def load_given(directory: Path, release: Release) -> Built:
+    """Read a build of the release that somebody made, with a manifest or `NO_MANIFEST`.
+
+    Raises:
+        ManifestError, InputError, LimitError: see `load_built`; or it is of another release.
+    """
+    if not directory.is_dir():
+        raise InputError("there is no such directory", file=str(directory), hint="correct --built")
+    if (directory / MANIFEST).exists():
+        built = load_built(directory)
+        if built.manifest.release != release.name:
+            raise InputError(
+                "this is a build of another release",
+                file=str(directory),
+                expected=release.name,
+                found=built.manifest.release,
+                hint="correct --built",
+            )
+        return built
+    found = []
+    for enclave in release.enclaves:
+        unsigned = directory / unsigned_name(enclave.file)
+        config = directory / config_name(enclave.file)
+        if unsigned.is_file() and config.is_file():
+            data = read_file(str(unsigned), DEFAULT_LIMITS.file_size)
+            xml = read_file(str(config), DEFAULT_LIMITS.config_size)
+            found.append(BuiltEnclave(enclave.name, enclave.file, data, xml))
+    return Built(directory, NO_MANIFEST, tuple(found))
+
+
 def load_enclave(
     directory: Path, record: EnclaveRecord, limits: Limits = DEFAULT_LIMITS
 ) -> Optional[BuiltEnclave]:
@@ -464,25 +466,6 @@ def load_enclave(
         _read(directory, record.unsigned, limits.file_size),
         _read(directory, record.config, limits.config_size),
     )
-
-
-def set_apart(directory: Path, manifest: Manifest, name: str) -> Path:
-    """Make a built directory of one enclave alone, within the one that it was built in.
-
-    Raises:
-        SgxEnclavesError: a file cannot be read or written, or is not what was built.
-    """
-    own = manifest.only(name)
-    into = directory / name
-    make_folder(into)
-    for record in own.enclaves:
-        built = load_enclave(directory, record)
-        if built is not None:
-            # an enclave is a program, its config.xml is not
-            write_file(str(into / unsigned_name(built.file)), built.unsigned, 0o755)
-            write_file(str(into / config_name(built.file)), built.config)
-    write_manifest(into, own)
-    return into
 
 
 def _read(directory: Path, record: FileRecord, limit: int) -> bytes:

@@ -36,14 +36,9 @@ class StageState(str, Enum):
 
 @record
 class Stage:
-    """One stage of the job.
+    """One stage of the job: sources, toolchain, build, signed, repack or compare.
 
-    Attributes:
-        name: catalogue, sources, toolchain, build, signed, repack or compare.
-        state: see `StageState`.
-        detail: what was done, in a few words.
-        seconds: how long it took.
-        findings: why it was refused, and notes.
+    `detail` says in a few words what was done, `findings` why it was refused, and notes.
     """
 
     name: str
@@ -73,7 +68,6 @@ class BuildFacts:
 
     Attributes:
         tree: the release whose sources these are.
-        kind: see `BuildKind`.
         toolchain: name of the designated one.
         mismatches: parts of it that are not as designated, or were not seen.
         says: what the manifest of a given build says of itself; empty otherwise.
@@ -90,14 +84,9 @@ class BuildFacts:
 
 @record
 class EnclaveOutcome:
-    """One enclave of the release.
+    """One enclave of the release; see also `catalogue.records.Enclave`.
 
     Attributes:
-        name: such as `ide`.
-        signed_file: name of the vendor's file.
-        required: whether the release stands or falls with it.
-        may_ship: whether a distribution may ship it.
-        reason: why it is not required or may not be shipped.
         unpinned: policies that are not pinned, such as `isvprodid`.
         refused_by: the stage that kept it from being compared; empty if it was.
         findings: why.
@@ -134,16 +123,11 @@ class ReleaseVerdict:
     """The result of the whole job.
 
     Attributes:
-        release: its name.
-        title: in words.
-        outcome: identical, differs or unverifiable.
         reproducible: see the rules above.
         claim: what was proved, in precise words; or why nothing was.
         unpinned: the digests and policies that are not pinned.
         unpinned_allowed: whether the user accepted that.
         builds: one for each tree.
-        stages: in their order.
-        enclaves: in the catalogue's order.
         notices: what the user should know besides.
     """
 
@@ -193,26 +177,14 @@ def decide(
     enclaves: Sequence[EnclaveOutcome],
     notices: Sequence[str],
 ) -> ReleaseVerdict:
-    """Apply the rules.
-
-    Args:
-        release: its name.
-        title: in words.
-        unpinned: digests and policies that are not pinned.
-        unpinned_allowed: whether the user accepts that.
-        builds: one for each tree.
-        stages: in their order.
-        enclaves: in the catalogue's order.
-        notices: what the user should know besides.
-    """
+    """Apply the rules; see `ReleaseVerdict` for the arguments."""
     all_unpinned = tuple(unpinned) + tuple(
         f"enclave.{enclave.name}.{fact}" for enclave in enclaves for fact in enclave.unpinned
     )
     # what was refused outright speaks against the whole, as a repack's foreign member does
     blocked = [s.name for s in stages if s.name == "repack" and s.state is StageState.REFUSED]
     outcome = _outcome(enclaves, blocked)
-    open_pins = bool(all_unpinned) and not unpinned_allowed
-    if outcome is Outcome.IDENTICAL and open_pins:
+    if outcome is Outcome.IDENTICAL and all_unpinned and not unpinned_allowed:
         outcome = Outcome.UNVERIFIABLE
     reproducible = (
         outcome is Outcome.IDENTICAL
@@ -225,7 +197,7 @@ def decide(
         title,
         outcome,
         reproducible,
-        _claim(outcome, builds, enclaves, blocked, all_unpinned, open_pins),
+        _claim(outcome, builds, enclaves, blocked, all_unpinned),
         all_unpinned,
         unpinned_allowed,
         tuple(builds),
@@ -236,7 +208,7 @@ def decide(
     # This run knows where its builds came from; a comparison of files alone does not.
     known = (
         replace(e, verdict=replace(e.verdict, not_proved=made.not_proved)) if e.verdict else e
-        for e in made.enclaves
+        for e in enclaves
     )
     return replace(made, enclaves=tuple(known))
 
@@ -256,31 +228,27 @@ def _claim(
     enclaves: Sequence[EnclaveOutcome],
     blocked: Sequence[str],
     unpinned: Sequence[str],
-    open_pins: bool,
 ) -> str:
     required = [enclave for enclave in enclaves if enclave.required]
-    if outcome is Outcome.DIFFERS:
-        differing = [e for e in required if e.bytes_outcome is Outcome.DIFFERS]
-        refused = [e.name for e in differing if e.refused_checks == ("policy",)]
-        others = [e.name for e in differing if e.name not in refused]
-        parts = []
-        if others:
-            parts.append(f"not our build plus a signature: {', '.join(others)}")
-        if refused:
-            words = "our build plus a signature that the policy refuses"
-            parts.append(f"{words}: {', '.join(refused)}")
-        claim = "; ".join(parts)
-        if others and any(build.kind is not BuildKind.DESIGNATED for build in builds):
-            claim += "; our build is not one by the designated toolchain, which may be all there is"
-        return claim
     if outcome is Outcome.UNVERIFIABLE:
-        return _open(required, blocked, open_pins)
-    one = len(required) == 1
-    what = required[0].name if one else f"each of {len(required)} required enclaves"
-    claim = f"{what} is {_whose(builds)} plus a signature of the pinned signer"
-    if unpinned:
-        claim += "; files without a pinned digest were accepted, so their origin is not proved"
-    return claim
+        return _open(required, blocked)
+    if outcome is Outcome.IDENTICAL:
+        one = len(required) == 1
+        what = required[0].name if one else f"each of {len(required)} required enclaves"
+        claim = f"{what} is {_whose(builds)} plus a signature of the pinned signer"
+        if unpinned:
+            claim += "; files without a pinned digest were accepted, so their origin is not proved"
+        return claim
+    differing = [e for e in required if e.bytes_outcome is Outcome.DIFFERS]
+    refused = [e.name for e in differing if e.refused_checks == ("policy",)]
+    others = [e.name for e in differing if e.name not in refused]
+    parts = [f"not our build plus a signature: {', '.join(others)}"] if others else []
+    if refused:
+        words = "our build plus a signature that the policy refuses"
+        parts.append(f"{words}: {', '.join(refused)}")
+    if others and any(build.kind is not BuildKind.DESIGNATED for build in builds):
+        parts.append("our build is not one by the designated toolchain, which may be all there is")
+    return "; ".join(parts)
 
 
 def _whose(builds: Sequence[BuildFacts]) -> str:
@@ -300,7 +268,7 @@ def _whose(builds: Sequence[BuildFacts]) -> str:
     )
 
 
-def _open(required: Sequence[EnclaveOutcome], blocked: Sequence[str], open_pins: bool) -> str:
+def _open(required: Sequence[EnclaveOutcome], blocked: Sequence[str]) -> str:
     if not required:
         return "the release requires no enclave, so there is nothing to prove"
     undecided = [e.name for e in required if e.bytes_outcome is Outcome.UNVERIFIABLE]
@@ -309,12 +277,10 @@ def _open(required: Sequence[EnclaveOutcome], blocked: Sequence[str], open_pins:
         return f"undecided: {', '.join(undecided)}; stopped at {', '.join(stages)}"
     if blocked:
         return "the enclaves are identical, but the repacked archive holds more than them"
-    if open_pins:
-        return (
-            "the enclaves are identical, but the release has facts that nobody pinned; "
-            "--allow-unpinned accepts that on purpose"
-        )
-    raise AssertionError("unverifiable without a reason")
+    return (
+        "the enclaves are identical, but the release has facts that nobody pinned; "
+        "--allow-unpinned accepts that on purpose"
+    )
 
 
 def note(code: str, message: str) -> Finding:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sgx_enclaves.release.installed import InstalledPackage
 
 _CHUNK = 64 << 10
+_TAIL_BYTES, _TAIL_LINES = 8192, 8
 _POLL = 0.5
 # until what was killed has closed its output
 _GRACE = 5.0
@@ -43,11 +44,8 @@ STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class Output:
-    """What a short program left behind.
-
-    Attributes:
-        status: its exit status; negative for the signal that killed it.
-        text: what it printed, standard output and error together.
+    """What a short program printed, standard output and error together, and its exit status,
+    which is negative for the signal that killed it.
     """
 
     status: int
@@ -59,10 +57,8 @@ class Command:
     """A step of a build.
 
     Attributes:
-        argv: program and arguments.
         folder: where to run it, as the step sees it.
         environment: all its variables.
-        umask: its file mode mask.
         timeout: seconds until it and all that it started are killed.
         hostname: name of its machine, where that can be set.
     """
@@ -123,10 +119,7 @@ class Tree(Protocol):
     def run(self, command: Command, log: Path) -> Ended:
         """Run a command to its end, whatever that is; nothing of it is left running.
 
-        Args:
-            command: see `Command`.
-            log: gets `log_header`, what the command prints, and how it ended; replaced if
-                it is there.
+        The log gets `log_header`, what the command prints, and how it ended.
         """
 
     def close(self) -> None:
@@ -144,15 +137,13 @@ class Place(Protocol):
         """
 
     def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
-        """Run short programs one after another, all in one entry.
+        """Run short programs one after another, all in one entry; one output for each.
 
         Args:
             commands: programs and their arguments. One that needs variables begins with
-                `env`; one without a path is looked for in the place's usual directories.
+                `env`; one without a path is looked for in the place's usual directories. One
+                that is not there has a status that is not 0.
             timeout: seconds for each.
-
-        Returns:
-            One output for each; a program that is not there has a status that is not 0.
 
         Raises:
             SgxEnclavesError: no program can be run there.
@@ -166,12 +157,10 @@ class Place(Protocol):
         """
 
     def open(self, scratch: Path, root: str) -> Tree:
-        """Make a tree.
+        """Make a tree that has the path `root`, if it can be, for its steps.
 
-        Args:
-            scratch: a directory on this machine that may be made and used; whoever asks
-                removes it later. Its name is this tree's own.
-            root: the path that the tree should have.
+        `scratch` is a directory on this machine that may be made and used; whoever asks
+        removes it later. Its name is this tree's own.
 
         Raises:
             SgxEnclavesError: no tree can be made.
@@ -187,11 +176,8 @@ def describe(ended: Ended) -> str:
     if ended.status is None:
         return "vanished"
     if ended.status < 0:
-        try:
-            name = signal.Signals(-ended.status).name
-        except ValueError:
-            name = f"signal {-ended.status}"
-        return f"was killed by {name}"
+        names = {int(item): item.name for item in signal.Signals}
+        return f"was killed by {names.get(-ended.status, f'signal {-ended.status}')}"
     return f"exit status {ended.status}"
 
 
@@ -200,6 +186,17 @@ def log_header(command: Command) -> str:
     lines = [f"# in {command.folder}", "# " + " ".join(command.argv)]
     lines += [f"# {name}={value}" for name, value in sorted(command.environment.items())]
     return "".join(f"{line}\n" for line in lines)
+
+
+def log_tail(log: Path) -> list[str]:
+    """The last lines that a step printed; none if its log cannot be read."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            lines = file.read(_TAIL_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if not line.startswith("# ")][-_TAIL_LINES:]
 
 
 def run_program(
@@ -213,14 +210,8 @@ def run_program(
 ) -> Ended:
     """Run a program to its end or to its deadline; its process group never outlives it.
 
-    Args:
-        argv: program and arguments; no shell is involved.
-        environment: all its variables.
-        timeout: seconds until it is ended.
-        take: gets what it prints, standard output and error together; when it gives a reason,
-            the program is ended for that.
-        umask: its file mode mask; by default ours.
-        folder: where to run it; by default here.
+    `take` gets what it prints, standard output and error together; when that gives a reason,
+    the program is ended for it. By default umask and directory are ours.
     """
     started = time.monotonic()
     try:
@@ -310,13 +301,7 @@ def run_tool(
     max_output: int = 16 << 20,
     environment: Optional[Mapping[str, str]] = None,
 ) -> Output:
-    """Run a short program to its end.
-
-    Args:
-        command: program and arguments.
-        timeout: seconds until it and its children are killed.
-        max_output: bytes that it may print.
-        environment: variables besides PATH, HOME and a plain locale.
+    """Run a short program to its end; `environment` is besides PATH, HOME and a plain locale.
 
     Raises:
         InputError: it cannot be started.

@@ -145,15 +145,14 @@ class Machine:
 
     def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
         """See `Place`."""
-        return [self._ask(command, timeout) for command in commands]
-
-    def _ask(self, command: Sequence[str], timeout: float) -> Output:
-        try:
-            return run_tool(
-                in_root(self._root, command), timeout, environment={"PATH": STANDARD_PATH}
-            )
-        except SgxEnclavesError as error:
-            return Output(127, str(error))
+        outputs = []
+        for command in commands:
+            argv = in_root(self._root, command)
+            try:
+                outputs.append(run_tool(argv, timeout, environment={"PATH": STANDARD_PATH}))
+            except SgxEnclavesError as error:
+                outputs.append(Output(127, str(error)))
+        return outputs
 
     def packages(self) -> Sequence[InstalledPackage]:
         """See `Place`; a machine with rpm but without its database is no RPM machine."""
@@ -189,14 +188,9 @@ def in_root(root: Optional[str], command: Sequence[str]) -> list[str]:
 
 
 class Sandbox:
-    """A tree on this machine; see `Tree`.
+    """A tree on this machine; see `Place.open`.
 
-    Args:
-        scratch: a directory, new or of an earlier build of the same tree; the tree and all
-            else that steps write is in there.
-        root: the path that the tree should have.
-        isolation: of its steps.
-        visible: directories that the steps may read besides those that hold tools.
+    All that steps write is in `scratch`, new or of an earlier build of the same tree.
 
     Raises:
         BuildError: the path cannot be a tree's.
@@ -329,13 +323,7 @@ def _limits() -> list[str]:
 
 
 def bubblewrap(isolation: Isolation, binds: Sequence[str], command: Command) -> list[str]:
-    """The words before a command that give it a root of its own.
-
-    Args:
-        isolation: `ROOT` or `USER`.
-        binds: what the step sees besides tools, as bubblewrap's arguments.
-        command: see `Command`.
-    """
+    """The words before a command that give it a root of its own; `binds` are more arguments."""
     words = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--new-session"]
     words += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     words += ["--hostname", command.hostname]
@@ -365,11 +353,7 @@ def _proc(isolation: Isolation) -> tuple[str, ...]:
 
 
 def best_isolation() -> tuple[Isolation, str]:
-    """Try how far a step can be separated from this machine.
-
-    Returns:
-        The best that works; and if that is none, why, and what cures it.
-    """
+    """The best way to separate a step from this machine that works; if none, why, and the cure."""
     if shutil.which("bwrap") is None:
         return Isolation.NONE, "bubblewrap is not here; install the package bubblewrap"
     said = ""
@@ -388,13 +372,7 @@ def best_isolation() -> tuple[Isolation, str]:
 
 
 def choose_isolation(*, allow_none: bool = False) -> tuple[Isolation, str]:
-    """How steps are to be separated from this machine.
-
-    Args:
-        allow_none: whether the user allows that they are not.
-
-    Returns:
-        The best that works; and why not more, empty if that is good.
+    """How steps are to be separated from this machine, and why not better; empty if that is good.
 
     Raises:
         BuildError: none is possible, and the user did not allow that.

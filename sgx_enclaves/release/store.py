@@ -23,15 +23,15 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, Protocol, TypeVar
+from typing import Any, Callable, Generic, Optional, TypeVar
 
 from sgx_enclaves.catalogue.records import Enclave
 from sgx_enclaves.enclave.verdict import Finding, Severity, finding_of
-from sgx_enclaves.errors import DigestError, FormatError, InputError, SgxEnclavesError
+from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import (
     LINK,
     disk_errors,
@@ -53,35 +53,20 @@ _PROGRESS = "progress.json"
 
 T = TypeVar("T")
 Say = Callable[[str], None]
-if TYPE_CHECKING:
-    from typing_extensions import Concatenate, ParamSpec
-
-    P = ParamSpec("P")
-    L = TypeVar("L", bound="_HasLog")
 
 
-class _HasLog(Protocol):
-    @property
-    def log(self) -> StageLog: ...
+@dataclass
+class RunningStage:
+    """A stage while it runs; see `Stage` for what is written here."""
 
-
-@dataclass(frozen=True)
-class Done(Generic[T]):
-    """What a stage made.
-
-    Attributes:
-        value: the result; None if an error ended the stage.
-        detail: what was done, in a few words.
-        state: how it ended.
-        findings: why it was refused, or notes.
-        seconds: how long it took; measured by `stage`.
-    """
-
-    value: Optional[T]
-    detail: str
     state: StageState = StageState.DONE
-    findings: tuple[Finding, ...] = ()
-    seconds: float = 0.0
+    detail: str = ""
+    findings: list[Finding] = field(default_factory=list)
+
+    def refuse(self, *findings: Finding) -> None:
+        """It is refused, for these reasons."""
+        self.state = StageState.REFUSED
+        self.findings += findings
 
 
 class StageLog:
@@ -95,45 +80,36 @@ class StageLog:
         self.say = say
         self.stages: list[Stage] = []
 
-    def record(self, name: str, done: Done[T]) -> Optional[T]:
-        """Write down how a stage ended; returns its value, None if it was refused."""
-        self.stages.append(Stage(name, done.state, done.detail, done.seconds, done.findings))
-        return None if done.state is StageState.REFUSED else done.value
+    @contextmanager
+    def stage(self, name: str) -> Iterator[RunningStage]:
+        """Take a stage's time, and write down how it ended; an error of ours refuses it."""
+        self.say(name)
+        running, started = RunningStage(), time.monotonic()
+        try:
+            yield running
+        except SgxEnclavesError as error:
+            findings = [finding_of(error, f"{name}-failed")]
+            running = RunningStage(StageState.REFUSED, "", findings)
+        seconds = round(time.monotonic() - started, 3)
+        stage = Stage(name, running.state, running.detail, seconds, tuple(running.findings))
+        self.stages.append(stage)
 
     def skip(self, name: str, why: str) -> None:
         """Write down that a stage had to be left out."""
         self.stages.append(Stage(name, StageState.SKIPPED, why, 0.0))
 
-    def reasons(self, name: str) -> Optional[tuple[Finding, ...]]:
+    def refuse(self, name: str, finding: Finding) -> None:
+        """Refuse a stage of that name for what was seen later."""
+        for number, stage in enumerate(self.stages):
+            if stage.name == name:
+                findings = (*stage.findings, finding)
+                self.stages[number] = replace(stage, state=StageState.REFUSED, findings=findings)
+
+    def refused(self, name: str) -> Optional[tuple[Finding, ...]]:
         """Why the stage of that name was refused; None if it was not."""
         refused = [s for s in self.stages if s.name == name and s.state is StageState.REFUSED]
         found = (f for s in refused for f in s.findings if f.severity is not Severity.NOTE)
         return tuple(found) if refused else None
-
-
-def stage(
-    name: str,
-) -> Callable[[Callable[Concatenate[L, P], Done[T]]], Callable[Concatenate[L, P], Done[T]]]:
-    """Make a function a stage: it says when it begins, takes its time, and raises no error of ours.
-
-    The function's first argument has a `log`, whose `say` hears the name.
-    """
-
-    def wrap(work: Callable[Concatenate[L, P], Done[T]]) -> Callable[Concatenate[L, P], Done[T]]:
-        def run(job: L, /, *args: P.args, **kwargs: P.kwargs) -> Done[T]:
-            job.log.say(name)
-            started = time.monotonic()
-            try:
-                done = work(job, *args, **kwargs)
-            except SgxEnclavesError as error:
-                findings = (finding_of(error, f"{name}-failed"),)
-                done = Done(None, "", StageState.REFUSED, findings)
-            return replace(done, seconds=round(time.monotonic() - started, 3))
-
-        run.__doc__ = work.__doc__
-        return run
-
-    return wrap
 
 
 @dataclass
@@ -155,7 +131,7 @@ class Files(Generic[T]):
     def refuse_rest(self, enclaves: Iterable[Enclave], log: StageLog, *names: str) -> None:
         """Give the reasons of a refused stage to each enclave with neither a file nor reasons."""
         for name in names:
-            reasons = log.reasons(name)
+            reasons = log.refused(name)
             for enclave in enclaves if reasons is not None else ():
                 if enclave.name not in self.files and enclave.name not in self.refused:
                     self.refused[enclave.name] = (name, reasons or ())
@@ -169,61 +145,28 @@ def input_key(inputs: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Kept:
-    """The result of a stage, as it was when it was recorded or last digested.
+    """The result of a stage.
 
     Attributes:
         folder: the directory of its files.
-        digests: path within the directory to SHA-256.
         reused: whether an earlier run made it.
         notice: why an earlier result could not be used; empty if there was none.
     """
 
     folder: Path
-    digests: Mapping[str, str]
     reused: bool
     notice: str
-
-    def read(self, name: str, limit: int) -> bytes:
-        """A file's content, digested once more, so that no change in between goes unseen.
-
-        Raises:
-            InputError: there is no such file, or it cannot be read.
-            DigestError: it changed.
-        """
-        path = str(self.folder / name)
-        if name not in self.digests:
-            raise InputError("the stage made no such file", file=path)
-        data = read_file(path, limit)
-        found = hashlib.sha256(data).hexdigest()
-        if found != self.digests[name]:
-            raise DigestError(
-                "changed after it was recorded",
-                file=path,
-                expected=f"sha256 {self.digests[name]}",
-                found=f"sha256 {found}",
-                hint="find out who writes there, then run again",
-            )
-        return data
 
 
 class StageStore:
     """A directory of kept results; it is made when first written to.
 
-    Args:
-        root: the directory.
-        lock_timeout: seconds to wait for another process at the same stage.
-        sleep: for tests.
+    `lock_timeout` is how many seconds to wait for another process at the same stage.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        lock_timeout: float = 4 * 3600.0,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, root: Path, lock_timeout: float = 4 * 3600.0) -> None:
         self.root = root
         self._lock_timeout = lock_timeout
-        self._sleep = sleep
 
     def place_of(self, name: str, inputs: Mapping[str, Any]) -> Path:
         """A directory for what belongs to a stage with these inputs and is no result yet."""
@@ -255,14 +198,14 @@ class StageStore:
             final.parent.mkdir(parents=True, exist_ok=True)
             (self.root / "locks").mkdir(exist_ok=True)
             lock = self.root / "locks" / f"{name}-{key}.lock"
-            with locked(lock, self._lock_timeout, sleep=self._sleep):
-                kept, notice = _check(final, key) if final.exists() else (None, "")
-                if kept is not None and accept(final / "files"):
-                    return Kept(final / "files", kept, True, "")
+            with locked(lock, self._lock_timeout):
+                notice = _problem(final, key) if final.exists() else ""
+                if final.exists() and not notice and accept(final / "files"):
+                    return Kept(final / "files", True, "")
                 if notice:
                     notice = f"the kept result of stage {name} is not used: {notice}"
-                made = _make(final, key, inputs, make)
-                return Kept(final / "files", made, False, notice)
+                _make(final, key, inputs, make)
+                return Kept(final / "files", False, notice)
 
 
 class Progress:
@@ -272,6 +215,11 @@ class Progress:
 
     Args:
         folder: where it is kept, with the logs of finished steps; None keeps nothing.
+
+    Attributes:
+        steps: finished ones, by their ids.
+        configs: each enclave's `config.xml` as the patched sources have it.
+        resumed: whether the sources lie there.
     """
 
     def __init__(self, folder: Optional[Path]) -> None:
@@ -279,7 +227,7 @@ class Progress:
         self._lock = threading.Lock()
         self.steps: dict[str, StepRecord] = {}
         self.configs: dict[str, bytes] = {}
-        self.resumed = folder is not None and (folder / _PROGRESS).exists()
+        self.resumed = False
         if folder is None:
             return
         try:
@@ -288,9 +236,15 @@ class Progress:
             kept = parse_json(read_file(path, _MAX_RECORD), file=path, error=FormatError)
             steps = [from_plain(StepRecord, s, file=path, error=FormatError) for s in kept["steps"]]
             configs = {name: bytes.fromhex(text) for name, text in kept["configs"].items()}
-            self.steps, self.configs = {step.id: step for step in steps}, configs
         except (SgxEnclavesError, OSError, ValueError, KeyError, TypeError, AttributeError):
-            self.resumed = False
+            return
+        self.steps, self.configs = {step.id: step for step in steps}, configs
+        self.resumed = True
+
+    @property
+    def kept(self) -> bool:
+        """Whether a later run can resume."""
+        return self._folder is not None
 
     def resume(self, step: str, into: Path) -> Optional[StepRecord]:
         """The record of a step that an earlier run finished, its log brought into `into`."""
@@ -315,9 +269,7 @@ class Progress:
             write_file(str(self._folder / _PROGRESS), json.dumps(as_plain(plain)).encode())
 
 
-def _make(
-    final: Path, key: str, inputs: Mapping[str, Any], make: Callable[[Path], None]
-) -> dict[str, str]:
+def _make(final: Path, key: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> None:
     """Make a result beside its place, then give it its name."""
     _remove(final)
     # left by a run that was killed; nobody else has the lock
@@ -338,26 +290,21 @@ def _make(
     finally:
         if work.exists():
             remove_tree(work)
-    return made
 
 
-def _check(final: Path, key: str) -> tuple[Optional[dict[str, str]], str]:
-    """The digests of a kept result, or why it is worth nothing."""
+def _problem(final: Path, key: str) -> str:
+    """Why a kept result is worth nothing; empty if it is whole and unchanged."""
     path = str(final / "stage.json")
     try:
         record = parse_json(read_file(path, _MAX_RECORD), file=path, error=FormatError)
         recorded = dict(record["files"])
         if record["form"] != _FORM or record["key"] != key or input_key(record["inputs"]) != key:
-            return None, "its record is of another form or for other inputs"
-        found = _digests(final / "files")
-    except FormatError:
-        return None, "its record makes no sense"
+            return "its record is of another form or for other inputs"
+        return _difference(recorded, _digests(final / "files"))
+    except (FormatError, ValueError, KeyError, TypeError):
+        return "its record makes no sense"
     except (SgxEnclavesError, OSError):
-        return None, "it cannot be read whole"
-    except (ValueError, KeyError, TypeError):
-        return None, "its record makes no sense"
-    problem = _difference(recorded, found)
-    return (None, problem) if problem else (found, "")
+        return "it cannot be read whole"
 
 
 def _difference(recorded: Mapping[str, str], found: Mapping[str, str]) -> str:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from sgx_enclaves.catalogue.records import Toolchain
-from sgx_enclaves.errors import InputError
+from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.errors import BuildError, InputError
 from sgx_enclaves.plain import as_plain
-from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, compare_packages
+from sgx_enclaves.release.installed import BuildrootLock, LockedPackage
 from sgx_enclaves.release.place import STANDARD_PATH, Place
 
 _NUMBER = r"(\d+(?:\.\d+)+[a-z]?)"
@@ -36,12 +37,6 @@ def _first_match(pattern: str) -> Callable[[str], Optional[str]]:
     return parse
 
 
-# NAME (PACKAGE) VERSION, the GNU standards' form; a distribution may put its own
-# version between the brackets
-def _gnu(name: str) -> Callable[[str], Optional[str]]:
-    return _first_match(rf"^{name} \([^)\n]*\) {_NUMBER}")
-
-
 def _kernel_version(text: str) -> Optional[str]:
     """From LINUX_VERSION_CODE of `linux/version.h`: one byte each, the last one dropped if 0."""
     match = re.search(r"^#define LINUX_VERSION_CODE (\d{1,9})$", text, re.MULTILINE)
@@ -54,66 +49,60 @@ def _kernel_version(text: str) -> Optional[str]:
 
 def _gmp_version(text: str) -> Optional[str]:
     """From the three macros of `gmp.h`."""
-    parts = []
-    for suffix in ("", "_MINOR", "_PATCHLEVEL"):
-        pattern = rf"^#define __GNU_MP_VERSION{suffix}[ \t]+(\d{{1,9}})\s*$"
-        match = re.search(pattern, text, re.MULTILINE)
-        if match is None:
-            return None
-        parts.append(match[1])
-    return ".".join(parts)
+    macros = dict(
+        re.findall(r"^#define __GNU_MP_(VERSION\w*)[ \t]+(\d{1,9})\s*$", text, re.MULTILINE)
+    )
+    parts = [macros.get(f"VERSION{suffix}") for suffix in ("", "_MINOR", "_PATCHLEVEL")]
+    return None if None in parts else ".".join(str(part) for part in parts)
 
 
 @dataclass(frozen=True)
 class VersionProbe:
-    """How to learn one tool's version.
-
-    Attributes:
-        command: what to run, or nothing if `header` is given.
-        header: a file to read, absolute within the root.
-        parse: text to version, or None if it is not in there.
-    """
+    """How to learn a tool's version: from a program's output, or from a header's text."""
 
     command: tuple[str, ...]
-    header: str
     parse: Callable[[str], Optional[str]]
+    header: str = ""
 
 
-def _program(*command: str, parse: Callable[[str], Optional[str]]) -> VersionProbe:
-    return VersionProbe(command, "", parse)
+def _says(command: str, pattern: str) -> VersionProbe:
+    return VersionProbe(tuple(command.split()), _first_match(pattern))
+
+
+def _gnu(command: str, name: str) -> VersionProbe:
+    """NAME (PACKAGE) VERSION, the GNU standards' form; a distribution may put its own version
+    between the brackets.
+    """
+    return _says(f"{command} --version", rf"^{name} \([^)\n]*\) {_NUMBER}")
 
 
 PROBES: Mapping[str, VersionProbe] = {
-    "autoconf": _program("autoconf", "--version", parse=_gnu("autoconf")),
-    "automake": _program("automake", "--version", parse=_gnu("automake")),
-    "binutils": _program(
-        # Fedora leaves the brackets out
-        "ld",
-        "--version",
-        parse=_first_match(rf"^GNU ld (?:\([^)\n]*\)|version) {_NUMBER}"),
-    ),
-    "bison": _program("bison", "--version", parse=_gnu("bison")),
-    "cmake": _program("cmake", "--version", parse=_first_match(rf"^cmake version {_NUMBER}")),
-    "file": _program("file", "--version", parse=_first_match(rf"^file-{_NUMBER}")),
-    "flex": _program("flex", "--version", parse=_first_match(rf"^flex {_NUMBER}")),
-    "gcc": _program("gcc", "--version", parse=_gnu(r"\S*gcc\S*")),
-    "glibc": _program("ldd", "--version", parse=_gnu("ldd")),
-    "gmp-dev": VersionProbe((), "/usr/include/gmp.h", _gmp_version),
-    "gnum4": _program("m4", "--version", parse=_gnu("m4")),
-    "gnumake": _program("make", "--version", parse=_first_match(rf"^GNU Make {_NUMBER}")),
-    "libtool": _program("libtool", "--version", parse=_gnu("libtool")),
-    "linux-headers": VersionProbe((), "/usr/include/linux/version.h", _kernel_version),
-    "nasm": _program("nasm", "-v", parse=_first_match(rf"^NASM version {_NUMBER}")),
-    "ocaml": _program("ocaml", "-version", parse=_first_match(rf"version {_NUMBER}")),
-    "ocamlbuild": _program("ocamlbuild", "-version", parse=_first_match(rf"^ocamlbuild {_NUMBER}")),
-    "openssl": _program("openssl", "version", parse=_first_match(rf"^OpenSSL {_NUMBER}")),
+    "autoconf": _gnu("autoconf", "autoconf"),
+    "automake": _gnu("automake", "automake"),
+    # Fedora leaves the brackets out
+    "binutils": _says("ld --version", rf"^GNU ld (?:\([^)\n]*\)|version) {_NUMBER}"),
+    "bison": _gnu("bison", "bison"),
+    "cmake": _says("cmake --version", rf"^cmake version {_NUMBER}"),
+    "file": _says("file --version", rf"^file-{_NUMBER}"),
+    "flex": _says("flex --version", rf"^flex {_NUMBER}"),
+    "gcc": _gnu("gcc", r"\S*gcc\S*"),
+    "glibc": _gnu("ldd", "ldd"),
+    "gmp-dev": VersionProbe((), _gmp_version, "/usr/include/gmp.h"),
+    "gnum4": _gnu("m4", "m4"),
+    "gnumake": _says("make --version", rf"^GNU Make {_NUMBER}"),
+    "libtool": _gnu("libtool", "libtool"),
+    "linux-headers": VersionProbe((), _kernel_version, "/usr/include/linux/version.h"),
+    "nasm": _says("nasm -v", rf"^NASM version {_NUMBER}"),
+    "ocaml": _says("ocaml -version", rf"version {_NUMBER}"),
+    "ocamlbuild": _says("ocamlbuild -version", rf"^ocamlbuild {_NUMBER}"),
+    "openssl": _says("openssl version", rf"^OpenSSL {_NUMBER}"),
     "openssl-dev": VersionProbe(
         (),
-        "/usr/include/openssl/opensslv.h",
         # one line before OpenSSL 3, a macro of its own since
         _first_match(rf'OPENSSL_VERSION_(?:TEXT\s+"OpenSSL |STR\s+"){_NUMBER}'),
+        "/usr/include/openssl/opensslv.h",
     ),
-    "texinfo": _program("makeinfo", "--version", parse=_gnu(r"\S*(?:makeinfo|texi2any)")),
+    "texinfo": _gnu("makeinfo", r"\S*(?:makeinfo|texi2any)"),
 }
 
 
@@ -235,6 +224,12 @@ class Part:
     expected: str
     found: str
 
+    @property
+    def words(self) -> str:
+        """How it stands, if it is not as designated."""
+        found = {State.MISSING: "is not here", State.UNSEEN: "could not be seen"}
+        return f"{self.name} {self.expected}: {found.get(self.state, 'here ' + self.found)}"
+
 
 def all_match(parts: Sequence[Part]) -> bool:
     """Whether there are parts, and each was seen and agrees."""
@@ -268,6 +263,26 @@ class ToolchainUse:
         wrong = (part for part in self.parts if part.state is not State.MATCH)
         return tuple(sorted(wrong, key=lambda part: part.name not in _WRITERS))
 
+    @property
+    def findings(self) -> list[Finding]:
+        """One for each part that is wrong; notes if any toolchain may be used."""
+        designated = self.kind is ToolchainKind.DESIGNATED
+        return [
+            Finding(
+                "toolchain-not-designated",
+                Severity.UNVERIFIABLE if designated else Severity.NOTE,
+                f"{part.name} is not as the designated toolchain ({self.name}) has it",
+                expected=f"{part.name} {part.expected}",
+                found={
+                    State.MISSING: "nothing",
+                    State.UNSEEN: f"nothing that could be compared {part.found}".strip(),
+                }.get(part.state, f"{part.name} {part.found}"),
+                hint="build in the designated buildroot; "
+                "--toolchain=host builds here, for experiments",
+            )
+            for part in self.wrong
+        ]
+
 
 def check_toolchain(pinned: Toolchain, record: ToolchainRecord) -> tuple[Part, ...]:
     """Compare a record with the designated toolchain."""
@@ -276,43 +291,52 @@ def check_toolchain(pinned: Toolchain, record: ToolchainRecord) -> tuple[Part, .
     for pin in pinned.tools:
         tool = found.get(pin.name)
         if tool is None or (tool.path is not None and tool.version is None):
-            parts.append(Part(pin.name, State.UNSEEN, pin.version, ""))
+            state = State.UNSEEN
         elif tool.version is None:
-            parts.append(Part(pin.name, State.MISSING, pin.version, ""))
+            state = State.MISSING
         else:
-            same = same_version(pin.version, tool.version)
-            state = State.MATCH if same else State.DIFFERS
-            parts.append(Part(pin.name, state, pin.version, tool.version))
-    if pinned.interpreter is None:
-        parts.append(Part("interpreter", State.UNSEEN, "unknown", record.interpreter or ""))
-    elif record.interpreter is None:
-        parts.append(Part("interpreter", State.UNSEEN, pinned.interpreter, ""))
+            state = State.MATCH if same_version(pin.version, tool.version) else State.DIFFERS
+        parts.append(Part(pin.name, state, pin.version, (tool and tool.version) or ""))
+    state, here = State.MATCH, record.interpreter or ""
+    if pinned.interpreter is None or record.interpreter is None:
+        state = State.UNSEEN
     elif record.interpreter != pinned.interpreter:
-        part = Part("interpreter", State.DIFFERS, pinned.interpreter, record.interpreter)
-        parts.append(part)
+        state = State.DIFFERS
     elif _LOADER not in found:
         # what is linked cannot run; some configure scripts run what they link
-        parts.append(Part("interpreter", State.MISSING, pinned.interpreter, ""))
-    else:
-        parts.append(Part("interpreter", State.MATCH, pinned.interpreter, record.interpreter))
+        state, here = State.MISSING, ""
+    parts.append(Part("interpreter", state, pinned.interpreter or "unknown", here))
     return tuple(parts)
 
 
 def check_lock(lock: BuildrootLock, installed: Iterable[LockedPackage]) -> tuple[Part, ...]:
-    """Compare what RPM says is installed with a pinned buildroot."""
-    have = {package.nevra: package for package in installed}
-    want = {package.nevra: package for package in lock.packages}
-    difference = compare_packages(want.values(), have.values())
-    bad = {*difference.missing, *difference.rebuilt}
-    parts = [Part(name, State.MATCH, want[name].sigmd5, want[name].sigmd5) for name in want]
-    parts = [part for part in parts if part.name not in bad]
-    parts += [Part(name, State.MISSING, want[name].sigmd5, "") for name in difference.missing]
-    parts += [
-        Part(name, State.DIFFERS, want[name].sigmd5, have[name].sigmd5)
-        for name in difference.rebuilt
-    ]
-    parts += [Part(name, State.DIFFERS, "", have[name].sigmd5) for name in difference.extra]
-    return tuple(sorted(parts, key=lambda part: part.name))
+    """Compare what RPM says is installed with a pinned buildroot, by NEVRA and SIGMD5."""
+    have = {package.nevra: package.sigmd5 for package in installed}
+    want = {package.nevra: package.sigmd5 for package in lock.packages}
+    parts = []
+    for name in sorted({*want, *have}):
+        state = State.MATCH if want.get(name) == have.get(name) else State.DIFFERS
+        if name not in have:
+            state = State.MISSING
+        parts.append(Part(name, state, want.get(name, ""), have.get(name, "")))
+    return tuple(parts)
+
+
+def require_lock(lock: BuildrootLock, place: Place) -> None:
+    """Refuse a place whose packages are not those of the lock.
+
+    Raises:
+        BuildError: they are not.
+    """
+    parts = check_lock(lock, [item.locked for item in place.packages()])
+    wrong = [part.name for part in parts if part.state is not State.MATCH]
+    if not all_match(parts):
+        raise BuildError(
+            "the buildroot is not the pinned one",
+            expected=f"the {len(lock.packages)} packages of the release's lock",
+            found=f"{len(wrong)} others or missing: {', '.join(wrong[:6])}",
+            hint="build in a place whose packages are those of the lock",
+        )
 
 
 _TIMEOUT = 30.0
@@ -331,14 +355,6 @@ rm -rf "$work"
 exit $status
 """
 _INTERPRETER = _first_match(r"^\s+\[Requesting program interpreter: (/[^\]\n]*)\]$")
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A file in the place: where it really lies, and its SHA-256."""
-
-    path: str
-    sha256: str
 
 
 def look_at_toolchain(
@@ -365,30 +381,48 @@ def look_at(names: Sequence[str], path: str, place: Place) -> ToolchainRecord:
     Raises:
         SgxEnclavesError: no program can be run there, or RPM is there and fails.
     """
+    folders = [folder for folder in path.split(":") if folder]
     probes = {name: PROBES[name] for name in names if name in PROBES}
-    places = {name: _places(probe, path) for name, probe in probes.items()}
-    seen = _find([item for group in places.values() for item in group], place)
-    first = {
-        name: next((item for item in group if item in seen), "") for name, group in places.items()
-    }
+    seen = _find(
+        {
+            name: [f"{folder}/{probe.command[0]}" for folder in folders]
+            if probe.command
+            else [probe.header]
+            for name, probe in probes.items()
+        },
+        place,
+    )
     plain = ["env", "LC_ALL=C", "LANGUAGE=C", "TZ=UTC"]
-    there = [name for name in probes if first[name]]
-    commands = [[*plain, f"PATH={path}", *_question(probes[n], first[n])] for n in there]
-    commands.append([*plain, "sh", "-c", _LINK, "sh", path])
-    behind = [*plain, f"PATH={path}", first.get("gcc", "")]
-    if "gcc" in there:
-        commands += [[*behind, f"-print-prog-name={name}"] for name in _BEHIND_GCC]
-    answers = [output.text for output in place.ask(commands, _TIMEOUT)]
-    texts = dict(zip(there, answers))
+    commands = [[*plain, "sh", "-c", _LINK, "sh", path]]
+    for name, (asked, _real, _sha256) in seen.items():
+        arguments = probes[name].command[1:]
+        header = ["head", "-c", str(_MAX_HEADER), "--", asked]
+        commands.append(
+            [*plain, f"PATH={path}", asked, *arguments]
+            if probes[name].command
+            else [*plain, *header]
+        )
+    behind = _BEHIND_GCC if "gcc" in seen else ()
+    commands += [
+        [*plain, f"PATH={path}", seen["gcc"][0], f"-print-prog-name={name}"] for name in behind
+    ]
+    link, *answers = [output.text for output in place.ask(commands, _TIMEOUT)]
+    texts = dict(zip([*seen, *(f"-{name}" for name in behind)], answers))
     tools = [
-        FoundTool(name, probes[name].parse(texts[name]), *_of(seen[first[name]]))
-        if name in there
+        FoundTool(name, probes[name].parse(texts[name]), *seen[name][1:])
+        if name in seen
         else FoundTool(name, None, None, None)
         for name in names
     ]
-    interpreter = _INTERPRETER(answers[len(there)])
-    behind_gcc = dict(zip(_BEHIND_GCC, answers[len(there) + 1 :]))
-    tools += _behind({**behind_gcc, _LOADER: interpreter or ""}, path, place)
+    interpreter = _INTERPRETER(link)
+    # what gcc says it runs, a bare name being on the path, and what its programs begin with
+    said = {name: texts[f"-{name}"].strip() for name in behind}
+    inner = {
+        name: [word] if word.startswith("/") else [f"{folder}/{name}" for folder in folders]
+        for name, word in said.items()
+    }
+    inner[_LOADER] = [interpreter] if interpreter else []
+    tools += [FoundTool(name, None, *file[1:]) for name, file in _find(inner, place).items()]
     packages = (
         FoundPackage(item.locked.nevra, item.locked.sigmd5, item.payload_sha256)
         for item in place.packages()
@@ -396,54 +430,25 @@ def look_at(names: Sequence[str], path: str, place: Place) -> ToolchainRecord:
     return ToolchainRecord(tuple(tools), interpreter, tuple(packages), platform.machine())
 
 
-def _of(seen: _Seen) -> tuple[str, str]:
-    return seen.path, seen.sha256
-
-
-def _behind(answers: Mapping[str, str], path: str, place: Place) -> list[FoundTool]:
-    """What gcc says it runs, and what its programs begin with; a bare name is on the path."""
-    named = {name: text.strip() for name, text in answers.items()}
-    places = {
-        name: [said] if said.startswith("/") else [f"{folder}/{name}" for folder in path.split(":")]
-        for name, said in named.items()
-    }
-    seen = _find([item for group in places.values() for item in group], place)
-    found = {
-        name: next((seen[item] for item in group if item in seen), None)
-        for name, group in places.items()
-    }
-    return [FoundTool(name, None, *_of(file)) for name, file in found.items() if file is not None]
-
-
-def _places(probe: VersionProbe, path: str) -> list[str]:
-    if not probe.command:
-        return [probe.header]
-    return [f"{folder}/{probe.command[0]}" for folder in path.split(":") if folder]
-
-
-def _question(probe: VersionProbe, place: str) -> list[str]:
-    if probe.command:
-        return [place, *probe.command[1:]]
-    return ["head", "-c", str(_MAX_HEADER), "--", place]
-
-
-def _find(places: Sequence[str], place: Place) -> dict[str, _Seen]:
-    """Which of the paths are files, where those really lie, and their digests."""
+def _find(wanted: Mapping[str, Sequence[str]], place: Place) -> dict[str, tuple[str, str, str]]:
+    """By name the first of its paths that is a file, where that really lies, and its SHA-256."""
+    places = sorted({path for paths in wanted.values() for path in paths})
     if not places:
         return {}
-    look = ["find", "-L", *sorted(set(places)), "-maxdepth", "0", "-type", "f", "-printf", "%p\\0"]
+    look = ["find", "-L", *places, "-maxdepth", "0", "-type", "f", "-printf", "%p\\0"]
     look += ["-exec", "realpath", "-z", "--", "{}", ";"]
     look += ["-exec", "sha256sum", "-z", "--", "{}", ";"]
     (output,) = place.ask([look], _TIMEOUT * 4)
     # a line about a path that is not there may stand before a field
     fields = [item.rpartition("\n")[2] for item in output.text.split("\0")]
     seen = {}
-    for item, real, line in zip(fields[0::3], fields[1::3], fields[2::3]):
+    for path, real, line in zip(fields[0::3], fields[1::3], fields[2::3]):
         digest = line.partition(" ")[0]
-        if item in places and real.startswith("/") and len(digest) == _DIGEST_DIGITS:
-            seen[item] = _Seen(real, digest)
+        if path in places and real.startswith("/") and len(digest) == _DIGEST_DIGITS:
+            seen[path] = (path, real, digest)
     if not seen and output.status == _NO_PROGRAM:
         raise InputError(
             "no program can be run there", found=output.text.strip()[:200], hint="needed is find"
         )
-    return seen
+    first = {name: next((p for p in paths if p in seen), "") for name, paths in wanted.items()}
+    return {name: seen[path] for name, path in first.items() if path}

@@ -72,7 +72,6 @@ class Response:
     """An answer whose content has not been read yet.
 
     Attributes:
-        url: where it came from in the end.
         start: offset in the file of the content's first byte.
         total: bytes of the whole file, if the server says so.
         validator: what `If-Range` needs to go on later, if the server gives it.
@@ -131,7 +130,6 @@ class HttpsTransport:
     """HTTPS with the system's trusted certificates and the environment's proxies.
 
     Args:
-        settings: see `TransportSettings`.
         proxies: scheme to proxy URL, with `no` for exceptions; by default
             `https_proxy`, `all_proxy` and `no_proxy` of the environment.
 
@@ -157,12 +155,9 @@ class HttpsTransport:
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
 
     def open(self, url: str, start: int = 0, validator: Optional[str] = None) -> Response:
-        """Ask for a file from an offset on.
+        """Ask for a file from the byte `start` on; the server may give the whole all the same.
 
-        Args:
-            url: an HTTPS URL.
-            start: first byte wanted; the server may give the whole file all the same.
-            validator: ETag or date of the part that is there already.
+        `validator` is the ETag or date of the part that is there already.
 
         Raises:
             RetryableError: it may work later.

@@ -31,13 +31,13 @@ from sgx_enclaves.errors import (
     InputError,
     SgxEnclavesError,
 )
-from sgx_enclaves.files import digest_file, read_file, write_file
+from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import record
 from sgx_enclaves.release.archive import digest_members, list_members, read_members
 from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.outcome import StageState, note
-from sgx_enclaves.release.store import Done, Files, Kept, StageLog, StageStore, stage
+from sgx_enclaves.release.store import Files, RunningStage, StageLog
 
 _LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *]([^\x00-\x1f\x7f]{1,1024})")
 _MAX_BYTES = 1 << 20
@@ -101,25 +101,24 @@ class SignedArchive:
     """A vendor's archive that is here.
 
     Attributes:
-        fetched: see `Fetched`.
-        cross_checked: whether the vendor's own checksums file says the same.
-        note: why it was not cross-checked; empty if it was.
-        checksums: the vendor's checksums file; None if it is not here.
+        note: why the vendor's own checksums file says nothing of it; empty if it says the same.
+        checksums: that file; None if it is not here.
     """
 
     fetched: Fetched
-    cross_checked: bool
-    note: str
+    note: str = ""
     checksums: Optional[Path] = None
+
+    @property
+    def cross_checked(self) -> bool:
+        """Whether the vendor's own checksums file says the same."""
+        return not self.note
 
 
 def fetch_sources(
     release: Release, fetcher: Fetcher, *, allow_unpinned: bool = False
 ) -> dict[str, Fetched]:
-    """Bring every source archive of the release's own tree.
-
-    Returns:
-        Source id to file. Sources that are the same archive are fetched once.
+    """Bring every source archive of the release's own tree, by source id, each once.
 
     Raises:
         CatalogueError: the release has no tree of its own.
@@ -139,10 +138,7 @@ def fetch_sources(
 def fetch_signed(
     release: Release, fetcher: Fetcher, *, allow_unpinned: bool = False
 ) -> dict[str, SignedArchive]:
-    """Bring the vendor's archives, and compare each with the vendor's checksums file.
-
-    Returns:
-        Archive id to file.
+    """Bring the vendor's archives, by id, and compare each with the vendor's checksums file.
 
     Raises:
         DigestError: a file is not the pinned one, or the vendor's list says otherwise.
@@ -160,38 +156,23 @@ def fetch_archive(
 ) -> SignedArchive:
     """Bring one of the vendor's archives; see `fetch_signed`."""
     fetched = fetcher.fetch(archive.artifact, allow_unpinned=allow_unpinned)
-    unlisted, checksums = _cross_check(archive, fetched, fetcher)
-    return SignedArchive(fetched, not unlisted, unlisted, checksums)
-
-
-def _cross_check(
-    archive: VendorArchive, fetched: Fetched, fetcher: Fetcher
-) -> tuple[str, Optional[Path]]:
-    """Why the vendor's list says nothing of the file, empty if it says the same; and the list."""
     if archive.checksums is None:
-        return "the vendor publishes no checksums file", None
+        return SignedArchive(fetched, "the vendor publishes no checksums file")
     listed = replace(archive.checksums, max_size=_MAX_BYTES)
     try:
         # the list cannot be pinned: the vendor may add lines to it
         path = fetcher.fetch(listed, allow_unpinned=True).path
     except FetchError as error:
-        return f"the vendor's checksums file is not here: {error.message}", None
-    name = listed.filename
-    checksums = parse_checksums(path.read_bytes(), name)
-    if not cross_check(checksums, archive.artifact.filename, fetched.sha256, name):
-        return f"the vendor's checksums file does not name {archive.artifact.filename}", path
-    return "", path
+        why = f"the vendor's checksums file is not here: {error.message}"
+        return SignedArchive(fetched, why)
+    name, file = listed.filename, archive.artifact.filename
+    if cross_check(parse_checksums(path.read_bytes(), name), file, fetched.sha256, name):
+        return SignedArchive(fetched, "", path)
+    return SignedArchive(fetched, f"the vendor's checksums file does not name {file}", path)
 
 
 def read_signed_enclaves(release: Release, archives: Mapping[str, Path]) -> dict[str, bytes]:
-    """Read the release's signed enclaves out of the vendor's archives.
-
-    Args:
-        release: what to look for.
-        archives: archive id to file; enclaves of archives that are not given are left out.
-
-    Returns:
-        Enclave name to content.
+    """Read the release's signed enclaves, by name, out of the vendor's archives, by id.
 
     Raises:
         ArchiveError: a member is missing, or an archive is broken or hostile.
@@ -295,7 +276,7 @@ def _contents(archive: Path) -> frozenset[tuple[str, str]]:
     return frozenset((name.rpartition("/")[2], digest) for name, digest in digests.items())
 
 
-@dataclass(frozen=True)
+@record
 class NamedData:
     """A file's content, read once, and what to call it."""
 
@@ -313,63 +294,7 @@ class SignedFiles(Files[NamedData]):
 
     to_prove: set[str] = field(default_factory=set)
 
-
-@dataclass(frozen=True)
-class _Original:
-    """The vendor's own archive and the members that were taken out of it."""
-
-    filename: str
-    path: Path
-    kept: Kept
-
-
-@dataclass(frozen=True)
-class VendorFiles:
-    """Gets the vendor's files of a release.
-
-    Attributes:
-        release: whose files.
-        fetcher: brings the archives.
-        store: keeps the members.
-        log: hears how each stage ended.
-        allow_unpinned: accept archives without a pinned digest.
-        files: what was had so far.
-    """
-
-    release: Release
-    fetcher: Fetcher
-    store: StageStore
-    log: StageLog
-    allow_unpinned: bool
-    files: SignedFiles = field(default_factory=SignedFiles)
-
-    def get(self, given: Optional[Path], repacked: Mapping[str, Path]) -> SignedFiles:
-        """Get every file.
-
-        Args:
-            given: a directory that has them already.
-            repacked: repacked archives, by the id of the vendor's archive.
-        """
-        if given is not None:
-            self.log.record("signed", _read_directory(self, given))
-            self.files.refuse_rest(self.release.enclaves, self.log, "signed")
-            return self.files
-        for archive in self.release.vendor:
-            enclaves = [e for e in self.release.enclaves if e.vendor == archive.id]
-            if not enclaves:
-                continue
-            original = self.log.record("signed", _read_archive(self, archive, enclaves))
-            repack = repacked.get(archive.id)
-            if repack is not None:
-                done = _read_repack(self, archive, repack, original, enclaves)
-                self.log.record("repack", done)
-                self.files.refuse_rest(enclaves, self.log, "repack")
-            elif original is not None:
-                self._take(original, enclaves)
-            self.files.refuse_rest(enclaves, self.log, "signed")
-        return self.files
-
-    def missing(self, stage_name: str, enclave: Enclave, where: str, hint: str) -> None:
+    def missing(self, stage: str, enclave: Enclave, where: str, hint: str) -> None:
         """There is no such file where it should be."""
         finding = Finding(
             "signed-file-missing",
@@ -378,108 +303,125 @@ class VendorFiles:
             expected=enclave.member,
             hint=hint,
         )
-        self.files.refuse(enclave.name, stage_name, finding)
+        self.refuse(enclave.name, stage, finding)
 
-    def _take(self, original: _Original, enclaves: Sequence[Enclave]) -> None:
-        for enclave in enclaves:
-            file = enclave.signed_file
-            if file not in original.kept.digests:
-                hint = "list the archive and correct the release's member"
-                self.missing("signed", enclave, original.filename, hint)
-                continue
-            try:
-                data = original.kept.read(file, DEFAULT_LIMITS.file_size)
-                _as_pinned(enclave, data, original.filename)
-            except SgxEnclavesError as error:
-                self.files.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
-                continue
-            self.files.files[enclave.name] = NamedData(file, data)
-
-
-@stage("signed")
-def _read_directory(job: VendorFiles, folder: Path) -> Done[None]:
-    if not folder.is_dir():
-        raise InputError("there is no such directory", file=str(folder), hint="correct --signed")
-    for enclave in job.release.enclaves:
+    def take(self, enclave: Enclave, name: str, data: bytes, where: str) -> None:
+        """Take a file, if it is the one that the release pins."""
         try:
-            path = _signed_in(folder, enclave)
-            if path is None:
-                job.missing("signed", enclave, str(folder), "put it there, or drop --signed")
+            self.files[enclave.name] = NamedData(name, _as_pinned(enclave, data, where))
+        except DigestError as error:
+            self.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
+
+
+def signed_of_directory(release: Release, folder: Path, log: StageLog) -> SignedFiles:
+    """The signed enclaves that lie in a directory."""
+    found = SignedFiles()
+    with log.stage("signed") as stage:
+        if not folder.is_dir():
+            raise InputError(
+                "there is no such directory", file=str(folder), hint="correct --signed"
+            )
+        for enclave in release.enclaves:
+            try:
+                path = _signed_in(folder, enclave)
+                if path is None:
+                    hint = "put it there, or drop --signed"
+                    found.missing("signed", enclave, str(folder), hint)
+                    continue
+                data = read_file(str(path), DEFAULT_LIMITS.file_size)
+            except SgxEnclavesError as error:
+                found.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
                 continue
-            data = read_file(str(path), DEFAULT_LIMITS.file_size)
-            _as_pinned(enclave, data, str(path))
-        except SgxEnclavesError as error:
-            job.files.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
+            found.take(enclave, path.name, data, str(path))
+        stage.state = StageState.GIVEN
+        stage.detail = f"{len(found.files)} files of {folder}, as given"
+    found.refuse_rest(release.enclaves, log, "signed")
+    return found
+
+
+def signed_of_archives(
+    release: Release,
+    fetcher: Fetcher,
+    log: StageLog,
+    repacked: Mapping[str, Path],
+    *,
+    allow_unpinned: bool = False,
+) -> SignedFiles:
+    """The signed enclaves of the vendor's archives, or of repacks by the archive's id."""
+    found = SignedFiles()
+    for archive in release.vendor:
+        enclaves = [e for e in release.enclaves if e.vendor == archive.id]
+        if not enclaves:
             continue
-        job.files.files[enclave.name] = NamedData(path.name, data)
-    count = len(job.files.files)
-    return Done(None, f"{count} files of {folder}, as given", StageState.GIVEN)
+        original: Optional[Fetched] = None
+        repack = repacked.get(archive.id)
+        with log.stage("signed") as stage:
+            here = fetch_archive(archive, fetcher, allow_unpinned=allow_unpinned)
+            original = here.fetched
+            pinned = "as pinned" if original.pinned else "NOT PINNED"
+            listed = ", as the vendor's checksums file says" if here.cross_checked else ""
+            name = f"{archive.artifact.filename}, sha256 {original.sha256[:16]}"
+            stage.detail = f"{name}, {pinned}{listed}"
+            if here.note:
+                stage.findings.append(note("not-cross-checked", here.note))
+            if repack is None:
+                _take_members(found, enclaves, archive, original)
+        if repack is not None:
+            with log.stage("repack") as stage:
+                _take_repack(found, stage, release, archive, repack, original)
+            found.refuse_rest(enclaves, log, "repack")
+        found.refuse_rest(enclaves, log, "signed")
+    return found
 
 
-@stage("signed")
-def _read_archive(
-    job: VendorFiles, archive: VendorArchive, enclaves: Sequence[Enclave]
-) -> Done[_Original]:
-    here = fetch_archive(archive, job.fetcher, allow_unpinned=job.allow_unpinned)
-    fetched = here.fetched
-    notes = [note("not-cross-checked", here.note)] if here.note else []
-    members = {e.signed_file: e.member for e in enclaves}
-
-    def make(into: Path) -> None:
-        there = {member.name for member in list_members(fetched.path)}
-        names = there & set(members.values())
-        contents = read_members(fetched.path, names, sha256=fetched.sha256)
-        for file, member in members.items():
-            if member in contents:
-                write_file(str(into / file), contents[member])
-
-    kept = job.store.run("signed", {"archive": fetched.sha256, "members": members}, make)
-    if kept.notice:
-        notes.append(note("kept-result-dropped", kept.notice))
-    pinned = "as pinned" if fetched.pinned else "NOT PINNED"
-    listed = ", as the vendor's checksums file says" if here.cross_checked else ""
-    detail = f"{archive.artifact.filename}, sha256 {fetched.sha256[:16]}, {pinned}{listed}"
-    state = StageState.KEPT if kept.reused else StageState.DONE
-    original = _Original(archive.artifact.filename, fetched.path, kept)
-    return Done(original, detail, state, tuple(notes))
+def _take_members(
+    found: SignedFiles, enclaves: Sequence[Enclave], archive: VendorArchive, original: Fetched
+) -> None:
+    name = archive.artifact.filename
+    there = {member.name for member in list_members(original.path)}
+    wanted = there & {enclave.member for enclave in enclaves}
+    contents = read_members(original.path, wanted, sha256=original.sha256)
+    for enclave in enclaves:
+        if enclave.member in contents:
+            found.take(enclave, enclave.signed_file, contents[enclave.member], name)
+        else:
+            hint = "list the archive and correct the release's member"
+            found.missing("signed", enclave, name, hint)
 
 
-@stage("repack")
-def _read_repack(
-    job: VendorFiles,
+def _take_repack(
+    found: SignedFiles,
+    stage: RunningStage,
+    release: Release,
     archive: VendorArchive,
     path: Path,
-    original: Optional[_Original],
-    enclaves: Sequence[Enclave],
-) -> Done[None]:
-    repacked = read_repacked(
-        job.release, archive.id, path, original.path if original is not None else None
-    )
-    for enclave in enclaves:
-        if enclave.name in repacked.enclaves:
-            named = NamedData(enclave.signed_file, repacked.enclaves[enclave.name])
-            job.files.files[enclave.name] = named
-            if enclave.name not in repacked.proved:
-                job.files.to_prove.add(enclave.name)
-        else:
+    original: Optional[Fetched],
+) -> None:
+    repack = read_repacked(release, archive.id, path, original.path if original else None)
+    for enclave in release.enclaves:
+        if enclave.name in repack.enclaves:
+            named = NamedData(enclave.signed_file, repack.enclaves[enclave.name])
+            found.files[enclave.name] = named
+            if enclave.name not in repack.proved:
+                found.to_prove.add(enclave.name)
+        elif enclave.vendor == archive.id:
             hint = "the repack leaves it out; give the vendor's archive to check it"
-            job.missing("repack", enclave, str(path), hint)
+            found.missing("repack", enclave, str(path), hint)
     against = "the vendor's archive" if original is not None else "no original: it is not here"
-    members, known = repacked.members
-    detail = (
+    members, known = repack.members
+    stage.detail = (
         f"{path.name}, sha256 {digest_file(path)[:16]}, compared with {against}: "
         f"{known} of {members} members are the vendor's"
     )
-    if not repacked.foreign:
-        return Done(None, detail)
-    finding = Finding(
-        "repack-unlike-original",
-        Severity.UNVERIFIABLE,
-        "the repack has members that are not the vendor's, and no enclave to compare",
-        found=", ".join(repr(name) for name in repacked.foreign[:4]),
-        hint="repack the vendor's archive again, and only leave things out",
-    )
-    return Done(None, detail, StageState.REFUSED, (finding,))
+    if repack.foreign:
+        finding = Finding(
+            "repack-unlike-original",
+            Severity.UNVERIFIABLE,
+            "the repack has members that are not the vendor's, and no enclave to compare",
+            found=", ".join(repr(name) for name in repack.foreign[:4]),
+            hint="repack the vendor's archive again, and only leave things out",
+        )
+        stage.refuse(finding)
 
 
 def _signed_in(folder: Path, enclave: Enclave) -> Optional[Path]:

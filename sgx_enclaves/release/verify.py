@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The whole job for a release: get the sources, build, get the vendor's files, compare.
 
-Stages are kept (see `store`), the comparison never is: a verdict is made again from
+A build is kept (see `store`), the comparison never is: a verdict is made again from
 the bytes in each run, so that nothing that lies on a disk can pass for one.
 """
 
@@ -12,49 +12,101 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Optional, Union
 
 from sgx_enclaves.catalogue.records import Enclave, Release, policy_of
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict, finding_of
-from sgx_enclaves.errors import InputError, UnsupportedError
+from sgx_enclaves.errors import InputError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.explain.explain import explained
 from sgx_enclaves.files import can_have_workers, end_with_parent
-from sgx_enclaves.release.build_stage import (
-    BuildOrigin,
-    Job,
-    OurBuild,
-    Request,
-    Uses,
-    build,
-    built_files,
-    facts_of_build,
-    facts_of_given,
-    fetch_sources,
-    find_trees,
-    look_at_toolchains,
-    read_given,
+from sgx_enclaves.release.build import build_inputs, build_trees, plan_trees
+from sgx_enclaves.release.build_tree import BuildRequest, TreeInputs, TreePlan
+from sgx_enclaves.release.fetch import Fetched, Fetcher
+from sgx_enclaves.release.installed import BuildrootLock
+from sgx_enclaves.release.manifest import (
+    LOGS,
+    NO_MANIFEST,
+    Built,
+    BuiltEnclave,
+    EnclaveRecord,
+    Manifest,
+    config_name,
+    load_built,
+    load_given,
+    load_manifest,
+    unsigned_name,
 )
-from sgx_enclaves.release.fetch import Fetcher
-from sgx_enclaves.release.manifest import BuiltEnclave, Manifest, config_name, unsigned_name
 from sgx_enclaves.release.outcome import (
     BuildFacts,
     BuildKind,
     EnclaveOutcome,
     ReleaseVerdict,
-    Stage,
     StageState,
     decide,
+    note,
 )
-from sgx_enclaves.release.place import Place
-from sgx_enclaves.release.store import Done, Files, Say, StageLog, StageStore, stage
-from sgx_enclaves.release.toolchain import ToolchainRecord
-from sgx_enclaves.release.vendor import SignedFiles, VendorFiles
+from sgx_enclaves.release.place import Place, log_tail
+from sgx_enclaves.release.store import Files, RunningStage, Say, StageLog, StageStore
+from sgx_enclaves.release.toolchain import (
+    ToolchainKind,
+    ToolchainRecord,
+    ToolchainUse,
+    look_at_toolchain,
+    require_lock,
+)
+from sgx_enclaves.release.vendor import (
+    NamedData,
+    SignedFiles,
+    fetch_sources,
+    signed_of_archives,
+    signed_of_directory,
+)
 
-__all__ = ["BuildOrigin", "Request", "Verified", "verify_release"]
 _POLICY_FACTS = ("isvprodid", "least_isvsvn")
+_LINES = 3
+
+
+@dataclass(frozen=True)
+class BuildOrigin:
+    """What somebody else says of a build that is given.
+
+    Attributes:
+        says: what was proved of it, and what was not.
+        objections: why it must not be taken; none if it may.
+    """
+
+    says: str
+    objections: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request(BuildRequest):
+    """What is asked for; see `BuildRequest` for the build. `enclaves` is not used: the release
+    is cut down to those that are wanted.
+
+    Attributes:
+        built: a directory with our enclaves, ready-made; None builds them.
+        origin: what somebody else says of that directory; None for what it says itself.
+        signed: a directory with the vendor's files, ready-made; None fetches them.
+        repacked: repacked archives, by the id of the vendor's archive.
+        lock: the packages that the place must have; None if they are not pinned.
+        allow_unpinned: accept files and policies that are not pinned.
+        everything: build and compare the enclaves that are not required too.
+        resume: resume at the step that failed in an earlier run; the trees are kept for that.
+    """
+
+    built: Optional[Path] = None
+    origin: Optional[BuildOrigin] = None
+    signed: Optional[Path] = None
+    repacked: Mapping[str, Path] = field(default_factory=dict)
+    lock: Optional[BuildrootLock] = None
+    allow_unpinned: bool = False
+    everything: bool = False
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +137,7 @@ def verify_release(
         request: see `Request`.
         place: where to build; it is not asked for anything if the build is given.
         fetcher: brings sources and the vendor's archives.
-        store: keeps the results of stages.
+        store: keeps builds.
         say: hears the name of each stage as it begins, and what a build is doing.
 
     Returns:
@@ -93,54 +145,56 @@ def verify_release(
         never an exception.
 
     Raises:
-        InputError: the arguments make no sense.
+        InputError, CatalogueError: the arguments make no sense.
     """
     _check_request(request)
-    release, log = request.release, StageLog(say)
-    job = Job(request, find_trees(request), place, fetcher, store, log)
-    built: Optional[OurBuild] = None
-    uses: Uses = {}
+    release, catalogue, log = request.release, request.catalogue, StageLog(say)
+    ours = Files[BuiltEnclave]()
+    plans = _plan(request, ours)
+    uses: dict[str, ToolchainUse] = {}
     if request.built is not None:
-        given = read_given(job, request.built)
-        log.record("build", given)
-        built = given.value
-        facts = facts_of_given(job, built)
+        built = _read_given(request, request.built, log)
+        facts = _facts_of_given(request, plans, built)
     else:
-        sources = log.record("sources", fetch_sources(job))
-        looked = look_at_toolchains(job)
-        uses = looked.value or {}
-        usable = log.record("toolchain", looked)
-        if not job.where.enclaves:
-            log.skip("build", "no enclave of this release can be built")
-        elif sources is None or usable is None:
-            log.skip("build", "needs the sources and the toolchain")
-        else:
-            done = build(job, sources, usable)
-            log.record("build", done)
-            built = done.value
-        facts = facts_of_build(job, uses, built)
-    ours = built_files(job, built)
-    vendors = VendorFiles(release, fetcher, store, log, request.allow_unpinned)
-    theirs = vendors.get(request.signed, request.repacked)
-    pairs = _pairs(release, ours, theirs)
-    verdicts: Verdicts = {}
-    if pairs:
-        verdicts = log.record("compare", compare_all(job, pairs)) or {}
+        built = _build(request, plans, uses, place, fetcher, store, log)
+        facts = [_facts_of_build(name, use, built) for name, use in uses.items()]
+    _take_built(request, built, ours)
+    ours.refuse_rest(release.enclaves, log, "sources", "toolchain", "build")
+    if request.signed is not None:
+        theirs = signed_of_directory(release, request.signed, log)
     else:
-        log.skip("compare", "no enclave is there twice, built and signed")
+        theirs = signed_of_archives(
+            release, fetcher, log, request.repacked, allow_unpinned=request.allow_unpinned
+        )
+    verdicts = _compare_all(release, ours, theirs, request.jobs, log)
     results = [_result(enclave, ours, theirs, verdicts) for enclave in release.enclaves]
+    unproved = [
+        result.name
+        for result in results
+        if result.name in theirs.to_prove and result.bytes_outcome is not Outcome.IDENTICAL
+    ]
+    if unproved:
+        finding = Finding(
+            "repack-unproved",
+            Severity.UNVERIFIABLE,
+            "the repack's enclaves are neither the vendor's own bytes nor proved by comparison",
+            found=", ".join(unproved),
+            hint="repack the vendor's archive again, and only leave things out",
+        )
+        log.refuse("repack", finding)
     verdict = decide(
         release.name,
         release.title,
-        unpinned=request.catalogue.unpinned_digests(release),
+        unpinned=catalogue.unpinned_digests(release),
         unpinned_allowed=request.allow_unpinned,
         builds=facts or [BuildFacts(release.name, BuildKind.NONE, "", ())],
-        stages=_with_unproved(log.stages, results, theirs),
+        stages=log.stages,
         enclaves=results,
-        notices=request.catalogue.notices,
+        notices=catalogue.notices(release),
     )
     seen = {use.name: use.record for use in uses.values()}
-    return Verified(verdict, ours, theirs, seen, built.manifest if built is not None else None)
+    manifest = built.manifest if built is not None else NO_MANIFEST
+    return Verified(verdict, ours, theirs, seen, None if manifest is NO_MANIFEST else manifest)
 
 
 def _check_request(request: Request) -> None:
@@ -154,67 +208,261 @@ def _check_request(request: Request) -> None:
         raise InputError("a repacked archive and a directory of signed files exclude each other")
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """One comparison, as it goes to another process."""
+def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[TreePlan, ...]:
+    """Where the enclaves are built; why others are not is noted."""
+    catalogue, release, names = request.catalogue, request.release, []
+    for enclave in release.enclaves:
+        if not (enclave.required or request.everything or request.built is not None):
+            finding = Finding(
+                "not-asked-for",
+                Severity.UNVERIFIABLE,
+                f"{enclave.name} is not required, so it was not built",
+                hint="--all builds it too",
+            )
+            ours.refuse(enclave.name, "build", finding)
+            continue
+        try:
+            catalogue.build_of(release, enclave)
+            names.append(enclave.name)
+        except SgxEnclavesError as error:
+            ours.refuse(enclave.name, "catalogue", finding_of(error, "not-buildable"))
+    return plan_trees(catalogue, release, names, request.route) if names else ()
 
-    built: bytes
-    signed: bytes
-    config: bytes
-    policy: Policy
-    names: tuple[str, str, str]
+
+def _build(
+    request: Request,
+    plans: Sequence[TreePlan],
+    uses: dict[str, ToolchainUse],
+    place: Place,
+    fetcher: Fetcher,
+    store: StageStore,
+    log: StageLog,
+) -> Optional[Built]:
+    """Get the sources, look at the toolchain, build; what was seen of it goes into `uses`."""
+    archives: dict[str, dict[str, Fetched]] = {}
+    fetched = usable = False
+    with log.stage("sources") as stage:
+        for plan in plans:
+            archives[plan.release.name] = fetch_sources(
+                plan.release, fetcher, allow_unpinned=request.allow_unpinned
+            )
+        files = [file for tree in archives.values() for file in tree.values()]
+        loose = sum(not file.pinned for file in files)
+        here = sum(file.url is None for file in files)
+        stage.detail = f"{len(files)} archive{'s' if len(files) != 1 else ''}, {here} in the cache"
+        stage.detail += f", {loose} NOT PINNED" if loose else ", each as pinned"
+        fetched = True
+    with log.stage("toolchain") as stage:
+        if request.lock is not None:
+            require_lock(request.lock, place)
+        for plan in plans:
+            use = look_at_toolchain(plan.toolchain, request.toolchain, place, request.tools)
+            uses[plan.release.name] = use
+        wrong = [finding for use in uses.values() for finding in use.findings]
+        parts = sum(len(use.parts) for use in uses.values())
+        stage.detail = f"{parts - len(wrong)} of {parts} parts are as designated"
+        stage.findings += wrong
+        usable = not wrong or request.toolchain is ToolchainKind.HOST
+        if not usable:
+            stage.refuse()
+        elif wrong:
+            stage.detail += "; this machine's toolchain is used all the same, as asked"
+    if not plans:
+        log.skip("build", "no enclave of this release can be built")
+        return None
+    if not (fetched and usable):
+        log.skip("build", "needs the sources and the toolchain")
+        return None
+    built: Optional[Built] = None
+    with log.stage("build") as stage:
+        inputs = [TreeInputs(p, uses[p.release.name], archives[p.release.name]) for p in plans]
+        built = _build_or_keep(request, inputs, place, store, log.say, stage)
+    return built
 
 
-def _compare_one(pair: _Pair) -> Verdict:
-    verdict = compare(pair.built, pair.signed, pair.config, pair.policy, names=pair.names)
-    return explained(verdict, pair.built, pair.signed, pair.config)
+def _build_or_keep(
+    request: Request,
+    inputs: Sequence[TreeInputs],
+    place: Place,
+    store: StageStore,
+    say: Say,
+    stage: RunningStage,
+) -> Built:
+    """Build, or take what an earlier run built from the same; refused if one is missing."""
+    names = [enclave.name for item in inputs for enclave in item.plan.enclaves]
+    required = [e.name for e in request.release.enclaves if e.required and e.name in names]
+    key_inputs = build_inputs(request, inputs, isolated=place.isolated)
+    # on the machine itself a tree's path is somebody else's until the next run
+    resume = request.resume and place.isolated
+    work = store.place_of("trees", key_inputs) if resume else None
+
+    def make(into: Path) -> None:
+        build_trees(request, inputs, into, place, say, work)
+
+    def is_whole(folder: Path) -> bool:
+        # what failed once may go well now
+        manifest = load_manifest(folder)
+        return all((e := manifest.enclave(name)) and e.built for name in required)
+
+    kept = store.run("build", key_inputs, make, is_whole)
+    built = load_built(kept.folder)
+    stage.state = StageState.KEPT if kept.reused else StageState.DONE
+    stage.detail = f"{len(built.enclaves)} of {len(names)} enclaves, and their manifest"
+    stage.findings += [note("kept-result-dropped", kept.notice)] if kept.notice else []
+    stage.findings += [
+        note("network-open", f"{tree.release}: the build's steps could reach a network")
+        for tree in built.manifest.trees
+        if tree.network
+    ]
+    if not all(built.enclave(name) for name in required):
+        # each enclave has its own reason
+        stage.refuse()
+    return built
 
 
-Pairs = Mapping[str, _Pair]
+def _read_given(request: Request, folder: Path, log: StageLog) -> Optional[Built]:
+    """A build that is given, with or without a manifest."""
+    built: Optional[Built] = None
+    with log.stage("build") as stage:
+        if request.origin is not None and request.origin.objections:
+            stage.detail = "the build that is given must not be taken"
+            stage.refuse(*request.origin.objections)
+            return None
+        built = load_given(folder, request.release)
+        stage.state = StageState.GIVEN
+        stage.detail = f"{len(built.enclaves)} enclaves of {folder}, as given"
+    return built
+
+
+def _take_built(request: Request, built: Optional[Built], ours: Files[BuiltEnclave]) -> None:
+    """Our enclaves, and why others are not there."""
+    if built is None:
+        return
+    ours.files.update({enclave.name: enclave for enclave in built.enclaves})
+    for record in built.manifest.enclaves:
+        if record.problem is not None:
+            ours.refuse(record.name, "build", _build_failed(built, record))
+    for enclave in request.release.enclaves if request.built is not None else ():
+        if enclave.name not in ours.files and enclave.name not in ours.refused:
+            finding = Finding(
+                "built-file-missing",
+                Severity.UNVERIFIABLE,
+                f"{request.built} has no unsigned {enclave.name}",
+                expected=f"{unsigned_name(enclave.file)} and {config_name(enclave.file)}",
+                hint="put both there, or drop --built",
+            )
+            ours.refuse(enclave.name, "build", finding)
+
+
+def _build_failed(built: Built, record: EnclaveRecord) -> Finding:
+    """Why an enclave was not built, with the end of the log that shows it."""
+    tree = built.manifest.tree(record.tree)
+    steps = [s for s in (tree.steps if tree else ()) if s.log and s.enclave in (None, record.name)]
+    log = built.directory / (steps[-1].log or "") if steps else built.directory / LOGS
+    tail = " | ".join(log_tail(log)[-_LINES:])
+    return Finding(
+        "build-failed",
+        Severity.UNVERIFIABLE,
+        f"{record.name} was not built: {record.problem}",
+        found=f"the log ends with: {tail}" if tail else None,
+        hint=f"read {log}",
+    )
+
+
+def _facts_of_given(
+    request: Request, plans: Sequence[TreePlan], built: Optional[Built]
+) -> list[BuildFacts]:
+    """What a build that is given says of itself, or others say of it; nothing is proved here."""
+    if built is None or not built.enclaves:
+        return []
+    manifest = built.manifest
+    toolchain = "the designated toolchain" if manifest.designated else "another toolchain"
+    sources = "pinned sources" if manifest.pinned else "sources without a pinned digest"
+    says = f"its manifest says: built with {toolchain} from {sources}"
+    if request.origin is not None:
+        says = request.origin.says
+    elif manifest is NO_MANIFEST:
+        says = "it has no manifest, so it says nothing of how it was made"
+    return [
+        BuildFacts(plan.release.name, BuildKind.GIVEN, plan.toolchain.name, (), says)
+        for plan in plans
+    ]
+
+
+def _facts_of_build(name: str, use: ToolchainUse, built: Optional[Built]) -> BuildFacts:
+    """What was seen before the build of a tree, compared with the builder's own record."""
+    kind = BuildKind.HOST
+    if use.kind is ToolchainKind.DESIGNATED and use.matches:
+        kind = BuildKind.DESIGNATED
+    words = [part.words for part in use.wrong]
+    tree = built.manifest.tree(name) if built is not None else None
+    if built is None or not built.enclaves:
+        kind = BuildKind.NONE
+    elif tree is None:
+        kind, words = BuildKind.HOST, ["the manifest has no such tree"]
+    elif not tree.fixed_path:
+        kind = BuildKind.HOST
+        words.append(f"the tree was built in {tree.root}, not in the designated path")
+    elif (tree.toolchain.kind, tree.toolchain.matches) != (use.kind, use.matches):
+        kind = BuildKind.HOST
+    elif kind is BuildKind.DESIGNATED and not tree.isolated:
+        kind = BuildKind.OPEN
+    return BuildFacts(name, kind, use.name, tuple(words), route=tree.route if tree else "")
+
+
 Verdicts = Mapping[str, Union[Verdict, Finding]]
 
 
-def _pairs(release: Release, ours: Files[BuiltEnclave], theirs: SignedFiles) -> Pairs:
-    """What is to be compared, by enclave."""
-    pairs = {}
-    for enclave in release.enclaves:
-        built, signed = ours.files.get(enclave.name), theirs.files.get(enclave.name)
-        if built is not None and signed is not None:
-            names = (unsigned_name(enclave.file), signed.name, config_name(enclave.file))
-            pairs[enclave.name] = _Pair(
-                built.unsigned, signed.data, built.config, policy_of(enclave), names
-            )
-    return pairs
+def _compare(built: BuiltEnclave, signed: NamedData, policy: Policy) -> Verdict:
+    names = (unsigned_name(built.file), signed.name, config_name(built.file))
+    verdict = compare(built.unsigned, signed.data, built.config, policy, names=names)
+    return explained(verdict, built.unsigned, signed.data, built.config)
 
 
-@stage("compare")
-def compare_all(job: Job, pairs: Pairs) -> Done[Verdicts]:
-    """A verdict for each enclave, or why its comparison did not end."""
+def _compare_all(
+    release: Release, ours: Files[BuiltEnclave], theirs: SignedFiles, jobs: int, log: StageLog
+) -> Verdicts:
+    """A verdict for each enclave that is there twice, or why its comparison did not end."""
+    pairs = {
+        enclave.name: (ours.files[enclave.name], theirs.files[enclave.name], policy_of(enclave))
+        for enclave in release.enclaves
+        if enclave.name in ours.files and enclave.name in theirs.files
+    }
     verdicts: dict[str, Union[Verdict, Finding]] = {}
-    workers = max(1, min(job.request.jobs, len(pairs)))
-    if workers == 1 or not can_have_workers():
-        workers = 1
-        verdicts.update({name: _compare_one(pair) for name, pair in pairs.items()})
-    else:
-        # a fork is quick, but must not meet another thread
-        method = "fork" if threading.active_count() == 1 else "forkserver"
-        context = multiprocessing.get_context(method)
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-            futures = {name: pool.submit(_compare_one, pair) for name, pair in pairs.items()}
-            for name, future in futures.items():
-                try:
-                    verdicts[name] = future.result()
-                except (BrokenProcessPool, OSError, MemoryError):
-                    error = UnsupportedError(
-                        "the comparison's process ended early",
-                        hint="is there enough memory? --jobs 1 needs the least",
-                    )
-                    verdicts[name] = finding_of(error, "compare-failed")
-    same = sum(
-        isinstance(verdict, Verdict) and verdict.outcome is Outcome.IDENTICAL
-        for verdict in verdicts.values()
-    )
-    return Done(verdicts, f"{same} of {len(pairs)} are identical, {workers} at once")
+    if not pairs:
+        log.skip("compare", "no enclave is there twice, built and signed")
+        return verdicts
+    workers = min(jobs, len(pairs)) if can_have_workers() else 1
+    with log.stage("compare") as stage:
+        if workers <= 1:
+            verdicts.update({name: _compare(*pair) for name, pair in pairs.items()})
+        else:
+            verdicts.update(_compare_at_once(pairs, workers))
+        outcomes = [v.outcome for v in verdicts.values() if isinstance(v, Verdict)]
+        same = outcomes.count(Outcome.IDENTICAL)
+        stage.detail = f"{same} of {len(pairs)} are identical, {max(1, workers)} at once"
+    return verdicts
+
+
+def _compare_at_once(
+    pairs: Mapping[str, tuple[BuiltEnclave, NamedData, Policy]], workers: int
+) -> Verdicts:
+    verdicts: dict[str, Union[Verdict, Finding]] = {}
+    # a fork is quick, but must not meet another thread
+    method = "fork" if threading.active_count() == 1 else "forkserver"
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
+        futures = {name: pool.submit(_compare, *pair) for name, pair in pairs.items()}
+        for name, future in futures.items():
+            try:
+                verdicts[name] = future.result()
+            except (BrokenProcessPool, OSError, MemoryError):
+                error = UnsupportedError(
+                    "the comparison's process ended early",
+                    hint="is there enough memory? --jobs 1 needs the least",
+                )
+                verdicts[name] = finding_of(error, "compare-failed")
+    return verdicts
 
 
 def _result(
@@ -223,14 +471,16 @@ def _result(
     refused_by = ""
     findings: tuple[Finding, ...] = ()
     verdict = verdicts.get(enclave.name)
-    blocked = [r for r in (ours.refused, theirs.refused) if enclave.name in r]
+    blocked = [r[enclave.name] for r in (ours.refused, theirs.refused) if enclave.name in r]
     if isinstance(verdict, Finding):
         refused_by, findings, verdict = "compare", (verdict,), None
     elif verdict is None and blocked:
-        refused_by = blocked[0][enclave.name][0]
-        findings = tuple(f for r in blocked for f in r[enclave.name][1])
+        refused_by = blocked[0][0]
+        findings = tuple(finding for _stage, reasons in blocked for finding in reasons)
     elif verdict is None:
-        refused_by, findings = "compare", (_no_reason(enclave),)
+        words = f"{enclave.name} was not compared, since an earlier stage gave nothing for it"
+        refused_by = "compare"
+        findings = (Finding("not-compared", Severity.UNVERIFIABLE, words),)
     return EnclaveOutcome(
         enclave.name,
         enclave.signed_file,
@@ -242,37 +492,3 @@ def _result(
         findings,
         verdict,
     )
-
-
-def _no_reason(enclave: Enclave) -> Finding:
-    return Finding(
-        "not-compared",
-        Severity.UNVERIFIABLE,
-        f"{enclave.name} was not compared, since an earlier stage gave nothing for it",
-    )
-
-
-def _with_unproved(
-    stages: Sequence[Stage], results: Sequence[EnclaveOutcome], theirs: SignedFiles
-) -> list[Stage]:
-    """Refuse a repack that holds an enclave which no comparison could vouch for."""
-    unproved = [
-        result.name
-        for result in results
-        if result.name in theirs.to_prove and result.bytes_outcome is not Outcome.IDENTICAL
-    ]
-    if not unproved:
-        return list(stages)
-    finding = Finding(
-        "repack-unproved",
-        Severity.UNVERIFIABLE,
-        "the repack's enclaves are neither the vendor's own bytes nor proved by comparison",
-        found=", ".join(unproved),
-        hint="repack the vendor's archive again, and only leave things out",
-    )
-    return [
-        replace(s, state=StageState.REFUSED, findings=(*s.findings, finding))
-        if s.name == "repack"
-        else s
-        for s in stages
-    ]

@@ -247,7 +247,7 @@ def resolve(asked: Optional[str], paths: Sequence[str], task: SgxTask) -> Resolv
     elif "://" in asked:
         origin = asked
         release = _from_url(asked, task)
-        catalogue = Catalogue({**catalogue.releases, release.name: release}, catalogue.notices)
+        catalogue = Catalogue({**catalogue.releases, release.name: release}, catalogue.replaced)
     else:
         release = catalogue.release(asked)
     files = {

@@ -18,7 +18,8 @@ from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import load_catalogue
 from sgx_enclaves.catalogue.records import Catalogue
 from sgx_enclaves.release.archive import read_contents
-from sgx_enclaves.release.build import BuildRequest, build_release
+from sgx_enclaves.release.build import build_release
+from sgx_enclaves.release.build_tree import BuildRequest
 from sgx_enclaves.release.fetch import Cache, Fetched, Fetcher
 from sgx_enclaves.release.manifest import Manifest
 from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation
@@ -218,7 +219,6 @@ class SmallRelease:
         request = BuildRequest(
             catalogue,
             catalogue.release("small-1"),
-            into,
             enclaves,
             toolchain,
             source_dir=source_dir,
@@ -229,7 +229,7 @@ class SmallRelease:
         lines: list[str] = [] if told is None else told
         if isolation is None:
             isolation = choose_isolation(allow_none=True)[0]
-        return build_release(request, Machine(isolation=isolation), self.fetch, lines.append)
+        return build_release(request, into, Machine(isolation=isolation), self.fetch, lines.append)
 
 
 def _source(name: str, place: str, sha256: str) -> str:

@@ -16,7 +16,8 @@ import pytest
 
 from sgx_enclaves.errors import ArchiveError, BuildError, CatalogueError, FetchError, InputError
 from sgx_enclaves.release.archive import read_contents
-from sgx_enclaves.release.build import BuildRequest, build_release
+from sgx_enclaves.release.build import build_release
+from sgx_enclaves.release.build_tree import BuildRequest
 from sgx_enclaves.release.manifest import Manifest, Outcome, StepRecord, load_built
 from sgx_enclaves.release.sandbox import Isolation, Machine, best_isolation, choose_isolation
 from sgx_enclaves.release.toolchain import ToolchainKind
@@ -405,8 +406,8 @@ def test_an_enclave_may_be_built_in_an_older_releases_tree(small: SmallRelease, 
     small.releases.mkdir(parents=True)
     (small.releases / "newer.toml").write_text(text)
     catalogue = small.catalogue()
-    request = BuildRequest(catalogue, catalogue.release("small-2"), into)
-    manifest = build_release(request, _here(), small.fetch, print)
+    request = BuildRequest(catalogue, catalogue.release("small-2"))
+    manifest = build_release(request, into, _here(), small.fetch, print)
     assert manifest.complete
     assert [(e.name, e.tree) for e in manifest.enclaves] == [("pce", "small-1"), ("qe3", "small-2")]
     assert [tree.root for tree in manifest.trees] == ["/small-build/tree", "/newer-build/tree"]
@@ -417,7 +418,8 @@ def test_an_enclave_may_be_built_in_an_older_releases_tree(small: SmallRelease, 
     assert load_built(into).manifest == manifest
     with pytest.raises(BuildError, match="several releases"):
         build_release(
-            BuildRequest(catalogue, catalogue.release("small-2"), into, source_dir=into),
+            BuildRequest(catalogue, catalogue.release("small-2"), source_dir=into),
+            into,
             _here(),
             small.fetch,
             print,

@@ -151,7 +151,7 @@ def test_json_output_is_the_report(
 
 def test_second_run_keeps_stages_and_gives_the_same_verdict(bench: Bench, world: World) -> None:
     result = bench.run(world.honest)
-    assert (result.state("build"), result.state("signed")) == ("kept", "kept")
+    assert (result.state("build"), result.state("signed")) == ("kept", "done")
     assert (result.status, result.report["reproducible"]) == (0, True)
 
 
@@ -656,14 +656,6 @@ def test_kept_stage_is_not_used_after_a_change(
     assert bench.run(world.honest).state("build") == "kept"
 
 
-def test_kept_signed_file_is_not_used_after_a_change(bench: Bench, world: World) -> None:
-    (folder,) = (bench.work / "signed").iterdir()
-    flip(folder / "files" / PCE.signed)
-    result = bench.run(world.honest)
-    assert (result.status, result.state("signed")) == (0, "done")
-    assert result.codes("signed") == ["kept-result-dropped"]
-
-
 def test_other_sources_are_another_build(bench: Bench, world: World) -> None:
     other = source_archive({"note.txt": b"harmless\n"})
     url = world.server.put("/harmless/sources", other)
@@ -699,11 +691,10 @@ def moments(bench: Bench) -> dict[str, Callable[[], bool]]:
         "building": lambda: any((bench.work / "trees").glob("*/*")),
         "half-built": lambda: any((bench.work / "build").glob(".*/files/logs/make-*")),
         "built": lambda: any((bench.work / "build").glob("[!.]*")),
-        "signed": lambda: any((bench.work / "signed").glob("[!.]*")),
     }
 
 
-@pytest.mark.parametrize("moment", ["fetched", "building", "half-built", "built", "signed"])
+@pytest.mark.parametrize("moment", ["fetched", "building", "half-built", "built"])
 def test_killed_run_then_the_next_gives_the_same_verdict(
     cold: Bench, world: World, moment: str
 ) -> None:
@@ -793,7 +784,7 @@ def test_disk_full_is_unverifiable_and_the_next_run_goes_on(
     bench.work = tiny_disk / "work"
     result = bench.run(world.honest)
     assert (result.status, result.outcome) == (2, "unverifiable")
-    assert result.refused == ["build", "signed"]
+    assert result.refused == ["build"]
     grow = ["mount", "-o", "remount,size=50m", str(tiny_disk)]
     subprocess.run(grow, timeout=20, check=True)
     result = bench.run(world.honest)

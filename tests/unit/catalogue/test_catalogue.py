@@ -150,7 +150,7 @@ def test_own_files_fit_the_schema_and_the_reader(path: Path) -> None:
 
 def test_own_catalogue_is_whole() -> None:
     catalogue = load_catalogue([OWN_FOLDER])
-    assert catalogue.notices == ()
+    assert not catalogue.replaced
     assert len(catalogue.releases) == len(OWN_FILES) >= 10
     newest = catalogue.release(NEWEST)
     pce = newest.enclave("pce")
@@ -503,8 +503,10 @@ def test_user_folders_extend_and_replace_loudly(tmp_path: Path) -> None:
     catalogue = load_catalogue([ours, theirs, tmp_path / "missing"])
     assert sorted(catalogue.releases) == ["more", "small"]
     assert catalogue.release("small").file == str(theirs / "a.toml")
-    assert len(catalogue.notices) == 1
-    assert "replaces" in catalogue.notices[0]
+    own = f"small: {theirs / 'a.toml'} replaces {ours / 'a.toml'}"
+    assert catalogue.notices(catalogue.release("small")) == (own,)
+    others = ("1 other releases of the catalogue are replaced too",)
+    assert catalogue.notices(catalogue.release("more")) == others
 
 
 @pytest.mark.parametrize(

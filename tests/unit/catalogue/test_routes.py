@@ -15,7 +15,7 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue, release_fr
 from sgx_enclaves.catalogue.records import MAKERS, Catalogue
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.plain import parse_toml
-from sgx_enclaves.release.build_tree import plan_trees
+from sgx_enclaves.release.build import plan_trees
 
 HEX = "ab" * 32
 
@@ -227,6 +227,16 @@ def test_steps_have_names_of_their_own() -> None:
     data["build"]["route"][0]["step"][1]["id"] = "both"
     with pytest.raises(CatalogueError, match=r"route short\.step: is there twice"):
         release_from(data, "routes.toml")
+
+
+@pytest.mark.parametrize("name", ["make-one", "patch-1"])
+def test_a_step_must_not_have_the_name_of_our_own(name: str) -> None:
+    for route in (False, True):
+        data = parsed()
+        build = data["build"]["route"][0] if route else data["build"]
+        build["step"][0]["id"] = name
+        with pytest.raises(CatalogueError, match=f"step {name}: the builder itself"):
+            release_from(data, "own.toml")
 
 
 def test_the_makers_steps_are_for_all() -> None:

@@ -73,7 +73,7 @@ def with_version(release: Release, name: str, version: str) -> Release:
 def test_a_release_is_known_by_all_versions_together() -> None:
     one = replace(with_version(with_version(RELEASE, "pce", "1.2"), "ide", "3.4"), name="one")
     two = replace(with_version(with_version(RELEASE, "pce", "1.2"), "ide", "5.6"), name="two")
-    catalogue = Catalogue({"one": one, "two": two}, ())
+    catalogue = Catalogue({"one": one, "two": two})
     pce, ide = "/l/libsgx_pce.signed.so.1.2", "/l/libsgx_id_enclave.signed.so.5.6"
     assert release_of(catalogue, [pce, ide]) is two
     with pytest.raises(CatalogueError, match="found one, two"):
@@ -124,7 +124,7 @@ def test_the_cause_is_what_weighs_most_in_one_printable_line() -> None:
 
 def test_what_is_built_together() -> None:
     here, names = RELEASE, [enclave.name for enclave in RELEASE.enclaves][:3]
-    catalogue = Catalogue({here.name: here}, ())
+    catalogue = Catalogue({here.name: here})
     assert built_together(catalogue, here, names, split=True) == [[name] for name in names]
     trees = built_together(catalogue, here, names, split=False)
     assert sorted(name for group in trees for name in group) == sorted(names)

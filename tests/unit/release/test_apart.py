@@ -11,6 +11,7 @@ import pytest
 
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.errors import ManifestError
+from sgx_enclaves.release.build import set_apart
 from sgx_enclaves.release.manifest import (
     Difference,
     EnclaveRecord,
@@ -20,7 +21,6 @@ from sgx_enclaves.release.manifest import (
     StepRecord,
     load_built,
     read_manifest,
-    set_apart,
     write_manifest,
 )
 from sgx_enclaves.release.toolchain import ToolchainKind

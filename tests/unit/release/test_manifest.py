@@ -267,4 +267,4 @@ def test_a_message_of_several_lines_is_kept_as_one() -> None:
     message = read.trees[0].steps[0].message
     assert message is not None
     assert message.startswith("one\\x0atwo\\x1b[31m")
-    assert len(message) == 4000
+    assert len(message) == 4096

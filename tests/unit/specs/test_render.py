@@ -31,7 +31,7 @@ PACKAGED = [r.name for r in CATALOGUE.releases.values() if r.toolchain and r.too
 def spec(name: str = NEWEST, kind: Kind = Kind.PREBUILT, **changes: object) -> str:
     """The spec file of a release of ours, which may be changed first."""
     release = replace(CATALOGUE.release(name), **changes)  # type: ignore[arg-type]
-    return rendered(Catalogue({**CATALOGUE.releases, name: release}, ()), release, kind)
+    return rendered(Catalogue({**CATALOGUE.releases, name: release}), release, kind)
 
 
 def rendered(
@@ -260,7 +260,7 @@ def test_without_a_licence_there_is_no_package() -> None:
 
 def test_what_is_not_pinned_is_told_and_allowed_only_on_request(tmp_path: Path) -> None:
     release = replace(CATALOGUE.release(NEWEST), unpinned=("source.linux-sgx",))
-    catalogue = Catalogue({**CATALOGUE.releases, NEWEST: release}, ())
+    catalogue = Catalogue({**CATALOGUE.releases, NEWEST: release})
     text = rendered(catalogue, release, Kind.PREBUILT)
     assert "# NOT PINNED by the release; the build refuses them:\n#   source.linux-sgx\n" in text
     text = rendered(catalogue, release, Kind.PREBUILT, allow_unpinned=True)
