@@ -12,6 +12,7 @@ and `..` names, a name that comes twice, bytes behind the end.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Optional, Union
 
@@ -87,6 +88,7 @@ _REFUSED = {
 }
 # GNU's extension headers, and the pax keys that say the same.
 _GNU_LONG = {b"L": "path", b"K": "linkpath"}
+_COMMIT = re.compile(rb"[0-9a-f]{40}")
 _PAX_KEYS = frozenset({"path", "linkpath", "size", "mtime"})
 
 
@@ -112,6 +114,8 @@ class TarStream:
         self._seen: dict[str, Kind] = {}
         self._offset = 0
         self._left = 0
+        # of the tree that `git archive` packed; empty if there is none
+        self.commit = ""
 
     def __iter__(self) -> Iterator[Member]:
         """Yield each member in the archive's order.
@@ -220,6 +224,8 @@ class TarStream:
         for key, value in self._pax_records(data):
             if key.startswith("GNU.sparse.") or key == "hdrcharset":
                 raise self._error(f"pax key {key} is not supported")
+            if kind == b"g" and key == "comment" and _COMMIT.fullmatch(value):
+                self.commit = value.decode("ascii")
             if key in _PAX_KEYS:
                 if kind == b"g":
                     raise self._error(f"a global pax header sets {key}")

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import release_form, unknown_facts
 from sgx_enclaves.catalogue.records import Catalogue, Release, Source, Toolchain
+from sgx_enclaves.catalogue.source_tree import SourceTree
 from sgx_enclaves.enclave.known import pin_named
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import as_plain, record
@@ -29,7 +29,6 @@ BY_HAND = (
     "sources within sub-modules, such as protobuf's abseil-cpp",
     "the signer of an enclave that no release holds yet, and which may be shipped",
 )
-_TIMEOUT = 60
 _VERSIONS = "common/inc/internal/se_version.h"
 _DCAP_VERSIONS = f"QuoteGeneration/{_VERSIONS}"
 _README = "QuoteGeneration/psw/ae/data/prebuilt/README.md"
@@ -38,6 +37,8 @@ _BUILD_SCRIPT = "linux/reproducibility/start_build.sh.tmp"
 _CONTAINER = "linux/reproducibility/Dockerfile"
 _DCAP_PLACE = "external/dcap_source"
 _NO_SIGNER = "0" * 64
+# in the place of a commit that is not known
+_COMMIT = "COMMIT"
 # Sub-modules that no enclave is built from.
 _UNUSED = frozenset({"googletest", "confidential-computing.tee.dcap.pccs"}) | frozenset(
     {"SGX-TDX-DCAP-QuoteVerificationService"}
@@ -51,87 +52,16 @@ _RENAMED = {
 }
 
 
-class SourceTree:
-    """A git repository at one revision.
-
-    Args:
-        place: `DIR` or `DIR@REVISION`; a bare repository will do.
-    """
-
-    def __init__(self, place: str) -> None:
-        folder, _, revision = place.partition("@")
-        self._folder = folder
-        self.revision = revision or "HEAD"
-        self.commit = self._git("rev-parse", f"{self.revision}^{{commit}}").strip()
-        self.time = self._git("log", "-1", "--format=%ct", self.commit).strip()
-        self.tag = revision or self._git("describe", "--tags", "--exact-match", "HEAD").strip()
-
-    def _git(self, *arguments: str) -> str:
-        command = ["git", "-C", self._folder, *arguments]
-        try:
-            done = subprocess.run(  # noqa: S603 (no shell)
-                command, capture_output=True, timeout=_TIMEOUT, check=True
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            said: bytes = getattr(error, "stderr", None) or str(error).encode()
-            raise InputError(
-                f"git {arguments[0]}: {said.decode('utf-8', 'replace').splitlines()[0]}",
-                file=self._folder,
-                hint="install git, and name a repository, as DIR or DIR@TAG",
-            ) from None
-        return done.stdout.decode("utf-8", "replace")
-
-    def names(self) -> list[str]:
-        """Every file."""
-        return self._git("ls-tree", "-r", "--name-only", self.commit).splitlines()
-
-    def find(self, name: str, revision: str = "") -> str:
-        """A file's text; empty if there is none."""
-        try:
-            return self._git("show", f"{revision or self.commit}:{name}")
-        except InputError:
-            return ""
-
-    def read(self, name: str) -> str:
-        """A file's text.
-
-        Raises:
-            InputError: there is none.
-        """
-        text = self.find(name)
-        if not text:
-            raise InputError(f"{self.revision} has no {name}", file=self._folder)
-        return text
-
-    def modules(self) -> Iterator[tuple[str, str, str]]:
-        """Place, URL and commit of each sub-module."""
-        blocks = re.split(r"^\[submodule.*\]$", self.find(".gitmodules"), flags=re.MULTILINE)
-        urls = {}
-        for block in blocks:
-            keys = dict(re.findall(r"^\s*(path|url)\s*=\s*(\S+)", block, re.MULTILINE))
-            if "path" in keys:
-                urls[keys["path"]] = keys.get("url", "")
-        for line in self._git("ls-tree", "-r", self.commit).splitlines():
-            kind, place = line.split("\t", 1)
-            if kind.startswith("160000") and place in urls:
-                yield place, urls[place], kind.split()[2]
-
-
 @record
 class Trees:
-    """What a draft is made from.
-
-    Attributes:
-        sgx: the SDK's tree, at its reproducible tag.
-        dcap: the attestation primitives' tree, likewise.
-        sgx_release: the SDK's release tag, which has the versions in file names.
-        dcap_release: the attestation primitives', likewise.
+    """What a draft is made from: the SDK's tree and the attestation primitives', each at its
+    reproducible tag, and at its release tag if that is here.
     """
 
     sgx: SourceTree
     dcap: SourceTree
-    sgx_release: str
-    dcap_release: str
+    sgx_release: Optional[SourceTree]
+    dcap_release: Optional[SourceTree]
 
 
 def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
@@ -157,9 +87,10 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
         "bundled": dict(base.bundled),
         "unpinned": [],
         "notes": [
-            f"which tag each enclave was built from: {_README} of {trees.dcap_release}",
+            f"which tag each enclave was built from: {_README} of {_listing(trees).tag}",
             f"steps: {_BUILD_SCRIPT}; tools: {_CONTAINER}",
             *(f"drafted; look at: {fact}" for fact in BY_HAND),
+            *(f"drafted; unknown: the commit of sub-module {place}" for place in _unknown(trees)),
         ],
         "build": {
             "root": base.build.root if base.build else "",
@@ -180,6 +111,17 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
         del data["build"], data["toolchain"]
     data["unpinned"] = unknown_facts(release_form(data, name))
     return data
+
+
+def _listing(trees: Trees) -> SourceTree:
+    """The tree with the list of the signed enclaves: the release's, if that is here."""
+    release = trees.dcap_release
+    return release if release is not None and release.find(_README) else trees.dcap
+
+
+def _unknown(trees: Trees) -> list[str]:
+    """The sub-modules that sources are drafted for without a commit."""
+    return [source["place"] for source in _sources(trees, {}) if not source.get("commit")]
 
 
 def _newest_with_build(catalogue: Catalogue) -> Release:
@@ -223,7 +165,7 @@ def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[
         ]
         yield {
             **{"id": name, "place": place, "filename": filename, "urls": urls},
-            "commit": tree.commit,
+            **({"commit": tree.commit} if tree.commit else {}),
             **({"version": _numbers(tree.tag)} if name == "dcap" else {}),
         }
     copies = dict(_copied(trees.sgx))
@@ -232,19 +174,19 @@ def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[
             owner, repo = _repository(url)
             if repo in _UNUSED or above + path == _DCAP_PLACE:
                 continue
-            filename = f"{repo}-{commit}.tar.gz"
+            file = f"{commit or _COMMIT}.tar.gz"
             repos = [repo, _RENAMED[repo]] if repo in _RENAMED else [repo]
-            urls = [f"https://github.com/{owner}/{r}/archive/{commit}.tar.gz" for r in repos]
+            urls = [f"https://github.com/{owner}/{r}/archive/{file}" for r in repos]
             place = above + path
             source = known.get((place, commit))
             for prefix, where in (("", place), ("sgx-", copies.get(place, ""))):
                 if where:
                     yield {
                         **{"id": prefix + repo.lower(), "place": where},
-                        **{"filename": filename, "urls": urls},
+                        **{"filename": f"{repo}-{file}", "urls": urls},
                         **(_pins(source.artifact) if source is not None else {}),
                         **_version(source),
-                        "commit": commit,
+                        **({"commit": commit} if commit else {}),
                     }
 
 
@@ -388,7 +330,7 @@ def _vendor(version: str) -> dict[str, Any]:
 
 def _origins(trees: Trees) -> Iterator[tuple[str, str, str]]:
     """Name, file and tag of each enclave, as the list of the signed ones says."""
-    listed = trees.dcap.find(_README, trees.dcap_release) or trees.dcap.read(_README)
+    listed = _listing(trees).read(_README)
     for part in re.split(r"^# ", listed, flags=re.MULTILINE)[1:]:
         file = re.search(r"libsgx_(\w+)\.signed\.so", part)
         tag = re.search(r"\[(sgx_[\d.]+_reproducible)\]", part)
@@ -448,7 +390,7 @@ def _own_build(trees: Trees, file: str) -> Optional[dict[str, str]]:
             tree, folder = (trees.dcap, _below_dcap(place)) if inside else (trees.sgx, place)
             configs = [
                 name
-                for name in tree.names()
+                for name in tree.names
                 if name.startswith(f"{folder}/") and name.endswith("/config.xml")
             ]
             configs = [name for name in configs if "/win/" not in name] or [f"{folder}/config.xml"]
@@ -468,11 +410,8 @@ def _own_build(trees: Trees, file: str) -> Optional[dict[str, str]]:
 
 def _so_version(trees: Trees, name: str) -> Optional[dict[str, str]]:
     macro = f"{name.upper()}_VERSION"
-    for tree, tag, file in (
-        (trees.sgx, trees.sgx_release, _VERSIONS),
-        (trees.dcap, trees.dcap_release, _DCAP_VERSIONS),
-    ):
-        value = _macro(tree.find(file, tag), macro)
-        if value:
-            return {"value": value, "tag": tag, "file": file, "macro": macro}
+    for tree, file in ((trees.sgx_release, _VERSIONS), (trees.dcap_release, _DCAP_VERSIONS)):
+        value = _macro(tree.find(file), macro) if tree is not None else ""
+        if tree is not None and value:
+            return {"value": value, "tag": tree.tag, "file": file, "macro": macro}
     return None

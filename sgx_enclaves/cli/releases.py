@@ -10,9 +10,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from sgx_enclaves.catalogue.draft import SourceTree, Trees, draft_release
+from sgx_enclaves.catalogue.draft import Trees, draft_release
 from sgx_enclaves.catalogue.pins import check_tree, toml_of, write_pins
 from sgx_enclaves.catalogue.records import Catalogue, Release
+from sgx_enclaves.catalogue.source_tree import release_tree, source_tree
 from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
@@ -39,9 +40,10 @@ _EPOCH = "SOURCE_DATE_EPOCH"
 @verb("""\
 action:list|show|new|pin|check|repack
 RELEASE?  for all but list and new
---sgx DIR@TAG  new: the SDK's git repository
---dcap DIR@TAG  new: the attestation primitives' git repository
---sgx-release TAG  new: the tag with the versions in file names; by default sgx_VERSION
+--sgx TREE  new: the SDK's, DIR@TAG of a git repository or the archive of a tag
+--dcap TREE  new: the attestation primitives', likewise
+--sgx-release TAG  new: the tag with the versions in file names, or its archive; by default
+  sgx_VERSION of the repository
 --dcap-release TAG  new: likewise; by default DCAP_VERSION
 -o, --output FILE  new, pin and repack: write here, not to standard output
 --force  replace the output file if there is one already
@@ -55,9 +57,9 @@ def releases(args: argparse.Namespace) -> int:
 
     list   one line a release: its versions, its enclaves, and whether all of it is pinned.
     show   what the catalogue knows of a release, and what it does not.
-    new    read two git repositories, the SDK's and the attestation primitives', each at its
+    new    read two source trees, the SDK's and the attestation primitives', each at its
            reproducible tag, and write the release's TOML. What only a person can know is listed
-           in its notes.
+           in its notes; so are the sub-modules' commits, which an archive does not hold.
     pin    fetch the release's files whose digest is not pinned, and write the TOML again with
            their sha256, sha512 and, for a source, the digest of its contents; and the digest of
            each signed enclave. That pins what the servers give today: compare it with what others
@@ -111,12 +113,13 @@ def _unpinned(catalogue: Catalogue, release: Release) -> list[str]:
 def _draft(args: argparse.Namespace) -> dict[str, object]:
     if args.sgx is None or args.dcap is None:
         raise InputError("two source trees are needed", hint="name them with --sgx and --dcap")
-    sgx, dcap = SourceTree(args.sgx), SourceTree(args.dcap)
+    sgx, dcap = source_tree(args.sgx), source_tree(args.dcap)
+    names = [tree.tag.replace("_reproducible", "") for tree in (sgx, dcap)]
     trees = Trees(
         sgx,
         dcap,
-        args.sgx_release or sgx.tag.replace("_reproducible", ""),
-        args.dcap_release or dcap.tag.replace("_reproducible", "").replace("dcap", "DCAP"),
+        release_tree(sgx, args.sgx_release, names[0]),
+        release_tree(dcap, args.dcap_release, names[1].replace("dcap", "DCAP")),
     )
     return draft_release(trees, chosen_catalogue(args))
 

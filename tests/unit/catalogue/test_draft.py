@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.catalogue.draft import SourceTree, Trees, draft_release
+from sgx_enclaves.catalogue.draft import Trees, draft_release
 from sgx_enclaves.catalogue.pins import check_tree, toml_of, write_pins
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue, read_release
 from sgx_enclaves.catalogue.records import Catalogue, Release
+from sgx_enclaves.catalogue.source_tree import release_tree, source_tree
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import parse_toml
@@ -93,9 +94,18 @@ def _places(tmp_path: Path) -> tuple[str, str]:
     return f"{sgx}@sgx_9.1_reproducible", f"{dcap}@dcap_8.1_reproducible"
 
 
+def trees_of(places: tuple[str, str], asked: tuple[str | None, str | None] = (None, None)) -> Trees:
+    sgx, dcap = map(source_tree, places)
+    return Trees(
+        sgx,
+        dcap,
+        release_tree(sgx, asked[0], "sgx_9.1"),
+        release_tree(dcap, asked[1], "DCAP_8.1"),
+    )
+
+
 def drafted(places: tuple[str, str]) -> Release:
-    trees = Trees(SourceTree(places[0]), SourceTree(places[1]), "sgx_9.1", "DCAP_8.1")
-    text = toml_of(draft_release(trees, load_catalogue((OWN_FOLDER,))))
+    text = toml_of(draft_release(trees_of(places), load_catalogue((OWN_FOLDER,))))
     return read_release(text.encode(), "drafted")
 
 
@@ -151,13 +161,15 @@ def test_each_enclave_has_its_own_origin_and_numbers(places: tuple[str, str]) ->
 
 def test_trees_that_cannot_be_drafted_from(places: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="git"):
-        SourceTree(f"{places[0]}-not")
+        source_tree(f"{places[0]}-not")
     with pytest.raises(InputError, match="git"):
-        SourceTree(str(tmp_path))
-    trees = Trees(SourceTree(places[0]), SourceTree(places[1]), "sgx_9.1", "DCAP_8.1")
+        source_tree(str(tmp_path))
+    trees = trees_of(places)
     with pytest.raises(CatalogueError, match="no release with a build"):
         draft_release(trees, Catalogue({}))
-    swapped = Trees(trees.sgx, trees.sgx, "sgx_9.1", "sgx_9.1")
+    with pytest.raises(InputError, match=r"neither a tag nor an archive 'sgx_9\.2'"):
+        trees_of(places, ("sgx_9.2", None))
+    swapped = Trees(trees.sgx, trees.sgx, None, None)
     with pytest.raises(InputError, match="has no QuoteGeneration"):
         draft_release(swapped, load_catalogue((OWN_FOLDER,)))
 
@@ -170,6 +182,69 @@ def test_the_verb_drafts(places: tuple[str, str], tmp_path: Path) -> None:
         **{**drafted(places).__dict__, "file": "x"}
     )
     assert main(["releases", "new", "--sgx", places[0]]) == 2
+
+
+@pytest.fixture(name="archives")
+def _archives(places: tuple[str, str], tmp_path: Path) -> tuple[str, str]:
+    """The same trees as archives, as a server makes them of a tag."""
+    made = []
+    for place, name in zip(places, ("linux-sgx", "dcap")):
+        folder, _, tag = place.partition("@")
+        path = tmp_path / f"{tag}.tar.gz"
+        git(Path(folder), "archive", f"--prefix={name}-{tag}/", f"--output={path}", tag)
+        made.append(str(path))
+    return made[0], made[1]
+
+
+def test_archives_say_what_repositories_say_but_sub_modules_commits(
+    places: tuple[str, str], archives: tuple[str, str], tmp_path: Path
+) -> None:
+    asked = tmp_path / "sgx_9.1.tar.gz", tmp_path / "DCAP_8.1.tar.gz"
+    for place, path in zip(places, asked):
+        tag = path.name.partition(".tar")[0]
+        git(Path(place.partition("@")[0]), "archive", f"--prefix={tag}/", f"--output={path}", tag)
+    catalogue = load_catalogue((OWN_FOLDER,))
+    known = draft_release(trees_of(places), catalogue)
+    found = draft_release(trees_of(archives, (str(asked[0]), str(asked[1]))), catalogue)
+    links = {source["place"] for source in known["build"]["source"]} - {".", "external/dcap_source"}
+    assert found["notes"] == known["notes"] + [
+        f"drafted; unknown: the commit of sub-module {place}"
+        for place in (
+            *("external/cbor/libcbor", "external/cbor/sgx_libcbor"),
+            "external/dcap_source/QVL",
+        )
+    ]
+    for source, whole in zip(found["build"]["source"], known["build"]["source"]):
+        if source["id"] in ("linux-sgx", "dcap", "sgxssl", "openssl"):
+            assert source == whole
+        else:
+            assert source["place"] in links
+            assert "commit" not in source
+            assert source["filename"] == whole["filename"].replace(whole["commit"], "COMMIT")
+            assert source["urls"] == [
+                url.replace(whole["commit"], "COMMIT") for url in whole["urls"]
+            ]
+            assert "contents_sha256" not in source
+    for key in ("toolchain", "enclave", "vendor", "license", "sgx", "dcap"):
+        assert found[key] == known[key]
+    assert set(known["unpinned"]) < set(found["unpinned"])
+    read_release(toml_of(found).encode(), "drafted")
+
+
+def test_an_archive_that_is_none_is_refused(
+    archives: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cut.tar.gz").write_bytes(Path(archives[0]).read_bytes()[:500])
+    (tmp_path / "link.tar").write_bytes(tm.symlink("top/l", "../../etc/passwd") + tm.END)
+    for name in ("cut.tar.gz", "link.tar"):
+        words = ["--sgx", str(tmp_path / name), "--dcap", archives[1]]
+        assert main(["releases", "new", *words]) == 2
+        assert name in capsys.readouterr().err
+    words = ["--sgx", archives[0], "--dcap", archives[1], "-o", str(tmp_path / "new.toml")]
+    assert main(["releases", "new", *words]) == 0
+    release = read_release((tmp_path / "new.toml").read_bytes(), "x")
+    # the archives of the release tags are not here, so nothing says the versions in file names
+    assert all(enclave.so_version is None for enclave in release.enclaves)
 
 
 PATCH = "--- a/one.c\n+++ b/one.c\n@@ -1 +1 @@\n-int a;\n+int b;\n"

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Upstream's source tree at one tag: a git repository, or an archive as servers make them.
+
+An archive is read once, within the usual bounds; of its files only those are kept that a
+draft reads. It has no commits of sub-modules, and only what `git archive` packed has its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Optional
+
+from sgx_enclaves.decompress import BoundedReader
+from sgx_enclaves.errors import InputError
+from sgx_enclaves.files import open_regular
+from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, MIB
+from sgx_enclaves.tar import Kind, Symlinks, TarStream
+
+_TIMEOUT = 60
+# the files that are kept of an archive, wherever they lie
+_READ = frozenset(
+    (
+        *(".gitmodules", "Makefile", "Dockerfile", "README.md", "config.xml", "se_version.h"),
+        *("start_build.sh.tmp", "prepare_sgxssl.sh"),
+    )
+)
+
+
+class SourceTree:
+    """Upstream's tree at one tag: what it says of itself.
+
+    Attributes:
+        place: the repository or the archive.
+        commit: empty if unknown.
+        time: the commit's, in seconds since 1970.
+        names: every file.
+        links: the commit of each sub-module, by its place, as far as they are known.
+    """
+
+    place: str
+    tag: str
+    commit: str
+    time: str
+    names: Sequence[str]
+    links: Mapping[str, str]
+
+    def find(self, name: str) -> str:
+        """A file's text; empty if there is none."""
+        raise NotImplementedError
+
+    def at(self, tag: str) -> Optional[SourceTree]:
+        """The same tree at another tag; None if it has none of that name."""
+        raise NotImplementedError
+
+    def read(self, name: str) -> str:
+        """A file's text.
+
+        Raises:
+            InputError: there is none.
+        """
+        text = self.find(name)
+        if not text:
+            raise InputError(f"{self.tag} has no {name}", file=self.place)
+        return text
+
+    def modules(self) -> Iterator[tuple[str, str, str]]:
+        """Place, URL and commit of each sub-module; the commit is empty if it is unknown."""
+        blocks = re.split(r"^\[submodule.*\]$", self.find(".gitmodules"), flags=re.MULTILINE)
+        for block in blocks:
+            keys = dict(re.findall(r"^\s*(path|url)\s*=\s*(\S+)", block, re.MULTILINE))
+            if "path" in keys:
+                yield keys["path"], keys.get("url", ""), self.links.get(keys["path"], "")
+
+
+class GitTree(SourceTree):
+    """A git repository, bare or not, at one revision."""
+
+    def __init__(self, folder: str, revision: str) -> None:
+        self.place = folder
+        self.commit = self._git("rev-parse", f"{revision or 'HEAD'}^{{commit}}").strip()
+        self.time = self._git("log", "-1", "--format=%ct", self.commit).strip()
+        self.tag = revision or self._git("describe", "--tags", "--exact-match", "HEAD").strip()
+        lines = [
+            line.split("\t", 1) for line in self._git("ls-tree", "-r", self.commit).splitlines()
+        ]
+        self.names = [name for _kind, name in lines]
+        self.links = {name: kind.split()[2] for kind, name in lines if kind.startswith("160000")}
+
+    def _git(self, *arguments: str) -> str:
+        command = ["git", "-C", self.place, *arguments]
+        try:
+            done = subprocess.run(  # noqa: S603 (no shell)
+                command, capture_output=True, timeout=_TIMEOUT, check=True
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            said: bytes = getattr(error, "stderr", None) or str(error).encode()
+            raise InputError(
+                f"git {arguments[0]}: {said.decode('utf-8', 'replace').splitlines()[0]}",
+                file=self.place,
+                hint="install git, and name a repository or an archive, as DIR@TAG or FILE",
+            ) from None
+        return done.stdout.decode("utf-8", "replace")
+
+    def find(self, name: str) -> str:
+        """See `SourceTree`."""
+        return self._git("show", f"{self.commit}:{name}") if name in self.names else ""
+
+    def at(self, tag: str) -> Optional[SourceTree]:
+        """See `SourceTree`."""
+        there = self._git("tag", "--list", tag).split()
+        return GitTree(self.place, tag) if tag in there else None
+
+
+class ArchiveTree(SourceTree):
+    """An archive of a tag, as `git archive` and GitHub pack it; sub-modules are not in there."""
+
+    def __init__(self, path: str, tag: str) -> None:
+        self.place = path
+        self._texts: dict[str, str] = {}
+        self.links = {}
+        times, names, top = [0], [], ""
+        with open_regular(path) as raw:
+            reader = BoundedReader(raw, path, DEFAULT_ARCHIVE_LIMITS)
+            stream = TarStream(reader, DEFAULT_ARCHIVE_LIMITS, Symlinks.INSIDE)
+            for member in stream:
+                top, _, name = member.name.partition("/")
+                times.append(member.mtime)
+                if member.kind is Kind.FILE:
+                    names.append(name)
+                    if name.rpartition("/")[2] in _READ and member.size <= MIB:
+                        data = b"".join(stream.content())
+                        self._texts[name] = data.decode("utf-8", "replace")
+        self.names, self.time, self.commit = names, str(max(times)), stream.commit
+        said = [
+            re.search(r"(?:sgx|dcap)_\d[\d.]*\d(?:_reproducible)?", n, re.I)
+            for n in (path.rpartition("/")[2], top)
+        ]
+        self.tag = tag or next((match[0] for match in said if match), "")
+
+    def find(self, name: str) -> str:
+        """See `SourceTree`."""
+        return self._texts.get(name, "")
+
+    def at(self, tag: str) -> Optional[SourceTree]:
+        """See `SourceTree`."""
+        return self if tag == self.tag else None
+
+
+def source_tree(place: str) -> SourceTree:
+    """A tree: DIR or DIR@TAG of a git repository, FILE or FILE@TAG of an archive.
+
+    Raises:
+        InputError: it cannot be read.
+        ArchiveError, LimitError: the archive is broken, hostile or too large.
+    """
+    path, _, tag = place.partition("@")
+    return ArchiveTree(path, tag) if os.path.isfile(path) else GitTree(path, tag)
+
+
+def release_tree(tree: SourceTree, asked: Optional[str], usual: str) -> Optional[SourceTree]:
+    """The tree at the release's own tag, which has the versions in file names, if it is here.
+
+    Args:
+        tree: the one at the reproducible tag.
+        asked: its tag, or an archive of it.
+        usual: its tag if nothing is asked for.
+
+    Raises:
+        InputError: what is asked for is not there.
+    """
+    if asked is None:
+        return tree.at(usual)
+    found = ArchiveTree(asked, "") if os.path.isfile(asked) else tree.at(asked)
+    if found is None:
+        raise InputError(f"there is neither a tag nor an archive {asked!r}")
+    return found
