@@ -172,6 +172,11 @@ def chosen_cache_dir(args: argparse.Namespace) -> Path:
     return Path(own or os.path.join(os.environ.get("XDG_CACHE_HOME") or home, "sgx-enclaves"))
 
 
+def chosen_work_dir(args: argparse.Namespace) -> Path:
+    """The directory of builds and of trees to resume in: as named, or in the cache."""
+    return Path(args.work) if args.work is not None else chosen_cache_dir(args) / "work"
+
+
 def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
     """A fetcher as `@fetching` asks for it; it shows on standard error how it goes.
 

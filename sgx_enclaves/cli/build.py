@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.catalogue.records import Toolchain
-from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher, chosen_place
+from sgx_enclaves.cli.arguments import (
+    chosen_catalogue,
+    chosen_fetcher,
+    chosen_place,
+    chosen_work_dir,
+)
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import message, out, out_json, out_report, print_or_write, write_output
 from sgx_enclaves.errors import InputError
@@ -25,6 +30,7 @@ from sgx_enclaves.release.build_tree import BuildRequest
 from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.manifest import Manifest, load_built
 from sgx_enclaves.release.sandbox import Machine
+from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.toolchain import (
     Part,
     State,
@@ -41,7 +47,7 @@ _LOCK_LIMIT = 64 * MIB
 @verb("""\
 @release
 enclaves:ENCLAVE*  which of its enclaves; by default those that it requires
---into DIR!  a new or an empty folder
+--into DIR!  a new or an empty folder, or that of a build that did not end well
 @place
 --twice  build again in another path, at another time, with another umask, locale and
   host name, and say where the results differ
@@ -51,6 +57,8 @@ enclaves:ENCLAVE*  which of its enclaves; by default those that it requires
 --make-timeout SECONDS (7200)  for the make of each enclave; steps have theirs in the release
 --apart  also make DIR/ENCLAVE, a built directory of that enclave alone, as packages ship it
 --keep  keep the trees, in DIR/.work
+--work DIR  where the trees of a build that did not end are kept, to resume there; by default in
+  the cache
 @fetching
 @json""")
 def build(args: argparse.Namespace) -> int:
@@ -58,7 +66,8 @@ def build(args: argparse.Namespace) -> int:
 
     The folder gets libsgx_FILE.so and libsgx_FILE.config.xml of each enclave, logs/, and
     manifest.json, which says how they were made. Steps run in the path that the release
-    asks for, without a network, each with a log and a deadline.
+    asks for, without a network, each with a log and a deadline. A build that was broken off, or
+    in which a step failed, is resumed at that step when the same is built again.
 
     Exit status: 0 everything was built; 1 with --twice, the second build differs;
     2 an enclave could not be built.
@@ -85,6 +94,7 @@ def build(args: argparse.Namespace) -> int:
         chosen_place(args),
         lambda artifact: fetcher.fetch(artifact, allow_unpinned=args.allow_unpinned),
         message,
+        StageStore(chosen_work_dir(args)),
     )
     for enclave in manifest.enclaves if args.apart else ():
         if enclave.built:

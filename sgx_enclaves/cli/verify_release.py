@@ -10,10 +10,10 @@ from pathlib import Path
 
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import (
-    chosen_cache_dir,
     chosen_catalogue,
     chosen_fetcher,
     chosen_place,
+    chosen_work_dir,
 )
 from sgx_enclaves.cli.compare import check_folder, write_reports
 from sgx_enclaves.cli.declare import verb
@@ -81,12 +81,11 @@ def verify_release(args: argparse.Namespace) -> int:
     )
     if args.jobs is not None:
         request = replace(request, jobs=args.jobs)
-    work = args.work if args.work is not None else chosen_cache_dir(args) / "work"
     verified = verify.verify_release(
         request,
         place=chosen_place(args, builds=args.built is None),
         fetcher=chosen_fetcher(args),
-        store=StageStore(work),
+        store=StageStore(chosen_work_dir(args)),
         say=message,
     )
     verdict = verified.verdict

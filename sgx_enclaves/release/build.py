@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -40,23 +41,27 @@ from sgx_enclaves.release.build_tree import (
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.manifest import (
     LOGS,
+    MANIFEST,
     Difference,
     EnclaveRecord,
     Manifest,
     SecondBuild,
     config_name,
     load_enclave,
+    load_manifest,
     unsigned_name,
     write_manifest,
 )
 from sgx_enclaves.release.place import Place
 from sgx_enclaves.release.sandbox import remove_tree
-from sgx_enclaves.release.store import Progress, Say
+from sgx_enclaves.release.store import Progress, Say, StageStore, input_key
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, look_at_toolchain
 
 _FEW = 3
 _WORK, _SECOND = ".work", "second"
 _MOST_DIFFERENCES = 64
+# what a build writes into its directory
+_LEFT = re.compile(r"logs|second|\.work|manifest\.json|libsgx_\w+(\.config\.xml|\.so)")
 _SECOND_PLACE = "/sgx-enclaves-second"
 # a little over a year, so that year, month, day, weekday and hour are all others
 _LATER = "+34567890s"
@@ -136,15 +141,17 @@ def build_release(
     place: Place,
     fetch: Callable[[Artifact], Fetched],
     say: Say,
+    store: Optional[StageStore] = None,
 ) -> Manifest:
     """Look at the toolchain, get the sources, build, and write the built directory.
 
     Args:
         request: see `BuildRequest`.
-        into: the built directory: a new or an empty directory.
+        into: the built directory: new, empty, or of a build that did not end well.
         place: where.
         fetch: gives a source archive.
         say: hears what is being done, a line each time.
+        store: see `build_trees`; not used for a ready-made tree, or if trees are kept.
 
     Returns:
         The manifest, as written. It says which enclaves could not be built, and why.
@@ -160,7 +167,7 @@ def build_release(
             found=", ".join(plan.release.name for plan in plans),
             hint="name enclaves of one of them",
         )
-    _check_empty(into)
+    _left_in(into)
     inputs = []
     for plan in plans:
         say(f"{plan.release.name}: looking at the toolchain")
@@ -169,7 +176,9 @@ def build_release(
         sources = plan.build.sources if request.source_dir is None else ()
         archives = {source.id: fetch(source.artifact) for source in sources}
         inputs.append(TreeInputs(plan, use, archives))
-    return build_trees(request, inputs, into, place, say)
+    if request.source_dir is not None or request.keep:
+        store = None
+    return build_trees(request, inputs, into, place, say, store)
 
 
 def _check_toolchain(release: str, use: ToolchainUse, say: Say) -> None:
@@ -195,16 +204,36 @@ def build_trees(
     into: Path,
     place: Place,
     say: Say,
-    work: Optional[Path] = None,
+    store: Optional[StageStore] = None,
 ) -> Manifest:
     """Build from inputs that are here; see `build_release`.
 
-    The trees stand in `work`; a build in which something failed leaves them there, and the next
-    one with the same inputs resumes at that step. None is a directory in `into`, which is removed.
+    A build in which something failed leaves its trees in the store, if there is one, and the next
+    one with the same inputs resumes at that step. Otherwise they are in `into`, and removed.
     """
+    # on the machine itself a tree's path is somebody else's until the next run
+    if store is None or not place.isolated:
+        return _build_in(request, inputs, into, place, say, None)
+    key_inputs = build_inputs(request, inputs, isolated=True)
+    names = sorted(enclave.name for item in inputs for enclave in item.plan.enclaves)
+    wanted = input_key({"toolchain": request.toolchain.value, "enclaves": names})
+    subject = f"{request.release.name}-{wanted[:12]}"
+    with store.trees(subject, key_inputs) as work:
+        return _build_in(request, inputs, into, place, say, work)
+
+
+def _build_in(
+    request: BuildRequest,
+    inputs: Sequence[TreeInputs],
+    into: Path,
+    place: Place,
+    say: Say,
+    work: Optional[Path],
+) -> Manifest:
     started, clock = int(time.time()), time.monotonic()
     into = Path(os.path.abspath(into))
-    _check_empty(into)
+    for path in _left_in(into):
+        remove_tree(path) if path.is_dir() else path.unlink()
     whole, resumable, work = work is None, work is not None, work or into / _WORK
     _make_folders(into, work)
     _tell_costs(inputs, work, say)
@@ -243,13 +272,21 @@ def build_trees(
     return manifest
 
 
-def _check_empty(into: Path) -> None:
-    if os.path.lexists(into) and not (into.is_dir() and not any(into.iterdir())):
+def _left_in(into: Path) -> list[Path]:
+    """What lies in the directory to build into, if it is of a build that did not end well.
+
+    Raises:
+        InputError: it is anything else.
+    """
+    left = sorted(into.iterdir()) if into.is_dir() else [into] if os.path.lexists(into) else []
+    whole = (into / MANIFEST).exists() and load_manifest(into).complete
+    if whole or not all(path.parent == into and _LEFT.fullmatch(path.name) for path in left):
         raise InputError(
             "the directory to build into is not empty",
             file=str(into),
             hint="give a new one, or remove what an earlier build left",
         )
+    return left
 
 
 def _make_folders(into: Path, work: Path) -> None:

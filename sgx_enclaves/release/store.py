@@ -6,6 +6,7 @@ that one run reports everything that is wrong. Results are kept in a directory:
 
     DIR/NAME/KEY/files/     what the stage made
     DIR/NAME/KEY/stage.json the stage's inputs, and each file's SHA-256
+    DIR/trees/SUBJECT/KEY/  what a build that ended too early may resume in
     DIR/locks/              held while a stage runs
 
 KEY is a digest of the stage's inputs: other inputs are another stage. A result
@@ -24,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Generic, Optional, TypeVar
@@ -168,9 +169,31 @@ class StageStore:
         self.root = root
         self._lock_timeout = lock_timeout
 
-    def place_of(self, name: str, inputs: Mapping[str, Any]) -> Path:
-        """A directory for what belongs to a stage with these inputs and is no result yet."""
-        return self.root / name / input_key(inputs)[:_NAME_DIGITS]
+    @contextmanager
+    def trees(self, subject: str, inputs: Mapping[str, Any]) -> Iterator[Path]:
+        """Hold the directory for the trees of a build; what is in there after it is kept.
+
+        Trees that were kept of the same subject with other inputs are removed.
+        """
+        key = input_key(inputs)
+        own = self.root / "trees" / subject / key[:_NAME_DIGITS]
+        with self._held(f"trees-{key[:_NAME_DIGITS]}", self._lock_timeout):
+            for other in {*own.parent.glob("*")} - {own}:
+                # another process may be at work there
+                with suppress(SgxEnclavesError), self._held(f"trees-{other.name}", 0.0):
+                    remove_tree(other)
+            yield own
+            for empty in (own, own.parent):
+                with suppress(OSError):
+                    empty.rmdir()
+
+    @contextmanager
+    def _held(self, name: str, timeout: float) -> Iterator[None]:
+        with ExitStack() as held:
+            with _disk_errors(self.root):
+                (self.root / "locks").mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(self.root / "locks" / f"{name}.lock", timeout))
+            yield
 
     def run(
         self,
@@ -194,18 +217,15 @@ class StageStore:
         key = input_key(inputs)
         # part of the key is name enough; the record holds the whole, and is compared with it
         final = self.root / name / key[:_NAME_DIGITS]
-        with _disk_errors(self.root):
+        with self._held(f"{name}-{key}", self._lock_timeout), _disk_errors(self.root):
             final.parent.mkdir(parents=True, exist_ok=True)
-            (self.root / "locks").mkdir(exist_ok=True)
-            lock = self.root / "locks" / f"{name}-{key}.lock"
-            with locked(lock, self._lock_timeout):
-                notice = _problem(final, key) if final.exists() else ""
-                if final.exists() and not notice and accept(final / "files"):
-                    return Kept(final / "files", True, "")
-                if notice:
-                    notice = f"the kept result of stage {name} is not used: {notice}"
-                _make(final, key, inputs, make)
-                return Kept(final / "files", False, notice)
+            notice = _problem(final, key) if final.exists() else ""
+            if final.exists() and not notice and accept(final / "files"):
+                return Kept(final / "files", True, "")
+            if notice:
+                notice = f"the kept result of stage {name} is not used: {notice}"
+            _make(final, key, inputs, make)
+            return Kept(final / "files", False, notice)
 
 
 class Progress:

@@ -292,12 +292,9 @@ def _build_or_keep(
     names = [enclave.name for item in inputs for enclave in item.plan.enclaves]
     required = [e.name for e in request.release.enclaves if e.required and e.name in names]
     key_inputs = build_inputs(request, inputs, isolated=place.isolated)
-    # on the machine itself a tree's path is somebody else's until the next run
-    resume = request.resume and place.isolated
-    work = store.place_of("trees", key_inputs) if resume else None
 
     def make(into: Path) -> None:
-        build_trees(request, inputs, into, place, say, work)
+        build_trees(request, inputs, into, place, say, store if request.resume else None)
 
     def is_whole(folder: Path) -> bool:
         # what failed once may go well now

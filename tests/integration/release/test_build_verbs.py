@@ -12,6 +12,7 @@ import pytest
 
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.release.manifest import load_built
+from sgx_enclaves.release.sandbox import Isolation, best_isolation
 from tests.enclaves.compiled import have_toolchain
 from tests.integration.release.building import SmallRelease, wrapper
 from tests.vendor_server import Authority, VendorServer
@@ -70,6 +71,45 @@ def test_a_failed_enclave_is_status_2(
     out = capsys.readouterr().out
     assert "qe3: NOT BUILT: make-qe3 failed with exit status 2; see logs/make-qe3.log" in out
     assert "pce: NOT BUILT" not in out
+
+
+def test_a_failed_build_is_resumed_by_the_same_command(
+    small: SmallRelease, into: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if best_isolation()[0] is Isolation.NONE:
+        pytest.skip("without isolation nothing is kept")
+    small.steps = {
+        "first": ["sh", "-c", "echo once >>first.txt; cat first.txt"],
+        "second": ["sh", "-c", "test -e ../again || { touch ../again; exit 3; }"],
+    }
+    assert run_build(small, into) == 2
+    (trees,) = (small.cache / "work" / "trees").glob("*/*")
+    assert f"the trees are kept in {trees}" in capsys.readouterr().err
+    assert run_build(small, into) == 0
+    assert "first: finished in an earlier run" in capsys.readouterr().err
+    assert (into / "logs" / "first.log").read_text().count("\nonce") == 1
+    assert not any((small.cache / "work" / "trees").iterdir())
+    # what is whole is never built over
+    assert run_build(small, into) == 2
+    assert "not empty" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("")
+    assert run_build(small, tmp_path / "other") == 2
+
+
+def test_trees_whose_inputs_changed_do_not_stay(small: SmallRelease, into: Path) -> None:
+    if best_isolation()[0] is Isolation.NONE:
+        pytest.skip("without isolation nothing is kept")
+    kept: list[Path] = []
+    for status in (3, 4):
+        small.steps = {"fails": ["sh", "-c", f"exit {status}"]}
+        assert run_build(small, into) == 2
+        kept += (small.cache / "work" / "trees").glob("*/*")
+    assert len(set(kept)) == 2
+    assert not kept[0].exists()
+    # other enclaves are another matter
+    assert run_build(small, into, "pce") == 2
+    assert kept[1].exists()
 
 
 def test_another_toolchain_is_status_2_and_host_says_so(

@@ -688,7 +688,7 @@ def moments(bench: Bench) -> dict[str, Callable[[], bool]]:
     """Signs of how far a run is."""
     return {
         "fetched": lambda: any((bench.cache / "sha256").glob("*/*")),
-        "building": lambda: any((bench.work / "trees").glob("*/*")),
+        "building": lambda: any((bench.work / "trees").glob("*/*/*")),
         "half-built": lambda: any((bench.work / "build").glob(".*/files/logs/make-*")),
         "built": lambda: any((bench.work / "build").glob("[!.]*")),
     }
@@ -739,13 +739,38 @@ def test_build_resumes_at_the_step_that_failed(cold: Bench, world: World) -> Non
     (finding,) = {f["code"]: f for f in failed.enclave("pce")["findings"]}.values()
     assert finding["hint"].endswith("/files/logs/second.log")
     assert Path(finding["hint"].partition("read ")[2]).is_file()
-    assert any((cold.work / "trees").glob("*/first-demo"))
+    assert any((cold.work / "trees").glob("*/*/first-demo"))
     again = cold.run(world.honest, edit=edit)
     assert (again.status, again.report["reproducible"]) == (0, True)
     # one line: the first step was run once
     log = (kept_build(cold) / "logs" / "first.log").read_text("utf-8")
     assert len([line for line in log.splitlines() if not line.startswith("# ")]) == 1
     assert not any((cold.work / "trees").glob("*"))
+
+
+def test_a_run_that_is_interrupted_is_resumed(cold: Bench, world: World) -> None:
+    if not world.isolated:
+        pytest.skip("without isolation nothing is kept")
+    steps = "".join(
+        f'[[build.step]]\nid = "{name}"\nplace = "."\ntimeout = 60\ncommand = {json.dumps(words)}\n'
+        for name, words in (
+            ("first", ["sh", "-c", "echo once >>first.txt; cat first.txt"]),
+            ("second", ["sh", "-c", "test -e ../again || { touch ../again; sleep 50; }"]),
+        )
+    )
+    edit = {"[[build.source]]": f"{steps}[[build.source]]"}
+    process = cold.start(world.honest, edit=edit)
+    deadline = time.monotonic() + DEADLINE
+    while not any((cold.work / "trees").glob("*/*/first-demo/*/*/again")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=DEADLINE)
+    again = cold.run(world.honest, edit=edit)
+    assert (again.status, again.report["reproducible"]) == (0, True)
+    log = (kept_build(cold) / "logs" / "first.log").read_text("utf-8")
+    assert log.count("\nonce") == 1
 
 
 def test_two_processes_at_once_agree(cold: Bench, world: World, tmp_path: Path) -> None:

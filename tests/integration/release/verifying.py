@@ -190,10 +190,12 @@ class Bench:
         status = main(self.arguments(description, "--jobs=1", *more, edit=edit))
         return self.result(status)
 
-    def start(self, description: Description, *more: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, description: Description, *more: str, edit: Edit = None
+    ) -> subprocess.Popen[bytes]:
         """Start the command as a process of its own, in a session of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "sgx_enclaves", *self.arguments(description, *more)],
+            [sys.executable, "-m", "sgx_enclaves", *self.arguments(description, *more, edit=edit)],
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
