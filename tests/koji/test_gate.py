@@ -872,9 +872,6 @@ def test_the_database_refuses_to_change_a_record(
         "update sgx_verification set verdict = 'identical'",
         "delete from sgx_verification",
         "truncate sgx_verification cascade",
-        "update sgx_verification_enclave set mrenclave = null",
-        "delete from sgx_verification_enclave",
-        "truncate sgx_verification_enclave",
         "delete from sgx_verification where false",
     ):
         with pytest.raises(DaemonError, match="never changed"):

@@ -13,7 +13,7 @@ from tests.koji.harness.settings import ROOT, Settings
 from tests.koji.harness.site import MIGRATIONS, Site
 
 NAME = "migrated"
-TABLES = {"sgx_verification", "sgx_verification_enclave", "sgx_former_tag_name", "sgx_lock"}
+TABLES = {"sgx_verification", "sgx_former_tag_name", "sgx_lock"}
 PERMISSIONS = {"sgx-enclaves", "sgx-enclaves-lock"}
 _INSERT = """
 insert into sgx_verification

@@ -21,7 +21,7 @@ from .gate import MARK, rules_of_tag
 from .hub_api import koji_errors
 from .tasks import PERMISSION
 
-TABLES = ("sgx_verification", "sgx_verification_enclave", "sgx_former_tag_name", "sgx_lock")
+TABLES = ("sgx_verification", "sgx_former_tag_name", "sgx_lock")
 # What was looked at, whether it is good, and the finding in words.
 _Checks = Iterator[tuple[str, bool, str]]
 

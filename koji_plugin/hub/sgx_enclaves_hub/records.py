@@ -192,16 +192,16 @@ def listSgxVerifications(
     """
     with koji_errors():
         options = _query_options(queryOpts)
-        filters = {
-            "mrenclave": (optional_text(mrenclave, "mrenclave") or "").lower() or None,
-            "enclave": optional_text(enclave, "enclave"),
-            "verdict": argument(verdict, "verdict", optional(choice(*VERDICTS))),
+        filters = {"verdict": argument(verdict, "verdict", optional(choice(*VERDICTS)))}
+        one = {
+            "mrenclave": (optional_text(mrenclave, "mrenclave") or "").lower(),
+            "name": optional_text(enclave, "enclave"),
         }
         named = {"build": (build, get_build), "tag": (tag, get_tag)}
         for name, (value, get) in named.items():
             if argument(value, name, optional(name_or_id)) is not None:
                 filters[f"{name}_id"] = get(value, strict=True)["id"]
-        return store.find(filters, options)
+        return store.find(filters, {key: said for key, said in one.items() if said}, options)
 
 
 def _query_options(given: Any) -> dict[str, Any]:

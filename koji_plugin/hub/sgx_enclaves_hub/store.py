@@ -8,6 +8,7 @@ cheap and what `show` and `list` go by, and by the files on disk, which the gate
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,23 +23,21 @@ from sgx_enclaves.gate.inspect import BuildFile
 from sgx_enclaves.gate.record import Record, record_from_json
 
 TABLE = "sgx_verification"
-ENCLAVES = "sgx_verification_enclave"
 _INDEXED = ("build_id", "task_id", "release", "origin", "verdict", "reproducible")
 _SUMMARY = {
     **{name: f"{TABLE}.{name}" for name in ("id", "host_id", *_INDEXED, "packages")},
     "state": "build.state",
     "create_ts": f"date_part('epoch', {TABLE}.create_time)",
     "nvr": "package.name || '-' || build.version || '-' || build.release",
+    "enclaves": "record::jsonb -> 'enclaves'",
 }
-# Filter to its condition; the last one is of one and the same enclave.
+# Filter to its condition.
 _CLAUSES = {
     "build_id": "sgx_verification.build_id = %(build_id)s",
     "verdict": "sgx_verification.verdict = %(verdict)s",
     "tag_id": "sgx_verification.build_id IN"
     " (SELECT build_id FROM tag_listing WHERE tag_id = %(tag_id)s AND active = TRUE)",
-    "of_enclave": "sgx_verification.id IN (SELECT verification_id FROM sgx_verification_enclave"
-    " WHERE (%(mrenclave)s IS NULL OR mrenclave = %(mrenclave)s)"
-    " AND (%(enclave)s IS NULL OR name = %(enclave)s))",
+    "enclave": "(record::jsonb -> 'enclaves') @> %(enclave)s::jsonb",
 }
 _LOCK = ("id", "release", "sha256", "task_id", "lock")
 # Older ones than these decide nothing: see `records_of`.
@@ -73,11 +72,7 @@ def put(record: Record, host_id: int) -> int:
         "packages": packages_of([record.build_id]).get(record.build_id),
     }
     InsertProcessor(TABLE, data=data).execute()
-    number = int(currval(f"{TABLE}_id_seq"))
-    for enclave in record.enclaves:
-        columns = {name: getattr(enclave, name) for name in _ENCLAVE}
-        InsertProcessor(ENCLAVES, data={"verification_id": number, **columns}).execute()
-    return number
+    return int(currval(f"{TABLE}_id_seq"))
 
 
 def packages_of(builds: Iterable[int]) -> dict[int, str]:
@@ -148,39 +143,33 @@ def _stored(clauses: list[str], most: int, **values: Any) -> list[Stored]:
     ]
 
 
-def find(filters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def find(filters: Mapping[str, Any], enclave: Mapping[str, str], options: Mapping[str, Any]) -> Any:
     """Summaries of records, each with its enclaves; or their number, with `countOnly`.
 
     Args:
-        filters: any of build_id, verdict, tag_id, mrenclave and enclave; None for all.
+        filters: any of build_id, verdict and tag_id; None for all.
+        enclave: what one of the enclaves must have.
         options: of Koji's QueryProcessor.
     """
-    values = {"mrenclave": None, "enclave": None, **filters}
-    wanted = {**values, "of_enclave": values["mrenclave"] or values["enclave"]}
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    if enclave:
+        wanted["enclave"] = json.dumps([enclave])
     rows = QueryProcessor(
         tables=[TABLE],
         columns=list(_SUMMARY.values()),
         aliases=list(_SUMMARY),
         joins=[f"build ON build.id = {TABLE}.build_id", "package ON package.id = build.pkg_id"],
-        clauses=[text for name, text in _CLAUSES.items() if wanted.get(name) is not None],
-        values=values,
+        clauses=[_CLAUSES[name] for name in wanted],
+        values=wanted,
         opts=options,
     ).execute()
     if options.get("countOnly") or not rows:
         return rows
     packages = packages_of(row["build_id"] for row in rows)
-    enclaves = QueryProcessor(
-        tables=[ENCLAVES],
-        columns=["id", "verification_id", *_ENCLAVE],
-        clauses=["verification_id IN %(ids)s"],
-        values={"ids": tuple(row["id"] for row in rows)},
-        opts={"order": "id"},
-    ).execute()
     for row in rows:
         now = packages.get(row["build_id"])
         row["outdated"] = outdated(row.pop("packages"), now, row.pop("state"))
-        own = [e for e in enclaves if e["verification_id"] == row["id"]]
-        row["enclaves"] = [{name: e[name] for name in _ENCLAVE} for e in own]
+        row["enclaves"] = [{name: e[name] for name in _ENCLAVE} for e in row["enclaves"]]
     return rows
 
 

@@ -9,6 +9,8 @@
 
 BEGIN;
 
+-- Of an earlier version; all that it held is in the records.
+DROP TABLE IF EXISTS sgx_verification_enclave;
 CREATE TABLE IF NOT EXISTS sgx_verification (
     id           SERIAL PRIMARY KEY,
     build_id     INTEGER NOT NULL REFERENCES build (id),
@@ -19,25 +21,13 @@ CREATE TABLE IF NOT EXISTS sgx_verification (
     verdict      TEXT NOT NULL CHECK (verdict IN ('identical', 'differs', 'unverifiable')),
     reproducible BOOLEAN NOT NULL,
     create_time  TIMESTAMPTZ NOT NULL DEFAULT NOW(),
-    -- The whole record as JSON; the columns above repeat what is searched for.
+    -- The whole record as JSON; the columns above repeat what is searched for most.
     record       TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS sgx_verification_build ON sgx_verification (build_id, id);
 
-CREATE TABLE IF NOT EXISTS sgx_verification_enclave (
-    id              SERIAL PRIMARY KEY,
-    verification_id INTEGER NOT NULL REFERENCES sgx_verification (id),
-    name            TEXT NOT NULL,
-    rpm             TEXT NOT NULL,
-    path            TEXT NOT NULL,
-    mrenclave       TEXT,
-    mrsigner        TEXT,
-    isvsvn          INTEGER,
-    verdict         TEXT NOT NULL CHECK (verdict IN ('identical', 'differs', 'unverifiable'))
-);
-CREATE INDEX IF NOT EXISTS sgx_verification_enclave_of ON sgx_verification_enclave (verification_id);
-CREATE INDEX IF NOT EXISTS sgx_verification_enclave_mr ON sgx_verification_enclave (mrenclave);
-CREATE INDEX IF NOT EXISTS sgx_verification_enclave_name ON sgx_verification_enclave (name);
+CREATE INDEX IF NOT EXISTS sgx_verification_enclave
+    ON sgx_verification USING gin ((record::jsonb -> 'enclaves') jsonb_path_ops);
 
 -- Digest of the names and checksums that the build's packages had in the database then.
 ALTER TABLE sgx_verification ADD COLUMN IF NOT EXISTS packages TEXT;
@@ -87,11 +77,6 @@ DROP TRIGGER IF EXISTS sgx_verification_final ON sgx_verification;
 CREATE TRIGGER sgx_verification_final
     BEFORE UPDATE OR DELETE OR TRUNCATE ON sgx_verification
     FOR EACH STATEMENT EXECUTE PROCEDURE sgx_verification_is_final();
-DROP TRIGGER IF EXISTS sgx_verification_enclave_final ON sgx_verification_enclave;
-CREATE TRIGGER sgx_verification_enclave_final
-    BEFORE UPDATE OR DELETE OR TRUNCATE ON sgx_verification_enclave
-    FOR EACH STATEMENT EXECUTE PROCEDURE sgx_verification_is_final();
-
 DROP TRIGGER IF EXISTS sgx_lock_final ON sgx_lock;
 CREATE TRIGGER sgx_lock_final
     BEFORE UPDATE OR DELETE OR TRUNCATE ON sgx_lock

@@ -23,7 +23,7 @@ from tests.support.records import A, Place, changed
 from tests.support_rpm import write_rpm
 from tests.unit.koji.hub.fakehub import ENCLAVE_FILES, HOST, PLAIN_FILES, TASK, FakeHub
 
-TABLE, ENCLAVES = "sgx_verification", "sgx_verification_enclave"
+TABLE = "sgx_verification"
 
 
 @pytest.fixture(name="ready")
@@ -59,9 +59,6 @@ def test_a_record_is_kept(ready: FakeHub) -> None:
     }
     sent["enclaves"][0]["cause"] = None
     assert kept == {**sent, "verified_at": "2026-11-25T00:00:00Z"}
-    (enclave,) = ready.rows[ENCLAVES]
-    assert enclave["verification_id"] == 1
-    assert enclave["mrenclave"] == A
     assert getSgxVerification(7) == {**kept, "id": 1, "host_id": HOST, "outdated": None}
 
 
@@ -234,40 +231,34 @@ def test_a_kept_record_that_is_damaged_is_an_error(ready: FakeHub) -> None:
 
 def test_filters_become_a_query(ready: FakeHub) -> None:
     ready.add_tag(4, "f42")
+    enclave = {"name": "pce", "rpm": "r", "path": "p", "mrenclave": A, "mrsigner": A, "isvsvn": 1}
+    enclave["verdict"] = "identical"
     ready.answers = {
         TABLE: [
-            {"id": 1, "build_id": 7, "packages": "0" * 64, "state": 1},
-            {"id": 2, "build_id": 7, "packages": None, "state": 1},
-        ],
-        ENCLAVES: [
+            {"id": 1, "build_id": 7, "packages": "0" * 64, "state": 1, "enclaves": []},
             {
-                "verification_id": 2,
-                "name": "pce",
-                "rpm": "r",
-                "path": "p",
-                "mrenclave": A,
-                "mrsigner": A,
-                "isvsvn": 1,
-                "verdict": "identical",
-            }
+                "id": 2,
+                "build_id": 7,
+                "packages": None,
+                "state": 1,
+                "enclaves": [{**enclave, "cause": None}],
+            },
         ],
     }
     rows = listSgxVerifications("x-1.0-1", A.upper(), "pce", "f42", "identical", {"limit": 5})
-    assert [(row["id"], len(row["enclaves"])) for row in rows] == [(1, 0), (2, 1)]
+    assert [(row["id"], row["enclaves"]) for row in rows] == [(1, []), (2, [enclave])]
     assert "not the ones that were verified" in rows[0]["outdated"]
     assert rows[1]["outdated"] is None
     assert not {"packages", "state"} & set(rows[0])
-    query, enclaves = ready.queries
+    (query,) = ready.queries
     assert query["values"] == {
         "build_id": 7,
         "tag_id": 4,
         "verdict": "identical",
-        "mrenclave": A,
-        "enclave": "pce",
+        "enclave": json.dumps([{"mrenclave": A, "name": "pce"}]),
     }
     assert len(query["clauses"]) == 4
     assert query["opts"] == {"order": "-id", "limit": 5, "offset": 0}
-    assert enclaves["values"] == {"ids": (1, 2)}
 
 
 def test_without_filters_there_is_a_limit(ready: FakeHub) -> None:
