@@ -21,6 +21,7 @@ from .gate import (  # noqa: E402
     getSgxGateStatus,
     guard_import,
 )
+from .messages import queue_refusals  # noqa: E402
 from .records import (  # noqa: E402
     getSgxLock,
     getSgxVerification,
@@ -41,6 +42,7 @@ __all__ = [
     "getSgxVerification",
     "guard_import",
     "listSgxVerifications",
+    "queue_refusals",
     "recordSgxVerification",
     "setSgxLock",
     "sgxEnclaves",

@@ -67,10 +67,6 @@ class Settings:
         """The rule of the first glob that fits a tag's name; None if none does."""
         return next((rule for glob, rule in self.rules if fnmatch.fnmatchcase(tag, glob)), None)
 
-    def allows_build_tag(self, tag: str) -> bool:
-        """Whether a build in that tag can be reproducible without a lock."""
-        return any(fnmatch.fnmatchcase(tag, glob) for glob in self.build_tags)
-
 
 @functools.lru_cache(maxsize=1)
 def settings() -> Settings:

@@ -30,6 +30,7 @@ from sgx_enclaves.gate.inspect import inspect_build, may_hold_enclaves
 from . import hub_api, store
 from .config import settings
 from .hub_api import koji_errors
+from .messages import announce_refusal
 from .tasks import PERMISSION
 
 MARK = "sgx_enclaves.enforce"
@@ -59,9 +60,10 @@ def judge(build: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Decision, Op
 
 
 @callback("preTag")
-def gate_tagging(cbtype: str, *, tag: Any, build: Any, **_: Any) -> None:
+def gate_tagging(cbtype: str, *, tag: Any, build: Any, user: Any, **_: Any) -> None:
     """Refuse to put a build into a gated tag without a record that suffices."""
     tag = get_tag(tag["id"], strict=True)
+    who = {"build_id": build["id"], "tag": tag["name"], "user": (user or {}).get("name")}
     try:
         with koji_errors():
             rules = rules_of_tag(tag)
@@ -72,10 +74,13 @@ def gate_tagging(cbtype: str, *, tag: Any, build: Any, **_: Any) -> None:
             decision, _record = judge(build, rules)
     except koji.GenericError as error:
         nvr = build.get("nvr") or build["name"]
+        announce_refusal({"nvr": nvr, **who, "reasons": [str(error)]})
         raise koji.TagError(
             f"sgx_enclaves: {nvr} cannot be tagged into {tag['name']}: {error}"
         ) from error
     if not decision.allowed:
+        reasons = list(decision.reasons[:_MOST_REASONS])
+        announce_refusal({"nvr": build["nvr"], **who, "reasons": reasons})
         raise koji.TagError(refusal(build["nvr"], tag["name"], decision))
 
 
@@ -111,9 +116,14 @@ def guard_import(cbtype: str, *, type: str, **info: Any) -> None:
     tags = [get_tag(row["tag_id"], strict=True) for row in rows]
     names = [tag["name"] for tag in tags if _is_gated(tag)]
     if names and may_hold_enclaves(info["filepath"]):
+        nvr = f"{build['name']}-{build['version']}-{build['release']}"
+        reasons = [f"{info['filepath']} was to be imported into a build of a gated tag"]
+        for name in names:
+            who = {"build_id": build["id"], "tag": name, "user": None}
+            announce_refusal({"nvr": nvr, **who, "reasons": reasons})
         raise koji.ImportError(
             f"sgx_enclaves: {info['filepath']} holds SGX enclaves and may not be added to "
-            f"{build['name']}-{build['version']}-{build['release']}, which is tagged into "
+            f"{nvr}, which is tagged into "
             f"{', '.join(names)}. Untag the build, import, verify, tag again."
         )
 

@@ -41,14 +41,19 @@ from sgx_enclaves.gate.record import (
 from sgx_enclaves.plain import parse_json
 
 from . import hub_api, store
-from .config import settings
 from .hub_api import koji_errors
-from .tasks import complete_build
+from .messages import announce_record
+from .tasks import complete_build, is_allowed
 
 LOCKER = "sgx-enclaves-lock"
 LOCK_FILE = "buildroot_lock.json"
 _MAX_LOCK = 16 << 20
 _MAX_ROWS = 1000
+# What the message of a record says, besides its id and its enclaves.
+_ANNOUNCED = (
+    *("nvr", "build_id", "task_id", "verdict", "reproducible", "partial", "release", "origin"),
+    *("build_tag", "lock_sha256", "report_sha256"),
+)
 _ORDERS = ("id", "build_id", "task_id", "release", "verdict", "create_ts", "nvr")
 _QUERY = {
     "countOnly": truth,
@@ -84,7 +89,11 @@ def recordSgxVerification(task_id: int, record: Mapping[str, Any]) -> int:
         if store.of_task(task_id) is not None:
             raise koji.ActionNotAllowed(f"task {task_id} has written its record already")
         _require_true(parsed, build)
-        return store.put(parsed, host_id)
+        made = store.put(parsed, host_id)
+    shown = {name: getattr(parsed, name) for name in _ANNOUNCED}
+    enclaves = [{name: getattr(e, name) for name in store.ENCLAVE} for e in parsed.enclaves]
+    announce_record({"record": made, **shown, "enclaves": enclaves})
+    return made
 
 
 def _require_own(
@@ -113,7 +122,7 @@ def _require_own(
                 found=repr(found),
             )
     # Both when the task was made and now: a tag may have been taken off the list meanwhile.
-    allowed = options.get("tag_allowed") and settings().allows_build_tag(request["build_tag"])
+    allowed = options.get("tag_allowed") and is_allowed(get_tag(record.build_tag, strict=True))
     if record.reproducible and record.lock_sha256 is None and not allowed:
         raise RecordError(
             "the record is called reproducible, but its buildroot was anybody's",

@@ -42,7 +42,7 @@ _CLAUSES = {
 _LOCK = ("id", "release", "sha256", "task_id", "lock")
 # Older ones than these decide nothing: see `records_of`.
 _MOST_RECORDS = 20
-_ENCLAVE = ("name", "rpm", "path", "mrenclave", "mrsigner", "isvsvn", "verdict")
+ENCLAVE = ("name", "rpm", "path", "mrenclave", "mrsigner", "isvsvn", "verdict")
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def find(filters: Mapping[str, Any], enclave: Mapping[str, str], options: Mappin
     for row in rows:
         now = packages.get(row["build_id"])
         row["outdated"] = outdated(row.pop("packages"), now, row.pop("state"))
-        row["enclaves"] = [{name: e[name] for name in _ENCLAVE} for e in row["enclaves"]]
+        row["enclaves"] = [{name: e[name] for name in ENCLAVE} for e in row["enclaves"]]
     return rows
 
 

@@ -8,6 +8,7 @@ builds, so nothing here starts itself again.
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 from collections.abc import Mapping
 from typing import Any, Optional
@@ -34,7 +35,7 @@ from sgx_enclaves.gate.inspect import claims_signed_enclaves
 from . import hub_api
 from .config import settings
 from .hub_api import koji_errors, lasting_name
-from .store import build_files
+from .store import build_files, former_names
 
 PERMISSION = "sgx-enclaves"
 _PRIORITIES = 20
@@ -110,12 +111,21 @@ def start(
         raise koji.GenericError(
             f"tag {tag['name']} has no architectures, so it has no repo: name a build tag"
         )
-    if settings().allows_build_tag(tag["name"]):
+    if is_allowed(tag):
         opts["tag_allowed"] = True
     channel = channel or settings().channel
     if channel:
         options["channel"] = channel
     return int(make_task(PARENT, [release, tag["name"], build, opts], **options))
+
+
+def is_allowed(tag: Mapping[str, Any]) -> bool:
+    """Whether a build in that tag can be reproducible without a lock.
+
+    Not so in one that had another name before: a name can be taken, from another tag too.
+    """
+    fits = any(fnmatch.fnmatchcase(tag["name"], glob) for glob in settings().build_tags)
+    return fits and former_names(tag["id"]) <= {tag["name"]}
 
 
 def _require_build_task(task_id: int, build: Any) -> None:

@@ -37,7 +37,7 @@ def _ready(hub: FakeHub) -> FakeHub:
 def refused(hub: FakeHub, record: Any, task: Any = TASK) -> str:
     with pytest.raises(koji.GenericError) as caught:
         recordSgxVerification(task, record)
-    assert hub.rows == {}
+    assert TABLE not in hub.rows
     return str(caught.value)
 
 
@@ -306,10 +306,14 @@ def test_what_is_wrong_with_filters(ready: FakeHub, filters: dict[str, Any], rea
 def test_a_build_tag_that_the_hub_allows_needs_no_lock(ready: FakeHub, conf: Path) -> None:
     ready.open_task("x-1.0-1", opts={"tag_allowed": True})
     record = ready.record(ready.builds[7], lock_sha256=None)
+    ready.add_tag(9, "b")
     # taken off the list since the task was made
     assert "its buildroot was anybody's" in refused(ready, record)
     conf.write_text("[tasks]\nbuild_tags = b\n")
     settings.cache_clear()
+    ready.rows["sgx_former_tag_name"] = [{"tag_id": 9, "name": "mine"}]
+    assert "its buildroot was anybody's" in refused(ready, record)
+    ready.rows.clear()
     assert recordSgxVerification(TASK, record) == 1
 
 

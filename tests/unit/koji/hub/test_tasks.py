@@ -161,6 +161,11 @@ def test_the_hub_says_whether_the_tag_is_allowed(ready: FakeHub, conf: Path) -> 
     ready.add_tag(5, "mine")
     sgxEnclaves("r", 5)
     assert ready.made[1][1][3] == {}
+    # one that was given the name of an allowed tag
+    ready.add_tag(6, "f42-sgx")
+    ready.rows["sgx_former_tag_name"] = [{"tag_id": 6, "name": "mine"}]
+    sgxEnclaves("r", 6)
+    assert ready.made[2][1][3] == {}
     for name in (4, 5):
         with pytest.raises(koji.ParameterError, match="Unknown opts: 'tag_allowed'"):
             sgxEnclaves("r", name, None, {"tag_allowed": True})
