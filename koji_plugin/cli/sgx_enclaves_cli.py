@@ -16,6 +16,7 @@ from typing import Any, Optional
 from xmlrpc.client import Fault
 
 import koji
+import requests
 from koji.plugin import export_cli
 from koji_cli.lib import activate_session, ensure_connection, watch_tasks
 
@@ -29,6 +30,8 @@ from sgx_enclaves.report.templated import (
     records_table,
 )
 
+_REPORT, _TESTCASE = "sgx-enclaves-report.json", "sgx-enclaves.verified"
+_LONGEST_NOTE, _DEADLINE = 500, 60.0
 _DENIED = 1
 _LATER = 5
 _WIDE = 120
@@ -142,13 +145,16 @@ def _result(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     return exit_status(result["verdict"])
 
 
+def _record(session: Any, build: Any) -> dict[str, Any]:
+    record: Optional[dict[str, Any]] = session.getSgxVerification(build)
+    if record is None:
+        raise koji.GenericError(f"{build} was never verified: koji sgx-enclaves verify {build}")
+    return record
+
+
 def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Show the record of a build that counts."""
-    record = session.getSgxVerification(given.build)
-    if record is None:
-        raise koji.GenericError(
-            f"{given.build} was never verified: koji sgx-enclaves verify {given.build}"
-        )
+    record = _record(session, given.build)
     _show(given, record, filled("record.txt", found=record, width=_width()))
     return exit_status(record["verdict"])
 
@@ -185,6 +191,38 @@ def _gate_status(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     text = filled("gate.txt", build=given.build, tag=given.tag, status=status, width=_width())
     _show(given, status, text)
     return 0 if status["allowed"] else _DENIED
+
+
+def _publish(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+    """Send a build's result to a ResultsDB; credentials are those of `~/.netrc`."""
+    record = _record(session, given.build)
+    status = session.getSgxGateStatus(given.build, given.tag)
+    if not status["present"]:
+        raise koji.GenericError(f"{record['nvr']} holds no signed enclaves now: nothing to publish")
+    verified, differs = status["verified"], record["verdict"] == "differs"
+    folder = koji.PathInfo(topdir=goptions.topurl).task(record["task_id"])
+    result = {
+        "testcase": {"name": _TESTCASE},
+        "outcome": "PASSED" if verified else "FAILED" if differs else "NEEDS_INSPECTION",
+        "ref_url": f"{folder}/{_REPORT}",
+        "note": "; ".join(status["reasons"])[:_LONGEST_NOTE],
+        "data": {
+            "item": [record["nvr"]],
+            "type": ["koji_build"],
+            "release": [record["release"]],
+            "record": [str(record["id"])],
+            "report_sha256": [record["report_sha256"]],
+            **({"tag": [str(given.tag)]} if given.tag else {}),
+        },
+    }
+    place = f"{given.resultsdb.rstrip('/')}/results"
+    # what is redirected would arrive as another request
+    answer = requests.post(place, json=result, timeout=_DEADLINE, allow_redirects=False)
+    if answer.status_code != requests.codes.created:
+        said = " ".join(answer.text.split())[:_LONGEST_NOTE]
+        raise koji.GenericError(f"{place} did not take the result: {answer.status_code} {said}")
+    _show(given, result, f"{result['outcome']}: {record['nvr']}, sent to {place}\n")
+    return 0
 
 
 def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> int:
@@ -233,6 +271,7 @@ _VERBS: dict[str, tuple[Callable[..., None], Callable[[Any, Any, argparse.Namesp
     "export": (ensure_connection, _export),
     "list": (ensure_connection, _list),
     "gate-status": (activate_session, _gate_status),
+    "publish": (activate_session, _publish),
     "audit": (activate_session, _audit),
     "lock": (activate_session, _lock),
     "doctor": (activate_session, _doctor),

@@ -91,6 +91,13 @@ _VERBS = {
         _DONE,
         "task:N  id of a task that said identical",
     ),
+    "publish": (
+        "send what the gate says of a build to a ResultsDB, for Greenwave and Bodhi",
+        "0 the result is there, whatever it says, 2 it could not be sent",
+        "build:BUILD  NVR or id\n"
+        "--resultsdb URL!  of its API, such as https://HOST/api/v2.0\n"
+        "--tag TAG  whose rule decides; by default the plain rule",
+    ),
     "doctor": (
         "check the hub's set-up, and say what is wrong",
         "0 all is right, 1 something is wrong, 2 it could not be asked",

@@ -20,9 +20,9 @@ import koji
 import koji.policy
 from koji.plugin import callback, export
 from kojihub import get_build, get_tag, readTaggedBuilds
-from kojihub.db import QueryProcessor
+from kojihub.db import QueryProcessor, db_lock
 
-from sgx_enclaves.arguments import MAX_ID, argument, name_or_id, number
+from sgx_enclaves.arguments import MAX_ID, argument, name_or_id, number, optional
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.gate.decide import Decision, Rule, decide, parse_mark, parse_rule
 from sgx_enclaves.gate.inspect import inspect_build, may_hold_enclaves
@@ -35,6 +35,8 @@ from .tasks import PERMISSION
 
 MARK = "sgx_enclaves.enforce"
 _MOST_REASONS = 200
+# A lock of Koji's, which our SQL adds.
+_ONE_AT_A_TIME = "sgx-enclaves-inspection"
 # Other policies have no build in their data.
 _POLICIES = ("tag", "draft_promotion")
 
@@ -137,22 +139,28 @@ def _is_gated(tag: Mapping[str, Any]) -> bool:
 
 
 @export
-def getSgxGateStatus(build: Any, tag: Any) -> dict[str, Any]:
+def getSgxGateStatus(build: Any, tag: Any = None) -> dict[str, Any]:
     """Would a tag take this build, as far as its enclaves matter?
 
-    Needs a login, because it reads the build's packages.
+    Needs a login, because it reads the build's packages. Those who have not the permission
+    sgx-enclaves are answered one at a time: the hub hashes a build that it has not seen.
 
     :param build: NVR or id
-    :param tag: name or id
+    :param tag: name or id; None: one without a rule
     :returns: a mapping: 'present': the build holds signed enclaves; 'enforced': the
               tag is gated; 'verified': the build's record suffices for the tag's rule, or
               for the plain rule when it has none; 'allowed': the gate opens;
               'reasons': why it is not verified; 'record': id of the record
     """
-    hub_api.session().assertLogin()
+    session = hub_api.session()
+    session.assertLogin()
+    trusted = session.hasPerm(PERMISSION) or session.hasPerm("admin")
+    if not trusted and not db_lock(_ONE_AT_A_TIME, wait=False):
+        raise koji.GenericError("somebody else's build is being read: ask again in a moment")
     with koji_errors():
         binfo = get_build(argument(build, "build", name_or_id), strict=True)
-        rules = rules_of_tag(get_tag(argument(tag, "tag", name_or_id), strict=True))
+        named = argument(tag, "tag", optional(name_or_id))
+        rules = rules_of_tag(get_tag(named, strict=True)) if named is not None else []
         decision, record = judge(binfo, rules or [Rule()])
     return {
         "present": decision.present,

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -443,3 +446,92 @@ def test_export_of_what_is_no_record_prints_nothing(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert words in shown.err
+
+
+# --- results for others
+
+
+class ResultsDB(BaseHTTPRequestHandler):
+    """Notes what it is sent, and answers with a status of the test's choice."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        server: Any = self.server
+        server.sent.append((self.path, self.headers["Content-Type"], json.loads(body)))
+        self.send_response(server.status)
+        self.send_header("Location", "/elsewhere")
+        self.end_headers()
+        self.wfile.write(b"why not")
+
+    def log_message(self, *_words: Any) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def resultsdb() -> Iterator[Any]:
+    server: Any = HTTPServer(("127.0.0.1", 0), ResultsDB)
+    server.sent, server.status = [], 201
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def judged(verified: bool, verdict: str = "identical", present: bool = True) -> RecordingSession:
+    record = {"id": 3, "nvr": "x-1-1", "release": "demo-1", "task_id": 7, "report_sha256": "ab"}
+    reasons = [] if verified else ["it is too old"]
+    status = {"present": present, "verified": verified, "reasons": reasons, "record": 3}
+    return RecordingSession(
+        {"getSgxVerification": {**record, "verdict": verdict}, "getSgxGateStatus": status}
+    )
+
+
+@pytest.mark.parametrize(
+    ("verified", "verdict", "outcome"),
+    [
+        (True, "identical", "PASSED"),
+        (False, "identical", "NEEDS_INSPECTION"),
+        (False, "unverifiable", "NEEDS_INSPECTION"),
+        (False, "differs", "FAILED"),
+    ],
+)
+def test_a_result_is_published_as_the_gate_sees_it(
+    plugin: Any, resultsdb: Any, verified: bool, verdict: str, outcome: str, capsys: Any
+) -> None:
+    url = f"http://127.0.0.1:{resultsdb.server_port}/api/v2.0/"
+    session = judged(verified, verdict)
+    assert run(plugin, session, "publish", "x-1-1", "--resultsdb", url, "--tag", "f43") == 0
+    assert session.asked("getSgxGateStatus") == [(("x-1-1", "f43"), {})]
+    ((path, kind, body),) = resultsdb.sent
+    assert (path, kind) == ("/api/v2.0/results", "application/json")
+    assert body["testcase"] == {"name": "sgx-enclaves.verified"}
+    assert body["outcome"] == outcome
+    assert body["ref_url"].startswith("https://koji.example/files/work/tasks/7/7/sgx-enclaves-rep")
+    assert (body["data"]["item"], body["data"]["type"]) == (["x-1-1"], ["koji_build"])
+    assert body["note"] == ("" if verified else "it is too old")
+    assert capsys.readouterr().out.startswith(f"{outcome}: x-1-1, sent to http://127.0.0.1")
+
+
+@pytest.mark.parametrize("status", [200, 301, 400, 401, 500])
+def test_a_result_that_is_not_taken_is_an_error(
+    plugin: Any, resultsdb: Any, status: int, capsys: Any
+) -> None:
+    resultsdb.status = status
+    url = f"http://127.0.0.1:{resultsdb.server_port}"
+    assert run(plugin, judged(True), "publish", "x-1-1", "--resultsdb", url) == 2
+    assert f"did not take the result: {status} why not" in capsys.readouterr().err
+    assert len(resultsdb.sent) == 1
+
+
+def test_nothing_is_published_where_nothing_is_known(
+    plugin: Any, resultsdb: Any, capsys: Any
+) -> None:
+    words = ("publish", "x-1-1", "--resultsdb", f"http://127.0.0.1:{resultsdb.server_port}")
+    assert run(plugin, RecordingSession({"getSgxVerification": None}), *words) == 2
+    assert run(plugin, judged(False, present=False), *words) == 2
+    assert "nothing to publish" in capsys.readouterr().err
+    assert resultsdb.sent == []
+    assert run(plugin, judged(True), *words[:-1], "http://127.0.0.1:1/x") == 2
+    assert "ConnectionError" in capsys.readouterr().err

@@ -504,3 +504,20 @@ def test_what_is_wrong_with_a_set_up_is_named(ready: FakeHub, conf: Path) -> Non
     ready.permissions.clear()
     with pytest.raises(koji.ActionNotAllowed):
         checkSgxSetup()
+
+
+# --- how much anybody may have the hub read
+
+
+def test_who_has_no_permission_is_answered_one_at_a_time(ready: FakeHub) -> None:
+    assert getSgxGateStatus(7)["present"]
+    assert ready.asked_locks == ["sgx-enclaves-inspection"]
+    ready.busy = True
+    with pytest.raises(koji.GenericError, match="ask again in a moment"):
+        getSgxGateStatus(7)
+    ready.permissions.add("sgx-enclaves")
+    assert getSgxGateStatus(7)["present"]
+    ready.permissions.clear()
+    ready.admin = True
+    assert getSgxGateStatus(7)["present"]
+    assert len(ready.asked_locks) == 2

@@ -27,7 +27,7 @@ import sys, types
 for name, parts in {
     "kojihub": ("Host", "Task", "get_build", "get_tag", "list_rpms", "make_task",
                 "policy_data_from_task", "readTaggedBuilds", "repo_info"),
-    "kojihub.db": ("InsertProcessor", "QueryProcessor", "Savepoint", "currval"),
+    "kojihub.db": ("InsertProcessor", "QueryProcessor", "Savepoint", "currval", "db_lock"),
 }.items():
     module = types.ModuleType(name)
     for part in parts:
