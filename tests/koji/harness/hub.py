@@ -76,8 +76,8 @@ class Hub:
     ) -> None:
         self._layout = layout
         self._connection = connection
-        self._plugin_path = ":".join(map(str, plugin_path))
-        self._plugins = " ".join(plugins)
+        self._plugin_path = list(plugin_path)
+        self._plugins = list(plugins)
         self._policy: dict[str, str] = {}
         self.port = free_port()
         argv = [str(SYSTEM_PYTHON), "-m", "gunicorn", "--workers", str(_WORKERS)]
@@ -137,6 +137,17 @@ class Hub:
         if self.daemon.running:
             self.restart()
 
+    def add_plugin(self, folder: Path, name: str) -> None:
+        """Have one more plugin, and restart for it."""
+        self._plugin_path.append(folder)
+        self._plugins.append(name)
+        self.restart()
+
+    def remove_plugin(self, name: str) -> None:
+        """Take a plugin out again, and restart for it."""
+        self._plugins.remove(name)
+        self.restart()
+
     def plugin_conf(self, name: str, text: Optional[str]) -> None:
         """Write /etc/koji-hub/plugins/NAME as the hub sees it, or remove it; restart for it."""
         path = self._layout.etc / "koji-hub/plugins" / name
@@ -152,8 +163,8 @@ class Hub:
             connection=self._connection,
             topdir=self._layout.topdir,
             url=self.url,
-            plugin_path=self._plugin_path,
-            plugins=self._plugins,
+            plugin_path=":".join(map(str, self._plugin_path)),
+            plugins=" ".join(self._plugins),
             policy=policy_text(self._policy),
         )
         self._layout.hub_conf.write_text(text, encoding="utf-8")
