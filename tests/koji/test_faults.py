@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two builders at once, and a database that goes away and comes back, with a verification under way."""
+"""Two builders at once, and a database that is restarted while a verification runs."""
 
 from __future__ import annotations
 
