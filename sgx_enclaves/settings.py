@@ -17,7 +17,7 @@ from typing import Any, Optional, TypeVar
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 
 T = TypeVar("T")
-_YES, _NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
+YES, NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
 
 
 def setting(section: str, key: str, usual: Any, check: Callable[[str], Any] = str) -> Any:
@@ -98,9 +98,9 @@ def _checked(path: str, place: str, value: Any, check: Callable[[Any], Any]) -> 
 
 def yes_or_no(value: str) -> bool:
     """True or False."""
-    if value.lower() not in (*_YES, *_NO):
+    if value.lower() not in (*YES, *NO):
         raise ValueError("yes or no")
-    return value.lower() in _YES
+    return value.lower() in YES
 
 
 def whole(least: int, most: int, unit: int = 1) -> Callable[[str], int]:

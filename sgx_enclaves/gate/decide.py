@@ -49,13 +49,12 @@ from sgx_enclaves.gate.record import (
 )
 from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.presence import evidence
+from sgx_enclaves.settings import NO, YES, yes_or_no
 
 INTEL = "intel"
 _AGE = re.compile(r"(?P<number>[1-9][0-9]{0,5})(?P<unit>[dhm])\Z")
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
-_TRUE = ("true", "yes", "on", "1")
-_FALSE = ("", "false", "no", "off", "0")
 Signers = Mapping[str, Iterable[str]]
 
 
@@ -183,9 +182,9 @@ def parse_mark(value: object, signers: Optional[Signers] = None) -> Optional[Rul
             found=type(value).__name__,
         )
     plain = value.strip().lower()
-    if plain in _FALSE:
+    if plain in ("", *NO):
         return None
-    return parse_rule(() if plain in _TRUE else value.split(), signers)
+    return parse_rule(() if plain in YES else value.split(), signers)
 
 
 def _text(value: str) -> str:
@@ -197,12 +196,6 @@ def _max_age(value: str) -> datetime.timedelta:
     if match is None:
         raise ValueError("for example 30d, 12h or 90m")
     return datetime.timedelta(**{_UNITS[match["unit"]]: int(match["number"])})
-
-
-def _yes_or_no(value: str) -> bool:
-    if value not in ("yes", "no"):
-        raise ValueError("yes or no")
-    return value == "yes"
 
 
 def _sha256(value: str) -> str:
@@ -233,9 +226,9 @@ _KEYS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "release": ("release", _text),
     "origin": ("origin", _text),
     "signer": ("signers", _text),
-    "reproducible": ("reproducible", _yes_or_no),
+    "reproducible": ("reproducible", yes_or_no),
     "build_tag": ("build_tag", _text),
-    "locked": ("locked", _yes_or_no),
+    "locked": ("locked", yes_or_no),
     "lock": ("lock", _sha256),
 }
 

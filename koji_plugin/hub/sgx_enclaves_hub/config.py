@@ -20,7 +20,7 @@ from typing import Optional
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.gate.decide import INTEL, Rule, parse_rule
-from sgx_enclaves.settings import check_file, load_settings, setting, table, yes_or_no
+from sgx_enclaves.settings import YES, check_file, load_settings, setting, table, yes_or_no
 
 CONFIG_FILE = "/etc/koji-hub/plugins/sgx_enclaves.conf"
 # For test hubs, which cannot write to /etc.
@@ -95,7 +95,7 @@ def read_settings(path: str) -> Settings:
         )
     rules = []
     for glob, text in found.enforce.items():
-        words = () if text.lower() in ("", "yes", "true") else text.split()
+        words = () if text.lower() in ("", *YES) else text.split()
         try:
             rules.append((glob, parse_rule(words, found.signers)))
         except SgxEnclavesError as error:

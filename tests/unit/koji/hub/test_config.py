@@ -46,7 +46,7 @@ demo = {A} {B}
 
 [enforce]
 f42* = signer=demo release=sgx-*
-eln =
+eln = on
 """
     )
     found = read_settings(str(path))
