@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS sgx_verification (
 );
 CREATE INDEX IF NOT EXISTS sgx_verification_build ON sgx_verification (build_id, id);
 
-CREATE INDEX IF NOT EXISTS sgx_verification_enclave
+CREATE INDEX IF NOT EXISTS sgx_verification_of_enclave
     ON sgx_verification USING gin ((record::jsonb -> 'enclaves') jsonb_path_ops);
 
 -- Digest of the names and checksums that the build's packages had in the database then.
