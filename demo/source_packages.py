@@ -38,8 +38,8 @@ from demo.release import (
 )
 from demo.whole_release import TOOLS
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.graft import extract
 from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.release.archive import pack_members
 from sgx_enclaves.release.place import STANDARD_PATH
 from sgx_enclaves.release.sandbox import Machine

@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.detect import detect_generation
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.enclave.sdk import detect_generation
 from sgx_enclaves.enclave.sign import load_key, mrsigner_of, sign
 
 DATE = datetime.date(2026, 1, 1)

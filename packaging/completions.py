@@ -18,7 +18,7 @@ import shtab
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.cli.main import VERBS, parser_of
-from sgx_enclaves.enclave.known import all_pins, not_shipped
+from sgx_enclaves.enclave.policy import all_pins, not_shipped
 
 PROGRAM = "sgx-enclaves"
 NAMES = {"bash": PROGRAM, "zsh": f"_{PROGRAM}", "fish": f"{PROGRAM}.fish"}

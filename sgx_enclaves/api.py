@@ -22,15 +22,13 @@ from __future__ import annotations
 
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.detect import detect_generation
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.graft import extract, graft
-from sgx_enclaves.enclave.known import pin_for_file
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.policy import policy_for
+from sgx_enclaves.enclave.policy import pin_for_file, policy_for
 from sgx_enclaves.enclave.regenerate import regenerate
-from sgx_enclaves.enclave.sign import load_key, sign
+from sgx_enclaves.enclave.sdk import detect_generation
+from sgx_enclaves.enclave.sign import extract, graft, load_key, sign
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Verdict
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.explain import explained

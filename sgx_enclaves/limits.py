@@ -20,9 +20,9 @@ class Limits:
         section_headers: entries of an ELF section header table.
         descriptor_size: bytes of a metadata area. The SDK's largest is 0x6000.
         metadata_blocks: blocks in one descriptor. The SDK writes at most 3.
-        layout_entries: layout entries of a block, thread groups unrolled.
-        added_pages: pages that a measurement may EADD (2**26 pages: 256 GiB).
-        measured_pages: pages that it may EEXTEND (2**22 pages: 16 GiB).
+        layout_entries: layout entries of a block that are added, thread groups unrolled.
+        hashed_bytes: what a measurement may hash; 64 bytes for each page that is added, and
+            5120 more for each that is measured. A heap of 512 GiB takes 8 GiB.
         config_size: bytes of a config.xml.
     """
 
@@ -31,9 +31,8 @@ class Limits:
     section_headers: int = 4096
     descriptor_size: int = 1 << 16
     metadata_blocks: int = 8
-    layout_entries: int = 1 << 17
-    added_pages: int = 1 << 26
-    measured_pages: int = 1 << 22
+    layout_entries: int = 1 << 19
+    hashed_bytes: int = 1 << 34
     config_size: int = MIB
 
 

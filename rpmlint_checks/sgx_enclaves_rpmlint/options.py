@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Optional
 
-from sgx_enclaves.enclave.known import not_shipped, pin_for_file
-from sgx_enclaves.enclave.policy import Policy, policy_for
+from sgx_enclaves.enclave.policy import Policy, not_shipped, pin_for_file, policy_for
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.presence import pinned_name, stem_of, version_of
 

@@ -19,9 +19,8 @@ from sgx_enclaves.cli.output import message
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
-from sgx_enclaves.enclave.known import pin_for_file, pin_named
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.policy import AskedBy, Policy, policy_for
+from sgx_enclaves.enclave.policy import AskedBy, Policy, pin_for_file, pin_named, policy_for
 from sgx_enclaves.enclave.sdk import Generation, generation_named
 from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError, SigningError

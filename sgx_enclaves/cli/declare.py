@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sgx_enclaves.enclave.known import all_pins, not_shipped, pin_named
+from sgx_enclaves.enclave.policy import all_pins, not_shipped, pin_named
 
 Run = Callable[[argparse.Namespace], int]
 Read = Callable[[str], Any]

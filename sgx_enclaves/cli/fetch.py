@@ -17,8 +17,8 @@ from sgx_enclaves.cli.arguments import (
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import out, out_json
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.graft import extract
 from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, write_file
 from sgx_enclaves.plain import as_plain

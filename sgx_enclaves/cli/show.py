@@ -19,9 +19,14 @@ from sgx_enclaves.cli.arguments import (
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import out, out_json, out_report
 from sgx_enclaves.enclave.measure import mrenclave
-from sgx_enclaves.enclave.metadata import Block, FipsSignature
-from sgx_enclaves.enclave.policy import Policy, check_fips_signature, check_sigstruct, signer_name
-from sgx_enclaves.enclave.sigstruct import Sigstruct
+from sgx_enclaves.enclave.metadata import Block
+from sgx_enclaves.enclave.policy import Policy, signer_name
+from sgx_enclaves.enclave.sigstruct import (
+    FipsSignature,
+    Sigstruct,
+    check_fips_signature,
+    check_sigstruct,
+)
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import FormatError, InputError
 from sgx_enclaves.plain import as_plain
@@ -75,8 +80,8 @@ def measure(args: argparse.Namespace) -> int:
         )
         raise InputError(signed[0], file=args.enclave, hint=signed[1])
     if args.config is not None:
-        from sgx_enclaves.enclave.detect import detect_generation
         from sgx_enclaves.enclave.regenerate import regenerate
+        from sgx_enclaves.enclave.sdk import detect_generation
 
         generation = chosen_generation(args) or detect_generation(image)
         ours = regenerate(image, load_config(args.config), generation).mrenclave.hex()

@@ -21,12 +21,11 @@ from sgx_enclaves.cli.arguments import (
 )
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import out, write_output
-from sgx_enclaves.enclave import graft as grafting
 from sgx_enclaves.enclave import sign as signing
-from sgx_enclaves.enclave.detect import detect_generation, require_loadable
-from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf import EnclaveImage, require_loadable
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.enclave.sdk import detect_generation
 from sgx_enclaves.errors import FormatError, InputError, SigningError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
@@ -150,7 +149,7 @@ def extract_signature(args: argparse.Namespace) -> int:
     With graft, this is all that a distribution needs of the vendor's file.
     """
     _, descriptor = load_signed(args.enclave)
-    signatures = grafting.extract(descriptor)
+    signatures = signing.extract(descriptor)
     data = b"".join(s.serialise() for s in signatures)
     write_output(args, data, args.enclave)
     out(f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes")
@@ -172,7 +171,7 @@ def graft(args: argparse.Namespace) -> int:
     build and its config.xml. The result is verified before it is written; when
     anything is wrong, nothing is written.
     """
-    result, verdict = grafting.graft(
+    result, verdict = signing.graft(
         read_file(args.built, DEFAULT_LIMITS.file_size),
         read_file(args.signatures, DEFAULT_LIMITS.file_size),
         read_file(args.config, DEFAULT_LIMITS.config_size),

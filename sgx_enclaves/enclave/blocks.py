@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Optional
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
@@ -23,26 +24,30 @@ from sgx_enclaves.enclave.layout import (
     GUARD,
     HEAP_INIT,
     HEAP_MAX,
+    HEAP_MIN,
     RSRV_INIT,
     RSRV_MAX,
     RSRV_MIN,
-    STACK_FILL,
+    SSA,
+    SSA_FRAMES,
     STACK_MAX,
     STACK_MIN,
+    TCS,
     TD,
     THREAD_GROUP,
+    LayoutPlan,
+    Sizes,
     enclave_size_for,
     pages_of,
     place,
+    thread_entries,
 )
 from sgx_enclaves.enclave.metadata import (
     ATTR_EADD,
-    ATTR_EEXTEND,
     ATTR_POST_ADD,
     DIR_LAYOUT,
     ELRANGE_MAJOR,
     LAYOUT_GROUP_FLAG,
-    TCS_TEMPLATE_SIZE,
     Block,
     BlockHeader,
     Directory,
@@ -64,7 +69,6 @@ from sgx_enclaves.enclave.sigstruct import (
     HEADER2,
     RSA_EXPONENT,
     SECINFO_RW,
-    SECINFO_TCS,
     TYPE_DEBUG,
     VENDOR_INTEL,
     XFRM_AMX,
@@ -73,13 +77,12 @@ from sgx_enclaves.enclave.sigstruct import (
     Sigstruct,
 )
 from sgx_enclaves.errors import FormatError
-from sgx_enclaves.plain import record
 
 TCS_FLAG_AEXNOTIFY = 2
+SSA_GPR_SIZE = 184
 # Zeros in the block, as many as the widest field that they blank.
-ZEROS = bytes(8)
+_ZEROS = bytes(8)
 
-_SSA_FRAMES = 2
 _U32 = (1 << 32) - 1
 _U64 = (1 << 64) - 1
 # Offsets of the header fields that name the section headers (Elf64_Ehdr), with
@@ -104,7 +107,7 @@ def tcs_template(entry: int, ssa: int, thread_data: int, delta: int, aex_notify:
         TCS_FLAG_AEXNOTIFY if aex_notify else 0,
         ssa + delta & _U64,
         0,
-        _SSA_FRAMES,
+        SSA_FRAMES,
         entry + delta & _U64,
         0,
         base,
@@ -114,39 +117,75 @@ def tcs_template(entry: int, ssa: int, thread_data: int, delta: int, aex_notify:
     )
 
 
-def patch_table(
-    image: EnclaveImage, generation: Generation, source: int, size: int, zeros: int
+def thread_data(
+    size: int,
+    thread: int,
+    stack: tuple[int, int],
+    ssa_gpr: int,
+    ssa_size: int,
+    xsave: Optional[int],
+    tls_size: int,
 ) -> bytes:
-    """The patch table: global data, then blanks over what names the section headers.
+    """The template of thread_data_t; addresses are relative to the thread's TCS.
+
+    Args:
+        size: bytes of the structure.
+        thread: where it stands.
+        stack: upper and lower end of the stack.
+        ssa_gpr: where the registers of the first SSA frame stand.
+        ssa_size: what the structure says of an SSA frame.
+        xsave: the first frame's XSAVE area, where the structure has the fields of AEX-Notify.
+        tls_size: bytes of TLS before the thread's data.
+    """
+    base, limit = stack
+    # self_addr, last_sp, stack_base_addr, stack_limit_addr, first_ssa_gpr, stack_guard, flags,
+    # the SSA frame, last_error.
+    words = [thread, base, base, limit, ssa_gpr, 0, 0, ssa_size, 0]
+    if xsave is not None:
+        words += [0, 0, xsave]  # aex_mitigation_list, aex_notify_flag, first_ssa_xsave
+    words += [0, thread - tls_size]  # m_next, tls_addr
+    words.append(thread + 8 * (len(words) - 1))  # tls_array
+    packed = b"".join((word & _U64).to_bytes(8, "little") for word in words)
+    # The rest starts at zero: exception_flag, C++ state, stack_commit_addr, entropy.
+    return packed.ljust(size, b"\0")
+
+
+def patched(
+    image: EnclaveImage, generation: Generation, start: int, global_data: bytes
+) -> tuple[bytes, Directory]:
+    """Global data, zeros, and the table that patches both into the image.
 
     Args:
         image: the unsigned enclave.
         generation: whose tool to follow.
-        source: where in the block the global data stand.
-        size: their bytes.
-        zeros: where in the block zeros stand.
+        start: where in the block the global data stand.
+        global_data: what replaces g_global_data.
+
+    Returns:
+        The bytes from `start` on, and where in the block the patch table is.
 
     Raises:
         FormatError: `g_global_data` is missing, or is another SDK's.
     """
-    address = image.symbol_address("g_global_data")
-    target = image.file_offset(address)
+    target, _ = image.global_data
+    size = len(global_data)
     if target is None or target + size > len(image.data):
         raise FormatError("g_global_data is not in the file", file=image.name)
-    if generation.checks_sdk_version:
-        found = int.from_bytes(image.data[target : target + 8], "little")
-        if found >> 16 not in generation.version_prefixes:
-            raise FormatError(
-                "the enclave was built with another SDK",
-                file=image.name,
-                offset=target,
-                expected=f"SDK {' or '.join(generation.releases)}",
-                found=f"SDK {found >> 32}.{found >> 16 & 0xFFFF} (word 0x{found:x})",
-                hint="name the SDK generation that built the enclave",
-            )
-    patches = [PatchEntry(target, source, size)]
+    word = image.sdk_word
+    if generation.checks_sdk_version and word >> 16 not in generation.version_prefixes:
+        raise FormatError(
+            "the enclave was built with another SDK",
+            file=image.name,
+            offset=target,
+            expected=f"SDK {' or '.join(generation.releases)}",
+            found=f"SDK {word >> 32}.{word >> 16 & 0xFFFF} (word 0x{word:x})",
+            hint="name the SDK generation that built the enclave",
+        )
+    zeros = start + size
+    patches = [PatchEntry(target, start, size)]
     patches += [PatchEntry(at, zeros, width) for at, width in _SECTION_HEADER_FIELDS]
-    return b"".join(p.serialise() for p in patches)
+    table = b"".join(p.serialise() for p in patches)
+    return global_data + _ZEROS + table, Directory(zeros + len(_ZEROS), len(table))
 
 
 def sigstruct_body(values: Mapping[str, int], generation: Generation) -> Sigstruct:
@@ -205,26 +244,10 @@ def loader_xfrm(sigstruct: Sigstruct) -> int:
     return ~mask & _U64 | (sigstruct.attributes_xfrm & mask)
 
 
-OLD_HEAP, OLD_TCS, OLD_TD, OLD_SSA, OLD_STACK = range(1, 6)
-OLD_THREAD_GROUP = LAYOUT_GROUP_FLAG | 6
-OLD_GUARD = 7
-
-LEGACY_GLOBAL_DATA_SIZE = 184
-_THREAD_DATA_SIZE = 152
-_SSA_GPR_SIZE = 184
-
-
-@record
-class _LegacyPlan:
-    """A finished layout table, and where the parts of the first thread are."""
-
-    table: tuple[Layout, ...]
-    enclave_size: int
-    heap: int
-    stack: int
-    tcs: int
-    ssa: int
-    thread_data: int
+# The ids of SDK 1.5 to 1.9; a guard was one page.
+_OLD_IDS = {HEAP_MIN: 1, TCS: 2, TD: 3, SSA: 4, STACK_MIN: 5, GUARD: 7}
+_OLD_THREAD_GROUP = LAYOUT_GROUP_FLAG | 6
+_OLD_THREAD_DATA_SIZE = 152
 
 
 def legacy_block(image: EnclaveImage, values: Mapping[str, int], generation: Generation) -> Block:
@@ -241,16 +264,31 @@ def legacy_block(image: EnclaveImage, values: Mapping[str, int], generation: Gen
     """
     start = Block.DIRECTORIES_OFFSET + generation.newest.directory_count * Directory.SIZE
     plan = _legacy_plan(image, values, generation, tcs_offset=start)
-    entry = image.symbol_address("enclave_entry")
-    tcs = tcs_template(entry, plan.ssa - plan.tcs, plan.thread_data - plan.tcs, 0, False)
+    tcs = plan.first(_OLD_IDS[TCS]).rva
+    ssa = plan.first(_OLD_IDS[SSA]).rva - tcs
+    thread = plan.first(_OLD_IDS[TD]).last_page - tcs
+    stack = plan.first(_OLD_IDS[STACK_MIN]).rva - tcs
+    template = tcs_template(image.symbol_address("enclave_entry"), ssa, thread, 0, False)
     layout = b"".join(item.serialise() for item in plan.table)
-    global_data = _global_data(image, values, plan)
-    layout_at = start + len(tcs)
-    global_data_at = layout_at + len(layout)
-    zeros_at = global_data_at + len(global_data)
-    patches_at = zeros_at + len(ZEROS)
-    patches = patch_table(image, generation, global_data_at, len(global_data), zeros_at)
-    data = tcs + layout + global_data + ZEROS + patches
+    global_data = struct.pack(
+        "<QQQII",
+        plan.enclave_size,
+        plan.first(_OLD_IDS[HEAP_MIN]).rva,
+        values["HeapMaxSize"],
+        values["TCSPolicy"],
+        0,
+    ) + thread_data(
+        _OLD_THREAD_DATA_SIZE,
+        thread,
+        (stack + values["StackMaxSize"], stack),
+        ssa + PAGE_SIZE - SSA_GPR_SIZE,
+        1,
+        None,
+        image.tls_size,
+    )
+    layout_at = start + len(template)
+    patched_data, patches = patched(image, generation, layout_at + len(layout), global_data)
+    data = template + layout + patched_data
     sigstruct = sigstruct_body(values, generation)
     header = BlockHeader(
         version=generation.newest.word,
@@ -262,73 +300,31 @@ def legacy_block(image: EnclaveImage, values: Mapping[str, int], generation: Gen
         attributes_flags=sigstruct.attributes_flags,
         attributes_xfrm=loader_xfrm(sigstruct),
     )
-    directories = (Directory(patches_at, len(patches)), Directory(layout_at, len(layout)))
-    return Block(0, header, sigstruct, directories, data)
+    return Block(0, header, sigstruct, (patches, Directory(layout_at, len(layout))), data)
 
 
 def _legacy_plan(
     image: EnclaveImage, values: Mapping[str, int], generation: Generation, tcs_offset: int
-) -> _LegacyPlan:
-    added = ATTR_EADD | ATTR_EEXTEND
-    guard = LayoutEntry(OLD_GUARD, 0, 1)
-    stack_pages = pages_of(values["StackMaxSize"])
-    td_pages = pages_of(page_ceil(image.tls_size) + PAGE_SIZE)
-    thread: list[Layout] = [
-        guard,
-        LayoutEntry(OLD_STACK, added, stack_pages, 0, STACK_FILL, si_flags=SECINFO_RW),
-        guard,
-        LayoutEntry(OLD_TCS, added, 1, 0, TCS_TEMPLATE_SIZE, tcs_offset, SECINFO_TCS),
-        LayoutEntry(OLD_SSA, added, _SSA_FRAMES, si_flags=SECINFO_RW),
-        guard,
-        LayoutEntry(OLD_TD, added, td_pages, si_flags=SECINFO_RW),
+) -> LayoutPlan:
+    sizes = Sizes.of({**values, "StackMinSize": values["StackMaxSize"]}, {}, 1)
+    heap = LayoutEntry(HEAP_MIN, ATTR_EADD, pages_of(sizes.heap_max), si_flags=SECINFO_RW)
+    thread = thread_entries(image, sizes, tcs_offset)
+    table: list[Layout] = [
+        replace(e, id=_OLD_IDS[e.id], page_count=1 if e.id == GUARD else e.page_count)
+        for e in (heap, *thread)
     ]
-    heap = LayoutEntry(OLD_HEAP, ATTR_EADD, pages_of(values["HeapMaxSize"]), si_flags=SECINFO_RW)
-    table = [heap, *thread]
-    if values["TCSNum"] > 1:
-        table.append(LayoutGroup(OLD_THREAD_GROUP, len(thread), values["TCSNum"] - 1))
-    placed, end = place(table, _layout_start(image, generation))
+    if sizes.tcs_num > 1:
+        table.append(LayoutGroup(_OLD_THREAD_GROUP, len(thread), sizes.tcs_num - 1))
+    start = image.image_size
+    if generation.newest == Version(1, 3):
+        # The highest segment's size is rounded before its address is added, and again after.
+        top = max(image.load_segments, key=lambda s: s.p_vaddr)
+        start = page_ceil(top.p_vaddr + page_ceil(top.p_memsz))
+    placed, end = place(table, start)
     size = enclave_size_for(end)
-    at = {item.id: item.rva for item in reversed(placed) if isinstance(item, LayoutEntry)}
     if size > end:
-        placed.append(LayoutEntry(OLD_GUARD, 0, pages_of(size - end), end))
-    last_page = at[OLD_TD] + (td_pages - 1) * PAGE_SIZE
-    return _LegacyPlan(
-        tuple(placed), size, at[OLD_HEAP], at[OLD_STACK], at[OLD_TCS], at[OLD_SSA], last_page
-    )
-
-
-def _layout_start(image: EnclaveImage, generation: Generation) -> int:
-    if generation.newest > Version(1, 3):
-        return image.image_size
-    # The highest segment's size is rounded before its address is added, and again after.
-    top = max(image.load_segments, key=lambda s: s.p_vaddr)
-    return page_ceil(top.p_vaddr + page_ceil(top.p_memsz))
-
-
-def _global_data(image: EnclaveImage, values: Mapping[str, int], plan: _LegacyPlan) -> bytes:
-    thread_data = plan.thread_data - plan.tcs
-    stack_limit = plan.stack - plan.tcs
-    stack_base = stack_limit + values["StackMaxSize"]
-    tls = image.tls_size if image.tls_segment is not None else 0
-    words = [
-        thread_data,  # self_addr
-        stack_base,  # last_sp
-        stack_base,  # stack_base_addr
-        stack_limit,  # stack_limit_addr
-        plan.ssa - plan.tcs + PAGE_SIZE - _SSA_GPR_SIZE,  # first_ssa_gpr
-        0,  # stack_guard
-        0,  # reserved
-        1,  # ssa_frame_size, pages
-        0,  # last_error
-        0,  # reserved
-        thread_data - tls,  # tls_addr
-        thread_data + 80,  # tls_array
-    ]
-    packed = b"".join((word & _U64).to_bytes(8, "little") for word in words)
-    head = struct.pack(
-        "<QQQII", plan.enclave_size, plan.heap, values["HeapMaxSize"], values["TCSPolicy"], 0
-    )
-    return head + packed.ljust(_THREAD_DATA_SIZE, b"\0")
+        placed.append(LayoutEntry(_OLD_IDS[GUARD], 0, pages_of(size - end), end))
+    return LayoutPlan(tuple(placed), size)
 
 
 def compatible_block(block: Block, version: Version, rules: Rules, tcs_num: int) -> Block:
@@ -342,10 +338,7 @@ def compatible_block(block: Block, version: Version, rules: Rules, tcs_num: int)
     """
     if block.version.has_elrange:
         version = Version(version.major + ELRANGE_MAJOR, version.minor)
-    if rules is Rules.SDK_2_3:
-        table = compatible_layout(block.layout, tcs_num)
-    else:
-        table = early_compatible_layout(block.layout, tcs_num, rules)
+    table = _compatible_layout(block.layout, tcs_num, rules)
     layout = b"".join(item.serialise() for item in table)
     old = block.directories[DIR_LAYOUT]
     directories = list(block.directories)
@@ -361,9 +354,12 @@ def compatible_block(block: Block, version: Version, rules: Rules, tcs_num: int)
     )
 
 
-def compatible_layout(table: tuple[Layout, ...], tcs_num: int) -> list[Layout]:
-    """The layout of the compatible block since SDK 2.3."""
-    first, last = _first_thread(table)
+def _compatible_layout(table: tuple[Layout, ...], tcs_num: int, rules: Rules) -> list[Layout]:
+    # The first thread, from its guard to its thread data.
+    first = next(i for i, item in enumerate(table) if item.id == GUARD)
+    last = next(i for i, item in enumerate(table) if item.id == TD)
+    if rules is not Rules.SDK_2_3:
+        return _early_compatible_layout(table, first, last, tcs_num, rules)
     rest = table[last + 1 :]
     if not rest:
         return _without_growth(table)
@@ -374,13 +370,14 @@ def compatible_layout(table: tuple[Layout, ...], tcs_num: int) -> list[Layout]:
     return [*_without_growth(table[: last + 1]), group, *_reserved_without_growth(reserved)]
 
 
-def early_compatible_layout(table: tuple[Layout, ...], tcs_num: int, rules: Rules) -> list[Layout]:
+def _early_compatible_layout(
+    table: tuple[Layout, ...], first: int, last: int, tcs_num: int, rules: Rules
+) -> list[Layout]:
     """The same before SDK 2.3: without threads made at run time, a plain copy."""
     dynamic = {STACK_MAX + DYNAMIC_ID_STEP, STACK_MIN + DYNAMIC_ID_STEP}
     stack = next((i for i, item in enumerate(table) if item.id in dynamic), None)
     if stack is None:
         return list(table)
-    first, last = _first_thread(table)
     # The dynamic thread starts with a guard, one entry before its stack.
     others = table[last + 1 : stack - 1]
     grown = {HEAP_INIT, HEAP_MAX}
@@ -404,13 +401,6 @@ def _merged(others: Sequence[Layout]) -> LayoutGroup:
     if isinstance(tail, LayoutGroup):
         return _group(others[:-1], tail.load_times + 1)
     return _group(others, 1)
-
-
-def _first_thread(table: Sequence[Layout]) -> tuple[int, int]:
-    """Where the first thread's guard and its thread data stand."""
-    first = next(i for i, item in enumerate(table) if item.id == GUARD)
-    last = next(i for i, item in enumerate(table) if item.id == TD)
-    return first, last
 
 
 def _group(members: Sequence[Layout], times: int) -> LayoutGroup:

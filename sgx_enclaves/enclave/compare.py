@@ -24,28 +24,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Optional
+from itertools import islice
+from typing import Any, Optional
 
 from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.detect import (
-    candidate_generations,
-    not_loadable,
-    require_unsigned,
-    wants_fips_by_argument,
-)
-from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf import EnclaveImage, not_loadable, require_unsigned
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block, Descriptor
-from sgx_enclaves.enclave.policy import (
-    Policy,
+from sgx_enclaves.enclave.policy import Policy, signer_named
+from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.enclave.sdk import Generation, candidate_generations, wants_fips_by_argument
+from sgx_enclaves.enclave.sigstruct import (
     check_fips_signature,
     check_sigstruct,
     second_signature_note,
 )
-from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
-from sgx_enclaves.enclave.sdk import Generation
 from sgx_enclaves.enclave.verdict import (
     NOT_PROVED,
+    BlockFacts,
     ByteRange,
     Check,
     CheckState,
@@ -56,18 +52,18 @@ from sgx_enclaves.enclave.verdict import (
     Range,
     Severity,
     Verdict,
-    block_facts,
+    changes,
     differing_ranges,
     finding_of,
-    first_difference,
-    metadata_differences,
+    outside,
     paint,
-    second_signature_ranges,
     shifted,
-    signature_ranges,
 )
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+
+# A byte map that would have more ranges of differences shows the chunks that hold them.
+_MOST_RANGES = 1 << 15
 
 CLAIMS = {
     "payload": "every byte outside the metadata area equals our build",
@@ -133,7 +129,7 @@ class _Comparison:
         self._sdk_from = "nothing"
         self._is_sdk_open = False
         self._is_newer = False
-        # Where the vendor's metadata area starts in the vendor's file.
+        # In the vendor's file.
         self._vendor_offset = 0
         self._regenerated: Optional[Regenerated] = None
         self._findings: list[Finding] = []
@@ -143,16 +139,14 @@ class _Comparison:
         self._image = self._read_built()
         if self._image is None:
             return
-        self._findings += [
-            Finding(
+        for obstacle in not_loadable(self._image):
+            self._found(
                 "not-loadable",
-                Severity.NOTE,
                 f"no loader of the SDK takes our build: {obstacle.message}",
+                Severity.NOTE,
                 found=obstacle.found,
                 hint=obstacle.hint,
             )
-            for obstacle in not_loadable(self._image)
-        ]
         self._compare_payload(self._image)
         self._vendor = self._read_vendor(self._image)
         if self._vendor is not None:
@@ -176,11 +170,13 @@ class _Comparison:
             raise AssertionError("a check was left out without a finding")
         regenerated = self._regenerated
         claims = {**CLAIMS, "policy": self._policy.claim}
+        inputs = (self._built, self._signed, self._config_data)
+        built, signed, config = map(_facts, self._names, inputs, (*digests, None))
         return Verdict(
             outcome,
-            _facts(self._names[0], self._built, digests[0]),
-            _facts(self._names[1], self._signed, digests[1]),
-            _facts(self._names[2], self._config_data, None),
+            built,
+            signed,
+            config,
             self._policy,
             regenerated.generation.name if regenerated else None,
             self._sdk_from,
@@ -216,34 +212,38 @@ class _Comparison:
         return built and not signed
 
     def _compare_payload(self, image: EnclaveImage) -> None:
-        start, end = image.descriptor_offset, image.descriptor_end
         ours, theirs = self._built, self._signed
         equal = (
             len(ours) == len(theirs)
             # Copies less than to cut both.
-            and theirs.startswith(ours[:start])
-            and theirs.endswith(ours[end:])
+            and theirs.startswith(ours[: image.descriptor_offset])
+            and theirs.endswith(ours[image.descriptor_end :])
         )
         self._states["payload"] = CheckState.PROVED if equal else CheckState.REFUTED
         if len(ours) != len(theirs):
-            self._differs(
+            self._found(
                 "size-differs",
                 "the files are not of the same size",
                 offset=min(len(ours), len(theirs)),
                 expected=f"{len(ours)} bytes",
                 found=f"{len(theirs)} bytes",
             )
-        if not equal:
-            first = first_difference(ours, theirs, (start, end))
-            if first is not None:
-                self._differs(
-                    "payload-differs",
-                    "the vendor's file has other bytes outside the metadata area than our build",
-                    offset=first,
-                    expected=ours[first : first + 16].hex() or "nothing",
-                    found=theirs[first : first + 16].hex() or "nothing",
-                    hint="see the explanation: is it the toolchain, the sources or the vendor?",
-                )
+        for first, _ in islice(differing_ranges(ours, theirs, self._payload(image)), 1):
+            self._found(
+                "payload-differs",
+                "the vendor's file has other bytes outside the metadata area than our build",
+                offset=first,
+                expected=_excerpt(ours, first),
+                found=_excerpt(theirs, first),
+                hint="see the explanation: is it the toolchain, the sources or the vendor?",
+            )
+
+    def _payload(self, image: EnclaveImage) -> list[Range]:
+        """What both files have before and behind the metadata area of our build."""
+        if self._states["payload"] is CheckState.PROVED:
+            return []
+        common = min(len(self._built), len(self._signed))
+        return outside([(0, common)], [(image.descriptor_offset, image.descriptor_end)])
 
     def _read_vendor(self, image: EnclaveImage) -> Optional[Descriptor]:
         area, offset = self._vendor_area(image)
@@ -253,19 +253,18 @@ class _Comparison:
         try:
             vendor = Descriptor.parse(area, self._limits)
         except SgxEnclavesError as error:
-            self._findings.append(
-                _at(finding_of(error, "metadata-malformed"), offset, self._names[1])
-            )
+            found = finding_of(error, "metadata-malformed")
+            message = f"{self._names[1]}: {found.message}"
+            where = offset + (found.offset or 0)
+            self._findings.append(replace(found, message=message, offset=where))
             return None
         if not vendor.is_signed:
-            self._findings.append(
-                Finding(
-                    "not-signed",
-                    Severity.UNVERIFIABLE,
-                    "the vendor's file is not signed: its metadata area is empty",
-                    offset=offset,
-                    hint="is this the vendor's signed enclave?",
-                )
+            self._found(
+                "not-signed",
+                "the vendor's file is not signed: its metadata area is empty",
+                Severity.UNVERIFIABLE,
+                offset=offset,
+                hint="is this the vendor's signed enclave?",
             )
             return None
         return vendor
@@ -354,40 +353,36 @@ class _Comparison:
         theirs = self._vendor.serialise() if self._vendor is not None else b""
 
         def wrong_bytes(new: Regenerated) -> int:
-            wrong = metadata_differences(new.descriptor, theirs, signature_ranges(new.blocks))
-            return sum(end - start for start, end in wrong)
+            return sum(end - start for start, end in new.differences(theirs))
 
         self._regenerated = best = min(made, key=wrong_bytes)
         self._sdk_from = "the vendor's metadata"
         if wrong_bytes(best) == 0:
             self._is_sdk_open = True
-            self._findings.append(
-                Finding(
-                    "sdk-not-chosen",
-                    Severity.UNVERIFIABLE,
-                    "our build does not say which SDK's tool signed it, and they give different "
-                    "metadata: only the vendor's file says that it was SDK " + best.generation.name,
-                    expected=f"--sdk, one of {', '.join(m.generation.name for m in made)}",
-                    found="no option",
-                    hint="take it from the enclave's sources: which SDK built the release",
-                )
+            self._found(
+                "sdk-not-chosen",
+                "our build does not say which SDK's tool signed it, and they give different "
+                f"metadata: only the vendor's file says that it was SDK {best.generation.name}",
+                Severity.UNVERIFIABLE,
+                expected=f"--sdk, one of {', '.join(m.generation.name for m in made)}",
+                found="no option",
+                hint="take it from the enclave's sources: which SDK built the release",
             )
 
     def _compare_metadata(self, regenerated: Regenerated, vendor: Descriptor) -> None:
         ours, theirs = regenerated.descriptor, vendor.serialise()
-        free = signature_ranges(regenerated.blocks)
-        wrong = metadata_differences(ours, theirs, free)
+        wrong = regenerated.differences(theirs)
         proved = CheckState.NOT_DONE if self._is_sdk_open else CheckState.PROVED
         self._states["metadata"] = CheckState.REFUTED if wrong else proved
         if wrong:
             first = wrong[0][0]
             total = sum(end - start for start, end in wrong)
-            self._differs(
+            self._found(
                 "metadata-differs",
                 f"{total} metadata bytes do not follow from our build and the config",
                 offset=self._vendor_offset + first,
-                expected=ours[first : first + 16].hex() or "nothing",
-                found=theirs[first : first + 16].hex() or "nothing",
+                expected=_excerpt(ours, first),
+                found=_excerpt(theirs, first),
                 hint="is it the config of this enclave's release, and the right SDK?",
             )
 
@@ -395,15 +390,12 @@ class _Comparison:
         """An SDK that this program does not know may write other metadata: that is no lie."""
         states = {self._states["metadata"], self._states["measurement"]}
         equal = states == {CheckState.PROVED}
-        self._findings.append(
-            Finding(
-                "sdk-newer-than-known",
-                Severity.NOTE if equal else Severity.UNVERIFIABLE,
-                f"SDK {generation.releases[0]} is newer than this program knows; "
-                + ("its metadata follow" if equal else "its metadata do not follow")
-                + f" SDK {generation.follows}",
-                hint=None if equal else "update this program, or name with --sdk what to follow",
-            )
+        self._found(
+            "sdk-newer-than-known",
+            f"SDK {generation.releases[0]} is newer than this program knows; "
+            f"its metadata {'follow' if equal else 'do not follow'} SDK {generation.follows}",
+            Severity.NOTE if equal else Severity.UNVERIFIABLE,
+            hint=None if equal else "update this program, or name with --sdk what to follow",
         )
 
     def _compare_measurements(
@@ -423,7 +415,7 @@ class _Comparison:
         ]
         self._states["measurement"] = CheckState.REFUTED if wrong else CheckState.PROVED
         for index, block in wrong:
-            self._differs(
+            self._found(
                 "measurement-differs",
                 "the signature is for an enclave with another MRENCLAVE than our build's",
                 block=index,
@@ -433,70 +425,64 @@ class _Comparison:
             )
 
     def _byte_map(self) -> tuple[ByteRange, ...]:
-        size = len(self._signed)
         image = self._image
         if image is None:
-            return paint(size, [(Origin.UNEXPLAINED, [(0, size)])])
-        start, end = image.descriptor_offset, image.descriptor_end
-        common = min(size, len(self._built))
-        differing = (
-            []
-            if self._states["payload"] is CheckState.PROVED
-            else [
-                r
-                for part_start, part_end in ((0, min(start, common)), (min(end, common), common))
-                for r in shifted(
-                    differing_ranges(
-                        self._built[part_start:part_end], self._signed[part_start:part_end]
-                    ),
-                    part_start,
-                )
-            ]
+            return paint(len(self._signed), [])
+        area = [(image.descriptor_offset, image.descriptor_end)]
+        payload = self._payload(image)
+        differing = list(
+            islice(differing_ranges(self._built, self._signed, payload), _MOST_RANGES + 1)
         )
+        if len(differing) > _MOST_RANGES:
+            chunks = (c for area in payload for c in changes(self._built, self._signed, *area))
+            differing = [(start, start + len(mixed)) for start, mixed in chunks]
         layers: list[tuple[Origin, Iterable[Range]]] = [
-            (Origin.BUILT, [(0, min(start, common)), (min(end, common), common)]),
-            (Origin.UNEXPLAINED, differing),
-            (Origin.UNEXPLAINED, [(start, end)]),
+            (Origin.BUILT, [(0, min(len(self._built), len(self._signed)))]),
+            (Origin.UNEXPLAINED, [*differing, *area]),
         ]
-        regenerated = self._regenerated
-        if regenerated is not None and self._vendor is not None and self._vendor_offset == start:
-            ours, theirs = regenerated.descriptor, self._vendor.serialise()
-            free = signature_ranges(regenerated.blocks)
-            wrong = metadata_differences(ours, theirs, free)
+        regenerated, vendor = self._regenerated, self._vendor
+        start = image.descriptor_offset
+        if regenerated is not None and vendor is not None and self._vendor_offset == start:
+            wrong = regenerated.differences(vendor.serialise())
             layers += [
-                (Origin.REGENERATED, [(start, end)]),
-                (Origin.SIGNATURE, shifted(free, start)),
-                (
-                    Origin.SECOND_SIGNATURE,
-                    shifted(second_signature_ranges(regenerated.blocks), start),
-                ),
+                (Origin.REGENERATED, area),
+                (Origin.SIGNATURE, shifted(regenerated.signature_ranges, start)),
+                (Origin.SECOND_SIGNATURE, shifted(regenerated.second_signature_ranges, start)),
                 (Origin.UNEXPLAINED, shifted(wrong, start)),
             ]
-        return paint(size, layers)
+        return paint(len(self._signed), layers)
 
-    def _differs(
-        self,
-        code: str,
-        message: str,
-        *,
-        block: Optional[int] = None,
-        offset: Optional[int] = None,
-        expected: Optional[str] = None,
-        found: Optional[str] = None,
-        hint: Optional[str] = None,
+    def _found(
+        self, code: str, message: str, severity: Severity = Severity.DIFFERS, **details: Any
     ) -> None:
-        unknown = self._is_newer and code in ("metadata-differs", "measurement-differs")
-        severity = Severity.UNVERIFIABLE if unknown else Severity.DIFFERS
-        self._findings.append(
-            Finding(code, severity, message, block, offset, expected, found, hint)
-        )
+        if self._is_newer and code in ("metadata-differs", "measurement-differs"):
+            severity = Severity.UNVERIFIABLE
+        self._findings.append(Finding(code, severity, message, **details))
 
 
-def _at(finding: Finding, base: int, name: str) -> Finding:
-    return replace(
-        finding, offset=base + (finding.offset or 0), message=f"{name}: {finding.message}"
-    )
+def _excerpt(data: bytes, start: int) -> str:
+    return data[start : start + 16].hex() or "nothing"
 
 
 def _facts(name: str, data: bytes, sha256: Optional[str]) -> FileFacts:
     return FileFacts(name, len(data), sha256 or hashlib.sha256(data).hexdigest())
+
+
+def block_facts(blocks: Iterable[Block], policy: Policy) -> tuple[BlockFacts, ...]:
+    """What each block says, for reports."""
+    named = dict.fromkeys(policy.signers, f"named by {policy.signers_from.value}")
+    return tuple(
+        BlockFacts(
+            index,
+            str(block.version),
+            block.sigstruct.enclavehash.hex(),
+            mrsigner,
+            signer_named(mrsigner) or named.get(mrsigner),
+            block.sigstruct.isvprodid,
+            block.sigstruct.isvsvn,
+            block.sigstruct.date_text,
+            block.sigstruct.is_debug,
+        )
+        for index, block in enumerate(blocks)
+        for mrsigner in (block.sigstruct.mrsigner.hex(),)
+    )

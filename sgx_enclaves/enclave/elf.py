@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An SGX enclave file as an ELF64 x86-64 image.
+"""An SGX enclave file as an ELF64 x86-64 image, and whether any loader takes it.
 
 `EnclaveImage.parse` checks every offset once, at the edge; what it returns can
 be trusted inside. It reads headers itself because an enclave's note is not
@@ -22,7 +22,7 @@ from sgx_enclaves.enclave.elf_headers import (
     PT_DYNAMIC,
     PT_LOAD,
     PT_TLS,
-    SHT_NOBITS,
+    SHF_EXECINSTR,
     U64_MAX,
     ElfHeader,
     Section,
@@ -32,10 +32,11 @@ from sgx_enclaves.enclave.elf_headers import (
     name_at,
     page_ceil,
     parse_header,
+    parse_note,
     parse_sections,
     parse_segments,
 )
-from sgx_enclaves.errors import FormatError, LimitError
+from sgx_enclaves.errors import FormatError, LimitError, SgxEnclavesError, SigningError
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import record
 
@@ -48,17 +49,10 @@ DT_REL = 17
 DT_TEXTREL = 22
 DT_JMPREL = 23
 
-_WANTED_TAGS = frozenset(
-    {DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_REL, DT_TEXTREL, DT_JMPREL}
-)
-
 R_X86_64_NONE = 0
 
 # Compilers' own limits are lower; longer names only serve to exhaust memory.
 _LONGEST_SYMBOL = 1 << 14
-
-METADATA_NOTE_NAME = b"sgx_metadata\0"
-_NOTE_HEADER_SIZE = 12
 
 
 @record
@@ -96,18 +90,23 @@ class EnclaveImage:
                 or one whose offsets contradict each other or the file's size.
             LimitError: the file or a table in it is larger than `limits`.
         """
-        if len(data) > limits.file_size:
-            raise LimitError(
-                "the file is too large for an enclave",
-                file=name,
-                expected=f"at most {limits.file_size} bytes",
-                found=f"{len(data)} bytes",
-            )
-        header = parse_header(data, name)
-        segments = parse_segments(data, name, header, limits)
-        sections = parse_sections(data, name, header, limits)
-        offset, size, note_type = _find_descriptor(data, name, header, segments, sections, limits)
-        return cls(name, data, header, segments, sections, offset, size, note_type)
+        try:
+            if len(data) > limits.file_size:
+                raise LimitError(
+                    "the file is too large for an enclave",
+                    expected=f"at most {limits.file_size} bytes",
+                    found=f"{len(data)} bytes",
+                )
+            header = parse_header(data)
+            segments = parse_segments(data, header, limits)
+            sections = parse_sections(data, header, limits)
+            note = parse_note(data, sections, limits)
+            image = cls(name, data, header, segments, sections, *note)
+            image._check_descriptor_is_apart()
+        except SgxEnclavesError as error:
+            error.file = name
+            raise
+        return image
 
     @property
     def descriptor(self) -> bytes:
@@ -119,6 +118,10 @@ class EnclaveImage:
         """File offset just behind the metadata area."""
         return self.descriptor_offset + self.descriptor_size
 
+    def with_descriptor(self, descriptor: bytes) -> bytes:
+        """The whole file with another metadata area of the same size."""
+        return self.data[: self.descriptor_offset] + descriptor + self.data[self.descriptor_end :]
+
     @functools.cached_property
     def load_segments(self) -> tuple[Segment, ...]:
         """The PT_LOAD segments in program-header order."""
@@ -127,11 +130,7 @@ class EnclaveImage:
     @functools.cached_property
     def tls_segment(self) -> Optional[Segment]:
         """The last PT_TLS segment, as Intel's parser takes it."""
-        found = None
-        for segment in self.segments:
-            if segment.p_type == PT_TLS:
-                found = segment
-        return found
+        return next((s for s in reversed(self.segments) if s.p_type == PT_TLS), None)
 
     @property
     def tls_size(self) -> int:
@@ -139,9 +138,7 @@ class EnclaveImage:
         segment = self.tls_segment
         if segment is None:
             return 0
-        align = segment.p_align
-        if align <= 1:
-            return segment.p_memsz
+        align = max(1, segment.p_align)
         return (segment.p_memsz + align - 1) & ~(align - 1) & U64_MAX
 
     @property
@@ -152,11 +149,15 @@ class EnclaveImage:
 
     @functools.cached_property
     def dynamic(self) -> dict[int, int]:
-        """Tags of the dynamic table that matter here, to their last values."""
-        for segment in self.segments:
-            if segment.p_type == PT_DYNAMIC:
-                return _parse_dynamic(self.data, segment)
-        return {}
+        """Tags of the dynamic table up to DT_JMPREL, to their last values."""
+        tags: dict[int, int] = {}
+        start, end = next((s.file_range for s in self.segments if s.p_type == PT_DYNAMIC), (0, 0))
+        for tag, value in struct.iter_unpack("<qQ", self.data[start : end - (end - start) % 16]):
+            if tag == 0:
+                break
+            if 0 < tag <= DT_JMPREL:
+                tags[tag] = value
+        return tags
 
     @functools.cached_property
     def named_symbols(self) -> tuple[tuple[str, Symbol], ...]:
@@ -209,6 +210,16 @@ class EnclaveImage:
         """
         address = self.symbol_address("g_global_data")
         return self.file_offset(address), self.dynamic_symbols["g_global_data"].st_size
+
+    @property
+    def sdk_word(self) -> int:
+        """The first 8 bytes of g_global_data in the file: the SDK's version word since 2.9.1.
+
+        Raises:
+            FormatError: there is no g_global_data.
+        """
+        offset, _ = self.global_data
+        return 0 if offset is None else int.from_bytes(self.data[offset : offset + 8], "little")
 
     def file_offset(self, address: int) -> Optional[int]:
         """Where the byte at a virtual address stands in the file; None for zero fill."""
@@ -270,6 +281,29 @@ class EnclaveImage:
                 pages.add(address // PAGE_SIZE + 1)
         return frozenset(pages)
 
+    def _check_descriptor_is_apart(self) -> None:
+        """Refuse a descriptor that is also something else.
+
+        The signer may write the descriptor freely. Were it part of a loaded
+        segment, a header or another section, it would not be a mere signature.
+        """
+        header, start = self.header, self.descriptor_offset
+        headers_end = header.e_phoff + len(self.segments) * Segment.SIZE
+        sections_end = header.e_shoff + len(self.sections) * SectionHeader.SIZE
+        for (other_start, other_end), what in (
+            ((0, ElfHeader.SIZE), "the ELF header"),
+            ((header.e_phoff, headers_end), "the program headers"),
+            ((header.e_shoff, sections_end), "the section headers"),
+            *((s.file_range, "a segment") for s in self.segments),
+            *(
+                (s.file_range, f"section {s.name}")
+                for s in self.sections
+                if s.name != METADATA_SECTION
+            ),
+        ):
+            if start < other_end and other_start < self.descriptor_end and other_start < other_end:
+                raise FormatError(f"the metadata area overlaps {what}", offset=start)
+
     def _section_at(self, address: int, what: str) -> Section:
         for section in self.sections:
             if section.header.sh_addr == address and address:
@@ -315,102 +349,130 @@ class EnclaveImage:
             yield name.decode("utf-8", "replace"), Symbol(*values)
 
 
-def _find_descriptor(
-    data: bytes,
-    name: str,
-    header: ElfHeader,
-    segments: tuple[Segment, ...],
-    sections: tuple[Section, ...],
-    limits: Limits,
-) -> tuple[int, int, int]:
-    """Offset and size of the descriptor in `.note.sgxmeta`, and the note's type."""
-    found = [s for s in sections if s.name == METADATA_SECTION]
-    if len(found) != 1:
-        raise FormatError(
-            f"{'no' if not found else 'more than one'} section {METADATA_SECTION}",
-            file=name,
-            expected="exactly one",
-            found=str(len(found)),
-            hint="only enclaves of the Intel SGX SDK can be read",
-        )
-    section = found[0].header
-    start = section.sh_offset
-    if section.sh_type == SHT_NOBITS or start + section.sh_size > len(data):
-        raise FormatError(f"{METADATA_SECTION} leaves the file", file=name, offset=start)
-    if section.sh_size < _NOTE_HEADER_SIZE + len(METADATA_NOTE_NAME):
-        raise FormatError(f"{METADATA_SECTION} is too small for its note", file=name, offset=start)
-    namesz, descsz, note_type = struct.unpack_from("<III", data, start)
-    note_name = data[
-        start + _NOTE_HEADER_SIZE : start + _NOTE_HEADER_SIZE + len(METADATA_NOTE_NAME)
-    ]
-    if namesz != len(METADATA_NOTE_NAME) or note_name != METADATA_NOTE_NAME:
-        raise FormatError(
-            f"the note in {METADATA_SECTION} has another name",
-            file=name,
-            offset=start,
-            expected="sgx_metadata",
-            found=note_name.rstrip(b"\0").decode("ascii", "replace"),
-        )
-    if descsz > limits.descriptor_size:
-        raise LimitError(
-            "the metadata area is too large",
-            file=name,
-            offset=start,
-            expected=f"at most {limits.descriptor_size} bytes",
-            found=f"{descsz} bytes",
-        )
-    offset = start + _NOTE_HEADER_SIZE + namesz
-    align = max(1, section.sh_addralign)
-    size = _NOTE_HEADER_SIZE + namesz + descsz
-    rounded = -(-size // align) * align
-    if section.sh_size != rounded or descsz == 0:
-        why = f" ({size} rounded up to the section's alignment of {align})"
-        raise FormatError(
-            f"{METADATA_SECTION} and its note disagree on their size",
-            file=name,
-            offset=start,
-            expected=f"{rounded} bytes{why if rounded != size else ''}",
-            found=f"{section.sh_size} bytes",
-        )
-    _check_descriptor_is_apart(name, offset, offset + descsz, header, segments, sections)
-    return offset, descsz, note_type
+def require_unsigned(image: EnclaveImage) -> None:
+    """Refuse an enclave that already carries metadata as the reference of a comparison.
 
-
-def _check_descriptor_is_apart(
-    name: str,
-    start: int,
-    end: int,
-    header: ElfHeader,
-    segments: tuple[Segment, ...],
-    sections: tuple[Section, ...],
-) -> None:
-    """Refuse a descriptor that is also something else.
-
-    The signer may write the descriptor freely. Were it part of a loaded
-    segment, a header or another section, it would not be a mere signature.
+    Raises:
+        FormatError: the metadata area is not all zero.
     """
-    taken = [(0, ElfHeader.SIZE, "the ELF header")]
-    taken.append(
-        (header.e_phoff, header.e_phoff + len(segments) * Segment.SIZE, "the program headers")
-    )
-    taken.append(
-        (header.e_shoff, header.e_shoff + len(sections) * SectionHeader.SIZE, "the section headers")
-    )
-    taken += [(s.p_offset, s.p_offset + s.p_filesz, "a segment") for s in segments]
-    taken += [(*s.file_range, f"section {s.name}") for s in sections if s.name != METADATA_SECTION]
-    for other_start, other_end, what in taken:
-        if start < other_end and other_start < end and other_start < other_end:
-            raise FormatError(f"the metadata area overlaps {what}", file=name, offset=start)
+    if any(image.descriptor):
+        raise FormatError(
+            "the built enclave is already signed",
+            file=image.name,
+            offset=image.descriptor_offset,
+            expected=f"{image.descriptor_size} zero bytes",
+            hint="compare the unsigned result of the build with the vendor's file",
+        )
 
 
-def _parse_dynamic(data: bytes, segment: Segment) -> dict[int, int]:
-    tags: dict[int, int] = {}
-    end = segment.p_offset + segment.p_filesz
-    for tag, value in struct.iter_unpack(
-        "<qQ", data[segment.p_offset : segment.p_offset + (end - segment.p_offset) // 16 * 16]
+_STB_WEAK = 2
+# NONE, 64, GLOB_DAT, JUMP_SLOT, RELATIVE, DTPMOD64, DTPOFF64, TPOFF64: all that the SDK relocates.
+_KNOWN_RELOCATIONS = frozenset({0, 1, 6, 7, 8, 16, 17, 18})
+_RELOCATION_NAMES = {2: "PC32", 5: "COPY", 10: "32", 36: "TLSDESC", 37: "IRELATIVE"}
+_MOST = 4
+
+
+@record
+class Obstacle:
+    """Why an image is refused.
+
+    Attributes:
+        message: what is wrong with it.
+        found: what was found.
+        hint: the next step.
+        option: what makes the SDK's tool sign it all the same; empty if nothing does.
+    """
+
+    message: str
+    found: str
+    hint: str
+    option: str = ""
+
+
+def obstacles(image: EnclaveImage) -> Iterator[Obstacle]:
+    """All reasons why the SDK's tool would not sign the image.
+
+    Source: ElfParser::run_parser in psw/urts/parser/elfparser.cpp, which tool and loader
+    share, and the checks of sdk/sign_tool/SignTool/sign_tool.cpp.
+    """
+    if not image.dynamic:
+        yield Obstacle("it has no dynamic table", "no PT_DYNAMIC", "link it as a shared object")
+        return
+    names = [
+        name
+        for name, symbol in image.named_symbols
+        if symbol.st_shndx == 0 and symbol.st_info >> 4 != _STB_WEAK
+    ]
+    if names:
+        yield Obstacle(
+            "symbols are undefined, and nothing defines them when an enclave is loaded",
+            _some(names),
+            "link with the library that has them, and with -Wl,--no-undefined",
+        )
+    if image.dynamic.get(DT_REL):
+        yield Obstacle("its relocations are of the kind REL", "DT_REL", "link for x86-64 only")
+    kinds = {kind for _, kind in image.relocations()} - _KNOWN_RELOCATIONS
+    if kinds:
+        yield Obstacle(
+            "it has relocations that the SDK does not know",
+            _some([_RELOCATION_NAMES.get(kind, f"type {kind}") for kind in sorted(kinds)]),
+            "no ifunc (IRELATIVE), no -mtls-dialect=gnu2 (TLSDESC), and code built with -fPIC",
+        )
+    if image.section(".ctors") is not None:
+        yield Obstacle("it has a section .ctors, which nobody runs", ".ctors", "use .init_array")
+    if image.tls_segment is not None and not image.tls_segment.p_flags & 7:
+        yield Obstacle("PT_TLS has no permission", "flags 0", "link with the SDK's linker script")
+    if image.section(".init") is not None:
+        yield Obstacle(
+            "it has a section .init, which no SDK runs",
+            ".init",
+            "use .init_array, or sign with --ignore-init-section on purpose",
+            "--ignore-init-section",
+        )
+    code = [s.header for s in image.sections if s.header.sh_flags & SHF_EXECINSTR]
+    if DT_TEXTREL in image.dynamic or any(
+        header.sh_addr <= address < header.sh_addr + header.sh_size
+        for address, kind in image.relocations()
+        if kind
+        for header in code
     ):
-        if tag == 0:
-            break
-        if tag in _WANTED_TAGS:
-            tags[tag] = value
-    return tags
+        yield Obstacle(
+            "code is relocated, so its pages must be writable (DT_TEXTREL)",
+            "text relocations",
+            "build all of it with -fPIC, or sign with --ignore-text-relocations on purpose",
+            "--ignore-text-relocations",
+        )
+
+
+def require_loadable(image: EnclaveImage, ignored: frozenset[str] = frozenset()) -> None:
+    """Refuse to sign what the SDK's tool refuses.
+
+    Args:
+        image: the unsigned enclave.
+        ignored: the options, see `Obstacle`, of what its user accepts.
+
+    Raises:
+        SigningError: the first reason.
+        FormatError: a table that does not fit the file.
+    """
+    for obstacle in obstacles(image):
+        if obstacle.option not in ignored:
+            raise SigningError(
+                f"no loader of the SDK takes this enclave: {obstacle.message}",
+                file=image.name,
+                found=obstacle.found,
+                hint=obstacle.hint,
+            )
+
+
+def not_loadable(image: EnclaveImage) -> list[Obstacle]:
+    """The obstacles that no option lifts; none of what cannot be read."""
+    try:
+        return [o for o in obstacles(image) if not o.option]
+    except SgxEnclavesError:
+        return []
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return ", ".join(names[:_MOST]) + more

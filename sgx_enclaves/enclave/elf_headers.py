@@ -2,10 +2,12 @@
 """ELF64 x86-64 headers as they stand in a file, each offset checked once, at the edge.
 
 Source: System V ABI; the checks are those of psw/urts/parser/elfparser.cpp, and more.
+Errors do not name the file: `EnclaveImage.parse` knows its name.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import ClassVar, Optional
 
 from sgx_enclaves.enclave.sigstruct import SECINFO_R, SECINFO_REG, SECINFO_W, SECINFO_X
@@ -13,7 +15,7 @@ from sgx_enclaves.errors import FormatError, LimitError
 from sgx_enclaves.files import kind_of
 from sgx_enclaves.limits import Limits
 from sgx_enclaves.plain import record
-from sgx_enclaves.structure import Structure, raw, uint
+from sgx_enclaves.structure import Structure, StructureT, raw, uint
 
 PAGE_SIZE = 0x1000
 PT_LOAD = 1
@@ -21,10 +23,12 @@ PT_DYNAMIC = 2
 PT_TLS = 7
 SHT_NOBITS = 8
 SHF_EXECINSTR = 0x4
-_LONGEST_SECTION = 255
+_LONGEST_SECTION_NAME = 255
 ELF_MAGIC = b"\x7fELF"
 RPM_MAGIC = bytes.fromhex("edabeedb")
 METADATA_SECTION = ".note.sgxmeta"
+METADATA_NOTE_NAME = b"sgx_metadata\0"
+_NOTE_HEADER = struct.Struct("<III")
 U64_MAX = (1 << 64) - 1
 
 
@@ -76,16 +80,15 @@ class Segment(Structure):
     p_align: int = uint(48, 8, "alignment")
 
     @property
+    def file_range(self) -> tuple[int, int]:
+        """Start and end in the file."""
+        return self.p_offset, self.p_offset + self.p_filesz
+
+    @property
     def secinfo(self) -> int:
         """SECINFO flags of the segment's pages: permissions and page type REG."""
-        flags = SECINFO_REG
-        if self.p_flags & 4:
-            flags |= SECINFO_R
-        if self.p_flags & 2:
-            flags |= SECINFO_W
-        if self.p_flags & 1:
-            flags |= SECINFO_X
-        return flags
+        rights = ((4, SECINFO_R), (2, SECINFO_W), (1, SECINFO_X))
+        return SECINFO_REG | sum(secinfo for flag, secinfo in rights if self.p_flags & flag)
 
     @property
     def rights(self) -> str:
@@ -141,7 +144,7 @@ class Symbol(Structure):
     st_size: int = uint(16, 8, "bytes")
 
 
-def parse_header(data: bytes, name: str) -> ElfHeader:
+def parse_header(data: bytes) -> ElfHeader:
     """The ELF header of a shared object for x86-64.
 
     Raises:
@@ -151,26 +154,23 @@ def parse_header(data: bytes, name: str) -> ElfHeader:
         is_rpm = data[:4] == RPM_MAGIC
         raise FormatError(
             "not an ELF file",
-            file=name,
             offset=0,
             expected="an ELF64 x86-64 shared object",
             found=kind_of(data),
             hint="give it to `sgx-enclaves check-rpm`" if is_rpm else None,
         )
     header = ElfHeader.parse(data)
-    wanted = (
+    for what, found, value, meaning in (
         ("ELF class", header.e_ident[4], 2, "64-bit"),
         ("byte order", header.e_ident[5], 1, "little endian"),
         ("ELF version", header.e_ident[6], 1, "1"),
         ("e_type", header.e_type, 3, "ET_DYN"),
         ("e_machine", header.e_machine, 62, "x86-64"),
         ("e_phentsize", header.e_phentsize, Segment.SIZE, "56"),
-    )
-    for what, found, value, meaning in wanted:
+    ):
         if found != value:
             raise FormatError(
                 f"wrong {what} for an enclave",
-                file=name,
                 offset=0,
                 expected=f"{value} ({meaning})",
                 found=str(found),
@@ -178,134 +178,101 @@ def parse_header(data: bytes, name: str) -> ElfHeader:
     return header
 
 
-def _table_range(
-    name: str, what: str, offset: int, count: int, entry: int, size: int, limit: int
-) -> None:
+def _table(
+    kind: type[StructureT], what: str, data: bytes, offset: int, count: int, limit: int
+) -> list[StructureT]:
     if count > limit:
-        raise LimitError(
-            f"too many {what}", file=name, expected=f"at most {limit}", found=str(count)
-        )
-    if offset + count * entry > size:
+        raise LimitError(f"too many {what}", expected=f"at most {limit}", found=str(count))
+    end = offset + count * kind.SIZE
+    if end > len(data):
         raise FormatError(
             f"the {what} leave the file",
-            file=name,
             offset=offset,
-            expected=f"{count * entry} bytes",
-            found=f"{max(0, size - offset)} bytes",
+            expected=f"{end - offset} bytes",
+            found=f"{max(0, len(data) - offset)} bytes",
             hint="the file is truncated or its ELF header lies",
         )
+    return [kind(*values) for values in kind.codec().iter_unpack(data[offset:end])]
 
 
-def parse_segments(
-    data: bytes, name: str, header: ElfHeader, limits: Limits
-) -> tuple[Segment, ...]:
+def parse_segments(data: bytes, header: ElfHeader, limits: Limits) -> tuple[Segment, ...]:
     """The program headers; each within the file, those that are loaded apart from each other.
 
     Raises:
         FormatError, LimitError: they are not, or there are too many.
     """
-    _table_range(
-        name,
-        "program headers",
-        header.e_phoff,
-        header.e_phnum,
-        Segment.SIZE,
-        len(data),
-        limits.program_headers,
-    )
-    segments = []
+    start, count = header.e_phoff, header.e_phnum
+    segments = _table(Segment, "program headers", data, start, count, limits.program_headers)
     loaded: list[tuple[int, int]] = []
-    for index in range(header.e_phnum):
-        at = header.e_phoff + index * Segment.SIZE
-        segment = Segment.parse(data, at)
-        if segment.p_offset + segment.p_filesz > len(data):
+    for index, segment in enumerate(segments):
+        at = start + index * Segment.SIZE
+        if segment.file_range[1] > len(data):
             raise FormatError(
                 f"program header {index} leaves the file",
-                file=name,
                 offset=at,
                 expected=f"an end at most 0x{len(data):x}",
-                found=f"0x{segment.p_offset + segment.p_filesz:x}",
+                found=f"0x{segment.file_range[1]:x}",
                 hint="the file is truncated or its program headers lie",
             )
-        if segment.p_type == PT_LOAD:
-            _check_load_segment(name, at, index, segment, loaded)
-        segments.append(segment)
+        problem = _load_problem(segment, loaded) if segment.p_type == PT_LOAD else None
+        if problem is not None:
+            raise FormatError(f"PT_LOAD segment {index} {problem}", offset=at)
     if not any(s.p_type == PT_LOAD and s.p_memsz for s in segments):
-        raise FormatError("no segment is loaded", file=name, offset=header.e_phoff)
+        raise FormatError("no segment is loaded", offset=start)
     return tuple(segments)
 
 
-def _check_load_segment(
-    name: str, at: int, index: int, segment: Segment, loaded: list[tuple[int, int]]
-) -> None:
+def _load_problem(segment: Segment, loaded: list[tuple[int, int]]) -> Optional[str]:
     """The checks of validate_segment in psw/urts/parser/elfparser.cpp, and overflow."""
-    align = segment.p_align
-    problem = None
+    start, align = segment.p_vaddr, segment.p_align
     if segment.p_filesz > segment.p_memsz:
-        problem = "has more bytes in the file than in memory"
-    elif segment.p_vaddr + segment.p_memsz + max(align, PAGE_SIZE) > U64_MAX:
-        problem = "overflows the address space"
-    elif align == 0 or align % PAGE_SIZE or align & (align - 1):
-        problem = "is not aligned to whole pages"
-    elif not segment.p_flags & 7:
-        problem = "has no permission"
-    if problem is None:
-        end = (segment.p_vaddr + segment.p_memsz + align - 1) & ~(align - 1)
-        if any(segment.p_vaddr < other_end and start < end for start, other_end in loaded):
-            problem = "overlaps another segment"
-        loaded.append((segment.p_vaddr, end))
-    if problem is not None:
-        raise FormatError(f"PT_LOAD segment {index} {problem}", file=name, offset=at)
+        return "has more bytes in the file than in memory"
+    if start + segment.p_memsz + max(align, PAGE_SIZE) > U64_MAX:
+        return "overflows the address space"
+    if align == 0 or align % PAGE_SIZE or align & (align - 1):
+        return "is not aligned to whole pages"
+    if not segment.p_flags & 7:
+        return "has no permission"
+    end = (start + segment.p_memsz + align - 1) & ~(align - 1)
+    if any(start < other_end and other_start < end for other_start, other_end in loaded):
+        return "overlaps another segment"
+    loaded.append((start, end))
+    return None
 
 
-def parse_sections(
-    data: bytes, name: str, header: ElfHeader, limits: Limits
-) -> tuple[Section, ...]:
+def parse_sections(data: bytes, header: ElfHeader, limits: Limits) -> tuple[Section, ...]:
     """The section headers with their names.
 
     Raises:
         FormatError, LimitError: there are none or too many, or they leave the file.
     """
-    if header.e_shnum == 0 or header.e_shoff == 0:
+    start, count = header.e_shoff, header.e_shnum
+    if count == 0 or start == 0:
         raise FormatError(
             "no section headers",
-            file=name,
             expected=f"a section {METADATA_SECTION}",
             hint="the file is no SDK enclave, or was stripped of its section headers",
         )
     if header.e_shentsize != SectionHeader.SIZE:
         raise FormatError(
             "wrong size of a section header",
-            file=name,
             expected=str(SectionHeader.SIZE),
             found=str(header.e_shentsize),
         )
-    _table_range(
-        name,
-        "section headers",
-        header.e_shoff,
-        header.e_shnum,
-        SectionHeader.SIZE,
-        len(data),
-        limits.section_headers,
-    )
-    headers = [
-        SectionHeader.parse(data, header.e_shoff + index * SectionHeader.SIZE)
-        for index in range(header.e_shnum)
-    ]
-    if header.e_shstrndx >= len(headers):
-        raise FormatError("the section of section names does not exist", file=name)
+    headers = _table(SectionHeader, "section headers", data, start, count, limits.section_headers)
+    if header.e_shstrndx >= count:
+        raise FormatError("the section of section names does not exist")
     names = headers[header.e_shstrndx]
-    names_end = names.sh_offset + names.sh_size
-    if names_end > len(data):
-        raise FormatError("the section names leave the file", file=name, offset=names.sh_offset)
+    end = names.sh_offset + names.sh_size
+    if end > len(data):
+        raise FormatError("the section names leave the file", offset=names.sh_offset)
     sections = []
     for index, section in enumerate(headers):
-        start = names.sh_offset + section.sh_name
-        found = name_at(data, start, names_end, _LONGEST_SECTION)
-        if found is None:
-            raise FormatError(f"section {index} has no name", file=name, offset=start)
-        sections.append(Section(found.decode("utf-8", "replace"), section))
+        at = names.sh_offset + section.sh_name
+        name = name_at(data, at, end, _LONGEST_SECTION_NAME)
+        if name is None:
+            raise FormatError(f"section {index} has no name", offset=at)
+        sections.append(Section(name.decode("utf-8", "replace"), section))
     return tuple(sections)
 
 
@@ -313,3 +280,53 @@ def name_at(data: bytes, start: int, end: int, longest: int) -> Optional[bytes]:
     """The NUL-terminated string at `start`; None if it passes `end` or is too long."""
     stop = data.find(b"\0", start, min(end, start + longest + 1)) if start < end else -1
     return None if stop < 0 else data[start:stop]
+
+
+def parse_note(data: bytes, sections: tuple[Section, ...], limits: Limits) -> tuple[int, int, int]:
+    """Offset and size of the descriptor in `.note.sgxmeta`, and the note's type.
+
+    Raises:
+        FormatError, LimitError: there is no such section, or its note is another one.
+    """
+    found = [s.header for s in sections if s.name == METADATA_SECTION]
+    if len(found) != 1:
+        raise FormatError(
+            f"{'no' if not found else 'more than one'} section {METADATA_SECTION}",
+            expected="exactly one",
+            found=str(len(found)),
+            hint="only enclaves of the Intel SGX SDK can be read",
+        )
+    section, start = found[0], found[0].sh_offset
+    if section.sh_type == SHT_NOBITS or start + section.sh_size > len(data):
+        raise FormatError(f"{METADATA_SECTION} leaves the file", offset=start)
+    if section.sh_size < _NOTE_HEADER.size + len(METADATA_NOTE_NAME):
+        raise FormatError(f"{METADATA_SECTION} is too small for its note", offset=start)
+    name_size, size, note_type = _NOTE_HEADER.unpack_from(data, start)
+    offset = start + _NOTE_HEADER.size + len(METADATA_NOTE_NAME)
+    name = data[start + _NOTE_HEADER.size : offset]
+    if name_size != len(METADATA_NOTE_NAME) or name != METADATA_NOTE_NAME:
+        raise FormatError(
+            f"the note in {METADATA_SECTION} has another name",
+            offset=start,
+            expected="sgx_metadata",
+            found=name.rstrip(b"\0").decode("ascii", "replace"),
+        )
+    if size > limits.descriptor_size:
+        raise LimitError(
+            "the metadata area is too large",
+            offset=start,
+            expected=f"at most {limits.descriptor_size} bytes",
+            found=f"{size} bytes",
+        )
+    align = max(1, section.sh_addralign)
+    exact = offset + size - start
+    rounded = -(-exact // align) * align
+    if section.sh_size != rounded or size == 0:
+        why = f" ({exact} rounded up to the section's alignment of {align})"
+        raise FormatError(
+            f"{METADATA_SECTION} and its note disagree on their size",
+            offset=start,
+            expected=f"{rounded} bytes{why if rounded != exact else ''}",
+            found=f"{section.sh_size} bytes",
+        )
+    return offset, size, note_type

@@ -118,17 +118,15 @@ class LayoutPlan:
 
     Attributes:
         table: entries and groups, the padding to the enclave's size included.
-        end: bytes up to the end of the last entry before that padding.
         enclave_size: bytes, a power of two.
         overhead: bytes set apart for EDMM bookkeeping.
         rsrv_size: bytes of reserved memory that the global data tell.
     """
 
     table: tuple[Layout, ...]
-    end: int
     enclave_size: int
-    overhead: int
-    rsrv_size: int
+    overhead: int = 0
+    rsrv_size: int = 0
 
     def first(self, entry_id: int) -> LayoutEntry:
         """The first entry with an id; `KeyError` if there is none."""
@@ -169,7 +167,7 @@ def plan_layout(
     placed, end = place(table, image.image_size)
     enclave_size = enclave_size_for(end)
     padded, rsrv_size = _pad(placed, end, enclave_size, sizes, generation)
-    return LayoutPlan(tuple(padded), end, enclave_size, overhead, rsrv_size)
+    return LayoutPlan(tuple(padded), enclave_size, overhead, rsrv_size)
 
 
 def pages_of(size: int) -> int:

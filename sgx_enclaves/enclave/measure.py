@@ -6,37 +6,39 @@ block were parsed; checked here is what needs both: ranges, overlaps, and cost. 
 psw/urts/loader.cpp of the SDK (build_sections, build_contexts, validate_layout_table).
 
 A page costs one 64-byte record when it is added and, when it is measured, 16 times a 64-byte
-record and 256 bytes. Hashing those piece by piece would spend most of the time in the
-interpreter, so runs of pages are laid out in a buffer of 1 MiB of address space, in which only
-the offsets change from one use to the next. Source: Intel SDM vol. 3D, ECREATE, EADD, EEXTEND.
+record and 256 bytes. Long runs of pages are laid out in a buffer of 1 MiB of address space, in
+which only the offsets change. Source: Intel SDM vol. 3D, ECREATE, EADD, EEXTEND.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Optional
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, U64_MAX, Segment, page_ceil, page_floor
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, Segment, page_ceil, page_floor
 from sgx_enclaves.enclave.metadata import (
     ATTR_EADD,
     ATTR_EEXTEND,
     EXTEND_SHARED_OBJECT,
     TCS_TEMPLATE_SIZE,
     Block,
-    ElrangeEntry,
     LayoutEntry,
     LayoutGroup,
-    PatchEntry,
     Version,
 )
 from sgx_enclaves.enclave.sigstruct import SECINFO_EXTERNAL, SECINFO_TCS, SECINFO_W
-from sgx_enclaves.errors import FormatError, LimitError, UnsupportedError
+from sgx_enclaves.enclave.verdict import Range
+from sgx_enclaves.errors import FormatError, LimitError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import record
 
 _METADATA_1_3 = Version(1, 3)
+_MOST_LISTED = 1 << 17
 
 # Offsets of the fields of a TCS that are relative to its own page (SDM 38.8).
 _TCS_RELATIVE_FIELDS = (16, 48, 56)
@@ -72,7 +74,13 @@ def patched_image(image: EnclaveImage, block: Block) -> bytearray:
     """
     data = bytearray(image.data)
     for index, patch in enumerate(block.patches):
-        _check_patch(image, block, index, patch)
+        if patch.dst + patch.size > len(data):
+            raise FormatError(
+                f"patch {index} leaves the file",
+                offset=image.descriptor_offset + block.offset,
+                expected=f"an end at most 0x{len(data):x}",
+                found=f"0x{patch.dst + patch.size:x}",
+            )
         data[patch.dst : patch.dst + patch.size] = block.content(patch.src, patch.size)
     return data
 
@@ -90,141 +98,174 @@ def enclave_pages(
     if any(e.entry_id == EXTEND_SHARED_OBJECT for e in block.extensions):
         raise UnsupportedError(
             "the enclave embeds the OpenSSL FIPS provider (EnableOSSLFIPS)",
-            file=image.name,
             hint="such enclaves cannot be measured yet",
         )
-    _check_enclave_size(image, block)
+    size = block.header.enclave_size
+    if size < PAGE_SIZE or size & (size - 1) or image.image_size > size:
+        raise FormatError(
+            "the enclave size is not a power of two that holds the image",
+            offset=image.descriptor_offset + block.offset,
+            expected=f"at least 0x{image.image_size:x}",
+            found=f"0x{size:x}",
+        )
     layout = checked_layout(image, block, limits)
     data = memoryview(patched_image(image, block))
     yield from _segment_pages(image, block.version, data)
-    for entry, rva in layout:
-        yield from _layout_pages(image, block, entry, rva)
+    for entry, rva in itertools.chain(*(repetition.added for repetition in layout)):
+        yield from _layout_pages(block, entry, rva)
+
+
+@record
+class Repetition:
+    """Layout entries that are loaded one after the other, `times` times, `step` bytes apart.
+
+    Iterating gives each with its offset in the enclave; the entries themselves are number 0.
+    """
+
+    entries: tuple[LayoutEntry, ...]
+    first: int = 0
+    times: int = 1
+    step: int = 0
+
+    def __iter__(self) -> Iterator[tuple[LayoutEntry, int]]:
+        for number in range(self.first, self.first + self.times):
+            for entry in self.entries:
+                yield entry, entry.rva + number * self.step
+
+    @property
+    def added(self) -> Repetition:
+        """What of them is added (EADD); no times if nothing is."""
+        entries = tuple(e for e in self.entries if e.attributes & ATTR_EADD and e.page_count)
+        return replace(self, entries=entries, times=self.times if entries else 0)
+
+    @property
+    def hull(self) -> Range:
+        """Start and end of what they take all together."""
+        start = min(e.rva for e in self.entries)
+        end = max(e.rva + e.page_count * PAGE_SIZE for e in self.entries)
+        last = self.first + self.times - 1
+        return start + self.first * self.step, end + last * self.step
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the repetitions follow each other, all in whole pages."""
+        start, end = self.hull
+        of_one = end - start - (self.times - 1) * self.step
+        return self.step % PAGE_SIZE == 0 and (self.times == 1 or of_one <= self.step)
 
 
 def checked_layout(
     image: EnclaveImage, block: Block, limits: Limits = DEFAULT_LIMITS
-) -> list[tuple[LayoutEntry, int]]:
-    """The layout entries with groups unrolled: (entry, offset in the enclave).
-
-    The order is the loader's. Cost is checked before anything is unrolled.
+) -> list[Repetition]:
+    """The layout table in the loader's order; groups are never unrolled in memory.
 
     Raises:
         FormatError: see `enclave_pages`.
         LimitError: too many entries or pages.
     """
-    size = block.header.enclave_size
-    unrolled: list[tuple[LayoutEntry, int]] = []
-    table = block.layout
-    for index, item in enumerate(table):
+    layout: list[Repetition] = []
+    count = 0
+    for index, item in enumerate(block.layout):
         if isinstance(item, LayoutEntry):
-            unrolled.append((item, item.rva))
+            layout.append(Repetition((item,)))
             continue
-        members = _group_members(image, block, index, item)
-        if len(unrolled) + len(members) * item.load_times > limits.layout_entries:
-            raise LimitError(
-                "a thread group is repeated too often",
-                file=image.name,
-                expected=f"at most {limits.layout_entries} layout entries in all",
-                found=f"{item.load_times} times {len(members)} entries",
-            )
-        if item.load_times and item.load_times * item.load_step > size:
+        entries = _group_members(block, index, item)
+        if item.load_times and item.load_times * item.load_step > block.header.enclave_size:
             raise FormatError(
                 "a thread group leaves the enclave",
-                file=image.name,
-                expected=f"at most 0x{size:x} bytes",
+                expected=f"at most 0x{block.header.enclave_size:x} bytes",
                 found=f"{item.load_times} steps of 0x{item.load_step:x} bytes",
             )
-        # Without members nothing bounds how often nothing is repeated.
-        for repetition in range(1, item.load_times + 1 if members else 1):
-            unrolled += [(m, m.rva + repetition * item.load_step) for m in members]
-    _check_ranges(image, size, unrolled)
-    _check_cost(image, unrolled, limits)
-    return unrolled
+        if entries and item.load_times:
+            layout.append(Repetition(entries, 1, item.load_times, item.load_step))
+            added = layout[-1].added
+            count += len(entries) + added.times * len(added.entries)
+        if count > limits.layout_entries:
+            raise _too_many_entries(count, limits.layout_entries)
+    _check_ranges(image, block, layout)
+    _check_cost(image, layout, limits)
+    return layout
 
 
-def _group_members(
-    image: EnclaveImage, block: Block, index: int, group: LayoutGroup
-) -> list[LayoutEntry]:
+def _group_members(block: Block, index: int, group: LayoutGroup) -> tuple[LayoutEntry, ...]:
     if group.entry_count > index:
         raise FormatError(
             "a layout group repeats entries before the table's first",
-            file=image.name,
             expected=f"at most {index}",
             found=str(group.entry_count),
         )
-    members = []
-    for member in block.layout[index - group.entry_count : index]:
-        if not isinstance(member, LayoutEntry):
-            raise FormatError("a layout group repeats another group", file=image.name)
-        members.append(member)
+    items = block.layout[index - group.entry_count : index]
+    members = tuple(item for item in items if isinstance(item, LayoutEntry))
+    if len(members) < len(items):
+        raise FormatError("a layout group repeats another group")
     return members
 
 
-def _check_ranges(image: EnclaveImage, size: int, unrolled: list[tuple[LayoutEntry, int]]) -> None:
-    """Whole pages, inside the enclave, behind each other and the image."""
-    ranges = sorted((rva, entry.page_count * PAGE_SIZE) for entry, rva in unrolled)
-    previous_end = image.image_size
-    for rva, length in ranges:
-        if rva % PAGE_SIZE or rva + length > size:
-            raise FormatError(
-                "a layout entry is not in whole pages inside the enclave",
-                file=image.name,
-                expected=f"within 0x{size:x} bytes",
-                found=f"0x{rva:x} to 0x{rva + length:x}",
-            )
-        if rva < previous_end and length:
-            raise FormatError(
-                "layout entries overlap each other or the image",
-                file=image.name,
-                expected=f"0x{previous_end:x} or more",
-                found=f"0x{rva:x}",
-            )
-        previous_end = max(previous_end, rva + length)
+def _too_many_entries(found: int, most: int) -> LimitError:
+    return LimitError(
+        "layout entries are repeated too often",
+        expected=f"at most {most} layout entries",
+        found=str(found),
+    )
 
 
-def _check_cost(
-    image: EnclaveImage, unrolled: list[tuple[LayoutEntry, int]], limits: Limits
-) -> None:
-    added = measured = image.image_size // PAGE_SIZE
-    for entry, _ in unrolled:
-        if entry.attributes & ATTR_EADD:
-            added += entry.page_count
-            if entry.attributes & ATTR_EEXTEND or entry.content_offset:
-                measured += entry.page_count
-    for what, found, limit in (
-        ("added", added, limits.added_pages),
-        ("measured", measured, limits.measured_pages),
-    ):
-        if found > limit:
-            raise LimitError(
-                f"too many {what} pages",
-                file=image.name,
-                expected=f"at most {limit}",
-                found=str(found),
-            )
-
-
-def _check_patch(image: EnclaveImage, block: Block, index: int, patch: PatchEntry) -> None:
-    if patch.dst + patch.size > len(image.data):
-        raise FormatError(
-            f"patch {index} leaves the file",
-            file=image.name,
-            offset=image.descriptor_offset + block.offset,
-            expected=f"an end at most 0x{len(image.data):x}",
-            found=f"0x{patch.dst + patch.size:x}",
+def _check_cost(image: EnclaveImage, layout: Sequence[Repetition], limits: Limits) -> None:
+    total = image.image_size // PAGE_SIZE * _MEASURED_PAGE.size
+    total += sum(r.times * sum(map(_hashed_bytes, r.entries)) for r in layout)
+    if total > limits.hashed_bytes:
+        raise LimitError(
+            "the enclave has too many pages to measure",
+            expected=f"at most {limits.hashed_bytes >> 20} MiB to hash",
+            found=f"{total >> 20} MiB",
+            hint="if it is meant to be that large, `measure --no-limit` measures it",
         )
 
 
-def _check_enclave_size(image: EnclaveImage, block: Block) -> None:
+def _hashed_bytes(entry: LayoutEntry) -> int:
+    if not entry.attributes & ATTR_EADD:
+        return 0
+    measured = entry.attributes & ATTR_EEXTEND or entry.content_offset
+    return entry.page_count * (_MEASURED_PAGE if measured else _ADDED_PAGE).size
+
+
+def _check_ranges(image: EnclaveImage, block: Block, layout: Sequence[Repetition]) -> None:
+    """Whole pages, inside the enclave, behind each other and the image.
+
+    A thread group of the SDK is one range. Where such ranges do not fit, each repetition is
+    listed, which takes memory.
+    """
     size = block.header.enclave_size
-    if size < PAGE_SIZE or size & (size - 1) or image.image_size > size:
-        raise FormatError(
-            "the enclave size is not a power of two that holds the image",
-            file=image.name,
-            offset=image.descriptor_offset + block.offset,
-            expected=f"at least 0x{image.image_size:x}",
-            found=f"0x{size:x}",
-        )
+    if all(r.is_dense for r in layout):
+        hulls = [r.hull for r in layout]
+        aligned = all(e.rva % PAGE_SIZE == 0 for r in layout for e in r.entries)
+        if aligned and _range_problem(image, size, hulls) is None:
+            return
+    count = sum(r.times * len(r.entries) for r in layout)
+    if count > _MOST_LISTED:
+        raise _too_many_entries(count, _MOST_LISTED)
+    placed = [(a, a + e.page_count * PAGE_SIZE) for e, a in itertools.chain(*layout)]
+    problem = _range_problem(image, size, placed)
+    if problem is not None:
+        raise problem
+
+
+def _range_problem(image: EnclaveImage, size: int, ranges: list[Range]) -> Optional[FormatError]:
+    previous_end = image.image_size
+    for start, end in sorted(ranges):
+        if start % PAGE_SIZE or end > size:
+            return FormatError(
+                "a layout entry is not in whole pages inside the enclave",
+                expected=f"within 0x{size:x} bytes",
+                found=f"0x{start:x} to 0x{end:x}",
+            )
+        if start < previous_end and end > start:
+            return FormatError(
+                "layout entries overlap each other or the image",
+                expected=f"0x{previous_end:x} or more",
+                found=f"0x{start:x}",
+            )
+        previous_end = max(previous_end, end)
+    return None
 
 
 def _segment_pages(image: EnclaveImage, version: Version, data: memoryview) -> Iterator[PageRun]:
@@ -280,22 +321,17 @@ def _extra_page(segment: Segment, next_start: int | None) -> Iterator[PageRun]:
         yield PageRun(end, 1, segment.secinfo, True, ZERO_PAGE)
 
 
-def _layout_pages(
-    image: EnclaveImage, block: Block, entry: LayoutEntry, rva: int
-) -> Iterator[PageRun]:
-    if not entry.attributes & ATTR_EADD or entry.page_count == 0:
-        return
+def _layout_pages(block: Block, entry: LayoutEntry, rva: int) -> Iterator[PageRun]:
     if entry.si_flags & ~SECINFO_EXTERNAL:
         raise FormatError(
             "a layout entry with SECINFO flags that EADD does not take",
-            file=image.name,
             found=f"0x{entry.si_flags:x}",
         )
     measured = bool(entry.attributes & ATTR_EEXTEND)
     if entry.content_offset:
         content = block.content(entry.content_offset, entry.content_size)
         if entry.si_flags == SECINFO_TCS:
-            page = _tcs_page(image, content, rva)
+            page = _tcs_page(content, rva)
             yield PageRun(rva, entry.page_count, entry.si_flags, measured, page)
         else:
             yield from _region(entry, rva, content)
@@ -306,11 +342,10 @@ def _layout_pages(
         yield PageRun(rva, entry.page_count, entry.si_flags, measured, page)
 
 
-def _tcs_page(image: EnclaveImage, template: bytes, rva: int) -> memoryview:
+def _tcs_page(template: bytes, rva: int) -> memoryview:
     if not TCS_TEMPLATE_SIZE <= len(template) <= PAGE_SIZE:
         raise FormatError(
             "a TCS template of an impossible size",
-            file=image.name,
             expected=f"{TCS_TEMPLATE_SIZE} bytes",
             found=f"{len(template)} bytes",
         )
@@ -338,11 +373,9 @@ _CHUNK = 256
 _CHUNKS = PAGE_SIZE // _CHUNK
 _OFFSET_IN_RECORD = 8
 
-# 1 MiB of address space: the lowest two and a half bytes of every offset never change within it.
+# 1 MiB of address space: the lowest two and a half bytes of an offset never change within it.
 _WINDOW_PAGES = 256
 _WINDOW = _WINDOW_PAGES * PAGE_SIZE
-_CONSTANT_BYTES = 2
-_OFFSET_BYTES = 8
 # Below this many pages, laying out a window costs more than it saves.
 _LEAST_FOR_WINDOW = 64
 _MOST_WINDOWS = 4
@@ -362,35 +395,20 @@ def mrenclave(image: EnclaveImage, block: Block, limits: Limits = DEFAULT_LIMITS
     Raises:
         FormatError, UnsupportedError, LimitError: see `enclave_pages`.
     """
-    elrange = block.elrange
     size, base = block.header.enclave_size, 0
-    if elrange is not None:
-        _check_elrange(image, elrange, size)
-        size = elrange.elrange_size
-        base = elrange.enclave_image_address - elrange.elrange_start_address
-    pages = enclave_pages(image, block, limits)
-    return measure(block.header.ssa_frame_size, size, pages, base)
-
-
-def _check_elrange(image: EnclaveImage, elrange: ElrangeEntry, enclave_size: int) -> None:
-    """The checks of set_elrange_config in psw/urts/loader.cpp."""
-    start, size = elrange.elrange_start_address, elrange.elrange_size
-    first = elrange.enclave_image_address
-    good = (
-        size >= PAGE_SIZE
-        and size & (size - 1) == 0
-        and start % size == 0
-        and first % PAGE_SIZE == 0
-        and start <= first
-        and first + enclave_size <= start + size <= U64_MAX
-    )
-    if not good:
-        raise FormatError(
-            "the ELRANGE entry does not hold the enclave",
-            file=image.name,
-            expected="a power of two at a multiple of itself, around the image",
-            found=f"image 0x{first:x} of 0x{enclave_size:x} bytes in 0x{start:x}+0x{size:x}",
-        )
+    try:
+        elrange = block.elrange
+        if elrange is not None:
+            problem = elrange.problem(size)
+            if problem is not None:
+                message = f"the ELRANGE entry does not hold the enclave: {problem}"
+                raise FormatError(message, found=elrange.ranges(size))
+            size, base = elrange.elrange_size, elrange.base
+        pages = enclave_pages(image, block, limits)
+        return measure(block.header.ssa_frame_size, size, pages, base)
+    except SgxEnclavesError as error:
+        error.file = error.file or image.name
+        raise
 
 
 def measure(ssa_frame_size: int, size: int, runs: Iterable[PageRun], base: int = 0) -> bytes:
@@ -404,19 +422,24 @@ def measure(ssa_frame_size: int, size: int, runs: Iterable[PageRun], base: int =
     """
     digest = hashlib.sha256()
     digest.update(struct.pack("<8sIQ44x", b"ECREATE", ssa_frame_size, size))
-    windows = _Windows()
+    windows: dict[tuple[int, bool, bytes], _Window] = {}
     for run in runs:
         offset = run.offset + base & 0xFFFF_FFFF_FFFF_FFFF
-        differing = len(run.content) > PAGE_SIZE
-        if not differing and run.count >= _LEAST_FOR_WINDOW:
-            for part in windows.repeated(offset, run):
-                digest.update(part)
+        pages = len(run.content) // PAGE_SIZE
+        if pages > 1 or run.count < _LEAST_FOR_WINDOW:
+            for index in range(run.count):
+                at = index % pages * PAGE_SIZE
+                page = run.content[at : at + PAGE_SIZE]
+                digest.update(_records(offset + index * PAGE_SIZE, run.flags, run.measured, page))
             continue
-        for index in range(run.count):
-            page = run.content
-            if differing:
-                page = page[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]
-            digest.update(_records(offset + index * PAGE_SIZE, run.flags, run.measured, page))
+        key = (run.flags, run.measured, bytes(run.content) if run.measured else b"")
+        if key not in windows:
+            # A few buffers serve the alternation of stacks and other pages of threads.
+            if len(windows) >= _MOST_WINDOWS:
+                windows.clear()
+            windows[key] = _Window(run)
+        for part in windows[key].parts(offset, run.count):
+            digest.update(part)
     return digest.digest()
 
 
@@ -431,31 +454,6 @@ def _records(offset: int, flags: int, measured: bool, page: memoryview) -> bytes
     return _MEASURED_PAGE.pack(*values)
 
 
-class _Windows:
-    """Buffers of records, reused from run to run."""
-
-    def __init__(self) -> None:
-        self._cache: dict[tuple[int, bool, bytes], _Window] = {}
-
-    def repeated(self, offset: int, run: PageRun) -> Iterable[memoryview]:
-        """The records of pages that all have the content of `run`, window by window."""
-        key = (run.flags, run.measured, bytes(run.content) if run.measured else b"")
-        window = self._cache.get(key)
-        if window is None:
-            # A few buffers serve the alternation of stacks and other pages of threads.
-            if len(self._cache) >= _MOST_WINDOWS:
-                self._cache.clear()
-            window = self._cache[key] = _Window(run)
-        end = offset + run.count * PAGE_SIZE
-        position = offset
-        while position < end:
-            start = position - position % _WINDOW
-            stop = min(end, start + _WINDOW)
-            first = (position - start) // PAGE_SIZE
-            yield window.records(start, first, (stop - start) // PAGE_SIZE)
-            position = stop
-
-
 class _Window:
     """The records of up to 256 equal pages that start at a multiple of 1 MiB."""
 
@@ -464,7 +462,11 @@ class _Window:
         self._size = len(page)
         self._buffer = bytearray(page) * _WINDOW_PAGES
         self._view = memoryview(self._buffer)
-        self._positions = _offset_positions(run.measured)
+        # Where a page's records hold an offset, and what it is beyond the page's own.
+        chunks = range(_CHUNKS if run.measured else 0)
+        chunk_at = _RECORD + _OFFSET_IN_RECORD
+        self._positions = [(_OFFSET_IN_RECORD, 0)]
+        self._positions += [(chunk_at + n * (_RECORD + _CHUNK), n * _CHUNK) for n in chunks]
         self._start = 0
         # Offsets are multiples of 256: their lowest byte is 0, and the next one is
         # the page's low four bits and the chunk, the same every 16 pages.
@@ -473,28 +475,24 @@ class _Window:
             self._buffer[position + 1 :: self._size] = second
             self._buffer[position + 2 :: self._size] = _HIGH_PAGE_BITS
 
-    def records(self, start: int, first: int, last: int) -> memoryview:
-        """The records of the pages `first` to `last` (exclusive) of the window at `start`."""
-        changed = start ^ self._start
-        for byte in range(_CONSTANT_BYTES, _OFFSET_BYTES):
-            if changed >> 8 * byte & 0xFF:
-                high = start >> 8 * byte & 0xFF
-                if byte == _CONSTANT_BYTES:
-                    values = bytes(high | bits for bits in _HIGH_PAGE_BITS)
-                else:
-                    values = bytes([high]) * _WINDOW_PAGES
+    def parts(self, offset: int, count: int) -> Iterator[memoryview]:
+        """The records of so many pages, window by window."""
+        end = offset + count * PAGE_SIZE
+        while offset < end:
+            start = offset - offset % _WINDOW
+            stop = min(end, start + _WINDOW)
+            self._move_to(start)
+            first, last = (offset - start) // PAGE_SIZE, (stop - start) // PAGE_SIZE
+            yield self._view[first * self._size : last * self._size]
+            offset = stop
+
+    def _move_to(self, start: int) -> None:
+        # The third byte of an offset is half the window's, those above all are.
+        for byte in range(2, 8):
+            high = start >> 8 * byte & 0xFF
+            if high != self._start >> 8 * byte & 0xFF:
+                own = _HIGH_PAGE_BITS if byte == 2 else bytes(_WINDOW_PAGES)
+                values = bytes(high | bits for bits in own)
                 for position, _ in self._positions:
                     self._buffer[position + byte :: self._size] = values
         self._start = start
-        return self._view[first * self._size : last * self._size]
-
-
-def _offset_positions(measured: bool) -> tuple[tuple[int, int], ...]:
-    """Where a page's records hold an offset, and what it is beyond the page's own."""
-    positions = [(_OFFSET_IN_RECORD, 0)]
-    if measured:
-        positions += [
-            (_RECORD + chunk * (_RECORD + _CHUNK) + _OFFSET_IN_RECORD, chunk * _CHUNK)
-            for chunk in range(_CHUNKS)
-        ]
-    return tuple(positions)

@@ -10,11 +10,12 @@ Source: SDK header common/inc/internal/metadata.h of each release.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from dataclasses import dataclass
 from typing import ClassVar, Optional, Union
 
-from sgx_enclaves.enclave.sigstruct import KEY_SIZE, SECINFO_TCS, Sigstruct
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, U64_MAX
+from sgx_enclaves.enclave.sigstruct import SECINFO_TCS, FipsSignature, Sigstruct
 from sgx_enclaves.errors import FormatError, LimitError, UnsupportedError
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import record
@@ -28,42 +29,19 @@ ELRANGE_MAJOR = 10
 DIR_PATCH, DIR_LAYOUT, DIR_ELRANGE, DIR_EXTEND = range(4)
 DIRECTORY_NAMES = ("patch", "layout", "elrange", "extend")
 
+
+def _numbered(names: str) -> dict[int, str]:
+    return dict(enumerate(names.split(), start=1))
+
+
 LAYOUT_GROUP_FLAG = 0x1000
-LAYOUT_NAMES = {
-    1: "HEAP_MIN",
-    2: "HEAP_INIT",
-    3: "HEAP_MAX",
-    4: "TCS",
-    5: "TD",
-    6: "SSA",
-    7: "STACK_MAX",
-    8: "STACK_MIN",
-    9: "THREAD_GROUP",
-    10: "GUARD",
-    11: "HEAP_DYN_MIN",
-    12: "HEAP_DYN_INIT",
-    13: "HEAP_DYN_MAX",
-    14: "TCS_DYN",
-    15: "TD_DYN",
-    16: "SSA_DYN",
-    17: "STACK_DYN_MAX",
-    18: "STACK_DYN_MIN",
-    19: "THREAD_GROUP_DYN",
-    20: "RSRV_MIN",
-    21: "RSRV_INIT",
-    22: "RSRV_MAX",
-    23: "USER_REGION",
-}
+LAYOUT_NAMES = _numbered(
+    "HEAP_MIN HEAP_INIT HEAP_MAX TCS TD SSA STACK_MAX STACK_MIN THREAD_GROUP GUARD "
+    "HEAP_DYN_MIN HEAP_DYN_INIT HEAP_DYN_MAX TCS_DYN TD_DYN SSA_DYN STACK_DYN_MAX "
+    "STACK_DYN_MIN THREAD_GROUP_DYN RSRV_MIN RSRV_INIT RSRV_MAX USER_REGION"
+)
 # The ids of SDK 1.5 to 1.9.
-LAYOUT_NAMES_1_X = {
-    1: "HEAP",
-    2: "TCS",
-    3: "TD",
-    4: "SSA",
-    5: "STACK",
-    6: "THREAD_GROUP",
-    7: "GUARD",
-}
+LAYOUT_NAMES_1_X = _numbered("HEAP TCS TD SSA STACK THREAD_GROUP GUARD")
 _TCS_ID_1_X = 2
 
 ATTR_EADD = 1
@@ -90,7 +68,7 @@ EXTEND_FIPS_SIGNATURE = 0x1001
 EXTEND_SHARED_OBJECT = 0x1002
 
 
-@dataclass(frozen=True, order=True)
+@dataclasses.dataclass(frozen=True, order=True)
 class Version:
     """A metadata version, written `major.minor`."""
 
@@ -188,6 +166,11 @@ class LayoutEntry(Structure):
     content_offset: int = uint(20, 4, "content in the block, or 0")
     si_flags: int = uint(24, 8, "SECINFO flags")
 
+    @property
+    def last_page(self) -> int:
+        """Offset in the enclave of the last page."""
+        return self.rva + (self.page_count - 1) * PAGE_SIZE
+
 
 @record
 class LayoutGroup(Structure):
@@ -215,6 +198,34 @@ class ElrangeEntry(Structure):
     elrange_start_address: int = uint(8, 8, "SECS.BASEADDR")
     elrange_size: int = uint(16, 8, "SECS.SIZE")
 
+    @property
+    def base(self) -> int:
+        """Bytes from SECS.BASEADDR to the image."""
+        return self.enclave_image_address - self.elrange_start_address
+
+    def problem(self, enclave_size: int) -> Optional[str]:
+        """Why it cannot hold an enclave of so many bytes; None when it can.
+
+        Source: set_elrange_config in psw/urts/loader.cpp, and the signing tool's checks.
+        """
+        image, start, size = dataclasses.astuple(self)
+        if image % PAGE_SIZE or start % PAGE_SIZE or size % PAGE_SIZE:
+            return "the ELRANGE addresses and size are not whole pages"
+        if size == 0 or size & (size - 1):
+            return "ELRangeSize is not a power of two"
+        if start % size:
+            return "ELRangeStartAddress is not a multiple of ELRangeSize"
+        if not start <= image <= image + enclave_size <= start + size <= U64_MAX:
+            return "the enclave does not fit its ELRANGE"
+        return None
+
+    def ranges(self, enclave_size: int) -> str:
+        """What is to fit into what, for messages."""
+        return (
+            f"image 0x{self.enclave_image_address:x} of 0x{enclave_size:x} bytes, "
+            f"range 0x{self.elrange_start_address:x} of 0x{self.elrange_size:x} bytes"
+        )
+
 
 @record
 class ExtendEntry(Structure):
@@ -226,17 +237,6 @@ class ExtendEntry(Structure):
     size: int = uint(4, 4, "bytes")
     offset: int = uint(8, 4, "bytes from the start of the block")
     reserved: int = uint(12, 4, "zero")
-
-
-@record
-class FipsSignature(Structure):
-    """Second signature of a block, over its SIGSTRUCT (EnableIPPFIPS)."""
-
-    SIZE: ClassVar[int] = 772
-
-    modulus: bytes = raw(0, KEY_SIZE, "RSA modulus, little endian")
-    exponent: int = uint(384, 4, "RSA exponent, 65537")
-    signature: bytes = raw(388, KEY_SIZE, "RSA signature, big endian")
 
 
 @record

@@ -1,47 +1,151 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What must hold of a valid SIGSTRUCT: who signed it, as what, and not for debug.
+"""What must hold of a valid SIGSTRUCT: who signed it, as what, how old, and not for debug.
 
-Besides: is a SIGSTRUCT well formed and its RSA signature valid? That says nothing
-about who signed. AskedBy: Intel SDM vol. 3D, EINIT and 38.13.
+What is pinned of Intel's enclaves stands in the catalogue's data files, once: the newest
+release that holds an enclave pins it. An older enclave is refused unless its user lowers the
+floor on purpose. The files are ours, are read only when somebody asks, newest first, and only
+as far as needed; their form is checked where releases are read, not here.
 """
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from enum import Enum
-from typing import Optional
+from functools import cache
+from pathlib import Path
+from typing import Any, Optional
 
-from sgx_enclaves.enclave.known import Pin, signer_named
-from sgx_enclaves.enclave.metadata import FipsSignature
-from sgx_enclaves.enclave.sigstruct import (
-    HEADER1,
-    HEADER2,
-    KEY_SIZE,
-    RSA_EXPONENT,
-    TYPE_DEBUG,
-    Sigstruct,
-)
+from sgx_enclaves.enclave.sigstruct import Sigstruct, finding_at
 from sgx_enclaves.enclave.verdict import Finding, Severity
-from sgx_enclaves.plain import record
+from sgx_enclaves.errors import CatalogueError
+from sgx_enclaves.plain import parse_toml, record
+
+_DATA = Path(__file__).resolve().parents[1] / "catalogue"
+_SIGNERS = _DATA / "signers.toml"
+_ENCLAVE_FILE = re.compile(r"libsgx_(?P<file>\w+?)(?:\.signed)?\.so(?:\.[0-9.]+)?\Z")
 
 
-def _refusal(
-    code: str,
-    field: str,
-    message: str,
-    expected: str,
-    found: str,
-    hint: str,
-    severity: Severity = Severity.DIFFERS,
-) -> Finding:
-    """A finding whose offset counts from the SIGSTRUCT."""
-    start, _ = Sigstruct.range_of(field)
-    return Finding(code, severity, message, None, start, expected, found, hint)
+@record
+class Pin:
+    """Who must have signed an enclave, as what, and how old it may be.
+
+    Attributes:
+        enclave: its name in packages, for example `ide`.
+        file: its name in files, for example `id_enclave`.
+        mrsigner: hexadecimal.
+        isvprodid: product id.
+        isvsvn: least security version.
+        may_ship: whether a distribution may ship it.
+    """
+
+    enclave: str
+    file: str
+    mrsigner: str
+    isvprodid: int
+    isvsvn: int
+    may_ship: bool = True
+
+
+def signer_named(mrsigner: str) -> Optional[str]:
+    """Whose key an MRSIGNER (lower-case hexadecimal) is; None if it is not known."""
+    if mrsigner.encode() not in _content(_SIGNERS):
+        # Parsing the file takes longer than a comparison.
+        return None
+    name: Optional[str] = _parsed(_SIGNERS)["signer"].get(mrsigner)
+    return name
+
+
+def pin_named(enclave: str) -> Optional[Pin]:
+    """The pin of an enclave by its package name."""
+    return next((pin for pin in _pins_with("name", enclave) if pin.enclave == enclave), None)
+
+
+def pin_for_file(path: str) -> Optional[Pin]:
+    """The pin that a file's name claims, for example `libsgx_pce.signed.so.1`."""
+    match = _ENCLAVE_FILE.match(path.rsplit("/", 1)[-1])
+    if match is None:
+        return None
+    file = match["file"]
+    return next((pin for pin in _pins_with("file", file) if pin.file == file), None)
+
+
+def pins_of_signer(mrsigner: str) -> tuple[Pin, ...]:
+    """The pin of every enclave that this key (lower-case hexadecimal) must have signed."""
+    if mrsigner not in _parsed(_SIGNERS)["signer"]:
+        return ()
+    return tuple(pin for pin in all_pins() if pin.mrsigner == mrsigner)
+
+
+@cache
+def all_pins() -> tuple[Pin, ...]:
+    """The pin of every enclave that is known."""
+    pins: dict[str, Pin] = {}
+    for path in _files():
+        for pin in _pins_in(path):
+            pins.setdefault(pin.enclave, pin)
+    return tuple(pins.values())
+
+
+@cache
+def not_shipped() -> frozenset[str]:
+    """The enclaves that a distribution may not ship."""
+    return frozenset(pin.enclave for pin in all_pins() if not pin.may_ship)
+
+
+def _pins_with(key: str, value: str) -> Iterator[Pin]:
+    """The pins of the files that have such a line, newest first."""
+    # Parsing all of them would take longer than a comparison; all are written so.
+    line = f'\n{key} = "{value}"\n'.encode()
+    for path in _files():
+        if line in _content(path):
+            yield from _pins_in(path)
+
+
+@cache
+def _files() -> tuple[Path, ...]:
+    """The releases, newest first; last what no release holds any more."""
+
+    def version(path: Path) -> list[int]:
+        return [int(digits) for digits in re.findall(r"\d+", path.stem)]
+
+    return (*sorted(_DATA.glob("releases/*.toml"), key=version, reverse=True), _SIGNERS)
+
+
+@cache
+def _content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@cache
+def _parsed(path: Path) -> dict[str, Any]:
+    content = _content(path)
+    if path != _SIGNERS:
+        # Of a release only its enclaves matter here, which are the smaller part.
+        tables = re.split(rb"^(?=\[)", content, flags=re.MULTILINE)
+        content = b"".join(t for t in tables if t.startswith((b"[[enclave]]", b"[enclave.")))
+    return parse_toml(content, file=str(path), error=CatalogueError)
+
+
+@cache
+def _pins_in(path: Path) -> tuple[Pin, ...]:
+    """What a file pins; a release may hold an enclave of which not all is known."""
+    return tuple(
+        Pin(
+            table["name"],
+            table["file"],
+            table["signer"],
+            table["isvprodid"],
+            table["least_isvsvn"],
+            table.get("may_ship", True),
+        )
+        for table in _parsed(path)["enclave"]
+        if "isvprodid" in table and "least_isvsvn" in table
+    )
 
 
 def signer_name(mrsigner: str) -> str:
-    """The signer's name, or its MRSIGNER when nobody known."""
+    """The signer's name; its MRSIGNER when it is not known."""
     return signer_named(mrsigner) or mrsigner
 
 
@@ -91,7 +195,7 @@ class Policy:
         """
         signer = sigstruct.mrsigner.hex()
         if not self.signers:
-            yield _refusal(
+            yield finding_at(
                 "signer-not-pinned",
                 "modulus",
                 "no signer is pinned for this enclave",
@@ -101,7 +205,7 @@ class Policy:
                 Severity.UNVERIFIABLE,
             )
         elif signer not in self.signers:
-            yield _refusal(
+            yield finding_at(
                 "signer-unexpected",
                 "modulus",
                 "the signature is valid, but by another signer than the one pinned",
@@ -110,7 +214,7 @@ class Policy:
                 "name the expected signer with --signer if it is not Intel",
             )
         if self.isvprodid is not None and sigstruct.isvprodid != self.isvprodid:
-            yield _refusal(
+            yield finding_at(
                 "isvprodid-unexpected",
                 "isvprodid",
                 "the file was signed as another product",
@@ -119,7 +223,7 @@ class Policy:
                 "is this the enclave that it claims to be? --any-product accepts it on purpose",
             )
         if self.min_isvsvn is not None and sigstruct.isvsvn < self.min_isvsvn:
-            yield _refusal(
+            yield finding_at(
                 "isvsvn-too-low",
                 "isvsvn",
                 "the enclave's security version is lower than the one required",
@@ -128,7 +232,7 @@ class Policy:
                 "ship the newer enclave; --min-isvsvn accepts an older one on purpose",
             )
         if not self.debug and sigstruct.is_debug:
-            yield _refusal(
+            yield finding_at(
                 "debug-allowed",
                 "attributemask_flags",
                 "the signature lets the enclave run in debug mode, where its memory is open",
@@ -202,185 +306,3 @@ def policy_for(
         enclave=pin.enclave if pin else None,
         enclave_from=named_by if pin else AskedBy.NOTHING,
     )
-
-
-FIPS_EXPONENT = 65537
-_RESERVED = ("reserved1", "reserved2", "reserved3", "reserved4")
-_DIGEST_INFO_SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
-
-
-def check_sigstruct(
-    sigstruct: Sigstruct, block: Optional[int] = None, offset: int = 0
-) -> tuple[Finding, ...]:
-    """All defects of a SIGSTRUCT; none means that the CPU would accept it.
-
-    Args:
-        sigstruct: the SIGSTRUCT.
-        block: index of its metadata block, for messages.
-        offset: where it stands in the file, for messages.
-    """
-
-    def finding(code: str, field: str, message: str, expected: str, found: str) -> Finding:
-        start, _ = Sigstruct.range_of(field)
-        return Finding(
-            code,
-            Severity.DIFFERS,
-            message,
-            block,
-            offset + start,
-            expected,
-            found,
-            "the file is damaged or was not signed by the SDK's tool",
-        )
-
-    found: list[Finding] = []
-    for field, value in (("header1", HEADER1), ("header2", HEADER2)):
-        actual = getattr(sigstruct, field)
-        if actual != value:
-            found.append(
-                finding(
-                    "sigstruct-header",
-                    field,
-                    "SIGSTRUCT has a wrong header",
-                    value.hex(),
-                    actual.hex(),
-                )
-            )
-    if sigstruct.type & ~TYPE_DEBUG:
-        found.append(
-            finding(
-                "sigstruct-header",
-                "type",
-                "SIGSTRUCT has an unknown type",
-                "0x0 or 0x80000000",
-                f"0x{sigstruct.type:x}",
-            )
-        )
-    for field in _RESERVED:
-        actual = getattr(sigstruct, field)
-        if any(actual):
-            found.append(
-                finding(
-                    "sigstruct-reserved",
-                    field,
-                    f"{field} of SIGSTRUCT is not zero",
-                    "zeros",
-                    actual.hex()[:32],
-                )
-            )
-    for code, field, message, expected, actual_text in rsa_defects(sigstruct):
-        found.append(finding(code, field, message, expected, actual_text))
-    return tuple(found)
-
-
-def rsa_defects(sigstruct: Sigstruct) -> Iterator[tuple[str, str, str, str, str]]:
-    """Code, field, message, expected and found of each defect of key, signature, quotients."""
-    n = int.from_bytes(sigstruct.modulus, "little")
-    s = int.from_bytes(sigstruct.signature, "little")
-    if sigstruct.exponent != RSA_EXPONENT:
-        yield (
-            "sigstruct-exponent",
-            "exponent",
-            "SIGSTRUCT has a wrong RSA exponent",
-            str(RSA_EXPONENT),
-            str(sigstruct.exponent),
-        )
-        return
-    if n.bit_length() != 8 * KEY_SIZE or n % 2 == 0:
-        yield (
-            "sigstruct-modulus",
-            "modulus",
-            "the modulus is not a 3072-bit RSA modulus",
-            "an odd number of 3072 bits",
-            f"{n.bit_length()} bits",
-        )
-        return
-    if not 0 < s < n:
-        yield (
-            "sigstruct-signature-range",
-            "signature",
-            "the signature is not below the modulus",
-            "0 < s < n",
-            "s = 0" if s == 0 else "s >= n",
-        )
-        return
-    for field, right in zip(("q1", "q2"), quotients(n, s)):
-        value = int.from_bytes(getattr(sigstruct, field), "little")
-        if value != right:
-            yield (
-                "sigstruct-quotient",
-                field,
-                f"{field} of SIGSTRUCT is wrong: EINIT would refuse it",
-                f"{right:x}"[:32],
-                f"{value:x}"[:32],
-            )
-    if not _pkcs1_valid(n, RSA_EXPONENT, s, sigstruct.signed_message):
-        yield (
-            "signature-invalid",
-            "signature",
-            "the RSA signature is not valid",
-            "PKCS#1 v1.5 with SHA-256 over the header and the body",
-            "another message or key",
-        )
-
-
-def check_fips_signature(
-    fips: FipsSignature, sigstruct: Sigstruct, block: Optional[int] = None, offset: int = 0
-) -> tuple[Finding, ...]:
-    """Check the second signature of a block, which covers all of its SIGSTRUCT."""
-    n = int.from_bytes(fips.modulus, "little")
-    s = int.from_bytes(fips.signature, "big")
-    valid = (
-        fips.exponent == FIPS_EXPONENT
-        and n.bit_length() == 8 * KEY_SIZE
-        and n % 2 == 1
-        and 0 < s < n
-        and _pkcs1_valid(n, FIPS_EXPONENT, s, sigstruct.serialise())
-    )
-    if valid:
-        return ()
-    return (
-        Finding(
-            "fips-signature-invalid",
-            Severity.DIFFERS,
-            "the FIPS signature of the metadata block is not valid",
-            block,
-            offset,
-            f"RSA-3072, exponent {FIPS_EXPONENT}, PKCS#1 v1.5 with SHA-256 over SIGSTRUCT",
-            f"exponent {fips.exponent}, {n.bit_length()} bits",
-            "the file is damaged or its metadata was changed after it was signed",
-        ),
-    )
-
-
-def second_signature_note(fips: FipsSignature, block: int, offset: int) -> Finding:
-    """Whoever signs may put any key there, so its bytes can carry anything: say whose it is."""
-    return Finding(
-        "second-signature",
-        Severity.NOTE,
-        f"block {block} has a second signature, by a throw-away key that nothing binds to the "
-        f"vendor: these {FipsSignature.SIZE} bytes are neither measured nor signed by the vendor",
-        block,
-        offset,
-        found=f"a key whose modulus has the SHA-256 {hashlib.sha256(fips.modulus).hexdigest()}",
-        hint="EnableIPPFIPS makes a new key whenever the enclave is signed; compare the hash with "
-        "that of a copy from elsewhere if it matters",
-    )
-
-
-def quotients(modulus: int, signature: int) -> tuple[int, int]:
-    """q1 and q2 of a SIGSTRUCT (SDM 38.13)."""
-    square, rest = divmod(signature * signature, modulus)
-    return square, signature * rest // modulus
-
-
-def _pkcs1_valid(n: int, e: int, s: int, message: bytes) -> bool:
-    """RSASSA-PKCS1-v1_5 verification by comparing encodings (RFC 8017, 8.2.2).
-
-    The whole padded message is rebuilt and compared, so no lax parsing of
-    padding can be exploited, which with exponent 3 would be fatal.
-    """
-    digest_info = _DIGEST_INFO_SHA256 + hashlib.sha256(message).digest()
-    padding = b"\xff" * (KEY_SIZE - 3 - len(digest_info))
-    encoded = b"\0\1" + padding + b"\0" + digest_info
-    return pow(s, e, n) == int.from_bytes(encoded, "big")

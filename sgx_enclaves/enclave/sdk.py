@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The SDK generations: what each one's signing tool does differently.
+"""The SDK generations: what each one's signing tool does differently, and which made an enclave.
 
 A generation is a row of facts; the row of an older one says only what changed.
-They were read from sdk/sign_tool/SignTool, common/inc/internal/metadata.h and
-global_data.h of the SDK's releases, and each is held against that release's
+They were read from sdk/sign_tool/SignTool, common/inc/internal/metadata.h, global_data.h
+and thread_data.h of the SDK's releases, and each is compared with that release's
 own tool by golden values (tests/data).
+
+The unsigned enclave decides which to follow: by the size of its metadata area, its version
+word and the size of its `g_global_data`. What that leaves open nobody else may decide in a
+comparison.
 """
 
 from __future__ import annotations
@@ -12,10 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field, replace
 from enum import Enum
-from typing import Optional
+from itertools import accumulate
+from typing import Any, Optional
 
 from sgx_enclaves.enclave.config import OPTIONS, RENAMED, Config
-from sgx_enclaves.enclave.metadata import Version
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.metadata import TCS_TEMPLATE_SIZE, Block, LayoutEntry, Version
 from sgx_enclaves.enclave.sigstruct import (
     FLAG_DEBUG,
     FLAGS_NOT_CHECKED,
@@ -30,6 +36,10 @@ from sgx_enclaves.errors import ConfigError, UnsupportedError
 from sgx_enclaves.plain import record
 
 _U64 = (1 << 64) - 1
+# Stands between an unknown SDK and the known one that is followed, in a generation's name.
+_AS = " as "
+# A version word counts up from 2.9.1; what is far beyond is no version word.
+_LAST_MAJOR = 9
 
 
 class Overhead(Enum):
@@ -70,7 +80,10 @@ XSAVE_SIZES = (
     (XFRM_AMX, 11008),
 )
 
-_ALL_OPTIONS = frozenset(OPTIONS) - frozenset(RENAMED)
+# The fields that several releases lack together.
+_ELRANGE = ("enclave_image_address", "elrange_start_address", "elrange_size")
+_RSRV = ("rsrv_offset", "rsrv_size")
+_LEGACY_GLOBAL_DATA_SIZE = 184
 
 
 @record
@@ -78,7 +91,6 @@ class Generation:
     """What one SDK's signing tool does.
 
     Attributes:
-        name: SDK version, the first of `releases`.
         releases: the SDK versions that behave like this.
         metadata_size: bytes of the descriptor.
         newest: version of the block for SGX2 platforms.
@@ -106,14 +118,13 @@ class Generation:
             command line and not in the config.
     """
 
-    name: str
     releases: tuple[str, ...]
     metadata_size: int
     newest: Version
     copies: tuple[Version, ...]
     compatible: Optional[Version]
     chooses_blocks: bool = True
-    options: frozenset[str] = _ALL_OPTIONS
+    options: frozenset[str] = frozenset(OPTIONS) - frozenset(RENAMED)
     lacks: frozenset[str] = frozenset()
     layout_entries: int = 43
     thread_data_size: int = 192
@@ -129,6 +140,42 @@ class Generation:
     ranges: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     fips_by_argument: bool = False
     follows: Optional[str] = None
+
+    @property
+    def name(self) -> str:
+        """The first of its releases; of one newer than known, with what it is taken for."""
+        return self.releases[0] + (f"{_AS}{self.follows}" if self.follows else "")
+
+    @property
+    def global_data(self) -> dict[str, int]:
+        """The fields of global_data_t and their bytes, in order."""
+        fields = {
+            "sdk_version": 8,
+            "enclave_size": 8,
+            "heap_offset": 8,
+            "heap_size": 8,
+            "rsrv_offset": 8,
+            "rsrv_size": 8,
+            "rsrv_executable": 8,
+            "thread_policy": 8,
+            "tcs_max_num": 8,
+            "tcs_num": 8,
+            "td_template": self.thread_data_size,
+            "tcs_template": TCS_TEMPLATE_SIZE,
+            "layout_entry_num": 8,
+            "layout_table": self.layout_entries * LayoutEntry.SIZE,
+            **dict.fromkeys(_ELRANGE, 8),
+            "edmm_bk_overhead": 8,
+            "fips_on": 8,
+        }
+        return {name: size for name, size in fields.items() if name not in self.lacks}
+
+    @property
+    def global_data_size(self) -> int:
+        """Bytes of global_data_t."""
+        if self.rules is Rules.SDK_1_5:
+            return _LEGACY_GLOBAL_DATA_SIZE
+        return sum(self.global_data.values())
 
     def understand(self, config: Config) -> Config:
         """The same options under the names that the newest SDK has for them.
@@ -185,102 +232,9 @@ class Generation:
         also wants its own revision; enclaves of another revision of the same
         SDK are laid out alike.
         """
-        words = set()
-        for release in self.releases:
-            major, minor = (int(part) for part in release.split(".")[:2])
-            words.add(major << 16 | minor)
-        return frozenset(words)
+        parts = (release.split(".") for release in self.releases)
+        return frozenset(int(major) << 16 | int(minor) for major, minor, *_ in parts)
 
-
-def _without(generation: Generation, *names: str) -> frozenset[str]:
-    return generation.options - set(names)
-
-
-_V = Version
-
-_SDK_2_26 = Generation(
-    "2.26", ("2.26", "2.26.1", "2.27", "2.28", "2.29"), 0x6000, _V(3, 3), (), _V(1, 5)
-)
-_SDK_2_25 = replace(
-    _SDK_2_26,
-    name="2.25",
-    releases=("2.25",),
-    newest=_V(3, 2),
-    options=_without(_SDK_2_26, "EnableOSSLFIPS"),
-)
-_SDK_2_24 = replace(
-    _SDK_2_25,
-    name="2.24",
-    releases=("2.24",),
-    options=_without(_SDK_2_25, "EnableIPPFIPS"),
-    lacks=frozenset({"fips_on"}),
-    elrange_fallback=True,
-    fips_by_argument=True,
-)
-_SDK_2_22 = replace(
-    _SDK_2_24,
-    name="2.22",
-    releases=("2.22", "2.23"),
-    metadata_size=0x5000,
-    newest=_V(3, 1),
-    compatible=_V(1, 4),
-    fips_by_argument=False,
-)
-_SDK_2_20 = replace(
-    _SDK_2_22,
-    name="2.20",
-    releases=("2.20", "2.21"),
-    newest=_V(3, 0),
-    passes_misc_select=False,
-)
-_SDK_2_19 = replace(
-    _SDK_2_20,
-    name="2.19",
-    releases=("2.19",),
-    options=_without(_SDK_2_20, "EnableAEXNotify"),
-    lacks=_SDK_2_20.lacks | {"edmm_bk_overhead"},
-    thread_data_size=160,
-    overhead=Overhead.SDK_2_19,
-)
-_SDK_2_18 = replace(
-    _SDK_2_19,
-    name="2.18",
-    releases=("2.18", "2.18.1"),
-    layout_entries=42,
-    overhead=Overhead.SDK_2_18,
-)
-_SDK_2_17 = replace(
-    _SDK_2_18,
-    name="2.17",
-    releases=("2.17", "2.17.1"),
-    newest=_V(2, 4),
-    copies=(_V(2, 1),),
-    chooses_blocks=False,
-    options=_without(_SDK_2_18, "AMX", "UserRegionSize"),
-    xfrm=_SDK_2_18.xfrm & ~XFRM_AMX,
-    fixed_save_buffer=2632,
-    flags_mask=_U64 & ~FLAG_DEBUG,
-    overhead=Overhead.NONE,
-)
-# Trees between April 2022 and 2.17 still call themselves 2.16.100; by the size of
-# g_global_data they are told from the release.
-_SDK_2_16_100 = replace(_SDK_2_17, name="2.16.100", releases=("2.16.100",))
-_SDK_2_16 = replace(_SDK_2_17, name="2.16", releases=("2.16",), lacks=_SDK_2_17.lacks | {"tcs_num"})
-_SDK_2_14 = replace(
-    _SDK_2_16,
-    name="2.14",
-    releases=("2.14", "2.15", "2.15.1"),
-    options=_without(_SDK_2_16, "PKRU"),
-    xfrm=_SDK_2_16.xfrm & ~XFRM_PKRU,
-)
-_SDK_2_13 = replace(
-    _SDK_2_14,
-    name="2.13",
-    releases=("2.13", "2.13.3"),
-    options=_without(_SDK_2_14, "EnclaveImageAddress", "ELRangeStartAddress", "ELRangeSize"),
-    lacks=_SDK_2_14.lacks | {"elrange"},
-    elrange_fallback=False,
-)
 
 _SIZES = (
     "StackMaxSize",
@@ -292,158 +246,235 @@ _SIZES = (
     "ReservedMemMinSize",
     "ReservedMemInitSize",
 )
+_OLD_SIZE_MAX = 0x1F_FFFF_FFFF
 
 
 def _size_ranges(maximum: int, stack_minimum: int) -> dict[str, tuple[int, int, int]]:
-    ranges = {}
-    for name in _SIZES:
-        option = OPTIONS[name]
-        minimum, default = option.minimum, option.default
-        if name.startswith("Stack"):
-            minimum = stack_minimum
-        if name == "StackMinSize":
-            default = stack_minimum
-        ranges[name] = (maximum, minimum, default)
+    ranges = {n: (maximum, OPTIONS[n].minimum, OPTIONS[n].default) for n in _SIZES}
+    ranges["StackMaxSize"] = (maximum, stack_minimum, OPTIONS["StackMaxSize"].default)
+    ranges["StackMinSize"] = (maximum, stack_minimum, stack_minimum)
     return ranges
-
-
-_OLD_SIZE_MAX = 0x1F_FFFF_FFFF
-
-_SDK_2_10 = replace(
-    _SDK_2_13,
-    name="2.10",
-    releases=("2.10", "2.11", "2.12"),
-    ranges=_size_ranges(_OLD_SIZE_MAX, 0x2000),
-)
-_SDK_2_9_1 = replace(
-    _SDK_2_10,
-    name="2.9.1",
-    releases=("2.9.1",),
-    padding=Padding.GROW_RESERVED,
-)
-_SDK_2_8 = replace(
-    _SDK_2_9_1,
-    name="2.8",
-    releases=("2.8", "2.9"),
-    lacks=_SDK_2_9_1.lacks | {"sdk_version"},
-    checks_sdk_version=False,
-)
-_SDK_2_6 = replace(
-    _SDK_2_8,
-    name="2.6",
-    releases=("2.6", "2.7", "2.7.1"),
-    options=_without(_SDK_2_8, "ReservedMemExecutable", *RENAMED.values()) | set(RENAMED),
-    lacks=_SDK_2_8.lacks | {"rsrv_executable", "tcs_max_num"},
-)
-_SDK_2_5 = replace(
-    _SDK_2_6,
-    name="2.5",
-    releases=("2.5",),
-    options=_without(_SDK_2_6, *RENAMED),
-    lacks=_SDK_2_6.lacks | {"rsrv"},
-    layout_entries=38,
-    padding=Padding.GUARD,
-)
-_SDK_2_4 = replace(_SDK_2_5, name="2.4", releases=("2.4",), xfrm=XFRM_LEGACY | XFRM_AVX)
-_SDK_2_3 = replace(
-    _SDK_2_4,
-    name="2.3",
-    releases=("2.3", "2.3.1"),
-    newest=_V(2, 3),
-    options=_without(
-        _SDK_2_4,
-        "EnableKSS",
-        "ISVFAMILYID_H",
-        "ISVFAMILYID_L",
-        "ISVEXTPRODID_H",
-        "ISVEXTPRODID_L",
-    ),
-    ranges=_size_ranges(_OLD_SIZE_MAX, 0x1000),
-)
-_SDK_2_1_3 = replace(_SDK_2_3, name="2.1.3", releases=("2.1.3", "2.2"), rules=Rules.SDK_2_1_3)
-_SDK_2_1 = replace(
-    _SDK_2_1_3,
-    name="2.1",
-    releases=("2.1", "2.1.1", "2.1.2"),
-    newest=_V(2, 2),
-    rules=Rules.SDK_2_0,
-)
-_SDK_2_0 = replace(
-    _SDK_2_1,
-    name="2.0",
-    releases=("2.0",),
-    metadata_size=0x3000,
-    newest=_V(2, 1),
-    copies=(),
-)
 
 
 def _legacy_ranges(maximum: int) -> dict[str, tuple[int, int, int]]:
-    ranges = _size_ranges(maximum, 0x1000)
-    ranges["HeapMaxSize"] = (maximum, 0, 0x100000)
-    # Not an option yet: the heap is all there from the start.
-    ranges["HeapMinSize"] = (maximum, 0, 0)
-    return ranges
+    return {
+        **_size_ranges(maximum, 0x1000),
+        "HeapMaxSize": (maximum, 0, 0x100000),
+        # Not an option yet: the heap is all there from the start.
+        "HeapMinSize": (maximum, 0, 0),
+    }
 
 
-_SDK_1_9 = replace(
-    _SDK_2_0,
-    name="1.9",
-    releases=("1.9",),
-    metadata_size=0x1000,
-    newest=_V(1, 4),
-    compatible=None,
-    options=_without(
-        _SDK_2_0, "TCSMaxNum", "TCSMinPool", "StackMinSize", "HeapMinSize", "HeapInitSize"
-    ),
-    rules=Rules.SDK_1_5,
-    ranges=_legacy_ranges(_OLD_SIZE_MAX),
-)
-_SDK_1_7 = replace(_SDK_1_9, name="1.7", releases=("1.7", "1.8"), newest=_V(1, 3))
-_SDK_1_5 = replace(
-    _SDK_1_7, name="1.5", releases=("1.5", "1.6"), ranges=_legacy_ranges(0xFFFF_FFFF)
+_V = Version
+
+_NEWEST = Generation(("2.26", "2.26.1", "2.27", "2.28", "2.29"), 0x6000, _V(3, 3), (), _V(1, 5))
+# What each had otherwise than the one after it; `drops` and `adds` are options, `misses`
+# fields of global_data_t.
+_EARLIER: tuple[Mapping[str, Any], ...] = (
+    {"releases": ("2.25",), "newest": _V(3, 2), "drops": {"EnableOSSLFIPS"}},
+    {
+        "releases": ("2.24",),
+        "drops": {"EnableIPPFIPS"},
+        "misses": {"fips_on"},
+        "elrange_fallback": True,
+        "fips_by_argument": True,
+    },
+    {
+        "releases": ("2.22", "2.23"),
+        "metadata_size": 0x5000,
+        "newest": _V(3, 1),
+        "compatible": _V(1, 4),
+        "fips_by_argument": False,
+    },
+    {"releases": ("2.20", "2.21"), "newest": _V(3, 0), "passes_misc_select": False},
+    {
+        "releases": ("2.19",),
+        "drops": {"EnableAEXNotify"},
+        "misses": {"edmm_bk_overhead"},
+        "thread_data_size": 160,
+        "overhead": Overhead.SDK_2_19,
+    },
+    {"releases": ("2.18", "2.18.1"), "layout_entries": 42, "overhead": Overhead.SDK_2_18},
+    {
+        "releases": ("2.17", "2.17.1"),
+        "newest": _V(2, 4),
+        "copies": (_V(2, 1),),
+        "chooses_blocks": False,
+        "drops": {"AMX", "UserRegionSize"},
+        "xfrm": XFRM_LEGACY | XFRM_AVX | XFRM_AVX512 | XFRM_PKRU,
+        "fixed_save_buffer": 2632,
+        "flags_mask": _U64 & ~FLAG_DEBUG,
+        "overhead": Overhead.NONE,
+    },
+    # Trees between April 2022 and 2.17 still call themselves 2.16.100; by the size of
+    # g_global_data they are told from the release.
+    {"releases": ("2.16.100",)},
+    {"releases": ("2.16",), "misses": {"tcs_num"}},
+    {
+        "releases": ("2.14", "2.15", "2.15.1"),
+        "drops": {"PKRU"},
+        "xfrm": XFRM_LEGACY | XFRM_AVX | XFRM_AVX512,
+    },
+    {
+        "releases": ("2.13", "2.13.3"),
+        "drops": {"EnclaveImageAddress", "ELRangeStartAddress", "ELRangeSize"},
+        "misses": {*_ELRANGE},
+        "elrange_fallback": False,
+    },
+    {"releases": ("2.10", "2.11", "2.12"), "ranges": _size_ranges(_OLD_SIZE_MAX, 0x2000)},
+    {"releases": ("2.9.1",), "padding": Padding.GROW_RESERVED},
+    {"releases": ("2.8", "2.9"), "misses": {"sdk_version"}, "checks_sdk_version": False},
+    {
+        "releases": ("2.6", "2.7", "2.7.1"),
+        "drops": {"ReservedMemExecutable", *RENAMED.values()},
+        "adds": {*RENAMED},
+        "misses": {"rsrv_executable", "tcs_max_num"},
+    },
+    {
+        "releases": ("2.5",),
+        "drops": {*RENAMED},
+        "misses": {*_RSRV},
+        "layout_entries": 38,
+        "padding": Padding.GUARD,
+    },
+    {"releases": ("2.4",), "xfrm": XFRM_LEGACY | XFRM_AVX},
+    {
+        "releases": ("2.3", "2.3.1"),
+        "newest": _V(2, 3),
+        "drops": {
+            "EnableKSS",
+            "ISVFAMILYID_H",
+            "ISVFAMILYID_L",
+            "ISVEXTPRODID_H",
+            "ISVEXTPRODID_L",
+        },
+        "ranges": _size_ranges(_OLD_SIZE_MAX, 0x1000),
+    },
+    {"releases": ("2.1.3", "2.2"), "rules": Rules.SDK_2_1_3},
+    {"releases": ("2.1", "2.1.1", "2.1.2"), "newest": _V(2, 2), "rules": Rules.SDK_2_0},
+    {"releases": ("2.0",), "metadata_size": 0x3000, "newest": _V(2, 1), "copies": ()},
+    {
+        "releases": ("1.9",),
+        "metadata_size": 0x1000,
+        "newest": _V(1, 4),
+        "compatible": None,
+        "drops": {"TCSMaxNum", "TCSMinPool", "StackMinSize", "HeapMinSize", "HeapInitSize"},
+        "rules": Rules.SDK_1_5,
+        "ranges": _legacy_ranges(_OLD_SIZE_MAX),
+    },
+    {"releases": ("1.7", "1.8"), "newest": _V(1, 3)},
+    {"releases": ("1.5", "1.6"), "ranges": _legacy_ranges(0xFFFF_FFFF)},
 )
 
-GENERATIONS: tuple[Generation, ...] = (
-    _SDK_2_26,
-    _SDK_2_25,
-    _SDK_2_24,
-    _SDK_2_22,
-    _SDK_2_20,
-    _SDK_2_19,
-    _SDK_2_18,
-    _SDK_2_17,
-    _SDK_2_16_100,
-    _SDK_2_16,
-    _SDK_2_14,
-    _SDK_2_13,
-    _SDK_2_10,
-    _SDK_2_9_1,
-    _SDK_2_8,
-    _SDK_2_6,
-    _SDK_2_5,
-    _SDK_2_4,
-    _SDK_2_3,
-    _SDK_2_1_3,
-    _SDK_2_1,
-    _SDK_2_0,
-    _SDK_1_9,
-    _SDK_1_7,
-    _SDK_1_5,
-)
+
+def _earlier(newer: Generation, changes: Mapping[str, Any]) -> Generation:
+    values = dict(changes)
+    options = newer.options - values.pop("drops", set()) | values.pop("adds", set())
+    lacks = newer.lacks | values.pop("misses", set())
+    return replace(newer, options=options, lacks=lacks, **values)
+
+
+GENERATIONS: tuple[Generation, ...] = tuple(accumulate(_EARLIER, _earlier, initial=_NEWEST))
 
 
 def generation_named(name: str) -> Generation:
-    """The generation of an SDK release such as "2.17" or "2.9.1".
+    """The generation of an SDK release such as "2.17", or by the name that a verdict has.
 
     Raises:
         UnsupportedError: no such SDK is known.
     """
+    release, _, known = name.partition(_AS)
     for generation in GENERATIONS:
-        if name in generation.releases:
-            return generation
+        if (known or release) in generation.releases:
+            return _taken_for(generation, release) if known else generation
     raise UnsupportedError(
         f"SDK {name} is unknown",
         expected="one of " + ", ".join(r for g in GENERATIONS for r in g.releases),
         found=name,
     )
+
+
+def release_of(word: int) -> str:
+    """The release that a version word names, as `2.25` or `2.26.1`; a hundredth is a revision."""
+    major, minor, revision = word >> 32, word >> 16 & 0xFFFF, word & 0xFFFF
+    last = "" if revision in (0, 100) else f".{revision - 100 if revision > 100 else revision}"
+    return f"{major}.{minor}{last}"
+
+
+def is_newer_than_known(word: int) -> bool:
+    """Whether a version word is that of an SDK after the newest known one."""
+    return max(GENERATIONS[0].version_prefixes) < word >> 16 and word >> 32 <= _LAST_MAJOR
+
+
+def candidate_generations(
+    image: EnclaveImage, chosen: Optional[Generation] = None
+) -> tuple[Generation, ...]:
+    """The generations that can have made an unsigned enclave, the newest first.
+
+    Args:
+        image: the unsigned enclave.
+        chosen: the one that the user names; of an SDK newer than known, what it is taken for.
+
+    Raises:
+        UnsupportedError: no known SDK made such an enclave.
+        FormatError: it has no g_global_data.
+    """
+    word = image.sdk_word
+    size = image.global_data[1]
+    if is_newer_than_known(word):
+        named = [_taken_for(chosen or GENERATIONS[0], release_of(word))]
+    elif chosen is not None:
+        return (chosen,)
+    else:
+        checked = (g for g in GENERATIONS if g.checks_sdk_version)
+        named = [g for g in checked if word >> 16 in g.version_prefixes]
+    old = [g for g in GENERATIONS if not g.checks_sdk_version]
+
+    def fits(generation: Generation) -> bool:
+        is_of_size = not size or generation.global_data_size == size
+        return is_of_size and generation.metadata_size == image.descriptor_size
+
+    found = [g for g in named if fits(g)] or [g for g in old if fits(g)]
+    if not found:
+        raise UnsupportedError(
+            "no known SDK makes such an enclave",
+            file=image.name,
+            found=f"a metadata area of {image.descriptor_size} bytes, version word 0x{word:x}, "
+            f"g_global_data of {size} bytes",
+            hint="update this program, or name the SDK to follow with --sdk",
+        )
+    return tuple(found)
+
+
+def detect_generation(image: EnclaveImage, vendor_blocks: tuple[Block, ...] = ()) -> Generation:
+    """The likeliest generation; for signing and measuring, where nobody is deceived by it.
+
+    Args:
+        image: the unsigned enclave.
+        vendor_blocks: a signed file's blocks break a tie.
+
+    Raises:
+        UnsupportedError, FormatError: see `candidate_generations`.
+    """
+    candidates = list(candidate_generations(image))
+    if vendor_blocks:
+        versions = {Version(b.version.major % 10, b.version.minor) for b in vendor_blocks}
+        candidates = [g for g in candidates if versions <= g.versions] or candidates
+        # SDK 2.4 and 2.5 differ in the XFRM bits that they know, and in nothing else.
+        told = {b.header.attributes_xfrm for b in vendor_blocks}
+        candidates = [g for g in candidates if told == {g.xfrm}] or candidates
+    return candidates[0]
+
+
+def _taken_for(known: Generation, release: str) -> Generation:
+    """A known generation, for an enclave whose version word is a newer SDK's."""
+    return replace(known, releases=(release,), follows=known.name)
+
+
+def wants_fips_by_argument(generation: Generation, vendor_blocks: tuple[Block, ...]) -> bool:
+    """Whether the vendor gave SDK 2.24's tool the argument that its config cannot carry.
+
+    Only the presence of the second signature is taken from the vendor's file;
+    the signature itself is checked, and every byte around it regenerated.
+    """
+    return generation.fips_by_argument and any(b.fips_offset is not None for b in vendor_blocks)

@@ -1,33 +1,209 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sign an enclave as the SDK's tool does, without the SDK: with a key, or with a signature
-that was made where the key is.
+"""Put signatures on an unsigned enclave: the vendor's, or those that a key makes.
 
-For tests and private vendors. The result equals the tool's for the same key,
-date and config, but for the FIPS signature, whose key is random by design.
+*Grafting* puts the vendor's signatures on our build and hands it out only if it verifies. A
+signature file holds, for each metadata block in order, the SIGSTRUCT (1808 bytes) and, if the
+block has one, the FIPS signature (772 bytes); nothing else. How many there must be follows from
+the build that they are put on.
+
+*Signing* is for tests and private vendors, without the SDK: with a key, or with a signature that
+was made where the key is. The result equals the SDK's tool's for the same key, date and config,
+but for the FIPS signature, whose key is random by design.
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Optional
 
-from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.compare import compare
+from sgx_enclaves.enclave.config import Config
+from sgx_enclaves.enclave.elf import EnclaveImage, require_unsigned
 from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
-from sgx_enclaves.enclave.graft import BlockSignature, put_on
-from sgx_enclaves.enclave.metadata import EXTEND_SHARED_OBJECT, Descriptor, FipsSignature
-from sgx_enclaves.enclave.policy import quotients, rsa_defects
-from sgx_enclaves.enclave.regenerate import Regenerated
-from sgx_enclaves.enclave.sigstruct import KEY_SIZE, RSA_EXPONENT, Sigstruct
-from sgx_enclaves.errors import SigningError
+from sgx_enclaves.enclave.metadata import EXTEND_SHARED_OBJECT, Block, Descriptor
+from sgx_enclaves.enclave.policy import Policy
+from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.enclave.sdk import Generation, detect_generation
+from sgx_enclaves.enclave.sigstruct import (
+    FIPS_EXPONENT,
+    KEY_SIZE,
+    RSA_EXPONENT,
+    SIGNATURE_FIELDS,
+    FipsSignature,
+    Sigstruct,
+    quotients,
+    rsa_defects,
+)
+from sgx_enclaves.enclave.verdict import Outcome, Severity, Verdict
+from sgx_enclaves.errors import GraftError, SigningError
+from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.plain import record
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 
-FIPS_EXPONENT = 65537
+@record
+class BlockSignature:
+    """What the signer made for one block."""
+
+    sigstruct: Sigstruct
+    fips: Optional[FipsSignature]
+
+    def serialise(self) -> bytes:
+        """1808 bytes, or 2580 with a FIPS signature."""
+        fips = b"" if self.fips is None else self.fips.serialise()
+        return self.sigstruct.serialise() + fips
+
+
+def extract(descriptor: Descriptor) -> tuple[BlockSignature, ...]:
+    """The signatures of all blocks.
+
+    Raises:
+        GraftError: the metadata is not signed.
+    """
+    if not descriptor.is_signed:
+        raise GraftError("the enclave is not signed", hint="take the vendor's signed file")
+    return tuple(BlockSignature(b.sigstruct, b.fips_signature) for b in descriptor.blocks)
+
+
+def parse_signatures(data: bytes, regenerated: Regenerated) -> tuple[BlockSignature, ...]:
+    """The signatures for `regenerated`'s blocks.
+
+    Args:
+        data: a signature file; one SIGSTRUCT, where all blocks have the same one; or a
+            signed enclave.
+        regenerated: the metadata of our build.
+
+    Raises:
+        GraftError: it is longer or shorter than these blocks need.
+        FormatError: a malformed enclave.
+    """
+    if data[:4] == ELF_MAGIC:
+        return extract(Descriptor.parse(EnclaveImage.parse(data, "signatures").descriptor))
+    blocks = regenerated.blocks
+    with_fips = [block.fips_offset is not None for block in blocks]
+    is_same = len({block.sigstruct for block in blocks}) == 1 and not any(with_fips)
+    if len(data) == Sigstruct.SIZE and is_same:
+        data = data * len(blocks)
+    wanted = Sigstruct.SIZE * len(blocks) + FipsSignature.SIZE * sum(with_fips)
+    if len(data) != wanted:
+        raise GraftError(
+            "the signature file does not fit this build's metadata",
+            expected=f"{wanted} bytes for {len(blocks)} block(s)",
+            found=f"{len(data)} bytes",
+            hint="extract it again, or name the right SDK and config",
+        )
+    signatures = []
+    position = 0
+    for has_fips in with_fips:
+        sigstruct = Sigstruct.parse(data, position)
+        position += Sigstruct.SIZE
+        fips = FipsSignature.parse(data, position) if has_fips else None
+        position += FipsSignature.SIZE if has_fips else 0
+        signatures.append(BlockSignature(sigstruct, fips))
+    return tuple(signatures)
+
+
+def put_on(regenerated: Regenerated, signatures: Sequence[BlockSignature]) -> bytes:
+    """The descriptor with signatures in their places.
+
+    Raises:
+        GraftError: a signature is for other metadata: the message names the fields.
+    """
+    if len(signatures) != len(regenerated.blocks):
+        expected, found = str(len(regenerated.blocks)), str(len(signatures))
+        message = "not as many signatures as metadata blocks"
+        raise GraftError(message, expected=expected, found=found)
+    blocks = [
+        _signed_block(block, signature, index)
+        for index, (block, signature) in enumerate(zip(regenerated.blocks, signatures))
+    ]
+    return b"".join(b.serialise() for b in blocks).ljust(regenerated.size, b"\0")
+
+
+def _signed_block(block: Block, signature: BlockSignature, index: int) -> Block:
+    wrong = [
+        spec.name
+        for spec in Sigstruct.table()
+        if spec.name not in SIGNATURE_FIELDS
+        and getattr(block.sigstruct, spec.name) != getattr(signature.sigstruct, spec.name)
+    ]
+    if wrong:
+        first = wrong[0]
+        raise GraftError(
+            f"the signature of block {index} is for another enclave: "
+            f"{', '.join(wrong)} of its SIGSTRUCT differ",
+            expected=f"{first} {_spelled(block.sigstruct, first)}",
+            found=_spelled(signature.sigstruct, first),
+            hint="compare the build with the vendor's file to see why",
+        )
+    data = block.data
+    if block.fips_offset is not None:
+        if signature.fips is None:
+            raise GraftError(f"block {index} needs a FIPS signature", hint="extract it again")
+        at = block.fips_offset - block.data_offset
+        data = data[:at] + signature.fips.serialise() + data[at + FipsSignature.SIZE :]
+    return replace(block, sigstruct=signature.sigstruct, data=data)
+
+
+def _spelled(sigstruct: Sigstruct, field: str) -> str:
+    value = getattr(sigstruct, field)
+    return value.hex() if isinstance(value, bytes) else f"0x{value:x}"
+
+
+def graft(
+    built: bytes,
+    signatures: bytes,
+    config: bytes,
+    policy: Policy,
+    *,
+    names: tuple[str, str, str] = ("built", "signatures", "config.xml"),
+    generation: Optional[Generation] = None,
+    fips: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+) -> tuple[bytes, Verdict]:
+    """The signed enclave made of our bytes and the vendor's signatures.
+
+    Args:
+        built: the unsigned enclave that we made.
+        signatures: see `parse_signatures`.
+        config: the enclave's config.xml.
+        policy: what must hold of each signature.
+        names: what to call the three files.
+        generation: the SDK to follow; None chooses it from the build.
+        fips: see `regenerate`.
+        limits: bounds on memory and time.
+
+    Returns:
+        The file, and its verdict, which is always *identical*.
+
+    Raises:
+        GraftError: the signatures are not for this build, or do not satisfy the policy.
+        FormatError, ConfigError, UnsupportedError, LimitError: bad input.
+    """
+    image = EnclaveImage.parse(built, names[0], limits)
+    require_unsigned(image)
+    chosen = generation or detect_generation(image)
+    regenerated = regenerate(image, Config.parse(config, names[2], limits), chosen, fips, limits)
+    parsed = parse_signatures(signatures, regenerated)
+    result = image.with_descriptor(put_on(regenerated, parsed))
+    verdict = compare(built, result, config, policy, names=names, generation=chosen, limits=limits)
+    if verdict.outcome is not Outcome.IDENTICAL:
+        worst = next(f for f in verdict.findings if f.severity is not Severity.NOTE)
+        raise GraftError(
+            f"the graft does not verify: {worst.message}",
+            file=names[1],
+            expected=worst.expected,
+            found=worst.found,
+            hint=worst.hint or "nothing was written",
+        )
+    return result, verdict
+
+
 _MAKE_KEY = "`openssl genrsa -3 -out key.pem 3072` makes such a key"
 _KEY_WANTED = "RSA, 3072 bits, exponent 3"
 
@@ -114,14 +290,11 @@ def read_public_key(data: bytes, name: str = "key") -> object:
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
 
-    def from_certificate(read: Callable[[bytes], x509.Certificate]) -> object:
-        return read(data).public_key()
-
     readers: tuple[Callable[[], object], ...] = (
         lambda: serialization.load_pem_public_key(data),
         lambda: serialization.load_der_public_key(data),
-        lambda: from_certificate(x509.load_pem_x509_certificate),
-        lambda: from_certificate(x509.load_der_x509_certificate),
+        lambda: x509.load_pem_x509_certificate(data).public_key(),
+        lambda: x509.load_der_x509_certificate(data).public_key(),
         lambda: serialization.load_pem_private_key(data, None).public_key(),
         lambda: serialization.load_der_private_key(data, None).public_key(),
     )
@@ -189,10 +362,9 @@ def sign(
         regenerated: its metadata.
         key: see `load_key`.
         date: goes into SIGSTRUCT.
-        fips_key: key of the FIPS signature where there is one; None makes a
-            throw-away one, as the SDK does.
+        fips_key: makes the FIPS signature where there is one; None: a throw-away key.
     """
-    signer = _signer_of(key)
+    signer = signer_of(key)
     return sign_with(image, regenerated, key.public_key(), signer, bcd_date(date), fips_key)
 
 
@@ -221,22 +393,16 @@ def sign_with(
     signed: dict[Sigstruct, BlockSignature] = {}
     for block in regenerated.blocks:
         if block.sigstruct not in signed:
-            sigstruct = _signed(replace(block.sigstruct, date=date), public, signer)
-            fips = None
-            if block.fips_offset is not None:
-                fips = _fips_signature(sigstruct, fips_key or _throw_away_key())
+            sigstruct = signed_sigstruct(replace(block.sigstruct, date=date), public, signer)
+            has_fips = block.fips_offset is not None
+            fips = _fips_signature(sigstruct, fips_key) if has_fips else None
             signed[block.sigstruct] = BlockSignature(sigstruct, fips)
         signatures.append(signed[block.sigstruct])
-    descriptor = put_on(regenerated, signatures)
-    return image.data[: image.descriptor_offset] + descriptor + image.data[image.descriptor_end :]
+    return image.with_descriptor(put_on(regenerated, signatures))
 
 
 def signing_data(regenerated: Regenerated, date: int) -> bytes:
     """The 256 bytes that a signer elsewhere must sign, as `sgx_sign gendata` writes them.
-
-    Args:
-        regenerated: the enclave's metadata.
-        date: see `sign_with`.
 
     Raises:
         SigningError: the blocks need more than one signature.
@@ -258,26 +424,18 @@ def date_of_signing_data(data: bytes, name: str = "data") -> int:
         SigningError: it is of another size.
     """
     start, end = Sigstruct.range_of("date")
-    if len(data) != SIGNING_DATA_SIZE:
-        raise SigningError(
-            "not the data that sign-data writes",
-            file=name,
-            expected=f"{SIGNING_DATA_SIZE} bytes",
-            found=f"{len(data)} bytes",
-        )
+    if len(data) != 256:
+        message, found = "not the data that sign-data writes", f"{len(data)} bytes"
+        raise SigningError(message, file=name, expected="256 bytes", found=found)
     return int.from_bytes(data[start:end], "little")
 
 
-SIGNING_DATA_SIZE = 256
+def signed_sigstruct(sigstruct: Sigstruct, public: RSAPublicKey, signer: Signer) -> Sigstruct:
+    """A SIGSTRUCT with key, signature and quotients filled in.
 
-
-def sign_sigstruct(sigstruct: Sigstruct, key: RSAPrivateKey, date: datetime.date) -> Sigstruct:
-    """A SIGSTRUCT with date, key, signature and quotients filled in."""
-    dated = replace(sigstruct, date=bcd_date(date))
-    return _signed(dated, key.public_key(), _signer_of(key))
-
-
-def _signed(sigstruct: Sigstruct, public: RSAPublicKey, signer: Signer) -> Sigstruct:
+    Raises:
+        SigningError: the signature does not fit the key or the message.
+    """
     raw = signer(sigstruct.signed_message)
     modulus = public.public_numbers().n
     signature = int.from_bytes(raw, "big")
@@ -305,26 +463,21 @@ def _signed(sigstruct: Sigstruct, public: RSAPublicKey, signer: Signer) -> Sigst
     return result
 
 
-def _signer_of(key: RSAPrivateKey) -> Signer:
+def signer_of(key: RSAPrivateKey) -> Signer:
+    """A signer that has the key at hand."""
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15  # noqa: PLC0415
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
 
     return lambda message: key.sign(message, PKCS1v15(), SHA256())
 
 
-def _throw_away_key() -> RSAPrivateKey:
+def _fips_signature(sigstruct: Sigstruct, key: Optional[RSAPrivateKey]) -> FipsSignature:
     from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key  # noqa: PLC0415
 
-    return generate_private_key(FIPS_EXPONENT, 8 * KEY_SIZE)
-
-
-def _fips_signature(sigstruct: Sigstruct, key: RSAPrivateKey) -> FipsSignature:
+    key = key or generate_private_key(FIPS_EXPONENT, 8 * KEY_SIZE)
     numbers = key.public_key().public_numbers()
-    return FipsSignature(
-        modulus=numbers.n.to_bytes(KEY_SIZE, "little"),
-        exponent=numbers.e,
-        signature=_signer_of(key)(sigstruct.serialise()),
-    )
+    signature = signer_of(key)(sigstruct.serialise())
+    return FipsSignature(numbers.n.to_bytes(KEY_SIZE, "little"), numbers.e, signature)
 
 
 def unsigned(image: EnclaveImage) -> bytes:
@@ -342,5 +495,4 @@ def unsigned(image: EnclaveImage) -> bytes:
             file=image.name,
             hint="such an enclave cannot be unsigned yet",
         )
-    zeros = bytes(image.descriptor_size)
-    return image.data[: image.descriptor_offset] + zeros + image.data[image.descriptor_end :]
+    return image.with_descriptor(bytes(image.descriptor_size))

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""SIGSTRUCT, the 1808 bytes with which a vendor signs an enclave.
+"""SIGSTRUCT, the 1808 bytes with which a vendor signs an enclave, and whether it is valid.
 
-Source: Intel SDM vol. 3D, 38.13; SDK header common/inc/internal/arch.h
-(enclave_css_t). All multi-byte numbers are little endian, the RSA numbers too.
+Valid is what is well formed and has a good RSA signature; that says nothing about who signed.
+All multi-byte numbers are little endian, the RSA numbers too. Besides, ATTRIBUTES, XFRM,
+MISCSELECT and SECINFO bits, with their names.
 
-ATTRIBUTES, XFRM, MISCSELECT and SECINFO bits, with their names.
-
-Sources: Intel SDM vol. 3D, 35.7 (SECS), 38.7 (ATTRIBUTES), 38.11 (SECINFO);
-SDK header common/inc/sgx_attributes.h.
+Sources: Intel SDM vol. 3D, EINIT, 35.7 (SECS), 38.7 (ATTRIBUTES), 38.11 (SECINFO), 38.13;
+SDK headers common/inc/internal/arch.h (enclave_css_t) and common/inc/sgx_attributes.h.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import ClassVar
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar, Optional
 
+from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure, raw, uint
 
@@ -171,3 +173,158 @@ class Sigstruct(Structure):
 
 # What of a SIGSTRUCT only the signer can make; everything else is regenerated.
 SIGNATURE_FIELDS = ("date", "modulus", "signature", "q1", "q2")
+
+
+@record
+class FipsSignature(Structure):
+    """Second signature of a block, over its SIGSTRUCT (EnableIPPFIPS)."""
+
+    SIZE: ClassVar[int] = 772
+
+    modulus: bytes = raw(0, KEY_SIZE, "RSA modulus, little endian")
+    exponent: int = uint(384, 4, "RSA exponent, 65537")
+    signature: bytes = raw(388, KEY_SIZE, "RSA signature, big endian")
+
+
+FIPS_EXPONENT = 65537
+_DIGEST_INFO_SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
+
+
+def finding_at(
+    code: str,
+    field: str,
+    message: str,
+    expected: str,
+    found: str,
+    hint: str = "the file is damaged or was not signed by the SDK's tool",
+    severity: Severity = Severity.DIFFERS,
+) -> Finding:
+    """A finding about a field; its offset counts from the SIGSTRUCT."""
+    start, _ = Sigstruct.range_of(field)
+    return Finding(code, severity, message, None, start, expected, found, hint)
+
+
+def check_sigstruct(
+    sigstruct: Sigstruct, block: Optional[int] = None, offset: int = 0
+) -> tuple[Finding, ...]:
+    """All defects of a SIGSTRUCT; none means that the CPU would accept it.
+
+    Args:
+        sigstruct: the SIGSTRUCT.
+        block: index of its metadata block, for messages.
+        offset: where it stands in the file, for messages.
+    """
+    return tuple(
+        replace(defect, block=block, offset=offset + (defect.offset or 0))
+        for defect in (*_form_defects(sigstruct), *rsa_defects(sigstruct))
+    )
+
+
+def _form_defects(sigstruct: Sigstruct) -> Iterator[Finding]:
+    for field, right in (("header1", HEADER1), ("header2", HEADER2)):
+        value = getattr(sigstruct, field)
+        if value != right:
+            message = "SIGSTRUCT has a wrong header"
+            yield finding_at("sigstruct-header", field, message, right.hex(), value.hex())
+    if sigstruct.type & ~TYPE_DEBUG:
+        message, found = "SIGSTRUCT has an unknown type", f"0x{sigstruct.type:x}"
+        yield finding_at("sigstruct-header", "type", message, "0x0 or 0x80000000", found)
+    for field in ("reserved1", "reserved2", "reserved3", "reserved4"):
+        value = getattr(sigstruct, field)
+        if any(value):
+            message = f"{field} of SIGSTRUCT is not zero"
+            yield finding_at("sigstruct-reserved", field, message, "zeros", value.hex()[:32])
+
+
+def rsa_defects(sigstruct: Sigstruct) -> Iterator[Finding]:
+    """The defects of key, signature and quotients; what follows from another is left out."""
+    n = int.from_bytes(sigstruct.modulus, "little")
+    s = int.from_bytes(sigstruct.signature, "little")
+    if sigstruct.exponent != RSA_EXPONENT:
+        message, found = "SIGSTRUCT has a wrong RSA exponent", str(sigstruct.exponent)
+        yield finding_at("sigstruct-exponent", "exponent", message, str(RSA_EXPONENT), found)
+        return
+    if n.bit_length() != 8 * KEY_SIZE or n % 2 == 0:
+        message, wanted = "the modulus is not a 3072-bit RSA modulus", "an odd number of 3072 bits"
+        found = f"{n.bit_length()} bits"
+        yield finding_at("sigstruct-modulus", "modulus", message, wanted, found)
+        return
+    if not 0 < s < n:
+        message, found = "the signature is not below the modulus", "s = 0" if s == 0 else "s >= n"
+        yield finding_at("sigstruct-signature-range", "signature", message, "0 < s < n", found)
+        return
+    for field, right in zip(("q1", "q2"), quotients(n, s)):
+        value = int.from_bytes(getattr(sigstruct, field), "little")
+        if value != right:
+            message = f"{field} of SIGSTRUCT is wrong: EINIT would refuse it"
+            expected, found = f"{right:x}"[:32], f"{value:x}"[:32]
+            yield finding_at("sigstruct-quotient", field, message, expected, found)
+    if not _pkcs1_valid(n, RSA_EXPONENT, s, sigstruct.signed_message):
+        yield finding_at(
+            "signature-invalid",
+            "signature",
+            "the RSA signature is not valid",
+            "PKCS#1 v1.5 with SHA-256 over the header and the body",
+            "another message or key",
+        )
+
+
+def check_fips_signature(
+    fips: FipsSignature, sigstruct: Sigstruct, block: Optional[int] = None, offset: int = 0
+) -> tuple[Finding, ...]:
+    """Check the second signature of a block, which covers all of its SIGSTRUCT."""
+    n = int.from_bytes(fips.modulus, "little")
+    s = int.from_bytes(fips.signature, "big")
+    valid = (
+        fips.exponent == FIPS_EXPONENT
+        and n.bit_length() == 8 * KEY_SIZE
+        and n % 2 == 1
+        and 0 < s < n
+        and _pkcs1_valid(n, FIPS_EXPONENT, s, sigstruct.serialise())
+    )
+    if valid:
+        return ()
+    defect = Finding(
+        "fips-signature-invalid",
+        Severity.DIFFERS,
+        "the FIPS signature of the metadata block is not valid",
+        block,
+        offset,
+        f"RSA-3072, exponent {FIPS_EXPONENT}, PKCS#1 v1.5 with SHA-256 over SIGSTRUCT",
+        f"exponent {fips.exponent}, {n.bit_length()} bits",
+        "the file is damaged or its metadata was changed after it was signed",
+    )
+    return (defect,)
+
+
+def second_signature_note(fips: FipsSignature, block: int, offset: int) -> Finding:
+    """Whoever signs may put any key there, so its bytes can carry anything: say whose it is."""
+    return Finding(
+        "second-signature",
+        Severity.NOTE,
+        f"block {block} has a second signature, by a throw-away key that nothing binds to the "
+        f"vendor: these {FipsSignature.SIZE} bytes are neither measured nor signed by the vendor",
+        block,
+        offset,
+        found=f"a key whose modulus has the SHA-256 {hashlib.sha256(fips.modulus).hexdigest()}",
+        hint="EnableIPPFIPS makes a new key whenever the enclave is signed; compare the hash with "
+        "that of a copy from elsewhere if it matters",
+    )
+
+
+def quotients(modulus: int, signature: int) -> tuple[int, int]:
+    """q1 and q2 of a SIGSTRUCT (SDM 38.13)."""
+    square, rest = divmod(signature * signature, modulus)
+    return square, signature * rest // modulus
+
+
+def _pkcs1_valid(n: int, e: int, s: int, message: bytes) -> bool:
+    """RSASSA-PKCS1-v1_5 verification by comparing encodings (RFC 8017, 8.2.2).
+
+    The whole padded message is rebuilt and compared, so no lax parsing of
+    padding can be exploited, which with exponent 3 would be fatal.
+    """
+    digest_info = _DIGEST_INFO_SHA256 + hashlib.sha256(message).digest()
+    padding = b"\xff" * (KEY_SIZE - 3 - len(digest_info))
+    encoded = b"\0\1" + padding + b"\0" + digest_info
+    return pow(s, e, n) == int.from_bytes(encoded, "big")

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The verdict and what it rests on: one object that every front end only words.
 
-Account for every byte of a file: split it into ranges by origin.
+And ranges of bytes, with which it accounts for every byte of a file: where two byte strings
+differ, and where each byte comes from. Bytes are compared in chunks, as large integers, so
+that equal files cost next to nothing and different ones little, however they differ.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Optional
 
-from sgx_enclaves.enclave.known import signer_named
-from sgx_enclaves.enclave.metadata import Block, FipsSignature
-from sgx_enclaves.enclave.sigstruct import SIGNATURE_FIELDS, Sigstruct
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.plain import record
 
@@ -287,53 +286,48 @@ class Verdict:
 
 Range = tuple[int, int]
 
-_BYTEMAP_CHUNK = 4096
-_MOST_RANGES = 1 << 15
-_NOT_ZERO = re.compile(rb"[^\0]+")
+# Equal bytes between two differences that are still shown as one range.
+GAP = 16
+_CHUNK = 1 << 16
 
 
-def signature_ranges(blocks: Iterable[Block]) -> list[Range]:
-    """Offsets in the descriptor of what only the signer can make, in order."""
-    ranges = []
-    for block in blocks:
-        base = block.offset + Block.SIGSTRUCT_OFFSET
-        for field in SIGNATURE_FIELDS:
-            start, end = Sigstruct.range_of(field)
-            ranges.append((base + start, base + end))
-        ranges += second_signature_ranges([block])
-    return ranges
+def changes(left: bytes, right: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Each chunk between two offsets that differs: where it starts, and its bytes XORed."""
+    for base in range(start, end, _CHUNK):
+        stop = min(base + _CHUNK, end)
+        ours, theirs = left[base:stop], right[base:stop]
+        if ours != theirs:
+            mixed = int.from_bytes(ours, "big") ^ int.from_bytes(theirs, "big")
+            yield base, mixed.to_bytes(stop - base, "big")
 
 
-def second_signature_ranges(blocks: Iterable[Block]) -> list[Range]:
-    """Of these, what holds a throw-away key and its signature."""
-    starts = [b.offset + b.fips_offset for b in blocks if b.fips_offset is not None]
-    return [(start, start + FipsSignature.SIZE) for start in starts]
+def differing_ranges(
+    left: bytes, right: bytes, areas: Iterable[Range], gap: int = 1
+) -> Iterator[Range]:
+    """Where two byte strings differ.
 
-
-def differing_ranges(left: bytes, right: bytes) -> list[Range]:
-    """Where two byte strings of the same length differ.
-
-    Equal chunks are skipped at the speed of a memory comparison, so equal
-    inputs cost next to nothing. After `_MOST_RANGES` ranges the rest is told
-    by whole chunks, which claims too much and never too little.
+    Args:
+        left: one byte string.
+        right: the other.
+        areas: where to look, within both; a range never crosses their ends.
+        gap: ranges less than so many bytes apart are one.
     """
-    if left == right:
-        return []
-    ranges: list[Range] = []
-    for base in range(0, len(left), _BYTEMAP_CHUNK):
-        a, b = left[base : base + _BYTEMAP_CHUNK], right[base : base + _BYTEMAP_CHUNK]
-        if a == b:
-            continue
-        if len(ranges) >= _MOST_RANGES:
-            found = [(base, base + len(a))]
-        else:
-            mixed = int.from_bytes(a, "big") ^ int.from_bytes(b, "big")
-            runs = _NOT_ZERO.finditer(mixed.to_bytes(len(a), "big"))
-            found = [(base + run.start(), base + run.end()) for run in runs]
-        if ranges and ranges[-1][1] == found[0][0]:
-            found[0] = (ranges.pop()[0], found[0][1])
-        ranges += found
-    return ranges
+    nearby = rb"(?:\0{1,%d}[^\0]+)*" % (gap - 1) if gap > 1 else b""
+    pattern = re.compile(rb"[^\0]+" + nearby)
+    for start, end in areas:
+        # Nothing yet: an empty range too far off to be continued.
+        last = (-gap, -gap)
+        for base, mixed in changes(left, right, start, end):
+            for match in pattern.finditer(mixed):
+                found = (base + match.start(), base + match.end())
+                if found[0] - last[1] < gap:
+                    last = (last[0], found[1])
+                    continue
+                if last[1] > 0:
+                    yield last
+                last = found
+        if last[1] > 0:
+            yield last
 
 
 def outside(ranges: Sequence[Range], holes: Sequence[Range]) -> list[Range]:
@@ -357,31 +351,6 @@ def shifted(ranges: Iterable[Range], by: int) -> list[Range]:
     return [(start + by, end + by) for start, end in ranges]
 
 
-def metadata_differences(ours: bytes, theirs: bytes, free: list[Range]) -> list[Range]:
-    """Where two metadata areas differ, outside of what only the signer can make."""
-    common = min(len(ours), len(theirs))
-    wrong = outside(differing_ranges(ours[:common], theirs[:common]), free)
-    if len(ours) != len(theirs):
-        wrong.append((common, max(len(ours), len(theirs))))
-    return wrong
-
-
-def first_difference(ours: bytes, theirs: bytes, skipped: Range) -> Optional[int]:
-    """Offset of the first byte that differs, the skipped range left out."""
-    common = min(len(ours), len(theirs))
-    for start, end in ((0, min(skipped[0], common)), (min(skipped[1], common), common)):
-        if ours[start:end] != theirs[start:end]:
-            low, high = start, end
-            while high - low > 1:
-                middle = (low + high) // 2
-                if ours[low:middle] != theirs[low:middle]:
-                    high = middle
-                else:
-                    low = middle
-            return low
-    return None
-
-
 def paint(size: int, layers: Iterable[tuple[Origin, Iterable[Range]]]) -> tuple[ByteRange, ...]:
     """Ranges that cover 0 to `size` without gap or overlap; later layers win.
 
@@ -389,48 +358,24 @@ def paint(size: int, layers: Iterable[tuple[Origin, Iterable[Range]]]) -> tuple[
         size: bytes of the file.
         layers: an origin and the ranges that have it, the background first.
     """
-    edges = {0, size}
-    flat: list[tuple[Origin, list[Range]]] = []
-    for origin, ranges in layers:
-        clipped = [(max(0, s), min(size, e)) for s, e in ranges if s < size and e > 0 and s < e]
-        edges.update(edge for item in clipped for edge in item)
-        flat.append((origin, clipped))
-    points = sorted(edges)
-    origins = [Origin.UNEXPLAINED] * max(0, len(points) - 1)
+    flat = [
+        (max(0, start), min(size, end), origin)
+        for origin, ranges in layers
+        for start, end in ranges
+        if start < size and end > 0 and start < end
+    ]
+    points = sorted({0, size, *(edge for start, end, _ in flat for edge in (start, end))})
     index = {point: i for i, point in enumerate(points)}
-    for origin, clipped in flat:
-        for start, end in clipped:
-            origins[index[start] : index[end]] = [origin] * (index[end] - index[start])
+    origins = [Origin.UNEXPLAINED] * (len(points) - 1)
+    for start, end, origin in flat:
+        origins[index[start] : index[end]] = [origin] * (index[end] - index[start])
     merged: list[ByteRange] = []
-    for i, origin in enumerate(origins):
+    for start, end, origin in zip(points, points[1:], origins):
         if merged and merged[-1].origin is origin:
-            merged[-1] = ByteRange(merged[-1].start, points[i + 1], origin)
+            merged[-1] = ByteRange(merged[-1].start, end, origin)
         else:
-            merged.append(ByteRange(points[i], points[i + 1], origin))
+            merged.append(ByteRange(start, end, origin))
     return tuple(merged)
-
-
-def block_facts(blocks: Iterable[Block], policy: Policy) -> tuple[BlockFacts, ...]:
-    """What each block says, for reports."""
-    facts = []
-    named = dict.fromkeys(policy.signers, f"named by {policy.signers_from.value}")
-    for index, block in enumerate(blocks):
-        sigstruct = block.sigstruct
-        mrsigner = sigstruct.mrsigner.hex()
-        facts.append(
-            BlockFacts(
-                index,
-                str(block.version),
-                sigstruct.enclavehash.hex(),
-                mrsigner,
-                signer_named(mrsigner) or named.get(mrsigner),
-                sigstruct.isvprodid,
-                sigstruct.isvsvn,
-                sigstruct.date_text,
-                sigstruct.is_debug,
-            )
-        )
-    return tuple(facts)
 
 
 def finding_of(error: SgxEnclavesError, code: str) -> Finding:

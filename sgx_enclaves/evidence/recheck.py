@@ -17,14 +17,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Optional
 
-from sgx_enclaves.enclave.compare import compare
+from sgx_enclaves.enclave.compare import block_facts, compare
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block, Descriptor
-from sgx_enclaves.enclave.policy import Policy, check_fips_signature, check_sigstruct
+from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import unsigned
-from sgx_enclaves.enclave.verdict import CheckState, Finding, block_facts
+from sgx_enclaves.enclave.sigstruct import check_fips_signature, check_sigstruct
+from sgx_enclaves.enclave.verdict import CheckState, Finding
 from sgx_enclaves.errors import ReportError, SgxEnclavesError
 from sgx_enclaves.evidence.facts import package_facts
 from sgx_enclaves.evidence.report import ROLES, Plain

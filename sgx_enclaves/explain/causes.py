@@ -8,11 +8,12 @@ each cause says what was seen, and guesses are worded as such.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Optional
 
 from sgx_enclaves.enclave.verdict import Cause
 from sgx_enclaves.explain.description import SHF_ALLOC, Side, excerpt
+from sgx_enclaves.plain import record
 
 _TOOLCHAIN = "build with the toolchain of the enclave's release, in the same place"
 
@@ -39,79 +40,185 @@ _LETTERS = 4
 _LEAST_FENCES = 4
 
 
+@record
+class Trace:
+    """A fact of a build that can be read from its file, and what it means when it differs.
+
+    Attributes:
+        code: the cause's.
+        message: when the fact differs, with that of both sides as `{theirs}` and `{ours}`.
+        hint: the cause's.
+        read: the fact in words; None where there is nothing of the kind.
+        presence: what only one side has, with its fact as `{}`; empty if that is no cause.
+        why: how that comes, if anything is to be said of it.
+    """
+
+    code: str
+    message: str
+    hint: str
+    read: Callable[[Side], Optional[str]]
+    presence: str = ""
+    why: str = ""
+
+    def cause(self, ours: Side, theirs: Side) -> Iterator[Cause]:
+        """The cause, where both sides say something else."""
+        expected, found = self.read(ours), self.read(theirs)
+        if expected == found:
+            return
+        if expected is not None and found is not None:
+            if self.message:
+                message = self.message.format(theirs=found, ours=expected)
+                yield Cause(self.code, message, self.hint)
+        elif self.presence:
+            sides = ("our build", "the vendor's file")
+            has, has_not = sides if found is None else sides[::-1]
+            what = self.presence.format(expected if found is None else found)
+            yield Cause(self.code, f"{has} has {what}, {has_not} not{self.why}", self.hint)
+
+
+_IN_BOTH = "{theirs} in the vendor's file, {ours} in our build"
+
+_INTERPRETER = Trace(
+    "interpreter-path",
+    f"PT_INTERP is {_IN_BOTH}",
+    "the linker bakes in the path of its C library, and it is measured: "
+    "use the same --dynamic-linker",
+    lambda side: side.description.interpreter or "absent",
+)
+_BUILD_ID = Trace(
+    "build-id",
+    f"the build id is {_IN_BOTH}",
+    "link with the same --build-id option; where both have one, it only "
+    "follows from another difference",
+    lambda side: side.description.build_id or "absent",
+)
+_HASH_STYLE = Trace(
+    "hash-style",
+    "the linker wrote {theirs} for the vendor's file, {ours} for our build",
+    "use the same --hash-style: the sections are measured and move all that follow",
+    lambda side: " and ".join(name for name in _HASHES if name in side.loaded) or "neither",
+)
+
+
+def _comment(side: Side) -> Optional[str]:
+    texts = side.description.comments
+    return None if texts is None else ", ".join(texts) or "nothing"
+
+
+_COMPILERS = (
+    Trace(
+        "compiler-comment",
+        f"debugging information names the compilers {_IN_BOTH}",
+        _TOOLCHAIN,
+        lambda side: ", ".join(side.description.producers) or None,
+    ),
+    Trace("compiler-comment", f"the compilers name themselves {_IN_BOTH}", _TOOLCHAIN, _comment),
+    Trace(
+        "comment-section",
+        "",
+        "strip both alike: Intel's makefiles use --remove-section=.comment",
+        _comment,
+        "a section .comment ({})",
+    ),
+)
+_TEXT_RELOCATIONS = Trace(
+    "text-relocations",
+    "",
+    _TOOLCHAIN,
+    lambda side: "text relocations (DT_TEXTREL)" if side.has_textrel else None,
+    "{}",
+    ": code or constants were built without -fPIC there",
+)
+_SYMTAB = Trace(
+    "stripped-differently",
+    "the files were stripped differently: the vendor's file has {theirs}, our build has {ours}",
+    "strip as the enclave's makefile does, and keep rpmbuild's brp-strip away from it",
+    lambda side: (
+        "no .symtab"
+        if side.description.symtab is None
+        else f"a .symtab of {side.description.symtab} entries"
+    ),
+)
+
+
+def _link_option(option: str, read: Callable[[Side], str]) -> Trace:
+    return Trace(
+        "link-option",
+        f"the linker was given another {option}: {_IN_BOTH}",
+        "link with the options of the enclave's makefile; the distribution may add its own",
+        lambda side: read(side) if side.description.segments else None,
+    )
+
+
+def _stack(side: Side) -> str:
+    flags = dict(side.description.segments).get("PT_GNU_STACK")
+    if flags is None:
+        return "none"
+    return "PT_GNU_STACK executable" if flags & 1 else "not executable"
+
+
+def _binds_now(side: Side) -> str:
+    tags = dict(side.description.dynamic)
+    flags = tags.get("DT_FLAGS", 0) & _DF_BIND_NOW or tags.get("DT_FLAGS_1", 0) & _DF_1_NOW
+    return "yes" if flags or "DT_BIND_NOW" in tags else "no"
+
+
+_DF_BIND_NOW, _DF_1_NOW = 8, 1
+
+# Options of the linker that program headers and dynamic flags show.
+_LINK_OPTIONS = (
+    _link_option("-z execstack (PT_GNU_STACK)", _stack),
+    _link_option(
+        "-z relro (PT_GNU_RELRO)",
+        lambda side: "yes" if "PT_GNU_RELRO" in dict(side.description.segments) else "no",
+    ),
+    _link_option("-z now (BIND_NOW)", _binds_now),
+    _link_option(
+        "-z separate-code (number of PT_LOAD)",
+        lambda side: str(sum(kind == "PT_LOAD" for kind, _ in side.description.segments)),
+    ),
+    _link_option(
+        "-z pack-relative-relocs (DT_RELR)",
+        lambda side: (
+            "yes" if {"DT_RELR", "DT_RELRSZ", "36"} & set(dict(side.description.dynamic)) else "no"
+        ),
+    ),
+    _link_option(
+        "-z ibt, -z shstk (.note.gnu.property)",
+        lambda side: " and ".join(side.description.features) or "none",
+    ),
+)
+
+
 def build_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     """The causes that traces show, most certain first."""
-    yield from _interpreter(ours, theirs)
-    build_id = list(_build_id(ours, theirs))
+
+    def differing(*traces: Trace) -> Iterator[Cause]:
+        for trace in traces:
+            yield from trace.cause(ours, theirs)
+
+    yield from differing(_INTERPRETER)
     # Where both have one, it differs because something else does.
     follows = ours.description.build_id is not None and theirs.description.build_id is not None
     if not follows:
-        yield from build_id
-    yield from _hash_style(ours, theirs)
+        yield from differing(_BUILD_ID)
+    yield from differing(_HASH_STYLE)
     linker = list(_linker(ours, theirs))
     yield from linker
     yield from _only_sections(ours, theirs, bool(linker))
-    options = [] if linker else list(_link_options(ours, theirs))
+    options = [] if linker else list(differing(*_LINK_OPTIONS))
     yield from options
-    yield from _comment(ours, theirs)
+    yield from differing(*_COMPILERS)
     mitigations = list(_mitigation(ours, theirs))
     yield from mitigations
-    if ours.has_textrel != theirs.has_textrel:
-        yield Cause(
-            "text-relocations",
-            f"{_who(ours.has_textrel)} has text relocations (DT_TEXTREL), "
-            f"{_other(ours.has_textrel)} not: code or constants were built without -fPIC there",
-            _TOOLCHAIN,
-        )
+    yield from differing(_TEXT_RELOCATIONS)
     yield from _strings(ours, theirs)
     yield from _code(ours, theirs, bool(mitigations or options or linker))
-    yield from _stripped(ours, theirs)
+    yield from differing(_SYMTAB)
+    yield from _debug_sections(ours, theirs)
     yield from _restripped(ours, theirs)
     if follows:
-        yield from build_id
-
-
-def _who(ours: bool) -> str:
-    return "our build" if ours else "the vendor's file"
-
-
-def _other(ours: bool) -> str:
-    return "the vendor's file" if ours else "our build"
-
-
-def _interpreter(ours: Side, theirs: Side) -> Iterator[Cause]:
-    if ours.description.interpreter != theirs.description.interpreter:
-        yield Cause(
-            "interpreter-path",
-            f"PT_INTERP is {theirs.description.interpreter or 'absent'} in the vendor's file, "
-            f"{ours.description.interpreter or 'absent'} in our build",
-            "the linker bakes in the path of its C library, and it is measured: "
-            "use the same --dynamic-linker",
-        )
-
-
-def _hash_style(ours: Side, theirs: Side) -> Iterator[Cause]:
-    styles = [
-        " and ".join(name for name in _HASHES if name in side.loaded) or "neither"
-        for side in (theirs, ours)
-    ]
-    if styles[0] != styles[1]:
-        yield Cause(
-            "hash-style",
-            f"the linker wrote {styles[0]} for the vendor's file, {styles[1]} for our build",
-            "use the same --hash-style: the sections are measured and move all that follow",
-        )
-
-
-def _build_id(ours: Side, theirs: Side) -> Iterator[Cause]:
-    if ours.description.build_id != theirs.description.build_id:
-        yield Cause(
-            "build-id",
-            f"the build id is {theirs.description.build_id or 'absent'} in the vendor's file, "
-            f"{ours.description.build_id or 'absent'} in our build",
-            "link with the same --build-id option; where both have one, it only "
-            "follows from another difference",
-        )
+        yield from differing(_BUILD_ID)
 
 
 # What adds a section that only one of two builds has; others come from other link steps.
@@ -150,92 +257,23 @@ def _linker(ours: Side, theirs: Side) -> Iterator[Cause]:
 
 def _only_sections(ours: Side, theirs: Side, other_linker: bool) -> Iterator[Cause]:
     """Sections that only one side has, each kind with what adds it."""
-    for is_ours, side, other in ((True, ours, theirs), (False, theirs, ours)):
-        names = {s.name for s in other.description.sections}
-        if not names:
-            return
-        for section in side.description.sections:
-            is_debug = section.name.startswith((".debug", ".zdebug"))
-            if section.name in names or section.name in _HAVE_CAUSES or is_debug:
-                continue
-            loaded = "a loaded section" if section.flags & SHF_ALLOC else "a section"
-            if other_linker and section.name not in _ADDED_BY:
-                # It names its sections as it likes.
-                continue
-            yield Cause(
-                "section-only-in-one",
-                f"{_who(is_ours)} has {loaded} {excerpt(section.name)}, {_other(is_ours)} not",
-                _ADDED_BY.get(section.name, "link and strip as the enclave's makefile does"),
-            )
-
-
-_DF_BIND_NOW, _DF_1_NOW = 8, 1
-
-
-def _link_options(ours: Side, theirs: Side) -> Iterator[Cause]:
-    """Options of the linker that program headers and dynamic flags show."""
-    expected, found = _linked_with(ours), _linked_with(theirs)
-    if not ours.description.segments or not theirs.description.segments:
+    expected, found = ({s.name: s for s in side.description.sections} for side in (ours, theirs))
+    if not expected or not found:
         return
-    for option in expected:
-        if expected[option] != found[option]:
-            yield Cause(
-                "link-option",
-                f"the linker was given another {option}: {found[option]} in the vendor's file, "
-                f"{expected[option]} in our build",
-                "link with the options of the enclave's makefile; the distribution may add its own",
-            )
-
-
-def _linked_with(side: Side) -> dict[str, str]:
-    """Option to what is seen of it."""
-    segments, dynamic = side.description.segments, dict(side.description.dynamic)
-    stack = [flags for kind, flags in segments if kind == "PT_GNU_STACK"]
-    loads = [flags for kind, flags in segments if kind == "PT_LOAD"]
-    now = (
-        "DT_BIND_NOW" in dynamic
-        or dynamic.get("DT_FLAGS", 0) & _DF_BIND_NOW
-        or dynamic.get("DT_FLAGS_1", 0) & _DF_1_NOW
-    )
-    packed = {"DT_RELR", "DT_RELRSZ", "36"} & set(dynamic)
-    rights = ("PT_GNU_STACK executable" if stack[0] & 1 else "not executable") if stack else "none"
-    return {
-        "-z execstack (PT_GNU_STACK)": rights,
-        "-z relro (PT_GNU_RELRO)": "yes" if any(k == "PT_GNU_RELRO" for k, _ in segments) else "no",
-        "-z now (BIND_NOW)": "yes" if now else "no",
-        "-z separate-code (number of PT_LOAD)": str(len(loads)),
-        "-z pack-relative-relocs (DT_RELR)": "yes" if packed else "no",
-        "-z ibt, -z shstk (.note.gnu.property)": " and ".join(side.description.features) or "none",
-    }
-
-
-def _comment(ours: Side, theirs: Side) -> Iterator[Cause]:
-    producers = ours.description.producers, theirs.description.producers
-    if all(producers) and producers[0] != producers[1]:
+    for name, section in (*expected.items(), *found.items()):
+        is_debug = name.startswith((".debug", ".zdebug"))
+        # Another linker names its sections as it likes.
+        is_linkers = other_linker and name not in _ADDED_BY
+        if (name in expected) == (name in found) or name in _HAVE_CAUSES or is_debug or is_linkers:
+            continue
+        loaded = "a loaded section" if section.flags & SHF_ALLOC else "a section"
+        sides = ("our build", "the vendor's file")
+        has, has_not = sides if name in expected else sides[::-1]
         yield Cause(
-            "compiler-comment",
-            f"debugging information names the compilers {', '.join(producers[1])} in the "
-            f"vendor's file, {', '.join(producers[0])} in our build",
-            _TOOLCHAIN,
+            "section-only-in-one",
+            f"{has} has {loaded} {excerpt(name)}, {has_not} not",
+            _ADDED_BY.get(name, "link and strip as the enclave's makefile does"),
         )
-    expected, found = ours.description.comments, theirs.description.comments
-    if expected == found:
-        return
-    if expected is None or found is None:
-        has = expected is not None
-        text = ", ".join(expected or found or ())
-        yield Cause(
-            "comment-section",
-            f"{_who(has)} has a section .comment ({text or 'empty'}), {_other(has)} not",
-            "strip both alike: Intel's makefiles use --remove-section=.comment",
-        )
-        return
-    yield Cause(
-        "compiler-comment",
-        f"the compilers name themselves {', '.join(found) or 'nothing'} in the "
-        f"vendor's file, {', '.join(expected) or 'nothing'} in our build",
-        _TOOLCHAIN,
-    )
 
 
 def _mitigation(ours: Side, theirs: Side) -> Iterator[Cause]:
@@ -360,20 +398,7 @@ def _blocks(places: list[int]) -> int:
     return sum(length >= _LEAST_RUN for length in lengths)
 
 
-def _stripped(ours: Side, theirs: Side) -> Iterator[Cause]:
-    if ours.description.symtab != theirs.description.symtab:
-        sides = " ".join(
-            f"{who} has {'no .symtab' if n is None else f'a .symtab of {n} entries'}{end}"
-            for who, n, end in (
-                ("the vendor's file", theirs.description.symtab, ","),
-                ("our build", ours.description.symtab, ""),
-            )
-        )
-        yield Cause(
-            "stripped-differently",
-            f"the files were stripped differently: {sides}",
-            "strip as the enclave's makefile does, and keep rpmbuild's brp-strip away from it",
-        )
+def _debug_sections(ours: Side, theirs: Side) -> Iterator[Cause]:
     if ours.debug != theirs.debug:
         names = sorted(set(ours.debug) ^ set(theirs.debug)) or sorted(ours.debug)
         yield Cause(

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Optional
 
 from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.detect import generation_called
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Block, Descriptor
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
+from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.verdict import (
     Cause,
     Difference,
@@ -25,7 +25,6 @@ from sgx_enclaves.enclave.verdict import (
     Range,
     Verdict,
     outside,
-    signature_ranges,
 )
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.causes import build_causes
@@ -78,7 +77,7 @@ def explained(
         options = Config({}, verdict.config.name)
     regenerated = None
     if verdict.sdk is not None:
-        generation = generation_called(verdict.sdk)
+        generation = generation_named(verdict.sdk)
         fips = generation.fips_by_argument and _has_fips(signed, verdict.signed.name, limits)
         regenerated = regenerate(image, options, generation, fips, limits)
     name = verdict.signed.name
@@ -235,7 +234,7 @@ class _Explainer:
         base, theirs = self._metadata.offset, self._metadata.data
         ours = self._regenerated.descriptor
         common = min(len(ours), len(theirs))
-        areas = outside([(0, common)], sorted(signature_ranges(self._regenerated.blocks)))
+        areas = outside([(0, common)], self._regenerated.signature_ranges)
         for start, end in scan(ours, theirs, areas, common).ranges:
             yield from self._fields_of(ours, theirs, start, end)
         if len(theirs) > common:

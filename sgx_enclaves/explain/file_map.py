@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where a byte of our enclave file belongs: segment, section, symbol, measured or not.
 
-Which field a byte of the metadata area belongs to, and whether MRENCLAVE covers it.
-
-Where two long byte strings differ, for little memory and time however they differ: bytes
-are compared in chunks, as large integers. The cost of a byte does not depend on whether it
-differs, and no list grows with the file. Only the first ranges are kept; the rest are counted.
+Which field a byte of the metadata area belongs to, and whether MRENCLAVE covers it. Where
+two files differ: only the first ranges are kept, the rest are counted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Optional
 
 from sgx_enclaves.enclave.elf import EnclaveImage
@@ -31,13 +28,12 @@ from sgx_enclaves.enclave.metadata import (
     Directory,
     ElrangeEntry,
     ExtendEntry,
-    FipsSignature,
     LayoutEntry,
     LayoutGroup,
     PatchEntry,
 )
-from sgx_enclaves.enclave.sigstruct import SECINFO_TCS, Sigstruct
-from sgx_enclaves.enclave.verdict import Range, outside
+from sgx_enclaves.enclave.sigstruct import SECINFO_TCS, FipsSignature, Sigstruct
+from sgx_enclaves.enclave.verdict import GAP, Range, changes, differing_ranges, outside
 from sgx_enclaves.errors import FormatError, SgxEnclavesError
 from sgx_enclaves.explain.description import SHF_ALLOC, SHF_EXECINSTR, Description, Section
 from sgx_enclaves.plain import record
@@ -72,26 +68,16 @@ def field_at(blocks: tuple[Block, ...], size: int, offset: int) -> Field:
     for index, block in enumerate(blocks):
         if block.offset <= offset < block.offset + block.header.size:
             field = _in_block(block, offset - block.offset)
-            return Field(
-                f"block {index} {field.name}",
-                block.offset + field.start,
-                block.offset + field.end,
-                field.measured,
-                field.is_blob,
-            )
+            start, end = block.offset + field.start, block.offset + field.end
+            return replace(field, name=f"block {index} {field.name}", start=start, end=end)
     start = blocks[-1].offset + blocks[-1].header.size if blocks else 0
     return Field("tail", start, max(size, offset + 1))
 
 
 def _in_block(block: Block, at: int) -> Field:
     if at < Block.SIGSTRUCT_OFFSET:
-        spec = BlockHeader.field_at(at)
-        return Field(
-            f"header.{spec.name}",
-            spec.offset,
-            spec.offset + spec.size,
-            spec.name in _MEASURED_HEADER_FIELDS,
-        )
+        name = BlockHeader.field_at(at).name
+        return _named(BlockHeader, "header", 0, at, name in _MEASURED_HEADER_FIELDS)
     if at < Block.DIRECTORIES_OFFSET:
         return _named(Sigstruct, "SIGSTRUCT", Block.SIGSTRUCT_OFFSET, at)
     if at < block.data_offset:
@@ -258,9 +244,8 @@ class FileMap:
     def measured_difference(self, other: bytes, start: int, end: int) -> bool:
         """Whether MRENCLAVE covers any byte there that is another one in `other`."""
         return any(
-            differ(self.image.data, other, max(s, start), min(e, end))
+            any(changes(self.image.data, other, max(s, start), min(e, end)))
             for s, e in self._measured
-            if s < end and start < e
         )
 
 
@@ -273,12 +258,8 @@ def _usual_patches(image: EnclaveImage) -> list[Range]:
     return holes
 
 
-# Equal bytes between two differences that are still shown as one range.
-GAP = 16
-_CHUNK = 1 << 16
 _QUIET = bytes(GAP)
-_DIFFERENT = re.compile(rb"[^\0]")
-_MARK = bytes([0] + [1] * 255)
+_MARKS = bytes([0] + [1] * 255)
 
 
 @record
@@ -296,7 +277,7 @@ class Scan:
     differing_bytes: int
 
 
-def scan(left: bytes, right: bytes, areas: Iterable[Range], most: int) -> Scan:
+def scan(left: bytes, right: bytes, areas: Sequence[Range], most: int) -> Scan:
     """Find the differing ranges; those less than `GAP` bytes apart are one.
 
     Args:
@@ -305,80 +286,14 @@ def scan(left: bytes, right: bytes, areas: Iterable[Range], most: int) -> Scan:
         areas: where to look, within both; a range never crosses their ends.
         most: how many ranges to keep.
     """
-    ranges: list[Range] = []
-    omitted = differing = 0
+    ranges = tuple(islice(differing_ranges(left, right, areas, GAP), most))
+    count = differing = 0
     for start, end in areas:
-        part = _Area(left, right, most - len(ranges))
-        for base in range(start, end, _CHUNK):
-            part.chunk(base, min(base + _CHUNK, end))
-        ranges += part.ranges
-        omitted += part.omitted
-        differing += part.differing
-    return Scan(tuple(ranges), omitted, differing)
-
-
-def differ(left: bytes, right: bytes, start: int, end: int) -> bool:
-    """Whether any byte from `start` to `end` differs; never copies more than a chunk."""
-    for base in range(start, end, _CHUNK):
-        stop = min(base + _CHUNK, end)
-        if left[base:stop] != right[base:stop]:
-            return True
-    return False
-
-
-class _Area:
-    """The scan of one area, chunk by chunk."""
-
-    def __init__(self, left: bytes, right: bytes, most: int) -> None:
-        self._left = left
-        self._right = right
-        self._most = most
-        # The differences of the last bytes of the chunk before.
-        self._before = _QUIET
-        self.ranges: list[Range] = []
-        self.omitted = 0
-        self.differing = 0
-
-    def chunk(self, start: int, end: int) -> None:
-        left, right = self._left[start:end], self._right[start:end]
-        if left == right:
-            self._before = (self._before + bytes(end - start))[-GAP:]
-            return
-        number = int.from_bytes(left, "little") ^ int.from_bytes(right, "little")
-        changes = number.to_bytes(end - start, "little")
-        self.differing += len(changes) - changes.count(0)
-        if self.omitted:
-            self.omitted += self._count(changes)
-        else:
-            self._collect(start, changes)
-        self._before = (self._before + changes)[-GAP:]
-
-    def _collect(self, base: int, changes: bytes) -> None:
-        """Add the ranges of a chunk one by one, until there are enough."""
-        last = len(changes.rstrip(b"\0"))
-        started = position = 0
-        while position < last:
-            match = _DIFFERENT.search(changes, position)
-            if match is None:
-                return
-            start = match.start()
-            gap = changes.find(_QUIET, start)
-            end = last if gap < 0 else gap
-            if self.ranges and base + start - self.ranges[-1][1] < GAP:
-                self.ranges[-1] = (self.ranges[-1][0], base + end)
-            elif len(self.ranges) < self._most:
-                self.ranges.append((base + start, base + end))
-                started += 1
-            else:
-                self.omitted = self._count(changes) - started
-                return
-            position = end
-
-    def _count(self, changes: bytes) -> int:
-        """How many ranges start in a chunk: a difference with `GAP` equal bytes before it."""
-        marks = int.from_bytes((self._before + changes).translate(_MARK), "little")
-        near = marks | marks << 8
-        for bits in (16, 32, 64):
-            near |= near << bits
-        starts = (marks & ~(near << 8)) >> 8 * GAP
-        return starts.to_bytes(len(changes), "little").count(1)
+        position, before = start, _QUIET
+        for base, mixed in changes(left, right, start, end):
+            before = before if base == position else _QUIET
+            # A range starts behind so many equal bytes: counted, for there may be millions.
+            count += (before + mixed).translate(_MARKS).count(_QUIET + b"\1")
+            differing += len(mixed) - mixed.count(0)
+            position, before = base + len(mixed), mixed[-GAP:].rjust(GAP, b"\0")
+    return Scan(ranges, count - len(ranges), differing)

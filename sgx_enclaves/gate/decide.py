@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from sgx_enclaves.enclave.known import pin_named, signer_named
+from sgx_enclaves.enclave.policy import pin_named, signer_named
 from sgx_enclaves.errors import RuleError
 from sgx_enclaves.gate.inspect import PackageFacts
 from sgx_enclaves.gate.record import (

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.known import signer_named
 from sgx_enclaves.enclave.metadata import DIRECTORY_NAMES, Block, Descriptor
+from sgx_enclaves.enclave.policy import signer_named
 from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.enclave.verdict import Origin, Verdict
 from sgx_enclaves.plain import as_plain

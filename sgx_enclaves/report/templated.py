@@ -18,7 +18,7 @@ from typing import Any
 
 from sgx_enclaves import __version__
 from sgx_enclaves.enclave import metadata, sigstruct
-from sgx_enclaves.enclave.known import signer_named
+from sgx_enclaves.enclave.policy import signer_named
 from sgx_enclaves.enclave.verdict import ByteRange, CheckState, Origin, Outcome, Verdict
 from sgx_enclaves.plain import printable
 from sgx_enclaves.release.outcome import EnclaveOutcome, ReleaseVerdict

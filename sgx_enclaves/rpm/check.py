@@ -17,14 +17,7 @@ from typing import NamedTuple, Optional
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import Generation
-from sgx_enclaves.enclave.verdict import (
-    Difference,
-    Finding,
-    Outcome,
-    Severity,
-    Verdict,
-    finding_of,
-)
+from sgx_enclaves.enclave.verdict import Difference, Finding, Outcome, Severity, Verdict, finding_of
 from sgx_enclaves.errors import LimitError, PackageDamagedError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.plain import record

@@ -24,11 +24,11 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional, Union
 
-from sgx_enclaves.enclave.elf import METADATA_NOTE_NAME, EnclaveImage
-from sgx_enclaves.enclave.elf_headers import ELF_MAGIC, METADATA_SECTION
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import ELF_MAGIC, METADATA_NOTE_NAME, METADATA_SECTION
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.policy import check_sigstruct
+from sgx_enclaves.enclave.sigstruct import check_sigstruct
 from sgx_enclaves.errors import FormatError, LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.librpm import FileKind, PackageFile

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Optional
 
-from sgx_enclaves.enclave.known import pin_for_file
+from sgx_enclaves.enclave.policy import pin_for_file
 
 # Fedora's %{sgx_prefix} and %{sgx_libdir}.
 ENCLAVE_FOLDER = "/usr/x86_64-intel-sgx/lib64/"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Protocol
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.known import pin_for_file
+from sgx_enclaves.enclave.policy import pin_for_file
 from sgx_enclaves.errors import (
     CatalogueError,
     InputError,

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.known import pin_named, pins_of_signer
 from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.policy import pin_named, pins_of_signer
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.rpm.enclaves import Links, PackedEnclave

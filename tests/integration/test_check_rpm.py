@@ -18,9 +18,9 @@ import pytest
 
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.detect import detect_generation
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.regenerate import regenerate
+from sgx_enclaves.enclave.sdk import detect_generation
 from sgx_enclaves.enclave.sign import sign
 from sgx_enclaves.evidence.report import read_report
 from sgx_enclaves.rpm.payload import read_payload

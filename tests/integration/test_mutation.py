@@ -21,14 +21,13 @@ from sgx_enclaves.enclave.metadata import (
     Directory,
     ElrangeEntry,
     ExtendEntry,
-    FipsSignature,
     LayoutEntry,
     LayoutGroup,
     PatchEntry,
 )
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import Generation
-from sgx_enclaves.enclave.sigstruct import Sigstruct
+from sgx_enclaves.enclave.sigstruct import FipsSignature, Sigstruct
 from sgx_enclaves.enclave.verdict import Origin, Outcome
 from sgx_enclaves.limits import Limits
 from sgx_enclaves.structure import Structure

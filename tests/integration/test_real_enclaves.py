@@ -24,15 +24,18 @@ from typing import Optional
 import pytest
 
 from sgx_enclaves.enclave.compare import compare
-from sgx_enclaves.enclave.detect import detect_generation, wants_fips_by_argument
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.graft import extract, graft
-from sgx_enclaves.enclave.known import pin_for_file
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block, Descriptor, LayoutEntry, LayoutGroup
-from sgx_enclaves.enclave.policy import Policy, check_fips_signature, check_sigstruct, policy_for
-from sgx_enclaves.enclave.sdk import GENERATIONS, Generation
-from sgx_enclaves.enclave.sigstruct import Sigstruct
+from sgx_enclaves.enclave.policy import Policy, pin_for_file, policy_for
+from sgx_enclaves.enclave.sdk import (
+    GENERATIONS,
+    Generation,
+    detect_generation,
+    wants_fips_by_argument,
+)
+from sgx_enclaves.enclave.sign import extract, graft
+from sgx_enclaves.enclave.sigstruct import Sigstruct, check_fips_signature, check_sigstruct
 from sgx_enclaves.enclave.verdict import CheckState, Origin, Outcome, Verdict
 from sgx_enclaves.errors import SgxEnclavesError
 

@@ -48,10 +48,9 @@ from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.sign import sign_sigstruct
 from sgx_enclaves.enclave.sigstruct import TYPE_DEBUG, Sigstruct
 from tests.enclaves.compiled import build_enclaves, have_toolchain, variant_file
-from tests.support.keys import foreign_key
+from tests.support.keys import foreign_key, sign_sigstruct
 from tests.support.once import made_once
 from tests.support.signed import with_fips_signature
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -15,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from sgx_enclaves.enclave.sign import load_key, mrsigner_of
+from sgx_enclaves.enclave.sign import bcd_date, load_key, mrsigner_of, signed_sigstruct, signer_of
+from sgx_enclaves.enclave.sigstruct import Sigstruct
 
 KEYS = Path(__file__).parents[1] / "data" / "golden"
 VENDOR_PEM = KEYS / "throw-away-test-key.pem"
@@ -57,3 +60,9 @@ def public_pem(key: RSAPrivateKey) -> bytes:
 def mrsigner(key: RSAPrivateKey) -> str:
     """MRSIGNER of a key, hexadecimal."""
     return mrsigner_of(public_pem(key)).hex()
+
+
+def sign_sigstruct(sigstruct: Sigstruct, key: RSAPrivateKey, date: datetime.date) -> Sigstruct:
+    """A SIGSTRUCT of that date, signed."""
+    dated = replace(sigstruct, date=bcd_date(date))
+    return signed_sigstruct(dated, key.public_key(), signer_of(key))

@@ -22,16 +22,16 @@ from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
-from sgx_enclaves.enclave.metadata import Block, Descriptor, Directory, FipsSignature
+from sgx_enclaves.enclave.metadata import Block, Descriptor, Directory
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import generation_named
-from sgx_enclaves.enclave.sign import sign, sign_sigstruct
-from sgx_enclaves.enclave.sigstruct import KEY_SIZE
+from sgx_enclaves.enclave.sign import sign
+from sgx_enclaves.enclave.sigstruct import KEY_SIZE, FipsSignature
 from sgx_enclaves.enclave.verdict import Verdict
 from sgx_enclaves.explain.explain import explained
 from tests.enclaves.synthetic import Enclave, build
-from tests.support.keys import fips_key, mrsigner, vendor_key
+from tests.support.keys import fips_key, mrsigner, sign_sigstruct, vendor_key
 
 DATE = datetime.date(2024, 2, 29)
 

@@ -28,8 +28,8 @@ from sgx_enclaves.arguments import (
 from sgx_enclaves.catalogue.reader import catalogue_from
 from sgx_enclaves.catalogue.records import Enclave
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.graft import extract
 from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
 from sgx_enclaves.evidence.facts import named_package, of_file, of_release

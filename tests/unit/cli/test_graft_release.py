@@ -9,8 +9,8 @@ import pytest
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.cli.main import main
-from sgx_enclaves.enclave.graft import extract
 from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.sign import extract
 from tests.support.intel import INTEL_PCE
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import SMALL_OPTIONS, signed_enclave

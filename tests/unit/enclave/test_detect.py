@@ -8,17 +8,16 @@ from dataclasses import replace
 import pytest
 
 from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.detect import (
-    candidate_generations,
-    detect_generation,
-    generation_called,
-    release_of,
-    sdk_version_word,
-)
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Block, LayoutEntry
 from sgx_enclaves.enclave.regenerate import regenerate
-from sgx_enclaves.enclave.sdk import GENERATIONS, generation_named
+from sgx_enclaves.enclave.sdk import (
+    GENERATIONS,
+    candidate_generations,
+    detect_generation,
+    generation_named,
+    release_of,
+)
 from sgx_enclaves.enclave.sign import sign
 from sgx_enclaves.enclave.verdict import CheckState, Outcome
 from sgx_enclaves.errors import UnsupportedError
@@ -105,7 +104,7 @@ def test_an_option_that_only_later_sdks_have_leaves_no_choice() -> None:
 def test_the_size_of_global_data_decides_between_two_of_one_name() -> None:
     for sdk in ("2.16", "2.16.100"):
         case = signed_enclave(sdk)
-        assert sdk_version_word(case.image) == sdk_version(2, 16)
+        assert case.image.sdk_word == sdk_version(2, 16)
         verdict = case.compare()
         assert verdict.outcome is Outcome.IDENTICAL
         assert verdict.sdk == sdk
@@ -156,8 +155,8 @@ def test_what_is_no_version_word_is_no_newer_sdk() -> None:
 
 def test_names_of_generations() -> None:
     for generation in GENERATIONS:
-        assert generation_called(generation.name) == generation
-    assert generation_called("2.31 as 2.26").version_prefixes == {2 << 16 | 31}
+        assert generation_named(generation.name) == generation
+    assert generation_named("2.31 as 2.26").version_prefixes == {2 << 16 | 31}
     assert release_of(sdk_version(2, 26)) == "2.26"
     assert release_of(sdk_version(2, 26, 101)) == "2.26.1"
     assert detect_generation(with_word(sdk_version(2, 29))).name == "2.26"

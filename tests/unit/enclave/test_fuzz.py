@@ -25,7 +25,7 @@ from sgx_enclaves.limits import Limits
 from tests.enclaves.synthetic import Enclave, Image, Symbol, build
 
 U64 = (1 << 64) - 1
-LIMITS = Limits(added_pages=1 << 14, measured_pages=1 << 10, layout_entries=1 << 12)
+LIMITS = Limits(hashed_bytes=1 << 23, layout_entries=1 << 12)
 CONFIG = Config({"HeapMaxSize": 0x4000, "StackMaxSize": 0x3000})
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from sgx_enclaves.enclave.detect import not_loadable, obstacles, require_loadable
-from sgx_enclaves.enclave.elf import DT_REL, EnclaveImage
+from sgx_enclaves.enclave.elf import DT_REL, EnclaveImage, not_loadable, obstacles, require_loadable
 from sgx_enclaves.enclave.verdict import Outcome, Severity
 from sgx_enclaves.errors import SigningError
 from tests.enclaves.synthetic import Relocation, SectionHeader, Symbol, small_enclave

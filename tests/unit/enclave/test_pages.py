@@ -16,6 +16,7 @@ from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import (
     PageRun,
+    Repetition,
     checked_layout,
     enclave_pages,
     measure,
@@ -80,6 +81,10 @@ def entry(rva: int, pages: int = 1, **fields: Any) -> LayoutEntry:
     return LayoutEntry(page_count=pages, rva=rva, **values)
 
 
+def unrolled(layout: list[Repetition]) -> list[tuple[LayoutEntry, int]]:
+    return [placed for repetition in layout for placed in repetition]
+
+
 def layout_runs(image: EnclaveImage, block: Block) -> list[PageRun]:
     runs = list(enclave_pages(image, block))
     return [run for run in runs if run.offset >= START]
@@ -87,7 +92,7 @@ def layout_runs(image: EnclaveImage, block: Block) -> list[PageRun]:
 
 def test_groups_repeat_the_entries_before_them(image: EnclaveImage, block: Block) -> None:
     table: list[Item] = [entry(START), entry(START + PAGE, 2), LayoutGroup(0x1009, 2, 3, 4 * PAGE)]
-    found = checked_layout(image, with_layout(block, *table))
+    found = unrolled(checked_layout(image, with_layout(block, *table)))
     assert [rva for _, rva in found] == [
         START + base + offset for base in range(0, 16 * PAGE, 4 * PAGE) for offset in (0, PAGE)
     ]
@@ -167,7 +172,6 @@ def test_contradictions_are_refused(
         ([entry(START, (1 << 22) + 1, attributes=EADD | EEXTEND)], 1 << 50),
         ([entry(START, (1 << 22) + 1, content_offset=64, content_size=1)], 1 << 50),
         ([entry(START), LayoutGroup(0x1009, 1, U32, PAGE)], 1 << 50),
-        ([entry(START, 0), LayoutGroup(0x1009, 1, U32, 0)], 1 << 50),
         ([entry(START, 1 << 20), LayoutGroup(0x1009, 1, 1000, 1 << 32)], 1 << 50),
     ],
 )
@@ -211,19 +215,45 @@ def test_a_region_of_many_pages(image: EnclaveImage, block: Block) -> None:
 
 def test_a_huge_segment_is_refused_at_once() -> None:
     data = small_enclave(loads=[Load(START, b"", 1 << 45, PF_R | PF_W)])
-    with pytest.raises(LimitError, match="added pages"):
+    with pytest.raises(LimitError, match="too many pages"):
         regenerate(EnclaveImage.parse(data), Config({}), generation_named("2.25"))
 
 
 def test_limits_can_be_lowered(image: EnclaveImage, block: Block) -> None:
-    with pytest.raises(LimitError, match="measured pages"):
-        list(enclave_pages(image, block, Limits(measured_pages=3)))
-    with pytest.raises(LimitError, match="added pages"):
-        list(enclave_pages(image, block, Limits(added_pages=3)))
-    grouped = with_layout(block, entry(START), LayoutGroup(0x1009, 1, 5, PAGE))
-    assert len(checked_layout(image, grouped, Limits(layout_entries=6))) == 6
+    with pytest.raises(LimitError, match="too many pages"):
+        list(enclave_pages(image, block, Limits(hashed_bytes=3 * 5184)))
+    added = entry(START, 1 << 20, attributes=1)
+    least = Limits(hashed_bytes=image.image_size // PAGE * 5184 + (64 << 20))
+    assert checked_layout(image, with_layout(block, added), least)
+    with pytest.raises(LimitError, match="too many pages"):
+        checked_layout(image, with_layout(block, added, entry(START + (1 << 32))), least)
+
+
+def test_no_page_however_often_is_no_page(image: EnclaveImage, block: Block) -> None:
+    nothing: list[Item] = [entry(START, 0), LayoutGroup(0x1009, 1, U32, 0)]
+    alone = mrenclave(image, with_layout(block, size=1 << 50))
+    assert mrenclave(image, with_layout(block, *nothing, size=1 << 50)) == alone
+
+
+def test_repetitions_that_follow_each_other_are_not_listed(
+    image: EnclaveImage, block: Block, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are looked at one by one."""
+    monkeypatch.setattr("sgx_enclaves.enclave.measure._MOST_LISTED", 12)
+    times = 1 << 16
+    dense = with_layout(block, entry(START), LayoutGroup(0x1009, 1, times, PAGE))
+    found = checked_layout(image, dense, Limits(layout_entries=1 + times))
+    assert len(found) == 2
+    assert len(unrolled(found)) == 1 + times
     with pytest.raises(LimitError, match="too often"):
-        checked_layout(image, grouped, Limits(layout_entries=5))
+        checked_layout(image, dense, Limits(layout_entries=times))
+    # Two entries whose repetitions interleave.
+    pair = (entry(START), entry(START + 8 * PAGE))
+    mixed = with_layout(block, *pair, LayoutGroup(0x1009, 2, 5, PAGE))
+    assert len(unrolled(checked_layout(image, mixed))) == 12
+    more = with_layout(block, *pair, LayoutGroup(0x1009, 2, 6, PAGE))
+    with pytest.raises(LimitError, match="too often"):
+        checked_layout(image, more)
 
 
 @pytest.mark.parametrize("size", [0, 1, PAGE, 0x3000, (1 << 40) + PAGE, U64])
@@ -321,7 +351,7 @@ items = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(items, max_size=6), st.sampled_from([1 << 20, 1 << 40, 1 << 63]))
 def test_any_table_is_measured_or_refused(table: list[Item], size: int) -> None:
-    limits = Limits(layout_entries=1 << 12, added_pages=1 << 14, measured_pages=1 << 10)
+    limits = Limits(layout_entries=1 << 12, hashed_bytes=1 << 23)
     image = EnclaveImage.parse(small_enclave())
     block = regenerate(image, Config({}), generation_named("2.25")).blocks[0]
     try:

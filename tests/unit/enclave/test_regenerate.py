@@ -192,7 +192,7 @@ def test_too_many_layout_entries_and_a_full_area() -> None:
 
 
 def test_the_measurement_is_bounded() -> None:
-    with pytest.raises(LimitError, match="added pages"):
+    with pytest.raises(LimitError, match="too many pages"):
         attempt("2.25", {"HeapMaxSize": 1 << 45})
     with pytest.raises(LimitError, match="too often"):
         attempt("2.25", {"TCSNum": (1 << 32) - 1, "TCSMinPool": (1 << 32) - 1})
@@ -216,7 +216,7 @@ def test_any_values_are_regenerated_or_refused(generation: Generation, data: Any
         st.integers(0, (1 << 64) - 1),
     )
     config = Config({name: data.draw(value) for name in names})
-    limits = Limits(added_pages=1 << 14, measured_pages=1 << 9, layout_entries=1 << 10)
+    limits = Limits(hashed_bytes=1 << 22, layout_entries=1 << 10)
     image = EnclaveImage.parse(small_enclave(sdk=generation.name))
     try:
         made = regenerate(image, config, generation, limits=limits)

@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.graft import extract, parse_signatures, put_on
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import generation_named
@@ -26,10 +25,12 @@ from sgx_enclaves.enclave.sign import (
     Signer,
     bcd_date,
     date_of_signing_data,
+    extract,
     load_key,
     mrsigner_of,
+    parse_signatures,
+    put_on,
     sign,
-    sign_sigstruct,
     sign_with,
     signing_data,
     unsigned,
@@ -37,6 +38,7 @@ from sgx_enclaves.enclave.sign import (
 from sgx_enclaves.errors import GraftError, SigningError
 from tests.enclaves.sdk import sdk_releases
 from tests.enclaves.synthetic import small_enclave
+from tests.support.keys import sign_sigstruct
 from tests.unit.enclave.golden import DATA, SAME_AS, image_shapes, lines, write_image
 
 PEM = (DATA / "throw-away-test-key.pem").read_bytes()

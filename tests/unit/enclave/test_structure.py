@@ -15,12 +15,11 @@ from sgx_enclaves.enclave.metadata import (
     Directory,
     ElrangeEntry,
     ExtendEntry,
-    FipsSignature,
     LayoutEntry,
     LayoutGroup,
     PatchEntry,
 )
-from sgx_enclaves.enclave.sigstruct import Sigstruct
+from sgx_enclaves.enclave.sigstruct import FipsSignature, Sigstruct
 from sgx_enclaves.errors import FormatError
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure, raw, uint

@@ -25,17 +25,15 @@ from sgx_enclaves.enclave.metadata import (
     LAYOUT_GROUP_FLAG,
     Block,
     Directory,
-    FipsSignature,
     LayoutEntry,
     LayoutGroup,
     PatchEntry,
 )
-from sgx_enclaves.enclave.sign import sign_sigstruct
-from sgx_enclaves.enclave.sigstruct import SECINFO_RWX
+from sgx_enclaves.enclave.sigstruct import SECINFO_RWX, FipsSignature
 from sgx_enclaves.enclave.verdict import Origin, Outcome
 from sgx_enclaves.errors import LimitError
 from tests.enclaves.synthetic import Enclave, build
-from tests.support.keys import foreign_key, vendor_key
+from tests.support.keys import foreign_key, sign_sigstruct, vendor_key
 from tests.support.signed import (
     DATE,
     Case,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.known import all_pins, pin_for_file, pin_named
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.policy import all_pins, pin_for_file, pin_named
 from sgx_enclaves.enclave.verdict import Origin, Outcome
 from tests.enclaves.synthetic import NOTE_SECTION, Enclave, Image, Load, Note, SectionHeader, build
 from tests.support.signed import Case, signed_enclave

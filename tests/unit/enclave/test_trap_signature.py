@@ -14,21 +14,22 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from sgx_enclaves.enclave.known import pin_named
-from sgx_enclaves.enclave.metadata import Block, FipsSignature
-from sgx_enclaves.enclave.policy import (
-    AskedBy,
-    Policy,
+from sgx_enclaves.enclave.metadata import Block
+from sgx_enclaves.enclave.policy import AskedBy, Policy, pin_named, policy_for
+from sgx_enclaves.enclave.sigstruct import (
+    FLAG_DEBUG,
+    KEY_SIZE,
+    TYPE_DEBUG,
+    VENDOR_INTEL,
+    FipsSignature,
+    Sigstruct,
     check_fips_signature,
     check_sigstruct,
-    policy_for,
     quotients,
 )
-from sgx_enclaves.enclave.sign import sign_sigstruct
-from sgx_enclaves.enclave.sigstruct import FLAG_DEBUG, KEY_SIZE, TYPE_DEBUG, VENDOR_INTEL, Sigstruct
 from sgx_enclaves.enclave.verdict import CheckState, Outcome, Severity
 from tests.support.intel import INTEL_PCE
-from tests.support.keys import fips_key, foreign_key, mrsigner, vendor_key
+from tests.support.keys import fips_key, foreign_key, mrsigner, sign_sigstruct, vendor_key
 from tests.support.signed import DATE, Case, fips_enclave, signed_enclave
 from tests.unit.enclave.verdicts import assert_only, assert_unverifiable, codes
 

@@ -25,9 +25,9 @@ from sgx_enclaves.enclave.metadata import (
 from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sigstruct import SECINFO_REG, SECINFO_RW, SECINFO_RWX, SECINFO_X
-from sgx_enclaves.enclave.verdict import differing_ranges, signature_ranges
+from sgx_enclaves.enclave.verdict import GAP, differing_ranges
 from sgx_enclaves.explain.explain import explain
-from sgx_enclaves.explain.file_map import GAP, scan
+from sgx_enclaves.explain.file_map import scan
 from tests.enclaves.synthetic import Enclave, Load, build, small_enclave
 from tests.unit.explain.explaining import PLAIN, Case, codes, message
 
@@ -267,7 +267,7 @@ def test_neighbouring_fields_are_told_apart(case: Case) -> None:
 
 def test_the_signatures_own_bytes_are_no_difference(case: Case) -> None:
     signed = case.signed()
-    for start, end in signature_ranges(case.regenerated.blocks):
+    for start, end in case.regenerated.signature_ranges:
         offset = case.built.descriptor_offset
         signed = changed(signed, *range(offset + start, offset + end))
     assert case.explain(signed).differences == ()
@@ -496,7 +496,7 @@ def test_a_hostile_file_is_explained_without_a_traceback(
     assert starts == sorted(starts)
     start, end = case.built.descriptor_offset, case.built.descriptor_end
     parts = ((0, start), (end, len(IMAGE.data)))
-    outside = any(differing_ranges(IMAGE.data[s:e], bytes(signed[s:e])) for s, e in parts)
+    outside = any(differing_ranges(IMAGE.data, bytes(signed), parts))
     if outside:
         assert explanation.differing_bytes
         assert explanation.differences

@@ -6,8 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Optional
 
-from sgx_enclaves.enclave.known import Pin
-from sgx_enclaves.enclave.policy import policy_for
+from sgx_enclaves.enclave.policy import Pin, policy_for
 from sgx_enclaves.enclave.verdict import (
     NOT_PROVED,
     BlockFacts,

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sgx_enclaves.enclave.known import pin_named
-from sgx_enclaves.enclave.policy import Policy, policy_for
+from sgx_enclaves.enclave.policy import Policy, pin_named, policy_for
 from sgx_enclaves.enclave.verdict import Outcome, Severity
 from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.limits import Limits, PackageLimits

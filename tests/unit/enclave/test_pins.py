@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
-from sgx_enclaves.enclave import known
-from sgx_enclaves.enclave.known import (
+from sgx_enclaves.enclave import policy
+from sgx_enclaves.enclave.policy import (
     Pin,
     all_pins,
     not_shipped,
@@ -81,8 +81,8 @@ def test_one_enclave_costs_the_reading_of_one_release(monkeypatch: pytest.Monkey
         parsed.append(file)
         return parse_toml(data, file=file, error=error)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("sgx_enclaves.enclave.known.parse_toml", counting)
-    for cached in (known._parsed, known._pins_in):
+    monkeypatch.setattr("sgx_enclaves.enclave.policy.parse_toml", counting)
+    for cached in (policy._parsed, policy._pins_in):
         cached.cache_clear()
     assert pin_named("pce") is not None
     assert pin_for_file("libsgx_pce.so") is not None
