@@ -23,12 +23,7 @@ from koji_cli.lib import activate_session, ensure_connection, watch_tasks
 from sgx_enclaves.cli.koji_arguments import koji_parser
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.statements import enveloped, statements_of_record
-from sgx_enclaves.report.templated import (
-    UNKNOWN_STATUS,
-    exit_status,
-    filled,
-    records_table,
-)
+from sgx_enclaves.report.templated import UNKNOWN_STATUS, exit_status, filled, records_table
 
 _REPORT, _TESTCASE = "sgx-enclaves-report.json", "sgx-enclaves.verified"
 _LONGEST_NOTE, _DEADLINE = 500, 60.0

@@ -132,13 +132,7 @@ class KojiBuildroot:
 
 @dataclass(frozen=True)
 class Isolation:
-    """How far steps can be shut off in a buildroot.
-
-    Attributes:
-        prefix: what comes before each command.
-        network: whether steps can reach one.
-        missing: what could not be done, in words.
-    """
+    """What shuts steps off: before each command; whether a network is left; what is missing."""
 
     prefix: tuple[str, ...]
     network: bool
@@ -166,12 +160,7 @@ def probe_isolation(chroot: Chroot) -> Isolation:
 
 
 def has_routes(text: str) -> bool:
-    """Whether the kernel's routing tables lead anywhere but to the machine itself.
-
-    Args:
-        text: `/proc/net/route`, which has a header unless there is no table at all,
-            then `/proc/net/ipv6_route`.
-    """
+    """Whether the routing tables lead away from the machine: `/proc/net/route`, `…/ipv6_route`."""
     lines = [line.split() for line in text.splitlines() if line.strip()]
     return any(line[0] not in ("Iface", "lo") and line[-1] != "lo" for line in lines)
 
@@ -204,12 +193,6 @@ class BuildrootTree:
 
     kojid removes the buildroot with the tree: by name it must not be done after
     strangers' programs have run there.
-
-    Args:
-        chroot: the buildroot.
-        isolation: what shuts steps off.
-        name: of this tree among those of the buildroot.
-        root: the path that the tree should have.
     """
 
     def __init__(self, chroot: Chroot, isolation: Isolation, name: str, root: str) -> None:
@@ -230,11 +213,7 @@ class BuildrootTree:
 
     @property
     def path(self) -> Path:
-        """See `Tree`.
-
-        Raises:
-            BuildError: a step has moved it away and put a link in its place.
-        """
+        """See `Tree`."""
         if self._tree.resolve() != self._real:
             raise BuildError("a step has put a link in the tree's place", file=self.root)
         return self._tree
@@ -288,14 +267,7 @@ def _copy_log(source: IO[bytes], target: Path, tail: str) -> None:
 
 
 def how_ended(status: str, mock: str, seconds: float, timeout: float) -> Ended:
-    """From the status that a shell wrote down.
-
-    Args:
-        status: the text; empty if none was written.
-        mock: how mock itself ended, in words.
-        seconds: how long it took.
-        timeout: how long it might.
-    """
+    """From the status that a shell wrote down, if it did, and how mock ended, in words."""
     took = int(seconds * 1000)
     if not status.isdigit():
         problem = f"did not come to its end: mock {mock}; see mock_output.log and root.log"

@@ -53,13 +53,9 @@ _ENTRY = 300.0
 
 @contextlib.contextmanager
 def children_end_within(seconds: float) -> Iterator[threading.Event]:
-    """End all children of this process if the block takes longer; for the main thread.
+    """End all children of this process if the block takes longer; sets the event then.
 
-    Args:
-        seconds: until they are asked to end; some time later they are killed.
-
-    Yields:
-        An event that is set if the deadline passed.
+    They are asked to, and killed some time later. For the main thread.
     """
     passed = threading.Event()
 
@@ -94,11 +90,7 @@ def descendants(process: int) -> list[int]:
 
 
 class Chroot:
-    """A buildroot of kojid's that is ready.
-
-    Args:
-        broot: kojid's `BuildRoot`, initialised.
-    """
+    """A `BuildRoot` of kojid's that is ready."""
 
     def __init__(self, broot: Any) -> None:
         self._broot = broot
@@ -128,11 +120,7 @@ class Chroot:
             os.unlink(name, dir_fd=self._fd)
 
     def show(self, name: str, as_name: str) -> bool:
-        """Let kojid's watcher see a file of ours as one of mock's logs, while it grows.
-
-        Returns:
-            Whether it will; not so where our directory is on another file system.
-        """
+        """Let kojid's watcher see a file of ours grow; false where it is on another file system."""
         place = Path(self._broot.resultdir()) / as_name
         with contextlib.suppress(OSError):
             place.unlink(missing_ok=True)
@@ -187,17 +175,10 @@ class Chroot:
     def launch(
         self, command: Sequence[str], folder: str, umask: int, name: str, timeout: float
     ) -> str:
-        """Run one command; its output goes to `NAME.log` of ours, its status to `NAME.status`.
+        """Run one command in a folder of the buildroot; how mock ended, in words.
 
-        Args:
-            command: what to run.
-            folder: where, as seen from inside.
-            umask: its file mode mask.
-            name: see above; the log is there already.
-            timeout: seconds after which mock itself is ended.
-
-        Returns:
-            How mock ended, in words.
+        Its output goes to `NAME.log` of ours, which is there, its status to `NAME.status`. After
+        `timeout` seconds mock itself is ended.
         """
         self._unlink(f"{name}.status")
         log, status = (f"{self.inside}/{name}.{kind}" for kind in ("log", "status"))

@@ -129,10 +129,7 @@ def component_urls(session: Any, buildroot: int, topurl: Optional[str]) -> dict[
 def source_files(path: str, trees: Iterable[Release], scratch: Path) -> dict[str, SourceFile]:
     """The files of a source package by name, digested as the releases pin theirs.
 
-    Args:
-        path: the source package.
-        trees: releases whose sources may be in it.
-        scratch: a directory for one archive at a time; left as it was.
+    One archive at a time is put into the directory `scratch`, which is left as it was.
 
     Raises:
         UnsupportedError: its files' digests are not SHA-256.

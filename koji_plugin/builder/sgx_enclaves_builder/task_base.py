@@ -173,11 +173,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         )
 
     def build_file(self, relative: str, sha256: str = "") -> Path:
-        """A file of a build, brought here if need be, with the digest that it must have.
-
-        Args:
-            relative: its path below the hub's top folder.
-            sha256: hexadecimal; empty for any.
+        """A file below the hub's top folder, brought here if need be, with that digest if any.
 
         Raises:
             koji.GenericError: it is another file, or cannot be had.
@@ -218,13 +214,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         return sorted(found, key=lambda rpm: rpm["name"])
 
     def upload(self, name: str, data: bytes | str, mode: int = 0o644) -> None:
-        """Upload a file into the task's output; a text ends with a newline then.
-
-        Args:
-            name: its name there, which may have one directory in front.
-            data: what is in it.
-            mode: that it has while it is here.
-        """
+        """Upload a file, whose name may have one directory in front; a text ends with a newline."""
         path = Path(self.workdir) / "outputs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(data, str):

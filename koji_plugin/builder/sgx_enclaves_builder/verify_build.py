@@ -31,14 +31,7 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogu
 from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.evidence.facts import of_build
 from sgx_enclaves.files import digest_file, read_file
-from sgx_enclaves.gate.collect import (
-    Answer,
-    Combined,
-    combine,
-    failed,
-    read_answer,
-    record_of,
-)
+from sgx_enclaves.gate.collect import Answer, Combined, combine, failed, read_answer, record_of
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
 from sgx_enclaves.gate.record import CATALOGUE
 from sgx_enclaves.gate.subjects import built_together, enclaves_to_verify, release_of
@@ -229,12 +222,7 @@ class ResolvedRelease:
 
 
 def resolve(asked: Optional[str], paths: Sequence[str], task: SgxTask) -> ResolvedRelease:
-    """Find the release.
-
-    Args:
-        asked: a name in the catalogue, a URL, or None to go by `paths`.
-        paths: of the signed enclaves of the build.
-        task: the task handler.
+    """Find the release: by its name, by a URL, or by the paths of the build's signed enclaves.
 
     Raises:
         SgxEnclavesError: there is none, or it is wrong.

@@ -96,10 +96,7 @@ def packages_of(builds: Iterable[int]) -> dict[int, str]:
 def outdated(packages: Optional[str], now: Optional[str], state: int) -> Optional[str]:
     """Why a record is not of the build as it is now; None if it is, as far as the database knows.
 
-    Args:
-        packages: what `packages_of` said then; None in records of older hubs.
-        now: what it says now; None for a build without packages.
-        state: of the build.
+    What `packages_of` said then is None in records of older hubs.
     """
     if state != koji.BUILD_STATES["COMPLETE"]:
         return f"the build is not complete any more: {koji.BUILD_STATES[state]}"
@@ -146,10 +143,7 @@ def _stored(clauses: list[str], most: int, **values: Any) -> list[Stored]:
 def find(filters: Mapping[str, Any], enclave: Mapping[str, str], options: Mapping[str, Any]) -> Any:
     """Summaries of records, each with its enclaves; or their number, with `countOnly`.
 
-    Args:
-        filters: any of build_id, verdict and tag_id; None for all.
-        enclave: what one of the enclaves must have.
-        options: of Koji's QueryProcessor.
+    Filters are build_id, verdict and tag_id; `enclave` is what one of the enclaves must have.
     """
     wanted = {name: value for name, value in filters.items() if value is not None}
     if enclave:
