@@ -4,6 +4,7 @@
 # make test    set everything up and run all checks: ruff, mypy --strict, pytest
 # make bench   measure speed, as ratios within one run
 # make rpm     build our own packages into build/rpm/, running the unit tests on what they hold
+# make dist    build sdist, wheel and SBOM into build/dist/
 # make lint-rpm RPM=FILE...   run rpmlint with our check on packages
 # make koji-test KOJI_SRC=DIR   play the whole game on a real Koji (tests/koji/README.md)
 # make real-test SOURCES=DIR    a real enclave of Intel's, from source (docs/releases.md)
@@ -34,7 +35,7 @@ WORKERS ?= auto
 step = packaging/quietly $(BUILD)/log/$(1).log '$(2)'
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint typecheck unit bench clean setup rpm rpmlint lint-rpm koji-test real-test docs site
+.PHONY: demo test lint typecheck unit bench clean setup rpm dist rpmlint lint-rpm koji-test real-test docs site
 
 # Alone: what it needs for Kerberos would have to be compiled.
 KOJI := koji>=1.33
@@ -75,6 +76,9 @@ $(BUILD)/rpmlint-%.stamp: packaging/install-rpmlint | setup
 
 rpm: setup
 	PYTHON=$(CURDIR)/$(RUN) packaging/build-rpm $(BUILD)/rpm
+
+dist: setup
+	PYTHON=$(CURDIR)/$(RUN) packaging/build-dist $(BUILD)/dist
 
 lint-rpm: rpmlint
 	@PYTHONPATH=rpmlint_checks:. $(NEWEST_RPMLINT)/bin/python -m sgx_enclaves_rpmlint $(RPM)

@@ -8,6 +8,7 @@ without dependencies, which Debian's packages do not provide.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -137,9 +138,9 @@ def _shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 def test_there_is_every_package_and_no_other(installed: Installed) -> None:
     assert set(installed.rpms) == PACKAGES
     for name in PACKAGES:
-        tags = "%{VERSION} %{ARCH} %{LICENSE}"
+        tags = "%{VERSION} %{ARCH} %{LICENSE} %{URL}"
         told = run(["rpm", "-qp", "--qf", tags, installed.rpms[name]]).stdout
-        assert told == f"{__version__} noarch GPL-2.0-or-later"
+        assert told.startswith(f"{__version__} noarch GPL-2.0-or-later https://")
 
 
 def test_every_file_belongs_to_one_package(installed: Installed) -> None:
@@ -174,6 +175,10 @@ def test_packages_require_what_they_need(installed: Installed) -> None:
     def requires(name: str) -> set[str]:
         return set(run(["rpm", "-qp", "--requires", installed.rpms[name]]).stdout.splitlines())
 
+    # what the library imports, by the metadata of its own that it is shipped with
+    imported = requires("python3-sgx-enclaves")
+    for module in ("cryptography", "jinja2", "jsonschema", "pyelftools"):
+        assert any(f"dist({module}) >= " in need for need in imported), module
     library = f"python3-sgx-enclaves = {__version__}-1"
     for name in PACKAGES - {"python3-sgx-enclaves", "sgx-enclaves-rpm-macros"}:
         assert library in requires(name)
@@ -221,6 +226,61 @@ def test_the_source_package_alone_gives_the_same_files(
     for path in again:
         query = ["rpm", "-qp", "--qf", tags]
         assert run([*query, path]).stdout == run([*query, first.parent / path.name]).stdout
+
+
+# What an RPM says of the place that it was built in: the source package has the spec file with
+# every path filled in, and binary packages have the digest of the source package.
+_OF_THE_PLACE = {"Spec", "Sourcepkgid", "Sigmd5", "Sigsize", "Sha1header", "Sha256header"}
+
+
+def header(package: Path) -> dict[str, str]:
+    """The tags of a package as text, without those that depend on the place."""
+    text = run(["rpm", "-qp", "--xml", package]).stdout
+    tags = re.findall(r'<rpmTag name="(\w+)">(.*?)</rpmTag>', text, re.DOTALL)
+    assert len(tags) > 40
+    return {name: value for name, value in tags if name not in _OF_THE_PLACE}
+
+
+def test_packages_built_twice_are_equal(installed: Installed, tmp_path: Path) -> None:
+    built = []
+    for _ in range(2):
+        build = [ROOT / "packaging/build-rpm", tmp_path / "place", "--nocheck"]
+        run(build, {"PYTHON": sys.executable})
+        packages = [*(tmp_path / "place").glob("*RPMS/**/*.rpm")]
+        built.append({path.name: path.read_bytes() for path in packages})
+    first, second = built
+    assert len(first) == len(PACKAGES) + 1
+    assert first == second
+    # elsewhere all is the same but what rpm itself says of the place
+    others = {path.name: path for path in (*installed.rpms.values(), installed.source)}
+    for path in packages:
+        assert header(path) == header(others[path.name])
+
+
+def test_sdist_and_wheel_built_twice_are_equal_in_any_directory(tmp_path: Path) -> None:
+    built = []
+    for place in ("a", "deep/b"):
+        run([ROOT / "packaging/build-dist", tmp_path / place], {"PYTHON": sys.executable})
+        built.append({p.name: p.read_bytes() for p in (tmp_path / place).iterdir()})
+    first, second = built
+    assert first == second
+    sdist, wheel = (
+        f"sgx-enclaves-{__version__}.tar.gz",
+        f"sgx_enclaves-{__version__}-py3-none-any.whl",
+    )
+    assert set(first) == {sdist, wheel, f"{sdist}.spdx.json"}
+    bill = json.loads(first[f"{sdist}.spdx.json"])
+    packages = {package["name"]: package for package in bill["packages"]}
+    for name in (sdist, wheel):
+        (checksum,) = packages[name]["checksums"]
+        assert checksum["checksumValue"] == hashlib.sha256(first[name]).hexdigest()
+    needed = {package["comment"] for package in bill["packages"] if "externalRefs" in package}
+    assert "pyelftools>=0.29" in needed
+    assert not [word for word in needed if "pytest" in word]
+    described = {related["relatedSpdxElement"] for related in bill["relationships"]}
+    assert described == {package["SPDXID"] for package in bill["packages"]} - {
+        f"SPDXRef-sgx-enclaves-{kind}" for kind in ("sdist", "wheel")
+    }
 
 
 def test_the_spec_is_for_this_version_or_nothing_is_built(tmp_path: Path) -> None:
