@@ -17,19 +17,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Callable, Optional, Protocol, Union
 
 from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
+from sgx_enclaves.files import Readable
 from sgx_enclaves.limits import MIB, ArchiveLimits
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # As much as the zstd program itself takes by default.
 _WINDOW_LOG = 27
 _MODULES = ("compression.zstd", "backports.zstd", "zstandard", "pyzstd")
-
-
-class Readable(Protocol):
-    """What is needed of a stream of packed bytes."""
-
-    def read(self, size: int, /) -> bytes:
-        """The next bytes; empty at the end."""
 
 
 def _zstd(source: Readable, file: str) -> tuple[Readable, type[Exception]]:

@@ -16,7 +16,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Callable, NamedTuple, Optional
+from typing import BinaryIO, Callable, NamedTuple, Optional, Protocol
 
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 
@@ -238,10 +238,17 @@ def digest_file(path: Path, kind: str = "sha256") -> str:
             digest.update(chunk)
 
 
+class Readable(Protocol):
+    """What is needed of a stream of bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes; empty at the end."""
+
+
 class DigestedStream:
     """A stream whose bytes are digested as they are read."""
 
-    def __init__(self, stream: BinaryIO, algorithm: str = "sha256") -> None:
+    def __init__(self, stream: Readable, algorithm: str = "sha256") -> None:
         self._stream = stream
         self._hash = hashlib.new(algorithm, usedforsecurity=False)
 

@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How far something long is, shown to a person: a bar on a terminal, else plain lines."""
+"""How far something long is, shown to a person: a bar on a terminal, else plain lines.
+
+Nothing is shown of what takes less than a second; then come rate and time left, too.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
-from typing import Callable, Optional, TextIO
+from typing import BinaryIO, Callable, Optional, TextIO
 
-from sgx_enclaves.plain import record
+from sgx_enclaves.plain import printable, record
 
 BYTES = "MiB"
 _MIB = 1 << 20
 _BAR = 30
-_REFRESH = 0.1
+CLEAR = "\r\x1b[K"
+_REFRESH, _PATIENCE = 0.1, 1.0
 
 
 @record
@@ -41,57 +47,87 @@ def silent(_event: Event) -> None:
 
 
 def for_stream(stream: TextIO) -> Progress:
-    """The bar if the stream is a terminal, else the lines."""
-    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
+    """The bar if the stream is a terminal that can draw over a line, else the lines."""
+    return TerminalProgress(stream) if draws_over(stream) else PlainProgress(stream)
+
+
+def draws_over(stream: TextIO) -> bool:
+    """Whether a stream is a terminal on which a line can be taken away again."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class PlainProgress:
     """Notes, and each tenth of the whole as a line: for logs."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._shown: dict[str, int] = {}
-
-    def __call__(self, event: Event) -> None:
-        """Write the event if it is worth a line."""
-        text = event.note
-        if not text and event.total:
-            tenth = event.done * 10 // event.total
-            text = _amount(event) if tenth > self._shown.get(event.name, 0) else ""
-            self._shown[event.name] = tenth
-        if text:
-            self._stream.write(f"{event.name}: {text}\n")
-            self._stream.flush()
-
-
-class TerminalProgress:
-    """A bar that is drawn over itself at most ten times a second."""
-
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._clock = clock
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._tenths: dict[str, int] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Write the event if it is worth a line."""
+        text = printable(event.note)
+        if not text and event.total and self._seconds(event) >= _PATIENCE:
+            tenth = event.done * 10 // event.total
+            text = self._amount(event) if tenth > self._tenths.get(event.name, 0) else ""
+            self._tenths[event.name] = tenth
+        if text:
+            self._stream.write(f"{printable(event.name)}: {text}\n")
+            self._stream.flush()
+
+    def _seconds(self, event: Event) -> float:
+        """Since the first event of that name; what is begun again counts from there."""
+        now = self._clock()
+        began, first = self._begun.setdefault(event.name, (now, event.done))
+        if event.done < first:
+            self._begun[event.name] = began, first = now, event.done
+        return now - began
+
+    def _amount(self, event: Event) -> str:
+        def number(value: float) -> str:
+            return f"{value / _MIB:.1f}" if event.unit == BYTES else f"{value:.0f}"
+
+        seconds = self._seconds(event)
+        rate = (event.done - self._begun[event.name][1]) / seconds if seconds else 0.0
+        speed = f", {number(rate)} {event.unit}/s" if rate else ""
+        if not event.total:
+            return f"{number(event.done)} {event.unit}{speed}"
+        left = f", {_duration((event.total - event.done) / rate)} left" if rate else ""
+        percent = event.done * 100 // event.total
+        whole = f"{number(event.done)} of {number(event.total)} {event.unit} ({percent} %)"
+        return whole + speed + (left if event.done < event.total else "")
+
+
+class TerminalProgress(PlainProgress):
+    """A bar that is drawn over itself at most ten times a second, and goes at the end."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(stream, clock)
         self._next = 0.0
         self._drawn = False
 
     def __call__(self, event: Event) -> None:
         """Draw the bar, or write the note on a line of its own."""
         if event.note:
-            self._stream.write(f"{self._clear()}{event.name}: {event.note}\n")
-            self._drawn = False
-        elif self._clock() >= self._next or event.done == event.total:
+            self.close()
+            self._stream.write(f"{printable(event.name)}: {printable(event.note)}\n")
+        elif event.done == event.total:
+            self.close()
+        elif self._seconds(event) >= _PATIENCE and self._clock() >= self._next:
+            self.close()
             self._next = self._clock() + _REFRESH
-            self._stream.write(f"{self._clear()}{event.name} {_bar(event)}{_amount(event)}")
+            columns = shutil.get_terminal_size().columns - 1
+            text = f"{printable(event.name)} {_bar(event)}{self._amount(event)}"
+            self._stream.write(text[:columns])
             self._drawn = True
         self._stream.flush()
 
     def close(self) -> None:
-        """End the line that the bar is on."""
+        """Take the bar away."""
         if self._drawn:
-            self._stream.write("\n")
+            self._stream.write(CLEAR)
             self._drawn = False
-
-    def _clear(self) -> str:
-        return "\r\x1b[K" if self._drawn else ""
 
 
 def _bar(event: Event) -> str:
@@ -101,11 +137,30 @@ def _bar(event: Event) -> str:
     return f"[{'#' * full}{'.' * (_BAR - full)}] "
 
 
-def _amount(event: Event) -> str:
-    def number(value: int) -> str:
-        return f"{value / _MIB:.1f}" if event.unit == BYTES else str(value)
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
-    if not event.total:
-        return f"{number(event.done)} {event.unit}"
-    percent = event.done * 100 // event.total
-    return f"{number(event.done)} of {number(event.total)} {event.unit} ({percent} %)"
+
+class Watched:
+    """A stream whose reading is shown.
+
+    Args:
+        stream: of `total` bytes.
+        name: what to call it.
+        total: its bytes.
+        progress: shows them.
+    """
+
+    def __init__(self, stream: BinaryIO, name: str, total: int, progress: Progress) -> None:
+        self._stream, self._name, self._total, self._progress = stream, name, total, progress
+        self._done = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; empty at the end."""
+        data = self._stream.read(size)
+        self._done += len(data)
+        self._progress(Event(self._name, self._done, self._total))
+        return data

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
-from sgx_enclaves.cli.output import message
+from sgx_enclaves.cli.output import detail, message, progress
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
@@ -54,8 +54,12 @@ def chosen_policy(args: argparse.Namespace, signed_path: str) -> Policy:
     Raises:
         InputError: a signer that is neither MRSIGNER nor a readable key.
     """
+    pin = pin_named(args.enclave) if args.enclave else pin_for_file(signed_path)
+    if signed_path:
+        pins = f"the pins of {pin.enclave}" if pin else "nothing is pinned by its name"
+        detail(f"{signed_path}: {pins}")
     return policy_for(
-        pin_named(args.enclave) if args.enclave else pin_for_file(signed_path),
+        pin,
         named_by=AskedBy.OPTION if args.enclave else AskedBy.FILE_NAME,
         mrsigners=[_mrsigner(text) for text in args.signer],
         isvprodid=args.isvprodid,
@@ -184,7 +188,6 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
         CatalogueError: the look-aside cache's URL is none.
     """
     from sgx_enclaves.catalogue.artifact import Lookaside
-    from sgx_enclaves.progress import for_stream
     from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings
     from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 
@@ -196,7 +199,7 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
         Cache(chosen_cache_dir(args)),
         None if args.offline else HttpsTransport(TransportSettings(ca_file=args.ca_file)),
         FetchSettings(attempts=max(1, args.attempts)),
-        progress=for_stream(sys.stderr),
+        progress=progress(),
         lookaside=lookaside,
         local=args.local,
     )
@@ -208,7 +211,9 @@ def load_enclave(path: str) -> EnclaveImage:
     Raises:
         SgxEnclavesError: it cannot be read, or is no enclave.
     """
-    return EnclaveImage.parse(read_file(path, DEFAULT_LIMITS.file_size), path)
+    data = read_file(path, DEFAULT_LIMITS.file_size)
+    detail(f"{path}: {len(data)} bytes")
+    return EnclaveImage.parse(data, path)
 
 
 def load_enclave_or_sigstruct(path: str) -> Union[EnclaveImage, Sigstruct]:

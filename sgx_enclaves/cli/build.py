@@ -19,7 +19,15 @@ from sgx_enclaves.cli.arguments import (
     chosen_work_dir,
 )
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import message, out, out_json, out_report, print_or_write, write_output
+from sgx_enclaves.cli.output import (
+    note,
+    out,
+    out_json,
+    out_report,
+    print_or_write,
+    progress,
+    write_output,
+)
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file
 from sgx_enclaves.limits import MIB
@@ -93,7 +101,7 @@ def build(args: argparse.Namespace) -> int:
         args.into,
         chosen_place(args),
         lambda artifact: fetcher.fetch(artifact, allow_unpinned=args.allow_unpinned),
-        message,
+        note,
         StageStore(chosen_work_dir(args)),
     )
     for enclave in manifest.enclaves if args.apart else ():
@@ -162,7 +170,7 @@ def contents(args: argparse.Namespace) -> int:
         raise InputError(
             "--expect needs 64 lower-case hexadecimal digits", found=repr(args.expect)[:80]
         )
-    found = [(str(path), read_contents(path)) for path in args.archives]
+    found = [(str(path), read_contents(path, progress=progress())) for path in args.archives]
     wrong = [name for name, it in found if args.expect not in (None, it.sha256)]
     if args.json:
         out_json({"archives": [_archive(name, it, args.list) for name, it in found]})

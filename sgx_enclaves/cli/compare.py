@@ -11,7 +11,7 @@ from typing import Optional, TextIO
 
 from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import flush, message, out_json, out_report, width
+from sgx_enclaves.cli.output import flush, is_verbose, message, out_json, out_report, width
 from sgx_enclaves.enclave.compare import compare as compare_files
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
 from sgx_enclaves.enclave.verdict import Verdict
@@ -74,7 +74,7 @@ def compare(args: argparse.Namespace) -> int:
     else:
         from sgx_enclaves.report.text import verdict_text
 
-        out_report(verdict_text(verdict, width=width()))
+        out_report(verdict_text(verdict, width=width(), full=is_verbose()))
     if args.report is not None:
         from sgx_enclaves.evidence.facts import of_comparison
         from sgx_enclaves.evidence.report import write_report

@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import resource
 import sys
+import time
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn, Optional
 
@@ -21,6 +23,12 @@ from sgx_enclaves.errors import InputError, SgxEnclavesError
 
 EXIT_UNVERIFIABLE = 2
 EXIT_INTERRUPTED = 130
+
+
+# What every verb takes.
+_EVERYWHERE = """
+^--quiet  say nothing on standard error but errors
+^--verbose  say on standard error what is read and done; print reports in full"""
 
 
 class Listed(NamedTuple):
@@ -79,7 +87,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         # Python's word for a closed one; a verdict that nobody can read is none.
         output.message("standard output is closed")
         return EXIT_UNVERIFIABLE
-    output.begin(json="--json" in arguments[1:])
+    output.begin(arguments[1:])
     status = EXIT_UNVERIFIABLE
     try:
         try:
@@ -118,7 +126,11 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if verb not in VERBS:
         raise InputError(f"unknown verb {verb}", hint=_meant(verb))
-    return verb_named(verb).run(parser_of(verb).parse_args(rest))
+    begun = time.monotonic()
+    status = verb_named(verb).run(parser_of(verb).parse_args(rest))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    output.detail(f"exit status {status}, {time.monotonic() - begun:.2f} s, {memory} MiB")
+    return status
 
 
 def _meant(verb: str) -> str:
@@ -157,6 +169,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     declare(parser, verb.arguments)
+    declare(parser, _EVERYWHERE)
     return parser
 
 

@@ -14,13 +14,14 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Union
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.files import write_file
 from sgx_enclaves.plain import printable
+from sgx_enclaves.progress import CLEAR, Progress, draws_over, for_stream, silent
 
 _RED, _GREEN, _YELLOW, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 # What a line of a report begins with.
@@ -43,14 +44,15 @@ _COLOURS = {
 
 
 # Whether a program reads the output, and whether anything was printed: of two JSON
-# documents it could read neither.
-_json = _printed = False
+# documents it could read neither. How much is wanted on standard error.
+_json = _printed = _quiet = _verbose = False
 
 
-def begin(*, json: bool) -> None:
-    """Begin a run, of which a program wants JSON, or not: nothing was printed yet."""
-    global _json, _printed
-    _json, _printed = json, False
+def begin(options: Container[str]) -> None:
+    """Begin a run with these options: nothing was printed yet."""
+    global _json, _printed, _quiet, _verbose
+    _json, _printed = "--json" in options, False
+    _quiet, _verbose = "--quiet" in options, "--verbose" in options
 
 
 def out(*lines: str) -> None:
@@ -86,11 +88,35 @@ def out_json_error(error: SgxEnclavesError, status: int) -> None:
         out_json({"exit_status": status, "error": error.as_dict()})
 
 
+def note(text: str) -> None:
+    """Say how it goes on standard error, unless `--quiet` asks for none of that."""
+    if not _quiet:
+        message(text)
+
+
+def detail(text: str) -> None:
+    """Say what is read or done on standard error, if `--verbose` asks for that."""
+    if _verbose:
+        message(text)
+
+
+def is_verbose() -> bool:
+    """Whether reports are wanted in full."""
+    return _verbose
+
+
+def progress() -> Progress:
+    """What shows on standard error how far something is; nothing with `--quiet`."""
+    return silent if _quiet or sys.stderr is None else for_stream(sys.stderr)
+
+
 def message(text: str) -> None:
-    """Tell people something on standard error, in one line."""
+    """Say what is wrong on standard error, in one line."""
     if sys.stderr is not None:
+        # a bar may stand there
+        clear = CLEAR if draws_over(sys.stderr) else ""
         with contextlib.suppress(OSError):
-            print(f"sgx-enclaves: {printable(text)}", file=sys.stderr, flush=True)
+            print(f"{clear}sgx-enclaves: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def write_output(

@@ -13,13 +13,13 @@ from sgx_enclaves import __version__
 from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
 from sgx_enclaves.cli.compare import check_folder
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import message, out, out_json, out_report, width
+from sgx_enclaves.cli.output import note, out, out_json, out_report, progress, width
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.evidence.facts import of_packages
 from sgx_enclaves.evidence.report import write_report
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.progress import Event, TerminalProgress
+from sgx_enclaves.progress import Event
 from sgx_enclaves.report.as_json import result_dict, survey_dict
 from sgx_enclaves.report.text import report_lines, result_text, scan_summary
 from sgx_enclaves.rpm import scan as scanning
@@ -136,7 +136,7 @@ def scan(args: argparse.Namespace) -> int:
         args.signed_neighbours,
     )
     for problem in found.problems:
-        message(f"{problem}; headers are read instead")
+        note(f"{problem}; headers are read instead")
     state = None
     if args.state is not None:
         # all that the results depend on beside the packages
@@ -146,18 +146,16 @@ def scan(args: argparse.Namespace) -> int:
         stamps = [scanning.stamps_below(p) for p in (*args.reference, *args.signer, *beside)]
         key = json.dumps([__version__, chosen, stamps, found.stamps])
         state = scanning.State(args.state, key)
-    bar = TerminalProgress(sys.stderr)
+    bar = progress()
 
     def shown(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            bar(Event("scan", done + found.passed, total + found.passed, unit="packages"))
+        bar(Event("scan", done + found.passed, total + found.passed, unit="packages"))
 
     jobs = args.jobs or os.cpu_count() or 1
     try:
         scanned = scanning.scan(found.targets, settings, jobs=jobs, state=state, progress=shown)
         results = [item for item in scanned if item.report is not None]
     finally:
-        bar.close()
         if state is not None:
             state.close()
     results.sort(key=lambda item: item.file)

@@ -21,6 +21,7 @@ from sgx_enclaves.cli.output import (
     out_json,
     out_report,
     print_or_write,
+    progress,
     width,
     write_output,
 )
@@ -167,7 +168,7 @@ def _check(args: argparse.Namespace, release: Release) -> int:
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:
         tree = Path(scratch) / "tree"
-        lay_out(tree, build, archives)
+        lay_out(tree, build, archives, progress())
         for what, problem in check_tree(release, build, tree):
             wrong += bool(problem)
             out(f"{what}: {problem or 'as it says'}")

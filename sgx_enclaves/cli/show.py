@@ -17,7 +17,7 @@ from sgx_enclaves.cli.arguments import (
     load_enclave_or_sigstruct,
 )
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import out, out_json, out_report
+from sgx_enclaves.cli.output import out, out_json, out_report, progress
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block
 from sgx_enclaves.enclave.policy import Policy, signer_name
@@ -30,6 +30,7 @@ from sgx_enclaves.enclave.sigstruct import (
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import FormatError, InputError
 from sgx_enclaves.plain import as_plain
+from sgx_enclaves.progress import Event
 
 
 @verb("""\
@@ -90,10 +91,15 @@ def measure(args: argparse.Namespace) -> int:
         else:
             out(f"{ours}  as SDK {generation.name} would sign it")
         return 0
+    bar = progress()
+
+    def watch(done: int, size: int) -> None:
+        bar(Event("measure", done, size))
+
     results = [
         {
             "metadata": str(block.version),
-            "mrenclave": (measured := mrenclave(image, block)).hex(),
+            "mrenclave": (measured := mrenclave(image, block, watch=watch)).hex(),
             "enclavehash": block.sigstruct.enclavehash.hex(),
             "match": measured == block.sigstruct.enclavehash,
         }

@@ -17,7 +17,7 @@ from sgx_enclaves.cli.arguments import (
 )
 from sgx_enclaves.cli.compare import check_folder, write_reports
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import message, out_json, out_report, width
+from sgx_enclaves.cli.output import message, note, out_json, out_report, width
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.evidence.facts import of_release
 from sgx_enclaves.evidence.report import write_report
@@ -86,7 +86,7 @@ def verify_release(args: argparse.Namespace) -> int:
         place=chosen_place(args, builds=args.built is None),
         fetcher=chosen_fetcher(args),
         store=StageStore(chosen_work_dir(args)),
-        say=message,
+        say=note,
     )
     verdict = verified.verdict
     if args.json:

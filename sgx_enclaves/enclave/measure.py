@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Optional
 
@@ -386,7 +386,20 @@ _SPLIT = struct.Struct(_CHUNKS * f"{_CHUNK}s")
 _HIGH_PAGE_BITS = bytes(page >> 4 for page in range(_WINDOW_PAGES))
 
 
-def mrenclave(image: EnclaveImage, block: Block, limits: Limits = DEFAULT_LIMITS) -> bytes:
+# Is given the address that the measurement has come to, and the enclave's size.
+Watch = Callable[[int, int], object]
+
+
+def _unwatched(_done: int, _size: int) -> None:
+    """Nobody wants to know."""
+
+
+def mrenclave(
+    image: EnclaveImage,
+    block: Block,
+    limits: Limits = DEFAULT_LIMITS,
+    watch: Watch = _unwatched,
+) -> bytes:
     """Measure `image` as it would be loaded with `block`.
 
     Returns:
@@ -405,13 +418,19 @@ def mrenclave(image: EnclaveImage, block: Block, limits: Limits = DEFAULT_LIMITS
                 raise FormatError(message, found=elrange.ranges(size))
             size, base = elrange.elrange_size, elrange.base
         pages = enclave_pages(image, block, limits)
-        return measure(block.header.ssa_frame_size, size, pages, base)
+        return measure(block.header.ssa_frame_size, size, pages, base, watch)
     except SgxEnclavesError as error:
         error.file = error.file or image.name
         raise
 
 
-def measure(ssa_frame_size: int, size: int, runs: Iterable[PageRun], base: int = 0) -> bytes:
+def measure(
+    ssa_frame_size: int,
+    size: int,
+    runs: Iterable[PageRun],
+    base: int = 0,
+    watch: Watch = _unwatched,
+) -> bytes:
     """Hash an enclave's creation.
 
     Args:
@@ -419,6 +438,7 @@ def measure(ssa_frame_size: int, size: int, runs: Iterable[PageRun], base: int =
         size: SECS.SIZE, bytes.
         runs: the pages, in the order in which they are added.
         base: bytes from SECS.BASEADDR to the image.
+        watch: called after each MiB of equal pages.
     """
     digest = hashlib.sha256()
     digest.update(struct.pack("<8sIQ44x", b"ECREATE", ssa_frame_size, size))
@@ -438,8 +458,9 @@ def measure(ssa_frame_size: int, size: int, runs: Iterable[PageRun], base: int =
             if len(windows) >= _MOST_WINDOWS:
                 windows.clear()
             windows[key] = _Window(run)
-        for part in windows[key].parts(offset, run.count):
+        for number, part in enumerate(windows[key].parts(offset, run.count)):
             digest.update(part)
+            watch(run.offset + number * _WINDOW, size)
     return digest.digest()
 
 

@@ -40,6 +40,7 @@ from sgx_enclaves.files import (
 )
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
 from sgx_enclaves.plain import record
+from sgx_enclaves.progress import Progress, Watched, silent
 from sgx_enclaves.tar import Kind, Member, Symlinks, TarStream, leads_out
 
 if TYPE_CHECKING:
@@ -54,7 +55,10 @@ _NO_TIME = 315_619_200  # 1980-01-02
 
 @contextmanager
 def _opened(
-    archive: Path, limits: ArchiveLimits, symlinks: Symlinks = Symlinks.REFUSE
+    archive: Path,
+    limits: ArchiveLimits,
+    symlinks: Symlinks = Symlinks.REFUSE,
+    progress: Progress = silent,
 ) -> Iterator[tuple[TarStream, DigestedStream]]:
     """Open a tar archive, packed with gzip, xz, zstd or not at all; the second digests it."""
     try:
@@ -63,10 +67,11 @@ def _opened(
             what = "no archive, but a directory" if archive.is_dir() else "there is no such file"
             raise InputError(what, file=str(archive))
         raw = archive.open("rb")
+        size = archive.stat().st_size
     except OSError as error:
         raise InputError(f"cannot be opened: {error.strerror}", file=str(archive)) from None
     with raw:
-        packed = DigestedStream(raw)
+        packed = DigestedStream(Watched(raw, archive.name, size, progress))
         yield TarStream(BoundedReader(packed, str(archive), limits), limits, symlinks), packed
 
 
@@ -175,7 +180,11 @@ class Contents:
     entries: tuple[Entry, ...]
 
 
-def read_contents(archive: Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS) -> Contents:
+def read_contents(
+    archive: Path,
+    limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
+    progress: Progress = silent,
+) -> Contents:
     """Digest what a source archive holds, in one pass over it.
 
     Raises:
@@ -185,7 +194,7 @@ def read_contents(archive: Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS)
     """
     entries: dict[str, Entry] = {}
     top = ""
-    with _opened(archive, limits, Symlinks.INSIDE) as (stream, packed):
+    with _opened(archive, limits, Symlinks.INSIDE, progress) as (stream, packed):
         for member in stream:
             first, _, path = member.name.partition("/")
             top = top or first
@@ -231,6 +240,7 @@ def unpack_tree(
     limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
     sha256: Optional[str] = None,
     mtime: Optional[int] = None,
+    progress: Progress = silent,
 ) -> int:
     """Lay a source archive out as the new directory `dest`; how many files and links that were.
 
@@ -244,6 +254,7 @@ def unpack_tree(
         strip: leading parts of each name to drop; members with no more are dropped.
         sha256: what the archive must have, in the very bytes that are unpacked.
         mtime: seconds since 1970 for every file, in place of the archive's.
+        progress: shows how much of the archive is read.
 
     Raises:
         InputError: `dest` is in the way or cannot be written.
@@ -262,7 +273,7 @@ def unpack_tree(
     except OSError as error:
         raise InputError(f"cannot be made: {error.strerror}", file=str(dest)) from None
     try:
-        with _opened(archive, limits, Symlinks.INSIDE) as (stream, packed):
+        with _opened(archive, limits, Symlinks.INSIDE, progress) as (stream, packed):
             made = _lay_out(stream, work, strip, mtime, archive)
             check_same(archive, sha256, packed.digest())
         work.chmod(0o755)
@@ -332,7 +343,9 @@ def _write(path: Path, member: Member, stream: TarStream, mtime: int) -> None:
         os.utime(out.fileno(), (mtime, mtime))
 
 
-def lay_out(tree: Path, build: Build, archives: Mapping[str, Fetched]) -> None:
+def lay_out(
+    tree: Path, build: Build, archives: Mapping[str, Fetched], progress: Progress = silent
+) -> None:
     """Unpack the sources into their places in a tree; `archives` are the files by source id.
 
     Raises:
@@ -346,7 +359,14 @@ def lay_out(tree: Path, build: Build, archives: Mapping[str, Fetched]) -> None:
         if source.unpack:
             untimed = source.artifact.sha256 is None and source.artifact.pinned
             mtime = _NO_TIME if untimed else None
-            unpack_tree(here.path, dest, strip=source.strip, sha256=here.sha256, mtime=mtime)
+            unpack_tree(
+                here.path,
+                dest,
+                strip=source.strip,
+                sha256=here.sha256,
+                mtime=mtime,
+                progress=progress,
+            )
         else:
             _copy_file(here, dest / source.artifact.filename, source.id)
 

@@ -8,6 +8,7 @@ that nothing out of a file can steer a terminal.
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -136,6 +137,7 @@ def _against(findings: Iterable[Finding]) -> list[Finding]:
 # Lines of a terminal, and how many findings, causes and ranges to show: fewer
 # when the report would not fit.
 _SCREEN = 24
+_FULL = (sys.maxsize, sys.maxsize, sys.maxsize)
 _AMOUNTS = ((6, 4, 3), (3, 3, 2), (2, 2, 1))
 # Characters of a value in a finding, and of the bytes in a difference.
 _VALUE, _EXCERPT = 32, 12
@@ -152,11 +154,11 @@ _CLAIMS = {
 _SHOWN_ELSEWHERE = frozenset({"payload-differs", "metadata-differs", "measurement-differs"})
 
 
-def verdict_text(verdict: Verdict, *, width: int = 80) -> str:
-    """The whole report in lines of `width`, on a screen in the usual cases."""
+def verdict_text(verdict: Verdict, *, width: int = 80, full: bool = False) -> str:
+    """The whole report in lines of `width`; on a screen in the usual cases, unless in full."""
     head = f"{verdict.outcome.value.upper()}: {verdict.headline}"
     lines: list[str] = []
-    for amounts in _AMOUNTS:
+    for amounts in (_FULL,) if full else _AMOUNTS:
         lines = laid_out(head, _verdict_rows(verdict, *amounts), width, 9)
         if len(lines) <= _SCREEN:
             break

@@ -29,7 +29,7 @@ def groff(page: str) -> tuple[str, str]:
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed")
     result = subprocess.run(
-        ["groff", "-man", "-ww", "-Tascii", "-P-cbou", "-rLL=200n"],
+        ["groff", "-man", "-ww", "-Tascii", "-P-cbou", "-rLL=200n", "-rHY=0"],
         input=page,
         capture_output=True,
         text=True,

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -446,3 +447,31 @@ def test_a_terminal_gets_colours_and_its_own_width(
     assert done.returncode == 0
     assert ("\x1b[32m" in done.stdout) is colours
     assert max(map(len, lines)) > 100
+
+
+def test_quiet_and_verbose_are_about_standard_error(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["show", str(folder / f"signed{HOSTILE}")]
+    assert main(arguments) == 0
+    usual = capsys.readouterr()
+    assert usual.err == ""
+    assert main([*arguments, "--quiet"]) == 0
+    assert capsys.readouterr() == usual
+    assert main([*arguments, "--verbose"]) == 0
+    verbose = capsys.readouterr()
+    assert verbose.out == usual.out
+    assert "exit status 0, " in verbose.err
+    assert "\x1b" not in verbose.err
+    # an error is no note
+    assert main(["show", "absent", "--quiet"]) == 2
+    assert "absent" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--quiet", "--verbose"])
+
+
+def test_a_verbose_report_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    many = tuple(DIFFERS.findings[0] for _ in range(40))
+    verdict = replace(DIFFERS, findings=many, explanation=None)
+    assert "--json has" in verdict_text(verdict)
+    assert "--json has" not in verdict_text(verdict, full=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
 from sgx_enclaves.cli.arguments import chosen_cache_dir
 from sgx_enclaves.errors import CatalogueError, DigestError, FormatError
-from sgx_enclaves.progress import Event, PlainProgress, TerminalProgress, for_stream
+from sgx_enclaves.progress import Event, PlainProgress, TerminalProgress, Watched, for_stream
 from sgx_enclaves.release.vendor import cross_check, parse_checksums
 
 DIGEST = "ab" * 32
@@ -126,41 +127,102 @@ def test_cross_check() -> None:
     assert "cd" * 32 in str(caught.value)
 
 
+class Clock:
+    """Goes on by so many seconds each time that it is asked."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now, self.step = 0.0, step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
 def test_plain_progress_is_few_lines() -> None:
     stream = io.StringIO()
     progress = for_stream(stream)
     assert isinstance(progress, PlainProgress)
+    progress = PlainProgress(stream, Clock(0.1))
     for done in range(0, 1001, 1):
         progress(Event("a", done << 10, 1000 << 10))
     progress(Event("a", 5, None))
     progress(Event("a", note="here"))
     lines = stream.getvalue().splitlines()
     assert len(lines) == 11
+    assert re.fullmatch(r"a: 0\.1 of 1\.0 MiB \(10 %\), 0\.0 MiB/s, \d+ (s|min) left", lines[0])
+    assert re.fullmatch(r"a: 1\.0 of 1\.0 MiB \(100 %\), 0\.0 MiB/s", lines[-2])
     assert lines[-1] == "a: here"
     assert "\r" not in stream.getvalue()
 
 
-def test_terminal_progress_draws_over_itself() -> None:
+@pytest.mark.parametrize("kind", [PlainProgress, TerminalProgress])
+def test_what_takes_less_than_a_second_is_not_shown(kind: type[PlainProgress]) -> None:
     stream = io.StringIO()
-    now = [0.0]
-    progress = TerminalProgress(stream, lambda: now[0])
+    progress = kind(stream, Clock(0.0001))
+    for done in range(1001):
+        progress(Event("a", done, 1000))
+    assert stream.getvalue() == ""
+
+
+def test_terminal_progress_draws_over_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = io.StringIO()
+    clock = Clock()
+    progress = TerminalProgress(stream, clock)
+    progress(Event("a", 0, 4 << 20))
+    clock.now = 2.0
     for done in (1, 2, 3):
         progress(Event("a", done << 20, 4 << 20))
-    assert stream.getvalue().count("MiB") == 1
-    now[0] = 1.0
+    assert stream.getvalue().count("MiB/s") == 1
+    clock.now = 3.0
     progress(Event("a", 3 << 20, 4 << 20))
-    progress(Event("a", 3 << 20, None))
-    assert "[######################........] 3.0 of 4.0 MiB (75 %)" in stream.getvalue()
-    progress(Event("a", note="broken off"))
-    assert stream.getvalue().endswith("\r\x1b[Ka: broken off\n")
+    drawn = "a [######################........] 3.0 of 4.0 MiB (75 %), 1.0 MiB/s, 1 s left"
+    assert stream.getvalue().endswith(drawn)
+    progress(Event("a", note="broken\x1b off"))
+    assert stream.getvalue().endswith("\r\x1b[Ka: broken\\x1b off\n")
 
 
-def test_terminal_is_recognised() -> None:
+def test_a_bar_fits_the_terminal_and_goes_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = io.StringIO()
+    clock = Clock()
+    progress = TerminalProgress(stream, clock)
+    progress(Event("name" * 20, 0, 1000, unit="pages"))
+    clock.now = 5.0
+    progress(Event("name" * 20, 500, 1000, unit="pages"))
+    assert len(stream.getvalue()) == 39
+    progress(Event("name" * 20, 1000, 1000, unit="pages"))
+    assert stream.getvalue().endswith("\r\x1b[K")
+
+
+def test_what_is_begun_again_is_counted_from_there() -> None:
+    stream = io.StringIO()
+    clock = Clock()
+    progress = PlainProgress(stream, clock)
+    progress(Event("a", 900, 1000, unit="pages"))
+    clock.now = 10.0
+    progress(Event("a", 0, 1000, unit="pages"))
+    clock.now = 14.0
+    progress(Event("a", 200, 1000, unit="pages"))
+    assert stream.getvalue() == "a: 200 of 1000 pages (20 %), 50 pages/s, 16 s left\n"
+
+
+def test_reading_is_watched() -> None:
+    events: list[Event] = []
+    stream = Watched(io.BytesIO(b"x" * 10), "a", 10, events.append)
+    assert stream.read(4) + stream.read() == b"x" * 10
+    assert [(e.done, e.total) for e in events] == [(4, 10), (10, 10)]
+
+
+def test_terminal_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
+    monkeypatch.setenv("TERM", "xterm")
     assert isinstance(for_stream(Terminal()), TerminalProgress)
+    monkeypatch.setenv("TERM", "dumb")
+    assert not isinstance(for_stream(Terminal()), TerminalProgress)
 
 
 def test_importing_the_package_loads_no_network() -> None:
