@@ -8,6 +8,8 @@
 # make lint-rpm RPM=FILE...   run rpmlint with our check on packages
 # make koji-test KOJI_SRC=DIR   play the whole game on a real Koji (tests/koji/README.md)
 # make real-test SOURCES=DIR    a real enclave of Intel's, from source (docs/releases.md)
+# make fuzz SECONDS=600         fuzz each reader for so long, guided by coverage
+# make mutants  take the defences out one by one: a test must notice (hours)
 # make docs    build the documentation, build/site/docs/index.html, and write docs/findings.md
 # make clean   remove everything that was made
 #
@@ -35,7 +37,7 @@ WORKERS ?= auto
 step = packaging/quietly $(BUILD)/log/$(1).log '$(2)'
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint typecheck unit bench clean setup rpm dist rpmlint lint-rpm koji-test real-test docs site
+.PHONY: demo test lint typecheck unit bench clean setup rpm dist rpmlint lint-rpm koji-test real-test docs site fuzz mutants
 
 # Alone: what it needs for Kerberos would have to be compiled.
 KOJI := koji>=1.33
@@ -98,6 +100,16 @@ real-test: setup
 	    --local '$(or $(SOURCES),$(error name a directory: make real-test SOURCES=DIR))' \
 	    $(if $(COMPILER),--toolchain=host --tools='$(COMPILER)') $(if $(SIGNED),--signed='$(SIGNED)') \
 	    --work $(BUILD)/real/work --report $(BUILD)/real/report
+
+# atheris is not for every Python, so it is not a dependency of the tests.
+SECONDS ?= 600
+fuzz: setup
+	@$(call step,atheris,install the fuzzer) $(PIP) atheris
+	$(RUN) -m tests.fuzz $(SECONDS) $(TARGETS)
+
+# Hours: each defence of the product is taken out, and a test must notice (tests/redteam/README.md).
+mutants: setup
+	$(RUN) -m tests.redteam.mutants $(MODULES)
 
 bench: setup rpmlint
 	$(RUN) -m benchmarks

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Take one defence after the other out of the product and see that an attack's test fails.
+
+python -m tests.redteam.mutants [MODULE...]     # of `TARGETS`; all by default
+python -m tests.redteam.mutants --list MODULE   # what would be changed, with numbers
+
+Each mutant is one change to one expression or statement. Its tests run in a fork, so that
+nothing of the changed module stays. A mutant that no test fails for is a survivor: it is
+reported unless survivors.txt explains it. Exit status 1: there are such survivors, or
+survivors.txt explains mutants that are no longer there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+from typing import Optional
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SURVIVORS = Path(__file__).with_name("survivors.txt")
+SECONDS = 300
+
+VENDOR = ("tests/redteam/test_vendor_fields.py", "tests/unit/enclave")
+# The module, and the tests that must notice a change to it.
+TARGETS: Mapping[str, Sequence[str]] = {
+    "sgx_enclaves.enclave.compare": VENDOR,
+    "sgx_enclaves.enclave.policy": VENDOR,
+    "sgx_enclaves.enclave.verdict": VENDOR,
+    "sgx_enclaves.gate.rule": ("tests/unit/gate",),
+    "sgx_enclaves.gate.decide": ("tests/unit/gate",),
+    "sgx_enclaves.rpm.references": ("tests/unit/rpm",),
+    "sgx_enclaves.rpm.rules": ("tests/unit/rpm",),
+}
+
+OPPOSITES: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change.
+
+    Attributes:
+        function: where, as in a traceback.
+        change: the source before, and after.
+        tree: the module with it.
+    """
+
+    function: str
+    change: str
+    tree: ast.Module
+
+    @property
+    def name(self) -> str:
+        """What survivors.txt calls it: no line number, so that it lasts."""
+        return f"{self.function}: {self.change}"
+
+
+def variants(node: ast.AST) -> Iterator[Optional[ast.AST]]:
+    """Other nodes for this one; None: the statement is left out."""
+    if isinstance(node, ast.Compare):
+        opposite = OPPOSITES[type(node.ops[0])]
+        yield ast.Compare(node.left, [opposite(), *node.ops[1:]], node.comparators)
+    elif isinstance(node, ast.BoolOp):
+        other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+        yield ast.BoolOp(other, node.values)
+        for index in range(len(node.values)):
+            rest = node.values[:index] + node.values[index + 1 :]
+            yield rest[0] if len(rest) == 1 else ast.BoolOp(node.op, rest)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield node.operand
+    elif isinstance(node, (ast.If, ast.IfExp)):
+        for outcome in (True, False):
+            changed = copy.copy(node)
+            changed.test = ast.Constant(outcome)
+            yield changed
+    elif isinstance(node, ast.Raise) or (
+        isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
+    ):
+        yield None
+    elif isinstance(node, ast.Constant) and isinstance(node.value, (bool, int)):
+        yield ast.Constant(not node.value if isinstance(node.value, bool) else node.value + 1)
+
+
+def mutants_of(source: str) -> Iterator[Mutant]:
+    """Every change to what the functions of a module do."""
+    tree = ast.parse(source)
+    for function, parent, field, index in places(tree, ""):
+        held = getattr(parent, field)
+        node = held if index is None else held[index]
+        for new in variants(node):
+            put = ast.copy_location(new or ast.Pass(), node)
+            if index is None:
+                setattr(parent, field, put)
+            else:
+                held[index] = put
+            changed = ast.fix_missing_locations(copy.deepcopy(tree))
+            before, after = (shortened(ast.unparse(part)) for part in (node, put))
+            yield Mutant(function, f"{before} -> {after}", changed)
+            if index is None:
+                setattr(parent, field, held)
+            else:
+                held[index] = node
+
+
+def places(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST, str, Optional[int]]]:
+    """Each node that runs inside of a function: the function, its parent, field and index."""
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "decorator_list"):
+            continue
+        children = list(enumerate(value)) if isinstance(value, list) else [(None, value)]
+        for index, child in children:
+            if not isinstance(child, ast.AST):
+                continue
+            inner = function
+            if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
+                inner = f"{function}.{child.name}".lstrip(".")
+            elif function:
+                yield function, node, field, index
+            yield from places(child, inner)
+
+
+def shortened(text: str) -> str:
+    """On one line, and not for ever."""
+    line = " ".join(text.split())
+    return line if len(line) <= 90 else f"{line[:87]}..."
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Hands out one changed module."""
+
+    def __init__(self, module: str, tree: ast.Module) -> None:
+        self._module = module
+        self._tree = tree
+
+    def find_spec(self, fullname: str, *_: object) -> Optional[importlib.machinery.ModuleSpec]:
+        if fullname != self._module:
+            return None
+        return importlib.util.spec_from_loader(fullname, self, origin=str(file_of(fullname)))
+
+    def get_source(self, fullname: str) -> str:
+        return file_of(fullname).read_text("utf-8")
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._tree, str(file_of(fullname)), "exec")
+
+
+def file_of(module: str) -> Path:
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
+def survives(module: str, mutant: Mutant, tests: Sequence[str]) -> bool:
+    """Whether all tests pass although the module is changed."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(SECONDS)
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        sys.meta_path.insert(0, _Finder(module, mutant.tree))
+        status = 1
+        with contextlib.suppress(BaseException):
+            options = ("-x", "-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly")
+            status = int(pytest.main([*options, *tests]))
+        os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def explained(module: str) -> set[str]:
+    """Mutants of a module that survivors.txt explains: a line `module function: change # why`."""
+    lines = SURVIVORS.read_text("utf-8").splitlines() if SURVIVORS.exists() else []
+    known = (line.partition(" # ") for line in lines if line.startswith(f"{module} "))
+    return {name[len(module) + 1 :] for name, _, reason in known if reason}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("modules", nargs="*", default=list(TARGETS))
+    arguments = parser.parse_args()
+    left = 0
+    for module in arguments.modules:
+        source = file_of(module).read_text("utf-8")
+        mutants = list(mutants_of(source))
+        if arguments.list:
+            print("\n".join(mutant.name for mutant in mutants))
+            continue
+        if not survives(module, Mutant("", "", ast.parse(source)), TARGETS[module]):
+            sys.exit(f"{module}: its tests fail with nothing changed")
+        known, survivors = explained(module), []
+        for mutant in mutants:
+            if survives(module, mutant, TARGETS[module]):
+                survivors.append(mutant.name)
+                if mutant.name not in known:
+                    print(f"{module} {mutant.name}", flush=True)
+        stale = sorted(known - set(survivors))
+        for name in stale:
+            print(f"no longer survives: {module} {name}")
+        unexplained = sum(name not in known for name in survivors)
+        left += unexplained + len(stale)
+        print(
+            f"{module}: {len(mutants)} mutants, {len(mutants) - len(survivors)} noticed, "
+            f"{len(survivors)} survive, {unexplained} of them unexplained",
+            flush=True,
+        )
+    return int(left > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
