@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The verdict on a package: one for each signed enclave in it.
 
-`check_enclave` and what judges are pure; `check_package` reads. Whatever is
-wrong with a package is a finding in its result, never an exception.
+Whatever is wrong with a package is a finding in its result, never an exception.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,22 +17,18 @@ from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import Generation
 from sgx_enclaves.enclave.verdict import Difference, Finding, Outcome, Severity, Verdict, finding_of
 from sgx_enclaves.errors import LimitError, PackageDamagedError, SgxEnclavesError, UnsupportedError
-from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.plain import record
+from sgx_enclaves.rpm import rules
 from sgx_enclaves.rpm.enclaves import ConfigFile, PackedEnclave, enclaves_among
 from sgx_enclaves.rpm.payload import Opener, PayloadFile, packed
 from sgx_enclaves.rpm.presence import enclave_name
 from sgx_enclaves.rpm.reader import Package
-from sgx_enclaves.rpm.references import Counterpart, Neighbours, PackageReference, Reference
-from sgx_enclaves.rpm.rules import (
-    mislabelled,
-    missing,
-    named_as_another,
-    not_permitted,
-    of_file_list,
-    scripts,
-    unconventional,
-    unsigned_beside_signed,
+from sgx_enclaves.rpm.references import (
+    Counterpart,
+    Item,
+    Neighbours,
+    PackageReference,
+    Reference,
 )
 
 NO_NEIGHBOURS = Neighbours()
@@ -43,6 +37,14 @@ _STATUS = {
     Severity.UNVERIFIABLE: Outcome.UNVERIFIABLE.exit_status,
     Severity.NOTE: 0,
 }
+
+
+def _status(findings: Iterable[Finding]) -> int:
+    return max((_STATUS[f.severity] for f in findings), default=0)
+
+
+def _outcome(status: int) -> Outcome:
+    return next(o for o in Outcome if o.exit_status == status)
 
 
 @record
@@ -56,7 +58,7 @@ class EnclaveResult:
         signed: whether it is signed.
         size: bytes.
         sha256: hexadecimal.
-        reference: the counterpart that it was held against.
+        reference: the counterpart that it was compared with.
         verdict: of the comparison; None when there was none.
         findings: what else speaks against it.
     """
@@ -74,15 +76,18 @@ class EnclaveResult:
     @property
     def exit_status(self) -> int:
         """0, 1 or 2: the highest of the verdict's and the findings'."""
-        own = max((_STATUS[f.severity] for f in self.findings), default=0)
-        return max(own, self.verdict.exit_status if self.verdict else 0)
+        return max(_status(self.findings), self.verdict.exit_status if self.verdict else 0)
 
     @property
     def outcome(self) -> Optional[Outcome]:
         """The verdict; None for an unsigned enclave, about which there is nothing to say."""
-        if self.verdict is None and all(f.severity is Severity.NOTE for f in self.findings):
+        if self.verdict is None and not _status(self.findings):
             return None
         return _outcome(self.exit_status)
+
+    def having(self, *findings: Finding) -> EnclaveResult:
+        """The same with findings before its own."""
+        return replace(self, findings=(*findings, *self.findings)) if findings else self
 
 
 @record
@@ -104,8 +109,7 @@ class PackageResult:
     @property
     def exit_status(self) -> int:
         """0, 1 or 2: the highest of all."""
-        own = max((_STATUS[f.severity] for f in self.findings), default=0)
-        return max([own, *(e.exit_status for e in self.enclaves)])
+        return max([_status(self.findings), *(e.exit_status for e in self.enclaves)])
 
     @property
     def outcome(self) -> Optional[Outcome]:
@@ -113,10 +117,6 @@ class PackageResult:
         if not self.exit_status and all(e.outcome is None for e in self.enclaves):
             return None
         return _outcome(self.exit_status)
-
-
-def _outcome(status: int) -> Outcome:
-    return next(o for o in Outcome if o.exit_status == status)
 
 
 def check_package(
@@ -127,7 +127,6 @@ def check_package(
     neighbours: Neighbours = NO_NEIGHBOURS,
     permitted: Iterable[str] = (),
     generation: Optional[Generation] = None,
-    limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
     opener: Opener = packed,
 ) -> PackageResult:
     """Judge every enclave of a package file.
@@ -135,11 +134,10 @@ def check_package(
     Args:
         path: the package file.
         references: what is trusted: where counterparts are looked for, in this order.
-        neighbours: what is asked besides; see `Neighbours`.
         policy_of: the policy for an enclave, by its path.
+        neighbours: what is asked besides; see `Neighbours`.
         permitted: enclaves that may be shipped although Fedora does not.
         generation: the SDK to follow; None chooses it from the counterpart.
-        limits: bounds on memory and time.
         opener: opens it; its files need not be read from the package file.
 
     Returns:
@@ -150,22 +148,24 @@ def check_package(
     findings: list[Finding] = []
     accepted = frozenset(permitted)
     try:
-        with opener(path, limits) as (package, members):
+        with opener(path) as (package, members):
             nevra = package.nevra
-            findings += of_file_list(package)
+            findings += rules.of_file_list(package)
             for item in _items(package, members, neighbours):
                 if isinstance(item, ConfigFile):
                     continue
-                judge = functools.partial(
-                    check_enclave, item, policy=policy_of, generation=generation, limits=limits
-                )
-                found = _check_one(item, judge, references, neighbours, package)
-                results.append(_with(found, *_of_enclave(item, accepted)))
-                # The next one is read before this name is bound anew.
+                judge = _Judge(item, package, policy_of, generation)
+                found = judge.result(references, neighbours)
+                if found.signed:
+                    found = found.having(
+                        *rules.not_permitted(item, accepted), *rules.named_as_another(item)
+                    )
+                results.append(found)
+                # The next one is read before these names are bound again.
                 del item, judge
-            findings += missing(package, results)
+            findings += rules.missing(package, results)
             if results or findings:
-                findings += scripts(package)
+                findings += rules.scripts(package)
             results = [_with_notes(package, results, result) for result in results]
     except SgxEnclavesError as error:
         findings.append(package_finding(error, path))
@@ -174,7 +174,7 @@ def check_package(
 
 def _items(
     package: Package, members: Iterable[PayloadFile], neighbours: Neighbours
-) -> Iterable[PackedEnclave | ConfigFile]:
+) -> Iterable[Item]:
     """What the package holds; one that others are compared with is read once for both."""
     for reference in neighbours.references:
         if isinstance(reference, PackageReference) and reference.is_of(package):
@@ -188,103 +188,145 @@ def _with_notes(
 ) -> EnclaveResult:
     if any(f.code == "enclave-malformed" for f in result.findings):
         return result
-    notes = (*unconventional(package, result), *unsigned_beside_signed(results, result))
+    notes = (
+        *rules.unconventional(package, result),
+        *rules.unsigned_beside_signed(results, result),
+    )
     return replace(result, findings=(*result.findings, *notes))
 
 
 def package_finding(error: SgxEnclavesError, path: str) -> Finding:
     """An error about a package as a finding; its code says what kind of trouble it is."""
+    code = "package-malformed"
     if isinstance(error, PackageDamagedError):
         code = "package-damaged"
     elif isinstance(error, LimitError):
         code = "package-too-large"
     elif isinstance(error, UnsupportedError):
         code = "package-unsupported"
-    else:
-        code = "package-malformed"
     found = finding_of(error, code)
     return replace(found, message=error.message) if error.file == path else found
 
 
-def _of_enclave(packed: PackedEnclave, accepted: frozenset[str]) -> Iterator[Finding]:
-    """What speaks against a signed enclave, whatever it is compared with."""
-    if packed.problem is None and packed.signed:
-        yield from not_permitted(packed, accepted)
-        yield from named_as_another(packed)
-
-
-def _check_one(
-    packed: PackedEnclave,
-    judge: Callable[[Counterpart], EnclaveResult],
-    references: Sequence[Reference],
-    neighbours: Neighbours,
-    package: Package,
-) -> EnclaveResult:
-    """The result of one enclave: what is trusted decides alone, then what is beside it."""
-    if packed.problem is not None or not packed.signed:
-        return _unjudged(packed)
-    decided, problems = _best(packed, judge, references, None)
-    source = package.header.one("SOURCERPM", str)
-    beside, others = _best(packed, judge, neighbours.references, source)
-    if decided is not None:
-        both = _disagreement(decided, beside) if beside is not None else ()
-        return _with(decided.result, *both, *_wrong_label(package, decided))
-    if beside is None or problems:
-        return _with(describe(packed), *problems, *others, _not_reproduced(packed))
-    notes = (*_unauthenticated(packed, beside, neighbours), *_wrong_label(package, beside))
-    return _with(beside.result, *notes)
-
-
-class _Judged(NamedTuple):
+class _Compared(NamedTuple):
     """An enclave's result, and what it was compared with."""
 
     counterpart: Counterpart
     result: EnclaveResult
 
 
-def _best(
-    packed: PackedEnclave,
-    judge: Callable[[Counterpart], EnclaveResult],
-    references: Iterable[Reference],
-    source: Optional[str],
-) -> tuple[Optional[_Judged], list[Finding]]:
-    """The best result of several references, and which of them cannot be used.
+class _Judge:
+    """Judges one enclave of a package."""
 
-    Args:
-        packed: the enclave.
-        judge: compares it with a counterpart.
-        references: where to look.
-        source: counterparts that were built from this source package do not count.
-    """
-    best: Optional[_Judged] = None
-    problems: list[Finding] = []
-    for reference in references:
-        try:
-            for counterpart in reference.counterparts(packed.path):
-                package = counterpart.package
-                if source is not None and package is not None and package.source == source:
-                    continue
-                found = _Judged(counterpart, judge(counterpart))
-                if best is None or found.result.exit_status < best.result.exit_status:
-                    best = found
-                if not best.result.exit_status:
-                    return best, problems
-        except SgxEnclavesError as error:
-            problems.append(finding_of(error, "reference-unusable"))
-    return best, problems
+    def __init__(
+        self,
+        packed: PackedEnclave,
+        package: Package,
+        policy_of: Callable[[str], Policy],
+        generation: Optional[Generation],
+    ) -> None:
+        self._packed = packed
+        self._package = package
+        self._policy_of = policy_of
+        self._generation = generation
+
+    def result(self, references: Sequence[Reference], neighbours: Neighbours) -> EnclaveResult:
+        """What is trusted decides alone, then what is beside the package."""
+        packed, package = self._packed, self._package
+        if packed.problem is not None:
+            return self._described().having(finding_of(packed.problem, "enclave-malformed"))
+        if not packed.signed:
+            return self._described()
+        decided, problems = self._best(references, None)
+        beside, others = self._best(neighbours.references, package.header.one("SOURCERPM", str))
+        if decided is not None:
+            both = _disagreement(decided, beside) if beside is not None else ()
+            return decided.result.having(*both, *_wrong_label(package, decided))
+        if beside is None or problems:
+            return self._described().having(*problems, *others, _not_reproduced(packed))
+        return beside.result.having(
+            *_unauthenticated(beside, neighbours), *_wrong_label(package, beside)
+        )
+
+    def _best(
+        self, references: Iterable[Reference], source: Optional[str]
+    ) -> tuple[Optional[_Compared], list[Finding]]:
+        """The best result of several references, and which of them cannot be used.
+
+        Counterparts that were built from the source package `source` do not count.
+        """
+        best: Optional[_Compared] = None
+        problems: list[Finding] = []
+        for reference in references:
+            try:
+                for counterpart in reference.counterparts(self._packed.path):
+                    package = counterpart.package
+                    if source is not None and package is not None and package.source == source:
+                        continue
+                    found = _Compared(counterpart, self._compared(counterpart))
+                    if best is None or found.result.exit_status < best.result.exit_status:
+                        best = found
+                    if not best.result.exit_status:
+                        return best, problems
+            except SgxEnclavesError as error:
+                problems.append(finding_of(error, "reference-unusable"))
+        return best, problems
+
+    def _compared(self, counterpart: Counterpart) -> EnclaveResult:
+        packed = self._packed
+        if counterpart.config is None:
+            finding = Finding(
+                "config-missing",
+                Severity.UNVERIFIABLE,
+                f"the reference has no config.xml for {packed.path}",
+                found=counterpart.name,
+                hint="put the config.xml of the enclave's sources beside the unsigned enclave",
+            )
+            return replace(self._described(), reference=counterpart.name, findings=(finding,))
+        limits = self._package.limits.enclave
+        verdict = compare(
+            counterpart.data,
+            packed.data,
+            counterpart.config,
+            self._policy_of(packed.path),
+            names=(counterpart.name, packed.path, counterpart.config_name),
+            generation=self._generation,
+            limits=limits,
+            digests=(counterpart.sha256, packed.sha256),
+        )
+        if verdict.exit_status:
+            # Costs start-up time, and is needed only when something is wrong.
+            from sgx_enclaves.explain.explain import explained  # noqa: PLC0415
+
+            verdict = explained(verdict, counterpart.data, packed.data, counterpart.config, limits)
+        described = self._described(verdict.signed.sha256)
+        return replace(described, reference=counterpart.name, verdict=verdict)
+
+    def _described(self, sha256: Optional[str] = None) -> EnclaveResult:
+        """What the enclave is, unjudged; its digest is computed unless it is known."""
+        packed = self._packed
+        return EnclaveResult(
+            packed.path,
+            packed.links,
+            next((n for n in map(enclave_name, packed.names) if n), None),
+            packed.signed,
+            len(packed.data),
+            sha256 or packed.sha256 or hashlib.sha256(packed.data).hexdigest(),
+        )
 
 
-def _wrong_label(package: Package, judged: _Judged) -> Iterator[Finding]:
-    reference, name = judged.counterpart.package, judged.result.name
+def _wrong_label(package: Package, compared: _Compared) -> Iterator[Finding]:
+    reference, name = compared.counterpart.package, compared.result.name
     if reference is not None and name is not None and not package.is_source:
-        yield from mislabelled(package, judged.result, reference.label(name))
-    explanation = judged.result.verdict.explanation if judged.result.verdict else None
+        yield from rules.mislabelled(package, compared.result, reference.label(name))
+    verdict = compared.result.verdict
+    explanation = verdict.explanation if verdict else None
     for difference in explanation.differences if explanation else ():
         if _is_lower_isvsvn(difference):
             yield Finding(
                 "isvsvn-below-reference",
                 Severity.DIFFERS,
-                f"ISVSVN is lower than {judged.counterpart.config_name} says",
+                f"ISVSVN is lower than {compared.counterpart.config_name} says",
                 offset=difference.start,
             )
 
@@ -302,7 +344,7 @@ def _is_lower_isvsvn(difference: Difference) -> bool:
     return found < expected
 
 
-def _disagreement(decided: _Judged, beside: _Judged) -> Iterator[Finding]:
+def _disagreement(decided: _Compared, beside: _Compared) -> Iterator[Finding]:
     if decided.counterpart.data != beside.counterpart.data:
         yield Finding(
             "reference-disagrees",
@@ -314,9 +356,7 @@ def _disagreement(decided: _Judged, beside: _Judged) -> Iterator[Finding]:
         )
 
 
-def _unauthenticated(
-    packed: PackedEnclave, beside: _Judged, neighbours: Neighbours
-) -> Iterator[Finding]:
+def _unauthenticated(beside: _Compared, neighbours: Neighbours) -> Iterator[Finding]:
     package = beside.counterpart.package
     # Who differs from a neighbour has other worries.
     if beside.result.exit_status or neighbours.trusted:
@@ -330,69 +370,6 @@ def _unauthenticated(
         expected="a reference that is configured, or signed",
         found=beside.counterpart.name,
         hint="name a reference that you trust, or import the key of who built the package",
-    )
-
-
-def _with(result: EnclaveResult, *findings: Finding) -> EnclaveResult:
-    """The result with findings before its own."""
-    return replace(result, findings=(*findings, *result.findings)) if findings else result
-
-
-def _unjudged(packed: PackedEnclave) -> EnclaveResult:
-    """The result of an enclave that is not signed, or of what is none."""
-    if packed.problem is None:
-        return describe(packed)
-    return replace(describe(packed), findings=(finding_of(packed.problem, "enclave-malformed"),))
-
-
-def check_enclave(
-    packed: PackedEnclave,
-    counterpart: Counterpart,
-    policy: Callable[[str], Policy],
-    generation: Optional[Generation] = None,
-    limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
-) -> EnclaveResult:
-    """Compare a signed enclave with a counterpart; `policy` gives the one for its path."""
-    if counterpart.config is None:
-        finding = Finding(
-            "config-missing",
-            Severity.UNVERIFIABLE,
-            f"the reference has no config.xml for {packed.path}",
-            found=counterpart.name,
-            hint="put the config.xml of the enclave's sources beside the unsigned enclave",
-        )
-        return replace(describe(packed), reference=counterpart.name, findings=(finding,))
-    verdict = compare(
-        counterpart.data,
-        packed.data,
-        counterpart.config,
-        policy(packed.path),
-        names=(counterpart.name, packed.path, counterpart.config_name),
-        generation=generation,
-        limits=limits.enclave,
-        digests=(counterpart.sha256, packed.sha256),
-    )
-    if verdict.exit_status:
-        # Costs start-up time, and is needed only when something is wrong.
-        from sgx_enclaves.explain.explain import explained  # noqa: PLC0415
-
-        verdict = explained(
-            verdict, counterpart.data, packed.data, counterpart.config, limits.enclave
-        )
-    return replace(
-        describe(packed, verdict.signed.sha256), reference=counterpart.name, verdict=verdict
-    )
-
-
-def describe(packed: PackedEnclave, sha256: Optional[str] = None) -> EnclaveResult:
-    """What an enclave is, unjudged; its digest is computed unless it is known."""
-    return EnclaveResult(
-        packed.path,
-        packed.links,
-        next((n for n in map(enclave_name, packed.names) if n), None),
-        packed.signed,
-        len(packed.data),
-        sha256 or packed.sha256 or hashlib.sha256(packed.data).hexdigest(),
     )
 
 

@@ -82,7 +82,7 @@ class PayloadFile:
 
 Contents = tuple[Package, Iterator[PayloadFile]]
 # Opens a package by its path; what it yields is good until the context ends.
-Opener = Callable[[str, PackageLimits], AbstractContextManager[Contents]]
+Opener = Callable[[str], AbstractContextManager[Contents]]
 
 
 @contextmanager
@@ -185,14 +185,12 @@ class OneChild:
         self._queue = [path for path in paths if path in self._opened]
 
     @contextmanager
-    def __call__(
-        self, path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS
-    ) -> Iterator[Contents]:
+    def __call__(self, path: str) -> Iterator[Contents]:
         """See `packed`; the first packages stay open until `close`."""
         if path not in self._opened and len(self._opened) < _TOGETHER:
-            self._opened[path] = self._open.enter_context(open_package(path, limits))
+            self._opened[path] = self._open.enter_context(open_package(path))
         if path not in self._opened:
-            with packed(path, limits) as contents:
+            with packed(path) as contents:
                 yield contents
             return
         package, stream = self._opened[path]
@@ -358,15 +356,14 @@ class Installed:
         self._root = root
 
     @contextmanager
-    def __call__(
-        self, path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS
-    ) -> Iterator[Contents]:
+    def __call__(self, path: str) -> Iterator[Contents]:
         """See `Opener`; `path` is only what to call the package.
 
         Raises:
             PackageError: the header contradicts itself.
             PackageDamagedError: a file is missing, or other than the header says.
         """
+        limits = DEFAULT_PACKAGE_LIMITS
         package = Package(Header(path, 0, self._header, limits), limits)
         yield package, self._files(package)
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where the unsigned counterpart of a signed enclave and its config.xml come from.
 
-A reference is a package of unsigned enclaves, a folder, or a built directory. Only
-here is asked whether somebody has signed a package.
+A reference is a package of unsigned enclaves, a folder, or a built directory.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, Protocol
+from typing import Optional, Protocol, Union
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.policy import pin_for_file
@@ -25,7 +24,7 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
 )
 from sgx_enclaves.files import read_file
-from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
+from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.enclaves import CONFIG_SUFFIX, ConfigFile, PackedEnclave, enclaves_among
 from sgx_enclaves.rpm.librpm import is_signed_by_known_key
@@ -34,13 +33,10 @@ from sgx_enclaves.rpm.presence import SIGNED_SUFFIX, stem_of, version_of
 from sgx_enclaves.rpm.reader import Package
 from sgx_enclaves.rpm.rules import label_of
 
-if TYPE_CHECKING:
-    from sgx_enclaves.catalogue.records import Catalogue
-
 
 @record
 class Counterpart:
-    """An unsigned enclave that a signed one may be held against.
+    """An unsigned enclave that a signed one may be compared with.
 
     Attributes:
         name: what to call it in messages.
@@ -83,8 +79,7 @@ class Neighbours:
     of rpm's keyring has signed it.
 
     Attributes:
-        references: the packages; those of `neighbours_among`, and installed ones that
-            nobody has signed.
+        references: the packages.
         trusted: take them without a signature.
         signed: refuse them without a signature.
     """
@@ -96,14 +91,14 @@ class Neighbours:
 
 # What `sgx-enclaves build` leaves in a built directory.
 MANIFEST = "manifest.json"
+REPRODUCIBLE = ":unsigned:reproducible)"
 _CONFIGS = 256
 _FOLDER_ENTRIES = 20_000
-_SHARED_OBJECT = ".so"
 # Of one name, in one reference: each costs a comparison.
 _FITTING = 4
-REPRODUCIBLE = ":unsigned:reproducible)"
 _NEVER = re.compile(r"sgx-enclave\([^()]*:(?:signed|unsigned:latest)[:)]")
 _NEVER_WHY = "built with the distribution's newest toolchain, or with a signed enclave in it"
+Item = Union[PackedEnclave, ConfigFile]
 
 
 def config_for(path: str, configs: Iterable[str], *, only_enclave: bool) -> Optional[str]:
@@ -112,17 +107,9 @@ def config_for(path: str, configs: Iterable[str], *, only_enclave: bool) -> Opti
     For `libsgx_id_enclave.so`: `libsgx_id_enclave.config.xml`,
     `id_enclave.config.xml`, `ide.config.xml`, or a `config.xml` in a folder of one
     of these names; otherwise the only one there is, if it is the only enclave.
-
-    Args:
-        path: the enclave.
-        configs: paths of config.xml files.
-        only_enclave: whether the reference has no other enclave.
     """
-    stem = stem_of(path)
-    names = [stem, f"{stem}.so"]
-    pin = pin_for_file(path)
-    if pin is not None:
-        names += [pin.file, pin.enclave]
+    stem, pin = stem_of(path), pin_for_file(path)
+    names = [stem, f"{stem}.so", *((pin.file, pin.enclave) if pin else ())]
     known = sorted(configs)
     for name in names:
         for config in known:
@@ -135,9 +122,22 @@ def config_for(path: str, configs: Iterable[str], *, only_enclave: bool) -> Opti
 
 
 def _ordered(path: str, candidates: Iterable[str]) -> list[str]:
-    version = version_of(path)
     fitting = [c for c in candidates if stem_of(c) == stem_of(path)]
-    return sorted(fitting, key=lambda c: (version_of(c) not in (version, None), c))
+    return sorted(fitting, key=lambda c: (version_of(c) not in (version_of(path), None), c))
+
+
+def _may_be_unsigned(path: str) -> bool:
+    base = path.rsplit("/", 1)[-1]
+    return ".so" in base and SIGNED_SUFFIX not in base
+
+
+def never_a_reference(provide: str) -> bool:
+    """Whether a package with this Provides proves nothing, whatever else it provides.
+
+    It was built with the distribution's newest toolchain, or brings the signed
+    enclave along: then it would be its own witness.
+    """
+    return bool(_NEVER.match(provide))
 
 
 class PackageReference:
@@ -149,7 +149,6 @@ class PackageReference:
 
     Args:
         path: the package file.
-        limits: see `PackageLimits`.
         opener: opens it; its files need not be read from the package file.
 
     Attributes:
@@ -162,22 +161,18 @@ class PackageReference:
         SgxEnclavesError: it cannot be read.
     """
 
-    def __init__(
-        self, path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS, opener: Opener = packed
-    ) -> None:
+    def __init__(self, path: str, opener: Opener = packed) -> None:
         self.name = path
-        self._limits = limits
         self._opener = opener
-        with opener(path, limits) as (package, _members):
+        with opener(path) as (package, _members):
             self.source = package.header.one("SOURCERPM", str)
             self._package = package
             for provide in package.provides:
                 if never_a_reference(provide.name):
                     raise _no_reference(path, _NEVER_WHY, f"Provides {provide.name}")
             files = [file.path for file in files_with_content(package)]
-        self._configs = [f for f in files if f.endswith(CONFIG_SUFFIX)]
         self._enclaves = [f for f in files if _may_be_unsigned(f)]
-        if len(self._configs) > _CONFIGS:
+        if sum(f.endswith(CONFIG_SUFFIX) for f in files) > _CONFIGS:
             raise LimitError("too many config.xml files", file=path, expected=f"at most {_CONFIGS}")
         if not self._enclaves:
             raise _no_reference(path, "no unsigned enclave is in it", "none")
@@ -185,11 +180,9 @@ class PackageReference:
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
         fitting = _ordered(path, self._enclaves)[:_FITTING]
-        if not fitting:
-            return
         enclaves: dict[str, PackedEnclave] = {}
         configs: dict[str, bytes] = {}
-        for item in self.items():
+        for item in self.items() if fitting else ():
             if isinstance(item, ConfigFile):
                 configs[item.path] = item.data
             else:
@@ -219,7 +212,19 @@ class PackageReference:
         # Without a signature, a child process for librpm's keyring is spared.
         return self._package.signed and is_signed_by_known_key(self.name)
 
-    def items(self) -> tuple[PackedEnclave | ConfigFile, ...]:
+    def is_of(self, package: Package) -> bool:
+        """Whether it was read from this package file: from these headers, which pin the payload."""
+        own, other = (p.header.digest("sha256") for p in (self._package, package))
+        return self.name == package.file and own == other
+
+    def is_neighbour(self) -> bool:
+        """Whether its name or a Provides says that it is for others to be compared with."""
+        return not self._package.is_source and (
+            self._package.name.endswith("-unsigned")
+            or any(p.name.endswith(REPRODUCIBLE) for p in self._package.provides)
+        )
+
+    def items(self) -> tuple[Item, ...]:
         """Every enclave of the package and its config.xml files; held for the next who asks.
 
         Raises:
@@ -229,30 +234,16 @@ class PackageReference:
         """
         return _items_of(self)
 
-    def is_of(self, package: Package) -> bool:
-        """Whether it was read from this package file: from these headers, which pin the payload."""
-        return self.name == package.file and self._package.header.digest(
-            "sha256"
-        ) == package.header.digest("sha256")
-
-    def is_neighbour(self) -> bool:
-        """Whether its name or a Provides says that it is for others to be compared with."""
-        package = self._package
-        return not package.is_source and (
-            package.name.endswith("-unsigned")
-            or any(p.name.endswith(REPRODUCIBLE) for p in package.provides)
-        )
-
-    def _read(self) -> Iterator[PackedEnclave | ConfigFile]:
-        left = self._limits.reference
-        with self._opener(self.name, self._limits) as (package, members):
+    def _read(self) -> Iterator[Item]:
+        left = limit = self._package.limits.reference
+        with self._opener(self.name) as (package, members):
             for item in enclaves_among(package, members, configs=True):
                 left -= len(item.data)
                 if left < 0:
                     raise LimitError(
                         "the enclaves of the package are too large for a reference",
                         file=self.name,
-                        expected=f"at most {self._limits.reference} bytes",
+                        expected=f"at most {limit} bytes",
                     )
                 if isinstance(item, PackedEnclave) and item.signed:
                     raise _no_reference(self.name, _NEVER_WHY, f"{item.path} is signed")
@@ -260,18 +251,9 @@ class PackageReference:
 
 
 @functools.lru_cache(maxsize=4)
-def _items_of(reference: PackageReference) -> tuple[PackedEnclave | ConfigFile, ...]:
+def _items_of(reference: PackageReference) -> tuple[Item, ...]:
     """Read once for all who ask, and held for the last few references only."""
     return tuple(reference._read())
-
-
-def never_a_reference(provide: str) -> bool:
-    """Whether a package with this Provides proves nothing, whatever else it provides.
-
-    It was built with the distribution's newest toolchain, or brings the signed
-    enclave along: then it would be its own witness.
-    """
-    return bool(_NEVER.match(provide))
 
 
 def _no_reference(path: str, why: str, found: str) -> InputError:
@@ -283,9 +265,7 @@ def _no_reference(path: str, why: str, found: str) -> InputError:
     )
 
 
-def neighbours_among(
-    paths: Iterable[str], limits: PackageLimits = DEFAULT_PACKAGE_LIMITS, opener: Opener = packed
-) -> tuple[PackageReference, ...]:
+def neighbours_among(paths: Iterable[str], opener: Opener = packed) -> tuple[PackageReference, ...]:
     """The packages that may serve as references for the others beside them.
 
     Those named `-unsigned`, and those that provide `:unsigned:reproducible`. One that
@@ -294,13 +274,8 @@ def neighbours_among(
     found = []
     for path in paths:
         with contextlib.suppress(SgxEnclavesError):
-            found.append(PackageReference(path, limits, opener))
+            found.append(PackageReference(path, opener))
     return tuple(reference for reference in found if reference.is_neighbour())
-
-
-def _may_be_unsigned(path: str) -> bool:
-    base = path.rsplit("/", 1)[-1]
-    return _SHARED_OBJECT in base and SIGNED_SUFFIX not in base
 
 
 class FolderReference:
@@ -308,73 +283,67 @@ class FolderReference:
 
     Args:
         path: the folder.
-        limits: see `PackageLimits`.
 
     Raises:
         InputError: it cannot be read.
         LimitError: there are too many files in it.
     """
 
-    def __init__(self, path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> None:
+    def __init__(self, path: str) -> None:
         self.name = path
-        self._limits = limits
-        self._enclaves: list[str] = []
-        self._configs: list[str] = []
-        for file in _files_below(path):
-            if file.endswith(CONFIG_SUFFIX):
-                self._configs.append(file)
-            elif _may_be_unsigned(file):
-                self._enclaves.append(file)
+        files = list(_files_below(path))
+        self._configs = [file for file in files if file.endswith(CONFIG_SUFFIX)]
+        others = (file for file in files if not file.endswith(CONFIG_SUFFIX))
+        self._enclaves = [file for file in others if _may_be_unsigned(file)]
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
         for wanted in _ordered(path, self._enclaves):
-            data = read_file(wanted, self._limits.enclave.file_size)
-            if _is_signed(data, wanted, self._limits):
+            data = read_file(wanted, DEFAULT_LIMITS.file_size)
+            if _is_signed(data, wanted):
                 continue
             config = config_for(wanted, self._configs, only_enclave=len(self._enclaves) == 1)
             yield Counterpart(
                 wanted,
                 data,
                 config or f"{self.name}/{CONFIG_SUFFIX}",
-                None if config is None else read_file(config, self._limits.enclave.config_size),
+                None if config is None else read_file(config, DEFAULT_LIMITS.config_size),
             )
 
 
-def _is_signed(data: bytes, name: str, limits: PackageLimits) -> bool:
+def _is_signed(data: bytes, name: str) -> bool:
     """Whether it holds signatures; a file that is no enclave is for the comparison to refuse."""
     try:
-        return any(EnclaveImage.parse(data, name, limits.enclave).descriptor)
+        return any(EnclaveImage.parse(data, name).descriptor)
     except SgxEnclavesError:
         return False
 
 
 def _files_below(path: str) -> Iterator[str]:
-    seen = set()
-    count = 0
-
     def refuse(error: OSError) -> None:
         raise InputError(f"cannot be read: {error.strerror}", file=error.filename) from None
 
+    seen = set()
+    count = 0
     for folder, folders, files in os.walk(path, onerror=refuse):
         folders.sort()
+        count += len(files)
+        if count > _FOLDER_ENTRIES:
+            raise LimitError(
+                "too many files in the reference folder",
+                file=path,
+                expected=f"at most {_FOLDER_ENTRIES}",
+            )
         for name in sorted(files):
-            count += 1
-            if count > _FOLDER_ENTRIES:
-                raise LimitError(
-                    "too many files in the reference folder",
-                    file=path,
-                    expected=f"at most {_FOLDER_ENTRIES}",
-                )
-            file = Path(folder, name)
+            file = os.path.join(folder, name)
             # Of a file and its links, one is enough.
             real = os.path.realpath(file)
-            if file.is_file() and real not in seen:
+            if os.path.isfile(file) and real not in seen:
                 seen.add(real)
-                yield str(file)
+                yield file
 
 
-def open_reference(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Reference:
+def open_reference(path: str) -> Reference:
     """A built directory or its manifest, another folder, or a package as a reference.
 
     Raises:
@@ -382,11 +351,11 @@ def open_reference(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) ->
     """
     place = Path(path)
     if place.name == MANIFEST or (place / MANIFEST).is_file():
-        return BuiltReference(path, limits)
+        return BuiltReference(path)
     if place.is_dir():
-        return FolderReference(path, limits)
+        return FolderReference(path)
     try:
-        return PackageReference(path, limits)
+        return PackageReference(path)
     except PackageError as error:
         if error.message == "not an RPM package":
             error.hint = "a reference is a package of unsigned enclaves, or a directory with them"
@@ -400,27 +369,18 @@ class BuiltReference:
 
     Args:
         path: the directory, or the manifest in it.
-        limits: see `PackageLimits`.
-        catalogue: of releases; None for the one that is installed.
 
     Raises:
         ManifestError: the manifest is wrong.
         InputError: it cannot be read.
     """
 
-    def __init__(
-        self,
-        path: str,
-        limits: PackageLimits = DEFAULT_PACKAGE_LIMITS,
-        catalogue: Optional[Catalogue] = None,
-    ) -> None:
+    def __init__(self, path: str) -> None:
         # Takes as long to import as a comparison, and most references are no such directory.
         from sgx_enclaves.release import manifest  # noqa: PLC0415
 
         self.name = path
         self._folder = Path(path) if Path(path).is_dir() else Path(path).parent
-        self._limits = limits
-        self._catalogue = catalogue
         self._reader = manifest
         self._manifest = manifest.load_manifest(self._folder)
 
@@ -436,7 +396,7 @@ class BuiltReference:
             version = self._version(kept.name)
             if version is not None and version_of(path) not in (version, None):
                 continue
-            found = reader.load_enclave(self._folder, kept, self._limits.enclave)
+            found = reader.load_enclave(self._folder, kept, DEFAULT_LIMITS)
             if found is not None:
                 said = f"{version} of {origin}" if version else origin
                 config = str(self._folder / reader.config_name(kept.file))
@@ -449,8 +409,7 @@ class BuiltReference:
         from sgx_enclaves.catalogue.reader import load_catalogue  # noqa: PLC0415
 
         try:
-            catalogue = self._catalogue or load_catalogue()
-            release = catalogue.release(self._manifest.release)
+            release = load_catalogue().release(self._manifest.release)
         except CatalogueError:
             # Built from a description of one's own.
             return None

@@ -24,6 +24,7 @@ from sgx_enclaves.report.as_json import result_dict
 from sgx_enclaves.report.text import result_text
 from sgx_enclaves.rpm import references
 from sgx_enclaves.rpm.check import PackageResult, check_package
+from sgx_enclaves.rpm.payload import packed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.references import (
     FolderReference,
@@ -367,7 +368,11 @@ def test_names_cannot_steer_a_terminal(shop: Shop) -> None:
 
 def test_limits_reach_the_enclave(shop: Shop) -> None:
     limits = PackageLimits(enclave=replace(Limits(), program_headers=1))
-    result = check(shop.rpm(SIGNED), FolderReference(shop.reference()), limits=limits)
+    result = check(
+        shop.rpm(SIGNED),
+        FolderReference(shop.reference()),
+        opener=lambda path: packed(path, limits),
+    )
     assert codes(result) == ["enclave-malformed"]
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.errors import InputError, PackageDamagedError, PackageError, SgxEnclavesError
-from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits
 from sgx_enclaves.rpm.librpm import HEADER_MAGIC
 from sgx_enclaves.rpm.payload import Installed, OneChild, Opener, packed
 from sgx_enclaves.rpm.references import PackageReference
@@ -53,7 +52,7 @@ class Tree:
 
     def files(self, opener: Opener) -> dict[str, bytes]:
         """Content of every file that has one of its own."""
-        with opener(str(self.package), DEFAULT_PACKAGE_LIMITS) as (_package, members):
+        with opener(str(self.package)) as (_package, members):
             return {
                 m.file.path: b"".join(m.chunks())
                 for m in members
@@ -89,7 +88,7 @@ def packages(folder: Path) -> dict[str, bytes]:
 
 
 def all_of(opener: Opener, path: str) -> bytes:
-    with opener(path, DEFAULT_PACKAGE_LIMITS) as (_package, members):
+    with opener(path) as (_package, members):
         return b"".join(b"".join(member.chunks()) for member in members)
 
 
@@ -174,9 +173,9 @@ def test_a_header_that_gives_one_file_two_contents_is_refused(tree: Tree) -> Non
 def test_a_reference_is_opened_once_for_an_enclave(tree: Tree) -> None:
     opened = []
 
-    def opener(path: str, limits: PackageLimits) -> Any:
+    def opener(path: str) -> Any:
         opened.append(path)
-        return packed(path, limits)
+        return packed(path)
 
     reference = PackageReference(str(tree.package), opener=opener)
     assert len(opened) == 1
@@ -207,7 +206,7 @@ def test_malformed_headers_of_a_database_are_refused(tree: Tree) -> None:
 
 def test_hard_links_of_an_installed_package_are_named(tree: Tree) -> None:
     opener = Installed(tree.header, str(tree.folder / "root"))
-    with opener("x", DEFAULT_PACKAGE_LIMITS) as (_package, members):
+    with opener("x") as (_package, members):
         links = {m.file.path: [f.path for f in m.links] for m in members}
     assert links["/usr/b"] == ["/usr/a"]
     assert "/usr/a" not in links
