@@ -37,15 +37,15 @@ def id_of(code: str) -> str:
 
 
 class Report(NamedTuple):
-    """One line for rpmlint: the id and its details."""
+    """One line for rpmlint: its id and its details."""
 
-    id: str
+    code: str
     details: tuple[str, ...]
 
 
-def report(id_: str, *details: str) -> Report:
+def report(code: str, *details: str) -> Report:
     """A report with that id; names come out of packages and must not steer a terminal."""
-    return Report(id_, tuple(map(printable, details)))
+    return Report(code, tuple(map(printable, details)))
 
 
 def defend(output: Output) -> None:
@@ -121,9 +121,9 @@ class Session:
                     self._tell(subject, _failed(error))
 
     def _tell(self, subject: object, found: Report) -> None:
-        level = LEVELS[kinds()[found.id].severity]
-        self._output.add_info(level, subject, found.id, *found.details)
+        level = LEVELS[kinds()[found.code].severity]
+        self._output.add_info(level, subject, found.code, *found.details)
 
 
 def _failed(error: Exception) -> Report:
-    return report(FAILED, f"{type(error).__name__}: {error}")
+    return report("sgx-enclave-check-failed", f"{type(error).__name__}: {error}")
