@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any, Optional, Protocol
 
 from sgx_enclaves.plain import record
-from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, ENCLAVE_FOLDERS, contains_enclaves
+from sgx_enclaves.rpm.presence import is_suspect
 
 
 class PackedFile(Protocol):
@@ -94,7 +94,11 @@ _ELF_MAGIC = b"\x7fELF"
 def subject_of(package: LintPackage) -> Subject:
     """What must be kept of a package."""
     installed = package.dir_name() in (None, "/")
-    suspect = _claims(package) or any(map(_is_suspect, regular_files(package).values()))
+    # rpm hands 16-bit modes out as signed or unsigned, depending on its release.
+    paths = (path for path, file in package.files.items() if not stat.S_ISDIR(file.mode & 0xFFFF))
+    suspect = is_suspect((str(provide[0]) for provide in package.provides), paths) or any(
+        map(_may_be_enclave, regular_files(package).values())
+    )
     return Subject(
         name=package.name,
         arch=package.arch,
@@ -107,18 +111,7 @@ def subject_of(package: LintPackage) -> Subject:
     )
 
 
-def _claims(package: LintPackage) -> bool:
-    """Whether Provides or the name of any file, link or ghost speaks of an enclave."""
-    if contains_enclaves((str(provide[0]) for provide in package.provides), package.files):
-        return True
-    return any(
-        path.startswith(ENCLAVE_FOLDER)
-        or (path in ENCLAVE_FOLDERS and stat.S_ISLNK(file.mode & 0xFFFF))
-        for path, file in package.files.items()
-    )
-
-
-def _is_suspect(file: PackedFile) -> bool:
+def _may_be_enclave(file: PackedFile) -> bool:
     try:
         handle = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -132,14 +125,10 @@ def _is_suspect(file: PackedFile) -> bool:
             return False
         # Any size will do, for nothing of it is held.
         with mmap.mmap(handle, 0, prot=mmap.PROT_READ) as data:
-            return _is_enclave(data)
+            # Not before an ELF file is there: most packages have none, and this takes time.
+            from sgx_enclaves.rpm.enclaves import is_enclave  # noqa: PLC0415
 
-
-def _is_enclave(data: mmap.mmap) -> bool:
-    # Not before an ELF file is there: most packages have none, and this takes time.
-    from sgx_enclaves.rpm.enclaves import is_enclave  # noqa: PLC0415
-
-    return is_enclave(data)
+            return is_enclave(data)
 
 
 def regular_files(package: LintPackage) -> Mapping[str, PackedFile]:
@@ -148,6 +137,5 @@ def regular_files(package: LintPackage) -> Mapping[str, PackedFile]:
     return {
         path: file
         for path, file in package.files.items()
-        # rpm hands 16-bit modes out as signed or unsigned, depending on its release.
         if path not in ghosts and stat.S_ISREG(file.mode & 0xFFFF)
     }

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import io
 import mmap
-import posixpath
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional, Union
@@ -34,13 +33,12 @@ from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.librpm import FileKind, PackageFile
 from sgx_enclaves.rpm.payload import PayloadFile
 from sgx_enclaves.rpm.presence import (
-    ENCLAVE_FOLDER,
     ENCLAVE_FOLDERS,
     HINTS,
     PROVIDE_PREFIX,
-    contains_enclaves,
     enclave_name,
     is_in_enclave_folder,
+    is_suspect,
     stem_of,
 )
 from sgx_enclaves.rpm.reader import Package
@@ -93,7 +91,6 @@ _LINKS_IN_A_ROW = 40
 _LINK_STEPS = 20_000_000
 _NAME = METADATA_SECTION.encode()
 Content = Union[bytes, mmap.mmap]
-_FOLDER_NAMES = tuple(folder.rpartition("/")[2] for folder in ENCLAVE_FOLDERS)
 _NOTE_HEADER = struct.Struct("<III")
 
 
@@ -170,26 +167,14 @@ def has_metadata_section(data: Content) -> bool:
 
 
 def may_carry_enclaves(package: Package) -> bool:
-    """Whether the header alone gives a reason to read the payload.
-
-    The reasons of `presence.py`, anything at all in the enclave folder, and a link
-    in its place.
+    """Whether the header alone gives a reason to read the payload; see `is_suspect`.
 
     Raises:
         PackageError: the file list contradicts itself.
     """
-    header = package.header
-    if not header.mentions(HINTS):
-        return False
-    names = header.all("BASENAMES", str)
-    folders = {posixpath.normpath(name) for name in header.all("DIRNAMES", str)}
-    if any(f"/{name.lstrip('/')}/".startswith(ENCLAVE_FOLDER) for name in folders):
-        return True
-    # Beside the folder, names alone tell.
-    if contains_enclaves(header.all("PROVIDENAME", str), names):
-        return True
-    return any(name in names for name in _FOLDER_NAMES) and any(
-        file.kind is FileKind.SYMLINK and file.path in ENCLAVE_FOLDERS for file in package.files
+    return package.header.mentions(HINTS) and is_suspect(
+        package.header.all("PROVIDENAME", str),
+        (file.path for file in package.files if file.kind is not FileKind.DIRECTORY),
     )
 
 

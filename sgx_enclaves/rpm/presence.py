@@ -24,7 +24,7 @@ from sgx_enclaves.enclave.policy import pin_for_file
 
 # Fedora's %{sgx_prefix} and %{sgx_libdir}.
 ENCLAVE_FOLDER = "/usr/x86_64-intel-sgx/lib64/"
-# The enclave folder and the one above it: a link in the place of one leads who knows where.
+# The enclave folder and the one above it.
 ENCLAVE_FOLDERS = (ENCLAVE_FOLDER[:-1], ENCLAVE_FOLDER[:-1].rpartition("/")[0])
 PROVIDE_PREFIX = "sgx-enclave("
 SIGNED_SUFFIX = ".signed.so"
@@ -65,6 +65,20 @@ def evidence(provides: Iterable[str], files: Iterable[str]) -> tuple[Evidence, .
 def contains_enclaves(provides: Iterable[str], files: Iterable[str]) -> bool:
     """Whether a package claims to contain an enclave, signed or not; see `evidence`."""
     return any(True for _ in _of_provides(provides)) or any(True for _ in _of_files(files))
+
+
+def is_suspect(provides: Iterable[str], files: Iterable[str]) -> bool:
+    """Whether the payload must be read: it claims an enclave, or puts anything where they stand.
+
+    Args:
+        provides: see `evidence`.
+        files: paths of all that is no directory; a link in the place of the enclave folder
+            leads who knows where.
+    """
+    paths = tuple(files)
+    return contains_enclaves(provides, paths) or any(
+        path.startswith(ENCLAVE_FOLDER) or path in ENCLAVE_FOLDERS for path in paths
+    )
 
 
 def contains_signed_enclaves(provides: Iterable[str], files: Iterable[str]) -> bool:

@@ -27,7 +27,7 @@ from sgx_enclaves.errors import InputError, LimitError, RepodataError, Unsupport
 from sgx_enclaves.files import DigestedStream, read_file
 from sgx_enclaves.limits import MIB, ArchiveLimits
 from sgx_enclaves.plain import printable
-from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, ENCLAVE_FOLDERS, HINTS, contains_enclaves
+from sgx_enclaves.rpm.presence import HINTS, contains_enclaves, is_suspect
 
 REPOMD = "repodata/repomd.xml"
 _HINTS = tuple(hint.encode() for hint in HINTS)
@@ -236,11 +236,8 @@ class _Reader:
 
         def look(package: Any) -> None:
             # Kind, folder, name; newer releases add a digest.
-            files = [(entry[0], entry[1] + entry[2]) for entry in package.files]
-            if contains_enclaves((), (path for _kind, path in files)) or any(
-                path.startswith(ENCLAVE_FOLDER) or (path in ENCLAVE_FOLDERS and kind != "dir")
-                for kind, path in files
-            ):
+            files = (entry[1] + entry[2] for entry in package.files if entry[0] != "dir")
+            if is_suspect((), files):
                 found.add(package.pkgId)
 
         for block in self._blocks(source):

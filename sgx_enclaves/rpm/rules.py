@@ -45,8 +45,6 @@ _SCRIPTS = {
     **{"TRIGGERSCRIPTS": "a trigger", "FILETRIGGERSCRIPTS": "a file trigger"},
     "TRANSFILETRIGGERSCRIPTS": "a transaction file trigger",
 }
-_PROGRAMS = {"TRIGGERSCRIPTS": "TRIGGERSCRIPTPROG", "FILETRIGGERSCRIPTS": "FILETRIGGERSCRIPTPROG"}
-_PROGRAMS |= {"TRANSFILETRIGGERSCRIPTS": "TRANSFILETRIGGERSCRIPTPROG"}
 _TELLING = (ENCLAVE_FOLDERS[-1], SIGNED_SUFFIX)
 
 
@@ -77,7 +75,7 @@ def scripts(package: Package) -> Iterator[Finding]:
     """What a package with enclaves runs when it is installed, removed or triggered."""
     header = package.header
     for tag, name in _SCRIPTS.items():
-        program = _PROGRAMS.get(tag, f"{tag}PROG")
+        program = f"{tag.replace('SCRIPTS', 'SCRIPT')}PROG"
         texts = [*header.all(tag, str), *header.all(program, str)]
         if not texts:
             continue

@@ -113,7 +113,7 @@ def test_only_the_enclave_folder_is_suspect_as_a_folder(tmp_path: Path) -> None:
     found = read_repository(str(fill(tmp_path, packages))).packages
     assert [p is not None and p.suspect for p in found.values()] == [True, False, True]
     text = filelists_of(packages).replace(
-        "<file>" + ENCLAVE_FOLDER[:-1], '<file type="dir">' + ENCLAVE_FOLDER[:-1]
+        f"<file>{ENCLAVE_FOLDER[:-1]}<", f'<file type="dir">{ENCLAVE_FOLDER[:-1]}<'
     )
     fill(tmp_path, packages, lists={"filelists": text.encode()})
     found = read_repository(str(tmp_path)).packages
