@@ -81,7 +81,7 @@ def test_options_of_a_query_are_refused_in_words(site: Site, options: Any, words
 def test_an_unknown_repo_is_refused(site: Site, build: dict[str, Any]) -> None:
     asker = site.session(world.RELENG)
     error = error_of(asker.sgxEnclaves, None, world.BUILD_TAG, build["nvr"], {"repo_id": 999_999})
-    assert "999999" in error
+    assert f"repo 999999 does not exist: name a repo of tag {world.BUILD_TAG}" in error
 
 
 def test_ids_are_taken_where_help_says_so(site: Site, build: dict[str, Any]) -> None:

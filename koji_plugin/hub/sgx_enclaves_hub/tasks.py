@@ -142,11 +142,12 @@ def _require_build_task(task_id: int, build: Any) -> None:
 
 def _require_repo(repo_id: int, tag: Mapping[str, Any]) -> None:
     """Refuse a repository that is not the tag's, or is gone."""
-    repo = repo_info(repo_id, strict=True)
-    state = koji.REPO_STATES[repo["state"]]
-    if repo["tag_id"] != tag["id"] or state not in ("READY", "EXPIRED"):
+    repo = repo_info(repo_id)
+    found = f"is of tag {repo['tag_name']} and {koji.REPO_STATES[repo['state']]}" if repo else ""
+    usable = (koji.REPO_READY, koji.REPO_EXPIRED)
+    if repo is None or repo["tag_id"] != tag["id"] or repo["state"] not in usable:
         raise koji.GenericError(
-            f"repo {repo_id} is of tag {repo['tag_name']} and {state}: "
+            f"repo {repo_id} {found or 'does not exist'}: "
             f"name a repo of tag {tag['name']} that is there"
         )
 

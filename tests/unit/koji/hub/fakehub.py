@@ -314,10 +314,9 @@ class FakeHub:
             for build in builds
         ]
 
-    def repo_info(self, repo_id: int, strict: bool = False) -> dict[str, Any]:
-        assert strict
+    def repo_info(self, repo_id: int) -> Optional[dict[str, Any]]:
         if repo_id not in self.repos:
-            raise koji.GenericError(f"No such entry in table repo: {repo_id}")
+            return None
         return {"id": repo_id, "tag_name": "x", **self.repos[repo_id]}
 
     def InsertProcessor(self, table: str, data: Mapping[str, Any]) -> Any:
