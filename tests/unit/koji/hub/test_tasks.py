@@ -150,9 +150,7 @@ def test_only_a_repo_of_the_tag(ready: FakeHub, repo: dict[str, int], good: bool
     else:
         with pytest.raises(koji.GenericError, match="name a repo of tag f42-build"):
             sgxEnclaves("r", 4, None, {"repo_id": 1})
-    with pytest.raises(
-        koji.GenericError, match="repo 2 does not exist: name a repo"
-    ):
+    with pytest.raises(koji.GenericError, match="repo 2 does not exist: name a repo"):
         sgxEnclaves("r", 4, None, {"repo_id": 2})
 
 
