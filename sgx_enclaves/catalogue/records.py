@@ -136,13 +136,15 @@ class ToolPin:
     """One tool of the designated toolchain, as the release's makers call it.
 
     Its path, where known, is the one that it has for them, since paths get baked in. From
-    `source` upstream's own build makes it.
+    `source` upstream's own build makes it. One that is not `exact` leaves no trace: with
+    another version of it an enclave of the vendor's came out, byte for byte.
     """
 
     name: str
     version: str
     path: Optional[str] = None
     source: Optional[Artifact] = None
+    exact: bool = True
 
 
 @record

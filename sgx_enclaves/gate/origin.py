@@ -225,18 +225,26 @@ def _tools(
     history: BuildHistory, trees: Sequence[Release]
 ) -> tuple[list[str], list[str], list[Words]]:
     """Tools of the designated version, those that are not seen, and others."""
-    tools = [tool for tree in trees if tree.toolchain is not None for tool in tree.toolchain.tools]
+    tools = [
+        (f"sgx-toolchain-{tree.name}", tool)
+        for tree in trees
+        if tree.toolchain is not None
+        for tool in tree.toolchain.tools
+    ]
     seen: dict[str, None] = {}
     unseen: dict[str, None] = {}
     wrong: list[Words] = []
     for package in history.packages:
         versions = {item.name: item.version for item in reversed(package.components)}
-        for tool in tools:
+        for own, tool in tools:
             names = _PACKAGES.get(tool.name, (tool.name,))
             version = next((versions[name] for name in names if name in versions), None)
+            if tool.source is not None and own in versions:
+                # a package of its own, which comes first on the builder's path
+                version = tool.version
             if version is None:
                 unseen[tool.name] = None
-            elif same_version(tool.version, version):
+            elif not tool.exact or same_version(tool.version, version):
                 seen[f"{tool.name} {version}"] = None
             else:
                 wrong.append(

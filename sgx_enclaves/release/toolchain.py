@@ -136,7 +136,8 @@ def search_path(toolchain: Toolchain, kind: ToolchainKind, tools: Sequence[str] 
     if given is not None:
         return ":".join([*first, given])
     if kind is ToolchainKind.DESIGNATED:
-        first = [f"{tool.path}/bin" for tool in toolchain.tools if tool.path is not None]
+        places = [*(tool.path for tool in toolchain.tools), toolchain.prefix]
+        first = [f"{place}/bin" for place in places if place is not None]
     return ":".join([*first, STANDARD_PATH])
 
 
@@ -203,6 +204,8 @@ class State(enum.Enum):
     """How one part of a toolchain stands."""
 
     MATCH = "match"
+    # another version than designated, which is known to make no difference
+    OTHER = "other"
     DIFFERS = "differs"
     MISSING = "missing"
     UNSEEN = "unseen"
@@ -231,9 +234,12 @@ class Part:
         return f"{self.name} {self.expected}: {found.get(self.state, 'here ' + self.found)}"
 
 
+_GOOD = frozenset((State.MATCH, State.OTHER))
+
+
 def all_match(parts: Sequence[Part]) -> bool:
-    """Whether there are parts, and each was seen and agrees."""
-    return bool(parts) and all(part.state is State.MATCH for part in parts)
+    """Whether there are parts, and each was seen and agrees, or makes no difference."""
+    return bool(parts) and all(part.state in _GOOD for part in parts)
 
 
 @dataclass(frozen=True)
@@ -254,13 +260,13 @@ class ToolchainUse:
 
     @property
     def matches(self) -> bool:
-        """Whether every part was seen and agrees with the designated one."""
+        """Whether every part was seen and is as good as the designated one."""
         return all_match(self.parts)
 
     @property
     def wrong(self) -> tuple[Part, ...]:
-        """The parts that are not as designated, or were not seen; first what writes an enclave."""
-        wrong = (part for part in self.parts if part.state is not State.MATCH)
+        """The parts that are not as good, or were not seen; first what writes an enclave."""
+        wrong = (part for part in self.parts if part.state not in _GOOD)
         return tuple(sorted(wrong, key=lambda part: part.name not in _WRITERS))
 
     @property
@@ -295,7 +301,9 @@ def check_toolchain(pinned: Toolchain, record: ToolchainRecord) -> tuple[Part, .
         elif tool.version is None:
             state = State.MISSING
         else:
-            state = State.MATCH if same_version(pin.version, tool.version) else State.DIFFERS
+            state = State.DIFFERS if pin.exact else State.OTHER
+            if same_version(pin.version, tool.version):
+                state = State.MATCH
         parts.append(Part(pin.name, state, pin.version, (tool and tool.version) or ""))
     state, here = State.MATCH, record.interpreter or ""
     if pinned.interpreter is None or record.interpreter is None:

@@ -52,6 +52,7 @@ from sgx_enclaves.release.outcome import (
 from sgx_enclaves.release.place import Place, log_tail
 from sgx_enclaves.release.store import Files, RunningStage, Say, StageLog, StageStore
 from sgx_enclaves.release.toolchain import (
+    State,
     ToolchainKind,
     ToolchainRecord,
     ToolchainUse,
@@ -260,7 +261,10 @@ def _build(
             uses[plan.release.name] = use
         wrong = [finding for use in uses.values() for finding in use.findings]
         parts = sum(len(use.parts) for use in uses.values())
-        stage.detail = f"{parts - len(wrong)} of {parts} parts are as designated"
+        others = [p for use in uses.values() for p in use.parts if p.state is State.OTHER]
+        stage.detail = f"{parts - len(wrong) - len(others)} of {parts} parts are as designated"
+        if others:
+            stage.detail += f", {len(others)} of another version, which makes no difference"
         stage.findings += wrong
         usable = not wrong or request.toolchain is ToolchainKind.HOST
         if not usable:

@@ -41,12 +41,14 @@ from sgx_enclaves.release.toolchain import (
     PROBES,
     FoundTool,
     State,
+    ToolchainKind,
     ToolchainRecord,
     all_match,
     check_lock,
     check_toolchain,
     look_at,
     same_version,
+    search_path,
 )
 
 
@@ -170,6 +172,27 @@ def test_what_differs_or_is_unseen_never_matches(
     assert not all_match(check_toolchain(pinned, record))
     assert sorted(states(record, pinned), key=lambda state: state.value).count(expected) == 1
     assert states(record, pinned).count(State.MATCH) == 2
+
+
+def test_a_tool_that_leaves_no_trace_may_be_of_another_version_but_not_missing() -> None:
+    loose = replace(PINNED, tools=(PINNED.tools[0], replace(PINNED.tools[1], exact=False)))
+    other = replace(RIGHT, tools=(TOOLS[0], found("glibc", "2.41"), LOADER))
+    assert states(other, loose) == [State.MATCH, State.OTHER, State.MATCH]
+    assert all_match(check_toolchain(loose, other))
+    assert not all_match(check_toolchain(PINNED, other))
+    for tool in (found("glibc", None, None), found("glibc", None)):
+        record = replace(RIGHT, tools=(TOOLS[0], tool, LOADER))
+        assert not all_match(check_toolchain(loose, record))
+    # the compiler's version always counts
+    compiler = replace(RIGHT, tools=(found("gcc", "9.4.0"), *TOOLS[1:]))
+    assert not all_match(check_toolchain(loose, compiler))
+
+
+def test_packaged_tools_come_before_the_distributions_own() -> None:
+    packaged = replace(PINNED, prefix="/usr/lib/sgx-toolchain/x")
+    path = search_path(packaged, ToolchainKind.DESIGNATED).split(":")
+    assert path == ["/usr/lib/sgx-toolchain/x/bin", *STANDARD_PATH.split(":")]
+    assert search_path(packaged, ToolchainKind.HOST) == STANDARD_PATH
 
 
 def test_record_digest_tells_toolchains_apart() -> None:
