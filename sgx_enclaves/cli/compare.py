@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Optional, TextIO
+from typing import TYPE_CHECKING, Optional, TextIO
 
 from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
 from sgx_enclaves.cli.declare import verb
@@ -19,6 +19,9 @@ from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
+if TYPE_CHECKING:
+    from sgx_enclaves.explain.picture import Picture
+
 # diffoscope takes about 11 s for a 2 MB enclave; a debug build takes minutes.
 DIFFOSCOPE_SECONDS = 600.0
 
@@ -27,7 +30,8 @@ DIFFOSCOPE_SECONDS = 600.0
 built:BUILT  the unsigned enclave that we built
 signed:SIGNED  the vendor's signed enclave
 @config
---report DIR  also write DIR/verdict.txt, verdict.json, verdict.html and report.json
+--report DIR  also write DIR/verdict.txt, verdict.json and verdict.html; report.json, which
+  recheck and attest read, head.json with its date, report.md (a table), report.xml (JUnit)
 --diffoscope  when the files differ, show them with diffoscope too, if it is installed
 @json
 @sdk
@@ -79,7 +83,7 @@ def compare(args: argparse.Namespace) -> int:
         from sgx_enclaves.evidence.facts import of_comparison
         from sgx_enclaves.evidence.report import write_report
 
-        write_reports(verdict, args.report)
+        write_reports(verdict, args.report, built, signed)
         write_report(args.report, of_comparison(verdict))
     if args.diffoscope and verdict.exit_status:
         flush()
@@ -103,25 +107,31 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def write_reports(verdict: Verdict, folder: Path) -> None:
-    """Write the verdict as text, JSON and HTML into `folder`, which may be new.
+def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -> Picture:
+    """Write the verdict on two files as text, JSON and HTML into `folder`, which may be new.
+
+    Returns:
+        What the page draws.
 
     Raises:
         InputError: the folder cannot be made, or a file not be written.
     """
     import json
 
+    from sgx_enclaves.explain.picture import picture_of
     from sgx_enclaves.report.as_json import verdict_dict
     from sgx_enclaves.report.templated import verdict_html
     from sgx_enclaves.report.text import verdict_text
 
     make_folder(folder)
+    picture = picture_of(verdict, built, signed)
     for name, text in (
         ("verdict.txt", verdict_text(verdict)),
         ("verdict.json", json.dumps(verdict_dict(verdict), indent=2)),
-        ("verdict.html", verdict_html(verdict)),
+        ("verdict.html", verdict_html(verdict, picture)),
     ):
         write_file(str(folder / name), f"{text}\n".encode())
+    return picture
 
 
 def run_diffoscope(

@@ -41,8 +41,8 @@ _LINE = re.compile(
 SHARED = {
     "json": "--json  print JSON for programs",
     "report": """\
---report DIR  also write DIR/report.json, which recheck and attest read, and head.json with its
-  date""",
+--report DIR  also write DIR/report.json, which recheck and attest read, head.json with its date,
+  report.md (a table) and report.xml (JUnit)""",
     "sdk": """\
 --sdk X.Y  the SDK release whose signing tool was used; by default the enclave tells""",
     "config": "--config XML!  its open config.xml",

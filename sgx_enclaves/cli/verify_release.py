@@ -7,6 +7,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import (
@@ -21,13 +22,12 @@ from sgx_enclaves.cli.output import message, note, out_json, out_report, width
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.evidence.facts import of_release
 from sgx_enclaves.evidence.report import write_report
-from sgx_enclaves.files import make_folder, write_file
+from sgx_enclaves.files import write_file
 from sgx_enclaves.release import verify
-from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.toolchain import ToolchainKind
 from sgx_enclaves.report.as_json import release_dict
-from sgx_enclaves.report.templated import release_html, release_summary
+from sgx_enclaves.report.templated import release_html
 from sgx_enclaves.report.text import release_text
 
 
@@ -94,9 +94,7 @@ def verify_release(args: argparse.Namespace) -> int:
     else:
         out_report(release_text(verdict, width=width()).rstrip("\n"))
     if args.report is not None:
-        write_release_reports(verdict, args.report)
-        plain = of_release(verified, release, catalogue)
-        write_report(args.report, plain, manifest=verified.manifest)
+        _write_reports(verified, of_release(verified, release, catalogue), args.report)
     if args.require_reproducible and not verdict.exit_status and not verdict.reproducible:
         message("identical, but not the reproducible verdict, which was required")
         return 2
@@ -123,21 +121,19 @@ def _repacked(values: list[str], release: Release) -> dict[str, Path]:
     return chosen
 
 
-def write_release_reports(verdict: ReleaseVerdict, folder: Path) -> None:
-    """Write the verdict in every form into `folder`, and each enclave's beside.
-
-    Raises:
-        InputError: a file cannot be written.
-    """
-    make_folder(folder)
-    for enclave in verdict.enclaves:
-        if enclave.verdict is not None:
-            write_reports(enclave.verdict, folder / enclave.name)
+def _write_reports(verified: verify.Verified, plain: dict[str, Any], folder: Path) -> None:
+    """Write the verdict in every form into `folder`, and each enclave's beside."""
+    pictures = {}
+    for enclave in verified.verdict.enclaves:
+        ours = verified.built.files.get(enclave.name)
+        theirs = verified.signed.files.get(enclave.name)
+        if enclave.verdict is not None and ours is not None and theirs is not None:
+            files = (ours.unsigned, theirs.data)
+            pictures[enclave.name] = write_reports(enclave.verdict, folder / enclave.name, *files)
+    write_report(folder, plain, manifest=verified.manifest)
     for name, text in {
-        "release.txt": release_text(verdict),
-        "release.json": json.dumps(release_dict(verdict), indent=2) + "\n",
-        "release.html": release_html(verdict),
-        "release.md": release_summary(verdict, "md"),
-        "release.xml": release_summary(verdict, "xml"),
+        "release.txt": release_text(verified.verdict),
+        "release.json": json.dumps(release_dict(verified.verdict), indent=2) + "\n",
+        "release.html": release_html(verified.verdict, pictures, plain),
     }.items():
         write_file(str(folder / name), text.encode())

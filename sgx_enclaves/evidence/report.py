@@ -22,6 +22,7 @@ from sgx_enclaves.enclave.verdict import CheckState
 from sgx_enclaves.errors import ReportError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.plain import parse_json, validate
+from sgx_enclaves.report.templated import report_summary
 
 if TYPE_CHECKING:
     from sgx_enclaves.release.manifest import Manifest
@@ -183,7 +184,7 @@ def write_report(
     manifest: Optional[Manifest] = None,
     now: Optional[datetime.datetime] = None,
 ) -> None:
-    """Write a report, its head, and the manifest of the build into a directory, which may be new.
+    """Write a report, its head, the manifest of the build, and the short forms into a directory.
 
     Raises:
         InputError: it cannot be made, or a file not be written.
@@ -193,6 +194,8 @@ def write_report(
         data, when=now or datetime.datetime.now(datetime.timezone.utc), manifest=manifest
     )
     files = {REPORT: data, HEAD: canonical(head)}
+    for form in ("md", "xml"):
+        files[f"report.{form}"] = report_summary(report, form).encode()
     if manifest is not None:
         files[MANIFEST] = manifest_bytes(manifest)
     make_folder(folder)

@@ -13,28 +13,37 @@ import datetime
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.enclave import metadata, sigstruct
 from sgx_enclaves.enclave.policy import signer_named
-from sgx_enclaves.enclave.verdict import ByteRange, CheckState, Origin, Outcome, Verdict
+from sgx_enclaves.enclave.verdict import (
+    ByteRange,
+    CheckState,
+    Finding,
+    Origin,
+    Outcome,
+    Verdict,
+)
+from sgx_enclaves.explain.picture import Picture, Span
 from sgx_enclaves.plain import printable
-from sgx_enclaves.release.outcome import EnclaveOutcome, ReleaseVerdict
+from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.report.text import (
     build_words,
     headline,
     paragraph,
-    reasons,
     reproducible_words,
     shorten,
     table,
 )
 
-# The picture of a file: its width, how many bars it has, and how high they are. Height
-# says the same as colour, and no bar is too thin to be seen.
-_WIDTH, _BARS = 1000, 250
+# The picture of a file: its width, how many bars it has, how high they are, and how they are
+# hatched. Height and hatching say the same as colour, and no bar is too thin to be seen: on a
+# telephone 360 pixels wide one has 3.6.
+_WIDTH, _BARS = 1000, 100
 _HEIGHTS = {
     Origin.BUILT: 14,
     Origin.REGENERATED: 21,
@@ -42,6 +51,12 @@ _HEIGHTS = {
     Origin.SECOND_SIGNATURE: 34,
     Origin.UNEXPLAINED: 40,
 }
+_DASHES = {
+    Origin.SIGNATURE: "6 2",
+    Origin.SECOND_SIGNATURE: "2 2",
+    Origin.UNEXPLAINED: "3 1 1 1",
+}
+NO_PICTURE = Picture()
 # Exit status of what was not verified.
 UNKNOWN_STATUS = 2
 _HEADER = ("ENCLAVE", "VERDICT", "MRENCLAVE")
@@ -61,35 +76,64 @@ _GLOBALS: Mapping[str, Any] = {
     "build_words": build_words,
     "reproducible_words": reproducible_words,
     "heights": {origin.value: height for origin, height in _HEIGHTS.items()},
+    "dashes": {origin.value: dashes for origin, dashes in _DASHES.items()},
+    "today": lambda: datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
 }
 
 
 # --- pages ---
 
 
-def verdict_html(verdict: Verdict) -> str:
-    """The whole report on one enclave."""
-    ranges = verdict.byte_map
-    metadata_ranges = [r for r in ranges if r.origin not in (Origin.BUILT, Origin.UNEXPLAINED)]
-    area = (metadata_ranges[0].start, metadata_ranges[-1].end) if metadata_ranges else None
+class _Page(NamedTuple):
+    """One enclave as its part of a page has it; bars are place, width and origin."""
+
+    verdict: Verdict
+    picture: Picture
+    findings: Sequence[Finding]
+    bytes: Mapping[str, int]
+    area: Optional[tuple[int, int]]
+    bars: Sequence[tuple[int, int, str]]
+    magnified: Sequence[tuple[int, int, str]]
+    segments: Sequence[tuple[float, float]]
+    sections: Sequence[tuple[float, float]]
+    space: Sequence[tuple[float, float]]
+
+
+def _page(verdict: Verdict, picture: Picture, findings: Sequence[Finding]) -> _Page:
+    ranges, size = verdict.byte_map, verdict.signed.size
+    inner = [r for r in ranges if r.origin not in (Origin.BUILT, Origin.UNEXPLAINED)]
+    area = (inner[0].start, inner[-1].end) if inner else None
+    return _Page(
+        verdict,
+        picture,
+        findings,
+        {origin.value: verdict.bytes_of(origin) for origin in Origin},
+        area,
+        _bars(ranges, 0, size),
+        _bars(ranges, *area) if area else (),
+        _strip(picture.segments, size),
+        _strip(picture.sections, size),
+        _strip(picture.space, picture.space_size),
+    )
+
+
+def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE) -> str:
+    """The whole report on one enclave.
+
+    Args:
+        verdict: explained, if the files differ.
+        picture: what is drawn of the files, where they are at hand.
+    """
     words: dict[bool, list[str]] = {True: [], False: []}
     for check in verdict.checks:
         proved = check.state is CheckState.PROVED
         state = "" if proved else f"{check.state.value}: "
         words[proved].append(f"{state}{check.name}: {check.claim}")
-    return filled(
-        "verdict.html",
-        verdict=verdict,
-        proved=words[True],
-        refuted=words[False],
-        origins=tuple(Origin),
-        whole=_picture(ranges, 0, verdict.signed.size),
-        area=area,
-        magnified=_picture(ranges, *area) if area else (),
-    )
+    page = _page(verdict, picture, verdict.findings)
+    return filled("verdict.html", page=page, proved=words[True], refuted=words[False])
 
 
-def _picture(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:
+def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:
     """Bars of a file, or of a part of it, in scale: place, width, origin.
 
     A bar says of the bytes that it stands for where the least explained of them is from.
@@ -113,37 +157,80 @@ def _picture(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[in
     return picture
 
 
-def release_html(verdict: ReleaseVerdict) -> str:
-    """The whole report on a release, with links to each enclave's own."""
+def _strip(spans: Sequence[Span], size: int) -> list[tuple[float, float]]:
+    """Place and width of each, in scale; whatever lies outside of all is left out."""
+    scale = _WIDTH / max(size, 1)
+    inside = [(max(s.start, 0), min(s.end, size)) for s in spans]
+    return [(round(a * scale, 2), round((b - a) * scale, 2)) for a, b in inside if a < b]
+
+
+def release_html(
+    verdict: ReleaseVerdict,
+    pictures: Optional[Mapping[str, Picture]] = None,
+    report: Optional[Mapping[str, Any]] = None,
+) -> str:
+    """The whole report on a release: one page, with a section for each enclave.
+
+    Args:
+        verdict: the verdict.
+        pictures: what is drawn of an enclave, by its name.
+        report: for programs; sources, toolchain and the release's digest are taken from it.
+    """
     words: dict[bool, list[str]] = {True: [], False: []}
+    found: dict[str, Sequence[Finding]] = {}
     for enclave in verdict.enclaves:
         own = enclave.verdict
         said = own.headline if own is not None else f"stopped at {enclave.refused_by}"
         words[enclave.bytes_outcome is Outcome.IDENTICAL].append(f"{enclave.name}: {said}")
+        found[enclave.name] = own.findings if own is not None else enclave.findings
+    places: dict[Finding, list[str]] = {}
+    for name, findings in found.items():
+        for finding in findings:
+            places.setdefault(replace(finding, offset=None), []).append(name)
+    several = {finding: names for finding, names in places.items() if len(set(names)) > 1}
+    alone = {
+        name: [f for f in findings if replace(f, offset=None) not in several]
+        for name, findings in found.items()
+    }
     return filled(
         "release.html",
         title=headline(verdict),
         verdict=verdict,
         proved=words[True],
         refuted=words[False],
+        findings=alone,
+        shared=[(list(dict.fromkeys(names)), finding) for finding, names in several.items()],
+        pages={
+            e.name: _page(e.verdict, (pictures or {}).get(e.name, NO_PICTURE), alone[e.name])
+            for e in verdict.enclaves
+            if e.verdict is not None
+        },
+        report=report,
     )
 
 
-def release_summary(verdict: ReleaseVerdict, form: str) -> str:
-    """The verdict on a release in short: `md`, a table for a review, or `xml`, JUnit's for CI."""
+def report_summary(report: Mapping[str, Any], form: str) -> str:
+    """A report for programs in short: `md`, a table for a review, or `xml`, JUnit's for CI."""
 
-    def why(enclave: EnclaveOutcome) -> list[str]:
-        own = enclave.verdict
-        stopped = [f"stopped at {enclave.refused_by}"] if enclave.refused_by else []
-        return stopped + reasons(own.findings if own is not None else enclave.findings)
+    def why(enclave: Mapping[str, Any]) -> list[str]:
+        against = [f for f in enclave["findings"] if f["severity"] != "note"]
+        details = ("expected", "found")
+        words = [
+            ", ".join([f["message"], *(f"{part} {f[part]}" for part in details if f[part])])
+            for f in against
+        ]
+        same = enclave["verdict"] == Outcome.IDENTICAL.value
+        return list(dict.fromkeys(words)) or ([] if same else [enclave["headline"]])
 
-    required = [enclave for enclave in verdict.enclaves if enclave.required]
+    name = report["release"]["name"] if report["release"] else report["kind"]
+    weaker = report["verdict"] == "identical" and report["reproducible"] is False
+    verdict = f"{report['verdict']}{', not reproducible' if weaker else ''}".upper()
     return filled(
-        f"release.{form}",
-        title=headline(verdict),
-        verdict=verdict,
-        failed=[e for e in required if e.bytes_outcome is Outcome.DIFFERS],
-        undecided=[e for e in required if e.bytes_outcome is Outcome.UNVERIFIABLE],
+        f"report.{form}",
+        title=f"{verdict}: {name}: {report['claim']}",
+        name=name,
+        report=report,
+        needed=[enclave for enclave in report["enclaves"] if enclave["required"]],
         why=why,
     )
 

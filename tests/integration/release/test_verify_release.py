@@ -89,11 +89,17 @@ def test_reports_are_there_and_as_described(bench: Bench, world: World) -> None:
     jsonschema.validate(result.report, schema("release"))
     page = (result.folder / "release.html").read_text("utf-8")
     assert "<script" not in page
+    report = json.loads((result.folder / "report.json").read_text("utf-8"))
+    for source in report["sources"]:
+        assert f'<a href="{source["url"]}">{source["name"]}</a>' in page
+        assert source["sha256"] in page
+    assert report["release"]["sha256"] in page
     for enclave in ENCLAVE_LIST:
         own = json.loads((result.folder / enclave.name / "verdict.json").read_text("utf-8"))
         assert own["outcome"] == "identical"
         assert result.enclave(enclave.name)["report"] == f"{enclave.name}/verdict.json"
-        assert f'href="{enclave.name}/verdict.html"' in page
+        assert f'href="#{enclave.name}"' in page
+        assert f'<section id="{enclave.name}"' in page
         for name in ("verdict.txt", "verdict.html"):
             assert (result.folder / enclave.name / name).stat().st_size > 500
 

@@ -363,6 +363,8 @@ def test_compare_writes_reports(run: Run, folder: Path) -> None:
     assert sorted(p.name for p in reports.iterdir()) == [
         "head.json",
         "report.json",
+        "report.md",
+        "report.xml",
         "verdict.html",
         "verdict.json",
         "verdict.txt",

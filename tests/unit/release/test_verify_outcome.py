@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -34,7 +33,7 @@ from sgx_enclaves.release.outcome import (
     decide,
 )
 from sgx_enclaves.report.as_json import release_dict
-from sgx_enclaves.report.templated import release_html, release_summary
+from sgx_enclaves.report.templated import release_html
 from sgx_enclaves.report.text import release_text
 from tests.support.schemas import schema
 
@@ -280,29 +279,6 @@ def test_schema_refuses_what_is_no_report() -> None:
     for key, value in (("outcome", "good"), ("exit_status", 3), ("enclaves", []), ("more", 1)):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**good, key: value}, schema("release"))
-
-
-def test_a_release_in_short_for_reviews_and_for_ci() -> None:
-    hostile = Finding("x", Severity.DIFFERS, "a | b\n<script>", expected="`x`", found="y")
-    open_one = replace(OPEN, name="open", findings=(hostile,))
-    optional = replace(OPEN, name="optional", required=False)
-    verdict = judged(SAME, replace(OTHER, name="other"), open_one, optional)
-    table = release_summary(verdict, "md")
-    assert table.startswith("**DIFFERS: r: ")
-    rows = [line for line in table.splitlines() if line.startswith("| ")]
-    assert len(rows) == 2 + 4
-    assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
-    assert "a \\| b\\\\x0a\\<script\\>" in table
-    suite = ElementTree.fromstring(  # noqa: S314  (our own)
-        release_summary(verdict, "xml")
-    )
-    assert suite.attrib == {"name": "r", "tests": "4", "failures": "1", "errors": "1"}
-    assert [[part.tag for part in case] for case in suite] == [
-        [],
-        ["failure"],
-        ["error"],
-        ["skipped"],
-    ]
 
 
 @pytest.mark.parametrize("build", [DESIGNATED, HOST, GIVEN])

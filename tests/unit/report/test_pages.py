@@ -112,8 +112,8 @@ def test_the_picture_is_in_scale_and_magnifies_the_metadata() -> None:
     bars = re.findall(r'class="(\S+)" x="(\d+)" y="\d+" width="(\d+)"', whole)
     assert bars == [
         ("built", "0", "500"),
-        ("regenerated", "500", "448"),
-        ("signature", "948", "52"),
+        ("regenerated", "500", "450"),
+        ("signature", "950", "50"),
     ]
     assert 'class="built"' not in magnified
     assert "0x3e8" in text
@@ -167,7 +167,7 @@ def test_tables_have_captions_and_heads_and_the_page_landmarks() -> None:
     assert text.count("<caption>") == text.count("<table>")
     assert text.count("<th ") == text.count('<th scope="col">')
     assert {"header", "main", "footer"} <= Page(text).tags
-    assert text.count("<svg") == text.count('aria-label="Where') + text.count("aria-hidden")
+    assert text.count("<svg") == text.count('role="img" aria-label="') + text.count("aria-hidden")
 
 
 def test_an_empty_file_has_a_page() -> None:

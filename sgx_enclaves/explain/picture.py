@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a page draws of a signed enclave and our build: what lies where, and how they differ.
+
+Decides nothing: whatever cannot be read is left out. The vendor's file is disassembled by
+`objdump`, where it is installed, in a child process with a deadline and a memory limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import Optional
+
+from sgx_enclaves.child import MIB, in_child
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
+from sgx_enclaves.enclave.metadata import Block, Descriptor, LayoutEntry
+from sgx_enclaves.enclave.sigstruct import spell_secinfo
+from sgx_enclaves.enclave.verdict import Difference, Verdict
+from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.explain.description import SHF_EXECINSTR, Description, describe_file
+from sgx_enclaves.plain import record
+
+# How much is shown: differences as bytes, differences as code, spans of one kind.
+_DUMPS, _LISTINGS, _SPANS = 12, 3, 400
+_LINE = 16
+_LINES = 4
+# Bytes of code around a difference, and how far back its function may begin.
+_BEFORE, _AFTER, _FARTHEST = 32, 48, 4096
+_SECONDS = 20.0
+_MEMORY = 256 * MIB
+_INSTRUCTION = re.compile(r"\s+[0-9a-f]+:\t")
+
+
+@record
+class Span:
+    """Bytes `start` to `end` (exclusive) of a file, or of an address space, and what they are."""
+
+    start: int
+    end: int
+    name: str
+
+
+@record
+class Dump:
+    """A line of bytes of both files, in hexadecimal; None behind the end of one."""
+
+    offset: int
+    ours: tuple[Optional[str], ...]
+    theirs: tuple[Optional[str], ...]
+
+
+@record
+class Listing:
+    """The code around a difference, ours and the vendor's."""
+
+    offset: int
+    name: str
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+
+
+@record
+class Picture:
+    """What is drawn of one enclave.
+
+    Attributes:
+        segments, sections: of the vendor's file, in file order.
+        space: the address space that segments and layout make, by address.
+        space_size: bytes of it.
+        dumps: the bytes around the first differences.
+        listings: the code around the first of them that are code.
+    """
+
+    segments: tuple[Span, ...] = ()
+    sections: tuple[Span, ...] = ()
+    space: tuple[Span, ...] = ()
+    space_size: int = 0
+    dumps: tuple[Dump, ...] = ()
+    listings: tuple[Listing, ...] = ()
+
+
+def picture_of(verdict: Verdict, built: bytes, signed: bytes) -> Picture:
+    """What a page draws.
+
+    Args:
+        verdict: explained, if the files differ.
+        built: our unsigned enclave.
+        signed: the vendor's file.
+    """
+    differences = verdict.explanation.differences if verdict.explanation else ()
+    dumps = tuple(_dumps(built, signed, differences[:_DUMPS]))
+    try:
+        image = EnclaveImage.parse(signed, verdict.signed.name)
+    except SgxEnclavesError:
+        return Picture(dumps=dumps)
+    description = describe_file(signed, verdict.signed.name)
+    segments = [
+        Span(s.p_offset, s.p_offset + s.p_filesz, f"segment {index} {s.rights}")
+        for index, s in enumerate(image.load_segments)
+    ]
+    sections = [Span(s.offset, s.end, s.name) for s in description.sections if s.offset < s.end]
+    sections.sort(key=lambda span: span.start)
+    blocks: tuple[Block, ...] = ()
+    with contextlib.suppress(SgxEnclavesError):
+        blocks = Descriptor.parse(image.descriptor).blocks
+    return Picture(
+        tuple(segments[:_SPANS]),
+        tuple(sections[:_SPANS]),
+        tuple(_space(image, blocks[0])) if blocks else (),
+        blocks[0].header.enclave_size if blocks else 0,
+        dumps,
+        tuple(_listings(built, signed, image, description, differences)),
+    )
+
+
+def _space(image: EnclaveImage, block: Block) -> Iterator[Span]:
+    """Segments, then the layout's entries; a group stands for the repetitions it makes."""
+    for index, segment in enumerate(image.load_segments[:_SPANS]):
+        start = segment.p_vaddr - segment.p_vaddr % PAGE_SIZE
+        end = page_ceil(segment.p_vaddr + segment.p_memsz)
+        yield Span(start, end, f"segment {index} {segment.rights}")
+    table = block.layout
+    for index, item in enumerate(table[:_SPANS]):
+        name = block.layout_name(item)
+        if isinstance(item, LayoutEntry):
+            end = item.rva + item.page_count * PAGE_SIZE
+            yield Span(item.rva, end, f"{name} {spell_secinfo(item.si_flags)}")
+            continue
+        repeated = [e for e in table[max(0, index - item.entry_count) : index] if e is not item]
+        entries = [e for e in repeated if isinstance(e, LayoutEntry)]
+        if entries and item.load_times:
+            last = max(e.rva + e.page_count * PAGE_SIZE for e in entries)
+            start = min(e.rva for e in entries) + item.load_step
+            yield Span(
+                start, last + item.load_step * item.load_times, f"{item.load_times} x {name}"
+            )
+
+
+def _dumps(ours: bytes, theirs: bytes, differences: Sequence[Difference]) -> Iterator[Dump]:
+    """The lines that differences touch, each once."""
+    done = -1
+    for difference in differences:
+        if difference.where not in ("payload", "appended", "truncated"):
+            # Our metadata area is empty: what it should hold stands in the table of differences.
+            continue
+        first = difference.start - difference.start % _LINE
+        for offset in range(max(first, done + 1), difference.end, _LINE)[:_LINES]:
+            left, right = (_cells(data[offset : offset + _LINE]) for data in (ours, theirs))
+            yield Dump(offset, left, right)
+            done = offset
+
+
+def _cells(line: bytes) -> tuple[Optional[str], ...]:
+    cells: list[Optional[str]] = [f"{byte:02x}" for byte in line]
+    return tuple(cells + [None] * (_LINE - len(line)))
+
+
+def _listings(
+    built: bytes,
+    signed: bytes,
+    image: EnclaveImage,
+    description: Description,
+    differences: Sequence[Difference],
+) -> Iterator[Listing]:
+    program = shutil.which("objdump")
+    code = {section.name for section in description.sections if section.flags & SHF_EXECINSTR}
+    found = [d for d in differences if d.section in code and d.segment is not None]
+    for difference in found[:_LISTINGS] if program is not None else ():
+        segment = image.load_segments[difference.segment or 0]
+        address = difference.start - segment.p_offset + segment.p_vaddr
+        starts = [a for _, a, _ in description.symbols if address - _FARTHEST < a <= address]
+        bounds = (max(starts, default=address - _BEFORE), address - _BEFORE, address + _AFTER)
+        sides = [_disassembled(str(program), data, *bounds) for data in (built, signed)]
+        if all(sides):
+            name = difference.symbol or difference.section or "code"
+            yield Listing(difference.start, name, *sides)
+
+
+def _disassembled(program: str, data: bytes, start: int, shown: int, end: int) -> tuple[str, ...]:
+    """Instructions from `shown` to `end`; reading begins at `start`, where a function does."""
+    bounds = (f"--start-address={start}", f"--stop-address={end}")
+
+    def work() -> bytes:
+        file = os.memfd_create("enclave")
+        os.write(file, data)
+        command = [program, "--disassemble", "--wide", "--no-show-raw-insn", *bounds]
+        return subprocess.run(  # noqa: S603 - the distribution's own, with paths of ours
+            [*command, f"/proc/self/fd/{file}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(file,),
+            timeout=_SECONDS,
+            check=False,
+        ).stdout[: 4 * MIB]
+
+    try:
+        text = in_child(work, what="it cannot be disassembled", seconds=_SECONDS, memory=_MEMORY)
+    except SgxEnclavesError:
+        return ()
+    lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines()]
+    return tuple(
+        line.replace("\t", " ")
+        for line in lines
+        if _INSTRUCTION.match(f" {line}") and int(line.partition(":")[0], 16) >= shown
+    )
