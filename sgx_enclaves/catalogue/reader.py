@@ -150,7 +150,8 @@ def _check_lines(value: object, place: str, file: str) -> None:
 
 def _as_records(parsed: Mapping[str, Any], file: str) -> dict[str, Any]:
     """A file's tables, arranged and named as the records are."""
-    made = {key: parsed[key] for key in parsed if key not in ("schema", "enclave")}
+    made = {key: parsed[key] for key in parsed if key not in ("schema", "enclave", "run")}
+    made["runs"] = parsed.get("run", ())
     made["file"] = file
     made["enclaves"] = [
         {**table, "build": {**table["build"], **_place(table["build"], "make_directory")}}
@@ -209,6 +210,9 @@ def _cross_check(release: Release) -> None:
     _check_unique(release, "enclave", (enclave.name for enclave in release.enclaves))
     for enclave in release.enclaves:
         _check_enclave(release, enclave)
+    for run in release.runs:
+        if release.enclave(run.enclave) is None:
+            _refuse(release.file, "run.enclave: is no enclave of the release", run.enclave)
     unknown = set(unknown_facts(release))
     for fact in sorted(unknown - set(release.unpinned)):
         _refuse(release.file, f"unpinned: must list {fact}, which is not given")

@@ -275,6 +275,33 @@ def policy_of(enclave: Enclave) -> Policy:
 
 
 @record
+class Run:
+    """A run of `verify-release` that really took place.
+
+    Attributes:
+        enclave: its name in the release.
+        date: the day, as YYYY-MM-DD.
+        by: who ran it.
+        route: which of the release's ways it built by.
+        toolchain: what it built with, in words.
+        verdict: identical or differs.
+        reproducible: whether it was the reproducible verdict.
+        record: where the run is described.
+        unsigned_sha256: of the file that it built; None where that is not on record.
+    """
+
+    enclave: str
+    date: str
+    by: str
+    route: str
+    toolchain: str
+    verdict: str
+    reproducible: bool
+    record: str
+    unsigned_sha256: Optional[str] = None
+
+
+@record
 class Release:
     """One entry of the catalogue.
 
@@ -291,6 +318,7 @@ class Release:
             empty where it is not known.
         shipped: the highest Release of packages of this version that a distribution has had
             without this program.
+        runs: what came of building its enclaves, as far as that is on record.
     """
 
     name: str
@@ -308,10 +336,15 @@ class Release:
     license_files: tuple[str, ...] = ()
     bundled: Mapping[str, str] = field(default_factory=dict)
     shipped: int = 0
+    runs: tuple[Run, ...] = ()
 
     def enclave(self, name: str) -> Optional[Enclave]:
         """The enclave of that name."""
         return next((enclave for enclave in self.enclaves if enclave.name == name), None)
+
+    def reproduced(self) -> tuple[str, ...]:
+        """The enclaves that a run on record found identical."""
+        return tuple(dict.fromkeys(r.enclave for r in self.runs if r.verdict == "identical"))
 
     def archive(self, vendor: str) -> Optional[VendorArchive]:
         """The vendor's archive of that id."""

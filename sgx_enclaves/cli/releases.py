@@ -56,8 +56,9 @@ RELEASE?  for all but list and new
 def releases(args: argparse.Namespace) -> int:
     """List the releases of the catalogue, draft one from source trees, pin its files, check it.
 
-    list   one line a release: its versions, its enclaves, and whether all of it is pinned.
-    show   what the catalogue knows of a release, and what it does not.
+    list   one line a release: its versions, whether all of it is pinned, which enclaves a run on
+           record has reproduced, its toolchain and its enclaves.
+    show   what the catalogue knows of a release, with every such run, and what it does not.
     new    read two source trees, the SDK's and the attestation primitives', each at its
            reproducible tag, and write the release's TOML. What only a person can know is listed
            in its notes; so are the sub-modules' commits, which an archive does not hold.
@@ -97,12 +98,15 @@ def _list(args: argparse.Namespace, catalogue: Catalogue) -> int:
         unpinned = len(_unpinned(catalogue, release))
         names = " ".join(enclave.name for enclave in release.enclaves)
         status = f"{unpinned} NOT PINNED" if unpinned else "all pinned"
-        rows.append((release.name, release.sgx, release.dcap, status, names))
+        reproduced = " ".join(release.reproduced()) or "-"
+        toolchain = release.toolchain.name if release.toolchain else "-"
+        rows.append((release.name, release.sgx, release.dcap, status, reproduced, toolchain, names))
     if args.json:
-        keys = ("name", "sgx", "dcap", "status", "enclaves")
+        keys = ("name", "sgx", "dcap", "status", "reproduced", "toolchain", "enclaves")
         out_json({"releases": [dict(zip(keys, row)) for row in rows]})
     else:
-        out(*table(("RELEASE", "SGX", "DCAP", "STATUS", "ENCLAVES"), rows))
+        heads = ("RELEASE", "SGX", "DCAP", "STATUS", "REPRODUCED", "TOOLCHAIN", "ENCLAVES")
+        out(*table(heads, rows))
     return 0
 
 

@@ -278,7 +278,7 @@ BOTH: dict[str, tuple[Edit, str]] = {
         put("name", 5),
         "name does not fit (expected a name of lower-case letters, digits, '.', '_' and '-'",
     ),
-    "unknown key": (put("colour", "red"), "toolchain, vendor, enclave, found colour)"),
+    "unknown key": (put("colour", "red"), "toolchain, vendor, run, enclave, found colour)"),
     "unknown key below": (put("enclave/0/svn", 1), "may_ship, reason, found svn)"),
     "no enclave": (
         put("enclave", []),

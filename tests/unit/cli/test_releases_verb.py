@@ -4,27 +4,31 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.catalogue.reader import OWN_FOLDER
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.cli.main import main
 
+ROOT = Path(__file__).resolve().parents[3]
 PINNED, OPEN = "sgx-2.25-dcap-1.22", "sgx-2.26-dcap-1.23"
 
 
 def test_every_release_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["releases", "list"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
-    assert header.split() == ["RELEASE", "SGX", "DCAP", "STATUS", "ENCLAVES"]
+    assert header.split() == [
+        *("RELEASE", "SGX", "DCAP", "STATUS", "REPRODUCED", "TOOLCHAIN", "ENCLAVES")
+    ]
     assert sorted(line.split()[0] for line in lines) == sorted(
         path.stem for path in OWN_FOLDER.glob("*.toml")
     )
     (pinned,) = [line for line in lines if line.startswith(PINNED)]
-    assert "all pinned" in pinned
+    assert re.search(r"all pinned +pce +Nix 2\.9\.0 ", pinned)
     (other,) = [line for line in lines if line.startswith(OPEN)]
-    assert "NOT PINNED" in other
+    assert re.search(r"NOT PINNED +- +", other)
 
 
 def test_a_release_in_full(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +41,9 @@ def test_a_release_in_full(capsys: pytest.CaptureFixture[str]) -> None:
         "pce libsgx_pce.signed.so.1.25.100.1, required",
         "signer Intel (PCE), ISVPRODID 1, ISVSVN 16 or more",
         "may not be shipped: ",
+        "run pce identical, not the reproducible verdict: 2026-11-29 by the makers of sgx-enclaves",
+        "built 0ca2329d6d27177b2d1d3acaa6565b0ce8e80ee964437ccbba54d5976b508d51; see docs",
+        "run pce differs: 2026-11-29",
     ):
         assert part in text
     assert "NOT PINNED" not in text
@@ -76,3 +83,17 @@ def test_no_such_release(
 ) -> None:
     assert main(["releases", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_every_run_on_record_is_in_the_document() -> None:
+    """A claim that something was reproduced is one of a run that docs/releases.md describes."""
+    text = (ROOT / "docs/releases.md").read_text("utf-8")
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    runs = [run for r in load_catalogue((OWN_FOLDER,)).releases.values() for run in r.runs]
+    assert runs
+    for run in runs:
+        assert run.record == "docs/releases.md"
+        rows = [line for line in table if f"*{run.verdict}*" in line]
+        compiler = run.toolchain.partition(",")[0]
+        assert any(compiler in row and (run.unsigned_sha256 or "") in row for row in rows), run
+        assert run.reproducible is False or not any("not reproducible" in row for row in rows)
