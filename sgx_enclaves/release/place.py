@@ -19,24 +19,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Optional, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Optional, Protocol
 
 from sgx_enclaves.errors import InputError, LimitError
 
 if TYPE_CHECKING:
     from sgx_enclaves.release.installed import InstalledPackage
 
-_CHUNK = 64 << 10
 _TAIL_BYTES, _TAIL_LINES = 8192, 8
 _POLL = 0.5
-# until what was killed has closed its output
+# until what is asked to end is killed
 _GRACE = 5.0
 # the directories of programs in every place, for who brings no PATH
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -203,22 +202,23 @@ def run_program(
     argv: Sequence[str],
     environment: Mapping[str, str],
     timeout: float,
-    take: Callable[[bytes], Optional[str]],
+    out: BinaryIO,
+    most: int,
     *,
     umask: int = -1,
     folder: Optional[str] = None,
 ) -> Ended:
     """Run a program to its end or to its deadline; its process group never outlives it.
 
-    `take` gets what it prints, standard output and error together; when that gives a reason,
-    the program is ended for it. By default umask and directory are ours.
+    What it prints, standard output and error together, goes into the file `out`; when that has
+    more than `most` bytes, the program is ended. By default umask and directory are ours.
     """
     started = time.monotonic()
     try:
         process = subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
             list(argv),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=out,
             stderr=subprocess.STDOUT,
             env=dict(environment),
             umask=umask,
@@ -227,40 +227,20 @@ def run_program(
         )
     except OSError as error:
         return Ended(None, False, f"{argv[0]} cannot be started: {error.strerror}", 0)
-    with process:
-        try:
-            problem = _copy(process, take, started + timeout)
-            late = process.returncode is None and problem is None
-        finally:
-            _end(process)
-        problem = problem or _rest(process, take)
-    took = int((time.monotonic() - started) * 1000)
+    problem: Optional[str] = None
+    left = timeout
+    try:
+        while process.returncode is None and problem is None and left > 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(min(left, _POLL))
+            left = started + timeout - time.monotonic()
+            if os.fstat(out.fileno()).st_size > most:
+                problem = f"printed more than {most} bytes"
+        late = process.returncode is None and problem is None
+    finally:
+        _end(process)
     status = None if late or problem is not None else process.returncode
-    return Ended(status, late, problem, took)
-
-
-def _copy(
-    process: subprocess.Popen[bytes], take: Callable[[bytes], Optional[str]], deadline: float
-) -> Optional[str]:
-    """Hand on output until the process ends, its time is over, or `take` gives a reason."""
-    with selectors.DefaultSelector() as selector:
-        if process.stdout is not None:
-            selector.register(process.stdout, selectors.EVENT_READ)
-        while process.poll() is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return None
-            if not selector.get_map():
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(min(left, _POLL))
-            for key, _events in selector.select(min(left, _POLL)) if selector.get_map() else ():
-                chunk = os.read(key.fd, _CHUNK)
-                if not chunk:
-                    selector.unregister(key.fileobj)
-                problem = take(chunk)
-                if problem is not None:
-                    return problem
-    return None
+    return Ended(status, late, problem, int((time.monotonic() - started) * 1000))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -277,23 +257,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _rest(
-    process: subprocess.Popen[bytes], take: Callable[[bytes], Optional[str]]
-) -> Optional[str]:
-    """Hand on what is still in the pipe; wait a little until whoever holds it is gone."""
-    if process.stdout is None:
-        return None
-    deadline = time.monotonic() + _GRACE
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while time.monotonic() < deadline and selector.select(deadline - time.monotonic()):
-            chunk = os.read(process.stdout.fileno(), _CHUNK)
-            problem = take(chunk) if chunk else None
-            if not chunk or problem is not None:
-                return problem
-    return None
-
-
 def run_tool(
     command: Sequence[str],
     timeout: float,
@@ -307,24 +270,18 @@ def run_tool(
         InputError: it cannot be started.
         LimitError: it ran too long or printed too much.
     """
-    parts: list[bytes] = []
-    size = 0
-
-    def take(chunk: bytes) -> Optional[str]:
-        nonlocal size
-        size += len(chunk)
-        parts.append(chunk)
-        return f"printed more than {max_output} bytes" if size > max_output else None
-
     variables = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     # tools print their versions in the language of the user otherwise
-    variables.update({"LC_ALL": "C", "LANGUAGE": "C", "TZ": "UTC"})
-    ended = run_program(command, {**variables, **(environment or {})}, timeout, take)
+    variables.update({"LC_ALL": "C", "LANGUAGE": "C", "TZ": "UTC"}, **(environment or {}))
+    with tempfile.TemporaryFile() as out:
+        ended = run_program(command, variables, timeout, out, max_output)
+        out.seek(0)
+        said = out.read(max_output + 1)
     if ended.timed_out:
         raise LimitError(
             f"did not end within {timeout:g} s", file=command[0], hint=" ".join(command)
         )
     if ended.status is None:
-        kind = LimitError if size > max_output else InputError
+        kind = LimitError if len(said) > max_output else InputError
         raise kind(ended.problem or "vanished", file=command[0])
-    return Output(ended.status, b"".join(parts).decode("utf-8", "replace"))
+    return Output(ended.status, said.decode("utf-8", "replace"))

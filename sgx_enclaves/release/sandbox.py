@@ -32,6 +32,7 @@ from sgx_enclaves.release.place import (
     Output,
     describe,
     log_header,
+    log_tail,
     run_program,
     run_tool,
 )
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 _MAX_LOG = 256 * MIB
 _PROBE_TIMEOUT = 20.0
-_LONGEST_LINE = 1000
 _ENV_FAILED, _SIGNALLED = 127, 128
 # what holds tools; a tree can stand below the second kind, which is then its own
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu")
@@ -261,31 +261,20 @@ class Sandbox:
         enter = bubblewrap(self._isolation, self._binds, command) if isolated else _SUPERVISE
         # bubblewrap sets PWD
         argv = [*_limits(), *enter, "/usr/bin/env", "-u", "PWD", "--", *command.argv]
-        left, tail = _MAX_LOG, b""
-
-        def take(chunk: bytes) -> Optional[str]:
-            nonlocal left, tail
-            tail = (tail + chunk)[-_LONGEST_LINE:]
-            try:
-                out.write(chunk[:left])
-                out.flush()
-            except OSError as error:
-                return f"the log cannot be written: {error.strerror}"
-            left -= min(left, len(chunk))
-            return None
-
         try:
             with log.open("wb") as out:
                 out.write(log_header(command).encode("utf-8", "replace"))
+                out.flush()
                 ended = run_program(
                     argv,
                     command.environment,
                     command.timeout,
-                    take,
+                    out,
+                    _MAX_LOG,
                     umask=command.umask,
                     folder=None if isolated else command.folder,
                 )
-                ended = _as_step(ended, command, tail)
+                ended = _as_step(ended, command, log_tail(log)[-1:])
                 with contextlib.suppress(OSError):
                     seconds = ended.milliseconds / 1000
                     out.write(f"# {describe(ended)} after {seconds:.1f} s\n".encode())
@@ -294,10 +283,9 @@ class Sandbox:
             return Ended(None, False, f"cannot be run and logged: {error.strerror}", 0)
 
 
-def _as_step(ended: Ended, command: Command, tail: bytes) -> Ended:
-    """What the programs around the step report of it."""
-    lines = tail.decode("utf-8", "replace").splitlines()
-    who, _, reason = (lines[-1] if lines else "").partition(": ")
+def _as_step(ended: Ended, command: Command, last: Sequence[str]) -> Ended:
+    """What the programs around the step report of it, by the last line that it printed."""
+    who, _, reason = "".join(last).partition(": ")
     if (who, ended.status) in (("/usr/bin/env", _ENV_FAILED), ("bwrap", 1)) or (
         ended.problem is not None and "cannot be started" in ended.problem
     ):
