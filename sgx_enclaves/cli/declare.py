@@ -33,7 +33,7 @@ Read = Callable[[str], Any]
 Types = Mapping[str, Read]
 
 _LINE = re.compile(
-    r"(?P<names>(?:-\w, )?--[a-z-]+|(?:[a-z_]+:)?(?=\S))"
+    r"(?P<names>(?:-\w, |--[a-z-]+, )?--[a-z-]+|(?:[a-z_]+:)?(?=\S))"
     r" ?(?P<value>[^-\s!?*+(]\S*?|)(?P<number>[!?*+]|\.\.\.|)(?: \((?P<default>[^)]+)\))?"
     r"(?: {2,}(?P<help>.*))?"
 )
@@ -44,7 +44,8 @@ SHARED = {
 --report DIR  also write DIR/report.json, which recheck and attest read, head.json with its date,
   report.md (a table) and report.xml (JUnit)""",
     "sdk": """\
---sdk X.Y  the SDK release whose signing tool was used; by default the enclave tells""",
+--sdk, --follow-sdk X.Y  the SDK release whose signing tool was used, or that one newer than
+  known is taken for; by default the enclave says it""",
     "config": "--config XML!  its open config.xml",
     "output": """\
 -o, --output FILE!  where to write

@@ -61,7 +61,7 @@ def releases(args: argparse.Namespace) -> int:
     show   what the catalogue knows of a release, with every such run, and what it does not.
     new    read two source trees, the SDK's and the attestation primitives', each at its
            reproducible tag, and write the release's TOML. What only a person can know is listed
-           in its notes; so are the sub-modules' commits, which an archive does not hold.
+           in its notes. Of an archive, the commits of sub-modules are too.
     pin    fetch the release's files whose digest is not pinned, and write the TOML again with
            their sha256, sha512 and, for a source, the digest of its contents; and the digest of
            each signed enclave. That pins what the servers give today: compare it with what others

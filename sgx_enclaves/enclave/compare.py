@@ -33,7 +33,12 @@ from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block, Descriptor
 from sgx_enclaves.enclave.policy import Policy, signer_named
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
-from sgx_enclaves.enclave.sdk import Generation, candidate_generations, wants_fips_by_argument
+from sgx_enclaves.enclave.sdk import (
+    Generation,
+    candidate_generations,
+    wants_fips_by_argument,
+    what_to_follow,
+)
 from sgx_enclaves.enclave.sigstruct import (
     check_fips_signature,
     check_sigstruct,
@@ -156,7 +161,7 @@ class _Comparison:
             self._compare_metadata(self._regenerated, self._vendor)
             self._compare_measurements(self._image, self._regenerated, self._vendor)
             if self._is_newer:
-                self._judge_newer(self._regenerated.generation)
+                self._judge_newer(self._image, self._regenerated.generation)
 
     def verdict(self, digests: tuple[Optional[str], Optional[str]]) -> Verdict:
         severities = {f.severity for f in self._findings}
@@ -386,7 +391,7 @@ class _Comparison:
                 hint="is it the config of this enclave's release, and the right SDK?",
             )
 
-    def _judge_newer(self, generation: Generation) -> None:
+    def _judge_newer(self, image: EnclaveImage, generation: Generation) -> None:
         """An SDK that this program does not know may write other metadata: that is no lie."""
         states = {self._states["metadata"], self._states["measurement"]}
         equal = states == {CheckState.PROVED}
@@ -395,7 +400,7 @@ class _Comparison:
             f"SDK {generation.releases[0]} is newer than this program knows; "
             f"its metadata {'follow' if equal else 'do not follow'} SDK {generation.follows}",
             Severity.NOTE if equal else Severity.UNVERIFIABLE,
-            hint=None if equal else "update this program, or name with --sdk what to follow",
+            hint=None if equal else what_to_follow(image, generation.follows),
         )
 
     def _compare_measurements(

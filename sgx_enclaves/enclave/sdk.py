@@ -429,21 +429,36 @@ def candidate_generations(
         checked = (g for g in GENERATIONS if g.checks_sdk_version)
         named = [g for g in checked if word >> 16 in g.version_prefixes]
     old = [g for g in GENERATIONS if not g.checks_sdk_version]
-
-    def fits(generation: Generation) -> bool:
-        is_of_size = not size or generation.global_data_size == size
-        return is_of_size and generation.metadata_size == image.descriptor_size
-
-    found = [g for g in named if fits(g)] or [g for g in old if fits(g)]
+    found = [g for g in named if _fits(g, image)] or [g for g in old if _fits(g, image)]
     if not found:
         raise UnsupportedError(
             "no known SDK makes such an enclave",
             file=image.name,
             found=f"a metadata area of {image.descriptor_size} bytes, version word 0x{word:x}, "
             f"g_global_data of {size} bytes",
-            hint="update this program, or name the SDK to follow with --sdk",
+            hint=what_to_follow(image),
         )
     return tuple(found)
+
+
+def _fits(generation: Generation, image: EnclaveImage) -> bool:
+    size = image.global_data[1]
+    is_of_size = not size or generation.global_data_size == size
+    return is_of_size and generation.metadata_size == image.descriptor_size
+
+
+def what_to_follow(image: EnclaveImage, followed: Optional[str] = None) -> str:
+    """The next step for an enclave of an unknown SDK, as it can be typed.
+
+    Args:
+        image: the unsigned enclave.
+        followed: the generation that did not account for it; None if none was tried.
+    """
+    names = [g.name for g in GENERATIONS]
+    older = GENERATIONS[names.index(followed) + 1 :] if followed is not None else GENERATIONS
+    fitting = [g.name for g in older if _fits(g, image)]
+    follow = f", or take it for an SDK that is known: --follow-sdk {fitting[0]}" if fitting else ""
+    return f"update this program{follow}"
 
 
 def detect_generation(image: EnclaveImage, vendor_blocks: tuple[Block, ...] = ()) -> Generation:

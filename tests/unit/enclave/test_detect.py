@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Block, LayoutEntry
@@ -140,10 +143,40 @@ def test_an_sdk_newer_than_known_that_writes_otherwise_is_unverifiable() -> None
     verdict = case.compare(case.with_blocks([change(b) for b in case.blocks]))
     assert verdict.outcome is Outcome.UNVERIFIABLE
     assert "sdk-newer-than-known" in codes(verdict)
-    assert "--sdk" in str([f.hint for f in verdict.findings])
     changed = bytearray(case.signed)
     changed[build(Enclave(sdk="2.26")).section(".text").sh_offset] ^= 1
     assert case.compare(bytes(changed)).outcome is Outcome.DIFFERS
+
+
+def test_what_to_follow_can_be_typed_as_the_hint_says_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = of_word(sdk_version(2, 30))
+    other = [replace(block, header=replace(block.header, tcs_min_pool=7)) for block in case.blocks]
+    for name, data in (
+        ("built.so", case.image.data),
+        ("signed.so", case.with_blocks(other)),
+        ("config.xml", case.config),
+    ):
+        (tmp_path / name).write_bytes(data)
+    files = [str(tmp_path / name) for name in ("built.so", "signed.so", "--config", "config.xml")]
+    command = ["compare", *files[:2], "--config", files[3], "--json"]
+    tried = ["2.26"]
+    typed: list[str] = []
+    while True:
+        assert main([*command, *typed]) == 2
+        findings = json.loads(capsys.readouterr().out)["findings"]
+        (newer,) = [f for f in findings if f["code"] == "sdk-newer-than-known"]
+        assert newer["message"].endswith(f"do not follow SDK {tried[-1]}")
+        if "--follow-sdk" not in newer["hint"]:
+            break
+        typed = newer["hint"].partition("is known: ")[2].split()
+        # no circle: each is older than the one before
+        assert typed[1] not in tried
+        tried.append(typed[1])
+        if len(tried) > 3:
+            break
+    assert len(tried) > 1
 
 
 def test_what_is_no_version_word_is_no_newer_sdk() -> None:
