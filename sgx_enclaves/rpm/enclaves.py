@@ -1,18 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which files of a package are enclaves, what they are called, and which links lead to them.
+"""Which files of a package are enclaves, which links lead to them, and what they provide.
 
 An enclave is an ELF file with a section `.note.sgxmeta` or with such a note in no
 section, whatever its name, and any shared object in the enclave folder, whatever
 its content: what stands there is loaded as one.
-
-What a package provides by an enclave that is in it, told from the file itself.
-
-    sgx-enclave(pce:signed) = 2.25        sgx-enclave(pce:unsigned) = 2.25
-    sgx-enclave-mrenclave(HEX)            of each metadata block, recomputed
-    sgx-enclave-mrsigner(HEX)             of each metadata block
-
-So that a repository can be asked what it ships. A file whose signature is not valid,
-or is for another measurement than its own, provides nothing: it is refused.
 """
 
 from __future__ import annotations
@@ -45,15 +36,20 @@ from sgx_enclaves.rpm.reader import Package
 
 
 def provides_of(path: str, data: bytes, versions: Mapping[str, str]) -> list[str]:
-    """The Provides of one enclave file.
+    """The Provides of one enclave file, so that a repository can be asked what it ships.
+
+        sgx-enclave(pce:signed) = 2.25        sgx-enclave(pce:unsigned) = 2.25
+        sgx-enclave-mrenclave(HEX)            of each metadata block, recomputed
+        sgx-enclave-mrsigner(HEX)             of each metadata block
 
     Args:
-        path: its name tells which enclave it claims to be.
+        path: its name says which enclave it claims to be.
         data: its bytes.
         versions: enclave to version; one that is not named gets none.
 
     Raises:
-        SgxEnclavesError: it is no enclave, or its signature does not hold.
+        SgxEnclavesError: it is no enclave, its signature is not valid, or is for another
+            measurement than its own: such a file provides nothing.
     """
     image = EnclaveImage.parse(data, path)
     descriptor = Descriptor.parse(image.descriptor)
@@ -328,16 +324,12 @@ def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optio
     if member.file.size > limit:
         _require_no_metadata(package, member.file.path, first, chunks, named)
         return None
-    if len(first) == member.file.size:
-        # Behind it comes nothing but the check of its digest.
-        data = first + b"".join(chunks)
-    else:
-        # Unlike joining a list, this does not hold the file twice.
-        buffer = io.BytesIO()
-        buffer.write(first)
-        for chunk in chunks:
-            buffer.write(chunk)
-        data = buffer.getvalue()
+    # Unlike joining a list, this does not hold the file twice.
+    buffer = io.BytesIO()
+    buffer.write(first)
+    for chunk in chunks:
+        buffer.write(chunk)
+    data = buffer.getvalue()
     return data if named or is_enclave(data) else None
 
 

@@ -18,7 +18,7 @@ import json
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves.child import Send, pieces_from_child
@@ -26,7 +26,7 @@ from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import InputError, LimitError, RepodataError, UnsupportedError
 from sgx_enclaves.files import DigestedStream, read_file
 from sgx_enclaves.limits import MIB, ArchiveLimits
-from sgx_enclaves.plain import printable
+from sgx_enclaves.plain import printable, record
 from sgx_enclaves.rpm.presence import HINTS, contains_enclaves, is_suspect
 
 REPOMD = "repodata/repomd.xml"
@@ -40,14 +40,14 @@ _CLOSING = re.compile(rb"\s*(</(metadata|filelists)>\s*)?\Z")
 _EMPTY = re.compile(rb"<(metadata|filelists)\b[^<]*(/>|>\s*</(metadata|filelists)>)\s*\Z")
 
 
-@dataclass(frozen=True)
+@record
 class RepodataLimits:
     """Upper bounds; what goes beyond raises `LimitError`.
 
     Attributes:
         repomd: bytes of repomd.xml.
         archive: of a compressed list. Lists of equal packages pack extremely well,
-            so that the ratio tells nothing; time is bounded by the total.
+            so that the ratio says nothing; time is bounded by the total.
         block: bytes that are read at once.
         element: bytes of what is said about one package.
         packages: how many there may be.
@@ -80,14 +80,11 @@ class Listing(NamedTuple):
     suspect: bool
 
 
-@dataclass(frozen=True)
+@record
 class Repository:
-    """A repository as its repodata describe it.
+    """A repository: the digest of its repomd.xml, and what is said about each package file.
 
-    Attributes:
-        stamp: digest of its repomd.xml.
-        packages: path below the repository to what is said about the file; None for
-            a path about which two different things are said.
+    The latter by path below the repository; None where two different things are said.
     """
 
     stamp: str
