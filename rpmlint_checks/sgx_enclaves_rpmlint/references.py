@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Optional
+from typing import Any, Optional
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
-from sgx_enclaves.plain import record
-from sgx_enclaves.rpm.librpm import is_signed, librpm
+from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.payload import Installed, OneChild, Opener
 from sgx_enclaves.rpm.presence import enclave_name, stem_of
 from sgx_enclaves.rpm.references import (
@@ -34,22 +33,11 @@ from sgx_enclaves_rpmlint.packages import Subject
 _HELD = 4
 
 
-@record
-class InstalledPackage:
-    """An installed package.
-
-    Attributes:
-        name: what to call it.
-        header: as the database has it.
-        signed: whether it carries a signature, which rpm has seen when it was installed.
-    """
-
-    name: str
-    header: bytes
-    signed: bool
+# Name for messages, and header as the database has it.
+Query = Callable[[str], list[tuple[str, bytes]]]
 
 
-def installed_packages(provide: str) -> list[InstalledPackage]:
+def installed_packages(provide: str) -> list[tuple[str, bytes]]:
     """All installed packages that provide something and may be references.
 
     Raises:
@@ -61,13 +49,10 @@ def installed_packages(provide: str) -> list[InstalledPackage]:
     except rpm.error as error:
         raise InputError(f"the RPM database cannot be read: {error}", found=provide) from None
     return [
-        InstalledPackage(f"installed {header['nevra']}", header.unload(), is_signed(header))
+        (f"installed {header['nevra']}", header.unload())
         for header in headers
         if not any(map(never_a_reference, header["providename"]))
     ]
-
-
-Query = Callable[[str], list[InstalledPackage]]
 
 
 class ConfiguredReference:
@@ -85,8 +70,10 @@ class ConfiguredReference:
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
-        places = self._options.paths_for(path)
-        yield from _all_of([functools.partial(self._open, place) for place in places], path)
+        yield from _all_of(self._of, [(place, path) for place in self._options.paths_for(path)])
+
+    def _of(self, place: str, path: str) -> Iterator[Counterpart]:
+        yield from self._open(place).counterparts(path)
 
 
 class InstalledReference:
@@ -94,7 +81,8 @@ class InstalledReference:
 
     Args:
         query: the installed packages that provide something.
-        signed: whether to take those that are signed, or those that are not.
+        signed: whether to take those that a key of rpm's keyring has signed, or the others.
+            That they are installed proves nothing: rpm installs what nobody has signed.
     """
 
     name = "installed packages"
@@ -106,20 +94,29 @@ class InstalledReference:
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
         name = enclave_name(path) or stem_of(path)
-        openers = [
-            functools.partial(PackageReference, package.name, opener=Installed(package.header))
-            for package in self._query(f"sgx-enclave({name}{REPRODUCIBLE}")
-            if package.signed is self._signed
-        ]
-        yield from _all_of(openers, path)
+        found = self._query(f"sgx-enclave({name}{REPRODUCIBLE}")
+        yield from _all_of(self._of, [(called, header, path) for called, header in found])
 
-
-def _all_of(openers: Iterable[Callable[[], Reference]], path: str) -> Iterator[Counterpart]:
-    """The counterparts of each; one that cannot be read does not hide the others."""
-    first: Optional[SgxEnclavesError] = None
-    for opener in openers:
+    def _of(self, called: str, header: bytes, path: str) -> Iterator[Counterpart]:
         try:
-            yield from opener().counterparts(path)
+            reference = PackageReference(called, Installed(header))
+        except SgxEnclavesError:
+            # What cannot be read is signed by nobody.
+            if self._signed:
+                return
+            raise
+        if reference.is_authenticated is self._signed:
+            yield from reference.counterparts(path)
+
+
+def _all_of(
+    counterparts: Callable[..., Iterator[Counterpart]], places: Iterable[tuple[Any, ...]]
+) -> Iterator[Counterpart]:
+    """The counterparts of each; a place that cannot be read does not hide the others."""
+    first: Optional[SgxEnclavesError] = None
+    for place in places:
+        try:
+            yield from counterparts(*place)
         except SgxEnclavesError as error:
             first = first or error
     if first is not None:

@@ -8,7 +8,7 @@ goes wrong is a finding. What judges is imported only when there is something to
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from sgx_enclaves import findings
@@ -17,7 +17,7 @@ from sgx_enclaves.plain import printable
 from sgx_enclaves_rpmlint.packages import LintPackage, Output, Subject, subject_of
 
 if TYPE_CHECKING:
-    from sgx_enclaves_rpmlint.references import InstalledPackage
+    from sgx_enclaves_rpmlint.references import Query
 
 # More than any threshold: a package with one of our errors is never acceptable.
 BADNESS = 10_000
@@ -74,7 +74,7 @@ class Session:
         self,
         table: object,
         output: Output,
-        query: Optional[Callable[[str], list[InstalledPackage]]] = None,
+        query: Optional[Query] = None,
     ) -> None:
         self._output = output
         self._table = table

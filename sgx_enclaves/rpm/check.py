@@ -361,7 +361,7 @@ def _unauthenticated(beside: _Compared, neighbours: Neighbours) -> Iterator[Find
     # Who differs from a neighbour has other worries.
     if beside.result.exit_status or neighbours.trusted:
         return
-    if package is not None and package.is_authenticated():
+    if package is not None and package.is_authenticated:
         return
     yield Finding(
         "reference-refused" if neighbours.signed else "reference-unauthenticated",

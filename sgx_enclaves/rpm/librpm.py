@@ -15,7 +15,7 @@ import hashlib
 import os
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from sgx_enclaves.child import Send, in_child
@@ -80,6 +80,7 @@ class Header:
         limits: see `PackageLimits`.
 
     Attributes:
+        blob: as given.
         parsed: librpm's object.
         size: bytes of the header in the file.
 
@@ -91,7 +92,7 @@ class Header:
         self.file = file
         self.start = start
         self.size = len(HEADER_MAGIC) + len(blob)
-        self._blob = blob
+        self.blob = blob
         self._limits = limits
         try:
             self.parsed = librpm().hdr(blob)
@@ -108,12 +109,12 @@ class Header:
 
     def mentions(self, words: Iterable[str]) -> bool:
         """Whether any of the words is anywhere in it; much cheaper than to ask for tags."""
-        return any(word.encode() in self._blob for word in words)
+        return any(word.encode() in self.blob for word in words)
 
     def digest(self, algorithm: str) -> str:
         """Digest of the header as RPM computes it, hexadecimal."""
         digest = hashlib.new(algorithm, HEADER_MAGIC, usedforsecurity=False)
-        digest.update(self._blob)
+        digest.update(self.blob)
         return digest.hexdigest()
 
     def require_one_region(self) -> None:
@@ -125,7 +126,7 @@ class Header:
         if len(self._counts) != len(self._entries):
             raise self.wrong("a header is malformed", "each tag once")
         region = self.parsed["HEADERIMMUTABLE"] if "HEADERIMMUTABLE" in self else b""
-        if not isinstance(region, bytes) or len(region) != len(self._blob):
+        if not isinstance(region, bytes) or len(region) != len(self.blob):
             raise self.wrong("the header is not one immutable region", "a package of RPM 4 or 6")
 
     def all(self, tag: str, kind: type[Value]) -> tuple[Value, ...]:
@@ -169,11 +170,18 @@ def _number(tag: str) -> int:
 
 
 # Signatures over the header: of RPM 4, and from RPM 6 on.
-OPENPGP = ("RSAHEADER", "DSAHEADER", "OPENPGP")
+_OPENPGP = ("RSAHEADER", "DSAHEADER", "OPENPGP")
+Signatures = Mapping[int, Any]
 
 
-def is_signed_by_known_key(path: str) -> bool:
-    """Whether the header of a package has a good OpenPGP signature by a key of rpm's keyring.
+def signatures_in(header: Any) -> Signatures:
+    """The OpenPGP signatures in a header of librpm's, good or not, by tag."""
+    numbers = (_NUMBERS[tag] for tag in _OPENPGP)
+    return {number: header[number] for number in numbers if number in header}
+
+
+def is_signed_by_known_key(header: Header, signatures: Signatures) -> bool:
+    """Whether one of the signatures over a header is good, by a key of rpm's keyring.
 
     The header pins the payload. librpm judges, in a child process.
     """
@@ -182,22 +190,32 @@ def is_signed_by_known_key(path: str) -> bool:
         # librpm logs what it finds.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         rpm = librpm()
-        transaction = rpm.TransactionSet()
-        # Every check: without the key, or with a bad signature, there is an error.
-        transaction.setVSFlags(0)
-        with open(path, "rb") as stream:
-            header = transaction.hdrFromFdno(stream.fileno())
-        return b"signed" if is_signed(header) else b""
+        whole = rpm.hdr(header.blob)
+        for number, value in signatures.items():
+            whole[number] = value
+        answers = []
+        for keyring in (None, rpm.keyring()):
+            transaction = rpm.TransactionSet()
+            # Every check: without the key, or with a bad signature, there is an error.
+            transaction.setVSFlags(0)
+            if keyring is not None:
+                transaction.setKeyring(keyring)
+            try:
+                transaction.hdrCheck(whole.unload())
+                answers.append(True)
+            except rpm.error:
+                answers.append(False)
+        # What passes with no key at all has nothing in it that librpm takes for a signature.
+        return b"signed" if answers == [True, False] else b""
 
+    # Without a signature, a child process is spared.
+    if not signatures:
+        return False
+    what = f"{header.file}: the signature cannot be verified"
     try:
-        return in_child(verify, what=f"{path}: the signature cannot be verified") == b"signed"
+        return in_child(verify, what=what) == b"signed"
     except (LimitError, UnsupportedError):
         return False
-
-
-def is_signed(header: Any) -> bool:
-    """Whether a header of librpm's carries an OpenPGP signature over itself, good or not."""
-    return any(header[_NUMBERS[tag]] for tag in OPENPGP if _NUMBERS[tag] in header)
 
 
 class FileKind(enum.Enum):

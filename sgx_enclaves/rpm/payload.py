@@ -24,7 +24,15 @@ from sgx_enclaves.errors import (
     UnsupportedError,
 )
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
-from sgx_enclaves.rpm.librpm import FILE_HEAD, KINDS, FileKind, Header, PackageFile, Unpacker
+from sgx_enclaves.rpm.librpm import (
+    FILE_HEAD,
+    KINDS,
+    FileKind,
+    Header,
+    PackageFile,
+    Unpacker,
+    signatures_in,
+)
 from sgx_enclaves.rpm.reader import Package, open_package, truncated
 
 _PACKED = {
@@ -364,7 +372,12 @@ class Installed:
             PackageDamagedError: a file is missing, or other than the header says.
         """
         limits = DEFAULT_PACKAGE_LIMITS
-        package = Package(Header(path, 0, self._header, limits), limits)
+        whole = Header(path, 0, self._header, limits)
+        # What rpm has added to it was signed by nobody.
+        region = whole.parsed["HEADERIMMUTABLE"] if "HEADERIMMUTABLE" in whole else b""
+        header = Header(path, 0, region or self._header, limits)
+        header.require_one_region()
+        package = Package(header, limits, signatures=signatures_in(whole.parsed))
         yield package, self._files(package)
 
     def _files(self, package: Package) -> Iterator[PayloadFile]:

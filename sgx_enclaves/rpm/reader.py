@@ -32,10 +32,11 @@ from sgx_enclaves.rpm.librpm import (
     ENTRY,
     HEADER_MAGIC,
     KINDS,
-    OPENPGP,
     FileKind,
     Header,
     PackageFile,
+    Signatures,
+    signatures_in,
 )
 
 _LEAD_SIZE = 96
@@ -67,7 +68,7 @@ class Package:
         limits: see `PackageLimits`.
         stated: bytes of header and payload as the signature header has them, if it does.
         there: bytes behind the header, where there is a file.
-        signed: whether there is an OpenPGP signature over the header, good or not.
+        signatures: over the header, good or not.
 
     Raises:
         PackageError: it has no name, version or release, or names of files where
@@ -80,10 +81,10 @@ class Package:
         limits: PackageLimits,
         stated: Optional[int] = None,
         there: Optional[int] = None,
-        signed: bool = False,
+        signatures: Optional[Signatures] = None,
     ) -> None:
         self.file = header.file
-        self.signed = signed
+        self.signatures = signatures or {}
         self.header = header
         self.limits = limits
         self.payload_start = header.start + header.size
@@ -322,8 +323,8 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
         raise signature.wrong(message, "SHA256HEADER or SHA1HEADER")
     sizes = [signature.one(tag, int) for tag in ("SIGNATURE_LONGSIZE", "SIGNATURE_SIZE")]
     stated = next((size for size in sizes if size is not None), None)
-    signed = any(tag in signature for tag in OPENPGP)
-    package = Package(header, limits, stated, end - header.start - header.size, signed)
+    there = end - header.start - header.size
+    package = Package(header, limits, stated, there, signatures_in(signature.parsed))
     _check_size(package, end)
     return package
 

@@ -207,10 +207,10 @@ class PackageReference:
         """The version in which it provides the unsigned enclave of that name; may be empty."""
         return label_of(self._package, name)
 
+    @functools.cached_property
     def is_authenticated(self) -> bool:
-        """Whether a key of rpm's keyring has signed the package; an installed one has none."""
-        # Without a signature, a child process for librpm's keyring is spared.
-        return self._package.signed and is_signed_by_known_key(self.name)
+        """Whether a key of rpm's keyring has signed the package, be it a file or installed."""
+        return is_signed_by_known_key(self._package.header, self._package.signatures)
 
     def is_of(self, package: Package) -> bool:
         """Whether it was read from this package file: from these headers, which pin the payload."""

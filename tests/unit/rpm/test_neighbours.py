@@ -13,7 +13,8 @@ import pytest
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.rpm.check import PackageResult, check_package
-from sgx_enclaves.rpm.librpm import is_signed_by_known_key, librpm
+from sgx_enclaves.rpm.librpm import librpm
+from sgx_enclaves.rpm.payload import Installed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.references import (
     FolderReference,
@@ -149,15 +150,33 @@ def test_a_neighbour_that_nobody_signed_is_said_to_be(street: Street) -> None:
     assert (result.exit_status, codes(result)) == (2, ["reference-refused"])
 
 
+def in_database(path: str) -> bytes:
+    """The header of a package as the RPM database has it: with the signatures."""
+    transaction = librpm().TransactionSet()
+    transaction.setVSFlags(-1)
+    with open(path, "rb") as stream:
+        found: bytes = transaction.hdrFromFdno(stream.fileno()).unload()
+    return found
+
+
+def changed(header: bytes, at: int) -> bytes:
+    return header[:at] + bytes([header[at] ^ 2]) + header[at + 1 :]
+
+
+def installed(header: bytes) -> PackageReference:
+    return PackageReference("installed x", Installed(header))
+
+
 def test_a_key_of_rpms_keyring_makes_a_neighbour_count(
     street: Street, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for tool in ("gpg", "rpmsign", "rpmkeys"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
-    home, database = street.folder / "gnupg", street.folder / "rpmdb"
+    home, database, empty = (street.folder / name for name in ("gnupg", "rpmdb", "empty"))
     home.mkdir(mode=0o700)
     database.mkdir()
+    empty.mkdir()
     monkeypatch.setenv("GNUPGHOME", str(home))
 
     def run(*argv: object) -> None:
@@ -168,20 +187,29 @@ def test_a_key_of_rpms_keyring_makes_a_neighbour_count(
     key = street.folder / "key.asc"
     run("gpg", "--batch", "--armor", "--output", key, "--export")
     beside = street.unsigned(GOOD)
+    unsigned = in_database(beside)
     gpg = ("--define", f"__gpg {shutil.which('gpg')}", "--define", "_gpg_name Builder")
     run("rpmsign", *gpg, "--resign", beside)
-    librpm().addMacro("_dbpath", str(database))
+    whole = in_database(beside)
+    librpm().addMacro("_dbpath", str(empty))
     try:
-        assert not is_signed_by_known_key(beside)
+        assert not PackageReference(beside).is_authenticated
+        # That a header has a signature, and that rpm has installed it, proves nothing.
+        assert not installed(whole).is_authenticated
         run("rpmkeys", "--dbpath", database, "--import", key)
-        assert is_signed_by_known_key(beside)
+        librpm().delMacro("_dbpath")
+        librpm().addMacro("_dbpath", str(database))
+        assert PackageReference(beside).is_authenticated
         result = judged(street.signed(GOOD), beside=(beside,), signed=True)
         assert (result.exit_status, codes(result)) == (0, [])
-        # The name in the header is under the signature, and one letter of it is another one now.
-        data = bytearray(Path(beside).read_bytes())
-        data[data.rindex(b"pce-unsigned")] ^= 2
-        Path(beside).write_bytes(data)
-        assert not is_signed_by_known_key(beside)
+        assert installed(whole).is_authenticated
+        signature = bytes(librpm().hdr(whole)[268])
+        for forged in (
+            unsigned,
+            changed(whole, whole.rindex(b"pce-unsigned")),
+            changed(whole, whole.index(signature) + len(signature) - 5),
+        ):
+            assert not installed(forged).is_authenticated
     finally:
         librpm().delMacro("_dbpath")
 

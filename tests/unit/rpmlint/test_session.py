@@ -19,6 +19,7 @@ from sgx_enclaves_rpmlint.options import read_options
 from sgx_enclaves_rpmlint.session import FAILED, Session, id_of, kinds
 
 from sgx_enclaves.release.manifest import EnclaveRecord, FileRecord, Manifest, write_manifest
+from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.support.keys import foreign_key, mrsigner, vendor_key
 from tests.support.signed import Case, signed_enclave
@@ -621,6 +622,38 @@ def test_the_package_is_judged_and_not_what_was_unpacked(bench: Bench) -> None:
     assert "sgx-enclave-verified" not in bench.run(package).ids
 
 
+def header_of(data: bytes) -> bytes:
+    """The main header of a package."""
+    start = data.rindex(b"\x8e\xad\xe8\x01")
+    count, size = (int.from_bytes(data[start + i : start + i + 4], "big") for i in (8, 12))
+    return data[start + 8 : start + 16 + 16 * count + size]
+
+
+@pytest.mark.parametrize("signature", [None, b"garbage", b"\x89\x02\x33\x04\0\x01\x08" + bytes(50)])
+def test_what_is_installed_is_trusted_only_for_a_signature_that_holds(
+    bench: Bench, signature: Optional[bytes]
+) -> None:
+    """rpm installs packages that nobody has signed, and that claim it."""
+    files = {bench.folder / "libsgx_pce.so": CASE.built, bench.folder / "config.xml": CASE.config}
+    for path, content in files.items():
+        path.write_bytes(content)
+    header = header_of(write_rpm([RpmFile(str(p), c) for p, c in files.items()], name="x"))
+    whole = librpm().hdr(header)
+    if signature is not None:
+        whole[268] = signature
+    package = Pkg(bench.rpm(CASE.signed))
+    for neighbours, expected in (
+        ("warn", ["sgx-enclave-reference-unauthenticated", "sgx-enclave-verified"]),
+        ("signed", ["sgx-enclave-not-reproduced"]),
+    ):
+        output = Output()
+        table = {"signers": {"pce": mrsigner(vendor_key())}, **LIFTED, "neighbours": neighbours}
+        session = Session(table, output, lambda _provide: [("installed x", whole.unload())])
+        session.note(package)
+        session.conclude()
+        assert output.ids == expected, output.found
+
+
 def test_an_installed_package(bench: Bench) -> None:
     path = f"{bench.folder}/unpacked/rpmlint.x{SIGNED}"
     installed = bench.folder / "installed.rpm"
@@ -630,10 +663,7 @@ def test_an_installed_package(bench: Bench) -> None:
 
     class Header:
         def unload(self) -> bytes:
-            data = Path(file).read_bytes()
-            start = data.rindex(b"\x8e\xad\xe8\x01")
-            count, size = (int.from_bytes(data[start + i : start + i + 4], "big") for i in (8, 12))
-            return data[start + 8 : start + 16 + 16 * count + size]
+            return header_of(Path(file).read_bytes())
 
     package = replace(package, filename="x-1-1.x86_64.rpm", folder="/", header=Header())
     output = bench.run(package)
