@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.enclave import metadata, sigstruct
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import signer_named
 from sgx_enclaves.enclave.verdict import (
     ByteRange,
@@ -28,7 +30,8 @@ from sgx_enclaves.enclave.verdict import (
     Outcome,
     Verdict,
 )
-from sgx_enclaves.explain.picture import Picture, Span
+from sgx_enclaves.explain.description import Description
+from sgx_enclaves.explain.picture import Picture, Span, address_space, file_picture
 from sgx_enclaves.plain import printable
 from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.report.text import (
@@ -57,6 +60,27 @@ _DASHES = {
     Origin.UNEXPLAINED: "3 1 1 1",
 }
 NO_PICTURE = Picture()
+# Colours of what lies in a file or an address space, by a word in its name.
+_KINDS = {
+    "sgxmeta": "metadata",
+    "HEAP": "heap",
+    "RSRV": "heap",
+    "STACK": "threads",
+    "TCS": "threads",
+    "SSA": "threads",
+    "TD": "threads",
+    "THREAD": "threads",
+    "GUARD": "guard",
+    ".text": "code",
+    "r-x": "code",
+    ".rodata": "constants",
+    "r--": "constants",
+    ".data": "data",
+    ".bss": "data",
+    "rw-": "data",
+}
+# The fields of a SIGSTRUCT that its own signature does not cover.
+_BY_SIGNER = frozenset({"modulus", "exponent", "signature", "q1", "q2"})
 # Exit status of what was not verified.
 UNKNOWN_STATUS = 2
 _HEADER = ("ENCLAVE", "VERDICT", "MRENCLAVE")
@@ -162,6 +186,50 @@ def _strip(spans: Sequence[Span], size: int) -> list[tuple[float, float]]:
     scale = _WIDTH / max(size, 1)
     inside = [(max(s.start, 0), min(s.end, size)) for s in spans]
     return [(round(a * scale, 2), round((b - a) * scale, 2)) for a, b in inside if a < b]
+
+
+def show_html(image: EnclaveImage, descriptor: Descriptor, description: Description) -> str:
+    """A file as pictures: segments and sections, address spaces, signatures."""
+    size = len(image.data)
+    picture = file_picture(image, descriptor.blocks, description)
+
+    def bars(spans: Sequence[Span], whole: int) -> list[tuple[float, float, str, str]]:
+        return [
+            (
+                *_strip([span], whole)[0],
+                f"{span.name}, 0x{span.start:x} to 0x{span.end:x}",
+                next((kind for word, kind in _KINDS.items() if word in span.name), ""),
+            )
+            for span in spans
+            if span.start < min(span.end, whole)
+        ]
+
+    scale = _WIDTH / sigstruct.Sigstruct.SIZE
+    signature = [
+        (
+            round(spec.offset * scale, 2),
+            round(spec.size * scale, 2),
+            f"{spec.name}: {spec.doc}",
+            "key-and-signature" if spec.name in _BY_SIGNER else "signed",
+        )
+        for spec in sigstruct.Sigstruct.table()
+    ]
+    blocks = []
+    for block in descriptor.blocks:
+        space = list(address_space(image, block))
+        blocks.append((block, bars(space, block.header.enclave_size), space, signature))
+    start = image.descriptor_offset
+    return filled(
+        "show.html",
+        file=image.name,
+        size=size,
+        description=description,
+        metadata=(start, start + image.descriptor_size),
+        picture=picture,
+        segments=bars(picture.segments, size),
+        sections=bars(picture.sections, size),
+        blocks=blocks,
+    )
 
 
 def release_html(
