@@ -119,6 +119,13 @@ def check_folder(folder: Path) -> None:
         )
 
 
+def today() -> str:
+    """In UTC, as pages have it."""
+    import datetime
+
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+
+
 def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -> Picture:
     """Write the verdict on two files as text, JSON and HTML into `folder`, which may be new.
 
@@ -140,7 +147,7 @@ def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -
     for name, text in (
         ("verdict.txt", verdict_text(verdict)),
         ("verdict.json", json.dumps(verdict_dict(verdict), indent=2)),
-        ("verdict.html", verdict_html(verdict, picture)),
+        ("verdict.html", verdict_html(verdict, picture, today())),
     ):
         write_file(str(folder / name), f"{text}\n".encode())
     return picture

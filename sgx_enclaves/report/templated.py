@@ -101,7 +101,6 @@ _GLOBALS: Mapping[str, Any] = {
     "reproducible_words": reproducible_words,
     "heights": {origin.value: height for origin, height in _HEIGHTS.items()},
     "dashes": {origin.value: dashes for origin, dashes in _DASHES.items()},
-    "today": lambda: datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
 }
 
 
@@ -141,12 +140,13 @@ def _page(verdict: Verdict, picture: Picture, findings: Sequence[Finding]) -> _P
     )
 
 
-def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE) -> str:
+def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = "") -> str:
     """The whole report on one enclave.
 
     Args:
         verdict: explained, if the files differ.
         picture: what is drawn of the files, where they are at hand.
+        date: when it was made.
     """
     words: dict[bool, list[str]] = {True: [], False: []}
     for check in verdict.checks:
@@ -154,7 +154,7 @@ def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE) -> str:
         state = "" if proved else f"{check.state.value}: "
         words[proved].append(f"{state}{check.name}: {check.claim}")
     page = _page(verdict, picture, verdict.findings)
-    return filled("verdict.html", page=page, proved=words[True], refuted=words[False])
+    return filled("verdict.html", page=page, proved=words[True], refuted=words[False], date=date)
 
 
 def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:
@@ -236,6 +236,7 @@ def release_html(
     verdict: ReleaseVerdict,
     pictures: Optional[Mapping[str, Picture]] = None,
     report: Optional[Mapping[str, Any]] = None,
+    date: str = "",
 ) -> str:
     """The whole report on a release: one page, with a section for each enclave.
 
@@ -243,6 +244,7 @@ def release_html(
         verdict: the verdict.
         pictures: what is drawn of an enclave, by its name.
         report: for programs; sources, toolchain and the release's digest are taken from it.
+        date: when it was made.
     """
     words: dict[bool, list[str]] = {True: [], False: []}
     found: dict[str, Sequence[Finding]] = {}
@@ -274,6 +276,7 @@ def release_html(
             if e.verdict is not None
         },
         report=report,
+        date=date,
     )
 
 
