@@ -99,7 +99,7 @@ def rates(packages: int = PACKAGES) -> dict[str, float]:
             "rpm for each": (len(single), lambda: run_each(query, single)),
             "rpm for all": (packages, lambda: run(*query, *paths)),
         }
-        tool = _createrepo()
+        tool = createrepo()
         if tool is not None:
             run(tool, "--no-database", str(tree))
             ways["repodata"] = (packages, lambda: run(*scan))
@@ -111,7 +111,8 @@ def rates(packages: int = PACKAGES) -> dict[str, float]:
         return {way: count / best[way] for way, (count, _action) in ways.items()}
 
 
-def _createrepo() -> str | None:
+def createrepo() -> str | None:
+    """The path of createrepo_c, if it is installed."""
     beside = Path(sys.executable).with_name("createrepo_c")
     return str(beside) if beside.exists() else shutil.which("createrepo_c")
 
