@@ -121,9 +121,11 @@ def _require_own(
                 expected=repr(expected),
                 found=repr(found),
             )
+    if not record.reproducible or record.lock_sha256 is not None:
+        return
     # Both when the task was made and now: a tag may have been taken off the list meanwhile.
-    allowed = options.get("tag_allowed") and is_allowed(get_tag(record.build_tag, strict=True))
-    if record.reproducible and record.lock_sha256 is None and not allowed:
+    tag = get_tag(record.build_tag) if options.get("tag_allowed") else None
+    if tag is None or not is_allowed(tag):
         raise RecordError(
             "the record is called reproducible, but its buildroot was anybody's",
             expected="a lock, or a build tag that [tasks] build_tags of the hub allows",
