@@ -27,6 +27,7 @@ from sgx_enclaves.report.templated import UNKNOWN_STATUS, exit_status, filled, r
 
 _REPORT, _TESTCASE = "sgx-enclaves-report.json", "sgx-enclaves.verified"
 _LONGEST_NOTE, _DEADLINE = 500, 60.0
+_OPTIONS = ("unsigned_build", "repo_id", "timeout", "allow_unpinned", "split")
 _DENIED = 1
 _LATER = 5
 _WIDE = 120
@@ -97,16 +98,10 @@ def _verification(
     tag: str,
     **more: Any,
 ) -> int:
-    named = {
-        "unsigned_build": given.unsigned_build,
-        "enclaves": given.enclave or None,
-        "repo_id": given.repo_id,
-        "timeout": given.timeout,
-        "allow_unpinned": given.allow_unpinned or None,
-        "split": given.split or None,
-        **more,
-    }
-    opts = {name: value for name, value in named.items() if value is not None}
+    asked = {name: getattr(given, name) for name in _OPTIONS}
+    opts = {name: value for name, value in {**asked, **more}.items() if value}
+    if given.enclave:
+        opts["enclaves"] = given.enclave
     how = {"priority": _LATER} if given.background else {}
     if given.channel:
         how["channel"] = given.channel

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.koji.harness import settings as settings_module
-from tests.koji.harness import world
+from tests.koji.harness import work, world
 from tests.koji.harness.layout import Layout
 from tests.koji.harness.settings import Settings
 from tests.koji.harness.site import Site
@@ -80,6 +80,17 @@ def prebuilt(dark_stage: Stage, reproducible: dict[str, Any]) -> dict[str, Any]:
     """The vendor's signed enclaves in a package whose %check holds them against ours."""
     assert reproducible
     return dark_stage.build(dark_stage.sources.prebuilt)
+
+
+@pytest.fixture(scope="module")
+def another(
+    dark_stage: Stage, reproducible: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """The same package once more, for a module that verifies it before the play does."""
+    assert reproducible
+    folder = tmp_path_factory.mktemp("another")
+    release = 100 + len(dark_stage.admin.listBuilds(userID=world.ADMIN))
+    return dark_stage.build(work.with_release(dark_stage.sources.prebuilt, folder, release))
 
 
 @pytest.hookimpl(hookwrapper=True)

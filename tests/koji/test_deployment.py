@@ -42,12 +42,12 @@ def stage(dark_stage: Stage) -> Iterator[Stage]:
         yield stage
 
 
-def test_the_deployment_as_it_is_written(stage: Stage, prebuilt: dict[str, Any]) -> None:
-    site, admin, nvr = stage.site, stage.admin, prebuilt["nvr"]
+def test_the_deployment_as_it_is_written(stage: Stage, another: dict[str, Any]) -> None:
+    site, admin, nvr = stage.site, stage.admin, another["nvr"]
     people, verifying, daily = blocks("commands")
     (hub,) = blocks("hub")
     admin.createTag(TAG)
-    admin.packageListAdd(TAG, prebuilt["package_name"], owner=world.ADMIN)
+    admin.packageListAdd(TAG, another["package_name"], owner=world.ADMIN)
     names = {**_BEFORE, **_NAMES, "NVR": nvr}
     for words in commands(people, names):
         done = site.cli(world.ADMIN, *words)

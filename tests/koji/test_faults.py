@@ -22,7 +22,7 @@ def stage(dark_stage: Stage) -> Iterator[Stage]:
         yield stage
 
 
-def test_two_builders_share_the_enclaves(stage: Stage, prebuilt: dict[str, Any]) -> None:
+def test_two_builders_share_the_enclaves(stage: Stage, another: dict[str, Any]) -> None:
     site, admin = stage.site, stage.admin
     admin.addHost(SECOND, ["x86_64"])
     site.database.execute(
@@ -32,7 +32,7 @@ def test_two_builders_share_the_enclaves(stage: Stage, prebuilt: dict[str, Any])
     site.keep(second)
     second.start()
     site.wait_builder(second)
-    done = stage.verify(prebuilt["nvr"], "--split", "--json")
+    done = stage.verify(another["nvr"], "--split", "--json")
     assert done.status == 0, done.text
     children = admin.getTaskChildren(json.loads(done.out)["task_id"])
     assert sorted(child["label"] for child in children) == sorted(ENCLAVES)
@@ -42,10 +42,10 @@ def test_two_builders_share_the_enclaves(stage: Stage, prebuilt: dict[str, Any])
 
 
 def test_a_database_restarted_in_mid_task_leads_to_one_record(
-    stage: Stage, prebuilt: dict[str, Any]
+    stage: Stage, another: dict[str, Any]
 ) -> None:
-    records = len(stage.admin.listSgxVerifications(build=prebuilt["id"]))
-    task = started(stage, prebuilt["nvr"])
+    records = len(stage.admin.listSgxVerifications(build=another["id"]))
+    task = started(stage, another["nvr"])
     stage.site.database.daemon.stop()
     stage.site.database.start()
     ended = work.wait(stage.admin, task, 300)
@@ -54,4 +54,4 @@ def test_a_database_restarted_in_mid_task_leads_to_one_record(
         stage.admin.resubmitTask(task)
         task = stage.verifications()[-1]
     ends_identical(stage, task)
-    assert len(stage.admin.listSgxVerifications(build=prebuilt["id"])) == records + 1
+    assert len(stage.admin.listSgxVerifications(build=another["id"])) == records + 1

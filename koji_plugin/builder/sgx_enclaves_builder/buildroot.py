@@ -38,6 +38,8 @@ _SETPRIV = (
     "--inh-caps=-all",
 )
 _ROUTES = ("cat", "/proc/self/net/route", "/proc/self/net/ipv6_route")
+# mask, folder, command
+_STEP = 'umask "$1" && cd "$2" && shift 2 && exec "$@"'
 _KILL_AFTER = 10
 _MAX_LOG = 256 * MIB
 _TIMED_OUT, _KILLED = 124, 137
@@ -223,17 +225,17 @@ class BuildrootTree:
         start = time.monotonic()
         self._steps += 1
         name = f"{self._name}-{self._steps}"
-        words = [f"{key}={value}" for key, value in command.environment.items()]
-        argv = ["timeout", "-k", str(_KILL_AFTER), f"{command.timeout:g}"]
-        argv += [*self._isolation.prefix, "env", "-i", *words, *command.argv]
         chroot, timeout = self._chroot, command.timeout
+        argv = ["/bin/sh", "-c", _STEP, "sh", f"{command.umask:04o}", command.folder]
+        argv += ["timeout", "-k", str(_KILL_AFTER), f"{timeout:g}", *self._isolation.prefix]
+        argv += ["env", "-i", *(f"{key}={value}" for key, value in command.environment.items())]
         try:
             with chroot.create(f"{name}.log") as said:
                 # so that whoever watches sees at once what has begun
                 said.write(log_header(command).encode("utf-8", "replace"))
                 said.flush()
                 shown = chroot.show(f"{name}.log", f"step-{log.name}")
-                how = chroot.launch(argv, command.folder, command.umask, name, timeout)
+                how = chroot.run({name: [*argv, *command.argv]}, timeout)
                 took = time.monotonic() - start
                 ended = how_ended(self._status(name), how, took, timeout)
                 _copy_log(said, log, f"# {describe(ended)} after {took:.1f} s\n")

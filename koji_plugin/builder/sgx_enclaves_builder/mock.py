@@ -2,8 +2,8 @@
 """Programs run inside a buildroot by mock, within a deadline, and a directory of ours in there.
 
 Whoever builds in the buildroot is root in it and may change every name. So the
-directory is held open, and no link is followed in it. The two shell programs below are
-constants; what they work on are their arguments.
+directory is held open, and no link is followed in it. The shell program below is a
+constant; what it works on are its arguments.
 
 kojid itself waits for mock without a deadline. When ours passes, the programs that were
 started are ended, and kojid's own waiting sees them end. Nothing is raised into kojid's
@@ -16,7 +16,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Optional
@@ -27,22 +27,13 @@ from sgx_enclaves.release.place import Output
 # mock cleans up after itself when it is asked to end, if it is given the time
 _GRACE = 20.0
 _OWN = "sgx-enclaves"
-# mask, folder, log, file for the status, command
-_LAUNCH = """\
-umask "$1" && cd "$2" && exec >>"$3" 2>&1 </dev/null || exit 125
-status=$4
-shift 4
-"$@"
-code=$?
-echo "$code" >"$status"
-exit "$code"
-"""
 # folder, then files of one command each, its words ended by NUL
 _BATCH = """\
 cd "$1" || exit 125
 shift
-for file in "$@"; do
-    xargs -0 -a "$file" env >"$file.out" 2>&1 </dev/null
+for file; do
+    mapfile -d '' -t words <"$file"
+    "${words[@]}" >>"$file.log" 2>&1 </dev/null
     echo "$?" >"$file.status"
 done
 """
@@ -111,13 +102,10 @@ class Chroot:
 
     def create(self, name: str) -> IO[bytes]:
         """Make a file in our directory, to be written and read; an older one is left unlinked."""
-        self._unlink(name)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.fdopen(os.open(name, flags, 0o644, dir_fd=self._fd), "w+b")
-
-    def _unlink(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._fd)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.fdopen(os.open(name, flags, 0o644, dir_fd=self._fd), "w+b")
 
     def show(self, name: str, as_name: str) -> bool:
         """Let kojid's watcher see a file of ours grow; false where it is on another file system."""
@@ -151,20 +139,18 @@ class Chroot:
 
     def run_all(self, commands: Sequence[Sequence[str]], timeout: float) -> list[Output]:
         """Run commands one after the other in one entry; see `Place` of the core."""
-        names = [f"ask-{number}" for number in range(len(commands))]
-        for name, command in zip(names, commands):
-            words = ["timeout", "-k", "5", f"{timeout:g}", *command]
-            with self.create(name) as file:
-                file.write("".join(f"{word}\0" for word in words).encode())
-        argv = ["/bin/sh", "-c", _BATCH, _OWN, self.inside, *names]
-        how = self._mock(argv, timeout * len(commands) + _ENTRY)
+        limit = ["timeout", "-k", "5", f"{timeout:g}"]
+        named = {f"ask-{number}": [*limit, *command] for number, command in enumerate(commands)}
+        for name in named:
+            self.create(f"{name}.log").close()
+        how = self.run(named, timeout * len(named))
         try:
             return [
                 Output(
                     int(self.get(f"{name}.status", 16)),
-                    self.get(f"{name}.out", _MAX_OUTPUT).decode("utf-8", "replace"),
+                    self.get(f"{name}.log", _MAX_OUTPUT).decode("utf-8", "replace"),
                 )
-                for name in names
+                for name in named
             ]
         except (InputError, ValueError):
             raise BuildError(
@@ -172,25 +158,22 @@ class Chroot:
                 hint="read mock_output.log and root.log of this task",
             ) from None
 
-    def launch(
-        self, command: Sequence[str], folder: str, umask: int, name: str, timeout: float
-    ) -> str:
-        """Run one command in a folder of the buildroot; how mock ended, in words.
+    def run(self, commands: Mapping[str, Sequence[str]], timeout: float) -> str:
+        """Run commands by their names, one after the other, in one entry; how mock ended, in words.
 
-        Its output goes to `NAME.log` of ours, which is there, its status to `NAME.status`. After
-        `timeout` seconds mock itself is ended.
+        The output of each is added to `NAME.log` of ours, its status is in `NAME.status`. Some
+        time after `timeout` seconds mock itself is ended.
         """
-        self._unlink(f"{name}.status")
-        log, status = (f"{self.inside}/{name}.{kind}" for kind in ("log", "status"))
-        argv = ["/bin/sh", "-c", _LAUNCH, _OWN, f"{umask:04o}", folder, log, status, *command]
-        return self._mock(argv, timeout + _ENTRY)
-
-    def _mock(self, argv: Sequence[str], timeout: float) -> str:
-        """Run a program inside by kojid's `mock`; how that ended, in words."""
-        with children_end_within(timeout) as passed:
+        for name, words in commands.items():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{name}.status", dir_fd=self._fd)
+            with self.create(name) as file:
+                file.write(b"".join(os.fsencode(word) + b"\0" for word in words))
+        argv = ["/bin/bash", "-c", _BATCH, _OWN, self.inside, *commands]
+        with children_end_within(timeout + _ENTRY) as passed:
             status = self._broot.mock(["--chroot", "--", *argv])
         if passed.is_set():
-            return f"did not end within {timeout:g} s and was ended"
+            return f"did not end within {timeout + _ENTRY:g} s and was ended"
         if os.WIFSIGNALED(status):
             return f"was killed by signal {os.WTERMSIG(status)}"
         return f"ended with status {os.WEXITSTATUS(status)}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import koji
+from koji.context import context
 from koji.plugin import export
 from kojihub import get_tag
 from kojihub.db import QueryProcessor
@@ -15,7 +16,6 @@ from sgx_enclaves import __version__
 from sgx_enclaves.arguments import CHILD
 from sgx_enclaves.errors import SgxEnclavesError
 
-from . import hub_api
 from .config import settings
 from .gate import MARK, rules_of_tag
 from .hub_api import koji_errors
@@ -34,7 +34,7 @@ def checkSgxSetup() -> list[dict[str, Any]]:
 
     :returns: a list of mappings: 'what' was looked at, whether it is 'good', and 'says' in words
     """
-    hub_api.session().assertPerm(PERMISSION)
+    context.session.assertPerm(PERMISSION)
     with koji_errors():
         found = (*_plugin(), *_channel(), *_build_tags(), *_gates())
     return [dict(zip(("what", "good", "says"), check)) for check in found]

@@ -18,6 +18,7 @@ from typing import Any, Optional
 
 import koji
 import koji.policy
+from koji.context import context
 from koji.plugin import callback, export
 from kojihub import get_build, get_tag, readTaggedBuilds
 from kojihub.db import QueryProcessor, db_lock
@@ -152,7 +153,7 @@ def getSgxGateStatus(build: Any, tag: Any = None) -> dict[str, Any]:
               for the plain rule when it has none; 'allowed': the gate opens;
               'reasons': why it is not verified; 'record': id of the record
     """
-    session = hub_api.session()
+    session = context.session
     session.assertLogin()
     trusted = session.hasPerm(PERMISSION) or session.hasPerm("admin")
     if not trusted and not db_lock(_ONE_AT_A_TIME, wait=False):
@@ -186,7 +187,7 @@ def auditSgxTag(tag: Any, after: int = 0, limit: int = 100) -> dict[str, Any]:
               'nvr', 'tag' (that the build is in), 'reasons' and 'record'; 'next': what `after`
               must be to go on, or None at the end
     """
-    hub_api.session().assertPerm(PERMISSION)
+    context.session.assertPerm(PERMISSION)
     refused = []
     with koji_errors():
         argument(after, "after", number(0, MAX_ID))

@@ -18,7 +18,6 @@ from typing import Any
 
 import koji
 import koji.tasks
-from koji.context import context
 from kojihub import Host, Task
 from kojihub.db import QueryProcessor
 
@@ -74,11 +73,6 @@ def lasting_name(build: Mapping[str, Any]) -> Any:
 def now() -> datetime.datetime:
     """The hub's clock, in UTC."""
     return datetime.datetime.now(datetime.timezone.utc)
-
-
-def session() -> Any:
-    """The caller's session: who it is, and what it may do."""
-    return context.session
 
 
 def running_host(task_id: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 import koji
+from koji.context import context
 from koji.plugin import export, export_in
 from kojihub import Task, get_build, get_tag
 
@@ -244,7 +245,7 @@ def setSgxLock(task_id: int) -> dict[str, Any]:
     :param task_id: of a verification
     :returns: the new lock, see getSgxLock
     """
-    session = hub_api.session()
+    session = context.session
     session.assertPerm(LOCKER)
     with koji_errors():
         argument(task_id, "task_id", number(1, MAX_ID))

@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 import koji
 import koji.tasks
+from koji.context import context
 from koji.plugin import callback, export, ignore_error
 from kojihub import Task, get_build, get_tag, make_task, policy_data_from_task, repo_info
 from kojihub.db import QueryProcessor, Savepoint
@@ -70,7 +71,7 @@ def sgxEnclaves(
     :param channel: where to run; None: the plugin's configuration says, or Koji's policy
     :returns: the id of the task
     """
-    session = hub_api.session()
+    session = context.session
     session.assertPerm(PERMISSION)
     with koji_errors():
         release = optional_text(release, "release")
