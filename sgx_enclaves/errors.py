@@ -101,6 +101,10 @@ class ArchiveError(SgxEnclavesError):
     """An archive that is broken, hostile, or lacks a member that was asked for."""
 
 
+class IdentityError(SgxEnclavesError):
+    """A published enclave identity that is malformed, or not validly signed on that day."""
+
+
 class CatalogueError(SgxEnclavesError):
     """A release description that is wrong, incomplete or not there."""
 

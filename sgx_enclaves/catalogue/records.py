@@ -222,6 +222,7 @@ class Enclave:
         reason: why it may not be shipped or is not required; empty otherwise.
         signed_sha256: of the vendor's signed file; None if not known. A file that is
             given or repacked must have it too.
+        second_key_sha256: of the modulus that its second signature brings; None: any will do.
     """
 
     name: str
@@ -239,6 +240,7 @@ class Enclave:
     may_ship: bool = True
     reason: str = ""
     signed_sha256: Optional[str] = None
+    second_key_sha256: Optional[str] = None
 
     @property
     def signed_file(self) -> str:
@@ -269,6 +271,9 @@ def policy_of(enclave: Enclave) -> Policy:
         isvprodid_from=asked(enclave.isvprodid),
         min_isvsvn=enclave.least_isvsvn,
         min_isvsvn_from=asked(enclave.least_isvsvn),
+        signed_sha256=enclave.signed_sha256,
+        second_key_sha256=enclave.second_key_sha256,
+        file_from=asked(enclave.signed_sha256 or enclave.second_key_sha256),
         enclave=enclave.name,
         enclave_from=AskedBy.CATALOGUE,
     )

@@ -20,7 +20,14 @@ from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.policy import AskedBy, Policy, pin_for_file, pin_named, policy_for
+from sgx_enclaves.enclave.policy import (
+    AskedBy,
+    Identity,
+    Policy,
+    pin_for_file,
+    pin_named,
+    policy_for,
+)
 from sgx_enclaves.enclave.sdk import Generation, generation_named
 from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError, SigningError
@@ -54,19 +61,42 @@ def chosen_policy(args: argparse.Namespace, signed_path: str) -> Policy:
     Raises:
         InputError: a signer that is neither MRSIGNER nor a readable key.
     """
+    identity = _identity(args) if getattr(args, "identity", None) is not None else None
     pin = pin_named(args.enclave) if args.enclave else pin_for_file(signed_path)
+    named_by = AskedBy.OPTION if args.enclave else AskedBy.FILE_NAME
+    if pin is None and identity is not None:
+        pin, named_by = pin_named(identity.enclave), AskedBy.IDENTITY
     if signed_path:
         pins = f"the pins of {pin.enclave}" if pin else "nothing is pinned by its name"
         detail(f"{signed_path}: {pins}")
     return policy_for(
         pin,
-        named_by=AskedBy.OPTION if args.enclave else AskedBy.FILE_NAME,
+        named_by=named_by,
+        identity=identity,
         mrsigners=[_mrsigner(text) for text in args.signer],
         isvprodid=args.isvprodid,
         any_product=args.any_product,
         min_isvsvn=args.min_isvsvn,
         allow_debug=args.allow_debug,
+        any_file=args.any_file,
     )
+
+
+def _identity(args: argparse.Namespace) -> Identity:
+    """What `@identity` names, verified."""
+    import datetime
+
+    from sgx_enclaves.catalogue.identity import INTEL_ROOT, read_identity, root_of
+
+    def read(path: str) -> bytes:
+        return read_file(path, DEFAULT_LIMITS.config_size)
+
+    chain = read(args.identity_chain) if args.identity_chain is not None else None
+    root = INTEL_ROOT
+    if args.identity_root is not None:
+        root = root_of(read(args.identity_root), args.identity_root)
+    date = args.identity_date or datetime.datetime.now(datetime.timezone.utc).date()
+    return read_identity(read(args.identity), chain, date, root=root, name=args.identity)
 
 
 def _mrsigner(text: str) -> str:

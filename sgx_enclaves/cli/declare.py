@@ -43,7 +43,6 @@ SHARED = {
     "report": """\
 --report DIR  also write DIR/report.json, which recheck and attest read, head.json with its date,
   report.md (a table) and report.xml (JUnit)""",
-    "open": "--open  open the page in a browser, where there is a desktop",
     "sdk": """\
 --sdk, --follow-sdk X.Y  the SDK release whose signing tool was used, or that one newer than
   known is taken for; by default the enclave says it""",
@@ -68,7 +67,15 @@ who must have signed:
 ^--isvprodid N  require this product id
 ^--any-product  accept any product id
 --min-isvsvn N  accept ISVSVN from N on
---allow-debug  accept debug signatures""",
+--allow-debug  accept debug signatures
+--any-file  accept a file that is not the pinned one""",
+    "identity": """\
+what the vendor publishes of a quoting enclave:
+--identity FILE  its signed identity, as Intel's provisioning service answers; `curl -i` keeps
+  the issuer chain: signer, product, attributes and TCB levels must be as it says
+--identity-chain FILE  the issuer chain (PEM), where it is not in that file
+--identity-root FILE  trust this root certificate (PEM) in place of Intel's
+--identity-date YYYY-MM-DD  the day on which it must be valid; today (UTC) by default""",
     "signing": """\
 enclave:UNSIGNED  the unsigned enclave
 @config

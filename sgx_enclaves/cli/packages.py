@@ -140,8 +140,8 @@ def scan(args: argparse.Namespace) -> int:
     state = None
     if args.state is not None:
         # all that the results depend on beside the packages
-        names = "reference permit deep sdk enclave signer isvprodid min_isvsvn allow_debug"
-        names += " trust_neighbours signed_neighbours"
+        names = "reference permit deep sdk enclave signer isvprodid any_product min_isvsvn"
+        names += " allow_debug any_file trust_neighbours signed_neighbours"
         chosen = {name: getattr(args, name) for name in names.split()}
         stamps = [scanning.stamps_below(p) for p in (*args.reference, *args.signer, *beside)]
         key = json.dumps([__version__, chosen, stamps, found.stamps])

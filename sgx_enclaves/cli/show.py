@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.cli.arguments import (
@@ -18,15 +16,7 @@ from sgx_enclaves.cli.arguments import (
     load_enclave_or_sigstruct,
 )
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import (
-    check_open,
-    open_page,
-    out,
-    out_json,
-    out_report,
-    progress,
-    write_output,
-)
+from sgx_enclaves.cli.output import out, out_json, out_report, progress
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block
 from sgx_enclaves.enclave.policy import Policy, signer_name
@@ -35,6 +25,7 @@ from sgx_enclaves.enclave.sigstruct import (
     Sigstruct,
     check_fips_signature,
     check_sigstruct,
+    placed,
 )
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import FormatError, InputError
@@ -44,9 +35,6 @@ from sgx_enclaves.progress import Event
 
 @verb("""\
 enclave:FILE  a signed or an unsigned enclave, or one bare SIGSTRUCT
---html PAGE  also write a page with pictures: segments, address space, signature
-@open
---force  replace the page if there is one already
 @json""")
 def show(args: argparse.Namespace) -> int:
     """Print what an enclave file says about itself: segments, metadata blocks,
@@ -54,16 +42,10 @@ def show(args: argparse.Namespace) -> int:
     """
     from sgx_enclaves.explain.description import describe_file
     from sgx_enclaves.report.as_json import show_dict, sigstruct_dict
-    from sgx_enclaves.report.templated import filled, show_html
+    from sgx_enclaves.report.templated import filled
 
-    check_open(args, "html")
     image = load_enclave_or_sigstruct(args.enclave)
-    page = ""
     if isinstance(image, Sigstruct):
-        if args.html is not None:
-            raise InputError(
-                "a SIGSTRUCT alone has no picture", file=args.enclave, hint="name the enclave"
-            )
         plain: dict[str, object] = {"file": args.enclave, "sigstruct": sigstruct_dict(image)}
         values: dict[str, object] = {"file": args.enclave, "image": image}
     else:
@@ -71,16 +53,10 @@ def show(args: argparse.Namespace) -> int:
         description = describe_file(image.data, image.name)
         plain = show_dict(image, descriptor, description)
         values = {"image": image, "descriptor": descriptor, "description": description}
-        if args.html is not None:
-            page = show_html(image, descriptor, description)
     if args.json:
         out_json(plain)
     else:
         out_report(filled("show.txt", **values).rstrip("\n"))
-    if args.html is not None:
-        args.output = args.html
-        write_output(args, page.encode(), args.enclave)
-        open_page(args, Path(args.html))
     return 0
 
 
@@ -141,6 +117,7 @@ def measure(args: argparse.Namespace) -> int:
 @verb("""\
 FILE  a signed enclave, or a SIGSTRUCT of 1808 bytes
 @policy
+@identity
 @json""")
 def verify_signature(args: argparse.Namespace) -> int:
     """Check every signature of a signed enclave, or of a file that is one bare
@@ -158,6 +135,8 @@ def verify_signature(args: argparse.Namespace) -> int:
     if args.json:
         out_json({"file": args.file, "signatures": [_plain(*result) for result in results]})
         return int(refused)
+    from sgx_enclaves.report.text import finding_lines
+
     for index, (sigstruct, findings) in enumerate(results):
         out(
             f"signature {index}: {'refused' if findings else 'valid'}, "
@@ -165,9 +144,8 @@ def verify_signature(args: argparse.Namespace) -> int:
             f"{sigstruct.date_text}, ISVPRODID {sigstruct.isvprodid}, ISVSVN {sigstruct.isvsvn}, "
             f"{'debug' if sigstruct.is_debug else 'production'}"
         )
-        from sgx_enclaves.report.text import finding_lines
-
-        out(*(f"  {line}" for finding in findings for line in finding_lines(finding)))
+        notes = policy.identity.notes(sigstruct) if policy.identity is not None else ()
+        out(*(f"  {line}" for f in (*findings, *notes) for line in finding_lines(f)))
     if policy.enclave == "le" and refused:
         out(
             "note: the LE's production SIGSTRUCT is a file of its own, le_prod_css.bin; "
@@ -204,9 +182,7 @@ def _findings(
     findings = list(check_sigstruct(sigstruct, index, places[0]))
     if fips is not None:
         findings += check_fips_signature(fips, sigstruct, index, places[1])
-    return findings or [
-        replace(f, block=index, offset=places[0] + (f.offset or 0)) for f in policy.check(sigstruct)
-    ]
+    return findings or [placed(f, index, places[0]) for f in policy.check(sigstruct)]
 
 
 def _plain(sigstruct: Sigstruct, findings: list[Finding]) -> dict[str, object]:

@@ -158,7 +158,7 @@ def extract_signature(args: argparse.Namespace) -> int:
 
 @verb("""\
 built:BUILT  the unsigned enclave that we built
-signatures:SIGNATURES  made by extract-signature
+signatures:SIGNATURES  made by extract-signature, or the signed enclave that has them
 @config
 @output
 --fips  the vendor asked for the FIPS signature on the command line (SDK 2.24 only)
@@ -216,21 +216,23 @@ def _small(path: str) -> bytes:
 
 
 def _policy(args: argparse.Namespace) -> Policy:
-    """What the release demands of the enclave that the output is named after, or the arguments."""
+    """What the release demands of the enclave, named or the output's name; or the arguments."""
     if args.release is None:
         return chosen_policy(args, args.output)
     numbers = (args.isvprodid, args.min_isvsvn)
-    if args.signer or args.enclave or args.allow_debug or any(n is not None for n in numbers):
+    lifted = args.any_product or args.allow_debug or args.any_file
+    if args.signer or lifted or any(n is not None for n in numbers):
         raise InputError("a release decides who must have signed", hint="drop --release, or those")
     from sgx_enclaves.catalogue.records import policy_of
 
     release = chosen_catalogue(args).release(args.release)
-    name = os.path.basename(args.output)
-    enclaves = {enclave.signed_file: enclave for enclave in release.enclaves}
+    name = args.enclave or os.path.basename(args.output)
+    enclaves = {e.name if args.enclave else e.signed_file: e for e in release.enclaves}
     if name in enclaves:
         return policy_of(enclaves[name])
     raise InputError(
         f"{release.name} has no enclave of this name",
-        file=args.output,
+        file=name,
         expected=" or ".join(enclaves),
+        hint="name one with --enclave",
     )

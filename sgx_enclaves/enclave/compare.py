@@ -42,6 +42,7 @@ from sgx_enclaves.enclave.sdk import (
 from sgx_enclaves.enclave.sigstruct import (
     check_fips_signature,
     check_sigstruct,
+    placed,
     second_signature_note,
 )
 from sgx_enclaves.enclave.verdict import (
@@ -106,9 +107,9 @@ def compare(
         The verdict, without reasons: those are `explain.explained`'s. Bad input is a
         finding in it, never an exception.
     """
-    comparison = _Comparison(built, signed, config, policy, names, limits)
+    comparison = _Comparison(built, signed, config, policy, names, limits, digests)
     comparison.run(generation)
-    return comparison.verdict(digests)
+    return comparison.verdict()
 
 
 class _Comparison:
@@ -122,6 +123,7 @@ class _Comparison:
         policy: Policy,
         names: tuple[str, str, str],
         limits: Limits,
+        digests: tuple[Optional[str], Optional[str]],
     ) -> None:
         self._built = built
         self._signed = signed
@@ -129,6 +131,11 @@ class _Comparison:
         self._policy = policy
         self._names = names
         self._limits = limits
+        self._facts = (
+            _facts(names[0], built, digests[0]),
+            _facts(names[1], signed, digests[1]),
+            _facts(names[2], config, None),
+        )
         self._image: Optional[EnclaveImage] = None
         self._vendor: Optional[Descriptor] = None
         self._sdk_from = "nothing"
@@ -163,7 +170,7 @@ class _Comparison:
             if self._is_newer:
                 self._judge_newer(self._image, self._regenerated.generation)
 
-    def verdict(self, digests: tuple[Optional[str], Optional[str]]) -> Verdict:
+    def verdict(self) -> Verdict:
         severities = {f.severity for f in self._findings}
         if Severity.DIFFERS in severities:
             outcome = Outcome.DIFFERS
@@ -175,13 +182,9 @@ class _Comparison:
             raise AssertionError("a check was left out without a finding")
         regenerated = self._regenerated
         claims = {**CLAIMS, "policy": self._policy.claim}
-        inputs = (self._built, self._signed, self._config_data)
-        built, signed, config = map(_facts, self._names, inputs, (*digests, None))
         return Verdict(
             outcome,
-            built,
-            signed,
-            config,
+            *self._facts,
             self._policy,
             regenerated.generation.name if regenerated else None,
             self._sdk_from,
@@ -306,10 +309,12 @@ class _Comparison:
             defects += found
             # What nobody validly signed has no signer to judge.
             if not found:
-                refusals += [
-                    replace(f, block=index, offset=at + (f.offset or 0))
-                    for f in self._policy.check(block.sigstruct)
-                ]
+                refusals += [placed(f, index, at) for f in self._policy.check(block.sigstruct)]
+                if self._policy.identity is not None:
+                    said = self._policy.identity.notes(block.sigstruct)
+                    notes += [placed(f, index, at) for f in said]
+        seconds = [block.fips_signature for block in vendor.blocks]
+        refusals += self._policy.check_file(self._facts[1].sha256, seconds)
         self._findings += defects + refusals + notes
         self._states["signature"] = CheckState.REFUTED if defects else CheckState.PROVED
         if any(f.severity is Severity.DIFFERS for f in refusals):
@@ -433,31 +438,27 @@ class _Comparison:
         image = self._image
         if image is None:
             return paint(len(self._signed), [])
-        start, built = image.descriptor_offset, self._built
-        at = start if self._vendor is None else self._vendor_offset
-        if at != start:
-            # Of another size, it has its area elsewhere: what follows that follows ours.
-            built = built[: min(start, at)] + bytes(max(at - start, 0)) + built[start:]
-        area, common = [(at, at + image.descriptor_size)], min(len(built), len(self._signed))
-        payload = (
-            [] if self._states["payload"] is CheckState.PROVED else outside([(0, common)], area)
+        area = [(image.descriptor_offset, image.descriptor_end)]
+        payload = self._payload(image)
+        differing = list(
+            islice(differing_ranges(self._built, self._signed, payload), _MOST_RANGES + 1)
         )
-        differing = list(islice(differing_ranges(built, self._signed, payload), _MOST_RANGES + 1))
         if len(differing) > _MOST_RANGES:
-            chunks = (c for part in payload for c in changes(built, self._signed, *part))
-            differing = [(first, first + len(mixed)) for first, mixed in chunks]
+            chunks = (c for area in payload for c in changes(self._built, self._signed, *area))
+            differing = [(start, start + len(mixed)) for start, mixed in chunks]
         layers: list[tuple[Origin, Iterable[Range]]] = [
-            (Origin.BUILT, [(0, common)]),
-            (Origin.UNEXPLAINED, [*differing, (start, at), *area]),
+            (Origin.BUILT, [(0, min(len(self._built), len(self._signed)))]),
+            (Origin.UNEXPLAINED, [*differing, *area]),
         ]
         regenerated, vendor = self._regenerated, self._vendor
-        if regenerated is not None and vendor is not None:
+        start = image.descriptor_offset
+        if regenerated is not None and vendor is not None and self._vendor_offset == start:
             wrong = regenerated.differences(vendor.serialise())
             layers += [
                 (Origin.REGENERATED, area),
-                (Origin.SIGNATURE, shifted(regenerated.signature_ranges, at)),
-                (Origin.SECOND_SIGNATURE, shifted(regenerated.second_signature_ranges, at)),
-                (Origin.UNEXPLAINED, shifted(wrong, at)),
+                (Origin.SIGNATURE, shifted(regenerated.signature_ranges, start)),
+                (Origin.SECOND_SIGNATURE, shifted(regenerated.second_signature_ranges, start)),
+                (Origin.UNEXPLAINED, shifted(wrong, start)),
             ]
         return paint(len(self._signed), layers)
 
@@ -469,12 +470,12 @@ class _Comparison:
         self._findings.append(Finding(code, severity, message, **details))
 
 
-def _excerpt(data: bytes, start: int) -> str:
-    return data[start : start + 16].hex() or "nothing"
-
-
 def _facts(name: str, data: bytes, sha256: Optional[str]) -> FileFacts:
     return FileFacts(name, len(data), sha256 or hashlib.sha256(data).hexdigest())
+
+
+def _excerpt(data: bytes, start: int) -> str:
+    return data[start : start + 16].hex() or "nothing"
 
 
 def block_facts(blocks: Iterable[Block], policy: Policy) -> tuple[BlockFacts, ...]:

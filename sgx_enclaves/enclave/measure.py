@@ -12,6 +12,7 @@ which only the offsets change. Source: Intel SDM vol. 3D, ECREATE, EADD, EEXTEND
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import struct
@@ -28,7 +29,6 @@ from sgx_enclaves.enclave.metadata import (
     TCS_TEMPLATE_SIZE,
     Block,
     LayoutEntry,
-    LayoutGroup,
     Version,
 )
 from sgx_enclaves.enclave.sigstruct import SECINFO_EXTERNAL, SECINFO_TCS, SECINFO_W
@@ -38,6 +38,7 @@ from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import record
 
 _METADATA_1_3 = Version(1, 3)
+ZERO_PAGE = memoryview(bytes(PAGE_SIZE))
 _MOST_LISTED = 1 << 17
 
 # Offsets of the fields of a TCS that are relative to its own page (SDM 38.8).
@@ -61,9 +62,6 @@ class PageRun:
     flags: int
     measured: bool
     content: memoryview
-
-
-ZERO_PAGE = memoryview(bytes(PAGE_SIZE))
 
 
 def patched_image(image: EnclaveImage, block: Block) -> bytearray:
@@ -139,6 +137,15 @@ class Repetition:
         return replace(self, entries=entries, times=self.times if entries else 0)
 
     @property
+    def hashed_bytes(self) -> int:
+        """What measuring them hashes."""
+        added, measured = _ADDED_PAGE.size, _MEASURED_PAGE.size
+        return self.times * sum(
+            e.page_count * (measured if e.attributes & ATTR_EEXTEND or e.content_offset else added)
+            for e in self.added.entries
+        )
+
+    @property
     def hull(self) -> Range:
         """Start and end of what they take all together."""
         start = min(e.rva for e in self.entries)
@@ -151,7 +158,10 @@ class Repetition:
         """Whether the repetitions follow each other, all in whole pages."""
         start, end = self.hull
         of_one = end - start - (self.times - 1) * self.step
-        return self.step % PAGE_SIZE == 0 and (self.times == 1 or of_one <= self.step)
+        aligned = all(
+            offset % PAGE_SIZE == 0 for offset in (self.step, *(e.rva for e in self.entries))
+        )
+        return aligned and (self.times == 1 or of_one <= self.step)
 
 
 def checked_layout(
@@ -169,7 +179,19 @@ def checked_layout(
         if isinstance(item, LayoutEntry):
             layout.append(Repetition((item,)))
             continue
-        entries = _group_members(block, index, item)
+        if item.entry_count > index:
+            raise FormatError(
+                "a layout group repeats entries before the table's first",
+                expected=f"at most {index}",
+                found=str(item.entry_count),
+            )
+        members = block.layout[index - item.entry_count : index]
+        entries = tuple(m for m in members if isinstance(m, LayoutEntry))
+        if len(entries) < len(members):
+            raise FormatError("a layout group repeats another group")
+        repeated = Repetition(entries, 1, item.load_times, item.load_step)
+        count += len(entries) + repeated.added.times * len(repeated.added.entries)
+        _check_count(count, limits.layout_entries)
         if item.load_times and item.load_times * item.load_step > block.header.enclave_size:
             raise FormatError(
                 "a thread group leaves the enclave",
@@ -177,41 +199,10 @@ def checked_layout(
                 found=f"{item.load_times} steps of 0x{item.load_step:x} bytes",
             )
         if entries and item.load_times:
-            layout.append(Repetition(entries, 1, item.load_times, item.load_step))
-            added = layout[-1].added
-            count += len(entries) + added.times * len(added.entries)
-        if count > limits.layout_entries:
-            raise _too_many_entries(count, limits.layout_entries)
+            layout.append(repeated)
     _check_ranges(image, block, layout)
-    _check_cost(image, layout, limits)
-    return layout
-
-
-def _group_members(block: Block, index: int, group: LayoutGroup) -> tuple[LayoutEntry, ...]:
-    if group.entry_count > index:
-        raise FormatError(
-            "a layout group repeats entries before the table's first",
-            expected=f"at most {index}",
-            found=str(group.entry_count),
-        )
-    items = block.layout[index - group.entry_count : index]
-    members = tuple(item for item in items if isinstance(item, LayoutEntry))
-    if len(members) < len(items):
-        raise FormatError("a layout group repeats another group")
-    return members
-
-
-def _too_many_entries(found: int, most: int) -> LimitError:
-    return LimitError(
-        "layout entries are repeated too often",
-        expected=f"at most {most} layout entries",
-        found=str(found),
-    )
-
-
-def _check_cost(image: EnclaveImage, layout: Sequence[Repetition], limits: Limits) -> None:
     total = image.image_size // PAGE_SIZE * _MEASURED_PAGE.size
-    total += sum(r.times * sum(map(_hashed_bytes, r.entries)) for r in layout)
+    total += sum(repetition.hashed_bytes for repetition in layout)
     if total > limits.hashed_bytes:
         raise LimitError(
             "the enclave has too many pages to measure",
@@ -219,13 +210,13 @@ def _check_cost(image: EnclaveImage, layout: Sequence[Repetition], limits: Limit
             found=f"{total >> 20} MiB",
             hint="if it is meant to be that large, `measure --no-limit` measures it",
         )
+    return layout
 
 
-def _hashed_bytes(entry: LayoutEntry) -> int:
-    if not entry.attributes & ATTR_EADD:
-        return 0
-    measured = entry.attributes & ATTR_EEXTEND or entry.content_offset
-    return entry.page_count * (_MEASURED_PAGE if measured else _ADDED_PAGE).size
+def _check_count(found: int, most: int) -> None:
+    if found > most:
+        message = "layout entries are repeated too often"
+        raise LimitError(message, expected=f"at most {most} layout entries", found=str(found))
 
 
 def _check_ranges(image: EnclaveImage, block: Block, layout: Sequence[Repetition]) -> None:
@@ -236,36 +227,29 @@ def _check_ranges(image: EnclaveImage, block: Block, layout: Sequence[Repetition
     """
     size = block.header.enclave_size
     if all(r.is_dense for r in layout):
-        hulls = [r.hull for r in layout]
-        aligned = all(e.rva % PAGE_SIZE == 0 for r in layout for e in r.entries)
-        if aligned and _range_problem(image, size, hulls) is None:
-            return
-    count = sum(r.times * len(r.entries) for r in layout)
-    if count > _MOST_LISTED:
-        raise _too_many_entries(count, _MOST_LISTED)
+        with contextlib.suppress(FormatError):
+            return _check_order(image, size, [r.hull for r in layout])
+    _check_count(sum(r.times * len(r.entries) for r in layout), _MOST_LISTED)
     placed = [(a, a + e.page_count * PAGE_SIZE) for e, a in itertools.chain(*layout)]
-    problem = _range_problem(image, size, placed)
-    if problem is not None:
-        raise problem
+    return _check_order(image, size, placed)
 
 
-def _range_problem(image: EnclaveImage, size: int, ranges: list[Range]) -> Optional[FormatError]:
+def _check_order(image: EnclaveImage, size: int, ranges: list[Range]) -> None:
     previous_end = image.image_size
     for start, end in sorted(ranges):
         if start % PAGE_SIZE or end > size:
-            return FormatError(
+            raise FormatError(
                 "a layout entry is not in whole pages inside the enclave",
                 expected=f"within 0x{size:x} bytes",
                 found=f"0x{start:x} to 0x{end:x}",
             )
         if start < previous_end and end > start:
-            return FormatError(
+            raise FormatError(
                 "layout entries overlap each other or the image",
                 expected=f"0x{previous_end:x} or more",
                 found=f"0x{start:x}",
             )
         previous_end = max(previous_end, end)
-    return None
 
 
 def _segment_pages(image: EnclaveImage, version: Version, data: memoryview) -> Iterator[PageRun]:
@@ -315,9 +299,8 @@ def _one_segment(
 def _extra_page(segment: Segment, next_start: int | None) -> Iterator[PageRun]:
     """The page too many of metadata 1.3: a segment's size is rounded before it is added."""
     end = page_ceil(segment.p_vaddr + segment.p_memsz)
-    if end < page_ceil(segment.p_vaddr + page_ceil(segment.p_memsz)) and (
-        next_start is None or end < next_start
-    ):
+    rounded = page_ceil(segment.p_vaddr + page_ceil(segment.p_memsz))
+    if end < rounded and (next_start is None or end < next_start):
         yield PageRun(end, 1, segment.secinfo, True, ZERO_PAGE)
 
 
@@ -390,15 +373,11 @@ _HIGH_PAGE_BITS = bytes(page >> 4 for page in range(_WINDOW_PAGES))
 Watch = Callable[[int, int], object]
 
 
-def _unwatched(_done: int, _size: int) -> None:
-    """Nobody wants to know."""
-
-
 def mrenclave(
     image: EnclaveImage,
     block: Block,
     limits: Limits = DEFAULT_LIMITS,
-    watch: Watch = _unwatched,
+    watch: Optional[Watch] = None,
 ) -> bytes:
     """Measure `image` as it would be loaded with `block`.
 
@@ -429,7 +408,7 @@ def measure(
     size: int,
     runs: Iterable[PageRun],
     base: int = 0,
-    watch: Watch = _unwatched,
+    watch: Optional[Watch] = None,
 ) -> bytes:
     """Hash an enclave's creation.
 
@@ -460,7 +439,8 @@ def measure(
             windows[key] = _Window(run)
         for number, part in enumerate(windows[key].parts(offset, run.count)):
             digest.update(part)
-            watch(run.offset + number * _WINDOW, size)
+            if watch is not None:
+                watch(run.offset + number * _WINDOW, size)
     return digest.digest()
 
 

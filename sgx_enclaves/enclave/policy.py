@@ -9,6 +9,7 @@ as far as needed; their form is checked where releases are read, not here.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from enum import Enum
@@ -16,9 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Optional
 
-from sgx_enclaves.enclave.sigstruct import Sigstruct, finding_at
+from sgx_enclaves.enclave.sigstruct import FLAG_INITTED, FipsSignature, Sigstruct, finding_at
 from sgx_enclaves.enclave.verdict import Finding, Severity
-from sgx_enclaves.errors import CatalogueError
+from sgx_enclaves.errors import ArgumentError, CatalogueError
 from sgx_enclaves.plain import parse_toml, record
 
 _DATA = Path(__file__).resolve().parents[1] / "catalogue"
@@ -37,6 +38,8 @@ class Pin:
         isvprodid: product id.
         isvsvn: least security version.
         may_ship: whether a distribution may ship it.
+        signed_sha256: of the vendor's file, hexadecimal; None if any will do.
+        second_key_sha256: of the key of its second signature, likewise.
     """
 
     enclave: str
@@ -45,6 +48,8 @@ class Pin:
     isvprodid: int
     isvsvn: int
     may_ship: bool = True
+    signed_sha256: Optional[str] = None
+    second_key_sha256: Optional[str] = None
 
 
 def signer_named(mrsigner: str) -> Optional[str]:
@@ -138,6 +143,8 @@ def _pins_in(path: Path) -> tuple[Pin, ...]:
             table["isvprodid"],
             table["least_isvsvn"],
             table.get("may_ship", True),
+            table.get("signed_sha256"),
+            table.get("second_key_sha256"),
         )
         for table in _parsed(path)["enclave"]
         if "isvprodid" in table and "least_isvsvn" in table
@@ -153,10 +160,109 @@ class AskedBy(str, Enum):
     """Who asked for a part of the policy."""
 
     CATALOGUE = "catalogue"
+    IDENTITY = "identity"
     OPTION = "option"
     FILE_NAME = "file name"
     DEFAULT = "default"
     NOTHING = "nothing"
+
+
+@record
+class TcbLevel:
+    """A level of an identity: the status of an ISVSVN since a day (yyyy-mm-dd)."""
+
+    isvsvn: int
+    status: str
+    date: str
+    advisories: tuple[str, ...]
+
+    def __str__(self) -> str:
+        because = f" ({', '.join(self.advisories)})" if self.advisories else ""
+        return f"{self.status} since {self.date}{because}"
+
+
+@record
+class Identity:
+    """What the vendor publishes of an enclave, see `sgx_enclaves.catalogue.identity`.
+
+    Attributes:
+        enclave: its name in packages.
+        mrsigner: hexadecimal, as all below; of a report's ATTRIBUTES and MISCSELECT the
+            bits of the masks must be as here.
+        issued: day of issue, yyyy-mm-dd; `next_update` is the last on which it is valid.
+        levels: the highest ISVSVN first.
+    """
+
+    enclave: str
+    mrsigner: str
+    isvprodid: int
+    attributes: str
+    attributes_mask: str
+    miscselect: str
+    miscselect_mask: str
+    issued: str
+    next_update: str
+    levels: tuple[TcbLevel, ...]
+
+    def level_of(self, isvsvn: int) -> Optional[TcbLevel]:
+        """The level of a security version; None below the lowest."""
+        return next((level for level in self.levels if level.isvsvn <= isvsvn), None)
+
+    def check(self, sigstruct: Sigstruct) -> Iterator[Finding]:
+        """What of a SIGSTRUCT besides signer and product contradicts it."""
+        level = self.level_of(sigstruct.isvsvn)
+        if level is None or level.status == "Revoked":
+            yield finding_at(
+                "tcb-level-refused",
+                "isvsvn",
+                "the published identity does not accept the enclave's security version",
+                f"ISVSVN {self.levels[-1].isvsvn} or more, not revoked",
+                f"ISVSVN {sigstruct.isvsvn}: {level or 'no level'}",
+                "ship the newer enclave",
+            )
+        attributes, mask = (_halves(text) for text in (self.attributes, self.attributes_mask))
+        for field, checked_by, wanted, fixed in (
+            ("attributes_flags", "attributemask_flags", attributes[0], mask[0]),
+            ("attributes_xfrm", "attributemask_xfrm", attributes[1], mask[1]),
+            ("miscselect", "miscmask", _number(self.miscselect), _number(self.miscselect_mask)),
+        ):
+            found, checked = getattr(sigstruct, field), getattr(sigstruct, checked_by)
+            # The processor sets INIT itself, and what the signature leaves open is not signed.
+            found |= wanted & FLAG_INITTED if field == "attributes_flags" else 0
+            if (found ^ wanted) & fixed & (checked | wanted):
+                yield finding_at(
+                    "identity-attributes",
+                    field,
+                    f"{field} of SIGSTRUCT is not as the published identity says",
+                    f"0x{wanted:x} in the bits 0x{fixed:x}",
+                    f"0x{found:x}",
+                    "is this the enclave that the identity is for?",
+                )
+
+    def notes(self, sigstruct: Sigstruct) -> Iterator[Finding]:
+        """Which TCB level the enclave has."""
+        level = self.level_of(sigstruct.isvsvn)
+        if level is None:
+            return
+        is_highest = level is self.levels[0]
+        yield finding_at(
+            "tcb-level",
+            "isvsvn",
+            f"the TCB level of ISVSVN {sigstruct.isvsvn} is {level}, by the vendor's identity "
+            f"of {self.issued}, valid to {self.next_update}",
+            f"ISVSVN {self.levels[0].isvsvn} or more: {self.levels[0].status}",
+            f"ISVSVN {sigstruct.isvsvn}",
+            "nothing to do" if is_highest else "a newer enclave has a higher level",
+            Severity.NOTE,
+        )
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(bytes.fromhex(text), "little")
+
+
+def _halves(text: str) -> tuple[int, int]:
+    return _number(text[:16]), _number(text[16:])
 
 
 @record
@@ -173,6 +279,10 @@ class Policy:
         min_isvsvn_from: who asked for that.
         debug: whether debug signatures are accepted.
         debug_from: who asked for that.
+        signed_sha256: the SHA-256 that the vendor's file must have; None: not pinned.
+        second_key_sha256: that of the key of its second signature (the modulus); likewise.
+        file_from: who asked for these two, or lifted them.
+        identity: what the vendor publishes of the enclave, if asked for.
         enclave: the enclave whose pins these are, by its name in packages.
         enclave_from: who named it.
     """
@@ -185,6 +295,10 @@ class Policy:
     min_isvsvn_from: AskedBy = AskedBy.NOTHING
     debug: bool = False
     debug_from: AskedBy = AskedBy.DEFAULT
+    signed_sha256: Optional[str] = None
+    second_key_sha256: Optional[str] = None
+    file_from: AskedBy = AskedBy.NOTHING
+    identity: Optional[Identity] = None
     enclave: Optional[str] = None
     enclave_from: AskedBy = AskedBy.NOTHING
 
@@ -241,6 +355,40 @@ class Policy:
                 f"mask 0x{sigstruct.attributemask_flags:x}",
                 "take the production enclave; --allow-debug accepts this on purpose",
             )
+        if self.identity is not None:
+            yield from self.identity.check(sigstruct)
+
+    def check_file(
+        self, sha256: str, second_keys: Iterable[Optional[FipsSignature]]
+    ) -> Iterator[Finding]:
+        """What is wrong with the file as a whole.
+
+        Args:
+            sha256: the file's, hexadecimal.
+            second_keys: the second signature of each block.
+        """
+        hint = "is it of another release? --any-file accepts another file on purpose"
+        if self.signed_sha256 not in (None, sha256):
+            yield Finding(
+                "file-not-pinned",
+                Severity.DIFFERS,
+                "the vendor's file is another one than the pinned",
+                expected=f"SHA-256 {self.signed_sha256}",
+                found=f"SHA-256 {sha256}",
+                hint=hint,
+            )
+        for index, second in enumerate(second_keys):
+            found = hashlib.sha256(second.modulus).hexdigest() if second is not None else None
+            if self.second_key_sha256 not in (None, found):
+                yield Finding(
+                    "second-key-not-pinned",
+                    Severity.DIFFERS,
+                    "the second signature is by another key than the pinned one",
+                    index,
+                    expected=f"a modulus with the SHA-256 {self.second_key_sha256}",
+                    found=found or "no second signature",
+                    hint=hint,
+                )
 
     @property
     def claim(self) -> str:
@@ -259,6 +407,14 @@ class Policy:
                 lifted = source is AskedBy.OPTION
                 parts.append(f"{name}: any accepted on purpose" if lifted else f"{name}: not asked")
         parts.append("debug: accepted on purpose" if self.debug else "not for debug")
+        if self.identity is not None:
+            parts.append(f"as the identity of {self.identity.issued} says")
+        if self.signed_sha256 is not None:
+            parts.append(f"file by its SHA-256 ({self.file_from.value})")
+        if self.second_key_sha256 is not None:
+            parts.append(f"key of the second signature ({self.file_from.value})")
+        if self.file_from is AskedBy.OPTION:
+            parts.append("file: any accepted on purpose")
         return ", ".join(parts)
 
 
@@ -271,11 +427,14 @@ def policy_for(
     any_product: bool = False,
     min_isvsvn: Optional[int] = None,
     allow_debug: bool = False,
+    any_file: bool = False,
+    identity: Optional[Identity] = None,
 ) -> Policy:
     """What is pinned for an enclave, with what the user says on top.
 
     An option changes its own part only: another signer is checked for the same product
-    and security version, unless they are lifted too.
+    and security version, unless they are lifted too. Only the pinned file goes with the
+    pinned signer: nobody else has signed it.
 
     Args:
         pin: what is pinned for the enclave, or None.
@@ -285,24 +444,55 @@ def policy_for(
         any_product: require none.
         min_isvsvn: least ISVSVN instead of the pinned one.
         allow_debug: accept debug signatures.
-    """
+        any_file: accept a file that is not the pinned one.
+        identity: what the vendor publishes of the enclave; brings signer and product.
 
-    def chosen(given: bool) -> AskedBy:
+    Raises:
+        ArgumentError: the identity contradicts what is pinned, or an option.
+    """
+    if identity is not None:
+        _require_agreement(identity, pin, mrsigners, isvprodid)
+
+    def chosen(given: bool, published: bool = False) -> AskedBy:
         pinned = AskedBy.NOTHING if pin is None else AskedBy.CATALOGUE
-        return AskedBy.OPTION if given else pinned
+        return AskedBy.OPTION if given else AskedBy.IDENTITY if published else pinned
 
     signers = tuple(sorted(set(mrsigners)))
-    product = isvprodid if isvprodid is not None else pin.isvprodid if pin else None
+    known = identity or pin
+    product = isvprodid if isvprodid is not None else known.isvprodid if known else None
     least = min_isvsvn if min_isvsvn is not None else pin.isvsvn if pin else None
+    is_pinned = pin is not None and (not signers or pin.mrsigner in signers)
+    pins = (pin.signed_sha256, pin.second_key_sha256) if pin and is_pinned else (None, None)
+    file_from = AskedBy.CATALOGUE if any(pins) else AskedBy.NOTHING
     return Policy(
-        signers=signers or ((pin.mrsigner,) if pin else ()),
-        signers_from=chosen(bool(signers)),
+        signers=signers or ((known.mrsigner,) if known else ()),
+        signers_from=chosen(bool(signers), identity is not None),
         isvprodid=None if any_product else product,
-        isvprodid_from=chosen(any_product or isvprodid is not None),
+        isvprodid_from=chosen(any_product or isvprodid is not None, identity is not None),
         min_isvsvn=least,
         min_isvsvn_from=chosen(min_isvsvn is not None),
         debug=allow_debug,
         debug_from=AskedBy.OPTION if allow_debug else AskedBy.DEFAULT,
+        signed_sha256=None if any_file else pins[0],
+        second_key_sha256=None if any_file else pins[1],
+        file_from=AskedBy.OPTION if any_file else file_from,
+        identity=identity,
         enclave=pin.enclave if pin else None,
         enclave_from=named_by if pin else AskedBy.NOTHING,
     )
+
+
+def _require_agreement(
+    identity: Identity, pin: Optional[Pin], mrsigners: Iterable[str], isvprodid: Optional[int]
+) -> None:
+    """Nothing could satisfy both an identity and what contradicts it."""
+    of_pin = (pin.enclave, pin.mrsigner, pin.isvprodid) if pin else None
+    of_identity = (identity.enclave, identity.mrsigner, identity.isvprodid)
+    if of_pin not in (None, of_identity):
+        raise ArgumentError(
+            "the identity is another enclave's than the one that is pinned",
+            expected=", ".join(map(str, of_pin or ())),
+            found=", ".join(map(str, of_identity)),
+        )
+    if set(mrsigners) - {identity.mrsigner} or isvprodid not in (None, identity.isvprodid):
+        raise ArgumentError("the identity names another signer or product than the option")

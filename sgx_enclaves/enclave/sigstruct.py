@@ -214,10 +214,13 @@ def check_sigstruct(
         block: index of its metadata block, for messages.
         offset: where it stands in the file, for messages.
     """
-    return tuple(
-        replace(defect, block=block, offset=offset + (defect.offset or 0))
-        for defect in (*_form_defects(sigstruct), *rsa_defects(sigstruct))
-    )
+    defects = (*_form_defects(sigstruct), *rsa_defects(sigstruct))
+    return tuple(placed(defect, block, offset) for defect in defects)
+
+
+def placed(finding: Finding, block: Optional[int], offset: int) -> Finding:
+    """What was found in a SIGSTRUCT that stands at that offset, in that metadata block."""
+    return replace(finding, block=block, offset=offset + (finding.offset or 0))
 
 
 def _form_defects(sigstruct: Sigstruct) -> Iterator[Finding]:

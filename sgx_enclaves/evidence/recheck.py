@@ -221,6 +221,9 @@ class _Recheck:
             state = self._state("policy")
             if valid and state in (CheckState.PROVED.value, CheckState.REFUTED.value):
                 refused = [f.message for block in blocks for f in policy.check(block.sigstruct)]
+                seconds = [block.fips_signature for block in blocks]
+                file = policy.check_file(str(self._digests["signed"]), seconds)
+                refused += [finding.message for finding in file]
                 good = (not refused) == (state == CheckState.PROVED.value)
                 words = f"policy: {state} ({policy.claim})"
                 yield self._say(words, good, "; ".join(refused) or "nothing is refused")

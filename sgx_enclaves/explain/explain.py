@@ -8,12 +8,14 @@ file may be hostile; what cannot be read of it is left out.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Optional
 
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import METADATA_SECTION
 from sgx_enclaves.enclave.metadata import Block, Descriptor
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import generation_named
@@ -36,7 +38,6 @@ from sgx_enclaves.explain.metadata_causes import (
     hostile_causes,
 )
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
-from sgx_enclaves.plain import record
 
 _EXCERPT = 16
 # No SDK has a larger metadata area; a larger one is not worth a look inside.
@@ -113,21 +114,8 @@ def explain(
         signed_name: what to call the vendor's file.
         most: how many differences to list.
         limits: bounds for reading the vendor's file.
-
-    Returns:
-        Differences in file order and causes, most certain first.
     """
-    explainer = _Explainer(built, signed, regenerated, config, signed_name, limits, most)
-    return explainer.explanation()
-
-
-@record
-class _Metadata:
-    """The vendor's metadata area as far as it could be read."""
-
-    offset: int
-    data: bytes
-    descriptor: Optional[Descriptor]
+    return _Explainer(built, signed, regenerated, config, signed_name, limits, most).explanation()
 
 
 class _Explainer:
@@ -153,8 +141,18 @@ class _Explainer:
             self._theirs = Side(image, describe_file(signed, signed_name))
         except SgxEnclavesError as error:
             self._unreadable = error
-        self._metadata = self._read_metadata(limits)
-        self._payload = scan(built.data, signed, self._payload_areas(), most)
+        # The vendor's metadata area; where our build has it, if it is not to be found.
+        image = built if self._theirs is None else self._theirs.image
+        self._area_offset = image.descriptor_offset
+        end = min(image.descriptor_end, image.descriptor_offset + _DESCRIPTOR_LIMIT)
+        self._area = signed[image.descriptor_offset : end]
+        self._vendor: Optional[Descriptor] = None
+        with contextlib.suppress(SgxEnclavesError):
+            self._vendor = Descriptor.parse(self._area, limits)
+        common = min(len(built.data), len(signed))
+        areas = [(built.descriptor_offset, built.descriptor_end)]
+        areas.append((self._area_offset, self._area_offset + len(self._area)))
+        self._payload = scan(built.data, signed, outside([(0, common)], sorted(areas)), most)
         addresses = [built.address_of(start) for start, _ in self._payload.ranges]
         lines = b".debug_line\0" in built.data
         found = [address for address in addresses if lines and address is not None]
@@ -165,45 +163,23 @@ class _Explainer:
         self._places = FileMap(built, self._ours.description, patched)
 
     def explanation(self) -> Explanation:
+        """Differences in file order and causes, most certain first."""
         payload, most = self._payload, self._most
-        differences = [self._payload_difference(r) for r in payload.ranges]
-        differences += self._size_difference()
+        places, signed = self._places, self._signed
         metadata = list(self._metadata_differences())
-        differences += metadata
+        differences = [
+            self._in_file("payload", r, places.measured_difference(signed, *r))
+            for r in payload.ranges
+        ]
+        differences += [*self._size_difference(), *metadata]
         differences.sort(key=lambda d: d.start)
-        total = payload.differing_bytes + abs(len(self._built.data) - len(self._signed))
+        total = payload.differing_bytes + abs(len(self._built.data) - len(signed))
         total += sum(self._differing_bytes(d) for d in metadata)
-        kept = tuple(differences[:most])
-        return Explanation(
-            kept,
-            payload.omitted + len(differences) - len(kept),
-            total,
-            tuple(self._causes(payload, differences)),
-        )
+        omitted = payload.omitted + max(0, len(differences) - most)
+        causes = tuple(self._causes(payload, differences))
+        return Explanation(tuple(differences[:most]), omitted, total, causes)
 
-    def _read_metadata(self, limits: Limits) -> _Metadata:
-        """Where the vendor's file has it; where our build has it if that is not to be found."""
-        start, end = self._built.descriptor_offset, self._built.descriptor_end
-        if self._theirs is not None:
-            start, end = self._theirs.image.descriptor_offset, self._theirs.image.descriptor_end
-        data = self._signed[start : min(end, start + _DESCRIPTOR_LIMIT)]
-        try:
-            return _Metadata(start, data, Descriptor.parse(data, limits))
-        except SgxEnclavesError:
-            return _Metadata(start, data, None)
-
-    def _payload_areas(self) -> list[Range]:
-        common = min(len(self._built.data), len(self._signed))
-        theirs = self._metadata.offset, self._metadata.offset + len(self._metadata.data)
-        holes = sorted([(self._built.descriptor_offset, self._built.descriptor_end), theirs])
-        return outside([(0, common)], holes)
-
-    def _payload_difference(self, bounds: Range) -> Difference:
-        start, end = bounds
-        measured = self._places.measured_difference(self._signed, start, end)
-        return self._difference("payload", bounds, measured)
-
-    def _difference(self, where: str, bounds: Range, measured: bool) -> Difference:
+    def _in_file(self, where: str, bounds: Range, measured: bool) -> Difference:
         start, end = bounds
         cut = min(end, start + _EXCERPT)
         return Difference(
@@ -222,25 +198,23 @@ class _Explainer:
     def _size_difference(self) -> Iterator[Difference]:
         ours, theirs = len(self._built.data), len(self._signed)
         if theirs < ours:
-            measured = self._places.measures(theirs, ours)
-            yield self._difference("truncated", (theirs, ours), measured)
+            yield self._in_file("truncated", (theirs, ours), self._places.measures(theirs, ours))
         elif theirs > ours:
-            yield self._difference("appended", (ours, theirs), False)
+            yield self._in_file("appended", (ours, theirs), False)
 
     def _metadata_differences(self) -> Iterator[Difference]:
         """What does not follow from our build and the config, field by field."""
         if self._regenerated is None:
             return
-        base, theirs = self._metadata.offset, self._metadata.data
-        ours = self._regenerated.descriptor
+        ours, theirs = self._regenerated.descriptor, self._area
         common = min(len(ours), len(theirs))
         areas = outside([(0, common)], self._regenerated.signature_ranges)
         for start, end in scan(ours, theirs, areas, common).ranges:
             yield from self._fields_of(ours, theirs, start, end)
         if len(theirs) > common:
-            yield self._field_difference(common, len(theirs), "tail", False, ours, theirs)
-        elif len(ours) > common and base + common < len(self._signed):
-            yield self._field_difference(common, len(ours), "tail", False, ours, theirs)
+            yield self._in_metadata(common, len(theirs), "tail", False)
+        elif len(ours) > common and self._area_offset + common < len(self._signed):
+            yield self._in_metadata(common, len(ours), "tail", False)
 
     def _fields_of(self, ours: bytes, theirs: bytes, start: int, end: int) -> Iterator[Difference]:
         blocks = self._naming_blocks()
@@ -253,41 +227,24 @@ class _Explainer:
             stop = min(end, field.end)
             while ours[stop - 1] == theirs[stop - 1]:
                 stop -= 1
-            yield self._field_difference(
-                position, stop, field.label(position), field.measured, ours, theirs
-            )
+            yield self._in_metadata(position, stop, field.label(position), field.measured)
             position = stop
 
     def _naming_blocks(self) -> tuple[Block, ...]:
-        descriptor = self._metadata.descriptor
-        if descriptor is not None and descriptor.blocks:
-            return descriptor.blocks
-        return self._regenerated.blocks if self._regenerated is not None else ()
+        of_vendor = self._vendor.blocks if self._vendor is not None else ()
+        return of_vendor or (self._regenerated.blocks if self._regenerated is not None else ())
 
-    def _field_difference(
-        self, start: int, end: int, name: str, measured: bool, ours: bytes, theirs: bytes
-    ) -> Difference:
-        base = self._metadata.offset
-        cut = min(end, start + _EXCERPT)
-        return Difference(
-            base + start,
-            base + end,
-            "metadata",
-            None,
-            ".note.sgxmeta",
-            None,
-            name,
-            measured,
-            ours[start:cut].hex(),
-            theirs[start:cut].hex(),
-        )
+    def _in_metadata(self, start: int, end: int, field: str, measured: bool) -> Difference:
+        ours = self._regenerated.descriptor if self._regenerated is not None else b""
+        base, cut = self._area_offset, min(end, start + _EXCERPT)
+        parts = (ours[start:cut].hex(), self._area[start:cut].hex())
+        where = ("metadata", None, METADATA_SECTION, None)
+        return Difference(base + start, base + end, *where, field, measured, *parts)
 
     def _differing_bytes(self, difference: Difference) -> int:
-        if self._regenerated is None:
-            return 0
-        base = self._metadata.offset
-        start, end = difference.start - base, difference.end - base
-        ours, theirs = self._regenerated.descriptor[start:end], self._metadata.data[start:end]
+        start, end = (at - self._area_offset for at in (difference.start, difference.end))
+        ours = self._regenerated.descriptor[start:end] if self._regenerated is not None else b""
+        theirs = self._area[start:end]
         return sum(a != b for a, b in zip(ours, theirs)) + abs(len(ours) - len(theirs))
 
     def _causes(self, payload: Scan, differences: list[Difference]) -> Iterator[Cause]:
@@ -300,7 +257,7 @@ class _Explainer:
                 + excerpt(self._unreadable.message),
                 self._unreadable.hint,
             )
-        regenerated, vendor = self._regenerated, self._metadata.descriptor
+        regenerated, vendor = self._regenerated, self._vendor
         if vendor is not None and not vendor.is_signed:
             # That is the one cause, and the verdict names it.
             regenerated = None

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -37,11 +39,14 @@ class Bench:
         isvprodid: int = SMALL_OPTIONS["ProdID"],
         isvsvn: int = SMALL_OPTIONS["ISVSVN"],
         output: str = NAME,
+        pinned: str = "",
     ) -> int:
         """Run the verb with a release that demands this of the pce."""
         text = (OWN_FOLDER / f"{NEWEST}.toml").read_text("utf-8").replace(NEWEST, "own")
         head, pce = text.split('name = "pce"')
         pce = pce.replace(INTEL_PCE, signer, 1)
+        # The release pins Intel's file: what this bench makes is another one.
+        pce = re.sub("signed_sha256 = .*\n", pinned, pce, count=1)
         pce = pce.replace("isvprodid = 1", f"isvprodid = {isvprodid}", 1)
         pce = pce.replace("least_isvsvn = 16", f"least_isvsvn = {isvsvn}", 1)
         (self.folder / "own.toml").write_text(f'{head}name = "pce"{pce}', "utf-8")
@@ -88,9 +93,32 @@ def test_the_name_tells_which_enclave(bench: Bench, capsys: pytest.CaptureFixtur
     assert "own has no enclave of this name" in capsys.readouterr().err
 
 
+def test_the_file_that_the_release_pins_must_match(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = hashlib.sha256(bench.case.signed).hexdigest()
+    assert bench.graft(pinned=f'signed_sha256 = "{right}"\n') == 0
+    assert bench.graft("--force", pinned=f'signed_sha256 = "{"0" * 64}"\n') != 0
+    assert "another one than the pinned" in capsys.readouterr().err
+
+
+def test_the_enclave_may_be_named(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """The output need not be called as the vendor calls it."""
+    assert bench.graft("--enclave", "pce", output="out.so") == 0
+    assert bench.graft("--enclave", "qe3", output="other.so") != 0
+    assert "by another signer" in capsys.readouterr().err
+
+
+def test_the_signed_enclave_brings_its_signatures(bench: Bench) -> None:
+    signed = bench.folder / "pce.sig"
+    signed.write_bytes(bench.case.signed)
+    assert bench.graft() == 0
+    assert (bench.folder / NAME).read_bytes() == bench.case.signed
+
+
 @pytest.mark.parametrize(
     "more",
-    [("--signer", "0" * 64), ("--min-isvsvn", "0"), ("--allow-debug",), ("--enclave", "ide")],
+    [("--signer", "0" * 64), ("--min-isvsvn", "0"), ("--allow-debug",), ("--any-product",)],
 )
 def test_the_release_alone_decides(
     bench: Bench, more: tuple[str, ...], capsys: pytest.CaptureFixture[str]

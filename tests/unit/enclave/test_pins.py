@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
@@ -59,6 +61,27 @@ def test_what_no_release_holds_any_more_is_still_known(name: str) -> None:
     assert pin is not None
     assert (pin.mrsigner, pin.isvprodid, pin.isvsvn) == RETIRED[name]
     assert pin_for_file(f"libsgx_{pin.file}.so") == pin
+
+
+def test_the_newest_entry_pins_the_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--enclave` alone: what the catalogue's newest entry of an enclave pins."""
+    entry = """
+[[enclave]]
+name = "own"
+file = "own"
+signer = "{signer}"
+isvprodid = 1
+least_isvsvn = 1
+second_key_sha256 = "{key}"
+"""
+    release = tmp_path / "sgx-9.9.toml"
+    release.write_text(entry.format(signer="1" * 64, key="2" * 64), "utf-8")
+    monkeypatch.setattr(policy, "_files", lambda: (release,))
+    pin = pin_named("own")
+    assert pin is not None
+    assert (pin.signed_sha256, pin.second_key_sha256) == (None, "2" * 64)
 
 
 def test_what_may_not_be_shipped() -> None:

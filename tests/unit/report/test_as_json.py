@@ -112,7 +112,7 @@ def test_every_field_is_required_and_no_other_is_allowed() -> None:
         return own + [found for item in part.values() for found in objects(item)]
 
     found = objects(schema("verdict"))
-    assert len(found) == 11
+    assert len(found) == 12
     for part in found:
         assert part["additionalProperties"] is False
         assert sorted(part["required"]) == sorted(part["properties"])
