@@ -189,6 +189,10 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     signed = read_signed_enclaves(part, paths)
     data = pack_members({enclave.member: signed[enclave.name] for enclave in part.enclaves})
     write_output(args, data)
+    for enclave in part.enclaves:
+        pinned = "as pinned" if enclave.signed_sha256 else "NOT PINNED: give it signed_sha256"
+        digest = hashlib.sha256(signed[enclave.name]).hexdigest()
+        out(f"{enclave.name}: {enclave.member}, sha256 {digest}, {pinned}")
     for kind in ("sha256", "sha512"):
         out(f"{kind} {hashlib.new(kind, data).hexdigest()}")
     return 0

@@ -430,7 +430,10 @@ def test_what_may_be_shipped_is_packed_again(
     data = (tmp_path / "one.tar").read_bytes()
     assert (tmp_path / "two.tar").read_bytes() == data
     assert b"one.so" in data
-    assert hashlib.sha512(data).hexdigest() in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert hashlib.sha512(data).hexdigest() in said
+    assert "one.so, sha256 " in said
+    assert "NOT PINNED: give it signed_sha256" in said
     other = (tmp_path / "small.toml").read_text().replace('"one.so"', '"two.so"')
     (tmp_path / "small.toml").write_text(other)
     assert main([*words, "-o", str(tmp_path / "three.tar")]) == 2
