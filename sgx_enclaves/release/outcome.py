@@ -16,7 +16,7 @@ Nothing here reads a file or runs anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Optional
 
@@ -34,18 +34,24 @@ class StageState(str, Enum):
     SKIPPED = "not done"
 
 
-@record
+@dataclass
 class Stage:
     """One stage of the job: sources, toolchain, build, signed, repack or compare.
 
-    `detail` says in a few words what was done, `findings` why it was refused, and notes.
+    `detail` says in a few words what was done, `findings` why it was refused, and notes; both
+    are written while it runs.
     """
 
     name: str
-    state: StageState
-    detail: str
-    seconds: float
+    state: StageState = StageState.DONE
+    detail: str = ""
+    seconds: float = 0.0
     findings: tuple[Finding, ...] = ()
+
+    def refuse(self, *findings: Finding) -> None:
+        """It is refused, for these reasons."""
+        self.state = StageState.REFUSED
+        self.findings += findings
 
 
 class BuildKind(str, Enum):

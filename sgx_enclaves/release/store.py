@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Generic, Optional, TypeVar
 
@@ -56,20 +56,6 @@ T = TypeVar("T")
 Say = Callable[[str], None]
 
 
-@dataclass
-class RunningStage:
-    """A stage while it runs; see `Stage` for what is written here."""
-
-    state: StageState = StageState.DONE
-    detail: str = ""
-    findings: list[Finding] = field(default_factory=list)
-
-    def refuse(self, *findings: Finding) -> None:
-        """It is refused, for these reasons."""
-        self.state = StageState.REFUSED
-        self.findings += findings
-
-
 class StageLog:
     """The stages so far.
 
@@ -82,29 +68,21 @@ class StageLog:
         self.stages: list[Stage] = []
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[RunningStage]:
+    def stage(self, name: str) -> Iterator[Stage]:
         """Take a stage's time, and write down how it ended; an error of ours refuses it."""
         self.say(name)
-        running, started = RunningStage(), time.monotonic()
+        stage, started = Stage(name), time.monotonic()
         try:
-            yield running
+            yield stage
         except SgxEnclavesError as error:
-            findings = [finding_of(error, f"{name}-failed")]
-            running = RunningStage(StageState.REFUSED, "", findings)
-        seconds = round(time.monotonic() - started, 3)
-        stage = Stage(name, running.state, running.detail, seconds, tuple(running.findings))
+            stage.detail, stage.findings = "", ()
+            stage.refuse(finding_of(error, f"{name}-failed"))
+        stage.seconds = round(time.monotonic() - started, 3)
         self.stages.append(stage)
 
     def skip(self, name: str, why: str) -> None:
         """Write down that a stage had to be left out."""
-        self.stages.append(Stage(name, StageState.SKIPPED, why, 0.0))
-
-    def refuse(self, name: str, finding: Finding) -> None:
-        """Refuse a stage of that name for what was seen later."""
-        for number, stage in enumerate(self.stages):
-            if stage.name == name:
-                findings = (*stage.findings, finding)
-                self.stages[number] = replace(stage, state=StageState.REFUSED, findings=findings)
+        self.stages.append(Stage(name, StageState.SKIPPED, why))
 
     def refused(self, name: str) -> Optional[tuple[Finding, ...]]:
         """Why the stage of that name was refused; None if it was not."""

@@ -36,8 +36,8 @@ from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import record
 from sgx_enclaves.release.archive import digest_members, list_members, read_members
 from sgx_enclaves.release.fetch import Fetched, Fetcher
-from sgx_enclaves.release.outcome import StageState, note
-from sgx_enclaves.release.store import Files, RunningStage, StageLog
+from sgx_enclaves.release.outcome import Stage, StageState, note
+from sgx_enclaves.release.store import Files, StageLog
 
 _LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *]([^\x00-\x1f\x7f]{1,1024})")
 _MAX_BYTES = 1 << 20
@@ -363,7 +363,7 @@ def signed_of_archives(
             name = f"{archive.artifact.filename}, sha256 {original.sha256[:16]}"
             stage.detail = f"{name}, {pinned}{listed}"
             if here.note:
-                stage.findings.append(note("not-cross-checked", here.note))
+                stage.findings += (note("not-cross-checked", here.note),)
             if repack is None:
                 _take_members(found, enclaves, archive, original)
         if repack is not None:
@@ -391,7 +391,7 @@ def _take_members(
 
 def _take_repack(
     found: SignedFiles,
-    stage: RunningStage,
+    stage: Stage,
     release: Release,
     archive: VendorArchive,
     path: Path,

@@ -45,12 +45,13 @@ from sgx_enclaves.release.outcome import (
     BuildKind,
     EnclaveOutcome,
     ReleaseVerdict,
+    Stage,
     StageState,
     decide,
     note,
 )
 from sgx_enclaves.release.place import Place, log_tail
-from sgx_enclaves.release.store import Files, RunningStage, Say, StageLog, StageStore
+from sgx_enclaves.release.store import Files, Say, StageLog, StageStore
 from sgx_enclaves.release.toolchain import (
     State,
     ToolchainKind,
@@ -182,7 +183,9 @@ def verify_release(
             found=", ".join(unproved),
             hint="repack the vendor's archive again, and only leave things out",
         )
-        log.refuse("repack", finding)
+        for stage in log.stages:
+            if stage.name == "repack":
+                stage.refuse(finding)
     verdict = decide(
         release.name,
         release.title,
@@ -265,11 +268,11 @@ def _build(
         stage.detail = f"{parts - len(wrong) - len(others)} of {parts} parts are as designated"
         if others:
             stage.detail += f", {len(others)} of another version, which makes no difference"
-        stage.findings += wrong
         usable = not wrong or request.toolchain is ToolchainKind.HOST
         if not usable:
-            stage.refuse()
+            stage.refuse(*wrong)
         elif wrong:
+            stage.findings += tuple(wrong)
             stage.detail += "; this machine's toolchain is used all the same, as asked"
     if not plans:
         log.skip("build", "no enclave of this release can be built")
@@ -290,7 +293,7 @@ def _build_or_keep(
     place: Place,
     store: StageStore,
     say: Say,
-    stage: RunningStage,
+    stage: Stage,
 ) -> Built:
     """Build, or take what an earlier run built from the same; refused if one is missing."""
     names = [enclave.name for item in inputs for enclave in item.plan.enclaves]
@@ -309,12 +312,12 @@ def _build_or_keep(
     built = load_built(kept.folder)
     stage.state = StageState.KEPT if kept.reused else StageState.DONE
     stage.detail = f"{len(built.enclaves)} of {len(names)} enclaves, and their manifest"
-    stage.findings += [note("kept-result-dropped", kept.notice)] if kept.notice else []
-    stage.findings += [
-        note("network-open", f"{tree.release}: the build's steps could reach a network")
-        for tree in built.manifest.trees
-        if tree.network
-    ]
+    if kept.notice:
+        stage.findings += (note("kept-result-dropped", kept.notice),)
+    for tree in built.manifest.trees:
+        if tree.network:
+            words = f"{tree.release}: the build's steps could reach a network"
+            stage.findings += (note("network-open", words),)
     if not all(built.enclave(name) for name in required):
         # each enclave has its own reason
         stage.refuse()
