@@ -15,6 +15,7 @@ import signal
 import stat
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Callable, NamedTuple, Optional, Protocol
 
@@ -183,23 +184,22 @@ def locked(
     path: Path,
     timeout: float,
     *,
+    opening: Optional[AbstractContextManager[object]] = None,
     error: type[SgxEnclavesError] = InputError,
     waiting: Optional[Callable[[], None]] = None,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[None]:
     """Hold an exclusive lock; the kernel releases it when the process ends, however.
 
     Args:
-        path: the lock file; its directory is there.
+        path: the lock file; it is made, with its directory.
         timeout: seconds to wait for another process.
+        opening: what is around that, as `disk_errors`.
         error: raised when the other process takes longer.
         waiting: called once if another process must be waited for.
-        sleep: for tests.
-
-    Raises:
-        OSError: the lock file cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with opening or contextlib.nullcontext():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         deadline = time.monotonic() + timeout
         while True:
@@ -217,7 +217,7 @@ def locked(
                     file=str(path),
                     hint="wait for it or end it",
                 )
-            sleep(_LOCK_POLL)
+            time.sleep(_LOCK_POLL)
         yield
     finally:
         os.close(descriptor)

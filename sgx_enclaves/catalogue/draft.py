@@ -54,8 +54,8 @@ _RENAMED = {
 
 @record
 class Trees:
-    """What a draft is made from: the SDK's tree and the attestation primitives', each at its
-    reproducible tag, and at its release tag if that is here.
+    """What a draft is made from: each tree at its reproducible tag, and at its release tag if that
+    is here.
     """
 
     sgx: SourceTree
@@ -76,6 +76,8 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
     dcap_version = _numbers(trees.dcap.tag)
     name = f"sgx-{sgx_version}-dcap-{dcap_version}"
     known = _known_sources(catalogue)
+    sources = list(_sources(trees, known))
+    unknown = [source["place"] for source in sources if "commit" not in source]
     data: dict[str, Any] = {
         "schema": 1,
         "name": name,
@@ -90,11 +92,11 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
             f"which tag each enclave was built from: {_README} of {_listing(trees).tag}",
             f"steps: {_BUILD_SCRIPT}; tools: {_CONTAINER}",
             *(f"drafted; look at: {fact}" for fact in BY_HAND),
-            *(f"drafted; unknown: the commit of sub-module {place}" for place in _unknown(trees)),
+            *(f"drafted; unknown: the commit of sub-module {place}" for place in unknown),
         ],
         "build": {
             "root": base.build.root if base.build else "",
-            "source": [*_sources(trees, known), *_ssl_sources(trees)],
+            "source": [*sources, *_ssl_sources(trees)],
             "patch": _patches(trees.sgx),
             "step": _steps(base, trees.sgx),
         },
@@ -117,11 +119,6 @@ def _listing(trees: Trees) -> SourceTree:
     """The tree with the list of the signed enclaves: the release's, if that is here."""
     release = trees.dcap_release
     return release if release is not None and release.find(_README) else trees.dcap
-
-
-def _unknown(trees: Trees) -> list[str]:
-    """The sub-modules that sources are drafted for without a commit."""
-    return [source["place"] for source in _sources(trees, {}) if not source.get("commit")]
 
 
 def _newest_with_build(catalogue: Catalogue) -> Release:

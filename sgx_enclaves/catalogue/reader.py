@@ -59,10 +59,7 @@ def load_catalogue(folders: Sequence[Path] = (OWN_FOLDER, USER_FOLDER)) -> Catal
 
 
 def catalogue_from(files: Mapping[str, bytes]) -> Catalogue:
-    """A catalogue of exactly these releases.
-
-    Args:
-        files: what to call each in messages, to its TOML.
+    """A catalogue of exactly these releases: what to call each in messages, to its TOML.
 
     Raises:
         CatalogueError: one is wrong, or two have the same name.
@@ -77,11 +74,7 @@ def catalogue_from(files: Mapping[str, bytes]) -> Catalogue:
 
 
 def read_release_file(path: Path) -> Release:
-    """Read one release.
-
-    Raises:
-        CatalogueError: it cannot be read, or is wrong.
-    """
+    """Read one release from its file."""
     if not path.is_file():
         raise CatalogueError("there is no such file", file=str(path))
     try:
@@ -92,10 +85,6 @@ def read_release_file(path: Path) -> Release:
 
 def read_release(data: bytes, file: str) -> Release:
     """Check a TOML file and make a release of it.
-
-    Args:
-        data: the file.
-        file: its name, for messages.
 
     Raises:
         CatalogueError: any mistake; the message names file, key and reason.
@@ -111,11 +100,7 @@ def release_from(parsed: Mapping[str, Any], file: str) -> Release:
 
 
 def release_form(parsed: Mapping[str, Any], file: str) -> Release:
-    """A release whose form is right; what it says may still contradict itself.
-
-    Raises:
-        CatalogueError: its form is wrong.
-    """
+    """A release whose form is right; what it says may still contradict itself."""
     if isinstance(parsed.get("schema"), bool) or parsed.get("schema") != SCHEMA:
         _refuse(file, f"schema: must be {SCHEMA}", parsed.get("schema"))
     validate(parsed, _schema(), file=file, error=CatalogueError)

@@ -471,11 +471,7 @@ class Catalogue:
         return other, built
 
     def trees_of(self, release: Release, enclaves: Iterable[Enclave] = ()) -> tuple[Release, ...]:
-        """The releases whose sources the enclaves, or all that can be, are built from.
-
-        Raises:
-            CatalogueError: see `build_of`.
-        """
+        """The releases whose trees the enclaves, or all that can be, are built in."""
         chosen = list(enclaves) or [e for e in release.enclaves if e.not_reproducible is None]
         trees = (self.build_of(release, enclave)[0] for enclave in chosen)
         return tuple({tree.name: tree for tree in trees}.values())

@@ -56,11 +56,7 @@ class SourceTree:
         raise NotImplementedError
 
     def read(self, name: str) -> str:
-        """A file's text.
-
-        Raises:
-            InputError: there is none.
-        """
+        """A file's text, which must be there."""
         text = self.find(name)
         if not text:
             raise InputError(f"{self.tag} has no {name}", file=self.place)

@@ -246,21 +246,19 @@ def unpack_tree(
 
     All or nothing: the tree is made beside `dest` and renamed when it is whole.
     Files get mode 0644, or 0755 when the owner may execute them, and the
-    archive's time; owners and special bits are ignored.
+    archive's time, or `mtime`; owners and special bits are ignored.
 
     Args:
         archive: the packed sources.
         dest: the directory to make; it may exist if it is empty.
         strip: leading parts of each name to drop; members with no more are dropped.
         sha256: what the archive must have, in the very bytes that are unpacked.
-        mtime: seconds since 1970 for every file, in place of the archive's.
-        progress: shows how much of the archive is read.
+        mtime: seconds since 1970.
 
     Raises:
         InputError: `dest` is in the way or cannot be written.
-        ArchiveError: broken or hostile, or nothing is left after `strip`.
+        ArchiveError, LimitError: broken, hostile or too large, or nothing is left after `strip`.
         DigestError: it is not the archive with that digest; nothing is left behind.
-        LimitError: beyond the limits.
     """
     dest = Path(os.path.abspath(dest))
     try:
@@ -346,13 +344,7 @@ def _write(path: Path, member: Member, stream: TarStream, mtime: int) -> None:
 def lay_out(
     tree: Path, build: Build, archives: Mapping[str, Fetched], progress: Progress = silent
 ) -> None:
-    """Unpack the sources into their places in a tree; `archives` are the files by source id.
-
-    Raises:
-        BuildError: a place is not within the tree, or taken.
-        DigestError: a file is no longer what was fetched.
-        SgxEnclavesError: an archive is broken or hostile, or the disk is full.
-    """
+    """Unpack the sources into their places in a tree; `archives` are the files by source id."""
     for source in build.sources:
         dest, here = tree / source.place, archives[source.id]
         check_inside(tree, dest.parent if source.unpack and source.place else dest, source.id)
@@ -386,11 +378,7 @@ def _copy_file(here: Fetched, target: Path, source: str) -> None:
 
 
 def copy_tree(source: Path, tree: Path) -> str:
-    """Copy a ready-made tree, without its `.git`; its digest, as `files.digest_entries` has it.
-
-    Raises:
-        BuildError: it cannot be copied.
-    """
+    """Copy a ready-made tree, without its `.git`; its digest, as `files.digest_entries` has it."""
     if not source.is_dir():
         raise BuildError("there is no such source tree", file=str(source))
     try:

@@ -392,11 +392,7 @@ def find_differences(file: str, left: bytes, right: bytes) -> list[Difference]:
 
 
 def set_apart(directory: Path, manifest: Manifest, name: str) -> Path:
-    """Make a built directory of one enclave alone, within the one that it was built in.
-
-    Raises:
-        SgxEnclavesError: a file cannot be read or written, or is not what was built.
-    """
+    """Make a built directory of one enclave alone, within the one that it was built in."""
     own = manifest.only(name)
     into = directory / name
     make_folder(into)

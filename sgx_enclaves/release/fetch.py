@@ -36,7 +36,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional
@@ -157,15 +156,13 @@ class Cache:
             path.rename(target)
         return target
 
-    @contextlib.contextmanager
-    def lock(self, key: str, timeout: float, waiting: Callable[[], None]) -> Iterator[None]:
+    def lock(
+        self, key: str, timeout: float, waiting: Callable[[], None]
+    ) -> contextlib.AbstractContextManager[None]:
         """Hold the lock of `Artifact.key`; see `files.locked`."""
         path = self.root / "locks" / f"{key}.lock"
-        with contextlib.ExitStack() as held:
-            with disk_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                held.enter_context(files.locked(path, timeout, error=FetchError, waiting=waiting))
-            yield
+        around = disk_errors(path)
+        return files.locked(path, timeout, opening=around, error=FetchError, waiting=waiting)
 
 
 @record
@@ -201,9 +198,6 @@ def check_pins(path: Path, artifact: Artifact) -> Fetched:
 
     An archive that is too broken, hostile or large for its contents to be digested is
     not the pinned one either; what is wrong with it is in `found`.
-
-    Raises:
-        FetchError: it cannot be read.
     """
     with disk_errors(path):
         sha256, size = digest_file(path), path.stat().st_size
@@ -378,12 +372,7 @@ class Fetcher:
     def _from_place(
         self, artifact: Artifact, url: str, partial: Partial, transport: HttpsTransport
     ) -> Fetched:
-        """Ask one place a few times.
-
-        Raises:
-            DigestError: it is not the pinned one.
-            FetchError: this place will not give it, or, with a file, the local disk is in the way.
-        """
+        """Ask one place a few times; a `FetchError` with a file is the local disk's."""
         wait, reason = self._settings.backoff, ""
         for attempt in range(self._settings.attempts):
             if attempt:

@@ -29,12 +29,7 @@ _KEY_ID = re.compile(r"Key ID ([0-9a-f]{8,64})")
 
 @dataclass(frozen=True)
 class InstalledPackage:
-    """One installed package.
-
-    Attributes:
-        locked: its identity, in the words of a buildroot lock.
-        payload_sha256: digest of the packed files, from the header; None before RPM 4.14.
-    """
+    """One installed package, and the digest of its packed files; None before RPM 4.14."""
 
     locked: LockedPackage
     payload_sha256: Optional[str]
@@ -169,8 +164,7 @@ def parse_lock(data: bytes, file: str) -> BuildrootLock:
     """Read a lock file.
 
     Raises:
-        FormatError: not JSON, or not of this form.
-        UnsupportedError: another major version.
+        FormatError, UnsupportedError: not of this form, or of another major version.
     """
     top = parse_json(data, file=file, error=FormatError, most=_MAX_LOCK)
     version = top.get("version") if isinstance(top, dict) else None

@@ -121,9 +121,6 @@ class Machine:
         root: the root directory; None for this machine.
         isolation: of the steps; see `best_isolation`.
         visible: directories that the steps may read besides those that hold tools.
-
-    Raises:
-        InputError: the root is no directory.
     """
 
     def __init__(
@@ -163,11 +160,7 @@ class Machine:
         return installed_packages(self._root)
 
     def open(self, scratch: Path, root: str) -> Tree:
-        """See `Place`.
-
-        Raises:
-            BuildError: the path cannot be a tree's, or this is a root directory.
-        """
+        """See `Place`; the path must be one that a tree can have, and this no root directory."""
         if self._root is not None:
             raise BuildError(
                 "nothing is built in a root directory", file=self._root, hint="enter it and build"
@@ -191,9 +184,6 @@ class Sandbox:
     """A tree on this machine; see `Place.open`.
 
     All that steps write is in `scratch`, new or of an earlier build of the same tree.
-
-    Raises:
-        BuildError: the path cannot be a tree's.
     """
 
     def __init__(
@@ -246,11 +236,7 @@ class Sandbox:
         return False
 
     def close(self) -> None:
-        """See `Tree`.
-
-        Raises:
-            BuildError: something is still mounted in there, so that nothing was removed.
-        """
+        """See `Tree`."""
         for folder in (self._scratch, self._remove):
             if folder is not None:
                 remove_tree(folder)

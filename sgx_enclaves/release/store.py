@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Generic, Optional, TypeVar
@@ -57,11 +57,7 @@ Say = Callable[[str], None]
 
 
 class StageLog:
-    """The stages so far.
-
-    Args:
-        say: hears the name of each stage as it begins, for people who wait.
-    """
+    """The stages so far; `say` hears the name of each as it begins, for people who wait."""
 
     def __init__(self, say: Say) -> None:
         self.say = say
@@ -93,12 +89,7 @@ class StageLog:
 
 @dataclass
 class Files(Generic[T]):
-    """Files of one kind, as far as they could be had.
-
-    Attributes:
-        files: by enclave.
-        refused: by enclave, the stage and the reasons why there is none.
-    """
+    """Files of one kind by enclave, and by enclave the stage and the reasons why there is none."""
 
     files: dict[str, T] = field(default_factory=dict)
     refused: dict[str, tuple[str, tuple[Finding, ...]]] = field(default_factory=dict)
@@ -124,12 +115,8 @@ def input_key(inputs: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Kept:
-    """The result of a stage.
-
-    Attributes:
-        folder: the directory of its files.
-        reused: whether an earlier run made it.
-        notice: why an earlier result could not be used; empty if there was none.
+    """The result of a stage: the directory of its files, whether an earlier run made it, and why an
+    earlier result could not be used; empty if there was none.
     """
 
     folder: Path
@@ -165,13 +152,9 @@ class StageStore:
                 with suppress(OSError):
                     empty.rmdir()
 
-    @contextmanager
-    def _held(self, name: str, timeout: float) -> Iterator[None]:
-        with ExitStack() as held:
-            with _disk_errors(self.root):
-                (self.root / "locks").mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(self.root / "locks" / f"{name}.lock", timeout))
-            yield
+    def _held(self, name: str, timeout: float) -> AbstractContextManager[None]:
+        path = self.root / "locks" / f"{name}.lock"
+        return locked(path, timeout, opening=_disk_errors(self.root))
 
     def run(
         self,

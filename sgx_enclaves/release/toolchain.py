@@ -124,12 +124,8 @@ class ToolchainKind(enum.Enum):
 def search_path(toolchain: Toolchain, kind: ToolchainKind, tools: Sequence[str] = ()) -> str:
     """The PATH of every step, on which the toolchain is looked for as well.
 
-    The caller's own PATH never matters: it is part of no release.
-
-    Args:
-        toolchain: the designated one.
-        kind: what the build is asked for.
-        tools: prefixes whose `bin` comes first in a build with `HOST`.
+    The caller's own PATH never matters: it is part of no release. With `HOST` the `bin` of the
+    prefixes `tools` comes first.
     """
     first = [f"{prefix}/bin" for prefix in tools] if kind is ToolchainKind.HOST else []
     given = toolchain.environment.get("PATH")
@@ -331,11 +327,7 @@ def check_lock(lock: BuildrootLock, installed: Iterable[LockedPackage]) -> tuple
 
 
 def require_lock(lock: BuildrootLock, place: Place) -> None:
-    """Refuse a place whose packages are not those of the lock.
-
-    Raises:
-        BuildError: they are not.
-    """
+    """Raise `BuildError` for a place whose packages are not those of the lock."""
     parts = check_lock(lock, [item.locked for item in place.packages()])
     wrong = [part.name for part in parts if part.state is not State.MATCH]
     if not all_match(parts):
@@ -368,11 +360,7 @@ _INTERPRETER = _first_match(r"^\s+\[Requesting program interpreter: (/[^\]\n]*)\
 def look_at_toolchain(
     pinned: Toolchain, kind: ToolchainKind, place: Place, tools: Sequence[str] = ()
 ) -> ToolchainUse:
-    """Look at a place's toolchain as a build will use it, and compare it; see `search_path`.
-
-    Raises:
-        SgxEnclavesError: no program can be run there, or RPM is there and fails.
-    """
+    """Look at a place's toolchain as a build will use it, and compare it; see `search_path`."""
     path = search_path(pinned, kind, tools)
     record = look_at([tool.name for tool in pinned.tools], path, place)
     return ToolchainUse(kind, pinned.name, record, check_toolchain(pinned, record))

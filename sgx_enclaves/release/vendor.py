@@ -76,10 +76,7 @@ def parse_checksums(data: bytes, file: str) -> dict[str, str]:
 
 
 def cross_check(checksums: Mapping[str, str], filename: str, sha256: str, file: str) -> bool:
-    """Compare an archive's digest with the vendor's list.
-
-    Returns:
-        Whether the list names the archive at all.
+    """Whether the vendor's list names an archive, with the digest that it has.
 
     Raises:
         DigestError: the list gives it another digest.
@@ -122,8 +119,7 @@ def fetch_sources(
 
     Raises:
         CatalogueError: the release has no tree of its own.
-        DigestError: a file is not the pinned one.
-        FetchError: a file could not be brought.
+        DigestError, FetchError: a file is not the pinned one, or could not be brought.
     """
     if release.build is None:
         raise CatalogueError(
@@ -143,7 +139,6 @@ def fetch_signed(
     Raises:
         DigestError: a file is not the pinned one, or the vendor's list says otherwise.
         FetchError: a file could not be brought. That the list cannot be had is only noted.
-        FormatError: the list is no list.
     """
     return {
         archive.id: fetch_archive(archive, fetcher, allow_unpinned=allow_unpinned)
