@@ -56,7 +56,8 @@ class Step:
     """One command of the build: where in the tree it runs, and for how many seconds at most.
 
     Its id, a name within the release, is also that of its log. There is no shell unless it
-    names one. `enclaves` are those that need it; none stands for all.
+    names one; `{jobs}` stands for the number of processors that it may use. `enclaves` are
+    those that need it; none stands for all.
     """
 
     id: str

@@ -61,7 +61,7 @@ enclaves:ENCLAVE*  which of its enclaves; by default those that it requires
   host name, and say where the results differ
 --source-dir DIR  build from this tree, laid out already, instead of the pinned sources
 --allow-unpinned  accept sources that the release does not pin; the manifest says so
---jobs COUNT  enclaves to make at once; by default as many as there are processors
+--jobs COUNT  how many to make at once; by default as many as there are processors
 --make-timeout SECONDS (7200)  for the make of each enclave; steps have theirs in the release
 --apart  also make DIR/ENCLAVE, a built directory of that enclave alone, as packages ship it
 --keep  keep the trees, in DIR/.work
@@ -94,7 +94,7 @@ def build(args: argparse.Namespace) -> int:
         keep=args.keep,
     )
     if args.jobs is not None:
-        request = replace(request, jobs=args.jobs)
+        request = replace(request, jobs=args.jobs, processors=args.jobs)
     fetcher = chosen_fetcher(args)
     manifest = build_release(
         request,

@@ -42,7 +42,7 @@ enclaves:ENCLAVE*  which of its enclaves; by default those that it requires deci
 @place
 --allow-unpinned  accept files and policies that the release does not pin; the report says so
 --all  build and compare the enclaves too that the release does not require
---jobs N  comparisons at once
+--jobs N  how many to make, and to compare, at once; by default as many as processors
 ready-made stages:
 --built DIR  our enclaves: libsgx_FILE.so, libsgx_FILE.config.xml, and manifest.json if there is
 --signed DIR  the vendor's files: libsgx_FILE.signed.so
@@ -80,7 +80,7 @@ def verify_release(args: argparse.Namespace) -> int:
         resume=True,
     )
     if args.jobs is not None:
-        request = replace(request, jobs=args.jobs)
+        request = replace(request, jobs=args.jobs, processors=args.jobs)
     verified = verify.verify_release(
         request,
         place=chosen_place(args, builds=args.built is None),

@@ -48,6 +48,8 @@ from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, search_p
 _PATCH_TIMEOUT = 300
 # below this a disk counts as full
 _LITTLE_ROOM = MIB
+# milliseconds from which on a step's time is said
+_WORTH_A_LINE = 10_000
 # as distributions ship enclaves
 _UNSIGNED_MODE = 0o755
 # the first moment of 1980: every tool and archive format can say it
@@ -78,6 +80,7 @@ class BuildRequest:
         source_dir: a ready-made tree to build from instead of the pinned sources.
         twice: build a second time, otherwise, and compare.
         jobs: makes, and comparisons, that may run at once.
+        processors: how many a step may use; it stands for `{jobs}` in its command.
         make_timeout: seconds for each enclave's make.
         keep: keep the trees.
     """
@@ -91,6 +94,7 @@ class BuildRequest:
     source_dir: Optional[Path] = None
     twice: bool = False
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    processors: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     make_timeout: int = 7200
     keep: bool = False
 
@@ -185,10 +189,8 @@ def independent(enclaves: Sequence[EnclavePlan]) -> list[list[EnclavePlan]]:
 
 
 def _overlap(one: EnclavePlan, other: EnclavePlan) -> bool:
-    left = PurePosixPath(one.build.make_directory).parts
-    right = PurePosixPath(other.build.make_directory).parts
-    shorter = min(len(left), len(right))
-    return left[:shorter] == right[:shorter]
+    paths = [PurePosixPath(item.build.make_directory) for item in (one, other)]
+    return paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0])
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,7 @@ class Variation:
 
     Attributes:
         root: path of its tree.
-        umask: file mode mask.
         environment: variables that are other than usual.
-        hostname: name of its machine.
         prefix: words that come before each command.
         varied: what is other than in the first build.
         not_varied: what should be other and is not, and why.
@@ -223,7 +223,6 @@ class TreeBuilder:
 
     Attributes:
         scratch: a directory of the tree's own.
-        into: the built directory.
         progress: what an earlier run has finished in this tree.
         environment: all variables of every step.
     """
@@ -370,7 +369,8 @@ class TreeBuilder:
                 why = f"{failed.id} had failed"
                 self.steps.append(StepRecord(step.id, None, Outcome.SKIPPED, 0, None, why))
                 continue
-            argv = [self.relocate(word) for word in step.command]
+            jobs = str(self.request.processors)
+            argv = [self.relocate(word).replace("{jobs}", jobs) for word in step.command]
             record = self._step(step.id, argv, step.place, step.timeout)
             if record.outcome is not Outcome.OK:
                 failed = record
@@ -465,6 +465,10 @@ class TreeBuilder:
         self.steps.append(record)
         if outcome is Outcome.OK:
             self.progress.add(record, self.into)
+            if ended.milliseconds >= _WORTH_A_LINE:
+                build, seconds = self.plan.build, ended.milliseconds / 1000
+                count = len(build.patches) + len(build.steps) + len(self.plan.enclaves)
+                self.say(f"{name} took {seconds:.0f} s; {len(self.steps)} of {count} are done")
         return record
 
     def _problem(self, ended: Ended, timeout: float) -> str:

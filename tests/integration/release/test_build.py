@@ -102,6 +102,20 @@ def test_the_manifest_tells_how(small: SmallRelease, into: Path) -> None:
     ]
 
 
+def test_a_step_knows_how_many_processors_it_may_use(
+    small: SmallRelease, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.steps = {"look": ["echo", "-j{jobs}"]}
+    monkeypatch.setattr("sgx_enclaves.release.build_tree._WORTH_A_LINE", 0)
+    said: list[str] = []
+    small.build(into, enclaves=("pce",), told=said)
+    assert f"\n-j{len(os.sched_getaffinity(0))}\n" in (into / "logs" / "look.log").read_text()
+    took = [line for line in said if " took " in line]
+    assert took[0].startswith("look took 0 s; 1 of 2 are done")
+    assert took[1].startswith("make-pce took")
+    assert took[1].endswith("2 of 2 are done")
+
+
 def test_only_the_enclaves_that_are_named_are_built(small: SmallRelease, into: Path) -> None:
     manifest = small.build(into, enclaves=("qe3",))
     assert [enclave.name for enclave in manifest.enclaves] == ["qe3"]

@@ -244,3 +244,11 @@ def test_the_makers_steps_are_for_all() -> None:
     data["build"]["step"][0]["enclaves"] = ["one"]
     with pytest.raises(CatalogueError, match=r"step everything\.enclaves"):
         release_from(data, "routes.toml")
+
+
+def test_no_step_says_itself_how_many_processors_it_may_use() -> None:
+    catalogue = load_catalogue((OWN_FOLDER,))
+    for release in catalogue.releases.values():
+        for build in (release.build,) if release.build is not None else ():
+            for step in (*build.steps, *(step for route in build.routes for step in route.steps)):
+                assert not any(re.fullmatch(r"-j\d*", word) for word in step.command), step.id
