@@ -38,7 +38,8 @@ enclaves:ENCLAVE*  which of its enclaves; by default those that it requires deci
   table), release.xml (JUnit), and a directory an enclave
 --require-reproducible  an identical release that is not the reproducible verdict has exit
   status 2
---work DIR  where stages are kept; by default in the cache
+--work DIR  where builds are kept; by default in the cache
+--keep  keep the trees, to look at what was built in them; where they are is said
 @place
 --allow-unpinned  accept files and policies that the release does not pin; the report says so
 --all  build and compare the enclaves too that the release does not require
@@ -78,6 +79,7 @@ def verify_release(args: argparse.Namespace) -> int:
         allow_unpinned=args.allow_unpinned,
         everything=args.all,
         resume=True,
+        keep=args.keep,
     )
     if args.jobs is not None:
         request = replace(request, jobs=args.jobs, processors=args.jobs)

@@ -214,12 +214,16 @@ def build_trees(
     # on the machine itself a tree's path is somebody else's until the next run
     if store is None or not place.isolated:
         return _build_in(request, inputs, into, place, say, None)
-    key_inputs = build_inputs(request, inputs, isolated=True)
+    with store.trees(*trees_name(request, inputs)) as work:
+        return _build_in(request, inputs, into, place, say, work)
+
+
+def trees_name(request: BuildRequest, inputs: Sequence[TreeInputs]) -> tuple[str, dict[str, Any]]:
+    """What the trees of a build are called in the store: their subject and their inputs."""
     names = sorted(enclave.name for item in inputs for enclave in item.plan.enclaves)
     wanted = input_key({"toolchain": request.toolchain.value, "enclaves": names})
     subject = f"{request.release.name}-{wanted[:12]}"
-    with store.trees(subject, key_inputs) as work:
-        return _build_in(request, inputs, into, place, say, work)
+    return subject, build_inputs(request, inputs, isolated=True)
 
 
 def _build_in(
@@ -254,6 +258,8 @@ def _build_in(
             remove_tree(work)
         elif not whole:
             say(f"the trees are kept in {work}: the next run resumes there; remove it otherwise")
+        else:
+            say(f"the trees are kept in {work}, as asked")
         if not request.keep:
             # a build that never came to its first step leaves nothing in the way of the next
             for folder in (into / LOGS, into):

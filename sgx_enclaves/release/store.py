@@ -134,15 +134,18 @@ class StageStore:
         self.root = root
         self._lock_timeout = lock_timeout
 
+    def trees_place(self, subject: str, inputs: Mapping[str, Any]) -> Path:
+        """Where the trees of a build are; see `trees`."""
+        return self.root / "trees" / subject / input_key(inputs)[:_NAME_DIGITS]
+
     @contextmanager
     def trees(self, subject: str, inputs: Mapping[str, Any]) -> Iterator[Path]:
         """Hold the directory for the trees of a build; what is in there after it is kept.
 
         Trees that were kept of the same subject with other inputs are removed.
         """
-        key = input_key(inputs)
-        own = self.root / "trees" / subject / key[:_NAME_DIGITS]
-        with self._held(f"trees-{key[:_NAME_DIGITS]}", self._lock_timeout):
+        own = self.trees_place(subject, inputs)
+        with self._held(f"trees-{own.name}", self._lock_timeout):
             for other in {*own.parent.glob("*")} - {own}:
                 # another process may be at work there
                 with suppress(SgxEnclavesError), self._held(f"trees-{other.name}", 0.0):

@@ -23,7 +23,7 @@ from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict, fi
 from sgx_enclaves.errors import InputError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.explain.explain import explained
 from sgx_enclaves.files import can_have_workers, end_with_parent
-from sgx_enclaves.release.build import build_inputs, build_trees, plan_trees
+from sgx_enclaves.release.build import build_inputs, build_trees, plan_trees, trees_name
 from sgx_enclaves.release.build_tree import BuildRequest, TreeInputs, TreePlan
 from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.installed import BuildrootLock
@@ -68,7 +68,6 @@ from sgx_enclaves.release.vendor import (
     signed_of_directory,
 )
 
-_POLICY_FACTS = ("isvprodid", "least_isvsvn")
 _LINES = 3
 
 
@@ -87,8 +86,7 @@ class BuildOrigin:
 
 @dataclass(frozen=True)
 class Request(BuildRequest):
-    """What is asked for; see `BuildRequest` for the build. `enclaves` is not used: the release
-    is cut down to those that are wanted.
+    """What is asked for; see also `BuildRequest`, of which `enclaves` is not used.
 
     Attributes:
         built: a directory with our enclaves, ready-made; None builds them.
@@ -150,6 +148,8 @@ def verify_release(
         InputError, CatalogueError: the arguments make no sense.
     """
     _check_request(request)
+    if request.keep and not (place.isolated and request.resume):
+        raise InputError("trees can only be kept where steps are separated from this machine")
     release, catalogue, log = request.release, request.catalogue, StageLog(say)
     ours = Files[BuiltEnclave]()
     plans = _plan(request, ours)
@@ -197,8 +197,8 @@ def verify_release(
         notices=catalogue.notices(release),
     )
     seen = {use.name: use.record for use in uses.values()}
-    manifest = built.manifest if built is not None else NO_MANIFEST
-    return Verified(verdict, ours, theirs, seen, None if manifest is NO_MANIFEST else manifest)
+    manifest = built.manifest if built and built.manifest is not NO_MANIFEST else None
+    return Verified(verdict, ours, theirs, seen, manifest)
 
 
 def _check_request(request: Request) -> None:
@@ -306,6 +306,8 @@ def _build_or_keep(
     def is_whole(folder: Path) -> bool:
         # what failed once may go well now
         manifest = load_manifest(folder)
+        if request.keep and not store.trees_place(*trees_name(request, inputs)).exists():
+            return False
         return all((e := manifest.enclave(name)) and e.built for name in required)
 
     kept = store.run("build", key_inputs, make, is_whole)
@@ -482,8 +484,8 @@ def _result(
         refused_by = blocked[0][0]
         findings = tuple(finding for _stage, reasons in blocked for finding in reasons)
     elif verdict is None:
-        words = f"{enclave.name} was not compared, since an earlier stage gave nothing for it"
         refused_by = "compare"
+        words = f"{enclave.name} was not compared, since an earlier stage gave nothing for it"
         findings = (Finding("not-compared", Severity.UNVERIFIABLE, words),)
     return EnclaveOutcome(
         enclave.name,
@@ -491,7 +493,7 @@ def _result(
         enclave.required,
         enclave.may_ship,
         enclave.reason,
-        tuple(fact for fact in _POLICY_FACTS if getattr(enclave, fact) is None),
+        tuple(fact for fact in ("isvprodid", "least_isvsvn") if getattr(enclave, fact) is None),
         refused_by,
         findings,
         verdict,

@@ -754,6 +754,20 @@ def test_build_resumes_at_the_step_that_failed(cold: Bench, world: World) -> Non
     assert not any((cold.work / "trees").glob("*"))
 
 
+def test_trees_are_kept_if_asked(bench: Bench, world: World) -> None:
+    if not world.isolated:
+        assert main(bench.arguments(world.honest, "--keep", "--allow-no-isolation")) == 2
+        return
+    # the build is here already, but not its trees
+    result = bench.run(world.honest, "--keep")
+    assert (result.status, result.state("build")) == (0, "done")
+    (tree,) = (bench.work / "trees").glob("*/*/first-demo")
+    assert any(tree.rglob("libsgx_pce.so"))
+    again = bench.run(world.honest, "--keep")
+    assert (again.status, again.state("build")) == (0, "kept")
+    assert tree.exists()
+
+
 def test_a_run_that_is_interrupted_is_resumed(cold: Bench, world: World) -> None:
     if not world.isolated:
         pytest.skip("without isolation nothing is kept")
