@@ -51,7 +51,7 @@ Is the vendor's file our build plus a signature?
 Put the vendor's signature on our build:
 
     sgx-enclaves extract-signature libsgx_pce.signed.so -o pce.sig
-    sgx-enclaves graft libsgx_pce.so pce.sig --config config.xml -o libsgx_pce.signed.so
+    sgx-enclaves graft libsgx_pce.so pce.sig --config config.xml -o grafted/libsgx_pce.signed.so
 
 Fetch, build and compare a whole release:
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Optional, TextIO
 
 from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import flush, is_verbose, message, out_json, out_report, width
+from sgx_enclaves.cli.output import (
+    check_open,
+    flush,
+    is_verbose,
+    message,
+    open_page,
+    out_json,
+    out_report,
+    width,
+)
 from sgx_enclaves.enclave.compare import compare as compare_files
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
 from sgx_enclaves.enclave.verdict import Verdict
@@ -32,6 +41,7 @@ signed:SIGNED  the vendor's signed enclave
 @config
 --report DIR  also write DIR/verdict.txt, verdict.json and verdict.html; report.json, which
   recheck and attest read, head.json with its date, report.md (a table), report.xml (JUnit)
+@open
 --diffoscope  when the files differ, show them with diffoscope too, if it is installed
 @json
 @sdk
@@ -47,6 +57,7 @@ def compare(args: argparse.Namespace) -> int:
 
     Exit status 0, 1, 2 in this order.
     """
+    check_open(args, "report")
     if args.report is not None:
         check_folder(args.report)
     built = read_file(args.built, DEFAULT_LIMITS.file_size)
@@ -86,6 +97,7 @@ def compare(args: argparse.Namespace) -> int:
 
         write_reports(verdict, args.report, built, signed)
         write_report(args.report, of_comparison(verdict))
+        open_page(args, args.report / "verdict.html")
     if args.diffoscope and verdict.exit_status:
         flush()
         problem = run_diffoscope(args.built, args.signed, sys.stderr if args.json else None)
@@ -106,6 +118,13 @@ def check_folder(folder: Path) -> None:
             file=str(folder),
             hint="name another one for --report",
         )
+
+
+def today() -> str:
+    """In UTC, as pages have it."""
+    import datetime
+
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
 
 
 def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -> Picture:
@@ -129,7 +148,7 @@ def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -
     for name, text in (
         ("verdict.txt", verdict_text(verdict)),
         ("verdict.json", json.dumps(verdict_dict(verdict), indent=2)),
-        ("verdict.html", verdict_html(verdict, picture)),
+        ("verdict.html", verdict_html(verdict, picture, today())),
     ):
         write_file(str(folder / name), f"{text}\n".encode())
     return picture

@@ -43,6 +43,7 @@ SHARED = {
     "report": """\
 --report DIR  also write DIR/report.json, which recheck and attest read, head.json with its date,
   report.md (a table) and report.xml (JUnit)""",
+    "open": "--open  open the page in a browser, where there is a desktop",
     "sdk": """\
 --sdk, --follow-sdk X.Y  the SDK release whose signing tool was used, or that one newer than
   known is taken for; by default the enclave says it""",

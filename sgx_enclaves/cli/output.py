@@ -173,6 +173,29 @@ def print_or_write(args: argparse.Namespace, text: str, *inputs: Union[str, Path
         write_output(args, f"{text}\n".encode(), *inputs)
 
 
+def check_open(args: argparse.Namespace, option: str) -> None:
+    """Refuse `--open` without the option that writes the page.
+
+    Raises:
+        InputError: nothing would be there to open.
+    """
+    if args.open and getattr(args, option) is None:
+        raise InputError("--open opens the page that is written", hint=f"add --{option}")
+
+
+def open_page(args: argparse.Namespace, page: Path) -> None:
+    """Open a page that was written in the desktop's browser, if `--open` asks for it."""
+    if not args.open:
+        return
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        note(f"there is no desktop here: open {page} yourself")
+        return
+    import webbrowser
+
+    if not webbrowser.open(page.absolute().as_uri()):
+        note(f"no browser could be started: open {page} yourself")
+
+
 def _is_file(name: Union[str, Path], found: os.stat_result) -> bool:
     """Whether a name leads to that file; by a hard link, too."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.cli.arguments import (
@@ -16,7 +17,15 @@ from sgx_enclaves.cli.arguments import (
     load_enclave_or_sigstruct,
 )
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import out, out_json, out_report, progress
+from sgx_enclaves.cli.output import (
+    check_open,
+    open_page,
+    out,
+    out_json,
+    out_report,
+    progress,
+    write_output,
+)
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block
 from sgx_enclaves.enclave.policy import Policy, signer_name
@@ -35,6 +44,9 @@ from sgx_enclaves.progress import Event
 
 @verb("""\
 enclave:FILE  a signed or an unsigned enclave, or one bare SIGSTRUCT
+--html PAGE  also write a page with pictures: segments, address space, signature
+@open
+--force  replace the page if there is one already
 @json""")
 def show(args: argparse.Namespace) -> int:
     """Print what an enclave file says about itself: segments, metadata blocks,
@@ -42,10 +54,16 @@ def show(args: argparse.Namespace) -> int:
     """
     from sgx_enclaves.explain.description import describe_file
     from sgx_enclaves.report.as_json import show_dict, sigstruct_dict
-    from sgx_enclaves.report.templated import filled
+    from sgx_enclaves.report.templated import filled, show_html
 
+    check_open(args, "html")
     image = load_enclave_or_sigstruct(args.enclave)
+    page = ""
     if isinstance(image, Sigstruct):
+        if args.html is not None:
+            raise InputError(
+                "a SIGSTRUCT alone has no picture", file=args.enclave, hint="name the enclave"
+            )
         plain: dict[str, object] = {"file": args.enclave, "sigstruct": sigstruct_dict(image)}
         values: dict[str, object] = {"file": args.enclave, "image": image}
     else:
@@ -53,10 +71,16 @@ def show(args: argparse.Namespace) -> int:
         description = describe_file(image.data, image.name)
         plain = show_dict(image, descriptor, description)
         values = {"image": image, "descriptor": descriptor, "description": description}
+        if args.html is not None:
+            page = show_html(image, descriptor, description)
     if args.json:
         out_json(plain)
     else:
         out_report(filled("show.txt", **values).rstrip("\n"))
+    if args.html is not None:
+        args.output = args.html
+        write_output(args, page.encode(), args.enclave)
+        open_page(args, Path(args.html))
     return 0
 
 

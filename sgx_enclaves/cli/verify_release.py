@@ -16,9 +16,17 @@ from sgx_enclaves.cli.arguments import (
     chosen_place,
     chosen_work_dir,
 )
-from sgx_enclaves.cli.compare import check_folder, write_reports
+from sgx_enclaves.cli.compare import check_folder, today, write_reports
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import message, note, out_json, out_report, width
+from sgx_enclaves.cli.output import (
+    check_open,
+    message,
+    note,
+    open_page,
+    out_json,
+    out_report,
+    width,
+)
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.evidence.facts import of_release
 from sgx_enclaves.evidence.report import write_report
@@ -36,6 +44,7 @@ from sgx_enclaves.report.text import release_text
 enclaves:ENCLAVE*  which of its enclaves; by default those that it requires decide
 --report DIR  also write DIR/report.json, release.txt, release.json, release.html, release.md (a
   table), release.xml (JUnit), and a directory an enclave
+@open
 --require-reproducible  an identical release that is not the reproducible verdict has exit
   status 2
 --work DIR  where builds are kept; by default in the cache
@@ -62,6 +71,7 @@ def verify_release(args: argparse.Namespace) -> int:
     Exit status 0, 1, 2 in this order. A run that was broken off goes on where it
     stopped: stages are kept, and digested again before they are used.
     """
+    check_open(args, "report")
     if args.report is not None:
         check_folder(args.report)
     catalogue = chosen_catalogue(args)
@@ -97,6 +107,7 @@ def verify_release(args: argparse.Namespace) -> int:
         out_report(release_text(verdict, width=width()).rstrip("\n"))
     if args.report is not None:
         _write_reports(verified, of_release(verified, release, catalogue), args.report)
+        open_page(args, args.report / "release.html")
     if args.require_reproducible and not verdict.exit_status and not verdict.reproducible:
         message("identical, but not the reproducible verdict, which was required")
         return 2
@@ -136,6 +147,6 @@ def _write_reports(verified: verify.Verified, plain: dict[str, Any], folder: Pat
     for name, text in {
         "release.txt": release_text(verified.verdict),
         "release.json": json.dumps(release_dict(verified.verdict), indent=2) + "\n",
-        "release.html": release_html(verified.verdict, pictures, plain),
+        "release.html": release_html(verified.verdict, pictures, plain, today()),
     }.items():
         write_file(str(folder / name), text.encode())

@@ -438,27 +438,31 @@ class _Comparison:
         image = self._image
         if image is None:
             return paint(len(self._signed), [])
-        area = [(image.descriptor_offset, image.descriptor_end)]
-        payload = self._payload(image)
-        differing = list(
-            islice(differing_ranges(self._built, self._signed, payload), _MOST_RANGES + 1)
+        start, built = image.descriptor_offset, self._built
+        at = start if self._vendor is None else self._vendor_offset
+        if at != start:
+            # Of another size, it has its area elsewhere: what follows that follows ours.
+            built = built[: min(start, at)] + bytes(max(at - start, 0)) + built[start:]
+        area, common = [(at, at + image.descriptor_size)], min(len(built), len(self._signed))
+        payload = (
+            [] if self._states["payload"] is CheckState.PROVED else outside([(0, common)], area)
         )
+        differing = list(islice(differing_ranges(built, self._signed, payload), _MOST_RANGES + 1))
         if len(differing) > _MOST_RANGES:
-            chunks = (c for area in payload for c in changes(self._built, self._signed, *area))
-            differing = [(start, start + len(mixed)) for start, mixed in chunks]
+            chunks = (c for part in payload for c in changes(built, self._signed, *part))
+            differing = [(first, first + len(mixed)) for first, mixed in chunks]
         layers: list[tuple[Origin, Iterable[Range]]] = [
-            (Origin.BUILT, [(0, min(len(self._built), len(self._signed)))]),
-            (Origin.UNEXPLAINED, [*differing, *area]),
+            (Origin.BUILT, [(0, common)]),
+            (Origin.UNEXPLAINED, [*differing, (start, at), *area]),
         ]
         regenerated, vendor = self._regenerated, self._vendor
-        start = image.descriptor_offset
-        if regenerated is not None and vendor is not None and self._vendor_offset == start:
+        if regenerated is not None and vendor is not None:
             wrong = regenerated.differences(vendor.serialise())
             layers += [
                 (Origin.REGENERATED, area),
-                (Origin.SIGNATURE, shifted(regenerated.signature_ranges, start)),
-                (Origin.SECOND_SIGNATURE, shifted(regenerated.second_signature_ranges, start)),
-                (Origin.UNEXPLAINED, shifted(wrong, start)),
+                (Origin.SIGNATURE, shifted(regenerated.signature_ranges, at)),
+                (Origin.SECOND_SIGNATURE, shifted(regenerated.second_signature_ranges, at)),
+                (Origin.UNEXPLAINED, shifted(wrong, at)),
             ]
         return paint(len(self._signed), layers)
 

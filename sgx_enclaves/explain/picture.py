@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Optional
 
 from sgx_enclaves.child import MIB, in_child
@@ -99,26 +100,30 @@ def picture_of(verdict: Verdict, built: bytes, signed: bytes) -> Picture:
     except SgxEnclavesError:
         return Picture(dumps=dumps)
     description = describe_file(signed, verdict.signed.name)
+    blocks: tuple[Block, ...] = ()
+    with contextlib.suppress(SgxEnclavesError):
+        blocks = Descriptor.parse(image.descriptor).blocks
+    listings = tuple(_listings(built, signed, image, description, differences))
+    return replace(file_picture(image, blocks, description), dumps=dumps, listings=listings)
+
+
+def file_picture(image: EnclaveImage, blocks: Sequence[Block], description: Description) -> Picture:
+    """What lies where in an enclave file, and in the address space of its first block."""
     segments = [
         Span(s.p_offset, s.p_offset + s.p_filesz, f"segment {index} {s.rights}")
         for index, s in enumerate(image.load_segments)
     ]
     sections = [Span(s.offset, s.end, s.name) for s in description.sections if s.offset < s.end]
     sections.sort(key=lambda span: span.start)
-    blocks: tuple[Block, ...] = ()
-    with contextlib.suppress(SgxEnclavesError):
-        blocks = Descriptor.parse(image.descriptor).blocks
     return Picture(
         tuple(segments[:_SPANS]),
         tuple(sections[:_SPANS]),
-        tuple(_space(image, blocks[0])) if blocks else (),
+        tuple(address_space(image, blocks[0])) if blocks else (),
         blocks[0].header.enclave_size if blocks else 0,
-        dumps,
-        tuple(_listings(built, signed, image, description, differences)),
     )
 
 
-def _space(image: EnclaveImage, block: Block) -> Iterator[Span]:
+def address_space(image: EnclaveImage, block: Block) -> Iterator[Span]:
     """Segments, then the layout's entries; a group stands for the repetitions it makes."""
     for index, segment in enumerate(image.load_segments[:_SPANS]):
         start = segment.p_vaddr - segment.p_vaddr % PAGE_SIZE

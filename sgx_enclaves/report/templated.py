@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.enclave import metadata, sigstruct
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import signer_named
 from sgx_enclaves.enclave.verdict import (
     ByteRange,
@@ -28,7 +30,8 @@ from sgx_enclaves.enclave.verdict import (
     Outcome,
     Verdict,
 )
-from sgx_enclaves.explain.picture import Picture, Span
+from sgx_enclaves.explain.description import Description
+from sgx_enclaves.explain.picture import Picture, Span, address_space, file_picture
 from sgx_enclaves.plain import printable
 from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.report.text import (
@@ -57,6 +60,27 @@ _DASHES = {
     Origin.UNEXPLAINED: "3 1 1 1",
 }
 NO_PICTURE = Picture()
+# Colours of what lies in a file or an address space, by a word in its name.
+_KINDS = {
+    "sgxmeta": "metadata",
+    "HEAP": "heap",
+    "RSRV": "heap",
+    "STACK": "threads",
+    "TCS": "threads",
+    "SSA": "threads",
+    "TD": "threads",
+    "THREAD": "threads",
+    "GUARD": "guard",
+    ".text": "code",
+    "r-x": "code",
+    ".rodata": "constants",
+    "r--": "constants",
+    ".data": "data",
+    ".bss": "data",
+    "rw-": "data",
+}
+# The fields of a SIGSTRUCT that its own signature does not cover.
+_BY_SIGNER = frozenset({"modulus", "exponent", "signature", "q1", "q2"})
 # Exit status of what was not verified.
 UNKNOWN_STATUS = 2
 _HEADER = ("ENCLAVE", "VERDICT", "MRENCLAVE")
@@ -77,7 +101,6 @@ _GLOBALS: Mapping[str, Any] = {
     "reproducible_words": reproducible_words,
     "heights": {origin.value: height for origin, height in _HEIGHTS.items()},
     "dashes": {origin.value: dashes for origin, dashes in _DASHES.items()},
-    "today": lambda: datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
 }
 
 
@@ -117,12 +140,13 @@ def _page(verdict: Verdict, picture: Picture, findings: Sequence[Finding]) -> _P
     )
 
 
-def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE) -> str:
+def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = "") -> str:
     """The whole report on one enclave.
 
     Args:
         verdict: explained, if the files differ.
         picture: what is drawn of the files, where they are at hand.
+        date: when it was made.
     """
     words: dict[bool, list[str]] = {True: [], False: []}
     for check in verdict.checks:
@@ -130,7 +154,7 @@ def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE) -> str:
         state = "" if proved else f"{check.state.value}: "
         words[proved].append(f"{state}{check.name}: {check.claim}")
     page = _page(verdict, picture, verdict.findings)
-    return filled("verdict.html", page=page, proved=words[True], refuted=words[False])
+    return filled("verdict.html", page=page, proved=words[True], refuted=words[False], date=date)
 
 
 def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:
@@ -164,10 +188,55 @@ def _strip(spans: Sequence[Span], size: int) -> list[tuple[float, float]]:
     return [(round(a * scale, 2), round((b - a) * scale, 2)) for a, b in inside if a < b]
 
 
+def show_html(image: EnclaveImage, descriptor: Descriptor, description: Description) -> str:
+    """A file as pictures: segments and sections, address spaces, signatures."""
+    size = len(image.data)
+    picture = file_picture(image, descriptor.blocks, description)
+
+    def bars(spans: Sequence[Span], whole: int) -> list[tuple[float, float, str, str]]:
+        return [
+            (
+                *_strip([span], whole)[0],
+                f"{span.name}, 0x{span.start:x} to 0x{span.end:x}",
+                next((kind for word, kind in _KINDS.items() if word in span.name), ""),
+            )
+            for span in spans
+            if span.start < min(span.end, whole)
+        ]
+
+    scale = _WIDTH / sigstruct.Sigstruct.SIZE
+    signature = [
+        (
+            round(spec.offset * scale, 2),
+            round(spec.size * scale, 2),
+            f"{spec.name}: {spec.doc}",
+            "key-and-signature" if spec.name in _BY_SIGNER else "signed",
+        )
+        for spec in sigstruct.Sigstruct.table()
+    ]
+    blocks = []
+    for block in descriptor.blocks:
+        space = list(address_space(image, block))
+        blocks.append((block, bars(space, block.header.enclave_size), space, signature))
+    start = image.descriptor_offset
+    return filled(
+        "show.html",
+        file=image.name,
+        size=size,
+        description=description,
+        metadata=(start, start + image.descriptor_size),
+        picture=picture,
+        segments=bars(picture.segments, size),
+        sections=bars(picture.sections, size),
+        blocks=blocks,
+    )
+
+
 def release_html(
     verdict: ReleaseVerdict,
     pictures: Optional[Mapping[str, Picture]] = None,
     report: Optional[Mapping[str, Any]] = None,
+    date: str = "",
 ) -> str:
     """The whole report on a release: one page, with a section for each enclave.
 
@@ -175,6 +244,7 @@ def release_html(
         verdict: the verdict.
         pictures: what is drawn of an enclave, by its name.
         report: for programs; sources, toolchain and the release's digest are taken from it.
+        date: when it was made.
     """
     words: dict[bool, list[str]] = {True: [], False: []}
     found: dict[str, Sequence[Finding]] = {}
@@ -206,6 +276,7 @@ def release_html(
             if e.verdict is not None
         },
         report=report,
+        date=date,
     )
 
 

@@ -47,6 +47,8 @@ _KEY = "scan"
 _KEY_SIZE = 1 << 16
 # The lead and the signature header, which has the digest of the other one.
 _HEAD = 16 << 10
+# Where the Provides of a package of enclaves are: it has few files.
+_START = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -386,8 +388,19 @@ def _opened(settings: ScanSettings) -> tuple[tuple[Reference, ...], Neighbours]:
 
 
 def neighbours_in(targets: Iterable[Target]) -> tuple[str, ...]:
-    """The packages of a tree that are named as those of unsigned enclaves are."""
-    return tuple(t.path for t in targets if "-unsigned-" in os.path.basename(t.path))
+    """The packages of a tree that may hold unsigned enclaves, whatever their files are called."""
+    return tuple(target.path for target in targets if _speaks_of_unsigned(target))
+
+
+def _speaks_of_unsigned(target: Target) -> bool:
+    if target.listing is not None or "-unsigned" in os.path.basename(target.path):
+        return True
+    try:
+        # Like the scan itself, this must not wait for a pipe.
+        with open(os.open(target.path, os.O_RDONLY | os.O_NONBLOCK), "rb", 0) as stream:
+            return b":unsigned" in stream.read(_START)
+    except OSError:
+        return False
 
 
 def _scan_batch(settings: ScanSettings, targets: Sequence[Target]) -> list[Scanned]:

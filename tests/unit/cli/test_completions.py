@@ -54,7 +54,9 @@ def test_bash_offers_every_verb(scripts: Path) -> None:
 
 
 def test_bash_offers_the_options_of_the_verb_and_no_others(scripts: Path) -> None:
-    assert tab(scripts, "show", "--") == {"--help", "--json", "--quiet", "--verbose"}
+    assert tab(scripts, "show", "--") == {
+        *("--help", "--json", "--quiet", "--verbose", "--html", "--open", "--force"),
+    }
     assert tab(scripts, "show", "x", "--c") == set()
     assert tab(scripts, "compare", "x", "y", "--c") == {"--config"}
 

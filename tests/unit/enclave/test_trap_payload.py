@@ -265,3 +265,22 @@ def test_a_note_with_other_words(case: Case) -> None:
     other = build(Enclave(sdk="2.17", **{**FIELDS, "note": Note(align=4)}))
     verdict = case.compare(built=other.data)
     assert verdict.outcome is Outcome.DIFFERS
+
+
+@pytest.mark.parametrize("longer", [True, False])
+def test_where_sizes_differ_only_what_differs_is_unexplained(longer: bool) -> None:
+    """The vendor's metadata area is elsewhere: it and what follows it are compared there."""
+    plain = signed_enclave("2.17", None)
+    other = signed_enclave("2.17", None, loads=(Load(0x10080, b"far away"),))
+    ours, theirs = (plain, other) if longer else (other, plain)
+    at = theirs.image.descriptor_offset
+    assert at != ours.image.descriptor_offset
+    verdict = ours.compare(theirs.signed)
+    assert verdict.outcome is Outcome.DIFFERS
+    inside = [r for r in verdict.byte_map if r.start >= at and r.end <= theirs.image.descriptor_end]
+    wrong = sum(r.size for r in inside if r.origin is Origin.UNEXPLAINED)
+    expected = ours.regenerated.differences(theirs.descriptor)
+    assert wrong == sum(end - start for start, end in expected)
+    assert sum(r.size for r in inside if r.origin is Origin.SIGNATURE) > 1000
+    assert verdict.bytes_of(Origin.UNEXPLAINED) < 3000
+    assert sum(r.size for r in verdict.byte_map) == len(theirs.signed)

@@ -228,6 +228,16 @@ def test_check_rpm_and_scan_agree(street: Street, capsys: pytest.CaptureFixture[
         assert said == [more != ("--trust-neighbours",)] * 2
 
 
+def test_a_scan_pairs_packages_whatever_their_files_are_called(
+    street: Street, capsys: pytest.CaptureFixture[str]
+) -> None:
+    street.signed(GOOD)
+    unsigned = Path(street.unsigned(GOOD, name="built-here"))
+    unsigned.rename(street.folder / "x.rpm")
+    assert main(["scan", str(street.folder), "--jobs", "1", "--trust-neighbours", *ARGUMENTS]) == 0
+    assert "x.rpm:" in capsys.readouterr().out
+
+
 def test_a_scan_of_nothing_is_no_success(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
