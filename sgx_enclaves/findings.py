@@ -68,7 +68,7 @@ def as_markdown() -> str:
         "# Findings",
         "",
         "Every finding that a report can have. `make docs` writes this page from "
-        "`sgx_enclaves/findings.toml`.",
+        "[`sgx_enclaves/findings.toml`](../sgx_enclaves/findings.toml).",
     ]
     for severity, says in SEVERITIES.items():
         lines += ["", f"## {severity}", "", says, "", "| code | meaning | what to do |"]
