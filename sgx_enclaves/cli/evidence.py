@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 from collections import Counter
@@ -15,7 +16,6 @@ from sgx_enclaves.cli.arguments import asking, chosen_passphrase
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import out, out_json, write_output
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
 from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.errors import InputError, SgxEnclavesError, SigningError
 from sgx_enclaves.evidence import ledger as entries
@@ -206,11 +206,8 @@ def verify_attestation(args: argparse.Namespace) -> int:
     status = 0
     lines, files = [], []
     for item in found:
-        verdict = None
-        if item.kind == "equivalence":
-            verdict = item.statement["predicate"]["verdict"]
-            status = max(status, verdict != "identical")
-        words = f" ({verdict})" if verdict is not None else ""
+        status = max(status, item.verdict not in (None, "identical"))
+        words = f" ({item.verdict})" if item.verdict else ""
         lines.append(
             f"{item.file}: {item.kind}{words}, signed by {', '.join(sorted(item.signers))}"
         )
@@ -251,20 +248,17 @@ def _trusted(paths: list[str], keys: list[str], keyring: Optional[str]) -> list[
         beside = [f"{path}{end}" for end in (".asc", ".sig") if Path(f"{path}{end}").exists()]
         signature = read_file(beside[0], MIB) if beside else None
         data = read_file(path, MAX_ENVELOPE)
-        found += vouched(data, path, loaded, keyring=ring, signature=signature)
+        found += vouched(data, path, loaded, ring, signature)
     return found
 
 
 def _vouchers(path: str, found: list[Vouched]) -> frozenset[str]:
     data = read_file(path, _MAX_FILE)
-    by = vouchers(found, hashlib.sha256(data).hexdigest())
-    if data[:4] == ELF_MAGIC:
-        try:
-            bare = unsigned(EnclaveImage.parse(data, path))
-        except SgxEnclavesError:
-            return by
-        by |= vouchers(found, hashlib.sha256(bare).hexdigest())
-    return by
+    digests = [hashlib.sha256(data).hexdigest()]
+    with contextlib.suppress(SgxEnclavesError):
+        bare = unsigned(EnclaveImage.parse(data, path))
+        digests.append(hashlib.sha256(bare).hexdigest())
+    return vouchers(found, *digests)
 
 
 @verb("""\

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from sgx_enclaves.enclave.sign import read_private_key, read_public_key
 from sgx_enclaves.errors import AttestationError, SigningError, UnsupportedError
+from sgx_enclaves.evidence.report import schema
 from sgx_enclaves.plain import parse_json, record, validate
 
 if TYPE_CHECKING:
@@ -28,28 +29,6 @@ if TYPE_CHECKING:
     PublicKey = Union[ed25519.Ed25519PublicKey, ec.EllipticCurvePublicKey]
 
 MAX_ENVELOPE = 32 << 20
-_MOST_SIGNATURES = 64
-_SCHEMA = {
-    "type": "object",
-    "required": ["payload", "payloadType", "signatures"],
-    "properties": {
-        "payload": {"type": "string"},
-        "payloadType": {"type": "string", "maxLength": 200},
-        "signatures": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": _MOST_SIGNATURES,
-            "items": {
-                "type": "object",
-                "required": ["sig"],
-                "properties": {
-                    "sig": {"type": "string", "maxLength": 4000},
-                    "keyid": {"type": ["string", "null"], "maxLength": 200},
-                },
-            },
-        },
-    },
-}
 _KINDS = "Ed25519, or ECDSA on P-256, P-384 or P-521"
 _GPGV_SECONDS = 60
 # Makes a raw signature of a message.
@@ -100,7 +79,7 @@ def read_envelope(data: bytes, file: str) -> Envelope:
         AttestationError: it is malformed.
     """
     plain = parse_json(data, file=file, error=AttestationError, most=MAX_ENVELOPE)
-    validate(plain, _SCHEMA, file=file, error=AttestationError)
+    validate(plain, schema("attestation", "envelope"), file=file, error=AttestationError)
     return Envelope(
         _decoded(plain["payload"], file),
         plain["payloadType"],
@@ -127,38 +106,36 @@ class Key:
     keyid: str
     public: PublicKey
 
+    def algorithm(self) -> tuple[Any, ...]:
+        """What ECDSA needs besides the message: the digest that fits its curve."""
+        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+
+        if not isinstance(self.public, ec.EllipticCurvePublicKey):
+            return ()
+        kinds: dict[int, Any] = {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}
+        return (ec.ECDSA(kinds[self.public.key_size]()),)
+
     def verifies(self, message: bytes, signature: bytes) -> bool:
         """Whether the signature is this key's; one of ECDSA may be DER, or r and s in a row."""
         from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
-        from cryptography.hazmat.primitives.asymmetric import ec, utils  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import utils  # noqa: PLC0415
 
+        public: Any = self.public
+        algorithm = self.algorithm()
+        size = (public.key_size + 7) // 8 if algorithm else 0
+        if size and len(signature) == 2 * size:
+            r, s = (int.from_bytes(x, "big") for x in (signature[:size], signature[size:]))
+            signature = utils.encode_dss_signature(r, s)
         try:
-            if not isinstance(self.public, ec.EllipticCurvePublicKey):
-                self.public.verify(signature, message)
-                return True
-            size = (self.public.key_size + 7) // 8
-            if len(signature) == 2 * size:
-                r, s = (int.from_bytes(x, "big") for x in (signature[:size], signature[size:]))
-                signature = utils.encode_dss_signature(r, s)
-            self.public.verify(signature, message, ec.ECDSA(_hash(self.public.key_size)))
+            public.verify(signature, message, *algorithm)
         except InvalidSignature:
             return False
         return True
 
 
-def _hash(bits: int) -> Any:
-    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
-
-    kinds: dict[int, Any] = {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}
-    return kinds[bits]()
-
-
 def load_key(data: bytes, name: str) -> Key:
-    """A key that can verify, out of a key or a certificate, PEM or DER.
-
-    Raises:
-        SigningError: there is none, or it is of another kind.
-    """
+    """A key that can verify, out of a key or a certificate, PEM or DER; else a SigningError."""
     return _key(read_public_key(data, name), name)
 
 
@@ -166,40 +143,25 @@ def _key(public: Any, name: str) -> Key:
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519  # noqa: PLC0415
 
-    nist = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
     curve = getattr(public, "curve", None)
-    if not (isinstance(public, ed25519.Ed25519PublicKey) or isinstance(curve, nist)):
+    nist = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+    if not isinstance(public, ed25519.Ed25519PublicKey) and not isinstance(curve, nist):
         found = type(public).__name__ if curve is None else f"ECDSA on {curve.name}"
         raise SigningError("no key for attestations", file=name, expected=_KINDS, found=found)
-    der = public.public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    der = public.public_bytes(serialization.Encoding.DER, form)
     return Key(name, hashlib.sha256(der).hexdigest(), public)
 
 
 def load_signing_key(pem: bytes, name: str, passphrase: Union[bytes, None]) -> tuple[Key, Signer]:
-    """A private key: its public half, and what signs with it.
-
-    Raises:
-        SigningError: there is none, it is of another kind, or the passphrase is wrong.
-    """
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
-
+    """A private key: its public half, and what signs with it; else a SigningError."""
     private: Any = read_private_key(pem, name, passphrase)
     key = _key(private.public_key(), name)
-    if isinstance(key.public, ec.EllipticCurvePublicKey):
-        algorithm = ec.ECDSA(_hash(key.public.key_size))
-        return key, lambda message: bytes(private.sign(message, algorithm))
-    return key, lambda message: bytes(private.sign(message))
+    return key, lambda message: bytes(private.sign(message, *key.algorithm()))
 
 
 def signed(envelope: Envelope, key: Key, signer: Signer) -> Envelope:
-    """The envelope with one signature more.
-
-    Args:
-        envelope: with or without signatures.
-        key: the signer's.
-        signer: has its private half, here or elsewhere.
+    """The envelope with one signature more, by a signer who has the private half of the key.
 
     Raises:
         SigningError: what the signer made does not fit the key.
@@ -251,30 +213,27 @@ def openpgp_signer(data: bytes, signature: bytes, keyring: bytes, file: str) -> 
 
     Raises:
         AttestationError: it is not good, or by none of those keys.
-        UnsupportedError: there is no gpgv.
+        UnsupportedError: gpgv cannot be run.
     """
+    content = {"keyring": b"".join(_dearmored(keyring)), "signature": signature, "data": data}
     with tempfile.TemporaryDirectory() as folder:
-        content = {"data": data, "signature": signature, "keyring": b"".join(_dearmored(keyring))}
         for name, part in content.items():
             Path(folder, name).write_bytes(part)
-        paths = [str(Path(folder, name)) for name in ("keyring", "signature", "data")]
+        paths = [str(Path(folder, name)) for name in content]
+        command = ["gpgv", "--homedir", folder, "--status-fd", "1", "--keyring", *paths]
         try:
             ended = subprocess.run(  # noqa: S603 - files of our own names
-                ["gpgv", "--homedir", folder, "--status-fd", "1", "--keyring", *paths],  # noqa: S607
+                command,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=_GPGV_SECONDS,
                 check=False,
             )
-        except OSError as error:
+        except (OSError, subprocess.TimeoutExpired) as error:
             raise UnsupportedError(
                 "no OpenPGP signature can be checked: gpgv cannot be run",
-                found=error.strerror,
+                found=str(error),
                 hint="install gnupg2 (Debian: gpgv)",
-            ) from None
-        except subprocess.TimeoutExpired:
-            raise AttestationError(
-                "gpgv did not end", file=file, expected=f"an end within {_GPGV_SECONDS} s"
             ) from None
     status = ended.stdout.decode("ascii", "replace")
     valid = re.findall(r"^\[GNUPG:\] VALIDSIG .* ([0-9A-F]{40,64})$", status, re.MULTILINE)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -28,14 +28,16 @@ if TYPE_CHECKING:
     from sgx_enclaves.gate.collect import Combined
     from sgx_enclaves.gate.record import Record, RecordedEnclave
     from sgx_enclaves.gate.subjects import FileVerdict, Subject
-    from sgx_enclaves.release.manifest import TreeRecord
+    from sgx_enclaves.release.manifest import Manifest
     from sgx_enclaves.release.verify import Verified
 
 # What is known of an enclave only where it was compared, and of a report only sometimes.
-_NO_FACTS = ("policy", "sdk", "sdk_from", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
+_SIGNED = ("mrsigner", "isvprodid", "isvsvn")
+_COMPARED = ("policy", "sdk", "sdk_from", "mrenclave")
 _LISTS = ("checks", "not_proved", "blocks", "byte_map", "findings")
 _ALONE = ("reproducible", "release", "buildroot", "manifest_sha256")
 _PARTS = ("not_proved", "unpinned", "sources", "toolchain", "steps", "packages", "findings")
+_PACKAGE = ("nevra", "verdict", "sha256", "header_sha256", "payload_sha256")
 _HEX_SHA256 = 64
 
 
@@ -46,98 +48,72 @@ def of_comparison(verdict: Verdict) -> Plain:
     return _report("comparison", verdict.outcome.value, verdict.headline, enclaves, build="given")
 
 
-def of_release(
-    verified: Verified, release: Release, catalogue: Catalogue, /, **around: Any
-) -> Plain:
+def of_release(verified: Verified, release: Release, catalogue: Catalogue, /, **more: Any) -> Plain:
     """The report of a release's verification.
 
     Args:
         verified: the verdict and what it is about.
         release: the release, cut down to what was asked for.
         catalogue: where the trees are described that it was built in.
-        around: what the caller knows better or besides, such as the buildroot.
+        more: what the caller knows better or besides, such as the buildroot.
     """
     verdict, manifest = verified.verdict, verified.manifest
-    kinds = {build.kind.value for build in verdict.builds}
     enclaves = []
     for item in verdict.enclaves:
         own = release.enclave(item.name)
         version = own.so_version.value if own is not None and own.so_version else None
+        known = {"required": item.required, "version": version}
         if item.verdict is not None:
-            plain = verdict_dict(item.verdict)
-            enclaves.append(_compared(item.name, plain, required=item.required, version=version))
+            enclaves.append(_compared(item.name, verdict_dict(item.verdict), **known))
             continue
-        ours = verified.built.files.get(item.name)
-        theirs = verified.signed.files.get(item.name)
-        made = _enclave(item.name, item.bytes_outcome.value, f"stopped at {item.refused_by}")
-        made["built"] = _file_of(unsigned_name(ours.file), ours.unsigned) if ours else None
-        made["signed"] = _file_of(item.signed_file, theirs.data) if theirs else None
-        made |= {"required": item.required, "version": version}
+        words = f"stopped at {item.refused_by}"
+        made = _enclave(item.name, item.bytes_outcome.value, words, **known)
         made["findings"] = as_plain(item.findings)
+        if ours := verified.built.files.get(item.name):
+            made["built"] = _file_of(unsigned_name(ours.file), ours.unsigned)
+        if theirs := verified.signed.files.get(item.name):
+            made["signed"] = _file_of(item.signed_file, theirs.data)
         enclaves.append(made)
-    parts: Plain = {}
-    if manifest is not None:
-        parts = {
-            "sources": [s for tree in manifest.trees for s in _sources(tree, catalogue)],
-            "toolchain": [
-                {
-                    "tree": tree.release,
-                    "name": part.name,
-                    "designated": part.expected,
-                    "found": part.found,
-                    "state": part.state.value,
-                }
-                for tree in manifest.trees
-                for part in tree.toolchain.parts
-            ],
-            "steps": [
-                {
-                    "tree": tree.release,
-                    "id": step.id,
-                    "enclave": step.enclave,
-                    "exit": step.outcome.value,
-                    "message": step.message,
-                }
-                for tree in manifest.trees
-                for step in tree.steps
-            ],
-            "manifest_sha256": sha256_of(manifest_bytes(manifest)),
-        }
-    enclaves += around.pop("files", ())
-    path = Path(release.file)
-    digest = sha256_of(path.read_bytes()) if path.is_file() else None
-    origin = "catalogue" if path.parent == OWN_FOLDER else f"file {path.name}"
-    return _report(
-        around.pop("kind", "release"),
-        around.pop("verdict", verdict.outcome.value),
-        verdict.claim,
-        enclaves,
-        **{
-            "reproducible": verdict.reproducible,
-            "not_proved": verdict.not_proved,
-            "release": {"name": release.name, "sha256": digest, "origin": origin},
-            "unpinned": verdict.unpinned,
-            "build": "given" if "given" in kinds else "none" if kinds <= {"none"} else "here",
-            "findings": [as_plain(f) for stage in verdict.stages for f in stage.findings],
-            **parts,
-            **around,
+    path, kinds = Path(release.file), {build.kind.value for build in verdict.builds}
+    facts = {
+        "reproducible": verdict.reproducible,
+        "not_proved": verdict.not_proved,
+        "release": {
+            "name": release.name,
+            "sha256": sha256_of(path.read_bytes()) if path.is_file() else None,
+            "origin": "catalogue" if path.parent == OWN_FOLDER else f"file {path.name}",
         },
-    )
+        "unpinned": verdict.unpinned,
+        "build": "given" if "given" in kinds else "none" if kinds <= {"none"} else "here",
+        "findings": [as_plain(f) for stage in verdict.stages for f in stage.findings],
+        **(_built(manifest, catalogue) if manifest is not None else {}),
+        **more,
+    }
+    kind, outcome = facts.pop("kind", "release"), facts.pop("verdict", verdict.outcome.value)
+    enclaves += facts.pop("files", ())
+    return _report(kind, outcome, verdict.claim, enclaves, **facts)
 
 
-def _sources(tree: TreeRecord, catalogue: Catalogue) -> Iterator[Plain]:
-    known = catalogue.releases.get(tree.release)
-    pinned = () if known is None or known.build is None else known.build.sources
-    urls = {source.id: source.artifact.urls for source in pinned}
-    for source in tree.sources:
-        how = "contents" if source.contents_sha256 is not None else "sha256"
-        yield {
-            "tree": tree.release,
-            "name": source.filename,
-            "url": next(iter(urls.get(source.id, ())), None),
-            "sha256": source.sha256,
-            "pinned_by": how if source.pinned else "nothing",
-        }
+def _built(manifest: Manifest, catalogue: Catalogue) -> Plain:
+    """What a build's manifest says of sources, toolchain and steps."""
+    made: Plain = {name: [] for name in ("sources", "toolchain", "steps")}
+    for tree in manifest.trees:
+        known = catalogue.releases.get(tree.release)
+        pinned = known.build.sources if known is not None and known.build is not None else ()
+        urls = {source.id: source.artifact.urls[:1] for source in pinned}
+        for source in tree.sources:
+            how = "contents" if source.contents_sha256 is not None else "sha256"
+            file: Plain = {"name": source.filename, "sha256": source.sha256}
+            file |= {"url": next(iter(urls.get(source.id, ())), None), "tree": tree.release}
+            made["sources"].append({**file, "pinned_by": how if source.pinned else "nothing"})
+        for part in tree.toolchain.parts:
+            tool = {"name": part.name, "designated": part.expected, "found": part.found}
+            made["toolchain"].append({"tree": tree.release, **tool, "state": part.state.value})
+        for step in tree.steps:
+            ended = {"exit": step.outcome.value, "message": step.message}
+            about = {"tree": tree.release, "id": step.id, "enclave": step.enclave}
+            made["steps"].append({**about, **ended})
+    return {**made, "manifest_sha256": sha256_of(manifest_bytes(manifest))}
 
 
 def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
@@ -147,55 +123,56 @@ def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
         kind: `packages`, or `scan`.
         results: of each, what `report.as_json.result_dict` gives.
     """
-    enclaves, packages = [], []
-    for result in results:
-        name = _base(result["file"])
-        own = {"nevra": result["package"], "verdict": result["outcome"]}
-        around = {"file": name, **own, "findings": result["findings"]}
-        packages.append({**around, **package_facts(result["file"])})
-        for item in result["enclaves"]:
-            if item["outcome"] is None:
-                continue
-            known = {"package": name, "path": item["path"], "version": version_of(item["path"])}
-            called = item["name"] or _base(item["path"]).partition(".")[0]
-            if item["verdict"] is not None:
-                made = _compared(called, item["verdict"], **known)
-                made["verdict"] = item["outcome"]
-            else:
-                signed = {"name": _base(item["path"]), **{k: item[k] for k in ("size", "sha256")}}
-                words = item["findings"][0]["message"]
-                made = _enclave(called, item["outcome"], words, signed=signed, **known)
-            made["findings"] = item["findings"] + made["findings"]
-            enclaves.append(made)
+    packages = [
+        {
+            "file": _base(result["file"]),
+            "nevra": result["package"],
+            "verdict": result["outcome"],
+            "findings": result["findings"],
+            **package_facts(result["file"]),
+        }
+        for result in results
+    ]
+    enclaves = [made for result in results for made in _packaged(result)]
     same = sum(enclave["verdict"] == "identical" for enclave in enclaves)
     # Where there is no enclave, there is nothing that could be identical with anything.
     status = max((r["exit_status"] for r in results), default=0) if enclaves else 2
-    return _report(
-        kind,
-        next(outcome.value for outcome in Outcome if outcome.exit_status == status),
-        f"{same} of {len(enclaves)} signed enclaves in {len(packages)} packages are the "
-        "reference's plus a signature",
-        enclaves,
-        build="given",
-        packages=packages,
-    )
+    verdict = next(outcome.value for outcome in Outcome if outcome.exit_status == status)
+    claim = f"{same} of {len(enclaves)} signed enclaves in {len(packages)} packages are the "
+    claim += "reference's plus a signature"
+    return _report(kind, verdict, claim, enclaves, build="given", packages=packages)
+
+
+def _packaged(result: Plain) -> Iterator[Plain]:
+    for item in result["enclaves"]:
+        if item["outcome"] is None:
+            continue
+        path = item["path"]
+        known = {"package": _base(result["file"]), "path": path, "version": version_of(path)}
+        name = item["name"] or _base(path).partition(".")[0]
+        if item["verdict"] is not None:
+            made = {**_compared(name, item["verdict"], **known), "verdict": item["outcome"]}
+        else:
+            made = _enclave(name, item["outcome"], item["findings"][0]["message"], **known)
+            made["signed"] = {"name": _base(path), **{k: item[k] for k in ("size", "sha256")}}
+        yield {**made, "findings": item["findings"] + made["findings"]}
 
 
 def package_facts(path: str) -> Plain:
     """The digests of a package file: whole, header, and payload as the header pins it."""
-    from sgx_enclaves.gate.inspect import digests_of  # noqa: PLC0415  (only packages need librpm)
+    # Only packages need librpm.
+    from sgx_enclaves.gate.inspect import digests_of  # noqa: PLC0415
     from sgx_enclaves.rpm.reader import open_package  # noqa: PLC0415
 
-    names = ("sha256", "header_sha256", "payload_sha256")
     try:
         with open_package(path) as (package, stream):
             pins = package.header.all("PAYLOADDIGEST", str)
             pinned = next((pin for pin in pins if len(pin) == _HEX_SHA256), None)
             header = package.header.digest("sha256")
-            return dict(zip(names, (digests_of(package, stream).file, header, pinned)))
+            return dict(zip(_PACKAGE[2:], (digests_of(package, stream).file, header, pinned)))
     except SgxEnclavesError:
         # What is wrong with it is a finding of its result.
-        return dict.fromkeys(names)
+        return dict.fromkeys(_PACKAGE[2:])
 
 
 def of_build(combined: Combined, release: Plain, buildroot: Plain) -> Plain:
@@ -206,26 +183,32 @@ def of_build(combined: Combined, release: Plain, buildroot: Plain) -> Plain:
         release: name, digest and origin of the release's description.
         buildroot: build tag, id of the repository, digests of packages and lock.
     """
-    enclaves = []
-    for answer in combined.answers:
-        about, claim, config = answer.enclave, answer.claim, answer.config_sha256
-        for subject in answer.subjects:
-            enclaves.append(_judged(about, subject, claim, subject.sha256, config))
-        if not answer.subjects:
-            enclaves.append(_enclave(about, answer.verdict, claim))
-    return _report(
-        "koji",
-        combined.verdict,
-        combined.claim,
-        enclaves,
-        reproducible=combined.reproducible,
-        release=release,
-        build="here" if combined.toolchain_sha256 is not None else "none",
-        buildroot=buildroot,
-        packages=[
-            named_package(package.name, package.digests.file if package.digests else None)
-            for package in combined.packages
-        ],
+    enclaves = [
+        _judged(answer.enclave, subject, answer.claim, subject.sha256, answer.config_sha256)
+        for answer in combined.answers
+        for subject in answer.subjects
+    ]
+    enclaves += [
+        _enclave(answer.enclave, answer.verdict, answer.claim)
+        for answer in combined.answers
+        if not answer.subjects
+    ]
+    digests = {p.name: p.digests.file if p.digests else None for p in combined.packages}
+    return _of_koji(combined, combined.claim, enclaves, release, buildroot, digests)
+
+
+def of_record(record: Record) -> Plain:
+    """The report that the record of a build stands for; less than what its task uploaded."""
+    words = f"{record.nvr} against release {record.release}: {record.verdict}"
+    digest, origin = record.release_sha256, record.origin
+    buildroot = {key: getattr(record, key) for key in ("build_tag", "repo_id", "lock_sha256")}
+    return _of_koji(
+        record,
+        words,
+        [_judged(e.name, e, e.verdict, e.signed_sha256) for e in record.enclaves],
+        {"name": record.release, "sha256": digest, "origin": origin},
+        {**buildroot, "packages_sha256": record.buildroot_sha256},
+        {package.name: package.file_sha256 for package in record.rpms},
     )
 
 
@@ -235,32 +218,24 @@ def of_file(name: str, item: FileVerdict) -> Plain:
     if item.comparison is None:
         return _judged(name, subject, subject.verdict, subject.sha256)
     known = {"package": subject.rpm, "path": subject.path, "version": subject.version}
-    made = _compared(name, verdict_dict(item.comparison), **known)
-    return {**made, "verdict": subject.verdict}
+    return {
+        **_compared(name, verdict_dict(item.comparison), **known),
+        "verdict": subject.verdict,
+    }
 
 
-def of_record(record: Record) -> Plain:
-    """The report that the record of a build stands for; less than what its task uploaded."""
-    return _report(
-        "koji",
-        record.verdict,
-        f"{record.nvr} against release {record.release}: {record.verdict}",
-        [_judged(e.name, e, e.verdict, e.signed_sha256) for e in record.enclaves],
-        reproducible=record.reproducible,
-        release={
-            "name": record.release,
-            "sha256": record.release_sha256,
-            "origin": record.origin,
-        },
-        build="here" if record.toolchain_sha256 is not None else "none",
-        buildroot={
-            "build_tag": record.build_tag,
-            "repo_id": record.repo_id,
-            "packages_sha256": record.buildroot_sha256,
-            "lock_sha256": record.lock_sha256,
-        },
-        packages=[named_package(package.name, package.file_sha256) for package in record.rpms],
-    )
+def _of_koji(
+    whole: Union[Combined, Record],
+    claim: str,
+    enclaves: Sequence[Plain],
+    release: Plain,
+    buildroot: Plain,
+    digests: Mapping[str, Optional[str]],
+) -> Plain:
+    known = {"release": release, "buildroot": buildroot, "reproducible": whole.reproducible}
+    known["build"] = "here" if whole.toolchain_sha256 is not None else "none"
+    known["packages"] = [named_package(name, digest) for name, digest in digests.items()]
+    return _report("koji", whole.verdict, claim, enclaves, **known)
 
 
 def _judged(
@@ -272,8 +247,7 @@ def _judged(
 ) -> Plain:
     """One enclave as tasks and records of a build system have it."""
     made = _enclave(name, item.verdict, item.cause or words, package=item.rpm, path=item.path)
-    for key in ("version", "mrenclave", "mrsigner", "isvprodid", "isvsvn"):
-        made[key] = getattr(item, key)
+    made |= {key: getattr(item, key) for key in ("version", "mrenclave", *_SIGNED)}
     file = _base(str(item.path or getattr(item, "file", name)))
     names = (f"{name}.so", file, f"{name}.config.xml")
     for role, called, digest in zip(ROLES, names, (item.built_sha256, signed, config)):
@@ -284,38 +258,33 @@ def _judged(
 
 def named_package(name: str, digest: Optional[str]) -> Plain:
     """A package of which a build system knows the file's digest."""
-    nothing = dict.fromkeys(("nevra", "verdict", "header_sha256", "payload_sha256"))
-    return {**nothing, "file": name, "sha256": digest, "findings": []}
+    return {**dict.fromkeys(_PACKAGE), "file": name, "sha256": digest, "findings": []}
 
 
 def _report(kind: str, verdict: str, claim: str, enclaves: Sequence[Plain], **known: Any) -> Plain:
-    made: Plain = {**dict.fromkeys(_ALONE), "build": "none"}
-    made |= {name: list(known.pop(name, ())) for name in _PARTS}
-    made["not_proved"] += dict.fromkeys(
-        line for e in enclaves for line in e["not_proved"] if line not in made["not_proved"]
-    )
-    made |= {"schema_version": SCHEMA_VERSION, "kind": kind, "verdict": verdict, "claim": claim}
-    return {**made, "proved": proved_by(enclaves), "enclaves": list(enclaves), **known}
+    parts = {name: list(known.pop(name, ())) for name in _PARTS}
+    trusted = (line for enclave in enclaves for line in enclave["not_proved"])
+    parts["not_proved"] = list(dict.fromkeys([*parts["not_proved"], *trusted]))
+    made: Plain = {"schema_version": SCHEMA_VERSION, "kind": kind, "verdict": verdict}
+    made |= {"claim": claim, "proved": proved_by(enclaves), "enclaves": list(enclaves)}
+    return {**dict.fromkeys(_ALONE), "build": "none", **parts, **made, **known}
 
 
 def _compared(name: str, verdict: Plain, **known: Any) -> Plain:
     """One enclave of which there is a comparison, as `verdict_dict` gives it."""
-    kept = ("policy", "sdk", "sdk_from", "mrenclave", *_LISTS)
     made = _enclave(name, verdict["outcome"], verdict["headline"], **known)
-    made |= {key: verdict[key] for key in kept}
-    for role in ROLES:
-        made[role] = {**verdict[role], "name": _base(verdict[role]["name"])}
+    made |= {key: verdict[key] for key in (*_COMPARED, *_LISTS)}
+    made |= {role: {**verdict[role], "name": _base(verdict[role]["name"])} for role in ROLES}
     for block in verdict["blocks"][:1]:
-        made |= {key: block[key] for key in ("mrsigner", "isvprodid", "isvsvn")}
+        made |= {key: block[key] for key in _SIGNED}
     return made
 
 
 def _enclave(name: str, verdict: str, headline: str, **known: Any) -> Plain:
     """One enclave, of which only that is known."""
-    made: Plain = dict.fromkeys(("package", "path", "version", *ROLES, *_NO_FACTS))
-    made |= {key: [] for key in _LISTS}
-    made |= {"name": name, "verdict": verdict, "headline": headline, "required": True}
-    return {**made, **known}
+    absent = dict.fromkeys(("package", "path", "version", *ROLES, *_COMPARED, *_SIGNED))
+    made = {"name": name, "verdict": verdict, "headline": headline, "required": True}
+    return {**absent, **{key: [] for key in _LISTS}, **made, **known}
 
 
 def _file_of(name: str, data: bytes) -> Plain:

@@ -9,7 +9,7 @@ twice, a change without a new version.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Optional
 
 from sgx_enclaves.errors import AttestationError
@@ -21,14 +21,9 @@ MAX_LEDGER = 64 << 20
 
 @record
 class Entry:
-    """One enclave of one statement.
+    """One enclave of one statement; the last three are the SHA-256 of two files and of that.
 
-    Attributes:
-        enclave: its name.
-        version: as its file's name has it; None if unknown.
-        mrenclave, mrsigner, isvprodid, isvsvn: what was signed, and as what.
-        unsigned, signed: SHA-256 of the two files.
-        statement: SHA-256 of the statement that says so.
+    The version is as the file's name has it; None if unknown.
     """
 
     enclave: str
@@ -45,32 +40,18 @@ class Entry:
 def entries_of(found: Iterable[Vouched]) -> list[Entry]:
     """The identical enclaves of equivalence statements, in their order."""
     facts = ("version", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
-    return [
-        from_plain(
-            Entry,
-            {
-                "enclave": enclave["name"],
-                "unsigned": enclave["unsigned"]["sha256"],
-                "signed": enclave["signed"]["sha256"],
-                "statement": item.sha256,
-                **{name: enclave.get(name) for name in facts},
-            },
-            file=item.file,
-            error=AttestationError,
-        )
-        for item in found
-        if item.kind == "equivalence"
-        for enclave in item.statement["predicate"]["enclaves"]
-        if enclave["verdict"] == "identical"
-    ]
+    made = []
+    for item in found:
+        for enclave in item.identical():
+            plain = {"enclave": enclave["name"], "statement": item.sha256}
+            plain |= {role: enclave[role]["sha256"] for role in ("unsigned", "signed")}
+            plain |= {name: enclave.get(name) for name in facts}
+            made.append(from_plain(Entry, plain, file=item.file, error=AttestationError))
+    return made
 
 
 def read_ledger(data: bytes, file: str) -> list[Entry]:
-    """The entries of a ledger.
-
-    Raises:
-        AttestationError: a line is malformed.
-    """
+    """The entries of a ledger; a malformed line is an AttestationError."""
     entries = []
     for number, line in enumerate(data.splitlines(), 1):
         place = f"{file}, line {number}"
@@ -95,38 +76,35 @@ class Problem:
     message: str
 
 
-def lint(entries: Sequence[Entry]) -> Iterator[Problem]:
+def lint(entries: Iterable[Entry]) -> Iterator[Problem]:
     """What should not be; each line is compared with earlier ones of its enclave and signer."""
     seen: dict[tuple[Optional[str], ...], tuple[int, Entry]] = {}
     for number, new in enumerate(entries, 1):
         whose = (new.enclave, new.mrsigner)
-        for key, rule in (
-            ((*whose, "ISVSVN"), _lower),
-            ((*whose, "MRENCLAVE", new.mrenclave), _signed_twice),
-            ((*whose, "version", new.version), _same_version),
+        for name, value in (
+            ("ISVSVN", None),
+            ("MRENCLAVE", new.mrenclave),
+            ("version", new.version),
         ):
+            key = (*whose, name, value)
             earlier, old = seen.get(key, (number, new))
-            for code, message in rule(old, new):
-                yield Problem(number, earlier, new.enclave, code, message)
-            if rule is not _lower or new.isvsvn >= old.isvsvn:
+            found = _problem(name, old, new)
+            if found is not None:
+                yield Problem(number, earlier, new.enclave, *found)
+            if name != "ISVSVN" or new.isvsvn >= old.isvsvn:
                 seen[key] = (number, new)
 
 
-def _lower(old: Entry, new: Entry) -> Iterator[tuple[str, str]]:
-    if new.isvsvn < old.isvsvn:
-        yield "isvsvn-down", f"ISVSVN goes down from {old.isvsvn} to {new.isvsvn}"
-
-
-def _signed_twice(old: Entry, new: Entry) -> Iterator[tuple[str, str]]:
-    if new.signed != old.signed:
-        yield "signed-twice", f"MRENCLAVE {new.mrenclave} was signed twice"
-
-
-def _same_version(old: Entry, new: Entry) -> Iterator[tuple[str, str]]:
-    if new.version is None:
-        return
+def _problem(name: str, old: Entry, new: Entry) -> Optional[tuple[str, str]]:
+    if name == "ISVSVN" and new.isvsvn < old.isvsvn:
+        return "isvsvn-down", f"ISVSVN goes down from {old.isvsvn} to {new.isvsvn}"
+    if name == "MRENCLAVE" and new.signed != old.signed:
+        return "signed-twice", f"MRENCLAVE {new.mrenclave} was signed twice"
+    if name != "version" or new.version is None:
+        return None
     if new.mrenclave != old.mrenclave:
-        words = f"version {new.version} has two MRENCLAVEs"
-        yield "version-twice", f"{words}: {old.mrenclave} and {new.mrenclave}"
-    elif new.unsigned != old.unsigned:
-        yield "changed", f"it changed, and its version is {new.version} as before"
+        both = f"{old.mrenclave} and {new.mrenclave}"
+        return "version-twice", f"version {new.version} has two MRENCLAVEs: {both}"
+    if new.unsigned != old.unsigned:
+        return "changed", f"it changed, and its version is {new.version} as before"
+    return None

@@ -51,30 +51,38 @@ def canonical(plain: Mapping[str, Any]) -> bytes:
     return (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode("ascii")
 
 
-def head_of(
-    report: bytes, *, when: datetime.datetime, manifest: Optional[Manifest] = None
-) -> Plain:
-    """What stands beside a report: its digest, when and by what it was made, timings.
-
-    Args:
-        report: its bytes.
-        when: with a time zone.
-        manifest: of the build, if there was one.
-    """
-    trees = manifest.trees if manifest is not None else ()
+def head_of(report: bytes, when: datetime.datetime, manifest: Optional[Manifest] = None) -> Plain:
+    """What stands beside a report: its digest, when and by what it was made, timings."""
     steps = [
         {"tree": tree.release, "id": step.id, "milliseconds": step.milliseconds}
-        for tree in trees
+        for tree in (manifest.trees if manifest is not None else ())
         for step in tree.steps
     ]
     return {
         "schema_version": SCHEMA_VERSION,
         "report_sha256": sha256_of(report),
-        "made_at": when.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "made_at": when.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "tool": f"sgx-enclaves {__version__}",
         "milliseconds": manifest.milliseconds if manifest is not None else None,
         "steps": steps,
     }
+
+
+def write_report(folder: Path, report: Plain, manifest: Optional[Manifest] = None) -> None:
+    """Write a report, its head, the manifest of the build, and the short forms into a directory.
+
+    Raises:
+        InputError: it cannot be made, or a file not be written.
+    """
+    data = canonical(report)
+    head = head_of(data, datetime.datetime.now(datetime.timezone.utc), manifest)
+    files = {REPORT: data, HEAD: canonical(head)}
+    files |= {f"report.{form}": report_summary(report, form).encode() for form in ("md", "xml")}
+    if manifest is not None:
+        files[MANIFEST] = manifest_bytes(manifest)
+    make_folder(folder)
+    for name, content in files.items():
+        write_file(str(folder / name), content)
 
 
 def read_report(data: bytes, file: str) -> Plain:
@@ -106,24 +114,23 @@ def read_beside(folder: Path, report: Plain, data: bytes) -> Plain:
     Raises:
         ReportError: a file is missing, or belongs to another report.
     """
-    files: dict[str, Optional[str]] = {HEAD: None}
-    if report["manifest_sha256"] is not None:
-        files[MANIFEST] = report["manifest_sha256"]
+    names = (HEAD,) if report["manifest_sha256"] is None else (HEAD, MANIFEST)
     found = {}
-    for name, digest in files.items():
-        path = folder / name
+    for path in (folder / name for name in names):
         if not path.is_file():
             raise ReportError(
-                f"{name} is missing beside the report",
+                f"{path.name} is missing beside the report",
                 file=str(folder),
-                expected=", ".join((REPORT, *files)),
+                expected=", ".join((REPORT, *names)),
                 hint="get the whole directory that --report wrote",
             )
-        found[name] = read_file(str(path), MAX_REPORT)
-        if digest is not None and sha256_of(found[name]) != digest:
-            raise ReportError(
-                "not the file that the report names", file=str(path), expected=f"SHA-256 {digest}"
-            )
+        found[path.name] = read_file(str(path), MAX_REPORT)
+    expected = report["manifest_sha256"]
+    if MANIFEST in found and sha256_of(found[MANIFEST]) != expected:
+        path = folder / MANIFEST
+        raise ReportError(
+            "not the file that the report names", file=str(path), expected=f"SHA-256 {expected}"
+        )
     head: Plain = parse_json(found[HEAD], file=str(folder / HEAD), error=ReportError)
     own = sha256_of(data)
     if not isinstance(head, dict) or head.get("report_sha256") != own:
@@ -134,11 +141,11 @@ def read_beside(folder: Path, report: Plain, data: bytes) -> Plain:
 
 
 @functools.cache
-def schema() -> Plain:
-    """The JSON Schema (draft 7) of reports."""
-    text = Path(__file__).with_name("report.schema.json").read_text("utf-8")
+def schema(file: str = "report", part: str = "") -> Plain:
+    """A JSON Schema (draft 7) of this room, or one of its definitions."""
+    text = Path(__file__).with_name(f"{file}.schema.json").read_text("utf-8")
     loaded: Plain = json.loads(text)
-    return loaded
+    return {**loaded, "$ref": f"#/definitions/{part}"} if part else loaded
 
 
 def _contradictions(report: Mapping[str, Any]) -> Iterator[str]:
@@ -175,32 +182,6 @@ def _wrong_enclave(enclave: Mapping[str, Any]) -> Iterator[str]:
         yield "identical, though bytes are unexplained"
     if any(f["severity"] != "note" for f in enclave["findings"]):
         yield "identical, though a finding speaks against it"
-
-
-def write_report(
-    folder: Path,
-    report: Plain,
-    *,
-    manifest: Optional[Manifest] = None,
-    now: Optional[datetime.datetime] = None,
-) -> None:
-    """Write a report, its head, the manifest of the build, and the short forms into a directory.
-
-    Raises:
-        InputError: it cannot be made, or a file not be written.
-    """
-    data = canonical(report)
-    head = head_of(
-        data, when=now or datetime.datetime.now(datetime.timezone.utc), manifest=manifest
-    )
-    files = {REPORT: data, HEAD: canonical(head)}
-    for form in ("md", "xml"):
-        files[f"report.{form}"] = report_summary(report, form).encode()
-    if manifest is not None:
-        files[MANIFEST] = manifest_bytes(manifest)
-    make_folder(folder)
-    for name, content in files.items():
-        write_file(str(folder / name), content)
 
 
 def proved_by(enclaves: Sequence[Mapping[str, Any]]) -> list[str]:

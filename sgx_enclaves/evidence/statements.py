@@ -6,17 +6,15 @@
     equivalence  our own predicate; its subjects are the signed files and their packages
     result       in-toto's simple verification result, for consumers who know nothing of us
 
-Statements are plain data. A statement that is read has been signed by somebody whom the
-caller trusts; what it does not know of a foreign one is passed by, as in-toto demands.
+Statements are plain data. One that is read has been signed by somebody whom the caller trusts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from sgx_enclaves import __version__
@@ -32,64 +30,20 @@ from sgx_enclaves.evidence.envelope import (
     signers,
 )
 from sgx_enclaves.evidence.facts import of_record
+from sgx_enclaves.evidence.report import Plain, schema, sha256_of
 from sgx_enclaves.gate.record import Record, read_record
 from sgx_enclaves.plain import parse_json, record, validate
 
-Plain = dict[str, Any]
-
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-STATEMENT = "https://in-toto.io/Statement/v1"
-PROVENANCE = "https://slsa.dev/provenance/v1"
-EQUIVALENCE = "urn:sgx-enclaves:equivalence:v1"
-RESULT = "https://in-toto.io/attestation/svr/v0.1"
-BUILD_TYPE = "urn:sgx-enclaves:release-build:v1"
+KINDS = {
+    "https://slsa.dev/provenance/v1": "provenance",
+    "urn:sgx-enclaves:equivalence:v1": "equivalence",
+    "https://in-toto.io/attestation/svr/v0.1": "result",
+}
 TOOL = f"urn:sgx-enclaves:{__version__}"
-
-_DIGEST = {
-    "type": "object",
-    "additionalProperties": {"type": "string"},
-    "required": ["sha256"],
-    "properties": {"sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
-}
-_SCHEMA = {
-    "type": "object",
-    "required": ["_type", "subject", "predicateType", "predicate"],
-    "properties": {
-        "_type": {"const": STATEMENT},
-        "predicateType": {"enum": [PROVENANCE, EQUIVALENCE, RESULT]},
-        "predicate": {"type": "object"},
-        "subject": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": 4096,
-            "items": {
-                "type": "object",
-                "required": ["name", "digest"],
-                "properties": {"name": {"type": "string", "maxLength": 4096}, "digest": _DIGEST},
-            },
-        },
-    },
-}
-_ENCLAVES = {
-    "type": "object",
-    "required": ["verdict", "enclaves"],
-    "properties": {
-        "verdict": {"enum": ["identical", "differs", "unverifiable"]},
-        "enclaves": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["name", "verdict", "unsigned", "signed"],
-                "properties": {
-                    "name": {"type": "string"},
-                    "verdict": {"enum": ["identical", "differs", "unverifiable"]},
-                    "unsigned": _DIGEST,
-                    "signed": _DIGEST,
-                },
-            },
-        },
-    },
-}
+# What an equivalence says of an enclave in the words of the report.
+_FACTS = ("name", "version", "verdict", "package", "policy")
+_SIGNED = ("sdk", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
 _UNSIGNED = re.compile(r"sgx-enclave\(([^:)]+):unsigned\)\Z")
 
 
@@ -110,14 +64,27 @@ def statements_of(
     Raises:
         AttestationError: it supports none.
     """
-    made = [
-        statement
-        for statement in (
-            provenance(report, digest, builder),
-            equivalence(report, digest),
-            simple_result(report, digest, builder, time),
-        )
-        if statement is not None
+    compared = [e for e in report["enclaves"] if e["built"] and e["signed"]]
+    predicates = {
+        "provenance": _provenance(report, digest, builder),
+        "equivalence": _equivalence(report, digest, compared),
+        "result": _result(report, digest, builder, time),
+    }
+    built = [(f"sgx-enclave({e['name']}:unsigned)", e["built"]) for e in report["enclaves"]]
+    subjects = {
+        "provenance": [(name, file["sha256"]) for name, file in built if file],
+        "equivalence": _signed_files(report, compared),
+        "result": _signed_files(report, [e for e in compared if e["verdict"] == "identical"]),
+    }
+    made: list[Plain] = [
+        {
+            "_type": "https://in-toto.io/Statement/v1",
+            "subject": [{"name": n, "digest": _sha(d)} for n, d in dict.fromkeys(subjects[name])],
+            "predicateType": uri,
+            "predicate": predicates[name],
+        }
+        for uri, name in KINDS.items()
+        if predicates[name] is not None and subjects[name]
     ]
     if not made:
         raise AttestationError(
@@ -126,6 +93,75 @@ def statements_of(
             found=f"a report with the verdict {report['verdict']}",
         )
     return made
+
+
+def _provenance(report: Mapping[str, Any], digest: str, builder: str) -> Optional[Plain]:
+    """How the unsigned enclaves came to be; None if this verification did not build them."""
+    release, root = report["release"], report["buildroot"] or {}
+    if release is None or report["build"] != "here":
+        return None
+    files = {"report.json": digest, "manifest.json": report["manifest_sha256"]}
+    about = {"name": release["name"], "url": TOOL, "sha256": release["sha256"]}
+    outside = {"release": release, **{k: root.get(k) for k in ("build_tag", "lock_sha256")}}
+    inside = {key: root.get(key) for key in ("repo_id", "packages_sha256")}
+    dependencies = [
+        {"name": s["name"], "uri": s["url"] or f"file:{s['name']}", "digest": _sha(s["sha256"])}
+        for s in (about, *report["sources"])
+        if s["sha256"] is not None
+    ]
+    return {
+        "buildDefinition": {
+            "buildType": "urn:sgx-enclaves:release-build:v1",
+            "externalParameters": outside,
+            "internalParameters": {**inside, "toolchain": report["toolchain"]},
+            "resolvedDependencies": dependencies,
+        },
+        "runDetails": {
+            "builder": {"id": builder, "version": {"sgx-enclaves": __version__}},
+            "byproducts": [{"name": n, "digest": _sha(d)} for n, d in files.items() if d],
+        },
+    }
+
+
+def _equivalence(report: Mapping[str, Any], digest: str, compared: Sequence[Plain]) -> Plain:
+    """What each signed file is, next to our build."""
+    roles = {"unsigned": "built", "signed": "signed", "config": "config"}
+    return {
+        **{key: report[key] for key in ("verdict", "reproducible", "claim", "release")},
+        "notProved": report["not_proved"],
+        "report": _sha(digest),
+        "tool": TOOL,
+        "enclaves": [
+            {key: enclave[key] for key in (*_FACTS, *_SIGNED)}
+            | {name: _sha(enclave[r]["sha256"]) for name, r in roles.items() if enclave[r]}
+            for enclave in compared
+        ],
+    }
+
+
+def _result(report: Mapping[str, Any], digest: str, verifier: str, time: str) -> Optional[Plain]:
+    """The same in a form that needs no knowledge of enclaves; None unless it is *identical*."""
+    if report["verdict"] != "identical":
+        return None
+    reproducible = ["SGX_ENCLAVES_REPRODUCIBLE"] if report["reproducible"] else []
+    policy = {"uri": "urn:sgx-enclaves:equivalence:v1", "digest": _sha(digest)}
+    return {
+        "verifier": {"id": verifier, "policy": policy},
+        "timeCreated": time,
+        "properties": ["SGX_ENCLAVES_IDENTICAL", *reproducible],
+    }
+
+
+def _signed_files(report: Mapping[str, Any], chosen: list[Plain]) -> list[tuple[str, str]]:
+    """The signed files of these enclaves, and the packages that hold none but them."""
+    files = [(e["signed"]["name"], e["signed"]["sha256"]) for e in chosen]
+    others = {e["package"] for e in report["enclaves"] if e not in chosen}
+    holding = {e["package"] for e in chosen} - others
+    return files + [(p["file"], p["sha256"]) for p in report["packages"] if p["file"] in holding]
+
+
+def _sha(digest: str) -> dict[str, str]:
+    return {"sha256": digest}
 
 
 def statements_of_record(plain: Mapping[str, Any], *, builder: str) -> list[Plain]:
@@ -141,142 +177,24 @@ def statements_of_record(plain: Mapping[str, Any], *, builder: str) -> list[Plai
     """
     if plain.get("outdated") is not None:
         raise AttestationError(
-            "the record is not of the build as it is now", found=plain["outdated"]
+            "the record is not of the build as it is now", found=str(plain["outdated"])
         )
     own = {field.name for field in dataclasses.fields(Record)}
     kept = read_record({name: value for name, value in plain.items() if name in own})
-    report = of_record(kept)
-    time = kept.verified_at or ""
-    return statements_of(report, kept.report_sha256, builder=builder, time=time)
-
-
-def provenance(report: Mapping[str, Any], digest: str, builder: str) -> Optional[Plain]:
-    """How the unsigned enclaves came to be; None if this verification did not build them."""
-    built = [e for e in report["enclaves"] if e["built"] is not None]
-    release, root = report["release"], report["buildroot"] or {}
-    if release is None or report["build"] != "here" or not built:
-        return None
-    dependencies = []
-    if release["sha256"] is not None:
-        about = {"name": f"{release['name']}.toml", "uri": f"urn:sgx-enclaves:{release['name']}"}
-        dependencies.append({**about, "digest": _sha256(release["sha256"])})
-    dependencies += [
-        {"name": s["name"], "uri": s["url"] or f"file:{s['name']}", "digest": _sha256(s["sha256"])}
-        for s in report["sources"]
-    ]
-    by_products = [{"name": "report.json", "digest": _sha256(digest)}]
-    if report["manifest_sha256"] is not None:
-        by_products.append({"name": "manifest.json", "digest": _sha256(report["manifest_sha256"])})
-    return _statement(
-        PROVENANCE,
-        [(f"sgx-enclave({e['name']}:unsigned)", e["built"]["sha256"]) for e in built],
-        {
-            "buildDefinition": {
-                "buildType": BUILD_TYPE,
-                "externalParameters": {
-                    "release": release,
-                    "enclaves": [e["name"] for e in built],
-                    "build_tag": root.get("build_tag"),
-                    "lock_sha256": root.get("lock_sha256"),
-                },
-                "internalParameters": {
-                    "toolchain": report["toolchain"],
-                    "repo_id": root.get("repo_id"),
-                    "buildroot_sha256": root.get("packages_sha256"),
-                },
-                "resolvedDependencies": dependencies,
-            },
-            "runDetails": {
-                "builder": {"id": builder, "version": {"sgx-enclaves": __version__}},
-                "byproducts": by_products,
-            },
-        },
-    )
-
-
-def equivalence(report: Mapping[str, Any], digest: str) -> Optional[Plain]:
-    """What each signed file is, next to our build; None if none was compared."""
-    compared = _compared(report)
-    if not compared:
-        return None
-    return _statement(
-        EQUIVALENCE,
-        _signed_subjects(report),
-        {
-            "verdict": report["verdict"],
-            "reproducible": report["reproducible"],
-            "claim": report["claim"],
-            "notProved": report["not_proved"],
-            "release": report["release"],
-            "enclaves": [
-                {
-                    "name": e["name"],
-                    "version": e["version"],
-                    "verdict": e["verdict"],
-                    "unsigned": _sha256(e["built"]["sha256"]),
-                    "signed": _sha256(e["signed"]["sha256"]),
-                    "config": _sha256(e["config"]["sha256"]) if e["config"] else None,
-                    "sdk": e["sdk"],
-                    "mrenclave": e["mrenclave"],
-                    "mrsigner": e["mrsigner"],
-                    "isvprodid": e["isvprodid"],
-                    "isvsvn": e["isvsvn"],
-                    "package": e["package"],
-                    "policy": e["policy"],
-                }
-                for e in compared
-            ],
-            "report": _sha256(digest),
-            "tool": TOOL,
-        },
-    )
-
-
-def simple_result(
-    report: Mapping[str, Any], digest: str, verifier: str, time: str
-) -> Optional[Plain]:
-    """The same in a form that needs no knowledge of enclaves; None unless it is *identical*."""
-    if report["verdict"] != "identical" or not _compared(report):
-        return None
-    properties = ["SGX_ENCLAVES_IDENTICAL"]
-    properties += ["SGX_ENCLAVES_REPRODUCIBLE"] if report["reproducible"] else []
-    policy = {"uri": EQUIVALENCE, "digest": _sha256(digest)}
-    verifier_of = {"id": verifier, "policy": policy}
-    predicate = {"verifier": verifier_of, "timeCreated": time, "properties": properties}
-    identical = [e for e in report["enclaves"] if e["verdict"] == "identical"]
-    subjects = _signed_subjects({**report, "enclaves": identical})
-    return _statement(RESULT, subjects, predicate)
-
-
-def _compared(report: Mapping[str, Any]) -> list[Plain]:
-    return [e for e in report["enclaves"] if None not in (e["built"], e["signed"])]
-
-
-def _signed_subjects(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The signed files, and the packages that hold them."""
-    enclaves = _compared(report)
-    holding = {e["package"] for e in enclaves}
-    subjects = [(e["signed"]["name"], e["signed"]["sha256"]) for e in enclaves]
-    return subjects + [(p["file"], p["sha256"]) for p in report["packages"] if p["file"] in holding]
-
-
-def _statement(kind: str, subjects: Iterable[tuple[str, str]], predicate: Plain) -> Plain:
-    return {
-        "_type": STATEMENT,
-        "subject": [{"name": n, "digest": _sha256(d)} for n, d in dict.fromkeys(subjects)],
-        "predicateType": kind,
-        "predicate": predicate,
-    }
-
-
-def _sha256(digest: str) -> dict[str, str]:
-    return {"sha256": digest}
+    around = {"builder": builder, "time": kept.verified_at or ""}
+    return statements_of(of_record(kept), kept.report_sha256, **around)
 
 
 def enveloped(statement: Mapping[str, Any]) -> Envelope:
     """A statement as a payload that nobody has signed yet; equal ones give equal bytes."""
     text = json.dumps(statement, sort_keys=True, separators=(",", ":"))
     return Envelope(text.encode("ascii"), PAYLOAD_TYPE)
+
+
+def attestation(envelopes: Iterable[Envelope], key: Optional[Key], signer: Signer) -> bytes:
+    """A bundle of these, with a signature more; of bare statements where there is no key."""
+    lines = [signed(e, key, signer).as_json() if key else e.payload.decode() for e in envelopes]
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 # --- reading ---
@@ -293,10 +211,6 @@ def read_bundle(data: bytes, file: str, *, bare: bool = False) -> list[Envelope]
     Raises:
         AttestationError: it is malformed, or empty.
     """
-    if len(data) > MAX_ENVELOPE:
-        raise AttestationError(
-            "the bundle is too large", file=file, expected=f"at most {MAX_ENVELOPE} bytes"
-        )
     lines = [line for line in data.splitlines() if line.strip()]
     if not lines:
         raise AttestationError("there is no attestation in it", file=file)
@@ -316,14 +230,15 @@ def read_statement(envelope: Envelope, file: str) -> Plain:
     Raises:
         AttestationError: it is none of those that this module makes, or malformed.
     """
-    if envelope.payload_type != PAYLOAD_TYPE:
+    found = envelope.payload_type
+    if found != PAYLOAD_TYPE:
         raise AttestationError(
-            "no in-toto statement", file=file, expected=PAYLOAD_TYPE, found=envelope.payload_type
+            "no in-toto statement", file=file, expected=PAYLOAD_TYPE, found=found
         )
-    statement = parse_json(envelope.payload, file=file, error=AttestationError, most=MAX_ENVELOPE)
-    validate(statement, _SCHEMA, file=file, error=AttestationError)
-    if statement["predicateType"] == EQUIVALENCE:
-        validate(statement["predicate"], _ENCLAVES, file=file, error=AttestationError)
+    statement: Any = parse_json(
+        envelope.payload, file=file, error=AttestationError, most=MAX_ENVELOPE
+    )
+    validate(statement, schema("attestation", "statement"), file=file, error=AttestationError)
     made: Plain = statement
     return made
 
@@ -340,54 +255,53 @@ class Vouched:
     @property
     def kind(self) -> str:
         """Which of the three it is."""
-        names = {PROVENANCE: "provenance", EQUIVALENCE: "equivalence", RESULT: "result"}
-        return names[self.statement["predicateType"]]
+        return KINDS[self.statement["predicateType"]]
+
+    @property
+    def verdict(self) -> Optional[str]:
+        """What an equivalence comes to."""
+        verdict: Optional[str] = self.statement["predicate"].get("verdict")
+        return verdict if self.kind == "equivalence" else None
+
+    def identical(self) -> Iterator[Plain]:
+        """The enclaves of an equivalence that are what they should be."""
+        if self.kind == "equivalence":
+            enclaves = self.statement["predicate"]["enclaves"]
+            yield from (e for e in enclaves if e["verdict"] == "identical")
 
     def unsigned(self) -> dict[str, str]:
-        """SHA-256 of the unsigned enclave that it names, by enclave; of identical ones only."""
-        if self.statement["predicateType"] == EQUIVALENCE:
-            enclaves = self.statement["predicate"]["enclaves"]
-            same = [e for e in enclaves if e["verdict"] == "identical"]
-            return {e["name"]: e["unsigned"]["sha256"] for e in same}
-        found = {}
-        if self.statement["predicateType"] == PROVENANCE:
-            for subject in self.statement["subject"]:
-                name = _UNSIGNED.match(subject["name"])
-                found[name[1] if name else subject["name"]] = subject["digest"]["sha256"]
+        """SHA-256 of the unsigned enclaves that it stands for, by name."""
+        found = {e["name"]: e["unsigned"]["sha256"] for e in self.identical()}
+        for subject in self.statement["subject"] if self.kind == "provenance" else ():
+            name = _UNSIGNED.match(subject["name"])
+            found[name[1] if name else subject["name"]] = subject["digest"]["sha256"]
         return found
 
+    def stands_for(self, digest: str) -> bool:
+        """Whether it says of a file with that SHA-256 that it is as it should be."""
+        files = {*self.unsigned().values(), *(e["signed"]["sha256"] for e in self.identical())}
+        if self.verdict in (None, "identical"):
+            files |= {subject["digest"]["sha256"] for subject in self.statement["subject"]}
+        return digest in files
 
-def attestation(envelopes: Iterable[Envelope], key: Optional[Key], signer: Signer) -> bytes:
-    """A bundle of these, with a signature more; of bare statements where there is no key."""
-    lines = [signed(e, key, signer).as_json() if key else e.payload.decode() for e in envelopes]
-    return "".join(f"{line}\n" for line in lines).encode()
 
-
-def vouchers(found: Iterable[Vouched], digest: str) -> frozenset[str]:
-    """Whose statements say of a file with that SHA-256 that it is as it should be."""
-    by: set[str] = set()
-    for item in found:
-        subjects = {subject["digest"]["sha256"] for subject in item.statement["subject"]}
-        if item.kind == "equivalence" and item.statement["predicate"]["verdict"] != "identical":
-            enclaves = item.statement["predicate"]["enclaves"]
-            subjects = {e["signed"]["sha256"] for e in enclaves if e["verdict"] == "identical"}
-        if digest in subjects | set(item.unsigned().values()):
-            by |= item.signers
-    return frozenset(by)
+def vouchers(found: Iterable[Vouched], *digests: str) -> frozenset[str]:
+    """Whose statements stand for a file with one of these digests."""
+    by = (item.signers for item in found if any(map(item.stands_for, digests)))
+    return frozenset().union(*by)
 
 
 def vouched(
     data: bytes,
     file: str,
     keys: Sequence[Key],
-    *,
     keyring: Optional[bytes] = None,
     signature: Optional[bytes] = None,
 ) -> list[Vouched]:
     """The statements of a bundle, each signed by one of the keys.
 
     Args:
-        data: the bundle; or one bare statement, which an OpenPGP signature alone vouches for.
+        data: the bundle; of bare statements, for which an OpenPGP signature alone vouches.
         file: its name.
         keys: whom the caller trusts.
         keyring: OpenPGP keys that the caller trusts.
@@ -411,12 +325,12 @@ def vouched(
                 found=", ".join(s.keyid or "no key id" for s in envelope.signatures) or "none",
                 hint="name the signer's public key with --key, or his keyring with --keyring",
             )
-        digest = hashlib.sha256(envelope.payload).hexdigest()
-        found.append(Vouched(file, read_statement(envelope, file), digest, by))
+        statement = read_statement(envelope, file)
+        found.append(Vouched(file, statement, sha256_of(envelope.payload), by))
     return found
 
 
-def agreed(found: Sequence[Vouched], threshold: int) -> dict[str, str]:
+def agreed(found: Iterable[Vouched], threshold: int) -> dict[str, str]:
     """The unsigned enclaves, by name, for which enough signers name the same SHA-256.
 
     Every enclave that one of them names must have enough, or nothing is agreed.
@@ -442,11 +356,11 @@ def agreed(found: Sequence[Vouched], threshold: int) -> dict[str, str]:
                 found="; ".join(f"{d} by {', '.join(sorted(s))}" for d, s in digests.items()),
                 hint="compare the two builds: sgx-enclaves compare says where they differ",
             )
-        signed_by = next(iter(digests.values()))
-        if len(signed_by) < threshold:
+        (by,) = digests.values()
+        if len(by) < threshold:
             raise AttestationError(
                 f"too few signers vouch for {name}",
                 expected=f"{threshold} different keys",
-                found=f"{len(signed_by)}: {', '.join(sorted(signed_by))}",
+                found=f"{len(by)}: {', '.join(sorted(by))}",
             )
-    return {name: next(iter(digests)) for name, digests in sorted(named.items())}
+    return {name: digest for name, digests in sorted(named.items()) for digest in digests}
