@@ -185,7 +185,8 @@ def _cross_check(release: Release) -> None:
         _check_unique(release, "toolchain.tool", (tool.name for tool in release.toolchain.tools))
     if (release.build is None) != (release.toolchain is None):
         _refuse(release.file, "build: and toolchain go together")
-    for artifact in (*release.sources(), *release.signed()):
+    repacks = tuple(archive.repack for archive in release.vendor if archive.repack is not None)
+    for artifact in (*release.sources(), *release.signed(), *repacks):
         for url in artifact.urls:
             try:
                 check_url(url)

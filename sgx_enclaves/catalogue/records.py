@@ -172,11 +172,16 @@ class Toolchain:
 
 @record
 class VendorArchive:
-    """An archive of signed enclaves, as the vendor publishes it, and its list of digests."""
+    """An archive of signed enclaves, as the vendor publishes it, and its list of digests.
+
+    `repack` is what a distribution may ship of it (see `archive.pack_members`), which is taken
+    where the vendor's own cannot be had.
+    """
 
     id: str
     artifact: Artifact
     checksums: Optional[Artifact] = None
+    repack: Optional[Artifact] = None
 
 
 @record

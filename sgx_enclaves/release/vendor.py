@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Optional
 
+from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Enclave, Release, VendorArchive
 from sgx_enclaves.enclave.verdict import Finding, Severity, finding_of
 from sgx_enclaves.errors import (
@@ -350,8 +351,13 @@ def signed_of_archives(
             continue
         original: Optional[Fetched] = None
         repack = repacked.get(archive.id)
+        instead: Optional[Artifact] = None
         with log.stage("signed") as stage:
-            here = fetch_archive(archive, fetcher, allow_unpinned=allow_unpinned)
+            try:
+                here = fetch_archive(archive, fetcher, allow_unpinned=allow_unpinned)
+            except FetchError:
+                instead = archive.repack
+                raise
             original = here.fetched
             pinned = "as pinned" if original.pinned else "NOT PINNED"
             listed = ", as the vendor's checksums file says" if here.cross_checked else ""
@@ -363,7 +369,12 @@ def signed_of_archives(
                 _take_members(found, enclaves, archive, original)
         if repack is not None:
             with log.stage("repack") as stage:
-                _take_repack(found, stage, release, archive, repack, original)
+                _take_repack(found, stage, release, archive, repack, repack.name, original)
+            found.refuse_rest(enclaves, log, "repack")
+        elif instead is not None:
+            with log.stage("repack") as stage:
+                path = fetcher.fetch(instead).path
+                _take_repack(found, stage, release, archive, path, instead.filename, None)
             found.refuse_rest(enclaves, log, "repack")
         found.refuse_rest(enclaves, log, "signed")
     return found
@@ -390,6 +401,7 @@ def _take_repack(
     release: Release,
     archive: VendorArchive,
     path: Path,
+    name: str,
     original: Optional[Fetched],
 ) -> None:
     repack = read_repacked(release, archive.id, path, original.path if original else None)
@@ -405,7 +417,7 @@ def _take_repack(
     against = "the vendor's archive" if original is not None else "no original: it is not here"
     members, known = repack.members
     stage.detail = (
-        f"{path.name}, sha256 {digest_file(path)[:16]}, compared with {against}: "
+        f"{name}, sha256 {digest_file(path)[:16]}, compared with {against}: "
         f"{known} of {members} members are the vendor's"
     )
     if repack.foreign:

@@ -31,7 +31,7 @@ from demo.release import (
 )
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.evidence.report import read_report
-from sgx_enclaves.release.archive import list_members
+from sgx_enclaves.release.archive import list_members, pack_members
 from sgx_enclaves.release.sandbox import Isolation
 from sgx_enclaves.tar import Member
 from tests.enclaves.compiled import have_toolchain
@@ -572,6 +572,32 @@ def test_repack_without_its_original_is_proved_by_comparison(
     result = bench.run(down, "--repacked", repack(tmp_path, dict(world.signed)))
     assert (result.status, result.refused) == (0, ["signed"])
     assert "no original" in result.stage("repack")["detail"]
+
+
+def test_a_repack_that_the_catalogue_names_is_taken_where_the_vendors_archive_is_lost(
+    bench: Bench, world: World
+) -> None:
+    shutil.rmtree(bench.cache / "sha256" / str(world.honest.signed_sha256)[:2])
+    packed = pack_members({f"{PREBUILT}/{name}": data for name, data in world.signed.items()})
+    url = world.server.put("/repack/signed.tar", packed)
+
+    def named(digest: str) -> dict[str, str]:
+        table = f'[vendor.repack]\nfilename = "signed.tar"\nurls = ["{url}"]\nsha256 = "{digest}"\n'
+        return {"[vendor.checksums]": f"{table}\n[vendor.checksums]"}
+
+    down = replace(world.honest, signed_url="https://127.0.0.1:9/signed.tar.gz")
+    result = bench.run(down, edit=named(sha256(packed)))
+    assert (result.status, result.report["reproducible"]) == (0, True)
+    assert (result.state("signed"), result.state("repack")) == ("refused", "done")
+    assert "signed.tar, sha256" in result.stage("repack")["detail"]
+    # another file than the pinned one is none
+    other = bench.run(down, edit=named("ab" * 32))
+    assert (other.status, other.state("repack")) == (2, "refused")
+    # a vendor's archive that is not the pinned one is no lost one
+    changed = world.deliver("changed", {**world.signed, "more": b"x"})
+    wrong = replace(world.honest, signed_url=changed["signed_url"])
+    result = bench.run(wrong, edit=named(sha256(packed)))
+    assert (result.status, result.refused) == (2, ["signed"])
 
 
 def test_repack_with_another_signature_is_proved_by_comparison(
