@@ -59,7 +59,14 @@ SHARED = {
   package, a directory, or what `sgx-enclaves build` made; may be repeated
 --trust-neighbours  take unsigned enclaves from the packages beside, whoever signed those
 --signed-neighbours  take them from packages that a key of rpm's keyring has signed, only
+--attestation FILE*  what attest wrote: compare only with unsigned enclaves that it names; they
+  count as signed; may be repeated
+@trusted
 --permit ENCLAVE*  accept an enclave that Fedora does not ship; may be repeated""",
+    "trusted": """\
+--key FILE*  of attestations, accept this signer: a public key or a certificate; may be repeated
+--keyring FILE  accept OpenPGP signatures by these keys, in a file beside with .asc or .sig (gpgv)
+--threshold N (1)  how many different signers must name the same unsigned enclaves""",
     "policy": """\
 who must have signed:
 --enclave NAME  which of Intel's enclaves this is, such as pce; by default its file name says

@@ -182,9 +182,7 @@ def _signer(args: argparse.Namespace) -> tuple[Optional[Key], Signer]:
 
 @verb("""\
 attestations:ATTESTATION+  what attest wrote, of as many rebuilders as there are
---key FILE*  accept this signer: a public key or a certificate; may be repeated
---keyring FILE  accept OpenPGP signatures by these keys, in ATTESTATION.asc or .sig (needs gpgv)
---threshold N (1)  how many different signers must name the same unsigned enclaves
+@trusted
 --file FILE*  an enclave or a package that the attestations must speak of; may be repeated
 @json""")
 def verify_attestation(args: argparse.Namespace) -> int:
@@ -199,9 +197,7 @@ def verify_attestation(args: argparse.Namespace) -> int:
     but a verdict is another, or nobody speaks of a file; 2 malformed, a bad signature,
     too few signers, or signers who disagree.
     """
-    found = _trusted(args.attestations, args.key, args.keyring)
-    if args.threshold < 1:
-        raise InputError("a threshold is at least 1", found=str(args.threshold))
+    found = _trusted(args.attestations, args)
     digests = agreed(found, args.threshold)
     status = 0
     lines, files = [], []
@@ -233,15 +229,25 @@ def verify_attestation(args: argparse.Namespace) -> int:
     return status
 
 
-def _trusted(paths: list[str], keys: list[str], keyring: Optional[str]) -> list[Vouched]:
-    """The statements of attestations, each signed by one of the keys.
+def chosen_attested(args: argparse.Namespace) -> Optional[frozenset[str]]:
+    """SHA-256 of the unsigned enclaves that `--attestation` names; None without one.
 
     Raises:
-        SgxEnclavesError: a file cannot be read or is malformed, or a signature is not as demanded.
+        SgxEnclavesError: see `verify_attestation`.
     """
+    if not args.attestation:
+        return None
+    return frozenset(agreed(_trusted(args.attestation, args), args.threshold).values())
+
+
+def _trusted(paths: list[str], args: argparse.Namespace) -> list[Vouched]:
+    """The statements of attestations, each signed by one of the keys."""
+    keys, keyring = args.key, args.keyring
     loaded = [load_key(read_file(path, DEFAULT_LIMITS.config_size), path) for path in keys]
     if not loaded and keyring is None:
         raise InputError("nobody is trusted", hint="name a key with --key or --keyring")
+    if args.threshold < 1:
+        raise InputError("a threshold is at least 1", found=str(args.threshold))
     ring = read_file(keyring, MIB) if keyring is not None else None
     found = []
     for path in paths:
@@ -265,8 +271,7 @@ def _vouchers(path: str, found: list[Vouched]) -> frozenset[str]:
 action:add|lint  what to do
 ledger:LEDGER  the file; add makes it
 ATTESTATION*  with add: what attest wrote
---key FILE*  accept this signer: a public key or a certificate; may be repeated
---keyring FILE  accept OpenPGP signatures by these keys
+@trusted
 @json""")
 def ledger(args: argparse.Namespace) -> int:
     """Keep a ledger of verified enclaves, one line each, to be kept in git.
@@ -291,7 +296,9 @@ def ledger(args: argparse.Namespace) -> int:
         for p in () if args.json else problems:
             out(f"{args.ledger}:{p.line}: {p.enclave}: {p.message} (line {p.earlier}) [{p.code}]")
         return 1 if problems else 0
-    found = entries.entries_of(_trusted(args.attestation, args.key, args.keyring))
+    statements = _trusted(args.attestation, args)
+    agreed(statements, args.threshold)
+    found = entries.entries_of(statements)
     known = set(kept)
     new = [entry for entry in dict.fromkeys(found) if entry not in known]
     if new:

@@ -13,6 +13,7 @@ from sgx_enclaves import __version__
 from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
 from sgx_enclaves.cli.compare import check_folder
 from sgx_enclaves.cli.declare import verb
+from sgx_enclaves.cli.evidence import chosen_attested
 from sgx_enclaves.cli.output import note, out, out_json, out_report, progress, width
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.evidence.facts import of_packages
@@ -58,7 +59,8 @@ def check_rpm(args: argparse.Namespace) -> int:
         check_folder(args.report)
     references = [open_reference(path) for path in args.reference]
     beside = neighbours_among(args.packages if len(args.packages) > 1 else ())
-    neighbours = Neighbours(beside, args.trust_neighbours, args.signed_neighbours)
+    attested = chosen_attested(args)
+    neighbours = Neighbours(beside, args.trust_neighbours, args.signed_neighbours, attested)
     generation = chosen_generation(args)
     status = 0
     plain = []
@@ -134,6 +136,7 @@ def scan(args: argparse.Namespace) -> int:
         beside,
         args.trust_neighbours,
         args.signed_neighbours,
+        chosen_attested(args),
     )
     for problem in found.problems:
         note(f"{problem}; headers are read instead")
@@ -144,7 +147,8 @@ def scan(args: argparse.Namespace) -> int:
         names += " allow_debug any_file trust_neighbours signed_neighbours"
         chosen = {name: getattr(args, name) for name in names.split()}
         stamps = [scanning.stamps_below(p) for p in (*args.reference, *args.signer, *beside)]
-        key = json.dumps([__version__, chosen, stamps, found.stamps])
+        attested = sorted(settings.attested or ())
+        key = json.dumps([__version__, chosen, stamps, found.stamps, attested])
         state = scanning.State(args.state, key)
     bar = progress()
 

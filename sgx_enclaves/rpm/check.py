@@ -241,7 +241,8 @@ class _Judge:
         beside, others = self._best(neighbours.references, package.header.one("SOURCERPM", str))
         if decided is not None:
             both = _disagreement(decided, beside) if beside is not None else ()
-            return decided.result.having(*both, *_wrong_label(package, decided))
+            attested = _unattested(decided, neighbours)
+            return decided.result.having(*both, *attested, *_wrong_label(package, decided))
         if beside is None or problems:
             return self._described().having(*problems, *others, _not_reproduced(packed))
         return beside.result.having(
@@ -358,6 +359,9 @@ def _disagreement(decided: _Compared, beside: _Compared) -> Iterator[Finding]:
 
 def _unauthenticated(beside: _Compared, neighbours: Neighbours) -> Iterator[Finding]:
     package = beside.counterpart.package
+    if neighbours.attested is not None:
+        yield from _unattested(beside, neighbours)
+        return
     # Who differs from a neighbour has other worries.
     if beside.result.exit_status or neighbours.trusted:
         return
@@ -371,6 +375,21 @@ def _unauthenticated(beside: _Compared, neighbours: Neighbours) -> Iterator[Find
         found=beside.counterpart.name,
         hint="name a reference that you trust, or import the key of who built the package",
     )
+
+
+def _unattested(compared: _Compared, neighbours: Neighbours) -> Iterator[Finding]:
+    verdict = compared.result.verdict
+    if neighbours.attested is None or verdict is None:
+        return
+    if verdict.built.sha256 not in neighbours.attested:
+        yield Finding(
+            "reference-refused",
+            Severity.UNVERIFIABLE,
+            "no attestation names the unsigned enclave that it was compared with",
+            expected="one of the enclaves that the signers agree on",
+            found=f"{compared.counterpart.name}, SHA-256 {verdict.built.sha256}",
+            hint="name an attestation of it with --attestation, and its signers' keys",
+        )
 
 
 def _not_reproduced(packed: PackedEnclave) -> Finding:

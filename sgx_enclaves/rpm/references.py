@@ -82,11 +82,15 @@ class Neighbours:
         references: the packages.
         trusted: take them without a signature.
         signed: refuse them without a signature.
+        attested: SHA-256 of the unsigned enclaves that signers whom the user trusts vouch for;
+            a neighbour that is one counts as signed, and any other counterpart, of a reference
+            too, is refused. None if nobody was asked.
     """
 
     references: tuple[Reference, ...] = ()
     trusted: bool = False
     signed: bool = False
+    attested: Optional[frozenset[str]] = None
 
 
 # What `sgx-enclaves build` leaves in a built directory.

@@ -286,7 +286,7 @@ class ScanSettings:
         generation: see `check_package`.
         deep: read every payload, so that an enclave under an innocent name is found.
         beside: packages that may hold the counterparts of others; see `neighbours_in`.
-        trust_neighbours, signed_neighbours: see `Neighbours`.
+        trust_neighbours, signed_neighbours, attested: see `Neighbours`.
         stamped: results are kept, so that they need stamps; `scan` sets it.
     """
 
@@ -299,6 +299,7 @@ class ScanSettings:
     beside: tuple[str, ...] = ()
     trust_neighbours: bool = False
     signed_neighbours: bool = False
+    attested: Optional[frozenset[str]] = None
     stamped: bool = False
 
 
@@ -383,7 +384,9 @@ def _opened(settings: ScanSettings) -> tuple[tuple[Reference, ...], Neighbours]:
     beside = neighbours_among(settings.beside)
     return (
         tuple(open_reference(path) for path in settings.references),
-        Neighbours(beside, settings.trust_neighbours, settings.signed_neighbours),
+        Neighbours(
+            beside, settings.trust_neighbours, settings.signed_neighbours, settings.attested
+        ),
     )
 
 

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.policy import Policy, policy_for
@@ -72,7 +75,7 @@ def vendor(_path: str) -> Policy:
 
 
 def judged(
-    path: str, *references: Reference, beside: tuple[str, ...] = (), **worth: bool
+    path: str, *references: Reference, beside: tuple[str, ...] = (), **worth: Any
 ) -> PackageResult:
     return check_package(
         path, references, vendor, neighbours=Neighbours(neighbours_among(beside), **worth)
@@ -292,3 +295,57 @@ def test_scripts_are_reported(
 def test_scripts_of_other_packages_are_no_matter(street: Street) -> None:
     package = street.put("plain", [RpmFile("/usr/bin/x", b"x")], tags={1024: "rm .signed.so"})
     assert judged(package).findings == ()
+
+
+def test_a_reference_is_authenticated_by_an_attestation(street: Street) -> None:
+    good, evil = (hashlib.sha256(case.built).hexdigest() for case in (GOOD, EVIL))
+    beside = (street.unsigned(GOOD),)
+    package = street.signed(GOOD)
+    result = judged(package, beside=beside, attested=frozenset({good, evil}))
+    assert (result.exit_status, codes(result)) == (0, [])
+    for attested in ((), (evil,)):
+        result = judged(package, beside=beside, attested=frozenset(attested), trusted=True)
+        assert (result.exit_status, codes(result)) == (2, ["reference-refused"])
+        (finding,) = (f for e in result.enclaves for f in e.findings if f.code.startswith("ref"))
+        assert good in (finding.found or "")
+    # A directory that somebody handed on, too.
+    result = judged(package, street.reference(GOOD), attested=frozenset({good}))
+    assert (result.exit_status, codes(result)) == (0, [])
+    result = judged(
+        package, FolderReference(str(street.folder / "reference")), attested=frozenset()
+    )
+    assert (result.exit_status, codes(result)) == (2, ["reference-refused"])
+
+
+@pytest.mark.parametrize("verb", ["check-rpm", "scan"])
+def test_an_attestation_on_the_command_line(
+    street: Street, verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name, data in {
+        "key.pem": pem,
+        "b.so": GOOD.built,
+        "s.so": GOOD.signed,
+        "c.xml": GOOD.config,
+    }.items():
+        (kept / name).write_bytes(data)
+    signer = ("--signer", mrsigner(vendor_key()), "--any-product", "--min-isvsvn", "0")
+    files = [str(kept / name) for name in ("b.so", "s.so")]
+    config = ("--config", str(kept / "c.xml"))
+    report = str(kept / "report")
+    assert main(["compare", *files, *config, *signer, "--report", report]) == 0
+    attestation, private = str(kept / "attestation"), str(kept / "key.pem")
+    assert main(["attest", f"{report}/report.json", "--key", private, "-o", attestation]) == 0
+    beside, package = street.unsigned(GOOD), street.signed(GOOD)
+    what = [package, beside] if verb == "check-rpm" else [str(street.folder)]
+    by = ("--attestation", attestation, "--key", private)
+    capsys.readouterr()
+    assert main([verb, *what, *signer, *by]) == 0
+    assert "no key of rpm's keyring" not in capsys.readouterr().out
+    assert main([verb, *what, *signer, *by, "--threshold", "2"]) == 2
+    assert "too few signers" in capsys.readouterr().err
+    assert main([verb, *what, *signer, "--attestation", attestation]) == 2
+    assert "nobody is trusted" in capsys.readouterr().err
