@@ -40,7 +40,6 @@ TARGETS: Mapping[str, Sequence[str]] = {
     "sgx_enclaves.enclave.compare": VENDOR,
     "sgx_enclaves.enclave.policy": VENDOR,
     "sgx_enclaves.enclave.verdict": VENDOR,
-    "sgx_enclaves.gate.rule": ("tests/unit/gate",),
     "sgx_enclaves.gate.decide": ("tests/unit/gate",),
     "sgx_enclaves.rpm.references": ("tests/unit/rpm",),
     "sgx_enclaves.rpm.rules": ("tests/unit/rpm",),
