@@ -19,7 +19,7 @@ from sgx_enclaves.errors import InputError
 from sgx_enclaves.evidence.facts import of_packages
 from sgx_enclaves.evidence.report import write_report
 from sgx_enclaves.files import read_file
-from sgx_enclaves.limits import DEFAULT_LIMITS
+from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS
 from sgx_enclaves.progress import Event
 from sgx_enclaves.report.as_json import result_dict, survey_dict
 from sgx_enclaves.report.text import report_lines, result_text, scan_summary
@@ -175,7 +175,9 @@ def scan(args: argparse.Namespace) -> int:
     return status
 
 
-@verb("--versions ENCLAVE=VERSION...  the version that an enclave's Provides gets")
+@verb("""\
+--versions ENCLAVE=VERSION...  the version that an enclave's Provides gets
+--no-limit  measure enclaves however long that takes""")
 def rpm_provides(args: argparse.Namespace) -> int:
     """Print what a package provides by the enclaves in it. A dependency generator of
     rpm: file names come on standard input, one a line; fileattrs/sgx_enclaves.attr calls it.
@@ -187,5 +189,6 @@ def rpm_provides(args: argparse.Namespace) -> int:
     for line in sys.stdin:
         path = line.rstrip("\n")
         if path and not os.path.islink(path):
-            out(*provides_of(path, read_file(path, DEFAULT_LIMITS.file_size), versions))
+            data = read_file(path, DEFAULT_LIMITS.file_size)
+            out(*provides_of(path, data, versions, NO_LIMITS if args.no_limit else None))
     return 0

@@ -38,6 +38,7 @@ from sgx_enclaves.enclave.sigstruct import (
 )
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import FormatError, InputError
+from sgx_enclaves.limits import NO_LIMITS, measuring_limits
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.progress import Event
 
@@ -87,6 +88,7 @@ def show(args: argparse.Namespace) -> int:
 @verb("""\
 enclave:FILE  the enclave
 --config XML  config.xml of an unsigned enclave
+--no-limit  measure it however long that takes
 @sdk
 @json""")
 def measure(args: argparse.Namespace) -> int:
@@ -104,12 +106,16 @@ def measure(args: argparse.Namespace) -> int:
             else ("an unsigned enclave is measured with its config.xml", "name it with --config")
         )
         raise InputError(signed[0], file=args.enclave, hint=signed[1])
+    limits = measuring_limits(len(image.data), len(descriptor.blocks))
+    if args.no_limit:
+        limits = NO_LIMITS
     if args.config is not None:
         from sgx_enclaves.enclave.regenerate import regenerate
         from sgx_enclaves.enclave.sdk import detect_generation
 
         generation = chosen_generation(args) or detect_generation(image)
-        ours = regenerate(image, load_config(args.config), generation).mrenclave.hex()
+        config = load_config(args.config)
+        ours = regenerate(image, config, generation, limits=limits).mrenclave.hex()
         if args.json:
             out_json({"file": args.enclave, "sdk": generation.name, "mrenclave": ours})
         else:
@@ -123,7 +129,7 @@ def measure(args: argparse.Namespace) -> int:
     results = [
         {
             "metadata": str(block.version),
-            "mrenclave": (measured := mrenclave(image, block, watch=watch)).hex(),
+            "mrenclave": (measured := mrenclave(image, block, limits, watch)).hex(),
             "enclavehash": block.sigstruct.enclavehash.hex(),
             "match": measured == block.sigstruct.enclavehash,
         }

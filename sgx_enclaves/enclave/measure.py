@@ -208,7 +208,7 @@ def checked_layout(
             "the enclave has too many pages to measure",
             expected=f"at most {limits.hashed_bytes >> 20} MiB to hash",
             found=f"{total >> 20} MiB",
-            hint="if it is meant to be that large, `measure --no-limit` measures it",
+            hint="is it meant to be that large? --no-limit of measure and rpm-provides lifts this",
         )
     return layout
 

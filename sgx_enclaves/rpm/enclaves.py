@@ -20,6 +20,7 @@ from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sigstruct import check_sigstruct
 from sgx_enclaves.errors import FormatError, LimitError, PackageError, SgxEnclavesError
+from sgx_enclaves.limits import Limits, measuring_limits
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.librpm import FileKind, PackageFile
 from sgx_enclaves.rpm.payload import PayloadFile
@@ -35,7 +36,9 @@ from sgx_enclaves.rpm.presence import (
 from sgx_enclaves.rpm.reader import Package
 
 
-def provides_of(path: str, data: bytes, versions: Mapping[str, str]) -> list[str]:
+def provides_of(
+    path: str, data: bytes, versions: Mapping[str, str], limits: Optional[Limits] = None
+) -> list[str]:
     """The Provides of one enclave file, so that a repository can be asked what it ships.
 
         sgx-enclave(pce:signed) = 2.25        sgx-enclave(pce:unsigned) = 2.25
@@ -46,6 +49,7 @@ def provides_of(path: str, data: bytes, versions: Mapping[str, str]) -> list[str
         path: its name says which enclave it claims to be.
         data: its bytes.
         versions: enclave to version; one that is not named gets none.
+        limits: of the measurement; None for those that fit the file's size.
 
     Raises:
         SgxEnclavesError: it is no enclave, its signature is not valid, or is for another
@@ -59,8 +63,9 @@ def provides_of(path: str, data: bytes, versions: Mapping[str, str]) -> list[str
     provides = [f"{PROVIDE_PREFIX}{name}:{kind})" + (f" = {version}" if version else "")]
     if not descriptor.is_signed:
         return provides
+    limits = limits or measuring_limits(len(data), len(descriptor.blocks))
     for block in descriptor.blocks:
-        measured = mrenclave(image, block)
+        measured = mrenclave(image, block, limits)
         if measured != block.sigstruct.enclavehash:
             raise FormatError(
                 "the signature is for another enclave than this one",

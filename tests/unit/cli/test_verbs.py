@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,20 @@ def test_measure_unsigned(run: Run, folder: Path, case: Case) -> None:
     status, _, err = run(*arguments, "--sdk", "2.18")
     assert status == 2
     assert "another SDK" in err
+
+
+def test_what_is_measured_has_a_budget(run: Run, folder: Path) -> None:
+    """1 GiB to hash and 64 times the file, shared by its blocks; lifted on purpose."""
+    size = 0x3400_0000
+    (folder / "large.xml").write_bytes(config_xml(StackMinSize=size, StackMaxSize=size))
+    arguments = ["measure", folder / "built.so", "--config", folder / "large.xml"]
+    before = time.process_time()
+    status, _, err = run(*arguments)
+    assert time.process_time() - before < 0.5
+    assert status == 2
+    assert "too many pages to measure" in err
+    assert "--no-limit" in err
+    assert run(*arguments, "--no-limit")[0] == 0
 
 
 def test_measure_what_makes_no_sense(run: Run, folder: Path) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.cli.main import main
-from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.enclave.metadata import DIR_LAYOUT, Block, LayoutEntry
+from sgx_enclaves.errors import LimitError, SgxEnclavesError
+from sgx_enclaves.limits import measuring_limits
 from sgx_enclaves.rpm.enclaves import provides_of
 from tests.support.keys import foreign_key, mrsigner, vendor_key
 from tests.support.signed import Case, signed_enclave
@@ -81,6 +83,29 @@ def test_what_does_not_hold_is_not_provided() -> None:
     for bad in (other_measurement, case.with_blocks([broken]), bytes(code), b"\x7fELF", b""):
         with pytest.raises(SgxEnclavesError):
             provides_of(PCE, bad, {})
+
+
+def test_what_is_measured_has_a_budget() -> None:
+    """Metadata may ask for years; what fits the file's size is enough for an honest one."""
+    case = signed_enclave("2.25")
+    area = len(case.signed)
+    assert measuring_limits(area).hashed_bytes == (1 << 30) + 64 * area
+    assert measuring_limits(area, 8).hashed_bytes * 8 <= measuring_limits(area).hashed_bytes
+    with pytest.raises(LimitError, match="too many pages"):
+        provides_of(PCE, case.signed, {}, replace(measuring_limits(area), hashed_bytes=1 << 10))
+    evil = case.hostile(lambda b: with_pages(b, 1 << 22), measured=False)
+    with pytest.raises(LimitError, match="too many pages"):
+        provides_of(PCE, evil, {})
+
+
+def with_pages(block: Block, count: int) -> Block:
+    """The block with so many more measured pages, in an enclave that has room for them."""
+    added = LayoutEntry(1, 3, count, 1 << 40, si_flags=0x203).serialise()
+    old = block.directories[DIR_LAYOUT]
+    directories = list(block.directories)
+    directories[DIR_LAYOUT] = replace(old, size=old.size + len(added))
+    header = replace(block.header, size=block.header.size + len(added), enclave_size=1 << 50)
+    return replace(block, header=header, directories=tuple(directories), data=block.data + added)
 
 
 # --- the verb ---
