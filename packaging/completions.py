@@ -25,7 +25,7 @@ NAMES = {"bash": PROGRAM, "zsh": f"_{PROGRAM}", "fish": f"{PROGRAM}.fish"}
 
 # What an argument is, by how the parsers call its value.
 _FOLDERS = {"DIR"}
-_FILES = {"FILE", "XML", "PEM", "RPM", "BUILT", "SIGNED", "UNSIGNED", "SIGNATURES"}
+_FILES = {"FILE", "XML", "PEM", "RPM", "BUILT", "SIGNED", "UNSIGNED", "SIGNATURES", "UNSTRIPPED"}
 _FILES |= {"PATH", "RPM|DIR", "MRSIGNER|PEM", "[ARCHIVE=]FILE"}
 _RELEASES = {"RELEASE"}
 

@@ -42,6 +42,7 @@ signed:SIGNED  the vendor's signed enclave
 --report DIR  also write DIR/verdict.txt, verdict.json and verdict.html; report.json, which
   recheck and attest read, head.json with its date, report.md (a table), report.xml (JUnit)
 @open
+--symbols UNSTRIPPED  our build before it was stripped: names the functions that differ
 --diffoscope  when the files differ, show them with diffoscope too, if it is installed
 @json
 @sdk
@@ -82,7 +83,10 @@ def compare(args: argparse.Namespace) -> int:
         # Costs start-up time, and is needed only when something is wrong.
         from sgx_enclaves.explain.explain import explained
 
-        verdict = explained(verdict, built, signed, config)
+        symbols = None
+        if args.symbols is not None:
+            symbols = read_file(args.symbols, DEFAULT_LIMITS.file_size)
+        verdict = explained(verdict, built, signed, config, symbols=symbols)
     if args.json:
         from sgx_enclaves.report.as_json import verdict_dict
 

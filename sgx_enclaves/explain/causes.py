@@ -38,6 +38,9 @@ _LEAST_RUN = 4
 _LETTERS = 4
 # Fewer than these are chance or hand-written assembly.
 _LEAST_FENCES = 4
+# Functions that are named.
+_NAMED = 20
+BUILD_ID_SECTION = ".note.gnu.build-id"
 
 
 @record
@@ -91,6 +94,13 @@ _BUILD_ID = Trace(
     "link with the same --build-id option; where both have one, it only "
     "follows from another difference",
     lambda side: side.description.build_id or "absent",
+)
+_ONLY_BUILD_ID = Trace(
+    "build-id",
+    f"the build id is {_IN_BOTH}, and everything else is equal: the compiler's version text, "
+    "symbol names or the path differed before strip",
+    _TOOLCHAIN,
+    _BUILD_ID.read,
 )
 _HASH_STYLE = Trace(
     "hash-style",
@@ -190,8 +200,14 @@ _LINK_OPTIONS = (
 )
 
 
-def build_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
-    """The causes that traces show, most certain first."""
+def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Iterator[Cause]:
+    """The causes that traces show, most certain first.
+
+    Args:
+        ours: our build.
+        theirs: the vendor's file.
+        only_build_id: whether no other byte of what is built differs.
+    """
 
     def differing(*traces: Trace) -> Iterator[Cause]:
         for trace in traces:
@@ -218,7 +234,7 @@ def build_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     yield from _debug_sections(ours, theirs)
     yield from _restripped(ours, theirs)
     if follows:
-        yield from differing(_BUILD_ID)
+        yield from differing(_ONLY_BUILD_ID if only_build_id else _BUILD_ID)
 
 
 # What adds a section that only one of two builds has; others come from other link steps.
@@ -365,6 +381,22 @@ def _code(ours: Side, theirs: Side, explained: bool) -> Iterator[Cause]:
             f"the same code is in another order ({found} of {total} pieces found, "
             f"in {runs} blocks that were moved): likely another link order",
             "give the objects and libraries to the linker in the vendor's order",
+        )
+
+
+def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
+    """Which functions differ, where the code stands at the same place."""
+    if ours.instructions != theirs.instructions:
+        return
+    differing = {place: name for place, name in ours.functions if ours.holds_other(theirs, *place)}
+    if differing:
+        total = len({place for place, _ in ours.functions})
+        names = [excerpt(name) for name in differing.values()]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield Cause(
+            "functions-differ",
+            f"{len(names):,} of {total:,} functions differ: {', '.join(names[:_NAMED])}{more}",
+            "few functions of many: likely another version of the compiler, or a patch",
         )
 
 

@@ -14,7 +14,7 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any, Callable, Optional
 
 from sgx_enclaves.child import in_child
@@ -316,6 +316,20 @@ def excerpt(text: str) -> str:
     return printable(text[:_SHOWN]) + ("..." if len(text) > _SHOWN else "")
 
 
+def with_symbols(description: Description, built: bytes, unstripped: bytes) -> Description:
+    """The description of a stripped build with the symbols that it had before."""
+    found = describe_file(unstripped, "the file with symbols")
+
+    def code(data: bytes, of: Description) -> list[tuple[int, bytes]]:
+        parts = (s for s in of.sections if s.flags & SHF_EXECINSTR)
+        return [(s.address, data[s.offset : s.end]) for s in parts]
+
+    if code(unstripped, found) != code(built, description):
+        problem = "the file with symbols is of another build: its code is other code"
+        return replace(description, problems=(*description.problems, problem))
+    return replace(description, symbols=found.symbols)
+
+
 class Side:
     """One of the two files: its image, its description, and the traces that follow from both."""
 
@@ -360,6 +374,27 @@ class Side:
     def code(self) -> bytes:
         """The first bytes of its instructions."""
         return b"".join(self._contents(self._instructions, _CODE_LIMIT))
+
+    @property
+    def instructions(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, address and size of each section of instructions."""
+        return tuple((s.name, s.address, s.size) for s in self._instructions)
+
+    @functools.cached_property
+    def functions(self) -> tuple[tuple[tuple[int, int], str], ...]:
+        """Address and bytes of each named piece of code, and the first of its names."""
+        code = [(s.address, s.address + s.size) for s in self._instructions]
+        found: dict[tuple[int, int], str] = {}
+        for name, address, size in self.description.symbols:
+            if size and any(start <= address < end for start, end in code):
+                found.setdefault((address, size), name)
+        return tuple(found.items())
+
+    def holds_other(self, other: Side, address: int, size: int) -> bool:
+        """Whether the bytes at an address are other ones in the other file."""
+        parts = ((side.image.file_offset(address) or 0, side.image.data) for side in (self, other))
+        ours, theirs = (data[start : start + size] for start, data in parts)
+        return ours != theirs
 
     @functools.cached_property
     def mitigations(self) -> tuple[int, int, int]:

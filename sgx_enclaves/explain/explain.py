@@ -29,8 +29,8 @@ from sgx_enclaves.enclave.verdict import (
     outside,
 )
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.explain.causes import build_causes
-from sgx_enclaves.explain.description import Side, describe_file, excerpt
+from sgx_enclaves.explain.causes import BUILD_ID_SECTION, build_causes, function_causes
+from sgx_enclaves.explain.description import Side, describe_file, excerpt, with_symbols
 from sgx_enclaves.explain.file_map import FileMap, Scan, field_at, scan
 from sgx_enclaves.explain.metadata_causes import (
     config_causes,
@@ -45,11 +45,16 @@ _DESCRIPTOR_LIMIT = 0x10000
 # A rebuild with other tools changes more bytes than these.
 _FEW = 64
 # Their differences have causes of their own.
-_EXPLAINED_SECTIONS = (".interp", ".note.gnu.build-id")
+_EXPLAINED_SECTIONS = (".interp", BUILD_ID_SECTION)
 
 
 def explained(
-    verdict: Verdict, built: bytes, signed: bytes, config: bytes, limits: Limits = DEFAULT_LIMITS
+    verdict: Verdict,
+    built: bytes,
+    signed: bytes,
+    config: bytes,
+    limits: Limits = DEFAULT_LIMITS,
+    symbols: Optional[bytes] = None,
 ) -> Verdict:
     """The verdict with its reasons, where there are any to give.
 
@@ -59,6 +64,7 @@ def explained(
         signed: the vendor's file.
         config: the enclave's config.xml.
         limits: bounds on memory and time.
+        symbols: our build before it was stripped, to name functions by.
 
     Returns:
         The same verdict; with an explanation unless the files are identical or our
@@ -82,7 +88,9 @@ def explained(
         fips = generation.fips_by_argument and _has_fips(signed, verdict.signed.name, limits)
         regenerated = regenerate(image, options, generation, fips, limits)
     name = verdict.signed.name
-    reasons = explain(image, signed, regenerated, options, signed_name=name, limits=limits)
+    reasons = explain(
+        image, signed, regenerated, options, signed_name=name, limits=limits, symbols=symbols
+    )
     return replace(verdict, explanation=reasons)
 
 
@@ -103,6 +111,7 @@ def explain(
     signed_name: str,
     most: int = 50,
     limits: Limits = DEFAULT_LIMITS,
+    symbols: Optional[bytes] = None,
 ) -> Explanation:
     """Explain the differences between our build and the vendor's file.
 
@@ -114,8 +123,10 @@ def explain(
         signed_name: what to call the vendor's file.
         most: how many differences to list.
         limits: bounds for reading the vendor's file.
+        symbols: our build before it was stripped.
     """
-    return _Explainer(built, signed, regenerated, config, signed_name, limits, most).explanation()
+    explainer = _Explainer(built, signed, regenerated, config, signed_name, limits, most, symbols)
+    return explainer.explanation()
 
 
 class _Explainer:
@@ -128,6 +139,7 @@ class _Explainer:
         signed_name: str,
         limits: Limits,
         most: int,
+        symbols: Optional[bytes],
     ) -> None:
         self._built = built
         self._signed = signed
@@ -156,7 +168,11 @@ class _Explainer:
         addresses = [built.address_of(start) for start, _ in self._payload.ranges]
         lines = b".debug_line\0" in built.data
         found = [address for address in addresses if lines and address is not None]
-        self._ours = Side(built, describe_file(built.data, built.name, found))
+        described = describe_file(built.data, built.name, found)
+        self._has_symbols = symbols is not None
+        if symbols is not None:
+            described = with_symbols(described, built.data, symbols)
+        self._ours = Side(built, described)
         patched = None
         if regenerated is not None and regenerated.blocks:
             patched = [(p.dst, p.dst + p.size) for p in regenerated.blocks[0].patches]
@@ -265,11 +281,16 @@ class _Explainer:
         if regenerated is not None and vendor is not None:
             metadata += hostile_causes(regenerated, vendor, self._places, theirs)
             yield from metadata
-        builds = list(build_causes(ours, theirs)) if theirs is not None else []
+        sections = {self._places.section(start) for start, _ in payload.ranges}
+        only_build_id = sections == {BUILD_ID_SECTION} and not payload.omitted
+        only_build_id = only_build_id and len(self._signed) == len(self._built.data)
+        builds = list(build_causes(ours, theirs, only_build_id)) if theirs is not None else []
         yield from self._few_bytes(payload, alone=not builds)
         generation = list(generation_causes(regenerated, vendor, ours, theirs))
         yield from generation
         yield from builds
+        if self._has_symbols and theirs is not None:
+            yield from function_causes(ours, theirs)
         if regenerated is not None and vendor is not None:
             options = list(config_causes(regenerated, vendor, self._config))
             yield from options

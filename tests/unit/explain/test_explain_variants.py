@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,35 @@ def test_two_build_ids_are_both_named(out: Path) -> None:
     assert "ab" * 20 in text
     assert data[at : at + 20].hex() in text
     assert "data-patch" not in codes(explanation)
+    # Nothing else differs, so that it follows from nothing that is left to see.
+    assert "and everything else is equal: the compiler's version text, symbol names or the" in text
+    changed = bytearray(case.signed(data=data[:at] + b"\xab" * 20 + data[at + 20 :]))
+    changed[image.header.e_entry] ^= 1
+    assert "everything else is equal" not in message(case.explain(bytes(changed)), "build-id")
+
+
+def test_functions_are_named_by_the_unstripped_file(out: Path) -> None:
+    """Our build is stripped: what it was before says which functions differ, and of how many."""
+    stripped = (out / "libsgx_pce.so").read_bytes()
+    unstripped = variant(out, "unstripped")
+    symbols = describe_file(unstripped, "unstripped").symbols
+    (place,) = [(start, size) for name, start, size in symbols if name == "same_bytes"]
+    image = EnclaveImage.parse(stripped)
+    offset = image.file_offset(place[0])
+    assert offset is not None
+    case = Case.of(stripped)
+    changed = bytearray(case.signed())
+    for at in range(offset, offset + place[1], 2):
+        changed[at] ^= 1
+    explanation = case.explain(bytes(changed), symbols=unstripped)
+    text = message(explanation, "functions-differ")
+    assert re.fullmatch(r"1 of \d+ functions differ: same_bytes", text)
+    assert explanation.differences[0].symbol == "same_bytes"
+    assert "functions-differ" not in codes(case.explain(bytes(changed)))
+    other = bytearray(unstripped)
+    other[offset] ^= 1
+    text = message(case.explain(bytes(changed), symbols=bytes(other)), "not-described")
+    assert "the file with symbols is of another build" in text
 
 
 def test_a_changed_code_byte_is_a_patch_in_its_symbol(out: Path) -> None:
