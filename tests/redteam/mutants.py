@@ -66,7 +66,7 @@ class Mutant:
     Attributes:
         function: where, as in a traceback.
         change: the source before, and after.
-        tree: the module with it.
+        tree: the module with it; good until the next mutant is asked for.
     """
 
     function: str
@@ -117,9 +117,8 @@ def mutants_of(source: str) -> Iterator[Mutant]:
                 setattr(parent, field, put)
             else:
                 held[index] = put
-            changed = ast.fix_missing_locations(copy.deepcopy(tree))
             before, after = (shortened(ast.unparse(part)) for part in (node, put))
-            yield Mutant(function, f"{before} -> {after}", changed)
+            yield Mutant(function, f"{before} -> {after}", ast.fix_missing_locations(tree))
             if index is None:
                 setattr(parent, field, held)
             else:
@@ -204,14 +203,14 @@ def main() -> int:
     left = 0
     for module in arguments.modules:
         source = file_of(module).read_text("utf-8")
-        mutants = list(mutants_of(source))
         if arguments.list:
-            print("\n".join(mutant.name for mutant in mutants))
+            print("\n".join(mutant.name for mutant in mutants_of(source)))
             continue
         if not survives(module, Mutant("", "", ast.parse(source)), TARGETS[module]):
             sys.exit(f"{module}: its tests fail with nothing changed")
-        known, survivors = explained(module), []
-        for mutant in mutants:
+        known, survivors, count = explained(module), [], 0
+        for mutant in mutants_of(source):
+            count += 1
             if survives(module, mutant, TARGETS[module]):
                 survivors.append(mutant.name)
                 if mutant.name not in known:
@@ -222,7 +221,7 @@ def main() -> int:
         unexplained = sum(name not in known for name in survivors)
         left += unexplained + len(stale)
         print(
-            f"{module}: {len(mutants)} mutants, {len(mutants) - len(survivors)} noticed, "
+            f"{module}: {count} mutants, {count - len(survivors)} noticed, "
             f"{len(survivors)} survive, {unexplained} of them unexplained",
             flush=True,
         )
