@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Optional
 
-from sgx_enclaves.enclave.verdict import Difference, Finding, Outcome, Severity, Verdict
+from sgx_enclaves.enclave.verdict import NOT_PROVED, Difference, Finding, Outcome, Severity, Verdict
 from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves_rpmlint.options import read_options
@@ -130,12 +130,10 @@ class Judge:
     def _verified(self, enclave: EnclaveResult) -> Iterator[Report]:
         """The one good message; nothing else may speak against the enclave."""
         if is_verified(enclave) and enclave.verdict is not None:
-            yield report(
-                "sgx-enclave-verified",
-                enclave.path,
-                f"MRENCLAVE {enclave.verdict.mrenclave}",
-                f"reference {enclave.reference}",
-            )
+            details = [f"MRENCLAVE {enclave.verdict.mrenclave}", f"reference {enclave.reference}"]
+            if set(enclave.verdict.not_proved) - set(NOT_PROVED):
+                details.append("version not checked")
+            yield report("sgx-enclave-verified", enclave.path, *details)
 
 
 def is_verified(enclave: EnclaveResult) -> bool:

@@ -98,6 +98,44 @@ def not_shipped() -> frozenset[str]:
     return frozenset(pin.enclave for pin in all_pins() if not pin.may_ship)
 
 
+def released_as(enclave: str, label: str) -> Optional[str]:
+    """The version of the file in the release that packages of this version are of.
+
+    `1.25.100.1` for a PCE of 2.25: distributions number it as the SDK, others as DCAP.
+    """
+    for path, table in _tables(enclave, label):
+        _, sgx, _, dcap = path.stem.split("-")
+        version = table.get("so_version", {})
+        of_sdk = str(version.get("tag", "")).lower().startswith("sgx")
+        if version and label == (sgx if of_sdk else dcap):
+            return str(version["value"])
+    return None
+
+
+def version_of_digest(enclave: str, sha256: str) -> Optional[str]:
+    """The version of the vendor's file with that digest, where a release pins it."""
+    for _, table in _tables(enclave, sha256):
+        if table.get("signed_sha256") == sha256 and "so_version" in table:
+            return str(table["so_version"]["value"])
+    return None
+
+
+def digest_of_version(enclave: str, version: str) -> Optional[str]:
+    """SHA-256 of the vendor's file of that version, where a release pins it; the newest counts."""
+    for _, table in _tables(enclave, version):
+        if "signed_sha256" in table and table.get("so_version", {}).get("value") == version:
+            return str(table["signed_sha256"])
+    return None
+
+
+def _tables(enclave: str, word: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What the releases with that word in their name or text say of an enclave, newest first."""
+    for path in _files()[:-1]:
+        if word in path.stem or word.encode() in _content(path):
+            tables = _parsed(path)["enclave"]
+            yield from ((path, table) for table in tables if table["name"] == enclave)
+
+
 def _pins_with(key: str, value: str) -> Iterator[Pin]:
     """The pins of the files that have such a line, newest first."""
     # Parsing all of them would take longer than a comparison; all are written so.

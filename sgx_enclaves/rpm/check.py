@@ -242,12 +242,23 @@ class _Judge:
         if decided is not None:
             both = _disagreement(decided, beside) if beside is not None else ()
             attested = _unattested(decided, neighbours)
-            return decided.result.having(*both, *attested, *_wrong_label(package, decided))
+            return self._labelled(decided).having(*both, *attested)
         if beside is None or problems:
             return self._described().having(*problems, *others, _not_reproduced(packed))
-        return beside.result.having(
-            *_unauthenticated(beside, neighbours), *_wrong_label(package, beside)
-        )
+        return self._labelled(beside).having(*_unauthenticated(beside, neighbours))
+
+    def _labelled(self, compared: _Compared) -> EnclaveResult:
+        """The result with what is wrong with the enclave's versions, or was not checked of them."""
+        result = compared.result
+        known = (compared.counterpart.label, compared.counterpart.version)
+        wrong: list[Finding] = [*rules.another_file(result, *known), *_lower_isvsvn(compared)]
+        if not self._package.is_source:
+            found, unchecked = rules.mislabelled(self._package, result, *known)
+            wrong += found
+            if unchecked and result.verdict is not None:
+                clauses = (*result.verdict.not_proved, *unchecked)
+                result = replace(result, verdict=replace(result.verdict, not_proved=clauses))
+        return result.having(*wrong)
 
     def _best(
         self, references: Iterable[Reference], source: Optional[str]
@@ -316,10 +327,7 @@ class _Judge:
         )
 
 
-def _wrong_label(package: Package, compared: _Compared) -> Iterator[Finding]:
-    reference, name = compared.counterpart.package, compared.result.name
-    if reference is not None and name is not None and not package.is_source:
-        yield from rules.mislabelled(package, compared.result, reference.label(name))
+def _lower_isvsvn(compared: _Compared) -> Iterator[Finding]:
     verdict = compared.result.verdict
     explanation = verdict.explanation if verdict else None
     for difference in explanation.differences if explanation else ():

@@ -29,7 +29,7 @@ from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.enclaves import CONFIG_SUFFIX, ConfigFile, PackedEnclave, enclaves_among
 from sgx_enclaves.rpm.librpm import is_signed_by_known_key
 from sgx_enclaves.rpm.payload import Opener, files_with_content, packed
-from sgx_enclaves.rpm.presence import SIGNED_SUFFIX, stem_of, version_of
+from sgx_enclaves.rpm.presence import SIGNED_SUFFIX, enclave_name, stem_of, version_of
 from sgx_enclaves.rpm.reader import Package
 from sgx_enclaves.rpm.rules import label_of
 
@@ -45,6 +45,8 @@ class Counterpart:
         config: the bytes of that; None when the reference has none for it.
         sha256: of the data, hexadecimal, where it is known.
         package: the package that it is in, if it is in one.
+        label: the version of its release that packages have, such as 2.25; empty when unknown.
+        version: of the file, such as 1.25.100.1; None when unknown.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Counterpart:
     config: Optional[bytes]
     sha256: Optional[str] = None
     package: Optional[PackageReference] = None
+    label: str = ""
+    version: Optional[str] = None
 
 
 class Reference(Protocol):
@@ -205,11 +209,9 @@ class PackageReference:
                 None if config is None else configs[config],
                 found.sha256,
                 self,
+                label_of(self._package, enclave_name(path) or ""),
+                version_of(wanted),
             )
-
-    def label(self, name: str) -> str:
-        """The version in which it provides the unsigned enclave of that name; may be empty."""
-        return label_of(self._package, name)
 
     @functools.cached_property
     def is_authenticated(self) -> bool:
@@ -307,12 +309,23 @@ class FolderReference:
             if _is_signed(data, wanted):
                 continue
             config = config_for(wanted, self._configs, only_enclave=len(self._enclaves) == 1)
+            label, version = _labels_beside(wanted)
             yield Counterpart(
                 wanted,
                 data,
                 config or f"{self.name}/{CONFIG_SUFFIX}",
                 None if config is None else read_file(config, DEFAULT_LIMITS.config_size),
+                label=label,
+                version=version,
             )
+
+
+def _labels_beside(file: str) -> tuple[str, Optional[str]]:
+    """Release and version of an unsigned enclave: from a manifest beside it, or from its name."""
+    folder = os.path.dirname(file)
+    if os.path.isfile(os.path.join(folder, MANIFEST)):
+        return BuiltReference(folder).labels(file)
+    return "", version_of(file)
 
 
 def _is_signed(data: bytes, name: str) -> bool:
@@ -397,25 +410,38 @@ class BuiltReference:
             name = reader.unsigned_name(kept.file)
             if stem_of(name) != stem_of(path):
                 continue
-            version = self._version(kept.name)
+            label, version = self._labels(kept.name)
             if version is not None and version_of(path) not in (version, None):
                 continue
             found = reader.load_enclave(self._folder, kept, DEFAULT_LIMITS)
             if found is not None:
                 said = f"{version} of {origin}" if version else origin
-                config = str(self._folder / reader.config_name(kept.file))
                 yield Counterpart(
-                    f"{self._folder / name} ({said})", found.unsigned, config, found.config
+                    f"{self._folder / name} ({said})",
+                    found.unsigned,
+                    str(self._folder / reader.config_name(kept.file)),
+                    found.config,
+                    label=label,
+                    version=version,
                 )
 
-    def _version(self, name: str) -> Optional[str]:
-        """The version that its release gives it; None when that is not known."""
+    def labels(self, path: str) -> tuple[str, Optional[str]]:
+        """Release and version of one of its unsigned enclaves, by the file's name."""
+        for kept in self._manifest.enclaves:
+            if stem_of(self._reader.unsigned_name(kept.file)) == stem_of(path):
+                return self._labels(kept.name)
+        return "", None
+
+    def _labels(self, name: str) -> tuple[str, Optional[str]]:
+        """As packages of its release and its own file have them; empty when that is not known."""
         from sgx_enclaves.catalogue.reader import load_catalogue  # noqa: PLC0415
 
         try:
             release = load_catalogue().release(self._manifest.release)
         except CatalogueError:
             # Built from a description of one's own.
-            return None
-        known = next((e.so_version for e in release.enclaves if e.name == name), None)
-        return known.value if known is not None else None
+            return "", None
+        for enclave in release.enclaves:
+            if enclave.name == name and enclave.so_version is not None:
+                return str(getattr(release, enclave.component)), enclave.so_version.value
+        return "", None

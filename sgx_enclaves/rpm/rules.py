@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.policy import pin_named, pins_of_signer
+from sgx_enclaves.enclave.policy import (
+    AskedBy,
+    digest_of_version,
+    pin_named,
+    pins_of_signer,
+    released_as,
+    version_of_digest,
+)
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.rpm.enclaves import Links, PackedEnclave
@@ -154,25 +161,87 @@ def _provides(package: Package, enclave: EnclaveResult, name: str) -> Iterator[F
             yield _note("version-unconventional", f"Provides: {wanted} {problem}")
 
 
-def mislabelled(package: Package, enclave: EnclaveResult, label: str) -> Iterator[Finding]:
-    """Say no to a signed enclave that claims another release than its reference does.
+def mislabelled(
+    package: Package, enclave: EnclaveResult, label: str, version: Optional[str]
+) -> tuple[list[Finding], list[str]]:
+    """Compare the versions that a signed enclave goes by with what is known of it.
 
     Args:
         package: the judged package.
         enclave: a signed one in it.
-        label: the version that the reference provides the unsigned enclave in.
+        label: the version that the reference provides the unsigned enclave in, or of its
+            release; empty when it does not say.
+        version: of the reference's file, when it says so.
+
+    Returns:
+        What is wrong, and what could not be checked.
     """
-    wanted = f"sgx-enclave({enclave.name}:signed)"
-    found = [_version(p.version) for p in package.provides if p.name == wanted and p.version]
-    if found and label and label not in found:
+    name = enclave.name or ""
+    wrong: list[Finding] = []
+    unchecked: list[str] = []
+    start = f"sgx-enclave({name}:signed"
+    provided = {_version(p.version) for p in package.provides if p.name.startswith(start)} - {""}
+    releases = {text: released_as(name, text) for text in sorted(provided)}
+    known = version or version_of_digest(name, enclave.sha256) or released_as(name, label)
+    claimed = version_of(enclave.path)
+    # Without a reference that says more, the releases that the package provides are all there is.
+    right = [known] if known else [file for file in releases.values() if file]
+    called = f"{enclave.path} is called another version than the enclave that it was built as"
+    if claimed is not None and any(not f"{file}.".startswith(f"{claimed}.") for file in right):
+        wrong.append(_mislabelled(called, " or ".join(right), claimed))
+    elif claimed is not None and pinned_name(enclave.path) and _is_older(label, claimed):
+        wrong.append(_mislabelled(called, f"one that release {label} has", claimed))
+    elif claimed is not None and known is None:
+        unchecked.append(f"the version {claimed} in the name of {enclave.path}")
+    # A release may ship the file of an earlier one, and one may well provide the file's version.
+    doubtful = [
+        text
+        for text, file in releases.items()
+        if text not in (label, known) and (known is None or file != known)
+    ]
+    if doubtful and (label or (known and any(releases.values()))):
+        provides = f"{enclave.path} is provided as another version than it was built as"
+        expected = f"{label}, as the reference has it" if label else f"a release with {known}"
+        wrong.append(_mislabelled(provides, f"{start}) = {expected}", ", ".join(doubtful)))
+    elif doubtful:
+        unchecked.append(f"the version {', '.join(doubtful)} in which the package provides it")
+    return wrong, unchecked
+
+
+def another_file(enclave: EnclaveResult, label: str, version: Optional[str]) -> Iterator[Finding]:
+    """Say no to a file by the pinned signer that is not the one whose digest its release pins.
+
+    The policy knows the newest release's pin only. Another signer, accepted on purpose, has
+    signed other files by nature. For the arguments see `mislabelled`.
+    """
+    pin, verdict = pin_named(enclave.name or ""), enclave.verdict
+    if pin is None or verdict is None or verdict.policy.file_from is AskedBy.OPTION:
+        return
+    if pin.mrsigner not in {block.mrsigner for block in verdict.blocks}:
+        return
+    version = version or released_as(pin.enclave, label) or version_of(enclave.path)
+    digest = digest_of_version(pin.enclave, version) if version else None
+    if digest not in (None, enclave.sha256):
         yield Finding(
-            "version-mislabelled",
+            "file-not-pinned",
             Severity.DIFFERS,
-            f"{enclave.path} is provided as another version than the enclave that it was built as",
-            expected=f"{wanted} = {label}, as the reference has it",
-            found=", ".join(found),
-            hint="give the Provides the version of the release that the enclave is of",
+            f"{enclave.path} is another file than the {version} that the catalogue pins",
+            expected=f"SHA-256 {digest}",
+            found=f"SHA-256 {enclave.sha256}",
+            hint="take the vendor's own file; --any-file accepts another one on purpose",
         )
+
+
+def _mislabelled(message: str, expected: str, found: str) -> Finding:
+    hint = "give file and Provides the versions of the release that the enclave is of"
+    return Finding(
+        "version-mislabelled",
+        Severity.DIFFERS,
+        message,
+        expected=expected,
+        found=found,
+        hint=hint,
+    )
 
 
 def label_of(provides: Package, name: str) -> str:

@@ -12,16 +12,39 @@ from sgx_enclaves.enclave import policy
 from sgx_enclaves.enclave.policy import (
     Pin,
     all_pins,
+    digest_of_version,
     not_shipped,
     pin_for_file,
     pin_named,
+    released_as,
     signer_named,
+    version_of_digest,
 )
 from sgx_enclaves.plain import parse_toml
 from tests.support.intel import INTEL_EPID, INTEL_LE, INTEL_PCE, INTEL_QE, INTEL_TDQE
 
 WHO = {"pce": INTEL_PCE, "ide": INTEL_QE, "qe3": INTEL_QE, "tdqe": INTEL_TDQE, "qve": INTEL_QE}
 RETIRED = {"qe": (INTEL_EPID, 1, 16), "pve": (INTEL_EPID, 1, 16), "le": (INTEL_LE, 32, 7)}
+
+
+def test_versions_and_digests_are_those_of_the_catalogue() -> None:
+    releases = load_catalogue((OWN_FOLDER,)).releases.values()
+    pinned = 0
+    for release in releases:
+        for item in release.enclaves:
+            if item.so_version is None:
+                continue
+            label = getattr(release, item.component)
+            assert released_as(item.name, label) == item.so_version.value
+            if item.signed_sha256 is not None:
+                pinned += 1
+                assert version_of_digest(item.name, item.signed_sha256) == item.so_version.value
+                assert digest_of_version(item.name, item.so_version.value) == item.signed_sha256
+    assert pinned
+    for name, text in (("pce", "2.99"), ("pce", "1.22"), ("own", "2.25"), ("pce", "")):
+        assert released_as(name, text) is None
+    assert version_of_digest("pce", "0" * 64) is None
+    assert digest_of_version("pce", "1.99.100.1") is None
 
 
 def from_the_catalogue() -> dict[str, Pin]:

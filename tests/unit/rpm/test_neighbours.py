@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -14,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from sgx_enclaves.cli.main import main
-from sgx_enclaves.enclave.policy import Policy, policy_for
+from sgx_enclaves.enclave.policy import Pin, Policy, pin_named, policy_for
+from sgx_enclaves.rpm import rules
 from sgx_enclaves.rpm.check import PackageResult, check_package
 from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.payload import Installed
@@ -259,16 +261,116 @@ def versions(*named: tuple[str, str]) -> dict[int, Any]:
     return {1047: names, 1112: [8] * len(named), 1113: [version for _name, version in named]}
 
 
-def test_the_label_must_be_the_references(street: Street) -> None:
+def labelled(street: Street, path: str, *provides: tuple[str, str]) -> str:
+    tags = versions(*((f"pce:{state}", version) for state, version in provides))
+    return street.put("pce-signed", [RpmFile(path, GOOD.signed)], tags=tags if provides else {})
+
+
+BASE = ENCLAVE_FOLDER + "libsgx_pce.signed.so"
+
+
+@pytest.mark.parametrize(
+    ("path", "provides", "right"),
+    [
+        (SIGNED, (("signed", "2.25"),), True),
+        (SIGNED, (("signed", "2.25"), ("signed:prebuilt", "1.25.100.1")), True),
+        # Later releases ship the same file.
+        (SIGNED, (("signed", "2.28"),), True),
+        (f"{BASE}.1", (("signed", "2.25"),), True),
+        (BASE, (("signed", "2.25"),), True),
+        (SIGNED, (), True),
+        (SIGNED, (("signed", "2.99"),), False),
+        (SIGNED, (("signed", "2.24"),), False),
+        # What asks for a newer one finds it.
+        (SIGNED, (("signed", "2.25"), ("signed", "2.99")), False),
+        (SIGNED, (("signed", "2.25"), ("signed:prebuilt", "2.99")), False),
+        (f"{BASE}.1.99.100.1", (("signed", "2.25"),), False),
+        (f"{BASE}.1.25.100.2", (("signed", "2.25"),), False),
+        (f"{BASE}.1.2", (("signed", "2.25"),), False),
+        (f"{BASE}.1.99.100.1", (), False),
+    ],
+)
+def test_the_label_must_be_the_references(
+    street: Street, path: str, provides: tuple[tuple[str, str], ...], right: bool
+) -> None:
     """An old enclave, shipped as a new one."""
-    beside = (street.unsigned(GOOD, tags=versions(("pce:unsigned", "2.25"))),)
-    right = street.signed(GOOD, tags=versions(("pce:signed", "2.25")))
-    assert "version-mislabelled" not in codes(judged(right, beside=beside))
-    wrong = street.signed(GOOD, tags=versions(("pce:signed", "2.99")))
-    result = judged(wrong, beside=beside, trusted=True)
-    assert (result.exit_status, "version-mislabelled" in codes(result)) == (1, True)
-    result = judged(wrong, PackageReference(beside[0]))
-    assert (result.exit_status, "version-mislabelled" in codes(result)) == (1, True)
+    beside = street.unsigned(GOOD, tags=versions(("pce:unsigned", "2.25")))
+    package = labelled(street, path, *provides)
+    for result in (
+        judged(package, beside=(beside,), trusted=True),
+        judged(package, PackageReference(beside)),
+    ):
+        assert (result.exit_status == 0) is right, codes(result)
+        assert ("version-mislabelled" not in codes(result)) is right
+
+
+@pytest.mark.parametrize("label", ["2.98", "2.10"])
+def test_the_label_of_a_release_that_is_not_known(street: Street, label: str) -> None:
+    """Intel counts the second number of release and file up together."""
+    reference = PackageReference(street.unsigned(GOOD, tags=versions(("pce:unsigned", label))))
+    for path, right in ((f"{BASE}.1.98.100.1", label == "2.98"), (f"{BASE}.1.99.100.1", False)):
+        result = judged(labelled(street, path, ("signed", label)), reference)
+        assert ("version-mislabelled" not in codes(result)) is right
+
+
+def unproved(result: PackageResult) -> str:
+    (enclave,) = result.enclaves
+    assert enclave.verdict is not None
+    return "; ".join(enclave.verdict.not_proved)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_label_beside_a_folder(street: Street, nested: bool) -> None:
+    reference = street.reference(GOOD)
+    path = labelled(street, f"{BASE}.1.99.100.1", ("signed", "2.99"))
+    result = judged(path, reference)
+    # Nothing says which version it is; that is said.
+    assert result.exit_status == 0
+    assert "the version 1.99.100.1 in the name of" in unproved(result)
+    assert "the version 2.99 in which the package provides it" in unproved(result)
+    place = Path(reference.name)
+    if nested:
+        place = place / "pce"
+        place.mkdir()
+        for file in Path(reference.name).glob("*.*"):
+            file.rename(place / file.name)
+    (place / "libsgx_pce.so").rename(place / "libsgx_pce.so.1.25.100.1")
+    result = judged(path, FolderReference(reference.name))
+    assert "version-mislabelled" in codes(result)
+    right = judged(labelled(street, SIGNED, ("signed", "2.25")), FolderReference(reference.name))
+    assert right.exit_status == 0
+    assert "the version" not in unproved(right)
+
+
+def test_an_attackers_label_of_the_same_file(
+    street: Street, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalogue pins the vendor's file of a version: neither another file nor another name."""
+    digest = hashlib.sha256(GOOD.signed).hexdigest()
+    pinned = replace(pin(), mrsigner=mrsigner(vendor_key()))
+    monkeypatch.setattr(rules, "pin_named", lambda _name: pinned)
+    reference = street.reference(GOOD)
+    path = labelled(street, SIGNED, ("signed", "2.25"))
+    # Intel's, whose digest is on record.
+    assert "file-not-pinned" in codes(judged(path, reference))
+    monkeypatch.setattr(rules, "digest_of_version", lambda _enclave, _version: digest)
+    assert "file-not-pinned" not in codes(judged(path, reference))
+    monkeypatch.setattr(rules, "digest_of_version", lambda _enclave, _version: "0" * 64)
+    result = judged(path, reference)
+    assert (result.exit_status, "file-not-pinned" in codes(result)) == (1, True)
+    # A signer that was accepted on purpose signs other files.
+    monkeypatch.setattr(rules, "pin_named", lambda _name: pin())
+    assert "file-not-pinned" not in codes(judged(path, reference))
+    known = {digest: "1.25.100.1"}
+    monkeypatch.setattr(rules, "version_of_digest", lambda _enclave, sha256: known.get(sha256))
+    wrong = labelled(street, f"{BASE}.1.99.100.1")
+    assert "version-mislabelled" in codes(judged(wrong, reference))
+
+
+def pin() -> Pin:
+    found = pin_named("pce")
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(

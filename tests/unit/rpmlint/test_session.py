@@ -277,13 +277,29 @@ def test_unconventional_files(bench: Bench, path: str, told: list[str]) -> None:
     assert found in (told, [*told, PROVIDES]), output.found
 
 
+def test_the_release_has_a_file_of_that_version(bench: Bench) -> None:
+    output = bench.run(Pkg(bench.rpm(CASE.signed, BASE + ".1.99.100.1")))
+    assert "sgx-enclave-version-wrong" in output.ids, output.found
+    output = bench.run(Pkg(bench.rpm(CASE.signed, provides=provided(("pce:signed", "2.24")))))
+    assert "sgx-enclave-version-wrong" in output.ids, output.found
+
+
+def test_what_is_not_known_of_the_version_is_said(bench: Bench) -> None:
+    ((_level, _kind, details),) = bench.run(bench.rpm(CASE.signed)).found
+    assert details.endswith("version not checked")
+    (bench.reference / "libsgx_pce.so").rename(bench.reference / "libsgx_pce.so.1.25.100.1")
+    ((_level, _kind, details),) = bench.run(bench.rpm(CASE.signed)).found
+    assert "version not checked" not in details
+
+
 @pytest.mark.parametrize(
     ("provides", "kind", "detail"),
     [
         (provided(("qe3:unsigned", "1.22")), PROVIDES, "no Provides: sgx-enclave(pce:signed)"),
         (provided(("pce:signed", "")), VERSION, "has no version"),
         (provided(("pce:signed", "1.25.100.1")), VERSION, "has the version of the file"),
-        (provided(("pce:signed", "2.24")), VERSION, "is of release 2.24, older than the file"),
+        # Of no release that the catalogue has.
+        (provided(("pce:signed", "2.10")), VERSION, "is of release 2.10, older than the file"),
         (
             provided(("pce:signed", "2.25"), ("pce:signed:prebuilt", "2.26")),
             VERSION,
