@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Optional
 
 from sgx_enclaves.decompress import BoundedReader
-from sgx_enclaves.errors import InputError
+from sgx_enclaves.errors import InputError, LimitError
 from sgx_enclaves.files import open_regular
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, MIB
 from sgx_enclaves.tar import Kind, Symlinks, TarStream
 
 _TIMEOUT = 60
+# upstream's have less than one
+_MOST_TEXT = 64 * MIB
 # the files that are kept of an archive, wherever they lie
 _READ = frozenset(
     (
@@ -118,6 +120,7 @@ class ArchiveTree(SourceTree):
         self._texts: dict[str, str] = {}
         self.links = {}
         times, names, top = [0], [], ""
+        left = _MOST_TEXT
         with open_regular(path) as raw:
             reader = BoundedReader(raw, path, DEFAULT_ARCHIVE_LIMITS)
             stream = TarStream(reader, DEFAULT_ARCHIVE_LIMITS, Symlinks.INSIDE)
@@ -127,6 +130,13 @@ class ArchiveTree(SourceTree):
                 if member.kind is Kind.FILE:
                     names.append(name)
                     if name.rpartition("/")[2] in _READ and member.size <= MIB:
+                        left -= member.size
+                        if left < 0:
+                            raise LimitError(
+                                "the files that are read of the archive are too large together",
+                                file=path,
+                                expected=f"at most {_MOST_TEXT} bytes",
+                            )
                         data = b"".join(stream.content())
                         self._texts[name] = data.decode("utf-8", "replace")
         self.names, self.time, self.commit = names, str(max(times)), stream.commit

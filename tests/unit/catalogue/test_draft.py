@@ -232,7 +232,10 @@ def test_archives_say_what_repositories_say_but_sub_modules_commits(
 
 
 def test_an_archive_that_is_none_is_refused(
-    archives: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    archives: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "cut.tar.gz").write_bytes(Path(archives[0]).read_bytes()[:500])
     (tmp_path / "link.tar").write_bytes(tm.symlink("top/l", "../../etc/passwd") + tm.END)
@@ -240,6 +243,10 @@ def test_an_archive_that_is_none_is_refused(
         words = ["--sgx", str(tmp_path / name), "--dcap", archives[1]]
         assert main(["releases", "new", *words]) == 2
         assert name in capsys.readouterr().err
+    monkeypatch.setattr("sgx_enclaves.catalogue.source_tree._MOST_TEXT", 100)
+    assert main(["releases", "new", "--sgx", archives[0], "--dcap", archives[1]]) == 2
+    assert "too large together" in capsys.readouterr().err
+    monkeypatch.undo()
     words = ["--sgx", archives[0], "--dcap", archives[1], "-o", str(tmp_path / "new.toml")]
     assert main(["releases", "new", *words]) == 0
     release = read_release((tmp_path / "new.toml").read_bytes(), "x")
