@@ -11,15 +11,17 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Optional
+from typing import Callable, Optional
 
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import InputError, LimitError
 from sgx_enclaves.files import open_regular
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, MIB
+from sgx_enclaves.plain import record
 from sgx_enclaves.tar import Kind, Symlinks, TarStream
 
 _TIMEOUT = 60
+_TAG = r"(?:sgx|dcap)_\d[\d.]*\d(?:_reproducible)?"
 # upstream's have less than one
 _MOST_TEXT = 64 * MIB
 # the files that are kept of an archive, wherever they lie
@@ -31,6 +33,7 @@ _READ = frozenset(
 )
 
 
+@record
 class SourceTree:
     """Upstream's tree at one tag: what it says of itself.
 
@@ -40,6 +43,8 @@ class SourceTree:
         time: the commit's, in seconds since 1970.
         names: every file.
         links: the commit of each sub-module, by its place, as far as they are known.
+        find: a file's text; empty if there is none.
+        at: the same tree at another tag; None if there is none of that name.
     """
 
     place: str
@@ -48,14 +53,8 @@ class SourceTree:
     time: str
     names: Sequence[str]
     links: Mapping[str, str]
-
-    def find(self, name: str) -> str:
-        """A file's text; empty if there is none."""
-        raise NotImplementedError
-
-    def at(self, tag: str) -> Optional[SourceTree]:
-        """The same tree at another tag; None if it has none of that name."""
-        raise NotImplementedError
+    find: Callable[[str], str]
+    at: Callable[[str], Optional[SourceTree]]
 
     def read(self, name: str) -> str:
         """A file's text, which must be there."""
@@ -73,22 +72,11 @@ class SourceTree:
                 yield keys["path"], keys.get("url", ""), self.links.get(keys["path"], "")
 
 
-class GitTree(SourceTree):
+def _git_tree(folder: str, revision: str) -> SourceTree:
     """A git repository, bare or not, at one revision."""
 
-    def __init__(self, folder: str, revision: str) -> None:
-        self.place = folder
-        self.commit = self._git("rev-parse", f"{revision or 'HEAD'}^{{commit}}").strip()
-        self.time = self._git("log", "-1", "--format=%ct", self.commit).strip()
-        self.tag = revision or self._git("describe", "--tags", "--exact-match", "HEAD").strip()
-        lines = [
-            line.split("\t", 1) for line in self._git("ls-tree", "-r", self.commit).splitlines()
-        ]
-        self.names = [name for _kind, name in lines]
-        self.links = {name: kind.split()[2] for kind, name in lines if kind.startswith("160000")}
-
-    def _git(self, *arguments: str) -> str:
-        command = ["git", "-C", self.place, *arguments]
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", folder, *arguments]
         try:
             done = subprocess.run(  # noqa: S603 (no shell)
                 command, capture_output=True, timeout=_TIMEOUT, check=True
@@ -97,62 +85,60 @@ class GitTree(SourceTree):
             said: bytes = getattr(error, "stderr", None) or str(error).encode()
             raise InputError(
                 f"git {arguments[0]}: {said.decode('utf-8', 'replace').splitlines()[0]}",
-                file=self.place,
+                file=folder,
                 hint="install git, and name a repository or an archive, as DIR@TAG or FILE",
             ) from None
         return done.stdout.decode("utf-8", "replace")
 
-    def find(self, name: str) -> str:
-        """See `SourceTree`."""
-        return self._git("show", f"{self.commit}:{name}") if name in self.names else ""
+    commit = git("rev-parse", f"{revision or 'HEAD'}^{{commit}}").strip()
+    lines = [line.split("\t", 1) for line in git("ls-tree", "-r", commit).splitlines()]
+    names = {name: kind for kind, name in lines}
+    return SourceTree(
+        folder,
+        revision or git("describe", "--tags", "--exact-match", "HEAD").strip(),
+        commit,
+        git("log", "-1", "--format=%ct", commit).strip(),
+        list(names),
+        {name: kind.split()[2] for name, kind in names.items() if kind.startswith("160000")},
+        lambda name: git("show", f"{commit}:{name}") if name in names else "",
+        lambda tag: _git_tree(folder, tag) if git("tag", "--list", tag).split() == [tag] else None,
+    )
 
-    def at(self, tag: str) -> Optional[SourceTree]:
-        """See `SourceTree`."""
-        there = self._git("tag", "--list", tag).split()
-        return GitTree(self.place, tag) if tag in there else None
 
-
-class ArchiveTree(SourceTree):
+def _archive_tree(path: str, tag: str) -> SourceTree:
     """An archive of a tag, as `git archive` and GitHub pack it; sub-modules are not in there."""
-
-    def __init__(self, path: str, tag: str) -> None:
-        self.place = path
-        self._texts: dict[str, str] = {}
-        self.links = {}
-        times, names, top = [0], [], ""
-        left = _MOST_TEXT
-        with open_regular(path) as raw:
-            reader = BoundedReader(raw, path, DEFAULT_ARCHIVE_LIMITS)
-            stream = TarStream(reader, DEFAULT_ARCHIVE_LIMITS, Symlinks.INSIDE)
-            for member in stream:
-                top, _, name = member.name.partition("/")
-                times.append(member.mtime)
-                if member.kind is Kind.FILE:
-                    names.append(name)
-                    if name.rpartition("/")[2] in _READ and member.size <= MIB:
-                        left -= member.size
-                        if left < 0:
-                            raise LimitError(
-                                "the files that are read of the archive are too large together",
-                                file=path,
-                                expected=f"at most {_MOST_TEXT} bytes",
-                            )
-                        data = b"".join(stream.content())
-                        self._texts[name] = data.decode("utf-8", "replace")
-        self.names, self.time, self.commit = names, str(max(times)), stream.commit
-        said = [
-            re.search(r"(?:sgx|dcap)_\d[\d.]*\d(?:_reproducible)?", n, re.I)
-            for n in (path.rpartition("/")[2], top)
-        ]
-        self.tag = tag or next((match[0] for match in said if match), "")
-
-    def find(self, name: str) -> str:
-        """See `SourceTree`."""
-        return self._texts.get(name, "")
-
-    def at(self, tag: str) -> Optional[SourceTree]:
-        """See `SourceTree`."""
-        return self if tag == self.tag else None
+    texts: dict[str, str] = {}
+    times, names, top, left = [0], [], "", _MOST_TEXT
+    with open_regular(path) as raw:
+        reader = BoundedReader(raw, path, DEFAULT_ARCHIVE_LIMITS)
+        stream = TarStream(reader, DEFAULT_ARCHIVE_LIMITS, Symlinks.INSIDE)
+        for member in stream:
+            top, _, name = member.name.partition("/")
+            times.append(member.mtime)
+            if member.kind is not Kind.FILE:
+                continue
+            names.append(name)
+            if name.rpartition("/")[2] in _READ and member.size <= MIB:
+                left -= member.size
+                if left < 0:
+                    raise LimitError(
+                        "the files that are read of the archive are too large together",
+                        file=path,
+                        expected=f"at most {_MOST_TEXT} bytes",
+                    )
+                texts[name] = b"".join(stream.content()).decode("utf-8", "replace")
+    said = [re.search(_TAG, word, re.IGNORECASE) for word in (path.rpartition("/")[2], top)]
+    tree = SourceTree(
+        path,
+        tag or next((match[0] for match in said if match), ""),
+        stream.commit,
+        str(max(times)),
+        names,
+        {},
+        lambda name: texts.get(name, ""),
+        lambda other: tree if other == tree.tag else None,
+    )
+    return tree
 
 
 def source_tree(place: str) -> SourceTree:
@@ -163,7 +149,7 @@ def source_tree(place: str) -> SourceTree:
         ArchiveError, LimitError: the archive is broken, hostile or too large.
     """
     path, _, tag = place.partition("@")
-    return ArchiveTree(path, tag) if os.path.isfile(path) else GitTree(path, tag)
+    return (_archive_tree if os.path.isfile(path) else _git_tree)(path, tag)
 
 
 def release_tree(tree: SourceTree, asked: Optional[str], usual: str) -> Optional[SourceTree]:
@@ -179,7 +165,7 @@ def release_tree(tree: SourceTree, asked: Optional[str], usual: str) -> Optional
     """
     if asked is None:
         return tree.at(usual)
-    found = ArchiveTree(asked, "") if os.path.isfile(asked) else tree.at(asked)
+    found = _archive_tree(asked, "") if os.path.isfile(asked) else tree.at(asked)
     if found is None:
         raise InputError(f"there is neither a tag nor an archive {asked!r}")
     return found
