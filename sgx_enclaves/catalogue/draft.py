@@ -18,7 +18,7 @@ from typing import Any, Optional
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import release_form, unknown_facts
 from sgx_enclaves.catalogue.records import Catalogue, Release, Source, Toolchain
-from sgx_enclaves.catalogue.source_tree import SourceTree
+from sgx_enclaves.catalogue.writing import SourceTree
 from sgx_enclaves.enclave.policy import pin_named
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import as_plain, record

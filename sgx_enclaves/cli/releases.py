@@ -11,9 +11,14 @@ import tempfile
 from pathlib import Path
 
 from sgx_enclaves.catalogue.draft import Trees, draft_release
-from sgx_enclaves.catalogue.pins import check_tree, toml_of, write_pins
 from sgx_enclaves.catalogue.records import Catalogue, Release
-from sgx_enclaves.catalogue.source_tree import release_tree, source_tree
+from sgx_enclaves.catalogue.writing import (
+    check_tree,
+    release_tree,
+    source_tree,
+    toml_of,
+    write_pins,
+)
 from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (

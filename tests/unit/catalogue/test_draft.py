@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.catalogue.draft import Trees, draft_release
-from sgx_enclaves.catalogue.pins import check_tree, toml_of, write_pins
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue, read_release
 from sgx_enclaves.catalogue.records import Catalogue, Release
-from sgx_enclaves.catalogue.source_tree import release_tree, source_tree
+from sgx_enclaves.catalogue.writing import (
+    check_tree,
+    release_tree,
+    source_tree,
+    toml_of,
+    write_pins,
+)
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import parse_toml
@@ -243,7 +248,7 @@ def test_an_archive_that_is_none_is_refused(
         words = ["--sgx", str(tmp_path / name), "--dcap", archives[1]]
         assert main(["releases", "new", *words]) == 2
         assert name in capsys.readouterr().err
-    monkeypatch.setattr("sgx_enclaves.catalogue.source_tree._MOST_TEXT", 100)
+    monkeypatch.setattr("sgx_enclaves.catalogue.writing._MOST_TEXT", 100)
     assert main(["releases", "new", "--sgx", archives[0], "--dcap", archives[1]]) == 2
     assert "too large together" in capsys.readouterr().err
     monkeypatch.undo()
