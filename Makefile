@@ -7,6 +7,7 @@
 # make dist    build sdist, wheel and SBOM into build/dist/
 # make lint-rpm RPM=FILE...   run rpmlint with our check on packages
 # make koji-test KOJI_SRC=DIR   play the whole game on a real Koji (tests/koji/README.md)
+# make pages-test   look at report pages in a real headless Chromium, which is installed by apt-get if it is missing
 # make real-test SOURCES=DIR    a real enclave of Intel's, from source (docs/releases.md)
 # make fuzz SECONDS=600         fuzz each reader for so long, guided by coverage
 # make mutants  take the defences out one by one: a test must notice (hours)
@@ -37,7 +38,7 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 step = packaging/quietly $(BUILD)/log/$(1).log '$(2)'
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint typecheck unit bench clean setup rpm dist rpmlint lint-rpm koji-test real-test docs site fuzz mutants
+.PHONY: demo test lint typecheck unit bench clean setup rpm dist rpmlint lint-rpm koji-test pages-test real-test docs site fuzz mutants
 
 # Alone: what it needs for Kerberos would have to be compiled.
 KOJI := koji>=1.33
@@ -91,6 +92,12 @@ koji-test: setup
 	PIP_PYTHON=$(RUN) packaging/install-koji-test-packages $(BUILD)/koji-modules
 	KOJI_SRC='$(or $(KOJI_SRC),$(error name a checkout of Koji: make koji-test KOJI_SRC=DIR))' \
 	    KOJI_MODULES=$(BUILD)/koji-modules $(RUN) -m pytest --numprocesses 0 $(KOJI_TESTS)
+
+pages-test: setup
+	command -v chromium chromium-browser google-chrome > $(BUILD)/log/chromium.log || \
+	    DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends chromium
+	@$(call step,pages,install what drives Chromium) $(PIP) --editable '.[pages]'
+	$(RUN) -m pytest --numprocesses 0 tests/integration/test_pages_in_chromium.py
 
 # SOURCES: a directory of archives. COMPILER: a prefix, instead of the designated toolchain.
 # SIGNED: a directory of the vendor's files, instead of the vendor's archive.

@@ -73,11 +73,7 @@ class Envelope:
 
 
 def read_envelope(data: bytes, file: str) -> Envelope:
-    """An envelope, of which nothing is believed yet.
-
-    Raises:
-        AttestationError: it is malformed.
-    """
+    """An envelope, of which nothing is believed yet; an AttestationError if it is malformed."""
     plain = parse_json(data, file=file, error=AttestationError, most=MAX_ENVELOPE)
     validate(plain, schema("attestation", "envelope"), file=file, error=AttestationError)
     return Envelope(
@@ -163,8 +159,7 @@ def load_signing_key(pem: bytes, name: str, passphrase: Union[bytes, None]) -> t
 def signed(envelope: Envelope, key: Key, signer: Signer) -> Envelope:
     """The envelope with one signature more, by a signer who has the private half of the key.
 
-    Raises:
-        SigningError: what the signer made does not fit the key.
+    A SigningError if what the signer made does not fit the key.
     """
     made = signer(envelope.message)
     if not key.verifies(envelope.message, made):
@@ -183,10 +178,7 @@ def signers(envelope: Envelope, keys: Sequence[Key], file: str) -> frozenset[str
     """The key ids of those of the keys that have signed the envelope; there may be none.
 
     A key id in an envelope only ever speaks against it: a signature that names one of the
-    keys and is not that key's is an error, not a signature of somebody unknown.
-
-    Raises:
-        AttestationError: a signature is bad.
+    keys and is not that key's is an AttestationError, not a signature of somebody unknown.
     """
     found: set[str] = set()
     for number, signature in enumerate(envelope.signatures, 1):
@@ -205,15 +197,8 @@ def signers(envelope: Envelope, keys: Sequence[Key], file: str) -> frozenset[str
 def openpgp_signer(data: bytes, signature: bytes, keyring: bytes, file: str) -> str:
     """The fingerprint of the OpenPGP key that made a detached signature, by `gpgv`.
 
-    Args:
-        data: what was signed.
-        signature: binary or in ASCII.
-        keyring: the accepted keys, binary or in ASCII as in /etc/pki/rpm-gpg.
-        file: where the data are from.
-
-    Raises:
-        AttestationError: it is not good, or by none of those keys.
-        UnsupportedError: gpgv cannot be run.
+    Signature and keyring may be binary, or in ASCII as in /etc/pki/rpm-gpg. An AttestationError if
+    it is not good, or by none of those keys; an UnsupportedError if gpgv cannot be run.
     """
     content = {"keyring": b"".join(_dearmored(keyring)), "signature": signature, "data": data}
     with tempfile.TemporaryDirectory() as folder:

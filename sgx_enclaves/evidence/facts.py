@@ -51,11 +51,8 @@ def of_comparison(verdict: Verdict) -> Plain:
 def of_release(verified: Verified, release: Release, catalogue: Catalogue, /, **more: Any) -> Plain:
     """The report of a release's verification.
 
-    Args:
-        verified: the verdict and what it is about.
-        release: the release, cut down to what was asked for.
-        catalogue: where the trees are described that it was built in.
-        more: what the caller knows better or besides, such as the buildroot.
+    The release is cut down to what was asked for; `catalogue` describes the trees that it was built
+    in; `more` is what the caller knows better or besides, such as the buildroot.
     """
     verdict, manifest = verified.verdict, verified.manifest
     enclaves = []
@@ -117,12 +114,7 @@ def _built(manifest: Manifest, catalogue: Catalogue) -> Plain:
 
 
 def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
-    """The report of packages that were checked.
-
-    Args:
-        kind: `packages`, or `scan`.
-        results: of each, what `report.as_json.result_dict` gives.
-    """
+    """The report of `packages`, or of a `scan`, each as `as_json.result_dict` gives it."""
     packages = [
         {
             "file": _base(result["file"]),
@@ -176,12 +168,9 @@ def package_facts(path: str) -> Plain:
 
 
 def of_build(combined: Combined, release: Plain, buildroot: Plain) -> Plain:
-    """The report of a build system's verification of a build.
+    """The report of a build system's verification of a build, out of what its tasks say.
 
-    Args:
-        combined: what its tasks say.
-        release: name, digest and origin of the release's description.
-        buildroot: build tag, id of the repository, digests of packages and lock.
+    Release and buildroot are as `report.schema.json` has them.
     """
     enclaves = [
         _judged(answer.enclave, subject, answer.claim, subject.sha256, answer.config_sha256)

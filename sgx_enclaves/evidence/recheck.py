@@ -280,11 +280,7 @@ def _short(value: object) -> str:
 
 
 def files_of_package(path: str) -> tuple[Package, dict[str, bytes]]:
-    """A package's facts, and its signed enclaves by their SHA-256.
-
-    Raises:
-        SgxEnclavesError: it cannot be read, or librpm's Python module is not installed.
-    """
+    """A package's facts, and its signed enclaves by their SHA-256; needs librpm's Python module."""
     # Plain files need no librpm.
     from sgx_enclaves.rpm.enclaves import PackedEnclave, enclaves_among  # noqa: PLC0415
     from sgx_enclaves.rpm.payload import packed  # noqa: PLC0415

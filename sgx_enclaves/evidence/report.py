@@ -69,11 +69,7 @@ def head_of(report: bytes, when: datetime.datetime, manifest: Optional[Manifest]
 
 
 def write_report(folder: Path, report: Plain, manifest: Optional[Manifest] = None) -> None:
-    """Write a report, its head, the manifest of the build, and the short forms into a directory.
-
-    Raises:
-        InputError: it cannot be made, or a file not be written.
-    """
+    """Write a report, its head, the manifest of the build, and the short forms into a directory."""
     data = canonical(report)
     head = head_of(data, datetime.datetime.now(datetime.timezone.utc), manifest)
     files = {REPORT: data, HEAD: canonical(head)}
@@ -86,11 +82,7 @@ def write_report(folder: Path, report: Plain, manifest: Optional[Manifest] = Non
 
 
 def read_report(data: bytes, file: str) -> Plain:
-    """A report, checked through and through.
-
-    Raises:
-        ReportError: it is too large, malformed, of another schema, or contradicts itself.
-    """
+    """A report, checked through and through; else a ReportError."""
     report = parse_json(data, file=file, error=ReportError, most=MAX_REPORT)
     version = report.get("schema_version") if isinstance(report, dict) else None
     if version != SCHEMA_VERSION:
@@ -109,11 +101,7 @@ def read_report(data: bytes, file: str) -> Plain:
 
 
 def read_beside(folder: Path, report: Plain, data: bytes) -> Plain:
-    """The head of a report, whose directory must be whole.
-
-    Raises:
-        ReportError: a file is missing, or belongs to another report.
-    """
+    """The head of a report; a ReportError if a file beside it is missing, or of another report."""
     names = (HEAD,) if report["manifest_sha256"] is None else (HEAD, MANIFEST)
     found = {}
     for path in (folder / name for name in names):
@@ -165,12 +153,9 @@ def _contradictions(report: Mapping[str, Any]) -> Iterator[str]:
 def _wrong_enclave(enclave: Mapping[str, Any]) -> Iterator[str]:
     ranges, signed = enclave["byte_map"], enclave["signed"]
     edges = [0, *(r["end"] for r in ranges)]
-    if ranges and (
-        [r["start"] for r in ranges] != edges[:-1]
-        or any(r["end"] <= r["start"] for r in ranges)
-        or signed is None
-        or edges[-1] != signed["size"]
-    ):
+    size = signed["size"] if signed is not None else None
+    gapless = [r["start"] for r in ranges] == edges[:-1] and edges == sorted(set(edges))
+    if ranges and not (gapless and edges[-1] == size):
         yield "its byte map does not cover its signed file from end to end"
     if enclave["verdict"] != "identical":
         return

@@ -53,16 +53,10 @@ _UNSIGNED = re.compile(r"sgx-enclave\(([^:)]+):unsigned\)\Z")
 def statements_of(
     report: Mapping[str, Any], digest: str, *, builder: str, time: str
 ) -> list[Plain]:
-    """Every statement that a report supports.
+    """Every statement that a checked report supports; an AttestationError if there is none.
 
-    Args:
-        report: checked (see `report`).
-        digest: SHA-256 of its file.
-        builder: URI of who built and verified.
-        time: of the verification, as 2026-11-29T18:00:00Z.
-
-    Raises:
-        AttestationError: it supports none.
+    `digest` is the SHA-256 of the report's file, `builder` a URI of who built and verified, `time`
+    that of the verification, as 2026-11-29T18:00:00Z.
     """
     compared = [e for e in report["enclaves"] if e["built"] and e["signed"]]
     predicates = {
@@ -165,15 +159,10 @@ def _sha(digest: str) -> dict[str, str]:
 
 
 def statements_of_record(plain: Mapping[str, Any], *, builder: str) -> list[Plain]:
-    """Every statement that the record of a build supports.
+    """The same of a build's record, as the hub gives it, with more around it.
 
-    Args:
-        plain: the record, as the hub gives it: with more around it.
-        builder: URI of the build system.
-
-    Raises:
-        RecordError: it is malformed.
-        AttestationError: it supports none, or is of other packages than the build has now.
+    An AttestationError if it is of other packages than the build has now; else a RecordError if it
+    is malformed.
     """
     if plain.get("outdated") is not None:
         raise AttestationError(
@@ -201,15 +190,9 @@ def attestation(envelopes: Iterable[Envelope], key: Optional[Key], signer: Signe
 
 
 def read_bundle(data: bytes, file: str, *, bare: bool = False) -> list[Envelope]:
-    """The envelopes of a bundle: one a line, or a single one in any layout.
+    """The envelopes of a bundle, one a line, or one in any layout; else an AttestationError.
 
-    Args:
-        data: the bundle.
-        file: its name.
-        bare: whether a line may also be a statement without an envelope.
-
-    Raises:
-        AttestationError: it is malformed, or empty.
+    `bare`: a line may also be a statement without an envelope.
     """
     lines = [line for line in data.splitlines() if line.strip()]
     if not lines:
@@ -227,8 +210,7 @@ def read_bundle(data: bytes, file: str, *, bare: bool = False) -> list[Envelope]
 def read_statement(envelope: Envelope, file: str) -> Plain:
     """The statement in an envelope whose signatures were found good.
 
-    Raises:
-        AttestationError: it is none of those that this module makes, or malformed.
+    An AttestationError if it is none of those that this module makes, or malformed.
     """
     found = envelope.payload_type
     if found != PAYLOAD_TYPE:
@@ -298,7 +280,7 @@ def vouched(
     keyring: Optional[bytes] = None,
     signature: Optional[bytes] = None,
 ) -> list[Vouched]:
-    """The statements of a bundle, each signed by one of the keys.
+    """The statements of a bundle, each signed by one of the keys; else an AttestationError.
 
     Args:
         data: the bundle; of bare statements, for which an OpenPGP signature alone vouches.
@@ -306,9 +288,6 @@ def vouched(
         keys: whom the caller trusts.
         keyring: OpenPGP keys that the caller trusts.
         signature: the detached OpenPGP signature over `data`.
-
-    Raises:
-        AttestationError: a part is malformed, or not signed by any of them.
     """
     openpgp: frozenset[str] = frozenset()
     if keyring is not None and signature is not None:
@@ -331,16 +310,10 @@ def vouched(
 
 
 def agreed(found: Iterable[Vouched], threshold: int) -> dict[str, str]:
-    """The unsigned enclaves, by name, for which enough signers name the same SHA-256.
+    """SHA-256 of the unsigned enclaves, by name, that so many different signers name.
 
-    Every enclave that one of them names must have enough, or nothing is agreed.
-
-    Args:
-        found: statements of any number of rebuilders, whose reports may differ.
-        threshold: how many different signers are needed.
-
-    Raises:
-        AttestationError: two name different digests, or there are too few signers.
+    Reports of rebuilders may differ. Every enclave that one of them names must have enough signers,
+    and all must name the same digest: else an AttestationError, and nothing is agreed.
     """
     named: dict[str, dict[str, set[str]]] = {}
     for item in found:
