@@ -132,7 +132,8 @@ def test_the_package_has_tools_that_bake_the_designated_paths_in(toys: Toys) -> 
     form = "[%{FILENAMES} %{FILEMODES:perms} %{FILELINKTOS}\\n]"
     files = run(["rpm", "-qp", "--qf", form, str(package)]).text.splitlines()
     # a link to the distribution's loader, and where sources are built
-    assert f"{INTERPRETER} lrwxrwxrwx /lib64/ld-linux-x86-64.so.2" in files
+    up = "../" * (INTERPRETER.count("/") - 1)
+    assert f"{INTERPRETER} lrwxrwxrwx {up}lib64/ld-linux-x86-64.so.2" in files
     assert "/linux-sgx drwxrwxrwt " in files
     assert f"{PREFIX}/bin/cc lrwxrwxrwx gcc" in files
     assert any(re.match(r"/usr/share/licenses/\S+/gcc/COPYING.RUNTIME ", file) for file in files)

@@ -87,9 +87,10 @@ def test_the_version_of_an_enclaves_package() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('license = "BSD-3-Clause"', 'license = "BSD 3 Clause; or so"', "license"),
-        ('["License.txt"]', '["../License.txt"]', "license_files"),
-        ('["License.txt"]', '["-x"]', "license_files"),
+        ('license = "Apache-2.0', 'license = "Apache 2; or so', "license"),
+        ('"License.txt"', '"../License.txt"', "license_files"),
+        ('"sdk/tlibcxx/LICENSE.TXT"', '"sdk/../../LICENSE.TXT"', "license_files"),
+        ('"License.txt"', '"-x"', "license_files"),
     ],
 )
 def test_licences_have_a_form(tmp_path: Path, old: str, new: str, words: str) -> None:
