@@ -32,7 +32,10 @@ def test_two_builders_share_the_enclaves(stage: Stage, another: dict[str, Any]) 
     site.keep(second)
     second.start()
     site.wait_builder(second)
+    # room for the parent and one subtask
+    admin.editHost(world.BUILDER, capacity=2.5)
     done = stage.verify(another["nvr"], "--split", "--json")
+    admin.editHost(world.BUILDER, capacity=20.0)
     assert done.status == 0, done.text
     children = admin.getTaskChildren(json.loads(done.out)["task_id"])
     assert sorted(child["label"] for child in children) == sorted(ENCLAVES)
