@@ -39,6 +39,7 @@ from sgx_enclaves.release.manifest import (
     TreeRecord,
     config_name,
     unsigned_name,
+    unstripped_name,
 )
 from sgx_enclaves.release.place import Command, Ended, Place, Tree, describe, log_tail
 from sgx_enclaves.release.sandbox import remove_tree
@@ -414,9 +415,22 @@ class TreeBuilder:
                 self._keep(unsigned_name(enclave.file), unsigned, _UNSIGNED_MODE),
                 self._keep(config_name(enclave.file), config, 0o644),
                 None,
+                self._keep_unstripped(enclave),
             )
         except InputError as error:
             return self._failed(enclave, f"cannot be kept: {error}")
+
+    def _keep_unstripped(self, enclave: EnclavePlan) -> Optional[FileRecord]:
+        """Only for explanations: what is not there, or no enclave, is not kept."""
+        name = enclave.build.unstripped
+        if name is None:
+            return None
+        try:
+            data = _read(self.tree.path, name, DEFAULT_LIMITS.file_size)
+            EnclaveImage.parse(data, name)
+        except SgxEnclavesError:
+            return None
+        return self._keep(unstripped_name(enclave.file), data, _UNSIGNED_MODE)
 
     def _keep(self, name: str, data: bytes, mode: int) -> FileRecord:
         write_file(str(self.into / name), data, mode)

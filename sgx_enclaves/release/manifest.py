@@ -126,6 +126,7 @@ class EnclaveRecord:
         tree: the release whose tree it was built in.
         unsigned: the result; None if there is none, as its `config.xml` then.
         problem: why there is no result; None if there is one.
+        unstripped: the result with its symbols; None if the build leaves no such file.
     """
 
     name: str
@@ -134,6 +135,7 @@ class EnclaveRecord:
     unsigned: Optional[FileRecord]
     config: Optional[FileRecord]
     problem: Optional[str]
+    unstripped: Optional[FileRecord] = None
 
     @property
     def built(self) -> bool:
@@ -228,7 +230,8 @@ class Manifest:
 
         That is times, and HOME, which is a scratch directory of that one build.
         """
-        enclaves = tuple(enclave for enclave in self.enclaves if enclave.name == name)
+        found = (enclave for enclave in self.enclaves if enclave.name == name)
+        enclaves = tuple(replace(enclave, unstripped=None) for enclave in found)
         used = {enclave.tree for enclave in enclaves}
         files = {record.file for e in enclaves for record in (e.unsigned, e.config) if record}
         second = self.second
@@ -255,6 +258,11 @@ def _tree_for(tree: TreeRecord, enclave: str) -> TreeRecord:
         environment=tuple(item for item in tree.environment if not item.startswith("HOME=")),
         steps=tuple(replace(step, milliseconds=0, log=None) for step in steps),
     )
+
+
+def unstripped_name(file: str) -> str:
+    """The unsigned enclave with its symbols."""
+    return f"libsgx_{file}.unstripped.so"
 
 
 def unsigned_name(file: str) -> str:
@@ -348,8 +356,9 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"{where}.config must be there exactly if the unsigned enclave is"
         if enclave.built != (enclave.problem is None):
             yield f"{where}.problem must be there exactly if nothing was built"
-        expected = (unsigned_name(enclave.file), config_name(enclave.file))
-        for record, name in zip((enclave.unsigned, enclave.config), expected):
+        expected = [name(enclave.file) for name in (unsigned_name, config_name, unstripped_name)]
+        records = (enclave.unsigned, enclave.config, enclave.unstripped)
+        for record, name in zip(records, expected):
             if record is not None and record.file != name:
                 yield f"{where}: the name of the file {record.file} must be {name}"
     for tree in manifest.trees:
@@ -370,12 +379,13 @@ def _twice(what: str, values: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class BuiltEnclave:
-    """An enclave that was built: its names, the unsigned file, and its `config.xml`."""
+    """An enclave that was built: names, unsigned file, `config.xml`, the file with its symbols."""
 
     name: str
     file: str
     unsigned: bytes
     config: bytes
+    unstripped: Optional[bytes] = None
 
 
 @dataclass(frozen=True)
@@ -465,6 +475,9 @@ def load_enclave(
         record.file,
         _read(directory, record.unsigned, limits.file_size),
         _read(directory, record.config, limits.config_size),
+        None
+        if record.unstripped is None
+        else _read(directory, record.unstripped, limits.file_size),
     )
 
 

@@ -422,7 +422,8 @@ Verdicts = Mapping[str, Union[Verdict, Finding]]
 def _compare(built: BuiltEnclave, signed: NamedData, policy: Policy) -> Verdict:
     names = (unsigned_name(built.file), signed.name, config_name(built.file))
     verdict = compare(built.unsigned, signed.data, built.config, policy, names=names)
-    return explained(verdict, built.unsigned, signed.data, built.config)
+    symbols = built.unstripped
+    return explained(verdict, built.unsigned, signed.data, built.config, symbols=symbols)
 
 
 def _compare_all(

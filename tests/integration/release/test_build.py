@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import lzma
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -69,6 +70,24 @@ def test_what_is_built_is_what_make_builds(small: SmallRelease, into: Path, tmp_
     for enclave in built.enclaves:
         assert enclave.unsigned == (out / f"libsgx_{enclave.file}.so").read_bytes()
         assert enclave.config == small.files[f"configs/{enclave.file}.config.xml"]
+
+
+def test_the_unstripped_file_is_kept_where_the_steps_leave_it(
+    small: SmallRelease, into: Path
+) -> None:
+    """For explanations only: packages do not ship it, and a build without it is as good."""
+    small.unstripped = "out/variants/unstripped/libsgx_pce.so"
+    small.build(into, enclaves=("pce",))
+    (pce,) = load_built(into).enclaves
+    assert pce.unstripped is None
+    shutil.rmtree(into)
+    small.steps = {"symbols": ["make", "-f", "Makefile", "OUT=out", "variant-unstripped"]}
+    manifest = small.build(into, enclaves=("pce",))
+    (pce,) = load_built(into).enclaves
+    assert pce.unstripped is not None
+    assert b"\0.symtab\0" in pce.unstripped
+    assert b"\0.symtab\0" not in pce.unsigned
+    assert manifest.only("pce").enclaves[0].unstripped is None
 
 
 def test_the_manifest_tells_how(small: SmallRelease, into: Path) -> None:
