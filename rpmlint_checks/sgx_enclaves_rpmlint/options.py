@@ -9,12 +9,14 @@ from dataclasses import field
 from typing import Any, Optional
 
 from sgx_enclaves.enclave.policy import Policy, not_shipped, pin_for_file, policy_for
+from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.presence import pinned_name, stem_of, version_of
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
 _KEYS = frozenset(
     {"reference", "signers", "any_product", "least_isvsvn", "permit", "quiet", "neighbours"}
+    | {"attestations", "attestation_keys", "attestation_threshold"}
 )
 _NEIGHBOURS = ("warn", "trust", "signed")
 _MAX_SVN = 0xFFFF
@@ -33,6 +35,7 @@ class Options:
         neighbours: what a counterpart on the command line is worth that no key of rpm's
             keyring has signed: "warn", "trust" or "signed", which refuses it.
         any_product: enclaves of which any product id is accepted.
+        attested: SHA-256 of the unsigned enclaves that may be compared with; None for all.
         problems: what is wrong with the table, a sentence each.
     """
 
@@ -43,6 +46,7 @@ class Options:
     quiet: frozenset[str] = frozenset()
     neighbours: str = "warn"
     any_product: frozenset[str] = frozenset()
+    attested: Optional[frozenset[str]] = None
     problems: tuple[str, ...] = ()
 
     def paths_for(self, path: str) -> tuple[str, ...]:
@@ -85,6 +89,7 @@ def read_options(table: object) -> Options:
         frozenset(reader.texts("quiet", table.get("quiet", []))),
         reader.neighbours(),
         frozenset(reader.texts("any_product", table.get("any_product", []))),
+        reader.attested(),
         reader.unknown_keys(),
     )
 
@@ -157,6 +162,24 @@ class _Reader:
         self._wrong("neighbours", f"one of {', '.join(_NEIGHBOURS)}", value)
         # The strictest, since nobody knows what was meant.
         return "signed"
+
+    def attested(self) -> Optional[frozenset[str]]:
+        """What the attestations agree on; nothing at all if they cannot be trusted."""
+        if "attestations" not in self._table:
+            return None
+        # Most sites have none, and this costs time to import.
+        from sgx_enclaves.evidence.statements import agreed, trusted  # noqa: PLC0415
+
+        files, keys = (
+            self.texts(key, self._table.get(key, []))
+            for key in ("attestations", "attestation_keys")
+        )
+        threshold = _integer(self._table.get("attestation_threshold", 1))
+        try:
+            return frozenset(agreed(trusted(files, keys, None), threshold or 0).values())
+        except SgxEnclavesError as error:
+            self._problems.append(f"attestations: {error}")
+            return frozenset()
 
     def _mapping(self, key: str) -> list[tuple[str, object]]:
         value = self._table.get(key, {})

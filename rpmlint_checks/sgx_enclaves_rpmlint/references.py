@@ -166,5 +166,10 @@ def references_for(
     beside: tuple[Reference, ...] = (*neighbours, InstalledReference(query, signed=False))
     return (
         (ConfiguredReference(options), InstalledReference(query, signed=True)),
-        Neighbours(beside, options.neighbours == "trust", options.neighbours == "signed"),
+        Neighbours(
+            beside,
+            options.neighbours == "trust",
+            options.neighbours == "signed",
+            options.attested,
+        ),
     )

@@ -21,7 +21,6 @@ from sgx_enclaves.errors import InputError, SgxEnclavesError, SigningError
 from sgx_enclaves.evidence import ledger as entries
 from sgx_enclaves.evidence import recheck as checking
 from sgx_enclaves.evidence.envelope import (
-    MAX_ENVELOPE,
     Envelope,
     Key,
     Signer,
@@ -39,7 +38,7 @@ from sgx_enclaves.evidence.statements import (
     read_bundle,
     read_statement,
     statements_of,
-    vouched,
+    trusted,
     vouchers,
 )
 from sgx_enclaves.files import open_regular, read_file, write_file
@@ -197,7 +196,7 @@ def verify_attestation(args: argparse.Namespace) -> int:
     but a verdict is another, or nobody speaks of a file; 2 malformed, a bad signature,
     too few signers, or signers who disagree.
     """
-    found = _trusted(args.attestations, args)
+    found = trusted(args.attestations, args.key, args.keyring)
     digests = agreed(found, args.threshold)
     status = 0
     lines, files = [], []
@@ -237,25 +236,9 @@ def chosen_attested(args: argparse.Namespace) -> Optional[frozenset[str]]:
     """
     if not args.attestation:
         return None
-    return frozenset(agreed(_trusted(args.attestation, args), args.threshold).values())
-
-
-def _trusted(paths: list[str], args: argparse.Namespace) -> list[Vouched]:
-    """The statements of attestations, each signed by one of the keys."""
-    keys, keyring = args.key, args.keyring
-    loaded = [load_key(read_file(path, DEFAULT_LIMITS.config_size), path) for path in keys]
-    if not loaded and keyring is None:
-        raise InputError("nobody is trusted", hint="name a key with --key or --keyring")
-    if args.threshold < 1:
-        raise InputError("a threshold is at least 1", found=str(args.threshold))
-    ring = read_file(keyring, MIB) if keyring is not None else None
-    found = []
-    for path in paths:
-        beside = [f"{path}{end}" for end in (".asc", ".sig") if Path(f"{path}{end}").exists()]
-        signature = read_file(beside[0], MIB) if beside else None
-        data = read_file(path, MAX_ENVELOPE)
-        found += vouched(data, path, loaded, ring, signature)
-    return found
+    return frozenset(
+        agreed(trusted(args.attestation, args.key, args.keyring), args.threshold).values()
+    )
 
 
 def _vouchers(path: str, found: list[Vouched]) -> frozenset[str]:
@@ -296,7 +279,7 @@ def ledger(args: argparse.Namespace) -> int:
         for p in () if args.json else problems:
             out(f"{args.ledger}:{p.line}: {p.enclave}: {p.message} (line {p.earlier}) [{p.code}]")
         return 1 if problems else 0
-    statements = _trusted(args.attestation, args)
+    statements = trusted(args.attestation, args.key, args.keyring)
     agreed(statements, args.threshold)
     found = entries.entries_of(statements)
     known = set(kept)

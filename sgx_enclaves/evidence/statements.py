@@ -15,15 +15,17 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 from sgx_enclaves import __version__
-from sgx_enclaves.errors import AttestationError
+from sgx_enclaves.errors import AttestationError, InputError
 from sgx_enclaves.evidence.envelope import (
     MAX_ENVELOPE,
     Envelope,
     Key,
     Signer,
+    load_key,
     openpgp_signer,
     read_envelope,
     signed,
@@ -31,7 +33,9 @@ from sgx_enclaves.evidence.envelope import (
 )
 from sgx_enclaves.evidence.facts import of_record
 from sgx_enclaves.evidence.report import Plain, schema, sha256_of
+from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.record import Record, read_record
+from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.plain import parse_json, record, validate
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -309,12 +313,31 @@ def vouched(
     return found
 
 
+def trusted(paths: Iterable[str], keys: Iterable[str], keyring: Optional[str]) -> list[Vouched]:
+    """The statements in these files, each signed by one of the keys; else a SgxEnclavesError.
+
+    OpenPGP signatures are looked for beside a file, with the suffix .asc or .sig.
+    """
+    loaded = [load_key(read_file(key, DEFAULT_LIMITS.config_size), key) for key in keys]
+    if not loaded and keyring is None:
+        raise InputError("nobody is trusted", hint="name a key with --key or --keyring")
+    ring = read_file(keyring, MIB) if keyring is not None else None
+    found = []
+    for path in paths:
+        beside = [f"{path}{end}" for end in (".asc", ".sig") if Path(f"{path}{end}").exists()]
+        signature = read_file(beside[0], MIB) if beside else None
+        found += vouched(read_file(path, MAX_ENVELOPE), path, loaded, ring, signature)
+    return found
+
+
 def agreed(found: Iterable[Vouched], threshold: int) -> dict[str, str]:
     """SHA-256 of the unsigned enclaves, by name, that so many different signers name.
 
     Reports of rebuilders may differ. Every enclave that one of them names must have enough signers,
     and all must name the same digest: else an AttestationError, and nothing is agreed.
     """
+    if threshold < 1:
+        raise InputError("a threshold is at least 1", found=str(threshold))
     named: dict[str, dict[str, set[str]]] = {}
     for item in found:
         for name, digest in item.unsigned().items():
