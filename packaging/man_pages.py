@@ -64,8 +64,12 @@ FILES = f"""\
 """
 
 ENVIRONMENT = """\
-  XDG_CACHE_HOME  where the cache is, instead of ~/.cache
-  NO_COLOR  when set, reports have no colours
+  SGX_ENCLAVES_CACHE  where fetched files and stages are kept
+  XDG_CACHE_HOME  where the cache is without that, instead of ~/.cache
+  NO_COLOR  when set and not empty, reports have no colours
+  TERM  dumb: no colours, and progress in lines of its own
+  COLUMNS  how wide reports are, instead of the terminal's width
+  SOURCE_DATE_EPOCH  the date of a spec file's changelog
 """
 
 # "  term   what it means"; two spaces at least on both sides of the term.

@@ -45,14 +45,14 @@ class Judgement:
         neighbours = self._files.neighbours
         self._references, self._neighbours = references_for(neighbours, self._options, query)
         self._namesakes = Counter((s.name, s.arch) for s in subjects)
-        self._configuration_told = False
+        self._configuration_reported = False
         self._last: Optional[PackageResult] = None
 
     def of(self, subject: Subject) -> Iterator[Report]:
         """All findings about a package."""
         self._last = None
-        if not self._configuration_told:
-            self._configuration_told = True
+        if not self._configuration_reported:
+            self._configuration_reported = True
             for problem in self._options.problems:
                 yield report("sgx-enclave-configuration", problem)
         result = check_package(

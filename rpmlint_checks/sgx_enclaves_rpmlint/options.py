@@ -77,7 +77,7 @@ def key_of(path: str) -> str:
 
 
 def read_options(table: object) -> Options:
-    """The options; what is wrong is left out and told in `problems`."""
+    """The options; what is wrong is left out and listed in `problems`."""
     if not isinstance(table, dict):
         return Options(problems=("[SgxEnclave] is not a table",))
     reader = _Reader(table)

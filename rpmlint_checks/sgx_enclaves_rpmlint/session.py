@@ -90,7 +90,7 @@ class Session:
             # Named twice, for example by its path and by its folder's, it is one package.
             self._subjects.setdefault((subject.file, subject.installed), subject)
         except Exception as error:
-            self._tell(package, _failed(error))
+            self._emit(package, _failed(error))
 
     def conclude(self) -> None:
         """Judge every package that was noted since the last time."""
@@ -102,7 +102,7 @@ class Session:
                 self._judge(suspects)
         except Exception as error:
             for subject in suspects:
-                self._tell(subject, _failed(error))
+                self._emit(subject, _failed(error))
 
     def _judge(self, waiting: list[Subject]) -> None:
         # Takes as long as all the rest of our start, and most packages have no enclave.
@@ -115,12 +115,12 @@ class Session:
             for subject in waiting:
                 try:
                     for found in judgement.of(subject):
-                        self._tell(subject, found)
+                        self._emit(subject, found)
                     judgement.quieten(subject, self._output)
                 except Exception as error:
-                    self._tell(subject, _failed(error))
+                    self._emit(subject, _failed(error))
 
-    def _tell(self, subject: object, found: Report) -> None:
+    def _emit(self, subject: object, found: Report) -> None:
         level = LEVELS[kinds()[found.code].severity]
         self._output.add_info(level, subject, found.code, *found.details)
 

@@ -92,6 +92,7 @@ def build(args: argparse.Namespace) -> int:
         twice=args.twice,
         make_timeout=args.make_timeout,
         keep=args.keep,
+        progress=progress(),
     )
     if args.jobs is not None:
         request = replace(request, jobs=args.jobs, processors=args.jobs)
@@ -121,7 +122,8 @@ directory:DIR  made by build
 --designated  refuse another toolchain than the designated one, and sources without a pin
 --allow-unpinned  with --designated: accept such sources
 -o, --output FILE  write there what is printed, too
---force  replace the output file if there is one already""")
+--force  replace the output file if there is one already
+@json""")
 def check_built(args: argparse.Namespace) -> int:
     """Say what a built directory holds, if every file in it is as its manifest says.
 
@@ -134,7 +136,10 @@ def check_built(args: argparse.Namespace) -> int:
     manifest = load_built(args.directory).manifest
     refused = _refusals(manifest, args.allow_unpinned) if args.designated else []
     text = filled("built.txt", manifest=manifest, refused=refused)
-    out_report(text.rstrip("\n"))
+    if args.json:
+        out_json({"refused": refused, "manifest": manifest.as_dict()})
+    else:
+        out_report(text.rstrip("\n"))
     if args.output is not None and not refused:
         make_folder(Path(args.output).parent)
         write_output(args, text.encode(), *args.directory.rglob("*"))

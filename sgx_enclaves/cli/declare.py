@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The arguments of a verb as a text, which is nearly what `--help` prints.
 
-A line declares one argument, two blanks before what it is for; longer help goes on in
+A line declares one argument, two blanks before what it is for; longer help continues in
 lines that begin with blanks:
 
     built:BUILT          an argument, and the name of its attribute where that is another
@@ -50,7 +50,8 @@ SHARED = {
     "config": "--config XML!  its open config.xml",
     "output": """\
 -o, --output FILE!  where to write
---force  replace the output file if there is one already""",
+--force  replace the output file if there is one already
+@json""",
     "output-too": """\
 -o, --output FILE  write here, not to standard output
 --force  replace the output file if there is one already""",

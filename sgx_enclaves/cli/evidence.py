@@ -14,7 +14,7 @@ from typing import Optional
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER
 from sgx_enclaves.cli.arguments import asking, chosen_passphrase
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import out, out_json, write_output
+from sgx_enclaves.cli.output import out, out_json, write_and_say
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.errors import InputError, SgxEnclavesError, SigningError
@@ -149,9 +149,11 @@ def attest(args: argparse.Namespace) -> int:
         envelopes = _of_report(args, data)
     key, signer = _signer(args)
     inputs = (args.report, args.key, args.public_key, args.passphrase_file)
-    write_output(args, attestation(envelopes, key, signer), *filter(None, inputs))
-    by = f"signed by key {key.keyid}" if key is not None else "not signed"
-    out(f"{args.output}: {len(envelopes)} statement{'s'[len(envelopes) == 1 :]}, {by}")
+    keyid = key.keyid if key is not None else None
+    by = f"signed by key {keyid}" if keyid is not None else "not signed"
+    line = f"{args.output}: {len(envelopes)} statement{'s'[len(envelopes) == 1 :]}, {by}"
+    data = attestation(envelopes, key, signer)
+    write_and_say(args, data, inputs, [line], statements=len(envelopes), keyid=keyid)
     return 0
 
 

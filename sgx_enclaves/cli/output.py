@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
 import shutil
 import stat
 import sys
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Union
+from typing import Optional, Union
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.files import write_file
@@ -89,7 +90,7 @@ def out_json_error(error: SgxEnclavesError, status: int) -> None:
 
 
 def note(text: str) -> None:
-    """Say how it goes on standard error, unless `--quiet` asks for none of that."""
+    """Write a note on standard error, unless `--quiet` asks for none."""
     if not _quiet:
         message(text)
 
@@ -165,12 +166,52 @@ def write_output(
     write_file(path, data, mode)
 
 
-def print_or_write(args: argparse.Namespace, text: str, *inputs: Union[str, Path]) -> None:
-    """Print a report, or write it with a line end where `-o` names a file."""
-    if args.output is None:
-        out_report(text)
+def write_and_say(
+    args: argparse.Namespace,
+    data: bytes,
+    inputs: Iterable[Optional[str]],
+    lines: Iterable[str],
+    *,
+    mode: int = 0o666,
+    **facts: object,
+) -> None:
+    """Write what `-o` names, and say what it is: in lines, or with `--json` as facts.
+
+    Raises:
+        InputError: see `write_output`.
+    """
+    write_output(args, data, *filter(None, inputs), mode=mode)
+    if args.json:
+        out_json({**_written(args, data), **facts})
     else:
-        write_output(args, f"{text}\n".encode(), *inputs)
+        out(*lines)
+
+
+def _written(args: argparse.Namespace, data: bytes) -> dict[str, object]:
+    sha256 = hashlib.sha256(data).hexdigest()
+    return {"file": str(args.output), "size": len(data), "sha256": sha256}
+
+
+def print_or_write(
+    args: argparse.Namespace, text: str, *inputs: Union[str, Path], name: str = ""
+) -> None:
+    """Print a report, or write it with a line end where `-o` names a file.
+
+    Args:
+        args: with `output`, `force` and `json`.
+        text: the report.
+        inputs: the files that were read.
+        name: what the text is called in JSON; without it, it is JSON already.
+    """
+    facts: dict[str, object] = {}
+    if args.output is not None:
+        data = f"{text}\n".encode()
+        write_output(args, data, *inputs)
+        facts = _written(args, data)
+    if name and args.json:
+        out_json({name: text, **facts})
+    elif args.output is None:
+        out_report(text)
 
 
 def check_open(args: argparse.Namespace, option: str) -> None:

@@ -112,7 +112,7 @@ def scan(args: argparse.Namespace) -> int:
 
     A package that may have enclaves is always judged by its content.
 
-    With --state, a scan that was stopped goes on where it was; packages that have
+    With --state, a scan that was stopped is resumed; packages that have
     changed since are looked at again.
 
     Exit status: the highest of all packages, as check-rpm gives it.
@@ -182,7 +182,7 @@ def rpm_provides(args: argparse.Namespace) -> int:
     """Print what a package provides by the enclaves in it. A dependency generator of
     rpm: file names come on standard input, one a line; fileattrs/sgx_enclaves.attr calls it.
 
-    Links are passed over: the file that they lead to tells all. A file that is no
+    Links are passed over: the file that they lead to is read itself. A file that is no
     enclave, or whose signature does not hold, is an error.
     """
     versions = dict(args.versions)

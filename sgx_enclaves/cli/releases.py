@@ -28,7 +28,7 @@ from sgx_enclaves.cli.output import (
     print_or_write,
     progress,
     width,
-    write_output,
+    write_and_say,
 )
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import digest_file, read_file
@@ -78,7 +78,7 @@ def releases(args: argparse.Namespace) -> int:
            enclaves that the catalogue allows, and nothing else, the same bytes on every machine.
     """
     if args.action == "new":
-        print_or_write(args, toml_of(_draft(args)).rstrip("\n"))
+        print_or_write(args, toml_of(_draft(args)).rstrip("\n"), name="toml")
         return 0
     catalogue = chosen_catalogue(args)
     if args.action == "list":
@@ -153,7 +153,7 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
                 digest = hashlib.sha256(signed[enclave.member]).hexdigest()
                 pins[f"enclave.{enclave.name}"] = {"signed_sha256": digest}
     text = read_file(release.file, MIB).decode()
-    print_or_write(args, write_pins(text, pins).rstrip("\n"))
+    print_or_write(args, write_pins(text, pins).rstrip("\n"), name="toml")
     return 0
 
 
@@ -174,14 +174,19 @@ def _check(args: argparse.Namespace, release: Release) -> int:
         build = build.along(names, args.route)
         release = release.only(names).along(names, args.route)
     archives = fetch_sources(release, chosen_fetcher(args), allow_unpinned=args.allow_unpinned)
-    wrong = 0
+    checks = []
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:
         tree = Path(scratch) / "tree"
         lay_out(tree, build, archives, progress())
         for what, problem in check_tree(release, build, tree):
-            wrong += bool(problem)
-            out(f"{what}: {problem or 'as it says'}")
-    out(f"{release.name}: {wrong or 'nothing'} of that is wrong")
+            checks.append({"what": what, "problem": problem or None})
+            if not args.json:
+                out(f"{what}: {problem or 'as it says'}")
+    wrong = sum(check["problem"] is not None for check in checks)
+    if args.json:
+        out_json({"release": release.name, "exit_status": int(bool(wrong)), "checks": checks})
+    else:
+        out(f"{release.name}: {wrong or 'nothing'} of that is wrong")
     return int(bool(wrong))
 
 
@@ -193,13 +198,15 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     paths = {name: archive.fetched.path for name, archive in fetched.items()}
     signed = read_signed_enclaves(part, paths)
     data = pack_members({enclave.member: signed[enclave.name] for enclave in part.enclaves})
-    write_output(args, data)
+    lines, enclaves = [], []
     for enclave in part.enclaves:
         pinned = "as pinned" if enclave.signed_sha256 else "NOT PINNED: give it signed_sha256"
         digest = hashlib.sha256(signed[enclave.name]).hexdigest()
-        out(f"{enclave.name}: {enclave.member}, sha256 {digest}, {pinned}")
-    for kind in ("sha256", "sha512"):
-        out(f"{kind} {hashlib.new(kind, data).hexdigest()}")
+        lines.append(f"{enclave.name}: {enclave.member}, sha256 {digest}, {pinned}")
+        enclaves.append({"name": enclave.name, "member": enclave.member, "sha256": digest})
+    digests = {kind: hashlib.new(kind, data).hexdigest() for kind in ("sha256", "sha512")}
+    lines += [f"{kind} {digest}" for kind, digest in digests.items()]
+    write_and_say(args, data, (), lines, enclaves=enclaves, sha512=digests["sha512"])
     return 0
 
 
@@ -214,7 +221,8 @@ release:RELEASE  its name in the catalogue
 --toolchain-package PACKAGE*  BuildRequires that brings the designated toolchain; may be
   repeated
 --allow-unpinned  let the build accept files that the release does not pin
-@catalogue""")
+@catalogue
+@json""")
 def spec(args: argparse.Namespace) -> int:
     """Write the spec file of a source package of a release's enclaves.
 
@@ -237,7 +245,7 @@ def spec(args: argparse.Namespace) -> int:
         tuple(args.toolchain_package),
         args.allow_unpinned,
     )
-    print_or_write(args, render(request).rstrip("\n"), *args.catalogue)
+    print_or_write(args, render(request).rstrip("\n"), *args.catalogue, name="spec")
     return 0
 
 

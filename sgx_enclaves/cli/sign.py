@@ -20,7 +20,7 @@ from sgx_enclaves.cli.arguments import (
     load_signed,
 )
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import out, write_output
+from sgx_enclaves.cli.output import write_and_say
 from sgx_enclaves.enclave import sign as signing
 from sgx_enclaves.enclave.elf import EnclaveImage, require_loadable
 from sgx_enclaves.enclave.policy import Policy
@@ -64,11 +64,9 @@ def sign(args: argparse.Namespace) -> int:
         signer = asking(args.sign_with, digest=args.sign_digest)
         signed = signing.sign_with(image, regenerated, public, signer, signing.bcd_date(date))
     inputs = [args.enclave, args.config, args.key, args.public_key, args.passphrase_file]
-    write_output(args, signed, *filter(None, inputs), mode=MODE)
-    out(
-        f"{args.output}: signed as SDK {regenerated.generation.name} would, "
-        f"MRENCLAVE {regenerated.mrenclave.hex()}"
-    )
+    sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
+    line = f"{args.output}: signed as SDK {sdk} would, MRENCLAVE {ours}"
+    write_and_say(args, signed, inputs, [line], mode=MODE, sdk=sdk, mrenclave=ours)
     return 0
 
 
@@ -82,14 +80,26 @@ def sign_data(args: argparse.Namespace) -> int:
     _, regenerated = _prepared(args)
     date = _date(args)
     data = signing.signing_data(regenerated, signing.bcd_date(date))
-    write_output(args, data, args.enclave, args.config)
     first = regenerated.blocks[0].sigstruct
-    out(
+    sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
+    lines = (
         f"{args.output}: {len(data)} bytes to sign, dated {date.isoformat()}",
-        f"  MRENCLAVE {regenerated.mrenclave.hex()}",
+        f"  MRENCLAVE {ours}",
         f"  ISVPRODID {first.isvprodid}, ISVSVN {first.isvsvn}, "
-        f"{'debug' if first.is_debug else 'production'}, as SDK {regenerated.generation.name}",
+        f"{'debug' if first.is_debug else 'production'}, as SDK {sdk}",
         f"  then: sgx-enclaves attach {args.enclave} --data {args.output} --signature RAW ...",
+    )
+    write_and_say(
+        args,
+        data,
+        [args.enclave, args.config],
+        lines,
+        date=date.isoformat(),
+        sdk=sdk,
+        mrenclave=ours,
+        isvprodid=first.isvprodid,
+        isvsvn=first.isvsvn,
+        debug=first.is_debug,
     )
     return 0
 
@@ -120,8 +130,9 @@ def attach(args: argparse.Namespace) -> int:
             )
     signed = signing.sign_with(image, regenerated, public, lambda _: signature, date)
     inputs = [args.enclave, args.config, args.public_key, args.signature, args.data]
-    write_output(args, signed, *filter(None, inputs), mode=MODE)
-    out(f"{args.output}: signed, MRENCLAVE {regenerated.mrenclave.hex()}")
+    ours = regenerated.mrenclave.hex()
+    line = f"{args.output}: signed, MRENCLAVE {ours}"
+    write_and_say(args, signed, inputs, [line], mode=MODE, mrenclave=ours)
     return 0
 
 
@@ -134,8 +145,8 @@ def unsign(args: argparse.Namespace) -> int:
     """
     image, _ = load_signed(args.enclave)
     data = signing.unsigned(image)
-    write_output(args, data, args.enclave, mode=MODE)
-    out(f"{args.output}: {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}")
+    line = f"{args.output}: {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}"
+    write_and_say(args, data, [args.enclave], [line], mode=MODE)
     return 0
 
 
@@ -151,8 +162,8 @@ def extract_signature(args: argparse.Namespace) -> int:
     _, descriptor = load_signed(args.enclave)
     signatures = signing.extract(descriptor)
     data = b"".join(s.serialise() for s in signatures)
-    write_output(args, data, args.enclave)
-    out(f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes")
+    line = f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes"
+    write_and_say(args, data, [args.enclave], [line], signatures=len(signatures))
     return 0
 
 
@@ -181,8 +192,8 @@ def graft(args: argparse.Namespace) -> int:
         fips=args.fips,
     )
     inputs = (args.built, args.signatures, args.config, *args.signer, *args.catalogue)
-    write_output(args, result, *inputs, mode=MODE)
-    out(f"{args.output}: verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}")
+    line = f"{args.output}: verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}"
+    write_and_say(args, result, inputs, [line], mode=MODE, mrenclave=verdict.mrenclave)
     return 0
 
 

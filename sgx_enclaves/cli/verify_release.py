@@ -25,6 +25,7 @@ from sgx_enclaves.cli.output import (
     open_page,
     out_json,
     out_report,
+    progress,
     width,
 )
 from sgx_enclaves.errors import InputError
@@ -68,7 +69,7 @@ def verify_release(args: argparse.Namespace) -> int:
       differs       a required enclave is something else
       unverifiable  a stage failed, so nothing can be said
 
-    Exit status 0, 1, 2 in this order. A run that was broken off goes on where it
+    Exit status 0, 1, 2 in this order. A run that was broken off is resumed where it
     stopped: stages are kept, and digested again before they are used.
     """
     check_open(args, "report")
@@ -90,6 +91,7 @@ def verify_release(args: argparse.Namespace) -> int:
         everything=args.all,
         resume=True,
         keep=args.keep,
+        progress=progress(),
     )
     if args.jobs is not None:
         request = replace(request, jobs=args.jobs, processors=args.jobs)

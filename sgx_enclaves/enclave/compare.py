@@ -280,7 +280,7 @@ class _Comparison:
     def _vendor_area(self, image: EnclaveImage) -> tuple[Optional[bytes], int]:
         """The vendor's metadata area, where our build has it.
 
-        A file that differs elsewhere may have it elsewhere; its signatures still tell something.
+        A file that differs elsewhere may have it elsewhere; its signatures still say something.
         """
         start, end = image.descriptor_offset, image.descriptor_end
         if self._states["payload"] is CheckState.PROVED:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""config.xml: what an enclave's maker tells the SDK's signing tool.
+"""config.xml: what an enclave's maker asks of the SDK's signing tool.
 
 The values are read exactly as the tool reads them (C `strtoull`, base 0, so a
 leading `0` is octal); what it refuses is refused here, with a reason. Its XML reader

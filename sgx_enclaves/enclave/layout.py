@@ -120,7 +120,7 @@ class LayoutPlan:
         table: entries and groups, the padding to the enclave's size included.
         enclave_size: bytes, a power of two.
         overhead: bytes set apart for EDMM bookkeeping.
-        rsrv_size: bytes of reserved memory that the global data tell.
+        rsrv_size: bytes of reserved memory that the global data name.
     """
 
     table: tuple[Layout, ...]
@@ -311,7 +311,7 @@ def place(table: list[Layout], start: int) -> tuple[list[Layout], int]:
 def _pad(
     placed: list[Layout], end: int, enclave_size: int, sizes: Sizes, generation: Generation
 ) -> tuple[list[Layout], int]:
-    """Fill the enclave up to its size; returns the table and the reserved size to tell."""
+    """Fill the enclave up to its size; returns the table and the reserved size to report."""
     rsrv_size = sizes.rsrv_init if sizes.has_reserved else 0
     extra = enclave_size - end
     if not extra:

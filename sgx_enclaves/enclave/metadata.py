@@ -356,7 +356,7 @@ class Block:
         """What a layout entry is; an unknown id is given as a number.
 
         SDK 1.x has other ids than later ones, and both write metadata 1.4: the
-        entry of the TCS, whose page type must be right, tells them apart.
+        entry of the TCS, whose page type must be right, distinguishes them.
         """
         early = any(
             isinstance(e, LayoutEntry) and (e.id, e.si_flags) == (_TCS_ID_1_X, SECINFO_TCS)

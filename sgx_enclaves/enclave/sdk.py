@@ -106,7 +106,7 @@ class Generation:
         xfrm: XFRM bits that the SDK knows.
         fixed_save_buffer: bytes of the XSAVE area when not computed from XFRM.
         flags_mask: ATTRIBUTES bits that are always checked.
-        passes_misc_select: whether the loader is told the unmasked MISCSELECT.
+        passes_misc_select: whether the loader gets the unmasked MISCSELECT.
         elrange_fallback: whether global data name the enclave size without ELRANGE.
         overhead: see `Overhead`.
         padding: see `Padding`.
@@ -307,7 +307,7 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
         "overhead": Overhead.NONE,
     },
     # Trees between April 2022 and 2.17 still call themselves 2.16.100; by the size of
-    # g_global_data they are told from the release.
+    # g_global_data they are distinguished from the release.
     {"releases": ("2.16.100",)},
     {"releases": ("2.16",), "misses": {"tcs_num"}},
     {
@@ -476,8 +476,8 @@ def detect_generation(image: EnclaveImage, vendor_blocks: tuple[Block, ...] = ()
         versions = {Version(b.version.major % 10, b.version.minor) for b in vendor_blocks}
         candidates = [g for g in candidates if versions <= g.versions] or candidates
         # SDK 2.4 and 2.5 differ in the XFRM bits that they know, and in nothing else.
-        told = {b.header.attributes_xfrm for b in vendor_blocks}
-        candidates = [g for g in candidates if told == {g.xfrm}] or candidates
+        seen = {b.header.attributes_xfrm for b in vendor_blocks}
+        candidates = [g for g in candidates if seen == {g.xfrm}] or candidates
     return candidates[0]
 
 

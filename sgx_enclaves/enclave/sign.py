@@ -218,7 +218,7 @@ def load_key(pem: bytes, name: str = "key", passphrase: Optional[bytes] = None) 
 
     Raises:
         SigningError: not a PEM RSA key of 3072 bits with exponent 3, or its passphrase is
-            missing (`needs_passphrase` tells) or wrong.
+            missing (see `needs_passphrase`) or wrong.
     """
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey  # noqa: PLC0415
 

@@ -39,7 +39,7 @@ from sgx_enclaves.explain.description import SHF_ALLOC, SHF_EXECINSTR, Descripti
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure
 
-# ECREATE measures these two; the other header fields are only told to the loader.
+# ECREATE measures these two; the other header fields are for the loader only.
 _MEASURED_HEADER_FIELDS = ("ssa_frame_size", "enclave_size")
 # The loader's patches are tiny but for g_global_data.
 _GLOBAL_DATA_LEAST = 64

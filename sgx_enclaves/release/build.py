@@ -240,7 +240,7 @@ def _build_in(
         remove_tree(path) if path.is_dir() else path.unlink()
     whole, resumable, work = work is None, work is not None, work or into / _WORK
     _make_folders(into, work)
-    _tell_costs(inputs, work, say)
+    _report_costs(inputs, work, say)
     try:
         trees, enclaves = [], []
         for item in inputs:
@@ -303,7 +303,7 @@ def _make_folders(into: Path, work: Path) -> None:
         raise InputError(f"cannot be made: {error.strerror}", file=str(into)) from None
 
 
-def _tell_costs(inputs: Sequence[TreeInputs], work: Path, say: Say) -> None:
+def _report_costs(inputs: Sequence[TreeInputs], work: Path, say: Say) -> None:
     """What a build may take, before it begins."""
     steps = [step for item in inputs for step in item.plan.build.steps]
     hours = sum(step.timeout for step in steps) / 3600

@@ -27,6 +27,8 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.errors import BuildError, FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
+from sgx_enclaves.progress import Progress as Shown
+from sgx_enclaves.progress import silent
 from sgx_enclaves.release.archive import check_inside, copy_tree, lay_out, remove_prebuilt
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.manifest import (
@@ -84,6 +86,7 @@ class BuildRequest:
         processors: how many a step may use; it stands for `{jobs}` in its command.
         make_timeout: seconds for each enclave's make.
         keep: keep the trees.
+        progress: shows how much of the sources is unpacked.
     """
 
     catalogue: Catalogue
@@ -98,6 +101,7 @@ class BuildRequest:
     processors: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     make_timeout: int = 7200
     keep: bool = False
+    progress: Shown = silent
 
 
 @dataclass(frozen=True)
@@ -311,7 +315,7 @@ class TreeBuilder:
             name = Path(os.path.abspath(source_dir)).name or "/"
             sources = (SourceRecord("source-dir", "", name, digest, False),)
         else:
-            lay_out(tree, build, self.inputs.archives)
+            lay_out(tree, build, self.inputs.archives, self.request.progress)
         for enclave in self.plan.enclaves:
             remove_prebuilt(tree, enclave.build)
         self.progress.add(None, self.into)
@@ -464,8 +468,8 @@ class TreeBuilder:
             self.steps.append(earlier)
             return earlier
         # the log has the whole command
-        self.say(f"{name}: {_shortened(' '.join(argv))}")
         log = f"{LOGS}/{self._log_prefix}{name}.log"
+        self.say(f"{name}: {_shortened(' '.join(argv))}; log: {self.into / log}")
         ended = self.tree.run(self._command(argv, place, timeout), self.into / log)
         outcome = Outcome.OK if ended.status == 0 else Outcome.FAILED
         if ended.timed_out:

@@ -95,7 +95,7 @@ class LockedPackage:
     """One package of a buildroot; the names are those of the format.
 
     Attributes:
-        sigmd5: MD5 of header and payload, from the header; it tells builds apart,
+        sigmd5: MD5 of header and payload, from the header; it distinguishes builds,
             it does not authenticate them.
         signature: last eight digits of the signing key's id, or None.
         url: where the package was got; empty if nobody knows any more.

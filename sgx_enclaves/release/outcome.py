@@ -168,7 +168,7 @@ class ReleaseVerdict:
         if BuildKind.DESIGNATED in kinds:
             clauses.append("that the tools of the designated toolchain are honest")
         if self.unpinned:
-            clauses.append("that what nobody pinned is what the vendor published")
+            clauses.append("that what is not pinned is what the vendor published")
         return tuple(clauses)
 
 
@@ -284,7 +284,7 @@ def _open(required: Sequence[EnclaveOutcome], blocked: Sequence[str]) -> str:
     if blocked:
         return "the enclaves are identical, but the repacked archive holds more than them"
     return (
-        "the enclaves are identical, but the release has facts that nobody pinned; "
+        "the enclaves are identical, but the release has facts that are not pinned; "
         "--allow-unpinned accepts that on purpose"
     )
 

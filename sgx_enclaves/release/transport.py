@@ -74,7 +74,7 @@ class Response:
     Attributes:
         start: offset in the file of the content's first byte.
         total: bytes of the whole file, if the server says so.
-        validator: what `If-Range` needs to go on later, if the server gives it.
+        validator: what `If-Range` needs to resume later, if the server gives it.
         chunks: the content; raises `RetryableError` when it ends too early.
     """
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sgx_enclaves.rpm.check import EnclaveResult, PackageResult
     from sgx_enclaves.rpm.scan import Survey
 
-# How long a digest is shown where it only helps to tell files apart.
+# How long a digest is shown where it only distinguishes files.
 _DIGITS = 16
 
 

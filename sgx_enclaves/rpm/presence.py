@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Does a package contain enclaves, as far as its Provides and its file names tell?
+"""Does a package contain enclaves, as far as its Provides and its file names say?
 
 Pure, and light to import: takes plain lists of texts, wherever they come from (a
 header, repodata, a database), reads no package and decides nothing about bytes.

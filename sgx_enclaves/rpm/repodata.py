@@ -193,7 +193,7 @@ def _source(folder: str, repomd: str, record: Any, kind: str) -> _Source:
         raise RepodataError(
             f"the repodata have no {kind} here",
             file=repomd,
-            hint="make them anew with createrepo_c",
+            hint="make them again with createrepo_c",
         )
     href = plain_path(record.location_href)
     algorithm = _algorithm(record.checksum_type)
@@ -336,7 +336,7 @@ class _Reader:
                 file=path,
                 expected="XML, packed with gzip, xz or zstd",
                 found=data[:6].hex() or "nothing",
-                hint="make the repodata anew with createrepo_c --general-compress-type=gz",
+                hint="make the repodata again with createrepo_c --general-compress-type=gz",
             )
         start = _START.search(data)
         if start is not None:

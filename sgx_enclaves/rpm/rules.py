@@ -311,7 +311,7 @@ def _signed_as(packed: PackedEnclave) -> set[str]:
     products = {(b.sigstruct.mrsigner.hex(), b.sigstruct.isvprodid) for b in blocks}
     found = set()
     for product in products:
-        # QE3 and IDE share signer and product; such a pair tells nothing.
+        # QE3 and IDE share signer and product; such a pair says nothing.
         pins = [p for p in pins_of_signer(product[0]) if p.isvprodid == product[1]]
         if len(pins) == 1:
             found.add(pins[0].enclave)

@@ -175,7 +175,7 @@ class Target(NamedTuple):
     Attributes:
         path: the file.
         listing: what the repodata say about it, when they say that it may have
-            enclaves; otherwise its own header tells.
+            enclaves; otherwise its own header decides.
     """
 
     path: str
@@ -226,7 +226,7 @@ def survey(folder: str, *, repodata: bool = True) -> Survey:
         for place, listing in repository.packages.items():
             path = os.path.join(root, place)
             if listings.setdefault(path, listing) != listing:
-                # Two repositories contradict each other: the package itself tells.
+                # Two repositories contradict each other: the package itself decides.
                 listings[path] = None
     passed = absent = 0
     for path, known in listings.items():
@@ -318,7 +318,7 @@ def scan(
         settings: how it is judged.
         jobs: processes; 1 works in this one.
         state: what an earlier scan found; new results are added to it.
-        progress: told how many of how many packages are done.
+        progress: is given how many of how many packages are done.
 
     Raises:
         SgxEnclavesError: a reference cannot be read, or the state cannot be written.
@@ -460,5 +460,5 @@ def _not_as_listed(path: str, listing: Listing) -> Iterator[Finding]:
             "the package is not the one that the repodata describe",
             expected=f"{listing.algorithm} {listing.digest}",
             found=digest.hexdigest(),
-            hint="make the repodata anew, or get the package again",
+            hint="make the repodata again, or get the package again",
         )

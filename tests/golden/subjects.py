@@ -185,7 +185,7 @@ def _hub_settings(path: Path) -> None:
 
 
 class _Problems(Exception):
-    """What is wrong in a table of rpmlint's configuration, which is told and passed over."""
+    """What is wrong in a table of rpmlint's configuration, which is reported and passed over."""
 
 
 # What reads plain data, or the text of a configuration file in a folder.

@@ -226,7 +226,7 @@ def test_without_a_reference(good: str, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.count("no reference has an unsigned counterpart") == 4
 
 
-def test_intel_is_expected_unless_told_otherwise(
+def test_intel_is_expected_unless_asked_otherwise(
     world: World, good: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check-rpm", good, "--reference", str(world.built), "--json"]) == 1

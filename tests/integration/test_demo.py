@@ -104,7 +104,7 @@ def test_demo_says_no_to_another_result_than_the_right_one(
     assert [text.partition(":")[0] for text in problems_of(case, status, found)] == wrong
 
 
-def test_demo_tells_of_a_run_without_a_report(
+def test_demo_reports_a_run_without_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_arguments: str, log: Path) -> int:

@@ -61,7 +61,7 @@ NOT_HERE = {
     "sgx-enclaves sign enclave.so --config config.xml --public-key": "needs a token: "
     "tests/unit/cli/test_signing_verbs.py",
 }
-# Verbs that must be told of the test vendor, and what is not 0.
+# Verbs that the test vendor is named to, and what is not 0.
 WITH_POLICY = ("compare", "graft", "verify-signature", "check-rpm", "scan")
 STATUS = {"sgx-enclaves toolchain check": 1}
 # What stands for a file in a document, and the file.

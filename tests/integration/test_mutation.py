@@ -96,7 +96,7 @@ def _computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sgx_enclaves.explain.description.in_child", lambda work, **_: work())
 
 
-def assert_told_apart(
+def assert_distinguished(
     case: Case, mutant: bytes, changed: Iterable[int], explaining: bool = False
 ) -> None:
     """Not identical, with a finding, a map of the whole file, and no good word for `changed`."""
@@ -145,14 +145,14 @@ def test_the_enclaves_themselves_are_identical(name: str) -> None:
 def test_no_flipped_byte_is_identical(share: int) -> None:
     case = signed_enclave()
     for offset in shared(range(len(case.signed)), share):
-        assert_told_apart(case, flipped(case.signed, offset), [offset])
+        assert_distinguished(case, flipped(case.signed, offset), [offset])
 
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_no_flipped_byte_is_identical_with_a_second_signature(share: int) -> None:
     case = fips_enclave()
     for offset in shared(telling_offsets(case), share):
-        assert_told_apart(case, flipped(case.signed, offset), [offset])
+        assert_distinguished(case, flipped(case.signed, offset), [offset])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -160,7 +160,7 @@ def test_a_flipped_byte_can_be_explained(name: str) -> None:
     case = CASES[name]()
     # The step is odd to the flipped bit, so all eight come up.
     for offset in range(0, len(case.signed), EXPLAIN_EVERY + 1):
-        assert_told_apart(case, flipped(case.signed, offset), [offset], explaining=True)
+        assert_distinguished(case, flipped(case.signed, offset), [offset], explaining=True)
 
 
 @pytest.mark.parametrize("share", range(SHARES))
@@ -168,7 +168,7 @@ def test_no_truncated_file_is_identical(share: int) -> None:
     case = signed_enclave()
     for size in shared(range(len(case.signed)), share):
         explaining = size % (EXPLAIN_EVERY * SHARES) < SHARES
-        assert_told_apart(case, case.signed[:size], (), explaining)
+        assert_distinguished(case, case.signed[:size], (), explaining)
 
 
 def fields_of(block: Block) -> Iterator[Field]:
@@ -226,5 +226,5 @@ def test_no_field_can_be_set(name: str, index: int, value: str) -> None:
         if new != old:
             mutant = case.signed[:start] + new + case.signed[start + size :]
             changed = [start + i for i in range(size) if new[i] != old[i]]
-            assert_told_apart(case, mutant, changed, explaining=count % EXPLAIN_EVERY == 0)
+            assert_distinguished(case, mutant, changed, explaining=count % EXPLAIN_EVERY == 0)
     assert covered == set(range(block.header.size))

@@ -139,8 +139,8 @@ def test_there_is_every_package_and_no_other(installed: Installed) -> None:
     assert set(installed.rpms) == PACKAGES
     for name in PACKAGES:
         tags = "%{VERSION} %{ARCH} %{LICENSE} %{URL}"
-        told = run(["rpm", "-qp", "--qf", tags, installed.rpms[name]]).stdout
-        assert told.startswith(f"{__version__} noarch GPL-2.0-or-later https://")
+        seen = run(["rpm", "-qp", "--qf", tags, installed.rpms[name]]).stdout
+        assert seen.startswith(f"{__version__} noarch GPL-2.0-or-later https://")
 
 
 def test_every_file_belongs_to_one_package(installed: Installed) -> None:
@@ -200,8 +200,8 @@ def test_an_update_keeps_what_an_administrator_wrote(installed: Installed) -> No
     }
     query = "[%{FILENAMES} %{FILEFLAGS:fflags}\n]"
     for name in PACKAGES:
-        told = run(["rpm", "-qp", "--qf", query, installed.rpms[name]]).stdout
-        flagged = [line.split() for line in told.splitlines() if len(line.split()) == 2]
+        seen = run(["rpm", "-qp", "--qf", query, installed.rpms[name]]).stdout
+        flagged = [line.split() for line in seen.splitlines() if len(line.split()) == 2]
         kept = [path for path, flags in flagged if "c" in flags and "n" in flags]
         assert kept == ([expected[name]] if name in expected else [])
 

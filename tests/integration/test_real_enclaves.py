@@ -8,7 +8,7 @@ blocks, whatever its name. By their names are found:
     FILE.config.xml       the config that FILE was signed with
 
 Known exceptions are named below, by the start of their SHA-256, each with what was
-measured about it. They are told apart like anything else: *differs* or *unverifiable*.
+measured about it. They are judged like anything else: *differs* or *unverifiable*.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def test_the_payload_of_every_pair_is_equal(built: Path, path: Path) -> None:
 
 
 def generations(image: EnclaveImage, blocks: tuple[Block, ...]) -> Iterator[Generation]:
-    """The one that the enclave tells, then those that a user could name with --sdk.
+    """The one that the enclave shows, then those that a user could name with --sdk.
 
     SDK 2.4 and 2.5 leave no trace by which to tell one from the other.
     """

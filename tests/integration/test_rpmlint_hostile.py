@@ -89,11 +89,11 @@ class Lie:
 
     Attributes:
         make: its bytes.
-        told: the finding that tells of it, where rpmlint does not give up first.
+        reported: the finding about it, where rpmlint does not give up first.
     """
 
     make: Callable[[], bytes]
-    told: str
+    reported: str
 
 
 def nested_bomb() -> bytes:
@@ -204,11 +204,11 @@ def gave_up(lint: Lint) -> bool:
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_lie_is_told(rpmlint: Rpmlint, tmp_path: Path, name: str) -> None:
+def test_a_lie_is_reported(rpmlint: Rpmlint, tmp_path: Path, name: str) -> None:
     lint = lint_bytes(rpmlint, tmp_path, LIES[name].make())
     assert lint.status != 0, lint.text
     assert "sgx-enclave-verified" not in lint.text
-    assert gave_up(lint) or ("E", LIES[name].told) in lint.ours, lint.text
+    assert gave_up(lint) or ("E", LIES[name].reported) in lint.ours, lint.text
 
 
 def test_lies_that_rpmlint_itself_does_not_notice(rpmlint: Rpmlint, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_lies_that_rpmlint_itself_does_not_notice(rpmlint: Rpmlint, tmp_path: Pa
 
 
 def test_an_honest_package_of_the_same_making(rpmlint: Rpmlint, tmp_path: Path) -> None:
-    """What the lies are told for is their lie: without it, only the counterpart is missing."""
+    """The lies are reported for being lies: without it, only the counterpart is missing."""
     lint = lint_bytes(rpmlint, tmp_path, crafted([GOOD], provides=SIGNED_PROVIDES[:0]))
     assert {kind for level, kind in lint.ours if level == "E"} == {NOT_REPRODUCED}, lint.text
 
@@ -237,7 +237,7 @@ def test_elf_files_that_lie_about_every_offset(
 
 
 def test_a_size_that_only_the_payload_states(rpmlint: Rpmlint, tmp_path: Path) -> None:
-    """RPM goes by the header's size; what it would install is held against the header's digest."""
+    """RPM goes by the header's size; what it would install is compared with the header's digest."""
     lint = lint_bytes(rpmlint, tmp_path, crafted([replace(GOOD, cpio_size=1 << 30)]))
     assert gave_up(lint) or {DAMAGED, UNREADABLE} & {kind for _level, kind in lint.ours}
     assert lint.status != 0

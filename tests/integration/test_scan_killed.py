@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A scan that is killed in the middle goes on where it was, and comes to the same end."""
+"""A scan that is killed in the middle is resumed, and comes to the same end."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def outcome(command: list[str]) -> tuple[int, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("jobs", "sent"), [("1", signal.SIGKILL), ("2", signal.SIGKILL), ("2", signal.SIGINT)]
 )
-def test_a_killed_scan_goes_on(
+def test_a_killed_scan_is_resumed(
     command: list[str], tmp_path: Path, jobs: str, sent: signal.Signals
 ) -> None:
     state = tmp_path / "state"

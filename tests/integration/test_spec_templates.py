@@ -453,7 +453,7 @@ def test_fetch_writes_what_it_is_asked_for(
     assert "the sources have no signed enclaves" in capsys.readouterr().err
 
 
-def test_a_wrong_file_beside_the_spec_is_told_of(
+def test_a_wrong_file_beside_the_spec_is_reported(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench.write(bench.world.stock)

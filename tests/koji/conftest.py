@@ -19,7 +19,7 @@ from tests.koji.harness.settings import Settings
 from tests.koji.harness.site import Site
 from tests.koji.stage import Stage, open_vendor, set_stage
 
-# What a real mock may need to be told.
+# Options that a real mock may need.
 _PASSED_ON = ("MOCK_SRC", "KOJI_SRC", "KOJI_RUN")
 
 
@@ -77,7 +77,7 @@ def reproducible(dark_stage: Stage) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def prebuilt(dark_stage: Stage, reproducible: dict[str, Any]) -> dict[str, Any]:
-    """The vendor's signed enclaves in a package whose %check holds them against ours."""
+    """The vendor's signed enclaves in a package whose %check compares them with ours."""
     assert reproducible
     return dark_stage.build(dark_stage.sources.prebuilt)
 

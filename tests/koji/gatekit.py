@@ -4,7 +4,7 @@
 Packages are written byte by byte and imported as an admin imports them, so that a
 build takes no time and may be as odd as a test asks for. The host `Recorder` takes
 verification tasks from a channel of its own, where no builder listens, and
-writes what a test tells it to.
+writes what a test asks for.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The hub plugin's SQL, and the way back that docs/koji.md tells, on Koji's own schema."""
+"""The hub plugin's SQL, and the way back that docs/koji.md describes, on Koji's own schema."""
 
 from __future__ import annotations
 

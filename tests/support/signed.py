@@ -3,7 +3,7 @@
 
 case = signed_enclave()                     # good: compares identical
 case.compare()                              # its verdict
-case.compare(case.hostile(change))          # one metadata block changed and signed anew
+case.compare(case.hostile(change))          # one metadata block changed and signed again
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Case:
         key: Optional[RSAPrivateKey] = None,
         measured: bool = True,
     ) -> bytes:
-        """The file after one block was changed, and signed anew so that it holds together.
+        """The file after one block was changed, and signed again so that it holds together.
 
         Args:
             change: makes the hostile block.

@@ -76,15 +76,15 @@ def test_a_file_has_the_rights_that_the_umask_leaves(tmp_path: Path, umask: int,
 
 def test_a_lock_is_waited_for_but_not_for_ever(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    told: list[str] = []
+    seen: list[str] = []
     with (
         locked(path, 1),
         pytest.raises(FetchError, match="another process has held this lock for 0 s") as caught,
-        locked(path, 0.0, error=FetchError, waiting=lambda: told.append("waiting")),
+        locked(path, 0.0, error=FetchError, waiting=lambda: seen.append("waiting")),
     ):
         pass
     assert caught.value.file == str(path)
-    assert told == ["waiting"]
+    assert seen == ["waiting"]
     with locked(path, 0.0):
         pass
 

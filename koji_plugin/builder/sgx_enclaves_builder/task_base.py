@@ -64,7 +64,7 @@ def koji_errors() -> Iterator[None]:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         raise koji.GenericError(
-            f"the builder cannot go on: {error.strerror or error}{where}; "
+            f"the builder cannot continue: {error.strerror or error}{where}; "
             "check its disk, then start the verification again"
         ) from error
 

@@ -181,11 +181,11 @@ def auditSgxTag(tag: Any, after: int = 0, limit: int = 100) -> dict[str, Any]:
     tag's own rules, or for the plain rule when it has none.
 
     :param tag: name or id
-    :param after: id of the build after which to go on; builds are taken in the order of their ids
+    :param after: id of the build after which to continue, in the order of their ids
     :param limit: how many builds to look at, at most 1000
     :returns: a mapping: 'looked_at': number of builds; 'refused': a list of mappings with
               'nvr', 'tag' (that the build is in), 'reasons' and 'record'; 'next': what `after`
-              must be to go on, or None at the end
+              must be to continue, or None at the end
     """
     context.session.assertPerm(PERMISSION)
     refused = []

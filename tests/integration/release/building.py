@@ -211,7 +211,7 @@ class SmallRelease:
         source_dir: Path | None = None,
         make_timeout: int = 120,
         jobs: int = 1,
-        told: list[str] | None = None,
+        notes: list[str] | None = None,
     ) -> Manifest:
         """Build it offline from its cache."""
         if isolation is Isolation.NONE and self.root == ROOT:
@@ -228,7 +228,7 @@ class SmallRelease:
             make_timeout=make_timeout,
             jobs=jobs,
         )
-        lines: list[str] = [] if told is None else told
+        lines: list[str] = [] if notes is None else notes
         if isolation is None:
             isolation = choose_isolation(allow_none=True)[0]
         return build_release(request, into, Machine(isolation=isolation), self.fetch, lines.append)

@@ -90,7 +90,7 @@ def test_the_unstripped_file_is_kept_where_the_steps_leave_it(
     assert manifest.only("pce").enclaves[0].unstripped is None
 
 
-def test_the_manifest_tells_how(small: SmallRelease, into: Path) -> None:
+def test_the_manifest_says_how(small: SmallRelease, into: Path) -> None:
     small.steps = {"look": ["uname"]}
     before = int(time.time())
     made = small.build(into)
@@ -127,7 +127,7 @@ def test_a_step_knows_how_many_processors_it_may_use(
     small.steps = {"look": ["echo", "-j{jobs}"]}
     monkeypatch.setattr("sgx_enclaves.release.build_tree._WORTH_A_LINE", 0)
     said: list[str] = []
-    small.build(into, enclaves=("pce",), told=said)
+    small.build(into, enclaves=("pce",), notes=said)
     assert f"\n-j{len(os.sched_getaffinity(0))}\n" in (into / "logs" / "look.log").read_text()
     took = [line for line in said if " took " in line]
     assert took[0].startswith("look took 0 s; 1 of 2 are done")
@@ -188,7 +188,7 @@ def test_a_program_that_is_not_there_is_named(small: SmallRelease, into: Path) -
     assert message.startswith("no-such-program cannot be started in /small-build/tree")
 
 
-def test_a_step_that_is_killed_is_told_from_one_that_fails(small: SmallRelease, into: Path) -> None:
+def test_a_step_that_is_killed_is_not_one_that_fails(small: SmallRelease, into: Path) -> None:
     small.steps = {"shot": ["sh", "-c", "kill -KILL $$"]}
     assert step(small.build(into), "shot").message == "was killed by SIGKILL"
 
@@ -243,7 +243,7 @@ def test_a_make_has_a_deadline_too(small: SmallRelease, into: Path) -> None:
     assert [enclave.name for enclave in load_built(into).enclaves] == ["qe3"]
 
 
-def test_a_make_without_a_result_is_told_with_its_log(small: SmallRelease, into: Path) -> None:
+def test_a_make_without_a_result_is_reported_with_its_log(small: SmallRelease, into: Path) -> None:
     small.files["GNUmakefile"] = b"pce qe3:\n\techo nothing to do\n"
     text = problem(small.build(into), "pce")
     assert text == (
@@ -282,7 +282,7 @@ def test_a_result_that_is_no_enclave_is_refused(
     assert not (into / "libsgx_pce.so").exists()
 
 
-def test_a_config_that_is_missing_or_wrong_is_told(small: SmallRelease, into: Path) -> None:
+def test_a_config_that_is_missing_or_wrong_is_reported(small: SmallRelease, into: Path) -> None:
     del small.files["configs/pce.config.xml"]
     small.files["configs/qe3.config.xml"] = b"<no/>"
     manifest = small.build(into)
@@ -385,7 +385,7 @@ def _write_tree(small: SmallRelease, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("patched", [False, True])
-def test_a_ready_made_tree_is_built_and_told_as_unpinned(
+def test_a_ready_made_tree_is_built_and_reported_as_unpinned(
     small: SmallRelease, into: Path, tmp_path: Path, patched: bool
 ) -> None:
     _patched(small)
@@ -459,7 +459,7 @@ def test_an_enclave_may_be_built_in_an_older_releases_tree(small: SmallRelease, 
         )
 
 
-def test_unpinned_sources_are_told(small: SmallRelease, into: Path, tmp_path: Path) -> None:
+def test_unpinned_sources_are_reported(small: SmallRelease, into: Path, tmp_path: Path) -> None:
     small.pinned = False
     with pytest.raises(FetchError):
         # nothing has it, since only pinned files are found in a cache

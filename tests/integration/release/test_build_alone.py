@@ -205,13 +205,13 @@ def test_without_isolation_the_path_is_taken_if_it_is_free(
     small: SmallRelease, into: Path, tmp_path: Path
 ) -> None:
     small.root = str(tmp_path / "new" / "tree")
-    told: list[str] = []
+    notes: list[str] = []
     small.steps = {"look": ["pwd"]}
-    manifest = small.build(into, isolation=Isolation.NONE, told=told)
+    manifest = small.build(into, isolation=Isolation.NONE, notes=notes)
     assert manifest.trees[0].root == small.root
     assert manifest.trees[0].fixed_path
     assert not (tmp_path / "new").exists()
-    assert not any("warning" in line for line in told)
+    assert not any("warning" in line for line in notes)
 
 
 def test_without_isolation_a_path_that_is_taken_is_left_alone(
@@ -223,14 +223,14 @@ def test_without_isolation_a_path_that_is_taken_is_left_alone(
     small.root = str(taken)
     small.environment = f'SGX_SDK = "{taken.parent}/sdk"'
     small.steps = {"look": ["env"]}
-    told: list[str] = []
-    manifest = small.build(into, isolation=Isolation.NONE, told=told)
+    notes: list[str] = []
+    manifest = small.build(into, isolation=Isolation.NONE, notes=notes)
     assert manifest.complete
     tree = manifest.trees[0]
     assert not tree.fixed_path
     # what lies beside the tree moved along
     assert f"SGX_SDK={Path(tree.root).parent}/sdk" in tree.environment
-    assert any(f"{taken} is taken" in line for line in told)
+    assert any(f"{taken} is taken" in line for line in notes)
     assert [path.name for path in taken.iterdir()] == ["mine"]
 
 

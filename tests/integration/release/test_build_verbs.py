@@ -141,7 +141,7 @@ def test_reproducible_is_said(
     assert "\nreproducible: the same again with other path" in capsys.readouterr().out
 
 
-def test_a_tree_of_our_own_is_told_as_unpinned(
+def test_a_tree_of_our_own_is_reported_as_unpinned(
     small: SmallRelease, into: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, data in small.files.items():

@@ -38,7 +38,7 @@ FAST = FetchSettings(attempts=3, backoff=0.0, lock_timeout=20)
 
 
 class Bench:
-    """A fetcher with everything it tells and every wait it makes."""
+    """A fetcher with everything it reports and every wait it makes."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ def test_file_is_fetched_once_and_kept(bench: Bench, vendor: VendorServer) -> No
         Fault(no_length=True, close_after=100_000),
     ],
 )
-def test_end_that_cannot_be_told_from_a_break_is_one(
+def test_end_that_looks_like_a_break_is_one(
     bench: Bench, vendor: VendorServer, fault: Fault
 ) -> None:
     url = vendor.put(PATH, DATA)
@@ -126,7 +126,7 @@ def test_end_that_cannot_be_told_from_a_break_is_one(
 
 
 @pytest.mark.parametrize("kind", ["reset", "close"])
-def test_broken_connection_is_gone_on_with(bench: Bench, vendor: VendorServer, kind: str) -> None:
+def test_broken_connection_is_resumed(bench: Bench, vendor: VendorServer, kind: str) -> None:
     url = vendor.put(PATH, DATA)
     faults = {
         "reset": Fault(reset_after=100_000),
@@ -143,7 +143,7 @@ def test_broken_connection_is_gone_on_with(bench: Bench, vendor: VendorServer, k
     assert again["If-Range"].startswith('"')
 
 
-def test_stalled_connection_is_gone_on_with(tmp_path: Path, vendor: VendorServer) -> None:
+def test_stalled_connection_is_resumed(tmp_path: Path, vendor: VendorServer) -> None:
     url = vendor.put(PATH, DATA)
     vendor.fault(PATH, Fault(stall_after=100_000))
     bench = Bench(tmp_path, vendor.ca_file, patience=1.5)
@@ -151,7 +151,7 @@ def test_stalled_connection_is_gone_on_with(tmp_path: Path, vendor: VendorServer
     assert vendor.asked(PATH)[1].headers["Range"] == "bytes=100000-"
 
 
-def test_changed_etag_begins_anew(bench: Bench, vendor: VendorServer) -> None:
+def test_changed_etag_begins_again(bench: Bench, vendor: VendorServer) -> None:
     url = vendor.put(PATH, OTHER)
     vendor.fault(PATH, Fault(close_after=100_000), Fault(status=503))
     with pytest.raises(FetchError):
@@ -164,7 +164,7 @@ def test_changed_etag_begins_anew(bench: Bench, vendor: VendorServer) -> None:
     assert len(vendor.asked(PATH)) == 3
 
 
-def test_pieces_of_two_files_are_fetched_anew(bench: Bench, vendor: VendorServer) -> None:
+def test_pieces_of_two_files_are_fetched_again(bench: Bench, vendor: VendorServer) -> None:
     """A server that lies about its ETag: the digest notices, and one clean try follows."""
     url = vendor.put(PATH, OTHER, etag='"same"')
     vendor.fault(PATH, Fault(close_after=100_000), Fault(status=404))
@@ -184,7 +184,7 @@ def test_servers_without_proper_ranges(bench: Bench, vendor: VendorServer, fault
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
-def test_without_a_strong_validator_nothing_is_gone_on_with(
+def test_without_a_strong_validator_nothing_is_resumed(
     bench: Bench, vendor: VendorServer, etag: Optional[str]
 ) -> None:
     url = vendor.put(PATH, DATA, etag=etag)
@@ -410,7 +410,7 @@ def test_wrong_digest_is_kept_aside(bench: Bench, vendor: VendorServer) -> None:
     assert len(vendor.asked(PATH)) == 1
 
 
-def test_wrong_digest_at_one_place_is_told_of(bench: Bench, vendor: VendorServer) -> None:
+def test_wrong_digest_at_one_place_is_reported(bench: Bench, vendor: VendorServer) -> None:
     url = vendor.put(PATH, OTHER)
     mirror = vendor.put("/mirror", DATA)
     fetched = bench.fetcher.fetch(artifact(url, mirror))
@@ -557,7 +557,7 @@ def test_damaged_contents_in_the_cache_are_noticed(
     assert bench.fetcher.fetch(source(url)).path.read_bytes() == PACKED
 
 
-def test_local_archives_are_held_against_their_contents(tmp_path: Path) -> None:
+def test_local_archives_are_compared_with_their_contents(tmp_path: Path) -> None:
     folder = tmp_path / "local"
     folder.mkdir()
     fetcher = Fetcher(Cache(tmp_path / "cache"), None, local=folder)
@@ -572,9 +572,7 @@ def test_local_archives_are_held_against_their_contents(tmp_path: Path) -> None:
             fetcher.fetch(source())
 
 
-def test_a_download_of_contents_goes_on_where_it_broke_off(
-    bench: Bench, vendor: VendorServer
-) -> None:
+def test_a_download_of_contents_is_resumed(bench: Bench, vendor: VendorServer) -> None:
     url = vendor.put(PATH, PACKED)
     vendor.fault(PATH, Fault(close_after=50))
     assert bench.fetcher.fetch(source(url)).path.read_bytes() == PACKED

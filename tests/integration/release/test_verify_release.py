@@ -849,7 +849,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], timeout=20, check=True)
 
 
-def test_disk_full_is_unverifiable_and_the_next_run_goes_on(
+def test_disk_full_is_unverifiable_and_the_next_run_resumes(
     bench: Bench, world: World, tiny_disk: Path
 ) -> None:
     bench.work = tiny_disk / "work"

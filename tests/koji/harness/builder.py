@@ -106,7 +106,7 @@ class Builder:
         return self.folder / "mock-calls.jsonl"
 
     def start(self) -> None:
-        """Write kojid.conf and start; `Site.wait_builder` tells when it has checked in."""
+        """Write kojid.conf and start; `Site.wait_builder` waits until it has checked in."""
         self._conf.write_text(self._text, encoding="utf-8")
         self.daemon.start()
 

@@ -112,7 +112,7 @@ class Site:
             self.database.load(path)
 
     def make_repo(self, tag: str) -> None:
-        """Make a build tag's repository anew; without one, a build waits for a minute.
+        """Make a build tag's repository again; without one, a build waits for a minute.
 
         Raises:
             DaemonError: it could not be made.

@@ -86,7 +86,7 @@ def test_what_it_demands_otherwise_is_refused(
     assert not (bench.folder / NAME).exists()
 
 
-def test_the_name_tells_which_enclave(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_name_says_which_enclave(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.graft(output="libsgx_qe3.signed.so") != 0
     assert "by another signer" in capsys.readouterr().err
     assert bench.graft(output="libsgx_other.signed.so") == 2

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.cli.main import main
+from sgx_enclaves.cli.main import VERBS, main, parser_of
 from sgx_enclaves.cli.output import coloured
 from sgx_enclaves.report.text import verdict_text
 from tests.support.keys import mrsigner, private_pem, vendor_key
@@ -475,3 +476,34 @@ def test_a_verbose_report_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> No
     verdict = replace(DIFFERS, findings=many, explanation=None)
     assert "--json has" in verdict_text(verdict)
     assert "--json has" not in verdict_text(verdict, full=True)
+
+
+def test_every_verb_but_rpms_own_speaks_json() -> None:
+    without = {verb for verb in VERBS if "--json" not in parser_of(verb).format_help()}
+    assert without == {"rpm-provides"}
+
+
+WRITING = {
+    "sign {built} --config {config} --key {key} --date 2026-01-01": {"sdk", "mrenclave"},
+    "sign-data {built} --config {config}": {"date", "debug", "isvprodid", "isvsvn"},
+    "unsign {signed}": set(),
+    "extract-signature {signed}": {"signatures"},
+    "spec sgx-2.25-dcap-1.22 --kind grafted": {"spec"},
+}
+
+
+@pytest.mark.parametrize("run", WRITING)
+def test_what_was_written_is_json_too(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: str
+) -> None:
+    written = tmp_path / "out"
+    words = [
+        str(folder / f"{word[1:-1]}{HOSTILE}") if word.startswith("{") else word
+        for word in run.split()
+    ]
+    assert main([*words, "-o", str(written), "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["file"] == str(written)
+    assert plain["size"] == written.stat().st_size
+    assert plain["sha256"] == hashlib.sha256(written.read_bytes()).hexdigest()
+    assert WRITING[run] <= set(plain)

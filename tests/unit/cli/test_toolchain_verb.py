@@ -30,11 +30,11 @@ def test_another_machine_is_not_the_designated_toolchain(
     assert "9.5.0, found " in said
 
 
-def test_the_check_is_told_to_programs_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_programs_can_read_the_check_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["toolchain", "check", RELEASE, "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["matches"] is False
-    states = {part["name"]: part["state"] for part in told["parts"]}
+    seen = json.loads(capsys.readouterr().out)
+    assert seen["matches"] is False
+    states = {part["name"]: part["state"] for part in seen["parts"]}
     assert states["interpreter"] in ("differs", "unseen")
 
 

@@ -488,7 +488,7 @@ def broken_signature(folder: Path) -> None:
         (broken_signature, ["--signer", VENDOR]),
     ],
     ids=[
-        "nobody pinned",
+        "not pinned",
         "foreign signer",
         "svn",
         "sdk",

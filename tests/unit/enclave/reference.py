@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""MRENCLAVE the slow way, record by record, to hold the fast way against.
+"""MRENCLAVE the slow way, record by record, to compare the fast way with.
 
 Written from the SDM's description of ECREATE, EADD and EEXTEND; it knows
 nothing of runs of pages, windows or limits.

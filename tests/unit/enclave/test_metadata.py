@@ -261,7 +261,7 @@ def test_content_stays_within_the_block() -> None:
             block.content(offset, size)
 
 
-def test_groups_and_entries_are_told_apart() -> None:
+def test_groups_and_entries_are_distinguished() -> None:
     entry, group = LayoutEntry(id=1, page_count=7), LayoutGroup(0x1009, 1, 2, 3)
     data = entry.serialise() + group.serialise()
     block = Block.parse(made(data=data, layout=Directory(START, 64)))

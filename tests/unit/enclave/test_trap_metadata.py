@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Traps 1, 3 and 4: what a vendor could hide in the metadata of an unchanged payload.
 
-In every test the attacker has a key that the policy accepts, and signs anew
+In every test the attacker has a key that the policy accepts, and signs again
 what he changed; MRENCLAVE is either right for what he made, or ours.
 """
 
@@ -132,7 +132,7 @@ def test_content_through_the_tables(index: int, change: str) -> None:
 
 @pytest.mark.parametrize("change", MEASURED_CHANGES)
 def test_content_through_the_tables_signed_for_what_it_is(change: str) -> None:
-    """Guards `_compare_measurements`: ENCLAVEHASH is held against *our* MRENCLAVE.
+    """Guards `_compare_measurements`: ENCLAVEHASH is compared with *our* MRENCLAVE.
 
     The file is consistent: a CPU would load it, and measuring the file itself
     would say so.

@@ -347,7 +347,7 @@ def test_our_own_build_lies(lie: dict[str, Any]) -> None:
     with bounded():
         verdict = case.compare(built=evil)
     assert verdict.outcome is not Outcome.IDENTICAL
-    # His file has the same lie in its headers: now it is not the payload that tells.
+    # His file has the same lie in its headers: now the payload does not show it.
     copy = bytearray(evil)
     if len(evil) == len(case.signed):
         copy[case.area] = case.descriptor

@@ -154,7 +154,7 @@ def test_a_vendors_note_that_points_away(case: Case, image: Image) -> None:
         ("libsgx_le.signed.so", "le"),
     ],
 )
-def test_a_file_name_tells_the_enclave(name: str, enclave: str) -> None:
+def test_a_file_name_says_which_enclave(name: str, enclave: str) -> None:
     """Guards the pins and `_ENCLAVE_FILE`: `ide` is `id_enclave` in file names."""
     pin = pin_for_file(name)
     assert pin is not None

@@ -377,7 +377,7 @@ def test_a_modulus_that_is_none(good: Sigstruct, modulus: int) -> None:
 
 @pytest.mark.parametrize("at", [0, 16, 20, 40, 127, 900, 904, 908, 928, 944, 960, 1024, 1026])
 def test_a_changed_message(good: Sigstruct, at: int) -> None:
-    """Guards that the signature is held against header and body, both of them whole."""
+    """Guards that the signature is verified over header and body, both of them whole."""
     data = bytearray(good.serialise())
     data[at] ^= 1
     assert "signature-invalid" in found(Sigstruct.parse(bytes(data)))

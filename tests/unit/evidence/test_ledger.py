@@ -44,7 +44,7 @@ def test_each_problem(code: str, change: dict[str, Any]) -> None:
     assert list(lint([FIRST, other])) == []
 
 
-def test_a_problem_is_told_once_with_the_nearest_line() -> None:
+def test_a_problem_is_reported_once_with_the_nearest_line() -> None:
     again = replace(FIRST, statement="f" * 64)
     found = list(lint([FIRST, again, replace(NEXT, isvsvn=1), replace(NEXT, isvsvn=2)]))
     assert [(p.code, p.line, p.earlier) for p in found] == [

@@ -94,7 +94,7 @@ def test_differences_less_than_16_bytes_apart_are_one_range(case: Case) -> None:
     assert [d.start - text for d in far.differences] == [0, GAP + 1]
 
 
-def test_a_range_tells_where_it_is_and_what_stands_there(case: Case) -> None:
+def test_a_range_says_where_it_is_and_what_stands_there(case: Case) -> None:
     text = IMAGE.section(".text").sh_offset
     (difference,) = case.explain(changed(case.signed(), text + 5)).differences
     assert difference.where == "payload"
@@ -255,7 +255,7 @@ def test_table_entries_and_their_contents_are_named(case: Case) -> None:
         assert (difference.field, difference.measured) == (field, measured)
 
 
-def test_neighbouring_fields_are_told_apart(case: Case) -> None:
+def test_neighbouring_fields_are_distinguished(case: Case) -> None:
     at = case.built.descriptor_offset + 64
     explanation = case.explain(changed(case.signed(), at + 1024, at + 1026))
     assert [d.field for d in explanation.differences] == [

@@ -159,7 +159,7 @@ def test_one_that_is_not_reproducible_is_enough() -> None:
     assert (combined.verdict, combined.reproducible) == ("identical", False)
 
 
-def test_a_file_that_nobody_held_against_anything_counts() -> None:
+def test_a_file_that_nobody_compared_counts() -> None:
     combined = combine("demo", "x-1-1", [answer("pce")], [package("pce", "qve")])
     assert combined.verdict == "unverifiable"
     assert (
@@ -227,7 +227,7 @@ def test_the_report_has_every_answer() -> None:
     assert report["packages"][0]["sha256"] == "1a" * 32
 
 
-def test_people_are_told_the_same() -> None:
+def test_people_read_the_same() -> None:
     bad = answer("pce", subject(RPM, "differs", "<b>byte 5</b>"), verdict="differs", claim="not so")
     combined = combine("demo", "x-1-1", [bad, failed("ide", 51, "died")], [package("pce")])
     words = filled("combined.txt", combined=combined)

@@ -81,7 +81,7 @@ def test_what_a_rule_refuses(words: str, changes: dict[str, Any], reason: str) -
     assert bool(found) == bool(reason)
 
 
-def test_every_objection_is_told() -> None:
+def test_every_objection_is_reported() -> None:
     found = objections(
         "max_age=1m release=x signer=intel reproducible=yes",
         origin="https://x",

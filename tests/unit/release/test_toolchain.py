@@ -195,7 +195,7 @@ def test_packaged_tools_come_before_the_distributions_own() -> None:
     assert search_path(packaged, ToolchainKind.HOST) == STANDARD_PATH
 
 
-def test_record_digest_tells_toolchains_apart() -> None:
+def test_record_digest_distinguishes_toolchains() -> None:
     assert RIGHT.digest() == replace(RIGHT).digest()
     assert RIGHT.digest() != replace(RIGHT, interpreter="/x").digest()
     assert json.loads(json.dumps(RIGHT.as_dict()))["schema"] == 1
@@ -392,7 +392,7 @@ def package(name: str, **more: Any) -> LockedPackage:
     return LockedPackage(name=name, **{**values, **more})
 
 
-def test_lock_comparison_tells_the_four_cases_apart() -> None:
+def test_lock_comparison_distinguishes_the_four_cases() -> None:
     pinned = [package("same"), package("gone"), package("built"), package("signed")]
     installed = [
         package("same", url="elsewhere"),

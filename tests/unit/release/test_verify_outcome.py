@@ -210,7 +210,7 @@ def test_unpinned_row_is_red_in_text_and_html() -> None:
     row = next(x for x in release_text(verdict).splitlines() if "UNPINNED" in x)
     assert coloured(row).startswith(f"{RED}UNPINNED")
     assert "and 3 more" in release_text(verdict)
-    assert '<p class="differs"><strong>Facts that nobody pinned' in release_html(verdict)
+    assert '<p class="differs"><strong>Facts that are not pinned' in release_html(verdict)
     assert RED not in "".join(map(coloured, release_text(judged(SAME)).splitlines()))
     assert "UNPINNED" not in release_text(judged(SAME))
 

@@ -86,7 +86,7 @@ def rewrite_record(folder: Path, key: str, value: object) -> None:
         (lambda f: rewrite_record(f, "files", {}), "one was added"),
     ],
 )
-def test_changed_result_is_made_anew(
+def test_changed_result_is_made_again(
     store: StageStore, spoil: Callable[[Path], object], words: str
 ) -> None:
     make = Maker()

@@ -290,7 +290,7 @@ def test_names(path: str, stem: str, version: str | None, name: str | None) -> N
         ([], [], False),
     ],
 )
-def test_what_the_header_alone_tells(
+def test_what_the_header_alone_says(
     files: Sequence[RpmFile], provides: Sequence[str], expected: bool
 ) -> None:
     package = parsed(write_rpm(files, provides=provides))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What packages provide by an enclave: told from the file, and only if its signature holds."""
+"""What packages provide by an enclave: read from the file, and only if its signature holds."""
 
 from __future__ import annotations
 

@@ -362,7 +362,7 @@ def test_a_promised_enclave_that_is_not_there(
     assert f"{tree}/quiet.rpm: UNVERIFIABLE\n  cannot be read: No such file" in out
 
 
-def test_broken_repodata_are_told_and_passed_over(
+def test_broken_repodata_are_reported_and_passed_over(
     tmp_path: Path, reference: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree = fill(tmp_path / "tree", repomd=b"<repomd/>")
@@ -393,7 +393,7 @@ def test_a_parser_that_crashes_does_not_end_the_scan(tmp_path: Path, reference: 
     assert (report["by_repodata_alone"], len(report["packages"])) == (0, 2)
 
 
-def test_new_repodata_start_a_state_anew(
+def test_new_repodata_start_a_state_again(
     tmp_path: Path, reference: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree = fill(tmp_path / "tree")

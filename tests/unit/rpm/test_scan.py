@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A tree of packages: what is passed by, what is judged, and how a scan goes on."""
+"""A tree of packages: what is passed by, what is judged, and how a scan resumes."""
 
 from __future__ import annotations
 
@@ -88,17 +88,17 @@ EXPECTED = {
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_tree(tree: Path, reference: str, jobs: int) -> None:
-    told: list[tuple[int, int]] = []
+    seen: list[tuple[int, int]] = []
     results = list(
         scan(
             targets_in(tree),
             ScanSettings((reference,), vendor_policy, result_dict),
             jobs=jobs,
-            progress=lambda done, total: told.append((done, total)),
+            progress=lambda done, total: seen.append((done, total)),
         )
     )
     assert outcomes(results) == EXPECTED
-    assert told == [(i + 1, 6) for i in range(6)]
+    assert seen == [(i + 1, 6) for i in range(6)]
     assert {r.exit_status for r in results} == {0, 2}
 
 
@@ -141,7 +141,7 @@ def forbidden(*_args: object) -> Scanned:
     raise AssertionError("this package was scanned before")
 
 
-def test_a_scan_goes_on_where_it_was(
+def test_a_scan_is_resumed(
     tree: Path, reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(tmp_path / "state")
@@ -207,7 +207,7 @@ def test_a_replaced_reference_makes_another_key(reference: str) -> None:
     assert stamps_below(reference) != before
 
 
-def test_other_settings_start_anew(tree: Path, tmp_path: Path) -> None:
+def test_other_settings_start_again(tree: Path, tmp_path: Path) -> None:
     path = str(tmp_path / "state")
     (package,) = [t for t in targets_in(tree) if t.path.endswith("plain0.rpm")]
     state = State(path, "one")

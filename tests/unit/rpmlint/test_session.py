@@ -229,7 +229,7 @@ def test_a_package_that_was_not_extracted_whole_is_read(bench: Bench) -> None:
 
 
 def warnings(bench: Bench, path: str = SIGNED, **changes: Any) -> list[tuple[str, str]]:
-    """What is told about a good enclave at this path, without the good news."""
+    """What is reported about a good enclave at this path, without the good news."""
     provides = changes.pop("provides", GOOD_PROVIDES)
     path = bench.rpm(CASE.signed, path, provides=provides, **changes)
     output = bench.run(Pkg(path, provides=provides, **changes))
@@ -251,18 +251,18 @@ def test_conventions_that_are_kept(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "told"), [("/usr/lib/.build-id/ab/", []), ("/usr/lib/", [LINKS])]
+    ("folder", "reported"), [("/usr/lib/.build-id/ab/", []), ("/usr/lib/", [LINKS])]
 )
-def test_links_by_build_id_are_no_matter(bench: Bench, folder: str, told: list[str]) -> None:
+def test_links_by_build_id_are_no_matter(bench: Bench, folder: str, reported: list[str]) -> None:
     links = [link(BASE + ".1", SIGNED), link(BASE, SIGNED), link(folder + "cdef", SIGNED)]
     package = bench.folder / "links.rpm"
     package.write_bytes(packaged([RpmFile(SIGNED, CASE.signed), *links]))
     output = bench.run(Pkg(str(package), provides=GOOD_PROVIDES))
-    assert [kind for level, kind, _ in output.found if level == "W"] == told
+    assert [kind for level, kind, _ in output.found if level == "W"] == reported
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "reported"),
     [
         ("/opt/libsgx_pce.signed.so.1.25.100.1", [NAME]),
         (ENCLAVE_FOLDER + "libsgx_pce.so.1.25.100.1", [NAME]),
@@ -271,10 +271,10 @@ def test_links_by_build_id_are_no_matter(bench: Bench, folder: str, told: list[s
         (ENCLAVE_FOLDER + "libsgx_pce.signed.so.7", [NAME]),
     ],
 )
-def test_unconventional_files(bench: Bench, path: str, told: list[str]) -> None:
+def test_unconventional_files(bench: Bench, path: str, reported: list[str]) -> None:
     output = bench.run(Pkg(bench.rpm(CASE.signed, path), provides=GOOD_PROVIDES))
     found = [kind for level, kind, _ in output.found if level == "W"]
-    assert found in (told, [*told, PROVIDES]), output.found
+    assert found in (reported, [*reported, PROVIDES]), output.found
 
 
 def test_the_release_has_a_file_of_that_version(bench: Bench) -> None:
@@ -448,15 +448,15 @@ def test_a_broken_place_does_not_hide_a_good_one(bench: Bench) -> None:
 def test_what_nobody_expected_is_a_finding(bench: Bench) -> None:
     output = bench.run(Pkg("x", provides=(1, 2)))
     assert output.ids == ["sgx-enclave-check-failed"]
-    told = Output()
+    reported = Output()
 
     def fail(_provide: str) -> list[Any]:
         raise RuntimeError("no database")
 
-    broken = Session({}, told, fail)
+    broken = Session({}, reported, fail)
     broken.note(Pkg(bench.rpm(CASE.signed)))
     broken.conclude()
-    assert [found[:2] for found in told.found] == [("E", "sgx-enclave-check-failed")]
+    assert [found[:2] for found in reported.found] == [("E", "sgx-enclave-check-failed")]
 
 
 def test_a_name_cannot_forge_a_line(bench: Bench) -> None:
@@ -477,7 +477,7 @@ def test_a_name_cannot_forge_a_line(bench: Bench) -> None:
         {"refrence": "x"},
     ],
 )
-def test_a_wrong_table_is_told(table: Any) -> None:
+def test_a_wrong_table_is_reported(table: Any) -> None:
     assert len(read_options(table).problems) == 1
 
 
@@ -690,7 +690,7 @@ def test_an_installed_package(bench: Bench) -> None:
     assert bench.run(package).ids == ["sgx-enclave-package-damaged"]
 
 
-def test_findings_that_cannot_be_told_apart_are_not_withdrawn(bench: Bench) -> None:
+def test_findings_that_look_alike_are_not_withdrawn(bench: Bench) -> None:
     signed = Pkg(bench.rpm(CASE.signed))
     line = f"{signed.name}.x86_64: E: statically-linked-binary {SIGNED}"
     namesake = replace(signed, filename="/elsewhere.rpm", provides=())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Spec files say what the catalogue says, nothing is typed twice, and lack is told of."""
+"""Spec files say what the catalogue says, nothing is typed twice, and gaps are reported."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_a_file_with_another_name_than_its_url() -> None:
     assert text.count("#/libcbor-") == 1
 
 
-def test_what_cannot_be_built_or_named_is_left_out_and_told() -> None:
+def test_what_cannot_be_built_or_named_is_left_out_and_reported() -> None:
     pce, ide, *others = CATALOGUE.release(NEWEST).enclaves
     enclaves = (
         replace(pce, build=None, not_reproducible="from an internal branch"),
@@ -256,7 +256,7 @@ def test_without_a_licence_there_is_no_package() -> None:
         assert "names no file with its licence" in text
 
 
-def test_what_is_not_pinned_is_told_and_allowed_only_on_request(tmp_path: Path) -> None:
+def test_what_is_not_pinned_is_reported_and_allowed_only_on_request(tmp_path: Path) -> None:
     release = replace(CATALOGUE.release(NEWEST), unpinned=("source.linux-sgx",))
     catalogue = Catalogue({**CATALOGUE.releases, NEWEST: release})
     text = rendered(catalogue, release, Kind.PREBUILT)

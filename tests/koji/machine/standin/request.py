@@ -76,7 +76,7 @@ def _repositories(text: str) -> tuple[str, ...]:
 
 
 def _group(command: str) -> str:
-    """The group that dnf is told to install: `install @NAME`; `groupinstall NAME` before 1.35."""
+    """The group that dnf is asked to install: `install @NAME`; `groupinstall NAME` before 1.35."""
     words = command.split()
     if words[:1] == ["groupinstall"]:
         return words[1]

@@ -87,7 +87,9 @@ def test_a_command_that_hangs_is_ended(chroot: Chroot) -> None:
     assert (hung.status == 0, good.text) == (False, "on\n")
 
 
-def test_a_mock_that_does_not_work_is_told(chroot: Chroot, buildroots: type[FakeBuildRoot]) -> None:
+def test_a_mock_that_does_not_work_is_reported(
+    chroot: Chroot, buildroots: type[FakeBuildRoot]
+) -> None:
     buildroots.instead = staticmethod(lambda _argv: 30 << 8)
     with pytest.raises(BuildError, match=r"cannot be run in the buildroot: mock ended with status"):
         chroot.run_all([["true"]], 1)
@@ -251,7 +253,7 @@ def test_a_pipe_does_not_hold_us_up(chroot: Chroot) -> None:
     assert chroot.get("pipe", 10) == b""
 
 
-def test_what_the_buildroot_cannot_do_is_told(
+def test_what_the_buildroot_cannot_do_is_reported(
     chroot: Chroot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sgx_enclaves_builder.buildroot._UNSHARE", ("absent-unshare",))

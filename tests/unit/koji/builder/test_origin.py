@@ -41,7 +41,7 @@ def designated(world: World) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_build_is_taken_and_told_of(world: World, buildroots: type[FakeBuildRoot]) -> None:
+def test_a_build_is_taken_and_reported(world: World, buildroots: type[FakeBuildRoot]) -> None:
     world.hub.answers["components"] = lambda _number: designated(world)
     result = verify(world, world.unsigned_build())
     assert (result["verdict"], result["reproducible"]) == ("identical", False)
@@ -85,7 +85,7 @@ def test_a_build_from_elsewhere_is_refused(world: World, facts: dict[str, Any], 
 
 
 @pytest.mark.parametrize(("other", "verdict"), [(False, "identical"), (True, "unverifiable")])
-def test_sources_that_are_pinned_by_their_contents_may_be_packed_anew(
+def test_sources_that_are_pinned_by_their_contents_may_be_packed_again(
     world: World, other: bool, verdict: str
 ) -> None:
     packed = source_archive()

@@ -138,7 +138,7 @@ def test_a_build_whose_tag_nobody_knows_needs_one_named(
     assert session.asked("sgxEnclaves") == []
 
 
-def test_nowait_tells_where_to_look_and_asks_no_more(
+def test_nowait_says_where_to_look_and_asks_no_more(
     plugin: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = ended("differs")
@@ -228,7 +228,7 @@ def test_a_failed_task_is_no_verdict(plugin: Any, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("info", [OPEN, task("build", "CLOSED")], ids=["running", "another"])
-def test_a_task_without_a_verdict_is_told_apart(
+def test_a_task_without_a_verdict_is_distinguished(
     plugin: Any, capsys: pytest.CaptureFixture[str], info: Any
 ) -> None:
     session = RecordingSession({"getTaskInfo": info, "getTaskResult": result()})

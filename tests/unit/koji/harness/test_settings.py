@@ -27,7 +27,7 @@ def test_without_a_koji_the_suite_is_skipped_with_the_reason() -> None:
         read({})
 
 
-def test_a_plain_user_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_user_reads_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(NotAskedError, match="root"):
         read({"KOJI_SRC": str(checkout(tmp_path))})

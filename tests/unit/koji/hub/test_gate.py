@@ -241,7 +241,7 @@ def test_signed_copies_that_cannot_be_listed(ready: FakeHub) -> None:
     assert "signed copies cannot be listed" in tag(ready)
 
 
-def test_nobody_is_told_of_enclaves_where_nothing_could_be_read(ready: FakeHub) -> None:
+def test_nobody_hears_of_enclaves_where_nothing_could_be_read(ready: FakeHub) -> None:
     ready.add_package(ready.add_build(8, "y"), PLAIN_FILES, ()).unlink()
     assert tag(ready, 8).startswith("sgx_enclaves: y-1.0-1 could hold SGX enclaves and may not be")
     ready.add_package(ready.builds[8], name="y-libs")
