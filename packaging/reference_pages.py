@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HUB = ROOT / "koji_plugin/hub/sgx_enclaves_hub"
 REPORTS = {
     "report.json of every verb with --report": "evidence/report.schema.json",
+    "What attest writes": "evidence/attestation.schema.json",
     "compare --json, verdict.json": "report/verdict.schema.json",
     "verify-release --json, release.json": "report/release.schema.json",
     "manifest.json of a built directory": "release/manifest.schema.json",
@@ -97,6 +98,9 @@ def reports() -> Iterator[str]:
     yield "# Reports for programs\n\nEach follows a JSON Schema, which the program carries.\n"
     for title, file in REPORTS.items():
         schema = json.loads((ROOT / "sgx_enclaves" / file).read_text("utf-8"))
+        if not {"properties", "$ref"} & set(schema):
+            parts = {name: {"$ref": f"#/definitions/{name}"} for name in schema["definitions"]}
+            schema["properties"], schema["required"] = parts, list(parts)
         yield f"## {title}\n\n{schema['title']}. {schema.get('description', '')}\n"
         yield from table(schema)
 
