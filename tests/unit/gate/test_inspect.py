@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
+import resource
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -367,3 +370,42 @@ def test_only_so_much_is_remembered(shelf: Shelf, monkeypatch: pytest.MonkeyPatc
     for number in range(4):
         assert not may_hold_enclaves(shelf.put([RpmFile("/usr/bin/x", b"x")], f"{number}.rpm"))
         assert len(inspect_module._SEEN) == min(number + 1, 2)
+
+
+def processor_time() -> float:
+    """Seconds that this process and its children have computed."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + used.ru_utime + used.ru_stime
+
+
+def test_what_it_costs_to_tag_an_ordinary_build(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 packages of 80 KB, some with a shared object: 100 ms once, 5 ms from then on."""
+    monkeypatch.setattr(inspect_module, "_SETTLED", -1.0)
+    chance = random.Random(1)  # noqa: S311
+    files = []
+    for number in range(60):
+        library = number % 10 == 0
+        content = [RpmFile(f"/usr/share/doc/x/{n}.txt", chance.randbytes(2000)) for n in range(40)]
+        tags = as_rpmbuild("ASCII text", 0)
+        if library:
+            content = [RpmFile("/usr/lib64/libx.so.1", b"\x7fELF" + chance.randbytes(80_000))]
+            tags = as_rpmbuild(SO)
+        name = f"x{number}-1.0-1.x86_64.rpm"
+        path = shelf.put(content, name, name=f"x{number}", tags=spread(tags, len(content)))
+        files.append(BuildFile(name, path))
+    first, later = [], []
+    for _ in range(5):
+        monkeypatch.setattr(inspect_module, "_SEEN", {})
+        for costs in (first, later):
+            start = processor_time()
+            assert inspect_build(files) == ()
+            costs.append(processor_time() - start)
+    assert min(first) <= 0.1
+    assert min(later) <= 0.005
+
+
+def spread(tags: dict[int, Any], count: int) -> dict[int, Any]:
+    """The same for each of so many files."""
+    return {tag: value * count if isinstance(value, list) else value for tag, value in tags.items()}
