@@ -33,7 +33,7 @@ import datetime
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from sgx_enclaves.enclave.policy import pin_named, signer_named
@@ -245,6 +245,7 @@ class Decision:
         reasons: why not; empty when it may.
         unread: present only because packages cannot be read.
         record: the one that decided; None if there is none.
+        notes: what is no reason, but somebody should know.
     """
 
     present: bool
@@ -252,6 +253,7 @@ class Decision:
     reasons: tuple[str, ...]
     unread: bool = False
     record: Optional[Record] = None
+    notes: tuple[str, ...] = ()
 
 
 def decide(
@@ -268,6 +270,20 @@ def decide(
         rules: what is asked for; all of them must hold.
         now: with a time zone.
     """
+    notes = (
+        f"{path} of {package.name} holds enclaves as data, which were not verified"
+        for package in packages
+        for path in package.embedded
+    )
+    return replace(_decided(packages, records, rules, now), notes=plain(notes))
+
+
+def _decided(
+    packages: Sequence[PackageFacts],
+    records: Sequence[Record],
+    rules: Sequence[Rule],
+    now: datetime.datetime,
+) -> Decision:
     bearing = [p for p in packages if p.present]
     if not bearing:
         return Decision(False, True, ())

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Optional, TypeVar
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import InputError, PackageError, SgxEnclavesError
 from sgx_enclaves.rpm.enclaves import (
+    EmbeddedEnclaves,
     Links,
     PackedEnclave,
     enclaves_among,
@@ -92,6 +93,7 @@ class PackageFacts:
         provides: names of signed enclaves that it provides.
         copies: its signed copies.
         problem: why it could not be read, or not looked into.
+        embedded: programs that hold enclaves as data, which no loader takes from there.
     """
 
     name: str
@@ -100,6 +102,7 @@ class PackageFacts:
     provides: tuple[str, ...] = ()
     copies: tuple[CopyFacts, ...] = ()
     problem: Optional[str] = None
+    embedded: tuple[str, ...] = ()
 
     @property
     def present(self) -> bool:
@@ -109,26 +112,34 @@ class PackageFacts:
 
 def inspect_build(files: Sequence[BuildFile]) -> tuple[PackageFacts, ...]:
     """What all packages of a build hold; nothing when there is no enclave in any of them."""
-    if not any(may_hold_enclaves(file.path) for file in files):
+    if not any(any(_reasons(file.path)) for file in files):
         return ()
     return tuple(map(inspect_package, files))
 
 
 def may_hold_enclaves(path: str) -> bool:
     """Whether a package names an enclave or holds one, or cannot be read."""
+    return _reasons(path)[0]
 
-    def look() -> bool:
+
+def _reasons(path: str) -> tuple[bool, bool]:
+    """`may_hold_enclaves`, and whether a program in it holds enclaves as data."""
+
+    def look() -> tuple[bool, bool]:
         with open_package(path) as (package, stream):
             if may_carry_enclaves(package):
-                return True
+                return True, False
             if not (package.header.mentions(HINTS) or _has_shared_objects(package)):
-                return False
-            return _unpacks_to_metadata(package, stream) and bool(_signed(package, stream))
+                return False, False
+            if not _unpacks_to_metadata(package, stream):
+                return False, False
+            signed, embedded = _held(package, stream)
+            return bool(signed), bool(embedded)
 
     try:
         return _remembered("may hold", path, look)
     except SgxEnclavesError:
-        return True
+        return True, False
 
 
 def _has_shared_objects(package: Package) -> bool:
@@ -211,6 +222,7 @@ def inspect_package(file: BuildFile) -> PackageFacts:
     copies = tuple(_copy_facts(name, path) for name, path in file.copies)
     digests = None
     signed: tuple[SignedFile, ...] = ()
+    embedded: tuple[str, ...] = ()
     provides: tuple[str, ...] = ()
     problem = None
     try:
@@ -218,10 +230,10 @@ def inspect_package(file: BuildFile) -> PackageFacts:
         with open_package(file.path) as (package, stream):
             _require_name(package, file.name)
             provides = _signed_names(package.header.all("PROVIDENAME", str))
-            signed = _remembered("signed", file.path, lambda: _signed(package, stream))
+            signed, embedded = _remembered("held", file.path, lambda: _held(package, stream))
     except SgxEnclavesError as error:
         problem = str(error)
-    return PackageFacts(file.name, digests, signed, provides, copies, problem)
+    return PackageFacts(file.name, digests, signed, provides, copies, problem, embedded)
 
 
 def _copy_facts(name: str, path: str) -> CopyFacts:
@@ -231,15 +243,19 @@ def _copy_facts(name: str, path: str) -> CopyFacts:
         return CopyFacts(name, None, str(error))
 
 
-def _signed(package: Package, stream: BinaryIO) -> tuple[SignedFile, ...]:
-    """The signed enclaves in the payload, and links that lead to one in another package."""
-    found = [
-        SignedFile(e.path, hashlib.sha256(e.data).hexdigest())
-        for e in enclaves_among(package, read_payload(package, stream))
-        if isinstance(e, PackedEnclave) and _counts_as_signed(e)
-    ]
+def _held(package: Package, stream: BinaryIO) -> tuple[tuple[SignedFile, ...], tuple[str, ...]]:
+    """The signed enclaves in the payload, links that lead to one in another package, and programs
+    that hold enclaves as data."""
+    found = []
+    embedded = []
+    for item in enclaves_among(package, read_payload(package, stream)):
+        if isinstance(item, EmbeddedEnclaves):
+            embedded.append(item.path)
+        elif isinstance(item, PackedEnclave) and _counts_as_signed(item):
+            found.append(SignedFile(item.path, hashlib.sha256(item.data).hexdigest()))
     leaving = (f.path for f in Links(package).leaving())
-    return (*found, *(SignedFile(p, None) for p in leaving if contains_signed_enclaves((), (p,))))
+    found += [SignedFile(p, None) for p in leaving if contains_signed_enclaves((), (p,))]
+    return tuple(found), tuple(embedded)
 
 
 def _signed_names(provides: Sequence[str]) -> tuple[str, ...]:

@@ -19,13 +19,12 @@ from sgx_enclaves.enclave.verdict import Difference, Finding, Outcome, Severity,
 from sgx_enclaves.errors import LimitError, PackageDamagedError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm import rules
-from sgx_enclaves.rpm.enclaves import ConfigFile, PackedEnclave, enclaves_among
+from sgx_enclaves.rpm.enclaves import EmbeddedEnclaves, Item, PackedEnclave, enclaves_among
 from sgx_enclaves.rpm.payload import Opener, PayloadFile, packed
 from sgx_enclaves.rpm.presence import enclave_name
 from sgx_enclaves.rpm.reader import Package
 from sgx_enclaves.rpm.references import (
     Counterpart,
-    Item,
     Neighbours,
     PackageReference,
     Reference,
@@ -146,13 +145,16 @@ def check_package(
     nevra: Optional[str] = None
     results: list[EnclaveResult] = []
     findings: list[Finding] = []
+    embedded: list[Finding] = []
     accepted = frozenset(permitted)
     try:
         with opener(path) as (package, members):
             nevra = package.nevra
             findings += rules.of_file_list(package)
             for item in _items(package, members, neighbours):
-                if isinstance(item, ConfigFile):
+                if isinstance(item, EmbeddedEnclaves):
+                    embedded.append(_embedded(item))
+                if not isinstance(item, PackedEnclave):
                     continue
                 judge = _Judge(item, package, policy_of, generation)
                 found = judge.result(references, neighbours)
@@ -169,7 +171,17 @@ def check_package(
             results = [_with_notes(package, results, result) for result in results]
     except SgxEnclavesError as error:
         findings.append(package_finding(error, path))
-    return PackageResult(path, nevra, tuple(results), tuple(findings))
+    return PackageResult(path, nevra, tuple(results), (*findings, *embedded))
+
+
+def _embedded(item: EmbeddedEnclaves) -> Finding:
+    return Finding(
+        "enclave-embedded",
+        Severity.NOTE,
+        f"{item.path} holds enclaves as data, which were not judged",
+        offset=item.offsets[0],
+        found=f"{len(item.offsets)} at " + ", ".join(f"0x{at:x}" for at in item.offsets[:4]),
+    )
 
 
 def _items(

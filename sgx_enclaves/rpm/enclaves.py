@@ -9,13 +9,20 @@ its content: what stands there is loaded as one.
 from __future__ import annotations
 
 import io
+import itertools
 import mmap
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional, Union
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import ELF_MAGIC, METADATA_NOTE_NAME, METADATA_SECTION
+from sgx_enclaves.enclave.elf_headers import (
+    ELF_MAGIC,
+    METADATA_NOTE_NAME,
+    METADATA_SECTION,
+    SHF_EXECINSTR,
+    SHT_NOBITS,
+)
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sigstruct import check_sigstruct
@@ -91,6 +98,11 @@ _LINKS_IN_A_ROW = 40
 # Components of paths that are looked at for all links together; takes a second or two.
 _LINK_STEPS = 20_000_000
 _NAME = METADATA_SECTION.encode()
+# No section that matters here has a longer name.
+_LONGEST_NAME = 32
+# ELF files in a file, and their sections, that are looked at; takes a second or two.
+_MOST_WITHIN = 256
+_MOST_SECTIONS = 4096
 Content = Union[bytes, mmap.mmap]
 _NOTE_HEADER = struct.Struct("<III")
 
@@ -121,50 +133,98 @@ class PackedEnclave:
         return (self.path, *self.links)
 
 
+@record
+class EmbeddedEnclaves:
+    """A program of a package that holds whole enclaves as data; no loader takes it for one.
+
+    Attributes:
+        path: where the package puts it.
+        offsets: of the enclaves in it.
+    """
+
+    path: str
+    offsets: tuple[int, ...]
+
+
 def is_enclave(data: Content) -> bool:
-    """Whether a file is an enclave, or one in disguise: with its section renamed or dropped."""
-    return has_metadata_section(data) or has_metadata_note(data)
+    """Whether a file is an enclave or holds one, or is one with its section renamed or dropped."""
+    return metadata_section(data) is not None or any(True for _ in metadata_notes(data))
 
 
-def has_metadata_note(data: Content) -> bool:
-    """Whether an ELF file holds a note of the name that loaders look for, anywhere."""
+def metadata_notes(data: Content) -> Iterator[tuple[int, bytes]]:
+    """Offset and content of each note in an ELF file with the name that loaders look for."""
     at = data.find(METADATA_NOTE_NAME) if data[:4] == ELF_MAGIC else -1
     while at >= 0:
         if at >= _NOTE_HEADER.size:
-            size, _descriptor, _type = _NOTE_HEADER.unpack_from(data, at - _NOTE_HEADER.size)
+            start = at - _NOTE_HEADER.size
+            size, content, _type = _NOTE_HEADER.unpack_from(data, start)
             # Loaders and signing tools have the name too, but no note of it.
             if size == len(METADATA_NOTE_NAME):
-                return True
+                yield start, data[at + size : at + size + content]
         at = data.find(METADATA_NOTE_NAME, at + 1)
-    return False
 
 
-def has_metadata_section(data: Content) -> bool:
-    """Whether an ELF file has a section called `.note.sgxmeta`.
+def metadata_section(data: Content, start: int = 0) -> Optional[int]:
+    """Where the section `.note.sgxmeta` of the ELF file that starts there is; None without one.
 
     Judges nothing else of the file: one whose other parts lie must not hide behind that.
     """
-    if data[:4] != ELF_MAGIC or data.find(_NAME) < 0 or len(data) < 64:
-        return False
-    wide = data[4] == 2
-    if wide:
-        (table,) = struct.unpack_from("<Q", data, 40)
-        size, count, names = struct.unpack_from("<HHH", data, 58)
-    else:
-        (table,) = struct.unpack_from("<I", data, 32)
-        size, count, names = struct.unpack_from("<HHH", data, 46)
-    offset_at, offset_form, least = (24, "<Q", 64) if wide else (16, "<I", 40)
-    if size < least or table + (names + 1) * size > len(data):
-        return False
-    (strings,) = struct.unpack_from(offset_form, data, table + names * size + offset_at)
+    sections = _sections(data, start) if data.find(_NAME, start) >= 0 else iter(())
+    return next((offset for name, offset, _type, _flags in sections if name == _NAME), None)
+
+
+def _sections(data: Content, start: int = 0) -> Iterator[tuple[bytes, int, int, int]]:
+    """Name, offset, type and flags of the sections of an ELF file; none where a table lies."""
+    if data[start : start + 4] != ELF_MAGIC or len(data) < start + 64:
+        return
+    wide = data[start + 4] == 2
+    address, entry = ("<Q", "<IIQQQ") if wide else ("<I", "<IIIII")
+    (table,) = struct.unpack_from(address, data, start + (40 if wide else 32))
+    size, count, names = struct.unpack_from("<HHH", data, start + (58 if wide else 46))
+    table += start
+    if size < (64 if wide else 40) or table + (names + 1) * size > len(data):
+        return
+    strings = start + struct.unpack_from(entry, data, table + names * size)[4]
     for index in range(count):
         at = table + index * size
-        if at + least > len(data):
-            return False
-        start = strings + int.from_bytes(data[at : at + 4], "little")
-        if data[start : start + len(_NAME) + 1] == _NAME + b"\0":
-            return True
-    return False
+        if at + (64 if wide else 40) > len(data):
+            return
+        name, kind, flags, _address, offset = struct.unpack_from(entry, data, at)
+        end = data.find(b"\0", strings + name, strings + name + _LONGEST_NAME)
+        yield data[strings + name : max(end, 0)], start + offset, kind, flags
+
+
+def enclaves_within(data: bytes) -> tuple[int, ...]:
+    """Where whole enclaves start in a program that is none itself; empty for all other files."""
+    if metadata_section(data) is not None:
+        return ()
+    found: dict[int, int] = {}
+    at = 0
+    for _ in range(_MOST_WITHIN):
+        at = data.find(ELF_MAGIC, at + 1)
+        if at < 0:
+            break
+        sections = itertools.islice(_sections(data, at), _MOST_SECTIONS)
+        found.update({offset: at for name, offset, _type, _flags in sections if name == _NAME})
+    notes = {offset for offset, _content in metadata_notes(data)}
+    # A note that is in none of them is the file's own.
+    return tuple(found[note] for note in sorted(notes)) if notes and notes <= set(found) else ()
+
+
+def is_debug_file(data: bytes) -> bool:
+    """Whether it is what find-debuginfo splits off from an unsigned enclave: its code is left out.
+
+    One in which anything was signed is none.
+    """
+    notes = [content for _offset, content in metadata_notes(data)]
+    return (
+        bool(notes)
+        and not any(map(any, notes))
+        and any(
+            kind == SHT_NOBITS and flags & SHF_EXECINSTR
+            for _name, _offset, kind, flags in _sections(data)
+        )
+    )
 
 
 def may_carry_enclaves(package: Package) -> bool:
@@ -273,10 +333,15 @@ class ConfigFile:
     data: bytes
 
 
+Item = Union[PackedEnclave, EmbeddedEnclaves, ConfigFile]
+
+
 def enclaves_among(
     package: Package, members: Iterable[PayloadFile], *, configs: bool = False
-) -> Iterator[PackedEnclave | ConfigFile]:
+) -> Iterator[Item]:
     """Yield the enclaves of a package one by one, and its config.xml files when asked for.
+
+    A program that holds enclaves as data is said to be that.
 
     Holds one file at a time, as long as the caller does too.
 
@@ -303,6 +368,10 @@ def enclaves_among(
         named = any(is_in_enclave_folder(path) for path in (file.path, *links))
         held = _read_candidate(package, member, named)
         if held is None:
+            continue
+        within = () if named else enclaves_within(held)
+        if within:
+            yield EmbeddedEnclaves(file.path, within)
             continue
         enclaves += 1
         if enclaves > package.limits.enclaves:
@@ -378,5 +447,6 @@ def _judged(
     try:
         image = EnclaveImage.parse(data, path, package.limits.enclave)
     except SgxEnclavesError as error:
-        return PackedEnclave(path, links, data, error, False, sha256)
+        problem = None if is_debug_file(data) else error
+        return PackedEnclave(path, links, data, problem, False, sha256)
     return PackedEnclave(path, links, data, None, any(image.descriptor), sha256)

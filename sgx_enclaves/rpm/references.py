@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Optional, Protocol, Union
+from typing import Optional, Protocol
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.policy import pin_for_file
@@ -26,7 +26,14 @@ from sgx_enclaves.errors import (
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import record
-from sgx_enclaves.rpm.enclaves import CONFIG_SUFFIX, ConfigFile, PackedEnclave, enclaves_among
+from sgx_enclaves.rpm.enclaves import (
+    CONFIG_SUFFIX,
+    ConfigFile,
+    EmbeddedEnclaves,
+    Item,
+    PackedEnclave,
+    enclaves_among,
+)
 from sgx_enclaves.rpm.librpm import is_signed_by_known_key
 from sgx_enclaves.rpm.payload import Opener, files_with_content, packed
 from sgx_enclaves.rpm.presence import SIGNED_SUFFIX, enclave_name, stem_of, version_of
@@ -106,7 +113,6 @@ _FOLDER_ENTRIES = 20_000
 _FITTING = 4
 _NEVER = re.compile(r"sgx-enclave\([^()]*:(?:signed|unsigned:latest)[:)]")
 _NEVER_WHY = "built with the distribution's newest toolchain, or with a signed enclave in it"
-Item = Union[PackedEnclave, ConfigFile]
 
 
 def config_for(path: str, configs: Iterable[str], *, only_enclave: bool) -> Optional[str]:
@@ -193,7 +199,7 @@ class PackageReference:
         for item in self.items() if fitting else ():
             if isinstance(item, ConfigFile):
                 configs[item.path] = item.data
-            else:
+            elif isinstance(item, PackedEnclave):
                 enclaves.update(dict.fromkeys(item.names, item))
         for wanted in fitting:
             found = enclaves.get(wanted)
@@ -244,7 +250,7 @@ class PackageReference:
         left = limit = self._package.limits.reference
         with self._opener(self.name) as (package, members):
             for item in enclaves_among(package, members, configs=True):
-                left -= len(item.data)
+                left -= 0 if isinstance(item, EmbeddedEnclaves) else len(item.data)
                 if left < 0:
                     raise LimitError(
                         "the enclaves of the package are too large for a reference",

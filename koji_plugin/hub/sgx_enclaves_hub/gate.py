@@ -13,6 +13,7 @@ tag =
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
@@ -40,6 +41,7 @@ _MOST_REASONS = 200
 _ONE_AT_A_TIME = "sgx-enclaves-inspection"
 # Other policies have no build in their data.
 _POLICIES = ("tag", "draft_promotion")
+_logger = logging.getLogger("koji.plugin.sgx_enclaves")
 
 
 def rules_of_tag(tag: Mapping[str, Any]) -> list[Rule]:
@@ -59,6 +61,8 @@ def judge(build: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Decision, Op
     facts = inspect_build(store.build_files(build))
     stored = store.records_of(build["id"]) if facts else []
     decision = decide(facts, [item.record for item in stored], rules, hub_api.now())
+    for note in decision.notes:
+        _logger.info("%s: %s", build["nvr"], note)
     return decision, next((s.id for s in stored if s.record is decision.record), None)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 import random
@@ -17,6 +18,7 @@ import pytest
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import InputError, PackageDamagedError, PackageError
 from sgx_enclaves.gate import inspect as inspect_module
+from sgx_enclaves.gate.decide import Rule, decide
 from sgx_enclaves.gate.inspect import (
     BuildFile,
     PackageFacts,
@@ -28,6 +30,7 @@ from sgx_enclaves.gate.inspect import (
     rpm_digests,
 )
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
+from tests.enclaves.synthetic import small_enclave
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
 
@@ -303,6 +306,21 @@ def test_an_enclave_without_a_name_is_found(shelf: Shelf, kind: str) -> None:
     assert facts.signed == (SignedFile("/usr/libexec/helper.bin", DIGEST),)
 
 
+def test_a_program_that_holds_an_enclave_as_data_shuts_no_gate_and_is_reported(
+    shelf: Shelf,
+) -> None:
+    program = RpmFile("/usr/bin/signer", small_enclave(note=None) + CASE.signed)
+    path = shelf.put((program,), tags=as_rpmbuild(PIE))
+    assert not may_hold_enclaves(path)
+    facts = inspect_build([BuildFile(NAME, path)])
+    assert [(f.present, f.embedded) for f in facts] == [(False, ("/usr/bin/signer",))]
+    decision = decide(facts, [], [Rule()], datetime.datetime.now(datetime.timezone.utc))
+    assert (decision.allowed, decision.present) == (True, False)
+    assert decision.notes == (
+        f"/usr/bin/signer of {NAME} holds enclaves as data, which were not verified",
+    )
+
+
 def test_a_sibling_s_reason_is_a_reason_to_look_everywhere(shelf: Shelf) -> None:
     """Else a program with a false color would hide what a record must name."""
     file = "other-1.0-1.x86_64.rpm"
@@ -395,7 +413,8 @@ def test_what_it_costs_to_tag_an_ordinary_build(
         name = f"x{number}-1.0-1.x86_64.rpm"
         path = shelf.put(content, name, name=f"x{number}", tags=spread(tags, len(content)))
         files.append(BuildFile(name, path))
-    first, later = [], []
+    first: list[float] = []
+    later: list[float] = []
     for _ in range(5):
         monkeypatch.setattr(inspect_module, "_SEEN", {})
         for costs in (first, later):

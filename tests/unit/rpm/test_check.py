@@ -33,6 +33,7 @@ from sgx_enclaves.rpm.references import (
     config_for,
     open_reference,
 )
+from tests.enclaves.synthetic import small_enclave
 from tests.support.keys import foreign_key, mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
@@ -279,6 +280,15 @@ def test_what_find_debuginfo_makes_of_an_unsigned_enclave_is_no_error(shop: Shop
     result = check(shop.rpm([RpmFile(path, debug.read_bytes())]))
     assert (codes(result), result.exit_status) == ([], 0)
     assert [e.signed for e in result.enclaves] == [False]
+
+
+def test_a_program_that_holds_an_enclave_as_data_is_information(shop: Shop) -> None:
+    program = small_enclave(note=None) + CASE.signed
+    result = check(shop.rpm([RpmFile("/usr/bin/signer", program)]))
+    assert (result.exit_status, result.outcome, result.enclaves) == (0, None, ())
+    assert [f.code for f in result.findings] == ["enclave-embedded"]
+    text = result_text(result)
+    assert "/usr/bin/signer holds enclaves as data" in text
 
 
 def test_a_malformed_enclave_is_a_finding(shop: Shop) -> None:

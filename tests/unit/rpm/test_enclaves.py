@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import gzip
+import shutil
+import struct
+import subprocess
 import time
 import tracemalloc
 from collections.abc import Sequence
@@ -16,12 +19,16 @@ from sgx_enclaves.errors import FormatError, LimitError, PackageError
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, Limits, PackageLimits
 from sgx_enclaves.rpm.enclaves import (
     ConfigFile,
+    EmbeddedEnclaves,
+    Item,
     Links,
     PackedEnclave,
     enclaves_among,
-    has_metadata_section,
+    enclaves_within,
+    is_debug_file,
     is_enclave,
     may_carry_enclaves,
+    metadata_section,
 )
 from sgx_enclaves.rpm.payload import packed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, enclave_name, stem_of, version_of
@@ -36,14 +43,14 @@ PCE = ENCLAVE_FOLDER + "libsgx_pce.signed.so.1.25.100.1"
 
 def found(
     files: Sequence[RpmFile], *, configs: bool = False, limits: PackageLimits | None = None
-) -> list[PackedEnclave | ConfigFile]:
+) -> list[Item]:
     with at_a_path(write_rpm(files)) as path:
         return in_package(path, configs=configs, limits=limits or PackageLimits())
 
 
 def in_package(
     path: str, *, configs: bool = False, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS
-) -> list[PackedEnclave | ConfigFile]:
+) -> list[Item]:
     with packed(path, limits) as (package, members):
         return list(enclaves_among(package, members, configs=configs))
 
@@ -122,16 +129,16 @@ def test_an_elf_file_that_lies_does_not_hide(data: bytes) -> None:
     ],
 )
 def test_without_a_section_table_nothing_is_an_enclave(fields: dict[str, int]) -> None:
-    assert not has_metadata_section(small_enclave(header_fields=fields))
+    assert not metadata_section(small_enclave(header_fields=fields))
 
 
 def test_short_files_and_other_classes() -> None:
     good = small_enclave()
-    assert has_metadata_section(good)
-    assert not has_metadata_section(good[:63])
-    assert not has_metadata_section(b"MZ" + good[2:])
-    assert not has_metadata_section(good[: len(good) // 2])
-    assert not has_metadata_section(good[:4] + b"\x01" + good[5:])
+    assert metadata_section(good) is not None
+    assert not metadata_section(good[:63])
+    assert not metadata_section(b"MZ" + good[2:])
+    assert not metadata_section(good[: len(good) // 2])
+    assert not metadata_section(good[:4] + b"\x01" + good[5:])
 
 
 def test_a_32_bit_enclave_is_seen() -> None:
@@ -360,3 +367,81 @@ def test_a_link_instead_of_the_enclave_folder_is_seen() -> None:
         (one,) = links_of([link(path, "/opt/others")]).leaving()
         assert one.path == path
     assert links_of([link("/usr/lib64", "/opt/others")]).leaving() == ()
+
+
+def elf(*, note: bytes = b"", embedded: bytes = b"") -> bytes:
+    """A small program with data in it."""
+    plain = small_enclave(note=None)
+    return plain + bytes(-len(plain) % 16) + note + embedded
+
+
+NOTE = struct.pack("<III", 13, 8, 1) + b"sgx_metadata\0"
+
+
+@pytest.mark.parametrize("inner", [BUILT, SIGNED])
+def test_a_program_that_holds_an_enclave_as_data(inner: bytes) -> None:
+    program = elf(embedded=inner + b"between" + inner)
+    start = program.index(b"\x7fELF", 1)
+    assert enclaves_within(program) == (start, start + len(inner) + 7)
+    (item,) = found([RpmFile("/usr/bin/signer", program)])
+    assert item == EmbeddedEnclaves("/usr/bin/signer", (start, start + len(inner) + 7))
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        # A note of the program's own, which a loader may find.
+        elf(note=NOTE + bytes(8), embedded=SIGNED),
+        elf(note=NOTE + b"anything"),
+        # Not a whole enclave.
+        elf(embedded=SIGNED[:-200]),
+        elf(embedded=SIGNED[64:]),
+        # An enclave with another one in it.
+        SIGNED + SIGNED,
+        BUILT + SIGNED,
+    ],
+)
+def test_an_enclave_in_disguise_is_no_data(hidden: bytes) -> None:
+    assert enclaves_within(hidden) == ()
+    (item,) = found([RpmFile("/usr/bin/x", hidden)])
+    assert isinstance(item, PackedEnclave)
+
+
+def test_what_stands_in_the_enclave_folder_is_no_data() -> None:
+    (item,) = found([RpmFile(PCE, elf(embedded=SIGNED))])
+    assert isinstance(item, PackedEnclave)
+    assert item.problem is not None
+
+
+def test_many_headers_cost_bounded_time() -> None:
+    table = struct.pack(
+        "<4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 3, 62, 1, 0, 0, 64, 0, 64, 56, 0, 64, 65535, 0
+    )
+    hostile = elf(note=b".note.sgxmeta" + NOTE + bytes(8)) + (table + bytes(64)) * 80_000
+    start = time.process_time()
+    assert enclaves_within(hostile) == ()
+    assert time.process_time() - start < 10
+
+
+def test_debug_files(tmp_path: Path) -> None:
+    """As find-debuginfo splits them off with eu-strip."""
+    for tool in ("gcc", "eu-strip"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    for content, expected in ((".zero 20480", True), (".zero 20479; .byte 1", False)):
+        source, file, debug = (tmp_path / name for name in ("e.c", "e.so", "e.debug"))
+        source.write_text(
+            "int f(int x) { return x * 3; }\n"
+            '__asm__(".section .note.sgxmeta,\\"\\",@note; .long 13, 20480, 1;"\n'
+            f'".ascii \\"sgx_metadata\\\\0\\"; {content}; .text");\n'
+        )
+        subprocess.run(
+            ["gcc", "-g", "-shared", "-fPIC", "-nostdlib", "-o", file, source], check=True
+        )
+        assert not is_debug_file(file.read_bytes())
+        subprocess.run(["eu-strip", "--remove-comment", "-f", debug, file], check=True)
+        assert is_debug_file(debug.read_bytes()) is expected
+        path = "/usr/lib/debug/usr/x86_64-intel-sgx/lib64/libsgx_pce.so-2.25-1.x86_64.debug"
+        (item,) = found([RpmFile(path, debug.read_bytes())])
+        assert isinstance(item, PackedEnclave)
+        assert (item.problem is None, item.signed) == (expected, False)

@@ -21,6 +21,7 @@ from sgx_enclaves_rpmlint.session import FAILED, Session, id_of, kinds
 from sgx_enclaves.release.manifest import EnclaveRecord, FileRecord, Manifest, write_manifest
 from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
+from tests.enclaves.synthetic import small_enclave
 from tests.support.keys import foreign_key, mrsigner, vendor_key
 from tests.support.signed import Case, signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
@@ -615,6 +616,16 @@ def unpacked(bench: Bench, package: str, files: Mapping[str, bytes]) -> Pkg:
         place.write_bytes(data)
         listed[path] = File(str(place), len(data), -0o077023)
     return Pkg(package, files=listed, folder=str(root))
+
+
+def test_a_program_that_holds_an_enclave_as_data(bench: Bench) -> None:
+    program = small_enclave(note=None) + CASE.signed
+    path = bench.folder / "signer.rpm"
+    path.write_bytes(packaged([RpmFile("/usr/bin/signer", program)], provides=()))
+    package = unpacked(bench, str(path), {"/usr/bin/signer": program})
+    ((level, kind, details),) = bench.run(replace(package, provides=())).found
+    assert (level, kind) == ("I", "sgx-enclave-embedded")
+    assert "/usr/bin/signer" in details
 
 
 def test_what_rpmlint_unpacked_may_be_gone_at_the_end(bench: Bench) -> None:
