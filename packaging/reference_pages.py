@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Callable
@@ -16,7 +18,6 @@ from typing import Any, Callable
 from man_pages import ENVIRONMENT, EXIT_STATUS
 
 from sgx_enclaves import limits
-from sgx_enclaves.cli.koji_arguments import koji_parser
 from sgx_enclaves.cli.main import VERBS, parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +63,9 @@ def verbs() -> Iterator[str]:
     yield "# Verbs\n\nWhat `sgx-enclaves VERB --help` says, and `koji sgx-enclaves --help`.\n"
     for name in VERBS:
         yield f"## {name}\n\n```text\n{parser_of(name).format_help().rstrip()}\n```\n"
-    yield f"## koji sgx-enclaves\n\n```text\n{koji_parser().format_help().rstrip()}\n```\n"
+    sys.path.append(str(ROOT / "koji_plugin/cli"))
+    parser = importlib.import_module("sgx_enclaves_cli").koji_parser()
+    yield f"## koji sgx-enclaves\n\n```text\n{parser.format_help().rstrip()}\n```\n"
 
 
 def exit_statuses() -> Iterator[str]:

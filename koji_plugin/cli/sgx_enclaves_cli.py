@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Koji's command, `koji sgx-enclaves VERB`: starts verifications and asks what was verified.
 
+A verb is a function, whose docstring is its help; what it takes stands in `_VERBS`.
+
 The exit status is that of the verdict (0 identical, 1 differs, 2 anything else), so
 that 1 never means a failed connection; Koji's own commands use 1 for that.
 """
@@ -20,7 +22,7 @@ import requests
 from koji.plugin import export_cli
 from koji_cli.lib import activate_session, ensure_connection, watch_tasks
 
-from sgx_enclaves.cli.koji_arguments import koji_parser
+from sgx_enclaves.cli.declare import declare
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.statements import enveloped, statements_of_record
 from sgx_enclaves.report.templated import UNKNOWN_STATUS, exit_status, filled, records_table
@@ -33,11 +35,17 @@ _LATER = 5
 _WIDE = 120
 
 
+_ABOUT = """Verify that signed SGX enclaves are what their release's sources build, plus signatures.
+
+A verification runs on Koji's builders. That of a build leaves a record on the hub, and a
+record is what gated tags ask for. Starting one needs the permission sgx-enclaves."""
+
+
 @export_cli
 def handle_sgx_enclaves(goptions: Any, session: Any, args: Sequence[str]) -> int:
     "[build] Verify SGX enclaves, see what was verified and what gated tags allow"
     given = koji_parser().parse_args(args)
-    connect, verb = _VERBS[given.verb]
+    connect, verb, _status, _arguments = _VERBS[given.verb]
     try:
         try:
             connect(session, goptions)
@@ -52,6 +60,30 @@ def handle_sgx_enclaves(goptions: Any, session: Any, args: Sequence[str]) -> int
         return UNKNOWN_STATUS
 
 
+def koji_parser() -> argparse.ArgumentParser:
+    """The parser; the namespace's `verb` names the verb."""
+    parser = argparse.ArgumentParser(
+        prog="koji sgx-enclaves",
+        description=_ABOUT,
+        epilog="koji sgx-enclaves VERB --help explains each verb",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, (_connect, run, status, arguments) in _VERBS.items():
+        about = run.__doc__ or ""
+        short = f"{about[0].lower()}{about[1:-1]}"
+        ends = f"exit status: {status}"
+        verb = verbs.add_parser(name, help=short, description=about, epilog=ends)
+        verb.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+        declare(verb, arguments, {"BUILD": _id, "TAG": _id})
+    return parser
+
+
+def _id(text: str) -> Any:
+    """An id as a number, for which the hub has other calls than for a name."""
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
 def _words(error: Exception) -> str:
     text = str(error.faultString if isinstance(error, Fault) else error)
     if "Invalid method" in text:
@@ -60,12 +92,12 @@ def _words(error: Exception) -> str:
 
 
 def _build(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """Verify a release alone."""
+    """Build a release's enclaves and compare them with the vendor's."""
     return _verification(goptions, session, given, None, given.build_tag)
 
 
 def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """Verify a build."""
+    """Verify a build's signed enclaves, and keep a record."""
     tag = given.build_tag
     if tag is None:
         info = session.getBuild(given.build, strict=True)
@@ -74,7 +106,7 @@ def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 
 def _verify_task(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """Verify what a build task has made."""
+    """Verify the packages of a build task, as of a scratch build; nothing is recorded."""
     tag = given.build_tag or _build_tag_of_task(session, given.task, f"task {given.task}")
     return _verification(goptions, session, given, None, tag, task_id=given.task)
 
@@ -121,7 +153,7 @@ def _verification(
 
 
 def _result(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """Show what a task gave."""
+    """Show what a verification task gave."""
     task = given.task
     info = session.getTaskInfo(task, strict=True)
     state = koji.TASK_STATES[info["state"]]
@@ -143,14 +175,14 @@ def _record(session: Any, build: Any) -> dict[str, Any]:
 
 
 def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """Show the record of a build that counts."""
+    """Show a build's record: the newest that decided something."""
     record = _record(session, given.build)
     _show(given, record, filled("record.txt", found=record, width=_width()))
     return exit_status(record["verdict"])
 
 
 def _export(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """Print the record of a build as in-toto statements, one a line, which nobody has signed."""
+    """Print a build's record as in-toto statements, to be signed with sgx-enclaves attest."""
     record = session.getSgxVerification(given.build, strict=True)
     try:
         made = statements_of_record(record, builder=goptions.server)
@@ -162,7 +194,7 @@ def _export(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 
 def _list(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """List records."""
+    """List records, the newest first."""
     records = session.listSgxVerifications(
         build=given.build,
         mrenclave=given.mrenclave,
@@ -176,7 +208,7 @@ def _list(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 
 def _gate_status(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """Would the tag take the build?"""
+    """Would a tag take a build, and why not."""
     status = session.getSgxGateStatus(given.build, given.tag)
     text = filled("gate.txt", build=given.build, tag=given.tag, status=status, width=_width())
     _show(given, status, text)
@@ -184,7 +216,7 @@ def _gate_status(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 
 def _publish(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """Send a build's result to a ResultsDB; credentials are those of `~/.netrc`."""
+    """Send what the gate says of a build to a ResultsDB, for Greenwave and Bodhi."""
     record = _record(session, given.build)
     status = session.getSgxGateStatus(given.build, given.tag)
     if not status["present"]:
@@ -216,7 +248,7 @@ def _publish(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 
 def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """List the builds that a tag shows without a fitting record."""
+    """List builds that a tag shows without a fitting record."""
     refused: list[dict[str, Any]] = []
     count, after = 0, 0
     while after is not None:
@@ -229,7 +261,7 @@ def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 
 def _doctor(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    """Check the hub's set-up."""
+    """Check the hub's set-up, and say what is wrong."""
     checks = session.checkSgxSetup()
     _show(given, checks, filled("doctor.txt", checks=checks, width=_width()))
     return 0 if all(check["good"] for check in checks) else _DENIED
@@ -252,17 +284,90 @@ def _width() -> int:
     return shutil.get_terminal_size((_WIDE, 24)).columns
 
 
-_VERBS: dict[str, tuple[Callable[..., None], Callable[[Any, Any, argparse.Namespace], int]]] = {
-    "build": (activate_session, _build),
-    "verify": (activate_session, _verify),
-    "verify-task": (activate_session, _verify_task),
-    "result": (ensure_connection, _result),
-    "show": (ensure_connection, _show_record),
-    "export": (ensure_connection, _export),
-    "list": (ensure_connection, _list),
-    "gate-status": (activate_session, _gate_status),
-    "publish": (activate_session, _publish),
-    "audit": (activate_session, _audit),
-    "lock": (activate_session, _lock),
-    "doctor": (activate_session, _doctor),
+_VERDICT = "0 identical, 1 differs, 2 unverifiable, or it could not be done"
+_DONE = "0, or 2 if it could not be asked"
+_BUILD = "build:BUILD  NVR or id"
+_BUILD_TAG = "\n--build-tag TAG  by default the one it was built in"
+_TASK = """
+--enclave NAME*  only this one; may be repeated
+--unsigned-build BUILD  take the unsigned enclaves from this build
+--repo-id N  build in this repo, not the tag's newest
+--timeout N  for all of it, in seconds
+--allow-unpinned  accept files that the release does not pin
+--split  build each enclave in a subtask of its own
+--background  run at a lower priority
+--channel CHANNEL  run in this channel
+--nowait  do not wait for the task; exit status 0"""
+_Connect = Callable[[Any, Any], None]
+_Run = Callable[[Any, Any, argparse.Namespace], int]
+# Of each verb: how it connects, what runs it, what its exit status says, and its arguments.
+_VERBS: dict[str, tuple[_Connect, _Run, str, str]] = {
+    "build": (
+        activate_session,
+        _build,
+        _VERDICT,
+        "release:RELEASE  name in the builders' catalogue, or the URL of its file\n"
+        f"--build-tag TAG!  whose repo to build in{_TASK}",
+    ),
+    "verify": (
+        activate_session,
+        _verify,
+        _VERDICT,
+        f"{_BUILD}\n--release RELEASE  by default the one that the build's files belong to"
+        f"{_BUILD_TAG}{_TASK}",
+    ),
+    "verify-task": (
+        activate_session,
+        _verify_task,
+        _VERDICT,
+        "task:N  id of a build task that has ended well\n"
+        "--release RELEASE  by default the one that the packages' files belong to"
+        f"{_BUILD_TAG}{_TASK}",
+    ),
+    "result": (ensure_connection, _result, _VERDICT, "task:N  id of a task that has ended"),
+    "show": (ensure_connection, _show_record, _VERDICT, _BUILD),
+    "export": (
+        ensure_connection,
+        _export,
+        "0 done, 2 there is no record, or it could not be asked",
+        _BUILD,
+    ),
+    "list": (
+        ensure_connection,
+        _list,
+        _DONE,
+        """\
+--build BUILD  NVR or id
+--mrenclave HEX  of one of its enclaves
+--enclave NAME  name of one of its enclaves: pce, qe3
+--tag TAG  builds that are in this tag now
+--verdict identical|differs|unverifiable
+--limit N (100)  at most so many (%(default)s)""",
+    ),
+    "gate-status": (
+        activate_session,
+        _gate_status,
+        "0 allowed, 1 denied, 2 it could not be asked",
+        f"{_BUILD}\ntag:TAG  name or id",
+    ),
+    "publish": (
+        activate_session,
+        _publish,
+        "0 the result is there, whatever it says, 2 it could not be sent",
+        f"{_BUILD}\n--resultsdb URL!  of its API, such as https://HOST/api/v2.0\n"
+        "--tag TAG  whose rule decides; by default the plain rule",
+    ),
+    "audit": (
+        activate_session,
+        _audit,
+        "0 every build has one, 1 some have not, 2 it could not be asked",
+        "tag:TAG  name or id; with what it inherits",
+    ),
+    "lock": (activate_session, _lock, _DONE, "task:N  id of a task that said identical"),
+    "doctor": (
+        activate_session,
+        _doctor,
+        "0 all is right, 1 something is wrong, 2 it could not be asked",
+        "",
+    ),
 }
