@@ -193,6 +193,18 @@ def test_the_toolchain_is_packaged_from_the_pins(name: str) -> None:
     assert "* Fri Jan 02 2026 Jane Doe <jane@example.org> - 9.5.0-1\n" in text
 
 
+def test_a_toolchain_with_the_distributions_loader_has_no_link_to_it() -> None:
+    toolchain = CATALOGUE.release(NEWEST).toolchain
+    assert toolchain is not None
+    text = spec(kind=Kind.TOOLCHAIN)
+    assert "%dir /nix\n%dir /nix/store\n" in text
+    loader = "/lib64/ld-linux-x86-64.so.2"
+    text = spec(kind=Kind.TOOLCHAIN, toolchain=replace(toolchain, interpreter=loader))
+    assert "%dir /lib64" not in text
+    assert "ln -s --relative" not in text
+    assert f"grep -F '{loader}]'" in text
+
+
 def test_a_toolchain_without_sources_is_not_packaged() -> None:
     with pytest.raises(CatalogueError, match="what its toolchain is packaged from") as caught:
         spec("sgx-2.24-dcap-1.21", Kind.TOOLCHAIN)
