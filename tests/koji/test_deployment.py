@@ -22,9 +22,13 @@ CHANNEL = "sgx-enclaves"
 _FENCE = re.compile(r"^ *```deployment (\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _TEXT = (ROOT / "docs/koji.md").read_text(encoding="utf-8")
 # What a release engineer's Koji has before.
-_BEFORE = {"f43-build": world.BUILD_TAG, "HOST": world.BUILDER}
+_BEFORE = {
+    "f43-build": world.BUILD_TAG,
+    "f43-updates-candidate": world.CANDIDATE,
+    "HOST": world.BUILDER,
+}
 # What stands where the text names no name.
-_NAMES = {"USER": world.RELENG, "PINNER": world.RELENG, "PACKAGE": "harness-python-path"}
+_NAMES = {"USER": world.RELENG, "PINNER": world.ADMIN, "PACKAGE": "harness-python-path"}
 
 
 def blocks(kind: str) -> list[str]:
@@ -64,7 +68,7 @@ def test_the_deployment_as_it_is_written(stage: Stage, another: dict[str, Any]) 
         assert (record["reproducible"], record["build_tag"]) == (True, "f43-sgx-build")
         task = admin.getTaskInfo(record["task_id"])
         assert admin.getChannel(task["channel_id"])["name"] == CHANNEL
-        done = site.cli(world.RELENG, *[w.replace("TASK", str(task["id"])) for w in lock])
+        done = site.cli(world.ADMIN, *[w.replace("TASK", str(task["id"])) for w in lock])
         assert done.status == 0, done.text
         assert admin.getSgxLock(RELEASE)["task_id"] == task["id"]
         assert site.cli(world.RELENG, *verify, seconds=300).status == 0
