@@ -154,7 +154,7 @@ def _as_records(parsed: Mapping[str, Any], file: str) -> dict[str, Any]:
             "steps": [{**table, **_place(table)} for table in build.get("step", ())],
             "routes": [
                 {
-                    **{key: way[key] for key in ("id", "enclaves", "sources")},
+                    **{key: value for key, value in way.items() if key != "step"},
                     "steps": [{**table, **_place(table)} for table in way["step"]],
                 }
                 for way in build.get("route", ())
@@ -249,6 +249,8 @@ def _check_routes(release: Release, build: Build) -> None:
         for key, names, there in (
             ("sources", route.sources, known),
             ("enclaves", route.enclaves, built),
+            ("more_sources", tuple(route.more_sources), set(route.enclaves)),
+            *(("more_sources", more, known) for more in route.more_sources.values()),
             *((f"step {s.id}.enclaves", s.enclaves, set(route.enclaves)) for s in route.steps),
         ):
             for name in names:

@@ -69,12 +69,15 @@ class Step:
 
 @record
 class Route:
-    """A shorter way to some of the enclaves, from some of the sources (by their ids)."""
+    """A shorter way to some of the enclaves, from some of the sources (by their ids), and more of
+    them for single enclaves.
+    """
 
     id: str
     enclaves: tuple[str, ...]
     sources: tuple[str, ...]
     steps: tuple[Step, ...]
+    more_sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 # The way of the release's makers, which leads to every enclave.
@@ -117,10 +120,11 @@ class Build:
                 f"no route {route!r} leads to {', '.join(sorted(wanted))}",
                 hint=f"there are {'; '.join([*known, MAKERS])} to all",
             )
+        ids = {*way.sources, *(s for name in wanted for s in way.more_sources.get(name, ()))}
         return replace(
             self,
-            sources=tuple(item for item in self.sources if item.id in way.sources),
-            patches=tuple(p for p in self.patches if self.source_of(p.place).id in way.sources),
+            sources=tuple(item for item in self.sources if item.id in ids),
+            patches=tuple(p for p in self.patches if self.source_of(p.place).id in ids),
             steps=tuple(s for s in way.steps if not s.enclaves or wanted & set(s.enclaves)),
             routes=(),
             route=route,

@@ -163,8 +163,12 @@ def test_the_shipped_narrow_route_needs_four_sources_and_one_patch(name: str) ->
     programs = {step.command[0] for step in plan.build.steps}
     assert plan.build.steps[0].id == "needs"
     assert programs <= {"make", "sh", "mv", "./external/sgx-emm/create_symlink.sh"}
+    # QvE needs four sources more, and nothing of it is built for the others
     (wide,) = plan_trees(catalogue, release, [name, "qve"])
-    assert wide.build.route == MAKERS
+    assert (wide.build.route, len(wide.build.sources)) == ("narrow", 8)
+    own = {"pthread", "ipp-none-rest", "sgxssl-openssl", "sgxssl"}
+    assert own <= {step.id for step in wide.build.steps}
+    assert not own & {step.id for step in plan.build.steps}
 
 
 @pytest.mark.parametrize("route", ["narrow", MAKERS])
@@ -193,6 +197,19 @@ def test_what_the_steps_need_and_is_not_here_is_said_by_the_first(
     assert (ended.returncode, ended.stdout) == (1, "not here: nasm python\n")
 
 
+def test_one_enclave_may_need_more_sources_than_the_others() -> None:
+    data = parsed()
+    data["build"]["route"][0]["more_sources"] = {"two": ["other"]}
+    release = release_from(data, "routes.toml")
+    catalogue = Catalogue({release.name: release})
+    (plan,) = plan_trees(catalogue, release, ["one"])
+    assert [item.id for item in plan.build.sources] == ["main", "sub"]
+    assert "other.patch" not in [patch.file for patch in plan.build.patches]
+    (plan,) = plan_trees(catalogue, release, ["one", "two"])
+    assert [item.id for item in plan.build.sources] == ["main", "sub", "other"]
+    assert "other.patch" in [patch.file for patch in plan.build.patches]
+
+
 def test_what_cannot_be_gone_is_refused_by_name() -> None:
     with pytest.raises(CatalogueError, match="no route 'long' leads to one") as caught:
         plan_trees(CATALOGUE, RELEASE, ["one"], "long")
@@ -212,6 +229,9 @@ def test_what_cannot_be_gone_is_refused_by_name() -> None:
         ("enclaves", ["one"], "route short.step only-two.enclaves: there is no such one"),
         ("sources", ["main", "lost"], "route short.sources: there is no such one"),
         ("sources", ["sub"], "route short.sources: must have main"),
+        ("more_sources", {"three": ["other"]}, "route short.more_sources: there is no such one"),
+        ("more_sources", {"two": ["lost"]}, "route short.more_sources: there is no such one"),
+        ("more_sources", {"two": []}, "build.route"),
         ("surprise", 1, "surprise"),
     ],
 )
