@@ -27,7 +27,7 @@ from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves_rpmlint.options import read_options
 from sgx_enclaves_rpmlint.packages import Output, Subject
 from sgx_enclaves_rpmlint.references import Files, Query, references_for
-from sgx_enclaves_rpmlint.session import FAILED, Report, id_of, report
+from sgx_enclaves_rpmlint.session import FAILED, LONGEST, Report, id_of, report
 
 
 class Judgement:
@@ -84,9 +84,10 @@ class Judgement:
             withdraw(output, subject, paths, self._options.quiet)
 
 
-_PAYLOAD = ("payload-differs", "size-differs")
-_METADATA = ("metadata-differs",)
-_MOST_CAUSES = 3
+# Findings for which an explanation is made.
+_EXPLAINED = ("payload-differs", "size-differs", "metadata-differs")
+# Characters of the cause in a line.
+_CAUSE = 72
 
 
 class Judge:
@@ -102,10 +103,10 @@ class Judge:
     def reports(self) -> Iterator[Report]:
         """All findings, errors first."""
         for finding in self._result.findings:
-            yield _worded(finding, "", ())
+            yield _worded(finding, "")
         for enclave in self._result.enclaves:
             for finding in enclave.findings:
-                yield _worded(finding, enclave.path, ())
+                yield _worded(finding, enclave.path)
             if enclave.verdict is not None:
                 yield from self._refused(enclave, enclave.verdict)
                 yield from self._stripped_differently(enclave, enclave.verdict)
@@ -115,25 +116,30 @@ class Judge:
                 yield from self._verified(enclave)
 
     def _refused(self, enclave: EnclaveResult, verdict: Verdict) -> Iterator[Report]:
-        """Everything that speaks against *identical*, with the place and the causes."""
+        """Everything that speaks against *identical*, with the causes and the place."""
         for finding in verdict.findings:
             if finding.severity is Severity.NOTE:
                 continue
-            yield _worded(finding, enclave.path, tuple(_explained(verdict, finding)))
+            explained = finding.code in _EXPLAINED and verdict.explanation is not None
+            yield _worded(finding, enclave.path, verdict if explained else None)
 
     def _stripped_differently(self, enclave: EnclaveResult, verdict: Verdict) -> Iterator[Report]:
         """An explanation of its own: it is the packager's mistake, not the vendor's."""
         for cause in verdict.explanation.causes if verdict.explanation else ():
             if cause.code == "stripped-differently":
-                yield report("sgx-enclave-stripped-differently", enclave.path, cause.message)
+                yield report("sgx-enclave-stripped-differently", cause.message, enclave.path)
 
     def _verified(self, enclave: EnclaveResult) -> Iterator[Report]:
         """The one good message; nothing else may speak against the enclave."""
         if is_verified(enclave) and enclave.verdict is not None:
-            details = [f"MRENCLAVE {enclave.verdict.mrenclave}", f"reference {enclave.reference}"]
+            parts = [enclave.path, f"MRENCLAVE {enclave.verdict.mrenclave}"]
             if set(enclave.verdict.not_proved) - set(NOT_PROVED):
-                details.append("version not checked")
-            yield report("sgx-enclave-verified", enclave.path, *details)
+                parts.append("version not checked")
+            reference = f"reference {enclave.reference}"
+            left = LONGEST - len("; ".join([*parts, ""]))
+            # The end of a path says more than its start.
+            short = reference if len(reference) <= left else f"reference …{reference[11 - left :]}"
+            yield report("sgx-enclave-verified", *parts, short)
 
 
 def is_verified(enclave: EnclaveResult) -> bool:
@@ -150,40 +156,39 @@ def is_sound_unsigned(enclave: EnclaveResult) -> bool:
     return not enclave.signed and not enclave.exit_status
 
 
-def _worded(finding: Finding, path: str, extra: tuple[str, ...]) -> Report:
+def _worded(finding: Finding, path: str, verdict: Optional[Verdict] = None) -> Report:
+    """The line of a finding: the cause, the file and the place in it, the rest; no path twice."""
     id_ = id_of(finding.code)
     message = finding.message if id_ != FAILED else f"{finding.code}: {finding.message}"
-    details = [path, message] if path else [message]
-    if finding.block is not None:
-        details.append(f"block {finding.block}")
-    if finding.offset is not None:
-        details.append(f"offset 0x{finding.offset:x}")
-    details += extra
-    if finding.expected is not None:
-        details.append(f"expected {finding.expected}")
-    if finding.found is not None:
-        details.append(f"found {finding.found}")
-    return report(id_, *details)
+    explanation = verdict.explanation if verdict is not None else None
+    place = _place(explanation.differences, finding.offset) if explanation else None
+    where = [
+        *([] if finding.block is None else [f"block {finding.block}"]),
+        *([] if finding.offset is None else [f"offset 0x{finding.offset:x}"]),
+        *(_named(place) if place is not None else ()),
+    ]
+    parts = [path] if path and path not in message else []
+    parts += [", ".join(where)] if where else []
+    causes = explanation.causes if explanation else ()
+    if causes:
+        cause = f"cause {causes[0].code}: {causes[0].message}"
+        short = cause if len(cause) <= _CAUSE else f"{cause[: _CAUSE - 1]}…"
+        parts = [short, *parts, message]
+    else:
+        parts = [message, *parts]
+    base = path.rpartition("/")[2]
+    for word, text in (("expected", finding.expected), ("found", finding.found)):
+        if text is not None:
+            parts.append(f"{word} {text.replace(path, base) if path else text}")
+    return report(id_, *parts)
 
 
-def _explained(verdict: Verdict, finding: Finding) -> Iterator[str]:
-    """Where the first differing byte is, and why it may differ."""
-    explanation = verdict.explanation
-    if explanation is None or finding.code not in (*_PAYLOAD, *_METADATA):
-        return
-    place = _place(explanation.differences, finding.offset)
-    if place is not None:
-        if place.segment is not None:
-            yield f"segment {place.segment}"
-        if place.section is not None:
-            yield f"section {place.section}"
-        if place.symbol is not None:
-            yield f"symbol {place.symbol}"
-        if place.field is not None:
-            yield f"field {place.field}"
-        yield "measured" if place.measured else "not measured"
-    for cause in explanation.causes[:_MOST_CAUSES]:
-        yield f"cause {cause.code}: {cause.message}"
+def _named(place: Difference) -> Iterator[str]:
+    for name in ("segment", "section", "symbol", "field"):
+        value = getattr(place, name)
+        if value is not None:
+            yield f"{name} {value}"
+    yield "measured" if place.measured else "not measured"
 
 
 def _place(differences: Sequence[Difference], offset: Optional[int]) -> Optional[Difference]:

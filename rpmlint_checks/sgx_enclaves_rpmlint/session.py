@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 BADNESS = 10_000
 LEVELS = {"error": "E", "warning": "W", "info": "I"}
 FAILED = "sgx-enclave-check-failed"
+# Characters behind an id.
+LONGEST = 200
+_REST = "… see check-rpm --report"
 
 
 def kinds() -> Mapping[str, Kind]:
@@ -37,15 +40,19 @@ def id_of(code: str) -> str:
 
 
 class Report(NamedTuple):
-    """One line for rpmlint: its id and its details."""
+    """One line for rpmlint: its id and what is behind it."""
 
     code: str
-    details: tuple[str, ...]
+    text: str
 
 
-def report(code: str, *details: str) -> Report:
-    """A report with that id; names come out of packages and must not steer a terminal."""
-    return Report(code, tuple(map(printable, details)))
+def report(code: str, *parts: str) -> Report:
+    """A report with that id, of parts in the order of their weight; what is too long is cut.
+
+    Names come out of packages and must not steer a terminal.
+    """
+    text = "; ".join(map(printable, parts))
+    return Report(code, text if len(text) <= LONGEST else text[: LONGEST - len(_REST)] + _REST)
 
 
 def defend(output: Output) -> None:
@@ -122,7 +129,7 @@ class Session:
 
     def _emit(self, subject: object, found: Report) -> None:
         level = LEVELS[kinds()[found.code].severity]
-        self._output.add_info(level, subject, found.code, *found.details)
+        self._output.add_info(level, subject, found.code, found.text)
 
 
 def _failed(error: Exception) -> Report:

@@ -79,7 +79,7 @@ def test_an_installed_package_verifies(rpmlint: Rpmlint, shop: Shop) -> None:
     macros = f"%_dbpath {database}\n"
     lint = rpmlint(shop.signed_rpm(), rpmmacros=macros)
     assert lint.ours == VERIFIED_BY_A_NEIGHBOUR, lint.text
-    assert str(root) in lint.of("sgx-enclave-verified")[0]
+    assert lint.of("sgx-enclave-verified")[0].endswith("/libsgx_pce.so")
     library = next(root.glob("usr/**/libsgx_pce.so"))
     library.write_bytes(shop.unsigned[:-1] + b"?")
     lint = rpmlint(shop.signed_rpm(), rpmmacros=macros)

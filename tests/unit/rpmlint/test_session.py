@@ -22,6 +22,7 @@ from sgx_enclaves.release.manifest import EnclaveRecord, FileRecord, Manifest, w
 from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.enclaves.synthetic import small_enclave
+from tests.golden.enclaves import CODE
 from tests.support.keys import foreign_key, mrsigner, vendor_key
 from tests.support.signed import Case, signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
@@ -171,6 +172,27 @@ REFUSED: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
+def test_a_line_is_short_and_begins_with_the_cause(bench: Bench, kind: str) -> None:
+    output = bench.run(bench.rpm(REFUSED[kind]()))
+    for _level, _id, details in output.found:
+        assert len(details) <= 200
+        assert details.count(SIGNED) == (_id != "sgx-enclave-missing")
+        first = details.split("; ")[0]
+        assert SIGNED not in first or first.startswith((f"{SIGNED} ", f"{SIGNED}: "))
+        if len(details) == 200:
+            assert details.endswith("… see check-rpm --report")
+
+
+def test_a_changed_byte_is_explained_first(bench: Bench) -> None:
+    changed = CASE.signed.replace(CODE, b"\x90" + CODE[1:])
+    ((_level, _kind, details),) = bench.run(bench.rpm(changed)).found
+    cause, path, where, *_others = details.split("; ")
+    assert cause.startswith("cause ")
+    assert path == SIGNED
+    assert where.startswith("offset 0x")
+
+
+@pytest.mark.parametrize("kind", REFUSED)
 def test_refused(bench: Bench, kind: str) -> None:
     output = bench.run(bench.rpm(REFUSED[kind]()))
     assert kind in output.ids, output.found
@@ -287,7 +309,7 @@ def test_the_release_has_a_file_of_that_version(bench: Bench) -> None:
 
 def test_what_is_not_known_of_the_version_is_said(bench: Bench) -> None:
     ((_level, _kind, details),) = bench.run(bench.rpm(CASE.signed)).found
-    assert details.endswith("version not checked")
+    assert "; version not checked; reference " in details
     (bench.reference / "libsgx_pce.so").rename(bench.reference / "libsgx_pce.so.1.25.100.1")
     ((_level, _kind, details),) = bench.run(bench.rpm(CASE.signed)).found
     assert "version not checked" not in details
@@ -304,7 +326,7 @@ def test_what_is_not_known_of_the_version_is_said(bench: Bench) -> None:
         (
             provided(("pce:signed", "2.25"), ("pce:signed:prebuilt", "2.26")),
             VERSION,
-            "has another version than sgx-enclave(pce:signed) expected 2.25 found 2.26",
+            "has another version than sgx-enclave(pce:signed); /usr/x86_64",
         ),
     ],
 )
@@ -322,16 +344,15 @@ def test_unconventional_provides(bench: Bench, provides: Any, kind: str, detail:
 def test_an_unconventional_package_name(bench: Bench, name: str) -> None:
     ((kind, details),) = warnings(bench, name=name)
     assert kind == NAME
-    assert f"package {name} expected sgx-enclave-KIND-pce-signed" in details
+    assert details.startswith(f"it is in the package {name}; ")
+    assert details.endswith("; expected sgx-enclave-KIND-pce-signed")
 
 
 def test_a_file_without_a_version(bench: Bench) -> None:
     package = bench.folder / "x.rpm"
     package.write_bytes(packaged([RpmFile(BASE, CASE.signed)]))
     output = bench.run(Pkg(str(package), provides=GOOD_PROVIDES))
-    assert (VERSION, "no version") in [
-        (kind, " ".join(details.split()[-2:])) for _level, kind, details in output.found
-    ]
+    assert ("W", VERSION, f"the file name has no version; {BASE}") in output.found
 
 
 def test_an_unsigned_enclave_in_a_signed_package(bench: Bench) -> None:
@@ -344,7 +365,7 @@ def test_an_unsigned_enclave_in_a_signed_package(bench: Bench) -> None:
     output = bench.run(Pkg(str(package), provides=GOOD_PROVIDES))
     kind = "sgx-enclave-unsigned-in-signed-package"
     ((level, details),) = [(lv, d) for lv, found, d in output.found if found == kind]
-    assert (level, details.split()[0]) == ("W", ENCLAVE_FOLDER + "libsgx_pce.so")
+    assert (level, details.split("; ")[-1]) == ("W", ENCLAVE_FOLDER + "libsgx_pce.so")
     output = bench.run(unsigned_rpm(bench))
     assert kind not in output.ids
 
