@@ -59,21 +59,17 @@ from sgx_enclaves.enclave.metadata import (
 )
 from sgx_enclaves.enclave.sdk import Generation, Rules
 from sgx_enclaves.enclave.sigstruct import (
-    FLAG_AEXNOTIFY,
     FLAG_DEBUG,
-    FLAG_EINITTOKENKEY,
-    FLAG_KSS,
     FLAG_MODE64BIT,
-    FLAG_PROVISIONKEY,
+    FLAG_OPTIONS,
     HEADER1,
     HEADER2,
     RSA_EXPONENT,
     SECINFO_RW,
     TYPE_DEBUG,
     VENDOR_INTEL,
-    XFRM_AMX,
     XFRM_LEGACY,
-    XFRM_PKRU,
+    XFRM_OPTIONS,
     Sigstruct,
 )
 from sgx_enclaves.errors import FormatError
@@ -189,19 +185,9 @@ def patched(
 
 
 def sigstruct_body(values: Mapping[str, int], generation: Generation) -> Sigstruct:
-    """SIGSTRUCT with measurement and signature still zero.
-
-    Args:
-        values: every option's value.
-        generation: whose tool to follow.
-    """
+    """SIGSTRUCT with measurement and signature still zero."""
     flags, mask = FLAG_MODE64BIT, generation.flags_mask
-    for option, bit in (
-        ("ProvisionKey", FLAG_PROVISIONKEY),
-        ("LaunchKey", FLAG_EINITTOKENKEY),
-        ("EnableKSS", FLAG_KSS),
-        ("EnableAEXNotify", FLAG_AEXNOTIFY),
-    ):
+    for option, bit in FLAG_OPTIONS.items():
         if values[option]:
             flags |= bit
             mask |= bit
@@ -210,7 +196,7 @@ def sigstruct_body(values: Mapping[str, int], generation: Generation) -> Sigstru
     xfrm = XFRM_LEGACY
     # Legacy state and everything that the SDK does not know must be as signed.
     xfrm_mask = XFRM_LEGACY | (_U64 & ~generation.xfrm)
-    for option, bits in (("PKRU", XFRM_PKRU), ("AMX", XFRM_AMX)):
+    for option, bits in XFRM_OPTIONS.items():
         if values[option] == 1:
             xfrm |= bits
         if values[option] == 2:
@@ -252,11 +238,6 @@ _OLD_THREAD_DATA_SIZE = 152
 
 def legacy_block(image: EnclaveImage, values: Mapping[str, int], generation: Generation) -> Block:
     """The block that an SDK before 2.0 writes, not yet measured.
-
-    Args:
-        image: the unsigned enclave.
-        values: every option's value.
-        generation: whose tool to follow.
 
     Raises:
         ConfigError: the enclave would be larger than an address space.
@@ -328,14 +309,7 @@ def _legacy_plan(
 
 
 def compatible_block(block: Block, version: Version, rules: Rules, tcs_num: int) -> Block:
-    """Derive the compatible block.
-
-    Args:
-        block: the newest one.
-        version: the compatible version without ELRANGE.
-        rules: the SDK's rules.
-        tcs_num: threads that exist when the enclave starts.
-    """
+    """The compatible block; `version` is that without ELRANGE."""
     if block.version.has_elrange:
         version = Version(version.major + ELRANGE_MAJOR, version.minor)
     table = _compatible_layout(block.layout, tcs_num, rules)

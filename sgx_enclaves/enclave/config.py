@@ -105,6 +105,19 @@ RENAMED: Mapping[str, str] = {
 }
 
 
+# Sizes of whole pages that one maximum bounds.
+SIZES = (
+    "StackMaxSize",
+    "StackMinSize",
+    "HeapMaxSize",
+    "HeapMinSize",
+    "HeapInitSize",
+    "ReservedMemMaxSize",
+    "ReservedMemMinSize",
+    "ReservedMemInitSize",
+)
+
+
 @record
 class Config:
     """The options that a config.xml gives, before an SDK has judged them.
@@ -274,25 +287,8 @@ def _not_well_formed(
     return ConfigError(f"line {line}: not well-formed XML", file=name, found=found, hint=hint)
 
 
-_PAGED = (
-    "StackMaxSize",
-    "StackMinSize",
-    "HeapMaxSize",
-    "HeapMinSize",
-    "HeapInitSize",
-    "ReservedMemMaxSize",
-    "ReservedMemMinSize",
-    "ReservedMemInitSize",
-    "UserRegionSize",
-)
-
-
 def check_values(values: Mapping[str, int], config: Config) -> None:
     """Refuse what the tool refuses.
-
-    Args:
-        values: every option's value, defaults filled in.
-        config: which of them the file really gives.
 
     Raises:
         ConfigError: naming the first rule that is broken.
@@ -302,7 +298,7 @@ def check_values(values: Mapping[str, int], config: Config) -> None:
 
 
 def _problems(values: Mapping[str, int], given: Mapping[str, int]) -> Iterator[str]:
-    for name in _PAGED:
+    for name in (*SIZES, "UserRegionSize"):
         if values[name] % PAGE_SIZE:
             yield f"{name} is not a multiple of 0x{PAGE_SIZE:x}: 0x{values[name]:x}"
     if values["StackMinSize"] > values["StackMaxSize"]:

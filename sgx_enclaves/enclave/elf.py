@@ -447,10 +447,6 @@ def obstacles(image: EnclaveImage) -> Iterator[Obstacle]:
 def require_loadable(image: EnclaveImage, ignored: frozenset[str] = frozenset()) -> None:
     """Refuse to sign what the SDK's tool refuses.
 
-    Args:
-        image: the unsigned enclave.
-        ignored: the options, see `Obstacle`, of what its user accepts.
-
     Raises:
         SigningError: the first reason.
         FormatError: a table that does not fit the file.

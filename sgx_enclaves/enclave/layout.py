@@ -145,13 +145,6 @@ def plan_layout(
 ) -> LayoutPlan:
     """Lay out everything behind the image.
 
-    Args:
-        image: the unsigned enclave.
-        sizes: what the config asks for.
-        generation: whose tool to follow.
-        tcs_offset: where in the block the TCS template will stand.
-        wants_sgx2: whether a block for SGX2 platforms is written.
-
     Raises:
         ConfigError: the enclave would be larger than an address space.
     """

@@ -19,7 +19,7 @@ from enum import Enum
 from itertools import accumulate
 from typing import Any, Optional
 
-from sgx_enclaves.enclave.config import OPTIONS, RENAMED, Config
+from sgx_enclaves.enclave.config import OPTIONS, RENAMED, SIZES, Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import TCS_TEMPLATE_SIZE, Block, LayoutEntry, Version
 from sgx_enclaves.enclave.sigstruct import (
@@ -236,21 +236,11 @@ class Generation:
         return frozenset(int(major) << 16 | int(minor) for major, minor, *_ in parts)
 
 
-_SIZES = (
-    "StackMaxSize",
-    "StackMinSize",
-    "HeapMaxSize",
-    "HeapMinSize",
-    "HeapInitSize",
-    "ReservedMemMaxSize",
-    "ReservedMemMinSize",
-    "ReservedMemInitSize",
-)
 _OLD_SIZE_MAX = 0x1F_FFFF_FFFF
 
 
 def _size_ranges(maximum: int, stack_minimum: int) -> dict[str, tuple[int, int, int]]:
-    ranges = {n: (maximum, OPTIONS[n].minimum, OPTIONS[n].default) for n in _SIZES}
+    ranges = {n: (maximum, OPTIONS[n].minimum, OPTIONS[n].default) for n in SIZES}
     ranges["StackMaxSize"] = (maximum, stack_minimum, OPTIONS["StackMaxSize"].default)
     ranges["StackMinSize"] = (maximum, stack_minimum, stack_minimum)
     return ranges

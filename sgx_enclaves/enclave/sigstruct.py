@@ -59,6 +59,15 @@ XFRM_NAMES = {
     XFRM_AMX: "AMX",
 }
 
+# Options of config.xml that set a bit of ATTRIBUTES, and those that set bits of XFRM.
+FLAG_OPTIONS = {
+    "ProvisionKey": FLAG_PROVISIONKEY,
+    "LaunchKey": FLAG_EINITTOKENKEY,
+    "EnableKSS": FLAG_KSS,
+    "EnableAEXNotify": FLAG_AEXNOTIFY,
+}
+XFRM_OPTIONS = {"PKRU": XFRM_PKRU, "AMX": XFRM_AMX}
+
 MISC_NAMES = {0x1: "EXINFO", 0x2: "CPINFO"}
 
 SECINFO_R = 0x1

@@ -113,18 +113,7 @@ def explain(
     limits: Limits = DEFAULT_LIMITS,
     symbols: Optional[bytes] = None,
 ) -> Explanation:
-    """Explain the differences between our build and the vendor's file.
-
-    Args:
-        built: the unsigned enclave that we made.
-        signed: the vendor's file.
-        regenerated: the metadata that it should have; None when unknown.
-        config: the config.xml that they were regenerated with.
-        signed_name: what to call the vendor's file.
-        most: how many differences to list.
-        limits: bounds for reading the vendor's file.
-        symbols: our build before it was stripped.
-    """
+    """Explain the differences between our build and the vendor's file."""
     explainer = _Explainer(built, signed, regenerated, config, signed_name, limits, most, symbols)
     return explainer.explanation()
 

@@ -38,18 +38,14 @@ from sgx_enclaves.enclave.metadata import (
 )
 from sgx_enclaves.enclave.regenerate import Regenerated
 from sgx_enclaves.enclave.sigstruct import (
-    FLAG_AEXNOTIFY,
     FLAG_DEBUG,
-    FLAG_EINITTOKENKEY,
-    FLAG_KSS,
-    FLAG_PROVISIONKEY,
+    FLAG_OPTIONS,
     SECINFO_TCS,
     SECINFO_X,
     TYPE_DEBUG,
     VENDOR_INTEL,
-    XFRM_AMX,
     XFRM_NAMES,
-    XFRM_PKRU,
+    XFRM_OPTIONS,
     Sigstruct,
     spell,
     spell_secinfo,
@@ -86,18 +82,14 @@ def _sigstruct_options(block: Block) -> dict[str, int]:
         "ISVSVN": sigstruct.isvsvn,
         "ReleaseType": int(bool(sigstruct.type & TYPE_DEBUG)),
         "IntelSigned": int(sigstruct.vendor == VENDOR_INTEL),
-        "ProvisionKey": int(bool(flags & FLAG_PROVISIONKEY)),
-        "LaunchKey": int(bool(flags & FLAG_EINITTOKENKEY)),
-        "EnableKSS": int(bool(flags & FLAG_KSS)),
-        "EnableAEXNotify": int(bool(flags & FLAG_AEXNOTIFY)),
+        **{name: int(bool(flags & bit)) for name, bit in FLAG_OPTIONS.items()},
         "DisableDebug": int(bool(sigstruct.attributemask_flags & FLAG_DEBUG)),
         "HW": sigstruct.swdefined,
         "TCSPolicy": header.tcs_policy,
         "TCSMinPool": header.tcs_min_pool,
         "MiscSelect": sigstruct.miscselect | header.desired_misc_select,
         "MiscMask": sigstruct.miscmask,
-        "PKRU": _xfrm_option(sigstruct, XFRM_PKRU),
-        "AMX": _xfrm_option(sigstruct, XFRM_AMX),
+        **{name: _xfrm_option(sigstruct, bits) for name, bits in XFRM_OPTIONS.items()},
         "ISVFAMILYID_L": half(sigstruct.isvfamilyid, 0),
         "ISVFAMILYID_H": half(sigstruct.isvfamilyid, 1),
         "ISVEXTPRODID_L": half(sigstruct.isvextprodid, 0),
@@ -194,9 +186,9 @@ def hostile_causes(
     """
     moved = theirs.global_data if theirs is not None else None
     for index, block in enumerate(vendor.blocks):
-        ours = _counterpart(regenerated, index)
-        yield from _patches(index, ours, block, places, moved)
-        yield from _layout(index, ours, block)
+        ours = regenerated.blocks[min(index, len(regenerated.blocks) - 1)]
+        yield from _first(list(_patches(index, ours, block, places, moved)), "patches")
+        yield from _first(list(_layout(index, ours, block)), "layout entries")
     if any(vendor.tail):
         used = len(vendor.tail) - vendor.tail.count(0)
         yield Cause(
@@ -207,30 +199,26 @@ def hostile_causes(
         )
 
 
-def _counterpart(regenerated: Regenerated, index: int) -> Block:
-    return regenerated.blocks[min(index, len(regenerated.blocks) - 1)]
+def _first(causes: list[Cause], what: str) -> Iterator[Cause]:
+    yield from causes[:_MOST]
+    if len(causes) > _MOST:
+        yield Cause(causes[0].code, f"... and {len(causes) - _MOST} more such {what}", _HOSTILE)
 
 
 def _patches(
     index: int, ours: Block, block: Block, places: FileMap, moved: Optional[tuple[int, int]]
 ) -> Iterator[Cause]:
     targets = {(p.dst, p.size) for p in ours.patches} | {moved}
-    strange = [(n, p) for n, p in enumerate(block.patches) if (p.dst, p.size) not in targets]
-    for number, patch in strange[:_MOST]:
-        measured = places.measures(patch.dst, patch.dst + patch.size)
-        effect = "patches measured bytes at load: hostile" if measured else "is not the SDK's"
-        yield Cause(
-            "metadata-patch",
-            f"patch[{number}] of block {index} overwrites {patch.size} bytes of "
-            f"{_target(patch, places)} when the enclave is loaded: the metadata {effect}",
-            _HOSTILE,
-        )
-    yield from _more(len(strange), "metadata-patch", "patches")
-
-
-def _more(count: int, code: str, what: str) -> Iterator[Cause]:
-    if count > _MOST:
-        yield Cause(code, f"... and {count - _MOST} more such {what}", _HOSTILE)
+    for number, patch in enumerate(block.patches):
+        if (patch.dst, patch.size) not in targets:
+            measured = places.measures(patch.dst, patch.dst + patch.size)
+            effect = "patches measured bytes at load: hostile" if measured else "is not the SDK's"
+            yield Cause(
+                "metadata-patch",
+                f"patch[{number}] of block {index} overwrites {patch.size} bytes of "
+                f"{_target(patch, places)} when the enclave is loaded: the metadata {effect}",
+                _HOSTILE,
+            )
 
 
 def _target(patch: PatchEntry, places: FileMap) -> str:
@@ -241,22 +229,16 @@ def _target(patch: PatchEntry, places: FileMap) -> str:
 
 def _layout(index: int, ours: Block, block: Block) -> Iterator[Cause]:
     usual = {_kind(e) for e in ours.layout if isinstance(e, LayoutEntry)}
-    strange = [
-        (number, item, reason)
-        for number, item in enumerate(block.layout)
-        if isinstance(item, LayoutEntry) and _kind(item) not in usual
-        for reason in (_strangeness(item),)
-        if reason
-    ]
-    for number, item, reason in strange[:_MOST]:
-        name = block.layout_name(item)
-        yield Cause(
-            "metadata-layout",
-            f"layout[{number}] of block {index} ({name}) adds {item.page_count} pages "
-            f"({spell_secinfo(item.si_flags)}) {reason}: hostile",
-            _HOSTILE,
-        )
-    yield from _more(len(strange), "metadata-layout", "layout entries")
+    for number, item in enumerate(block.layout):
+        if isinstance(item, LayoutEntry) and _kind(item) not in usual:
+            reason = _strangeness(item)
+            if reason is not None:
+                yield Cause(
+                    "metadata-layout",
+                    f"layout[{number}] of block {index} ({block.layout_name(item)}) adds "
+                    f"{item.page_count} pages ({spell_secinfo(item.si_flags)}) {reason}: hostile",
+                    _HOSTILE,
+                )
 
 
 def _kind(item: LayoutEntry) -> tuple[int, int, bool]:
@@ -343,7 +325,7 @@ def _xfrm_causes(ours: Block, theirs: Block, index: int) -> Iterator[Cause]:
     """CPU features that a signer asks for beyond what config.xml can say, as Occlum's does."""
     expected, found = ours.sigstruct.attributes_xfrm, theirs.sigstruct.attributes_xfrm
     masks = ours.sigstruct.attributemask_xfrm, theirs.sigstruct.attributemask_xfrm
-    if (expected ^ found) & ~_XFRM_OPTIONS or (masks[0] ^ masks[1]) & ~_XFRM_OPTIONS:
+    if (expected ^ found | masks[0] ^ masks[1]) & ~sum(XFRM_OPTIONS.values()):
         yield Cause(
             "xfrm",
             f"the signer of block {index} asked for other CPU features (XFRM): "
@@ -351,9 +333,6 @@ def _xfrm_causes(ours: Block, theirs: Block, index: int) -> Iterator[Cause]:
             f"{spell(expected, XFRM_NAMES)} (0x{expected:x}, mask 0x{masks[0]:x})",
             "sign with the tool of the SDK: no option of config.xml gives these",
         )
-
-
-_XFRM_OPTIONS = XFRM_PKRU | XFRM_AMX
 
 
 def _says(value: int) -> str:
