@@ -19,14 +19,16 @@ lines that begin with blanks:
 from __future__ import annotations
 
 import argparse
-import datetime
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sgx_enclaves.enclave.policy import all_pins, not_shipped, pin_named
+
+if TYPE_CHECKING:
+    import datetime
 
 Run = Callable[[argparse.Namespace], int]
 Read = Callable[[str], Any]
@@ -161,6 +163,8 @@ def _named(
 
 
 def _date(text: str) -> datetime.date:
+    import datetime
+
     try:
         return datetime.date.fromisoformat(text)
     except ValueError:

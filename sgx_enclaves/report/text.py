@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
-from sgx_enclaves.catalogue.records import MAKERS
 from sgx_enclaves.enclave.verdict import (
     BlockFacts,
     Difference,
@@ -26,17 +25,10 @@ from sgx_enclaves.enclave.verdict import (
     Verdict,
 )
 from sgx_enclaves.plain import printable
-from sgx_enclaves.release.outcome import (
-    BuildFacts,
-    BuildKind,
-    EnclaveOutcome,
-    ReleaseVerdict,
-    Stage,
-    StageState,
-)
 
 if TYPE_CHECKING:
     # A comparison, which prints a verdict only, does without them.
+    from sgx_enclaves.release.outcome import BuildFacts, EnclaveOutcome, ReleaseVerdict, Stage
     from sgx_enclaves.rpm.check import EnclaveResult, PackageResult
     from sgx_enclaves.rpm.scan import Survey
 
@@ -262,11 +254,11 @@ _REASONS, _UNPINNED, _MISMATCHES = 3, 6, 3
 _LONGEST_VALUE = 120
 
 _BUILD_WORDS = {
-    BuildKind.DESIGNATED: "built here with the designated toolchain",
-    BuildKind.OPEN: "built here with the designated toolchain, NOT SEPARATED from the machine",
-    BuildKind.HOST: "built here with ANOTHER toolchain than the designated one",
-    BuildKind.GIVEN: "a build that was given; how it was made is not proved here",
-    BuildKind.NONE: "nothing was built",
+    "DESIGNATED": "built here with the designated toolchain",
+    "OPEN": "built here with the designated toolchain, NOT SEPARATED from the machine",
+    "HOST": "built here with ANOTHER toolchain than the designated one",
+    "GIVEN": "a build that was given; how it was made is not proved here",
+    "NONE": "nothing was built",
 }
 
 
@@ -291,7 +283,9 @@ def reproducible_words(verdict: ReleaseVerdict) -> str:
 
 def build_words(build: BuildFacts) -> str:
     """Whose build it is, by which route if not the maker's, and what a given one says of itself."""
-    text = f"{build.tree}: {_BUILD_WORDS[build.kind]}"
+    from sgx_enclaves.catalogue.records import MAKERS  # noqa: PLC0415  (see TYPE_CHECKING)
+
+    text = f"{build.tree}: {_BUILD_WORDS[build.kind.name]}"
     text += f", by the route {build.route!r}" if build.route not in ("", MAKERS) else ""
     return text + (f"; {build.says}" if build.says else "")
 
@@ -310,7 +304,7 @@ def _release_rows(verdict: ReleaseVerdict) -> Iterator[Row]:
     shown: set[Finding] = set()
     for index, stage in enumerate(verdict.stages):
         yield Row("" if index else "stages", _stage_words(stage), hang=_HANG)
-        if stage.state is StageState.REFUSED:
+        if stage.state.name == "REFUSED":
             # what is wrong with the toolchain stands with the build
             if stage.name != "toolchain":
                 yield from _reasons(stage.findings)
