@@ -38,7 +38,9 @@ VENDOR = ("tests/redteam/test_vendor_fields.py", "tests/unit/enclave")
 # The module, and the tests that must notice a change to it.
 TARGETS: Mapping[str, Sequence[str]] = {
     "sgx_enclaves.enclave.compare": VENDOR,
-    "sgx_enclaves.enclave.policy": VENDOR,
+    "sgx_enclaves.catalogue.identity": ("tests/unit/catalogue/test_identity.py",),
+    "sgx_enclaves.enclave.policy": (*VENDOR, "tests/unit/catalogue/test_identity.py"),
+    "sgx_enclaves.enclave.sigstruct": VENDOR,
     "sgx_enclaves.enclave.verdict": VENDOR,
     "sgx_enclaves.gate.decide": ("tests/unit/gate",),
     "sgx_enclaves.rpm.references": ("tests/unit/rpm",),

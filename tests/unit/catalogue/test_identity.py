@@ -175,6 +175,8 @@ def test_a_chain_that_does_not_hold(chain: bytes, message: str) -> None:
 
 
 def test_days_and_roots() -> None:
+    for day in (datetime.date(2025, 6, 3), datetime.date(2025, 7, 3)):
+        assert read(answer(), day=day).issued == "2025-06-03"
     for day in (datetime.date(2025, 6, 2), datetime.date(2025, 7, 4)):
         with pytest.raises(IdentityError, match="not valid on this day"):
             read(answer(), day=day)
