@@ -19,6 +19,7 @@ import functools
 import os
 import typing
 from collections.abc import Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union
 
 from sgx_enclaves.errors import SgxEnclavesError, UnsupportedError
@@ -103,6 +104,7 @@ def record(cls: type[T]) -> type[T]:
 _EXCERPT = 80
 _MIB = 1 << 20
 _MOST_DOTS = 128
+_MOST_MISTAKES = 100
 
 
 def printable(text: str) -> str:
@@ -280,10 +282,9 @@ def validate(
             file=file,
             hint="install python3-jsonschema (on PyPI: jsonschema)",
         ) from None
-    mistakes = sorted(
-        jsonschema.Draft7Validator(_resolved(schema, schema)).iter_errors(data),
-        key=lambda m: str(list(m.absolute_path)),
-    )
+    # Of a million mistakes each would cost kilobytes.
+    found = jsonschema.Draft7Validator(_resolved(schema, schema)).iter_errors(data)
+    mistakes = sorted(islice(found, _MOST_MISTAKES), key=lambda m: str(list(m.absolute_path)))
     if mistakes:
         _refuse_mistake(mistakes[0], file, error)
 

@@ -204,6 +204,25 @@ def test_what_is_no_report(folder: Path, run: Run, content: bytes, says: str) ->
     assert says in err
 
 
+def test_a_million_mistakes_are_one(folder: Path) -> None:
+    report = json.loads((folder / REPORT).read_text())
+    report["enclaves"], command = [0] * 1_000_000, f"{sys.executable} -m sgx_enclaves"
+    (folder / "bad.json").write_text(json.dumps(report))
+    ended = subprocess.run(
+        [
+            "/bin/sh",
+            "-c",
+            f"ulimit -v {1 << 20}; exec {sys.executable} -m sgx_enclaves recheck bad.json",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "enclaves[0] does not fit" in ended.stderr
+
+
 @pytest.mark.slow
 def test_a_hundred_megabytes_of_nested_json(folder: Path) -> None:
     with (folder / "bad.json").open("wb") as file:
