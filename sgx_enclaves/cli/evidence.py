@@ -230,14 +230,12 @@ def verify_attestation(args: argparse.Namespace) -> int:
     return status
 
 
-def chosen_attested(args: argparse.Namespace) -> Optional[frozenset[str]]:
-    """SHA-256 of the unsigned enclaves that `--attestation` names; None without one.
+def chosen_attested(args: argparse.Namespace) -> frozenset[str]:
+    """SHA-256 of the unsigned enclaves that `--attestation` names.
 
     Raises:
         SgxEnclavesError: see `verify_attestation`.
     """
-    if not args.attestation:
-        return None
     return frozenset(
         agreed(trusted(args.attestation, args.key, args.keyring), args.threshold).values()
     )

@@ -27,8 +27,8 @@ EXIT_INTERRUPTED = 130
 
 # What every verb takes.
 _EVERYWHERE = """
-^--quiet  say nothing on standard error but errors
-^--verbose  say on standard error what is read and done; print reports in full"""
+^-q, --quiet  say nothing on standard error but errors
+^-v, --verbose  say on standard error what is read and done; print reports in full"""
 
 
 class Listed(NamedTuple):

@@ -44,16 +44,26 @@ _COLOURS = {
 }
 
 
-# Whether a program reads the output, and whether anything was printed: of two JSON
-# documents it could read neither. How much is wanted on standard error.
-_json = _printed = _quiet = _verbose = False
+class _Run:
+    """What this run wants, and has done.
+
+    Attributes:
+        json: whether a program reads the output.
+        printed: whether anything was printed: of two JSON documents it could read neither.
+        quiet, verbose: how much is wanted on standard error.
+    """
+
+    json = printed = quiet = verbose = False
+
+
+_run = _Run()
 
 
 def begin(options: Container[str]) -> None:
     """Begin a run with these options: nothing was printed yet."""
-    global _json, _printed, _quiet, _verbose
-    _json, _printed = "--json" in options, False
-    _quiet, _verbose = "--quiet" in options, "--verbose" in options
+    _run.json, _run.printed = "--json" in options, False
+    _run.quiet = "--quiet" in options or "-q" in options
+    _run.verbose = "--verbose" in options or "-v" in options
 
 
 def out(*lines: str) -> None:
@@ -85,30 +95,30 @@ def out_json(plain: Mapping[str, object]) -> None:
 
 def out_json_error(error: SgxEnclavesError, status: int) -> None:
     """Print why there is no result, if a program asked for one and none was printed."""
-    if _json and not _printed:
+    if _run.json and not _run.printed:
         out_json({"exit_status": status, "error": error.as_dict()})
 
 
 def note(text: str) -> None:
     """Write a note on standard error, unless `--quiet` asks for none."""
-    if not _quiet:
+    if not _run.quiet:
         message(text)
 
 
 def detail(text: str) -> None:
     """Say what is read or done on standard error, if `--verbose` asks for that."""
-    if _verbose:
+    if _run.verbose:
         message(text)
 
 
 def is_verbose() -> bool:
     """Whether reports are wanted in full."""
-    return _verbose
+    return _run.verbose
 
 
 def progress() -> Progress:
     """What shows on standard error how far something is; nothing with `--quiet`."""
-    return silent if _quiet or sys.stderr is None else for_stream(sys.stderr)
+    return silent if _run.quiet or sys.stderr is None else for_stream(sys.stderr)
 
 
 def message(text: str) -> None:
@@ -269,8 +279,7 @@ def flush() -> None:
 
 
 def _write(text: str) -> None:
-    global _printed  # noqa: PLW0603  (a process has one standard output)
-    _printed = _printed or bool(text)
+    _run.printed = _run.printed or bool(text)
     try:
         try:
             sys.stdout.write(text)

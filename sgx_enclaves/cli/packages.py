@@ -8,22 +8,20 @@ import functools
 import json
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
 from sgx_enclaves.cli.compare import check_folder
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.evidence import chosen_attested
 from sgx_enclaves.cli.output import note, out, out_json, out_report, progress, width
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.evidence.facts import of_packages
-from sgx_enclaves.evidence.report import write_report
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS
 from sgx_enclaves.progress import Event
 from sgx_enclaves.report.as_json import result_dict, survey_dict
 from sgx_enclaves.report.text import report_lines, result_text, scan_summary
-from sgx_enclaves.rpm import scan as scanning
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.enclaves import provides_of
 from sgx_enclaves.rpm.references import Neighbours, neighbours_among, open_reference
@@ -59,7 +57,7 @@ def check_rpm(args: argparse.Namespace) -> int:
         check_folder(args.report)
     references = [open_reference(path) for path in args.reference]
     beside = neighbours_among(args.packages if len(args.packages) > 1 else ())
-    attested = chosen_attested(args)
+    attested = _attested(args)
     neighbours = Neighbours(beside, args.trust_neighbours, args.signed_neighbours, attested)
     generation = chosen_generation(args)
     status = 0
@@ -81,7 +79,7 @@ def check_rpm(args: argparse.Namespace) -> int:
     if args.json:
         out_json({"exit_status": status, "packages": plain})
     if args.report is not None:
-        write_report(args.report, of_packages("packages", plain))
+        _write_report(args, "packages", plain)
     return status
 
 
@@ -117,6 +115,8 @@ def scan(args: argparse.Namespace) -> int:
 
     Exit status: the highest of all packages, as check-rpm gives it.
     """
+    from sgx_enclaves.rpm import scan as scanning
+
     if args.report is not None:
         check_folder(args.report)
     chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
@@ -136,7 +136,7 @@ def scan(args: argparse.Namespace) -> int:
         beside,
         args.trust_neighbours,
         args.signed_neighbours,
-        chosen_attested(args),
+        _attested(args),
     )
     for problem in found.problems:
         note(f"{problem}; headers are read instead")
@@ -171,8 +171,24 @@ def scan(args: argparse.Namespace) -> int:
         out(*(line for report in reports for line in report_lines(report)))
         out(scan_summary(found, reports))
     if args.report is not None:
-        write_report(args.report, of_packages("scan", reports))
+        _write_report(args, "scan", reports)
     return status
+
+
+def _attested(args: argparse.Namespace) -> Optional[frozenset[str]]:
+    """See `chosen_attested`; what it needs is loaded only where attestations are named."""
+    if not args.attestation:
+        return None
+    from sgx_enclaves.cli.evidence import chosen_attested
+
+    return chosen_attested(args)
+
+
+def _write_report(args: argparse.Namespace, kind: str, reports: Sequence[dict[str, Any]]) -> None:
+    from sgx_enclaves.evidence.facts import of_packages
+    from sgx_enclaves.evidence.report import write_report
+
+    write_report(args.report, of_packages(kind, reports))
 
 
 @verb("""\

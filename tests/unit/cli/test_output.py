@@ -459,6 +459,8 @@ def test_quiet_and_verbose_are_about_standard_error(
     assert usual.err == ""
     assert main([*arguments, "--quiet"]) == 0
     assert capsys.readouterr() == usual
+    assert main([*arguments, "-v"]) == 0
+    assert "exit status 0, " in capsys.readouterr().err
     assert main([*arguments, "--verbose"]) == 0
     verbose = capsys.readouterr()
     assert verbose.out == usual.out
@@ -468,7 +470,7 @@ def test_quiet_and_verbose_are_about_standard_error(
     assert main(["show", "absent", "--quiet"]) == 2
     assert "absent" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main([*arguments, "--quiet", "--verbose"])
+        main([*arguments, "-q", "--verbose"])
 
 
 def test_a_verbose_report_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:

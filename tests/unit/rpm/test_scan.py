@@ -390,12 +390,19 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_shown_on_a_terminal_only(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for stream, expected in ((Terminal(), "] 6 of 6 packages (100 %)\n"), (io.StringIO(), "")):
-        monkeypatch.setattr("sys.stderr", stream)
-        run(str(tree))
-        assert stream.getvalue().endswith(expected)
-        assert bool(stream.getvalue()) is bool(expected)
+def test_progress_is_shown_where_a_scan_takes_long(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for patience, streams in ((3600.0, ("", "")), (0.0, ("\r\x1b[K", "of 6 packages (100 %)"))):
+        monkeypatch.setattr("sgx_enclaves.progress._PATIENCE", patience)
+        for stream, expected in zip((Terminal(), io.StringIO()), streams):
+            monkeypatch.setattr("sys.stderr", stream)
+            run(str(tree))
+            assert expected in stream.getvalue()
+            assert bool(stream.getvalue()) is bool(expected)
+            run(str(tree), "--quiet")
+            assert stream.getvalue().count("(100 %)") <= 1
 
 
 def test_unsigned_enclaves_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
