@@ -103,7 +103,7 @@ def build(args: argparse.Namespace) -> int:
         chosen_place(args),
         lambda artifact: fetcher.fetch(artifact, allow_unpinned=args.allow_unpinned),
         note,
-        StageStore(chosen_work_dir(args)),
+        StageStore(chosen_work_dir(args), say=note),
     )
     for enclave in manifest.enclaves if args.apart else ():
         if enclave.built:

@@ -99,7 +99,7 @@ def verify_release(args: argparse.Namespace) -> int:
         request,
         place=chosen_place(args, builds=args.built is None),
         fetcher=chosen_fetcher(args),
-        store=StageStore(chosen_work_dir(args)),
+        store=StageStore(chosen_work_dir(args), say=message),
         say=note,
     )
     verdict = verified.verdict

@@ -127,12 +127,16 @@ class Kept:
 class StageStore:
     """A directory of kept results; it is made when first written to.
 
-    `lock_timeout` is how many seconds to wait for another process at the same stage.
+    `lock_timeout` is how many seconds to wait for another process at the same stage; `say` hears
+    that it is waited for.
     """
 
-    def __init__(self, root: Path, lock_timeout: float = 4 * 3600.0) -> None:
+    def __init__(
+        self, root: Path, lock_timeout: float = 4 * 3600.0, say: Say = lambda _text: None
+    ) -> None:
         self.root = root
         self._lock_timeout = lock_timeout
+        self._say = say
 
     def trees_place(self, subject: str, inputs: Mapping[str, Any]) -> Path:
         """Where the trees of a build are; see `trees`."""
@@ -145,7 +149,7 @@ class StageStore:
         Trees that were kept of the same subject with other inputs are removed.
         """
         own = self.trees_place(subject, inputs)
-        with self._held(f"trees-{own.name}", self._lock_timeout):
+        with self._held(f"trees-{own.name}"):
             for other in {*own.parent.glob("*")} - {own}:
                 # another process may be at work there
                 with suppress(SgxEnclavesError), self._held(f"trees-{other.name}", 0.0):
@@ -155,9 +159,12 @@ class StageStore:
                 with suppress(OSError):
                     empty.rmdir()
 
-    def _held(self, name: str, timeout: float) -> AbstractContextManager[None]:
+    def _held(self, name: str, timeout: Optional[float] = None) -> AbstractContextManager[None]:
         path = self.root / "locks" / f"{name}.lock"
-        return locked(path, timeout, opening=_disk_errors(self.root))
+        words = f"another process builds the same; waiting for it ({path})"
+        waiting = None if timeout is not None else lambda: self._say(words)
+        most = self._lock_timeout if timeout is None else timeout
+        return locked(path, most, opening=_disk_errors(self.root), waiting=waiting)
 
     def run(
         self,
@@ -181,7 +188,7 @@ class StageStore:
         key = input_key(inputs)
         # part of the key is name enough; the record holds the whole, and is compared with it
         final = self.root / name / key[:_NAME_DIGITS]
-        with self._held(f"{name}-{key}", self._lock_timeout), _disk_errors(self.root):
+        with self._held(f"{name}-{key}"), _disk_errors(self.root):
             final.parent.mkdir(parents=True, exist_ok=True)
             notice = _problem(final, key) if final.exists() else ""
             if final.exists() and not notice and accept(final / "files"):

@@ -196,7 +196,8 @@ def test_no_progress_is_kept_without_a_directory(built_directory: Path) -> None:
 
 
 def test_two_at_once_make_it_once(tmp_path: Path) -> None:
-    store = StageStore(tmp_path, lock_timeout=20)
+    said: list[str] = []
+    store = StageStore(tmp_path, lock_timeout=20, say=said.append)
     make, inside, results = Maker(), threading.Event(), []
 
     def slow(into: Path) -> None:
@@ -210,6 +211,7 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     results.append(store.run("s", INPUTS, make))
     first.join(10)
     assert make.runs == 1
+    assert [line.partition(";")[0] for line in said] == ["another process builds the same"]
     assert sorted(kept.reused for kept in results) == [False, True]
 
 
