@@ -35,8 +35,8 @@ from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.archive import Contents, read_contents
 from sgx_enclaves.release.build import build_release, set_apart
 from sgx_enclaves.release.build_tree import BuildRequest
-from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.manifest import Manifest, load_built
+from sgx_enclaves.release.place import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.toolchain import (

@@ -20,7 +20,7 @@ from typing import Optional
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.enclave.verdict import Finding, Severity
-from sgx_enclaves.release.installed import BuildrootLock, LockedPackage
+from sgx_enclaves.release.place import BuildrootLock, LockedPackage
 from sgx_enclaves.release.toolchain import State, check_lock, same_version
 
 # What distributions call the packages of the catalogue's tools, where that is another name.

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Optional
 
 from sgx_enclaves.errors import BuildError, InputError, SgxEnclavesError
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.release.installed import InstalledPackage, installed_packages
 from sgx_enclaves.release.place import (
     STANDARD_PATH,
     Command,
     Ended,
+    InstalledPackage,
     Output,
     describe,
+    installed_packages,
     log_header,
     log_tail,
     run_program,

@@ -21,8 +21,7 @@ from sgx_enclaves.catalogue.records import Toolchain
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import BuildError, InputError
 from sgx_enclaves.plain import as_plain
-from sgx_enclaves.release.installed import BuildrootLock, LockedPackage
-from sgx_enclaves.release.place import STANDARD_PATH, Place
+from sgx_enclaves.release.place import STANDARD_PATH, BuildrootLock, LockedPackage, Place
 
 _NUMBER = r"(\d+(?:\.\d+)+[a-z]?)"
 

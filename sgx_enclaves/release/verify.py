@@ -26,7 +26,6 @@ from sgx_enclaves.files import can_have_workers, end_with_parent
 from sgx_enclaves.release.build import build_inputs, build_trees, plan_trees, trees_name
 from sgx_enclaves.release.build_tree import BuildRequest, TreeInputs, TreePlan
 from sgx_enclaves.release.fetch import Fetched, Fetcher
-from sgx_enclaves.release.installed import BuildrootLock
 from sgx_enclaves.release.manifest import (
     LOGS,
     NO_MANIFEST,
@@ -50,7 +49,7 @@ from sgx_enclaves.release.outcome import (
     decide,
     note,
 )
-from sgx_enclaves.release.place import Place, log_tail
+from sgx_enclaves.release.place import BuildrootLock, Place, log_tail
 from sgx_enclaves.release.store import Files, Say, StageLog, StageStore
 from sgx_enclaves.release.toolchain import (
     State,

@@ -27,8 +27,8 @@ from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.limits import Limits
 from sgx_enclaves.plain import parse_json, parse_toml
 from sgx_enclaves.release.archive import list_members
-from sgx_enclaves.release.installed import parse_lock
 from sgx_enclaves.release.manifest import read_manifest
+from sgx_enclaves.release.place import parse_lock
 from sgx_enclaves.rpm.reader import open_package
 from sgx_enclaves.rpm.repodata import read_repository
 from tests.support.records import record

@@ -29,8 +29,8 @@ from sgx_enclaves.errors import CatalogueError, SgxEnclavesError
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.plain import parse_toml
 from sgx_enclaves.release.archive import list_members, read_contents, unpack_tree
-from sgx_enclaves.release.installed import parse_lock
 from sgx_enclaves.release.manifest import read_manifest, write_manifest
+from sgx_enclaves.release.place import parse_lock
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.references import open_reference
 from sgx_enclaves.settings import load_settings

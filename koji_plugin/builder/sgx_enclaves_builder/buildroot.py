@@ -20,8 +20,16 @@ import koji
 
 from sgx_enclaves.errors import BuildError, SgxEnclavesError
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.release.installed import InstalledPackage, installed_packages
-from sgx_enclaves.release.place import Command, Ended, Output, Tree, describe, log_header
+from sgx_enclaves.release.place import (
+    Command,
+    Ended,
+    InstalledPackage,
+    Output,
+    Tree,
+    describe,
+    installed_packages,
+    log_header,
+)
 
 from .mock import Chroot
 from .provenance import component_urls

@@ -18,8 +18,8 @@ from sgx_enclaves.catalogue.records import Enclave, Release
 from sgx_enclaves.errors import SgxEnclavesError, UnsupportedError
 from sgx_enclaves.gate.origin import BuildHistory, MadeIn, SourceFile
 from sgx_enclaves.release.archive import read_contents
-from sgx_enclaves.release.installed import LockedPackage
 from sgx_enclaves.release.manifest import config_name, unsigned_name
+from sgx_enclaves.release.place import LockedPackage
 from sgx_enclaves.rpm.librpm import FileKind
 from sgx_enclaves.rpm.payload import PayloadFile, read_payload
 from sgx_enclaves.rpm.reader import open_package

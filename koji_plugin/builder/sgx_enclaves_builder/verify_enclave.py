@@ -45,9 +45,9 @@ from sgx_enclaves.gate.subjects import (
     without_ours,
 )
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.release.installed import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict, note
+from sgx_enclaves.release.place import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.verify import BuildOrigin, Request, Verified, verify_release
 from sgx_enclaves.report.as_json import verdict_dict

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.cli.main import main
-from sgx_enclaves.release.installed import (
+from sgx_enclaves.release.place import (
     BuildrootLock,
     InstalledPackage,
     LockedPackage,

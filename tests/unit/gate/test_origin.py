@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.gate.origin import BuildHistory, MadeIn, SourceFile, judge_origin
-from sgx_enclaves.release.installed import LockedPackage
+from sgx_enclaves.release.place import LockedPackage
 
 RELEASE = load_catalogue((OWN_FOLDER,)).release("sgx-2.25-dcap-1.22").along(["pce"])
 # what a distribution has today

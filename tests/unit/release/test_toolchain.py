@@ -27,15 +27,17 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
     UnsupportedError,
 )
-from sgx_enclaves.release.installed import (
+from sgx_enclaves.release.place import (
+    STANDARD_PATH,
     BuildrootLock,
     LockedPackage,
+    Output,
     dump_lock,
     installed_packages,
     parse_installed,
     parse_lock,
+    run_tool,
 )
-from sgx_enclaves.release.place import STANDARD_PATH, Output, run_tool
 from sgx_enclaves.release.sandbox import Machine, in_root
 from sgx_enclaves.release.toolchain import (
     PROBES,
@@ -434,7 +436,7 @@ def test_rpms_answer_is_read() -> None:
 
 def test_rpm_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "sgx_enclaves.release.installed.run_tool",
+        "sgx_enclaves.release.place.run_tool",
         lambda _command, _timeout: Output(1, "error: cannot open Packages database\n"),
     )
     with pytest.raises(InputError, match="status 1"):

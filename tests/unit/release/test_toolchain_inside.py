@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.release.installed import InstalledPackage, LockedPackage
-from sgx_enclaves.release.place import Output, Tree
+from sgx_enclaves.release.place import InstalledPackage, LockedPackage, Output, Tree
 from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.toolchain import FoundTool, look_at
 

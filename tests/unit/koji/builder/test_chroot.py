@@ -25,8 +25,7 @@ from sgx_enclaves_builder.config import Config
 from sgx_enclaves_builder.mock import Chroot, children_end_within, descendants
 
 from sgx_enclaves.errors import BuildError, InputError, LimitError
-from sgx_enclaves.release.installed import InstalledPackage
-from sgx_enclaves.release.place import Command
+from sgx_enclaves.release.place import Command, InstalledPackage
 from tests.unit.koji.builder.buildroots import FakeBuildRoot
 
 PATH = {"PATH": "/usr/bin:/bin"}

@@ -20,7 +20,7 @@ from sgx_enclaves.evidence.report import read_report
 from sgx_enclaves.evidence.statements import statements_of_record, vouched
 from sgx_enclaves.gate.origin import packages_digest
 from sgx_enclaves.gate.record import read_record
-from sgx_enclaves.release.installed import InstalledPackage, LockedPackage
+from sgx_enclaves.release.place import InstalledPackage, LockedPackage
 from tests.support.keys import foreign_key
 from tests.unit.koji.builder.buildroots import FakeBuildRoot, no_buildroot
 from tests.unit.koji.builder.world import PCE, World, sha256
