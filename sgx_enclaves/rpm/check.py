@@ -250,20 +250,30 @@ class _Judge:
         if not packed.signed:
             return self._described()
         decided, problems = self._best(references, None)
-        beside, others = self._best(neighbours.references, package.header.one("SOURCERPM", str))
+        source = package.header.one("SOURCERPM", str)
         if decided is not None:
-            both = _disagreement(decided, beside) if beside is not None else ()
+            both = _disagreement(decided.counterpart, neighbours, packed.path, source)
             attested = _unattested(decided, neighbours)
-            return self._labelled(decided).having(*both, *attested)
+            return self._finished(decided).having(*both, *attested)
+        beside, others = self._best(neighbours.references, source)
         if beside is None or problems:
             return self._described().having(*problems, *others, _not_reproduced(packed))
-        return self._labelled(beside).having(*_unauthenticated(beside, neighbours))
+        return self._finished(beside).having(*_unauthenticated(beside, neighbours))
 
-    def _labelled(self, compared: _Compared) -> EnclaveResult:
-        """The result with what is wrong with the enclave's versions, or was not checked of them."""
-        result = compared.result
-        known = (compared.counterpart.label, compared.counterpart.version)
-        wrong: list[Finding] = [*rules.another_file(result, *known), *_lower_isvsvn(compared)]
+    def _finished(self, compared: _Compared) -> EnclaveResult:
+        """The result that counts, explained, with what is wrong with the enclave's versions."""
+        counterpart, result = compared
+        verdict, config = result.verdict, counterpart.config
+        if verdict is not None and verdict.exit_status and config is not None:
+            # Costs start-up time, and is needed only when something is wrong.
+            from sgx_enclaves.explain.explain import explained  # noqa: PLC0415
+
+            limits = self._package.limits.enclave
+            verdict = explained(verdict, counterpart.data, self._packed.data, config, limits)
+            result = replace(result, verdict=verdict)
+        known = (counterpart.label, counterpart.version)
+        lower = _lower_isvsvn(verdict, counterpart.config_name)
+        wrong: list[Finding] = [*rules.another_file(result, *known), *lower]
         if not self._package.is_source:
             found, unchecked = rules.mislabelled(self._package, result, *known)
             wrong += found
@@ -283,10 +293,7 @@ class _Judge:
         problems: list[Finding] = []
         for reference in references:
             try:
-                for counterpart in reference.counterparts(self._packed.path):
-                    package = counterpart.package
-                    if source is not None and package is not None and package.source == source:
-                        continue
+                for counterpart in _counterparts(reference, self._packed.path, source):
                     found = _Compared(counterpart, self._compared(counterpart))
                     if best is None or found.result.exit_status < best.result.exit_status:
                         best = found
@@ -307,7 +314,6 @@ class _Judge:
                 hint="put the config.xml of the enclave's sources beside the unsigned enclave",
             )
             return replace(self._described(), reference=counterpart.name, findings=(finding,))
-        limits = self._package.limits.enclave
         verdict = compare(
             counterpart.data,
             packed.data,
@@ -315,14 +321,9 @@ class _Judge:
             self._policy_of(packed.path),
             names=(counterpart.name, packed.path, counterpart.config_name),
             generation=self._generation,
-            limits=limits,
+            limits=self._package.limits.enclave,
             digests=(counterpart.sha256, packed.sha256),
         )
-        if verdict.exit_status:
-            # Costs start-up time, and is needed only when something is wrong.
-            from sgx_enclaves.explain.explain import explained  # noqa: PLC0415
-
-            verdict = explained(verdict, counterpart.data, packed.data, counterpart.config, limits)
         described = self._described(verdict.signed.sha256)
         return replace(described, reference=counterpart.name, verdict=verdict)
 
@@ -339,16 +340,13 @@ class _Judge:
         )
 
 
-def _lower_isvsvn(compared: _Compared) -> Iterator[Finding]:
-    verdict = compared.result.verdict
+def _lower_isvsvn(verdict: Optional[Verdict], config: str) -> Iterator[Finding]:
     explanation = verdict.explanation if verdict else None
     for difference in explanation.differences if explanation else ():
         if _is_lower_isvsvn(difference):
+            message = f"ISVSVN is lower than {config} says"
             yield Finding(
-                "isvsvn-below-reference",
-                Severity.DIFFERS,
-                f"ISVSVN is lower than {compared.counterpart.config_name} says",
-                offset=difference.start,
+                "isvsvn-below-reference", Severity.DIFFERS, message, offset=difference.start
             )
 
 
@@ -365,14 +363,33 @@ def _is_lower_isvsvn(difference: Difference) -> bool:
     return found < expected
 
 
-def _disagreement(decided: _Compared, beside: _Compared) -> Iterator[Finding]:
-    if decided.counterpart.data != beside.counterpart.data:
+def _counterparts(reference: Reference, path: str, source: Optional[str]) -> Iterator[Counterpart]:
+    """Those of a reference that were not built from the source package `source`."""
+    for counterpart in reference.counterparts(path):
+        package = counterpart.package
+        if source is None or package is None or package.source != source:
+            yield counterpart
+
+
+def _disagreement(
+    decided: Counterpart, neighbours: Neighbours, path: str, source: Optional[str]
+) -> Iterator[Finding]:
+    """Say so when the packages beside have the enclave, and none has the one that decided."""
+    others = []
+    for reference in neighbours.references:
+        # One that cannot be read decides nothing, and says so itself.
+        with contextlib.suppress(SgxEnclavesError):
+            for beside in _counterparts(reference, path, source):
+                if beside.data == decided.data:
+                    return
+                others.append(beside.name)
+    if others:
         yield Finding(
             "reference-disagrees",
             Severity.DIFFERS,
             "the unsigned enclave beside the package is not the one of the reference",
-            expected=decided.counterpart.name,
-            found=beside.counterpart.name,
+            expected=decided.name,
+            found=others[0],
             hint="find out which of the two was not built from these sources; the reference counts",
         )
 

@@ -310,7 +310,7 @@ class FolderReference:
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
-        for wanted in _ordered(path, self._enclaves):
+        for wanted in _ordered(path, self._enclaves)[:_FITTING]:
             data = read_file(wanted, DEFAULT_LIMITS.file_size)
             if _is_signed(data, wanted):
                 continue

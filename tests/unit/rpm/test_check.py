@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from sgx_enclaves.enclave.policy import Policy, pin_named, policy_for
 from sgx_enclaves.enclave.verdict import Outcome, Severity
 from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclavesError
+from sgx_enclaves.explain import explain as explain_module
 from sgx_enclaves.limits import Limits, PackageLimits
 from sgx_enclaves.report.as_json import result_dict
 from sgx_enclaves.report.text import result_text
+from sgx_enclaves.rpm import check as check_module
 from sgx_enclaves.rpm import references
 from sgx_enclaves.rpm.check import PackageResult, check_package
 from sgx_enclaves.rpm.payload import packed
@@ -289,6 +291,48 @@ def test_a_program_that_holds_an_enclave_as_data_is_information(shop: Shop) -> N
     assert [f.code for f in result.findings] == ["enclave-embedded"]
     text = result_text(result)
     assert "/usr/bin/signer holds enclaves as data" in text
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_the_work_grows_with_the_enclaves_not_with_their_pairs(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, folder: bool
+) -> None:
+    """As many signed enclaves as unsigned ones, all of one name, and none fits."""
+    count = 12
+    other = signed_enclave("2.25", code=b"\xc3")
+    places = [f"{ENCLAVE_FOLDER}{n}/libsgx_pce" for n in range(count)]
+    package = shop.rpm([RpmFile(f"{place}.signed.so", CASE.signed) for place in places])
+    package = str(Path(package).rename(shop.folder / "many.rpm"))
+    unsigned = [RpmFile(f"{place}.so", other.built) for place in places]
+    unsigned.append(RpmFile("/usr/share/libsgx_pce.config.xml", other.config))
+    calls: list[str] = []
+
+    def counted(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def call(*arguments: Any, **more: Any) -> Any:
+            calls.append(name)
+            return function(*arguments, **more)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(check_module, "compare")
+    counted(explain_module, "explained")
+    counted(references, "enclaves_among")
+    reference: Reference
+    if folder:
+        for file in unsigned:
+            place = shop.folder / "many" / file.path[1:]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(file.data)
+        reference = FolderReference(str(shop.folder / "many"))
+    else:
+        reference = PackageReference(shop.rpm(unsigned))
+    result = check(package, reference)
+    assert (len(result.enclaves), result.exit_status) == (count, 1)
+    assert calls.count("compare") == 4 * count
+    assert calls.count("explained") == count
+    assert calls.count("enclaves_among") == (not folder)
 
 
 def test_a_malformed_enclave_is_a_finding(shop: Shop) -> None:
