@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import unquote_to_bytes
 
-from sgx_enclaves.enclave.policy import Identity, TcbLevel
+from sgx_enclaves.enclave.sigstruct import Identity, TcbLevel
 from sgx_enclaves.errors import IdentityError
 from sgx_enclaves.plain import parse_json
 
@@ -147,7 +147,7 @@ def _signing_key(chain: list[Certificate], date: datetime.date, root: str, name:
     from cryptography import x509  # noqa: PLC0415
     from cryptography.x509.oid import NameOID  # noqa: PLC0415
 
-    if len(chain) < 2 or _key_digest(chain[-1]) != root:
+    if _key_digest(chain[-1]) != root:
         raise IdentityError(
             "the issuer chain does not end at the trusted root",
             file=name,

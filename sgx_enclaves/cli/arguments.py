@@ -20,16 +20,9 @@ from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.policy import (
-    AskedBy,
-    Identity,
-    Policy,
-    pin_for_file,
-    pin_named,
-    policy_for,
-)
+from sgx_enclaves.enclave.policy import AskedBy, Policy, pin_for_file, pin_named, policy_for
 from sgx_enclaves.enclave.sdk import Generation, generation_named
-from sgx_enclaves.enclave.sigstruct import Sigstruct
+from sgx_enclaves.enclave.sigstruct import Identity, Sigstruct
 from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError, SigningError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS

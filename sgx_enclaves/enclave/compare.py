@@ -107,7 +107,7 @@ def compare(
         The verdict, without reasons: those are `explain.explained`'s. Bad input is a
         finding in it, never an exception.
     """
-    comparison = _Comparison(built, signed, config, policy, names, limits, digests)
+    comparison = _Comparison((built, signed, config), policy, names, limits, digests)
     comparison.run(generation)
     return comparison.verdict()
 
@@ -117,25 +117,17 @@ class _Comparison:
 
     def __init__(
         self,
-        built: bytes,
-        signed: bytes,
-        config: bytes,
+        inputs: tuple[bytes, bytes, bytes],
         policy: Policy,
         names: tuple[str, str, str],
         limits: Limits,
         digests: tuple[Optional[str], Optional[str]],
     ) -> None:
-        self._built = built
-        self._signed = signed
-        self._config_data = config
+        self._built, self._signed, self._config_data = inputs
         self._policy = policy
         self._names = names
         self._limits = limits
-        self._facts = (
-            _facts(names[0], built, digests[0]),
-            _facts(names[1], signed, digests[1]),
-            _facts(names[2], config, None),
-        )
+        self._facts = list(map(_facts, names, inputs, (*digests, None)))
         self._image: Optional[EnclaveImage] = None
         self._vendor: Optional[Descriptor] = None
         self._sdk_from = "nothing"
@@ -182,9 +174,12 @@ class _Comparison:
             raise AssertionError("a check was left out without a finding")
         regenerated = self._regenerated
         claims = {**CLAIMS, "policy": self._policy.claim}
+        built, signed, config = self._facts
         return Verdict(
             outcome,
-            *self._facts,
+            built,
+            signed,
+            config,
             self._policy,
             regenerated.generation.name if regenerated else None,
             self._sdk_from,

@@ -2,6 +2,7 @@
 """SIGSTRUCT, the 1808 bytes with which a vendor signs an enclave, and whether it is valid.
 
 Valid is what is well formed and has a good RSA signature; that says nothing about who signed.
+What a vendor publishes of an enclave's identity is compared with a SIGSTRUCT here.
 All multi-byte numbers are little endian, the RSA numbers too. Besides, ATTRIBUTES, XFRM,
 MISCSELECT and SECINFO bits, with their names.
 
@@ -340,3 +341,101 @@ def _pkcs1_valid(n: int, e: int, s: int, message: bytes) -> bool:
     padding = b"\xff" * (KEY_SIZE - 3 - len(digest_info))
     encoded = b"\0\1" + padding + b"\0" + digest_info
     return pow(s, e, n) == int.from_bytes(encoded, "big")
+
+
+@record
+class TcbLevel:
+    """A level of an identity: the status of an ISVSVN since a day (yyyy-mm-dd)."""
+
+    isvsvn: int
+    status: str
+    date: str
+    advisories: tuple[str, ...]
+
+    def __str__(self) -> str:
+        because = f" ({', '.join(self.advisories)})" if self.advisories else ""
+        return f"{self.status} since {self.date}{because}"
+
+
+@record
+class Identity:
+    """What the vendor publishes of an enclave, see `sgx_enclaves.catalogue.identity`.
+
+    Attributes:
+        enclave: its name in packages.
+        mrsigner: hexadecimal, as all below; of a report's ATTRIBUTES and MISCSELECT the
+            bits of the masks must be as here.
+        issued: day of issue, yyyy-mm-dd; `next_update` is the last on which it is valid.
+        levels: the highest ISVSVN first.
+    """
+
+    enclave: str
+    mrsigner: str
+    isvprodid: int
+    attributes: str
+    attributes_mask: str
+    miscselect: str
+    miscselect_mask: str
+    issued: str
+    next_update: str
+    levels: tuple[TcbLevel, ...]
+
+    def level_of(self, isvsvn: int) -> Optional[TcbLevel]:
+        """The level of a security version; None below the lowest."""
+        return next((level for level in self.levels if level.isvsvn <= isvsvn), None)
+
+    def check(self, sigstruct: Sigstruct) -> Iterator[Finding]:
+        """What of a SIGSTRUCT besides signer and product contradicts it."""
+        level = self.level_of(sigstruct.isvsvn)
+        if level is None or level.status == "Revoked":
+            yield finding_at(
+                "tcb-level-refused",
+                "isvsvn",
+                "the published identity does not accept the enclave's security version",
+                f"ISVSVN {self.levels[-1].isvsvn} or more, not revoked",
+                f"ISVSVN {sigstruct.isvsvn}: {level or 'no level'}",
+                "ship the newer enclave",
+            )
+        attributes, mask = (_halves(text) for text in (self.attributes, self.attributes_mask))
+        for field, checked_by, wanted, fixed in (
+            ("attributes_flags", "attributemask_flags", attributes[0], mask[0]),
+            ("attributes_xfrm", "attributemask_xfrm", attributes[1], mask[1]),
+            ("miscselect", "miscmask", _number(self.miscselect), _number(self.miscselect_mask)),
+        ):
+            found, checked = getattr(sigstruct, field), getattr(sigstruct, checked_by)
+            # The processor sets INIT itself, and what the signature leaves open is not signed.
+            found |= wanted & FLAG_INITTED if field == "attributes_flags" else 0
+            if (found ^ wanted) & fixed & (checked | wanted):
+                yield finding_at(
+                    "identity-attributes",
+                    field,
+                    f"{field} of SIGSTRUCT is not as the published identity says",
+                    f"0x{wanted:x} in the bits 0x{fixed:x}",
+                    f"0x{found:x}",
+                    "is this the enclave that the identity is for?",
+                )
+
+    def notes(self, sigstruct: Sigstruct) -> Iterator[Finding]:
+        """Which TCB level the enclave has."""
+        level = self.level_of(sigstruct.isvsvn)
+        if level is None:
+            return
+        is_highest = level is self.levels[0]
+        yield finding_at(
+            "tcb-level",
+            "isvsvn",
+            f"the TCB level of ISVSVN {sigstruct.isvsvn} is {level}, by the vendor's identity "
+            f"of {self.issued}, valid to {self.next_update}",
+            f"ISVSVN {self.levels[0].isvsvn} or more: {self.levels[0].status}",
+            f"ISVSVN {sigstruct.isvsvn}",
+            "nothing to do" if is_highest else "a newer enclave has a higher level",
+            Severity.NOTE,
+        )
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(bytes.fromhex(text), "little")
+
+
+def _halves(text: str) -> tuple[int, int]:
+    return _number(text[:16]), _number(text[16:])

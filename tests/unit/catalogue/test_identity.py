@@ -21,8 +21,8 @@ from cryptography.x509.oid import NameOID
 
 from sgx_enclaves.catalogue.identity import INTEL_ROOT, read_identity, root_of
 from sgx_enclaves.cli.main import main
-from sgx_enclaves.enclave.policy import AskedBy, Identity, Pin, policy_for
-from sgx_enclaves.enclave.sigstruct import Sigstruct
+from sgx_enclaves.enclave.policy import AskedBy, Pin, policy_for
+from sgx_enclaves.enclave.sigstruct import Identity, Sigstruct
 from sgx_enclaves.enclave.verdict import Outcome, Severity
 from sgx_enclaves.errors import ArgumentError, IdentityError
 from tests.support.keys import mrsigner, vendor_key
@@ -166,6 +166,7 @@ FAKE_ROOT = certificate(ROOT_NAME, OTHER_KEY, ROOT_NAME, OTHER_KEY, True)
         (pem(LEAF, certificate("between", OTHER_KEY, ROOT_NAME, ROOT_KEY, False), ROOT), "next"),
         (pem(certificate(LEAF_NAME, LEAF_KEY, ROOT_NAME, ROOT_KEY, False, 9), ROOT), "not valid"),
         (pem(*[ROOT] * 5), "too many"),
+        (pem(*[ROOT] * 4), "may not sign identities"),
         (b"nothing", "no certificates"),
     ],
 )
