@@ -272,3 +272,29 @@ def test_no_step_says_itself_how_many_processors_it_may_use() -> None:
         for build in (release.build,) if release.build is not None else ():
             for step in (*build.steps, *(step for route in build.routes for step in route.steps)):
                 assert not any(re.fullmatch(r"-j\d*", word) for word in step.command), step.id
+
+
+@pytest.mark.skipif(not shutil.which("ar"), reason="ar is not installed")
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_the_narrow_route_archives_what_was_built_in_the_archives_order(
+    tmp_path: Path, quote: str
+) -> None:
+    """Newer releases of CMake put file names in quotes."""
+    release = load_catalogue((OWN_FOLDER,)).release("sgx-2.25-dcap-1.22").along(["pce"])
+    assert release.build is not None
+    (step,) = (step for step in release.build.steps if step.id == "ipp-load-archive")
+    place = tmp_path / "build" / "sources" / "ippcp"
+    (place / "CMakeFiles" / "ippcp_s.dir").mkdir(parents=True)
+    names = ["z.c.o", "left-out.c.o", "a.asm.o"]
+    words = ["ar", "qc", "lib.a", *(f"{quote}{name}{quote}" for name in names)]
+    (place / "CMakeFiles/ippcp_s.dir/link.txt").write_text(" ".join(words) + "\n")
+    for name in ("z.c.o", "a.asm.o"):
+        (place / name).write_text(name)
+    subprocess.run(step.command, cwd=place, check=True)
+    listed = subprocess.run(
+        ["ar", "t", str(tmp_path / "build/.build/RELEASE/lib/libippcp.a")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert listed.stdout.split() == ["z.c.o", "a.asm.o"]
