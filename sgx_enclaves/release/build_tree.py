@@ -12,7 +12,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +43,7 @@ from sgx_enclaves.release.manifest import (
     unstripped_name,
 )
 from sgx_enclaves.release.place import Command, Ended, Place, Tree, describe, log_tail
-from sgx_enclaves.release.sandbox import remove_tree
+from sgx_enclaves.release.sandbox import Relocation, remove_tree
 from sgx_enclaves.release.store import Progress, Say
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, search_path
 
@@ -57,16 +56,6 @@ _WORTH_A_LINE = 10_000
 _UNSIGNED_MODE = 0o755
 # the first moment of 1980: every tool and archive format can say it
 _EPOCH = "315532800"
-# from a path's start to its end, not within a longer one
-_BEFORE, _AFTER = r"(?<![\w.+/-])", r"(?=[/:\s\"']|$)"
-# top-level directories that hold a machine's own things
-_SYSTEM = frozenset(
-    (
-        *("bin", "boot", "etc", "gnu", "lib", "lib32", "lib64", "libx32", "media", "mnt", "nix"),
-        *("opt", "sbin", "srv", "usr", "var"),
-    )
-)
-_SHARED = frozenset(("tmp", "home", "root", "run", "sys", "proc", "dev"))
 
 
 @dataclass(frozen=True)
@@ -153,31 +142,6 @@ def step_environment(
     """
     usual = {"LC_ALL": "C", "SOURCE_DATE_EPOCH": _EPOCH}
     return {**usual, **toolchain.environment, "PATH": path, "HOME": home, **changes}
-
-
-class Relocation:
-    """Rewrites paths when the tree does not stand where the release wants it.
-
-    Steps may also use the directory that the tree lies in, for instance to install the
-    SDK beside it; that directory moves along, unless it is one of the machine's own.
-    """
-
-    def __init__(self, wanted: str, actual: str) -> None:
-        moves = [(wanted.rstrip("/"), actual)]
-        parent = PurePosixPath(wanted).parent
-        top = parent.parts[1:2]
-        machines = not top or top[0] in _SYSTEM or (top[0] in _SHARED and len(parent.parts) == 2)
-        if not machines:
-            moves.append((str(parent), str(PurePosixPath(actual).parent)))
-        self._moves = dict(moves) if wanted != actual else {}
-        sources = "|".join(re.escape(source) for source in self._moves)
-        self._pattern = re.compile(f"{_BEFORE}(?:{sources}){_AFTER}")
-
-    def __call__(self, text: str) -> str:
-        """The text with the tree's path, and that of its directory, as they are."""
-        if not self._moves:
-            return text
-        return self._pattern.sub(lambda found: self._moves[found[0]], text)
 
 
 def independent(enclaves: Sequence[EnclavePlan]) -> list[list[EnclavePlan]]:

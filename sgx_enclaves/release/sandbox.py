@@ -14,12 +14,13 @@ import contextlib
 import enum
 import functools
 import os
+import re
 import resource
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Optional
 
 from sgx_enclaves.errors import BuildError, InputError, SgxEnclavesError
@@ -66,6 +67,16 @@ _LIMITS = {
     "nproc": (resource.RLIMIT_NPROC, 1 << 15),
     "fsize": (resource.RLIMIT_FSIZE, 64 << 30),
 }
+# from a path's start to its end, not within a longer one
+_BEFORE, _AFTER = r"(?<![\w.+/-])", r"(?=[/:\s\"']|$)"
+# top-level directories that hold a machine's own things
+_MACHINES = frozenset(
+    (
+        *("bin", "boot", "etc", "gnu", "lib", "lib32", "lib64", "libx32", "media", "mnt", "nix"),
+        *("opt", "sbin", "srv", "usr", "var"),
+    )
+)
+_SHARED = frozenset(("tmp", "home", "root", "run", "sys", "proc", "dev"))
 # Without a sandbox: the parent of a step and of all its orphans. It ends them when the step
 # ends, when it is asked to, and when the builder is gone.
 _SUPERVISOR = """\
@@ -361,6 +372,31 @@ def choose_isolation(*, allow_none: bool = False) -> tuple[Isolation, str]:
             "reproducible verdict",
         )
     return isolation, reason
+
+
+class Relocation:
+    """Rewrites paths when the tree does not stand where the release wants it.
+
+    Steps may also use the directory that the tree lies in, for instance to install the
+    SDK beside it; that directory moves along, unless it is one of the machine's own.
+    """
+
+    def __init__(self, wanted: str, actual: str) -> None:
+        moves = [(wanted.rstrip("/"), actual)]
+        parent = PurePosixPath(wanted).parent
+        top = parent.parts[1:2]
+        machines = not top or top[0] in _MACHINES or (top[0] in _SHARED and len(parent.parts) == 2)
+        if not machines:
+            moves.append((str(parent), str(PurePosixPath(actual).parent)))
+        self._moves = dict(moves) if wanted != actual else {}
+        sources = "|".join(re.escape(source) for source in self._moves)
+        self._pattern = re.compile(f"{_BEFORE}(?:{sources}){_AFTER}")
+
+    def __call__(self, text: str) -> str:
+        """The text with the tree's path, and that of its directory, as they are."""
+        if not self._moves:
+            return text
+        return self._pattern.sub(lambda found: self._moves[found[0]], text)
 
 
 def remove_tree(folder: Path) -> None:

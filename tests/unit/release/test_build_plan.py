@@ -14,11 +14,11 @@ from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.release.build import find_differences, plan_trees
 from sgx_enclaves.release.build_tree import (
     EnclavePlan,
-    Relocation,
     independent,
     step_environment,
 )
 from sgx_enclaves.release.place import STANDARD_PATH, Ended, describe
+from sgx_enclaves.release.sandbox import Relocation
 from sgx_enclaves.release.toolchain import ToolchainKind, search_path
 
 
