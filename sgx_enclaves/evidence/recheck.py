@@ -32,6 +32,7 @@ from sgx_enclaves.evidence.report import ROLES, Plain
 from sgx_enclaves.plain import as_plain, from_plain, record
 
 _PROVED, _REFUTED = CheckState.PROVED.value, CheckState.REFUTED.value
+_BLOCK = ("mrenclave", "mrsigner", "isvprodid", "isvsvn", "date", "debug")
 _LONGEST = 200
 
 
@@ -176,11 +177,11 @@ class _Recheck:
 
     def _of_payload(self, found: Optional[str]) -> Iterator[Checked]:
         """Is the unsigned enclave the signed file with its metadata zeroed?"""
-        digest, good = self._digests["built"], None
+        digest, said, good = self._digests["built"], self._enclave["verdict"], None
         why = "needs --built: the signed file does not show it"
         if found == digest or self._given("built") is not None:
             good = True
-        elif found and _PROVED in (self._states.get("payload", _PROVED),):
+        elif found and (self._states.get("payload") or said) in (_PROVED, "identical"):
             good, why = False, f"with its metadata zeroed the signed file has {found}"
         yield self._say(f"the unsigned enclave has SHA-256 {digest}", good, why)
         if found is not None:
@@ -194,15 +195,9 @@ class _Recheck:
         valid = bool(blocks) and not defects
         why = defects[0].message if defects else f"{len(blocks)} valid signatures"
         yield from self._is("signature", valid, why)
-        said = [
-            (b["mrenclave"], b["mrsigner"], b["isvprodid"], b["isvsvn"], b["date"], b["debug"])
-            for b in self._enclave["blocks"]
-        ]
+        said = [tuple(b[key] for key in _BLOCK) for b in self._enclave["blocks"]]
         found = [
-            (
-                *(s.enclavehash.hex(), s.mrsigner.hex(), s.isvprodid, s.isvsvn),
-                *(s.date_text, s.is_debug),
-            )
+            (s.enclavehash.hex(), s.mrsigner.hex(), s.isvprodid, s.isvsvn, s.date_text, s.is_debug)
             for s in (block.sigstruct for block in blocks)
         ]
         if said:

@@ -144,6 +144,29 @@ def test_a_file_that_differs(folder: Path, run: Run, case: Case) -> None:
     assert found["cannot be seen here"] == []
 
 
+@pytest.mark.parametrize("verdict", ["identical", "differs"])
+def test_what_a_build_system_says_in_short(folder: Path, run: Run, verdict: str) -> None:
+    """Its report has no comparison; digests, signer and MRENCLAVE are seen all the same."""
+
+    def short(report: dict[str, Any]) -> None:
+        (enclave,) = report["enclaves"]
+        report["kind"], report["verdict"], enclave["verdict"] = "koji", verdict, verdict
+        for name in ("checks", "blocks", "byte_map", "not_proved"):
+            enclave[name] = []
+        enclave["policy"], report["proved"] = None, []
+        if verdict == "differs":
+            enclave["built"]["sha256"] = "8" * 64
+
+    report = edited(folder, short, "koji")
+    status, out, _ = run("recheck", report, "--signed", "s.so", "--json")
+    found = states(out)
+    assert (status, found["does not hold"]) == (0, [])
+    assert any(s.startswith("signed by ") for s in found["holds"])
+    assert any(s.startswith("MRENCLAVE") for s in found["holds"])
+    unsigned = [s for s in found["holds"] if s.startswith("the unsigned enclave has")]
+    assert len(unsigned) == (verdict == "identical")
+
+
 def _pop(name: str) -> Callable[[dict[str, Any]], object]:
     return lambda report: report.pop(name)
 
