@@ -213,9 +213,11 @@ def package_subjects(
         since nobody can say what is in it.
     """
     permitted = [enclave.name] if enclave.may_ship else []
+    version = enclave.so_version.value if enclave.so_version is not None else None
+    labels = (str(getattr(release, enclave.component)) if version else "", version)
     result = check_package(
         str(package),
-        [FolderReference(str(built))],
+        [FolderReference(str(built), labels)],
         lambda _path: policy_of(enclave),
         permitted=permitted,
     )

@@ -295,14 +295,16 @@ class FolderReference:
 
     Args:
         path: the folder.
+        labels: label and version of what is in it, where whoever asks knows them.
 
     Raises:
         InputError: it cannot be read.
         LimitError: there are too many files in it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, labels: Optional[tuple[str, Optional[str]]] = None) -> None:
         self.name = path
+        self._labels = labels
         files = list(_files_below(path))
         self._configs = [file for file in files if file.endswith(CONFIG_SUFFIX)]
         others = (file for file in files if not file.endswith(CONFIG_SUFFIX))
@@ -315,7 +317,7 @@ class FolderReference:
             if _is_signed(data, wanted):
                 continue
             config = config_for(wanted, self._configs, only_enclave=len(self._enclaves) == 1)
-            label, version = _labels_beside(wanted)
+            label, version = self._labels or _labels_beside(wanted)
             yield Counterpart(
                 wanted,
                 data,

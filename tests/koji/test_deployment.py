@@ -53,6 +53,10 @@ def test_the_deployment_as_it_is_written(stage: Stage, another: dict[str, Any]) 
     admin.createTag(TAG)
     admin.packageListAdd(TAG, another["package_name"], owner=world.ADMIN)
     names = {**_BEFORE, **_NAMES, "NVR": nvr}
+    # where other modules have put a host without a builder
+    if admin.getChannel(CHANNEL) is not None:
+        for host in admin.listHosts(channelID=CHANNEL):
+            admin.removeHostFromChannel(host["name"], CHANNEL)
     for words in commands(people, names):
         done = site.cli(world.ADMIN, *words)
         # whose permission the harness has given before

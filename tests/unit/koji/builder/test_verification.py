@@ -22,8 +22,9 @@ from sgx_enclaves.gate.origin import packages_digest
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.release.place import InstalledPackage, LockedPackage
 from tests.support.keys import foreign_key
+from tests.support_rpm import RpmFile, write_rpm
 from tests.unit.koji.builder.buildroots import FakeBuildRoot, no_buildroot
-from tests.unit.koji.builder.world import PCE, World, sha256
+from tests.unit.koji.builder.world import FOLDER, PCE, World, sha256
 
 OPTIONS = {"enclaves": ["pce"]}
 
@@ -506,3 +507,14 @@ def test_a_scratch_build_s_packages_get_a_verdict_and_no_record(world: World) ->
     assert world.hub.records == []
     assert "task 49 against release demo" in result["claim"]
     assert world.hub.called("getTaskChildren") == [(49,)]
+
+
+def test_the_version_of_a_vendor_s_file_is_the_release_s(world: World) -> None:
+    """The catalogue has another one for the file that Intel calls so in that release."""
+    build = world.signed_build()
+    (rpm,) = world.hub.rpms[build["id"]]
+    path = world.hub.top / "packages" / build["name"] / "1.0" / "1" / koji.pathinfo.rpm(rpm)
+    file = RpmFile(f"{FOLDER}/{PCE.signed}.1.0.0.0", world.vendor.signed[PCE.signed])
+    versions: dict[int, Any] = {1047: ["sgx-enclave(pce:signed)"], 1112: [8], 1113: ["2.25"]}
+    path.write_bytes(write_rpm([file], name=build["name"], tags=versions))
+    assert world.verify("demo", "demo-build", build["nvr"])["verdict"] == "identical"
