@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, Callable, Optional, TextIO
 
 from sgx_enclaves.plain import printable, record
 
-BYTES = "MiB"
+BYTES, SECONDS = "MiB", "s"
 _MIB = 1 << 20
 _BAR = 30
 CLEAR = "\r\x1b[K"
@@ -29,7 +32,7 @@ class Event:
         done: how much is done, in bytes or pieces.
         total: how much there is, if known.
         note: a sentence; empty when only the count has moved.
-        unit: `MiB` for bytes, else what the pieces are called.
+        unit: `MiB` for bytes, `s` for the time that it takes, else what the pieces are called.
     """
 
     name: str
@@ -90,7 +93,7 @@ class PlainProgress:
 
         seconds = self._seconds(event)
         rate = (event.done - self._begun[event.name][1]) / seconds if seconds else 0.0
-        speed = f", {number(rate)} {event.unit}/s" if rate else ""
+        speed = f", {number(rate)} {event.unit}/s" if rate and event.unit != SECONDS else ""
         if not event.total:
             return f"{number(event.done)} {event.unit}{speed}"
         left = f", {_duration((event.total - event.done) / rate)} left" if rate else ""
@@ -142,6 +145,29 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def elapsed(progress: Progress, name: str) -> Iterator[None]:
+    """Show each second how long something takes that cannot say how far it is."""
+    if progress is silent:
+        yield
+        return
+    ended = threading.Event()
+    begun = time.monotonic()
+
+    def tick() -> None:
+        while not ended.wait(1.0):
+            progress(Event(name, round(time.monotonic() - begun), unit=SECONDS))
+
+    clock = threading.Thread(target=tick, daemon=True)
+    clock.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        clock.join()
+        progress(Event(name, 1, 1, unit=SECONDS))
 
 
 class Watched:

@@ -27,7 +27,7 @@ from sgx_enclaves.errors import BuildError, FormatError, InputError, SgxEnclaves
 from sgx_enclaves.files import read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.progress import Progress as Shown
-from sgx_enclaves.progress import silent
+from sgx_enclaves.progress import elapsed, silent
 from sgx_enclaves.release.archive import check_inside, copy_tree, lay_out, remove_prebuilt
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.manifest import (
@@ -434,7 +434,8 @@ class TreeBuilder:
         # the log has the whole command
         log = f"{LOGS}/{self._log_prefix}{name}.log"
         self.say(f"{name}: {_shortened(' '.join(argv))}; log: {self.into / log}")
-        ended = self.tree.run(self._command(argv, place, timeout), self.into / log)
+        with elapsed(self.request.progress, name):
+            ended = self.tree.run(self._command(argv, place, timeout), self.into / log)
         outcome = Outcome.OK if ended.status == 0 else Outcome.FAILED
         if ended.timed_out:
             outcome = Outcome.TIMED_OUT

@@ -8,6 +8,7 @@ import io
 import re
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,14 @@ from hypothesis import strategies as st
 from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
 from sgx_enclaves.cli.arguments import chosen_cache_dir
 from sgx_enclaves.errors import CatalogueError, DigestError, FormatError
-from sgx_enclaves.progress import Event, PlainProgress, TerminalProgress, Watched, for_stream
+from sgx_enclaves.progress import (
+    Event,
+    PlainProgress,
+    TerminalProgress,
+    Watched,
+    elapsed,
+    for_stream,
+)
 from sgx_enclaves.release.vendor import cross_check, parse_checksums
 
 DIGEST = "ab" * 32
@@ -212,6 +220,34 @@ def test_reading_is_watched() -> None:
     stream = Watched(io.BytesIO(b"x" * 10), "a", 10, events.append)
     assert stream.read(4) + stream.read() == b"x" * 10
     assert [(e.done, e.total) for e in events] == [(4, 10), (10, 10)]
+
+
+def test_what_cannot_say_how_far_it_is_shows_how_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[Event] = []
+    with elapsed(events.append, "make pce"):
+        time.sleep(1.3)
+    assert [(e.name, e.done, e.total) for e in events] == [
+        ("make pce", 1, None),
+        ("make pce", 1, 1),
+    ]
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = io.StringIO()
+    clock = Clock()
+    progress = TerminalProgress(stream, clock)
+    for seconds in (1, 2):
+        clock.now = float(seconds)
+        progress(Event("make pce", seconds, unit="s"))
+    assert stream.getvalue() == "make pce 2 s"
+    with elapsed(progress, "make pce"):
+        pass
+    assert stream.getvalue() == "make pce 2 s\r\x1b[K"
+    # a log gets nothing of it
+    log = io.StringIO()
+    with elapsed(PlainProgress(log), "make pce"):
+        time.sleep(1.1)
+    assert log.getvalue() == ""
 
 
 def test_terminal_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
