@@ -128,10 +128,8 @@ def _signed_part(body: bytes, name: str) -> tuple[bytes, bytes]:
 def _certificates(data: bytes, name: str) -> list[Certificate]:
     from cryptography import x509  # noqa: PLC0415
 
-    if b"%" in data:
-        data = unquote_to_bytes(data)
     try:
-        found = x509.load_pem_x509_certificates(data)
+        found = x509.load_pem_x509_certificates(unquote_to_bytes(data))
     except ValueError as error:
         raise IdentityError(
             "no certificates", file=name, expected="PEM", found=str(error)[:80]

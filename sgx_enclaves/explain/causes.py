@@ -106,7 +106,7 @@ _HASH_STYLE = Trace(
     "hash-style",
     "the linker wrote {theirs} for the vendor's file, {ours} for our build",
     "use the same --hash-style: the sections are measured and move all that follow",
-    lambda side: " and ".join(name for name in _HASHES if name in side.loaded) or "neither",
+    lambda side: " and ".join(s for s in _HASHES if side.description.section(s)) or "neither",
 )
 
 
@@ -255,10 +255,8 @@ _HAVE_CAUSES = frozenset(
 
 def _linker(ours: Side, theirs: Side) -> Iterator[Cause]:
     """Each linker has an order of its own for the sections that it loads."""
-    both = set(ours.loaded_order) & set(theirs.loaded_order)
-    expected, found = (
-        [name for name in side.loaded_order if name in both] for side in (ours, theirs)
-    )
+    both = {s.name for s in ours.loaded} & {s.name for s in theirs.loaded}
+    expected, found = ([s.name for s in side.loaded if s.name in both] for side in (ours, theirs))
     for our_name, their_name in zip(expected, found):
         if our_name != their_name:
             yield Cause(
@@ -386,7 +384,7 @@ def _code(ours: Side, theirs: Side, explained: bool) -> Iterator[Cause]:
 
 def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     """Which functions differ, where the code stands at the same place."""
-    if ours.instructions != theirs.instructions:
+    if [s.place for s in ours.instructions] != [s.place for s in theirs.instructions]:
         return
     differing = {place: name for place, name in ours.functions if ours.holds_other(theirs, *place)}
     if differing:
@@ -444,7 +442,8 @@ def _debug_sections(ours: Side, theirs: Side) -> Iterator[Cause]:
 def _restripped(ours: Side, theirs: Side) -> Iterator[Cause]:
     """The same sections, named in another order: what a strip tool decides."""
     names = [side.section_names for side in (ours, theirs)]
-    if ours.loaded_places != theirs.loaded_places or names[0] == names[1]:
+    places = [[s.place for s in side.loaded] for side in (ours, theirs)]
+    if places[0] != places[1] or names[0] == names[1]:
         return
     if sorted(names[0].split(b"\0")) == sorted(names[1].split(b"\0")):
         yield Cause(

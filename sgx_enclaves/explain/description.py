@@ -56,6 +56,11 @@ class Section:
     size: int
 
     @property
+    def place(self) -> tuple[str, int, int]:
+        """What is equal where two builds have the same section at the same place."""
+        return self.name, self.address, self.size
+
+    @property
     def end(self) -> int:
         """Where it ends in the file."""
         return self.offset if self.type == "SHT_NOBITS" else self.offset + self.size
@@ -349,10 +354,7 @@ class Side:
     @property
     def sdk_word(self) -> Optional[int]:
         """Its first 8 bytes: the SDK's version word since 2.9.1."""
-        if self.global_data is None:
-            return None
-        word = self.image.data[self.global_data[0] : self.global_data[0] + 8]
-        return int.from_bytes(word, "little") if len(word) == 8 else None
+        return None if self.global_data is None else self.image.sdk_word
 
     @property
     def has_textrel(self) -> bool:
@@ -360,9 +362,15 @@ class Side:
         return any(tag == "DT_TEXTREL" for tag, _ in self.description.dynamic)
 
     @functools.cached_property
-    def loaded(self) -> frozenset[str]:
-        """Names of the sections that are loaded."""
-        return frozenset(excerpt(s.name) for s in self.description.sections if s.flags & SHF_ALLOC)
+    def loaded(self) -> tuple[Section, ...]:
+        """The sections that are loaded, by address."""
+        loaded = (s for s in self.description.sections if s.flags & SHF_ALLOC)
+        return tuple(sorted(loaded, key=lambda s: s.address))
+
+    @property
+    def instructions(self) -> tuple[Section, ...]:
+        """Those of them that are code."""
+        return tuple(s for s in self.loaded if s.flags & SHF_EXECINSTR)
 
     @functools.cached_property
     def debug(self) -> tuple[str, ...]:
@@ -373,17 +381,12 @@ class Side:
     @functools.cached_property
     def code(self) -> bytes:
         """The first bytes of its instructions."""
-        return b"".join(self._contents(self._instructions, _CODE_LIMIT))
-
-    @property
-    def instructions(self) -> tuple[tuple[str, int, int], ...]:
-        """Name, address and size of each section of instructions."""
-        return tuple((s.name, s.address, s.size) for s in self._instructions)
+        return b"".join(self._contents(self.instructions, _CODE_LIMIT))
 
     @functools.cached_property
     def functions(self) -> tuple[tuple[tuple[int, int], str], ...]:
         """Address and bytes of each named piece of code, and the first of its names."""
-        code = [(s.address, s.address + s.size) for s in self._instructions]
+        code = [(s.address, s.address + s.size) for s in self.instructions]
         found: dict[tuple[int, int], str] = {}
         for name, address, size in self.description.symbols:
             if size and any(start <= address < end for start, end in code):
@@ -400,7 +403,7 @@ class Side:
     def mitigations(self) -> tuple[int, int, int]:
         """lfence instructions outside of trampolines, return trampolines, endbr64 instructions."""
         counts = [0, 0, 0]
-        for part in self._contents(self._instructions, _PATTERN_LIMIT):
+        for part in self._contents(self.instructions, _PATTERN_LIMIT):
             for index, pattern in enumerate((_LFENCE, _THUNK, _ENDBR64)):
                 counts[index] += part.count(pattern)
         # Each trampoline holds one lfence.
@@ -423,11 +426,8 @@ class Side:
     def _constants(self) -> tuple[bytes, ...]:
         sections = [
             s
-            for s in self.description.sections
-            if s.flags & SHF_ALLOC
-            and not s.flags & SHF_EXECINSTR
-            and s.type != "SHT_NOTE"
-            and s.name not in _NO_STRINGS
+            for s in self.loaded
+            if not s.flags & SHF_EXECINSTR and s.type != "SHT_NOTE" and s.name not in _NO_STRINGS
         ]
         return tuple(self._contents(sections, _STRINGS_LIMIT))
 
@@ -436,22 +436,6 @@ class Side:
         """The table of section names."""
         section = self.description.section(".shstrtab")
         return b"".join(self._contents([section] if section else [], _STRINGS_LIMIT))
-
-    @functools.cached_property
-    def loaded_order(self) -> tuple[str, ...]:
-        """Names of the loaded sections by address."""
-        loaded = (s for s in self.description.sections if s.flags & SHF_ALLOC)
-        return tuple(s.name for s in sorted(loaded, key=lambda s: s.address))
-
-    @functools.cached_property
-    def loaded_places(self) -> frozenset[tuple[str, int, int]]:
-        """Name, address and size of each loaded section."""
-        sections = self.description.sections
-        return frozenset((s.name, s.address, s.size) for s in sections if s.flags & SHF_ALLOC)
-
-    @property
-    def _instructions(self) -> list[Section]:
-        return [s for s in self.description.sections if s.flags & SHF_EXECINSTR]
 
     def _contents(self, sections: Iterable[Section], limit: int) -> Iterator[bytes]:
         """The bytes of sections, up to a limit for all together."""
