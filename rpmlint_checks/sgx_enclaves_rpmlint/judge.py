@@ -24,7 +24,7 @@ from typing import Any, Optional
 from sgx_enclaves.enclave.verdict import NOT_PROVED, Difference, Finding, Outcome, Severity, Verdict
 from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
-from sgx_enclaves_rpmlint.options import read_options
+from sgx_enclaves_rpmlint.options import Options
 from sgx_enclaves_rpmlint.packages import Output, Subject
 from sgx_enclaves_rpmlint.references import Files, Query, references_for
 from sgx_enclaves_rpmlint.session import FAILED, LONGEST, Report, id_of, report
@@ -40,7 +40,7 @@ class Judgement:
     """
 
     def __init__(self, table: object, subjects: Sequence[Subject], query: Query) -> None:
-        self._options = read_options(table)
+        self._options = Options(table)
         self._files = Files(subjects)
         neighbours = self._files.neighbours
         self._references, self._neighbours = references_for(neighbours, self._options, query)

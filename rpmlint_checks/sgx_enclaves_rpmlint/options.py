@@ -4,13 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import field
 from typing import Any, Optional
 
 from sgx_enclaves.enclave.policy import Policy, not_shipped, pin_for_file, policy_for
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.presence import pinned_name, stem_of, version_of
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
@@ -22,9 +19,11 @@ _NEIGHBOURS = ("warn", "trust", "signed")
 _MAX_SVN = 0xFFFF
 
 
-@record
 class Options:
-    """What the configuration asks for.
+    """What the configuration asks for; what is wrong is left out and listed in `problems`.
+
+    Args:
+        table: the table.
 
     Attributes:
         references: enclave to version to paths; an empty key stands for all.
@@ -39,15 +38,33 @@ class Options:
         problems: what is wrong with the table, a sentence each.
     """
 
-    references: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
-    signers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    least_isvsvn: Mapping[str, int] = field(default_factory=dict)
-    permit: frozenset[str] = frozenset()
-    quiet: frozenset[str] = frozenset()
-    neighbours: str = "warn"
-    any_product: frozenset[str] = frozenset()
-    attested: Optional[frozenset[str]] = None
-    problems: tuple[str, ...] = ()
+    def __init__(self, table: object) -> None:
+        self.problems: list[str] = []
+        if not isinstance(table, dict):
+            self.problems.append("[SgxEnclave] is not a table")
+        self._table: dict[str, Any] = table if isinstance(table, dict) else {}
+        self.references = self._references()
+        self.signers = {
+            name: tuple(text.lower() for text in texts)
+            for name, value in self._mapping("signers")
+            if (texts := self._mrsigners(f"signers.{name}", value))
+        }
+        self.least_isvsvn = {
+            name: int(str(number))
+            for name, number in self._mapping("least_isvsvn")
+            if self._is_svn(f"least_isvsvn.{name}", number)
+        }
+        self.permit = self._permit()
+        self.quiet = frozenset(self._texts("quiet"))
+        self.any_product = frozenset(self._texts("any_product"))
+        self.neighbours = self._table.get("neighbours", "warn")
+        if self.neighbours not in _NEIGHBOURS:
+            self._wrong("neighbours", f"one of {', '.join(_NEIGHBOURS)}", self.neighbours)
+            # The strictest, since nobody knows what was meant.
+            self.neighbours = "signed"
+        self.attested = self._attested()
+        for key in sorted(map(str, set(self._table) - _KEYS)):
+            self.problems.append(f"{key}: unknown; known are {', '.join(sorted(_KEYS))}")
 
     def paths_for(self, path: str) -> tuple[str, ...]:
         """The references for a signed enclave: those for its version first."""
@@ -70,115 +87,64 @@ class Options:
             min_isvsvn=self.least_isvsvn.get(key),
         )
 
-
-def key_of(path: str) -> str:
-    """What an enclave is called in the configuration: `ide`, or `libsgx_own` when not Intel's."""
-    return pinned_name(path) or stem_of(path)
-
-
-def read_options(table: object) -> Options:
-    """The options; what is wrong is left out and listed in `problems`."""
-    if not isinstance(table, dict):
-        return Options(problems=("[SgxEnclave] is not a table",))
-    reader = _Reader(table)
-    return Options(
-        reader.references(),
-        reader.signers(),
-        reader.least_isvsvn(),
-        reader.permit(),
-        frozenset(reader.texts("quiet", table.get("quiet", []))),
-        reader.neighbours(),
-        frozenset(reader.texts("any_product", table.get("any_product", []))),
-        reader.attested(),
-        reader.unknown_keys(),
-    )
-
-
-class _Reader:
-    def __init__(self, table: Mapping[str, Any]) -> None:
-        self._table = table
-        self._problems: list[str] = []
-
-    def unknown_keys(self) -> tuple[str, ...]:
-        for key in sorted(map(str, set(self._table) - _KEYS)):
-            self._problems.append(f"{key}: unknown; known are {', '.join(sorted(_KEYS))}")
-        return tuple(self._problems)
-
-    def texts(self, where: str, value: object) -> tuple[str, ...]:
-        """A text or a list of them."""
+    def _texts(self, where: str, *given: object) -> tuple[str, ...]:
+        """A text or a list of them: what is given, or else the value of a key."""
+        value = given[0] if given else self._table.get(where, [])
         items = [value] if isinstance(value, str) else value
         if isinstance(items, list) and all(isinstance(item, str) and item for item in items):
             return tuple(items)
         self._wrong(where, "a text or a list of texts", value)
         return ()
 
-    def references(self) -> dict[str, dict[str, tuple[str, ...]]]:
+    def _references(self) -> dict[str, dict[str, tuple[str, ...]]]:
         given = self._table.get("reference", [])
         if not isinstance(given, dict):
-            return {"": {"": self.texts("reference", given)}}
+            return {"": {"": self._texts("reference")}}
         found = {}
         for name, value in given.items():
             where = f"reference.{name}"
             by_version = value if isinstance(value, dict) else {"": value}
             found[name] = {
-                version: self.texts(f"{where}.{version}" if version else where, paths)
+                version: self._texts(f"{where}.{version}" if version else where, paths)
                 for version, paths in by_version.items()
             }
         return found
 
-    def signers(self) -> dict[str, tuple[str, ...]]:
-        found = {}
-        for name, value in self._mapping("signers"):
-            texts = self.texts(f"signers.{name}", value)
-            good = tuple(text.lower() for text in texts if _MRSIGNER.match(text))
-            if len(good) < len(texts):
-                self._wrong(f"signers.{name}", "64 hexadecimal digits (MRSIGNER)", value)
-            if good:
-                found[name] = good
-        return found
+    def _mrsigners(self, where: str, value: object) -> list[str]:
+        texts = self._texts(where, value)
+        good = [text for text in texts if _MRSIGNER.match(text)]
+        if len(good) < len(texts):
+            self._wrong(where, "64 hexadecimal digits (MRSIGNER)", value)
+        return good
 
-    def least_isvsvn(self) -> dict[str, int]:
-        found = {}
-        for name, value in self._mapping("least_isvsvn"):
-            number = _integer(value)
-            if number is None or not 0 <= number <= _MAX_SVN:
-                self._wrong(f"least_isvsvn.{name}", f"a number from 0 to {_MAX_SVN}", value)
-            else:
-                found[name] = number
-        return found
+    def _is_svn(self, where: str, value: object) -> bool:
+        number = _integer(value)
+        if number is None or not 0 <= number <= _MAX_SVN:
+            self._wrong(where, f"a number from 0 to {_MAX_SVN}", value)
+            return False
+        return True
 
-    def permit(self) -> frozenset[str]:
-        names = frozenset(self.texts("permit", self._table.get("permit", [])))
+    def _permit(self) -> frozenset[str]:
+        names = frozenset(self._texts("permit"))
         # Asks the whole catalogue, which takes its time.
         known = not_shipped() if names else names
         for name in sorted(names - known):
             self._wrong("permit", f"one of {', '.join(sorted(known))}", name)
         return names & known
 
-    def neighbours(self) -> str:
-        value = self._table.get("neighbours", "warn")
-        if value in _NEIGHBOURS:
-            return str(value)
-        self._wrong("neighbours", f"one of {', '.join(_NEIGHBOURS)}", value)
-        # The strictest, since nobody knows what was meant.
-        return "signed"
-
-    def attested(self) -> Optional[frozenset[str]]:
+    def _attested(self) -> Optional[frozenset[str]]:
         """What the attestations agree on; nothing at all if they cannot be trusted."""
         if "attestations" not in self._table:
             return None
         # Most sites have none, and this costs time to import.
         from sgx_enclaves.evidence.statements import agreed, trusted  # noqa: PLC0415
 
-        files, keys = (
-            self.texts(key, self._table.get(key, []))
-            for key in ("attestations", "attestation_keys")
-        )
+        files, keys = (self._texts(key) for key in ("attestations", "attestation_keys"))
         threshold = _integer(self._table.get("attestation_threshold", 1))
         try:
             return frozenset(agreed(trusted(files, keys, None), threshold or 0).values())
         except SgxEnclavesError as error:
-            self._problems.append(f"attestations: {error}")
+            self.problems.append(f"attestations: {error}")
             return frozenset()
 
     def _mapping(self, key: str) -> list[tuple[str, object]]:
@@ -189,8 +155,13 @@ class _Reader:
         return []
 
     def _wrong(self, where: str, expected: str, found: object) -> None:
-        self._problems.append(f"{where}: expected {expected}, found {found!r}")
+        self.problems.append(f"{where}: expected {expected}, found {found!r}")
 
 
 def _integer(value: object) -> Optional[int]:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def key_of(path: str) -> str:
+    """What an enclave is called in the configuration: `ide`, or `libsgx_own` when not Intel's."""
+    return pinned_name(path) or stem_of(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sgx_enclaves_builder.config import Config as BuilderConfig
-from sgx_enclaves_rpmlint.options import read_options
+from sgx_enclaves_rpmlint.options import Options
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, release_from
 from sgx_enclaves.cli.main import main
@@ -172,7 +172,7 @@ def manifest_data(manifest: Any, folder: Path) -> dict[str, Any]:
 
 
 def _rpmlint_options(data: Any) -> None:
-    problems = read_options(data).problems
+    problems = Options(data).problems
     if problems:
         raise _Problems(len(problems))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sgx_enclaves_rpmlint.options import read_options
+from sgx_enclaves_rpmlint.options import Options
 from sgx_enclaves_rpmlint.references import references_for
 
 from tests.support.signed import Case
@@ -17,12 +17,12 @@ from tests.unit.evidence.conftest import Run
 
 def test_what_the_signers_agree_on(folder: Path, run: Run, case: Case) -> None:
     assert run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
-    options = read_options({"attestations": "a", "attestation_keys": ["p256.pub"]})
-    assert options.problems == ()
+    options = Options({"attestations": "a", "attestation_keys": ["p256.pub"]})
+    assert options.problems == []
     assert options.attested == frozenset({hashlib.sha256(case.built).hexdigest()})
     _, neighbours = references_for((), options, lambda _provide: [])
     assert neighbours.attested == options.attested
-    assert read_options({}).attested is None
+    assert Options({}).attested is None
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,6 @@ def test_what_the_signers_agree_on(folder: Path, run: Run, case: Case) -> None:
 )
 def test_what_cannot_be_trusted(folder: Path, run: Run, change: dict[str, Any], words: str) -> None:
     assert run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
-    options = read_options({"attestations": "a", "attestation_keys": "p256.pub", **change})
+    options = Options({"attestations": "a", "attestation_keys": "p256.pub", **change})
     assert options.attested == frozenset()
     assert words in " ".join(options.problems)

@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 import pytest
 from sgx_enclaves_rpmlint.judge import withdraw
-from sgx_enclaves_rpmlint.options import read_options
+from sgx_enclaves_rpmlint.options import Options
 from sgx_enclaves_rpmlint.session import FAILED, Session, id_of, kinds
 
 from sgx_enclaves.release.manifest import EnclaveRecord, FileRecord, Manifest, write_manifest
@@ -500,7 +500,7 @@ def test_a_name_cannot_forge_a_line(bench: Bench) -> None:
     ],
 )
 def test_a_wrong_table_is_reported(table: Any) -> None:
-    assert len(read_options(table).problems) == 1
+    assert len(Options(table).problems) == 1
 
 
 def test_errors_are_defended() -> None:
@@ -775,4 +775,4 @@ def test_the_manual_has_every_key() -> None:
     manual = (Path(__file__).parents[3] / "docs" / "rpmlint.md").read_text()
     for key in ("reference", "signers", "any_product", "least_isvsvn", "permit", "quiet"):
         assert f"| `{key}` |" in manual
-    assert not read_options({key: {} for key in ("signers", "least_isvsvn")}).problems
+    assert not Options({key: {} for key in ("signers", "least_isvsvn")}).problems
