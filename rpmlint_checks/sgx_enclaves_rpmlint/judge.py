@@ -1,17 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What was found out about a package, as rpmlint findings: one method a verdict.
+"""What was found out about the packages of one run of rpmlint, as its findings.
 
-Pure: takes the core's result and words it; decides nothing but which finding
-words what.
-
-Judges the packages of one run of rpmlint, each against the others and the configuration.
-
-Withdraws other checks' findings that mean nothing on a verified enclave.
-
-A filter in TOML cannot know the verdict, so this looks through what rpmlint has
-collected: lines such as `NAME.ARCH: E: statically-linked-binary (Badness: 2) PATH`,
-with colours. Only a line about exactly this package, this finding and this path
-goes, and rpmlint's counts with it.
+Decides nothing but which finding words what. Withdraws other checks' findings that mean nothing
+on a verified enclave: a filter in TOML cannot know the verdict, so this looks through what
+rpmlint has collected, lines such as `NAME.ARCH: E: statically-linked-binary (Badness: 2) PATH`
+with colours. Only a line about exactly this package, this finding and this path goes, and
+rpmlint's counts with it.
 """
 
 from __future__ import annotations
@@ -63,7 +57,7 @@ class Judgement:
             permitted=self._options.permit,
             opener=self._files.opener_for(subject),
         )
-        yield from Judge(result).reports()
+        yield from reports_of(result)
         self._last = result
 
     def close(self) -> None:
@@ -90,56 +84,44 @@ _EXPLAINED = ("payload-differs", "size-differs", "metadata-differs")
 _CAUSE = 72
 
 
-class Judge:
-    """Words the result of one package.
+def reports_of(result: PackageResult) -> Iterator[Report]:
+    """All findings about one package, errors first: one line a verdict."""
+    for finding in result.findings:
+        yield _worded(finding, "")
+    for enclave in result.enclaves:
+        for finding in enclave.findings:
+            yield _worded(finding, enclave.path)
+        if enclave.verdict is not None:
+            yield from _refused(enclave, enclave.verdict)
+    # What is wrong with the package itself, spoils what is good in it.
+    if not any(f.code.startswith("package-") for f in result.findings):
+        for enclave in result.enclaves:
+            yield from _verified(enclave)
 
-    Args:
-        result: what the core found out about it.
-    """
 
-    def __init__(self, result: PackageResult) -> None:
-        self._result = result
-
-    def reports(self) -> Iterator[Report]:
-        """All findings, errors first."""
-        for finding in self._result.findings:
-            yield _worded(finding, "")
-        for enclave in self._result.enclaves:
-            for finding in enclave.findings:
-                yield _worded(finding, enclave.path)
-            if enclave.verdict is not None:
-                yield from self._refused(enclave, enclave.verdict)
-                yield from self._stripped_differently(enclave, enclave.verdict)
-        # What is wrong with the package itself, spoils what is good in it.
-        if not any(f.code.startswith("package-") for f in self._result.findings):
-            for enclave in self._result.enclaves:
-                yield from self._verified(enclave)
-
-    def _refused(self, enclave: EnclaveResult, verdict: Verdict) -> Iterator[Report]:
-        """Everything that speaks against *identical*, with the causes and the place."""
-        for finding in verdict.findings:
-            if finding.severity is Severity.NOTE:
-                continue
+def _refused(enclave: EnclaveResult, verdict: Verdict) -> Iterator[Report]:
+    """Everything that speaks against *identical*, with the causes and the place."""
+    for finding in verdict.findings:
+        if finding.severity is not Severity.NOTE:
             explained = finding.code in _EXPLAINED and verdict.explanation is not None
             yield _worded(finding, enclave.path, verdict if explained else None)
+    # An explanation of its own: it is the packager's mistake, not the vendor's.
+    for cause in verdict.explanation.causes if verdict.explanation else ():
+        if cause.code == "stripped-differently":
+            yield report("sgx-enclave-stripped-differently", cause.message, enclave.path)
 
-    def _stripped_differently(self, enclave: EnclaveResult, verdict: Verdict) -> Iterator[Report]:
-        """An explanation of its own: it is the packager's mistake, not the vendor's."""
-        for cause in verdict.explanation.causes if verdict.explanation else ():
-            if cause.code == "stripped-differently":
-                yield report("sgx-enclave-stripped-differently", cause.message, enclave.path)
 
-    def _verified(self, enclave: EnclaveResult) -> Iterator[Report]:
-        """The one good message; nothing else may speak against the enclave."""
-        if is_verified(enclave) and enclave.verdict is not None:
-            parts = [enclave.path, f"MRENCLAVE {enclave.verdict.mrenclave}"]
-            if set(enclave.verdict.not_proved) - set(NOT_PROVED):
-                parts.append("version not checked")
-            reference = f"reference {enclave.reference}"
-            left = LONGEST - len("; ".join([*parts, ""]))
-            # The end of a path says more than its start.
-            short = reference if len(reference) <= left else f"reference …{reference[11 - left :]}"
-            yield report("sgx-enclave-verified", *parts, short)
+def _verified(enclave: EnclaveResult) -> Iterator[Report]:
+    """The one good message; nothing else may speak against the enclave."""
+    if is_verified(enclave) and enclave.verdict is not None:
+        parts = [enclave.path, f"MRENCLAVE {enclave.verdict.mrenclave}"]
+        if set(enclave.verdict.not_proved) - set(NOT_PROVED):
+            parts.append("version not checked")
+        reference = f"reference {enclave.reference}"
+        left = LONGEST - len("; ".join([*parts, ""]))
+        # The end of a path says more than its start.
+        short = reference if len(reference) <= left else f"reference …{reference[11 - left :]}"
+        yield report("sgx-enclave-verified", *parts, short)
 
 
 def is_verified(enclave: EnclaveResult) -> bool:
