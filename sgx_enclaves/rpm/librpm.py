@@ -117,13 +117,18 @@ class Header:
         digest.update(self.blob)
         return digest.hexdigest()
 
+    @property
+    def has_tags_twice(self) -> bool:
+        """Whether a tag is there again, outside of what was signed."""
+        return len(self._counts) != len(self._entries)
+
     def require_one_region(self) -> None:
         """Refuse tags outside of what the digests cover, and tags that are there twice.
 
         Raises:
             PackageError: no immutable region, or one that leaves something out.
         """
-        if len(self._counts) != len(self._entries):
+        if self.has_tags_twice:
             raise self.wrong("a header is malformed", "each tag once")
         region = self.parsed["HEADERIMMUTABLE"] if "HEADERIMMUTABLE" in self else b""
         if not isinstance(region, bytes) or len(region) != len(self.blob):
@@ -192,7 +197,9 @@ def is_signed_by_known_key(header: Header, signatures: Signatures) -> bool:
         rpm = librpm()
         whole = rpm.hdr(header.blob)
         for number, value in signatures.items():
-            whole[number] = value
+            # The database has them in the header itself.
+            if number not in whole:
+                whole[number] = value
         answers = []
         for keyring in (None, rpm.keyring()):
             transaction = rpm.TransactionSet()

@@ -372,12 +372,10 @@ class Installed:
             PackageDamagedError: a file is missing, or other than the header says.
         """
         limits = DEFAULT_PACKAGE_LIMITS
-        whole = Header(path, 0, self._header, limits)
-        # What rpm has added to it was signed by nobody.
-        region = whole.parsed["HEADERIMMUTABLE"] if "HEADERIMMUTABLE" in whole else b""
-        header = Header(path, 0, region or self._header, limits)
-        header.require_one_region()
-        package = Package(header, limits, signatures=signatures_in(whole.parsed))
+        header = Header(path, 0, self._header, limits)
+        # Of a relocated package, rpm has written the paths again, and nobody has signed those.
+        signatures = {} if header.has_tags_twice else signatures_in(header.parsed)
+        package = Package(header, limits, signatures=signatures)
         yield package, self._files(package)
 
     def _files(self, package: Package) -> Iterator[PayloadFile]:
