@@ -316,7 +316,8 @@ def _sources(request: SpecRequest, enclaves: Sequence[Enclave]) -> list[Mapping[
     elif request.kind is Kind.PREBUILT:
         place = f"{release.name}-signed.tar"
         about = f"made by sgx-enclaves releases repack {release.name} -o {place}"
-        lines.append((about, place, ()))
+        named = [archive.repack for archive in release.vendor if archive.repack is not None]
+        lines.append((*_source(named[0]), ()) if len(named) == 1 else (about, place, ()))
     elif request.kind is Kind.GRAFTED:
         command = f"sgx-enclaves fetch {release.name} --what signed --signatures-into DIR"
         for enclave in enclaves:

@@ -13,6 +13,7 @@ import jinja2
 import pytest
 
 from sgx_enclaves import specs as places
+from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli.main import main
@@ -213,6 +214,15 @@ def test_a_toolchain_without_sources_is_not_packaged() -> None:
     with pytest.raises(CatalogueError, match="designates no toolchain") as caught:
         spec(BUILT_ELSEWHERE, Kind.TOOLCHAIN)
     assert f"write that of {NEWEST}" in str(caught.value)
+
+
+def test_the_repack_that_the_catalogue_names_is_the_source() -> None:
+    (archive,) = CATALOGUE.release(NEWEST).vendor
+    url = "https://example.org/2.25-signed.tar"
+    repack = Artifact("2.25-signed.tar", (url,), sha256="ab" * 32)
+    text = spec(vendor=(replace(archive, repack=repack),))
+    assert re.findall(r"^Source\d+: +(\S+)$", text, re.MULTILINE) == [url]
+    assert f"# sha256 {'ab' * 32}\n" in text
 
 
 def test_the_grafted_package_has_signatures_for_sources() -> None:
