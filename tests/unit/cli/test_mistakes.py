@@ -31,6 +31,7 @@ MISTAKES = [
     ("contents text.txt", "no tar archive", "packed with gzip, xz, zstd or not at all"),
     ("contents tree", "no archive, but a directory", "tree"),
     ("scan packed.rpm", "Not a directory", "check-rpm checks single packages"),
+    ("scan reference", "there is no package to scan", "name a folder of RPM packages"),
     ("comapre built.so signed.so", "unknown verb comapre", "did you mean compare?"),
     ("spec sgx-2.25 --kind grafted", "there is no release 'sgx-2.25'", f"mean {RELEASE}?"),
     ("releases show sxg-2.25-dcap-1.22", "there is no release", f"mean {RELEASE}"),
@@ -99,6 +100,19 @@ def test_an_enclave_in_place_of_a_package(
     assert status == 2
     assert "an ELF file, such as an enclave" in out
     assert "compare, show and measure take enclaves" in out
+
+
+def test_nothing_to_compare_with(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    status, out, _ = said("check-rpm packed.rpm", capsys)
+    assert status == 2
+    assert "no reference has an unsigned counterpart of" in out
+    assert "name the package or folder with our own build of it with --reference" in out
+    status, out, _ = said("compare built.so built.so --config built.xml", capsys)
+    assert status == 2
+    assert "is this the vendor's signed enclave?" in " ".join(out.split())
 
 
 def test_no_network_is_said_once_and_at_once(
