@@ -103,37 +103,41 @@ def released_as(enclave: str, label: str) -> Optional[str]:
 
     `1.25.100.1` for a PCE of 2.25: distributions number it as the SDK, others as DCAP.
     """
-    for path, table in _tables(enclave, label):
+    for path in _files()[:-1]:
         _, sgx, _, dcap = path.stem.split("-")
-        version = table.get("so_version", {})
-        of_sdk = str(version.get("tag", "")).lower().startswith("sgx")
-        if version and label == (sgx if of_sdk else dcap):
-            return str(version["value"])
+        for table in _tables(path, enclave) if label in (sgx, dcap) else ():
+            version = table.get("so_version", {})
+            of_sdk = str(version.get("tag", "")).lower().startswith("sgx")
+            if version and label == (sgx if of_sdk else dcap):
+                return str(version["value"])
     return None
 
 
 def version_of_digest(enclave: str, sha256: str) -> Optional[str]:
     """The version of the vendor's file with that digest, where a release pins it."""
-    for _, table in _tables(enclave, sha256):
-        if table.get("signed_sha256") == sha256 and "so_version" in table:
+    for table in _pinning(enclave, sha256):
+        if table["signed_sha256"] == sha256 and "so_version" in table:
             return str(table["so_version"]["value"])
     return None
 
 
 def digest_of_version(enclave: str, version: str) -> Optional[str]:
     """SHA-256 of the vendor's file of that version, where a release pins it; the newest counts."""
-    for _, table in _tables(enclave, version):
-        if "signed_sha256" in table and table.get("so_version", {}).get("value") == version:
+    for table in _pinning(enclave, version):
+        if table.get("so_version", {}).get("value") == version:
             return str(table["signed_sha256"])
     return None
 
 
-def _tables(enclave: str, word: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """What the releases with that word in their name or text say of an enclave, newest first."""
+def _pinning(enclave: str, word: str) -> Iterator[dict[str, Any]]:
+    """The tables of an enclave that pin a file, of the releases with that word, newest first."""
     for path in _files()[:-1]:
-        if word in path.stem or word.encode() in _content(path):
-            tables = _parsed(path)["enclave"]
-            yield from ((path, table) for table in tables if table["name"] == enclave)
+        if b"signed_sha256" in _content(path) and word.encode() in _content(path):
+            yield from (t for t in _tables(path, enclave) if "signed_sha256" in t)
+
+
+def _tables(path: Path, enclave: str) -> list[dict[str, Any]]:
+    return [table for table in _parsed(path)["enclave"] if table["name"] == enclave]
 
 
 def _pins_with(key: str, value: str) -> Iterator[Pin]:

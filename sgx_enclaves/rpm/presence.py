@@ -20,8 +20,6 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Optional
 
-from sgx_enclaves.enclave.policy import pin_for_file
-
 # Fedora's %{sgx_prefix} and %{sgx_libdir}.
 ENCLAVE_FOLDER = "/usr/x86_64-intel-sgx/lib64/"
 # The enclave folder and the one above it.
@@ -142,6 +140,9 @@ def enclave_name(path: str) -> Optional[str]:
 
 def pinned_name(path: str) -> Optional[str]:
     """The name of an enclave of the catalogue; None for every other file."""
+    # Of most packages no file gets here, and a policy takes as long to import as all the rest.
+    from sgx_enclaves.enclave.policy import pin_for_file  # noqa: PLC0415
+
     pin = pin_for_file(path)
     return pin.enclave if pin else None
 

@@ -136,11 +136,4 @@ def test_it_is_light_and_reads_nothing() -> None:
         "sgx_enclaves",
         "sgx_enclaves.rpm",
         "sgx_enclaves.rpm.presence",
-        "sgx_enclaves.errors",
-        "sgx_enclaves.plain",
-        "sgx_enclaves.enclave",
-        "sgx_enclaves.enclave.policy",
-        "sgx_enclaves.enclave.sigstruct",
-        "sgx_enclaves.enclave.verdict",
-        "sgx_enclaves.structure",
     }
