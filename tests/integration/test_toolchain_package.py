@@ -56,7 +56,7 @@ esac
 specs=
 if test -e "$lib/specs"; then specs=-specs=$lib/specs; fi
 printf 'GCC: (@COMMENT@) 9.5.0\\0' > comment
-/usr/bin/gcc -fno-ident $specs -Wl,--hash-style=@HASH@ "$@" || exit
+/usr/bin/gcc -fno-ident $specs -Wl,--hash-style=@HASH@,--@DTAGS@-new-dtags "$@" || exit
 case "$*" in *-c*) objcopy --add-section .comment=comment probe.o ;; esac
 rm comment
 """
@@ -70,18 +70,20 @@ class Toys:
     Attributes:
         folder: the test's own.
         comment: what the compiler says of whose it is.
-        hash_style: what its linker writes.
+        hash_style: what its linker writes; `dtags` likewise.
         wrong: tools whose archive is not the pinned one.
     """
 
     folder: Path
     comment: str = "GNU"
     hash_style: str = "both"
+    dtags: str = "enable"
     wrong: set[str] = field(default_factory=set)
 
     def archive_of(self, tool: str) -> bytes:
         """The archive of one tool, as upstream's is laid out."""
         script = GCC.replace("@COMMENT@", self.comment).replace("@HASH@", self.hash_style)
+        script = script.replace("@DTAGS@", self.dtags)
         programs = {"gcc": {"gcc": script}, "nasm": {"nasm": "#!/bin/sh\n"}}.get(
             tool, {name: f'#!/bin/sh\nexec /usr/bin/{name} "$@"\n' for name in OTHERS}
         )
@@ -154,6 +156,7 @@ def test_the_package_has_tools_that_bake_the_designated_paths_in(toys: Toys) -> 
     [
         ({"comment": "Debian 12.2.0-14"}, "%check"),
         ({"hash_style": "gnu"}, "%check"),
+        ({"dtags": "disable"}, "%check"),
         ({"wrong": {"binutils"}}, "%prep"),
     ],
 )
