@@ -102,8 +102,8 @@ class World:
         files: dict[str, bytes | str] = {}
         for name, data in {**self.signed, **changes}.items():
             base = f"libsgx_{name}.signed.so"
-            files[f"{ENCLAVE_FOLDER}{base}.1.25.100.1"] = data
-            files[f"{ENCLAVE_FOLDER}{base}.1"] = f"{base}.1.25.100.1"
+            files[f"{ENCLAVE_FOLDER}{base}.1.99.100.1"] = data
+            files[f"{ENCLAVE_FOLDER}{base}.1"] = f"{base}.1.99.100.1"
             files[f"{ENCLAVE_FOLDER}{base}"] = f"{base}.1"
         return files
 
@@ -122,7 +122,7 @@ def rpmbuild(top: Path, name: str, payload: str) -> str:
     """Run rpmbuild on `top`/tree; returns the package's path."""
     kind = "unsigned" if "unsigned" in name else "signed"
     extra = ":latest" if "latest" in name else ""
-    provides = "\n".join(f"Provides: sgx-enclave({n}:{kind}{extra}) = 1.25" for n in NAMES.values())
+    provides = "\n".join(f"Provides: sgx-enclave({n}:{kind}{extra}) = 1.99" for n in NAMES.values())
     spec = top / "package.spec"
     spec.write_text(SPEC.format(name=name, provides=provides, tree=top / "tree"))
     defines = {"_topdir": str(top), "_binary_payload": payload, "_build_id_links": "none"}
