@@ -177,12 +177,14 @@ def mislabelled(
         What is wrong, and what could not be checked.
     """
     name = enclave.name or ""
+    # What the catalogue says is true of what its signer has signed.
+    pinned = name if _has_pinned_signer(enclave) else ""
     wrong: list[Finding] = []
     unchecked: list[str] = []
     start = f"sgx-enclave({name}:signed"
     provided = {_version(p.version) for p in package.provides if p.name.startswith(start)} - {""}
-    releases = {text: released_as(name, text) for text in sorted(provided)}
-    known = version or version_of_digest(name, enclave.sha256) or released_as(name, label)
+    releases = {text: released_as(pinned, text) for text in sorted(provided)}
+    known = version or version_of_digest(pinned, enclave.sha256) or released_as(pinned, label)
     claimed = version_of(enclave.path)
     # Without a reference that says more, the releases that the package provides are all there is.
     right = [known] if known else [file for file in releases.values() if file]
@@ -214,13 +216,13 @@ def another_file(enclave: EnclaveResult, label: str, version: Optional[str]) -> 
     The policy knows the newest release's pin only. Another signer, accepted on purpose, has
     signed other files by nature. For the arguments see `mislabelled`.
     """
-    pin, verdict = pin_named(enclave.name or ""), enclave.verdict
-    if pin is None or verdict is None or verdict.policy.file_from is AskedBy.OPTION:
+    verdict, name = enclave.verdict, enclave.name or ""
+    if verdict is None or verdict.policy.file_from is AskedBy.OPTION:
         return
-    if pin.mrsigner not in {block.mrsigner for block in verdict.blocks}:
+    if not _has_pinned_signer(enclave):
         return
-    version = version or released_as(pin.enclave, label) or version_of(enclave.path)
-    digest = digest_of_version(pin.enclave, version) if version else None
+    version = version or released_as(name, label) or version_of(enclave.path)
+    digest = digest_of_version(name, version) if version else None
     if digest not in (None, enclave.sha256):
         yield Finding(
             "file-not-pinned",
@@ -230,6 +232,13 @@ def another_file(enclave: EnclaveResult, label: str, version: Optional[str]) -> 
             found=f"SHA-256 {enclave.sha256}",
             hint="take the vendor's own file; --any-file accepts another one on purpose",
         )
+
+
+def _has_pinned_signer(enclave: EnclaveResult) -> bool:
+    """Whether the catalogue's signer of the enclave has signed it."""
+    pin, verdict = pin_named(enclave.name or ""), enclave.verdict
+    blocks = verdict.blocks if verdict is not None else ()
+    return pin is not None and pin.mrsigner in {block.mrsigner for block in blocks}
 
 
 def _mislabelled(message: str, expected: str, found: str) -> Finding:

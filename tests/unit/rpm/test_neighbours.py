@@ -261,6 +261,14 @@ def versions(*named: tuple[str, str]) -> dict[int, Any]:
     return {1047: names, 1112: [8] * len(named), 1113: [version for _name, version in named]}
 
 
+@pytest.fixture(name="vendors")
+def _vendors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's vendor is the catalogue's signer."""
+    ours = replace(pin(), mrsigner=mrsigner(vendor_key()))
+    monkeypatch.setattr(rules, "pin_named", lambda _name: ours)
+    monkeypatch.setattr(rules, "digest_of_version", lambda _enclave, _version: None)
+
+
 def labelled(street: Street, path: str, *provides: tuple[str, str]) -> str:
     tags = versions(*((f"pce:{state}", version) for state, version in provides))
     return street.put("pce-signed", [RpmFile(path, GOOD.signed)], tags=tags if provides else {})
@@ -269,6 +277,7 @@ def labelled(street: Street, path: str, *provides: tuple[str, str]) -> str:
 BASE = ENCLAVE_FOLDER + "libsgx_pce.signed.so"
 
 
+@pytest.mark.usefixtures("vendors")
 @pytest.mark.parametrize(
     ("path", "provides", "right"),
     [
@@ -313,12 +322,21 @@ def test_the_label_of_a_release_that_is_not_known(street: Street, label: str) ->
         assert ("version-mislabelled" not in codes(result)) is right
 
 
+def test_another_vendors_versions_are_not_those_of_the_catalogue(street: Street) -> None:
+    beside = street.unsigned(GOOD, tags=versions(("pce:unsigned", "2.25")))
+    own = labelled(street, f"{BASE}.1.0.0.0", ("signed", "2.25"))
+    result = judged(own, beside=(beside,), trusted=True)
+    assert result.exit_status == 0
+    assert "the version 1.0.0.0 in the name of" in unproved(result)
+
+
 def unproved(result: PackageResult) -> str:
     (enclave,) = result.enclaves
     assert enclave.verdict is not None
     return "; ".join(enclave.verdict.not_proved)
 
 
+@pytest.mark.usefixtures("vendors")
 @pytest.mark.parametrize("nested", [False, True])
 def test_the_label_beside_a_folder(street: Street, nested: bool) -> None:
     reference = street.reference(GOOD)

@@ -300,13 +300,6 @@ def test_unconventional_files(bench: Bench, path: str, reported: list[str]) -> N
     assert found in (reported, [*reported, PROVIDES]), output.found
 
 
-def test_the_release_has_a_file_of_that_version(bench: Bench) -> None:
-    output = bench.run(Pkg(bench.rpm(CASE.signed, BASE + ".1.99.100.1")))
-    assert "sgx-enclave-version-wrong" in output.ids, output.found
-    output = bench.run(Pkg(bench.rpm(CASE.signed, provides=provided(("pce:signed", "2.24")))))
-    assert "sgx-enclave-version-wrong" in output.ids, output.found
-
-
 def test_what_is_not_known_of_the_version_is_said(bench: Bench) -> None:
     ((_level, _kind, details),) = bench.run(bench.rpm(CASE.signed)).found
     assert "; version not checked; reference " in details
