@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Optional
@@ -344,7 +345,7 @@ def _lower_isvsvn(verdict: Optional[Verdict], config: str) -> Iterator[Finding]:
     explanation = verdict.explanation if verdict else None
     for difference in explanation.differences if explanation else ():
         if _is_lower_isvsvn(difference):
-            message = f"ISVSVN is lower than {config} says"
+            message = f"ISVSVN is lower than {os.path.basename(config)} says"
             yield Finding(
                 "isvsvn-below-reference", Severity.DIFFERS, message, offset=difference.start
             )

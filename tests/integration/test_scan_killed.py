@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -95,16 +96,26 @@ def test_a_killed_scan_is_resumed(
     assert len(after) == len(set(after)) == PACKAGES
 
 
-def test_the_progress_of_a_resumed_scan_starts_where_it_was(
+def test_the_progress_of_a_resumed_scan_counts_what_was_kept(
     command: list[str], tmp_path: Path
 ) -> None:
-    """On a terminal, which is a pseudo-terminal here."""
+    """On a terminal, which is a pseudo-terminal here, and without a second's patience."""
     resumable = [*command, "--state", str(tmp_path / "state")]
     outcome(resumable)
     ours, theirs = pty.openpty()
-    done = subprocess.run(resumable, check=False, stdout=subprocess.DEVNULL, stderr=theirs)
-    os.close(theirs)
+    impatient = (
+        "import sys, sgx_enclaves.progress as progress\n"
+        "progress._PATIENCE = 0.0\n"
+        "from sgx_enclaves.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    words = [sys.executable, "-c", impatient, *resumable[resumable.index("scan") :]]
+    done = subprocess.run(words, check=False, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.set_blocking(ours, False)
     shown = os.read(ours, 1 << 16).decode()
+    os.close(theirs)
     os.close(ours)
     assert done.returncode == 1
-    assert shown.endswith(f"[{'#' * 30}] {PACKAGES} of {PACKAGES} packages (100 %)\r\n")
+    # All is kept here, so each package that the bar counts is a kept one; at the end it goes.
+    assert re.match(rf"scan \[[#.]+\] \d+ of {PACKAGES} packages \(\d+ %\)", shown)
+    assert shown.endswith("\r\x1b[K")

@@ -172,9 +172,10 @@ class Bench:
         return shop.rpmbuild("-bb", spec, *where, *ONLY_PCE, *more)
 
     def own_root(self) -> Path:
-        """A copy of the installed unsigned enclaves, to be tampered with."""
+        """A copy of the installed unsigned enclaves and their licences, to be tampered with."""
         self.root = self.folder / "root"
-        shutil.copytree(self.world.root / FOLDER, self.root / FOLDER, symlinks=True)
+        for part in (FOLDER, "usr/share/licenses"):
+            shutil.copytree(self.world.root / part, self.root / part, symlinks=True)
         return self.root / FOLDER / "share" / "reproducible" / PCE.name
 
 
