@@ -110,7 +110,10 @@ def test_the_progress_of_a_resumed_scan_counts_what_was_kept(
         "sys.exit(main())\n"
     )
     words = [sys.executable, "-c", impatient, *resumable[resumable.index("scan") :]]
-    done = subprocess.run(words, check=False, stdout=subprocess.DEVNULL, stderr=theirs)
+    terminal = {**os.environ, "TERM": "xterm"}
+    done = subprocess.run(
+        words, check=False, env=terminal, stdout=subprocess.DEVNULL, stderr=theirs
+    )
     os.set_blocking(ours, False)
     shown = os.read(ours, 1 << 16).decode()
     os.close(theirs)
