@@ -12,6 +12,8 @@
 # make fuzz SECONDS=600         fuzz each reader for so long, guided by coverage
 # make mutants  take the defences out one by one: a test must notice (hours)
 # make docs    build the documentation, build/site/docs/index.html, and write docs/findings.md
+# make locks   write packaging/locks/ again: newest versions, with digests, of what set-up installs
+# make audit   ask whether a fault is known in what is in the locks (needs a network)
 # make clean   remove everything that was made
 #
 # Everything is made under build/; system packages are installed when they are
@@ -38,10 +40,7 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 step = packaging/quietly $(BUILD)/log/$(1).log '$(2)'
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint typecheck unit bench clean setup rpm dist rpmlint lint-rpm koji-test pages-test real-test docs site fuzz mutants
-
-# Alone: what it needs for Kerberos would have to be compiled.
-KOJI := koji>=1.33
+.PHONY: demo test lint typecheck unit bench clean setup rpm dist rpmlint lint-rpm koji-test pages-test real-test docs site fuzz mutants locks audit
 
 # The oldest and the newest rpmlint that the check is for.
 RPMLINTS := 2.4.0 2.10.0
@@ -49,11 +48,11 @@ NEWEST_RPMLINT := $(BUILD)/rpmlint-$(lastword $(RPMLINTS))
 
 setup: $(BUILD)/setup.stamp
 
-$(BUILD)/setup.stamp: setup.cfg pyproject.toml packaging/install-system-packages
+$(BUILD)/setup.stamp: setup.cfg pyproject.toml packaging/install-system-packages packaging/locks/tests.txt
 	@$(call step,system-packages,install missing system packages) packaging/install-system-packages
 	@$(call step,venv,make a virtual environment) $(PYTHON) -m venv $(VENV)
-	@$(call step,pip,install what the product and its tests need) $(PIP) --editable '.[test,docs]'
-	@$(call step,koji,install the Koji library) $(PIP) --no-deps '$(KOJI)'
+	@$(call step,pip,install what the product and its tests need) $(PIP) --no-deps --require-hashes --requirement packaging/locks/tests.txt
+	@$(call step,editable,install the product as a link to this checkout) $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup $(NEWEST_RPMLINT).stamp
@@ -73,7 +72,7 @@ unit: setup rpmlint
 
 rpmlint: $(RPMLINTS:%=$(BUILD)/rpmlint-%.stamp)
 
-$(BUILD)/rpmlint-%.stamp: packaging/install-rpmlint | setup
+$(BUILD)/rpmlint-%.stamp: packaging/install-rpmlint packaging/locks/rpmlint-%.txt | setup
 	@$(call step,rpmlint-$*,install rpmlint $*) packaging/install-rpmlint $* $(BUILD)/rpmlint-$*
 	@touch $@
 
@@ -129,6 +128,16 @@ docs: setup site
 site: setup
 	$(RUN) packaging/lay_out_docs.py $(BUILD)/site-source
 	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going -c docs $(BUILD)/site-source $(BUILD)/site
+
+# Newer versions of everything that set-up installs by digest; then run the tests.
+locks: setup
+	@$(call step,uv,install what resolves versions) $(PIP) uv
+	packaging/lock $(VENV)/bin/uv $(RPMLINTS)
+
+# --strict: what could not be looked up is not called sound.
+audit: setup
+	@$(call step,audit,install what knows of faults) $(PIP) pip-audit
+	$(RUN) -m pip_audit --strict --disable-pip --no-deps $(patsubst %,--requirement %,$(wildcard packaging/locks/*.txt))
 
 clean:
 	rm -rf $(BUILD)

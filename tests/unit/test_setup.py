@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import configparser
+import hashlib
 import os
 import re
 import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.conftest import reason_of
 
@@ -102,3 +106,83 @@ def test_what_an_extra_brings_is_in_the_spec_file_too() -> None:
     for program in ("bubblewrap", "python3-rpm"):
         assert re.search(rf"^(Requires|Recommends): +{program}$", spec, re.MULTILINE)
         assert program in packages
+
+
+def locked(name: str) -> list[tuple[Requirement, str]]:
+    """What a lock installs on this Python, each with the lines of its digests."""
+    text = (ROOT / "packaging" / "locks" / name).read_text("utf-8")
+    blocks = re.findall(
+        r"^([^\s#][^\\\n]*)((?: \\\n    --hash=sha256:[0-9a-f]{64})*)$", text, re.MULTILINE
+    )
+    assert "\n".join(first + rest for first, rest in blocks) + "\n" == text
+    found = [(Requirement(first), rest) for first, rest in blocks]
+    return [each for each in found if each[0].marker is None or each[0].marker.evaluate()]
+
+
+def test_what_setup_installs_is_locked_by_version_and_digest() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = setup["options.extras_require"]
+    wanted = [setup["options"]["install_requires"], extras["test"], extras["docs"]]
+    versions = {}
+    for requirement, digests in locked("tests.txt"):
+        assert digests, f"{requirement} has no digest"
+        assert requirement.name not in versions
+        (pin,) = requirement.specifier
+        assert pin.operator == "=="
+        versions[requirement.name] = pin.version
+    assert "koji" in versions
+    for line in filter(None, "\n".join(wanted).splitlines()):
+        asked = Requirement(line)
+        if asked.marker is None or asked.marker.evaluate():
+            name = asked.name.replace(".", "-")
+            assert asked.specifier.contains(versions[name]), f"{line}: make locks"
+
+
+@pytest.mark.parametrize("version", ["2.4.0", "2.10.0"])
+def test_each_rpmlint_is_locked_by_digest(version: str) -> None:
+    found = {
+        each.name: (str(each.specifier), digests)
+        for each, digests in locked(f"rpmlint-{version}.txt")
+    }
+    assert found["rpmlint"][0] == f"=={version}"
+    assert all(digests for _, digests in found.values())
+    assert "pyelftools" in found
+
+
+def test_what_has_another_digest_is_not_installed(tmp_path: Path) -> None:
+    """Set-up's own options, with a lock that names a wheel of ours by another's digest."""
+    name, version = "sgx_enclaves_test_wheel", "1.0"
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(tmp_path / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    options = re.search(
+        r"\$\(PIP\) (.*) --requirement packaging/locks", (ROOT / "Makefile").read_text()
+    )
+    assert options
+    digest = hashlib.sha256(next(tmp_path.glob("*.whl")).read_bytes()).hexdigest()
+    for given, refused in (
+        (digest, False),
+        (digest[:-1] + ("0" if digest[-1] != "0" else "1"), True),
+    ):
+        lock = tmp_path / "lock.txt"
+        lock.write_text(f"{name}=={version} --hash=sha256:{given}\n")
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "install", *options[1].split()),
+                *("--no-index", "--dry-run", "--find-links", str(tmp_path)),
+                *("--requirement", str(lock)),
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode != 0) is refused, done.stderr
+        assert ("DO NOT MATCH THE HASHES" in done.stderr) is refused
