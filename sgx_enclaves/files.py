@@ -223,6 +223,11 @@ def locked(
         os.close(descriptor)
 
 
+def sha256_of(data: bytes) -> str:
+    """In hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def digest_file(path: Path, kind: str = "sha256") -> str:
     """The file's digest in hexadecimal.
 

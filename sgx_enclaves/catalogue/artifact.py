@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import Optional
 from urllib.parse import quote, urlsplit
 
 from sgx_enclaves.errors import CatalogueError
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import record
 
@@ -60,7 +60,7 @@ class Artifact:
             return self.sha256
         if self.contents_sha256:
             return f"contents-{self.contents_sha256}"
-        return "url-" + hashlib.sha256("\n".join(self.urls).encode()).hexdigest()
+        return "url-" + sha256_of("\n".join(self.urls).encode())
 
 
 def check_url(url: str) -> str:

@@ -14,7 +14,6 @@ EnclaveIdentityVerifier and TCBSigningChain of Intel's quote verification librar
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 
 from sgx_enclaves.enclave.sigstruct import Identity, TcbLevel
 from sgx_enclaves.errors import IdentityError
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import parse_json
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _key_digest(certificate: Certificate) -> str:
 
     key = certificate.public_key()
     der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
+    return sha256_of(der)
 
 
 def _verify(key: Any, signature: bytes, signed: bytes, problem: str, name: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import re
 import subprocess
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Union
 from sgx_enclaves.enclave.sign import read_private_key, read_public_key
 from sgx_enclaves.errors import AttestationError, SigningError, UnsupportedError
 from sgx_enclaves.evidence.report import schema
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import parse_json, record, validate
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _key(public: Any, name: str) -> Key:
         raise SigningError("no key for attestations", file=name, expected=_KINDS, found=found)
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     der = public.public_bytes(serialization.Encoding.DER, form)
-    return Key(name, hashlib.sha256(der).hexdigest(), public)
+    return Key(name, sha256_of(der), public)
 
 
 def load_signing_key(pem: bytes, name: str, passphrase: Union[bytes, None]) -> tuple[Key, Signer]:

@@ -16,8 +16,8 @@ from sgx_enclaves.evidence.report import (
     Plain,
     manifest_bytes,
     proved_by,
-    sha256_of,
 )
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.manifest import unsigned_name
 from sgx_enclaves.report.as_json import verdict_dict

@@ -12,7 +12,6 @@ Files come in by their SHA-256. What is in a package is read by `files_of_packag
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Optional
@@ -29,6 +28,7 @@ from sgx_enclaves.enclave.verdict import CheckState
 from sgx_enclaves.errors import ReportError, SgxEnclavesError
 from sgx_enclaves.evidence.facts import package_facts
 from sgx_enclaves.evidence.report import ROLES, Plain
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import as_plain, from_plain, record
 
 _PROVED, _REFUTED = CheckState.PROVED.value, CheckState.REFUTED.value
@@ -169,8 +169,8 @@ class _Recheck:
         built = self._given("built")
         if self._digests["built"] is not None:
             zeroed = _unsigned(image)
-            yield from self._of_payload(None if zeroed is None else _sha256(zeroed))
-            if zeroed is not None and _sha256(zeroed) == self._digests["built"]:
+            yield from self._of_payload(None if zeroed is None else sha256_of(zeroed))
+            if zeroed is not None and sha256_of(zeroed) == self._digests["built"]:
                 built = zeroed
         yield from self._of_signatures(image, blocks)
         yield from self._of_comparison(built, signed)
@@ -265,10 +265,6 @@ def _unsigned(image: EnclaveImage) -> Optional[bytes]:
         return None
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def _short(value: object) -> str:
     text = f"found {value}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
@@ -283,5 +279,5 @@ def files_of_package(path: str) -> tuple[Package, dict[str, bytes]]:
     with packed(path) as (package, members):
         found = [e for e in enclaves_among(package, members) if isinstance(e, PackedEnclave)]
         facts = {"nevra": package.nevra, **package_facts(path)}
-    contents = {_sha256(enclave.data): bytes(enclave.data) for enclave in found}
-    return Package(facts, {enclave.path: _sha256(enclave.data) for enclave in found}), contents
+    contents = {sha256_of(enclave.data): bytes(enclave.data) for enclave in found}
+    return Package(facts, {enclave.path: sha256_of(enclave.data) for enclave in found}), contents

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from sgx_enclaves import __version__
 from sgx_enclaves.enclave.verdict import CheckState
 from sgx_enclaves.errors import ReportError
-from sgx_enclaves.files import make_folder, read_file, write_file
+from sgx_enclaves.files import make_folder, read_file, sha256_of, write_file
 from sgx_enclaves.plain import parse_json, validate
 from sgx_enclaves.report.templated import report_summary
 
@@ -177,8 +176,3 @@ def proved_by(enclaves: Sequence[Mapping[str, Any]]) -> list[str]:
         for check in enclave["checks"]
         if check["state"] == CheckState.PROVED.value
     ]
-
-
-def sha256_of(data: bytes) -> str:
-    """In hexadecimal."""
-    return hashlib.sha256(data).hexdigest()

@@ -32,8 +32,8 @@ from sgx_enclaves.evidence.envelope import (
     signers,
 )
 from sgx_enclaves.evidence.facts import of_record
-from sgx_enclaves.evidence.report import Plain, schema, sha256_of
-from sgx_enclaves.files import read_file
+from sgx_enclaves.evidence.report import Plain, schema
+from sgx_enclaves.files import read_file, sha256_of
 from sgx_enclaves.gate.record import Record, read_record
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.plain import parse_json, record, validate

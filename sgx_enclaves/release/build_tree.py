@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.errors import BuildError, FormatError, InputError, SgxEnclavesError
-from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.files import read_file, sha256_of, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.progress import Progress as Shown
 from sgx_enclaves.progress import elapsed, silent
@@ -402,7 +401,7 @@ class TreeBuilder:
 
     def _keep(self, name: str, data: bytes, mode: int) -> FileRecord:
         write_file(str(self.into / name), data, mode)
-        return FileRecord(name, hashlib.sha256(data).hexdigest(), len(data))
+        return FileRecord(name, sha256_of(data), len(data))
 
     def _failed(self, enclave: EnclavePlan, problem: str) -> EnclaveRecord:
         return EnclaveRecord(enclave.name, enclave.file, self._name, None, None, problem)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from typing import Any, Optional
 
 from sgx_enclaves.catalogue.records import MAKERS, Release
 from sgx_enclaves.errors import InputError, ManifestError
-from sgx_enclaves.files import read_file, write_file
+from sgx_enclaves.files import read_file, sha256_of, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
 from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, validate
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse
@@ -484,7 +483,7 @@ def load_enclave(
 def _read(directory: Path, record: FileRecord, limit: int) -> bytes:
     path = str(directory / record.file)
     data = read_file(path, limit)
-    found = hashlib.sha256(data).hexdigest()
+    found = sha256_of(data)
     if found != record.sha256 or len(data) != record.size:
         raise ManifestError(
             "is not the file that the manifest describes",

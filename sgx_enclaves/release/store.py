@@ -18,7 +18,6 @@ the files alone; whoever may write the directory may forge a result with its rec
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -38,6 +37,7 @@ from sgx_enclaves.files import (
     disk_errors,
     locked,
     read_file,
+    sha256_of,
     sync,
     tree_entries,
     write_file,
@@ -110,7 +110,7 @@ class Files(Generic[T]):
 def input_key(inputs: Mapping[str, Any]) -> str:
     """A digest over inputs that JSON can write; the order of keys does not count."""
     text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_of(text.encode())
 
 
 @dataclass(frozen=True)

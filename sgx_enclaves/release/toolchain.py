@@ -9,7 +9,6 @@ findutils, coreutils and the tools themselves (see `place.Place`).
 from __future__ import annotations
 
 import enum
-import hashlib
 import json
 import platform
 import re
@@ -20,6 +19,7 @@ from typing import Any, Callable, Optional
 from sgx_enclaves.catalogue.records import Toolchain
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import BuildError, InputError
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.place import STANDARD_PATH, BuildrootLock, LockedPackage, Place
 
@@ -192,7 +192,7 @@ class ToolchainRecord:
     def digest(self) -> str:
         """SHA-256 over the record: two builds with the same one had the same toolchain."""
         text = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_of(text.encode())
 
 
 class State(enum.Enum):

@@ -14,7 +14,6 @@ member is the original's, byte for byte; what is not must be proved by comparing
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,7 @@ from sgx_enclaves.errors import (
     InputError,
     SgxEnclavesError,
 )
-from sgx_enclaves.files import digest_file, read_file
+from sgx_enclaves.files import digest_file, read_file, sha256_of
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import record
 from sgx_enclaves.release.archive import digest_members, list_members, read_members
@@ -185,7 +184,7 @@ def read_signed_enclaves(release: Release, archives: Mapping[str, Path]) -> dict
 
 def _as_pinned(enclave: Enclave, data: bytes, file: str) -> bytes:
     """The vendor's signed enclave, compared with its own pin, if it has one."""
-    digest = hashlib.sha256(data).hexdigest()
+    digest = sha256_of(data)
     if enclave.signed_sha256 not in (None, digest):
         raise DigestError(
             f"the signed {enclave.name} is not the file that the release pins",
