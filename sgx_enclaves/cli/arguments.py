@@ -2,7 +2,7 @@
 """What the arguments that several verbs share lead to: policies, releases, files.
 
 The catalogue and the release machine are imported by who needs them, so that the other
-verbs start without.
+verbs start without. What is wrong is a `SgxEnclavesError`, which `main` turns into a message.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
+    import datetime
+
     from sgx_enclaves.catalogue.records import Catalogue
     from sgx_enclaves.release.fetch import Fetcher
     from sgx_enclaves.release.place import Place
@@ -40,20 +42,12 @@ _SIGNING_SECONDS = 600
 
 
 def chosen_generation(args: argparse.Namespace) -> Optional[Generation]:
-    """The generation named with `--sdk`, or None.
-
-    Raises:
-        UnsupportedError: an unknown SDK.
-    """
+    """The generation named with `--sdk`, or None."""
     return None if args.sdk is None else generation_named(args.sdk)
 
 
 def chosen_policy(args: argparse.Namespace, signed_path: str) -> Policy:
-    """The policy that the arguments and the file's name ask for.
-
-    Raises:
-        InputError: a signer that is neither MRSIGNER nor a readable key.
-    """
+    """The policy that the arguments and the file's name ask for."""
     identity = _identity(args) if getattr(args, "identity", None) is not None else None
     pin = pin_named(args.enclave) if args.enclave else pin_for_file(signed_path)
     named_by = AskedBy.OPTION if args.enclave else AskedBy.FILE_NAME
@@ -77,19 +71,26 @@ def chosen_policy(args: argparse.Namespace, signed_path: str) -> Policy:
 
 def _identity(args: argparse.Namespace) -> Identity:
     """What `@identity` names, verified."""
-    import datetime
-
     from sgx_enclaves.catalogue.identity import INTEL_ROOT, read_identity, root_of
 
-    def read(path: str) -> bytes:
-        return read_file(path, DEFAULT_LIMITS.config_size)
-
-    chain = read(args.identity_chain) if args.identity_chain is not None else None
+    chain = read_small(args.identity_chain) if args.identity_chain is not None else None
     root = INTEL_ROOT
     if args.identity_root is not None:
-        root = root_of(read(args.identity_root), args.identity_root)
-    date = args.identity_date or datetime.datetime.now(datetime.timezone.utc).date()
-    return read_identity(read(args.identity), chain, date, root=root, name=args.identity)
+        root = root_of(read_small(args.identity_root), args.identity_root)
+    date = args.identity_date or today()
+    return read_identity(read_small(args.identity), chain, date, root=root, name=args.identity)
+
+
+def today() -> datetime.date:
+    """In UTC."""
+    import datetime
+
+    return datetime.datetime.now(datetime.timezone.utc).date()
+
+
+def read_small(path: str) -> bytes:
+    """A key, a signature, a config.xml or the like."""
+    return read_file(path, DEFAULT_LIMITS.config_size)
 
 
 def _mrsigner(text: str) -> str:
@@ -118,18 +119,15 @@ def chosen_passphrase(args: argparse.Namespace, pem: bytes) -> Optional[bytes]:
     if not needs_passphrase(pem):
         return None
     if args.passphrase_file is not None:
-        return read_file(args.passphrase_file, DEFAULT_LIMITS.config_size).partition(b"\n")[0]
+        return read_small(args.passphrase_file).partition(b"\n")[0]
     if sys.stdin is not None and sys.stdin.isatty():
         return getpass.getpass(f"passphrase of {args.key}: ").encode()
     return None
 
 
 def asking(command: str, *, digest: bool = False) -> Callable[[bytes], bytes]:
-    """A signer that is a command: the message on its standard input, a raw signature back.
-
-    Args:
-        command: split as a shell does, and run without one.
-        digest: give it the message's SHA-256 in place of the message.
+    """A signer that is a command: the message, or its SHA-256, on its standard input, a raw
+    signature back. It is split as a shell does, and run without one.
     """
     import hashlib
     import shlex
@@ -160,12 +158,7 @@ def asking(command: str, *, digest: bool = False) -> Callable[[bytes], bytes]:
 
 
 def chosen_place(args: argparse.Namespace, *, builds: bool = True) -> Place:
-    """This machine, its steps separated from it as far as `@place` demands, where any are run.
-
-    Raises:
-        BuildError: the steps cannot be separated, and the user did not allow that.
-        InputError: tools are named for the designated toolchain.
-    """
+    """This machine, its steps separated from it as far as `@place` demands, where any are run."""
     from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation
 
     if args.tools and args.toolchain != "host":
@@ -179,11 +172,7 @@ def chosen_place(args: argparse.Namespace, *, builds: bool = True) -> Place:
 
 
 def chosen_catalogue(args: argparse.Namespace) -> Catalogue:
-    """Our own releases, the machine's, and those of `--catalogue`.
-
-    Raises:
-        CatalogueError: a file in there is wrong.
-    """
+    """Our own releases, the machine's, and those of `--catalogue`."""
     from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue
 
     return load_catalogue((OWN_FOLDER, USER_FOLDER, *args.catalogue))
@@ -204,12 +193,7 @@ def chosen_work_dir(args: argparse.Namespace) -> Path:
 
 
 def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
-    """A fetcher as `@fetching` asks for it; it shows on standard error how it goes.
-
-    Raises:
-        FetchError: the certificates cannot be used.
-        CatalogueError: the look-aside cache's URL is none.
-    """
+    """A fetcher as `@fetching` asks for it; it shows on standard error how it goes."""
     from sgx_enclaves.catalogue.artifact import Lookaside
     from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings
     from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
@@ -229,22 +213,14 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
 
 
 def load_enclave(path: str) -> EnclaveImage:
-    """An enclave file, parsed.
-
-    Raises:
-        SgxEnclavesError: it cannot be read, or is no enclave.
-    """
+    """An enclave file, parsed."""
     data = read_file(path, DEFAULT_LIMITS.file_size)
     detail(f"{path}: {len(data)} bytes")
     return EnclaveImage.parse(data, path)
 
 
 def load_enclave_or_sigstruct(path: str) -> Union[EnclaveImage, Sigstruct]:
-    """An enclave file, or a file that is one SIGSTRUCT and nothing else, as vendors publish.
-
-    Raises:
-        SgxEnclavesError: it cannot be read, or is neither.
-    """
+    """An enclave file, or a file that is one SIGSTRUCT and nothing else, as vendors publish."""
     data = read_file(path, DEFAULT_LIMITS.file_size)
     if len(data) == Sigstruct.SIZE and data[:4] != ELF_MAGIC:
         return Sigstruct.parse(data)
@@ -252,11 +228,7 @@ def load_enclave_or_sigstruct(path: str) -> Union[EnclaveImage, Sigstruct]:
 
 
 def load_descriptor(image: EnclaveImage) -> Descriptor:
-    """The metadata of an enclave; errors name its file and the offset in it.
-
-    Raises:
-        SgxEnclavesError: see `Descriptor.parse`.
-    """
+    """The metadata of an enclave; errors name its file and the offset in it."""
     try:
         return Descriptor.parse(image.descriptor)
     except SgxEnclavesError as error:
@@ -266,12 +238,7 @@ def load_descriptor(image: EnclaveImage) -> Descriptor:
 
 
 def load_signed(path: str) -> tuple[EnclaveImage, Descriptor]:
-    """A signed enclave.
-
-    Raises:
-        FormatError: it is not signed.
-        SgxEnclavesError: see `load_enclave`.
-    """
+    """An enclave file that must be signed, and its metadata."""
     image = load_enclave(path)
     descriptor = load_descriptor(image)
     if not descriptor.is_signed:
@@ -285,9 +252,5 @@ def load_signed(path: str) -> tuple[EnclaveImage, Descriptor]:
 
 
 def load_config(path: str) -> Config:
-    """A config.xml.
-
-    Raises:
-        SgxEnclavesError: it cannot be read, or is malformed.
-    """
-    return Config.parse(read_file(path, DEFAULT_LIMITS.config_size), path)
+    """A config.xml, parsed."""
+    return Config.parse(read_small(path), path)

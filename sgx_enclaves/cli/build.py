@@ -20,8 +20,8 @@ from sgx_enclaves.cli.arguments import (
 )
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
+    answer,
     note,
-    out,
     out_json,
     out_report,
     print_or_write,
@@ -177,14 +177,13 @@ def contents(args: argparse.Namespace) -> int:
         )
     found = [(str(path), read_contents(path, progress=progress())) for path in args.archives]
     wrong = [name for name, it in found if args.expect not in (None, it.sha256)]
-    if args.json:
-        out_json({"archives": [_archive(name, it, args.list) for name, it in found]})
-        return int(bool(wrong))
+    lines = []
     for name, held in found:
         verdict = ": DIFFERS" if name in wrong else ": as expected"
-        out(f"{held.sha256}  {name}{verdict if args.expect is not None else ''}")
-        for entry in held.entries if args.list else ():
-            out(f"  {entry.kind} {entry.value or '-'} {entry.path}")
+        lines.append(f"{held.sha256}  {name}{verdict if args.expect is not None else ''}")
+        entries = held.entries if args.list else ()
+        lines += [f"  {entry.kind} {entry.value or '-'} {entry.path}" for entry in entries]
+    answer(args, {"archives": [_archive(name, it, args.list) for name, it in found]}, lines)
     return int(bool(wrong))
 
 

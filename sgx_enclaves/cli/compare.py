@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, TextIO
 
-from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
+from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy, today
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
     check_open,
@@ -111,11 +111,7 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse, before the work, where no reports can be written after it.
-
-    Raises:
-        InputError: there is something that is no directory.
-    """
+    """Refuse, before the work, where no reports can be written after it."""
     if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(
             "reports are written into a directory, and this is none",
@@ -124,22 +120,8 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def today() -> str:
-    """In UTC, as pages have it."""
-    import datetime
-
-    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-
-
 def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -> Picture:
-    """Write the verdict on two files as text, JSON and HTML into `folder`, which may be new.
-
-    Returns:
-        What the page draws.
-
-    Raises:
-        InputError: the folder cannot be made, or a file not be written.
-    """
+    """Write the verdict on two files as text, JSON and HTML; returns what the page draws."""
     import json
 
     from sgx_enclaves.explain.picture import picture_of
@@ -152,7 +134,7 @@ def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -
     for name, text in (
         ("verdict.txt", verdict_text(verdict)),
         ("verdict.json", json.dumps(verdict_dict(verdict), indent=2)),
-        ("verdict.html", verdict_html(verdict, picture, today())),
+        ("verdict.html", verdict_html(verdict, picture, today().isoformat())),
     ):
         write_file(str(folder / name), f"{text}\n".encode())
     return picture
@@ -164,11 +146,7 @@ def run_diffoscope(
     output: Optional[TextIO] = None,
     timeout: float = DIFFOSCOPE_SECONDS,
 ) -> Optional[str]:
-    """Let diffoscope print its comparison of two files, which changes no verdict.
-
-    Returns:
-        Why diffoscope showed nothing; None when it did.
-    """
+    """Let diffoscope print its comparison of two files; returns why it showed nothing, if so."""
     import shutil
     import subprocess
 

@@ -5,28 +5,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import os
 from collections import Counter
 from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER
-from sgx_enclaves.cli.arguments import asking, chosen_passphrase
+from sgx_enclaves.cli.arguments import asking, chosen_passphrase, read_small
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import out, out_json, write_and_say
+from sgx_enclaves.cli.output import answer, write_and_say
 from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
 from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.errors import InputError, SgxEnclavesError, SigningError
 from sgx_enclaves.evidence import ledger as entries
 from sgx_enclaves.evidence import recheck as checking
-from sgx_enclaves.evidence.envelope import (
-    Envelope,
-    Key,
-    Signer,
-    load_key,
-    load_signing_key,
-)
+from sgx_enclaves.evidence.envelope import Envelope, Key, Signer, load_key, load_signing_key
 from sgx_enclaves.evidence.recheck import State
 from sgx_enclaves.evidence.report import MAX_REPORT, read_beside, read_report
 from sgx_enclaves.evidence.statements import (
@@ -41,13 +35,12 @@ from sgx_enclaves.evidence.statements import (
     trusted,
     vouchers,
 )
-from sgx_enclaves.files import open_regular, read_file, write_file
+from sgx_enclaves.files import open_regular, read_file, sha256_of, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.plain import as_plain
 
 EXIT_UNSEEN = 2
 _MAX_FILE = 512 * MIB
-_RPM_MAGIC = b"\xed\xab\xee\xdb"
 _COUNTED = {State.HOLDS: "hold", State.FAILS: "do not hold", State.UNSEEN: "cannot be seen here"}
 
 
@@ -75,16 +68,14 @@ def recheck(args: argparse.Namespace) -> int:
     checked = list(checking.recheck(report, files))
     counts = Counter(item.state for item in checked)
     status = 1 if counts[State.FAILS] else 0 if counts[State.HOLDS] else EXIT_UNSEEN
-    if args.json:
-        out_json({"exit_status": status, "statements": as_plain(checked)})
-        return status
-    about = ""
+    lines, about = [], ""
     for item in checked:
-        out(*([f"{item.about}:"] if item.about != about else []))
+        lines += [f"{item.about}:"] if item.about != about else []
         about = item.about
         why = f" ({item.why})" if item.why else ""
-        out(f"  {item.state.value}: {item.statement}{why}")
-    out(", ".join(f"{counts[state]} {words}" for state, words in _COUNTED.items()))
+        lines.append(f"  {item.state.value}: {item.statement}{why}")
+    lines.append(", ".join(f"{counts[state]} {words}" for state, words in _COUNTED.items()))
+    answer(args, {"exit_status": status, "statements": as_plain(checked)}, lines)
     return status
 
 
@@ -92,15 +83,15 @@ def _files_at_hand(paths: list[str]) -> checking.Files:
     contents: dict[str, bytes] = {}
     packages: dict[str, checking.Package] = {}
     for path in paths:
-        if _starts_with(path, _RPM_MAGIC):
+        if _starts_with(path, RPM_MAGIC):
             package, enclaves = checking.files_of_package(path)
             packages[Path(path).name] = package
             contents.update(enclaves)
         else:
             data = read_file(path, DEFAULT_LIMITS.file_size)
-            contents[hashlib.sha256(data).hexdigest()] = data
+            contents[sha256_of(data)] = data
     releases = {
-        hashlib.sha256(file.read_bytes()).hexdigest(): file.stem
+        sha256_of(file.read_bytes()): file.stem
         for folder in (OWN_FOLDER, USER_FOLDER)
         for file in (folder.glob("*.toml") if folder.is_dir() else ())
     }
@@ -162,7 +153,7 @@ def _of_report(args: argparse.Namespace, data: bytes) -> list[Envelope]:
     head = read_beside(Path(args.report).parent, report, data)
     made = statements_of(
         report,
-        hashlib.sha256(data).hexdigest(),
+        sha256_of(data),
         builder=args.builder or TOOL,
         time=str(head["made_at"]),
     )
@@ -171,14 +162,13 @@ def _of_report(args: argparse.Namespace, data: bytes) -> list[Envelope]:
 
 def _signer(args: argparse.Namespace) -> tuple[Optional[Key], Signer]:
     if args.key is not None:
-        pem = read_file(args.key, DEFAULT_LIMITS.config_size)
+        pem = read_small(args.key)
         return load_signing_key(pem, args.key, chosen_passphrase(args, pem))
     if args.sign_with is None:
         return None, bytes
     if args.public_key is None:
         raise SigningError("--sign-with needs --public-key", hint="name the signer's own key")
-    public = read_file(args.public_key, DEFAULT_LIMITS.config_size)
-    return load_key(public, args.public_key), asking(args.sign_with)
+    return load_key(read_small(args.public_key), args.public_key), asking(args.sign_with)
 
 
 @verb("""\
@@ -217,25 +207,17 @@ def verify_attestation(args: argparse.Namespace) -> int:
         lines.append(
             f"{path}: {'vouched for' if enough else 'NOT vouched for'} by {len(by)} signers"
         )
-    if args.json:
-        statements = [
-            {"file": v.file, "kind": v.kind, "signers": sorted(v.signers), "statement": v.statement}
-            for v in found
-        ]
-        out_json(
-            {"exit_status": status, "statements": statements, "unsigned": digests, "files": files}
-        )
-    else:
-        out(*lines)
+    statements = [
+        {"file": v.file, "kind": v.kind, "signers": sorted(v.signers), "statement": v.statement}
+        for v in found
+    ]
+    plain = {"exit_status": status, "statements": statements, "unsigned": digests, "files": files}
+    answer(args, plain, lines)
     return status
 
 
 def chosen_attested(args: argparse.Namespace) -> frozenset[str]:
-    """SHA-256 of the unsigned enclaves that `--attestation` names.
-
-    Raises:
-        SgxEnclavesError: see `verify_attestation`.
-    """
+    """SHA-256 of the unsigned enclaves that `--attestation` names."""
     return frozenset(
         agreed(trusted(args.attestation, args.key, args.keyring), args.threshold).values()
     )
@@ -243,10 +225,10 @@ def chosen_attested(args: argparse.Namespace) -> frozenset[str]:
 
 def _vouchers(path: str, found: list[Vouched]) -> frozenset[str]:
     data = read_file(path, _MAX_FILE)
-    digests = [hashlib.sha256(data).hexdigest()]
+    digests = [sha256_of(data)]
     with contextlib.suppress(SgxEnclavesError):
         bare = unsigned(EnclaveImage.parse(data, path))
-        digests.append(hashlib.sha256(bare).hexdigest())
+        digests.append(sha256_of(bare))
     return vouchers(found, *digests)
 
 
@@ -274,10 +256,11 @@ def ledger(args: argparse.Namespace) -> int:
         raise InputError("add takes attestations, and lint takes none")
     if args.action == "lint":
         problems = list(entries.lint(kept))
-        if args.json:
-            out_json({"entries": len(kept), "problems": as_plain(problems)})
-        for p in () if args.json else problems:
-            out(f"{args.ledger}:{p.line}: {p.enclave}: {p.message} (line {p.earlier}) [{p.code}]")
+        lines = [
+            f"{args.ledger}:{p.line}: {p.enclave}: {p.message} (line {p.earlier}) [{p.code}]"
+            for p in problems
+        ]
+        answer(args, {"entries": len(kept), "problems": as_plain(problems)}, lines)
         return 1 if problems else 0
     statements = trusted(args.attestation, args.key, args.keyring)
     agreed(statements, args.threshold)
@@ -287,8 +270,6 @@ def ledger(args: argparse.Namespace) -> int:
     if new:
         text = "".join(f"{entries.line_of(entry)}\n" for entry in new)
         write_file(args.ledger, data + text.encode())
-    if args.json:
-        out_json({"entries": len(kept) + len(new), "added": as_plain(new)})
-    else:
-        out(f"{args.ledger}: {len(new)} added, {len(kept) + len(new)} in all")
+    plain = {"entries": len(kept) + len(new), "added": as_plain(new)}
+    answer(args, plain, [f"{args.ledger}: {len(new)} added, {plain['entries']} in all"])
     return 0

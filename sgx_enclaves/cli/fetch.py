@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.catalogue.records import Release
-from sgx_enclaves.cli.arguments import (
-    chosen_catalogue,
-    chosen_fetcher,
-)
+from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import out, out_json
+from sgx_enclaves.cli.output import answer
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
@@ -23,11 +20,7 @@ from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, write_file
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.fetch import Fetched
-from sgx_enclaves.release.vendor import (
-    fetch_signed,
-    fetch_sources,
-    read_signed_enclaves,
-)
+from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed_enclaves
 
 
 @verb("""\
@@ -76,16 +69,15 @@ def fetch(args: argparse.Namespace) -> int:
             _write_signed(chosen, paths, args.signed_into, args.signatures_into)
     if args.into is not None:
         _copy(named, args.into)
-    if args.json:
-        out_json({"release": release.name, "files": files})
-        return 0
+    lines = []
     for entry in files:
         pinned = "as pinned" if entry["pinned"] else "NOT PINNED"
-        if entry["contents_sha256"]:
-            pinned = "contents as pinned"
-        out(f"{entry['kind']} {entry['id']}: {entry['path']}, sha256 {entry['sha256']}, {pinned}")
+        pinned = "contents as pinned" if entry["contents_sha256"] else pinned
+        file = f"{entry['path']}, sha256 {entry['sha256']}, {pinned}"
+        lines.append(f"{entry['kind']} {entry['id']}: {file}")
         if entry.get("note"):
-            out(f"  {entry['note']}")
+            lines.append(f"  {entry['note']}")
+    answer(args, {"release": release.name, "files": files}, lines)
     return 0
 
 

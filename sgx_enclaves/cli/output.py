@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import os
 import shutil
 import stat
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
-from sgx_enclaves.files import write_file
+from sgx_enclaves.files import sha256_of, write_file
 from sgx_enclaves.plain import printable
 from sgx_enclaves.progress import CLEAR, Progress, draws_over, for_stream, silent
 
@@ -93,6 +92,14 @@ def out_json(plain: Mapping[str, object]) -> None:
     out(*json.dumps(versioned, indent=2).split("\n"))
 
 
+def answer(args: argparse.Namespace, plain: Mapping[str, object], lines: Iterable[str]) -> None:
+    """Print a result: as JSON with `--json`, else in lines."""
+    if args.json:
+        out_json(plain)
+    else:
+        out(*lines)
+
+
 def out_json_error(error: SgxEnclavesError, status: int) -> None:
     """Print why there is no result, if a program asked for one and none was printed."""
     if _run.json and not _run.printed:
@@ -135,15 +142,8 @@ def write_output(
 ) -> None:
     """Write what `-o` names; a pipe or a device is written to, never replaced.
 
-    Args:
-        args: with `output` and `force`.
-        data: what to write.
-        inputs: the files that were read; none of them is ever replaced.
-        mode: of a new file, of which the umask takes away.
-
-    Raises:
-        InputError: it is there and there is no `--force`; it is an input, a link or a
-            directory; or it cannot be written.
+    A file that is there is replaced with `--force` only, and none of the `inputs` ever. The umask
+    takes away of `mode`.
     """
     path = str(args.output)
     try:
@@ -185,20 +185,13 @@ def write_and_say(
     mode: int = 0o666,
     **facts: object,
 ) -> None:
-    """Write what `-o` names, and say what it is: in lines, or with `--json` as facts.
-
-    Raises:
-        InputError: see `write_output`.
-    """
+    """Write what `-o` names, and say what it is: in lines, or with `--json` as facts."""
     write_output(args, data, *filter(None, inputs), mode=mode)
-    if args.json:
-        out_json({**_written(args, data), **facts})
-    else:
-        out(*lines)
+    answer(args, {**_written(args, data), **facts}, lines)
 
 
 def _written(args: argparse.Namespace, data: bytes) -> dict[str, object]:
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = sha256_of(data)
     return {"file": str(args.output), "size": len(data), "sha256": sha256}
 
 
@@ -207,11 +200,7 @@ def print_or_write(
 ) -> None:
     """Print a report, or write it with a line end where `-o` names a file.
 
-    Args:
-        args: with `output`, `force` and `json`.
-        text: the report.
-        inputs: the files that were read.
-        name: what the text is called in JSON; without it, it is JSON already.
+    `name` is what the text is called in JSON; without it, it is JSON already.
     """
     facts: dict[str, object] = {}
     if args.output is not None:
@@ -225,11 +214,7 @@ def print_or_write(
 
 
 def check_open(args: argparse.Namespace, option: str) -> None:
-    """Refuse `--open` without the option that writes the page.
-
-    Raises:
-        InputError: nothing would be there to open.
-    """
+    """Refuse `--open` without the option that writes the page."""
     if args.open and getattr(args, option) is None:
         raise InputError("--open opens the page that is written", hint=f"add --{option}")
 
@@ -270,11 +255,7 @@ def coloured(line: str) -> str:
 
 
 def flush() -> None:
-    """Hand over what was printed.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Hand over what was printed."""
     _write("")
 
 

@@ -19,10 +19,10 @@ from sgx_enclaves.catalogue.writing import (
     toml_of,
     write_pins,
 )
-from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher
+from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher, today
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
-    out,
+    answer,
     out_json,
     out_report,
     print_or_write,
@@ -31,7 +31,7 @@ from sgx_enclaves.cli.output import (
     write_and_say,
 )
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.files import digest_file, read_file
+from sgx_enclaves.files import digest_file, read_file, sha256_of
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.archive import lay_out, pack_members, read_contents, read_members
@@ -106,12 +106,9 @@ def _list(args: argparse.Namespace, catalogue: Catalogue) -> int:
         reproduced = " ".join(release.reproduced()) or "-"
         toolchain = release.toolchain.name if release.toolchain else "-"
         rows.append((release.name, release.sgx, release.dcap, status, reproduced, toolchain, names))
-    if args.json:
-        keys = ("name", "sgx", "dcap", "status", "reproduced", "toolchain", "enclaves")
-        out_json({"releases": [dict(zip(keys, row)) for row in rows]})
-    else:
-        heads = ("RELEASE", "SGX", "DCAP", "STATUS", "REPRODUCED", "TOOLCHAIN", "ENCLAVES")
-        out(*table(heads, rows))
+    keys = ("name", "sgx", "dcap", "status", "reproduced", "toolchain", "enclaves")
+    plain = {"releases": [dict(zip(keys, row)) for row in rows]}
+    answer(args, plain, table(("RELEASE", *(key.upper() for key in keys[1:])), rows))
     return 0
 
 
@@ -150,7 +147,7 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
             path = fetcher.fetch(vendor.artifact, allow_unpinned=True).path
             signed = read_members(path, {enclave.member for enclave in enclaves})
             for enclave in enclaves:
-                digest = hashlib.sha256(signed[enclave.member]).hexdigest()
+                digest = sha256_of(signed[enclave.member])
                 pins[f"enclave.{enclave.name}"] = {"signed_sha256": digest}
     text = read_file(release.file, MIB).decode()
     print_or_write(args, write_pins(text, pins).rstrip("\n"), name="toml")
@@ -180,13 +177,10 @@ def _check(args: argparse.Namespace, release: Release) -> int:
         lay_out(tree, build, archives, progress())
         for what, problem in check_tree(release, build, tree):
             checks.append({"what": what, "problem": problem or None})
-            if not args.json:
-                out(f"{what}: {problem or 'as it says'}")
+    lines = [f"{check['what']}: {check['problem'] or 'as it says'}" for check in checks]
     wrong = sum(check["problem"] is not None for check in checks)
-    if args.json:
-        out_json({"release": release.name, "exit_status": int(bool(wrong)), "checks": checks})
-    else:
-        out(f"{release.name}: {wrong or 'nothing'} of that is wrong")
+    plain = {"release": release.name, "exit_status": int(bool(wrong)), "checks": checks}
+    answer(args, plain, [*lines, f"{release.name}: {wrong or 'nothing'} of that is wrong"])
     return int(bool(wrong))
 
 
@@ -201,7 +195,7 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     lines, enclaves = [], []
     for enclave in part.enclaves:
         pinned = "as pinned" if enclave.signed_sha256 else "NOT PINNED: give it signed_sha256"
-        digest = hashlib.sha256(signed[enclave.name]).hexdigest()
+        digest = sha256_of(signed[enclave.name])
         lines.append(f"{enclave.name}: {enclave.member}, sha256 {digest}, {pinned}")
         enclaves.append({"name": enclave.name, "member": enclave.member, "sha256": digest})
     digests = {kind: hashlib.new(kind, data).hexdigest() for kind in ("sha256", "sha512")}
@@ -254,7 +248,7 @@ def _default_date(release: Release) -> datetime.date:
     own = release.toolchain.environment.get(_EPOCH) if release.toolchain is not None else None
     seconds = os.environ.get(_EPOCH, own)
     if seconds is None:
-        return datetime.datetime.now(datetime.timezone.utc).date()
+        return today()
     try:
         return datetime.datetime.fromtimestamp(int(seconds), datetime.timezone.utc).date()
     except (ValueError, OverflowError, OSError):

@@ -18,6 +18,7 @@ from sgx_enclaves.cli.arguments import (
 )
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
+    answer,
     check_open,
     open_page,
     out,
@@ -116,10 +117,8 @@ def measure(args: argparse.Namespace) -> int:
         generation = chosen_generation(args) or detect_generation(image)
         config = load_config(args.config)
         ours = regenerate(image, config, generation, limits=limits).mrenclave.hex()
-        if args.json:
-            out_json({"file": args.enclave, "sdk": generation.name, "mrenclave": ours})
-        else:
-            out(f"{ours}  as SDK {generation.name} would sign it")
+        plain = {"file": args.enclave, "sdk": generation.name, "mrenclave": ours}
+        answer(args, plain, [f"{ours}  as SDK {generation.name} would sign it"])
         return 0
     bar = progress()
 
@@ -135,12 +134,11 @@ def measure(args: argparse.Namespace) -> int:
         }
         for block in descriptor.blocks
     ]
-    if args.json:
-        out_json({"file": args.enclave, "blocks": results})
-    else:
-        for index, result in enumerate(results):
-            said = "as signed" if result["match"] else f"but signed for {result['enclavehash']}"
-            out(f"{result['mrenclave']}  block {index}, metadata {result['metadata']}, {said}")
+    lines = []
+    for index, result in enumerate(results):
+        said = "as signed" if result["match"] else f"but signed for {result['enclavehash']}"
+        lines.append(f"{result['mrenclave']}  block {index}, metadata {result['metadata']}, {said}")
+    answer(args, {"file": args.enclave, "blocks": results}, lines)
     return 0 if all(result["match"] for result in results) else 1
 
 

@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import hashlib
 import os
-from typing import Optional
 
 from sgx_enclaves.cli.arguments import (
     asking,
@@ -18,6 +15,8 @@ from sgx_enclaves.cli.arguments import (
     load_config,
     load_enclave,
     load_signed,
+    read_small,
+    today,
 )
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import write_and_say
@@ -27,7 +26,7 @@ from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import detect_generation
 from sgx_enclaves.errors import FormatError, InputError, SigningError
-from sgx_enclaves.files import read_file
+from sgx_enclaves.files import read_file, sha256_of
 from sgx_enclaves.limits import DEFAULT_LIMITS
 
 # Fedora ships enclaves executable; the umask takes the rest.
@@ -52,15 +51,15 @@ def sign(args: argparse.Namespace) -> int:
     For tests and private vendors. See also sign-data and attach.
     """
     image, regenerated = _prepared(args)
-    date = _date(args)
+    date = args.date or today()
     if args.sign_with is None:
-        pem = _small(args.key)
+        pem = read_small(args.key)
         key = signing.load_key(pem, args.key, chosen_passphrase(args, pem))
         signed = signing.sign(image, regenerated, key, date)
     else:
         if args.public_key is None:
             raise SigningError("--sign-with needs --public-key", hint="name the signer's own key")
-        public = signing.load_public_key(_small(args.public_key), args.public_key)
+        public = signing.load_public_key(read_small(args.public_key), args.public_key)
         signer = asking(args.sign_with, digest=args.sign_digest)
         signed = signing.sign_with(image, regenerated, public, signer, signing.bcd_date(date))
     inputs = [args.enclave, args.config, args.key, args.public_key, args.passphrase_file]
@@ -78,7 +77,7 @@ def sign_data(args: argparse.Namespace) -> int:
     `sgx_sign gendata` does. Give the raw signature to attach, with the same file as --data.
     """
     _, regenerated = _prepared(args)
-    date = _date(args)
+    date = args.date or today()
     data = signing.signing_data(regenerated, signing.bcd_date(date))
     first = regenerated.blocks[0].sigstruct
     sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
@@ -116,11 +115,11 @@ def attach(args: argparse.Namespace) -> int:
     if the signature does not fit.
     """
     image, regenerated = _prepared(args)
-    public = signing.load_public_key(_small(args.public_key), args.public_key)
-    signature = _small(args.signature)
-    date = signing.bcd_date(_date(args))
+    public = signing.load_public_key(read_small(args.public_key), args.public_key)
+    signature = read_small(args.signature)
+    date = signing.bcd_date(args.date or today())
     if args.data is not None:
-        data = _small(args.data)
+        data = read_small(args.data)
         date = signing.date_of_signing_data(data, args.data)
         if signing.signing_data(regenerated, date) != data:
             raise SigningError(
@@ -145,7 +144,7 @@ def unsign(args: argparse.Namespace) -> int:
     """
     image, _ = load_signed(args.enclave)
     data = signing.unsigned(image)
-    line = f"{args.output}: {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}"
+    line = f"{args.output}: {len(data)} bytes, sha256 {sha256_of(data)}"
     write_and_say(args, data, [args.enclave], [line], mode=MODE)
     return 0
 
@@ -198,11 +197,7 @@ def graft(args: argparse.Namespace) -> int:
 
 
 def _prepared(args: argparse.Namespace) -> tuple[EnclaveImage, Regenerated]:
-    """The unsigned enclave of `@signing`, and the metadata that the tool would write.
-
-    Raises:
-        SgxEnclavesError: it is signed already, or the tool or every loader would refuse it.
-    """
+    """The unsigned enclave of `@signing`, and the metadata that the tool would write."""
     image = load_enclave(args.enclave)
     if any(image.descriptor):
         raise FormatError(
@@ -215,15 +210,6 @@ def _prepared(args: argparse.Namespace) -> tuple[EnclaveImage, Regenerated]:
     require_loadable(image, frozenset(ignored))
     generation = chosen_generation(args) or detect_generation(image)
     return image, regenerate(image, load_config(args.config), generation, args.fips)
-
-
-def _date(args: argparse.Namespace) -> datetime.date:
-    given: Optional[datetime.date] = args.date
-    return given or datetime.datetime.now(datetime.timezone.utc).date()
-
-
-def _small(path: str) -> bytes:
-    return read_file(path, DEFAULT_LIMITS.config_size)
 
 
 def _policy(args: argparse.Namespace) -> Policy:

@@ -15,8 +15,9 @@ from sgx_enclaves.cli.arguments import (
     chosen_fetcher,
     chosen_place,
     chosen_work_dir,
+    today,
 )
-from sgx_enclaves.cli.compare import check_folder, today, write_reports
+from sgx_enclaves.cli.compare import check_folder, write_reports
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
     check_open,
@@ -149,6 +150,6 @@ def _write_reports(verified: verify.Verified, plain: dict[str, Any], folder: Pat
     for name, text in {
         "release.txt": release_text(verified.verdict),
         "release.json": json.dumps(release_dict(verified.verdict), indent=2) + "\n",
-        "release.html": release_html(verified.verdict, pictures, plain, today()),
+        "release.html": release_html(verified.verdict, pictures, plain, today().isoformat()),
     }.items():
         write_file(str(folder / name), text.encode())
