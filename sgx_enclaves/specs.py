@@ -217,7 +217,7 @@ def _bundled(request: SpecRequest, enclave: Enclave) -> Mapping[str, str]:
     (tree,) = _trees(request, [enclave])
     found = dict(tree.release.bundled)
     for source in {item.artifact.filename: item for item in reversed(tree.build.sources)}.values():
-        if source.place:
+        if source.place and (source.linked_by is None or enclave.name in source.linked_by):
             snapshot = f"0^git{source.commit[:7]}" if source.commit else ""
             found[source.id] = source.version or snapshot
     return dict(sorted(found.items()))

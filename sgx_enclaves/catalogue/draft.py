@@ -182,13 +182,18 @@ def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[
                         **{"id": prefix + repo.lower(), "place": where},
                         **{"filename": f"{repo}-{file}", "urls": urls},
                         **(_pins(source.artifact) if source is not None else {}),
-                        **_version(source),
+                        **_carried(source),
                         **({"commit": commit} if commit else {}),
                     }
 
 
-def _version(source: Optional[Source]) -> dict[str, str]:
-    return {"version": source.version} if source is not None and source.version else {}
+def _carried(source: Optional[Source]) -> dict[str, Any]:
+    """What is so wherever this commit is used."""
+    if source is None:
+        return {}
+    linked_by = None if source.linked_by is None else list(source.linked_by)
+    found = {"version": source.version, "linked_by": linked_by}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _repository(url: str) -> tuple[str, str]:
@@ -235,7 +240,7 @@ def _nested(
                     **{"id": source.id, "place": place, "filename": source.artifact.filename},
                     "urls": list(source.artifact.urls),
                     **_pins(source.artifact),
-                    **_version(source),
+                    **_carried(source),
                     "commit": commit,
                 }
 

@@ -223,6 +223,10 @@ def _check_build(release: Release, build: Build) -> None:
     _check_unique(release, "build.source", (source.place for source in build.sources))
     _check_unique(release, "build.step", (step.id for step in build.steps))
     _check_routes(release, build)
+    for source in build.sources:
+        for name in source.linked_by or ():
+            if release.enclave(name) is None:
+                _refuse(release.file, f"source {source.id}.linked_by: there is no such one", name)
     for step in (*build.steps, *(step for route in build.routes for step in route.steps)):
         if step.id.startswith(_BUILDERS_STEPS):
             _refuse(release.file, f"step {step.id}: the builder itself gives such names")

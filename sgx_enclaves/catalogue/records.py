@@ -29,6 +29,7 @@ class Source:
         commit: the git commit that the archive holds, where known.
         unpack: whether it is unpacked there; otherwise it is put there as it is.
         version: the upstream release that the commit is, where it is one.
+        linked_by: the enclaves that have its code in them; None: all.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Source:
     commit: Optional[str] = None
     unpack: bool = True
     version: Optional[str] = None
+    linked_by: Optional[tuple[str, ...]] = None
 
 
 @record

@@ -242,6 +242,13 @@ def test_mistakes_are_refused(key: str, value: object, words: str) -> None:
         release_from(data, "routes.toml")
 
 
+def test_code_is_linked_by_enclaves_of_the_release() -> None:
+    data = parsed()
+    data["build"]["source"][0]["linked_by"] = ["lost"]
+    with pytest.raises(CatalogueError, match=r"source main\.linked_by: there is no such one"):
+        release_from(data, "routes.toml")
+
+
 def test_steps_have_names_of_their_own() -> None:
     data = parsed()
     data["build"]["route"][0]["step"][1]["id"] = "both"

@@ -140,6 +140,20 @@ def test_each_enclave_says_what_is_bundled_in_it(kind: Kind) -> None:
     assert f"%files -n sgx-enclave-{kind.value}-common\n%license licences/*\n" in text
 
 
+def test_what_the_sdk_has_and_an_enclave_does_not_link_is_not_bundled_in_it() -> None:
+    """By the makers' route TDQE is built from all sources."""
+    text = spec("sgx-2.28-dcap-1.25", Kind.REPRODUCIBLE)
+    bundled = {
+        package.split("-")[4]: re.findall(r"bundled\(([^)]+)\)", package)
+        for package in re.split(r"^%package ", text, flags=re.MULTILINE)[2:]
+    }
+    own = ["compiler-rt", "dcap", "dlmalloc", "gdtoa", "ipp-crypto", "libcxx", "libcxxrt"]
+    assert bundled["tdqe"] == [*own, "libunwind", "sgx-emm"]
+    assert {"openssl", "sgxssl"} <= set(bundled["qve"])
+    assert "wasm-micro-runtime" not in bundled["qve"]
+    assert "wasm-micro-runtime" in bundled["qae"]
+
+
 def test_a_bundled_snapshot_is_written_as_distributions_do() -> None:
     name = "sgx-tdx-dcap-quoteverificationlibrary"
     assert f"bundled({name}) = 0^git7e5b2a1\n" in spec(kind=Kind.GRAFTED)
