@@ -45,9 +45,6 @@ _POLICY = {
         all :: allow
     """
 }
-HUB_CONF = f"""[tasks]
-build_tags = {world.BUILD_TAG}
-"""
 _BUILDER_CONF = """[fetch]
 cache = {folder}/cache
 hosts = 127.0.0.1
@@ -146,13 +143,20 @@ class Stage:
     vendor: Vendor
     sources: SourcePackages
 
+    @property
+    def hub_conf(self) -> str:
+        """The hub plugin's configuration in the play."""
+        return (
+            f"[tasks]\nbuild_tags = {world.BUILD_TAG}:{self.admin.getTag(world.BUILD_TAG)['id']}\n"
+        )
+
     @contextmanager
     def lit(self) -> Iterator[Stage]:
         """Have the play's policy and configuration, for the length of a `with` block."""
         site = self.site
         conf = _BUILDER_CONF.format(folder=site.layout.root, ca_file=self.vendor.server.ca_file)
         site.hub.set_policy(_POLICY)
-        site.hub.plugin_conf("sgx_enclaves.conf", HUB_CONF)
+        site.hub.plugin_conf("sgx_enclaves.conf", self.hub_conf)
         # A builder that starts while the hub is away gives up.
         site.builder.plugin_conf("sgx_enclaves.conf", conf)
         site.wait_builder(site.builder)

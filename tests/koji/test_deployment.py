@@ -57,12 +57,16 @@ def test_the_deployment_as_it_is_written(stage: Stage, another: dict[str, Any]) 
     if admin.getChannel(CHANNEL) is not None:
         for host in admin.listHosts(channelID=CHANNEL):
             admin.removeHostFromChannel(host["name"], CHANNEL)
+    shown = ""
     for words in commands(people, names):
         done = site.cli(world.ADMIN, *words)
         # whose permission the harness has given before
         assert done.status == 0 or "already has permission" in done.text, done.text
+        shown += done.out
+    # `taginfo` has shown it
+    (number,) = re.findall(r"^Tag: f43-sgx-build \[(\d+)\]$", shown, re.MULTILINE)
     site.hub.set_policy(BOOK["channel"])
-    site.hub.plugin_conf("sgx_enclaves.conf", hub)
+    site.hub.plugin_conf("sgx_enclaves.conf", hub.replace("ID", number))
     try:
         assert "never verified" in refused(admin, TAG, nvr)
         verify, lock = commands(verifying, names)

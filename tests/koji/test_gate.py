@@ -48,7 +48,7 @@ POLICY = {
 OTHER_FILES = (RpmFile(gatekit.PATH, gatekit.OTHER.signed, 0o100755),)
 CONF = f"""
 [tasks]
-build_tags = {world.BUILD_TAG}
+build_tags = {world.BUILD_TAG}:NUMBER
 channel = {gatekit.CHANNEL}
 
 [hook]
@@ -77,7 +77,8 @@ def _shop(site: Site, admin: Any, tmp_path_factory: pytest.TempPathFactory) -> I
     for tag in (HARD, BY_POLICY, OPEN, "gate-by-conf-1", *RULES):
         admin.packageListAdd(tag, gatekit.PACKAGE, owner=world.ADMIN)
     admin.createBuildTarget(TARGET, world.BUILD_TAG, HARD)
-    site.hub.plugin_conf("sgx_enclaves.conf", CONF)
+    number = str(admin.getTag(world.BUILD_TAG)["id"])
+    site.hub.plugin_conf("sgx_enclaves.conf", CONF.replace("NUMBER", number))
     site.hub.set_policy(POLICY)
     yield Workshop(site, admin, tmp_path_factory.mktemp("gate"))
     # the doctor of other modules would name marks that cannot be read
@@ -913,6 +914,62 @@ def test_a_verification_needs_the_permission(
     with pytest.raises(koji.ActionNotAllowed):
         plain.sgxEnclaves(None, world.BUILD_TAG, unverified["nvr"])
     assert admin.listTasks({"method": "sgxEnclaves", "owner": plain.getLoggedInUser()["id"]}) == []
+
+
+def test_a_build_tag_is_trusted_by_name_and_id(
+    site: Site, admin: Any, shop: Workshop, recorder: Recorder
+) -> None:
+    """Somebody with the permission `tag` renames, swaps, makes and deletes tags."""
+    for name in ("trusted", "renamed", "swapped", "other"):
+        admin.createTag(name, arches="x86_64")
+    pins = {name: admin.getTag(name)["id"] for name in ("trusted", "renamed", "swapped")}
+    # of a tag that does not exist yet
+    pins["later"] = max(pins.values()) + 10
+    conf = CONF.replace(f"{world.BUILD_TAG}:NUMBER", " ".join(f"{n}:{i}" for n, i in pins.items()))
+    site.hub.plugin_conf("sgx_enclaves.conf", conf)
+
+    def trusted(tag: str) -> bool:
+        task = recorder.asker.sgxEnclaves("demo-1", tag, channel=gatekit.CHANNEL)
+        admin.cancelTask(task)
+        opts: dict[str, Any] = admin.getTaskInfo(task, request=True)["request"][3]
+        return opts == {"tag_allowed": True}
+
+    def says(tag: str) -> str:
+        found = {item["what"]: item["says"] for item in admin.checkSgxSetup()}
+        text: str = found.get(f"[tasks] build tag {tag}", "")
+        return text
+
+    try:
+        assert trusted("trusted")
+        admin.editTag2("trusted", arches="x86_64 i686")
+        admin.editTag2("trusted", arches="x86_64")
+        assert trusted("trusted")
+        assert not says("trusted")
+        admin.deleteTag("trusted")
+        assert admin.createTag("trusted", arches="x86_64") == pins["trusted"]
+        assert not trusted("trusted")
+        assert "deleted and made again" in says("trusted")
+        admin.editTag2("renamed", name="aside")
+        assert not trusted("aside")
+        assert "does not exist" in says("renamed")
+        admin.editTag2("aside", name="renamed")
+        assert not trusted("renamed")
+        assert "another name before" in says("renamed")
+        for old, new in (("swapped", "aside"), ("other", "swapped"), ("aside", "other")):
+            admin.editTag2(old, name=new)
+        assert not trusted("swapped")
+        assert not trusted("other")
+        assert f"[tasks] build_tags pins {pins['swapped']}" in says("swapped")
+        admin.createTag("later", arches="x86_64")
+        assert not trusted("later")
+        # even where nobody has noted the names
+        site.database.execute("delete from sgx_former_tag_name")
+        assert trusted("renamed")
+        assert not trusted("swapped")
+        assert not trusted("other")
+    finally:
+        number = str(admin.getTag(world.BUILD_TAG)["id"])
+        site.hub.plugin_conf("sgx_enclaves.conf", CONF.replace("NUMBER", number))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from demo.release import SIGNED_FILE, sha256, signed_archive
 from tests.koji.harness import work, world
-from tests.koji.stage import ENCLAVES, HARD, HUB_CONF, RELEASE, Stage
+from tests.koji.stage import ENCLAVES, HARD, RELEASE, Stage
 
 
 @pytest.fixture(scope="module")
@@ -177,10 +177,10 @@ def test_the_set_up_is_checked(stage: Stage, verified: Any) -> None:
     assert done.status == 0, done.text
     assert f"trusted tags: {world.BUILD_TAG}" in done.out
     assert "good   tables: all" in done.out
-    channel = f"{HUB_CONF}channel = nowhere\n"
+    channel = f"{stage.hub_conf}channel = nowhere\n"
     stage.site.hub.plugin_conf("sgx_enclaves.conf", channel)
     done = stage.site.cli(world.RELENG, "sgx-enclaves", "doctor")
-    stage.site.hub.plugin_conf("sgx_enclaves.conf", HUB_CONF)
+    stage.site.hub.plugin_conf("sgx_enclaves.conf", stage.hub_conf)
     assert done.status == 1
     assert "WRONG  channel: nowhere: no enabled x86_64 host" in done.out
     assert stage.site.cli(world.PLAIN, "sgx-enclaves", "doctor").status == 2
@@ -350,10 +350,10 @@ def test_a_scratch_build_is_verified_by_its_task(
 @pytest.fixture
 def hook(stage: Stage) -> Iterator[None]:
     """Let the hub verify new builds by itself."""
-    conf = f"{HUB_CONF}[hook]\nenabled = yes\nbuild_tag = {world.BUILD_TAG}\n"
+    conf = f"{stage.hub_conf}[hook]\nenabled = yes\nbuild_tag = {world.BUILD_TAG}\n"
     stage.site.hub.plugin_conf("sgx_enclaves.conf", conf)
     yield
-    stage.site.hub.plugin_conf("sgx_enclaves.conf", HUB_CONF)
+    stage.site.hub.plugin_conf("sgx_enclaves.conf", stage.hub_conf)
 
 
 @pytest.mark.usefixtures("hook")

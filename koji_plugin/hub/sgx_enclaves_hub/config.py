@@ -27,6 +27,7 @@ CONFIG_FILE = "/etc/koji-hub/plugins/sgx_enclaves.conf"
 CONFIG_VARIABLE = "SGX_ENCLAVES_HUB_CONF"
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
+_TAG = re.compile(r"(?P<name>[^\s:*?\[\]]+):(?P<id>[1-9][0-9]{0,9})\Z")
 
 
 def _signers(found: Mapping[str, str]) -> Mapping[str, frozenset[str]]:
@@ -42,8 +43,18 @@ def _signers(found: Mapping[str, str]) -> Mapping[str, frozenset[str]]:
     return {name: frozenset(value.split()) for name, value in found.items()}
 
 
-def _words(value: str) -> tuple[str, ...]:
-    return tuple(value.split())
+def _pinned_tags(value: str) -> tuple[tuple[str, int], ...]:
+    """Names with ids: a name alone could be taken by another tag, and a glob by a new one."""
+    found: dict[str, int] = {}
+    for word in value.split():
+        pin = _TAG.match(word)
+        if pin is None or pin["name"] in found:
+            raise ValueError(
+                "NAME:ID of each tag, once, such as f43-sgx-build:42, and no glob; "
+                f"`koji taginfo {word.partition(':')[0][:80]}` shows the ID in brackets"
+            )
+        found[pin["name"]] = int(pin["id"])
+    return tuple(found.items())
 
 
 @dataclass(frozen=True)
@@ -51,11 +62,12 @@ class Settings:
     """What the configuration says; the file that is shipped explains each key.
 
     Attributes:
+        build_tags: names of trusted build tags, each with its id.
         rules: the globs of `enforce`, each with the rule that its words mean.
     """
 
     channel: str = setting("tasks", "channel", "")
-    build_tags: tuple[str, ...] = setting("tasks", "build_tags", (), _words)
+    build_tags: tuple[tuple[str, int], ...] = setting("tasks", "build_tags", (), _pinned_tags)
     hook: bool = setting("hook", "enabled", False, yes_or_no)
     build_tag: str = setting("hook", "build_tag", "")
     targets: Mapping[str, str] = table("hook targets")

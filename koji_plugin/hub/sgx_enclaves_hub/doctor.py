@@ -19,7 +19,7 @@ from sgx_enclaves.errors import SgxEnclavesError
 from .config import settings
 from .gate import MARK, rules_of_tag
 from .hub_api import koji_errors
-from .tasks import PERMISSION
+from .tasks import PERMISSION, distrust
 
 TABLES = ("sgx_verification", "sgx_former_tag_name", "sgx_lock")
 # What was looked at, whether it is good, and the finding in words.
@@ -87,11 +87,16 @@ def _channel() -> _Checks:
 
 
 def _build_tags() -> _Checks:
-    trusted, locked = settings().build_tags, _column("release", "sgx_lock")
+    named, locked = dict(settings().build_tags), _column("release", "sgx_lock")
+    tags = {name: get_tag(name) for name in named}
+    doubts = {name: distrust(tag) if tag else "it does not exist" for name, tag in tags.items()}
+    trusted = [name for name, doubt in doubts.items() if doubt is None]
     says = f"trusted tags: {_some(trusted) or 'none'}; locked releases: {_some(locked) or 'none'}"
     if not trusted and not locked:
         says += "; no verdict is reproducible, and the plain rule lets nothing in"
     yield "build tags and locks", bool(trusted or locked), says
+    for name in sorted(set(named) - set(trusted)):
+        yield f"[tasks] build tag {name}", False, f"not trusted: {doubts[name]}; name another"
     wanted = {settings().build_tag, *settings().targets.values()} if settings().hook else set()
     for name in sorted(wanted - {""}):
         try:

@@ -44,7 +44,7 @@ from sgx_enclaves.plain import parse_json
 from . import hub_api, store
 from .hub_api import koji_errors
 from .messages import announce_record
-from .tasks import complete_build, is_allowed
+from .tasks import complete_build, distrust
 
 LOCKER = "sgx-enclaves-lock"
 LOCK_FILE = "buildroot_lock.json"
@@ -126,7 +126,7 @@ def _require_own(
         return
     # Both when the task was made and now: a tag may have been taken off the list meanwhile.
     tag = get_tag(record.build_tag) if options.get("tag_allowed") else None
-    if tag is None or not is_allowed(tag):
+    if tag is None or distrust(tag) is not None:
         raise RecordError(
             "the record is called reproducible, but its buildroot was anybody's",
             expected="a lock, or a build tag that [tasks] build_tags of the hub allows",

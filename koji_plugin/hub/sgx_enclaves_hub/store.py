@@ -198,6 +198,24 @@ def former_names(tag_id: int) -> set[str]:
     return {row["name"] for row in rows}
 
 
+def was_deleted(tag_id: int) -> bool:
+    """Whether a tag was deleted at some time: it keeps its id when somebody makes it again.
+
+    An edit revokes the old configuration by the event that creates the new one.
+    """
+    edited = (
+        "SELECT 1 FROM tag_config next WHERE next.tag_id = tag_config.tag_id"
+        " AND next.create_event = tag_config.revoke_event"
+    )
+    rows = QueryProcessor(
+        tables=["tag_config"],
+        columns=["revoke_event"],
+        clauses=["tag_id = %(tag_id)s", "revoke_event IS NOT NULL", f"NOT EXISTS ({edited})"],
+        values={"tag_id": tag_id},
+    ).execute()
+    return bool(rows)
+
+
 def build_files(build: Mapping[str, Any]) -> list[BuildFile]:
     """Every binary package of a build with its signed copies on disk, sorted by name.
 

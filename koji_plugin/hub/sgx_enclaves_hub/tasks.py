@@ -8,7 +8,6 @@ builds, so nothing here starts itself again.
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 from collections.abc import Mapping
 from typing import Any, Optional
@@ -36,7 +35,7 @@ from sgx_enclaves.gate.inspect import claims_signed_enclaves
 from . import hub_api
 from .config import settings
 from .hub_api import koji_errors, lasting_name
-from .store import build_files, former_names
+from .store import build_files, former_names, was_deleted
 
 PERMISSION = "sgx-enclaves"
 _PRIORITIES = 20
@@ -112,7 +111,7 @@ def start(
         raise koji.GenericError(
             f"tag {tag['name']} has no architectures, so it has no repo: name a build tag"
         )
-    if is_allowed(tag):
+    if distrust(tag) is None:
         opts["tag_allowed"] = True
     channel = channel or settings().channel
     if channel:
@@ -120,13 +119,16 @@ def start(
     return int(make_task(PARENT, [release, tag["name"], build, opts], **options))
 
 
-def is_allowed(tag: Mapping[str, Any]) -> bool:
-    """Whether a build in that tag can be reproducible without a lock.
-
-    Not so in one that had another name before: a name can be taken, from another tag too.
-    """
-    fits = any(fnmatch.fnmatchcase(tag["name"], glob) for glob in settings().build_tags)
-    return fits and former_names(tag["id"]) <= {tag["name"]}
+def distrust(tag: Mapping[str, Any]) -> Optional[str]:
+    """Why a build in that tag cannot be reproducible without a lock; None if it can."""
+    pinned = dict(settings().build_tags).get(tag["name"])
+    if pinned is None:
+        return "[tasks] build_tags does not name it"
+    if pinned != tag["id"]:
+        return f"it has id {tag['id']}, and [tasks] build_tags pins {pinned}"
+    if former_names(tag["id"]) - {tag["name"]}:
+        return "it had another name before"
+    return "it was deleted and made again" if was_deleted(tag["id"]) else None
 
 
 def _require_build_task(task_id: int, build: Any) -> None:

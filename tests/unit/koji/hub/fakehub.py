@@ -270,7 +270,7 @@ class FakeHub:
         if options.get("rowlock"):
             self.locked.append((table, *values.values()))
             return []
-        if table in ("task", "tag", "rpminfo", "sgx_former_tag_name"):
+        if table in ("task", "tag", "rpminfo", "sgx_former_tag_name", "tag_config"):
             aliases = dict(zip(columns, arguments.get("aliases") or columns))
             rows = getattr(self, f"_{table}_rows")(values)
             return [{aliases.get(key, key): value for key, value in row.items()} for row in rows]
@@ -297,6 +297,9 @@ class FakeHub:
     def _sgx_former_tag_name_rows(self, values: Any) -> list[dict[str, Any]]:
         rows = self.rows.get("sgx_former_tag_name", [])
         return [row for row in rows if row["tag_id"] == values.get("tag_id", row["tag_id"])]
+
+    def _tag_config_rows(self, values: Any) -> list[dict[str, Any]]:
+        return [row for row in self.rows.get("tag_config", []) if row["tag_id"] == values["tag_id"]]
 
     def _rpminfo_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [

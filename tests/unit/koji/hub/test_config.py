@@ -32,6 +32,7 @@ def test_all_of_it(tmp_path: Path) -> None:
         f"""
 [tasks]
 channel = sgx
+build_tags = f42-sgx-build:42  f43/x.1+y:7
 
 [hook]
 enabled = Yes
@@ -51,6 +52,7 @@ eln = on
     )
     found = read_settings(str(path))
     assert (found.channel, found.hook, found.build_tag) == ("sgx", True, "f42-build")
+    assert found.build_tags == (("f42-sgx-build", 42), ("f43/x.1+y", 7))
     assert found.targets == {"f42-Candidate": "f42-sgx-build", "eln:x": "eln-build"}
     assert found.signers == {"demo": {A, B}}
     assert found.rules == (
@@ -65,6 +67,17 @@ eln = on
         ("[hooks]\n", "no section [hooks]"),
         ("[hook]\nenable = yes\n", "unknown keys: enable"),
         ("[tasks]\nChannel = x\n", "unknown keys: Channel"),
+        (
+            "[tasks]\nbuild_tags = f42\n",
+            "expected NAME:ID of each tag, once, such as f43-sgx-build:42",
+        ),
+        ("[tasks]\nbuild_tags = f42\n", "`koji taginfo f42` shows the ID in brackets"),
+        ("[tasks]\nbuild_tags = f42:1 f4*-build\n", "and no glob; `koji taginfo f4*-build`"),
+        ("[tasks]\nbuild_tags = f42:1 f42:2\n", "expected NAME:ID of each tag, once"),
+        *(
+            (f"[tasks]\nbuild_tags = {word}\n", "expected NAME:ID of each tag")
+            for word in ("f4?:1", "f4[23]:1", "*:1", "f42:", ":1", "f42:0", "f42:-1", "f42:1:2")
+        ),
         ("[hook]\nenabled = maybe\nbuild_tag = x\n", "expected yes or no"),
         ("[hook]\nenabled = yes\n", "nowhere to build"),
         (f"[signers]\nintel = {A}\n", "expected a plain name other than intel"),

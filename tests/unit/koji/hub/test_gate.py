@@ -465,7 +465,7 @@ def checked(hub: FakeHub) -> dict[str, tuple[bool, str]]:
 
 def test_a_good_set_up(ready: FakeHub, conf: Path) -> None:
     conf.write_text(
-        "[tasks]\nchannel = sgx\nbuild_tags = f42-build\n[hook]\nenabled = yes\n"
+        "[tasks]\nchannel = sgx\nbuild_tags = f42-build:5\n[hook]\nenabled = yes\n"
         "build_tag = f42-build\n[enforce]\ngated =\n"
     )
     ready.add_tag(5, "f42-build")
@@ -482,6 +482,23 @@ def test_a_good_set_up(ready: FakeHub, conf: Path) -> None:
     assert "trusted tags: f42-build; locked releases: none" in found["build tags and locks"][1]
     assert found["gated tags"] == (True, "1")
     assert "1 users" in found["who can open a gate"][1]
+
+
+def test_a_build_tag_that_is_not_the_one_that_was_pinned_is_named(
+    ready: FakeHub, conf: Path
+) -> None:
+    conf.write_text("[tasks]\nbuild_tags = gone:3 swapped:4 renamed:5 good:6\n")
+    for number, name in ((14, "swapped"), (5, "renamed"), (6, "good")):
+        ready.add_tag(number, name)
+    ready.rows["sgx_former_tag_name"] = [{"tag_id": 5, "name": "mine"}]
+    found = checked(ready)
+    prefix = "[tasks] build tag "
+    assert {what[len(prefix) :]: says for what, (_, says) in found.items() if prefix in what} == {
+        "gone": "not trusted: it does not exist; name another",
+        "swapped": "not trusted: it has id 14, and [tasks] build_tags pins 4; name another",
+        "renamed": "not trusted: it had another name before; name another",
+    }
+    assert "trusted tags: good;" in found["build tags and locks"][1]
 
 
 def test_what_is_wrong_with_a_set_up_is_named(ready: FakeHub, conf: Path) -> None:

@@ -309,7 +309,7 @@ def test_a_build_tag_that_the_hub_allows_needs_no_lock(ready: FakeHub, conf: Pat
     ready.add_tag(9, "b")
     # taken off the list since the task was made
     assert "its buildroot was anybody's" in refused(ready, record)
-    conf.write_text("[tasks]\nbuild_tags = b\n")
+    conf.write_text("[tasks]\nbuild_tags = b:9\n")
     settings.cache_clear()
     ready.rows["sgx_former_tag_name"] = [{"tag_id": 9, "name": "mine"}]
     assert "its buildroot was anybody's" in refused(ready, record)

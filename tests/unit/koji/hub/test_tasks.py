@@ -155,20 +155,32 @@ def test_only_a_repo_of_the_tag(ready: FakeHub, repo: dict[str, int], good: bool
 
 
 def test_the_hub_says_whether_the_tag_is_allowed(ready: FakeHub, conf: Path) -> None:
-    conf.write_text("[tasks]\nbuild_tags = other f42-*\n")
+    conf.write_text("[tasks]\nbuild_tags = other:9 f42-build:4\n")
     sgxEnclaves("r", 4)
     assert ready.made[0][1][3] == {"tag_allowed": True}
-    ready.add_tag(5, "mine")
-    sgxEnclaves("r", 5)
-    assert ready.made[1][1][3] == {}
-    # one that was given the name of an allowed tag
-    ready.add_tag(6, "f42-sgx")
-    ready.rows["sgx_former_tag_name"] = [{"tag_id": 6, "name": "mine"}]
-    sgxEnclaves("r", 6)
-    assert ready.made[2][1][3] == {}
-    for name in (4, 5):
+    for number, name in ((5, "mine"), (6, "f42-build"), (7, "other"), (8, "f42-build-2")):
+        ready.add_tag(number, name)
+        sgxEnclaves("r", number)
+        assert ready.made[-1][1][3] == {}, name
+    for number in (4, 5):
         with pytest.raises(koji.ParameterError, match="Unknown opts: 'tag_allowed'"):
-            sgxEnclaves("r", name, None, {"tag_allowed": True})
+            sgxEnclaves("r", number, None, {"tag_allowed": True})
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("sgx_former_tag_name", {"tag_id": 4, "name": "mine"}),
+        ("tag_config", {"tag_id": 4, "revoke_event": 3}),
+    ],
+)
+def test_a_tag_that_was_renamed_or_made_again_is_not_allowed(
+    ready: FakeHub, conf: Path, table: str, row: dict[str, Any]
+) -> None:
+    conf.write_text("[tasks]\nbuild_tags = f42-build:4\n")
+    ready.rows[table] = [row]
+    sgxEnclaves("r", 4)
+    assert ready.made[0][1][3] == {}
 
 
 def test_a_scratch_build_s_task(ready: FakeHub) -> None:
