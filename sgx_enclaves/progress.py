@@ -160,6 +160,7 @@ def elapsed(progress: Progress, name: str) -> Iterator[None]:
         while not ended.wait(1.0):
             progress(Event(name, round(time.monotonic() - begun), unit=SECONDS))
 
+    progress(Event(name, unit=SECONDS))
     clock = threading.Thread(target=tick, daemon=True)
     clock.start()
     try:

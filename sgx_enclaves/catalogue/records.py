@@ -206,9 +206,8 @@ class SoVersion:
 class OwnBuild:
     """Where an enclave comes out of the release's own tree; paths relative to it.
 
-    `make_target` is made in `make_directory`; the result is `unsigned`, and `unstripped` the
-    same with its symbols, where the steps leave it. `mitigation` is the value of
-    MITIGATION-CVE-2020-0551 in its makefile; empty for none.
+    `make_target` is made in `make_directory`; the result is `unsigned`. `mitigation` is the value
+    of MITIGATION-CVE-2020-0551 in its makefile; empty for none.
     """
 
     config: str
@@ -216,7 +215,6 @@ class OwnBuild:
     make_target: str
     unsigned: str
     mitigation: str = ""
-    unstripped: Optional[str] = None
 
 
 @record

@@ -19,6 +19,7 @@ from sgx_enclaves.cli.output import (
     open_page,
     out_json,
     out_report,
+    progress,
     width,
 )
 from sgx_enclaves.enclave.compare import compare as compare_files
@@ -27,6 +28,7 @@ from sgx_enclaves.enclave.verdict import Verdict
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
+from sgx_enclaves.progress import elapsed
 
 if TYPE_CHECKING:
     from sgx_enclaves.explain.picture import Picture
@@ -71,22 +73,21 @@ def compare(args: argparse.Namespace) -> int:
                 file=path,
                 hint=f"`sgx-enclaves check-rpm` looks into it: check-rpm {path} --reference DIR",
             )
-    verdict = compare_files(
-        built,
-        signed,
-        config,
-        chosen_policy(args, args.signed),
-        names=(args.built, args.signed, args.config),
-        generation=chosen_generation(args),
-    )
-    if verdict.exit_status:
-        # Costs start-up time, and is needed only when something is wrong.
-        from sgx_enclaves.explain.explain import explained
+    symbols = read_file(args.symbols, DEFAULT_LIMITS.file_size) if args.symbols else None
+    with elapsed(progress(), f"comparing {args.signed}"):
+        verdict = compare_files(
+            built,
+            signed,
+            config,
+            chosen_policy(args, args.signed),
+            names=(args.built, args.signed, args.config),
+            generation=chosen_generation(args),
+        )
+        if verdict.exit_status:
+            # Costs start-up time, and is needed only when something is wrong.
+            from sgx_enclaves.explain.explain import explained
 
-        symbols = None
-        if args.symbols is not None:
-            symbols = read_file(args.symbols, DEFAULT_LIMITS.file_size)
-        verdict = explained(verdict, built, signed, config, symbols=symbols)
+            verdict = explained(verdict, built, signed, config, symbols=symbols)
     if args.json:
         from sgx_enclaves.report.as_json import verdict_dict
 

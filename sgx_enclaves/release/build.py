@@ -61,7 +61,9 @@ _FEW = 3
 _WORK, _SECOND = ".work", "second"
 _MOST_DIFFERENCES = 64
 # what a build writes into its directory
-_LEFT = re.compile(r"logs|second|\.work|manifest\.json|libsgx_\w+(\.config\.xml|\.so)")
+_LEFT = re.compile(
+    r"logs|second|\.work|manifest\.json|libsgx_\w+(\.config\.xml|(\.unstripped)?\.so)"
+)
 _SECOND_PLACE = "/sgx-enclaves-second"
 # a little over a year, so that year, month, day, weekday and hour are all others
 _LATER = "+34567890s"

@@ -101,11 +101,17 @@ class EnclavePlan:
     build: OwnBuild
 
     @property
+    def unstripped(self) -> str:
+        """What its make links, before the makefile's `$(STRIP)` takes the symbols out."""
+        return f"{self.build.unsigned.removesuffix('.so')}.unstripped.so"
+
+    @property
     def make_command(self) -> list[str]:
-        """The command that builds it, in its make directory."""
+        """The command that builds it, in its make directory, and keeps what it links."""
+        kept = os.path.relpath(f"/{self.unstripped}", f"/{self.build.make_directory}")
+        command = ["make", self.build.make_target, f"STRIP=cp $@ {kept}; strip"]
         mitigation = self.build.mitigation
-        options = [f"MITIGATION-CVE-2020-0551={mitigation}"] if mitigation else []
-        return ["make", self.build.make_target, *options]
+        return [*command, f"MITIGATION-CVE-2020-0551={mitigation}"] if mitigation else command
 
 
 @dataclass(frozen=True)
@@ -389,12 +395,9 @@ class TreeBuilder:
 
     def _keep_unstripped(self, enclave: EnclavePlan) -> Optional[FileRecord]:
         """Only for explanations: what is not there, or no enclave, is not kept."""
-        name = enclave.build.unstripped
-        if name is None:
-            return None
         try:
-            data = _read(self.tree.path, name, DEFAULT_LIMITS.file_size)
-            EnclaveImage.parse(data, name)
+            data = _read(self.tree.path, enclave.unstripped, DEFAULT_LIMITS.file_size)
+            EnclaveImage.parse(data, enclave.unstripped)
         except SgxEnclavesError:
             return None
         return self._keep(unstripped_name(enclave.file), data, _UNSIGNED_MODE)

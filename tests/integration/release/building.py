@@ -103,7 +103,6 @@ class SmallRelease:
     pinned: bool = True
     by_contents: bool = False
     apart: bool = False
-    unstripped: str = ""
 
     def __post_init__(self) -> None:
         self.files.setdefault("GNUmakefile", wrapper())
@@ -197,7 +196,6 @@ class SmallRelease:
             f'member = "libsgx_{file}.signed.so"\nsigner = "{SIGNER}"\n'
             f'[enclave.build]\nconfig = "configs/{file}.config.xml"\nmake_directory = "{folder}"\n'
             f'make_target = "{name}"\nunsigned = "out/libsgx_{file}.so"'
-            + (f'\nunstripped = "{self.unstripped}"' if self.unstripped else "")
         )
 
     def build(

@@ -63,9 +63,16 @@ def _own(folder: str, mitigation: str = "") -> OwnBuild:
 
 
 def test_the_mitigation_is_passed_to_make() -> None:
-    assert EnclavePlan("x", "x", _own("a")).make_command == ["make", "x.so"]
+    assert "LOAD" not in " ".join(EnclavePlan("x", "x", _own("a")).make_command)
     with_load = EnclavePlan("x", "x", _own("a", "LOAD"))
-    assert with_load.make_command == ["make", "x.so", "MITIGATION-CVE-2020-0551=LOAD"]
+    assert with_load.make_command[-1] == "MITIGATION-CVE-2020-0551=LOAD"
+
+
+def test_make_keeps_beside_the_result_what_the_makefile_strips() -> None:
+    build = OwnBuild("config.xml", "psw/ae/pce", "pce.so", "psw/ae/pce/pce.so")
+    plan = EnclavePlan("pce", "pce", build)
+    assert plan.make_command == ["make", "pce.so", "STRIP=cp $@ pce.unstripped.so; strip"]
+    assert plan.unstripped == "psw/ae/pce/pce.unstripped.so"
 
 
 def _toolchain(**environment: str) -> Toolchain:
