@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SPEC = ROOT / "packaging" / "sgx-enclaves.spec"
 RPMLINT = ROOT / "build" / "rpmlint-2.10.0"
 PACKAGES = {
+    "fedora-review-plugin-sgx-enclaves",
     "koji-builder-plugin-sgx-enclaves",
     "koji-cli-plugin-sgx-enclaves",
     "koji-hub-plugin-sgx-enclaves",
