@@ -361,6 +361,8 @@ class _Comparison:
             return sum(end - start for start, end in new.differences(theirs))
 
         self._regenerated = best = min(made, key=wrong_bytes)
+        if best is made[0] and all(other.generation.is_branch for other in made[1:]):
+            return
         self._sdk_from = "the vendor's metadata"
         if wrong_bytes(best) == 0:
             self._is_sdk_open = True

@@ -333,7 +333,8 @@ def _user_region(image: EnclaveImage, sizes: Sizes, generation: Generation) -> t
         node, extra_node = _node_2_20, _allocation(_EMA)
     else:
         node, extra_node = (_node_2_19 if model is Overhead.SDK_2_19 else _node_2_18), 0
-    ema = {Overhead.SDK_2_18: _EMA, Overhead.SDK_2_19: 80}.get(model, _allocation(_EMA))
+    models = {Overhead.EDMM_V5: _EMA, Overhead.SDK_2_18: _EMA, Overhead.SDK_2_19: 80}
+    ema = models.get(model, _allocation(_EMA))
     total = _bookkeeping(image, sizes, node, ema) + extra_node
     user = sizes.user_region
     if model is Overhead.SDK_2_20:
@@ -341,6 +342,8 @@ def _user_region(image: EnclaveImage, sizes: Sizes, generation: Generation) -> t
             total += max(PAGE_SIZE, page_ceil(user >> 15))
         overhead = _round_up(total + 32, reserve)
         return user + overhead + guards, overhead
+    if model is Overhead.EDMM_V5:
+        return page_ceil(total + 0x20000) + user, 0
     extra_user = user + page_ceil(user >> 15) if user else 0
     if model is Overhead.SDK_2_19:
         count = (_round_up(total, reserve) >> 16).bit_length()

@@ -46,6 +46,7 @@ class Overhead(Enum):
     """How the space for the runtime's own page bookkeeping (EDMM) is computed."""
 
     NONE = "none"
+    EDMM_V5 = "2.16.100-edmm"
     SDK_2_18 = "2.18"
     SDK_2_19 = "2.19"
     SDK_2_20 = "2.20"
@@ -114,6 +115,8 @@ class Generation:
         ranges: option ranges that differ from the newest SDK's:
             name to (maximum, minimum, default).
         follows: name of the known generation that an unknown, newer one is taken for.
+        is_branch: whether it never was a release: what the release of the same version
+            word and sizes writes is right without a question.
         fips_by_argument: whether the IPP FIPS signature is asked for on the tool's
             command line and not in the config.
     """
@@ -140,6 +143,7 @@ class Generation:
     ranges: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     fips_by_argument: bool = False
     follows: Optional[str] = None
+    is_branch: bool = False
 
     @property
     def name(self) -> str:
@@ -285,15 +289,23 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
         "overhead": Overhead.SDK_2_19,
     },
     {"releases": ("2.18", "2.18.1"), "layout_entries": 42, "overhead": Overhead.SDK_2_18},
+    # The branch edmm_v5, of the word and the sizes of the trees before 2.17.
     {
-        "releases": ("2.17", "2.17.1"),
-        "newest": _V(2, 4),
-        "copies": (_V(2, 1),),
-        "chooses_blocks": False,
-        "drops": {"AMX", "UserRegionSize"},
+        "releases": ("2.16.100-edmm",),
+        "is_branch": True,
+        "drops": {"AMX"},
         "xfrm": XFRM_LEGACY | XFRM_AVX | XFRM_AVX512 | XFRM_PKRU,
         "fixed_save_buffer": 2632,
         "flags_mask": _U64 & ~FLAG_DEBUG,
+        "overhead": Overhead.EDMM_V5,
+    },
+    {
+        "releases": ("2.17", "2.17.1"),
+        "is_branch": False,
+        "newest": _V(2, 4),
+        "copies": (_V(2, 1),),
+        "chooses_blocks": False,
+        "drops": {"UserRegionSize"},
         "overhead": Overhead.NONE,
     },
     # Trees between April 2022 and 2.17 still call themselves 2.16.100; by the size of
@@ -399,7 +411,7 @@ def is_newer_than_known(word: int) -> bool:
 def candidate_generations(
     image: EnclaveImage, chosen: Optional[Generation] = None
 ) -> tuple[Generation, ...]:
-    """The generations that can have made an unsigned enclave, the newest first.
+    """The generations that can have made an unsigned enclave, newest first, branches last.
 
     Args:
         image: the unsigned enclave.
@@ -428,7 +440,7 @@ def candidate_generations(
             f"g_global_data of {size} bytes",
             hint=what_to_follow(image),
         )
-    return tuple(found)
+    return tuple(sorted(found, key=lambda g: g.is_branch))
 
 
 def _fits(generation: Generation, image: EnclaveImage) -> bool:
