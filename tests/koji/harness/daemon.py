@@ -70,6 +70,12 @@ class Daemon:
         """Whether it runs now."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Of the first process of its room."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it; returns at once. Nothing when it runs already."""
         if self.running:
