@@ -35,14 +35,8 @@ ROLES = ("built", "signed", "config")
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """The manifest that goes beside a report: without what never recurs."""
-    plain = manifest.as_dict()
-    plain.update(started=0, milliseconds=0)
-    for tree in plain["trees"]:
-        tree["environment"] = [x for x in tree["environment"] if not x.startswith("HOME=")]
-        for step in tree["steps"]:
-            step.update(milliseconds=0, log=None)
-    return canonical(plain)
+    """The manifest that goes beside a report."""
+    return canonical(manifest.lasting().as_dict())
 
 
 def canonical(plain: Mapping[str, Any]) -> bytes:
@@ -50,7 +44,7 @@ def canonical(plain: Mapping[str, Any]) -> bytes:
     return (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode("ascii")
 
 
-def head_of(report: bytes, when: datetime.datetime, manifest: Optional[Manifest] = None) -> Plain:
+def head_of(report: bytes, when: datetime.datetime, manifest: Optional[Manifest]) -> Plain:
     """What stands beside a report: its digest, when and by what it was made, timings."""
     steps = [
         {"tree": tree.release, "id": step.id, "milliseconds": step.milliseconds}

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
-from sgx_enclaves.catalogue.records import MAKERS, Release
+from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.errors import InputError, ManifestError
 from sgx_enclaves.files import read_file, sha256_of, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
@@ -52,13 +52,10 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """What was laid out: an archive, or a ready-made tree, whose id is `source-dir`.
+    """What was laid out in the directory `place` of the tree: an archive, or a ready-made tree,
+    whose id is `source-dir`, and the digest that of its names and files.
 
-    Attributes:
-        place: directory in the tree; empty for its root.
-        sha256: digest of the archive, or of the ready-made tree's names and files.
-        pinned: whether the release pins that digest, or that of its contents.
-        contents_sha256: the release's pin of the archive's contents, which it fulfilled.
+    It is pinned by that digest or by that of its contents, which it had if it is given.
     """
 
     id: str
@@ -71,13 +68,10 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One command of the build.
+    """One command of the build; an enclave's make has the id `make-NAME`.
 
-    Attributes:
-        id: name within the tree; an enclave's make is `make-NAME`.
-        enclave: the enclave that it is for; None if for all of the tree.
-        log: its log, relative to the built directory; None if it was skipped.
-        message: what went wrong; None if nothing.
+    `enclave` is the one that it is for, None if for all of the tree; `log` is relative to the built
+    directory, None if it was skipped; `message` says what went wrong.
     """
 
     id: str
@@ -93,14 +87,11 @@ class TreeRecord:
     """One source tree that was built in: the release's own, or that of an older release.
 
     Attributes:
-        route: which of the release's ways it was made by.
         root: the path that it had while it was built.
         fixed_path: whether that is the path that the release asks for.
         isolated: whether nothing that its steps did could outlive it.
-        network: whether the steps could reach a network.
+        network: whether the steps could reach one.
         environment: variables of every step, sorted, as NAME=VALUE.
-        sources: in the order of the release.
-        steps: in the order in which they were run.
     """
 
     release: str
@@ -118,14 +109,8 @@ class TreeRecord:
 
 @dataclass(frozen=True)
 class EnclaveRecord:
-    """What became of one enclave.
-
-    Attributes:
-        name: such as `ide`; in file names `file`, such as `id_enclave`.
-        tree: the release whose tree it was built in.
-        unsigned: the result; None if there is none, as its `config.xml` then.
-        problem: why there is no result; None if there is one.
-        unstripped: the result with its symbols; None if the build leaves no such file.
+    """What became of one enclave, in the tree of which release: the result and its `config.xml`,
+    or the problem; and the result with its symbols, if the build leaves such a file.
     """
 
     name: str
@@ -144,12 +129,8 @@ class EnclaveRecord:
 
 @dataclass(frozen=True)
 class Difference:
-    """One stretch in which the second build of an enclave differs.
-
-    Attributes:
-        offset: where the stretch starts; None if the second build has no such file.
-        size: its bytes.
-        section: the ELF section that it begins in; None outside of all.
+    """Bytes in which the second build of a file differs, and the ELF section in which they begin;
+    without an offset the second build has no such file.
     """
 
     file: str
@@ -160,12 +141,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class SecondBuild:
-    """What building again elsewhere showed.
-
-    Attributes:
-        varied: what was different on purpose, such as `path`.
-        not_varied: what should have been, and why it was not.
-        differences: none if every file is the same.
+    """What building again elsewhere showed: what was different on purpose, such as `path`, what
+    should have been, and why it was not, and where the results differ.
     """
 
     varied: tuple[str, ...]
@@ -175,12 +152,9 @@ class SecondBuild:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The record of a build.
+    """The record of a build, which started so many seconds after 1970, UTC.
 
-    Attributes:
-        started: seconds since 1970, UTC.
-        enclaves: those that were asked for, in the order of the release.
-        second: None if it was built once.
+    It has each enclave that was asked for, in the order of the release.
     """
 
     release: str
@@ -225,10 +199,7 @@ class Manifest:
         return next((tree for tree in self.trees if tree.release == release), None)
 
     def only(self, name: str) -> Manifest:
-        """The record of one enclave, as packages ship it: without what never recurs.
-
-        That is times, and HOME, which is a scratch directory of that one build.
-        """
+        """The lasting record of one enclave, as packages ship it, and of the steps it needed."""
         found = (enclave for enclave in self.enclaves if enclave.name == name)
         enclaves = tuple(replace(enclave, unstripped=None) for enclave in found)
         used = {enclave.tree for enclave in enclaves}
@@ -237,8 +208,24 @@ class Manifest:
         if second is not None:
             kept = tuple(item for item in second.differences if item.file in files)
             second = replace(second, differences=kept)
-        trees = tuple(_tree_for(tree, name) for tree in self.trees if tree.release in used)
-        return Manifest(self.release, 0, 0, trees, enclaves, second)
+        trees = tuple(
+            replace(tree, steps=tuple(s for s in tree.steps if s.enclave in (None, name)))
+            for tree in self.trees
+            if tree.release in used
+        )
+        return replace(self, trees=trees, enclaves=enclaves, second=second).lasting()
+
+    def lasting(self) -> Manifest:
+        """Without what never recurs: times, logs, and HOME, a scratch directory of that build."""
+        trees = tuple(
+            replace(
+                tree,
+                environment=tuple(x for x in tree.environment if not x.startswith("HOME=")),
+                steps=tuple(replace(step, milliseconds=0, log=None) for step in tree.steps),
+            )
+            for tree in self.trees
+        )
+        return replace(self, started=0, milliseconds=0, trees=trees)
 
     def as_dict(self) -> dict[str, Any]:
         """The manifest as a plain mapping for JSON."""
@@ -247,16 +234,6 @@ class Manifest:
             **_one_line(as_plain(self)),
             "reproducible": self.reproducible,
         }
-
-
-def _tree_for(tree: TreeRecord, enclave: str) -> TreeRecord:
-    """The tree with the steps that this enclave needed."""
-    steps = (step for step in tree.steps if step.enclave in (None, enclave))
-    return replace(
-        tree,
-        environment=tuple(item for item in tree.environment if not item.startswith("HOME=")),
-        steps=tuple(replace(step, milliseconds=0, log=None) for step in steps),
-    )
 
 
 def unstripped_name(file: str) -> str:
@@ -290,24 +267,18 @@ def _one_line(value: Any) -> Any:
 
 
 def read_manifest(data: bytes, file: str) -> Manifest:
-    """Read a manifest from JSON.
-
-    Raises:
-        ManifestError: an entry is unknown, missing, doubled, or contradicts another one.
-    """
+    """Read a manifest from JSON; a ManifestError if an entry is wrong or contradicts another."""
     hint = "build again: a manifest is not edited by hand"
     top = parse_json(data, file=file, error=ManifestError, most=_MAX_MANIFEST, hint=hint)
     try:
         validate(top, _schema(), file=file, error=ManifestError)
         if _one_line(top) != top:
             raise ManifestError("a text is not one line", file=file)
-        claims_same = top.pop("reproducible", None)
+        claimed = top.pop("reproducible")
         del top["schema_version"]
-        for tree in top["trees"]:
-            _fill(tree)
         manifest = from_plain(Manifest, top, file=file, error=ManifestError)
         problems = list(_contradictions(manifest))
-        if (claims_same is True) != (manifest.reproducible is True):
+        if claimed is not manifest.reproducible:
             problems.append("reproducible contradicts the second build")
         if problems:
             raise ManifestError(problems[0], file=file)
@@ -321,23 +292,6 @@ def read_manifest(data: bytes, file: str) -> Manifest:
 def _schema() -> dict[str, Any]:
     text = Path(__file__).with_name("manifest.schema.json").read_bytes()
     return dict(parse_json(text, file="manifest.schema.json", error=ManifestError))
-
-
-def _fill(tree: dict[str, Any]) -> None:
-    """What is not said counts as the worse; a text that is not there is empty."""
-    for key, worse in (("fixed_path", False), ("isolated", False), ("network", True)):
-        tree.setdefault(key, worse)
-    tree.setdefault("route", MAKERS)
-    for source in tree["sources"]:
-        source.setdefault("pinned", False)
-        source["place"] = source["place"] or ""
-    record = tree["toolchain"]["record"]
-    record.pop("schema", None)
-    for item, keys in (
-        *((part, ("expected", "found")) for part in tree["toolchain"]["parts"]),
-        *((package, ("sigmd5",)) for package in record["packages"]),
-    ):
-        item.update({key: item.get(key) or "" for key in keys})
 
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:
@@ -401,12 +355,7 @@ class Built:
 
 
 def load_manifest(directory: Path) -> Manifest:
-    """Read the manifest of a built directory.
-
-    Raises:
-        ManifestError: there is none, or it is wrong.
-        InputError, LimitError: it cannot be read, or is too large.
-    """
+    """Read the manifest of a built directory."""
     path = directory / MANIFEST
     if not path.is_file():
         raise ManifestError(
@@ -418,12 +367,7 @@ def load_manifest(directory: Path) -> Manifest:
 
 
 def load_built(directory: Path, limits: Limits = DEFAULT_LIMITS) -> Built:
-    """Read a built directory; each file must have the digest that the manifest gives.
-
-    Raises:
-        ManifestError: no manifest, a wrong one, or a file that is not what it says.
-        InputError, LimitError: a file cannot be read, or is too large.
-    """
+    """Read a built directory; a ManifestError unless each file is as the manifest says."""
     manifest = load_manifest(directory)
     enclaves = (load_enclave(directory, record, limits) for record in manifest.enclaves)
     return Built(directory, manifest, tuple(enclave for enclave in enclaves if enclave))
@@ -434,11 +378,7 @@ NO_MANIFEST = Manifest("", 0, 0, (), (), None)
 
 
 def load_given(directory: Path, release: Release) -> Built:
-    """Read a build of the release that somebody made, with a manifest or `NO_MANIFEST`.
-
-    Raises:
-        ManifestError, InputError, LimitError: see `load_built`; or it is of another release.
-    """
+    """Read a build of the release that somebody made, with a manifest or `NO_MANIFEST`."""
     if not directory.is_dir():
         raise InputError("there is no such directory", file=str(directory), hint="correct --built")
     if (directory / MANIFEST).exists():

@@ -250,14 +250,12 @@ def test_a_changed_manifest_is_refused(change: Callable[[dict[str, Any]], None],
     assert caught.value.file == "m.json"
 
 
-def test_what_is_not_said_counts_as_the_worse() -> None:
+@pytest.mark.parametrize("key", ["network", "fixed_path", "isolated", "route", "root"])
+def test_what_is_not_said_is_refused(key: str) -> None:
     data = json.loads(json.dumps(sample().as_dict()))
-    tree = data["trees"][0]
-    del tree["network"], tree["fixed_path"], tree["sources"][0]["pinned"]
-    read = read_manifest(_encode(data), "m.json")
-    assert read.trees[0].network
-    assert not read.trees[0].fixed_path
-    assert not read.pinned
+    del data["trees"][0][key]
+    with pytest.raises(ManifestError, match=key):
+        read_manifest(_encode(data), "m.json")
 
 
 def test_a_message_of_several_lines_is_kept_as_one() -> None:
