@@ -95,13 +95,7 @@ def read_members(
     """Read the named regular files into memory, by name; nothing is written.
 
     The rest of the archive is checked too: it is one piece of evidence. `sha256` is what the
-    archive must have, in the very bytes that are read.
-
-    Raises:
-        DigestError: it is not the archive with that digest.
-        ArchiveError: a name is missing or is no regular file, or the archive is
-            broken or hostile.
-        LimitError: beyond the limits.
+    archive must have, in the very bytes that are read. An ArchiveError if a name is missing.
     """
     wanted = set(names)
     found: dict[str, bytes] = {}
@@ -166,12 +160,8 @@ def _content_digest(stream: TarStream) -> str:
 
 @record
 class Contents:
-    """What an archive holds.
-
-    Attributes:
-        sha256: digest of the contents, in lower-case hexadecimal.
-        archive_sha256: digest of the very bytes that they were read from.
-        top: name of the top directory; it is not part of the contents.
+    """What an archive holds below its top directory, and the digest of that; the archive's own is
+    of the very bytes that it was read from.
     """
 
     sha256: str
@@ -185,13 +175,7 @@ def read_contents(
     limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
     progress: Progress = silent,
 ) -> Contents:
-    """Digest what a source archive holds, in one pass over it.
-
-    Raises:
-        InputError: the file cannot be read.
-        ArchiveError: it is broken or hostile, or has not exactly one top directory.
-        LimitError: it is beyond the limits.
-    """
+    """Digest what a source archive holds, in one pass; it must have one top directory."""
     entries: dict[str, Entry] = {}
     top = ""
     with _opened(archive, limits, Symlinks.INSIDE, progress) as (stream, packed):
@@ -244,21 +228,13 @@ def unpack_tree(
 ) -> int:
     """Lay a source archive out as the new directory `dest`; how many files and links that were.
 
-    All or nothing: the tree is made beside `dest` and renamed when it is whole.
-    Files get mode 0644, or 0755 when the owner may execute them, and the
-    archive's time, or `mtime`; owners and special bits are ignored.
+    All or nothing: the tree is made beside `dest`, which may exist if it is empty, and renamed when
+    it is whole. Files get mode 0644, or 0755 when the owner may execute them, and the archive's
+    time, or `mtime` (seconds since 1970); owners and special bits are ignored.
 
     Args:
-        archive: the packed sources.
-        dest: the directory to make; it may exist if it is empty.
         strip: leading parts of each name to drop; members with no more are dropped.
         sha256: what the archive must have, in the very bytes that are unpacked.
-        mtime: seconds since 1970.
-
-    Raises:
-        InputError: `dest` is in the way or cannot be written.
-        ArchiveError, LimitError: broken, hostile or too large, or nothing is left after `strip`.
-        DigestError: it is not the archive with that digest; nothing is left behind.
     """
     dest = Path(os.path.abspath(dest))
     try:

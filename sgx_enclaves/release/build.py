@@ -74,10 +74,8 @@ def plan_trees(
 ) -> tuple[TreePlan, ...]:
     """Find the trees that the enclaves of a release are built in.
 
-    No names stand for the enclaves that it requires; see `Build.along` for the route.
-
-    Raises:
-        CatalogueError: an enclave or the route is unknown, or cannot be built by outsiders.
+    No names stand for the enclaves that it requires; see `Build.along` for the route. A
+    CatalogueError if an enclave or the route is unknown, or cannot be built by outsiders.
     """
     if names:
         wanted = {enclave.name for enclave in release.only(names).enclaves}
@@ -156,11 +154,8 @@ def build_release(
         store: see `build_trees`; not used for a ready-made tree, or if trees are kept.
 
     Returns:
-        The manifest, as written. It says which enclaves could not be built, and why.
-
-    Raises:
-        BuildError: the toolchain is not the designated one, or a directory cannot be made.
-        SgxEnclavesError: a source cannot be had, is broken or hostile.
+        The manifest, as written. It says which enclaves could not be built, and why. Where nothing
+        can be built, since the toolchain is another or a source is not to be had: an error.
     """
     plans = plan_trees(request.catalogue, request.release, request.enclaves, request.route)
     if request.source_dir is not None and len(plans) > 1:
@@ -281,10 +276,8 @@ def _build_in(
 
 
 def _left_in(into: Path) -> list[Path]:
-    """What lies in the directory to build into, if it is of a build that did not end well.
-
-    Raises:
-        InputError: it is anything else.
+    """What lies in the directory to build into: all of a build that did not end well, or an
+    InputError.
     """
     left = sorted(into.iterdir()) if into.is_dir() else [into] if os.path.lexists(into) else []
     whole = (into / MANIFEST).exists() and load_manifest(into).complete

@@ -126,12 +126,8 @@ class TreePlan:
 
 @dataclass(frozen=True)
 class TreeInputs:
-    """What one tree is built from.
-
-    Attributes:
-        plan: what is built in it.
-        toolchain: what was seen of it, and how it stands to the designated one.
-        archives: the file of each source, by its id; none for a ready-made tree.
+    """What one tree is built from: its toolchain as it was seen, and the file of each source by its
+    id; none for a ready-made tree.
     """
 
     plan: TreePlan
@@ -175,8 +171,7 @@ class Variation:
         root: path of its tree.
         environment: variables that are other than usual.
         prefix: words that come before each command.
-        varied: what is other than in the first build.
-        not_varied: what should be other and is not, and why.
+        varied, not_varied: see `SecondBuild`.
     """
 
     root: str
@@ -193,13 +188,7 @@ Configs = Mapping[str, Union[bytes, SgxEnclavesError]]
 
 @dataclass
 class TreeBuilder:
-    """Builds all that one tree has to give, in one variation.
-
-    Attributes:
-        scratch: a directory of the tree's own.
-        progress: what an earlier run has finished in this tree.
-        environment: all variables of every step.
-    """
+    """Builds all that one tree has to give, in one variation, in a directory of its own."""
 
     request: BuildRequest
     inputs: TreeInputs

@@ -67,7 +67,6 @@ class FetchSettings:
             whatever the server asks for.
         total_timeout: for one request with its content.
         min_rate: bytes a second that a server must give, on average over `rate_window`.
-        lock_timeout: to wait for another process that fetches the same file.
         max_size: bytes of a file, besides what the release allows.
     """
 
@@ -167,14 +166,11 @@ class Cache:
 
 @record
 class Fetched:
-    """A whole file that is here, compared with its pins.
+    """A whole file that is here, read-only in the cache or where the user has put it.
 
     Attributes:
-        path: in the cache, read-only; or where the user has put it.
-        sha256: its digest.
-        size: bytes.
         pinned: whether the digest, or that of its contents, was known beforehand.
-        contents_sha256: the pin of its contents; None without one.
+        contents_sha256: the pin of its contents.
         url: where it came from; None if it was here already.
         rejected: files from other places that had a wrong digest, in the quarantine.
         expected: the pin that does not hold, such as `sha256 ab…`; empty if all hold, as in
@@ -227,12 +223,9 @@ def _contents(path: Path, sha256: str) -> str:
 
 
 class Fetcher:
-    """Fetches artifacts into one cache by one transport.
+    """Fetches artifacts into one cache by one transport; without one it is offline.
 
-    Args:
-        transport: asks servers; None means offline.
-        lookaside: a look-aside cache to ask first.
-        local: a directory where files may lie already, under their names.
+    The look-aside cache is asked first; `local` is a directory where files may lie already.
     """
 
     def __init__(
@@ -257,9 +250,7 @@ class Fetcher:
     def fetch(self, artifact: Artifact, *, allow_unpinned: bool = False) -> Fetched:
         """Give the file from the cache, or bring it there; if that is allowed, without a pin.
 
-        Raises:
-            DigestError: the file is not the pinned one; its message says where it is kept.
-            FetchError: no place gave it, it is too large, offline, or the disk is full.
+        A DigestError if it is not the pinned one, else a FetchError if it cannot be had.
         """
         if not artifact.pinned and not allow_unpinned:
             raise FetchError(

@@ -70,14 +70,13 @@ class BuildKind(str, Enum):
 
 @record
 class BuildFacts:
-    """A build of one tree.
+    """A build of one tree, which is named after the release whose sources these are.
 
     Attributes:
-        tree: the release whose sources these are.
         toolchain: name of the designated one.
         mismatches: parts of it that are not as designated, or were not seen.
-        says: what the manifest of a given build says of itself; empty otherwise.
-        route: which of the release's ways the tree was made by; empty if it was not made here.
+        says: what the manifest of a given build says of itself.
+        route: which of the release's ways the tree was made by, if it was made here.
     """
 
     tree: str
@@ -90,13 +89,8 @@ class BuildFacts:
 
 @record
 class EnclaveOutcome:
-    """One enclave of the release; see also `catalogue.records.Enclave`.
-
-    Attributes:
-        unpinned: policies that are not pinned, such as `isvprodid`.
-        refused_by: the stage that kept it from being compared; empty if it was.
-        findings: why.
-        verdict: the comparison; None if there was none.
+    """One enclave of the release, as `catalogue.records.Enclave` has it: which of its policies are
+    not pinned, and the verdict, or the stage that kept it from being compared, and why.
     """
 
     name: str
@@ -126,10 +120,9 @@ class EnclaveOutcome:
 
 @record
 class ReleaseVerdict:
-    """The result of the whole job.
+    """The result of the whole job, by the rules above.
 
     Attributes:
-        reproducible: see the rules above.
         claim: what was proved, in precise words; or why nothing was.
         unpinned: the digests and policies that are not pinned.
         unpinned_allowed: whether the user accepted that.

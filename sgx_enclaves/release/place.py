@@ -55,13 +55,8 @@ class Output:
 
 @dataclass(frozen=True)
 class Command:
-    """A step of a build.
-
-    Attributes:
-        folder: where to run it, as the step sees it.
-        environment: all its variables.
-        timeout: seconds until it and all that it started are killed.
-        hostname: name of its machine, where that can be set.
+    """A step of a build: in which directory, as the step sees it, with which variables, none but
+    these, and for how many seconds until it and all that it started are killed.
     """
 
     argv: Sequence[str]
@@ -77,11 +72,8 @@ class Ended:
     """How a command ended.
 
     Attributes:
-        status: its exit status; negative for the signal that killed it; None if it
-            was ended or never began.
-        timed_out: whether its deadline passed.
-        problem: why it could not be run, or was ended otherwise; None if neither.
-        milliseconds: how long it took.
+        status: negative for the signal that killed it; None if it was ended or never began.
+        problem: why it could not be run, or was ended otherwise than by its deadline.
     """
 
     status: Optional[int]
@@ -105,8 +97,7 @@ class Tree(Protocol):
     def path(self) -> Path:
         """The same directory as this process sees it; at first it is not made yet.
 
-        Raises:
-            BuildError: a step has put something else in its place.
+        A BuildError if a step has put something else in its place.
         """
 
     @property
@@ -140,21 +131,15 @@ class Place(Protocol):
     def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
         """Run short programs one after another, all in one entry; one output for each.
 
-        Args:
-            commands: programs and their arguments. One that needs variables begins with
-                `env`; one without a path is looked for in the place's usual directories. One
-                that is not there has a status that is not 0.
-            timeout: seconds for each.
-
-        Raises:
-            SgxEnclavesError: no program can be run there.
+        One that needs variables begins with `env`; one without a path is looked for in the
+        place's usual directories; one that is not there has a status that is not 0. The timeout,
+        in seconds, is for each. An error is raised only where no program can be run at all.
         """
 
     def packages(self) -> Iterable[InstalledPackage]:
         """The packages that are installed; none where there is no RPM.
 
-        Raises:
-            SgxEnclavesError: RPM is there and fails, or the packages are not to be used.
+        An error if RPM is there and fails, or if the packages are not to be used.
         """
 
     def open(self, scratch: Path, root: str) -> Tree:
@@ -162,9 +147,6 @@ class Place(Protocol):
 
         `scratch` is a directory on this machine that may be made and used; whoever asks
         removes it later. Its name is this tree's own.
-
-        Raises:
-            SgxEnclavesError: no tree can be made.
         """
 
 
@@ -268,9 +250,7 @@ def run_tool(
 ) -> Output:
     """Run a short program to its end; `environment` is besides PATH, HOME and a plain locale.
 
-    Raises:
-        InputError: it cannot be started.
-        LimitError: it ran too long or printed too much.
+    An InputError if it cannot be started, a LimitError if it ran too long or printed too much.
     """
     variables = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     # tools print their versions in the language of the user otherwise
@@ -313,14 +293,8 @@ def installed_packages(
 ) -> tuple[InstalledPackage, ...]:
     """Ask RPM for every installed package of this machine, or of a buildroot.
 
-    Args:
-        root: a buildroot.
-        urls: NEVRA to the URL that a package was got from; the database does not know.
-        dbpath: directory of the database to ask; by default RPM's own choice within the root.
-
-    Raises:
-        InputError: RPM is not there or fails.
-        FormatError: its answer makes no sense.
+    `urls` says where a package was got, by its NEVRA; the database does not know. `dbpath` is the
+    directory of the database to ask; by default RPM's own choice within the root.
     """
     command = ["rpm", "-qa", *(["--root", root] if root is not None else [])]
     command += [*(["--dbpath", dbpath] if dbpath is not None else []), "--qf", _FORMAT]
@@ -365,11 +339,8 @@ def parse_installed(text: str, urls: Mapping[str, str]) -> tuple[InstalledPackag
 class LockedPackage:
     """One package of a buildroot; the names are those of the format.
 
-    Attributes:
-        sigmd5: MD5 of header and payload, from the header; it distinguishes builds,
-            it does not authenticate them.
-        signature: last eight digits of the signing key's id, or None.
-        url: where the package was got; empty if nobody knows any more.
+    `sigmd5` is the MD5 of header and payload: it distinguishes builds, it does not authenticate
+    them. `signature` has the last eight digits of the key's id; `url` is empty if it is not known.
     """
 
     name: str
@@ -432,11 +403,7 @@ def _lock_schema(*, exact: bool) -> dict[str, Any]:
 
 
 def parse_lock(data: bytes, file: str) -> BuildrootLock:
-    """Read a lock file.
-
-    Raises:
-        FormatError, UnsupportedError: not of this form, or of another major version.
-    """
+    """Read a lock file; a FormatError if it is none, an UnsupportedError for another version."""
     top = parse_json(data, file=file, error=FormatError, most=_MAX_LOCK)
     version = top.get("version") if isinstance(top, dict) else None
     match = _VERSION.fullmatch(version) if isinstance(version, str) else None

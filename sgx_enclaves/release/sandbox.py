@@ -129,10 +129,7 @@ class Isolation(enum.Enum):
 class Machine:
     """This machine as a place, or a root directory on it, which can only be asked.
 
-    Args:
-        root: the root directory; None for this machine.
-        isolation: of the steps; see `best_isolation`.
-        visible: directories that the steps may read besides those that hold tools.
+    Its steps may read the directories `visible` besides those that hold tools.
     """
 
     def __init__(
@@ -360,8 +357,7 @@ def best_isolation() -> tuple[Isolation, str]:
 def choose_isolation(*, allow_none: bool = False) -> tuple[Isolation, str]:
     """How steps are to be separated from this machine, and why not better; empty if that is good.
 
-    Raises:
-        BuildError: none is possible, and the user did not allow that.
+    A BuildError where none is possible, unless the user allows that.
     """
     isolation, reason = best_isolation()
     if isolation is Isolation.NONE and not allow_none:
@@ -400,10 +396,8 @@ class Relocation:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a directory, also where a build has taken away the right to.
-
-    Raises:
-        BuildError: something is mounted in there, so that nothing was removed.
+    """Remove a directory, also where a build has taken away the right to; a BuildError, and
+    nothing is removed, where something is mounted in it.
     """
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
         mounted = [line.split(" ")[4] for line in file]

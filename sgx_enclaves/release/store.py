@@ -173,17 +173,14 @@ class StageStore:
         make: Callable[[Path], None],
         accept: Callable[[Path], bool] = lambda _folder: True,
     ) -> Kept:
-        """Return the kept result for these inputs, or make it.
+        """Return the kept result of a stage for these inputs, or make it.
 
         Args:
             name: of the stage, a plain word.
             inputs: everything that the result depends on; digests, not files.
-            make: fills the directory that it is given, which is new and empty.
+            make: fills the directory that it is given, which is new and empty; if it raises,
+                nothing is kept.
             accept: whether a kept result is to be used; otherwise it is made again.
-
-        Raises:
-            InputError: the directory cannot be written, or another process takes too long.
-            SgxEnclavesError: from `make`; nothing is kept then.
         """
         key = input_key(inputs)
         # part of the key is name enough; the record holds the whole, and is compared with it
@@ -202,15 +199,8 @@ class StageStore:
 class Progress:
     """How far a tree's build has come, so that a later run resumes at the step that failed.
 
-    Guards against accidents only, as the kept results do.
-
-    Args:
-        folder: where it is kept, with the logs of finished steps; None keeps nothing.
-
-    Attributes:
-        steps: finished ones, by their ids.
-        configs: each enclave's `config.xml` as the patched sources have it.
-        resumed: whether the sources lie there.
+    Guards against accidents only, as the kept results do. It is kept in a directory, if there is
+    one, with the logs of the finished steps; `resumed` says whether the sources lie there.
     """
 
     def __init__(self, folder: Optional[Path]) -> None:

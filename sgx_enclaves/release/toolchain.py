@@ -145,13 +145,8 @@ _WRITERS = frozenset(("gcc", "binutils", "nasm", "interpreter"))
 
 @dataclass(frozen=True)
 class FoundTool:
-    """One tool that was looked for.
-
-    Attributes:
-        name: as in the catalogue.
-        version: what it says of itself; None if it is not there or says nothing.
-        path: where it lies, links followed, as seen from inside the root; None if not there.
-        sha256: digest of that file; None if not there.
+    """One tool that was looked for: what it says of itself, if it does, and, if it is there, the
+    file, links followed, as seen from inside the root.
     """
 
     name: str
@@ -176,7 +171,6 @@ class ToolchainRecord:
     Attributes:
         tools: those that were asked for, the programs that gcc runs, and the interpreter.
         interpreter: PT_INTERP of a program that this toolchain links; None if it cannot.
-        packages: RPMs of the root; empty where there is no RPM.
         machine: the processor's architecture.
     """
 
@@ -208,14 +202,7 @@ class State(enum.Enum):
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the comparison.
-
-    Attributes:
-        name: the tool, `interpreter`, or a NEVRA.
-        state: see `State`.
-        expected: what is designated.
-        found: what is there; empty if nothing.
-    """
+    """One part of the comparison, named by the tool, `interpreter`, or a NEVRA."""
 
     name: str
     state: State
@@ -239,13 +226,8 @@ def all_match(parts: Sequence[Part]) -> bool:
 
 @dataclass(frozen=True)
 class ToolchainUse:
-    """The toolchain of a tree.
-
-    Attributes:
-        kind: what the build was asked for.
-        name: the designated toolchain, in words.
-        record: what was there.
-        parts: how it stands to the designated one.
+    """The toolchain of a tree: which kind was asked for, what was there, and how that stands to the
+    designated one, whose name this is.
     """
 
     kind: ToolchainKind
@@ -366,15 +348,9 @@ def look_at_toolchain(
 
 
 def look_at(names: Sequence[str], path: str, place: Place) -> ToolchainRecord:
-    """Look at the toolchain of a place.
+    """Look at tools of a place, named as in the catalogue, in the directories of a PATH.
 
-    Args:
-        names: tools, as in the catalogue.
-        path: directories to look in, as in PATH.
-        place: where.
-
-    Raises:
-        SgxEnclavesError: no program can be run there, or RPM is there and fails.
+    An error where no program can be run there, or where RPM is there and fails.
     """
     folders = [folder for folder in path.split(":") if folder]
     probes = {name: PROBES[name] for name in names if name in PROBES}

@@ -129,12 +129,8 @@ class _Proxy(NamedTuple):
 class HttpsTransport:
     """HTTPS with the system's trusted certificates and the environment's proxies.
 
-    Args:
-        proxies: scheme to proxy URL, with `no` for exceptions; by default
-            `https_proxy`, `all_proxy` and `no_proxy` of the environment.
-
-    Raises:
-        FetchError: `settings.ca_file` cannot be used.
+    `proxies` is scheme to proxy URL, with `no` for exceptions; by default `https_proxy`,
+    `all_proxy` and `no_proxy` of the environment.
     """
 
     def __init__(
@@ -157,11 +153,8 @@ class HttpsTransport:
     def open(self, url: str, start: int = 0, validator: Optional[str] = None) -> Response:
         """Ask for a file from the byte `start` on; the server may give the whole all the same.
 
-        `validator` is the ETag or date of the part that is there already.
-
-        Raises:
-            RetryableError: it may work later.
-            FetchError: it will not.
+        `validator` is the ETag or date of the part that is there already. A RetryableError if it
+        may work later, any other FetchError if it will not.
         """
         check_url(url)
         headers = {

@@ -44,11 +44,7 @@ _MAX_BYTES = 1 << 20
 
 
 def parse_checksums(data: bytes, file: str) -> dict[str, str]:
-    """The digests of a checksums file, lower-case SHA-256 by name.
-
-    Raises:
-        FormatError: a line of another form, the same name with two digests, or no line.
-    """
+    """The digests of a checksums file, lower-case SHA-256 by name; a FormatError if it is none."""
     if len(data) > _MAX_BYTES:
         raise FormatError("too large for a checksums file", file=file)
     try:
@@ -76,11 +72,7 @@ def parse_checksums(data: bytes, file: str) -> dict[str, str]:
 
 
 def cross_check(checksums: Mapping[str, str], filename: str, sha256: str, file: str) -> bool:
-    """Whether the vendor's list names an archive, with the digest that it has.
-
-    Raises:
-        DigestError: the list gives it another digest.
-    """
+    """Whether the vendor's list names an archive; a DigestError if with another digest."""
     listed = {digest for name, digest in checksums.items() if name.rpartition("/")[2] == filename}
     if listed and listed != {sha256}:
         raise DigestError(
@@ -95,11 +87,8 @@ def cross_check(checksums: Mapping[str, str], filename: str, sha256: str, file: 
 
 @record
 class SignedArchive:
-    """A vendor's archive that is here.
-
-    Attributes:
-        note: why the vendor's own checksums file says nothing of it; empty if it says the same.
-        checksums: that file; None if it is not here.
+    """A vendor's archive that is here, with the vendor's own checksums file if that is here too,
+    and a note why the latter says nothing of it, unless it says the same.
     """
 
     fetched: Fetched
@@ -115,12 +104,7 @@ class SignedArchive:
 def fetch_sources(
     release: Release, fetcher: Fetcher, *, allow_unpinned: bool = False
 ) -> dict[str, Fetched]:
-    """Bring every source archive of the release's own tree, by source id, each once.
-
-    Raises:
-        CatalogueError: the release has no tree of its own.
-        DigestError, FetchError: a file is not the pinned one, or could not be brought.
-    """
+    """Bring every source archive of the release's own tree, by source id, each once."""
     if release.build is None:
         raise CatalogueError(
             f"{release.name} has no sources of its own; its enclaves are built in other releases",
@@ -136,9 +120,7 @@ def fetch_signed(
 ) -> dict[str, SignedArchive]:
     """Bring the vendor's archives, by id, and compare each with the vendor's checksums file.
 
-    Raises:
-        DigestError: a file is not the pinned one, or the vendor's list says otherwise.
-        FetchError: a file could not be brought. That the list cannot be had is only noted.
+    A DigestError if that says otherwise. That it cannot be had is only noted.
     """
     return {
         archive.id: fetch_archive(archive, fetcher, allow_unpinned=allow_unpinned)
@@ -167,12 +149,7 @@ def fetch_archive(
 
 
 def read_signed_enclaves(release: Release, archives: Mapping[str, Path]) -> dict[str, bytes]:
-    """Read the release's signed enclaves, by name, out of the vendor's archives, by id.
-
-    Raises:
-        ArchiveError: a member is missing, or an archive is broken or hostile.
-        DigestError: an enclave is not the one that the release pins.
-    """
+    """Read the release's signed enclaves, by name, out of the vendor's archives, by id."""
     found: dict[str, bytes] = {}
     for vendor, path in archives.items():
         enclaves = [item for item in release.enclaves if item.vendor == vendor]
@@ -217,18 +194,10 @@ class Repacked:
 def read_repacked(
     release: Release, vendor: str, repacked: Path, original: Optional[Path]
 ) -> Repacked:
-    """Read a repacked archive in the place of the vendor's.
+    """Read a repacked archive in the place of the vendor's of that id, or beside it.
 
-    Args:
-        release: what to look for.
-        vendor: id of the archive that was repacked.
-        repacked: the distribution's file. Its members may stand below another top directory.
-        original: the vendor's file, if it is here.
-
-    Raises:
-        InputError: it holds none of the release's enclaves, or one of them twice.
-        DigestError: an enclave is not the one that the release pins.
-        ArchiveError: an archive is broken or hostile.
+    Its members may stand below another top directory. An InputError if it holds none of the
+    release's enclaves, or one of them twice.
     """
     names = [member.name for member in list_members(repacked)]
     places: dict[str, str] = {}
@@ -281,10 +250,8 @@ class NamedData:
 
 @dataclass
 class SignedFiles(Files[NamedData]):
-    """The vendor's files as far as they could be had.
-
-    Attributes:
-        to_prove: enclaves of a repacked archive that only a comparison can vouch for.
+    """The vendor's files as far as they could be had; for those of a repacked archive that are
+    `to_prove`, only a comparison can vouch.
     """
 
     to_prove: set[str] = field(default_factory=set)

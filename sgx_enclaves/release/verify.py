@@ -72,12 +72,7 @@ _LINES = 3
 
 @dataclass(frozen=True)
 class BuildOrigin:
-    """What somebody else says of a build that is given.
-
-    Attributes:
-        says: what was proved of it, and what was not.
-        objections: why it must not be taken; none if it may.
-    """
+    """What somebody else says of a build that is given, and why it must not be taken, if so."""
 
     says: str
     objections: tuple[Finding, ...] = ()
@@ -110,14 +105,8 @@ class Request(BuildRequest):
 
 @dataclass(frozen=True)
 class Verified:
-    """A verdict, and what it is about.
-
-    Attributes:
-        verdict: see `ReleaseVerdict`.
-        built: our enclaves, as far as there are any.
-        signed: the vendor's files, as far as they could be had.
-        toolchains: what was seen of each toolchain, by its name; none if the build was given.
-        manifest: how our enclaves were built; None if nothing says so.
+    """A verdict, and what it is about: our enclaves and the vendor's files, as far as there are
+    any, what was seen of each toolchain, and how our enclaves were built, if that is known.
     """
 
     verdict: ReleaseVerdict
@@ -130,21 +119,10 @@ class Verified:
 def verify_release(
     request: Request, *, place: Place, fetcher: Fetcher, store: StageStore, say: Say
 ) -> Verified:
-    """Do the whole job.
+    """Do the whole job; only arguments that make no sense are an exception.
 
-    Args:
-        request: see `Request`.
-        place: where to build; it is not asked for anything if the build is given.
-        fetcher: brings sources and the vendor's archives.
-        store: keeps builds.
-        say: hears the name of each stage as it begins, and what a build is doing.
-
-    Returns:
-        The verdict and what it is about. What goes wrong in a stage is in the verdict,
-        never an exception.
-
-    Raises:
-        InputError, CatalogueError: the arguments make no sense.
+    What goes wrong in a stage is in the verdict. If the build is given, the place is not asked for
+    anything. `say` hears the name of each stage as it begins, and what a build is doing.
     """
     _check_request(request)
     if request.keep and not (place.isolated and request.resume):
