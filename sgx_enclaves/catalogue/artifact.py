@@ -64,11 +64,7 @@ class Artifact:
 
 
 def check_url(url: str) -> str:
-    """Give the URL back if it is one that may be fetched.
-
-    Raises:
-        CatalogueError: not HTTPS, without a host, with a password, or malformed.
-    """
+    """Give the URL back if it is one that may be fetched, else raise a CatalogueError."""
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port
@@ -87,13 +83,9 @@ def check_url(url: str) -> str:
 class Lookaside:
     """A look-aside cache as dist-git servers keep beside their package repositories.
 
-    A file stands at `BASE/PACKAGE/FILENAME/HASHTYPE/HASH/FILENAME`. Fedora's base
-    is `https://src.fedoraproject.org/repo/pkgs/rpms`, CentOS Stream's
+    A file of a source package stands at `BASE/PACKAGE/FILENAME/HASHTYPE/HASH/FILENAME`. Fedora's
+    base is `https://src.fedoraproject.org/repo/pkgs/rpms`, CentOS Stream's
     `https://sources.stream.centos.org/sources/rpms`; both key by sha512.
-
-    Attributes:
-        base: URL without a trailing slash.
-        package: name of the source package that the file belongs to.
     """
 
     base: str

@@ -65,12 +65,7 @@ class Trees:
 
 
 def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
-    """An entry as the plain data of its TOML file; its form is right, its facts are a draft.
-
-    Raises:
-        InputError: a tree lacks a file that says what is needed.
-        CatalogueError: the catalogue has no release whose build can be carried over.
-    """
+    """An entry as the plain data of its TOML file; its form is right, its facts are a draft."""
     base = _newest_with_build(catalogue)
     sgx_version = _numbers(trees.sgx.tag)
     dcap_version = _numbers(trees.dcap.tag)

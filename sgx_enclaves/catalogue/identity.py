@@ -49,7 +49,7 @@ def read_identity(
     root: str = INTEL_ROOT,
     name: str = "identity",
 ) -> Identity:
-    """The identity, once its signature is verified.
+    """The identity, once its signature is verified; an IdentityError if anything is wrong.
 
     Args:
         data: the service's answer; with its headers, as `curl -i` writes it, or without.
@@ -57,9 +57,6 @@ def read_identity(
         date: the day on which all of it must be valid.
         root: SHA-256 of the key of the root that is trusted, hexadecimal.
         name: what to call the file.
-
-    Raises:
-        IdentityError: malformed, not signed by the chain, not of that root, or not valid then.
     """
     head, body = _parts(data)
     header = _HEADER.search(head)
@@ -86,11 +83,7 @@ def read_identity(
 
 
 def root_of(data: bytes, name: str = "root") -> str:
-    """SHA-256 of the key of a root certificate (PEM), hexadecimal.
-
-    Raises:
-        IdentityError: not one certificate.
-    """
+    """SHA-256 of the key of a root certificate (PEM), hexadecimal."""
     certificates = _certificates(data, name)
     if len(certificates) != 1:
         raise IdentityError("not one certificate", file=name, found=f"{len(certificates)}")

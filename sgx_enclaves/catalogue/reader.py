@@ -33,14 +33,10 @@ _ARTIFACT_KEYS = frozenset(field.name for field in fields(Artifact))
 
 
 def load_catalogue(folders: Sequence[Path] = (OWN_FOLDER, USER_FOLDER)) -> Catalogue:
-    """Read every `*.toml` of the directories, sorted by name within each.
+    """Read every `*.toml` of the directories, sorted by name within each; a file stands for itself.
 
-    Args:
-        folders: later ones win; those that do not exist are passed over. A file stands
-            for itself.
-
-    Raises:
-        CatalogueError: any file is wrong. A broken catalogue decides nothing.
+    Later ones win; those that do not exist are passed over. A broken catalogue decides nothing: if
+    any file is wrong, it is a CatalogueError.
     """
     releases: dict[str, Release] = {}
     replaced: dict[str, str] = {}
@@ -59,11 +55,7 @@ def load_catalogue(folders: Sequence[Path] = (OWN_FOLDER, USER_FOLDER)) -> Catal
 
 
 def catalogue_from(files: Mapping[str, bytes]) -> Catalogue:
-    """A catalogue of exactly these releases: what to call each in messages, to its TOML.
-
-    Raises:
-        CatalogueError: one is wrong, or two have the same name.
-    """
+    """A catalogue of exactly these releases: what to call each in messages, to its TOML."""
     releases: dict[str, Release] = {}
     for name, data in files.items():
         release = read_release(data, name)
@@ -84,11 +76,7 @@ def read_release_file(path: Path) -> Release:
 
 
 def read_release(data: bytes, file: str) -> Release:
-    """Check a TOML file and make a release of it.
-
-    Raises:
-        CatalogueError: any mistake; the message names file, key and reason.
-    """
+    """Check a TOML file and make a release of it; a CatalogueError names file, key and reason."""
     return release_from(parse_toml(data, file=file, error=CatalogueError), file)
 
 

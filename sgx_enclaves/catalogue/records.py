@@ -21,15 +21,11 @@ _OF_THE_SDK = frozenset({"pce", "le", "pve", "qe"})
 
 @record
 class Source:
-    """One source archive and its place in the tree.
+    """One source archive, and its directory in the tree, empty for the root.
 
-    Attributes:
-        place: directory that it is laid out in, relative to the tree; empty for its root.
-        strip: leading parts of member names that are dropped.
-        commit: the git commit that the archive holds, where known.
-        unpack: whether it is unpacked there; otherwise it is put there as it is.
-        version: the upstream release that the commit is, where it is one.
-        linked_by: the enclaves that have its code in them; None: all.
+    It is unpacked there without the first `strip` parts of its names, or put there as it is. Where
+    known, it has the git commit that it holds, the upstream release that this is, and the enclaves
+    that have its code in them (None: all).
     """
 
     id: str
@@ -106,9 +102,6 @@ class Build:
         """The same tree made by one route, with the sources, patches and steps of that alone.
 
         Without a name it is the first route that leads to all of the enclaves.
-
-        Raises:
-            CatalogueError: there is no such route, or it does not lead to one of them.
         """
         wanted = set(enclaves)
         if route is None:
@@ -293,18 +286,9 @@ def policy_of(enclave: Enclave) -> Policy:
 
 @record
 class Run:
-    """A run of `verify-release` that really took place.
-
-    Attributes:
-        enclave: its name in the release.
-        date: the day, as YYYY-MM-DD.
-        by: who ran it.
-        route: which of the release's ways it built by.
-        toolchain: what it built with, in words.
-        verdict: identical or differs.
-        reproducible: whether it was the reproducible verdict.
-        record: where the run is described.
-        unsigned_sha256: of the file that it built; None where that is not on record.
+    """A run of `verify-release` that really took place, on that day (YYYY-MM-DD): by whom and by
+    which route, with which toolchain (in words), its verdict (identical or differs), and where it
+    is described.
     """
 
     enclave: str
@@ -393,9 +377,6 @@ class Release:
 
         It keeps the vendor's archives that hold them, and the unknown facts that stand in
         their way: what is not known of another enclave is none of theirs.
-
-        Raises:
-            CatalogueError: it has no enclave of that name.
         """
         chosen = []
         for name in dict.fromkeys(names):
@@ -428,11 +409,7 @@ class Catalogue:
     replaced: Mapping[str, str] = field(default_factory=dict)
 
     def release(self, name: str) -> Release:
-        """The release of that name.
-
-        Raises:
-            CatalogueError: there is none; the hint lists those that are there.
-        """
+        """The release of that name; a CatalogueError, with names like it, if there is none."""
         release = self.releases.get(name)
         if release is None:
             import difflib  # noqa: PLC0415  (only a mistake needs it)
@@ -458,11 +435,8 @@ class Catalogue:
     def build_of(self, release: Release, enclave: Enclave) -> tuple[Release, Enclave]:
         """The release and the enclave in it whose tree this enclave is built from.
 
-        Not every enclave is signed again for each release: the vendor's README
-        says which tag each one was built from.
-
-        Raises:
-            CatalogueError: nobody outside can build it, or its `built_in` is wrong.
+        Not every enclave is signed again for each release: the vendor's README says which tag each
+        one was built from. A CatalogueError if nobody outside can build it.
         """
         if enclave.not_reproducible is not None:
             raise CatalogueError(

@@ -144,12 +144,7 @@ def _archive_tree(path: str, tag: str) -> SourceTree:
 
 
 def source_tree(place: str) -> SourceTree:
-    """A tree: DIR or DIR@TAG of a git repository, FILE or FILE@TAG of an archive.
-
-    Raises:
-        InputError: it cannot be read.
-        ArchiveError, LimitError: the archive is broken, hostile or too large.
-    """
+    """A tree: DIR or DIR@TAG of a git repository, FILE or FILE@TAG of an archive."""
     path, _, tag = place.partition("@")
     return (_archive_tree if os.path.isfile(path) else _git_tree)(path, tag)
 
@@ -157,13 +152,8 @@ def source_tree(place: str) -> SourceTree:
 def release_tree(tree: SourceTree, asked: Optional[str], usual: str) -> Optional[SourceTree]:
     """The tree at the release's own tag, which has the versions in file names, if it is here.
 
-    Args:
-        tree: the one at the reproducible tag.
-        asked: its tag, or an archive of it.
-        usual: its tag if nothing is asked for.
-
-    Raises:
-        InputError: what is asked for is not there.
+    It is beside the one at the reproducible tag: under the tag or in the archive that is asked for,
+    which must be there, else under the usual tag.
     """
     if asked is None:
         return tree.at(usual)
@@ -215,9 +205,7 @@ def _value(value: object) -> str:
 def write_pins(text: str, pins: Mapping[str, Mapping[str, str]]) -> str:
     """A release's TOML with digests added; everything else stays as it is, comments too.
 
-    Args:
-        text: the file.
-        pins: `source.ID`, `vendor.ID` or `enclave.NAME` to kind and digest.
+    Pins are by `source.ID`, `vendor.ID` or `enclave.NAME`, each kind and digest.
     """
     blocks = [_with_pins(block, pins) for block in re.split(r"(?m)^(?=\[)", text)]
     listed = re.search(r"(?ms)^unpinned = \[.*?\]", blocks[0])
@@ -246,12 +234,8 @@ def _with_pins(block: str, pins: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def check_tree(release: Release, build: Build, tree: Path) -> Iterator[tuple[str, str]]:
-    """Check what a release says of its sources against the sources, laid out.
-
-    Patches are applied, in their order; nothing else is run.
-
-    Yields:
-        What was checked, and what is wrong with it; empty if nothing is.
+    """Compare what a release says of its sources with the sources, laid out: what was checked, and
+    what is wrong with it, if anything. Patches are applied, in their order; nothing else is run.
     """
     for name in release.license_files:
         yield f"licence {name}", _missing(tree / name)

@@ -209,13 +209,7 @@ _SHARED_TYPES: Mapping[str, Types] = {
 
 
 def declare(parser: argparse.ArgumentParser, text: str, types: Types = _NO_TYPES) -> None:
-    """Add the arguments of a text to a parser.
-
-    Args:
-        parser: gets them.
-        text: see the module.
-        types: what reads a value, by what the value is called, besides the usual ones.
-    """
+    """Add the arguments of a text to a parser; types besides the usual ones are by their names."""
     types = {**_TYPES, **types}
     place: Any = parser
     apart: Any = None

@@ -286,12 +286,7 @@ def vouched(
 ) -> list[Vouched]:
     """The statements of a bundle, each signed by one of the keys; else an AttestationError.
 
-    Args:
-        data: the bundle; of bare statements, for which an OpenPGP signature alone vouches.
-        file: its name.
-        keys: whom the caller trusts.
-        keyring: OpenPGP keys that the caller trusts.
-        signature: the detached OpenPGP signature over `data`.
+    For bare statements a detached OpenPGP signature by a key of the keyring vouches.
     """
     openpgp: frozenset[str] = frozenset()
     if keyring is not None and signature is not None:

@@ -141,13 +141,7 @@ def _page(verdict: Verdict, picture: Picture, findings: Sequence[Finding]) -> _P
 
 
 def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = "") -> str:
-    """The whole report on one enclave.
-
-    Args:
-        verdict: explained, if the files differ.
-        picture: what is drawn of the files, where they are at hand.
-        date: when it was made.
-    """
+    """The whole report on one enclave, with a picture where the files are at hand."""
     words: dict[bool, list[str]] = {True: [], False: []}
     for check in verdict.checks:
         proved = check.state is CheckState.PROVED
@@ -240,11 +234,7 @@ def release_html(
 ) -> str:
     """The whole report on a release: one page, with a section for each enclave.
 
-    Args:
-        verdict: the verdict.
-        pictures: what is drawn of an enclave, by its name.
-        report: for programs; sources, toolchain and the release's digest are taken from it.
-        date: when it was made.
+    Sources, toolchain and the release's digest are taken from the report for programs.
     """
     words: dict[bool, list[str]] = {True: [], False: []}
     found: dict[str, Sequence[Finding]] = {}
@@ -330,11 +320,9 @@ def records_table(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def enclave_table(enclaves: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """One row an enclave: name, verdict, MRENCLAVE; why not, below it.
+    """One row an enclave: name, verdict, MRENCLAVE; its cause below it.
 
-    Args:
-        enclaves: mappings with name, verdict, mrenclave and cause.
-        width: columns; a MRENCLAVE is cut short rather than the line broken.
+    A MRENCLAVE is cut short rather than the line broken.
     """
     cells = [[_known(e.get(name)) for name in ("name", "verdict", "mrenclave")] for e in enclaves]
     names, verdicts = (max(len(row[at]) for row in [_HEADER, *cells]) for at in (0, 1))
@@ -375,12 +363,7 @@ def _joined(lines: Iterable[str]) -> _Lines:
 
 
 def filled(template: str, **values: object) -> str:
-    """A text or a page.
-
-    Args:
-        template: its file in templates/ without `.j2`, such as `build.txt`.
-        values: what it names.
-    """
+    """A text or a page, by its file in templates/ without `.j2`, and the values that it names."""
     import jinja2  # noqa: PLC0415  (slow to import; a comparison does without)
 
     environment = jinja2.Environment(

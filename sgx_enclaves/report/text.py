@@ -40,13 +40,10 @@ _DIGITS = 16
 
 
 class Row(NamedTuple):
-    """A label in a column of its own, and a text that hangs behind it.
+    """A label in a column of its own, and a text of any length that hangs behind it.
 
-    Attributes:
-        label: empty where the row continues the one above it.
-        text: of any length.
-        mark: stands before the text.
-        hang: how much further to the right later lines begin.
+    The label is empty where the row continues the one above it; `mark` stands before the text, and
+    its later lines begin `hang` characters further to the right.
     """
 
     label: str
@@ -56,13 +53,9 @@ class Row(NamedTuple):
 
 
 def paragraph(text: str, width: int, start: str = "", indent: Optional[int] = None) -> list[str]:
-    """A text in lines of at most `width`, where words allow it.
+    """A text in lines of at most `width`, where words allow it, behind `start`.
 
-    Args:
-        text: of any length, from anywhere.
-        width: columns.
-        start: stands before the first line.
-        indent: blanks before the others; by default as many as `start` has characters.
+    Before later lines there are `indent` blanks; by default as many as `start` has characters.
     """
     return textwrap.wrap(
         printable(text),
