@@ -96,7 +96,7 @@ class PlainProgress:
         speed = f", {number(rate)} {event.unit}/s" if rate and event.unit != SECONDS else ""
         if not event.total:
             return f"{number(event.done)} {event.unit}{speed}"
-        left = f", {_duration((event.total - event.done) / rate)} left" if rate else ""
+        left = f", {duration((event.total - event.done) / rate)} left" if rate else ""
         percent = event.done * 100 // event.total
         whole = f"{number(event.done)} of {number(event.total)} {event.unit} ({percent} %)"
         return whole + speed + (left if event.done < event.total else "")
@@ -140,7 +140,8 @@ def _bar(event: Event) -> str:
     return f"[{'#' * full}{'.' * (_BAR - full)}] "
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In words, such as `2 h 5 min`."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -55,7 +55,7 @@ class Step:
 
     Its id, a name within the release, is also that of its log. There is no shell unless it
     names one; `{jobs}` stands for the number of processors that it may use. `enclaves` are
-    those that need it; none stands for all.
+    those that need it; none stands for all. `seconds` is what it took on two cores, if known.
     """
 
     id: str
@@ -63,12 +63,18 @@ class Step:
     command: tuple[str, ...]
     timeout: int = 3600
     enclaves: tuple[str, ...] = ()
+    seconds: Optional[int] = None
+
+    @property
+    def limit(self) -> int:
+        """After how many seconds it is ended: much later than it was seen to take."""
+        return self.timeout if self.seconds is None else max(600, 20 * self.seconds)
 
 
 @record
 class Route:
     """A shorter way to some of the enclaves, from some of the sources (by their ids), and more of
-    them for single enclaves.
+    them for single enclaves. `mib` is what its tree takes of a disk, if known.
     """
 
     id: str
@@ -76,6 +82,7 @@ class Route:
     sources: tuple[str, ...]
     steps: tuple[Step, ...]
     more_sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mib: Optional[int] = None
 
 
 # The way of the release's makers, which leads to every enclave.
@@ -97,6 +104,7 @@ class Build:
     steps: tuple[Step, ...] = ()
     routes: tuple[Route, ...] = ()
     route: str = MAKERS
+    mib: Optional[int] = None
 
     def along(self, enclaves: Iterable[str], route: Optional[str] = None) -> Build:
         """The same tree made by one route, with the sources, patches and steps of that alone.
@@ -123,6 +131,7 @@ class Build:
             steps=tuple(s for s in way.steps if not s.enclaves or wanted & set(s.enclaves)),
             routes=(),
             route=route,
+            mib=way.mib,
         )
 
     def source_of(self, place: str) -> Source:

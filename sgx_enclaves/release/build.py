@@ -30,6 +30,7 @@ from sgx_enclaves.explain.file_map import FileMap, scan
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import as_plain
+from sgx_enclaves.progress import duration
 from sgx_enclaves.release.build_tree import (
     BuildRequest,
     EnclavePlan,
@@ -301,13 +302,20 @@ def _make_folders(into: Path, work: Path) -> None:
 def _report_costs(inputs: Sequence[TreeInputs], work: Path, say: Say) -> None:
     """What a build may take, before it begins."""
     steps = [step for item in inputs for step in item.plan.build.steps]
-    hours = sum(step.timeout for step in steps) / 3600
-    free = shutil.disk_usage(work).free >> 30
     makes = [enclave.name for item in inputs for enclave in item.plan.enclaves]
+    seen = [step.seconds for step in steps]
+    took = duration(sum(seconds or 0 for seconds in seen))
+    usual = f"about {took} on two cores" if None not in seen else "not all of them ever timed"
+    most = duration(sum(step.limit for step in steps))
+    free, sizes = shutil.disk_usage(work).free >> 20, [item.plan.build.mib for item in inputs]
+    needed = sum(size or 0 for size in sizes)
+    room = f"about {needed} MiB" if None not in sizes else "an unknown size"
     say(
-        f"steps: {len(steps)}, at most {hours:.1f} hours; then the make of {', '.join(makes)}; "
-        f"{free} GiB free"
+        f"{len(steps)} steps, {usual}, at most {most}; then the make of {', '.join(makes)}; "
+        f"trees of {room}, {free} MiB free"
     )
+    if needed > free:
+        say(f"warning: there is too little room in {work}")
 
 
 def _build_again(

@@ -264,7 +264,7 @@ class TreeBuilder:
         )
         if self.progress.resumed:
             count = len(self.progress.steps)
-            self.say(f"{self._name}: resuming an earlier run after {count} steps")
+            self.say(f"{self._name}: resuming an earlier run; finished steps: {count}")
             return sources
         self.say(f"{self._name}: laying the sources out")
         tree.mkdir(parents=True, exist_ok=True)
@@ -334,7 +334,7 @@ class TreeBuilder:
                 continue
             jobs = str(self.request.processors)
             argv = [self.relocate(word).replace("{jobs}", jobs) for word in step.command]
-            record = self._step(step.id, argv, step.place, step.timeout)
+            record = self._step(step.id, argv, step.place, step.limit)
             if record.outcome is not Outcome.OK:
                 failed = record
         return failed

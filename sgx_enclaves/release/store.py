@@ -19,6 +19,7 @@ the files alone; whoever may write the directory may forge a result with its rec
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -134,7 +135,8 @@ class StageStore:
     def __init__(
         self, root: Path, lock_timeout: float = 4 * 3600.0, say: Say = lambda _text: None
     ) -> None:
-        self.root = root
+        # paths in it are said to people
+        self.root = Path(os.path.abspath(root))
         self._lock_timeout = lock_timeout
         self._say = say
 
@@ -187,8 +189,10 @@ class StageStore:
         final = self.root / name / key[:_NAME_DIGITS]
         with self._held(f"{name}-{key}"), _disk_errors(self.root):
             final.parent.mkdir(parents=True, exist_ok=True)
-            notice = _problem(final, key) if final.exists() else ""
-            if final.exists() and not notice and accept(final / "files"):
+            # a link is of a run that was killed
+            there = final.exists() and not final.is_symlink()
+            notice = _problem(final, key) if there else ""
+            if there and not notice and accept(final / "files"):
                 return Kept(final / "files", True, "")
             if notice:
                 notice = f"the kept result of stage {name} is not used: {notice}"
@@ -251,25 +255,31 @@ class Progress:
 
 
 def _make(final: Path, key: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> None:
-    """Make a result beside its place, then give it its name."""
+    """Make a result beside its place, to which its name is a link until it is whole.
+
+    So a path that is said while it is made, such as a log's, leads there afterwards too.
+    """
     _remove(final)
     # left by a run that was killed; nobody else has the lock
     for left in final.parent.glob(f".{final.name}.*"):
         _remove(left)
     work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    final.symlink_to(work.name)
     try:
         (work / "files").mkdir()
-        make(work / "files")
+        make(final / "files")
         made = _digests(work / "files")
         for file in made:
             sync(work / "files" / file)
         record = {"form": _FORM, "key": key, "inputs": inputs, "files": made}
         write_file(str(work / "stage.json"), json.dumps(record, indent=2).encode())
         work.chmod(0o755)
+        final.unlink()
         work.rename(final)
         sync(final.parent)
     finally:
         if work.exists():
+            final.unlink(missing_ok=True)
             remove_tree(work)
 
 

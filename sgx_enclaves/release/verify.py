@@ -343,10 +343,12 @@ def _build_failed(built: Built, record: EnclaveRecord) -> Finding:
     steps = [s for s in (tree.steps if tree else ()) if s.log and s.enclave in (None, record.name)]
     log = built.directory / (steps[-1].log or "") if steps else built.directory / LOGS
     tail = " | ".join(log_tail(log)[-_LINES:])
+    # in the manifest it is relative to that
+    problem = str(record.problem).replace(f"{LOGS}/", f"{built.directory}/{LOGS}/")
     return Finding(
         "build-failed",
         Severity.UNVERIFIABLE,
-        f"{record.name} was not built: {record.problem}",
+        f"{record.name} was not built: {problem}",
         found=f"the log ends with: {tail}" if tail else None,
         hint=f"read {log}",
     )

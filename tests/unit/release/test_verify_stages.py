@@ -114,8 +114,22 @@ def test_what_a_killed_run_left_is_never_taken_and_goes_away(store: StageStore) 
     final = files_of(store).parent
     left = final.with_name(f".{final.name}.abc")
     final.rename(left)
-    assert not store.run("s", INPUTS, Maker()).reused
+    final.symlink_to(left.name)
+    again = store.run("s", INPUTS, Maker())
+    assert (again.reused, again.notice) == (False, "")
     assert not left.exists()
+
+
+def test_a_path_that_is_said_while_it_is_made_leads_there_afterwards(store: StageStore) -> None:
+    said: list[Path] = []
+
+    def make(into: Path) -> None:
+        said.append(into / "log")
+        said[0].write_bytes(b"text")
+
+    kept = store.run("s", INPUTS, make)
+    assert said == [kept.folder / "log"]
+    assert said[0].read_bytes() == b"text"
 
 
 def test_stage_may_make_no_links(store: StageStore) -> None:
