@@ -5,10 +5,10 @@ Plain data are what JSON and TOML know: mappings, lists, texts, numbers, boolean
 and null. This module makes records of plain data and plain data of records, checks plain
 data against a JSON Schema, and reads JSON and TOML within bounds. It opens no file.
 
-`dataclasses.dataclass` compiles half a dozen methods for every class, which for
-the classes of this package would take longer than a whole comparison. `record`
-makes real dataclasses (`dataclasses.replace` and `fields` work) whose methods
-are shared instead. To a type checker it is a frozen dataclass.
+`dataclasses.dataclass` compiles half a dozen methods for every class and looks at each
+annotation, which for the classes of this package would take longer than a whole comparison.
+The methods of a `record` are shared instead, and it becomes a real dataclass (`dataclasses.replace`
+and `fields` work) when somebody asks for its fields. To a type checker it is a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import enum
 import functools
 import os
 import typing
+from _thread import allocate_lock
 from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union
@@ -47,14 +48,19 @@ def _init(self: Any, *args: Any, **kwargs: Any) -> None:
             raise TypeError(f"{type(self).__name__}: unexpected argument {name}")
     values.update(kwargs)
     if len(values) != len(fields):
-        for name, field in fields.items():
+        for name, default in fields.items():
             if name not in values:
-                if field.default is not dataclasses.MISSING:
-                    values[name] = field.default
-                elif field.default_factory is not dataclasses.MISSING:
-                    values[name] = field.default_factory()
-                else:
-                    raise TypeError(f"{type(self).__name__}: argument {name} is missing")
+                values[name] = _default(default, f"{type(self).__name__}: argument {name}")
+
+
+def _default(given: Any, what: str) -> Any:
+    if isinstance(given, dataclasses.Field):
+        if given.default_factory is not dataclasses.MISSING:
+            return given.default_factory()
+        given = given.default
+    if given is dataclasses.MISSING:
+        raise TypeError(f"{what} is missing")
+    return given
 
 
 def _key(self: Any) -> tuple[Any, ...]:
@@ -81,11 +87,31 @@ def _refuse(self: Any, name: str, *_: object) -> None:
     raise dataclasses.FrozenInstanceError(f"cannot change {type(self).__name__}.{name}")
 
 
+class _Fields:
+    """What a record has until its fields are asked for, of which it is then made a dataclass."""
+
+    def __get__(self, _instance: object, owner: Any) -> Any:
+        with _MAKING:
+            # Twice, the fields would lose what only their declarations say.
+            if vars(owner)["__dataclass_fields__"] is self:
+                dataclasses.dataclass(init=False, repr=False, eq=False)(owner)
+        return vars(owner)["__dataclass_fields__"]
+
+
+_MAKING = allocate_lock()
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def record(cls: type[T]) -> type[T]:
-    """Make `cls` a frozen dataclass; what it defines itself is kept."""
-    made: Any = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
-    made._record_fields = {field.name: field for field in dataclasses.fields(made)}
+    """Make `cls`, which inherits no fields, a frozen dataclass; what it defines itself is kept."""
+    made: Any = cls
+    made.__dataclass_fields__ = _Fields()
+    # Name to default.
+    made._record_fields = {
+        name: vars(cls).get(name, dataclasses.MISSING)
+        for name, kind in cls.__annotations__.items()
+        if "ClassVar" not in str(kind)
+    }
     for name, method in (
         ("__init__", _init),
         ("__eq__", _eq),
@@ -96,8 +122,7 @@ def record(cls: type[T]) -> type[T]:
     ):
         if name not in cls.__dict__ or (name == "__hash__" and cls.__dict__[name] is None):
             setattr(made, name, method)
-    result: type[T] = made
-    return result
+    return cls
 
 
 # How much of a wrong value an error shows.

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from collections.abc import Mapping
 from typing import Any, ClassVar, Optional, TypeVar
 
 from sgx_enclaves.errors import FormatError
+from sgx_enclaves.plain import record
 
 _UINT_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 StructureT = TypeVar("StructureT", bound="Structure")
 
 
-@dataclasses.dataclass(frozen=True)
+@record
 class FieldSpec:
     """One row of a structure's table; `size` and `offset` are in bytes."""
 
@@ -50,11 +52,11 @@ def raw(offset: int, size: int, doc: str) -> Any:
 def _specs_of(cls: type[Structure]) -> tuple[FieldSpec, ...]:
     specs = []
     position = 0
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for name, field in cls._record_fields.items():
         meta = field.metadata
         if meta["offset"] != position:
-            raise AssertionError(f"{cls.__name__}.{field.name} is not at offset {position}")
-        specs.append(FieldSpec(field.name, position, meta["size"], meta["integer"], meta["doc"]))
+            raise AssertionError(f"{cls.__name__}.{name} is not at offset {position}")
+        specs.append(FieldSpec(name, position, meta["size"], meta["integer"], meta["doc"]))
         position += meta["size"]
     if position != cls.SIZE:
         raise AssertionError(f"{cls.__name__} has {position} bytes, not {cls.SIZE}")
@@ -65,6 +67,8 @@ class Structure:
     """Base of the binary structures; subclasses are frozen dataclasses."""
 
     SIZE: ClassVar[int]
+    # Of `record`.
+    _record_fields: ClassVar[Mapping[str, dataclasses.Field[Any]]]
     _specs: ClassVar[Optional[tuple[FieldSpec, ...]]] = None
     _codec: ClassVar[Optional[struct.Struct]] = None
 

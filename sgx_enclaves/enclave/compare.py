@@ -408,10 +408,12 @@ class _Comparison:
     def _compare_measurements(
         self, image: EnclaveImage, regenerated: Regenerated, vendor: Descriptor
     ) -> None:
-        """Each block of ours is measured once, each of the vendor's compared with them all."""
+        """Each block of ours is measured, each of the vendor's compared with them all."""
         right = {regenerated.mrenclave}
+        known = regenerated.measured, regenerated.mrenclave
         try:
-            right |= {mrenclave(image, block, self._limits) for block in regenerated.unmeasured}
+            for block in regenerated.unmeasured:
+                right.add(mrenclave(image, block, self._limits, known=known))
         except SgxEnclavesError as error:
             self._findings.append(finding_of(error, "measurement-failed"))
             return

@@ -94,10 +94,8 @@ def enclave_pages(
         LimitError: more pages than `limits` allows.
     """
     if any(e.entry_id == EXTEND_SHARED_OBJECT for e in block.extensions):
-        raise UnsupportedError(
-            "the enclave embeds the OpenSSL FIPS provider (EnableOSSLFIPS)",
-            hint="such enclaves cannot be measured yet",
-        )
+        message = "the enclave embeds the OpenSSL FIPS provider (EnableOSSLFIPS)"
+        raise UnsupportedError(message, hint="such enclaves cannot be measured yet")
     size = block.header.enclave_size
     if size < PAGE_SIZE or size & (size - 1) or image.image_size > size:
         raise FormatError(
@@ -158,9 +156,7 @@ class Repetition:
         """Whether the repetitions follow each other, all in whole pages."""
         start, end = self.hull
         of_one = end - start - (self.times - 1) * self.step
-        aligned = all(
-            offset % PAGE_SIZE == 0 for offset in (self.step, *(e.rva for e in self.entries))
-        )
+        aligned = not any(n % PAGE_SIZE for n in (self.step, *(e.rva for e in self.entries)))
         return aligned and (self.times == 1 or of_one <= self.step)
 
 
@@ -180,11 +176,8 @@ def checked_layout(
             layout.append(Repetition((item,)))
             continue
         if item.entry_count > index:
-            raise FormatError(
-                "a layout group repeats entries before the table's first",
-                expected=f"at most {index}",
-                found=str(item.entry_count),
-            )
+            message = "a layout group repeats entries before the table's first"
+            raise FormatError(message, expected=f"at most {index}", found=str(item.entry_count))
         members = block.layout[index - item.entry_count : index]
         entries = tuple(m for m in members if isinstance(m, LayoutEntry))
         if len(entries) < len(members):
@@ -238,17 +231,13 @@ def _check_order(image: EnclaveImage, size: int, ranges: list[Range]) -> None:
     previous_end = image.image_size
     for start, end in sorted(ranges):
         if start % PAGE_SIZE or end > size:
-            raise FormatError(
-                "a layout entry is not in whole pages inside the enclave",
-                expected=f"within 0x{size:x} bytes",
-                found=f"0x{start:x} to 0x{end:x}",
-            )
+            message = "a layout entry is not in whole pages inside the enclave"
+            found = f"0x{start:x} to 0x{end:x}"
+            raise FormatError(message, expected=f"within 0x{size:x} bytes", found=found)
         if start < previous_end and end > start:
-            raise FormatError(
-                "layout entries overlap each other or the image",
-                expected=f"0x{previous_end:x} or more",
-                found=f"0x{start:x}",
-            )
+            message = "layout entries overlap each other or the image"
+            expected = f"0x{previous_end:x} or more"
+            raise FormatError(message, expected=expected, found=f"0x{start:x}")
         previous_end = max(previous_end, end)
 
 
@@ -306,10 +295,8 @@ def _extra_page(segment: Segment, next_start: int | None) -> Iterator[PageRun]:
 
 def _layout_pages(block: Block, entry: LayoutEntry, rva: int) -> Iterator[PageRun]:
     if entry.si_flags & ~SECINFO_EXTERNAL:
-        raise FormatError(
-            "a layout entry with SECINFO flags that EADD does not take",
-            found=f"0x{entry.si_flags:x}",
-        )
+        message = "a layout entry with SECINFO flags that EADD does not take"
+        raise FormatError(message, found=f"0x{entry.si_flags:x}")
     measured = bool(entry.attributes & ATTR_EEXTEND)
     if entry.content_offset:
         content = block.content(entry.content_offset, entry.content_size)
@@ -368,7 +355,6 @@ _MEASURED_PAGE = struct.Struct("<8sQQ40x" + _CHUNKS * f"8sQ48x{_CHUNK}s")
 _SPLIT = struct.Struct(_CHUNKS * f"{_CHUNK}s")
 _HIGH_PAGE_BITS = bytes(page >> 4 for page in range(_WINDOW_PAGES))
 
-
 # Is given the address that the measurement has come to, and the enclave's size.
 Watch = Callable[[int, int], object]
 
@@ -378,21 +364,22 @@ def mrenclave(
     block: Block,
     limits: Limits = DEFAULT_LIMITS,
     watch: Optional[Watch] = None,
+    known: Optional[tuple[Block, bytes]] = None,
 ) -> bytes:
-    """Measure `image` as it would be loaded with `block`.
+    """The 32 bytes of MRENCLAVE of `image` as it would be loaded with `block`.
 
-    Returns:
-        The 32 bytes of MRENCLAVE.
+    What loads the same as a `known` block, whose MRENCLAVE is given with it, is not hashed again.
 
     Raises:
         FormatError, UnsupportedError, LimitError: see `enclave_pages`.
     """
-    size, base = block.header.enclave_size, 0
+    base, size = 0, block.header.enclave_size
     try:
+        if known and _taken_from(image, block, limits) == _taken_from(image, known[0], limits):
+            return known[1]
         elrange = block.elrange
         if elrange is not None:
-            problem = elrange.problem(size)
-            if problem is not None:
+            if problem := elrange.problem(size):
                 message = f"the ELRANGE entry does not hold the enclave: {problem}"
                 raise FormatError(message, found=elrange.ranges(size))
             size, base = elrange.elrange_size, elrange.base
@@ -401,6 +388,20 @@ def mrenclave(
     except SgxEnclavesError as error:
         error.file = error.file or image.name
         raise
+
+
+def _taken_from(image: EnclaveImage, block: Block, limits: Limits) -> list[object]:
+    """All that a measurement takes from a block."""
+    marks = block.version == _METADATA_1_3, block.elrange, [e.entry_id for e in block.extensions]
+    taken: list[object] = [block.header.enclave_size, block.header.ssa_frame_size, *marks]
+    taken += [(patch.dst, block.content(patch.src, patch.size)) for patch in block.patches]
+    for r in checked_layout(image, block, limits):
+        taken.append((r.first, r.times, r.step))
+        for e in r.added.entries:
+            content = block.content(e.content_offset, e.content_size) if e.content_offset else None
+            fields = e.rva, e.page_count, e.si_flags, e.attributes & ATTR_EEXTEND, e.content_size
+            taken.append((*fields, content))
+    return taken
 
 
 def measure(

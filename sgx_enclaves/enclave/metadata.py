@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import ClassVar, Optional, Union
+from typing import ClassVar, NamedTuple, Optional, Union
 
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, U64_MAX
 from sgx_enclaves.enclave.sigstruct import SECINFO_TCS, FipsSignature, Sigstruct
@@ -68,8 +68,7 @@ EXTEND_FIPS_SIGNATURE = 0x1001
 EXTEND_SHARED_OBJECT = 0x1002
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class Version:
+class Version(NamedTuple):
     """A metadata version, written `major.minor`."""
 
     major: int
