@@ -23,7 +23,7 @@ from sgx_enclaves.plain import printable
 # setup.py puts the folder spec-templates/ there.
 _INSTALLED = Path(__file__).with_name("spec_templates")
 _CHECKOUT = Path(__file__).resolve().parents[1] / "spec-templates"
-_HOME = "https://github.com/intel/linux-sgx"
+_HOME = "https://github.com/intel/confidential-computing.sgx"
 
 
 class Kind(enum.Enum):

@@ -80,6 +80,7 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
         "sgx": sgx_version,
         "dcap": dcap_version,
         "license": base.license,
+        "license_about": list(base.license_about),
         "license_files": list(base.license_files),
         "bundled": dict(base.bundled),
         "unpinned": [],

@@ -323,6 +323,7 @@ class Release:
         unpinned: the facts that are not known, such as `source.linux-sgx`.
         notes: what a reader should know, such as how the facts were found.
         license: SPDX expression for packages of the enclaves; None if unknown.
+        license_about: lines that say what of them is under which.
         license_files: its text, relative to the tree.
         bundled: version, by name, of the libraries whose code the first source has in it;
             empty where it is not known.
@@ -343,6 +344,7 @@ class Release:
     unpinned: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     license: Optional[str] = None
+    license_about: tuple[str, ...] = ()
     license_files: tuple[str, ...] = ()
     bundled: Mapping[str, str] = field(default_factory=dict)
     shipped: int = 0
