@@ -20,20 +20,7 @@ from typing import Optional
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
 from sgx_enclaves.enclave.layout import (
-    DYNAMIC_ID_STEP,
-    GUARD,
-    HEAP_INIT,
-    HEAP_MAX,
-    HEAP_MIN,
-    RSRV_INIT,
-    RSRV_MAX,
-    RSRV_MIN,
-    SSA,
     SSA_FRAMES,
-    STACK_MAX,
-    STACK_MIN,
-    TCS,
-    TD,
     THREAD_GROUP,
     LayoutPlan,
     Sizes,
@@ -43,8 +30,6 @@ from sgx_enclaves.enclave.layout import (
     thread_entries,
 )
 from sgx_enclaves.enclave.metadata import (
-    ATTR_EADD,
-    ATTR_POST_ADD,
     DIR_LAYOUT,
     ELRANGE_MAJOR,
     LAYOUT_GROUP_FLAG,
@@ -57,10 +42,17 @@ from sgx_enclaves.enclave.metadata import (
     PatchEntry,
     Version,
 )
+from sgx_enclaves.enclave.metadata import (
+    LayoutId as Id,
+)
+from sgx_enclaves.enclave.metadata import (
+    OldLayoutId as OldId,
+)
+from sgx_enclaves.enclave.metadata import (
+    PageAttr as Attr,
+)
 from sgx_enclaves.enclave.sdk import Generation, Rules
 from sgx_enclaves.enclave.sigstruct import (
-    FLAG_DEBUG,
-    FLAG_MODE64BIT,
     FLAG_OPTIONS,
     HEADER1,
     HEADER2,
@@ -70,6 +62,7 @@ from sgx_enclaves.enclave.sigstruct import (
     VENDOR_INTEL,
     XFRM_LEGACY,
     XFRM_OPTIONS,
+    Attribute,
     Sigstruct,
 )
 from sgx_enclaves.errors import FormatError
@@ -186,13 +179,14 @@ def patched(
 
 def sigstruct_body(values: Mapping[str, int], generation: Generation) -> Sigstruct:
     """SIGSTRUCT with measurement and signature still zero."""
-    flags, mask = FLAG_MODE64BIT, generation.flags_mask
+    flags: int = Attribute.MODE64BIT
+    mask = generation.flags_mask
     for option, bit in FLAG_OPTIONS.items():
         if values[option]:
             flags |= bit
             mask |= bit
     if values["DisableDebug"]:
-        mask |= FLAG_DEBUG
+        mask |= Attribute.DEBUG
     xfrm = XFRM_LEGACY
     # Legacy state and everything that the SDK does not know must be as signed.
     xfrm_mask = XFRM_LEGACY | (_U64 & ~generation.xfrm)
@@ -231,8 +225,11 @@ def loader_xfrm(sigstruct: Sigstruct) -> int:
 
 
 # The ids of SDK 1.5 to 1.9; a guard was one page.
-_OLD_IDS = {HEAP_MIN: 1, TCS: 2, TD: 3, SSA: 4, STACK_MIN: 5, GUARD: 7}
-_OLD_THREAD_GROUP = LAYOUT_GROUP_FLAG | 6
+_OLD_IDS: Mapping[int, int] = {
+    **{Id[name]: OldId[name] for name in ("TCS", "TD", "SSA", "GUARD")},
+    **{Id.HEAP_MIN: OldId.HEAP, Id.STACK_MIN: OldId.STACK},
+}
+_OLD_GROUP = LAYOUT_GROUP_FLAG | OldId.THREAD_GROUP
 _OLD_THREAD_DATA_SIZE = 152
 
 
@@ -245,16 +242,16 @@ def legacy_block(image: EnclaveImage, values: Mapping[str, int], generation: Gen
     """
     start = Block.DIRECTORIES_OFFSET + generation.newest.directory_count * Directory.SIZE
     plan = _legacy_plan(image, values, generation, tcs_offset=start)
-    tcs = plan.first(_OLD_IDS[TCS]).rva
-    ssa = plan.first(_OLD_IDS[SSA]).rva - tcs
-    thread = plan.first(_OLD_IDS[TD]).last_page - tcs
-    stack = plan.first(_OLD_IDS[STACK_MIN]).rva - tcs
+    tcs = plan.first(OldId.TCS).rva
+    ssa = plan.first(OldId.SSA).rva - tcs
+    thread = plan.first(OldId.TD).last_page - tcs
+    stack = plan.first(OldId.STACK).rva - tcs
     template = tcs_template(image.symbol_address("enclave_entry"), ssa, thread, 0, False)
     layout = b"".join(item.serialise() for item in plan.table)
     global_data = struct.pack(
         "<QQQII",
         plan.enclave_size,
-        plan.first(_OLD_IDS[HEAP_MIN]).rva,
+        plan.first(OldId.HEAP).rva,
         values["HeapMaxSize"],
         values["TCSPolicy"],
         0,
@@ -288,14 +285,14 @@ def _legacy_plan(
     image: EnclaveImage, values: Mapping[str, int], generation: Generation, tcs_offset: int
 ) -> LayoutPlan:
     sizes = Sizes.of({**values, "StackMinSize": values["StackMaxSize"]}, {}, 1)
-    heap = LayoutEntry(HEAP_MIN, ATTR_EADD, pages_of(sizes.heap_max), si_flags=SECINFO_RW)
+    heap = LayoutEntry(Id.HEAP_MIN, Attr.EADD, pages_of(sizes.heap_max), si_flags=SECINFO_RW)
     thread = thread_entries(image, sizes, tcs_offset)
     table: list[Layout] = [
-        replace(e, id=_OLD_IDS[e.id], page_count=1 if e.id == GUARD else e.page_count)
+        replace(e, id=_OLD_IDS[e.id], page_count=1 if e.id == Id.GUARD else e.page_count)
         for e in (heap, *thread)
     ]
     if sizes.tcs_num > 1:
-        table.append(LayoutGroup(_OLD_THREAD_GROUP, len(thread), sizes.tcs_num - 1))
+        table.append(LayoutGroup(_OLD_GROUP, len(thread), sizes.tcs_num - 1))
     start = image.image_size
     if generation.newest == Version(1, 3):
         # The highest segment's size is rounded before its address is added, and again after.
@@ -304,7 +301,7 @@ def _legacy_plan(
     placed, end = place(table, start)
     size = enclave_size_for(end)
     if size > end:
-        placed.append(LayoutEntry(_OLD_IDS[GUARD], 0, pages_of(size - end), end))
+        placed.append(LayoutEntry(OldId.GUARD, 0, pages_of(size - end), end))
     return LayoutPlan(tuple(placed), size)
 
 
@@ -330,17 +327,17 @@ def compatible_block(block: Block, version: Version, rules: Rules, tcs_num: int)
 
 def _compatible_layout(table: tuple[Layout, ...], tcs_num: int, rules: Rules) -> list[Layout]:
     # The first thread, from its guard to its thread data.
-    first = next(i for i, item in enumerate(table) if item.id == GUARD)
-    last = next(i for i, item in enumerate(table) if item.id == TD)
+    first = next(i for i, item in enumerate(table) if item.id == Id.GUARD)
+    last = next(i for i, item in enumerate(table) if item.id == Id.TD)
     if rules is not Rules.SDK_2_3:
         return _early_compatible_layout(table, first, last, tcs_num, rules)
     rest = table[last + 1 :]
     if not rest:
         return _without_growth(table)
-    if rest[0].id == RSRV_MIN:
+    if rest[0].id == Id.RSRV_MIN:
         return _without_growth(table[: last + 1]) + _reserved_without_growth(rest)
     group = _group(table[first : last + 1], tcs_num - 1)
-    reserved = [item for item in rest if item.id in (RSRV_MIN, RSRV_INIT, RSRV_MAX)]
+    reserved = [item for item in rest if item.id in (Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX)]
     return [*_without_growth(table[: last + 1]), group, *_reserved_without_growth(reserved)]
 
 
@@ -348,16 +345,16 @@ def _early_compatible_layout(
     table: tuple[Layout, ...], first: int, last: int, tcs_num: int, rules: Rules
 ) -> list[Layout]:
     """The same before SDK 2.3: without threads made at run time, a plain copy."""
-    dynamic = {STACK_MAX + DYNAMIC_ID_STEP, STACK_MIN + DYNAMIC_ID_STEP}
+    dynamic = {Id.STACK_DYN_MAX, Id.STACK_DYN_MIN}
     stack = next((i for i, item in enumerate(table) if item.id in dynamic), None)
     if stack is None:
         return list(table)
     # The dynamic thread starts with a guard, one entry before its stack.
     others = table[last + 1 : stack - 1]
-    grown = {HEAP_INIT, HEAP_MAX}
+    grown = {Id.HEAP_INIT, Id.HEAP_MAX}
     groups: list[Layout] = []
     if rules is Rules.SDK_2_1_3:
-        grown.add(STACK_MAX)
+        grown.add(Id.STACK_MAX)
         groups = [_group(table[first : last + 1], tcs_num - 1)] if others else []
     elif others:
         groups = [_merged(others)]
@@ -383,7 +380,7 @@ def _group(members: Sequence[Layout], times: int) -> LayoutGroup:
 
 
 def _without_growth(
-    table: Sequence[Layout], grown: Collection[int] = (HEAP_INIT, HEAP_MAX, STACK_MAX)
+    table: Sequence[Layout], grown: Collection[int] = (Id.HEAP_INIT, Id.HEAP_MAX, Id.STACK_MAX)
 ) -> list[Layout]:
     """Heap and stack that do not grow: what is not there at the start is left out."""
     seen: set[int] = set()
@@ -393,15 +390,15 @@ def _without_growth(
         if isinstance(item, LayoutEntry) and item.id not in seen:
             seen.add(item.id)
             if item.id in grown:
-                kept = _fixed(item, HEAP_MAX)
+                kept = _fixed(item, Id.HEAP_MAX)
         result.append(kept)
     return result
 
 
 def _reserved_without_growth(table: Sequence[Layout]) -> list[Layout]:
     return [
-        _fixed(item, RSRV_MAX)
-        if isinstance(item, LayoutEntry) and item.id in (RSRV_INIT, RSRV_MAX)
+        _fixed(item, Id.RSRV_MAX)
+        if isinstance(item, LayoutEntry) and item.id in (Id.RSRV_INIT, Id.RSRV_MAX)
         else item
         for item in table
     ]
@@ -409,4 +406,4 @@ def _reserved_without_growth(table: Sequence[Layout]) -> list[Layout]:
 
 def _fixed(entry: LayoutEntry, unmapped_id: int) -> LayoutEntry:
     flags = 0 if entry.id == unmapped_id else entry.si_flags
-    return replace(entry, attributes=entry.attributes & ~ATTR_POST_ADD, si_flags=flags)
+    return replace(entry, attributes=entry.attributes & ~Attr.POST_ADD, si_flags=flags)

@@ -7,37 +7,31 @@ sdk/sign_tool/SignTool/manage_metadata.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
 from sgx_enclaves.enclave.metadata import (
-    ATTR_DYN_THREAD,
-    ATTR_EADD,
-    ATTR_EEXTEND,
-    ATTR_EREMOVE,
-    ATTR_GROW_DOWN,
-    ATTR_POST_ADD,
-    ATTR_POST_REMOVE,
     LAYOUT_GROUP_FLAG,
     TCS_TEMPLATE_SIZE,
     Layout,
     LayoutEntry,
     LayoutGroup,
 )
+from sgx_enclaves.enclave.metadata import (
+    LayoutId as Id,
+)
+from sgx_enclaves.enclave.metadata import (
+    PageAttr as Attr,
+)
 from sgx_enclaves.enclave.sdk import Generation, Overhead, Padding, Rules
 from sgx_enclaves.enclave.sigstruct import SECINFO_RW, SECINFO_RWX, SECINFO_TCS
 from sgx_enclaves.errors import ConfigError
 from sgx_enclaves.plain import record
 
-HEAP_MIN, HEAP_INIT, HEAP_MAX, TCS, TD, SSA, STACK_MAX, STACK_MIN = range(1, 9)
-THREAD_GROUP = LAYOUT_GROUP_FLAG | 9
-GUARD = 10
-DYNAMIC_ID_STEP = 10
-THREAD_GROUP_DYN = LAYOUT_GROUP_FLAG | 19
-RSRV_MIN, RSRV_INIT, RSRV_MAX, USER_REGION = range(20, 24)
-
+THREAD_GROUP = LAYOUT_GROUP_FLAG | Id.THREAD_GROUP
+THREAD_GROUP_DYN = LAYOUT_GROUP_FLAG | Id.THREAD_GROUP_DYN
 STACK_FILL = 0xCCCC_CCCC
 GUARD_PAGES = 16
 SSA_FRAMES = 2
@@ -148,15 +142,21 @@ def plan_layout(
     Raises:
         ConfigError: the enclave would be larger than an address space.
     """
-    table: list[Layout] = [*_heap(sizes)]
+    heap = (sizes.heap_min, sizes.heap_init, sizes.heap_max)
+    table: list[Layout] = [*_growing((Id.HEAP_MIN, Id.HEAP_INIT, Id.HEAP_MAX), heap, SECINFO_RW)]
     thread = thread_entries(image, sizes, tcs_offset)
     table += _static_threads(thread, sizes, generation.rules)
     table += _dynamic_threads(thread, sizes, generation.rules)
-    table += _reserved(sizes)
+    if sizes.has_reserved:
+        reserved = (sizes.rsrv_min, sizes.rsrv_init, sizes.rsrv_max)
+        flags = SECINFO_RWX if sizes.rsrv_executable else SECINFO_RW
+        table += _growing((Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX), reserved, flags)
     overhead = 0
     if wants_sgx2 and generation.overhead is not Overhead.NONE:
         region, overhead = _user_region(image, sizes, generation)
-        table.append(LayoutEntry(USER_REGION, ATTR_POST_ADD, pages_of(region), si_flags=SECINFO_RW))
+        table.append(
+            LayoutEntry(Id.USER_REGION, Attr.POST_ADD, pages_of(region), si_flags=SECINFO_RW)
+        )
     placed, end = place(table, image.image_size)
     enclave_size = enclave_size_for(end)
     padded, rsrv_size = _pad(placed, end, enclave_size, sizes, generation)
@@ -168,40 +168,33 @@ def pages_of(size: int) -> int:
     return size // PAGE_SIZE & _U32
 
 
-def _heap(sizes: Sizes) -> list[LayoutEntry]:
-    entries = [LayoutEntry(HEAP_MIN, ATTR_EADD, pages_of(sizes.heap_min), si_flags=SECINFO_RW)]
-    return entries + _grown(
-        (HEAP_INIT, HEAP_MAX), (sizes.heap_min, sizes.heap_init, sizes.heap_max), SECINFO_RW
-    )
-
-
-def _grown(ids: tuple[int, int], steps: tuple[int, int, int], flags: int) -> list[LayoutEntry]:
-    """What a heap or reserved memory has beyond its minimum."""
+def _growing(ids: Sequence[int], steps: Sequence[int], flags: int) -> list[LayoutEntry]:
+    """A heap or reserved memory: its minimum, and what it has beyond that."""
     minimum, initial, maximum = steps
-    entries = []
+    entries = [LayoutEntry(ids[0], Attr.EADD, pages_of(minimum), si_flags=flags)]
     if initial > minimum:
-        attributes = ATTR_EADD | ATTR_POST_ADD | ATTR_POST_REMOVE
-        entries.append(LayoutEntry(ids[0], attributes, pages_of(initial - minimum), si_flags=flags))
+        attributes = Attr.EADD | Attr.POST_ADD | Attr.POST_REMOVE
+        entries.append(LayoutEntry(ids[1], attributes, pages_of(initial - minimum), si_flags=flags))
     if maximum > initial:
         pages = pages_of(maximum - initial)
-        entries.append(LayoutEntry(ids[1], ATTR_POST_ADD, pages, si_flags=SECINFO_RW))
+        entries.append(LayoutEntry(ids[2], Attr.POST_ADD, pages, si_flags=SECINFO_RW))
     return entries
 
 
 def thread_entries(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[LayoutEntry]:
     """One thread: guard, stack, guard, TCS, SSA frames, guard, thread data and TLS."""
-    added = ATTR_EADD | ATTR_EEXTEND
-    guard = LayoutEntry(GUARD, 0, GUARD_PAGES)
+    added = Attr.EADD | Attr.EEXTEND
+    guard = LayoutEntry(Id.GUARD, 0, GUARD_PAGES)
     stack = LayoutEntry(
-        STACK_MIN, added, pages_of(sizes.stack_min), 0, STACK_FILL, si_flags=SECINFO_RW
+        Id.STACK_MIN, added, pages_of(sizes.stack_min), 0, STACK_FILL, si_flags=SECINFO_RW
     )
     entries = [guard]
     if sizes.stack_max > sizes.stack_min:
         entries.append(
             replace(
                 stack,
-                id=STACK_MAX,
-                attributes=added | ATTR_GROW_DOWN,
+                id=Id.STACK_MAX,
+                attributes=added | Attr.GROW_DOWN,
                 page_count=pages_of(sizes.stack_max - sizes.stack_min),
             )
         )
@@ -210,10 +203,10 @@ def thread_entries(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[L
         *entries,
         stack,
         guard,
-        LayoutEntry(TCS, added, 1, 0, TCS_TEMPLATE_SIZE, tcs_offset, SECINFO_TCS),
-        LayoutEntry(SSA, added, sizes.ssa_frame_size * SSA_FRAMES, si_flags=SECINFO_RW),
+        LayoutEntry(Id.TCS, added, 1, 0, TCS_TEMPLATE_SIZE, tcs_offset, SECINFO_TCS),
+        LayoutEntry(Id.SSA, added, sizes.ssa_frame_size * SSA_FRAMES, si_flags=SECINFO_RW),
         guard,
-        LayoutEntry(TD, added, td_pages, si_flags=SECINFO_RW),
+        LayoutEntry(Id.TD, added, td_pages, si_flags=SECINFO_RW),
     ]
 
 
@@ -227,8 +220,8 @@ def _static_threads(thread: list[LayoutEntry], sizes: Sizes, rules: Rules) -> li
     else:
         # The first thread also serves the runtime's own calls; its stack may shrink.
         table = [
-            replace(e, attributes=e.attributes | ATTR_POST_ADD | ATTR_POST_REMOVE)
-            if e.id == STACK_MAX
+            replace(e, attributes=e.attributes | Attr.POST_ADD | Attr.POST_REMOVE)
+            if e.id == Id.STACK_MAX
             else e
             for e in thread
         ]
@@ -238,7 +231,7 @@ def _static_threads(thread: list[LayoutEntry], sizes: Sizes, rules: Rules) -> li
             table.append(LayoutGroup(THREAD_GROUP, len(thread), sizes.pool - 1))
     if sizes.removed > 0:
         table += [
-            e if e.id == GUARD else replace(e, attributes=e.attributes | ATTR_EREMOVE)
+            e if e.id == Id.GUARD else replace(e, attributes=e.attributes | Attr.EREMOVE)
             for e in thread
         ]
     if sizes.removed > 1:
@@ -257,20 +250,10 @@ def _dynamic_threads(thread: list[LayoutEntry], sizes: Sizes, rules: Rules) -> l
 
 
 def _dynamic(entry: LayoutEntry) -> LayoutEntry:
-    if entry.id == GUARD:
+    if entry.id == Id.GUARD:
         return entry
-    attributes = ATTR_POST_ADD | (ATTR_GROW_DOWN if entry.id == STACK_MAX else ATTR_DYN_THREAD)
-    return replace(entry, id=entry.id + DYNAMIC_ID_STEP, attributes=attributes)
-
-
-def _reserved(sizes: Sizes) -> list[LayoutEntry]:
-    if not sizes.has_reserved:
-        return []
-    flags = SECINFO_RWX if sizes.rsrv_executable else SECINFO_RW
-    entries = [LayoutEntry(RSRV_MIN, ATTR_EADD, pages_of(sizes.rsrv_min), si_flags=flags)]
-    return entries + _grown(
-        (RSRV_INIT, RSRV_MAX), (sizes.rsrv_min, sizes.rsrv_init, sizes.rsrv_max), flags
-    )
+    attributes = Attr.POST_ADD | (Attr.GROW_DOWN if entry.id == Id.STACK_MAX else Attr.DYN_THREAD)
+    return replace(entry, id=entry.id + Id.TCS_DYN - Id.TCS, attributes=attributes)
 
 
 def enclave_size_for(end: int) -> int:
@@ -313,13 +296,13 @@ def _pad(
     if (
         generation.padding is Padding.GROW_RESERVED
         and isinstance(last, LayoutEntry)
-        and (last.id in (RSRV_INIT, RSRV_MAX) or (last.id == RSRV_MIN and last.page_count))
+        and (last.id in (Id.RSRV_INIT, Id.RSRV_MAX) or (last.id == Id.RSRV_MIN and last.page_count))
     ):
         grown = replace(last, page_count=last.page_count + extra // PAGE_SIZE & _U32)
-        if last.id != RSRV_MAX:
+        if last.id != Id.RSRV_MAX:
             rsrv_size += extra & _U32
         return [*placed[:-1], grown], rsrv_size
-    return [*placed, LayoutEntry(GUARD, 0, pages_of(extra), end)], rsrv_size
+    return [*placed, LayoutEntry(Id.GUARD, 0, pages_of(extra), end)], rsrv_size
 
 
 def _user_region(image: EnclaveImage, sizes: Sizes, generation: Generation) -> tuple[int, int]:

@@ -23,13 +23,14 @@ from typing import Optional
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, Segment, page_ceil, page_floor
 from sgx_enclaves.enclave.metadata import (
-    ATTR_EADD,
-    ATTR_EEXTEND,
     EXTEND_SHARED_OBJECT,
     TCS_TEMPLATE_SIZE,
     Block,
     LayoutEntry,
     Version,
+)
+from sgx_enclaves.enclave.metadata import (
+    PageAttr as Attr,
 )
 from sgx_enclaves.enclave.sigstruct import SECINFO_EXTERNAL, SECINFO_TCS, SECINFO_W
 from sgx_enclaves.enclave.verdict import Range
@@ -131,7 +132,7 @@ class Repetition:
     @property
     def added(self) -> Repetition:
         """What of them is added (EADD); no times if nothing is."""
-        entries = tuple(e for e in self.entries if e.attributes & ATTR_EADD and e.page_count)
+        entries = tuple(e for e in self.entries if e.attributes & Attr.EADD and e.page_count)
         return replace(self, entries=entries, times=self.times if entries else 0)
 
     @property
@@ -139,7 +140,7 @@ class Repetition:
         """What measuring them hashes."""
         added, measured = _ADDED_PAGE.size, _MEASURED_PAGE.size
         return self.times * sum(
-            e.page_count * (measured if e.attributes & ATTR_EEXTEND or e.content_offset else added)
+            e.page_count * (measured if e.attributes & Attr.EEXTEND or e.content_offset else added)
             for e in self.added.entries
         )
 
@@ -297,7 +298,7 @@ def _layout_pages(block: Block, entry: LayoutEntry, rva: int) -> Iterator[PageRu
     if entry.si_flags & ~SECINFO_EXTERNAL:
         message = "a layout entry with SECINFO flags that EADD does not take"
         raise FormatError(message, found=f"0x{entry.si_flags:x}")
-    measured = bool(entry.attributes & ATTR_EEXTEND)
+    measured = bool(entry.attributes & Attr.EEXTEND)
     if entry.content_offset:
         content = block.content(entry.content_offset, entry.content_size)
         if entry.si_flags == SECINFO_TCS:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from enum import IntEnum
 from typing import ClassVar, NamedTuple, Optional, Union
 
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, U64_MAX
@@ -30,36 +31,28 @@ DIR_PATCH, DIR_LAYOUT, DIR_ELRANGE, DIR_EXTEND = range(4)
 DIRECTORY_NAMES = ("patch", "layout", "elrange", "extend")
 
 
-def _numbered(names: str) -> dict[int, str]:
-    return dict(enumerate(names.split(), start=1))
-
-
+# What layout entries are; those of SDK 1.5 to 1.9 had other numbers.
 LAYOUT_GROUP_FLAG = 0x1000
-LAYOUT_NAMES = _numbered(
+LayoutId = IntEnum(
+    "LayoutId",
     "HEAP_MIN HEAP_INIT HEAP_MAX TCS TD SSA STACK_MAX STACK_MIN THREAD_GROUP GUARD "
     "HEAP_DYN_MIN HEAP_DYN_INIT HEAP_DYN_MAX TCS_DYN TD_DYN SSA_DYN STACK_DYN_MAX "
-    "STACK_DYN_MIN THREAD_GROUP_DYN RSRV_MIN RSRV_INIT RSRV_MAX USER_REGION"
+    "STACK_DYN_MIN THREAD_GROUP_DYN RSRV_MIN RSRV_INIT RSRV_MAX USER_REGION",
 )
-# The ids of SDK 1.5 to 1.9.
-LAYOUT_NAMES_1_X = _numbered("HEAP TCS TD SSA STACK THREAD_GROUP GUARD")
-_TCS_ID_1_X = 2
-
-ATTR_EADD = 1
-ATTR_EEXTEND = 2
-ATTR_EREMOVE = 4
-ATTR_POST_ADD = 8
-ATTR_POST_REMOVE = 16
-ATTR_DYN_THREAD = 32
-ATTR_GROW_DOWN = 64
-ATTRIBUTE_NAMES = {
-    ATTR_EADD: "EADD",
-    ATTR_EEXTEND: "EEXTEND",
-    ATTR_EREMOVE: "EREMOVE",
-    ATTR_POST_ADD: "POST_ADD",
-    ATTR_POST_REMOVE: "POST_REMOVE",
-    ATTR_DYN_THREAD: "DYN_THREAD",
-    ATTR_GROW_DOWN: "GROW_DOWN",
-}
+OldLayoutId = IntEnum("OldLayoutId", "HEAP TCS TD SSA STACK THREAD_GROUP GUARD")
+PageAttr = IntEnum(
+    "PageAttr",
+    {
+        "EADD": 1,
+        "EEXTEND": 2,
+        "EREMOVE": 4,
+        "POST_ADD": 8,
+        "POST_REMOVE": 16,
+        "DYN_THREAD": 32,
+        "GROW_DOWN": 64,
+    },
+)
+PAGE_ATTR_NAMES = {attr: attr.name for attr in PageAttr}
 
 # Bytes of a TCS that are not zero at first.
 TCS_TEMPLATE_SIZE = 72
@@ -158,7 +151,7 @@ class LayoutEntry(Structure):
     SIZE: ClassVar[int] = 32
 
     id: int = uint(0, 2, "what the pages are, see `Block.layout_name`")
-    attributes: int = uint(2, 2, "ATTR_* bits")
+    attributes: int = uint(2, 2, "PageAttr bits")
     page_count: int = uint(4, 4, "pages")
     rva: int = uint(8, 8, "offset in the enclave")
     content_size: int = uint(16, 4, "bytes of content, or a 32-bit fill pattern")
@@ -358,11 +351,12 @@ class Block:
         entry of the TCS, whose page type must be right, distinguishes them.
         """
         early = any(
-            isinstance(e, LayoutEntry) and (e.id, e.si_flags) == (_TCS_ID_1_X, SECINFO_TCS)
+            isinstance(e, LayoutEntry) and (e.id, e.si_flags) == (OldLayoutId.TCS, SECINFO_TCS)
             for e in self.layout
         )
-        names = LAYOUT_NAMES_1_X if early else LAYOUT_NAMES
-        return names.get(item.id & ~LAYOUT_GROUP_FLAG, f"id {item.id}")
+        number = item.id & ~LAYOUT_GROUP_FLAG
+        names = (known.name for known in (OldLayoutId if early else LayoutId) if known == number)
+        return next(names, f"id {item.id}")
 
     @functools.cached_property
     def elrange(self) -> Optional[ElrangeEntry]:

@@ -31,12 +31,6 @@ from sgx_enclaves.enclave.config import Config, check_values
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
 from sgx_enclaves.enclave.layout import (
-    HEAP_MIN,
-    RSRV_MIN,
-    SSA,
-    STACK_MIN,
-    TCS,
-    TD,
     LayoutPlan,
     Sizes,
     plan_layout,
@@ -55,6 +49,9 @@ from sgx_enclaves.enclave.metadata import (
     ElrangeEntry,
     ExtendEntry,
     Version,
+)
+from sgx_enclaves.enclave.metadata import (
+    LayoutId as Id,
 )
 from sgx_enclaves.enclave.sdk import XSAVE_SIZES, Generation, Rules
 from sgx_enclaves.enclave.sigstruct import SIGNATURE_FIELDS, FipsSignature, Sigstruct
@@ -231,11 +228,11 @@ def _draft(
     problem = elrange.problem(plan.enclave_size) if elrange is not None else None
     if elrange is not None and problem is not None:
         raise ConfigError(problem, file=config.name, found=elrange.ranges(plan.enclave_size))
-    tcs = plan.first(TCS).rva
+    tcs = plan.first(Id.TCS).rva
     template = tcs_template(
         image.symbol_address("enclave_entry"),
-        plan.first(SSA).rva - tcs,
-        plan.first(TD).last_page - tcs,
+        plan.first(Id.SSA).rva - tcs,
+        plan.first(Id.TD).last_page - tcs,
         elrange.base if elrange is not None else 0,
         bool(values["EnableAEXNotify"]),
     )
@@ -288,25 +285,25 @@ def _global_data(
             expected=f"at most {generation.layout_entries}",
             found=str(len(plan.table)),
         )
-    tcs = plan.first(TCS).rva
-    ssa = plan.first(SSA).rva - tcs
-    stack_base = plan.first(STACK_MIN).rva + sizes.stack_min - tcs
+    tcs = plan.first(Id.TCS).rva
+    ssa = plan.first(Id.SSA).rva - tcs
+    stack_base = plan.first(Id.STACK_MIN).rva + sizes.stack_min - tcs
     thread = thread_data(
         generation.thread_data_size,
-        plan.first(TD).last_page - tcs,
+        plan.first(Id.TD).last_page - tcs,
         (stack_base, stack_base - sizes.stack_max),
         ssa + sizes.ssa_frame_size * PAGE_SIZE - SSA_GPR_SIZE,
         xsave_size,
         ssa if generation.thread_data_size == _THREAD_DATA_WITH_AEX else None,
         image.tls_size,
     )
-    rsrv = plan.first(RSRV_MIN) if sizes.has_reserved else None
+    rsrv = plan.first(Id.RSRV_MIN) if sizes.has_reserved else None
     without_elrange = ElrangeEntry(0, 0, plan.enclave_size if generation.elrange_fallback else 0)
     contents: dict[str, Union[int, bytes]] = {
         # The word that the enclave carries in the file is not measured.
         "sdk_version": 0,
         "enclave_size": plan.enclave_size,
-        "heap_offset": plan.first(HEAP_MIN).rva,
+        "heap_offset": plan.first(Id.HEAP_MIN).rva,
         "heap_size": sizes.heap_init,
         "rsrv_offset": rsrv.rva if rsrv else 0,
         "rsrv_size": plan.rsrv_size,

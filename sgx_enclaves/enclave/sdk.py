@@ -23,14 +23,14 @@ from sgx_enclaves.enclave.config import OPTIONS, RENAMED, SIZES, Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import TCS_TEMPLATE_SIZE, Block, LayoutEntry, Version
 from sgx_enclaves.enclave.sigstruct import (
-    FLAG_DEBUG,
-    FLAGS_NOT_CHECKED,
+    ATTRIBUTES_NOT_CHECKED,
     XFRM_AMX,
     XFRM_AVX,
     XFRM_AVX512,
     XFRM_LEGACY,
     XFRM_MPX,
     XFRM_PKRU,
+    Attribute,
 )
 from sgx_enclaves.errors import ConfigError, UnsupportedError
 from sgx_enclaves.plain import record
@@ -134,7 +134,7 @@ class Generation:
     checks_sdk_version: bool = True
     xfrm: int = XFRM_LEGACY | XFRM_AVX | XFRM_AVX512 | XFRM_PKRU | XFRM_AMX
     fixed_save_buffer: Optional[int] = None
-    flags_mask: int = _U64 & ~(FLAG_DEBUG | FLAGS_NOT_CHECKED)
+    flags_mask: int = _U64 & ~(Attribute.DEBUG | ATTRIBUTES_NOT_CHECKED)
     passes_misc_select: bool = True
     elrange_fallback: bool = False
     overhead: Overhead = Overhead.SDK_2_20
@@ -223,12 +223,6 @@ class Generation:
         return values
 
     @property
-    def versions(self) -> frozenset[Version]:
-        """All metadata versions that it writes, those without ELRANGE."""
-        compatible = () if self.compatible is None else (self.compatible,)
-        return frozenset({self.newest, *self.copies, *compatible})
-
-    @property
     def version_prefixes(self) -> frozenset[int]:
         """Version words that g_global_data of an enclave may start with, revision cut off.
 
@@ -296,7 +290,7 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
         "drops": {"AMX"},
         "xfrm": XFRM_LEGACY | XFRM_AVX | XFRM_AVX512 | XFRM_PKRU,
         "fixed_save_buffer": 2632,
-        "flags_mask": _U64 & ~FLAG_DEBUG,
+        "flags_mask": _U64 & ~Attribute.DEBUG,
         "overhead": Overhead.EDMM_V5,
     },
     {
@@ -463,24 +457,13 @@ def what_to_follow(image: EnclaveImage, followed: Optional[str] = None) -> str:
     return f"update this program{follow}"
 
 
-def detect_generation(image: EnclaveImage, vendor_blocks: tuple[Block, ...] = ()) -> Generation:
+def detect_generation(image: EnclaveImage) -> Generation:
     """The likeliest generation; for signing and measuring, where nobody is deceived by it.
-
-    Args:
-        image: the unsigned enclave.
-        vendor_blocks: a signed file's blocks break a tie.
 
     Raises:
         UnsupportedError, FormatError: see `candidate_generations`.
     """
-    candidates = list(candidate_generations(image))
-    if vendor_blocks:
-        versions = {Version(b.version.major % 10, b.version.minor) for b in vendor_blocks}
-        candidates = [g for g in candidates if versions <= g.versions] or candidates
-        # SDK 2.4 and 2.5 differ in the XFRM bits that they know, and in nothing else.
-        seen = {b.header.attributes_xfrm for b in vendor_blocks}
-        candidates = [g for g in candidates if seen == {g.xfrm}] or candidates
-    return candidates[0]
+    return candidate_generations(image)[0]
 
 
 def _taken_for(known: Generation, release: str) -> Generation:

@@ -15,32 +15,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from enum import IntEnum
 from typing import ClassVar, Optional
 
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure, raw, uint
 
-FLAG_INITTED = 0x1
-FLAG_DEBUG = 0x2
-FLAG_MODE64BIT = 0x4
-FLAG_PROVISIONKEY = 0x10
-FLAG_EINITTOKENKEY = 0x20
-FLAG_KSS = 0x80
-FLAG_AEXNOTIFY = 0x400
+Attribute = IntEnum(
+    "Attribute",
+    {
+        "INIT": 0x1,
+        "DEBUG": 0x2,
+        "MODE64BIT": 0x4,
+        "PROVISIONKEY": 0x10,
+        "EINITTOKENKEY": 0x20,
+        "CET": 0x40,
+        "KSS": 0x80,
+        "AEXNOTIFY": 0x400,
+    },
+)
+ATTRIBUTE_NAMES = {bit: bit.name for bit in Attribute}
 # Bits that the SDK since 2.18 leaves out of the attribute mask.
-FLAGS_NOT_CHECKED = 0x00FF_0000_0000_0000
-
-FLAG_NAMES = {
-    FLAG_INITTED: "INIT",
-    FLAG_DEBUG: "DEBUG",
-    FLAG_MODE64BIT: "MODE64BIT",
-    FLAG_PROVISIONKEY: "PROVISIONKEY",
-    FLAG_EINITTOKENKEY: "EINITTOKENKEY",
-    0x40: "CET",
-    FLAG_KSS: "KSS",
-    FLAG_AEXNOTIFY: "AEXNOTIFY",
-}
+ATTRIBUTES_NOT_CHECKED = 0x00FF_0000_0000_0000
 
 XFRM_LEGACY = 0x3
 XFRM_AVX = 0x6
@@ -62,10 +59,10 @@ XFRM_NAMES = {
 
 # Options of config.xml that set a bit of ATTRIBUTES, and those that set bits of XFRM.
 FLAG_OPTIONS = {
-    "ProvisionKey": FLAG_PROVISIONKEY,
-    "LaunchKey": FLAG_EINITTOKENKEY,
-    "EnableKSS": FLAG_KSS,
-    "EnableAEXNotify": FLAG_AEXNOTIFY,
+    "ProvisionKey": Attribute.PROVISIONKEY,
+    "LaunchKey": Attribute.EINITTOKENKEY,
+    "EnableKSS": Attribute.KSS,
+    "EnableAEXNotify": Attribute.AEXNOTIFY,
 }
 XFRM_OPTIONS = {"PKRU": XFRM_PKRU, "AMX": XFRM_AMX}
 
@@ -170,8 +167,8 @@ class Sigstruct(Structure):
         """
         return bool(
             self.type & TYPE_DEBUG
-            or self.attributes_flags & FLAG_DEBUG
-            or not self.attributemask_flags & FLAG_DEBUG
+            or self.attributes_flags & Attribute.DEBUG
+            or not self.attributemask_flags & Attribute.DEBUG
         )
 
     @property
@@ -404,7 +401,7 @@ class Identity:
         ):
             found, checked = getattr(sigstruct, field), getattr(sigstruct, checked_by)
             # The processor sets INIT itself, and what the signature leaves open is not signed.
-            found |= wanted & FLAG_INITTED if field == "attributes_flags" else 0
+            found |= wanted & Attribute.INIT if field == "attributes_flags" else 0
             if (found ^ wanted) & fixed & (checked | wanted):
                 yield finding_at(
                     "identity-attributes",

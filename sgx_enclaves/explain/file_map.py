@@ -17,7 +17,6 @@ from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import ElfHeader as Header
 from sgx_enclaves.enclave.elf_headers import SectionHeader, Segment
 from sgx_enclaves.enclave.metadata import (
-    ATTR_EADD,
     DIR_ELRANGE,
     DIR_EXTEND,
     DIR_LAYOUT,
@@ -30,6 +29,7 @@ from sgx_enclaves.enclave.metadata import (
     ExtendEntry,
     LayoutEntry,
     LayoutGroup,
+    PageAttr,
     PatchEntry,
 )
 from sgx_enclaves.enclave.sigstruct import SECINFO_TCS, FipsSignature, Sigstruct
@@ -110,7 +110,7 @@ def _in_table(block: Block, at: int) -> Optional[Field]:
         if which == DIR_LAYOUT:
             item = block.layout[index]
             # Without EADD only the attributes matter: they could ask for it.
-            added = isinstance(item, LayoutGroup) or bool(item.attributes & ATTR_EADD)
+            added = isinstance(item, LayoutGroup) or bool(item.attributes & PageAttr.EADD)
             field = _named(type(item), f"{name}[{index}]", start, at, added)
             return replace(field, measured=added or field.name.endswith(".attributes"))
         measured = which in (DIR_PATCH, DIR_ELRANGE)

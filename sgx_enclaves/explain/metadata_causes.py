@@ -13,32 +13,19 @@ from typing import Optional
 
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
-from sgx_enclaves.enclave.layout import (
-    DYNAMIC_ID_STEP,
-    HEAP_INIT,
-    HEAP_MAX,
-    HEAP_MIN,
-    RSRV_INIT,
-    RSRV_MAX,
-    RSRV_MIN,
-    STACK_MAX,
-    STACK_MIN,
-    TCS,
-    USER_REGION,
-)
 from sgx_enclaves.enclave.metadata import (
-    ATTR_EADD,
-    ATTR_EREMOVE,
-    LAYOUT_NAMES,
     Block,
     Descriptor,
     Layout,
     LayoutEntry,
+    PageAttr,
     PatchEntry,
+)
+from sgx_enclaves.enclave.metadata import (
+    LayoutId as Id,
 )
 from sgx_enclaves.enclave.regenerate import Regenerated
 from sgx_enclaves.enclave.sigstruct import (
-    FLAG_DEBUG,
     FLAG_OPTIONS,
     SECINFO_TCS,
     SECINFO_X,
@@ -46,6 +33,7 @@ from sgx_enclaves.enclave.sigstruct import (
     VENDOR_INTEL,
     XFRM_NAMES,
     XFRM_OPTIONS,
+    Attribute,
     Sigstruct,
     spell,
     spell_secinfo,
@@ -83,7 +71,7 @@ def _sigstruct_options(block: Block) -> dict[str, int]:
         "ReleaseType": int(bool(sigstruct.type & TYPE_DEBUG)),
         "IntelSigned": int(sigstruct.vendor == VENDOR_INTEL),
         **{name: int(bool(flags & bit)) for name, bit in FLAG_OPTIONS.items()},
-        "DisableDebug": int(bool(sigstruct.attributemask_flags & FLAG_DEBUG)),
+        "DisableDebug": int(bool(sigstruct.attributemask_flags & Attribute.DEBUG)),
         "HW": sigstruct.swdefined,
         "TCSPolicy": header.tcs_policy,
         "TCSMinPool": header.tcs_min_pool,
@@ -115,23 +103,23 @@ def _layout_options(table: tuple[Layout, ...]) -> dict[str, int]:
 
     kept, removed, dynamic = _threads(table)
     executable = any(
-        isinstance(item, LayoutEntry) and item.id == RSRV_MIN and item.si_flags & SECINFO_X
+        isinstance(item, LayoutEntry) and item.id == Id.RSRV_MIN and item.si_flags & SECINFO_X
         for item in table
     )
     return {
-        "HeapMinSize": size(HEAP_MIN),
-        "HeapInitSize": size(HEAP_MIN, HEAP_INIT),
-        "HeapMaxSize": size(HEAP_MIN, HEAP_INIT, HEAP_MAX),
-        "StackMinSize": size(STACK_MIN),
-        "StackMaxSize": size(STACK_MIN, STACK_MAX),
-        "ReservedMemMinSize": size(RSRV_MIN),
-        "ReservedMemInitSize": size(RSRV_MIN, RSRV_INIT),
-        "ReservedMemMaxSize": size(RSRV_MIN, RSRV_INIT, RSRV_MAX),
+        "HeapMinSize": size(Id.HEAP_MIN),
+        "HeapInitSize": size(Id.HEAP_MIN, Id.HEAP_INIT),
+        "HeapMaxSize": size(Id.HEAP_MIN, Id.HEAP_INIT, Id.HEAP_MAX),
+        "StackMinSize": size(Id.STACK_MIN),
+        "StackMaxSize": size(Id.STACK_MIN, Id.STACK_MAX),
+        "ReservedMemMinSize": size(Id.RSRV_MIN),
+        "ReservedMemInitSize": size(Id.RSRV_MIN, Id.RSRV_INIT),
+        "ReservedMemMaxSize": size(Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX),
         "ReservedMemExecutable": int(executable),
         "TCSNum": kept + removed,
         # The SDK's table makes one thread more than the option says.
         "TCSMaxNum": kept + (dynamic - 1 if dynamic else removed),
-        LAST: size(USER_REGION),
+        LAST: size(Id.USER_REGION),
     }
 
 
@@ -140,9 +128,9 @@ def _threads(table: tuple[Layout, ...]) -> tuple[int, int, int]:
     counts = [0, 0, 0]
 
     def add(item: LayoutEntry, times: int) -> None:
-        if item.id == TCS:
-            counts[1 if item.attributes & ATTR_EREMOVE else 0] += times
-        elif item.id == TCS + DYNAMIC_ID_STEP:
+        if item.id == Id.TCS:
+            counts[1 if item.attributes & PageAttr.EREMOVE else 0] += times
+        elif item.id == Id.TCS_DYN:
             counts[2] += times
 
     for index, item in enumerate(table):
@@ -248,9 +236,9 @@ def _kind(item: LayoutEntry) -> tuple[int, int, bool]:
 def _strangeness(item: LayoutEntry) -> Optional[str]:
     if item.content_offset and item.si_flags != SECINFO_TCS:
         return "with content out of the metadata"
-    if item.attributes & ATTR_EADD and item.si_flags & SECINFO_X:
+    if item.attributes & PageAttr.EADD and item.si_flags & SECINFO_X:
         return "of code that our build and the config do not ask for"
-    if item.id not in LAYOUT_NAMES:
+    if item.id not in list(Id):
         return "of a kind that no SDK knows"
     return None
 

@@ -31,7 +31,7 @@ from sgx_enclaves.enclave.policy import Policy, pin_for_file, policy_for
 from sgx_enclaves.enclave.sdk import (
     GENERATIONS,
     Generation,
-    detect_generation,
+    candidate_generations,
     wants_fips_by_argument,
 )
 from sgx_enclaves.enclave.sign import extract, graft
@@ -216,17 +216,19 @@ def test_the_payload_of_every_pair_is_equal(built: Path, path: Path) -> None:
 
 
 def generations(image: EnclaveImage, blocks: tuple[Block, ...]) -> Iterator[Generation]:
-    """The one that the enclave shows, then those that a user could name with --sdk.
+    """Those that the enclave shows, then those that a user could name with --sdk.
 
-    SDK 2.4 and 2.5 leave no trace by which to tell one from the other.
+    SDK 2.4 and 2.5 leave no trace by which to tell one from the other, but for the XFRM bits
+    that they know.
     """
     try:
-        chosen = detect_generation(image, blocks)
+        shown = candidate_generations(image)
     except SgxEnclavesError:
         return
-    yield chosen
+    bits = {block.header.attributes_xfrm for block in blocks}
+    yield from sorted(shown, key=lambda g: bits != {g.xfrm})
     for other in GENERATIONS:
-        if other is not chosen and other.metadata_size == chosen.metadata_size:
+        if other not in shown and other.metadata_size == shown[0].metadata_size:
             yield other
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import pytest
 
-from sgx_enclaves.enclave.sigstruct import FLAG_NAMES, MISC_NAMES, XFRM_NAMES, spell, spell_secinfo
+from sgx_enclaves.enclave.sigstruct import (
+    ATTRIBUTE_NAMES,
+    MISC_NAMES,
+    XFRM_NAMES,
+    spell,
+    spell_secinfo,
+)
 
 
 @pytest.mark.parametrize(
     ("value", "names", "text"),
     [
-        (0, FLAG_NAMES, "0x0"),
-        (0x4, FLAG_NAMES, "MODE64BIT"),
-        (0x496, FLAG_NAMES, "DEBUG|MODE64BIT|PROVISIONKEY|KSS|AEXNOTIFY"),
-        (0x1 << 63 | 0x2, FLAG_NAMES, "DEBUG|0x8000000000000000"),
+        (0, ATTRIBUTE_NAMES, "0x0"),
+        (0x4, ATTRIBUTE_NAMES, "MODE64BIT"),
+        (0x496, ATTRIBUTE_NAMES, "DEBUG|MODE64BIT|PROVISIONKEY|KSS|AEXNOTIFY"),
+        (0x1 << 63 | 0x2, ATTRIBUTE_NAMES, "DEBUG|0x8000000000000000"),
         (0x3, XFRM_NAMES, "X87|SSE"),
         (0x8, XFRM_NAMES, "0x8"),
         (0x602E7, XFRM_NAMES, "X87|SSE|AVX|AVX512|PKRU|AMX"),

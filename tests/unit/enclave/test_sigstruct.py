@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.enclave.sigstruct import (
-    FLAG_DEBUG,
     HEADER1,
     HEADER2,
     RSA_EXPONENT,
     SIGNATURE_FIELDS,
     TYPE_DEBUG,
+    Attribute,
     Sigstruct,
 )
 from tests.unit.enclave.vectors import sigstructs
@@ -74,9 +74,9 @@ def test_only_the_signer_can_make_these_fields() -> None:
         ({}, False),
         ({"type": TYPE_DEBUG}, True),
         ({"type": 1}, False),
-        ({"attributes_flags": 4 | FLAG_DEBUG}, True),
+        ({"attributes_flags": 4 | Attribute.DEBUG}, True),
         ({"attributemask_flags": 0}, True),
-        ({"attributemask_flags": ((1 << 64) - 1) & ~FLAG_DEBUG}, True),
+        ({"attributemask_flags": ((1 << 64) - 1) & ~Attribute.DEBUG}, True),
     ],
 )
 def test_whether_debug_is_open(fields: dict[str, Any], debug: bool) -> None:

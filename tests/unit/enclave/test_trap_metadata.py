@@ -17,8 +17,6 @@ import pytest
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import (
-    ATTR_EADD,
-    ATTR_EEXTEND,
     DIR_EXTEND,
     DIR_LAYOUT,
     DIR_PATCH,
@@ -27,6 +25,7 @@ from sgx_enclaves.enclave.metadata import (
     Directory,
     LayoutEntry,
     LayoutGroup,
+    PageAttr,
     PatchEntry,
 )
 from sgx_enclaves.enclave.sigstruct import SECINFO_RWX, FipsSignature
@@ -80,7 +79,7 @@ def code_for_guard(block: Block) -> Block:
     )
     table[index] = replace(
         guard,
-        attributes=ATTR_EADD | ATTR_EEXTEND,
+        attributes=PageAttr.EADD | PageAttr.EEXTEND,
         page_count=1,
         content_size=len(CODE),
         content_offset=block.header.size,
@@ -93,7 +92,7 @@ def extra_layout(block: Block) -> Block:
     """One more layout entry: a page of code at the end of the enclave."""
     entry = LayoutEntry(
         id=20,
-        attributes=ATTR_EADD | ATTR_EEXTEND,
+        attributes=PageAttr.EADD | PageAttr.EEXTEND,
         page_count=1,
         rva=block.header.enclave_size - PAGE_SIZE,
         content_size=len(CODE),

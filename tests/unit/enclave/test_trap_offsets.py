@@ -21,8 +21,6 @@ from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import (
-    ATTR_EADD,
-    ATTR_EEXTEND,
     DIR_EXTEND,
     DIR_LAYOUT,
     DIR_PATCH,
@@ -33,6 +31,7 @@ from sgx_enclaves.enclave.metadata import (
     Layout,
     LayoutEntry,
     LayoutGroup,
+    PageAttr,
     PatchEntry,
 )
 from sgx_enclaves.enclave.sigstruct import SECINFO_RW
@@ -77,7 +76,9 @@ def with_layout(block: Block, *items: Layout) -> Block:
     return with_table(block, DIR_LAYOUT, table)
 
 
-def page(rva: int, count: int = 1, attributes: int = ATTR_EADD | ATTR_EEXTEND) -> LayoutEntry:
+def page(
+    rva: int, count: int = 1, attributes: int = PageAttr.EADD | PageAttr.EEXTEND
+) -> LayoutEntry:
     return LayoutEntry(20, attributes, count, rva, si_flags=SECINFO_RW)
 
 
@@ -135,7 +136,7 @@ LAYOUTS: dict[str, tuple[Callable[[Block], Block], type[SgxEnclavesError], str]]
         "too many pages",
     ),
     "2**31 added pages": (
-        lambda b: with_layout(huge(b), page(FREE, 1 << 31, ATTR_EADD)),
+        lambda b: with_layout(huge(b), page(FREE, 1 << 31, PageAttr.EADD)),
         LimitError,
         "too many pages",
     ),

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from sgx_enclaves.enclave.metadata import Block
 from sgx_enclaves.enclave.policy import AskedBy, Policy, pin_named, policy_for
 from sgx_enclaves.enclave.sigstruct import (
-    FLAG_DEBUG,
     KEY_SIZE,
     TYPE_DEBUG,
     VENDOR_INTEL,
+    Attribute,
     FipsSignature,
     Sigstruct,
     check_fips_signature,
@@ -134,7 +134,7 @@ def test_a_debug_signature() -> None:
 def test_a_mask_that_leaves_debug_open() -> None:
     """Guards against debug through the mask: DEBUG is off, but nothing keeps it off."""
     case = signed_enclave("2.17", {"DisableDebug": 0})
-    assert not case.blocks[0].sigstruct.attributemask_flags & FLAG_DEBUG
+    assert not case.blocks[0].sigstruct.attributemask_flags & Attribute.DEBUG
     assert_only(case.compare(), "policy")
     allowed = policy_for(None, mrsigners=[mrsigner(vendor_key())], allow_debug=True)
     assert case.compare(policy=allowed).outcome is Outcome.IDENTICAL
@@ -145,7 +145,7 @@ def test_a_debug_enclave() -> None:
     case = signed_enclave()
 
     def change(block: Block) -> Block:
-        flags = block.sigstruct.attributes_flags | FLAG_DEBUG
+        flags = block.sigstruct.attributes_flags | Attribute.DEBUG
         return replace(block, sigstruct=replace(block.sigstruct, attributes_flags=flags))
 
     assert_only(case.compare(case.hostile(change)), "metadata", "policy")
@@ -155,7 +155,7 @@ def test_a_debug_enclave() -> None:
     ("field", "value"),
     [
         ("type", TYPE_DEBUG),
-        ("attributes_flags", FLAG_DEBUG | 4),
+        ("attributes_flags", Attribute.DEBUG | 4),
         ("attributemask_flags", 0xFFFF_FFFF_FFFF_FFFD),
         ("attributemask_flags", 0),
     ],

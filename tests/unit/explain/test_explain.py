@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import (
-    ATTR_EADD,
-    ATTR_EEXTEND,
     DIR_LAYOUT,
     DIR_PATCH,
     Block,
     LayoutEntry,
+    PageAttr,
     PatchEntry,
 )
 from sgx_enclaves.enclave.regenerate import regenerate
@@ -312,7 +311,7 @@ def with_layout(case: Case, index: int, entry: LayoutEntry) -> bytes:
             "layout[1] of block 0 (GUARD) adds 16 pages (REG rw-) with content out of the metadata",
         ),
         (
-            {"si_flags": SECINFO_RWX, "attributes": ATTR_EADD | ATTR_EEXTEND},
+            {"si_flags": SECINFO_RWX, "attributes": PageAttr.EADD | PageAttr.EEXTEND},
             "(REG rwx) of code that our build and the config do not ask for",
         ),
         ({"id": 777}, "(id 777)"),
@@ -321,7 +320,7 @@ def with_layout(case: Case, index: int, entry: LayoutEntry) -> bytes:
 def test_a_hostile_layout_entry_is_named(case: Case, change: dict[str, int], said: str) -> None:
     entry = block_of(case).layout[1]
     assert isinstance(entry, LayoutEntry)
-    values = {"attributes": ATTR_EADD, "si_flags": SECINFO_RW, **change}
+    values = {"attributes": PageAttr.EADD, "si_flags": SECINFO_RW, **change}
     explanation = case.explain(case.signed(with_layout(case, 1, replace(entry, **values))))
     assert codes(explanation)[0] == "metadata-layout"
     assert said in message(explanation, "metadata-layout")
