@@ -22,8 +22,8 @@ from typing import Callable
 from sgx_enclaves import errors
 from sgx_enclaves.errors import LimitError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.files import end_with_parent
+from sgx_enclaves.limits import MIB
 
-MIB = 1 << 20
 SECONDS = 30.0
 MEMORY = 512 * MIB
 # Kind and size of a piece: data, an error of ours, another failure, want of memory, the end.

@@ -39,26 +39,17 @@ def read_file(path: str, limit: int) -> bytes:
         InputError: it cannot be read, or is no regular file.
         LimitError: there is more than `limit` bytes.
     """
-    try:
-        with open_regular(path) if path != "-" else open(0, "rb", closefd=False) as stream:
-            # Asked for the limit at once, Python would reserve that much.
-            step = os.fstat(stream.fileno()).st_size + _READ_CHUNK
-            parts = []
-            left = limit + 1
-            while left > 0:
-                part = stream.read(min(left, step))
-                if not part:
-                    break
-                parts.append(part)
-                left -= len(part)
-            data = b"".join(parts)
-    except OSError as error:
-        raise InputError(
-            f"cannot be read: {error.strerror or error}", file=path, hint="check path and rights"
-        ) from None
-    if len(data) > limit:
+    parts, left = [], limit + 1
+    reading = system_errors(path, "cannot be read", hint="check path and rights")
+    with reading, open_regular(path) if path != "-" else open(0, "rb", closefd=False) as stream:
+        # Asked for the limit at once, Python would reserve that much.
+        step = os.fstat(stream.fileno()).st_size + _READ_CHUNK
+        while left > 0 and (part := stream.read(min(left, step))):
+            parts.append(part)
+            left -= len(part)
+    if left <= 0:
         raise LimitError("the file is too large", file=path, expected=f"at most {limit} bytes")
-    return data
+    return b"".join(parts)
 
 
 # How files begin that people take for one another.
@@ -104,14 +95,9 @@ def make_folder(folder: Path) -> None:
     Raises:
         InputError: it cannot be made.
     """
-    try:
+    hint = "name another directory"
+    with system_errors(str(folder), "the directory cannot be made", hint=hint):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the directory cannot be made: {error.strerror or error}",
-            file=str(folder),
-            hint="name another directory",
-        ) from None
 
 
 def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
@@ -127,24 +113,20 @@ def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}")
-    made = False
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with open(os.open(temporary, flags, mode), "wb") as stream:
-            made = True
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        if made:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    hint = "check the directory, its rights and the space left"
+    with system_errors(path, "cannot be written", hint=hint):
+        handle = os.open(temporary, flags, mode)
+        try:
+            with open(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise InputError(
-            f"cannot be written: {error.strerror or error}",
-            file=path,
-            hint="check the directory, its rights and the space left",
-        ) from None
+            raise
 
 
 def sync(path: Path) -> None:
@@ -154,6 +136,22 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def system_errors(
+    file: str,
+    problem: str,
+    *,
+    error: type[SgxEnclavesError] = InputError,
+    hint: Optional[str] = None,
+) -> Iterator[None]:
+    """Turn what the system refuses into an error of ours, `PROBLEM: REASON`."""
+    try:
+        yield
+    except OSError as refused:
+        reason = refused.strerror or refused
+        raise error(f"{problem}: {reason}", file=file, hint=hint) from None
 
 
 @contextlib.contextmanager
@@ -234,13 +232,8 @@ def digest_file(path: Path, kind: str = "sha256") -> str:
     Raises:
         OSError: it cannot be read.
     """
-    digest = hashlib.new(kind)
     with path.open("rb") as file:
-        while True:
-            chunk = file.read(_DIGEST_CHUNK)
-            if not chunk:
-                return digest.hexdigest()
-            digest.update(chunk)
+        return DigestedStream(file, kind).digest()
 
 
 class Readable(Protocol):
@@ -288,29 +281,30 @@ class Entry(NamedTuple):
     value: str
 
 
-def tree_entries(root: Path, ignored: str = "") -> list[Entry]:
+def tree_entries(root: Path) -> list[Entry]:
     """What a directory holds, sorted by path.
 
-    Args:
-        root: the directory.
-        ignored: a name that is left out wherever it is, with what is below it.
+    Raises:
+        OSError: a file cannot be read.
+        InputError: a directory cannot be read, or something is neither file, directory nor link.
+    """
+    paths = (Path(top, n) for top, folders, files in walk(str(root)) for n in (*folders, *files))
+    found = (_entry(path, _as_utf8(str(path.relative_to(root)))) for path in paths)
+    return sorted(found, key=_path_bytes)
+
+
+def walk(root: str, hint: Optional[str] = None) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`; what cannot be read is no directory without files.
 
     Raises:
-        OSError: something cannot be read.
-        InputError: something is neither file, directory nor link.
+        InputError: a directory cannot be read.
     """
 
     def refuse(problem: OSError) -> None:
-        raise problem
+        with system_errors(str(problem.filename), "cannot be read", hint=hint):
+            raise problem
 
-    found = []
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if name != ignored]
-        for name in [*folders, *files]:
-            path = Path(folder, name)
-            if name != ignored:
-                found.append(_entry(path, _as_utf8(str(path.relative_to(root)))))
-    return sorted(found, key=_path_bytes)
+    yield from os.walk(root, onerror=refuse)
 
 
 def _as_utf8(name: str) -> str:

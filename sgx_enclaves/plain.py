@@ -19,7 +19,7 @@ import functools
 import os
 import typing
 from _thread import allocate_lock
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union
 
@@ -141,6 +141,13 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _escaped(ord(c)) for c in text)
+
+
+def some(texts: Iterable[str], most: int = 12) -> str:
+    """The first ones, and how many more there are."""
+    found = list(texts)
+    more = len(found) - most
+    return ", ".join(found[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _escaped(code: int) -> str:

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Callable, Optional, TextIO
 
+from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import printable, record
 
 BYTES, SECONDS = "MiB", "s"
-_MIB = 1 << 20
 _BAR = 30
 CLEAR = "\r\x1b[K"
 _REFRESH, _PATIENCE = 0.1, 1.0
@@ -89,7 +89,7 @@ class PlainProgress:
 
     def _amount(self, event: Event) -> str:
         def number(value: float) -> str:
-            return f"{value / _MIB:.1f}" if event.unit == BYTES else f"{value:.0f}"
+            return f"{value / MIB:.1f}" if event.unit == BYTES else f"{value:.0f}"
 
         seconds = self._seconds(event)
         rate = (event.done - self._begun[event.name][1]) / seconds if seconds else 0.0

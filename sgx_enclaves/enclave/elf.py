@@ -38,7 +38,7 @@ from sgx_enclaves.enclave.elf_headers import (
 )
 from sgx_enclaves.errors import FormatError, LimitError, SgxEnclavesError, SigningError
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
-from sgx_enclaves.plain import record
+from sgx_enclaves.plain import record, some
 
 DT_PLTRELSZ = 2
 DT_STRTAB = 5
@@ -406,7 +406,7 @@ def obstacles(image: EnclaveImage) -> Iterator[Obstacle]:
     if names:
         yield Obstacle(
             "symbols are undefined, and nothing defines them when an enclave is loaded",
-            _some(names),
+            some(names, _MOST),
             "link with the library that has them, and with -Wl,--no-undefined",
         )
     if image.dynamic.get(DT_REL):
@@ -415,7 +415,7 @@ def obstacles(image: EnclaveImage) -> Iterator[Obstacle]:
     if kinds:
         yield Obstacle(
             "it has relocations that the SDK does not know",
-            _some([_RELOCATION_NAMES.get(kind, f"type {kind}") for kind in sorted(kinds)]),
+            some((_RELOCATION_NAMES.get(kind, f"type {kind}") for kind in sorted(kinds)), _MOST),
             "no ifunc (IRELATIVE), no -mtls-dialect=gnu2 (TLSDESC), and code built with -fPIC",
         )
     if image.section(".ctors") is not None:
@@ -467,8 +467,3 @@ def not_loadable(image: EnclaveImage) -> list[Obstacle]:
         return [o for o in obstacles(image) if not o.option]
     except SgxEnclavesError:
         return []
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-    return ", ".join(names[:_MOST]) + more

@@ -13,7 +13,7 @@ from typing import Optional
 
 from sgx_enclaves.enclave.verdict import Cause
 from sgx_enclaves.explain.description import SHF_ALLOC, Side, excerpt
-from sgx_enclaves.plain import record
+from sgx_enclaves.plain import record, some
 
 _TOOLCHAIN = "build with the toolchain of the enclave's release, in the same place"
 
@@ -389,11 +389,10 @@ def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     differing = {place: name for place, name in ours.functions if ours.holds_other(theirs, *place)}
     if differing:
         total = len({place for place, _ in ours.functions})
-        names = [excerpt(name) for name in differing.values()]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         yield Cause(
             "functions-differ",
-            f"{len(names):,} of {total:,} functions differ: {', '.join(names[:_NAMED])}{more}",
+            f"{len(differing):,} of {total:,} functions differ: "
+            f"{some(map(excerpt, differing.values()), _NAMED)}",
             "few functions of many: likely another version of the compiler, or a patch",
         )
 

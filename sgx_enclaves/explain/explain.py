@@ -38,6 +38,7 @@ from sgx_enclaves.explain.metadata_causes import (
     hostile_causes,
 )
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.plain import some
 
 _EXCERPT = 16
 # No SDK has a larger metadata area; a larger one is not worth a look inside.
@@ -363,11 +364,9 @@ def _unnamed(differences: list[Difference]) -> Iterator[Cause]:
         if d.where == "metadata" and d.field and not d.field.endswith("SIGSTRUCT.enclavehash")
     ]
     if fields:
-        more = f" and {len(fields) - 4} more" if len(fields) > 4 else ""
         yield Cause(
             "metadata-fields",
-            "metadata differ that no single option of config.xml sets: "
-            f"{', '.join(fields[:4])}{more}",
+            f"metadata differ that no single option of config.xml sets: {some(fields, 4)}",
             "is it the config.xml of the enclave's tag? If so, something else wrote these fields",
         )
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Optional
 
-from sgx_enclaves.child import MIB, in_child
+from sgx_enclaves.child import in_child
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
 from sgx_enclaves.enclave.metadata import Block, Descriptor, LayoutEntry
@@ -24,6 +24,7 @@ from sgx_enclaves.enclave.sigstruct import spell_secinfo
 from sgx_enclaves.enclave.verdict import Difference, Verdict
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.description import SHF_EXECINSTR, Description, describe_file
+from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import record
 
 # How much is shown: differences as bytes, differences as code, spans of one kind.

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Optional, TypeVar
 
 from sgx_enclaves.decompress import BoundedReader
-from sgx_enclaves.errors import InputError, PackageError, SgxEnclavesError
+from sgx_enclaves.errors import PackageError, SgxEnclavesError
+from sgx_enclaves.files import system_errors
 from sgx_enclaves.rpm.enclaves import (
     EmbeddedEnclaves,
     Links,
@@ -315,12 +316,10 @@ def digests_of(package: Package, stream: BinaryIO) -> RpmDigests:
         InputError: reading fails.
     """
     whole, content = hashlib.sha256(), hashlib.sha256()
-    try:
+    with system_errors(package.file, "cannot be read"):
         stream.seek(0)
         whole.update(stream.read(package.header.start))
         while chunk := stream.read(_CHUNK):
             whole.update(chunk)
             content.update(chunk)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", file=package.file) from None
     return RpmDigests(whole.hexdigest(), content.hexdigest())

@@ -20,6 +20,7 @@ from typing import Optional
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.plain import some
 from sgx_enclaves.release.place import BuildrootLock, LockedPackage
 from sgx_enclaves.release.toolchain import State, check_lock, same_version
 
@@ -32,7 +33,6 @@ _PACKAGES = {
     "ocamlbuild": ("ocaml-ocamlbuild", "ocamlbuild"),
     "openssl-dev": ("openssl-devel",),
 }
-_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def judge_origin(
         if not any(file.is_pinned(artifact) for artifact in artifacts)
     )
     if others:
-        opened.append(f"the source package's other files ({_some(others)})")
+        opened.append(f"the source package's other files ({some(others)})")
     against = [*_made_elsewhere(history), *_other_sources(history, artifacts)]
     if lock is not None:
         unlike = [words for package in history.packages for words in _unlike_lock(package, lock)]
@@ -149,9 +149,9 @@ def judge_origin(
         opened.append("its toolchain: no package of its buildroot is known")
     else:
         seen, unseen, wrong = _tools(history, trees)
-        proved += [f"its buildroot has {_some(seen)}"] if seen else []
+        proved += [f"its buildroot has {some(seen)}"] if seen else []
         opened.append("where its tools lie and what they bake in")
-        opened += [f"its versions of {_some(unseen)}"] if unseen else []
+        opened += [f"its versions of {some(unseen)}"] if unseen else []
         against += wrong
     buildroot = sorted({c for package in history.packages for c in package.components}, key=str)
     return Origin(
@@ -202,7 +202,7 @@ def _other_sources(history: BuildHistory, artifacts: Iterable[Artifact]) -> Iter
     ]
     if missing:
         message = f"the source package of {history.nvr} does not hold the release's pinned archives"
-        yield "sources-not-pinned", message, _some(missing), _some(sorted(files)) or "no file"
+        yield "sources-not-pinned", message, some(missing), some(sorted(files)) or "no file"
 
 
 def _unlike_lock(package: MadeIn, lock: BuildrootLock) -> Iterator[Words]:
@@ -217,7 +217,7 @@ def _unlike_lock(package: MadeIn, lock: BuildrootLock) -> Iterator[Words]:
             "buildroot-not-pinned",
             f"{package.rpm} was not built in the pinned buildroot",
             f"the lock's {len(lock.packages)} packages",
-            "; ".join(f"{word} {_some(names)}" for word, names in parts if names),
+            "; ".join(f"{word} {some(names)}" for word, names in parts if names),
         )
 
 
@@ -256,11 +256,6 @@ def _tools(
                     )
                 )
     return list(seen), list(unseen), wrong
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _digest(history: BuildHistory, packages: Iterable[LockedPackage]) -> Optional[str]:

@@ -24,7 +24,7 @@ from sgx_enclaves.errors import (
     PackageError,
     UnsupportedError,
 )
-from sgx_enclaves.files import kind_of
+from sgx_enclaves.files import kind_of, system_errors
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.librpm import (
@@ -273,13 +273,9 @@ def open_package(
         LimitError: larger than `limits`.
         UnsupportedError: there is no librpm.
     """
-    try:
+    with system_errors(path, "cannot be read", hint="check path and rights"):
         # A pipe without a writer must not make us wait for ever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        raise InputError(
-            f"cannot be read: {error.strerror or error}", file=path, hint="check path and rights"
-        ) from None
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         os.close(handle)
@@ -375,15 +371,10 @@ def _read_header(stream: BinaryIO, file: str, limits: PackageLimits) -> Header:
 def _take(stream: BinaryIO, size: int, file: str, *, all_of_it: bool = True) -> bytes:
     """The next bytes; memory grows with what is there."""
     parts = []
-    try:
-        while size > 0:
-            part = stream.read(min(size, MIB))
-            if not part:
-                break
+    with system_errors(file, "cannot be read", error=PackageError):
+        while size > 0 and (part := stream.read(min(size, MIB))):
             parts.append(part)
             size -= len(part)
-    except OSError as error:
-        raise PackageError(f"cannot be read: {error.strerror or error}", file=file) from None
     if size and all_of_it:
         raise truncated(file, stream.tell() + size, stream.tell())
     return b"".join(parts)

@@ -23,7 +23,7 @@ from sgx_enclaves.errors import (
     PackageError,
     SgxEnclavesError,
 )
-from sgx_enclaves.files import read_file
+from sgx_enclaves.files import read_file, walk
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.enclaves import (
@@ -345,12 +345,9 @@ def _is_signed(data: bytes, name: str) -> bool:
 
 
 def _files_below(path: str) -> Iterator[str]:
-    def refuse(error: OSError) -> None:
-        raise InputError(f"cannot be read: {error.strerror}", file=error.filename) from None
-
     seen = set()
     count = 0
-    for folder, folders, files in os.walk(path, onerror=refuse):
+    for folder, folders, files in walk(path):
         folders.sort()
         count += len(files)
         if count > _FOLDER_ENTRIES:

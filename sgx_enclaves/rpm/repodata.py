@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves.child import Send, pieces_from_child
 from sgx_enclaves.decompress import BoundedReader
-from sgx_enclaves.errors import InputError, LimitError, RepodataError, UnsupportedError
-from sgx_enclaves.files import DigestedStream, read_file
+from sgx_enclaves.errors import LimitError, RepodataError, UnsupportedError
+from sgx_enclaves.files import DigestedStream, read_file, system_errors
 from sgx_enclaves.limits import MIB, ArchiveLimits
 from sgx_enclaves.plain import printable, record
 from sgx_enclaves.rpm.presence import HINTS, contains_enclaves, is_suspect
@@ -285,10 +285,8 @@ class _Reader:
         Raises:
             RepodataError: it ends too early, or its digest is not the pinned one.
         """
-        try:
+        with system_errors(source.path, "cannot be read"):
             stream = open(source.path, "rb")  # noqa: SIM115
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", file=source.path) from None
         with stream:
             hashed = DigestedStream(stream, source.algorithm)
             reader = BoundedReader(hashed, source.path, self._limits.archive)

@@ -9,7 +9,6 @@ done in several processes, and what is done can be kept to resume.
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import json
@@ -18,14 +17,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import Generation
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
-from sgx_enclaves.files import can_have_workers, end_with_parent, write_file
-from sgx_enclaves.limits import MIB
+from sgx_enclaves.files import (
+    can_have_workers,
+    digest_file,
+    end_with_parent,
+    system_errors,
+    walk,
+    write_file,
+)
 from sgx_enclaves.rpm.check import (
     NO_NEIGHBOURS,
     PackageResult,
@@ -122,18 +128,16 @@ class State:
     def _lines(self) -> list[str]:
         if not os.path.exists(self._path):
             return []
-        try:
-            with open(self._path, encoding="utf-8", errors="replace") as stream:
-                first = stream.readline(_KEY_SIZE).rstrip("\n")
-                if not first.startswith(f'{{"{_KEY}": '):
-                    raise InputError(
-                        "not the state of a scan, and so not written over",
-                        file=self._path,
-                        hint="name a file that is not there yet",
-                    )
-                return [first, *stream.read().splitlines()]
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", file=self._path) from None
+        reading = system_errors(self._path, "cannot be read")
+        with reading, open(self._path, encoding="utf-8", errors="replace") as stream:
+            first = stream.readline(_KEY_SIZE).rstrip("\n")
+            if not first.startswith(f'{{"{_KEY}": '):
+                raise InputError(
+                    "not the state of a scan, and so not written over",
+                    file=self._path,
+                    hint="name a file that is not there yet",
+                )
+            return [first, *stream.read().splitlines()]
 
     def _learn(self, line: str) -> bool:
         try:
@@ -156,13 +160,9 @@ class State:
         Raises:
             InputError: it cannot be written.
         """
-        try:
+        with system_errors(self._path, "the state cannot be kept"):
             self._stream.write(json.dumps(vars(scanned)) + "\n")
             self._stream.flush()
-        except OSError as error:
-            raise InputError(
-                f"the state cannot be kept: {error.strerror or error}", file=self._path
-            ) from None
 
     def close(self) -> None:
         """Close the file."""
@@ -253,14 +253,10 @@ def _walk(folder: str) -> tuple[list[str], list[str]]:
             hint="mirror it first, for example with dnf reposync --download-metadata",
         )
 
-    def refuse(error: OSError) -> None:
-        hint = "check-rpm checks single packages" if error.errno == errno.ENOTDIR else None
-        reason = f"cannot be read: {error.strerror}"
-        raise InputError(reason, file=error.filename, hint=hint) from None
-
     found: list[str] = []
     roots: list[str] = []
-    for parent, folders, files in os.walk(os.path.normpath(folder), onerror=refuse):
+    hint = "check-rpm checks single packages" if os.path.isfile(folder) else None
+    for parent, folders, files in walk(os.path.normpath(folder), hint):
         folders.sort()
         found += [os.path.join(parent, name) for name in files if name.endswith(".rpm")]
         if "repodata" in folders and os.path.isfile(os.path.join(parent, REPOMD)):
@@ -445,20 +441,17 @@ def scan_one(
 
 def _not_as_listed(path: str, listing: Listing) -> Iterator[Finding]:
     """Say so when the repodata describe another file than the one that was looked at."""
-    digest = hashlib.new(listing.algorithm, usedforsecurity=False)
     try:
-        with open(path, "rb") as stream:
-            for chunk in iter(lambda: stream.read(MIB), b""):
-                digest.update(chunk)
+        found = digest_file(Path(path), listing.algorithm)
     except OSError:
         # It could be read a moment ago; the other findings are true of what was there.
         return
-    if digest.hexdigest() != listing.digest:
+    if found != listing.digest:
         yield Finding(
             "repodata-differs",
             Severity.UNVERIFIABLE,
             "the package is not the one that the repodata describe",
             expected=f"{listing.algorithm} {listing.digest}",
-            found=digest.hexdigest(),
+            found=found,
             hint="make the repodata again, or get the package again",
         )

@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from sgx_enclaves.child import MIB, Send, in_child, pieces_from_child
+from sgx_enclaves.child import Send, in_child, pieces_from_child
 from sgx_enclaves.errors import LimitError, PackageDamagedError, UnsupportedError
+from sgx_enclaves.limits import MIB
 
 WHAT = "cannot be looked at"
 

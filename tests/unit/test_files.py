@@ -103,8 +103,7 @@ def test_what_the_disk_refuses_is_worded(tmp_path: Path, number: int, words: str
 
 
 def make_tree(root: Path) -> None:
-    (root / "a/.git").mkdir(parents=True)
-    (root / "a/.git/x").write_text("not a source")
+    (root / "a").mkdir(parents=True)
     (root / "a/run").write_text("#!")
     (root / "a/run").chmod(0o755)
     (root / "a.c").write_text("int a;")
@@ -115,7 +114,7 @@ def make_tree(root: Path) -> None:
 def test_a_tree_has_one_digest_however_it_was_made(tmp_path: Path) -> None:
     for name in ("one", "two"):
         make_tree(tmp_path / name)
-    first = tree_entries(tmp_path / "one", ignored=".git")
+    first = tree_entries(tmp_path / "one")
     assert [(entry.kind, entry.path) for entry in first] == [
         ("d", "a"),
         ("f", "a.c"),
@@ -124,8 +123,7 @@ def test_a_tree_has_one_digest_however_it_was_made(tmp_path: Path) -> None:
         ("d", "empty"),
     ]
     digest = digest_entries(first)
-    assert digest_entries(reversed(tree_entries(tmp_path / "two", ignored=".git"))) == digest
-    assert digest_entries(tree_entries(tmp_path / "one")) != digest
+    assert digest_entries(reversed(tree_entries(tmp_path / "two"))) == digest
     changes: list[Callable[[Path], object]] = [
         lambda root: (root / "a/run").chmod(0o644),
         lambda root: (root / "a.c").write_text("int b;"),
@@ -137,7 +135,7 @@ def test_a_tree_has_one_digest_however_it_was_made(tmp_path: Path) -> None:
         root = tmp_path / f"changed{number}"
         make_tree(root)
         change(root)
-        assert digest_entries(tree_entries(root, ignored=".git")) != digest
+        assert digest_entries(tree_entries(root)) != digest
 
 
 def test_a_tree_with_anything_else_is_refused(tmp_path: Path) -> None:

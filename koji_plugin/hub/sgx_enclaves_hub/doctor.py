@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import koji
@@ -15,6 +15,7 @@ from kojihub.db import QueryProcessor
 from sgx_enclaves import __version__
 from sgx_enclaves.arguments import CHILD
 from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.plain import some
 
 from .config import settings
 from .gate import MARK, rules_of_tag
@@ -72,7 +73,7 @@ def _channel() -> _Checks:
         "'x86_64' = ANY(string_to_array(host_config.arches, ' '))",
         name=name,
     )
-    yield "channel", bool(hosts), f"{name}: {_some(hosts) or 'no enabled x86_64 host'}"
+    yield "channel", bool(hosts), f"{name}: {some(hosts) or 'no enabled x86_64 host'}"
     ran = _column(
         "host.name",
         "task JOIN host ON host.id = task.host_id",
@@ -81,7 +82,7 @@ def _channel() -> _Checks:
         method=CHILD,
         closed=koji.TASK_STATES["CLOSED"],
     )
-    idle = _some(sorted(set(hosts) - set(ran)))
+    idle = some(sorted(set(hosts) - set(ran)))
     says = f"no verification within a week: {idle}; try one there" if idle else "all of them"
     yield "hosts that verify", not idle, says
 
@@ -91,7 +92,7 @@ def _build_tags() -> _Checks:
     tags = {name: get_tag(name) for name in named}
     doubts = {name: distrust(tag) if tag else "it does not exist" for name, tag in tags.items()}
     trusted = [name for name, doubt in doubts.items() if doubt is None]
-    says = f"trusted tags: {_some(trusted) or 'none'}; locked releases: {_some(locked) or 'none'}"
+    says = f"trusted tags: {some(trusted) or 'none'}; locked releases: {some(locked) or 'none'}"
     if not trusted and not locked:
         says += "; no verdict is reproducible, and the plain rule lets nothing in"
     yield "build tags and locks", bool(trusted or locked), says
@@ -125,11 +126,5 @@ def _gates() -> _Checks:
         " JOIN permissions ON permissions.id = user_perms.perm_id",
         "user_perms.active AND permissions.name IN ('tag', 'admin')",
     )
-    says = f"{len(names)} users can take marks off tags and edit inheritance: {_some(names)}"
+    says = f"{len(names)} users can take marks off tags and edit inheritance: {some(names)}"
     yield "who can open a gate", True, says
-
-
-def _some(names: Iterable[str], most: int = 12) -> str:
-    found = list(names)
-    more = len(found) - most
-    return ", ".join(found[:most]) + (f" and {more} more" if more > 0 else "")
