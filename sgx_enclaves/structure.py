@@ -10,9 +10,10 @@ first time that the structure is used. All integers are little endian.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import struct
 from collections.abc import Mapping
-from typing import Any, ClassVar, Optional, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from sgx_enclaves.errors import FormatError
 from sgx_enclaves.plain import record
@@ -35,32 +36,14 @@ class FieldSpec:
 
 def uint(offset: int, size: int, doc: str, default: int = 0) -> Any:
     """Declare an unsigned integer of 1, 2, 4 or 8 bytes."""
-    return dataclasses.field(
-        default=default,
-        metadata={"offset": offset, "size": size, "integer": True, "doc": doc},
-    )
+    about = {"offset": offset, "size": size, "is_integer": True, "doc": doc}
+    return dataclasses.field(default=default, metadata=about)
 
 
 def raw(offset: int, size: int, doc: str) -> Any:
     """Declare `size` bytes that are kept as they are; zeros by default."""
-    return dataclasses.field(
-        default=bytes(size),
-        metadata={"offset": offset, "size": size, "integer": False, "doc": doc},
-    )
-
-
-def _specs_of(cls: type[Structure]) -> tuple[FieldSpec, ...]:
-    specs = []
-    position = 0
-    for name, field in cls._record_fields.items():
-        meta = field.metadata
-        if meta["offset"] != position:
-            raise AssertionError(f"{cls.__name__}.{name} is not at offset {position}")
-        specs.append(FieldSpec(name, position, meta["size"], meta["integer"], meta["doc"]))
-        position += meta["size"]
-    if position != cls.SIZE:
-        raise AssertionError(f"{cls.__name__} has {position} bytes, not {cls.SIZE}")
-    return tuple(specs)
+    about = {"offset": offset, "size": size, "is_integer": False, "doc": doc}
+    return dataclasses.field(default=bytes(size), metadata=about)
 
 
 class Structure:
@@ -69,23 +52,28 @@ class Structure:
     SIZE: ClassVar[int]
     # Of `record`.
     _record_fields: ClassVar[Mapping[str, dataclasses.Field[Any]]]
-    _specs: ClassVar[Optional[tuple[FieldSpec, ...]]] = None
-    _codec: ClassVar[Optional[struct.Struct]] = None
 
     @classmethod
+    @functools.cache
     def table(cls) -> tuple[FieldSpec, ...]:
         """The fields in the order in which they lie in memory."""
-        if cls._specs is None:
-            cls._specs = _specs_of(cls)
-        return cls._specs
+        specs = []
+        position = 0
+        for name, field in cls._record_fields.items():
+            specs.append(FieldSpec(name, **field.metadata))
+            if specs[-1].offset != position:
+                raise AssertionError(f"{cls.__name__}.{name} is not at offset {position}")
+            position += specs[-1].size
+        if position != cls.SIZE:
+            raise AssertionError(f"{cls.__name__} has {position} bytes, not {cls.SIZE}")
+        return tuple(specs)
 
     @classmethod
+    @functools.cache
     def codec(cls) -> struct.Struct:
         """The table as a compiled `struct` format."""
-        if cls._codec is None:
-            codes = (_UINT_CODES[s.size] if s.is_integer else f"{s.size}s" for s in cls.table())
-            cls._codec = struct.Struct("<" + "".join(codes))
-        return cls._codec
+        codes = (_UINT_CODES[s.size] if s.is_integer else f"{s.size}s" for s in cls.table())
+        return struct.Struct("<" + "".join(codes))
 
     @classmethod
     def parse(cls: type[StructureT], data: bytes, offset: int = 0) -> StructureT:

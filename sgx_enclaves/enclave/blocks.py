@@ -51,7 +51,7 @@ from sgx_enclaves.enclave.metadata import (
 from sgx_enclaves.enclave.metadata import (
     PageAttr as Attr,
 )
-from sgx_enclaves.enclave.sdk import Generation, Rules
+from sgx_enclaves.enclave.sdk import Generation, Rules, release_of
 from sgx_enclaves.enclave.sigstruct import (
     FLAG_OPTIONS,
     HEADER1,
@@ -167,7 +167,7 @@ def patched(
             file=image.name,
             offset=target,
             expected=f"SDK {' or '.join(generation.releases)}",
-            found=f"SDK {word >> 32}.{word >> 16 & 0xFFFF} (word 0x{word:x})",
+            found=f"SDK {release_of(word)} (word 0x{word:x})",
             hint="name the SDK generation that built the enclave",
         )
     zeros = start + size

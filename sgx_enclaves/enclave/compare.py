@@ -31,7 +31,7 @@ from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage, not_loadable, require_unsigned
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block, Descriptor
-from sgx_enclaves.enclave.policy import Policy, signer_named
+from sgx_enclaves.enclave.policy import Policy, known_signer
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import (
     Generation,
@@ -490,7 +490,7 @@ def block_facts(blocks: Iterable[Block], policy: Policy) -> tuple[BlockFacts, ..
             str(block.version),
             block.sigstruct.enclavehash.hex(),
             mrsigner,
-            signer_named(mrsigner) or named.get(mrsigner),
+            known_signer(mrsigner) or named.get(mrsigner),
             block.sigstruct.isvprodid,
             block.sigstruct.isvsvn,
             block.sigstruct.date_text,

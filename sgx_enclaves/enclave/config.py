@@ -7,12 +7,8 @@ is lenient: what can change no value (anything in a comment, white space before 
 declaration) is taken here too, everything else only as XML is. Which options exist
 depends on the SDK: see `sgx_enclaves.enclave.sdk`.
 
-Source: sdk/sign_tool/SignTool/manage_metadata.cpp and sign_tool.cpp.
-
-Option values that the signing tool refuses together.
-
-Source: CMetadata::check_xml_parameter in
-sdk/sign_tool/SignTool/manage_metadata.cpp.
+Source: sdk/sign_tool/SignTool/sign_tool.cpp and manage_metadata.cpp, where
+CMetadata::check_xml_parameter refuses values that do not go together.
 """
 
 from __future__ import annotations

@@ -90,13 +90,6 @@ class Segment(Structure):
         rights = ((4, SECINFO_R), (2, SECINFO_W), (1, SECINFO_X))
         return SECINFO_REG | sum(secinfo for flag, secinfo in rights if self.p_flags & flag)
 
-    @property
-    def rights(self) -> str:
-        """Permissions as `r-x`."""
-        return "".join(
-            letter if self.p_flags & bit else "-" for letter, bit in (("r", 4), ("w", 2), ("x", 1))
-        )
-
 
 @record
 class SectionHeader(Structure):

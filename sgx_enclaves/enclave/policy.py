@@ -52,7 +52,7 @@ class Pin:
     second_key_sha256: Optional[str] = None
 
 
-def signer_named(mrsigner: str) -> Optional[str]:
+def known_signer(mrsigner: str) -> Optional[str]:
     """Whose key an MRSIGNER (lower-case hexadecimal) is; None if it is not known."""
     if mrsigner.encode() not in _content(_SIGNERS):
         # Parsing the file takes longer than a comparison.
@@ -195,7 +195,7 @@ def _pins_in(path: Path) -> tuple[Pin, ...]:
 
 def signer_name(mrsigner: str) -> str:
     """The signer's name; its MRSIGNER when it is not known."""
-    return signer_named(mrsigner) or mrsigner
+    return known_signer(mrsigner) or mrsigner
 
 
 class AskedBy(str, Enum):

@@ -163,34 +163,31 @@ def regenerate(
             hint="name the SDK generation that built the enclave",
         )
     if generation.rules is Rules.SDK_1_5:
-        draft = _Draft(legacy_block(image, values, generation), True, False)
+        draft, newest, compatible = legacy_block(image, values, generation), True, False
     else:
         fips = fips or bool(values["EnableIPPFIPS"])
-        draft = _draft(image, config, values, generation, fips)
-    measured = mrenclave(image, draft.block, limits)
-    block = replace(draft.block, sigstruct=replace(draft.block.sigstruct, enclavehash=measured))
-    blocks = _file_order(replace(draft, block=block), values["TCSNum"], generation)
+        draft, newest, compatible = _draft(image, config, values, generation, fips)
+    measured = mrenclave(image, draft, limits)
+    block = replace(draft, sigstruct=replace(draft.sigstruct, enclavehash=measured))
+    written = [block] if newest else []
+    if newest and not block.version.has_elrange:
+        headers = [replace(block.header, version=v.word) for v in generation.copies]
+        written += [replace(block, header=header) for header in headers]
+    if compatible and generation.compatible is not None:
+        version, rules = generation.compatible, generation.rules
+        written.append(compatible_block(block, version, rules, values["TCSNum"]))
+    starts = itertools.accumulate((b.header.size for b in written), initial=0)
+    blocks = tuple(replace(b, offset=start) for b, start in zip(written, starts))
     size = generation.metadata_size
-    if sum(b.header.size for b in blocks) > size:
+    used = sum(b.header.size for b in blocks)
+    if used > size:
         raise ConfigError(
             "the metadata does not fit its area",
             file=config.name,
             expected=f"at most {size} bytes",
-            found=f"{sum(b.header.size for b in blocks)} bytes",
+            found=f"{used} bytes",
         )
     return Regenerated(blocks, size, measured, generation, block)
-
-
-@record
-class _Draft:
-    """The block for the newest loader, and which blocks are written.
-
-    The newest one is what is measured, whether it is written or not.
-    """
-
-    block: Block
-    wants_newest: bool
-    wants_compatible: bool
 
 
 def _draft(
@@ -199,7 +196,9 @@ def _draft(
     values: Mapping[str, int],
     generation: Generation,
     fips: bool,
-) -> _Draft:
+) -> tuple[Block, bool, bool]:
+    """The block for the newest loader, which is what is measured; whether it is written, and
+    whether a compatible one is."""
     elrange = _elrange(values)
     version = generation.newest
     if elrange is not None:
@@ -260,7 +259,7 @@ def _draft(
         attributes_xfrm=xfrm,
     )
     block = Block(0, header, sigstruct, tuple(directories), data)
-    return _Draft(block, wants_newest, wants_compatible)
+    return block, wants_newest, wants_compatible
 
 
 def _global_data(
@@ -350,21 +349,3 @@ def _elrange(values: Mapping[str, int]) -> Optional[ElrangeEntry]:
         return None
     names = ("EnclaveImageAddress", "ELRangeStartAddress", "ELRangeSize")
     return ElrangeEntry(*(values[name] for name in names))
-
-
-def _file_order(draft: _Draft, tcs_num: int, generation: Generation) -> tuple[Block, ...]:
-    block = draft.block
-    blocks: list[Block] = []
-    if draft.wants_newest:
-        blocks.append(block)
-        if not block.version.has_elrange:
-            headers = [replace(block.header, version=v.word) for v in generation.copies]
-            blocks += [replace(block, header=header) for header in headers]
-    if draft.wants_compatible and generation.compatible is not None:
-        blocks.append(compatible_block(block, generation.compatible, generation.rules, tcs_num))
-    placed = []
-    position = 0
-    for item in blocks:
-        placed.append(replace(item, offset=position))
-        position += item.header.size
-    return tuple(placed)

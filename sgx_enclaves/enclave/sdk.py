@@ -19,7 +19,7 @@ from enum import Enum
 from itertools import accumulate
 from typing import Any, Optional
 
-from sgx_enclaves.enclave.config import OPTIONS, RENAMED, SIZES, Config
+from sgx_enclaves.enclave.config import OPTIONS, RENAMED, SIZES, Config, Option
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import TCS_TEMPLATE_SIZE, Block, LayoutEntry, Version
 from sgx_enclaves.enclave.sigstruct import (
@@ -113,7 +113,7 @@ class Generation:
         padding: see `Padding`.
         rules: see `Rules`.
         ranges: option ranges that differ from the newest SDK's:
-            name to (maximum, minimum, default).
+            name to option.
         follows: name of the known generation that an unknown, newer one is taken for.
         is_branch: whether it never was a release: what the release of the same version
             word and sizes writes is right without a question.
@@ -140,7 +140,7 @@ class Generation:
     overhead: Overhead = Overhead.SDK_2_20
     padding: Padding = Padding.GUARD
     rules: Rules = Rules.SDK_2_3
-    ranges: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    ranges: Mapping[str, Option] = field(default_factory=dict)
     fips_by_argument: bool = False
     follows: Optional[str] = None
     is_branch: bool = False
@@ -207,16 +207,14 @@ class Generation:
             ConfigError: a value out of range.
         """
         values: dict[str, int] = {}
-        for name, option in OPTIONS.items():
-            maximum, minimum, default = self.ranges.get(
-                name, (option.maximum, option.minimum, option.default)
-            )
-            value = config.given.get(name, default)
-            if name in config.given and not minimum <= value <= maximum:
+        for name in OPTIONS:
+            option = self.ranges.get(name, OPTIONS[name])
+            value = config.given.get(name, option.default)
+            if name in config.given and not option.minimum <= value <= option.maximum:
                 raise ConfigError(
                     f"{name} is out of range",
                     file=config.name,
-                    expected=f"0x{minimum:x} to 0x{maximum:x}",
+                    expected=f"0x{option.minimum:x} to 0x{option.maximum:x}",
                     found=f"0x{value:x}",
                 )
             values[name] = value
@@ -237,20 +235,24 @@ class Generation:
 _OLD_SIZE_MAX = 0x1F_FFFF_FFFF
 
 
-def _size_ranges(maximum: int, stack_minimum: int) -> dict[str, tuple[int, int, int]]:
-    ranges = {n: (maximum, OPTIONS[n].minimum, OPTIONS[n].default) for n in SIZES}
-    ranges["StackMaxSize"] = (maximum, stack_minimum, OPTIONS["StackMaxSize"].default)
-    ranges["StackMinSize"] = (maximum, stack_minimum, stack_minimum)
-    return ranges
-
-
-def _legacy_ranges(maximum: int) -> dict[str, tuple[int, int, int]]:
+def _size_ranges(maximum: int, least_stack: int, **more: Option) -> dict[str, Option]:
+    stack = Option("StackMaxSize", maximum, least_stack, OPTIONS["StackMaxSize"].default)
     return {
-        **_size_ranges(maximum, 0x1000),
-        "HeapMaxSize": (maximum, 0, 0x100000),
-        # Not an option yet: the heap is all there from the start.
-        "HeapMinSize": (maximum, 0, 0),
+        **{name: replace(OPTIONS[name], maximum=maximum) for name in SIZES},
+        "StackMaxSize": stack,
+        "StackMinSize": Option("StackMinSize", maximum, least_stack, least_stack),
+        **more,
     }
+
+
+def _legacy_ranges(maximum: int) -> dict[str, Option]:
+    return _size_ranges(
+        maximum,
+        0x1000,
+        HeapMaxSize=Option("HeapMaxSize", maximum, 0, 0x100000),
+        # Not an option yet: the heap is all there from the start.
+        HeapMinSize=Option("HeapMinSize", maximum),
+    )
 
 
 _V = Version

@@ -97,11 +97,13 @@ def spell_secinfo(flags: int) -> str:
     page_type = {0x0: "SECS", 0x1: "TCS", 0x2: "REG", 0x4: "TRIM"}.get(
         flags >> 8 & 0xFF, f"type{flags >> 8 & 0xFF}"
     )
-    rights = "".join(
-        letter if flags & bit else "-"
-        for letter, bit in (("r", SECINFO_R), ("w", SECINFO_W), ("x", SECINFO_X))
-    )
-    return f"{page_type} {rights}"
+    return f"{page_type} {spell_rights(flags)}"
+
+
+def spell_rights(flags: int) -> str:
+    """The permissions in SECINFO flags, as `r-x`."""
+    bits = (("r", SECINFO_R), ("w", SECINFO_W), ("x", SECINFO_X))
+    return "".join(letter if flags & bit else "-" for letter, bit in bits)
 
 
 HEADER1 = bytes.fromhex("06000000e100000000000100")

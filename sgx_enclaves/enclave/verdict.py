@@ -28,6 +28,14 @@ class Outcome(str, Enum):
     DIFFERS = "differs"
     UNVERIFIABLE = "unverifiable"
 
+    @classmethod
+    def of(cls, parts: Iterable[Outcome]) -> Outcome:
+        """The verdict on all: one part that differs is enough, and none proves nothing."""
+        found = set(parts)
+        if cls.DIFFERS in found:
+            return cls.DIFFERS
+        return cls.IDENTICAL if found == {cls.IDENTICAL} else cls.UNVERIFIABLE
+
     @property
     def exit_status(self) -> int:
         """0, 1 or 2: the exit status of every command that gives a verdict."""

@@ -25,6 +25,7 @@ from sgx_enclaves.enclave.metadata import (
     LayoutId as Id,
 )
 from sgx_enclaves.enclave.regenerate import Regenerated
+from sgx_enclaves.enclave.sdk import release_of
 from sgx_enclaves.enclave.sigstruct import (
     FLAG_OPTIONS,
     SECINFO_TCS,
@@ -275,9 +276,7 @@ def generation_causes(
 
 
 def _release(word: Optional[int]) -> str:
-    if word is None or not 0 < word >> 32 < 100:
-        return "none"
-    return f"{word >> 32}.{word >> 16 & 0xFFFF}"
+    return release_of(word) if word is not None and 0 < word >> 32 < 100 else "none"
 
 
 def _versions(blocks: tuple[Block, ...]) -> str:

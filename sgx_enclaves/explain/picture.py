@@ -19,8 +19,9 @@ from typing import Optional
 from sgx_enclaves.child import in_child
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
+from sgx_enclaves.enclave.measure import Repetition
 from sgx_enclaves.enclave.metadata import Block, Descriptor, LayoutEntry
-from sgx_enclaves.enclave.sigstruct import spell_secinfo
+from sgx_enclaves.enclave.sigstruct import spell_rights, spell_secinfo
 from sgx_enclaves.enclave.verdict import Difference, Verdict
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.description import SHF_EXECINSTR, Description, describe_file
@@ -111,7 +112,7 @@ def picture_of(verdict: Verdict, built: bytes, signed: bytes) -> Picture:
 def file_picture(image: EnclaveImage, blocks: Sequence[Block], description: Description) -> Picture:
     """What lies where in an enclave file, and in the address space of its first block."""
     segments = [
-        Span(s.p_offset, s.p_offset + s.p_filesz, f"segment {index} {s.rights}")
+        Span(*s.file_range, f"segment {index} {spell_rights(s.secinfo)}")
         for index, s in enumerate(image.load_segments)
     ]
     sections = [Span(s.offset, s.end, s.name) for s in description.sections if s.offset < s.end]
@@ -129,7 +130,7 @@ def address_space(image: EnclaveImage, block: Block) -> Iterator[Span]:
     for index, segment in enumerate(image.load_segments[:_SPANS]):
         start = segment.p_vaddr - segment.p_vaddr % PAGE_SIZE
         end = page_ceil(segment.p_vaddr + segment.p_memsz)
-        yield Span(start, end, f"segment {index} {segment.rights}")
+        yield Span(start, end, f"segment {index} {spell_rights(segment.secinfo)}")
     table = block.layout
     for index, item in enumerate(table[:_SPANS]):
         name = block.layout_name(item)
@@ -140,11 +141,8 @@ def address_space(image: EnclaveImage, block: Block) -> Iterator[Span]:
         repeated = [e for e in table[max(0, index - item.entry_count) : index] if e is not item]
         entries = [e for e in repeated if isinstance(e, LayoutEntry)]
         if entries and item.load_times:
-            last = max(e.rva + e.page_count * PAGE_SIZE for e in entries)
-            start = min(e.rva for e in entries) + item.load_step
-            yield Span(
-                start, last + item.load_step * item.load_times, f"{item.load_times} x {name}"
-            )
+            hull = Repetition(tuple(entries), 1, item.load_times, item.load_step).hull
+            yield Span(*hull, f"{item.load_times} x {name}")
 
 
 def _dumps(ours: bytes, theirs: bytes, differences: Sequence[Difference]) -> Iterator[Dump]:

@@ -18,8 +18,10 @@ from sgx_enclaves.enclave.verdict import Outcome
 from sgx_enclaves.errors import RecordError
 from sgx_enclaves.gate.inspect import PackageFacts
 from sgx_enclaves.gate.record import (
+    DIFFERS,
     IDENTICAL,
     SCHEMA,
+    UNVERIFIABLE,
     Record,
     RecordedEnclave,
     RecordedPackage,
@@ -28,7 +30,6 @@ from sgx_enclaves.gate.record import (
 from sgx_enclaves.gate.subjects import RPM, Subject
 from sgx_enclaves.plain import as_plain, printable
 
-DIFFERS, UNVERIFIABLE = Outcome.DIFFERS.value, Outcome.UNVERIFIABLE.value
 _MAX_TEXT = 1000
 
 
@@ -182,12 +183,8 @@ def combine(
         for file in package.signed
         if (package.name, file.path, file.sha256) not in compared
     ]
-    verdicts = {answer.verdict for answer in answers}
-    if DIFFERS in verdicts:
-        verdict = DIFFERS
-    elif verdicts == {IDENTICAL} and not unread and not left_out:
-        verdict = IDENTICAL
-    else:
+    verdict = Outcome.of(Outcome(answer.verdict) for answer in answers).value
+    if verdict == IDENTICAL and (unread or left_out):
         verdict = UNVERIFIABLE
     reproducible = verdict == IDENTICAL and all(answer.reproducible for answer in answers)
     what = f"{nvr} against release {release}" if nvr is not None else f"release {release}"

@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
-from sgx_enclaves.enclave.policy import pin_named, signer_named
+from sgx_enclaves.enclave.policy import known_signer, pin_named
 from sgx_enclaves.errors import RuleError
 from sgx_enclaves.gate.inspect import PackageFacts
 from sgx_enclaves.gate.record import (
@@ -130,7 +130,7 @@ def _is_signed_by(enclave: RecordedEnclave, signers: frozenset[str]) -> bool:
         return False
     if enclave.mrsigner in signers:
         return True
-    if INTEL not in signers or signer_named(enclave.mrsigner) is None:
+    if INTEL not in signers or known_signer(enclave.mrsigner) is None:
         return False
     # Intel's signer of one enclave does not vouch for another.
     pin = pin_named(enclave.name)

@@ -182,8 +182,9 @@ def decide(
     )
     # what was refused outright speaks against the whole, as a repack's foreign member does
     blocked = [s.name for s in stages if s.name == "repack" and s.state is StageState.REFUSED]
-    outcome = _outcome(enclaves, blocked)
-    if outcome is Outcome.IDENTICAL and all_unpinned and not unpinned_allowed:
+    outcome = Outcome.of(enclave.bytes_outcome for enclave in enclaves if enclave.required)
+    open_ = blocked or (all_unpinned and not unpinned_allowed)
+    if outcome is Outcome.IDENTICAL and open_:
         outcome = Outcome.UNVERIFIABLE
     reproducible = (
         outcome is Outcome.IDENTICAL
@@ -210,15 +211,6 @@ def decide(
         for e in enclaves
     )
     return replace(made, enclaves=tuple(known))
-
-
-def _outcome(enclaves: Sequence[EnclaveOutcome], blocked: Sequence[str]) -> Outcome:
-    required = {enclave.bytes_outcome for enclave in enclaves if enclave.required}
-    if Outcome.DIFFERS in required:
-        return Outcome.DIFFERS
-    if required == {Outcome.IDENTICAL} and not blocked:
-        return Outcome.IDENTICAL
-    return Outcome.UNVERIFIABLE
 
 
 def _claim(

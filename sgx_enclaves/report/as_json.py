@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import DIRECTORY_NAMES, Block, Descriptor
-from sgx_enclaves.enclave.policy import signer_named
+from sgx_enclaves.enclave.policy import known_signer
 from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.enclave.verdict import Origin, Verdict
 from sgx_enclaves.plain import as_plain
@@ -128,7 +128,7 @@ def sigstruct_dict(sigstruct: Sigstruct) -> dict[str, object]:
     return {
         **sigstruct.as_dict(),
         "mrsigner": mrsigner,
-        "signer": signer_named(mrsigner),
+        "signer": known_signer(mrsigner),
         "debug": sigstruct.is_debug,
     }
 

@@ -21,7 +21,7 @@ from sgx_enclaves import __version__
 from sgx_enclaves.enclave import metadata, sigstruct
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.policy import signer_named
+from sgx_enclaves.enclave.policy import known_signer
 from sgx_enclaves.enclave.verdict import (
     ByteRange,
     CheckState,
@@ -90,7 +90,7 @@ _GAPS, _LEAST = 4, 16
 # What every template can call and name.
 _GLOBALS: Mapping[str, Any] = {
     "version": __version__,
-    "signer_named": signer_named,
+    "known_signer": known_signer,
     "spell": sigstruct.spell,
     "secinfo": sigstruct.spell_secinfo,
     "flags": sigstruct.ATTRIBUTE_NAMES,

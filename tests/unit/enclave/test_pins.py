@@ -13,11 +13,11 @@ from sgx_enclaves.enclave.policy import (
     Pin,
     all_pins,
     digest_of_version,
+    known_signer,
     not_shipped,
     pin_for_file,
     pin_named,
     released_as,
-    signer_named,
     version_of_digest,
 )
 from sgx_enclaves.plain import parse_toml
@@ -114,9 +114,9 @@ def test_what_may_not_be_shipped() -> None:
 
 
 def test_signers_have_names() -> None:
-    assert signer_named(INTEL_PCE) == "Intel (PCE)"
-    assert all(signer_named(pin.mrsigner) for pin in all_pins())
-    assert signer_named("00" * 32) is None
+    assert known_signer(INTEL_PCE) == "Intel (PCE)"
+    assert all(known_signer(pin.mrsigner) for pin in all_pins())
+    assert known_signer("00" * 32) is None
 
 
 def test_one_enclave_costs_the_reading_of_one_release(monkeypatch: pytest.MonkeyPatch) -> None:
