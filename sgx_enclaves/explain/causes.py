@@ -110,6 +110,10 @@ _HASH_STYLE = Trace(
 )
 
 
+def _tags(side: Side) -> dict[str, int]:
+    return dict(side.description.dynamic)
+
+
 def _comment(side: Side) -> Optional[str]:
     texts = side.description.comments
     return None if texts is None else ", ".join(texts) or "nothing"
@@ -135,7 +139,7 @@ _TEXT_RELOCATIONS = Trace(
     "text-relocations",
     "",
     _TOOLCHAIN,
-    lambda side: "text relocations (DT_TEXTREL)" if side.has_textrel else None,
+    lambda side: "text relocations (DT_TEXTREL)" if "DT_TEXTREL" in _tags(side) else None,
     "{}",
     ": code or constants were built without -fPIC there",
 )
@@ -168,7 +172,7 @@ def _stack(side: Side) -> str:
 
 
 def _binds_now(side: Side) -> str:
-    tags = dict(side.description.dynamic)
+    tags = _tags(side)
     flags = tags.get("DT_FLAGS", 0) & _DF_BIND_NOW or tags.get("DT_FLAGS_1", 0) & _DF_1_NOW
     return "yes" if flags or "DT_BIND_NOW" in tags else "no"
 
@@ -189,9 +193,7 @@ _LINK_OPTIONS = (
     ),
     _link_option(
         "-z pack-relative-relocs (DT_RELR)",
-        lambda side: (
-            "yes" if {"DT_RELR", "DT_RELRSZ", "36"} & set(dict(side.description.dynamic)) else "no"
-        ),
+        lambda side: "yes" if {"DT_RELR", "DT_RELRSZ", "36"} & set(_tags(side)) else "no",
     ),
     _link_option(
         "-z ibt, -z shstk (.note.gnu.property)",

@@ -174,7 +174,9 @@ def _described(data: bytes, addresses: list[int]) -> bytes:
         "sections": part("sections", _sections),
         "symbols": part("symbols", _symbols),
         "symtab": part("symbols", _symtab_size, None),
-        "segments": part("segments", _segments),
+        "segments": part(
+            "segments", lambda e: [(str(s["p_type"]), s["p_flags"]) for s in e.iter_segments()]
+        ),
         "dynamic": part("dynamic table", _dynamic),
         "interpreter": part("interpreter", _interpreter, None),
         "build_id": part("notes", _build_id, None),
@@ -196,12 +198,8 @@ def _sections(elf: Any) -> list[list[Any]]:
     return found
 
 
-def _symbol_table(elf: Any) -> Any:
-    return elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
-
-
 def _symbols(elf: Any) -> list[tuple[str, int, int]]:
-    table = _symbol_table(elf)
+    table = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
     return [
         (symbol.name, symbol.entry.st_value, symbol.entry.st_size)
         for symbol in (table.iter_symbols() if table is not None else ())
@@ -216,10 +214,6 @@ def _symbols(elf: Any) -> list[tuple[str, int, int]]:
 def _symtab_size(elf: Any) -> Optional[int]:
     table = elf.get_section_by_name(".symtab")
     return None if table is None else int(table["sh_size"] // 24)
-
-
-def _segments(elf: Any) -> list[tuple[str, int]]:
-    return [(str(s["p_type"]), s["p_flags"]) for s in elf.iter_segments()]
 
 
 def _dynamic(elf: Any) -> list[tuple[str, int]]:
@@ -355,11 +349,6 @@ class Side:
     def sdk_word(self) -> Optional[int]:
         """Its first 8 bytes: the SDK's version word since 2.9.1."""
         return None if self.global_data is None else self.image.sdk_word
-
-    @property
-    def has_textrel(self) -> bool:
-        """Whether read-only pages are relocated."""
-        return any(tag == "DT_TEXTREL" for tag, _ in self.description.dynamic)
 
     @functools.cached_property
     def loaded(self) -> tuple[Section, ...]:

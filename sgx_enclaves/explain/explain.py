@@ -88,11 +88,10 @@ def explained(
         generation = generation_named(verdict.sdk)
         fips = generation.fips_by_argument and _has_fips(signed, verdict.signed.name, limits)
         regenerated = regenerate(image, options, generation, fips, limits)
-    name = verdict.signed.name
-    reasons = explain(
-        image, signed, regenerated, options, signed_name=name, limits=limits, symbols=symbols
+    explainer = Explainer(
+        image, signed, regenerated, options, verdict.signed.name, limits=limits, symbols=symbols
     )
-    return replace(verdict, explanation=reasons)
+    return replace(verdict, explanation=explainer.explanation())
 
 
 def _has_fips(signed: bytes, name: str, limits: Limits) -> bool:
@@ -103,23 +102,9 @@ def _has_fips(signed: bytes, name: str, limits: Limits) -> bool:
         return False
 
 
-def explain(
-    built: EnclaveImage,
-    signed: bytes,
-    regenerated: Optional[Regenerated],
-    config: Config,
-    *,
-    signed_name: str,
-    most: int = 50,
-    limits: Limits = DEFAULT_LIMITS,
-    symbols: Optional[bytes] = None,
-) -> Explanation:
-    """Explain the differences between our build and the vendor's file."""
-    explainer = _Explainer(built, signed, regenerated, config, signed_name, limits, most, symbols)
-    return explainer.explanation()
+class Explainer:
+    """Explains the differences between our build and the vendor's file, at most `most` of them."""
 
-
-class _Explainer:
     def __init__(
         self,
         built: EnclaveImage,
@@ -127,9 +112,10 @@ class _Explainer:
         regenerated: Optional[Regenerated],
         config: Config,
         signed_name: str,
-        limits: Limits,
-        most: int,
-        symbols: Optional[bytes],
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        most: int = 50,
+        symbols: Optional[bytes] = None,
     ) -> None:
         self._built = built
         self._signed = signed
@@ -155,10 +141,10 @@ class _Explainer:
         areas = [(built.descriptor_offset, built.descriptor_end)]
         areas.append((self._area_offset, self._area_offset + len(self._area)))
         self._payload = scan(built.data, signed, outside([(0, common)], sorted(areas)), most)
-        addresses = [built.address_of(start) for start, _ in self._payload.ranges]
-        lines = b".debug_line\0" in built.data
-        found = [address for address in addresses if lines and address is not None]
-        described = describe_file(built.data, built.name, found)
+        starts = self._payload.ranges if b".debug_line\0" in built.data else ()
+        found = (built.address_of(start) for start, _ in starts)
+        addresses = [address for address in found if address is not None]
+        described = describe_file(built.data, built.name, addresses)
         self._has_symbols = symbols is not None
         if symbols is not None:
             described = with_symbols(described, built.data, symbols)
@@ -166,7 +152,7 @@ class _Explainer:
         patched = None
         if regenerated is not None and regenerated.blocks:
             patched = [(p.dst, p.dst + p.size) for p in regenerated.blocks[0].patches]
-        self._places = FileMap(built, self._ours.description, patched)
+        self._places = FileMap(built, described, patched)
 
     def explanation(self) -> Explanation:
         """Differences in file order and causes, most certain first."""

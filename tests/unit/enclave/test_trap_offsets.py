@@ -37,7 +37,7 @@ from sgx_enclaves.enclave.metadata import (
 from sgx_enclaves.enclave.sigstruct import SECINFO_RW
 from sgx_enclaves.enclave.verdict import Outcome
 from sgx_enclaves.errors import FormatError, LimitError, SgxEnclavesError
-from sgx_enclaves.explain.explain import explain
+from sgx_enclaves.explain.explain import Explainer
 from tests.enclaves.synthetic import NOTE_SECTION, Enclave, Load, build
 from tests.support.signed import (
     fips_enclave,
@@ -412,11 +412,7 @@ def test_an_explanation_of_a_hostile_layout_is_bounded() -> None:
     evil = case.hostile(change, measured=False)
     assert Descriptor.parse(evil[case.area]).blocks[0].layout[-1] == group(U32, PAGE_SIZE)
     with bounded():
-        explanation = explain(
-            case.image,
-            evil,
-            case.regenerated,
-            Config.parse(case.config),
-            signed_name="signed",
-        )
+        config = Config.parse(case.config)
+        explainer = Explainer(case.image, evil, case.regenerated, config, "signed")
+        explanation = explainer.explanation()
     assert explanation.differences

@@ -12,7 +12,7 @@ from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.verdict import Explanation
-from sgx_enclaves.explain.explain import explain
+from sgx_enclaves.explain.explain import Explainer
 
 PLAIN = {
     "ProdID": 1,
@@ -52,9 +52,10 @@ class Case:
         return data[: image.descriptor_offset] + descriptor + data[end:]
 
     def explain(self, signed: bytes, **options: Any) -> Explanation:
-        return explain(
-            self.built, signed, self.regenerated, self.config, signed_name="signed", **options
+        explainer = Explainer(
+            self.built, signed, self.regenerated, self.config, "signed", **options
         )
+        return explainer.explanation()
 
     def with_options(self, **changes: int) -> bytes:
         """The vendor's descriptor, had its config other values."""

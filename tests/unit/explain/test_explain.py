@@ -25,7 +25,7 @@ from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sigstruct import SECINFO_REG, SECINFO_RW, SECINFO_RWX, SECINFO_X
 from sgx_enclaves.enclave.verdict import GAP, differing_ranges
-from sgx_enclaves.explain.explain import explain
+from sgx_enclaves.explain.explain import Explainer
 from sgx_enclaves.explain.file_map import scan
 from tests.enclaves.synthetic import Enclave, Load, build, small_enclave
 from tests.unit.explain.explaining import PLAIN, Case, codes, message
@@ -168,13 +168,8 @@ def test_a_range_over_measured_bytes_that_are_equal_is_not_measured(case: Case) 
 def test_without_metadata_the_payload_is_still_explained(case: Case) -> None:
     offset = IMAGE.section(".data.rel.ro").sh_offset
     text = IMAGE.section(".text").sh_offset
-    explanation = explain(
-        case.built,
-        changed(case.signed(), offset + 9, text),
-        None,
-        case.config,
-        signed_name="signed",
-    )
+    signed = changed(case.signed(), offset + 9, text)
+    explanation = Explainer(case.built, signed, None, case.config, "signed").explanation()
     assert [d.measured for d in explanation.differences] == [True, False]
     assert codes(explanation) == ["code-patch"]
 
@@ -512,7 +507,7 @@ def test_a_huge_file_that_differs_everywhere_is_explained_in_seconds(pattern: by
     signed = built[:at] + (pattern * (size // len(pattern) + 1))[:size] + built[at + size :]
     tracemalloc.start()
     before = time.process_time()
-    explanation = explain(image, signed, None, case.config, signed_name="signed")
+    explanation = Explainer(image, signed, None, case.config, "signed").explanation()
     seconds = time.process_time() - before
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
