@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.arguments import DAY
+from sgx_enclaves.gate.arguments import DAY
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.settings import (
     check_file,

@@ -19,13 +19,13 @@ import koji.tasks
 from koji.daemon import incremental_upload
 
 from sgx_enclaves import __version__
-from sgx_enclaves.arguments import SIGNATURES
 from sgx_enclaves.catalogue.artifact import Lookaside
 from sgx_enclaves.errors import ArgumentError, AttestationError, SgxEnclavesError
 from sgx_enclaves.evidence.envelope import load_signing_key
 from sgx_enclaves.evidence.report import canonical
 from sgx_enclaves.evidence.statements import TOOL, attestation, enveloped, statements_of
 from sgx_enclaves.files import digest_file, read_file, write_file
+from sgx_enclaves.gate.arguments import SIGNATURES
 from sgx_enclaves.gate.record import time_text
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.progress import PlainProgress

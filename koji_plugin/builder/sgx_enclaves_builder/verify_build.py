@@ -17,7 +17,12 @@ from typing import Any, ClassVar, Optional
 import koji
 from koji.daemon import SCM
 
-from sgx_enclaves.arguments import (
+from sgx_enclaves.catalogue.artifact import Artifact
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue, read_release
+from sgx_enclaves.catalogue.records import Catalogue, Release
+from sgx_enclaves.evidence.facts import of_build
+from sgx_enclaves.files import digest_file, read_file
+from sgx_enclaves.gate.arguments import (
     CHILD,
     PARENT,
     PARENT_OPTIONS,
@@ -26,11 +31,6 @@ from sgx_enclaves.arguments import (
     name_or_id,
     optional_text,
 )
-from sgx_enclaves.catalogue.artifact import Artifact
-from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue, read_release
-from sgx_enclaves.catalogue.records import Catalogue, Release
-from sgx_enclaves.evidence.facts import of_build
-from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.gate.collect import Answer, Combined, combine, failed, read_answer, record_of
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
 from sgx_enclaves.gate.record import CATALOGUE

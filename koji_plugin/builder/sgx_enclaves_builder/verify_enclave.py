@@ -16,15 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
-from sgx_enclaves.arguments import (
-    CHILD,
-    CHILD_OPTIONS,
-    argument,
-    checked,
-    list_of,
-    name_or_id,
-    text,
-)
 from sgx_enclaves.catalogue.reader import catalogue_from
 from sgx_enclaves.catalogue.records import Enclave
 from sgx_enclaves.enclave.elf import EnclaveImage
@@ -34,6 +25,15 @@ from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
 from sgx_enclaves.evidence.facts import named_package, of_file, of_release
 from sgx_enclaves.files import read_file
+from sgx_enclaves.gate.arguments import (
+    CHILD,
+    CHILD_OPTIONS,
+    argument,
+    checked,
+    list_of,
+    name_or_id,
+    text,
+)
 from sgx_enclaves.gate.collect import Answer, buildroot_doubt, digest_of
 from sgx_enclaves.gate.origin import Origin, judge_origin, packages_digest
 from sgx_enclaves.gate.subjects import (

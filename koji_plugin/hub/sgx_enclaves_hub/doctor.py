@@ -13,8 +13,8 @@ from kojihub import get_tag
 from kojihub.db import QueryProcessor
 
 from sgx_enclaves import __version__
-from sgx_enclaves.arguments import CHILD
 from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.gate.arguments import CHILD
 from sgx_enclaves.plain import some
 
 from .config import settings

@@ -24,8 +24,8 @@ from koji.plugin import callback, export
 from kojihub import get_build, get_tag, readTaggedBuilds
 from kojihub.db import QueryProcessor, db_lock
 
-from sgx_enclaves.arguments import MAX_ID, argument, name_or_id, number, optional
 from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.gate.arguments import MAX_ID, argument, name_or_id, number, optional
 from sgx_enclaves.gate.decide import Decision, Rule, decide, parse_mark, parse_rule
 from sgx_enclaves.gate.inspect import inspect_build, may_hold_enclaves
 

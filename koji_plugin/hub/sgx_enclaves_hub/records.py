@@ -12,7 +12,9 @@ from koji.context import context
 from koji.plugin import export, export_in
 from kojihub import Task, get_build, get_tag
 
-from sgx_enclaves.arguments import (
+from sgx_enclaves.errors import RecordError
+from sgx_enclaves.files import read_file
+from sgx_enclaves.gate.arguments import (
     CHILD,
     MAX_ID,
     PARENT,
@@ -26,8 +28,6 @@ from sgx_enclaves.arguments import (
     text,
     truth,
 )
-from sgx_enclaves.errors import RecordError
-from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.decide import mismatches
 from sgx_enclaves.gate.inspect import inspect_package
 from sgx_enclaves.gate.record import (

@@ -19,7 +19,8 @@ from koji.plugin import callback, export, ignore_error
 from kojihub import Task, get_build, get_tag, make_task, policy_data_from_task, repo_info
 from kojihub.db import QueryProcessor, Savepoint
 
-from sgx_enclaves.arguments import (
+from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.gate.arguments import (
     OPTIONS,
     PARENT,
     SIGNATURES,
@@ -29,7 +30,6 @@ from sgx_enclaves.arguments import (
     number,
     optional_text,
 )
-from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.gate.inspect import claims_signed_enclaves
 
 from . import hub_api

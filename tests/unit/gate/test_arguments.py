@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sgx_enclaves.arguments import (
+from sgx_enclaves.errors import ArgumentError
+from sgx_enclaves.gate.arguments import (
     CHILD_OPTIONS,
     checked,
     choice,
@@ -17,7 +18,6 @@ from sgx_enclaves.arguments import (
     text,
     truth,
 )
-from sgx_enclaves.errors import ArgumentError
 
 CHECKS = {"a": text, "b": number(1, 9), "c": list_of(text, 2), "d": truth, "e": choice("x", "y")}
 PACKAGE = {"name": "x.rpm", "relative": "p/x.rpm", "sha256": "0" * 64}
