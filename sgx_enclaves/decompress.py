@@ -27,11 +27,7 @@ _MODULES = ("compression.zstd", "backports.zstd", "zstandard", "pyzstd")
 
 
 def _zstd(source: Readable, file: str) -> tuple[Readable, type[Exception]]:
-    """What reads all frames of `source`, by the first module that is installed; what it raises.
-
-    Raises:
-        UnsupportedError: none is installed.
-    """
+    """What reads all frames of `source`, by the first module that is installed; what it raises."""
     for name in _MODULES:
         try:
             module: Any = importlib.import_module(name)
@@ -141,9 +137,6 @@ class BoundedReader:
     """A readable stream of the unpacked bytes, with every bound applied.
 
     Args:
-        raw: the packed file, open for reading at its start.
-        file: its name, for messages.
-        limits: see `ArchiveLimits`.
         packed_by: "gzip", "xz", "zstd", "bzip2" or "lzma"; None finds out the first three,
             and what is not packed, by the first bytes.
     """

@@ -33,7 +33,6 @@ def read_file(path: str, limit: int) -> bytes:
 
     Args:
         path: the file; `-` is standard input.
-        limit: the most bytes to read.
 
     Raises:
         InputError: it cannot be read, or is no regular file.
@@ -90,11 +89,7 @@ def open_regular(path: str) -> BinaryIO:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a directory and those above it; it may be there.
-
-    Raises:
-        InputError: it cannot be made.
-    """
+    """Make a directory and those above it; it may be there."""
     hint = "name another directory"
     with system_errors(str(folder), "the directory cannot be made", hint=hint):
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +100,6 @@ def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
 
     Args:
         path: the file; its directory is there.
-        data: its content.
         mode: its permissions, of which the umask takes away.
 
     Raises:
@@ -164,7 +158,6 @@ def disk_errors(
         path: the file or directory that is worked on.
         what: in words, such as `the cache`.
         hint: the next step.
-        error: which error.
     """
     try:
         yield
@@ -192,7 +185,6 @@ def locked(
         path: the lock file; it is made, with its directory.
         timeout: seconds to wait for another process.
         opening: what is around that, as `disk_errors`.
-        error: raised when the other process takes longer.
         waiting: called once if another process must be waited for.
     """
     with opening or contextlib.nullcontext():
@@ -227,11 +219,7 @@ def sha256_of(data: bytes) -> str:
 
 
 def digest_file(path: Path, kind: str = "sha256") -> str:
-    """The file's digest in hexadecimal.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """The file's digest in hexadecimal."""
     with path.open("rb") as file:
         return DigestedStream(file, kind).digest()
 

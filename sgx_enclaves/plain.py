@@ -196,8 +196,6 @@ def from_plain(
         cls: the record's class. Its fields may be texts, numbers, booleans, bytes, enumerations,
             records, `Optional` of those, tuples, lists and mappings of those.
         data: the mapping.
-        file: where it was read from, for messages.
-        error: what to raise.
         place: where the mapping stands in the file, as `sources[2]`.
 
     Raises:
@@ -295,12 +293,6 @@ def validate(
 ) -> None:
     """Check plain data against a JSON Schema (draft 7).
 
-    Args:
-        data: the plain data.
-        schema: the schema.
-        file: where the data were read from, for messages.
-        error: what to raise.
-
     Raises:
         SgxEnclavesError: as `error`; it names the first mistake in the order of the data.
         UnsupportedError: the library jsonschema is not installed.
@@ -379,13 +371,6 @@ def parse_json(
 ) -> Any:
     """The plain data of a JSON text.
 
-    Args:
-        text: the JSON text, or its UTF-8 bytes.
-        file: where it was read from, for messages.
-        error: what to raise.
-        most: the most characters or bytes.
-        hint: the next step for the user, when it is no JSON.
-
     Raises:
         SgxEnclavesError: as `error`: it is too large, no JSON, nested too deep, or it has a key
             twice, which readers understand in different ways.
@@ -405,11 +390,6 @@ def parse_json(
 
 def parse_toml(data: bytes, *, file: str, error: type[SgxEnclavesError]) -> dict[str, Any]:
     """The plain data of a TOML file, by `tomllib` or before Python 3.11 by `tomli`.
-
-    Args:
-        data: the file; at most 1 MiB.
-        file: where it was read from, for messages.
-        error: what to raise.
 
     Raises:
         SgxEnclavesError: as `error`: it is too large, no TOML, or neither module is there.

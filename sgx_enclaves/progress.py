@@ -173,14 +173,7 @@ def elapsed(progress: Progress, name: str) -> Iterator[None]:
 
 
 class Watched:
-    """A stream whose reading is shown.
-
-    Args:
-        stream: of `total` bytes.
-        name: what to call it.
-        total: its bytes.
-        progress: shows them.
-    """
+    """A stream whose reading is shown."""
 
     def __init__(self, stream: BinaryIO, name: str, total: int, progress: Progress) -> None:
         self._stream, self._name, self._total, self._progress = stream, name, total, progress

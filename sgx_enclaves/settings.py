@@ -37,7 +37,6 @@ def load_settings(cls: type[T], path: str) -> T:
 
     Args:
         cls: a dataclass of `setting` and `table` fields.
-        path: the file.
 
     Raises:
         InputError: it cannot be read, or a section, key or value is wrong.
@@ -137,8 +136,6 @@ def check_file(read: Callable[[str], object], usual: str, arguments: Sequence[st
     """A program that checks a configuration file before it is used; its exit status.
 
     Args:
-        read: reads it, or raises.
-        usual: where the file is by default.
         arguments: of the program; the first one names another file.
     """
     path = arguments[0] if arguments else usual

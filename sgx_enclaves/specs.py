@@ -55,10 +55,8 @@ class SpecRequest:
 
     Attributes:
         catalogue: the release's, and where its trees are.
-        release: the release.
         kind: see `Kind`.
         packager: `NAME <ADDRESS>`, for the changelog.
-        date: of the changelog's entry.
         toolchain_packages: BuildRequires that bring the designated toolchain.
         allow_unpinned: let the build accept what the release does not pin.
     """

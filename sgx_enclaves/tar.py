@@ -98,11 +98,6 @@ class TarStream:
     Iterate over it; between two steps `content()` gives the bytes of the member
     last seen. What is not read is skipped. The iteration ends only when the
     whole stream has been seen, so that a truncated archive is always noticed.
-
-    Args:
-        reader: the unpacked stream.
-        limits: see `ArchiveLimits`.
-        symlinks: see `Symlinks`.
     """
 
     def __init__(
@@ -118,12 +113,7 @@ class TarStream:
         self.commit = ""
 
     def __iter__(self) -> Iterator[Member]:
-        """Yield each member in the archive's order.
-
-        Raises:
-            ArchiveError: broken, truncated or hostile.
-            LimitError: beyond `ArchiveLimits`.
-        """
+        """Yield each member in the archive's order."""
         extended: dict[str, Any] = {}
         in_a_row = 0
         while True:

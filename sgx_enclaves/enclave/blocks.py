@@ -118,8 +118,6 @@ def thread_data(
     """The template of thread_data_t; addresses are relative to the thread's TCS.
 
     Args:
-        size: bytes of the structure.
-        thread: where it stands.
         stack: upper and lower end of the stack.
         ssa_gpr: where the registers of the first SSA frame stand.
         ssa_size: what the structure says of an SSA frame.
@@ -145,16 +143,11 @@ def patched(
     """Global data, zeros, and the table that patches both into the image.
 
     Args:
-        image: the unsigned enclave.
-        generation: whose tool to follow.
         start: where in the block the global data stand.
         global_data: what replaces g_global_data.
 
     Returns:
         The bytes from `start` on, and where in the block the patch table is.
-
-    Raises:
-        FormatError: `g_global_data` is missing, or is another SDK's.
     """
     target, _ = image.global_data
     size = len(global_data)
@@ -234,12 +227,7 @@ _OLD_THREAD_DATA_SIZE = 152
 
 
 def legacy_block(image: EnclaveImage, values: Mapping[str, int], generation: Generation) -> Block:
-    """The block that an SDK before 2.0 writes, not yet measured.
-
-    Raises:
-        ConfigError: the enclave would be larger than an address space.
-        FormatError: the enclave lacks what the tool needs.
-    """
+    """The block that an SDK before 2.0 writes, not yet measured."""
     start = Block.DIRECTORIES_OFFSET + generation.newest.directory_count * Directory.SIZE
     plan = _legacy_plan(image, values, generation, tcs_offset=start)
     tcs = plan.first(OldId.TCS).rva

@@ -96,11 +96,8 @@ def compare(
     Args:
         built: the unsigned enclave that we made.
         signed: the vendor's file.
-        config: the enclave's config.xml.
-        policy: what must hold of each block's SIGSTRUCT.
         names: what to call the three files.
         generation: the SDK to follow; None chooses it from the build.
-        limits: bounds on memory and time.
         digests: SHA-256 of built and signed, hexadecimal, where it is known already.
 
     Returns:

@@ -284,11 +284,7 @@ def _not_well_formed(
 
 
 def check_values(values: Mapping[str, int], config: Config) -> None:
-    """Refuse what the tool refuses.
-
-    Raises:
-        ConfigError: naming the first rule that is broken.
-    """
+    """Refuse what the tool refuses."""
     for problem in _problems(values, config.given):
         raise ConfigError(problem, file=config.name)
 

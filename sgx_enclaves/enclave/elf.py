@@ -60,9 +60,6 @@ class EnclaveImage:
     """An enclave file, parsed and checked.
 
     Attributes:
-        name: what to call the file in messages.
-        data: the whole file.
-        header: its ELF header.
         segments: all program headers, in order.
         sections: all section headers, in order, with names.
         descriptor_offset: file offset of the metadata area.
@@ -172,11 +169,7 @@ class EnclaveImage:
 
     @functools.cached_property
     def dynamic_symbols(self) -> dict[str, Symbol]:
-        """Those that are defined, by name; the last of a name wins.
-
-        Raises:
-            FormatError: see `named_symbols`.
-        """
+        """Those that are defined, by name; the last of a name wins."""
         return {name: symbol for name, symbol in self.named_symbols if symbol.st_shndx != 0}
 
     def section(self, name: str) -> Optional[Section]:
@@ -203,21 +196,13 @@ class EnclaveImage:
 
     @property
     def global_data(self) -> tuple[Optional[int], int]:
-        """File offset of g_global_data, None for zero fill, and its bytes.
-
-        Raises:
-            FormatError: there is no such symbol.
-        """
+        """File offset of g_global_data, None for zero fill, and its bytes."""
         address = self.symbol_address("g_global_data")
         return self.file_offset(address), self.dynamic_symbols["g_global_data"].st_size
 
     @property
     def sdk_word(self) -> int:
-        """The first 8 bytes of g_global_data in the file: the SDK's version word since 2.9.1.
-
-        Raises:
-            FormatError: there is no g_global_data.
-        """
+        """The first 8 bytes of g_global_data in the file: the SDK's version word since 2.9.1."""
         offset, _ = self.global_data
         return 0 if offset is None else int.from_bytes(self.data[offset : offset + 8], "little")
 
@@ -236,11 +221,7 @@ class EnclaveImage:
         return None
 
     def relocations(self) -> Iterator[tuple[int, int]]:
-        """Address and type of each relocation that the loader does.
-
-        Raises:
-            FormatError: a relocation table does not fit the file.
-        """
+        """Address and type of each relocation that the loader does."""
         for table_tag, size_tag in ((DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)):
             if table_tag not in self.dynamic:
                 continue
@@ -258,9 +239,6 @@ class EnclaveImage:
         """Page numbers that text relocations make writable; empty without DT_TEXTREL.
 
         Source: psw/urts/parser/elfparser.cpp, get_reloc_bitmap.
-
-        Raises:
-            FormatError: a relocation table does not fit, or leaves the image.
         """
         if DT_TEXTREL not in self.dynamic:
             return frozenset()
@@ -350,11 +328,7 @@ class EnclaveImage:
 
 
 def require_unsigned(image: EnclaveImage) -> None:
-    """Refuse an enclave that already carries metadata as the reference of a comparison.
-
-    Raises:
-        FormatError: the metadata area is not all zero.
-    """
+    """Refuse an enclave that already carries metadata as the reference of a comparison."""
     if any(image.descriptor):
         raise FormatError(
             "the built enclave is already signed",
@@ -377,9 +351,6 @@ class Obstacle:
     """Why an image is refused.
 
     Attributes:
-        message: what is wrong with it.
-        found: what was found.
-        hint: the next step.
         option: what makes the SDK's tool sign it all the same; empty if nothing does.
     """
 
@@ -445,12 +416,7 @@ def obstacles(image: EnclaveImage) -> Iterator[Obstacle]:
 
 
 def require_loadable(image: EnclaveImage, ignored: frozenset[str] = frozenset()) -> None:
-    """Refuse to sign what the SDK's tool refuses.
-
-    Raises:
-        SigningError: the first reason.
-        FormatError: a table that does not fit the file.
-    """
+    """Refuse to sign what the SDK's tool refuses."""
     for obstacle in obstacles(image):
         if obstacle.option not in ignored:
             raise SigningError(

@@ -138,11 +138,7 @@ class Symbol(Structure):
 
 
 def parse_header(data: bytes) -> ElfHeader:
-    """The ELF header of a shared object for x86-64.
-
-    Raises:
-        FormatError: it is none.
-    """
+    """The ELF header of a shared object for x86-64."""
     if len(data) < ElfHeader.SIZE or data[:4] != ELF_MAGIC:
         is_rpm = data[:4] == RPM_MAGIC
         raise FormatError(
@@ -189,11 +185,7 @@ def _table(
 
 
 def parse_segments(data: bytes, header: ElfHeader, limits: Limits) -> tuple[Segment, ...]:
-    """The program headers; each within the file, those that are loaded apart from each other.
-
-    Raises:
-        FormatError, LimitError: they are not, or there are too many.
-    """
+    """The program headers; each within the file, those that are loaded apart from each other."""
     start, count = header.e_phoff, header.e_phnum
     segments = _table(Segment, "program headers", data, start, count, limits.program_headers)
     loaded: list[tuple[int, int]] = []
@@ -234,11 +226,7 @@ def _load_problem(segment: Segment, loaded: list[tuple[int, int]]) -> Optional[s
 
 
 def parse_sections(data: bytes, header: ElfHeader, limits: Limits) -> tuple[Section, ...]:
-    """The section headers with their names.
-
-    Raises:
-        FormatError, LimitError: there are none or too many, or they leave the file.
-    """
+    """The section headers with their names."""
     start, count = header.e_shoff, header.e_shnum
     if count == 0 or start == 0:
         raise FormatError(
@@ -276,11 +264,7 @@ def name_at(data: bytes, start: int, end: int, longest: int) -> Optional[bytes]:
 
 
 def parse_note(data: bytes, sections: tuple[Section, ...], limits: Limits) -> tuple[int, int, int]:
-    """Offset and size of the descriptor in `.note.sgxmeta`, and the note's type.
-
-    Raises:
-        FormatError, LimitError: there is no such section, or its note is another one.
-    """
+    """Offset and size of the descriptor in `.note.sgxmeta`, and the note's type."""
     found = [s.header for s in sections if s.name == METADATA_SECTION]
     if len(found) != 1:
         raise FormatError(

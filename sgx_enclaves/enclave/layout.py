@@ -137,11 +137,7 @@ def plan_layout(
     tcs_offset: int,
     wants_sgx2: bool,
 ) -> LayoutPlan:
-    """Lay out everything behind the image.
-
-    Raises:
-        ConfigError: the enclave would be larger than an address space.
-    """
+    """Lay out everything behind the image."""
     heap = (sizes.heap_min, sizes.heap_init, sizes.heap_max)
     table: list[Layout] = [*_growing((Id.HEAP_MIN, Id.HEAP_INIT, Id.HEAP_MAX), heap, SECINFO_RW)]
     thread = thread_entries(image, sizes, tcs_offset)
@@ -257,11 +253,7 @@ def _dynamic(entry: LayoutEntry) -> LayoutEntry:
 
 
 def enclave_size_for(end: int) -> int:
-    """The power of two that holds `end` bytes.
-
-    Raises:
-        ConfigError: there is none in 64 bits.
-    """
+    """The power of two that holds `end` bytes."""
     size = 1 << max(0, (end - 1).bit_length())
     if size > _U64:
         raise ConfigError("the enclave does not fit an address space", found=f"0x{end:x} bytes")

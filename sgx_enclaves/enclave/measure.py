@@ -52,7 +52,6 @@ class PageRun:
 
     Attributes:
         offset: bytes from the enclave's base to the first page.
-        count: number of pages.
         flags: SECINFO flags.
         measured: whether the content is measured (EEXTEND).
         content: either one page that all pages repeat, or all of them.
@@ -66,11 +65,7 @@ class PageRun:
 
 
 def patched_image(image: EnclaveImage, block: Block) -> bytearray:
-    """The file as the loader sees it once the block's patches are applied.
-
-    Raises:
-        FormatError: a patch leaves the file.
-    """
+    """The file as the loader sees it once the block's patches are applied."""
     data = bytearray(image.data)
     for index, patch in enumerate(block.patches):
         if patch.dst + patch.size > len(data):
@@ -164,12 +159,7 @@ class Repetition:
 def checked_layout(
     image: EnclaveImage, block: Block, limits: Limits = DEFAULT_LIMITS
 ) -> list[Repetition]:
-    """The layout table in the loader's order; groups are never unrolled in memory.
-
-    Raises:
-        FormatError: see `enclave_pages`.
-        LimitError: too many entries or pages.
-    """
+    """The layout table in the loader's order; groups are never unrolled in memory."""
     layout: list[Repetition] = []
     count = 0
     for index, item in enumerate(block.layout):

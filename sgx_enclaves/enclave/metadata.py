@@ -237,8 +237,6 @@ class Block:
 
     Attributes:
         offset: where it starts in the descriptor.
-        header: the 64 bytes before the SIGSTRUCT.
-        sigstruct: its SIGSTRUCT.
         directories: patch, layout and, by version, elrange and extend.
         data: the rest, up to `header.size`.
     """
@@ -318,11 +316,7 @@ class Block:
         return self.DIRECTORIES_OFFSET + len(self.directories) * Directory.SIZE
 
     def content(self, offset: int, size: int) -> bytes:
-        """`size` bytes at `offset` of the block.
-
-        Raises:
-            FormatError: the range leaves the block.
-        """
+        """`size` bytes at `offset` of the block."""
         self._check_range("content", offset, size)
         return self._bytes[offset : offset + size]
 

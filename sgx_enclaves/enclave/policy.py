@@ -35,9 +35,7 @@ class Pin:
         enclave: its name in packages, for example `ide`.
         file: its name in files, for example `id_enclave`.
         mrsigner: hexadecimal.
-        isvprodid: product id.
         isvsvn: least security version.
-        may_ship: whether a distribution may ship it.
         signed_sha256: of the vendor's file, hexadecimal; None if any will do.
         second_key_sha256: of the key of its second signature, likewise.
     """
@@ -305,12 +303,7 @@ class Policy:
     def check_file(
         self, sha256: str, second_keys: Iterable[Optional[FipsSignature]]
     ) -> Iterator[Finding]:
-        """What is wrong with the file as a whole.
-
-        Args:
-            sha256: the file's, hexadecimal.
-            second_keys: the second signature of each block.
-        """
+        """What is wrong with the file as a whole."""
         hint = "is it of another release? --any-file accepts another file on purpose"
         if self.signed_sha256 not in (None, sha256):
             yield Finding(
@@ -381,14 +374,8 @@ def policy_for(
     pinned signer: nobody else has signed it.
 
     Args:
-        pin: what is pinned for the enclave, or None.
         named_by: who said that it is this enclave.
         mrsigners: signers to accept instead of the pinned one.
-        isvprodid: product id to require instead of the pinned one.
-        any_product: require none.
-        min_isvsvn: least ISVSVN instead of the pinned one.
-        allow_debug: accept debug signatures.
-        any_file: accept a file that is not the pinned one.
         identity: what the vendor publishes of the enclave; brings signer and product.
 
     Raises:

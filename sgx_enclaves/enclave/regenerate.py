@@ -69,10 +69,8 @@ class Regenerated:
     """What the signing tool would write, with all signature fields zero.
 
     Attributes:
-        blocks: the metadata blocks in file order.
         size: bytes of the descriptor.
         mrenclave: the measurement of the unsigned enclave with them, 32 bytes.
-        generation: the SDK generation that was followed.
         measured: the block that `mrenclave` was measured with, whether it is written or not.
     """
 
@@ -126,12 +124,8 @@ def regenerate(
     """Regenerate the metadata of `image` as `generation` would.
 
     Args:
-        image: the unsigned enclave.
-        config: its config.xml.
-        generation: the SDK that signed it.
         fips: ask for the IPP FIPS signature; only for an SDK that takes this
             on its command line (2.24).
-        limits: bounds for the measurement.
 
     Raises:
         ConfigError: the tool would refuse the configuration.
@@ -273,11 +267,7 @@ def _global_data(
     elrange: Optional[ElrangeEntry],
     fips: bool,
 ) -> bytes:
-    """The bytes that replace g_global_data in the measured image.
-
-    Raises:
-        ConfigError: more layout entries than the structure has room for.
-    """
+    """The bytes that replace g_global_data in the measured image."""
     if len(plan.table) > generation.layout_entries:
         raise ConfigError(
             "the configuration needs too many layout entries",

@@ -449,7 +449,6 @@ def what_to_follow(image: EnclaveImage, followed: Optional[str] = None) -> str:
     """The next step for an enclave of an unknown SDK, as it can be typed.
 
     Args:
-        image: the unsigned enclave.
         followed: the generation that did not account for it; None if none was tried.
     """
     names = [g.name for g in GENERATIONS]
@@ -460,11 +459,7 @@ def what_to_follow(image: EnclaveImage, followed: Optional[str] = None) -> str:
 
 
 def detect_generation(image: EnclaveImage) -> Generation:
-    """The likeliest generation; for signing and measuring, where nobody is deceived by it.
-
-    Raises:
-        UnsupportedError, FormatError: see `candidate_generations`.
-    """
+    """The likeliest generation; for signing and measuring, where nobody is deceived by it."""
     return candidate_generations(image)[0]
 
 

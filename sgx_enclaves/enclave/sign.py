@@ -60,11 +60,7 @@ class BlockSignature:
 
 
 def extract(descriptor: Descriptor) -> tuple[BlockSignature, ...]:
-    """The signatures of all blocks.
-
-    Raises:
-        GraftError: the metadata is not signed.
-    """
+    """The signatures of all blocks."""
     if not descriptor.is_signed:
         raise GraftError("the enclave is not signed", hint="take the vendor's signed file")
     return tuple(BlockSignature(b.sigstruct, b.fips_signature) for b in descriptor.blocks)
@@ -76,7 +72,6 @@ def parse_signatures(data: bytes, regenerated: Regenerated) -> tuple[BlockSignat
     Args:
         data: a signature file; one SIGSTRUCT, where all blocks have the same one; or a
             signed enclave.
-        regenerated: the metadata of our build.
 
     Raises:
         GraftError: it is longer or shorter than these blocks need.
@@ -169,14 +164,8 @@ def graft(
     """The signed enclave made of our bytes and the vendor's signatures.
 
     Args:
-        built: the unsigned enclave that we made.
         signatures: see `parse_signatures`.
-        config: the enclave's config.xml.
-        policy: what must hold of each signature.
-        names: what to call the three files.
-        generation: the SDK to follow; None chooses it from the build.
         fips: see `regenerate`.
-        limits: bounds on memory and time.
 
     Returns:
         The file, and its verdict, which is always *identical*.
@@ -230,11 +219,7 @@ def load_key(pem: bytes, name: str = "key", passphrase: Optional[bytes] = None) 
 
 
 def read_private_key(pem: bytes, name: str = "key", passphrase: Optional[bytes] = None) -> object:
-    """A private key in PEM, of whatever kind.
-
-    Raises:
-        SigningError: no such key, or its passphrase is missing (`needs_passphrase`) or wrong.
-    """
+    """A private key in PEM, of whatever kind."""
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
@@ -266,11 +251,7 @@ def needs_passphrase(pem: bytes) -> bool:
 
 
 def load_public_key(data: bytes, name: str = "key") -> RSAPublicKey:
-    """The public key of enclaves out of a public or private key or a certificate, PEM or DER.
-
-    Raises:
-        SigningError: none of these, or not RSA with 3072 bits and exponent 3.
-    """
+    """The public key of enclaves out of a public or private key or a certificate, PEM or DER."""
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey  # noqa: PLC0415
 
     key = read_public_key(data, name)
@@ -281,11 +262,7 @@ def load_public_key(data: bytes, name: str = "key") -> RSAPublicKey:
 
 
 def read_public_key(data: bytes, name: str = "key") -> object:
-    """The public key, of whatever kind, out of a key or a certificate, PEM or DER.
-
-    Raises:
-        SigningError: none of these.
-    """
+    """The public key, of whatever kind, out of a key or a certificate, PEM or DER."""
     from cryptography import x509  # noqa: PLC0415
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
@@ -358,8 +335,6 @@ def sign(
     """The signed enclave file.
 
     Args:
-        image: the unsigned enclave.
-        regenerated: its metadata.
         key: see `load_key`.
         date: goes into SIGSTRUCT.
         fips_key: makes the FIPS signature where there is one; None: a throw-away key.
@@ -379,9 +354,6 @@ def sign_with(
     """The same by a signer that has the key elsewhere.
 
     Args:
-        image: the unsigned enclave.
-        regenerated: its metadata.
-        public: the signer's public key.
         signer: signs the message of each SIGSTRUCT.
         date: goes into SIGSTRUCT, as `bcd_date` gives it.
         fips_key: see `sign`.
@@ -402,11 +374,7 @@ def sign_with(
 
 
 def signing_data(regenerated: Regenerated, date: int) -> bytes:
-    """The 256 bytes that a signer elsewhere must sign, as `sgx_sign gendata` writes them.
-
-    Raises:
-        SigningError: the blocks need more than one signature.
-    """
+    """The 256 bytes that a signer elsewhere must sign, as `sgx_sign gendata` writes them."""
     messages = {replace(b.sigstruct, date=date).signed_message for b in regenerated.blocks}
     if len(messages) != 1:
         raise SigningError(
@@ -418,11 +386,7 @@ def signing_data(regenerated: Regenerated, date: int) -> bytes:
 
 
 def date_of_signing_data(data: bytes, name: str = "data") -> int:
-    """The date in what `signing_data` gave, as SIGSTRUCT holds it.
-
-    Raises:
-        SigningError: it is of another size.
-    """
+    """The date in what `signing_data` gave, as SIGSTRUCT holds it."""
     start, end = Sigstruct.range_of("date")
     if len(data) != 256:
         message, found = "not the data that sign-data writes", f"{len(data)} bytes"
@@ -431,11 +395,7 @@ def date_of_signing_data(data: bytes, name: str = "data") -> int:
 
 
 def signed_sigstruct(sigstruct: Sigstruct, public: RSAPublicKey, signer: Signer) -> Sigstruct:
-    """A SIGSTRUCT with key, signature and quotients filled in.
-
-    Raises:
-        SigningError: the signature does not fit the key or the message.
-    """
+    """A SIGSTRUCT with key, signature and quotients filled in."""
     raw = signer(sigstruct.signed_message)
     modulus = public.public_numbers().n
     signature = int.from_bytes(raw, "big")

@@ -219,7 +219,6 @@ def check_sigstruct(
     """All defects of a SIGSTRUCT; none means that the CPU would accept it.
 
     Args:
-        sigstruct: the SIGSTRUCT.
         block: index of its metadata block, for messages.
         offset: where it stands in the file, for messages.
     """

@@ -100,8 +100,6 @@ class Check:
 
     Attributes:
         name: payload, metadata, measurement, signature or policy.
-        claim: what is claimed, in one sentence.
-        state: whether it was proved.
     """
 
     name: str
@@ -138,12 +136,8 @@ class BlockFacts:
 
     Attributes:
         index: position among the blocks, from 0.
-        version: metadata version.
         mrenclave: ENCLAVEHASH, hexadecimal.
-        mrsigner: hexadecimal.
         signer: name of the signer when it is a known one, or who named it.
-        isvprodid: product id.
-        isvsvn: security version.
         date: date of the signature, yyyy-mm-dd.
         debug: whether debug mode is open.
     """
@@ -164,13 +158,9 @@ class Difference:
     """A range of bytes that is not as it should be.
 
     Attributes:
-        start: first byte, offset in the vendor's file.
         end: behind the last byte.
         where: `payload`, `metadata`, `appended` or `truncated`.
         segment: index of the PT_LOAD segment, None when not loaded.
-        section: name of the section.
-        symbol: name of the symbol.
-        field: name of the metadata field.
         measured: whether MRENCLAVE covers the bytes.
         expected: the bytes as they should be, a short hexadecimal excerpt.
         found: the bytes as they are, likewise.
@@ -195,7 +185,6 @@ class Cause:
     Attributes:
         code: a stable name, for example `interpreter-path`.
         message: one sentence that names both sides.
-        hint: what to do about it.
     """
 
     code: str
@@ -210,8 +199,6 @@ class Explanation:
     Attributes:
         differences: at most as many as the explainer was asked for.
         omitted: how many more there are.
-        differing_bytes: number of bytes that differ.
-        causes: likely causes.
     """
 
     differences: tuple[Difference, ...]
@@ -234,17 +221,12 @@ class Verdict:
     """The result of a comparison.
 
     Attributes:
-        outcome: identical, differs or unverifiable.
-        built: the unsigned enclave that we made.
-        signed: the vendor's file.
-        config: the config.xml.
         policy: what was asked of the signatures, and by whom.
         sdk: the SDK generation that was followed, None when none could be.
         sdk_from: who chose it: `our build`, `option`, `the vendor's metadata` or `nothing`.
         mrenclave: measured from our file, hexadecimal; None when it was not.
         checks: the claims and whether each was proved.
         findings: everything that speaks against *identical*, and notes.
-        blocks: facts of the vendor's metadata blocks.
         byte_map: the vendor's whole file, range by range.
         not_proved: what the verdict takes on trust, a clause each.
         explanation: why the files differ; None until somebody asked for it.
@@ -315,8 +297,6 @@ def differing_ranges(
     """Where two byte strings differ.
 
     Args:
-        left: one byte string.
-        right: the other.
         areas: where to look, within both; a range never crosses their ends.
         gap: ranges less than so many bytes apart are one.
     """
@@ -363,7 +343,6 @@ def paint(size: int, layers: Iterable[tuple[Origin, Iterable[Range]]]) -> tuple[
     """Ranges that cover 0 to `size` without gap or overlap; later layers win.
 
     Args:
-        size: bytes of the file.
         layers: an origin and the ranges that have it, the background first.
     """
     flat = [

@@ -206,8 +206,6 @@ def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Itera
     """The causes that traces show, most certain first.
 
     Args:
-        ours: our build.
-        theirs: the vendor's file.
         only_build_id: whether no other byte of what is built differs.
     """
 

@@ -71,7 +71,6 @@ class Description:
     """What a file says of itself.
 
     Attributes:
-        sections: in the order of their headers.
         symbols: name, address and bytes of each symbol that names a place, from
             `.symtab`, or from `.dynsym` when stripped.
         symtab: entries of `.symtab`; None without it.
@@ -111,10 +110,7 @@ def describe_file(
     """Describe an ELF file; `problems` says what could not be described.
 
     Args:
-        data: the file.
-        name: what to call it.
         addresses: those whose source lines are wanted.
-        seconds: the deadline.
     """
     wanted = sorted(set(addresses))
     what = f"{name} cannot be described"

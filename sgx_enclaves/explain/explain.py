@@ -61,10 +61,6 @@ def explained(
 
     Args:
         verdict: what `compare` said of these three files.
-        built: the unsigned enclave that we made.
-        signed: the vendor's file.
-        config: the enclave's config.xml.
-        limits: bounds on memory and time.
         symbols: our build before it was stripped, to name functions by.
 
     Returns:

@@ -157,8 +157,6 @@ class FileMap:
     """Looks up file offsets of an enclave.
 
     Args:
-        image: the enclave.
-        description: names its sections and symbols.
         patched: file ranges that the loader overwrites before it measures; None
             assumes what every SDK's tool blanks: g_global_data and the header
             fields that name the section headers.
@@ -267,7 +265,6 @@ class Scan:
     """What a scan found.
 
     Attributes:
-        ranges: the first differing ranges, in order.
         omitted: how many more there are.
         differing_bytes: how many bytes differ in all.
     """
@@ -281,8 +278,6 @@ def scan(left: bytes, right: bytes, areas: Sequence[Range], most: int) -> Scan:
     """Find the differing ranges; those less than `GAP` bytes apart are one.
 
     Args:
-        left: one byte string.
-        right: the other.
         areas: where to look, within both; a range never crosses their ends.
         most: how many ranges to keep.
     """

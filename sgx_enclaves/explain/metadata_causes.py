@@ -168,8 +168,6 @@ def hostile_causes(
     """What no signing tool writes: metadata that changes or adds pages at load time.
 
     Args:
-        regenerated: the metadata as they should be.
-        vendor: the vendor's.
         places: of our build, to name what a patch overwrites.
         theirs: where the vendor's own g_global_data is, in a file that differs elsewhere too.
     """

@@ -88,13 +88,7 @@ class Picture:
 
 
 def picture_of(verdict: Verdict, built: bytes, signed: bytes) -> Picture:
-    """What a page draws.
-
-    Args:
-        verdict: explained, if the files differ.
-        built: our unsigned enclave.
-        signed: the vendor's file.
-    """
+    """What a page draws."""
     differences = verdict.explanation.differences if verdict.explanation else ()
     dumps = tuple(_dumps(built, signed, differences[:_DUMPS]))
     try:
