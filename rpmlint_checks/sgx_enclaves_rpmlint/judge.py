@@ -28,7 +28,6 @@ class Judgement:
     """Judges packages one by one.
 
     Args:
-        table: the table [SgxEnclave] of the configuration.
         subjects: all packages that were seen.
         query: the installed packages that provide something.
     """
@@ -189,14 +188,7 @@ _LINE = re.compile(
 def withdraw(
     output: Output, subject: Subject, paths: Collection[str], quiet: Collection[str]
 ) -> None:
-    """Take findings about verified enclaves back.
-
-    Args:
-        output: what rpmlint has collected.
-        subject: the package.
-        paths: the verified enclaves in it and the links to them.
-        quiet: ids of the findings to take back.
-    """
+    """Take findings about verified enclaves back."""
     there = {path for path in paths if path.startswith(ENCLAVE_FOLDER)}
     name = f"{subject.name}.{subject.arch}" if subject.arch else subject.name
     kept = []

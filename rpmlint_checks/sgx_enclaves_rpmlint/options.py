@@ -22,9 +22,6 @@ _MAX_SVN = 0xFFFF
 class Options:
     """What the configuration asks for; what is wrong is left out and listed in `problems`.
 
-    Args:
-        table: the table.
-
     Attributes:
         references: enclave to version to paths; an empty key stands for all.
         signers: enclave to MRSIGNERs, lower-case hexadecimal; another signer lifts nothing else.

@@ -66,10 +66,7 @@ class Subject:
     """What is kept of a package until all have been seen: `add_info` accepts it as one.
 
     Attributes:
-        name: of the package.
-        arch: of the package.
         file: the package file; of an installed package only a name.
-        is_source: whether it is a source package.
         installed: whether there is no package file.
         suspect: whether it may carry enclaves, so that its files must be read.
         blanks: whether a path in it has blanks, so that findings about it are ambiguous.

@@ -38,11 +38,7 @@ Query = Callable[[str], list[tuple[str, bytes]]]
 
 
 def installed_packages(provide: str) -> list[tuple[str, bytes]]:
-    """All installed packages that provide something and may be references.
-
-    Raises:
-        InputError: the database cannot be read.
-    """
+    """All installed packages that provide something and may be references."""
     rpm = librpm()
     try:
         headers = list(rpm.TransactionSet().dbMatch("providename", provide))
@@ -56,11 +52,7 @@ def installed_packages(provide: str) -> list[tuple[str, bytes]]:
 
 
 class ConfiguredReference:
-    """The folders and packages that [SgxEnclave] names, by enclave and version.
-
-    Args:
-        options: the configuration.
-    """
+    """The folders and packages that [SgxEnclave] names, by enclave and version."""
 
     name = "[SgxEnclave] reference"
 
@@ -126,9 +118,6 @@ def _all_of(
 class Files:
     """The package files on the command line, and which of them others may be compared with.
 
-    Args:
-        subjects: every package on the command line.
-
     Attributes:
         neighbours: the packages that may hold the counterparts of others.
     """
@@ -156,13 +145,7 @@ class Files:
 def references_for(
     neighbours: tuple[PackageReference, ...], options: Options, query: Query
 ) -> tuple[tuple[Reference, ...], Neighbours]:
-    """What is trusted, and what is asked besides.
-
-    Args:
-        neighbours: packages on the command line.
-        options: the configuration.
-        query: see `InstalledReference`.
-    """
+    """What is trusted, and what is asked besides."""
     beside: tuple[Reference, ...] = (*neighbours, InstalledReference(query, signed=False))
     return (
         (ConfiguredReference(options), InstalledReference(query, signed=True)),

@@ -73,7 +73,6 @@ class Session:
 
     Args:
         table: the table [SgxEnclave] of the configuration.
-        output: where findings go.
         query: the installed packages that provide something; None asks the RPM database.
     """
 

@@ -89,11 +89,7 @@ def optional(check: Check) -> Check:
 
 
 def argument(value: Any, name: str, check: Check) -> Any:
-    """One argument, checked.
-
-    Raises:
-        ArgumentError: the check refuses it.
-    """
+    """One argument, checked."""
     try:
         return check(value)
     except ValueError as error:
@@ -108,7 +104,6 @@ def checked(values: Any, checks: Mapping[str, Check], name: str = "opts") -> dic
     Args:
         values: the mapping; None for an empty one.
         checks: name to check.
-        name: what to call the mapping.
 
     Raises:
         ArgumentError: it is no mapping, or an argument is unknown or malformed.
@@ -165,10 +160,6 @@ CHILD_OPTIONS: Mapping[str, Check] = {
 
 
 def optional_text(value: Any, name: str) -> Optional[str]:
-    """A line of text, or None.
-
-    Raises:
-        ArgumentError: it is neither.
-    """
+    """A line of text, or None."""
     found: Optional[str] = argument(value, name, optional(text))
     return found

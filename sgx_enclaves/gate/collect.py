@@ -38,18 +38,14 @@ class Answer:
     """What one subtask says.
 
     Attributes:
-        enclave: its name in the release.
         verdict: identical, differs or unverifiable.
         reproducible: whether it is the reproducible verdict.
         claim: what was proved, or why nothing was.
-        task_id: the subtask.
         subjects: the files that were compared with our build.
         built_sha256, config_sha256: of our build; None if there is none.
         toolchain_sha256: of the record of the toolchain; None if it did not come that far.
         buildroot_sha256: of the buildroot's packages; None likewise.
         lock_sha256: of the lock that pins them; None if none does.
-        release_sha256: of the release's description that was worked from.
-        report: name of its report.
         report_sha256: None if there is none.
     """
 
@@ -84,12 +80,6 @@ def failed(enclave: str, task_id: int, why: str) -> Answer:
 def read_answer(mapping: object, enclave: str, task_id: int, release_sha256: str) -> Answer:
     """An answer from plain data.
 
-    Args:
-        mapping: what the subtask gave.
-        enclave: what it was asked for.
-        task_id: which it is.
-        release_sha256: of the description that it was given.
-
     Returns:
         The answer; one that makes no sense, or is about something else, is unverifiable.
     """
@@ -115,13 +105,9 @@ class Combined:
     """The result.
 
     Attributes:
-        release: its name.
         nvr: the build that was verified; None if none was.
-        verdict: identical, differs or unverifiable.
         reproducible: whether every answer is.
-        claim: in words.
         answers: of the subtasks, in the order in which they were asked.
-        packages: of the build.
     """
 
     release: str
@@ -170,9 +156,7 @@ def combine(
     """Bring the answers together.
 
     Args:
-        release: its name.
         nvr: the build that was verified; None if only the release was.
-        answers: of the subtasks.
         packages: every binary package of the build.
     """
     unread = [f"{p.name} cannot be read: {p.problem}" for p in packages if p.problem]
@@ -270,7 +254,6 @@ def record_of(combined: Combined, **around: Any) -> Record:
     """The record of a build's verification.
 
     Args:
-        combined: the result.
         around: what a record says besides; see `Record`.
 
     Raises:

@@ -84,12 +84,7 @@ class Rule:
     lock: Optional[str] = None
 
     def objections(self, record: Record, now: datetime.datetime) -> tuple[str, ...]:
-        """Why this record does not suffice; none when it does.
-
-        Args:
-            record: one that was accepted.
-            now: with a time zone.
-        """
+        """Why this record does not suffice; none when it does."""
         reasons = []
         at = record.verified_time()
         if self.max_age is not None and (at is None or now - at > self.max_age):
@@ -241,8 +236,6 @@ class Decision:
 
     Attributes:
         present: whether it holds signed enclaves, or nobody can say that it does not.
-        allowed: whether it may pass.
-        reasons: why not; empty when it may.
         unread: present only because packages cannot be read.
         record: the one that decided; None if there is none.
         notes: what is no reason, but somebody should know.

@@ -57,7 +57,6 @@ class BuildFile:
 
     Attributes:
         name: as the build system knows it, for example `x-1-1.x86_64.rpm`.
-        path: the file.
         copies: signed copies: a name for messages, and the file.
     """
 
@@ -88,11 +87,8 @@ class PackageFacts:
     """What one package holds.
 
     Attributes:
-        name: of its file.
         digests: None when it could not be read.
-        signed: its signed enclaves.
         provides: names of signed enclaves that it provides.
-        copies: its signed copies.
         problem: why it could not be read, or not looked into.
         embedded: programs that hold enclaves as data, which no loader takes from there.
     """
@@ -207,11 +203,7 @@ def _identity(what: str, path: str) -> Optional[tuple[object, ...]]:
 
 
 def claims_signed_enclaves(path: str) -> bool:
-    """Whether a package says that it holds a signed enclave.
-
-    Raises:
-        SgxEnclavesError: it cannot be read.
-    """
+    """Whether a package says that it holds a signed enclave."""
     with open_package(path) as (package, _stream):
         return contains_signed_enclaves(
             package.header.all("PROVIDENAME", str), (f.path for f in package.files)
@@ -296,11 +288,7 @@ class RpmDigests:
 
 
 def rpm_digests(path: str) -> RpmDigests:
-    """The digests of a package file.
-
-    Raises:
-        SgxEnclavesError: it cannot be read, or is no whole RPM package.
-    """
+    """The digests of a package file."""
 
     def look() -> RpmDigests:
         with open_package(path) as (package, stream):
@@ -310,11 +298,7 @@ def rpm_digests(path: str) -> RpmDigests:
 
 
 def digests_of(package: Package, stream: BinaryIO) -> RpmDigests:
-    """The digests of an open package; `stream` may be anywhere, and is left at the end.
-
-    Raises:
-        InputError: reading fails.
-    """
+    """The digests of an open package; `stream` may be anywhere, and is left at the end."""
     whole, content = hashlib.sha256(), hashlib.sha256()
     with system_errors(package.file, "cannot be read"):
         stream.seek(0)

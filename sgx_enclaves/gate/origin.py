@@ -40,11 +40,9 @@ class MadeIn:
     """The buildroot that a package was made in.
 
     Attributes:
-        rpm: name of the package file.
         buildroot: its id; None if the package was imported.
         method: of the task that made it, such as `buildArch`; None if none is known.
         of_build: whether that task belongs to the build's own.
-        components: the buildroot's packages.
     """
 
     rpm: str
@@ -59,7 +57,6 @@ class SourceFile:
     """A file in a source package.
 
     Attributes:
-        sha256: of its bytes.
         contents_sha256: of what it holds, if it is an archive and that was looked at.
     """
 
@@ -80,7 +77,6 @@ class BuildHistory:
     """What a build system knows of a build.
 
     Attributes:
-        nvr: its name.
         task_id: None if it was imported.
         method: of that task; None if there is none.
         generator: the content generator that brought it; None if none did.
@@ -121,9 +117,7 @@ def judge_origin(
     """Compare a build's history with a release.
 
     Args:
-        history: of the build with the unsigned enclave.
         trees: the release whose sources it must come from, and what else is built there.
-        lock: the pinned packages of the buildroot; None if there are none.
     """
     artifacts = [artifact for tree in trees for artifact in tree.sources()]
     proved = [

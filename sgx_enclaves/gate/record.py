@@ -53,14 +53,11 @@ class RecordedEnclave:
 
     Attributes:
         name: in packages, for example `ide`.
-        rpm: name of the package file.
-        path: in the package.
         version: from the file's name; None when it has none.
         mrenclave, mrsigner: hexadecimal; None when they could not be read.
         isvprodid, isvsvn: None when they could not be read.
         built_sha256: of our unsigned enclave; None when there is none.
         signed_sha256: of the file in the package.
-        verdict: one of `VERDICTS`.
         cause: why it is not identical; None when it is.
     """
 
@@ -83,18 +80,12 @@ class Record:
     """The outcome of one verification of one build.
 
     Attributes:
-        schema: version of this structure.
         release: name of the release that was verified against.
         origin: `CATALOGUE`, or the URL of the release's file.
         release_sha256: digest of that file.
         nvr, build_id: the build.
-        task_id: the task that verified.
-        verdict: one of `VERDICTS`.
         reproducible: every enclave was built with the designated toolchain, with
             nothing left unpinned.
-        rpms: every binary package of the build.
-        enclaves: every signed enclave in them.
-        report_sha256: digest of the full report.
         toolchain_sha256: digest of the toolchain's description; None when
             verification did not come that far.
         plugin_version: version of what verified.
@@ -151,11 +142,7 @@ class Record:
 
 
 def time_text(moment: datetime.datetime) -> str:
-    """A moment as records have it.
-
-    Args:
-        moment: with a time zone.
-    """
+    """A moment as records have it."""
     return moment.astimezone(datetime.timezone.utc).strftime(_TIME)
 
 
@@ -182,11 +169,7 @@ def read_record(mapping: object) -> Record:
 
 
 def record_from_json(text: str) -> Record:
-    """A record from the text that was kept of it.
-
-    Raises:
-        RecordError: see `read_record`.
-    """
+    """A record from the text that was kept of it."""
     return read_record(parse_json(text, file="kept record", error=RecordError, most=MAX_SIZE))
 
 
@@ -194,13 +177,8 @@ def read_part(cls: type[T], data: object, part: str, **more: Any) -> T:
     """A dataclass of plain data that the schema describes.
 
     Args:
-        cls: the dataclass.
-        data: the plain data.
         part: name of the definition in `record.schema.json`.
         more: fields that are not in the data.
-
-    Raises:
-        RecordError: the data do not fit.
     """
     schema = {**_schema(), "$ref": f"#/definitions/{part}"}
     validate(data, schema, file=part, error=RecordError)

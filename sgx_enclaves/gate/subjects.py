@@ -40,7 +40,6 @@ class Subject:
         rpm: name of the package file; None for the vendor's.
         path: in the package; None for the vendor's.
         sha256: None when there is no such file.
-        verdict: identical, differs or unverifiable.
         mrenclave, mrsigner, isvprodid, isvsvn: None when unknown.
         version: from the file's name; None when it has none.
         built_sha256: of our enclave that it was compared with.
@@ -86,7 +85,6 @@ def release_of(catalogue: Catalogue, paths: Sequence[str]) -> Release:
     """The release that a build belongs to: the one with the version of each signed enclave.
 
     Args:
-        catalogue: where to look.
         paths: of the build's signed enclaves, with a version such as
             `libsgx_pce.signed.so.1.25.100.1`; a path without one fits no release.
 
@@ -120,10 +118,7 @@ def enclaves_to_verify(
     """The names of the enclaves to verify.
 
     Args:
-        release: whose.
-        paths: of the signed enclaves of the build.
         asked: names; None for all that matter.
-        has_build: whether a build is verified, or the release alone.
 
     Raises:
         InputError: none of the build's enclaves is the release's.
@@ -149,9 +144,6 @@ def built_together(
     """Which enclaves one subtask builds: those of one source tree, which is prepared once.
 
     Args:
-        catalogue: where the trees of other releases are.
-        release: whose enclaves.
-        names: of the enclaves to verify.
         split: each alone, for who has more builders than patience.
     """
     groups: dict[str, list[str]] = {}
@@ -185,7 +177,6 @@ def vendor_subject(result: of_release.EnclaveOutcome, outcome: Outcome) -> FileV
     """The vendor's file, as the verdict on its release has it.
 
     Args:
-        result: of the enclave.
         outcome: of the release, cut down to that enclave.
     """
     verdict = result.verdict
@@ -199,10 +190,6 @@ def package_subjects(
     """Every signed file of a package that is named after an enclave.
 
     Args:
-        package: the package file.
-        name: what to call it.
-        release: whose enclave.
-        enclave: the one to look for.
         built: directory with our unsigned enclave and its config.xml.
 
     Returns:

@@ -52,15 +52,10 @@ class EnclaveResult:
     """What was found out about one enclave of a package.
 
     Attributes:
-        path: where the package puts it.
         links: symbolic and hard links to it.
         name: its name in packages, see `enclave_name`.
-        signed: whether it is signed.
-        size: bytes.
-        sha256: hexadecimal.
         reference: the counterpart that it was compared with.
         verdict: of the comparison; None when there was none.
-        findings: what else speaks against it.
     """
 
     path: str
@@ -95,9 +90,7 @@ class PackageResult:
     """What was found out about one package.
 
     Attributes:
-        file: the package file.
         nevra: what the package calls itself; None when that could not be read.
-        enclaves: one result for each enclave.
         findings: what is wrong with the package as a whole.
     """
 
@@ -132,10 +125,8 @@ def check_package(
     """Judge every enclave of a package file.
 
     Args:
-        path: the package file.
         references: what is trusted: where counterparts are looked for, in this order.
         policy_of: the policy for an enclave, by its path.
-        neighbours: what is asked besides; see `Neighbours`.
         permitted: enclaves that may be shipped although Fedora does not.
         generation: the SDK to follow; None chooses it from the counterpart.
         opener: opens it; its files need not be read from the package file.

@@ -54,7 +54,6 @@ def provides_of(
 
     Args:
         path: its name says which enclave it claims to be.
-        data: its bytes.
         versions: enclave to version; one that is not named gets none.
         limits: of the measurement; None for those that fit the file's size.
 
@@ -112,7 +111,6 @@ class PackedEnclave:
     """An enclave file of a package, whole.
 
     Attributes:
-        path: where the package puts it.
         links: symbolic and hard links to it, sorted.
         data: its bytes; their digest is the header's.
         problem: why it is no enclave that can be read; None when it is one.
@@ -135,12 +133,7 @@ class PackedEnclave:
 
 @record
 class EmbeddedEnclaves:
-    """A program of a package that holds whole enclaves as data; no loader takes it for one.
-
-    Attributes:
-        path: where the package puts it.
-        offsets: of the enclaves in it.
-    """
+    """A program of a package that holds whole enclaves as data; no loader takes it for one."""
 
     path: str
     offsets: tuple[int, ...]
@@ -228,11 +221,7 @@ def is_debug_file(data: bytes) -> bool:
 
 
 def may_carry_enclaves(package: Package) -> bool:
-    """Whether the header alone gives a reason to read the payload; see `is_suspect`.
-
-    Raises:
-        PackageError: the file list contradicts itself.
-    """
+    """Whether the header alone gives a reason to read the payload; see `is_suspect`."""
     return package.header.mentions(HINTS) and is_suspect(
         package.header.all("PROVIDENAME", str),
         (file.path for file in package.files if file.kind is not FileKind.DIRECTORY),
@@ -240,11 +229,7 @@ def may_carry_enclaves(package: Package) -> bool:
 
 
 class Links:
-    """The symbolic links of a package, resolved within it.
-
-    Args:
-        package: whose.
-    """
+    """The symbolic links of a package, resolved within it."""
 
     def __init__(self, package: Package) -> None:
         self._package = package
@@ -270,9 +255,6 @@ class Links:
         """Links with an enclave's name in the enclave folder that end at no file of the package.
 
         So does a link that stands for the enclave folder: other packages' files are behind it.
-
-        Raises:
-            PackageError, LimitError: as `to_files`.
         """
         return tuple(
             file
@@ -283,11 +265,7 @@ class Links:
         )
 
     def end_of(self, link: PackageFile) -> Optional[PackageFile]:
-        """The file that a link ends at; None when that is not in the package.
-
-        Raises:
-            PackageError, LimitError: as `to_files`.
-        """
+        """The file that a link ends at; None when that is not in the package."""
         pending = [p for p in reversed(link.path.split("/")) if p]
         path: list[str] = []
         links = 0
@@ -344,11 +322,6 @@ def enclaves_among(
     A program that holds enclaves as data is said to be that.
 
     Holds one file at a time, as long as the caller does too.
-
-    Args:
-        package: the package.
-        members: its files.
-        configs: yield its config.xml files as well.
 
     Raises:
         LimitError: too many of them, or one that is too large.

@@ -74,13 +74,10 @@ class Header:
     """One header, parsed by librpm.
 
     Args:
-        file: the package, for messages.
         start: offset of the header in the package.
         blob: it without its magic, as the RPM database has it too.
-        limits: see `PackageLimits`.
 
     Attributes:
-        blob: as given.
         parsed: librpm's object.
         size: bytes of the header in the file.
 
@@ -123,11 +120,7 @@ class Header:
         return len(self._counts) != len(self._entries)
 
     def require_one_region(self) -> None:
-        """Refuse tags outside of what the digests cover, and tags that are there twice.
-
-        Raises:
-            PackageError: no immutable region, or one that leaves something out.
-        """
+        """Refuse tags outside of what the digests cover, and tags that are there twice."""
         if self.has_tags_twice:
             raise self.wrong("a header is malformed", "each tag once")
         region = self.parsed["HEADERIMMUTABLE"] if "HEADERIMMUTABLE" in self else b""
@@ -250,9 +243,6 @@ class PackageFile:
     Attributes:
         index: its place in the header.
         path: absolute; relative in a source package.
-        kind: see `FileKind`.
-        mode: permission bits.
-        size: bytes.
         digest: hexadecimal; empty for what has no content.
         target: where a symbolic link points, else empty.
         ghost: owned by the package, but not in its payload.

@@ -52,7 +52,6 @@ class PayloadFile:
     """One file that comes with a package.
 
     Attributes:
-        file: what the header says about it.
         is_linked: whether it has other paths.
         has_content: False for an empty file, a link, a folder, and for all but
             one of several hard links.
@@ -80,11 +79,7 @@ class PayloadFile:
         return tuple(f for f in self._group if f.index != self.file.index)
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes, once; the digest is checked behind the last one.
-
-        Raises:
-            PackageDamagedError: other bytes than the header says.
-        """
+        """The bytes, once; the digest is checked behind the last one."""
         return self._content
 
 
@@ -95,11 +90,7 @@ Opener = Callable[[str], AbstractContextManager[Contents]]
 
 @contextmanager
 def packed(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Iterator[Contents]:
-    """The contents of a package file.
-
-    Raises:
-        SgxEnclavesError: see `open_package` and `read_payload`.
-    """
+    """The contents of a package file."""
     with open_package(path, limits) as (package, stream):
         files = read_payload(package, stream)
         with contextlib.closing(files):
@@ -110,10 +101,6 @@ def read_payload(package: Package, stream: BinaryIO) -> Generator[PayloadFile, N
     """Yield the payload's files in its order; what is not read is read and checked here.
 
     The payload is right only when the iteration ends.
-
-    Args:
-        package: from `open_package`.
-        stream: of it; where it stands does not matter.
 
     Raises:
         PackageError: malformed, or not what the header says.
@@ -356,7 +343,6 @@ class Installed:
 
     Args:
         header: the package's header as the RPM database has it.
-        root: where it is installed.
     """
 
     def __init__(self, header: bytes, root: str = "/") -> None:

@@ -39,7 +39,6 @@ class Evidence(NamedTuple):
     """One reason to believe that a package contains an enclave.
 
     Attributes:
-        text: the Provides or the path.
         name: the enclave's name in packages, for example `ide`; None when unknown.
         signed: whether it claims to be signed. What does not say so is taken for
             signed in Provides, where it asks for trust, and for unsigned in file names.

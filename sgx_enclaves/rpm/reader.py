@@ -64,8 +64,6 @@ class Package:
     """A package's headers, read and checked.
 
     Args:
-        header: the main header.
-        limits: see `PackageLimits`.
         stated: bytes of header and payload as the signature header has them, if it does.
         there: bytes behind the header, where there is a file.
         signatures: over the header, good or not.
@@ -127,19 +125,11 @@ class Package:
 
     @functools.cached_property
     def file_algorithm(self) -> str:
-        """Name of the hash of the files' digests.
-
-        Raises:
-            UnsupportedError: an unknown one.
-        """
+        """Name of the hash of the files' digests."""
         return self.algorithm(self.header.one("FILEDIGESTALGO", int) or 1, "file digests")
 
     def algorithm(self, number: int, what: str) -> str:
-        """The hashlib name of an OpenPGP hash number.
-
-        Raises:
-            UnsupportedError: an unknown one.
-        """
+        """The hashlib name of an OpenPGP hash number."""
         name = _ALGORITHMS.get(number)
         if name is None or name not in hashlib.algorithms_available:
             raise UnsupportedError(
@@ -149,12 +139,7 @@ class Package:
 
     @functools.cached_property
     def files(self) -> tuple[PackageFile, ...]:
-        """All files, in the header's order.
-
-        Raises:
-            PackageError: the list contradicts itself, or a path leaves the tree.
-            LimitError: more files or bytes than `PackageLimits` allows.
-        """
+        """All files, in the header's order."""
         header = self.header
         paths = self._paths()
         sizes = "LONGFILESIZES" if "LONGFILESIZES" in header else "FILESIZES"
@@ -235,11 +220,7 @@ class Package:
 
     @functools.cached_property
     def hard_links(self) -> Mapping[int, tuple[PackageFile, ...]]:
-        """File number to all files that share its content, itself included; none for single files.
-
-        Raises:
-            PackageError: the header gives one file two contents.
-        """
+        """File number to all files that share its content, itself included; none for single files."""
         by_inode: dict[tuple[int, int], list[PackageFile]] = {}
         for file in self.files:
             # RPM counts inodes from 1; 0 is for builders that do not know.

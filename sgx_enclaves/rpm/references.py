@@ -46,9 +46,6 @@ class Counterpart:
     """An unsigned enclave that a signed one may be compared with.
 
     Attributes:
-        name: what to call it in messages.
-        data: its bytes.
-        config_name: what to call its config.xml.
         config: the bytes of that; None when the reference has none for it.
         sha256: of the data, hexadecimal, where it is known.
         package: the package that it is in, if it is in one.
@@ -90,7 +87,6 @@ class Neighbours:
     of rpm's keyring has signed it.
 
     Attributes:
-        references: the packages.
         trusted: take them without a signature.
         signed: refuse them without a signature.
         attested: SHA-256 of the unsigned enclaves that signers whom the user trusts vouch for;
@@ -161,12 +157,7 @@ class PackageReference:
     fitting name, and then all of them: a package that holds a signed enclave, under
     whatever name, would be its own witness.
 
-    Args:
-        path: the package file.
-        opener: opens it; its files need not be read from the package file.
-
     Attributes:
-        name: what to call it in messages.
         source: the source package that it says it was built from.
 
     Raises:
@@ -237,13 +228,7 @@ class PackageReference:
         )
 
     def items(self) -> tuple[Item, ...]:
-        """Every enclave of the package and its config.xml files; held for the next who asks.
-
-        Raises:
-            InputError: it holds a signed enclave.
-            LimitError: it is larger than a reference may be.
-            SgxEnclavesError: it cannot be read, or is damaged.
-        """
+        """Every enclave of the package and its config.xml files; held for the next who asks."""
         return _items_of(self)
 
     def _read(self) -> Iterator[Item]:
@@ -294,12 +279,7 @@ class FolderReference:
     """A folder with unsigned enclaves and their config.xml files, at any depth.
 
     Args:
-        path: the folder.
         labels: label and version of what is in it, where whoever asks knows them.
-
-    Raises:
-        InputError: it cannot be read.
-        LimitError: there are too many files in it.
     """
 
     def __init__(self, path: str, labels: Optional[tuple[str, Optional[str]]] = None) -> None:
@@ -388,13 +368,6 @@ class BuiltReference:
     """A directory that `sgx-enclaves build` made, whose manifest pins every file in it.
 
     An enclave of another version than the one asked for does not fit.
-
-    Args:
-        path: the directory, or the manifest in it.
-
-    Raises:
-        ManifestError: the manifest is wrong.
-        InputError: it cannot be read.
     """
 
     def __init__(self, path: str) -> None:

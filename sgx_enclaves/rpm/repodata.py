@@ -68,7 +68,6 @@ class Listing(NamedTuple):
     """What repodata say about one package file.
 
     Attributes:
-        size: bytes of the file.
         algorithm: of the digest, as hashlib calls it.
         digest: of the whole file, hexadecimal.
         suspect: whether its Provides or its file list have anything of an enclave.
@@ -98,12 +97,7 @@ _MEMORY = 2048 * MIB
 
 
 def repository_in(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS) -> Repository:
-    """`read_repository` in a child process, which outlives what makes the parser's C code crash.
-
-    Raises:
-        LimitError: it took too much memory or time, or crashed.
-        SgxEnclavesError: see `read_repository`.
-    """
+    """`read_repository` in a child process, which outlives what makes the parser's C code crash."""
 
     def work(send: Send) -> None:
         found = read_repository(folder, limits)
@@ -280,11 +274,7 @@ class _Reader:
             parse(block.decode("utf-8"), None, use)
 
     def _blocks(self, source: _Source) -> Iterator[bytes]:
-        """Yield what the list says in blocks of whole package elements.
-
-        Raises:
-            RepodataError: it ends too early, or its digest is not the pinned one.
-        """
+        """Yield what the list says in blocks of whole package elements."""
         with system_errors(source.path, "cannot be read"):
             stream = open(source.path, "rb")  # noqa: SIM115
         with stream:

@@ -167,8 +167,6 @@ def mislabelled(
     """Compare the versions that a signed enclave goes by with what is known of it.
 
     Args:
-        package: the judged package.
-        enclave: a signed one in it.
         label: the version that the reference provides the unsigned enclave in, or of its
             release; empty when it does not say.
         version: of the reference's file, when it says so.

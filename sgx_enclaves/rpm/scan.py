@@ -62,7 +62,6 @@ class Scanned:
     """One package of a scan.
 
     Attributes:
-        file: the package file.
         stamp: see `stamp_of`; empty when nothing is kept.
         report: as `ScanSettings.record` gives it; None for a package without enclaves.
     """
@@ -107,7 +106,6 @@ class State:
     The first line says with which settings. With others, the file starts again.
 
     Args:
-        path: the file; made when it is not there.
         key: whatever the results depend on, as text.
 
     Raises:
@@ -155,11 +153,7 @@ class State:
         return scanned if scanned is not None and scanned.stamp == stamp_of(path) else None
 
     def add(self, scanned: Scanned) -> None:
-        """Keep a result.
-
-        Raises:
-            InputError: it cannot be written.
-        """
+        """Keep a result."""
         with system_errors(self._path, "the state cannot be kept"):
             self._stream.write(json.dumps(vars(scanned)) + "\n")
             self._stream.flush()
@@ -173,7 +167,6 @@ class Target(NamedTuple):
     """A package file that must be looked at.
 
     Attributes:
-        path: the file.
         listing: what the repodata say about it, when they say that it may have
             enclaves; otherwise its own header decides.
     """
@@ -202,15 +195,7 @@ class Survey:
 
 
 def survey(folder: str, *, repodata: bool = True) -> Survey:
-    """Look over a tree of packages, with or without repositories in it.
-
-    Args:
-        folder: the tree; links to folders are not followed.
-        repodata: False to look at every package, whatever repodata say.
-
-    Raises:
-        InputError: a folder cannot be read, or this is no folder.
-    """
+    """Look over a tree of packages, with or without repositories in it."""
     paths, roots = _walk(folder)
     targets = {path: Target(path) for path in paths}
     listings: dict[str, Optional[Listing]] = {}
@@ -276,10 +261,7 @@ class ScanSettings:
 
     Attributes:
         references: packages and folders of unsigned enclaves, in order.
-        policy_of: the policy for an enclave, by its path.
         record: a result as a mapping that `json.dumps` takes, with its `exit_status`.
-        permitted: see `check_package`.
-        generation: see `check_package`.
         deep: read every payload, so that an enclave under an innocent name is found.
         beside: packages that may hold the counterparts of others; see `neighbours_in`.
         trust_neighbours, signed_neighbours, attested: see `Neighbours`.
@@ -310,11 +292,8 @@ def scan(
     """Yield a result for each package, as they come.
 
     Args:
-        targets: what to look at, from `survey`.
-        settings: how it is judged.
         jobs: processes; 1 works in this one.
         state: what an earlier scan found; new results are added to it.
-        progress: is given how many of how many packages are done.
 
     Raises:
         SgxEnclavesError: a reference cannot be read, or the state cannot be written.

@@ -176,11 +176,7 @@ def has_routes(text: str) -> bool:
 
 
 def place_in_root(root: Path, path: str) -> Path:
-    """Where a path leads for a process inside the root; what is missing there has no links.
-
-    Raises:
-        BuildError: it has too many links.
-    """
+    """Where a path leads for a process inside the root; what is missing there has no links."""
     pending, done, links = path.split("/")[::-1], [str(root)], 0
     while pending:
         part = pending.pop()

@@ -69,11 +69,7 @@ class Config:
 
 
 def load_config() -> Config:
-    """The configuration; without a file, the defaults.
-
-    Raises:
-        InputError: see `read_config`.
-    """
+    """The configuration; without a file, the defaults."""
     named = os.environ.get(CONFIG_VARIABLE)
     if named is None and not os.path.exists(CONFIG_FILE):
         return Config()
@@ -81,11 +77,7 @@ def load_config() -> Config:
 
 
 def read_config(path: str) -> Config:
-    """The configuration in a file.
-
-    Raises:
-        InputError: it cannot be read, or a section, key or value is wrong.
-    """
+    """The configuration in a file."""
     return load_settings(Config, path)
 
 

@@ -121,12 +121,7 @@ class Chroot:
         self._broot.single_log(str(path), name=as_name)
 
     def get(self, name: str, limit: int) -> bytes:
-        """Read a file of our folder.
-
-        Raises:
-            InputError: it is not there, or is no file.
-            LimitError: it has more than `limit` bytes.
-        """
+        """Read a file of our folder."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             with os.fdopen(os.open(name, flags, dir_fd=self._fd), "rb") as file:

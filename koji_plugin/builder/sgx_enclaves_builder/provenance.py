@@ -39,9 +39,6 @@ def take_unsigned(
 
     Returns:
         What is known of that build; in words, which packages could not be used, and why.
-
-    Raises:
-        koji.GenericError: there is no such build, or it is not complete.
     """
     session = task.session
     binfo = task.complete_build(build)
@@ -130,10 +127,6 @@ def source_files(path: str, trees: Iterable[Release], scratch: Path) -> dict[str
     """The files of a source package by name, digested as the releases pin theirs.
 
     One archive at a time is put into the directory `scratch`, which is left as it was.
-
-    Raises:
-        UnsupportedError: its files' digests are not SHA-256.
-        SgxEnclavesError: it cannot be read, or is damaged.
     """
     by_contents = any(
         artifact.sha256 is None and artifact.contents_sha256 is not None

@@ -173,11 +173,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         )
 
     def build_file(self, relative: str, sha256: str = "") -> Path:
-        """A file below the hub's top folder, brought here if need be, with that digest if any.
-
-        Raises:
-            koji.GenericError: it is another file, or cannot be had.
-        """
+        """A file below the hub's top folder, brought here if need be, with that digest if any."""
         path = Path(self.localPath(relative))
         if sha256 and digest_file(path) != sha256:
             raise koji.GenericError(
@@ -187,11 +183,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         return path
 
     def complete_build(self, build: Any) -> dict[str, Any]:
-        """A build, by NVR or id.
-
-        Raises:
-            koji.GenericError: there is none, or it is not complete.
-        """
+        """A build, by NVR or id."""
         binfo: dict[str, Any] = self.session.getBuild(build, strict=True)
         if binfo["state"] != koji.BUILD_STATES["COMPLETE"]:
             raise koji.GenericError(f"{binfo['nvr']} is not complete, so nothing can be said of it")
@@ -223,11 +215,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         self.uploadFile(str(path), relPath=name.rpartition("/")[0] or None)
 
     def upload_report(self, report: dict[str, Any]) -> str:
-        """Upload the report for programs, and what it says signed, if there is a key for that.
-
-        Returns:
-            SHA-256 of the report.
-        """
+        """Upload the report for programs, and what it says signed, if there is a key for that."""
         data = canonical(report)
         digest = hashlib.sha256(data).hexdigest()
         self.upload(REPORT, data)

@@ -172,12 +172,7 @@ class SgxEnclavesTask(SgxTask):
         }
 
     def _keep(self, record: dict[str, Any]) -> Optional[int]:
-        """Have the hub keep the record; a run before this one may have done it.
-
-        Returns:
-            The record's id; None if the hub has lost its plugin, since the verdict is not to be
-            lost with it.
-        """
+        """Have the hub keep the record; a run before this one may have done it."""
         session = self.session
         try:
             for known in session.listSgxVerifications(record["build_id"]):
@@ -222,12 +217,7 @@ class ResolvedRelease:
 
 
 def resolve(asked: Optional[str], paths: Sequence[str], task: SgxTask) -> ResolvedRelease:
-    """Find the release: by its name, by a URL, or by the paths of the build's signed enclaves.
-
-    Raises:
-        SgxEnclavesError: there is none, or it is wrong.
-        koji.GenericError: it may not be taken from there.
-    """
+    """Find the release: by its name, by a URL, or by the paths of the build's signed enclaves."""
     catalogue = load_catalogue((OWN_FOLDER, USER_FOLDER, *task.config.catalogues))
     origin = CATALOGUE
     if asked is None:

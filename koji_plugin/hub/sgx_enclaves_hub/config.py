@@ -82,22 +82,13 @@ class Settings:
 
 @functools.lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The hub's settings; without a file, the defaults.
-
-    Raises:
-        SgxEnclavesError: see `read_settings`.
-    """
+    """The hub's settings; without a file, the defaults."""
     path = os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)
     return read_settings(path) if os.path.exists(path) else Settings()
 
 
 def read_settings(path: str) -> Settings:
-    """The settings in a file.
-
-    Raises:
-        InputError: it cannot be read, or a section, key or value is wrong.
-        RuleError: a rule in it is wrong.
-    """
+    """The settings in a file."""
     found = load_settings(Settings, path)
     if found.hook and not (found.targets or found.build_tag):
         raise InputError(

@@ -45,11 +45,7 @@ _logger = logging.getLogger("koji.plugin.sgx_enclaves")
 
 
 def rules_of_tag(tag: Mapping[str, Any]) -> list[Rule]:
-    """What a tag asks of builds; nothing when it is not gated.
-
-    Raises:
-        RuleError: its mark cannot be read.
-    """
+    """What a tag asks of builds; nothing when it is not gated."""
     names = {tag["name"], *store.former_names(tag["id"])} if settings().rules else set()
     asked = [settings().rule_for(name) for name in sorted(names)]
     asked.append(parse_mark((tag.get("extra") or {}).get(MARK), settings().signers))

@@ -106,11 +106,7 @@ def outdated(packages: Optional[str], now: Optional[str], state: int) -> Optiona
 
 
 def records_of(build_id: int) -> list[Stored]:
-    """The newest records of a build that decided something, or the newest one if none has.
-
-    Raises:
-        RecordError: what is kept cannot be read.
-    """
+    """The newest records of a build that decided something, or the newest one if none has."""
     mine = "build_id = %(build_id)s"
     decided = [mine, "verdict IN ('identical', 'differs')"]
     found = _stored(decided, _MOST_RECORDS, build_id=build_id)
@@ -118,11 +114,7 @@ def records_of(build_id: int) -> list[Stored]:
 
 
 def of_task(task_id: int) -> Optional[Stored]:
-    """The record that a task has written.
-
-    Raises:
-        RecordError: what is kept cannot be read.
-    """
+    """The record that a task has written."""
     return next(iter(_stored(["task_id = %(task_id)s"], 1, task_id=task_id)), None)
 
 
@@ -220,9 +212,6 @@ def build_files(build: Mapping[str, Any]) -> list[BuildFile]:
     """Every binary package of a build with its signed copies on disk, sorted by name.
 
     Builds of other kinds (maven, images, …) have none, or only wrapped ones.
-
-    Raises:
-        InputError: the directory of signed copies cannot be read.
     """
     folder = koji.pathinfo.build(build)
     try:

@@ -156,11 +156,7 @@ def _require_repo(repo_id: int, tag: Mapping[str, Any]) -> None:
 
 
 def complete_build(build: Any, name: str) -> dict[str, Any]:
-    """A build that is complete.
-
-    Raises:
-        koji.GenericError: there is none, or it is not.
-    """
+    """A build that is complete."""
     argument(build, name, name_or_id)
     found: dict[str, Any] = get_build(build, strict=True)
     if found["state"] != koji.BUILD_STATES["COMPLETE"]:
