@@ -220,7 +220,7 @@ class Package:
 
     @functools.cached_property
     def hard_links(self) -> Mapping[int, tuple[PackageFile, ...]]:
-        """File number to all files that share its content, itself included; none for single files."""
+        """File number to all files with its content, itself too; none for single files."""
         by_inode: dict[tuple[int, int], list[PackageFile]] = {}
         for file in self.files:
             # RPM counts inodes from 1; 0 is for builders that do not know.
