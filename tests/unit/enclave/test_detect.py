@@ -122,9 +122,6 @@ def test_a_branch_is_asked_for_and_its_release_is_not() -> None:
     verdict = signed_enclave("2.16.100").compare()
     assert (verdict.outcome, verdict.sdk_from) == (Outcome.IDENTICAL, "our build")
     assert detect_generation(case.image).name == "2.16.100"
-    dynamic = {"MiscSelect": 1, "HeapMaxSize": 0x100000, "HeapMinSize": 0x1000}
-    blocks = signed_enclave("2.16.100-edmm", dynamic).blocks
-    assert detect_generation(case.image, blocks).name == "2.16.100-edmm"
 
 
 def test_a_size_that_no_candidate_has_is_unverifiable() -> None:
