@@ -390,7 +390,7 @@ def _taken_from(image: EnclaveImage, block: Block, limits: Limits) -> list[objec
         taken.append((r.first, r.times, r.step))
         for e in r.added.entries:
             content = block.content(e.content_offset, e.content_size) if e.content_offset else None
-            fields = e.rva, e.page_count, e.si_flags, e.attributes & ATTR_EEXTEND, e.content_size
+            fields = e.rva, e.page_count, e.si_flags, e.attributes & Attr.EEXTEND, e.content_size
             taken.append((*fields, content))
     return taken
 
