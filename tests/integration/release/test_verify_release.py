@@ -754,18 +754,24 @@ def test_killed_run_then_the_next_gives_the_same_verdict(
     assert leftovers == []
 
 
+def two_steps(first: str, second: str) -> dict[str, str]:
+    """An edit of a release, which gives it two steps; each is a line of shell."""
+    steps = "".join(
+        f'[[build.step]]\nid = "{name}"\nplace = "."\ntimeout = 60\n'
+        f"command = {json.dumps(['sh', '-c', words])}\n"
+        for name, words in (("first", first), ("second", second))
+    )
+    return {"[[build.source]]": f"{steps}[[build.source]]"}
+
+
 def test_build_resumes_at_the_step_that_failed(cold: Bench, world: World) -> None:
     """A failed step costs no earlier one; what a run was in the middle of is done again."""
     if not world.isolated:
         pytest.skip("without isolation nothing is kept")
-    steps = "".join(
-        f'[[build.step]]\nid = "{name}"\nplace = "."\ntimeout = 60\ncommand = {json.dumps(words)}\n'
-        for name, words in (
-            ("first", ["sh", "-c", "date +%s%N >>first.txt; cat first.txt"]),
-            ("second", ["sh", "-c", "test -e ../again || { touch ../again; exit 3; }"]),
-        )
+    edit = two_steps(
+        "date +%s%N >>first.txt; cat first.txt",
+        "test -e ../again || { touch ../again; exit 3; }",
     )
-    edit = {"[[build.source]]": f"{steps}[[build.source]]"}
     failed = cold.run(world.honest, edit=edit)
     assert (failed.status, failed.refused) == (2, ["build"])
     (finding,) = {f["code"]: f for f in failed.enclave("pce")["findings"]}.values()
@@ -797,14 +803,10 @@ def test_trees_are_kept_if_asked(bench: Bench, world: World) -> None:
 def test_a_run_that_is_interrupted_is_resumed(cold: Bench, world: World) -> None:
     if not world.isolated:
         pytest.skip("without isolation nothing is kept")
-    steps = "".join(
-        f'[[build.step]]\nid = "{name}"\nplace = "."\ntimeout = 60\ncommand = {json.dumps(words)}\n'
-        for name, words in (
-            ("first", ["sh", "-c", "echo once >>first.txt; cat first.txt"]),
-            ("second", ["sh", "-c", "test -e ../again || { touch ../again; sleep 50; }"]),
-        )
+    edit = two_steps(
+        "echo once >>first.txt; cat first.txt",
+        "test -e ../again || { touch ../again; sleep 50; }",
     )
-    edit = {"[[build.source]]": f"{steps}[[build.source]]"}
     process = cold.start(world.honest, edit=edit)
     deadline = time.monotonic() + DEADLINE
     while not any((cold.work / "trees").glob("*/*/first-demo/*/*/again")):

@@ -10,9 +10,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from sgx_enclaves.cli.main import main
 from tests.golden.test_verbs import lay_out
 from tests.support.keys import vendor_key
+from tests.unit.conftest import Run
 
 RELEASE = "sgx-2.25-dcap-1.22"
 SIGN = "sign built.so --config built.xml -o new.so"
@@ -41,7 +41,7 @@ MISTAKES = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("files")
     lay_out(here)
     for name, key, encryption in (
@@ -55,26 +55,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-def said(arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    try:
-        status = main(arguments.split())
-    except SystemExit as ended:
-        status = int(ended.code or 0)
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
+@pytest.fixture
+def folder(files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(files)
+    return files
 
 
 @pytest.mark.parametrize(("arguments", "mistake", "step"), MISTAKES)
 def test_one_sentence_names_the_mistake_and_the_next_step(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: str,
-    mistake: str,
-    step: str,
+    folder: Path, run: Run, arguments: str, mistake: str, step: str
 ) -> None:
-    monkeypatch.chdir(folder)
-    status, out, err = said(arguments, capsys)
+    status, out, err = run(*arguments.split())
     assert (status, out) == (2, "")
     assert mistake in err
     assert step in err.splitlines()[-1]
@@ -83,40 +74,39 @@ def test_one_sentence_names_the_mistake_and_the_next_step(
     assert not (folder / "new.so").exists()
 
 
-def test_swapped_files_are_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(folder)
-    status, out, _ = said("compare signed.so built.so --config built.xml", capsys)
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            "compare signed.so built.so --config built.xml",
+            ["the two are swapped: name our unsigned build first"],
+        ),
+        (
+            "check-rpm signed.so",
+            ["an ELF file, such as an enclave", "compare, show and measure take enclaves"],
+        ),
+        (
+            "check-rpm packed.rpm",
+            [
+                "no reference has an unsigned counterpart of",
+                "name the package or folder with our own build of it with --reference",
+            ],
+        ),
+        (
+            "compare built.so built.so --config built.xml",
+            ["is this the vendor's signed enclave?"],
+        ),
+    ],
+)
+def test_a_report_says_it_too(run: Run, arguments: str, words: list[str]) -> None:
+    status, out, _ = run(*arguments.split())
     assert status == 2
-    assert "the two are swapped: name our unsigned build first" in " ".join(out.split())
-
-
-def test_an_enclave_in_place_of_a_package(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(folder)
-    status, out, _ = said("check-rpm signed.so", capsys)
-    assert status == 2
-    assert "an ELF file, such as an enclave" in out
-    assert "compare, show and measure take enclaves" in out
-
-
-def test_nothing_to_compare_with(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(folder)
-    status, out, _ = said("check-rpm packed.rpm", capsys)
-    assert status == 2
-    assert "no reference has an unsigned counterpart of" in out
-    assert "name the package or folder with our own build of it with --reference" in out
-    status, out, _ = said("compare built.so built.so --config built.xml", capsys)
-    assert status == 2
-    assert "is this the vendor's signed enclave?" in " ".join(out.split())
+    assert all(said in " ".join(out.split()) for said in words)
 
 
 def test_no_network_is_said_once_and_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     asked = []
 
@@ -127,7 +117,7 @@ def test_no_network_is_said_once_and_at_once(
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    status, _, err = said(f"fetch {RELEASE} pce --cache {tmp_path}", capsys)
+    status, _, err = run("fetch", RELEASE, "pce", "--cache", tmp_path)
     assert status == 2
     assert set(asked) == {"github.com"}
     assert len(asked) == 2  # each place of the first file, never again

@@ -19,27 +19,9 @@ from sgx_enclaves import __version__
 from sgx_enclaves.cli.main import VERBS, main
 from tests.support.keys import foreign_key, mrsigner, private_pem, public_pem, vendor_key
 from tests.support.signed import DATE, Case, config_xml, fips_enclave, signed_enclave
+from tests.unit.conftest import Run
 
 ROOT = Path(__file__).resolve().parents[3]
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a verb in this process: exit status, output, messages; no traceback ever."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        try:
-            status = main([str(a) for a in arguments])
-        except SystemExit as stop:
-            assert isinstance(stop.code, int)
-            status = stop.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return status, out, err
-
-    return call
 
 
 @pytest.fixture

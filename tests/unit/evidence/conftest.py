@@ -18,13 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from sgx_enclaves.cli.main import main
 from sgx_enclaves.evidence.report import read_report, write_report
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import Case, signed_enclave
+from tests.unit.conftest import Run
 
 Private = Union[ed25519.Ed25519PrivateKey, ec.EllipticCurvePrivateKey]
-Run = Callable[..., tuple[int, str, str]]
 
 KINDS: dict[str, Callable[[], Private]] = {
     "ed25519": ed25519.Ed25519PrivateKey.generate,
@@ -45,22 +44,6 @@ def write_key(folder: Path, name: str, private: Private) -> None:
 @pytest.fixture(scope="session")
 def case() -> Case:
     return signed_enclave()
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a verb in this process: exit status, output, messages; no traceback ever."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        try:
-            status = main([str(a) for a in arguments])
-        except SystemExit as stop:
-            status = int(str(stop.code))
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return status, out, err
-
-    return call
 
 
 @pytest.fixture

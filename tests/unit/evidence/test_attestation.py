@@ -32,9 +32,9 @@ from sgx_enclaves.evidence.envelope import (
     signers,
 )
 from tests.support.signed import Case
+from tests.unit.conftest import Run
 from tests.unit.evidence.conftest import (
     KINDS,
-    Run,
     as_built_here,
     edited,
     statements,

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.evidence.ledger import Entry, line_of, lint, read_ledger
-from tests.unit.evidence.conftest import Run, edited
+from tests.unit.conftest import Run
+from tests.unit.evidence.conftest import edited
 
 FIRST = Entry("pce", "1.25.100.1", "a" * 64, "b" * 64, 1, 15, "c" * 64, "d" * 64, "e" * 64)
 NEXT = replace(

@@ -12,7 +12,7 @@ from sgx_enclaves_rpmlint.options import Options
 from sgx_enclaves_rpmlint.references import references_for
 
 from tests.support.signed import Case
-from tests.unit.evidence.conftest import Run
+from tests.unit.conftest import Run
 
 
 def test_what_the_signers_agree_on(folder: Path, run: Run, case: Case) -> None:
