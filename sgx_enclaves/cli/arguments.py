@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from sgx_enclaves.cli.output import detail, message, progress
 from sgx_enclaves.enclave.config import Config
@@ -125,19 +125,22 @@ def chosen_passphrase(args: argparse.Namespace, pem: bytes) -> Optional[bytes]:
     return None
 
 
-def asking(command: str, *, digest: bool = False) -> Callable[[bytes], bytes]:
-    """A signer that is a command: the message, or its SHA-256, on its standard input, a raw
-    signature back. It is split as a shell does, and run without one.
+def asking(args: argparse.Namespace, *, digest: bool = False) -> Callable[[bytes], bytes]:
+    """The signer that `--sign-with` names, a command: the message, or its SHA-256, on its standard
+    input, a raw signature back. It is split as a shell does, and run without one.
     """
     import hashlib
     import shlex
     import subprocess
 
+    if args.public_key is None:
+        raise SigningError("--sign-with needs --public-key", hint="name the signer's own key")
+
     def signer(message: bytes) -> bytes:
         given = hashlib.sha256(message).digest() if digest else message
         try:
             ended = subprocess.run(  # noqa: S603 - the user names it, and no shell sees it
-                shlex.split(command),
+                shlex.split(args.sign_with),
                 input=given,
                 stdout=subprocess.PIPE,
                 timeout=_SIGNING_SECONDS,
@@ -169,6 +172,15 @@ def chosen_place(args: argparse.Namespace, *, builds: bool = True) -> Place:
         if reason:
             message(f"warning: the steps are not separated from this machine: {reason}")
     return Machine(isolation=isolation, visible=[os.path.abspath(tool) for tool in args.tools])
+
+
+def chosen_build(args: argparse.Namespace) -> dict[str, Any]:
+    """What `@place`, `--keep` and `--jobs` say of a build, by the names of `BuildRequest`."""
+    from sgx_enclaves.release.toolchain import ToolchainKind
+
+    chosen = {"toolchain": ToolchainKind(args.toolchain), "tools": tuple(args.tools)}
+    chosen |= {"route": args.route, "keep": args.keep, "progress": progress()}
+    return chosen | (dict.fromkeys(("jobs", "processors"), args.jobs) if args.jobs else {})
 
 
 def chosen_catalogue(args: argparse.Namespace) -> Catalogue:

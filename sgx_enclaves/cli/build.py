@@ -7,12 +7,12 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.catalogue.records import Toolchain
 from sgx_enclaves.cli.arguments import (
+    chosen_build,
     chosen_catalogue,
     chosen_fetcher,
     chosen_place,
@@ -85,17 +85,11 @@ def build(args: argparse.Namespace) -> int:
         catalogue=catalogue,
         release=catalogue.release(args.release),
         enclaves=tuple(args.enclaves),
-        route=args.route,
-        toolchain=ToolchainKind(args.toolchain),
-        tools=tuple(args.tools),
         source_dir=args.source_dir,
         twice=args.twice,
         make_timeout=args.make_timeout,
-        keep=args.keep,
-        progress=progress(),
+        **chosen_build(args),
     )
-    if args.jobs is not None:
-        request = replace(request, jobs=args.jobs, processors=args.jobs)
     fetcher = chosen_fetcher(args)
     manifest = build_release(
         request,

@@ -61,8 +61,7 @@ def compare(args: argparse.Namespace) -> int:
     Exit status 0, 1, 2 in this order.
     """
     check_open(args, "report")
-    if args.report is not None:
-        check_folder(args.report)
+    check_report(args)
     built = read_file(args.built, DEFAULT_LIMITS.file_size)
     signed = read_file(args.signed, DEFAULT_LIMITS.file_size)
     config = read_file(args.config, DEFAULT_LIMITS.config_size)
@@ -111,12 +110,12 @@ def compare(args: argparse.Namespace) -> int:
     return verdict.exit_status
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse, before the work, where no reports can be written after it."""
-    if os.path.lexists(folder) and not folder.is_dir():
+def check_report(args: argparse.Namespace) -> None:
+    """Refuse, before the work, a `--report` where nothing can be written after it."""
+    if args.report is not None and os.path.lexists(args.report) and not args.report.is_dir():
         raise InputError(
             "reports are written into a directory, and this is none",
-            file=str(folder),
+            file=str(args.report),
             hint="name another one for --report",
         )
 
@@ -141,12 +140,7 @@ def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -
     return picture
 
 
-def run_diffoscope(
-    built: str,
-    signed: str,
-    output: Optional[TextIO] = None,
-    timeout: float = DIFFOSCOPE_SECONDS,
-) -> Optional[str]:
+def run_diffoscope(built: str, signed: str, output: Optional[TextIO] = None) -> Optional[str]:
     """Let diffoscope print its comparison of two files; returns why it showed nothing, if so."""
     import shutil
     import subprocess
@@ -157,9 +151,11 @@ def run_diffoscope(
     # file names are never taken for options
     command = [program, "--text=-", "--", built, signed]
     try:
-        status = subprocess.run(command, check=False, timeout=timeout, stdout=output).returncode  # noqa: S603
+        done = subprocess.run(command, check=False, timeout=DIFFOSCOPE_SECONDS, stdout=output)  # noqa: S603
     except subprocess.TimeoutExpired:
-        return f"diffoscope was stopped after {timeout:g} seconds; run it by hand to wait longer"
+        most = f"{DIFFOSCOPE_SECONDS:g} seconds"
+        return f"diffoscope was stopped after {most}; run it by hand to wait longer"
     except OSError as error:
         return f"diffoscope could not be started: {error.strerror or error}"
-    return f"diffoscope failed with exit status {status}" if status not in (0, 1) else None
+    failed = f"diffoscope failed with exit status {done.returncode}"
+    return failed if done.returncode not in (0, 1) else None

@@ -17,7 +17,7 @@ from sgx_enclaves.cli.output import answer, write_and_say
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
 from sgx_enclaves.enclave.sign import unsigned
-from sgx_enclaves.errors import InputError, SgxEnclavesError, SigningError
+from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.evidence import ledger as entries
 from sgx_enclaves.evidence import recheck as checking
 from sgx_enclaves.evidence.envelope import Envelope, Key, Signer, load_key, load_signing_key
@@ -166,9 +166,8 @@ def _signer(args: argparse.Namespace) -> tuple[Optional[Key], Signer]:
         return load_signing_key(pem, args.key, chosen_passphrase(args, pem))
     if args.sign_with is None:
         return None, bytes
-    if args.public_key is None:
-        raise SigningError("--sign-with needs --public-key", hint="name the signer's own key")
-    return load_key(read_small(args.public_key), args.public_key), asking(args.sign_with)
+    signer = asking(args)
+    return load_key(read_small(args.public_key), args.public_key), signer
 
 
 @verb("""\
@@ -195,18 +194,15 @@ def verify_attestation(args: argparse.Namespace) -> int:
     for item in found:
         status = max(status, item.verdict not in (None, "identical"))
         words = f" ({item.verdict})" if item.verdict else ""
-        lines.append(
-            f"{item.file}: {item.kind}{words}, signed by {', '.join(sorted(item.signers))}"
-        )
+        by = ", ".join(sorted(item.signers))
+        lines.append(f"{item.file}: {item.kind}{words}, signed by {by}")
     lines += [f"{name}: unsigned enclave {digest}" for name, digest in digests.items()]
     for path in args.file:
-        by = _vouchers(path, found)
-        enough = len(by) >= args.threshold
+        signers = sorted(_vouchers(path, found))
+        enough = len(signers) >= args.threshold
         status = max(status, not enough)
-        files.append({"file": path, "vouched_for": enough, "signers": sorted(by)})
-        lines.append(
-            f"{path}: {'vouched for' if enough else 'NOT vouched for'} by {len(by)} signers"
-        )
+        files.append({"file": path, "vouched_for": enough, "signers": signers})
+        lines.append(f"{path}: {'' if enough else 'NOT '}vouched for by {len(signers)} signers")
     statements = [
         {"file": v.file, "kind": v.kind, "signers": sorted(v.signers), "statement": v.statement}
         for v in found
@@ -216,19 +212,11 @@ def verify_attestation(args: argparse.Namespace) -> int:
     return status
 
 
-def chosen_attested(args: argparse.Namespace) -> frozenset[str]:
-    """SHA-256 of the unsigned enclaves that `--attestation` names."""
-    return frozenset(
-        agreed(trusted(args.attestation, args.key, args.keyring), args.threshold).values()
-    )
-
-
 def _vouchers(path: str, found: list[Vouched]) -> frozenset[str]:
     data = read_file(path, _MAX_FILE)
     digests = [sha256_of(data)]
     with contextlib.suppress(SgxEnclavesError):
-        bare = unsigned(EnclaveImage.parse(data, path))
-        digests.append(sha256_of(bare))
+        digests.append(sha256_of(unsigned(EnclaveImage.parse(data, path))))
     return vouchers(found, *digests)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
-from sgx_enclaves.cli.compare import check_folder
+from sgx_enclaves.cli.compare import check_report
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import note, out, out_json, out_report, progress, width
 from sgx_enclaves.errors import InputError
@@ -53,8 +53,7 @@ def check_rpm(args: argparse.Namespace) -> int:
     Exit status: the highest of all. 0 identical, or no signed enclave; 1 differs or
     not permitted; 2 unverifiable: no counterpart, or a malformed or damaged package.
     """
-    if args.report is not None:
-        check_folder(args.report)
+    check_report(args)
     references = [open_reference(path) for path in args.reference]
     beside = neighbours_among(args.packages if len(args.packages) > 1 else ())
     attested = _attested(args)
@@ -117,8 +116,7 @@ def scan(args: argparse.Namespace) -> int:
     """
     from sgx_enclaves.rpm import scan as scanning
 
-    if args.report is not None:
-        check_folder(args.report)
+    check_report(args)
     chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
     found = scanning.survey(args.folder, repodata=not (args.headers or args.deep))
     if not (found.targets or found.passed):
@@ -176,12 +174,13 @@ def scan(args: argparse.Namespace) -> int:
 
 
 def _attested(args: argparse.Namespace) -> Optional[frozenset[str]]:
-    """See `chosen_attested`; what it needs is loaded only where attestations are named."""
+    """SHA-256 of the unsigned enclaves that attestations name, where any are given."""
     if not args.attestation:
         return None
-    from sgx_enclaves.cli.evidence import chosen_attested
+    from sgx_enclaves.evidence.statements import agreed, trusted
 
-    return chosen_attested(args)
+    statements = trusted(args.attestation, args.key, args.keyring)
+    return frozenset(agreed(statements, args.threshold).values())
 
 
 def _write_report(args: argparse.Namespace, kind: str, reports: Sequence[dict[str, Any]]) -> None:

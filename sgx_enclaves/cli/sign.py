@@ -57,10 +57,8 @@ def sign(args: argparse.Namespace) -> int:
         key = signing.load_key(pem, args.key, chosen_passphrase(args, pem))
         signed = signing.sign(image, regenerated, key, date)
     else:
-        if args.public_key is None:
-            raise SigningError("--sign-with needs --public-key", hint="name the signer's own key")
+        signer = asking(args, digest=args.sign_digest)
         public = signing.load_public_key(read_small(args.public_key), args.public_key)
-        signer = asking(args.sign_with, digest=args.sign_digest)
         signed = signing.sign_with(image, regenerated, public, signer, signing.bcd_date(date))
     inputs = [args.enclave, args.config, args.key, args.public_key, args.passphrase_file]
     sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()

@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import (
+    chosen_build,
     chosen_catalogue,
     chosen_fetcher,
     chosen_place,
     chosen_work_dir,
     today,
 )
-from sgx_enclaves.cli.compare import check_folder, write_reports
+from sgx_enclaves.cli.compare import check_report, write_reports
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
     check_open,
@@ -26,7 +26,6 @@ from sgx_enclaves.cli.output import (
     open_page,
     out_json,
     out_report,
-    progress,
     width,
 )
 from sgx_enclaves.errors import InputError
@@ -35,7 +34,6 @@ from sgx_enclaves.evidence.report import write_report
 from sgx_enclaves.files import write_file
 from sgx_enclaves.release import verify
 from sgx_enclaves.release.store import StageStore
-from sgx_enclaves.release.toolchain import ToolchainKind
 from sgx_enclaves.report.as_json import release_dict
 from sgx_enclaves.report.templated import release_html
 from sgx_enclaves.report.text import release_text
@@ -74,8 +72,7 @@ def verify_release(args: argparse.Namespace) -> int:
     stopped: stages are kept, and digested again before they are used.
     """
     check_open(args, "report")
-    if args.report is not None:
-        check_folder(args.report)
+    check_report(args)
     catalogue = chosen_catalogue(args)
     release = catalogue.release(args.release)
     release = release.only(args.enclaves) if args.enclaves else release
@@ -83,19 +80,13 @@ def verify_release(args: argparse.Namespace) -> int:
         catalogue,
         release,
         built=args.built,
-        route=args.route,
         signed=args.signed,
         repacked=_repacked(args.repacked, release),
-        toolchain=ToolchainKind(args.toolchain),
-        tools=tuple(args.tools),
         allow_unpinned=args.allow_unpinned,
         everything=args.all,
         resume=True,
-        keep=args.keep,
-        progress=progress(),
+        **chosen_build(args),
     )
-    if args.jobs is not None:
-        request = replace(request, jobs=args.jobs, processors=args.jobs)
     verified = verify.verify_release(
         request,
         place=chosen_place(args, builds=args.built is None),

@@ -269,7 +269,7 @@ def run_tool(
     return Output(ended.status, said.decode("utf-8", "replace"))
 
 
-# nine tags; a tab cannot be part of any
+# those of `LockedPackage` without its URL, in that order; a tab cannot be part of any
 _FORMAT = (
     "%{NAME}\\t%{ARCH}\\t%{VERSION}\\t%{RELEASE}\\t%{EPOCH}\\t"
     "%{SIGMD5}\\t%{SIGPGP:pgpsig}\\t%{LICENSE}\\t%{PAYLOADDIGEST}\\n"
@@ -312,26 +312,18 @@ def parse_installed(text: str, urls: Mapping[str, str]) -> tuple[InstalledPackag
     """Read the lines that `installed_packages` asks for; keys are no packages."""
     packages = []
     for number, line in enumerate(text.splitlines(), 1):
-        values = [None if value == "(none)" else value for value in line.split("\t")]
-        if len(values) != _FORMAT.count("%") or values[0] is None:
+        values = ["" if value == "(none)" else value for value in line.split("\t")]
+        if len(values) != _FORMAT.count("%") or not values[0]:
             raise FormatError(f"line {number} of rpm's answer is odd", found=repr(line[:100]))
         if values[0] == "gpg-pubkey":
             continue
         name, arch, version, release, epoch, sigmd5, signature, licence, payload = values
-        key = _KEY_ID.search(signature) if signature is not None else None
-        locked = LockedPackage(
-            name=name or "",
-            arch=arch or "",
-            version=version or "",
-            release=release or "",
-            epoch=epoch,
-            sigmd5=sigmd5 or "",
-            signature=key[1][-8:] if key is not None else None,
-            license=licence or "",
-            url="",
-        )
+        key = _KEY_ID.search(signature)
+        signer = key[1][-8:] if key is not None else None
+        nevra = (name, arch, version, release, epoch or None)
+        locked = LockedPackage(*nevra, sigmd5, signer, licence, "")
         locked = replace(locked, url=urls.get(locked.nevra, ""))
-        packages.append(InstalledPackage(locked, payload))
+        packages.append(InstalledPackage(locked, payload or None))
     return tuple(sorted(packages, key=lambda package: package.locked.nevra))
 
 
