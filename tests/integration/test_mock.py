@@ -11,8 +11,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -49,15 +51,17 @@ class Buildroot:
         subprocess.run(["createrepo_c", "--quiet", self.repository], check=True)
 
     def build(self, source: Path, name: str) -> tuple[int, str, list[Path]]:
-        """Exit status, the build's log, and the packages."""
+        """Exit status, the build's log and mock's words, and the packages."""
         results = self.folder / name
+        results.mkdir()
+        results.chmod(0o777)
         argv = [_NAMED["MOCK"], "--root", _NAMED["MOCK_ROOT"], "--resultdir", str(results)]
         argv += ["--addrepo", self.repository.as_uri(), "--rebuild", str(source)]
         done = subprocess.run(
             argv, check=False, capture_output=True, text=True, timeout=_DEADLINE, cwd="/"
         )
         log = results / "build.log"
-        text = log.read_text(errors="replace") if log.exists() else done.stdout + done.stderr
+        text = (log.read_text(errors="replace") if log.exists() else "") + done.stdout + done.stderr
         built = [path for path in results.glob("*.rpm") if not path.name.endswith(".src.rpm")]
         return done.returncode, text, built
 
@@ -68,8 +72,15 @@ def _stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
 
 
 @pytest.fixture(scope="module", name="buildroot")
-def _buildroot(tmp_path_factory: pytest.TempPathFactory) -> Buildroot:
-    folder = tmp_path_factory.mktemp("mock")
+def _buildroot() -> Iterator[Buildroot]:
+    # mock reads and writes as an ordinary user, to whom pytest's own directories are closed
+    with TemporaryDirectory(prefix="sgx-enclaves-mock-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield _with_own_packages(folder)
+
+
+def _with_own_packages(folder: Path) -> Buildroot:
     command = ["packaging/build-rpm", str(folder / "own"), "--nocheck", "--without", "tests"]
     subprocess.run(
         command,
@@ -87,7 +98,7 @@ def _buildroot(tmp_path_factory: pytest.TempPathFactory) -> Buildroot:
 def test_each_kind_is_built_and_what_differs_is_not(
     stock: Stock, buildroot: Buildroot, tmp_path: Path
 ) -> None:
-    sources = make_source_packages(tmp_path / "honest", stock)
+    sources = make_source_packages(buildroot.folder / "honest", stock)
     for kind in KINDS:
         status, log, packages = buildroot.build(getattr(sources, kind), kind)
         assert status == 0, log[-4000:]
@@ -104,7 +115,7 @@ def test_each_kind_is_built_and_what_differs_is_not(
     pce = ENCLAVE_LIST[0].signed
     forged = replace(stock, signed={**stock.signed, pce: stock.forged})
     laid = forged.lay_out(tmp_path / "forged")
-    package = pack(Workshop(tmp_path, tmp_path), write_spec("prebuilt", laid), laid)
+    package = pack(Workshop(buildroot.folder, tmp_path), write_spec("prebuilt", laid), laid)
     status, log, packages = buildroot.build(package, "forged")
     assert status != 0
     assert "DIFFERS" in log

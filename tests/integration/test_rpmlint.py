@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
-from tests.enclaves.compiled import build_enclaves, variant_file
+from tests.enclaves.compiled import PARTS, build_enclaves, variant_file
 from tests.integration.linting import (
     ERRORS,
     FULL,
@@ -208,6 +208,23 @@ def test_stock_findings_are_withdrawn_only_when_verified(rpmlint: Rpmlint, shop:
         assert counts
         levels = [level for level, _kind, _rest in lint.found]
         assert (int(counts[1]), int(counts[2])) == (levels.count("E"), levels.count("W"))
+
+
+def test_an_unsigned_enclave_has_the_soname_of_the_signed_one(
+    rpmlint: Rpmlint, shop: Shop, tmp_path: Path
+) -> None:
+    """As Intel's makefiles link it; the link of that name is in the signed package."""
+    build_enclaves(tmp_path, tools={"LDFLAGS_EXTRA": "-soname=libsgx_pce.signed.so.1"})
+    data = (tmp_path / PARTS["pce"].file).read_bytes()
+    unsigned = "sgx-enclave(pce:unsigned) = 2.25"
+
+    def kinds(folder: str) -> set[str]:
+        key = f"soname{folder.replace('/', '-')}"
+        package = shop.rpm(key, {f"{folder}libsgx_pce.so": data}, [unsigned])
+        return {kind for _level, kind, _rest in rpmlint(package, only=False).found}
+
+    assert "no-ldconfig-symlink" in kinds("/usr/lib64/")
+    assert "no-ldconfig-symlink" not in kinds(ENCLAVE_FOLDER)
 
 
 def test_make_lint_rpm_needs_no_installation(shop: Shop) -> None:
