@@ -122,7 +122,7 @@ bench: setup rpmlint
 
 # docs/findings.md is made from the code, and kept for those who read the sources.
 docs: setup site
-	$(RUN) -c 'from sgx_enclaves.findings import as_markdown; print(as_markdown(), end="")' > docs/findings.md
+	$(RUN) packaging/findings_page.py > docs/findings.md
 
 # build/site/docs/index.html
 site: setup

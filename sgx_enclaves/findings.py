@@ -16,17 +16,6 @@ from sgx_enclaves.plain import record
 
 TABLE = Path(__file__).with_suffix(".toml")
 
-# What each severity means, in the order in which docs/findings.md has them.
-SEVERITIES: Mapping[str, str] = {
-    "differs": "The verdict is *differs*: the signed file is not our build plus a signature.",
-    "unverifiable": "The verdict is *unverifiable*, unless another finding makes it *differs*.",
-    "note": "It is worth knowing and does not change the verdict.",
-    "cause": "It explains a difference that was found, and decides nothing.",
-    "error": "A line of rpmlint with level E.",
-    "warning": "A line of rpmlint with level W.",
-    "info": "A line of rpmlint with level I.",
-}
-
 
 @record
 class Kind:
@@ -34,7 +23,7 @@ class Kind:
 
     Attributes:
         code: its stable name.
-        severity: a key of `SEVERITIES`.
+        severity: differs, unverifiable, note, cause; error, warning, info of rpmlint.
         meaning: one plain sentence.
         do: the next step.
         rpmlint: the rpmlint id that it is reported under; empty if under none.
@@ -60,22 +49,3 @@ def kinds() -> Mapping[str, Kind]:
         elif equals and not line.startswith("#"):
             row[key] = value[1:-1]
     return {code: Kind(code, **row) for code, row in rows.items()}
-
-
-def as_markdown() -> str:
-    """The table as docs/findings.md."""
-    lines = [
-        "# Findings",
-        "",
-        "Every finding that a report can have. `make docs` writes this page from "
-        "[`sgx_enclaves/findings.toml`](../sgx_enclaves/findings.toml).",
-    ]
-    for severity, says in SEVERITIES.items():
-        lines += ["", f"## {severity}", "", says, "", "| code | meaning | what to do |"]
-        lines.append("| --- | --- | --- |")
-        lines += [
-            f"| `{kind.code}` | {kind.meaning} | {kind.do} |"
-            for kind in kinds().values()
-            if kind.severity == severity
-        ]
-    return "\n".join(lines) + "\n"

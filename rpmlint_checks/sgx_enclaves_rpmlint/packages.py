@@ -17,48 +17,19 @@ import mmap
 import os
 import stat
 from collections.abc import Mapping
-from typing import Any, Optional, Protocol
+from typing import Any, Optional
 
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.presence import is_suspect
 
-
-class PackedFile(Protocol):
-    """A file of a package: rpmlint's `PkgFile`."""
-
-    path: str
-    size: int
-    mode: int
-
-
-class LintPackage(Protocol):
-    """A package as rpmlint hands it to a check: its `Pkg`."""
-
-    name: str
-    arch: Optional[str]
-    filename: Any
-    is_source: bool
-    header: Any
-    files: Mapping[str, Any]
-    ghost_files: Any
-    provides: Any
-
-    def dir_name(self) -> Optional[str]:
-        """The folder it is extracted in; `/` for an installed package."""
-
-
-class Output(Protocol):
-    """What collects rpmlint's findings: its `Filter`."""
-
-    badness: dict[str, Any]
-    blocked_filters: set[str]
-    error_details: dict[str, str]
-    printed_messages: dict[str, int]
-    results: list[str]
-    score: int
-
-    def add_info(self, level: str, package: Any, rpmlint_issue: str, *details: str) -> None:
-        """Report a finding."""
+# rpmlint's `Pkg`, of which are used: name, arch, filename, is_source, header, files, ghost_files,
+# provides and dir_name(), the folder it is extracted in, which is `/` for an installed package.
+LintPackage = Any
+# Its `PkgFile`: path, size and mode.
+PackedFile = Any
+# Its `Filter`: badness, blocked_filters, error_details, printed_messages, results, score and
+# add_info().
+Output = Any
 
 
 @record

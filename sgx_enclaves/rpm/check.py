@@ -16,7 +16,7 @@ from typing import NamedTuple, Optional
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import Generation
-from sgx_enclaves.enclave.verdict import Difference, Finding, Outcome, Severity, Verdict, finding_of
+from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict, finding_of
 from sgx_enclaves.errors import LimitError, PackageDamagedError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm import rules
@@ -219,24 +219,18 @@ class _Compared(NamedTuple):
     result: EnclaveResult
 
 
+@record
 class _Judge:
     """Judges one enclave of a package."""
 
-    def __init__(
-        self,
-        packed: PackedEnclave,
-        package: Package,
-        policy_of: Callable[[str], Policy],
-        generation: Optional[Generation],
-    ) -> None:
-        self._packed = packed
-        self._package = package
-        self._policy_of = policy_of
-        self._generation = generation
+    packed: PackedEnclave
+    package: Package
+    policy_of: Callable[[str], Policy]
+    generation: Optional[Generation]
 
     def result(self, references: Sequence[Reference], neighbours: Neighbours) -> EnclaveResult:
         """What is trusted decides alone, then what is beside the package."""
-        packed, package = self._packed, self._package
+        packed, package = self.packed, self.package
         if packed.problem is not None:
             return self._described().having(finding_of(packed.problem, "enclave-malformed"))
         if not packed.signed:
@@ -260,14 +254,14 @@ class _Judge:
             # Costs start-up time, and is needed only when something is wrong.
             from sgx_enclaves.explain.explain import explained  # noqa: PLC0415
 
-            limits = self._package.limits.enclave
-            verdict = explained(verdict, counterpart.data, self._packed.data, config, limits)
+            limits = self.package.limits.enclave
+            verdict = explained(verdict, counterpart.data, self.packed.data, config, limits)
             result = replace(result, verdict=verdict)
         known = (counterpart.label, counterpart.version)
         lower = _lower_isvsvn(verdict, counterpart.config_name)
         wrong: list[Finding] = [*rules.another_file(result, *known), *lower]
-        if not self._package.is_source:
-            found, unchecked = rules.mislabelled(self._package, result, *known)
+        if not self.package.is_source:
+            found, unchecked = rules.mislabelled(self.package, result, *known)
             wrong += found
             if unchecked and result.verdict is not None:
                 clauses = (*result.verdict.not_proved, *unchecked)
@@ -285,7 +279,7 @@ class _Judge:
         problems: list[Finding] = []
         for reference in references:
             try:
-                for counterpart in _counterparts(reference, self._packed.path, source):
+                for counterpart in _counterparts(reference, self.packed.path, source):
                     found = _Compared(counterpart, self._compared(counterpart))
                     if best is None or found.result.exit_status < best.result.exit_status:
                         best = found
@@ -296,7 +290,7 @@ class _Judge:
         return best, problems
 
     def _compared(self, counterpart: Counterpart) -> EnclaveResult:
-        packed = self._packed
+        packed = self.packed
         if counterpart.config is None:
             finding = Finding(
                 "config-missing",
@@ -310,10 +304,10 @@ class _Judge:
             counterpart.data,
             packed.data,
             counterpart.config,
-            self._policy_of(packed.path),
+            self.policy_of(packed.path),
             names=(counterpart.name, packed.path, counterpart.config_name),
-            generation=self._generation,
-            limits=self._package.limits.enclave,
+            generation=self.generation,
+            limits=self.package.limits.enclave,
             digests=(counterpart.sha256, packed.sha256),
         )
         described = self._described(verdict.signed.sha256)
@@ -321,7 +315,7 @@ class _Judge:
 
     def _described(self, sha256: Optional[str] = None) -> EnclaveResult:
         """What the enclave is, unjudged; its digest is computed unless it is known."""
-        packed = self._packed
+        packed = self.packed
         return EnclaveResult(
             packed.path,
             packed.links,
@@ -335,24 +329,13 @@ class _Judge:
 def _lower_isvsvn(verdict: Optional[Verdict], config: str) -> Iterator[Finding]:
     explanation = verdict.explanation if verdict else None
     for difference in explanation.differences if explanation else ():
-        if _is_lower_isvsvn(difference):
+        texts = (difference.expected, difference.found)
+        expected, found = (int.from_bytes(bytes.fromhex(text), "little") for text in texts)
+        if (difference.field or "").endswith("isvsvn") and found < expected:
             message = f"ISVSVN is lower than {os.path.basename(config)} says"
             yield Finding(
                 "isvsvn-below-reference", Severity.DIFFERS, message, offset=difference.start
             )
-
-
-def _is_lower_isvsvn(difference: Difference) -> bool:
-    if difference.field is None or not difference.field.endswith("isvsvn"):
-        return False
-    try:
-        expected, found = (
-            int.from_bytes(bytes.fromhex(text), "little")
-            for text in (difference.expected, difference.found)
-        )
-    except ValueError:
-        return False
-    return found < expected
 
 
 def _counterparts(reference: Reference, path: str, source: Optional[str]) -> Iterator[Counterpart]:

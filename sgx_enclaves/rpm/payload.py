@@ -8,6 +8,7 @@ Its digests are checked before anything is unpacked, each file's while it comes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import stat
@@ -375,7 +376,8 @@ class Installed:
                 continue
             place = self._place(file)
             with _open_installed(package, file, place) as stream:
-                content = _verified(package, file, file.digest, iter(_reading(stream), b""))
+                chunks = iter(functools.partial(stream.read, MIB), b"")
+                content = _verified(package, file, file.digest, chunks)
                 yield PayloadFile(file, group, content, bool(file.size))
                 for _chunk in content:
                     pass
@@ -401,10 +403,6 @@ class Installed:
                 found=f"a {kind.value} {found}".rstrip() if kind else found,
                 hint="install the package again",
             )
-
-
-def _reading(stream: BinaryIO) -> Callable[[], bytes]:
-    return lambda: stream.read(MIB)
 
 
 def files_with_content(package: Package) -> Iterator[PackageFile]:

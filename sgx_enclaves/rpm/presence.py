@@ -49,19 +49,27 @@ class Evidence(NamedTuple):
     signed: bool
 
 
-def evidence(provides: Iterable[str], files: Iterable[str]) -> tuple[Evidence, ...]:
+def evidence(provides: Iterable[str], files: Iterable[str]) -> Iterator[Evidence]:
     """Every reason to believe that a package contains enclaves; none for most packages.
 
     Args:
         provides: the names of what it provides; a version behind a name is no matter.
         files: absolute paths; those of links and folders may be among them.
     """
-    return (*_of_provides(provides), *_of_files(files))
+    for provide in provides:
+        if provide.startswith(PROVIDE_PREFIX):
+            match = _PROVIDE.match(provide)
+            name, state = (match["name"], match["state"]) if match else (None, None)
+            yield Evidence(provide, name, state != "unsigned")
+    for path in files:
+        # Most paths are done with here.
+        if ".so" in path and is_enclave_path(path):
+            yield Evidence(path, pinned_name(path), SIGNED_SUFFIX in _base(path))
 
 
 def contains_enclaves(provides: Iterable[str], files: Iterable[str]) -> bool:
     """Whether a package claims to contain an enclave, signed or not; see `evidence`."""
-    return any(True for _ in _of_provides(provides)) or any(True for _ in _of_files(files))
+    return any(True for _ in evidence(provides, files))
 
 
 def is_suspect(provides: Iterable[str], files: Iterable[str]) -> bool:
@@ -80,24 +88,7 @@ def is_suspect(provides: Iterable[str], files: Iterable[str]) -> bool:
 
 def contains_signed_enclaves(provides: Iterable[str], files: Iterable[str]) -> bool:
     """Whether a package claims to contain a signed enclave; see `evidence`."""
-    return any(found.signed for found in _of_provides(provides)) or any(
-        found.signed for found in _of_files(files)
-    )
-
-
-def _of_provides(provides: Iterable[str]) -> Iterator[Evidence]:
-    for provide in provides:
-        if provide.startswith(PROVIDE_PREFIX):
-            match = _PROVIDE.match(provide)
-            name, state = (match["name"], match["state"]) if match else (None, None)
-            yield Evidence(provide, name, state != "unsigned")
-
-
-def _of_files(files: Iterable[str]) -> Iterator[Evidence]:
-    for path in files:
-        # Most paths are done with here.
-        if ".so" in path and is_enclave_path(path):
-            yield Evidence(path, pinned_name(path), SIGNED_SUFFIX in _base(path))
+    return any(found.signed for found in evidence(provides, files))
 
 
 def is_enclave_path(path: str) -> bool:

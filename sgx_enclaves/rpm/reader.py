@@ -18,13 +18,12 @@ from contextlib import contextmanager
 from typing import BinaryIO, Optional
 
 from sgx_enclaves.errors import (
-    InputError,
     LimitError,
     PackageDamagedError,
     PackageError,
     UnsupportedError,
 )
-from sgx_enclaves.files import kind_of, system_errors
+from sgx_enclaves.files import kind_of, open_regular, system_errors
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.librpm import (
@@ -255,14 +254,10 @@ def open_package(
         UnsupportedError: there is no librpm.
     """
     with system_errors(path, "cannot be read", hint="check path and rights"):
-        # A pipe without a writer must not make us wait for ever.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(handle)
-        raise InputError("not a regular file", file=path, hint="name an RPM package")
-    with os.fdopen(handle, "rb") as stream:
-        yield _read_headers(stream, path, status.st_size, limits), stream
+        stream = open_regular(path)
+    with stream:
+        size = os.fstat(stream.fileno()).st_size
+        yield _read_headers(stream, path, size, limits), stream
 
 
 def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) -> Package:

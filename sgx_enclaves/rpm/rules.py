@@ -325,59 +325,37 @@ def _signed_as(packed: PackedEnclave) -> set[str]:
     return found
 
 
-def of_file_list(package: Package) -> list[Finding]:
-    """What the file list alone says against a package."""
-    return [*_leaving_links(package), *_without_content(package)]
-
-
-def _leaving_links(package: Package) -> list[Finding]:
-    if package.is_source:
-        return []
-    return [
-        Finding(
+def of_file_list(package: Package) -> Iterator[Finding]:
+    """What the file list alone says against a package: what is elsewhere, nobody can judge."""
+    for link in () if package.is_source else Links(package).leaving():
+        yield Finding(
             "link-leaves-package",
             Severity.UNVERIFIABLE,
             f"{link.path} leads to a file that is not in the package: {link.target!r}",
             expected="a link to an enclave of this package",
             found=link.target,
         )
-        for link in Links(package).leaving()
-    ]
+    for file in package.files:
+        is_elsewhere = file.kind is FileKind.SPECIAL or (file.kind is FileKind.FILE and file.ghost)
+        if is_elsewhere and is_in_enclave_folder(file.path):
+            yield Finding(
+                "enclave-missing",
+                Severity.UNVERIFIABLE,
+                f"{file.path} has an enclave's name, but its content is not in the package",
+                expected="an enclave in the package",
+                found="a %ghost" if file.ghost else file.kind.value,
+            )
 
 
-def _without_content(package: Package) -> list[Finding]:
-    """Files with an enclave's name that come from somewhere else: nobody can judge them."""
-    return [
-        Finding(
-            "enclave-missing",
-            Severity.UNVERIFIABLE,
-            f"{file.path} has an enclave's name, but its content is not in the package",
-            expected="an enclave in the package",
-            found="a %ghost" if file.ghost else file.kind.value,
-        )
-        for file in package.files
-        if is_in_enclave_folder(file.path)
-        and (file.kind is FileKind.SPECIAL or (file.kind is FileKind.FILE and file.ghost))
-    ]
-
-
-def missing(package: Package, results: Iterable[EnclaveResult]) -> list[Finding]:
+def missing(package: Package, results: Iterable[EnclaveResult]) -> Iterator[Finding]:
     """Enclaves that the package claims to provide, signed, and does not carry."""
-    claimed = {
-        match["name"]
-        for match in (_SIGNED_PROVIDE.match(p.name) for p in package.provides)
-        if match
-    }
-    there = {r.name for r in results if r.signed}
-    if package.is_source:
-        return []
-    return [
-        Finding(
+    matches = () if package.is_source else (_SIGNED_PROVIDE.match(p.name) for p in package.provides)
+    claimed = {match["name"] for match in matches if match}
+    for name in sorted(claimed - {r.name for r in results if r.signed}):
+        yield Finding(
             "enclave-missing",
             Severity.UNVERIFIABLE,
             f"the package provides the signed enclave {name}, but no signed file of that name "
             "is in it",
             expected=f"sgx-enclave({name}:signed)",
         )
-        for name in sorted(claimed - there)
-    ]

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from findings_page import SEVERITIES, as_markdown
 
 from sgx_enclaves.enclave.verdict import Severity
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.findings import SEVERITIES, TABLE, Kind, as_markdown, kinds
+from sgx_enclaves.findings import TABLE, Kind, kinds
 from sgx_enclaves.plain import parse_toml
 
 ROOT = Path(__file__).resolve().parents[2]

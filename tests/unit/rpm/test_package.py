@@ -426,7 +426,7 @@ def test_the_size_of_the_file_is_the_stated_one(tmp_path: Path) -> None:
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"), open_package(str(tmp_path / "no")):
         pass
-    with pytest.raises(InputError, match="regular file"), open_package(str(tmp_path)):
+    with pytest.raises(InputError, match="Is a directory"), open_package(str(tmp_path)):
         pass
     with pytest.raises(InputError, match="regular file"), open_package("/dev/zero"):
         pass

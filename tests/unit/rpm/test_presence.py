@@ -26,7 +26,7 @@ SIGNED = ENCLAVE_FOLDER + "libsgx_pce.signed.so.1.25.100.1"
 def test_a_signed_package_of_fedora() -> None:
     provides = ["sgx-enclave(ide:signed) = 1.22", "sgx-enclave(ide:signed:prebuilt)", "x(y)"]
     files = [ENCLAVE_FOLDER + f"libsgx_id_enclave.signed.so{v}" for v in ("", ".1", ".1.22.100.1")]
-    found = evidence(provides, [*files, ENCLAVE_FOLDER[:-1], "/usr/share/licenses/x"])
+    found = tuple(evidence(provides, [*files, ENCLAVE_FOLDER[:-1], "/usr/share/licenses/x"]))
     assert found == (
         Evidence(provides[0], "ide", True),
         Evidence(provides[1], "ide", True),
@@ -63,7 +63,7 @@ def test_either_list_is_enough() -> None:
     ],
 )
 def test_a_provides_that_is_odd_asks_for_trust(provide: str, name: str | None) -> None:
-    assert evidence([provide], []) == (Evidence(provide, name, True),)
+    assert tuple(evidence([provide], [])) == (Evidence(provide, name, True),)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_all_functions_agree_and_the_hints_are_in_every_evidence(
     provides: list[str], files: list[str]
 ) -> None:
     provides = [f"sgx-enclave({p})" if p.startswith("a") else p for p in provides]
-    found = evidence(provides, files)
+    found = tuple(evidence(provides, files))
     assert contains_enclaves(provides, files) is bool(found)
     assert contains_signed_enclaves(provides, files) is any(e.signed for e in found)
     assert all(any(hint in e.text for hint in HINTS) for e in found)
