@@ -99,15 +99,7 @@ def argument(value: Any, name: str, check: Check) -> Any:
 
 
 def checked(values: Any, checks: Mapping[str, Check], name: str = "opts") -> dict[str, Any]:
-    """A mapping of arguments, each checked; those that are None are left out.
-
-    Args:
-        values: the mapping; None for an empty one.
-        checks: name to check.
-
-    Raises:
-        ArgumentError: it is no mapping, or an argument is unknown or malformed.
-    """
+    """A mapping of arguments, each checked by its name; those that are None are left out."""
     if values is None:
         return {}
     if not isinstance(values, Mapping):

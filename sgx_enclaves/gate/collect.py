@@ -39,8 +39,6 @@ class Answer:
 
     Attributes:
         verdict: identical, differs or unverifiable.
-        reproducible: whether it is the reproducible verdict.
-        claim: what was proved, or why nothing was.
         subjects: the files that were compared with our build.
         built_sha256, config_sha256: of our build; None if there is none.
         toolchain_sha256: of the record of the toolchain; None if it did not come that far.
@@ -78,11 +76,7 @@ def failed(enclave: str, task_id: int, why: str) -> Answer:
 
 
 def read_answer(mapping: object, enclave: str, task_id: int, release_sha256: str) -> Answer:
-    """An answer from plain data.
-
-    Returns:
-        The answer; one that makes no sense, or is about something else, is unverifiable.
-    """
+    """An answer from plain data; one that makes no sense, or is of something else, proves nothing."""
     try:
         answer = read_part(Answer, mapping, "answer", task_id=task_id)
     except RecordError as error:
@@ -102,13 +96,8 @@ def read_answer(mapping: object, enclave: str, task_id: int, release_sha256: str
 
 @dataclass(frozen=True)
 class Combined:
-    """The result.
-
-    Attributes:
-        nvr: the build that was verified; None if none was.
-        reproducible: whether every answer is.
-        answers: of the subtasks, in the order in which they were asked.
-    """
+    """The result, with the answers in the order in which they were asked for; `nvr` is None if only
+    the release was verified."""
 
     release: str
     nvr: Optional[str]
@@ -153,12 +142,7 @@ def combine(
     answers: Sequence[Answer],
     packages: Sequence[PackageFacts] = (),
 ) -> Combined:
-    """Bring the answers together.
-
-    Args:
-        nvr: the build that was verified; None if only the release was.
-        packages: every binary package of the build.
-    """
+    """Bring the answers together, with every binary package of the build."""
     unread = [f"{p.name} cannot be read: {p.problem}" for p in packages if p.problem]
     compared = {(s.rpm, s.path, s.sha256) for answer in answers for s in answer.subjects}
     left_out = [
@@ -236,11 +220,6 @@ def buildroot_doubt(build_tag: str, allowed: bool, lock_sha256: Optional[str]) -
     """Why a build in that buildroot is not the reproducible verdict; None if nothing speaks so.
 
     Whoever may fill a build tag chooses the programs that build, whatever versions they report.
-
-    Args:
-        build_tag: whose repository made the buildroot.
-        allowed: whether the hub's configuration trusts that tag.
-        lock_sha256: of the lock that pins every package; None if none does.
     """
     if allowed or lock_sha256 is not None:
         return None
@@ -251,13 +230,9 @@ def buildroot_doubt(build_tag: str, allowed: bool, lock_sha256: Optional[str]) -
 
 
 def record_of(combined: Combined, **around: Any) -> Record:
-    """The record of a build's verification.
+    """The record of a build's verification; `around` is what a record says besides.
 
-    Args:
-        around: what a record says besides; see `Record`.
-
-    Raises:
-        RecordError: a package could not be read, so that its bytes have no digest.
+    A package that could not be read has no digest, so that none can speak of it.
     """
     if combined.nvr is None:
         raise RecordError("a verification without a build has no record")

@@ -133,15 +133,7 @@ def _is_signed_by(enclave: RecordedEnclave, signers: frozenset[str]) -> bool:
 
 
 def parse_rule(words: Iterable[str], signers: Optional[Signers] = None) -> Rule:
-    """A rule from its words.
-
-    Args:
-        words: see the top of this module.
-        signers: names for further signers, each with its MRSIGNER values.
-
-    Raises:
-        RuleError: a word that is unknown, malformed, or there twice.
-    """
+    """A rule from its words; `signers` are names for further signers, with their MRSIGNERs."""
     found: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -161,11 +153,7 @@ def parse_rule(words: Iterable[str], signers: Optional[Signers] = None) -> Rule:
 
 
 def parse_mark(value: object, signers: Optional[Signers] = None) -> Optional[Rule]:
-    """The rule of a tag's mark: true, or a rule's words; None when it asks for none.
-
-    Raises:
-        RuleError: the mark cannot be read.
-    """
+    """The rule of a tag's mark: true, or a rule's words; None when it asks for none."""
     if value is None:
         return None
     if isinstance(value, (bool, int)):
@@ -255,14 +243,7 @@ def decide(
     rules: Sequence[Rule],
     now: datetime.datetime,
 ) -> Decision:
-    """The gate's decision.
-
-    Args:
-        packages: from `inspect_build`: all binary packages of the build, or none.
-        records: of the build, the newest first.
-        rules: what is asked for; all of them must hold.
-        now: with a time zone.
-    """
+    """The gate's decision on all binary packages of a build, by its records, the newest first."""
     notes = (
         f"{path} of {package.name} holds enclaves as data, which were not verified"
         for package in packages

@@ -53,12 +53,8 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class BuildFile:
-    """A binary package of a build, to be inspected.
-
-    Attributes:
-        name: as the build system knows it, for example `x-1-1.x86_64.rpm`.
-        copies: signed copies: a name for messages, and the file.
-    """
+    """A binary package of a build, as the build system calls it, with its signed copies: a name for
+    messages, and the file."""
 
     name: str
     path: str

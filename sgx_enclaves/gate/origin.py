@@ -54,11 +54,7 @@ class MadeIn:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file in a source package.
-
-    Attributes:
-        contents_sha256: of what it holds, if it is an archive and that was looked at.
-    """
+    """A file in a source package; digests of it, and of what it holds if that was looked at."""
 
     sha256: str
     contents_sha256: Optional[str] = None
@@ -78,11 +74,9 @@ class BuildHistory:
 
     Attributes:
         task_id: None if it was imported.
-        method: of that task; None if there is none.
         generator: the content generator that brought it; None if none did.
         source: where its source package is said to come from; None if unknown.
         packages: its binary packages with the unsigned enclave.
-        source_files: the files in its source package, by name.
     """
 
     nvr: str
@@ -99,10 +93,7 @@ class Origin:
     """The judgement.
 
     Attributes:
-        objections: why the build cannot be taken; none if it can.
-        says: what was proved, and what was not.
         toolchain_sha256: over the buildroots and their packages; None if there is no buildroot.
-        buildroot: the packages of the buildroots.
     """
 
     objections: tuple[Finding, ...]
@@ -114,11 +105,7 @@ class Origin:
 def judge_origin(
     history: BuildHistory, trees: Sequence[Release], lock: Optional[BuildrootLock]
 ) -> Origin:
-    """Compare a build's history with a release.
-
-    Args:
-        trees: the release whose sources it must come from, and what else is built there.
-    """
+    """Compare a build's history with a release; `trees` are those that it must come from."""
     artifacts = [artifact for tree in trees for artifact in tree.sources()]
     proved = [
         f"{history.nvr} was built here by task {history.task_id}",

@@ -147,11 +147,7 @@ def time_text(moment: datetime.datetime) -> str:
 
 
 def parse_time(text: str) -> datetime.datetime:
-    """The moment that a text of `time_text` means.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """The moment that a text of `time_text` means."""
     return datetime.datetime.strptime(text, _TIME).replace(tzinfo=datetime.timezone.utc)
 
 
@@ -174,12 +170,7 @@ def record_from_json(text: str) -> Record:
 
 
 def read_part(cls: type[T], data: object, part: str, **more: Any) -> T:
-    """A dataclass of plain data that the schema describes.
-
-    Args:
-        part: name of the definition in `record.schema.json`.
-        more: fields that are not in the data.
-    """
+    """A dataclass of plain data that `part` of record.schema.json describes, with `more` fields."""
     schema = {**_schema(), "$ref": f"#/definitions/{part}"}
     validate(data, schema, file=part, error=RecordError)
     _require_printable(data, part)

@@ -39,10 +39,7 @@ class Subject:
         file: the vendor's file, or the last part of `path`.
         rpm: name of the package file; None for the vendor's.
         path: in the package; None for the vendor's.
-        sha256: None when there is no such file.
         mrenclave, mrsigner, isvprodid, isvsvn: None when unknown.
-        version: from the file's name; None when it has none.
-        built_sha256: of our enclave that it was compared with.
         cause: why it is not identical; None when it is.
     """
 
@@ -115,10 +112,7 @@ def release_of(catalogue: Catalogue, paths: Sequence[str]) -> Release:
 def enclaves_to_verify(
     release: Release, paths: Sequence[str], asked: Optional[Sequence[str]], has_build: bool
 ) -> list[str]:
-    """The names of the enclaves to verify.
-
-    Args:
-        asked: names; None for all that matter.
+    """The names of the enclaves to verify: those that are asked for, or all that matter.
 
     Raises:
         InputError: none of the build's enclaves is the release's.
@@ -143,8 +137,7 @@ def built_together(
 ) -> list[list[str]]:
     """Which enclaves one subtask builds: those of one source tree, which is prepared once.
 
-    Args:
-        split: each alone, for who has more builders than patience.
+    With `split` each is alone, for who has more builders than patience.
     """
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -174,11 +167,7 @@ def outcome_for(
 
 
 def vendor_subject(result: of_release.EnclaveOutcome, outcome: Outcome) -> FileVerdict:
-    """The vendor's file, as the verdict on its release has it.
-
-    Args:
-        outcome: of the release, cut down to that enclave.
-    """
+    """The vendor's file; `outcome` is that of the release, cut down to that enclave."""
     verdict = result.verdict
     findings = verdict.findings if verdict is not None else result.findings
     return _file_verdict(VENDOR, result.signed_file, verdict, outcome, findings)
@@ -187,14 +176,9 @@ def vendor_subject(result: of_release.EnclaveOutcome, outcome: Outcome) -> FileV
 def package_subjects(
     package: Path, name: str, release: Release, enclave: Enclave, built: Path
 ) -> list[FileVerdict]:
-    """Every signed file of a package that is named after an enclave.
+    """Every signed file of a package that is named after an enclave; `built` has ours.
 
-    Args:
-        built: directory with our unsigned enclave and its config.xml.
-
-    Returns:
-        One for each; a package that is not whole gives one that is unverifiable,
-        since nobody can say what is in it.
+    A package that is not whole gives one that is unverifiable: nobody can say what is in it.
     """
     permitted = [enclave.name] if enclave.may_ship else []
     version = enclave.so_version.value if enclave.so_version is not None else None

@@ -49,14 +49,7 @@ def _outcome(status: int) -> Outcome:
 
 @record
 class EnclaveResult:
-    """What was found out about one enclave of a package.
-
-    Attributes:
-        links: symbolic and hard links to it.
-        name: its name in packages, see `enclave_name`.
-        reference: the counterpart that it was compared with.
-        verdict: of the comparison; None when there was none.
-    """
+    """What was found out about one enclave of a package, by `verdict` in a comparison."""
 
     path: str
     links: tuple[str, ...]
@@ -87,12 +80,7 @@ class EnclaveResult:
 
 @record
 class PackageResult:
-    """What was found out about one package.
-
-    Attributes:
-        nevra: what the package calls itself; None when that could not be read.
-        findings: what is wrong with the package as a whole.
-    """
+    """What was found out about one package and the enclaves in it; `nevra` is its own word."""
 
     file: str
     nevra: Optional[str]
@@ -122,17 +110,13 @@ def check_package(
     generation: Optional[Generation] = None,
     opener: Opener = packed,
 ) -> PackageResult:
-    """Judge every enclave of a package file.
+    """Judge every enclave of a package file; one that cannot be read is a finding.
 
     Args:
         references: what is trusted: where counterparts are looked for, in this order.
         policy_of: the policy for an enclave, by its path.
         permitted: enclaves that may be shipped although Fedora does not.
         generation: the SDK to follow; None chooses it from the counterpart.
-        opener: opens it; its files need not be read from the package file.
-
-    Returns:
-        The result; a file that cannot be read is a finding in it.
     """
     nevra: Optional[str] = None
     results: list[EnclaveResult] = []

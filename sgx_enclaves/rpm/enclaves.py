@@ -111,7 +111,6 @@ class PackedEnclave:
     """An enclave file of a package, whole.
 
     Attributes:
-        links: symbolic and hard links to it, sorted.
         data: its bytes; their digest is the header's.
         problem: why it is no enclave that can be read; None when it is one.
         signed: whether its metadata area holds anything.
@@ -237,12 +236,7 @@ class Links:
         self._budget = _LINK_STEPS
 
     def to_files(self) -> dict[str, tuple[str, ...]]:
-        """Path of a file to the links that end there.
-
-        Raises:
-            PackageError: links go round in a circle.
-            LimitError: they are too many and too deep to follow.
-        """
+        """Path of a file to the links that end there."""
         found: dict[str, list[str]] = {}
         for file in self._package.files:
             if file.kind is FileKind.SYMLINK:
@@ -322,10 +316,6 @@ def enclaves_among(
     A program that holds enclaves as data is said to be that.
 
     Holds one file at a time, as long as the caller does too.
-
-    Raises:
-        LimitError: too many of them, or one that is too large.
-        SgxEnclavesError: what reading the members raises; see `Links.to_files`.
     """
     symbolic: Optional[dict[str, tuple[str, ...]]] = {} if package.is_source else None
     enclaves = 0

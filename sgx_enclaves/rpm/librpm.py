@@ -51,11 +51,7 @@ Value = TypeVar("Value", int, str)
 
 @functools.cache
 def librpm() -> Any:
-    """librpm's Python module, which has no types; imported when the first package is read.
-
-    Raises:
-        UnsupportedError: it is not installed for this Python.
-    """
+    """librpm's Python module, which has no types; imported when the first package is read."""
     try:
         import rpm  # noqa: PLC0415  (only who reads packages needs it)
 
@@ -76,10 +72,6 @@ class Header:
     Args:
         start: offset of the header in the package.
         blob: it without its magic, as the RPM database has it too.
-
-    Attributes:
-        parsed: librpm's object.
-        size: bytes of the header in the file.
 
     Raises:
         PackageError: librpm refuses it.
@@ -128,12 +120,7 @@ class Header:
             raise self.wrong("the header is not one immutable region", "a package of RPM 4 or 6")
 
     def all(self, tag: str, kind: type[Value]) -> tuple[Value, ...]:
-        """All numbers or texts of a tag; none when it is not there.
-
-        Raises:
-            PackageError: the tag holds something else.
-            LimitError: there are too many.
-        """
+        """All numbers or texts of a tag; none when it is not there."""
         number = _number(tag)
         count = self._counts.get(number, 0)
         if count > self._limits.items:

@@ -53,7 +53,6 @@ class PayloadFile:
     """One file that comes with a package.
 
     Attributes:
-        is_linked: whether it has other paths.
         has_content: False for an empty file, a link, a folder, and for all but
             one of several hard links.
     """
@@ -247,11 +246,7 @@ def _sized(package: Package, pieces: Iterator[bytes], size: int) -> Iterator[byt
 
 
 def _check_payload(package: Package, stream: BinaryIO) -> Optional[str]:
-    """Compare the payload with every digest of it, and its form with the header's words.
-
-    Returns:
-        What it is compressed with; None when it is not.
-    """
+    """Compare the payload with its digests, its form with the header; what it is packed by, if so."""
     header = package.header
     form = header.one("PAYLOADFORMAT", str) or "cpio"
     if form != "cpio":
@@ -340,11 +335,7 @@ def _verified(
 
 
 class Installed:
-    """Opens an installed package.
-
-    Args:
-        header: the package's header as the RPM database has it.
-    """
+    """Opens an installed package by its header, as the RPM database has it."""
 
     def __init__(self, header: bytes, root: str = "/") -> None:
         self._header = header
@@ -352,12 +343,7 @@ class Installed:
 
     @contextmanager
     def __call__(self, path: str) -> Iterator[Contents]:
-        """See `Opener`; `path` is only what to call the package.
-
-        Raises:
-            PackageError: the header contradicts itself.
-            PackageDamagedError: a file is missing, or other than the header says.
-        """
+        """See `Opener`; `path` is only what to call the package."""
         limits = DEFAULT_PACKAGE_LIMITS
         header = Header(path, 0, self._header, limits)
         # Of a relocated package, rpm has written the paths again, and nobody has signed those.

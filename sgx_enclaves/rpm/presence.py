@@ -50,12 +50,7 @@ class Evidence(NamedTuple):
 
 
 def evidence(provides: Iterable[str], files: Iterable[str]) -> Iterator[Evidence]:
-    """Every reason to believe that a package contains enclaves; none for most packages.
-
-    Args:
-        provides: the names of what it provides; a version behind a name is no matter.
-        files: absolute paths; those of links and folders may be among them.
-    """
+    """Every reason to believe that a package contains enclaves; none for most packages."""
     for provide in provides:
         if provide.startswith(PROVIDE_PREFIX):
             match = _PROVIDE.match(provide)
@@ -75,10 +70,7 @@ def contains_enclaves(provides: Iterable[str], files: Iterable[str]) -> bool:
 def is_suspect(provides: Iterable[str], files: Iterable[str]) -> bool:
     """Whether the payload must be read: it claims an enclave, or puts anything where they stand.
 
-    Args:
-        provides: see `evidence`.
-        files: paths of all that is no directory; a link in the place of the enclave folder
-            leads who knows where.
+    A link in the place of the enclave folder leads who knows where; directories are no matter.
     """
     paths = tuple(files)
     return contains_enclaves(provides, paths) or any(

@@ -66,10 +66,6 @@ class Package:
         stated: bytes of header and payload as the signature header has them, if it does.
         there: bytes behind the header, where there is a file.
         signatures: over the header, good or not.
-
-    Raises:
-        PackageError: it has no name, version or release, or names of files where
-            they are not looked for.
     """
 
     def __init__(

@@ -71,11 +71,7 @@ class Reference(Protocol):
         """What to call it in messages."""
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
-        """The unsigned enclaves whose name fits a signed one's, those of its version first.
-
-        Raises:
-            SgxEnclavesError: the reference cannot be read.
-        """
+        """The unsigned enclaves whose name fits a signed one's, those of its version first."""
 
 
 @record
@@ -156,14 +152,6 @@ class PackageReference:
     Its header is read at once, its files when the first signed enclave asks for one of a
     fitting name, and then all of them: a package that holds a signed enclave, under
     whatever name, would be its own witness.
-
-    Attributes:
-        source: the source package that it says it was built from.
-
-    Raises:
-        InputError: the package is no reference: built with the distribution's newest
-            toolchain, with a signed enclave, or without an unsigned one.
-        SgxEnclavesError: it cannot be read.
     """
 
     def __init__(self, path: str, opener: Opener = packed) -> None:
@@ -278,8 +266,7 @@ def neighbours_among(paths: Iterable[str], opener: Opener = packed) -> tuple[Pac
 class FolderReference:
     """A folder with unsigned enclaves and their config.xml files, at any depth.
 
-    Args:
-        labels: label and version of what is in it, where whoever asks knows them.
+    `labels` are label and version of what is in it, where whoever asks knows them.
     """
 
     def __init__(self, path: str, labels: Optional[tuple[str, Optional[str]]] = None) -> None:
@@ -346,11 +333,7 @@ def _files_below(path: str) -> Iterator[str]:
 
 
 def open_reference(path: str) -> Reference:
-    """A built directory or its manifest, another folder, or a package as a reference.
-
-    Raises:
-        SgxEnclavesError: it is none of them, or cannot be read.
-    """
+    """A built directory or its manifest, another folder, or a package as a reference."""
     place = Path(path)
     if place.name == MANIFEST or (place / MANIFEST).is_file():
         return BuiltReference(path)

@@ -45,12 +45,10 @@ class RepodataLimits:
     """Upper bounds; what goes beyond raises `LimitError`.
 
     Attributes:
-        repomd: bytes of repomd.xml.
         archive: of a compressed list. Lists of equal packages pack extremely well,
             so that the ratio says nothing; time is bounded by the total.
         block: bytes that are read at once.
         element: bytes of what is said about one package.
-        packages: how many there may be.
     """
 
     repomd: int = MIB

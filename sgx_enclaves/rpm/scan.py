@@ -59,12 +59,7 @@ _START = 64 << 10
 
 @dataclass(frozen=True)
 class Scanned:
-    """One package of a scan.
-
-    Attributes:
-        stamp: see `stamp_of`; empty when nothing is kept.
-        report: as `ScanSettings.record` gives it; None for a package without enclaves.
-    """
+    """One package of a scan."""
 
     file: str
     stamp: str
@@ -103,13 +98,7 @@ def stamps_below(path: str) -> str:
 class State:
     """What was scanned already, in a file of JSON lines.
 
-    The first line says with which settings. With others, the file starts again.
-
-    Args:
-        key: whatever the results depend on, as text.
-
-    Raises:
-        InputError: it cannot be read or written.
+    The first line says with which settings, `key`. With others, the file starts again.
     """
 
     def __init__(self, path: str, key: str) -> None:
@@ -164,12 +153,7 @@ class State:
 
 
 class Target(NamedTuple):
-    """A package file that must be looked at.
-
-    Attributes:
-        listing: what the repodata say about it, when they say that it may have
-            enclaves; otherwise its own header decides.
-    """
+    """A package file that must be looked at, since the repodata or its own header say so."""
 
     path: str
     listing: Optional[Listing] = None
@@ -294,9 +278,6 @@ def scan(
     Args:
         jobs: processes; 1 works in this one.
         state: what an earlier scan found; new results are added to it.
-
-    Raises:
-        SgxEnclavesError: a reference cannot be read, or the state cannot be written.
     """
     done = 0
     pending = []
