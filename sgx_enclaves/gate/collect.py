@@ -76,7 +76,7 @@ def failed(enclave: str, task_id: int, why: str) -> Answer:
 
 
 def read_answer(mapping: object, enclave: str, task_id: int, release_sha256: str) -> Answer:
-    """An answer from plain data; one that makes no sense, or is of something else, proves nothing."""
+    """An answer from plain data; what makes no sense, or is of another thing, proves nothing."""
     try:
         answer = read_part(Answer, mapping, "answer", task_id=task_id)
     except RecordError as error:

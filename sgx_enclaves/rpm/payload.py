@@ -246,7 +246,7 @@ def _sized(package: Package, pieces: Iterator[bytes], size: int) -> Iterator[byt
 
 
 def _check_payload(package: Package, stream: BinaryIO) -> Optional[str]:
-    """Compare the payload with its digests, its form with the header; what it is packed by, if so."""
+    """Compare the payload with its digests, its form with the header; what packed it, if so."""
     header = package.header
     form = header.one("PAYLOADFORMAT", str) or "cpio"
     if form != "cpio":
