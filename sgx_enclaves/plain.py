@@ -288,6 +288,16 @@ def _made_value(kind: Any, data: object, place: _Place) -> object:
     return data
 
 
+@functools.cache
+def read_schema(module: str, name: str, part: str = "") -> dict[str, Any]:
+    """A JSON Schema (draft 7) that lies beside a module (`__file__`), or one of its definitions."""
+    import json  # noqa: PLC0415  (a comparison needs none)
+
+    with open(os.path.join(os.path.dirname(module), name), "rb") as file:
+        schema = json.load(file)
+    return {**schema, "$ref": f"#/definitions/{part}"} if part else schema
+
+
 def validate(
     data: object, schema: Mapping[str, Any], *, file: str, error: type[SgxEnclavesError]
 ) -> None:

@@ -58,6 +58,10 @@ def read_identity(
         root: SHA-256 of the key of the root that is trusted, hexadecimal.
         name: what to call the file.
     """
+    from cryptography.hazmat.primitives.asymmetric.utils import (  # noqa: PLC0415
+        encode_dss_signature,
+    )
+
     head, body = _parts(data)
     header = _HEADER.search(head)
     found = chain if chain is not None else header[1] if header else None
@@ -69,7 +73,9 @@ def read_identity(
         )
     signed, signature = _signed_part(body, name)
     key = _signing_key(_certificates(found, name), date, root, name)
-    _verify(key, signature, signed, "the identity's signature is not valid", name)
+    r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
+    der = encode_dss_signature(r, s)
+    _verify(key, der, signed, "the identity's signature is not valid", name)
     identity = _identity(parse_json(signed, file=name, error=IdentityError), name)
     if not identity.issued <= date.isoformat() <= identity.next_update:
         raise IdentityError(
@@ -173,7 +179,7 @@ def _signing_key(chain: list[Certificate], date: datetime.date, root: str, name:
         if certificate.issuer != issuer.subject or not is_ca:
             raise IdentityError("a certificate is not by the next one", file=name, found=subject)
         signature, signed = certificate.signature, certificate.tbs_certificate_bytes
-        _verify_der(issuer.public_key(), signature, signed, f"{subject} is not signed", name)
+        _verify(issuer.public_key(), signature, signed, f"{subject} is not signed", name)
     return chain[0].public_key()
 
 
@@ -197,15 +203,6 @@ def _key_digest(certificate: Certificate) -> str:
 
 
 def _verify(key: Any, signature: bytes, signed: bytes, problem: str, name: str) -> None:
-    from cryptography.hazmat.primitives.asymmetric.utils import (  # noqa: PLC0415
-        encode_dss_signature,
-    )
-
-    r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
-    _verify_der(key, encode_dss_signature(r, s), signed, problem, name)
-
-
-def _verify_der(key: Any, signature: bytes, signed: bytes, problem: str, name: str) -> None:
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415

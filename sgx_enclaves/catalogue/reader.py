@@ -9,11 +9,9 @@ counts, never silently. What a release is, is `records`' part.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
@@ -22,7 +20,7 @@ from sgx_enclaves.catalogue.records import MAKERS, Build, Catalogue, Enclave, Re
 from sgx_enclaves.errors import CatalogueError, InputError, LimitError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.plain import from_plain, parse_toml, validate
+from sgx_enclaves.plain import from_plain, parse_toml, read_schema, validate
 
 SCHEMA = 1
 OWN_FOLDER = Path(__file__).with_name("releases")
@@ -91,16 +89,9 @@ def release_form(parsed: Mapping[str, Any], file: str) -> Release:
     """A release whose form is right; what it says may still contradict itself."""
     if isinstance(parsed.get("schema"), bool) or parsed.get("schema") != SCHEMA:
         _refuse(file, f"schema: must be {SCHEMA}", parsed.get("schema"))
-    validate(parsed, _schema(), file=file, error=CatalogueError)
+    validate(parsed, read_schema(__file__, "schema.json"), file=file, error=CatalogueError)
     _check_lines(parsed, "", file)
     return from_plain(Release, _as_records(parsed, file), file=file, error=CatalogueError)
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    path = Path(__file__).with_name("schema.json")
-    schema: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return schema
 
 
 def _refuse(file: str, message: str, found: Optional[object] = None) -> NoReturn:

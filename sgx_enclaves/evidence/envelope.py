@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Union
 
 from sgx_enclaves.enclave.sign import read_private_key, read_public_key
 from sgx_enclaves.errors import AttestationError, SigningError, UnsupportedError
-from sgx_enclaves.evidence.report import schema
 from sgx_enclaves.files import sha256_of
-from sgx_enclaves.plain import parse_json, record, validate
+from sgx_enclaves.plain import parse_json, read_schema, record, validate
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -75,7 +74,8 @@ class Envelope:
 def read_envelope(data: bytes, file: str) -> Envelope:
     """An envelope, of which nothing is believed yet; an AttestationError if it is malformed."""
     plain = parse_json(data, file=file, error=AttestationError, most=MAX_ENVELOPE)
-    validate(plain, schema("attestation", "envelope"), file=file, error=AttestationError)
+    schema = read_schema(__file__, "attestation.schema.json", "envelope")
+    validate(plain, schema, file=file, error=AttestationError)
     return Envelope(
         _decoded(plain["payload"], file),
         plain["payloadType"],

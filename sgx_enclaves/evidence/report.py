@@ -10,7 +10,6 @@ data, and a report that is read is input like any other.
 from __future__ import annotations
 
 import datetime
-import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from sgx_enclaves import __version__
 from sgx_enclaves.enclave.verdict import CheckState
 from sgx_enclaves.errors import ReportError
 from sgx_enclaves.files import make_folder, read_file, sha256_of, write_file
-from sgx_enclaves.plain import parse_json, validate
+from sgx_enclaves.plain import parse_json, read_schema, validate
 from sgx_enclaves.report.templated import report_summary
 
 if TYPE_CHECKING:
@@ -86,7 +85,8 @@ def read_report(data: bytes, file: str) -> Plain:
             found=f"schema_version {version}" if version is not None else "none",
             hint="name the report.json that --report wrote",
         )
-    validate(report, schema(), file=file, error=ReportError)
+    schema = read_schema(__file__, "report.schema.json")
+    validate(report, schema, file=file, error=ReportError)
     for problem in _contradictions(report):
         raise ReportError(f"the report contradicts itself: {problem}", file=file)
     made: Plain = report
@@ -119,14 +119,6 @@ def read_beside(folder: Path, report: Plain, data: bytes) -> Plain:
             "the head of another report", file=str(folder / HEAD), expected=f"report_sha256 {own}"
         )
     return head
-
-
-@functools.cache
-def schema(file: str = "report", part: str = "") -> Plain:
-    """A JSON Schema (draft 7) of this room, or one of its definitions."""
-    text = Path(__file__).with_name(f"{file}.schema.json").read_text("utf-8")
-    loaded: Plain = json.loads(text)
-    return {**loaded, "$ref": f"#/definitions/{part}"} if part else loaded
 
 
 def _contradictions(report: Mapping[str, Any]) -> Iterator[str]:

@@ -32,11 +32,11 @@ from sgx_enclaves.evidence.envelope import (
     signers,
 )
 from sgx_enclaves.evidence.facts import of_record
-from sgx_enclaves.evidence.report import Plain, schema
+from sgx_enclaves.evidence.report import Plain
 from sgx_enclaves.files import read_file, sha256_of
 from sgx_enclaves.gate.record import Record, read_record
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
-from sgx_enclaves.plain import parse_json, record, validate
+from sgx_enclaves.plain import parse_json, read_schema, record, validate
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 KINDS = {
@@ -221,12 +221,12 @@ def read_statement(envelope: Envelope, file: str) -> Plain:
         raise AttestationError(
             "no in-toto statement", file=file, expected=PAYLOAD_TYPE, found=found
         )
-    statement: Any = parse_json(
+    statement: Plain = parse_json(
         envelope.payload, file=file, error=AttestationError, most=MAX_ENVELOPE
     )
-    validate(statement, schema("attestation", "statement"), file=file, error=AttestationError)
-    made: Plain = statement
-    return made
+    schema = read_schema(__file__, "attestation.schema.json", "statement")
+    validate(statement, schema, file=file, error=AttestationError)
+    return statement
 
 
 @record

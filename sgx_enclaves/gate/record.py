@@ -9,15 +9,13 @@ malformed part (see `record.schema.json`) is refused whole. Knows no Koji.
 from __future__ import annotations
 
 import datetime
-import functools
-import importlib.resources
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
 from sgx_enclaves.errors import RecordError
-from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, validate
+from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, read_schema, validate
 
 # 1 lacks what is said of the buildroot, and whether the verification was in part.
 SCHEMA = 2
@@ -171,18 +169,11 @@ def record_from_json(text: str) -> Record:
 
 def read_part(cls: type[T], data: object, part: str, **more: Any) -> T:
     """A dataclass of plain data that `part` of record.schema.json describes, with `more` fields."""
-    schema = {**_schema(), "$ref": f"#/definitions/{part}"}
+    schema = read_schema(__file__, "record.schema.json", part)
     validate(data, schema, file=part, error=RecordError)
     _require_printable(data, part)
     whole = {**data, **more} if isinstance(data, Mapping) else data
     return from_plain(cls, whole, file=part, error=RecordError)
-
-
-@functools.cache
-def _schema() -> dict[str, Any]:
-    file = importlib.resources.files("sgx_enclaves.gate") / "record.schema.json"
-    schema: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return schema
 
 
 def _require_printable(data: object, place: str) -> None:

@@ -11,7 +11,6 @@ compared with it.
 from __future__ import annotations
 
 import enum
-import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.errors import InputError, ManifestError
 from sgx_enclaves.files import read_file, sha256_of, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
-from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, validate
+from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, read_schema, validate
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse
 
 _MAX_MANIFEST = 16 * MIB
@@ -271,7 +270,8 @@ def read_manifest(data: bytes, file: str) -> Manifest:
     hint = "build again: a manifest is not edited by hand"
     top = parse_json(data, file=file, error=ManifestError, most=_MAX_MANIFEST, hint=hint)
     try:
-        validate(top, _schema(), file=file, error=ManifestError)
+        schema = read_schema(__file__, "manifest.schema.json")
+        validate(top, schema, file=file, error=ManifestError)
         if _one_line(top) != top:
             raise ManifestError("a text is not one line", file=file)
         claimed = top.pop("reproducible")
@@ -286,12 +286,6 @@ def read_manifest(data: bytes, file: str) -> Manifest:
         error.hint = error.hint or hint
         raise
     return manifest
-
-
-@functools.cache
-def _schema() -> dict[str, Any]:
-    text = Path(__file__).with_name("manifest.schema.json").read_bytes()
-    return dict(parse_json(text, file="manifest.schema.json", error=ManifestError))
 
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:

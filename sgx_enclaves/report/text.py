@@ -312,7 +312,9 @@ def _release_rows(verdict: ReleaseVerdict) -> Iterator[Row]:
         if not enclave.may_ship:
             yield Row("MAY NOT", f"be shipped: {enclave.name}: {enclave.reason}")
     yield Row("unproved", "; ".join(verdict.not_proved))
-    notes = [f.message for s in verdict.stages for f in s.findings if _worth_a_line(f)]
+    found = [f for stage in verdict.stages for f in stage.findings if f.severity is Severity.NOTE]
+    # those on the toolchain stand with the build
+    notes = [f.message for f in found if f.code != "toolchain-not-designated"]
     for notice in (*verdict.notices, *notes):
         yield Row("note", notice)
 
@@ -320,11 +322,6 @@ def _release_rows(verdict: ReleaseVerdict) -> Iterator[Row]:
 def _first(texts: Sequence[str], most: int, comma: str, last: str) -> str:
     more = len(texts) - most
     return comma.join(texts[:most]) + (f"{last} {more} more" if more > 0 else "")
-
-
-def _worth_a_line(finding: Finding) -> bool:
-    """Notes on the toolchain stand with the build."""
-    return finding.severity is Severity.NOTE and finding.code != "toolchain-not-designated"
 
 
 def _stage_words(stage: Stage) -> str:
