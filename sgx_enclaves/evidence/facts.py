@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -26,6 +27,7 @@ from sgx_enclaves.rpm.presence import version_of
 if TYPE_CHECKING:
     from sgx_enclaves.catalogue.records import Catalogue, Release
     from sgx_enclaves.gate.collect import Combined
+    from sgx_enclaves.gate.inspect import RpmDigests
     from sgx_enclaves.gate.record import Record, RecordedEnclave
     from sgx_enclaves.gate.subjects import FileVerdict, Subject
     from sgx_enclaves.release.manifest import Manifest
@@ -37,8 +39,12 @@ _COMPARED = ("policy", "sdk", "sdk_from", "mrenclave")
 _LISTS = ("checks", "not_proved", "blocks", "byte_map", "findings")
 _ALONE = ("reproducible", "release", "buildroot", "manifest_sha256")
 _PARTS = ("not_proved", "unpinned", "sources", "toolchain", "steps", "packages", "findings")
-_PACKAGE = ("nevra", "verdict", "sha256", "header_sha256", "payload_sha256")
-_HEX_SHA256 = 64
+_PACKAGE = {
+    "nevra": "nevra",
+    "sha256": "file",
+    "header_sha256": "header",
+    "payload_sha256": "payload",
+}
 
 
 def of_comparison(verdict: Verdict) -> Plain:
@@ -116,13 +122,9 @@ def _built(manifest: Manifest, catalogue: Catalogue) -> Plain:
 def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
     """The report of `packages`, or of a `scan`, each as `as_json.result_dict` gives it."""
     packages = [
-        {
-            "file": _base(result["file"]),
-            "nevra": result["package"],
-            "verdict": result["outcome"],
-            "findings": result["findings"],
-            **package_facts(result["file"]),
-        }
+        named_package(_base(result["file"]), digests_at(result["file"]))
+        | {"nevra": result["package"], "verdict": result["outcome"]}
+        | {"findings": result["findings"]}
         for result in results
     ]
     enclaves = [made for result in results for made in _packaged(result)]
@@ -150,21 +152,14 @@ def _packaged(result: Plain) -> Iterator[Plain]:
         yield {**made, "findings": item["findings"] + made["findings"]}
 
 
-def package_facts(path: str) -> Plain:
-    """The digests of a package file: whole, header, and payload as the header pins it."""
+def digests_at(path: str) -> Optional[RpmDigests]:
+    """Of a package file; None if it cannot be read, which is a finding of its result."""
     # Only packages need librpm.
-    from sgx_enclaves.gate.inspect import digests_of  # noqa: PLC0415
-    from sgx_enclaves.rpm.reader import open_package  # noqa: PLC0415
+    from sgx_enclaves.gate.inspect import rpm_digests  # noqa: PLC0415
 
-    try:
-        with open_package(path) as (package, stream):
-            pins = package.header.all("PAYLOADDIGEST", str)
-            pinned = next((pin for pin in pins if len(pin) == _HEX_SHA256), None)
-            header = package.header.digest("sha256")
-            return dict(zip(_PACKAGE[2:], (digests_of(package, stream).file, header, pinned)))
-    except SgxEnclavesError:
-        # What is wrong with it is a finding of its result.
-        return dict.fromkeys(_PACKAGE[2:])
+    with contextlib.suppress(SgxEnclavesError):
+        return rpm_digests(path)
+    return None
 
 
 def of_build(combined: Combined, release: Plain, buildroot: Plain) -> Plain:
@@ -182,13 +177,14 @@ def of_build(combined: Combined, release: Plain, buildroot: Plain) -> Plain:
         for answer in combined.answers
         if not answer.subjects
     ]
-    digests = {p.name: p.digests.file if p.digests else None for p in combined.packages}
-    return _of_koji(combined, combined.claim, enclaves, release, buildroot, digests)
+    packages = [named_package(package.name, package.digests) for package in combined.packages]
+    return _of_koji(combined, combined.claim, enclaves, release, buildroot, packages)
 
 
 def of_record(record: Record) -> Plain:
     """The report that the record of a build stands for; less than what its task uploaded."""
     words = f"{record.nvr} against release {record.release}: {record.verdict}"
+    packages = [{**named_package(p.name, None), "sha256": p.file_sha256} for p in record.rpms]
     digest, origin = record.release_sha256, record.origin
     buildroot = {key: getattr(record, key) for key in ("build_tag", "repo_id", "lock_sha256")}
     return _of_koji(
@@ -197,7 +193,7 @@ def of_record(record: Record) -> Plain:
         [_judged(e.name, e, e.verdict, e.signed_sha256) for e in record.enclaves],
         {"name": record.release, "sha256": digest, "origin": origin},
         {**buildroot, "packages_sha256": record.buildroot_sha256},
-        {package.name: package.file_sha256 for package in record.rpms},
+        packages,
     )
 
 
@@ -219,12 +215,11 @@ def _of_koji(
     enclaves: Sequence[Plain],
     release: Plain,
     buildroot: Plain,
-    digests: Mapping[str, Optional[str]],
+    packages: Sequence[Plain],
 ) -> Plain:
     known = {"release": release, "buildroot": buildroot, "reproducible": whole.reproducible}
     known["build"] = "here" if whole.toolchain_sha256 is not None else "none"
-    known["packages"] = [named_package(name, digest) for name, digest in digests.items()]
-    return _report("koji", whole.verdict, claim, enclaves, **known)
+    return _report("koji", whole.verdict, claim, enclaves, packages=packages, **known)
 
 
 def _judged(
@@ -245,9 +240,10 @@ def _judged(
     return made
 
 
-def named_package(name: str, digest: Optional[str]) -> Plain:
-    """A package of which a build system knows the file's digest."""
-    return {**dict.fromkeys(_PACKAGE), "file": name, "sha256": digest, "findings": []}
+def named_package(name: str, digests: Optional[RpmDigests]) -> Plain:
+    """A package by its file's name, and what is known of the file."""
+    made: Plain = {"file": name, "verdict": None, "findings": []}
+    return made | {key: getattr(digests, part, None) for key, part in _PACKAGE.items()}
 
 
 def _report(kind: str, verdict: str, claim: str, enclaves: Sequence[Plain], **known: Any) -> Plain:

@@ -27,7 +27,7 @@ from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.enclave.sigstruct import check_fips_signature, check_sigstruct
 from sgx_enclaves.enclave.verdict import CheckState
 from sgx_enclaves.errors import ReportError, SgxEnclavesError
-from sgx_enclaves.evidence.facts import package_facts
+from sgx_enclaves.evidence.facts import digests_at, named_package
 from sgx_enclaves.evidence.report import ROLES, Plain
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import as_plain, from_plain, record
@@ -275,6 +275,6 @@ def files_of_package(path: str) -> tuple[Package, dict[str, bytes]]:
 
     with packed(path) as (package, members):
         found = [e for e in enclaves_among(package, members) if isinstance(e, PackedEnclave)]
-        facts = {"nevra": package.nevra, **package_facts(path)}
+    facts = named_package(path, digests_at(path))
     contents = {sha256_of(enclave.data): bytes(enclave.data) for enclave in found}
     return Package(facts, {enclave.path: sha256_of(enclave.data) for enclave in found}), contents

@@ -271,16 +271,22 @@ def _require_name(package: Package, name: str) -> None:
 
 @dataclass(frozen=True)
 class RpmDigests:
-    """SHA-256 of a package, hexadecimal.
+    """SHA-256 of a package, hexadecimal, and what it calls itself.
 
     Attributes:
         file: of the whole file.
         content: of all that follows lead and signature header: main header and
             payload. Signing a package changes `file` only.
+        header: of the main header, as RPM computes it.
+        payload: of the payload, as the header pins it; None if it pins none.
+        nevra: its name.
     """
 
     file: str
     content: str
+    header: Optional[str] = None
+    payload: Optional[str] = None
+    nevra: Optional[str] = None
 
 
 def rpm_digests(path: str) -> RpmDigests:
@@ -288,13 +294,12 @@ def rpm_digests(path: str) -> RpmDigests:
 
     def look() -> RpmDigests:
         with open_package(path) as (package, stream):
-            return digests_of(package, stream)
+            return _digests_of(package, stream)
 
     return _remembered("digests", path, look)
 
 
-def digests_of(package: Package, stream: BinaryIO) -> RpmDigests:
-    """The digests of an open package; `stream` may be anywhere, and is left at the end."""
+def _digests_of(package: Package, stream: BinaryIO) -> RpmDigests:
     whole, content = hashlib.sha256(), hashlib.sha256()
     with system_errors(package.file, "cannot be read"):
         stream.seek(0)
@@ -302,4 +307,7 @@ def digests_of(package: Package, stream: BinaryIO) -> RpmDigests:
         while chunk := stream.read(_CHUNK):
             whole.update(chunk)
             content.update(chunk)
-    return RpmDigests(whole.hexdigest(), content.hexdigest())
+    pins = package.header.all("PAYLOADDIGEST", str)
+    payload = next((pin for pin in pins if len(pin) == whole.digest_size * 2), None)
+    digests = (whole.hexdigest(), content.hexdigest(), package.header.digest("sha256"))
+    return RpmDigests(*digests, payload, package.nevra)

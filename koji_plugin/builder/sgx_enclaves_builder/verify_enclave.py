@@ -23,7 +23,7 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
-from sgx_enclaves.evidence.facts import named_package, of_file, of_release
+from sgx_enclaves.evidence.facts import digests_at, named_package, of_file, of_release
 from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.arguments import (
     CHILD,
@@ -97,6 +97,10 @@ class SgxEnclaveTask(SgxTask):
             self.lock_sha256: Optional[str] = None
             # of the build that the one enclave is taken from, if it is not built
             self.origin: Optional[Origin] = None
+            self.rpms = {
+                rpm["name"]: self.build_file(rpm["relative"], rpm["sha256"])
+                for rpm in self.asked.get("rpms", [])
+            }
             tag = argument(build_tag, "build_tag", name_or_id)
             with KojiBuildroot(self, tag, self.asked["repo_id"]) as self.buildroot:
                 answers = self._verify()
@@ -192,10 +196,9 @@ class SgxEnclaveTask(SgxTask):
         vendor = vendor_subject(verdict.enclaves[0], verdict.outcome)
         files = [vendor]
         ours = (built / unsigned_name(enclave.file)).exists()
-        for rpm in self.asked.get("rpms", []):
-            self.log(f"comparing {enclave.name} with {rpm['name']}")
-            path = self.build_file(rpm["relative"], rpm["sha256"])
-            found = package_subjects(path, rpm["name"], self.release, enclave, built)
+        for name, path in self.rpms.items():
+            self.log(f"comparing {enclave.name} with {name}")
+            found = package_subjects(path, name, self.release, enclave, built)
             if not ours:
                 # nothing was compared with it, for the reason that the vendor's file has
                 found = [without_ours(item, vendor) for item in found]
@@ -259,7 +262,7 @@ class SgxEnclaveTask(SgxTask):
                     "lock_sha256": self.lock_sha256,
                 },
                 packages=[
-                    named_package(rpm["name"], rpm["sha256"]) for rpm in self.asked.get("rpms", [])
+                    named_package(name, digests_at(str(path))) for name, path in self.rpms.items()
                 ],
                 files=[
                     of_file(enclave.name, file)

@@ -30,6 +30,7 @@ from sgx_enclaves.gate.inspect import (
     rpm_digests,
 )
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.reader import open_package
 from tests.enclaves.synthetic import small_enclave
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
@@ -136,7 +137,7 @@ def test_a_build_without_a_reason_is_not_read(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = shelf.put([RpmFile("/usr/bin/true", b"x")], "plain-1.0-1.x86_64.rpm", name="plain")
-    monkeypatch.setattr(inspect_module, "digests_of", None)
+    monkeypatch.setattr(inspect_module, "_digests_of", None)
     assert inspect_build([BuildFile("plain-1.0-1.x86_64.rpm", plain)]) == ()
     assert inspect_build([]) == ()
 
@@ -202,13 +203,18 @@ def test_signed_copies(shelf: Shelf) -> None:
     assert "cannot be read" in (gone.problem or "")
 
 
-def test_the_two_digests(shelf: Shelf) -> None:
+def test_the_digests(shelf: Shelf) -> None:
     path = shelf.put(FILES)
     data = Path(path).read_bytes()
     digests = rpm_digests(path)
     assert digests.file == hashlib.sha256(data).hexdigest()
     main = data.index(b"\x8e\xad\xe8", 100)
     assert digests.content == hashlib.sha256(data[main:]).hexdigest()
+    with open_package(path) as (package, _stream):
+        payload = package.payload_start
+        assert digests.payload == package.header.one("PAYLOADDIGEST", str)
+    assert digests.header == hashlib.sha256(data[main:payload]).hexdigest()
+    assert digests.nevra == NAME[: -len(".rpm")]
     signed = rpm_digests(shelf.put(FILES, "signed.rpm", signature={1002: b"signature"}))
     assert signed.content == digests.content
     assert signed.file != digests.file

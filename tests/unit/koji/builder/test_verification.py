@@ -93,6 +93,9 @@ def test_a_key_signs_what_was_found(world: World) -> None:
         assert provenance["runDetails"]["builder"]["id"] == "https://koji.example"
         parameters = provenance["buildDefinition"]["externalParameters"]
         assert parameters["build_tag"] == report["buildroot"]["build_tag"] == "demo-build"
+        (package,) = report["packages"]
+        assert package["nevra"] == "prebuilt-1.0-1.x86_64"
+        assert None not in (package["header_sha256"], package["payload_sha256"])
         names = {subject["name"] for subject in found[1].statement["subject"]}
         assert "prebuilt-1.0-1.x86_64.rpm" in names
     assert kinds == [["provenance", "equivalence", "result"]] * 2
