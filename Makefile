@@ -7,7 +7,7 @@
 # make dist    build sdist, wheel and SBOM into build/dist/
 # make lint-rpm RPM=FILE...   run rpmlint with our check on packages
 # make koji-test KOJI_SRC=DIR   play the whole game on a real Koji (tests/koji/README.md)
-# make pages-test   look at report pages in a real headless Chromium, which is installed by apt-get if it is missing
+# make pages-test   look at report pages in a real headless Chromium; a part of `make test`
 # make real-test SOURCES=DIR    a real enclave of Intel's, from source (docs/releases.md)
 # make fuzz SECONDS=600         fuzz each reader for so long, guided by coverage
 # make mutants  take the defences out one by one: a test must notice (hours)
@@ -40,7 +40,7 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 step = packaging/quietly $(BUILD)/log/$(1).log '$(2)'
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint typecheck unit bench clean setup rpm dist rpmlint lint-rpm koji-test pages-test real-test docs site fuzz mutants locks audit
+.PHONY: demo test lint typecheck unit bench clean setup rpm dist rpmlint lint-rpm koji-test pages pages-test real-test docs site fuzz mutants locks audit
 
 # The oldest and the newest rpmlint that the check is for.
 RPMLINTS := 2.4.0 2.10.0
@@ -67,13 +67,19 @@ lint: setup
 typecheck: setup
 	$(VENV)/bin/mypy
 
-unit: setup rpmlint
+unit: setup rpmlint pages
 	$(RUN) -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 rpmlint: $(RPMLINTS:%=$(BUILD)/rpmlint-%.stamp)
 
 $(BUILD)/rpmlint-%.stamp: packaging/install-rpmlint packaging/locks/rpmlint-%.txt | setup
 	@$(call step,rpmlint-$*,install rpmlint $*) packaging/install-rpmlint $* $(BUILD)/rpmlint-$*
+	@touch $@
+
+pages: $(BUILD)/pages.stamp
+
+$(BUILD)/pages.stamp: packaging/install-chromium setup.cfg | setup
+	@$(call step,pages,install Chromium and what drives it) packaging/install-chromium $(RUN)
 	@touch $@
 
 rpm: setup
@@ -92,10 +98,7 @@ koji-test: setup
 	KOJI_SRC='$(or $(KOJI_SRC),$(error name a checkout of Koji: make koji-test KOJI_SRC=DIR))' \
 	    KOJI_MODULES=$(BUILD)/koji-modules $(RUN) -m pytest --numprocesses 0 $(KOJI_TESTS)
 
-pages-test: setup
-	command -v chromium chromium-browser google-chrome > $(BUILD)/log/chromium.log || \
-	    DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends chromium
-	@$(call step,pages,install what drives Chromium) $(PIP) --editable '.[pages]'
+pages-test: pages
 	$(RUN) -m pytest --numprocesses 0 tests/integration/test_pages_in_chromium.py
 
 # SOURCES: a directory of archives. COMPILER: a prefix, instead of the designated toolchain.

@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Optional
+from typing import Any, NoReturn, Optional
 from xmlrpc.client import Fault
 
 import koji
@@ -44,25 +44,35 @@ record is what gated tags ask for. Starting one needs the permission sgx-enclave
 @export_cli
 def handle_sgx_enclaves(goptions: Any, session: Any, args: Sequence[str]) -> int:
     "[build] Verify SGX enclaves, see what was verified and what gated tags allow"
-    given = koji_parser().parse_args(args)
-    connect, verb, _status, _arguments = _VERBS[given.verb]
     try:
+        given = koji_parser().parse_args(args)
+        connect, verb, _status, _arguments = _VERBS[given.verb]
         try:
             connect(session, goptions)
         except SystemExit as error:
             # Koji's helpers end the program with status 1 when there is no connection
             raise koji.GenericError("no connection to the hub") from error
         return verb(goptions, session, given)
-    except KeyboardInterrupt:
-        return UNKNOWN_STATUS
-    except (koji.GenericError, Fault, OSError) as error:
-        print(_words(error), file=sys.stderr)
-        return UNKNOWN_STATUS
+    except (koji.GenericError, Fault, OSError, KeyboardInterrupt) as error:
+        kind, message = type(error).__name__, _words(error)
+    print(message, file=sys.stderr)
+    if "--json" in args:
+        what = {"kind": kind, "message": message}
+        print(_json({"exit_status": UNKNOWN_STATUS, "error": what}))
+    return UNKNOWN_STATUS
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments are an error like any other, to people and to programs."""
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse`."""
+        raise koji.ParameterError(f"{message}; {self.prog} --help explains")
 
 
 def koji_parser() -> argparse.ArgumentParser:
     """The parser; the namespace's `verb` names the verb."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="koji sgx-enclaves",
         description=_ABOUT,
         epilog="koji sgx-enclaves VERB --help explains each verb",
@@ -84,7 +94,9 @@ def _id(text: str) -> Any:
     return int(text) if text.isascii() and text.isdigit() else text
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     text = str(error.faultString if isinstance(error, Fault) else error)
     if "Invalid method" in text:
         return f"{text}: the hub does not have the plugin sgx_enclaves_hub; ask its administrator"
@@ -189,7 +201,7 @@ def _export(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     except SgxEnclavesError as error:
         raise koji.GenericError(str(error)) from error
     lines = "".join(f"{enveloped(statement).payload.decode()}\n" for statement in made)
-    _show(given, {"schema_version": 1, "statements": made}, lines)
+    _show(given, {"statements": made}, lines)
     return 0
 
 
@@ -203,7 +215,8 @@ def _list(goptions: Any, session: Any, given: argparse.Namespace) -> int:
         verdict=given.verdict,
         queryOpts={"limit": given.limit},
     )
-    _show(given, records, records_table(records) if records else "no such records\n")
+    text = records_table(records) if records else "no such records\n"
+    _show(given, {"records": records}, text)
     return 0
 
 
@@ -263,7 +276,7 @@ def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 def _doctor(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Check the hub's set-up, and say what is wrong."""
     checks = session.checkSgxSetup()
-    _show(given, checks, filled("doctor.txt", checks=checks, width=_width()))
+    _show(given, {"checks": checks}, filled("doctor.txt", checks=checks, width=_width()))
     return 0 if all(check["good"] for check in checks) else _DENIED
 
 
@@ -275,8 +288,12 @@ def _lock(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     return 0
 
 
-def _show(given: argparse.Namespace, plain: Any, text: str) -> None:
-    sys.stdout.write(json.dumps(plain, indent=2, sort_keys=True) + "\n" if given.json else text)
+def _show(given: argparse.Namespace, plain: dict[str, Any], text: str) -> None:
+    sys.stdout.write(f"{_json(plain)}\n" if given.json else text)
+
+
+def _json(plain: dict[str, Any]) -> str:
+    return json.dumps({"schema_version": 1, **plain}, indent=2, sort_keys=True)
 
 
 def _width() -> int:

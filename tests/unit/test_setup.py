@@ -69,6 +69,37 @@ def test_an_rpmlint_that_cannot_be_installed_fails_the_job(tmp_path: Path) -> No
     assert "rpmlint 2.4.0 is not installed" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("programs", "status", "words"),
+    [
+        ({}, 0, "note: Chromium is not installed (not a Debian system)"),
+        ({"apt-get": "", "id": "echo 1000"}, 0, "(not run as root)"),
+        ({"apt-get": "", "id": "echo 0", "apt-cache": "exit 1"}, 0, "(it is no package here)"),
+        ({"apt-get": "exit 7", "id": "echo 0"}, 7, ""),
+        ({"apt-get": "case $* in *install*) exit 5; esac", "id": "echo 0"}, 5, ""),
+        ({"apt-get": "", "id": "echo 0"}, 3, "pip install"),
+        ({"chromium": ""}, 3, "pip install"),
+    ],
+)
+def test_chromium_is_installed_or_a_note_says_why_not(
+    tmp_path: Path, programs: dict[str, str], status: int, words: str
+) -> None:
+    makers = {"apt-cache": "echo Package: chromium", "python": 'echo "$2 $3"; exit 3'}
+    for name, script in {**makers, **programs}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [str(ROOT / "packaging" / "install-chromium"), str(tmp_path / "python")],
+        env={"PATH": str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == status
+    assert words in done.stdout
+
+
 def test_the_reason_of_a_skipped_test_is_one_line() -> None:
     where = ("tests/test_x.py", 3, "Skipped: needs\n  a Koji")
     report = pytest.TestReport("x", where, {}, "skipped", where, "setup")

@@ -297,10 +297,55 @@ def test_the_gate_answers_by_its_exit_status(
 @pytest.mark.parametrize(
     "words", [[], ["verify"], ["build", "demo-1"], ["list", "--verdict", "fine"], ["no-such-verb"]]
 )
-def test_wrong_arguments_end_with_2(plugin: Any, words: list[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        run(plugin, RecordingSession({}), *words)
-    assert stopped.value.code == 2
+def test_wrong_arguments_end_with_2(
+    plugin: Any, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert run(plugin, RecordingSession({}), *words) == 2
+    assert "--help explains" in capsys.readouterr().err
+
+
+def interrupted(*_arguments: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("words", "answers", "error"),
+    [
+        (["show"], {}, "the following arguments are required: BUILD"),
+        (["show", "x-1-1"], {}, "does not have the plugin"),
+        (["show", "x-1-1"], {"getSgxVerification": None}, "was never verified"),
+        (["list"], {"listSgxVerifications": interrupted}, "interrupted"),
+        (["audit", "t"], {"auditSgxTag": ConnectionError("refused")}, "refused"),
+    ],
+)
+def test_an_error_is_json_for_who_asks_for_json(
+    plugin: Any, capsys: pytest.CaptureFixture[str], words: list[str], answers: Any, error: str
+) -> None:
+    assert run(plugin, RecordingSession(answers), *words, "--json") == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (found["schema_version"], found["exit_status"]) == (1, 2)
+    assert error in found["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "answers", "key"),
+    [
+        (["result", str(TASK)], {"getTaskInfo": CLOSED, "getTaskResult": result()}, "verdict"),
+        (["show", "x-1-1"], {"getSgxVerification": result()}, "verdict"),
+        (["list"], {"listSgxVerifications": []}, "records"),
+        (["gate-status", "x-1-1", "t"], {"getSgxGateStatus": ALLOWED}, "allowed"),
+        (["lock", "5"], {"setSgxLock": {"release": "demo", "sha256": "0"}}, "release"),
+        (["doctor"], {"checkSgxSetup": []}, "checks"),
+        (["verify", "x-1-1", "--build-tag=b", "--nowait"], {"sgxEnclaves": TASK}, "task_id"),
+    ],
+)
+def test_json_has_a_schema_version(
+    plugin: Any, capsys: pytest.CaptureFixture[str], words: list[str], answers: Any, key: str
+) -> None:
+    assert run(plugin, RecordingSession(answers), *words, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema_version"] == 1
+    assert key in found
 
 
 def test_help_explains_itself(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -344,7 +389,8 @@ def test_an_audit_without_a_find_is_a_success_for_cron(
 ) -> None:
     page = {"looked_at": 3, "refused": [], "next": None}
     assert run(plugin, audited(page), "audit", "17", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"tag": 17, "looked_at": 3, "refused": []}
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"schema_version": 1, "tag": 17, "looked_at": 3, "refused": []}
     assert run(plugin, RecordingSession({}), "audit", "f42") == 2
 
 
