@@ -132,7 +132,7 @@ def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -
     make_folder(folder)
     picture = picture_of(verdict, built, signed)
     for name, text in (
-        ("verdict.txt", verdict_text(verdict)),
+        ("verdict.txt", verdict_text(verdict, full=True)),
         ("verdict.json", json.dumps(verdict_dict(verdict), indent=2)),
         ("verdict.html", verdict_html(verdict, picture, today().isoformat())),
     ):

@@ -327,7 +327,7 @@ def signed_of_archives(
             original = here.fetched
             pinned = "as pinned" if original.pinned else "NOT PINNED"
             listed = ", as the vendor's checksums file says" if here.cross_checked else ""
-            name = f"{archive.artifact.filename}, sha256 {original.sha256[:16]}"
+            name = f"{archive.artifact.filename}, sha256 {original.sha256}"
             stage.detail = f"{name}, {pinned}{listed}"
             if here.note:
                 stage.findings += (note("not-cross-checked", here.note),)
@@ -383,7 +383,7 @@ def _take_repack(
     against = "the vendor's archive" if original is not None else "no original: it is not here"
     members, known = repack.members
     stage.detail = (
-        f"{name}, sha256 {digest_file(path)[:16]}, compared with {against}: "
+        f"{name}, sha256 {digest_file(path)}, compared with {against}: "
         f"{known} of {members} members are the vendor's"
     )
     if repack.foreign:

@@ -28,6 +28,7 @@ from sgx_enclaves.enclave.verdict import (
     Finding,
     Origin,
     Outcome,
+    Severity,
     Verdict,
 )
 from sgx_enclaves.explain.description import Description
@@ -60,6 +61,11 @@ _DASHES = {
     Origin.UNEXPLAINED: "3 1 1 1",
 }
 NO_PICTURE = Picture()
+# What is said of claims: as CheckState and Outcome have them, in their order.
+_SAID = ("Proved", "Refuted", "Not decided")
+_SAME = "is our build plus a signature, and nothing else"
+# Where the project's documents are; see setup.cfg.
+_FESCO = "https://src.fedoraproject.org/rpms/sgx-enclaves/blob/rawhide/f/docs/fesco.md"
 # Colours of what lies in a file or an address space, by a word in its name.
 _KINDS = {
     "sgxmeta": "metadata",
@@ -99,6 +105,8 @@ _GLOBALS: Mapping[str, Any] = {
     "added": metadata.PAGE_ATTR_NAMES,
     "build_words": build_words,
     "reproducible_words": reproducible_words,
+    "fesco": _FESCO,
+    "moods": dict(zip(_SAID, ("proved", "refuted", "not-done"))),
     "heights": {origin.value: height for origin, height in _HEIGHTS.items()},
     "dashes": {origin.value: dashes for origin, dashes in _DASHES.items()},
 }
@@ -142,13 +150,21 @@ def _page(verdict: Verdict, picture: Picture, findings: Sequence[Finding]) -> _P
 
 def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = "") -> str:
     """The whole report on one enclave, with a picture where the files are at hand."""
-    words: dict[bool, list[str]] = {True: [], False: []}
-    for check in verdict.checks:
-        proved = check.state is CheckState.PROVED
-        state = "" if proved else f"{check.state.value}: "
-        words[proved].append(f"{state}{check.name}: {check.claim}")
-    page = _page(verdict, picture, verdict.findings)
-    return filled("verdict.html", page=page, proved=words[True], refuted=words[False], date=date)
+    said = {
+        word: [f"{check.name}: {check.claim}" for check in verdict.checks if check.state is state]
+        for state, word in zip(CheckState, _SAID)
+    }
+    causes = verdict.explanation.causes[:1] if verdict.explanation else ()
+    said["Likely cause"] = [cause.message for cause in causes]
+    said["Not proved"] = list(verdict.not_proved)
+    name = verdict.signed.name.rsplit("/", 1)[-1]
+    return filled(
+        "verdict.html",
+        page=_page(verdict, picture, verdict.findings),
+        claim=f"{name} {_SAME}",
+        said=said,
+        date=date,
+    )
 
 
 def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:
@@ -236,12 +252,16 @@ def release_html(
 
     Sources, toolchain and the release's digest are taken from the report for programs.
     """
-    words: dict[bool, list[str]] = {True: [], False: []}
+    said: dict[str, dict[str, list[str]]] = {word: {} for word in _SAID}
     found: dict[str, Sequence[Finding]] = {}
     for enclave in verdict.enclaves:
-        own = enclave.verdict
-        said = own.headline if own is not None else f"stopped at {enclave.refused_by}"
-        words[enclave.bytes_outcome is Outcome.IDENTICAL].append(f"{enclave.name}: {said}")
+        own, outcome = enclave.verdict, enclave.bytes_outcome
+        words = own.headline if own is not None else f"stopped at {enclave.refused_by}"
+        words = f"the vendor's file {_SAME}" if outcome is Outcome.IDENTICAL else words
+        if own is not None and own.explanation is not None:
+            words += "".join(f"; {cause.message}" for cause in own.explanation.causes[:1])
+        word = _SAID[list(Outcome).index(outcome)]
+        said[word].setdefault(words, []).append(enclave.name)
         found[enclave.name] = own.findings if own is not None else enclave.findings
     places: dict[Finding, list[str]] = {}
     for name, findings in found.items():
@@ -252,13 +272,24 @@ def release_html(
         name: [f for f in findings if replace(f, offset=None) not in several]
         for name, findings in found.items()
     }
+    title, claim = headline(verdict), f"each enclave of the vendor's {_SAME}"
+    if verdict.outcome is Outcome.IDENTICAL:
+        title, claim = title.removesuffix(f": {verdict.claim}"), verdict.claim
+    lines = {
+        word: [f"{', '.join(names)}: {words}" for words, names in texts.items()]
+        for word, texts in said.items()
+    }
     return filled(
         "release.html",
-        title=headline(verdict),
+        title=title,
         verdict=verdict,
-        proved=words[True],
-        refuted=words[False],
-        findings=alone,
+        claim=claim,
+        said={**lines, "Not proved": verdict.not_proved},
+        against={
+            e.name: [f for f in alone[e.name] if not e.verdict or f.severity is not Severity.NOTE]
+            for e in verdict.enclaves
+        },
+        told=[finding for findings in found.values() for finding in findings],
         shared=[(list(dict.fromkeys(names)), finding) for finding, names in several.items()],
         pages={
             e.name: _page(e.verdict, (pictures or {}).get(e.name, NO_PICTURE), alone[e.name])

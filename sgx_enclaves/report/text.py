@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sgx_enclaves.rpm.check import EnclaveResult, PackageResult
     from sgx_enclaves.rpm.scan import Survey
 
-# How long a digest is shown where it only distinguishes files.
+# How long a digest is shown where it only distinguishes files on a screen.
 _DIGITS = 16
 
 
@@ -119,11 +119,11 @@ def _against(findings: Iterable[Finding]) -> list[Finding]:
 
 # --- the verdict on an enclave ---
 
-# Lines of a terminal, and how many findings, causes and ranges to show: fewer
-# when the report would not fit.
+# Lines of a terminal, and how many findings, causes and ranges to show, and whether whole
+# digests: fewer when the report would not fit.
 _SCREEN = 24
-_FULL = (sys.maxsize, sys.maxsize, sys.maxsize)
-_AMOUNTS = ((6, 4, 3), (3, 3, 2), (2, 2, 1))
+_FULL = (sys.maxsize, sys.maxsize, sys.maxsize, True)
+_AMOUNTS = ((6, 4, 3, False), (3, 3, 2, False), (2, 2, 1, False))
 # Characters of a value in a finding, and of the bytes in a difference.
 _VALUE, _EXCERPT = 32, 12
 
@@ -151,14 +151,14 @@ def verdict_text(verdict: Verdict, *, width: int = 80, full: bool = False) -> st
 
 
 def _verdict_rows(
-    verdict: Verdict, most_findings: int, most_causes: int, most_differences: int
+    verdict: Verdict, most_findings: int, most_causes: int, most_differences: int, whole: bool
 ) -> Iterator[Row]:
-    yield Row("built", _file(verdict.built))
-    yield Row("signed", _file(verdict.signed))
+    yield Row("built", _file(verdict.built, whole))
+    yield Row("signed", _file(verdict.signed, whole))
     # our own build chooses it, unless the line says who else did
     chosen = "" if verdict.sdk_from == "our build" else f", chosen by {verdict.sdk_from}"
     sdk = f", SDK {verdict.sdk}{chosen}" if verdict.sdk else ""
-    yield Row("config", _file(verdict.config) + sdk)
+    yield Row("config", _file(verdict.config, whole) + sdk)
     for check in verdict.checks:
         yield Row(check.state.value, f"{check.name}: {_CLAIMS.get(check.name, check.claim)}")
     # in full where somebody might rely on the verdict, last of all where a screen is full
@@ -169,7 +169,7 @@ def _verdict_rows(
     if verdict.mrenclave is not None:
         yield Row("measured", verdict.mrenclave)
     for block in verdict.blocks:
-        yield Row(f"block {block.index}", _block_words(block, verdict.mrenclave))
+        yield Row(f"block {block.index}", _block_words(block, verdict.mrenclave, whole))
     origins = [o for o in Origin if o is not Origin.SECOND_SIGNATURE or verdict.bytes_of(o)]
     yield Row("bytes", ", ".join(f"{o.value} {verdict.bytes_of(o)}" for o in origins))
     explanation = verdict.explanation
@@ -202,13 +202,17 @@ def _some(label: str, texts: Sequence[str], most: int, omitted: int = 0) -> Iter
         yield Row("", f"... and {more} more; {has}")
 
 
-def _file(facts: FileFacts) -> str:
-    return f"{facts.name}, {facts.size} bytes, sha256 {facts.sha256[:_DIGITS]}"
+def _file(facts: FileFacts, whole: bool) -> str:
+    digest = facts.sha256 if whole else facts.sha256[:_DIGITS]
+    return f"{facts.name}, {facts.size} bytes, sha256 {digest}"
 
 
-def _block_words(block: BlockFacts, ours: Optional[str]) -> str:
-    signer = block.signer or f"unknown signer {block.mrsigner[:_DIGITS]}..."
-    same = "same MRENCLAVE" if block.mrenclave == ours else f"MRENCLAVE {block.mrenclave[:8]}..."
+def _block_words(block: BlockFacts, ours: Optional[str], whole: bool) -> str:
+    mrsigner, mrenclave = block.mrsigner, block.mrenclave
+    if not whole:
+        mrsigner, mrenclave = f"{mrsigner[:_DIGITS]}...", f"{mrenclave[:8]}..."
+    signer = block.signer or f"unknown signer {mrsigner}"
+    same = "same MRENCLAVE" if block.mrenclave == ours else f"MRENCLAVE {mrenclave}"
     return (
         f"{same}, {signer}, ISVPRODID {block.isvprodid}, ISVSVN {block.isvsvn}, "
         f"{block.date}, {'DEBUG' if block.debug else 'not debug'}"

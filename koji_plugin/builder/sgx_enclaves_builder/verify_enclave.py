@@ -232,7 +232,7 @@ class SgxEnclaveTask(SgxTask):
         for item in files:
             if item.comparison is not None:
                 name = f"{item.subject.rpm or item.subject.origin}/{item.subject.file}"
-                upload(f"{name}.txt", verdict_text(item.comparison))
+                upload(f"{name}.txt", verdict_text(item.comparison, full=True))
                 upload(f"{name}.json", json.dumps(verdict_dict(item.comparison)))
                 upload(f"{name}.html", verdict_html(item.comparison))
         upload(TEXT, release_text(verified.verdict))
