@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -21,6 +21,7 @@ from sgx_enclaves.evidence.report import (
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.manifest import unsigned_name
+from sgx_enclaves.release.outcome import FROM_SOURCES, HARMLESS, HONEST_TOOLS
 from sgx_enclaves.report.as_json import verdict_dict
 from sgx_enclaves.rpm.presence import version_of
 
@@ -162,38 +163,57 @@ def digests_at(path: str) -> Optional[RpmDigests]:
     return None
 
 
-def of_build(combined: Combined, release: Plain, buildroot: Plain) -> Plain:
+def of_build(
+    combined: Combined, release: Plain, buildroot: Plain, reports: Mapping[int, Plain]
+) -> Plain:
     """The report of a build system's verification of a build, out of what its tasks say.
 
-    Release and buildroot are as `report.schema.json` has them.
+    Release and buildroot are as `report.schema.json` has them; `reports` are those of the tasks, as
+    far as they could be had.
     """
-    enclaves = [
-        _judged(answer.enclave, subject, answer.claim, subject.sha256, answer.config_sha256)
-        for answer in combined.answers
-        for subject in answer.subjects
-    ]
-    enclaves += [
-        _enclave(answer.enclave, answer.verdict, answer.claim)
-        for answer in combined.answers
-        if not answer.subjects
-    ]
-    packages = [named_package(package.name, package.digests) for package in combined.packages]
-    return _of_koji(combined, combined.claim, enclaves, release, buildroot, packages)
+    enclaves: list[Plain] = []
+    for answer in combined.answers:
+        told = reports.get(answer.task_id, {}).get("enclaves", ())
+        own = [enclave for enclave in told if enclave["name"] == answer.enclave]
+        for subject in () if own else answer.subjects:
+            words = (answer.claim, subject.sha256, answer.config_sha256)
+            own.append(_judged(answer.enclave, subject, *words))
+        enclaves += own or [_enclave(answer.enclave, answer.verdict, answer.claim)]
+    parts = {
+        part: [item for report in reports.values() for item in report[part]]
+        for part in ("not_proved", "unpinned", "sources", "toolchain", "steps", "findings")
+    }
+    parts["packages"] = [named_package(p.name, p.digests) for p in combined.packages]
+    # what one task was given, not all was built here
+    made = {report["build"] for report in reports.values()}
+    build = next((word for word in ("given", "here") if word in made), "none")
+    known = {"release": release, "buildroot": buildroot, "reproducible": combined.reproducible}
+    known |= {part: _once(items) for part, items in parts.items()} | {"build": build}
+    return _report("koji", combined.verdict, combined.claim, enclaves, **known)
+
+
+def _once(items: Sequence[Any]) -> list[Any]:
+    return [item for number, item in enumerate(items) if item not in items[:number]]
 
 
 def of_record(record: Record) -> Plain:
     """The report that the record of a build stands for; less than what its task uploaded."""
     words = f"{record.nvr} against release {record.release}: {record.verdict}"
-    packages = [{**named_package(p.name, None), "sha256": p.file_sha256} for p in record.rpms]
     digest, origin = record.release_sha256, record.origin
     buildroot = {key: getattr(record, key) for key in ("build_tag", "repo_id", "lock_sha256")}
-    return _of_koji(
-        record,
+    # only of the reproducible verdict it is sure that the verification built the enclaves
+    here = record.reproducible
+    return _report(
+        "koji",
+        record.verdict,
         words,
         [_judged(e.name, e, e.verdict, e.signed_sha256) for e in record.enclaves],
-        {"name": record.release, "sha256": digest, "origin": origin},
-        {**buildroot, "packages_sha256": record.buildroot_sha256},
-        packages,
+        reproducible=record.reproducible,
+        release={"name": record.release, "sha256": digest, "origin": origin},
+        buildroot={**buildroot, "packages_sha256": record.buildroot_sha256},
+        build="here" if here else "given",
+        not_proved=(HARMLESS, HONEST_TOOLS) if here else (FROM_SOURCES,),
+        packages=[{**named_package(p.name, None), "sha256": p.file_sha256} for p in record.rpms],
     )
 
 
@@ -207,19 +227,6 @@ def of_file(name: str, item: FileVerdict) -> Plain:
         **_compared(name, verdict_dict(item.comparison), **known),
         "verdict": subject.verdict,
     }
-
-
-def _of_koji(
-    whole: Union[Combined, Record],
-    claim: str,
-    enclaves: Sequence[Plain],
-    release: Plain,
-    buildroot: Plain,
-    packages: Sequence[Plain],
-) -> Plain:
-    known = {"release": release, "buildroot": buildroot, "reproducible": whole.reproducible}
-    known["build"] = "here" if whole.toolchain_sha256 is not None else "none"
-    return _report("koji", whole.verdict, claim, enclaves, packages=packages, **known)
 
 
 def _judged(

@@ -118,6 +118,12 @@ class EnclaveOutcome:
         return tuple(refused)
 
 
+# What a verdict takes on trust.
+HARMLESS = "that the sources do no harm: their digests were checked, nobody read them"
+FROM_SOURCES = "that our build came from the release's sources, and by which toolchain"
+HONEST_TOOLS = "that the tools of the designated toolchain are honest"
+
+
 @record
 class ReleaseVerdict:
     """The result of the whole job, by the rules above.
@@ -151,15 +157,15 @@ class ReleaseVerdict:
     def not_proved(self) -> tuple[str, ...]:
         """What the verdict takes on trust, a clause each."""
         kinds = {build.kind for build in self.builds}
-        clauses = ["that the sources do no harm: their digests were checked, nobody read them"]
+        clauses = [HARMLESS]
         if not kinds or kinds & {BuildKind.GIVEN, BuildKind.NONE}:
-            clauses = ["that our build came from the release's sources, and by which toolchain"]
+            clauses = [FROM_SOURCES]
         if BuildKind.HOST in kinds:
             clauses.append("that the designated toolchain makes the same bytes")
         if BuildKind.OPEN in kinds:
             clauses.append("that nothing but the sources went into the build")
         if BuildKind.DESIGNATED in kinds:
-            clauses.append("that the tools of the designated toolchain are honest")
+            clauses.append(HONEST_TOOLS)
         if self.unpinned:
             clauses.append("that what is not pinned is what the vendor published")
         return tuple(clauses)

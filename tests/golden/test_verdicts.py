@@ -115,7 +115,8 @@ def test_typical_verdicts_as_people_and_programs_read_them(tmp_path: Path) -> No
         output = compare(tmp_path, name, name, "--report", "report")
         texts.append(f"=== {name}: {output.text}")
         plain[name] = json.loads((tmp_path / "report" / "verdict.json").read_text())
-        assert (tmp_path / "report" / "verdict.txt").read_text() in output.out + "\n"
+        head = (tmp_path / "report" / "verdict.txt").read_text().partition("\n")[0]
+        assert output.out.startswith(head)
         if name in PAGES:
             page = (tmp_path / "report" / "verdict.html").read_text()
             check(f"verdict-{name.replace(' ', '-')}.html", page)

@@ -65,7 +65,7 @@ def folder(stage: Stage, another: Any, tmp_path_factory: pytest.TempPathFactory)
     (child,) = stage.admin.getTaskChildren(task)
     for name, number in (("parent", task), ("child", child["id"])):
         (made / name).mkdir()
-        for file in (ATTESTATION, REPORT):
+        for file in (ATTESTATION, REPORT, "head.json", *["manifest.json"][name == "parent" :]):
             (made / name / file).write_bytes(stage.admin.downloadTaskOutput(number, file))
     topdir = koji.PathInfo(topdir=str(stage.site.layout.topdir))
     for rpm in stage.admin.listRPMs(buildID=another["id"]):
@@ -123,6 +123,16 @@ def test_statements_that_a_task_signed(folder: Path, task: str) -> None:
     assert {item["vouched_for"] for item in found["files"]} == {True}
     error = sgx_enclaves(folder, *words, "--key", "other.pub", status=2)["error"]
     assert "no signature is by one of the keys" in error["message"]
+
+
+@pytest.mark.parametrize("task", ["parent", "child"])
+def test_a_report_of_a_task_is_whole_and_signed_by_somebody_else(folder: Path, task: str) -> None:
+    report = json.loads((folder / task / REPORT).read_bytes())
+    for part in ("sources", "toolchain", "steps", "proved", "not_proved"):
+        assert report[part], part
+    assert all(enclave["byte_map"] and enclave["policy"] for enclave in report["enclaves"])
+    attest = ["attest", f"{task}/{REPORT}", "--key", "koji.pem", "-o", f"by-{task}"]
+    assert sgx_enclaves(folder, *attest)["statements"] == 3
 
 
 def test_a_record_is_exported_signed_and_verified(folder: Path) -> None:

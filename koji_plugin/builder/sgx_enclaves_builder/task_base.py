@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, ClassVar
+from typing import Any, Callable, ClassVar, Optional
 from xmlrpc.client import Fault
 
 import koji
@@ -22,7 +22,7 @@ from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.artifact import Lookaside
 from sgx_enclaves.errors import ArgumentError, AttestationError, SgxEnclavesError
 from sgx_enclaves.evidence.envelope import load_signing_key
-from sgx_enclaves.evidence.report import canonical
+from sgx_enclaves.evidence.report import HEAD, MANIFEST, canonical, head_of, manifest_bytes
 from sgx_enclaves.evidence.statements import TOOL, attestation, enveloped, statements_of
 from sgx_enclaves.files import digest_file, read_file, write_file
 from sgx_enclaves.gate.arguments import SIGNATURES
@@ -30,6 +30,7 @@ from sgx_enclaves.gate.record import time_text
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.progress import PlainProgress
 from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings
+from sgx_enclaves.release.manifest import Manifest
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 
 from .config import Config, load_config
@@ -214,16 +215,22 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         write_file(str(path), data, mode)
         self.uploadFile(str(path), relPath=name.rpartition("/")[0] or None)
 
-    def upload_report(self, report: dict[str, Any]) -> str:
-        """Upload the report for programs, and what it says signed, if there is a key for that."""
+    def upload_report(self, report: dict[str, Any], manifest: Optional[Manifest] = None) -> str:
+        """Upload the report for programs with what stands beside it, and what it says signed, if
+        there is a key for that; returns its SHA-256.
+        """
         data = canonical(report)
         digest = hashlib.sha256(data).hexdigest()
+        now = datetime.datetime.now(datetime.timezone.utc)
         self.upload(REPORT, data)
+        self.upload(HEAD, canonical(head_of(data, now, manifest)))
+        if manifest is not None:
+            self.upload(MANIFEST, manifest_bytes(manifest))
         if self.config.key is not None:
             pem = read_file(str(self.config.key), DEFAULT_LIMITS.config_size)
             key, signer = load_signing_key(pem, str(self.config.key), None)
             builder = self.config.builder or TOOL
-            when = time_text(datetime.datetime.now(datetime.timezone.utc))
+            when = time_text(now)
             try:
                 made = statements_of(report, digest, builder=builder, time=when)
             except AttestationError as error:

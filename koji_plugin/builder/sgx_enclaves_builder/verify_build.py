@@ -16,11 +16,14 @@ from typing import Any, ClassVar, Optional
 
 import koji
 from koji.daemon import SCM
+from requests.exceptions import RequestException
 
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue, read_release
 from sgx_enclaves.catalogue.records import Catalogue, Release
+from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.facts import of_build
+from sgx_enclaves.evidence.report import MAX_REPORT, read_report
 from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.gate.arguments import (
     CHILD,
@@ -139,7 +142,8 @@ class SgxEnclavesTask(SgxTask):
             "lock_sha256": combined.lock_sha256,
         }
         release = {"name": name, "sha256": digest, "origin": origin}
-        report_sha256 = self.upload_report(of_build(combined, release, buildroot))
+        reports = self._reports(combined)
+        report_sha256 = self.upload_report(of_build(combined, release, buildroot, reports))
         self.upload(TEXT, filled("combined.txt", combined=combined))
         self.upload(HTML, filled("combined.html", combined=combined))
         record = None
@@ -170,6 +174,18 @@ class SgxEnclavesTask(SgxTask):
             "report": REPORT,
             "log": LOG,
         }
+
+    def _reports(self, combined: Combined) -> dict[int, dict[str, Any]]:
+        """The subtasks' own reports; without one of them, there is less in ours."""
+        found = {}
+        for task, digest in {a.task_id: a.report_sha256 for a in combined.answers}.items():
+            try:
+                folder = f"work/{koji.pathinfo.taskrelpath(task)}"
+                path = self.build_file(f"{folder}/{REPORT}", str(digest))
+                found[task] = read_report(read_file(str(path), MAX_REPORT), REPORT)
+            except (koji.GenericError, OSError, RequestException, SgxEnclavesError) as error:
+                self.log(f"the report of task {task} is not to be had: {error}")
+        return found
 
     def _keep(self, record: dict[str, Any]) -> Optional[int]:
         """Have the hub keep the record; a run before this one may have done it."""

@@ -270,7 +270,8 @@ class SgxEnclaveTask(SgxTask):
                     for file in files
                     if file.subject.rpm is not None
                 ],
-            )
+            ),
+            verified.manifest,
         )
 
     def _upload_signatures(self, name: str, signed: bytes) -> None:

@@ -220,7 +220,7 @@ def test_the_report_has_every_answer() -> None:
     release = {"name": "demo", "sha256": "5" * 64, "origin": "catalogue"}
     buildroot = {"build_tag": "demo-build", "repo_id": 4}
     buildroot |= {"packages_sha256": combined.buildroot_sha256, "lock_sha256": None}
-    report = read_report(canonical(of_build(combined, release, buildroot)), "report")
+    report = read_report(canonical(of_build(combined, release, buildroot, {})), "report")
     assert [enclave["name"] for enclave in report["enclaves"]] == ["pce", "pce", "ide"]
     assert report["enclaves"][2]["headline"] == "died\\x0a"
     assert (report["verdict"], report["buildroot"]) == ("unverifiable", buildroot)

@@ -151,6 +151,9 @@ class Session:
     ) -> None:
         place = f"{path}/{name or Path(localfile).name}"
         self._hub.files[place] = Path(localfile).read_bytes()
+        there = self._hub.top / "work" / place
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_bytes(self._hub.files[place])
 
     def uploadFile(
         self, path: str, name: str, size: int, digest: Any, offset: int, data: str

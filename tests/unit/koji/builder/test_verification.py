@@ -94,6 +94,14 @@ def test_a_key_signs_what_was_found(world: World) -> None:
         parameters = provenance["buildDefinition"]["externalParameters"]
         assert parameters["build_tag"] == report["buildroot"]["build_tag"] == "demo-build"
         (package,) = report["packages"]
+        # both are of one kind, and whoever has the output can check and sign again
+        for part in ("sources", "toolchain", "steps", "proved", "not_proved"):
+            assert report[part]
+        assert all(enclave["byte_map"] and enclave["policy"] for enclave in report["enclaves"])
+        head = json.loads(output["head.json"])
+        assert head["report_sha256"] == sha256(output["sgx-enclaves-report.json"])
+        if report["manifest_sha256"] is not None:
+            assert sha256(output["manifest.json"]) == report["manifest_sha256"]
         assert package["nevra"] == "prebuilt-1.0-1.x86_64"
         assert None not in (package["header_sha256"], package["payload_sha256"])
         names = {subject["name"] for subject in found[1].statement["subject"]}
