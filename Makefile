@@ -78,7 +78,7 @@ $(BUILD)/rpmlint-%.stamp: packaging/install-rpmlint packaging/locks/rpmlint-%.tx
 
 pages: $(BUILD)/pages.stamp
 
-$(BUILD)/pages.stamp: packaging/install-chromium setup.cfg | setup
+$(BUILD)/pages.stamp: packaging/install-chromium packaging/locks/pages.txt | setup
 	@$(call step,pages,install Chromium and what drives it) packaging/install-chromium $(RUN)
 	@touch $@
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Pages in a real headless Chromium: as wide as the screen, no request, and axe finds nothing.
 
-Needs Chromium, and `pip install 'sgx-enclaves[pages]'`.
+Needs Chromium, and what drives it: `make pages`.
 """
 
 from __future__ import annotations
