@@ -10,6 +10,8 @@ own module from 3.14 on, the backport, zstandard, or pyzstd.
 from __future__ import annotations
 
 import bz2
+import contextlib
+import functools
 import importlib
 import lzma
 import zlib
@@ -26,24 +28,14 @@ _WINDOW_LOG = 27
 _MODULES = ("compression.zstd", "backports.zstd", "zstandard", "pyzstd")
 
 
-def _zstd(source: Readable, file: str) -> tuple[Readable, type[Exception]]:
-    """What reads all frames of `source`, by the first module that is installed; what it raises."""
+@functools.cache
+def _zstd() -> Any:
+    """The first module for zstd that is installed; to look for the others again takes time."""
     for name in _MODULES:
-        try:
-            module: Any = importlib.import_module(name)
-        except ImportError:
-            continue
-        if name == "zstandard":
-            decompressor = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
-            return decompressor.stream_reader(source, read_across_frames=True), module.ZstdError
-        if name == "pyzstd":
-            options = {module.DParameter.windowLogMax: _WINDOW_LOG}
-            return module.ZstdFile(source, level_or_option=options), module.ZstdError
-        options = {module.DecompressionParameter.window_log_max: _WINDOW_LOG}
-        return module.ZstdFile(source, options=options), module.ZstdError
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
     raise UnsupportedError(
         "compressed with zstd, and no Python module for it is installed",
-        file=file,
         hint="install python3-zstandard (on PyPI: zstandard, or pyzstd), or use Python 3.14",
     )
 
@@ -53,8 +45,10 @@ _INPUT_CHUNK = 64 << 10
 _OUTPUT_CHUNK = 256 << 10
 # xz -9 needs 65 MiB to decompress; more is a dictionary made to hurt.
 _XZ_MEMORY = 96 * MIB
-# Files may be several streams; thousands of empty ones only burn time.
+# Files may be several streams; thousands of empty ones only burn time. Those of zstd are small:
+# some tools begin one for every file.
 _STREAMS = 1024
+_FRAMES = 1 << 20
 
 
 class _Decoder(Protocol):
@@ -153,6 +147,10 @@ class BoundedReader:
         self._buffer = b""
         self._at = 0
 
+    def pieces(self) -> Iterator[bytes]:
+        """All of it, in pieces as they come, instead of `read`; raises as that does."""
+        return self._chunks
+
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; fewer only at the end of the stream.
 
@@ -199,11 +197,30 @@ class BoundedReader:
         kind = self._packed_by or next(
             (kind for kind, magic in _MAGICS.items() if self._packed.head.startswith(magic)), ""
         )
+        if kind == "zstd":
+            return self._frames()
         if kind in _DECODERS:
             return self._streams(kind, *_DECODERS[kind])
-        if kind == "zstd":
-            return self._pulled(*_zstd(self._packed, self.file))
+        if kind:
+            raise UnsupportedError(f"compressed with {kind}", file=self.file)
         return self._pulled(self._packed, ())
+
+    def _frames(self) -> Iterator[bytes]:
+        try:
+            module = _zstd()
+        except UnsupportedError as error:
+            error.file = self.file
+            raise
+        if module.__name__ == "zstandard":
+            decompressor = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
+            reader = decompressor.stream_reader(self._packed, read_across_frames=True)
+            return self._pulled(reader, module.ZstdError)
+        if module.__name__ == "pyzstd":
+            options = {module.DParameter.windowLogMax: _WINDOW_LOG}
+        else:
+            options = {module.DecompressionParameter.window_log_max: _WINDOW_LOG}
+        make = functools.partial(module.ZstdDecompressor, None, options)
+        return self._streams("zstd", make, module.ZstdError)
 
     def _streams(
         self, kind: str, make: Callable[[], _Decoder], broken: type[Exception]
@@ -211,13 +228,14 @@ class BoundedReader:
         """Unpack one or more streams back to back, as all of them allow."""
         pending = self._packed.read()
         streams = 0
+        most = _FRAMES if kind == "zstd" else _STREAMS
         while pending:
             streams += 1
-            if streams > _STREAMS:
+            if streams > most:
                 raise LimitError(
                     f"the archive has too many {kind} streams",
                     file=self.file,
-                    expected=f"at most {_STREAMS}",
+                    expected=f"at most {most}",
                 )
             decoder = make()
             try:
@@ -230,6 +248,8 @@ class BoundedReader:
             except broken as error:
                 raise ArchiveError(f"the {kind} data is broken: {error}", file=self.file) from None
             pending = decoder.unused_data or self._packed.read()
+            if kind == "zstd":
+                continue
             # tape blocking and xz stream padding leave zeros behind the last stream
             while pending and not pending.strip(b"\0"):
                 pending = self._packed.read()
@@ -238,11 +258,9 @@ class BoundedReader:
     def _pulled(
         self, reader: Readable, broken: Union[type[Exception], tuple[()]]
     ) -> Iterator[bytes]:
-        """Plain bytes, or zstd's: not every module sees that the last frame is whole."""
+        """Plain bytes, or zstandard's, which does not see whether the last frame is whole."""
         try:
             while chunk := reader.read(_OUTPUT_CHUNK):
                 yield self._count(chunk)
-        except EOFError:
-            raise ArchiveError("the zstd data ends too early", file=self.file) from None
         except broken as error:
             raise ArchiveError(f"the zstd data is broken: {error}", file=self.file) from None

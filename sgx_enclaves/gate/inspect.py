@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the packages of a build really hold, read from their files.
 
-Headers first. A package whose header names an enclave has a reason. Others are looked into if
-anything in their header, a scriptlet say, has a word of enclaves in it, or if they have a shared
-object, which every enclave is, whatever its name. If one package of a build has a reason, or
-holds an enclave, every package is hashed and looked into. What cannot be read is a fact, too: the
-gate does not open for it.
+A package whose header names an enclave has a reason. The payload of every other one is searched
+for what every enclave has in it: a header's modes, colors and classes of files are as the spec
+file wants them. If one package of a build has a reason, or holds an enclave, every package is
+hashed and looked into. What cannot be read is a fact, too: the gate does not open for it.
 
 What was found in a file is remembered as long as it is the same file on disk.
 """
@@ -24,6 +23,7 @@ from typing import Any, BinaryIO, Optional, TypeVar
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import PackageError, SgxEnclavesError
 from sgx_enclaves.files import system_errors
+from sgx_enclaves.limits import ArchiveLimits
 from sgx_enclaves.rpm.enclaves import (
     EmbeddedEnclaves,
     Links,
@@ -33,16 +33,15 @@ from sgx_enclaves.rpm.enclaves import (
     may_carry_enclaves,
 )
 from sgx_enclaves.rpm.payload import read_payload
-from sgx_enclaves.rpm.presence import HINTS, contains_signed_enclaves
+from sgx_enclaves.rpm.presence import contains_signed_enclaves
 from sgx_enclaves.rpm.reader import Package, open_package
 
 T = TypeVar("T")
-# rpmbuild's color of an ELF file of 64 bits, and libmagic's words for one that is no shared object
-_ELF64 = 2
-_OTHER_ELF = re.compile(r"(?<!pie )\bexecutable\b|\brelocatable\b")
-# what every enclave has in it, in one piece: the name of its note or section
-_MARKS = (b"sgx_metadata", b".note.sgxmeta")
-_LONGEST_MARK = max(map(len, _MARKS))
+# what every enclave has in it: its note is named sgx_metadata, or its section .note.sgxmeta
+_MARK = re.compile(b"sgx_?meta")
+_LONGEST_MARK = len(b"sgx_meta")
+# nothing of it is held, and debug information of browsers is large
+_SEARCHED = ArchiveLimits(archive_size=16 << 30, total_size=64 << 30, ratio=1 << 20)
 _CHUNK = 1 << 20
 # seconds after which a file's ctime shows whether it was changed again
 _SETTLED = 2.0
@@ -122,8 +121,6 @@ def _reasons(path: str) -> tuple[bool, bool]:
         with open_package(path) as (package, stream):
             if may_carry_enclaves(package):
                 return True, False
-            if not (package.header.mentions(HINTS) or _has_shared_objects(package)):
-                return False, False
             if not _unpacks_to_metadata(package, stream):
                 return False, False
             signed, embedded = _held(package, stream)
@@ -135,18 +132,6 @@ def _reasons(path: str) -> tuple[bool, bool]:
         return True, False
 
 
-def _has_shared_objects(package: Package) -> bool:
-    """Whether the header lets a file be an ELF64 shared object; PIE programs are some too."""
-    colors = package.header.all("FILECOLORS", int)
-    classes = package.header.all("FILECLASS", str)
-    if not len(colors) == len(classes) == len(package.header.all("BASENAMES", str)):
-        # not made by rpmbuild
-        return bool(package.files)
-    return any(
-        color & _ELF64 and not _OTHER_ELF.search(name) for color, name in zip(colors, classes)
-    )
-
-
 def _unpacks_to_metadata(package: Package, stream: BinaryIO) -> bool:
     """Whether the words that mark SGX metadata are in the payload, or it cannot be unpacked.
 
@@ -155,13 +140,13 @@ def _unpacks_to_metadata(package: Package, stream: BinaryIO) -> bool:
     stream.seek(package.payload_start)
     compressor = package.header.one("PAYLOADCOMPRESSOR", str)
     try:
-        reader = BoundedReader(stream, package.file, package.limits.payload, compressor)
+        reader = BoundedReader(stream, package.file, _SEARCHED, compressor)
         end = b""
-        while chunk := reader.read(_CHUNK):
-            end += chunk
-            if any(mark in end for mark in _MARKS):
+        for piece in reader.pieces():
+            # a mark may begin in the piece before
+            if _MARK.search(piece) or _MARK.search(end + piece[:_LONGEST_MARK]):
                 return True
-            end = end[-_LONGEST_MARK:]
+            end = (end + piece[-_LONGEST_MARK:])[-_LONGEST_MARK:]
     except SgxEnclavesError:
         return True
     return False

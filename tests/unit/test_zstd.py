@@ -48,6 +48,11 @@ def _module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return name
 
 
+@pytest.fixture(autouse=True)
+def _looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zstd, "_zstd", zstd._zstd.__wrapped__)
+
+
 def unpacked(packed: bytes, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS) -> bytes:
     return BoundedReader(Stream(packed), "x.zst", limits).read(1 << 30)
 

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sgx_enclaves import decompress
 from sgx_enclaves.errors import (
     ArchiveError,
     InputError,
@@ -473,6 +474,7 @@ def test_the_compressor_must_be_the_stated_one() -> None:
 def test_zstd_without_its_module_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("zstandard")
     data = write_rpm(FILES, compressor="zstd")
+    monkeypatch.setattr(decompress, "_zstd", decompress._zstd.__wrapped__)
     for name in ("compression.zstd", "backports.zstd", "zstandard", "pyzstd"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UnsupportedError, match="install python3-zstandard"):
