@@ -41,7 +41,6 @@ def in_child(
     Args:
         work: needs no lock that another thread may hold, and writes no file.
         what: what is done, for messages: "the file cannot be described".
-        seconds: how long it may take.
         memory: how many bytes it may use beyond what this process has; also the
             most bytes that it may return.
 
@@ -74,14 +73,7 @@ def pieces_from_child(
 
     Args:
         work: as for `in_child`; is given a function that sends a piece.
-        what: what is done, for messages.
         seconds: how long this process waits for pieces in all.
-        memory: how many bytes the child may use beyond what this process has.
-
-    Raises:
-        LimitError: it took longer, or needed more memory.
-        SgxEnclavesError: what `work` raised.
-        UnsupportedError: it failed otherwise.
     """
     parent = os.getpid()
     reader, writer = os.pipe()

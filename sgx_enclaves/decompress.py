@@ -152,12 +152,7 @@ class BoundedReader:
         return self._chunks
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes; fewer only at the end of the stream.
-
-        Raises:
-            ArchiveError: the compressed data is broken or truncated.
-            LimitError: the output is larger than it may be.
-        """
+        """Up to `size` bytes; fewer only at the end of the stream."""
         parts = []
         while size > 0:
             if self._at == len(self._buffer):

@@ -73,12 +73,7 @@ def kind_of(start: bytes) -> str:
 
 
 def open_regular(path: str) -> BinaryIO:
-    """Open a file for reading, at once: whatever is none is refused, not waited for.
-
-    Raises:
-        OSError: it cannot be opened.
-        InputError: it is a pipe, a device or a socket.
-    """
+    """Open a file for reading, at once: whatever is none is refused, not waited for."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
@@ -98,9 +93,7 @@ def make_folder(folder: Path) -> None:
 def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
     """Replace `path` with `data` atomically: readers see the old file or the new one.
 
-    Args:
-        path: the file; its directory is there.
-        mode: its permissions, of which the umask takes away.
+    The directory is there. From the mode, the umask takes away.
 
     Raises:
         InputError: it cannot be written; nothing is left behind.
@@ -154,10 +147,7 @@ def disk_errors(
 ) -> Iterator[None]:
     """Turn what the file system refuses into an error of ours; a full disk by its name.
 
-    Args:
-        path: the file or directory that is worked on.
-        what: in words, such as `the cache`.
-        hint: the next step.
+    `what` is in words, such as `the cache`.
     """
     try:
         yield
@@ -270,23 +260,14 @@ class Entry(NamedTuple):
 
 
 def tree_entries(root: Path) -> list[Entry]:
-    """What a directory holds, sorted by path.
-
-    Raises:
-        OSError: a file cannot be read.
-        InputError: a directory cannot be read, or something is neither file, directory nor link.
-    """
+    """What a directory holds, sorted by path."""
     paths = (Path(top, n) for top, folders, files in walk(str(root)) for n in (*folders, *files))
     found = (_entry(path, _as_utf8(str(path.relative_to(root)))) for path in paths)
     return sorted(found, key=_path_bytes)
 
 
 def walk(root: str, hint: Optional[str] = None) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `os.walk`; what cannot be read is no directory without files.
-
-    Raises:
-        InputError: a directory cannot be read.
-    """
+    """As `os.walk`; what cannot be read is no directory without files."""
 
     def refuse(problem: OSError) -> None:
         with system_errors(str(problem.filename), "cannot be read", hint=hint):
@@ -348,8 +329,7 @@ def can_have_workers() -> bool:
 def end_with_parent(parent: Optional[int] = None) -> None:
     """Make this process end when its parent does, by whatever it is killed.
 
-    Args:
-        parent: its process id; None takes any but the first process of all.
+    Without a process id, the parent is any but the first process of all.
 
     An initializer for process pools: a worker otherwise waits for work for ever
     when its parent gets SIGKILL, since it holds the other end of the queue itself.

@@ -22,10 +22,7 @@ class Kind:
     """A kind of finding.
 
     Attributes:
-        code: its stable name.
         severity: differs, unverifiable, note, cause; error, warning, info of rpmlint.
-        meaning: one plain sentence.
-        do: the next step.
         rpmlint: the rpmlint id that it is reported under; empty if under none.
     """
 

@@ -160,11 +160,7 @@ def _escaped(code: int) -> str:
 
 
 def as_plain(value: object) -> Any:
-    """Plain data of records, enumerations, bytes (as hexadecimal), paths, and containers of them.
-
-    Raises:
-        TypeError: something in it has no plain form.
-    """
+    """Plain data of records, enumerations, bytes (in hexadecimal), paths, containers of them."""
     plain: Any
     if isinstance(value, enum.Enum):
         plain = as_plain(value.value)
@@ -195,7 +191,6 @@ def from_plain(
     Args:
         cls: the record's class. Its fields may be texts, numbers, booleans, bytes, enumerations,
             records, `Optional` of those, tuples, lists and mappings of those.
-        data: the mapping.
         place: where the mapping stands in the file, as `sources[2]`.
 
     Raises:
@@ -301,12 +296,7 @@ def read_schema(module: str, name: str, part: str = "") -> dict[str, Any]:
 def validate(
     data: object, schema: Mapping[str, Any], *, file: str, error: type[SgxEnclavesError]
 ) -> None:
-    """Check plain data against a JSON Schema (draft 7).
-
-    Raises:
-        SgxEnclavesError: as `error`; it names the first mistake in the order of the data.
-        UnsupportedError: the library jsonschema is not installed.
-    """
+    """Check plain data against a JSON Schema (draft 7)."""
     # Costs more time to import than a whole comparison takes.
     try:
         import jsonschema  # noqa: PLC0415
@@ -379,12 +369,7 @@ def parse_json(
     most: int = 16 * _MIB,
     hint: Optional[str] = None,
 ) -> Any:
-    """The plain data of a JSON text.
-
-    Raises:
-        SgxEnclavesError: as `error`: it is too large, no JSON, nested too deep, or it has a key
-            twice, which readers understand in different ways.
-    """
+    """The plain data of a JSON text."""
     import json  # noqa: PLC0415  (a comparison needs none)
 
     if len(text) > most:
@@ -399,11 +384,7 @@ def parse_json(
 
 
 def parse_toml(data: bytes, *, file: str, error: type[SgxEnclavesError]) -> dict[str, Any]:
-    """The plain data of a TOML file, by `tomllib` or before Python 3.11 by `tomli`.
-
-    Raises:
-        SgxEnclavesError: as `error`: it is too large, no TOML, or neither module is there.
-    """
+    """The plain data of a TOML file, by `tomllib` or before Python 3.11 by `tomli`."""
     import importlib  # noqa: PLC0415
 
     if len(data) > _MIB:

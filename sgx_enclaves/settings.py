@@ -33,14 +33,7 @@ def table(section: str, check: Callable[[Mapping[str, str]], Any] = dict) -> Any
 
 
 def load_settings(cls: type[T], path: str) -> T:
-    """Read a file.
-
-    Args:
-        cls: a dataclass of `setting` and `table` fields.
-
-    Raises:
-        InputError: it cannot be read, or a section, key or value is wrong.
-    """
+    """Read a file into a dataclass of `setting` and `table` fields."""
     parser = configparser.ConfigParser(
         interpolation=None, default_section="", delimiters=("=",), inline_comment_prefixes=None
     )
@@ -133,11 +126,7 @@ def https_url(value: str) -> Optional[str]:
 
 
 def check_file(read: Callable[[str], object], usual: str, arguments: Sequence[str]) -> int:
-    """A program that checks a configuration file before it is used; its exit status.
-
-    Args:
-        arguments: of the program; the first one names another file.
-    """
+    """A program that checks a configuration file before it is used; its exit status."""
     path = arguments[0] if arguments else usual
     try:
         read(path)

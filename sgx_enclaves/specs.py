@@ -36,11 +36,7 @@ class Kind(enum.Enum):
 
 
 def templates_folder() -> Path:
-    """The folder with the templates, the macros and the file attributes.
-
-    Raises:
-        InputError: there is none, so the installation is not whole.
-    """
+    """The folder with the templates, the macros and the file attributes."""
     for folder in (_INSTALLED, _CHECKOUT):
         if folder.is_dir():
             return folder
@@ -54,8 +50,6 @@ class SpecRequest:
     """What spec file to write.
 
     Attributes:
-        catalogue: the release's, and where its trees are.
-        kind: see `Kind`.
         packager: `NAME <ADDRESS>`, for the changelog.
         toolchain_packages: BuildRequires that bring the designated toolchain.
         allow_unpinned: let the build accept what the release does not pin.

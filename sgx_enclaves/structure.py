@@ -77,11 +77,7 @@ class Structure:
 
     @classmethod
     def parse(cls: type[StructureT], data: bytes, offset: int = 0) -> StructureT:
-        """Read the structure at `offset` of `data`.
-
-        Raises:
-            FormatError: `data` ends before the structure does.
-        """
+        """Read the structure at `offset` of `data`."""
         if offset < 0 or offset + cls.SIZE > len(data):
             raise FormatError(
                 f"{cls.__name__} is cut off",

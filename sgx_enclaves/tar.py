@@ -56,9 +56,6 @@ class Member:
 
     Attributes:
         name: path with `/` between its parts, without a leading `./` or a trailing `/`.
-        kind: see `Kind`.
-        size: bytes of content.
-        executable: whether the owner may execute it.
         mtime: seconds since 1970.
         target: where a symbolic link points, else empty.
     """

@@ -25,12 +25,7 @@ from sgx_enclaves_rpmlint.session import FAILED, LONGEST, Report, id_of, report
 
 
 class Judgement:
-    """Judges packages one by one.
-
-    Args:
-        subjects: all packages that were seen.
-        query: the installed packages that provide something.
-    """
+    """Judges packages one by one, when all have been seen."""
 
     def __init__(self, table: object, subjects: Sequence[Subject], query: Query) -> None:
         self._options = Options(table)

@@ -36,13 +36,8 @@ Output = Any
 class Subject:
     """What is kept of a package until all have been seen: `add_info` accepts it as one.
 
-    Attributes:
-        file: the package file; of an installed package only a name.
-        installed: whether there is no package file.
-        suspect: whether it may carry enclaves, so that its files must be read.
-        blanks: whether a path in it has blanks, so that findings about it are ambiguous.
-        header: of an installed package, as the RPM database has it.
-        current_linenum: for `add_info`.
+    Suspect is what may carry enclaves, so that its files must be read. Findings about a path
+    with blanks are ambiguous. An installed package has no file, but a header in the database.
     """
 
     name: str

@@ -71,10 +71,8 @@ class ConfiguredReference:
 class InstalledReference:
     """The installed packages that provide `sgx-enclave(NAME:unsigned:reproducible)`.
 
-    Args:
-        query: the installed packages that provide something.
-        signed: whether to take those that a key of rpm's keyring has signed, or the others.
-            That they are installed proves nothing: rpm installs what nobody has signed.
+    Those that a key of rpm's keyring has signed, or the others: that they are installed proves
+    nothing, since rpm installs what nobody has signed.
     """
 
     name = "installed packages"
@@ -116,11 +114,7 @@ def _all_of(
 
 
 class Files:
-    """The package files on the command line, and which of them others may be compared with.
-
-    Attributes:
-        neighbours: the packages that may hold the counterparts of others.
-    """
+    """The package files on the command line, and which of them others may be compared with."""
 
     def __init__(self, subjects: Sequence[Subject]) -> None:
         self._opener = OneChild()

@@ -69,12 +69,7 @@ def defend(output: Output) -> None:
 
 
 class Session:
-    """The check, apart from rpmlint.
-
-    Args:
-        table: the table [SgxEnclave] of the configuration.
-        query: the installed packages that provide something; None asks the RPM database.
-    """
+    """The check, apart from rpmlint; without a `query`, it asks the RPM database."""
 
     def __init__(
         self,

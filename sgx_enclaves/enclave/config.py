@@ -116,12 +116,7 @@ SIZES = (
 
 @record
 class Config:
-    """The options that a config.xml gives, before an SDK has judged them.
-
-    Attributes:
-        given: option name to value, in the file's order.
-        name: what to call the file in messages.
-    """
+    """The options that a config.xml gives, in its order, before an SDK has judged them."""
 
     given: Mapping[str, int]
     name: str = "config.xml"

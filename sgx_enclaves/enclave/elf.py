@@ -60,8 +60,6 @@ class EnclaveImage:
     """An enclave file, parsed and checked.
 
     Attributes:
-        segments: all program headers, in order.
-        sections: all section headers, in order, with names.
         descriptor_offset: file offset of the metadata area.
         descriptor_size: its size in bytes (the SDK's METADATA_SIZE).
         note_type: the `type` of the note; nothing binds it.
@@ -158,11 +156,7 @@ class EnclaveImage:
 
     @functools.cached_property
     def named_symbols(self) -> tuple[tuple[str, Symbol], ...]:
-        """The named symbols of `.dynsym`, in its order.
-
-        Raises:
-            FormatError: the tables are missing or do not fit the file.
-        """
+        """The named symbols of `.dynsym`, in its order."""
         table = self._section_at(self.dynamic.get(DT_SYMTAB, 0), "dynamic symbol table")
         strings = self._section_at(self.dynamic.get(DT_STRTAB, 0), "dynamic string table")
         return tuple(self._symbols(table, strings))
@@ -177,11 +171,7 @@ class EnclaveImage:
         return next((s for s in self.sections if s.name == name), None)
 
     def symbol_address(self, name: str) -> int:
-        """Virtual address of a dynamic symbol; `enclave_entry` falls back to e_entry.
-
-        Raises:
-            FormatError: there is no such symbol, or it is at address 0.
-        """
+        """Virtual address of a dynamic symbol; `enclave_entry` falls back to e_entry."""
         symbol = self.dynamic_symbols.get(name)
         address = symbol.st_value if symbol is not None else 0
         if symbol is None and name == "enclave_entry":
@@ -348,11 +338,7 @@ _MOST = 4
 
 @record
 class Obstacle:
-    """Why an image is refused.
-
-    Attributes:
-        option: what makes the SDK's tool sign it all the same; empty if nothing does.
-    """
+    """Why an image is refused; `option` makes the SDK's tool sign it all the same, if any does."""
 
     message: str
     found: str

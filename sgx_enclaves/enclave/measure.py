@@ -52,7 +52,6 @@ class PageRun:
 
     Attributes:
         offset: bytes from the enclave's base to the first page.
-        flags: SECINFO flags.
         measured: whether the content is measured (EEXTEND).
         content: either one page that all pages repeat, or all of them.
     """
@@ -360,9 +359,6 @@ def mrenclave(
     """The 32 bytes of MRENCLAVE of `image` as it would be loaded with `block`.
 
     What loads the same as a `known` block, whose MRENCLAVE is given with it, is not hashed again.
-
-    Raises:
-        FormatError, UnsupportedError, LimitError: see `enclave_pages`.
     """
     base, size = 0, block.header.enclave_size
     try:
@@ -405,9 +401,7 @@ def measure(
     """Hash an enclave's creation.
 
     Args:
-        ssa_frame_size: pages of an SSA frame.
         size: SECS.SIZE, bytes.
-        runs: the pages, in the order in which they are added.
         base: bytes from SECS.BASEADDR to the image.
         watch: called after each MiB of equal pages.
     """

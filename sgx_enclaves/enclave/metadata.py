@@ -421,12 +421,7 @@ class Block:
 
 @record
 class Descriptor:
-    """The metadata area: blocks, and what follows the last one.
-
-    Attributes:
-        blocks: the metadata blocks; empty for an unsigned enclave.
-        tail: the bytes behind the last block. The SDK leaves them zero.
-    """
+    """The metadata area: blocks, none if unsigned, and the tail, which the SDK leaves zero."""
 
     blocks: tuple[Block, ...]
     tail: bytes

@@ -34,8 +34,6 @@ class Pin:
     Attributes:
         enclave: its name in packages, for example `ide`.
         file: its name in files, for example `id_enclave`.
-        mrsigner: hexadecimal.
-        isvsvn: least security version.
         signed_sha256: of the vendor's file, hexadecimal; None if any will do.
         second_key_sha256: of the key of its second signature, likewise.
     """
@@ -209,24 +207,16 @@ class AskedBy(str, Enum):
 
 @record
 class Policy:
-    """What must hold of every SIGSTRUCT of a file, and who asked for it.
+    """What must hold of every SIGSTRUCT of a file, and who asked for it, or lifted it.
+
+    What is None is not asked for.
 
     Attributes:
         signers: who may have signed (MRSIGNER, lower-case hexadecimal); none: nobody is
             pinned, so nobody's signature will do.
-        signers_from: who asked for that.
-        isvprodid: the product id; None when none is asked for.
-        isvprodid_from: who asked for that, or lifted it.
-        min_isvsvn: the least security version; None when none is asked for.
-        min_isvsvn_from: who asked for that.
-        debug: whether debug signatures are accepted.
-        debug_from: who asked for that.
         signed_sha256: the SHA-256 that the vendor's file must have; None: not pinned.
         second_key_sha256: that of the key of its second signature (the modulus); likewise.
-        file_from: who asked for these two, or lifted them.
-        identity: what the vendor publishes of the enclave, if asked for.
         enclave: the enclave whose pins these are, by its name in packages.
-        enclave_from: who named it.
     """
 
     signers: tuple[str, ...] = ()
@@ -371,12 +361,7 @@ def policy_for(
 
     An option changes its own part only: another signer is checked for the same product
     and security version, unless they are lifted too. Only the pinned file goes with the
-    pinned signer: nobody else has signed it.
-
-    Args:
-        named_by: who said that it is this enclave.
-        mrsigners: signers to accept instead of the pinned one.
-        identity: what the vendor publishes of the enclave; brings signer and product.
+    pinned signer: nobody else has signed it. An identity brings signer and product.
 
     Raises:
         ArgumentError: the identity contradicts what is pinned, or an option.

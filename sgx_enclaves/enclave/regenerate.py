@@ -69,7 +69,6 @@ class Regenerated:
     """What the signing tool would write, with all signature fields zero.
 
     Attributes:
-        size: bytes of the descriptor.
         mrenclave: the measurement of the unsigned enclave with them, 32 bytes.
         measured: the block that `mrenclave` was measured with, whether it is written or not.
     """

@@ -99,7 +99,6 @@ class Generation:
         compatible: version of the block for SGX1 platforms; None where the
             newest is for them.
         chooses_blocks: whether only the blocks that the config needs are written.
-        options: names of the config options that exist.
         lacks: fields that this generation's global_data_t does not have yet.
         layout_entries: entries of the layout table in global_data_t.
         thread_data_size: bytes of thread_data_t in it.
@@ -109,9 +108,6 @@ class Generation:
         flags_mask: ATTRIBUTES bits that are always checked.
         passes_misc_select: whether the loader gets the unmasked MISCSELECT.
         elrange_fallback: whether global data name the enclave size without ELRANGE.
-        overhead: see `Overhead`.
-        padding: see `Padding`.
-        rules: see `Rules`.
         ranges: option ranges that differ from the newest SDK's:
             name to option.
         follows: name of the known generation that an unknown, newer one is taken for.
@@ -182,11 +178,7 @@ class Generation:
         return sum(self.global_data.values())
 
     def understand(self, config: Config) -> Config:
-        """The same options under the names that the newest SDK has for them.
-
-        Raises:
-            UnsupportedError: an option that this SDK does not have.
-        """
+        """The same options under the names that the newest SDK has for them."""
         for name in config.given:
             if name not in self.options:
                 raise UnsupportedError(
@@ -198,14 +190,7 @@ class Generation:
         return replace(config, given=given)
 
     def values(self, config: Config) -> dict[str, int]:
-        """Every option's value under this SDK, defaults filled in.
-
-        Args:
-            config: options that `understand` gave.
-
-        Raises:
-            ConfigError: a value out of range.
-        """
+        """Every option's value under this SDK, defaults filled in; of what `understand` gave."""
         values: dict[str, int] = {}
         for name in OPTIONS:
             option = self.ranges.get(name, OPTIONS[name])
@@ -410,7 +395,6 @@ def candidate_generations(
     """The generations that can have made an unsigned enclave, newest first, branches last.
 
     Args:
-        image: the unsigned enclave.
         chosen: the one that the user names; of an SDK newer than known, what it is taken for.
 
     Raises:
@@ -448,8 +432,7 @@ def _fits(generation: Generation, image: EnclaveImage) -> bool:
 def what_to_follow(image: EnclaveImage, followed: Optional[str] = None) -> str:
     """The next step for an enclave of an unknown SDK, as it can be typed.
 
-    Args:
-        followed: the generation that did not account for it; None if none was tried.
+    Generations as new as `followed` did not account for it.
     """
     names = [g.name for g in GENERATIONS]
     older = GENERATIONS[names.index(followed) + 1 :] if followed is not None else GENERATIONS

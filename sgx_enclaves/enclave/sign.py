@@ -104,11 +104,7 @@ def parse_signatures(data: bytes, regenerated: Regenerated) -> tuple[BlockSignat
 
 
 def put_on(regenerated: Regenerated, signatures: Sequence[BlockSignature]) -> bytes:
-    """The descriptor with signatures in their places.
-
-    Raises:
-        GraftError: a signature is for other metadata: the message names the fields.
-    """
+    """The descriptor with signatures in their places."""
     if len(signatures) != len(regenerated.blocks):
         expected, found = str(len(regenerated.blocks)), str(len(signatures))
         message = "not as many signatures as metadata blocks"
@@ -162,10 +158,6 @@ def graft(
     limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[bytes, Verdict]:
     """The signed enclave made of our bytes and the vendor's signatures.
-
-    Args:
-        signatures: see `parse_signatures`.
-        fips: see `regenerate`.
 
     Returns:
         The file, and its verdict, which is always *identical*.
@@ -332,13 +324,7 @@ def sign(
     date: datetime.date,
     fips_key: Optional[RSAPrivateKey] = None,
 ) -> bytes:
-    """The signed enclave file.
-
-    Args:
-        key: see `load_key`.
-        date: goes into SIGSTRUCT.
-        fips_key: makes the FIPS signature where there is one; None: a throw-away key.
-    """
+    """The signed enclave file; without a `fips_key`, a throw-away key makes that signature."""
     signer = signer_of(key)
     return sign_with(image, regenerated, key.public_key(), signer, bcd_date(date), fips_key)
 
@@ -351,16 +337,7 @@ def sign_with(
     date: int,
     fips_key: Optional[RSAPrivateKey] = None,
 ) -> bytes:
-    """The same by a signer that has the key elsewhere.
-
-    Args:
-        signer: signs the message of each SIGSTRUCT.
-        date: goes into SIGSTRUCT, as `bcd_date` gives it.
-        fips_key: see `sign`.
-
-    Raises:
-        SigningError: the signature does not fit the key or the message.
-    """
+    """The same by a signer that has the key elsewhere; `date` is as `bcd_date` gives it."""
     signatures = []
     signed: dict[Sigstruct, BlockSignature] = {}
     for block in regenerated.blocks:
@@ -441,11 +418,7 @@ def _fips_signature(sigstruct: Sigstruct, key: Optional[RSAPrivateKey]) -> FipsS
 
 
 def unsigned(image: EnclaveImage) -> bytes:
-    """A signed enclave with its metadata area zeroed: what a reproduced build must be.
-
-    Raises:
-        SigningError: it is not signed, or what was appended to it would stay.
-    """
+    """A signed enclave with its metadata area zeroed: what a reproduced build must be."""
     blocks = Descriptor.parse(image.descriptor).blocks
     if not blocks:
         raise SigningError("the enclave is not signed", file=image.name, hint="nothing to take off")

@@ -216,11 +216,9 @@ def finding_at(
 def check_sigstruct(
     sigstruct: Sigstruct, block: Optional[int] = None, offset: int = 0
 ) -> tuple[Finding, ...]:
-    """All defects of a SIGSTRUCT; none means that the CPU would accept it.
+    """All defects of the SIGSTRUCT of a block, at an offset in the file.
 
-    Args:
-        block: index of its metadata block, for messages.
-        offset: where it stands in the file, for messages.
+    None means that the CPU would accept it.
     """
     defects = (*_form_defects(sigstruct), *rsa_defects(sigstruct))
     return tuple(placed(defect, block, offset) for defect in defects)

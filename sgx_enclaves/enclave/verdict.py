@@ -67,12 +67,9 @@ class Finding:
 
     Attributes:
         code: a stable name, for example `signature-invalid`.
-        severity: what it means for the verdict.
         message: one sentence.
         block: index of the metadata block it is about.
         offset: byte offset in the vendor's file.
-        expected: what would have been right.
-        found: what was there.
         hint: the next step for the user.
     """
 
@@ -96,11 +93,7 @@ class CheckState(str, Enum):
 
 @record
 class Check:
-    """One of the claims that make up the verdict *identical*.
-
-    Attributes:
-        name: payload, metadata, measurement, signature or policy.
-    """
+    """One of the claims that make up the verdict *identical*."""
 
     name: str
     claim: str
@@ -132,15 +125,7 @@ class FileFacts:
 
 @record
 class BlockFacts:
-    """What a metadata block of the vendor's file says about the enclave.
-
-    Attributes:
-        index: position among the blocks, from 0.
-        mrenclave: ENCLAVEHASH, hexadecimal.
-        signer: name of the signer when it is a known one, or who named it.
-        date: date of the signature, yyyy-mm-dd.
-        debug: whether debug mode is open.
-    """
+    """What a metadata block of the vendor's file says about the enclave."""
 
     index: int
     version: str
@@ -158,12 +143,9 @@ class Difference:
     """A range of bytes that is not as it should be.
 
     Attributes:
-        end: behind the last byte.
         where: `payload`, `metadata`, `appended` or `truncated`.
         segment: index of the PT_LOAD segment, None when not loaded.
-        measured: whether MRENCLAVE covers the bytes.
         expected: the bytes as they should be, a short hexadecimal excerpt.
-        found: the bytes as they are, likewise.
     """
 
     start: int
@@ -180,12 +162,7 @@ class Difference:
 
 @record
 class Cause:
-    """A likely reason for differences.
-
-    Attributes:
-        code: a stable name, for example `interpreter-path`.
-        message: one sentence that names both sides.
-    """
+    """A likely reason for differences, in a sentence that names both sides."""
 
     code: str
     message: str
@@ -194,12 +171,7 @@ class Cause:
 
 @record
 class Explanation:
-    """Why the files differ: ranges in file order and likely causes, best first.
-
-    Attributes:
-        differences: at most as many as the explainer was asked for.
-        omitted: how many more there are.
-    """
+    """Why the files differ: the first ranges, how many are omitted, likely causes, best first."""
 
     differences: tuple[Difference, ...]
     omitted: int
@@ -221,12 +193,9 @@ class Verdict:
     """The result of a comparison.
 
     Attributes:
-        policy: what was asked of the signatures, and by whom.
         sdk: the SDK generation that was followed, None when none could be.
         sdk_from: who chose it: `our build`, `option`, `the vendor's metadata` or `nothing`.
         mrenclave: measured from our file, hexadecimal; None when it was not.
-        checks: the claims and whether each was proved.
-        findings: everything that speaks against *identical*, and notes.
         byte_map: the vendor's whole file, range by range.
         not_proved: what the verdict takes on trust, a clause each.
         explanation: why the files differ; None until somebody asked for it.
@@ -340,11 +309,7 @@ def shifted(ranges: Iterable[Range], by: int) -> list[Range]:
 
 
 def paint(size: int, layers: Iterable[tuple[Origin, Iterable[Range]]]) -> tuple[ByteRange, ...]:
-    """Ranges that cover 0 to `size` without gap or overlap; later layers win.
-
-    Args:
-        layers: an origin and the ranges that have it, the background first.
-    """
+    """Ranges that cover 0 to `size` without gap or overlap; of the layers, the later ones win."""
     flat = [
         (max(0, start), min(size, end), origin)
         for origin, ranges in layers

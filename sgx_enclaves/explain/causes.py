@@ -48,9 +48,7 @@ class Trace:
     """A fact of a build that can be read from its file, and what it means when it differs.
 
     Attributes:
-        code: the cause's.
         message: when the fact differs, with that of both sides as `{theirs}` and `{ours}`.
-        hint: the cause's.
         read: the fact in words; None where there is nothing of the kind.
         presence: what only one side has, with its fact as `{}`; empty if that is no cause.
         why: how that comes, if anything is to be said of it.
@@ -203,11 +201,7 @@ _LINK_OPTIONS = (
 
 
 def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Iterator[Cause]:
-    """The causes that traces show, most certain first.
-
-    Args:
-        only_build_id: whether no other byte of what is built differs.
-    """
+    """The causes that traces show, most certain first, where perhaps only the build id differs."""
 
     def differing(*traces: Trace) -> Iterator[Cause]:
         for trace in traces:

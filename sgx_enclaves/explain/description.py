@@ -75,12 +75,9 @@ class Description:
             `.symtab`, or from `.dynsym` when stripped.
         symtab: entries of `.symtab`; None without it.
         segments: type and flags of each program header, as `PT_GNU_STACK` and 6.
-        dynamic: tag and value of the dynamic table.
-        interpreter: the PT_INTERP path.
         build_id: the GNU build id, hexadecimal.
         features: names of the x86 features that the file claims, as `IBT`.
         comments: the texts of `.comment`; None without that section.
-        producers: the compilers that debugging information names.
         lines: source file and line of the addresses that were asked for, where the
             debugging information knows them.
         problems: what could not be described, and why.
@@ -107,11 +104,7 @@ class Description:
 def describe_file(
     data: bytes, name: str, addresses: Iterable[int] = (), seconds: float = _SECONDS
 ) -> Description:
-    """Describe an ELF file; `problems` says what could not be described.
-
-    Args:
-        addresses: those whose source lines are wanted.
-    """
+    """Describe an ELF file, with the source lines of these addresses."""
     wanted = sorted(set(addresses))
     what = f"{name} cannot be described"
     try:

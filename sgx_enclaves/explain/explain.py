@@ -57,15 +57,9 @@ def explained(
     limits: Limits = DEFAULT_LIMITS,
     symbols: Optional[bytes] = None,
 ) -> Verdict:
-    """The verdict with its reasons, where there are any to give.
+    """The verdict on these three files with its reasons, where there are any to give.
 
-    Args:
-        verdict: what `compare` said of these three files.
-        symbols: our build before it was stripped, to name functions by.
-
-    Returns:
-        The same verdict; with an explanation unless the files are identical or our
-        build cannot be read.
+    `symbols` is our build before it was stripped, to name functions by.
     """
     if verdict.outcome is Outcome.IDENTICAL:
         return verdict

@@ -154,12 +154,10 @@ def _elsewhere(block: Block, at: int) -> Field:
 
 
 class FileMap:
-    """Looks up file offsets of an enclave.
+    """Looks up file offsets of an enclave, of which the loader patches ranges before it measures.
 
-    Args:
-        patched: file ranges that the loader overwrites before it measures; None
-            assumes what every SDK's tool blanks: g_global_data and the header
-            fields that name the section headers.
+    Where these are not known, they are what every SDK's tool blanks: g_global_data and the
+    header fields that name the section headers.
     """
 
     def __init__(
@@ -262,12 +260,7 @@ _MARKS = bytes([0] + [1] * 255)
 
 @record
 class Scan:
-    """What a scan found.
-
-    Attributes:
-        omitted: how many more there are.
-        differing_bytes: how many bytes differ in all.
-    """
+    """The first differing ranges, how many more there are, and how many bytes differ in all."""
 
     ranges: tuple[Range, ...]
     omitted: int
@@ -275,12 +268,7 @@ class Scan:
 
 
 def scan(left: bytes, right: bytes, areas: Sequence[Range], most: int) -> Scan:
-    """Find the differing ranges; those less than `GAP` bytes apart are one.
-
-    Args:
-        areas: where to look, within both; a range never crosses their ends.
-        most: how many ranges to keep.
-    """
+    """Find the differing ranges in areas of both; those less than `GAP` bytes apart are one."""
     ranges = tuple(islice(differing_ranges(left, right, areas, GAP), most))
     count = differing = 0
     for start, end in areas:

@@ -167,9 +167,7 @@ def hostile_causes(
 ) -> Iterator[Cause]:
     """What no signing tool writes: metadata that changes or adds pages at load time.
 
-    Args:
-        places: of our build, to name what a patch overwrites.
-        theirs: where the vendor's own g_global_data is, in a file that differs elsewhere too.
+    `places` is of our build; `theirs` knows where the vendor's own g_global_data is.
     """
     moved = theirs.global_data if theirs is not None else None
     for index, block in enumerate(vendor.blocks):

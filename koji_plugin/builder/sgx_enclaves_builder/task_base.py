@@ -251,13 +251,10 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         return [found[name] for name in sorted(found)]
 
     def wait_for(self, subtasks: Sequence[int], seconds: float) -> dict[int, Any]:
-        """Wait until all subtasks have ended, or cancel those that have not in time.
+        """Wait until all subtasks have ended, or cancel those that have not in time; their results.
 
         Koji's own `wait` starts its timeout again whenever a subtask ends. kojid wakes us
         by SIGUSR2, and again until we have asked the hub; we ask now and then without it.
-
-        Returns:
-            The result of each; a mapping with `faultString` of one that failed or was cancelled.
         """
         host, ids = self.session.host, list(subtasks)
         deadline = time.monotonic() + seconds

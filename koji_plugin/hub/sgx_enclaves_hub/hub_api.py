@@ -49,12 +49,7 @@ def koji_errors(kind: type[koji.GenericError] = koji.GenericError) -> Iterator[N
 
 
 def load() -> None:
-    """Check Koji's version and the configuration while the hub starts.
-
-    Raises:
-        koji.PluginError: Koji is too old for the gate to have been tried in it, or the
-            configuration is wrong.
-    """
+    """Check Koji's version and the configuration while the hub starts."""
     version = getattr(koji, "__version__", "0")
     if tuple(int(n) for n in version.split(".")[:2] if n.isdigit()) < OLDEST:
         raise koji.PluginError(

@@ -47,11 +47,7 @@ ENCLAVE = ("name", "rpm", "path", "mrenclave", "mrsigner", "isvsvn", "verdict")
 
 @dataclass(frozen=True)
 class Stored:
-    """A record as it was put in, by a host; a higher id is newer.
-
-    Attributes:
-        packages: of the build, as `packages_of` knew them then; None in older ones.
-    """
+    """A record as it was put in, by a host, with what `packages_of` knew; a higher id is newer."""
 
     id: int
     host_id: int
