@@ -28,6 +28,7 @@ BY_HAND = (
     "SDK's version and the date were replaced), and routes (there are none)",
     "sources within sub-modules, such as protobuf's abseil-cpp",
     "the signer of an enclave that no release holds yet, and which may be shipped",
+    "licences and bundled parts (carried over), and which tools leave no trace (exact = false)",
 )
 _VERSIONS = "common/inc/internal/se_version.h"
 _DCAP_VERSIONS = f"QuoteGeneration/{_VERSIONS}"
@@ -99,12 +100,17 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
         "toolchain": _toolchain(base, trees.sgx, name),
         "vendor": [_vendor(dcap_version)],
     }
-    data["build"]["source"] += _nested(data["build"]["source"], known)
+    data["build"]["source"] += _nested(data["build"]["source"], catalogue)
     order = {enclave.name: number for number, enclave in enumerate(base.enclaves)}
     data["enclave"] = [
         _enclave(trees, catalogue, *found)
         for found in sorted(_origins(trees), key=lambda found: order.get(found[0], len(order)))
     ]
+    names = {enclave["name"] for enclave in data["enclave"]}
+    for source in data["build"]["source"]:
+        # another release may have more enclaves
+        if "linked_by" in source:
+            source["linked_by"] = [name for name in source["linked_by"] if name in names]
     if not any("build" in enclave for enclave in data["enclave"]):
         del data["build"], data["toolchain"]
     data["unpinned"] = unknown_facts(release_form(data, name))
@@ -142,8 +148,8 @@ def _known_sources(catalogue: Catalogue) -> dict[tuple[str, str], Source]:
 
 
 def _pins(artifact: Artifact) -> dict[str, Any]:
-    kinds = ("sha256", "sha512", "contents_sha256")
-    return {kind: getattr(artifact, kind) for kind in kinds if getattr(artifact, kind)}
+    kinds = ("sha256", "sha512", "contents_sha256", "lookaside_sha512")
+    return {kind: as_plain(getattr(artifact, kind)) for kind in kinds if getattr(artifact, kind)}
 
 
 def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[dict[str, Any]]:
@@ -217,27 +223,28 @@ def _ssl_sources(trees: Trees) -> Iterator[dict[str, Any]]:
             f"https://www.openssl.org/source/{way}{openssl}" for way in ("", f"old/{branch}/")
         ],
         "version": said["openssl_ver_name"].removeprefix("openssl-"),
-        "sha256": said["openssl_chksum"],
+        # some tags ask the server for it
+        **({"sha256": said["openssl_chksum"]} if "openssl_chksum" in said else {}),
         "unpack": False,
     }
 
 
-def _nested(
-    sources: list[dict[str, Any]], known: Mapping[tuple[str, str], Source]
-) -> Iterator[dict[str, Any]]:
-    """Sub-modules of sub-modules: known where the same commit was used before."""
+def _nested(sources: list[dict[str, Any]], catalogue: Catalogue) -> Iterator[dict[str, Any]]:
+    """Sub-modules of sub-modules: known where a release has the outer one at the same commit."""
     here = {(source["place"], source.get("commit")) for source in sources}
-    for (place, commit), source in known.items():
-        for outer, outer_commit in list(here):
-            inside = place.startswith(f"{outer}/") and outer not in (".", _DCAP_PLACE)
-            if inside and (outer, outer_commit) in known and (place, commit) not in here:
-                here.add((place, commit))
+    for build in filter(None, (release.build for release in catalogue.releases.values())):
+        for source in build.sources:
+            outer = build.source_of(posixpath.dirname(source.place))
+            nested = outer.place not in (".", _DCAP_PLACE, source.place)
+            same = outer.commit is not None and (outer.place, outer.commit) in here
+            if nested and same and (source.place, source.commit) not in here:
+                here.add((source.place, source.commit))
                 yield {
-                    **{"id": source.id, "place": place, "filename": source.artifact.filename},
-                    "urls": list(source.artifact.urls),
+                    **{"id": source.id, "place": source.place},
+                    **{"filename": source.artifact.filename, "urls": list(source.artifact.urls)},
                     **_pins(source.artifact),
                     **_carried(source),
-                    "commit": commit,
+                    **({"commit": source.commit} if source.commit else {}),
                 }
 
 
@@ -278,7 +285,9 @@ def _steps(base: Release, tree: SourceTree) -> list[dict[str, Any]]:
     steps = []
     for step in base.build.steps if base.build is not None else ():
         words = [re.sub(r"sgx_linux_x64_sdk_[\d.]+\.bin", version, word) for word in step.command]
-        table = {key: value for key, value in as_plain(step).items() if value}
+        unused = "timeout" if step.seconds is not None else "seconds"
+        found = as_plain(step).items()
+        table = {k: v for k, v in found if k != unused and v not in (None, [])}
         steps.append({**table, "place": step.place or ".", "command": words})
     return steps
 

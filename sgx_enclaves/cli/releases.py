@@ -8,10 +8,11 @@ import datetime
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sgx_enclaves.catalogue.draft import Trees, draft_release
-from sgx_enclaves.catalogue.records import Catalogue, Release
+from sgx_enclaves.catalogue.records import Build, Catalogue, Release
 from sgx_enclaves.catalogue.writing import (
     check_tree,
     release_tree,
@@ -23,6 +24,8 @@ from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher, today
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
     answer,
+    message,
+    note,
     out_json,
     out_report,
     print_or_write,
@@ -30,11 +33,14 @@ from sgx_enclaves.cli.output import (
     width,
     write_and_say,
 )
-from sgx_enclaves.errors import InputError
+from sgx_enclaves.errors import FetchError, InputError
 from sgx_enclaves.files import digest_file, read_file, sha256_of
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.archive import lay_out, pack_members, read_contents, read_members
+from sgx_enclaves.release.fetch import Fetched
+from sgx_enclaves.release.sandbox import Isolation, Machine, best_isolation
+from sgx_enclaves.release.targets import find_targets
 from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed_enclaves
 from sgx_enclaves.report.templated import filled
 from sgx_enclaves.report.text import table
@@ -46,6 +52,7 @@ _EPOCH = "SOURCE_DATE_EPOCH"
 @verb("""\
 action:list|show|new|pin|check|repack
 RELEASE?  for all but list and new
+enclaves:ENCLAVE*  check: only what these need; by default all that the route leads to
 --sgx TREE  new: the SDK's, DIR@TAG of a git repository or the archive of a tag
 --dcap TREE  new: the attestation primitives', likewise
 --sgx-release TAG  new: the tag with the versions in file names, or its archive; by default
@@ -69,11 +76,11 @@ def releases(args: argparse.Namespace) -> int:
            in its notes. Of an archive, the commits of sub-modules are too.
     pin    fetch the release's files whose digest is not pinned, and write the TOML again with
            their sha256, sha512 and, for a source, the digest of its contents; and the digest of
-           each signed enclave. That pins what the servers give today: compare it with what others
-           have published.
-    check  lay the sources out and say whether every file, patch, step and configuration that the
-           release names is there, and every patch applies. The exit status is 1 if not. Where only
-           an earlier step makes a step's directory, nothing is said of it.
+           each signed enclave. A file that cannot be had is named, and the exit status is 2. That
+           pins what the servers give today: compare it with what others have published.
+    check  lay the sources out and say whether every file, patch, step, make target and
+           configuration that the release names is there, and every patch applies. The exit status
+           is 1 if not. Where only an earlier step makes a step's directory, nothing is said of it.
     repack write what a distribution may ship of the vendor's archive, as a plain tar: the signed
            enclaves that the catalogue allows, and nothing else, the same bytes on every machine.
     """
@@ -136,22 +143,27 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
     sources = release.build.sources if release.build is not None else ()
     files = {f"source.{item.id}": (item.artifact, item.unpack) for item in sources}
     files |= {f"vendor.{item.id}": (item.artifact, False) for item in release.vendor}
-    pins = {
-        name: _digests(fetcher.fetch(artifact, allow_unpinned=True).path, contents)
-        for name, (artifact, contents) in files.items()
-        if not artifact.pinned
-    }
-    for vendor in release.vendor:
-        enclaves = [e for e in release.enclaves if e.vendor == vendor.id]
-        if any(enclave.signed_sha256 is None for enclave in enclaves):
-            path = fetcher.fetch(vendor.artifact, allow_unpinned=True).path
-            signed = read_members(path, {enclave.member for enclave in enclaves})
-            for enclave in enclaves:
-                digest = sha256_of(signed[enclave.member])
-                pins[f"enclave.{enclave.name}"] = {"signed_sha256": digest}
+    signed = {f"vendor.{e.vendor}" for e in release.enclaves if e.signed_sha256 is None}
+    pins, status = {}, 0
+    for name, (artifact, contents) in files.items():
+        if artifact.pinned and name not in signed:
+            continue
+        try:
+            path = fetcher.fetch(artifact, allow_unpinned=True).path
+        except FetchError as error:
+            # the others are worth having
+            message(f"{name} is left as it is: {error}")
+            status = 2
+            continue
+        if not artifact.pinned:
+            pins[name] = _digests(path, contents)
+        own = {e.name: e.member for e in release.enclaves if name == f"vendor.{e.vendor}"}
+        data = read_members(path, set(own.values())) if own else {}
+        for enclave, member in own.items():
+            pins[f"enclave.{enclave}"] = {"signed_sha256": sha256_of(data[member])}
     text = read_file(release.file, MIB).decode()
     print_or_write(args, write_pins(text, pins).rstrip("\n"), name="toml")
-    return 0
+    return status
 
 
 def _digests(path: Path, contents: bool) -> dict[str, str]:
@@ -165,23 +177,38 @@ def _check(args: argparse.Namespace, release: Release) -> int:
             f"{release.name} has no sources of its own", hint="check the releases it is built in"
         )
     build = release.build
-    if args.route is not None:
+    if args.route is not None or args.enclaves:
         built = [enclave.name for enclave in release.enclaves if enclave.build is not None]
-        names = {route.id: route.enclaves for route in build.routes}.get(args.route, built)
+        routes = {route.id: route.enclaves for route in build.routes}
+        names = args.enclaves or routes.get(args.route, built)
         build = build.along(names, args.route)
         release = release.only(names).along(names, args.route)
     archives = fetch_sources(release, chosen_fetcher(args), allow_unpinned=args.allow_unpinned)
     checks = []
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:
-        tree = Path(scratch) / "tree"
-        lay_out(tree, build, archives, progress())
-        for what, problem in check_tree(release, build, tree):
+        for what, problem in _checked(release, build, archives, Path(scratch)):
             checks.append({"what": what, "problem": problem or None})
     lines = [f"{check['what']}: {check['problem'] or 'as it says'}" for check in checks]
     wrong = sum(check["problem"] is not None for check in checks)
     plain = {"release": release.name, "exit_status": int(bool(wrong)), "checks": checks}
     answer(args, plain, [*lines, f"{release.name}: {wrong or 'nothing'} of that is wrong"])
     return int(bool(wrong))
+
+
+def _checked(
+    release: Release, build: Build, archives: Mapping[str, Fetched], scratch: Path
+) -> Iterator[tuple[str, str]]:
+    isolation, reason = best_isolation()
+    if isolation is Isolation.NONE or release.toolchain is None:
+        note(f"make's targets are not looked for: {reason or 'no toolchain is designated'}")
+        lay_out(scratch / "tree", build, archives, progress())
+        yield from check_tree(release, build, scratch / "tree")
+        return
+    tree = Machine(isolation=isolation).open(scratch / "tree", build.root)
+    tree.path.parent.mkdir(parents=True, exist_ok=True)
+    lay_out(tree.path, build, archives, progress())
+    yield from check_tree(release, build, tree.path)
+    yield from find_targets(release, build, release.toolchain, tree, scratch / "log")
 
 
 def _repack(args: argparse.Namespace, release: Release) -> int:

@@ -266,3 +266,33 @@ def test_of_an_unknown_release_it_is_said_what_lists_them(
     assert served.fetch() == 0
     assert main(["fetch", "sgx-9.9"]) == 2
     assert "`releases list` lists all" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(best_isolation()[0] is Isolation.NONE, reason="needs a sandbox")
+def test_releases_check_asks_make_for_the_targets_and_makes_nothing(
+    small: SmallRelease, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        *("releases", "check", "small-1", "pce", "--catalogue", str(small.releases)),
+        *("--cache", str(small.cache), "--offline"),
+    ]
+    small.files["GNUmakefile"] = wrapper() + b"$(shell echo made > made)\n"
+    small.steps = {"one": ["make", "-f", "Makefile", "list", "OUT=b"]}
+    small.catalogue()
+    assert main(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-3:] == [
+        "step one: list: as it says",
+        "enclave pce: pce: as it says",
+        "small-1: nothing of that is wrong",
+    ]
+    small.files["GNUmakefile"] = b"other:\n\techo $@\n"
+    small.steps = {"one": ["make", "-f", "Makefile", "list", "gone", "OUT=b"]}
+    small.catalogue()
+    assert main(words) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[-3:] == [
+        "step one: list, gone: make knows no gone",
+        "enclave pce: pce: make knows no pce",
+        "small-1: 2 of that is wrong",
+    ]

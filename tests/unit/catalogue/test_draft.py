@@ -201,6 +201,26 @@ def _archives(places: tuple[str, str], tmp_path: Path) -> tuple[str, str]:
     return made[0], made[1]
 
 
+@pytest.mark.parametrize("protobuf", ["a74f54b724bdc2fe0bfc271f4dc0ceb159805625", COMMIT])
+def test_sub_modules_of_a_sub_module_are_those_of_its_commit(tmp_path: Path, protobuf: str) -> None:
+    """And a script that names no digest, but asks the server for it, leaves it unpinned."""
+    place = "external/protobuf/protobuf_code"
+    modules = f'[submodule "p"]\n\tpath = {place}\n\turl = https://github.com/x/protobuf\n'
+    files = {**SGX, ".gitmodules": modules}
+    sgx = repository(tmp_path / "s", files, {place: protobuf}, "sgx_9.1_reproducible", "sgx_9.1")
+    ssl = {
+        "QuoteVerification/prepare_sgxssl.sh": "sgxssl_file_name=1\nopenssl_ver_name=openssl-3\n"
+    }
+    tags = "dcap_8.1_reproducible", "DCAP_8.1"
+    dcap = repository(tmp_path / "d", {**DCAP, **ssl}, {"QVL": COMMIT}, *tags)
+    release = drafted((f"{sgx}@sgx_9.1_reproducible", f"{dcap}@{tags[0]}"))
+    assert release.build is not None
+    sources = {source.id: source for source in release.build.sources}
+    assert ("abseil-cpp" in sources) == (protobuf != COMMIT)
+    assert sources["openssl"].artifact.sha256 is None
+    assert "source.openssl" in release.unpinned
+
+
 def test_archives_say_what_repositories_say_but_sub_modules_commits(
     places: tuple[str, str], archives: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -265,10 +285,10 @@ ARCHIVE = gzip.compress(
         [
             tm.file("top/one.c", b"int a;\n"),
             tm.file("top/fix.patch", PATCH.encode()),
-            tm.file("top/Makefile", b"all:\n"),
+            tm.file("top/Makefile", b"sdk:\nx:\n"),
             tm.file("top/License.txt", b"free"),
             tm.file("top/e/config.xml", b"<x/>"),
-            tm.file("top/e/Makefile", b"all:\n"),
+            tm.file("top/e/Makefile", b"x:\n"),
             tm.END,
         ]
     ),
@@ -334,7 +354,9 @@ def _options(tmp_path: Path) -> list[str]:
     return ["--catalogue", str(tmp_path / "small.toml"), *where]
 
 
-def test_what_is_unpinned_is_pinned_and_the_rest_stays(options: list[str], tmp_path: Path) -> None:
+def test_what_is_unpinned_is_pinned_and_the_rest_stays(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     target = tmp_path / "pinned.toml"
     assert main(["releases", "pin", "small", *options, "-o", str(target)]) == 0
     text = target.read_text()
@@ -348,6 +370,10 @@ def test_what_is_unpinned_is_pinned_and_the_rest_stays(options: list[str], tmp_p
     assert main_source.contents_sha256 is not None
     assert (signed.sha256, signed.contents_sha256) == (hashlib.sha256(SIGNED).hexdigest(), None)
     assert release.enclaves[0].signed_sha256 == hashlib.sha256(b"signed").hexdigest()
+    (tmp_path / "local" / "v.tar.gz").unlink()
+    assert main(["releases", "pin", "small", *options, "-o", str(target), "--force"]) == 2
+    assert read_release(target.read_bytes(), "x").unpinned[1] == "vendor.v"
+    assert "vendor.v is left as it is: " in capsys.readouterr().err
     # once more changes nothing: a pin is never replaced
     assert write_pins(text, {"source.main": {"sha256": "0" * 64}}) == text
 
