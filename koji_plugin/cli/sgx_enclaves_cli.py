@@ -20,11 +20,13 @@ from xmlrpc.client import Fault
 import koji
 import requests
 from koji.plugin import export_cli
+from koji_cli import commands
 from koji_cli.lib import activate_session, ensure_connection, watch_tasks
 
 from sgx_enclaves.cli.declare import declare
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.statements import enveloped, statements_of_record
+from sgx_enclaves.gate.arguments import SIGNATURES
 from sgx_enclaves.report.templated import UNKNOWN_STATUS, exit_status, filled, records_table
 
 _REPORT, _TESTCASE = "sgx-enclaves-report.json", "sgx-enclaves.verified"
@@ -68,6 +70,23 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """See `argparse`."""
         raise koji.ParameterError(f"{message}; {self.prog} --help explains")
+
+
+# `koji taskinfo -v` asks this function, which knows the parameters of Koji's own tasks only.
+_lines_of_kojis_task = commands._do_parseTaskParams
+
+
+def _lines_of_task(session: Any, method: str, task_id: int, topdir: str) -> list[str]:
+    """The parameters of a task, a line each."""
+    if method not in SIGNATURES:
+        lines: list[str] = _lines_of_kojis_task(session, method, task_id, topdir)
+        return lines
+    names = SIGNATURES[method][0][0]
+    given = zip(names, session.getTaskRequest(task_id))
+    return [f"{name}: {json.dumps(value)}" for name, value in given if value]
+
+
+commands._do_parseTaskParams = _lines_of_task
 
 
 def koji_parser() -> argparse.ArgumentParser:

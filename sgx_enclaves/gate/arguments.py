@@ -20,7 +20,7 @@ Check = Callable[[Any], Any]
 # The tasks' names, and the names of their parameters as hub policies see them.
 PARENT, CHILD = "sgxEnclaves", "sgxEnclave"
 _NO_DEFAULTS = (None, None, (None, None))
-SIGNATURES = {
+SIGNATURES: dict[str, list[list[Any]]] = {
     PARENT: [[["release", "build_tag", "build", "opts"], *_NO_DEFAULTS]],
     CHILD: [[["release", "enclaves", "build_tag", "build", "opts"], *_NO_DEFAULTS]],
 }

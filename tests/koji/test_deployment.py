@@ -76,6 +76,9 @@ def test_the_deployment_as_it_is_written(stage: Stage, another: dict[str, Any]) 
         assert (record["reproducible"], record["build_tag"]) == (True, "f43-sgx-build")
         task = admin.getTaskInfo(record["task_id"])
         assert admin.getChannel(task["channel_id"])["name"] == CHANNEL
+        done = site.cli(world.RELENG, "taskinfo", "-r", "-v", str(task["id"]))
+        assert 'build_tag: "f43-sgx-build"' in done.out
+        assert '  enclaves: ["pce", "ide", "qe3", "tdqe"]' in done.out
         done = site.cli(world.ADMIN, *[w.replace("TASK", str(task["id"])) for w in lock])
         assert done.status == 0, done.text
         assert admin.getSgxLock(RELEASE)["task_id"] == task["id"]

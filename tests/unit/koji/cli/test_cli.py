@@ -13,6 +13,7 @@ from typing import Any
 import koji
 import koji.plugin
 import pytest
+from koji_cli.commands import _parseTaskParams
 
 from tests.support.records import record
 from tests.unit.koji.cli.recording import (
@@ -523,6 +524,19 @@ def resultsdb() -> Iterator[Any]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+def test_taskinfo_shows_the_parameters_of_our_tasks(plugin: Any) -> None:
+    request = [None, ["pce", "ide"], "demo-build", "x-1-1", {"tag_allowed": True}]
+    lines = _parseTaskParams(RecordingSession({"getTaskRequest": request}), "sgxEnclave", 7, "/")
+    assert lines == [
+        'enclaves: ["pce", "ide"]',
+        'build_tag: "demo-build"',
+        'build: "x-1-1"',
+        'opts: {"tag_allowed": true}',
+    ]
+    theirs = RecordingSession({"getTaskRequest": ["demo", None, None]})
+    assert _parseTaskParams(theirs, "waitrepo", 7, "/") == ["Build Target: demo"]
 
 
 def judged(verified: bool, verdict: str = "identical", present: bool = True) -> RecordingSession:
