@@ -83,11 +83,11 @@ def open_regular(path: str) -> BinaryIO:
     raise InputError("no regular file", file=path, hint="name a file, or - for standard input")
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make a directory and those above it; it may be there."""
     hint = "name another directory"
     with system_errors(str(folder), "the directory cannot be made", hint=hint):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode, parents=True, exist_ok=True)
 
 
 def write_file(path: str, data: bytes, mode: int = 0o666) -> None:

@@ -41,7 +41,7 @@ from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.toolchain import (
     Part,
-    State,
+    PartState,
     ToolchainKind,
     all_match,
     check_lock,
@@ -264,7 +264,7 @@ def _parts(toolchain: str, parts: Sequence[Part]) -> str:
     lines = [f"the toolchain {word} {toolchain}"]
     for part in parts:
         line = f"  {part.state.value:<8} {part.name:<16} {part.expected}"
-        if part.state is not State.MATCH:
+        if part.state is not PartState.MATCH:
             line += f", found {part.found or 'nothing'}"
         lines.append(line)
     return "\n".join(lines)

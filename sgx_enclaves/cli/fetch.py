@@ -17,7 +17,7 @@ from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.files import make_folder, write_file
+from sgx_enclaves.files import make_folder, system_errors, write_file
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed_enclaves
@@ -84,14 +84,10 @@ def fetch(args: argparse.Namespace) -> int:
 def _copy(files: Mapping[str, Path], into: Path) -> None:
     make_folder(into)
     for name, path in files.items():
-        try:
+        with system_errors(str(into / name), "cannot be written"):
             # a file of --local may lie there already
             if not (into / name).exists() or not path.samefile(into / name):
                 shutil.copyfile(path, into / name)
-        except OSError as error:
-            raise InputError(
-                f"cannot be written: {error.strerror or error}", file=str(into / name)
-            ) from None
 
 
 def _write_signed(

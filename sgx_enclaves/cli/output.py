@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
-from sgx_enclaves.files import sha256_of, write_file
+from sgx_enclaves.files import sha256_of, system_errors, write_file
 from sgx_enclaves.plain import printable
 from sgx_enclaves.progress import CLEAR, Progress, draws_over, for_stream, silent
 
@@ -146,28 +146,23 @@ def write_output(
     takes away of `mode`.
     """
     path = str(args.output)
-    try:
+    found = None
+    with system_errors(path, "cannot be written"), contextlib.suppress(FileNotFoundError):
         found = os.stat(path)
-    except FileNotFoundError:
-        found = None
-    except OSError as error:
-        raise _unwritten(path, error) from None
     if found is not None and (stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
-        try:
+        with system_errors(path, "cannot be written"):
             # A pipe that nobody reads is an error at once, and no reason to wait.
             descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
             os.set_blocking(descriptor, True)
             with open(descriptor, "wb") as stream:
                 stream.write(data)
-        except OSError as error:
-            raise _unwritten(path, error) from None
         return
     refused = None
     if os.path.islink(path):
         refused = ("it is a symbolic link", "name the file itself")
     elif found is not None and not stat.S_ISREG(found.st_mode):
         refused = ("it is no file, pipe or character device", "name a file")
-    elif found is not None and any(_is_file(name, found) for name in inputs):
+    elif any(os.path.exists(name) and os.path.samefile(name, path) for name in inputs if found):
         refused = ("it is one of the inputs", "name another file")
     elif found is not None and not args.force:
         refused = ("it is there already", "name another file, or replace it with --force")
@@ -230,18 +225,6 @@ def open_page(args: argparse.Namespace, page: Path) -> None:
 
     if not webbrowser.open(page.absolute().as_uri()):
         note(f"no browser could be started: open {page} yourself")
-
-
-def _is_file(name: Union[str, Path], found: os.stat_result) -> bool:
-    """Whether a name leads to that file; by a hard link, too."""
-    try:
-        return os.path.samestat(os.stat(name), found)
-    except OSError:
-        return False
-
-
-def _unwritten(path: str, error: OSError) -> InputError:
-    return InputError(f"cannot be written: {error.strerror or error}", file=path)
 
 
 def coloured(line: str) -> str:

@@ -22,7 +22,7 @@ from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.plain import some
 from sgx_enclaves.release.place import BuildrootLock, LockedPackage
-from sgx_enclaves.release.toolchain import State, check_lock, same_version
+from sgx_enclaves.release.toolchain import PartState, check_lock, same_version
 
 # What distributions call the packages of the catalogue's tools, where that is another name.
 _PACKAGES = {
@@ -187,9 +187,9 @@ def _other_sources(history: BuildHistory, artifacts: Iterable[Artifact]) -> Iter
 
 
 def _unlike_lock(package: MadeIn, lock: BuildrootLock) -> Iterator[Words]:
-    wrong = [p for p in check_lock(lock, package.components) if p.state is not State.MATCH]
+    wrong = [p for p in check_lock(lock, package.components) if p.state is not PartState.MATCH]
     parts = (
-        ("missing", [part.name for part in wrong if part.state is State.MISSING]),
+        ("missing", [part.name for part in wrong if part.state is PartState.MISSING]),
         ("not pinned", [part.name for part in wrong if not part.expected]),
         ("another build of", [part.name for part in wrong if part.expected and part.found]),
     )

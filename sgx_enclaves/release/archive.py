@@ -36,6 +36,7 @@ from sgx_enclaves.files import (
     Entry,
     digest_entries,
     digest_file,
+    system_errors,
     tree_entries,
 )
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
@@ -61,15 +62,13 @@ def _opened(
     progress: Progress = silent,
 ) -> Iterator[tuple[TarStream, DigestedStream]]:
     """Open a tar archive, packed with gzip, xz, zstd or not at all; the second digests it."""
-    try:
+    with system_errors(str(archive), "cannot be opened"):
         # opening a pipe would wait for a writer
         if not archive.is_file():
             what = "no archive, but a directory" if archive.is_dir() else "there is no such file"
             raise InputError(what, file=str(archive))
         raw = archive.open("rb")
         size = archive.stat().st_size
-    except OSError as error:
-        raise InputError(f"cannot be opened: {error.strerror}", file=str(archive)) from None
     with raw:
         packed = DigestedStream(Watched(raw, archive.name, size, progress))
         yield TarStream(BoundedReader(packed, str(archive), limits), limits, symlinks), packed
@@ -237,23 +236,20 @@ def unpack_tree(
         sha256: what the archive must have, in the very bytes that are unpacked.
     """
     dest = Path(os.path.abspath(dest))
-    try:
+    with system_errors(str(dest), "cannot be made"):
         if dest.is_symlink() or (dest.exists() and any(dest.iterdir())):
             raise InputError(
                 "there is something in the way", file=str(dest), hint="give a new directory"
             )
         dest.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
-    except OSError as error:
-        raise InputError(f"cannot be made: {error.strerror}", file=str(dest)) from None
     try:
-        with _opened(archive, limits, Symlinks.INSIDE, progress) as (stream, packed):
-            made = _lay_out(stream, work, strip, mtime, archive)
-            check_same(archive, sha256, packed.digest())
-        work.chmod(0o755)
-        work.rename(dest)
-    except OSError as error:
-        raise InputError(f"cannot be unpacked: {error.strerror}", file=str(dest)) from None
+        with system_errors(str(dest), "cannot be unpacked"):
+            with _opened(archive, limits, Symlinks.INSIDE, progress) as (stream, packed):
+                made = _lay_out(stream, work, strip, mtime, archive)
+                check_same(archive, sha256, packed.digest())
+            work.chmod(0o755)
+            work.rename(dest)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return made
@@ -341,16 +337,12 @@ def lay_out(
 
 def _copy_file(here: Fetched, target: Path, source: str) -> None:
     """Copy a fetched file, and see that the copy is what was fetched."""
-    try:
+    with system_errors(str(target), f"source {source} cannot be put there", error=BuildError):
         target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         shutil.copyfile(here.path, target)
         check_same(here.path, here.sha256, digest_file(target))
-    except OSError as error:
-        raise BuildError(
-            f"source {source} cannot be put there: {error.strerror}", file=str(target)
-        ) from None
 
 
 def copy_tree(source: Path, tree: Path) -> str:
@@ -379,12 +371,8 @@ def remove_prebuilt(tree: Path, build: OwnBuild) -> None:
     if not os.path.lexists(path):
         return
     check_inside(tree, path.parent, "the result")
-    try:
+    with system_errors(str(path), "came with the sources and cannot be removed", error=BuildError):
         path.unlink()
-    except OSError as error:
-        raise BuildError(
-            f"came with the sources and cannot be removed: {error.strerror}", file=str(path)
-        ) from None
 
 
 def check_inside(tree: Path, path: Path, what: str) -> None:

@@ -43,7 +43,7 @@ from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.manifest import (
     LOGS,
     MANIFEST,
-    Difference,
+    BuildDifference,
     EnclaveRecord,
     Manifest,
     SecondBuild,
@@ -55,7 +55,7 @@ from sgx_enclaves.release.manifest import (
 )
 from sgx_enclaves.release.place import Place
 from sgx_enclaves.release.sandbox import remove_tree
-from sgx_enclaves.release.store import Progress, Say, StageStore, input_key
+from sgx_enclaves.release.store import Say, StageStore, TreeProgress, input_key
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, look_at_toolchain
 
 _FEW = 3
@@ -95,14 +95,13 @@ def plan_trees(
                 raise CatalogueError(f"nothing says how {own.name} is built", file=tree.file)
             plans = trees.setdefault(tree.name, (tree, []))[1]
             plans.append(EnclavePlan(enclave.name, enclave.file, own.build))
-    return tuple(_tree_plan(tree, plans, route) for tree, plans in trees.values())
-
-
-def _tree_plan(whole: Release, enclaves: Sequence[EnclavePlan], route: Optional[str]) -> TreePlan:
-    tree = whole.along([enclave.name for enclave in enclaves], route)
-    if tree.build is None or tree.toolchain is None:
-        raise CatalogueError(f"{tree.name} has no tree to build in", file=tree.file)
-    return TreePlan(tree, tree.build, tree.toolchain, tuple(enclaves))
+    made = []
+    for whole, plans in trees.values():
+        tree = whole.along([enclave.name for enclave in plans], route)
+        if tree.build is None or tree.toolchain is None:
+            raise CatalogueError(f"{tree.name} has no tree to build in", file=tree.file)
+        made.append(TreePlan(tree, tree.build, tree.toolchain, tuple(plans)))
+    return tuple(made)
 
 
 def build_inputs(
@@ -237,14 +236,15 @@ def _build_in(
     for path in _left_in(into):
         remove_tree(path) if path.is_dir() else path.unlink()
     whole, resumable, work = work is None, work is not None, work or into / _WORK
-    _make_folders(into, work)
+    make_folder(into / LOGS)
+    make_folder(work, 0o700)
     _report_costs(inputs, work, say)
     try:
         trees, enclaves = [], []
         for item in inputs:
             scratch = work / f"first-{item.plan.release.name}"
             usual = Variation(item.plan.build.root, item.plan.toolchain.umask)
-            progress = Progress(work / f"{scratch.name}.progress" if resumable else None)
+            progress = TreeProgress(work / f"{scratch.name}.progress" if resumable else None)
             builder = TreeBuilder(request, item, usual, place, scratch, into, say, progress)
             tree, built = builder.build()
             trees.append(tree)
@@ -291,14 +291,6 @@ def _left_in(into: Path) -> list[Path]:
     return left
 
 
-def _make_folders(into: Path, work: Path) -> None:
-    try:
-        (into / LOGS).mkdir(parents=True)
-        work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot be made: {error.strerror}", file=str(into)) from None
-
-
 def _report_costs(inputs: Sequence[TreeInputs], work: Path, say: Say) -> None:
     """What a build may take, before it begins."""
     steps = [step for item in inputs for step in item.plan.build.steps]
@@ -336,17 +328,19 @@ def _build_again(
     for item in inputs:
         variation = second_variation(item.plan, isolated=place.isolated, scratch=work)
         scratch = work / f"second-{item.plan.release.name}"
-        builder = TreeBuilder(request, item, variation, place, scratch, second, say, Progress(None))
+        builder = TreeBuilder(
+            request, item, variation, place, scratch, second, say, TreeProgress(None)
+        )
         tree, built = builder.build()
         if tree.root == item.plan.build.root:
             raise BuildError("the second build could not be made in another path", found=tree.root)
         others.update({enclave.name: enclave for enclave in built})
-    differences: list[Difference] = []
+    differences: list[BuildDifference] = []
     for one in enclaves:
         other = others[one.name]
         for kept, again in ((one.unsigned, other.unsigned), (one.config, other.config)):
             if kept is not None and again is None:
-                differences.append(Difference(kept.file, None, 0, None))
+                differences.append(BuildDifference(kept.file, None, 0, None))
             elif kept is not None and again is not None and kept.sha256 != again.sha256:
                 files = (
                     read_file(str(f / kept.file), DEFAULT_LIMITS.file_size) for f in (into, second)
@@ -387,7 +381,7 @@ def second_variation(plan: TreePlan, *, isolated: bool, scratch: Path) -> Variat
     )
 
 
-def find_differences(file: str, left: bytes, right: bytes) -> list[Difference]:
+def find_differences(file: str, left: bytes, right: bytes) -> list[BuildDifference]:
     """The first stretches in which two files differ; sections are those of the first."""
     common = min(len(left), len(right))
     ranges = list(scan(left, right, [(0, common)], _MOST_DIFFERENCES).ranges)
@@ -396,8 +390,10 @@ def find_differences(file: str, left: bytes, right: bytes) -> list[Difference]:
     try:
         places = FileMap(EnclaveImage.parse(left, file), describe_file(left, file))
     except SgxEnclavesError:
-        return [Difference(file, start, end - start, None) for start, end in ranges]
-    return [Difference(file, start, end - start, places.section(start)) for start, end in ranges]
+        return [BuildDifference(file, start, end - start, None) for start, end in ranges]
+    return [
+        BuildDifference(file, start, end - start, places.section(start)) for start, end in ranges
+    ]
 
 
 def set_apart(directory: Path, manifest: Manifest, name: str) -> Path:

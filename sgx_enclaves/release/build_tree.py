@@ -25,16 +25,15 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.errors import BuildError, FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file, sha256_of, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
-from sgx_enclaves.progress import Progress as Shown
-from sgx_enclaves.progress import elapsed, silent
+from sgx_enclaves.progress import Progress, elapsed, silent
 from sgx_enclaves.release.archive import check_inside, copy_tree, lay_out, remove_prebuilt
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.manifest import (
     LOGS,
     EnclaveRecord,
     FileRecord,
-    Outcome,
     SourceRecord,
+    StepOutcome,
     StepRecord,
     TreeRecord,
     config_name,
@@ -43,7 +42,7 @@ from sgx_enclaves.release.manifest import (
 )
 from sgx_enclaves.release.place import Command, Ended, Place, Tree, describe, log_tail
 from sgx_enclaves.release.sandbox import Relocation, remove_tree
-from sgx_enclaves.release.store import Progress, Say
+from sgx_enclaves.release.store import Say, TreeProgress
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, search_path
 
 _PATCH_TIMEOUT = 300
@@ -89,7 +88,7 @@ class BuildRequest:
     processors: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     make_timeout: int = 7200
     keep: bool = False
-    progress: Shown = silent
+    progress: Progress = silent
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,7 @@ class TreeBuilder:
     scratch: Path
     into: Path
     say: Say
-    progress: Progress
+    progress: TreeProgress
     steps: list[StepRecord] = field(default_factory=list)
     tree: Tree = field(init=False)
     environment: Mapping[str, str] = field(init=False)
@@ -220,7 +219,10 @@ class TreeBuilder:
                 taken = "is taken" if os.path.lexists(self.variation.root) else "cannot be made"
                 self.say(f"warning: {self.variation.root} {taken}, so the tree is in {tree.root}")
             self.relocate = Relocation(self.plan.build.root, tree.root)
-            self.environment = self._environment()
+            toolchain, kind, tools = self.plan.toolchain, self.request.toolchain, self.request.tools
+            path = search_path(toolchain, kind, tools)
+            usual = step_environment(toolchain, path, tree.home, self.variation.environment)
+            self.environment = {name: self.relocate(value) for name, value in usual.items()}
             sources = self._lay_out()
             enclaves = self._run()
             keep = keep and not all(enclave.built for enclave in enclaves)
@@ -241,12 +243,6 @@ class TreeBuilder:
             steps=tuple(self.steps),
         )
         return record, enclaves
-
-    def _environment(self) -> dict[str, str]:
-        toolchain, request = self.plan.toolchain, self.request
-        path = search_path(toolchain, request.toolchain, request.tools)
-        usual = step_environment(toolchain, path, self.tree.home, self.variation.environment)
-        return {name: self.relocate(value) for name, value in usual.items()}
 
     def _lay_out(self) -> tuple[SourceRecord, ...]:
         """Lay the sources out, unless an earlier run did; what lies there."""
@@ -310,7 +306,7 @@ class TreeBuilder:
             if self.request.source_dir is not None and self._is_in(patch.place, argv):
                 continue
             record = self._step(f"patch-{number}", argv, patch.place, _PATCH_TIMEOUT)
-            if record.outcome is not Outcome.OK:
+            if record.outcome is not StepOutcome.OK:
                 return record
         return None
 
@@ -330,12 +326,12 @@ class TreeBuilder:
         for step in self.plan.build.steps:
             if failed is not None:
                 why = f"{failed.id} had failed"
-                self.steps.append(StepRecord(step.id, None, Outcome.SKIPPED, 0, None, why))
+                self.steps.append(StepRecord(step.id, None, StepOutcome.SKIPPED, 0, None, why))
                 continue
             jobs = str(self.request.processors)
             argv = [self.relocate(word).replace("{jobs}", jobs) for word in step.command]
             record = self._step(step.id, argv, step.place, step.limit)
-            if record.outcome is not Outcome.OK:
+            if record.outcome is not StepOutcome.OK:
                 failed = record
         return failed
 
@@ -358,7 +354,7 @@ class TreeBuilder:
         name, build = f"make-{enclave.name}", enclave.build
         timeout = self.request.make_timeout
         step = self._step(name, enclave.make_command, build.make_directory, timeout, enclave.name)
-        if step.outcome is not Outcome.OK:
+        if step.outcome is not StepOutcome.OK:
             return self._failed(enclave, f"{name} {step.message}; see {step.log}")
         if isinstance(config, SgxEnclavesError):
             return self._failed(enclave, str(config))
@@ -427,17 +423,17 @@ class TreeBuilder:
         self.say(f"{name}: {_shortened(' '.join(argv))}; log: {self.into / log}")
         with elapsed(self.request.progress, name):
             ended = self.tree.run(self._command(argv, place, timeout), self.into / log)
-        outcome = Outcome.OK if ended.status == 0 else Outcome.FAILED
+        outcome = StepOutcome.OK if ended.status == 0 else StepOutcome.FAILED
         if ended.timed_out:
-            outcome = Outcome.TIMED_OUT
-        message = None if outcome is Outcome.OK else self._problem(ended, timeout)
+            outcome = StepOutcome.TIMED_OUT
+        message = None if outcome is StepOutcome.OK else self._problem(ended, timeout)
         if message is not None:
             self.say(f"{name} {message}; its log ends with:")
             for line in log_tail(self.into / log):
                 self.say(f"    {line}")
         record = StepRecord(name, enclave, outcome, ended.milliseconds, log, message)
         self.steps.append(record)
-        if outcome is Outcome.OK:
+        if outcome is StepOutcome.OK:
             self.progress.add(record, self.into)
             if ended.milliseconds >= _WORTH_A_LINE:
                 build, seconds = self.plan.build, ended.milliseconds / 1000

@@ -31,7 +31,7 @@ LOGS = "logs"
 _LONGEST_TEXT = 4096
 
 
-class Outcome(enum.Enum):
+class StepOutcome(enum.Enum):
     """How a step ended; `SKIPPED` means that one before it had failed."""
 
     OK = "ok"
@@ -75,7 +75,7 @@ class StepRecord:
 
     id: str
     enclave: Optional[str]
-    outcome: Outcome
+    outcome: StepOutcome
     milliseconds: int
     log: Optional[str]
     message: Optional[str]
@@ -127,7 +127,7 @@ class EnclaveRecord:
 
 
 @dataclass(frozen=True)
-class Difference:
+class BuildDifference:
     """Bytes in which the second build of a file differs, and the ELF section in which they begin;
     without an offset the second build has no such file.
     """
@@ -146,7 +146,7 @@ class SecondBuild:
 
     varied: tuple[str, ...]
     not_varied: tuple[str, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[BuildDifference, ...]
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         for step in tree.steps:
             if step.enclave is not None and step.enclave not in names:
                 yield f"{where}.steps.{step.id} names no enclave: {step.enclave}"
-            if (step.outcome is Outcome.OK) != (step.message is None):
+            if (step.outcome is StepOutcome.OK) != (step.message is None):
                 yield f"{where}.steps.{step.id}.message must be there exactly if it went wrong"
         if tree.toolchain.kind is ToolchainKind.DESIGNATED and not tree.toolchain.matches:
             yield f"{where}.toolchain says designated, but its parts do not all match"

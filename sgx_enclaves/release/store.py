@@ -200,7 +200,7 @@ class StageStore:
             return Kept(final / "files", False, notice)
 
 
-class Progress:
+class TreeProgress:
     """How far a tree's build has come, so that a later run resumes at the step that failed.
 
     Guards against accidents only, as the kept results do. It is kept in a directory, if there is

@@ -189,7 +189,7 @@ class ToolchainRecord:
         return sha256_of(text.encode())
 
 
-class State(enum.Enum):
+class PartState(enum.Enum):
     """How one part of a toolchain stands."""
 
     MATCH = "match"
@@ -205,18 +205,18 @@ class Part:
     """One part of the comparison, named by the tool, `interpreter`, or a NEVRA."""
 
     name: str
-    state: State
+    state: PartState
     expected: str
     found: str
 
     @property
     def words(self) -> str:
         """How it stands, if it is not as designated."""
-        found = {State.MISSING: "is not here", State.UNSEEN: "could not be seen"}
+        found = {PartState.MISSING: "is not here", PartState.UNSEEN: "could not be seen"}
         return f"{self.name} {self.expected}: {found.get(self.state, 'here ' + self.found)}"
 
 
-_GOOD = frozenset((State.MATCH, State.OTHER))
+_GOOD = frozenset((PartState.MATCH, PartState.OTHER))
 
 
 def all_match(parts: Sequence[Part]) -> bool:
@@ -257,8 +257,8 @@ class ToolchainUse:
                 f"{part.name} is not as the designated toolchain ({self.name}) has it",
                 expected=f"{part.name} {part.expected}",
                 found={
-                    State.MISSING: "nothing",
-                    State.UNSEEN: f"nothing that could be compared {part.found}".strip(),
+                    PartState.MISSING: "nothing",
+                    PartState.UNSEEN: f"nothing that could be compared {part.found}".strip(),
                 }.get(part.state, f"{part.name} {part.found}"),
                 hint="build in the designated buildroot; "
                 "--toolchain=host builds here, for experiments",
@@ -274,22 +274,22 @@ def check_toolchain(pinned: Toolchain, record: ToolchainRecord) -> tuple[Part, .
     for pin in pinned.tools:
         tool = found.get(pin.name)
         if tool is None or (tool.path is not None and tool.version is None):
-            state = State.UNSEEN
+            state = PartState.UNSEEN
         elif tool.version is None:
-            state = State.MISSING
+            state = PartState.MISSING
         else:
-            state = State.DIFFERS if pin.exact else State.OTHER
+            state = PartState.DIFFERS if pin.exact else PartState.OTHER
             if same_version(pin.version, tool.version):
-                state = State.MATCH
+                state = PartState.MATCH
         parts.append(Part(pin.name, state, pin.version, (tool and tool.version) or ""))
-    state, here = State.MATCH, record.interpreter or ""
+    state, here = PartState.MATCH, record.interpreter or ""
     if pinned.interpreter is None or record.interpreter is None:
-        state = State.UNSEEN
+        state = PartState.UNSEEN
     elif record.interpreter != pinned.interpreter:
-        state = State.DIFFERS
+        state = PartState.DIFFERS
     elif _LOADER not in found:
         # what is linked cannot run; some configure scripts run what they link
-        state, here = State.MISSING, ""
+        state, here = PartState.MISSING, ""
     parts.append(Part("interpreter", state, pinned.interpreter or "unknown", here))
     return tuple(parts)
 
@@ -300,9 +300,9 @@ def check_lock(lock: BuildrootLock, installed: Iterable[LockedPackage]) -> tuple
     want = {package.nevra: package.sigmd5 for package in lock.packages}
     parts = []
     for name in sorted({*want, *have}):
-        state = State.MATCH if want.get(name) == have.get(name) else State.DIFFERS
+        state = PartState.MATCH if want.get(name) == have.get(name) else PartState.DIFFERS
         if name not in have:
-            state = State.MISSING
+            state = PartState.MISSING
         parts.append(Part(name, state, want.get(name, ""), have.get(name, "")))
     return tuple(parts)
 
@@ -310,7 +310,7 @@ def check_lock(lock: BuildrootLock, installed: Iterable[LockedPackage]) -> tuple
 def require_lock(lock: BuildrootLock, place: Place) -> None:
     """Raise `BuildError` for a place whose packages are not those of the lock."""
     parts = check_lock(lock, [item.locked for item in place.packages()])
-    wrong = [part.name for part in parts if part.state is not State.MATCH]
+    wrong = [part.name for part in parts if part.state is not PartState.MATCH]
     if not all_match(parts):
         raise BuildError(
             "the buildroot is not the pinned one",

@@ -52,7 +52,7 @@ from sgx_enclaves.release.outcome import (
 from sgx_enclaves.release.place import BuildrootLock, Place, log_tail
 from sgx_enclaves.release.store import Files, Say, StageLog, StageStore
 from sgx_enclaves.release.toolchain import (
-    State,
+    PartState,
     ToolchainKind,
     ToolchainRecord,
     ToolchainUse,
@@ -221,7 +221,6 @@ def _build(
 ) -> Optional[Built]:
     """Get the sources, look at the toolchain, build; what was seen of it goes into `uses`."""
     archives: dict[str, dict[str, Fetched]] = {}
-    fetched = usable = False
     with log.stage("sources") as stage:
         for plan in plans:
             archives[plan.release.name] = fetch_sources(
@@ -232,7 +231,6 @@ def _build(
         here = sum(file.url is None for file in files)
         stage.detail = f"{len(files)} archive{'s' if len(files) != 1 else ''}, {here} in the cache"
         stage.detail += f", {loose} NOT PINNED" if loose else ", each as pinned"
-        fetched = True
     with log.stage("toolchain") as stage:
         if request.lock is not None:
             require_lock(request.lock, place)
@@ -241,12 +239,11 @@ def _build(
             uses[plan.release.name] = use
         wrong = [finding for use in uses.values() for finding in use.findings]
         parts = sum(len(use.parts) for use in uses.values())
-        others = [p for use in uses.values() for p in use.parts if p.state is State.OTHER]
+        others = [p for use in uses.values() for p in use.parts if p.state is PartState.OTHER]
         stage.detail = f"{parts - len(wrong) - len(others)} of {parts} parts are as designated"
         if others:
             stage.detail += f", {len(others)} of another version, which makes no difference"
-        usable = not wrong or request.toolchain is ToolchainKind.HOST
-        if not usable:
+        if wrong and request.toolchain is not ToolchainKind.HOST:
             stage.refuse(*wrong)
         elif wrong:
             stage.findings += tuple(wrong)
@@ -254,7 +251,7 @@ def _build(
     if not plans:
         log.skip("build", "no enclave of this release can be built")
         return None
-    if not (fetched and usable):
+    if any(stage.state is StageState.REFUSED for stage in log.stages):
         log.skip("build", "needs the sources and the toolchain")
         return None
     built: Optional[Built] = None

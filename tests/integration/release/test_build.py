@@ -19,7 +19,7 @@ from sgx_enclaves.errors import ArchiveError, BuildError, CatalogueError, FetchE
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import build_release
 from sgx_enclaves.release.build_tree import BuildRequest
-from sgx_enclaves.release.manifest import Manifest, Outcome, StepRecord, load_built
+from sgx_enclaves.release.manifest import Manifest, StepOutcome, StepRecord, load_built
 from sgx_enclaves.release.sandbox import Isolation, Machine, best_isolation, choose_isolation
 from sgx_enclaves.release.toolchain import ToolchainKind
 from tests.enclaves.compiled import build_enclaves, have_toolchain
@@ -101,9 +101,9 @@ def test_the_manifest_says_how(small: SmallRelease, into: Path) -> None:
     assert manifest.pinned
     assert manifest.reproducible is None
     assert [(item.id, item.enclave, item.outcome) for item in tree.steps] == [
-        ("look", None, Outcome.OK),
-        ("make-pce", "pce", Outcome.OK),
-        ("make-qe3", "qe3", Outcome.OK),
+        ("look", None, StepOutcome.OK),
+        ("make-pce", "pce", StepOutcome.OK),
+        ("make-qe3", "qe3", StepOutcome.OK),
     ]
     assert [source.sha256 for source in tree.sources] == [
         hashlib.sha256(make_tar(small.files)).hexdigest()
@@ -161,10 +161,10 @@ def test_a_step_that_fails_ends_the_tree(small: SmallRelease, into: Path) -> Non
         "later": ["true"],
     }
     manifest = small.build(into)
-    assert step(manifest, "good").outcome is Outcome.OK
+    assert step(manifest, "good").outcome is StepOutcome.OK
     assert step(manifest, "bad").message == "failed with exit status 7"
     assert log_of(into, "bad") == ["the reason"]
-    assert step(manifest, "later").outcome is Outcome.SKIPPED
+    assert step(manifest, "later").outcome is StepOutcome.SKIPPED
     for name in ("pce", "qe3"):
         assert problem(manifest, name) == "bad failed with exit status 7; see logs/bad.log"
     assert load_built(into).enclaves == ()
@@ -214,7 +214,7 @@ def test_a_deadline_ends_grandchildren_in_sessions_of_their_own(
     start = time.monotonic()
     manifest = small.build(into, isolation=isolation)
     assert 2 <= time.monotonic() - start < 20
-    assert step(manifest, "slow").outcome is Outcome.TIMED_OUT
+    assert step(manifest, "slow").outcome is StepOutcome.TIMED_OUT
     assert step(manifest, "slow").message == (
         "took too long and was killed with all that it had started (after 2 s)"
     )
@@ -238,7 +238,7 @@ def test_what_a_step_leaves_running_is_ended_with_it(
 def test_a_make_has_a_deadline_too(small: SmallRelease, into: Path) -> None:
     small.files["GNUmakefile"] = wrapper("test $@ = qe3 || sleep 60")
     manifest = small.build(into, make_timeout=3)
-    assert step(manifest, "make-pce").outcome is Outcome.TIMED_OUT
+    assert step(manifest, "make-pce").outcome is StepOutcome.TIMED_OUT
     assert [enclave.name for enclave in load_built(into).enclaves] == ["qe3"]
 
 
@@ -274,7 +274,7 @@ def test_a_result_that_is_no_enclave_is_refused(
     lines = "".join(f"\t{command}\n" for command in ("mkdir -p out", *commands))
     small.files["GNUmakefile"] = f"pce qe3:\n{lines}".encode()
     manifest = small.build(into, enclaves=("pce",))
-    assert step(manifest, "make-pce").outcome is Outcome.OK
+    assert step(manifest, "make-pce").outcome is StepOutcome.OK
     text = problem(manifest, "pce")
     assert said in text
     assert "logs/make-pce.log" in text
@@ -371,7 +371,7 @@ def test_a_patch_that_does_not_fit_ends_the_tree(small: SmallRelease, into: Path
     _patched(small)
     small.files["GNUmakefile"] = wrapper()
     manifest = small.build(into)
-    assert step(manifest, "patch-1").outcome is Outcome.FAILED
+    assert step(manifest, "patch-1").outcome is StepOutcome.FAILED
     assert "see logs/patch-1.log" in problem(manifest, "pce")
 
 

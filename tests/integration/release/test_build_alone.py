@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.errors import BuildError, ManifestError
-from sgx_enclaves.release.manifest import Outcome, load_built
+from sgx_enclaves.release.manifest import StepOutcome, load_built
 from sgx_enclaves.release.place import Command, Output
 from sgx_enclaves.release.sandbox import (
     Isolation,
@@ -460,7 +460,7 @@ def test_makes_run_at_once_only_if_asked(small: SmallRelease, into: Path, jobs: 
     manifest = small.build(into, jobs=jobs)
     outcomes = [step.outcome for step in manifest.trees[0].steps]
     # the first waits in vain if they run one after the other
-    assert outcomes == [Outcome.OK if jobs == 2 else Outcome.FAILED, Outcome.OK]
+    assert outcomes == [StepOutcome.OK if jobs == 2 else StepOutcome.FAILED, StepOutcome.OK]
     assert [step.enclave for step in manifest.trees[0].steps] == ["pce", "qe3"]
 
 

@@ -13,11 +13,11 @@ from sgx_enclaves.cli.main import main
 from sgx_enclaves.errors import ManifestError
 from sgx_enclaves.release.build import set_apart
 from sgx_enclaves.release.manifest import (
-    Difference,
+    BuildDifference,
     EnclaveRecord,
     Manifest,
-    Outcome,
     SecondBuild,
+    StepOutcome,
     StepRecord,
     load_built,
     read_manifest,
@@ -34,8 +34,8 @@ def two_enclaves() -> Manifest:
     (tree,) = manifest.trees
     steps = (
         tree.steps[0],
-        StepRecord("make-ide", "ide", Outcome.OK, 7, "logs/make-ide.log", None),
-        StepRecord("make-pce", "pce", Outcome.OK, 7, "logs/make-pce.log", None),
+        StepRecord("make-ide", "ide", StepOutcome.OK, 7, "logs/make-ide.log", None),
+        StepRecord("make-pce", "pce", StepOutcome.OK, 7, "logs/make-pce.log", None),
     )
     other = replace(tree, release="small-2", steps=steps[:1])
     ide = EnclaveRecord(
@@ -50,8 +50,8 @@ def two_enclaves() -> Manifest:
         ("path",),
         (),
         (
-            Difference("libsgx_pce.so", 3, 4, ".text"),
-            Difference("libsgx_id_enclave.so", None, 0, None),
+            BuildDifference("libsgx_pce.so", 3, 4, ".text"),
+            BuildDifference("libsgx_id_enclave.so", None, 0, None),
         ),
     )
     trees = (replace(tree, steps=steps), other)

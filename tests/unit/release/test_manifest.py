@@ -15,13 +15,13 @@ import pytest
 from sgx_enclaves.errors import LimitError, ManifestError
 from sgx_enclaves.limits import Limits
 from sgx_enclaves.release.manifest import (
-    Difference,
+    BuildDifference,
     EnclaveRecord,
     FileRecord,
     Manifest,
-    Outcome,
     SecondBuild,
     SourceRecord,
+    StepOutcome,
     StepRecord,
     TreeRecord,
     load_built,
@@ -33,7 +33,7 @@ from sgx_enclaves.release.toolchain import (
     FoundPackage,
     FoundTool,
     Part,
-    State,
+    PartState,
     ToolchainKind,
     ToolchainRecord,
     ToolchainUse,
@@ -61,7 +61,7 @@ def _toolchain() -> ToolchainUse:
         ToolchainKind.DESIGNATED,
         "Old compilers",
         record,
-        (Part("gcc", State.MATCH, "9.5.0", "9.5.0"),),
+        (Part("gcc", PartState.MATCH, "9.5.0", "9.5.0"),),
     )
 
 
@@ -81,9 +81,9 @@ def sample() -> Manifest:
         ),
         toolchain=_toolchain(),
         steps=(
-            StepRecord("prepare", None, Outcome.OK, 12, "logs/prepare.log", None),
+            StepRecord("prepare", None, StepOutcome.OK, 12, "logs/prepare.log", None),
             StepRecord(
-                "make-qe3", "qe3", Outcome.TIMED_OUT, 5000, "logs/make-qe3.log", "took too long"
+                "make-qe3", "qe3", StepOutcome.TIMED_OUT, 5000, "logs/make-qe3.log", "took too long"
             ),
         ),
     )
@@ -125,7 +125,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 def test_a_second_build_is_read_back() -> None:
     second = SecondBuild(
-        ("path", "umask"), ("time",), (Difference("libsgx_pce.so", 0x40, 8, ".rodata"),)
+        ("path", "umask"), ("time",), (BuildDifference("libsgx_pce.so", 0x40, 8, ".rodata"),)
     )
     manifest = replace(sample(), second=second)
     read = read_manifest(_encode(manifest.as_dict()), "m")

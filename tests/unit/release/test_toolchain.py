@@ -42,7 +42,7 @@ from sgx_enclaves.release.sandbox import Machine, in_root
 from sgx_enclaves.release.toolchain import (
     PROBES,
     FoundTool,
-    State,
+    PartState,
     ToolchainKind,
     ToolchainRecord,
     all_match,
@@ -146,7 +146,7 @@ TOOLS = (found("gcc", "9.5.0"), found("glibc", "2.38"), LOADER)
 RIGHT = ToolchainRecord(TOOLS, "/nix/ld.so", (), "x86_64")
 
 
-def states(record: ToolchainRecord, pinned: Toolchain = PINNED) -> list[State]:
+def states(record: ToolchainRecord, pinned: Toolchain = PINNED) -> list[PartState]:
     return [part.state for part in check_toolchain(pinned, record)]
 
 
@@ -157,29 +157,29 @@ def test_designated_toolchain_matches() -> None:
 @pytest.mark.parametrize(
     ("record", "pinned", "expected"),
     [
-        (replace(RIGHT, tools=(found("gcc", "12.2.0"), *TOOLS[1:])), PINNED, State.DIFFERS),
-        (replace(RIGHT, tools=(found("gcc", None, None), *TOOLS[1:])), PINNED, State.MISSING),
-        (replace(RIGHT, tools=(found("gcc", None), *TOOLS[1:])), PINNED, State.UNSEEN),
-        (replace(RIGHT, tools=TOOLS[1:]), PINNED, State.UNSEEN),
+        (replace(RIGHT, tools=(found("gcc", "12.2.0"), *TOOLS[1:])), PINNED, PartState.DIFFERS),
+        (replace(RIGHT, tools=(found("gcc", None, None), *TOOLS[1:])), PINNED, PartState.MISSING),
+        (replace(RIGHT, tools=(found("gcc", None), *TOOLS[1:])), PINNED, PartState.UNSEEN),
+        (replace(RIGHT, tools=TOOLS[1:]), PINNED, PartState.UNSEEN),
         # the path is baked in, but nothing lies there
-        (replace(RIGHT, tools=TOOLS[:2]), PINNED, State.MISSING),
-        (replace(RIGHT, interpreter="/lib64/ld.so"), PINNED, State.DIFFERS),
-        (replace(RIGHT, interpreter=None), PINNED, State.UNSEEN),
-        (RIGHT, replace(PINNED, interpreter=None), State.UNSEEN),
+        (replace(RIGHT, tools=TOOLS[:2]), PINNED, PartState.MISSING),
+        (replace(RIGHT, interpreter="/lib64/ld.so"), PINNED, PartState.DIFFERS),
+        (replace(RIGHT, interpreter=None), PINNED, PartState.UNSEEN),
+        (RIGHT, replace(PINNED, interpreter=None), PartState.UNSEEN),
     ],
 )
 def test_what_differs_or_is_unseen_never_matches(
-    record: ToolchainRecord, pinned: Toolchain, expected: State
+    record: ToolchainRecord, pinned: Toolchain, expected: PartState
 ) -> None:
     assert not all_match(check_toolchain(pinned, record))
     assert sorted(states(record, pinned), key=lambda state: state.value).count(expected) == 1
-    assert states(record, pinned).count(State.MATCH) == 2
+    assert states(record, pinned).count(PartState.MATCH) == 2
 
 
 def test_a_tool_that_leaves_no_trace_may_be_of_another_version_but_not_missing() -> None:
     loose = replace(PINNED, tools=(PINNED.tools[0], replace(PINNED.tools[1], exact=False)))
     other = replace(RIGHT, tools=(TOOLS[0], found("glibc", "2.41"), LOADER))
-    assert states(other, loose) == [State.MATCH, State.OTHER, State.MATCH]
+    assert states(other, loose) == [PartState.MATCH, PartState.OTHER, PartState.MATCH]
     assert all_match(check_toolchain(loose, other))
     assert not all_match(check_toolchain(PINNED, other))
     for tool in (found("glibc", None, None), found("glibc", None)):
@@ -405,11 +405,11 @@ def test_lock_comparison_distinguishes_the_four_cases() -> None:
     check = check_lock(BuildrootLock(tuple(pinned)), installed)
     by_name = {part.name.partition("-")[0]: part.state for part in check}
     assert by_name == {
-        "same": State.MATCH,
-        "gone": State.MISSING,
-        "built": State.DIFFERS,
-        "signed": State.MATCH,
-        "new": State.DIFFERS,
+        "same": PartState.MATCH,
+        "gone": PartState.MISSING,
+        "built": PartState.DIFFERS,
+        "signed": PartState.MATCH,
+        "new": PartState.DIFFERS,
     }
     assert not all_match(check)
     assert all_match(check_lock(BuildrootLock(tuple(pinned)), pinned))

@@ -12,8 +12,8 @@ from typing import Callable
 import pytest
 
 from sgx_enclaves.errors import BuildError, InputError
-from sgx_enclaves.release.manifest import Outcome, StepRecord
-from sgx_enclaves.release.store import Progress, StageStore, input_key
+from sgx_enclaves.release.manifest import StepOutcome, StepRecord
+from sgx_enclaves.release.store import StageStore, TreeProgress, input_key
 
 INPUTS = {"a": 1, "b": ["x"]}
 
@@ -155,7 +155,7 @@ def test_record_that_is_garbage_has_the_stage_made_again(store: StageStore, garb
     assert again.notice.startswith("the kept result of stage s is not used")
 
 
-STEP = StepRecord("prepare", None, Outcome.OK, 12, "logs/prepare.log", None)
+STEP = StepRecord("prepare", None, StepOutcome.OK, 12, "logs/prepare.log", None)
 
 
 @pytest.fixture
@@ -167,13 +167,13 @@ def built_directory(tmp_path: Path) -> Path:
 
 
 def test_progress_is_read_by_the_next_run(tmp_path: Path, built_directory: Path) -> None:
-    first = Progress(tmp_path / "progress")
+    first = TreeProgress(tmp_path / "progress")
     assert not first.resumed
     first.add(None, built_directory)
     first.configs["pce"] = b"<xml/>"
     first.add(STEP, built_directory)
     (built_directory / "logs" / "prepare.log").unlink()
-    second = Progress(tmp_path / "progress")
+    second = TreeProgress(tmp_path / "progress")
     assert second.resumed
     assert second.configs == {"pce": b"<xml/>"}
     assert second.resume("other", built_directory) is None
@@ -185,25 +185,25 @@ def test_progress_is_read_by_the_next_run(tmp_path: Path, built_directory: Path)
 def test_progress_that_is_garbage_is_none(
     tmp_path: Path, built_directory: Path, garbage: bytes
 ) -> None:
-    first = Progress(tmp_path / "progress")
+    first = TreeProgress(tmp_path / "progress")
     first.add(STEP, built_directory)
     path = tmp_path / "progress" / "progress.json"
     good = path.read_bytes()
     assert b'"configs": {}' in good
     path.write_bytes(garbage or good.replace(b'"configs": {}', b'"configs": {"pce": "no hex"}'))
-    second = Progress(tmp_path / "progress")
+    second = TreeProgress(tmp_path / "progress")
     assert not second.resumed
     assert second.resume("prepare", built_directory) is None
 
 
 def test_a_step_whose_log_is_gone_is_done_again(tmp_path: Path, built_directory: Path) -> None:
-    Progress(tmp_path / "progress").add(STEP, built_directory)
+    TreeProgress(tmp_path / "progress").add(STEP, built_directory)
     (tmp_path / "progress" / "prepare.log").unlink()
-    assert Progress(tmp_path / "progress").resume("prepare", built_directory) is None
+    assert TreeProgress(tmp_path / "progress").resume("prepare", built_directory) is None
 
 
 def test_no_progress_is_kept_without_a_directory(built_directory: Path) -> None:
-    none = Progress(None)
+    none = TreeProgress(None)
     none.add(STEP, built_directory)
     assert not none.resumed
     assert none.resume("prepare", built_directory) is None
