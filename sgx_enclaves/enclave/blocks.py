@@ -273,7 +273,7 @@ def _legacy_plan(
     image: EnclaveImage, values: Mapping[str, int], generation: Generation, tcs_offset: int
 ) -> LayoutPlan:
     sizes = Sizes.of({**values, "StackMinSize": values["StackMaxSize"]}, {}, 1)
-    heap = LayoutEntry(Id.HEAP_MIN, Attr.EADD, pages_of(sizes.heap_max), si_flags=SECINFO_RW)
+    heap = LayoutEntry(Id.HEAP_MIN, Attr.EADD, pages_of(sizes.heap[2]), si_flags=SECINFO_RW)
     thread = thread_entries(image, sizes, tcs_offset)
     table: list[Layout] = [
         replace(e, id=_OLD_IDS[e.id], page_count=1 if e.id == Id.GUARD else e.page_count)

@@ -44,20 +44,17 @@ _U64 = (1 << 64) - 1
 class Sizes:
     """The config's sizes and counts once defaults that depend on others are settled.
 
-    All sizes in bytes. `pool` and `removed` are the threads besides the first
-    that are kept, and those that are removed after the enclave's start;
-    `min_pool` is what the config says, even if there are not as many threads.
+    All sizes in bytes; of heap and reserved memory the minimum, the initial size and the
+    maximum. `pool` and `removed` are the threads besides the first that are kept, and those
+    that are removed after the enclave's start; `min_pool` is what the config says, even if
+    there are not as many threads.
     """
 
-    heap_min: int
-    heap_init: int
-    heap_max: int
+    heap: tuple[int, int, int]
+    rsrv: tuple[int, int, int]
+    rsrv_executable: bool
     stack_min: int
     stack_max: int
-    rsrv_min: int
-    rsrv_init: int
-    rsrv_max: int
-    rsrv_executable: bool
     user_region: int
     tcs_num: int
     tcs_max: int
@@ -69,18 +66,19 @@ class Sizes:
     @classmethod
     def of(cls, values: Mapping[str, int], given: Mapping[str, int], ssa_frame_size: int) -> Sizes:
         """From all option values and those that the file really gives."""
+
+        def steps(kind: str) -> tuple[int, int, int]:
+            maximum = values[f"{kind}MaxSize"]
+            return values[f"{kind}MinSize"], given.get(f"{kind}InitSize", maximum), maximum
+
         others = values["TCSNum"] - 1
         pool = min(values["TCSMinPool"], others)
         return cls(
-            heap_min=values["HeapMinSize"],
-            heap_init=given.get("HeapInitSize", values["HeapMaxSize"]),
-            heap_max=values["HeapMaxSize"],
+            heap=steps("Heap"),
+            rsrv=steps("ReservedMem"),
+            rsrv_executable=bool(values["ReservedMemExecutable"]),
             stack_min=values["StackMinSize"],
             stack_max=values["StackMaxSize"],
-            rsrv_min=values["ReservedMemMinSize"],
-            rsrv_init=given.get("ReservedMemInitSize", values["ReservedMemMaxSize"]),
-            rsrv_max=values["ReservedMemMaxSize"],
-            rsrv_executable=bool(values["ReservedMemExecutable"]),
             user_region=values["UserRegionSize"],
             tcs_num=values["TCSNum"],
             tcs_max=given.get("TCSMaxNum", values["TCSNum"]),
@@ -91,19 +89,10 @@ class Sizes:
         )
 
     @property
-    def has_reserved(self) -> bool:
-        """Whether there is any reserved memory."""
-        return bool(self.rsrv_min or self.rsrv_init or self.rsrv_max)
-
-    @property
     def is_dynamic(self) -> bool:
         """Whether any part of the enclave may grow or shrink while it runs (EDMM)."""
-        return not (
-            self.heap_min == self.heap_init == self.heap_max
-            and self.stack_min == self.stack_max
-            and self.rsrv_min == self.rsrv_init == self.rsrv_max
-            and self.tcs_max == self.pool + 1
-        )
+        fixed = self.stack_min == self.stack_max and self.tcs_max == self.pool + 1
+        return not fixed or len(set(self.heap)) > 1 or len(set(self.rsrv)) > 1
 
 
 @record
@@ -138,15 +127,14 @@ def plan_layout(
     wants_sgx2: bool,
 ) -> LayoutPlan:
     """Lay out everything behind the image."""
-    heap = (sizes.heap_min, sizes.heap_init, sizes.heap_max)
-    table: list[Layout] = [*_growing((Id.HEAP_MIN, Id.HEAP_INIT, Id.HEAP_MAX), heap, SECINFO_RW)]
+    heap = (Id.HEAP_MIN, Id.HEAP_INIT, Id.HEAP_MAX)
+    table: list[Layout] = [*_growing(heap, sizes.heap, SECINFO_RW)]
     thread = thread_entries(image, sizes, tcs_offset)
     table += _static_threads(thread, sizes, generation.rules)
     table += _dynamic_threads(thread, sizes, generation.rules)
-    if sizes.has_reserved:
-        reserved = (sizes.rsrv_min, sizes.rsrv_init, sizes.rsrv_max)
+    if any(sizes.rsrv):
         flags = SECINFO_RWX if sizes.rsrv_executable else SECINFO_RW
-        table += _growing((Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX), reserved, flags)
+        table += _growing((Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX), sizes.rsrv, flags)
     overhead = 0
     if wants_sgx2 and generation.overhead is not Overhead.NONE:
         region, overhead = _user_region(image, sizes, generation)
@@ -280,7 +268,7 @@ def _pad(
     placed: list[Layout], end: int, enclave_size: int, sizes: Sizes, generation: Generation
 ) -> tuple[list[Layout], int]:
     """Fill the enclave up to its size; returns the table and the reserved size to report."""
-    rsrv_size = sizes.rsrv_init if sizes.has_reserved else 0
+    rsrv_size = sizes.rsrv[1] if any(sizes.rsrv) else 0
     extra = enclave_size - end
     if not extra:
         return placed, rsrv_size
@@ -373,9 +361,4 @@ def _bookkeeping(image: EnclaveImage, sizes: Sizes, node: Callable[[int], int], 
     if sizes.tcs_max > sizes.pool + 1:
         threads += kept * (sizes.tcs_max - sizes.pool)
     segments = sum(node(page_ceil(s.p_memsz) // PAGE_SIZE) for s in image.load_segments)
-    return (
-        steps(sizes.heap_min, sizes.heap_init, sizes.heap_max)
-        + steps(sizes.rsrv_min, sizes.rsrv_init, sizes.rsrv_max)
-        + threads
-        + segments
-    )
+    return steps(*sizes.heap) + steps(*sizes.rsrv) + threads + segments

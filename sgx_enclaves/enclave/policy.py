@@ -111,25 +111,21 @@ def released_as(enclave: str, label: str) -> Optional[str]:
 
 def version_of_digest(enclave: str, sha256: str) -> Optional[str]:
     """The version of the vendor's file with that digest, where a release pins it."""
-    for table in _pinning(enclave, sha256):
-        if table["signed_sha256"] == sha256 and "so_version" in table:
-            return str(table["so_version"]["value"])
-    return None
+    return next((v for v, digest in _pinned_files(enclave, sha256) if digest == sha256), None)
 
 
 def digest_of_version(enclave: str, version: str) -> Optional[str]:
     """SHA-256 of the vendor's file of that version, where a release pins it; the newest counts."""
-    for table in _pinning(enclave, version):
-        if table.get("so_version", {}).get("value") == version:
-            return str(table["signed_sha256"])
-    return None
+    return next((digest for v, digest in _pinned_files(enclave, version) if v == version), None)
 
 
-def _pinning(enclave: str, word: str) -> Iterator[dict[str, Any]]:
-    """The tables of an enclave that pin a file, of the releases with that word, newest first."""
+def _pinned_files(enclave: str, word: str) -> Iterator[tuple[str, str]]:
+    """Version and digest of an enclave's files, in the releases with that word, newest first."""
     for path in _files()[:-1]:
         if b"signed_sha256" in _content(path) and word.encode() in _content(path):
-            yield from (t for t in _tables(path, enclave) if "signed_sha256" in t)
+            for table in _tables(path, enclave):
+                if "signed_sha256" in table and "so_version" in table:
+                    yield str(table["so_version"]["value"]), str(table["signed_sha256"])
 
 
 def _tables(path: Path, enclave: str) -> list[dict[str, Any]]:

@@ -285,14 +285,14 @@ def _global_data(
         ssa if generation.thread_data_size == _THREAD_DATA_WITH_AEX else None,
         image.tls_size,
     )
-    rsrv = plan.first(Id.RSRV_MIN) if sizes.has_reserved else None
+    rsrv = plan.first(Id.RSRV_MIN) if any(sizes.rsrv) else None
     without_elrange = ElrangeEntry(0, 0, plan.enclave_size if generation.elrange_fallback else 0)
     contents: dict[str, Union[int, bytes]] = {
         # The word that the enclave carries in the file is not measured.
         "sdk_version": 0,
         "enclave_size": plan.enclave_size,
         "heap_offset": plan.first(Id.HEAP_MIN).rva,
-        "heap_size": sizes.heap_init,
+        "heap_size": sizes.heap[1],
         "rsrv_offset": rsrv.rva if rsrv else 0,
         "rsrv_size": plan.rsrv_size,
         "rsrv_executable": int(sizes.rsrv_executable) if rsrv else 0,

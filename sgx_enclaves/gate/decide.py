@@ -135,16 +135,17 @@ def _is_signed_by(enclave: RecordedEnclave, signers: frozenset[str]) -> bool:
 def parse_rule(words: Iterable[str], signers: Optional[Signers] = None) -> Rule:
     """A rule from its words; `signers` are names for further signers, with their MRSIGNERs."""
     found: dict[str, Any] = {}
+    known = {**_KEYS, "signer": ("signers", lambda value: _signers(value, signers or {}))}
     for word in words:
         key, equals, value = word.partition("=")
-        field, read = _KEYS.get(key, ("", _text))
+        field, read = known.get(key, ("", str))
         if not field or not equals or not value or field in found:
             raise RuleError(
                 f"the gate's rule has a word that cannot be read: {word[:80]!r}",
                 expected=", ".join(f"{k}=…" for k in _KEYS) + ", each at most once",
             )
         try:
-            found[field] = _signers(value, signers or {}) if key == "signer" else read(value)
+            found[field] = read(value)
         except ValueError as error:
             raise RuleError(
                 f"{key} cannot be read", expected=str(error), found=repr(value[:80])
@@ -168,10 +169,6 @@ def parse_mark(value: object, signers: Optional[Signers] = None) -> Optional[Rul
     if plain in ("", *NO):
         return None
     return parse_rule(() if plain in YES else value.split(), signers)
-
-
-def _text(value: str) -> str:
-    return value
 
 
 def _max_age(value: str) -> datetime.timedelta:
@@ -203,14 +200,14 @@ def _signers(value: str, signers: Signers) -> frozenset[str]:
     return frozenset(found)
 
 
-# Word to the rule's field, and what reads its value; a signer's needs the site's names besides.
+# Word to the rule's field, and what reads its value; a signer needs the site's names besides.
 _KEYS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "max_age": ("max_age", _max_age),
-    "release": ("release", _text),
-    "origin": ("origin", _text),
-    "signer": ("signers", _text),
+    "release": ("release", str),
+    "origin": ("origin", str),
+    "signer": ("signers", str),
     "reproducible": ("reproducible", yes_or_no),
-    "build_tag": ("build_tag", _text),
+    "build_tag": ("build_tag", str),
     "locked": ("locked", yes_or_no),
     "lock": ("lock", _sha256),
 }
