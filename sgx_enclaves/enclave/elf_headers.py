@@ -10,7 +10,13 @@ from __future__ import annotations
 import struct
 from typing import ClassVar, Optional
 
-from sgx_enclaves.enclave.sigstruct import SECINFO_R, SECINFO_REG, SECINFO_W, SECINFO_X
+from sgx_enclaves.enclave.sigstruct import (
+    SECINFO_R,
+    SECINFO_REG,
+    SECINFO_W,
+    SECINFO_X,
+    spell_rights,
+)
 from sgx_enclaves.errors import FormatError, LimitError
 from sgx_enclaves.files import kind_of
 from sgx_enclaves.limits import Limits
@@ -89,6 +95,11 @@ class Segment(Structure):
         """SECINFO flags of the segment's pages: permissions and page type REG."""
         rights = ((4, SECINFO_R), (2, SECINFO_W), (1, SECINFO_X))
         return SECINFO_REG | sum(secinfo for flag, secinfo in rights if self.p_flags & flag)
+
+    @property
+    def rights(self) -> str:
+        """Permissions as `r-x`."""
+        return spell_rights(self.secinfo)
 
 
 @record

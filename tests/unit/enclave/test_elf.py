@@ -10,7 +10,6 @@ import pytest
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil, page_floor
-from sgx_enclaves.enclave.sigstruct import spell_rights
 from sgx_enclaves.errors import FormatError, LimitError
 from sgx_enclaves.limits import Limits
 from tests.enclaves.synthetic import (
@@ -59,7 +58,7 @@ def test_what_is_found() -> None:
     assert image.file_offset(built.global_data_address) == built.global_data_offset
     assert image.address_of(built.global_data_offset) == built.global_data_address
     assert [s.name for s in image.sections] == [s.name for s in built.sections]
-    assert [spell_rights(s.secinfo) for s in image.load_segments] == ["r-x", "rw-"]
+    assert [s.rights for s in image.load_segments] == ["r-x", "rw-"]
     assert [s.secinfo for s in image.load_segments] == [0x205, 0x203]
     assert image.header.serialise() == built.data[:64]
     for segment, written in zip(image.segments, built.segments):
