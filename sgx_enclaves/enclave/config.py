@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import xml.parsers.expat
 from collections.abc import Iterator, Mapping
+from xml.parsers.expat import errors
 
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
 from sgx_enclaves.errors import ConfigError, LimitError
@@ -34,6 +35,7 @@ _NUMBER = re.compile(r"[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][
 
 # A comment ends at the first -->, whatever is in it; one in a CDATA section is none.
 _COMMENT = re.compile(rb"<!\[CDATA\[.*?\]\]>|<!--(.*?)-->", re.DOTALL)
+_BLANKS = b" \t\r\n"
 _NOT_LINE_END = re.compile(rb"[^\n]")
 
 
@@ -172,13 +174,14 @@ class _Reader:
             raise ConfigError(
                 "not UTF-8 text", file=self._name, found="a NUL byte", hint="save it as UTF-8"
             )
-        text = data.lstrip(b" \t\r\n")
+        text = data.lstrip(_BLANKS).removeprefix(b"\xef\xbb\xbf").lstrip(_BLANKS)
         self._skipped = data[: len(data) - len(text)].count(b"\n")
         try:
             self._parser.Parse(_COMMENT.sub(_without_words, text), True)
         except xml.parsers.expat.ExpatError as error:
             line = error.lineno + self._skipped
-            raise _not_well_formed(error, line, text, self._name) from None
+            at = self._parser.ErrorByteIndex
+            raise _not_well_formed(error, line, text, at, self._name) from None
         return self._given
 
     def _fail(self, message: str, hint: str | None = None) -> ConfigError:
@@ -262,11 +265,23 @@ def _without_words(match: re.Match[bytes]) -> bytes:
     return b"<!--" + _NOT_LINE_END.sub(b" ", match[1]) + b"-->"
 
 
+# What expat says in its own terms.
+_NOT_XML = {
+    errors.XML_ERROR_INVALID_TOKEN: "a character that XML does not take there",
+    errors.XML_ERROR_NO_ELEMENTS: "the end of the file before that of the root element",
+    errors.XML_ERROR_SYNTAX: "no element",
+    errors.XML_ERROR_TAG_MISMATCH: "an end tag of another name",
+}
+
+
 def _not_well_formed(
-    error: xml.parsers.expat.ExpatError, line: int, text: bytes, name: str
+    error: xml.parsers.expat.ExpatError, line: int, text: bytes, at: int, name: str
 ) -> ConfigError:
     """Why the file is no XML, in words for its author."""
-    found, hint = xml.parsers.expat.ErrorString(error.code), None
+    said, hint = xml.parsers.expat.ErrorString(error.code), None
+    near = text[max(0, at - 1) : at + 20].decode("utf-8", "replace").strip(" \r\n")
+    near = near.partition("\n")[0]
+    found = _NOT_XML.get(said, said) + (f", at {near!r}" if near else "")
     try:
         text.decode("utf-8")
     except UnicodeDecodeError as problem:

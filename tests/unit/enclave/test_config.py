@@ -97,8 +97,11 @@ ONE = "<ProdID>1</ProdID>"
         (f"<EnclaveConfiguration>text{ONE}</EnclaveConfiguration>", "text before the first"),
         ("<EnclaveConfiguration>text</EnclaveConfiguration>", "contains text"),
         ("<Other/>", "root element is Other"),
-        ("", "not well-formed"),
-        (f"<EnclaveConfiguration>{ONE}", "not well-formed"),
+        ("", "before that of the root element"),
+        (f"<EnclaveConfiguration>{ONE}", "before that of the root element"),
+        ("<EnclaveConfiguration><ProdID>1 & 2</ProdID></EnclaveConfiguration>", "there, at '& 2<"),
+        ("<EnclaveConfiguration>\v</EnclaveConfiguration>", r"there, at '>\\x0b<"),
+        ("<EnclaveConfiguration><ProdID>1</ProdD></EnclaveConfiguration>", "at '/ProdD>"),
         ("<EnclaveConfiguration/>\0", "NUL byte"),
         (f"<EnclaveConfiguration><?a b?>{ONE}</EnclaveConfiguration>", "processing instruction"),
         ("<!DOCTYPE a><EnclaveConfiguration/>", "DOCTYPE"),
@@ -155,6 +158,7 @@ def test_what_a_comment_holds_changes_no_value(comment: bytes) -> None:
 def test_white_space_before_the_declaration() -> None:
     text = b" \n\t\r\n<?xml version='1.0'?>\n" + option("5")
     assert Config.parse(text).given == {"ProdID": 5}
+    assert Config.parse(b"\n\xef\xbb\xbf" + text).given == {"ProdID": 5}
     with pytest.raises(ConfigError, match="line 4: ISVSVN is not a number"):
         Config.parse(b"\n\n<?xml version='1.0'?>\n" + option("x", "ISVSVN"))
     with pytest.raises(ConfigError, match="line 1: not well-formed"):
