@@ -158,10 +158,9 @@ def _work(
 
     def send(piece: bytes, kind: bytes = b"D") -> None:
         head = _PIECE.pack(kind, len(piece))
-        for data in (head + piece,) if len(piece) < _PIPE else (head, piece):
-            view = memoryview(data)
-            while view:
-                view = view[os.write(writer, view) :]
+        sent = os.writev(writer, (head, piece))
+        while sent < len(head) + len(piece):
+            sent += os.write(writer, (head + piece)[sent:])
 
     status = 1
     try:

@@ -8,6 +8,7 @@ goes wrong is a finding. What judges is imported only when there is something to
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
@@ -98,12 +99,16 @@ class Session:
         waiting = {key: s for key, s in self._subjects.items() if key not in self._judged}
         self._judged |= set(waiting)
         suspects = [subject for subject in waiting.values() if subject.suspect]
+        # What rpmlint holds is not looked through for garbage again, here and in our children.
+        gc.freeze()
         try:
             if suspects:
                 self._judge(suspects)
         except Exception as error:
             for subject in suspects:
                 self._emit(subject, _failed(error))
+        finally:
+            gc.unfreeze()
 
     def _judge(self, waiting: list[Subject]) -> None:
         # Takes as long as all the rest of our start, and most packages have no enclave.

@@ -383,7 +383,7 @@ def _taken_from(image: EnclaveImage, block: Block, limits: Limits) -> list[objec
     taken: list[object] = [block.header.enclave_size, block.header.ssa_frame_size, *marks]
     taken += [(patch.dst, block.content(patch.src, patch.size)) for patch in block.patches]
     for r in checked_layout(image, block, limits):
-        taken.append((r.first, r.times, r.step))
+        taken += [(r.first, r.times, r.step)] if r.added.entries else []
         for e in r.added.entries:
             content = block.content(e.content_offset, e.content_size) if e.content_offset else None
             fields = e.rva, e.page_count, e.si_flags, e.attributes & Attr.EEXTEND, e.content_size

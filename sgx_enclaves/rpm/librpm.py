@@ -288,11 +288,14 @@ class _Feed:
 
     def taken(self, position: int) -> bytes:
         """What was read since the last time, to this position in the archive."""
-        size = position - self._position
-        data = bytes(self._ahead[:size])
-        del self._ahead[:size]
-        self._position = position
+        data = bytes(memoryview(self._ahead)[: position - self._position])
+        self.pass_over(position)
         return data
+
+    def pass_over(self, position: int) -> None:
+        """Forget what was read since the last time."""
+        del self._ahead[: position - self._position]
+        self._position = position
 
     def peek(self) -> bytes:
         """What is ready and was not taken yet."""
@@ -350,7 +353,7 @@ class Unpacker:
             while left > 0:
                 self._feed.ensure(min(left, _CHUNK))
                 chunk = self._archive.read(min(left, _CHUNK))
-                self._feed.taken(self._archive.tell())
+                self._feed.pass_over(self._archive.tell())
                 if not chunk:
                     raise self._too_early()
                 left -= len(chunk)

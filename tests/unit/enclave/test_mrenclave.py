@@ -79,6 +79,14 @@ def test_a_known_block_stands_only_for_those_that_load_the_same(
     assert 50 < len(same) < len(raw) / 2
 
 
+def test_the_compatible_block_loads_what_the_newest_does() -> None:
+    image = EnclaveImage.parse(small_enclave())
+    new = regenerate(image, Config({}), generation_named("2.25"))
+    (other,) = new.unmeasured
+    assert mrenclave(image, other, known=(new.measured, b"known")) == b"known"
+    assert mrenclave(image, other) == new.mrenclave
+
+
 def test_every_measured_part_changes_it() -> None:
     image, block = signed(SMALL)
     reference = mrenclave(image, block)
