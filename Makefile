@@ -67,8 +67,9 @@ lint: setup
 typecheck: setup
 	$(VENV)/bin/mypy
 
+# A thousand processes start on the way: compiled once, whatever the caller's environment says.
 unit: setup rpmlint pages
-	$(RUN) -m pytest --numprocesses $(WORKERS) --dist worksteal
+	env --unset=PYTHONDONTWRITEBYTECODE $(RUN) -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 rpmlint: $(RPMLINTS:%=$(BUILD)/rpmlint-%.stamp)
 
