@@ -134,12 +134,12 @@ class Options:
         if "attestations" not in self._table:
             return None
         # Most sites have none, and this costs time to import.
-        from sgx_enclaves.evidence.statements import agreed, trusted  # noqa: PLC0415
+        from sgx_enclaves.evidence.statements import attested  # noqa: PLC0415
 
         files, keys = (self._texts(key) for key in ("attestations", "attestation_keys"))
         threshold = _integer(self._table.get("attestation_threshold", 1))
         try:
-            return frozenset(agreed(trusted(files, keys, None), threshold or 0).values())
+            return attested(files, keys, None, threshold or 0)
         except SgxEnclavesError as error:
             self.problems.append(f"attestations: {error}")
             return frozenset()

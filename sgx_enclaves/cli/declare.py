@@ -62,7 +62,7 @@ SHARED = {
   package, a directory, or what `sgx-enclaves build` made; may be repeated
 --trust-neighbours  take unsigned enclaves from the packages beside, whoever signed those
 --signed-neighbours  take them from packages that a key of rpm's keyring has signed, only
---attestation FILE*  what attest wrote: compare only with unsigned enclaves that it names; they
+--attestation FILE|DIR*  what attest wrote: compare only with unsigned enclaves that it names; they
   count as signed; may be repeated
 @trusted
 --permit ENCLAVE*  accept an enclave that Fedora does not ship; may be repeated""",

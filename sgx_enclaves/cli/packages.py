@@ -177,10 +177,9 @@ def _attested(args: argparse.Namespace) -> Optional[frozenset[str]]:
     """SHA-256 of the unsigned enclaves that attestations name, where any are given."""
     if not args.attestation:
         return None
-    from sgx_enclaves.evidence.statements import agreed, trusted
+    from sgx_enclaves.evidence.statements import attested
 
-    statements = trusted(args.attestation, args.key, args.keyring)
-    return frozenset(agreed(statements, args.threshold).values())
+    return attested(args.attestation, args.key, args.keyring, args.threshold)
 
 
 def _write_report(args: argparse.Namespace, kind: str, reports: Sequence[dict[str, Any]]) -> None:

@@ -33,7 +33,7 @@ from sgx_enclaves.evidence.envelope import (
 )
 from sgx_enclaves.evidence.facts import of_record
 from sgx_enclaves.evidence.report import Plain
-from sgx_enclaves.files import read_file, sha256_of
+from sgx_enclaves.files import read_file, sha256_of, system_errors
 from sgx_enclaves.gate.record import Record, read_record
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.plain import parse_json, read_schema, record, validate
@@ -48,6 +48,8 @@ TOOL = f"urn:sgx-enclaves:{__version__}"
 # What an equivalence says of an enclave in the words of the report.
 _FACTS = ("name", "version", "verdict", "package", "policy")
 _SIGNED = ("sdk", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
+# What an OpenPGP signature has behind the name of what it is of.
+_OPENPGP = (".asc", ".sig")
 _UNSIGNED = re.compile(r"sgx-enclave\(([^:)]+):unsigned\)\Z")
 
 
@@ -249,6 +251,15 @@ class Vouched:
         verdict: Optional[str] = self.statement["predicate"].get("verdict")
         return verdict if self.kind == "equivalence" else None
 
+    @property
+    def release(self) -> str:
+        """Name of the release that it speaks of; empty when it names none."""
+        inside = ("buildDefinition", "externalParameters") if self.kind == "provenance" else ()
+        found: Any = self.statement["predicate"]
+        for key in (*inside, "release", "name"):
+            found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, str) else ""
+
     def identical(self) -> Iterator[Plain]:
         """The enclaves of an equivalence that are what they should be."""
         if self.kind == "equivalence":
@@ -311,47 +322,71 @@ def vouched(
 def trusted(paths: Iterable[str], keys: Iterable[str], keyring: Optional[str]) -> list[Vouched]:
     """The statements in these files, each signed by one of the keys; else a SgxEnclavesError.
 
-    OpenPGP signatures are looked for beside a file, with the suffix .asc or .sig.
+    A directory stands for all files in it. OpenPGP signatures are looked for beside a file, with
+    the suffix .asc or .sig.
     """
     loaded = [load_key(read_file(key, DEFAULT_LIMITS.config_size), key) for key in keys]
     if not loaded and keyring is None:
         raise InputError("nobody is trusted", hint="name a key with --key or --keyring")
     ring = read_file(keyring, MIB) if keyring is not None else None
     found = []
-    for path in paths:
-        beside = [f"{path}{end}" for end in (".asc", ".sig") if Path(f"{path}{end}").exists()]
+    for file in (file for path in paths for file in _files_at(path)):
+        beside = [f"{file}{end}" for end in _OPENPGP if Path(f"{file}{end}").exists()]
         signature = read_file(beside[0], MIB) if beside else None
-        found += vouched(read_file(path, MAX_ENVELOPE), path, loaded, ring, signature)
+        found += vouched(read_file(file, MAX_ENVELOPE), file, loaded, ring, signature)
     return found
+
+
+def _files_at(path: str) -> list[str]:
+    if not Path(path).is_dir():
+        return [path]
+    with system_errors(path, "cannot be read"):
+        names = sorted(entry.name for entry in Path(path).iterdir())
+    return [f"{path}/{n}" for n in names if not n.startswith(".") and not n.endswith(_OPENPGP)]
 
 
 def agreed(found: Iterable[Vouched], threshold: int) -> dict[str, str]:
     """SHA-256 of the unsigned enclaves, by name, that so many different signers name.
 
     Reports of rebuilders may differ. Every enclave that one of them names must have enough signers,
-    and all must name the same digest: else an AttestationError, and nothing is agreed.
+    and all who speak of one release must name the same digest: else an AttestationError, and
+    nothing is agreed.
     """
     if threshold < 1:
         raise InputError("a threshold is at least 1", found=str(threshold))
-    named: dict[str, dict[str, set[str]]] = {}
+    named: dict[str, dict[str, tuple[set[str], set[str]]]] = {}
     for item in found:
         for name, digest in item.unsigned().items():
-            named.setdefault(name, {}).setdefault(digest, set()).update(item.signers)
+            by, releases = named.setdefault(name, {}).setdefault(digest, (set(), set()))
+            by.update(item.signers)
+            releases.add(item.release)
     if not named:
         raise AttestationError("no statement names an unsigned enclave that was verified")
+    result = {}
     for name, digests in sorted(named.items()):
-        if len(digests) > 1:
+        spoken_of = [release for _, several in digests.values() for release in several]
+        if len(digests) > 1 and ("" in spoken_of or len(set(spoken_of)) < len(spoken_of)):
+            said = "; ".join(f"{d} by {', '.join(sorted(by))}" for d, (by, _) in digests.items())
             raise AttestationError(
                 f"the signers disagree about {name}",
                 expected="the same SHA-256 of the unsigned enclave",
-                found="; ".join(f"{d} by {', '.join(sorted(s))}" for d, s in digests.items()),
+                found=said,
                 hint="compare the two builds: sgx-enclaves compare says where they differ",
             )
-        (by,) = digests.values()
-        if len(by) < threshold:
-            raise AttestationError(
-                f"too few signers vouch for {name}",
-                expected=f"{threshold} different keys",
-                found=f"{len(by)}: {', '.join(sorted(by))}",
-            )
-    return {name: digest for name, digests in sorted(named.items()) for digest in digests}
+        for digest, (by, several) in digests.items():
+            if len(by) < threshold:
+                raise AttestationError(
+                    f"too few signers vouch for {name}",
+                    expected=f"{threshold} different keys",
+                    found=f"{len(by)}: {', '.join(sorted(by))}",
+                )
+            of = f" of {', '.join(sorted(several))}" if len(digests) > 1 else ""
+            result[f"{name}{of}"] = digest
+    return result
+
+
+def attested(
+    paths: Iterable[str], keys: Iterable[str], keyring: Optional[str], threshold: int
+) -> frozenset[str]:
+    """SHA-256 of the unsigned enclaves that may be compared with; see `trusted` and `agreed`."""
+    return frozenset(agreed(trusted(paths, keys, keyring), threshold).values())

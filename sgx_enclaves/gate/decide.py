@@ -5,6 +5,7 @@
 - A record counts only if it speaks of the build's bytes as they are now: it names exactly
   the build's binary packages, each with the digests that the files have; signed copies have
   the recorded content; every signed enclave in the packages is in it, with its bytes.
+- Where a site names attestations, each unsigned enclave that a record rests on must be in them.
 - Of those, the newest that says *differs* shuts the gate for all that are older. A newer one that
   is *identical* opens it if no rule has an objection. One that proved nothing, because
   the vendor was down or only some enclaves were asked for, hides neither.
@@ -49,6 +50,7 @@ from sgx_enclaves.gate.record import (
 )
 from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.presence import evidence
+from sgx_enclaves.rpm.rules import unattested
 from sgx_enclaves.settings import NO, YES, yes_or_no
 
 INTEL = "intel"
@@ -239,14 +241,19 @@ def decide(
     records: Sequence[Record],
     rules: Sequence[Rule],
     now: datetime.datetime,
+    attested: Optional[frozenset[str]] = None,
 ) -> Decision:
-    """The gate's decision on all binary packages of a build, by its records, the newest first."""
+    """The gate's decision on all binary packages of a build, by its records, the newest first.
+
+    `attested` is the SHA-256 of the unsigned enclaves that may count; None where the site names
+    no attestations.
+    """
     notes = (
         f"{path} of {package.name} holds enclaves as data, which were not verified"
         for package in packages
         for path in package.embedded
     )
-    return replace(_decided(packages, records, rules, now), notes=plain(notes))
+    return replace(_decided(packages, records, rules, now, attested), notes=plain(notes))
 
 
 def _decided(
@@ -254,6 +261,7 @@ def _decided(
     records: Sequence[Record],
     rules: Sequence[Rule],
     now: datetime.datetime,
+    attested: Optional[frozenset[str]],
 ) -> Decision:
     bearing = [p for p in packages if p.present]
     if not bearing:
@@ -266,7 +274,7 @@ def _decided(
     refusals = []
     for record in records:
         unlike = [*problems, *mismatches(packages, record)]
-        objections = _objections(record, rules, now)
+        objections = _objections(record, rules, now, attested)
         refused = Decision(True, False, plain([*unlike, *objections]), unread, record)
         if not refused.reasons:
             return Decision(True, True, (), unread, record)
@@ -277,14 +285,26 @@ def _decided(
     return refusals[0]
 
 
-def _objections(record: Record, rules: Sequence[Rule], now: datetime.datetime) -> list[str]:
+def _objections(
+    record: Record,
+    rules: Sequence[Rule],
+    now: datetime.datetime,
+    attested: Optional[frozenset[str]],
+) -> list[str]:
     if record.verdict != IDENTICAL:
         part = " of some of its enclaves" if record.partial else ""
         return [
             f"its verification{part} by task {record.task_id}, against release "
             f"{record.release}, ended with the verdict {record.verdict}"
         ]
-    return [reason for rule in rules for reason in rule.objections(record, now)]
+    return [
+        *(reason for rule in rules for reason in rule.objections(record, now)),
+        *(
+            f"{enclave.path} of {enclave.rpm}: {finding.message}: SHA-256 {enclave.built_sha256}"
+            for enclave in record.enclaves
+            for finding in unattested(enclave.path, enclave.built_sha256, attested)
+        ),
+    ]
 
 
 def mismatches(packages: Sequence[PackageFacts], record: Record) -> tuple[str, ...]:

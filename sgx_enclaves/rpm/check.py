@@ -375,17 +375,9 @@ def _unauthenticated(beside: _Compared, neighbours: Neighbours) -> Iterator[Find
 
 def _unattested(compared: _Compared, neighbours: Neighbours) -> Iterator[Finding]:
     verdict = compared.result.verdict
-    if neighbours.attested is None or verdict is None:
-        return
-    if verdict.built.sha256 not in neighbours.attested:
-        yield Finding(
-            "reference-refused",
-            Severity.UNVERIFIABLE,
-            "no attestation names the unsigned enclave that it was compared with",
-            expected="one of the enclaves that the signers agree on",
-            found=f"{compared.counterpart.name}, SHA-256 {verdict.built.sha256}",
-            hint="name an attestation of it with --attestation, and its signers' keys",
-        )
+    if verdict is not None:
+        name, digest = compared.counterpart.name, verdict.built.sha256
+        yield from rules.unattested(name, digest, neighbours.attested)
 
 
 def _not_reproduced(packed: PackedEnclave) -> Finding:

@@ -55,6 +55,24 @@ _SCRIPTS = {
 _TELLING = (ENCLAVE_FOLDERS[-1], SIGNED_SUFFIX)
 
 
+def unattested(
+    name: str, sha256: Optional[str], attested: Optional[frozenset[str]]
+) -> Iterator[Finding]:
+    """Whether signers whom the site trusts vouch for the unsigned enclave of a comparison.
+
+    For check-rpm, scan, rpmlint and the gate alike. `attested` is None where nobody was asked.
+    """
+    if attested is not None and sha256 not in attested:
+        yield Finding(
+            "reference-refused",
+            Severity.UNVERIFIABLE,
+            "no attestation names the unsigned enclave that it was compared with",
+            expected="one of the enclaves that the signers agree on",
+            found=f"{name}, SHA-256 {sha256}",
+            hint="name an attestation of it, and its signers' keys",
+        )
+
+
 def unconventional(package: Package, enclave: EnclaveResult) -> Iterator[Finding]:
     """The notes about one enclave of a binary package."""
     # What debuggers read has the section of the unsigned enclave that it was split from.

@@ -20,6 +20,7 @@ from tests.koji.gatekit import Binary, Recorder, Workshop
 from tests.koji.harness import work, world
 from tests.koji.harness.daemon import DaemonError
 from tests.koji.harness.site import Site
+from tests.support.attested import Rebuilder
 from tests.support_rpm import RpmFile
 
 HARD, BY_POLICY, OPEN = "gate-hard", "gate-policy", "gate-open"
@@ -591,6 +592,43 @@ def test_the_configuration_s_rule_and_the_tag_s_own_both_hold(
     assert ", not other-*" in mass_tag(admin, "gate-by-conf-both", verified["nvr"])
     admin.editTag2("gate-by-conf-both", extra={MARK: "release=demo-*"})
     assert mass_tag(admin, "gate-by-conf-both", verified["nvr"]) == ""
+
+
+@pytest.mark.usefixtures("untagged")
+def test_rebuilders_must_vouch_for_what_a_record_rests_on(
+    site: Site, admin: Any, verified: Mapping[str, Any], tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    one, two = (Rebuilder(tmp_path, name) for name in "ab")
+    number = str(admin.getTag(world.BUILD_TAG)["id"])
+    conf = CONF.replace("NUMBER", number)
+    site.hub.plugin_conf(
+        "sgx_enclaves.conf",
+        f"{conf}[gate]\nattestations = {kept}\nattestation_keys = {one.key} {two.key}\n"
+        "attestation_threshold = 2\n",
+    )
+    try:
+        assert "no statement names" in mass_tag(admin, HARD, verified["nvr"])
+        one.attest(kept / "a", {"demo": "0" * 64})
+        assert "too few signers vouch for demo" in mass_tag(admin, HARD, verified["nvr"])
+        assert (
+            "too few signers"
+            in {item["what"]: item["says"] for item in admin.checkSgxSetup()}["attestations"]
+        )
+        two.attest(kept / "b", {"demo": "1" * 64})
+        assert "the signers disagree about demo" in mass_tag(admin, HARD, verified["nvr"])
+        for rebuilder, name in ((one, "a"), (two, "b")):
+            rebuilder.attest(kept / name, {"demo": "1" * 64})
+        status = admin.getSgxGateStatus(verified["nvr"], HARD)
+        assert not status["allowed"]
+        assert "no attestation names the unsigned enclave" in status["reasons"][0]
+        assert status["reasons"][0] in mass_tag(admin, HARD, verified["nvr"])
+        for rebuilder, name in ((one, "a"), (two, "b")):
+            rebuilder.attest(kept / name, {"demo": "0" * 64})
+        assert mass_tag(admin, HARD, verified["nvr"]) == ""
+    finally:
+        site.hub.plugin_conf("sgx_enclaves.conf", conf)
 
 
 def test_an_audit_finds_what_was_inherited(

@@ -16,11 +16,21 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.gate.decide import INTEL, Rule, parse_rule
-from sgx_enclaves.settings import YES, check_file, load_settings, setting, table, yes_or_no
+from sgx_enclaves.settings import (
+    YES,
+    check_file,
+    folders,
+    load_settings,
+    setting,
+    table,
+    whole,
+    yes_or_no,
+)
 
 CONFIG_FILE = "/etc/koji-hub/plugins/sgx_enclaves.conf"
 # For test hubs, which cannot write to /etc.
@@ -73,6 +83,9 @@ class Settings:
     targets: Mapping[str, str] = table("hook targets")
     signers: Mapping[str, frozenset[str]] = table("signers", _signers)
     enforce: Mapping[str, str] = table("enforce")
+    attestations: tuple[Path, ...] = setting("gate", "attestations", (), folders)
+    attestation_keys: tuple[Path, ...] = setting("gate", "attestation_keys", (), folders)
+    attestation_threshold: int = setting("gate", "attestation_threshold", 1, whole(1, 64))
     rules: tuple[tuple[str, Rule], ...] = ()
 
     def rule_for(self, tag: str) -> Optional[Rule]:
@@ -95,6 +108,12 @@ def read_settings(path: str) -> Settings:
             "[hook] is enabled, but has nowhere to build",
             file=path,
             expected="build_tag, or targets in [hook targets]",
+        )
+    if bool(found.attestations) != bool(found.attestation_keys):
+        raise InputError(
+            "[gate] has attestations without keys, or keys without attestations",
+            file=path,
+            expected="attestations and attestation_keys",
         )
     rules = []
     for glob, text in found.enforce.items():

@@ -18,7 +18,7 @@ from sgx_enclaves.gate.arguments import CHILD
 from sgx_enclaves.plain import some
 
 from .config import settings
-from .gate import MARK, rules_of_tag
+from .gate import MARK, attested, rules_of_tag
 from .hub_api import koji_errors
 from .tasks import PERMISSION, distrust
 
@@ -120,6 +120,11 @@ def _gates() -> _Checks:
         except SgxEnclavesError as error:
             yield f"gated tag {tag['name']}", False, f"lets nothing in: {error}"
     yield "gated tags", gated > 0, f"{gated}" if gated else "none: nothing is kept out"
+    if settings().attestations:
+        try:
+            yield "attestations", True, f"of {len(attested() or ())} unsigned enclaves"
+        except SgxEnclavesError as error:
+            yield "attestations", False, f"no enclave is let in: {error}"
     names = _column(
         "users.name",
         "user_perms JOIN users ON users.id = user_perms.user_id"

@@ -56,10 +56,27 @@ def judge(build: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Decision, Op
     """The decision on a build, and the id of the record that it rests on."""
     facts = inspect_build(store.build_files(build))
     stored = store.records_of(build["id"]) if facts else []
-    decision = decide(facts, [item.record for item in stored], rules, hub_api.now())
+    records = [item.record for item in stored]
+    decision = decide(facts, records, rules, hub_api.now(), attested() if stored else None)
     for note in decision.notes:
         _logger.info("%s: %s", build["nvr"], note)
     return decision, next((s.id for s in stored if s.record is decision.record), None)
+
+
+def attested() -> Optional[frozenset[str]]:
+    """SHA-256 of the unsigned enclaves that the site's attestations name; None if it has none.
+
+    Raises:
+        SgxEnclavesError: they cannot be read, or are not by enough of the site's keys.
+    """
+    chosen = settings()
+    if not chosen.attestations:
+        return None
+    # Most sites have none, and this costs time to import.
+    from sgx_enclaves.evidence import statements  # noqa: PLC0415
+
+    paths, keys = (map(str, found) for found in (chosen.attestations, chosen.attestation_keys))
+    return statements.attested(paths, keys, None, chosen.attestation_threshold)
 
 
 @callback("preTag")

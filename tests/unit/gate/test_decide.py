@@ -171,3 +171,25 @@ def test_all_rules_must_hold() -> None:
     assert found.reasons == ("it was verified against release sgx-1, not other-*",)
     assert decide((GOOD, PLAIN), [kept(1)], rules[:1], NOW).allowed
     assert not decide((GOOD, PLAIN), [kept(1)], rules[::-1], NOW).allowed
+
+
+def test_the_enclaves_that_a_record_rests_on_must_be_attested() -> None:
+    kept = read_record(record(rpms=RPMS))
+
+    def found(*attested: str) -> Decision:
+        return decide((GOOD, PLAIN), [kept], [Rule()], NOW, frozenset(attested))
+
+    assert found(A, C).allowed
+    for attested in ((), (A, B, D)):
+        refused = found(*attested)
+        assert not refused.allowed
+        (reason,) = refused.reasons
+        assert reason.startswith(f"{PATH} of {RPM}: no attestation names the unsigned enclave")
+        assert C in reason
+    # an older record of an enclave that is attested opens the gate
+    other = read_record(record(rpms=RPMS, enclaves=[enclave(built_sha256=A)]))
+    assert decide((GOOD, PLAIN), [other, kept], [Rule()], NOW, frozenset({C})).allowed
+
+
+def test_a_build_without_enclaves_needs_no_attestation() -> None:
+    assert decide((PLAIN,), [], [Rule()], NOW, frozenset()).allowed
