@@ -116,26 +116,14 @@ def _packaged(request: SpecRequest) -> tuple[tuple[Enclave, ...], list[str]]:
     return tuple(chosen), left_out
 
 
-@dataclass(frozen=True)
-class _Tree:
-    """The sources of some enclaves in the release that builds them, by their shortest way."""
-
-    release: Release
-    enclaves: tuple[str, ...]
-    build: Build
-
-
-def _trees(request: SpecRequest, enclaves: Iterable[Enclave]) -> list[_Tree]:
+def _trees(request: SpecRequest, enclaves: Iterable[Enclave]) -> list[tuple[Release, Build]]:
+    """The releases whose sources some enclaves are built from, and their shortest way each."""
     names: dict[str, list[str]] = {}
     for enclave in enclaves:
         tree, _built = request.catalogue.build_of(request.release, enclave)
         names.setdefault(tree.name, []).append(enclave.name)
-    trees = []
-    for name, some in names.items():
-        release = request.catalogue.release(name)
-        if release.build is not None:
-            trees.append(_Tree(release, tuple(some), release.build.along(some)))
-    return trees
+    trees = [(request.catalogue.release(name), some) for name, some in names.items()]
+    return [(tree, tree.build.along(some)) for tree, some in trees if tree.build is not None]
 
 
 def sources_of(request: SpecRequest) -> dict[Artifact, tuple[str, ...]]:
@@ -150,7 +138,7 @@ def sources_of(request: SpecRequest) -> dict[Artifact, tuple[str, ...]]:
     groups = [("", always), *((e.name, [e]) for e in enclaves if e not in always)]
     found: dict[str, tuple[Artifact, tuple[str, ...]]] = {}
     for name, group in groups:
-        artifacts = (s.artifact for tree in _trees(request, group) for s in tree.build.sources)
+        artifacts = (s.artifact for _tree, build in _trees(request, group) for s in build.sources)
         for filename, artifact in {artifact.filename: artifact for artifact in artifacts}.items():
             known, needed_by = found.get(filename, (artifact, ()))
             if filename not in found or needed_by:
@@ -187,7 +175,7 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
     trees = _trees(request, enclaves)
     values["licences"] = _licences(request, trees)
     if request.kind is Kind.REPRODUCIBLE:
-        toolchains = [(t.release, t.release.toolchain) for t in trees if t.release.toolchain]
+        toolchains = [(tree, tree.toolchain) for tree, _build in trees if tree.toolchain]
         packaged = [tree.name for tree, _found in toolchains if _packaged_tools(tree)]
         tools = {
             tool.name
@@ -206,9 +194,9 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
 
 def _bundled(request: SpecRequest, enclave: Enclave) -> Mapping[str, str]:
     """The version of each library in the enclave, as distributions write it."""
-    (tree,) = _trees(request, [enclave])
-    found = dict(tree.release.bundled)
-    for source in {item.artifact.filename: item for item in reversed(tree.build.sources)}.values():
+    ((tree, build),) = _trees(request, [enclave])
+    found = dict(tree.bundled)
+    for source in {item.artifact.filename: item for item in reversed(build.sources)}.values():
         if source.place and (source.linked_by is None or enclave.name in source.linked_by):
             snapshot = f"0^git{source.commit[:7]}" if source.commit else ""
             found[source.id] = source.version or snapshot
@@ -216,15 +204,15 @@ def _bundled(request: SpecRequest, enclave: Enclave) -> Mapping[str, str]:
 
 
 def _licences(
-    request: SpecRequest, trees: Iterable[_Tree]
+    request: SpecRequest, trees: Iterable[tuple[Release, Build]]
 ) -> Mapping[tuple[int, str, int], Sequence[str]]:
     """Texts of licences by where they are: source, directory to put them in, parts to strip."""
     names = [artifact.filename for artifact in sources_of(request)]
     found: dict[tuple[int, str, int], list[str]] = {}
-    for tree in trees:
-        for file in tree.release.license_files:
-            source = tree.build.source_of(file)
-            folder = f"licences/{tree.release.name}/{source.place}".rstrip("/")
+    for tree, build in trees:
+        for file in tree.license_files:
+            source = build.source_of(file)
+            folder = f"licences/{tree.name}/{source.place}".rstrip("/")
             key = (names.index(source.artifact.filename), quote(folder), source.strip)
             inside = file.removeprefix(f"{source.place}/")
             found.setdefault(key, []).append(quote("*/" * source.strip + inside))

@@ -434,7 +434,7 @@ except ImportError:
     # Only a hub has it; the plugin is loaded here, not used.
     sys.modules.update({"kojihub": MagicMock(), "kojihub.db": MagicMock()})
 plugin = koji.plugin.PluginTracker(path=[sys.argv[1]]).load(sys.argv[2])
-print(json.dumps({"file": plugin.__file__, "names": sorted(plugin.__all__)}))
+print(json.dumps({"file": plugin.__file__, "names": sorted(vars(plugin))}))
 """
 
 

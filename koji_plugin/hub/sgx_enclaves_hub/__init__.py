@@ -12,8 +12,8 @@ from .hub_api import load
 
 load()
 
-from .doctor import checkSgxSetup  # noqa: E402
-from .gate import (  # noqa: E402
+from .doctor import checkSgxSetup  # noqa: E402, F401
+from .gate import (  # noqa: E402, F401
     SgxEnclavesPresentTest,
     SgxEnclavesVerifiedTest,
     auditSgxTag,
@@ -21,30 +21,12 @@ from .gate import (  # noqa: E402
     getSgxGateStatus,
     guard_import,
 )
-from .messages import queue_refusals  # noqa: E402
-from .records import (  # noqa: E402
+from .messages import queue_refusals  # noqa: E402, F401
+from .records import (  # noqa: E402, F401
     getSgxLock,
     getSgxVerification,
     listSgxVerifications,
     recordSgxVerification,
     setSgxLock,
 )
-from .tasks import sgxEnclaves, verify_new_build  # noqa: E402
-
-__all__ = [
-    "SgxEnclavesPresentTest",
-    "SgxEnclavesVerifiedTest",
-    "auditSgxTag",
-    "checkSgxSetup",
-    "gate_tagging",
-    "getSgxGateStatus",
-    "getSgxLock",
-    "getSgxVerification",
-    "guard_import",
-    "listSgxVerifications",
-    "queue_refusals",
-    "recordSgxVerification",
-    "setSgxLock",
-    "sgxEnclaves",
-    "verify_new_build",
-]
+from .tasks import sgxEnclaves, verify_new_build  # noqa: E402, F401

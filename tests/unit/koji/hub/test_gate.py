@@ -10,19 +10,18 @@ import koji
 import koji.plugin
 import koji.policy
 import pytest
-import sgx_enclaves_hub
-from sgx_enclaves_hub import (
+from sgx_enclaves_hub import doctor
+from sgx_enclaves_hub.doctor import checkSgxSetup
+from sgx_enclaves_hub.gate import (
     SgxEnclavesPresentTest,
     SgxEnclavesVerifiedTest,
     auditSgxTag,
-    checkSgxSetup,
-    doctor,
     gate_tagging,
     getSgxGateStatus,
     guard_import,
-    recordSgxVerification,
+    refusal,
 )
-from sgx_enclaves_hub.gate import refusal
+from sgx_enclaves_hub.records import recordSgxVerification
 
 from sgx_enclaves.gate.decide import Decision
 from tests.support.records import A, B
@@ -256,7 +255,7 @@ def test_a_kept_record_that_is_damaged_closes_the_gate(ready: FakeHub) -> None:
 
 
 def test_the_hub_s_own_callback_runs_it(ready: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(koji.plugin.callbacks, "preTag", [sgx_enclaves_hub.gate_tagging])
+    monkeypatch.setitem(koji.plugin.callbacks, "preTag", [gate_tagging])
     build, gated = ready.builds[7], ready.tags[4]
     with pytest.raises(koji.CallbackError, match="may not be tagged into gated"):
         koji.plugin.run_callbacks("preTag", tag=gated, build=build, user={}, force=True)

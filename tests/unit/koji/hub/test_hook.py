@@ -10,7 +10,7 @@ from typing import Any
 import koji
 import koji.plugin
 import pytest
-from sgx_enclaves_hub import verify_new_build
+from sgx_enclaves_hub.tasks import verify_new_build
 
 from tests.unit.koji.hub.fakehub import PLAIN_FILES, TASK, FakeHub
 

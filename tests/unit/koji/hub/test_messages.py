@@ -11,8 +11,10 @@ from typing import Any
 import koji
 import pytest
 from koji.context import context
-from sgx_enclaves_hub import gate_tagging, guard_import, messages, recordSgxVerification
+from sgx_enclaves_hub import messages
+from sgx_enclaves_hub.gate import gate_tagging, guard_import
 from sgx_enclaves_hub.messages import queue_refusals
+from sgx_enclaves_hub.records import recordSgxVerification
 
 from tests.unit.koji.hub.fakehub import TASK, FakeHub
 

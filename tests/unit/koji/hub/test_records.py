@@ -10,14 +10,14 @@ from typing import Any
 
 import koji
 import pytest
-from sgx_enclaves_hub import (
+from sgx_enclaves_hub.config import settings
+from sgx_enclaves_hub.records import (
     getSgxLock,
     getSgxVerification,
     listSgxVerifications,
     recordSgxVerification,
     setSgxLock,
 )
-from sgx_enclaves_hub.config import settings
 
 from tests.support.records import A, Place, changed
 from tests.support_rpm import write_rpm

@@ -8,7 +8,7 @@ from typing import Any
 
 import koji
 import pytest
-from sgx_enclaves_hub import sgxEnclaves
+from sgx_enclaves_hub.tasks import sgxEnclaves
 
 from tests.unit.koji.hub.fakehub import FakeHub
 
