@@ -18,7 +18,7 @@ TABLE = Path(__file__).with_suffix(".toml")
 
 
 @record
-class Kind:
+class FindingKind:
     """A kind of finding.
 
     Attributes:
@@ -34,7 +34,7 @@ class Kind:
 
 
 @functools.cache
-def kinds() -> Mapping[str, Kind]:
+def kinds() -> Mapping[str, FindingKind]:
     """All kinds of findings by code, in the order of the table."""
     rows: dict[str, dict[str, str]] = {}
     # The table has texts without escapes only, and rpmlint reads it at every start: a reader of
@@ -45,4 +45,4 @@ def kinds() -> Mapping[str, Kind]:
             row = rows[line[1:-1]] = {}
         elif equals and not line.startswith("#"):
             row[key] = value[1:-1]
-    return {code: Kind(code, **row) for code, row in rows.items()}
+    return {code: FindingKind(code, **row) for code, row in rows.items()}

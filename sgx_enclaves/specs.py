@@ -26,7 +26,7 @@ _CHECKOUT = Path(__file__).resolve().parents[1] / "spec-templates"
 _HOME = "https://github.com/intel/confidential-computing.sgx"
 
 
-class Kind(enum.Enum):
+class SpecKind(enum.Enum):
     """What a source package is for."""
 
     REPRODUCIBLE = "reproducible"
@@ -57,7 +57,7 @@ class SpecRequest:
 
     catalogue: Catalogue
     release: Release
-    kind: Kind
+    kind: SpecKind
     packager: str
     date: datetime.date
     toolchain_packages: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ def render(request: SpecRequest) -> str:
         undefined=jinja2.StrictUndefined,
         finalize=_escaped,
     )
-    values = (_toolchain if request.kind is Kind.TOOLCHAIN else _values)(request)
+    values = (_toolchain if request.kind is SpecKind.TOOLCHAIN else _values)(request)
     try:
         return environment.get_template(f"{request.kind.value}.spec.j2").render(values)
     except jinja2.TemplateNotFound as error:
@@ -103,7 +103,7 @@ def _packaged(request: SpecRequest) -> tuple[tuple[Enclave, ...], list[str]]:
         why = enclave.not_reproducible
         if why is None and enclave.so_version is None:
             why = "the version of its file is not known"
-        if why is None and request.kind is Kind.PREBUILT and not enclave.may_ship:
+        if why is None and request.kind is SpecKind.PREBUILT and not enclave.may_ship:
             why = enclave.reason
         if why is None:
             chosen.append(enclave)
@@ -174,7 +174,7 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
     }
     trees = _trees(request, enclaves)
     values["licences"] = _licences(request, trees)
-    if request.kind is Kind.REPRODUCIBLE:
+    if request.kind is SpecKind.REPRODUCIBLE:
         toolchains = [(tree, tree.toolchain) for tree, _build in trees if tree.toolchain]
         packaged = [tree.name for tree, _found in toolchains if _packaged_tools(tree)]
         tools = {
@@ -291,14 +291,14 @@ def _sources(request: SpecRequest, enclaves: Sequence[Enclave]) -> list[Mapping[
     """Of each source: its number, its place, a comment about it, and when it is needed."""
     release = request.release
     lines: list[tuple[str, str, Sequence[str]]] = []
-    if request.kind is Kind.REPRODUCIBLE:
+    if request.kind is SpecKind.REPRODUCIBLE:
         lines += [(*_source(a), needed_by) for a, needed_by in sources_of(request).items()]
-    elif request.kind is Kind.PREBUILT:
+    elif request.kind is SpecKind.PREBUILT:
         place = f"{release.name}-signed.tar"
         about = f"made by sgx-enclaves releases repack {release.name} -o {place}"
         named = [archive.repack for archive in release.vendor if archive.repack is not None]
         lines.append((*_source(named[0]), ()) if len(named) == 1 else (about, place, ()))
-    elif request.kind is Kind.GRAFTED:
+    elif request.kind is SpecKind.GRAFTED:
         command = f"sgx-enclaves fetch {release.name} --what signed --signatures-into DIR"
         for enclave in enclaves:
             needed_by = () if enclave.may_ship and enclave.required else (enclave.name,)
@@ -306,7 +306,7 @@ def _sources(request: SpecRequest, enclaves: Sequence[Enclave]) -> list[Mapping[
     else:
         tools = _packaged_tools(release)
         lines += [(*_source(tool.source), ()) for tool in tools.values() if tool.source]
-    if request.kind is not Kind.TOOLCHAIN and not _is_own(release):
+    if request.kind is not SpecKind.TOOLCHAIN and not _is_own(release):
         about = "what the release is; not in the installed catalogue"
         lines.append((about, Path(release.file).name, ()))
     return [

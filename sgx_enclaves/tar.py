@@ -31,7 +31,7 @@ _LONGEST_SIZE = 19
 _LONGEST_TIME = 12
 
 
-class Kind(enum.Enum):
+class MemberKind(enum.Enum):
     """What a member is."""
 
     FILE = "file"
@@ -61,7 +61,7 @@ class Member:
     """
 
     name: str
-    kind: Kind
+    kind: MemberKind
     size: int
     executable: bool
     mtime: int
@@ -69,9 +69,9 @@ class Member:
 
 
 _KINDS = {
-    **dict.fromkeys((b"0", b"\0", b"7"), Kind.FILE),
-    b"5": Kind.DIRECTORY,
-    b"2": Kind.SYMLINK,
+    **dict.fromkeys((b"0", b"\0", b"7"), MemberKind.FILE),
+    b"5": MemberKind.DIRECTORY,
+    b"2": MemberKind.SYMLINK,
 }
 _REFUSED = {
     b"1": "a hard link",
@@ -103,7 +103,7 @@ class TarStream:
         self._reader = reader
         self._limits = limits
         self._symlinks = symlinks
-        self._seen: dict[str, Kind] = {}
+        self._seen: dict[str, MemberKind] = {}
         self._offset = 0
         self._left = 0
         # of the tree that `git archive` packed; empty if there is none
@@ -262,14 +262,14 @@ class TarStream:
                 offset=self._offset - BLOCK,
             )
         kind = _KINDS[flag]
-        if kind is Kind.FILE and name.endswith("/"):
-            kind = Kind.DIRECTORY
+        if kind is MemberKind.FILE and name.endswith("/"):
+            kind = MemberKind.DIRECTORY
         size = extended["size"] if "size" in extended else self._number(header[124:136], "size")
-        if kind is not Kind.FILE and size:
+        if kind is not MemberKind.FILE and size:
             raise self._error(f"{name!r} is a {kind.value} with content")
         mtime = extended["mtime"] if "mtime" in extended else self._number(header[136:148], "time")
         target = ""
-        if kind is Kind.SYMLINK:
+        if kind is MemberKind.SYMLINK:
             raw_target = header[157:257].partition(b"\0")[0]
             target = extended.get("linkpath") or self._text(raw_target, "link target")
         return Member(
@@ -287,20 +287,20 @@ class TarStream:
         if member.size > self._limits.member_size:
             expected, found = f"at most {self._limits.member_size} bytes", f"{member.size} bytes"
             raise self._beyond(f"{member.name!r} is too large", expected, found)
-        if member.kind is Kind.SYMLINK:
+        if member.kind is MemberKind.SYMLINK:
             self._check_link(member)
         before = self._seen.get(member.name)
-        both_directories = before is Kind.DIRECTORY and member.kind is Kind.DIRECTORY
+        both_directories = before is MemberKind.DIRECTORY and member.kind is MemberKind.DIRECTORY
         if before is not None and not both_directories:
             raise self._error(f"{member.name!r} is there twice")
         parent = member.name.rpartition("/")[0]
         while parent:
-            kind = self._seen.get(parent, Kind.DIRECTORY)
-            if kind is not Kind.DIRECTORY:
+            kind = self._seen.get(parent, MemberKind.DIRECTORY)
+            if kind is not MemberKind.DIRECTORY:
                 raise self._error(f"{member.name!r} lies below {parent!r}, which is a {kind.value}")
             if parent in self._seen:
                 break
-            self._seen[parent] = Kind.DIRECTORY
+            self._seen[parent] = MemberKind.DIRECTORY
             self._bound()
             parent = parent.rpartition("/")[0]
         if member.name:

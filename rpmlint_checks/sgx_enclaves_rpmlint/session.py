@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from sgx_enclaves import findings
-from sgx_enclaves.findings import Kind
+from sgx_enclaves.findings import FindingKind
 from sgx_enclaves.plain import printable
 from sgx_enclaves_rpmlint.packages import LintPackage, Output, Subject, subject_of
 
@@ -29,7 +29,7 @@ LONGEST = 200
 _REST = "… see check-rpm --report"
 
 
-def kinds() -> Mapping[str, Kind]:
+def kinds() -> Mapping[str, FindingKind]:
     """The findings that the check reports, out of the product's one table, by rpmlint's id."""
     return {id_: kind for id_, kind in findings.kinds().items() if kind.severity in LEVELS}
 

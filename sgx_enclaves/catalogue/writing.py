@@ -20,7 +20,7 @@ from sgx_enclaves.errors import InputError, LimitError
 from sgx_enclaves.files import open_regular
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, MIB
 from sgx_enclaves.plain import record
-from sgx_enclaves.tar import Kind, Symlinks, TarStream
+from sgx_enclaves.tar import MemberKind, Symlinks, TarStream
 
 _TIMEOUT = 60
 _TAG = r"(?:sgx|dcap)_\d[\d.]*\d(?:_reproducible)?"
@@ -117,7 +117,7 @@ def _archive_tree(path: str, tag: str) -> SourceTree:
         for member in stream:
             top, _, name = member.name.partition("/")
             times.append(member.mtime)
-            if member.kind is not Kind.FILE:
+            if member.kind is not MemberKind.FILE:
                 continue
             names.append(name)
             if name.rpartition("/")[2] in _READ and member.size <= MIB:

@@ -44,7 +44,7 @@ from sgx_enclaves.release.targets import find_targets
 from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed_enclaves
 from sgx_enclaves.report.templated import filled
 from sgx_enclaves.report.text import table
-from sgx_enclaves.specs import Kind, SpecRequest, render
+from sgx_enclaves.specs import SpecKind, SpecRequest, render
 
 _EPOCH = "SOURCE_DATE_EPOCH"
 
@@ -260,7 +260,7 @@ def spec(args: argparse.Namespace) -> int:
     request = SpecRequest(
         catalogue,
         release,
-        Kind(args.kind),
+        SpecKind(args.kind),
         args.packager,
         args.date or _default_date(release),
         tuple(args.toolchain_package),

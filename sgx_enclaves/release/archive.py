@@ -42,7 +42,7 @@ from sgx_enclaves.files import (
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
 from sgx_enclaves.plain import record
 from sgx_enclaves.progress import Progress, Watched, silent
-from sgx_enclaves.tar import Kind, Member, Symlinks, TarStream, leads_out
+from sgx_enclaves.tar import Member, MemberKind, Symlinks, TarStream, leads_out
 
 if TYPE_CHECKING:
     from sgx_enclaves.release.fetch import Fetched
@@ -105,7 +105,7 @@ def read_members(
             if member.name not in wanted:
                 others.append(member.name)
                 continue
-            if member.kind is not Kind.FILE:
+            if member.kind is not MemberKind.FILE:
                 raise ArchiveError(
                     f"{member.name!r} is a {member.kind.value}, not a file", file=str(archive)
                 )
@@ -133,7 +133,7 @@ def read_members(
 def digest_members(archive: Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS) -> dict[str, str]:
     """SHA-256 in hexadecimal of each regular file of the archive, by name."""
     with _opened(archive, limits) as (stream, _packed):
-        return {m.name: _content_digest(stream) for m in stream if m.kind is Kind.FILE}
+        return {m.name: _content_digest(stream) for m in stream if m.kind is MemberKind.FILE}
 
 
 def pack_members(members: Mapping[str, bytes]) -> bytes:
@@ -181,7 +181,7 @@ def read_contents(
         for member in stream:
             first, _, path = member.name.partition("/")
             top = top or first
-            if not first or first != top or (not path and member.kind is not Kind.DIRECTORY):
+            if not first or first != top or (not path and member.kind is not MemberKind.DIRECTORY):
                 raise ArchiveError(
                     f"{member.name or '.'!r} is not below one top directory",
                     file=str(archive),
@@ -201,9 +201,9 @@ def read_contents(
 
 
 def _entry(member: Member, path: str, stream: TarStream, archive: Path) -> Entry:
-    if member.kind is Kind.DIRECTORY:
+    if member.kind is MemberKind.DIRECTORY:
         return Entry(DIRECTORY, path, "")
-    if member.kind is Kind.SYMLINK:
+    if member.kind is MemberKind.SYMLINK:
         _check_stays(member, path, archive)
         return Entry(LINK, path, member.target)
     return Entry(PROGRAM if member.executable else FILE, path, _content_digest(stream))
@@ -276,9 +276,9 @@ def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int], ar
         if not name:
             continue
         path = root / name
-        folder = path if member.kind is Kind.DIRECTORY else path.parent
+        folder = path if member.kind is MemberKind.DIRECTORY else path.parent
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if member.kind is Kind.DIRECTORY:
+        if member.kind is MemberKind.DIRECTORY:
             continue
         if name in taken:
             raise ArchiveError(
@@ -286,7 +286,7 @@ def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int], ar
                 file=str(archive),
             )
         taken.add(name)
-        if member.kind is Kind.SYMLINK:
+        if member.kind is MemberKind.SYMLINK:
             _check_stays(member, name, archive)
             links[name] = member.target
         else:

@@ -13,7 +13,7 @@ from findings_page import SEVERITIES, as_markdown
 
 from sgx_enclaves.enclave.verdict import Severity
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.findings import TABLE, Kind, kinds
+from sgx_enclaves.findings import TABLE, FindingKind, kinds
 from sgx_enclaves.plain import parse_toml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,7 +178,7 @@ def test_the_table_is_read_as_any_reader_of_toml_reads_it() -> None:
     rows = parse_toml(TABLE.read_bytes(), file=str(TABLE), error=InputError)
     assert list(rows) == list(kinds())
     for code, row in rows.items():
-        assert kinds()[code] == Kind(code, **row)
+        assert kinds()[code] == FindingKind(code, **row)
 
 
 def test_the_severities_of_the_verdict_are_those_of_the_table() -> None:

@@ -26,7 +26,7 @@ from sgx_enclaves.errors import (
 )
 from sgx_enclaves.limits import ArchiveLimits
 from sgx_enclaves.release.archive import list_members, read_members, unpack_tree
-from sgx_enclaves.tar import Kind, Symlinks
+from sgx_enclaves.tar import MemberKind, Symlinks
 from tests.unit.release import tarmaker as tm
 
 SMALL = ArchiveLimits(
@@ -411,4 +411,4 @@ def test_any_honest_tree_is_read_as_tarfile_reads_it(
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     assert read_members(path, list(files)) == files
-    assert {m.name for m in list_members(path) if m.kind is Kind.FILE} == set(files)
+    assert {m.name for m in list_members(path) if m.kind is MemberKind.FILE} == set(files)

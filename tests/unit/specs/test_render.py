@@ -18,25 +18,25 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.errors import CatalogueError
-from sgx_enclaves.specs import Kind, SpecRequest, render, sources_of, templates_folder
+from sgx_enclaves.specs import SpecKind, SpecRequest, render, sources_of, templates_folder
 
 CATALOGUE = load_catalogue((OWN_FOLDER,))
 NEWEST = "sgx-2.25-dcap-1.22"
 BUILT_ELSEWHERE = "sgx-2.26-dcap-1.23"
 DATE = datetime.date(2026, 1, 2)
-ENCLAVES = [kind for kind in Kind if kind is not Kind.TOOLCHAIN]
+ENCLAVES = [kind for kind in SpecKind if kind is not SpecKind.TOOLCHAIN]
 EVERY = [(name, kind) for name in CATALOGUE.releases for kind in ENCLAVES]
 PACKAGED = [r.name for r in CATALOGUE.releases.values() if r.toolchain and r.toolchain.prefix]
 
 
-def spec(name: str = NEWEST, kind: Kind = Kind.PREBUILT, **changes: object) -> str:
+def spec(name: str = NEWEST, kind: SpecKind = SpecKind.PREBUILT, **changes: object) -> str:
     """The spec file of a release of ours, which may be changed first."""
     release = replace(CATALOGUE.release(name), **changes)  # type: ignore[arg-type]
     return rendered(Catalogue({**CATALOGUE.releases, name: release}), release, kind)
 
 
 def rendered(
-    catalogue: Catalogue, release: Release, kind: Kind, *, allow_unpinned: bool = False
+    catalogue: Catalogue, release: Release, kind: SpecKind, *, allow_unpinned: bool = False
 ) -> str:
     request = SpecRequest(
         catalogue, release, kind, "Jane Doe <jane@example.org>", DATE, ("a", "b"), allow_unpinned
@@ -45,7 +45,7 @@ def rendered(
 
 
 @pytest.mark.parametrize(("name", "kind"), EVERY)
-def test_every_release_has_every_kind(name: str, kind: Kind) -> None:
+def test_every_release_has_every_kind(name: str, kind: SpecKind) -> None:
     release = CATALOGUE.release(name)
     text = spec(name, kind)
     assert f"%global sgx_version {release.sgx}\n" in text
@@ -56,7 +56,7 @@ def test_every_release_has_every_kind(name: str, kind: Kind) -> None:
     assert f"* Fri Jan 02 2026 Jane Doe <jane@example.org> - {release.sgx}-{number}\n" in text
     assert f"Release:        {number}%{{?dist}}\n" in text
     request = SpecRequest(CATALOGUE, release, kind, "", DATE)
-    if kind is not Kind.REPRODUCIBLE:
+    if kind is not SpecKind.REPRODUCIBLE:
         assert "Source0:        https" not in text
         return
     numbered = re.findall(r"^Source(\d+): +(\S+)$", text, re.MULTILINE)
@@ -69,9 +69,9 @@ def test_every_release_has_every_kind(name: str, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ENCLAVES)
-def test_names_and_provides_are_fedoras(kind: Kind) -> None:
+def test_names_and_provides_are_fedoras(kind: SpecKind) -> None:
     text = spec(kind=kind)
-    state = "unsigned" if kind is Kind.REPRODUCIBLE else "signed"
+    state = "unsigned" if kind is SpecKind.REPRODUCIBLE else "signed"
     for name, version in (("pce", "sgx"), ("ide", "dcap"), ("qe3", "dcap"), ("tdqe", "dcap")):
         assert f"%package -n sgx-enclave-{kind.value}-{name}-{state}\n" in text
         provides = f"sgx-enclave({name}:{state}:{kind.value}) = %{{{version}_version}}\n"
@@ -79,8 +79,8 @@ def test_names_and_provides_are_fedoras(kind: Kind) -> None:
         assert f" {name}=%{{{version}_version}}" in text
         assert f"%bcond_without {name}\n" in text
     # no source package may have what may not be shipped
-    assert ("%bcond_with qve\n" in text) == (kind is not Kind.PREBUILT)
-    assert ("# qve is left out: Fedora" in text) == (kind is Kind.PREBUILT)
+    assert ("%bcond_with qve\n" in text) == (kind is not SpecKind.PREBUILT)
+    assert ("# qve is left out: Fedora" in text) == (kind is SpecKind.PREBUILT)
 
 
 def test_files_have_the_version_of_the_release() -> None:
@@ -93,15 +93,15 @@ def test_files_have_the_version_of_the_release() -> None:
 
 
 def test_the_signed_packages_require_the_reproducible_one() -> None:
-    for kind in (Kind.PREBUILT, Kind.GRAFTED):
+    for kind in (SpecKind.PREBUILT, SpecKind.GRAFTED):
         text = spec(kind=kind)
         assert "BuildRequires:  sgx-enclave(ide:unsigned:reproducible) = %{dcap_version}\n" in text
-    assert ":unsigned:reproducible) = %{dcap_version}" in spec(kind=Kind.REPRODUCIBLE)
-    assert "BuildRequires:  sgx-enclave(" not in spec(kind=Kind.REPRODUCIBLE)
+    assert ":unsigned:reproducible) = %{dcap_version}" in spec(kind=SpecKind.REPRODUCIBLE)
+    assert "BuildRequires:  sgx-enclave(" not in spec(kind=SpecKind.REPRODUCIBLE)
 
 
 def test_the_designated_toolchains_packages() -> None:
-    text = spec(kind=Kind.REPRODUCIBLE)
+    text = spec(kind=SpecKind.REPRODUCIBLE)
     assert f"BuildRequires:  sgx-toolchain({NEWEST})\n" in text
     assert "BuildRequires:  a\nBuildRequires:  b\n" in text
     for package in ("m4", "make", "ocaml-ocamlbuild", "perl-interpreter"):
@@ -109,12 +109,12 @@ def test_the_designated_toolchains_packages() -> None:
     # they are in the toolchain's own package
     for package in ("gcc", "binutils", "nasm"):
         assert f"BuildRequires:  {package}\n" not in text
-    assert "BuildRequires:  a\n" not in spec(kind=Kind.PREBUILT)
-    assert "BuildRequires:  gcc\n" in spec("sgx-2.24-dcap-1.21", Kind.REPRODUCIBLE)
+    assert "BuildRequires:  a\n" not in spec(kind=SpecKind.PREBUILT)
+    assert "BuildRequires:  gcc\n" in spec("sgx-2.24-dcap-1.21", SpecKind.REPRODUCIBLE)
 
 
 def test_two_trees_need_both_toolchains() -> None:
-    text = spec("sgx-2.28-dcap-1.25", Kind.REPRODUCIBLE)
+    text = spec("sgx-2.28-dcap-1.25", SpecKind.REPRODUCIBLE)
     assert f"BuildRequires:  sgx-toolchain({NEWEST})\n" in text
     assert "BuildRequires:  sgx-toolchain(sgx-2.28-dcap-1.25)\n" in text
 
@@ -123,10 +123,10 @@ def test_two_trees_need_both_toolchains() -> None:
 
 
 @pytest.mark.parametrize("kind", ENCLAVES)
-def test_each_enclave_says_what_is_bundled_in_it(kind: Kind) -> None:
+def test_each_enclave_says_what_is_bundled_in_it(kind: SpecKind) -> None:
     text = spec(kind=kind)
     packages = re.split(r"^%package ", text, flags=re.MULTILINE)[2:]
-    assert len(packages) == (4 if kind is Kind.PREBUILT else 5)
+    assert len(packages) == (4 if kind is SpecKind.PREBUILT else 5)
     for package in packages:
         assert (
             f"Requires:       sgx-enclave-{kind.value}-common = %{{version}}-%{{release}}\n"
@@ -142,7 +142,7 @@ def test_each_enclave_says_what_is_bundled_in_it(kind: Kind) -> None:
 
 def test_what_the_sdk_has_and_an_enclave_does_not_link_is_not_bundled_in_it() -> None:
     """By the makers' route TDQE is built from all sources."""
-    text = spec("sgx-2.28-dcap-1.25", Kind.REPRODUCIBLE)
+    text = spec("sgx-2.28-dcap-1.25", SpecKind.REPRODUCIBLE)
     bundled = {
         package.split("-")[4]: re.findall(r"bundled\(([^)]+)\)", package)
         for package in re.split(r"^%package ", text, flags=re.MULTILINE)[2:]
@@ -156,11 +156,11 @@ def test_what_the_sdk_has_and_an_enclave_does_not_link_is_not_bundled_in_it() ->
 
 def test_a_bundled_snapshot_is_written_as_distributions_do() -> None:
     name = "sgx-tdx-dcap-quoteverificationlibrary"
-    assert f"bundled({name}) = 0^git7e5b2a1\n" in spec(kind=Kind.GRAFTED)
+    assert f"bundled({name}) = 0^git7e5b2a1\n" in spec(kind=SpecKind.GRAFTED)
 
 
 def test_sources_of_what_may_not_be_shipped_are_asked_for() -> None:
-    text = spec(kind=Kind.REPRODUCIBLE)
+    text = spec(kind=SpecKind.REPRODUCIBLE)
     always, asked = text.split("%if %{with qve}\n", 1)
     for name in ("sgx_2.25_reproducible", "ipp-crypto", "sgx-emm"):
         assert f"{name}" in always
@@ -170,7 +170,7 @@ def test_sources_of_what_may_not_be_shipped_are_asked_for() -> None:
 
 
 def test_packages_that_nobody_verified_are_replaced() -> None:
-    text = spec(kind=Kind.GRAFTED)
+    text = spec(kind=SpecKind.GRAFTED)
     assert "Release:        4%{?dist}\n" in text
     for name in ("common", "pce-signed", "tdqe-signed"):
         # as it stands: a later Release of ours must not replace those that were verified
@@ -185,7 +185,7 @@ def test_the_licence_names_all_that_is_linked_in() -> None:
     assert len(licence.split(" AND ")) == 13
     assert "Apache-2.0 WITH LLVM-exception" in licence
     assert "#   Apache-2.0 WITH LLVM-exception: libc++\n" in text
-    prep = spec(kind=Kind.REPRODUCIBLE).partition("%prep")[2]
+    prep = spec(kind=SpecKind.REPRODUCIBLE).partition("%prep")[2]
     assert "'*/sdk/tlibcxx/LICENSE.TXT'" in prep
     assert f"-C licences/{NEWEST}/external/ippcp_internal/ipp-crypto " in prep
 
@@ -197,7 +197,7 @@ def test_the_licence_names_all_that_is_linked_in() -> None:
 def test_the_toolchain_is_packaged_from_the_pins(name: str) -> None:
     release = CATALOGUE.release(name)
     assert release.toolchain is not None
-    text = spec(name, Kind.TOOLCHAIN)
+    text = spec(name, SpecKind.TOOLCHAIN)
     assert f"Name:           sgx-toolchain-{name}\n" in text
     assert f"Provides:       sgx-toolchain({name}) = 9.5.0\n" in text
     assert f"%global toolchain_prefix /usr/lib/sgx-toolchain/{name}\n" in text
@@ -214,10 +214,10 @@ def test_the_toolchain_is_packaged_from_the_pins(name: str) -> None:
 def test_a_toolchain_with_the_distributions_loader_has_no_link_to_it() -> None:
     toolchain = CATALOGUE.release(NEWEST).toolchain
     assert toolchain is not None
-    text = spec(kind=Kind.TOOLCHAIN)
+    text = spec(kind=SpecKind.TOOLCHAIN)
     assert "%dir /nix\n%dir /nix/store\n" in text
     loader = "/lib64/ld-linux-x86-64.so.2"
-    text = spec(kind=Kind.TOOLCHAIN, toolchain=replace(toolchain, interpreter=loader))
+    text = spec(kind=SpecKind.TOOLCHAIN, toolchain=replace(toolchain, interpreter=loader))
     assert "%dir /lib64" not in text
     assert "ln -s --relative" not in text
     assert f"grep -F '{loader}]'" in text
@@ -225,10 +225,10 @@ def test_a_toolchain_with_the_distributions_loader_has_no_link_to_it() -> None:
 
 def test_a_toolchain_without_sources_is_not_packaged() -> None:
     with pytest.raises(CatalogueError, match="what its toolchain is packaged from") as caught:
-        spec("sgx-2.17-dcap-1.14", Kind.TOOLCHAIN)
+        spec("sgx-2.17-dcap-1.14", SpecKind.TOOLCHAIN)
     assert "toolchain.prefix, toolchain.interpreter, the source of nasm" in str(caught.value)
     with pytest.raises(CatalogueError, match="designates no toolchain") as caught:
-        spec(BUILT_ELSEWHERE, Kind.TOOLCHAIN)
+        spec(BUILT_ELSEWHERE, SpecKind.TOOLCHAIN)
     assert f"write that of {NEWEST}" in str(caught.value)
 
 
@@ -242,7 +242,7 @@ def test_the_repack_that_the_catalogue_names_is_the_source() -> None:
 
 
 def test_the_grafted_package_has_signatures_for_sources() -> None:
-    text = spec(kind=Kind.GRAFTED)
+    text = spec(kind=SpecKind.GRAFTED)
     sources = re.findall(r"^Source\d+: +(\S+)$", text, re.MULTILINE)
     names = ("pce", "id_enclave", "qe3", "tdqe", "qve")
     assert sources == [f"libsgx_{name}.sig" for name in names]
@@ -250,13 +250,13 @@ def test_the_grafted_package_has_signatures_for_sources() -> None:
 
 
 def test_enclaves_of_another_tree_bring_its_sources() -> None:
-    text = spec(BUILT_ELSEWHERE, Kind.REPRODUCIBLE)
+    text = spec(BUILT_ELSEWHERE, SpecKind.REPRODUCIBLE)
     assert "sgx_2.25_reproducible.tar.gz" in text
     assert "%global sgx_version 2.26\n" in text
 
 
 def test_a_file_with_another_name_than_its_url() -> None:
-    text = spec("sgx-2.24-dcap-1.21", Kind.REPRODUCIBLE)
+    text = spec("sgx-2.24-dcap-1.21", SpecKind.REPRODUCIBLE)
     assert re.search(r"/archive/[0-9a-f]{40}\.tar\.gz#/libcbor-[0-9a-f]{40}\.tar\.gz\n", text)
     # One file, although two places of the tree get it.
     assert text.count("#/libcbor-") == 1
@@ -280,7 +280,7 @@ def test_what_cannot_be_built_or_named_is_left_out_and_reported() -> None:
 
 def test_an_enclave_that_may_not_be_shipped_is_off() -> None:
     pce, *others = CATALOGUE.release(NEWEST).enclaves
-    text = spec(enclaves=(replace(pce, may_ship=False), *others), kind=Kind.GRAFTED)
+    text = spec(enclaves=(replace(pce, may_ship=False), *others), kind=SpecKind.GRAFTED)
     assert "%bcond_with pce\n" in text
     assert "%bcond_without pce\n" not in text
 
@@ -298,15 +298,15 @@ def test_without_a_licence_there_is_no_package() -> None:
 def test_what_is_not_pinned_is_reported_and_allowed_only_on_request(tmp_path: Path) -> None:
     release = replace(CATALOGUE.release(NEWEST), unpinned=("source.linux-sgx",))
     catalogue = Catalogue({**CATALOGUE.releases, NEWEST: release})
-    text = rendered(catalogue, release, Kind.PREBUILT)
+    text = rendered(catalogue, release, SpecKind.PREBUILT)
     assert "# NOT PINNED by the release; the build refuses them:\n#   source.linux-sgx\n" in text
-    text = rendered(catalogue, release, Kind.PREBUILT, allow_unpinned=True)
+    text = rendered(catalogue, release, SpecKind.PREBUILT, allow_unpinned=True)
     assert "the build accepts them all the same" in text
     assert f"%sgx_enclave_verify -u {NEWEST} " in text
 
 
 @pytest.mark.parametrize("kind", ENCLAVES)
-def test_free_text_is_no_macro_and_one_line(kind: Kind) -> None:
+def test_free_text_is_no_macro_and_one_line(kind: SpecKind) -> None:
     """rpm expands macros in comments, too."""
     title = "100 %(touch /tmp/x)\n%global x\u2028 y"
     text = spec(kind=kind, title=title)
@@ -320,12 +320,12 @@ def test_a_url_with_a_percent_sign() -> None:
     first, *others = build.sources
     url = f"https://example.org/a%20b/{first.artifact.filename}"
     first = replace(first, artifact=replace(first.artifact, urls=(url,)))
-    text = spec(kind=Kind.REPRODUCIBLE, build=replace(build, sources=(first, *others)))
+    text = spec(kind=SpecKind.REPRODUCIBLE, build=replace(build, sources=(first, *others)))
     assert f"https://example.org/a%%20b/{first.artifact.filename}\n" in text
 
 
 @pytest.mark.parametrize("kind", ENCLAVES)
-def test_a_release_of_ones_own_is_a_source(tmp_path: Path, kind: Kind) -> None:
+def test_a_release_of_ones_own_is_a_source(tmp_path: Path, kind: SpecKind) -> None:
     text = (OWN_FOLDER / f"{NEWEST}.toml").read_text("utf-8").replace(NEWEST, "own")
     path = tmp_path / "own.toml"
     path.write_text(text, "utf-8")
@@ -412,7 +412,7 @@ def test_a_wrong_epoch_or_release(
 
 def test_the_checkouts_templates_are_found() -> None:
     assert {path.name for path in templates_folder().iterdir()} == {
-        *(f"{kind.value}.spec.j2" for kind in Kind),
+        *(f"{kind.value}.spec.j2" for kind in SpecKind),
         "base.spec.j2",
         "enclaves.rpmlintrc",
         "macros.sgx-enclaves",
@@ -441,9 +441,9 @@ def test_a_template_that_asks_for_what_nobody_gives(
     (tmp_path / "grafted.spec.j2").write_text(f"{line}{end}\n", "utf-8")
     monkeypatch.setattr(places, "_INSTALLED", tmp_path)
     with pytest.raises(jinja2.UndefinedError):
-        spec(kind=Kind.GRAFTED)
+        spec(kind=SpecKind.GRAFTED)
 
 
 def test_a_value_is_never_looked_into() -> None:
-    text = spec(title="@{release.name} {% raw %}", kind=Kind.GRAFTED)
+    text = spec(title="@{release.name} {% raw %}", kind=SpecKind.GRAFTED)
     assert "our own build of @{release.name} {%% raw %%}.\n" in text
