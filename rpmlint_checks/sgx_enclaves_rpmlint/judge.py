@@ -19,7 +19,7 @@ from sgx_enclaves.enclave.verdict import NOT_PROVED, Difference, Finding, Outcom
 from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves_rpmlint.options import Options
-from sgx_enclaves_rpmlint.packages import Output, Subject
+from sgx_enclaves_rpmlint.packages import NotedPackage, Output
 from sgx_enclaves_rpmlint.references import Files, Query, references_for
 from sgx_enclaves_rpmlint.session import FAILED, LONGEST, Report, id_of, report
 
@@ -27,7 +27,7 @@ from sgx_enclaves_rpmlint.session import FAILED, LONGEST, Report, id_of, report
 class Judgement:
     """Judges packages one by one, when all have been seen."""
 
-    def __init__(self, table: object, subjects: Sequence[Subject], query: Query) -> None:
+    def __init__(self, table: object, subjects: Sequence[NotedPackage], query: Query) -> None:
         self._options = Options(table)
         self._files = Files(subjects)
         neighbours = self._files.neighbours
@@ -36,7 +36,7 @@ class Judgement:
         self._configuration_reported = False
         self._last: Optional[PackageResult] = None
 
-    def of(self, subject: Subject) -> Iterator[Report]:
+    def of(self, subject: NotedPackage) -> Iterator[Report]:
         """All findings about a package."""
         self._last = None
         if not self._configuration_reported:
@@ -58,7 +58,7 @@ class Judgement:
         """Close the packages."""
         self._files.close()
 
-    def quieten(self, subject: Subject, output: Output) -> None:
+    def quieten(self, subject: NotedPackage, output: Output) -> None:
         """Withdraw other checks' findings about the enclaves that `of` has just verified."""
         result = self._last
         # rpmlint's lines name a package by name and architecture, and set a path off by
@@ -181,7 +181,7 @@ _LINE = re.compile(
 
 
 def withdraw(
-    output: Output, subject: Subject, paths: Collection[str], quiet: Collection[str]
+    output: Output, subject: NotedPackage, paths: Collection[str], quiet: Collection[str]
 ) -> None:
     """Take findings about verified enclaves back."""
     there = {path for path in paths if path.startswith(ENCLAVE_FOLDER)}

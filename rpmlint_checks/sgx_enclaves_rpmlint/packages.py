@@ -33,7 +33,7 @@ Output = Any
 
 
 @record
-class Subject:
+class NotedPackage:
     """What is kept of a package until all have been seen: `add_info` accepts it as one.
 
     Suspect is what may carry enclaves, so that its files must be read. Findings about a path
@@ -54,7 +54,7 @@ class Subject:
 _ELF_MAGIC = b"\x7fELF"
 
 
-def subject_of(package: LintPackage) -> Subject:
+def subject_of(package: LintPackage) -> NotedPackage:
     """What must be kept of a package."""
     installed = package.dir_name() in (None, "/")
     # rpm hands 16-bit modes out as signed or unsigned, depending on its release.
@@ -62,7 +62,7 @@ def subject_of(package: LintPackage) -> Subject:
     suspect = is_suspect((str(provide[0]) for provide in package.provides), paths) or any(
         map(_may_be_enclave, regular_files(package).values())
     )
-    return Subject(
+    return NotedPackage(
         name=package.name,
         arch=package.arch,
         file=str(package.filename),

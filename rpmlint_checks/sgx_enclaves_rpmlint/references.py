@@ -27,7 +27,7 @@ from sgx_enclaves.rpm.references import (
     open_reference,
 )
 from sgx_enclaves_rpmlint.options import Options
-from sgx_enclaves_rpmlint.packages import Subject
+from sgx_enclaves_rpmlint.packages import NotedPackage
 
 # So many are held in memory, see `PackageReference.items`.
 _HELD = 4
@@ -116,7 +116,7 @@ def _all_of(
 class Files:
     """The package files on the command line, and which of them others may be compared with."""
 
-    def __init__(self, subjects: Sequence[Subject]) -> None:
+    def __init__(self, subjects: Sequence[NotedPackage]) -> None:
         self._opener = OneChild()
         files = [s.file for s in subjects if s.suspect and not s.installed]
         self.neighbours = neighbours_among(files, opener=self._opener)
@@ -127,7 +127,7 @@ class Files:
             with contextlib.suppress(SgxEnclavesError):
                 reference.items()
 
-    def opener_for(self, subject: Subject) -> Opener:
+    def opener_for(self, subject: NotedPackage) -> Opener:
         """What opens that package."""
         return self._opener if subject.header is None else Installed(subject.header)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 from sgx_enclaves import findings
 from sgx_enclaves.findings import FindingKind
 from sgx_enclaves.plain import printable
-from sgx_enclaves_rpmlint.packages import LintPackage, Output, Subject, subject_of
+from sgx_enclaves_rpmlint.packages import LintPackage, NotedPackage, Output, subject_of
 
 if TYPE_CHECKING:
     from sgx_enclaves_rpmlint.references import Query
@@ -81,7 +81,7 @@ class Session:
         self._output = output
         self._table = table
         self._query = query
-        self._subjects: dict[tuple[str, bool], Subject] = {}
+        self._subjects: dict[tuple[str, bool], NotedPackage] = {}
         self._judged: set[tuple[str, bool]] = set()
         defend(output)
 
@@ -110,7 +110,7 @@ class Session:
         finally:
             gc.unfreeze()
 
-    def _judge(self, waiting: list[Subject]) -> None:
+    def _judge(self, waiting: list[NotedPackage]) -> None:
         # Takes as long as all the rest of our start, and most packages have no enclave.
         from sgx_enclaves_rpmlint.judge import Judgement  # noqa: PLC0415
         from sgx_enclaves_rpmlint.references import installed_packages  # noqa: PLC0415

@@ -147,7 +147,7 @@ def scan(args: argparse.Namespace) -> int:
         stamps = [scanning.stamps_below(p) for p in (*args.reference, *args.signer, *beside)]
         attested = sorted(settings.attested or ())
         key = json.dumps([__version__, chosen, stamps, found.stamps, attested])
-        state = scanning.State(args.state, key)
+        state = scanning.ScanState(args.state, key)
     bar = progress()
 
     def shown(done: int, total: int) -> None:

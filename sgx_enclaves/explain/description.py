@@ -45,7 +45,7 @@ _ENDBR64 = bytes.fromhex("f30f1efa")
 
 
 @record
-class Section:
+class SectionFacts:
     """A section of the file; `address`, `offset` and `size` in bytes, `flags` are SHF_*."""
 
     name: str
@@ -83,7 +83,7 @@ class Description:
         problems: what could not be described, and why.
     """
 
-    sections: tuple[Section, ...] = ()
+    sections: tuple[SectionFacts, ...] = ()
     symbols: tuple[tuple[str, int, int], ...] = ()
     symtab: Optional[int] = None
     segments: tuple[tuple[str, int], ...] = ()
@@ -96,7 +96,7 @@ class Description:
     lines: Mapping[int, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
-    def section(self, name: str) -> Optional[Section]:
+    def section(self, name: str) -> Optional[SectionFacts]:
         """The first section of that name."""
         return next((s for s in self.sections if s.name == name), None)
 
@@ -133,7 +133,7 @@ _MOST_KEPT = 4
 
 def _description(answer: bytes) -> Description:
     facts = json.loads(answer)
-    facts["sections"] = tuple(Section(*s) for s in facts["sections"])
+    facts["sections"] = tuple(SectionFacts(*s) for s in facts["sections"])
     facts["lines"] = {int(address): line for address, line in facts["lines"].items()}
     for key in ("symbols", "segments", "dynamic"):
         facts[key] = tuple(map(tuple, facts[key]))
@@ -340,13 +340,13 @@ class Side:
         return None if self.global_data is None else self.image.sdk_word
 
     @functools.cached_property
-    def loaded(self) -> tuple[Section, ...]:
+    def loaded(self) -> tuple[SectionFacts, ...]:
         """The sections that are loaded, by address."""
         loaded = (s for s in self.description.sections if s.flags & SHF_ALLOC)
         return tuple(sorted(loaded, key=lambda s: s.address))
 
     @property
-    def instructions(self) -> tuple[Section, ...]:
+    def instructions(self) -> tuple[SectionFacts, ...]:
         """Those of them that are code."""
         return tuple(s for s in self.loaded if s.flags & SHF_EXECINSTR)
 
@@ -415,7 +415,7 @@ class Side:
         section = self.description.section(".shstrtab")
         return b"".join(self._contents([section] if section else [], _STRINGS_LIMIT))
 
-    def _contents(self, sections: Iterable[Section], limit: int) -> Iterator[bytes]:
+    def _contents(self, sections: Iterable[SectionFacts], limit: int) -> Iterator[bytes]:
         """The bytes of sections, up to a limit for all together."""
         for section in sections:
             part = self.image.data[section.offset : min(section.end, section.offset + limit)]

@@ -35,7 +35,7 @@ from sgx_enclaves.enclave.metadata import (
 from sgx_enclaves.enclave.sigstruct import SECINFO_TCS, FipsSignature, Sigstruct
 from sgx_enclaves.enclave.verdict import GAP, Range, changes, differing_ranges, outside
 from sgx_enclaves.errors import FormatError, SgxEnclavesError
-from sgx_enclaves.explain.description import SHF_ALLOC, SHF_EXECINSTR, Description, Section
+from sgx_enclaves.explain.description import SHF_ALLOC, SHF_EXECINSTR, Description, SectionFacts
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure
 
@@ -179,7 +179,7 @@ class FileMap:
                 return index
         return None
 
-    def section_of(self, offset: int) -> Optional[Section]:
+    def section_of(self, offset: int) -> Optional[SectionFacts]:
         """The smallest section that holds a file offset."""
         holders = [s for s in self.description.sections if s.offset <= offset < s.end]
         return min(holders, key=lambda s: s.size, default=None)

@@ -58,7 +58,7 @@ class Dump:
 
 
 @record
-class Listing:
+class CodeListing:
     """The code around a difference, ours and the vendor's."""
 
     offset: int
@@ -84,7 +84,7 @@ class Picture:
     space: tuple[Span, ...] = ()
     space_size: int = 0
     dumps: tuple[Dump, ...] = ()
-    listings: tuple[Listing, ...] = ()
+    listings: tuple[CodeListing, ...] = ()
 
 
 def picture_of(verdict: Verdict, built: bytes, signed: bytes) -> Picture:
@@ -164,7 +164,7 @@ def _listings(
     image: EnclaveImage,
     description: Description,
     differences: Sequence[Difference],
-) -> Iterator[Listing]:
+) -> Iterator[CodeListing]:
     program = shutil.which("objdump")
     code = {section.name for section in description.sections if section.flags & SHF_EXECINSTR}
     found = [d for d in differences if d.section in code and d.segment is not None]
@@ -176,7 +176,7 @@ def _listings(
         sides = [_disassembled(str(program), data, *bounds) for data in (built, signed)]
         if all(sides):
             name = difference.symbol or difference.section or "code"
-            yield Listing(difference.start, name, *sides)
+            yield CodeListing(difference.start, name, *sides)
 
 
 def _disassembled(program: str, data: bytes, start: int, shown: int, end: int) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ class BuildHistory:
 
 
 @dataclass(frozen=True)
-class Origin:
+class OriginJudgement:
     """The judgement.
 
     Attributes:
@@ -104,7 +104,7 @@ class Origin:
 
 def judge_origin(
     history: BuildHistory, trees: Sequence[Release], lock: Optional[BuildrootLock]
-) -> Origin:
+) -> OriginJudgement:
     """Compare a build's history with a release; `trees` are those that it must come from."""
     artifacts = [artifact for tree in trees for artifact in tree.sources()]
     proved = [
@@ -135,7 +135,7 @@ def judge_origin(
         opened += [f"its versions of {some(unseen)}"] if unseen else []
         against += wrong
     buildroot = sorted({c for package in history.packages for c in package.components}, key=str)
-    return Origin(
+    return OriginJudgement(
         tuple(_objection(*words) for words in against),
         f"proved: {'; '.join(proved)}. Not proved: {'; '.join(opened)}",
         _digest(history, buildroot),

@@ -95,7 +95,7 @@ def stamps_below(path: str) -> str:
     return hashlib.sha256(repr([(file, stamp_of(file)) for file in files]).encode()).hexdigest()
 
 
-class State:
+class ScanState:
     """What was scanned already, in a file of JSON lines.
 
     The first line says with which settings, `key`. With others, the file starts again.
@@ -270,7 +270,7 @@ def scan(
     settings: ScanSettings,
     *,
     jobs: int = 1,
-    state: Optional[State] = None,
+    state: Optional[ScanState] = None,
     progress: Progress = lambda _done, _total: None,
 ) -> Iterator[Scanned]:
     """Yield a result for each package, as they come.

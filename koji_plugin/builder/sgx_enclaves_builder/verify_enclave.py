@@ -35,7 +35,7 @@ from sgx_enclaves.gate.arguments import (
     text,
 )
 from sgx_enclaves.gate.collect import Answer, buildroot_doubt, digest_of
-from sgx_enclaves.gate.origin import Origin, judge_origin, packages_digest
+from sgx_enclaves.gate.origin import OriginJudgement, judge_origin, packages_digest
 from sgx_enclaves.gate.subjects import (
     FileVerdict,
     outcome_for,
@@ -96,7 +96,7 @@ class SgxEnclaveTask(SgxTask):
             self.lock: Optional[BuildrootLock] = None
             self.lock_sha256: Optional[str] = None
             # of the build that the one enclave is taken from, if it is not built
-            self.origin: Optional[Origin] = None
+            self.origin: Optional[OriginJudgement] = None
             self.rpms = {
                 rpm["name"]: self.build_file(rpm["relative"], rpm["sha256"])
                 for rpm in self.asked.get("rpms", [])

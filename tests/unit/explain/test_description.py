@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.explain import description
-from sgx_enclaves.explain.description import Section, Side, describe_file
+from sgx_enclaves.explain.description import SectionFacts, Side, describe_file
 from tests.enclaves.compiled import build_enclaves, have_toolchain, variant_file
 from tests.enclaves.synthetic import Enclave, build, small_enclave
 from tests.support.signed import signed_enclave
@@ -36,7 +36,7 @@ def test_what_a_file_says() -> None:
 
 
 def test_zero_fill_takes_no_bytes_of_the_file() -> None:
-    assert Section(".bss", "SHT_NOBITS", 3, 0x1000, 0x200, 0x100).end == 0x200
+    assert SectionFacts(".bss", "SHT_NOBITS", 3, 0x1000, 0x200, 0x100).end == 0x200
 
 
 @pytest.mark.skipif(not have_toolchain(), reason="no make, gcc and binutils")

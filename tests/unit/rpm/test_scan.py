@@ -21,7 +21,15 @@ from sgx_enclaves.rpm import scan as scanning
 from sgx_enclaves.rpm.enclaves import may_carry_enclaves
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.reader import open_package
-from sgx_enclaves.rpm.scan import Scanned, ScanSettings, State, Target, scan, stamps_below, survey
+from sgx_enclaves.rpm.scan import (
+    Scanned,
+    ScanSettings,
+    ScanState,
+    Target,
+    scan,
+    stamps_below,
+    survey,
+)
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, folder, link, write_rpm
@@ -147,14 +155,14 @@ def test_a_scan_is_resumed(
     path = str(tmp_path / "state")
     judged = ScanSettings((reference,), vendor_policy, result_dict)
     targets = targets_in(tree)
-    state = State(path, "key")
+    state = ScanState(path, "key")
     begun = scan(targets, judged, state=state)
     first = [next(begun) for _ in range(4)]
     state.close()
     with open(path, "a", encoding="utf-8") as stream:
         stream.write('{"file": "half')
 
-    state = State(path, "key")
+    state = ScanState(path, "key")
     looked_at: list[str] = []
     original = scanning.scan_one
 
@@ -169,12 +177,12 @@ def test_a_scan_is_resumed(
     assert {r.file for r in first} == {t.path for t in targets[:4]}
 
     monkeypatch.setattr(scanning, "scan_one", forbidden)
-    state = State(path, "key")
+    state = ScanState(path, "key")
     assert outcomes(list(scan(targets, judged, state=state))) == EXPECTED
     state.close()
 
     os.utime(targets[0].path, ns=(1, 1))
-    state = State(path, "key")
+    state = ScanState(path, "key")
     with pytest.raises(AssertionError, match="scanned before"):
         list(scan(targets, judged, state=state))
     state.close()
@@ -185,7 +193,7 @@ def test_a_package_that_was_replaced_is_looked_at_again(tree: Path, tmp_path: Pa
     path = str(tmp_path / "state")
     judged = ScanSettings((), vendor_policy, result_dict)
     (target,) = [t for t in targets_in(tree) if t.path.endswith("signed.rpm")]
-    state = State(path, "key")
+    state = ScanState(path, "key")
     assert list(scan([target], judged, state=state))
     state.close()
     file = Path(target.path)
@@ -194,7 +202,7 @@ def test_a_package_that_was_replaced_is_looked_at_again(tree: Path, tmp_path: Pa
     file.write_bytes(data)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert (os.stat(file).st_size, os.stat(file).st_mtime_ns) == (len(data), times.st_mtime_ns)
-    state = State(path, "key")
+    state = ScanState(path, "key")
     assert state.known(target.path) is None
     state.close()
 
@@ -210,13 +218,13 @@ def test_a_replaced_reference_makes_another_key(reference: str) -> None:
 def test_other_settings_start_again(tree: Path, tmp_path: Path) -> None:
     path = str(tmp_path / "state")
     (package,) = [t for t in targets_in(tree) if t.path.endswith("plain0.rpm")]
-    state = State(path, "one")
+    state = ScanState(path, "one")
     assert list(scan([package], ScanSettings((), vendor_policy, result_dict), state=state))
     state.close()
-    state = State(path, "one")
+    state = ScanState(path, "one")
     assert state.known(package.path) is not None
     state.close()
-    state = State(path, "two")
+    state = ScanState(path, "two")
     assert state.known(package.path) is None
     state.close()
 
@@ -225,12 +233,12 @@ def test_a_state_that_is_none_is_not_written_over(tmp_path: Path) -> None:
     precious = tmp_path / "thesis.txt"
     precious.write_text("twelve years of work\n")
     with pytest.raises(InputError, match="not the state of a scan"):
-        State(str(precious), "key")
+        ScanState(str(precious), "key")
     assert precious.read_text() == "twelve years of work\n"
     with pytest.raises(InputError, match="cannot be written"):
-        State(str(tmp_path / "no" / "state"), "key")
+        ScanState(str(tmp_path / "no" / "state"), "key")
     with pytest.raises(InputError, match="cannot be read"):
-        State(str(tmp_path), "key")
+        ScanState(str(tmp_path), "key")
 
 
 @pytest.mark.parametrize(
@@ -239,13 +247,13 @@ def test_a_state_that_is_none_is_not_written_over(tmp_path: Path) -> None:
 def test_lines_that_are_no_results_are_left_out(tmp_path: Path, line: str) -> None:
     path = tmp_path / "state"
     path.write_text('{"scan": "key"}\n' + line + "\n")
-    state = State(str(path), "key")
+    state = ScanState(str(path), "key")
     state.close()
     assert path.read_text() == '{"scan": "key"}\n'
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
-    state = State(str(tmp_path / "state"), "key")
+    state = ScanState(str(tmp_path / "state"), "key")
     state.close()
     state._stream = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115
     with pytest.raises(InputError, match="No space left"):
