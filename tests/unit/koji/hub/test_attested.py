@@ -7,8 +7,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from sgx_enclaves_hub import checkSgxSetup, getSgxGateStatus, recordSgxVerification
 from sgx_enclaves_hub.config import read_settings
+from sgx_enclaves_hub.doctor import checkSgxSetup
+from sgx_enclaves_hub.gate import getSgxGateStatus
+from sgx_enclaves_hub.records import recordSgxVerification
 
 from sgx_enclaves.enclave.policy import policy_for
 from sgx_enclaves.errors import SgxEnclavesError
