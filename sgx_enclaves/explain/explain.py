@@ -254,9 +254,10 @@ class Explainer:
         yield from self._few_bytes(payload, alone=not builds)
         generation = list(generation_causes(regenerated, vendor, ours, theirs))
         yield from generation
-        yield from builds
-        if self._has_symbols and theirs is not None:
-            yield from function_causes(ours, theirs)
+        named = self._has_symbols and theirs is not None and list(function_causes(ours, theirs))
+        # a build id follows from other code
+        builds += named or ()
+        yield from sorted(builds, key=lambda cause: bool(named) and cause.code == "build-id")
         if regenerated is not None and vendor is not None:
             options = list(config_causes(regenerated, vendor, self._config))
             yield from options

@@ -146,6 +146,18 @@ def test_functions_are_named_by_the_unstripped_file(out: Path) -> None:
     assert "the file with symbols is of another build" in text
 
 
+def test_functions_come_before_the_build_id_that_follows_from_them(
+    out: Path, tmp_path: Path
+) -> None:
+    build_enclaves(tmp_path, "variant-build-id", tools={"STRIP": "true"})
+    case = Case.of(variant(out, "build-id"))
+    changed = bytearray(case.signed())
+    changed[EnclaveImage.parse(bytes(changed)).header.e_entry] ^= 1
+    changed[changed.index(b"GNU\0") + 4] ^= 1
+    found = codes(case.explain(bytes(changed), symbols=variant(tmp_path, "build-id")))
+    assert found.index("functions-differ") < found.index("build-id")
+
+
 def test_a_changed_code_byte_is_a_patch_in_its_symbol(out: Path) -> None:
     data = variant(out, "unstripped")
     case = Case.of(data)

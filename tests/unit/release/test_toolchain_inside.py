@@ -95,3 +95,22 @@ def test_a_tool_that_says_nothing_is_there_but_unseen(tmp_path: Path) -> None:
     record = look_at(("gcc",), str(tmp_path), Elsewhere())
     (found,) = record.tools
     assert (found.version, found.path) == (None, os.path.realpath(tool))
+
+
+@needs_gcc
+@pytest.mark.parametrize("kind", ["none", "text", "link"])
+def test_an_interpreter_that_does_not_run_is_not_there(tmp_path: Path, kind: str) -> None:
+    """A configure script that runs what it links would fail in the middle of a build."""
+    there = look_at(("gcc",), PATH, Machine()).interpreter
+    assert there is not None
+    loader, gcc = tmp_path / "ld.so", tmp_path / "gcc"
+    gcc.write_text(f'#!/bin/sh\nexec {shutil.which("gcc")} -Wl,-dynamic-linker,{loader} "$@"\n')
+    gcc.chmod(0o755)
+    if kind == "text":
+        loader.write_text("no program")
+        loader.chmod(0o755)
+    elif kind == "link":
+        loader.symlink_to(there)
+    record = look_at(("gcc",), f"{tmp_path}:{PATH}", Machine())
+    assert record.interpreter == str(loader)
+    assert ("interpreter" in [tool.name for tool in record.tools]) == (kind == "link")
