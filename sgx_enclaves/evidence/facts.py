@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.enclave.verdict import Outcome, Verdict
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.evidence.report import (
-    ROLES,
-    SCHEMA_VERSION,
-    Plain,
-    manifest_bytes,
-    proved_by,
-)
+from sgx_enclaves.evidence.report import ROLES, SCHEMA_VERSION, Plain, manifest_bytes, proved_by
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.manifest import unsigned_name

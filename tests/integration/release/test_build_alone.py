@@ -18,13 +18,7 @@ import pytest
 from sgx_enclaves.errors import BuildError, ManifestError
 from sgx_enclaves.release.manifest import StepOutcome, load_built
 from sgx_enclaves.release.place import Command, Output
-from sgx_enclaves.release.sandbox import (
-    Isolation,
-    Sandbox,
-    _proc,
-    best_isolation,
-    choose_isolation,
-)
+from sgx_enclaves.release.sandbox import Isolation, Sandbox, _proc, best_isolation, choose_isolation
 from tests.enclaves.compiled import have_toolchain
 from tests.integration.release.building import SmallRelease, wrapper
 

@@ -33,13 +33,7 @@ from sgx_enclaves.evidence.envelope import (
 )
 from tests.support.signed import Case
 from tests.unit.conftest import Run
-from tests.unit.evidence.conftest import (
-    KINDS,
-    as_built_here,
-    edited,
-    statements,
-    write_key,
-)
+from tests.unit.evidence.conftest import KINDS, as_built_here, edited, statements, write_key
 
 # The example of DSSE's specification (protocol.md): P-256, r and s in a row.
 VECTOR = {

@@ -12,11 +12,7 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.catalogue.records import Catalogue, OwnBuild, Toolchain, ToolPin
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.release.build import find_differences, plan_trees
-from sgx_enclaves.release.build_tree import (
-    EnclavePlan,
-    independent,
-    step_environment,
-)
+from sgx_enclaves.release.build_tree import EnclavePlan, independent, step_environment
 from sgx_enclaves.release.place import STANDARD_PATH, Ended, describe
 from sgx_enclaves.release.sandbox import Relocation
 from sgx_enclaves.release.toolchain import ToolchainKind, search_path

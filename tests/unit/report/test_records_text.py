@@ -5,12 +5,7 @@ from typing import Any
 
 import pytest
 
-from sgx_enclaves.report.templated import (
-    enclave_table,
-    exit_status,
-    filled,
-    records_table,
-)
+from sgx_enclaves.report.templated import enclave_table, exit_status, filled, records_table
 from sgx_enclaves.report.text import shorten, table
 
 MRENCLAVE = "cd" * 32
