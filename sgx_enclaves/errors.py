@@ -19,8 +19,10 @@ class SgxEnclavesError(Exception):
         offset: byte offset in that file.
         expected: what would have been right.
         found: what was there.
-        hint: the next step for the user.
+        hint: the next step for the user; by default the usual one of the class.
     """
+
+    usual_hint: Optional[str] = None
 
     def __init__(
         self,
@@ -38,7 +40,7 @@ class SgxEnclavesError(Exception):
         self.offset = offset
         self.expected = expected
         self.found = found
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
     def __str__(self) -> str:
         at = None if self.offset is None else f"at 0x{self.offset:x}"
@@ -104,6 +106,8 @@ class ArchiveError(SgxEnclavesError):
 class IdentityError(SgxEnclavesError):
     """A published enclave identity that is malformed, or not validly signed on that day."""
 
+    usual_hint = "fetch it again, with its headers (curl -i)"
+
 
 class CatalogueError(SgxEnclavesError):
     """A release description that is wrong, incomplete or not there."""
@@ -128,6 +132,8 @@ class BuildError(SgxEnclavesError):
 class ManifestError(SgxEnclavesError):
     """A built directory whose manifest is wrong, or whose files are not what it says."""
 
+    usual_hint = "build again: a manifest is not edited by hand"
+
 
 class RecordError(SgxEnclavesError):
     """A verification record that is malformed, or contradicts itself or the packages."""
@@ -140,6 +146,10 @@ class RuleError(SgxEnclavesError):
 class ReportError(SgxEnclavesError):
     """A report that is malformed, of another schema, or contradicts itself."""
 
+    usual_hint = "get the whole directory that --report wrote"
+
 
 class AttestationError(SgxEnclavesError):
     """A statement that is malformed, or not signed as demanded; nothing of it is believed."""
+
+    usual_hint = "get it again from its maker, as attest wrote it"

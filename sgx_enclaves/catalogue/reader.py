@@ -58,7 +58,8 @@ def catalogue_from(files: Mapping[str, bytes]) -> Catalogue:
     for name, data in files.items():
         release = read_release(data, name)
         if release.name in releases:
-            raise CatalogueError(f"there are two releases {release.name!r}", file=name)
+            message = f"there are two releases {release.name!r}"
+            raise CatalogueError(message, file=name, hint="leave one")
         releases[release.name] = release
     return Catalogue(releases)
 
@@ -66,7 +67,7 @@ def catalogue_from(files: Mapping[str, bytes]) -> Catalogue:
 def read_release_file(path: Path) -> Release:
     """Read one release from its file."""
     if not path.is_file():
-        raise CatalogueError("there is no such file", file=str(path))
+        raise CatalogueError("there is no such file", file=str(path), hint="name a TOML file")
     try:
         return read_release(read_file(str(path), MIB), str(path))
     except (InputError, LimitError) as error:

@@ -62,7 +62,8 @@ class SourceTree:
         """A file's text, which must be there."""
         text = self.find(name)
         if not text:
-            raise InputError(f"{self.tag} has no {name}", file=self.place)
+            hint = "name the tag of a whole tree, as DIR@TAG or FILE@TAG"
+            raise InputError(f"{self.tag} has no {name}", file=self.place, hint=hint)
         return text
 
     def modules(self) -> Iterator[tuple[str, str, str]]:
@@ -159,7 +160,8 @@ def release_tree(tree: SourceTree, asked: Optional[str], usual: str) -> Optional
         return tree.at(usual)
     found = _archive_tree(asked, "") if os.path.isfile(asked) else tree.at(asked)
     if found is None:
-        raise InputError(f"there is neither a tag nor an archive {asked!r}")
+        hint = "name a tag of the repository, or the file of an archive"
+        raise InputError(f"there is neither a tag nor an archive {asked!r}", hint=hint)
     return found
 
 

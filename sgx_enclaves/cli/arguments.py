@@ -147,7 +147,9 @@ def asking(args: argparse.Namespace, *, digest: bool = False) -> Callable[[bytes
                 check=False,
             )
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            raise SigningError(f"the signing command cannot be run: {error}") from None
+            raise SigningError(
+                f"the signing command cannot be run: {error}", hint="correct --sign-with"
+            ) from None
         if ended.returncode:
             raise SigningError(
                 "the signing command failed",
@@ -249,18 +251,17 @@ def load_descriptor(image: EnclaveImage) -> Descriptor:
         raise
 
 
-def load_signed(path: str) -> tuple[EnclaveImage, Descriptor]:
-    """An enclave file that must be signed, and its metadata."""
-    image = load_enclave(path)
+def load_signed_descriptor(image: EnclaveImage) -> Descriptor:
+    """The metadata of an enclave that must be signed."""
     descriptor = load_descriptor(image)
     if not descriptor.is_signed:
         raise FormatError(
             "the enclave is not signed",
-            file=path,
+            file=image.name,
             offset=image.descriptor_offset,
             hint="take the vendor's signed file",
         )
-    return image, descriptor
+    return descriptor
 
 
 def load_config(path: str) -> Config:

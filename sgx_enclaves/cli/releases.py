@@ -280,5 +280,8 @@ def _default_date(release: Release) -> datetime.date:
         return datetime.datetime.fromtimestamp(int(seconds), datetime.timezone.utc).date()
     except (ValueError, OverflowError, OSError):
         raise InputError(
-            f"{_EPOCH} is no date", expected="seconds since 1970", found=repr(seconds)
+            f"{_EPOCH} is no date",
+            expected="seconds since 1970",
+            found=repr(seconds),
+            hint="correct it, or name the day with --date",
         ) from None

@@ -15,6 +15,7 @@ from sgx_enclaves.cli.arguments import (
     load_descriptor,
     load_enclave,
     load_enclave_or_sigstruct,
+    load_signed_descriptor,
 )
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
@@ -38,7 +39,7 @@ from sgx_enclaves.enclave.sigstruct import (
     placed,
 )
 from sgx_enclaves.enclave.verdict import Finding
-from sgx_enclaves.errors import FormatError, InputError
+from sgx_enclaves.errors import InputError
 from sgx_enclaves.limits import NO_LIMITS, measuring_limits
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.progress import Event
@@ -191,10 +192,7 @@ def _signatures(path: str) -> Iterator[tuple[Sigstruct, Optional[FipsSignature],
     if isinstance(image, Sigstruct):
         yield image, None, (0, 0)
         return
-    descriptor = load_descriptor(image)
-    if not descriptor.is_signed:
-        raise FormatError("the enclave is not signed", file=path, offset=image.descriptor_offset)
-    for block in descriptor.blocks:
+    for block in load_signed_descriptor(image).blocks:
         base = image.descriptor_offset + block.offset
         places = (base + Block.SIGSTRUCT_OFFSET, base + (block.fips_offset or 0))
         yield block.sigstruct, block.fips_signature, places

@@ -14,7 +14,7 @@ from sgx_enclaves.cli.arguments import (
     chosen_policy,
     load_config,
     load_enclave,
-    load_signed,
+    load_signed_descriptor,
     read_small,
     today,
 )
@@ -140,7 +140,8 @@ def unsign(args: argparse.Namespace) -> int:
     """Take the signature and all other metadata off a signed enclave: the file that its maker
     signed, which an independent build must give. Every other byte stays.
     """
-    image, _ = load_signed(args.enclave)
+    image = load_enclave(args.enclave)
+    load_signed_descriptor(image)
     data = signing.unsigned(image)
     line = f"{args.output}: {len(data)} bytes, sha256 {sha256_of(data)}"
     write_and_say(args, data, [args.enclave], [line], mode=MODE)
@@ -156,8 +157,7 @@ def extract_signature(args: argparse.Namespace) -> int:
 
     With graft, this is all that a distribution needs of the vendor's file.
     """
-    _, descriptor = load_signed(args.enclave)
-    signatures = signing.extract(descriptor)
+    signatures = signing.extract(load_signed_descriptor(load_enclave(args.enclave)))
     data = b"".join(s.serialise() for s in signatures)
     line = f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes"
     write_and_say(args, data, [args.enclave], [line], signatures=len(signatures))

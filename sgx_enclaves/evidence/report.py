@@ -103,7 +103,6 @@ def read_beside(folder: Path, report: Plain, data: bytes) -> Plain:
                 f"{path.name} is missing beside the report",
                 file=str(folder),
                 expected=", ".join((REPORT, *names)),
-                hint="get the whole directory that --report wrote",
             )
         found[path.name] = read_file(str(path), MAX_REPORT)
     expected = report["manifest_sha256"]

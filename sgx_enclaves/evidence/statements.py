@@ -172,7 +172,9 @@ def statements_of_record(plain: Mapping[str, Any], *, builder: str) -> list[Plai
     """
     if plain.get("outdated") is not None:
         raise AttestationError(
-            "the record is not of the build as it is now", found=str(plain["outdated"])
+            "the record is not of the build as it is now",
+            found=str(plain["outdated"]),
+            hint="verify the build again",
         )
     own = {field.name for field in dataclasses.fields(Record)}
     kept = read_record({name: value for name, value in plain.items() if name in own})
@@ -361,7 +363,10 @@ def agreed(found: Iterable[Vouched], threshold: int) -> dict[str, str]:
             by.update(item.signers)
             releases.add(item.release)
     if not named:
-        raise AttestationError("no statement names an unsigned enclave that was verified")
+        raise AttestationError(
+            "no statement names an unsigned enclave that was verified",
+            hint="name attestations whose verdict is identical",
+        )
     result = {}
     for name, digests in sorted(named.items()):
         spoken_of = [release for _, several in digests.values() for release in several]
@@ -379,6 +384,7 @@ def agreed(found: Iterable[Vouched], threshold: int) -> dict[str, str]:
                     f"too few signers vouch for {name}",
                     expected=f"{threshold} different keys",
                     found=f"{len(by)}: {', '.join(sorted(by))}",
+                    hint="get attestations of more rebuilders, or lower --threshold",
                 )
             of = f" of {', '.join(sorted(several))}" if len(digests) > 1 else ""
             result[f"{name}{of}"] = digest

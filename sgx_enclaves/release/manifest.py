@@ -267,24 +267,18 @@ def _one_line(value: Any) -> Any:
 
 def read_manifest(data: bytes, file: str) -> Manifest:
     """Read a manifest from JSON; a ManifestError if an entry is wrong or contradicts another."""
-    hint = "build again: a manifest is not edited by hand"
-    top = parse_json(data, file=file, error=ManifestError, most=_MAX_MANIFEST, hint=hint)
-    try:
-        schema = read_schema(__file__, "manifest.schema.json")
-        validate(top, schema, file=file, error=ManifestError)
-        if _one_line(top) != top:
-            raise ManifestError("a text is not one line", file=file)
-        claimed = top.pop("reproducible")
-        del top["schema_version"]
-        manifest = from_plain(Manifest, top, file=file, error=ManifestError)
-        problems = list(_contradictions(manifest))
-        if claimed is not manifest.reproducible:
-            problems.append("reproducible contradicts the second build")
-        if problems:
-            raise ManifestError(problems[0], file=file)
-    except ManifestError as error:
-        error.hint = error.hint or hint
-        raise
+    top = parse_json(data, file=file, error=ManifestError, most=_MAX_MANIFEST)
+    schema = read_schema(__file__, "manifest.schema.json")
+    validate(top, schema, file=file, error=ManifestError)
+    if _one_line(top) != top:
+        raise ManifestError("a text is not one line", file=file)
+    claimed = top.pop("reproducible")
+    del top["schema_version"]
+    manifest = from_plain(Manifest, top, file=file, error=ManifestError)
+    for problem in _contradictions(manifest):
+        raise ManifestError(problem, file=file)
+    if claimed is not manifest.reproducible:
+        raise ManifestError("reproducible contradicts the second build", file=file)
     return manifest
 
 

@@ -304,6 +304,7 @@ def installed_packages(
             f"rpm failed with status {output.status}",
             file=dbpath or root,
             found=output.text[:200].strip(),
+            hint="run `rpm -qa` there, and mend its database",
         )
     return parse_installed(output.text, urls or {})
 

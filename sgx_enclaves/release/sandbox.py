@@ -139,7 +139,7 @@ class Machine:
         visible: Sequence[str] = (),
     ) -> None:
         if root is not None and not Path(root).is_dir():
-            raise InputError("there is no such buildroot", file=root)
+            raise InputError("there is no such buildroot", file=root, hint="correct --root")
         self._root = root
         self._isolation = isolation
         self._visible = tuple(visible)

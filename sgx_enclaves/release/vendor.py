@@ -210,12 +210,15 @@ def read_repacked(
                 f"the repacked archive holds {enclave.signed_file} {len(here)} times",
                 file=str(repacked),
                 found=", ".join(here[:4]),
+                hint="repack the vendor's archive again, with one of them",
             )
         if here:
             places[enclave.name] = here[0]
     if not places:
         raise InputError(
-            f"the repacked archive holds no enclave of {release.name}", file=str(repacked)
+            f"the repacked archive holds no enclave of {release.name}",
+            file=str(repacked),
+            hint="is it of this release's archive?",
         )
     content = read_members(repacked, set(places.values()))
     ours = _contents(repacked)

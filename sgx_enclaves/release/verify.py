@@ -126,7 +126,10 @@ def verify_release(
     """
     _check_request(request)
     if request.keep and not (place.isolated and request.resume):
-        raise InputError("trees can only be kept where steps are separated from this machine")
+        raise InputError(
+            "trees can only be kept where steps are separated from this machine",
+            hint="install bubblewrap, or drop --keep",
+        )
     release, catalogue, log = request.release, request.catalogue, StageLog(say)
     ours = Files[BuiltEnclave]()
     plans = _plan(request, ours)
@@ -186,7 +189,10 @@ def _check_request(request: Request) -> None:
                 f"the release has no vendor archive {vendor!r}", expected=" or ".join(known)
             )
     if request.repacked and request.signed is not None:
-        raise InputError("a repacked archive and a directory of signed files exclude each other")
+        raise InputError(
+            "a repacked archive and a directory of signed files exclude each other",
+            hint="drop --repacked or --signed",
+        )
 
 
 def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[TreePlan, ...]:
