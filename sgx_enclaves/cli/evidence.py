@@ -25,7 +25,6 @@ from sgx_enclaves.evidence.recheck import State
 from sgx_enclaves.evidence.report import MAX_REPORT, read_beside, read_report
 from sgx_enclaves.evidence.statements import (
     TOOL,
-    Vouched,
     agreed,
     attestation,
     enveloped,
@@ -180,8 +179,9 @@ def verify_attestation(args: argparse.Namespace) -> int:
     the same unsigned enclaves? Rebuilders may have different reports; what they must
     have in common is the SHA-256 of each unsigned enclave.
 
-    With --file, also: do they speak of that file? It may be an unsigned enclave, a
-    signed one (then the unsigned one in it counts, too), or a package.
+    With --file, also: do they speak of that very file? It may be an unsigned enclave, a
+    signed one, or a package. That the unsigned enclave in a signed file is theirs is
+    said, but is not enough: recheck also looks at its metadata and signature.
 
     Exit status: 0 signed as demanded, and every verdict in it is identical; 1 signed,
     but a verdict is another, or nobody speaks of a file; 2 malformed, a bad signature,
@@ -198,11 +198,17 @@ def verify_attestation(args: argparse.Namespace) -> int:
         lines.append(f"{item.file}: {item.kind}{words}, signed by {by}")
     lines += [f"{name}: unsigned enclave {digest}" for name, digest in digests.items()]
     for path in args.file:
-        signers = sorted(_vouchers(path, found))
+        data = read_file(path, _MAX_FILE)
+        signers = sorted(vouchers(found, sha256_of(data)))
         enough = len(signers) >= args.threshold
         status = max(status, not enough)
         files.append({"file": path, "vouched_for": enough, "signers": signers})
-        lines.append(f"{path}: {'' if enough else 'NOT '}vouched for by {len(signers)} signers")
+        words = f"{path}: {'' if enough else 'NOT '}vouched for by {len(signers)} signers"
+        with contextlib.suppress(SgxEnclavesError):
+            bare = sha256_of(unsigned(EnclaveImage.parse(data, path)))
+            if not enough and bare in digests.values():
+                words += ": only the unsigned enclave in it is, and not its metadata and signature"
+        lines.append(words)
     statements = [
         {"file": v.file, "kind": v.kind, "signers": sorted(v.signers), "statement": v.statement}
         for v in found
@@ -210,14 +216,6 @@ def verify_attestation(args: argparse.Namespace) -> int:
     plain = {"exit_status": status, "statements": statements, "unsigned": digests, "files": files}
     answer(args, plain, lines)
     return status
-
-
-def _vouchers(path: str, found: list[Vouched]) -> frozenset[str]:
-    data = read_file(path, _MAX_FILE)
-    digests = [sha256_of(data)]
-    with contextlib.suppress(SgxEnclavesError):
-        digests.append(sha256_of(unsigned(EnclaveImage.parse(data, path))))
-    return vouchers(found, *digests)
 
 
 @verb("""\

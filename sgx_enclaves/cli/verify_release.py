@@ -11,6 +11,7 @@ from typing import Any
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import (
     chosen_build,
+    chosen_cache_dir,
     chosen_catalogue,
     chosen_fetcher,
     chosen_place,
@@ -100,7 +101,10 @@ def verify_release(args: argparse.Namespace) -> int:
     else:
         out_report(release_text(verdict, width=width()).rstrip("\n"))
     if args.report is not None:
-        _write_reports(verified, of_release(verified, release, catalogue), args.report)
+        folders = [chosen_work_dir(args), chosen_cache_dir(args), args.local]
+        folders += [args.built, args.signed, *(path.parent for path in request.repacked.values())]
+        plain = of_release(verified, release, catalogue, folders=folders)
+        _write_reports(verified, plain, args.report)
         open_page(args, args.report / "release.html")
     if args.require_reproducible and not verdict.exit_status and not verdict.reproducible:
         message("identical, but not the reproducible verdict, which was required")

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -46,14 +47,17 @@ def of_comparison(verdict: Verdict) -> Plain:
     """The report of one comparison of files."""
     name = verdict.policy.enclave or _base(verdict.signed.name).partition(".")[0]
     enclaves = [_compared(name, verdict_dict(verdict))]
-    return _report("comparison", verdict.outcome.value, verdict.headline, enclaves, build="given")
+    folders = {getattr(verdict, role).name.rpartition("/")[0] for role in ROLES}
+    words = (verdict.outcome.value, verdict.headline)
+    return _report("comparison", *words, enclaves, folders, build="given")
 
 
 def of_release(verified: Verified, release: Release, catalogue: Catalogue, /, **more: Any) -> Plain:
     """The report of a release's verification.
 
     The release is cut down to what was asked for; `catalogue` describes the trees that it was built
-    in; `more` is what the caller knows better or besides, such as the buildroot.
+    in; `more` is what the caller knows better or besides, such as the buildroot, and the `folders`
+    that the run used.
     """
     verdict, manifest = verified.verdict, verified.manifest
     enclaves = []
@@ -129,7 +133,8 @@ def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
     verdict = next(outcome.value for outcome in Outcome if outcome.exit_status == status)
     claim = f"{same} of {len(enclaves)} signed enclaves in {len(packages)} packages are the "
     claim += "reference's plus a signature"
-    return _report(kind, verdict, claim, enclaves, build="given", packages=packages)
+    folders = {result["file"].rpartition("/")[0] for result in results}
+    return _report(kind, verdict, claim, enclaves, folders, build="given", packages=packages)
 
 
 def _packaged(result: Plain) -> Iterator[Plain]:
@@ -181,8 +186,9 @@ def of_build(
     # what one task was given, not all was built here
     made = {report["build"] for report in reports.values()}
     build = next((word for word in ("given", "here") if word in made), "none")
-    known = {"release": release, "buildroot": buildroot, "reproducible": combined.reproducible}
-    known |= {part: _once(items) for part, items in parts.items()} | {"build": build}
+    known: Plain = {part: _once(items) for part, items in parts.items()}
+    known |= {"release": release, "buildroot": buildroot, "build": build}
+    known["reproducible"] = combined.reproducible
     return _report("koji", combined.verdict, combined.claim, enclaves, **known)
 
 
@@ -247,13 +253,29 @@ def named_package(name: str, digests: Optional[RpmDigests]) -> Plain:
     return made | {key: getattr(digests, part, None) for key, part in _PACKAGE.items()}
 
 
-def _report(kind: str, verdict: str, claim: str, enclaves: Sequence[Plain], **known: Any) -> Plain:
+def _report(
+    kind: str,
+    verdict: str,
+    claim: str,
+    enclaves: Sequence[Plain],
+    folders: Iterable[object] = (),
+    **known: Any,
+) -> Plain:
+    """A report; the names of these directories, which differ from run to run, are left out."""
     parts = {name: list(known.pop(name, ())) for name in _PARTS}
     trusted = (line for enclave in enclaves for line in enclave["not_proved"])
     parts["not_proved"] = list(dict.fromkeys([*parts["not_proved"], *trusted]))
     made: Plain = {"schema_version": SCHEMA_VERSION, "kind": kind, "verdict": verdict}
     made |= {"claim": claim, "proved": proved_by(enclaves), "enclaves": list(enclaves)}
-    return {**dict.fromkeys(_ALONE), "build": "none", **parts, **made, **known}
+    report = {**dict.fromkeys(_ALONE), "build": "none", **parts, **made, **known}
+    names = sorted({f"{folder}/" for folder in folders if folder}, key=len, reverse=True)
+    inside = re.compile(rf"(?<![^\s'\"(=,:])(?:{'|'.join(map(re.escape, names))})")
+    for told in (report, *report["steps"], *report["enclaves"], *report["packages"]):
+        for text in filter(told.get, ("message", "headline")):
+            told[text] = inside.sub("", told[text])
+        for finding in told.get("findings", ()):
+            finding |= {p: inside.sub("", x) for p, x in finding.items() if isinstance(x, str)}
+    return report
 
 
 def _compared(name: str, verdict: Plain, **known: Any) -> Plain:

@@ -284,9 +284,9 @@ class Vouched:
         return digest in files
 
 
-def vouchers(found: Iterable[Vouched], *digests: str) -> frozenset[str]:
-    """Whose statements stand for a file with one of these digests."""
-    by = (item.signers for item in found if any(map(item.stands_for, digests)))
+def vouchers(found: Iterable[Vouched], digest: str) -> frozenset[str]:
+    """Whose statements stand for a file."""
+    by = (item.signers for item in found if item.stands_for(digest))
     return frozenset().union(*by)
 
 

@@ -272,7 +272,7 @@ def release_html(
         name: [f for f in findings if replace(f, offset=None) not in several]
         for name, findings in found.items()
     }
-    title, claim = headline(verdict), f"each enclave of the vendor's {_SAME}"
+    title, claim = headline(verdict), f"each enclave of the release {_SAME}"
     if verdict.outcome is Outcome.IDENTICAL:
         title, claim = title.removesuffix(f": {verdict.claim}"), verdict.claim
     lines = {

@@ -252,6 +252,7 @@ class SgxEnclaveTask(SgxTask):
                 self.release,
                 self.catalogue,
                 kind="koji",
+                folders=[self.workdir, self.config.cache],
                 verdict=verdict.value,
                 reproducible=verified.verdict.reproducible and not verdict.exit_status,
                 release={"name": self.release.name, "sha256": digest, "origin": "its parent task"},

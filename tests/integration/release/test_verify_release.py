@@ -179,6 +179,11 @@ def test_other_sources_are_refused_with_both_digests(cold: Bench, world: World) 
     assert finding["expected"] == f"sha256 {world.honest.source_sha256}"
     assert finding["found"] == f"sha256 {sha256(other)}"
     assert result.state("build") == "not done"
+    # a stranger's run has the same bytes wherever it keeps what it refuses
+    assert str(cold.cache) in finding["message"]
+    report = (result.folder / "report.json").read_text()
+    assert "quarantine/" in report
+    assert str(cold.folder) not in report
     assert {e["refused_by"] for e in result.report["enclaves"]} == {"sources"}
     assert not list((cold.work / "build").glob("*")) if (cold.work / "build").exists() else True
 

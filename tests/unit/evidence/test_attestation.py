@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from sgx_enclaves.enclave.metadata import Block
 from sgx_enclaves.errors import SigningError
 from sgx_enclaves.evidence.envelope import (
     Envelope,
@@ -31,6 +33,7 @@ from sgx_enclaves.evidence.envelope import (
     signed,
     signers,
 )
+from tests.support.keys import foreign_key, vendor_key
 from tests.support.signed import Case
 from tests.unit.conftest import Run
 from tests.unit.evidence.conftest import KINDS, as_built_here, edited, statements, write_key
@@ -134,6 +137,24 @@ def test_attest_and_verify(folder: Path, run: Run, case: Case, kind: str) -> Non
     status, out, _ = run(*verify, "--file", "other.so", "--json")
     assert status == 1
     assert json.loads(out)["files"] == [{"file": "other.so", "vouched_for": False, "signers": []}]
+
+
+@pytest.mark.parametrize("key", [vendor_key, foreign_key])
+def test_a_file_with_our_payload_and_other_metadata_is_not_vouched_for(
+    folder: Path, run: Run, case: Case, key: Callable[[], rsa.RSAPrivateKey]
+) -> None:
+    """Its unsigned enclave is the attested one, and yet it may run other code."""
+
+    def changed(block: Block) -> Block:
+        return replace(block, header=replace(block.header, tcs_policy=0))
+
+    (folder / "other.so").write_bytes(case.hostile(changed, key=key()))
+    assert run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
+    verify = ("verify-attestation", "a", "--key", "p256.pub")
+    assert run(*verify, "--file", "s.so")[0] == 0
+    status, out, _ = run(*verify, "--file", "other.so")
+    assert status == 1
+    assert "NOT vouched for by 0 signers: only the unsigned enclave in it is" in out
 
 
 def test_a_bare_comparison_says_nothing_of_the_build(folder: Path, run: Run) -> None:

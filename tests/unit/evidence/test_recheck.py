@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -289,12 +289,21 @@ def test_no_sdk_no_network_no_rpm(folder: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "\n")
 
 
-def test_equal_runs_give_equal_bytes(folder: Path, run: Run) -> None:
-    first = (folder / REPORT).read_bytes()
+@pytest.mark.parametrize(("data", "status"), [(None, 0), (b"junk", 1)])
+def test_equal_runs_give_equal_bytes(
+    folder: Path, run: Run, data: Optional[bytes], status: int
+) -> None:
+    """Wherever the files are, and whatever is said of them."""
+    if data is not None:
+        (folder / "s.so").write_bytes(data)
     signer = ("--signer", mrsigner(vendor_key()))
-    (folder / "elsewhere").mkdir()
-    for name in ("b.so", "s.so", "c.xml"):
-        (folder / name).rename(folder / "elsewhere" / name)
-    files = ("elsewhere/b.so", "elsewhere/s.so", "--config", "elsewhere/c.xml")
-    assert run("compare", *files, *signer, "--report", "again")[0] == 0
-    assert (folder / "again/report.json").read_bytes() == first
+    made = []
+    for place in ("here", "else/where"):
+        (folder / place).mkdir(parents=True)
+        for name in ("b.so", "s.so", "c.xml"):
+            (folder / place / name).write_bytes((folder / name).read_bytes())
+        files = (f"{place}/b.so", f"{place}/s.so", "--config", f"{place}/c.xml")
+        assert run("compare", *files, *signer, "--report", f"{place}/report")[0] == status
+        made.append((folder / place / REPORT).read_bytes())
+    assert made[0] == made[1]
+    assert b"here/" not in made[0]
