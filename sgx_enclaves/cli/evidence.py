@@ -154,7 +154,7 @@ def _of_report(args: argparse.Namespace, data: bytes) -> list[Envelope]:
         report,
         sha256_of(data),
         builder=args.builder or TOOL,
-        time=str(head["made_at"]),
+        time=head["made_at"],
     )
     return [enveloped(statement) for statement in made]
 

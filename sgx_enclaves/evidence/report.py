@@ -111,12 +111,13 @@ def read_beside(folder: Path, report: Plain, data: bytes) -> Plain:
         raise ReportError(
             "not the file that the report names", file=str(path), expected=f"SHA-256 {expected}"
         )
-    head: Plain = parse_json(found[HEAD], file=str(folder / HEAD), error=ReportError)
-    own = sha256_of(data)
-    if not isinstance(head, dict) or head.get("report_sha256") != own:
-        raise ReportError(
-            "the head of another report", file=str(folder / HEAD), expected=f"report_sha256 {own}"
-        )
+    place, own = str(folder / HEAD), sha256_of(data)
+    head: Plain = parse_json(found[HEAD], file=place, error=ReportError)
+    schema = read_schema(__file__, "report.schema.json", "head")
+    validate(head, schema, file=place, error=ReportError)
+    if head["report_sha256"] != own:
+        expected = f"report_sha256 {own}"
+        raise ReportError("the head of another report", file=place, expected=expected)
     return head
 
 

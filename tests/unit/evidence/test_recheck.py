@@ -267,6 +267,19 @@ def test_a_head_of_another_report(folder: Path, run: Run) -> None:
     assert "the head of another report" in run("attest", REPORT, "-o", "a")[2]
 
 
+@pytest.mark.parametrize("made_at", [None, 5, "yesterday"])
+def test_a_head_that_is_none(folder: Path, run: Run, made_at: object) -> None:
+    path = folder / "report/head.json"
+    head = json.loads(path.read_text())
+    del head["made_at"]
+    path.write_text(json.dumps(head if made_at is None else {**head, "made_at": made_at}))
+    status, _, err = run("attest", REPORT, "-o", "a")
+    assert status == 2
+    assert "made_at" in err
+    assert "internal error" not in err
+    assert not (folder / "a").exists()
+
+
 def test_a_manifest_that_is_missing_or_another(folder: Path, run: Run) -> None:
     report = edited(folder, lambda report: report.update(manifest_sha256="7" * 64), "m")
     assert "manifest.json is missing beside the report" in run("attest", report, "-o", "a")[2]
