@@ -48,6 +48,10 @@ class Patch:
     place: str
     strip: int = 1
 
+    def command(self, tree: str) -> list[str]:
+        """What applies it, in its place, where the tree stands there."""
+        return ["patch", f"-p{self.strip}", "--batch", "--forward", f"--input={tree}/{self.file}"]
+
 
 @record
 class Step:

@@ -274,10 +274,13 @@ def _no_makefile(folder: Path) -> str:
 
 
 def _apply(tree: Path, patch: Patch) -> str:
-    command = ["patch", f"-p{patch.strip}", "--batch", "--forward", f"--input={tree / patch.file}"]
     try:
         done = subprocess.run(  # noqa: S603 (no shell)
-            command, cwd=tree / patch.place, capture_output=True, timeout=_TIMEOUT, check=False
+            patch.command(str(tree)),
+            cwd=tree / patch.place,
+            capture_output=True,
+            timeout=_TIMEOUT,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"patch cannot be run: {error}"

@@ -53,9 +53,10 @@ from sgx_enclaves.release.manifest import (
     unsigned_name,
     write_manifest,
 )
+from sgx_enclaves.release.outcome import Say
 from sgx_enclaves.release.place import Place
 from sgx_enclaves.release.sandbox import remove_tree
-from sgx_enclaves.release.store import Say, StageStore, TreeProgress, input_key
+from sgx_enclaves.release.store import StageStore, TreeProgress, input_key
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, look_at_toolchain
 
 _FEW = 3
@@ -150,7 +151,7 @@ def build_release(
         into: the built directory: new, empty, or of a build that did not end well.
         place: where.
         fetch: gives a source archive.
-        say: hears what is being done, a line each time.
+        say: gets what is being done, a line each time.
         store: see `build_trees`; not used for a ready-made tree, or if trees are kept.
 
     Returns:

@@ -40,9 +40,10 @@ from sgx_enclaves.release.manifest import (
     unsigned_name,
     unstripped_name,
 )
+from sgx_enclaves.release.outcome import Say
 from sgx_enclaves.release.place import Command, Ended, Place, Tree, describe, log_tail
 from sgx_enclaves.release.sandbox import Relocation, remove_tree
-from sgx_enclaves.release.store import Say, TreeProgress
+from sgx_enclaves.release.store import TreeProgress
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, search_path
 
 _PATCH_TIMEOUT = 300
@@ -301,8 +302,7 @@ class TreeBuilder:
     def _patch(self) -> Optional[StepRecord]:
         """Apply the patches, but for those that a ready-made tree has; the one that failed."""
         for number, patch in enumerate(self.plan.build.patches, 1):
-            file = os.path.join(self.tree.root, patch.file)
-            argv = ["patch", f"-p{patch.strip}", "--batch", "--forward", f"--input={file}"]
+            argv = patch.command(self.tree.root)
             if self.request.source_dir is not None and self._is_in(patch.place, argv):
                 continue
             record = self._step(f"patch-{number}", argv, patch.place, _PATCH_TIMEOUT)

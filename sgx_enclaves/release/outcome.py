@@ -10,18 +10,35 @@
    from another build are identical all the same; who made that build is then not part of
    what was proved.
 
-Nothing here reads a file or runs anything.
+An error ends its stage and nothing else: what comes after says for itself what it lacks, so
+that one run reports everything that is wrong. Nothing here reads a file or runs anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Optional
+from typing import TYPE_CHECKING, Callable, Generic, Optional, TypeVar
 
-from sgx_enclaves.enclave.verdict import CheckState, Finding, Outcome, Severity, Verdict
+from sgx_enclaves.enclave.verdict import (
+    CheckState,
+    Finding,
+    Outcome,
+    Severity,
+    Verdict,
+    finding_of,
+)
+from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.plain import record
+
+if TYPE_CHECKING:
+    from sgx_enclaves.catalogue.records import Enclave
+
+T = TypeVar("T")
+Say = Callable[[str], None]
 
 
 class StageState(str, Enum):
@@ -52,6 +69,57 @@ class Stage:
         """It is refused, for these reasons."""
         self.state = StageState.REFUSED
         self.findings += findings
+
+
+class StageLog:
+    """The stages so far; `say` gets the name of each as it begins, for people who wait."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self.stages: list[Stage] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Take a stage's time, and write down how it ended; an error of ours refuses it."""
+        self.say(name)
+        stage, started = Stage(name), time.monotonic()
+        try:
+            yield stage
+        except SgxEnclavesError as error:
+            stage.detail, stage.findings = "", ()
+            stage.refuse(finding_of(error, f"{name}-failed"))
+        stage.seconds = round(time.monotonic() - started, 3)
+        self.stages.append(stage)
+
+    def skip(self, name: str, why: str) -> None:
+        """Write down that a stage had to be left out."""
+        self.stages.append(Stage(name, StageState.SKIPPED, why))
+
+    def refused(self, name: str) -> Optional[tuple[Finding, ...]]:
+        """Why the stage of that name was refused; None if it was not."""
+        refused = [s for s in self.stages if s.name == name and s.state is StageState.REFUSED]
+        found = (f for s in refused for f in s.findings if f.severity is not Severity.NOTE)
+        return tuple(found) if refused else None
+
+
+@dataclass
+class Files(Generic[T]):
+    """Files of one kind by enclave, and by enclave the stage and the reasons why there is none."""
+
+    files: dict[str, T] = field(default_factory=dict)
+    refused: dict[str, tuple[str, tuple[Finding, ...]]] = field(default_factory=dict)
+
+    def refuse(self, enclave: str, stage_name: str, *findings: Finding) -> None:
+        """There is no file, for these reasons."""
+        self.refused[enclave] = (stage_name, findings)
+
+    def refuse_rest(self, enclaves: Iterable[Enclave], log: StageLog, *names: str) -> None:
+        """Give the reasons of a refused stage to each enclave with neither a file nor reasons."""
+        for name in names:
+            reasons = log.refused(name)
+            for enclave in enclaves if reasons is not None else ():
+                if enclave.name not in self.files and enclave.name not in self.refused:
+                    self.refused[enclave.name] = (name, reasons or ())
 
 
 class BuildKind(str, Enum):

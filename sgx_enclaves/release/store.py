@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Stages of a verification: how each ended, and results that are kept for the next run.
-
-An error ends its stage and nothing else: what comes after says for itself what it lacks, so
-that one run reports everything that is wrong. Results are kept in a directory:
+"""Results of stages, and how far a build has come, that are kept for the next run:
 
     DIR/NAME/KEY/files/     what the stage made
     DIR/NAME/KEY/stage.json the stage's inputs, and each file's SHA-256
@@ -23,15 +20,12 @@ import os
 import shutil
 import tempfile
 import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Generic, Optional, TypeVar
+from typing import Any, Callable, Optional
 
-from sgx_enclaves.catalogue.records import Enclave
-from sgx_enclaves.enclave.verdict import Finding, Severity, finding_of
 from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import (
     LINK,
@@ -45,67 +39,13 @@ from sgx_enclaves.files import (
 )
 from sgx_enclaves.plain import as_plain, from_plain, parse_json
 from sgx_enclaves.release.manifest import StepRecord
-from sgx_enclaves.release.outcome import Stage, StageState
+from sgx_enclaves.release.outcome import Say
 from sgx_enclaves.release.sandbox import remove_tree
 
 _FORM = 1
 _MAX_RECORD = 16 << 20
 _NAME_DIGITS = 24
 _PROGRESS = "progress.json"
-
-T = TypeVar("T")
-Say = Callable[[str], None]
-
-
-class StageLog:
-    """The stages so far; `say` hears the name of each as it begins, for people who wait."""
-
-    def __init__(self, say: Say) -> None:
-        self.say = say
-        self.stages: list[Stage] = []
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Stage]:
-        """Take a stage's time, and write down how it ended; an error of ours refuses it."""
-        self.say(name)
-        stage, started = Stage(name), time.monotonic()
-        try:
-            yield stage
-        except SgxEnclavesError as error:
-            stage.detail, stage.findings = "", ()
-            stage.refuse(finding_of(error, f"{name}-failed"))
-        stage.seconds = round(time.monotonic() - started, 3)
-        self.stages.append(stage)
-
-    def skip(self, name: str, why: str) -> None:
-        """Write down that a stage had to be left out."""
-        self.stages.append(Stage(name, StageState.SKIPPED, why))
-
-    def refused(self, name: str) -> Optional[tuple[Finding, ...]]:
-        """Why the stage of that name was refused; None if it was not."""
-        refused = [s for s in self.stages if s.name == name and s.state is StageState.REFUSED]
-        found = (f for s in refused for f in s.findings if f.severity is not Severity.NOTE)
-        return tuple(found) if refused else None
-
-
-@dataclass
-class Files(Generic[T]):
-    """Files of one kind by enclave, and by enclave the stage and the reasons why there is none."""
-
-    files: dict[str, T] = field(default_factory=dict)
-    refused: dict[str, tuple[str, tuple[Finding, ...]]] = field(default_factory=dict)
-
-    def refuse(self, enclave: str, stage_name: str, *findings: Finding) -> None:
-        """There is no file, for these reasons."""
-        self.refused[enclave] = (stage_name, findings)
-
-    def refuse_rest(self, enclaves: Iterable[Enclave], log: StageLog, *names: str) -> None:
-        """Give the reasons of a refused stage to each enclave with neither a file nor reasons."""
-        for name in names:
-            reasons = log.refused(name)
-            for enclave in enclaves if reasons is not None else ():
-                if enclave.name not in self.files and enclave.name not in self.refused:
-                    self.refused[enclave.name] = (name, reasons or ())
 
 
 def input_key(inputs: Mapping[str, Any]) -> str:
@@ -128,8 +68,7 @@ class Kept:
 class StageStore:
     """A directory of kept results; it is made when first written to.
 
-    `lock_timeout` is how many seconds to wait for another process at the same stage; `say` hears
-    that it is waited for.
+    It waits for another process at the same stage for `lock_timeout` seconds, and says so.
     """
 
     def __init__(

@@ -36,8 +36,7 @@ from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import record
 from sgx_enclaves.release.archive import digest_members, list_members, read_members
 from sgx_enclaves.release.fetch import Fetched, Fetcher
-from sgx_enclaves.release.outcome import Stage, StageState, note
-from sgx_enclaves.release.store import Files, StageLog
+from sgx_enclaves.release.outcome import Files, Stage, StageLog, StageState, note
 
 _LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *]([^\x00-\x1f\x7f]{1,1024})")
 _MAX_BYTES = 1 << 20

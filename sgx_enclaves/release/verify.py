@@ -43,14 +43,17 @@ from sgx_enclaves.release.outcome import (
     BuildFacts,
     BuildKind,
     EnclaveOutcome,
+    Files,
     ReleaseVerdict,
+    Say,
     Stage,
+    StageLog,
     StageState,
     decide,
     note,
 )
 from sgx_enclaves.release.place import BuildrootLock, Place, log_tail
-from sgx_enclaves.release.store import Files, Say, StageLog, StageStore
+from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.release.toolchain import (
     PartState,
     ToolchainKind,
@@ -122,7 +125,7 @@ def verify_release(
     """Do the whole job; only arguments that make no sense are an exception.
 
     What goes wrong in a stage is in the verdict. If the build is given, the place is not asked for
-    anything. `say` hears the name of each stage as it begins, and what a build is doing.
+    anything. `say` gets the name of each stage as it begins, and what a build is doing.
     """
     _check_request(request)
     if request.keep and not (place.isolated and request.resume):
