@@ -102,10 +102,9 @@ def _mrsigner(text: str) -> str:
         data = read_file(text, DEFAULT_LIMITS.file_size)
     except InputError as error:
         raise InputError(
-            "neither an MRSIGNER nor a file that can be read",
+            f"no MRSIGNER, and as a file it {error.message}",
             file=text,
             expected="64 hexadecimal digits, or a key, certificate, SIGSTRUCT or signed enclave",
-            found=error.message,
         ) from None
     return mrsigner_of(data, text).hex()
 

@@ -231,7 +231,10 @@ def toolchain(args: argparse.Namespace) -> int:
         name, parts = use.name, use.parts
     matches = all_match(parts)
     facts = {"schema_version": 1, "toolchain": name, "matches": matches, "parts": as_plain(parts)}
-    print_or_write(args, json.dumps(facts, indent=2) if args.json else _parts(name, parts), *inputs)
+    said = json.dumps(facts, indent=2) if args.json else _parts(name, parts)
+    if not (matches or args.json or args.lock):
+        said += f"\n{_WHERE}"
+    print_or_write(args, said, *inputs)
     return int(not matches)
 
 
@@ -257,6 +260,11 @@ def _installed(root: Optional[str]) -> list[LockedPackage]:
             hint="is rpm installed, and is this the directory of a system of RPM packages?",
         )
     return packages
+
+
+_WHERE = """\
+where it is: in the maker's container image; a package of it is what
+`sgx-enclaves spec RELEASE --kind toolchain` renders (docs/releases.md, Toolchains)"""
 
 
 def _parts(toolchain: str, parts: Sequence[Part]) -> str:

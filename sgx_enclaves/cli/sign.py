@@ -53,6 +53,9 @@ def sign(args: argparse.Namespace) -> int:
     image, regenerated = _prepared(args)
     date = args.date or today()
     if args.sign_with is None:
+        if args.key.startswith(("pkcs11:", "engine:")):
+            hint = "name the command that signs with --sign-with, or use sign-data and attach"
+            raise InputError("a key in a token is not read", file=args.key, hint=hint)
         pem = read_small(args.key)
         key = signing.load_key(pem, args.key, chosen_passphrase(args, pem))
         signed = signing.sign(image, regenerated, key, date)

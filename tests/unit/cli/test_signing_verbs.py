@@ -233,7 +233,7 @@ def test_forms_of_a_signer(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     for form in (digits[1:], f"{colons}:00", "/no/such/key.pem"):
         capsys.readouterr()
         assert run("verify-signature", "s.so", "--signer", form) == 2
-        assert "neither an MRSIGNER nor a file that can be read" in capsys.readouterr().err
+        assert "no MRSIGNER, and as a file it cannot be read: " in capsys.readouterr().err
 
 
 def test_a_negative_security_version_is_no_number(folder: Path) -> None:

@@ -28,6 +28,7 @@ def test_another_machine_is_not_the_designated_toolchain(
     said = capsys.readouterr().out
     assert "does NOT match Nix 2.9.0" in said
     assert "9.5.0, found " in said
+    assert "spec RELEASE --kind toolchain" in said
 
 
 def test_programs_can_read_the_check_too(capsys: pytest.CaptureFixture[str]) -> None:
