@@ -183,20 +183,17 @@ def as_plain(value: object) -> Any:
     return plain
 
 
-def from_plain(
-    cls: type[T], data: object, *, file: str, error: type[SgxEnclavesError], place: str = ""
-) -> T:
+def from_plain(cls: type[T], data: object, *, file: str, error: type[SgxEnclavesError]) -> T:
     """A record of plain data; the inverse of `as_plain`.
 
     Args:
         cls: the record's class. Its fields may be texts, numbers, booleans, bytes, enumerations,
             records, `Optional` of those, tuples, lists and mappings of those.
-        place: where the mapping stands in the file, as `sources[2]`.
 
     Raises:
         SgxEnclavesError: as `error`: a key is missing, unknown, or its value does not fit.
     """
-    return typing.cast(T, _made(cls, data, _Place(file, error, place)))
+    return typing.cast(T, _made(cls, data, _Place(file, error, "")))
 
 
 class _Place:

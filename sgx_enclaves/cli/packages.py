@@ -9,7 +9,8 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Optional
+from dataclasses import replace
+from typing import Any
 
 from sgx_enclaves import __version__
 from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
@@ -56,8 +57,7 @@ def check_rpm(args: argparse.Namespace) -> int:
     check_report(args)
     references = [open_reference(path) for path in args.reference]
     beside = neighbours_among(args.packages if len(args.packages) > 1 else ())
-    attested = _attested(args)
-    neighbours = Neighbours(beside, args.trust_neighbours, args.signed_neighbours, attested)
+    neighbours = replace(_neighbours(args), references=beside)
     generation = chosen_generation(args)
     status = 0
     plain = []
@@ -132,9 +132,7 @@ def scan(args: argparse.Namespace) -> int:
         chosen_generation(args),
         args.deep,
         beside,
-        args.trust_neighbours,
-        args.signed_neighbours,
-        _attested(args),
+        _neighbours(args),
     )
     for problem in found.problems:
         note(f"{problem}; headers are read instead")
@@ -145,7 +143,7 @@ def scan(args: argparse.Namespace) -> int:
         names += " allow_debug any_file trust_neighbours signed_neighbours"
         chosen = {name: getattr(args, name) for name in names.split()}
         stamps = [scanning.stamps_below(p) for p in (*args.reference, *args.signer, *beside)]
-        attested = sorted(settings.attested or ())
+        attested = sorted(settings.neighbours.attested or ())
         key = json.dumps([__version__, chosen, stamps, found.stamps, attested])
         state = scanning.ScanState(args.state, key)
     bar = progress()
@@ -173,13 +171,14 @@ def scan(args: argparse.Namespace) -> int:
     return status
 
 
-def _attested(args: argparse.Namespace) -> Optional[frozenset[str]]:
-    """SHA-256 of the unsigned enclaves that attestations name, where any are given."""
-    if not args.attestation:
-        return None
-    from sgx_enclaves.evidence.statements import attested
+def _neighbours(args: argparse.Namespace) -> Neighbours:
+    """What neighbours are worth, whichever they are."""
+    found = None
+    if args.attestation:
+        from sgx_enclaves.evidence.statements import attested
 
-    return attested(args.attestation, args.key, args.keyring, args.threshold)
+        found = attested(args.attestation, args.key, args.keyring, args.threshold)
+    return Neighbours((), args.trust_neighbours, args.signed_neighbours, found)
 
 
 def _write_report(args: argparse.Namespace, kind: str, reports: Sequence[dict[str, Any]]) -> None:

@@ -39,7 +39,6 @@ from sgx_enclaves.enclave.sigstruct import (
 )
 from sgx_enclaves.enclave.verdict import Outcome, Severity, Verdict
 from sgx_enclaves.errors import GraftError, SigningError
-from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import record
 
 if TYPE_CHECKING:
@@ -155,7 +154,6 @@ def graft(
     names: tuple[str, str, str] = ("built", "signatures", "config.xml"),
     generation: Optional[Generation] = None,
     fips: bool = False,
-    limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[bytes, Verdict]:
     """The signed enclave made of our bytes and the vendor's signatures.
 
@@ -166,13 +164,13 @@ def graft(
         GraftError: the signatures are not for this build, or do not satisfy the policy.
         FormatError, ConfigError, UnsupportedError, LimitError: bad input.
     """
-    image = EnclaveImage.parse(built, names[0], limits)
+    image = EnclaveImage.parse(built, names[0])
     require_unsigned(image)
     chosen = generation or detect_generation(image)
-    regenerated = regenerate(image, Config.parse(config, names[2], limits), chosen, fips, limits)
+    regenerated = regenerate(image, Config.parse(config, names[2]), chosen, fips)
     parsed = parse_signatures(signatures, regenerated)
     result = image.with_descriptor(put_on(regenerated, parsed))
-    verdict = compare(built, result, config, policy, names=names, generation=chosen, limits=limits)
+    verdict = compare(built, result, config, policy, names=names, generation=chosen)
     if verdict.outcome is not Outcome.IDENTICAL:
         worst = next(f for f in verdict.findings if f.severity is not Severity.NOTE)
         raise GraftError(

@@ -156,12 +156,12 @@ def metadata_notes(data: Content) -> Iterator[tuple[int, bytes]]:
         at = data.find(METADATA_NOTE_NAME, at + 1)
 
 
-def metadata_section(data: Content, start: int = 0) -> Optional[int]:
-    """Where the section `.note.sgxmeta` of the ELF file that starts there is; None without one.
+def metadata_section(data: Content) -> Optional[int]:
+    """Where the section `.note.sgxmeta` of an ELF file is; None without one.
 
     Judges nothing else of the file: one whose other parts lie must not hide behind that.
     """
-    sections = _sections(data, start) if data.find(_NAME, start) >= 0 else iter(())
+    sections = _sections(data) if data.find(_NAME) >= 0 else iter(())
     return next((offset for name, offset, _type, _flags in sections if name == _NAME), None)
 
 

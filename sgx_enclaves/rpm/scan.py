@@ -248,7 +248,7 @@ class ScanSettings:
         record: a result as a mapping that `json.dumps` takes, with its `exit_status`.
         deep: read every payload, so that an enclave under an innocent name is found.
         beside: packages that may hold the counterparts of others; see `neighbours_in`.
-        trust_neighbours, signed_neighbours, attested: see `Neighbours`.
+        neighbours: what those are worth; their references are not yet opened.
         stamped: results are kept, so that they need stamps; `scan` sets it.
     """
 
@@ -259,9 +259,7 @@ class ScanSettings:
     generation: Optional[Generation] = None
     deep: bool = False
     beside: tuple[str, ...] = ()
-    trust_neighbours: bool = False
-    signed_neighbours: bool = False
-    attested: Optional[frozenset[str]] = None
+    neighbours: Neighbours = NO_NEIGHBOURS
     stamped: bool = False
 
 
@@ -337,13 +335,8 @@ def _batches(
 @functools.lru_cache(maxsize=1)
 def _opened(settings: ScanSettings) -> tuple[tuple[Reference, ...], Neighbours]:
     """What enclaves are compared with, opened once in each process."""
-    beside = neighbours_among(settings.beside)
-    return (
-        tuple(open_reference(path) for path in settings.references),
-        Neighbours(
-            beside, settings.trust_neighbours, settings.signed_neighbours, settings.attested
-        ),
-    )
+    references = tuple(map(open_reference, settings.references))
+    return references, replace(settings.neighbours, references=neighbours_among(settings.beside))
 
 
 def neighbours_in(targets: Iterable[Target]) -> tuple[str, ...]:
