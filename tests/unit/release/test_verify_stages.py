@@ -146,10 +146,14 @@ def test_result_that_is_not_accepted_is_made_again(store: StageStore) -> None:
     assert again.notice == ""
 
 
-@pytest.mark.parametrize("garbage", [b"[" * 200_000, b"\xff", b"7", b"{}", b" " * (17 << 20)])
-def test_record_that_is_garbage_has_the_stage_made_again(store: StageStore, garbage: bytes) -> None:
+@pytest.mark.parametrize(
+    ("garbage", "times"), [(b"[", 200_000), (b"\xff", 1), (b"7", 1), (b"{}", 1), (b" ", 17 << 20)]
+)
+def test_record_that_is_garbage_has_the_stage_made_again(
+    store: StageStore, garbage: bytes, times: int
+) -> None:
     store.run("s", INPUTS, Maker())
-    (files_of(store).parent / "stage.json").write_bytes(garbage)
+    (files_of(store).parent / "stage.json").write_bytes(garbage * times)
     again = store.run("s", INPUTS, Maker())
     assert not again.reused
     assert again.notice.startswith("the kept result of stage s is not used")
