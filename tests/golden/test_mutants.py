@@ -12,6 +12,7 @@ from typing import Any
 from tests.enclaves.synthetic import small_enclave
 from tests.golden.stored import Numbers, check_outcomes, mutant, stored_gzip
 from tests.golden.subjects import checked_package, compared, read_archive
+from tests.support.alone import alone
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import fips_enclave, signed_enclave
 from tests.support_rpm import RpmFile, cpio_of, link, write_rpm
@@ -72,10 +73,14 @@ def package_mutants(files: list[RpmFile]) -> list[Callable[[Numbers], bytes]]:
 
 
 def test_mutants_of_a_package(tmp_path: Path) -> None:
+    alone(mutants_of_a_package, tmp_path)
+
+
+def mutants_of_a_package(folder: Path) -> None:
     case = signed_enclave("2.25")
-    (tmp_path / "reference").mkdir()
-    (tmp_path / "reference" / "libsgx_pce.so").write_bytes(case.built)
-    (tmp_path / "reference" / "libsgx_pce.config.xml").write_bytes(case.config)
+    (folder / "reference").mkdir()
+    (folder / "reference" / "libsgx_pce.so").write_bytes(case.built)
+    (folder / "reference" / "libsgx_pce.config.xml").write_bytes(case.config)
     ordinary = small_enclave(note=None)
     files = [
         RpmFile("/usr/share/doc/readme", b"Read me.\n"),
@@ -85,8 +90,8 @@ def test_mutants_of_a_package(tmp_path: Path) -> None:
         RpmFile("/usr/lib/libx.so", ordinary, inode=7),
         RpmFile("/usr/lib/liby.so", ordinary, inode=7),
     ]
-    package = tmp_path / "sample.rpm"
-    references, signer = [str(tmp_path / "reference")], mrsigner(vendor_key())
+    package = folder / "sample.rpm"
+    references, signer = [str(folder / "reference")], mrsigner(vendor_key())
     package.write_bytes(write_rpm(files, provides=["sgx-enclave(pce:signed)"], compressor=None))
     cases = [checked_package(package, references, signer)]
     assert cases[0][0].split()[0] == "identical", cases[0]
