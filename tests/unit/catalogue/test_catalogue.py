@@ -551,6 +551,33 @@ def test_both_toml_readers_agree() -> None:
         assert tomli.loads(text) == parsed(path)
 
 
+def test_a_file_stands_for_a_catalogue(tmp_path: Path) -> None:
+    text = (OWN_FOLDER / f"{NEWEST}.toml").read_text("utf-8")
+    path = tmp_path / "own.toml"
+    path.write_text(text.replace(NEWEST, "own"), "utf-8")
+    (tmp_path / "other.toml").write_text("is no release")
+    assert list(load_catalogue((path,)).releases) == ["own"]
+    with pytest.raises(CatalogueError):
+        load_catalogue((tmp_path,))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('license = "Apache-2.0', 'license = "Apache 2; or so', "license"),
+        ('"License.txt"', '"../License.txt"', "license_files"),
+        ('"sdk/tlibcxx/LICENSE.TXT"', '"sdk/../../LICENSE.TXT"', "license_files"),
+        ('"License.txt"', '"-x"', "license_files"),
+    ],
+)
+def test_licences_have_a_form(tmp_path: Path, old: str, new: str, words: str) -> None:
+    text = (OWN_FOLDER / f"{NEWEST}.toml").read_text("utf-8")
+    assert old in text
+    (tmp_path / "own.toml").write_text(text.replace(old, new), "utf-8")
+    with pytest.raises(CatalogueError, match=words):
+        load_catalogue((tmp_path,))
+
+
 def test_unknown_facts_are_all_of_them() -> None:
     data = small()
     for path in (

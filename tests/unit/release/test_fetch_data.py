@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The parts of fetching that need no server: names, checksums files, progress."""
+"""The parts of fetching that need no server: names, checksums files, local files, progress."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+from typing import Optional
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
 from sgx_enclaves.cli.arguments import chosen_cache_dir
-from sgx_enclaves.errors import CatalogueError, DigestError, FormatError
+from sgx_enclaves.errors import CatalogueError, DigestError, FetchError, FormatError
 from sgx_enclaves.progress import (
     Event,
     PlainProgress,
@@ -28,6 +29,7 @@ from sgx_enclaves.progress import (
     elapsed,
     for_stream,
 )
+from sgx_enclaves.release.fetch import Cache, Fetcher
 from sgx_enclaves.release.vendor import cross_check, parse_checksums
 
 DIGEST = "ab" * 32
@@ -268,3 +270,49 @@ def test_importing_the_package_loads_no_network() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     assert out.stdout.strip() == "False"
+
+
+# Files that lie beside a spec file.
+
+DATA = b"an archive"
+
+
+def artifact(sha256: Optional[str], sha512: Optional[str] = None) -> Artifact:
+    return Artifact("a.tar.gz", ("https://vendor.example/a.tar.gz",), sha256, sha512)
+
+
+@pytest.fixture(name="fetcher")
+def _fetcher(tmp_path: Path) -> Fetcher:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "a.tar.gz").write_bytes(DATA)
+    return Fetcher(Cache(tmp_path / "cache"), None, local=tmp_path / "local")
+
+
+def test_the_right_file_is_used_where_it_lies(fetcher: Fetcher, tmp_path: Path) -> None:
+    digest = hashlib.sha256(DATA).hexdigest()
+    fetched = fetcher.fetch(artifact(digest))
+    assert fetched.path == tmp_path / "local" / "a.tar.gz"
+    assert (fetched.sha256, fetched.size, fetched.pinned) == (digest, len(DATA), True)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_wrong_file_is_an_error(fetcher: Fetcher) -> None:
+    with pytest.raises(DigestError, match="not the file that the release pins"):
+        fetcher.fetch(artifact("0" * 64))
+    good = hashlib.sha256(DATA).hexdigest()
+    with pytest.raises(DigestError, match="not the file that the release pins"):
+        fetcher.fetch(artifact(good, "0" * 128))
+
+
+def test_without_a_pin_it_must_be_allowed(fetcher: Fetcher) -> None:
+    with pytest.raises(FetchError, match="has no pinned digest"):
+        fetcher.fetch(artifact(None))
+    fetched = fetcher.fetch(artifact(None), allow_unpinned=True)
+    assert not fetched.pinned
+    assert fetched.sha256 == hashlib.sha256(DATA).hexdigest()
+
+
+def test_a_file_that_is_not_there(fetcher: Fetcher, tmp_path: Path) -> None:
+    (tmp_path / "local" / "a.tar.gz").rename(tmp_path / "local" / "b.tar.gz")
+    with pytest.raises(FetchError, match="not in the cache"):
+        fetcher.fetch(artifact(hashlib.sha256(DATA).hexdigest()))

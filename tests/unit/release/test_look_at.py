@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Looking at a toolchain from inside gives what looking from outside gives."""
+"""A toolchain is looked at in the same way in every place."""
 
 from __future__ import annotations
 

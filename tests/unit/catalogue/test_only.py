@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A release cut down to one enclave says of that one what the whole says, and nothing else."""
+"""A release cut down to some enclaves says of these what the whole says, and nothing else."""
 
 from __future__ import annotations
 
@@ -37,10 +37,19 @@ def test_every_enclave_of_the_catalogue_can_be_cut_out(release: object, name: st
     )
 
 
-def test_an_unknown_enclave_is_named() -> None:
-    release = next(iter(CATALOGUE.releases.values()))
-    with pytest.raises(CatalogueError, match="has no enclave 'zzz'; it has "):
-        release.only(["zzz"])
+def test_a_release_with_some_of_its_enclaves() -> None:
+    release = CATALOGUE.release("sgx-2.25-dcap-1.22")
+    chosen = release.only(["qve", "pce", "qve"])
+    assert [(e.name, e.required) for e in chosen.enclaves] == [("qve", True), ("pce", True)]
+    assert chosen.unpinned == release.unpinned
+    with pytest.raises(CatalogueError, match="has no enclave 'x'"):
+        release.only(["pce", "x"])
+
+
+def test_the_version_of_an_enclaves_package() -> None:
+    release = CATALOGUE.release("sgx-2.25-dcap-1.22")
+    found = {enclave.name: enclave.component for enclave in release.enclaves}
+    assert found == {"pce": "sgx", "ide": "dcap", "qe3": "dcap", "tdqe": "dcap", "qve": "dcap"}
 
 
 def test_what_is_handed_on_is_enough_and_no_more() -> None:
