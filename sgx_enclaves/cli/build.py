@@ -7,6 +7,7 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Optional
 
@@ -21,9 +22,8 @@ from sgx_enclaves.cli.arguments import (
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
     answer,
+    answer_report,
     note,
-    out_json,
-    out_report,
     print_or_write,
     progress,
     write_output,
@@ -102,10 +102,8 @@ def build(args: argparse.Namespace) -> int:
     for enclave in manifest.enclaves if args.apart else ():
         if enclave.built:
             set_apart(args.into, manifest, enclave.name)
-    if args.json:
-        out_json(manifest.as_dict())
-    else:
-        out_report(filled("build.txt", manifest=manifest, into=args.into).rstrip("\n"))
+    report = partial(filled, "build.txt", manifest=manifest, into=args.into)
+    answer_report(args, manifest.as_dict(), report)
     if not manifest.complete:
         return 2
     return int(manifest.reproducible is False)
@@ -130,10 +128,7 @@ def check_built(args: argparse.Namespace) -> int:
     manifest = load_built(args.directory).manifest
     refused = _refusals(manifest, args.allow_unpinned) if args.designated else []
     text = filled("built.txt", manifest=manifest, refused=refused)
-    if args.json:
-        out_json({"refused": refused, "manifest": manifest.as_dict()})
-    else:
-        out_report(text.rstrip("\n"))
+    answer_report(args, {"refused": refused, "manifest": manifest.as_dict()}, lambda: text)
     if args.output is not None and not refused:
         make_folder(Path(args.output).parent)
         write_output(args, text.encode(), *args.directory.rglob("*"))
@@ -217,7 +212,7 @@ def toolchain(args: argparse.Namespace) -> int:
     root = None if args.root is None else str(args.root)
     if args.action == "lock":
         text = dump_lock(BuildrootLock(tuple(_installed(root))))
-        print_or_write(args, text.rstrip("\n"), *inputs)
+        print_or_write(args, text, *inputs)
         return 0
     if args.action == "check" and args.lock is not None:
         lock = parse_lock(read_file(args.lock, _LOCK_LIMIT), args.lock)

@@ -16,7 +16,7 @@ import stat
 import sys
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.files import sha256_of, system_errors, write_file
@@ -98,6 +98,16 @@ def answer(args: argparse.Namespace, plain: Mapping[str, object], lines: Iterabl
         out_json(plain)
     else:
         out(*lines)
+
+
+def answer_report(
+    args: argparse.Namespace, plain: Mapping[str, object], report: Callable[[], str]
+) -> None:
+    """Print a result: as JSON with `--json`, else as a report, which is made only then."""
+    if args.json:
+        out_json(plain)
+    else:
+        out_report(report().rstrip("\n"))
 
 
 def out_json_error(error: SgxEnclavesError, status: int) -> None:
@@ -186,8 +196,7 @@ def write_and_say(
 
 
 def _written(args: argparse.Namespace, data: bytes) -> dict[str, object]:
-    sha256 = sha256_of(data)
-    return {"file": str(args.output), "size": len(data), "sha256": sha256}
+    return {"file": str(args.output), "size": len(data), "sha256": sha256_of(data)}
 
 
 def print_or_write(
@@ -197,7 +206,7 @@ def print_or_write(
 
     `name` is what the text is called in JSON; without it, it is JSON already.
     """
-    facts: dict[str, object] = {}
+    text, facts = text.rstrip("\n"), dict[str, object]()
     if args.output is not None:
         data = f"{text}\n".encode()
         write_output(args, data, *inputs)

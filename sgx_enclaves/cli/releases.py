@@ -9,6 +9,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from sgx_enclaves.catalogue.draft import Trees, draft_release
@@ -24,10 +25,9 @@ from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher, today
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
     answer,
+    answer_report,
     message,
     note,
-    out_json,
-    out_report,
     print_or_write,
     progress,
     width,
@@ -85,7 +85,7 @@ def releases(args: argparse.Namespace) -> int:
            enclaves that the catalogue allows, and nothing else, the same bytes on every machine.
     """
     if args.action == "new":
-        print_or_write(args, toml_of(_draft(args)).rstrip("\n"), name="toml")
+        print_or_write(args, toml_of(_draft(args)), name="toml")
         return 0
     catalogue = chosen_catalogue(args)
     if args.action == "list":
@@ -95,11 +95,8 @@ def releases(args: argparse.Namespace) -> int:
     release = catalogue.release(args.release)
     if args.action == "show":
         unpinned = _unpinned(catalogue, release)
-        if args.json:
-            out_json({"release": as_plain(release), "unpinned": unpinned})
-        else:
-            text = filled("entry.txt", release=release, unpinned=unpinned, width=width())
-            out_report(text.rstrip("\n"))
+        report = partial(filled, "entry.txt", release=release, unpinned=unpinned, width=width())
+        answer_report(args, {"release": as_plain(release), "unpinned": unpinned}, report)
         return 0
     return {"pin": _pin, "check": _check, "repack": _repack}[args.action](args, release)
 
@@ -162,7 +159,7 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
         for enclave, member in own.items():
             pins[f"enclave.{enclave}"] = {"signed_sha256": sha256_of(data[member])}
     text = read_file(release.file, MIB).decode()
-    print_or_write(args, write_pins(text, pins).rstrip("\n"), name="toml")
+    print_or_write(args, write_pins(text, pins), name="toml")
     return status
 
 
@@ -266,7 +263,7 @@ def spec(args: argparse.Namespace) -> int:
         tuple(args.toolchain_package),
         args.allow_unpinned,
     )
-    print_or_write(args, render(request).rstrip("\n"), *args.catalogue, name="spec")
+    print_or_write(args, render(request), *args.catalogue, name="spec")
     return 0
 
 

@@ -20,11 +20,11 @@ from sgx_enclaves.cli.arguments import (
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
     answer,
+    answer_report,
     check_open,
     open_page,
     out,
     out_json,
-    out_report,
     progress,
     write_output,
 )
@@ -76,10 +76,7 @@ def show(args: argparse.Namespace) -> int:
         values = {"image": image, "descriptor": descriptor, "description": description}
         if args.html is not None:
             page = show_html(image, descriptor, description)
-    if args.json:
-        out_json(plain)
-    else:
-        out_report(filled("show.txt", **values).rstrip("\n"))
+    answer_report(args, plain, lambda: filled("show.txt", **values))
     if args.html is not None:
         args.output = args.html
         write_output(args, page.encode(), args.enclave)

@@ -21,12 +21,11 @@ from sgx_enclaves.cli.arguments import (
 from sgx_enclaves.cli.compare import check_report, write_reports
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
+    answer_report,
     check_open,
     message,
     note,
     open_page,
-    out_json,
-    out_report,
     width,
 )
 from sgx_enclaves.errors import InputError
@@ -96,10 +95,7 @@ def verify_release(args: argparse.Namespace) -> int:
         say=note,
     )
     verdict = verified.verdict
-    if args.json:
-        out_json(release_dict(verdict))
-    else:
-        out_report(release_text(verdict, width=width()).rstrip("\n"))
+    answer_report(args, release_dict(verdict), lambda: release_text(verdict, width=width()))
     if args.report is not None:
         folders = [chosen_work_dir(args), chosen_cache_dir(args), args.local]
         folders += [args.built, args.signed, *(path.parent for path in request.repacked.values())]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os.path import basename
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -45,7 +46,7 @@ _PACKAGE = {
 
 def of_comparison(verdict: Verdict) -> Plain:
     """The report of one comparison of files."""
-    name = verdict.policy.enclave or _base(verdict.signed.name).partition(".")[0]
+    name = verdict.policy.enclave or basename(verdict.signed.name).partition(".")[0]
     enclaves = [_compared(name, verdict_dict(verdict))]
     folders = {getattr(verdict, role).name.rpartition("/")[0] for role in ROLES}
     words = (verdict.outcome.value, verdict.headline)
@@ -121,7 +122,7 @@ def _built(manifest: Manifest, catalogue: Catalogue) -> Plain:
 def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
     """The report of `packages`, or of a `scan`, each as `as_json.result_dict` gives it."""
     packages = [
-        named_package(_base(result["file"]), digests_at(result["file"]))
+        named_package(basename(result["file"]), digests_at(result["file"]))
         | {"nevra": result["package"], "verdict": result["outcome"]}
         | {"findings": result["findings"]}
         for result in results
@@ -142,13 +143,13 @@ def _packaged(result: Plain) -> Iterator[Plain]:
         if item["outcome"] is None:
             continue
         path = item["path"]
-        known = {"package": _base(result["file"]), "path": path, "version": version_of(path)}
-        name = item["name"] or _base(path).partition(".")[0]
+        known = {"package": basename(result["file"]), "path": path, "version": version_of(path)}
+        name = item["name"] or basename(path).partition(".")[0]
         if item["verdict"] is not None:
             made = {**_compared(name, item["verdict"], **known), "verdict": item["outcome"]}
         else:
             made = _enclave(name, item["outcome"], item["findings"][0]["message"], **known)
-            made["signed"] = {"name": _base(path), **{k: item[k] for k in ("size", "sha256")}}
+            made["signed"] = {"name": basename(path), **{k: item[k] for k in ("size", "sha256")}}
         yield {**made, "findings": item["findings"] + made["findings"]}
 
 
@@ -239,7 +240,7 @@ def _judged(
     """One enclave as tasks and records of a build system have it."""
     made = _enclave(name, item.verdict, item.cause or words, package=item.rpm, path=item.path)
     made |= {key: getattr(item, key) for key in ("version", "mrenclave", *_SIGNED)}
-    file = _base(str(item.path or getattr(item, "file", name)))
+    file = basename(str(item.path or getattr(item, "file", name)))
     names = (f"{name}.so", file, f"{name}.config.xml")
     for role, called, digest in zip(ROLES, names, (item.built_sha256, signed, config)):
         if digest is not None:
@@ -282,7 +283,7 @@ def _compared(name: str, verdict: Plain, **known: Any) -> Plain:
     """One enclave of which there is a comparison, as `verdict_dict` gives it."""
     made = _enclave(name, verdict["outcome"], verdict["headline"], **known)
     made |= {key: verdict[key] for key in (*_COMPARED, *_LISTS)}
-    made |= {role: {**verdict[role], "name": _base(verdict[role]["name"])} for role in ROLES}
+    made |= {role: {**verdict[role], "name": basename(verdict[role]["name"])} for role in ROLES}
     for block in verdict["blocks"][:1]:
         made |= {key: block[key] for key in _SIGNED}
     return made
@@ -297,7 +298,3 @@ def _enclave(name: str, verdict: str, headline: str, **known: Any) -> Plain:
 
 def _file_of(name: str, data: bytes) -> Plain:
     return {"name": name, "size": len(data), "sha256": sha256_of(data)}
-
-
-def _base(path: str) -> str:
-    return path.rsplit("/", 1)[-1]
