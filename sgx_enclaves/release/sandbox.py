@@ -359,6 +359,11 @@ def choose_isolation(*, allow_none: bool = False) -> tuple[Isolation, str]:
 
     A BuildError where none is possible, unless the user allows that.
     """
+    if not os.path.exists("/proc/self/mountinfo"):
+        raise BuildError(
+            "/proc is not mounted, so nothing can be built here",
+            hint="in a chroot: `mount -t proc proc DIR/proc` before entering DIR",
+        )
     isolation, reason = best_isolation()
     if isolation is Isolation.NONE and not allow_none:
         raise BuildError(

@@ -241,6 +241,14 @@ def test_without_isolation_nothing_is_built_unless_asked_for(
     assert "bubblewrap" in reason
 
 
+def test_without_proc_nothing_is_built_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is mounted in a scratch directory could not be seen when that is removed."""
+    monkeypatch.setattr("sgx_enclaves.release.sandbox.os.path.exists", lambda _path: False)
+    with pytest.raises(BuildError, match="/proc is not mounted") as caught:
+        choose_isolation(allow_none=True)
+    assert "mount -t proc" in str(caught.value)
+
+
 def test_where_no_new_proc_may_be_mounted_the_machines_is_shown(
     best: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
