@@ -304,27 +304,38 @@ def release_html(
 def report_summary(report: Mapping[str, Any], form: str) -> str:
     """A report for programs in short: `md`, a table for a review, or `xml`, JUnit's for CI."""
 
-    def why(enclave: Mapping[str, Any]) -> list[str]:
-        against = [f for f in enclave["findings"] if f["severity"] != "note"]
+    def against(told: Mapping[str, Any], start: str = "") -> list[str]:
+        findings = [f for f in told["findings"] if f["severity"] != "note"]
         details = ("expected", "found")
         words = [
-            ", ".join([f["message"], *(f"{part} {f[part]}" for part in details if f[part])])
-            for f in against
+            start + ", ".join([f["message"], *(f"{part} {f[part]}" for part in details if f[part])])
+            for f in findings
         ]
+        return list(dict.fromkeys(words))
+
+    def why(enclave: Mapping[str, Any]) -> list[str]:
         same = enclave["verdict"] == Outcome.IDENTICAL.value
-        return list(dict.fromkeys(words)) or ([] if same else [enclave["headline"]])
+        return against(enclave) or ([] if same else [enclave["headline"]])
 
     name = report["release"]["name"] if report["release"] else report["kind"]
     weaker = report["verdict"] == "identical" and report["reproducible"] is False
     verdict = f"{report['verdict']}{', not reproducible' if weaker else ''}".upper()
-    return filled(
-        f"report.{form}",
-        title=f"{verdict}: {name}: {report['claim']}",
-        name=name,
-        report=report,
-        needed=[enclave for enclave in report["enclaves"] if enclave["required"]],
-        why=why,
-    )
+    title = f"{verdict}: {name}: {report['claim']}"
+    # of the whole, and of what no enclave was found in
+    found = [
+        words
+        for package in report["packages"]
+        for words in against(package, f"{package['file']}: ")
+    ]
+    found += against(report)
+    cases = [(name, "verdict", report["verdict"], "; ".join([title, *found]))]
+    for enclave in report["enclaves"]:
+        own = enclave["verdict"]
+        state = own if enclave["required"] or own == Outcome.IDENTICAL.value else "not required"
+        case = (enclave["package"] or name, enclave["path"] or enclave["name"])
+        cases.append((*case, state, "; ".join(why(enclave))))
+    values = {"title": title, "name": name, "report": report, "cases": cases}
+    return filled(f"report.{form}", **values, found=found, why=why)
 
 
 # --- texts of a build system ---

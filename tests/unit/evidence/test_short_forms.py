@@ -51,13 +51,24 @@ def test_a_table_for_reviews(folder: Path) -> None:
 
 def test_junit_for_ci(folder: Path) -> None:
     suite = ElementTree.fromstring(report_summary(mixed(folder), "xml"))  # noqa: S314  (our own)
-    assert suite.attrib == {"name": "demo", "tests": "4", "failures": "1", "errors": "1"}
+    assert suite.attrib == {"name": "demo", "tests": "5", "failures": "2", "errors": "1"}
     tags = [[part.tag for part in case] for case in suite]
-    assert tags == [[], ["failure"], ["error"], ["skipped"]]
-    assert 'found y"' in suite[1][0].attrib["message"]
+    assert tags == [["failure"], [], ["failure"], ["error"], ["skipped"]]
+    assert 'found y"' in suite[2][0].attrib["message"]
+
+
+def test_what_speaks_against_the_whole_though_not_against_an_enclave(folder: Path) -> None:
+    """A package that cannot be read, facts that are not pinned: CI must see them, too."""
+    report = json.loads((folder / "report/report.json").read_text())
+    package = {"file": "broken.rpm", "findings": [{**FINDING, "message": "it is truncated"}]}
+    report.update(verdict="unverifiable", packages=[package])
+    suite = ElementTree.fromstring(report_summary(report, "xml"))  # noqa: S314  (our own)
+    assert suite.attrib == {"name": "comparison", "tests": "2", "failures": "0", "errors": "1"}
+    assert "broken.rpm: it is truncated" in suite[0][0].attrib["message"]
+    assert "- found: broken.rpm: it is truncated" in report_summary(report, "md")
 
 
 def test_they_stand_beside_the_report(folder: Path) -> None:
     assert (folder / "report/report.md").read_text().startswith("**IDENTICAL: comparison: ")
     suite = ElementTree.parse(folder / "report/report.xml").getroot()  # noqa: S314  (our own)
-    assert suite.attrib == {"name": "comparison", "tests": "1", "failures": "0", "errors": "0"}
+    assert suite.attrib == {"name": "comparison", "tests": "2", "failures": "0", "errors": "0"}
