@@ -130,13 +130,10 @@ def _repacked(values: list[str], release: Release) -> dict[str, Path]:
 
 def _write_reports(verified: verify.Verified, plain: dict[str, Any], folder: Path) -> None:
     """Write the verdict in every form into `folder`, and each enclave's beside."""
-    pictures = {}
-    for enclave in verified.verdict.enclaves:
-        ours = verified.built.files.get(enclave.name)
-        theirs = verified.signed.files.get(enclave.name)
-        if enclave.verdict is not None and ours is not None and theirs is not None:
-            files = (ours.unsigned, theirs.data)
-            pictures[enclave.name] = write_reports(enclave.verdict, folder / enclave.name, *files)
+    pictures = {
+        name: write_reports(verdict, folder / name, *files)
+        for name, verdict, *files in verified.compared()
+    }
     write_report(folder, plain, manifest=verified.manifest)
     for name, text in {
         "release.txt": release_text(verified.verdict),

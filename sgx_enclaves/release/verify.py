@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -117,6 +117,13 @@ class Verified:
     signed: SignedFiles
     toolchains: Mapping[str, ToolchainRecord]
     manifest: Optional[Manifest] = None
+
+    def compared(self) -> Iterator[tuple[str, Verdict, bytes, bytes]]:
+        """Of each enclave that was compared: name, verdict, our bytes, the vendor's."""
+        for item in self.verdict.enclaves:
+            ours, theirs = self.built.files.get(item.name), self.signed.files.get(item.name)
+            if item.verdict is not None and ours is not None and theirs is not None:
+                yield item.name, item.verdict, ours.unsigned, theirs.data
 
 
 def verify_release(

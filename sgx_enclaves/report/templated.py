@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.enclave import metadata, sigstruct
@@ -43,6 +43,9 @@ from sgx_enclaves.report.text import (
     shorten,
     table,
 )
+
+if TYPE_CHECKING:
+    from sgx_enclaves.gate.collect import Combined
 
 # The picture of a file: its width, how many bars it has, how high they are, and how they are
 # hatched. Height and hatching say the same as colour, and no bar is too thin to be seen: on a
@@ -299,6 +302,17 @@ def release_html(
         report=report,
         date=date,
     )
+
+
+def combined_html(combined: Combined, report: Mapping[str, Any], date: str = "") -> str:
+    """What the tasks of a build system say of a build, in short; their own pages have the rest."""
+    said: dict[str, Sequence[str]] = {
+        word: [f"{a.enclave}: {a.claim}" for a in combined.answers if a.verdict == outcome.value]
+        for outcome, word in zip(Outcome, _SAID)
+    }
+    said["Not proved"] = report["not_proved"]
+    claim = f"each signed enclave of {combined.nvr or combined.release} {_SAME}"
+    return filled("combined.html", combined=combined, claim=claim, said=said, date=date)
 
 
 def report_summary(report: Mapping[str, Any], form: str) -> str:

@@ -70,6 +70,11 @@ def koji_errors() -> Iterator[None]:
         ) from error
 
 
+def today() -> str:
+    """In UTC, as pages have it."""
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+
+
 def despite_deadlocks(call: Callable[..., Any], *arguments: Any) -> Any:
     """Call the hub; again, when its database ended the call because of a deadlock.
 

@@ -39,9 +39,9 @@ from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
 from sgx_enclaves.gate.record import CATALOGUE
 from sgx_enclaves.gate.subjects import built_together, enclaves_to_verify, release_of
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.report.templated import filled
+from sgx_enclaves.report.templated import combined_html, filled
 
-from .task_base import HTML, LOG, REPORT, TEXT, X86_64, SgxTask, despite_deadlocks
+from .task_base import HTML, LOG, REPORT, TEXT, X86_64, SgxTask, despite_deadlocks, today
 
 
 class SgxEnclavesTask(SgxTask):
@@ -143,9 +143,10 @@ class SgxEnclavesTask(SgxTask):
         }
         release = {"name": name, "sha256": digest, "origin": origin}
         reports = self._reports(combined)
-        report_sha256 = self.upload_report(of_build(combined, release, buildroot, reports))
+        plain = of_build(combined, release, buildroot, reports)
+        report_sha256 = self.upload_report(plain)
         self.upload(TEXT, filled("combined.txt", combined=combined))
-        self.upload(HTML, filled("combined.html", combined=combined))
+        self.upload(HTML, combined_html(combined, plain, today()))
         record = None
         unread = [package.name for package in combined.packages if package.digests is None]
         if unread:

@@ -24,6 +24,7 @@ from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
 from sgx_enclaves.evidence.facts import digests_at, named_package, of_file, of_release
+from sgx_enclaves.explain.picture import picture_of
 from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.arguments import (
     CHILD,
@@ -56,7 +57,7 @@ from sgx_enclaves.report.text import release_text, verdict_text
 
 from .buildroot import KojiBuildroot
 from .provenance import take_unsigned
-from .task_base import HTML, REPORT, TEXT, X86_64, SgxTask
+from .task_base import HTML, REPORT, TEXT, X86_64, SgxTask, today
 
 LOCK, TOOLCHAIN = "buildroot_lock.json", "toolchain.json"
 _MAX_LOCK = 64 * MIB
@@ -139,8 +140,9 @@ class SgxEnclaveTask(SgxTask):
             )
             found.append((enclave, verdict, self._compare_packages(enclave, verdict, built)))
         verified = replace(verified, verdict=self._doubted(verified.verdict))
-        self._upload(verified, [file for *_, files in found for file in files])
-        report = self._report(verified, found)
+        plain = self._report(verified, found)
+        self._upload(verified, [file for *_, files in found for file in files], plain)
+        report = self.upload_report(plain, verified.manifest)
         return [self._answer(*one, verified, report) for one in found]
 
     def _read_lock(self) -> None:
@@ -211,7 +213,9 @@ class SgxEnclaveTask(SgxTask):
             return [item.locked for item in self.buildroot.packages()]
         return self.origin.buildroot if self.origin is not None else ()
 
-    def _upload(self, verified: Verified, files: Sequence[FileVerdict]) -> None:
+    def _upload(
+        self, verified: Verified, files: Sequence[FileVerdict], report: dict[str, Any]
+    ) -> None:
         """Everything that was made or compared."""
         upload = self.upload
         for ours in verified.built.files.values():
@@ -236,43 +240,43 @@ class SgxEnclaveTask(SgxTask):
                 upload(f"{name}.json", json.dumps(verdict_dict(item.comparison)))
                 upload(f"{name}.html", verdict_html(item.comparison))
         upload(TEXT, release_text(verified.verdict))
-        upload(HTML, release_html(verified.verdict))
+        pictures = {
+            name: picture_of(verdict, *both) for name, verdict, *both in verified.compared()
+        }
+        upload(HTML, release_html(verified.verdict, pictures, report, today()))
 
     def _report(
         self,
         verified: Verified,
         found: Sequence[tuple[Enclave, ReleaseVerdict, Sequence[FileVerdict]]],
-    ) -> str:
-        """Upload the report for programs; returns its digest."""
+    ) -> dict[str, Any]:
+        """The report for programs."""
         verdict = overall(file.subject for *_, files in found for file in files)
         digest = self.asked.get("release_sha256")
-        return self.upload_report(
-            of_release(
-                verified,
-                self.release,
-                self.catalogue,
-                kind="koji",
-                folders=[self.workdir, self.config.cache],
-                verdict=verdict.value,
-                reproducible=verified.verdict.reproducible and not verdict.exit_status,
-                release={"name": self.release.name, "sha256": digest, "origin": "its parent task"},
-                buildroot={
-                    "build_tag": str(self.buildroot.build_tag),
-                    "repo_id": self.asked["repo_id"],
-                    "packages_sha256": packages_digest(self._packages()),
-                    "lock_sha256": self.lock_sha256,
-                },
-                packages=[
-                    named_package(name, digests_at(str(path))) for name, path in self.rpms.items()
-                ],
-                files=[
-                    of_file(enclave.name, file)
-                    for enclave, _, files in found
-                    for file in files
-                    if file.subject.rpm is not None
-                ],
-            ),
-            verified.manifest,
+        return of_release(
+            verified,
+            self.release,
+            self.catalogue,
+            kind="koji",
+            folders=[self.workdir, self.config.cache],
+            verdict=verdict.value,
+            reproducible=verified.verdict.reproducible and not verdict.exit_status,
+            release={"name": self.release.name, "sha256": digest, "origin": "its parent task"},
+            buildroot={
+                "build_tag": str(self.buildroot.build_tag),
+                "repo_id": self.asked["repo_id"],
+                "packages_sha256": packages_digest(self._packages()),
+                "lock_sha256": self.lock_sha256,
+            },
+            packages=[
+                named_package(name, digests_at(str(path))) for name, path in self.rpms.items()
+            ],
+            files=[
+                of_file(enclave.name, file)
+                for enclave, _, files in found
+                for file in files
+                if file.subject.rpm is not None
+            ],
         )
 
     def _upload_signatures(self, name: str, signed: bytes) -> None:
@@ -324,8 +328,11 @@ def _with_uploaded_logs(verified: Verified) -> Verified:
     """The same, with each log under the name that it has in the task's output."""
 
     def renamed(finding: Finding) -> Finding:
-        hint = _LOG.sub(r"step-\1 of this task", finding.hint) if finding.hint else finding.hint
-        return replace(finding, hint=hint)
+        message, hint = (
+            text and _LOG.sub(r"step-\1 of this task", text)
+            for text in (finding.message, finding.hint)
+        )
+        return replace(finding, message=str(message), hint=hint)
 
     enclaves = tuple(
         replace(item, findings=tuple(renamed(finding) for finding in item.findings))

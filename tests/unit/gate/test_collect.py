@@ -23,7 +23,7 @@ from sgx_enclaves.gate.collect import (
 from sgx_enclaves.gate.inspect import PackageFacts, RpmDigests, SignedFile
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.gate.subjects import RPM, VENDOR, Subject
-from sgx_enclaves.report.templated import filled
+from sgx_enclaves.report.templated import combined_html, filled
 
 RELEASE = "cd" * 32
 FILE = "ef" * 32
@@ -234,10 +234,12 @@ def test_people_read_the_same() -> None:
     assert words.startswith("DIFFERS: x-1-1 against release demo: pce: <b>byte 5</b>; ide: died")
     assert "/lib/libsgx_pce.signed.so.1.2 of x-1-1.x86_64.rpm" in words
     assert "1a" * 32 in words
-    page = filled("combined.html", combined=combined)
+    page = combined_html(combined, {"not_proved": ["that <b>"]})
     assert '<h1 class="differs">x-1-1: differs</h1>' in page
     assert "&lt;b&gt;byte 5" in page
     assert "<b>" not in page
+    for part in ("Refuted:</dt><dd>pce: not so.", "Not decided:", "that &lt;b&gt;"):
+        assert part in page
 
 
 def test_one_lock_must_pin_all_buildroots() -> None:
@@ -268,4 +270,4 @@ def test_a_buildroot_that_anybody_may_fill(
 )
 def test_an_identical_that_is_not_reproducible_is_not_green(reproducible: bool, mood: str) -> None:
     combined = combine("demo", "x-1-1", [answer("pce", reproducible=reproducible)], [package()])
-    assert f"<h1 {mood}>" in filled("combined.html", combined=combined)
+    assert f"<h1 {mood}>" in combined_html(combined, {"not_proved": ["that <b>"]})
