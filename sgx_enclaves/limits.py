@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from dataclasses import field, replace
+from typing import Any
 
+from sgx_enclaves.errors import LimitError
 from sgx_enclaves.plain import record
 
 MIB = 1 << 20
@@ -34,6 +36,13 @@ class Limits:
     layout_entries: int = 1 << 19
     hashed_bytes: int = 1 << 34
     config_size: int = MIB
+
+
+def at_most(most: int, found: int, message: str, unit: str = "", **where: Any) -> None:
+    """Refuse what is more than it may be, by a LimitError with both numbers and their unit."""
+    if found > most:
+        expected, there = (f"{number} {unit}".rstrip() for number in (most, found))
+        raise LimitError(message, expected=f"at most {expected}", found=there, **where)
 
 
 DEFAULT_LIMITS = Limits()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Optional
+from typing import Optional
 
 from sgx_enclaves.enclave.verdict import NOT_PROVED, Difference, Finding, Outcome, Severity, Verdict
 from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
@@ -65,7 +65,8 @@ class Judgement:
         # blanks: where that is ambiguous, nothing is withdrawn.
         if result is None or subject.blanks or self._namesakes[subject.name, subject.arch] > 1:
             return
-        good = [e for e in result.enclaves if is_verified(e) or is_sound_unsigned(e)]
+        # Of an unsigned enclave that can be read, there is nothing else to prove.
+        good = [e for e in result.enclaves if is_verified(e) or not (e.signed or e.exit_status)]
         paths = {path for e in good for path in (e.path, *e.links)}
         # A damaged package has proved nothing, whatever its enclaves look like.
         if paths and not any(f.severity is not Severity.NOTE for f in result.findings):
@@ -125,11 +126,6 @@ def is_verified(enclave: EnclaveResult) -> bool:
         and enclave.verdict.outcome is Outcome.IDENTICAL
         and not enclave.exit_status
     )
-
-
-def is_sound_unsigned(enclave: EnclaveResult) -> bool:
-    """Whether it is an unsigned enclave that can be read: there is nothing else to prove."""
-    return not enclave.signed and not enclave.exit_status
 
 
 def _worded(finding: Finding, path: str, verdict: Optional[Verdict] = None) -> Report:
@@ -200,7 +196,9 @@ def withdraw(
         level = match["level"]
         output.printed_messages[level] -= 1
         output.score -= int(match["badness"] or _own_badness(output, match["id"], level))
-        _count_as_filtered(output)
+        # From rpmlint 2.5 or so.
+        if hasattr(output, "filtered_out"):
+            output.filtered_out += 1
     output.results[:] = kept
 
 
@@ -209,9 +207,3 @@ def _own_badness(output: Output, issue: str, level: str) -> int:
     if issue in output.badness:
         return int(output.badness[issue])
     return 1 if level == "E" else 0
-
-
-def _count_as_filtered(output: Any) -> None:
-    # From rpmlint 2.5 or so.
-    if hasattr(output, "filtered_out"):
-        output.filtered_out += 1

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from xml.parsers.expat import errors
 
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
-from sgx_enclaves.errors import ConfigError, LimitError
-from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.errors import ConfigError
+from sgx_enclaves.limits import DEFAULT_LIMITS, Limits, at_most
 from sgx_enclaves.plain import record
 
 ROOT = "EnclaveConfiguration"
@@ -134,13 +134,8 @@ class Config:
                 that is no number; the message names the line.
             LimitError: the file is too large.
         """
-        if len(data) > limits.config_size:
-            raise LimitError(
-                "the configuration is too large",
-                file=name,
-                expected=f"at most {limits.config_size} bytes",
-                found=f"{len(data)} bytes",
-            )
+        message = "the configuration is too large"
+        at_most(limits.config_size, len(data), message, "bytes", file=name)
         return cls(_Reader(name).read(data), name)
 
 

@@ -37,7 +37,7 @@ from sgx_enclaves.enclave.elf_headers import (
     parse_segments,
 )
 from sgx_enclaves.errors import FormatError, LimitError, SgxEnclavesError, SigningError
-from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.limits import DEFAULT_LIMITS, Limits, at_most
 from sgx_enclaves.plain import record, some
 
 DT_PLTRELSZ = 2
@@ -86,12 +86,7 @@ class EnclaveImage:
             LimitError: the file or a table in it is larger than `limits`.
         """
         try:
-            if len(data) > limits.file_size:
-                raise LimitError(
-                    "the file is too large for an enclave",
-                    expected=f"at most {limits.file_size} bytes",
-                    found=f"{len(data)} bytes",
-                )
+            at_most(limits.file_size, len(data), "the file is too large for an enclave", "bytes")
             header = parse_header(data)
             segments = parse_segments(data, header, limits)
             sections = parse_sections(data, header, limits)

@@ -17,9 +17,9 @@ from sgx_enclaves.enclave.sigstruct import (
     SECINFO_X,
     spell_rights,
 )
-from sgx_enclaves.errors import FormatError, LimitError
+from sgx_enclaves.errors import FormatError
 from sgx_enclaves.files import kind_of
-from sgx_enclaves.limits import Limits
+from sgx_enclaves.limits import Limits, at_most
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure, StructureT, raw, uint
 
@@ -181,8 +181,7 @@ def parse_header(data: bytes) -> ElfHeader:
 def _table(
     kind: type[StructureT], what: str, data: bytes, offset: int, count: int, limit: int
 ) -> list[StructureT]:
-    if count > limit:
-        raise LimitError(f"too many {what}", expected=f"at most {limit}", found=str(count))
+    at_most(limit, count, f"too many {what}")
     end = offset + count * kind.SIZE
     if end > len(data):
         raise FormatError(
@@ -299,13 +298,8 @@ def parse_note(data: bytes, sections: tuple[Section, ...], limits: Limits) -> tu
             expected="sgx_metadata",
             found=name.rstrip(b"\0").decode("ascii", "replace"),
         )
-    if size > limits.descriptor_size:
-        raise LimitError(
-            "the metadata area is too large",
-            offset=start,
-            expected=f"at most {limits.descriptor_size} bytes",
-            found=f"{size} bytes",
-        )
+    message = "the metadata area is too large"
+    at_most(limits.descriptor_size, size, message, "bytes", offset=start)
     align = max(1, section.sh_addralign)
     exact = offset + size - start
     rounded = -(-exact // align) * align

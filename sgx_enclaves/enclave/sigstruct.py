@@ -392,7 +392,10 @@ class Identity:
                 f"ISVSVN {sigstruct.isvsvn}: {level or 'no level'}",
                 "ship the newer enclave",
             )
-        attributes, mask = (_halves(text) for text in (self.attributes, self.attributes_mask))
+        attributes, mask = (
+            (_number(text[:16]), _number(text[16:]))
+            for text in (self.attributes, self.attributes_mask)
+        )
         for field, checked_by, wanted, fixed in (
             ("attributes_flags", "attributemask_flags", attributes[0], mask[0]),
             ("attributes_xfrm", "attributemask_xfrm", attributes[1], mask[1]),
@@ -431,7 +434,3 @@ class Identity:
 
 def _number(text: str) -> int:
     return int.from_bytes(bytes.fromhex(text), "little")
-
-
-def _halves(text: str) -> tuple[int, int]:
-    return _number(text[:16]), _number(text[16:])

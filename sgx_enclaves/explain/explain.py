@@ -16,7 +16,7 @@ from typing import Optional
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import METADATA_SECTION
-from sgx_enclaves.enclave.metadata import Block, Descriptor
+from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.verdict import (
@@ -199,7 +199,8 @@ class Explainer:
             yield self._in_metadata(common, len(ours), "tail", False)
 
     def _fields_of(self, ours: bytes, theirs: bytes, start: int, end: int) -> Iterator[Difference]:
-        blocks = self._naming_blocks()
+        both = (self._vendor, self._regenerated)
+        blocks = next((side.blocks for side in both if side is not None and side.blocks), ())
         position = start
         while position < end:
             if ours[position] == theirs[position]:
@@ -211,10 +212,6 @@ class Explainer:
                 stop -= 1
             yield self._in_metadata(position, stop, field.label(position), field.measured)
             position = stop
-
-    def _naming_blocks(self) -> tuple[Block, ...]:
-        of_vendor = self._vendor.blocks if self._vendor is not None else ()
-        return of_vendor or (self._regenerated.blocks if self._regenerated is not None else ())
 
     def _in_metadata(self, start: int, end: int, field: str, measured: bool) -> Difference:
         ours = self._regenerated.descriptor if self._regenerated is not None else b""

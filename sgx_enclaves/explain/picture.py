@@ -148,14 +148,10 @@ def _dumps(ours: bytes, theirs: bytes, differences: Sequence[Difference]) -> Ite
             continue
         first = difference.start - difference.start % _LINE
         for offset in range(max(first, done + 1), difference.end, _LINE)[:_LINES]:
-            left, right = (_cells(data[offset : offset + _LINE]) for data in (ours, theirs))
-            yield Dump(offset, left, right)
+            lines = (data[offset : offset + _LINE] for data in (ours, theirs))
+            cells = ([f"{b:02x}" for b in line] + [None] * (_LINE - len(line)) for line in lines)
+            yield Dump(offset, *map(tuple, cells))
             done = offset
-
-
-def _cells(line: bytes) -> tuple[Optional[str], ...]:
-    cells: list[Optional[str]] = [f"{byte:02x}" for byte in line]
-    return tuple(cells + [None] * (_LINE - len(line)))
 
 
 def _listings(

@@ -188,12 +188,9 @@ def _grouped(claims: Sequence[tuple[str, str]], between: str = " ") -> str:
     )
 
 
-def _weight(subject: Subject) -> int:
-    return (IDENTICAL, UNVERIFIABLE, DIFFERS).index(subject.verdict)
-
-
 def _worst(answer: Answer) -> Optional[Subject]:
-    ordered = sorted(answer.subjects, key=lambda s: (_weight(s), s.origin == RPM))
+    weight = (IDENTICAL, UNVERIFIABLE, DIFFERS).index
+    ordered = sorted(answer.subjects, key=lambda s: (weight(s.verdict), s.origin == RPM))
     return ordered[-1] if ordered else None
 
 

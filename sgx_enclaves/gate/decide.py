@@ -326,7 +326,7 @@ def plain(reasons: Iterable[str]) -> tuple[str, ...]:
 
 
 def _package_mismatches(facts: PackageFacts, record: Record) -> Iterator[str]:
-    entry = record.package(facts.name)
+    entry = next((p for p in record.rpms if p.name == facts.name), None)
     if entry is None:
         yield f"{facts.name} was not there when the build was verified"
         return
@@ -354,7 +354,7 @@ def _enclave_mismatches(facts: PackageFacts, record: Record) -> Iterator[str]:
 
     In a record with another verdict enclaves may be missing: it opens nothing.
     """
-    recorded = record.enclaves_of(facts.name)
+    recorded = {e.path: e for e in record.enclaves if e.rpm == facts.name}
     for file in facts.signed:
         enclave = recorded.pop(file.path, None)
         if enclave is None:

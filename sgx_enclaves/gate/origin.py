@@ -136,20 +136,19 @@ def judge_origin(
         against += wrong
     buildroot = sorted({c for package in history.packages for c in package.components}, key=str)
     return OriginJudgement(
-        tuple(_objection(*words) for words in against),
+        tuple(
+            Finding(code, Severity.UNVERIFIABLE, message, None, None, expected, found, _NEXT)
+            for code, message, expected, found in against
+        ),
         f"proved: {'; '.join(proved)}. Not proved: {'; '.join(opened)}",
         _digest(history, buildroot),
         tuple(buildroot),
     )
 
 
+_NEXT = "name a build of the reproducible package that this build system has made"
 # Code, message, expected, found.
 Words = tuple[str, str, str, str]
-
-
-def _objection(code: str, message: str, expected: str, found: str) -> Finding:
-    hint = "name a build of the reproducible package that this build system has made"
-    return Finding(code, Severity.UNVERIFIABLE, message, expected=expected, found=found, hint=hint)
 
 
 def _made_elsewhere(history: BuildHistory) -> Iterator[Words]:

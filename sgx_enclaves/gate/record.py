@@ -117,14 +117,6 @@ class Record:
     lock_sha256: Optional[str] = None
     partial: bool = False
 
-    def package(self, name: str) -> Optional[RecordedPackage]:
-        """What it says about a package; None when it does not name it."""
-        return next((p for p in self.rpms if p.name == name), None)
-
-    def enclaves_of(self, rpm: str) -> dict[str, RecordedEnclave]:
-        """Path to enclave, of one package."""
-        return {e.path: e for e in self.enclaves if e.rpm == rpm}
-
     def as_mapping(self) -> dict[str, Any]:
         """Plain data, as `read_record` takes it."""
         mapping: dict[str, Any] = as_plain(self)

@@ -27,7 +27,7 @@ from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sigstruct import check_sigstruct
 from sgx_enclaves.errors import FormatError, LimitError, PackageError, SgxEnclavesError
-from sgx_enclaves.limits import Limits, measuring_limits
+from sgx_enclaves.limits import Limits, at_most, measuring_limits
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.librpm import FileKind, PackageFile
 from sgx_enclaves.rpm.payload import PayloadFile
@@ -324,8 +324,9 @@ def enclaves_among(
         if file.kind is not FileKind.FILE or (member.is_linked and not member.has_content):
             continue
         if configs and file.path.endswith(CONFIG_SUFFIX):
-            data = _hold(package, member, package.limits.enclave.config_size)
-            yield ConfigFile(file.path, data)
+            limit, message = package.limits.enclave.config_size, f"{file.path!r} is too large"
+            at_most(limit, file.size, message, "bytes", file=package.file)
+            yield ConfigFile(file.path, b"".join(member.chunks()))
             continue
         links = [f.path for f in member.links]
         named = any(is_in_enclave_folder(path) for path in (file.path, *links))
@@ -387,17 +388,6 @@ def _require_no_metadata(
             file=package.file,
             expected=f"at most {package.limits.enclave.file_size} bytes",
         )
-
-
-def _hold(package: Package, member: PayloadFile, limit: int) -> bytes:
-    if member.file.size > limit:
-        raise LimitError(
-            f"{member.file.path!r} is too large",
-            file=package.file,
-            expected=f"at most {limit} bytes",
-            found=f"{member.file.size} bytes",
-        )
-    return b"".join(member.chunks())
 
 
 def _judged(

@@ -58,8 +58,10 @@ def evidence(provides: Iterable[str], files: Iterable[str]) -> Iterator[Evidence
             yield Evidence(provide, name, state != "unsigned")
     for path in files:
         # Most paths are done with here.
-        if ".so" in path and is_enclave_path(path):
-            yield Evidence(path, pinned_name(path), SIGNED_SUFFIX in _base(path))
+        if ".so" in path:
+            name, signed = pinned_name(path), SIGNED_SUFFIX in _base(path)
+            if signed or name is not None or is_in_enclave_folder(path):
+                yield Evidence(path, name, signed)
 
 
 def contains_enclaves(provides: Iterable[str], files: Iterable[str]) -> bool:
@@ -81,13 +83,6 @@ def is_suspect(provides: Iterable[str], files: Iterable[str]) -> bool:
 def contains_signed_enclaves(provides: Iterable[str], files: Iterable[str]) -> bool:
     """Whether a package claims to contain a signed enclave; see `evidence`."""
     return any(found.signed for found in evidence(provides, files))
-
-
-def is_enclave_path(path: str) -> bool:
-    """Whether a file of this path claims to be an enclave, or is loaded as one."""
-    return (
-        is_in_enclave_folder(path) or SIGNED_SUFFIX in _base(path) or pinned_name(path) is not None
-    )
 
 
 def is_in_enclave_folder(path: str) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sgx_enclaves.errors import RecordError
 from sgx_enclaves.gate import record as record_module
 from sgx_enclaves.gate.record import parse_time, read_record, record_from_json, time_text
-from tests.support.records import RPM, A, Place, changed, enclave, package, record
+from tests.support.records import A, Place, changed, enclave, package, record
 
 
 def test_a_good_record_comes_back_as_it_was() -> None:
@@ -26,10 +26,6 @@ def test_a_good_record_comes_back_as_it_was() -> None:
     assert [mapping.pop(name) for name in new] == [None, None, None, None, False]
     assert mapping == {k: v for k, v in record().items() if k != "enclaves"}
     assert record_from_json(read.as_json()) == read
-    assert read.package(RPM) == read.rpms[0]
-    assert read.package("y.rpm") is None
-    assert read.enclaves_of(RPM) == {read.enclaves[0].path: read.enclaves[0]}
-    assert read.enclaves_of("y.rpm") == {}
 
 
 def test_what_may_be_unknown_of_one_that_is_not_identical() -> None:
