@@ -1,1 +1,0 @@
-exec unshare -m --propagation private bash -c 'mount -t proc proc /tmp/real/bullseye/proc; exec chroot /tmp/real/bullseye /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/bin:/sbin:/usr/sbin HOME=/root LANG=C.UTF-8 COLUMNS=100 PYTHONPATH=/prod5:/opt/site python3 -m sgx_enclaves "$@"' n "$@"
