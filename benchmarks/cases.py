@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.scan import rates
+from benchmarks.scan import rates, run
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
@@ -119,18 +118,12 @@ def compare_process() -> list[Result]:
         ]
         reference = [sys.executable, "-c", "import cryptography.hazmat.primitives.asymmetric.rsa"]
         ours, theirs = [], []
-        _run(command)
+        run(*command)
         # Alternate, so that both see the same machine.
         for _ in range(3 * ROUNDS):
-            theirs.append(_best(lambda: _run(reference), 1))
-            ours.append(_best(lambda: _run(command), 1))
+            theirs.append(_best(lambda: run(*reference), 1))
+            ours.append(_best(lambda: run(*command), 1))
     return [Result("compare / import of rsa, whole processes", min(ours) / min(theirs), 3)]
-
-
-def _run(command: list[str]) -> None:
-    """Run a program as an installed one runs: with its modules compiled."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
 def signed_pair(folder: Path, data: bytes) -> tuple[Path, Path, Path]:

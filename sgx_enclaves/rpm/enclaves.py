@@ -221,9 +221,12 @@ def is_debug_file(data: bytes) -> bool:
 
 def may_carry_enclaves(package: Package) -> bool:
     """Whether the header alone gives a reason to read the payload; see `is_suspect`."""
-    return package.header.mentions(HINTS) and is_suspect(
-        package.header.all("PROVIDENAME", str),
-        (file.path for file in package.files if file.kind is not FileKind.DIRECTORY),
+    if not package.header.mentions(HINTS):
+        return False
+    provides = package.header.all("PROVIDENAME", str)
+    # Few of those whose paths have such letters are suspect, and all of a file list takes time.
+    return is_suspect(provides, package.paths) and is_suspect(
+        provides, (file.path for file in package.files if file.kind is not FileKind.DIRECTORY)
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ _ALGORITHMS = {
     **{12: "sha3_256", 14: "sha3_512"},
 }
 _GHOST = 1 << 6
+# Where a part may be empty or begin with a dot.
+_PERHAPS_ODD = re.compile(r"/[/.]|/\Z").search
 
 
 @record
@@ -136,7 +139,7 @@ class Package:
     def files(self) -> tuple[PackageFile, ...]:
         """All files, in the header's order."""
         header = self.header
-        paths = self._paths()
+        paths = self.paths
         sizes = "LONGFILESIZES" if "LONGFILESIZES" in header else "FILESIZES"
         names = (sizes, "FILEMODES", "FILEFLAGS", "FILEINODES", "FILEDEVICES")
         numbers = [header.all(name, int) for name in names]
@@ -156,7 +159,9 @@ class Package:
         self._check_claims(files)
         return tuple(files)
 
-    def _paths(self) -> list[str]:
+    @functools.cached_property
+    def paths(self) -> list[str]:
+        """The path of each file, in the header's order."""
         names = self.header.all("BASENAMES", str)
         folders = self.header.all("DIRNAMES", str)
         indexes = self.header.all("DIRINDEXES", int)
@@ -175,7 +180,10 @@ class Package:
                     expected=f"at most {self.limits.path_size} bytes, "
                     f"{self.limits.paths_size} in all",
                 )
-            paths.append(self._safe(folders[index] + name))
+            path = folders[index] + name
+            # Most paths are done with here.
+            is_plain = path.startswith("/") and not self.is_source and not _PERHAPS_ODD(path)
+            paths.append(path if is_plain else self._safe(path))
         if len(set(paths)) != len(paths):
             raise self.header.wrong("a path is in the package twice", "each path once")
         return paths
@@ -253,7 +261,9 @@ def open_package(
         stream = open_regular(path)
     with stream:
         size = os.fstat(stream.fileno()).st_size
-        yield _read_headers(stream, path, size, limits), stream
+        with system_errors(path, "cannot be read", error=PackageError):
+            package = _read_headers(stream, path, size, limits)
+        yield package, stream
 
 
 def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) -> Package:
@@ -343,10 +353,9 @@ def _read_header(stream: BinaryIO, file: str, limits: PackageLimits) -> Header:
 def _take(stream: BinaryIO, size: int, file: str, *, all_of_it: bool = True) -> bytes:
     """The next bytes; memory grows with what is there."""
     parts = []
-    with system_errors(file, "cannot be read", error=PackageError):
-        while size > 0 and (part := stream.read(min(size, MIB))):
-            parts.append(part)
-            size -= len(part)
+    while size > 0 and (part := stream.read(min(size, MIB))):
+        parts.append(part)
+        size -= len(part)
     if size and all_of_it:
         raise truncated(file, stream.tell() + size, stream.tell())
     return b"".join(parts)
