@@ -204,7 +204,7 @@ def mislabelled(
     claimed = version_of(enclave.path)
     # Without a reference that says more, the releases that the package provides are all there is.
     right = [known] if known else [file for file in releases.values() if file]
-    called = f"{enclave.path} is called another version than the enclave that it was built as"
+    called = f"the name has another version than the enclave was built as: {enclave.path}"
     if claimed is not None and any(not f"{file}.".startswith(f"{claimed}.") for file in right):
         wrong.append(_mislabelled(called, " or ".join(right), claimed))
     elif claimed is not None and pinned_name(enclave.path) and _is_older(label, claimed):
@@ -218,7 +218,7 @@ def mislabelled(
         if text not in (label, known) and (known is None or file != known)
     ]
     if doubtful and (label or (known and any(releases.values()))):
-        provides = f"{enclave.path} is provided as another version than it was built as"
+        provides = f"it is provided as another version than it was built as: {enclave.path}"
         expected = f"{label}, as the reference has it" if label else f"a release with {known}"
         wrong.append(_mislabelled(provides, f"{start}) = {expected}", ", ".join(doubtful)))
     elif doubtful:
@@ -243,7 +243,7 @@ def another_file(enclave: EnclaveResult, label: str, version: Optional[str]) -> 
         yield Finding(
             "file-not-pinned",
             Severity.DIFFERS,
-            f"{enclave.path} is another file than the {version} that the catalogue pins",
+            f"another file than the {version} that the catalogue pins: {enclave.path}",
             expected=f"SHA-256 {digest}",
             found=f"SHA-256 {enclave.sha256}",
             hint="take the vendor's own file; --any-file accepts another one on purpose",
@@ -304,7 +304,7 @@ def not_permitted(packed: PackedEnclave, accepted: frozenset[str]) -> Iterable[F
         yield Finding(
             "not-permitted",
             Severity.DIFFERS,
-            f"{packed.path} is the enclave {name}, which must not be shipped",
+            f"the enclave {name} must not be shipped: {packed.path}",
             expected="no such enclave in the package",
             found=name,
             hint=f"leave it out; --permit {name} accepts it on purpose",
@@ -320,7 +320,7 @@ def named_as_another(packed: PackedEnclave) -> Iterator[Finding]:
             yield Finding(
                 "named-as-another",
                 Severity.DIFFERS,
-                f"{link} has the name of the enclave {name}, and leads to {packed.path}",
+                f"a link with the name of the enclave {name} leads to {packed.path}: {link}",
                 expected=own or "no enclave's name",
                 found=name,
                 hint="remove the link",
@@ -349,7 +349,7 @@ def of_file_list(package: Package) -> Iterator[Finding]:
         yield Finding(
             "link-leaves-package",
             Severity.UNVERIFIABLE,
-            f"{link.path} leads to a file that is not in the package: {link.target!r}",
+            f"a link leads to a file that is not in the package: {link.path}",
             expected="a link to an enclave of this package",
             found=link.target,
         )
@@ -359,7 +359,7 @@ def of_file_list(package: Package) -> Iterator[Finding]:
             yield Finding(
                 "enclave-missing",
                 Severity.UNVERIFIABLE,
-                f"{file.path} has an enclave's name, but its content is not in the package",
+                f"the content of a file with an enclave's name is not in the package: {file.path}",
                 expected="an enclave in the package",
                 found="a %ghost" if file.ghost else file.kind.value,
             )
