@@ -95,6 +95,23 @@ def test_a_page_fits_asks_for_nothing_and_is_accessible(
     context.close()
 
 
+@pytest.mark.parametrize("name", ["identical", "differs", "release"])
+def test_a_page_is_printed_whole_and_black_on_white(
+    browser: Any, pages: dict[str, Path], name: str
+) -> None:
+    """A sheet of A4 has 720 of these pixels; on a screen this page is dark."""
+    context = browser.new_context(viewport={"width": 720, "height": 900}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(pages[name].as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") == 720
+    colour = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(colour) == "rgb(255, 255, 255)"
+    page.emulate_media(media="screen")
+    assert page.evaluate(colour) == "rgb(21, 23, 26)"
+    context.close()
+
+
 def test_no_script_runs_in_a_page(browser: Any, pages: dict[str, Path], tmp_path: Path) -> None:
     text = pages["identical"].read_text().replace("</main>", "<script>document.title='!'</script>")
     (tmp_path / "page.html").write_text(text)
