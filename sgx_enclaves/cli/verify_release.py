@@ -52,7 +52,7 @@ enclaves:ENCLAVE*  which of its enclaves; by default those that it requires deci
 @place
 --allow-unpinned  accept files and policies that the release does not pin; the report says so
 --all  build and compare the enclaves too that the release does not require
---jobs N  how many to make, and to compare, at once; by default as many as processors
+--jobs N  how many to make at once; by default as many as processors
 ready-made stages:
 --built DIR  our enclaves: libsgx_FILE.so, libsgx_FILE.config.xml, and manifest.json if there is
 --signed DIR  the vendor's files: libsgx_FILE.signed.so

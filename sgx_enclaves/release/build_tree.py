@@ -70,7 +70,7 @@ class BuildRequest:
         route: which way the trees are made; see `Build.along`.
         source_dir: a ready-made tree to build from instead of the pinned sources.
         twice: build a second time, otherwise, and compare.
-        jobs: makes, and comparisons, that may run at once.
+        jobs: makes that may run at once.
         processors: how many a step may use; it stands for `{jobs}` in its command.
         make_timeout: seconds for each enclave's make.
         keep: keep the trees.

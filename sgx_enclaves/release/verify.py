@@ -7,22 +7,16 @@ the bytes in each run, so that nothing that lies on a disk can pass for one.
 
 from __future__ import annotations
 
-import multiprocessing
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Union
+from typing import Optional
 
 from sgx_enclaves.catalogue.records import Enclave, Release, policy_of
 from sgx_enclaves.enclave.compare import compare
-from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict, finding_of
-from sgx_enclaves.errors import InputError, SgxEnclavesError, UnsupportedError
+from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.explain.explain import explained
-from sgx_enclaves.files import can_have_workers, end_with_parent
 from sgx_enclaves.release.build import build_inputs, build_trees, plan_trees, trees_name
 from sgx_enclaves.release.build_tree import BuildRequest, TreeInputs, TreePlan
 from sgx_enclaves.release.fetch import Fetched, Fetcher
@@ -63,7 +57,6 @@ from sgx_enclaves.release.toolchain import (
     require_lock,
 )
 from sgx_enclaves.release.vendor import (
-    NamedData,
     SignedFiles,
     fetch_sources,
     signed_of_archives,
@@ -158,8 +151,10 @@ def verify_release(
         theirs = signed_of_archives(
             release, fetcher, log, request.repacked, allow_unpinned=request.allow_unpinned
         )
-    verdicts = _compare_all(release, ours, theirs, request.jobs, log)
-    results = [_result(enclave, ours, theirs, verdicts) for enclave in release.enclaves]
+    verdicts = _compare_all(release, ours, theirs, log)
+    results = [
+        _result(enclave, ours, theirs, verdicts.get(enclave.name)) for enclave in release.enclaves
+    ]
     unproved = [
         result.name
         for result in results
@@ -408,72 +403,40 @@ def _facts_of_build(name: str, use: ToolchainUse, built: Optional[Built]) -> Bui
     return BuildFacts(name, kind, use.name, tuple(words), route=tree.route if tree else "")
 
 
-Verdicts = Mapping[str, Union[Verdict, Finding]]
-
-
-def _compare(built: BuiltEnclave, signed: NamedData, policy: Policy) -> Verdict:
-    names = (unsigned_name(built.file), signed.name, config_name(built.file))
-    verdict = compare(built.unsigned, signed.data, built.config, policy, names=names)
-    symbols = built.unstripped
-    return explained(verdict, built.unsigned, signed.data, built.config, symbols=symbols)
-
-
 def _compare_all(
-    release: Release, ours: Files[BuiltEnclave], theirs: SignedFiles, jobs: int, log: StageLog
-) -> Verdicts:
-    """A verdict for each enclave that is there twice, or why its comparison did not end."""
-    pairs = {
-        enclave.name: (ours.files[enclave.name], theirs.files[enclave.name], policy_of(enclave))
+    release: Release, ours: Files[BuiltEnclave], theirs: SignedFiles, log: StageLog
+) -> dict[str, Verdict]:
+    """A verdict for each enclave that is there twice."""
+    pairs = [
+        (enclave, ours.files[enclave.name], theirs.files[enclave.name])
         for enclave in release.enclaves
         if enclave.name in ours.files and enclave.name in theirs.files
-    }
-    verdicts: dict[str, Union[Verdict, Finding]] = {}
+    ]
+    verdicts: dict[str, Verdict] = {}
     if not pairs:
         log.skip("compare", "no enclave is there twice, built and signed")
         return verdicts
-    workers = min(jobs, len(pairs)) if can_have_workers() else 1
     with log.stage("compare") as stage:
-        if workers <= 1:
-            verdicts.update({name: _compare(*pair) for name, pair in pairs.items()})
-        else:
-            verdicts.update(_compare_at_once(pairs, workers))
-        outcomes = [v.outcome for v in verdicts.values() if isinstance(v, Verdict)]
-        same = outcomes.count(Outcome.IDENTICAL)
-        stage.detail = f"{same} of {len(pairs)} are identical, {max(1, workers)} at once"
-    return verdicts
-
-
-def _compare_at_once(
-    pairs: Mapping[str, tuple[BuiltEnclave, NamedData, Policy]], workers: int
-) -> Verdicts:
-    verdicts: dict[str, Union[Verdict, Finding]] = {}
-    # a fork is quick, but must not meet another thread
-    method = "fork" if threading.active_count() == 1 else "forkserver"
-    context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-        futures = {name: pool.submit(_compare, *pair) for name, pair in pairs.items()}
-        for name, future in futures.items():
-            try:
-                verdicts[name] = future.result()
-            except (BrokenProcessPool, OSError, MemoryError):
-                error = UnsupportedError(
-                    "the comparison's process ended early",
-                    hint="is there enough memory? --jobs 1 needs the least",
-                )
-                verdicts[name] = finding_of(error, "compare-failed")
+        for enclave, built, signed in pairs:
+            names = (unsigned_name(built.file), signed.name, config_name(built.file))
+            files = (built.unsigned, signed.data, built.config)
+            verdict = compare(*files, policy_of(enclave), names=names)
+            verdicts[enclave.name] = explained(verdict, *files, symbols=built.unstripped)
+        same = [verdict.outcome for verdict in verdicts.values()].count(Outcome.IDENTICAL)
+        stage.detail = f"{same} of {len(pairs)} are identical"
     return verdicts
 
 
 def _result(
-    enclave: Enclave, ours: Files[BuiltEnclave], theirs: SignedFiles, verdicts: Verdicts
+    enclave: Enclave,
+    ours: Files[BuiltEnclave],
+    theirs: SignedFiles,
+    verdict: Optional[Verdict],
 ) -> EnclaveOutcome:
     refused_by = ""
     findings: tuple[Finding, ...] = ()
-    verdict = verdicts.get(enclave.name)
     blocked = [r[enclave.name] for r in (ours.refused, theirs.refused) if enclave.name in r]
-    if isinstance(verdict, Finding):
-        refused_by, findings, verdict = "compare", (verdict,), None
-    elif verdict is None and blocked:
+    if verdict is None and blocked:
         refused_by = blocked[0][0]
         findings = tuple(finding for _stage, reasons in blocked for finding in reasons)
     elif verdict is None:
