@@ -159,12 +159,18 @@ def _escaped(code: int) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+_AS_THEY_ARE = frozenset({str, int, bool, float, type(None)})
+
+
 def as_plain(value: object) -> Any:
     """Plain data of records, enumerations, bytes (in hexadecimal), paths, containers of them."""
+    # Most of all values.
+    if type(value) in _AS_THEY_ARE:
+        return value
     plain: Any
     if isinstance(value, enum.Enum):
         plain = as_plain(value.value)
-    elif value is None or isinstance(value, (bool, int, float, str)):
+    elif isinstance(value, (int, float, str)):
         plain = value
     elif isinstance(value, (bytes, bytearray, memoryview)):
         plain = value.hex()

@@ -89,7 +89,8 @@ def out_json(plain: Mapping[str, object]) -> None:
     import json
 
     versioned = plain if "schema_version" in plain else {"schema_version": 1, **plain}
-    out(*json.dumps(versioned, indent=2).split("\n"))
+    # Of what a terminal would not print, JSON escapes all but DEL.
+    _write(json.dumps(versioned, indent=2).replace("\x7f", "\\u007f") + "\n")
 
 
 def answer(args: argparse.Namespace, plain: Mapping[str, object], lines: Iterable[str]) -> None:

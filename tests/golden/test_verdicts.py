@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from sgx_enclaves.cli.output import out
 from tests.enclaves.compiled import have_toolchain
 from tests.golden import enclaves
 from tests.golden.enclaves import Pair
@@ -57,10 +58,15 @@ def summary(output: Output) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def _described_here() -> Iterator[None]:
-    """A child process for each of a thousand descriptions would take most of the time."""
+    """A child process for each of a thousand descriptions, and white space, would take longest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sgx_enclaves.explain.description.in_child", lambda work, **_: work())
+        patch.setattr("sgx_enclaves.cli.output.out_json", _out_compact)
         yield
+
+
+def _out_compact(plain: Mapping[str, object]) -> None:
+    out(json.dumps({"schema_version": 1, **plain}))
 
 
 Outputs = dict[tuple[str, str], Output]

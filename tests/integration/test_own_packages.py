@@ -99,7 +99,9 @@ class Installed:
     @property
     def env(self) -> dict[str, str]:
         """An environment in which Python finds what is installed."""
-        return {"PYTHONPATH": str(self.site), "PYTHONDONTWRITEBYTECODE": "1"}
+        # Compiled once, beside the files that were installed.
+        compiled = self.root.with_name("compiled")
+        return {"PYTHONPATH": str(self.site), "PYTHONPYCACHEPREFIX": str(compiled)}
 
     def python(
         self, code: str, *args: object, env: Optional[dict[str, str]] = None

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.cli.main import VERBS, main, parser_of
-from sgx_enclaves.cli.output import coloured
+from sgx_enclaves.cli.output import coloured, out_json
 from sgx_enclaves.report.text import verdict_text
 from tests.support.keys import mrsigner, private_pem, vendor_key
 from tests.support.signed import signed_enclave
@@ -509,3 +509,11 @@ def test_what_was_written_is_json_too(
     assert plain["size"] == written.stat().st_size
     assert plain["sha256"] == hashlib.sha256(written.read_bytes()).hexdigest()
     assert WRITING[run] <= set(plain)
+
+
+def test_json_is_json_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "a\x7fb\x1b[2J\u202e\n\ud800"
+    out_json({"text": odd})
+    printed = capsys.readouterr().out
+    assert json.loads(printed)["text"] == odd
+    assert printed.isascii() and printed.replace("\n", "").isprintable()
