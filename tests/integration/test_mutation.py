@@ -76,7 +76,9 @@ def _computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: dict[tuple[bytes, bytes], bytes] = {}
     made: dict[object, Regenerated] = {}
 
-    def measured_once(image: EnclaveImage, block: Block, limits: Limits) -> bytes:
+    def measured_once(
+        image: EnclaveImage, block: Block, limits: Limits, known: object = None
+    ) -> bytes:
         key = image.data, block.serialise()
         if key not in measured:
             measured[key] = mrenclave(image, block, limits)
