@@ -73,7 +73,7 @@ def kind_of(start: bytes) -> str:
 
 
 def open_regular(path: str) -> BinaryIO:
-    """Open a file for reading, at once: whatever is none is refused, not waited for."""
+    """Open a regular file; a pipe, a device or a socket is refused at once, and not waited for."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
@@ -267,7 +267,7 @@ def tree_entries(root: Path) -> list[Entry]:
 
 
 def walk(root: str, hint: Optional[str] = None) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `os.walk`; what cannot be read is no directory without files."""
+    """As `os.walk`, but a directory that cannot be read is an error."""
 
     def refuse(problem: OSError) -> None:
         with system_errors(str(problem.filename), "cannot be read", hint=hint):
@@ -289,7 +289,8 @@ def _entry(path: Path, name: str) -> Entry:
         return Entry(DIRECTORY, name, "")
     if stat.S_ISREG(mode):
         return Entry(PROGRAM if mode & stat.S_IXUSR else FILE, name, digest_file(path))
-    raise InputError("neither a file, a directory nor a link", file=str(path))
+    message = "neither a file, a directory nor a link"
+    raise InputError(message, file=str(path), hint="take it out of the tree")
 
 
 def digest_entries(entries: Iterable[Entry]) -> str:

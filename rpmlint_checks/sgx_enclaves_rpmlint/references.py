@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.rpm.librpm import librpm
-from sgx_enclaves.rpm.payload import Installed, OneChild, Opener
+from sgx_enclaves.rpm.payload import Installed, Opener, SharedOpener
 from sgx_enclaves.rpm.presence import enclave_name, stem_of
 from sgx_enclaves.rpm.references import (
     REPRODUCIBLE,
@@ -117,7 +117,7 @@ class Files:
     """The package files on the command line, and which of them others may be compared with."""
 
     def __init__(self, subjects: Sequence[NotedPackage]) -> None:
-        self._opener = OneChild()
+        self._opener = SharedOpener()
         files = [s.file for s in subjects if s.suspect and not s.installed]
         self.neighbours = neighbours_among(files, opener=self._opener)
         first = [reference.name for reference in self.neighbours]

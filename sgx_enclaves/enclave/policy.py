@@ -407,4 +407,5 @@ def _require_agreement(
             found=", ".join(map(str, of_identity)),
         )
     if set(mrsigners) - {identity.mrsigner} or isvprodid not in (None, identity.isvprodid):
-        raise ArgumentError("the identity names another signer or product than the option")
+        message = "the identity names another signer or product than the option"
+        raise ArgumentError(message, hint="leave out one of the two")

@@ -102,7 +102,7 @@ def parse_signatures(data: bytes, regenerated: Regenerated) -> tuple[BlockSignat
     return tuple(signatures)
 
 
-def put_on(regenerated: Regenerated, signatures: Sequence[BlockSignature]) -> bytes:
+def signed_descriptor(regenerated: Regenerated, signatures: Sequence[BlockSignature]) -> bytes:
     """The descriptor with signatures in their places."""
     if len(signatures) != len(regenerated.blocks):
         expected, found = str(len(regenerated.blocks)), str(len(signatures))
@@ -169,7 +169,7 @@ def graft(
     chosen = generation or detect_generation(image)
     regenerated = regenerate(image, Config.parse(config, names[2]), chosen, fips)
     parsed = parse_signatures(signatures, regenerated)
-    result = image.with_descriptor(put_on(regenerated, parsed))
+    result = image.with_descriptor(signed_descriptor(regenerated, parsed))
     verdict = compare(built, result, config, policy, names=names, generation=chosen)
     if verdict.outcome is not Outcome.IDENTICAL:
         worst = next(f for f in verdict.findings if f.severity is not Severity.NOTE)
@@ -246,7 +246,7 @@ def load_public_key(data: bytes, name: str = "key") -> RSAPublicKey:
 
     key = read_public_key(data, name)
     if not isinstance(key, RSAPublicKey):
-        raise SigningError("not an RSA key", file=name, expected=_KEY_WANTED)
+        raise SigningError("not an RSA key", file=name, expected=_KEY_WANTED, hint=_MAKE_KEY)
     _check_key(key, name)
     return key
 
@@ -345,7 +345,7 @@ def sign_with(
             fips = _fips_signature(sigstruct, fips_key) if has_fips else None
             signed[block.sigstruct] = BlockSignature(sigstruct, fips)
         signatures.append(signed[block.sigstruct])
-    return image.with_descriptor(put_on(regenerated, signatures))
+    return image.with_descriptor(signed_descriptor(regenerated, signatures))
 
 
 def signing_data(regenerated: Regenerated, date: int) -> bytes:

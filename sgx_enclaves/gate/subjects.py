@@ -126,8 +126,9 @@ def enclaves_to_verify(
     there = {enclave.name for enclave in found if enclave is not None}
     if not there:
         raise InputError(
-            f"the build has no signed enclave of release {release.name}: "
-            + (", ".join(paths) or "it has none at all")
+            f"the build has no signed enclave of release {release.name}",
+            found=", ".join(paths) or "none at all",
+            hint="name the release that the build is of",
         )
     return [enclave.name for enclave in release.enclaves if enclave.name in there]
 

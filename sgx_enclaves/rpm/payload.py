@@ -162,7 +162,7 @@ def _files(package: Package, pieces: Iterator[bytes]) -> Iterator[PayloadFile]:
             pass
 
 
-class OneChild:
+class SharedOpener:
     """An `Opener` of packages whose payloads one child process unpacks, in the order of `plan`.
 
     A child costs as much as a payload of some megabytes. What is read in another order, or
@@ -250,7 +250,11 @@ def _check_payload(package: Package, stream: BinaryIO) -> Optional[str]:
     header = package.header
     form = header.one("PAYLOADFORMAT", str) or "cpio"
     if form != "cpio":
-        raise UnsupportedError(f"the payload is of format {form!r}", file=package.file)
+        message, hint = (
+            f"the payload is of format {form!r}",
+            "build the package again: rpmbuild makes cpio",
+        )
+        raise UnsupportedError(message, file=package.file, expected="cpio", hint=hint)
     compressor = header.one("PAYLOADCOMPRESSOR", str)
     if compressor is not None and compressor not in _PACKED:
         raise UnsupportedError(

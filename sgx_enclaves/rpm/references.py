@@ -183,7 +183,8 @@ class PackageReference:
         for wanted in fitting:
             found = enclaves.get(wanted)
             if found is None:
-                raise InputError("the package has changed while it was read", file=self.name)
+                message = "the package has changed while it was read"
+                raise InputError(message, file=self.name, hint="check it again")
             if found.problem is not None:
                 raise found.problem
             config = config_for(wanted, configs, only_enclave=len(self._enclaves) == 1)

@@ -29,9 +29,9 @@ from sgx_enclaves.enclave.sign import (
     load_key,
     mrsigner_of,
     parse_signatures,
-    put_on,
     sign,
     sign_with,
+    signed_descriptor,
     signing_data,
     unsigned,
 )
@@ -277,7 +277,7 @@ def test_signatures_are_taken_off_and_put_back(fips: int, key: rsa.RSAPrivateKey
     stored = b"".join(s.serialise() for s in signatures)
     assert len(stored) == 2 * (1808 + 772 * fips)
     assert parse_signatures(stored, regenerated) == signatures
-    assert put_on(regenerated, signatures) == descriptor
+    assert signed_descriptor(regenerated, signatures) == descriptor
 
 
 def test_signatures_that_do_not_fit(key: rsa.RSAPrivateKey) -> None:
@@ -291,9 +291,9 @@ def test_signatures_that_do_not_fit(key: rsa.RSAPrivateKey) -> None:
             parse_signatures(signature.serialise().ljust(size, b"\0")[:size], regenerated)
     for signatures in ([], [signature, signature]):
         with pytest.raises(GraftError, match="not as many signatures"):
-            put_on(regenerated, signatures)
+            signed_descriptor(regenerated, signatures)
     with pytest.raises(GraftError, match="needs a FIPS signature"):
-        put_on(regenerated, [replace(signature, fips=None)])
+        signed_descriptor(regenerated, [replace(signature, fips=None)])
 
 
 @pytest.mark.parametrize(
@@ -314,4 +314,4 @@ def test_a_signature_for_other_metadata_is_refused(
     (signature,) = extract(Descriptor.parse(descriptor))
     other = replace(signature, sigstruct=replace(signature.sigstruct, **{field: value}))
     with pytest.raises(GraftError, match=f"for another enclave: {field} of its SIGSTRUCT"):
-        put_on(regenerated, [other])
+        signed_descriptor(regenerated, [other])

@@ -13,7 +13,7 @@ import pytest
 
 from sgx_enclaves.errors import InputError, PackageDamagedError, PackageError, SgxEnclavesError
 from sgx_enclaves.rpm.librpm import HEADER_MAGIC
-from sgx_enclaves.rpm.payload import Installed, OneChild, Opener, packed
+from sgx_enclaves.rpm.payload import Installed, Opener, SharedOpener, packed
 from sgx_enclaves.rpm.references import PackageReference
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
@@ -102,7 +102,7 @@ def test_one_child_for_several_packages(
     forks: list[int] = []
     fork = os.fork
     monkeypatch.setattr(os, "fork", lambda: forks.append(1) or fork())  # type: ignore[func-returns-value]
-    opener = OneChild()
+    opener = SharedOpener()
     with contextlib.closing(opener):
         for path in contents:
             with opener(path):
@@ -120,7 +120,7 @@ def test_a_damaged_package_does_not_hide_others(tmp_path: Path, where: int) -> N
     data = bytearray(Path(first).read_bytes())
     data[where] ^= 1
     Path(first).write_bytes(data)
-    opener = OneChild()
+    opener = SharedOpener()
     with contextlib.closing(opener):
         for path in (first, *others):
             with opener(path):
