@@ -19,7 +19,7 @@ from typing import Any, Optional, Union
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
 from sgx_enclaves.files import kind_of
-from sgx_enclaves.limits import ArchiveLimits
+from sgx_enclaves.limits import ArchiveLimits, at_most
 from sgx_enclaves.plain import record
 
 BLOCK = 512
@@ -307,12 +307,8 @@ class TarStream:
             self._seen[member.name] = member.kind
 
     def _bound(self) -> None:
-        if len(self._seen) >= self._limits.members:
-            raise LimitError(
-                "the archive has too many members",
-                file=self._reader.file,
-                expected=f"at most {self._limits.members}",
-            )
+        message, file = "the archive has too many members", self._reader.file
+        at_most(self._limits.members, len(self._seen) + 1, message, file=file)
 
     def _check_link(self, member: Member) -> None:
         target = member.target

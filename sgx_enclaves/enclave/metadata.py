@@ -17,8 +17,8 @@ from typing import ClassVar, NamedTuple, Optional, Union
 
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, U64_MAX
 from sgx_enclaves.enclave.sigstruct import SECINFO_TCS, FipsSignature, Sigstruct
-from sgx_enclaves.errors import FormatError, LimitError, UnsupportedError
-from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
+from sgx_enclaves.errors import FormatError, UnsupportedError
+from sgx_enclaves.limits import DEFAULT_LIMITS, Limits, at_most
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure, StructureT, raw, uint
 
@@ -439,12 +439,8 @@ class Descriptor:
         position = 0
         magic = MAGIC.to_bytes(8, "little")
         while data[position : position + 8] == magic:
-            if len(blocks) == limits.metadata_blocks:
-                raise LimitError(
-                    "too many metadata blocks",
-                    offset=position,
-                    expected=f"at most {limits.metadata_blocks}",
-                )
+            message, count = "too many metadata blocks", len(blocks) + 1
+            at_most(limits.metadata_blocks, count, message, offset=position)
             block = Block.parse(data, position)
             blocks.append(block)
             position += block.header.size

@@ -341,12 +341,8 @@ def enclaves_among(
             yield EmbeddedEnclaves(file.path, within)
             continue
         enclaves += 1
-        if enclaves > package.limits.enclaves:
-            raise LimitError(
-                "the package has too many enclaves",
-                file=package.file,
-                expected=f"at most {package.limits.enclaves}",
-            )
+        message = "the package has too many enclaves"
+        at_most(package.limits.enclaves, enclaves, message, file=package.file)
         if symbolic is None:
             symbolic = Links(package).to_files()
         for path in (file.path, *links):

@@ -28,7 +28,7 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
     UnsupportedError,
 )
-from sgx_enclaves.limits import PackageLimits
+from sgx_enclaves.limits import PackageLimits, at_most
 from sgx_enclaves.plain import record
 
 if TYPE_CHECKING:
@@ -130,13 +130,7 @@ class Header:
         """All numbers or texts of a tag; none when it is not there."""
         number = _number(tag)
         count = self._counts.get(number, 0)
-        if count > self._limits.items:
-            raise LimitError(
-                f"tag {tag} has too many items",
-                file=self.file,
-                expected=f"at most {self._limits.items}",
-                found=str(count),
-            )
+        at_most(self._limits.items, count, f"tag {tag} has too many items", file=self.file)
         found = self.parsed[number] if count else []
         values = tuple(found) if isinstance(found, list) else (found,)
         if set(map(type, values)) - {kind}:

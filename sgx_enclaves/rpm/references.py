@@ -19,12 +19,11 @@ from sgx_enclaves.enclave.policy import pin_for_file
 from sgx_enclaves.errors import (
     CatalogueError,
     InputError,
-    LimitError,
     PackageError,
     SgxEnclavesError,
 )
 from sgx_enclaves.files import read_file, walk
-from sgx_enclaves.limits import DEFAULT_LIMITS
+from sgx_enclaves.limits import DEFAULT_LIMITS, at_most
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.enclaves import (
     CONFIG_SUFFIX,
@@ -165,8 +164,8 @@ class PackageReference:
                     raise _no_reference(path, _NEVER_WHY, f"Provides {provide.name}")
             files = [file.path for file in files_with_content(package)]
         self._enclaves = [f for f in files if _may_be_unsigned(f)]
-        if sum(f.endswith(CONFIG_SUFFIX) for f in files) > _CONFIGS:
-            raise LimitError("too many config.xml files", file=path, expected=f"at most {_CONFIGS}")
+        configs = sum(f.endswith(CONFIG_SUFFIX) for f in files)
+        at_most(_CONFIGS, configs, "too many config.xml files", file=path)
         if not self._enclaves:
             raise _no_reference(path, "no unsigned enclave is in it", "none")
 
@@ -221,16 +220,11 @@ class PackageReference:
         return _items_of(self)
 
     def _read(self) -> Iterator[Item]:
-        left = limit = self._package.limits.reference
+        message, total = "the enclaves of the package are too large for a reference", 0
         with self._opener(self.name) as (package, members):
             for item in enclaves_among(package, members, configs=True):
-                left -= 0 if isinstance(item, EmbeddedEnclaves) else len(item.data)
-                if left < 0:
-                    raise LimitError(
-                        "the enclaves of the package are too large for a reference",
-                        file=self.name,
-                        expected=f"at most {limit} bytes",
-                    )
+                total += 0 if isinstance(item, EmbeddedEnclaves) else len(item.data)
+                at_most(package.limits.reference, total, message, "bytes", file=self.name)
                 if isinstance(item, PackedEnclave) and item.signed:
                     raise _no_reference(self.name, _NEVER_WHY, f"{item.path} is signed")
                 yield item
@@ -318,12 +312,7 @@ def _files_below(path: str) -> Iterator[str]:
     for folder, folders, files in walk(path):
         folders.sort()
         count += len(files)
-        if count > _FOLDER_ENTRIES:
-            raise LimitError(
-                "too many files in the reference folder",
-                file=path,
-                expected=f"at most {_FOLDER_ENTRIES}",
-            )
+        at_most(_FOLDER_ENTRIES, count, "too many files in the reference folder", file=path)
         for name in sorted(files):
             file = os.path.join(folder, name)
             # Of a file and its links, one is enough.

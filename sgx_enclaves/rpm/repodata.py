@@ -23,9 +23,9 @@ from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves.child import Send, pieces_from_child
 from sgx_enclaves.decompress import BoundedReader
-from sgx_enclaves.errors import LimitError, RepodataError, UnsupportedError
+from sgx_enclaves.errors import RepodataError, UnsupportedError
 from sgx_enclaves.files import DigestedStream, read_file, system_errors
-from sgx_enclaves.limits import MIB, ArchiveLimits
+from sgx_enclaves.limits import MIB, ArchiveLimits, at_most
 from sgx_enclaves.plain import printable, record
 from sgx_enclaves.rpm.presence import HINTS, contains_enclaves, is_suspect
 
@@ -259,12 +259,7 @@ class _Reader:
         for block in self._blocks(source):
             hinted = _hinted(block)
             self._parse(lambda text, *rest: parse(text, *rest, None, 0), block, keep, source)
-            if len(found) > self._limits.packages:
-                raise LimitError(
-                    "too many packages",
-                    file=source.path,
-                    expected=f"at most {self._limits.packages}",
-                )
+            at_most(self._limits.packages, len(found), "too many packages", file=source.path)
         return found
 
     def _parse(self, parse: Any, block: bytes, use: Any, source: _Source) -> None:
@@ -300,12 +295,8 @@ class _Reader:
                 yield data[: end + len(_END)]
                 data = data[end + len(_END) :]
             searched = max(0, len(data) - len(_END))
-            if len(data) > self._limits.element:
-                raise LimitError(
-                    "too much is said about one package",
-                    file=path,
-                    expected=f"at most {self._limits.element} bytes",
-                )
+            message = "too much is said about one package"
+            at_most(self._limits.element, len(data), message, "bytes", file=path)
             more = reader.read(self._limits.block)
             if not more:
                 break
