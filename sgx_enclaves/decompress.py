@@ -16,11 +16,11 @@ import importlib
 import lzma
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable, Optional, Protocol, Union
+from typing import Any, Callable, Optional, Union
 
 from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
 from sgx_enclaves.files import Readable
-from sgx_enclaves.limits import MIB, ArchiveLimits
+from sgx_enclaves.limits import MIB, ArchiveLimits, at_most
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # As much as the zstd program itself takes by default.
@@ -51,19 +51,9 @@ _STREAMS = 1024
 _FRAMES = 1 << 20
 
 
-class _Decoder(Protocol):
-    """What zlib's and lzma's decompressors have in common."""
-
-    @property
-    def eof(self) -> bool:
-        """Whether the stream is complete."""
-
-    @property
-    def unused_data(self) -> bytes:
-        """Input behind the end of the stream."""
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        """Unpack at most so many bytes."""
+# What the decompressors have in common: `eof`, `unused_data`, and `decompress(data, max_length)`.
+_Decoder = Any
+_BOMB = "this looks like a decompression bomb"
 
 
 def _drain(decoder: _Decoder, data: bytes) -> Iterator[bytes]:
@@ -118,12 +108,7 @@ class _Packed:
         except OSError as error:
             raise ArchiveError(f"cannot be read: {error.strerror}", file=self._file) from None
         self.consumed += len(data)
-        if self.consumed > self._limit:
-            raise LimitError(
-                "the archive is too large",
-                file=self._file,
-                expected=f"at most {self._limit} bytes",
-            )
+        at_most(self._limit, self.consumed, "the archive is too large", "bytes", file=self._file)
         return data
 
 
@@ -168,13 +153,8 @@ class BoundedReader:
 
     def _count(self, chunk: bytes) -> bytes:
         self.produced += len(chunk)
-        if self.produced > self._limits.total_size:
-            raise LimitError(
-                "the archive unpacks to more than it may",
-                file=self.file,
-                expected=f"at most {self._limits.total_size} bytes",
-                hint="this looks like a decompression bomb",
-            )
+        most, message = self._limits.total_size, "the archive unpacks to more than it may"
+        at_most(most, self.produced, message, "bytes", file=self.file, hint=_BOMB)
         if (
             self.produced > self._limits.ratio_grace
             and self.produced > self._packed.consumed * self._limits.ratio
@@ -184,7 +164,7 @@ class BoundedReader:
                 file=self.file,
                 expected=f"at most {self._limits.ratio} bytes for a packed byte",
                 found=f"{self.produced} bytes from {self._packed.consumed}",
-                hint="this looks like a decompression bomb",
+                hint=_BOMB,
             )
         return chunk
 
@@ -226,12 +206,7 @@ class BoundedReader:
         most = _FRAMES if kind == "zstd" else _STREAMS
         while pending:
             streams += 1
-            if streams > most:
-                raise LimitError(
-                    f"the archive has too many {kind} streams",
-                    file=self.file,
-                    expected=f"at most {most}",
-                )
+            at_most(most, streams, f"the archive has too many {kind} streams", file=self.file)
             decoder = make()
             try:
                 while not decoder.eof:
