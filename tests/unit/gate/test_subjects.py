@@ -94,7 +94,7 @@ def test_which_enclaves_are_verified() -> None:
     assert enclaves_to_verify(RELEASE, [pce], ["ide"], True) == ["ide"]
     with pytest.raises(CatalogueError, match="has no enclave 'zzz'"):
         enclaves_to_verify(RELEASE, [], ["zzz"], False)
-    with pytest.raises(InputError, match="it has none at all"):
+    with pytest.raises(InputError, match="none at all"):
         enclaves_to_verify(RELEASE, [], None, True)
     with pytest.raises(InputError, match=r"libsgx_other\.signed\.so"):
         enclaves_to_verify(RELEASE, ["/l/libsgx_other.signed.so"], None, True)
