@@ -125,13 +125,13 @@ _COMPILERS = (
         lambda side: ", ".join(side.description.producers) or None,
     ),
     Trace("compiler-comment", f"the compilers name themselves {_IN_BOTH}", _TOOLCHAIN, _comment),
-    Trace(
-        "comment-section",
-        "",
-        "strip both alike: Intel's makefiles use --remove-section=.comment",
-        _comment,
-        "a section .comment ({})",
-    ),
+)
+_COMMENT_SECTION = Trace(
+    "comment-section",
+    "",
+    "strip both alike: Intel's makefiles use --remove-section=.comment",
+    _comment,
+    "a section .comment ({})",
 )
 _TEXT_RELOCATIONS = Trace(
     "text-relocations",
@@ -207,7 +207,8 @@ def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Itera
         for trace in traces:
             yield from trace.cause(ours, theirs)
 
-    yield from differing(_INTERPRETER)
+    # Other compilers have other link steps too.
+    yield from differing(*_COMPILERS, _INTERPRETER)
     # Where both have one, it differs because something else does.
     follows = ours.description.build_id is not None and theirs.description.build_id is not None
     if not follows:
@@ -218,7 +219,7 @@ def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Itera
     yield from _only_sections(ours, theirs, bool(linker))
     options = [] if linker else list(differing(*_LINK_OPTIONS))
     yield from options
-    yield from differing(*_COMPILERS)
+    yield from differing(_COMMENT_SECTION)
     mitigations = list(_mitigation(ours, theirs))
     yield from mitigations
     yield from differing(_TEXT_RELOCATIONS)

@@ -115,6 +115,9 @@ def test_another_compiler(folder: Path, case: Case) -> None:
     if shutil.which("clang") is None:
         pytest.skip("no clang")
     assert "other-compiler" in causes(case, enclave(folder, "clang", *PLAIN, compiler="clang"))
+    ours = Case.of(enclave(folder, "named", *PLAIN, strip=False).read_bytes())
+    other = enclave(folder, "clang", *PLAIN, compiler="clang", strip=False)
+    assert causes(ours, other)[0] == "compiler-comment"
 
 
 def test_a_note_of_the_distribution(folder: Path, case: Case) -> None:
