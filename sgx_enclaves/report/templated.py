@@ -307,7 +307,11 @@ def release_html(
 def combined_html(combined: Combined, report: Mapping[str, Any], date: str = "") -> str:
     """What the tasks of a build system say of a build, in short; their own pages have the rest."""
     said: dict[str, Sequence[str]] = {
-        word: [f"{a.enclave}: {a.claim}" for a in combined.answers if a.verdict == outcome.value]
+        word: [
+            f"{a.enclave}: {a.claim.removeprefix(f'{a.enclave} ')}"
+            for a in combined.answers
+            if a.verdict == outcome.value
+        ]
         for outcome, word in zip(Outcome, _SAID)
     }
     said["Not proved"] = report["not_proved"]
