@@ -40,6 +40,9 @@ T = TypeVar("T")
 def _init(self: Any, *args: Any, **kwargs: Any) -> None:
     values = self.__dict__
     fields = self._record_fields
+    if len(args) == len(fields) and not kwargs:
+        values.update(zip(fields, args))
+        return
     if len(args) > len(fields):
         raise TypeError(f"{type(self).__name__} takes {len(fields)} arguments, not {len(args)}")
     values.update(zip(fields, args))
@@ -64,8 +67,7 @@ def _default(given: Any, what: str) -> Any:
 
 
 def _key(self: Any) -> tuple[Any, ...]:
-    values = self.__dict__
-    return tuple(values[name] for name in self._record_fields)
+    return tuple(map(self.__dict__.__getitem__, self._record_fields))
 
 
 def _eq(self: Any, other: object) -> Any:

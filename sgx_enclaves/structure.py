@@ -89,7 +89,7 @@ class Structure:
 
     def serialise(self) -> bytes:
         """The bytes that `parse` would read this structure from."""
-        return self.codec().pack(*(getattr(self, s.name) for s in self.table()))
+        return self.codec().pack(*map(self.__dict__.__getitem__, self._record_fields))
 
     def as_dict(self) -> dict[str, object]:
         """Field name to integer or, for bytes, lower-case hexadecimal."""

@@ -13,6 +13,7 @@ comparison.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import field, replace
 from enum import Enum
@@ -205,7 +206,7 @@ class Generation:
             values[name] = value
         return values
 
-    @property
+    @functools.cached_property
     def version_prefixes(self) -> frozenset[int]:
         """Version words that g_global_data of an enclave may start with, revision cut off.
 
