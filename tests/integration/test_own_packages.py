@@ -268,7 +268,7 @@ def test_sdist_and_wheel_built_twice_are_equal_in_any_directory(tmp_path: Path) 
     first, second = built
     assert first == second
     sdist, wheel = (
-        f"sgx-enclaves-{__version__}.tar.gz",
+        f"sgx_enclaves-{__version__}.tar.gz",
         f"sgx_enclaves-{__version__}-py3-none-any.whl",
     )
     assert set(first) == {sdist, wheel, f"{sdist}.spdx.json"}
