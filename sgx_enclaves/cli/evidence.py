@@ -30,9 +30,9 @@ from sgx_enclaves.evidence.statements import (
     enveloped,
     read_bundle,
     read_statement,
+    signers_for,
     statements_of,
     trusted,
-    vouchers,
 )
 from sgx_enclaves.files import open_regular, read_file, sha256_of, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
@@ -199,7 +199,7 @@ def verify_attestation(args: argparse.Namespace) -> int:
     lines += [f"{name}: unsigned enclave {digest}" for name, digest in digests.items()]
     for path in args.file:
         data = read_file(path, _MAX_FILE)
-        signers = sorted(vouchers(found, sha256_of(data)))
+        signers = sorted(signers_for(found, sha256_of(data)))
         enough = len(signers) >= args.threshold
         status = max(status, not enough)
         files.append({"file": path, "vouched_for": enough, "signers": signers})

@@ -173,8 +173,8 @@ def of_build(
     """
     enclaves: list[Plain] = []
     for answer in combined.answers:
-        told = reports.get(answer.task_id, {}).get("enclaves", ())
-        own = [enclave for enclave in told if enclave["name"] == answer.enclave]
+        reported = reports.get(answer.task_id, {}).get("enclaves", ())
+        own = [enclave for enclave in reported if enclave["name"] == answer.enclave]
         for subject in () if own else answer.subjects:
             words = (answer.claim, subject.sha256, answer.config_sha256)
             own.append(_judged(answer.enclave, subject, *words))
@@ -271,10 +271,10 @@ def _report(
     report = {**dict.fromkeys(_ALONE), "build": "none", **parts, **made, **known}
     names = sorted({f"{folder}/" for folder in folders if folder}, key=len, reverse=True)
     inside = re.compile(rf"(?<![^\s'\"(=,:])(?:{'|'.join(map(re.escape, names))})")
-    for told in (report, *report["steps"], *report["enclaves"], *report["packages"]):
-        for text in filter(told.get, ("message", "headline")):
-            told[text] = inside.sub("", told[text])
-        for finding in told.get("findings", ()):
+    for part in (report, *report["steps"], *report["enclaves"], *report["packages"]):
+        for text in filter(part.get, ("message", "headline")):
+            part[text] = inside.sub("", part[text])
+        for finding in part.get("findings", ()):
             finding |= {p: inside.sub("", x) for p, x in finding.items() if isinstance(x, str)}
     return report
 

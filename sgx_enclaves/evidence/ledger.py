@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Optional
 
 from sgx_enclaves.errors import AttestationError
-from sgx_enclaves.evidence.statements import Vouched
+from sgx_enclaves.evidence.statements import SignedStatement
 from sgx_enclaves.plain import as_plain, from_plain, parse_json, record
 
 MAX_LEDGER = 64 << 20
@@ -37,7 +37,7 @@ class Entry:
     statement: str
 
 
-def entries_of(found: Iterable[Vouched]) -> list[Entry]:
+def entries_of(found: Iterable[SignedStatement]) -> list[Entry]:
     """The identical enclaves of equivalence statements, in their order."""
     facts = ("version", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
     made = []

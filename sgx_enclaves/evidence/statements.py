@@ -234,7 +234,7 @@ def read_statement(envelope: Envelope, file: str) -> Plain:
 
 
 @record
-class Vouched:
+class SignedStatement:
     """A statement, its digest, and who signed it: ids of keys, or OpenPGP fingerprints."""
 
     file: str
@@ -284,19 +284,19 @@ class Vouched:
         return digest in files
 
 
-def vouchers(found: Iterable[Vouched], digest: str) -> frozenset[str]:
+def signers_for(found: Iterable[SignedStatement], digest: str) -> frozenset[str]:
     """Whose statements stand for a file."""
     by = (item.signers for item in found if item.stands_for(digest))
     return frozenset().union(*by)
 
 
-def vouched(
+def signed_statements(
     data: bytes,
     file: str,
     keys: Sequence[Key],
     keyring: Optional[bytes] = None,
     signature: Optional[bytes] = None,
-) -> list[Vouched]:
+) -> list[SignedStatement]:
     """The statements of a bundle, each signed by one of the keys; else an AttestationError.
 
     For bare statements a detached OpenPGP signature by a key of the keyring vouches.
@@ -317,11 +317,13 @@ def vouched(
                 hint="name the signer's public key with --key, or his keyring with --keyring",
             )
         statement = read_statement(envelope, file)
-        found.append(Vouched(file, statement, sha256_of(envelope.payload), by))
+        found.append(SignedStatement(file, statement, sha256_of(envelope.payload), by))
     return found
 
 
-def trusted(paths: Iterable[str], keys: Iterable[str], keyring: Optional[str]) -> list[Vouched]:
+def trusted(
+    paths: Iterable[str], keys: Iterable[str], keyring: Optional[str]
+) -> list[SignedStatement]:
     """The statements in these files, each signed by one of the keys; else a SgxEnclavesError.
 
     A directory stands for all files in it. OpenPGP signatures are looked for beside a file, with
@@ -335,7 +337,7 @@ def trusted(paths: Iterable[str], keys: Iterable[str], keyring: Optional[str]) -
     for file in (file for path in paths for file in _files_at(path)):
         beside = [f"{file}{end}" for end in _OPENPGP if Path(f"{file}{end}").exists()]
         signature = read_file(beside[0], MIB) if beside else None
-        found += vouched(read_file(file, MAX_ENVELOPE), file, loaded, ring, signature)
+        found += signed_statements(read_file(file, MAX_ENVELOPE), file, loaded, ring, signature)
     return found
 
 
@@ -347,7 +349,7 @@ def _files_at(path: str) -> list[str]:
     return [f"{path}/{n}" for n in names if not n.startswith(".") and not n.endswith(_OPENPGP)]
 
 
-def agreed(found: Iterable[Vouched], threshold: int) -> dict[str, str]:
+def agreed(found: Iterable[SignedStatement], threshold: int) -> dict[str, str]:
     """SHA-256 of the unsigned enclaves, by name, that so many different signers name.
 
     Reports of rebuilders may differ. Every enclave that one of them names must have enough signers,

@@ -292,7 +292,7 @@ def release_html(
             e.name: [f for f in alone[e.name] if not e.verdict or f.severity is not Severity.NOTE]
             for e in verdict.enclaves
         },
-        told=[finding for findings in found.values() for finding in findings],
+        reported=[finding for findings in found.values() for finding in findings],
         shared=[(list(dict.fromkeys(names)), finding) for finding, names in several.items()],
         pages={
             e.name: _page(e.verdict, (pictures or {}).get(e.name, NO_PICTURE), alone[e.name])
@@ -322,8 +322,8 @@ def combined_html(combined: Combined, report: Mapping[str, Any], date: str = "")
 def report_summary(report: Mapping[str, Any], form: str) -> str:
     """A report for programs in short: `md`, a table for a review, or `xml`, JUnit's for CI."""
 
-    def against(told: Mapping[str, Any], start: str = "") -> list[str]:
-        findings = [f for f in told["findings"] if f["severity"] != "note"]
+    def against(item: Mapping[str, Any], start: str = "") -> list[str]:
+        findings = [f for f in item["findings"] if f["severity"] != "note"]
         details = ("expected", "found")
         words = [
             start + ", ".join([f["message"], *(f"{part} {f[part]}" for part in details if f[part])])

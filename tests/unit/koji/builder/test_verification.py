@@ -17,7 +17,7 @@ from demo import vendor as demo_vendor
 from demo.release import ENCLAVE_LIST, release_toml
 from sgx_enclaves.evidence.envelope import load_signing_key
 from sgx_enclaves.evidence.report import read_report
-from sgx_enclaves.evidence.statements import statements_of_record, vouched
+from sgx_enclaves.evidence.statements import signed_statements, statements_of_record
 from sgx_enclaves.gate.origin import packages_digest
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.release.place import InstalledPackage, LockedPackage
@@ -84,7 +84,7 @@ def test_a_key_signs_what_was_found(world: World) -> None:
     kinds = []
     for task in (world.child(), 100):
         output = world.hub.output(task)
-        found = vouched(output["sgx-enclaves-attestation.jsonl"], "attestation", [public])
+        found = signed_statements(output["sgx-enclaves-attestation.jsonl"], "attestation", [public])
         kinds.append([item.kind for item in found])
         report = read_report(output["sgx-enclaves-report.json"], "report")
         for item in found:
