@@ -75,8 +75,9 @@ class Judgement:
 
 # Findings for which an explanation is made.
 _EXPLAINED = ("payload-differs", "size-differs", "metadata-differs")
-# Characters of the cause in a line.
+# Characters of the cause in a line, and of MRENCLAVE where all of it has no room.
 _CAUSE = 72
+_MRENCLAVE = len("MRENCLAVE ") + 16
 
 
 def reports_of(result: PackageResult) -> Iterator[Report]:
@@ -109,10 +110,16 @@ def _refused(enclave: EnclaveResult, verdict: Verdict) -> Iterator[Report]:
 def _verified(enclave: EnclaveResult) -> Iterator[Report]:
     """The one good message; nothing else may speak against the enclave."""
     if is_verified(enclave) and enclave.verdict is not None:
-        parts = [enclave.path, f"MRENCLAVE {enclave.verdict.mrenclave}"]
+        mrenclave = f"MRENCLAVE {enclave.verdict.mrenclave}"
+        parts = [enclave.path, mrenclave]
+        if any(finding.code == "reference-unauthenticated" for finding in enclave.findings):
+            parts.append("reference not authenticated")
+        parts.append(f"policy of {enclave.verdict.policy.brief}")
         if set(enclave.verdict.not_proved) - set(NOT_PROVED):
             parts.append("version not checked")
         reference = f"reference {enclave.reference}"
+        if len("; ".join([*parts, reference])) > LONGEST:
+            parts[1] = f"{mrenclave[:_MRENCLAVE]}…"
         left = LONGEST - len("; ".join([*parts, ""]))
         # The end of a path says more than its start.
         short = reference if len(reference) <= left else f"reference …{reference[11 - left :]}"

@@ -246,6 +246,15 @@ class Policy:
                 "name the enclave with --enclave, or its signer with --signer",
                 Severity.UNVERIFIABLE,
             )
+        elif signer in self.signers and self._signs_others_only(signer):
+            yield finding_at(
+                "signer-unexpected",
+                "modulus",
+                f"the signature is by a signer of other enclaves than {self.enclave}",
+                f"a signer of {self.enclave}, or of enclaves that are not known",
+                signer_name(signer),
+                "name the enclave that it is with --enclave",
+            )
         elif signer not in self.signers:
             yield finding_at(
                 "signer-unexpected",
@@ -286,6 +295,13 @@ class Policy:
         if self.identity is not None:
             yield from self.identity.check(sigstruct)
 
+    def _signs_others_only(self, signer: str) -> bool:
+        """Whether an option names a signer who is known to sign other enclaves than the named."""
+        if self.enclave is None or self.signers_from is not AskedBy.OPTION:
+            return False
+        known = {pin.enclave for pin in pins_of_signer(signer)}
+        return bool(known) and self.enclave not in known
+
     def check_file(
         self, sha256: str, second_keys: Iterable[Optional[FipsSignature]]
     ) -> Iterator[Finding]:
@@ -317,8 +333,10 @@ class Policy:
     def claim(self) -> str:
         """What holds of a file that satisfies the policy: no more than was asked for."""
         signers = " or ".join(map(signer_name, self.signers))
+        named = f"enclave {self.enclave} ({self.enclave_from.value})"
         parts = [
-            f"signer {signers} ({self.signers_from.value})" if signers else "signer: none pinned"
+            named if self.enclave else "enclave: not named",
+            f"signer {signers} ({self.signers_from.value})" if signers else "signer: none pinned",
         ]
         for name, least, value, source in (
             ("product", "", self.isvprodid, self.isvprodid_from),
@@ -339,6 +357,30 @@ class Policy:
         if self.file_from is AskedBy.OPTION:
             parts.append("file: any accepted on purpose")
         return ", ".join(parts)
+
+    @property
+    def brief(self) -> str:
+        """What was asked for, and by whom, in few words; `claim` has the values too."""
+        asked: dict[AskedBy, list[str]] = {}
+        others = []
+        for name, value, source in (
+            ("signer", self.signers or None, self.signers_from),
+            ("product", self.isvprodid, self.isvprodid_from),
+            ("ISVSVN", self.min_isvsvn or None, self.min_isvsvn_from),
+            ("file", self.signed_sha256 or self.second_key_sha256, self.file_from),
+        ):
+            if value is not None:
+                asked.setdefault(source, []).append(name)
+            elif source is AskedBy.OPTION:
+                others.append(f"any {name}")
+            elif name != "file":
+                others.append(f"{name} not asked")
+        parts = [f"{', '.join(names)} by {source.value}" for source, names in asked.items()]
+        if len(parts) == 1 and not others:
+            parts = [f"all by {source.value}" for source in asked]
+        parts += [*others, *(["debug accepted"] if self.debug else [])]
+        named = f"{self.enclave} by {self.enclave_from.value}" if self.enclave else "no enclave"
+        return f"{named}: {', '.join(parts)}"
 
 
 def policy_for(

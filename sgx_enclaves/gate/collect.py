@@ -260,7 +260,7 @@ def record_of(combined: Combined, **around: Any) -> Record:
 def _recorded(combined: Combined) -> Iterator[RecordedEnclave]:
     """Every signed file of the packages, also those that nobody could judge."""
     judged = {(s.rpm, s.path): (a, s) for a in combined.answers for s in a.subjects}
-    same = ("version", "mrenclave", "mrsigner", "isvprodid", "isvsvn", "built_sha256")
+    same = ("version", "mrenclave", "mrsigner", "isvprodid", "isvsvn", "built_sha256", "policy")
     for package in combined.packages:
         for file in package.signed:
             if file.sha256 is None:

@@ -57,6 +57,7 @@ class RecordedEnclave:
         built_sha256: of our unsigned enclave; None when there is none.
         signed_sha256: of the file in the package.
         cause: why it is not identical; None when it is.
+        policy: what was asked of it, and by whom; None when unknown, as in older records.
     """
 
     name: str
@@ -71,6 +72,7 @@ class RecordedEnclave:
     signed_sha256: str
     verdict: str
     cause: Optional[str] = None
+    policy: Optional[str] = None
 
 
 @dataclass(frozen=True)

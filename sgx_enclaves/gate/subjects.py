@@ -41,6 +41,7 @@ class Subject:
         path: in the package; None for the vendor's.
         mrenclave, mrsigner, isvprodid, isvsvn: None when unknown.
         cause: why it is not identical; None when it is.
+        policy: what was asked of it, and by whom; None when it was not compared.
     """
 
     origin: str
@@ -56,6 +57,7 @@ class Subject:
     version: Optional[str]
     built_sha256: Optional[str]
     cause: Optional[str]
+    policy: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,7 @@ def _file_verdict(
         version=version if version is not None and _DIGITS.match(version) else None,
         built_sha256=verdict.built.sha256 if verdict is not None else None,
         cause=None if outcome is Outcome.IDENTICAL else cause_of(verdict, findings),
+        policy=verdict.policy.claim[:_LONGEST] if verdict is not None else None,
     )
     return FileVerdict(subject, verdict)
 

@@ -428,18 +428,23 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         findings = [f for f in findings if f["severity"] != "note" or f["code"] in _SAID]
         said = enclave["outcome"] or "unsigned"
         if findings:
-            said += f": {findings[0]['message']}"
+            # What speaks against it comes before what is only said.
+            said += f": {min(findings, key=_is_note)['message']}"
         elif verdict:
             said += f", MRENCLAVE {verdict['mrenclave']}"
         lines.append(f"  {enclave['path']}: {said}")
     return [printable(line) for line in lines]
 
 
+def _is_note(finding: Mapping[str, Any]) -> bool:
+    return bool(finding["severity"] == "note")
+
+
 def scan_summary(survey: Survey, reports: Sequence[Mapping[str, Any]]) -> str:
     """One line about a whole scan, and about the packages that were worth a report."""
     enclaves = [enclave for report in reports for enclave in report["enclaves"]]
     carrying = sum(bool(report["enclaves"]) for report in reports)
-    broken = sum(bool(report["findings"]) for report in reports)
+    broken = sum(not all(map(_is_note, report["findings"])) for report in reports)
     words = _counted(enclave["outcome"] or "unsigned" for enclave in enclaves)
     scanned = f"{len(survey.targets) + survey.passed} packages"
     if survey.passed:

@@ -7,7 +7,7 @@ import datetime
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -31,6 +31,7 @@ from sgx_enclaves.enclave.verdict import CheckState, Outcome, Severity
 from tests.support.intel import INTEL_PCE
 from tests.support.keys import fips_key, foreign_key, mrsigner, sign_sigstruct, vendor_key
 from tests.support.signed import DATE, Case, fips_enclave, signed_enclave
+from tests.unit.enclave.vectors import sigstructs
 from tests.unit.enclave.verdicts import assert_only, assert_unverifiable, codes
 
 # ASN.1 of a SHA-256 digest (RFC 8017, 9.2).
@@ -224,24 +225,42 @@ def test_an_option_that_is_not_given_loosens_nothing(good: Sigstruct) -> None:
     lifted = policy_for(pce, mrsigners=ours, any_product=True, min_isvsvn=0)
     assert refusals(lifted, good) == []
     assert lifted.claim == (
-        f"signer {ours[0]} (option), product: any accepted on purpose, "
-        "ISVSVN: any accepted on purpose, not for debug"
+        f"enclave pce (file name), signer {ours[0]} (option), "
+        "product: any accepted on purpose, ISVSVN: any accepted on purpose, not for debug"
     )
+    assert lifted.brief == "pce by file name: signer by option, any product, any ISVSVN"
+
+
+def test_a_signer_of_another_enclave_is_none_of_the_named_one() -> None:
+    """Else Intel's PCE, which is product 1 too, would pass as its QE3."""
+    (pce,) = (v for v in sigstructs() if v["name"].startswith("libsgx_pce") and v["isvsvn"] == 16)
+    real = Sigstruct.parse(pce["sigstruct"])
+
+    def of(named: Optional[str]) -> list[str]:
+        pin = pin_named(named) if named else None
+        return refusals(policy_for(pin, mrsigners=[INTEL_PCE]), real)
+
+    assert of("qe3") == ["signer-unexpected"]
+    assert of("pce") == []
+    assert of(None) == []
 
 
 def test_the_policy_in_force_says_what_was_asked_and_by_whom() -> None:
     policy = policy_for(pin_named("pce"), named_by=AskedBy.OPTION, allow_debug=True)
     assert policy.claim == (
-        "signer Intel (PCE) (catalogue), product 1 (catalogue), ISVSVN 16 or more (catalogue), "
-        "debug: accepted on purpose"
+        "enclave pce (option), signer Intel (PCE) (catalogue), product 1 (catalogue), "
+        "ISVSVN 16 or more (catalogue), debug: accepted on purpose"
     )
+    assert policy.brief == "pce by option: all by catalogue, debug accepted"
     assert (policy.enclave, policy.enclave_from) == ("pce", AskedBy.OPTION)
     assert policy.debug_from is AskedBy.OPTION
     bare = policy_for(None, mrsigners=["ab" * 32])
     assert bare.claim == (
-        f"signer {'ab' * 32} (option), product: not asked, ISVSVN: not asked, not for debug"
+        f"enclave: not named, signer {'ab' * 32} (option), product: not asked, "
+        "ISVSVN: not asked, not for debug"
     )
-    assert policy_for(None).claim.startswith("signer: none pinned")
+    assert bare.brief == "no enclave: signer by option, product not asked, ISVSVN not asked"
+    assert policy_for(None).claim.startswith("enclave: not named, signer: none pinned")
     assert policy_for(pin_named("pce"), min_isvsvn=20).min_isvsvn_from is AskedBy.OPTION
 
 

@@ -39,7 +39,11 @@ def test_the_signed_file_alone(folder: Path, run: Run, case: Case) -> None:
     assert f"the unsigned enclave has SHA-256 {unsigned}" in found["holds"]
     measured = case.regenerated.mrenclave.hex()
     assert f"MRENCLAVE, measured as its metadata say, is {measured}" in found["holds"]
-    for words in ("payload: proved", "signature: proved", "policy: proved (signer"):
+    for words in (
+        "payload: proved",
+        "signature: proved",
+        "policy: proved (enclave: not named, signer",
+    ):
         assert any(s.startswith(words) for s in found["holds"])
     assert found["does not hold"] == []
     assert found["cannot be seen here"] == [
@@ -101,9 +105,12 @@ def _first_range_longer(report: dict[str, Any]) -> None:
         (_set("mrenclave", to="5" * 64), "MRENCLAVE, measured as its metadata say, is 5555"),
         (_set("blocks", 0, "isvsvn", to=99), "its blocks say what the report says of them"),
         (_set("blocks", 0, "date", to="2031-01-01"), "its blocks say what the report says"),
-        (_set("policy", "signers", to=["6" * 64]), "policy: proved (signer 6666"),
-        (_set("policy", "isvprodid", to=77), "policy: proved (signer"),
-        (_set("policy", "min_isvsvn", to=5000), "policy: proved (signer"),
+        (
+            _set("policy", "signers", to=["6" * 64]),
+            "policy: proved (enclave: not named, signer 6666",
+        ),
+        (_set("policy", "isvprodid", to=77), "policy: proved (enclave: not named, signer"),
+        (_set("policy", "min_isvsvn", to=5000), "policy: proved (enclave: not named, signer"),
         (_set("sdk", to="1.5"), "sdk is 1.5"),
         (_first_range_longer, "byte_map is"),
     ],

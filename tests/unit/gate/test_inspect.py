@@ -347,6 +347,7 @@ def test_a_file_that_was_changed_a_moment_ago_is_not_remembered(
         "/usr//x86_64-intel-sgx/lib64/",
         "/usr/./x86_64-intel-sgx/lib64/",
         "//usr/x86_64-intel-sgx/lib64/",
+        "/usr/share/../x86_64-intel-sgx/lib64/",
     ],
 )
 def test_a_folder_written_in_another_way_is_the_enclave_folder(shelf: Shelf, folder: str) -> None:

@@ -20,7 +20,7 @@ from tests.support.records import A, Place, changed, enclave, package, record
 def test_a_good_record_comes_back_as_it_was() -> None:
     read = read_record(record())
     mapping = read.as_mapping()
-    assert mapping.pop("enclaves") == [{**enclave(), "cause": None}]
+    assert mapping.pop("enclaves") == [{**enclave(), "cause": None, "policy": None}]
     # a record of schema 1, as older hubs have kept it
     new = ("build_tag", "repo_id", "buildroot_sha256", "lock_sha256", "partial")
     assert [mapping.pop(name) for name in new] == [None, None, None, None, False]

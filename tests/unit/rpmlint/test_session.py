@@ -142,7 +142,13 @@ def _bench(tmp_path: Path) -> Bench:
 def test_verified(bench: Bench) -> None:
     output = bench.run(bench.rpm(CASE.signed))
     assert output.ids == VERIFIED, output.found
-    assert output.found[0][0] == "I"
+    ((level, _, details),) = output.found
+    assert level == "I"
+    assert "; policy of pce by file name: signer by option, any product, any ISVSVN; " in details
+    assert len(details) <= 200
+    # where there is no room, MRENCLAVE is shorter, and what was compared with stays
+    assert f"; MRENCLAVE {CASE.regenerated.mrenclave.hex()[:16]}…; " in details
+    assert "; reference …" in details
 
 
 def sigstruct_changed(**fields: Any) -> bytes:
@@ -696,6 +702,8 @@ def test_what_is_installed_is_trusted_only_for_a_signature_that_holds(
         session.note(package)
         session.conclude()
         assert output.ids == expected, output.found
+        verified = [text for _, kind, text in output.found if [kind] == VERIFIED]
+        assert all("; reference not authenticated; policy of pce" in text for text in verified)
 
 
 def test_an_installed_package(bench: Bench) -> None:
