@@ -69,7 +69,9 @@ def test_a_failed_enclave_is_status_2(
     small.files["GNUmakefile"] = wrapper("test $@ = pce")
     assert run_build(small, into) == 2
     out = capsys.readouterr().out
-    assert "qe3: NOT BUILT: make-qe3 failed with exit status 2; see logs/make-qe3.log" in out
+    assert (
+        f"qe3: NOT BUILT: make-qe3 failed with exit status 2; see {into}/logs/make-qe3.log" in out
+    )
     assert "pce: NOT BUILT" not in out
 
 
