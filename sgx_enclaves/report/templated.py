@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
@@ -21,7 +21,7 @@ from sgx_enclaves import __version__
 from sgx_enclaves.enclave import metadata, sigstruct
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.policy import known_signer
+from sgx_enclaves.enclave.policy import AskedBy, known_signer
 from sgx_enclaves.enclave.verdict import (
     ByteRange,
     CheckState,
@@ -163,11 +163,36 @@ def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = ""
     name = verdict.signed.name.rsplit("/", 1)[-1]
     return filled(
         "verdict.html",
+        again=shlex.join(_command(verdict)),
         page=_page(verdict, picture, verdict.findings),
         claim=f"{name} {_SAME}",
         said=said,
         date=date,
     )
+
+
+def _command(verdict: Verdict) -> Iterator[str]:
+    """What compares the files again, under the same policy."""
+    policy, option = verdict.policy, AskedBy.OPTION
+    yield from ("sgx-enclaves", "compare", verdict.built.name, verdict.signed.name)
+    yield from ("--config", verdict.config.name)
+    if policy.identity is not None:
+        yield from ("--identity", "IDENTITY")
+    for asked, name, value in (
+        (policy.enclave_from, "--enclave", policy.enclave),
+        *((policy.signers_from, "--signer", signer) for signer in policy.signers),
+        (policy.isvprodid_from, "--isvprodid", policy.isvprodid),
+        (policy.min_isvsvn_from, "--min-isvsvn", policy.min_isvsvn),
+        (verdict.sdk_from, "--sdk", verdict.sdk),
+    ):
+        if asked == option.value and value is not None:
+            yield from (name, str(value))
+    if policy.isvprodid is None and policy.isvprodid_from is option:
+        yield "--any-product"
+    if policy.debug:
+        yield "--allow-debug"
+    if policy.file_from is option:
+        yield "--any-file"
 
 
 def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:

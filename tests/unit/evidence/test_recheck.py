@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -307,6 +310,30 @@ def test_no_sdk_no_network_no_rpm(folder: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, "\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ([], 0),
+        (["--enclave", "qe3"], 1),
+        (["--isvprodid", "3", "--min-isvsvn", "9"], 1),
+        (["--any-product", "--allow-debug", "--sdk", "2.17"], 0),
+    ],
+)
+def test_the_page_s_command_gives_the_same_report(
+    folder: Path, run: Run, options: list[str], status: int
+) -> None:
+    (folder / "s o.so").write_bytes((folder / "s.so").read_bytes())
+    signer = ("--signer", mrsigner(vendor_key()))
+    first = ("compare", "b.so", "s o.so", "--config", "c.xml", *signer, *options)
+    assert run(*first, "--report", "first")[0] == status
+    page = html.unescape((folder / "first/verdict.html").read_text())
+    found = re.search("To check again: <code>sgx-enclaves (.*?)</code>", page)
+    assert found is not None
+    assert run(*shlex.split(found[1]), "--report", "second")[0] == status
+    reports = [(folder / name / "report.json").read_bytes() for name in ("first", "second")]
+    assert reports[0] == reports[1]
 
 
 @pytest.mark.parametrize(("data", "status"), [(None, 0), (b"junk", 1)])
