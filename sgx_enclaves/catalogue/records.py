@@ -162,15 +162,11 @@ class ToolPin:
 
 @record
 class Toolchain:
-    """The designated toolchain: tools, what they bake in, and what surrounds them.
+    """The designated toolchain: tools, the PT_INTERP that its linker writes (None if unknown), and
+    variables and file mode mask of every build step.
 
-    Attributes:
-        name: in words.
-        interpreter: the PT_INTERP that its linker writes; None if unknown.
-        environment: variables of every build step.
-        umask: file mode mask of every build step.
-        strip_flags: what the makefiles strip with; nothing may strip again.
-        prefix: where packages install the tools that have a source.
+    The makefiles strip with `strip_flags`, and nothing may strip again. Below `prefix` packages
+    install the tools that have a source.
     """
 
     name: str

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One throw-away CA a run, one server a test."""
+"""One throw-away CA a run, one server, one release and one directory a test."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.integration.release.building import SmallRelease
 from tests.vendor_server import Authority, VendorServer, vendor_server
 
 
@@ -19,3 +21,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def vendor(authority: Authority) -> Iterator[VendorServer]:
     with vendor_server(authority) as server:
         yield server
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> SmallRelease:
+    return SmallRelease(tmp_path / "small")
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    return tmp_path / "into"

@@ -29,16 +29,6 @@ from tests.unit.release import tarmaker
 pytestmark = pytest.mark.skipif(not have_toolchain(), reason="needs gcc, ld, strip and make")
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> SmallRelease:
-    return SmallRelease(tmp_path / "small")
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    return tmp_path / "into"
-
-
 def step(manifest: Manifest, name: str) -> StepRecord:
     (tree,) = manifest.trees
     return next(item for item in tree.steps if item.id == name)

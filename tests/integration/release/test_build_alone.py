@@ -53,11 +53,6 @@ def small(tmp_path: Path) -> SmallRelease:
     return SmallRelease(tmp_path / "small", enclaves=("pce",))
 
 
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    return tmp_path / "into"
-
-
 def shell(small: SmallRelease, into: Path, isolation: Isolation, script: str) -> list[str]:
     """What a script prints as a step; it must succeed."""
     small.steps = {"look": ["bash", "-c", script]}

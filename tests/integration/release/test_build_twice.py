@@ -23,11 +23,6 @@ def small(tmp_path: Path) -> SmallRelease:
     return SmallRelease(tmp_path / "small", enclaves=("pce",))
 
 
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    return tmp_path / "into"
-
-
 def stamp(small: SmallRelease, text: str) -> None:
     """Bake a text into the enclave; make and shell expand it."""
     extra = 'EXTRA = "CFLAGS_EXTRA=-DBUILD_STAMP=\'\\"' + text + '\\"\'"\n'

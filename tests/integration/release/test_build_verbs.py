@@ -20,16 +20,6 @@ from tests.vendor_server import Authority, VendorServer
 pytestmark = pytest.mark.skipif(not have_toolchain(), reason="needs gcc, ld, strip and make")
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> SmallRelease:
-    return SmallRelease(tmp_path / "small")
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    return tmp_path / "into"
-
-
 def run_build(small: SmallRelease, into: Path, *more: str) -> int:
     small.catalogue()
     return main(
