@@ -24,7 +24,9 @@ from sgx_enclaves.plain import parse_toml, record
 
 _DATA = Path(__file__).resolve().parents[1] / "catalogue"
 _SIGNERS = _DATA / "signers.toml"
-_ENCLAVE_FILE = re.compile(r"libsgx_(?P<file>\w+?)(?:\.signed)?\.so(?:\.[0-9.]+)?\Z")
+_ENCLAVE_FILE = re.compile(
+    r"(?:libsgx_(?P<file>\w+?)(?:\.signed)?\.so(?:\.[0-9.]+)?|(?P<css>le)_prod_css\.bin)\Z"
+)
 
 
 @record
@@ -67,7 +69,7 @@ def pin_for_file(path: str) -> Optional[Pin]:
     match = _ENCLAVE_FILE.match(path.rsplit("/", 1)[-1])
     if match is None:
         return None
-    file = match["file"]
+    file = match["file"] or match["css"]
     return next((pin for pin in _pins_with("file", file) if pin.file == file), None)
 
 

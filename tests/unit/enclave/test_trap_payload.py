@@ -152,6 +152,7 @@ def test_a_vendors_note_that_points_away(case: Case, image: Image) -> None:
         ("libsgx_qve.signed.so", "qve"),
         ("libsgx_pve.signed.so", "pve"),
         ("libsgx_le.signed.so", "le"),
+        ("psw/ae/data/prebuilt/le_prod_css.bin", "le"),
     ],
 )
 def test_a_file_name_says_which_enclave(name: str, enclave: str) -> None:
@@ -174,6 +175,8 @@ def test_a_file_name_says_which_enclave(name: str, enclave: str) -> None:
         "libsgx_pce_evil.signed.so",
         "libsgx_PCE.signed.so",
         "pce",
+        "pce_prod_css.bin",
+        "le_prod_css.bin.so",
         "",
     ],
 )
