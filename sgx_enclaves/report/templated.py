@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.enclave import metadata, sigstruct
@@ -118,37 +118,23 @@ _GLOBALS: Mapping[str, Any] = {
 # --- pages ---
 
 
-class _Page(NamedTuple):
+def _page(verdict: Verdict, picture: Picture, findings: Sequence[Finding]) -> dict[str, object]:
     """One enclave as its part of a page has it; bars are place, width and origin."""
-
-    verdict: Verdict
-    picture: Picture
-    findings: Sequence[Finding]
-    bytes: Mapping[str, int]
-    area: Optional[tuple[int, int]]
-    bars: Sequence[tuple[int, int, str]]
-    magnified: Sequence[tuple[int, int, str]]
-    segments: Sequence[tuple[float, float]]
-    sections: Sequence[tuple[float, float]]
-    space: Sequence[tuple[float, float]]
-
-
-def _page(verdict: Verdict, picture: Picture, findings: Sequence[Finding]) -> _Page:
     ranges, size = verdict.byte_map, verdict.signed.size
     inner = [r for r in ranges if r.origin not in (Origin.BUILT, Origin.UNEXPLAINED)]
     area = (inner[0].start, inner[-1].end) if inner else None
-    return _Page(
-        verdict,
-        picture,
-        findings,
-        {origin.value: verdict.bytes_of(origin) for origin in Origin},
-        area,
-        _bars(ranges, 0, size),
-        _bars(ranges, *area) if area else (),
-        _strip(picture.segments, size),
-        _strip(picture.sections, size),
-        _strip(picture.space, picture.space_size),
-    )
+    return {
+        "verdict": verdict,
+        "picture": picture,
+        "findings": findings,
+        "bytes": {origin.value: verdict.bytes_of(origin) for origin in Origin},
+        "area": area,
+        "bars": _bars(ranges, 0, size),
+        "magnified": _bars(ranges, *area) if area else (),
+        "segments": _strip(picture.segments, size),
+        "sections": _strip(picture.sections, size),
+        "space": _strip(picture.space, picture.space_size),
+    }
 
 
 def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = "") -> str:
