@@ -295,13 +295,14 @@ def read_schema(module: str, name: str, part: str = "") -> dict[str, Any]:
 
     with open(os.path.join(os.path.dirname(module), name), "rb") as file:
         schema = json.load(file)
-    return {**schema, "$ref": f"#/definitions/{part}"} if part else schema
+    made: dict[str, Any] = _resolved(schema["definitions"][part] if part else schema, schema)
+    return made
 
 
 def validate(
     data: object, schema: Mapping[str, Any], *, file: str, error: type[SgxEnclavesError]
 ) -> None:
-    """Check plain data against a JSON Schema (draft 7)."""
+    """Check plain data against a JSON Schema (draft 7); see `read_schema`."""
     # Costs more time to import than a whole comparison takes.
     try:
         import jsonschema  # noqa: PLC0415
@@ -312,7 +313,7 @@ def validate(
             hint="install python3-jsonschema (on PyPI: jsonschema)",
         ) from None
     # Of a million mistakes each would cost kilobytes.
-    found = jsonschema.Draft7Validator(_resolved(schema, schema)).iter_errors(data)
+    found = jsonschema.Draft7Validator(schema).iter_errors(data)
     mistakes = sorted(islice(found, _MOST_MISTAKES), key=lambda m: str(list(m.absolute_path)))
     if mistakes:
         _refuse_mistake(mistakes[0], file, error)
