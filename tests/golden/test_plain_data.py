@@ -82,14 +82,16 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def shorter(reader: str, data: Any) -> Any:
-    """The data without the ends of lists that `places` does not visit, where it is still taken."""
-    for path in list(places(data)):
-        items = at_path(data, path)
-        if isinstance(items, list):
-            last = max((path[0] for path in places(items)), default=-1)
-            kept = put(data, path, items[: max(2, last + 1)])
-            if read_plain(reader, kept) == "taken":
-                data = kept
+    """The data without the items of lists that `places` does not visit, where it is still taken."""
+    for depth in range(1, max(map(len, places(data)))):
+        for path in [path for path in places(data) if len(path) == depth]:
+            items = at_path(data, path)
+            visited = {inner[0] for inner in places(items)} if isinstance(items, list) else set()
+            for index in reversed(range(2, len(items) if visited else 0)):
+                less = at_path(data, path)
+                kept = put(data, path, less[:index] + less[index + 1 :])
+                if index not in visited and read_plain(reader, kept) == "taken":
+                    data = kept
     return data
 
 
