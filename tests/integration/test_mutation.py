@@ -7,6 +7,7 @@ The explanation costs more than the verdict and is tried on every so many mutant
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
@@ -29,7 +30,7 @@ from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import Generation
 from sgx_enclaves.enclave.sigstruct import FipsSignature, Sigstruct
 from sgx_enclaves.enclave.verdict import Origin, Outcome
-from sgx_enclaves.limits import Limits
+from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.structure import Structure
 from tests.support.signed import Case, fips_enclave, signed_enclave
 
@@ -72,7 +73,9 @@ CASES: dict[str, Callable[[], Case]] = {
 
 @pytest.fixture(autouse=True)
 def _computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring and regenerating are pure functions of what never changes here: our own file."""
+    """What is read, measured and regenerated of our own file, which never changes here."""
+    ours = frozenset(case().built for case in CASES.values())
+    parse, parsed = EnclaveImage.parse, functools.cache(EnclaveImage.parse)
     measured: dict[int, tuple[Block, bytes]] = {}
     made: dict[object, Regenerated] = {}
 
@@ -92,6 +95,13 @@ def _computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
             made[key] = regenerate(image, config, sdk, fips, limits)
         return made[key]
 
+    def parsed_once(
+        data: bytes, name: str = "enclave", limits: Limits = DEFAULT_LIMITS
+    ) -> EnclaveImage:
+        return (parsed if data in ours else parse)(data, name, limits)
+
+    monkeypatch.setattr(EnclaveImage, "parse", parsed_once)
+    monkeypatch.setattr(Config, "parse", functools.cache(Config.parse))
     monkeypatch.setattr("sgx_enclaves.enclave.compare.mrenclave", measured_once)
     monkeypatch.setattr("sgx_enclaves.enclave.regenerate.mrenclave", measured_once)
     monkeypatch.setattr("sgx_enclaves.enclave.compare.regenerate", made_once)
