@@ -433,8 +433,19 @@ def test_a_record_says_where_it_was_built(plugin: Any, capsys: pytest.CaptureFix
     session = RecordingSession({"getSgxVerification": {**result(), **more, "partial": True}})
     run(plugin, session, "show", "x-1-1")
     out = capsys.readouterr().out
+    assert "policy " not in out
     for words in ("tag b, repo 4", f"buildroot   {'c' * 64}", "lock        -", "PARTIAL: "):
         assert words in out
+
+
+def test_a_record_says_what_was_asked_of_its_enclaves(
+    plugin: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = result()
+    asked = ["enclave pce (catalogue), debug: accepted on purpose", None]
+    kept["enclaves"] = [{**kept["enclaves"][0], "policy": policy} for policy in asked]
+    run(plugin, RecordingSession({"getSgxVerification": kept}), "show", "x-1-1")
+    assert f"policy      {asked[0]}\n" in capsys.readouterr().out
 
 
 def test_a_set_up_is_checked(plugin: Any, capsys: pytest.CaptureFixture[str]) -> None:
