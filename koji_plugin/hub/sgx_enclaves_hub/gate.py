@@ -28,6 +28,7 @@ from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.gate.arguments import MAX_ID, argument, name_or_id, number, optional
 from sgx_enclaves.gate.decide import Decision, Rule, decide, parse_mark, parse_rule
 from sgx_enclaves.gate.inspect import inspect_build, may_hold_enclaves
+from sgx_enclaves.gate.record import DIFFERS
 
 from . import hub_api, store
 from .config import settings
@@ -110,10 +111,13 @@ def refusal(nvr: str, tag: str, decision: Decision, most: int = 12) -> str:
     if len(decision.reasons) > most:
         reasons.append(f"and {len(decision.reasons) - most} more reasons")
     what = "could hold SGX enclaves" if decision.unread else "holds SGX enclaves"
+    step = f"Verify it (koji sgx-enclaves verify {nvr} --build-tag TAG), then tag again"
+    if decision.record is not None and decision.record.verdict == DIFFERS:
+        # Verifying the same bytes again gives the same.
+        step = f"Do not ship it: koji sgx-enclaves show {nvr} says what differs"
     return (
         f"sgx_enclaves: {nvr} {what} and may not be tagged into {tag}: "
-        f"{'; '.join(reasons)}. "
-        f"Verify it (koji sgx-enclaves verify {nvr}), then tag again; "
+        f"{'; '.join(reasons)}. {step}; "
         f"koji sgx-enclaves gate-status {nvr} {tag} shows this again. "
         "--force does not pass this gate."
     )

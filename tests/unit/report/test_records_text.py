@@ -91,6 +91,15 @@ def test_an_open_tag_says_that_it_is_open() -> None:
     assert "policy may still refuse" in text
 
 
+@pytest.mark.parametrize(
+    ("record", "step"), [(None, "verify x-1-1 --build-tag TAG"), (3, "show x-1-1")]
+)
+def test_a_denial_names_the_next_command(record: object, step: str) -> None:
+    status = {"present": True, "enforced": True, "allowed": False, "record": record}
+    assert f"\n  next: koji sgx-enclaves {step}\n" in gate_text(status)
+    assert "next:" not in gate_text({**status, "allowed": True, "verified": True})
+
+
 def test_a_build_without_enclaves_says_so() -> None:
     status = {"present": False, "enforced": True, "allowed": True, "reasons": []}
     assert "holds no signed enclave" in gate_text(status)

@@ -78,7 +78,10 @@ def test_a_verified_build_passes(ready: FakeHub) -> None:
 
 def test_a_build_that_differs_does_not(ready: FakeHub) -> None:
     verify(ready, verdict="differs")
-    assert "ended with the verdict differs" in tag(ready)
+    words = tag(ready)
+    assert "ended with the verdict differs" in words
+    assert "Do not ship it: koji sgx-enclaves show x-1.0-1" in words
+    assert "Verify it" not in words
 
 
 @pytest.mark.parametrize("extra", [None, {}, {MARK: None}, {MARK: "false"}, {"other": "true"}])
