@@ -12,7 +12,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = (ROOT / "docs/koji.md").read_text(encoding="utf-8")
 # A quoted message of Koji's or the database's own.
-_ELSEWHERES = ("configuration error", "Invalid method", "Error running preTag callback")
+_ELSEWHERES = (
+    "configuration error",
+    "Invalid method",
+    "Error running preTag callback",
+    "policy violation",
+    "sgx-enclaves permission required",
+)
 
 
 def source() -> str:
