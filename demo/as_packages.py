@@ -15,6 +15,7 @@ from typing import Optional
 from demo import vendor
 from demo.command import Result, sgx_enclaves, shown, title
 from demo.packages import (
+    RPMLINTRC,
     Built,
     Ran,
     Workshop,
@@ -229,8 +230,9 @@ def _lint(home: Path, config: Path, built: dict[str, Built]) -> list[Result]:
 
 
 def _show_lint(home: Path, config: Path, packages: Sequence[Path], unsigned: Sequence[Path]) -> Ran:
-    folders = [shown(packages[0].parent), shown(unsigned[0].parent)]
-    print("$ rpmlint " + " ".join(f"{folder}/*.rpm" for folder in folders), flush=True)
+    folders = dict.fromkeys(shown(path.parent) for path in [*packages, *unsigned])
+    options = f"--config {shown(config)} --rpmlintrc {shown(RPMLINTRC)}"
+    print(f"$ rpmlint {options} " + " ".join(f"{folder}/*.rpm" for folder in folders), flush=True)
     done = rpmlint(home, config, [*packages, *unsigned])
     for line in done.text.splitlines():
         if _LINE.match(line) and not line.startswith("(none)"):

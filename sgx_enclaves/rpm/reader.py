@@ -276,7 +276,9 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
             offset=0,
             expected=_LEAD_MAGIC.hex(),
             found=kind_of(lead),
-            hint="compare, show and measure take enclaves" if lead[:4] == b"\x7fELF" else None,
+            hint="compare, show and measure take enclaves"
+            if lead[:4] == b"\x7fELF"
+            else "name an RPM package, or get it again",
         )
     if len(lead) < _LEAD_SIZE:
         raise truncated(file, _LEAD_SIZE, len(lead))

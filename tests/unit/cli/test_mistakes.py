@@ -87,6 +87,7 @@ def test_one_sentence_names_the_mistake_and_the_next_step(
             "check-rpm signed.so",
             ["an ELF file, such as an enclave", "compare, show and measure take enclaves"],
         ),
+        ("check-rpm text.txt", ["not an RPM package", "name an RPM package, or get it again"]),
         (
             "check-rpm packed.rpm",
             [

@@ -49,6 +49,18 @@ def test_a_table_for_reviews(folder: Path) -> None:
     assert "- not proved: " in table
 
 
+def test_a_table_says_of_what_it_is_and_by_whose_policy(folder: Path) -> None:
+    report = json.loads((folder / "report/report.json").read_text())
+    report["packages"] = [{"file": "good.rpm", "sha256": "ab" * 32, "findings": []}]
+    table = report_summary(report, "md")
+    assert f"- package: good.rpm, SHA-256 {'ab' * 32}\n" in table
+    assert "- asked of the signature: " in table
+    assert "- note: " not in table
+    unknown = {**FINDING, "code": "reference-unauthenticated", "severity": "note"}
+    report["enclaves"][0]["findings"].append(unknown)
+    assert "- note: " in report_summary(report, "md")
+
+
 def test_junit_for_ci(folder: Path) -> None:
     suite = ElementTree.fromstring(report_summary(mixed(folder), "xml"))  # noqa: S314  (our own)
     assert suite.attrib == {"name": "demo", "tests": "5", "failures": "2", "errors": "1"}
