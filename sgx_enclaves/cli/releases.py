@@ -249,7 +249,7 @@ def spec(args: argparse.Namespace) -> int:
       grafted       ships our build with the vendor's signatures put on
       toolchain     the designated compiler, linker and assembler, built from source
 
-    All numbers, names and URLs come from the catalogue. The spec file uses the macros of
+    Enclaves, numbers and sources come from the catalogue. The spec file uses the macros of
     macros.sgx-enclaves; `sgx-enclaves fetch` brings the files that it names.
     """
     catalogue = chosen_catalogue(args)

@@ -379,6 +379,7 @@ def signed_sigstruct(sigstruct: Sigstruct, public: RSAPublicKey, signer: Signer)
             "no RSA signature of 3072 bits by this key",
             expected=f"{KEY_SIZE} bytes, big endian, as openssl and PKCS#11 write them",
             found=f"{len(raw)} bytes",
+            hint="give the bytes as they are, not in Base64 or hexadecimal",
         )
     q1, q2 = quotients(modulus, signature)
     result = replace(

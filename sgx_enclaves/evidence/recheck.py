@@ -87,10 +87,11 @@ def recheck(report: Mapping[str, Any], files: Files) -> Iterator[Checked]:
     if release["sha256"] is not None:
         words = f"its description has SHA-256 {release['sha256']}"
         known = files.releases.get(release["sha256"]) == release["name"]
-        why = f"needs that description ({release['origin']}) in the catalogue"
+        place = "the catalogue or in /etc/sgx-enclaves/releases.d"
+        why = f"needs that description ({release['origin']}) in {place}"
         yield _checked(f"release {release['name']}", words, known or None, why)
     counts = ((len(report[part]), part) for part in ("sources", "toolchain", "steps"))
-    parts = ", ".join(f"{count} entries in {part}" for count, part in counts if count)
+    parts = ", ".join(f"{part}: {count}" for count, part in counts if count)
     if parts or report["build"] == "here":
         words = f"the unsigned enclaves came out of this build ({parts or 'not described'})"
         why = f"needs a build of your own: sgx-enclaves verify-release {release['name']}"
