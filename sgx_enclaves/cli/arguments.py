@@ -105,6 +105,7 @@ def _mrsigner(text: str) -> str:
             f"no MRSIGNER, and as a file it {error.message}",
             file=text,
             expected="64 hexadecimal digits, or a key, certificate, SIGSTRUCT or signed enclave",
+            hint=error.hint,
         ) from None
     return mrsigner_of(data, text).hex()
 

@@ -227,7 +227,8 @@ class _Judge:
             return self._finished(decided).having(*both, *attested)
         beside, others = self._best(neighbours.references, source)
         if beside is None or problems:
-            return self._described().having(*problems, *others, _not_reproduced(packed))
+            why = [*problems, *others]
+            return self._described().having(*why, _not_reproduced(packed, why))
         return self._finished(beside).having(*_unauthenticated(beside, neighbours))
 
     def _finished(self, compared: _Compared) -> EnclaveResult:
@@ -380,10 +381,13 @@ def _unattested(compared: _Compared, neighbours: Neighbours) -> Iterator[Finding
         yield from rules.unattested(name, digest, neighbours.attested)
 
 
-def _not_reproduced(packed: PackedEnclave) -> Finding:
+def _not_reproduced(packed: PackedEnclave, problems: Sequence[Finding]) -> Finding:
+    words = ("no reference has an", "name the package or folder with our own build of it")
+    if problems:
+        words = ("there is no usable", "mend what the other findings name, or name another build")
     return Finding(
         "not-reproduced",
         Severity.UNVERIFIABLE,
-        f"no reference has an unsigned counterpart of {packed.path}",
-        hint="name the package or folder with our own build of it with --reference",
+        f"{words[0]} unsigned counterpart of {packed.path}",
+        hint=f"{words[1]} with --reference",
     )

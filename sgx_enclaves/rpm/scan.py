@@ -224,7 +224,9 @@ def _walk(folder: str) -> tuple[list[str], list[str]]:
 
     found: list[str] = []
     roots: list[str] = []
-    hint = "check-rpm checks a package, compare an enclave" if os.path.isfile(folder) else None
+    hint = "check path and rights"
+    if os.path.isfile(folder):
+        hint = "check-rpm checks a package, compare an enclave"
     for parent, folders, files in walk(os.path.normpath(folder), hint):
         folders.sort()
         found += [os.path.join(parent, name) for name in files if name.endswith(".rpm")]

@@ -32,6 +32,7 @@ MISTAKES = [
     ("contents text.txt", "no tar archive", "packed with gzip, xz, zstd or not at all"),
     ("contents tree", "no archive, but a directory", "tree"),
     ("scan packed.rpm", "Not a directory", "check-rpm checks a package"),
+    ("scan absent", "No such file or directory", "check path and rights"),
     ("scan reference", "there is no package to scan", "name a folder of RPM packages"),
     ("comapre built.so signed.so", "unknown verb comapre", "did you mean compare?"),
     ("spec sgx-2.25 --kind grafted", "there is no release 'sgx-2.25'", f"mean {RELEASE}?"),
@@ -88,6 +89,10 @@ def test_one_sentence_names_the_mistake_and_the_next_step(
             ["an ELF file, such as an enclave", "compare, show and measure take enclaves"],
         ),
         ("check-rpm text.txt", ["not an RPM package", "name an RPM package, or get it again"]),
+        (
+            "check-rpm packed.rpm --reference reference --signer absent",
+            ["there is no usable unsigned counterpart of", "mend what the other findings name"],
+        ),
         (
             "check-rpm packed.rpm",
             [
