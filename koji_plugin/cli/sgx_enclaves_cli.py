@@ -201,7 +201,8 @@ def _result(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 def _record(session: Any, build: Any) -> dict[str, Any]:
     record: Optional[dict[str, Any]] = session.getSgxVerification(build)
     if record is None:
-        raise koji.GenericError(f"{build} was never verified: koji sgx-enclaves verify {build}")
+        step = f"koji sgx-enclaves verify {build} --build-tag BUILD_TAG"
+        raise koji.GenericError(f"{build} was never verified: {step}")
     return record
 
 
@@ -323,7 +324,7 @@ def _width() -> int:
 _VERDICT = "0 identical, 1 differs, 2 unverifiable, or it could not be done"
 _DONE = "0, or 2 if it could not be asked"
 _BUILD = "build:BUILD  NVR or id"
-_BUILD_TAG = "\n--build-tag TAG  by default the one it was built in"
+_BUILD_TAG = "\n--build-tag TAG  with the designated toolchain; by default the one it was built in"
 _TASK = """
 --enclave NAME*  only this one; may be repeated
 --unsigned-build BUILD  take the unsigned enclaves from this build

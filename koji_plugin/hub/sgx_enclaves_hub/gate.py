@@ -111,7 +111,7 @@ def refusal(nvr: str, tag: str, decision: Decision, most: int = 12) -> str:
     if len(decision.reasons) > most:
         reasons.append(f"and {len(decision.reasons) - most} more reasons")
     what = "could hold SGX enclaves" if decision.unread else "holds SGX enclaves"
-    step = f"Verify it (koji sgx-enclaves verify {nvr} --build-tag TAG), then tag again"
+    step = f"Verify it (koji sgx-enclaves verify {nvr} --build-tag BUILD_TAG), then tag again"
     if decision.record is not None and decision.record.verdict == DIFFERS:
         # Verifying the same bytes again gives the same.
         step = f"Do not ship it: koji sgx-enclaves show {nvr} says what differs"

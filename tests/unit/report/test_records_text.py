@@ -92,7 +92,7 @@ def test_an_open_tag_says_that_it_is_open() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "step"), [(None, "verify x-1-1 --build-tag TAG"), (3, "show x-1-1")]
+    ("record", "step"), [(None, "verify x-1-1 --build-tag BUILD_TAG"), (3, "show x-1-1")]
 )
 def test_a_denial_names_the_next_command(record: object, step: str) -> None:
     status = {"present": True, "enforced": True, "allowed": False, "record": record}
