@@ -341,7 +341,7 @@ def _open(required: Sequence[EnclaveOutcome], blocked: Sequence[str]) -> str:
         stages = sorted({e.refused_by or "compare" for e in required if e.name in undecided})
         return f"undecided: {', '.join(undecided)}; stopped at {', '.join(stages)}"
     if blocked:
-        return "the enclaves are identical, but the repacked archive holds more than them"
+        return "identical, but the repacked archive holds what is not shown to be the vendor's"
     return (
         "the enclaves are identical, but the release has facts that are not pinned; "
         "--allow-unpinned accepts that on purpose"

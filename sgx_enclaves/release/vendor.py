@@ -179,9 +179,9 @@ class Repacked:
     Attributes:
         enclaves: the release's signed enclaves that it holds, by name.
         proved: names of the enclaves that are the vendor's, byte for byte, as the original or
-            the release's pin says. The others must be proved by comparison.
+            the release's pin says. Without the original, comparison must prove the others.
         members: how many files it holds, and how many of them are the original's.
-        foreign: files that are neither the original's nor an enclave.
+        foreign: files that are not the original's; without it, those that are no enclave.
     """
 
     enclaves: Mapping[str, bytes]
@@ -232,7 +232,7 @@ def read_repacked(
         },
         frozenset(files[file] for file, _ in ours & theirs if file in files),
         (len(ours), len(ours & theirs)),
-        tuple(sorted(file for file, _ in ours - theirs if file not in files)),
+        tuple(sorted(file for file, _ in ours - theirs if original or file not in files)),
     )
 
 
@@ -377,7 +377,7 @@ def _take_repack(
         if enclave.name in repack.enclaves:
             named = NamedData(enclave.signed_file, repack.enclaves[enclave.name])
             found.files[enclave.name] = named
-            if enclave.name not in repack.proved:
+            if original is None and enclave.name not in repack.proved:
                 found.to_prove.add(enclave.name)
         elif enclave.vendor == archive.id:
             hint = "the repack leaves it out; give the vendor's archive to check it"
@@ -392,7 +392,7 @@ def _take_repack(
         finding = Finding(
             "repack-unlike-original",
             Severity.UNVERIFIABLE,
-            "the repack has members that are not the vendor's, and no enclave to compare",
+            "the repack has members that are not shown to be the vendor's, byte for byte",
             found=", ".join(repr(name) for name in repack.foreign[:4]),
             hint="repack the vendor's archive again, and only leave things out",
         )

@@ -183,7 +183,8 @@ def test_repack_is_proved_member_by_member(vendor: VendorServer, tmp_path: Path)
     result = read_repacked(place.release, "signed", tampered, original)
     assert result.proved == {"one"}
     assert result.members == (2, 1)
-    assert result.foreign == ()
+    assert result.foreign == ("libsgx_two.signed.so",)
+    assert read_repacked(place.release, "signed", tampered, None).foreign == ()
     more = tm.write(
         tmp_path, tm.file("p/libsgx_one.signed.so", SIGNED["one"]), tm.file("p/evil", b"x")
     )

@@ -605,14 +605,16 @@ def test_a_repack_that_the_catalogue_names_is_taken_where_the_vendors_archive_is
     assert (result.status, result.refused) == (2, ["signed"])
 
 
-def test_repack_with_another_signature_is_proved_by_comparison(
+def test_repack_with_another_signature_is_refused_where_the_original_is_here(
     bench: Bench, world: World, tmp_path: Path
 ) -> None:
     again = vendor.sign_enclave(world.built / PCE.unsigned, PCE.config, vendor_key())
     assert again != world.signed[PCE.signed]
     files = {**world.signed, PCE.signed: again}
     result = bench.run(world.honest, "--repacked", repack(tmp_path, files))
-    assert (result.status, result.state("repack")) == (0, "done")
+    assert (result.status, result.outcome, result.refused) == (2, "unverifiable", ["repack"])
+    (finding,) = result.stage("repack")["findings"]
+    assert (finding["code"], finding["found"]) == ("repack-unlike-original", repr(PCE.signed))
 
 
 def test_repack_with_a_changed_enclave_differs(bench: Bench, world: World, tmp_path: Path) -> None:
@@ -620,6 +622,11 @@ def test_repack_with_a_changed_enclave_differs(bench: Bench, world: World, tmp_p
     files = {**world.signed, PCE.signed: changed}
     result = bench.run(world.honest, "--repacked", repack(tmp_path, files))
     assert (result.status, result.refused) == (1, ["repack"])
+    assert result.codes("repack") == ["repack-unlike-original"]
+    shutil.rmtree(bench.cache / "sha256" / str(world.honest.signed_sha256)[:2])
+    down = replace(world.honest, signed_url="https://127.0.0.1:9/signed.tar.gz")
+    result = bench.run(down, "--repacked", repack(tmp_path, files))
+    assert (result.status, result.refused) == (1, ["signed", "repack"])
     assert result.codes("repack") == ["repack-unproved"]
 
 

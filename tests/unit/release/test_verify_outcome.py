@@ -191,7 +191,7 @@ def test_refused_repack_is_not_identical() -> None:
     stage = Stage("repack", StageState.REFUSED, "", 0.1, (REASON,))
     verdict = judged(SAME, stages=[stage])
     assert verdict.outcome is Outcome.UNVERIFIABLE
-    assert "repacked archive holds more" in verdict.claim
+    assert "repacked archive holds what is not shown" in verdict.claim
     assert judged(SAME, OTHER, stages=[stage]).outcome is Outcome.DIFFERS
 
 
