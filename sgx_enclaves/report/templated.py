@@ -160,8 +160,8 @@ def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = ""
 def _command(verdict: Verdict) -> Iterator[str]:
     """What compares the files again, under the same policy."""
     policy, option = verdict.policy, AskedBy.OPTION
-    yield from ("sgx-enclaves", "compare", verdict.built.name, verdict.signed.name)
-    yield from ("--config", verdict.config.name)
+    yield from ("sgx-enclaves", "compare")
+    yield from (verdict.built.name, verdict.signed.name, "--config", verdict.config.name)
     if policy.identity is not None:
         yield from ("--identity", "IDENTITY")
     for asked, name, value in (
