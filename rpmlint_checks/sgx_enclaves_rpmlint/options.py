@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from sgx_enclaves.enclave.policy import Policy, not_shipped, pin_for_file, policy_for
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.rpm.presence import pinned_name, stem_of, version_of
+from sgx_enclaves.rpm.presence import enclave_name, stem_of, version_of
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
 _KEYS = frozenset(
@@ -160,5 +160,5 @@ def _integer(value: object) -> Optional[int]:
 
 
 def key_of(path: str) -> str:
-    """What an enclave is called in the configuration: `ide`, or `libsgx_own` when not Intel's."""
-    return pinned_name(path) or stem_of(path)
+    """What an enclave is called in the configuration: as in Provides, or else by its file name."""
+    return enclave_name(path) or stem_of(path)

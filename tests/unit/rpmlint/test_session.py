@@ -383,6 +383,20 @@ def test_a_promised_enclave_that_is_not_there(bench: Bench, promise: str) -> Non
     assert promise.split(":", maxsplit=1)[0] in output.found[0][2]
 
 
+def test_an_enclave_of_ones_own_is_called_as_in_its_provides(bench: Bench) -> None:
+    names = ("libsgx_own.signed.so.1.0.0.0", "libsgx_own.signed.so.1", "libsgx_own.signed.so")
+    path, *links = [ENCLAVE_FOLDER + name for name in names]
+    for suffix in (".so", ".config.xml"):
+        (bench.reference / f"libsgx_pce{suffix}").rename(bench.reference / f"libsgx_own{suffix}")
+    files = [RpmFile(path, CASE.signed, 0o100755), *(link(at, path) for at in links)]
+    package = bench.folder / "own.rpm"
+    package.write_bytes(packaged(files, provides=provided(("own:signed", "1.0"))))
+    output = bench.run(str(package), signers={"own": mrsigner(vendor_key())})
+    assert "sgx-enclave-verified" in output.ids
+    assert "E" not in [level for level, _kind, _details in output.found]
+    assert "sgx-enclave-wrong-signer" in bench.run(str(package)).ids
+
+
 @pytest.mark.parametrize(
     "ghost", [RpmFile("", ghost=True), RpmFile("", b"/x", mode=0o120777, target="/x")]
 )
