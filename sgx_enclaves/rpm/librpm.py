@@ -444,7 +444,10 @@ class Unpacker:
         if self._feed.is_at_end(self._archive.tell()):
             return self._too_early()
         path = name.rstrip(b"\0").decode("utf-8", "surrogateescape")
-        return self._wrong(f"{path!r} is not in the header, or only as a %ghost", str(error))
+        what = "is not in the header, or only as a %ghost"
+        if path.lstrip(".") in {file.path for file in self._missing.values()}:
+            what = "is another file in the payload than in the header"
+        return self._wrong(f"{path!r} {what}", str(error))
 
     def _not_there(self) -> PackageError:
         first = self._missing[min(self._missing)].path

@@ -311,6 +311,7 @@ A = RpmFile("/a", DATA)
         ([replace(A, ghost=True), A], PackageError, "twice"),
         ([replace(folder("/a"), cpio_data=b"x")], PackageError, "another size"),
         ([replace(link("/a", "b"), cpio_data=b"c")], PackageError, "another target"),
+        ([replace(link("/a", "bcd"), cpio_data=b"b")], PackageError, "another file in the payload"),
         ([replace(link("/a", "b"), cpio_data=b"bb")], PackageError, "another size"),
         (
             [replace(A, inode=1), RpmFile("/b", b"other", inode=1)],
