@@ -10,7 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER
+from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, read_release_file
+from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import asking, chosen_passphrase, read_small
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import answer, write_and_say
@@ -22,7 +23,7 @@ from sgx_enclaves.evidence import ledger as entries
 from sgx_enclaves.evidence import recheck as checking
 from sgx_enclaves.evidence.envelope import Envelope, Key, Signer, load_key, load_signing_key
 from sgx_enclaves.evidence.recheck import State
-from sgx_enclaves.evidence.report import MAX_REPORT, read_beside, read_report
+from sgx_enclaves.evidence.report import MAX_REPORT, REPORT, read_beside, read_report
 from sgx_enclaves.evidence.statements import (
     TOOL,
     agreed,
@@ -44,7 +45,8 @@ _COUNTED = {State.HOLDS: "hold", State.FAILS: "do not hold", State.UNSEEN: "cann
 
 
 @verb("""\
-report:REPORT  a report.json that --report wrote
+report:REPORT  a report.json that --report wrote, or its directory
+@catalogue
 --signed FILE|RPM*  a signed enclave, or a package of them; may be repeated
 --built FILE*  an unsigned enclave, where the signed one does not show it; may be repeated
 --config XML*  the config.xml of an enclave; may be repeated
@@ -62,8 +64,11 @@ def recheck(args: argparse.Namespace) -> int:
     Exit status: 0 whatever can be seen holds; 1 a statement does not hold; 2 the
     report is malformed, or nothing of it can be seen.
     """
-    report = read_report(read_file(args.report, MAX_REPORT), args.report)
-    files = _files_at_hand([*args.signed, *args.built, *args.config])
+    file = _report_at(args.report)
+    report = read_report(read_file(file, MAX_REPORT), file)
+    contents, packages = _files_at_hand([*args.signed, *args.built, *args.config])
+    digest = (report["release"] or {}).get("sha256")
+    files = checking.Files(contents, packages, digest and _described(args, digest))
     checked = list(checking.recheck(report, files))
     counts = Counter(item.state for item in checked)
     status = 1 if counts[State.FAILS] else 0 if counts[State.HOLDS] else EXIT_UNSEEN
@@ -78,7 +83,23 @@ def recheck(args: argparse.Namespace) -> int:
     return status
 
 
-def _files_at_hand(paths: list[str]) -> checking.Files:
+def _report_at(path: str) -> str:
+    """The report in a directory; what is no directory is the report."""
+    return f"{path}/{REPORT}" if os.path.isdir(path) else path
+
+
+def _described(args: argparse.Namespace, digest: str) -> Optional[Release]:
+    """The release whose description has that SHA-256, if it is here."""
+    for folder in map(Path, (OWN_FOLDER, USER_FOLDER, *args.catalogue)):
+        for file in sorted(folder.glob("*.toml")) if folder.is_dir() else (folder,):
+            if file.is_file() and sha256_of(file.read_bytes()) == digest:
+                return read_release_file(file)
+    return None
+
+
+def _files_at_hand(
+    paths: list[str],
+) -> tuple[dict[str, bytes], dict[str, checking.Package]]:
     contents: dict[str, bytes] = {}
     packages: dict[str, checking.Package] = {}
     for path in paths:
@@ -89,12 +110,7 @@ def _files_at_hand(paths: list[str]) -> checking.Files:
         else:
             data = read_file(path, DEFAULT_LIMITS.file_size)
             contents[sha256_of(data)] = data
-    releases = {
-        sha256_of(file.read_bytes()): file.stem
-        for folder in (OWN_FOLDER, USER_FOLDER)
-        for file in (folder.glob("*.toml") if folder.is_dir() else ())
-    }
-    return checking.Files(contents, packages, releases)
+    return contents, packages
 
 
 def _starts_with(path: str, magic: bytes) -> bool:
@@ -107,7 +123,7 @@ def _starts_with(path: str, magic: bytes) -> bool:
 
 
 @verb("""\
-report:REPORT  report.json of a directory that --report wrote; or an attestation, or what
+report:REPORT  the directory that --report wrote, or its report.json; or an attestation, or what
   `koji sgx-enclaves export` printed
 ^--key PEM  private key: Ed25519, or ECDSA on P-256, P-384 or P-521
 ^--sign-with COMMAND  run this command: it gets the bytes to sign on standard input, and
@@ -130,6 +146,7 @@ def attest(args: argparse.Namespace) -> int:
       sgx-enclaves attest DIR/report.json -o ATTESTATION
       gpg --armor --detach-sign ATTESTATION
     """
+    args.report = _report_at(args.report)
     data = read_file(args.report, MAX_REPORT)
     if data[: data.find(b"\n")].endswith(b"}"):
         envelopes = read_bundle(data, args.report, bare=True)

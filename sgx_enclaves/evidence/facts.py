@@ -47,7 +47,7 @@ _PACKAGE = {
 def of_comparison(verdict: Verdict) -> Plain:
     """The report of one comparison of files."""
     name = verdict.policy.enclave or basename(verdict.signed.name).partition(".")[0]
-    enclaves = [_compared(name, verdict_dict(verdict))]
+    enclaves = [compared_enclave(name, verdict_dict(verdict))]
     folders = {getattr(verdict, role).name.rpartition("/")[0] for role in ROLES}
     words = (verdict.outcome.value, verdict.headline)
     return _report("comparison", *words, enclaves, folders, build="given")
@@ -67,7 +67,7 @@ def of_release(verified: Verified, release: Release, catalogue: Catalogue, /, **
         version = own.so_version.value if own is not None and own.so_version else None
         known = {"required": item.required, "version": version}
         if item.verdict is not None:
-            enclaves.append(_compared(item.name, verdict_dict(item.verdict), **known))
+            enclaves.append(compared_enclave(item.name, verdict_dict(item.verdict), **known))
             continue
         words = f"stopped at {item.refused_by}"
         made = _enclave(item.name, item.bytes_outcome.value, words, **known)
@@ -146,7 +146,7 @@ def _packaged(result: Plain) -> Iterator[Plain]:
         known = {"package": basename(result["file"]), "path": path, "version": version_of(path)}
         name = item["name"] or basename(path).partition(".")[0]
         if item["verdict"] is not None:
-            made = {**_compared(name, item["verdict"], **known), "verdict": item["outcome"]}
+            made = {**compared_enclave(name, item["verdict"], **known), "verdict": item["outcome"]}
         else:
             made = _enclave(name, item["outcome"], item["findings"][0]["message"], **known)
             made["signed"] = {"name": basename(path), **{k: item[k] for k in ("size", "sha256")}}
@@ -225,7 +225,7 @@ def of_file(name: str, item: FileVerdict) -> Plain:
         return _judged(name, subject, subject.verdict, subject.sha256)
     known = {"package": subject.rpm, "path": subject.path, "version": subject.version}
     return {
-        **_compared(name, verdict_dict(item.comparison), **known),
+        **compared_enclave(name, verdict_dict(item.comparison), **known),
         "verdict": subject.verdict,
     }
 
@@ -279,7 +279,7 @@ def _report(
     return report
 
 
-def _compared(name: str, verdict: Plain, **known: Any) -> Plain:
+def compared_enclave(name: str, verdict: Plain, **known: Any) -> Plain:
     """One enclave of which there is a comparison, as `verdict_dict` gives it."""
     made = _enclave(name, verdict["outcome"], verdict["headline"], **known)
     made |= {key: verdict[key] for key in (*_COMPARED, *_LISTS)}

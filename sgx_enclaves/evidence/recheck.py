@@ -17,24 +17,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Optional
 
+from sgx_enclaves.catalogue.records import Release, policy_of
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block, Descriptor
-from sgx_enclaves.enclave.policy import Policy
+from sgx_enclaves.enclave.policy import AskedBy, Policy, pin_named, policy_for
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.enclave.sigstruct import check_fips_signature, check_sigstruct
 from sgx_enclaves.enclave.verdict import CheckState
 from sgx_enclaves.errors import ReportError, SgxEnclavesError
-from sgx_enclaves.evidence.facts import digests_at, named_package
+from sgx_enclaves.evidence.facts import compared_enclave, digests_at, named_package
 from sgx_enclaves.evidence.report import ROLES, Plain
 from sgx_enclaves.files import sha256_of
-from sgx_enclaves.plain import as_plain, from_plain, record
+from sgx_enclaves.plain import from_plain, record
+from sgx_enclaves.report.as_json import verdict_dict
 
 _PROVED, _REFUTED = CheckState.PROVED.value, CheckState.REFUTED.value
 _BLOCK = ("mrenclave", "mrsigner", "isvprodid", "isvsvn", "date", "debug")
+# What a comparison says of an enclave, whichever way it was asked for.
+_COMPARED = ("sdk", "sdk_from", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
 _LONGEST = 200
+# Parts of a policy: in words, who asked for it, the fields.
+_PINNED = (
+    ("the signer", "signers_from", "signers"),
+    ("the product", "isvprodid_from", "isvprodid"),
+    ("the least ISVSVN", "min_isvsvn_from", "min_isvsvn"),
+    ("the file", "file_from", "signed_sha256", "second_key_sha256"),
+)
+_CATALOGUE = "name it with --catalogue"
 
 
 class State(str, Enum):
@@ -65,17 +77,18 @@ class Package(NamedTuple):
 
 
 class Files(NamedTuple):
-    """What is at hand: contents by SHA-256, packages by file name, releases' names by digest."""
+    """What is at hand: contents by SHA-256, packages by file name, and the release whose
+    description has the digest that the report names."""
 
     contents: Mapping[str, bytes]
     packages: Mapping[str, Package]
-    releases: Mapping[str, str]
+    release: Optional[Release]
 
 
 def recheck(report: Mapping[str, Any], files: Files) -> Iterator[Checked]:
     """Every statement of a report, which `report.read_report` has checked."""
     for enclave in report["enclaves"]:
-        yield from _Recheck(enclave, files).run()
+        yield from _Recheck(enclave, report, files).run()
     for package in report["packages"]:
         yield from _of_package(package, files.packages.get(package["file"]))
     named = {e[role]["sha256"] for e in report["enclaves"] for role in ROLES if e[role]}
@@ -86,10 +99,15 @@ def recheck(report: Mapping[str, Any], files: Files) -> Iterator[Checked]:
     release = report["release"] or {"name": "RELEASE", "sha256": None}
     if release["sha256"] is not None:
         words = f"its description has SHA-256 {release['sha256']}"
-        known = files.releases.get(release["sha256"]) == release["name"]
-        place = "the catalogue or in /etc/sgx-enclaves/releases.d"
-        why = f"needs that description ({release['origin']}) in {place}"
+        known = files.release is not None and files.release.name == release["name"]
+        why = f"needs that description ({release['origin']}): {_CATALOGUE}"
         yield _checked(f"release {release['name']}", words, known or None, why)
+        if files.release is not None and report["kind"] in ("release", "koji"):
+            spoken = {enclave["name"] for enclave in report["enclaves"]}
+            left = [e.name for e in files.release.enclaves if e.name not in spoken]
+            why = f"not of {', '.join(left)}, which nobody may have asked for"
+            words = "the report speaks of all its enclaves"
+            yield _checked(f"release {release['name']}", words, None if left else True, why)
     counts = ((len(report[part]), part) for part in ("sources", "toolchain", "steps"))
     parts = ", ".join(f"{part}: {count}" for count, part in counts if count)
     if parts or report["build"] == "here":
@@ -121,8 +139,8 @@ def _of_package(package: Mapping[str, Any], at_hand: Optional[Package]) -> Itera
 class _Recheck:
     """One enclave of the report."""
 
-    def __init__(self, enclave: Plain, files: Files) -> None:
-        self._enclave, self._files = enclave, files
+    def __init__(self, enclave: Plain, report: Mapping[str, Any], files: Files) -> None:
+        self._enclave, self._report, self._files = enclave, report, files
         self._digests = {r: (enclave[r] or {}).get("sha256") for r in ROLES}
         self._states = {item["name"]: item["state"] for item in enclave["checks"]}
         self._policy: Optional[Policy] = None
@@ -178,6 +196,7 @@ class _Recheck:
             if bare == self._digests["built"]:
                 built = zeroed
         yield from self._of_signatures(image, blocks)
+        yield from self._of_catalogue()
         yield from self._of_comparison(built, signed)
 
     def _of_payload(self, found: Optional[str]) -> Iterator[Checked]:
@@ -230,6 +249,31 @@ class _Recheck:
             except SgxEnclavesError as error:
                 yield self._say(words, None, str(error))
 
+    def _of_catalogue(self) -> Iterator[Checked]:
+        """Does the catalogue ask for what the report says that it asks for?"""
+        policy, release, known = self._policy, self._report["release"], self._files.release
+        if policy is None:
+            return
+        # One that asks for nothing is the answer to a claim that has no ground.
+        pinned: Optional[Policy] = Policy()
+        needs = f"a catalogue that knows the enclave {policy.enclave}"
+        if release is not None and release["sha256"] is not None:
+            needs = f"the description of {release['name']}: {_CATALOGUE}"
+            if own := known and known.enclave(self._enclave["name"]):
+                pinned = policy_of(own)
+            elif known is None:
+                pinned = None
+        elif policy.enclave is not None:
+            pin = pin_named(policy.enclave)
+            pinned = policy_for(pin) if pin else None
+        for what, source, *names in _PINNED:
+            if getattr(policy, source) is AskedBy.CATALOGUE:
+                said = [getattr(policy, name) for name in names]
+                found = pinned and [getattr(pinned, name) for name in names]
+                good = None if found is None else found == said
+                why = f"needs {needs}" if found is None else _short(found)
+                yield self._say(f"{what} of the policy is the catalogue's", good, why)
+
     def _of_comparison(self, built: Optional[bytes], signed: bytes) -> Iterator[Checked]:
         """What takes all three files."""
         enclave, config = self._enclave, self._given("config")
@@ -245,14 +289,22 @@ class _Recheck:
             yield self._say(words, None, f"needs {' and '.join(missing)}")
             return
         chosen = generation_named(enclave["sdk"]) if enclave["sdk_from"] == "option" else None
-        again = compare(built, signed, config, self._policy, generation=chosen)
+        names = (enclave["built"]["name"], enclave["signed"]["name"], enclave["config"]["name"])
+        again = compare(built, signed, config, self._policy, generation=chosen, names=names)
+        plain = compared_enclave(enclave["name"], verdict_dict(again))
         for check in again.checks:
             said, found = self._states.get(check.name), check.state.value
             yield self._say(f"{check.name}: {said}, compared again", said == found, found)
-        for name in ("sdk", "sdk_from", "mrenclave", "byte_map"):
-            plain = as_plain(getattr(again, name))
-            short = f"{len(enclave[name])} ranges of bytes" if name == "byte_map" else enclave[name]
-            yield self._say(f"{name} is {short}", plain == enclave[name], _short(plain))
+        for name in _COMPARED:
+            good = plain[name] == enclave[name]
+            yield self._say(f"{name} is {enclave[name]}", good, _short(plain[name]))
+        for name in ("headline", "byte_map", "blocks", "checks", *ROLES, *self._whole()):
+            words = f"{name.replace('_', ' ')}, compared again"
+            good = plain[name] == enclave[name] or (name in ROLES and self._is_unsized(name))
+            yield self._say(words, good, _short(plain[name]))
+        lost = {f["code"] for f in plain["findings"]} - {f["code"] for f in enclave["findings"]}
+        why = f"it leaves out {', '.join(sorted(lost))}"
+        yield self._say("it has all that the comparison finds", not lost, why)
         others = {finding["code"] for finding in enclave["findings"]}
         others -= {finding.code for finding in again.findings}
         words, found = f"the verdict is {enclave['verdict']}", again.outcome.value
@@ -261,6 +313,14 @@ class _Recheck:
             yield self._say(words, None, needs)
         else:
             yield self._say(words, found == enclave["verdict"], found)
+
+    def _whole(self) -> Sequence[str]:
+        """What only the report of a comparison itself has as the comparison says it."""
+        return ("not_proved",) if self._report["kind"] == "comparison" else ()
+
+    def _is_unsized(self, role: str) -> bool:
+        """Whether only the digest of a file is known, which is looked at elsewhere."""
+        return self._enclave[role]["size"] is None
 
 
 def _short(value: object) -> str:

@@ -20,6 +20,7 @@ from sgx_enclaves.enclave.verdict import CheckState
 from sgx_enclaves.errors import ReportError
 from sgx_enclaves.files import make_folder, read_file, sha256_of, write_file
 from sgx_enclaves.plain import parse_json, read_schema, validate
+from sgx_enclaves.release.toolchain import GOOD_PARTS, PartState
 from sgx_enclaves.report.templated import report_summary
 
 if TYPE_CHECKING:
@@ -129,10 +130,33 @@ def _contradictions(report: Mapping[str, Any]) -> Iterator[str]:
         others = [e["name"] for e in needed if e["verdict"] != "identical"]
         if others or not needed:
             yield f"identical, though not each enclave is: {', '.join(others) or 'there is none'}"
-    elif report["reproducible"]:
-        yield f"reproducible, with the verdict {report['verdict']}"
+    yield from (f"reproducible, {words}" for words in _not_reproducible(report))
+    trusted = {line for enclave in report["enclaves"] for line in enclave["not_proved"]}
+    if trusted - set(report["not_proved"]) or (
+        report["verdict"] == "identical" and not report["not_proved"]
+    ):
+        yield "it leaves out what is not proved"
+    for part in report["toolchain"]:
+        # A packager's suffix is nothing that the tool knows.
+        same = part["found"] in (part["designated"], part["designated"].partition("-")[0])
+        if part["state"] == PartState.MATCH.value and not same:
+            yield f"{part['name']} is said to match {part['designated']}, as {part['found']}"
     for enclave in report["enclaves"]:
         yield from (f"{enclave['name']}: {words}" for words in _wrong_enclave(enclave))
+
+
+def _not_reproducible(report: Mapping[str, Any]) -> Iterator[str]:
+    if not report["reproducible"]:
+        return
+    if report["verdict"] != "identical":
+        yield f"with the verdict {report['verdict']}"
+    if report["build"] == "given":
+        yield "though the enclaves were given"
+    if report["unpinned"]:
+        yield f"though not pinned is {', '.join(report['unpinned'])}"
+    others = [p["name"] for p in report["toolchain"] if PartState(p["state"]) not in GOOD_PARTS]
+    if others:
+        yield f"with another toolchain than the designated one: {', '.join(others)}"
 
 
 def _wrong_enclave(enclave: Mapping[str, Any]) -> Iterator[str]:
@@ -142,8 +166,14 @@ def _wrong_enclave(enclave: Mapping[str, Any]) -> Iterator[str]:
     gapless = [r["start"] for r in ranges] == edges[:-1] and edges == sorted(set(edges))
     if ranges and not (gapless and edges[-1] == size):
         yield "its byte map does not cover its signed file from end to end"
+    blocks = enclave["blocks"]
+    for key in ("mrsigner", "isvprodid", "isvsvn") if blocks else ():
+        if enclave[key] != blocks[0][key]:
+            yield f"its {key} is {enclave[key]}, and {blocks[0][key]} in its first block"
     if enclave["verdict"] != "identical":
         return
+    if {block["mrenclave"] for block in blocks} - {enclave["mrenclave"]}:
+        yield "identical, though a block was signed for another MRENCLAVE"
     if None in (enclave["built"], signed, enclave["config"]):
         yield "identical, though a file is missing"
     if any(check["state"] != "proved" for check in enclave["checks"]):

@@ -216,12 +216,12 @@ class Part:
         return f"{self.name} {self.expected}: {found.get(self.state, 'here ' + self.found)}"
 
 
-_GOOD = frozenset((PartState.MATCH, PartState.OTHER))
+GOOD_PARTS = frozenset((PartState.MATCH, PartState.OTHER))
 
 
 def all_match(parts: Sequence[Part]) -> bool:
     """Whether there are parts, and each was seen and agrees, or makes no difference."""
-    return bool(parts) and all(part.state in _GOOD for part in parts)
+    return bool(parts) and all(part.state in GOOD_PARTS for part in parts)
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class ToolchainUse:
     @property
     def wrong(self) -> tuple[Part, ...]:
         """The parts that are not as good, or were not seen; first what writes an enclave."""
-        wrong = (part for part in self.parts if part.state not in _GOOD)
+        wrong = (part for part in self.parts if part.state not in GOOD_PARTS)
         return tuple(sorted(wrong, key=lambda part: part.name not in _WRITERS))
 
     @property

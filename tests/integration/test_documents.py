@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.cli.main import VERBS, parser_of
 from tests.enclaves.compiled import PARTS, build_enclaves, have_toolchain
 from tests.integration.test_check_rpm import signed_by_vendor
@@ -40,6 +41,7 @@ PROGRAMS: tuple[str, ...] = (
     "gpg",
 )
 PROGRAMS += ("rpmbuild", "pipx", "apt-get", "mock", "dnf", "python3", "build/venv/bin/python")
+SHIPPED = OWN_FOLDER / "sgx-2.25-dcap-1.22.toml"
 # How a command begins that is not run, and why.
 NOT_HERE = {
     "apt-get": "tests/unit/test_setup.py looks at it",
@@ -73,10 +75,13 @@ WORDS = {
     "--key PEM -o FILE": "--key rebuilder.pem -o new",
     "verify-attestation FILE... --key PUB": "verify-attestation attestation --key rebuilder.pub",
     "lint FILE": "lint ledger.jsonl",
+    "show NAME --catalogue NAME.toml": "show name --catalogue name.toml",
 }
 FILES = {
     "ARCHIVE": "sources.tar.gz",
     "PACKAGE.rpm": "packages/signed.rpm",
+    "SIGNED.rpm": "packages/signed.rpm",
+    "UNSIGNED.rpm": "reference",
     "sgx-enclave-prebuilt-pce-signed-1.25-1.x86_64.rpm": "packages/signed.rpm",
     "sgx-enclave-prebuilt-pce-signed.rpm": "packages/signed.rpm",
     "REFERENCE": "reference",
@@ -156,6 +161,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "own.config.xml": own,
         "vendor.pem": public_pem(vendor_key()),
         "public.pem": public_pem(vendor_key()),
+        "name.toml": SHIPPED.read_bytes().replace(SHIPPED.stem.encode(), b"name"),
         "key.pem": VENDOR_PEM.read_bytes(),
         "reference/libsgx_pce.so": built.read_bytes(),
         "reference/libsgx_pce.config.xml": config,

@@ -67,8 +67,9 @@ def test_without_a_version_there_is_none_to_change() -> None:
 def test_add_and_lint(folder: Path, run: Run) -> None:
     def older(report: dict[str, Any]) -> None:
         (enclave,) = report["enclaves"]
-        enclave["isvsvn"] -= 1
-        enclave["mrenclave"] = "9" * 64
+        for place in (enclave, *enclave["blocks"]):
+            place["isvsvn"] -= 1
+            place["mrenclave"] = "9" * 64
 
     assert run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
     assert run("attest", edited(folder, older, "old"), "--key", "p256.pem", "-o", "b")[0] == 0

@@ -16,9 +16,14 @@ from typing import Any, Optional
 
 import pytest
 
+from sgx_enclaves.catalogue.reader import OWN_FOLDER
+from sgx_enclaves.enclave.policy import Policy
+from sgx_enclaves.errors import ReportError
 from sgx_enclaves.evidence.report import read_report
+from sgx_enclaves.files import sha256_of
+from sgx_enclaves.plain import from_plain
 from tests.support.keys import mrsigner, vendor_key
-from tests.support.signed import Case
+from tests.support.signed import Case, fips_enclave
 from tests.unit.conftest import Run
 from tests.unit.evidence.conftest import as_built_here, edited
 
@@ -59,7 +64,7 @@ def test_with_its_config_everything_is_seen(folder: Path, run: Run) -> None:
     found = states(out)
     assert status == 0
     assert "the verdict is identical" in found["holds"]
-    assert any(s.startswith("byte_map is") for s in found["holds"])
+    assert "byte map, compared again" in found["holds"]
     assert found["cannot be seen here"] == found["does not hold"] == []
 
 
@@ -82,7 +87,7 @@ def test_what_a_build_needs_is_said(folder: Path, run: Run) -> None:
     status, out, _ = run("recheck", report, "--signed", "s.so")
     assert status == 0
     assert "needs a build of your own: sgx-enclaves verify-release demo" in out
-    assert "needs that description (catalogue) in the catalogue" in out
+    assert "needs that description (catalogue): name it with --catalogue" in out
 
 
 def _set(*path: Any, to: object) -> Callable[[dict[str, Any]], object]:
@@ -95,6 +100,18 @@ def _set(*path: Any, to: object) -> Callable[[dict[str, Any]], object]:
     return change
 
 
+def _another_measurement(report: dict[str, Any]) -> None:
+    (enclave,) = report["enclaves"]
+    for place in (enclave, *enclave["blocks"]):
+        place["mrenclave"] = "5" * 64
+
+
+def _another_version(report: dict[str, Any]) -> None:
+    (enclave,) = report["enclaves"]
+    for place in (enclave, *enclave["blocks"]):
+        place["isvsvn"] = 99
+
+
 def _first_range_longer(report: dict[str, Any]) -> None:
     first, second = report["enclaves"][0]["byte_map"][:2]
     first["end"] = second["start"] = first["end"] + 1
@@ -105,8 +122,8 @@ def _first_range_longer(report: dict[str, Any]) -> None:
     [
         (_set("built", "sha256", to="4" * 64), "the unsigned enclave has SHA-256 4444"),
         (_set("signed", "size", to=None), ""),
-        (_set("mrenclave", to="5" * 64), "MRENCLAVE, measured as its metadata say, is 5555"),
-        (_set("blocks", 0, "isvsvn", to=99), "its blocks say what the report says of them"),
+        (_another_measurement, "MRENCLAVE, measured as its metadata say, is 5555"),
+        (_another_version, "its blocks say what the report says of them"),
         (_set("blocks", 0, "date", to="2031-01-01"), "its blocks say what the report says"),
         (
             _set("policy", "signers", to=["6" * 64]),
@@ -115,7 +132,15 @@ def _first_range_longer(report: dict[str, Any]) -> None:
         (_set("policy", "isvprodid", to=77), "policy: proved (enclave: not named, signer"),
         (_set("policy", "min_isvsvn", to=5000), "policy: proved (enclave: not named, signer"),
         (_set("sdk", to="1.5"), "sdk is 1.5"),
-        (_first_range_longer, "byte_map is"),
+        (_first_range_longer, "byte map, compared again"),
+        (_set("headline", to="s is signed by Intel"), "headline, compared again"),
+        (_set("not_proved", to=[]), "not proved, compared again"),
+        (_set("built", "size", to=1), "built, compared again"),
+        (_set("config", "size", to=1), "config, compared again"),
+        (_set("blocks", 0, "signer", to="Intel"), "blocks, compared again"),
+        (_set("blocks", 0, "version", to="9.9"), "blocks, compared again"),
+        (_set("policy", "signers_from", to="default"), "checks, compared again"),
+        (_set("policy", "signers_from", to="catalogue"), "the signer of the policy is the cat"),
     ],
 )
 def test_a_lie_does_not_hold(
@@ -133,6 +158,102 @@ def test_a_lie_does_not_hold(
     status, out, _ = run("recheck", report, "--signed", "s.so", "--config", "c.xml")
     assert status == 1
     assert f"does not hold: {says}" in out
+
+
+def test_a_note_left_out_is_missed(folder: Path, run: Run) -> None:
+    case = fips_enclave()
+    for name, data in {"b.so": case.built, "s.so": case.signed, "c.xml": case.config}.items():
+        (folder / name).write_bytes(data)
+    signer = ("--signer", mrsigner(vendor_key()), "--report", "report2")
+    assert run("compare", "b.so", "s.so", "--config", "c.xml", *signer)[0] == 0
+    (folder / "report2").rename(folder / "report3")
+    files = ("--signed", "s.so", "--config", "c.xml")
+    assert run("recheck", "report3", *files)[0] == 0
+    report = json.loads((folder / "report3/report.json").read_text())
+    report["enclaves"][0]["findings"] = []
+    (folder / "lie.json").write_text(json.dumps(report))
+    status, out, _ = run("recheck", "lie.json", *files)
+    assert status == 1
+    assert "(it leaves out second-signature)" in out
+
+
+def _pinned_by_catalogue(report: dict[str, Any], enclave: Optional[str]) -> None:
+    """Mallory's report: whoever has signed is said to be the catalogue's signer."""
+    (own,) = report["enclaves"]
+    policy = own["policy"]
+    policy["signers_from"] = "catalogue"
+    for block in own["blocks"]:
+        block["signer"] = "named by catalogue"
+    if enclave:
+        own["name"] = policy["enclave"] = enclave
+        policy["enclave_from"] = "option"
+    claim = from_plain(Policy, policy, file="report", error=ReportError).claim
+    own["checks"][-1]["claim"] = claim
+    report["proved"] = [f"{own['name']}: {check['claim']}" for check in own["checks"]]
+
+
+_CATALOGUES_SIGNER = "the signer of the policy is the catalogue's"
+
+
+@pytest.mark.parametrize(
+    ("enclave", "release", "states"),
+    [
+        (None, None, (1, "does not hold")),
+        ("pce", None, (1, "does not hold")),
+        ("mine", None, (0, "cannot be seen here")),
+        ("pce", "unknown", (0, "cannot be seen here")),
+        ("pce", "known", (1, "does not hold")),
+        ("mine", "known", (1, "does not hold")),
+        ("pce", "own", (0, "holds")),
+    ],
+)
+def test_what_a_report_says_of_the_catalogue_is_looked_up(
+    folder: Path, run: Run, enclave: Optional[str], release: Optional[str], states: tuple[int, str]
+) -> None:
+    path = next(OWN_FOLDER.glob("sgx-2.25-*.toml"))
+    if release == "own":
+        text = re.sub(
+            '^signer = "[^"]*"',
+            f'signer = "{mrsigner(vendor_key())}"',
+            path.read_text(),
+            flags=re.M,
+        )
+        text = text.replace(path.stem, "own")
+        path = folder / "more/own.toml"
+        path.parent.mkdir()
+        path.write_text(text)
+
+    def lie(report: dict[str, Any]) -> None:
+        _pinned_by_catalogue(report, enclave)
+        if release:
+            digest = "1" * 64 if release == "unknown" else sha256_of(path.read_bytes())
+            report["release"] = {"name": path.stem, "sha256": digest, "origin": "catalogue"}
+
+    lied = edited(folder, lie, "lie")
+    options = ("--catalogue", str(path.parent)) if release == "own" else ()
+    files = ("--signed", "s.so", "--config", "c.xml", *options)
+    status, out, err = run("recheck", lied, *files)
+    assert err == ""
+    assert f"  {states[1]}: {_CATALOGUES_SIGNER}" in out
+    assert (status, out.count("does not hold: ")) == (states[0], states[0])
+
+
+def test_a_directory_stands_for_its_report(folder: Path, run: Run) -> None:
+    assert run("recheck", "report", "--signed", "s.so")[0] == 0
+    assert run("attest", "report", "--key", "p256.pem", "-o", "a.jsonl")[0] == 0
+
+
+def test_enclaves_that_a_report_leaves_out_are_named(folder: Path, run: Run) -> None:
+    path = next(OWN_FOLDER.glob("sgx-2.25-*.toml"))
+
+    def change(report: dict[str, Any]) -> None:
+        as_built_here(report)
+        digest = sha256_of(path.read_bytes())
+        report["release"] = {"name": path.stem, "sha256": digest, "origin": "catalogue"}
+
+    status, out, _ = run("recheck", edited(folder, change, "built"), "--signed", "s.so")
+    assert status == 0
+    assert "cannot be seen here: the report speaks of all its enclaves (not of pce, " in out
 
 
 def test_a_file_that_differs(folder: Path, run: Run, case: Case) -> None:
@@ -186,6 +307,22 @@ def _put(name: str, value: object) -> Callable[[dict[str, Any]], object]:
     return lambda report: report.update({name: value})
 
 
+def _built(path: tuple[Any, ...], to: object) -> Callable[[dict[str, Any]], object]:
+    """A reproducible build of this run's, with one change."""
+
+    def change(report: dict[str, Any]) -> None:
+        as_built_here(report)
+        place: Any = report
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = to
+
+    return change
+
+
+_host_made_designated = _built(("toolchain", 0, "found"), "4.8.1")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -197,6 +334,13 @@ def _put(name: str, value: object) -> Callable[[dict[str, Any]], object]:
         (_put("verdict", "good"), "verdict does not fit"),
         (_put("enclaves", []), "contradicts itself"),
         (_put("proved", ["everything"]), "contradicts itself: what is proved"),
+        (_set("isvsvn", to=99), "contradicts itself: s: its isvsvn is 99, and"),
+        (_set("mrsigner", to="6" * 64), "contradicts itself: s: its mrsigner is 6666"),
+        (_set("mrenclave", to="5" * 64), "though a block was signed for another MRENCLAVE"),
+        (_host_made_designated, "gcc is said to match 9.5.0, as 4.8.1"),
+        (_built(("toolchain", 0, "state"), "differs"), "with another toolchain than the"),
+        (_built(("build",), "given"), "reproducible, though the enclaves were given"),
+        (_built(("unpinned",), ["source.main"]), "though not pinned is source.main"),
         (_set("verdict", to="differs"), "contradicts itself: identical, though not each enclave"),
         (_set("config", to=None), "contradicts itself: s: identical, though a file is missing"),
         (_set("checks", 0, "state", to="refuted"), "contradicts itself"),
