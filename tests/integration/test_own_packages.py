@@ -183,9 +183,13 @@ def test_packages_require_what_they_need(installed: Installed) -> None:
     for module in ("cryptography", "jinja2", "jsonschema", "pyelftools"):
         assert any(f"dist({module}) >= " in need for need in imported), module
     library = f"python3-sgx-enclaves = {__version__}-1"
-    for name in PACKAGES - {"python3-sgx-enclaves", "sgx-enclaves-rpm-macros"}:
+    # what runs the command requires it, and the library by it
+    scripts = {"fedora-review-plugin-sgx-enclaves", "sgx-enclaves-rpm-macros"}
+    for name in PACKAGES - {"python3-sgx-enclaves"} - scripts:
         assert library in requires(name)
-    assert f"sgx-enclaves = {__version__}-1" in requires("sgx-enclaves-rpm-macros")
+    for name in scripts:
+        assert f"sgx-enclaves = {__version__}-1" in requires(name)
+    assert "fedora-review" in requires("fedora-review-plugin-sgx-enclaves")
     hub_api = installed.root / "usr/lib/koji-hub-plugins/sgx_enclaves_hub/hub_api.py"
     found = re.search(r"^OLDEST = \((\d+), (\d+)\)$", hub_api.read_text(), re.MULTILINE)
     assert found

@@ -451,7 +451,7 @@ def test_what_makes_no_sense_fails_with_words(
 def test_a_build_without_signed_enclaves_is_not_verified(world: World) -> None:
     build = world.add_build("plain", {"/usr/bin/x": b"x"})
     result = world.verify("demo", "demo-build", build["nvr"])
-    assert "it has none at all" in result["faultString"]
+    assert "no signed enclave of release demo (found none at all)" in result["faultString"]
 
 
 def test_a_build_that_is_not_complete_is_not_verified(world: World) -> None:

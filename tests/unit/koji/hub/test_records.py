@@ -57,7 +57,7 @@ def test_a_record_is_kept(ready: FakeHub) -> None:
         "verdict": "identical",
         "reproducible": True,
     }
-    sent["enclaves"][0]["cause"] = None
+    sent["enclaves"][0].update(cause=None, policy=None)
     assert kept == {**sent, "verified_at": "2026-11-25T00:00:00Z"}
     assert getSgxVerification(7) == {**kept, "id": 1, "host_id": HOST, "outdated": None}
 
