@@ -300,7 +300,8 @@ def _release_rows(verdict: ReleaseVerdict) -> Iterator[Row]:
         yield Row("UNPINNED", f"{said}: {_first(verdict.unpinned, _UNPINNED, ', ', ' and')}")
     shown: set[Finding] = set()
     for index, stage in enumerate(verdict.stages):
-        yield Row("" if index else "stages", _stage_words(stage), hang=_HANG)
+        # so little that the archive's whole digest fits in a line
+        yield Row("" if index else "stages", _stage_words(stage), hang=4)
         if stage.state.name == "REFUSED":
             # what is wrong with the toolchain stands with the build
             if stage.name != "toolchain":
