@@ -75,9 +75,9 @@ class Judgement:
 
 # Findings for which an explanation is made.
 _EXPLAINED = ("payload-differs", "size-differs", "metadata-differs")
-# Characters of the cause in a line, and of MRENCLAVE where all of it has no room.
+# Characters of the cause in a line, and of MRENCLAVE: fewer where the reference has no room.
 _CAUSE = 72
-_MRENCLAVE = len("MRENCLAVE ") + 16
+_MRENCLAVE = (64, 16, 8)
 
 
 def reports_of(result: PackageResult) -> Iterator[Report]:
@@ -109,21 +109,27 @@ def _refused(enclave: EnclaveResult, verdict: Verdict) -> Iterator[Report]:
 
 def _verified(enclave: EnclaveResult) -> Iterator[Report]:
     """The one good message; nothing else may speak against the enclave."""
-    if is_verified(enclave) and enclave.verdict is not None:
-        mrenclave = f"MRENCLAVE {enclave.verdict.mrenclave}"
-        parts = [enclave.path, mrenclave]
-        if any(finding.code == "reference-unauthenticated" for finding in enclave.findings):
-            parts.append("reference not authenticated")
-        parts.append(f"policy of {enclave.verdict.policy.brief}")
-        if set(enclave.verdict.not_proved) - set(NOT_PROVED):
-            parts.append("version not checked")
-        reference = f"reference {enclave.reference}"
-        if len("; ".join([*parts, reference])) > LONGEST:
-            parts[1] = f"{mrenclave[:_MRENCLAVE]}…"
-        left = LONGEST - len("; ".join([*parts, ""]))
-        # The end of a path says more than its start.
-        short = reference if len(reference) <= left else f"reference …{reference[11 - left :]}"
-        yield report("sgx-enclave-verified", *parts, short)
+    verdict, reference = enclave.verdict, str(enclave.reference)
+    if verdict is None or not is_verified(enclave):
+        return
+    loose = any(finding.code == "reference-unauthenticated" for finding in enclave.findings)
+    said = "reference unauthenticated" if loose else "reference"
+    rest = ["version not checked"] if set(verdict.not_proved) - set(NOT_PROVED) else []
+    rest.append(f"policy of {verdict.policy.brief}")
+    whole = str(verdict.mrenclave)
+    # The end of a path says more than its start: its last name stays, and what stands before it.
+    needed = len(reference)
+    for digits in _MRENCLAVE:
+        mrenclave = f"MRENCLAVE {whole[:digits]}{'…' if digits < len(whole) else ''}"
+        left = LONGEST - len("; ".join([enclave.path, mrenclave, f"{said} ", *rest]))
+        if needed <= left:
+            break
+        needed = min(needed, len("…/") + len(reference.rpartition("/")[2]))
+    if len(reference) > left:
+        reference = f"…{reference[1 - left :]}" if left > 1 else ""
+    yield report(
+        "sgx-enclave-verified", enclave.path, mrenclave, f"{said} {reference}".strip(), *rest
+    )
 
 
 def is_verified(enclave: EnclaveResult) -> bool:
