@@ -69,7 +69,7 @@ SHARED = {
     "trusted": """\
 --key FILE*  of attestations, accept this signer: a public key or a certificate; may be repeated
 --keyring FILE  accept OpenPGP signatures by these keys, in a file beside with .asc or .sig (gpgv)
---threshold N (1)  how many different signers must name the same unsigned enclaves""",
+--threshold N (1)  how many different signers must have built the same unsigned enclaves""",
     "policy": """\
 who must have signed:
 --enclave NAME  which of Intel's enclaves this is, such as pce; by default its file name says

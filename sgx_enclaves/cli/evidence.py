@@ -138,9 +138,10 @@ def attest(args: argparse.Namespace) -> int:
     such a build plus a signature (equivalence), and the same in short for programs
     that know nothing of enclaves (simple verification result).
 
-    A report supports the first one only if its run built the enclaves. An attestation
-    in the place of the report gets one signature more in each envelope: read what it
-    says before you sign it. Without a key the statements are written bare, for an
+    A report supports the first one only if its run built the enclaves, and only who
+    signs that one counts as a rebuilder. An attestation in the place of the report gets
+    one signature more in each envelope: you then vouch for all that it says, the build
+    too, so read it first. Without a key the statements are written bare, for an
     OpenPGP signature beside them:
 
       sgx-enclaves attest DIR/report.json -o ATTESTATION
@@ -192,17 +193,21 @@ attestations:ATTESTATION+  what attest wrote, of as many rebuilders as there are
 --file FILE*  an enclave or a package that the attestations must speak of; may be repeated
 @json""")
 def verify_attestation(args: argparse.Namespace) -> int:
-    """Is an attestation signed by somebody whom you trust, and do enough signers name
-    the same unsigned enclaves? Rebuilders may have different reports; what they must
-    have in common is the SHA-256 of each unsigned enclave.
+    """Is an attestation signed by somebody whom you trust, and have enough signers built
+    the same unsigned enclaves? A signer has if a statement of provenance says so; who
+    signs only an equivalence has compared, and is no rebuilder. Rebuilders may have
+    different reports; what they must have in common is the SHA-256 of each unsigned
+    enclave.
 
-    With --file, also: do they speak of that very file? It may be an unsigned enclave, a
-    signed one, or a package. That the unsigned enclave in a signed file is theirs is
-    said, but is not enough: recheck also looks at its metadata and signature.
+    With --file, also: do enough signers speak of that very file? It may be an unsigned
+    enclave, which they must have built; or a signed one or a package, of which they
+    must say that it is such a build plus a signature. That the unsigned enclave in a
+    signed file is theirs is said, but is not enough: recheck also looks at its metadata
+    and signature.
 
     Exit status: 0 signed as demanded, and every verdict in it is identical; 1 signed,
-    but a verdict is another, or nobody speaks of a file; 2 malformed, a bad signature,
-    too few signers, or signers who disagree.
+    but a verdict is another, or too few speak of a file; 2 malformed, a bad signature,
+    too few who built, or signers who disagree.
     """
     found = trusted(args.attestations, args.key, args.keyring)
     digests = agreed(found, args.threshold)

@@ -268,24 +268,23 @@ class SignedStatement:
             enclaves = self.statement["predicate"]["enclaves"]
             yield from (e for e in enclaves if e["verdict"] == "identical")
 
-    def unsigned(self) -> dict[str, str]:
-        """SHA-256 of the unsigned enclaves that it stands for, by name."""
-        found = {e["name"]: e["unsigned"]["sha256"] for e in self.identical()}
+    def unsigned(self) -> Iterator[tuple[str, str]]:
+        """Names and SHA-256 of the unsigned enclaves that it speaks of."""
+        yield from ((e["name"], e["unsigned"]["sha256"]) for e in self.identical())
         for subject in self.statement["subject"] if self.kind == "provenance" else ():
             name = _UNSIGNED.match(subject["name"])
-            found[name[1] if name else subject["name"]] = subject["digest"]["sha256"]
-        return found
+            yield name[1] if name else subject["name"], subject["digest"]["sha256"]
 
     def stands_for(self, digest: str) -> bool:
-        """Whether it says of a file with that SHA-256 that it is as it should be."""
-        files = {*self.unsigned().values(), *(e["signed"]["sha256"] for e in self.identical())}
-        if self.verdict in (None, "identical"):
+        """Whether it says of that SHA-256 that it was built, or is a build plus a signature."""
+        files = {enclave["signed"]["sha256"] for enclave in self.identical()}
+        if self.kind == "provenance" or (files and self.verdict == "identical"):
             files |= {subject["digest"]["sha256"] for subject in self.statement["subject"]}
         return digest in files
 
 
 def signers_for(found: Iterable[SignedStatement], digest: str) -> frozenset[str]:
-    """Whose statements stand for a file."""
+    """Whose statements stand for a file; of statements on which the signers have `agreed`."""
     by = (item.signers for item in found if item.stands_for(digest))
     return frozenset().union(*by)
 
@@ -350,20 +349,24 @@ def _files_at(path: str) -> list[str]:
 
 
 def agreed(found: Iterable[SignedStatement], threshold: int) -> dict[str, str]:
-    """SHA-256 of the unsigned enclaves, by name, that so many different signers name.
+    """SHA-256 of the unsigned enclaves, by name, that so many different signers have built.
 
-    Reports of rebuilders may differ. Every enclave that one of them names must have enough signers,
-    and all who speak of one release must name the same digest: else an AttestationError, and
-    nothing is agreed.
+    Who signs a statement of provenance says that; who signs an equivalence only compared. Reports
+    of rebuilders may differ. Every enclave that one of them names must have enough rebuilders, and
+    all who speak of one release must name the same digest: else an AttestationError, and nothing
+    is agreed.
     """
     if threshold < 1:
         raise InputError("a threshold is at least 1", found=str(threshold))
     named: dict[str, dict[str, tuple[set[str], set[str]]]] = {}
+    built: dict[str, set[str]] = {}
     for item in found:
-        for name, digest in item.unsigned().items():
+        for name, digest in item.unsigned():
             by, releases = named.setdefault(name, {}).setdefault(digest, (set(), set()))
             by.update(item.signers)
             releases.add(item.release)
+            builders = built.setdefault(digest, set())
+            builders.update(item.signers if item.kind == "provenance" else ())
     if not named:
         raise AttestationError(
             "no statement names an unsigned enclave that was verified",
@@ -381,16 +384,28 @@ def agreed(found: Iterable[SignedStatement], threshold: int) -> dict[str, str]:
                 hint="compare the two builds: sgx-enclaves compare says where they differ",
             )
         for digest, (by, several) in digests.items():
-            if len(by) < threshold:
-                raise AttestationError(
-                    f"too few signers vouch for {name}",
-                    expected=f"{threshold} different keys",
-                    found=f"{len(by)}: {', '.join(sorted(by))}",
-                    hint="get attestations of more rebuilders, or lower --threshold",
-                )
+            builders = built[digest]
+            if len(builders) < threshold:
+                raise _too_few(name, builders, by - builders, threshold)
             of = f" of {', '.join(sorted(several))}" if len(digests) > 1 else ""
             result[f"{name}{of}"] = digest
     return result
+
+
+def _too_few(name: str, built: set[str], compared: set[str], threshold: int) -> AttestationError:
+    if not built:
+        signers = f"{len(compared)} signer{'s'[len(compared) == 1 :]}"
+        return AttestationError(
+            f"{signers} compared {name}, none says that he built it (no statement of provenance)",
+            hint="sign a report of verify-release",
+        )
+    only = f"; only compared by {', '.join(sorted(compared))}" if compared else ""
+    return AttestationError(
+        f"too few signers vouch for {name}",
+        expected=f"{threshold} different keys",
+        found=f"{len(built)}: {', '.join(sorted(built))}{only}",
+        hint="get attestations of more rebuilders, or lower --threshold",
+    )
 
 
 def attested(

@@ -67,7 +67,7 @@ def unattested(
             "reference-refused",
             Severity.UNVERIFIABLE,
             "no attestation names the unsigned enclave that it was compared with",
-            expected="one of the enclaves that the signers agree on",
+            expected="one of the enclaves that enough signers have built",
             found=f"{name}, SHA-256 {sha256}",
             hint="name an attestation of it, and its signers' keys",
         )

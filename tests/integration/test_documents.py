@@ -24,6 +24,7 @@ from tests.enclaves.compiled import PARTS, build_enclaves, have_toolchain
 from tests.integration.test_check_rpm import signed_by_vendor
 from tests.support.keys import VENDOR_PEM, public_pem, vendor_key
 from tests.support_rpm import RpmFile, write_rpm
+from tests.unit.evidence.conftest import as_built_here, edited
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -184,14 +185,16 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cp report/report.json report/head.json .",
         "for key in rebuilder a b c; do openssl genpkey -algorithm ed25519 -out $key.pem &&"
         " openssl pkey -in $key.pem -pubout -out $key.pub || exit; done",
-        "for key in a b c; do sgx-enclaves attest report/report.json --key $key.pem -o"
+        "for key in a b c; do sgx-enclaves attest built/report.json --key $key.pem -o"
         " $(echo $key | tr abc ABC) || exit; done",
-        "sgx-enclaves attest report/report.json --key rebuilder.pem -o attestation",
+        "sgx-enclaves attest built/report.json --key rebuilder.pem -o attestation",
         "sgx-enclaves ledger add ledger.jsonl attestation --key rebuilder.pub",
     )
     for command in commands:
         status, printed = run(folder, command)
         assert status == 0, printed
+        if command.startswith("sgx-enclaves compare"):
+            edited(folder, as_built_here, "built")
     return folder
 
 

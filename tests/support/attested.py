@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -31,20 +31,39 @@ class Rebuilder:
         self._signing = load_signing_key(pem, name, None)
 
     def attest(self, path: Path, unsigned: Mapping[str, str], release: str = "demo") -> None:
-        """Write an attestation of unsigned enclaves: name to SHA-256."""
-        signed = {"sha256": "5" * 64}
-        enclaves: list[dict[str, Any]] = [
-            {"name": n, "verdict": "identical", "unsigned": {"sha256": d}, "signed": signed}
+        """Write an attestation that he built unsigned enclaves: name to SHA-256."""
+        subject = [
+            {"name": f"sgx-enclave({name}:unsigned)", "digest": {"sha256": digest}}
+            for name, digest in unsigned.items()
+        ]
+        outside = {"release": _named(release)}
+        predicate = {"buildDefinition": {"externalParameters": outside}}
+        self._write(path, "https://slsa.dev/provenance/v1", subject, predicate)
+
+    def compare(
+        self, path: Path, unsigned: Mapping[str, str], release: str = "demo", signed: str = "5" * 64
+    ) -> None:
+        """Write an attestation that a file is such an enclave plus a signature; he built none."""
+        file = {"sha256": signed}
+        enclaves = [
+            {"name": n, "verdict": "identical", "unsigned": {"sha256": d}, "signed": file}
             for n, d in unsigned.items()
         ]
+        predicate = {"verdict": "identical", "release": _named(release), "enclaves": enclaves}
+        subject = [{"name": "x", "digest": file}]
+        self._write(path, "urn:sgx-enclaves:equivalence:v1", subject, predicate)
+
+    def _write(
+        self, path: Path, kind: str, subject: list[dict[str, Any]], predicate: dict[str, Any]
+    ) -> None:
         statement = {
             "_type": "https://in-toto.io/Statement/v1",
-            "subject": [{"name": "x", "digest": signed}],
-            "predicateType": "urn:sgx-enclaves:equivalence:v1",
-            "predicate": {
-                "verdict": "identical",
-                "release": {"name": release} if release else None,
-                "enclaves": enclaves,
-            },
+            "subject": subject,
+            "predicateType": kind,
+            "predicate": predicate,
         }
         path.write_bytes(attestation([enveloped(statement)], *self._signing))
+
+
+def _named(release: str) -> Optional[dict[str, str]]:
+    return {"name": release} if release else None

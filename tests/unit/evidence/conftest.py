@@ -48,7 +48,10 @@ def case() -> Case:
 
 @pytest.fixture
 def folder(tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch, run: Run) -> Path:
-    """The files of a comparison, its report in `report/`, and a key of each kind."""
+    """The files of a comparison, its report in `report/`, and a key of each kind.
+
+    In `built/` is the report of a run that has built the enclave besides.
+    """
     for name, data in {"b.so": case.built, "s.so": case.signed, "c.xml": case.config}.items():
         (tmp_path / name).write_bytes(data)
     for name, make in KINDS.items():
@@ -59,6 +62,7 @@ def folder(tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch, run: Run
         "compare", "b.so", "s.so", "--config", "c.xml", *signer, "--report", "report"
     )
     assert (status, err) == (0, "")
+    edited(tmp_path, as_built_here, "built")
     return tmp_path
 
 

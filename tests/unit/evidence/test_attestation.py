@@ -38,6 +38,8 @@ from tests.support.signed import Case
 from tests.unit.conftest import Run
 from tests.unit.evidence.conftest import KINDS, as_built_here, edited, statements, write_key
 
+# The report of who compared two files, and of who has built the unsigned one.
+COMPARED, BUILT = "report/report.json", "built/report.json"
 # The example of DSSE's specification (protocol.md): P-256, r and s in a row.
 VECTOR = {
     "payload": "aGVsbG8gd29ybGQ=",
@@ -104,8 +106,7 @@ def test_securesystemslib_and_we_accept_each_other(folder: Path, kind: str) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_attest_and_verify(folder: Path, run: Run, case: Case, kind: str) -> None:
-    report = edited(folder, as_built_here)
-    assert run("attest", report, "--key", f"{kind}.pem", "-o", "a.jsonl")[0] == 0
+    assert run("attest", BUILT, "--key", f"{kind}.pem", "-o", "a.jsonl")[0] == 0
     made = {s["predicateType"]: s for s in statements(folder / "a.jsonl")}
     unsigned = hashlib.sha256(case.built).hexdigest()
     vendor = hashlib.sha256(case.signed).hexdigest()
@@ -126,7 +127,7 @@ def test_attest_and_verify(folder: Path, run: Run, case: Case, kind: str) -> Non
     assert equal["predicate"]["enclaves"][0]["policy"]["signers_from"] == "option"
     result = made["https://in-toto.io/attestation/svr/v0.1"]["predicate"]
     assert result["properties"] == ["SGX_ENCLAVES_IDENTICAL", "SGX_ENCLAVES_REPRODUCIBLE"]
-    head = json.loads((folder / "report/head.json").read_text())
+    head = json.loads((folder / "built/head.json").read_text())
     assert result["timeCreated"] == head["made_at"]
     verify = ("verify-attestation", "a.jsonl", "--key", f"{kind}.pub")
     status, out, err = run(*verify, "--file", "b.so", "--file", "s.so")
@@ -149,7 +150,7 @@ def test_a_file_with_our_payload_and_other_metadata_is_not_vouched_for(
         return replace(block, header=replace(block.header, tcs_policy=0))
 
     (folder / "other.so").write_bytes(case.hostile(changed, key=key()))
-    assert run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
+    assert run("attest", BUILT, "--key", "p256.pem", "-o", "a")[0] == 0
     verify = ("verify-attestation", "a", "--key", "p256.pub")
     assert run(*verify, "--file", "s.so")[0] == 0
     status, out, _ = run(*verify, "--file", "other.so")
@@ -158,9 +159,93 @@ def test_a_file_with_our_payload_and_other_metadata_is_not_vouched_for(
 
 
 def test_a_bare_comparison_says_nothing_of_the_build(folder: Path, run: Run) -> None:
-    assert run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
+    assert run("attest", COMPARED, "--key", "p256.pem", "-o", "a")[0] == 0
     kinds = [s["predicateType"] for s in statements(folder / "a")]
     assert kinds == ["urn:sgx-enclaves:equivalence:v1", "https://in-toto.io/attestation/svr/v0.1"]
+
+
+ONE_COMPARED = "1 signer compared s, none says that he built it (no statement of provenance)"
+TWO_COMPARED = ONE_COMPARED.replace("1 signer", "2 signers")
+TOO_FEW = "too few signers vouch for s (expected 2 different keys, found 1: "
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "threshold", "says"),
+    [
+        (COMPARED, COMPARED, 1, TWO_COMPARED),
+        (COMPARED, COMPARED, 2, TWO_COMPARED),
+        (BUILT, COMPARED, 2, TOO_FEW),
+        (COMPARED, BUILT, 2, TOO_FEW),
+        (BUILT, COMPARED, 1, ""),
+        (BUILT, BUILT, 2, ""),
+    ],
+)
+def test_who_only_compared_has_not_built(
+    folder: Path, run: Run, first: str, second: str, threshold: int, says: str
+) -> None:
+    for report, key in ((first, "p256"), (second, "ed25519")):
+        assert run("attest", report, "--key", f"{key}.pem", "-o", key)[0] == 0
+    both = ("p256", "ed25519", "--key", "p256.pub", "--key", "ed25519.pub")
+    verify = ("verify-attestation", *both, "--threshold", threshold)
+    for file in ("s.so", "b.so"):
+        status, out, err = run(*verify, "--file", file)
+        assert status == (2 if says else 0)
+        assert says in err
+        assert ("vouched for" in out) == (not says)
+    assert ("only compared by" in err) == (says == TOO_FEW)
+    assert ("sign a report of verify-release" in err) == (says == TWO_COMPARED)
+
+
+@pytest.mark.parametrize("lazy", [0, 1, 2])
+def test_who_signs_only_one_of_the_statements(folder: Path, run: Run, lazy: int) -> None:
+    """Provenance by one and equivalence by another are not two who built; nor is a result."""
+    assert run("attest", BUILT, "-o", "bare")[0] == 0
+    lines = (folder / "bare").read_text().splitlines()
+    for key, chosen in (("p256", lines), ("ed25519", lines[lazy : lazy + 1])):
+        (folder / "some").write_text("".join(f"{line}\n" for line in chosen))
+        assert run("attest", "some", "--key", f"{key}.pem", "-o", key)[0] == 0
+    verify = ("verify-attestation", "p256", "ed25519", "--key", "p256.pub", "--key", "ed25519.pub")
+    twice = (*verify, "--threshold", 2)
+    assert run(*twice)[0] == (2 if lazy else 0)
+    # Who says that he built it has not said anything of the signed file.
+    assert [run(*twice, "--file", file)[0] for file in ("b.so", "s.so")] == [
+        [0, 1],
+        [2, 2],
+        [2, 2],
+    ][lazy]
+    (folder / "p256").write_text((folder / "p256").read_text().splitlines()[0])
+    status, out, _ = run(*verify, "--file", "b.so", "--file", "s.so")
+    assert status == (0 if lazy == 1 else 1)
+    assert ("s.so: NOT vouched for" in out) == (lazy != 1)
+
+
+def test_an_equivalence_stands_for_no_file_whose_build_it_does_not_name(
+    folder: Path, run: Run
+) -> None:
+    assert run("attest", BUILT, "-o", "bare")[0] == 0
+    provenance, equivalence, _ = (folder / "bare").read_text().splitlines()
+    verify = ("verify-attestation", "a", "--key", "p256.pub", "--file", "s.so")
+
+    def verified(change: Callable[[list[dict[str, Any]]], object]) -> tuple[int, str, str]:
+        statement = json.loads(equivalence)
+        change(statement["predicate"]["enclaves"])
+        (folder / "bare").write_text(f"{provenance}\n{json.dumps(statement)}\n")
+        assert run("attest", "bare", "--key", "p256.pem", "-o", "a", "--force")[0] == 0
+        return run(*verify)
+
+    other = {"name": "s", "verdict": "identical", "unsigned": {"sha256": "7" * 64}}
+    assert verified(lambda enclaves: None)[0] == 0
+    status, out, _ = verified(lambda enclaves: enclaves.clear())
+    assert status == 1
+    assert "s.so: NOT vouched for by 0 signers" in out
+    status, _, err = verified(lambda enclaves: enclaves.insert(0, {**enclaves[0], **other}))
+    assert status == 2
+    assert "the signers disagree about s" in err
+    status, _, err = verified(
+        lambda enclaves: enclaves.append({**enclaves[0], **other, "name": "t"})
+    )
+    assert status == 2
+    assert "1 signer compared t, none says that he built it" in err
 
 
 def rebuilders(
@@ -212,7 +297,7 @@ def test_one_key_twice_is_one(folder: Path, run: Run) -> None:
 
 
 def test_a_second_signature_in_the_same_envelopes(folder: Path, run: Run) -> None:
-    run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")
+    run("attest", BUILT, "--key", "p256.pem", "-o", "a")
     assert run("attest", "a", "--key", "ed25519.pem", "-o", "b")[0] == 0
     keys = ("--key", "p256.pub", "--key", "ed25519.pub")
     assert run("verify-attestation", "b", *keys, "--threshold", 2)[0] == 0
@@ -220,7 +305,7 @@ def test_a_second_signature_in_the_same_envelopes(folder: Path, run: Run) -> Non
 
 
 def test_bare_statements_can_be_signed_afterwards(folder: Path, run: Run) -> None:
-    assert run("attest", "report/report.json", "-o", "bare")[0] == 0
+    assert run("attest", BUILT, "-o", "bare")[0] == 0
     assert run("verify-attestation", "bare", "--key", "p256.pub")[0] == 2
     assert run("attest", "bare", "--key", "p256.pem", "-o", "a")[0] == 0
     assert run("verify-attestation", "a", "--key", "p256.pub")[0] == 0
@@ -254,7 +339,7 @@ def forged(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def _other_payload(envelope: dict[str, Any]) -> None:
-    payload = base64.b64decode(envelope["payload"]).replace(b'"identical"', b'"differs"', 1)
+    payload = base64.b64decode(envelope["payload"]).replace(b'"demo"', b'"Demo"', 1)
     envelope["payload"] = base64.b64encode(payload).decode()
 
 
@@ -283,7 +368,7 @@ def _set(name: str, value: object) -> Callable[[dict[str, Any]], object]:
 def test_a_bad_envelope_is_refused_whole(
     folder: Path, run: Run, change: Callable[[dict[str, Any]], object], says: str
 ) -> None:
-    run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")
+    run("attest", BUILT, "--key", "p256.pem", "-o", "a")
     assert run("verify-attestation", "a", "--key", "p256.pub")[0] == 0
     forged(folder, change)
     status, out, err = run("verify-attestation", "a", "--key", "p256.pub")
@@ -292,7 +377,7 @@ def test_a_bad_envelope_is_refused_whole(
 
 
 def test_signed_by_nobody_that_is_known(folder: Path, run: Run) -> None:
-    run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")
+    run("attest", BUILT, "--key", "p256.pem", "-o", "a")
     status, out, err = run("verify-attestation", "a", "--key", "p384.pub")
     assert (status, out) == (2, "")
     assert "no signature is by one of the keys" in err
@@ -367,7 +452,7 @@ sys.stdout.buffer.write(r.to_bytes(32, "big") + s.to_bytes(32, "big"))
 def test_a_command_signs(folder: Path, run: Run) -> None:
     (folder / "signer.py").write_text(SIGNER)
     command = f"{sys.executable} signer.py p256.pem"
-    attest = ("attest", "report/report.json", "--sign-with", command, "-o")
+    attest = ("attest", BUILT, "--sign-with", command, "-o")
     assert run(*attest, "a", "--public-key", "p256.pub")[0] == 0
     assert run("verify-attestation", "a", "--key", "p256.pub")[0] == 0
     for public, says in (("p384.pub", "does not fit the key"), ("ed25519.pub", "does not fit")):
@@ -382,7 +467,7 @@ def test_openssl_signs(folder: Path, run: Run) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     command = "openssl dgst -sha256 -sign p256.pem"
-    attest = ("attest", "report/report.json", "--sign-with", command, "-o", "a")
+    attest = ("attest", BUILT, "--sign-with", command, "-o", "a")
     assert run(*attest, "--public-key", "p256.pub")[0] == 0
     assert run("verify-attestation", "a", "--key", "p256.pub")[0] == 0
 
@@ -391,7 +476,7 @@ def test_a_command_that_fails_writes_nothing(folder: Path, run: Run) -> None:
     for command in ("false", "/nowhere", "'"):
         status, _, err = run(
             "attest",
-            "report/report.json",
+            BUILT,
             "--sign-with",
             command,
             "--public-key",
@@ -453,7 +538,7 @@ def gpg(home: Path, *arguments: str) -> bytes:
 def test_a_detached_openpgp_signature(
     folder: Path, run: Run, gnupg: Path, armor: tuple[str, ...]
 ) -> None:
-    assert run("attest", "report/report.json", "-o", "a")[0] == 0
+    assert run("attest", BUILT, "-o", "a")[0] == 0
     end = "asc" if armor else "sig"
     gpg(gnupg, *armor, "-u", "one@example.org", "--output", f"a.{end}", "--detach-sign", "a")
     (folder / "one.gpg").write_bytes(gpg(gnupg, *armor, "--export", "one@example.org"))
@@ -473,7 +558,7 @@ def test_a_detached_openpgp_signature(
 
 
 def test_both_signatures_of_one_rebuilder_are_one(folder: Path, run: Run, gnupg: Path) -> None:
-    run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")
+    run("attest", BUILT, "--key", "p256.pem", "-o", "a")
     gpg(gnupg, "-u", "one@example.org", "--output", "a.sig", "--detach-sign", "a")
     (folder / "one.gpg").write_bytes(gpg(gnupg, "--export", "one@example.org"))
     both = ("verify-attestation", "a", "--key", "p256.pub", "--keyring", "one.gpg")
@@ -482,7 +567,7 @@ def test_both_signatures_of_one_rebuilder_are_one(folder: Path, run: Run, gnupg:
 
 
 def test_a_damaged_keyring(folder: Path, run: Run, gnupg: Path) -> None:
-    run("attest", "report/report.json", "-o", "a")
+    run("attest", BUILT, "-o", "a")
     gpg(gnupg, "-u", "one@example.org", "--output", "a.sig", "--detach-sign", "a")
     broken = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nA\n-----END PGP PUBLIC KEY BLOCK-----\n"
     for content in ("", "text", broken):

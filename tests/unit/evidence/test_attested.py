@@ -82,3 +82,28 @@ def test_who_speaks_of_one_release_must_name_one_digest(
         return
     with pytest.raises(SgxEnclavesError, match=words):
         found(folder, two)
+
+
+def test_who_compared_is_no_rebuilder(folder: Path, two: tuple[Rebuilder, Rebuilder]) -> None:
+    one, other = two
+    one.compare(folder / "a", PCE)
+    other.compare(folder / "b", PCE)
+    for threshold in (1, 2):
+        with pytest.raises(SgxEnclavesError, match="2 signers compared pce, none says"):
+            found(folder, two, threshold)
+    one.attest(folder / "c", PCE)
+    assert found(folder, two, 1) == {A}
+    with pytest.raises(SgxEnclavesError, match="too few signers vouch for pce"):
+        found(folder, two)
+    other.compare(folder / "b", {"pce": B})
+    with pytest.raises(SgxEnclavesError, match="the signers disagree about pce"):
+        found(folder, two, 1)
+
+
+def test_a_build_counts_whatever_who_compared_calls_it(
+    folder: Path, two: tuple[Rebuilder, Rebuilder]
+) -> None:
+    for name, one in zip("ab", two):
+        one.attest(folder / name, PCE)
+    two[0].compare(folder / "c", {"libsgx_pce": A})
+    assert found(folder, two) == {A}

@@ -12,7 +12,7 @@ import pytest
 
 from sgx_enclaves.evidence.ledger import Entry, line_of, lint, read_ledger
 from tests.unit.conftest import Run
-from tests.unit.evidence.conftest import edited
+from tests.unit.evidence.conftest import as_built_here, edited
 
 FIRST = Entry("pce", "1.25.100.1", "a" * 64, "b" * 64, 1, 15, "c" * 64, "d" * 64, "e" * 64)
 NEXT = replace(
@@ -66,14 +66,18 @@ def test_without_a_version_there_is_none_to_change() -> None:
 
 def test_add_and_lint(folder: Path, run: Run) -> None:
     def older(report: dict[str, Any]) -> None:
+        as_built_here(report)
         (enclave,) = report["enclaves"]
         for place in (enclave, *enclave["blocks"]):
             place["isvsvn"] -= 1
             place["mrenclave"] = "9" * 64
 
-    assert run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
-    assert run("attest", edited(folder, older, "old"), "--key", "p256.pem", "-o", "b")[0] == 0
     add = ("ledger", "add", "ledger.jsonl")
+    assert run("attest", "report/report.json", "--key", "p256.pem", "-o", "lazy")[0] == 0
+    assert "none says that he built it" in run(*add, "lazy", "--key", "p256.pub")[2]
+    assert not (folder / "ledger.jsonl").exists()
+    assert run("attest", "built/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
+    assert run("attest", edited(folder, older, "old"), "--key", "p256.pem", "-o", "b")[0] == 0
     status, out, err = run(*add, "a", "--key", "p256.pub")
     assert (status, out, err) == (0, "ledger.jsonl: 1 added, 1 in all\n", "")
     assert run(*add, "a", "--key", "p256.pub")[1] == "ledger.jsonl: 0 added, 1 in all\n"

@@ -16,13 +16,20 @@ from tests.unit.conftest import Run
 
 
 def test_what_the_signers_agree_on(folder: Path, run: Run, case: Case) -> None:
-    assert run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
+    assert run("attest", "built/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
     options = Options({"attestations": "a", "attestation_keys": ["p256.pub"]})
     assert options.problems == []
     assert options.attested == frozenset({hashlib.sha256(case.built).hexdigest()})
     _, neighbours = references_for((), options, lambda _provide: [])
     assert neighbours.attested == options.attested
     assert Options({}).attested is None
+
+
+def test_who_only_compared_attests_nothing(folder: Path, run: Run) -> None:
+    assert run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
+    options = Options({"attestations": "a", "attestation_keys": ["p256.pub"]})
+    assert options.attested == frozenset()
+    assert "none says that he built it" in " ".join(options.problems)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +44,7 @@ def test_what_the_signers_agree_on(folder: Path, run: Run, case: Case) -> None:
     ],
 )
 def test_what_cannot_be_trusted(folder: Path, run: Run, change: dict[str, Any], words: str) -> None:
-    assert run("attest", "report/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
+    assert run("attest", "built/report.json", "--key", "p256.pem", "-o", "a")[0] == 0
     options = Options({"attestations": "a", "attestation_keys": "p256.pub", **change})
     assert options.attested == frozenset()
     assert words in " ".join(options.problems)

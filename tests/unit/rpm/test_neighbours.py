@@ -31,6 +31,7 @@ from sgx_enclaves.rpm.references import (
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import Case, signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
+from tests.unit.evidence.conftest import as_built_here, edited
 
 GOOD = signed_enclave("2.25")
 EVIL = signed_enclave("2.25", code=b"\xc3")
@@ -458,7 +459,9 @@ def test_an_attestation_on_the_command_line(
     report = str(kept / "report")
     assert main(["compare", *files, *config, *signer, "--report", report]) == 0
     attestation, private = str(kept / "attestation"), str(kept / "key.pem")
-    assert main(["attest", f"{report}/report.json", "--key", private, "-o", attestation]) == 0
+    lazy, built = str(kept / "lazy"), str(edited(kept, as_built_here, "built"))
+    for made, into in ((f"{report}/report.json", lazy), (built, attestation)):
+        assert main(["attest", made, "--key", private, "-o", into]) == 0
     beside, package = street.unsigned(GOOD), street.signed(GOOD)
     what = [package, beside] if verb == "check-rpm" else [str(street.folder)]
     by = ("--attestation", attestation, "--key", private)
@@ -467,5 +470,7 @@ def test_an_attestation_on_the_command_line(
     assert "no key of rpm's keyring" not in capsys.readouterr().out
     assert main([verb, *what, *signer, *by, "--threshold", "2"]) == 2
     assert "too few signers" in capsys.readouterr().err
+    assert main([verb, *what, *signer, "--attestation", lazy, "--key", private]) == 2
+    assert "none says that he built it" in capsys.readouterr().err
     assert main([verb, *what, *signer, "--attestation", attestation]) == 2
     assert "nobody is trusted" in capsys.readouterr().err

@@ -93,6 +93,17 @@ def test_others_do_not(ready: FakeHub, site: Site, said: tuple[str, ...], reason
     assert "x-1.0-1" in words
 
 
+def test_rebuilders_who_only_compared(ready: FakeHub, site: Site) -> None:
+    verify(ready, A)
+    for one in site.two:
+        one.compare(site.folder / one.key.stem, {"pce": A})
+    assert "2 signers compared pce, none says that he built it" in tag(ready)
+    site.two[0].attest(site.folder / "built", {"pce": A})
+    assert "too few signers vouch for pce" in tag(ready)
+    site.two[1].attest(site.folder / "also", {"pce": A})
+    assert tag(ready) == ""
+
+
 def test_what_nobody_or_somebody_else_has_signed(
     ready: FakeHub, site: Site, tmp_path: Path
 ) -> None:
