@@ -42,8 +42,8 @@ from sgx_enclaves.report.text import release_text
 @verb("""\
 @release
 enclaves:ENCLAVE*  which of its enclaves; by default those that it requires decide
---report DIR  also write DIR/report.json, release.txt, release.json, release.html, release.md (a
-  table), release.xml (JUnit), and a directory an enclave
+--report DIR  also write DIR/report.json, release.txt, release.json, release.html, report.md (a
+  table), report.xml (JUnit), and a directory an enclave
 @open
 --require-reproducible  an identical release that is not the reproducible verdict has exit
   status 2
@@ -95,17 +95,19 @@ def verify_release(args: argparse.Namespace) -> int:
         say=note,
     )
     verdict = verified.verdict
-    answer_report(args, release_dict(verdict), lambda: release_text(verdict, width=width()))
+    weaker = args.require_reproducible and not verdict.exit_status and not verdict.reproducible
+    status = 2 if weaker else verdict.exit_status
+    plain = {**release_dict(verdict), "exit_status": status}
+    answer_report(args, plain, lambda: release_text(verdict, width=width()))
     if args.report is not None:
         folders = [chosen_work_dir(args), chosen_cache_dir(args), args.local]
         folders += [args.built, args.signed, *(path.parent for path in request.repacked.values())]
-        plain = of_release(verified, release, catalogue, folders=folders)
-        _write_reports(verified, plain, args.report)
+        report = of_release(verified, release, catalogue, folders=folders)
+        _write_reports(verified, plain, report, args.report)
         open_page(args, args.report / "release.html")
-    if args.require_reproducible and not verdict.exit_status and not verdict.reproducible:
+    if weaker:
         message("identical, but not the reproducible verdict, which was required")
-        return 2
-    return verdict.exit_status
+    return status
 
 
 def _repacked(values: list[str], release: Release) -> dict[str, Path]:
@@ -128,16 +130,18 @@ def _repacked(values: list[str], release: Release) -> dict[str, Path]:
     return chosen
 
 
-def _write_reports(verified: verify.Verified, plain: dict[str, Any], folder: Path) -> None:
+def _write_reports(
+    verified: verify.Verified, plain: dict[str, Any], report: dict[str, Any], folder: Path
+) -> None:
     """Write the verdict in every form into `folder`, and each enclave's beside."""
     pictures = {
         name: write_reports(verdict, folder / name, *files)
         for name, verdict, *files in verified.compared()
     }
-    write_report(folder, plain, manifest=verified.manifest)
+    write_report(folder, report, manifest=verified.manifest)
     for name, text in {
         "release.txt": release_text(verified.verdict),
-        "release.json": json.dumps(release_dict(verified.verdict), indent=2) + "\n",
-        "release.html": release_html(verified.verdict, pictures, plain, today().isoformat()),
+        "release.json": json.dumps(plain, indent=2) + "\n",
+        "release.html": release_html(verified.verdict, pictures, report, today().isoformat()),
     }.items():
         write_file(str(folder / name), text.encode())

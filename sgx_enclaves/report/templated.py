@@ -357,7 +357,8 @@ def report_summary(report: Mapping[str, Any], form: str) -> str:
         for words in against(package, f"{package['file']}: ")
     ]
     found += against(report)
-    cases = [(name, "verdict", report["verdict"], "; ".join([title, *found]))]
+    state = "weaker" if weaker else report["verdict"]
+    cases = [(name, "verdict", state, "; ".join([title, *found]))]
     for enclave in report["enclaves"]:
         own = enclave["verdict"]
         state = own if enclave["required"] or own == Outcome.IDENTICAL.value else "not required"

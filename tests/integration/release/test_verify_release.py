@@ -273,7 +273,9 @@ def test_host_build_is_not_reproducible_even_where_the_toolchain_matches(
     result = bench.run(world.honest, "--toolchain=host")
     assert (result.status, result.report["reproducible"]) == (0, False)
     result = bench.run(world.honest, "--toolchain=host", "--require-reproducible")
-    assert (result.status, result.outcome) == (2, "identical")
+    assert (result.status, result.outcome, result.report["exit_status"]) == (2, "identical", 2)
+    whole = (result.folder / "report.xml").read_text("utf-8").splitlines()[2]
+    assert '<skipped message="IDENTICAL, NOT REPRODUCIBLE: demo: ' in whole
 
 
 def test_build_that_is_not_separated_from_the_machine_is_not_reproducible(
