@@ -408,6 +408,10 @@ def _enclave_lines(enclave: EnclaveResult, width: int) -> list[str]:
     if verdict is not None and verdict.outcome is Outcome.IDENTICAL:
         lines.append(f"IDENTICAL {verdict.headline}")
         lines.append(f"MRENCLAVE {verdict.mrenclave}")
+        seconds = (f.found for f in verdict.findings if f.code == "second-signature")
+        lines += [
+            f"second signature by {key}, which nothing binds to the vendor" for key in seconds
+        ]
     elif verdict is not None:
         lines += verdict_text(verdict, width=width - 2).rstrip("\n").split("\n")
     head = f"{enclave.path}: {state}{name}, {enclave.size} bytes"

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sgx_enclaves.enclave.policy import Policy, pin_named, policy_for
+from sgx_enclaves.enclave.sigstruct import KEY_SIZE
 from sgx_enclaves.enclave.verdict import Outcome, Severity
 from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.explain import explain as explain_module
@@ -36,8 +37,8 @@ from sgx_enclaves.rpm.references import (
     open_reference,
 )
 from tests.enclaves.synthetic import small_enclave
-from tests.support.keys import foreign_key, mrsigner, vendor_key
-from tests.support.signed import signed_enclave
+from tests.support.keys import fips_key, foreign_key, mrsigner, vendor_key
+from tests.support.signed import fips_enclave, signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
 
 CASE = signed_enclave("2.25")
@@ -119,6 +120,16 @@ def test_a_good_package_and_a_folder(shop: Shop) -> None:
     text = result_text(result)
     assert "signed-1.0-1.x86_64): IDENTICAL" in text
     assert f"MRENCLAVE {enclave.verdict.mrenclave}" in text
+
+
+def test_the_key_of_a_second_signature_is_named(shop: Shop) -> None:
+    case = fips_enclave()
+    place = shop.reference(libsgx_pce__so=case.built, libsgx_pce__config__xml=case.config)
+    files = [replace(SIGNED[0], data=case.signed), *SIGNED[1:]]
+    result = check(shop.rpm(files, provides=PROVIDES), FolderReference(place))
+    assert result.outcome is Outcome.IDENTICAL
+    modulus = fips_key().public_key().public_numbers().n.to_bytes(KEY_SIZE, "little")
+    assert hashlib.sha256(modulus).hexdigest() in result_text(result)
 
 
 def test_a_good_package_and_a_package(shop: Shop) -> None:
