@@ -120,6 +120,18 @@ def test_another_compiler(folder: Path, case: Case) -> None:
     assert causes(ours, other)[0] == "compiler-comment"
 
 
+@pytest.mark.parametrize("compiler", ["gcc-9", "gcc-10", "gcc-11", "gcc-13", "gcc-14"])
+def test_another_version_of_the_compiler(folder: Path, compiler: str) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler}")
+    ours = Case.of(enclave(folder, "named", *PLAIN, strip=False).read_bytes())
+    other = enclave(folder, compiler, *PLAIN, compiler=compiler, strip=False)
+    explanation = ours.explain(ours.signed(data=other.read_bytes()))
+    assert codes(explanation)[0] == "compiler-comment"
+    version = subprocess.check_output([compiler, "-dumpfullversion"], text=True)
+    assert version.strip() in message(explanation, "compiler-comment")
+
+
 def test_a_note_of_the_distribution(folder: Path, case: Case) -> None:
     other = enclave(folder, "noted", *PLAIN, more=PACKAGE_NOTE)
     explanation = case.explain(case.signed(data=other.read_bytes()))
