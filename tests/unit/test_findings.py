@@ -23,9 +23,6 @@ NAMES = ("code", "kind_id")
 # Codes that are put together where they are reported: f"{stage}-failed".
 STAGES = ("sources", "toolchain", "build", "signed", "repack", "compare")
 
-# The first word of a command, which is no code.
-PROGRAM = "sgx-enclaves"
-
 _DASHED = re.compile(r"[a-z]+(-[a-z0-9]+)+")
 
 
@@ -92,8 +89,7 @@ class Codes:
 
 
 def _is_dashed(node: ast.AST) -> bool:
-    value = str(getattr(node, "value", ""))
-    return isinstance(node, ast.Constant) and value != PROGRAM and bool(_DASHED.fullmatch(value))
+    return isinstance(node, ast.Constant) and bool(_DASHED.fullmatch(str(node.value)))
 
 
 def _name(node: ast.AST) -> str:
@@ -156,14 +152,13 @@ def test_the_collector_sees_codes_of_every_kind(tmp_path: Path) -> None:
         "code = 'in-a-variable' if 1 else 'or-else'\n"
         "[report(code) for code, _ in pairs()]\n"
         "words = ('first-of-words', 'message', 'expected', 'found')\n"
-        "command = ('sgx-enclaves', 'compare', 'BUILT', 'SIGNED')\n"
         "other('no-code')\nFinding('with-severity', Severity.NOTE)\n"
     )
     assert {code for code, _ in codes_of(iter([module]))} == {
         *("in-a-class", "in-a-call", "by-name", "in-a-variable", "or-else", "in-a-tuple"),
         "first-of-words",
     }
-    assert list(severities_of(module)) == [("with-severity", "note", "module.py:14")]
+    assert list(severities_of(module)) == [("with-severity", "note", "module.py:13")]
 
 
 @pytest.mark.parametrize("code", kinds())
