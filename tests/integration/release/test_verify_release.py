@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -274,6 +275,11 @@ def test_host_build_is_not_reproducible_even_where_the_toolchain_matches(
 ) -> None:
     result = bench.run(world.honest, "--toolchain=host")
     assert (result.status, result.report["reproducible"]) == (0, False)
+    page = (result.folder / "release.html").read_text("utf-8")
+    # amber: the whole, and each enclave in the table and above its part
+    assert page.count('<span class="weaker">identical</span>') == len(result.report["enclaves"])
+    assert 'pce: <span class="weaker">' in page
+    assert not re.search('class="identical">[^<]*(identical|nothing else)', page)
     result = bench.run(world.honest, "--toolchain=host", "--require-reproducible")
     assert (result.status, result.outcome, result.report["exit_status"]) == (2, "identical", 2)
     whole = (result.folder / "report.xml").read_text("utf-8").splitlines()[2]
