@@ -298,9 +298,13 @@ class _Recheck:
         for name in _COMPARED:
             good = plain[name] == enclave[name]
             yield self._say(f"{name} is {enclave[name]}", good, _short(plain[name]))
-        for name in ("headline", "byte_map", "blocks", "checks", *ROLES, *self._whole()):
+        # Whoever built knows more, or less, of what is not proved than a comparison does.
+        alone = ("not_proved",) if self._report["kind"] == "comparison" else ()
+        for name in ("headline", "byte_map", "blocks", "checks", *ROLES, *alone):
             words = f"{name.replace('_', ' ')}, compared again"
-            good = plain[name] == enclave[name] or (name in ROLES and self._is_unsized(name))
+            # The digest of a file, which alone may be known, is looked at above.
+            unsized = name in ROLES and enclave[name]["size"] is None
+            good = plain[name] == enclave[name] or unsized
             yield self._say(words, good, _short(plain[name]))
         lost = {f["code"] for f in plain["findings"]} - {f["code"] for f in enclave["findings"]}
         why = f"it leaves out {', '.join(sorted(lost))}"
@@ -313,14 +317,6 @@ class _Recheck:
             yield self._say(words, None, needs)
         else:
             yield self._say(words, found == enclave["verdict"], found)
-
-    def _whole(self) -> Sequence[str]:
-        """What only the report of a comparison itself has as the comparison says it."""
-        return ("not_proved",) if self._report["kind"] == "comparison" else ()
-
-    def _is_unsized(self, role: str) -> bool:
-        """Whether only the digest of a file is known, which is looked at elsewhere."""
-        return self._enclave[role]["size"] is None
 
 
 def _short(value: object) -> str:
