@@ -14,6 +14,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -45,6 +46,8 @@ from sgx_enclaves.report.text import (
 )
 
 if TYPE_CHECKING:
+    import jinja2
+
     from sgx_enclaves.gate.collect import Combined
 
 # The picture of a file: its width, how many bars it has, how high they are, and how they are
@@ -436,11 +439,17 @@ def _joined(lines: Iterable[str]) -> _Lines:
 
 def filled(template: str, **values: object) -> str:
     """A text or a page, by its file in templates/ without `.j2`, and the values that it names."""
+    return _environment().get_template(f"{template}.j2").render(values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Of all templates; it keeps what it has compiled, which is most of a report's time."""
     import jinja2  # noqa: PLC0415  (slow to import; a comparison does without)
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(Path(__file__).with_name("templates"))),
-        autoescape=template.endswith((".html", ".xml")),
+        autoescape=jinja2.select_autoescape(["html.j2", "xml.j2"]),
         finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -455,7 +464,7 @@ def filled(template: str, **values: object) -> str:
         paragraph=lambda text, *how: _joined(paragraph(str(text), *how)),
         enclaves=lambda found, width: _joined(enclave_table(found, width)),
     )
-    return environment.get_template(f"{template}.j2").render(values)
+    return environment
 
 
 def _shown(value: object) -> object:
