@@ -10,6 +10,7 @@ rpmlint's counts with it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -18,59 +19,62 @@ from typing import Optional
 from sgx_enclaves.enclave.verdict import NOT_PROVED, Difference, Finding, Outcome, Severity, Verdict
 from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
-from sgx_enclaves_rpmlint.options import Options
-from sgx_enclaves_rpmlint.packages import NotedPackage, Output
-from sgx_enclaves_rpmlint.references import Files, Query, references_for
-from sgx_enclaves_rpmlint.session import FAILED, LONGEST, Report, id_of, report
+from sgx_enclaves_rpmlint.options import Files, Options, installed_packages, references_for
+from sgx_enclaves_rpmlint.session import (
+    FAILED,
+    LONGEST,
+    NotedPackage,
+    Output,
+    Query,
+    Report,
+    failed,
+    id_of,
+    report,
+)
 
 
-class Judgement:
-    """Judges packages one by one, when all have been seen."""
+def judged(
+    waiting: Sequence[NotedPackage],
+    subjects: Sequence[NotedPackage],
+    table: object,
+    query: Optional[Query],
+    output: Output,
+) -> Iterator[tuple[NotedPackage, Report]]:
+    """All findings about some of the packages, whose enclaves' are then withdrawn if verified."""
+    options = Options(table)
+    namesakes = Counter((subject.name, subject.arch) for subject in subjects)
+    with contextlib.closing(Files(subjects)) as files:
+        sources = references_for(files.neighbours, options, query or installed_packages)
+        references, neighbours = sources
+        for problem in options.problems:
+            yield waiting[0], report("sgx-enclave-configuration", problem)
+        for subject in waiting:
+            try:
+                result = check_package(
+                    subject.file,
+                    references,
+                    options.policy_for,
+                    neighbours=neighbours,
+                    permitted=options.permit,
+                    opener=files.opener_for(subject),
+                )
+                for found in reports_of(result):
+                    yield subject, found
+                # rpmlint's lines name a package by name and architecture, and set a path off by
+                # blanks: where that is ambiguous, nothing is withdrawn.
+                if not subject.blanks and namesakes[subject.name, subject.arch] == 1:
+                    withdraw(output, subject, _good_paths(result), options.quiet)
+            except Exception as error:
+                yield subject, failed(error)
 
-    def __init__(self, table: object, subjects: Sequence[NotedPackage], query: Query) -> None:
-        self._options = Options(table)
-        self._files = Files(subjects)
-        neighbours = self._files.neighbours
-        self._references, self._neighbours = references_for(neighbours, self._options, query)
-        self._namesakes = Counter((s.name, s.arch) for s in subjects)
-        self._configuration_reported = False
-        self._last: Optional[PackageResult] = None
 
-    def of(self, subject: NotedPackage) -> Iterator[Report]:
-        """All findings about a package."""
-        self._last = None
-        if not self._configuration_reported:
-            self._configuration_reported = True
-            for problem in self._options.problems:
-                yield report("sgx-enclave-configuration", problem)
-        result = check_package(
-            subject.file,
-            self._references,
-            self._options.policy_for,
-            neighbours=self._neighbours,
-            permitted=self._options.permit,
-            opener=self._files.opener_for(subject),
-        )
-        yield from reports_of(result)
-        self._last = result
-
-    def close(self) -> None:
-        """Close the packages."""
-        self._files.close()
-
-    def quieten(self, subject: NotedPackage, output: Output) -> None:
-        """Withdraw other checks' findings about the enclaves that `of` has just verified."""
-        result = self._last
-        # rpmlint's lines name a package by name and architecture, and set a path off by
-        # blanks: where that is ambiguous, nothing is withdrawn.
-        if result is None or subject.blanks or self._namesakes[subject.name, subject.arch] > 1:
-            return
-        # Of an unsigned enclave that can be read, there is nothing else to prove.
-        good = [e for e in result.enclaves if is_verified(e) or not (e.signed or e.exit_status)]
-        paths = {path for e in good for path in (e.path, *e.links)}
-        # A damaged package has proved nothing, whatever its enclaves look like.
-        if paths and not any(f.severity is not Severity.NOTE for f in result.findings):
-            withdraw(output, subject, paths, self._options.quiet)
+def _good_paths(result: PackageResult) -> set[str]:
+    """Of the enclaves that were verified, or are unsigned: there is nothing else to prove."""
+    # A damaged package has proved nothing, whatever its enclaves look like.
+    if any(f.severity is not Severity.NOTE for f in result.findings):
+        return set()
+    good = [e for e in result.enclaves if is_verified(e) or not (e.signed or e.exit_status)]
+    return {path for e in good for path in (e.path, *e.links)}
 
 
 # Findings for which an explanation is made.

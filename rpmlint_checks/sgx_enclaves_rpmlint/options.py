@@ -1,14 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The table [SgxEnclave] of rpmlint's configuration, checked once."""
+"""The table [SgxEnclave] of rpmlint's configuration, and what signed enclaves are compared with.
+
+What the table names and the installed packages that somebody has signed are trusted; installed
+packages without a signature are worth what a neighbour on the command line is.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Optional
 
 from sgx_enclaves.enclave.policy import Policy, not_shipped, pin_for_file, policy_for
-from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.errors import InputError, SgxEnclavesError
+from sgx_enclaves.rpm.librpm import librpm
+from sgx_enclaves.rpm.payload import Installed, Opener, SharedOpener
 from sgx_enclaves.rpm.presence import enclave_name, stem_of, version_of
+from sgx_enclaves.rpm.references import (
+    REPRODUCIBLE,
+    Counterpart,
+    Neighbours,
+    PackageReference,
+    Reference,
+    neighbours_among,
+    never_a_reference,
+    open_reference,
+)
+from sgx_enclaves_rpmlint.session import NotedPackage, Query
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
 _KEYS = frozenset(
@@ -17,6 +37,8 @@ _KEYS = frozenset(
 )
 _NEIGHBOURS = ("warn", "trust", "signed")
 _MAX_SVN = 0xFFFF
+# So many are held in memory, see `PackageReference.items`.
+_HELD = 4
 
 
 class Options:
@@ -41,17 +63,14 @@ class Options:
             self.problems.append("[SgxEnclave] is not a table")
         self._table: dict[str, Any] = table if isinstance(table, dict) else {}
         self.references = self._references()
-        self.signers = {
-            name: tuple(text.lower() for text in texts)
-            for name, value in self._mapping("signers")
-            if (texts := self._mrsigners(f"signers.{name}", value))
-        }
-        self.least_isvsvn = {
-            name: int(str(number))
-            for name, number in self._mapping("least_isvsvn")
-            if self._is_svn(f"least_isvsvn.{name}", number)
-        }
-        self.permit = self._permit()
+        self.signers = self._by_enclave("signers", self._mrsigners)
+        self.least_isvsvn = self._by_enclave("least_isvsvn", self._svn)
+        # Asks the whole catalogue, which takes its time.
+        named = self._texts("permit")
+        known = not_shipped() if named else frozenset()
+        self.permit = known.intersection(named)
+        for name in sorted(set(named) - known):
+            self._wrong("permit", f"one of {', '.join(sorted(known))}", name)
         self.quiet = frozenset(self._texts("quiet"))
         self.any_product = frozenset(self._texts("any_product"))
         self.neighbours = self._table.get("neighbours", "warn")
@@ -65,24 +84,23 @@ class Options:
 
     def paths_for(self, path: str) -> tuple[str, ...]:
         """The references for a signed enclave: those for its version first."""
-        version = version_of(path) or ""
-        found: list[str] = []
-        for name in (key_of(path), ""):
-            versions = self.references.get(name, {})
-            for key in dict.fromkeys((version, "")):
-                found += versions.get(key, ())
+        keys = dict.fromkeys((version_of(path) or "", ""))
+        tables = [self.references.get(name, {}) for name in (_key_of(path), "")]
+        found = [place for table in tables for key in keys for place in table.get(key, ())]
         return tuple(dict.fromkeys(found))
 
     def policy_for(self, path: str) -> Policy:
         """The policy for a signed enclave, by its file name."""
-        key = key_of(path)
-        pin = pin_for_file(path)
+        key = _key_of(path)
         return policy_for(
-            pin,
+            pin_for_file(path),
             mrsigners=self.signers.get(key, ()),
             any_product=key in self.any_product,
             min_isvsvn=self.least_isvsvn.get(key),
         )
+
+    def _wrong(self, where: str, expected: str, found: object) -> None:
+        self.problems.append(f"{where}: expected {expected}, found {found!r}")
 
     def _texts(self, where: str, *given: object) -> tuple[str, ...]:
         """A text or a list of them: what is given, or else the value of a key."""
@@ -99,35 +117,37 @@ class Options:
             return {"": {"": self._texts("reference")}}
         found = {}
         for name, value in given.items():
-            where = f"reference.{name}"
-            by_version = value if isinstance(value, dict) else {"": value}
+            where, by_version = (
+                f"reference.{name}",
+                value if isinstance(value, dict) else {"": value},
+            )
             found[name] = {
-                version: self._texts(f"{where}.{version}" if version else where, paths)
+                version: self._texts(f"{where}.{version}".rstrip("."), paths)
                 for version, paths in by_version.items()
             }
         return found
 
-    def _mrsigners(self, where: str, value: object) -> list[str]:
+    def _by_enclave(self, key: str, check: Callable[[str, Any], Any]) -> dict[str, Any]:
+        value = self._table.get(key, {})
+        if not isinstance(value, dict):
+            self._wrong(key, "a table", value)
+            value = {}
+        checked = {name: check(f"{key}.{name}", item) for name, item in value.items()}
+        return {name: item for name, item in checked.items() if item is not None}
+
+    def _mrsigners(self, where: str, value: object) -> Optional[tuple[str, ...]]:
         texts = self._texts(where, value)
-        good = [text for text in texts if _MRSIGNER.match(text)]
+        good = tuple(text.lower() for text in texts if _MRSIGNER.match(text))
         if len(good) < len(texts):
             self._wrong(where, "64 hexadecimal digits (MRSIGNER)", value)
-        return good
+        return good or None
 
-    def _is_svn(self, where: str, value: object) -> bool:
-        number = _integer(value)
-        if number is None or not 0 <= number <= _MAX_SVN:
-            self._wrong(where, f"a number from 0 to {_MAX_SVN}", value)
-            return False
-        return True
-
-    def _permit(self) -> frozenset[str]:
-        names = frozenset(self._texts("permit"))
-        # Asks the whole catalogue, which takes its time.
-        known = not_shipped() if names else names
-        for name in sorted(names - known):
-            self._wrong("permit", f"one of {', '.join(sorted(known))}", name)
-        return names & known
+    def _svn(self, where: str, value: object) -> Optional[int]:
+        # Python's true is an int.
+        if type(value) is int and 0 <= value <= _MAX_SVN:
+            return value
+        self._wrong(where, f"a number from 0 to {_MAX_SVN}", value)
+        return None
 
     def _attested(self) -> Optional[frozenset[str]]:
         """What the attestations agree on; nothing at all if they cannot be trusted."""
@@ -137,28 +157,107 @@ class Options:
         from sgx_enclaves.evidence.statements import attested  # noqa: PLC0415
 
         files, keys = (self._texts(key) for key in ("attestations", "attestation_keys"))
-        threshold = _integer(self._table.get("attestation_threshold", 1))
+        threshold = self._table.get("attestation_threshold", 1)
         try:
-            return attested(files, keys, None, threshold or 0)
+            return attested(files, keys, None, threshold if type(threshold) is int else 0)
         except SgxEnclavesError as error:
             self.problems.append(f"attestations: {error}")
             return frozenset()
 
-    def _mapping(self, key: str) -> list[tuple[str, object]]:
-        value = self._table.get(key, {})
-        if isinstance(value, dict):
-            return list(value.items())
-        self._wrong(key, "a table", value)
-        return []
 
-    def _wrong(self, where: str, expected: str, found: object) -> None:
-        self.problems.append(f"{where}: expected {expected}, found {found!r}")
-
-
-def _integer(value: object) -> Optional[int]:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def key_of(path: str) -> str:
+def _key_of(path: str) -> str:
     """What an enclave is called in the configuration: as in Provides, or else by its file name."""
     return enclave_name(path) or stem_of(path)
+
+
+def installed_packages(provide: str) -> list[tuple[str, bytes]]:
+    """All installed packages that provide something and may be references; see `Query`."""
+    rpm = librpm()
+    try:
+        headers = list(rpm.TransactionSet().dbMatch("providename", provide))
+    except rpm.error as error:
+        raise InputError(f"the RPM database cannot be read: {error}", found=provide) from None
+    return [
+        (f"installed {header['nevra']}", header.unload())
+        for header in headers
+        if not any(map(never_a_reference, header["providename"]))
+    ]
+
+
+class _Found:
+    """References that are looked for when an enclave asks; one that cannot be read hides none."""
+
+    def __init__(
+        self, name: str, find: Callable[[str], Iterable[Callable[[], Optional[Reference]]]]
+    ) -> None:
+        self.name = name
+        self._find = find
+
+    def counterparts(self, path: str) -> Iterator[Counterpart]:
+        """See `Reference`."""
+        first: Optional[SgxEnclavesError] = None
+        for open_one in self._find(path):
+            try:
+                reference = open_one()
+                yield from reference.counterparts(path) if reference is not None else ()
+            except SgxEnclavesError as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+
+def references_for(
+    beside: tuple[PackageReference, ...], options: Options, query: Query
+) -> tuple[tuple[Reference, ...], Neighbours]:
+    """What is trusted, and what is asked besides."""
+    opened = functools.lru_cache(open_reference)
+
+    def configured(path: str) -> list[Callable[[], Reference]]:
+        return [functools.partial(opened, place) for place in options.paths_for(path)]
+
+    def installed(signed: bool, path: str) -> list[Callable[[], Optional[Reference]]]:
+        found = query(f"sgx-enclave({_key_of(path)}{REPRODUCIBLE}")
+        return [functools.partial(_installed, *package, signed) for package in found]
+
+    by_signed, by_nobody = (
+        _Found("installed packages", functools.partial(installed, signed))
+        for signed in (True, False)
+    )
+    worth = (options.neighbours == "trust", options.neighbours == "signed", options.attested)
+    trusted = (_Found("[SgxEnclave] reference", configured), by_signed)
+    return trusted, Neighbours((*beside, by_nobody), *worth)
+
+
+def _installed(called: str, header: bytes, signed: bool) -> Optional[Reference]:
+    """An installed package if it is signed by a key of rpm's keyring, or not, as is asked for.
+
+    That it is installed proves nothing, since rpm installs what nobody has signed.
+    """
+    try:
+        reference = PackageReference(called, Installed(header))
+    except SgxEnclavesError:
+        # What cannot be read is signed by nobody.
+        if signed:
+            return None
+        raise
+    return reference if reference.is_authenticated is signed else None
+
+
+class Files:
+    """The package files on the command line, and which of them others may be compared with."""
+
+    def __init__(self, subjects: Sequence[NotedPackage]) -> None:
+        self._opener = SharedOpener()
+        self.close = self._opener.close
+        files = [s.file for s in subjects if s.suspect and not s.installed]
+        self.neighbours = neighbours_among(files, opener=self._opener)
+        first = [reference.name for reference in self.neighbours]
+        self._opener.plan([*first, *(file for file in files if file not in first)])
+        for reference in self.neighbours[:_HELD] if len(files) > 1 else ():
+            # What is wrong with it, its own result says.
+            with contextlib.suppress(SgxEnclavesError):
+                reference.items()
+
+    def opener_for(self, subject: NotedPackage) -> Opener:
+        """What opens that package."""
+        return self._opener if subject.header is None else Installed(subject.header)

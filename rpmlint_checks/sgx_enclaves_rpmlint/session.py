@@ -1,24 +1,107 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One run of rpmlint: packages are noted as they come and judged when all have been seen.
 
-A signed enclave's counterpart may be in a package that comes later. Never raises: what
-goes wrong is a finding. What judges is imported only when there is something to judge.
+A signed enclave's counterpart may be in a package that comes later. Of each package is decided,
+on its file list and what rpmlint has unpacked, whether it needs a closer look, which reads the
+package file itself: whatever claims or carries an enclave does, whatever it is called, and what
+was not all unpacked, which rpmlint itself does not notice. Never raises: what goes wrong is a
+finding. What judges is imported only when there is something to judge.
+
+What we use of rpmlint 2.0 to 2.10, which has no types, stands here; what not each of them has
+is asked for with `getattr` where it is used.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
+import mmap
+import os
+import stat
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from sgx_enclaves import findings
 from sgx_enclaves.findings import FindingKind
-from sgx_enclaves.plain import printable
-from sgx_enclaves_rpmlint.packages import LintPackage, NotedPackage, Output, subject_of
+from sgx_enclaves.plain import printable, record
+from sgx_enclaves.rpm.presence import is_suspect
 
-if TYPE_CHECKING:
-    from sgx_enclaves_rpmlint.references import Query
+# rpmlint's `Pkg`, of which are used: name, arch, filename, is_source, header, files, ghost_files,
+# provides and dir_name(), the folder it is extracted in, which is `/` for an installed package.
+LintPackage = Any
+# Its `PkgFile`: path, size and mode.
+PackedFile = Any
+# Its `Filter`: badness, blocked_filters, error_details, printed_messages, results, score and
+# add_info().
+Output = Any
+# Packages that provide something: name for messages, and header as the RPM database has it.
+Query = Callable[[str], list[tuple[str, bytes]]]
+
+
+@record
+class NotedPackage:
+    """What is kept of a package until all have been seen: `add_info` accepts it as one.
+
+    Suspect is what may carry enclaves, so that its files must be read. Findings about a path
+    with blanks are ambiguous. An installed package has no file, but a header in the database.
+    """
+
+    name: str
+    arch: Optional[str]
+    file: str
+    is_source: bool
+    installed: bool
+    suspect: bool
+    blanks: bool = False
+    header: Optional[bytes] = None
+    current_linenum: None = None
+
+
+_ELF_MAGIC = b"\x7fELF"
+
+
+def subject_of(package: LintPackage) -> NotedPackage:
+    """What must be kept of a package."""
+    installed = package.dir_name() in (None, "/")
+    ghosts = set(package.ghost_files)
+    # rpm hands 16-bit modes out as signed or unsigned, depending on its release.
+    kinds_of = {path: stat.S_IFMT(file.mode & 0xFFFF) for path, file in package.files.items()}
+    paths = (path for path, kind in kinds_of.items() if kind != stat.S_IFDIR)
+    suspect = is_suspect((str(provide[0]) for provide in package.provides), paths) or any(
+        _may_be_enclave(package.files[path])
+        for path, kind in kinds_of.items()
+        if kind == stat.S_IFREG and path not in ghosts
+    )
+    return NotedPackage(
+        name=package.name,
+        arch=package.arch,
+        file=str(package.filename),
+        is_source=bool(package.is_source),
+        installed=installed,
+        suspect=suspect,
+        blanks=any(" " in path for path in package.files),
+        header=bytes(package.header.unload()) if suspect and installed else None,
+    )
+
+
+def _may_be_enclave(file: PackedFile) -> bool:
+    try:
+        handle = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return True
+    with os.fdopen(handle, "rb") as stream:
+        status = os.fstat(handle)
+        # Of hard links the header may state the size at one of them only.
+        if not stat.S_ISREG(status.st_mode) or (file.size and status.st_size != file.size):
+            return True
+        if stream.read(len(_ELF_MAGIC)) != _ELF_MAGIC:
+            return False
+        # Any size will do, for nothing of it is held.
+        with mmap.mmap(handle, 0, prot=mmap.PROT_READ) as data:
+            # Not before an ELF file is there: most packages have none, and this takes time.
+            from sgx_enclaves.rpm.enclaves import is_enclave  # noqa: PLC0415
+
+            return is_enclave(data)
+
 
 # More than any threshold: a package with one of our errors is never acceptable.
 BADNESS = 10_000
@@ -72,14 +155,9 @@ def defend(output: Output) -> None:
 class Session:
     """The check, apart from rpmlint; without a `query`, it asks the RPM database."""
 
-    def __init__(
-        self,
-        table: object,
-        output: Output,
-        query: Optional[Query] = None,
-    ) -> None:
-        self._output = output
+    def __init__(self, table: object, output: Output, query: Optional[Query] = None) -> None:
         self._table = table
+        self._output = output
         self._query = query
         self._subjects: dict[tuple[str, bool], NotedPackage] = {}
         self._judged: set[tuple[str, bool]] = set()
@@ -92,44 +170,37 @@ class Session:
             # Named twice, for example by its path and by its folder's, it is one package.
             self._subjects.setdefault((subject.file, subject.installed), subject)
         except Exception as error:
-            self._emit(package, _failed(error))
+            self._emit(package, failed(error))
 
     def conclude(self) -> None:
         """Judge every package that was noted since the last time."""
         waiting = {key: s for key, s in self._subjects.items() if key not in self._judged}
         self._judged |= set(waiting)
         suspects = [subject for subject in waiting.values() if subject.suspect]
+        if not suspects:
+            return
         # What rpmlint holds is not looked through for garbage again, here and in our children.
         gc.freeze()
         try:
-            if suspects:
-                self._judge(suspects)
+            # Takes as long as all the rest of our start, and most packages have no enclave.
+            from sgx_enclaves_rpmlint.judge import judged  # noqa: PLC0415
+
+            subjects = list(self._subjects.values())
+            for subject, found in judged(
+                suspects, subjects, self._table, self._query, self._output
+            ):
+                self._emit(subject, found)
         except Exception as error:
             for subject in suspects:
-                self._emit(subject, _failed(error))
+                self._emit(subject, failed(error))
         finally:
             gc.unfreeze()
-
-    def _judge(self, waiting: list[NotedPackage]) -> None:
-        # Takes as long as all the rest of our start, and most packages have no enclave.
-        from sgx_enclaves_rpmlint.judge import Judgement  # noqa: PLC0415
-        from sgx_enclaves_rpmlint.references import installed_packages  # noqa: PLC0415
-
-        query = self._query or installed_packages
-        subjects = list(self._subjects.values())
-        with contextlib.closing(Judgement(self._table, subjects, query)) as judgement:
-            for subject in waiting:
-                try:
-                    for found in judgement.of(subject):
-                        self._emit(subject, found)
-                    judgement.quieten(subject, self._output)
-                except Exception as error:
-                    self._emit(subject, _failed(error))
 
     def _emit(self, subject: object, found: Report) -> None:
         level = LEVELS[kinds()[found.code].severity]
         self._output.add_info(level, subject, found.code, found.text)
 
 
-def _failed(error: Exception) -> Report:
-    return report("sgx-enclave-check-failed", f"{type(error).__name__}: {error}")
+def failed(error: Exception) -> Report:
+    """The finding for what nobody expected."""
+    return report(FAILED, f"{type(error).__name__}: {error}")

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sgx_enclaves_rpmlint.options import Options
-from sgx_enclaves_rpmlint.references import references_for
+from sgx_enclaves_rpmlint.options import Options, references_for
 
 from tests.support.signed import Case
 from tests.unit.conftest import Run
