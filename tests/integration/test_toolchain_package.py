@@ -34,13 +34,15 @@ PREFIX = f"{RELEASE.toolchain.prefix}"
 INTERPRETER = f"{RELEASE.toolchain.interpreter}"
 TOOLS = {tool.name: tool for tool in RELEASE.toolchain.tools if tool.source is not None}
 
-# Keeps what it was configured with; `make` alone does nothing.
+# Keeps what it was configured with; `make` alone does nothing. As in a distribution's gcc, what
+# manuals are made from is not there.
 CONFIGURE = """\
 #!/bin/sh
 echo "$*" > configured
 prefix=$(echo "$*" | sed 's,.*--prefix=\\([^ ]*\\).*,\\1,')
 {
-    echo "all:"
+    echo "TEXI_GCCINT_FILES = tm.texi"
+    echo "all install: \\$(TEXI_GCCINT_FILES)"
     echo "install:"
     echo "	mkdir -p $(DESTDIR)$prefix/bin $(DESTDIR)$prefix/lib/gcc"
     echo "	cp $(dirname "$0")/tools/* configured $(DESTDIR)$prefix/bin"
