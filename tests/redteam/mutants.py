@@ -20,28 +20,46 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
+import resource
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Optional
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SURVIVORS = Path(__file__).with_name("survivors.txt")
-SECONDS = 300
+# What one run of the tests may use: a change can make a loop endless, or a list.
+CPU_SECONDS = 120
+MEMORY = 4 << 30
+# So many of the tests that noticed something are tried first.
+APT = 60
+PYTEST = ("-x", "-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly")
+PROJECT = ("conftest", "koji_plugin", "rpmlint_checks", "sgx_enclaves", "tests")
 
-VENDOR = ("tests/redteam/test_vendor_fields.py", "tests/unit/enclave")
+ENCLAVE = ("tests/redteam/test_vendor_fields.py", "tests/unit/enclave")
 # The module, and the tests that must notice a change to it.
 TARGETS: Mapping[str, Sequence[str]] = {
-    "sgx_enclaves.enclave.compare": VENDOR,
+    "sgx_enclaves.enclave.compare": ENCLAVE,
+    "sgx_enclaves.enclave.verdict": ENCLAVE,
+    "sgx_enclaves.enclave.sigstruct": ENCLAVE,
+    "sgx_enclaves.enclave.regenerate": ENCLAVE,
+    "sgx_enclaves.enclave.blocks": ENCLAVE,
+    "sgx_enclaves.enclave.metadata": ENCLAVE,
+    "sgx_enclaves.enclave.measure": ENCLAVE,
+    "sgx_enclaves.enclave.layout": ENCLAVE,
+    "sgx_enclaves.enclave.elf": ENCLAVE,
+    "sgx_enclaves.enclave.elf_headers": ENCLAVE,
+    "sgx_enclaves.enclave.sdk": ENCLAVE,
+    "sgx_enclaves.enclave.policy": (*ENCLAVE, "tests/unit/catalogue/test_identity.py"),
+    "sgx_enclaves.enclave.config": ENCLAVE,
+    "sgx_enclaves.enclave.sign": ENCLAVE,
     "sgx_enclaves.catalogue.identity": ("tests/unit/catalogue/test_identity.py",),
-    "sgx_enclaves.enclave.policy": (*VENDOR, "tests/unit/catalogue/test_identity.py"),
-    "sgx_enclaves.enclave.sigstruct": VENDOR,
-    "sgx_enclaves.enclave.verdict": VENDOR,
     "sgx_enclaves.gate.decide": ("tests/unit/gate",),
     "sgx_enclaves.rpm.references": ("tests/unit/rpm",),
     "sgx_enclaves.rpm.rules": ("tests/unit/rpm",),
@@ -67,11 +85,13 @@ class Mutant:
 
     Attributes:
         function: where, as in a traceback.
+        lines: of that function.
         change: the source before, and after.
         tree: the module with it; good until the next mutant is asked for.
     """
 
     function: str
+    lines: range
     change: str
     tree: ast.Module
 
@@ -110,7 +130,7 @@ def variants(node: ast.AST) -> Iterator[Optional[ast.AST]]:
 def mutants_of(source: str) -> Iterator[Mutant]:
     """Every change to what the functions of a module do."""
     tree = ast.parse(source)
-    for function, parent, field, index in places(tree, ""):
+    for function, lines, parent, field, index in places(tree, "", range(0)):
         held = getattr(parent, field)
         node = held if index is None else held[index]
         for new in variants(node):
@@ -120,15 +140,19 @@ def mutants_of(source: str) -> Iterator[Mutant]:
             else:
                 held[index] = put
             before, after = (shortened(ast.unparse(part)) for part in (node, put))
-            yield Mutant(function, f"{before} -> {after}", ast.fix_missing_locations(tree))
+            change = f"{before} -> {after}"
+            yield Mutant(function, lines, change, ast.fix_missing_locations(tree))
             if index is None:
                 setattr(parent, field, held)
             else:
                 held[index] = node
 
 
-def places(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST, str, Optional[int]]]:
-    """Each node that runs inside of a function: the function, its parent, field and index."""
+Place = tuple[str, range, ast.AST, str, Optional[int]]
+
+
+def places(node: ast.AST, function: str, lines: range) -> Iterator[Place]:
+    """Each node that runs inside of a function: the function, its lines; parent, field, index."""
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list"):
             continue
@@ -136,12 +160,14 @@ def places(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST, str, Op
         for index, child in children:
             if not isinstance(child, ast.AST):
                 continue
-            inner = function
+            inner, its = function, lines
             if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
                 inner = f"{function}.{child.name}".lstrip(".")
+                first = min(part.lineno for part in (child, *child.decorator_list))
+                its = range(first, (child.end_lineno or first) + 1)
             elif function:
-                yield function, node, field, index
-            yield from places(child, inner)
+                yield function, lines, node, field, index
+            yield from places(child, inner, its)
 
 
 def shortened(text: str) -> str:
@@ -173,21 +199,96 @@ def file_of(module: str) -> Path:
     return ROOT / f"{module.replace('.', '/')}.py"
 
 
-def survives(module: str, mutant: Mutant, tests: Sequence[str]) -> bool:
-    """Whether all tests pass although the module is changed."""
+class _Failures:
+    """A plugin of pytest that notes which tests fail."""
+
+    def __init__(self) -> None:
+        self.tests: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.tests.append(report.nodeid)
+
+
+class Callers:
+    """A plugin of pytest that notes which tests call the functions of one module.
+
+    Attributes:
+        of_line: the tests by the line where a function that they call begins; "" stands for
+            all tests: the call was made while a module was imported or a fixture made.
+        forking: tests that make processes of their own, whose calls nobody sees.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.of_line: dict[int, set[str]] = {}
+        self.forking: set[str] = set()
+        self._file = str(file)
+        self._test = ""
+        os.register_at_fork(before=self._before_fork)
+
+    def _before_fork(self) -> None:
+        if self._test:
+            self.forking.add(self._test)
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        self._test = item.nodeid
+        yield
+        self._test = ""
+
+    def trace(self, frame: FrameType, *_: object) -> None:
+        if frame.f_code.co_filename == self._file:
+            self.of_line.setdefault(frame.f_code.co_firstlineno, set()).add(self._test)
+
+    def of(self, lines: range, tests: Sequence[str]) -> Sequence[str]:
+        """The tests that can notice a change to a function, out of all."""
+        called = set().union(*(self.of_line.get(line, set()) for line in lines))
+        return tests if "" in called else sorted(called | self.forking)
+
+
+def callers_in(module: str, tests: Sequence[str]) -> Callers:
+    """Run the tests on the module as it is."""
+    callers = Callers(file_of(module))
+    threading.settrace(callers.trace)
+    sys.settrace(callers.trace)
+    status = pytest.main([*PYTEST, *tests], [callers])
+    sys.settrace(None)
+    threading.settrace(None)
+    if status:
+        sys.exit(f"{module}: its tests fail with nothing changed")
+    # Libraries stay imported for the forks; what may import the changed module does not.
+    for name in list(sys.modules):
+        if name.partition(".")[0] in PROJECT:
+            del sys.modules[name]
+    return callers
+
+
+def noticed_by(module: str, mutant: Mutant, tests: Sequence[str]) -> Optional[str]:
+    """The first test that fails when the module is changed; None: all of them pass.
+
+    "" is the answer when no single test can be named: the module cannot be imported, or the
+    tests take too long.
+    """
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.alarm(SECONDS)
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        signal.alarm(10 * CPU_SECONDS)
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
         sys.meta_path.insert(0, _Finder(module, mutant.tree))
         status = 1
         with contextlib.suppress(BaseException):
-            options = ("-x", "-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly")
-            status = int(pytest.main([*options, *tests]))
+            failures = _Failures()
+            status = int(pytest.main([*PYTEST, *tests], [failures]))
+            os.write(writing, "".join(failures.tests[:1]).encode())
         os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        test = pipe.read().decode()
+    return test if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) else None
 
 
 def explained(module: str) -> set[str]:
@@ -208,12 +309,18 @@ def main() -> int:
         if arguments.list:
             print("\n".join(mutant.name for mutant in mutants_of(source)))
             continue
-        if not survives(module, Mutant("", "", ast.parse(source)), TARGETS[module]):
-            sys.exit(f"{module}: its tests fail with nothing changed")
+        callers, apt = callers_in(module, TARGETS[module]), list[str]()
         known, survivors, count = explained(module), [], 0
         for mutant in mutants_of(source):
             count += 1
-            if survives(module, mutant, TARGETS[module]):
+            # The tests that noticed the mutants before it most likely notice this one.
+            test = noticed_by(module, mutant, apt) if apt else None
+            if test is None:
+                tests = callers.of(mutant.lines, TARGETS[module])
+                test = noticed_by(module, mutant, tests) if tests else None
+            if test:
+                apt = [test, *(other for other in apt if other != test)][:APT]
+            if test is None:
                 survivors.append(mutant.name)
                 if mutant.name not in known:
                     print(f"{module} {mutant.name}", flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.redteam import mutants
-from tests.redteam.mutants import TARGETS, file_of, mutants_of, survives
+from tests.redteam.mutants import TARGETS, Callers, file_of, mutants_of, noticed_by
 
 SOURCE = """
 LIMIT = 1 + 1
@@ -62,8 +62,20 @@ def test_a_change_that_no_test_notices_survives(
     line = "n + n if n > 0 else 0"
     names = (f"double: {line} -> n + n if False else 0", "double: n > 0 -> n >= 0")
     found = {
-        mutant.name: survives("sample", mutant, tests)
+        mutant.name: noticed_by("sample", mutant, tests)
         for mutant in mutants_of((tmp_path / "sample.py").read_text())
         if mutant.name in names
     }
-    assert found == dict(zip(names, (False, True)))
+    noticed, survives = (found[name] for name in names)
+    assert noticed is not None
+    assert noticed.endswith("test_sample.py::test_it")
+    assert survives is None
+
+
+def test_a_change_is_shown_to_the_tests_that_run_it() -> None:
+    callers = Callers(Path("sample.py"))
+    callers.of_line = {2: {"calls"}, 9: {"", "calls too"}}
+    callers.forking = {"forks"}
+    assert callers.of(range(1, 4), ["all"]) == ["calls", "forks"]
+    assert callers.of(range(9, 12), ["all"]) == ["all"]
+    assert callers.of(range(20, 22), ["all"]) == ["forks"]

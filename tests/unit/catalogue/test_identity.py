@@ -8,12 +8,12 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 from urllib.parse import quote
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -56,29 +56,36 @@ PLAIN: dict[str, Any] = {
 }
 
 
+Key = Union[ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey]
+
+
 def certificate(
     name: str,
-    key: ec.EllipticCurvePrivateKey,
+    key: Key,
     issuer: str,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    is_ca: bool,
+    issuer_key: Key,
+    is_ca: Optional[bool],
     days: int = 365,
+    start: datetime.date = datetime.date(2025, 1, 1),
 ) -> x509.Certificate:
+    """`is_ca` None: nothing is said about it."""
+
     def named(text: str) -> x509.Name:
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
-    start = datetime.datetime(2025, 1, 1, tzinfo=datetime.timezone.utc)
-    return (
+    first = datetime.datetime.combine(start, datetime.time(), datetime.timezone.utc)
+    builder = (
         x509.CertificateBuilder()
         .subject_name(named(name))
         .issuer_name(named(issuer))
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days))
-        .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
-        .sign(issuer_key, SHA256())
+        .not_valid_before(first)
+        .not_valid_after(first + datetime.timedelta(days))
     )
+    if is_ca is not None:
+        builder = builder.add_extension(x509.BasicConstraints(is_ca, None), critical=True)
+    return builder.sign(issuer_key, SHA256())
 
 
 ROOT_KEY, LEAF_KEY = (ec.derive_private_key(n, ec.SECP256R1()) for n in (2**200 + 1, 2**201 + 1))
@@ -160,7 +167,7 @@ FAKE_ROOT = certificate(ROOT_NAME, OTHER_KEY, ROOT_NAME, OTHER_KEY, True)
     [
         (pem(LEAF), "trusted root"),
         (pem(LEAF, FAKE_ROOT), "trusted root"),
-        (pem(PLATFORM, ROOT), "may not sign identities"),
+        (pem(PLATFORM, ROOT), "may not sign identities.*PCK"),
         (pem(certificate(LEAF_NAME, LEAF_KEY, ROOT_NAME, OTHER_KEY, False), ROOT), "not signed"),
         (pem(certificate(LEAF_NAME, LEAF_KEY, "another", ROOT_KEY, False), ROOT), "by the next"),
         (pem(LEAF, certificate("between", OTHER_KEY, ROOT_NAME, ROOT_KEY, False), ROOT), "next"),
@@ -173,6 +180,46 @@ FAKE_ROOT = certificate(ROOT_NAME, OTHER_KEY, ROOT_NAME, OTHER_KEY, True)
 def test_a_chain_that_does_not_hold(chain: bytes, message: str) -> None:
     with pytest.raises(IdentityError, match=message):
         read(answer(), chain)
+
+
+def between(is_ca: Optional[bool]) -> bytes:
+    """A chain of three."""
+    issued = certificate(LEAF_NAME, LEAF_KEY, "between", OTHER_KEY, False)
+    return pem(issued, certificate("between", OTHER_KEY, ROOT_NAME, ROOT_KEY, is_ca), ROOT)
+
+
+@pytest.mark.parametrize("is_ca", [False, None])
+def test_who_is_no_authority_issues_no_certificate(is_ca: Optional[bool]) -> None:
+    assert read(answer(), between(True)) == read(answer())
+    with pytest.raises(IdentityError, match=f"by the next one.*{LEAF_NAME}"):
+        read(answer(), between(is_ca))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ec.derive_private_key(2**200 + 1, ec.SECP384R1()),
+        ec.derive_private_key(2**200 + 1, ec.SECP256K1()),
+        rsa.generate_private_key(65537, 2048),
+    ],
+)
+def test_a_root_with_a_key_of_another_kind(key: Key) -> None:
+    """Its signatures are valid, and the root is the one that is trusted."""
+    root = pem(certificate(ROOT_NAME, key, ROOT_NAME, key, True))
+    chain = pem(certificate(LEAF_NAME, LEAF_KEY, ROOT_NAME, key, False)) + root
+    with pytest.raises(IdentityError, match=r"is not signed.*ECDSA over P-256"):
+        read(answer(), chain, root=root_of(root))
+
+
+def test_the_days_of_a_certificate() -> None:
+    a_day = datetime.timedelta(1)
+    for start, days in ((DAY, 30), (DAY - 30 * a_day, 30)):
+        good = certificate(LEAF_NAME, LEAF_KEY, ROOT_NAME, ROOT_KEY, False, days, start)
+        assert read(answer(), pem(good, ROOT)) == read(answer())
+    for start, days in ((DAY + a_day, 30), (DAY - 31 * a_day, 30)):
+        bad = certificate(LEAF_NAME, LEAF_KEY, ROOT_NAME, ROOT_KEY, False, days, start)
+        with pytest.raises(IdentityError, match="not valid on this day"):
+            read(answer(), pem(bad, ROOT))
 
 
 def test_days_and_roots() -> None:
@@ -196,6 +243,8 @@ def test_days_and_roots() -> None:
         b'{"signature":"00","enclaveIdentity":{}}',
         answer()[:-2] + b"}",
         answer().replace(b'"version":2', b'"version":2,"version":2'),
+        b'{"enclaveIdentity":' + b"[" * 100_000,
+        b"\xff" + answer(),
     ],
 )
 def test_what_is_no_answer(data: bytes) -> None:
