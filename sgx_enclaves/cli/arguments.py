@@ -173,7 +173,7 @@ def chosen_place(args: argparse.Namespace, *, builds: bool = True) -> Place:
         isolation, reason = choose_isolation(allow_none=args.allow_no_isolation)
         if reason:
             message(f"warning: the steps are not separated from this machine: {reason}")
-    return Machine(isolation=isolation, visible=[os.path.abspath(tool) for tool in args.tools])
+    return Machine(isolation=isolation, visible=args.tools)
 
 
 def chosen_build(args: argparse.Namespace) -> dict[str, Any]:

@@ -192,6 +192,7 @@ action:check|record|lock
 RELEASE?  a release of the catalogue
 --root DIR  a buildroot; by default this machine
 --lock FILE  check against this buildroot lock
+--tools PREFIX*  look in PREFIX/bin first, as a build with --toolchain=host does
 @output-too
 @catalogue
 @json""")
@@ -219,7 +220,8 @@ def toolchain(args: argparse.Namespace) -> int:
         name, parts = "buildroot lock", check_lock(lock, _installed(root))
     else:
         # on the PATH that a build would have, not the caller's
-        use = look_at_toolchain(_designated(args), ToolchainKind.DESIGNATED, Machine(root))
+        kind = ToolchainKind.HOST if args.tools else ToolchainKind.DESIGNATED
+        use = look_at_toolchain(_designated(args), kind, Machine(root), args.tools)
         if args.action == "record":
             print_or_write(args, json.dumps(use.record.as_dict(), indent=2), *inputs)
             return 0

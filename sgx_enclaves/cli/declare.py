@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -195,6 +196,8 @@ _NO_TYPES: Types = {}
 _TYPES: Types = {
     "DIR": Path,
     "PATH": Path,
+    # steps run elsewhere
+    "PREFIX": os.path.abspath,
     "N": int,
     "COUNT": Count,
     "SECONDS": Count,

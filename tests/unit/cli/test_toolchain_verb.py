@@ -39,18 +39,22 @@ def test_programs_can_read_the_check_too(capsys: pytest.CaptureFixture[str]) -> 
     assert states["interpreter"] in ("differs", "unseen")
 
 
-def test_the_callers_path_never_matters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("named", [False, True])
+def test_the_callers_path_never_matters_and_tools_that_are_named_do(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As for a build: same machine, same release, same answer."""
-    fake = tmp_path / "gcc"
+    fake = tmp_path / "bin/gcc"
+    fake.parent.mkdir()
     fake.write_text("#!/bin/sh\necho 'gcc (GCC) 9.5.0'\n")
     fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert main(["toolchain", "record", RELEASE]) == 0
+    monkeypatch.setenv("PATH", f"{fake.parent}:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path.parent)
+    words = ["--tools", tmp_path.name] if named else []
+    assert main(["toolchain", "record", RELEASE, *words]) == 0
     tools = {tool["name"]: tool for tool in json.loads(capsys.readouterr().out)["tools"]}
-    assert tools["gcc"]["version"] != "9.5.0"
-    assert not str(tools["gcc"]["path"]).startswith(str(tmp_path))
+    assert (tools["gcc"]["version"] == "9.5.0") == named
+    assert (tools["gcc"]["path"] == str(fake)) == named
 
 
 def test_a_place_without_rpm_packages_has_no_lock(
