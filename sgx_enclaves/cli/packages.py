@@ -22,7 +22,7 @@ from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS
 from sgx_enclaves.progress import Event
 from sgx_enclaves.report.as_json import result_dict, survey_dict
-from sgx_enclaves.report.text import report_lines, result_text, scan_summary
+from sgx_enclaves.report.templated import result_text, scan_text
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.enclaves import provides_of
 from sgx_enclaves.rpm.references import Neighbours, neighbours_among, open_reference
@@ -164,8 +164,7 @@ def scan(args: argparse.Namespace) -> int:
     if args.json:
         out_json({"exit_status": status, **survey_dict(found), "packages": reports})
     else:
-        out(*(line for report in reports for line in report_lines(report)))
-        out(scan_summary(found, reports))
+        out_report(scan_text(found, reports))
     if args.report is not None:
         _write_report(args, "scan", reports)
     return status

@@ -35,8 +35,7 @@ from sgx_enclaves.files import write_file
 from sgx_enclaves.release import verify
 from sgx_enclaves.release.store import StageStore
 from sgx_enclaves.report.as_json import release_dict
-from sgx_enclaves.report.templated import release_html
-from sgx_enclaves.report.text import release_text
+from sgx_enclaves.report.templated import release_html, release_text
 
 
 @verb("""\

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from sgx_enclaves import __version__
+from sgx_enclaves.catalogue.records import MAKERS
 from sgx_enclaves.enclave import metadata, sigstruct
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
@@ -34,110 +36,73 @@ from sgx_enclaves.enclave.verdict import (
 )
 from sgx_enclaves.explain.description import Description
 from sgx_enclaves.explain.picture import Picture, Span, address_space, file_picture
-from sgx_enclaves.plain import printable
-from sgx_enclaves.release.outcome import ReleaseVerdict
+from sgx_enclaves.plain import printable, some
+from sgx_enclaves.release.outcome import BuildFacts, ReleaseVerdict
 from sgx_enclaves.report.text import (
-    build_words,
-    headline,
+    finding_lines,
     paragraph,
-    reproducible_words,
+    reasons,
+    row_lines,
     shorten,
     table,
+    verdict_text,
 )
 
 if TYPE_CHECKING:
     import jinja2
 
     from sgx_enclaves.gate.collect import Combined
+    from sgx_enclaves.rpm.check import PackageResult
+    from sgx_enclaves.rpm.scan import Survey
 
-# The picture of a file: its width, how many bars it has, how high they are, and how they are
-# hatched. Height and hatching say the same as colour, and no bar is too thin to be seen: on a
+# The picture of a file: its width, and how many bars it has. No bar is too thin to be seen: on a
 # telephone 360 pixels wide one has 3.6.
 _WIDTH, _BARS = 1000, 100
-_HEIGHTS = {
-    Origin.BUILT: 14,
-    Origin.REGENERATED: 21,
-    Origin.SIGNATURE: 28,
-    Origin.SECOND_SIGNATURE: 34,
-    Origin.UNEXPLAINED: 40,
-}
-_DASHES = {
-    Origin.SIGNATURE: "6 2",
-    Origin.SECOND_SIGNATURE: "2 2",
-    Origin.UNEXPLAINED: "3 1 1 1",
-}
 NO_PICTURE = Picture()
 # What is said of claims: as CheckState and Outcome have them, in their order.
 _SAID = ("Proved", "Refuted", "Not decided")
 _SAME = "is our build plus a signature, and nothing else"
-# Where the project's documents are; see setup.cfg.
-_FESCO = "https://src.fedoraproject.org/rpms/sgx-enclaves/blob/rawhide/f/docs/fesco.md"
-# Colours of what lies in a file or an address space, by a word in its name.
-_KINDS = {
-    "sgxmeta": "metadata",
-    "HEAP": "heap",
-    "RSRV": "heap",
-    "STACK": "threads",
-    "TCS": "threads",
-    "SSA": "threads",
-    "TD": "threads",
-    "THREAD": "threads",
-    "GUARD": "guard",
-    ".text": "code",
-    "r-x": "code",
-    ".rodata": "constants",
-    "r--": "constants",
-    ".data": "data",
-    ".bss": "data",
-    "rw-": "data",
-}
-# The fields of a SIGSTRUCT that its own signature does not cover.
-_BY_SIGNER = frozenset({"modulus", "exponent", "signature", "q1", "q2"})
 # Exit status of what was not verified.
 UNKNOWN_STATUS = 2
 _HEADER = ("ENCLAVE", "VERDICT", "MRENCLAVE")
 # Between columns, and how short a MRENCLAVE may be cut at most.
 _GAPS, _LEAST = 4, 16
 
-# What every template can call and name.
-_GLOBALS: Mapping[str, Any] = {
-    "version": __version__,
-    "known_signer": known_signer,
-    "spell": sigstruct.spell,
-    "secinfo": sigstruct.spell_secinfo,
-    "flags": sigstruct.ATTRIBUTE_NAMES,
-    "xfrm": sigstruct.XFRM_NAMES,
-    "misc": sigstruct.MISC_NAMES,
-    "added": metadata.PAGE_ATTR_NAMES,
-    "build_words": build_words,
-    "reproducible_words": reproducible_words,
-    "fesco": _FESCO,
-    "moods": dict(zip(_SAID, ("proved", "refuted", "not-done"))),
-    "heights": {origin.value: height for origin, height in _HEIGHTS.items()},
-    "dashes": {origin.value: dashes for origin, dashes in _DASHES.items()},
+_BUILD_WORDS = {
+    "DESIGNATED": "built here with the designated toolchain",
+    "OPEN": "built here with the designated toolchain, NOT SEPARATED from the machine",
+    "HOST": "built here with ANOTHER toolchain than the designated one",
+    "GIVEN": "a build that was given; how it was made is not proved here",
+    "NONE": "nothing was built",
 }
 
 
+def _headline(verdict: ReleaseVerdict) -> str:
+    """The verdict as one precise sentence."""
+    weaker = verdict.outcome is Outcome.IDENTICAL and not verdict.reproducible
+    word = verdict.outcome.value.upper() + (", NOT REPRODUCIBLE" if weaker else "")
+    return f"{word}: {verdict.release}: {verdict.claim}"
+
+
+def _reproducible_words(verdict: ReleaseVerdict) -> str:
+    """Whether an identical release is the reproducible verdict, in words."""
+    if verdict.reproducible:
+        return "reproducible: our own build, pinned sources, designated toolchain"
+    return "the bytes are identical, but this is NOT the reproducible verdict"
+
+
+def _build_words(build: BuildFacts) -> str:
+    """Whose build it is, by which route if not the maker's, and what a given one says of itself."""
+    text = f"{build.tree}: {_BUILD_WORDS[build.kind.name]}"
+    text += f", by the route {build.route!r}" if build.route not in ("", MAKERS) else ""
+    return text + (f"; {build.says}" if build.says else "")
+
+
+def _counted(words: Iterable[str]) -> str:
+    return ", ".join(f"{count} {word}" for word, count in sorted(Counter(words).items()))
+
+
 # --- pages ---
-
-
-def _page(verdict: Verdict, picture: Picture, findings: Sequence[Finding]) -> dict[str, object]:
-    """One enclave as its part of a page has it; bars are place, width and origin."""
-    ranges, size = verdict.byte_map, verdict.signed.size
-    inner = [r for r in ranges if r.origin not in (Origin.BUILT, Origin.UNEXPLAINED)]
-    area = (inner[0].start, inner[-1].end) if inner else None
-    return {
-        "verdict": verdict,
-        "picture": picture,
-        "findings": findings,
-        "bytes": {origin.value: verdict.bytes_of(origin) for origin in Origin},
-        "area": area,
-        "bars": _bars(ranges, 0, size),
-        "magnified": _bars(ranges, *area) if area else (),
-        "segments": _strip(picture.segments, size),
-        "sections": _strip(picture.sections, size),
-        "space": _strip(picture.space, picture.space_size),
-    }
 
 
 def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = "") -> str:
@@ -153,7 +118,8 @@ def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = ""
     return filled(
         "verdict.html",
         again=shlex.join(_command(verdict)),
-        page=_page(verdict, picture, verdict.findings),
+        verdict=verdict,
+        picture=picture,
         claim=f"{name} {_SAME}",
         said=said,
         date=date,
@@ -189,7 +155,7 @@ def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, 
 
     A bar says of the bytes that it stands for where the least explained of them is from.
     """
-    order = list(_HEIGHTS)
+    order = list(Origin)
     bars = [0] * _BARS
     size = max(end - start, 1)
     for item in ranges:
@@ -208,55 +174,19 @@ def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, 
     return picture
 
 
-def _strip(spans: Sequence[Span], size: int) -> list[tuple[float, float]]:
+def _strip(spans: Iterable[Span], size: int) -> list[tuple[float, float, Span]]:
     """Place and width of each, in scale; whatever lies outside of all is left out."""
     scale = _WIDTH / max(size, 1)
-    inside = [(max(s.start, 0), min(s.end, size)) for s in spans]
-    return [(round(a * scale, 2), round((b - a) * scale, 2)) for a, b in inside if a < b]
+    inside = [(max(s.start, 0), min(s.end, size), s) for s in spans]
+    return [(round(a * scale, 2), round((b - a) * scale, 2), s) for a, b, s in inside if a < b]
 
 
 def show_html(image: EnclaveImage, descriptor: Descriptor, description: Description) -> str:
     """A file as pictures: segments and sections, address spaces, signatures."""
-    size = len(image.data)
+    blocks = [(block, list(address_space(image, block))) for block in descriptor.blocks]
     picture = file_picture(image, descriptor.blocks, description)
-
-    def bars(spans: Sequence[Span], whole: int) -> list[tuple[float, float, str, str]]:
-        return [
-            (
-                *_strip([span], whole)[0],
-                f"{span.name}, 0x{span.start:x} to 0x{span.end:x}",
-                next((kind for word, kind in _KINDS.items() if word in span.name), ""),
-            )
-            for span in spans
-            if span.start < min(span.end, whole)
-        ]
-
-    scale = _WIDTH / sigstruct.Sigstruct.SIZE
-    signature = [
-        (
-            round(spec.offset * scale, 2),
-            round(spec.size * scale, 2),
-            f"{spec.name}: {spec.doc}",
-            "key-and-signature" if spec.name in _BY_SIGNER else "signed",
-        )
-        for spec in sigstruct.Sigstruct.table()
-    ]
-    blocks = []
-    for block in descriptor.blocks:
-        space = list(address_space(image, block))
-        blocks.append((block, bars(space, block.header.enclave_size), space, signature))
-    start = image.descriptor_offset
-    return filled(
-        "show.html",
-        file=image.name,
-        size=size,
-        description=description,
-        metadata=(start, start + image.descriptor_size),
-        picture=picture,
-        segments=bars(picture.segments, size),
-        sections=bars(picture.sections, size),
-        blocks=blocks,
-    )
+    values = {"image": image, "description": description, "picture": picture, "blocks": blocks}
+    return filled("show.html", **values)
 
 
 def release_html(
@@ -289,7 +219,7 @@ def release_html(
         name: [f for f in findings if replace(f, offset=None) not in several]
         for name, findings in found.items()
     }
-    title, claim = headline(verdict), f"each enclave of the release {_SAME}"
+    title, claim = _headline(verdict), f"each enclave of the release {_SAME}"
     if verdict.outcome is Outcome.IDENTICAL:
         title, claim = title.removesuffix(f": {verdict.claim}"), verdict.claim
     lines = {
@@ -308,11 +238,9 @@ def release_html(
         },
         reported=[finding for findings in found.values() for finding in findings],
         shared=[(list(dict.fromkeys(names)), finding) for finding, names in several.items()],
-        pages={
-            e.name: _page(e.verdict, (pictures or {}).get(e.name, NO_PICTURE), alone[e.name])
-            for e in verdict.enclaves
-            if e.verdict is not None
-        },
+        pictures=pictures or {},
+        no_picture=NO_PICTURE,
+        alone=alone,
         report=report,
         date=date,
     )
@@ -371,7 +299,28 @@ def report_summary(report: Mapping[str, Any], form: str) -> str:
     return filled(f"report.{form}", **values, found=found, why=why)
 
 
-# --- texts of a build system ---
+# --- texts ---
+
+
+def release_text(verdict: ReleaseVerdict, *, width: int = 80) -> str:
+    """The whole report on a release, in lines of `width`."""
+
+    def row(*parts: Any) -> _Lines:
+        return _joined(row_lines(width, 10, *parts))
+
+    values = {"verdict": verdict, "title": _headline(verdict), "row": row, "width": width}
+    return filled("release.txt", **values)
+
+
+def result_text(result: PackageResult, *, width: int = 80) -> str:
+    """A package's result: much about what is wrong, little about what is right."""
+    return filled("package.txt", result=result, width=width - 2).rstrip("\n")
+
+
+def scan_text(survey: Survey, reports: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each package that is worth one and for each enclave in it, and a summary."""
+    broken = sum(any(f["severity"] != "note" for f in r["findings"]) for r in reports)
+    return filled("scan.txt", survey=survey, reports=reports, broken=broken).rstrip("\n")
 
 
 def exit_status(verdict: object) -> int:
@@ -455,7 +404,20 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(_GLOBALS)
+    environment.globals.update(
+        version=__version__,
+        known_signer=known_signer,
+        sigstruct=sigstruct,
+        added=metadata.PAGE_ATTR_NAMES,
+        build_words=_build_words,
+        reproducible_words=_reproducible_words,
+        counted=_counted,
+        reasons=reasons,
+        some=some,
+        bars=_bars,
+        strip=_strip,
+        origins=list(Origin),
+    )
     # What a mapping lacks is no value at all to jinja2, and an empty text.
     environment.filters.update(
         cell=lambda text: _MARKDOWN.sub(r"\\\1", printable(text)),
@@ -463,6 +425,10 @@ def _environment() -> jinja2.Environment:
         known=lambda value: str("-" if value is None else value) or "-",
         paragraph=lambda text, *how: _joined(paragraph(str(text), *how)),
         enclaves=lambda found, width: _joined(enclave_table(found, width)),
+        finding=lambda finding, start: _joined(start + line for line in finding_lines(finding)),
+        verdict=lambda verdict, start, width: _joined(
+            start + line for line in verdict_text(verdict, width=width).splitlines()
+        ),
     )
     return environment
 

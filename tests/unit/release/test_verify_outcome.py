@@ -33,8 +33,7 @@ from sgx_enclaves.release.outcome import (
     decide,
 )
 from sgx_enclaves.report.as_json import release_dict
-from sgx_enclaves.report.templated import release_html
-from sgx_enclaves.report.text import release_text
+from sgx_enclaves.report.templated import release_html, release_text
 from tests.support.schemas import schema
 
 REASON = Finding("x", Severity.UNVERIFIABLE, "something broke", expected="this", found="that")

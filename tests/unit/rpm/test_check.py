@@ -23,7 +23,7 @@ from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclave
 from sgx_enclaves.explain import explain as explain_module
 from sgx_enclaves.limits import Limits, PackageLimits
 from sgx_enclaves.report.as_json import result_dict
-from sgx_enclaves.report.text import result_text
+from sgx_enclaves.report.templated import result_text
 from sgx_enclaves.rpm import check as check_module
 from sgx_enclaves.rpm import references
 from sgx_enclaves.rpm.check import PackageResult, check_package
