@@ -324,6 +324,10 @@ class Fetcher:
             if not check.expected:
                 path = self._cache.store(partial, self._cache.path_of(artifact))
                 return replace(check, path=path)
+        if self._lookaside and not (artifact.sha512 or artifact.lookaside_sha512):
+            asked = "asked by SHA-256 alone" if artifact.sha256 else "not asked"
+            why = "no SHA-512 of it is known, by which look-aside caches find files"
+            self._note(artifact, f"{why}; the look-aside cache is {asked}")
         places = (self._lookaside.urls(artifact) if self._lookaside else ()) + artifact.urls
         # resume where the last run stopped, not at the first place
         begun, _validator = partial.origin()
@@ -355,7 +359,7 @@ class Fetcher:
         raise FetchError(
             f"{artifact.filename} could not be fetched from any of {len(places)} places: "
             + "; ".join([*failures, *cut_off]),
-            hint="check the network and the proxy, or name a mirror with --lookaside"
+            hint="check the network and the proxy, or name a directory that has the file with --local"
             if places
             else "the release names no URL for it; add one in /etc/sgx-enclaves/releases.d",
         )

@@ -606,6 +606,24 @@ def test_lookaside_is_asked_first(tmp_path: Path, vendor: VendorServer) -> None:
     assert vendor.asked(f"/rpms/linux-sgx/prebuilt.tar.gz/sha256/{SHA}/prebuilt.tar.gz")
 
 
+def test_a_lookaside_is_not_asked_for_what_has_no_digest(
+    tmp_path: Path, vendor: VendorServer
+) -> None:
+    url = vendor.put(PATH, DATA)
+    lookaside = Lookaside(vendor.url + "/rpms/", "linux-sgx")
+    bench = Bench(tmp_path, vendor.ca_file, lookaside=lookaside)
+    unknown = "no SHA-512 of it is known, by which look-aside caches find files"
+    bench.fetcher.fetch(artifact(url, sha256=None), allow_unpinned=True)
+    assert bench.notes == f"{unknown}; the look-aside cache is not asked"
+    assert not any("/rpms/" in str(request) for request in vendor.requests)
+    bench.events.clear()
+    bench.fetcher.fetch(artifact(url))
+    assert f"{unknown}; the look-aside cache is asked by SHA-256 alone" in bench.notes
+    bench = Bench(tmp_path / "other", vendor.ca_file, lookaside=lookaside)
+    bench.fetcher.fetch(artifact(url, sha512=hashlib.sha512(DATA).hexdigest()))
+    assert "SHA-512" not in bench.notes
+
+
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
