@@ -359,7 +359,7 @@ class Fetcher:
         raise FetchError(
             f"{artifact.filename} could not be fetched from any of {len(places)} places: "
             + "; ".join([*failures, *cut_off]),
-            hint="check the network and the proxy, or name a directory that has the file with --local"
+            hint="check the network and the proxy, or have the file in the directory of --local"
             if places
             else "the release names no URL for it; add one in /etc/sgx-enclaves/releases.d",
         )
