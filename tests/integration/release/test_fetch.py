@@ -611,15 +611,15 @@ def test_a_lookaside_is_not_asked_for_what_has_no_digest(
 ) -> None:
     url = vendor.put(PATH, DATA)
     lookaside = Lookaside(vendor.url + "/rpms/", "linux-sgx")
-    bench = Bench(tmp_path, vendor.ca_file, lookaside=lookaside)
+    bench = Bench(tmp_path / "a", vendor.ca_file, lookaside=lookaside)
     unknown = "no SHA-512 of it is known, by which look-aside caches find files"
     bench.fetcher.fetch(artifact(url, sha256=None), allow_unpinned=True)
     assert f"{unknown}; the look-aside cache is not asked\n" in bench.notes
     assert not any("/rpms/" in str(request) for request in vendor.requests)
-    bench.events.clear()
+    bench = Bench(tmp_path / "b", vendor.ca_file, lookaside=lookaside)
     bench.fetcher.fetch(artifact(url))
     assert f"{unknown}; the look-aside cache is asked by SHA-256 alone" in bench.notes
-    bench = Bench(tmp_path / "other", vendor.ca_file, lookaside=lookaside)
+    bench = Bench(tmp_path / "c", vendor.ca_file, lookaside=lookaside)
     bench.fetcher.fetch(artifact(url, sha512=hashlib.sha512(DATA).hexdigest()))
     assert "SHA-512" not in bench.notes
 
