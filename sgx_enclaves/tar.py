@@ -11,68 +11,34 @@ and `..` names, a name that comes twice, bytes behind the end.
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Optional, Union
 
 from sgx_enclaves.decompress import BoundedReader
-from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
-from sgx_enclaves.files import kind_of
-from sgx_enclaves.limits import ArchiveLimits, at_most
+from sgx_enclaves.errors import ArchiveError, InputError, UnsupportedError
+from sgx_enclaves.files import (
+    DIRECTORY,
+    FILE,
+    LINK,
+    PROGRAM,
+    DigestedStream,
+    kind_of,
+    system_errors,
+)
+from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits, at_most
 from sgx_enclaves.plain import record
+from sgx_enclaves.progress import Progress, Watched, silent
 
-BLOCK = 512
+_BLOCK = 512
 _CHUNK = 256 << 10
 # A pax header holds names and times; 64 KiB is far above the longest name.
 _EXTENSION_BYTES = 64 << 10
 _EXTENSIONS_IN_A_ROW = 8
-_LONGEST_SIZE = 19
-_LONGEST_TIME = 12
-
-
-class MemberKind(enum.Enum):
-    """What a member is."""
-
-    FILE = "file"
-    DIRECTORY = "directory"
-    SYMLINK = "symbolic link"
-
-
-class Symlinks(enum.Enum):
-    """What to do with symbolic links.
-
-    `REFUSE` is for archives of binaries, where a link has no business.
-    `INSIDE` allows relative ones that stay inside the tree, as sources have.
-    """
-
-    REFUSE = "refuse"
-    INSIDE = "inside"
-
-
-@record
-class Member:
-    """One entry of an archive.
-
-    Attributes:
-        name: path with `/` between its parts, without a leading `./` or a trailing `/`.
-        mtime: seconds since 1970.
-        target: where a symbolic link points, else empty.
-    """
-
-    name: str
-    kind: MemberKind
-    size: int
-    executable: bool
-    mtime: int
-    target: str
-
-
-_KINDS = {
-    **dict.fromkeys((b"0", b"\0", b"7"), MemberKind.FILE),
-    b"5": MemberKind.DIRECTORY,
-    b"2": MemberKind.SYMLINK,
-}
+KIND_WORDS = {FILE: "file", PROGRAM: "file", DIRECTORY: "directory", LINK: "symbolic link"}
+_KINDS = {**dict.fromkeys((b"0", b"\0", b"7"), FILE), b"5": DIRECTORY, b"2": LINK}
 _REFUSED = {
     b"1": "a hard link",
     b"3": "a character device",
@@ -83,10 +49,64 @@ _REFUSED = {
     b"V": "a volume label",
     b"D": "an incremental directory",
 }
-# GNU's extension headers, and the pax keys that say the same.
+# GNU's extension headers, and the pax keys that say the same; pax keys that are numbers.
 _GNU_LONG = {b"L": "path", b"K": "linkpath"}
+_TEXTS = {"path": "name", "linkpath": "link target"}
+_NUMBERS = {
+    "size": re.compile(rb"(\d{1,19})"),
+    "mtime": re.compile(rb"(\d{1,12}|-\d{1,11})(?:\..*)?", re.DOTALL),
+}
 _COMMIT = re.compile(rb"[0-9a-f]{40}")
-_PAX_KEYS = frozenset({"path", "linkpath", "size", "mtime"})
+
+
+@record
+class Member:
+    """One entry of an archive.
+
+    Attributes:
+        name: path with `/` between its parts, without a leading `./` or a trailing `/`.
+        kind: as in `files.Entry`.
+        mtime: seconds since 1970.
+        target: where a symbolic link points, else empty.
+    """
+
+    name: str
+    kind: str
+    size: int
+    mtime: int
+    target: str
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return self.kind in (FILE, PROGRAM)
+
+    @property
+    def leads_out(self) -> str:
+        """What is wrong with a symbolic link that leaves its tree."""
+        link = f"{self.name!r} is a symbolic link to {self.target!r}"
+        return f"{link}, which may lead out of the tree"
+
+
+@contextmanager
+def open_tar(
+    path: Path,
+    limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
+    *,
+    links: bool = False,
+    progress: Progress = silent,
+) -> Iterator[tuple[TarStream, DigestedStream]]:
+    """Open a tar archive, packed with gzip, xz, zstd or not at all; the second digests it."""
+    with system_errors(str(path), "cannot be opened"):
+        # opening a pipe would wait for a writer
+        if not path.is_file():
+            what = "no archive, but a directory" if path.is_dir() else "there is no such file"
+            raise InputError(what, file=str(path))
+        raw = path.open("rb")
+        size = path.stat().st_size
+    with raw:
+        packed = DigestedStream(Watched(raw, path.name, size, progress))
+        yield TarStream(BoundedReader(packed, str(path), limits), limits, links=links), packed
 
 
 class TarStream:
@@ -95,15 +115,16 @@ class TarStream:
     Iterate over it; between two steps `content()` gives the bytes of the member
     last seen. What is not read is skipped. The iteration ends only when the
     whole stream has been seen, so that a truncated archive is always noticed.
+
+    Without `links` any symbolic link is refused: in an archive of binaries it has no business.
+    With it, a relative one that stays inside the tree is allowed, as sources have.
     """
 
-    def __init__(
-        self, reader: BoundedReader, limits: ArchiveLimits, symlinks: Symlinks = Symlinks.REFUSE
-    ) -> None:
+    def __init__(self, reader: BoundedReader, limits: ArchiveLimits, *, links: bool) -> None:
         self._reader = reader
         self._limits = limits
-        self._symlinks = symlinks
-        self._seen: dict[str, MemberKind] = {}
+        self._links = links
+        self._seen: dict[str, str] = {}
         self._offset = 0
         self._left = 0
         # of the tree that `git archive` packed; empty if there is none
@@ -113,27 +134,24 @@ class TarStream:
         """Yield each member in the archive's order."""
         extended: dict[str, Any] = {}
         in_a_row = 0
-        while True:
-            header = self._next_header()
-            if header is None:
-                if in_a_row:
-                    raise self._error("an extension header without a member")
-                return
-            kind = header[156:157]
-            if kind in (b"x", b"g", *_GNU_LONG):
+        while (header := self._next_header()) is not None:
+            flag = header[156:157]
+            if flag in (b"x", b"g", *_GNU_LONG):
                 in_a_row += 1
                 if in_a_row > _EXTENSIONS_IN_A_ROW:
                     raise self._error("too many extension headers in a row")
-                extended.update(self._extension(kind, header))
+                extended.update(self._extension(flag, header))
                 continue
-            member = self._member(header, extended)
+            member = self._member(flag, header, extended)
             extended, in_a_row = {}, 0
             self._admit(member)
             self._left = member.size
             yield member
             for _chunk in self.content():
                 pass
-            self._take(-member.size % BLOCK)
+            self._take(-member.size % _BLOCK)
+        if in_a_row:
+            raise self._error("an extension header without a member")
 
     def content(self) -> Iterator[bytes]:
         """Yield the bytes of the member last seen, in chunks of at most 256 KiB."""
@@ -142,21 +160,12 @@ class TarStream:
             self._left -= len(chunk)
             yield chunk
 
-    def _error(self, message: str) -> ArchiveError:
-        return ArchiveError(
-            message,
-            file=self._reader.file,
-            offset=self._offset,
-            hint="offsets count unpacked bytes",
-        )
+    def _where(self, back: int = 0) -> dict[str, Any]:
+        hint = "offsets count unpacked bytes"
+        return {"file": self._reader.file, "offset": self._offset - back, "hint": hint}
 
-    def _beyond(
-        self, message: str, expected: str, found: Optional[str] = None, back: int = BLOCK
-    ) -> LimitError:
-        at = self._offset - back
-        return LimitError(
-            message, file=self._reader.file, offset=at, expected=expected, found=found
-        )
+    def _error(self, message: str) -> ArchiveError:
+        return ArchiveError(message, **self._where())
 
     def _take(self, size: int) -> bytes:
         data = self._reader.read(size)
@@ -165,24 +174,19 @@ class TarStream:
             raise self._error("the archive ends too early")
         return data
 
-    def _first_header(self) -> bytes:
-        """Where whatever is no tar archive at all is found out."""
-        header = self._reader.read(BLOCK)
+    def _next_header(self) -> Optional[bytes]:
+        first, header = not self._offset, self._reader.read(_BLOCK)
         self._offset += len(header)
         digits = header[148:156].strip(b" \0")
-        if header.strip(b"\0") and (not digits or digits.strip(b"01234567")):
+        if first and header.strip(b"\0") and (not digits or digits.strip(b"01234567")):
             raise ArchiveError(
                 "no tar archive",
                 file=self._reader.file,
                 expected="a tar archive, packed with gzip, xz, zstd or not at all",
                 found=kind_of(header),
             )
-        if len(header) != BLOCK:
+        if len(header) != _BLOCK:
             raise self._error("the archive ends too early")
-        return header
-
-    def _next_header(self) -> Optional[bytes]:
-        header = self._take(BLOCK) if self._offset else self._first_header()
         if header.strip(b"\0"):
             # its own field counts as blanks; some tars added up signed bytes
             blanked = header[:148] + b" " * 8 + header[156:]
@@ -196,40 +200,35 @@ class TarStream:
             self._offset += len(rest)
         return None
 
-    def _extension(self, kind: bytes, header: bytes) -> dict[str, Any]:
+    def _extension(self, flag: bytes, header: bytes) -> dict[str, Any]:
         """What a pax or GNU header says about the next member, by pax key."""
         size = self._number(header[124:136], "size")
-        if size > _EXTENSION_BYTES:
-            expected, found = f"at most {_EXTENSION_BYTES} bytes", f"{size} bytes"
-            raise self._beyond("an extension header is too large", expected, found, 0)
+        message = "an extension header is too large"
+        at_most(_EXTENSION_BYTES, size, message, "bytes", **self._where())
         data = self._take(size)
-        self._take(-size % BLOCK)
-        if kind in _GNU_LONG:
-            key = _GNU_LONG[kind]
+        self._take(-size % _BLOCK)
+        if flag in _GNU_LONG:
+            key = _GNU_LONG[flag]
             return {key: self._extended(key, data.rstrip(b"\0"))}
         said = {}
         for key, value in self._pax_records(data):
             if key.startswith("GNU.sparse.") or key == "hdrcharset":
                 raise self._error(f"pax key {key} is not supported")
-            if kind == b"g" and key == "comment" and _COMMIT.fullmatch(value):
+            if flag == b"g" and key == "comment" and _COMMIT.fullmatch(value):
                 self.commit = value.decode("ascii")
-            if key in _PAX_KEYS:
-                if kind == b"g":
+            if key in _TEXTS or key in _NUMBERS:
+                if flag == b"g":
                     raise self._error(f"a global pax header sets {key}")
                 said[key] = self._extended(key, value)
         return said
 
     def _extended(self, key: str, value: bytes) -> Union[str, int]:
-        if key in _GNU_LONG.values():
-            return self._text(value, "name" if key == "path" else "link target")
-        if key == "size":
-            if not value.isdigit() or len(value) > _LONGEST_SIZE:
-                raise self._error("a pax size is not a number")
-            return int(value)
-        seconds = value.partition(b".")[0]
-        if not seconds.removeprefix(b"-").isdigit() or len(seconds) > _LONGEST_TIME:
-            raise self._error("a pax time is not a number")
-        return int(seconds)
+        if key in _TEXTS:
+            return self._text(value, _TEXTS[key])
+        match = _NUMBERS[key].fullmatch(value)
+        if match is None:
+            raise self._error(f"a pax {'time' if key == 'mtime' else key} is not a number")
+        return int(match[1])
 
     def _pax_records(self, data: bytes) -> Iterator[tuple[str, bytes]]:
         """Split pax records: decimal length, blank, key, `=`, value, newline."""
@@ -245,8 +244,7 @@ class TarStream:
             yield self._text(key, "pax key"), value
             at += length
 
-    def _member(self, header: bytes, extended: Mapping[str, Any]) -> Member:
-        flag = header[156:157]
+    def _member(self, flag: bytes, header: bytes, extended: Mapping[str, Any]) -> Member:
         name = extended.get("path")
         if name is None:
             raw_name = header[0:100].partition(b"\0")[0]
@@ -256,51 +254,40 @@ class TarStream:
         if flag in _REFUSED:
             raise self._error(f"{name!r} is {_REFUSED[flag]}, which is refused")
         if flag not in _KINDS:
-            raise UnsupportedError(
-                f"{name!r} is a member of unknown type {flag!r}",
-                file=self._reader.file,
-                offset=self._offset - BLOCK,
-            )
-        kind = _KINDS[flag]
-        if kind is MemberKind.FILE and name.endswith("/"):
-            kind = MemberKind.DIRECTORY
+            message = f"{name!r} is a member of unknown type {flag!r}"
+            raise UnsupportedError(message, **self._where(_BLOCK))
+        kind = DIRECTORY if _KINDS[flag] == FILE and name.endswith("/") else _KINDS[flag]
+        executable = self._number(header[100:108], "mode") & 0o100
+        kind = PROGRAM if kind == FILE and executable else kind
         size = extended["size"] if "size" in extended else self._number(header[124:136], "size")
-        if kind is not MemberKind.FILE and size:
-            raise self._error(f"{name!r} is a {kind.value} with content")
+        if kind in (DIRECTORY, LINK) and size:
+            raise self._error(f"{name!r} is a {KIND_WORDS[kind]} with content")
         mtime = extended["mtime"] if "mtime" in extended else self._number(header[136:148], "time")
         target = ""
-        if kind is MemberKind.SYMLINK:
+        if kind == LINK:
             raw_target = header[157:257].partition(b"\0")[0]
             target = extended.get("linkpath") or self._text(raw_target, "link target")
-        return Member(
-            name=self._safe_name(name),
-            kind=kind,
-            size=size,
-            executable=bool(self._number(header[100:108], "mode") & 0o100),
-            mtime=min(max(mtime, 0), 0xFFFFFFFF),
-            target=target,
-        )
+        return Member(self._safe_name(name), kind, size, min(max(mtime, 0), 0xFFFFFFFF), target)
 
     def _admit(self, member: Member) -> None:
         """Check a member against the limits and against those before it."""
         self._bound()
-        if member.size > self._limits.member_size:
-            expected, found = f"at most {self._limits.member_size} bytes", f"{member.size} bytes"
-            raise self._beyond(f"{member.name!r} is too large", expected, found)
-        if member.kind is MemberKind.SYMLINK:
+        message, most = f"{member.name!r} is too large", self._limits.member_size
+        at_most(most, member.size, message, "bytes", **self._where(_BLOCK))
+        if member.kind == LINK:
             self._check_link(member)
         before = self._seen.get(member.name)
-        both_directories = before is MemberKind.DIRECTORY and member.kind is MemberKind.DIRECTORY
-        if before is not None and not both_directories:
+        if before is not None and not before == member.kind == DIRECTORY:
             raise self._error(f"{member.name!r} is there twice")
         parent = member.name.rpartition("/")[0]
         while parent:
-            kind = self._seen.get(parent, MemberKind.DIRECTORY)
-            if kind is not MemberKind.DIRECTORY:
-                raise self._error(f"{member.name!r} lies below {parent!r}, which is a {kind.value}")
+            kind = self._seen.get(parent, DIRECTORY)
+            if kind != DIRECTORY:
+                below = f"{member.name!r} lies below {parent!r}"
+                raise self._error(f"{below}, which is a {KIND_WORDS[kind]}")
             if parent in self._seen:
                 break
-            self._seen[parent] = MemberKind.DIRECTORY
+            self._seen[parent] = DIRECTORY
             self._bound()
             parent = parent.rpartition("/")[0]
         if member.name:
@@ -311,13 +298,11 @@ class TarStream:
         at_most(self._limits.members, len(self._seen) + 1, message, file=file)
 
     def _check_link(self, member: Member) -> None:
-        target = member.target
-        if self._symlinks is Symlinks.REFUSE:
+        if not self._links:
             raise self._error(f"{member.name!r} is a symbolic link, which is refused")
+        target = member.target
         parts = target.split("/")
-        ups = 0
-        while ups < len(parts) and parts[ups] == "..":
-            ups += 1
+        ups = next((n for n, part in enumerate(parts) if part != ".."), len(parts))
         # `..` behind a name could climb out through another link
         if (
             not target
@@ -326,14 +311,12 @@ class TarStream:
             or ups > member.name.count("/")
             or len(target.encode()) > self._limits.name_bytes
         ):
-            raise self._error(leads_out(member))
+            raise self._error(member.leads_out)
 
     def _safe_name(self, name: str) -> str:
-        plain = name[:-1] if name.endswith("/") else name
-        while plain.startswith("./"):
-            plain = plain[2:]
         if name in (".", "./"):
             return ""
+        plain = re.sub(r"^(\./)+", "", name.removesuffix("/"))
         parts = plain.split("/")
         if plain.startswith("/") or plain in ("", "."):
             raise self._error(f"a member's name is empty or absolute: {name!r}")
@@ -341,11 +324,10 @@ class TarStream:
             raise self._error(f"a member's name has '..': {name!r}")
         if "" in parts or "." in parts:
             raise self._error(f"a member's name has an empty part: {name!r}")
-        most, depth = self._limits.name_bytes, self._limits.depth
-        if len(plain.encode()) > most or len(parts) > depth:
-            raise self._beyond(
-                "a member's name is too long or too deep", f"at most {most} bytes in {depth} parts"
-            )
+        where, limits = self._where(_BLOCK), self._limits
+        size, message = len(plain.encode()), "a member's name is too"
+        at_most(limits.name_bytes, size, f"{message} long", "bytes", **where)
+        at_most(limits.depth, len(parts), f"{message} deep", "parts", **where)
         return plain
 
     def _text(self, raw: bytes, what: str) -> str:
@@ -365,10 +347,3 @@ class TarStream:
         if digits.strip(b"01234567"):
             raise self._error(f"a member's {what} is not a number: {raw!r}")
         return int(digits or b"0", 8)
-
-
-def leads_out(member: Member) -> str:
-    """What is wrong with a symbolic link that leaves its tree."""
-    return (
-        f"{member.name!r} is a symbolic link to {member.target!r}, which may lead out of the tree"
-    )

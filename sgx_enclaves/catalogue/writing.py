@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from sgx_enclaves.catalogue.records import Build, Patch, Release
-from sgx_enclaves.decompress import BoundedReader
-from sgx_enclaves.errors import InputError, LimitError
-from sgx_enclaves.files import open_regular
-from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, MIB
+from sgx_enclaves.errors import InputError
+from sgx_enclaves.limits import MIB, at_most
 from sgx_enclaves.plain import record
-from sgx_enclaves.tar import MemberKind, Symlinks, TarStream
+from sgx_enclaves.tar import open_tar
 
 _TIMEOUT = 60
 _TAG = r"(?:sgx|dcap)_\d[\d.]*\d(?:_reproducible)?"
@@ -111,24 +109,18 @@ def _git_tree(folder: str, revision: str) -> SourceTree:
 def _archive_tree(path: str, tag: str) -> SourceTree:
     """An archive of a tag, as `git archive` and GitHub pack it; sub-modules are not in there."""
     texts: dict[str, str] = {}
-    times, names, top, left = [0], [], "", _MOST_TEXT
-    with open_regular(path) as raw:
-        reader = BoundedReader(raw, path, DEFAULT_ARCHIVE_LIMITS)
-        stream = TarStream(reader, DEFAULT_ARCHIVE_LIMITS, Symlinks.INSIDE)
+    times, names, top, read = [0], [], "", 0
+    with open_tar(Path(path), links=True) as (stream, _packed):
         for member in stream:
             top, _, name = member.name.partition("/")
             times.append(member.mtime)
-            if member.kind is not MemberKind.FILE:
+            if not member.is_file:
                 continue
             names.append(name)
             if name.rpartition("/")[2] in _READ and member.size <= MIB:
-                left -= member.size
-                if left < 0:
-                    raise LimitError(
-                        "the files that are read of the archive are too large together",
-                        file=path,
-                        expected=f"at most {_MOST_TEXT} bytes",
-                    )
+                read += member.size
+                message = "the files that are read of the archive are too large together"
+                at_most(_MOST_TEXT, read, message, "bytes", file=path)
                 texts[name] = b"".join(stream.content()).decode("utf-8", "replace")
     said = [re.search(_TAG, word, re.IGNORECASE) for word in (path.rpartition("/")[2], top)]
     tree = SourceTree(

@@ -19,121 +19,85 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from sgx_enclaves.catalogue.records import Build, OwnBuild
-from sgx_enclaves.decompress import BoundedReader
-from sgx_enclaves.errors import ArchiveError, BuildError, DigestError, InputError, LimitError
+from sgx_enclaves.errors import ArchiveError, BuildError, DigestError, InputError
 from sgx_enclaves.files import (
     DIRECTORY,
-    FILE,
     LINK,
     PROGRAM,
-    DigestedStream,
     Entry,
     digest_entries,
     digest_file,
+    sha256_of,
     system_errors,
     tree_entries,
 )
-from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
+from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits, at_most
 from sgx_enclaves.plain import record
-from sgx_enclaves.progress import Progress, Watched, silent
-from sgx_enclaves.tar import Member, MemberKind, Symlinks, TarStream, leads_out
+from sgx_enclaves.progress import Progress, silent
+from sgx_enclaves.tar import KIND_WORDS, Member, TarStream, open_tar
 
 if TYPE_CHECKING:
     from sgx_enclaves.release.fetch import Fetched
 
-_CHUNK = 256 << 10
 _GIT = ".git"
 # Contents that are pinned have no times; a fixed one keeps `make` from seeing what the
 # packer chose. Not 1970: some tools take early times for none.
 _NO_TIME = 315_619_200  # 1980-01-02
 
 
-@contextmanager
-def _opened(
+def read_files(
     archive: Path,
-    limits: ArchiveLimits,
-    symlinks: Symlinks = Symlinks.REFUSE,
-    progress: Progress = silent,
-) -> Iterator[tuple[TarStream, DigestedStream]]:
-    """Open a tar archive, packed with gzip, xz, zstd or not at all; the second digests it."""
-    with system_errors(str(archive), "cannot be opened"):
-        # opening a pipe would wait for a writer
-        if not archive.is_file():
-            what = "no archive, but a directory" if archive.is_dir() else "there is no such file"
-            raise InputError(what, file=str(archive))
-        raw = archive.open("rb")
-        size = archive.stat().st_size
-    with raw:
-        packed = DigestedStream(Watched(raw, archive.name, size, progress))
-        yield TarStream(BoundedReader(packed, str(archive), limits), limits, symlinks), packed
-
-
-def list_members(
-    archive: Path,
-    limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
-    symlinks: Symlinks = Symlinks.REFUSE,
-) -> list[Member]:
-    """Each member of the archive, in its order; the whole stream is checked."""
-    with _opened(archive, limits, symlinks) as (stream, _packed):
-        return list(stream)
-
-
-def read_members(
-    archive: Path,
-    names: Collection[str],
+    wanted: Callable[[str], bool],
     limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
     *,
     sha256: Optional[str] = None,
-) -> dict[str, bytes]:
-    """Read the named regular files into memory, by name; nothing is written.
+) -> tuple[dict[str, str], dict[str, bytes]]:
+    """Read an archive in one pass: the SHA-256 of each regular file in it by name, in hexadecimal,
+    and the content of those whose names are wanted.
 
-    The rest of the archive is checked too: it is one piece of evidence. `sha256` is what the
-    archive must have, in the very bytes that are read. An ArchiveError if a name is missing.
+    The whole is checked: it is one piece of evidence. `sha256` is what the archive must have, in
+    the very bytes that are read. An ArchiveError if what is wanted is no file.
     """
-    wanted = set(names)
-    found: dict[str, bytes] = {}
-    others: list[str] = []
-    room = limits.kept_bytes
-    with _opened(archive, limits) as (stream, packed):
+    digests: dict[str, str] = {}
+    contents: dict[str, bytes] = {}
+    kept, file = 0, str(archive)
+    with open_tar(archive, limits) as (stream, packed):
         for member in stream:
-            if member.name not in wanted:
-                others.append(member.name)
-                continue
-            if member.kind is not MemberKind.FILE:
-                raise ArchiveError(
-                    f"{member.name!r} is a {member.kind.value}, not a file", file=str(archive)
-                )
-            room -= member.size
-            if room < 0:
-                raise LimitError(
-                    "the members asked for are too large together",
-                    file=str(archive),
-                    expected=f"at most {limits.kept_bytes} bytes",
-                )
-            found[member.name] = b"".join(stream.content())
-        check_same(archive, sha256, packed.digest())
-    for name in sorted(wanted - found.keys()):
+            if wanted(member.name):
+                if not member.is_file:
+                    what = f"a {KIND_WORDS[member.kind]}, not a file"
+                    raise ArchiveError(f"{member.name!r} is {what}", file=file)
+                kept += member.size
+                message = "the members asked for are too large together"
+                at_most(limits.kept_bytes, kept, message, "bytes", file=file)
+                contents[member.name] = b"".join(stream.content())
+                digests[member.name] = sha256_of(contents[member.name])
+            elif member.is_file:
+                digests[member.name] = _content_digest(stream)
+        _check_same(archive, sha256, packed.digest())
+    return digests, contents
+
+
+def read_members(
+    archive: Path, names: Collection[str], limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS
+) -> dict[str, bytes]:
+    """Read the named regular files into memory, by name; an ArchiveError if one is missing."""
+    digests, contents = read_files(archive, set(names).__contains__, limits)
+    for name in sorted(set(names) - contents.keys()):
         base = name.rpartition("/")[2]
-        same = [other for other in others if other.rpartition("/")[2] == base]
-        near = same or difflib.get_close_matches(name, others[:5000], n=1)
+        same = [other for other in digests if other.rpartition("/")[2] == base]
+        near = same or difflib.get_close_matches(name, list(digests)[:5000], n=1)
         raise ArchiveError(
             f"the archive has no member {name!r}",
             file=str(archive),
             hint=f"the nearest is {near[0]!r}" if near else "list the archive, correct the name",
         )
-    return found
-
-
-def digest_members(archive: Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS) -> dict[str, str]:
-    """SHA-256 in hexadecimal of each regular file of the archive, by name."""
-    with _opened(archive, limits) as (stream, _packed):
-        return {m.name: _content_digest(stream) for m in stream if m.kind is MemberKind.FILE}
+    return contents
 
 
 def pack_members(members: Mapping[str, bytes]) -> bytes:
@@ -177,11 +141,11 @@ def read_contents(
     """Digest what a source archive holds, in one pass; it must have one top directory."""
     entries: dict[str, Entry] = {}
     top = ""
-    with _opened(archive, limits, Symlinks.INSIDE, progress) as (stream, packed):
+    with open_tar(archive, limits, links=True, progress=progress) as (stream, packed):
         for member in stream:
             first, _, path = member.name.partition("/")
             top = top or first
-            if not first or first != top or (not path and member.kind is not MemberKind.DIRECTORY):
+            if not first or first != top or (not path and member.kind != DIRECTORY):
                 raise ArchiveError(
                     f"{member.name or '.'!r} is not below one top directory",
                     file=str(archive),
@@ -189,7 +153,9 @@ def read_contents(
                     hint="contents are digested below the one directory that holds everything",
                 )
             if path:
-                entries[path] = _entry(member, path, stream, archive)
+                _check_stays(member, path, archive)
+                value = _content_digest(stream) if member.is_file else member.target
+                entries[path] = Entry(member.kind, path, value)
             # some packers name the directories, some leave them to be inferred
             while (path := path.rpartition("/")[0]) and path not in entries:
                 entries[path] = Entry(DIRECTORY, path, "")
@@ -200,19 +166,10 @@ def read_contents(
     return Contents(digest_entries(ordered), archive_sha256, top, ordered)
 
 
-def _entry(member: Member, path: str, stream: TarStream, archive: Path) -> Entry:
-    if member.kind is MemberKind.DIRECTORY:
-        return Entry(DIRECTORY, path, "")
-    if member.kind is MemberKind.SYMLINK:
-        _check_stays(member, path, archive)
-        return Entry(LINK, path, member.target)
-    return Entry(PROGRAM if member.executable else FILE, path, _content_digest(stream))
-
-
 def _check_stays(member: Member, name: str, archive: Path) -> None:
     """Refuse a link that stays inside the archive, and not below the parts that are dropped."""
-    if member.target.split("/").count("..") > name.count("/"):
-        raise ArchiveError(leads_out(member), file=str(archive))
+    if member.kind == LINK and member.target.split("/").count("..") > name.count("/"):
+        raise ArchiveError(member.leads_out, file=str(archive))
 
 
 def unpack_tree(
@@ -245,9 +202,9 @@ def unpack_tree(
         work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
     try:
         with system_errors(str(dest), "cannot be unpacked"):
-            with _opened(archive, limits, Symlinks.INSIDE, progress) as (stream, packed):
+            with open_tar(archive, limits, links=True, progress=progress) as (stream, packed):
                 made = _lay_out(stream, work, strip, mtime, archive)
-                check_same(archive, sha256, packed.digest())
+                _check_same(archive, sha256, packed.digest())
             work.chmod(0o755)
             work.rename(dest)
     finally:
@@ -255,7 +212,7 @@ def unpack_tree(
     return made
 
 
-def check_same(archive: Path, expected: Optional[str], found: str) -> None:
+def _check_same(archive: Path, expected: Optional[str], found: str) -> None:
     """Raise `DigestError` for a file that is no longer the one that was looked at before."""
     if expected is not None and found != expected:
         raise DigestError(
@@ -276,9 +233,9 @@ def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int], ar
         if not name:
             continue
         path = root / name
-        folder = path if member.kind is MemberKind.DIRECTORY else path.parent
+        folder = path if member.kind == DIRECTORY else path.parent
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if member.kind is MemberKind.DIRECTORY:
+        if member.kind == DIRECTORY:
             continue
         if name in taken:
             raise ArchiveError(
@@ -286,7 +243,7 @@ def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int], ar
                 file=str(archive),
             )
         taken.add(name)
-        if member.kind is MemberKind.SYMLINK:
+        if member.kind == LINK:
             _check_stays(member, name, archive)
             links[name] = member.target
         else:
@@ -309,7 +266,7 @@ def _write(path: Path, member: Member, stream: TarStream, mtime: int) -> None:
         for chunk in stream.content():
             out.write(chunk)
         out.flush()
-        os.fchmod(out.fileno(), 0o755 if member.executable else 0o644)
+        os.fchmod(out.fileno(), 0o755 if member.kind == PROGRAM else 0o644)
         os.utime(out.fileno(), (mtime, mtime))
 
 
@@ -342,7 +299,7 @@ def _copy_file(here: Fetched, target: Path, source: str) -> None:
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         shutil.copyfile(here.path, target)
-        check_same(here.path, here.sha256, digest_file(target))
+        _check_same(here.path, here.sha256, digest_file(target))
 
 
 def copy_tree(source: Path, tree: Path) -> str:

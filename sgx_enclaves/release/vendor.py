@@ -34,7 +34,7 @@ from sgx_enclaves.errors import (
 from sgx_enclaves.files import digest_file, read_file, sha256_of
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import record
-from sgx_enclaves.release.archive import digest_members, list_members, read_members
+from sgx_enclaves.release.archive import read_files, read_members
 from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.outcome import Files, Stage, StageLog, StageState, note
 
@@ -198,48 +198,43 @@ def read_repacked(
     Its members may stand below another top directory. An InputError if it holds none of the
     release's enclaves, or one of them twice.
     """
-    names = [member.name for member in list_members(repacked)]
-    places: dict[str, str] = {}
-    for enclave in release.enclaves:
-        if enclave.vendor != vendor:
-            continue
-        here = [name for name in names if name.rpartition("/")[2] == enclave.signed_file]
+    of_vendor = {e.signed_file: e for e in release.enclaves if e.vendor == vendor}
+    digests, contents = read_files(repacked, lambda name: _base(name) in of_vendor)
+    for file in of_vendor:
+        here = [name for name in contents if _base(name) == file]
         if len(here) > 1:
             raise InputError(
-                f"the repacked archive holds {enclave.signed_file} {len(here)} times",
+                f"the repacked archive holds {file} {len(here)} times",
                 file=str(repacked),
                 found=", ".join(here[:4]),
                 hint="repack the vendor's archive again, with one of them",
             )
-        if here:
-            places[enclave.name] = here[0]
-    if not places:
+    if not contents:
         raise InputError(
             f"the repacked archive holds no enclave of {release.name}",
             file=str(repacked),
             hint="is it of this release's archive?",
         )
-    content = read_members(repacked, set(places.values()))
-    ours = _contents(repacked)
-    theirs = _contents(original) if original is not None else frozenset()
-    files = {item.signed_file: item.name for item in release.enclaves if item.vendor == vendor}
-    theirs |= {(e.signed_file, e.signed_sha256) for e in release.enclaves if e.signed_sha256}
+    ours = _base_names(digests)
+    theirs = {(e.signed_file, e.signed_sha256) for e in release.enclaves if e.signed_sha256}
+    if original is not None:
+        theirs |= _base_names(read_files(original, lambda _name: False)[0])
+    enclaves = {of_vendor[_base(name)]: data for name, data in contents.items()}
     return Repacked(
-        {
-            e.name: _as_pinned(e, content[places[e.name]], str(repacked))
-            for e in release.enclaves
-            if e.name in places
-        },
-        frozenset(files[file] for file, _ in ours & theirs if file in files),
+        {e.name: _as_pinned(e, data, str(repacked)) for e, data in enclaves.items()},
+        frozenset(of_vendor[file].name for file, _ in ours & theirs if file in of_vendor),
         (len(ours), len(ours & theirs)),
-        tuple(sorted(file for file, _ in ours - theirs if original or file not in files)),
+        tuple(sorted(file for file, _ in ours - theirs if original or file not in of_vendor)),
     )
 
 
-def _contents(archive: Path) -> frozenset[tuple[str, str]]:
-    """File name without its directory, which a repack may rename, and digest of each member."""
-    digests = digest_members(archive)
-    return frozenset((name.rpartition("/")[2], digest) for name, digest in digests.items())
+def _base(name: str) -> str:
+    """Without the directory, which a repack may rename."""
+    return name.rpartition("/")[2]
+
+
+def _base_names(digests: Mapping[str, str]) -> set[tuple[str, str]]:
+    return {(_base(name), digest) for name, digest in digests.items()}
 
 
 @record
@@ -352,9 +347,8 @@ def _take_members(
     found: SignedFiles, enclaves: Sequence[Enclave], archive: VendorArchive, original: Fetched
 ) -> None:
     name = archive.artifact.filename
-    there = {member.name for member in list_members(original.path)}
-    wanted = there & {enclave.member for enclave in enclaves}
-    contents = read_members(original.path, wanted, sha256=original.sha256)
+    wanted = {enclave.member for enclave in enclaves}
+    _, contents = read_files(original.path, wanted.__contains__, sha256=original.sha256)
     for enclave in enclaves:
         if enclave.member in contents:
             found.take(enclave, enclave.signed_file, contents[enclave.member], name)

@@ -26,11 +26,11 @@ from sgx_enclaves.evidence.statements import read_bundle, read_statement
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.limits import Limits
 from sgx_enclaves.plain import parse_json, parse_toml
-from sgx_enclaves.release.archive import list_members
 from sgx_enclaves.release.manifest import read_manifest
 from sgx_enclaves.release.place import parse_lock
 from sgx_enclaves.rpm.reader import open_package
 from sgx_enclaves.rpm.repodata import read_repository
+from tests.support.archives import list_members
 from tests.support.records import record
 from tests.support.signed import fips_enclave, signed_enclave
 from tests.support_rpm import RpmFile, write_rpm

@@ -28,14 +28,15 @@ from sgx_enclaves.enclave.sign import sign
 from sgx_enclaves.errors import CatalogueError, SgxEnclavesError
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.plain import parse_toml
-from sgx_enclaves.release.archive import list_members, read_contents, unpack_tree
+from sgx_enclaves.release.archive import read_contents, unpack_tree
 from sgx_enclaves.release.manifest import read_manifest, write_manifest
 from sgx_enclaves.release.place import parse_lock
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.references import open_reference
 from sgx_enclaves.settings import load_settings
-from sgx_enclaves.tar import Symlinks
+from sgx_enclaves.tar import KIND_WORDS
 from tests.golden import judge
+from tests.support.archives import list_members
 from tests.support.keys import fips_key, vendor_key
 
 Outcome = tuple[str, Any]
@@ -139,8 +140,8 @@ def read_archive(archive: Path, into: Path) -> Outcome:
 
 
 def _listed(archive: Path) -> list[Any]:
-    members = list_members(archive, symlinks=Symlinks.INSIDE)
-    return [(member.name, member.kind.value, member.size) for member in members]
+    members = list_members(archive, links=True)
+    return [(member.name, KIND_WORDS[member.kind], member.size) for member in members]
 
 
 def _unpacked(archive: Path, into: Path) -> list[Any]:

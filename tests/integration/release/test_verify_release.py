@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import jsonschema
 import pytest
@@ -32,9 +32,8 @@ from demo.release import (
 )
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.evidence.report import read_report
-from sgx_enclaves.release.archive import list_members, pack_members
+from sgx_enclaves.release.archive import pack_members, read_files
 from sgx_enclaves.release.sandbox import Isolation
-from sgx_enclaves.tar import Member
 from tests.enclaves.compiled import have_toolchain
 from tests.integration.release.verifying import DEADLINE, Bench, World, make_world
 from tests.support.keys import foreign_key, vendor_key
@@ -206,14 +205,13 @@ def test_other_archive_is_refused_with_both_digests(bench: Bench, world: World) 
 def test_archive_that_changes_after_its_digest_was_checked_is_refused(
     cold: Bench, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exchange(path: Path) -> list[Member]:
-        members = list_members(path)
+    def exchange(path: Path, *arguments: Any, **pin: Any) -> Any:
         other = signed_archive({**world.signed, PCE.signed: b"\x7fELF"})
         path.chmod(0o644)
         path.write_bytes(other)
-        return members
+        return read_files(path, *arguments, **pin)
 
-    monkeypatch.setattr("sgx_enclaves.release.vendor.list_members", exchange)
+    monkeypatch.setattr("sgx_enclaves.release.vendor.read_files", exchange)
     result = cold.run(world.honest, "--built", str(world.built_with_configs))
     assert (result.status, result.refused) == (2, ["signed"])
     (finding,) = result.stage("signed")["findings"]

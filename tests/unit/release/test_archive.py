@@ -25,8 +25,8 @@ from sgx_enclaves.errors import (
     UnsupportedError,
 )
 from sgx_enclaves.limits import ArchiveLimits
-from sgx_enclaves.release.archive import list_members, read_members, unpack_tree
-from sgx_enclaves.tar import MemberKind, Symlinks
+from sgx_enclaves.release.archive import read_members, unpack_tree
+from tests.support.archives import list_members
 from tests.unit.release import tarmaker as tm
 
 SMALL = ArchiveLimits(
@@ -334,9 +334,9 @@ def test_links_cannot_lead_out(tmp_path: Path, case: str) -> None:
 
 def test_a_list_shows_no_link_that_leads_out(tmp_path: Path) -> None:
     path = tm.write(tmp_path, tm.symlink("a/l", "../b"))
-    assert [member.target for member in list_members(path, symlinks=Symlinks.INSIDE)] == ["../b"]
+    assert [member.target for member in list_members(path, links=True)] == ["../b"]
     with pytest.raises(ArchiveError, match="lead out"):
-        list_members(tm.write(tmp_path, tm.symlink("a/l", "../../b")), symlinks=Symlinks.INSIDE)
+        list_members(tm.write(tmp_path, tm.symlink("a/l", "../../b")), links=True)
 
 
 VALID = b"".join(
@@ -374,7 +374,7 @@ def test_damaged_archives_end_in_an_error_or_a_list(
     path = tmp_path / "a"
     path.write_bytes(pack(bytes(data[:cut] or data)) if before_packing else bytes(data))
     try:
-        members = list_members(path, SMALL, Symlinks.INSIDE)
+        members = list_members(path, SMALL, links=True)
     except SgxEnclavesError as error:
         assert error.message
     else:
@@ -411,4 +411,4 @@ def test_any_honest_tree_is_read_as_tarfile_reads_it(
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     assert read_members(path, list(files)) == files
-    assert {m.name for m in list_members(path) if m.kind is MemberKind.FILE} == set(files)
+    assert {m.name for m in list_members(path) if m.is_file} == set(files)
