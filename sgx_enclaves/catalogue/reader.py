@@ -10,7 +10,7 @@ counts, never silently. What a release is, is `records`' part.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, Optional
@@ -27,7 +27,11 @@ OWN_FOLDER = Path(__file__).with_name("releases")
 USER_FOLDER = Path("/etc/sgx-enclaves/releases.d")
 _LONGEST_LINE = 4096
 _BUILDERS_STEPS = ("make-", "patch-")
-_ARTIFACT_KEYS = frozenset(field.name for field in fields(Artifact))
+_ARTIFACT_KEYS = {field.name for field in fields(Artifact)}
+# what a file calls one of several tables, and the records all of them
+_SEVERAL = {name: f"{name}s" for name in ("enclave", "run", "source", "step", "route", "tool")}
+_SEVERAL["patch"] = "patches"
+_DIRECTORIES = ("place", "make_directory")
 
 
 def load_catalogue(folders: Sequence[Path] = (OWN_FOLDER, USER_FOLDER)) -> Catalogue:
@@ -82,7 +86,8 @@ def read_release(data: bytes, file: str) -> Release:
 def release_from(parsed: Mapping[str, Any], file: str) -> Release:
     """Like `read_release`, of a file that is parsed already."""
     release = release_form(parsed, file)
-    _cross_check(release)
+    for message, found in _mistakes(release):
+        _refuse(file, message, found)
     return release
 
 
@@ -92,7 +97,9 @@ def release_form(parsed: Mapping[str, Any], file: str) -> Release:
         _refuse(file, f"schema: must be {SCHEMA}", parsed.get("schema"))
     validate(parsed, read_schema(__file__, "schema.json"), file=file, error=CatalogueError)
     _check_lines(parsed, "", file)
-    return from_plain(Release, _as_records(parsed, file), file=file, error=CatalogueError)
+    made = {**_as_records(parsed), "file": file}
+    del made["schema"]
+    return from_plain(Release, made, file=file, error=CatalogueError)
 
 
 def _refuse(file: str, message: str, found: Optional[object] = None) -> NoReturn:
@@ -113,152 +120,115 @@ def _check_lines(value: object, place: str, file: str) -> None:
             _check_lines(item, f"{place}[{number}]", file)
 
 
-def _as_records(parsed: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """A file's tables, arranged and named as the records are."""
-    made = {key: parsed[key] for key in parsed if key not in ("schema", "enclave", "run")}
-    made["runs"] = parsed.get("run", ())
-    made["file"] = file
-    made["enclaves"] = [
-        {**table, "build": {**table["build"], **_place(table["build"], "make_directory")}}
-        if "build" in table
-        else table
-        for table in parsed["enclave"]
-    ]
-    made["vendor"] = [_with_artifact(table) for table in parsed.get("vendor", ())]
-    if "build" in parsed:
-        build = parsed["build"]
-        made["build"] = {
-            "root": build["root"],
-            "sources": [{**_with_artifact(t), **_place(t)} for t in build["source"]],
-            "patches": [{**table, **_place(table)} for table in build.get("patch", ())],
-            "steps": [{**table, **_place(table)} for table in build.get("step", ())],
-            "routes": [
-                {
-                    **{key: value for key, value in way.items() if key != "step"},
-                    "steps": [{**table, **_place(table)} for table in way["step"]],
-                }
-                for way in build.get("route", ())
-            ],
-        }
-    if "toolchain" in parsed:
-        tools = {key: value for key, value in parsed["toolchain"].items() if key != "tool"}
-        made["toolchain"] = {**tools, "tools": parsed["toolchain"]["tool"]}
+def _as_records(value: Any) -> Any:
+    """A file's tables, arranged and named as the records are; the directory `.` is the tree."""
+    if isinstance(value, list):
+        return [_as_records(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    made = {}
+    for key, item in value.items():
+        several = isinstance(item, list) and all(isinstance(part, Mapping) for part in item)
+        name = _SEVERAL.get(key, key) if several else key
+        made[name] = "" if key in _DIRECTORIES and item == "." else _as_records(item)
+    if "id" in made and "filename" in made:
+        made["artifact"] = {key: made.pop(key) for key in _ARTIFACT_KEYS & made.keys()}
     return made
 
 
-def _with_artifact(table: Mapping[str, Any]) -> dict[str, Any]:
-    keys = {key for key in table if key in _ARTIFACT_KEYS}
-    own = {key: table[key] for key in table if key not in keys}
-    return {**own, "artifact": {key: table[key] for key in keys}}
-
-
-def _place(table: Mapping[str, Any], key: str = "place") -> dict[str, str]:
-    """A directory below the tree, in which `.` is the tree itself."""
-    return {key: "" if table[key] == "." else table[key]}
-
-
-def _cross_check(release: Release) -> None:
-    """Check what a schema cannot say."""
-    if release.build is not None:
-        _check_build(release, release.build)
+def _mistakes(release: Release) -> Iterator[tuple[str, object]]:
+    """What a schema cannot say: what is wrong, and what there is instead."""
+    yield from _in_build(release, release.build) if release.build is not None else ()
     if release.toolchain is not None:
-        _check_unique(release, "toolchain.tool", (tool.name for tool in release.toolchain.tools))
+        yield from _twice("toolchain.tool", (tool.name for tool in release.toolchain.tools))
     if (release.build is None) != (release.toolchain is None):
-        _refuse(release.file, "build: and toolchain go together")
+        yield "build: and toolchain go together", None
     repacks = tuple(archive.repack for archive in release.vendor if archive.repack is not None)
     for artifact in (*release.sources(), *release.signed(), *repacks):
         for url in artifact.urls:
             try:
                 check_url(url)
             except CatalogueError as error:
-                _refuse(release.file, f"{artifact.filename}: {error.message}", url)
-    _check_unique(release, "vendor", (archive.id for archive in release.vendor))
-    _check_unique(release, "enclave", (enclave.name for enclave in release.enclaves))
+                yield f"{artifact.filename}: {error.message}", url
+    yield from _twice("vendor", (archive.id for archive in release.vendor))
+    yield from _twice("enclave", (enclave.name for enclave in release.enclaves))
     for enclave in release.enclaves:
-        _check_enclave(release, enclave)
+        for key, wrong in _in_enclave(release, enclave):
+            yield f"enclave {enclave.name}.{key}", wrong
     for run in release.runs:
         if release.enclave(run.enclave) is None:
-            _refuse(release.file, "run.enclave: is no enclave of the release", run.enclave)
-    unknown = set(unknown_facts(release))
-    for fact in sorted(unknown - set(release.unpinned)):
-        _refuse(release.file, f"unpinned: must list {fact}, which is not given")
-    for fact in sorted(set(release.unpinned) - unknown):
-        _refuse(
-            release.file, f"unpinned: lists {fact}, which is given or is no fact of this release"
-        )
+            yield "run.enclave: is no enclave of the release", run.enclave
+    unknown, listed = set(unknown_facts(release)), set(release.unpinned)
+    for fact in sorted(unknown - listed):
+        yield f"unpinned: must list {fact}, which is not given", None
+    for fact in sorted(listed - unknown):
+        yield f"unpinned: lists {fact}, which is given or is no fact of this release", None
 
 
-def _check_unique(release: Release, place: str, values: Iterable[str]) -> None:
+def _twice(place: str, values: Iterable[str]) -> Iterator[tuple[str, object]]:
     for value, count in Counter(values).items():
         if count > 1:
-            _refuse(release.file, f"{place}: is there twice", value)
+            yield f"{place}: is there twice", value
 
 
-def _check_build(release: Release, build: Build) -> None:
+def _in_build(release: Release, build: Build) -> Iterator[tuple[str, object]]:
     if build.sources[0].place:
-        _refuse(release.file, "build.source: must begin with the one whose place is '.'")
+        yield "build.source: must begin with the one whose place is '.'", None
     if any(not source.place for source in build.sources[1:]):
-        _refuse(release.file, "build.source: only the first may have the place '.'")
-    _check_unique(release, "build.source", (source.id for source in build.sources))
-    _check_unique(release, "build.source", (source.place for source in build.sources))
-    _check_unique(release, "build.step", (step.id for step in build.steps))
-    _check_routes(release, build)
-    for source in build.sources:
-        for name in source.linked_by or ():
-            if release.enclave(name) is None:
-                _refuse(release.file, f"source {source.id}.linked_by: there is no such one", name)
+        yield "build.source: only the first may have the place '.'", None
+    yield from _twice("build.source", (source.id for source in build.sources))
+    yield from _twice("build.source", (source.place for source in build.sources))
+    yield from _twice("build.step", (step.id for step in build.steps))
+    yield from _twice("build.route", (MAKERS, *(route.id for route in build.routes)))
+    known = {source.id for source in build.sources}
+    enclaves = {enclave.name for enclave in release.enclaves}
+    built = {enclave.name for enclave in release.enclaves if enclave.build is not None}
+    names: list[tuple[str, Iterable[str], set[str]]] = [
+        (f"source {s.id}.linked_by", s.linked_by or (), enclaves) for s in build.sources
+    ]
+    for step in build.steps:
+        if step.enclaves:
+            yield f"step {step.id}.enclaves: the makers' route builds them all", None
+    for route in build.routes:
+        yield from _twice(f"route {route.id}.step", (step.id for step in route.steps))
+        if build.sources[0].id not in route.sources:
+            yield f"route {route.id}.sources: must have {build.sources[0].id}", None
+        own = set(route.enclaves)
+        names += [
+            (f"route {route.id}.sources", route.sources, known),
+            (f"route {route.id}.enclaves", route.enclaves, built),
+            (f"route {route.id}.more_sources", route.more_sources, own),
+            *((f"route {route.id}.more_sources", m, known) for m in route.more_sources.values()),
+            *((f"route {route.id}.step {s.id}.enclaves", s.enclaves, own) for s in route.steps),
+        ]
+    for place, said, there in names:
+        for name in said:
+            if name not in there:
+                yield f"{place}: there is no such one", name
     for step in (*build.steps, *(step for route in build.routes for step in route.steps)):
         if step.id.startswith(_BUILDERS_STEPS):
-            _refuse(release.file, f"step {step.id}: the builder itself gives such names")
+            yield f"step {step.id}: the builder itself gives such names", None
     for source in build.sources:
         # below another directory, or packed, the build would see what the digest does not cover
         if source.artifact.contents_sha256 and not (source.unpack and source.strip == 1):
-            _refuse(
-                release.file,
-                f"source {source.id}.contents_sha256: goes with unpack = true and strip = 1 only",
-            )
+            goes = "goes with unpack = true and strip = 1 only"
+            yield f"source {source.id}.contents_sha256: {goes}", None
 
 
-def _check_routes(release: Release, build: Build) -> None:
-    _check_unique(release, "build.route", (MAKERS, *(route.id for route in build.routes)))
-    known = {source.id for source in build.sources}
-    built = {enclave.name for enclave in release.enclaves if enclave.build is not None}
-    for step in build.steps:
-        if step.enclaves:
-            _refuse(release.file, f"step {step.id}.enclaves: the makers' route builds them all")
-    for route in build.routes:
-        _check_unique(release, f"route {route.id}.step", (step.id for step in route.steps))
-        if build.sources[0].id not in route.sources:
-            _refuse(release.file, f"route {route.id}.sources: must have {build.sources[0].id}")
-        for key, names, there in (
-            ("sources", route.sources, known),
-            ("enclaves", route.enclaves, built),
-            ("more_sources", tuple(route.more_sources), set(route.enclaves)),
-            *(("more_sources", more, known) for more in route.more_sources.values()),
-            *((f"step {s.id}.enclaves", s.enclaves, set(route.enclaves)) for s in route.steps),
-        ):
-            for name in names:
-                if name not in there:
-                    _refuse(release.file, f"route {route.id}.{key}: there is no such one", name)
-
-
-def _check_enclave(release: Release, enclave: Enclave) -> None:
-    def refuse(key: str, reason: str, found: Optional[str] = None) -> NoReturn:
-        _refuse(release.file, f"enclave {enclave.name}.{key}: {reason}", found)
-
+def _in_enclave(release: Release, enclave: Enclave) -> Iterator[tuple[str, object]]:
     ways = (enclave.build, enclave.built_in, enclave.not_reproducible)
     if sum(way is not None for way in ways) != 1:
-        refuse("build", "exactly one of build, built_in and not_reproducible must be given")
+        yield "build: exactly one of build, built_in and not_reproducible must be given", None
     if release.archive(enclave.vendor) is None:
-        refuse("vendor", "names no archive", enclave.vendor)
+        yield "vendor: names no archive", enclave.vendor
     if enclave.build is not None and release.build is None:
-        refuse("build", "needs the release's own build")
+        yield "build: needs the release's own build", None
     if enclave.built_in == release.name:
-        refuse("built_in", "must be another release")
+        yield "built_in: must be another release", None
     if not (enclave.required and enclave.may_ship) and not enclave.reason:
-        refuse("reason", "must say why it is not required or may not be shipped")
+        yield "reason: must say why it is not required or may not be shipped", None
     if enclave.required and enclave.not_reproducible is not None:
-        refuse("required", "must be false for what nobody can build")
+        yield "required: must be false for what nobody can build", None
 
 
 def unknown_facts(release: Release) -> list[str]:

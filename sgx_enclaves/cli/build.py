@@ -38,7 +38,7 @@ from sgx_enclaves.release.build_tree import BuildRequest
 from sgx_enclaves.release.manifest import Manifest, load_built
 from sgx_enclaves.release.place import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.sandbox import Machine
-from sgx_enclaves.release.store import StageStore
+from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.toolchain import (
     Part,
     PartState,
@@ -97,7 +97,7 @@ def build(args: argparse.Namespace) -> int:
         chosen_place(args),
         lambda artifact: fetcher.fetch(artifact, allow_unpinned=args.allow_unpinned),
         note,
-        StageStore(chosen_work_dir(args), say=note),
+        BuildStore(chosen_work_dir(args), say=note),
     )
     for enclave in manifest.enclaves if args.apart else ():
         if enclave.built:

@@ -33,7 +33,7 @@ from sgx_enclaves.evidence.facts import of_release
 from sgx_enclaves.evidence.report import write_report
 from sgx_enclaves.files import write_file
 from sgx_enclaves.release import verify
-from sgx_enclaves.release.store import StageStore
+from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.report.as_json import release_dict
 from sgx_enclaves.report.templated import release_html, release_text
 
@@ -90,7 +90,7 @@ def verify_release(args: argparse.Namespace) -> int:
         request,
         place=chosen_place(args, builds=args.built is None),
         fetcher=chosen_fetcher(args),
-        store=StageStore(chosen_work_dir(args), say=message),
+        store=BuildStore(chosen_work_dir(args), say=message),
         say=note,
     )
     verdict = verified.verdict

@@ -56,7 +56,7 @@ from sgx_enclaves.release.manifest import (
 from sgx_enclaves.release.outcome import Say
 from sgx_enclaves.release.place import Place
 from sgx_enclaves.release.sandbox import remove_tree
-from sgx_enclaves.release.store import StageStore, TreeProgress, input_key
+from sgx_enclaves.release.store import BuildStore, TreeProgress, input_key
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, look_at_toolchain
 
 _FEW = 3
@@ -142,7 +142,7 @@ def build_release(
     place: Place,
     fetch: Callable[[Artifact], Fetched],
     say: Say,
-    store: Optional[StageStore] = None,
+    store: Optional[BuildStore] = None,
 ) -> Manifest:
     """Look at the toolchain, get the sources, build, and write the built directory.
 
@@ -202,7 +202,7 @@ def build_trees(
     into: Path,
     place: Place,
     say: Say,
-    store: Optional[StageStore] = None,
+    store: Optional[BuildStore] = None,
 ) -> Manifest:
     """Build from inputs that are here; see `build_release`.
 

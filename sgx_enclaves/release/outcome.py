@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Callable, Generic, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, TypeVar
 
 from sgx_enclaves.enclave.verdict import (
     CheckState,
@@ -351,3 +351,8 @@ def _open(required: Sequence[EnclaveOutcome], blocked: Sequence[str]) -> str:
 def note(code: str, message: str) -> Finding:
     """A finding that speaks neither for nor against."""
     return Finding(code, Severity.NOTE, message)
+
+
+def unverifiable(code: str, message: str, **texts: Any) -> Finding:
+    """A finding that leaves open what the bytes are; the rest as in `Finding`."""
+    return Finding(code, Severity.UNVERIFIABLE, message, **texts)

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results of stages, and how far a build has come, that are kept for the next run:
+"""Builds, and how far a build has come, that are kept for the next run:
 
-    DIR/NAME/KEY/files/     what the stage made
-    DIR/NAME/KEY/stage.json the stage's inputs, and each file's SHA-256
+    DIR/build/KEY/files/    the built directory
+    DIR/build/KEY/pin       the SHA-256 of its manifest, which has those of the files
     DIR/trees/SUBJECT/KEY/  what a build that ended too early may resume in
-    DIR/locks/              held while a stage runs
+    DIR/locks/              held while a build runs
 
-KEY is a digest of the stage's inputs: other inputs are another stage. A result
-gets its name by one rename when it is whole and synced. Before it is used again
-every file is digested again; one that changed, is missing or is new makes the
-whole result worthless. That guards against accidents, and against a change of
-the files alone; whoever may write the directory may forge a result with its record.
+KEY is a digest of everything that the result depends on. A build gets its name by one rename
+when it is whole. Before it is used again every file is digested again; one that changed, is
+missing or is new makes the whole worthless. That guards against accidents, and against a change
+of the files alone; whoever may write the directory may forge a build with its manifest and pin.
 """
 
 from __future__ import annotations
@@ -22,27 +21,17 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError
-from sgx_enclaves.files import (
-    LINK,
-    disk_errors,
-    locked,
-    read_file,
-    sha256_of,
-    sync,
-    tree_entries,
-    write_file,
-)
-from sgx_enclaves.plain import as_plain, from_plain, parse_json
-from sgx_enclaves.release.manifest import StepRecord
+from sgx_enclaves.errors import FormatError, ManifestError, SgxEnclavesError
+from sgx_enclaves.files import disk_errors, locked, read_file, sha256_of, sync, write_file
+from sgx_enclaves.plain import as_plain, from_plain, parse_json, record
+from sgx_enclaves.release.manifest import LOGS, MANIFEST, Built, StepRecord, load_built
 from sgx_enclaves.release.outcome import Say
 from sgx_enclaves.release.sandbox import remove_tree
 
-_FORM = 1
+_PIN = "pin"
 _MAX_RECORD = 16 << 20
 _NAME_DIGITS = 24
 _PROGRESS = "progress.json"
@@ -54,21 +43,21 @@ def input_key(inputs: Mapping[str, Any]) -> str:
     return sha256_of(text.encode())
 
 
-@dataclass(frozen=True)
+@record
 class Kept:
-    """The result of a stage: the directory of its files, whether an earlier run made it, and why an
-    earlier result could not be used; empty if there was none.
+    """A build, whether an earlier run made it, and why an earlier one could not be used; empty if
+    there was none.
     """
 
-    folder: Path
+    built: Built
     reused: bool
     notice: str
 
 
-class StageStore:
-    """A directory of kept results; it is made when first written to.
+class BuildStore:
+    """A directory of kept builds; it is made when first written to.
 
-    It waits for another process at the same stage for `lock_timeout` seconds, and says so.
+    It waits for another process at the same build for `lock_timeout` seconds, and says so.
     """
 
     def __init__(
@@ -107,36 +96,33 @@ class StageStore:
         most = self._lock_timeout if timeout is None else timeout
         return locked(path, most, opening=_disk_errors(self.root), waiting=waiting)
 
-    def run(
+    def build(
         self,
-        name: str,
         inputs: Mapping[str, Any],
-        make: Callable[[Path], None],
-        accept: Callable[[Path], bool] = lambda _folder: True,
+        make: Callable[[Path], object],
+        accept: Callable[[Built], bool] = lambda _built: True,
     ) -> Kept:
-        """Return the kept result of a stage for these inputs, or make it.
+        """Return the kept build for these inputs if it is accepted, or make it.
 
         Args:
-            name: of the stage, a plain word.
-            inputs: everything that the result depends on; digests, not files.
+            inputs: everything that it depends on; digests, not files.
             make: fills the directory that it is given, which is new and empty; if it raises,
                 nothing is kept.
-            accept: whether a kept result is to be used; otherwise it is made again.
         """
-        key = input_key(inputs)
-        # part of the key is name enough; the record holds the whole, and is compared with it
-        final = self.root / name / key[:_NAME_DIGITS]
-        with self._held(f"{name}-{key}"), _disk_errors(self.root):
+        key = input_key(inputs)[:_NAME_DIGITS]
+        final, notice = self.root / "build" / key, ""
+        with self._held(f"build-{key}"), _disk_errors(self.root):
             final.parent.mkdir(parents=True, exist_ok=True)
             # a link is of a run that was killed
-            there = final.exists() and not final.is_symlink()
-            notice = _problem(final, key) if there else ""
-            if there and not notice and accept(final / "files"):
-                return Kept(final / "files", True, "")
-            if notice:
-                notice = f"the kept result of stage {name} is not used: {notice}"
-            _make(final, key, inputs, make)
-            return Kept(final / "files", False, notice)
+            if final.exists() and not final.is_symlink():
+                try:
+                    built = _load(final)
+                    if accept(built):
+                        return Kept(built, True, "")
+                except SgxEnclavesError as error:
+                    notice = f"the kept build is not used: {error}"
+            _make(final, make)
+            return Kept(_load(final), False, notice)
 
 
 class TreeProgress:
@@ -193,25 +179,20 @@ class TreeProgress:
             write_file(str(self._folder / _PROGRESS), json.dumps(as_plain(plain)).encode())
 
 
-def _make(final: Path, key: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> None:
-    """Make a result beside its place, to which its name is a link until it is whole.
+def _make(final: Path, make: Callable[[Path], object]) -> None:
+    """Make a build beside its place, to which its name is a link until it is whole.
 
     So a path that is said while it is made, such as a log's, leads there afterwards too.
     """
-    _remove(final)
-    # left by a run that was killed; nobody else has the lock
-    for left in final.parent.glob(f".{final.name}.*"):
+    # those with a dot were left by a run that was killed; nobody else has the lock
+    for left in (final, *final.parent.glob(f".{final.name}.*")):
         _remove(left)
     work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     final.symlink_to(work.name)
     try:
         (work / "files").mkdir()
         make(final / "files")
-        made = _digests(work / "files")
-        for file in made:
-            sync(work / "files" / file)
-        record = {"form": _FORM, "key": key, "inputs": inputs, "files": made}
-        write_file(str(work / "stage.json"), json.dumps(record, indent=2).encode())
+        write_file(str(work / _PIN), _pin(work).encode())
         work.chmod(0o755)
         final.unlink()
         work.rename(final)
@@ -222,40 +203,21 @@ def _make(final: Path, key: str, inputs: Mapping[str, Any], make: Callable[[Path
             remove_tree(work)
 
 
-def _problem(final: Path, key: str) -> str:
-    """Why a kept result is worth nothing; empty if it is whole and unchanged."""
-    path = str(final / "stage.json")
-    try:
-        record = parse_json(read_file(path, _MAX_RECORD), file=path, error=FormatError)
-        recorded = dict(record["files"])
-        if record["form"] != _FORM or record["key"] != key or input_key(record["inputs"]) != key:
-            return "its record is of another form or for other inputs"
-        return _difference(recorded, _digests(final / "files"))
-    except (FormatError, ValueError, KeyError, TypeError):
-        return "its record makes no sense"
-    except (SgxEnclavesError, OSError):
-        return "it cannot be read whole"
+def _pin(folder: Path) -> str:
+    return sha256_of(read_file(str(folder / "files" / MANIFEST), _MAX_RECORD))
 
 
-def _difference(recorded: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """In what a directory is not as it was recorded; empty if it is."""
-    for name in sorted(recorded.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if name not in recorded:
-            return f"{name} was added"
-        if recorded[name] != found[name]:
-            return f"{name} changed (expected sha256 {recorded[name]}, found sha256 {found[name]})"
-    return ""
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file; anything but files and directories is refused."""
-    entries = tree_entries(folder)
-    for entry in entries:
-        if entry.kind == LINK:
-            raise InputError("neither a file nor a directory", file=str(folder / entry.path))
-    return {entry.path: entry.value for entry in entries if entry.value}
+def _load(folder: Path) -> Built:
+    """A kept build, if it is whole and unchanged; an error of ours otherwise."""
+    if _pin(folder).encode() != read_file(str(folder / _PIN), 64):
+        raise ManifestError("was changed after the build", file=str(folder / "files" / MANIFEST))
+    built = load_built(folder / "files")
+    records = [r for e in built.manifest.enclaves for r in (e.unsigned, e.config, e.unstripped)]
+    known = {MANIFEST, LOGS, *(record.file for record in records if record is not None)}
+    for path in built.directory.iterdir():
+        if path.name not in known or path.is_symlink():
+            raise ManifestError("was added after the build", file=str(path))
+    return built
 
 
 def _remove(path: Path) -> None:

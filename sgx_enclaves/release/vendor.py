@@ -22,7 +22,7 @@ from typing import Optional
 
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Enclave, Release, VendorArchive
-from sgx_enclaves.enclave.verdict import Finding, Severity, finding_of
+from sgx_enclaves.enclave.verdict import finding_of
 from sgx_enclaves.errors import (
     CatalogueError,
     DigestError,
@@ -36,7 +36,7 @@ from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import record
 from sgx_enclaves.release.archive import read_files, read_members
 from sgx_enclaves.release.fetch import Fetched, Fetcher
-from sgx_enclaves.release.outcome import Files, Stage, StageLog, StageState, note
+from sgx_enclaves.release.outcome import Files, Stage, StageLog, StageState, note, unverifiable
 
 _LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *]([^\x00-\x1f\x7f]{1,1024})")
 _MAX_BYTES = 1 << 20
@@ -255,9 +255,8 @@ class SignedFiles(Files[NamedData]):
 
     def missing(self, stage: str, enclave: Enclave, where: str, hint: str) -> None:
         """There is no such file where it should be."""
-        finding = Finding(
+        finding = unverifiable(
             "signed-file-missing",
-            Severity.UNVERIFIABLE,
             f"{where} has no signed {enclave.name}",
             expected=enclave.member,
             hint=hint,
@@ -383,9 +382,8 @@ def _take_repack(
         f"{known} of {members} members are the vendor's"
     )
     if repack.foreign:
-        finding = Finding(
+        finding = unverifiable(
             "repack-unlike-original",
-            Severity.UNVERIFIABLE,
             "the repack has members that are not shown to be the vendor's, byte for byte",
             found=", ".join(repr(name) for name in repack.foreign[:4]),
             hint="repack the vendor's archive again, and only leave things out",

@@ -14,7 +14,7 @@ from typing import Optional
 
 from sgx_enclaves.catalogue.records import Enclave, Release, policy_of
 from sgx_enclaves.enclave.compare import compare
-from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict, finding_of
+from sgx_enclaves.enclave.verdict import Finding, Outcome, Verdict, finding_of
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.explain.explain import explained
 from sgx_enclaves.release.build import build_inputs, build_trees, plan_trees, trees_name
@@ -28,9 +28,7 @@ from sgx_enclaves.release.manifest import (
     EnclaveRecord,
     Manifest,
     config_name,
-    load_built,
     load_given,
-    load_manifest,
     unsigned_name,
 )
 from sgx_enclaves.release.outcome import (
@@ -40,14 +38,14 @@ from sgx_enclaves.release.outcome import (
     Files,
     ReleaseVerdict,
     Say,
-    Stage,
     StageLog,
     StageState,
     decide,
     note,
+    unverifiable,
 )
 from sgx_enclaves.release.place import BuildrootLock, Place, log_tail
-from sgx_enclaves.release.store import StageStore
+from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.toolchain import (
     PartState,
     ToolchainKind,
@@ -120,29 +118,25 @@ class Verified:
 
 
 def verify_release(
-    request: Request, *, place: Place, fetcher: Fetcher, store: StageStore, say: Say
+    request: Request, *, place: Place, fetcher: Fetcher, store: BuildStore, say: Say
 ) -> Verified:
     """Do the whole job; only arguments that make no sense are an exception.
 
     What goes wrong in a stage is in the verdict. If the build is given, the place is not asked for
     anything. `say` gets the name of each stage as it begins, and what a build is doing.
     """
-    _check_request(request)
-    if request.keep and not (place.isolated and request.resume):
-        raise InputError(
-            "trees can only be kept where steps are separated from this machine",
-            hint="install bubblewrap, or drop --keep",
-        )
+    _check_request(request, place)
     release, catalogue, log = request.release, request.catalogue, StageLog(say)
     ours = Files[BuiltEnclave]()
     plans = _plan(request, ours)
-    uses: dict[str, ToolchainUse] = {}
+    inputs: list[TreeInputs] = []
     if request.built is not None:
         built = _read_given(request, request.built, log)
         facts = _facts_of_given(request, plans, built)
     else:
-        built = _build(request, plans, uses, place, fetcher, store, log)
-        facts = [_facts_of_build(name, use, built) for name, use in uses.items()]
+        inputs = _gather(request, plans, place, fetcher, log)
+        built = _build(request, inputs, place, store, log)
+        facts = [_facts_of_build(item, built) for item in inputs]
     _take_built(request, built, ours)
     ours.refuse_rest(release.enclaves, log, "sources", "toolchain", "build")
     if request.signed is not None:
@@ -161,9 +155,8 @@ def verify_release(
         if result.name in theirs.to_prove and result.bytes_outcome is not Outcome.IDENTICAL
     ]
     if unproved:
-        finding = Finding(
+        finding = unverifiable(
             "repack-unproved",
-            Severity.UNVERIFIABLE,
             "the repack's enclaves are neither the vendor's own bytes nor proved by comparison",
             found=", ".join(unproved),
             hint="repack the vendor's archive again, and only leave things out",
@@ -181,23 +174,25 @@ def verify_release(
         enclaves=results,
         notices=catalogue.notices(release),
     )
-    seen = {use.name: use.record for use in uses.values()}
+    seen = {item.toolchain.name: item.toolchain.record for item in inputs}
     manifest = built.manifest if built and built.manifest is not NO_MANIFEST else None
     return Verified(verdict, ours, theirs, seen, manifest)
 
 
-def _check_request(request: Request) -> None:
+def _check_request(request: Request, place: Place) -> None:
     known = [archive.id for archive in request.release.vendor]
-    for vendor in request.repacked:
-        if vendor not in known:
-            raise InputError(
-                f"the release has no vendor archive {vendor!r}", expected=" or ".join(known)
-            )
+    problem, hint = "", ""
+    if request.keep and not (place.isolated and request.resume):
+        problem = "trees can only be kept where steps are separated from this machine"
+        hint = "install bubblewrap, or drop --keep"
     if request.repacked and request.signed is not None:
-        raise InputError(
-            "a repacked archive and a directory of signed files exclude each other",
-            hint="drop --repacked or --signed",
-        )
+        problem = "a repacked archive and a directory of signed files exclude each other"
+        hint = "drop --repacked or --signed"
+    for vendor in set(request.repacked) - set(known):
+        problem = f"the release has no vendor archive {vendor!r}"
+        hint = f"name {' or '.join(known)}"
+    if problem:
+        raise InputError(problem, hint=hint)
 
 
 def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[TreePlan, ...]:
@@ -205,12 +200,8 @@ def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[TreePlan, ...]:
     catalogue, release, names = request.catalogue, request.release, []
     for enclave in release.enclaves:
         if not (enclave.required or request.everything or request.built is not None):
-            finding = Finding(
-                "not-asked-for",
-                Severity.UNVERIFIABLE,
-                f"{enclave.name} is not required, so it was not built",
-                hint="--all builds it too",
-            )
+            words = f"{enclave.name} is not required, so it was not built"
+            finding = unverifiable("not-asked-for", words, hint="--all builds it too")
             ours.refuse(enclave.name, "build", finding)
             continue
         try:
@@ -221,17 +212,12 @@ def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[TreePlan, ...]:
     return plan_trees(catalogue, release, names, request.route) if names else ()
 
 
-def _build(
-    request: Request,
-    plans: Sequence[TreePlan],
-    uses: dict[str, ToolchainUse],
-    place: Place,
-    fetcher: Fetcher,
-    store: StageStore,
-    log: StageLog,
-) -> Optional[Built]:
-    """Get the sources, look at the toolchain, build; what was seen of it goes into `uses`."""
+def _gather(
+    request: Request, plans: Sequence[TreePlan], place: Place, fetcher: Fetcher, log: StageLog
+) -> list[TreeInputs]:
+    """Get the sources, and look at the toolchain."""
     archives: dict[str, dict[str, Fetched]] = {}
+    uses: dict[str, ToolchainUse] = {}
     with log.stage("sources") as stage:
         for plan in plans:
             archives[plan.release.name] = fetch_sources(
@@ -249,65 +235,62 @@ def _build(
             use = look_at_toolchain(plan.toolchain, request.toolchain, place, request.tools)
             uses[plan.release.name] = use
         wrong = [finding for use in uses.values() for finding in use.findings]
-        parts = sum(len(use.parts) for use in uses.values())
-        others = [p for use in uses.values() for p in use.parts if p.state is PartState.OTHER]
-        stage.detail = f"{parts - len(wrong) - len(others)} of {parts} parts are as designated"
+        parts = [part for use in uses.values() for part in use.parts]
+        others = sum(part.state is PartState.OTHER for part in parts)
+        good = len(parts) - len(wrong) - others
+        stage.detail = f"{good} of {len(parts)} parts are as designated"
         if others:
-            stage.detail += f", {len(others)} of another version, which makes no difference"
+            stage.detail += f", {others} of another version, which makes no difference"
         if wrong and request.toolchain is not ToolchainKind.HOST:
             stage.refuse(*wrong)
         elif wrong:
             stage.findings += tuple(wrong)
             stage.detail += "; this machine's toolchain is used all the same, as asked"
-    if not plans:
-        log.skip("build", "no enclave of this release can be built")
-        return None
+    return [
+        TreeInputs(plan, uses[plan.release.name], archives.get(plan.release.name, {}))
+        for plan in plans
+        if plan.release.name in uses
+    ]
+
+
+def _build(
+    request: Request, inputs: Sequence[TreeInputs], place: Place, store: BuildStore, log: StageLog
+) -> Optional[Built]:
+    """Build, or take what an earlier run built from the same; refused if one is missing."""
     if any(stage.state is StageState.REFUSED for stage in log.stages):
         log.skip("build", "needs the sources and the toolchain")
         return None
-    built: Optional[Built] = None
-    with log.stage("build") as stage:
-        inputs = [TreeInputs(p, uses[p.release.name], archives[p.release.name]) for p in plans]
-        built = _build_or_keep(request, inputs, place, store, log.say, stage)
-    return built
-
-
-def _build_or_keep(
-    request: Request,
-    inputs: Sequence[TreeInputs],
-    place: Place,
-    store: StageStore,
-    say: Say,
-    stage: Stage,
-) -> Built:
-    """Build, or take what an earlier run built from the same; refused if one is missing."""
+    if not inputs:
+        log.skip("build", "no enclave of this release can be built")
+        return None
     names = [enclave.name for item in inputs for enclave in item.plan.enclaves]
     required = [e.name for e in request.release.enclaves if e.required and e.name in names]
-    key_inputs = build_inputs(request, inputs, isolated=place.isolated)
+    trees = store if request.resume else None
 
-    def make(into: Path) -> None:
-        build_trees(request, inputs, into, place, say, store if request.resume else None)
-
-    def is_whole(folder: Path) -> bool:
+    def is_whole(built: Built) -> bool:
         # what failed once may go well now
-        manifest = load_manifest(folder)
-        if request.keep and not store.trees_place(*trees_name(request, inputs)).exists():
-            return False
-        return all((e := manifest.enclave(name)) and e.built for name in required)
+        kept = not request.keep or store.trees_place(*trees_name(request, inputs)).exists()
+        return kept and all(built.enclave(name) for name in required)
 
-    kept = store.run("build", key_inputs, make, is_whole)
-    built = load_built(kept.folder)
-    stage.state = StageState.KEPT if kept.reused else StageState.DONE
-    stage.detail = f"{len(built.enclaves)} of {len(names)} enclaves, and their manifest"
-    if kept.notice:
-        stage.findings += (note("kept-result-dropped", kept.notice),)
-    for tree in built.manifest.trees:
-        if tree.network:
-            words = f"{tree.release}: the build's steps could reach a network"
-            stage.findings += (note("network-open", words),)
-    if not all(built.enclave(name) for name in required):
-        # each enclave has its own reason
-        stage.refuse()
+    built: Optional[Built] = None
+    with log.stage("build") as stage:
+        kept = store.build(
+            build_inputs(request, inputs, isolated=place.isolated),
+            lambda into: build_trees(request, inputs, into, place, log.say, trees),
+            is_whole,
+        )
+        built = kept.built
+        stage.state = StageState.KEPT if kept.reused else StageState.DONE
+        stage.detail = f"{len(built.enclaves)} of {len(names)} enclaves, and their manifest"
+        if kept.notice:
+            stage.findings += (note("kept-result-dropped", kept.notice),)
+        for tree in built.manifest.trees:
+            if tree.network:
+                words = f"{tree.release}: the build's steps could reach a network"
+                stage.findings += (note("network-open", words),)
+        if not all(built.enclave(name) for name in required):
+            # each enclave has its own reason
+            stage.refuse()
     return built
 
 
@@ -335,9 +318,8 @@ def _take_built(request: Request, built: Optional[Built], ours: Files[BuiltEncla
             ours.refuse(record.name, "build", _build_failed(built, record))
     for enclave in request.release.enclaves if request.built is not None else ():
         if enclave.name not in ours.files and enclave.name not in ours.refused:
-            finding = Finding(
+            finding = unverifiable(
                 "built-file-missing",
-                Severity.UNVERIFIABLE,
                 f"{request.built} has no unsigned {enclave.name}",
                 expected=f"{unsigned_name(enclave.file)} and {config_name(enclave.file)}",
                 hint="put both there, or drop --built",
@@ -353,9 +335,8 @@ def _build_failed(built: Built, record: EnclaveRecord) -> Finding:
     tail = " | ".join(log_tail(log)[-_LINES:])
     # in the manifest it is relative to that
     problem = str(record.problem).replace(f"{LOGS}/", f"{built.directory}/{LOGS}/")
-    return Finding(
+    return unverifiable(
         "build-failed",
-        Severity.UNVERIFIABLE,
         f"{record.name} was not built: {problem}",
         found=f"the log ends with: {tail}" if tail else None,
         hint=f"read {log}",
@@ -382,8 +363,9 @@ def _facts_of_given(
     ]
 
 
-def _facts_of_build(name: str, use: ToolchainUse, built: Optional[Built]) -> BuildFacts:
+def _facts_of_build(item: TreeInputs, built: Optional[Built]) -> BuildFacts:
     """What was seen before the build of a tree, compared with the builder's own record."""
+    name, use = item.plan.release.name, item.toolchain
     kind = BuildKind.HOST
     if use.kind is ToolchainKind.DESIGNATED and use.matches:
         kind = BuildKind.DESIGNATED
@@ -442,7 +424,7 @@ def _result(
     elif verdict is None:
         refused_by = "compare"
         words = f"{enclave.name} was not compared, since an earlier stage gave nothing for it"
-        findings = (Finding("not-compared", Severity.UNVERIFIABLE, words),)
+        findings = (unverifiable("not-compared", words),)
     return EnclaveOutcome(
         enclave.name,
         enclave.signed_file,

@@ -49,7 +49,7 @@ from sgx_enclaves.limits import MIB
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict, note
 from sgx_enclaves.release.place import BuildrootLock, LockedPackage, dump_lock, parse_lock
-from sgx_enclaves.release.store import StageStore
+from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.verify import BuildOrigin, Request, Verified, verify_release
 from sgx_enclaves.report.as_json import verdict_dict
 from sgx_enclaves.report.templated import release_html, release_text, verdict_html
@@ -128,7 +128,7 @@ class SgxEnclaveTask(SgxTask):
             place=self.buildroot,
             fetcher=self.fetcher(),
             # nothing that is kept outlives this task
-            store=StageStore(self._folder / "stages"),
+            store=BuildStore(self._folder / "stages"),
             say=self.log,
         )
         verified = _with_uploaded_logs(verified)

@@ -362,9 +362,9 @@ def test_enclave_that_does_not_compile_hides_no_other(bench: Bench, world: World
     others = [result.enclave(name)["outcome"] for name in ("pce", "ide", "qe3")]
     assert others == ["identical"] * 3
     # what failed is tried again
-    before = {path: path.stat().st_mtime_ns for path in bench.work.glob("build/*/stage.json")}
+    before = {path: path.stat().st_mtime_ns for path in bench.work.glob("build/*/pin")}
     assert bench.run(description).status == 2
-    after = {path: path.stat().st_mtime_ns for path in bench.work.glob("build/*/stage.json")}
+    after = {path: path.stat().st_mtime_ns for path in bench.work.glob("build/*/pin")}
     assert before.keys() == after.keys()
     assert sum(before[path] != after[path] for path in before) == 1
 
@@ -691,10 +691,11 @@ def flip(path: Path) -> None:
     [
         lambda files: flip(files / PCE.unsigned),
         lambda files: flip(files / "libsgx_qe3.config.xml"),
+        lambda files: flip(files / "manifest.json"),
         lambda files: (files / "manifest.json").unlink(),
         lambda files: (files / "more").write_bytes(b""),
-        lambda files: flip(files.parent / "stage.json"),
-        lambda files: (files.parent / "stage.json").unlink(),
+        lambda files: flip(files.parent / "pin"),
+        lambda files: (files.parent / "pin").unlink(),
         lambda files: (files / "link").symlink_to("/etc/passwd"),
     ],
 )

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kept results: used when whole and unchanged, and never otherwise."""
+"""Kept builds: used when whole and unchanged, and never otherwise."""
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from pathlib import Path
@@ -12,151 +11,140 @@ from typing import Callable
 import pytest
 
 from sgx_enclaves.errors import BuildError, InputError
-from sgx_enclaves.release.manifest import StepOutcome, StepRecord
-from sgx_enclaves.release.store import StageStore, TreeProgress, input_key
+from sgx_enclaves.release.manifest import StepOutcome, StepRecord, write_manifest
+from sgx_enclaves.release.store import BuildStore, TreeProgress, input_key
+from tests.unit.release.test_manifest import CONFIG, UNSIGNED, sample
 
 INPUTS = {"a": 1, "b": ["x"]}
+MADE = sample()
 
 
 class Maker:
-    """Fills a folder and counts how often."""
+    """Builds what a sample manifest says, and counts how often."""
 
     def __init__(self) -> None:
         self.runs = 0
 
     def __call__(self, into: Path) -> None:
         self.runs += 1
-        (into / "sub").mkdir()
-        (into / "one").write_bytes(b"one")
-        (into / "sub" / "two").write_bytes(b"two")
+        (into / "logs").mkdir()
+        (into / "libsgx_pce.so").write_bytes(UNSIGNED)
+        (into / "libsgx_pce.config.xml").write_bytes(CONFIG)
+        write_manifest(into, MADE)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> StageStore:
-    return StageStore(tmp_path / "work", lock_timeout=5)
+def store(tmp_path: Path) -> BuildStore:
+    return BuildStore(tmp_path / "work", lock_timeout=5)
 
 
-def test_result_is_made_once(store: StageStore) -> None:
+def test_a_build_is_made_once(store: BuildStore) -> None:
     make = Maker()
-    first, second = (
-        store.run("s", INPUTS, make),
-        store.run("s", dict(reversed(INPUTS.items())), make),
-    )
+    first = store.build(INPUTS, make)
+    second = store.build(dict(reversed(INPUTS.items())), make)
     assert (first.reused, second.reused, make.runs) == (False, True, 1)
-    assert first.folder == second.folder
-    assert (second.folder / "sub" / "two").read_bytes() == b"two"
+    assert first.built == second.built
+    assert second.built.manifest == MADE
+    assert [enclave.unsigned for enclave in second.built.enclaves] == [UNSIGNED]
 
 
-def test_other_inputs_or_stages_are_other_results(store: StageStore) -> None:
+def test_other_inputs_are_another_build(store: BuildStore) -> None:
     make = Maker()
-    store.run("s", INPUTS, make)
-    assert not store.run("s", {**INPUTS, "a": 2}, make).reused
-    assert not store.run("t", INPUTS, make).reused
+    store.build(INPUTS, make)
+    assert not store.build({**INPUTS, "a": 2}, make).reused
     assert input_key({"a": "1"}) != input_key({"a": 1})
 
 
-def files_of(store: StageStore) -> Path:
-    (folder,) = (store.root / "s").iterdir()
+def files_of(store: BuildStore) -> Path:
+    (folder,) = (store.root / "build").iterdir()
     return folder / "files"
 
 
-def rewrite_record(folder: Path, key: str, value: object) -> None:
-    path = folder.parent / "stage.json"
-    record = json.loads(path.read_text("utf-8"))
-    record[key] = value
-    path.write_text(json.dumps(record), "utf-8")
+def rewrite(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace("Old compilers", "New compilers"))
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda f: (f / "one").write_bytes(b"onE"), "one changed (expected sha256 "),
-        (lambda f: (f / "one").unlink(), "one is missing"),
-        (lambda f: (f / "sub" / "new").write_bytes(b""), "sub/new was added"),
-        (lambda f: (f / "l").symlink_to("one"), "cannot be read whole"),
-        (lambda f: os.mkfifo(f / "pipe"), "cannot be read whole"),
-        (lambda f: (f.parent / "stage.json").unlink(), "cannot be read whole"),
-        (lambda f: (f.parent / "stage.json").write_bytes(b""), "makes no sense"),
-        (lambda f: (f.parent / "stage.json").write_bytes(b"[]"), "makes no sense"),
-        (lambda f: (f.parent / "stage.json").write_bytes(b"\xff"), "makes no sense"),
-        (lambda f: rewrite_record(f, "files", 7), "makes no sense"),
-        (lambda f: rewrite_record(f, "form", 2), "another form"),
-        (lambda f: rewrite_record(f, "key", "0" * 64), "another form"),
-        (lambda f: rewrite_record(f, "inputs", {"a": 2}), "other inputs"),
-        (lambda f: rewrite_record(f, "files", {}), "one was added"),
+        (lambda f: (f / "libsgx_pce.so").write_bytes(b"enclavE"), "not the file that the manifest"),
+        (lambda f: (f / "libsgx_pce.so").unlink(), "cannot be read"),
+        (lambda f: (f / "new").write_bytes(b""), "new: was added after the build"),
+        (lambda f: (f / "l").symlink_to("/etc/passwd"), "was added after the build"),
+        (lambda f: os.mkfifo(f / "pipe"), "was added after the build"),
+        (rewrite, "manifest.json: was changed after the build"),
+        (lambda f: (f / "manifest.json").unlink(), "cannot be read"),
+        (lambda f: (f / "manifest.json").write_bytes(b""), "was changed after the build"),
+        (lambda f: (f.parent / "pin").unlink(), "cannot be read"),
+        (lambda f: (f.parent / "pin").write_bytes(b""), "was changed after the build"),
+        (lambda f: (f.parent / "pin").write_bytes(b"\xff" * 64), "was changed after the build"),
+        (lambda f: (f.parent / "pin").write_bytes(b" " * (17 << 20)), "too large"),
     ],
 )
-def test_changed_result_is_made_again(
-    store: StageStore, spoil: Callable[[Path], object], words: str
+def test_changed_build_is_made_again(
+    store: BuildStore, spoil: Callable[[Path], object], words: str
 ) -> None:
     make = Maker()
-    store.run("s", INPUTS, make)
+    store.build(INPUTS, make)
     spoil(files_of(store))
-    again = store.run("s", INPUTS, make)
+    again = store.build(INPUTS, make)
     assert (again.reused, make.runs) == (False, 2)
+    assert again.notice.startswith("the kept build is not used: ")
     assert words in again.notice
-    assert store.run("s", INPUTS, make).reused
+    assert store.build(INPUTS, make).reused
 
 
-def test_failed_stage_leaves_nothing(store: StageStore) -> None:
+def test_a_file_that_is_a_link_is_not_used(store: BuildStore, tmp_path: Path) -> None:
+    """The bytes are the same now, and may be others when they are read again."""
+    store.build(INPUTS, Maker())
+    file = files_of(store) / "libsgx_pce.so"
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    assert "was added" in store.build(INPUTS, Maker()).notice
+
+
+def test_failed_build_leaves_nothing(store: BuildStore) -> None:
     def fail(into: Path) -> None:
         (into / "half").write_bytes(b"half")
         raise BuildError("no")
 
     with pytest.raises(BuildError):
-        store.run("s", INPUTS, fail)
-    assert list((store.root / "s").iterdir()) == []
-    assert not store.run("s", INPUTS, Maker()).reused
+        store.build(INPUTS, fail)
+    assert list((store.root / "build").iterdir()) == []
+    assert not store.build(INPUTS, Maker()).reused
 
 
-def test_what_a_killed_run_left_is_never_taken_and_goes_away(store: StageStore) -> None:
-    store.run("s", INPUTS, Maker())
+def test_what_a_killed_run_left_is_never_taken_and_goes_away(store: BuildStore) -> None:
+    store.build(INPUTS, Maker())
     final = files_of(store).parent
     left = final.with_name(f".{final.name}.abc")
     final.rename(left)
     final.symlink_to(left.name)
-    again = store.run("s", INPUTS, Maker())
+    again = store.build(INPUTS, Maker())
     assert (again.reused, again.notice) == (False, "")
     assert not left.exists()
 
 
-def test_a_path_that_is_said_while_it_is_made_leads_there_afterwards(store: StageStore) -> None:
+def test_a_path_that_is_said_while_it_is_made_leads_there_afterwards(store: BuildStore) -> None:
     said: list[Path] = []
 
     def make(into: Path) -> None:
-        said.append(into / "log")
+        Maker()(into)
+        said.append(into / "logs" / "log")
         said[0].write_bytes(b"text")
 
-    kept = store.run("s", INPUTS, make)
-    assert said == [kept.folder / "log"]
+    kept = store.build(INPUTS, make)
+    assert said == [kept.built.directory / "logs" / "log"]
     assert said[0].read_bytes() == b"text"
 
 
-def test_stage_may_make_no_links(store: StageStore) -> None:
-    with pytest.raises(InputError, match="neither a file nor a directory"):
-        store.run("s", INPUTS, lambda into: (into / "l").symlink_to("/etc/passwd"))
-    assert list((store.root / "s").iterdir()) == []
-
-
-def test_result_that_is_not_accepted_is_made_again(store: StageStore) -> None:
-    store.run("s", INPUTS, Maker())
-    assert store.run("s", INPUTS, Maker(), lambda _folder: True).reused
-    again = store.run("s", INPUTS, Maker(), lambda folder: not folder.is_dir())
+def test_build_that_is_not_accepted_is_made_again(store: BuildStore) -> None:
+    store.build(INPUTS, Maker())
+    assert store.build(INPUTS, Maker(), lambda _built: True).reused
+    again = store.build(INPUTS, Maker(), lambda built: built.enclave("pce") is None)
     assert not again.reused
     assert again.notice == ""
-
-
-@pytest.mark.parametrize(
-    ("garbage", "times"), [(b"[", 200_000), (b"\xff", 1), (b"7", 1), (b"{}", 1), (b" ", 17 << 20)]
-)
-def test_record_that_is_garbage_has_the_stage_made_again(
-    store: StageStore, garbage: bytes, times: int
-) -> None:
-    store.run("s", INPUTS, Maker())
-    (files_of(store).parent / "stage.json").write_bytes(garbage * times)
-    again = store.run("s", INPUTS, Maker())
-    assert not again.reused
-    assert again.notice.startswith("the kept result of stage s is not used")
 
 
 STEP = StepRecord("prepare", None, StepOutcome.OK, 12, "logs/prepare.log", None)
@@ -215,7 +203,7 @@ def test_no_progress_is_kept_without_a_directory(built_directory: Path) -> None:
 
 def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     said: list[str] = []
-    store = StageStore(tmp_path, lock_timeout=20, say=said.append)
+    store = BuildStore(tmp_path, lock_timeout=20, say=said.append)
     make, inside, results = Maker(), threading.Event(), []
 
     def slow(into: Path) -> None:
@@ -223,10 +211,10 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
         threading.Event().wait(0.3)
         make(into)
 
-    first = threading.Thread(target=lambda: results.append(store.run("s", INPUTS, slow)))
+    first = threading.Thread(target=lambda: results.append(store.build(INPUTS, slow)))
     first.start()
     assert inside.wait(10)
-    results.append(store.run("s", INPUTS, make))
+    results.append(store.build(INPUTS, make))
     first.join(10)
     assert make.runs == 1
     assert [line.partition(";")[0] for line in said] == ["another process builds the same"]
@@ -234,17 +222,17 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
 
 
 def test_waiting_for_another_process_ends(tmp_path: Path) -> None:
-    impatient = StageStore(tmp_path, lock_timeout=0.2)
+    impatient = BuildStore(tmp_path, lock_timeout=0.2)
 
     def nested(into: Path) -> None:
         with pytest.raises(InputError, match="another process"):
-            impatient.run("s", INPUTS, Maker())
-        (into / "x").write_bytes(b"")
+            impatient.build(INPUTS, Maker())
+        Maker()(into)
 
-    impatient.run("s", INPUTS, nested)
+    impatient.build(INPUTS, nested)
 
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="work directory cannot be used"):
-        StageStore(tmp_path / "file").run("s", INPUTS, Maker())
+        BuildStore(tmp_path / "file").build(INPUTS, Maker())
