@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
-from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import release_form, unknown_facts
 from sgx_enclaves.catalogue.records import Catalogue, Release, Source, Toolchain
 from sgx_enclaves.catalogue.writing import SourceTree
@@ -41,9 +40,8 @@ _NO_SIGNER = "0" * 64
 # in the place of a commit that is not known
 _COMMIT = "COMMIT"
 # Sub-modules that no enclave is built from.
-_UNUSED = frozenset({"googletest", "confidential-computing.tee.dcap.pccs"}) | frozenset(
-    {"SGX-TDX-DCAP-QuoteVerificationService"}
-)
+_UNUSED = frozenset(("googletest", "SGX-TDX-DCAP-QuoteVerificationService"))
+_UNUSED |= {"confidential-computing.tee.dcap.pccs"}
 # A repository's other name. Its archives have the present name inside.
 _RENAMED = {
     "linux-sgx": "confidential-computing.sgx",
@@ -147,9 +145,21 @@ def _known_sources(catalogue: Catalogue) -> dict[tuple[str, str], Source]:
     }
 
 
-def _pins(artifact: Artifact) -> dict[str, Any]:
-    kinds = ("sha256", "sha512", "contents_sha256", "lookaside_sha512")
-    return {kind: as_plain(getattr(artifact, kind)) for kind in kinds if getattr(artifact, kind)}
+def _source(
+    name: str,
+    place: str,
+    filename: str,
+    urls: Sequence[str],
+    known: Optional[Source] = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """A source's table, with what is so of a known one wherever its commit is used."""
+    made: dict[str, Any] = {"id": name, "place": place, "filename": filename, "urls": list(urls)}
+    if known is not None:
+        pins = ("sha256", "sha512", "contents_sha256", "lookaside_sha512")
+        made |= {kind: as_plain(getattr(known.artifact, kind)) or None for kind in pins}
+        made |= {"version": known.version, "linked_by": as_plain(known.linked_by)}
+    return {key: item for key, item in {**made, **more}.items() if item not in (None, "")}
 
 
 def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[dict[str, Any]]:
@@ -158,44 +168,26 @@ def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[
         (trees.dcap, _DCAP_PLACE, "dcap", "SGXDataCenterAttestationPrimitives"),
     ):
         filename = f"{tree.tag}.tar.gz"
-        urls = [
-            f"https://github.com/intel/{repo}/archive/refs/tags/{filename}"
-            for repo in (repository, _RENAMED[repository])
-        ]
-        yield {
-            **{"id": name, "place": place, "filename": filename, "urls": urls},
-            **({"commit": tree.commit} if tree.commit else {}),
-            **({"version": _numbers(tree.tag)} if name == "dcap" else {}),
-        }
+        base = "https://github.com/intel"
+        repos = (repository, _RENAMED[repository])
+        urls = [f"{base}/{repo}/archive/refs/tags/{filename}" for repo in repos]
+        version = _numbers(tree.tag) if name == "dcap" else None
+        yield _source(name, place, filename, urls, commit=tree.commit, version=version)
     copies = dict(_copied(trees.sgx))
     for tree, above in ((trees.sgx, ""), (trees.dcap, f"{_DCAP_PLACE}/")):
         for path, url, commit in tree.modules():
             owner, repo = _repository(url)
-            if repo in _UNUSED or above + path == _DCAP_PLACE:
+            place = above + path
+            if repo in _UNUSED or place == _DCAP_PLACE:
                 continue
             file = f"{commit or _COMMIT}.tar.gz"
-            repos = [repo, _RENAMED[repo]] if repo in _RENAMED else [repo]
-            urls = [f"https://github.com/{owner}/{r}/archive/{file}" for r in repos]
-            place = above + path
+            called = filter(None, (repo, _RENAMED.get(repo)))
+            urls = [f"https://github.com/{owner}/{r}/archive/{file}" for r in called]
             source = known.get((place, commit))
-            for prefix, where in (("", place), ("sgx-", copies.get(place, ""))):
-                if where:
-                    yield {
-                        **{"id": prefix + repo.lower(), "place": where},
-                        **{"filename": f"{repo}-{file}", "urls": urls},
-                        **(_pins(source.artifact) if source is not None else {}),
-                        **_carried(source),
-                        **({"commit": commit} if commit else {}),
-                    }
-
-
-def _carried(source: Optional[Source]) -> dict[str, Any]:
-    """What is so wherever this commit is used."""
-    if source is None:
-        return {}
-    linked_by = None if source.linked_by is None else list(source.linked_by)
-    found = {"version": source.version, "linked_by": linked_by}
-    return {key: value for key, value in found.items() if value is not None}
+            for prefix, where in (("", place), ("sgx-", copies.get(place))):
+                if where is not None:
+                    named = (prefix + repo.lower(), where, f"{repo}-{file}")
+                    yield _source(*named, urls, source, commit=commit)
 
 
 def _repository(url: str) -> tuple[str, str]:
@@ -211,22 +203,18 @@ def _ssl_sources(trees: Trees) -> Iterator[dict[str, Any]]:
     if "sgxssl_file_name" not in said or "openssl_ver_name" not in said:
         return
     place = f"{_DCAP_PLACE}/QuoteVerification/sgxssl"
-    tag, openssl = said["sgxssl_file_name"], f"{said['openssl_ver_name']}.tar.gz"
-    branch = ".".join(re.findall(r"\d+", openssl)[:2])
-    yield {
-        **{"id": "sgxssl", "place": place, "filename": f"intel-sgx-ssl-{tag}.tar.gz"},
-        "urls": [f"https://github.com/intel/intel-sgx-ssl/archive/{tag}.tar.gz"],
-    }
-    yield {
-        **{"id": "openssl", "place": f"{place}/openssl_source", "filename": openssl},
-        "urls": [
-            f"https://www.openssl.org/source/{way}{openssl}" for way in ("", f"old/{branch}/")
-        ],
-        "version": said["openssl_ver_name"].removeprefix("openssl-"),
+    tag, openssl = said["sgxssl_file_name"], said["openssl_ver_name"]
+    url = f"https://github.com/intel/intel-sgx-ssl/archive/{tag}.tar.gz"
+    yield _source("sgxssl", place, f"intel-sgx-ssl-{tag}.tar.gz", [url])
+    old = f"old/{'.'.join(re.findall(r'[0-9]+', openssl)[:2])}/"
+    urls = [f"https://www.openssl.org/source/{way}{openssl}.tar.gz" for way in ("", old)]
+    yield _source(
+        *("openssl", f"{place}/openssl_source", f"{openssl}.tar.gz", urls),
+        version=openssl.removeprefix("openssl-"),
         # some tags ask the server for it
-        **({"sha256": said["openssl_chksum"]} if "openssl_chksum" in said else {}),
-        "unpack": False,
-    }
+        sha256=said.get("openssl_chksum"),
+        unpack=False,
+    )
 
 
 def _nested(sources: list[dict[str, Any]], catalogue: Catalogue) -> Iterator[dict[str, Any]]:
@@ -239,13 +227,9 @@ def _nested(sources: list[dict[str, Any]], catalogue: Catalogue) -> Iterator[dic
             same = outer.commit is not None and (outer.place, outer.commit) in here
             if nested and same and (source.place, source.commit) not in here:
                 here.add((source.place, source.commit))
-                yield {
-                    **{"id": source.id, "place": source.place},
-                    **{"filename": source.artifact.filename, "urls": list(source.artifact.urls)},
-                    **_pins(source.artifact),
-                    **_carried(source),
-                    **({"commit": source.commit} if source.commit else {}),
-                }
+                artifact = source.artifact
+                named = (source.id, source.place, artifact.filename, artifact.urls)
+                yield _source(*named, source, commit=source.commit)
 
 
 def _commands(tree: SourceTree) -> Iterator[tuple[str, list[str]]]:

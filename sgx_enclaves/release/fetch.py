@@ -116,8 +116,9 @@ class Partial:
 
     def discard(self) -> None:
         """Forget the bytes, then the note."""
-        self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        with disk_errors(self.path):
+            self.path.unlink(missing_ok=True)
+            self._note.unlink(missing_ok=True)
 
 
 class Cache:
@@ -187,6 +188,11 @@ class Fetched:
     rejected: tuple[str, ...] = ()
     expected: str = ""
     found: str = ""
+
+    def error(self, message: str, hint: str) -> DigestError:
+        """That the pin does not hold."""
+        expected, found = self.expected, self.found
+        return DigestError(message, file=str(self.path), expected=expected, found=found, hint=hint)
 
 
 def check_pins(path: Path, artifact: Artifact) -> Fetched:
@@ -285,13 +291,8 @@ class Fetcher:
             return None
         check = check_pins(path, artifact)
         if check.expected:
-            raise DigestError(
-                "this is not the file that the release pins",
-                file=str(path),
-                expected=check.expected,
-                found=check.found,
-                hint="replace it, or take it away to have it fetched",
-            )
+            hint = "replace it, or take it away to have it fetched"
+            raise check.error("this is not the file that the release pins", hint)
         return check
 
     def _cached(self, artifact: Artifact) -> Optional[Fetched]:
@@ -305,13 +306,8 @@ class Fetcher:
         if not check.expected:
             return check
         if check.sha256 == artifact.sha256:
-            raise DigestError(
-                f"two pins of {artifact.filename} contradict each other",
-                file=str(path),
-                expected=check.expected,
-                found=check.found,
-                hint=f"the file has the pinned sha256 {check.sha256}; correct the release",
-            )
+            hint = f"the file has the pinned sha256 {check.sha256}; correct the release"
+            raise check.error(f"two pins of {artifact.filename} contradict each other", hint)
         bad = self._cache.quarantine(path, path.name[:16], check.sha256)
         self._note(artifact, f"the file in the cache had gone bad; it is kept as {bad}")
         return None
@@ -378,8 +374,7 @@ class Fetcher:
             except RetryableError as error:
                 reason = str(error)
                 if isinstance(error, RangeRefusedError):
-                    with disk_errors(partial.path):
-                        partial.discard()
+                    partial.discard()
                 asked = max(self._settings.backoff * 2**attempt, error.retry_after)
                 wait = min(self._settings.backoff_max, asked)
                 continue
@@ -388,27 +383,17 @@ class Fetcher:
                 path = self._cache.store(partial, self._cache.path_of(artifact, check.sha256))
                 self._note(artifact, f"here, {check.size} bytes, sha256 {check.sha256}")
                 return replace(check, path=path, url=url)
-            if not resumed:
-                raise self._refused(artifact, url, partial, check)
-            with disk_errors(partial.path):
+            if resumed:
                 partial.discard()
-            reason = "the pieces did not fit together"
-        raise FetchError(f"{reason} ({self._settings.attempts} attempts)")
-
-    def _refused(
-        self, artifact: Artifact, url: str, partial: Partial, check: Fetched
-    ) -> DigestError:
-        aside = self._cache.quarantine(partial.path, artifact.filename, check.sha256)
-        with disk_errors(partial.path):
+                reason = "the pieces did not fit together"
+                continue
+            aside = self._cache.quarantine(partial.path, artifact.filename, check.sha256)
             partial.discard()
-        return DigestError(
-            f"{artifact.filename} from {url} is not the pinned file",
-            file=str(aside),
-            expected=check.expected,
-            found=check.found,
-            hint="it is kept there for study and is not used; "
-            "find out who is right before you change the pin",
-        )
+            hint = "it is kept there for study and is not used; "
+            hint += "find out who is right before you change the pin"
+            message = f"{artifact.filename} from {url} is not the pinned file"
+            raise replace(check, path=aside).error(message, hint)
+        raise FetchError(f"{reason} ({self._settings.attempts} attempts)")
 
     def _download(
         self, artifact: Artifact, url: str, partial: Partial, transport: HttpsTransport
@@ -418,17 +403,22 @@ class Fetcher:
         if begun != url or not have:
             have, validator = 0, ""
         response = transport.open(url, have, validator or None)
-        most = artifact.max_size
-        if self._settings.max_size is not None:
-            most = min(most, self._settings.max_size)
-        _check_size(response, artifact, most)
+        most = min(artifact.max_size, self._settings.max_size or artifact.max_size)
+        total = response.total
+        if total is not None and (artifact.size not in (None, total) or total > most):
+            expected = f"at most {most} bytes" if total > most else f"{artifact.size} bytes"
+            what = "file is too large" if total > most else "server's file has another size"
+            raise FetchError(f"the {what}", expected=expected, found=f"{total} bytes")
         resumed = response.start == have != 0
         with disk_errors(partial.path):
             if resumed:
                 self._note(artifact, f"resumed at byte {have}")
             else:
                 partial.begin(url, response.validator)
-            _check_room(response, partial.path)
+            free = shutil.disk_usage(partial.path.parent).free
+            if (total or response.start) - response.start > free:
+                # as the disk itself would say, and before anything is fetched
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             with partial.path.open("ab") as out:
                 try:
                     self._receive(response, out, artifact.filename, most)
@@ -457,24 +447,3 @@ class Fetcher:
                     raise RetryableError(f"slower than {settings.min_rate} bytes a second")
                 mark, since_mark = now, 0
             self._progress(Event(name, done, response.total))
-
-
-def _check_size(response: Response, artifact: Artifact, most: int) -> None:
-    size = response.total
-    if size is not None and artifact.size not in (None, size):
-        raise FetchError(
-            "the server's file has another size",
-            expected=f"{artifact.size} bytes",
-            found=f"{size} bytes",
-        )
-    if size is not None and size > most:
-        raise FetchError(
-            "the file is too large", expected=f"at most {most} bytes", found=f"{size} bytes"
-        )
-
-
-def _check_room(response: Response, path: Path) -> None:
-    need = (response.total or response.start) - response.start
-    if need > shutil.disk_usage(path.parent).free:
-        # as the disk itself would say, and before anything is fetched
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
