@@ -56,7 +56,7 @@ from sgx_enclaves.release.manifest import (
 from sgx_enclaves.release.outcome import Say
 from sgx_enclaves.release.place import Place
 from sgx_enclaves.release.sandbox import remove_tree
-from sgx_enclaves.release.store import BuildStore, TreeProgress, input_key
+from sgx_enclaves.release.store import BuildStore, input_key
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, look_at_toolchain
 
 _FEW = 3
@@ -245,8 +245,7 @@ def _build_in(
         for item in inputs:
             scratch = work / f"first-{item.plan.release.name}"
             usual = Variation(item.plan.build.root, item.plan.toolchain.umask)
-            progress = TreeProgress(work / f"{scratch.name}.progress" if resumable else None)
-            builder = TreeBuilder(request, item, usual, place, scratch, into, say, progress)
+            builder = TreeBuilder(request, item, usual, place, scratch, into, say, resumable)
             tree, built = builder.build()
             trees.append(tree)
             enclaves += built
@@ -329,9 +328,7 @@ def _build_again(
     for item in inputs:
         variation = second_variation(item.plan, isolated=place.isolated, scratch=work)
         scratch = work / f"second-{item.plan.release.name}"
-        builder = TreeBuilder(
-            request, item, variation, place, scratch, second, say, TreeProgress(None)
-        )
+        builder = TreeBuilder(request, item, variation, place, scratch, second, say)
         tree, built = builder.build()
         if tree.root == item.plan.build.root:
             raise BuildError("the second build could not be made in another path", found=tree.root)

@@ -12,9 +12,10 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Optional, Union
 
@@ -25,6 +26,7 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.errors import BuildError, FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file, sha256_of, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
+from sgx_enclaves.plain import record
 from sgx_enclaves.progress import Progress, elapsed, silent
 from sgx_enclaves.release.archive import check_inside, copy_tree, lay_out, remove_prebuilt
 from sgx_enclaves.release.fetch import Fetched
@@ -41,7 +43,7 @@ from sgx_enclaves.release.manifest import (
     unstripped_name,
 )
 from sgx_enclaves.release.outcome import Say
-from sgx_enclaves.release.place import Command, Ended, Place, Tree, describe, log_tail
+from sgx_enclaves.release.place import Command, Ended, Place, describe, log_tail
 from sgx_enclaves.release.sandbox import Relocation, remove_tree
 from sgx_enclaves.release.store import TreeProgress
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, search_path
@@ -92,7 +94,7 @@ class BuildRequest:
     progress: Progress = silent
 
 
-@dataclass(frozen=True)
+@record
 class EnclavePlan:
     """One enclave to build: its name, such as `ide`, its file, such as `id_enclave`, and how."""
 
@@ -114,7 +116,7 @@ class EnclavePlan:
         return [*command, f"MITIGATION-CVE-2020-0551={mitigation}"] if mitigation else command
 
 
-@dataclass(frozen=True)
+@record
 class TreePlan:
     """One tree to build in: whose it is, how it is made, and what is built in it."""
 
@@ -124,7 +126,7 @@ class TreePlan:
     enclaves: tuple[EnclavePlan, ...]
 
 
-@dataclass(frozen=True)
+@record
 class TreeInputs:
     """What one tree is built from: its toolchain as it was seen, and the file of each source by its
     id; none for a ready-made tree.
@@ -163,7 +165,7 @@ def _overlap(one: EnclavePlan, other: EnclavePlan) -> bool:
     return paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0])
 
 
-@dataclass(frozen=True)
+@record
 class Variation:
     """How one build is done; by default, as the release describes it.
 
@@ -197,15 +199,15 @@ class TreeBuilder:
     scratch: Path
     into: Path
     say: Say
-    progress: TreeProgress
-    steps: list[StepRecord] = field(default_factory=list)
-    tree: Tree = field(init=False)
-    environment: Mapping[str, str] = field(init=False)
+    resumable: bool = False
 
     def __post_init__(self) -> None:
         self.plan = self.inputs.plan
         self._name = self.plan.release.name
         self._log_prefix = "" if self._name == self.request.release.name else f"{self._name}."
+        self.steps: list[StepRecord] = []
+        kept = self.scratch.with_name(f"{self.scratch.name}.progress")
+        self.progress = TreeProgress(kept if self.resumable else None)
 
     def build(self) -> tuple[TreeRecord, list[EnclaveRecord]]:
         """Lay the tree out, patch, prepare, make; one record for each enclave, in order."""
@@ -214,15 +216,15 @@ class TreeBuilder:
             remove_tree(self.scratch)
         tree = self.tree = self.place.open(self.scratch, self.variation.root)
         # until all is built a later run may resume
-        keep = self.progress.kept
+        keep = self.resumable
         try:
             if not tree.fixed:
                 taken = "is taken" if os.path.lexists(self.variation.root) else "cannot be made"
                 self.say(f"warning: {self.variation.root} {taken}, so the tree is in {tree.root}")
             self.relocate = Relocation(self.plan.build.root, tree.root)
             toolchain, kind, tools = self.plan.toolchain, self.request.toolchain, self.request.tools
-            path = search_path(toolchain, kind, tools)
-            usual = step_environment(toolchain, path, tree.home, self.variation.environment)
+            path, other = search_path(toolchain, kind, tools), self.variation.environment
+            usual = step_environment(toolchain, path, tree.home, other)
             self.environment = {name: self.relocate(value) for name, value in usual.items()}
             sources = self._lay_out()
             enclaves = self._run()
@@ -248,16 +250,10 @@ class TreeBuilder:
     def _lay_out(self) -> tuple[SourceRecord, ...]:
         """Lay the sources out, unless an earlier run did; what lies there."""
         tree, source_dir, build = self.tree.path, self.request.source_dir, self.plan.build
+        files = self.inputs.archives
         sources = tuple(
-            SourceRecord(
-                source.id,
-                source.place,
-                source.artifact.filename,
-                self.inputs.archives[source.id].sha256,
-                self.inputs.archives[source.id].pinned,
-                self.inputs.archives[source.id].contents_sha256,
-            )
-            for source in (build.sources if source_dir is None else ())
+            SourceRecord(s.id, s.place, s.artifact.filename, f.sha256, f.pinned, f.contents_sha256)
+            for s, f in ((s, files[s.id]) for s in build.sources if source_dir is None)
         )
         if self.progress.resumed:
             count = len(self.progress.steps)
@@ -288,16 +284,15 @@ class TreeBuilder:
         self.steps.sort(key=lambda step: order.get(step.id, -1))
         return [records[enclave.name] for enclave in self.plan.enclaves]
 
-    def _make_all(self, configs: Configs) -> list[EnclaveRecord]:
+    def _make_all(self, configs: Configs) -> Iterator[EnclaveRecord]:
         def make(group: Sequence[EnclavePlan]) -> list[EnclaveRecord]:
             return [self._make(item, configs[item.name]) for item in group]
 
         groups = independent(self.plan.enclaves)
-        if self.request.jobs <= 1:
-            # without a thread, since not every place may be used from another one
-            return [record for group in groups for record in make(group)]
         with ThreadPoolExecutor(self.request.jobs) as pool:
-            return [record for group in pool.map(make, groups) for record in group]
+            # without a thread for one job, since not every place may be used from another one
+            made = (pool.map if self.request.jobs > 1 else map)(make, groups)
+            yield from chain.from_iterable(made)
 
     def _patch(self) -> Optional[StepRecord]:
         """Apply the patches, but for those that a ready-made tree has; the one that failed."""
@@ -366,15 +361,12 @@ class TreeBuilder:
         except SgxEnclavesError as error:
             return self._failed(enclave, f"{name} gave no unsigned enclave: {error}; {step.log}")
         try:
-            return EnclaveRecord(
-                enclave.name,
-                enclave.file,
-                self._name,
+            files = (
                 self._keep(unsigned_name(enclave.file), unsigned, _UNSIGNED_MODE),
                 self._keep(config_name(enclave.file), config, 0o644),
-                None,
-                self._keep_unstripped(enclave),
             )
+            unstripped = self._keep_unstripped(enclave)
+            return EnclaveRecord(enclave.name, enclave.file, self._name, *files, None, unstripped)
         except InputError as error:
             return self._failed(enclave, f"cannot be kept: {error}")
 
@@ -405,12 +397,7 @@ class TreeBuilder:
         )
 
     def _step(
-        self,
-        name: str,
-        argv: Sequence[str],
-        place: str,
-        timeout: float,
-        enclave: Optional[str] = None,
+        self, name: str, argv: Sequence[str], place: str, timeout: float, enclave: str = ""
     ) -> StepRecord:
         """Run a command in the tree, unless an earlier run has finished it."""
         earlier = self.progress.resume(name, self.into)
@@ -423,15 +410,14 @@ class TreeBuilder:
         self.say(f"{name}: {_shortened(' '.join(argv))}; log: {self.into / log}")
         with elapsed(self.request.progress, name):
             ended = self.tree.run(self._command(argv, place, timeout), self.into / log)
-        outcome = StepOutcome.OK if ended.status == 0 else StepOutcome.FAILED
-        if ended.timed_out:
-            outcome = StepOutcome.TIMED_OUT
+        bad = StepOutcome.TIMED_OUT if ended.timed_out else StepOutcome.FAILED
+        outcome = StepOutcome.OK if ended.status == 0 else bad
         message = None if outcome is StepOutcome.OK else self._problem(ended, timeout)
         if message is not None:
             self.say(f"{name} {message}; its log ends with:")
             for line in log_tail(self.into / log):
                 self.say(f"    {line}")
-        record = StepRecord(name, enclave, outcome, ended.milliseconds, log, message)
+        record = StepRecord(name, enclave or None, outcome, ended.milliseconds, log, message)
         self.steps.append(record)
         if outcome is StepOutcome.OK:
             self.progress.add(record, self.into)

@@ -151,11 +151,6 @@ class TreeProgress:
         self.steps, self.configs = {step.id: step for step in steps}, configs
         self.resumed = True
 
-    @property
-    def kept(self) -> bool:
-        """Whether a later run can resume."""
-        return self._folder is not None
-
     def resume(self, step: str, into: Path) -> Optional[StepRecord]:
         """The record of a step that an earlier run finished, its log brought into `into`."""
         record = self.steps.get(step)

@@ -13,20 +13,20 @@ import json
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from sgx_enclaves.catalogue.records import Toolchain
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import BuildError, InputError
 from sgx_enclaves.files import sha256_of
-from sgx_enclaves.plain import as_plain
+from sgx_enclaves.plain import as_plain, record
 from sgx_enclaves.release.place import STANDARD_PATH, BuildrootLock, LockedPackage, Place
 
 _NUMBER = r"(\d+(?:\.\d+)+[a-z]?)"
+Parse = Callable[[str], Optional[str]]
 
 
-def _first_match(pattern: str) -> Callable[[str], Optional[str]]:
+def _first_match(pattern: str) -> Parse:
     compiled = re.compile(pattern, re.MULTILINE)
 
     def parse(text: str) -> Optional[str]:
@@ -42,64 +42,49 @@ def _kernel_version(text: str) -> Optional[str]:
     if match is None:
         return None
     code = int(match[1])
-    parts = [code >> 16, code >> 8 & 0xFF, code & 0xFF]
-    return ".".join(str(part) for part in (parts if parts[2] else parts[:2]))
+    return f"{code >> 16}.{code >> 8 & 0xFF}.{code & 0xFF}".removesuffix(".0")
 
 
 def _gmp_version(text: str) -> Optional[str]:
     """From the three macros of `gmp.h`."""
-    macros = dict(
-        re.findall(r"^#define __GNU_MP_(VERSION\w*)[ \t]+(\d{1,9})\s*$", text, re.MULTILINE)
-    )
+    found = re.findall(r"^#define __GNU_MP_(VERSION\w*)[ \t]+(\d{1,9})\s*$", text, re.MULTILINE)
+    macros = dict(found)
     parts = [macros.get(f"VERSION{suffix}") for suffix in ("", "_MINOR", "_PATCHLEVEL")]
-    return None if None in parts else ".".join(str(part) for part in parts)
+    return None if None in parts else ".".join(map(str, parts))
 
 
-@dataclass(frozen=True)
-class VersionProbe:
-    """How to learn a tool's version: from a program's output, or from a header's text."""
-
-    command: tuple[str, ...]
-    parse: Callable[[str], Optional[str]]
-    header: str = ""
-
-
-def _says(command: str, pattern: str) -> VersionProbe:
-    return VersionProbe(tuple(command.split()), _first_match(pattern))
-
-
-def _gnu(command: str, name: str) -> VersionProbe:
+def _gnu(command: str, name: str) -> tuple[str, Parse]:
     """NAME (PACKAGE) VERSION, the GNU standards' form; a distribution may put its own version
     between the brackets.
     """
-    return _says(f"{command} --version", rf"^{name} \([^)\n]*\) {_NUMBER}")
+    return f"{command} --version", _first_match(rf"^{name} \([^)\n]*\) {_NUMBER}")
 
 
-PROBES: Mapping[str, VersionProbe] = {
+# How to learn a tool's version: a command whose output has it, or the path of a header.
+PROBES: Mapping[str, tuple[str, Parse]] = {
     "autoconf": _gnu("autoconf", "autoconf"),
     "automake": _gnu("automake", "automake"),
     # Fedora leaves the brackets out
-    "binutils": _says("ld --version", rf"^GNU ld (?:\([^)\n]*\)|version) {_NUMBER}"),
+    "binutils": ("ld --version", _first_match(rf"^GNU ld (?:\([^)\n]*\)|version) {_NUMBER}")),
     "bison": _gnu("bison", "bison"),
-    "cmake": _says("cmake --version", rf"^cmake version {_NUMBER}"),
-    "file": _says("file --version", rf"^file-{_NUMBER}"),
-    "flex": _says("flex --version", rf"^flex {_NUMBER}"),
+    "cmake": ("cmake --version", _first_match(rf"^cmake version {_NUMBER}")),
+    "file": ("file --version", _first_match(rf"^file-{_NUMBER}")),
+    "flex": ("flex --version", _first_match(rf"^flex {_NUMBER}")),
     "gcc": _gnu("gcc", r"\S*gcc\S*"),
     "glibc": _gnu("ldd", "ldd"),
-    "gmp-dev": VersionProbe((), _gmp_version, "/usr/include/gmp.h"),
+    "gmp-dev": ("/usr/include/gmp.h", _gmp_version),
     "gnum4": _gnu("m4", "m4"),
-    "gnumake": _says("make --version", rf"^GNU Make {_NUMBER}"),
+    "gnumake": ("make --version", _first_match(rf"^GNU Make {_NUMBER}")),
     "libtool": _gnu("libtool", "libtool"),
-    "linux-headers": VersionProbe((), _kernel_version, "/usr/include/linux/version.h"),
-    "nasm": _says("nasm -v", rf"^NASM version {_NUMBER}"),
-    "ocaml": _says("ocaml -version", rf"version {_NUMBER}"),
-    "ocamlbuild": _says("ocamlbuild -version", rf"^ocamlbuild {_NUMBER}"),
-    "openssl": _says("openssl version", rf"^OpenSSL {_NUMBER}"),
-    "openssl-dev": VersionProbe(
-        (),
-        # one line before OpenSSL 3, a macro of its own since
-        _first_match(rf'OPENSSL_VERSION_(?:TEXT\s+"OpenSSL |STR\s+"){_NUMBER}'),
+    "linux-headers": ("/usr/include/linux/version.h", _kernel_version),
+    "nasm": ("nasm -v", _first_match(rf"^NASM version {_NUMBER}")),
+    "ocaml": ("ocaml -version", _first_match(rf"version {_NUMBER}")),
+    "ocamlbuild": ("ocamlbuild -version", _first_match(rf"^ocamlbuild {_NUMBER}")),
+    "openssl": ("openssl version", _first_match(rf"^OpenSSL {_NUMBER}")),
+    # one line before OpenSSL 3, a macro of its own since
+    "openssl-dev": (
         "/usr/include/openssl/opensslv.h",
+        _first_match(rf'OPENSSL_VERSION_(?:TEXT\s+"OpenSSL |STR\s+"){_NUMBER}'),
     ),
     "texinfo": _gnu("makeinfo", r"\S*(?:makeinfo|texi2any)"),
 }
@@ -143,7 +128,7 @@ _LOADER = "interpreter"
 _WRITERS = frozenset(("gcc", "binutils", "nasm", "interpreter"))
 
 
-@dataclass(frozen=True)
+@record
 class FoundTool:
     """One tool that was looked for: what it says of itself, if it does, and, if it is there, the
     file, links followed, as seen from inside the root.
@@ -155,7 +140,7 @@ class FoundTool:
     sha256: Optional[str]
 
 
-@dataclass(frozen=True)
+@record
 class FoundPackage:
     """One RPM: its NEVRA, its SIGMD5 and the digest of its payload."""
 
@@ -164,7 +149,7 @@ class FoundPackage:
     payload_sha256: Optional[str]
 
 
-@dataclass(frozen=True)
+@record
 class ToolchainRecord:
     """What was there: kept beside a build, so that it can be compared later.
 
@@ -200,7 +185,7 @@ class PartState(enum.Enum):
     UNSEEN = "unseen"
 
 
-@dataclass(frozen=True)
+@record
 class Part:
     """One part of the comparison, named by the tool, `interpreter`, or a NEVRA."""
 
@@ -224,7 +209,7 @@ def all_match(parts: Sequence[Part]) -> bool:
     return bool(parts) and all(part.state in GOOD_PARTS for part in parts)
 
 
-@dataclass(frozen=True)
+@record
 class ToolchainUse:
     """The toolchain of a tree: which kind was asked for, what was there, and how that stands to the
     designated one, whose name this is.
@@ -353,25 +338,19 @@ def look_at(names: Sequence[str], path: str, place: Place) -> ToolchainRecord:
     """
     folders = [folder for folder in path.split(":") if folder]
     probes = {name: PROBES[name] for name in names if name in PROBES}
-    seen = _find(
-        {
-            name: [f"{folder}/{probe.command[0]}" for folder in folders]
-            if probe.command
-            else [probe.header]
-            for name, probe in probes.items()
-        },
-        place,
-    )
+    wanted = {}
+    for name, (asked, _parse) in probes.items():
+        program = asked.split()[0]
+        inside = [f"{folder}/{program}" for folder in folders]
+        wanted[name] = [program] if program.startswith("/") else inside
+    seen = _find(wanted, place)
     plain = ["env", "LC_ALL=C", "LANGUAGE=C", "TZ=UTC"]
     commands = [[*plain, "sh", "-c", _LINK, "sh", path]]
-    for name, (asked, _real, _sha256) in seen.items():
-        arguments = probes[name].command[1:]
-        header = ["head", "-c", str(_MAX_HEADER), "--", asked]
-        commands.append(
-            [*plain, f"PATH={path}", asked, *arguments]
-            if probes[name].command
-            else [*plain, *header]
-        )
+    for name, (there, _real, _sha256) in seen.items():
+        asked = probes[name][0]
+        read = ["head", "-c", str(_MAX_HEADER), "--", there]
+        ask = [f"PATH={path}", there, *asked.split()[1:]]
+        commands.append([*plain, *(read if asked.startswith("/") else ask)])
     behind = _BEHIND_GCC if "gcc" in seen else ()
     commands += [
         [*plain, f"PATH={path}", seen["gcc"][0], f"-print-prog-name={name}"] for name in behind
@@ -379,7 +358,7 @@ def look_at(names: Sequence[str], path: str, place: Place) -> ToolchainRecord:
     link, *answers = [output.text for output in place.ask(commands, _TIMEOUT)]
     texts = dict(zip([*seen, *(f"-{name}" for name in behind)], answers))
     tools = [
-        FoundTool(name, probes[name].parse(texts[name]), *seen[name][1:])
+        FoundTool(name, probes[name][1](texts[name]), *seen[name][1:])
         if name in seen
         else FoundTool(name, None, None, None)
         for name in names
