@@ -124,42 +124,21 @@ def _words(error: BaseException) -> str:
 
 def _build(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Build a release's enclaves and compare them with the vendor's."""
-    return _verification(goptions, session, given, None, given.build_tag)
+    return _verification(goptions, session, given, None)
 
 
 def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Verify a build's signed enclaves, and keep a record."""
-    tag = given.build_tag
-    if tag is None:
-        info = session.getBuild(given.build, strict=True)
-        tag = _build_tag_of_task(session, info.get("task_id"), info["nvr"])
-    return _verification(goptions, session, given, given.build, tag)
+    return _verification(goptions, session, given, given.build)
 
 
 def _verify_task(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """Verify the packages of a build task, as of a scratch build; nothing is recorded."""
-    tag = given.build_tag or _build_tag_of_task(session, given.task, f"task {given.task}")
-    return _verification(goptions, session, given, None, tag, task_id=given.task)
-
-
-def _build_tag_of_task(session: Any, task_id: Optional[int], what: str) -> str:
-    task = task_id and session.getTaskInfo(task_id, request=True)
-    request = task["request"] if task and task["method"] == "build" else []
-    target = session.getBuildTarget(request[1]) if len(request) > 1 and request[1] else None
-    if target is None:
-        raise koji.GenericError(
-            f"it is not known in which tag {what} was built: name one with --build-tag"
-        )
-    return str(target["build_tag_name"])
+    return _verification(goptions, session, given, None, task_id=given.task)
 
 
 def _verification(
-    goptions: Any,
-    session: Any,
-    given: argparse.Namespace,
-    build: Any,
-    tag: str,
-    **more: Any,
+    goptions: Any, session: Any, given: argparse.Namespace, build: Any, **more: Any
 ) -> int:
     asked = {name: getattr(given, name) for name in _OPTIONS}
     opts = {name: value for name, value in {**asked, **more}.items() if value}
@@ -168,7 +147,7 @@ def _verification(
     how = {"priority": _LATER} if given.background else {}
     if given.channel:
         how["channel"] = given.channel
-    task = session.sgxEnclaves(given.release, tag, build, opts, **how)
+    task = session.sgxEnclaves(given.release, given.build_tag, build, opts, **how)
     if given.nowait:
         place = f"{goptions.weburl}/taskinfo?taskID={task}"
         text = f"Created task: {task}\nTask info: {place}\n"
@@ -324,8 +303,9 @@ def _width() -> int:
 _VERDICT = "0 identical, 1 differs, 2 unverifiable, or it could not be done"
 _DONE = "0, or 2 if it could not be asked"
 _BUILD = "build:BUILD  NVR or id"
-_BUILD_TAG = "\n--build-tag TAG  with the designated toolchain; by default the one it was built in"
 _TASK = """
+--build-tag TAG  whose repo to build in; by default the hub's [tasks] build_tags, if that names
+  just one tag, else the one that the build or task was built in
 --enclave NAME*  only this one; may be repeated
 --unsigned-build BUILD  take the unsigned enclaves from this build
 --repo-id N  build in this repo, not the tag's newest
@@ -343,15 +323,13 @@ _VERBS: dict[str, tuple[_Connect, _Run, str, str]] = {
         activate_session,
         _build,
         _VERDICT,
-        "release:RELEASE  name in the builders' catalogue, or the URL of its file\n"
-        f"--build-tag TAG!  whose repo to build in{_TASK}",
+        f"release:RELEASE  name in the builders' catalogue, or the URL of its file\n{_TASK[1:]}",
     ),
     "verify": (
         activate_session,
         _verify,
         _VERDICT,
-        f"{_BUILD}\n--release RELEASE  by default the one that the build's files belong to"
-        f"{_BUILD_TAG}{_TASK}",
+        f"{_BUILD}\n--release RELEASE  by default the one that the build's files belong to{_TASK}",
     ),
     "verify-task": (
         activate_session,
@@ -359,7 +337,7 @@ _VERBS: dict[str, tuple[_Connect, _Run, str, str]] = {
         _VERDICT,
         "task:N  id of a build task that has ended well\n"
         "--release RELEASE  by default the one that the packages' files belong to"
-        f"{_BUILD_TAG}{_TASK}",
+        f"{_TASK}",
     ),
     "result": (ensure_connection, _result, _VERDICT, "task:N  id of a task that has ended"),
     "show": (ensure_connection, _show_record, _VERDICT, _BUILD),

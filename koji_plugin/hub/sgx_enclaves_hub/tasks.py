@@ -16,7 +16,15 @@ import koji
 import koji.tasks
 from koji.context import context
 from koji.plugin import callback, export, ignore_error
-from kojihub import Task, get_build, get_tag, make_task, policy_data_from_task, repo_info
+from kojihub import (
+    Task,
+    get_build,
+    get_build_target,
+    get_tag,
+    make_task,
+    policy_data_from_task,
+    repo_info,
+)
 from kojihub.db import QueryProcessor, Savepoint
 
 from sgx_enclaves.errors import SgxEnclavesError
@@ -47,7 +55,7 @@ koji.tasks.LEGACY_SIGNATURES.update(SIGNATURES)
 @export
 def sgxEnclaves(
     release: Optional[str],
-    build_tag: Any,
+    build_tag: Any = None,
     build: Any = None,
     opts: Optional[dict[str, Any]] = None,
     priority: Optional[int] = None,
@@ -59,7 +67,9 @@ def sgxEnclaves(
 
     :param release: a release of the builders' catalogue, or the URL of a file that
                     describes one; None: find it from what the build provides
-    :param build_tag: name or id of the tag whose repo makes the buildroots
+    :param build_tag: name or id of the tag whose repo makes the buildroots; None: the one of
+                      [tasks] build_tags, if there is just one, else the one that the build
+                      or task was built in
     :param build: NVR or id of the build with the signed enclaves, for which a
                   record is kept; None: verify the release only
     :param opts: 'unsigned_build': NVR or id of a build with the unsigned enclaves,
@@ -74,8 +84,8 @@ def sgxEnclaves(
     session.assertPerm(PERMISSION)
     with koji_errors():
         release = optional_text(release, "release")
-        tag = get_tag(argument(build_tag, "build_tag", name_or_id), strict=True)
-        named = None if build is None else lasting_name(complete_build(build, "build"))
+        found = None if build is None else complete_build(build, "build")
+        named = lasting_name(found) if found else None
         opts = checked(opts, OPTIONS)
         if "task_id" in opts:
             _require_build_task(opts["task_id"], named)
@@ -83,6 +93,9 @@ def sgxEnclaves(
             raise koji.ParameterError(
                 "Name a release, a build, or both: there is nothing to verify"
             )
+        if build_tag is None:
+            build_tag = _default_tag(found["task_id"] if found else opts.get("task_id"))
+        tag = get_tag(argument(build_tag, "build_tag", name_or_id), strict=True)
         if "repo_id" in opts:
             _require_repo(opts["repo_id"], tag)
         if "unsigned_build" in opts:
@@ -129,6 +142,21 @@ def distrust(tag: Mapping[str, Any]) -> Optional[str]:
     if former_names(tag["id"]) - {tag["name"]}:
         return "it had another name before"
     return "it was deleted and made again" if was_deleted(tag["id"]) else None
+
+
+def _default_tag(task_id: Optional[int]) -> str:
+    """The only trusted tag, else the build tag of a build task's target."""
+    trusted = settings().build_tags
+    if len(trusted) == 1:
+        return trusted[0][0]
+    target = policy_data_from_task(task_id).get("target") if task_id else None
+    found = get_build_target(target) if target else None
+    if found is None:
+        raise koji.GenericError(
+            "there is no build tag by default: [tasks] build_tags of the hub names "
+            f"{len(trusted)}, and no target of this build is known; name one with --build-tag"
+        )
+    return str(found["build_tag_name"])
 
 
 def _require_build_task(task_id: int, build: Any) -> None:

@@ -17,7 +17,6 @@ from koji_cli.commands import _parseTaskParams
 
 from tests.support.records import record
 from tests.unit.koji.cli.recording import (
-    BUILD,
     MRENCLAVE,
     TASK,
     RecordingSession,
@@ -108,35 +107,11 @@ def test_what_is_not_asked_for_is_left_to_the_hub(plugin: Any) -> None:
     assert session.asked("sgxEnclaves") == [(("demo-1", "b", None, {}), {})]
 
 
-def test_the_build_tag_is_the_one_the_build_was_built_in(plugin: Any) -> None:
-    session = RecordingSession(
-        {
-            "sgxEnclaves": TASK,
-            "getBuild": BUILD,
-            "getTaskInfo": lambda number: (
-                task("build", "CLOSED", ["cli-build/x.src.rpm", "demo"]) if number == 40 else CLOSED
-            ),
-            "getBuildTarget": {"build_tag_name": "demo-build"},
-            "getTaskResult": result(),
-        }
-    )
-    assert run(plugin, session, "verify", "x-1-1") == 0
-    assert session.asked("sgxEnclaves")[0][0] == (None, "demo-build", "x-1-1", {})
-    assert session.asked("getBuildTarget") == [(("demo",), {})]
-
-
-@pytest.mark.parametrize(
-    "build", [{**BUILD, "task_id": None}, {**BUILD, "task_id": 40}], ids=["imported", "no target"]
-)
-def test_a_build_whose_tag_nobody_knows_needs_one_named(
-    plugin: Any, build: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    session = RecordingSession(
-        {"getBuild": build, "getTaskInfo": task("build", "CLOSED", ["x"]), "sgxEnclaves": TASK}
-    )
-    assert run(plugin, session, "verify", "x-1-1") == 2
-    assert "--build-tag" in capsys.readouterr().err
-    assert session.asked("sgxEnclaves") == []
+@pytest.mark.parametrize("words", [("verify", "x-1-1"), ("verify-task", "77"), ("build", "demo-1")])
+def test_the_build_tag_by_default_is_the_hubs_to_say(plugin: Any, words: tuple[str, str]) -> None:
+    session = ended()
+    run(plugin, session, *words)
+    assert session.asked("sgxEnclaves")[0][0][1] is None
 
 
 def test_nowait_says_where_to_look_and_asks_no_more(
@@ -296,7 +271,7 @@ def test_the_gate_answers_by_its_exit_status(
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["verify"], ["build", "demo-1"], ["list", "--verdict", "fine"], ["no-such-verb"]]
+    "words", [[], ["verify"], ["build"], ["list", "--verdict", "fine"], ["no-such-verb"]]
 )
 def test_wrong_arguments_end_with_2(
     plugin: Any, capsys: pytest.CaptureFixture[str], words: list[str]
@@ -355,6 +330,8 @@ def test_help_explains_itself(plugin: Any, capsys: pytest.CaptureFixture[str]) -
             run(plugin, RecordingSession({}), *words)
         assert stopped.value.code == 0
     out = capsys.readouterr().out
+    default = "by default the hub's [tasks] build_tags, if that names just one tag, else the one"
+    assert default in " ".join(out.split())
     assert "permission sgx-enclaves" in out
     assert "exit status: 0 identical, 1 differs" in out
     assert "exit status: 0 allowed, 1 denied" in out
@@ -463,16 +440,9 @@ def test_a_set_up_is_checked(plugin: Any, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_scratch_build_is_verified_by_its_task(plugin: Any) -> None:
-    scratch = task("build", "CLOSED", ["cli-build/x.src.rpm", "demo"])
-    answers = {
-        "sgxEnclaves": TASK,
-        "getTaskInfo": lambda number: scratch if number == 77 else CLOSED,
-        "getBuildTarget": {"build_tag_name": "demo-build"},
-        "getTaskResult": result(build="task 77", record=None),
-    }
-    session = RecordingSession(answers)
+    session = ended(build="task 77", record=None)
     assert run(plugin, session, "verify-task", "77") == 0
-    assert session.asked("sgxEnclaves")[0][0] == (None, "demo-build", None, {"task_id": 77})
+    assert session.asked("sgxEnclaves")[0][0] == (None, None, None, {"task_id": 77})
 
 
 def test_export_prints_a_record_as_statements(

@@ -254,6 +254,9 @@ class FakeHub:
     def policy_data_from_task(self, task_id: int) -> dict[str, Any]:
         return {"target": self.targets.get(task_id)}
 
+    def get_build_target(self, name: str) -> Optional[dict[str, Any]]:
+        return {"build_tag_name": f"{name}-build"} if name != "gone" else None
+
     def make_task(self, method: str, arguments: Sequence[Any], **options: Any) -> int:
         self.made.append((method, list(arguments), options))
         return TASK + len(self.made)

@@ -87,7 +87,7 @@ def test_only_admins_jump_the_queue(ready: FakeHub) -> None:
         (("x\n", 4), {}, "Invalid value for release"),
         ((5, 4), {}, "Invalid value for release"),
         (("r", "none"), {}, "No such tagInfo"),
-        (("r", None), {}, "Invalid value for build_tag"),
+        (("r", None), {}, "[tasks] build_tags of the hub names 0, and no target of this build"),
         (("r", 0), {}, "Invalid value for build_tag"),
         (("r", 4.0), {}, "Invalid value for build_tag"),
         (("r", {"name": "f42-build"}), {}, "Invalid value for build_tag"),
@@ -165,6 +165,33 @@ def test_the_hub_says_whether_the_tag_is_allowed(ready: FakeHub, conf: Path) -> 
     for number in (4, 5):
         with pytest.raises(koji.ParameterError, match="Unknown opts: 'tag_allowed'"):
             sgxEnclaves("r", number, None, {"tag_allowed": True})
+
+
+@pytest.mark.parametrize(
+    ("trusted", "chosen"),
+    [("", "demo-build"), ("other:9 f42-build:4", "demo-build"), ("f42-build:4", "f42-build")],
+    ids=["none", "two", "one"],
+)
+def test_the_build_tag_by_default(ready: FakeHub, conf: Path, trusted: str, chosen: str) -> None:
+    """The hub's only trusted one, else that of the target of the build or task."""
+    conf.write_text(f"[tasks]\nbuild_tags = {trusted}\n")
+    ready.add_tag(5, "demo-build")
+    ready.targets = {90: "demo", 60: "demo"}
+    ready.requests[60], ready.results = ("build", []), {60: {}}
+    sgxEnclaves("r", None, 7)
+    sgxEnclaves(None, None, None, {"task_id": 60})
+    assert [arguments[1] for _, arguments, _ in ready.made] == [chosen] * 2
+    allowed = "tag_allowed" in ready.made[0][1][3]
+    assert allowed == (chosen == "f42-build")
+
+
+def test_a_build_of_no_known_target_needs_a_build_tag(ready: FakeHub) -> None:
+    ready.targets = {91: "gone"}
+    for number, task in ((8, None), (9, 90), (10, 91)):
+        ready.add_build(number, f"y{number}", task_id=task)
+        with pytest.raises(koji.GenericError, match="name one with --build-tag"):
+            sgxEnclaves("r", None, number)
+    assert ready.made == []
 
 
 @pytest.mark.parametrize(
