@@ -9,12 +9,19 @@ from pathlib import Path
 import pytest
 
 from tests.integration.release.building import SmallRelease
+from tests.support.machine import toolchain_asked_once
 from tests.vendor_server import Authority, VendorServer, vendor_server
 
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _toolchain_asked_once() -> Iterator[None]:
+    with toolchain_asked_once():
+        yield
 
 
 @pytest.fixture

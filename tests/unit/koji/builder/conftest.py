@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.enclaves.compiled import build_enclaves, have_toolchain
+from tests.support.machine import toolchain_asked_once
 from tests.support.once import made_once
 from tests.unit.koji.builder.buildroots import FakeBuildRoot
 from tests.unit.koji.builder.world import Vendor, World, make_vendor, new_hub
@@ -24,6 +25,12 @@ def vendor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vendor]:
     built = made_once(tmp_path_factory, "koji-builder-enclaves", build_enclaves)
     with make_vendor(tmp_path_factory.mktemp("vendor"), built) as made:
         yield made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _toolchain_asked_once() -> Iterator[None]:
+    with toolchain_asked_once():
+        yield
 
 
 @pytest.fixture
