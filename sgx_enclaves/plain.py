@@ -191,61 +191,13 @@ def as_plain(value: object) -> Any:
     return plain
 
 
-def from_plain(cls: type[T], data: object, *, file: str, error: type[SgxEnclavesError]) -> T:
-    """A record of plain data; the inverse of `as_plain`.
+def from_plain(cls: type[T], data: object) -> T:
+    """A record of plain data that fit its schema; the inverse of `as_plain`.
 
-    Args:
-        cls: the record's class. Its fields may be texts, numbers, booleans, bytes, enumerations,
-            records, `Optional` of those, tuples, lists and mappings of those.
-
-    Raises:
-        SgxEnclavesError: as `error`: a key is missing, unknown, or its value does not fit.
+    Fields of `cls` may be texts, numbers, booleans, bytes, enumerations, records, `Optional` of
+    those, tuples, lists and mappings of those. Other data give a TypeError, ValueError or KeyError.
     """
-    return typing.cast(T, _made(cls, data, _Place(file, error, "")))
-
-
-class _Place:
-    """Where plain data stand, and what to raise when they are wrong."""
-
-    def __init__(self, file: str, error: type[SgxEnclavesError], path: str) -> None:
-        self.file, self.error, self.path = file, error, path
-
-    def below(self, key: Union[str, int]) -> _Place:
-        inner = f"[{key}]" if isinstance(key, int) else f".{key}" if self.path else key
-        return _Place(self.file, self.error, f"{self.path}{inner}")
-
-    def refuse(self, expected: str, found: object) -> NoReturn:
-        raise self.error(
-            f"{self.path or 'the content'} does not fit",
-            file=self.file,
-            expected=expected,
-            found=_excerpt(found),
-        )
-
-
-def _made(kind: Any, data: object, place: _Place) -> object:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Union:
-        if data is None and type(None) in arguments:
-            return None
-        return _made(next(a for a in arguments if a is not type(None)), data, place)
-    if origin in (tuple, list):
-        if not isinstance(data, (list, tuple)):
-            place.refuse("a list", data)
-        items = (_made(arguments[0], x, place.below(i)) for i, x in enumerate(data))
-        return origin(items)
-    if origin is not None and issubclass(origin, Mapping):
-        return {
-            str(key): _made(arguments[1], item, place.below(str(key)))
-            for key, item in _mapping(data, place).items()
-        }
-    if dataclasses.is_dataclass(kind):
-        return _made_record(kind, _mapping(data, place), place)
-    return _made_value(kind, data, place)
-
-
-def _mapping(data: object, place: _Place) -> Mapping[object, object]:
-    return data if isinstance(data, Mapping) else place.refuse("a mapping", data)
+    return typing.cast(T, _made(cls, data))
 
 
 @functools.cache
@@ -253,39 +205,20 @@ def _types(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _made_record(cls: Any, data: Mapping[object, object], place: _Place) -> object:
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    for key in data:
-        if key not in fields:
-            place.refuse(f"one of {', '.join(fields)}", key)
-    values = {}
-    for name, field in fields.items():
-        if name in data:
-            values[name] = _made(_types(cls)[name], data[name], place.below(name))
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            place.below(name).refuse("a value", "nothing")
-    return cls(**values)
-
-
-def _made_value(kind: Any, data: object, place: _Place) -> object:
-    if kind is Any or kind is object:
+def _made(kind: Any, data: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if data is None or kind in (Any, object):
         return data
-    if issubclass(kind, enum.Enum):
-        try:
-            return kind(data)
-        except ValueError:
-            place.refuse(f"one of {', '.join(str(m.value) for m in kind)}", data)
-    if kind is bytes and isinstance(data, str):
-        try:
-            return bytes.fromhex(data)
-        except ValueError:
-            place.refuse("hexadecimal digits", data)
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    # Python's true is an int.
-    if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
-        place.refuse(f"a value of the type {kind.__name__}", data)
-    return data
+    if origin is Union:
+        return _made(next(a for a in arguments if a is not type(None)), data)
+    if origin in (tuple, list):
+        return origin(_made(arguments[0], item) for item in data)
+    if origin is not None:
+        return {key: _made(arguments[1], item) for key, item in data.items()}
+    if hasattr(kind, "__dataclass_fields__"):
+        types = _types(kind)
+        return kind(**{name: _made(types[name], item) for name, item in data.items()})
+    return bytes.fromhex(data) if kind is bytes else kind(data)
 
 
 @functools.cache
@@ -329,17 +262,24 @@ def _resolved(part: Any, schema: Mapping[str, Any]) -> Any:
 
 
 def _refuse_mistake(mistake: Any, file: str, error: type[SgxEnclavesError]) -> NoReturn:
-    place = _Place(file, error, "")
-    for key in mistake.absolute_path:
-        place = place.below(key)
+    path = list(mistake.absolute_path)
     rule, value, found = mistake.validator, mistake.validator_value, mistake.instance
     if rule == "required":
-        missing = next(key for key in value if key not in found)
-        place.below(missing).refuse("a value", "nothing")
-    if rule == "additionalProperties" and isinstance(found, Mapping):
+        path.append(next(key for key in value if key not in found))
+        expected, found = "a value", "nothing"
+    elif rule == "additionalProperties" and isinstance(found, Mapping):
         known = mistake.schema.get("properties", {})
-        place.refuse(f"one of {', '.join(known)}", next(key for key in found if key not in known))
-    place.refuse(_expectation(mistake.schema, rule, value), found)
+        found = next(key for key in found if key not in known)
+        expected = f"one of {', '.join(known)}"
+    else:
+        expected = _expectation(mistake.schema, rule, value)
+    place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
+    raise error(
+        f"{place or 'the content'} does not fit",
+        file=file,
+        expected=expected,
+        found=_excerpt(found),
+    )
 
 
 def _expectation(schema: Mapping[str, Any], rule: str, value: object) -> str:

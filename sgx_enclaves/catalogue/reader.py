@@ -99,7 +99,7 @@ def release_form(parsed: Mapping[str, Any], file: str) -> Release:
     _check_lines(parsed, "", file)
     made = {**_as_records(parsed), "file": file}
     del made["schema"]
-    return from_plain(Release, made, file=file, error=CatalogueError)
+    return from_plain(Release, made)
 
 
 def _refuse(file: str, message: str, found: Optional[object] = None) -> NoReturn:

@@ -9,19 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, TextIO
 
+from sgx_enclaves.cli import output
 from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy, today
 from sgx_enclaves.cli.declare import verb
-from sgx_enclaves.cli.output import (
-    check_open,
-    flush,
-    is_verbose,
-    message,
-    open_page,
-    out_json,
-    out_report,
-    progress,
-    width,
-)
 from sgx_enclaves.enclave.compare import compare as compare_files
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
 from sgx_enclaves.enclave.verdict import Verdict
@@ -60,7 +50,7 @@ def compare(args: argparse.Namespace) -> int:
 
     Exit status 0, 1, 2 in this order.
     """
-    check_open(args, "report")
+    output.check_open(args, "report")
     check_report(args)
     built = read_file(args.built, DEFAULT_LIMITS.file_size)
     signed = read_file(args.signed, DEFAULT_LIMITS.file_size)
@@ -73,7 +63,7 @@ def compare(args: argparse.Namespace) -> int:
                 hint=f"`sgx-enclaves check-rpm` looks into it: check-rpm {path} --reference DIR",
             )
     symbols = read_file(args.symbols, DEFAULT_LIMITS.file_size) if args.symbols else None
-    with elapsed(progress(), f"comparing {args.signed}"):
+    with elapsed(output.progress(), f"comparing {args.signed}"):
         verdict = compare_files(
             built,
             signed,
@@ -90,23 +80,23 @@ def compare(args: argparse.Namespace) -> int:
     if args.json:
         from sgx_enclaves.report.as_json import verdict_dict
 
-        out_json(verdict_dict(verdict))
+        output.out_json(verdict_dict(verdict))
     else:
         from sgx_enclaves.report.text import verdict_text
 
-        out_report(verdict_text(verdict, width=width(), full=is_verbose()))
+        output.out_report(verdict_text(verdict, width=output.width(), full=output.is_verbose()))
     if args.report is not None:
         from sgx_enclaves.evidence.facts import of_comparison
         from sgx_enclaves.evidence.report import write_report
 
         write_reports(verdict, args.report, built, signed)
         write_report(args.report, of_comparison(verdict))
-        open_page(args, args.report / "verdict.html")
+        output.open_page(args, args.report / "verdict.html")
     if args.diffoscope and verdict.exit_status:
-        flush()
+        output.flush()
         problem = run_diffoscope(args.built, args.signed, sys.stderr if args.json else None)
         if problem is not None:
-            message(problem)
+            output.message(problem)
     return verdict.exit_status
 
 

@@ -5,19 +5,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
 
-from sgx_enclaves.cli.arguments import (
-    asking,
-    chosen_catalogue,
-    chosen_generation,
-    chosen_passphrase,
-    chosen_policy,
-    load_config,
-    load_enclave,
-    load_signed_descriptor,
-    read_small,
-    today,
-)
+from sgx_enclaves.cli import arguments
 from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import write_and_say
 from sgx_enclaves.enclave import sign as signing
@@ -51,18 +41,17 @@ def sign(args: argparse.Namespace) -> int:
     For tests and private vendors. See also sign-data and attach.
     """
     image, regenerated = _prepared(args)
-    date = args.date or today()
     if args.sign_with is None:
         if args.key.startswith(("pkcs11:", "engine:")):
             hint = "name the command that signs with --sign-with, or use sign-data and attach"
             raise InputError("a key in a token is not read", file=args.key, hint=hint)
-        pem = read_small(args.key)
-        key = signing.load_key(pem, args.key, chosen_passphrase(args, pem))
-        signed = signing.sign(image, regenerated, key, date)
+        pem = arguments.read_small(args.key)
+        key = signing.load_key(pem, args.key, arguments.chosen_passphrase(args, pem))
+        signed = signing.sign(image, regenerated, key, args.date)
     else:
-        signer = asking(args, digest=args.sign_digest)
-        public = signing.load_public_key(read_small(args.public_key), args.public_key)
-        signed = signing.sign_with(image, regenerated, public, signer, signing.bcd_date(date))
+        signer = arguments.asking(args, digest=args.sign_digest)
+        public = signing.load_public_key(arguments.read_small(args.public_key), args.public_key)
+        signed = signing.sign_with(image, regenerated, public, signer, signing.bcd_date(args.date))
     inputs = [args.enclave, args.config, args.key, args.public_key, args.passphrase_file]
     sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
     line = f"{args.output}: signed as SDK {sdk} would, MRENCLAVE {ours}"
@@ -78,29 +67,19 @@ def sign_data(args: argparse.Namespace) -> int:
     `sgx_sign gendata` does. Give the raw signature to attach, with the same file as --data.
     """
     _, regenerated = _prepared(args)
-    date = args.date or today()
-    data = signing.signing_data(regenerated, signing.bcd_date(date))
+    data = signing.signing_data(regenerated, signing.bcd_date(args.date))
     first = regenerated.blocks[0].sigstruct
     sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
+    facts: dict[str, Any] = {"date": args.date.isoformat(), "sdk": sdk, "mrenclave": ours}
+    facts |= {"isvprodid": first.isvprodid, "isvsvn": first.isvsvn, "debug": first.is_debug}
     lines = (
-        f"{args.output}: {len(data)} bytes to sign, dated {date.isoformat()}",
+        f"{args.output}: {len(data)} bytes to sign, dated {args.date.isoformat()}",
         f"  MRENCLAVE {ours}",
         f"  ISVPRODID {first.isvprodid}, ISVSVN {first.isvsvn}, "
         f"{'debug' if first.is_debug else 'production'}, as SDK {sdk}",
         f"  then: sgx-enclaves attach {args.enclave} --data {args.output} --signature RAW ...",
     )
-    write_and_say(
-        args,
-        data,
-        [args.enclave, args.config],
-        lines,
-        date=date.isoformat(),
-        sdk=sdk,
-        mrenclave=ours,
-        isvprodid=first.isvprodid,
-        isvsvn=first.isvsvn,
-        debug=first.is_debug,
-    )
+    write_and_say(args, data, [args.enclave, args.config], lines, **facts)
     return 0
 
 
@@ -116,11 +95,11 @@ def attach(args: argparse.Namespace) -> int:
     if the signature does not fit.
     """
     image, regenerated = _prepared(args)
-    public = signing.load_public_key(read_small(args.public_key), args.public_key)
-    signature = read_small(args.signature)
-    date = signing.bcd_date(args.date or today())
+    public = signing.load_public_key(arguments.read_small(args.public_key), args.public_key)
+    signature = arguments.read_small(args.signature)
+    date = signing.bcd_date(args.date)
     if args.data is not None:
-        data = read_small(args.data)
+        data = arguments.read_small(args.data)
         date = signing.date_of_signing_data(data, args.data)
         if signing.signing_data(regenerated, date) != data:
             raise SigningError(
@@ -143,8 +122,8 @@ def unsign(args: argparse.Namespace) -> int:
     """Take the signature and all other metadata off a signed enclave: the file that its maker
     signed, which an independent build must give. Every other byte stays.
     """
-    image = load_enclave(args.enclave)
-    load_signed_descriptor(image)
+    image = arguments.load_enclave(args.enclave)
+    arguments.load_signed_descriptor(image)
     data = signing.unsigned(image)
     line = f"{args.output}: {len(data)} bytes, sha256 {sha256_of(data)}"
     write_and_say(args, data, [args.enclave], [line], mode=MODE)
@@ -160,7 +139,8 @@ def extract_signature(args: argparse.Namespace) -> int:
 
     With graft, this is all that a distribution needs of the vendor's file.
     """
-    signatures = signing.extract(load_signed_descriptor(load_enclave(args.enclave)))
+    image = arguments.load_enclave(args.enclave)
+    signatures = signing.extract(arguments.load_signed_descriptor(image))
     data = b"".join(s.serialise() for s in signatures)
     line = f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes"
     write_and_say(args, data, [args.enclave], [line], signatures=len(signatures))
@@ -188,7 +168,7 @@ def graft(args: argparse.Namespace) -> int:
         read_file(args.config, DEFAULT_LIMITS.config_size),
         _policy(args),
         names=(args.built, args.signatures, args.config),
-        generation=chosen_generation(args),
+        generation=arguments.chosen_generation(args),
         fips=args.fips,
     )
     inputs = (args.built, args.signatures, args.config, *args.signer, *args.catalogue)
@@ -199,7 +179,8 @@ def graft(args: argparse.Namespace) -> int:
 
 def _prepared(args: argparse.Namespace) -> tuple[EnclaveImage, Regenerated]:
     """The unsigned enclave of `@signing`, and the metadata that the tool would write."""
-    image = load_enclave(args.enclave)
+    args.date = args.date or arguments.today()
+    image = arguments.load_enclave(args.enclave)
     if any(image.descriptor):
         raise FormatError(
             "the enclave is already signed",
@@ -209,21 +190,21 @@ def _prepared(args: argparse.Namespace) -> tuple[EnclaveImage, Regenerated]:
         )
     ignored = {o for o in _IGNORABLE if getattr(args, o[2:].replace("-", "_"))}
     require_loadable(image, frozenset(ignored))
-    generation = chosen_generation(args) or detect_generation(image)
-    return image, regenerate(image, load_config(args.config), generation, args.fips)
+    generation = arguments.chosen_generation(args) or detect_generation(image)
+    return image, regenerate(image, arguments.load_config(args.config), generation, args.fips)
 
 
 def _policy(args: argparse.Namespace) -> Policy:
     """What the release demands of the enclave, named or the output's name; or the arguments."""
     if args.release is None:
-        return chosen_policy(args, args.output)
+        return arguments.chosen_policy(args, args.output)
     numbers = (args.isvprodid, args.min_isvsvn)
     lifted = args.any_product or args.allow_debug or args.any_file
     if args.signer or lifted or any(n is not None for n in numbers):
         raise InputError("a release decides who must have signed", hint="drop --release, or those")
     from sgx_enclaves.catalogue.records import policy_of
 
-    release = chosen_catalogue(args).release(args.release)
+    release = arguments.chosen_catalogue(args).release(args.release)
     name = args.enclave or os.path.basename(args.output)
     enclaves = {e.name if args.enclave else e.signed_file: e for e in release.enclaves}
     if name in enclaves:

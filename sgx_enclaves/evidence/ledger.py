@@ -14,7 +14,7 @@ from typing import Optional
 
 from sgx_enclaves.errors import AttestationError
 from sgx_enclaves.evidence.statements import SignedStatement
-from sgx_enclaves.plain import as_plain, from_plain, parse_json, record
+from sgx_enclaves.plain import as_plain, from_plain, parse_json, read_schema, record, validate
 
 MAX_LEDGER = 64 << 20
 
@@ -46,7 +46,7 @@ def entries_of(found: Iterable[SignedStatement]) -> list[Entry]:
             plain = {"enclave": enclave["name"], "statement": item.sha256}
             plain |= {role: enclave[role]["sha256"] for role in ("unsigned", "signed")}
             plain |= {name: enclave.get(name) for name in facts}
-            made.append(from_plain(Entry, plain, file=item.file, error=AttestationError))
+            made.append(_entry(plain, item.file))
     return made
 
 
@@ -56,8 +56,14 @@ def read_ledger(data: bytes, file: str) -> list[Entry]:
     for number, line in enumerate(data.splitlines(), 1):
         place = f"{file}, line {number}"
         plain = parse_json(line, file=place, error=AttestationError)
-        entries.append(from_plain(Entry, plain, file=place, error=AttestationError))
+        entries.append(_entry(plain, place))
     return entries
+
+
+def _entry(plain: object, file: str) -> Entry:
+    schema = read_schema(__file__, "attestation.schema.json", "entry")
+    validate(plain, schema, file=file, error=AttestationError)
+    return from_plain(Entry, plain)
 
 
 def line_of(entry: Entry) -> str:

@@ -27,7 +27,7 @@ from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.enclave.sigstruct import check_fips_signature, check_sigstruct
 from sgx_enclaves.enclave.verdict import CheckState
-from sgx_enclaves.errors import ReportError, SgxEnclavesError
+from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.facts import compared_enclave, digests_at, named_package
 from sgx_enclaves.evidence.report import ROLES, Plain
 from sgx_enclaves.files import sha256_of
@@ -146,7 +146,7 @@ class _Recheck:
         self._policy: Optional[Policy] = None
         if enclave["policy"] is not None:
             policy = enclave["policy"]
-            self._policy = from_plain(Policy, policy, file="report", error=ReportError)
+            self._policy = from_plain(Policy, policy)
 
     def _say(self, statement: str, good: Optional[bool], why: str = "") -> Checked:
         package = self._enclave["package"]

@@ -9,6 +9,7 @@ file may be hostile; what cannot be read of it is left out.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Optional
@@ -31,7 +32,7 @@ from sgx_enclaves.enclave.verdict import (
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.causes import BUILD_ID_SECTION, build_causes, function_causes
 from sgx_enclaves.explain.description import Side, describe_file, excerpt, with_symbols
-from sgx_enclaves.explain.file_map import FileMap, Scan, field_at, scan
+from sgx_enclaves.explain.file_map import Field, FileMap, Scan, fields_by_byte, scan
 from sgx_enclaves.explain.metadata_causes import (
     config_causes,
     generation_causes,
@@ -198,15 +199,20 @@ class Explainer:
         elif len(ours) > common and self._area_offset + common < len(self._signed):
             yield self._in_metadata(common, len(ours), "tail", False)
 
-    def _fields_of(self, ours: bytes, theirs: bytes, start: int, end: int) -> Iterator[Difference]:
+    @functools.cached_property
+    def _fields(self) -> list[Field]:
+        """Of the vendor's metadata area, byte by byte; as in our own where it cannot be read."""
         both = (self._vendor, self._regenerated)
         blocks = next((side.blocks for side in both if side is not None and side.blocks), ())
+        return fields_by_byte(blocks, len(self._area))
+
+    def _fields_of(self, ours: bytes, theirs: bytes, start: int, end: int) -> Iterator[Difference]:
         position = start
         while position < end:
             if ours[position] == theirs[position]:
                 position += 1
                 continue
-            field = field_at(blocks, len(theirs), position)
+            field = self._fields[position]
             stop = min(end, field.end)
             while ours[stop - 1] == theirs[stop - 1]:
                 stop -= 1

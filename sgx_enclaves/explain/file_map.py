@@ -8,7 +8,7 @@ two files differ: only the first ranges are kept, the rest are counted.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Optional
@@ -17,10 +17,6 @@ from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import ElfHeader as Header
 from sgx_enclaves.enclave.elf_headers import SectionHeader, Segment
 from sgx_enclaves.enclave.metadata import (
-    DIR_ELRANGE,
-    DIR_EXTEND,
-    DIR_LAYOUT,
-    DIR_PATCH,
     DIRECTORY_NAMES,
     Block,
     BlockHeader,
@@ -39,8 +35,6 @@ from sgx_enclaves.explain.description import SHF_ALLOC, SHF_EXECINSTR, Descripti
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure
 
-# ECREATE measures these two; the other header fields are for the loader only.
-_MEASURED_HEADER_FIELDS = ("ssa_frame_size", "enclave_size")
 # The loader's patches are tiny but for g_global_data.
 _GLOBAL_DATA_LEAST = 64
 
@@ -63,94 +57,65 @@ class Field:
         return f"{self.name} +0x{offset - self.start:x}" if self.is_blob else self.name
 
 
-def field_at(blocks: tuple[Block, ...], size: int, offset: int) -> Field:
-    """The field that holds the byte at `offset` of a descriptor of `size` bytes."""
+def fields_by_byte(blocks: tuple[Block, ...], size: int) -> list[Field]:
+    """For each byte of a descriptor of `size` bytes the field that it belongs to."""
+    used = blocks[-1].offset + blocks[-1].header.size if blocks else 0
+    owners = [Field("tail", used, size)] * size
     for index, block in enumerate(blocks):
-        if block.offset <= offset < block.offset + block.header.size:
-            field = _in_block(block, offset - block.offset)
-            start, end = block.offset + field.start, block.offset + field.end
-            return replace(field, name=f"block {index} {field.name}", start=start, end=end)
-    start = blocks[-1].offset + blocks[-1].header.size if blocks else 0
-    return Field("tail", start, max(size, offset + 1))
+        for field in reversed(list(_fields(block))):
+            start, end = block.offset + field.start, min(block.offset + field.end, size)
+            own = replace(field, name=f"block {index} {field.name}", start=start, end=end)
+            owners[start:end] = [own] * (end - start)
+    return owners
 
 
-def _in_block(block: Block, at: int) -> Field:
-    if at < Block.SIGSTRUCT_OFFSET:
-        name = BlockHeader.field_at(at).name
-        return _named(BlockHeader, "header", 0, at, name in _MEASURED_HEADER_FIELDS)
-    if at < Block.DIRECTORIES_OFFSET:
-        return _named(Sigstruct, "SIGSTRUCT", Block.SIGSTRUCT_OFFSET, at)
-    if at < block.data_offset:
-        index = (at - Block.DIRECTORIES_OFFSET) // Directory.SIZE
+def _fields(block: Block) -> Iterator[Field]:
+    """Where tables overlap, which is hostile, the first one counts."""
+    # ECREATE measures these two; the other header fields are for the loader only.
+    yield from _named(BlockHeader, "header", 0, False, "ssa_frame_size", "enclave_size")
+    yield from _named(Sigstruct, "SIGSTRUCT", Block.SIGSTRUCT_OFFSET)
+    for index, name in enumerate(DIRECTORY_NAMES[: len(block.directories)]):
         start = Block.DIRECTORIES_OFFSET + index * Directory.SIZE
-        return _named(Directory, f"directory {DIRECTORY_NAMES[index]}", start, at)
-    return _in_table(block, at) or _in_content(block, at) or _elsewhere(block, at)
+        yield from _named(Directory, f"directory {name}", start)
+    kinds: tuple[type[Structure], ...] = (PatchEntry, LayoutEntry, ElrangeEntry, ExtendEntry)
+    for directory, name, kind in zip(block.directories, DIRECTORY_NAMES, kinds):
+        for index, start in enumerate(range(0, directory.size, kind.SIZE)):
+            prefix = name if kind is ElrangeEntry else f"{name}[{index}]"
+            own = kind
+            measured, always = kind in (PatchEntry, ElrangeEntry), ""
+            if kind is LayoutEntry:
+                item = block.layout[index]
+                # Without EADD only the attributes matter: they could ask for it.
+                measured = isinstance(item, LayoutGroup) or bool(item.attributes & PageAttr.EADD)
+                own, always = type(item), "attributes"
+            yield from _named(own, prefix, directory.offset + start, measured, always)
+    for index, patch in enumerate(block.patches):
+        is_global = index == 0 and patch.size >= _GLOBAL_DATA_LEAST
+        name = "global data" if is_global else f"content of patch[{index}]"
+        yield Field(name, patch.src, patch.src + patch.size, True, True)
+    for index, item in enumerate(block.layout):
+        if isinstance(item, LayoutEntry) and item.content_offset:
+            start = item.content_offset
+            is_tcs = item.si_flags == SECINFO_TCS
+            name = "TCS template" if is_tcs else f"content of layout[{index}]"
+            yield Field(name, start, start + item.content_size, True, True)
+    with contextlib.suppress(FormatError):
+        if block.fips_offset is not None:
+            yield from _named(FipsSignature, "FIPS signature", block.fips_offset)
+    # What no table refers to.
+    tables = [at for d in block.directories if d.size for at in (d.offset, d.offset + d.size)]
+    edges = sorted({block.data_offset, block.header.size, *tables})
+    for start, end in zip(edges, edges[1:]):
+        yield Field("data", start, end, False, True)
 
 
 def _named(
-    kind: type[Structure], prefix: str, start: int, at: int, measured: bool = False
-) -> Field:
-    spec = kind.field_at(at - start)
-    begin = start + spec.offset
-    return Field(f"{prefix}.{spec.name}", begin, begin + spec.size, measured)
-
-
-def _in_table(block: Block, at: int) -> Optional[Field]:
-    kinds: tuple[tuple[int, type[Structure], str], ...] = (
-        (DIR_PATCH, PatchEntry, "patch"),
-        (DIR_LAYOUT, LayoutEntry, "layout"),
-        (DIR_ELRANGE, ElrangeEntry, "elrange"),
-        (DIR_EXTEND, ExtendEntry, "extend"),
-    )
-    for directory, (which, kind, name) in zip(block.directories, kinds):
-        if not directory.offset <= at < directory.offset + directory.size:
-            continue
-        index = (at - directory.offset) // kind.SIZE
-        start = directory.offset + index * kind.SIZE
-        if which == DIR_LAYOUT:
-            item = block.layout[index]
-            # Without EADD only the attributes matter: they could ask for it.
-            added = isinstance(item, LayoutGroup) or bool(item.attributes & PageAttr.EADD)
-            field = _named(type(item), f"{name}[{index}]", start, at, added)
-            return replace(field, measured=added or field.name.endswith(".attributes"))
-        measured = which in (DIR_PATCH, DIR_ELRANGE)
-        prefix = name if which == DIR_ELRANGE else f"{name}[{index}]"
-        return _named(kind, prefix, start, at, measured)
-    return None
-
-
-def _in_content(block: Block, at: int) -> Optional[Field]:
-    """What the tables refer to: templates, global data, the FIPS signature, other content."""
-    for index, patch in enumerate(block.patches):
-        if patch.src <= at < patch.src + patch.size:
-            if index == 0 and patch.size >= _GLOBAL_DATA_LEAST:
-                return Field("global data", patch.src, patch.src + patch.size, True, True)
-            name = f"content of patch[{index}]"
-            return Field(name, patch.src, patch.src + patch.size, True, True)
-    for index, item in enumerate(block.layout):
-        if isinstance(item, LayoutEntry) and item.content_offset:
-            start, end = item.content_offset, item.content_offset + item.content_size
-            if start <= at < end:
-                is_tcs = item.si_flags == SECINFO_TCS
-                name = "TCS template" if is_tcs else f"content of layout[{index}]"
-                return Field(name, start, end, True, True)
-    try:
-        fips = block.fips_offset
-    except FormatError:
-        return None
-    if fips is not None and fips <= at < fips + FipsSignature.SIZE:
-        return _named(FipsSignature, "FIPS signature", fips, at)
-    return None
-
-
-def _elsewhere(block: Block, at: int) -> Field:
-    """Bytes of the data area that no table refers to: up to the next table."""
-    end = min((d.offset for d in block.directories if d.offset > at), default=block.header.size)
-    start = max(
-        (d.offset + d.size for d in block.directories if d.size and d.offset + d.size <= at),
-        default=block.data_offset,
-    )
-    return Field("data", max(start, block.data_offset), max(end, at + 1), False, True)
+    kind: type[Structure], prefix: str, start: int, measured: bool = False, *always: str
+) -> Iterator[Field]:
+    for spec in kind.table():
+        begin = start + spec.offset
+        end = begin + spec.size
+        yield Field(f"{prefix}.{spec.name}", begin, end, measured or spec.name in always)
 
 
 class FileMap:

@@ -167,7 +167,7 @@ def read_part(cls: type[T], data: object, part: str, **more: Any) -> T:
     validate(data, schema, file=part, error=RecordError)
     _require_printable(data, part)
     whole = {**data, **more} if isinstance(data, Mapping) else data
-    return from_plain(cls, whole, file=part, error=RecordError)
+    return from_plain(cls, whole)
 
 
 def _require_printable(data: object, place: str) -> None:

@@ -274,7 +274,7 @@ def read_manifest(data: bytes, file: str) -> Manifest:
         raise ManifestError("a text is not one line", file=file)
     claimed = top.pop("reproducible")
     del top["schema_version"]
-    manifest = from_plain(Manifest, top, file=file, error=ManifestError)
+    manifest = from_plain(Manifest, top)
     for problem in _contradictions(manifest):
         raise ManifestError(problem, file=file)
     if claimed is not manifest.reproducible:

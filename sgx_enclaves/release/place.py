@@ -411,12 +411,7 @@ def parse_lock(data: bytes, file: str) -> BuildrootLock:
         )
     validate(top, _lock_schema(exact=int(match[2]) <= 1), file=file, error=FormatError)
     packages = [
-        from_plain(
-            LockedPackage,
-            {key: item[key] for key in _PACKAGE_KEYS},
-            file=file,
-            error=FormatError,
-        )
+        from_plain(LockedPackage, {key: item[key] for key in _PACKAGE_KEYS})
         for item in top["buildroot"]["rpms"]
     ]
     names = [package.nevra for package in packages]

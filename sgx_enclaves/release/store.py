@@ -144,7 +144,7 @@ class TreeProgress:
             folder.mkdir(parents=True, exist_ok=True)
             path = str(folder / _PROGRESS)
             kept = parse_json(read_file(path, _MAX_RECORD), file=path, error=FormatError)
-            steps = [from_plain(StepRecord, s, file=path, error=FormatError) for s in kept["steps"]]
+            steps = [from_plain(StepRecord, s) for s in kept["steps"]]
             configs = {name: bytes.fromhex(text) for name, text in kept["configs"].items()}
         except (SgxEnclavesError, OSError, ValueError, KeyError, TypeError, AttributeError):
             return

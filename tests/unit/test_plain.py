@@ -57,38 +57,13 @@ FULL = Outer(
 def test_a_record_comes_back() -> None:
     data = json.loads(json.dumps(as_plain(FULL)))
     assert data["inner"] == {"name": "a", "data": "00ff"}
-    assert from_plain(Outer, data, file="f", error=ManifestError) == FULL
+    assert from_plain(Outer, data) == FULL
 
 
 def test_defaults_are_taken() -> None:
     data = {"inner": {"name": "a"}, "colours": [], "sizes": {}}
-    made = from_plain(Outer, data, file="f", error=ManifestError)
+    made = from_plain(Outer, data)
     assert made == Outer(Inner("a"), (), {})
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"inner": 1}, "f: inner does not fit (expected a mapping, found 1)"),
-        ({"inner": {}}, "f: inner.name does not fit (expected a value, found nothing)"),
-        ({"inner": {"name": 1}}, "inner.name does not fit (expected a value of the type str"),
-        ({"inner": {"name": "a", "data": "0g"}}, "inner.data does not fit (expected hexadecimal"),
-        ({"colours": ["red", "green"]}, "colours[1] does not fit (expected one of red, blue"),
-        ({"colours": "red"}, "colours does not fit (expected a list, found red)"),
-        ({"sizes": {"x": True}}, "sizes.x does not fit (expected a value of the type int"),
-        ({"sizes": {"x": "1"}}, "sizes.x does not fit"),
-        ({"others": [{"name": "b"}, []]}, "others[1] does not fit (expected a mapping"),
-        ({"done": 1}, "done does not fit (expected a value of the type bool, found 1)"),
-        ({"ratio": True}, "ratio does not fit"),
-        ({"note": 3}, "note does not fit"),
-        ({"more\x1b": 3}, "expected one of inner, colours, sizes, others, note, ratio, done"),
-    ],
-)
-def test_what_does_not_fit_is_named(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(ManifestError) as caught:
-        from_plain(Outer, {**as_plain(FULL), **change}, file="f", error=ManifestError)
-    assert words in str(caught.value)
-    assert str(caught.value).isprintable()
 
 
 def test_other_plain_forms() -> None:

@@ -591,7 +591,7 @@ def test_a_bug_of_ours_never_looks_like_a_verdict(
     def broken(_: object) -> None:
         raise RuntimeError("out of cheese")
 
-    monkeypatch.setattr("sgx_enclaves.cli.show.load_enclave_or_sigstruct", broken)
+    monkeypatch.setattr("sgx_enclaves.cli.arguments.load_enclave_or_sigstruct", broken)
     assert main(["show", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "internal error at" in said

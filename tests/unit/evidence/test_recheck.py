@@ -18,7 +18,6 @@ import pytest
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.enclave.policy import Policy
-from sgx_enclaves.errors import ReportError
 from sgx_enclaves.evidence.report import read_report
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import from_plain
@@ -187,7 +186,7 @@ def _pinned_by_catalogue(report: dict[str, Any], enclave: Optional[str]) -> None
     if enclave:
         own["name"] = policy["enclave"] = enclave
         policy["enclave_from"] = "option"
-    claim = from_plain(Policy, policy, file="report", error=ReportError).claim
+    claim = from_plain(Policy, policy).claim
     own["checks"][-1]["claim"] = claim
     report["proved"] = [f"{own['name']}: {check['claim']}" for check in own["checks"]]
 
