@@ -86,8 +86,7 @@ def compare(args: argparse.Namespace) -> int:
 
         output.out_report(verdict_text(verdict, width=output.width(), full=output.is_verbose()))
     if args.report is not None:
-        from sgx_enclaves.evidence.facts import of_comparison
-        from sgx_enclaves.evidence.report import write_report
+        from sgx_enclaves.evidence.report import of_comparison, write_report
 
         write_reports(verdict, args.report, built, signed)
         write_report(args.report, of_comparison(verdict))

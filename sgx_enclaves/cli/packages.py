@@ -181,8 +181,7 @@ def _neighbours(args: argparse.Namespace) -> Neighbours:
 
 
 def _write_report(args: argparse.Namespace, kind: str, reports: Sequence[dict[str, Any]]) -> None:
-    from sgx_enclaves.evidence.facts import of_packages
-    from sgx_enclaves.evidence.report import write_report
+    from sgx_enclaves.evidence.report import of_packages, write_report
 
     write_report(args.report, of_packages(kind, reports))
 

@@ -29,8 +29,7 @@ from sgx_enclaves.cli.output import (
     width,
 )
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.evidence.facts import of_release
-from sgx_enclaves.evidence.report import write_report
+from sgx_enclaves.evidence.report import of_release, write_report
 from sgx_enclaves.files import write_file
 from sgx_enclaves.release import verify
 from sgx_enclaves.release.store import BuildStore

@@ -28,8 +28,7 @@ from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.enclave.sigstruct import check_fips_signature, check_sigstruct
 from sgx_enclaves.enclave.verdict import CheckState
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.evidence.facts import compared_enclave, digests_at, named_package
-from sgx_enclaves.evidence.report import ROLES, Plain
+from sgx_enclaves.evidence.report import ROLES, Plain, compared_enclave, digests_at, named_package
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import from_plain, record
 from sgx_enclaves.report.as_json import verdict_dict

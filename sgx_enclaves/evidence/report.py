@@ -1,30 +1,44 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reports for programs and for those who check again: `report.json`, schema version 2.
 
-One kind for every way to a verdict; `report.schema.json` describes it. Equal runs give
-equal bytes: a report has no date, no time and no directory's name. Those stand beside it in
-`head.json`, with the version of this program and the report's digest. Reports are plain
-data, and a report that is read is input like any other.
+One kind for every way to a verdict: a comparison, a release, packages, a build in Koji.
+`report.schema.json` describes it. Equal runs give equal bytes: a report has no date, no time
+and no directory's name. Those stand beside it in `head.json`, with the version of this program
+and the report's digest. Reports are plain data, and a report that is read is input like any other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os.path import basename
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from sgx_enclaves import __version__
-from sgx_enclaves.enclave.verdict import CheckState
-from sgx_enclaves.errors import ReportError
+from sgx_enclaves.catalogue.reader import OWN_FOLDER
+from sgx_enclaves.enclave.verdict import CheckState, Outcome, Verdict
+from sgx_enclaves.errors import ReportError, SgxEnclavesError
 from sgx_enclaves.files import make_folder, read_file, sha256_of, write_file
-from sgx_enclaves.plain import parse_json, read_schema, validate
+from sgx_enclaves.plain import as_plain, parse_json, read_schema, validate
+from sgx_enclaves.release.manifest import unsigned_name
+from sgx_enclaves.release.outcome import FROM_SOURCES, HARMLESS, HONEST_TOOLS
 from sgx_enclaves.release.toolchain import GOOD_PARTS, PartState
+from sgx_enclaves.report.as_json import verdict_dict
 from sgx_enclaves.report.templated import report_summary
+from sgx_enclaves.rpm.presence import version_of
 
 if TYPE_CHECKING:
+    from sgx_enclaves.catalogue.records import Catalogue, Release
+    from sgx_enclaves.gate.collect import Combined
+    from sgx_enclaves.gate.inspect import RpmDigests
+    from sgx_enclaves.gate.record import Record, RecordedEnclave
+    from sgx_enclaves.gate.subjects import FileVerdict, Subject
     from sgx_enclaves.release.manifest import Manifest
+    from sgx_enclaves.release.verify import Verified
 
 Plain = dict[str, Any]
 
@@ -32,6 +46,280 @@ SCHEMA_VERSION = 2
 REPORT, HEAD, MANIFEST = "report.json", "head.json", "manifest.json"
 MAX_REPORT = 16 << 20
 ROLES = ("built", "signed", "config")
+# What is known of an enclave only where it was compared, and of a report only sometimes.
+_SIGNED = ("mrsigner", "isvprodid", "isvsvn")
+_COMPARED = ("policy", "sdk", "sdk_from", "mrenclave")
+_LISTS = ("checks", "not_proved", "blocks", "byte_map", "findings")
+_ALONE = ("reproducible", "release", "buildroot", "manifest_sha256")
+_PARTS = ("not_proved", "unpinned", "sources", "toolchain", "steps", "packages", "findings")
+_PACKAGE = {
+    "nevra": "nevra",
+    "sha256": "file",
+    "header_sha256": "header",
+    "payload_sha256": "payload",
+}
+
+
+# --- making ---
+
+
+def of_comparison(verdict: Verdict) -> Plain:
+    """The report of one comparison of files."""
+    name = verdict.policy.enclave or basename(verdict.signed.name).partition(".")[0]
+    enclaves = [compared_enclave(name, verdict_dict(verdict))]
+    folders = {getattr(verdict, role).name.rpartition("/")[0] for role in ROLES}
+    words = (verdict.outcome.value, verdict.headline)
+    return _report("comparison", *words, enclaves, folders, build="given")
+
+
+def of_release(verified: Verified, release: Release, catalogue: Catalogue, /, **more: Any) -> Plain:
+    """The report of a release's verification.
+
+    The release is cut down to what was asked for; `catalogue` describes the trees that it was built
+    in; `more` is what the caller knows better or besides, such as the buildroot, and the `folders`
+    that the run used.
+    """
+    verdict, manifest = verified.verdict, verified.manifest
+    enclaves = []
+    for item in verdict.enclaves:
+        own = release.enclave(item.name)
+        version = own.so_version.value if own is not None and own.so_version else None
+        known = {"required": item.required, "version": version}
+        if item.verdict is not None:
+            enclaves.append(compared_enclave(item.name, verdict_dict(item.verdict), **known))
+            continue
+        words = f"stopped at {item.refused_by}"
+        made = _enclave(item.name, item.bytes_outcome.value, words, **known)
+        made["findings"] = as_plain(item.findings)
+        if ours := verified.built.files.get(item.name):
+            made["built"] = _file_of(unsigned_name(ours.file), ours.unsigned)
+        if theirs := verified.signed.files.get(item.name):
+            made["signed"] = _file_of(item.signed_file, theirs.data)
+        enclaves.append(made)
+    path, kinds = Path(release.file), {build.kind.value for build in verdict.builds}
+    facts = {
+        "reproducible": verdict.reproducible,
+        "not_proved": verdict.not_proved,
+        "release": {
+            "name": release.name,
+            "sha256": sha256_of(path.read_bytes()) if path.is_file() else None,
+            "origin": "catalogue" if path.parent == OWN_FOLDER else f"file {path.name}",
+        },
+        "unpinned": verdict.unpinned,
+        "build": "given" if "given" in kinds else "none" if kinds <= {"none"} else "here",
+        "findings": [as_plain(f) for stage in verdict.stages for f in stage.findings],
+        **(_built(manifest, catalogue) if manifest is not None else {}),
+        **more,
+    }
+    kind, outcome = facts.pop("kind", "release"), facts.pop("verdict", verdict.outcome.value)
+    enclaves += facts.pop("files", ())
+    return _report(kind, outcome, verdict.claim, enclaves, **facts)
+
+
+def _built(manifest: Manifest, catalogue: Catalogue) -> Plain:
+    """What a build's manifest says of sources, toolchain and steps."""
+    made: Plain = {name: [] for name in ("sources", "toolchain", "steps")}
+    for tree in manifest.trees:
+        known = catalogue.releases.get(tree.release)
+        pinned = known.build.sources if known is not None and known.build is not None else ()
+        urls = {source.id: source.artifact.urls[:1] for source in pinned}
+        for source in tree.sources:
+            how = "contents" if source.contents_sha256 is not None else "sha256"
+            file: Plain = {"name": source.filename, "sha256": source.sha256}
+            file |= {"url": next(iter(urls.get(source.id, ())), None), "tree": tree.release}
+            made["sources"].append({**file, "pinned_by": how if source.pinned else "nothing"})
+        for part in tree.toolchain.parts:
+            tool = {"name": part.name, "designated": part.expected, "found": part.found}
+            made["toolchain"].append({"tree": tree.release, **tool, "state": part.state.value})
+        for step in tree.steps:
+            ended = {"exit": step.outcome.value, "message": step.message}
+            about = {"tree": tree.release, "id": step.id, "enclave": step.enclave}
+            made["steps"].append({**about, **ended})
+    return {**made, "manifest_sha256": sha256_of(manifest_bytes(manifest))}
+
+
+def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
+    """The report of `packages`, or of a `scan`, each as `as_json.result_dict` gives it."""
+    packages = [
+        named_package(basename(result["file"]), digests_at(result["file"]))
+        | {"nevra": result["package"], "verdict": result["outcome"]}
+        | {"findings": result["findings"]}
+        for result in results
+    ]
+    enclaves = [made for result in results for made in _packaged(result)]
+    same = sum(enclave["verdict"] == "identical" for enclave in enclaves)
+    # Where there is no enclave, there is nothing that could be identical with anything.
+    status = max((r["exit_status"] for r in results), default=0) if enclaves else 2
+    verdict = next(outcome.value for outcome in Outcome if outcome.exit_status == status)
+    claim = f"{same} of {len(enclaves)} signed enclaves in {len(packages)} packages are the "
+    claim += "reference's plus a signature"
+    folders = {result["file"].rpartition("/")[0] for result in results}
+    return _report(kind, verdict, claim, enclaves, folders, build="given", packages=packages)
+
+
+def _packaged(result: Plain) -> Iterator[Plain]:
+    for item in result["enclaves"]:
+        if item["outcome"] is None:
+            continue
+        path = item["path"]
+        known = {"package": basename(result["file"]), "path": path, "version": version_of(path)}
+        name = item["name"] or basename(path).partition(".")[0]
+        if item["verdict"] is not None:
+            made = {**compared_enclave(name, item["verdict"], **known), "verdict": item["outcome"]}
+        else:
+            made = _enclave(name, item["outcome"], item["findings"][0]["message"], **known)
+            made["signed"] = {"name": basename(path), **{k: item[k] for k in ("size", "sha256")}}
+        yield {**made, "findings": item["findings"] + made["findings"]}
+
+
+def digests_at(path: str) -> Optional[RpmDigests]:
+    """Of a package file; None if it cannot be read, which is a finding of its result."""
+    # Only packages need librpm.
+    from sgx_enclaves.gate.inspect import rpm_digests  # noqa: PLC0415
+
+    with contextlib.suppress(SgxEnclavesError):
+        return rpm_digests(path)
+    return None
+
+
+def of_build(
+    combined: Combined, release: Plain, buildroot: Plain, reports: Mapping[int, Plain]
+) -> Plain:
+    """The report of a build system's verification of a build, out of what its tasks say.
+
+    Release and buildroot are as `report.schema.json` has them; `reports` are those of the tasks, as
+    far as they could be had.
+    """
+    enclaves: list[Plain] = []
+    for answer in combined.answers:
+        reported = reports.get(answer.task_id, {}).get("enclaves", ())
+        own = [enclave for enclave in reported if enclave["name"] == answer.enclave]
+        for subject in () if own else answer.subjects:
+            words = (answer.claim, subject.sha256, answer.config_sha256)
+            own.append(_judged(answer.enclave, subject, *words))
+        enclaves += own or [_enclave(answer.enclave, answer.verdict, answer.claim)]
+    parts = {
+        part: [item for report in reports.values() for item in report[part]]
+        for part in ("not_proved", "unpinned", "sources", "toolchain", "steps", "findings")
+    }
+    parts["packages"] = [named_package(p.name, p.digests) for p in combined.packages]
+    # what one task was given, not all was built here
+    made = {report["build"] for report in reports.values()}
+    build = next((word for word in ("given", "here") if word in made), "none")
+    known: Plain = {part: _once(items) for part, items in parts.items()}
+    known |= {"release": release, "buildroot": buildroot, "build": build}
+    known["reproducible"] = combined.reproducible
+    return _report("koji", combined.verdict, combined.claim, enclaves, **known)
+
+
+def _once(items: Sequence[Any]) -> list[Any]:
+    return [item for number, item in enumerate(items) if item not in items[:number]]
+
+
+def of_record(record: Record) -> Plain:
+    """The report that the record of a build stands for; less than what its task uploaded."""
+    words = f"{record.nvr} against release {record.release}: {record.verdict}"
+    digest, origin = record.release_sha256, record.origin
+    buildroot = {key: getattr(record, key) for key in ("build_tag", "repo_id", "lock_sha256")}
+    # only of the reproducible verdict it is sure that the verification built the enclaves
+    here = record.reproducible
+    return _report(
+        "koji",
+        record.verdict,
+        words,
+        [_judged(e.name, e, e.verdict, e.signed_sha256) for e in record.enclaves],
+        reproducible=record.reproducible,
+        release={"name": record.release, "sha256": digest, "origin": origin},
+        buildroot={**buildroot, "packages_sha256": record.buildroot_sha256},
+        build="here" if here else "given",
+        not_proved=(HARMLESS, HONEST_TOOLS) if here else (FROM_SOURCES,),
+        packages=[{**named_package(p.name, None), "sha256": p.file_sha256} for p in record.rpms],
+    )
+
+
+def of_file(name: str, item: FileVerdict) -> Plain:
+    """An enclave of a package that a build system compared."""
+    subject = item.subject
+    if item.comparison is None:
+        return _judged(name, subject, subject.verdict, subject.sha256)
+    known = {"package": subject.rpm, "path": subject.path, "version": subject.version}
+    return {
+        **compared_enclave(name, verdict_dict(item.comparison), **known),
+        "verdict": subject.verdict,
+    }
+
+
+def _judged(
+    name: str,
+    item: Union[Subject, RecordedEnclave],
+    words: str,
+    signed: Optional[str],
+    config: Optional[str] = None,
+) -> Plain:
+    """One enclave as tasks and records of a build system have it."""
+    made = _enclave(name, item.verdict, item.cause or words, package=item.rpm, path=item.path)
+    made |= {key: getattr(item, key) for key in ("version", "mrenclave", *_SIGNED)}
+    file = basename(str(item.path or getattr(item, "file", name)))
+    names = (f"{name}.so", file, f"{name}.config.xml")
+    for role, called, digest in zip(ROLES, names, (item.built_sha256, signed, config)):
+        if digest is not None:
+            made[role] = {"name": called, "size": None, "sha256": digest}
+    return made
+
+
+def named_package(name: str, digests: Optional[RpmDigests]) -> Plain:
+    """A package by its file's name, and what is known of the file."""
+    made: Plain = {"file": name, "verdict": None, "findings": []}
+    return made | {key: getattr(digests, part, None) for key, part in _PACKAGE.items()}
+
+
+def _report(
+    kind: str,
+    verdict: str,
+    claim: str,
+    enclaves: Sequence[Plain],
+    folders: Iterable[object] = (),
+    **known: Any,
+) -> Plain:
+    """A report; the names of these directories, which differ from run to run, are left out."""
+    parts = {name: list(known.pop(name, ())) for name in _PARTS}
+    trusted = (line for enclave in enclaves for line in enclave["not_proved"])
+    parts["not_proved"] = list(dict.fromkeys([*parts["not_proved"], *trusted]))
+    made: Plain = {"schema_version": SCHEMA_VERSION, "kind": kind, "verdict": verdict}
+    made |= {"claim": claim, "proved": proved_by(enclaves), "enclaves": list(enclaves)}
+    report = {**dict.fromkeys(_ALONE), "build": "none", **parts, **made, **known}
+    names = sorted({f"{folder}/" for folder in folders if folder}, key=len, reverse=True)
+    inside = re.compile(rf"(?<![^\s'\"(=,:])(?:{'|'.join(map(re.escape, names))})")
+    for part in (report, *report["steps"], *report["enclaves"], *report["packages"]):
+        for text in filter(part.get, ("message", "headline")):
+            part[text] = inside.sub("", part[text])
+        for finding in part.get("findings", ()):
+            finding |= {p: inside.sub("", x) for p, x in finding.items() if isinstance(x, str)}
+    return report
+
+
+def compared_enclave(name: str, verdict: Plain, **known: Any) -> Plain:
+    """One enclave of which there is a comparison, as `verdict_dict` gives it."""
+    made = _enclave(name, verdict["outcome"], verdict["headline"], **known)
+    made |= {key: verdict[key] for key in (*_COMPARED, *_LISTS)}
+    made |= {role: {**verdict[role], "name": basename(verdict[role]["name"])} for role in ROLES}
+    for block in verdict["blocks"][:1]:
+        made |= {key: block[key] for key in _SIGNED}
+    return made
+
+
+def _enclave(name: str, verdict: str, headline: str, **known: Any) -> Plain:
+    """One enclave, of which only that is known."""
+    absent = dict.fromkeys(("package", "path", "version", *ROLES, *_COMPARED, *_SIGNED))
+    made = {"name": name, "verdict": verdict, "headline": headline, "required": True}
+    return {**absent, **{key: [] for key in _LISTS}, **made, **known}
+
+
+def _file_of(name: str, data: bytes) -> Plain:
+    return {"name": name, "size": len(data), "sha256": sha256_of(data)}
+
+
+# --- writing and reading ---
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
@@ -130,7 +418,8 @@ def _contradictions(report: Mapping[str, Any]) -> Iterator[str]:
         others = [e["name"] for e in needed if e["verdict"] != "identical"]
         if others or not needed:
             yield f"identical, though not each enclave is: {', '.join(others) or 'there is none'}"
-    yield from (f"reproducible, {words}" for words in _not_reproducible(report))
+    if report["reproducible"]:
+        yield from (f"reproducible, {words}" for words in _not_reproducible(report))
     trusted = {line for enclave in report["enclaves"] for line in enclave["not_proved"]}
     if trusted - set(report["not_proved"]) or (
         report["verdict"] == "identical" and not report["not_proved"]
@@ -146,42 +435,40 @@ def _contradictions(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _not_reproducible(report: Mapping[str, Any]) -> Iterator[str]:
-    if not report["reproducible"]:
-        return
-    if report["verdict"] != "identical":
-        yield f"with the verdict {report['verdict']}"
-    if report["build"] == "given":
-        yield "though the enclaves were given"
-    if report["unpinned"]:
-        yield f"though not pinned is {', '.join(report['unpinned'])}"
     others = [p["name"] for p in report["toolchain"] if PartState(p["state"]) not in GOOD_PARTS]
-    if others:
-        yield f"with another toolchain than the designated one: {', '.join(others)}"
+    yield from _true(
+        (report["verdict"] != "identical", f"with the verdict {report['verdict']}"),
+        (report["build"] == "given", "though the enclaves were given"),
+        (report["unpinned"], f"though not pinned is {', '.join(report['unpinned'])}"),
+        (others, f"with another toolchain than the designated one: {', '.join(others)}"),
+    )
 
 
 def _wrong_enclave(enclave: Mapping[str, Any]) -> Iterator[str]:
-    ranges, signed = enclave["byte_map"], enclave["signed"]
+    ranges, signed, blocks = enclave["byte_map"], enclave["signed"], enclave["blocks"]
     edges = [0, *(r["end"] for r in ranges)]
-    size = signed["size"] if signed is not None else None
     gapless = [r["start"] for r in ranges] == edges[:-1] and edges == sorted(set(edges))
+    size = signed["size"] if signed is not None else None
     if ranges and not (gapless and edges[-1] == size):
         yield "its byte map does not cover its signed file from end to end"
-    blocks = enclave["blocks"]
-    for key in ("mrsigner", "isvprodid", "isvsvn") if blocks else ():
+    for key in _SIGNED if blocks else ():
         if enclave[key] != blocks[0][key]:
             yield f"its {key} is {enclave[key]}, and {blocks[0][key]} in its first block"
     if enclave["verdict"] != "identical":
         return
-    if {block["mrenclave"] for block in blocks} - {enclave["mrenclave"]}:
-        yield "identical, though a block was signed for another MRENCLAVE"
-    if None in (enclave["built"], signed, enclave["config"]):
-        yield "identical, though a file is missing"
-    if any(check["state"] != "proved" for check in enclave["checks"]):
-        yield "identical, though a check is not proved"
-    if any(r["origin"] == "unexplained" for r in ranges):
-        yield "identical, though bytes are unexplained"
-    if any(f["severity"] != "note" for f in enclave["findings"]):
-        yield "identical, though a finding speaks against it"
+    measured = {block["mrenclave"] for block in blocks}
+    wrong = _true(
+        (measured - {enclave["mrenclave"]}, "a block was signed for another MRENCLAVE"),
+        (any(enclave[role] is None for role in ROLES), "a file is missing"),
+        (any(c["state"] != "proved" for c in enclave["checks"]), "a check is not proved"),
+        (any(r["origin"] == "unexplained" for r in ranges), "bytes are unexplained"),
+        (any(f["severity"] != "note" for f in enclave["findings"]), "a finding speaks against it"),
+    )
+    yield from (f"identical, though {words}" for words in wrong)
+
+
+def _true(*statements: tuple[object, str]) -> Iterator[str]:
+    return (words for condition, words in statements if condition)
 
 
 def proved_by(enclaves: Sequence[Mapping[str, Any]]) -> list[str]:

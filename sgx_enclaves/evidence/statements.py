@@ -31,8 +31,7 @@ from sgx_enclaves.evidence.envelope import (
     signed,
     signers,
 )
-from sgx_enclaves.evidence.facts import of_record
-from sgx_enclaves.evidence.report import Plain
+from sgx_enclaves.evidence.report import Plain, of_record
 from sgx_enclaves.files import read_file, sha256_of, system_errors
 from sgx_enclaves.gate.record import Record, read_record
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB

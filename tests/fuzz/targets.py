@@ -19,9 +19,8 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract, parse_signatures
 from sgx_enclaves.enclave.sigstruct import Sigstruct, check_sigstruct
 from sgx_enclaves.errors import CatalogueError, RecordError
-from sgx_enclaves.evidence.facts import of_comparison
 from sgx_enclaves.evidence.ledger import Entry, line_of, read_ledger
-from sgx_enclaves.evidence.report import canonical, manifest_bytes, read_report
+from sgx_enclaves.evidence.report import canonical, manifest_bytes, of_comparison, read_report
 from sgx_enclaves.evidence.statements import read_bundle, read_statement
 from sgx_enclaves.gate.record import read_record
 from sgx_enclaves.limits import Limits

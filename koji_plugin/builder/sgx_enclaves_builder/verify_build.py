@@ -22,8 +22,7 @@ from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue, read_release
 from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.evidence.facts import of_build
-from sgx_enclaves.evidence.report import MAX_REPORT, read_report
+from sgx_enclaves.evidence.report import MAX_REPORT, of_build, read_report
 from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.gate.arguments import (
     CHILD,

@@ -23,7 +23,7 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
-from sgx_enclaves.evidence.facts import digests_at, named_package, of_file, of_release
+from sgx_enclaves.evidence.report import digests_at, named_package, of_file, of_release
 from sgx_enclaves.explain.picture import picture_of
 from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.arguments import (

@@ -10,8 +10,7 @@ from typing import Any, Optional
 import pytest
 
 from sgx_enclaves.errors import RecordError
-from sgx_enclaves.evidence.facts import of_build
-from sgx_enclaves.evidence.report import canonical, read_report
+from sgx_enclaves.evidence.report import canonical, of_build, read_report
 from sgx_enclaves.gate.collect import (
     Answer,
     buildroot_doubt,
