@@ -249,9 +249,9 @@ class PackageFile:
     inode: tuple[int, int]
 
 
-_CHUNK = 32 << 10
 # What librpm may read for an entry before its content: padding, fields, name, link target.
 _ENTRY_MOST = 3 + 110 + 4096 + 3 + 4096 + 3
+_CHUNK = 256 << 10
 _STRIPPED = b"07070X"
 _NEWC = (b"070701", b"070702")
 _TRAILER = b"TRAILER!!!\0"
@@ -260,56 +260,37 @@ _PADDING = 512
 FILE_HEAD = struct.Struct(">I?")
 
 
-class _Feed:
-    """Unpacked bytes in a pipe, from which librpm reads; as many as it is about to read.
+class _Window:
+    """As many of the unpacked bytes as librpm is about to read, in a file in memory.
 
-    So they can be looked at, and neither side ever waits.
+    So they can be looked at, and it finds an end where it would pass over an entry.
     """
 
     def __init__(self, reader: BoundedReader) -> None:
-        self.outlet, self._inlet = os.pipe()
-        # Where the system has small pipes, fail instead of waiting.
-        os.set_blocking(self._inlet, False)
-        self._reader = reader
-        self._ahead = bytearray()
-        self._position = 0
-        self.ended = False
+        self.handle = os.memfd_create("payload")
+        self._pieces = reader.pieces()
+        self._ended = False
+        # What was unpacked from there in the archive on.
+        self._start, self._data = 0, memoryview(b"")
 
-    def ensure(self, size: int) -> None:
-        """Have so many bytes ready, or all there are."""
-        missing = size - len(self._ahead)
-        if missing <= 0 or self.ended:
-            return
-        data = self._reader.read(missing)
-        if os.write(self._inlet, data) != len(data):
-            raise OSError("a pipe of this system is too small")
-        self._ahead += data
-        if len(data) < missing:
-            self.ended = True
-            os.close(self._inlet)
+    def show(self, position: int, size: int) -> None:
+        """Have so many bytes ready from a position in the archive on, or all there are."""
+        data = self._data[position - self._start :]
+        while len(data) < size and not self._ended:
+            piece = next(self._pieces, b"")
+            self._ended = not piece
+            data = memoryview(bytes(data) + piece)
+        self._start, self._data = position, data
+        os.ftruncate(self.handle, os.pwrite(self.handle, data[:size], 0))
+        os.lseek(self.handle, 0, os.SEEK_SET)
 
-    def taken(self, position: int) -> bytes:
-        """What was read since the last time, to this position in the archive."""
-        data = bytes(memoryview(self._ahead)[: position - self._position])
-        self.pass_over(position)
-        return data
-
-    def pass_over(self, position: int) -> None:
-        """Forget what was read since the last time."""
-        del self._ahead[: position - self._position]
-        self._position = position
-
-    def peek(self) -> bytes:
-        """What is ready and was not taken yet."""
-        return bytes(self._ahead)
+    def between(self, start: int, end: int) -> bytes:
+        """What is in the archive from one position to another."""
+        return bytes(self._data[start - self._start : end - self._start])
 
     def is_at_end(self, position: int) -> bool:
         """Whether there is nothing behind this position in the archive."""
-        return self.ended and position >= self._position + len(self._ahead)
-
-    def rest(self) -> bytes:
-        """What follows, so much of it as shows whether it is padding."""
-        return bytes(self._ahead) + self._reader.read(_PADDING + 1)
+        return self._ended and position >= self._start + len(self._data)
 
 
 class Unpacker:
@@ -317,7 +298,7 @@ class Unpacker:
 
     def __init__(self, package: Package, reader: BoundedReader) -> None:
         self._package = package
-        self._feed = _Feed(reader)
+        self._window = _Window(reader)
         self._missing = {f.index: f for f in package.files if not f.ghost}
         # What librpm has to say goes into errors, not to the terminal.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -328,7 +309,7 @@ class Unpacker:
                 )
         try:
             files = librpm().files(package.header.parsed)
-            self._archive = files.archive(librpm().fd(self._feed.outlet, "r", "ufdio"))
+            self._archive = files.archive(librpm().fd(self._window.handle, "r", "ufdio"))
         except (ValueError, OSError, librpm().error) as error:
             raise self._wrong("librpm refuses the file list", str(error)) from None
 
@@ -336,31 +317,36 @@ class Unpacker:
         """Send the head of each file, then its content; see `FILE_HEAD`."""
         position = 0
         while True:
-            self._feed.ensure(_ENTRY_MOST)
-            padding = -position % 4
+            self._window.show(position, _ENTRY_MOST)
+            entry = position + -position % 4
             try:
                 found = next(self._archive, None)
             except (OSError, librpm().error) as error:
-                raise self._failed(error, padding) from None
-            raw = self._feed.taken(self._archive.tell())[padding:]
+                raw = self._window.between(entry, position + _ENTRY_MOST)
+                raise self._failed(error, raw) from None
+            position = self._archive.tell()
+            raw = self._window.between(entry, position)
             if found is None:
-                self._end(raw)
+                self._check_trailer(raw)
+                self._window.show(position, _PADDING + 1)
+                rest = self._window.between(position, position + _PADDING + 1)
+                if len(rest) > _PADDING or rest.strip(b"\0"):
+                    raise self._wrong("there are bytes behind the end of the payload")
                 send(b"")
                 return
             file = self._admit(found.fx)
             has_content = bool(self._archive.hascontent())
-            self._compare(file, raw, file.size if has_content else 0)
-            send(FILE_HEAD.pack(file.index, has_content))
             left = file.size if has_content else 0
+            self._compare(file, raw, left)
+            send(FILE_HEAD.pack(file.index, has_content))
             while left > 0:
-                self._feed.ensure(min(left, _CHUNK))
+                self._window.show(position, min(left, _CHUNK))
                 chunk = self._archive.read(min(left, _CHUNK))
-                self._feed.pass_over(self._archive.tell())
                 if not chunk:
                     raise self._too_early()
                 left -= len(chunk)
                 send(chunk)
-            position = self._archive.tell()
+                position = self._archive.tell()
 
     def _admit(self, index: int) -> PackageFile:
         file = self._missing.pop(index, None)
@@ -396,12 +382,6 @@ class Unpacker:
                 f"{size} bytes",
             )
 
-    def _end(self, raw: bytes) -> None:
-        self._check_trailer(raw)
-        rest = self._feed.rest()
-        if len(rest) > _PADDING or rest.strip(b"\0"):
-            raise self._wrong("there are bytes behind the end of the payload")
-
     def _check_trailer(self, raw: bytes) -> None:
         if raw.startswith(_STRIPPED) or self._field(raw, 6):
             raise self._wrong("the trailer has content")
@@ -420,9 +400,8 @@ class Unpacker:
             message = "a field of a cpio entry is not a number"
             raise self._wrong(message, digits.hex()) from None
 
-    def _failed(self, error: Exception, padding: int) -> SgxEnclavesError:
-        """What is wrong where librpm does not read on."""
-        raw = self._feed.peek()[padding:]
+    def _failed(self, error: Exception, raw: bytes) -> SgxEnclavesError:
+        """What is wrong with an entry where librpm does not read on."""
         if raw.startswith(_STRIPPED):
             self._hexadecimal(raw[6:14])
             return self._wrong("the payload has a file that the header does not list")
@@ -441,7 +420,7 @@ class Unpacker:
         name = raw[110 : 110 + size]
         if name == _TRAILER:
             self._check_trailer(raw)
-        if self._feed.is_at_end(self._archive.tell()):
+        if self._window.is_at_end(self._archive.tell()):
             return self._too_early()
         path = name.rstrip(b"\0").decode("utf-8", "surrogateescape")
         what = "is not in the header, or only as a %ghost"
