@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
-from sgx_enclaves.errors import RecordError
+from sgx_enclaves.errors import RecordError, SgxEnclavesError
 from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, read_schema, validate
 
 # 1 lacks what is said of the buildroot, and whether the verification was in part.
 SCHEMA = 2
 IDENTICAL, DIFFERS, UNVERIFIABLE = "identical", "differs", "unverifiable"
-VERDICTS = (IDENTICAL, DIFFERS, UNVERIFIABLE)
 # The origin of a release that stands in the catalogue; others have the URL they came from.
 CATALOGUE = "catalogue"
 MAX_SIZE = 2 << 20
@@ -165,20 +164,21 @@ def read_part(cls: type[T], data: object, part: str, **more: Any) -> T:
     """A dataclass of plain data that `part` of record.schema.json describes, with `more` fields."""
     schema = read_schema(__file__, "record.schema.json", part)
     validate(data, schema, file=part, error=RecordError)
-    _require_printable(data, part)
+    require_plain(data, part, RecordError)
     whole = {**data, **more} if isinstance(data, Mapping) else data
     return from_plain(cls, whole)
 
 
-def _require_printable(data: object, place: str) -> None:
-    """Refuse text that a terminal would not print: a pattern cannot say what that is."""
-    if isinstance(data, str) and not data.isprintable():
-        raise RecordError(
-            f"{place} is malformed", expected="printable characters", found=printable(data[:120])
-        )
+def require_plain(data: object, place: str, error: type[SgxEnclavesError]) -> None:
+    """Refuse what a schema lets pass: text that a terminal would not print, and 1.0 for 1."""
+    if isinstance(data, float) or (isinstance(data, str) and not data.isprintable()):
+        expected = "a whole number" if isinstance(data, float) else "printable characters"
+        found = printable(str(data)[:120])
+        raise error(f"{place} is malformed", expected=expected, found=found)
     parts = data.items() if isinstance(data, Mapping) else ()
     for key, value in enumerate(data) if isinstance(data, (list, tuple)) else parts:
-        _require_printable(value, str(key) if isinstance(data, Mapping) else f"{place}[{key}]")
+        inner = str(key) if isinstance(data, Mapping) else f"{place}[{key}]"
+        require_plain(value, inner, error)
 
 
 def _check_agreement(record: Record) -> None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.gate.arguments import DAY
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.settings import (
     check_file,
@@ -28,6 +27,7 @@ from sgx_enclaves.settings import (
     whole,
 )
 
+DAY = 24 * 3600
 CONFIG_FILE = "/etc/kojid/plugins/sgx_enclaves.conf"
 CONFIG_VARIABLE = "SGX_ENCLAVES_BUILDER_CONFIG"
 # Where the releases of the catalogue come from, and where those places redirect to.

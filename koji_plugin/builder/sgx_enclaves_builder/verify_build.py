@@ -24,15 +24,7 @@ from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.report import MAX_REPORT, of_build, read_report
 from sgx_enclaves.files import digest_file, read_file
-from sgx_enclaves.gate.arguments import (
-    CHILD,
-    PARENT,
-    PARENT_OPTIONS,
-    argument,
-    checked,
-    name_or_id,
-    optional_text,
-)
+from sgx_enclaves.gate.arguments import CHILD, PARENT, argument, options
 from sgx_enclaves.gate.collect import Answer, Combined, combine, failed, read_answer, record_of
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
 from sgx_enclaves.gate.record import CATALOGUE
@@ -59,14 +51,14 @@ class SgxEnclavesTask(SgxTask):
     ) -> dict[str, Any]:
         """Verify a release, and a build if one is named."""
         with self.at_work():
-            self.asked = checked(opts, PARENT_OPTIONS)
-            name = optional_text(release, "release")
-            tag = self.session.getTag(argument(build_tag, "build_tag", name_or_id), strict=True)
+            self.asked = options(opts, "parent_opts")
+            name = argument(release, "release")
+            tag = self.session.getTag(argument(build_tag, "build_tag"), strict=True)
             self.build_tag = tag["name"]
             # as the request calls it, and as the hub has it
             self.build, self.binfo = build, None
             if build is not None:
-                self.binfo = self.complete_build(argument(build, "build", name_or_id))
+                self.binfo = self.complete_build(argument(build, "build"))
             self.repo_id = self.asked.get("repo_id") or self.getRepo(tag["name"])["id"]
             packages, places = self._inspect()
             paths = [file.path for package in packages for file in package.signed]

@@ -22,19 +22,11 @@ from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.enclave.verdict import Finding
-from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
+from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.report import digests_at, named_package, of_file, of_release
 from sgx_enclaves.explain.picture import picture_of
 from sgx_enclaves.files import read_file
-from sgx_enclaves.gate.arguments import (
-    CHILD,
-    CHILD_OPTIONS,
-    argument,
-    checked,
-    list_of,
-    name_or_id,
-    text,
-)
+from sgx_enclaves.gate.arguments import CHILD, argument, options
 from sgx_enclaves.gate.collect import Answer, buildroot_doubt, digest_of
 from sgx_enclaves.gate.origin import OriginJudgement, judge_origin, packages_digest
 from sgx_enclaves.gate.subjects import (
@@ -85,12 +77,10 @@ class SgxEnclaveTask(SgxTask):
     ) -> dict[str, Any]:
         """Give the answer about each enclave, as `sgx_enclaves.gate.collect` reads it."""
         with self.at_work():
-            self.asked = checked(opts, CHILD_OPTIONS)
-            if "releases" not in self.asked or "repo_id" not in self.asked:
-                raise ArgumentError(f"{CHILD} is started by its parent, and is incomplete so")
+            self.asked = options(opts, "child_opts")
             files = {name: data.encode() for name, data in self.asked["releases"].items()}
             self.catalogue = catalogue_from(files)
-            names = argument(enclaves, "enclaves", list_of(text, 64))
+            names = argument(enclaves, "enclaves")
             self.release = self.catalogue.release(release).only(names)
             self._folder = Path(self.workdir)
             # the packages that the buildroot must have, and the digest of that lock's text
@@ -102,7 +92,7 @@ class SgxEnclaveTask(SgxTask):
                 rpm["name"]: self.build_file(rpm["relative"], rpm["sha256"])
                 for rpm in self.asked.get("rpms", [])
             }
-            tag = argument(build_tag, "build_tag", name_or_id)
+            tag = argument(build_tag, "build_tag")
             with KojiBuildroot(self, tag, self.asked["repo_id"]) as self.buildroot:
                 answers = self._verify()
             for answer in answers:

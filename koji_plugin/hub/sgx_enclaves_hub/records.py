@@ -14,27 +14,13 @@ from kojihub import Task, get_build, get_tag
 
 from sgx_enclaves.errors import RecordError
 from sgx_enclaves.files import read_file
-from sgx_enclaves.gate.arguments import (
-    CHILD,
-    MAX_ID,
-    PARENT,
-    argument,
-    checked,
-    choice,
-    name_or_id,
-    number,
-    optional,
-    optional_text,
-    text,
-    truth,
-)
+from sgx_enclaves.gate.arguments import CHILD, PARENT, argument, options
 from sgx_enclaves.gate.decide import mismatches
 from sgx_enclaves.gate.inspect import inspect_package
 from sgx_enclaves.gate.record import (
     CATALOGUE,
     IDENTICAL,
     SCHEMA,
-    VERDICTS,
     Record,
     read_record,
     time_text,
@@ -49,19 +35,11 @@ from .tasks import complete_build, distrust
 LOCKER = "sgx-enclaves-lock"
 LOCK_FILE = "buildroot_lock.json"
 _MAX_LOCK = 16 << 20
-_MAX_ROWS = 1000
 # What the message of a record says, besides its id and its enclaves.
 _ANNOUNCED = (
     *("nvr", "build_id", "task_id", "verdict", "reproducible", "partial", "release", "origin"),
     *("build_tag", "lock_sha256", "report_sha256"),
 )
-_ORDERS = ("id", "build_id", "task_id", "release", "verdict", "create_ts", "nvr")
-_QUERY = {
-    "countOnly": truth,
-    "order": choice(*_ORDERS, *(f"-{name}" for name in _ORDERS)),
-    "limit": number(1, _MAX_ROWS),
-    "offset": number(0, MAX_ID),
-}
 
 
 @export_in("host")
@@ -77,7 +55,7 @@ def recordSgxVerification(task_id: int, record: Mapping[str, Any]) -> int:
     :returns: the id of the record
     """
     with koji_errors():
-        argument(task_id, "task_id", number(1, MAX_ID))
+        argument(task_id, "task_id")
         host_id = hub_api.running_host(task_id)
         method, request = hub_api.task_request(task_id)
         if method != PARENT or request["build"] is None:
@@ -103,11 +81,11 @@ def _require_own(
     """Compare a record with the task that writes it."""
     release = request["release"]
     from_url = release is not None and "://" in release
-    options = request.get("opts") or {}
+    asked = request.get("opts") or {}
     wanted = {
         "schema": SCHEMA,
         "build_tag": request["build_tag"],
-        "partial": "enclaves" in options,
+        "partial": "enclaves" in asked,
         "task_id": task_id,
         "build_id": build["id"],
         "nvr": build["nvr"],
@@ -125,7 +103,7 @@ def _require_own(
     if not record.reproducible or record.lock_sha256 is not None:
         return
     # Both when the task was made and now: a tag may have been taken off the list meanwhile.
-    tag = get_tag(record.build_tag) if options.get("tag_allowed") else None
+    tag = get_tag(record.build_tag) if asked.get("tag_allowed") else None
     if tag is None or distrust(tag) is not None:
         raise RecordError(
             "the record is called reproducible, but its buildroot was anybody's",
@@ -167,7 +145,7 @@ def getSgxVerification(build: Any, strict: bool = False) -> Optional[dict[str, A
               as it is now (its packages were replaced, it was deleted), or is None
     """
     with koji_errors():
-        binfo = get_build(argument(build, "build", name_or_id), strict=True)
+        binfo = get_build(argument(build, "build"), strict=True)
         stored = store.records_of(binfo["id"])
         packages = store.packages_of([binfo["id"]]).get(binfo["id"])
     if not stored and strict:
@@ -203,24 +181,21 @@ def listSgxVerifications(
     :returns: a list of mappings, or a number with countOnly
     """
     with koji_errors():
-        options = _query_options(queryOpts)
-        filters = {"verdict": argument(verdict, "verdict", optional(choice(*VERDICTS)))}
+        asked = options(queryOpts, "queryOpts", "queryOpts")
+        if asked.pop("countOnly", False):
+            asked = {"countOnly": True, **options(asked, "nothing", "queryOpts")}
+        else:
+            asked = {"order": "-id", "limit": 100, "offset": 0, **asked}
+        filters = {"verdict": argument(verdict, "verdict")}
         one = {
-            "mrenclave": (optional_text(mrenclave, "mrenclave") or "").lower(),
-            "name": optional_text(enclave, "enclave"),
+            "mrenclave": (argument(mrenclave, "mrenclave") or "").lower(),
+            "name": argument(enclave, "enclave"),
         }
         named = {"build": (build, get_build), "tag": (tag, get_tag)}
         for name, (value, get) in named.items():
-            if argument(value, name, optional(name_or_id)) is not None:
-                filters[f"{name}_id"] = get(value, strict=True)["id"]
-        return store.find(filters, {key: said for key, said in one.items() if said}, options)
-
-
-def _query_options(given: Any) -> dict[str, Any]:
-    options = checked(given, _QUERY, "queryOpts")
-    if options.pop("countOnly", False):
-        return {"countOnly": True, **checked(options, {}, "queryOpts")}
-    return {"order": "-id", "limit": 100, "offset": 0, **options}
+            if value is not None:
+                filters[f"{name}_id"] = get(argument(value, name), strict=True)["id"]
+        return store.find(filters, {key: said for key, said in one.items() if said}, asked)
 
 
 @export
@@ -232,7 +207,7 @@ def getSgxLock(release: str) -> Optional[dict[str, Any]]:
               text in the format of mock's buildroot_lock plugin; None when there is none
     """
     with koji_errors():
-        return store.newest_lock(argument(release, "release", text))
+        return store.newest_lock(argument(release, "release", "text"))
 
 
 @export
@@ -248,7 +223,7 @@ def setSgxLock(task_id: int) -> dict[str, Any]:
     session = context.session
     session.assertPerm(LOCKER)
     with koji_errors():
-        argument(task_id, "task_id", number(1, MAX_ID))
+        argument(task_id, "task_id")
         task = Task(task_id)
         method, result = task.getInfo(strict=True)["method"], task.getResult()
         if method != PARENT or result["verdict"] != IDENTICAL:

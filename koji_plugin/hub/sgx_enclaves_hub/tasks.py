@@ -28,16 +28,7 @@ from kojihub import (
 from kojihub.db import QueryProcessor, Savepoint
 
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.gate.arguments import (
-    OPTIONS,
-    PARENT,
-    SIGNATURES,
-    argument,
-    checked,
-    name_or_id,
-    number,
-    optional_text,
-)
+from sgx_enclaves.gate.arguments import PARENT, SIGNATURES, argument, options
 from sgx_enclaves.gate.inspect import claims_signed_enclaves
 
 from . import hub_api
@@ -46,7 +37,6 @@ from .hub_api import koji_errors, lasting_name
 from .store import build_files, former_names, was_deleted
 
 PERMISSION = "sgx-enclaves"
-_PRIORITIES = 20
 _logger = logging.getLogger("koji.plugin.sgx_enclaves")
 # Lets policies see parameters by their names.
 koji.tasks.LEGACY_SIGNATURES.update(SIGNATURES)
@@ -83,10 +73,10 @@ def sgxEnclaves(
     session = context.session
     session.assertPerm(PERMISSION)
     with koji_errors():
-        release = optional_text(release, "release")
+        release = argument(release, "release")
         found = None if build is None else complete_build(build, "build")
         named = lasting_name(found) if found else None
-        opts = checked(opts, OPTIONS)
+        opts = options(opts, "opts")
         if "task_id" in opts:
             _require_build_task(opts["task_id"], named)
         elif release is None and named is None:
@@ -95,20 +85,19 @@ def sgxEnclaves(
             )
         if build_tag is None:
             build_tag = _default_tag(found["task_id"] if found else opts.get("task_id"))
-        tag = get_tag(argument(build_tag, "build_tag", name_or_id), strict=True)
+        tag = get_tag(argument(build_tag, "build_tag"), strict=True)
         if "repo_id" in opts:
             _require_repo(opts["repo_id"], tag)
         if "unsigned_build" in opts:
             unsigned = complete_build(opts["unsigned_build"], "unsigned_build")
             opts["unsigned_build"] = lasting_name(unsigned)
-        channel = optional_text(channel, "channel")
-        options: dict[str, Any] = {}
+        channel = argument(channel, "channel")
+        how: dict[str, Any] = {}
         if priority is not None:
-            argument(priority, "priority", number(-_PRIORITIES, _PRIORITIES))
-            if priority < 0 and not session.hasPerm("admin"):
+            if argument(priority, "priority") < 0 and not session.hasPerm("admin"):
                 raise koji.ActionNotAllowed("only admins may create high-priority tasks")
-            options["priority"] = koji.PRIO_DEFAULT + priority
-        return start(release, tag, named, opts, channel, **options)
+            how["priority"] = koji.PRIO_DEFAULT + priority
+        return start(release, tag, named, opts, channel, **how)
 
 
 def start(
@@ -117,7 +106,7 @@ def start(
     build: Any,
     opts: dict[str, Any],
     channel: Optional[str] = None,
-    **options: Any,
+    **how: Any,
 ) -> int:
     """Make the task, from arguments that were checked."""
     if not (tag.get("arches") or "").split():
@@ -128,8 +117,8 @@ def start(
         opts["tag_allowed"] = True
     channel = channel or settings().channel
     if channel:
-        options["channel"] = channel
-    return int(make_task(PARENT, [release, tag["name"], build, opts], **options))
+        how["channel"] = channel
+    return int(make_task(PARENT, [release, tag["name"], build, opts], **how))
 
 
 def distrust(tag: Mapping[str, Any]) -> Optional[str]:
@@ -185,8 +174,7 @@ def _require_repo(repo_id: int, tag: Mapping[str, Any]) -> None:
 
 def complete_build(build: Any, name: str) -> dict[str, Any]:
     """A build that is complete."""
-    argument(build, name, name_or_id)
-    found: dict[str, Any] = get_build(build, strict=True)
+    found: dict[str, Any] = get_build(argument(build, name), strict=True)
     if found["state"] != koji.BUILD_STATES["COMPLETE"]:
         state = koji.BUILD_STATES[found["state"]]
         raise koji.GenericError(f"{name} {found['nvr']} is not complete, it is {state}")

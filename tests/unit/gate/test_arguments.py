@@ -8,76 +8,96 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.errors import ArgumentError
-from sgx_enclaves.gate.arguments import (
-    CHILD_OPTIONS,
-    checked,
-    choice,
-    list_of,
-    number,
-    optional_text,
-    text,
-    truth,
-)
+from sgx_enclaves.gate.arguments import argument, options
 
-CHECKS = {"a": text, "b": number(1, 9), "c": list_of(text, 2), "d": truth, "e": choice("x", "y")}
 PACKAGE = {"name": "x.rpm", "relative": "p/x.rpm", "sha256": "0" * 64}
+GIVEN = {"releases": {"r": "text\nof a file"}, "repo_id": 1}
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("opts", "words"),
     [
-        ([], "expected a mapping"),
-        ({"a": "x", "z": 1}, "Unknown opts: 'z'"),
-        ({1: "x", "z": 1}, "Unknown opts: 'z', 1"),
-        ({"a": "x\ny"}, "Invalid value for a"),
-        ({"a": ""}, "Invalid value for a"),
-        ({"a": "x" * 1025}, "Invalid value for a"),
-        ({"a": 3}, "Invalid value for a"),
-        ({"b": True}, "Invalid value for b"),
-        ({"b": 1.0}, "Invalid value for b"),
-        ({"b": 0}, "a whole number from 1 to 9"),
-        ({"b": 10}, "Invalid value for b"),
-        ({"c": []}, "Invalid value for c"),
-        ({"c": ["p", "q", "r"]}, "a list of 1 to 2 values"),
-        ({"c": "pce"}, "Invalid value for c"),
-        ({"c": [3]}, "Invalid value for c"),
-        ({"d": 1}, "Invalid value for d"),
-        ({"e": "z"}, "expected x or y"),
-        ({"e": ["x"]}, "Invalid value for e"),
+        ([], "opts does not fit"),
+        ({"timeout": 1, "z": 1}, "found z"),
+        ({1: "x", "z": 1}, "opts does not fit"),
+        ({"enclaves": ["x\ny"]}, "enclaves[0] is malformed (expected printable characters"),
+        ({"enclaves": [""]}, "opts.enclaves[0] does not fit"),
+        ({"enclaves": ["x" * 1025]}, "expected a line of at most 1024 printable characters"),
+        ({"enclaves": []}, "at least 1 items"),
+        ({"enclaves": ["p"] * 65}, "at most 64 items"),
+        ({"enclaves": "pce"}, "opts.enclaves does not fit"),
+        ({"enclaves": [3]}, "opts.enclaves[0] does not fit"),
+        ({"timeout": True}, "opts.timeout does not fit"),
+        ({"timeout": 1.0}, "timeout is malformed (expected a whole number"),
+        ({"timeout": 1.5}, "opts.timeout does not fit"),
+        ({"timeout": 0}, "at least 1"),
+        ({"timeout": 604801}, "at most 604800"),
+        ({"split": 1}, "opts.split does not fit"),
+        ({"unsigned_build": 0}, "expected a name or an id"),
+        ({"unsigned_build": True}, "opts.unsigned_build does not fit"),
+        ({"tag_allowed": True}, "opts does not fit"),
     ],
 )
-def test_what_is_wrong_is_named(options: Any, words: str) -> None:
+def test_what_is_wrong_is_named(opts: Any, words: str) -> None:
     with pytest.raises(ArgumentError) as caught:
-        checked(options, CHECKS)
+        options(opts, "opts")
     assert words in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("", "release"),
+        (3, "release"),
+        ("a\tb", "release"),
+        (None, "build"),
+        (True, "build"),
+        (-1, "build"),
+        ({"name": "x"}, "build_tag"),
+        ("good", "verdict"),
+        (["identical"], "verdict"),
+        (21, "priority"),
+        (1 << 31, "task_id"),
+        (1001, "limit"),
+        ({"order": "--id"}, "queryOpts"),
+        ({"order": "id\n"}, "queryOpts"),
+    ],
+)
+def test_one_argument(value: Any, name: str) -> None:
+    with pytest.raises(ArgumentError, match=name):
+        argument(value, name)
+
+
 def test_what_is_good_is_taken() -> None:
-    given = {"a": "x", "b": 2, "c": ["p", "p"], "d": None, "e": "y"}
-    assert checked(given, CHECKS) == {"a": "x", "b": 2, "c": ["p"], "e": "y"}
-    assert checked(None, CHECKS) == {}
-    assert optional_text(None, "a") is None
+    given = {"enclaves": ["p", "q"], "timeout": 2, "split": None, "unsigned_build": "x-1-1"}
+    del (expected := dict(given))["split"]
+    assert options(given, "opts") == expected
+    assert options(None, "opts") == {}
+    assert argument(None, "release") is None
+    assert argument(4, "build") == 4
+    assert options({**expected, "tag_allowed": True}, "parent_opts")["tag_allowed"]
 
 
 @pytest.mark.parametrize(
-    ("options", "good"),
+    ("opts", "good"),
     [
         ({"rpms": []}, True),
         ({"rpms": [PACKAGE]}, True),
         ({"rpms": PACKAGE}, False),
         ({"rpms": [{**PACKAGE, "more": "x"}]}, False),
         ({"rpms": [{**PACKAGE, "sha256": ""}]}, False),
+        ({"rpms": [{**PACKAGE, "name": "a\x1bb"}]}, False),
         ({"rpms": ["x"]}, False),
-        ({"releases": {"r": "text\nof a file"}}, True),
         ({"releases": {"r": 3}}, False),
         ({"releases": {"": "x"}}, False),
         ({"releases": []}, False),
+        ({"releases": None}, False),
     ],
 )
-def test_what_a_subtask_is_given(options: Any, good: bool) -> None:
+def test_what_a_subtask_is_given(opts: Any, good: bool) -> None:
     if good:
-        assert checked(options, CHILD_OPTIONS) == options
+        assert options({**GIVEN, **opts}, "child_opts") == {**GIVEN, **opts}
     else:
         with pytest.raises(ArgumentError):
-            checked(options, CHILD_OPTIONS)
+            options({**GIVEN, **opts}, "child_opts")

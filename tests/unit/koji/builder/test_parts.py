@@ -80,7 +80,7 @@ def test_only_x86_64_hosts_take_a_subtask(world: World) -> None:
 
 def test_a_subtask_that_nobody_prepared_says_so(world: World) -> None:
     result = world.hub.run(world.hub.make("sgxEnclave", ["demo", ["pce"], "demo-build"]))
-    assert "is started by its parent" in result["faultString"]
+    assert "opts.releases does not fit" in result["faultString"]
 
 
 def test_a_line_is_uploaded_at_once(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_an_audit_finds_what_a_tag_shows_without_a_record(ready: FakeHub) -> Non
     first = auditSgxTag(4, 0, 2)
     assert (first["looked_at"], first["next"], first["refused"]) == (2, 8, [])
     assert auditSgxTag(4, first["next"], 2)["refused"][0]["nvr"] == "other-1.0-1"
-    with pytest.raises(koji.GenericError, match="Invalid value for limit"):
+    with pytest.raises(koji.GenericError, match="limit does not fit"):
         auditSgxTag(4, 0, 0)
     ready.permissions.clear()
     with pytest.raises(koji.ActionNotAllowed):
@@ -300,7 +300,7 @@ def test_the_status_of_a_build_without_enclaves(ready: FakeHub) -> None:
 
 @pytest.mark.parametrize(
     ("build", "where", "reason"),
-    [("none", 4, "No such build"), (7, "none", "No such tagInfo"), (7.0, 4, "Invalid value")],
+    [("none", 4, "No such build"), (7, "none", "No such tagInfo"), (7.0, 4, "is malformed")],
 )
 def test_the_status_of_what_is_not_there(
     ready: FakeHub, build: Any, where: Any, reason: str

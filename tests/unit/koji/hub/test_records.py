@@ -91,7 +91,7 @@ def test_only_a_verification_of_a_build(ready: FakeHub) -> None:
 
 @pytest.mark.parametrize("task", ["100", True, 0, -1, None, 1 << 40])
 def test_what_is_no_task(ready: FakeHub, task: Any) -> None:
-    assert "Invalid value for task_id" in refused(ready, {}, task)
+    assert "task_id does not fit" in refused(ready, {}, task)
 
 
 def test_a_build_that_went_away(ready: FakeHub) -> None:
@@ -279,21 +279,21 @@ def test_the_number_alone(ready: FakeHub) -> None:
     [
         ({"build": "none"}, "No such build"),
         ({"tag": "none"}, "No such tagInfo"),
-        ({"verdict": "bad"}, "Invalid value for verdict"),
-        ({"verdict": ["identical"]}, "Invalid value for verdict"),
-        ({"mrenclave": b"x"}, "Invalid value for mrenclave"),
-        ({"enclave": "x" * 2000}, "Invalid value for enclave"),
-        ({"queryOpts": "limit"}, "Invalid value for queryOpts"),
-        ({"queryOpts": {"limit": 1001}}, "Invalid value for limit"),
-        ({"queryOpts": {"limit": -1}}, "Invalid value for limit"),
-        ({"queryOpts": {"limit": 0}}, "Invalid value for limit"),
-        ({"queryOpts": {"order": ["id"]}}, "Invalid value for order"),
-        ({"queryOpts": {"order": "--id"}}, "Invalid value for order"),
-        ({"queryOpts": {"offset": 0.5}}, "Invalid value for offset"),
-        ({"queryOpts": {"order": "record"}}, "Invalid value for order"),
-        ({"queryOpts": {"order": "id,id"}}, "Invalid value for order"),
-        ({"queryOpts": {"group": "id"}}, "Unknown queryOpts: 'group'"),
-        ({"queryOpts": {"countOnly": True, "limit": 5}}, "Unknown queryOpts: 'limit'"),
+        ({"verdict": "bad"}, "verdict does not fit"),
+        ({"verdict": ["identical"]}, "verdict does not fit"),
+        ({"mrenclave": b"x"}, "mrenclave does not fit"),
+        ({"enclave": "x" * 2000}, "enclave does not fit"),
+        ({"queryOpts": "limit"}, "queryOpts does not fit"),
+        ({"queryOpts": {"limit": 1001}}, "limit does not fit"),
+        ({"queryOpts": {"limit": -1}}, "limit does not fit"),
+        ({"queryOpts": {"limit": 0}}, "limit does not fit"),
+        ({"queryOpts": {"order": ["id"]}}, "order does not fit"),
+        ({"queryOpts": {"order": "--id"}}, "order does not fit"),
+        ({"queryOpts": {"offset": 0.5}}, "offset does not fit"),
+        ({"queryOpts": {"order": "record"}}, "order does not fit"),
+        ({"queryOpts": {"order": "id,id"}}, "order does not fit"),
+        ({"queryOpts": {"group": "id"}}, "found group"),
+        ({"queryOpts": {"countOnly": True, "limit": 5}}, "found limit"),
     ],
 )
 def test_what_is_wrong_with_filters(ready: FakeHub, filters: dict[str, Any], reason: str) -> None:
