@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os.path import basename
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sgx_enclaves.gate.collect import Combined
     from sgx_enclaves.gate.inspect import RpmDigests
     from sgx_enclaves.gate.record import Record, RecordedEnclave
-    from sgx_enclaves.gate.subjects import FileVerdict, Subject
+    from sgx_enclaves.gate.subjects import FileVerdict
     from sgx_enclaves.release.manifest import Manifest
     from sgx_enclaves.release.verify import Verified
 
@@ -195,7 +195,7 @@ def of_build(
         reported = reports.get(answer.task_id, {}).get("enclaves", ())
         own = [enclave for enclave in reported if enclave["name"] == answer.enclave]
         for subject in () if own else answer.subjects:
-            words = (answer.claim, subject.sha256, answer.config_sha256)
+            words = (answer.claim, answer.config_sha256)
             own.append(_judged(answer.enclave, subject, *words))
         enclaves += own or [_enclave(answer.enclave, answer.verdict, answer.claim)]
     parts = {
@@ -227,7 +227,7 @@ def of_record(record: Record) -> Plain:
         "koji",
         record.verdict,
         words,
-        [_judged(e.name, e, e.verdict, e.signed_sha256) for e in record.enclaves],
+        [_judged(e.name, e, e.verdict) for e in record.enclaves],
         reproducible=record.reproducible,
         release={"name": record.release, "sha256": digest, "origin": origin},
         buildroot={**buildroot, "packages_sha256": record.buildroot_sha256},
@@ -241,7 +241,7 @@ def of_file(name: str, item: FileVerdict) -> Plain:
     """An enclave of a package that a build system compared."""
     subject = item.subject
     if item.comparison is None:
-        return _judged(name, subject, subject.verdict, subject.sha256)
+        return _judged(name, subject, subject.verdict)
     known = {"package": subject.rpm, "path": subject.path, "version": subject.version}
     return {
         **compared_enclave(name, verdict_dict(item.comparison), **known),
@@ -249,19 +249,14 @@ def of_file(name: str, item: FileVerdict) -> Plain:
     }
 
 
-def _judged(
-    name: str,
-    item: Union[Subject, RecordedEnclave],
-    words: str,
-    signed: Optional[str],
-    config: Optional[str] = None,
-) -> Plain:
+def _judged(name: str, item: RecordedEnclave, words: str, config: Optional[str] = None) -> Plain:
     """One enclave as tasks and records of a build system have it."""
-    made = _enclave(name, item.verdict, item.cause or words, package=item.rpm, path=item.path)
+    path = item.path or None if item.rpm else None
+    made = _enclave(name, item.verdict, item.cause or words, package=item.rpm, path=path)
     made |= {key: getattr(item, key) for key in ("version", "mrenclave", *_SIGNED)}
-    file = basename(str(item.path or getattr(item, "file", name)))
+    file = basename(item.path or item.rpm or name)
     names = (f"{name}.so", file, f"{name}.config.xml")
-    for role, called, digest in zip(ROLES, names, (item.built_sha256, signed, config)):
+    for role, called, digest in zip(ROLES, names, (item.built_sha256, item.signed_sha256, config)):
         if digest is not None:
             made[role] = {"name": called, "size": None, "sha256": digest}
     return made

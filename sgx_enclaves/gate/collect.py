@@ -27,7 +27,6 @@ from sgx_enclaves.gate.record import (
     RecordedPackage,
     read_part,
 )
-from sgx_enclaves.gate.subjects import RPM, Subject
 from sgx_enclaves.plain import as_plain, printable
 
 _MAX_TEXT = 1000
@@ -52,7 +51,7 @@ class Answer:
     reproducible: bool
     claim: str
     task_id: int
-    subjects: tuple[Subject, ...] = ()
+    subjects: tuple[RecordedEnclave, ...] = ()
     built_sha256: Optional[str] = None
     config_sha256: Optional[str] = None
     toolchain_sha256: Optional[str] = None
@@ -144,7 +143,7 @@ def combine(
 ) -> Combined:
     """Bring the answers together, with every binary package of the build."""
     unread = [f"{p.name} cannot be read: {p.problem}" for p in packages if p.problem]
-    compared = {(s.rpm, s.path, s.sha256) for answer in answers for s in answer.subjects}
+    compared = {(s.rpm, s.path, s.signed_sha256) for answer in answers for s in answer.subjects}
     left_out = [
         f"{file.path} of {package.name} was compared with nothing"
         for package in packages
@@ -188,9 +187,9 @@ def _grouped(claims: Sequence[tuple[str, str]], between: str = " ") -> str:
     )
 
 
-def _worst(answer: Answer) -> Optional[Subject]:
+def _worst(answer: Answer) -> Optional[RecordedEnclave]:
     weight = (IDENTICAL, UNVERIFIABLE, DIFFERS).index
-    ordered = sorted(answer.subjects, key=lambda s: (weight(s.verdict), s.origin == RPM))
+    ordered = sorted(answer.subjects, key=lambda s: (weight(s.verdict), s.rpm is not None))
     return ordered[-1] if ordered else None
 
 
@@ -208,7 +207,7 @@ def _row(answer: Answer) -> dict[str, Any]:
         **{name: getattr(worst, name, None) for name in names},
         "cause": None if answer.verdict == IDENTICAL else _why(answer),
         "built_sha256": answer.built_sha256,
-        "signed_sha256": worst.sha256 if worst else None,
+        "signed_sha256": worst.signed_sha256 if worst else None,
         "task_id": answer.task_id,
     }
 
@@ -259,18 +258,11 @@ def record_of(combined: Combined, **around: Any) -> Record:
 
 def _recorded(combined: Combined) -> Iterator[RecordedEnclave]:
     """Every signed file of the packages, also those that nobody could judge."""
-    judged = {(s.rpm, s.path): (a, s) for a in combined.answers for s in a.subjects}
-    same = ("version", "mrenclave", "mrsigner", "isvprodid", "isvsvn", "built_sha256", "policy")
+    judged = {(s.rpm, s.path): s for a in combined.answers for s in a.subjects}
     for package in combined.packages:
-        for file in package.signed:
-            if file.sha256 is None:
-                continue
-            answer, subject = judged.get((package.name, file.path), (None, None))
-            facts: dict[str, Any] = dict.fromkeys(same)
-            facts.update(verdict=UNVERIFIABLE, cause="it was compared with nothing")
-            if subject is not None and subject.sha256 == file.sha256:
-                facts = {name: getattr(subject, name) for name in (*same, "verdict", "cause")}
-            name = "unknown" if answer is None else answer.enclave
-            yield RecordedEnclave(
-                name=name, rpm=package.name, path=file.path, signed_sha256=file.sha256, **facts
-            )
+        for path, sha256 in ((f.path, f.sha256) for f in package.signed if f.sha256 is not None):
+            found = judged.get((package.name, path))
+            if found is None or found.signed_sha256 != sha256:
+                name, why = found.name if found else "unknown", "it was compared with nothing"
+                found = RecordedEnclave(name, package.name, path, sha256, UNVERIFIABLE, cause=why)
+            yield found

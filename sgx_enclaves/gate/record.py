@@ -46,30 +46,31 @@ class RecordedPackage:
 
 @dataclass(frozen=True)
 class RecordedEnclave:
-    """One signed enclave, as it stands in a package.
+    """One signed file, and what came of it; None is what is not known.
 
     Attributes:
-        name: in packages, for example `ide`.
-        version: from the file's name; None when it has none.
-        mrenclave, mrsigner: hexadecimal; None when they could not be read.
-        isvprodid, isvsvn: None when they could not be read.
-        built_sha256: of our unsigned enclave; None when there is none.
-        signed_sha256: of the file in the package.
+        name: of the enclave in packages, for example `ide`.
+        rpm: name of the package file; None for the vendor's own file.
+        path: in the package, empty if that cannot be read; the vendor's file's name.
+        signed_sha256: of the file.
+        version: from the file's name.
+        mrenclave, mrsigner: hexadecimal.
+        built_sha256: of our unsigned enclave.
         cause: why it is not identical; None when it is.
-        policy: what was asked of it, and by whom; None when unknown, as in older records.
+        policy: what was asked of it, and by whom; None as well if it was not compared.
     """
 
     name: str
-    rpm: str
+    rpm: Optional[str]
     path: str
-    version: Optional[str]
-    mrenclave: Optional[str]
-    mrsigner: Optional[str]
-    isvprodid: Optional[int]
-    isvsvn: Optional[int]
-    built_sha256: Optional[str]
-    signed_sha256: str
+    signed_sha256: Optional[str]
     verdict: str
+    version: Optional[str] = None
+    mrenclave: Optional[str] = None
+    mrsigner: Optional[str] = None
+    isvprodid: Optional[int] = None
+    isvsvn: Optional[int] = None
+    built_sha256: Optional[str] = None
     cause: Optional[str] = None
     policy: Optional[str] = None
 

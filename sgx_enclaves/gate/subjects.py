@@ -17,13 +17,13 @@ from typing import Optional
 from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release, policy_of
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Severity, Verdict
 from sgx_enclaves.errors import CatalogueError, InputError
+from sgx_enclaves.gate.record import RecordedEnclave
 from sgx_enclaves.plain import printable
 from sgx_enclaves.release import outcome as of_release
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.presence import stem_of, version_of
 from sgx_enclaves.rpm.references import FolderReference
 
-VENDOR, RPM = "vendor", "rpm"
 _STEM = "libsgx_"
 _LONGEST = 1000
 # the version's way into a distribution's file name
@@ -31,44 +31,14 @@ _DIGITS = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One signed file, and what came of it.
-
-    Attributes:
-        origin: `VENDOR` or `RPM`.
-        file: the vendor's file, or the last part of `path`.
-        rpm: name of the package file; None for the vendor's.
-        path: in the package; None for the vendor's.
-        mrenclave, mrsigner, isvprodid, isvsvn: None when unknown.
-        cause: why it is not identical; None when it is.
-        policy: what was asked of it, and by whom; None when it was not compared.
-    """
-
-    origin: str
-    file: str
-    rpm: Optional[str]
-    path: Optional[str]
-    sha256: Optional[str]
-    verdict: str
-    mrenclave: Optional[str]
-    mrsigner: Optional[str]
-    isvprodid: Optional[int]
-    isvsvn: Optional[int]
-    version: Optional[str]
-    built_sha256: Optional[str]
-    cause: Optional[str]
-    policy: Optional[str] = None
-
-
-@dataclass(frozen=True)
 class FileVerdict:
-    """A subject with the comparison that it rests on; None if there was none."""
+    """What came of a file, with the comparison that it rests on; None if there was none."""
 
-    subject: Subject
+    subject: RecordedEnclave
     comparison: Optional[Verdict]
 
 
-def overall(subjects: Iterable[Subject]) -> Outcome:
+def overall(subjects: Iterable[RecordedEnclave]) -> Outcome:
     """The verdict on all files."""
     return Outcome.of(Outcome(subject.verdict) for subject in subjects)
 
@@ -173,7 +143,7 @@ def vendor_subject(result: of_release.EnclaveOutcome, outcome: Outcome) -> FileV
     """The vendor's file; `outcome` is that of the release, cut down to that enclave."""
     verdict = result.verdict
     findings = verdict.findings if verdict is not None else result.findings
-    return _file_verdict(VENDOR, result.signed_file, verdict, outcome, findings)
+    return _file_verdict(result.name, None, result.signed_file, verdict, outcome, findings)
 
 
 def package_subjects(
@@ -194,21 +164,20 @@ def package_subjects(
     )
     found = [
         _file_verdict(
-            RPM,
-            item.path.rpartition("/")[2],
+            enclave.name,
+            name,
+            item.path,
             item.verdict,
             item.outcome or Outcome.UNVERIFIABLE,
             (*item.findings, *(item.verdict.findings if item.verdict is not None else ())),
-            rpm=name,
-            path=item.path,
-            sha256=item.sha256,
+            item.sha256,
         )
         for item in result.enclaves
         if enclave_at(release, item.path) == enclave and (item.signed or item.findings)
     ]
     if result.findings:
         unread = Outcome.UNVERIFIABLE
-        found.append(_file_verdict(RPM, name, None, unread, result.findings, rpm=name))
+        found.append(_file_verdict(enclave.name, name, "", None, unread, result.findings))
     return found
 
 
@@ -220,33 +189,28 @@ def without_ours(file: FileVerdict, vendor: FileVerdict) -> FileVerdict:
 
 
 def _file_verdict(
-    origin: str,
-    file: str,
+    name: str,
+    rpm: Optional[str],
+    path: str,
     verdict: Optional[Verdict],
     outcome: Outcome,
     findings: Sequence[Finding],
-    *,
-    rpm: Optional[str] = None,
-    path: Optional[str] = None,
     sha256: Optional[str] = None,
 ) -> FileVerdict:
     block = verdict.blocks[0] if verdict is not None and verdict.blocks else None
-    version = version_of(path) if path is not None else None
-    subject = Subject(
-        origin=origin,
-        file=file,
-        rpm=rpm,
-        path=path,
-        sha256=verdict.signed.sha256 if verdict is not None else sha256,
-        verdict=outcome.value,
-        mrenclave=block.mrenclave if block is not None else None,
-        mrsigner=block.mrsigner if block is not None else None,
-        isvprodid=block.isvprodid if block is not None else None,
-        isvsvn=block.isvsvn if block is not None else None,
+    version = version_of(path) if rpm is not None else None
+    names = ("mrenclave", "mrsigner", "isvprodid", "isvsvn")
+    subject = RecordedEnclave(
+        name,
+        rpm,
+        path,
+        verdict.signed.sha256 if verdict is not None else sha256,
+        outcome.value,
         version=version if version is not None and _DIGITS.match(version) else None,
         built_sha256=verdict.built.sha256 if verdict is not None else None,
         cause=None if outcome is Outcome.IDENTICAL else cause_of(verdict, findings),
         policy=verdict.policy.claim[:_LONGEST] if verdict is not None else None,
+        **{key: getattr(block, key, None) for key in names},
     )
     return FileVerdict(subject, verdict)
 

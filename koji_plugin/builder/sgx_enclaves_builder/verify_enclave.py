@@ -225,7 +225,8 @@ class SgxEnclaveTask(SgxTask):
             upload(LOCK, dump_lock(lock))
         for item in files:
             if item.comparison is not None:
-                name = f"{item.subject.rpm or item.subject.origin}/{item.subject.file}"
+                name = item.subject.path.rpartition("/")[2]
+                name = f"{item.subject.rpm or 'vendor'}/{name}"
                 upload(f"{name}.txt", verdict_text(item.comparison, full=True))
                 upload(f"{name}.json", json.dumps(verdict_dict(item.comparison)))
                 upload(f"{name}.html", verdict_html(item.comparison))

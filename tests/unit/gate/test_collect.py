@@ -20,8 +20,7 @@ from sgx_enclaves.gate.collect import (
     record_of,
 )
 from sgx_enclaves.gate.inspect import PackageFacts, RpmDigests, SignedFile
-from sgx_enclaves.gate.record import read_record
-from sgx_enclaves.gate.subjects import RPM, VENDOR, Subject
+from sgx_enclaves.gate.record import RecordedEnclave, read_record
 from sgx_enclaves.report.templated import combined_html, filled
 
 RELEASE = "cd" * 32
@@ -39,28 +38,27 @@ AROUND: dict[str, Any] = {
 
 
 def subject(
-    origin: str = RPM, verdict: str = "identical", cause: Optional[str] = None, name: str = "pce"
-) -> Subject:
-    packed = origin == RPM
-    return Subject(
-        origin=origin,
-        file=f"libsgx_{name}.signed.so",
-        rpm=PACKAGE if packed else None,
-        path=f"/lib/libsgx_{name}.signed.so.1.2" if packed else None,
-        sha256=FILE,
-        verdict=verdict,
+    packed: bool = True, verdict: str = "identical", cause: Optional[str] = None, name: str = "pce"
+) -> RecordedEnclave:
+    file = f"libsgx_{name}.signed.so"
+    return RecordedEnclave(
+        name,
+        PACKAGE if packed else None,
+        f"/lib/{file}.1.2" if packed else file,
+        FILE,
+        verdict,
+        version="1.2" if packed else None,
         mrenclave="ab" * 32,
         mrsigner="ac" * 32,
         isvprodid=1,
         isvsvn=2,
-        version="1.2" if packed else None,
         built_sha256="ad" * 32,
         cause=cause,
     )
 
 
-def answer(name: str = "pce", *subjects: Subject, **more: Any) -> Answer:
-    held = subjects or (subject(VENDOR, name=name), subject(RPM, name=name))
+def answer(name: str = "pce", *subjects: RecordedEnclave, **more: Any) -> Answer:
+    held = subjects or (subject(False, name=name), subject(name=name))
     values: dict[str, Any] = {
         "enclave": name,
         "verdict": "identical",
@@ -106,7 +104,7 @@ def test_an_answer_survives_the_way() -> None:
         {**mapping(answer()), "verdict": "fine"},
         {**mapping(answer()), "subjects": [{}]},
         {**mapping(answer()), "subjects": []},
-        mapping(answer("pce", subject(RPM, "differs", "x"))),
+        mapping(answer("pce", subject(True, "differs", "x"))),
         {**mapping(answer()), "enclave": "ide"},
         {**mapping(answer()), "release_sha256": "00" * 32},
     ],
@@ -139,7 +137,7 @@ def test_all_identical_is_identical_and_recorded() -> None:
         (
             [
                 failed("ide", 51, "died"),
-                answer("pce", subject(RPM, "differs", "x"), verdict="differs"),
+                answer("pce", subject(True, "differs", "x"), verdict="differs"),
             ],
             "differs",
         ),
@@ -205,8 +203,8 @@ def test_several_toolchains_have_one_digest_in_any_order() -> None:
 def test_the_row_is_of_the_file_that_speaks_most_against_it() -> None:
     bad = answer(
         "pce",
-        subject(VENDOR),
-        subject(RPM, "differs", "byte 5 is 6"),
+        subject(False),
+        subject(True, "differs", "byte 5 is 6"),
         verdict="differs",
         claim="not so",
     )
@@ -227,7 +225,9 @@ def test_the_report_has_every_answer() -> None:
 
 
 def test_people_read_the_same() -> None:
-    bad = answer("pce", subject(RPM, "differs", "<b>byte 5</b>"), verdict="differs", claim="not so")
+    bad = answer(
+        "pce", subject(True, "differs", "<b>byte 5</b>"), verdict="differs", claim="not so"
+    )
     combined = combine("demo", "x-1-1", [bad, failed("ide", 51, "died")], [package("pce")])
     words = filled("combined.txt", combined=combined)
     assert words.startswith("DIFFERS: x-1-1 against release demo: pce: <b>byte 5</b>; ide: died")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,8 +12,8 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release, SoVersion
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import CatalogueError, InputError
+from sgx_enclaves.gate.record import RecordedEnclave
 from sgx_enclaves.gate.subjects import (
-    Subject,
     built_together,
     cause_of,
     enclave_at,
@@ -28,9 +27,8 @@ CATALOGUE = load_catalogue((OWN_FOLDER,))
 RELEASE = CATALOGUE.release("sgx-2.25-dcap-1.22")
 
 
-def subject(verdict: str) -> Subject:
-    values: dict[str, Any] = dict.fromkeys(Subject.__dataclass_fields__)
-    return Subject(**{**values, "origin": "rpm", "file": "x", "verdict": verdict})
+def subject(verdict: str) -> RecordedEnclave:
+    return RecordedEnclave("x", "x.rpm", "/x", None, verdict)
 
 
 @pytest.mark.parametrize(
