@@ -434,7 +434,7 @@ def test_a_catalogue_that_changes_meanwhile_is_noticed(world: World) -> None:
         (("demo", "elsewhere"), "No such tagInfo"),
         (("demo", "demo-build", "absent-1-1"), "No such build"),
         (("demo", "demo-build", None, {"enclaves": ["zzz"]}), "has no enclave 'zzz'"),
-        (("demo", "demo-build", None, {"enclave": ["pce"]}), "opts does not fit: 'enclave'"),
+        (("demo", "demo-build", None, {"enclave": ["pce"]}), "found enclave"),
         (("demo", "demo-build", None, {"timeout": -1}), "timeout does not fit"),
         (("git+https://other.example/x?demo.toml#1", "demo-build"), "list of allowed SCMs"),
         (("https://other.example/demo.toml", "demo-build"), "list of allowed SCMs"),
