@@ -13,9 +13,8 @@ from typing import Optional
 
 from sgx_enclaves.enclave.verdict import Cause
 from sgx_enclaves.explain.description import SHF_ALLOC, Side, excerpt
+from sgx_enclaves.findings import kinds
 from sgx_enclaves.plain import record, some
-
-_TOOLCHAIN = "build with the toolchain of the enclave's release, in the same place"
 
 _PATH = re.compile(r"(?:/[\w.+@~-]+){2,}")
 _DATE = re.compile(
@@ -43,6 +42,12 @@ _NAMED = 20
 BUILD_ID_SECTION = ".note.gnu.build-id"
 
 
+def cause(code: str, message: str, hint: str = "") -> Cause:
+    """A cause; without a hint, what the table of findings says is what to do about it."""
+    do = kinds()[code].do
+    return Cause(code, message, hint or do[0].lower() + do[1:].rstrip("."))
+
+
 @record
 class Trace:
     """A fact of a build that can be read from its file, and what it means when it differs.
@@ -56,12 +61,12 @@ class Trace:
 
     code: str
     message: str
-    hint: str
     read: Callable[[Side], Optional[str]]
     presence: str = ""
     why: str = ""
+    hint: str = ""
 
-    def cause(self, ours: Side, theirs: Side) -> Iterator[Cause]:
+    def causes(self, ours: Side, theirs: Side) -> Iterator[Cause]:
         """The cause, where both sides say something else."""
         expected, found = self.read(ours), self.read(theirs)
         if expected == found:
@@ -69,12 +74,12 @@ class Trace:
         if expected is not None and found is not None:
             if self.message:
                 message = self.message.format(theirs=found, ours=expected)
-                yield Cause(self.code, message, self.hint)
+                yield cause(self.code, message, self.hint)
         elif self.presence:
             sides = ("our build", "the vendor's file")
             has, has_not = sides if found is None else sides[::-1]
             what = self.presence.format(expected if found is None else found)
-            yield Cause(self.code, f"{has} has {what}, {has_not} not{self.why}", self.hint)
+            yield cause(self.code, f"{has} has {what}, {has_not} not{self.why}", self.hint)
 
 
 _IN_BOTH = "{theirs} in the vendor's file, {ours} in our build"
@@ -82,28 +87,23 @@ _IN_BOTH = "{theirs} in the vendor's file, {ours} in our build"
 _INTERPRETER = Trace(
     "interpreter-path",
     f"PT_INTERP is {_IN_BOTH}",
-    "the linker bakes in the path of its C library, and it is measured: "
-    "use the same --dynamic-linker",
     lambda side: side.description.interpreter or "absent",
 )
 _BUILD_ID = Trace(
     "build-id",
     f"the build id is {_IN_BOTH}",
-    "link with the same --build-id option; where both have one, it only "
-    "follows from another difference",
     lambda side: side.description.build_id or "absent",
 )
 _ONLY_BUILD_ID = Trace(
     "build-id",
     f"the build id is {_IN_BOTH}, and everything else is equal: the compiler's version text, "
     "symbol names or the path differed before strip",
-    _TOOLCHAIN,
     _BUILD_ID.read,
+    hint="build with the toolchain of the enclave's release, in the same place",
 )
 _HASH_STYLE = Trace(
     "hash-style",
     "the linker wrote {theirs} for the vendor's file, {ours} for our build",
-    "use the same --hash-style: the sections are measured and move all that follow",
     lambda side: " and ".join(s for s in _HASHES if side.description.section(s)) or "neither",
 )
 
@@ -121,22 +121,19 @@ _COMPILERS = (
     Trace(
         "compiler-comment",
         f"debugging information names the compilers {_IN_BOTH}",
-        _TOOLCHAIN,
         lambda side: ", ".join(side.description.producers) or None,
     ),
-    Trace("compiler-comment", f"the compilers name themselves {_IN_BOTH}", _TOOLCHAIN, _comment),
+    Trace("compiler-comment", f"the compilers name themselves {_IN_BOTH}", _comment),
 )
 _COMMENT_SECTION = Trace(
     "comment-section",
     "",
-    "strip both alike: Intel's makefiles use --remove-section=.comment",
     _comment,
     "a section .comment ({})",
 )
 _TEXT_RELOCATIONS = Trace(
     "text-relocations",
     "",
-    _TOOLCHAIN,
     lambda side: "text relocations (DT_TEXTREL)" if "DT_TEXTREL" in _tags(side) else None,
     "{}",
     ": code or constants were built without -fPIC there",
@@ -144,7 +141,6 @@ _TEXT_RELOCATIONS = Trace(
 _SYMTAB = Trace(
     "stripped-differently",
     "the files were stripped differently: the vendor's file has {theirs}, our build has {ours}",
-    "strip as the enclave's makefile does, and keep rpmbuild's brp-strip away from it",
     lambda side: (
         "no .symtab"
         if side.description.symtab is None
@@ -157,7 +153,6 @@ def _link_option(option: str, read: Callable[[Side], str]) -> Trace:
     return Trace(
         "link-option",
         f"the linker was given another {option}: {_IN_BOTH}",
-        "link with the options of the enclave's makefile; the distribution may add its own",
         lambda side: read(side) if side.description.segments else None,
     )
 
@@ -205,7 +200,7 @@ def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Itera
 
     def differing(*traces: Trace) -> Iterator[Cause]:
         for trace in traces:
-            yield from trace.cause(ours, theirs)
+            yield from trace.causes(ours, theirs)
 
     # Other compilers have other link steps too.
     yield from differing(*_COMPILERS, _INTERPRETER)
@@ -254,12 +249,11 @@ def _linker(ours: Side, theirs: Side) -> Iterator[Cause]:
     expected, found = ([s.name for s in side.loaded if s.name in both] for side in (ours, theirs))
     for our_name, their_name in zip(expected, found):
         if our_name != their_name:
-            yield Cause(
+            yield cause(
                 "other-linker",
                 f"the loaded sections stand in another order: {excerpt(their_name)} in the "
                 f"vendor's file where our build has {excerpt(our_name)}: likely another linker "
                 "(bfd, gold, lld, mold), or another linker script",
-                _TOOLCHAIN,
             )
             return
 
@@ -278,10 +272,10 @@ def _only_sections(ours: Side, theirs: Side, other_linker: bool) -> Iterator[Cau
         loaded = "a loaded section" if section.flags & SHF_ALLOC else "a section"
         sides = ("our build", "the vendor's file")
         has, has_not = sides if name in expected else sides[::-1]
-        yield Cause(
+        yield cause(
             "section-only-in-one",
             f"{has} has {loaded} {excerpt(name)}, {has_not} not",
-            _ADDED_BY.get(name, "link and strip as the enclave's makefile does"),
+            _ADDED_BY.get(name, ""),
         )
 
 
@@ -298,10 +292,9 @@ def _mitigation(ours: Side, theirs: Side) -> Iterator[Cause]:
         and max(found, expected) > 2 * min(found, expected)
     ]
     if seen:
-        yield Cause(
+        yield cause(
             "mitigation",
             f"the code was built with another mitigation: the vendor's has {'; '.join(seen)}",
-            "use the same mitigation options (MITIGATION-CVE-2020-0551, -fcf-protection, ...)",
         )
 
 
@@ -311,25 +304,23 @@ def _strings(ours: Side, theirs: Side) -> Iterator[Cause]:
     only_theirs = sorted(s for s in theirs.strings - ours.strings if not ours.holds(s))
     if not only_ours and not only_theirs:
         return
-    for code, pattern, what, hint in (
-        ("build-path", _PATH, "a path", "map it away: -ffile-prefix-map=DIR=., or build there"),
-        ("build-date", _DATE, "a date or time", "set SOURCE_DATE_EPOCH as the vendor did"),
+    for code, pattern, what in (
+        ("build-path", _PATH, "a path"),
+        ("build-date", _DATE, "a date or time"),
     ):
         found, expected = _first(pattern, only_theirs), _first(pattern, only_ours)
         if found or expected:
-            yield Cause(
+            yield cause(
                 code,
                 f"{what} of the build is in the enclave: {found or 'none'} in the vendor's file, "
                 f"{expected or 'none'} in our build",
-                hint,
             )
     rest_theirs, rest_ours = _words(only_theirs), _words(only_ours)
     if rest_theirs or rest_ours:
-        yield Cause(
+        yield cause(
             "other-strings",
             f"constant strings differ: {_quote(rest_theirs)} only in the vendor's file, "
             f"{_quote(rest_ours)} only in our build",
-            "likely other sources or another version of a library: check the release's tag",
         )
 
 
@@ -361,19 +352,17 @@ def _code(ours: Side, theirs: Side, explained: bool) -> Iterator[Cause]:
         return
     if found < _OTHER_CODE * total and not explained:
         same = ours.strings == theirs.strings
-        yield Cause(
+        yield cause(
             "other-compiler",
             f"much of the code is other code: of {total} pieces of ours {found} are in the "
             "vendor's; likely another compiler, another version of it or of binutils, or "
             f"other options{', as the constant strings are equal' if same else ''}",
-            _TOOLCHAIN,
         )
     elif runs > 1:
-        yield Cause(
+        yield cause(
             "link-order",
             f"the same code is in another order ({found} of {total} pieces found, "
             f"in {runs} blocks that were moved): likely another link order",
-            "give the objects and libraries to the linker in the vendor's order",
         )
 
 
@@ -384,11 +373,10 @@ def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     differing = {place: name for place, name in ours.functions if ours.holds_other(theirs, *place)}
     if differing:
         total = len({place for place, _ in ours.functions})
-        yield Cause(
+        yield cause(
             "functions-differ",
             f"{len(differing):,} of {total:,} functions differ: "
             f"{some(map(excerpt, differing.values()), _NAMED)}",
-            "few functions of many: likely another version of the compiler, or a patch",
         )
 
 
@@ -425,11 +413,10 @@ def _blocks(places: list[int]) -> int:
 def _debug_sections(ours: Side, theirs: Side) -> Iterator[Cause]:
     if ours.debug != theirs.debug:
         names = sorted(set(ours.debug) ^ set(theirs.debug)) or sorted(ours.debug)
-        yield Cause(
+        yield cause(
             "debug-sections",
             f"debugging information differs: {len(ours.debug)} sections in our build, "
             f"{len(theirs.debug)} in the vendor's file ({', '.join(names[:4])})",
-            "strip as the enclave's makefile does",
         )
 
 
@@ -440,7 +427,7 @@ def _restripped(ours: Side, theirs: Side) -> Iterator[Cause]:
     if places[0] != places[1] or names[0] == names[1]:
         return
     if sorted(names[0].split(b"\0")) == sorted(names[1].split(b"\0")):
-        yield Cause(
+        yield cause(
             "stripped-differently",
             "the section names (.shstrtab) stand in another order: stripped by another tool, or by "
             "another version of it",

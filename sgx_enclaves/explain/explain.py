@@ -30,7 +30,7 @@ from sgx_enclaves.enclave.verdict import (
     outside,
 )
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.explain.causes import BUILD_ID_SECTION, build_causes, function_causes
+from sgx_enclaves.explain.causes import BUILD_ID_SECTION, build_causes, cause, function_causes
 from sgx_enclaves.explain.description import Side, describe_file, excerpt, with_symbols
 from sgx_enclaves.explain.file_map import Field, FileMap, Scan, fields_by_byte, scan
 from sgx_enclaves.explain.metadata_causes import (
@@ -271,17 +271,15 @@ class Explainer:
         is_cut = not payload.ranges and len(self._signed) < len(self._built.data)
         known = regenerated is not None and vendor is not None and not is_cut
         if known and not payload.omitted and _is_outside_measurement(differences):
-            yield Cause(
+            yield cause(
                 "not-measured",
                 "no differing byte is measured: MRENCLAVE does not see the difference",
-                "still not identical: what is not measured is not signed either",
             )
         for side in (ours, theirs):
             for problem in side.description.problems if side is not None else ():
-                yield Cause(
+                yield cause(
                     "not-described",
                     f"{side.image.name if side else ''}: a part could not be described: {problem}",
-                    "causes that only this part would show are not named; no verdict rests on it",
                 )
 
     def _size_causes(self, payload: Scan) -> Iterator[Cause]:
@@ -290,18 +288,16 @@ class Explainer:
         if payload.ranges or ours == theirs:
             return
         if theirs < ours:
-            yield Cause(
+            yield cause(
                 "truncated",
                 f"the vendor's file ends after {theirs} bytes, {ours - theirs} bytes too early",
-                "fetch it again and check its digest",
             )
         else:
-            yield Cause(
+            yield cause(
                 "appended-data",
                 f"{theirs - ours} {'byte is' if theirs - ours == 1 else 'bytes are'} appended "
                 "behind the end of our build; "
                 "neither the measurement nor a signature covers them",
-                "ask what they are: the SDK's tool appends nothing",
             )
 
     def _few_bytes(self, payload: Scan, alone: bool) -> Iterator[Cause]:
@@ -323,12 +319,11 @@ class Explainer:
             for a, b in zip(self._built.data[start:end], self._signed[start:end])
         )
         names = dict.fromkeys(self._name_of(start) for start, _ in ranges)
-        yield Cause(
+        yield cause(
             "code-patch" if in_code else "data-patch",
             f"a patch: {count} {'byte differs' if count == 1 else 'bytes differ'} in "
             f"{', '.join(list(names)[:4])}{', and nothing else in the build' if alone else ''}: "
             "not what another toolchain gives",
-            "a constant changed in the sources, or bytes changed afterwards: distrust the file",
         )
 
     def _name_of(self, offset: int) -> str:
@@ -344,10 +339,9 @@ def _unnamed(differences: list[Difference]) -> Iterator[Cause]:
         if d.where == "metadata" and d.field and not d.field.endswith("SIGSTRUCT.enclavehash")
     ]
     if fields:
-        yield Cause(
+        yield cause(
             "metadata-fields",
             f"metadata differ that no single option of config.xml sets: {some(fields, 4)}",
-            "is it the config.xml of the enclave's tag? If so, something else wrote these fields",
         )
 
 

@@ -41,6 +41,7 @@ from sgx_enclaves.enclave.sigstruct import (
 )
 from sgx_enclaves.enclave.verdict import Cause
 from sgx_enclaves.errors import FormatError
+from sgx_enclaves.explain.causes import cause
 from sgx_enclaves.explain.description import Side
 from sgx_enclaves.explain.file_map import FileMap
 
@@ -158,7 +159,6 @@ def _elrange(block: Block) -> dict[str, int]:
     return values
 
 
-_HOSTILE = "do not use this file: nothing that the SDK's tool writes looks like this"
 _MOST = 8
 
 
@@ -176,18 +176,17 @@ def hostile_causes(
         yield from _first(list(_layout(index, ours, block)), "layout entries")
     if any(vendor.tail):
         used = len(vendor.tail) - vendor.tail.count(0)
-        yield Cause(
+        yield cause(
             "metadata-tail",
             f"{used} bytes behind the last metadata block are not zero; neither the measurement "
             "nor a signature covers them",
-            "the SDK's tool leaves them zero: ask what put them there",
         )
 
 
 def _first(causes: list[Cause], what: str) -> Iterator[Cause]:
     yield from causes[:_MOST]
     if len(causes) > _MOST:
-        yield Cause(causes[0].code, f"... and {len(causes) - _MOST} more such {what}", _HOSTILE)
+        yield cause(causes[0].code, f"... and {len(causes) - _MOST} more such {what}")
 
 
 def _patches(
@@ -198,11 +197,10 @@ def _patches(
         if (patch.dst, patch.size) not in targets:
             measured = places.measures(patch.dst, patch.dst + patch.size)
             effect = "patches measured bytes at load: hostile" if measured else "is not the SDK's"
-            yield Cause(
+            yield cause(
                 "metadata-patch",
                 f"patch[{number}] of block {index} overwrites {patch.size} bytes of "
                 f"{_target(patch, places)} when the enclave is loaded: the metadata {effect}",
-                _HOSTILE,
             )
 
 
@@ -218,11 +216,10 @@ def _layout(index: int, ours: Block, block: Block) -> Iterator[Cause]:
         if isinstance(item, LayoutEntry) and _kind(item) not in usual:
             reason = _strangeness(item)
             if reason is not None:
-                yield Cause(
+                yield cause(
                     "metadata-layout",
                     f"layout[{number}] of block {index} ({block.layout_name(item)}) adds "
                     f"{item.page_count} pages ({spell_secinfo(item.si_flags)}) {reason}: hostile",
-                    _HOSTILE,
                 )
 
 
@@ -264,10 +261,9 @@ def generation_causes(
                 f"SDK {regenerated.generation.name} with this config writes {expected}"
             )
     if signs:
-        yield Cause(
+        yield cause(
             "sdk-generation",
             f"the vendor's file was made with another SDK or kind of config: {'; '.join(signs)}",
-            "build with that SDK's sources, and take the config.xml of the same tag",
         )
 
 
@@ -296,11 +292,10 @@ def config_causes(regenerated: Regenerated, vendor: Descriptor, config: Config) 
     for (name, expected_value, found_value), indexes in list(seen.items())[: 2 * _MOST]:
         where = "block" if len(indexes) == 1 else "blocks"
         origin = "" if name in config.given else " (its default)"
-        yield Cause(
+        yield cause(
             "config-value",
             f"{name}: {where} {', '.join(map(str, indexes))} of the vendor's file "
             f"{_says(found_value)}, {config.name} {_says(expected_value)}{origin}",
-            "take the config.xml of the tag that the enclave was released from",
         )
 
 
@@ -309,12 +304,11 @@ def _xfrm_causes(ours: Block, theirs: Block, index: int) -> Iterator[Cause]:
     expected, found = ours.sigstruct.attributes_xfrm, theirs.sigstruct.attributes_xfrm
     masks = ours.sigstruct.attributemask_xfrm, theirs.sigstruct.attributemask_xfrm
     if (expected ^ found | masks[0] ^ masks[1]) & ~sum(XFRM_OPTIONS.values()):
-        yield Cause(
+        yield cause(
             "xfrm",
             f"the signer of block {index} asked for other CPU features (XFRM): "
             f"{spell(found, XFRM_NAMES)} (0x{found:x}, mask 0x{masks[1]:x}), the SDK's tool for "
             f"{spell(expected, XFRM_NAMES)} (0x{expected:x}, mask 0x{masks[0]:x})",
-            "sign with the tool of the SDK: no option of config.xml gives these",
         )
 
 
