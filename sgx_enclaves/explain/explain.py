@@ -9,9 +9,9 @@ file may be hostile; what cannot be read of it is left out.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import groupby
 from typing import Optional
 
 from sgx_enclaves.enclave.config import Config
@@ -32,7 +32,7 @@ from sgx_enclaves.enclave.verdict import (
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.causes import BUILD_ID_SECTION, build_causes, cause, function_causes
 from sgx_enclaves.explain.description import Side, describe_file, excerpt, with_symbols
-from sgx_enclaves.explain.file_map import Field, FileMap, Scan, fields_by_byte, scan
+from sgx_enclaves.explain.file_map import FileMap, Scan, fields_by_byte, scan
 from sgx_enclaves.explain.metadata_causes import (
     config_causes,
     generation_causes,
@@ -154,10 +154,10 @@ class Explainer:
             self._in_file("payload", r, places.measured_difference(signed, *r))
             for r in payload.ranges
         ]
-        differences += [*self._size_difference(), *metadata]
+        differences += [*self._size_difference(), *(difference for difference, _ in metadata)]
         differences.sort(key=lambda d: d.start)
         total = payload.differing_bytes + abs(len(self._built.data) - len(signed))
-        total += sum(self._differing_bytes(d) for d in metadata)
+        total += sum(count for _, count in metadata)
         omitted = payload.omitted + max(0, len(differences) - most)
         causes = tuple(self._causes(payload, differences))
         return Explanation(tuple(differences[:most]), omitted, total, causes)
@@ -185,39 +185,24 @@ class Explainer:
         elif theirs > ours:
             yield self._in_file("appended", (ours, theirs), False)
 
-    def _metadata_differences(self) -> Iterator[Difference]:
-        """What does not follow from our build and the config, field by field."""
+    def _metadata_differences(self) -> Iterator[tuple[Difference, int]]:
+        """What does not follow from our build and the config, field by field, and its bytes."""
         if self._regenerated is None:
             return
         ours, theirs = self._regenerated.descriptor, self._area
-        common = min(len(ours), len(theirs))
-        areas = outside([(0, common)], self._regenerated.signature_ranges)
-        for start, end in scan(ours, theirs, areas, common).ranges:
-            yield from self._fields_of(ours, theirs, start, end)
-        if len(theirs) > common:
-            yield self._in_metadata(common, len(theirs), "tail", False)
-        elif len(ours) > common and self._area_offset + common < len(self._signed):
-            yield self._in_metadata(common, len(ours), "tail", False)
-
-    @functools.cached_property
-    def _fields(self) -> list[Field]:
-        """Of the vendor's metadata area, byte by byte; as in our own where it cannot be read."""
+        common, longest = sorted((len(ours), len(theirs)))
         both = (self._vendor, self._regenerated)
         blocks = next((side.blocks for side in both if side is not None and side.blocks), ())
-        return fields_by_byte(blocks, len(self._area))
-
-    def _fields_of(self, ours: bytes, theirs: bytes, start: int, end: int) -> Iterator[Difference]:
-        position = start
-        while position < end:
-            if ours[position] == theirs[position]:
-                position += 1
-                continue
-            field = self._fields[position]
-            stop = min(end, field.end)
-            while ours[stop - 1] == theirs[stop - 1]:
-                stop -= 1
-            yield self._in_metadata(position, stop, field.label(position), field.measured)
-            position = stop
+        fields = fields_by_byte(blocks, len(theirs))
+        areas = outside([(0, common)], self._regenerated.signature_ranges)
+        for bounds in scan(ours, theirs, areas, common).ranges:
+            changed = (at for at in range(*bounds) if ours[at] != theirs[at])
+            for field, group in groupby(changed, key=fields.__getitem__):
+                places = list(group)
+                start, end = places[0], places[-1] + 1
+                yield self._in_metadata(start, end, field.label(start), field.measured), len(places)
+        if common < longest and self._area_offset + common < len(self._signed):
+            yield self._in_metadata(common, longest, "tail", False), longest - common
 
     def _in_metadata(self, start: int, end: int, field: str, measured: bool) -> Difference:
         ours = self._regenerated.descriptor if self._regenerated is not None else b""
@@ -225,12 +210,6 @@ class Explainer:
         parts = (ours[start:cut].hex(), self._area[start:cut].hex())
         where = ("metadata", None, METADATA_SECTION, None)
         return Difference(base + start, base + end, *where, field, measured, *parts)
-
-    def _differing_bytes(self, difference: Difference) -> int:
-        start, end = (at - self._area_offset for at in (difference.start, difference.end))
-        ours = self._regenerated.descriptor[start:end] if self._regenerated is not None else b""
-        theirs = self._area[start:end]
-        return sum(a != b for a, b in zip(ours, theirs)) + abs(len(ours) - len(theirs))
 
     def _causes(self, payload: Scan, differences: list[Difference]) -> Iterator[Cause]:
         ours, theirs = self._ours, self._theirs
@@ -246,11 +225,13 @@ class Explainer:
         if vendor is not None and not vendor.is_signed:
             # That is the one cause, and the verdict names it.
             regenerated = None
-        metadata: list[Cause] = []
+        hostile, options = list[Cause](), list[Cause]()
         if regenerated is not None and vendor is not None:
-            metadata += hostile_causes(regenerated, vendor, self._places, theirs)
-            yield from metadata
+            hostile = list(hostile_causes(regenerated, vendor, self._places, theirs))
+            options = list(config_causes(regenerated, vendor, self._config))
+        yield from hostile
         sections = {self._places.section(start) for start, _ in payload.ranges}
+        is_cut = len(self._signed) < len(self._built.data)
         only_build_id = sections == {BUILD_ID_SECTION} and not payload.omitted
         only_build_id = only_build_id and len(self._signed) == len(self._built.data)
         builds = list(build_causes(ours, theirs, only_build_id)) if theirs is not None else []
@@ -261,15 +242,12 @@ class Explainer:
         # a build id follows from other code
         builds += named or ()
         yield from sorted(builds, key=lambda cause: bool(named) and cause.code == "build-id")
-        if regenerated is not None and vendor is not None:
-            options = list(config_causes(regenerated, vendor, self._config))
-            yield from options
-            metadata += generation + options
-        if not payload.ranges and not metadata and regenerated is not None:
+        yield from options
+        named_already = hostile or options or (vendor is not None and generation)
+        if regenerated is not None and not payload.ranges and not named_already:
             yield from _unnamed(differences)
         # Who lacks the end of a file cannot load it, measured or not.
-        is_cut = not payload.ranges and len(self._signed) < len(self._built.data)
-        known = regenerated is not None and vendor is not None and not is_cut
+        known = regenerated is not None and vendor is not None and (payload.ranges or not is_cut)
         if known and not payload.omitted and _is_outside_measurement(differences):
             yield cause(
                 "not-measured",
