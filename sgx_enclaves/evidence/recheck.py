@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves.catalogue.records import Release, policy_of
-from sgx_enclaves.enclave.compare import compare
+from sgx_enclaves.enclave.compare import block_facts, compare
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block, Descriptor
@@ -26,17 +26,23 @@ from sgx_enclaves.enclave.policy import AskedBy, Policy, pin_named, policy_for
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.enclave.sigstruct import check_fips_signature, check_sigstruct
-from sgx_enclaves.enclave.verdict import CheckState
+from sgx_enclaves.enclave.verdict import CheckState, Outcome
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.report import ROLES, Plain, compared_enclave, digests_at, named_package
 from sgx_enclaves.files import sha256_of
-from sgx_enclaves.plain import from_plain, record
+from sgx_enclaves.plain import as_plain, from_plain, record
 from sgx_enclaves.report.as_json import verdict_dict
 
 _PROVED, _REFUTED = CheckState.PROVED.value, CheckState.REFUTED.value
-_BLOCK = ("mrenclave", "mrsigner", "isvprodid", "isvsvn", "date", "debug")
-# What a comparison says of an enclave, whichever way it was asked for.
-_COMPARED = ("sdk", "sdk_from", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
+_GOOD = (_PROVED, Outcome.IDENTICAL.value)
+_SIGNED = ("mrsigner", "isvprodid", "isvsvn")
+_BLOCK = ("mrenclave", *_SIGNED, "date", "debug")
+_OF_PACKAGE = {
+    "nevra": "it is",
+    "sha256": "its SHA-256 is",
+    "header_sha256": "its header's SHA-256 is",
+    "payload_sha256": "its payload's SHA-256 is",
+}
 _LONGEST = 200
 # Parts of a policy: in words, who asked for it, the fields.
 _PINNED = (
@@ -121,18 +127,12 @@ def _checked(about: str, statement: str, good: Optional[bool], why: str = "") ->
 
 
 def _of_package(package: Mapping[str, Any], at_hand: Optional[Package]) -> Iterator[Checked]:
-    for name, what in (
-        ("nevra", "it is"),
-        ("sha256", "its SHA-256 is"),
-        ("header_sha256", "its header's SHA-256 is"),
-        ("payload_sha256", "its payload's SHA-256 is"),
-    ):
-        value, file = package[name], package["file"]
-        if value is not None and at_hand is None:
-            yield _checked(file, f"{what} {value}", None, f"needs --signed {file}")
-        elif value is not None and at_hand is not None:
-            found = at_hand.facts[name]
-            yield _checked(file, f"{what} {value}", found == value, f"found {found}")
+    file, needed = package["file"], f"needs --signed {package['file']}"
+    for name, what in _OF_PACKAGE.items():
+        if (value := package[name]) is not None:
+            found = at_hand.facts[name] if at_hand is not None else None
+            good = None if at_hand is None else found == value
+            yield _checked(file, f"{what} {value}", good, f"found {found}" if at_hand else needed)
 
 
 class _Recheck:
@@ -141,16 +141,15 @@ class _Recheck:
     def __init__(self, enclave: Plain, report: Mapping[str, Any], files: Files) -> None:
         self._enclave, self._report, self._files = enclave, report, files
         self._digests = {r: (enclave[r] or {}).get("sha256") for r in ROLES}
+        self._given = {r: files.contents.get(digest or "") for r, digest in self._digests.items()}
         self._states = {item["name"]: item["state"] for item in enclave["checks"]}
-        self._policy: Optional[Policy] = None
-        if enclave["policy"] is not None:
-            policy = enclave["policy"]
-            self._policy = from_plain(Policy, policy)
+        policy = enclave["policy"]
+        self._policy = None if policy is None else from_plain(Policy, policy)
 
-    def _say(self, statement: str, good: Optional[bool], why: str = "") -> Checked:
+    def _say(self, statement: str, good: Optional[bool], why: object = "") -> Checked:
         package = self._enclave["package"]
         about = f"{self._enclave['name']}{f' of {package}' if package else ''}"
-        return _checked(about, statement, good, why)
+        return _checked(about, statement, good, str(why))
 
     def _is(self, check: str, holds: bool, why: str, words: str = "") -> Iterator[Checked]:
         """Whether a check came out as the report says, if it says so."""
@@ -158,81 +157,74 @@ class _Recheck:
         if state in (_PROVED, _REFUTED):
             yield self._say(f"{check}: {state}{words}", holds == (state == _PROVED), why)
 
-    def _given(self, role: str) -> Optional[bytes]:
-        return self._files.contents.get(self._digests[role] or "")
-
     def run(self) -> Iterator[Checked]:
-        about = self._enclave["signed"]
+        about, signed = self._enclave["signed"], self._given["signed"]
+        digest = self._digests["built"]
         if about is None:
             yield self._say("its verdict stands", None, "needs the signed file: there was none")
             return
-        signed, words = self._given("signed"), f"its signed file has SHA-256 {about['sha256']}"
+        words = f"its signed file has SHA-256 {about['sha256']}"
         if signed is None:
             yield self._say(words, None, f"needs that file: --signed {about['name']}")
             return
         yield self._say(words, True)
         if about["size"] is not None:
             good = len(signed) == about["size"]
-            yield self._say(f"it has {about['size']} bytes", good, f"found {len(signed)}")
+            yield self._say(f"it has {about['size']} bytes", good, _short(len(signed)))
         package = self._files.packages.get(self._enclave["package"] or "")
         if package is not None:
             found = package.enclaves.get(self._enclave["path"], "nothing")
             good = found == about["sha256"]
-            yield self._say(f"{self._enclave['path']} is that file", good, f"found {found}")
+            yield self._say(f"{self._enclave['path']} is that file", good, _short(found))
         try:
             image = EnclaveImage.parse(signed, about["name"])
             blocks = Descriptor.parse(image.descriptor).blocks
         except SgxEnclavesError as error:
-            yield self._say("its signatures and its payload are as said", None, str(error))
+            yield self._say("its signatures and its payload are as said", None, error)
             return
-        built = self._given("built")
-        if self._digests["built"] is not None:
+        if digest is not None:
             zeroed = None
             with contextlib.suppress(SgxEnclavesError):
                 zeroed = unsigned(image)
             bare = None if zeroed is None else sha256_of(zeroed)
-            yield from self._of_payload(bare)
-            if bare == self._digests["built"]:
-                built = zeroed
+            yield from self._of_payload(digest, bare)
+            if bare == digest:
+                self._given["built"] = zeroed
         yield from self._of_signatures(image, blocks)
         yield from self._of_catalogue()
-        yield from self._of_comparison(built, signed)
+        yield from self._of_comparison(signed)
 
-    def _of_payload(self, found: Optional[str]) -> Iterator[Checked]:
+    def _of_payload(self, digest: str, found: Optional[str]) -> Iterator[Checked]:
         """Is the unsigned enclave the signed file with its metadata zeroed?"""
-        digest, said, good = self._digests["built"], self._enclave["verdict"], None
-        why = "needs --built: the signed file does not show it"
-        if found == digest or self._given("built") is not None:
+        good, why = None, "needs --built: the signed file does not show it"
+        if found == digest or self._given["built"] is not None:
             good = True
-        elif found and (self._states.get("payload") or said) in (_PROVED, "identical"):
+        elif found and (self._states.get("payload") or self._enclave["verdict"]) in _GOOD:
             good, why = False, f"with its metadata zeroed the signed file has {found}"
         yield self._say(f"the unsigned enclave has SHA-256 {digest}", good, why)
         if found is not None:
             yield from self._is("payload", found == digest, f"the signed file holds {found}")
 
     def _of_signatures(self, image: EnclaveImage, blocks: Sequence[Block]) -> Iterator[Checked]:
-        defects = [d for block in blocks for d in check_sigstruct(block.sigstruct)]
-        for block in blocks:
-            if block.fips_signature is not None:
-                defects += check_fips_signature(block.fips_signature, block.sigstruct)
+        seconds = [block.fips_signature for block in blocks]
+        defects = [defect for block in blocks for defect in check_sigstruct(block.sigstruct)]
+        for block, second in zip(blocks, seconds):
+            defects += check_fips_signature(second, block.sigstruct) if second is not None else ()
         valid = bool(blocks) and not defects
         why = defects[0].message if defects else f"{len(blocks)} valid signatures"
         yield from self._is("signature", valid, why)
-        said = [tuple(b[key] for key in _BLOCK) for b in self._enclave["blocks"]]
-        found = [
-            (s.enclavehash.hex(), s.mrsigner.hex(), s.isvprodid, s.isvsvn, s.date_text, s.is_debug)
-            for s in (block.sigstruct for block in blocks)
-        ]
+        said = [{key: block[key] for key in _BLOCK} for block in self._enclave["blocks"]]
+        read = as_plain(block_facts(blocks, Policy()))
+        found = [{key: block[key] for key in _BLOCK} for block in read]
         if said:
-            why = _short(found)
-            yield self._say("its blocks say what the report says of them", found == said, why)
+            good = found == said
+            yield self._say("its blocks say what the report says of them", good, _short(found))
         elif found and self._enclave["mrsigner"] is not None:
-            facts = tuple(self._enclave[k] for k in ("mrsigner", "isvprodid", "isvsvn"))
-            words = "signed by {} as product {}, ISVSVN {}".format(*facts)
-            yield self._say(words, found[0][1:4] == facts, _short(found))
+            words = "signed by {mrsigner} as product {isvprodid}, ISVSVN {isvsvn}"
+            good = all(found[0][key] == self._enclave[key] for key in _SIGNED)
+            yield self._say(words.format(**self._enclave), good, _short(found))
         if self._policy is not None and valid:
             refused = [f.message for b in blocks for f in self._policy.check(b.sigstruct)]
-            seconds = [block.fips_signature for block in blocks]
             pins = self._policy.check_file(str(self._digests["signed"]), seconds)
             refused += [finding.message for finding in pins]
             why = "; ".join(refused) or "nothing is refused"
@@ -240,13 +232,13 @@ class _Recheck:
         refuted = {self._states.get(name) for name in ("payload", "metadata", "measurement")}
         if self._enclave["mrenclave"] is not None and _REFUTED not in refuted:
             words = f"MRENCLAVE, measured as its metadata say, is {self._enclave['mrenclave']}"
-            measured = {entry[0] for entry in found}
+            measured = {block["mrenclave"] for block in found}
             try:
                 measured |= {mrenclave(image, block).hex() for block in blocks}
                 good = measured == {self._enclave["mrenclave"]}
                 yield self._say(words, good, f"found {', '.join(sorted(measured))}")
             except SgxEnclavesError as error:
-                yield self._say(words, None, str(error))
+                yield self._say(words, None, error)
 
     def _of_catalogue(self) -> Iterator[Checked]:
         """Does the catalogue ask for what the report says that it asks for?"""
@@ -273,19 +265,18 @@ class _Recheck:
                 why = f"needs {needs}" if found is None else _short(found)
                 yield self._say(f"{what} of the policy is the catalogue's", good, why)
 
-    def _of_comparison(self, built: Optional[bytes], signed: bytes) -> Iterator[Checked]:
+    def _of_comparison(self, signed: bytes) -> Iterator[Checked]:
         """What takes all three files."""
-        enclave, config = self._enclave, self._given("config")
+        enclave, built, config = self._enclave, self._given["built"], self._given["config"]
         words = "metadata, measurement, byte map and verdict are as said"
-        at_hand = {"built": built, "config": config}
-        missing = [
-            f"--{r} with SHA-256 {self._digests[r]}" for r, data in at_hand.items() if data is None
-        ]
         if self._policy is None:
             yield self._say(words, None, "needs the report of the comparison itself")
             return
         if built is None or config is None:
-            yield self._say(words, None, f"needs {' and '.join(missing)}")
+            at_hand = {"built": built, "config": config}
+            missing = (r for r, data in at_hand.items() if data is None)
+            needed = " and ".join(f"--{r} with SHA-256 {self._digests[r]}" for r in missing)
+            yield self._say(words, None, f"needs {needed}")
             return
         chosen = generation_named(enclave["sdk"]) if enclave["sdk_from"] == "option" else None
         names = (enclave["built"]["name"], enclave["signed"]["name"], enclave["config"]["name"])
@@ -294,28 +285,25 @@ class _Recheck:
         for check in again.checks:
             said, found = self._states.get(check.name), check.state.value
             yield self._say(f"{check.name}: {said}, compared again", said == found, found)
-        for name in _COMPARED:
+        for name in ("sdk", "sdk_from", "mrenclave", *_SIGNED):
             good = plain[name] == enclave[name]
             yield self._say(f"{name} is {enclave[name]}", good, _short(plain[name]))
         # Whoever built knows more, or less, of what is not proved than a comparison does.
         alone = ("not_proved",) if self._report["kind"] == "comparison" else ()
         for name in ("headline", "byte_map", "blocks", "checks", *ROLES, *alone):
-            words = f"{name.replace('_', ' ')}, compared again"
             # The digest of a file, which alone may be known, is looked at above.
             unsized = name in ROLES and enclave[name]["size"] is None
             good = plain[name] == enclave[name] or unsized
+            words = f"{name.replace('_', ' ')}, compared again"
             yield self._say(words, good, _short(plain[name]))
-        lost = {f["code"] for f in plain["findings"]} - {f["code"] for f in enclave["findings"]}
-        why = f"it leaves out {', '.join(sorted(lost))}"
-        yield self._say("it has all that the comparison finds", not lost, why)
-        others = {finding["code"] for finding in enclave["findings"]}
-        others -= {finding.code for finding in again.findings}
-        words, found = f"the verdict is {enclave['verdict']}", again.outcome.value
-        if others and found != enclave["verdict"]:
-            needs = f"needs what else was found: {', '.join(sorted(others))}"
-            yield self._say(words, None, needs)
-        else:
-            yield self._say(words, found == enclave["verdict"], found)
+        named, seen = ({f["code"] for f in item["findings"]} for item in (enclave, plain))
+        why = f"it leaves out {', '.join(sorted(seen - named))}"
+        yield self._say("it has all that the comparison finds", seen <= named, why)
+        same: Optional[bool] = again.outcome.value == enclave["verdict"]
+        why = again.outcome.value
+        if named - seen and not same:
+            same, why = None, f"needs what else was found: {', '.join(sorted(named - seen))}"
+        yield self._say(f"the verdict is {enclave['verdict']}", same, why)
 
 
 def _short(value: object) -> str:
