@@ -17,7 +17,8 @@ from pathlib import Path
 import shtab
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
-from sgx_enclaves.cli.main import VERBS, parser_of
+from sgx_enclaves.cli.declare import VERBS
+from sgx_enclaves.cli.main import parser_of
 from sgx_enclaves.enclave.policy import all_pins, not_shipped
 
 PROGRAM = "sgx-enclaves"

@@ -19,7 +19,8 @@ from argparse_manpage.manpage import Manpage
 
 from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.reader import USER_FOLDER
-from sgx_enclaves.cli.main import VERBS, parser_of
+from sgx_enclaves.cli.declare import VERBS
+from sgx_enclaves.cli.main import parser_of
 
 PROGRAM = "sgx-enclaves"
 

@@ -18,7 +18,8 @@ from typing import Any, Callable
 from man_pages import ENVIRONMENT, EXIT_STATUS
 
 from sgx_enclaves import limits
-from sgx_enclaves.cli.main import VERBS, parser_of
+from sgx_enclaves.cli.declare import VERBS
+from sgx_enclaves.cli.main import parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
 HUB = ROOT / "koji_plugin/hub/sgx_enclaves_hub"

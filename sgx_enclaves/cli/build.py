@@ -19,7 +19,6 @@ from sgx_enclaves.cli.arguments import (
     chosen_place,
     chosen_work_dir,
 )
-from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
     answer,
     answer_report,
@@ -52,34 +51,7 @@ from sgx_enclaves.report.templated import filled
 _LOCK_LIMIT = 64 * MIB
 
 
-@verb("""\
-@release
-enclaves:ENCLAVE*  which of its enclaves; by default those that it requires
---into DIR!  a new or an empty folder, or that of a build that did not end well
-@place
---twice  build again in another path, at another time, with another umask, locale and
-  host name, and say where the results differ
---source-dir DIR  build from this tree, laid out already, instead of the pinned sources
---allow-unpinned  accept sources that the release does not pin; the manifest says so
---jobs COUNT  how many to make at once; by default as many as there are processors
---make-timeout SECONDS (7200)  for the make of each enclave; steps have theirs in the release
---apart  also make DIR/ENCLAVE, a built directory of that enclave alone, as packages ship it
---keep  keep the trees, in DIR/.work
---work DIR  where the trees of a build that did not end are kept, to resume there; by default in
-  the cache
-@fetching
-@json""")
 def build(args: argparse.Namespace) -> int:
-    """Build a release's unsigned enclaves from source with its designated toolchain.
-
-    The folder gets libsgx_FILE.so and libsgx_FILE.config.xml of each enclave, logs/, and
-    manifest.json, which says how they were made. Steps run in the path that the release
-    asks for, without a network, each with a log and a deadline. A build that was broken off, or
-    in which a step failed, is resumed at that step when the same is built again.
-
-    Exit status: 0 everything was built; 1 with --twice, the second build differs;
-    2 an enclave could not be built.
-    """
     catalogue = chosen_catalogue(args)
     request = BuildRequest(
         catalogue=catalogue,
@@ -109,22 +81,7 @@ def build(args: argparse.Namespace) -> int:
     return int(manifest.reproducible is False)
 
 
-@verb("""\
-directory:DIR  made by build
---designated  refuse another toolchain than the designated one, and sources without a pin
---allow-unpinned  with --designated: accept such sources
--o, --output FILE  write there what is printed, too
---force  replace the output file if there is one already
-@json""")
 def check_built(args: argparse.Namespace) -> int:
-    """Say what a built directory holds, if every file in it is as its manifest says.
-
-    With --designated it must also say that all of it was built with the release's
-    designated toolchain from pinned sources. The manifest is the builder's word: this
-    checks that nothing was changed since, not that the word is true.
-
-    Exit status: 0 as it says; 1 not as demanded; 2 a file is missing or another one.
-    """
     manifest = load_built(args.directory).manifest
     refused = _refusals(manifest, args.allow_unpinned) if args.designated else []
     text = filled("built.txt", manifest=manifest, refused=refused)
@@ -147,19 +104,7 @@ def _refusals(manifest: Manifest, allow_unpinned: bool) -> list[str]:
     return [reason for reason, good in checks.items() if not good]
 
 
-@verb("""\
-archives:PATH+  a tar archive with one top directory, packed with gzip, xz, zstd or not at all
---expect HEX  the digest that each archive's contents must have
---list  print what is digested too, to find a difference
-@json""")
 def contents(args: argparse.Namespace) -> int:
-    """Print the digest of what source archives hold, which a release pins as contents_sha256.
-
-    It is the same whatever the archive's top directory is called, and however the archive is
-    packed. Nothing is unpacked to disk. docs/releases.md says how it is computed, and how to
-    get such an archive from a git commit. With --expect the exit status is 1 if an archive
-    holds something else.
-    """
     if args.expect is not None and not re.fullmatch("[0-9a-f]{64}", args.expect):
         raise InputError(
             "--expect needs 64 lower-case hexadecimal digits", found=repr(args.expect)[:80]
@@ -187,28 +132,7 @@ def _archive(name: str, held: Contents, with_entries: bool) -> dict[str, object]
     }
 
 
-@verb("""\
-action:check|record|lock
-RELEASE?  a release of the catalogue
---root DIR  a buildroot; by default this machine
---lock FILE  check against this buildroot lock
---tools PREFIX*  look in PREFIX/bin first, as a build with --toolchain=host does
-@output-too
-@catalogue
-@json""")
 def toolchain(args: argparse.Namespace) -> int:
-    """Look at the toolchain of this machine or of a buildroot.
-
-      check RELEASE   which parts are the designated ones, part by part
-      record RELEASE  write down what is there: tools, what they bake in, RPM packages
-      lock            write the installed RPM packages in mock's buildroot lock format
-
-    A part counts as right when its own version output agrees. What cannot be seen
-    is said to be unseen, never taken for right. With --lock, check compares the
-    installed RPM packages with a pinned buildroot instead.
-
-    Exit status: 0 all parts match, 1 some do not, 2 it could not be looked at.
-    """
     inputs = (*args.catalogue, *([args.lock] if args.lock else []))
     root = None if args.root is None else str(args.root)
     if args.action == "lock":

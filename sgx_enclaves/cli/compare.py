@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Optional, TextIO
 
 from sgx_enclaves.cli import output
 from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy, today
-from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.enclave.compare import compare as compare_files
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
 from sgx_enclaves.enclave.verdict import Verdict
@@ -27,29 +26,7 @@ if TYPE_CHECKING:
 DIFFOSCOPE_SECONDS = 600.0
 
 
-@verb("""\
-built:BUILT  the unsigned enclave that we built
-signed:SIGNED  the vendor's signed enclave
-@config
---report DIR  also write DIR/verdict.txt, verdict.json and verdict.html; report.json, which
-  recheck and attest read, head.json with its date, report.md (a table), report.xml (JUnit)
-@open
---symbols UNSTRIPPED  our build before it was stripped: names the functions that differ
---diffoscope  when the files differ, show them with diffoscope too, if it is installed
-@json
-@sdk
-@policy
-@identity""")
 def compare(args: argparse.Namespace) -> int:
-    """Say whether the vendor's signed enclave is our build plus a signature, and
-    nothing else.
-
-      identical     every byte is built, regenerated, or a valid signature's own
-      differs       something else is in it; the report says what, and likely why
-      unverifiable  a file is malformed, missing, or of an unknown kind
-
-    Exit status 0, 1, 2 in this order.
-    """
     output.check_open(args, "report")
     check_report(args)
     built = read_file(args.built, DEFAULT_LIMITS.file_size)

@@ -1,25 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The arguments of a verb as a text, which is nearly what `--help` prints.
-
-A line declares one argument, two blanks before what it is for; longer help continues in
-lines that begin with blanks:
-
-    built:BUILT          an argument, and the name of its attribute where that is another
-    RELEASE?             it may be left out; RPM+ at least one; ENCLAVE* any number
-    --json               an option without a value
-    -o, --output FILE    one with a value; FILE! must be given; FILE* may be repeated;
-                         FILE... takes any number
-    --kind a|b (a)       one of these, and the default
-    ^--deep              not together with the other options marked so; one of those marked
-                         `!` too must be given
-    @fetching            the text of that name in `SHARED`
-    building:            the heading of what follows
-"""
+"""What a verb is called, says of itself and takes: verbs.txt, read, and made a parser of."""
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +15,6 @@ from sgx_enclaves.enclave.policy import all_pins, not_shipped, pin_named
 if TYPE_CHECKING:
     import datetime
 
-Run = Callable[[argparse.Namespace], int]
 Read = Callable[[str], Any]
 Types = Mapping[str, Read]
 
@@ -41,100 +24,33 @@ _LINE = re.compile(
     r"(?: {2,}(?P<help>.*))?"
 )
 
-SHARED = {
-    "json": "--json  print JSON for programs",
-    "report": """\
---report DIR  also write DIR/report.json, which recheck and attest read, head.json with its date,
-  report.md (a table) and report.xml (JUnit)""",
-    "open": "--open  open the page in a browser, where there is a desktop",
-    "sdk": """\
---sdk, --follow-sdk X.Y  the SDK release whose signing tool was used, or that one newer than
-  known is taken for; by default the enclave says it""",
-    "config": "--config XML!  its open config.xml",
-    "output": """\
--o, --output FILE!  where to write
---force  replace the output file if there is one already
-@json""",
-    "output-too": """\
--o, --output FILE  write here, not to standard output
---force  replace the output file if there is one already""",
-    "references": """\
---reference RPM|DIR|MANIFEST*  where our own unsigned enclaves and their config.xml are: a
-  package, a directory, or what `sgx-enclaves build` made; may be repeated
---trust-neighbours  take unsigned enclaves from the packages beside, whoever signed those
---signed-neighbours  take them from packages that a key of rpm's keyring has signed, only
---attestation FILE|DIR*  what attest wrote: compare only with unsigned enclaves that it names; they
-  count as signed; may be repeated
-@trusted
---permit ENCLAVE*  accept an enclave that Fedora does not ship; may be repeated""",
-    "trusted": """\
---key FILE*  of attestations, accept this signer: a public key or a certificate; may be repeated
---keyring FILE  accept OpenPGP signatures by these keys, in a file beside with .asc or .sig (gpgv)
---threshold N (1)  how many different signers must have built the same unsigned enclaves""",
-    "policy": """\
-who must have signed:
---enclave NAME  which of Intel's enclaves this is, such as pce; by default its file name says
---signer MRSIGNER|FILE*  accept this signer instead of the pinned one: MRSIGNER in hexadecimal,
-  or a file: key, certificate, SIGSTRUCT or signed enclave; may be repeated
-^--isvprodid N  require this product id
-^--any-product  accept any product id
---min-isvsvn N  accept ISVSVN from N on
---allow-debug  accept debug signatures
---any-file  accept a file that is not the pinned one""",
-    "identity": """\
-what the vendor publishes of a quoting enclave:
---identity FILE  its signed identity, as Intel's provisioning service answers; `curl -i` keeps
-  the issuer chain: signer, product, attributes and TCB levels must be as it says
---identity-chain FILE  the issuer chain (PEM), where it is not in that file
---identity-root FILE  trust this root certificate (PEM) in place of Intel's
---identity-date YYYY-MM-DD  the day on which it must be valid; today (UTC) by default""",
-    "signing": """\
-enclave:UNSIGNED  the unsigned enclave
-@config
---date YYYY-MM-DD  date in the signature; today (UTC) by default
---fips  add the FIPS signature that the config of SDK 2.24 cannot ask for
---ignore-init-section  sign an enclave with a section .init, which is not run
---ignore-text-relocations  sign an enclave with code that is relocated, so its pages are writable
-@sdk""",
-    "catalogue": """\
---catalogue PATH*  a file or a folder of more releases, besides our own and
-  /etc/sgx-enclaves/releases.d; may be repeated""",
-    "release": """\
-release:RELEASE  its name in the catalogue
-@catalogue""",
-    "fetching": """\
-fetching:
---cache DIR  where fetched files are kept
---local DIR  take files that lie in this folder from there
---offline  take files from the cache and --local only
---lookaside [PACKAGE=]URL  a look-aside cache to ask first; the package is
-  linux-sgx-enclaves-prebuilt by default
---ca-file PEM  trust these certificates instead of the system's
---attempts N (4)  requests to one place before the next is tried""",
-    "place": """\
-building:
---toolchain designated|host (designated)  host: build with what is here, for experiments;
-  never the reproducible verdict
---tools PREFIX*  with --toolchain=host: PREFIX/bin comes first, such as that of another
-  compiler; may be repeated
---route ID  which of the release's ways to build by; by default its first that leads to
-  all of the enclaves, else the maker's own
---allow-no-isolation  build even where steps cannot be separated from this machine and
-  its network; never the reproducible verdict""",
-}
-
 
 class Verb(NamedTuple):
-    """A verb: its `--help`, its arguments, and what runs it and gives the exit status."""
+    """A verb: the module of the function that runs it, a line, its `--help`, its arguments."""
 
+    module: str
+    summary: str
     about: str
     arguments: str
-    run: Run
 
 
-def verb(arguments: str) -> Callable[[Run], Verb]:
-    """Make a function the verb of these arguments; its docstring is the verb's `--help`."""
-    return lambda run: Verb(inspect.cleandoc(run.__doc__ or ""), arguments, run)
+def _read() -> tuple[dict[str, Verb], dict[str, str]]:
+    verbs: dict[str, Verb] = {}
+    shared: dict[str, str] = {}
+    _, *parts = Path(__file__).with_name("verbs.txt").read_text("utf-8").split("\n=== ")
+    for part in parts:
+        head, _, text = part.partition("\n")
+        if head.startswith("@"):
+            shared[head[1:]] = text
+        else:
+            name, module, summary = head.split(": ", 2)
+            about, _, arguments = text.partition("\n---\n")
+            verbs[name] = Verb(module, summary, about, arguments)
+    return verbs, shared
+
+
+# The verbs by name, and arguments that several of them take.
+VERBS, SHARED = _read()
 
 
 def _matching(form: str, expected: str) -> Read:

@@ -13,7 +13,6 @@ from typing import Optional
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, read_release_file
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import asking, chosen_passphrase, read_small
-from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import answer, write_and_say
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
@@ -44,26 +43,7 @@ _MAX_FILE = 512 * MIB
 _COUNTED = {State.HOLDS: "hold", State.FAILS: "do not hold", State.UNSEEN: "cannot be seen here"}
 
 
-@verb("""\
-report:REPORT  a report.json that --report wrote, or its directory
-@catalogue
---signed FILE|RPM*  a signed enclave, or a package of them; may be repeated
---built FILE*  an unsigned enclave, where the signed one does not show it; may be repeated
---config XML*  the config.xml of an enclave; may be repeated
-@json""")
 def recheck(args: argparse.Namespace) -> int:
-    """Go through a report statement by statement: which holds, which does not, and
-    which cannot be seen here (and what that needs). Needs no SDK and no network, and
-    for plain files no rpm.
-
-    The shipped file is enough for most: with its metadata area zeroed it must be the
-    unsigned enclave that the report names. With its config.xml everything of the
-    comparison is seen again. Files are found by their SHA-256, so that it does not
-    matter what they are called.
-
-    Exit status: 0 whatever can be seen holds; 1 a statement does not hold; 2 the
-    report is malformed, or nothing of it can be seen.
-    """
     file = _report_at(args.report)
     report = read_report(read_file(file, MAX_REPORT), file)
     contents, packages = _files_at_hand([*args.signed, *args.built, *args.config])
@@ -122,31 +102,7 @@ def _starts_with(path: str, magic: bytes) -> bool:
         return False
 
 
-@verb("""\
-report:REPORT  the directory that --report wrote, or its report.json; or an attestation, or what
-  `koji sgx-enclaves export` printed
-^--key PEM  private key: Ed25519, or ECDSA on P-256, P-384 or P-521
-^--sign-with COMMAND  run this command: it gets the bytes to sign on standard input, and
-  writes the raw signature to standard output; no shell sees it
---public-key FILE  with --sign-with: whose key it is
---passphrase-file FILE  the passphrase of an encrypted key, in its first line
---builder URI  who built and verified, as the statements name it
-@output""")
 def attest(args: argparse.Namespace) -> int:
-    """Sign what a report says, as in-toto statements in DSSE envelopes, one a line:
-    how the unsigned enclaves were built (SLSA provenance), that each signed file is
-    such a build plus a signature (equivalence), and the same in short for programs
-    that know nothing of enclaves (simple verification result).
-
-    A report supports the first one only if its run built the enclaves, and only who
-    signs that one counts as a rebuilder. An attestation in the place of the report gets
-    one signature more in each envelope: you then vouch for all that it says, the build
-    too, so read it first. Without a key the statements are written bare, for an
-    OpenPGP signature beside them:
-
-      sgx-enclaves attest DIR/report.json -o ATTESTATION
-      gpg --armor --detach-sign ATTESTATION
-    """
     args.report = _report_at(args.report)
     data = read_file(args.report, MAX_REPORT)
     if data[: data.find(b"\n")].endswith(b"}"):
@@ -187,28 +143,7 @@ def _signer(args: argparse.Namespace) -> tuple[Optional[Key], Signer]:
     return load_key(read_small(args.public_key), args.public_key), signer
 
 
-@verb("""\
-attestations:ATTESTATION+  what attest wrote, of as many rebuilders as there are
-@trusted
---file FILE*  an enclave or a package that the attestations must speak of; may be repeated
-@json""")
 def verify_attestation(args: argparse.Namespace) -> int:
-    """Is an attestation signed by somebody whom you trust, and have enough signers built
-    the same unsigned enclaves? A signer has if a statement of provenance says so; who
-    signs only an equivalence has compared, and is no rebuilder. Rebuilders may have
-    different reports; what they must have in common is the SHA-256 of each unsigned
-    enclave.
-
-    With --file, also: do enough signers speak of that very file? It may be an unsigned
-    enclave, which they must have built; or a signed one or a package, of which they
-    must say that it is such a build plus a signature. That the unsigned enclave in a
-    signed file is theirs is said, but is not enough: recheck also looks at its metadata
-    and signature.
-
-    Exit status: 0 signed as demanded, and every verdict in it is identical; 1 signed,
-    but a verdict is another, or too few speak of a file; 2 malformed, a bad signature,
-    too few who built, or signers who disagree.
-    """
     found = trusted(args.attestations, args.key, args.keyring)
     digests = agreed(found, args.threshold)
     status = 0
@@ -240,22 +175,7 @@ def verify_attestation(args: argparse.Namespace) -> int:
     return status
 
 
-@verb("""\
-action:add|lint  what to do
-ledger:LEDGER  the file; add makes it
-ATTESTATION*  with add: what attest wrote
-@trusted
-@json""")
 def ledger(args: argparse.Namespace) -> int:
-    """Keep a ledger of verified enclaves, one line each, to be kept in git.
-
-      add   append the identical enclaves of signed attestations that are not in it yet
-      lint  find what should not be: an ISVSVN that goes down, one MRENCLAVE signed
-            twice, an enclave that changed without a new version, one version with two
-            MRENCLAVEs
-
-    Exit status of lint: 0 nothing found, 1 something found.
-    """
     data = b""
     if args.action == "lint" or os.path.lexists(args.ledger):
         data = read_file(args.ledger, entries.MAX_LEDGER)

@@ -11,7 +11,6 @@ from typing import Optional
 
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher
-from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import answer
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
@@ -23,23 +22,7 @@ from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed_enclaves
 
 
-@verb("""\
-@release
-enclaves:ENCLAVE*  whose files to write; by default those that the release requires
---into DIR  put each file there under its own name, as beside a spec file
---signed-into DIR  write the signed enclaves there
---signatures-into DIR  write the signatures of each signed enclave there, for grafting
---what all|sources|signed (all)  by default both, sources and signed
---allow-unpinned  accept files whose digest is not pinned
-@fetching
-@json""")
 def fetch(args: argparse.Namespace) -> int:
-    """Bring a release's source archives and the vendor's signed enclaves into the cache.
-
-    Every file is compared with the SHA-256 that the release pins, of the file or of what it
-    holds, the vendor's archives against the vendor's own checksums file too. A file that is
-    here already is digested again, not fetched. A fetch that was ended is resumed.
-    """
     catalogue = chosen_catalogue(args)
     release = catalogue.release(args.release)
     fetcher = chosen_fetcher(args)

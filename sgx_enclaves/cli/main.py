@@ -13,58 +13,16 @@ import importlib
 import resource
 import sys
 import time
-from collections.abc import Sequence
-from typing import NamedTuple, NoReturn, Optional
+from collections.abc import Callable, Sequence
+from typing import NoReturn, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.cli import output
-from sgx_enclaves.cli.declare import Verb, declare
+from sgx_enclaves.cli.declare import VERBS, declare
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 
 EXIT_UNVERIFIABLE = 2
 EXIT_INTERRUPTED = 130
-
-
-# What every verb takes.
-_EVERYWHERE = """
-^-q, --quiet  say nothing on standard error but errors
-^-v, --verbose  say on standard error what is read and done; print reports in full"""
-
-
-class Listed(NamedTuple):
-    """Where a verb lives, and what it is for in one line."""
-
-    module: str
-    summary: str
-
-
-VERBS = {
-    "show": Listed("show", "print an enclave's metadata, signatures and layout"),
-    "measure": Listed("show", "recompute MRENCLAVE of a signed or an unsigned enclave"),
-    "verify-signature": Listed("show", "check signatures, signer, product and debug"),
-    "compare": Listed("compare", "is the vendor's file our build plus a signature?"),
-    "extract-signature": Listed("sign", "take the signatures out of a signed enclave"),
-    "graft": Listed("sign", "put the vendor's signatures on our build, if they belong there"),
-    "verify-release": Listed("verify_release", "fetch, build and compare a whole release"),
-    "sign": Listed("sign", "sign an enclave with a PEM key or a command, as the SDK's tool does"),
-    "sign-data": Listed("sign", "write the bytes that a signer elsewhere must sign"),
-    "attach": Listed("sign", "put a signature that was made elsewhere on an enclave"),
-    "unsign": Listed("sign", "take the signature off a signed enclave"),
-    "check-rpm": Listed("packages", "check every signed enclave in RPM packages"),
-    "scan": Listed("packages", "find the enclaves in a folder of RPM packages, and check them"),
-    "toolchain": Listed("build", "is this the toolchain that a release designates?"),
-    "fetch": Listed("fetch", "bring a release's sources and the vendor's signed enclaves"),
-    "releases": Listed("releases", "list what is known of releases; draft, pin and check one"),
-    "contents": Listed("build", "digest what a source archive holds, however it is packed"),
-    "build": Listed("build", "build a release's unsigned enclaves from source"),
-    "check-built": Listed("build", "is a built directory as its manifest says?"),
-    "spec": Listed("releases", "write the spec file of a package of a release's enclaves"),
-    "recheck": Listed("evidence", "go through a report again, statement by statement, offline"),
-    "attest": Listed("evidence", "sign what a report says, as in-toto statements"),
-    "verify-attestation": Listed("evidence", "who vouches for which enclaves"),
-    "ledger": Listed("evidence", "keep verified enclaves in a file, and find what should not be"),
-    "rpm-provides": Listed("packages", "what packages provide by the enclaves in them, for rpm"),
-}
 
 
 def usage() -> str:
@@ -127,7 +85,7 @@ def _run(arguments: Sequence[str]) -> int:
     if verb not in VERBS:
         raise InputError(f"unknown verb {verb}", hint=_meant(verb))
     begun = time.monotonic()
-    status = verb_named(verb).run(parser_of(verb).parse_args(rest))
+    status = verb_named(verb)(parser_of(verb).parse_args(rest))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     output.detail(f"exit status {status}, {time.monotonic() - begun:.2f} s, {memory} MiB")
     return status
@@ -141,10 +99,10 @@ def _meant(verb: str) -> str:
     return f"did you mean {' or '.join(close)}? {known}" if close else known
 
 
-def verb_named(name: str) -> Verb:
-    """A verb, out of the module that it lives in."""
+def verb_named(name: str) -> Callable[[argparse.Namespace], int]:
+    """What runs a verb and gives the exit status, out of the module that it lives in."""
     module = importlib.import_module(f"sgx_enclaves.cli.{VERBS[name].module}")
-    found: Verb = getattr(module, name.replace("-", "_"))
+    found: Callable[[argparse.Namespace], int] = getattr(module, name.replace("-", "_"))
     return found
 
 
@@ -161,7 +119,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser_of(name: str) -> argparse.ArgumentParser:
     """The parser of a verb's arguments: parses them, and is what the manual is made of."""
-    verb = verb_named(name)
+    verb = VERBS[name]
     parser = _Parser(
         prog=f"sgx-enclaves {name}",
         description=verb.about,
@@ -169,7 +127,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     declare(parser, verb.arguments)
-    declare(parser, _EVERYWHERE)
+    declare(parser, "@everywhere")
     return parser
 
 

@@ -15,7 +15,6 @@ from typing import Any
 from sgx_enclaves import __version__
 from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
 from sgx_enclaves.cli.compare import check_report
-from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import note, out, out_json, out_report, progress, width
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file
@@ -28,32 +27,7 @@ from sgx_enclaves.rpm.enclaves import provides_of
 from sgx_enclaves.rpm.references import Neighbours, neighbours_among, open_reference
 
 
-@verb("""\
-packages:RPM+  the packages to check
-@references
-@report
-@json
-@sdk
-@policy""")
 def check_rpm(args: argparse.Namespace) -> int:
-    """Check RPM packages: is each signed enclave in them our build plus a signature,
-    and nothing else? Needs no root, and unpacks nothing to disk.
-
-    The unsigned counterpart and its config.xml are looked for in each --reference,
-    in their order: a package of unsigned enclaves built with the designated
-    toolchain; a folder with files such as libsgx_pce.so and libsgx_pce.config.xml;
-    or what `sgx-enclaves build` made, whose files must still be those of its
-    manifest, and which serves enclaves of its release's version only. A reference
-    decides alone. For an enclave that no reference knows, packages named -unsigned
-    on the command line serve too, with a note unless a key of rpm's keyring has
-    signed them. Builds with the newest toolchain (latest) never do, nor those with
-    a signed enclave in them or from the same source package.
-
-    The OpenPGP signatures of the packages that are judged are not checked: see rpmkeys.
-
-    Exit status: the highest of all. 0 identical, or no signed enclave; 1 differs or
-    not permitted; 2 unverifiable: no counterpart, or a malformed or damaged package.
-    """
     check_report(args)
     references = [open_reference(path) for path in args.reference]
     beside = neighbours_among(args.packages if len(args.packages) > 1 else ())
@@ -82,38 +56,7 @@ def check_rpm(args: argparse.Namespace) -> int:
     return status
 
 
-@verb("""\
-folder:FOLDER  where the packages are, at any depth
-@references
-^--headers  read every package's header, despite repodata
-^--deep  read the payload of every package
---state FILE  keep results here, to resume later
---jobs COUNT  processes; by default as many as there are processors
-@report
-@json
-@sdk
-@policy""")
 def scan(args: argparse.Namespace) -> int:
-    """Scan a folder of RPM packages, or a repository: which packages carry enclaves, and
-    is each signed enclave our build plus a signature? See check-rpm for the references.
-
-    How much is read, and so what "no enclave" rests on:
-
-      repodata   where the folder has repodata, and they list a file of a package's
-                 size: neither the Provides nor the file names that they list are an
-                 enclave's. That is the repository's word; packages that it does not
-                 list, or that it says have enclaves, are looked at all the same.
-      --headers  the package's own header says so, and its digest is right. Also
-                 without repodata, or where they or createrepo_c cannot be read.
-      --deep     no file in its payload is an enclave, under any name.
-
-    A package that may have enclaves is always judged by its content.
-
-    With --state, a scan that was stopped is resumed; packages that have
-    changed since are looked at again.
-
-    Exit status: the highest of all packages, as check-rpm gives it.
-    """
     from sgx_enclaves.rpm import scan as scanning
 
     check_report(args)
@@ -186,16 +129,7 @@ def _write_report(args: argparse.Namespace, kind: str, reports: Sequence[dict[st
     write_report(args.report, of_packages(kind, reports))
 
 
-@verb("""\
---versions ENCLAVE=VERSION...  the version that an enclave's Provides gets
---no-limit  measure enclaves however long that takes""")
 def rpm_provides(args: argparse.Namespace) -> int:
-    """Print what a package provides by the enclaves in it. A dependency generator of
-    rpm: file names come on standard input, one a line; fileattrs/sgx_enclaves.attr calls it.
-
-    Links are passed over: the file that they lead to is read itself. A file that is no
-    enclave, or whose signature does not hold, is an error.
-    """
     versions = dict(args.versions)
     for line in sys.stdin:
         path = line.rstrip("\n")

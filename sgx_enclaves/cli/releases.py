@@ -22,7 +22,6 @@ from sgx_enclaves.catalogue.writing import (
     write_pins,
 )
 from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher, today
-from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
     answer,
     answer_report,
@@ -49,41 +48,7 @@ from sgx_enclaves.specs import SpecKind, SpecRequest, render
 _EPOCH = "SOURCE_DATE_EPOCH"
 
 
-@verb("""\
-action:list|show|new|pin|check|repack
-RELEASE?  for all but list and new
-enclaves:ENCLAVE*  check: only what these need; by default all that the route leads to
---sgx TREE  new: the SDK's, DIR@TAG of a git repository or the archive of a tag
---dcap TREE  new: the attestation primitives', likewise
---sgx-release TAG  new: the tag with the versions in file names, or its archive; by default
-  sgx_VERSION of the repository
---dcap-release TAG  new: likewise; by default DCAP_VERSION
--o, --output FILE  new, pin and repack: write here, not to standard output
---force  replace the output file if there is one already
---allow-unpinned  check and repack: accept files without a pin
---route ID  check: one of the release's ways, and what that needs of the sources
-@catalogue
-@fetching
-@json""")
 def releases(args: argparse.Namespace) -> int:
-    """List the releases of the catalogue, draft one from source trees, pin its files, check it.
-
-    list   one line a release: its versions, whether all of it is pinned, which enclaves a run on
-           record has reproduced, its toolchain and its enclaves.
-    show   what the catalogue knows of a release, with every such run, and what it does not.
-    new    read two source trees, the SDK's and the attestation primitives', each at its
-           reproducible tag, and write the release's TOML. What only a person can know is listed
-           in its notes. Of an archive, the commits of sub-modules are too.
-    pin    fetch the release's files whose digest is not pinned, and write the TOML again with
-           their sha256, sha512 and, for a source, the digest of its contents; and the digest of
-           each signed enclave. A file that cannot be had is named, and the exit status is 2. That
-           pins what the servers give today: compare it with what others have published.
-    check  lay the sources out and say whether every file, patch, step, make target and
-           configuration that the release names is there, and every patch applies. The exit status
-           is 1 if not. Where only an earlier step makes a step's directory, nothing is said of it.
-    repack write what a distribution may ship of the vendor's archive, as a plain tar: the signed
-           enclaves that the catalogue allows, and nothing else, the same bytes on every machine.
-    """
     if args.action == "new":
         print_or_write(args, toml_of(_draft(args)), name="toml")
         return 0
@@ -228,30 +193,7 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     return 0
 
 
-@verb("""\
-release:RELEASE  its name in the catalogue
---kind reproducible|prebuilt|grafted|toolchain!
--o, --output FILE  where to write; standard output by default
---force  replace the output file if there is one already
---packager PACKAGER (sgx-enclaves <sgx-enclaves@localhost>)  NAME <ADDRESS>, for the changelog
---date YYYY-MM-DD  of the changelog; by default $SOURCE_DATE_EPOCH, else the date of the
-  release's tag
---toolchain-package PACKAGE*  BuildRequires that brings the designated toolchain; may be
-  repeated
---allow-unpinned  let the build accept files that the release does not pin
-@catalogue
-@json""")
 def spec(args: argparse.Namespace) -> int:
-    """Write the spec file of a source package of a release's enclaves.
-
-      reproducible  builds the unsigned enclaves with the designated toolchain
-      prebuilt      ships the vendor's files, if each is our build plus a signature
-      grafted       ships our build with the vendor's signatures put on
-      toolchain     the designated compiler, linker and assembler, built from source
-
-    Enclaves, numbers and sources come from the catalogue. The spec file uses the macros of
-    macros.sgx-enclaves; `sgx-enclaves fetch` brings the files that it names.
-    """
     catalogue = chosen_catalogue(args)
     release = catalogue.release(args.release)
     request = SpecRequest(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.cli import arguments, output
-from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block
 from sgx_enclaves.enclave.policy import signer_name
@@ -26,16 +25,7 @@ from sgx_enclaves.plain import as_plain
 from sgx_enclaves.progress import Event
 
 
-@verb("""\
-enclave:FILE  a signed or an unsigned enclave, or one bare SIGSTRUCT
---html PAGE  also write a page with pictures: segments, address space, signature
-@open
---force  replace the page if there is one already
-@json""")
 def show(args: argparse.Namespace) -> int:
-    """Print what an enclave file says about itself: segments, metadata blocks,
-    signatures, layout and patches. Nothing is verified here.
-    """
     from sgx_enclaves.explain.description import describe_file
     from sgx_enclaves.report.as_json import show_dict, sigstruct_dict
     from sgx_enclaves.report.templated import filled, show_html
@@ -65,18 +55,7 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-@verb("""\
-enclave:FILE  the enclave
---config XML  config.xml of an unsigned enclave
---no-limit  measure it however long that takes
-@sdk
-@json""")
 def measure(args: argparse.Namespace) -> int:
-    """Recompute MRENCLAVE: of each metadata block of a signed enclave, or of an
-    unsigned enclave with its config.xml.
-
-    Exit status 1 when a block of a signed enclave was signed for another MRENCLAVE.
-    """
     image = arguments.load_enclave(args.enclave)
     descriptor = arguments.load_descriptor(image)
     if descriptor.is_signed == (args.config is not None):
@@ -115,18 +94,7 @@ def measure(args: argparse.Namespace) -> int:
     return 0 if all(result["match"] for result in results) else 1
 
 
-@verb("""\
-FILE  a signed enclave, or a SIGSTRUCT of 1808 bytes
-@policy
-@identity
-@json""")
 def verify_signature(args: argparse.Namespace) -> int:
-    """Check every signature of a signed enclave, or of a file that is one bare
-    SIGSTRUCT: well formed, valid, by the pinned signer, for the pinned product,
-    recent, and not for debug.
-
-    This says nothing about the enclave's bytes: see compare and measure.
-    """
     from sgx_enclaves.report.text import finding_lines
 
     policy = arguments.chosen_policy(args, args.file)

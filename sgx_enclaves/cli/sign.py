@@ -8,7 +8,6 @@ import os
 from typing import Any
 
 from sgx_enclaves.cli import arguments
-from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import write_and_say
 from sgx_enclaves.enclave import sign as signing
 from sgx_enclaves.enclave.elf import EnclaveImage, require_loadable
@@ -25,21 +24,7 @@ MODE = 0o777
 _IGNORABLE = ("--ignore-init-section", "--ignore-text-relocations")
 
 
-@verb("""\
-@signing
-^--key PEM!  private key
-^--sign-with COMMAND!  run this command: it gets the 256 bytes to sign on standard input, and
-  writes the raw RSA signature (PKCS#1 v1.5, SHA-256) to standard output; no shell sees it
---public-key FILE  with --sign-with: whose key it is
---sign-digest  give the command the SHA-256 digest (32 bytes) in place of the data
---passphrase-file FILE  the passphrase of an encrypted key, in its first line; asked for by
-  default
-@output""")
 def sign(args: argparse.Namespace) -> int:
-    """Sign an enclave as the SDK's signing tool does, without the SDK: with a PEM key of 3072
-    bits and exponent 3, or with a command that asks the token or service that has the key.
-    For tests and private vendors. See also sign-data and attach.
-    """
     image, regenerated = _prepared(args)
     if args.sign_with is None:
         if args.key.startswith(("pkcs11:", "engine:")):
@@ -59,13 +44,7 @@ def sign(args: argparse.Namespace) -> int:
     return 0
 
 
-@verb("""\
-@signing
-@output""")
 def sign_data(args: argparse.Namespace) -> int:
-    """Write the 256 bytes that a signer with the key must sign (RSA, PKCS#1 v1.5, SHA-256), as
-    `sgx_sign gendata` does. Give the raw signature to attach, with the same file as --data.
-    """
     _, regenerated = _prepared(args)
     data = signing.signing_data(regenerated, signing.bcd_date(args.date))
     first = regenerated.blocks[0].sigstruct
@@ -83,17 +62,7 @@ def sign_data(args: argparse.Namespace) -> int:
     return 0
 
 
-@verb("""\
-@signing
---public-key FILE!  the signer's key or certificate
---signature RAW!  the signature: 384 bytes, big endian
---data FILE  what sign-data wrote; brings its date
-@output""")
 def attach(args: argparse.Namespace) -> int:
-    """Make the signed enclave of an unsigned one, its config.xml and a raw signature that was
-    made elsewhere over what sign-data wrote, as `sgx_sign catsig` does. Nothing is written
-    if the signature does not fit.
-    """
     image, regenerated = _prepared(args)
     public = signing.load_public_key(arguments.read_small(args.public_key), args.public_key)
     signature = arguments.read_small(args.signature)
@@ -115,13 +84,7 @@ def attach(args: argparse.Namespace) -> int:
     return 0
 
 
-@verb("""\
-enclave:SIGNED  a signed enclave
-@output""")
 def unsign(args: argparse.Namespace) -> int:
-    """Take the signature and all other metadata off a signed enclave: the file that its maker
-    signed, which an independent build must give. Every other byte stays.
-    """
     image = arguments.load_enclave(args.enclave)
     arguments.load_signed_descriptor(image)
     data = signing.unsigned(image)
@@ -130,15 +93,7 @@ def unsign(args: argparse.Namespace) -> int:
     return 0
 
 
-@verb("""\
-enclave:SIGNED  the vendor's signed enclave
-@output""")
 def extract_signature(args: argparse.Namespace) -> int:
-    """Take the signatures out of a signed enclave: for each metadata block its
-    SIGSTRUCT (1808 bytes) and its FIPS signature (772 bytes), if it has one.
-
-    With graft, this is all that a distribution needs of the vendor's file.
-    """
     image = arguments.load_enclave(args.enclave)
     signatures = signing.extract(arguments.load_signed_descriptor(image))
     data = b"".join(s.serialise() for s in signatures)
@@ -147,21 +102,7 @@ def extract_signature(args: argparse.Namespace) -> int:
     return 0
 
 
-@verb("""\
-built:BUILT  the unsigned enclave that we built
-signatures:SIGNATURES  made by extract-signature, or the signed enclave that has them
-@config
-@output
---fips  the vendor asked for the FIPS signature on the command line (SDK 2.24 only)
---release RELEASE  take signer, product id and least ISVSVN from this release of the catalogue
-@catalogue
-@sdk
-@policy""")
 def graft(args: argparse.Namespace) -> int:
-    """Put the vendor's signatures on our build, with metadata regenerated from the
-    build and its config.xml. The result is verified before it is written; when
-    anything is wrong, nothing is written.
-    """
     result, verdict = signing.graft(
         read_file(args.built, DEFAULT_LIMITS.file_size),
         read_file(args.signatures, DEFAULT_LIMITS.file_size),

@@ -19,7 +19,6 @@ from sgx_enclaves.cli.arguments import (
     today,
 )
 from sgx_enclaves.cli.compare import check_report, write_reports
-from sgx_enclaves.cli.declare import verb
 from sgx_enclaves.cli.output import (
     answer_report,
     check_open,
@@ -37,38 +36,7 @@ from sgx_enclaves.report.as_json import release_dict
 from sgx_enclaves.report.templated import release_html, release_text
 
 
-@verb("""\
-@release
-enclaves:ENCLAVE*  which of its enclaves; by default those that it requires decide
---report DIR  also write DIR/report.json, release.txt, release.json, release.html, report.md (a
-  table), report.xml (JUnit), and a directory an enclave
-@open
---require-reproducible  an identical release that is not the reproducible verdict has exit
-  status 2
---work DIR  where builds are kept; by default in the cache
---keep  keep the trees, to look at what was built in them; where they are is said
-@place
---allow-unpinned  accept files and policies that the release does not pin; the report says so
---all  build and compare the enclaves too that the release does not require
---jobs N  how many to make at once; by default as many as processors
-ready-made stages:
---built DIR  our enclaves: libsgx_FILE.so, libsgx_FILE.config.xml, and manifest.json if there is
---signed DIR  the vendor's files: libsgx_FILE.signed.so
---repacked [ARCHIVE=]FILE*  a repacked vendor archive; ARCHIVE is its id in the release, if
-  there are several
-@fetching
-@json""")
 def verify_release(args: argparse.Namespace) -> int:
-    """Verify a whole release: fetch its sources, build them with the designated
-    toolchain, fetch the vendor's signed enclaves, and compare each one.
-
-      identical     every required enclave is our build plus a signature
-      differs       a required enclave is something else
-      unverifiable  a stage failed, so nothing can be said
-
-    Exit status 0, 1, 2 in this order. A run that was broken off is resumed where it
-    stopped: stages are kept, and digested again before they are used.
-    """
     check_open(args, "report")
     check_report(args)
     catalogue = chosen_catalogue(args)

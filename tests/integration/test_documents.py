@@ -19,7 +19,8 @@ from typing import NamedTuple
 import pytest
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
-from sgx_enclaves.cli.main import VERBS, parser_of
+from sgx_enclaves.cli.declare import VERBS
+from sgx_enclaves.cli.main import parser_of
 from tests.enclaves.compiled import PARTS, build_enclaves, have_toolchain
 from tests.integration.test_check_rpm import signed_by_vendor
 from tests.support.keys import VENDOR_PEM, public_pem, vendor_key

@@ -23,7 +23,7 @@ from typing import Optional
 import pytest
 
 from sgx_enclaves import __version__
-from sgx_enclaves.cli.main import VERBS
+from sgx_enclaves.cli.declare import VERBS
 from tests.enclaves.compiled import PARTS, have_toolchain
 from tests.integration.linting import Shop
 from tests.support.keys import mrsigner, vendor_key

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
-from sgx_enclaves.cli.main import VERBS
+from sgx_enclaves.cli.declare import VERBS
 from sgx_enclaves.enclave.sdk import GENERATIONS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import pytest
 import reference_pages
 
 from sgx_enclaves import limits
-from sgx_enclaves.cli.main import VERBS
+from sgx_enclaves.cli.declare import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {name: "\n".join(lines) for name, lines in reference_pages.pages().items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
-from sgx_enclaves.cli.main import VERBS
+from sgx_enclaves.cli.declare import VERBS
 
 pytest.importorskip("shtab", reason="shtab is not installed")
 

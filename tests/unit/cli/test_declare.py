@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.cli.declare import declare
+from sgx_enclaves.cli.declare import VERBS, declare
+from sgx_enclaves.cli.main import verb_named
 
 TEXT = """
 built:BUILT  what we built
@@ -79,3 +80,7 @@ def test_help_is_the_text(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_line_that_declares_nothing(line: str) -> None:
     with pytest.raises((ValueError, KeyError)):
         declare(argparse.ArgumentParser(), f"--x\n{line}\n--y")
+
+
+def test_each_verb_has_a_function() -> None:
+    assert len({verb_named(name) for name in VERBS}) == len(VERBS) > 20

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.cli.main import VERBS, parser_of
+from sgx_enclaves.cli.declare import VERBS
+from sgx_enclaves.cli.main import parser_of
 
 pytest.importorskip("argparse_manpage", reason="argparse-manpage is not installed")
 

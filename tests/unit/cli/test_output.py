@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.cli.main import VERBS, main, parser_of
+from sgx_enclaves.cli.declare import VERBS
+from sgx_enclaves.cli.main import main, parser_of
 from sgx_enclaves.cli.output import coloured, out_json
 from sgx_enclaves.report.text import verdict_text
 from tests.support.keys import mrsigner, private_pem, vendor_key

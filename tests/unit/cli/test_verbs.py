@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from sgx_enclaves import __version__
-from sgx_enclaves.cli.main import VERBS, main
+from sgx_enclaves.cli.declare import VERBS
+from sgx_enclaves.cli.main import main
 from tests.support.keys import foreign_key, mrsigner, private_pem, public_pem, vendor_key
 from tests.support.signed import DATE, Case, config_xml, fips_enclave, signed_enclave
 from tests.unit.conftest import Run
