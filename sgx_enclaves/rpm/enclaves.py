@@ -329,7 +329,7 @@ def enclaves_among(
         if configs and file.path.endswith(CONFIG_SUFFIX):
             limit, message = package.limits.enclave.config_size, f"{file.path!r} is too large"
             at_most(limit, file.size, message, "bytes", file=package.file)
-            yield ConfigFile(file.path, b"".join(member.chunks()))
+            yield ConfigFile(file.path, b"".join(member.chunks))
             continue
         links = [f.path for f in member.links]
         named = any(is_in_enclave_folder(path) for path in (file.path, *links))
@@ -353,7 +353,7 @@ def enclaves_among(
 
 def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optional[bytes]:
     """The whole file if it is an enclave or stands where only enclaves do."""
-    chunks = member.chunks()
+    chunks = member.chunks
     limit = package.limits.enclave.file_size
     first = next(chunks, b"")
     if first[:4] != ELF_MAGIC and not named:

@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, BinaryIO, Callable, Optional
+from typing import BinaryIO, Callable, Optional
 
 from sgx_enclaves.child import SECONDS, Send, pieces_from_child
 from sgx_enclaves.decompress import BoundedReader
@@ -24,6 +24,7 @@ from sgx_enclaves.errors import (
     SgxEnclavesError,
     UnsupportedError,
 )
+from sgx_enclaves.files import DigestedStream, system_errors
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
 from sgx_enclaves.rpm.librpm import (
     FILE_HEAD,
@@ -34,7 +35,7 @@ from sgx_enclaves.rpm.librpm import (
     Unpacker,
     signatures_in,
 )
-from sgx_enclaves.rpm.reader import Package, open_package, truncated
+from sgx_enclaves.rpm.reader import Package, open_package
 
 _PACKED = {
     **{"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0"},
@@ -53,22 +54,23 @@ class PayloadFile:
     """One file that comes with a package.
 
     Attributes:
-        has_content: False for an empty file, a link, a folder, and for all but
-            one of several hard links.
+        is_linked: whether it is one of several hard links, of which one has the content.
+        has_content: False for an empty file, a link, a folder, and for the other hard links.
+        chunks: its bytes, once; the digest is checked behind the last one.
     """
 
     def __init__(
         self,
         file: PackageFile,
         group: tuple[PackageFile, ...],
-        content: Iterator[bytes],
+        chunks: Iterator[bytes],
         has_content: bool,
     ) -> None:
         self.file = file
         self.is_linked = len(group) > 1
         self.has_content = has_content
+        self.chunks = chunks
         self._group = group
-        self._content = content
 
     @property
     def links(self) -> tuple[PackageFile, ...]:
@@ -77,10 +79,6 @@ class PayloadFile:
         Made when asked for: of a hundred thousand links, one has to know all others.
         """
         return tuple(f for f in self._group if f.index != self.file.index)
-
-    def chunks(self) -> Iterator[bytes]:
-        """The bytes, once; the digest is checked behind the last one."""
-        return self._content
 
 
 Contents = tuple[Package, Iterator[PayloadFile]]
@@ -111,13 +109,6 @@ def read_payload(package: Package, stream: BinaryIO) -> Generator[PayloadFile, N
     """
     with contextlib.closing(_pieces([(package, _reader(package, stream))])) as pieces:
         yield from _files(package, pieces)
-
-
-def _reader(package: Package, stream: BinaryIO) -> BoundedReader:
-    """What unpacks the payload, whose digests are right; nothing is unpacked yet."""
-    compressor = _check_payload(package, stream)
-    source = _Source(stream.fileno(), package.payload_start)
-    return BoundedReader(source, package.file, package.limits.payload, compressor)
 
 
 class _Source:
@@ -156,7 +147,7 @@ def _files(package: Package, pieces: Iterator[bytes]) -> Iterator[PayloadFile]:
         chunks = _sized(package, pieces, file.size if has_content else 0)
         # Of hard links one has the content; files without any have a digest too.
         own = has_content or (file.kind is FileKind.FILE and index not in groups)
-        content = _verified(package, file, file.digest if own else "", chunks)
+        content = _content(package, file, file.digest if own else "", chunks)
         yield PayloadFile(file, groups.get(index, ()), content, has_content and file.size > 0)
         for _chunk in content:
             pass
@@ -245,82 +236,57 @@ def _sized(package: Package, pieces: Iterator[bytes], size: int) -> Iterator[byt
         yield piece
 
 
-def _check_payload(package: Package, stream: BinaryIO) -> Optional[str]:
-    """Compare the payload with its digests, its form with the header; what packed it, if so."""
-    header = package.header
+def _reader(package: Package, stream: BinaryIO) -> BoundedReader:
+    """What unpacks the payload, whose digests are right and whose form is the header's."""
+    header, file, start = package.header, package.file, package.payload_start
     form = header.one("PAYLOADFORMAT", str) or "cpio"
     if form != "cpio":
-        message, hint = (
-            f"the payload is of format {form!r}",
-            "build the package again: rpmbuild makes cpio",
-        )
-        raise UnsupportedError(message, file=package.file, expected="cpio", hint=hint)
+        hint = "build the package again: rpmbuild makes cpio"
+        message = f"the payload is of format {form!r}"
+        raise UnsupportedError(message, file=file, expected="cpio", hint=hint)
     compressor = header.one("PAYLOADCOMPRESSOR", str)
     if compressor is not None and compressor not in _PACKED:
         raise UnsupportedError(
             f"the payload is compressed with {compressor}",
-            file=package.file,
+            file=file,
             expected="gzip, bzip2, xz, lzma or zstd",
             hint="rebuild the package with another _binary_payload",
         )
-    stream.seek(package.payload_start)
-    start = stream.read(6)
+    source = _Source(stream.fileno(), start)
+    first = os.pread(stream.fileno(), 6, start)
     # V6 allows that a payload is left unpacked: then the digests of the unpacked one count.
     unpacked = (
-        compressor is not None and start.startswith(b"07070") and "PAYLOADDIGESTALT" in header
+        compressor is not None and first.startswith(b"07070") and "PAYLOADDIGESTALT" in header
     )
-    if compressor is not None and not unpacked and not start.startswith(_PACKED[compressor]):
+    if compressor is not None and not unpacked and not first.startswith(_PACKED[compressor]):
         raise PackageError(
             f"the payload is not compressed with {compressor}, as the header says",
-            file=package.file,
-            offset=package.payload_start,
+            file=file,
+            offset=start,
             expected=_PACKED[compressor].hex(),
-            found=start.hex() or "nothing",
+            found=first.hex() or "nothing",
         )
-    pins = []
     for tag, algorithm in _DIGESTS.items():
         pinned = header.one(f"{tag}ALT" if unpacked else tag, str)
-        if pinned is not None:
-            number = header.one("PAYLOADDIGESTALGO", int) or 8
-            name = algorithm or package.algorithm(number, "payload digests")
-            pins.append((pinned, hashlib.new(name, usedforsecurity=False)))
-    size = _hash_payload(package, stream, [digest for _pinned, digest in pins])
-    expected = package.unpacked_size if unpacked else package.payload_size
-    if expected is not None and size != expected:
-        end = package.payload_start
-        raise truncated(package.file, end + expected, end + size)
-    for pinned, digest in pins:
-        if digest.hexdigest() != pinned:
+        if pinned is None:
+            continue
+        number = header.one("PAYLOADDIGESTALGO", int) or 8
+        name = algorithm or package.algorithm(number, "payload digests")
+        with system_errors(file, "cannot be read", error=PackageError):
+            found = DigestedStream(_Source(stream.fileno(), start), name).digest()
+        if found != pinned:
             raise PackageDamagedError(
                 "the digest of the payload is wrong",
-                file=package.file,
-                offset=package.payload_start,
-                expected=f"{digest.name} {pinned}",
-                found=digest.hexdigest(),
+                file=file,
+                offset=start,
+                expected=f"{name} {pinned}",
+                found=found,
                 hint="get the package again",
             )
-    return None if unpacked else compressor
+    return BoundedReader(source, file, package.limits.payload, None if unpacked else compressor)
 
 
-def _hash_payload(package: Package, stream: BinaryIO, digests: list[Any]) -> int:
-    """Bytes of the payload, hashed."""
-    stream.seek(package.payload_start)
-    size = 0
-    try:
-        while chunk := stream.read(MIB):
-            size += len(chunk)
-            for digest in digests:
-                digest.update(chunk)
-    except OSError as error:
-        raise PackageError(
-            f"cannot be read: {error.strerror or error}",
-            file=package.file,
-            offset=package.payload_start + size,
-        ) from None
-    return size
-
-
-def _verified(
+def _content(
     package: Package, file: PackageFile, pinned: str, chunks: Iterable[bytes]
 ) -> Iterator[bytes]:
     """The chunks of a file; behind the last one, their digest is checked unless it is empty."""
@@ -367,7 +333,7 @@ class Installed:
             place = self._place(file)
             with _open_installed(package, file, place) as stream:
                 chunks = iter(functools.partial(stream.read, MIB), b"")
-                content = _verified(package, file, file.digest, chunks)
+                content = _content(package, file, file.digest, chunks)
                 yield PayloadFile(file, group, content, bool(file.size))
                 for _chunk in content:
                     pass
@@ -401,14 +367,9 @@ def files_with_content(package: Package) -> Iterator[PackageFile]:
 
 
 def _open_installed(package: Package, file: PackageFile, place: str) -> BinaryIO:
-    try:
+    problem, hint = f"{file.path!r} cannot be read", "get the package again"
+    with system_errors(package.file, problem, error=PackageDamagedError, hint=hint):
         handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise PackageDamagedError(
-            f"{file.path!r} cannot be read: {error.strerror or error}",
-            file=package.file,
-            hint="get the package again",
-        ) from None
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
         os.close(handle)
@@ -417,6 +378,6 @@ def _open_installed(package: Package, file: PackageFile, place: str) -> BinaryIO
             file=package.file,
             expected=f"a file of {file.size} bytes",
             found=f"{status.st_size} bytes",
-            hint="get the package again",
+            hint=hint,
         )
     return os.fdopen(handle, "rb")

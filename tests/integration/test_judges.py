@@ -132,7 +132,7 @@ def test_payloads_as_rpm2archive_unpacks_them(compressor: str, tmp_path: Path) -
         ours = {
             item.file.path: (
                 item.file.target,
-                b"".join(item.chunks()) if not item.file.target else None,
+                b"".join(item.chunks) if not item.file.target else None,
             )
             for item in contents
         }

@@ -156,7 +156,7 @@ def _contents_of(member: PayloadFile, place: Path) -> Optional[str]:
     """Digest of what an archive holds; None if it is no archive of sources."""
     try:
         with place.open("xb") as out:
-            for chunk in member.chunks():
+            for chunk in member.chunks:
                 out.write(chunk)
         with contextlib.suppress(SgxEnclavesError):
             return read_contents(place).sha256

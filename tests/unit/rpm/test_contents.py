@@ -54,7 +54,7 @@ class Tree:
         """Content of every file that has one of its own."""
         with opener(str(self.package)) as (_package, members):
             return {
-                m.file.path: b"".join(m.chunks())
+                m.file.path: b"".join(m.chunks)
                 for m in members
                 if m.has_content and not m.file.target
             }
@@ -89,7 +89,7 @@ def packages(folder: Path) -> dict[str, bytes]:
 
 def all_of(opener: Opener, path: str) -> bytes:
     with opener(path) as (_package, members):
-        return b"".join(b"".join(member.chunks()) for member in members)
+        return b"".join(b"".join(member.chunks) for member in members)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ FILES = (
 def contents(data: bytes, limits: Optional[PackageLimits] = None) -> dict[str, bytes]:
     """Path to content of everything in a package, all checks done."""
     with at_a_path(data) as path, packed(path, limits or PackageLimits()) as (_package, files):
-        return {f.file.path: b"".join(f.chunks()) for f in files}
+        return {f.file.path: b"".join(f.chunks) for f in files}
 
 
 def parsed(data: bytes) -> Package:
@@ -111,7 +111,7 @@ def test_hard_links_have_their_content_once(stripped: bool) -> None:
     files = [RpmFile("/a", DATA, inode=7), RpmFile("/b", DATA, inode=7), RpmFile("/c", b"c")]
     with at_a_path(write_rpm(files, stripped=stripped)) as path, packed(path) as (_, members):
         seen = {
-            f.file.path: ([x.path for x in f.links], f.has_content, b"".join(f.chunks()))
+            f.file.path: ([x.path for x in f.links], f.has_content, b"".join(f.chunks))
             for f in members
         }
     assert seen == {
@@ -244,7 +244,7 @@ def test_a_package_of_rpm_6(tmp_path: Path, compressor: str, unpacked: bool) -> 
     path = tmp_path / "x.rpm"
     path.write_bytes(data)
     with open_package(str(path)) as (package, stream):
-        found = {f.file.path: b"".join(f.chunks()) for f in read_payload(package, stream)}
+        found = {f.file.path: b"".join(f.chunks) for f in read_payload(package, stream)}
     assert found["/usr/lib/a"] == DATA
     assert found == contents(data)
     for cut in (1, 5, 200):
@@ -384,7 +384,7 @@ def test_who_passes_over_an_error_does_not_come_to_the_end() -> None:
     with at_a_path(data) as path, packed(path) as (_package, members):
         member = next(members)
         with pytest.raises(PackageDamagedError, match="ends too early"):
-            list(member.chunks())
+            list(member.chunks)
         with pytest.raises(PackageError, match="not read to its end"):
             list(members)
 
