@@ -8,7 +8,7 @@ nothing but the standard library, Koji and the light part of `sgx_enclaves` is i
 
 from __future__ import annotations
 
-from .hub_api import load
+from .hub_api import load, queue_refusals  # noqa: F401
 
 load()
 
@@ -21,7 +21,6 @@ from .gate import (  # noqa: E402, F401
     getSgxGateStatus,
     guard_import,
 )
-from .messages import queue_refusals  # noqa: E402, F401
 from .records import (  # noqa: E402, F401
     getSgxLock,
     getSgxVerification,

@@ -33,7 +33,6 @@ from sgx_enclaves.gate.record import DIFFERS
 from . import hub_api, store
 from .config import settings
 from .hub_api import koji_errors
-from .messages import announce_refusal
 from .tasks import PERMISSION
 
 MARK = "sgx_enclaves.enforce"
@@ -95,13 +94,13 @@ def gate_tagging(cbtype: str, *, tag: Any, build: Any, user: Any, **_: Any) -> N
             decision, _record = judge(build, rules)
     except koji.GenericError as error:
         nvr = build.get("nvr") or build["name"]
-        announce_refusal({"nvr": nvr, **who, "reasons": [str(error)]})
+        hub_api.announce_refusal({"nvr": nvr, **who, "reasons": [str(error)]})
         raise koji.TagError(
             f"sgx_enclaves: {nvr} cannot be tagged into {tag['name']}: {error}"
         ) from error
     if not decision.allowed:
         reasons = list(decision.reasons[:_MOST_REASONS])
-        announce_refusal({"nvr": build["nvr"], **who, "reasons": reasons})
+        hub_api.announce_refusal({"nvr": build["nvr"], **who, "reasons": reasons})
         raise koji.TagError(refusal(build["nvr"], tag["name"], decision))
 
 
@@ -144,7 +143,7 @@ def guard_import(cbtype: str, *, type: str, **info: Any) -> None:
         reasons = [f"{info['filepath']} was to be imported into a build of a gated tag"]
         for name in names:
             who = {"build_id": build["id"], "tag": name, "user": None}
-            announce_refusal({"nvr": nvr, **who, "reasons": reasons})
+            hub_api.announce_refusal({"nvr": nvr, **who, "reasons": reasons})
         raise koji.ImportError(
             f"sgx_enclaves: {info['filepath']} holds SGX enclaves and may not be added to "
             f"{nvr}, which is tagged into "

@@ -1,23 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The caller, its task and the clock; which Koji releases are supported, and where they differ.
+"""What we ask of Koji's hub: the caller, its task, the clock, locks and messages.
 
-Nowhere else is a version asked for:
+Koji releases differ, and nowhere else is a version asked for:
 
 - 1.33: no draft builds; a build's mapping has no `draft`.
 - 1.34: draft builds, whose NVR and folder change when they are promoted.
 - Until 1.34, a task that the hub makes belongs to whoever calls, whatever owner is asked
   for: the hook's tasks are the builder's user's. From 1.35 they are the build's owner's.
+
+Records and refusals are announced by the message-bus plugins that the hub has: Koji's `protonmsg`
+and Fedora's `koji-fedoramessaging` collect the messages of a call, and send them after it is
+committed. A record's message goes that way. A refusal undoes its call, and its messages with it:
+so it waits in this process, and goes with the next call that is committed here.
 """
 
 from __future__ import annotations
 
+import collections
 import datetime
+import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import koji
 import koji.tasks
+from koji.context import context
+from koji.plugin import callback, ignore_error
 from kojihub import Host, Task
 from kojihub.db import QueryProcessor
 
@@ -28,6 +38,12 @@ from .config import settings
 OLDEST = (1, 33)
 # PostgreSQL's code for it.
 _UNDEFINED_TABLE = "42P01"
+_PROTON, _FEDORA = "_koji_plugin__protonmsg", "_koji_plugin__koji-fedoramessaging"
+# Where the latter collects them.
+_COLLECTED = "fedmsg_plugin_messages"
+_MOST_WAITING = 1000
+_waiting: collections.deque[Mapping[str, Any]] = collections.deque(maxlen=_MOST_WAITING)
+_logger = logging.getLogger("koji.plugin.sgx_enclaves")
 
 
 @contextmanager
@@ -96,3 +112,32 @@ def lock_build(build_id: int) -> None:
         values={"build_id": build_id},
         opts={"rowlock": True},
     ).execute()
+
+
+def announce_record(about: Mapping[str, Any]) -> None:
+    """A record was kept; docs/koji.md describes the message."""
+    _queue("record", about)
+
+
+def announce_refusal(about: Mapping[str, Any]) -> None:
+    """A build was kept out of a tag, or a package out of a build."""
+    _logger.warning("refused: %s", dict(about))
+    _waiting.append(about)
+
+
+@callback("preCommit")
+@ignore_error
+def queue_refusals(cbtype: str, **_: Any) -> None:
+    """Hand on what has waited."""
+    while _waiting:
+        _queue("refusal", _waiting.popleft())
+
+
+def _queue(kind: str, about: Mapping[str, Any]) -> None:
+    topic, body = f"sgx-enclaves.{kind}", dict(about)
+    if _PROTON in sys.modules:
+        plain = {key: value for key, value in body.items() if isinstance(value, (str, int))}
+        sys.modules[_PROTON].queue_msg(topic, {"type": f"SgxEnclaves{kind.title()}", **plain}, body)
+    if _FEDORA in sys.modules:
+        messages = [*getattr(context, _COLLECTED, ()), {"topic": topic, "msg": body}]
+        setattr(context, _COLLECTED, messages)

@@ -29,7 +29,6 @@ from sgx_enclaves.plain import parse_json
 
 from . import hub_api, store
 from .hub_api import koji_errors
-from .messages import announce_record
 from .tasks import complete_build, distrust
 
 LOCKER = "sgx-enclaves-lock"
@@ -71,7 +70,7 @@ def recordSgxVerification(task_id: int, record: Mapping[str, Any]) -> int:
         made = store.put(parsed, host_id)
     shown = {name: getattr(parsed, name) for name in _ANNOUNCED}
     enclaves = [{name: getattr(e, name) for name in store.ENCLAVE} for e in parsed.enclaves]
-    announce_record({"record": made, **shown, "enclaves": enclaves})
+    hub_api.announce_record({"record": made, **shown, "enclaves": enclaves})
     return made
 
 

@@ -15,14 +15,16 @@ from typing import IO, Any
 import pytest
 from sgx_enclaves_builder.buildroot import (
     BuildrootTree,
+    Chroot,
     Isolation,
     KojiBuildroot,
+    children_end_within,
+    descendants,
     has_routes,
     how_ended,
     probe_isolation,
 )
 from sgx_enclaves_builder.config import Config
-from sgx_enclaves_builder.mock import Chroot, children_end_within, descendants
 
 from sgx_enclaves.errors import BuildError, InputError, LimitError
 from sgx_enclaves.release.place import Command, InstalledPackage

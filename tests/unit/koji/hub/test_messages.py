@@ -11,9 +11,9 @@ from typing import Any
 import koji
 import pytest
 from koji.context import context
-from sgx_enclaves_hub import messages
+from sgx_enclaves_hub import hub_api
 from sgx_enclaves_hub.gate import gate_tagging, guard_import
-from sgx_enclaves_hub.messages import queue_refusals
+from sgx_enclaves_hub.hub_api import queue_refusals
 from sgx_enclaves_hub.records import recordSgxVerification
 
 from tests.unit.koji.hub.fakehub import TASK, FakeHub
@@ -30,9 +30,9 @@ def _sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, Any, Any]
     monkeypatch.setitem(sys.modules, "_koji_plugin__protonmsg", proton)
     fedora = types.ModuleType("_koji_plugin__koji-fedoramessaging")
     monkeypatch.setitem(sys.modules, "_koji_plugin__koji-fedoramessaging", fedora)
-    messages._waiting.clear()
+    hub_api._waiting.clear()
     yield given
-    messages._waiting.clear()
+    hub_api._waiting.clear()
     context.fedmsg_plugin_messages = []
 
 
@@ -94,8 +94,8 @@ def test_a_refused_import_is_announced(ready: FakeHub, sent: list[Any]) -> None:
 
 
 def test_without_a_plugin_nothing_is_sent_and_nothing_grows(ready: FakeHub) -> None:
-    for _turn in range(messages._MOST_WAITING + 2):
-        messages.announce_refusal({"nvr": "x"})
-    assert len(messages._waiting) == messages._MOST_WAITING
+    for _turn in range(hub_api._MOST_WAITING + 2):
+        hub_api.announce_refusal({"nvr": "x"})
+    assert len(hub_api._waiting) == hub_api._MOST_WAITING
     queue_refusals("preCommit")
-    assert not messages._waiting
+    assert not hub_api._waiting
