@@ -251,7 +251,7 @@ class PackageFile:
 
 # What librpm may read for an entry before its content: padding, fields, name, link target.
 _ENTRY_MOST = 3 + 110 + 4096 + 3 + 4096 + 3
-_CHUNK = 256 << 10
+_CHUNK = 64 << 10
 _STRIPPED = b"07070X"
 _NEWC = (b"070701", b"070702")
 _TRAILER = b"TRAILER!!!\0"

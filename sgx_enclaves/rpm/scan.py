@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -235,9 +235,8 @@ def _walk(folder: str) -> tuple[list[str], list[str]]:
     return sorted(found), roots
 
 
+# Packages that a process is given at once: a few with enclaves are as much work as many without.
 _BATCH = 64
-# Pieces that wait for a process; bounds the memory of a scan of millions.
-_WAITING = 4
 Progress = Callable[[int, int], None]
 
 
@@ -289,49 +288,32 @@ def scan(
         done += 1
         progress(done, len(targets))
         yield known
-    for batch in _batches(pending, replace(settings, stamped=state is not None), jobs):
-        for scanned in batch:
-            if state is not None:
-                state.add(scanned)
-            done += 1
-            progress(done, len(targets))
-            yield scanned
+    for scanned in _scanned(pending, replace(settings, stamped=state is not None), jobs):
+        if state is not None:
+            state.add(scanned)
+        done += 1
+        progress(done, len(targets))
+        yield scanned
 
 
-def _batches(
-    targets: Sequence[Target], settings: ScanSettings, jobs: int
-) -> Iterator[Iterable[Scanned]]:
-    """The results in batches, in no order; raises LimitError where a process dies."""
+def _scanned(targets: Sequence[Target], settings: ScanSettings, jobs: int) -> Iterator[Scanned]:
+    """The results; raises LimitError where a process dies."""
     # Here too, so that what is missing or bad is an error, and not the result of every package.
     librpm()
-    references = _opened(settings)
+    _opened(settings)
+    work = functools.partial(_scan_in_process, settings)
     if jobs == 1 or len(targets) < 2 or not can_have_workers():
-        yield (scan_one(target, settings, *references) for target in targets)
+        yield from map(work, targets)
         return
-    # A few packages with enclaves are as much work as many without.
     size = max(1, min(_BATCH, len(targets) // (4 * jobs)))
-    pieces = (targets[at : at + size] for at in range(0, len(targets), size))
-    with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
-        running: set[Future[list[Scanned]]] = set()
-        try:
-            while True:
-                for piece in pieces:
-                    running.add(pool.submit(_scan_batch, settings, piece))
-                    if len(running) >= jobs * _WAITING:
-                        break
-                if not running:
-                    return
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-        except BrokenProcessPool:
-            raise LimitError(
-                "a process of the scan died, perhaps for want of memory",
-                hint="scan again with fewer --jobs; what was done is in the --state file",
-            ) from None
-        finally:
-            for future in running:
-                future.cancel()
+    try:
+        with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
+            yield from pool.map(work, targets, chunksize=size)
+    except BrokenProcessPool:
+        raise LimitError(
+            "a process of the scan died, perhaps for want of memory",
+            hint="scan again with fewer --jobs; what was done is in the --state file",
+        ) from None
 
 
 @functools.lru_cache(maxsize=1)
@@ -339,6 +321,10 @@ def _opened(settings: ScanSettings) -> tuple[tuple[Reference, ...], Neighbours]:
     """What enclaves are compared with, opened once in each process."""
     references = tuple(map(open_reference, settings.references))
     return references, replace(settings.neighbours, references=neighbours_among(settings.beside))
+
+
+def _scan_in_process(settings: ScanSettings, target: Target) -> Scanned:
+    return scan_one(target, settings, *_opened(settings))
 
 
 def neighbours_in(targets: Iterable[Target]) -> tuple[str, ...]:
@@ -355,11 +341,6 @@ def _speaks_of_unsigned(target: Target) -> bool:
             return b":unsigned" in stream.read(_START)
     except OSError:
         return False
-
-
-def _scan_batch(settings: ScanSettings, targets: Sequence[Target]) -> list[Scanned]:
-    references = _opened(settings)
-    return [scan_one(target, settings, *references) for target in targets]
 
 
 def scan_one(
