@@ -120,6 +120,8 @@ class PackageError(SgxEnclavesError):
 class PackageDamagedError(PackageError):
     """A package with bytes missing, or other bytes than its own digests pin."""
 
+    usual_hint = "get the package again"
+
 
 class RepodataError(SgxEnclavesError):
     """Repodata that are broken, hostile or incomplete; the packages may be fine."""

@@ -17,7 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Optional, TypeVar
 
 from sgx_enclaves.decompress import BoundedReader
@@ -194,20 +194,18 @@ def claims_signed_enclaves(path: str) -> bool:
 def inspect_package(file: BuildFile) -> PackageFacts:
     """What one package holds; never raises for what is wrong with it."""
     copies = tuple(_copy_facts(name, path) for name, path in file.copies)
-    digests = None
-    signed: tuple[SignedFile, ...] = ()
-    embedded: tuple[str, ...] = ()
-    provides: tuple[str, ...] = ()
-    problem = None
+    facts = PackageFacts(file.name, None, copies=copies)
     try:
-        digests = rpm_digests(file.path)
+        facts = replace(facts, digests=rpm_digests(file.path))
         with open_package(file.path) as (package, stream):
             _require_name(package, file.name)
-            provides = _signed_names(package.header.all("PROVIDENAME", str))
+            named = set(package.header.all("PROVIDENAME", str))
+            provides = sorted(p for p in named if contains_signed_enclaves((p,), ()))
+            facts = replace(facts, provides=tuple(provides))
             signed, embedded = _remembered("held", file.path, lambda: _held(package, stream))
+            return replace(facts, signed=signed, embedded=embedded)
     except SgxEnclavesError as error:
-        problem = str(error)
-    return PackageFacts(file.name, digests, signed, provides, copies, problem, embedded)
+        return replace(facts, problem=str(error))
 
 
 def _copy_facts(name: str, path: str) -> CopyFacts:
@@ -230,10 +228,6 @@ def _held(package: Package, stream: BinaryIO) -> tuple[tuple[SignedFile, ...], t
     leaving = (f.path for f in Links(package).leaving())
     found += [SignedFile(p, None) for p in leaving if contains_signed_enclaves((), (p,))]
     return tuple(found), tuple(embedded)
-
-
-def _signed_names(provides: Sequence[str]) -> tuple[str, ...]:
-    return tuple(sorted({p for p in provides if contains_signed_enclaves((p,), ())}))
 
 
 def _counts_as_signed(enclave: PackedEnclave) -> bool:

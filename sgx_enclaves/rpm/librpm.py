@@ -334,7 +334,9 @@ class Unpacker:
                     raise self._wrong("there are bytes behind the end of the payload")
                 send(b"")
                 return
-            file = self._admit(found.fx)
+            file = self._package.files[found.fx]
+            if self._missing.pop(file.index, None) is None:
+                raise self._wrong(f"{file.path!r} is in the payload twice")
             has_content = bool(self._archive.hascontent())
             left = file.size if has_content else 0
             self._compare(file, raw, left)
@@ -347,13 +349,6 @@ class Unpacker:
                 left -= len(chunk)
                 send(chunk)
                 position = self._archive.tell()
-
-    def _admit(self, index: int) -> PackageFile:
-        file = self._missing.pop(index, None)
-        if file is None:
-            path = self._package.files[index].path
-            raise self._wrong(f"{path!r} is in the payload twice")
-        return file
 
     def _compare(self, file: PackageFile, raw: bytes, size: int) -> None:
         """What the archive says of a file, beside its number or name, with the header."""
@@ -386,7 +381,9 @@ class Unpacker:
         if raw.startswith(_STRIPPED) or self._field(raw, 6):
             raise self._wrong("the trailer has content")
         if self._missing:
-            raise self._not_there()
+            first = self._missing[min(self._missing)].path
+            message = f"{len(self._missing)} files are not in the payload, among them {first!r}"
+            raise PackageDamagedError(message, file=self._package.file)
 
     def _field(self, raw: bytes, number: int) -> int:
         """A field of a `newc` entry, where librpm would take signs and blanks for digits."""
@@ -428,18 +425,8 @@ class Unpacker:
             what = "is another file in the payload than in the header"
         return self._wrong(f"{path!r} {what}", str(error))
 
-    def _not_there(self) -> PackageError:
-        first = self._missing[min(self._missing)].path
-        return PackageDamagedError(
-            f"{len(self._missing)} files are not in the payload, among them {first!r}",
-            file=self._package.file,
-            hint="get the package again",
-        )
-
     def _too_early(self) -> PackageError:
-        return PackageDamagedError(
-            "the payload ends too early", file=self._package.file, hint="get the package again"
-        )
+        return PackageDamagedError("the payload ends too early", file=self._package.file)
 
     def _wrong(
         self, message: str, found: Optional[str] = None, expected: Optional[str] = None

@@ -281,7 +281,6 @@ def _reader(package: Package, stream: BinaryIO) -> BoundedReader:
                 offset=start,
                 expected=f"{name} {pinned}",
                 found=found,
-                hint="get the package again",
             )
     return BoundedReader(source, file, package.limits.payload, None if unpacked else compressor)
 
@@ -300,7 +299,6 @@ def _content(
             file=package.file,
             expected=pinned,
             found=digest.hexdigest(),
-            hint="get the package again",
         )
 
 
@@ -367,8 +365,8 @@ def files_with_content(package: Package) -> Iterator[PackageFile]:
 
 
 def _open_installed(package: Package, file: PackageFile, place: str) -> BinaryIO:
-    problem, hint = f"{file.path!r} cannot be read", "get the package again"
-    with system_errors(package.file, problem, error=PackageDamagedError, hint=hint):
+    problem = f"{file.path!r} cannot be read"
+    with system_errors(package.file, problem, error=PackageDamagedError):
         handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
@@ -378,6 +376,5 @@ def _open_installed(package: Package, file: PackageFile, place: str) -> BinaryIO
             file=package.file,
             expected=f"a file of {file.size} bytes",
             found=f"{status.st_size} bytes",
-            hint=hint,
         )
     return os.fdopen(handle, "rb")

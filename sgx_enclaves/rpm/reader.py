@@ -268,7 +268,7 @@ def open_package(
 
 def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) -> Package:
     """The package in a file of `end` bytes, whose stream is then at the payload."""
-    lead = _take(stream, _LEAD_SIZE, file, all_of_it=False)
+    lead = stream.read(_LEAD_SIZE)
     if lead[:4] != _LEAD_MAGIC or lead[4:5] not in (b"", *_LEAD_VERSIONS):
         raise PackageError(
             "not an RPM package",
@@ -281,7 +281,7 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
             else "name an RPM package, or get it again",
         )
     if len(lead) < _LEAD_SIZE:
-        raise truncated(file, _LEAD_SIZE, len(lead))
+        raise _truncated(file, _LEAD_SIZE, len(lead))
     signature = _read_header(stream, file, limits)
     _take(stream, -signature.size % 8, file)
     header = _read_header(stream, file, limits)
@@ -296,7 +296,6 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
                 offset=header.start,
                 expected=pinned,
                 found=found,
-                hint="get the package again",
             )
     if not any(pins.values()):
         message = "the package has no digest of its header"
@@ -305,23 +304,21 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
     stated = next((size for size in sizes if size is not None), None)
     there = end - header.start - header.size
     package = Package(header, limits, stated, there, signatures_in(signature.parsed))
-    _check_size(package, end)
+    if package.payload_size is not None:
+        _check_size(file, end, package.payload_start, package.payload_size, package.unpacked_size)
     return package
 
 
-def _check_size(package: Package, end: int) -> None:
-    if package.payload_size is None:
-        return
-    start, other = package.payload_start, package.unpacked_size
-    expected = start + package.payload_size
-    if end < expected:
-        raise truncated(package.file, expected, end)
-    if end > expected and (other is None or end != start + other):
+def _check_size(file: str, end: int, start: int, size: int, unpacked: Optional[int]) -> None:
+    if end < start + size:
+        raise _truncated(file, start + size, end)
+    if end > start + size and (unpacked is None or end != start + unpacked):
         raise PackageDamagedError(
             "there are bytes behind the end of the package",
-            file=package.file,
-            offset=expected,
-            expected=f"{expected} bytes" + (f", or {start + other} unpacked" if other else ""),
+            file=file,
+            offset=start + size,
+            expected=f"{start + size} bytes"
+            + (f", or {start + unpacked} unpacked" if unpacked else ""),
             found=f"{end} bytes",
         )
 
@@ -352,24 +349,18 @@ def _read_header(stream: BinaryIO, file: str, limits: PackageLimits) -> Header:
     return Header(file, start, blob, limits)
 
 
-def _take(stream: BinaryIO, size: int, file: str, *, all_of_it: bool = True) -> bytes:
+def _take(stream: BinaryIO, size: int, file: str) -> bytes:
     """The next bytes; memory grows with what is there."""
     parts = []
     while size > 0 and (part := stream.read(min(size, MIB))):
         parts.append(part)
         size -= len(part)
-    if size and all_of_it:
-        raise truncated(file, stream.tell() + size, stream.tell())
+    if size:
+        raise _truncated(file, stream.tell() + size, stream.tell())
     return b"".join(parts)
 
 
-def truncated(file: str, expected: int, found: int) -> PackageDamagedError:
-    """The error for a package that ends too early; both sizes in bytes."""
-    return PackageDamagedError(
-        "the package is truncated",
-        file=file,
-        offset=found,
-        expected=f"{expected} bytes at least",
-        found=f"{found} bytes",
-        hint="get the package again",
-    )
+def _truncated(file: str, expected: int, found: int) -> PackageDamagedError:
+    least, size = f"{expected} bytes at least", f"{found} bytes"
+    message = "the package is truncated"
+    return PackageDamagedError(message, file=file, offset=found, expected=least, found=size)

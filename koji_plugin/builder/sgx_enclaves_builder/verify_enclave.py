@@ -122,7 +122,11 @@ class SgxEnclaveTask(SgxTask):
             say=self.log,
         )
         verified = _with_uploaded_logs(verified)
-        built = self._write_built(verified)
+        built = self._folder / "built"
+        built.mkdir()
+        for ours in verified.built.files.values():
+            (built / unsigned_name(ours.file)).write_bytes(ours.unsigned)
+            (built / config_name(ours.file)).write_bytes(ours.config)
         found = []
         for enclave in self.release.enclaves:
             verdict = self._doubted(
@@ -171,15 +175,6 @@ class SgxEnclaveTask(SgxTask):
         if not verdict.reproducible or doubt is None:
             return verdict
         return replace(verdict, reproducible=False, claim=f"{verdict.claim}; {doubt}")
-
-    def _write_built(self, verified: Verified) -> Path:
-        """A directory with our enclaves."""
-        built = self._folder / "built"
-        built.mkdir()
-        for ours in verified.built.files.values():
-            (built / unsigned_name(ours.file)).write_bytes(ours.unsigned)
-            (built / config_name(ours.file)).write_bytes(ours.config)
-        return built
 
     def _compare_packages(
         self, enclave: Enclave, verdict: ReleaseVerdict, built: Path

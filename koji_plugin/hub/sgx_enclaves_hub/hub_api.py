@@ -114,11 +114,6 @@ def lock_build(build_id: int) -> None:
     ).execute()
 
 
-def announce_record(about: Mapping[str, Any]) -> None:
-    """A record was kept; docs/koji.md describes the message."""
-    _queue("record", about)
-
-
 def announce_refusal(about: Mapping[str, Any]) -> None:
     """A build was kept out of a tag, or a package out of a build."""
     _logger.warning("refused: %s", dict(about))
@@ -130,10 +125,11 @@ def announce_refusal(about: Mapping[str, Any]) -> None:
 def queue_refusals(cbtype: str, **_: Any) -> None:
     """Hand on what has waited."""
     while _waiting:
-        _queue("refusal", _waiting.popleft())
+        announce("refusal", _waiting.popleft())
 
 
-def _queue(kind: str, about: Mapping[str, Any]) -> None:
+def announce(kind: str, about: Mapping[str, Any]) -> None:
+    """Hand a message on: "record" or "refusal"; docs/koji.md describes them."""
     topic, body = f"sgx-enclaves.{kind}", dict(about)
     if _PROTON in sys.modules:
         plain = {key: value for key, value in body.items() if isinstance(value, (str, int))}

@@ -70,7 +70,7 @@ def recordSgxVerification(task_id: int, record: Mapping[str, Any]) -> int:
         made = store.put(parsed, host_id)
     shown = {name: getattr(parsed, name) for name in _ANNOUNCED}
     enclaves = [{name: getattr(e, name) for name in store.ENCLAVE} for e in parsed.enclaves]
-    hub_api.announce_record({"record": made, **shown, "enclaves": enclaves})
+    hub_api.announce("record", {"record": made, **shown, "enclaves": enclaves})
     return made
 
 
@@ -228,7 +228,11 @@ def setSgxLock(task_id: int) -> dict[str, Any]:
         if method != PARENT or result["verdict"] != IDENTICAL:
             raise koji.GenericError(f"task {task_id} is no verification that proved anything")
         subtasks = [child["id"] for child in task.getChildren() if child["method"] == CHILD]
-        locks = {_packages(text, number): text for number, text in map(_lock_of, subtasks[::-1])}
+        locks = {}
+        for number in subtasks[::-1]:
+            data = read_file(f"{koji.pathinfo.task(number)}/{LOCK_FILE}", _MAX_LOCK)
+            lock = data.decode("utf-8", "replace")
+            locks[_packages(lock, number)] = lock
         if len(locks) != 1:
             raise RecordError(
                 f"the subtasks of task {task_id} were not made in one and the same buildroot",
@@ -240,12 +244,6 @@ def setSgxLock(task_id: int) -> dict[str, Any]:
         made = store.newest_lock(result["release"])
     assert made is not None  # noqa: S101  (it was made right here)
     return made
-
-
-def _lock_of(task_id: int) -> tuple[int, str]:
-    """The lock in a subtask's output."""
-    data = read_file(f"{koji.pathinfo.task(task_id)}/{LOCK_FILE}", _MAX_LOCK)
-    return task_id, data.decode("utf-8", "replace")
 
 
 def _packages(lock: str, task_id: int) -> str:
