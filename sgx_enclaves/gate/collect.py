@@ -67,6 +67,18 @@ class Answer:
         del mapping["task_id"]
         return mapping
 
+    @property
+    def worst(self) -> Optional[RecordedEnclave]:
+        """The file that speaks most against identical; of two, the one in a package."""
+        weight = (IDENTICAL, UNVERIFIABLE, DIFFERS).index
+        ordered = sorted(self.subjects, key=lambda s: (weight(s.verdict), s.rpm is not None))
+        return ordered[-1] if ordered else None
+
+    @property
+    def cause(self) -> str:
+        """Why it is not identical."""
+        return (self.worst.cause if self.worst is not None else None) or self.claim
+
 
 def failed(enclave: str, task_id: int, why: str) -> Answer:
     """The answer of a subtask that did not come to one."""
@@ -84,12 +96,9 @@ def read_answer(mapping: object, enclave: str, task_id: int, release_sha256: str
         why = f"task {task_id} says identical, though not each file is"
         return failed(enclave, task_id, why)
     if answer.enclave != enclave or answer.release_sha256 != release_sha256:
-        return failed(
-            enclave,
-            task_id,
-            f"task {task_id} worked from another description of the release, or on another "
-            "enclave: the catalogue has changed meanwhile; start a new verification",
-        )
+        why = f"task {task_id} worked from another description of the release, or on another "
+        why += "enclave: the catalogue has changed meanwhile; start a new verification"
+        return failed(enclave, task_id, why)
     return answer
 
 
@@ -124,7 +133,18 @@ class Combined:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each enclave, of the file that speaks most against it."""
-        return [_row(answer) for answer in self.answers]
+        same = ("mrenclave", "mrsigner", "isvprodid", "isvsvn", "signed_sha256")
+        return [
+            {
+                "name": answer.enclave,
+                "verdict": answer.verdict,
+                **{name: getattr(answer.worst, name, None) for name in same},
+                "cause": None if answer.verdict == IDENTICAL else answer.cause,
+                "built_sha256": answer.built_sha256,
+                "task_id": answer.task_id,
+            }
+            for answer in self.answers
+        ]
 
 
 def digest_of(digests: Iterable[Optional[str]]) -> Optional[str]:
@@ -155,23 +175,14 @@ def combine(
         verdict = UNVERIFIABLE
     reproducible = verdict == IDENTICAL and all(answer.reproducible for answer in answers)
     what = f"{nvr} against release {release}" if nvr is not None else f"release {release}"
-    reasons = [(a.enclave, _why(a)) for a in answers if a.verdict != IDENTICAL]
     if verdict == IDENTICAL:
         words = _grouped([(answer.enclave, answer.claim) for answer in answers])
     else:
-        found = _grouped(reasons, ": ")
-        words = (
-            "; ".join(filter(None, [found, *unread, *left_out])) or "there was nothing to verify"
-        )
-    return Combined(
-        release,
-        nvr,
-        verdict,
-        reproducible,
-        f"{what}: {words}",
-        tuple(answers),
-        tuple(packages),
-    )
+        found = _grouped([(a.enclave, a.cause) for a in answers if a.verdict != IDENTICAL], ": ")
+        reasons = filter(None, [found, *unread, *left_out])
+        words = "; ".join(reasons) or "there was nothing to verify"
+    parts = (f"{what}: {words}", tuple(answers), tuple(packages))
+    return Combined(release, nvr, verdict, reproducible, *parts)
 
 
 def _grouped(claims: Sequence[tuple[str, str]], between: str = " ") -> str:
@@ -185,31 +196,6 @@ def _grouped(claims: Sequence[tuple[str, str]], between: str = " ") -> str:
         f"{'each of ' if len(names) > 1 else ''}{', '.join(names)}{between}{rest}"
         for rest, names in groups.items()
     )
-
-
-def _worst(answer: Answer) -> Optional[RecordedEnclave]:
-    weight = (IDENTICAL, UNVERIFIABLE, DIFFERS).index
-    ordered = sorted(answer.subjects, key=lambda s: (weight(s.verdict), s.rpm is not None))
-    return ordered[-1] if ordered else None
-
-
-def _why(answer: Answer) -> str:
-    worst = _worst(answer)
-    return worst.cause if worst is not None and worst.cause is not None else answer.claim
-
-
-def _row(answer: Answer) -> dict[str, Any]:
-    worst = _worst(answer)
-    names = ("mrenclave", "mrsigner", "isvprodid", "isvsvn")
-    return {
-        "name": answer.enclave,
-        "verdict": answer.verdict,
-        **{name: getattr(worst, name, None) for name in names},
-        "cause": None if answer.verdict == IDENTICAL else _why(answer),
-        "built_sha256": answer.built_sha256,
-        "signed_sha256": worst.signed_sha256 if worst else None,
-        "task_id": answer.task_id,
-    }
 
 
 def buildroot_doubt(build_tag: str, allowed: bool, lock_sha256: Optional[str]) -> Optional[str]:
@@ -226,32 +212,24 @@ def buildroot_doubt(build_tag: str, allowed: bool, lock_sha256: Optional[str]) -
 
 
 def record_of(combined: Combined, **around: Any) -> Record:
-    """The record of a build's verification; `around` is what a record says besides.
+    """The record of a build's verification, each of whose packages was read.
 
-    A package that could not be read has no digest, so that none can speak of it.
+    `around` is what a record says besides.
     """
-    if combined.nvr is None:
-        raise RecordError("a verification without a build has no record")
-    packages = []
-    for package in combined.packages:
-        if package.digests is None:
-            raise RecordError(
-                "a package has no digests, so that no record can speak of it",
-                file=package.name,
-                found=package.problem,
-            )
-        packages.append(
-            RecordedPackage(package.name, package.digests.file, package.digests.content)
-        )
-    shared = ("release", "verdict", "reproducible")
-    digests = ("toolchain_sha256", "buildroot_sha256", "lock_sha256")
+    unread = [f"{p.name}: {p.problem}" for p in combined.packages if p.digests is None]
+    if combined.nvr is None or unread:
+        words = "there is no record without a build, or of packages that have no digests"
+        raise RecordError(words, found="; ".join(unread) or None)
+    packages = ((p.name, p.digests) for p in combined.packages if p.digests is not None)
+    names = ("release", "verdict", "reproducible", "toolchain_sha256", "buildroot_sha256")
     return Record(
         schema=SCHEMA,
         nvr=combined.nvr,
-        rpms=tuple(packages),
+        rpms=tuple(RecordedPackage(name, own.file, own.content) for name, own in packages),
         enclaves=tuple(_recorded(combined)),
         plugin_version=__version__,
-        **{name: getattr(combined, name) for name in (*shared, *digests)},
+        lock_sha256=combined.lock_sha256,
+        **{name: getattr(combined, name) for name in names},
         **around,
     )
 
