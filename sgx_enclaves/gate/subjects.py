@@ -9,7 +9,7 @@ those in packages. Reads packages; decides nothing about bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
@@ -20,6 +20,7 @@ from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.gate.record import RecordedEnclave
 from sgx_enclaves.plain import printable
 from sgx_enclaves.release import outcome as of_release
+from sgx_enclaves.release.manifest import unsigned_name
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.presence import stem_of, version_of
 from sgx_enclaves.rpm.references import FolderReference
@@ -139,11 +140,30 @@ def outcome_for(
     )
 
 
-def vendor_subject(result: of_release.EnclaveOutcome, outcome: Outcome) -> FileVerdict:
-    """The vendor's file; `outcome` is that of the release, cut down to that enclave."""
-    verdict = result.verdict
-    findings = verdict.findings if verdict is not None else result.findings
-    return _file_verdict(result.name, None, result.signed_file, verdict, outcome, findings)
+def compared_files(
+    enclave: Enclave,
+    verdict: of_release.ReleaseVerdict,
+    release: Release,
+    packages: Mapping[str, Path],
+    built: Path,
+) -> list[FileVerdict]:
+    """The vendor's file, then every file of the packages that is this enclave; `built` has ours.
+
+    Where it has not, nothing was compared, for the reason that the vendor's file has.
+    """
+    (result,) = verdict.enclaves
+    findings = result.verdict.findings if result.verdict is not None else result.findings
+    whole = (result.verdict, verdict.outcome, findings)
+    vendor = _file_verdict(result.name, None, result.signed_file, *whole)
+    files = [vendor]
+    cause = None if (built / unsigned_name(enclave.file)).exists() else vendor.subject.cause
+    for name, path in packages.items():
+        for file in package_subjects(path, name, release, enclave, built):
+            subject = file.subject
+            if cause is not None and subject.verdict != Outcome.IDENTICAL.value:
+                subject = replace(subject, cause=cause)
+            files.append(replace(file, subject=subject))
+    return files
 
 
 def package_subjects(
@@ -179,13 +199,6 @@ def package_subjects(
         unread = Outcome.UNVERIFIABLE
         found.append(_file_verdict(enclave.name, name, "", None, unread, result.findings))
     return found
-
-
-def without_ours(file: FileVerdict, vendor: FileVerdict) -> FileVerdict:
-    """The same, with the reason why there is nothing of ours to compare it with."""
-    if file.subject.verdict == Outcome.IDENTICAL.value or vendor.subject.cause is None:
-        return file
-    return replace(file, subject=replace(file.subject, cause=vendor.subject.cause))
 
 
 def _file_verdict(

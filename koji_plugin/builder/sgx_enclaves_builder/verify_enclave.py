@@ -31,11 +31,9 @@ from sgx_enclaves.gate.collect import Answer, buildroot_doubt, digest_of
 from sgx_enclaves.gate.origin import OriginJudgement, judge_origin, packages_digest
 from sgx_enclaves.gate.subjects import (
     FileVerdict,
+    compared_files,
     outcome_for,
     overall,
-    package_subjects,
-    vendor_subject,
-    without_ours,
 )
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.release.manifest import config_name, unsigned_name
@@ -132,7 +130,9 @@ class SgxEnclaveTask(SgxTask):
             verdict = self._doubted(
                 outcome_for(verified.verdict, self.catalogue, self.release, enclave.name)
             )
-            found.append((enclave, verdict, self._compare_packages(enclave, verdict, built)))
+            found.append(
+                (enclave, verdict, compared_files(enclave, verdict, self.release, self.rpms, built))
+            )
         verified = replace(verified, verdict=self._doubted(verified.verdict))
         plain = self._report(verified, found)
         self._upload(verified, [file for *_, files in found for file in files], plain)
@@ -175,22 +175,6 @@ class SgxEnclaveTask(SgxTask):
         if not verdict.reproducible or doubt is None:
             return verdict
         return replace(verdict, reproducible=False, claim=f"{verdict.claim}; {doubt}")
-
-    def _compare_packages(
-        self, enclave: Enclave, verdict: ReleaseVerdict, built: Path
-    ) -> list[FileVerdict]:
-        """The vendor's file, then every file of the build's packages that is this enclave."""
-        vendor = vendor_subject(verdict.enclaves[0], verdict.outcome)
-        files = [vendor]
-        ours = (built / unsigned_name(enclave.file)).exists()
-        for name, path in self.rpms.items():
-            self.log(f"comparing {enclave.name} with {name}")
-            found = package_subjects(path, name, self.release, enclave, built)
-            if not ours:
-                # nothing was compared with it, for the reason that the vendor's file has
-                found = [without_ours(item, vendor) for item in found]
-            files += found
-        return files
 
     def _packages(self) -> Sequence[LockedPackage]:
         """Of the buildroot, or of those that the given build was made in."""
