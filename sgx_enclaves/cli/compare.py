@@ -1,23 +1,37 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The verb compare, and the reports that it writes for verify-release too."""
+"""The verbs that read enclave files: compare, show, measure, verify-signature.
+
+And the reports on a comparison, which verify-release writes too.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, TextIO
 
-from sgx_enclaves.cli import output
-from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy, today
+from sgx_enclaves.cli import arguments, output
 from sgx_enclaves.enclave.compare import compare as compare_files
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
+from sgx_enclaves.enclave.measure import mrenclave
+from sgx_enclaves.enclave.metadata import Block
+from sgx_enclaves.enclave.policy import signer_name
+from sgx_enclaves.enclave.sigstruct import (
+    FipsSignature,
+    Sigstruct,
+    check_fips_signature,
+    check_sigstruct,
+    placed,
+)
 from sgx_enclaves.enclave.verdict import Verdict
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file, write_file
-from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.progress import elapsed
+from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS, measuring_limits
+from sgx_enclaves.plain import as_plain
+from sgx_enclaves.progress import Event, elapsed
 
 if TYPE_CHECKING:
     from sgx_enclaves.explain.picture import Picture
@@ -45,9 +59,9 @@ def compare(args: argparse.Namespace) -> int:
             built,
             signed,
             config,
-            chosen_policy(args, args.signed),
+            arguments.chosen_policy(args, args.signed),
             names=(args.built, args.signed, args.config),
-            generation=chosen_generation(args),
+            generation=arguments.chosen_generation(args),
         )
         if verdict.exit_status:
             # Costs start-up time, and is needed only when something is wrong.
@@ -100,7 +114,7 @@ def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -
     for name, text in (
         ("verdict.txt", verdict_text(verdict, full=True)),
         ("verdict.json", json.dumps(verdict_dict(verdict), indent=2)),
-        ("verdict.html", verdict_html(verdict, picture, today().isoformat())),
+        ("verdict.html", verdict_html(verdict, picture, arguments.today().isoformat())),
     ):
         write_file(str(folder / name), f"{text}\n".encode())
     return picture
@@ -125,3 +139,123 @@ def run_diffoscope(built: str, signed: str, output: Optional[TextIO] = None) -> 
         return f"diffoscope could not be started: {error.strerror or error}"
     failed = f"diffoscope failed with exit status {done.returncode}"
     return failed if done.returncode not in (0, 1) else None
+
+
+def show(args: argparse.Namespace) -> int:
+    from sgx_enclaves.explain.description import describe_file
+    from sgx_enclaves.report.as_json import show_dict, sigstruct_dict
+    from sgx_enclaves.report.templated import filled, show_html
+
+    output.check_open(args, "html")
+    image = arguments.load_enclave_or_sigstruct(args.enclave)
+    page = ""
+    if isinstance(image, Sigstruct):
+        if args.html is not None:
+            raise InputError(
+                "a SIGSTRUCT alone has no picture", file=args.enclave, hint="name the enclave"
+            )
+        plain: dict[str, object] = {"file": args.enclave, "sigstruct": sigstruct_dict(image)}
+        values: dict[str, object] = {"file": args.enclave, "image": image}
+    else:
+        descriptor = arguments.load_descriptor(image)
+        description = describe_file(image.data, image.name)
+        plain = show_dict(image, descriptor, description)
+        values = {"image": image, "descriptor": descriptor, "description": description}
+        if args.html is not None:
+            page = show_html(image, descriptor, description)
+    output.answer_report(args, plain, lambda: filled("show.txt", **values))
+    if args.html is not None:
+        args.output = args.html
+        output.write_output(args, page.encode(), args.enclave)
+        output.open_page(args, Path(args.html))
+    return 0
+
+
+def measure(args: argparse.Namespace) -> int:
+    image = arguments.load_enclave(args.enclave)
+    descriptor = arguments.load_descriptor(image)
+    if descriptor.is_signed == (args.config is not None):
+        mistake = "an unsigned enclave is measured with its config.xml"
+        hint = "name it with --config"
+        if descriptor.is_signed:
+            mistake = "the enclave is signed, its own metadata say how it is loaded"
+            hint = "drop --config"
+        raise InputError(mistake, file=args.enclave, hint=hint)
+    limits = measuring_limits(len(image.data), len(descriptor.blocks))
+    limits = NO_LIMITS if args.no_limit else limits
+    if args.config is not None:
+        from sgx_enclaves.enclave.regenerate import regenerate
+        from sgx_enclaves.enclave.sdk import detect_generation
+
+        generation = arguments.chosen_generation(args) or detect_generation(image)
+        config = arguments.load_config(args.config)
+        ours = regenerate(image, config, generation, limits=limits).mrenclave.hex()
+        plain = {"file": args.enclave, "sdk": generation.name, "mrenclave": ours}
+        output.answer(args, plain, [f"{ours}  as SDK {generation.name} would sign it"])
+        return 0
+    bar = output.progress()
+
+    def watch(done: int, size: int) -> None:
+        bar(Event("measure", done, size))
+
+    results, lines = [], []
+    for index, block in enumerate(descriptor.blocks):
+        ours = mrenclave(image, block, limits, watch).hex()
+        signed = block.sigstruct.enclavehash.hex()
+        about = {"metadata": str(block.version), "mrenclave": ours, "enclavehash": signed}
+        results.append({**about, "match": ours == signed})
+        said = "as signed" if ours == signed else f"but signed for {signed}"
+        lines.append(f"{ours}  block {index}, metadata {block.version}, {said}")
+    output.answer(args, {"file": args.enclave, "blocks": results}, lines)
+    return 0 if all(result["match"] for result in results) else 1
+
+
+def verify_signature(args: argparse.Namespace) -> int:
+    from sgx_enclaves.report.text import finding_lines
+
+    policy = arguments.chosen_policy(args, args.file)
+    signatures: list[dict[str, object]] = []
+    lines = []
+    for index, (sigstruct, fips, at, fips_at) in enumerate(_signatures(args.file)):
+        findings = list(check_sigstruct(sigstruct, index, at))
+        if fips is not None:
+            findings += check_fips_signature(fips, sigstruct, index, fips_at)
+        findings = findings or [placed(f, index, at) for f in policy.check(sigstruct)]
+        mrsigner = sigstruct.mrsigner.hex()
+        facts = {
+            "valid": not findings,
+            "mrsigner": mrsigner,
+            "mrenclave": sigstruct.enclavehash.hex(),
+            "isvprodid": sigstruct.isvprodid,
+            "isvsvn": sigstruct.isvsvn,
+            "date": sigstruct.date_text,
+            "debug": sigstruct.is_debug,
+        }
+        signatures.append({**facts, "findings": as_plain(findings)})
+        lines.append(
+            f"signature {index}: {'refused' if findings else 'valid'}, by {signer_name(mrsigner)}, "
+            f"{sigstruct.date_text}, ISVPRODID {sigstruct.isvprodid}, ISVSVN {sigstruct.isvsvn}, "
+            f"{'debug' if sigstruct.is_debug else 'production'}"
+        )
+        notes = policy.identity.notes(sigstruct) if policy.identity is not None else ()
+        lines += [f"  {line}" for f in (*findings, *notes) for line in finding_lines(f)]
+    refused = any(not facts["valid"] for facts in signatures)
+    if policy.enclave == "le" and refused:
+        lines.append(
+            "note: the LE's production SIGSTRUCT is a file of its own, le_prod_css.bin; "
+            "the one in its enclave is for tests"
+        )
+    output.answer(args, {"file": args.file, "signatures": signatures}, lines)
+    return int(refused)
+
+
+def _signatures(path: str) -> Iterator[tuple[Sigstruct, Optional[FipsSignature], int, int]]:
+    """SIGSTRUCT, FIPS signature, and where each stands in the file."""
+    image = arguments.load_enclave_or_sigstruct(path)
+    if isinstance(image, Sigstruct):
+        yield image, None, 0, 0
+        return
+    for block in arguments.load_signed_descriptor(image).blocks:
+        base = image.descriptor_offset + block.offset
+        fips_at = base + (block.fips_offset or 0)
+        yield block.sigstruct, block.fips_signature, base + Block.SIGSTRUCT_OFFSET, fips_at
