@@ -13,7 +13,7 @@ import datetime
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from sgx_enclaves.catalogue.records import MAKERS
 from sgx_enclaves.enclave import metadata, sigstruct
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.policy import AskedBy, known_signer
+from sgx_enclaves.enclave.policy import known_signer
 from sgx_enclaves.enclave.verdict import (
     ByteRange,
     CheckState,
@@ -117,37 +117,12 @@ def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = ""
     name = verdict.signed.name.rsplit("/", 1)[-1]
     return filled(
         "verdict.html",
-        again=shlex.join(_command(verdict)),
         verdict=verdict,
         picture=picture,
         claim=f"{name} {_SAME}",
         said=said,
         date=date,
     )
-
-
-def _command(verdict: Verdict) -> Iterator[str]:
-    """What compares the files again, under the same policy."""
-    policy, option = verdict.policy, AskedBy.OPTION
-    yield from ("sgx-enclaves", "compare")
-    yield from (verdict.built.name, verdict.signed.name, "--config", verdict.config.name)
-    if policy.identity is not None:
-        yield from ("--identity", "IDENTITY")
-    for asked, name, value in (
-        (policy.enclave_from, "--enclave", policy.enclave),
-        *((policy.signers_from, "--signer", signer) for signer in policy.signers),
-        (policy.isvprodid_from, "--isvprodid", policy.isvprodid),
-        (policy.min_isvsvn_from, "--min-isvsvn", policy.min_isvsvn),
-        (verdict.sdk_from, "--sdk", verdict.sdk),
-    ):
-        if asked == option.value and value is not None:
-            yield from (name, str(value))
-    if policy.isvprodid is None and policy.isvprodid_from is option:
-        yield "--any-product"
-    if policy.debug:
-        yield "--allow-debug"
-    if policy.file_from is option:
-        yield "--any-file"
 
 
 def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:
@@ -265,12 +240,12 @@ def report_summary(report: Mapping[str, Any], form: str) -> str:
     """A report for programs in short: `md`, a table for a review, or `xml`, JUnit's for CI."""
 
     def against(item: Mapping[str, Any], start: str = "") -> list[str]:
-        findings = [f for f in item["findings"] if f["severity"] != "note"]
         details = ("expected", "found")
-        words = [
+        words = (
             start + ", ".join([f["message"], *(f"{part} {f[part]}" for part in details if f[part])])
-            for f in findings
-        ]
+            for f in item["findings"]
+            if f["severity"] != "note"
+        )
         return list(dict.fromkeys(words))
 
     def why(enclave: Mapping[str, Any]) -> list[str]:
@@ -282,11 +257,7 @@ def report_summary(report: Mapping[str, Any], form: str) -> str:
     verdict = f"{report['verdict']}{', not reproducible' if weaker else ''}".upper()
     title = f"{verdict}: {name}: {report['claim']}"
     # of the whole, and of what no enclave was found in
-    found = [
-        words
-        for package in report["packages"]
-        for words in against(package, f"{package['file']}: ")
-    ]
+    found = [words for p in report["packages"] for words in against(p, f"{p['file']}: ")]
     found += against(report)
     state = "weaker" if weaker else report["verdict"]
     cases = [(name, "verdict", state, "; ".join([title, *found]))]
