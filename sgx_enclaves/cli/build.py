@@ -21,7 +21,6 @@ from sgx_enclaves.cli.arguments import (
 )
 from sgx_enclaves.cli.output import (
     answer,
-    answer_report,
     note,
     print_or_write,
     progress,
@@ -75,7 +74,7 @@ def build(args: argparse.Namespace) -> int:
         if enclave.built:
             set_apart(args.into, manifest, enclave.name)
     report = partial(filled, "build.txt", manifest=manifest, into=args.into)
-    answer_report(args, manifest.as_dict(), report)
+    answer(args, manifest.as_dict(), report)
     if not manifest.complete:
         return 2
     return int(manifest.reproducible is False)
@@ -85,7 +84,7 @@ def check_built(args: argparse.Namespace) -> int:
     manifest = load_built(args.directory).manifest
     refused = _refusals(manifest, args.allow_unpinned) if args.designated else []
     text = filled("built.txt", manifest=manifest, refused=refused)
-    answer_report(args, {"refused": refused, "manifest": manifest.as_dict()}, lambda: text)
+    answer(args, {"refused": refused, "manifest": manifest.as_dict()}, lambda: text)
     if args.output is not None and not refused:
         make_folder(Path(args.output).parent)
         write_output(args, text.encode(), *args.directory.rglob("*"))

@@ -163,7 +163,7 @@ def show(args: argparse.Namespace) -> int:
         values = {"image": image, "descriptor": descriptor, "description": description}
         if args.html is not None:
             page = show_html(image, descriptor, description)
-    output.answer_report(args, plain, lambda: filled("show.txt", **values))
+    output.answer(args, plain, lambda: filled("show.txt", **values))
     if args.html is not None:
         args.output = args.html
         output.write_output(args, page.encode(), args.enclave)

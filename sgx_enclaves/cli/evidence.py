@@ -20,20 +20,10 @@ from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.evidence import ledger as entries
 from sgx_enclaves.evidence import recheck as checking
+from sgx_enclaves.evidence import statements
 from sgx_enclaves.evidence.envelope import Envelope, Key, Signer, load_key, load_signing_key
 from sgx_enclaves.evidence.recheck import State
 from sgx_enclaves.evidence.report import MAX_REPORT, REPORT, read_beside, read_report
-from sgx_enclaves.evidence.statements import (
-    TOOL,
-    agreed,
-    attestation,
-    enveloped,
-    read_bundle,
-    read_statement,
-    signers_for,
-    statements_of,
-    trusted,
-)
 from sgx_enclaves.files import open_regular, read_file, sha256_of, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.plain import as_plain
@@ -106,9 +96,9 @@ def attest(args: argparse.Namespace) -> int:
     args.report = _report_at(args.report)
     data = read_file(args.report, MAX_REPORT)
     if data[: data.find(b"\n")].endswith(b"}"):
-        envelopes = read_bundle(data, args.report, bare=True)
+        envelopes = statements.read_bundle(data, args.report, bare=True)
         for envelope in envelopes:
-            read_statement(envelope, args.report)
+            statements.read_statement(envelope, args.report)
     else:
         envelopes = _of_report(args, data)
     key, signer = _signer(args)
@@ -116,7 +106,7 @@ def attest(args: argparse.Namespace) -> int:
     keyid = key.keyid if key is not None else None
     by = f"signed by key {keyid}" if keyid is not None else "not signed"
     line = f"{args.output}: {len(envelopes)} statement{'s'[len(envelopes) == 1 :]}, {by}"
-    data = attestation(envelopes, key, signer)
+    data = statements.attestation(envelopes, key, signer)
     write_and_say(args, data, inputs, [line], statements=len(envelopes), keyid=keyid)
     return 0
 
@@ -124,13 +114,13 @@ def attest(args: argparse.Namespace) -> int:
 def _of_report(args: argparse.Namespace, data: bytes) -> list[Envelope]:
     report = read_report(data, args.report)
     head = read_beside(Path(args.report).parent, report, data)
-    made = statements_of(
+    made = statements.statements_of(
         report,
         sha256_of(data),
-        builder=args.builder or TOOL,
+        builder=args.builder or statements.TOOL,
         time=head["made_at"],
     )
-    return [enveloped(statement) for statement in made]
+    return [statements.enveloped(statement) for statement in made]
 
 
 def _signer(args: argparse.Namespace) -> tuple[Optional[Key], Signer]:
@@ -144,8 +134,8 @@ def _signer(args: argparse.Namespace) -> tuple[Optional[Key], Signer]:
 
 
 def verify_attestation(args: argparse.Namespace) -> int:
-    found = trusted(args.attestations, args.key, args.keyring)
-    digests = agreed(found, args.threshold)
+    found = statements.trusted(args.attestations, args.key, args.keyring)
+    digests = statements.agreed(found, args.threshold)
     status = 0
     lines, files = [], []
     for item in found:
@@ -156,7 +146,7 @@ def verify_attestation(args: argparse.Namespace) -> int:
     lines += [f"{name}: unsigned enclave {digest}" for name, digest in digests.items()]
     for path in args.file:
         data = read_file(path, _MAX_FILE)
-        signers = sorted(signers_for(found, sha256_of(data)))
+        signers = sorted(statements.signers_for(found, sha256_of(data)))
         enough = len(signers) >= args.threshold
         status = max(status, not enough)
         files.append({"file": path, "vouched_for": enough, "signers": signers})
@@ -166,11 +156,11 @@ def verify_attestation(args: argparse.Namespace) -> int:
             if not enough and bare in digests.values():
                 words += ": only the unsigned enclave in it is, and not its metadata and signature"
         lines.append(words)
-    statements = [
+    vouched = [
         {"file": v.file, "kind": v.kind, "signers": sorted(v.signers), "statement": v.statement}
         for v in found
     ]
-    plain = {"exit_status": status, "statements": statements, "unsigned": digests, "files": files}
+    plain = {"exit_status": status, "statements": vouched, "unsigned": digests, "files": files}
     answer(args, plain, lines)
     return status
 
@@ -190,9 +180,9 @@ def ledger(args: argparse.Namespace) -> int:
         ]
         answer(args, {"entries": len(kept), "problems": as_plain(problems)}, lines)
         return 1 if problems else 0
-    statements = trusted(args.attestation, args.key, args.keyring)
-    agreed(statements, args.threshold)
-    found = entries.entries_of(statements)
+    trusted = statements.trusted(args.attestation, args.key, args.keyring)
+    statements.agreed(trusted, args.threshold)
+    found = entries.entries_of(trusted)
     known = set(kept)
     new = [entry for entry in dict.fromkeys(found) if entry not in known]
     if new:

@@ -93,22 +93,18 @@ def out_json(plain: Mapping[str, object]) -> None:
     _write(json.dumps(versioned, indent=2).replace("\x7f", "\\u007f") + "\n")
 
 
-def answer(args: argparse.Namespace, plain: Mapping[str, object], lines: Iterable[str]) -> None:
-    """Print a result: as JSON with `--json`, else in lines."""
-    if args.json:
-        out_json(plain)
-    else:
-        out(*lines)
-
-
-def answer_report(
-    args: argparse.Namespace, plain: Mapping[str, object], report: Callable[[], str]
+def answer(
+    args: argparse.Namespace,
+    plain: Mapping[str, object],
+    report: Union[Iterable[str], Callable[[], str]],
 ) -> None:
-    """Print a result: as JSON with `--json`, else as a report, which is made only then."""
+    """Print a result: as JSON with `--json`, else in lines, or as a report, made only then."""
     if args.json:
         out_json(plain)
-    else:
+    elif callable(report):
         out_report(report().rstrip("\n"))
+    else:
+        out(*report)
 
 
 def out_json_error(error: SgxEnclavesError, status: int) -> None:

@@ -24,7 +24,6 @@ from sgx_enclaves.catalogue.writing import (
 from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher, today
 from sgx_enclaves.cli.output import (
     answer,
-    answer_report,
     message,
     note,
     print_or_write,
@@ -61,7 +60,7 @@ def releases(args: argparse.Namespace) -> int:
     if args.action == "show":
         unpinned = _unpinned(catalogue, release)
         report = partial(filled, "entry.txt", release=release, unpinned=unpinned, width=width())
-        answer_report(args, {"release": as_plain(release), "unpinned": unpinned}, report)
+        answer(args, {"release": as_plain(release), "unpinned": unpinned}, report)
         return 0
     return {"pin": _pin, "check": _check, "repack": _repack}[args.action](args, release)
 

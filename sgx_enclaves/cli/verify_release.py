@@ -20,7 +20,7 @@ from sgx_enclaves.cli.arguments import (
 )
 from sgx_enclaves.cli.compare import check_report, write_reports
 from sgx_enclaves.cli.output import (
-    answer_report,
+    answer,
     check_open,
     message,
     note,
@@ -64,7 +64,7 @@ def verify_release(args: argparse.Namespace) -> int:
     weaker = args.require_reproducible and not verdict.exit_status and not verdict.reproducible
     status = 2 if weaker else verdict.exit_status
     plain = {**release_dict(verdict), "exit_status": status}
-    answer_report(args, plain, lambda: release_text(verdict, width=width()))
+    answer(args, plain, lambda: release_text(verdict, width=width()))
     if args.report is not None:
         folders = [chosen_work_dir(args), chosen_cache_dir(args), args.local]
         folders += [args.built, args.signed, *(path.parent for path in request.repacked.values())]
