@@ -68,13 +68,11 @@ def compare(args: argparse.Namespace) -> int:
             from sgx_enclaves.explain.explain import explained
 
             verdict = explained(verdict, built, signed, config, symbols=symbols)
-    if args.json:
-        from sgx_enclaves.report.as_json import verdict_dict
+    from sgx_enclaves.report.forms import verdict_dict, verdict_text
 
+    if args.json:
         output.out_json(verdict_dict(verdict))
     else:
-        from sgx_enclaves.report.text import verdict_text
-
         output.out_report(verdict_text(verdict, width=output.width(), full=output.is_verbose()))
     if args.report is not None:
         from sgx_enclaves.evidence.report import of_comparison, write_report
@@ -105,9 +103,8 @@ def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -
     import json
 
     from sgx_enclaves.explain.picture import picture_of
-    from sgx_enclaves.report.as_json import verdict_dict
+    from sgx_enclaves.report.forms import verdict_dict, verdict_text
     from sgx_enclaves.report.templated import verdict_html
-    from sgx_enclaves.report.text import verdict_text
 
     make_folder(folder)
     picture = picture_of(verdict, built, signed)
@@ -143,7 +140,7 @@ def run_diffoscope(built: str, signed: str, output: Optional[TextIO] = None) -> 
 
 def show(args: argparse.Namespace) -> int:
     from sgx_enclaves.explain.description import describe_file
-    from sgx_enclaves.report.as_json import show_dict, sigstruct_dict
+    from sgx_enclaves.report.forms import show_dict, sigstruct_dict
     from sgx_enclaves.report.templated import filled, show_html
 
     output.check_open(args, "html")
@@ -211,7 +208,7 @@ def measure(args: argparse.Namespace) -> int:
 
 
 def verify_signature(args: argparse.Namespace) -> int:
-    from sgx_enclaves.report.text import finding_lines
+    from sgx_enclaves.report.forms import finding_lines
 
     policy = arguments.chosen_policy(args, args.file)
     signatures: list[dict[str, object]] = []

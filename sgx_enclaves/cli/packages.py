@@ -20,7 +20,7 @@ from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS
 from sgx_enclaves.progress import Event
-from sgx_enclaves.report.as_json import result_dict, survey_dict
+from sgx_enclaves.report.forms import result_dict, survey_dict
 from sgx_enclaves.report.templated import result_text, scan_text
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.enclaves import provides_of

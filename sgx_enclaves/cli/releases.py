@@ -40,8 +40,8 @@ from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.sandbox import Isolation, Machine, best_isolation
 from sgx_enclaves.release.targets import find_targets
 from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed_enclaves
+from sgx_enclaves.report.forms import table
 from sgx_enclaves.report.templated import filled
-from sgx_enclaves.report.text import table
 from sgx_enclaves.specs import SpecKind, SpecRequest, render
 
 _EPOCH = "SOURCE_DATE_EPOCH"

@@ -32,7 +32,7 @@ from sgx_enclaves.evidence.report import of_release, write_report
 from sgx_enclaves.files import write_file
 from sgx_enclaves.release import verify
 from sgx_enclaves.release.store import BuildStore
-from sgx_enclaves.report.as_json import release_dict
+from sgx_enclaves.report.forms import release_dict
 from sgx_enclaves.report.templated import release_html, release_text
 
 

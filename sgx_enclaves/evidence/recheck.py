@@ -31,7 +31,7 @@ from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.report import ROLES, Plain, compared_enclave, digests_at, named_package
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import as_plain, from_plain, record
-from sgx_enclaves.report.as_json import verdict_dict
+from sgx_enclaves.report.forms import verdict_dict
 
 _PROVED, _REFUTED = CheckState.PROVED.value, CheckState.REFUTED.value
 _GOOD = (_PROVED, Outcome.IDENTICAL.value)

@@ -27,7 +27,7 @@ from sgx_enclaves.plain import as_plain, parse_json, read_schema, validate
 from sgx_enclaves.release.manifest import unsigned_name
 from sgx_enclaves.release.outcome import FROM_SOURCES, HARMLESS, HONEST_TOOLS
 from sgx_enclaves.release.toolchain import GOOD_PARTS, PartState
-from sgx_enclaves.report.as_json import verdict_dict
+from sgx_enclaves.report.forms import verdict_dict
 from sgx_enclaves.report.templated import report_summary
 from sgx_enclaves.rpm.presence import version_of
 
@@ -139,7 +139,7 @@ def _built(manifest: Manifest, catalogue: Catalogue) -> Plain:
 
 
 def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
-    """The report of `packages`, or of a `scan`, each as `as_json.result_dict` gives it."""
+    """The report of `packages`, or of a `scan`, each as `forms.result_dict` gives it."""
     packages = [
         named_package(basename(result["file"]), digests_at(result["file"]))
         | {"nevra": result["package"], "verdict": result["outcome"]}

@@ -38,7 +38,7 @@ from sgx_enclaves.explain.description import Description
 from sgx_enclaves.explain.picture import Picture, Span, address_space, file_picture
 from sgx_enclaves.plain import printable, some
 from sgx_enclaves.release.outcome import BuildFacts, ReleaseVerdict
-from sgx_enclaves.report.text import (
+from sgx_enclaves.report.forms import (
     finding_lines,
     paragraph,
     reasons,

@@ -41,9 +41,8 @@ from sgx_enclaves.release.outcome import ReleaseVerdict, note
 from sgx_enclaves.release.place import BuildrootLock, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.verify import BuildOrigin, Request, Verified, verify_release
-from sgx_enclaves.report.as_json import verdict_dict
+from sgx_enclaves.report.forms import verdict_dict, verdict_text
 from sgx_enclaves.report.templated import release_html, release_text, verdict_html
-from sgx_enclaves.report.text import verdict_text
 
 from .buildroot import KojiBuildroot
 from .provenance import take_unsigned

@@ -18,7 +18,7 @@ import pytest
 from sgx_enclaves.cli.declare import VERBS
 from sgx_enclaves.cli.main import main, parser_of
 from sgx_enclaves.cli.output import coloured, out_json
-from sgx_enclaves.report.text import verdict_text
+from sgx_enclaves.report.forms import verdict_text
 from tests.support.keys import mrsigner, private_pem, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, write_rpm

@@ -32,7 +32,7 @@ from sgx_enclaves.release.outcome import (
     StageState,
     decide,
 )
-from sgx_enclaves.report.as_json import release_dict
+from sgx_enclaves.report.forms import release_dict
 from sgx_enclaves.report.templated import release_html, release_text
 from tests.support.schemas import schema
 

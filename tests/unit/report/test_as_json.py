@@ -14,7 +14,7 @@ from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.policy import policy_for
 from sgx_enclaves.enclave.verdict import Verdict
 from sgx_enclaves.explain.explain import explained
-from sgx_enclaves.report.as_json import SCHEMA_VERSION, verdict_dict
+from sgx_enclaves.report.forms import SCHEMA_VERSION, verdict_dict
 from tests.enclaves.synthetic import small_enclave
 from tests.support.schemas import schema
 from tests.unit.explain.explaining import Case

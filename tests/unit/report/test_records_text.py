@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from sgx_enclaves.report.forms import shorten, table
 from sgx_enclaves.report.templated import enclave_table, exit_status, filled, records_table
-from sgx_enclaves.report.text import shorten, table
 
 MRENCLAVE = "cd" * 32
 ENCLAVE = {"name": "id_enclave", "verdict": "identical", "mrenclave": MRENCLAVE, "cause": None}

@@ -22,7 +22,7 @@ from sgx_enclaves.enclave.verdict import Outcome, Severity
 from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.explain import explain as explain_module
 from sgx_enclaves.limits import Limits, PackageLimits
-from sgx_enclaves.report.as_json import result_dict
+from sgx_enclaves.report.forms import result_dict
 from sgx_enclaves.report.templated import result_text
 from sgx_enclaves.rpm import check as check_module
 from sgx_enclaves.rpm import references

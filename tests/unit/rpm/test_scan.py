@@ -16,7 +16,7 @@ import pytest
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
-from sgx_enclaves.report.as_json import result_dict
+from sgx_enclaves.report.forms import result_dict
 from sgx_enclaves.rpm import scan as scanning
 from sgx_enclaves.rpm.enclaves import may_carry_enclaves
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
