@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import configparser
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import Any, Optional, TypeVar
@@ -52,37 +52,28 @@ def load_settings(cls: type[T], path: str) -> T:
             known.setdefault(item.metadata["section"], {})[item.metadata["key"]] = item
     values: dict[str, Any] = {}
     for section in parser.sections():
+        found = dict(parser[section])
         if section not in known:
-            raise InputError(
-                f"there is no section [{section}]", file=path, expected=", ".join(known)
-            )
-        values.update(_section(path, section, dict(parser[section]), known[section]))
+            raise _unknown(path, f"there is no section [{section}]", known)
+        keys = known[section]
+        if "" in keys:
+            values[keys[""].name] = _checked(path, f"[{section}]", found, keys[""])
+            continue
+        if unknown := ", ".join(key for key in found if key not in keys):
+            raise _unknown(path, f"[{section}] has unknown keys: {unknown}", keys)
+        for key, value in found.items():
+            if value:
+                values[keys[key].name] = _checked(path, f"[{section}] {key}", value, keys[key])
     return cls(**values)
 
 
-def _section(
-    path: str, section: str, found: Mapping[str, str], known: Mapping[str, Field[Any]]
-) -> dict[str, Any]:
-    if "" in known:
-        item = known[""]
-        return {item.name: _checked(path, f"[{section}]", found, item.metadata["check"])}
-    unknown = [key for key in found if key not in known]
-    if unknown:
-        raise InputError(
-            f"[{section}] has unknown keys: {', '.join(unknown)}",
-            file=path,
-            expected=", ".join(known),
-        )
-    return {
-        known[key].name: _checked(path, f"[{section}] {key}", value, known[key].metadata["check"])
-        for key, value in found.items()
-        if value
-    }
+def _unknown(path: str, message: str, known: Iterable[str]) -> InputError:
+    return InputError(message, file=path, expected=", ".join(known))
 
 
-def _checked(path: str, place: str, value: Any, check: Callable[[Any], Any]) -> Any:
+def _checked(path: str, place: str, value: Any, item: Field[Any]) -> Any:
     try:
-        return check(value)
+        return item.metadata["check"](value)
     except ValueError as error:
         found = repr(value)[:120] if isinstance(value, str) else None
         raise InputError(f"{place} is wrong", file=path, expected=str(error), found=found) from None
