@@ -44,7 +44,6 @@ from sgx_enclaves.gate.record import (
     CATALOGUE,
     DIFFERS,
     IDENTICAL,
-    UNVERIFIABLE,
     Record,
     RecordedEnclave,
 )
@@ -139,9 +138,9 @@ def parse_rule(words: Iterable[str], signers: Optional[Signers] = None) -> Rule:
     found: dict[str, Any] = {}
     known = {**_KEYS, "signer": ("signers", lambda value: _signers(value, signers or {}))}
     for word in words:
-        key, equals, value = word.partition("=")
+        key, _, value = word.partition("=")
         field, read = known.get(key, ("", str))
-        if not field or not equals or not value or field in found:
+        if not field or not value or field in found:
             raise RuleError(
                 f"the gate's rule has a word that cannot be read: {word[:80]!r}",
                 expected=", ".join(f"{k}=…" for k in _KEYS) + ", each at most once",
@@ -278,8 +277,7 @@ def _decided(
         refused = Decision(True, False, plain([*unlike, *objections]), unread, record)
         if not refused.reasons:
             return Decision(True, True, (), unread, record)
-        counts = not unlike and record.verdict != UNVERIFIABLE
-        if counts and record.verdict == DIFFERS:
+        if not unlike and record.verdict == DIFFERS:
             return refused
         refusals.append(refused)
     return refusals[0]

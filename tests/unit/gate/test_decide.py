@@ -102,6 +102,21 @@ def test_another_verdict_does_not(verdict: str) -> None:
     assert not found.allowed
 
 
+def test_a_verdict_of_some_enclaves_is_called_so() -> None:
+    (reason,) = decision(verdict="differs", partial=True).reasons
+    assert reason.startswith("its verification of some of its enclaves by task 8")
+
+
+def test_a_file_of_which_only_the_name_is_there() -> None:
+    """As in a source package's list: the package's own digests say that it is the same."""
+    assert decision(replace(GOOD, signed=(SignedFile(PATH, None),)), PLAIN).allowed
+
+
+def test_a_package_that_cannot_be_read_is_not_said_to_lack_enclaves() -> None:
+    found = decision(replace(GOOD, signed=(), problem="bad payload"), PLAIN)
+    assert found.reasons == (f"nobody can say what is in {RPM}: bad payload",)
+
+
 def test_a_rule_s_objections_count() -> None:
     found = decision(rule=parse_rule(["max_age=59m"]))
     assert not found.allowed

@@ -52,6 +52,8 @@ def objections(words: str, **changes: Any) -> str:
         # Intel's, but not of this enclave.
         ("signer=intel", {"enclaves": [enclave(mrsigner=INTEL_QE)]}, "who is not asked for"),
         ("signer=intel", {"enclaves": [enclave(mrsigner=INTEL_QE, name="new")]}, ""),
+        # An enclave that nobody knows by name is of Intel only with a signer of Intel's.
+        ("signer=intel", {"enclaves": [enclave(name="new")]}, "who is not asked for"),
         (
             "signer=demo",
             {"enclaves": [enclave(), enclave(path="/b", mrsigner=INTEL_PCE)]},
@@ -114,6 +116,9 @@ def test_a_signer_that_nobody_knows_is_not_asked_for() -> None:
         "signer=intel,",
         f"signer={B.upper()}",
         f"signer={B[:-1]}",
+        f"lock={B.upper()}",
+        f"lock={B[:-1]}",
+        "lock=none",
         "reproducible=perhaps",
         "reproducible",
         "release=",
@@ -129,6 +134,11 @@ def test_a_rule_that_cannot_be_read_is_an_error(words: str) -> None:
         parse_rule(words.split(), SIGNERS)
     assert "expected" in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_a_site_without_names_for_signers() -> None:
+    with pytest.raises(RuleError, match="signer 'demo' is not known"):
+        parse_rule(["signer=demo"])
 
 
 @pytest.mark.parametrize("value", [None, False, 0, "", " ", "false", "No", "off", "0"])
