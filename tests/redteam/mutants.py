@@ -4,10 +4,12 @@
 python -m tests.redteam.mutants [MODULE...]     # of `TARGETS`; all by default
 python -m tests.redteam.mutants --list MODULE   # what would be changed, with numbers
 
-Each mutant is one change to one expression or statement. Its tests run in a fork, so that
-nothing of the changed module stays. A mutant that no test fails for is a survivor: it is
-reported unless survivors.txt explains it. Exit status 1: there are such survivors, or
-survivors.txt explains mutants that are no longer there.
+Each mutant is one change to one expression or statement. The tests that run the changed function
+run in a fork of this process, where it has the changed code; those first that noticed the mutants
+before. What runs when the module is imported (a default, a class's attribute) needs all tests, and
+a fork that imports everything again. A mutant that no test fails for is a survivor: it is reported
+unless survivors.txt explains it. Exit status 1: there are such survivors, or survivors.txt explains
+mutants that are no longer there.
 """
 
 from __future__ import annotations
@@ -16,18 +18,22 @@ import argparse
 import ast
 import contextlib
 import copy
+import gc
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import json
 import os
 import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Optional
 
 import pytest
@@ -37,12 +43,18 @@ SURVIVORS = Path(__file__).with_name("survivors.txt")
 # What one run of the tests may use: a change can make a loop endless, or a list.
 CPU_SECONDS = 120
 MEMORY = 4 << 30
-# So many of the tests that noticed something are tried first.
-APT = 60
-PYTEST = ("-x", "-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly")
+PYTEST = (
+    *("-n0", "-o", "addopts=", "-o", "tmp_path_retention_policy=none"),
+    *("-p", "no:terminal", "-p", "no:cacheprovider"),
+)
 PROJECT = ("conftest", "koji_plugin", "rpmlint_checks", "sgx_enclaves", "tests")
+PASSED = "all tests pass"
+BROKEN = "broken: "
 
-ENCLAVE = ("tests/redteam/test_vendor_fields.py", "tests/unit/enclave")
+ENCLAVE = (
+    *("tests/redteam/test_vendor_fields.py", "tests/unit/enclave"),
+    *("tests/golden/test_verdicts.py", "tests/golden/test_elf.py"),
+)
 # The module, and the tests that must notice a change to it.
 TARGETS: Mapping[str, Sequence[str]] = {
     "sgx_enclaves.enclave.compare": ENCLAVE,
@@ -85,7 +97,7 @@ class Mutant:
 
     Attributes:
         function: where, as in a traceback.
-        lines: of that function.
+        lines: of the outermost function around it; empty for what runs at the import.
         change: the source before, and after.
         tree: the module with it; good until the next mutant is asked for.
     """
@@ -130,7 +142,7 @@ def variants(node: ast.AST) -> Iterator[Optional[ast.AST]]:
 def mutants_of(source: str) -> Iterator[Mutant]:
     """Every change to what the functions of a module do."""
     tree = ast.parse(source)
-    for function, lines, parent, field, index in places(tree, "", range(0)):
+    for function, lines, parent, field, index in places(tree, "", AT_IMPORT):
         held = getattr(parent, field)
         node = held if index is None else held[index]
         for new in variants(node):
@@ -149,10 +161,11 @@ def mutants_of(source: str) -> Iterator[Mutant]:
 
 
 Place = tuple[str, range, ast.AST, str, Optional[int]]
+AT_IMPORT = range(0)
 
 
 def places(node: ast.AST, function: str, lines: range) -> Iterator[Place]:
-    """Each node that runs inside of a function: the function, its lines; parent, field, index."""
+    """Each node that runs inside of a function or class: where, and parent, field, index."""
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list"):
             continue
@@ -161,12 +174,13 @@ def places(node: ast.AST, function: str, lines: range) -> Iterator[Place]:
             if not isinstance(child, ast.AST):
                 continue
             inner, its = function, lines
+            if isinstance(node, ast.FunctionDef) and field == "body" and not lines:
+                first = min([node.lineno, *(part.lineno for part in node.decorator_list)])
+                its = range(first, (node.end_lineno or first) + 1)
             if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
                 inner = f"{function}.{child.name}".lstrip(".")
-                first = min(part.lineno for part in (child, *child.decorator_list))
-                its = range(first, (child.end_lineno or first) + 1)
             elif function:
-                yield function, lines, node, field, index
+                yield function, its, node, field, index
             yield from places(child, inner, its)
 
 
@@ -176,7 +190,7 @@ def shortened(text: str) -> str:
     return line if len(line) <= 90 else f"{line[:87]}..."
 
 
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     """Hands out one changed module."""
 
     def __init__(self, module: str, tree: ast.Module) -> None:
@@ -199,75 +213,182 @@ def file_of(module: str) -> Path:
     return ROOT / f"{module.replace('.', '/')}.py"
 
 
-class _Failures:
-    """A plugin of pytest that notes which tests fail."""
+class Failures:
+    """A plugin of pytest that notes which tests fail, and how long each takes in seconds."""
 
     def __init__(self) -> None:
         self.tests: list[str] = []
+        self.durations: dict[str, float] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.durations[report.nodeid] = self.durations.get(report.nodeid, 0) + report.duration
         if report.failed:
             self.tests.append(report.nodeid)
 
 
 class Callers:
-    """A plugin of pytest that notes which tests call the functions of one module.
+    """A plugin of pytest that notes which tests run the functions of one file.
 
     Attributes:
-        of_line: the tests by the line where a function that they call begins; "" stands for
-            all tests: the call was made while a module was imported or a fixture made.
-        forking: tests that make processes of their own, whose calls nobody sees.
+        of_line: by the line where a function begins, who runs it: a test, or a fixture.
+        forking: who makes processes, in which calls are not seen.
     """
 
     def __init__(self, file: Path) -> None:
         self.of_line: dict[int, set[str]] = {}
         self.forking: set[str] = set()
         self._file = str(file)
-        self._test = ""
-        os.register_at_fork(before=self._before_fork)
+        self._running = ""
+        os.register_at_fork(before=lambda: self.forking.add(self._running))
 
-    def _before_fork(self) -> None:
-        if self._test:
-            self.forking.add(self._test)
+    @contextlib.contextmanager
+    def _runs(self, who: str) -> Iterator[None]:
+        before, self._running = self._running, who
+        yield
+        self._running = before
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
-        self._test = item.nodeid
-        yield
-        self._test = ""
+        with self._runs(item.nodeid):
+            yield
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
+        with self._runs(fixturedef.argname):
+            yield
 
     def trace(self, frame: FrameType, *_: object) -> None:
         if frame.f_code.co_filename == self._file:
-            self.of_line.setdefault(frame.f_code.co_firstlineno, set()).add(self._test)
-
-    def of(self, lines: range, tests: Sequence[str]) -> Sequence[str]:
-        """The tests that can notice a change to a function, out of all."""
-        called = set().union(*(self.of_line.get(line, set()) for line in lines))
-        return tests if "" in called else sorted(called | self.forking)
+            self.of_line.setdefault(frame.f_code.co_firstlineno, set()).add(self._running)
 
 
-def callers_in(module: str, tests: Sequence[str]) -> Callers:
-    """Run the tests on the module as it is."""
-    callers = Callers(file_of(module))
-    threading.settrace(callers.trace)
-    sys.settrace(callers.trace)
-    status = pytest.main([*PYTEST, *tests], [callers])
-    sys.settrace(None)
-    threading.settrace(None)
-    if status:
-        sys.exit(f"{module}: its tests fail with nothing changed")
-    # Libraries stay imported for the forks; what may import the changed module does not.
-    for name in list(sys.modules):
-        if name.partition(".")[0] in PROJECT:
-            del sys.modules[name]
-    return callers
+class Mutation:
+    """A plugin of pytest that tries each mutant of a module on the tests that were collected.
+
+    Attributes:
+        survivors: names of those that no test notices.
+        count: of all.
+    """
+
+    def __init__(self, module: str, tests: Sequence[str], known: set[str]) -> None:
+        self.survivors: list[str] = []
+        self.count = 0
+        self._module = module
+        self._file = file_of(module)
+        self._tests = tests
+        self._known = known
+        self._runners: Mapping[int, Sequence[str]] = {}
+        self._forking: Sequence[str] = ()
+        self._durations: Mapping[str, float] = {}
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        runners = forked(lambda: self._who_runs_what(session))
+        if not runners.startswith("["):
+            sys.exit(f"{self._module}: its tests fail with nothing changed: {runners}")
+        self._forking, found, self._durations = map(json.loads, runners.splitlines())
+        self._runners = {int(line): who for line, who in found.items()}
+        apt: set[str] = set()
+        functions = functions_of(self._module)
+        # The forks share what is there.
+        gc.freeze()
+        for mutant in mutants_of(self._file.read_text("utf-8")):
+            self.count += 1
+            if self.count % 50 == 0:
+                print(f"{self._module}: {self.count} tried", file=sys.stderr, flush=True)
+            test = forked(partial(self._tried, session, mutant, functions, apt))
+            if test == PASSED:
+                self.survivors.append(mutant.name)
+                if mutant.name not in self._known:
+                    print(f"{self._module} {mutant.name}", flush=True)
+            elif test:
+                apt.add(test)
+        return True
+
+    def _who_runs_what(self, session: pytest.Session) -> str:
+        callers = Callers(self._file)
+        session.config.pluginmanager.register(callers)
+        threading.settrace(callers.trace)
+        sys.settrace(callers.trace)
+        failures = Failures()
+        failed = first_failure(session, session.items, failures)
+        sys.settrace(None)
+        if failed != PASSED:
+            return failed
+        runners = {line: sorted(who) for line, who in callers.of_line.items()}
+        return "\n".join(map(json.dumps, (sorted(callers.forking), runners, failures.durations)))
+
+    def _tried(
+        self,
+        session: pytest.Session,
+        mutant: Mutant,
+        functions: Sequence[FunctionType],
+        apt: set[str],
+    ) -> str:
+        if not mutant.lines:
+            return self._tried_at_import(mutant)
+        change(functions, mutant)
+        who = set(self._forking).union(*(self._runners.get(line, ()) for line in mutant.lines))
+        # Those first that noticed others, and the quick ones.
+        items = [
+            item
+            for item in session.items
+            if item.nodeid in who or who.intersection(getattr(item, "fixturenames", ()))
+        ]
+        items.sort(key=lambda item: (item.nodeid not in apt, self._durations[item.nodeid]))
+        return first_failure(session, items, Failures())
+
+    def _tried_at_import(self, mutant: Mutant) -> str:
+        for name in list(sys.modules):
+            if name.partition(".")[0] in PROJECT:
+                del sys.modules[name]
+        sys.meta_path.insert(0, Finder(self._module, mutant.tree))
+        failures = Failures()
+        status = pytest.main([*PYTEST, *self._tests], [failures])
+        return (*failures.tests, "collecting")[0] if status else PASSED
 
 
-def noticed_by(module: str, mutant: Mutant, tests: Sequence[str]) -> Optional[str]:
-    """The first test that fails when the module is changed; None: all of them pass.
+def first_failure(session: pytest.Session, items: Sequence[pytest.Item], failures: Failures) -> str:
+    """Run tests up to the first that fails: its name, or `PASSED`."""
+    session.config.pluginmanager.register(failures)
+    for item, following in zip(items, [*items[1:], None]):
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+        if failures.tests:
+            return failures.tests[0]
+    return PASSED
 
-    "" is the answer when no single test can be named: the module cannot be imported, or the
-    tests take too long.
+
+def functions_of(module: str) -> list[FunctionType]:
+    """The functions of an imported module."""
+    file = sys.modules[module].__file__
+    return [
+        thing
+        for thing in gc.get_objects()
+        if isinstance(thing, FunctionType) and thing.__code__.co_filename == file
+    ]
+
+
+def change(functions: Sequence[FunctionType], mutant: Mutant) -> None:
+    """Give functions of a module the code that they have in a mutant."""
+    there = [f for f in functions if f.__code__.co_firstlineno in mutant.lines]
+    assert there, f"{mutant.name} is nowhere"
+    code = compile(mutant.tree, there[0].__code__.co_filename, "exec")
+    new = {(part.co_name, part.co_firstlineno): part for part in codes(code)}
+    for function in there:
+        function.__code__ = new[function.__code__.co_name, function.__code__.co_firstlineno]
+
+
+def codes(code: CodeType) -> Iterator[CodeType]:
+    """The code of all functions in it."""
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield part
+            yield from codes(part)
+
+
+def forked(work: Callable[[], str]) -> str:
+    """What work answers in a copy of this process, of which nothing stays.
+
+    "" when it does not come to its end within `CPU_SECONDS` and `MEMORY`.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -278,17 +399,22 @@ def noticed_by(module: str, mutant: Mutant, tests: Sequence[str]) -> Optional[st
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
-        sys.meta_path.insert(0, _Finder(module, mutant.tree))
-        status = 1
-        with contextlib.suppress(BaseException):
-            failures = _Failures()
-            status = int(pytest.main([*PYTEST, *tests], [failures]))
-            os.write(writing, "".join(failures.tests[:1]).encode())
-        os._exit(status)
+        try:
+            answer = work()
+        except MemoryError:
+            answer = ""
+        except BaseException:
+            answer = f"{BROKEN}{traceback.format_exc()}"
+        with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+            pipe.write(answer)
+        os._exit(0)
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        test = pipe.read().decode()
-    return test if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) else None
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    if answer.startswith(BROKEN):
+        raise RuntimeError(answer)
+    return answer
 
 
 def explained(module: str) -> set[str]:
@@ -305,33 +431,22 @@ def main() -> int:
     arguments = parser.parse_args()
     left = 0
     for module in arguments.modules:
-        source = file_of(module).read_text("utf-8")
         if arguments.list:
+            source = file_of(module).read_text("utf-8")
             print("\n".join(mutant.name for mutant in mutants_of(source)))
             continue
-        callers, apt = callers_in(module, TARGETS[module]), list[str]()
-        known, survivors, count = explained(module), [], 0
-        for mutant in mutants_of(source):
-            count += 1
-            # The tests that noticed the mutants before it most likely notice this one.
-            test = noticed_by(module, mutant, apt) if apt else None
-            if test is None:
-                tests = callers.of(mutant.lines, TARGETS[module])
-                test = noticed_by(module, mutant, tests) if tests else None
-            if test:
-                apt = [test, *(other for other in apt if other != test)][:APT]
-            if test is None:
-                survivors.append(mutant.name)
-                if mutant.name not in known:
-                    print(f"{module} {mutant.name}", flush=True)
-        stale = sorted(known - set(survivors))
+        known = explained(module)
+        run = Mutation(module, TARGETS[module], known)
+        if pytest.main([*PYTEST, *TARGETS[module]], [run]) or not run.count:
+            sys.exit(f"{module}: its tests cannot be collected")
+        stale = sorted(known.difference(run.survivors))
         for name in stale:
             print(f"no longer survives: {module} {name}")
-        unexplained = sum(name not in known for name in survivors)
+        unexplained = sum(name not in known for name in run.survivors)
         left += unexplained + len(stale)
         print(
-            f"{module}: {count} mutants, {count - len(survivors)} noticed, "
-            f"{len(survivors)} survive, {unexplained} of them unexplained",
+            f"{module}: {run.count} mutants, {run.count - len(run.survivors)} noticed, "
+            f"{len(run.survivors)} survive, {unexplained} of them unexplained",
             flush=True,
         )
     return int(left > 0)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.redteam import mutants
-from tests.redteam.mutants import TARGETS, Callers, file_of, mutants_of, noticed_by
+from tests.redteam.mutants import TARGETS, file_of, mutants_of
 
 SOURCE = """
 LIMIT = 1 + 1
@@ -49,33 +51,73 @@ def test_what_survives_is_explained_and_still_there() -> None:
         assert mutants.explained(module) <= names
 
 
-def test_a_change_that_no_test_notices_survives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "sample.py").write_text("def double(n):\n    return n + n if n > 0 else 0\n")
-    (tmp_path / "test_sample.py").write_text(
-        "from sample import double\n\ndef test_it():\n    assert double(2) == 4\n"
-    )
-    monkeypatch.setattr(mutants, "ROOT", tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    tests = (str(tmp_path / "test_sample.py"),)
-    line = "n + n if n > 0 else 0"
-    names = (f"double: {line} -> n + n if False else 0", "double: n > 0 -> n >= 0")
-    found = {
-        mutant.name: noticed_by("sample", mutant, tests)
-        for mutant in mutants_of((tmp_path / "sample.py").read_text())
-        if mutant.name in names
-    }
-    noticed, survives = (found[name] for name in names)
-    assert noticed is not None
-    assert noticed.endswith("test_sample.py::test_it")
-    assert survives is None
+SAMPLE = """
+class Number:
+    step = 0
+
+    def __init__(self, value=1):
+        self.value = value
+
+def double(n):
+    return n + n if n > 0 else 0
+
+def first(name):
+    return name[0]
+"""
+TESTS = """
+import pytest
+from sample import Number, double, first
+
+@pytest.fixture
+def two():
+    return double(1)
+
+def test_double(two):
+    assert double(two) == 4
+    assert double(-1) == 0
+
+def test_first():
+    assert first("ab") == "a"
+
+def test_number():
+    assert Number.step == 0
+"""
 
 
-def test_a_change_is_shown_to_the_tests_that_run_it() -> None:
-    callers = Callers(Path("sample.py"))
-    callers.of_line = {2: {"calls"}, 9: {"", "calls too"}}
-    callers.forking = {"forks"}
-    assert callers.of(range(1, 4), ["all"]) == ["calls", "forks"]
-    assert callers.of(range(9, 12), ["all"]) == ["all"]
-    assert callers.of(range(20, 22), ["all"]) == ["forks"]
+def test_what_no_test_notices_survives(tmp_path: Path) -> None:
+    (tmp_path / "sample.py").write_text(SAMPLE)
+    (tmp_path / "test_sample.py").write_text(TESTS)
+    program = f"""
+import sys
+from pathlib import Path
+from tests.redteam import mutants
+mutants.ROOT = Path({str(tmp_path)!r})
+mutants.PROJECT = ("sample", "test_sample")
+mutants.TARGETS = {{"sample": [{str(tmp_path / "test_sample.py")!r}]}}
+mutants.SURVIVORS = Path({str(tmp_path / "survivors.txt")!r})
+sys.path.insert(0, {str(tmp_path)!r})
+sys.argv[1:] = ["sample"]
+sys.exit(mutants.main())
+"""
+
+    def run() -> tuple[int, str]:
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(
+            command, cwd=mutants.ROOT, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout
+
+    status, said = run()
+    assert status == 1
+    assert said.splitlines() == [
+        "sample Number.__init__: 1 -> 2",
+        "sample double: n > 0 -> n >= 0",
+        "sample: 8 mutants, 6 noticed, 2 survive, 2 of them unexplained",
+    ]
+    explained = "sample Number.__init__: 1 -> 2 # why\nsample double: n > 0 -> n >= 0 # why\n"
+    (tmp_path / "survivors.txt").write_text(explained)
+    assert run()[0] == 0
+    (tmp_path / "survivors.txt").write_text(f"{explained}sample first: 0 -> 1 # why\n")
+    status, said = run()
+    assert status == 1
+    assert said.startswith("no longer survives: sample first: 0 -> 1\n")
