@@ -23,6 +23,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
+import math
 import os
 import resource
 import signal
@@ -328,13 +329,9 @@ class Mutation:
             return self._tried_at_import(mutant)
         change(functions, mutant)
         who = set(self._forking).union(*(self._runners.get(line, ()) for line in mutant.lines))
-        # Those first that noticed others, and the quick ones.
-        items = [
-            item
-            for item in session.items
-            if item.nodeid in who or who.intersection(getattr(item, "fixturenames", ()))
-        ]
-        items.sort(key=lambda item: (item.nodeid not in apt, self._durations[item.nodeid]))
+        # Those first that noticed others, the quick ones before all; the rest as they were
+        # collected, since fixtures of modules are made again when modules take turns.
+        items.sort(key=lambda i: self._durations[i.nodeid] if i.nodeid in apt else math.inf)
         return first_failure(session, items, Failures())
 
     def _tried_at_import(self, mutant: Mutant) -> str:

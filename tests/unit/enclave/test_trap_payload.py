@@ -16,7 +16,7 @@ from sgx_enclaves.enclave.policy import all_pins, pin_for_file, pin_named
 from sgx_enclaves.enclave.verdict import Origin, Outcome
 from tests.enclaves.synthetic import NOTE_SECTION, Enclave, Image, Load, Note, SectionHeader, build
 from tests.support.signed import Case, signed_enclave
-from tests.unit.enclave.verdicts import assert_only, assert_unverifiable, codes
+from tests.unit.enclave.verdicts import assert_only, assert_unverifiable, codes, refuted
 
 COMMENT = SectionHeader(name=".comment")
 FIELDS: dict[str, Any] = {"symtab": True, "extra_sections": ((COMMENT, b"GCC: (own) 1.0\0"),)}
@@ -287,3 +287,55 @@ def test_where_sizes_differ_only_what_differs_is_unexplained(longer: bool) -> No
     assert sum(r.size for r in inside if r.origin is Origin.SIGNATURE) > 1000
     assert verdict.bytes_of(Origin.UNEXPLAINED) < 3000
     assert sum(r.size for r in verdict.byte_map) == len(theirs.signed)
+
+
+def test_bytes_put_into_the_metadata_area(case: Case) -> None:
+    """All before and behind the area is as in our build, and yet the payload is another."""
+    start, stop = case.area.start, case.area.stop
+    longer = case.signed[:stop] + bytes(16) + case.signed[stop:]
+    verdict = case.compare(longer)
+    assert "payload" in refuted(verdict)
+    assert "size-differs" in codes(verdict)
+    shorter = case.signed[: stop - 16] + case.signed[stop:]
+    assert "payload" in refuted(case.compare(shorter))
+    assert start < stop
+
+
+def test_only_the_first_other_byte_is_reported(case: Case, image: Image) -> None:
+    """Also where it is the first of the file; the reasons have the rest."""
+    evil = bytearray(case.signed)
+    evil[0] ^= 1
+    evil[section_byte(image, ".comment")] ^= 1
+    (found,) = (f for f in case.compare(bytes(evil)).findings if f.code == "payload-differs")
+    assert found.offset == 0
+
+
+def test_a_finding_names_the_file_it_is_about(case: Case) -> None:
+    names = ("ours.so", "theirs.so", "its.xml")
+    (found,) = case.compare(built=b"", names=names).findings
+    assert found.message.startswith("ours.so: ")
+    assert found.hint is None or "swapped" not in found.hint
+    found = next(f for f in case.compare(b"", names=names).findings if f.code.startswith("signed"))
+    assert found.message.startswith("theirs.so: ")
+    found = next(f for f in case.compare(config=b"<", names=names).findings)
+    assert found.message.startswith("its.xml: ")
+
+
+def test_two_unsigned_builds_are_not_swapped(case: Case) -> None:
+    """Nor are two signed files, nor something that is no enclave."""
+    note = build(Enclave(sdk="2.17", note=None)).data
+    for built, signed in ((note, case.built), (case.signed, case.signed), (note, b"")):
+        (found,) = (
+            f for f in case.compare(signed, built=built).findings if f.code == "reference-unusable"
+        )
+        assert "swapped" not in str(found.hint)
+
+
+def test_where_metadata_cannot_be_read(case: Case) -> None:
+    """The offset is the file's, not the area's."""
+    first = Descriptor.parse(case.descriptor).blocks[0].serialise()
+    evil = case.with_descriptor(first + b"\x5a" * 100)
+    verdict = case.compare(evil, names=("a.so", "b.so", "c.xml"))
+    (found,) = (f for f in verdict.findings if f.code == "metadata-malformed")
+    assert found.message.startswith("b.so: ")
+    assert found.offset == case.area.start + len(first)
