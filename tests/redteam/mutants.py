@@ -329,6 +329,11 @@ class Mutation:
             return self._tried_at_import(mutant)
         change(functions, mutant)
         who = set(self._forking).union(*(self._runners.get(line, ()) for line in mutant.lines))
+        items = [
+            item
+            for item in session.items
+            if item.nodeid in who or who.intersection(getattr(item, "fixturenames", ()))
+        ]
         # Those first that noticed others, the quick ones before all; the rest as they were
         # collected, since fixtures of modules are made again when modules take turns.
         items.sort(key=lambda i: self._durations[i.nodeid] if i.nodeid in apt else math.inf)

@@ -333,9 +333,10 @@ def test_two_unsigned_builds_are_not_swapped(case: Case) -> None:
 
 def test_where_metadata_cannot_be_read(case: Case) -> None:
     """The offset is the file's, not the area's."""
-    first = Descriptor.parse(case.descriptor).blocks[0].serialise()
-    evil = case.with_descriptor(first + b"\x5a" * 100)
-    verdict = case.compare(evil, names=("a.so", "b.so", "c.xml"))
+    second = Descriptor.parse(case.descriptor).blocks[1].offset
+    area = bytearray(case.descriptor)
+    struct.pack_into("<Q", area, second + 8, 99 << 32)
+    verdict = case.compare(case.with_descriptor(bytes(area)), names=("a.so", "b.so", "c.xml"))
     (found,) = (f for f in verdict.findings if f.code == "metadata-malformed")
     assert found.message.startswith("b.so: ")
-    assert found.offset == case.area.start + len(first)
+    assert found.offset == case.area.start + second
