@@ -201,15 +201,12 @@ class _Comparison:
             return None
 
     def _are_swapped(self) -> bool:
-        """Whether the file that should be ours is signed, and the vendor's is not."""
+        """Whether the file that should be ours is an enclave, and the vendor's is unsigned."""
         try:
-            built, signed = (
-                any(EnclaveImage.parse(data, "", self._limits).descriptor)
-                for data in (self._built, self._signed)
-            )
+            EnclaveImage.parse(self._built, "", self._limits)
+            return not any(EnclaveImage.parse(self._signed, "", self._limits).descriptor)
         except SgxEnclavesError:
             return False
-        return built and not signed
 
     def _compare_payload(self, image: EnclaveImage) -> None:
         ours, theirs = self._built, self._signed

@@ -224,12 +224,12 @@ class Verdict:
     @property
     def headline(self) -> str:
         """The verdict as one precise sentence, the file named without its directory."""
-        name = self.signed.name.rsplit("/", 1)[-1]
+        name = self.signed.name.rpartition("/")[2]
         states = {check.name: check.state for check in self.checks}
-        policy = states.pop("policy", None)
+        states.pop("policy", None)
         if self.outcome is Outcome.IDENTICAL:
             return f"{name} is our build plus a signature, and nothing else"
-        if set(states.values()) == {CheckState.PROVED} and policy is not CheckState.PROVED:
+        if set(states.values()) == {CheckState.PROVED}:
             reasons = dict.fromkeys(
                 f.message for f in self.findings if f.severity is not Severity.NOTE
             )
@@ -293,10 +293,8 @@ def outside(ranges: Sequence[Range], holes: Sequence[Range]) -> list[Range]:
     for start, end in ranges:
         position = start
         for hole_start, hole_end in holes:
-            if hole_end <= position or hole_start >= end:
-                continue
-            if hole_start > position:
-                result.append((position, hole_start))
+            if position < min(hole_start, end):
+                result.append((position, min(hole_start, end)))
             position = max(position, hole_end)
         if position < end:
             result.append((position, end))
@@ -311,10 +309,10 @@ def shifted(ranges: Iterable[Range], by: int) -> list[Range]:
 def paint(size: int, layers: Iterable[tuple[Origin, Iterable[Range]]]) -> tuple[ByteRange, ...]:
     """Ranges that cover 0 to `size` without gap or overlap; of the layers, the later ones win."""
     flat = [
-        (max(0, start), min(size, end), origin)
+        (start, end, origin)
         for origin, ranges in layers
-        for start, end in ranges
-        if start < size and end > 0 and start < end
+        for start, end in ((max(0, first), min(size, last)) for first, last in ranges)
+        if start < end
     ]
     points = sorted({0, size, *(edge for start, end, _ in flat for edge in (start, end))})
     index = {point: i for i, point in enumerate(points)}

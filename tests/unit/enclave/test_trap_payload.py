@@ -11,9 +11,9 @@ import pytest
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
-from sgx_enclaves.enclave.metadata import Descriptor
-from sgx_enclaves.enclave.policy import all_pins, pin_for_file, pin_named
-from sgx_enclaves.enclave.verdict import Origin, Outcome
+from sgx_enclaves.enclave.metadata import Block, Descriptor
+from sgx_enclaves.enclave.policy import all_pins, pin_for_file, pin_named, policy_for
+from sgx_enclaves.enclave.verdict import Origin, Outcome, Severity
 from tests.enclaves.synthetic import NOTE_SECTION, Enclave, Image, Load, Note, SectionHeader, build
 from tests.support.signed import Case, signed_enclave
 from tests.unit.enclave.verdicts import assert_only, assert_unverifiable, codes, refuted
@@ -340,3 +340,16 @@ def test_where_metadata_cannot_be_read(case: Case) -> None:
     (found,) = (f for f in verdict.findings if f.code == "metadata-malformed")
     assert found.message.startswith("b.so: ")
     assert found.offset == case.area.start + second
+
+
+def test_who_signed_is_not_judged_where_nobody_validly_did(case: Case) -> None:
+    evil = bytearray(case.signed)
+    # The last byte of the first block's signature.
+    evil[case.area.start + Block.SIGSTRUCT_OFFSET + 516 + 383] ^= 1
+    policy = policy_for(None, mrsigners=["00" * 32])
+    verdict = case.compare(bytes(evil), policy)
+    about = [f.code for f in verdict.findings if f.block == 0 and f.severity is Severity.DIFFERS]
+    assert "signature-invalid" in about
+    assert not [code for code in about if "signer" in code]
+    by_another = [f for f in case.compare(policy=policy).findings if f.block == 0]
+    assert any("signer" in f.code for f in by_another)
