@@ -290,6 +290,7 @@ class Mutation:
         self._forking, found, self._durations = map(json.loads, runners.splitlines())
         self._runners = {int(line): who for line, who in found.items()}
         apt: set[str] = set()
+        gc.unfreeze()
         functions = functions_of(self._module)
         # The forks share what is there.
         gc.freeze()
