@@ -200,7 +200,7 @@ def _draft(
     xfrm = loader_xfrm(sigstruct)
     xsave_size = [size for bits, size in XSAVE_SIZES if xfrm & bits == bits][-1]
     fixed = generation.fixed_save_buffer
-    frame = 1 if fixed is not None else page_ceil(xsave_size + SSA_GPR_SIZE) // PAGE_SIZE
+    frame = page_ceil(xsave_size + SSA_GPR_SIZE) // PAGE_SIZE
     sizes = Sizes.of(values, config.given, frame)
     wants_newest, wants_compatible = _wanted(values, sizes, generation, config)
 

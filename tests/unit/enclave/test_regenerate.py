@@ -196,6 +196,21 @@ def test_too_many_layout_entries_and_a_full_area() -> None:
         regenerate(small, Config(SMALL), cramped)
 
 
+def test_an_area_that_is_full_to_the_last_byte() -> None:
+    generation = generation_named("2.25")
+    image = EnclaveImage.parse(small_enclave())
+    used = sum(b.header.size for b in regenerate(image, Config(SMALL), generation).blocks)
+    full = EnclaveImage.parse(small_enclave(descriptor_size=used))
+    made = regenerate(full, Config(SMALL), replace(generation, metadata_size=used))
+    assert len(made.descriptor) == used
+
+
+def test_the_first_byte_of_the_metadata_is_compared() -> None:
+    image = EnclaveImage.parse(small_enclave())
+    made = regenerate(image, Config(SMALL), generation_named("2.25"))
+    assert made.differences(b"\xff" + made.descriptor[1:]) == [(0, 1)]
+
+
 def test_the_measurement_is_bounded() -> None:
     with pytest.raises(LimitError, match="too many pages"):
         attempt("2.25", {"HeapMaxSize": 1 << 45})

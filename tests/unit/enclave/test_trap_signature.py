@@ -317,7 +317,14 @@ def test_s_out_of_range(good: Sigstruct, signature: str) -> None:
     """Guards `0 < s < n` at its bounds."""
     n = number(good.modulus)
     value = {"0": 0, "n": n, "n + 1": n + 1, "max": (1 << 3072) - 1}[signature]
-    assert found(replace(good, signature=little(value))) == ["sigstruct-signature-range"]
+    evil = replace(good, signature=little(value))
+    assert found(evil) == ["sigstruct-signature-range"]
+    (finding,) = check_sigstruct(evil)
+    assert finding.found == ("s = 0" if value == 0 else "s >= n")
+
+
+def test_s_of_one_is_in_its_range(good: Sigstruct) -> None:
+    assert "sigstruct-signature-range" not in found(replace(good, signature=little(1)))
 
 
 def test_another_exponent_with_a_valid_signature(good: Sigstruct) -> None:
