@@ -34,16 +34,12 @@ _MAX_TEXT = 1000
 
 @dataclass(frozen=True)
 class Answer:
-    """What one subtask says.
+    """What one subtask says of an enclave: None is what it did not come to, or what there is not.
 
     Attributes:
-        verdict: identical, differs or unverifiable.
         subjects: the files that were compared with our build.
-        built_sha256, config_sha256: of our build; None if there is none.
-        toolchain_sha256: of the record of the toolchain; None if it did not come that far.
-        buildroot_sha256: of the buildroot's packages; None likewise.
-        lock_sha256: of the lock that pins them; None if none does.
-        report_sha256: None if there is none.
+        toolchain_sha256, buildroot_sha256: of the toolchain's record, of the buildroot's packages.
+        lock_sha256: of the lock that pins those.
     """
 
     enclave: str

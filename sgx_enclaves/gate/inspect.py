@@ -250,15 +250,12 @@ def _require_name(package: Package, name: str) -> None:
 
 @dataclass(frozen=True)
 class RpmDigests:
-    """SHA-256 of a package, hexadecimal, and what it calls itself.
+    """SHA-256 of a package file, hexadecimal, and what it calls itself.
 
     Attributes:
-        file: of the whole file.
-        content: of all that follows lead and signature header: main header and
-            payload. Signing a package changes `file` only.
+        content: of all behind lead and signature header. Signing changes `file` only.
         header: of the main header, as RPM computes it.
-        payload: of the payload, as the header pins it; None if it pins none.
-        nevra: its name.
+        payload: as the header pins it; None if it does not.
     """
 
     file: str

@@ -37,12 +37,9 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class MadeIn:
-    """The buildroot that a package was made in.
+    """The buildroot that a package was made in, by its id; None if the package was imported.
 
-    Attributes:
-        buildroot: its id; None if the package was imported.
-        method: of the task that made it, such as `buildArch`; None if none is known.
-        of_build: whether that task belongs to the build's own.
+    `method` is of the task that made it; `of_build` says whether that is one of the build's own.
     """
 
     rpm: str
@@ -70,12 +67,11 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class BuildHistory:
-    """What a build system knows of a build.
+    """What a build system knows of a build: no task if it was imported.
 
     Attributes:
-        task_id: None if it was imported.
-        generator: the content generator that brought it; None if none did.
-        source: where its source package is said to come from; None if unknown.
+        generator: the content generator that brought it.
+        source: where its source package is said to come from.
         packages: its binary packages with the unsigned enclave.
     """
 
@@ -90,11 +86,7 @@ class BuildHistory:
 
 @dataclass(frozen=True)
 class OriginJudgement:
-    """The judgement.
-
-    Attributes:
-        toolchain_sha256: over the buildroots and their packages; None if there is no buildroot.
-    """
+    """The judgement, with the digest of the buildroots and their packages, if there are any."""
 
     objections: tuple[Finding, ...]
     says: str

@@ -30,13 +30,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RecordedPackage:
-    """One binary package that was verified with its build.
+    """One binary package of the build, by its file's name, for example `x-1-1.x86_64.rpm`.
 
-    Attributes:
-        name: of the file, for example `x-1-1.x86_64.rpm`.
-        file_sha256: of the whole file.
-        content_sha256: of all that follows lead and signature header, which is
-            what a signed copy has in common with the original.
+    `content_sha256` is of all behind lead and signature header, which a signed copy has, too.
     """
 
     name: str
@@ -80,21 +76,14 @@ class Record:
     """The outcome of one verification of one build.
 
     Attributes:
-        release: name of the release that was verified against.
-        origin: `CATALOGUE`, or the URL of the release's file.
-        release_sha256: digest of that file.
-        nvr, build_id: the build.
+        origin: `CATALOGUE`, or the URL of the release's file; `release_sha256` is that file's.
         reproducible: every enclave was built with the designated toolchain, with
             nothing left unpinned.
-        toolchain_sha256: digest of the toolchain's description; None when
-            verification did not come that far.
-        plugin_version: version of what verified.
-        verified_at: when the record was accepted, as `2026-11-25T00:00:00Z`;
-            None until then.
-        build_tag, repo_id: of the repository that the buildroots were made from; None in
-            records of schema 1.
-        buildroot_sha256: digest of the buildroots' packages; None when there was none.
-        lock_sha256: digest of the lock that pins those packages, if one does.
+        toolchain_sha256: of its description; None when the verification did not come that far.
+        verified_at: when it was accepted, as `2026-11-25T00:00:00Z`; None until then.
+        build_tag, repo_id: of the buildroots; None in records of schema 1.
+        buildroot_sha256: of the buildroots' packages; None when there was none.
+        lock_sha256: of the lock that pins those, if one does.
         partial: only some of the build's enclaves were to be verified.
     """
 

@@ -165,8 +165,7 @@ class Survey:
 
     Attributes:
         targets: the packages that must be looked at, by path.
-        passed: how many were passed by on repodata's word.
-        absent: how many the repodata list that are not there and have no enclaves.
+        passed, absent: how many the repodata list without enclaves, and are there or not.
         stamps: digests of every repomd.xml that was believed, sorted.
         problems: what speaks against repodata that were not believed.
     """
@@ -242,10 +241,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """How packages are judged; goes to every process.
+    """How packages are judged, as for `check_package`; goes to every process.
 
     Attributes:
-        references: packages and folders of unsigned enclaves, in order.
         record: a result as a mapping that `json.dumps` takes, with its `exit_status`.
         deep: read every payload, so that an enclave under an innocent name is found.
         beside: packages that may hold the counterparts of others; see `neighbours_in`.
