@@ -34,7 +34,6 @@ _HINTS = tuple(hint.encode() for hint in HINTS)
 _START = re.compile(rb"<package[\s>]")
 _END = b"</package>"
 _MOST_WORDS = 160
-_ROWS = 10_000
 _CLOSING = re.compile(rb"\s*(</(metadata|filelists)>\s*)?\Z")
 # Without packages, the whole file is one empty element.
 _EMPTY = re.compile(rb"<(metadata|filelists)\b[^<]*(/>|>\s*</(metadata|filelists)>)\s*\Z")
@@ -47,7 +46,6 @@ class RepodataLimits:
     Attributes:
         archive: of a compressed list. Lists of equal packages pack extremely well,
             so that the ratio says nothing; time is bounded by the total.
-        block: bytes that are read at once.
         element: bytes of what is said about one package.
     """
 
@@ -57,7 +55,6 @@ class RepodataLimits:
             archive_size=2048 * MIB, total_size=8192 * MIB, ratio_grace=8192 * MIB
         )
     )
-    block: int = MIB // 8
     element: int = 32 * MIB
     packages: int = 500_000
 
@@ -99,22 +96,12 @@ def repository_in(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS)
 
     def work(send: Send) -> None:
         found = read_repository(folder, limits)
-        send(found.stamp.encode())
-        rows = list(found.packages.items())
-        for at in range(0, len(rows), _ROWS):
-            send(json.dumps(rows[at : at + _ROWS]).encode())
+        send(json.dumps([found.stamp, found.packages]).encode())
 
-    pieces = pieces_from_child(
-        work, what=f"{folder}: repodata cannot be read", seconds=_SECONDS, memory=_MEMORY
-    )
-    with contextlib.closing(pieces):
-        stamp = next(pieces).decode()
-        packages = {
-            path: Listing(*listing) if listing else None
-            for piece in pieces
-            for path, listing in json.loads(piece)
-        }
-    return Repository(stamp, packages)
+    what = f"{folder}: repodata cannot be read"
+    pieces = pieces_from_child(work, what=what, seconds=_SECONDS, memory=_MEMORY)
+    stamp, packages = json.loads(b"".join(pieces))
+    return Repository(stamp, {path: said and Listing(*said) for path, said in packages.items()})
 
 
 def read_repository(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS) -> Repository:
@@ -285,42 +272,30 @@ class _Reader:
             )
 
     def _elements(self, reader: BoundedReader, path: str) -> Iterator[bytes]:
-        data = self._start(reader, path)
-        if data is None:
-            return
-        searched = 0
-        while True:
-            end = data.rfind(_END, searched)
-            if end >= 0:
-                yield data[: end + len(_END)]
-                data = data[end + len(_END) :]
-            searched = max(0, len(data) - len(_END))
+        data, begun = b"", False
+        for piece in reader.pieces():
+            data += piece
+            if not begun and data.lstrip()[:1] not in (b"", b"<"):
+                raise UnsupportedError(
+                    "the list is of an unknown compression",
+                    file=path,
+                    expected="XML, packed with gzip, xz or zstd",
+                    found=data[:6].hex(),
+                    hint="make the repodata again with createrepo_c --general-compress-type=gz",
+                )
+            start = None if begun else _START.search(data)
+            if start is not None:
+                begun, data = True, data[start.start() :]
+            end = data.rfind(_END) + len(_END) if begun else 0
+            if end >= len(_END):
+                yield data[:end]
+                data = data[end:]
             message = "too much is said about one package"
             at_most(self._limits.element, len(data), message, "bytes", file=path)
-            more = reader.read(self._limits.block)
-            if not more:
-                break
-            data += more
-        if not _CLOSING.match(data):
+        if not begun and not _EMPTY.search(data):
+            raise RepodataError("not a list of packages", file=path)
+        if begun and not _CLOSING.match(data):
             raise RepodataError("the list ends too early", file=path)
-
-    def _start(self, reader: BoundedReader, path: str) -> Optional[bytes]:
-        """What begins with the first package; None when there is none."""
-        data = reader.read(self._limits.block)
-        if not data.lstrip().startswith(b"<"):
-            raise UnsupportedError(
-                "the list is of an unknown compression",
-                file=path,
-                expected="XML, packed with gzip, xz or zstd",
-                found=data[:6].hex() or "nothing",
-                hint="make the repodata again with createrepo_c --general-compress-type=gz",
-            )
-        start = _START.search(data)
-        if start is not None:
-            return data[start.start() :]
-        if _EMPTY.search(data):
-            return None
-        raise RepodataError("not a list of packages", file=path)
 
 
 def _hinted(data: bytes) -> bool:

@@ -9,6 +9,7 @@ done in several processes, and what is done can be kept to resume.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -106,10 +107,14 @@ class ScanState:
         self._known: dict[str, Scanned] = {}
         header = json.dumps({_KEY: key})
         lines = self._lines()
-        kept = bool(lines) and lines[0] == header
-        # A scan that was killed may have left half a line: it is left out.
-        whole = [line for line in lines[1:] if self._learn(line)] if kept else []
-        write_file(path, "".join(f"{line}\n" for line in (header, *whole)).encode())
+        for line in lines[1:] if lines[:1] == [header] else ():
+            # A scan that was killed may have left half a line: it is left out.
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                scanned = Scanned(**json.loads(line))
+                _ = scanned.exit_status, f"{scanned.file:s} {scanned.stamp:s}"
+                self._known[scanned.file] = scanned
+        kept = (json.dumps(vars(scanned)) for scanned in self._known.values())
+        write_file(path, "".join(f"{line}\n" for line in (header, *kept)).encode())
         self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def _lines(self) -> list[str]:
@@ -125,16 +130,6 @@ class ScanState:
                     hint="name a file that is not there yet",
                 )
             return [first, *stream.read().splitlines()]
-
-    def _learn(self, line: str) -> bool:
-        try:
-            scanned = Scanned(**json.loads(line))
-            _ = scanned.exit_status
-            _ = f"{scanned.file:s} {scanned.stamp:s}"
-        except (ValueError, KeyError, TypeError):
-            return False
-        self._known[scanned.file] = scanned
-        return True
 
     def known(self, path: str) -> Optional[Scanned]:
         """The earlier result for a file that has not changed since."""

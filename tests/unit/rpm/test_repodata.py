@@ -96,12 +96,11 @@ def test_every_compression(tmp_path: Path, pack: Optional[str]) -> None:
 
 
 @pytest.mark.parametrize("size", [7, 64, 1000])
-def test_blocks_of_any_size(tmp_path: Path, size: int) -> None:
+def test_pieces_of_any_size(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path)
     whole = read_repository(str(tmp_path))
-    # The first block must reach to the first package.
-    limits = RepodataLimits(block=max(size, 200))
-    assert read_repository(str(tmp_path), limits) == whole
+    monkeypatch.setattr("sgx_enclaves.decompress._OUTPUT_CHUNK", size)
+    assert read_repository(str(tmp_path)) == whole
 
 
 def test_only_the_enclave_folder_is_suspect_as_a_folder(tmp_path: Path) -> None:
