@@ -84,7 +84,13 @@ def render(request: SpecRequest) -> str:
         undefined=jinja2.StrictUndefined,
         finalize=_escaped,
     )
-    values = (_toolchain if request.kind is SpecKind.TOOLCHAIN else _values)(request)
+    chosen = _toolchain if request.kind is SpecKind.TOOLCHAIN else _values
+    values = {
+        "release": request.release,
+        "date": request.date.strftime("%a %b %d %Y"),
+        "packager": request.packager,
+        **chosen(request),
+    }
     try:
         return environment.get_template(f"{request.kind.value}.spec.j2").render(values)
     except jinja2.TemplateNotFound as error:
@@ -162,11 +168,8 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
     sources = _sources(request, enclaves)
     values: dict[str, object] = {
         "kind": request.kind.value,
-        "release": release,
         "arguments": _arguments(request, len(sources) - 1),
         "url": _HOME,
-        "date": request.date.strftime("%a %b %d %Y"),
-        "packager": request.packager,
         "notes": notes,
         "enclaves": enclaves,
         "bundled": {enclave.name: _bundled(request, enclave) for enclave in enclaves},
@@ -176,19 +179,17 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
     values["licences"] = _licences(request, trees)
     if request.kind is SpecKind.REPRODUCIBLE:
         toolchains = [(tree, tree.toolchain) for tree, _build in trees if tree.toolchain]
-        packaged = [tree.name for tree, _found in toolchains if _packaged_tools(tree)]
         tools = {
             tool.name
             for tree, found in toolchains
             for tool in found.tools
             if tool.name not in _packaged_tools(tree)
         }
+        packaged = [tree.name for tree, _found in toolchains if _packaged_tools(tree)]
+        brought = (f"sgx-toolchain({name})" for name in packaged)
         values["toolchain"] = ", ".join(sorted({found.name for _tree, found in toolchains}))
         values["tools"] = sorted(tools)
-        values["toolchain_packages"] = [
-            *(f"sgx-toolchain({name})" for name in packaged),
-            *request.toolchain_packages,
-        ]
+        values["toolchain_packages"] = [*brought, *request.toolchain_packages]
     return values
 
 
@@ -253,13 +254,10 @@ def _toolchain(request: SpecRequest) -> Mapping[str, object]:
             expected=", ".join(lost),
         )
     return {
-        "release": release,
         "toolchain": toolchain,
         "tools": tools,
         "sources": _sources(request, ()),
         "place": build.root.rpartition("/")[0],
-        "date": request.date.strftime("%a %b %d %Y"),
-        "packager": request.packager,
     }
 
 

@@ -144,7 +144,10 @@ def check_package(
             findings += rules.missing(package, results)
             if results or findings:
                 findings += rules.scripts(package)
-            results = [_with_notes(package, results, result) for result in results]
+            results = [
+                replace(result, findings=(*result.findings, *_notes(package, results, result)))
+                for result in results
+            ]
     except SgxEnclavesError as error:
         findings.append(package_finding(error, path))
     return PackageResult(path, nevra, tuple(results), (*findings, *embedded))
@@ -171,28 +174,22 @@ def _items(
     return enclaves_among(package, members)
 
 
-def _with_notes(
+def _notes(
     package: Package, results: list[EnclaveResult], result: EnclaveResult
-) -> EnclaveResult:
-    if any(f.code == "enclave-malformed" for f in result.findings):
-        return result
-    notes = (
-        *rules.unconventional(package, result),
-        *rules.unsigned_beside_signed(results, result),
-    )
-    return replace(result, findings=(*result.findings, *notes))
+) -> Iterator[Finding]:
+    if not any(f.code == "enclave-malformed" for f in result.findings):
+        yield from rules.unconventional(package, result)
+        yield from rules.unsigned_beside_signed(results, result)
 
 
 def package_finding(error: SgxEnclavesError, path: str) -> Finding:
     """An error about a package as a finding; its code says what kind of trouble it is."""
-    code = "package-malformed"
-    if isinstance(error, PackageDamagedError):
-        code = "package-damaged"
-    elif isinstance(error, LimitError):
-        code = "package-too-large"
-    elif isinstance(error, UnsupportedError):
-        code = "package-unsupported"
-    found = finding_of(error, code)
+    codes = {
+        PackageDamagedError: "package-damaged",
+        LimitError: "package-too-large",
+        UnsupportedError: "package-unsupported",
+    }
+    found = finding_of(error, codes.get(type(error), "package-malformed"))
     return replace(found, message=error.message) if error.file == path else found
 
 

@@ -274,7 +274,13 @@ class Links:
                 del path[-1:]
                 continue
             path.append(part)
-            self._spend(len(path), link)
+            self._budget -= len(path)
+            if self._budget < 0:
+                raise LimitError(
+                    f"too many symbolic links to follow, among them {link.path!r}",
+                    file=self._package.file,
+                    expected=f"at most {_LINK_STEPS} steps",
+                )
             file = self._by_path.get("/" + "/".join(path))
             if file is None or file.kind is not FileKind.SYMLINK:
                 continue
@@ -289,15 +295,6 @@ class Links:
             pending += [p for p in reversed(file.target.split("/")) if p]
         end = self._by_path.get("/" + "/".join(path))
         return end if end is not None and end.kind is FileKind.FILE else None
-
-    def _spend(self, steps: int, link: PackageFile) -> None:
-        self._budget -= steps
-        if self._budget < 0:
-            raise LimitError(
-                f"too many symbolic links to follow, among them {link.path!r}",
-                file=self._package.file,
-                expected=f"at most {_LINK_STEPS} steps",
-            )
 
 
 @record

@@ -187,28 +187,22 @@ class SharedOpener:
         self, path: str, package: Package, stream: BinaryIO
     ) -> Generator[PayloadFile, None, None]:
         if self._pieces is None and path in self._queue[:1]:
-            self._start()
+            # Without the packages whose payload is damaged.
+            readers = {}
+            for queued in self._queue:
+                with contextlib.suppress(SgxEnclavesError):
+                    readers[queued] = (self._opened[queued][0], _reader(*self._opened[queued]))
+            self._queue = list(readers)
+            self._pieces = _pieces(list(readers.values())) if readers else None
         if self._pieces is None or path not in self._queue[:1]:
             yield from read_payload(package, stream)
             return
         del self._queue[0]
-        is_whole = False
         try:
             yield from _files(package, self._pieces)
-            is_whole = True
-        finally:
-            if not is_whole:
-                self._end()
-
-    def _start(self) -> None:
-        """Begin the child, without the packages whose payload is damaged."""
-        readers = {}
-        for path in self._queue:
-            package, stream = self._opened[path]
-            with contextlib.suppress(SgxEnclavesError):
-                readers[path] = (package, _reader(package, stream))
-        self._queue = list(readers)
-        self._pieces = _pieces(list(readers.values())) if readers else None
+        except BaseException:
+            self._end()
+            raise
 
     def _end(self) -> None:
         if self._pieces is not None:

@@ -147,7 +147,7 @@ CUT = primary_of(LISTED).encode()[:-20]
         ({"lists": {"primary": SHORT}}, ArchiveError, "ends too early"),
         ({"lists": {"primary": gzip.compress(CUT)}}, RepodataError, "ends too early"),
         ({"lists": {"primary": b"BZh9"}}, UnsupportedError, "unknown compression"),
-        ({"lists": {"primary": b""}}, UnsupportedError, "unknown compression"),
+        ({"lists": {"primary": b""}}, RepodataError, "not a list of packages"),
         ({"lists": {"primary": b"<html></html>"}}, RepodataError, "not a list of packages"),
         (
             {"lists": {"primary": b"<metadata><package>\xff</package></metadata>"}},
