@@ -37,6 +37,8 @@ _LATER = 5
 _WIDE = 120
 
 
+# For programs, for people, and the exit status.
+_Shown = tuple[dict[str, Any], str, int]
 _ABOUT = """Verify that signed SGX enclaves are what their release's sources build, plus signatures.
 
 A verification runs on Koji's builders. That of a build leaves a record on the hub, and a
@@ -54,7 +56,9 @@ def handle_sgx_enclaves(goptions: Any, session: Any, args: Sequence[str]) -> int
         except SystemExit as error:
             # Koji's helpers end the program with status 1 when there is no connection
             raise koji.GenericError("no connection to the hub") from error
-        return verb(goptions, session, given)
+        plain, text, status = verb(goptions, session, given)
+        sys.stdout.write(f"{_json(plain)}\n" if given.json else text)
+        return status
     except (koji.GenericError, Fault, OSError, KeyboardInterrupt) as error:
         kind, message = type(error).__name__, _words(error)
     print(message, file=sys.stderr)
@@ -122,24 +126,24 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if isinstance(error, OSError) else text
 
 
-def _build(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _build(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     """Build a release's enclaves and compare them with the vendor's."""
     return _verification(goptions, session, given, None)
 
 
-def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     """Verify a build's signed enclaves, and keep a record."""
     return _verification(goptions, session, given, given.build)
 
 
-def _verify_task(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _verify_task(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     """Verify the packages of a build task, as of a scratch build; nothing is recorded."""
     return _verification(goptions, session, given, None, task_id=given.task)
 
 
 def _verification(
     goptions: Any, session: Any, given: argparse.Namespace, build: Any, **more: Any
-) -> int:
+) -> _Shown:
     asked = {name: getattr(given, name) for name in _OPTIONS}
     opts = {name: value for name, value in {**asked, **more}.items() if value}
     if given.enclave:
@@ -151,8 +155,7 @@ def _verification(
     if given.nowait:
         place = f"{goptions.weburl}/taskinfo?taskID={task}"
         text = f"Created task: {task}\nTask info: {place}\n"
-        _show(given, {"task_id": task, "weburl": place}, text)
-        return 0
+        return {"task_id": task, "weburl": place}, text, 0
     quiet = given.json or goptions.quiet
     if not quiet:
         print(f"Created task: {task}")
@@ -162,7 +165,7 @@ def _verification(
     return _result(goptions, session, given)
 
 
-def _result(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _result(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     """Show what a verification task gave."""
     task = given.task
     info = session.getTaskInfo(task, strict=True)
@@ -173,8 +176,8 @@ def _result(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     folder = koji.PathInfo(topdir=goptions.topurl).task(task)
     report = f"{folder}/{result['report']}"
     text = f"{filled('answer.txt', found=result, width=_width())}report: {report}\n"
-    _show(given, {**result, "task_id": task, "report_url": report}, text)
-    return exit_status(result["verdict"])
+    plain = {**result, "task_id": task, "report_url": report}
+    return plain, text, exit_status(result["verdict"])
 
 
 def _record(session: Any, build: Any) -> dict[str, Any]:
@@ -185,14 +188,14 @@ def _record(session: Any, build: Any) -> dict[str, Any]:
     return record
 
 
-def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     """Show a build's record: the newest that decided something."""
     record = _record(session, given.build)
-    _show(given, record, filled("record.txt", found=record, width=_width()))
-    return exit_status(record["verdict"])
+    text = filled("record.txt", found=record, width=_width())
+    return record, text, exit_status(record["verdict"])
 
 
-def _export(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _export(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     """Print a build's record as in-toto statements, to be signed with sgx-enclaves attest."""
     record = session.getSgxVerification(given.build, strict=True)
     try:
@@ -200,11 +203,10 @@ def _export(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     except SgxEnclavesError as error:
         raise koji.GenericError(str(error)) from error
     lines = "".join(f"{enveloped(statement).payload.decode()}\n" for statement in made)
-    _show(given, {"statements": made}, lines)
-    return 0
+    return {"statements": made}, lines, 0
 
 
-def _list(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _list(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     """List records, the newest first."""
     records = session.listSgxVerifications(
         build=given.build,
@@ -215,19 +217,17 @@ def _list(goptions: Any, session: Any, given: argparse.Namespace) -> int:
         queryOpts={"limit": given.limit},
     )
     text = records_table(records) if records else "no such records\n"
-    _show(given, {"records": records}, text)
-    return 0
+    return {"records": records}, text, 0
 
 
-def _gate_status(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _gate_status(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     """Would a tag take a build, and why not."""
     status = session.getSgxGateStatus(given.build, given.tag)
     text = filled("gate.txt", build=given.build, tag=given.tag, status=status, width=_width())
-    _show(given, status, text)
-    return 0 if status["allowed"] else _DENIED
+    return status, text, 0 if status["allowed"] else _DENIED
 
 
-def _publish(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _publish(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     """Send what the gate says of a build to a ResultsDB, for Greenwave and Bodhi."""
     record = _record(session, given.build)
     status = session.getSgxGateStatus(given.build, given.tag)
@@ -255,11 +255,10 @@ def _publish(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     if answer.status_code != requests.codes.created:
         said = " ".join(answer.text.split())[:_LONGEST_NOTE]
         raise koji.GenericError(f"{place} did not take the result: {answer.status_code} {said}")
-    _show(given, result, f"{result['outcome']}: {record['nvr']}, sent to {place}\n")
-    return 0
+    return result, f"{result['outcome']}: {record['nvr']}, sent to {place}\n", 0
 
 
-def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     """List builds that a tag shows without a fitting record."""
     refused: list[dict[str, Any]] = []
     count, after = 0, 0
@@ -268,27 +267,22 @@ def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> int:
         refused += found["refused"]
         count, after = count + found["looked_at"], found["next"]
     plain = {"tag": given.tag, "looked_at": count, "refused": refused}
-    _show(given, plain, filled("audit.txt", **plain, width=_width()))
-    return _DENIED if refused else 0
+    text = filled("audit.txt", **plain, width=_width())
+    return plain, text, _DENIED if refused else 0
 
 
-def _doctor(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _doctor(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     """Check the hub's set-up, and say what is wrong."""
     checks = session.checkSgxSetup()
-    _show(given, {"checks": checks}, filled("doctor.txt", checks=checks, width=_width()))
-    return 0 if all(check["good"] for check in checks) else _DENIED
+    text = filled("doctor.txt", checks=checks, width=_width())
+    return {"checks": checks}, text, 0 if all(check["good"] for check in checks) else _DENIED
 
 
-def _lock(goptions: Any, session: Any, given: argparse.Namespace) -> int:
+def _lock(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     """Pin the buildroot of a verification for its release."""
     lock = session.setSgxLock(given.task)
     text = f"release {lock['release']} is built from now on in the buildroot of task {given.task}"
-    _show(given, lock, f"{text}: lock {lock['sha256']}\n")
-    return 0
-
-
-def _show(given: argparse.Namespace, plain: dict[str, Any], text: str) -> None:
-    sys.stdout.write(f"{_json(plain)}\n" if given.json else text)
+    return lock, f"{text}: lock {lock['sha256']}\n", 0
 
 
 def _json(plain: dict[str, Any]) -> str:
@@ -316,7 +310,7 @@ _TASK = """
 --channel CHANNEL  run in this channel
 --nowait  do not wait for the task; exit status 0"""
 _Connect = Callable[[Any, Any], None]
-_Run = Callable[[Any, Any, argparse.Namespace], int]
+_Run = Callable[[Any, Any, argparse.Namespace], _Shown]
 # Of each verb: how it connects, what runs it, what its exit status says, and its arguments.
 _VERBS: dict[str, tuple[_Connect, _Run, str, str]] = {
     "build": (
