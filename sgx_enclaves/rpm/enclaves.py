@@ -358,10 +358,13 @@ def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optio
     if member.file.size > limit:
         _require_no_metadata(package, member.file.path, first, chunks, named)
         return None
-    # Unlike joining a list, this does not hold the file twice.
+    # Unlike joining a list, this does not hold the file twice; and it need not grow.
     buffer = io.BytesIO()
-    buffer.write(first)
-    for chunk in chunks:
+    if first:
+        buffer.seek(member.file.size - 1)
+        buffer.write(b"\0")
+        buffer.seek(0)
+    for chunk in itertools.chain((first,), chunks):
         buffer.write(chunk)
     data = buffer.getvalue()
     return data if named or is_enclave(data) else None
