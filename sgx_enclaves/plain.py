@@ -174,21 +174,26 @@ def as_plain(value: object) -> Any:
         plain = as_plain(value.value)
     elif isinstance(value, (int, float, str)):
         plain = value
+    elif isinstance(value, (list, tuple)):
+        plain = [as_plain(item) for item in value]
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain = {name: as_plain(getattr(value, name)) for name in _field_names(type(value))}
     elif isinstance(value, (bytes, bytearray, memoryview)):
         plain = value.hex()
-    elif isinstance(value, os.PathLike):
-        plain = os.fspath(value)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     elif isinstance(value, Mapping):
         plain = {str(as_plain(key)): as_plain(item) for key, item in value.items()}
     elif isinstance(value, (set, frozenset)):
         plain = sorted(as_plain(item) for item in value)
-    elif isinstance(value, (list, tuple)):
-        plain = [as_plain(item) for item in value]
+    elif isinstance(value, os.PathLike):
+        plain = os.fspath(value)
     else:
         raise TypeError(f"{type(value).__name__} has no plain form")
     return plain
+
+
+@functools.cache
+def _field_names(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def from_plain(cls: type[T], data: object) -> T:

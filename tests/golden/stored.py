@@ -15,7 +15,7 @@ import re
 import string
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def digest(value: Any, size: int = 12) -> str:
 
 def facts(value: Any) -> Any:
     """Plain data without the texts for people."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: facts(item) for key, item in value.items() if key not in PROSE}
     if isinstance(value, (list, tuple)):
         return [facts(item) for item in value]
