@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
 import shutil
+import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from demo.packages import MACROS, Built, Workshop, install, rpm_in, rpmlint, run
 from demo.release import (
     CHECKSUMS_FILE,
     ENCLAVE_LIST,
+    PREBUILT,
     SIGNED_FILE,
     SOURCE_FILE,
     VERSION,
@@ -38,8 +39,7 @@ from demo.source_packages import (
     Stock,
     least_isvsvn,
     make_forged,
-    make_source_packages,
-    prepare,
+    make_stock,
     signatures_of,
     write_spec,
 )
@@ -50,6 +50,7 @@ from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sigstruct import TYPE_DEBUG, Sigstruct
 from tests.enclaves.compiled import build_enclaves, have_toolchain, variant_file
+from tests.integration.demonstration import OUTPUT, STATUS, demo_folder
 from tests.support.keys import foreign_key, sign_sigstruct
 from tests.support.once import made_once
 from tests.support.signed import with_fips_signature
@@ -69,10 +70,10 @@ ONLY_PCE = tuple(arg for e in (IDE, QE3, TDQE) for arg in ("--without", e.name))
 
 @dataclass(frozen=True)
 class World:
-    """Packages of the honest release, made once.
+    """Packages of the honest release, which the demo has made.
 
     Attributes:
-        folder: where everything is.
+        folder: where it has made them.
         stock: what they were made of.
     """
 
@@ -92,7 +93,7 @@ class World:
     @property
     def root(self) -> Path:
         """Where the packages of unsigned enclaves are installed."""
-        return self.folder / "root"
+        return self.folder / "buildroot"
 
     def packages(self, kind: str) -> list[Path]:
         """The binary packages of a kind."""
@@ -111,25 +112,26 @@ class World:
         return next((self.folder / "rpmbuild" / f"{kind}-source").glob("SRPMS/*.rpm"))
 
 
-def make_world(folder: Path) -> None:
-    stock = prepare(folder)
-    (folder / "stock").write_bytes(pickle.dumps(stock))
-    sources = make_source_packages(folder, stock)
-    shop = Workshop(folder, folder / "root")
-    for kind in KINDS:
-        built = shop.rpmbuild("--rebuild", getattr(sources, kind), top=kind)
-        assert built.status == 0, built.text
-        if kind == "reproducible":
-            installed = install(built.packages, folder / "root")
-            assert installed.status == 0, installed.text
+def stock_of(folder: Path) -> Stock:
+    """What the demo's packages were made of."""
+    with tarfile.open(folder / "prebuilt" / SIGNED_FILE) as archive:
+        signed = {
+            e.signed: archive.extractfile(f"{PREBUILT}/{e.signed}").read()  # type: ignore[union-attr]
+            for e in ENCLAVE_LIST
+        }
+    forged = (folder / "forged" / PCE.signed).read_bytes()
+    signer = vendor.mrsigner(vendor.make_key(folder / "vendor.pem"))
+    stock = make_stock(signed, signer, forged)
+    root = re.search(r'^root = "(.*)"$', (folder / "prebuilt" / RELEASE_FILE).read_text(), re.M)
+    assert root is not None
+    return replace(stock, description=replace(stock.description, root=root[1]))
 
 
 @pytest.fixture(scope="session", name="world")
 def _world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = made_once(tmp_path_factory, "spec-packages", make_world)
-    # Our own file.
-    stock: Stock = pickle.loads((folder / "stock").read_bytes())  # noqa: S301
-    return World(folder, stock)
+    folder = demo_folder(tmp_path_factory)
+    assert (folder / STATUS).read_text() == "0", (folder / OUTPUT).read_text()
+    return World(folder / "packages", stock_of(folder / "packages"))
 
 
 @dataclass
