@@ -14,6 +14,7 @@ import tarfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ class Lie:
     reported: str
 
 
+@cache
 def nested_bomb() -> bytes:
     """64 MiB of zeros, packed three times."""
     inner = lzma.compress(gzip.compress(bytes(64 << 20)))
@@ -203,19 +205,29 @@ def gave_up(lint: Lint) -> bool:
     return lint.status == 3 and "fatal error while reading" in lint.text
 
 
+@cache
+def lie(name: str) -> bytes:
+    return LIES[name].make()
+
+
+@pytest.fixture(scope="module", name="linted")
+def _linted(rpmlint: Rpmlint, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Lint]:
+    """What this rpmlint says of a lie, which it looks at once."""
+    return cache(lambda name: lint_bytes(rpmlint, tmp_path_factory.mktemp("lie"), lie(name)))
+
+
 @pytest.mark.parametrize("name", LIES)
-def test_a_lie_is_reported(rpmlint: Rpmlint, tmp_path: Path, name: str) -> None:
-    lint = lint_bytes(rpmlint, tmp_path, LIES[name].make())
+def test_a_lie_is_reported(linted: Callable[[str], Lint], name: str) -> None:
+    lint = linted(name)
     assert lint.status != 0, lint.text
     assert "sgx-enclave-verified" not in lint.text
     assert gave_up(lint) or ("E", LIES[name].reported) in lint.ours, lint.text
 
 
-def test_lies_that_rpmlint_itself_does_not_notice(rpmlint: Rpmlint, tmp_path: Path) -> None:
+def test_lies_that_rpmlint_itself_does_not_notice(linted: Callable[[str], Lint]) -> None:
     """What the last test proves of our check: that rpmlint does not give up on all of them."""
     for name in ("header size", "file digest", "ghost", "section renamed", "promise"):
-        lint = lint_bytes(rpmlint, tmp_path, LIES[name].make())
-        assert not gave_up(lint), lint.text
+        assert not gave_up(linted(name)), linted(name).text
 
 
 def test_an_honest_package_of_the_same_making(rpmlint: Rpmlint, tmp_path: Path) -> None:
