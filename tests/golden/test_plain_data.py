@@ -102,9 +102,9 @@ def at_path(data: Any, path: tuple[Any, ...]) -> Any:
 
 
 def put(data: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """A copy with another value at a place."""
-    changed = copy.deepcopy(data)
-    at_path(changed, path[:-1])[path[-1]] = value
+    """A copy with another value at a place; what is elsewhere is shared, for nothing changes it."""
+    changed = copy.copy(data)
+    changed[path[0]] = put(data[path[0]], path[1:], value) if path[1:] else value
     return changed
 
 

@@ -431,10 +431,11 @@ def test_what_it_costs_to_tag_a_build_of_libraries(
     unpack: dict[str, Any] = {"gzip": gzip.decompress, "xz": lzma.decompress}
     unpack["zstd"] = zstd.ZstdDecompressor().decompress
     code = machine_code()
+    assert len(code) > 2 << 20
     files, payloads = [], []
     for number in range(count):
         start = number * len(code) // (2 * count)
-        library = RpmFile("/usr/lib64/libx.so.1", (code[start:] + code)[: 1 << 20])
+        library = RpmFile("/usr/lib64/libx.so.1", code[start : start + (1 << 20)])
         name = f"x{number}-1.0-1.x86_64.rpm"
         path = shelf.put([library], name, name=f"x{number}", compressor=compressor)
         files.append(BuildFile(name, path))
