@@ -17,13 +17,13 @@ from shlex import quote
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.catalogue.records import Build, Catalogue, Enclave, Release, ToolPin
+from sgx_enclaves.enclave.policy import signer_name
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import printable
 
 # setup.py puts the folder spec-templates/ there.
 _INSTALLED = Path(__file__).with_name("spec_templates")
 _CHECKOUT = Path(__file__).resolve().parents[1] / "spec-templates"
-_HOME = "https://github.com/intel/confidential-computing.sgx"
 
 
 class SpecKind(enum.Enum):
@@ -109,8 +109,8 @@ def _packaged(request: SpecRequest) -> tuple[tuple[Enclave, ...], list[str]]:
         why = enclave.not_reproducible
         if why is None and enclave.so_version is None:
             why = "the version of its file is not known"
-        if why is None and request.kind is SpecKind.PREBUILT and not enclave.may_ship:
-            why = enclave.reason
+        if why is None and request.kind is SpecKind.PREBUILT:
+            why = enclave.misnamed or (None if enclave.may_ship else enclave.reason)
         if why is None:
             chosen.append(enclave)
         else:
@@ -169,7 +169,8 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
     values: dict[str, object] = {
         "kind": request.kind.value,
         "arguments": _arguments(request, len(sources) - 1),
-        "url": _HOME,
+        "vendor": _vendor(release),
+        "url": _home(request, enclaves),
         "notes": notes,
         "enclaves": enclaves,
         "bundled": {enclave.name: _bundled(request, enclave) for enclave in enclaves},
@@ -191,6 +192,20 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
         values["tools"] = sorted(tools)
         values["toolchain_packages"] = [*brought, *request.toolchain_packages]
     return values
+
+
+def _vendor(release: Release) -> str:
+    """Whose keys the enclaves are signed with, where all are known as one's."""
+    names = {signer_name(enclave.signer).partition(" (")[0] for enclave in release.enclaves}
+    return "Intel" if names == {"Intel"} else "the vendor"
+
+
+def _home(request: SpecRequest, enclaves: Iterable[Enclave]) -> str:
+    """The page of the sources, by the newest place of the first; else where the vendor's are."""
+    places = [build.sources[0].artifact.urls[-1] for _tree, build in _trees(request, enclaves)]
+    places += [archive.artifact.urls[0] for archive in request.release.vendor]
+    page, archive, _rest = places[0].partition("/archive/")
+    return page if archive else f"{places[0].rpartition('/')[0]}/"
 
 
 def _bundled(request: SpecRequest, enclave: Enclave) -> Mapping[str, str]:

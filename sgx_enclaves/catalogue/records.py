@@ -262,6 +262,13 @@ class Enclave:
         return f"libsgx_{self.file}.signed.so"
 
     @property
+    def misnamed(self) -> str:
+        """Why no package can ship the vendor's file as it is; empty if one can."""
+        name = self.member.rpartition("/")[2]
+        other = f"its member is called {name}, and packages ship {self.signed_file}"
+        return "" if name == self.signed_file else other
+
+    @property
     def signature_file(self) -> str:
         """The name of a file with the vendor's signatures only."""
         return f"libsgx_{self.file}.sig"

@@ -250,6 +250,7 @@ def check_tree(release: Release, build: Build, tree: Path) -> Iterator[tuple[str
         made = made or program == "make"
         yield f"step {step.id}", problem
     for enclave in release.enclaves:
+        yield f"enclave {enclave.name} in the vendor's archive", enclave.misnamed
         if enclave.build is not None:
             folder = tree / enclave.build.make_directory
             problem = _missing(tree / enclave.build.config) or _no_makefile(folder)

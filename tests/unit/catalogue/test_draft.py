@@ -294,7 +294,7 @@ ARCHIVE = gzip.compress(
     ),
     mtime=0,
 )
-SIGNED = tm.file("one.so", b"signed") + tm.END
+SIGNED = tm.file("libsgx_one.signed.so", b"signed") + tm.END
 TOML = """
 schema = 1
 name = "small"
@@ -335,7 +335,7 @@ urls = ["https://example.invalid/v.tar.gz"]
 name = "one"
 file = "one"
 vendor = "v"
-member = "one.so"
+member = "libsgx_one.signed.so"
 signer = "SIGNER"
 isvprodid = 1
 least_isvsvn = 1
@@ -395,6 +395,11 @@ def test_a_release_that_says_right_of_its_sources(
         ('"License.txt"', '"COPYING"', "licence COPYING: COPYING is not there"),
         ('["make", "sdk"]', '["./run"]', "step sdk: run is not there"),
         ("e/config.xml", "e/config.xlm", "enclave one: config.xlm is not there"),
+        (
+            'member = "libsgx_one.signed.so"',
+            'member = "psw/one.so"',
+            "archive: its member is called one.so, and packages ship libsgx_one.signed.so",
+        ),
         ('make_directory = "e"', 'make_directory = "."', ""),
         ('make_directory = "e"', 'make_directory = "f"', "enclave one: there is no makefile"),
     ],
@@ -467,12 +472,12 @@ def test_what_may_be_shipped_is_packed_again(
         assert main([*words, "-o", str(tmp_path / name)]) == 0
     data = (tmp_path / "one.tar").read_bytes()
     assert (tmp_path / "two.tar").read_bytes() == data
-    assert b"one.so" in data
+    assert b"libsgx_one.signed.so" in data
     said = capsys.readouterr().out
     assert hashlib.sha512(data).hexdigest() in said
-    assert "one.so, sha256 " in said
+    assert "libsgx_one.signed.so, sha256 " in said
     assert "NOT PINNED: give it signed_sha256" in said
-    other = (tmp_path / "small.toml").read_text().replace('"one.so"', '"two.so"')
+    other = (tmp_path / "small.toml").read_text().replace('"libsgx_one.signed.so"', '"two.so"')
     (tmp_path / "small.toml").write_text(other)
     assert main([*words, "-o", str(tmp_path / "three.tar")]) == 2
     assert "no member 'two.so'" in capsys.readouterr().err

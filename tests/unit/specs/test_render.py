@@ -278,6 +278,16 @@ def test_what_cannot_be_built_or_named_is_left_out_and_reported() -> None:
         spec(enclaves=enclaves[:2])
 
 
+def test_a_file_of_another_name_is_shipped_by_no_prebuilt_package() -> None:
+    pce, *others = CATALOGUE.release(NEWEST).enclaves
+    enclaves = (replace(pce, member="bin/pce.dll"), *others)
+    why = (
+        "# pce is left out: its member is called pce.dll, and packages ship libsgx_pce.signed.so\n"
+    )
+    assert why in spec(enclaves=enclaves)
+    assert "is left out" not in spec(enclaves=enclaves, kind=SpecKind.GRAFTED)
+
+
 def test_an_enclave_that_may_not_be_shipped_is_off() -> None:
     pce, *others = CATALOGUE.release(NEWEST).enclaves
     text = spec(enclaves=(replace(pce, may_ship=False), *others), kind=SpecKind.GRAFTED)
@@ -334,6 +344,34 @@ def test_a_release_of_ones_own_is_a_source(tmp_path: Path, kind: SpecKind) -> No
     (number,) = re.findall(r"^Source(\d+): +own\.toml$", found, re.MULTILINE)
     assert f" -c %{{SOURCE{number}}} own " in found
     assert "%{_sourcedir}" not in found
+
+
+@pytest.mark.parametrize("kind", SpecKind)
+def test_the_package_of_another_vendor_does_not_name_intel(kind: SpecKind) -> None:
+    release = CATALOGUE.release(NEWEST)
+    assert release.build is not None
+    assert "Intel" in spec(kind=kind)
+    first, *others = release.build.sources
+    first = replace(first, artifact=replace(first.artifact, urls=("https://example.org/s/a.tgz",)))
+    own = replace(
+        release,
+        name="acme-7",
+        title="Acme's enclaves 7",
+        sgx="7.1",
+        enclaves=tuple(replace(enclave, signer="ab" * 32) for enclave in release.enclaves),
+        build=replace(release.build, sources=(first, *others)),
+        license_about=(),
+    )
+    text = rendered(Catalogue({"acme-7": own}), own, kind)
+    said = [
+        line for line in text.splitlines() if not re.match(r"Source\d|Provides: |%{!\?sgx_p", line)
+    ]
+    assert not re.findall("(?i).*intel.*|.*FESCo.*", "\n".join(said))
+    if kind is SpecKind.TOOLCHAIN:
+        return
+    assert "%global sgx_version 7.1\n" in text
+    assert "URL:            https://example.org/s/\n" in text
+    assert "The enclaves of Acme's enclaves 7," in text
 
 
 # --- the verb ---
