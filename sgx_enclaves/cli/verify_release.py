@@ -29,7 +29,8 @@ from sgx_enclaves.cli.output import (
 )
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.evidence.report import of_release, write_report
-from sgx_enclaves.files import write_file
+from sgx_enclaves.files import make_folder, write_file
+from sgx_enclaves.limits import MIB
 from sgx_enclaves.release import verify
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.report.forms import release_dict
@@ -39,6 +40,8 @@ from sgx_enclaves.report.templated import release_html, release_text
 def verify_release(args: argparse.Namespace) -> int:
     check_open(args, "report")
     check_report(args)
+    if args.report is not None:
+        _try_report(args.report)
     catalogue = chosen_catalogue(args)
     release = catalogue.release(args.release)
     release = release.only(args.enclaves) if args.enclaves else release
@@ -74,6 +77,14 @@ def verify_release(args: argparse.Namespace) -> int:
     if weaker:
         message("identical, but not the reproducible verdict, which was required")
     return status
+
+
+def _try_report(folder: Path) -> None:
+    """Find out before the build, and not after it, that reports cannot be written there."""
+    make_folder(folder)
+    probe = folder / ".sgx-enclaves"
+    write_file(str(probe), bytes(MIB))
+    probe.unlink()
 
 
 def _repacked(values: list[str], release: Release) -> dict[str, Path]:

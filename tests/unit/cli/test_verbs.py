@@ -18,6 +18,7 @@ import pytest
 from sgx_enclaves import __version__
 from sgx_enclaves.cli.declare import VERBS
 from sgx_enclaves.cli.main import main
+from sgx_enclaves.errors import InputError
 from tests.support.keys import foreign_key, mrsigner, private_pem, public_pem, vendor_key
 from tests.support.signed import DATE, Case, config_xml, fips_enclave, signed_enclave
 from tests.unit.conftest import Run
@@ -598,3 +599,24 @@ def test_a_bug_of_ours_never_looks_like_a_verdict(
     assert "internal error at" in said
     assert "out of cheese" in said
     assert "Traceback" not in said
+
+
+def test_where_reports_go_is_tried_before_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = []
+
+    def build(*_arguments: object, **_options: object) -> None:
+        built.append(1)
+        raise InputError("an hour later")
+
+    monkeypatch.setattr("sgx_enclaves.release.verify.verify_release", build)
+    words = ["verify-release", "sgx-2.25-dcap-1.22", "--work", str(tmp_path), "--report"]
+    assert main([*words, "/proc/1/reports"]) == 2
+    assert "the directory cannot be made" in capsys.readouterr().err
+    assert built == []
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.json").write_text("of an earlier run")
+    assert main([*words, str(tmp_path / "report")]) == 2
+    assert "an hour later" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.json"]

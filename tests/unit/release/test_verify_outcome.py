@@ -204,6 +204,14 @@ def test_difference_without_the_designated_toolchain_says_so() -> None:
     assert "designated toolchain" not in judged(OTHER).claim
 
 
+def test_a_second_signature_is_in_the_text() -> None:
+    second = Finding("second-signature", Severity.NOTE, "there is one", found="a key")
+    compared = replace(verdict_of(Outcome.IDENTICAL), findings=(second,))
+    said = " ".join(release_text(judged(replace(SAME, verdict=compared))).split())
+    assert "1..., a second signature by a key that nothing binds to the vendor unproved" in said
+    assert "second signature" not in release_text(judged(SAME))
+
+
 def test_unpinned_row_is_red_in_text_and_html() -> None:
     verdict = judged(SAME, unpinned=[f"source.{n}" for n in range(9)], allowed=True)
     row = next(x for x in release_text(verdict).splitlines() if "UNPINNED" in x)

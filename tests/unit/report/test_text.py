@@ -17,6 +17,7 @@ from sgx_enclaves.enclave.verdict import (
     Verdict,
 )
 from sgx_enclaves.report.forms import verdict_text
+from sgx_enclaves.report.text import finding_lines
 from tests.unit.report.verdicts import (
     DIFFERS,
     IDENTICAL,
@@ -151,6 +152,16 @@ def test_width_is_kept_where_words_allow_it() -> None:
     assert max(map(len, verdict_text(DIFFERS, width=132).splitlines())) <= 132
     narrow = verdict_text(replace(DIFFERS, mrenclave=None), width=60)
     assert max(map(len, narrow.splitlines())) <= 60
+
+
+def test_a_block_that_the_message_names_is_named_once() -> None:
+    note = Finding("x", Severity.NOTE, "block 0 has something", block=0)
+    other = replace(note, message="block 10 is like it", block=1)
+    text = verdict_text(replace(IDENTICAL, findings=(note, other)))
+    assert "note     block 0 has something\n" in text
+    assert "block 1: block 10 is like it" in text
+    assert finding_lines(note) == ["block 0 has something"]
+    assert finding_lines(other) == ["block 10 is like it (block 1)"]
 
 
 def test_the_sentence_names_the_file_without_its_folder() -> None:
