@@ -15,7 +15,7 @@ from typing import Any
 from sgx_enclaves import __version__
 from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
 from sgx_enclaves.cli.compare import check_report
-from sgx_enclaves.cli.output import note, out, out_json, out_report, progress, width
+from sgx_enclaves.cli.output import message, note, out, out_json, out_report, progress, width
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS
@@ -33,7 +33,7 @@ def check_rpm(args: argparse.Namespace) -> int:
     beside = neighbours_among(args.packages if len(args.packages) > 1 else ())
     neighbours = replace(_neighbours(args), references=beside)
     generation = chosen_generation(args)
-    status = 0
+    status, judged = 0, False
     plain = []
     for number, path in enumerate(args.packages):
         result = check_package(
@@ -45,10 +45,14 @@ def check_rpm(args: argparse.Namespace) -> int:
             generation=generation,
         )
         status = max(status, result.exit_status)
+        judged |= bool(result.enclaves) or not result.is_source
         if args.json or args.report is not None:
             plain.append(result_dict(result))
         if not args.json:
             out_report(("\n" if number else "") + result_text(result, width=width()))
+    if not (judged or status):
+        message("nothing was judged: name the packages that were built, not their sources")
+        status = 2
     if args.json:
         out_json({"exit_status": status, "packages": plain})
     if args.report is not None:

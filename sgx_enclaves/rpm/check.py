@@ -88,6 +88,11 @@ class PackageResult:
     findings: tuple[Finding, ...]
 
     @property
+    def is_source(self) -> bool:
+        """Whether it is a source package, in whose archives nothing is looked for."""
+        return (self.nevra or "").endswith(".src")
+
+    @property
     def exit_status(self) -> int:
         """0, 1 or 2: the highest of all."""
         return max([_status(self.findings), *(e.exit_status for e in self.enclaves)])

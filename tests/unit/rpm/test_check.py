@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.policy import Policy, pin_named, policy_for
 from sgx_enclaves.enclave.sigstruct import KEY_SIZE
 from sgx_enclaves.enclave.verdict import Outcome, Severity
@@ -120,6 +121,20 @@ def test_a_good_package_and_a_folder(shop: Shop) -> None:
     text = result_text(result)
     assert "signed-1.0-1.x86_64): IDENTICAL" in text
     assert f"MRENCLAVE {enclave.verdict.mrenclave}" in text
+
+
+def test_a_source_package_alone_proves_nothing(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, other = shop.rpm([], tags={1044: None}), shop.rpm([], name="other")
+    assert main(["check-rpm", source]) == 2
+    said = capsys.readouterr()
+    assert "signed-1.0-1.src): a source package: its archives were not looked into" in said.out
+    assert "name the packages that were built" in said.err
+    assert main(["check-rpm", source, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["exit_status"] == 2
+    assert main(["check-rpm", source, other]) == 0
+    assert capsys.readouterr().out.endswith("no enclave\n")
 
 
 def test_the_key_of_a_second_signature_is_named(shop: Shop) -> None:
