@@ -90,7 +90,7 @@ dist: setup
 	PYTHON=$(CURDIR)/$(RUN) packaging/build-dist $(BUILD)/dist
 
 lint-rpm: rpmlint
-	@PYTHONPATH=rpmlint_checks:. $(NEWEST_RPMLINT)/bin/python -m sgx_enclaves_rpmlint $(RPM)
+	@PYTHONPATH=rpmlint_checks:. $(NEWEST_RPMLINT)/bin/python -m sgx_enclaves_rpmlint $(or $(RPM),$(error name packages: make lint-rpm RPM="FILE..."))
 
 # KOJI_SRC: a checkout of Koji, or the word "installed"; KOJI_MOCK: a real mock to build with.
 KOJI_TESTS ?= tests/koji

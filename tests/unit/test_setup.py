@@ -54,6 +54,31 @@ def test_a_note_of_a_step_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_lint_rpm_without_packages_is_a_mistake(tmp_path: Path) -> None:
+    for name in ("setup", "rpmlint-2.4.0", "rpmlint-2.10.0"):
+        (tmp_path / f"{name}.stamp").touch()
+    done = subprocess.run(
+        ["make", "--no-print-directory", f"BUILD={tmp_path}", "lint-rpm"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert 'name packages: make lint-rpm RPM="FILE..."' in done.stderr
+
+
+def test_the_project_s_page_is_the_same_everywhere() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    url = setup["metadata"]["url"]
+    assert f"URL:            {url}\n" in (ROOT / "packaging/sgx-enclaves.spec").read_text()
+    page = (ROOT / "sgx_enclaves/report/templates/base.html.j2").read_text()
+    assert re.findall(r'href="(https:[^"]*)"', page) == [url]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_an_rpmlint_that_cannot_be_installed_fails_the_job(tmp_path: Path) -> None:
     (tmp_path / "setup.stamp").touch()
     done = subprocess.run(
