@@ -151,12 +151,15 @@ def _worded(finding: Finding, path: str, verdict: Optional[Verdict] = None) -> R
     message = finding.message if id_ != FAILED else f"{finding.code}: {finding.message}"
     explanation = verdict.explanation if verdict is not None else None
     place = _place(explanation.differences, finding.offset) if explanation else None
+    block = f"block {finding.block}"
     where = [
-        *([] if finding.block is None else [f"block {finding.block}"]),
+        *([] if finding.block is None or f"{block} " in message else [block]),
         *([] if finding.offset is None else [f"offset 0x{finding.offset:x}"]),
         *(_named(place) if place is not None else ()),
     ]
-    parts = [path] if path and path not in message else []
+    # Quoted, a name with odd characters is spelled otherwise.
+    named = path in message or repr(path)[1:-1] in message
+    parts = [] if named else [path]
     parts += [", ".join(where)] if where else []
     causes = explanation.causes if explanation else ()
     if causes:

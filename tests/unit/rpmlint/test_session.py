@@ -14,11 +14,17 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from sgx_enclaves_rpmlint.judge import withdraw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sgx_enclaves_rpmlint.judge import reports_of, withdraw
 from sgx_enclaves_rpmlint.options import Options
 from sgx_enclaves_rpmlint.session import FAILED, Session, id_of, kinds
 
+from sgx_enclaves import findings
+from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.plain import printable
 from sgx_enclaves.release.manifest import EnclaveRecord, FileRecord, Manifest, write_manifest
+from sgx_enclaves.rpm.check import EnclaveResult, PackageResult
 from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.enclaves.synthetic import small_enclave
@@ -189,6 +195,42 @@ def test_a_line_is_short_and_begins_with_the_cause(bench: Bench, kind: str) -> N
         assert SIGNED not in first or first.startswith((f"{SIGNED} ", f"{SIGNED}: "))
         if len(details) == 200:
             assert details.endswith("… see check-rpm --report")
+
+
+_NAMES = st.text(st.characters(min_codepoint=32, exclude_characters="/"), min_size=5, max_size=40)
+_PATHS = st.lists(_NAMES, min_size=1, max_size=60).map(lambda names: "/" + "/".join(names))
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(sorted(findings.kinds())),
+    _PATHS,
+    st.sampled_from(
+        ["it is wrong", "{path} is wrong", "the digest of {path!r} is wrong", "x" * 300]
+    ),
+    st.booleans(),
+    st.sampled_from([None, "{path}", "a{path} and {path}", "y" * 300]),
+)
+def test_any_line_is_short_begins_with_its_message_and_names_the_file_once(
+    code: str, path: str, message: str, placed: bool, value: Optional[str]
+) -> None:
+    said = message.format(path=path)
+    texts = {key: value and value.format(path=path) for key in ("expected", "found")}
+    place = {"block": 0, "offset": 5} if placed else {}
+    finding = Finding(code, Severity.DIFFERS, said, **place, **texts)  # type: ignore[arg-type]
+    enclave = EnclaveResult(path, (), None, True, 1, "0" * 64, findings=(finding,))
+    for result in (
+        PackageResult("f", None, (enclave,), ()),
+        PackageResult("f", None, (), (finding,)),
+    ):
+        for line in reports_of(result):
+            assert len(line.text) <= 200
+            assert line.text.isprintable()
+            first = line.text.removeprefix(f"{code}: ")
+            assert first.startswith(printable(said)[:100])
+            if result.enclaves:
+                spelled = {printable(path), printable(repr(path)[1:-1])}
+                assert sum(line.text.count(form) for form in spelled) <= 1
 
 
 def test_a_changed_byte_is_explained_first(bench: Bench) -> None:
