@@ -95,7 +95,7 @@ def shorten(text: str, width: int) -> str:
 
 def finding_lines(finding: Finding) -> list[str]:
     """A finding in full: what, where, expected and found, what to do."""
-    where = _block(finding)
+    where = _of_block(finding)
     where += [] if finding.offset is None else [f"at 0x{finding.offset:x}"]
     lines = [finding.message + (f" ({', '.join(where)})" if where else "")]
     for word in ("expected", "found", "hint"):
@@ -105,7 +105,7 @@ def finding_lines(finding: Finding) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def _block(finding: Finding) -> list[str]:
+def _of_block(finding: Finding) -> list[str]:
     """Which block it is about, unless its message says so."""
     name = f"block {finding.block}"
     said = f"{name} " in f"{finding.message} "
@@ -233,7 +233,7 @@ def _block_words(block: BlockFacts, ours: Optional[str], whole: bool) -> str:
 def _finding_words(finding: Finding) -> str:
     # a note is not one of many, and may name a digest
     most = _LONGEST_VALUE if finding.severity is Severity.NOTE else _VALUE
-    where = "".join(f"{block}: " for block in _block(finding))
+    where = "".join(f"{block}: " for block in _of_block(finding))
     at = f" (at 0x{finding.offset:x})" if finding.offset is not None else ""
     hint = f"; {finding.hint}" if finding.hint else ""
     return f"{where}{finding.message}{at}{_details(finding, most)}{hint}"

@@ -16,8 +16,7 @@ from sgx_enclaves.enclave.verdict import (
     Severity,
     Verdict,
 )
-from sgx_enclaves.report.forms import verdict_text
-from sgx_enclaves.report.text import finding_lines
+from sgx_enclaves.report.forms import finding_lines, verdict_text
 from tests.unit.report.verdicts import (
     DIFFERS,
     IDENTICAL,
