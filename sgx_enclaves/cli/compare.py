@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional, TextIO
 
 from sgx_enclaves.cli import arguments, output
-from sgx_enclaves.enclave.compare import compare as compare_files
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block
@@ -26,7 +25,6 @@ from sgx_enclaves.enclave.sigstruct import (
     check_sigstruct,
     placed,
 )
-from sgx_enclaves.enclave.verdict import Verdict
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS, measuring_limits
@@ -34,6 +32,7 @@ from sgx_enclaves.plain import as_plain
 from sgx_enclaves.progress import Event, elapsed
 
 if TYPE_CHECKING:
+    from sgx_enclaves.enclave.verdict import Verdict
     from sgx_enclaves.explain.picture import Picture
 
 # diffoscope takes about 11 s for a 2 MB enclave; a debug build takes minutes.
@@ -41,6 +40,8 @@ DIFFOSCOPE_SECONDS = 600.0
 
 
 def compare(args: argparse.Namespace) -> int:
+    from sgx_enclaves.enclave.compare import compare as compare_files
+
     output.check_open(args, "report")
     check_report(args)
     built = read_file(args.built, DEFAULT_LIMITS.file_size)
