@@ -23,19 +23,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from sgx_enclaves import files
 from sgx_enclaves.catalogue.records import Build, OwnBuild
 from sgx_enclaves.errors import ArchiveError, BuildError, DigestError, InputError
-from sgx_enclaves.files import (
-    DIRECTORY,
-    LINK,
-    PROGRAM,
-    Entry,
-    digest_entries,
-    digest_file,
-    sha256_of,
-    system_errors,
-    tree_entries,
-)
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits, at_most
 from sgx_enclaves.plain import record
 from sgx_enclaves.progress import Progress, silent
@@ -76,7 +66,7 @@ def read_files(
                 message = "the members asked for are too large together"
                 at_most(limits.kept_bytes, kept, message, "bytes", file=file)
                 contents[member.name] = b"".join(stream.content())
-                digests[member.name] = sha256_of(contents[member.name])
+                digests[member.name] = files.sha256_of(contents[member.name])
             elif member.is_file:
                 digests[member.name] = _content_digest(stream)
         _check_same(archive, sha256, packed.digest())
@@ -130,7 +120,7 @@ class Contents:
     sha256: str
     archive_sha256: str
     top: str
-    entries: tuple[Entry, ...]
+    entries: tuple[files.Entry, ...]
 
 
 def read_contents(
@@ -139,13 +129,13 @@ def read_contents(
     progress: Progress = silent,
 ) -> Contents:
     """Digest what a source archive holds, in one pass; it must have one top directory."""
-    entries: dict[str, Entry] = {}
+    entries: dict[str, files.Entry] = {}
     top = ""
     with open_tar(archive, limits, links=True, progress=progress) as (stream, packed):
         for member in stream:
             first, _, path = member.name.partition("/")
             top = top or first
-            if not first or first != top or (not path and member.kind != DIRECTORY):
+            if not first or first != top or (not path and member.kind != files.DIRECTORY):
                 raise ArchiveError(
                     f"{member.name or '.'!r} is not below one top directory",
                     file=str(archive),
@@ -155,20 +145,20 @@ def read_contents(
             if path:
                 _check_stays(member, path, archive)
                 value = _content_digest(stream) if member.is_file else member.target
-                entries[path] = Entry(member.kind, path, value)
+                entries[path] = files.Entry(member.kind, path, value)
             # some packers name the directories, some leave them to be inferred
             while (path := path.rpartition("/")[0]) and path not in entries:
-                entries[path] = Entry(DIRECTORY, path, "")
+                entries[path] = files.Entry(files.DIRECTORY, path, "")
         archive_sha256 = packed.digest()
-    if all(entry.kind == DIRECTORY for entry in entries.values()):
+    if all(entry.kind == files.DIRECTORY for entry in entries.values()):
         raise ArchiveError("the archive has no file below a top directory", file=str(archive))
     ordered = tuple(sorted(entries.values(), key=lambda entry: entry.path.encode()))
-    return Contents(digest_entries(ordered), archive_sha256, top, ordered)
+    return Contents(files.digest_entries(ordered), archive_sha256, top, ordered)
 
 
 def _check_stays(member: Member, name: str, archive: Path) -> None:
     """Refuse a link that stays inside the archive, and not below the parts that are dropped."""
-    if member.kind == LINK and member.target.split("/").count("..") > name.count("/"):
+    if member.kind == files.LINK and member.target.split("/").count("..") > name.count("/"):
         raise ArchiveError(member.leads_out, file=str(archive))
 
 
@@ -193,7 +183,7 @@ def unpack_tree(
         sha256: what the archive must have, in the very bytes that are unpacked.
     """
     dest = Path(os.path.abspath(dest))
-    with system_errors(str(dest), "cannot be made"):
+    with files.system_errors(str(dest), "cannot be made"):
         if dest.is_symlink() or (dest.exists() and any(dest.iterdir())):
             raise InputError(
                 "there is something in the way", file=str(dest), hint="give a new directory"
@@ -201,7 +191,7 @@ def unpack_tree(
         dest.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
     try:
-        with system_errors(str(dest), "cannot be unpacked"):
+        with files.system_errors(str(dest), "cannot be unpacked"):
             with open_tar(archive, limits, links=True, progress=progress) as (stream, packed):
                 made = _lay_out(stream, work, strip, mtime, archive)
                 _check_same(archive, sha256, packed.digest())
@@ -233,9 +223,9 @@ def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int], ar
         if not name:
             continue
         path = root / name
-        folder = path if member.kind == DIRECTORY else path.parent
+        folder = path if member.kind == files.DIRECTORY else path.parent
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if member.kind == DIRECTORY:
+        if member.kind == files.DIRECTORY:
             continue
         if name in taken:
             raise ArchiveError(
@@ -243,7 +233,7 @@ def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int], ar
                 file=str(archive),
             )
         taken.add(name)
-        if member.kind == LINK:
+        if member.kind == files.LINK:
             _check_stays(member, name, archive)
             links[name] = member.target
         else:
@@ -266,7 +256,7 @@ def _write(path: Path, member: Member, stream: TarStream, mtime: int) -> None:
         for chunk in stream.content():
             out.write(chunk)
         out.flush()
-        os.fchmod(out.fileno(), 0o755 if member.kind == PROGRAM else 0o644)
+        os.fchmod(out.fileno(), 0o755 if member.kind == files.PROGRAM else 0o644)
         os.utime(out.fileno(), (mtime, mtime))
 
 
@@ -294,12 +284,12 @@ def lay_out(
 
 def _copy_file(here: Fetched, target: Path, source: str) -> None:
     """Copy a fetched file, and see that the copy is what was fetched."""
-    with system_errors(str(target), f"source {source} cannot be put there", error=BuildError):
+    with files.system_errors(str(target), f"source {source} cannot be put there", error=BuildError):
         target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         shutil.copyfile(here.path, target)
-        _check_same(here.path, here.sha256, digest_file(target))
+        _check_same(here.path, here.sha256, files.digest_file(target))
 
 
 def copy_tree(source: Path, tree: Path) -> str:
@@ -314,7 +304,7 @@ def copy_tree(source: Path, tree: Path) -> str:
             dirs_exist_ok=True,
             ignore=lambda _folder, names: [name for name in names if name == _GIT],
         )
-        return digest_entries(tree_entries(tree))
+        return files.digest_entries(files.tree_entries(tree))
     except shutil.Error as error:
         path, _target, reason = error.args[0][0]
         raise BuildError(f"cannot be copied: {reason}", file=str(path)) from None
@@ -328,7 +318,8 @@ def remove_prebuilt(tree: Path, build: OwnBuild) -> None:
     if not os.path.lexists(path):
         return
     check_inside(tree, path.parent, "the result")
-    with system_errors(str(path), "came with the sources and cannot be removed", error=BuildError):
+    problem = "came with the sources and cannot be removed"
+    with files.system_errors(str(path), problem, error=BuildError):
         path.unlink()
 
 
