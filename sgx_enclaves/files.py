@@ -152,12 +152,10 @@ def disk_errors(
     try:
         yield
     except OSError as problem:
+        message = f"{what} cannot be used: {problem.strerror or problem}"
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise error(
-                f"no room left in {what}", file=str(path), hint=f"make room, or {hint}"
-            ) from None
-        reason = problem.strerror or problem
-        raise error(f"{what} cannot be used: {reason}", file=str(path), hint=hint) from None
+            message, hint = f"no room left in {what}", f"make room, or {hint}"
+        raise error(message, file=str(path), hint=hint) from None
 
 
 @contextlib.contextmanager

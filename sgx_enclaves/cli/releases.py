@@ -36,9 +36,9 @@ from sgx_enclaves.files import digest_file, read_file, sha256_of
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.archive import lay_out, pack_members, read_contents, read_members
+from sgx_enclaves.release.build import find_targets
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.sandbox import Isolation, Machine, best_isolation
-from sgx_enclaves.release.targets import find_targets
 from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed_enclaves
 from sgx_enclaves.report.forms import table
 from sgx_enclaves.report.templated import filled

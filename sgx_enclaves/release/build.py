@@ -16,13 +16,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.artifact import Artifact
-from sgx_enclaves.catalogue.records import Catalogue, Release
+from sgx_enclaves.catalogue.records import Build, Catalogue, Release, Toolchain
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.errors import BuildError, CatalogueError, InputError, SgxEnclavesError
 from sgx_enclaves.explain.description import describe_file
@@ -38,6 +38,7 @@ from sgx_enclaves.release.build_tree import (
     TreeInputs,
     TreePlan,
     Variation,
+    step_environment,
 )
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.manifest import (
@@ -54,10 +55,15 @@ from sgx_enclaves.release.manifest import (
     write_manifest,
 )
 from sgx_enclaves.release.outcome import Say
-from sgx_enclaves.release.place import Place
+from sgx_enclaves.release.place import Command, Place, Tree, describe
 from sgx_enclaves.release.sandbox import remove_tree
 from sgx_enclaves.release.store import BuildStore, input_key
-from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, look_at_toolchain
+from sgx_enclaves.release.toolchain import (
+    ToolchainKind,
+    ToolchainUse,
+    look_at_toolchain,
+    search_path,
+)
 
 _FEW = 3
 _WORK, _SECOND = ".work", "second"
@@ -66,6 +72,9 @@ _MOST_DIFFERENCES = 64
 _LEFT = re.compile(
     r"logs|second|\.work|manifest\.json|libsgx_\w+(\.config\.xml|(\.unstripped)?\.so)"
 )
+_TARGETS_TIMEOUT = 60
+_WITH_VALUE = ("-f", "-o", "-C")
+_NOTHING = ".sgx-enclaves-nothing"
 _SECOND_PLACE = "/sgx-enclaves-second"
 # a little over a year, so that year, month, day, weekday and hour are all others
 _LATER = "+34567890s"
@@ -407,3 +416,46 @@ def set_apart(directory: Path, manifest: Manifest, name: str) -> Path:
             write_file(str(into / config_name(built.file)), built.config)
     write_manifest(into, own)
     return into
+
+
+def find_targets(
+    release: Release, build: Build, toolchain: Toolchain, tree: Tree, log: Path
+) -> Iterator[tuple[str, str]]:
+    """Have `make` read the makefiles of steps and enclaves, and make nothing.
+
+    A directory that only a step makes is left out.
+
+    Yields:
+        The step or enclave with its targets, and what is wrong with them; empty if nothing is.
+    """
+    path = search_path(toolchain, ToolchainKind.HOST)
+    environment = step_environment(toolchain, path, tree.home, {})
+    made = [(f"step {s.id}", s.place, s.command) for s in build.steps if s.command[0] == "make"]
+    for enclave in release.enclaves:
+        if enclave.build is not None:
+            own = enclave.build
+            made.append((f"enclave {enclave.name}", own.make_directory, ("make", own.make_target)))
+    for what, place, command in made:
+        options, targets = _split(command[1:])
+        if not targets or not (tree.path / place).is_dir():
+            continue
+        argv = ["make", "-pq", f"--eval={_NOTHING}: ;", _NOTHING, *options]
+        folder = f"{tree.root}/{place}"
+        ended = tree.run(Command(argv, folder, environment, toolchain.umask, _TARGETS_TIMEOUT), log)
+        known = log.read_text("utf-8", "replace")
+        lost = [t for t in targets if not re.search(rf"(?m)^{re.escape(t)} *:", known)]
+        stopped = re.search(r"\*\*\* .*", known)
+        problem = f"make knows no {', '.join(lost)}" if lost else ""
+        if lost and (stopped is not None or ended.status is None):
+            problem += f": {stopped[0] if stopped is not None else describe(ended)}"
+        yield f"{what}: {', '.join(targets)}", problem
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options and variables, and targets."""
+    options: list[str] = []
+    targets: list[str] = []
+    for before, word in zip(("", *words), words):
+        option = word.startswith("-") or "=" in word or before in _WITH_VALUE
+        (options if option else targets).append(word)
+    return [word.replace("{jobs}", "1") for word in options], targets

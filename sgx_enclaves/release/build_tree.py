@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from textwrap import shorten
 from typing import Optional, Union
 
 from sgx_enclaves.catalogue.records import Build, Catalogue, OwnBuild, Release, Toolchain
@@ -407,7 +408,9 @@ class TreeBuilder:
             return earlier
         # the log has the whole command
         log = f"{LOGS}/{self._log_prefix}{name}.log"
-        self.say(f"{name}: {_shortened(' '.join(argv))}; log: {self.into / log}")
+        most = max(40, shutil.get_terminal_size((120, 0)).columns - 40)
+        words = shorten(" ".join(argv), most, placeholder="...")
+        self.say(f"{name}: {words}; log: {self.into / log}")
         with elapsed(self.request.progress, name):
             ended = self.tree.run(self._command(argv, place, timeout), self.into / log)
         bad = StepOutcome.TIMED_OUT if ended.timed_out else StepOutcome.FAILED
@@ -438,11 +441,6 @@ class TreeBuilder:
                 if shutil.disk_usage(folder).free < _LITTLE_ROOM:
                     return f"{said}; {os.strerror(errno.ENOSPC)}: {folder}"
         return said
-
-
-def _shortened(text: str) -> str:
-    most = max(40, shutil.get_terminal_size((120, 0)).columns - 40)
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _read(tree: Path, name: str, limit: int) -> bytes:

@@ -21,7 +21,7 @@ import ssl
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Optional
+from typing import Optional
 from urllib.parse import unquote, urljoin, urlsplit
 
 from sgx_enclaves.catalogue.artifact import check_url
@@ -78,7 +78,6 @@ class Response:
         chunks: the content; raises `RetryableError` when it ends too early.
     """
 
-    url: str
     start: int
     total: Optional[int]
     validator: Optional[str]
@@ -93,11 +92,6 @@ class _Connection(http.client.HTTPSConnection):
         self.expired = False
         self._tls = context
         self._server_name = host
-
-    def through(self, proxy: _Proxy) -> None:
-        """Reach the host by way of a proxy's CONNECT."""
-        self.set_tunnel(self.host, self.port, headers=proxy.headers)
-        self.host, self.port = proxy.host, proxy.port
 
     def connect(self) -> None:
         """Open the connection; the handshake comes last so that `expire` sees its socket."""
@@ -118,12 +112,6 @@ class _Connection(http.client.HTTPSConnection):
             with contextlib.suppress(OSError):
                 # not SSLSocket's own, which would drop to plain text
                 socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-
-
-class _Proxy(NamedTuple):
-    host: str
-    port: int
-    headers: dict[str, str]
 
 
 class HttpsTransport:
@@ -171,23 +159,20 @@ class HttpsTransport:
             start = 0
         target = url
         for _hop in range(self._settings.max_redirects + 1):
-            self._check_host(target)
+            host = urlsplit(target).hostname or ""
+            if self._settings.hosts and host not in self._settings.hosts:
+                raise FetchError(
+                    f"{host} is not one of the servers that may be asked",
+                    expected=", ".join(self._settings.hosts),
+                    hint="add it to the allowed hosts if it should be",
+                )
             connection, answer = self._ask(target, headers)
             if answer.status not in _REDIRECTS:
-                return self._response(connection, answer, target, start)
+                return self._response(connection, answer, start)
             location = answer.headers.get("Location", "")
             connection.close()
             target = _redirected(target, location)
         raise FetchError(f"more than {self._settings.max_redirects} redirects")
-
-    def _check_host(self, url: str) -> None:
-        host = urlsplit(url).hostname or ""
-        if self._settings.hosts and host not in self._settings.hosts:
-            raise FetchError(
-                f"{host} is not one of the servers that may be asked",
-                expected=", ".join(self._settings.hosts),
-                hint="add it to the allowed hosts if it should be",
-            )
 
     def _ask(
         self, url: str, headers: Mapping[str, str]
@@ -197,9 +182,7 @@ class HttpsTransport:
         connection = _Connection(
             host, parts.port or 443, self._context, self._settings.connect_timeout
         )
-        proxy = self._proxy_for(host, parts.port or 443)
-        if proxy is not None:
-            connection.through(proxy)
+        self._through_proxy(connection)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         watchdog = threading.Timer(self._settings.start_timeout, connection.expire)
         watchdog.daemon = True
@@ -227,7 +210,7 @@ class HttpsTransport:
         return connection, answer
 
     def _response(
-        self, connection: _Connection, answer: http.client.HTTPResponse, url: str, start: int
+        self, connection: _Connection, answer: http.client.HTTPResponse, start: int
     ) -> Response:
         try:
             length = total = _content_length(answer)
@@ -245,20 +228,21 @@ class HttpsTransport:
         except FetchError:
             connection.close()
             raise
-        return Response(url, start, total, _validator(answer), _body(connection, answer, length))
+        return Response(start, total, _validator(answer), _body(connection, answer, length))
 
-    def _proxy_for(self, host: str, port: int) -> Optional[_Proxy]:
+    def _through_proxy(self, connection: _Connection) -> None:
+        """Reach the host by way of a proxy's CONNECT, if there is one for it."""
         url = self._proxies.get("https") or self._proxies.get("all")
         if not url or urllib.request.proxy_bypass_environment(  # type: ignore[attr-defined]
-            f"{host}:{port}", self._proxies
+            f"{connection.host}:{connection.port}", self._proxies
         ):
-            return None
+            return
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
-            address = (parts.hostname, parts.port or 3128)
+            host, port = parts.hostname, parts.port or 3128
         except ValueError:
             raise FetchError("the environment's proxy is not a URL") from None
-        if parts.scheme != "http" or not address[0]:
+        if parts.scheme != "http" or not host:
             raise FetchError(
                 f"a proxy of kind {parts.scheme!r} is not supported",
                 expected="http://HOST:PORT",
@@ -268,7 +252,8 @@ class HttpsTransport:
         if parts.username is not None:
             secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             headers["Proxy-Authorization"] = "Basic " + base64.b64encode(secret).decode()
-        return _Proxy(address[0], address[1], headers)
+        connection.set_tunnel(connection.host, connection.port, headers=headers)
+        connection.host, connection.port = host, port
 
 
 class RangeRefusedError(RetryableError):
@@ -308,17 +293,14 @@ def _status_error(answer: http.client.HTTPResponse) -> FetchError:
     text = f"HTTP status {answer.status}"
     if answer.status in _TRY_AGAIN:
         after = answer.headers.get("Retry-After", "")
-        return RetryableError(
-            text, retry_after=float(after) if after.isdigit() and len(after) < 6 else 0.0
-        )
+        wait = float(after) if after.isdigit() and len(after) < 6 else 0.0
+        return RetryableError(text, retry_after=wait)
     return FetchError(text)
 
 
 def _content_length(answer: http.client.HTTPResponse) -> Optional[int]:
-    if answer.headers.get("Transfer-Encoding"):
-        return None
     text = answer.headers.get("Content-Length")
-    if text is None:
+    if answer.headers.get("Transfer-Encoding") or text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise FetchError("the server gives a length that is no number")

@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Enclave, Release, VendorArchive
@@ -312,13 +312,12 @@ def signed_of_archives(
         if not enclaves:
             continue
         original: Optional[Fetched] = None
-        repack = repacked.get(archive.id)
-        instead: Optional[Artifact] = None
+        repack: Union[Path, Artifact, None] = repacked.get(archive.id)
         with log.stage("signed") as stage:
             try:
                 here = fetch_archive(archive, fetcher, allow_unpinned=allow_unpinned)
             except FetchError:
-                instead = archive.repack
+                repack = repack or archive.repack
                 raise
             original = here.fetched
             pinned = "as pinned" if original.pinned else "NOT PINNED"
@@ -331,12 +330,9 @@ def signed_of_archives(
                 _take_members(found, enclaves, archive, original)
         if repack is not None:
             with log.stage("repack") as stage:
-                _take_repack(found, stage, release, archive, repack, repack.name, original)
-            found.refuse_rest(enclaves, log, "repack")
-        elif instead is not None:
-            with log.stage("repack") as stage:
-                path = fetcher.fetch(instead).path
-                _take_repack(found, stage, release, archive, path, instead.filename, None)
+                path = repack if isinstance(repack, Path) else fetcher.fetch(repack).path
+                name = repack.name if isinstance(repack, Path) else repack.filename
+                _take_repack(found, stage, release, archive, path, name, original)
             found.refuse_rest(enclaves, log, "repack")
         found.refuse_rest(enclaves, log, "signed")
     return found
