@@ -11,12 +11,12 @@ no trace in it. SOURCE_DATE_EPOCH stays: it is how a build knows the time.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -48,6 +48,7 @@ from sgx_enclaves.release.manifest import (
     EnclaveRecord,
     Manifest,
     SecondBuild,
+    TreeRecord,
     config_name,
     load_enclave,
     load_manifest,
@@ -118,30 +119,29 @@ def build_inputs(
     request: BuildRequest, inputs: Sequence[TreeInputs], *, isolated: bool
 ) -> dict[str, Any]:
     """Everything that the result of a build depends on, as plain data."""
+    trees = {
+        item.plan.release.name: {
+            "route": item.plan.build.route,
+            "root": item.plan.build.root,
+            "sources": [
+                [s.id, item.archives[s.id].sha256, s.place, s.strip, s.unpack]
+                for s in item.plan.build.sources
+            ],
+            "patches": as_plain(item.plan.build.patches),
+            "steps": as_plain(item.plan.build.steps),
+            "toolchain": as_plain(item.plan.toolchain),
+            "found": item.toolchain.record.digest(),
+            "enclaves": as_plain(item.plan.enclaves),
+        }
+        for item in inputs
+    }
     return {
         "program": __version__,
         "release": request.release.name,
         "toolchain": request.toolchain.value,
         "tools": list(request.tools),
         "isolated": isolated,
-        "trees": {item.plan.release.name: _tree_inputs(item) for item in inputs},
-    }
-
-
-def _tree_inputs(item: TreeInputs) -> dict[str, Any]:
-    plan = item.plan
-    return {
-        "route": plan.build.route,
-        "root": plan.build.root,
-        "sources": [
-            [s.id, item.archives[s.id].sha256, s.place, s.strip, s.unpack]
-            for s in plan.build.sources
-        ],
-        "patches": as_plain(plan.build.patches),
-        "steps": as_plain(plan.build.steps),
-        "toolchain": as_plain(plan.toolchain),
-        "found": item.toolchain.record.digest(),
-        "enclaves": as_plain(plan.enclaves),
+        "trees": trees,
     }
 
 
@@ -218,59 +218,41 @@ def build_trees(
     A build in which something failed leaves its trees in the store, if there is one, and the next
     one with the same inputs resumes at that step. Otherwise they are in `into`, and removed.
     """
-    # on the machine itself a tree's path is somebody else's until the next run
-    if store is None or not place.isolated:
-        return _build_in(request, inputs, into, place, say, None)
-    with store.trees(*trees_name(request, inputs)) as work:
-        return _build_in(request, inputs, into, place, say, work)
-
-
-def trees_name(request: BuildRequest, inputs: Sequence[TreeInputs]) -> tuple[str, dict[str, Any]]:
-    """What the trees of a build are called in the store: their subject and their inputs."""
-    names = sorted(enclave.name for item in inputs for enclave in item.plan.enclaves)
-    wanted = input_key({"toolchain": request.toolchain.value, "enclaves": names})
-    subject = f"{request.release.name}-{wanted[:12]}"
-    return subject, build_inputs(request, inputs, isolated=True)
-
-
-def _build_in(
-    request: BuildRequest,
-    inputs: Sequence[TreeInputs],
-    into: Path,
-    place: Place,
-    say: Say,
-    work: Optional[Path],
-) -> Manifest:
     started, clock = int(time.time()), time.monotonic()
     into = Path(os.path.abspath(into))
-    for path in _left_in(into):
-        remove_tree(path) if path.is_dir() else path.unlink()
-    whole, resumable, work = work is None, work is not None, work or into / _WORK
-    make_folder(into / LOGS)
-    make_folder(work, 0o700)
-    _report_costs(inputs, work, say)
-    try:
-        trees, enclaves = [], []
-        for item in inputs:
-            scratch = work / f"first-{item.plan.release.name}"
-            usual = Variation(item.plan.build.root, item.plan.toolchain.umask)
-            builder = TreeBuilder(request, item, usual, place, scratch, into, say, resumable)
-            tree, built = builder.build()
-            trees.append(tree)
-            enclaves += built
-        second = _build_again(request, inputs, enclaves, into, place, say)
-        whole = whole or all(enclave.built for enclave in enclaves)
-    finally:
-        if whole and not request.keep:
-            remove_tree(work)
-        elif not whole:
-            say(f"the trees are kept in {work}: the next run resumes there; remove it otherwise")
-        else:
-            say(f"the trees are kept in {work}, as asked")
-        if not request.keep:
+    held: AbstractContextManager[Path] = nullcontext(into / _WORK)
+    # on the machine itself a tree's path is somebody else's until the next run
+    resumable = store is not None and place.isolated
+    if store is not None and resumable:
+        held = store.trees(*trees_name(request, inputs))
+    trees: list[TreeRecord] = []
+    enclaves: list[EnclaveRecord] = []
+    whole = not resumable
+    with held as work:
+        for path in _left_in(into):
+            remove_tree(path) if path.is_dir() else path.unlink()
+        make_folder(into / LOGS)
+        make_folder(work, 0o700)
+        _report_costs(inputs, work, say)
+        try:
+            for item in inputs:
+                scratch = work / f"first-{item.plan.release.name}"
+                usual = Variation(item.plan.build.root, item.plan.toolchain.umask)
+                builder = TreeBuilder(request, item, usual, place, scratch, into, say, resumable)
+                tree, built = builder.build()
+                trees.append(tree)
+                enclaves += built
+            second = _build_again(request, inputs, enclaves, into, place, say)
+            whole = whole or all(enclave.built for enclave in enclaves)
+        finally:
+            if whole and not request.keep:
+                remove_tree(work)
+            else:
+                why = ", as asked" if whole else ": the next run resumes there; remove it otherwise"
+                say(f"the trees are kept in {work}{why}")
             # a build that never came to its first step leaves nothing in the way of the next
-            for folder in (into / LOGS, into):
-                with contextlib.suppress(OSError):
+            for folder in (into / LOGS, into) if not request.keep else ():
+                with suppress(OSError):
                     folder.rmdir()
     order = [enclave.name for enclave in request.release.enclaves]
     manifest = Manifest(
@@ -283,6 +265,14 @@ def _build_in(
     )
     write_manifest(into, manifest)
     return manifest
+
+
+def trees_name(request: BuildRequest, inputs: Sequence[TreeInputs]) -> tuple[str, dict[str, Any]]:
+    """What the trees of a build are called in the store: their subject and their inputs."""
+    names = sorted(enclave.name for item in inputs for enclave in item.plan.enclaves)
+    wanted = input_key({"toolchain": request.toolchain.value, "enclaves": names})
+    subject = f"{request.release.name}-{wanted[:12]}"
+    return subject, build_inputs(request, inputs, isolated=True)
 
 
 def _left_in(into: Path) -> list[Path]:
