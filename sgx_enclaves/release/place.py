@@ -27,13 +27,14 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Optional, Protocol
 
 from sgx_enclaves.errors import FormatError, InputError, LimitError, UnsupportedError
-from sgx_enclaves.plain import as_plain, from_plain, parse_json, validate
+from sgx_enclaves.plain import as_plain, parse_json, record, validate
 
 _TAIL_BYTES, _TAIL_LINES = 8192, 8
 _POLL = 0.5
@@ -43,7 +44,7 @@ _GRACE = 5.0
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(frozen=True)
+@record
 class Output:
     """What a short program printed, standard output and error together, and its exit status,
     which is negative for the signal that killed it.
@@ -53,7 +54,7 @@ class Output:
     text: str
 
 
-@dataclass(frozen=True)
+@record
 class Command:
     """A step of a build: in which directory, as the step sees it, with which variables, none but
     these, and for how many seconds until it and all that it started are killed.
@@ -67,7 +68,7 @@ class Command:
     hostname: str = "localhost"
 
 
-@dataclass(frozen=True)
+@record
 class Ended:
     """How a command ended.
 
@@ -278,7 +279,7 @@ _INSTALLED_TIMEOUT = 120.0
 _KEY_ID = re.compile(r"Key ID ([0-9a-f]{8,64})")
 
 
-@dataclass(frozen=True)
+@record
 class InstalledPackage:
     """One installed package, and the digest of its packed files; None before RPM 4.14."""
 
@@ -328,7 +329,7 @@ def parse_installed(text: str, urls: Mapping[str, str]) -> tuple[InstalledPackag
     return tuple(sorted(packages, key=lambda package: package.locked.nevra))
 
 
-@dataclass(frozen=True, order=True)
+@record
 class LockedPackage:
     """One package of a buildroot; the names are those of the format.
 
@@ -353,7 +354,7 @@ class LockedPackage:
         return f"{self.name}-{epoch}{self.version}-{self.release}.{self.arch}"
 
 
-@dataclass(frozen=True)
+@record
 class BuildrootLock:
     """A lock file: packages, mock's own options as they are, and the container image that the
     buildroot was made with, if there was one.
@@ -368,7 +369,7 @@ WRITTEN_VERSION = "1.1.0"
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})")
 _MAX_LOCK = 64 << 20
 _TEXT, _MAYBE_TEXT = {"type": "string"}, {"type": ["string", "null"]}
-_PACKAGE_KEYS = tuple(LockedPackage.__dataclass_fields__)
+_PACKAGE_KEYS = tuple(LockedPackage.__annotations__)
 _BOOTSTRAP_KEYS = ("architecture", "id", "image_digest", "pull_digest")
 
 
@@ -403,20 +404,14 @@ def parse_lock(data: bytes, file: str) -> BuildrootLock:
     if match is None:
         raise FormatError("its version is no version", file=file, found=repr(version))
     if match[1] != "1":
-        raise UnsupportedError(
-            "a buildroot lock of another major version",
-            file=file,
-            expected="1.Y.Z",
-            found=str(version),
-        )
+        message = "a buildroot lock of another major version"
+        raise UnsupportedError(message, file=file, expected="1.Y.Z", found=version)
     validate(top, _lock_schema(exact=int(match[2]) <= 1), file=file, error=FormatError)
-    packages = [
-        from_plain(LockedPackage, {key: item[key] for key in _PACKAGE_KEYS})
-        for item in top["buildroot"]["rpms"]
-    ]
-    names = [package.nevra for package in packages]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        raise FormatError(f"buildroot.rpms has {name} twice", file=file)
+    # the schema has looked at each
+    packages = [LockedPackage(*map(item.get, _PACKAGE_KEYS)) for item in top["buildroot"]["rpms"]]
+    for name, count in Counter(package.nevra for package in packages).items():
+        if count > 1:
+            raise FormatError(f"buildroot.rpms has {name} twice", file=file)
     return BuildrootLock(
         tuple(sorted(packages, key=_order)), top["config"], top.get("bootstrap", {})
     )
