@@ -73,23 +73,28 @@ class SourceTree:
                 yield keys["path"], keys.get("url", ""), self.links.get(keys["path"], "")
 
 
+def _run(command: Sequence[str], folder: Optional[Path]) -> tuple[int, str]:
+    """Exit status and output of a program; what it complains of, if it fails."""
+    try:
+        done = subprocess.run(  # noqa: S603 (no shell)
+            command, cwd=folder, capture_output=True, timeout=_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return -1, f"{command[0]} cannot be run: {error}"
+    said = done.stdout if done.returncode == 0 else done.stderr or done.stdout
+    return done.returncode, said.decode("utf-8", "replace")
+
+
 def _git_tree(folder: str, revision: str) -> SourceTree:
     """A git repository, bare or not, at one revision."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", folder, *arguments]
-        try:
-            done = subprocess.run(  # noqa: S603 (no shell)
-                command, capture_output=True, timeout=_TIMEOUT, check=True
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            said: bytes = getattr(error, "stderr", None) or str(error).encode()
-            raise InputError(
-                f"git {arguments[0]}: {said.decode('utf-8', 'replace').splitlines()[0]}",
-                file=folder,
-                hint="install git, and name a repository or an archive, as DIR@TAG or FILE",
-            ) from None
-        return done.stdout.decode("utf-8", "replace")
+        status, said = _run(["git", "-C", folder, *arguments], None)
+        if status != 0:
+            hint = "install git, and name a repository or an archive, as DIR@TAG or FILE"
+            first = said.partition("\n")[0]
+            raise InputError(f"git {arguments[0]}: {first}", file=folder, hint=hint)
+        return said
 
     commit = git("rev-parse", f"{revision or 'HEAD'}^{{commit}}").strip()
     lines = [line.split("\t", 1) for line in git("ls-tree", "-r", commit).splitlines()]
@@ -267,15 +272,5 @@ def _no_makefile(folder: Path) -> str:
 
 
 def _apply(tree: Path, patch: Patch) -> str:
-    try:
-        done = subprocess.run(  # noqa: S603 (no shell)
-            patch.command(str(tree)),
-            cwd=tree / patch.place,
-            capture_output=True,
-            timeout=_TIMEOUT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"patch cannot be run: {error}"
-    said = done.stdout.decode("utf-8", "replace").strip().splitlines()
-    return "" if done.returncode == 0 else f"does not apply: {said[-1] if said else 'no reason'}"
+    status, said = _run(patch.command(str(tree)), tree / patch.place)
+    return "" if status == 0 else f"does not apply: {said.strip().rpartition(chr(10))[2]}"
