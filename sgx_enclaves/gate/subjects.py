@@ -128,16 +128,9 @@ def outcome_for(
     verdict: of_release.ReleaseVerdict, catalogue: Catalogue, release: Release, name: str
 ) -> of_release.ReleaseVerdict:
     """The verdict on one enclave, out of that on several of the same source tree."""
-    return of_release.decide(
-        verdict.release,
-        verdict.title,
-        unpinned=catalogue.unpinned_digests(release.only([name])),
-        unpinned_allowed=verdict.unpinned_allowed,
-        builds=verdict.builds,
-        stages=verdict.stages,
-        enclaves=[item for item in verdict.enclaves if item.name == name],
-        notices=verdict.notices,
-    )
+    unpinned = catalogue.unpinned_digests(release.only([name]))
+    enclaves = tuple(item for item in verdict.enclaves if item.name == name)
+    return of_release.decide(replace(verdict, unpinned=unpinned, enclaves=enclaves))
 
 
 def compared_files(

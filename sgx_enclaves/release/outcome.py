@@ -194,27 +194,27 @@ HONEST_TOOLS = "that the tools of the designated toolchain are honest"
 
 @record
 class ReleaseVerdict:
-    """The result of the whole job, by the rules above.
+    """The result of the whole job: its facts, and what the rules above make of them (`decide`).
 
     Attributes:
-        claim: what was proved, in precise words; or why nothing was.
         unpinned: the digests and policies that are not pinned.
         unpinned_allowed: whether the user accepted that.
         builds: one for each tree.
         notices: what the user should know besides.
+        claim: what was proved, in precise words; or why nothing was.
     """
 
     release: str
     title: str
-    outcome: Outcome
-    reproducible: bool
-    claim: str
     unpinned: tuple[str, ...]
     unpinned_allowed: bool
     builds: tuple[BuildFacts, ...]
     stages: tuple[Stage, ...]
     enclaves: tuple[EnclaveOutcome, ...]
     notices: tuple[str, ...]
+    outcome: Outcome = Outcome.UNVERIFIABLE
+    reproducible: bool = False
+    claim: str = ""
 
     @property
     def exit_status(self) -> int:
@@ -239,45 +239,23 @@ class ReleaseVerdict:
         return tuple(clauses)
 
 
-def decide(
-    release: str,
-    title: str,
-    *,
-    unpinned: Sequence[str],
-    unpinned_allowed: bool,
-    builds: Sequence[BuildFacts],
-    stages: Sequence[Stage],
-    enclaves: Sequence[EnclaveOutcome],
-    notices: Sequence[str],
-) -> ReleaseVerdict:
-    """Apply the rules; see `ReleaseVerdict` for the arguments."""
-    all_unpinned = tuple(unpinned) + tuple(
-        f"enclave.{enclave.name}.{fact}" for enclave in enclaves for fact in enclave.unpinned
-    )
+def decide(facts: ReleaseVerdict) -> ReleaseVerdict:
+    """Apply the rules to the facts, of which `unpinned` has only the digests yet."""
+    builds, enclaves = facts.builds, facts.enclaves
+    policies = tuple(f"enclave.{e.name}.{fact}" for e in enclaves for fact in e.unpinned)
+    unpinned = facts.unpinned + policies
     # what was refused outright speaks against the whole, as a repack's foreign member does
-    blocked = [s.name for s in stages if s.name == "repack" and s.state is StageState.REFUSED]
+    blocked = any(s.name == "repack" and s.state is StageState.REFUSED for s in facts.stages)
     outcome = Outcome.of(enclave.bytes_outcome for enclave in enclaves if enclave.required)
-    open_ = blocked or (all_unpinned and not unpinned_allowed)
-    if outcome is Outcome.IDENTICAL and open_:
+    if outcome is Outcome.IDENTICAL and (blocked or (unpinned and not facts.unpinned_allowed)):
         outcome = Outcome.UNVERIFIABLE
-    reproducible = (
-        outcome is Outcome.IDENTICAL
-        and not all_unpinned
-        and bool(builds)
-        and all(build.kind is BuildKind.DESIGNATED for build in builds)
-    )
-    made = ReleaseVerdict(
-        release,
-        title,
-        outcome,
-        reproducible,
-        _claim(outcome, builds, enclaves, blocked, all_unpinned),
-        all_unpinned,
-        unpinned_allowed,
-        tuple(builds),
-        tuple(stages),
-        tuple(enclaves),
-        tuple(notices),
+    designated = bool(builds) and all(b.kind is BuildKind.DESIGNATED for b in builds)
+    made = replace(
+        facts,
+        unpinned=unpinned,
+        outcome=outcome,
+        reproducible=outcome is Outcome.IDENTICAL and not unpinned and designated,
+        claim=_claim(outcome, builds, enclaves, blocked, unpinned),
     )
     # This run knows where its builds came from; a comparison of files alone does not.
     known = (
@@ -291,7 +269,7 @@ def _claim(
     outcome: Outcome,
     builds: Sequence[BuildFacts],
     enclaves: Sequence[EnclaveOutcome],
-    blocked: Sequence[str],
+    blocked: bool,
     unpinned: Sequence[str],
 ) -> str:
     required = [enclave for enclave in enclaves if enclave.required]
@@ -333,7 +311,7 @@ def _whose(builds: Sequence[BuildFacts]) -> str:
     )
 
 
-def _open(required: Sequence[EnclaveOutcome], blocked: Sequence[str]) -> str:
+def _open(required: Sequence[EnclaveOutcome], blocked: bool) -> str:
     if not required:
         return "the release requires no enclave, so there is nothing to prove"
     undecided = [e.name for e in required if e.bytes_outcome is Outcome.UNVERIFIABLE]

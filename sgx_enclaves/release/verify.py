@@ -165,14 +165,16 @@ def verify_release(
             if stage.name == "repack":
                 stage.refuse(finding)
     verdict = decide(
-        release.name,
-        release.title,
-        unpinned=catalogue.unpinned_digests(release),
-        unpinned_allowed=request.allow_unpinned,
-        builds=facts or [BuildFacts(release.name, BuildKind.NONE, "", ())],
-        stages=log.stages,
-        enclaves=results,
-        notices=catalogue.notices(release),
+        ReleaseVerdict(
+            release.name,
+            release.title,
+            catalogue.unpinned_digests(release),
+            request.allow_unpinned,
+            tuple(facts) or (BuildFacts(release.name, BuildKind.NONE, "", ()),),
+            tuple(log.stages),
+            tuple(results),
+            catalogue.notices(release),
+        )
     )
     seen = {item.toolchain.name: item.toolchain.record for item in inputs}
     manifest = built.manifest if built and built.manifest is not NO_MANIFEST else None

@@ -92,16 +92,8 @@ def judged(
     stages: Sequence[Stage] = (),
     notices: Sequence[str] = (),
 ) -> ReleaseVerdict:
-    verdict = decide(
-        "r",
-        "A release",
-        unpinned=unpinned,
-        unpinned_allowed=allowed,
-        builds=builds,
-        stages=stages,
-        enclaves=enclaves,
-        notices=notices,
-    )
+    lists = (tuple(builds), tuple(stages), tuple(enclaves), tuple(notices))
+    verdict = decide(ReleaseVerdict("r", "A release", tuple(unpinned), allowed, *lists))
     jsonschema.validate(release_dict(verdict), schema("release"))
     return verdict
 
@@ -127,16 +119,8 @@ OPEN = enclave("qe3", Outcome.UNVERIFIABLE)
 def test_required_enclaves_decide(
     enclaves: tuple[EnclaveOutcome, ...], outcome: Outcome, status: int
 ) -> None:
-    verdict = decide(
-        "r",
-        "A release",
-        unpinned=(),
-        unpinned_allowed=False,
-        builds=(DESIGNATED,),
-        stages=(),
-        enclaves=enclaves,
-        notices=(),
-    )
+    facts = ReleaseVerdict("r", "A release", (), False, (DESIGNATED,), (), enclaves, ())
+    verdict = decide(facts)
     assert (verdict.outcome, verdict.exit_status) == (outcome, status)
     assert verdict.reproducible is (status == 0)
 
