@@ -223,6 +223,7 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
         progress=progress(),
         lookaside=lookaside,
         local=args.local,
+        allow_unpinned=args.allow_unpinned,
     )
 
 

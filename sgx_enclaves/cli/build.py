@@ -61,12 +61,11 @@ def build(args: argparse.Namespace) -> int:
         make_timeout=args.make_timeout,
         **chosen_build(args),
     )
-    fetcher = chosen_fetcher(args)
     manifest = build_release(
         request,
         args.into,
         chosen_place(args),
-        lambda artifact: fetcher.fetch(artifact, allow_unpinned=args.allow_unpinned),
+        chosen_fetcher(args).fetch,
         note,
         BuildStore(chosen_work_dir(args), say=note),
     )

@@ -34,12 +34,12 @@ def fetch(args: argparse.Namespace) -> int:
     named: dict[str, Path] = {}
     if args.what != "signed":
         for tree in catalogue.trees_of(release):
-            fetched = fetch_sources(tree, fetcher, allow_unpinned=args.allow_unpinned)
+            fetched = fetch_sources(tree, fetcher)
             files += [_entry("source", tree, name, file) for name, file in fetched.items()]
             for source in tree.build.sources if tree.build is not None else ():
                 named[source.artifact.filename] = fetched[source.id].path
     if args.what != "sources":
-        signed = fetch_signed(release, fetcher, allow_unpinned=args.allow_unpinned)
+        signed = fetch_signed(release, fetcher)
         for archive in release.vendor:
             here = signed[archive.id]
             entry = _entry("signed", release, archive.id, here.fetched)

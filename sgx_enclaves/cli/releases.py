@@ -144,7 +144,7 @@ def _check(args: argparse.Namespace, release: Release) -> int:
         names = args.enclaves or routes.get(args.route, built)
         build = build.along(names, args.route)
         release = release.only(names).along(names, args.route)
-    archives = fetch_sources(release, chosen_fetcher(args), allow_unpinned=args.allow_unpinned)
+    archives = fetch_sources(release, chosen_fetcher(args))
     checks = []
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:
         for what, problem in _checked(release, build, archives, Path(scratch)):
@@ -176,7 +176,7 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     if args.output is None:
         raise InputError("no file is named to write to", hint="name it with -o")
     part = release.only([enclave.name for enclave in release.enclaves if enclave.may_ship])
-    fetched = fetch_signed(part, chosen_fetcher(args), allow_unpinned=args.allow_unpinned)
+    fetched = fetch_signed(part, chosen_fetcher(args))
     paths = {name: archive.fetched.path for name, archive in fetched.items()}
     signed = read_signed_enclaves(part, paths)
     data = pack_members({enclave.member: signed[enclave.name] for enclave in part.enclaves})

@@ -231,7 +231,8 @@ def _contents(path: Path, sha256: str) -> str:
 class Fetcher:
     """Fetches artifacts into one cache by one transport; without one it is offline.
 
-    The look-aside cache is asked first; `local` is a directory where files may lie already.
+    The look-aside cache is asked first; `local` is a directory where files may lie already. What
+    is not pinned is refused, unless it is allowed for all files or for one.
     """
 
     def __init__(
@@ -243,6 +244,7 @@ class Fetcher:
         progress: Progress = silent,
         lookaside: Optional[Lookaside] = None,
         local: Optional[Path] = None,
+        allow_unpinned: bool = False,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._cache = cache
@@ -251,14 +253,15 @@ class Fetcher:
         self._progress = progress
         self._lookaside = lookaside
         self._local = local
+        self._allow_unpinned = allow_unpinned
         self._sleep = sleep
 
     def fetch(self, artifact: Artifact, *, allow_unpinned: bool = False) -> Fetched:
-        """Give the file from the cache, or bring it there; if that is allowed, without a pin.
+        """Give the file from the cache, or bring it there.
 
         A DigestError if it is not the pinned one, else a FetchError if it cannot be had.
         """
-        if not artifact.pinned and not allow_unpinned:
+        if not (artifact.pinned or allow_unpinned or self._allow_unpinned):
             raise FetchError(
                 f"{artifact.filename} has no pinned digest",
                 hint="pin its SHA-256 or that of its contents in the release, "

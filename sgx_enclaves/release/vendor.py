@@ -100,9 +100,7 @@ class SignedArchive:
         return not self.note
 
 
-def fetch_sources(
-    release: Release, fetcher: Fetcher, *, allow_unpinned: bool = False
-) -> dict[str, Fetched]:
+def fetch_sources(release: Release, fetcher: Fetcher) -> dict[str, Fetched]:
     """Bring every source archive of the release's own tree, by source id, each once."""
     if release.build is None:
         raise CatalogueError(
@@ -110,28 +108,21 @@ def fetch_sources(
             file=release.file,
         )
     files = dict.fromkeys(release.sources())
-    here = {file: fetcher.fetch(file, allow_unpinned=allow_unpinned) for file in files}
+    here = {file: fetcher.fetch(file) for file in files}
     return {source.id: here[source.artifact] for source in release.build.sources}
 
 
-def fetch_signed(
-    release: Release, fetcher: Fetcher, *, allow_unpinned: bool = False
-) -> dict[str, SignedArchive]:
+def fetch_signed(release: Release, fetcher: Fetcher) -> dict[str, SignedArchive]:
     """Bring the vendor's archives, by id, and compare each with the vendor's checksums file.
 
     A DigestError if that says otherwise. That it cannot be had is only noted.
     """
-    return {
-        archive.id: fetch_archive(archive, fetcher, allow_unpinned=allow_unpinned)
-        for archive in release.vendor
-    }
+    return {archive.id: fetch_archive(archive, fetcher) for archive in release.vendor}
 
 
-def fetch_archive(
-    archive: VendorArchive, fetcher: Fetcher, *, allow_unpinned: bool = False
-) -> SignedArchive:
+def fetch_archive(archive: VendorArchive, fetcher: Fetcher) -> SignedArchive:
     """Bring one of the vendor's archives; see `fetch_signed`."""
-    fetched = fetcher.fetch(archive.artifact, allow_unpinned=allow_unpinned)
+    fetched = fetcher.fetch(archive.artifact)
     if archive.checksums is None:
         return SignedArchive(fetched, "the vendor publishes no checksums file")
     listed = replace(archive.checksums, max_size=_MAX_BYTES)
@@ -298,12 +289,7 @@ def signed_of_directory(release: Release, folder: Path, log: StageLog) -> Signed
 
 
 def signed_of_archives(
-    release: Release,
-    fetcher: Fetcher,
-    log: StageLog,
-    repacked: Mapping[str, Path],
-    *,
-    allow_unpinned: bool = False,
+    release: Release, fetcher: Fetcher, log: StageLog, repacked: Mapping[str, Path]
 ) -> SignedFiles:
     """The signed enclaves of the vendor's archives, or of repacks by the archive's id."""
     found = SignedFiles()
@@ -315,7 +301,7 @@ def signed_of_archives(
         repack: Union[Path, Artifact, None] = repacked.get(archive.id)
         with log.stage("signed") as stage:
             try:
-                here = fetch_archive(archive, fetcher, allow_unpinned=allow_unpinned)
+                here = fetch_archive(archive, fetcher)
             except FetchError:
                 repack = repack or archive.repack
                 raise

@@ -82,7 +82,8 @@ class Request(BuildRequest):
         signed: a directory with the vendor's files, ready-made; None fetches them.
         repacked: repacked archives, by the id of the vendor's archive.
         lock: the packages that the place must have; None if they are not pinned.
-        allow_unpinned: accept files and policies that are not pinned.
+        allow_unpinned: accept a verdict with files and policies that are not pinned; the
+            fetcher refuses such files or not by itself.
         everything: build and compare the enclaves that are not required too.
         resume: resume at the step that failed in an earlier run; the trees are kept for that.
     """
@@ -142,19 +143,11 @@ def verify_release(
     if request.signed is not None:
         theirs = signed_of_directory(release, request.signed, log)
     else:
-        theirs = signed_of_archives(
-            release, fetcher, log, request.repacked, allow_unpinned=request.allow_unpinned
-        )
+        theirs = signed_of_archives(release, fetcher, log, request.repacked)
     verdicts = _compare_all(release, ours, theirs, log)
-    results = [
-        _result(enclave, ours, theirs, verdicts.get(enclave.name)) for enclave in release.enclaves
-    ]
-    unproved = [
-        result.name
-        for result in results
-        if result.name in theirs.to_prove and result.bytes_outcome is not Outcome.IDENTICAL
-    ]
-    if unproved:
+    results = [_result(e, ours, theirs, verdicts.get(e.name)) for e in release.enclaves]
+    same = {result.name for result in results if result.bytes_outcome is Outcome.IDENTICAL}
+    if unproved := [e.name for e in release.enclaves if e.name in theirs.to_prove - same]:
         finding = unverifiable(
             "repack-unproved",
             "the repack's enclaves are neither the vendor's own bytes nor proved by comparison",
@@ -222,9 +215,7 @@ def _gather(
     uses: dict[str, ToolchainUse] = {}
     with log.stage("sources") as stage:
         for plan in plans:
-            archives[plan.release.name] = fetch_sources(
-                plan.release, fetcher, allow_unpinned=request.allow_unpinned
-            )
+            archives[plan.release.name] = fetch_sources(plan.release, fetcher)
         files = [file for tree in archives.values() for file in tree.values()]
         loose = sum(not file.pinned for file in files)
         here = sum(file.url is None for file in files)

@@ -160,7 +160,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
                 self.log(f"ended: {error}")
                 raise
 
-    def fetcher(self) -> Fetcher:
+    def fetcher(self, *, allow_unpinned: bool = False) -> Fetcher:
         """Fetches within the configured bounds, and writes into the log how it goes."""
         config = self.config
         lookaside = None
@@ -176,6 +176,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
             ),
             progress=PlainProgress(self.log),  # type: ignore[arg-type]
             lookaside=lookaside,
+            allow_unpinned=allow_unpinned,
         )
 
     def build_file(self, relative: str, sha256: str = "") -> Path:

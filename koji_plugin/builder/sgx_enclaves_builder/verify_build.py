@@ -261,7 +261,7 @@ def _from_url(url: str, task: SgxTask) -> Release:
         # from one of the allowed hosts; nobody pins what is being asked for
         name = url.partition("?")[0].rpartition("/")[2] or "release.toml"
         artifact = Artifact(name, (url,), sha256=None, max_size=MIB)
-        path = task.fetcher().fetch(artifact, allow_unpinned=True).path
+        path = task.fetcher(allow_unpinned=True).fetch(artifact).path
     else:
         path = _checked_out(scm, task)
     return read_release(read_file(str(path), MIB), str(path))

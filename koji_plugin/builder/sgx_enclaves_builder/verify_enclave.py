@@ -113,7 +113,7 @@ class SgxEnclaveTask(SgxTask):
         verified = verify_release(
             request,
             place=self.buildroot,
-            fetcher=self.fetcher(),
+            fetcher=self.fetcher(allow_unpinned=request.allow_unpinned),
             # nothing that is kept outlives this task
             store=BuildStore(self._folder / "stages"),
             say=self.log,
