@@ -29,7 +29,7 @@ from sgx_enclaves.explain.description import describe_file
 from sgx_enclaves.explain.file_map import FileMap, scan
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
-from sgx_enclaves.plain import as_plain
+from sgx_enclaves.plain import as_plain, some
 from sgx_enclaves.progress import duration
 from sgx_enclaves.release.build_tree import (
     BuildRequest,
@@ -189,17 +189,14 @@ def build_release(
 
 
 def _check_toolchain(release: str, use: ToolchainUse, say: Say) -> None:
-    found = [part.found or part.state.value for part in use.wrong]
     if use.kind is not ToolchainKind.DESIGNATED:
-        for part, there in zip(use.wrong, found):
-            say(f"toolchain: {part.name}: expected {part.expected}, found {there}")
-    elif found:
-        few = use.wrong[:_FEW]
-        more = f", and {len(found) - _FEW} parts more" if len(found) > _FEW else ""
+        for finding in use.findings:
+            say(f"toolchain: expected {finding.expected}, found {finding.found}")
+    elif use.findings:
         raise BuildError(
             "this is not the release's designated toolchain",
-            expected=", ".join(f"{part.name} {part.expected}" for part in few) + more,
-            found=", ".join(f"{part.name} {f}" for part, f in zip(few, found)) + more,
+            expected=some((str(finding.expected) for finding in use.findings), _FEW),
+            found=some((str(finding.found) for finding in use.findings), _FEW),
             hint=f"`sgx-enclaves toolchain check {release}` compares every part; its maker's "
             "container image has them (docs/releases.md); or experiment with --toolchain=host",
         )
