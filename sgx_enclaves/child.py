@@ -118,20 +118,15 @@ class _Source:
         self._reader = reader
         self._what = what
         self._left = seconds
-        self._ahead = memoryview(b"")
+        self._ahead = bytearray()
 
     def take(self, size: int) -> bytes:
         """So many bytes; fewer where the child has ended."""
-        parts = []
-        while size > 0:
-            if not self._ahead:
-                self._ahead = memoryview(self._wait())
-                if not self._ahead:
-                    break
-            parts.append(self._ahead[:size])
-            self._ahead = self._ahead[size:]
-            size -= len(parts[-1])
-        return b"".join(parts)
+        while len(self._ahead) < size and (piece := self._wait()):
+            self._ahead += piece
+        taken = bytes(self._ahead[:size])
+        del self._ahead[:size]
+        return taken
 
     def _wait(self) -> bytes:
         start = time.monotonic()
