@@ -129,7 +129,8 @@ def _trees(request: SpecRequest, enclaves: Iterable[Enclave]) -> list[tuple[Rele
         tree, _built = request.catalogue.build_of(request.release, enclave)
         names.setdefault(tree.name, []).append(enclave.name)
     trees = [(request.catalogue.release(name), some) for name, some in names.items()]
-    return [(tree, tree.build.along(some)) for tree, some in trees if tree.build is not None]
+    along = ((tree, tree.along(some).build) for tree, some in trees)
+    return [(tree, build) for tree, build in along if build is not None]
 
 
 def sources_of(request: SpecRequest) -> dict[Artifact, tuple[str, ...]]:

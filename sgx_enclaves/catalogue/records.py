@@ -110,34 +110,6 @@ class Build:
     route: str = MAKERS
     mib: Optional[int] = None
 
-    def along(self, enclaves: Iterable[str], route: Optional[str] = None) -> Build:
-        """The same tree made by one route, with the sources, patches and steps of that alone.
-
-        Without a name it is the first route that leads to all of the enclaves.
-        """
-        wanted = set(enclaves)
-        if route is None:
-            route = next((r.id for r in self.routes if wanted <= set(r.enclaves)), MAKERS)
-        if route == MAKERS:
-            return replace(self, routes=())
-        way = next((item for item in self.routes if item.id == route), None)
-        if way is None or not wanted <= set(way.enclaves):
-            known = [f"{item.id} to {', '.join(item.enclaves)}" for item in self.routes]
-            raise CatalogueError(
-                f"no route {route!r} leads to {', '.join(sorted(wanted))}",
-                hint=f"there are {'; '.join([*known, MAKERS])} to all",
-            )
-        ids = {*way.sources, *(s for name in wanted for s in way.more_sources.get(name, ()))}
-        return replace(
-            self,
-            sources=tuple(item for item in self.sources if item.id in ids),
-            patches=tuple(p for p in self.patches if self.source_of(p.place).id in ids),
-            steps=tuple(s for s in way.steps if not s.enclaves or wanted & set(s.enclaves)),
-            routes=(),
-            route=route,
-            mib=way.mib,
-        )
-
     def source_of(self, place: str) -> Source:
         """The innermost source around a path in the tree."""
         around = [s for s in self.sources if f"{place}/".startswith(f"{s.place}/")]
@@ -378,17 +350,38 @@ class Release:
         return tuple(archive.artifact for archive in self.vendor)
 
     def along(self, enclaves: Iterable[str], route: Optional[str] = None) -> Release:
-        """The release whose own tree is made by one route; see `Build.along`."""
-        if self.build is None:
+        """The release whose own tree is made by one route, with what that needs alone.
+
+        Without a name it is the first route that leads to all of the enclaves.
+        """
+        build, wanted = self.build, set(enclaves)
+        if build is None:
             return self
-        try:
-            build = self.build.along(enclaves, route)
-        except CatalogueError as error:
-            error.file = self.file
-            raise
-        ids = {f"source.{source.id}" for source in build.sources}
-        unpinned = tuple(f for f in self.unpinned if f in ids or not f.startswith("source."))
-        return replace(self, build=build, unpinned=unpinned)
+        if route is None:
+            route = next((r.id for r in build.routes if wanted <= set(r.enclaves)), MAKERS)
+        if route == MAKERS:
+            return replace(self, build=replace(build, routes=()))
+        way = next((item for item in build.routes if item.id == route), None)
+        if way is None or not wanted <= set(way.enclaves):
+            known = [f"{item.id} to {', '.join(item.enclaves)}" for item in build.routes]
+            raise CatalogueError(
+                f"no route {route!r} leads to {', '.join(sorted(wanted))}",
+                file=self.file,
+                hint=f"there are {'; '.join([*known, MAKERS])} to all",
+            )
+        ids = {*way.sources, *(s for name in wanted for s in way.more_sources.get(name, ()))}
+        own = replace(
+            build,
+            sources=tuple(item for item in build.sources if item.id in ids),
+            patches=tuple(p for p in build.patches if build.source_of(p.place).id in ids),
+            steps=tuple(s for s in way.steps if not s.enclaves or wanted & set(s.enclaves)),
+            routes=(),
+            route=route,
+            mib=way.mib,
+        )
+        facts = {f"source.{name}" for name in ids}
+        unpinned = tuple(f for f in self.unpinned if f in facts or not f.startswith("source."))
+        return replace(self, build=own, unpinned=unpinned)
 
     def only(self, names: Iterable[str]) -> Release:
         """The release cut down to these enclaves, each of them required.

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from sgx_enclaves.catalogue.draft import Trees, draft_release
-from sgx_enclaves.catalogue.records import Build, Catalogue, Release
+from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.catalogue.writing import (
     check_tree,
     release_tree,
@@ -137,17 +137,15 @@ def _check(args: argparse.Namespace, release: Release) -> int:
         raise InputError(
             f"{release.name} has no sources of its own", hint="check the releases it is built in"
         )
-    build = release.build
     if args.route is not None or args.enclaves:
         built = [enclave.name for enclave in release.enclaves if enclave.build is not None]
-        routes = {route.id: route.enclaves for route in build.routes}
+        routes = {route.id: route.enclaves for route in release.build.routes}
         names = args.enclaves or routes.get(args.route, built)
-        build = build.along(names, args.route)
         release = release.only(names).along(names, args.route)
     archives = fetch_sources(release, chosen_fetcher(args))
     checks = []
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:
-        for what, problem in _checked(release, build, archives, Path(scratch)):
+        for what, problem in _checked(release, archives, Path(scratch)):
             checks.append({"what": what, "problem": problem or None})
     lines = [f"{check['what']}: {check['problem'] or 'as it says'}" for check in checks]
     wrong = sum(check["problem"] is not None for check in checks)
@@ -157,19 +155,22 @@ def _check(args: argparse.Namespace, release: Release) -> int:
 
 
 def _checked(
-    release: Release, build: Build, archives: Mapping[str, Fetched], scratch: Path
+    release: Release, archives: Mapping[str, Fetched], scratch: Path
 ) -> Iterator[tuple[str, str]]:
     isolation, reason = best_isolation()
-    if isolation is Isolation.NONE or release.toolchain is None:
-        note(f"make's targets are not looked for: {reason or 'no toolchain is designated'}")
-        lay_out(scratch / "tree", build, archives, progress())
-        yield from check_tree(release, build, scratch / "tree")
+    build, toolchain, tree = release.build, release.toolchain, None
+    if build is None:
         return
-    tree = Machine(isolation=isolation).open(scratch / "tree", build.root)
-    tree.path.parent.mkdir(parents=True, exist_ok=True)
-    lay_out(tree.path, build, archives, progress())
-    yield from check_tree(release, build, tree.path)
-    yield from find_targets(release, build, release.toolchain, tree, scratch / "log")
+    if isolation is Isolation.NONE or toolchain is None:
+        note(f"make's targets are not looked for: {reason or 'no toolchain is designated'}")
+    else:
+        tree = Machine(isolation=isolation).open(scratch / "tree", build.root)
+    path = scratch / "tree" if tree is None else tree.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lay_out(path, build, archives, progress())
+    yield from check_tree(release, build, path)
+    if tree is not None and toolchain is not None:
+        yield from find_targets(release, build, toolchain, tree, scratch / "log")
 
 
 def _repack(args: argparse.Namespace, release: Release) -> int:

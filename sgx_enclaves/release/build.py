@@ -86,7 +86,7 @@ def plan_trees(
 ) -> tuple[TreePlan, ...]:
     """Find the trees that the enclaves of a release are built in.
 
-    No names stand for the enclaves that it requires; see `Build.along` for the route. A
+    No names stand for the enclaves that it requires; see `Release.along` for the route. A
     CatalogueError if an enclave or the route is unknown, or cannot be built by outsiders.
     """
     if names:

@@ -70,7 +70,7 @@ class BuildRequest:
         enclaves: names; none stands for those that the release requires.
         toolchain: `HOST` takes whatever is there; the result is no reproducible build.
         tools: prefixes whose programs come first in a build with `HOST`.
-        route: which way the trees are made; see `Build.along`.
+        route: which way the trees are made; see `Release.along`.
         source_dir: a ready-made tree to build from instead of the pinned sources.
         twice: build a second time, otherwise, and compare.
         jobs: makes that may run at once.
