@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The verbs of the catalogue: what is known of a release, and a spec file made of that."""
+"""The verbs of the catalogue: what is known of a release, its files, and a spec file of it."""
 
 from __future__ import annotations
 
@@ -7,32 +7,30 @@ import argparse
 import datetime
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Optional
 
+from sgx_enclaves.catalogue import writing
 from sgx_enclaves.catalogue.draft import Trees, draft_release
 from sgx_enclaves.catalogue.records import Catalogue, Release
-from sgx_enclaves.catalogue.writing import (
-    check_tree,
-    release_tree,
-    source_tree,
-    toml_of,
-    write_pins,
-)
+from sgx_enclaves.cli import output
 from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher, today
-from sgx_enclaves.cli.output import (
-    answer,
-    message,
-    note,
-    print_or_write,
-    progress,
-    width,
-    write_and_say,
-)
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.errors import FetchError, InputError
-from sgx_enclaves.files import digest_file, read_file, sha256_of
+from sgx_enclaves.files import (
+    digest_file,
+    make_folder,
+    read_file,
+    sha256_of,
+    system_errors,
+    write_file,
+)
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.archive import lay_out, pack_members, read_contents, read_members
@@ -49,7 +47,7 @@ _EPOCH = "SOURCE_DATE_EPOCH"
 
 def releases(args: argparse.Namespace) -> int:
     if args.action == "new":
-        print_or_write(args, toml_of(_draft(args)), name="toml")
+        output.print_or_write(args, writing.toml_of(_draft(args)), name="toml")
         return 0
     catalogue = chosen_catalogue(args)
     if args.action == "list":
@@ -59,8 +57,10 @@ def releases(args: argparse.Namespace) -> int:
     release = catalogue.release(args.release)
     if args.action == "show":
         unpinned = _unpinned(catalogue, release)
-        report = partial(filled, "entry.txt", release=release, unpinned=unpinned, width=width())
-        answer(args, {"release": as_plain(release), "unpinned": unpinned}, report)
+        report = partial(
+            filled, "entry.txt", release=release, unpinned=unpinned, width=output.width()
+        )
+        output.answer(args, {"release": as_plain(release), "unpinned": unpinned}, report)
         return 0
     return {"pin": _pin, "check": _check, "repack": _repack}[args.action](args, release)
 
@@ -76,7 +76,7 @@ def _list(args: argparse.Namespace, catalogue: Catalogue) -> int:
         rows.append((release.name, release.sgx, release.dcap, status, reproduced, toolchain, names))
     keys = ("name", "sgx", "dcap", "status", "reproduced", "toolchain", "enclaves")
     plain = {"releases": [dict(zip(keys, row)) for row in rows]}
-    answer(args, plain, table(("RELEASE", *(key.upper() for key in keys[1:])), rows))
+    output.answer(args, plain, table(("RELEASE", *(key.upper() for key in keys[1:])), rows))
     return 0
 
 
@@ -88,13 +88,13 @@ def _unpinned(catalogue: Catalogue, release: Release) -> list[str]:
 def _draft(args: argparse.Namespace) -> dict[str, object]:
     if args.sgx is None or args.dcap is None:
         raise InputError("two source trees are needed", hint="name them with --sgx and --dcap")
-    sgx, dcap = source_tree(args.sgx), source_tree(args.dcap)
+    sgx, dcap = writing.source_tree(args.sgx), writing.source_tree(args.dcap)
     names = [tree.tag.replace("_reproducible", "") for tree in (sgx, dcap)]
     trees = Trees(
         sgx,
         dcap,
-        release_tree(sgx, args.sgx_release, names[0]),
-        release_tree(dcap, args.dcap_release, names[1].replace("dcap", "DCAP")),
+        writing.release_tree(sgx, args.sgx_release, names[0]),
+        writing.release_tree(dcap, args.dcap_release, names[1].replace("dcap", "DCAP")),
     )
     return draft_release(trees, chosen_catalogue(args))
 
@@ -113,7 +113,7 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
             path = fetcher.fetch(artifact, allow_unpinned=True).path
         except FetchError as error:
             # the others are worth having
-            message(f"{name} is left as it is: {error}")
+            output.message(f"{name} is left as it is: {error}")
             status = 2
             continue
         if not artifact.pinned:
@@ -123,7 +123,7 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
         for enclave, member in own.items():
             pins[f"enclave.{enclave}"] = {"signed_sha256": sha256_of(data[member])}
     text = read_file(release.file, MIB).decode()
-    print_or_write(args, write_pins(text, pins), name="toml")
+    output.print_or_write(args, writing.write_pins(text, pins), name="toml")
     return status
 
 
@@ -150,7 +150,7 @@ def _check(args: argparse.Namespace, release: Release) -> int:
     lines = [f"{check['what']}: {check['problem'] or 'as it says'}" for check in checks]
     wrong = sum(check["problem"] is not None for check in checks)
     plain = {"release": release.name, "exit_status": int(bool(wrong)), "checks": checks}
-    answer(args, plain, [*lines, f"{release.name}: {wrong or 'nothing'} of that is wrong"])
+    output.answer(args, plain, [*lines, f"{release.name}: {wrong or 'nothing'} of that is wrong"])
     return int(bool(wrong))
 
 
@@ -162,13 +162,13 @@ def _checked(
     if build is None:
         return
     if isolation is Isolation.NONE or toolchain is None:
-        note(f"make's targets are not looked for: {reason or 'no toolchain is designated'}")
+        output.note(f"make's targets are not looked for: {reason or 'no toolchain is designated'}")
     else:
         tree = Machine(isolation=isolation).open(scratch / "tree", build.root)
     path = scratch / "tree" if tree is None else tree.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    lay_out(path, build, archives, progress())
-    yield from check_tree(release, build, path)
+    lay_out(path, build, archives, output.progress())
+    yield from writing.check_tree(release, build, path)
     if tree is not None and toolchain is not None:
         yield from find_targets(release, build, toolchain, tree, scratch / "log")
 
@@ -189,7 +189,7 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
         enclaves.append({"name": enclave.name, "member": enclave.member, "sha256": digest})
     digests = {kind: hashlib.new(kind, data).hexdigest() for kind in ("sha256", "sha512")}
     lines += [f"{kind} {digest}" for kind, digest in digests.items()]
-    write_and_say(args, data, (), lines, enclaves=enclaves, sha512=digests["sha512"])
+    output.write_and_say(args, data, (), lines, enclaves=enclaves, sha512=digests["sha512"])
     return 0
 
 
@@ -205,7 +205,7 @@ def spec(args: argparse.Namespace) -> int:
         tuple(args.toolchain_package),
         args.allow_unpinned,
     )
-    print_or_write(args, render(request), *args.catalogue, name="spec")
+    output.print_or_write(args, render(request), *args.catalogue, name="spec")
     return 0
 
 
@@ -224,3 +224,85 @@ def _default_date(release: Release) -> datetime.date:
             found=repr(seconds),
             hint="correct it, or name the day with --date",
         ) from None
+
+
+def fetch(args: argparse.Namespace) -> int:
+    catalogue = chosen_catalogue(args)
+    release = catalogue.release(args.release)
+    fetcher = chosen_fetcher(args)
+    chosen = release.only(args.enclaves or [e.name for e in release.enclaves if e.required])
+    wanted = args.signed_into is not None or args.signatures_into is not None
+    if wanted and args.what == "sources":
+        raise InputError("the sources have no signed enclaves", hint="drop --what=sources")
+    files: list[dict[str, object]] = []
+    named: dict[str, Path] = {}
+    if args.what != "signed":
+        for tree in catalogue.trees_of(release):
+            fetched = fetch_sources(tree, fetcher)
+            files += [_entry("source", tree, name, file) for name, file in fetched.items()]
+            for source in tree.build.sources if tree.build is not None else ():
+                named[source.artifact.filename] = fetched[source.id].path
+    if args.what != "sources":
+        signed = fetch_signed(release, fetcher)
+        for archive in release.vendor:
+            here = signed[archive.id]
+            entry = _entry("signed", release, archive.id, here.fetched)
+            files.append({**entry, "cross_checked": here.cross_checked, "note": here.note})
+            named[archive.artifact.filename] = here.fetched.path
+            if archive.checksums is not None and here.checksums is not None:
+                named[archive.checksums.filename] = here.checksums
+        if wanted:
+            paths = {name: archive.fetched.path for name, archive in signed.items()}
+            _write_signed(chosen, paths, args.signed_into, args.signatures_into)
+    if args.into is not None:
+        _copy(named, args.into)
+    lines = []
+    for entry in files:
+        pinned = "as pinned" if entry["pinned"] else "NOT PINNED"
+        pinned = "contents as pinned" if entry["contents_sha256"] else pinned
+        file = f"{entry['path']}, sha256 {entry['sha256']}, {pinned}"
+        lines.append(f"{entry['kind']} {entry['id']}: {file}")
+        if entry.get("note"):
+            lines.append(f"  {entry['note']}")
+    output.answer(args, {"release": release.name, "files": files}, lines)
+    return 0
+
+
+def _copy(files: Mapping[str, Path], into: Path) -> None:
+    make_folder(into)
+    for name, path in files.items():
+        with system_errors(str(into / name), "cannot be written"):
+            # a file of --local may lie there already
+            if not (into / name).exists() or not path.samefile(into / name):
+                shutil.copyfile(path, into / name)
+
+
+def _write_signed(
+    release: Release,
+    archives: Mapping[str, Path],
+    signed_into: Optional[Path],
+    signatures_into: Optional[Path],
+) -> None:
+    """Write each enclave of the release, or its signatures, into the folders."""
+    enclaves = read_signed_enclaves(release, archives)
+    for enclave in release.enclaves:
+        data = enclaves[enclave.name]
+        if signed_into is not None:
+            make_folder(signed_into)
+            write_file(str(signed_into / enclave.signed_file), data)
+        if signatures_into is not None:
+            make_folder(signatures_into)
+            image = EnclaveImage.parse(data, enclave.signed_file)
+            signatures = extract(Descriptor.parse(image.descriptor))
+            content = b"".join(s.serialise() for s in signatures)
+            write_file(str(signatures_into / enclave.signature_file), content)
+
+
+def _entry(kind: str, release: Release, name: str, file: Fetched) -> dict[str, object]:
+    fields = ("path", "sha256", "contents_sha256", "size", "url", "pinned", "rejected")
+    return {
+        "kind": kind,
+        "release": release.name,
+        "id": name,
+        **{field: as_plain(getattr(file, field)) for field in fields},
+    }
