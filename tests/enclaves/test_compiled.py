@@ -19,15 +19,14 @@ from tests.enclaves.compiled import (
     variant_file,
 )
 from tests.enclaves.sdk import sdk_shape
+from tests.support.once import built_enclaves
 
 pytestmark = pytest.mark.skipif(not have_toolchain(), reason="needs make, gcc, ld and strip")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("enclaves")
-    build_enclaves(out, "all", "variants")
-    return out
+    return built_enclaves(tmp_path_factory)
 
 
 def test_another_place_gives_the_same_bytes(built: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tests.enclaves.compiled import (
 )
 from tests.enclaves.records import PT_INTERP
 from tests.enclaves.sdk import sdk_shape
+from tests.support.once import built_enclaves
 
 pytestmark = pytest.mark.skipif(not have_toolchain(), reason="needs make, gcc, ld and strip")
 
@@ -29,9 +30,7 @@ _ZEROED_HEADER_FIELDS = ((0x28, 8), (0x3C, 4))
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("enclaves")
-    build_enclaves(out, "all", "variants")
-    return out
+    return built_enclaves(tmp_path_factory)
 
 
 def global_data(image: EnclaveImage) -> tuple[int, int]:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from elftools.common.exceptions import ELFError, ELFParseError
 
@@ -12,6 +10,7 @@ from tests.enclaves.compiled import have_toolchain
 from tests.golden import judge, subjects
 from tests.golden.enclaves import Pair, compiled, of_every_sdk, synthetic
 from tests.golden.stored import Numbers, mutant
+from tests.support.once import built_enclaves
 from tests.support.signed import signed_enclave
 
 MUTANTS = 400
@@ -35,8 +34,8 @@ def test_on_synthetic_enclaves() -> None:
 
 
 @pytest.mark.skipif(not have_toolchain(), reason="needs make, gcc, ld and strip")
-def test_on_compiled_enclaves(tmp_path: Path) -> None:
-    agree_on(compiled(tmp_path))
+def test_on_compiled_enclaves(tmp_path_factory: pytest.TempPathFactory) -> None:
+    agree_on(compiled(built_enclaves(tmp_path_factory)))
 
 
 def test_on_mutants_that_ours_accepts() -> None:

@@ -17,6 +17,7 @@ from tests.golden.enclaves import Pair
 from tests.golden.stored import check, digest, facts, stored, updating
 from tests.golden.subjects import Output, command, compared
 from tests.support.keys import mrsigner, public_pem, vendor_key
+from tests.support.once import built_enclaves
 
 # Shown whole, because a person should see how they read.
 TYPICAL = ("honest", "code byte", "foreign signer", "one block missing", "half", "debug vendor")
@@ -58,9 +59,13 @@ def summary(output: Output) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def _described_here() -> Iterator[None]:
-    """A child process for each of a thousand descriptions, and white space, would take longest."""
+    """A child process for each of a thousand descriptions, and white space, would take longest.
+
+    Each file is one of a hundred, and is described once.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sgx_enclaves.explain.description.in_child", lambda work, **_: work())
+        patch.setattr("sgx_enclaves.explain.description._MOST_KEPT", 100)
         patch.setattr("sgx_enclaves.cli.output.out_json", _out_compact)
         yield
 
@@ -95,16 +100,16 @@ def test_synthetic_enclaves_each_with_each(synthetic: Outputs) -> None:
 
 
 @pytest.mark.skipif(not have_toolchain(), reason="needs make, gcc, ld and strip")
-def test_compiled_enclaves_each_with_each(tmp_path: Path) -> None:
+def test_compiled_enclaves_each_with_each(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Their bytes, and so most facts, are those of one compiler and linker."""
     name, tools = "pairs-compiled.txt", enclaves.tools()
     made_with = stored(name).partition("\n")[0]
     if not updating() and made_with != tools:
         pytest.skip(f"stored for enclaves of {made_with}; here are {tools}")
-    pairs = enclaves.compiled(tmp_path / "built")
-    folder = tmp_path / "files"
-    folder.mkdir()
-    check(name, f"{tools}\n{lines_of(each_with_each(folder, pairs))}")
+    pairs = enclaves.compiled(built_enclaves(tmp_path_factory))
+    check(name, f"{tools}\n{lines_of(each_with_each(tmp_path, pairs))}")
 
 
 def test_spoiled_enclaves(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ import pytest
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
-from tests.enclaves.compiled import PARTS, build_enclaves, have_toolchain
+from tests.enclaves.compiled import PARTS, have_toolchain
 from tests.integration.test_check_rpm import ROOT, SPEC, signed_by_vendor
 from tests.support.keys import mrsigner, vendor_key
-from tests.support.once import made_once
+from tests.support.once import built_enclaves, made_once
 
 needs_tools = [
     pytest.mark.skipif(not shutil.which("rpmbuild"), reason="rpmbuild is not installed"),
@@ -82,14 +82,12 @@ class Shop:
 
     Args:
         folder: where everything goes.
-        built: where the enclaves are built already.
+        built: where the enclaves are.
     """
 
-    def __init__(self, folder: Path, built: Optional[Path] = None) -> None:
+    def __init__(self, folder: Path, built: Path) -> None:
         self.folder = folder
-        self.built = built or folder / "built"
-        if built is None:
-            build_enclaves(self.built)
+        self.built = built
         self.config = PARTS["pce"].config.read_bytes()
         self.unsigned = (self.built / PARTS["pce"].file).read_bytes()
         self.signed = signed_by_vendor(self.built / PARTS["pce"].file, self.config)
@@ -188,7 +186,7 @@ def build_wheel(folder: Path) -> None:
         shutil.copytree(
             ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
-    argv = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    argv = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     argv += ["--wheel-dir", str(folder), str(source)]
     done = subprocess.run(argv, check=False, capture_output=True, text=True)
     if done.returncode:
@@ -317,4 +315,4 @@ def rpmlint_with_wheel(version: str, factory: pytest.TempPathFactory) -> Rpmlint
 
 def shop_of(factory: pytest.TempPathFactory) -> Shop:
     """A shop whose enclaves are built once a run."""
-    return Shop(factory.mktemp("shop"), made_once(factory, "rpmlint-enclaves", build_enclaves))
+    return Shop(factory.mktemp("shop"), built_enclaves(factory))

@@ -21,9 +21,10 @@ import pytest
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.cli.declare import VERBS
 from sgx_enclaves.cli.main import parser_of
-from tests.enclaves.compiled import PARTS, build_enclaves, have_toolchain
+from tests.enclaves.compiled import PARTS, have_toolchain
 from tests.integration.test_check_rpm import signed_by_vendor
 from tests.support.keys import VENDOR_PEM, public_pem, vendor_key
+from tests.support.once import built_enclaves
 from tests.support_rpm import RpmFile, write_rpm
 from tests.unit.evidence.conftest import as_built_here, edited
 
@@ -146,8 +147,7 @@ def is_here(command: str) -> bool:
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with all files that the documents name."""
     folder = tmp_path_factory.mktemp("documents")
-    build_enclaves(folder / "made", "all")
-    built = folder / "made" / PARTS["pce"].file
+    built = built_enclaves(tmp_path_factory) / PARTS["pce"].file
     config = PARTS["pce"].config.read_bytes()
     signed = signed_by_vendor(built, config)
     own = re.sub(rb"(?<=<ProdID>)[^<]*", b"7", config)
@@ -176,7 +176,6 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    shutil.rmtree(folder / "made")
     commands = (
         "git init -q repository && git -C repository add . && git -C repository"
         " -c user.name=x -c user.email=x commit -qm x",

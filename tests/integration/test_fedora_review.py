@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.enclaves.compiled import have_toolchain
-from tests.integration.linting import Shop
+from tests.integration.linting import Shop, shop_of
 from tests.support.keys import mrsigner, vendor_key
 
 CHECK = Path(__file__).resolve().parents[2] / "packaging" / "fedora-review.sh"
@@ -40,7 +40,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module", name="shop")
 def _shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return Shop(tmp_path_factory.mktemp("fedora-review"))
+    return shop_of(tmp_path_factory)
 
 
 def review(home: Path, packages: list[Path], reference: object = "") -> tuple[int, str, str]:

@@ -20,9 +20,10 @@ from sgx_enclaves.enclave.verdict import Origin
 from sgx_enclaves.explain.explain import explained
 from sgx_enclaves.explain.picture import picture_of
 from sgx_enclaves.report.templated import release_html, verdict_html
-from tests.enclaves.compiled import PARTS, build_enclaves, have_toolchain, variant_file
+from tests.enclaves.compiled import PARTS, have_toolchain, variant_file
 from tests.integration.test_check_rpm import signed_by_vendor
 from tests.support.keys import mrsigner, vendor_key
+from tests.support.once import built_enclaves
 from tests.unit.release.test_verify_outcome import OPEN, judged
 
 CHROMIUM = next(
@@ -49,12 +50,12 @@ def browser() -> Iterator[Any]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An identical enclave, one with another constant, and a release of both."""
     folder = tmp_path_factory.mktemp("pages")
-    build_enclaves(folder, "all", "variant-constant")
+    enclaves = built_enclaves(tmp_path_factory)
     config = PARTS["pce"].config.read_bytes()
-    built = folder / PARTS["pce"].file
+    built = enclaves / PARTS["pce"].file
     policy = policy_for(None, mrsigners=[mrsigner(vendor_key())])
     texts, outcomes, pictures = {}, [], {}
-    for name, source in (("identical", built), ("differs", variant_file(folder, "constant"))):
+    for name, source in (("identical", built), ("differs", variant_file(enclaves, "constant"))):
         files = (built.read_bytes(), signed_by_vendor(source, config))
         verdict = explained(compare(*files, config, policy), *files, config)
         assert verdict.outcome.value == name

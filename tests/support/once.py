@@ -10,6 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.enclaves.compiled import build_enclaves
+
+
+def built_enclaves(factory: pytest.TempPathFactory) -> Path:
+    """Every compiled enclave and every variant, for all tests: nothing is written beside them."""
+    return made_once(factory, "enclaves", lambda folder: build_enclaves(folder, "all", "variants"))
+
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder that `make` has filled, in this process or in another one of this run.

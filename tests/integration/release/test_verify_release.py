@@ -37,6 +37,7 @@ from sgx_enclaves.release.sandbox import Isolation
 from tests.enclaves.compiled import have_toolchain
 from tests.integration.release.verifying import DEADLINE, Bench, World, make_world
 from tests.support.keys import foreign_key, vendor_key
+from tests.support.once import built_enclaves
 from tests.support.schemas import schema
 
 pytestmark = pytest.mark.skipif(not have_toolchain(), reason="needs gcc, ld, strip and make")
@@ -45,7 +46,8 @@ PCE = ENCLAVE_LIST[0]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with make_world(tmp_path_factory.mktemp("world")) as made:
+    folder = tmp_path_factory.mktemp("world")
+    with make_world(folder, built_enclaves(tmp_path_factory)) as made:
         yield made
 
 

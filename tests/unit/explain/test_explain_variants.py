@@ -11,6 +11,7 @@ import pytest
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.explain.description import describe_file
 from tests.enclaves.compiled import build_enclaves, have_toolchain, variant_file
+from tests.support.once import built_enclaves
 from tests.unit.explain.explaining import Case, codes, message
 
 pytestmark = pytest.mark.skipif(not have_toolchain(), reason="no make, gcc and binutils")
@@ -47,9 +48,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("enclaves")
-    build_enclaves(out, "all", *(f"variant-{name}" for name in EXPECTED))
-    return out
+    return built_enclaves(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

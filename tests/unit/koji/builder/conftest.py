@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.enclaves.compiled import build_enclaves, have_toolchain
+from tests.enclaves.compiled import have_toolchain
 from tests.support.machine import toolchain_asked_once
-from tests.support.once import made_once
+from tests.support.once import built_enclaves
 from tests.unit.koji.builder.buildroots import FakeBuildRoot
 from tests.unit.koji.builder.world import Vendor, World, make_vendor, new_hub
 
@@ -22,7 +22,7 @@ from tests.unit.koji.builder.world import Vendor, World, make_vendor, new_hub
 def vendor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vendor]:
     if not have_toolchain():
         pytest.skip("the test enclaves' compiler is not here")
-    built = made_once(tmp_path_factory, "koji-builder-enclaves", build_enclaves)
+    built = built_enclaves(tmp_path_factory)
     with make_vendor(tmp_path_factory.mktemp("vendor"), built) as made:
         yield made
 
