@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -67,6 +68,8 @@ def _described_here() -> Iterator[None]:
         patch.setattr("sgx_enclaves.explain.description.in_child", lambda work, **_: work())
         patch.setattr("sgx_enclaves.explain.description._MOST_KEPT", 100)
         patch.setattr("sgx_enclaves.cli.output.out_json", _out_compact)
+        # A page has its date.
+        patch.setattr("sgx_enclaves.cli.arguments.today", lambda: datetime.date(2026, 11, 29))
         yield
 
 
