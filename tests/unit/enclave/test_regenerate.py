@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sgx_enclaves.enclave.blocks import patched
 from sgx_enclaves.enclave.config import OPTIONS, RENAMED, Config
 from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.layout import Id
 from sgx_enclaves.enclave.metadata import Descriptor, Version
 from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sdk import GENERATIONS, Generation, generation_named
@@ -203,6 +205,30 @@ def test_an_area_that_is_full_to_the_last_byte() -> None:
     full = EnclaveImage.parse(small_enclave(descriptor_size=used))
     made = regenerate(full, Config(SMALL), replace(generation, metadata_size=used))
     assert len(made.descriptor) == used
+
+
+@pytest.mark.parametrize("sdk", ["2.16", "2.17", "2.18", "2.25"])
+@pytest.mark.parametrize(("threads", "heap"), [(1, 0x7000), (2, 0x10000)])
+def test_an_enclave_without_pages_to_spare(sdk: str, threads: int, heap: int) -> None:
+    """Its layout ends with a thread, not with a guard; as each SDK's own sgx_sign writes it."""
+    stack = {"StackMinSize": 0x2000, "StackMaxSize": 0x2000}
+    sizes = dict.fromkeys(("HeapMinSize", "HeapInitSize", "HeapMaxSize"), heap)
+    block = attempt(sdk, {**stack, **sizes, "TCSNum": threads}).blocks[-1]
+    assert block.header.enclave_size == {1: 0x40000, 2: 0x80000}[threads]
+    ids = [item.id for item in block.layout]
+    one = ["HEAP_MIN", "GUARD", "STACK_MIN", "GUARD", "TCS", "SSA", "GUARD", "TD"]
+    assert ids == [*(Id[name] for name in one), *([0x1009] if threads > 1 else [])]
+
+
+def test_global_data_up_to_the_end_of_the_file() -> None:
+    image = EnclaveImage.parse(small_enclave())
+    target, _ = image.global_data
+    assert target is not None
+    room = len(image.data) - target
+    data, _ = patched(image, generation_named("2.25"), 0, bytes(room))
+    assert data.startswith(bytes(room))
+    with pytest.raises(FormatError, match="g_global_data is not in the file"):
+        patched(image, generation_named("2.25"), 0, bytes(room + 1))
 
 
 def test_the_first_byte_of_the_metadata_is_compared() -> None:
