@@ -368,28 +368,19 @@ def _group(members: Sequence[Layout], times: int) -> LayoutGroup:
 
 
 def _without_growth(
-    table: Sequence[Layout], grown: Collection[int] = (Id.HEAP_INIT, Id.HEAP_MAX, Id.STACK_MAX)
+    table: Sequence[Layout],
+    grown: Collection[int] = (Id.HEAP_INIT, Id.HEAP_MAX, Id.STACK_MAX),
+    unmapped: int = Id.HEAP_MAX,
 ) -> list[Layout]:
-    """Heap and stack that do not grow: what is not there at the start is left out."""
-    seen: set[int] = set()
-    result: list[Layout] = []
-    for item in table:
-        kept = item
-        if isinstance(item, LayoutEntry) and item.id not in seen:
-            seen.add(item.id)
-            if item.id in grown:
-                kept = _fixed(item, Id.HEAP_MAX)
-        result.append(kept)
-    return result
+    """What does not grow: pages that are not there at the start are left out."""
+    return [
+        _fixed(item, unmapped) if isinstance(item, LayoutEntry) and item.id in grown else item
+        for item in table
+    ]
 
 
 def _reserved_without_growth(table: Sequence[Layout]) -> list[Layout]:
-    return [
-        _fixed(item, Id.RSRV_MAX)
-        if isinstance(item, LayoutEntry) and item.id in (Id.RSRV_INIT, Id.RSRV_MAX)
-        else item
-        for item in table
-    ]
+    return _without_growth(table, (Id.RSRV_INIT, Id.RSRV_MAX), Id.RSRV_MAX)
 
 
 def _fixed(entry: LayoutEntry, unmapped_id: int) -> LayoutEntry:

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from sgx_enclaves.enclave.blocks import patched
 from sgx_enclaves.enclave.config import OPTIONS, RENAMED, Config
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.layout import Id
-from sgx_enclaves.enclave.metadata import Descriptor, Version
+from sgx_enclaves.enclave.metadata import Descriptor, LayoutId, Version
 from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sdk import GENERATIONS, Generation, generation_named
 from sgx_enclaves.errors import (
@@ -217,7 +216,7 @@ def test_an_enclave_without_pages_to_spare(sdk: str, threads: int, heap: int) ->
     assert block.header.enclave_size == {1: 0x40000, 2: 0x80000}[threads]
     ids = [item.id for item in block.layout]
     one = ["HEAP_MIN", "GUARD", "STACK_MIN", "GUARD", "TCS", "SSA", "GUARD", "TD"]
-    assert ids == [*(Id[name] for name in one), *([0x1009] if threads > 1 else [])]
+    assert ids == [*(LayoutId[name] for name in one), *([0x1009] if threads > 1 else [])]
 
 
 def test_global_data_up_to_the_end_of_the_file() -> None:
