@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Optional
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -542,3 +543,17 @@ def test_a_second_signature_that_is_n_too_large() -> None:
     )
     assert check_fips_signature(right, dated) == ()
     assert len(check_fips_signature(evil, dated)) == 1
+
+
+def test_a_second_signature_by_an_even_modulus() -> None:
+    """Guards `n % 2 == 1`: twice a key of 3071 bits gives signatures that pow() takes."""
+    sigstruct, fips = fips_parts()
+    numbers = rsa.generate_private_key(65537, KEY_SIZE * 8 - 1).private_numbers()
+    half = numbers.public_numbers.n
+    n, message = 2 * half, encoded(sigstruct.serialise())
+    s = pow(message % half, numbers.d, half)
+    s += half if s % 2 != message % 2 else 0
+    assert pow(s, 65537, n) == message
+    evil = replace(fips, modulus=little(n), signature=s.to_bytes(KEY_SIZE, "big"))
+    (defect,) = check_fips_signature(evil, sigstruct)
+    assert (defect.code, defect.offset) == ("fips-signature-invalid", 0)
