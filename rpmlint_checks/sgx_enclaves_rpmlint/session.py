@@ -203,4 +203,4 @@ class Session:
 
 def failed(error: Exception) -> Report:
     """The finding for what nobody expected."""
-    return report(FAILED, f"{type(error).__name__}: {error}")
+    return report("sgx-enclave-check-failed", f"{type(error).__name__}: {error}")

@@ -189,12 +189,17 @@ def _notes(
 
 def package_finding(error: SgxEnclavesError, path: str) -> Finding:
     """An error about a package as a finding; its code says what kind of trouble it is."""
-    codes = {
-        PackageDamagedError: "package-damaged",
-        LimitError: "package-too-large",
-        UnsupportedError: "package-unsupported",
-    }
-    found = finding_of(error, codes.get(type(error), "package-malformed"))
+    of_kinds = (
+        code
+        for kind, code in (
+            (PackageDamagedError, "package-damaged"),
+            (LimitError, "package-too-large"),
+            (UnsupportedError, "package-unsupported"),
+            (SgxEnclavesError, "package-malformed"),
+        )
+        if isinstance(error, kind)
+    )
+    found = finding_of(error, next(of_kinds))
     return replace(found, message=error.message) if error.file == path else found
 
 
