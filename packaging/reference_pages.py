@@ -31,6 +31,7 @@ REPORTS = {
     "manifest.json of a built directory": "release/manifest.schema.json",
     "A record on Koji's hub, and a subtask's answer": "gate/record.schema.json",
 }
+ARGUMENTS = "gate/arguments.schema.json"
 # Attributes of rpmlint's options, by the keys of its table.
 _LINT = {"references": "reference"}
 
@@ -101,12 +102,17 @@ def reports() -> Iterator[str]:
     """The keys of each report for programs."""
     yield "# Reports for programs\n\nEach follows a JSON Schema, which the program carries.\n"
     for title, file in REPORTS.items():
-        schema = json.loads((ROOT / "sgx_enclaves" / file).read_text("utf-8"))
-        if not {"properties", "$ref"} & set(schema):
-            parts = {name: {"$ref": f"#/definitions/{name}"} for name in schema["definitions"]}
-            schema["properties"], schema["required"] = parts, list(parts)
-        yield f"## {title}\n\n{schema['title']}. {schema.get('description', '')}\n"
-        yield from table(schema)
+        yield from section(title, file)
+
+
+def section(title: str, file: str) -> Iterator[str]:
+    """What a schema is about, and its keys; those of its definitions where it has no other."""
+    schema = json.loads((ROOT / "sgx_enclaves" / file).read_text("utf-8"))
+    if not {"properties", "$ref"} & set(schema):
+        parts = {name: {"$ref": f"#/definitions/{name}"} for name in schema["definitions"]}
+        schema["properties"], schema["required"] = parts, list(parts)
+    yield f"## {title}\n\n{schema['title']}. {schema.get('description', '')}\n"
+    yield from table(schema)
 
 
 def table(schema: Mapping[str, Any]) -> Iterator[str]:
@@ -206,6 +212,7 @@ def rpcs() -> Iterator[str]:
             name = f"host.{node.name}" if "host" in kinds[0] else node.name
             said = inspect.cleandoc(ast.get_docstring(node) or "")
             yield f"## {name}\n\n```text\n{name}({ast.unparse(node.args)})\n\n{said}\n```\n"
+    yield from section("What each argument must be", ARGUMENTS)
 
 
 def limits_page() -> Iterator[str]:

@@ -51,10 +51,13 @@ def test_every_key_of_a_schema() -> None:
     schemas = {
         str(p.relative_to(ROOT / "sgx_enclaves")) for p in ROOT.glob("sgx_enclaves/*/*.json")
     }
-    assert schemas == {*reference_pages.REPORTS.values(), "catalogue/schema.json"}
+    pages = {*reference_pages.REPORTS.values(), reference_pages.ARGUMENTS}
+    assert schemas == {*pages, "catalogue/schema.json"}
 
 
 def test_every_call_of_the_hub() -> None:
+    for argument in ("opts.allow_unpinned", "verdict", "queryOpts.limit"):
+        assert f"| `{argument}` |" in PAGES["rpcs.md"]
     exported = [
         node.name
         for path in (ROOT / "koji_plugin/hub/sgx_enclaves_hub").glob("*.py")
