@@ -2,7 +2,7 @@
 """Builds, and how far a build has come, that are kept for the next run:
 
     DIR/build/KEY/files/    the built directory
-    DIR/build/KEY/pin       the SHA-256 of its manifest, which has those of the files
+    DIR/build/KEY/pin       a digest of KEY, the logs, and the manifest, which has the files'
     DIR/trees/SUBJECT/KEY/  what a build that ended too early may resume in
     DIR/locks/              held while a build runs
 
@@ -25,7 +25,16 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from sgx_enclaves.errors import FormatError, ManifestError, SgxEnclavesError
-from sgx_enclaves.files import disk_errors, locked, read_file, sha256_of, sync, write_file
+from sgx_enclaves.files import (
+    digest_entries,
+    disk_errors,
+    locked,
+    read_file,
+    sha256_of,
+    sync,
+    tree_entries,
+    write_file,
+)
 from sgx_enclaves.plain import as_plain, from_plain, parse_json, record
 from sgx_enclaves.release.manifest import LOGS, MANIFEST, Built, StepRecord, load_built
 from sgx_enclaves.release.outcome import Say
@@ -109,20 +118,21 @@ class BuildStore:
             make: fills the directory that it is given, which is new and empty; if it raises,
                 nothing is kept.
         """
-        key = input_key(inputs)[:_NAME_DIGITS]
-        final, notice = self.root / "build" / key, ""
-        with self._held(f"build-{key}"), _disk_errors(self.root):
+        key = input_key(inputs)
+        # part of the key is name enough; the pin holds the whole
+        final, notice = self.root / "build" / key[:_NAME_DIGITS], ""
+        with self._held(f"build-{final.name}"), _disk_errors(self.root):
             final.parent.mkdir(parents=True, exist_ok=True)
             # a link is of a run that was killed
             if final.exists() and not final.is_symlink():
                 try:
-                    built = _load(final)
+                    built = _load(final, key)
                     if accept(built):
                         return Kept(built, True, "")
                 except SgxEnclavesError as error:
                     notice = f"the kept build is not used: {error}"
-            _make(final, make)
-            return Kept(_load(final), False, notice)
+            _make(final, key, make)
+            return Kept(_load(final, key), False, notice)
 
 
 class TreeProgress:
@@ -174,7 +184,7 @@ class TreeProgress:
             write_file(str(self._folder / _PROGRESS), json.dumps(as_plain(plain)).encode())
 
 
-def _make(final: Path, make: Callable[[Path], object]) -> None:
+def _make(final: Path, key: str, make: Callable[[Path], object]) -> None:
     """Make a build beside its place, to which its name is a link until it is whole.
 
     So a path that is said while it is made, such as a log's, leads there afterwards too.
@@ -187,7 +197,7 @@ def _make(final: Path, make: Callable[[Path], object]) -> None:
     try:
         (work / "files").mkdir()
         make(final / "files")
-        write_file(str(work / _PIN), _pin(work).encode())
+        write_file(str(work / _PIN), _pin(work, key).encode())
         work.chmod(0o755)
         final.unlink()
         work.rename(final)
@@ -198,14 +208,17 @@ def _make(final: Path, make: Callable[[Path], object]) -> None:
             remove_tree(work)
 
 
-def _pin(folder: Path) -> str:
-    return sha256_of(read_file(str(folder / "files" / MANIFEST), _MAX_RECORD))
+def _pin(folder: Path, key: str) -> str:
+    manifest = sha256_of(read_file(str(folder / "files" / MANIFEST), _MAX_RECORD))
+    logs = digest_entries(tree_entries(folder / "files" / LOGS))
+    return input_key({"key": key, "manifest": manifest, "logs": logs})
 
 
-def _load(folder: Path) -> Built:
-    """A kept build, if it is whole and unchanged; an error of ours otherwise."""
-    if _pin(folder).encode() != read_file(str(folder / _PIN), 64):
-        raise ManifestError("was changed after the build", file=str(folder / "files" / MANIFEST))
+def _load(folder: Path, key: str) -> Built:
+    """A kept build of that key, if it is whole and unchanged; an error of ours otherwise."""
+    if _pin(folder, key).encode() != read_file(str(folder / _PIN), 64):
+        words = "was changed after the build, as a log may be, or is of another build"
+        raise ManifestError(words, file=str(folder / "files" / MANIFEST))
     built = load_built(folder / "files")
     records = [r for e in built.manifest.enclaves for r in (e.unsigned, e.config, e.unstripped)]
     known = {MANIFEST, LOGS, *(record.file for record in records if record is not None)}

@@ -55,6 +55,16 @@ def test_other_inputs_are_another_build(store: BuildStore) -> None:
     assert input_key({"a": "1"}) != input_key({"a": 1})
 
 
+def test_a_build_of_other_inputs_in_its_place_is_not_used(store: BuildStore) -> None:
+    make, other = Maker(), {**INPUTS, "a": 2}
+    store.build(other, make)
+    folder = files_of(store).parent
+    folder.rename(folder.with_name(input_key(INPUTS)[:24]))
+    again = store.build(INPUTS, make)
+    assert (again.reused, make.runs) == (False, 2)
+    assert "is of another build" in again.notice
+
+
 def files_of(store: BuildStore) -> Path:
     (folder,) = (store.root / "build").iterdir()
     return folder / "files"
@@ -74,6 +84,9 @@ def rewrite(folder: Path) -> None:
         (lambda f: (f / "l").symlink_to("/etc/passwd"), "was added after the build"),
         (lambda f: os.mkfifo(f / "pipe"), "was added after the build"),
         (rewrite, "manifest.json: was changed after the build"),
+        (lambda f: (f / "logs" / "make.log").write_bytes(b"all well"), "as a log may be"),
+        (lambda f: (f / "logs").rmdir(), "cannot be read"),
+        (lambda f: os.mkfifo(f / "logs" / "pipe"), "neither a file"),
         (lambda f: (f / "manifest.json").unlink(), "cannot be read"),
         (lambda f: (f / "manifest.json").write_bytes(b""), "was changed after the build"),
         (lambda f: (f.parent / "pin").unlink(), "cannot be read"),
