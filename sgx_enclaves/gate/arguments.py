@@ -27,15 +27,17 @@ def argument(value: Any, name: str, part: str = "") -> Any:
     """One argument, checked; `part` is its definition where that is not called like it."""
     schema = {"properties": {name: read_schema(__file__, "arguments.schema.json", part or name)}}
     validate({name: value}, schema, file="", error=ArgumentError)
-    # A file is no line.
-    lines = {**value, "releases": ()} if isinstance(value, Mapping) else value
+    # A file is no line, but its name is.
+    is_mapping = isinstance(value, Mapping)
+    lines = {**value, "releases": [*value.get("releases", ())]} if is_mapping else value
     require_plain(lines, name, ArgumentError)
     return value
 
 
 def options(given: Any, part: str, name: str = "opts") -> dict[str, Any]:
-    """A mapping of arguments, checked; those that are None are left out."""
+    """A mapping of arguments, checked; those that are None are left out, if they are known."""
+    known = read_schema(__file__, "arguments.schema.json", part)["properties"]
     if isinstance(given, Mapping):
-        given = {key: value for key, value in given.items() if value is not None}
+        given = {k: value for k, value in given.items() if value is not None or k not in known}
     found: dict[str, Any] = argument({} if given is None else given, name, part)
     return found
