@@ -156,7 +156,8 @@ def _argument(line: str, types: Types) -> tuple[list[str], dict[str, Any]]:
     settings: dict[str, Any] = {"help": match["help"]}
     if not names.startswith("-"):
         flags = [names.rstrip(":") or value.lower()]
-        settings["nargs"] = number or None
+        # without a default, argparse calls it required
+        settings |= {"nargs": number or None, **({"default": []} if number == "*" else {})}
     else:
         flags = names.split(", ")
         how: Mapping[str, dict[str, Any]] = {

@@ -38,6 +38,7 @@ MISTAKES = [
     ("spec sgx-2.25 --kind grafted", "there is no release 'sgx-2.25'", f"mean {RELEASE}?"),
     ("releases show sxg-2.25-dcap-1.22", "there is no release", f"mean {RELEASE}"),
     ("compare", "required: BUILT, SIGNED, --config", "sgx-enclaves help compare"),
+    ("verify-release", "required: RELEASE; ", "sgx-enclaves help verify-release"),
     (f"build {RELEASE} --into new", "designated toolchain", f"toolchain check {RELEASE}"),
 ]
 
