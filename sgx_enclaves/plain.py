@@ -250,11 +250,21 @@ def validate(
             file=file,
             hint="install python3-jsonschema (on PyPI: jsonschema)",
         ) from None
-    # Of a million mistakes each would cost kilobytes.
-    found = jsonschema.Draft7Validator(schema).iter_errors(data)
-    mistakes = sorted(islice(found, _MOST_MISTAKES), key=lambda m: str(list(m.absolute_path)))
-    if mistakes:
-        _refuse_mistake(mistakes[0], file, error)
+    try:
+        # Of a million mistakes each would cost kilobytes.
+        found = _validator(jsonschema)(schema).iter_errors(data)
+        mistakes = list(islice(found, _MOST_MISTAKES))
+        if mistakes:
+            _refuse_mistake(min(mistakes, key=lambda m: str(list(m.absolute_path))), file, error)
+    except RecursionError:
+        raise error("the content is nested too deep", file=file) from None
+
+
+@functools.cache
+def _validator(jsonschema: Any) -> Any:
+    """That of draft 7, with the integers of draft 4, for which 1.0 is none."""
+    whole = jsonschema.Draft4Validator.TYPE_CHECKER
+    return jsonschema.validators.extend(jsonschema.Draft7Validator, type_checker=whole)
 
 
 def _resolved(part: Any, schema: Mapping[str, Any]) -> Any:

@@ -160,11 +160,10 @@ def read_part(cls: type[T], data: object, part: str, **more: Any) -> T:
 
 
 def require_plain(data: object, place: str, error: type[SgxEnclavesError]) -> None:
-    """Refuse what a schema lets pass: text that a terminal would not print, and 1.0 for 1."""
-    if isinstance(data, float) or (isinstance(data, str) and not data.isprintable()):
-        expected = "a whole number" if isinstance(data, float) else "printable characters"
-        found = printable(str(data)[:120])
-        raise error(f"{place} is malformed", expected=expected, found=found)
+    """Refuse what a schema lets pass: text that a terminal would not print."""
+    if isinstance(data, str) and not data.isprintable():
+        found = printable(data[:120])
+        raise error(f"{place} is malformed", expected="printable characters", found=found)
     parts = data.items() if isinstance(data, Mapping) else ()
     for key, value in enumerate(data) if isinstance(data, (list, tuple)) else parts:
         inner = str(key) if isinstance(data, Mapping) else f"{place}[{key}]"

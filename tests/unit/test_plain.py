@@ -72,6 +72,14 @@ def test_other_plain_forms() -> None:
         as_plain([object()])
 
 
+def deep(depth: int) -> object:
+    """So many lists in one another."""
+    made: object = 1
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
 SCHEMA = {
     "type": "object",
     "required": ["name"],
@@ -96,6 +104,9 @@ SCHEMA = {
         ({"name": "a", "kinds": ["a", "a", "a"]}, "f: kinds does not fit (expected at most 2"),
         ({"name": "a", "size": 0}, "f: size does not fit (expected at least 1, found 0)"),
         ({"name": "a", "size": 10}, "f: size does not fit (expected at most 9, found 10)"),
+        ({"name": "a", "size": 1.0}, "f: size does not fit (expected a value of the type integer"),
+        ({"name": "a", "size": True}, "f: size does not fit (expected a value of the type integer"),
+        ({"name": deep(100_000)}, "f: the content is nested too deep"),
         ({"name": "a", "digest": "x" * 500}, "digest does not fit (expected 4 hex digits, found"),
         ({"name": "\x1b[2J"}, "found \\x1b[2J"),
     ],

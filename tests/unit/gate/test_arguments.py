@@ -29,7 +29,7 @@ GIVEN = {"releases": {"r": "text\nof a file"}, "repo_id": 1}
         ({"enclaves": "pce"}, "opts.enclaves does not fit"),
         ({"enclaves": [3]}, "opts.enclaves[0] does not fit"),
         ({"timeout": True}, "opts.timeout does not fit"),
-        ({"timeout": 1.0}, "timeout is malformed (expected a whole number"),
+        ({"timeout": 1.0}, "opts.timeout does not fit (expected a value of the type integer"),
         ({"timeout": 1.5}, "opts.timeout does not fit"),
         ({"timeout": 0}, "at least 1"),
         ({"timeout": 604801}, "at most 604800"),

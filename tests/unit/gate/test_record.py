@@ -55,6 +55,7 @@ def test_not_all_enclaves_need_be_bad(verdict: str) -> None:
 
 WRONG: list[tuple[Place, Any]] = [
     (("schema",), 3),
+    (("schema",), 1.0),
     (("build_tag",), ""),
     (("repo_id",), 0),
     (("repo_id",), 1.0),

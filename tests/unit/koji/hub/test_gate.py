@@ -300,7 +300,7 @@ def test_the_status_of_a_build_without_enclaves(ready: FakeHub) -> None:
 
 @pytest.mark.parametrize(
     ("build", "where", "reason"),
-    [("none", 4, "No such build"), (7, "none", "No such tagInfo"), (7.0, 4, "is malformed")],
+    [("none", 4, "No such build"), (7, "none", "No such tagInfo"), (7.0, 4, "does not fit")],
 )
 def test_the_status_of_what_is_not_there(
     ready: FakeHub, build: Any, where: Any, reason: str

@@ -89,7 +89,7 @@ def test_only_admins_jump_the_queue(ready: FakeHub) -> None:
         (("r", "none"), {}, "No such tagInfo"),
         (("r", None), {}, "[tasks] build_tags of the hub names 0, and no target of this build"),
         (("r", 0), {}, "build_tag does not fit"),
-        (("r", 4.0), {}, "build_tag is malformed"),
+        (("r", 4.0), {}, "build_tag does not fit"),
         (("r", {"name": "f42-build"}), {}, "build_tag does not fit"),
         (("r", 4, "none"), {}, "No such build"),
         (("r", 4, {"id": 7}), {}, "build does not fit"),
