@@ -106,6 +106,7 @@ def test_an_answer_survives_the_way() -> None:
         {**mapping(answer()), "subjects": []},
         mapping(answer("pce", subject(True, "differs", "x"))),
         {**mapping(answer()), "enclave": "ide"},
+        mapping(answer("pce", subject(), subject(name="ide"))),
         {**mapping(answer()), "release_sha256": "00" * 32},
     ],
 )
