@@ -210,8 +210,10 @@ def _make(final: Path, key: str, make: Callable[[Path], object]) -> None:
 
 def _pin(folder: Path, key: str) -> str:
     manifest = sha256_of(read_file(str(folder / "files" / MANIFEST), _MAX_RECORD))
-    logs = digest_entries(tree_entries(folder / "files" / LOGS))
-    return input_key({"key": key, "manifest": manifest, "logs": logs})
+    logs = folder / "files" / LOGS
+    # a build that never came to its first step has none
+    entries = tree_entries(logs) if logs.exists() else ()
+    return input_key({"key": key, "manifest": manifest, "logs": digest_entries(entries)})
 
 
 def _load(folder: Path, key: str) -> Built:

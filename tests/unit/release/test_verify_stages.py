@@ -65,6 +65,15 @@ def test_a_build_of_other_inputs_in_its_place_is_not_used(store: BuildStore) -> 
     assert "is of another build" in again.notice
 
 
+def test_a_build_without_logs_is_kept(store: BuildStore) -> None:
+    def make(into: Path) -> None:
+        Maker()(into)
+        (into / "logs").rmdir()
+
+    assert not store.build(INPUTS, make).reused
+    assert store.build(INPUTS, make).reused
+
+
 def files_of(store: BuildStore) -> Path:
     (folder,) = (store.root / "build").iterdir()
     return folder / "files"
@@ -85,7 +94,6 @@ def rewrite(folder: Path) -> None:
         (lambda f: os.mkfifo(f / "pipe"), "was added after the build"),
         (rewrite, "manifest.json: was changed after the build"),
         (lambda f: (f / "logs" / "make.log").write_bytes(b"all well"), "as a log may be"),
-        (lambda f: (f / "logs").rmdir(), "cannot be read"),
         (lambda f: os.mkfifo(f / "logs" / "pipe"), "neither a file"),
         (lambda f: (f / "manifest.json").unlink(), "cannot be read"),
         (lambda f: (f / "manifest.json").write_bytes(b""), "was changed after the build"),
