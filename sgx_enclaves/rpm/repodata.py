@@ -286,13 +286,16 @@ class _Reader:
             start = None if begun else _START.search(data)
             if start is not None:
                 begun, data = True, data[start.start() :]
-            end = data.rfind(_END) + len(_END) if begun else 0
+            if not begun and len(data) > MIB:
+                break
+            searched = max(0, len(data) - len(piece) - len(_END))
+            end = data.rfind(_END, searched) + len(_END) if begun else 0
             if end >= len(_END):
                 yield data[:end]
                 data = data[end:]
             message = "too much is said about one package"
             at_most(self._limits.element, len(data), message, "bytes", file=path)
-        if not begun and not _EMPTY.search(data):
+        if not begun and (len(data) > MIB or not _EMPTY.search(data)):
             raise RepodataError("not a list of packages", file=path)
         if begun and not _CLOSING.match(data):
             raise RepodataError("the list ends too early", file=path)

@@ -149,6 +149,8 @@ CUT = primary_of(LISTED).encode()[:-20]
         ({"lists": {"primary": b"BZh9"}}, UnsupportedError, "unknown compression"),
         ({"lists": {"primary": b""}}, RepodataError, "not a list of packages"),
         ({"lists": {"primary": b"<html></html>"}}, RepodataError, "not a list of packages"),
+        ({"lists": {"primary": b"<" * (2 << 20)}}, RepodataError, "not a list of packages"),
+        ({"lists": {"primary": b"<" * (33 << 20)}}, RepodataError, "not a list of packages"),
         (
             {"lists": {"primary": b"<metadata><package>\xff</package></metadata>"}},
             RepodataError,
