@@ -156,7 +156,9 @@ class TreeProgress:
             kept = parse_json(read_file(path, _MAX_RECORD), file=path, error=FormatError)
             steps = [from_plain(StepRecord, s) for s in kept["steps"]]
             configs = {name: bytes.fromhex(text) for name, text in kept["configs"].items()}
-        except (SgxEnclavesError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (SgxEnclavesError, OSError, ValueError, LookupError):
+            return
+        except (TypeError, AttributeError, ArithmeticError):  # of plain data of another form
             return
         self.steps, self.configs = {step.id: step for step in steps}, configs
         self.resumed = True

@@ -194,7 +194,11 @@ def test_progress_is_read_by_the_next_run(tmp_path: Path, built_directory: Path)
     assert (built_directory / "logs" / "prepare.log").read_text() == "its log"
 
 
-@pytest.mark.parametrize("garbage", [b"", b"[]", b"{}", b'{"steps": [1], "configs": {}}', b"\xff"])
+ENDLESS = b'{"steps": [{"milliseconds": 1e999}], "configs": {}}'
+GARBAGE = [b"", b"[]", b"{}", b'{"steps": [1], "configs": {}}', b"\xff", ENDLESS]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
 def test_progress_that_is_garbage_is_none(
     tmp_path: Path, built_directory: Path, garbage: bytes
 ) -> None:
