@@ -34,15 +34,20 @@ PREFIX = f"{RELEASE.toolchain.prefix}"
 INTERPRETER = f"{RELEASE.toolchain.interpreter}"
 TOOLS = {tool.name: tool for tool in RELEASE.toolchain.tools if tool.source is not None}
 
-# Keeps what it was configured with; `make` alone does nothing. As in a distribution's gcc, what
-# manuals are made from is not there.
+# Keeps what it was configured with; `make` alone does nothing. gcc compares its manual with what
+# that is made from when it is installed; in a distribution's archive neither is there.
 CONFIGURE = """\
 #!/bin/sh
 echo "$*" > configured
 prefix=$(echo "$*" | sed 's,.*--prefix=\\([^ ]*\\).*,\\1,')
 {
-    echo "TEXI_GCCINT_FILES = tm.texi"
-    echo "all install: \\$(TEXI_GCCINT_FILES)"
+    echo "all:"
+    echo "	mkdir -p gcc"
+    case "$0" in *gcc/configure)
+        echo "install: gcc/s-tm-texi"
+        echo "gcc/s-tm-texi:"
+        echo "	false"
+    esac
     echo "install:"
     echo "	mkdir -p $(DESTDIR)$prefix/bin $(DESTDIR)$prefix/lib/gcc"
     echo "	cp $(dirname "$0")/tools/* configured $(DESTDIR)$prefix/bin"

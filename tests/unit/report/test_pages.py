@@ -56,7 +56,8 @@ def test_a_page_is_well_formed_and_loads_nothing(verdict: Verdict) -> None:
     (link,) = re.findall(r'href="(.*?)"', text)
     home = re.search("^url = (.*)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
     assert home is not None
-    assert link == f"{home[1]}/blob/rawhide/f/docs/fesco.md"
+    assert link == home[1]
+    assert "docs/fesco.md of <a" in text
     assert (ROOT / "docs" / "fesco.md").is_file()
     assert "url(" not in text
     assert "@import" not in text
