@@ -109,7 +109,7 @@ class ScanState:
         lines = self._lines()
         for line in lines[1:] if lines[:1] == [header] else ():
             # A scan that was killed may have left half a line: it is left out.
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 scanned = Scanned(**json.loads(line))
                 _ = scanned.exit_status, f"{scanned.file:s} {scanned.stamp:s}"
                 self._known[scanned.file] = scanned

@@ -160,7 +160,7 @@ def test_a_scan_is_resumed(
     first = [next(begun) for _ in range(4)]
     state.close()
     with open(path, "a", encoding="utf-8") as stream:
-        stream.write('{"file": "half')
+        stream.write('{"a":' * 5000 + '\n{"file": "half')
 
     state = ScanState(path, "key")
     looked_at: list[str] = []
