@@ -7,10 +7,9 @@
     DIR/locks/              held while a build runs
 
 KEY is a digest of everything that the result depends on. A build gets its name by one rename
-when it is whole. Before it is used again every file but the logs is digested again; one that
-changed, is missing or is new makes the whole worthless. That guards against accidents, and
-against a change of the files alone; whoever may write the directory may forge a build with its
-manifest and pin.
+when it is whole. Before it is used again every file is digested again; one that changed, is
+missing or is new makes the whole worthless. That guards against accidents, and against a change
+of the files alone; whoever may write the directory may forge a build with its manifest and pin.
 """
 
 from __future__ import annotations
