@@ -55,7 +55,6 @@ BROKEN = "broken: "
 ENCLAVE = (
     *("tests/redteam/test_vendor_fields.py", "tests/unit/enclave"),
     "tests/golden/test_elf.py",
-    "tests/golden/test_verdicts.py::test_synthetic_enclaves_each_with_each",
 )
 IDENTITY = "tests/unit/catalogue/test_identity.py"
 # The module, and the tests that must notice a change to it.
