@@ -75,6 +75,9 @@ def pieces_from_child(
         work: as for `in_child`; is given a function that sends a piece.
         seconds: how long this process waits for pieces in all.
     """
+    # For `end_with_parent`: or each child would import it again, which is most of its time.
+    import ctypes  # noqa: F401, PLC0415
+
     parent = os.getpid()
     reader, writer = os.pipe()
     with warnings.catch_warnings():
