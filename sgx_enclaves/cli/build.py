@@ -171,7 +171,7 @@ def _designated(args: argparse.Namespace) -> Toolchain:
 
 
 def _installed(root: Optional[str]) -> list[LockedPackage]:
-    packages = [item.locked for item in Machine(root).packages()]
+    packages = list(Machine(root).packages())
     if not packages:
         raise InputError(
             "RPM knows no package there",

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Optional, Protocol
 
 from sgx_enclaves.errors import FormatError, InputError, LimitError, UnsupportedError
-from sgx_enclaves.plain import as_plain, parse_json, record, validate
+from sgx_enclaves.plain import parse_json, record, validate
 
 _TAIL_BYTES, _TAIL_LINES = 8192, 8
 _POLL = 0.5
@@ -137,7 +137,7 @@ class Place(Protocol):
         in seconds, is for each. An error is raised only where no program can be run at all.
         """
 
-    def packages(self) -> Iterable[InstalledPackage]:
+    def packages(self) -> Iterable[LockedPackage]:
         """The packages that are installed; none where there is no RPM.
 
         An error if RPM is there and fails, or if the packages are not to be used.
@@ -270,7 +270,7 @@ def run_tool(
     return Output(ended.status, said.decode("utf-8", "replace"))
 
 
-# those of `LockedPackage` without its URL, in that order; a tab cannot be part of any
+# those of `LockedPackage` without its URL, which goes before the last; no value has a tab
 _FORMAT = (
     "%{NAME}\\t%{ARCH}\\t%{VERSION}\\t%{RELEASE}\\t%{EPOCH}\\t"
     "%{SIGMD5}\\t%{SIGPGP:pgpsig}\\t%{LICENSE}\\t%{PAYLOADDIGEST}\\n"
@@ -279,19 +279,11 @@ _INSTALLED_TIMEOUT = 120.0
 _KEY_ID = re.compile(r"Key ID ([0-9a-f]{8,64})")
 
 
-@record
-class InstalledPackage:
-    """One installed package, and the digest of its packed files; None before RPM 4.14."""
-
-    locked: LockedPackage
-    payload_sha256: Optional[str]
-
-
 def installed_packages(
     root: Optional[str] = None,
     urls: Optional[Mapping[str, str]] = None,
     dbpath: Optional[str] = None,
-) -> tuple[InstalledPackage, ...]:
+) -> tuple[LockedPackage, ...]:
     """Ask RPM for every installed package of this machine, or of a buildroot.
 
     `urls` says where a package was got, by its NEVRA; the database does not know. `dbpath` is the
@@ -310,7 +302,7 @@ def installed_packages(
     return parse_installed(output.text, urls or {})
 
 
-def parse_installed(text: str, urls: Mapping[str, str]) -> tuple[InstalledPackage, ...]:
+def parse_installed(text: str, urls: Mapping[str, str]) -> tuple[LockedPackage, ...]:
     """Read the lines that `installed_packages` asks for; keys are no packages."""
     packages = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -322,19 +314,19 @@ def parse_installed(text: str, urls: Mapping[str, str]) -> tuple[InstalledPackag
         name, arch, version, release, epoch, sigmd5, signature, licence, payload = values
         key = _KEY_ID.search(signature)
         signer = key[1][-8:] if key is not None else None
-        nevra = (name, arch, version, release, epoch or None)
-        locked = LockedPackage(*nevra, sigmd5, signer, licence, "")
-        locked = replace(locked, url=urls.get(locked.nevra, ""))
-        packages.append(InstalledPackage(locked, payload or None))
-    return tuple(sorted(packages, key=lambda package: package.locked.nevra))
+        rest = (epoch or None, sigmd5, signer, licence, "", payload or None)
+        package = LockedPackage(name, arch, version, release, *rest)
+        packages.append(replace(package, url=urls.get(package.nevra, "")))
+    return tuple(sorted(packages, key=lambda package: package.nevra))
 
 
 @record
 class LockedPackage:
-    """One package of a buildroot; the names are those of the format.
+    """One package of a buildroot; all names but the last are those of the format.
 
     `sigmd5` is the MD5 of header and payload: it distinguishes builds, it does not authenticate
     them. `signature` has the last eight digits of the key's id; `url` is empty if it is not known.
+    `payload_sha256` is of the packed files; None in a lock, and before RPM 4.14.
     """
 
     name: str
@@ -346,6 +338,7 @@ class LockedPackage:
     signature: Optional[str]
     license: str
     url: str
+    payload_sha256: Optional[str] = None
 
     @property
     def nevra(self) -> str:
@@ -369,7 +362,7 @@ WRITTEN_VERSION = "1.1.0"
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})")
 _MAX_LOCK = 64 << 20
 _TEXT, _MAYBE_TEXT = {"type": "string"}, {"type": ["string", "null"]}
-_PACKAGE_KEYS = tuple(LockedPackage.__annotations__)
+_PACKAGE_KEYS = tuple(LockedPackage.__annotations__)[:-1]
 _BOOTSTRAP_KEYS = ("architecture", "id", "image_digest", "pull_digest")
 
 
@@ -423,9 +416,10 @@ def _order(package: LockedPackage) -> tuple[str, ...]:
 
 def dump_lock(lock: BuildrootLock) -> str:
     """The lock as mock writes it: sorted keys, four blanks, a newline at the end."""
+    packages = sorted(lock.packages, key=_order)
     data: dict[str, Any] = {
         "version": WRITTEN_VERSION,
-        "buildroot": {"rpms": as_plain(sorted(lock.packages, key=_order))},
+        "buildroot": {"rpms": [{k: getattr(p, k) for k in _PACKAGE_KEYS} for p in packages]},
         "config": dict(lock.config),
     }
     if lock.bootstrap:

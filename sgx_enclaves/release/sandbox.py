@@ -29,7 +29,7 @@ from sgx_enclaves.release.place import (
     STANDARD_PATH,
     Command,
     Ended,
-    InstalledPackage,
+    LockedPackage,
     Output,
     describe,
     installed_packages,
@@ -160,7 +160,7 @@ class Machine:
                 outputs.append(Output(127, str(error)))
         return outputs
 
-    def packages(self) -> Sequence[InstalledPackage]:
+    def packages(self) -> Sequence[LockedPackage]:
         """See `Place`; a machine with rpm but without its database is no RPM machine."""
         folders = [Path(f"{self._root or ''}/{name}") for name in RPM_DATABASES]
         there = any((f / "Packages").exists() or any(f.glob("*.sqlite")) for f in folders)

@@ -294,7 +294,7 @@ def check_lock(lock: BuildrootLock, installed: Iterable[LockedPackage]) -> tuple
 
 def require_lock(lock: BuildrootLock, place: Place) -> None:
     """Raise `BuildError` for a place whose packages are not those of the lock."""
-    parts = check_lock(lock, [item.locked for item in place.packages()])
+    parts = check_lock(lock, place.packages())
     wrong = [part.name for part in parts if part.state is not PartState.MATCH]
     if not all_match(parts):
         raise BuildError(
@@ -373,8 +373,7 @@ def look_at(names: Sequence[str], path: str, place: Place) -> ToolchainRecord:
     inner[_LOADER] = [interpreter] if interpreter and link.endswith("it runs\n") else []
     tools += [FoundTool(name, None, *file[1:]) for name, file in _find(inner, place).items()]
     packages = (
-        FoundPackage(item.locked.nevra, item.locked.sigmd5, item.payload_sha256)
-        for item in place.packages()
+        FoundPackage(item.nevra, item.sigmd5, item.payload_sha256) for item in place.packages()
     )
     return ToolchainRecord(tuple(tools), interpreter, tuple(packages), platform.machine())
 

@@ -35,7 +35,7 @@ from sgx_enclaves.limits import MIB
 from sgx_enclaves.release.place import (
     Command,
     Ended,
-    InstalledPackage,
+    LockedPackage,
     Output,
     Tree,
     describe,
@@ -229,7 +229,7 @@ class KojiBuildroot:
         self._task = task
         self._broot: Any = None
         self._entered: Optional[tuple[Chroot, Isolation]] = None
-        self._packages: Optional[tuple[InstalledPackage, ...]] = None
+        self._packages: Optional[tuple[LockedPackage, ...]] = None
 
     def __enter__(self) -> KojiBuildroot:
         return self
@@ -250,7 +250,7 @@ class KojiBuildroot:
         """See `Place` of the core."""
         return self._enter()[0].run_all(commands, timeout)
 
-    def packages(self) -> tuple[InstalledPackage, ...]:
+    def packages(self) -> tuple[LockedPackage, ...]:
         """See `Place`: what RPM's database in the buildroot says, as it was before any step."""
         if self._packages is None:
             root = self._enter()[0].root

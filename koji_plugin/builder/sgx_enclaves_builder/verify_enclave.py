@@ -178,7 +178,7 @@ class SgxEnclaveTask(SgxTask):
     def _packages(self) -> Sequence[LockedPackage]:
         """Of the buildroot, or of those that the given build was made in."""
         if self.buildroot.made:
-            return [item.locked for item in self.buildroot.packages()]
+            return self.buildroot.packages()
         return self.origin.buildroot if self.origin is not None else ()
 
     def _upload(

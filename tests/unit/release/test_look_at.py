@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.release.place import InstalledPackage, LockedPackage, Output, Tree
+from sgx_enclaves.release.place import LockedPackage, Output, Tree
 from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.toolchain import FoundTool, look_at
 
@@ -47,9 +47,8 @@ class Elsewhere:
     def open(self, scratch: Path, root: str) -> Tree:
         raise AssertionError(scratch, root)
 
-    def packages(self) -> tuple[InstalledPackage, ...]:
-        locked = LockedPackage("gcc", "x86_64", "9", "1", None, "ab", None, "GPL", "")
-        return (InstalledPackage(locked, "cd"),)
+    def packages(self) -> tuple[LockedPackage, ...]:
+        return (LockedPackage("gcc", "x86_64", "9", "1", None, "ab", None, "GPL", "", "cd"),)
 
 
 @needs_gcc

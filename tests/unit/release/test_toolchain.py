@@ -426,9 +426,9 @@ RPM_TEXT = (
 def test_rpms_answer_is_read() -> None:
     urls = {"bash-5.1.8-9.el9.x86_64": "https://example.org/bash.rpm"}
     (bash,) = parse_installed(RPM_TEXT, urls)
-    assert bash.locked.signature == "fd431d51"
-    assert bash.locked.epoch is None
-    assert bash.locked.url == "https://example.org/bash.rpm"
+    assert bash.signature == "fd431d51"
+    assert bash.epoch is None
+    assert bash.url == "https://example.org/bash.rpm"
     assert bash.payload_sha256 == "ab" * 32
     with pytest.raises(FormatError, match="line 1"):
         parse_installed("bash\tx86_64\n", {})
@@ -475,12 +475,12 @@ def test_real_rpm_database_is_read(tmp_path: Path) -> None:
     ):  # fmt: skip
         subprocess.run(command, capture_output=True, timeout=60, check=True)
     (locked,) = installed_packages(str(root))
-    assert locked.locked.nevra == "locked-3:1.0-2.noarch"
-    assert len(locked.locked.sigmd5) == 32
+    assert locked.nevra == "locked-3:1.0-2.noarch"
+    assert len(locked.sigmd5) == 32
     assert locked.payload_sha256 is not None
     assert len(locked.payload_sha256) == 64
-    lock = parse_lock(dump_lock(BuildrootLock((locked.locked,))).encode(), "lock")
-    assert all_match(check_lock(lock, [locked.locked]))
+    lock = parse_lock(dump_lock(BuildrootLock((locked,))).encode(), "lock")
+    assert all_match(check_lock(lock, [locked]))
 
 
 def test_output_is_read_in_a_plain_locale() -> None:

@@ -27,7 +27,7 @@ from sgx_enclaves_builder.buildroot import (
 from sgx_enclaves_builder.config import Config
 
 from sgx_enclaves.errors import BuildError, InputError, LimitError
-from sgx_enclaves.release.place import Command, InstalledPackage
+from sgx_enclaves.release.place import Command, LockedPackage
 from tests.unit.koji.builder.buildroots import FakeBuildRoot
 
 PATH = {"PATH": "/usr/bin:/bin"}
@@ -315,7 +315,7 @@ def test_packages_are_asked_once_and_from_outside(
 ) -> None:
     asked: list[object] = []
 
-    def packages(urls: Mapping[str, str], dbpath: str) -> Sequence[InstalledPackage]:
+    def packages(urls: Mapping[str, str], dbpath: str) -> Sequence[LockedPackage]:
         asked.append((dict(urls), dbpath))
         return ()
 

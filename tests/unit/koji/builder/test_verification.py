@@ -20,7 +20,7 @@ from sgx_enclaves.evidence.report import read_report
 from sgx_enclaves.evidence.statements import signed_statements, statements_of_record
 from sgx_enclaves.gate.origin import packages_digest
 from sgx_enclaves.gate.record import read_record
-from sgx_enclaves.release.place import InstalledPackage, LockedPackage
+from sgx_enclaves.release.place import LockedPackage
 from tests.support.keys import foreign_key
 from tests.support_rpm import RpmFile, write_rpm
 from tests.unit.koji.builder.buildroots import FakeBuildRoot, no_buildroot
@@ -297,7 +297,7 @@ def lock_of(*packages: dict[str, Any]) -> str:
 def one_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """The buildroot, which is this machine, as one that has one package."""
     words = {**PACKAGE, "epoch": None, "signature": None}
-    installed = InstalledPackage(LockedPackage(**words), None)
+    installed = LockedPackage(**words)
     monkeypatch.setattr(buildroot, "installed_packages", lambda **_more: (installed,))
 
 
