@@ -183,9 +183,9 @@ def measure(args: argparse.Namespace) -> int:
     limits = NO_LIMITS if args.no_limit else limits
     if args.config is not None:
         from sgx_enclaves.enclave.regenerate import regenerate
-        from sgx_enclaves.enclave.sdk import detect_generation
+        from sgx_enclaves.enclave.sdk import candidate_generations
 
-        generation = arguments.chosen_generation(args) or detect_generation(image)
+        generation = candidate_generations(image, arguments.chosen_generation(args))[0]
         config = arguments.load_config(args.config)
         ours = regenerate(image, config, generation, limits=limits).mrenclave.hex()
         plain = {"file": args.enclave, "sdk": generation.name, "mrenclave": ours}

@@ -13,7 +13,7 @@ from sgx_enclaves.enclave import sign as signing
 from sgx_enclaves.enclave.elf import EnclaveImage, require_loadable
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
-from sgx_enclaves.enclave.sdk import detect_generation
+from sgx_enclaves.enclave.sdk import candidate_generations
 from sgx_enclaves.errors import FormatError, InputError, SigningError
 from sgx_enclaves.files import read_file, sha256_of
 from sgx_enclaves.limits import DEFAULT_LIMITS
@@ -131,7 +131,7 @@ def _prepared(args: argparse.Namespace) -> tuple[EnclaveImage, Regenerated]:
         )
     ignored = {o for o in _IGNORABLE if getattr(args, o[2:].replace("-", "_"))}
     require_loadable(image, frozenset(ignored))
-    generation = arguments.chosen_generation(args) or detect_generation(image)
+    generation = candidate_generations(image, arguments.chosen_generation(args))[0]
     return image, regenerate(image, arguments.load_config(args.config), generation, args.fips)
 
 

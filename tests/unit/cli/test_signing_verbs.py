@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sgx_enclaves.cli.main import main
+from tests.enclaves.sdk import sdk_version
 from tests.enclaves.synthetic import Symbol
 from tests.support.keys import foreign_key, mrsigner, private_pem, public_pem, vendor_key
 from tests.support.signed import DATE, Case, signed_enclave
@@ -192,6 +193,25 @@ def test_what_no_loader_takes_is_not_signed(
     assert run(*sign) == 2
     assert "--ignore-text-relocations" in capsys.readouterr().err
     assert run(*sign, "--ignore-text-relocations") == 0
+
+
+def test_what_the_hint_says_to_follow_can_be_followed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an enclave that only its version word makes newer than known."""
+    old = signed_enclave("2.23").built
+    word = sdk_version(2, 23).to_bytes(8, "little")
+    assert old.count(word) == 1
+    (folder / "new.so").write_bytes(old.replace(word, sdk_version(2, 31).to_bytes(8, "little")))
+    sign = ["sign", "new.so", "--config", "c.xml", "--key", "key.pem", "-o", "new.signed.so"]
+    assert run(*sign) == 2
+    hint = capsys.readouterr().err.rpartition("is known: ")[2].split()
+    assert hint[0] == "--follow-sdk"
+    assert run(*sign, *hint) == 0
+    assert f"SDK 2.31 as {hint[1]}" in capsys.readouterr().out
+    assert run("measure", "new.so", "--config", "c.xml", *hint) == 0
+    files = ("new.so", "new.signed.so", "--config", "c.xml")
+    assert run("compare", *files, "--signer", "key.pem", "--any-product", *hint) == 0
 
 
 def test_a_bare_sigstruct(folder: Path, case: Case, capsys: pytest.CaptureFixture[str]) -> None:
