@@ -138,7 +138,8 @@ class Toolchain:
     variables and file mode mask of every build step.
 
     The makefiles strip with `strip_flags`, and nothing may strip again. Below `prefix` packages
-    install the tools that have a source.
+    install the tools that have a source. `shell` is a command that prints, with a zero byte behind
+    each, the variables of the makers' own shell; `{tools}` in it stands for the tools' paths.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Toolchain:
     umask: int = 0o022
     strip_flags: tuple[str, ...] = ()
     prefix: Optional[str] = None
+    shell: tuple[str, ...] = ()
 
 
 @record

@@ -15,18 +15,19 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.artifact import Artifact
-from sgx_enclaves.catalogue.records import Build, Catalogue, Release, Toolchain
+from sgx_enclaves.catalogue.records import MAKERS, Build, Catalogue, Release, Toolchain
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.errors import BuildError, CatalogueError, InputError, SgxEnclavesError
 from sgx_enclaves.explain.description import describe_file
-from sgx_enclaves.explain.file_map import Side, scan
+from sgx_enclaves.explain.file_map import FileMap, scan
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import as_plain, some
@@ -64,6 +65,7 @@ from sgx_enclaves.release.toolchain import (
     ToolchainUse,
     look_at_toolchain,
     search_path,
+    shell_variables,
 )
 
 _FEW = 3
@@ -131,6 +133,7 @@ def build_inputs(
             "steps": as_plain(item.plan.build.steps),
             "toolchain": as_plain(item.plan.toolchain),
             "found": item.toolchain.record.digest(),
+            "variables": dict(item.variables),
             "enclaves": as_plain(item.plan.enclaves),
         }
         for item in inputs
@@ -178,14 +181,34 @@ def build_release(
     inputs = []
     for plan in plans:
         say(f"{plan.release.name}: looking at the toolchain")
-        use = look_at_toolchain(plan.toolchain, request.toolchain, place, request.tools)
-        _check_toolchain(plan.release.name, use, say)
+        seen = look_at_tree(request, plan, place, {}, say)
+        _check_toolchain(plan.release.name, seen.toolchain, say)
         sources = plan.build.sources if request.source_dir is None else ()
         archives = {source.id: fetch(source.artifact) for source in sources}
-        inputs.append(TreeInputs(plan, use, archives))
+        inputs.append(replace(seen, archives=archives))
     if request.source_dir is not None or request.keep:
         store = None
     return build_trees(request, inputs, into, place, say, store)
+
+
+def look_at_tree(
+    request: BuildRequest,
+    plan: TreePlan,
+    place: Place,
+    archives: Mapping[str, Fetched],
+    say: Say,
+) -> TreeInputs:
+    """Look at the toolchain of a tree; where it is the makers' own, by their route, enter their
+    shell too.
+    """
+    use = look_at_toolchain(plan.toolchain, request.toolchain, place, request.tools)
+    variables: dict[str, str] = {}
+    own = use.kind is ToolchainKind.DESIGNATED and use.matches and plan.build.route == MAKERS
+    if own and plan.toolchain.shell:
+        variables = shell_variables(plan.toolchain, place)
+        way = "in the makers' shell" if variables else "not in the makers' shell, which is not here"
+        say(f"{plan.release.name}: the steps run {way}")
+    return TreeInputs(plan, use, archives, variables)
 
 
 def _check_toolchain(release: str, use: ToolchainUse, say: Say) -> None:
@@ -382,7 +405,7 @@ def find_differences(file: str, left: bytes, right: bytes) -> list[BuildDifferen
     if len(left) != len(right):
         ranges.append((common, max(len(left), len(right))))
     try:
-        places = Side(EnclaveImage.parse(left, file), describe_file(left, file))
+        places = FileMap(EnclaveImage.parse(left, file), describe_file(left, file))
     except SgxEnclavesError:
         return [BuildDifference(file, start, end - start, None) for start, end in ranges]
     return [

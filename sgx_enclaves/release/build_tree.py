@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from textwrap import shorten
+from types import MappingProxyType
 from typing import Optional, Union
 
 from sgx_enclaves.catalogue.records import Build, Catalogue, OwnBuild, Release, Toolchain
@@ -129,22 +130,27 @@ class TreePlan:
 
 @record
 class TreeInputs:
-    """What one tree is built from: its toolchain as it was seen, and the file of each source by its
-    id; none for a ready-made tree.
+    """What one tree is built from: its toolchain as it was seen, the file of each source by its id
+    (none for a ready-made tree), and the variables of the makers' shell, if that was entered.
     """
 
     plan: TreePlan
     toolchain: ToolchainUse
     archives: Mapping[str, Fetched]
+    variables: Mapping[str, str]
 
 
 def step_environment(
-    toolchain: Toolchain, path: str, home: str, changes: Mapping[str, str]
+    toolchain: Toolchain,
+    path: str,
+    home: str,
+    changes: Mapping[str, str],
+    shell: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """All variables of every step: the usual ones, those of the release, those of this build, and
-    what a second build does otherwise.
+    """All variables of every step: the usual ones, those of the makers' shell, those of the
+    release, those of this build, and what a second build does otherwise.
     """
-    usual = {"LC_ALL": "C", "SOURCE_DATE_EPOCH": _EPOCH}
+    usual = {"LC_ALL": "C", "SOURCE_DATE_EPOCH": _EPOCH, **shell}
     return {**usual, **toolchain.environment, "PATH": path, "HOME": home, **changes}
 
 
@@ -225,7 +231,8 @@ class TreeBuilder:
             self.relocate = Relocation(self.plan.build.root, tree.root)
             toolchain, kind, tools = self.plan.toolchain, self.request.toolchain, self.request.tools
             path, other = search_path(toolchain, kind, tools), self.variation.environment
-            usual = step_environment(toolchain, path, tree.home, other)
+            shell = self.inputs.variables
+            usual = step_environment(toolchain, path, tree.home, other, shell)
             self.environment = {name: self.relocate(value) for name, value in usual.items()}
             sources = self._lay_out()
             enclaves = self._run()

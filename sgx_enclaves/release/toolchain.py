@@ -322,6 +322,18 @@ rm -rf "$work"
 _INTERPRETER = _first_match(r"^\s+\[Requesting program interpreter: (/[^\]\n]*)\]$")
 
 
+_SHELL_TIMEOUT = 600.0
+
+
+def shell_variables(pinned: Toolchain, place: Place) -> dict[str, str]:
+    """The variables of the makers' shell; none where it cannot be entered."""
+    tools = " ".join(tool.path for tool in pinned.tools if tool.path is not None)
+    command = [word.replace("{tools}", tools) for word in pinned.shell]
+    (output,) = place.ask([command], _SHELL_TIMEOUT)
+    found = [item.partition("=") for item in output.text.split("\0")] if not output.status else []
+    return {name: value for name, equals, value in found if equals}
+
+
 def look_at_toolchain(
     pinned: Toolchain, kind: ToolchainKind, place: Place, tools: Sequence[str] = ()
 ) -> ToolchainUse:

@@ -17,7 +17,13 @@ from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Verdict, finding_of
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.explain.explain import explained
-from sgx_enclaves.release.build import build_inputs, build_trees, plan_trees, trees_name
+from sgx_enclaves.release.build import (
+    build_inputs,
+    build_trees,
+    look_at_tree,
+    plan_trees,
+    trees_name,
+)
 from sgx_enclaves.release.build_tree import BuildRequest, TreeInputs, TreePlan
 from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.manifest import (
@@ -50,8 +56,6 @@ from sgx_enclaves.release.toolchain import (
     PartState,
     ToolchainKind,
     ToolchainRecord,
-    ToolchainUse,
-    look_at_toolchain,
     require_lock,
 )
 from sgx_enclaves.release.vendor import (
@@ -212,23 +216,23 @@ def _gather(
 ) -> list[TreeInputs]:
     """Get the sources, and look at the toolchain."""
     archives: dict[str, dict[str, Fetched]] = {}
-    uses: dict[str, ToolchainUse] = {}
+    inputs: list[TreeInputs] = []
     with log.stage("sources") as stage:
         for plan in plans:
             archives[plan.release.name] = fetch_sources(plan.release, fetcher)
         files = [file for tree in archives.values() for file in tree.values()]
         loose = sum(not file.pinned for file in files)
-        here = sum(file.url is None for file in files)
-        stage.detail = f"{len(files)} archive{'s' if len(files) != 1 else ''}, {here} in the cache"
+        kept = sum(file.url is None for file in files)
+        stage.detail = f"{len(files)} archive{'s' if len(files) != 1 else ''}, {kept} in the cache"
         stage.detail += f", {loose} NOT PINNED" if loose else ", each as pinned"
     with log.stage("toolchain") as stage:
         if request.lock is not None:
             require_lock(request.lock, place)
         for plan in plans:
-            use = look_at_toolchain(plan.toolchain, request.toolchain, place, request.tools)
-            uses[plan.release.name] = use
-        wrong = [finding for use in uses.values() for finding in use.findings]
-        parts = [part for use in uses.values() for part in use.parts]
+            here = archives.get(plan.release.name, {})
+            inputs.append(look_at_tree(request, plan, place, here, log.say))
+        wrong = [finding for item in inputs for finding in item.toolchain.findings]
+        parts = [part for item in inputs for part in item.toolchain.parts]
         others = sum(part.state is PartState.OTHER for part in parts)
         good = len(parts) - len(wrong) - others
         stage.detail = f"{good} of {len(parts)} parts are as designated"
@@ -239,11 +243,7 @@ def _gather(
         elif wrong:
             stage.findings += tuple(wrong)
             stage.detail += "; this machine's toolchain is used all the same, as asked"
-    return [
-        TreeInputs(plan, uses[plan.release.name], archives.get(plan.release.name, {}))
-        for plan in plans
-        if plan.release.name in uses
-    ]
+    return inputs
 
 
 def _build(

@@ -84,6 +84,7 @@ class SmallRelease:
         root: path of the tree.
         patches: file and place of each.
         environment: of the toolchain, as TOML lines.
+        shell: the makers'.
         pinned: whether the release pins the archive.
         apart: whether each enclave has a make directory of its own.
     """
@@ -100,6 +101,7 @@ class SmallRelease:
     root: str = ROOT
     patches: Sequence[tuple[str, str]] = ()
     environment: str = ""
+    shell: Sequence[str] = ()
     pinned: bool = True
     by_contents: bool = False
     apart: bool = False
@@ -163,6 +165,7 @@ class SmallRelease:
             )
         interpreter = f"/lib64/ld-linux-{platform.machine().replace('_', '-')}.so.2"
         parts.append(f'[toolchain]\nname = "Small tools"\ninterpreter = "{interpreter}"')
+        parts.append(f"shell = {json.dumps(self.shell)}")
         parts.append(f"[toolchain.environment]\n{self.environment}")
         parts.append(_tool("gcc", self.gcc or version_of("gcc")))
         parts.append(_tool("gnumake", version_of("gnumake")))

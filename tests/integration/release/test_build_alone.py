@@ -19,6 +19,7 @@ from sgx_enclaves.errors import BuildError, ManifestError
 from sgx_enclaves.release.manifest import StepOutcome, load_built
 from sgx_enclaves.release.place import Command, Output
 from sgx_enclaves.release.sandbox import Isolation, Sandbox, _proc, best_isolation, choose_isolation
+from sgx_enclaves.release.toolchain import ToolchainKind
 from tests.enclaves.compiled import have_toolchain
 from tests.integration.release.building import SmallRelease, wrapper
 
@@ -118,6 +119,35 @@ def test_the_environment_is_the_releases_alone(
     assert home == "/tmp/home" if shut else home.startswith(str(into))  # noqa: S108
     recorded = dict(line.split("=", 1) for line in load_built(into).manifest.trees[0].environment)
     assert recorded == {**seen, "HOME": home}
+
+
+@pytest.mark.parametrize(
+    ("script", "toolchain", "words", "set_by_it"),
+    [
+        ('printf "%s\\0" FLAGS="-isystem a b" TZ=shell "$1"', "designated", "run in", True),
+        ("exit 127", "designated", "run not in", False),
+        ('printf "%s\\0" FLAGS=x; exit 1', "designated", "run not in", False),
+        ('printf "%s\\0" FLAGS=x', "host", "", False),
+    ],
+)
+def test_steps_have_the_variables_of_the_makers_shell_where_that_is(
+    small: SmallRelease, into: Path, script: str, toolchain: str, words: str, set_by_it: bool
+) -> None:
+    small.shell = ["sh", "-c", script, "shell", "TOOLS={tools}"]
+    small.environment = 'TZ = "release"'
+    notes: list[str] = []
+    small.build(into, toolchain=ToolchainKind(toolchain), notes=notes)
+    (tree,) = load_built(into).manifest.trees
+    seen = dict(line.split("=", 1) for line in tree.environment)
+    # what the release says itself is stronger
+    assert seen["TZ"] == "release"
+    assert (seen.get("FLAGS"), seen.get("TOOLS")) == (
+        ("-isystem a b", "") if set_by_it else (None,) * 2
+    )
+    assert [line for line in notes if "makers' shell" in line] == [
+        line for line in notes if words and words in line
+    ]
+    assert bool(words) == any("makers' shell" in line for line in notes)
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])

@@ -173,6 +173,8 @@ def test_a_buildroot_of_which_nothing_is_known_is_said_so(world: World) -> None:
 def test_the_release_s_lock_decides_where_there_is_one(
     world: World, digest: str, verdict: str
 ) -> None:
+    locks = world.folder / "locks"
+    locks.mkdir()
     package = {
         "name": "gcc",
         "version": "9.5.0",
@@ -185,7 +187,8 @@ def test_the_release_s_lock_decides_where_there_is_one(
         "url": "",
     }
     lock = {"version": "1.1.0", "buildroot": {"rpms": [package]}, "config": {}}
-    world.hub.answers["getSgxLock"] = {"lock": json.dumps(lock)}
+    (locks / "demo.json").write_text(json.dumps(lock))
+    world.configure(catalogue={"locks": locks})
     world.hub.answers["components"] = lambda _number: [component("gcc", "9.5.0")]
     result = verify(world, world.unsigned_build())
     assert result["verdict"] == verdict
