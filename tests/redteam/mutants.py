@@ -57,6 +57,7 @@ ENCLAVE = (
     "tests/golden/test_elf.py",
 )
 IDENTITY = "tests/unit/catalogue/test_identity.py"
+PACKAGES = ("tests/unit/rpm", "tests/integration/test_check_rpm.py")
 # The module, and the tests that must notice a change to it.
 TARGETS: Mapping[str, Sequence[str]] = {
     "sgx_enclaves.enclave.compare": ENCLAVE,
@@ -75,8 +76,8 @@ TARGETS: Mapping[str, Sequence[str]] = {
     "sgx_enclaves.enclave.sign": ENCLAVE,
     "sgx_enclaves.catalogue.identity": (IDENTITY,),
     "sgx_enclaves.gate.decide": ("tests/unit/gate",),
-    "sgx_enclaves.rpm.references": ("tests/unit/rpm",),
-    "sgx_enclaves.rpm.rules": ("tests/unit/rpm",),
+    "sgx_enclaves.rpm.references": PACKAGES,
+    "sgx_enclaves.rpm.rules": PACKAGES,
 }
 
 OPPOSITES: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
