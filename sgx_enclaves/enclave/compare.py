@@ -323,8 +323,7 @@ class _Comparison:
         self._regenerated = made[0]
         self._sdk_from = "option" if generation else "our build"
         self._is_newer = made[0].generation.follows is not None
-        if len(made) > 1:
-            self._choose(made)
+        self._choose(made)
 
     def _regenerate_each(
         self,
@@ -335,16 +334,16 @@ class _Comparison:
     ) -> list[Regenerated]:
         """What each SDK's tool would write, without those that write the same or refuse."""
         made: dict[bytes, Regenerated] = {}
-        problem: Optional[SgxEnclavesError] = None
+        problems: list[SgxEnclavesError] = []
         for candidate in candidates:
             try:
                 fips = wants_fips_by_argument(candidate, blocks)
                 new = regenerate(image, config, candidate, fips, self._limits)
                 made.setdefault(new.descriptor, new)
             except SgxEnclavesError as error:
-                problem = problem or error
+                problems.append(error)
         if not made:
-            raise problem or AssertionError("no candidate")
+            raise problems[0]
         return list(made.values())
 
     def _choose(self, made: list[Regenerated]) -> None:

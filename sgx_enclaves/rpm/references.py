@@ -120,7 +120,7 @@ def config_for(path: str, configs: Iterable[str], *, only_enclave: bool) -> Opti
         for config in known:
             folder, _, base = config.rpartition("/")
             if base == f"{name}.{CONFIG_SUFFIX}" or (
-                base == CONFIG_SUFFIX and folder.rsplit("/", 1)[-1] == name
+                base == CONFIG_SUFFIX and folder.rpartition("/")[2] == name
             ):
                 return config
     return known[0] if only_enclave and len(known) == 1 else None
@@ -132,7 +132,7 @@ def _ordered(path: str, candidates: Iterable[str]) -> list[str]:
 
 
 def _may_be_unsigned(path: str) -> bool:
-    base = path.rsplit("/", 1)[-1]
+    base = path.rpartition("/")[2]
     return ".so" in base and SIGNED_SUFFIX not in base
 
 

@@ -30,6 +30,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,7 +61,7 @@ IDENTITY = "tests/unit/catalogue/test_identity.py"
 PACKAGES = ("tests/unit/rpm", "tests/integration/test_check_rpm.py")
 # The module, and the tests that must notice a change to it.
 TARGETS: Mapping[str, Sequence[str]] = {
-    "sgx_enclaves.enclave.compare": ENCLAVE,
+    "sgx_enclaves.enclave.compare": (*ENCLAVE, IDENTITY),
     "sgx_enclaves.enclave.verdict": ENCLAVE,
     "sgx_enclaves.enclave.sigstruct": (*ENCLAVE, IDENTITY),
     "sgx_enclaves.enclave.regenerate": ENCLAVE,
@@ -101,7 +102,7 @@ class Mutant:
     Attributes:
         function: where, as in a traceback.
         lines: of the outermost function around it; empty for what runs at the import.
-        change: the source before, and after.
+        change: the source before, and after; with a number where the function has it again.
         tree: the module with it; good until the next mutant is asked for.
     """
 
@@ -145,6 +146,7 @@ def variants(node: ast.AST) -> Iterator[Optional[ast.AST]]:
 def mutants_of(source: str) -> Iterator[Mutant]:
     """Every change to what the functions of a module do."""
     tree = ast.parse(source)
+    seen: Counter[str] = Counter()
     for function, lines, parent, field, index in places(tree, "", AT_IMPORT):
         held = getattr(parent, field)
         node = held if index is None else held[index]
@@ -156,6 +158,9 @@ def mutants_of(source: str) -> Iterator[Mutant]:
                 held[index] = put
             before, after = (shortened(ast.unparse(part)) for part in (node, put))
             change = f"{before} -> {after}"
+            seen[f"{function}: {change}"] += 1
+            times = seen[f"{function}: {change}"]
+            change += f" ({times})" if times > 1 else ""
             yield Mutant(function, lines, change, ast.fix_missing_locations(tree))
             if index is None:
                 setattr(parent, field, held)

@@ -22,7 +22,7 @@ from sgx_enclaves.enclave.sdk import (
     release_of,
 )
 from sgx_enclaves.enclave.sign import sign
-from sgx_enclaves.enclave.verdict import CheckState, Outcome
+from sgx_enclaves.enclave.verdict import CheckState, Outcome, Severity
 from sgx_enclaves.errors import UnsupportedError
 from tests.enclaves.sdk import sdk_releases, sdk_version
 from tests.enclaves.synthetic import Enclave, build
@@ -143,6 +143,8 @@ def test_an_sdk_newer_than_known_is_followed_as_the_newest(word: int) -> None:
     assert verdict.sdk == f"{release_of(word)} as 2.26"
     (note,) = [f for f in verdict.findings if f.code == "sdk-newer-than-known"]
     assert f"SDK {release_of(word)} is newer" in note.message
+    assert note.message.endswith("; its metadata follow SDK 2.26")
+    assert (note.severity, note.hint) == (Severity.NOTE, None)
 
 
 def test_an_sdk_newer_than_known_that_writes_otherwise_is_unverifiable() -> None:
@@ -153,7 +155,8 @@ def test_an_sdk_newer_than_known_that_writes_otherwise_is_unverifiable() -> None
 
     verdict = case.compare(case.with_blocks([change(b) for b in case.blocks]))
     assert verdict.outcome is Outcome.UNVERIFIABLE
-    assert "sdk-newer-than-known" in codes(verdict)
+    (found,) = [f for f in verdict.findings if f.code == "sdk-newer-than-known"]
+    assert found.severity is Severity.UNVERIFIABLE
     changed = bytearray(case.signed)
     changed[build(Enclave(sdk="2.26")).section(".text").sh_offset] ^= 1
     assert case.compare(bytes(changed)).outcome is Outcome.DIFFERS
