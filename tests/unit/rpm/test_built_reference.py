@@ -99,6 +99,11 @@ def test_the_version_is_the_releases(built: Path, tmp_path: Path) -> None:
         assert codes(reference, tmp_path, f"{PCE}.{other}") == ["not-reproduced"]
 
 
+def test_a_directory_inside_of_a_folder_has_the_releases_version_too(built: Path) -> None:
+    (found,) = FolderReference(str(built.parent)).counterparts(PCE)
+    assert (found.label, found.version) == ("2.25", VERSION)
+
+
 def test_an_unknown_release_has_no_version(built: Path, tmp_path: Path) -> None:
     manifest = (built / MANIFEST).read_text().replace(f'"{RELEASE}"', '"my-own"')
     (built / MANIFEST).write_text(manifest)

@@ -13,6 +13,7 @@ import pytest
 
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS
+from sgx_enclaves.rpm import references
 from sgx_enclaves.rpm.payload import packed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.references import FolderReference, PackageReference
@@ -146,3 +147,18 @@ def test_a_folder_whose_versions_are_known_to_whoever_asks(tmp_path: Path) -> No
     (known,) = FolderReference(str(tmp_path), ("2.25", "1.25")).counterparts(ASKED)
     assert (known.label, known.version) == ("2.25", "1.25")
     assert (known.config, known.config_name) == (None, f"{tmp_path}/config.xml")
+    config = tmp_path / "pce.config.xml"
+    config.write_bytes(CASE.config)
+    (known,) = FolderReference(str(tmp_path)).counterparts(ASKED)
+    assert (known.config, known.config_name) == (CASE.config, str(config))
+
+
+def test_the_files_of_a_folder_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "_FOLDER_ENTRIES", 2)
+    (tmp_path / "below").mkdir()
+    for name in ("a.so", "below/b.so"):
+        (tmp_path / name).touch()
+    FolderReference(str(tmp_path))
+    (tmp_path / "c").touch()
+    with pytest.raises(LimitError, match="too many files in the reference folder"):
+        FolderReference(str(tmp_path))
