@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
+from sgx_enclaves.errors import InputError, LimitError, PackageError, SgxEnclavesError
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS
 from sgx_enclaves.rpm import references
 from sgx_enclaves.rpm.payload import packed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
-from sgx_enclaves.rpm.references import FolderReference, PackageReference
+from sgx_enclaves.rpm.references import FolderReference, PackageReference, open_reference
 from tests.enclaves.synthetic import small_enclave
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, write_rpm
@@ -162,3 +162,35 @@ def test_the_files_of_a_folder_are_bounded(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "c").touch()
     with pytest.raises(LimitError, match="too many files in the reference folder"):
         FolderReference(str(tmp_path))
+
+
+def test_of_a_file_and_its_links_the_first_by_name_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever order the file system has them."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "b/libsgx_pce.so").write_bytes(CASE.built)
+    (tmp_path / "a/libsgx_pce.so").symlink_to("../b/libsgx_pce.so")
+
+    def unsorted(path: str) -> Iterator[tuple[str, list[str], list[str]]]:
+        folders = ["b", "a"]
+        yield path, folders, []
+        for name in folders:
+            yield f"{path}/{name}", [], ["libsgx_pce.so"]
+
+    monkeypatch.setattr(references, "walk", unsorted)
+    (found,) = FolderReference(str(tmp_path)).counterparts(ASKED)
+    assert found.name == f"{tmp_path}/a/libsgx_pce.so"
+
+
+def test_what_is_no_package_is_told_from_a_bad_one(packages: Packages) -> None:
+    path = packages.write(UNSIGNED)
+    data = Path(path).read_bytes()
+    hints = []
+    for bad in (b"\0" * 200, data[:200]):
+        Path(path).write_bytes(bad)
+        with pytest.raises(PackageError) as caught:
+            open_reference(path)
+        hints.append("a reference is a package of unsigned enclaves" in (caught.value.hint or ""))
+    assert hints == [True, False]
