@@ -431,7 +431,7 @@ class _Comparison:
         if image is None:
             return paint(len(self._signed), [])
         start, built = image.descriptor_offset, self._built
-        at = start if self._vendor is None else self._vendor_offset
+        at = self._vendor_offset
         if at != start:
             # Of another size, it has its area elsewhere: what follows that follows ours.
             built = built[: min(start, at)] + bytes(max(at - start, 0)) + built[start:]

@@ -38,12 +38,15 @@ from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Optional
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SURVIVORS = Path(__file__).with_name("survivors.txt")
-# What one run of the tests may use: a change can make a loop endless, or a list.
+# What one run of the tests may use, and one test beyond its usual time: a change can make a loop
+# endless, or a list.
 CPU_SECONDS = 120
+SLOW_SECONDS = 5
 MEMORY = 4 << 30
 PYTEST = (
     *("-n0", "-o", "addopts=", "-o", "tmp_path_retention_policy=none"),
@@ -345,7 +348,7 @@ class Mutation:
         # Those first that noticed others, the quick ones before all; the rest as they were
         # collected, since fixtures of modules are made again when modules take turns.
         items.sort(key=lambda i: self._durations[i.nodeid] if i.nodeid in apt else math.inf)
-        return first_failure(session, items, Failures())
+        return first_failure(session, items, Failures(), self._durations)
 
     def _tried_at_import(self, mutant: Mutant) -> str:
         for name in list(sys.modules):
@@ -357,10 +360,20 @@ class Mutation:
         return (*failures.tests, "collecting")[0] if status else PASSED
 
 
-def first_failure(session: pytest.Session, items: Sequence[pytest.Item], failures: Failures) -> str:
-    """Run tests up to the first that fails: its name, or `PASSED`."""
+def first_failure(
+    session: pytest.Session,
+    items: Sequence[pytest.Item],
+    failures: Failures,
+    durations: Optional[Mapping[str, float]] = None,
+) -> str:
+    """Run tests up to the first that fails: its name, or `PASSED`.
+
+    One that takes much longer than its duration ends this process.
+    """
     session.config.pluginmanager.register(failures)
     for item, following in zip(items, [*items[1:], None]):
+        if durations is not None:
+            signal.setitimer(signal.ITIMER_PROF, SLOW_SECONDS + 5 * durations[item.nodeid])
         item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
         if failures.tests:
             return failures.tests[0]
@@ -439,6 +452,11 @@ def main() -> int:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("modules", nargs="*", default=list(TARGETS))
     arguments = parser.parse_args()
+    # A busy machine is not what a test is to notice.
+    hypothesis.settings.register_profile(
+        "mutants", deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    hypothesis.settings.load_profile("mutants")
     left = 0
     for module in arguments.modules:
         if arguments.list:
