@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.catalogue.reader import load_catalogue
+from sgx_enclaves.catalogue.records import Catalogue
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.errors import ManifestError
 from sgx_enclaves.release.manifest import (
@@ -17,8 +18,10 @@ from sgx_enclaves.release.manifest import (
     EnclaveRecord,
     FileRecord,
     Manifest,
+    load_manifest,
     write_manifest,
 )
+from sgx_enclaves.release.toolchain import ToolchainKind
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.references import BuiltReference, FolderReference, Reference, open_reference
@@ -102,12 +105,38 @@ def test_the_version_is_the_releases(built: Path, tmp_path: Path) -> None:
 def test_a_directory_inside_of_a_folder_has_the_releases_version_too(built: Path) -> None:
     (found,) = FolderReference(str(built.parent)).counterparts(PCE)
     assert (found.label, found.version) == ("2.25", VERSION)
+    labels = BuiltReference(str(built)).labels
+    assert labels("a/libsgx_qe3.so.1") == ("1.22", "1.22.100.1")
+    assert labels("a/libsgx_tdqe.so") == ("", None)
 
 
 def test_an_unknown_release_has_no_version(built: Path, tmp_path: Path) -> None:
     manifest = (built / MANIFEST).read_text().replace(f'"{RELEASE}"', '"my-own"')
     (built / MANIFEST).write_text(manifest)
-    assert codes(open_reference(str(built)), tmp_path, f"{PCE}.9.9") == []
+    reference = open_reference(str(built))
+    assert codes(reference, tmp_path, f"{PCE}.9.9") == []
+    (found,) = reference.counterparts(PCE)
+    assert found.name.endswith("/libsgx_pce.so (my-own, built with the designated toolchain)")
+
+
+def test_an_enclave_of_unknown_version_has_none(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = load_catalogue().release(RELEASE)
+    unknown = replace(
+        release, enclaves=tuple(replace(e, so_version=None) for e in release.enclaves)
+    )
+    monkeypatch.setattr(Catalogue, "release", lambda *_: unknown)
+    assert BuiltReference(str(built)).labels("libsgx_pce.so") == ("", None)
+
+
+def test_another_toolchain_is_said(built: Path) -> None:
+    manifest = load_manifest(built)
+    (tree,) = manifest.trees
+    host = replace(tree.toolchain, kind=ToolchainKind.HOST)
+    write_manifest(built, replace(manifest, trees=(replace(tree, toolchain=host),)))
+    (found,) = BuiltReference(str(built)).counterparts(PCE)
+    assert found.name.endswith(f" of {RELEASE}, built with another toolchain)")
 
 
 def test_other_enclaves_have_no_counterpart(built: Path, tmp_path: Path) -> None:
