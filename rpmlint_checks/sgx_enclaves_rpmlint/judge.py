@@ -22,7 +22,6 @@ from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves_rpmlint.options import Files, Options, installed_packages, references_for
 from sgx_enclaves_rpmlint.session import (
     FAILED,
-    LONGEST,
     NotedPackage,
     Output,
     Query,
@@ -30,6 +29,7 @@ from sgx_enclaves_rpmlint.session import (
     failed,
     id_of,
     report,
+    room_for,
 )
 
 
@@ -39,7 +39,7 @@ def judged(
     table: object,
     query: Optional[Query],
     output: Output,
-) -> Iterator[tuple[NotedPackage, Report]]:
+) -> Iterator[Report]:
     """All findings about some of the packages, whose enclaves' are then withdrawn if verified."""
     options = Options(table)
     namesakes = Counter((subject.name, subject.arch) for subject in subjects)
@@ -47,7 +47,7 @@ def judged(
         sources = references_for(files.neighbours, options, query or installed_packages)
         references, neighbours = sources
         for problem in options.problems:
-            yield waiting[0], report("sgx-enclave-configuration", problem)
+            yield report(waiting[0], "sgx-enclave-configuration", problem)
         for subject in waiting:
             try:
                 result = check_package(
@@ -58,14 +58,13 @@ def judged(
                     permitted=options.permit,
                     opener=files.opener_for(subject),
                 )
-                for found in reports_of(result):
-                    yield subject, found
+                yield from reports_of(subject, result)
                 # rpmlint's lines name a package by name and architecture, and set a path off by
                 # blanks: where that is ambiguous, nothing is withdrawn.
                 if not subject.blanks and namesakes[subject.name, subject.arch] == 1:
                     withdraw(output, subject, _good_paths(result), options.quiet)
             except Exception as error:
-                yield subject, failed(error)
+                yield failed(subject, error)
 
 
 def _good_paths(result: PackageResult) -> set[str]:
@@ -79,61 +78,58 @@ def _good_paths(result: PackageResult) -> set[str]:
 
 # Findings for which an explanation is made.
 _EXPLAINED = ("payload-differs", "size-differs", "metadata-differs")
-# Characters of the cause in a line, and of MRENCLAVE: fewer where the reference has no room.
-_CAUSE = 72
-_MRENCLAVE = (64, 16, 8)
 
 
-def reports_of(result: PackageResult) -> Iterator[Report]:
+def reports_of(subject: NotedPackage, result: PackageResult) -> Iterator[Report]:
     """All findings about one package, errors first: one line a verdict."""
     for finding in result.findings:
-        yield _worded(finding, "")
+        yield _worded(subject, finding, "")
     for enclave in result.enclaves:
         for finding in enclave.findings:
-            yield _worded(finding, enclave.path)
+            yield _worded(subject, finding, enclave.path)
         if enclave.verdict is not None:
-            yield from _refused(enclave, enclave.verdict)
+            yield from _refused(subject, enclave, enclave.verdict)
     # What is wrong with the package itself, spoils what is good in it.
     if not any(f.code.startswith("package-") for f in result.findings):
         for enclave in result.enclaves:
-            yield from _verified(enclave)
+            if enclave.verdict is not None and is_verified(enclave):
+                yield _verified(subject, enclave, enclave.verdict)
 
 
-def _refused(enclave: EnclaveResult, verdict: Verdict) -> Iterator[Report]:
+def _refused(subject: NotedPackage, enclave: EnclaveResult, verdict: Verdict) -> Iterator[Report]:
     """Everything that speaks against *identical*, with the causes and the place."""
     for finding in verdict.findings:
         if finding.severity is not Severity.NOTE:
             explained = finding.code in _EXPLAINED and verdict.explanation is not None
-            yield _worded(finding, enclave.path, verdict if explained else None)
+            yield _worded(subject, finding, enclave.path, verdict if explained else None)
     # An explanation of its own: it is the packager's mistake, not the vendor's.
     for cause in verdict.explanation.causes if verdict.explanation else ():
         if cause.code == "stripped-differently":
-            yield report("sgx-enclave-stripped-differently", cause.message, enclave.path)
+            id_ = "sgx-enclave-stripped-differently"
+            yield report(subject, id_, cause.message, enclave.path)
 
 
-def _verified(enclave: EnclaveResult) -> Iterator[Report]:
+def _verified(subject: NotedPackage, enclave: EnclaveResult, verdict: Verdict) -> Report:
     """The one good message; nothing else may speak against the enclave."""
-    verdict, reference = enclave.verdict, str(enclave.reference)
-    if verdict is None or not is_verified(enclave):
-        return
+    id_, path = "sgx-enclave-verified", enclave.path
     loose = any(finding.code == "reference-unauthenticated" for finding in enclave.findings)
     said = "reference unauthenticated" if loose else "reference"
-    rest = ["version not checked"] if set(verdict.not_proved) - set(NOT_PROVED) else []
-    rest.append(f"policy of {verdict.policy.brief}")
-    whole = str(verdict.mrenclave)
-    # The end of a path says more than its start: its last name stays, and what stands before it.
-    needed = len(reference)
-    for digits in _MRENCLAVE:
-        mrenclave = f"MRENCLAVE {whole[:digits]}{'…' if digits < len(whole) else ''}"
-        left = LONGEST - len("; ".join([enclave.path, mrenclave, f"{said} ", *rest]))
-        if needed <= left:
-            break
-        needed = min(needed, len("…/") + len(reference.rpartition("/")[2]))
-    if len(reference) > left:
-        reference = f"…{reference[1 - left :]}" if left > 1 else ""
-    yield report(
-        "sgx-enclave-verified", enclave.path, mrenclave, f"{said} {reference}".strip(), *rest
+    version = "version not checked" if set(verdict.not_proved) - set(NOT_PROVED) else ""
+    brief, whole, reference = verdict.policy.brief, str(verdict.mrenclave), str(enclave.reference)
+    policy, asked = f"policy of {brief}", f"policy: {brief.partition(': ')[2]}"
+    # The longest that fits. What limits the good news comes before what identifies the enclave.
+    end, name = (f"…/{text.rpartition('/')[2]}" for text in (reference, path))
+    digits = [f"MRENCLAVE {whole}", *(f"MRENCLAVE {whole[:some]}…" for some in (16, 8))]
+    lines = (
+        (path, digits[0], f"{said} {reference}", version, policy),
+        (path, digits[1], f"{said} {end}", version, policy),
+        (path, digits[2], f"{said} {end}", version, asked),
+        (name, digits[2], f"{said} {end}", version, asked),
+        (name, said if loose else "", version, asked, digits[2]),
     )
+    room = room_for(subject, id_)
+    parts = next((some for some in lines if len("; ".join(filter(None, some))) <= room), lines[-1])
+    return report(subject, id_, parts[0], "", *parts[1:])
 
 
 def is_verified(enclave: EnclaveResult) -> bool:
@@ -145,7 +141,9 @@ def is_verified(enclave: EnclaveResult) -> bool:
     )
 
 
-def _worded(finding: Finding, path: str, verdict: Optional[Verdict] = None) -> Report:
+def _worded(
+    subject: NotedPackage, finding: Finding, path: str, verdict: Optional[Verdict] = None
+) -> Report:
     """The line of a finding: the cause, the file and the place in it, the rest; no path twice."""
     id_ = id_of(finding.code)
     message = finding.message if id_ != FAILED else f"{finding.code}: {finding.message}"
@@ -159,20 +157,17 @@ def _worded(finding: Finding, path: str, verdict: Optional[Verdict] = None) -> R
     ]
     # Quoted, a name with odd characters is spelled otherwise.
     named = path in message or repr(path)[1:-1] in message
-    parts = [] if named else [path]
-    parts += [", ".join(where)] if where else []
+    parts = ["" if named else path, ", ".join(where)]
     causes = explanation.causes if explanation else ()
     if causes:
-        cause = f"cause {causes[0].code}: {causes[0].message}"
-        short = cause if len(cause) <= _CAUSE else f"{cause[: _CAUSE - 1]}…"
-        parts = [short, *parts, message]
+        parts = [f"cause {causes[0].code}: {causes[0].message}", *parts, message]
     else:
         parts = [message, *parts]
     base = path.rpartition("/")[2]
     for word, text in (("expected", finding.expected), ("found", finding.found)):
         if text is not None:
             parts.append(f"{word} {text.replace(path, base) if path else text}")
-    return report(id_, *parts)
+    return report(subject, id_, *parts)
 
 
 def _named(place: Difference) -> Iterator[str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import re
 import stat
 from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, Optional
@@ -107,9 +108,13 @@ def _may_be_enclave(file: PackedFile) -> bool:
 BADNESS = 10_000
 LEVELS = {"error": "E", "warning": "W", "info": "I"}
 FAILED = "sgx-enclave-check-failed"
-# Characters behind an id.
-LONGEST = 200
+# Characters of a whole line, and of what is behind an id where names leave less.
+_LINE = 200
+_LEAST = 90
+# Of the cause, where not all of a line fits.
+_LEAST_CAUSE, _MOST_CAUSE = 24, 72
 _REST = "… see check-rpm --report"
+_FOLDERS = re.compile(r"(?<![\w.…])/[^\s;']*/(?=[^\s;'])")
 
 
 def kinds() -> Mapping[str, FindingKind]:
@@ -124,19 +129,38 @@ def id_of(code: str) -> str:
 
 
 class Report(NamedTuple):
-    """One line for rpmlint: its id and what is behind it."""
+    """One line for rpmlint: which package it is about, its id and what is behind it."""
 
+    package: Any
     code: str
     text: str
 
 
-def report(code: str, *parts: str) -> Report:
-    """A report with that id, of parts in the order of their weight; what is too long is cut.
+def room_for(package: Any, code: str) -> int:
+    """How many characters may follow an id, so that what rpmlint prints is short enough."""
+    start = f"{package.name}.{package.arch}: E: {code} "
+    badness = f"(Badness: {BADNESS}) " if kinds()[code].severity == "error" else ""
+    return max(_LEAST, _LINE - len(start + badness))
 
+
+def report(package: Any, code: str, cause: str, file: str = "", *rest: str) -> Report:
+    """A report with that id, of parts in the order of their weight.
+
+    Of one that is too long, folders are left out first, then the end. The file's name stays.
     Names come out of packages and must not steer a terminal.
     """
-    text = "; ".join(map(printable, parts))
-    return Report(code, text if len(text) <= LONGEST else text[: LONGEST - len(_REST)] + _REST)
+    room = room_for(package, code)
+    parts = [printable(part) for part in (cause, file, *rest) if part]
+    if len("; ".join(parts)) > room:
+        last = 2 if file else 1
+        parts[:last] = [_FOLDERS.sub("…/", part) for part in parts[:last]]
+    if len("; ".join(parts)) > room:
+        room -= len(_REST)
+        left = max(_LEAST_CAUSE, min(_MOST_CAUSE, room - len("".join(parts[1:2]) + "; ")))
+        if file and len(parts[0]) > left:
+            parts[0] = f"{parts[0][: left - 1]}…"
+        parts = ["; ".join(parts)[:room] + _REST]
+    return Report(package, code, "; ".join(parts))
 
 
 def defend(output: Output) -> None:
@@ -170,7 +194,7 @@ class Session:
             # Named twice, for example by its path and by its folder's, it is one package.
             self._subjects.setdefault((subject.file, subject.installed), subject)
         except Exception as error:
-            self._emit(package, failed(error))
+            self._emit(failed(package, error))
 
     def conclude(self) -> None:
         """Judge every package that was noted since the last time."""
@@ -186,21 +210,19 @@ class Session:
             from sgx_enclaves_rpmlint.judge import judged  # noqa: PLC0415
 
             subjects = list(self._subjects.values())
-            for subject, found in judged(
-                suspects, subjects, self._table, self._query, self._output
-            ):
-                self._emit(subject, found)
+            for found in judged(suspects, subjects, self._table, self._query, self._output):
+                self._emit(found)
         except Exception as error:
             for subject in suspects:
-                self._emit(subject, failed(error))
+                self._emit(failed(subject, error))
         finally:
             gc.enable()
 
-    def _emit(self, subject: object, found: Report) -> None:
+    def _emit(self, found: Report) -> None:
         level = LEVELS[kinds()[found.code].severity]
-        self._output.add_info(level, subject, found.code, found.text)
+        self._output.add_info(level, *found)
 
 
-def failed(error: Exception) -> Report:
+def failed(package: Any, error: Exception) -> Report:
     """The finding for what nobody expected."""
-    return report("sgx-enclave-check-failed", f"{type(error).__name__}: {error}")
+    return report(package, FAILED, f"{type(error).__name__}: {error}")

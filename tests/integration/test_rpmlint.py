@@ -45,17 +45,10 @@ def test_the_installed_version(rpmlint: Rpmlint) -> None:
     assert rpmlint(options=["--version"]).text.strip() == rpmlint.version
 
 
-def assert_compared_with(detail: str, shop: Shop) -> None:
-    """With a package that nobody has signed: the line has no room for its path."""
-    words = re.fullmatch(
-        r" ?(\S+); MRENCLAVE ([0-9a-f]{8})…; reference unauthenticated; version not checked; "
-        "policy of pce by file name: signer by option, any product, any ISVSVN",
-        detail,
-    )
-    assert words, detail
-    assert words[1].endswith("/libsgx_pce.signed.so.1.25.100.1")
-    assert bytes.fromhex(words[2]) in shop.signed
-    assert len(detail.strip()) <= 200
+def assert_compared_with(detail: str) -> None:
+    """With a package that nobody has signed: the line has room for what limits the good news."""
+    words = "…/libsgx_pce.signed.so.1.25.100.1; reference unauthenticated; version not checked; "
+    assert detail.strip().startswith(f"{words}policy: signer by option"), detail
 
 
 def test_a_neighbour_verifies(rpmlint: Rpmlint, shop: Shop) -> None:
@@ -63,7 +56,7 @@ def test_a_neighbour_verifies(rpmlint: Rpmlint, shop: Shop) -> None:
     assert lint.ours == VERIFIED_BY_A_NEIGHBOUR, lint.text
     assert lint.status == 0
     (detail,) = lint.of("sgx-enclave-verified")
-    assert_compared_with(detail, shop)
+    assert_compared_with(detail)
 
 
 def test_a_configured_folder_verifies(rpmlint: Rpmlint, shop: Shop) -> None:
@@ -89,7 +82,7 @@ def test_an_installed_package_verifies(rpmlint: Rpmlint, shop: Shop) -> None:
     macros = f"%_dbpath {database}\n"
     lint = rpmlint(shop.signed_rpm(), rpmmacros=macros)
     assert lint.ours == VERIFIED_BY_A_NEIGHBOUR, lint.text
-    assert_compared_with(lint.of("sgx-enclave-verified")[0], shop)
+    assert_compared_with(lint.of("sgx-enclave-verified")[0])
     library = next(root.glob("usr/**/libsgx_pce.so"))
     library.write_bytes(shop.unsigned[:-1] + b"?")
     lint = rpmlint(shop.signed_rpm(), rpmmacros=macros)

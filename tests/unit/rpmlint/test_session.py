@@ -18,15 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sgx_enclaves_rpmlint.judge import reports_of, withdraw
 from sgx_enclaves_rpmlint.options import Options
-from sgx_enclaves_rpmlint.session import FAILED, Session, id_of, kinds
+from sgx_enclaves_rpmlint.session import FAILED, NotedPackage, Session, id_of, kinds, report
 
 from sgx_enclaves import findings
-from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.enclave.policy import pin_for_file, policy_for
+from sgx_enclaves.enclave.verdict import NOT_PROVED, Finding, Outcome, Severity
 from sgx_enclaves.plain import printable
 from sgx_enclaves.release.manifest import EnclaveRecord, FileRecord, Manifest, write_manifest
-from sgx_enclaves.rpm.check import EnclaveResult, PackageResult
+from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
 from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.references import open_reference
 from tests.enclaves.synthetic import small_enclave
 from tests.golden.enclaves import CODE
 from tests.support.keys import foreign_key, mrsigner, vendor_key
@@ -75,9 +77,14 @@ class Output:
     results: list[str] = field(default_factory=list)
     score: int = 0
     found: list[tuple[str, str, str]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
-    def add_info(self, level: str, _package: Any, rpmlint_issue: str, *details: str) -> None:
+    def add_info(self, level: str, package: Any, rpmlint_issue: str, *details: str) -> None:
         self.found.append((level, rpmlint_issue, " ".join(details)))
+        badness = self.badness.get(rpmlint_issue, 0)
+        shown = f" (Badness: {badness})" if badness > 1 else ""
+        start = f"{package.name}.{package.arch}: {level}: {rpmlint_issue}{shown}"
+        self.lines.append(" ".join((start, *details)))
 
     @property
     def ids(self) -> list[str]:
@@ -150,13 +157,47 @@ def test_verified(bench: Bench) -> None:
     assert output.ids == VERIFIED, output.found
     ((level, _, details),) = output.found
     assert level == "I"
-    assert details.endswith(
-        "e/libsgx_pce.so; version not checked; "
-        "policy of pce by file name: signer by option, any product, any ISVSVN"
+    # Where there is no room for all, what limits the good news stays.
+    assert details == (
+        "…/libsgx_pce.signed.so.1.25.100.1; version not checked; "
+        "policy: signer by option, any product, any ISVSVN; "
+        f"MRENCLAVE {CASE.regenerated.mrenclave.hex()[:8]}…"
     )
-    assert len(details) <= 200
-    # where there is no room, MRENCLAVE is shorter, and the name of what was compared with stays
-    assert f"; MRENCLAVE {CASE.regenerated.mrenclave.hex()[:8]}…; reference …" in details
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "p",
+            "{path}; {digits:.26}…; reference {end}; policy of pce by file name: all by catalogue",
+        ),
+        (
+            "sgx-enclave-pce-signed",
+            "{path}; {digits:.18}…; reference {end}; policy: all by catalogue",
+        ),
+        (NAMED, "{path}; {digits:.18}…; reference {end}; policy: all by catalogue"),
+        (f"{NAMED}-debug", "{name}; {digits:.18}…; reference {end}; policy: all by catalogue"),
+        ("n" * 65, "{name}; policy: all by catalogue; {digits:.18}…"),
+        ("n" * 300, "{name}; policy: all by catalogue; {digits:.18}…"),
+    ],
+)
+def test_a_longer_name_leaves_less_room_for_the_good_news(
+    bench: Bench, name: str, words: str
+) -> None:
+    policy = policy_for(pin_for_file(SIGNED))
+    path = bench.rpm(CASE.signed, name=name)
+    result = check_package(path, [open_reference(str(bench.reference))], lambda _path: policy)
+    (enclave,) = result.enclaves
+    assert enclave.verdict is not None
+    verdict = replace(
+        enclave.verdict, outcome=Outcome.IDENTICAL, not_proved=NOT_PROVED, policy=policy
+    )
+    good = replace(result, findings=(), enclaves=(replace(enclave, verdict=verdict, findings=()),))
+    (line,) = (r.text for r in reports_of(subject(name), good) if [r.code] == VERIFIED)
+    digits = f"MRENCLAVE {CASE.regenerated.mrenclave.hex()}"
+    end, file = "…/libsgx_pce.so", "…/libsgx_pce.signed.so.1.25.100.1"
+    assert line == words.format(path=SIGNED, digits=digits, end=end, name=file)
 
 
 def sigstruct_changed(**fields: Any) -> bytes:
@@ -189,12 +230,38 @@ REFUSED: dict[str, Callable[[], bytes]] = {
 def test_a_line_is_short_and_begins_with_the_cause(bench: Bench, kind: str) -> None:
     output = bench.run(bench.rpm(REFUSED[kind]()))
     for _level, _id, details in output.found:
-        assert len(details) <= 200
-        assert details.count(SIGNED) == (_id != "sgx-enclave-missing")
+        assert details.count(Path(SIGNED).name) == (_id != "sgx-enclave-missing")
         first = details.split("; ")[0]
         assert SIGNED not in first or first.startswith((f"{SIGNED} ", f"{SIGNED}: "))
-        if len(details) == 200:
-            assert details.endswith("… see check-rpm --report")
+    assert max(map(len, output.lines)) <= 200
+    for line in output.lines:
+        assert len(line) < 200 or line.endswith("… see check-rpm --report")
+
+
+def subject(name: str) -> NotedPackage:
+    """What the check keeps of a package called so."""
+    return NotedPackage(name, "x86_64", "f", False, False, True)
+
+
+@pytest.mark.parametrize("code", sorted(kinds()))
+@pytest.mark.parametrize("size", [1, 31, 48, 65, 300])
+@pytest.mark.parametrize("base", [Path(SIGNED).name, f"libsgx_{'e' * 200}.signed.so"])
+def test_a_whole_line_is_short_whatever_the_names(code: str, size: int, base: str) -> None:
+    """Cause and reference stay where a name leaves nothing."""
+    cause = "cause code-patch: a patch: 1 byte differs in .text enclave_entry, and nothing else"
+    where = ("offset 0x1c0, segment 0, section .text", "expected 01", f"found {'0' * 64}")
+    named = "n" * size
+    badness = " (Badness: 10000)" if kinds()[code].severity == "error" else ""
+    for file in (ENCLAVE_FOLDER + base, ""):
+        text = report(subject(named), code, cause, file, *where).text
+        start = f"{named}.x86_64: E: {code}{badness} "
+        assert len(text) <= max(90, 200 - len(start))
+        assert text.startswith(cause[:22])
+        assert text.isprintable()
+        assert text.endswith(("; ".join(where), "… see check-rpm --report"))
+        if len(base) < 40 and file:
+            assert text.count(base) == 1
+    assert report(subject("n"), code, "short", "/a/b", "more").text == "short; /a/b; more"
 
 
 _NAMES = st.text(st.characters(min_codepoint=32, exclude_characters="/"), min_size=5, max_size=40)
@@ -223,11 +290,12 @@ def test_any_line_is_short_begins_with_its_message_and_names_the_file_once(
         PackageResult("f", None, (enclave,), ()),
         PackageResult("f", None, (), (finding,)),
     ):
-        for line in reports_of(result):
-            assert len(line.text) <= 200
+        for line in reports_of(subject(NAMED), result):
+            shown = f"{NAMED}.x86_64: E: {line.code} (Badness: 10000) {line.text}"
+            assert len(shown) <= 200 + (kinds()[line.code].severity != "error") * 17
             assert line.text.isprintable()
-            first = line.text.removeprefix(f"{code}: ")
-            assert first.startswith(printable(said)[:100])
+            first = f"{code}: {said}" if line.code == FAILED else said
+            assert "{path" in message or line.text.startswith(printable(first)[:20])
             if result.enclaves:
                 spelled = {printable(path), printable(repr(path)[1:-1])}
                 assert sum(line.text.count(form) for form in spelled) <= 1
@@ -235,10 +303,10 @@ def test_any_line_is_short_begins_with_its_message_and_names_the_file_once(
 
 def test_a_changed_byte_is_explained_first(bench: Bench) -> None:
     changed = CASE.signed.replace(CODE, b"\x90" + CODE[1:])
-    ((_level, _kind, details),) = bench.run(bench.rpm(changed)).found
+    ((_level, _kind, details),) = bench.run(Pkg(bench.rpm(changed), name="p")).found
     cause, path, where, *_others = details.split("; ")
     assert cause.startswith("cause ")
-    assert path == SIGNED
+    assert path == f"…/{Path(SIGNED).name}"
     assert where.startswith("offset 0x")
 
 
@@ -352,7 +420,7 @@ def test_unconventional_files(bench: Bench, path: str, reported: list[str]) -> N
 
 def test_what_is_not_known_of_the_version_is_said(bench: Bench) -> None:
     ((_level, _kind, details),) = bench.run(bench.rpm(CASE.signed)).found
-    assert "/libsgx_pce.so; version not checked; policy of pce " in details
+    assert "; version not checked; policy: signer by option" in details
     (bench.reference / "libsgx_pce.so").rename(bench.reference / "libsgx_pce.so.1.25.100.1")
     # As for files, the reference says no more than their own version.
     labelled = provided(("pce:signed", "1.25.100.1"), ("pce:signed:prebuilt", "1.25.100.1"))
@@ -372,7 +440,7 @@ def test_what_is_not_known_of_the_version_is_said(bench: Bench) -> None:
         (
             provided(("pce:signed", "2.25"), ("pce:signed:prebuilt", "2.26")),
             VERSION,
-            "has another version than sgx-enclave(pce:signed); /usr/x86_64",
+            "has another version than…; …/libsgx_pce.signed.so",
         ),
     ],
 )
@@ -391,7 +459,7 @@ def test_an_unconventional_package_name(bench: Bench, name: str) -> None:
     ((kind, details),) = warnings(bench, name=name)
     assert kind == NAME
     assert details.startswith(f"it is in the package {name}; ")
-    assert details.endswith("; expected sgx-enclave-KIND-pce-signed")
+    assert "; expected sgx-enclave-KIND-pce-signed" in details or len(name) > 31
 
 
 def test_a_file_without_a_version(bench: Bench) -> None:
@@ -493,9 +561,10 @@ def test_another_signer_lifts_nothing_else(bench: Bench, lifted: dict[str, Any],
 
 def test_isvsvn_below_the_releases(bench: Bench) -> None:
     """Intel's signer is not asked for: only the floor of the release is looked at."""
-    output = bench.run(bench.rpm(CASE.signed), signers={}, least_isvsvn={})
+    package = Pkg(bench.rpm(CASE.signed), name="p")
+    output = bench.run(package, signers={}, least_isvsvn={})
     (details,) = [d for _level, kind, d in output.found if kind == "sgx-enclave-svn-too-low"]
-    assert "expected" in details
+    assert "lower than the one required; " in details
 
 
 def test_a_manifest_of_a_build(bench: Bench) -> None:
@@ -761,10 +830,9 @@ def test_what_is_installed_is_trusted_only_for_a_signature_that_holds(
         session.conclude()
         assert output.ids == expected, output.found
         verified = [text for _, kind, text in output.found if [kind] == VERIFIED]
-        # where there is no room for all, the policy stays whole, and the reference's path goes
-        words = "; reference unauthenticated; version not checked; policy of pce by file name: "
-        words += "signer by option, any product, any ISVSVN"
-        assert all(text.endswith(words) and len(text) <= 200 for text in verified)
+        # What limits the good news comes before what there is no room for.
+        words = "1; reference unauthenticated; version not checked; policy: signer by option"
+        assert all(words in text for text in verified)
 
 
 def test_an_installed_package(bench: Bench) -> None:
