@@ -149,20 +149,22 @@ def _worded(
     message = finding.message if id_ != FAILED else f"{finding.code}: {finding.message}"
     explanation = verdict.explanation if verdict is not None else None
     place = _place(explanation.differences, finding.offset) if explanation else None
-    block = f"block {finding.block}"
+    block, at = f"block {finding.block}", finding.offset
     where = [
         *([] if finding.block is None or f"{block} " in message else [block]),
-        *([] if finding.offset is None else [f"offset 0x{finding.offset:x}"]),
+        *([] if at is None else [f"offset 0x{at:x}"]),
         *(_named(place) if place is not None else ()),
     ]
     # Quoted, a name with odd characters is spelled otherwise.
-    named = path in message or repr(path)[1:-1] in message
-    parts = ["" if named else path, ", ".join(where)]
+    file = "" if path in message or repr(path)[1:-1] in message else path
     causes = explanation.causes if explanation else ()
     if causes:
-        parts = [f"cause {causes[0].code}: {causes[0].message}", *parts, message]
+        # Of the place, the first word stays as the file's name does.
+        file = "; ".join(filter(None, (file, *where[:1])))
+        cause = f"cause {causes[0].code}: {causes[0].message}"
+        parts = [cause, file, ", ".join(where[1:]), message]
     else:
-        parts = [message, *parts]
+        parts = [message, file, ", ".join(where)]
     base = path.rpartition("/")[2]
     for word, text in (("expected", finding.expected), ("found", finding.found)):
         if text is not None:
