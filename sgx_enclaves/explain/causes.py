@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Optional
 
 from sgx_enclaves.enclave.verdict import Cause
-from sgx_enclaves.explain.description import SHF_ALLOC, Side, excerpt
+from sgx_enclaves.explain.description import SHF_ALLOC, excerpt
+from sgx_enclaves.explain.file_map import Side
 from sgx_enclaves.findings import kinds
 from sgx_enclaves.plain import record, some
 

@@ -7,18 +7,15 @@ may be hostile. No verdict depends on it: what cannot be described is said to be
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import json
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field, replace
 from typing import Any, Callable, Optional
 
 from sgx_enclaves.child import in_child
-from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.plain import printable, record
 
@@ -26,22 +23,9 @@ from sgx_enclaves.plain import printable, record
 _SECONDS = 30
 _TEXT_LIMIT = 1024
 _SHOWN = 120
-_CODE_LIMIT = 1 << 20
-_PATTERN_LIMIT = 8 << 20
-_STRINGS_LIMIT = 4 << 20
-
-SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
+SHF_ALLOC, SHF_EXECINSTR = 2, 4
 # Symbols that name a place: of no type, data, functions.
 _PLACES = ("STT_NOTYPE", "STT_OBJECT", "STT_FUNC")
-
-_STRING = re.compile(rb"(?:\A|(?<=\0))[\x20-\x7e]{6,256}(?=\0)")
-# Their strings say nothing of the sources, or are looked at on their own.
-_NO_STRINGS = (".interp", ".dynstr", ".dynsym", ".gnu.hash", ".hash", ".dynamic")
-
-# lfence; the endless loop of a return trampoline; endbr64.
-_LFENCE = bytes.fromhex("0faee8")
-_THUNK = bytes.fromhex("f3900faee8ebf9")
-_ENDBR64 = bytes.fromhex("f30f1efa")
 
 
 @record
@@ -316,108 +300,3 @@ def with_symbols(description: Description, built: bytes, unstripped: bytes) -> D
         problem = "the file with symbols is of another build: its code is other code"
         return replace(description, problems=(*description.problems, problem))
     return replace(description, symbols=found.symbols)
-
-
-class Side:
-    """One of the two files: its image, its description, and the traces that follow from both."""
-
-    def __init__(self, image: EnclaveImage, description: Description) -> None:
-        self.image = image
-        self.description = description
-
-    @functools.cached_property
-    def global_data(self) -> Optional[tuple[int, int]]:
-        """File offset and bytes of g_global_data."""
-        try:
-            offset, size = self.image.global_data
-        except SgxEnclavesError:
-            return None
-        return None if offset is None else (offset, size)
-
-    @property
-    def sdk_word(self) -> Optional[int]:
-        """Its first 8 bytes: the SDK's version word since 2.9.1."""
-        return None if self.global_data is None else self.image.sdk_word
-
-    @functools.cached_property
-    def loaded(self) -> tuple[SectionFacts, ...]:
-        """The sections that are loaded, by address."""
-        loaded = (s for s in self.description.sections if s.flags & SHF_ALLOC)
-        return tuple(sorted(loaded, key=lambda s: s.address))
-
-    @property
-    def instructions(self) -> tuple[SectionFacts, ...]:
-        """Those of them that are code."""
-        return tuple(s for s in self.loaded if s.flags & SHF_EXECINSTR)
-
-    @functools.cached_property
-    def debug(self) -> tuple[str, ...]:
-        """Names of the sections of debugging information."""
-        names = (s.name for s in self.description.sections)
-        return tuple(excerpt(n) for n in names if n.startswith((".debug", ".zdebug")))
-
-    @functools.cached_property
-    def code(self) -> bytes:
-        """The first bytes of its instructions."""
-        return b"".join(self._contents(self.instructions, _CODE_LIMIT))
-
-    @functools.cached_property
-    def functions(self) -> tuple[tuple[tuple[int, int], str], ...]:
-        """Address and bytes of each named piece of code, and the first of its names."""
-        code = [(s.address, s.address + s.size) for s in self.instructions]
-        found: dict[tuple[int, int], str] = {}
-        for name, address, size in self.description.symbols:
-            if size and any(start <= address < end for start, end in code):
-                found.setdefault((address, size), name)
-        return tuple(found.items())
-
-    def holds_other(self, other: Side, address: int, size: int) -> bool:
-        """Whether the bytes at an address are other ones in the other file."""
-        parts = ((side.image.file_offset(address) or 0, side.image.data) for side in (self, other))
-        ours, theirs = (data[start : start + size] for start, data in parts)
-        return ours != theirs
-
-    @functools.cached_property
-    def mitigations(self) -> tuple[int, int, int]:
-        """lfence instructions outside of trampolines, return trampolines, endbr64 instructions."""
-        counts = [0, 0, 0]
-        for part in self._contents(self.instructions, _PATTERN_LIMIT):
-            for index, pattern in enumerate((_LFENCE, _THUNK, _ENDBR64)):
-                counts[index] += part.count(pattern)
-        # Each trampoline holds one lfence.
-        return counts[0] - counts[1], counts[1], counts[2]
-
-    @functools.cached_property
-    def strings(self) -> frozenset[str]:
-        """The constant strings that the enclave loads, each from one NUL to the next."""
-        return frozenset(
-            match.group().decode("ascii")
-            for part in self._constants
-            for match in _STRING.finditer(part)
-        )
-
-    def holds(self, string: str) -> bool:
-        """Whether the enclave loads the string, whatever stands before it."""
-        return any(string.encode("ascii") + b"\0" in part for part in self._constants)
-
-    @functools.cached_property
-    def _constants(self) -> tuple[bytes, ...]:
-        sections = [
-            s
-            for s in self.loaded
-            if not s.flags & SHF_EXECINSTR and s.type != "SHT_NOTE" and s.name not in _NO_STRINGS
-        ]
-        return tuple(self._contents(sections, _STRINGS_LIMIT))
-
-    @functools.cached_property
-    def section_names(self) -> bytes:
-        """The table of section names."""
-        section = self.description.section(".shstrtab")
-        return b"".join(self._contents([section] if section else [], _STRINGS_LIMIT))
-
-    def _contents(self, sections: Iterable[SectionFacts], limit: int) -> Iterator[bytes]:
-        """The bytes of sections, up to a limit for all together."""
-        for section in sections:
-            part = self.image.data[section.offset : min(section.end, section.offset + limit)]
-            limit -= len(part)
-            yield part

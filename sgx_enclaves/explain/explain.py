@@ -31,8 +31,8 @@ from sgx_enclaves.enclave.verdict import (
 )
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.causes import BUILD_ID_SECTION, build_causes, cause, function_causes
-from sgx_enclaves.explain.description import Side, describe_file, excerpt, with_symbols
-from sgx_enclaves.explain.file_map import FileMap, Scan, fields_by_byte, scan
+from sgx_enclaves.explain.description import describe_file, excerpt, with_symbols
+from sgx_enclaves.explain.file_map import Side, fields_by_byte, scan
 from sgx_enclaves.explain.metadata_causes import (
     config_causes,
     generation_causes,
@@ -115,13 +115,13 @@ class Explainer:
         self._most = most
         self._unreadable: Optional[SgxEnclavesError] = None
         self._theirs: Optional[Side] = None
+        # The vendor's metadata area; where our build has it, if it is not to be found.
+        image = built
         try:
             image = EnclaveImage.parse(signed, signed_name, limits)
             self._theirs = Side(image, describe_file(signed, signed_name))
         except SgxEnclavesError as error:
             self._unreadable = error
-        # The vendor's metadata area; where our build has it, if it is not to be found.
-        image = built if self._theirs is None else self._theirs.image
         self._area_offset = image.descriptor_offset
         end = min(image.descriptor_end, image.descriptor_offset + _DESCRIPTOR_LIMIT)
         self._area = signed[image.descriptor_offset : end]
@@ -139,19 +139,17 @@ class Explainer:
         self._has_symbols = symbols is not None
         if symbols is not None:
             described = with_symbols(described, built.data, symbols)
-        self._ours = Side(built, described)
         patched = None
         if regenerated is not None and regenerated.blocks:
             patched = [(p.dst, p.dst + p.size) for p in regenerated.blocks[0].patches]
-        self._places = FileMap(built, described, patched)
+        self._ours = Side(built, described, patched)
 
     def explanation(self) -> Explanation:
         """Differences in file order and causes, most certain first."""
-        payload, most = self._payload, self._most
-        places, signed = self._places, self._signed
+        payload, most, signed = self._payload, self._most, self._signed
         metadata = list(self._metadata_differences())
         differences = [
-            self._in_file("payload", r, places.measured_difference(signed, *r))
+            self._in_file("payload", r, self._ours.measured_difference(signed, *r))
             for r in payload.ranges
         ]
         differences += [*self._size_difference(), *(difference for difference, _ in metadata)]
@@ -159,7 +157,7 @@ class Explainer:
         total = payload.differing_bytes + abs(len(self._built.data) - len(signed))
         total += sum(count for _, count in metadata)
         omitted = payload.omitted + max(0, len(differences) - most)
-        causes = tuple(self._causes(payload, differences))
+        causes = tuple(self._causes(differences))
         return Explanation(tuple(differences[:most]), omitted, total, causes)
 
     def _in_file(self, where: str, bounds: Range, measured: bool) -> Difference:
@@ -169,10 +167,10 @@ class Explainer:
             start,
             end,
             where,
-            self._places.segment(start),
-            self._places.section(start),
-            self._places.symbol(start),
-            self._places.header_field(start),
+            self._ours.segment(start),
+            self._ours.section(start),
+            self._ours.symbol(start),
+            self._ours.header_field(start),
             measured,
             self._built.data[start:cut].hex(),
             self._signed[start:cut].hex(),
@@ -181,7 +179,7 @@ class Explainer:
     def _size_difference(self) -> Iterator[Difference]:
         ours, theirs = len(self._built.data), len(self._signed)
         if theirs < ours:
-            yield self._in_file("truncated", (theirs, ours), self._places.measures(theirs, ours))
+            yield self._in_file("truncated", (theirs, ours), self._ours.measures(theirs, ours))
         elif theirs > ours:
             yield self._in_file("appended", (ours, theirs), False)
 
@@ -189,7 +187,13 @@ class Explainer:
         """What does not follow from our build and the config, field by field, and its bytes."""
         if self._regenerated is None:
             return
-        ours, theirs = self._regenerated.descriptor, self._area
+        ours, theirs, base = self._regenerated.descriptor, self._area, self._area_offset
+
+        def differing(start: int, end: int, field: str, measured: bool) -> Difference:
+            excerpts = [data[start : min(end, start + _EXCERPT)].hex() for data in (ours, theirs)]
+            where = ("metadata", None, METADATA_SECTION, None, field, measured)
+            return Difference(base + start, base + end, *where, *excerpts)
+
         common, longest = sorted((len(ours), len(theirs)))
         both = (self._vendor, self._regenerated)
         blocks = next((side.blocks for side in both if side is not None and side.blocks), ())
@@ -198,22 +202,14 @@ class Explainer:
         for bounds in scan(ours, theirs, areas, common).ranges:
             changed = (at for at in range(*bounds) if ours[at] != theirs[at])
             for field, group in groupby(changed, key=fields.__getitem__):
-                places = list(group)
-                start, end = places[0], places[-1] + 1
-                yield self._in_metadata(start, end, field.label(start), field.measured), len(places)
-        if common < longest and self._area_offset + common < len(self._signed):
-            yield self._in_metadata(common, longest, "tail", False), longest - common
+                at = list(group)
+                yield differing(at[0], at[-1] + 1, field.label(at[0]), field.measured), len(at)
+        if common < longest and base + common < len(self._signed):
+            yield differing(common, longest, "tail", False), longest - common
 
-    def _in_metadata(self, start: int, end: int, field: str, measured: bool) -> Difference:
-        ours = self._regenerated.descriptor if self._regenerated is not None else b""
-        base, cut = self._area_offset, min(end, start + _EXCERPT)
-        parts = (ours[start:cut].hex(), self._area[start:cut].hex())
-        where = ("metadata", None, METADATA_SECTION, None)
-        return Difference(base + start, base + end, *where, field, measured, *parts)
-
-    def _causes(self, payload: Scan, differences: list[Difference]) -> Iterator[Cause]:
-        ours, theirs = self._ours, self._theirs
-        yield from self._size_causes(payload)
+    def _causes(self, differences: list[Difference]) -> Iterator[Cause]:
+        ours, theirs, payload = self._ours, self._theirs, self._payload
+        yield from self._size_causes()
         if self._unreadable is not None:
             yield Cause(
                 "signed-malformed",
@@ -227,15 +223,15 @@ class Explainer:
             regenerated = None
         hostile, options = list[Cause](), list[Cause]()
         if regenerated is not None and vendor is not None:
-            hostile = list(hostile_causes(regenerated, vendor, self._places, theirs))
+            hostile = list(hostile_causes(regenerated, vendor, self._ours, theirs))
             options = list(config_causes(regenerated, vendor, self._config))
         yield from hostile
-        sections = {self._places.section(start) for start, _ in payload.ranges}
+        sections = {self._ours.section(start) for start, _ in payload.ranges}
         is_cut = len(self._signed) < len(self._built.data)
         only_build_id = sections == {BUILD_ID_SECTION} and not payload.omitted
         only_build_id = only_build_id and len(self._signed) == len(self._built.data)
         builds = list(build_causes(ours, theirs, only_build_id)) if theirs is not None else []
-        yield from self._few_bytes(payload, alone=not builds)
+        yield from self._few_bytes(alone=not builds)
         generation = list(generation_causes(regenerated, vendor, ours, theirs))
         yield from generation
         named = self._has_symbols and theirs is not None and list(function_causes(ours, theirs))
@@ -260,10 +256,10 @@ class Explainer:
                     f"{side.image.name if side else ''}: a part could not be described: {problem}",
                 )
 
-    def _size_causes(self, payload: Scan) -> Iterator[Cause]:
+    def _size_causes(self) -> Iterator[Cause]:
         """Only when the size is the whole story: what both have is equal."""
         ours, theirs = len(self._built.data), len(self._signed)
-        if payload.ranges or ours == theirs:
+        if self._payload.ranges or ours == theirs:
             return
         if theirs < ours:
             yield cause(
@@ -278,19 +274,19 @@ class Explainer:
                 "neither the measurement nor a signature covers them",
             )
 
-    def _few_bytes(self, payload: Scan, alone: bool) -> Iterator[Cause]:
+    def _few_bytes(self, alone: bool) -> Iterator[Cause]:
         """A handful of bytes where a rebuild with other tools would change many."""
-        if not 0 < payload.differing_bytes <= _FEW or payload.omitted:
+        if not 0 < self._payload.differing_bytes <= _FEW or self._payload.omitted:
             return
         ranges = [
             r
-            for r in payload.ranges
-            if self._places.section(r[0]) not in _EXPLAINED_SECTIONS
-            and self._places.measured_difference(self._signed, *r)
+            for r in self._payload.ranges
+            if self._ours.section(r[0]) not in _EXPLAINED_SECTIONS
+            and self._ours.measured_difference(self._signed, *r)
         ]
-        if not ranges or any(self._places.header_field(start) for start, _ in ranges):
+        if not ranges or any(self._ours.header_field(start) for start, _ in ranges):
             return
-        in_code = any(self._places.is_code(start) for start, _ in ranges)
+        in_code = any(self._ours.is_code(start) for start, _ in ranges)
         count = sum(
             a != b
             for start, end in ranges
@@ -305,7 +301,7 @@ class Explainer:
         )
 
     def _name_of(self, offset: int) -> str:
-        names = (self._places.section(offset), self._places.symbol(offset))
+        names = (self._ours.section(offset), self._ours.symbol(offset))
         return " ".join(excerpt(n) for n in names if n) or "a segment"
 
 

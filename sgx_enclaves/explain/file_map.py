@@ -8,8 +8,10 @@ two files differ: only the first ranges are kept, the rest are counted.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from typing import Optional
 
@@ -31,10 +33,28 @@ from sgx_enclaves.enclave.metadata import (
 from sgx_enclaves.enclave.sigstruct import SECINFO_TCS, FipsSignature, Sigstruct
 from sgx_enclaves.enclave.verdict import GAP, Range, changes, differing_ranges, outside
 from sgx_enclaves.errors import FormatError, SgxEnclavesError
-from sgx_enclaves.explain.description import SHF_ALLOC, SHF_EXECINSTR, Description, SectionFacts
+from sgx_enclaves.explain.description import (
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    Description,
+    SectionFacts,
+    excerpt,
+)
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure
 
+# Bytes of code, of code that is searched for patterns, and of strings that are looked at.
+_CODE_LIMIT = 1 << 20
+_PATTERN_LIMIT = 8 << 20
+_STRINGS_LIMIT = 4 << 20
+_STRING = re.compile(rb"(?:\A|(?<=\0))[\x20-\x7e]{6,256}(?=\0)")
+# Their strings say nothing of the sources, or are looked at on their own.
+_NO_STRINGS = (".interp", ".dynstr", ".dynsym", ".gnu.hash", ".hash", ".dynamic")
+
+# lfence; the endless loop of a return trampoline; endbr64.
+_LFENCE = bytes.fromhex("0faee8")
+_THUNK = bytes.fromhex("f3900faee8ebf9")
+_ENDBR64 = bytes.fromhex("f30f1efa")
 # The loader's patches are tiny but for g_global_data.
 _GLOBAL_DATA_LEAST = 64
 
@@ -118,31 +138,36 @@ def _named(
         yield Field(f"{prefix}.{spec.name}", begin, end, measured or spec.name in always)
 
 
-class FileMap:
-    """Looks up file offsets of an enclave, of which the loader patches ranges before it measures.
+class Side:
+    """One of two files: what lies where in it, and the traces that follow from its description.
 
-    Where these are not known, they are what every SDK's tool blanks: g_global_data and the
-    header fields that name the section headers.
+    `patched` are ranges of the file that the loader patches before it measures. Where they are not
+    known, they are what every SDK's tool blanks: g_global_data and the header fields that name the
+    section headers.
     """
 
     def __init__(
         self,
         image: EnclaveImage,
         description: Description,
-        patched: Optional[Iterable[Range]] = None,
+        patched: Optional[Sequence[Range]] = None,
     ) -> None:
-        self.image = image
-        self.description = description
-        holes = list(patched) if patched is not None else _usual_patches(image)
-        loaded = [(s.p_offset, s.p_offset + s.p_filesz) for s in image.load_segments]
-        self._measured = outside(sorted(loaded), sorted(holes))
+        self.image, self.description, self._patched = image, description, patched
+
+    @cached_property
+    def _measured(self) -> list[Range]:
+        holes = self._patched
+        if holes is None:
+            start, size = self.global_data or (0, 0)
+            fields = map(Header.range_of, ("e_shoff", "e_shnum", "e_shstrndx"))
+            holes = [*fields, (start, start + size)]
+        loaded = [segment.file_range for segment in self.image.load_segments]
+        return outside(sorted(loaded), sorted(holes))
 
     def segment(self, offset: int) -> Optional[int]:
         """Index among the PT_LOAD segments of the one that maps a file offset."""
-        for index, segment in enumerate(self.image.load_segments):
-            if segment.p_offset <= offset < segment.p_offset + segment.p_filesz:
-                return index
-        return None
+        ranges = enumerate(s.file_range for s in self.image.load_segments)
+        return next((index for index, (start, end) in ranges if start <= offset < end), None)
 
     def section_of(self, offset: int) -> Optional[SectionFacts]:
         """The smallest section that holds a file offset."""
@@ -209,14 +234,102 @@ class FileMap:
             for s, e in self._measured
         )
 
+    @cached_property
+    def global_data(self) -> Optional[tuple[int, int]]:
+        """File offset and bytes of g_global_data."""
+        try:
+            offset, size = self.image.global_data
+        except SgxEnclavesError:
+            return None
+        return None if offset is None else (offset, size)
 
-def _usual_patches(image: EnclaveImage) -> list[Range]:
-    holes = [Header.range_of(name) for name in ("e_shoff", "e_shnum", "e_shstrndx")]
-    with contextlib.suppress(SgxEnclavesError):
-        start, size = image.global_data
-        if start is not None:
-            holes.append((start, start + size))
-    return holes
+    @property
+    def sdk_word(self) -> Optional[int]:
+        """Its first 8 bytes: the SDK's version word since 2.9.1."""
+        return None if self.global_data is None else self.image.sdk_word
+
+    @cached_property
+    def loaded(self) -> tuple[SectionFacts, ...]:
+        """The sections that are loaded, by address."""
+        loaded = (s for s in self.description.sections if s.flags & SHF_ALLOC)
+        return tuple(sorted(loaded, key=lambda s: s.address))
+
+    @property
+    def instructions(self) -> tuple[SectionFacts, ...]:
+        """Those of them that are code."""
+        return tuple(s for s in self.loaded if s.flags & SHF_EXECINSTR)
+
+    @cached_property
+    def debug(self) -> tuple[str, ...]:
+        """Names of the sections of debugging information."""
+        names = (s.name for s in self.description.sections)
+        return tuple(excerpt(n) for n in names if n.startswith((".debug", ".zdebug")))
+
+    @cached_property
+    def code(self) -> bytes:
+        """The first bytes of its instructions."""
+        return b"".join(self._contents(self.instructions, _CODE_LIMIT))
+
+    @cached_property
+    def functions(self) -> tuple[tuple[tuple[int, int], str], ...]:
+        """Address and bytes of each named piece of code, and the first of its names."""
+        code = [(s.address, s.address + s.size) for s in self.instructions]
+        found: dict[tuple[int, int], str] = {}
+        for name, address, size in self.description.symbols:
+            if size and any(start <= address < end for start, end in code):
+                found.setdefault((address, size), name)
+        return tuple(found.items())
+
+    def holds_other(self, other: Side, address: int, size: int) -> bool:
+        """Whether the bytes at an address are other ones in the other file."""
+        parts = ((side.image.file_offset(address) or 0, side.image.data) for side in (self, other))
+        ours, theirs = (data[start : start + size] for start, data in parts)
+        return ours != theirs
+
+    @cached_property
+    def mitigations(self) -> tuple[int, int, int]:
+        """lfence instructions outside of trampolines, return trampolines, endbr64 instructions."""
+        counts = [0, 0, 0]
+        for part in self._contents(self.instructions, _PATTERN_LIMIT):
+            for index, pattern in enumerate((_LFENCE, _THUNK, _ENDBR64)):
+                counts[index] += part.count(pattern)
+        # Each trampoline holds one lfence.
+        return counts[0] - counts[1], counts[1], counts[2]
+
+    @cached_property
+    def strings(self) -> frozenset[str]:
+        """The constant strings that the enclave loads, each from one NUL to the next."""
+        return frozenset(
+            match.group().decode("ascii")
+            for part in self._constants
+            for match in _STRING.finditer(part)
+        )
+
+    def holds(self, string: str) -> bool:
+        """Whether the enclave loads the string, whatever stands before it."""
+        return any(string.encode("ascii") + b"\0" in part for part in self._constants)
+
+    @cached_property
+    def _constants(self) -> tuple[bytes, ...]:
+        sections = [
+            s
+            for s in self.loaded
+            if not s.flags & SHF_EXECINSTR and s.type != "SHT_NOTE" and s.name not in _NO_STRINGS
+        ]
+        return tuple(self._contents(sections, _STRINGS_LIMIT))
+
+    @cached_property
+    def section_names(self) -> bytes:
+        """The table of section names."""
+        section = self.description.section(".shstrtab")
+        return b"".join(self._contents([section] if section else [], _STRINGS_LIMIT))
+
+    def _contents(self, sections: Iterable[SectionFacts], limit: int) -> Iterator[bytes]:
+        """The bytes of sections, up to a limit for all together."""
+        for section in sections:
+            part = self.image.data[section.offset : min(section.end, section.offset + limit)]
+            limit -= len(part)
+            yield part
 
 
 _QUIET = bytes(GAP)

@@ -42,8 +42,7 @@ from sgx_enclaves.enclave.sigstruct import (
 from sgx_enclaves.enclave.verdict import Cause
 from sgx_enclaves.errors import FormatError
 from sgx_enclaves.explain.causes import cause
-from sgx_enclaves.explain.description import Side
-from sgx_enclaves.explain.file_map import FileMap
+from sgx_enclaves.explain.file_map import Side
 
 # Options whose default is the value of another one.
 FOLLOWS: Mapping[str, str] = {
@@ -163,7 +162,7 @@ _MOST = 8
 
 
 def hostile_causes(
-    regenerated: Regenerated, vendor: Descriptor, places: FileMap, theirs: Optional[Side]
+    regenerated: Regenerated, vendor: Descriptor, places: Side, theirs: Optional[Side]
 ) -> Iterator[Cause]:
     """What no signing tool writes: metadata that changes or adds pages at load time.
 
@@ -190,7 +189,7 @@ def _first(causes: list[Cause], what: str) -> Iterator[Cause]:
 
 
 def _patches(
-    index: int, ours: Block, block: Block, places: FileMap, moved: Optional[tuple[int, int]]
+    index: int, ours: Block, block: Block, places: Side, moved: Optional[tuple[int, int]]
 ) -> Iterator[Cause]:
     targets = {(p.dst, p.size) for p in ours.patches} | {moved}
     for number, patch in enumerate(block.patches):
@@ -204,7 +203,7 @@ def _patches(
             )
 
 
-def _target(patch: PatchEntry, places: FileMap) -> str:
+def _target(patch: PatchEntry, places: Side) -> str:
     name = places.section(patch.dst) or places.header_field(patch.dst) or "the file"
     symbol = places.symbol(patch.dst)
     return f"{name} at 0x{patch.dst:x}" + (f" (symbol {symbol})" if symbol else "")

@@ -12,7 +12,6 @@ such a build is never called reproducible here: it is a build that was given, an
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -20,6 +19,7 @@ from typing import Optional
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import some
 from sgx_enclaves.release.place import BuildrootLock, LockedPackage
 from sgx_enclaves.release.toolchain import PartState, check_lock, same_version
@@ -72,7 +72,7 @@ class BuildHistory:
     Attributes:
         generator: the content generator that brought it.
         source: where its source package is said to come from.
-        packages: its binary packages with the unsigned enclave.
+        package: its binary package with the unsigned enclave, if there is one.
     """
 
     nvr: str
@@ -80,7 +80,7 @@ class BuildHistory:
     method: Optional[str]
     generator: Optional[str]
     source: Optional[str]
-    packages: tuple[MadeIn, ...]
+    package: Optional[MadeIn]
     source_files: Mapping[str, SourceFile]
 
 
@@ -95,10 +95,11 @@ class OriginJudgement:
 
 
 def judge_origin(
-    history: BuildHistory, trees: Sequence[Release], lock: Optional[BuildrootLock]
+    history: BuildHistory, tree: Release, lock: Optional[BuildrootLock]
 ) -> OriginJudgement:
-    """Compare a build's history with a release; `trees` are those that it must come from."""
-    artifacts = [artifact for tree in trees for artifact in tree.sources()]
+    """Compare a build's history with `tree`, the release whose sources it must come from."""
+    artifacts, package = tree.sources(), history.package
+    buildroot = sorted(set(package.components), key=str) if package is not None else []
     proved = [
         f"{history.nvr} was built here by task {history.task_id}",
         "its source package holds the release's pinned archives",
@@ -114,26 +115,25 @@ def judge_origin(
     if others:
         opened.append(f"the source package's other files ({some(others)})")
     against = [*_made_elsewhere(history), *_other_sources(history, artifacts)]
-    if lock is not None:
-        unlike = [words for package in history.packages for words in _unlike_lock(package, lock)]
+    if package is not None and lock is not None:
+        unlike = list(_unlike_lock(package, lock))
         proved += [] if unlike else ["its buildroot is the pinned one, package by package"]
         against += unlike
-    elif any(not package.components for package in history.packages):
-        opened.append("its toolchain: no package of its buildroot is known")
-    else:
-        seen, unseen, wrong = _tools(history, trees)
+    elif package is not None and package.components:
+        seen, unseen, wrong = _tools(package, tree)
         proved += [f"its buildroot has {some(seen)}"] if seen else []
         opened.append("where its tools lie and what they bake in")
         opened += [f"its versions of {some(unseen)}"] if unseen else []
         against += wrong
-    buildroot = sorted({c for package in history.packages for c in package.components}, key=str)
+    elif package is not None:
+        opened.append("its toolchain: no package of its buildroot is known")
     return OriginJudgement(
         tuple(
             Finding(code, Severity.UNVERIFIABLE, message, None, None, expected, found, _NEXT)
             for code, message, expected, found in against
         ),
         f"proved: {'; '.join(proved)}. Not proved: {'; '.join(opened)}",
-        _digest(history, buildroot),
+        None if package is None else _digest(buildroot, f"buildroot {package.buildroot}"),
         tuple(buildroot),
     )
 
@@ -152,17 +152,17 @@ def _made_elsewhere(history: BuildHistory) -> Iterator[Words]:
             who = "an import"
         message = f"{history.nvr} was not built from source here"
         yield "build-not-made-here", message, "a build by a task of method build", who
-    for package in history.packages:
-        if package.buildroot is None or package.method != "buildArch" or not package.of_build:
-            yield (
-                "package-not-made-here",
-                f"{package.rpm} was not made by {history.nvr}'s own build task",
-                "a buildroot of a buildArch task of that build",
-                f"buildroot {package.buildroot}, task of method {package.method}",
-            )
-    if not history.packages:
+    package = history.package
+    if package is None:
         message = f"no package of {history.nvr} holds the unsigned enclave"
         yield "no-unsigned-enclave", message, "an unsigned enclave and its config.xml", "none"
+    elif package.buildroot is None or package.method != "buildArch" or not package.of_build:
+        yield (
+            "package-not-made-here",
+            f"{package.rpm} was not made by {history.nvr}'s own build task",
+            "a buildroot of a buildArch task of that build",
+            f"buildroot {package.buildroot}, task of method {package.method}",
+        )
 
 
 def _other_sources(history: BuildHistory, artifacts: Iterable[Artifact]) -> Iterator[Words]:
@@ -193,56 +193,37 @@ def _unlike_lock(package: MadeIn, lock: BuildrootLock) -> Iterator[Words]:
         )
 
 
-def _tools(
-    history: BuildHistory, trees: Sequence[Release]
-) -> tuple[list[str], list[str], list[Words]]:
+def _tools(package: MadeIn, tree: Release) -> tuple[list[str], list[str], list[Words]]:
     """Tools of the designated version, those that are not seen, and others."""
-    tools = [
-        (f"sgx-toolchain-{tree.name}", tool)
-        for tree in trees
-        if tree.toolchain is not None
-        for tool in tree.toolchain.tools
-    ]
-    seen: dict[str, None] = {}
-    unseen: dict[str, None] = {}
-    wrong: list[Words] = []
-    for package in history.packages:
-        versions = {item.name: item.version for item in reversed(package.components)}
-        for own, tool in tools:
-            names = _PACKAGES.get(tool.name, (tool.name,))
-            version = next((versions[name] for name in names if name in versions), None)
-            if tool.source is not None and own in versions:
-                # a package of its own, which comes first on the builder's path
-                version = tool.version
-            if version is None:
-                unseen[tool.name] = None
-            elif not tool.exact or same_version(tool.version, version):
-                seen[f"{tool.name} {version}"] = None
-            else:
-                wrong.append(
-                    (
-                        "toolchain-not-designated",
-                        f"{package.rpm} was built with another {tool.name} than the designated one",
-                        f"{tool.name} {tool.version}",
-                        f"{tool.name} {version} in buildroot {package.buildroot}",
-                    )
+    seen, unseen, wrong = [], [], []
+    versions = {item.name: item.version for item in reversed(package.components)}
+    for tool in tree.toolchain.tools if tree.toolchain is not None else ():
+        names = _PACKAGES.get(tool.name, (tool.name,))
+        version = next((versions[name] for name in names if name in versions), None)
+        if tool.source is not None and f"sgx-toolchain-{tree.name}" in versions:
+            # a package of its own, which comes first on the builder's path
+            version = tool.version
+        if version is None:
+            unseen.append(tool.name)
+        elif not tool.exact or same_version(tool.version, version):
+            seen.append(f"{tool.name} {version}")
+        else:
+            wrong.append(
+                (
+                    "toolchain-not-designated",
+                    f"{package.rpm} was built with another {tool.name} than the designated one",
+                    f"{tool.name} {tool.version}",
+                    f"{tool.name} {version} in buildroot {package.buildroot}",
                 )
-    return list(seen), list(unseen), wrong
+            )
+    return seen, unseen, wrong
 
 
-def _digest(history: BuildHistory, packages: Iterable[LockedPackage]) -> Optional[str]:
-    """Of the packages, and of which buildroots they were in."""
-    if not history.packages:
-        return None
-    lines = [*_lines(packages), *sorted(f"buildroot {p.buildroot}" for p in history.packages)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def packages_digest(packages: Iterable[LockedPackage]) -> Optional[str]:
+def packages_digest(packages: Sequence[LockedPackage]) -> Optional[str]:
     """SHA-256 over the packages of a buildroot, hexadecimal; None if there are none."""
-    lines = _lines(packages)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None
+    return _digest(packages) if packages else None
 
 
-def _lines(packages: Iterable[LockedPackage]) -> list[str]:
-    return sorted({f"{package.nevra} {package.sigmd5}" for package in packages})
+def _digest(packages: Iterable[LockedPackage], *more: str) -> str:
+    lines = sorted({f"{package.nevra} {package.sigmd5}" for package in packages})
+    return sha256_of("\n".join([*lines, *more]).encode())

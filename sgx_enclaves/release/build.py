@@ -27,7 +27,7 @@ from sgx_enclaves.catalogue.records import MAKERS, Build, Catalogue, Release, To
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.errors import BuildError, CatalogueError, InputError, SgxEnclavesError
 from sgx_enclaves.explain.description import describe_file
-from sgx_enclaves.explain.file_map import FileMap, scan
+from sgx_enclaves.explain.file_map import Side, scan
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import as_plain, some
@@ -405,7 +405,7 @@ def find_differences(file: str, left: bytes, right: bytes) -> list[BuildDifferen
     if len(left) != len(right):
         ranges.append((common, max(len(left), len(right))))
     try:
-        places = FileMap(EnclaveImage.parse(left, file), describe_file(left, file))
+        places = Side(EnclaveImage.parse(left, file), describe_file(left, file))
     except SgxEnclavesError:
         return [BuildDifference(file, start, end - start, None) for start, end in ranges]
     return [

@@ -46,7 +46,7 @@ BUILDER = {
         **{"lookaside_package": "p", "ca_file": "/ca"},
         **{"attempts": "2", "timeout": "3", "max_mib": "5"},
     },
-    "catalogue": {"folders": "/f /g", "locks": "/l"},
+    "catalogue": {"folders": "/f /g"},
     "build": {"make_timeout": "7", "wait_timeout": "8", "min_space_mib": "9"},
 }
 HUB = {

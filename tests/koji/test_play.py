@@ -177,6 +177,7 @@ def test_the_set_up_is_checked(stage: Stage, verified: Any) -> None:
     assert done.status == 0, done.text
     assert f"trusted tags: {world.BUILD_TAG}" in done.out
     assert "good   tables: all" in done.out
+    assert f"builders of the last records: {world.BUILDER} " in " ".join(done.out.split())
     channel = f"{stage.hub_conf}channel = nowhere\n"
     stage.site.hub.plugin_conf("sgx_enclaves.conf", channel)
     done = stage.site.cli(world.RELENG, "sgx-enclaves", "doctor")

@@ -60,7 +60,6 @@ class Config:
     fetch_timeout: int = setting("fetch", "timeout", 3600, whole(1, DAY))
     max_size: int = setting("fetch", "max_mib", 2048 * MIB, whole(1, 65536, MIB))
     catalogues: tuple[Path, ...] = setting("catalogue", "folders", (), folders)
-    locks: Optional[Path] = setting("catalogue", "locks", None, folder)
     make_timeout: int = setting("build", "make_timeout", 7200, whole(1, DAY))
     wait_timeout: int = setting("build", "wait_timeout", 8 * 3600, whole(1, 7 * DAY))
     key: Optional[Path] = setting("attest", "key", None, folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -42,7 +42,8 @@ def take_unsigned(
     """
     session = task.session
     binfo = task.complete_build(build)
-    packages, problems = [], []
+    package: Optional[MadeIn] = None
+    problems = []
     for rpm in task.rpms_of(binfo):
         path = task.build_file(rpm["relative"])
         try:
@@ -56,13 +57,13 @@ def take_unsigned(
             continue
         (into / unsigned_name(enclave.file)).write_bytes(found.data)
         (into / config_name(enclave.file)).write_bytes(found.config)
-        packages.append(_made_in(session, rpm, binfo))
+        package = _made_in(session, rpm, binfo)
         break
     sources: dict[str, SourceFile] = {}
     for rpm in task.rpms_of(binfo, source=True):
         path = task.build_file(rpm["relative"])
         try:
-            sources = source_files(str(path), [tree], Path(task.workdir))
+            sources = source_files(str(path), tree, Path(task.workdir))
         except SgxEnclavesError as error:
             problems.append(str(error))
     task_id = binfo.get("task_id")
@@ -72,7 +73,7 @@ def take_unsigned(
         method=session.getTaskInfo(task_id)["method"] if task_id is not None else None,
         generator=binfo.get("cg_name"),
         source=binfo.get("source"),
-        packages=tuple(packages),
+        package=package,
         source_files=sources,
     )
     return history, problems
@@ -123,14 +124,13 @@ def component_urls(session: Any, buildroot: int, topurl: Optional[str]) -> dict[
     return urls
 
 
-def source_files(path: str, trees: Iterable[Release], scratch: Path) -> dict[str, SourceFile]:
-    """The files of a source package by name, digested as the releases pin theirs.
+def source_files(path: str, tree: Release, scratch: Path) -> dict[str, SourceFile]:
+    """The files of a source package by name, digested as the release pins its own.
 
     One archive at a time is put into the directory `scratch`, which is left as it was.
     """
     by_contents = any(
         artifact.sha256 is None and artifact.contents_sha256 is not None
-        for tree in trees
         for artifact in tree.sources()
     )
     found = {}

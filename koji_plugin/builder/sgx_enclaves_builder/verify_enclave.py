@@ -25,7 +25,6 @@ from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.report import digests_at, named_package, of_file, of_release
 from sgx_enclaves.explain.picture import picture_of
-from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.arguments import CHILD, argument, options
 from sgx_enclaves.gate.collect import Answer, buildroot_doubt, digest_of
 from sgx_enclaves.gate.origin import OriginJudgement, judge_origin, packages_digest
@@ -35,7 +34,6 @@ from sgx_enclaves.gate.subjects import (
     outcome_for,
     overall,
 )
-from sgx_enclaves.limits import MIB
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict, note
 from sgx_enclaves.release.place import BuildrootLock, LockedPackage, dump_lock, parse_lock
@@ -49,7 +47,6 @@ from .provenance import take_unsigned
 from .task_base import HTML, REPORT, TEXT, X86_64, SgxTask, today
 
 LOCK, TOOLCHAIN = "buildroot_lock.json", "toolchain.json"
-_MAX_LOCK = 64 * MIB
 # a step's log, where only this builder has it
 _LOG = re.compile(r"\S*/logs/(\S+\.log)")
 
@@ -139,17 +136,11 @@ class SgxEnclaveTask(SgxTask):
         return [self._answer(*one, verified, report) for one in found]
 
     def _read_lock(self) -> None:
-        """The release's lock: the hub's, or else this builder's."""
+        """The release's lock, which the hub keeps."""
         kept = self.session.getSgxLock(self.release.name)
-        text, where = b"", "the hub's lock"
         if kept is not None:
             text = kept["lock"].encode()
-        elif self.config.locks is not None:
-            path = self.config.locks / f"{self.release.name}.json"
-            if path.exists():
-                text, where = read_file(str(path), _MAX_LOCK), str(path)
-        if text:
-            self.lock = parse_lock(text, where)
+            self.lock = parse_lock(text, "the hub's lock")
             self.lock_sha256 = _sha256(text)
 
     def _take(self, build: Any) -> BuildOrigin:
@@ -161,7 +152,7 @@ class SgxEnclaveTask(SgxTask):
         tree, _own = self.catalogue.build_of(self.release, enclave)
         tree = tree.along([enclave.name])
         history, problems = take_unsigned(self, build, enclave, tree, given)
-        self.origin = judge_origin(history, [tree], self.lock)
+        self.origin = judge_origin(history, tree, self.lock)
         self.log(self.origin.says)
         notes = [note("package-not-taken", problem) for problem in problems]
         objections = self.origin.objections

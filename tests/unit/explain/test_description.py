@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from sgx_enclaves.explain import description
-from sgx_enclaves.explain.description import SectionFacts, Side, describe_file
+from sgx_enclaves.explain.description import SectionFacts, describe_file
+from sgx_enclaves.explain.file_map import Side
 from tests.enclaves.compiled import build_enclaves, have_toolchain, variant_file
 from tests.enclaves.synthetic import Enclave, build, small_enclave
 from tests.support.signed import signed_enclave

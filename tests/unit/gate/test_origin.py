@@ -23,8 +23,8 @@ def objections(packages: dict[str, str]) -> list[str]:
         for artifact in RELEASE.sources()
     }
     made = MadeIn("enclave.rpm", 1, "buildArch", of_build=True, components=components)
-    history = BuildHistory("x-1-1", 1, "build", None, None, (made,), sources)
-    found = judge_origin(history, [RELEASE], None).objections
+    history = BuildHistory("x-1-1", 1, "build", None, None, made, sources)
+    found = judge_origin(history, RELEASE, None).objections
     assert {finding.code for finding in found} <= {"toolchain-not-designated"}
     return [finding.expected or "" for finding in found]
 

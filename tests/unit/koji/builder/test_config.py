@@ -49,7 +49,6 @@ def test_every_setting_of_the_sample_can_be_set(tmp_path: Path) -> None:
     ]
     config = read(tmp_path, "\n".join(lines))
     assert config.lookaside is not None
-    assert config.locks is not None
     assert config.ca_file is not None
     assert config.catalogues
 
@@ -59,7 +58,7 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         tmp_path,
         "[fetch]\ncache = /c\nhosts = A.example b.example\nlookaside = https://l.example/x\n"
         "lookaside_package = p\nca_file = /ca\nattempts = 2\ntimeout = 3\nmax_mib = 5\n"
-        "[catalogue]\nfolders = /a /b\nlocks = /l\n"
+        "[catalogue]\nfolders = /a /b\n"
         "[build]\nmake_timeout = 7\nwait_timeout = 8\nmin_space_mib = 0\n",
     )
     assert config == Config(
@@ -72,7 +71,6 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         fetch_timeout=3,
         max_size=5 << 20,
         catalogues=(Path("/a"), Path("/b")),
-        locks=Path("/l"),
         make_timeout=7,
         wait_timeout=8,
         min_space=0,
@@ -86,6 +84,7 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         ("[other]\nx = 1\n", "no section \\[other\\]"),
         ("[fetch]\ncache = relative\n", "cache is wrong.*absolute path"),
         ("[catalogue]\nfolders = /a b\n", "folders is wrong"),
+        ("[catalogue]\nlocks = /l\n", "unknown keys: locks"),
         ("[fetch]\nhosts = x/y\n", "hosts is wrong"),
         ("[fetch]\nlookaside = http://x.example\n", "lookaside is wrong.*https"),
         ("[fetch]\nattempts = 0\n", "attempts is wrong.*from 1 to 20"),

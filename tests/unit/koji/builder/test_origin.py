@@ -173,8 +173,6 @@ def test_a_buildroot_of_which_nothing_is_known_is_said_so(world: World) -> None:
 def test_the_release_s_lock_decides_where_there_is_one(
     world: World, digest: str, verdict: str
 ) -> None:
-    locks = world.folder / "locks"
-    locks.mkdir()
     package = {
         "name": "gcc",
         "version": "9.5.0",
@@ -187,8 +185,7 @@ def test_the_release_s_lock_decides_where_there_is_one(
         "url": "",
     }
     lock = {"version": "1.1.0", "buildroot": {"rpms": [package]}, "config": {}}
-    (locks / "demo.json").write_text(json.dumps(lock))
-    world.configure(catalogue={"locks": locks})
+    world.hub.answers["getSgxLock"] = {"lock": json.dumps(lock)}
     world.hub.answers["components"] = lambda _number: [component("gcc", "9.5.0")]
     result = verify(world, world.unsigned_build())
     assert result["verdict"] == verdict

@@ -301,29 +301,15 @@ def one_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buildroot, "installed_packages", lambda **_more: (installed,))
 
 
-def keep_lock(world: World, where: str, lock: str) -> None:
-    """On the hub, or in a directory of the builder."""
-    if where == "hub":
-        world.hub.answers["getSgxLock"] = {"lock": lock, "sha256": sha256(lock.encode())}
-    else:
-        locks = world.folder / "locks"
-        locks.mkdir()
-        (locks / "demo.json").write_text(lock)
-        world.configure(catalogue={"locks": locks})
+def keep_lock(world: World, lock: str) -> None:
+    world.hub.answers["getSgxLock"] = {"lock": lock, "sha256": sha256(lock.encode())}
 
 
-@pytest.mark.parametrize("where", ["hub", "builder"])
-def test_a_buildroot_that_is_not_the_pinned_one_is_refused(world: World, where: str) -> None:
-    keep_lock(world, where, lock_of({**PACKAGE, "name": "another"}))
+def test_a_buildroot_that_is_not_the_pinned_one_is_refused(world: World) -> None:
+    keep_lock(world, lock_of({**PACKAGE, "name": "another"}))
     result = world.verify("demo", "demo-build", None, OPTIONS)
     assert result["verdict"] == "unverifiable"
     assert "the buildroot is not the pinned one" in result["claim"]
-
-
-def test_the_hub_s_lock_counts_more_than_a_builder_s(world: World, one_package: None) -> None:
-    keep_lock(world, "builder", lock_of({**PACKAGE, "name": "another"}))
-    keep_lock(world, "hub", lock_of(PACKAGE))
-    assert world.verify("demo", "demo-build", None, OPTIONS)["verdict"] == "identical"
 
 
 def test_who_may_fill_the_build_tag_does_not_make_a_verdict_reproducible(world: World) -> None:
@@ -346,7 +332,7 @@ def test_who_may_fill_the_build_tag_does_not_make_a_verdict_reproducible(world: 
 
 def test_a_lock_makes_it_so_in_any_tag(world: World, one_package: None) -> None:
     world.tag_allowed = False
-    keep_lock(world, "hub", lock_of(PACKAGE))
+    keep_lock(world, lock_of(PACKAGE))
     build = world.signed_build()
     result = world.verify("demo", "demo-build", build["nvr"])
     assert (result["verdict"], result["reproducible"]) == ("identical", True)

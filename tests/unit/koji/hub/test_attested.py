@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from sgx_enclaves_hub.config import read_settings
-from sgx_enclaves_hub.doctor import checkSgxSetup
+from sgx_enclaves_hub.doctor import TABLES, checkSgxSetup
 from sgx_enclaves_hub.gate import getSgxGateStatus
 from sgx_enclaves_hub.records import recordSgxVerification
 
@@ -122,6 +122,7 @@ def test_without_enclaves_attestations_are_not_read(ready: FakeHub, site: Site) 
 
 def test_the_doctor_reads_them(ready: FakeHub, site: Site) -> None:
     ready.permissions.add("sgx-enclaves")
+    ready.answers["pg_class"] = [{"it": name} for name in TABLES]
 
     def says() -> dict[str, object]:
         return next(item for item in checkSgxSetup() if item["what"] == "attestations")

@@ -23,6 +23,7 @@ from sgx_enclaves_hub.gate import (
 )
 from sgx_enclaves_hub.records import recordSgxVerification
 
+from sgx_enclaves import __version__
 from sgx_enclaves.gate.decide import Decision
 from tests.support.records import A, B
 from tests.unit.koji.hub.fakehub import NOW, PLAIN_FILES, PROVIDES, TASK, FakeHub
@@ -460,6 +461,10 @@ def test_a_policy_that_cannot_be_read_does_not_start(line: str) -> None:
 # --- the set-up
 
 
+LOAD = "load 0001-sgx-verification.sql"
+ALL_TABLES = [{"it": name} for name in doctor.TABLES]
+
+
 def checked(hub: FakeHub) -> dict[str, tuple[bool, str]]:
     hub.permissions.add("sgx-enclaves")
     return {item["what"]: (item["good"], item["says"]) for item in checkSgxSetup()}
@@ -473,12 +478,14 @@ def test_a_good_set_up(ready: FakeHub, conf: Path) -> None:
     ready.add_tag(5, "f42-build")
     tag(ready)
     ready.answers = {
-        "pg_class": [{"it": name} for name in doctor.TABLES],
+        "pg_class": ALL_TABLES,
         "host_channels": [{"it": "b1"}],
         "user_perms": [{"it": "releng"}],
         "task": [{"it": "b1"}],
+        "sgx_verification": [{"it": f"b1 {__version__}"}],
     }
     found = checked(ready)
+    assert found["versions"][1].endswith(f"builders of the last records: b1 {__version__}")
     assert {what for what, (good, _says) in found.items() if not good} == set()
     assert found["channel"][1] == "sgx: b1"
     assert "trusted tags: f42-build; locked releases: none" in found["build tags and locks"][1]
@@ -493,6 +500,7 @@ def test_a_build_tag_that_is_not_the_one_that_was_pinned_is_named(
     for number, name in ((14, "swapped"), (5, "renamed"), (6, "good")):
         ready.add_tag(number, name)
     ready.rows["sgx_former_tag_name"] = [{"tag_id": 5, "name": "mine"}]
+    ready.answers = {"pg_class": ALL_TABLES}
     found = checked(ready)
     prefix = "[tasks] build tag "
     assert {what[len(prefix) :]: says for what, (_, says) in found.items() if prefix in what} == {
@@ -507,19 +515,23 @@ def test_what_is_wrong_with_a_set_up_is_named(ready: FakeHub, conf: Path) -> Non
     conf.write_text("[tasks]\nchannel = sgx\n[hook]\nenabled = yes\nbuild_tag = none\n")
     ready.add_tag(5, "broken", extra={MARK: "ture"})
     ready.answers = {
+        "pg_class": ALL_TABLES,
         "tag_extra": [{"it": 5}],
         "host_channels": [{"it": "b1"}],
+        "sgx_verification": [{"it": "b1 0.0.1"}, {"it": f"b2 {__version__}"}],
     }
     found = checked(ready)
     wrong = {what: says for what, (good, says) in found.items() if not good}
-    assert "missing: sgx_former_tag_name" in wrong["tables"]
+    assert wrong["versions"].endswith("last records: b1 0.0.1; update them, and verify there")
     assert "no verification within a week: b1" in wrong["hosts that verify"]
     assert "the plain rule lets nothing in" in wrong["build tags and locks"]
     assert "No such tagInfo" in wrong["[hook] tag none"]
     assert "a word that cannot be read" in wrong["gated tag broken"]
     assert "nothing is kept out" in wrong["gated tags"]
-    ready.answers.clear()
+    ready.answers = {"pg_class": ALL_TABLES}
     assert "no enabled x86_64 host" in checked(ready)["channel"][1]
+    ready.answers = {"pg_class": ALL_TABLES[1:]}
+    assert checked(ready) == {"tables": (False, f"missing: {doctor.TABLES[0]}; {LOAD}")}
     ready.permissions.clear()
     with pytest.raises(koji.ActionNotAllowed):
         checkSgxSetup()
