@@ -95,6 +95,37 @@ def test_an_rpmlint_that_cannot_be_installed_fails_the_job(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("error", "calls", "status"),
+    [
+        ("E: Could not get lock /var/lib/apt/lists/lock. It is held by process 1", 3, 0),
+        ("E: Unable to locate package nonesuch", 1, 100),
+    ],
+)
+def test_apt_get_waits_for_a_busy_lock_and_for_nothing_else(
+    tmp_path: Path, error: str, calls: int, status: int
+) -> None:
+    for name, script in {
+        "apt-get": f'echo "$@" >>asked\n[ -e free ] || {{ echo "{error}"; exit 100; }}',
+        "sleep": "[ ! -e slept ] || : >free; : >slept",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [str(ROOT / "packaging" / "apt-get"), "update"],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == status
+    assert error in done.stderr
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == ["--option DPkg::Lock::Timeout=600 --quiet=2 update"] * calls
+
+
+@pytest.mark.parametrize(
     ("programs", "status", "words"),
     [
         ({}, 0, "note: Chromium is not installed (not a Debian system)"),
