@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from sgx_enclaves.enclave.verdict import Cause
 from sgx_enclaves.explain.description import SHF_ALLOC, excerpt
 from sgx_enclaves.explain.file_map import Side
 from sgx_enclaves.findings import kinds
-from sgx_enclaves.plain import record, some
+from sgx_enclaves.plain import some
 
 _PATH = re.compile(r"(?:/[\w.+@~-]+){2,}")
 _DATE = re.compile(
@@ -49,38 +49,20 @@ def cause(code: str, message: str, hint: str = "") -> Cause:
     return Cause(code, message, hint or do[0].lower() + do[1:].rstrip("."))
 
 
-@record
-class Trace:
-    """A fact of a build that can be read from its file, and what it means when it differs.
-
-    Attributes:
-        message: when the fact differs, with that of both sides as `{theirs}` and `{ours}`.
-        read: the fact in words; None where there is nothing of the kind.
-        presence: what only one side has, with its fact as `{}`; empty if that is no cause.
-        why: how that comes, if anything is to be said of it.
-    """
+class Trace(NamedTuple):
+    """A fact of a build that its file shows, in words, and what it means when it differs."""
 
     code: str
     message: str
     read: Callable[[Side], Optional[str]]
-    presence: str = ""
-    why: str = ""
     hint: str = ""
 
-    def causes(self, ours: Side, theirs: Side) -> Iterator[Cause]:
-        """The cause, where both sides say something else."""
-        expected, found = self.read(ours), self.read(theirs)
-        if expected == found:
-            return
-        if expected is not None and found is not None:
-            if self.message:
-                message = self.message.format(theirs=found, ours=expected)
-                yield cause(self.code, message, self.hint)
-        elif self.presence:
-            sides = ("our build", "the vendor's file")
-            has, has_not = sides if found is None else sides[::-1]
-            what = self.presence.format(expected if found is None else found)
-            yield cause(self.code, f"{has} has {what}, {has_not} not{self.why}", self.hint)
+
+def _only_in(ours: bool, code: str, what: str, why: str = "", hint: str = "") -> Cause:
+    """The cause for what only our build has, or only the vendor's file."""
+    sides = ("our build", "the vendor's file")
+    has, has_not = sides if ours else sides[::-1]
+    return cause(code, f"{has} has {what}, {has_not} not{why}", hint)
 
 
 _IN_BOTH = "{theirs} in the vendor's file, {ours} in our build"
@@ -126,19 +108,6 @@ _COMPILERS = (
     ),
     Trace("compiler-comment", f"the compilers name themselves {_IN_BOTH}", _comment),
 )
-_COMMENT_SECTION = Trace(
-    "comment-section",
-    "",
-    _comment,
-    "a section .comment ({})",
-)
-_TEXT_RELOCATIONS = Trace(
-    "text-relocations",
-    "",
-    lambda side: "text relocations (DT_TEXTREL)" if "DT_TEXTREL" in _tags(side) else None,
-    "{}",
-    ": code or constants were built without -fPIC there",
-)
 _SYMTAB = Trace(
     "stripped-differently",
     "the files were stripped differently: the vendor's file has {theirs}, our build has {ours}",
@@ -148,14 +117,6 @@ _SYMTAB = Trace(
         else f"a .symtab of {side.description.symtab} entries"
     ),
 )
-
-
-def _link_option(option: str, read: Callable[[Side], str]) -> Trace:
-    return Trace(
-        "link-option",
-        f"the linker was given another {option}: {_IN_BOTH}",
-        lambda side: read(side) if side.description.segments else None,
-    )
 
 
 def _stack(side: Side) -> str:
@@ -174,34 +135,32 @@ def _binds_now(side: Side) -> str:
 _DF_BIND_NOW, _DF_1_NOW = 8, 1
 
 # Options of the linker that program headers and dynamic flags show.
-_LINK_OPTIONS = (
-    _link_option("-z execstack (PT_GNU_STACK)", _stack),
-    _link_option(
-        "-z relro (PT_GNU_RELRO)",
-        lambda side: "yes" if "PT_GNU_RELRO" in dict(side.description.segments) else "no",
+_LINK_OPTIONS: Mapping[str, Callable[[Side], str]] = {
+    "-z execstack (PT_GNU_STACK)": _stack,
+    "-z relro (PT_GNU_RELRO)": lambda side: (
+        "yes" if "PT_GNU_RELRO" in dict(side.description.segments) else "no"
     ),
-    _link_option("-z now (BIND_NOW)", _binds_now),
-    _link_option(
-        "-z separate-code (number of PT_LOAD)",
-        lambda side: str(sum(kind == "PT_LOAD" for kind, _ in side.description.segments)),
+    "-z now (BIND_NOW)": _binds_now,
+    "-z separate-code (number of PT_LOAD)": lambda side: str(
+        sum(kind == "PT_LOAD" for kind, _ in side.description.segments)
     ),
-    _link_option(
-        "-z pack-relative-relocs (DT_RELR)",
-        lambda side: "yes" if {"DT_RELR", "DT_RELRSZ", "36"} & set(_tags(side)) else "no",
+    "-z pack-relative-relocs (DT_RELR)": lambda side: (
+        "yes" if {"DT_RELR", "DT_RELRSZ", "36"} & set(_tags(side)) else "no"
     ),
-    _link_option(
-        "-z ibt, -z shstk (.note.gnu.property)",
-        lambda side: " and ".join(side.description.features) or "none",
+    "-z ibt, -z shstk (.note.gnu.property)": lambda side: (
+        " and ".join(side.description.features) or "none"
     ),
-)
+}
 
 
 def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Iterator[Cause]:
     """The causes that traces show, most certain first, where perhaps only the build id differs."""
 
     def differing(*traces: Trace) -> Iterator[Cause]:
-        for trace in traces:
-            yield from trace.causes(ours, theirs)
+        for code, message, read, hint in traces:
+            expected, found = read(ours), read(theirs)
+            if expected is not None and found is not None and expected != found:
+                yield cause(code, message.format(theirs=found, ours=expected), hint)
 
     # Other compilers have other link steps too.
     yield from differing(*_COMPILERS, _INTERPRETER)
@@ -213,12 +172,21 @@ def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Itera
     linker = list(_linker(ours, theirs))
     yield from linker
     yield from _only_sections(ours, theirs, bool(linker))
-    options = [] if linker else list(differing(*_LINK_OPTIONS))
+    given = f"the linker was given another %s: {_IN_BOTH}"
+    traces = [Trace("link-option", given % name, read) for name, read in _LINK_OPTIONS.items()]
+    known = not linker and ours.description.segments and theirs.description.segments
+    options = list(differing(*traces)) if known else []
     yield from options
-    yield from differing(_COMMENT_SECTION)
+    comments = _comment(ours), _comment(theirs)
+    if comments.count(None) == 1:
+        what = f"a section .comment ({comments[0] or comments[1]})"
+        yield _only_in(comments[1] is None, "comment-section", what)
     mitigations = list(_mitigation(ours, theirs))
     yield from mitigations
-    yield from differing(_TEXT_RELOCATIONS)
+    has = "DT_TEXTREL" in _tags(ours)
+    if has is not ("DT_TEXTREL" in _tags(theirs)):
+        why = ": code or constants were built without -fPIC there"
+        yield _only_in(has, "text-relocations", "text relocations (DT_TEXTREL)", why)
     yield from _strings(ours, theirs)
     yield from _code(ours, theirs, bool(mitigations or options or linker))
     yield from differing(_SYMTAB)
@@ -271,13 +239,8 @@ def _only_sections(ours: Side, theirs: Side, other_linker: bool) -> Iterator[Cau
         if (name in expected) == (name in found) or name in _HAVE_CAUSES or is_debug or is_linkers:
             continue
         loaded = "a loaded section" if section.flags & SHF_ALLOC else "a section"
-        sides = ("our build", "the vendor's file")
-        has, has_not = sides if name in expected else sides[::-1]
-        yield cause(
-            "section-only-in-one",
-            f"{has} has {loaded} {excerpt(name)}, {has_not} not",
-            _ADDED_BY.get(name, ""),
-        )
+        what, hint = f"{loaded} {excerpt(name)}", _ADDED_BY.get(name, "")
+        yield _only_in(name in expected, "section-only-in-one", what, hint=hint)
 
 
 def _mitigation(ours: Side, theirs: Side) -> Iterator[Cause]:

@@ -127,20 +127,15 @@ def _layout_options(table: tuple[Layout, ...]) -> dict[str, int]:
 def _threads(table: tuple[Layout, ...]) -> tuple[int, int, int]:
     """Threads that stay, threads that are removed after the start, threads made later."""
     counts = [0, 0, 0]
-
-    def add(item: LayoutEntry, times: int) -> None:
-        if item.id == Id.TCS:
-            counts[1 if item.attributes & PageAttr.EREMOVE else 0] += times
-        elif item.id == Id.TCS_DYN:
-            counts[2] += times
-
     for index, item in enumerate(table):
-        if isinstance(item, LayoutEntry):
-            add(item, 1)
-            continue
-        for member in table[max(0, index - item.entry_count) : index]:
-            if isinstance(member, LayoutEntry):
-                add(member, item.load_times)
+        members, times = table[index : index + 1], 1
+        if not isinstance(item, LayoutEntry):
+            members, times = table[max(0, index - item.entry_count) : index], item.load_times
+        for member in members:
+            if isinstance(member, LayoutEntry) and member.id == Id.TCS:
+                counts[bool(member.attributes & PageAttr.EREMOVE)] += times
+            elif isinstance(member, LayoutEntry) and member.id == Id.TCS_DYN:
+                counts[2] += times
     return counts[0], counts[1], counts[2]
 
 
