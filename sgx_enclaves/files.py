@@ -101,7 +101,7 @@ def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    hint = "check the directory, its rights and the space left"
+    hint = "check the directory and its rights"
     with system_errors(path, "cannot be written", hint=hint):
         handle = os.open(temporary, flags, mode)
         try:
@@ -137,25 +137,9 @@ def system_errors(
     try:
         yield
     except OSError as refused:
-        reason = refused.strerror or refused
-        raise error(f"{problem}: {reason}", file=file, hint=hint) from None
-
-
-@contextlib.contextmanager
-def disk_errors(
-    path: Path, what: str, hint: str, error: type[SgxEnclavesError] = InputError
-) -> Iterator[None]:
-    """Turn what the file system refuses into an error of ours; a full disk by its name.
-
-    `what` is in words, such as `the cache`.
-    """
-    try:
-        yield
-    except OSError as problem:
-        message = f"{what} cannot be used: {problem.strerror or problem}"
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            message, hint = f"no room left in {what}", f"make room, or {hint}"
-        raise error(message, file=str(path), hint=hint) from None
+        if refused.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = f"make room, or {hint}" if hint else "make room"
+        raise error(f"{problem}: {refused.strerror or refused}", file=file, hint=hint) from None
 
 
 @contextlib.contextmanager
@@ -172,7 +156,7 @@ def locked(
     Args:
         path: the lock file; it is made, with its directory.
         timeout: seconds to wait for another process.
-        opening: what is around that, as `disk_errors`.
+        opening: what is around that, as `system_errors`.
         waiting: called once if another process must be waited for.
     """
     with opening or contextlib.nullcontext():
@@ -220,16 +204,24 @@ class Readable(Protocol):
 
 
 class DigestedStream:
-    """A stream whose bytes are digested as they are read."""
+    """A stream whose bytes are digested as they are read; `shown` is called with their number."""
 
-    def __init__(self, stream: Readable, algorithm: str = "sha256") -> None:
-        self._stream = stream
+    def __init__(
+        self,
+        stream: Readable,
+        algorithm: str = "sha256",
+        shown: Optional[Callable[[int], None]] = None,
+    ) -> None:
+        self._stream, self._shown, self._done = stream, shown, 0
         self._hash = hashlib.new(algorithm, usedforsecurity=False)
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes; empty at the end."""
         data = self._stream.read(size)
         self._hash.update(data)
+        self._done += len(data)
+        if self._shown is not None:
+            self._shown(self._done)
         return data
 
     def digest(self) -> str:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Callable, Optional, TextIO
+from typing import Callable, Optional, TextIO
 
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import printable, record
@@ -170,18 +170,3 @@ def elapsed(progress: Progress, name: str) -> Iterator[None]:
         ended.set()
         clock.join()
         progress(Event(name, 1, 1, unit=SECONDS))
-
-
-class Watched:
-    """A stream whose reading is shown."""
-
-    def __init__(self, stream: BinaryIO, name: str, total: int, progress: Progress) -> None:
-        self._stream, self._name, self._total, self._progress = stream, name, total, progress
-        self._done = 0
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes; empty at the end."""
-        data = self._stream.read(size)
-        self._done += len(data)
-        self._progress(Event(self._name, self._done, self._total))
-        return data

@@ -30,7 +30,7 @@ from sgx_enclaves.files import (
 )
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits, at_most
 from sgx_enclaves.plain import record
-from sgx_enclaves.progress import Progress, Watched, silent
+from sgx_enclaves.progress import Event, Progress, silent
 
 _BLOCK = 512
 _CHUNK = 256 << 10
@@ -105,7 +105,7 @@ def open_tar(
         raw = path.open("rb")
         size = path.stat().st_size
     with raw:
-        packed = DigestedStream(Watched(raw, path.name, size, progress))
+        packed = DigestedStream(raw, shown=lambda done: progress(Event(path.name, done, size)))
         yield TarStream(BoundedReader(packed, str(path), limits), limits, links=links), packed
 
 

@@ -81,9 +81,9 @@ class FetchSettings:
 
 
 def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Word what the file system refuses; the disk being full most of all."""
+    """Word what the file system refuses."""
     hint = "name another cache directory, then run again: what is here is kept"
-    return files.disk_errors(path, "the cache", hint, FetchError)
+    return files.system_errors(str(path), "the cache cannot be used", error=FetchError, hint=hint)
 
 
 class Partial:

@@ -27,11 +27,11 @@ from typing import Any, Callable, Optional
 from sgx_enclaves.errors import FormatError, ManifestError, SgxEnclavesError
 from sgx_enclaves.files import (
     digest_entries,
-    disk_errors,
     locked,
     read_file,
     sha256_of,
     sync,
+    system_errors,
     tree_entries,
     write_file,
 )
@@ -53,7 +53,7 @@ def input_key(inputs: Mapping[str, Any]) -> str:
 
 
 @record
-class Kept:
+class StoredBuild:
     """A build, whether an earlier run made it, and why an earlier one could not be used; empty if
     there was none.
     """
@@ -110,7 +110,7 @@ class BuildStore:
         inputs: Mapping[str, Any],
         make: Callable[[Path], object],
         accept: Callable[[Built], bool] = lambda _built: True,
-    ) -> Kept:
+    ) -> StoredBuild:
         """Return the kept build for these inputs if it is accepted, or make it.
 
         Args:
@@ -128,11 +128,11 @@ class BuildStore:
                 try:
                     built = _load(final, key)
                     if accept(built):
-                        return Kept(built, True, "")
+                        return StoredBuild(built, True, "")
                 except SgxEnclavesError as error:
                     notice = f"the kept build is not used: {error}"
             _make(final, key, make)
-            return Kept(_load(final, key), False, notice)
+            return StoredBuild(_load(final, key), False, notice)
 
 
 class TreeProgress:
@@ -240,5 +240,5 @@ def _remove(path: Path) -> None:
 
 
 def _disk_errors(path: Path) -> AbstractContextManager[None]:
-    hint = "check the directory, its rights and the space left; --work names another"
-    return disk_errors(path, "the work directory", hint)
+    hint = "check the directory and its rights; --work names another"
+    return system_errors(str(path), "the work directory cannot be used", hint=hint)

@@ -7,7 +7,7 @@ import errno
 import os
 import tracemalloc
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 import pytest
 
@@ -15,10 +15,10 @@ from sgx_enclaves.errors import FetchError, InputError, LimitError
 from sgx_enclaves.files import (
     digest_entries,
     digest_file,
-    disk_errors,
     locked,
     read_file,
     sync,
+    system_errors,
     tree_entries,
     write_file,
 )
@@ -90,16 +90,23 @@ def test_a_lock_is_waited_for_but_not_for_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"),
-    [(errno.ENOSPC, "no room left in the cache"), (errno.EACCES, "the cache cannot be used: no")],
+    ("number", "hint", "words"),
+    [
+        (errno.ENOSPC, "name another", "make room, or name another"),
+        (errno.EDQUOT, None, "make room"),
+        (errno.EACCES, "name another", "name another"),
+        (errno.EACCES, None, None),
+    ],
 )
-def test_what_the_disk_refuses_is_worded(tmp_path: Path, number: int, words: str) -> None:
+def test_what_the_disk_refuses_is_worded(
+    number: int, hint: Optional[str], words: Optional[str]
+) -> None:
     with (
-        pytest.raises(FetchError, match=words) as caught,
-        disk_errors(tmp_path, "the cache", "name another", FetchError),
+        pytest.raises(FetchError, match="the cache cannot be used: no") as caught,
+        system_errors("cache", "the cache cannot be used", hint=hint, error=FetchError),
     ):
         raise OSError(number, "no")
-    assert "name another" in (caught.value.hint or "")
+    assert caught.value.hint == words
 
 
 def make_tree(root: Path) -> None:

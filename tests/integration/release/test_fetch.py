@@ -653,8 +653,9 @@ def test_disk_full_is_said_and_survived(
     url = vendor.put(PATH, DATA)
     vendor.always[PATH] = fault
     bench = Bench(tiny_disk / "cache", vendor.ca_file)
-    with pytest.raises(FetchError, match="no room left") as caught:
+    with pytest.raises(FetchError, match="No space left") as caught:
         bench.fetcher.fetch(artifact(url))
+    assert "make room" in (caught.value.hint or "")
     assert caught.value.file is not None
     assert bench.nothing_taken_for_whole()
     assert len(vendor.asked(PATH)) == 1
