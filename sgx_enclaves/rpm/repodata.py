@@ -6,7 +6,7 @@ createrepo_c, when that is installed. Whatever a file claims, memory is bounded:
 it is unpacked here, in blocks, and createrepo_c gets whole package elements.
 
 Judges no package. Repodata may lie by leaving something out, and nobody could
-tell: what they prove about a package is what its repository's owner says.
+see it: what they prove about a package is what its repository's owner says.
 """
 
 from __future__ import annotations

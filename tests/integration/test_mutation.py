@@ -36,7 +36,7 @@ from tests.support.signed import Case, fips_enclave, signed_enclave
 
 # Parametrised, so that the work spreads over processes.
 SHARES = 16
-# In the second enclave, whose many zeros tell nothing new.
+# In the second enclave, whose many zeros show nothing new.
 TAIL_STEP = 32
 EXPLAIN_EVERY = 64
 

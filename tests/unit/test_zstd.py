@@ -76,7 +76,7 @@ def test_broken_data_are_refused_or_end() -> None:
     with pytest.raises(ArchiveError, match="zstd data is broken"):
         unpacked(bytes(changed))
     try:
-        # Of zstandard nobody learns that a frame is not whole: the content must tell.
+        # Of zstandard nobody learns that a frame is not whole: the content must show it.
         assert len(unpacked(packed[:-6])) <= len(DATA)
     except ArchiveError as error:
         assert "ends too early" in str(error)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The hub's web server as one WSGI application: /kojihub is the hub, /kojifiles its files.
 
-Told by the environment: HARNESS_HUB_CONF (hub.conf) and HARNESS_TOPDIR (the hub's folder).
+Configured by the environment: HARNESS_HUB_CONF (hub.conf) and HARNESS_TOPDIR (the hub's folder).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What Provides and file names tell about enclaves, and what they do not."""
+"""What Provides and file names say of enclaves, and what they do not."""
 
 from __future__ import annotations
 

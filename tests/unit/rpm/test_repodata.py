@@ -279,7 +279,7 @@ def test_what_is_passed_by_and_what_is_looked_at(tmp_path: Path) -> None:
     names = {os.path.relpath(t.path, tree): t.listing is not None for t in found.targets}
     assert names == {"sub/signed.rpm": True, "quiet.rpm": True, "unlisted.rpm": False}
     assert (found.passed, found.absent, found.problems) == (1, 0, ())
-    # Another size than listed: the header must tell.
+    # Another size than listed: the header must say what it is.
     (tree / "plain.rpm").write_bytes(PLAIN + b"x")
     assert Target(str(tree / "plain.rpm")) in survey(str(tree)).targets
     (tree / "plain.rpm").unlink()
