@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from sgx_enclaves.cli.output import detail, message, progress
-from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
 from sgx_enclaves.enclave.metadata import Descriptor
@@ -263,8 +262,3 @@ def load_signed_descriptor(image: EnclaveImage) -> Descriptor:
             hint="take the vendor's signed file",
         )
     return descriptor
-
-
-def load_config(path: str) -> Config:
-    """A config.xml, parsed."""
-    return Config.parse(read_small(path), path)

@@ -21,7 +21,7 @@ from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.evidence import ledger as entries
 from sgx_enclaves.evidence import recheck as checking
 from sgx_enclaves.evidence import statements
-from sgx_enclaves.evidence.envelope import Envelope, Key, Signer, load_key, load_signing_key
+from sgx_enclaves.evidence.envelope import Key, Signer, load_key, load_signing_key
 from sgx_enclaves.evidence.recheck import State
 from sgx_enclaves.evidence.report import MAX_REPORT, REPORT, read_beside, read_report
 from sgx_enclaves.files import open_regular, read_file, sha256_of, write_file
@@ -100,7 +100,11 @@ def attest(args: argparse.Namespace) -> int:
         for envelope in envelopes:
             statements.read_statement(envelope, args.report)
     else:
-        envelopes = _of_report(args, data)
+        report, digest = read_report(data, args.report), sha256_of(data)
+        time = read_beside(Path(args.report).parent, report, data)["made_at"]
+        builder = args.builder or statements.TOOL
+        made = statements.statements_of(report, digest, builder=builder, time=time)
+        envelopes = [statements.enveloped(statement) for statement in made]
     key, signer = _signer(args)
     inputs = (args.report, args.key, args.public_key, args.passphrase_file)
     keyid = key.keyid if key is not None else None
@@ -109,18 +113,6 @@ def attest(args: argparse.Namespace) -> int:
     data = statements.attestation(envelopes, key, signer)
     write_and_say(args, data, inputs, [line], statements=len(envelopes), keyid=keyid)
     return 0
-
-
-def _of_report(args: argparse.Namespace, data: bytes) -> list[Envelope]:
-    report = read_report(data, args.report)
-    head = read_beside(Path(args.report).parent, report, data)
-    made = statements.statements_of(
-        report,
-        sha256_of(data),
-        builder=args.builder or statements.TOOL,
-        time=head["made_at"],
-    )
-    return [statements.enveloped(statement) for statement in made]
 
 
 def _signer(args: argparse.Namespace) -> tuple[Optional[Key], Signer]:

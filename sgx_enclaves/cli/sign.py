@@ -10,6 +10,7 @@ from typing import Any
 from sgx_enclaves.cli import arguments
 from sgx_enclaves.cli.output import write_and_say
 from sgx_enclaves.enclave import sign as signing
+from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage, require_loadable
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
@@ -132,7 +133,8 @@ def _prepared(args: argparse.Namespace) -> tuple[EnclaveImage, Regenerated]:
     ignored = {o for o in _IGNORABLE if getattr(args, o[2:].replace("-", "_"))}
     require_loadable(image, frozenset(ignored))
     generation = candidate_generations(image, arguments.chosen_generation(args))[0]
-    return image, regenerate(image, arguments.load_config(args.config), generation, args.fips)
+    config = Config.parse(arguments.read_small(args.config), args.config)
+    return image, regenerate(image, config, generation, args.fips)
 
 
 def _policy(args: argparse.Namespace) -> Policy:

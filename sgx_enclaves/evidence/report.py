@@ -206,14 +206,13 @@ def of_build(
     # what one task was given, not all was built here
     made = {report["build"] for report in reports.values()}
     build = next((word for word in ("given", "here") if word in made), "none")
-    known: Plain = {part: _once(items) for part, items in parts.items()}
+    known: Plain = {
+        part: [item for number, item in enumerate(items) if item not in items[:number]]
+        for part, items in parts.items()
+    }
     known |= {"release": release, "buildroot": buildroot, "build": build}
     known["reproducible"] = combined.reproducible
     return _report("koji", combined.verdict, combined.claim, enclaves, **known)
-
-
-def _once(items: Sequence[Any]) -> list[Any]:
-    return [item for number, item in enumerate(items) if item not in items[:number]]
 
 
 def of_record(record: Record) -> Plain:
@@ -379,24 +378,17 @@ def read_report(data: bytes, file: str) -> Plain:
 
 def read_beside(folder: Path, report: Plain, data: bytes) -> Plain:
     """The head of a report; a ReportError if a file beside it is missing, or of another report."""
-    names = (HEAD,) if report["manifest_sha256"] is None else (HEAD, MANIFEST)
-    found = {}
-    for path in (folder / name for name in names):
-        if not path.is_file():
-            raise ReportError(
-                f"{path.name} is missing beside the report",
-                file=str(folder),
-                expected=", ".join((REPORT, *names)),
-            )
-        found[path.name] = read_file(str(path), MAX_REPORT)
-    expected = report["manifest_sha256"]
-    if MANIFEST in found and sha256_of(found[MANIFEST]) != expected:
-        path = folder / MANIFEST
-        raise ReportError(
-            "not the file that the report names", file=str(path), expected=f"SHA-256 {expected}"
-        )
-    place, own = str(folder / HEAD), sha256_of(data)
-    head: Plain = parse_json(found[HEAD], file=place, error=ReportError)
+    digest, own = report["manifest_sha256"], sha256_of(data)
+    names = (HEAD,) if digest is None else (HEAD, MANIFEST)
+    for name in names:
+        if not (folder / name).is_file():
+            message = f"{name} is missing beside the report"
+            raise ReportError(message, file=str(folder), expected=", ".join((REPORT, *names)))
+    manifest, place = str(folder / MANIFEST), str(folder / HEAD)
+    if digest is not None and sha256_of(read_file(manifest, MAX_REPORT)) != digest:
+        message = "not the file that the report names"
+        raise ReportError(message, file=manifest, expected=f"SHA-256 {digest}")
+    head: Plain = parse_json(read_file(place, MAX_REPORT), file=place, error=ReportError)
     schema = read_schema(__file__, "report.schema.json", "head")
     validate(head, schema, file=place, error=ReportError)
     if head["report_sha256"] != own:
