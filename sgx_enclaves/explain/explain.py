@@ -17,9 +17,9 @@ from typing import Optional
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import METADATA_SECTION
-from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.metadata import Block, Descriptor
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
-from sgx_enclaves.enclave.sdk import generation_named
+from sgx_enclaves.enclave.sdk import generation_named, wants_fips_by_argument
 from sgx_enclaves.enclave.verdict import (
     Cause,
     Difference,
@@ -77,20 +77,16 @@ def explained(
     regenerated = None
     if verdict.sdk is not None:
         generation = generation_named(verdict.sdk)
-        fips = generation.fips_by_argument and _has_fips(signed, verdict.signed.name, limits)
+        blocks: tuple[Block, ...] = ()
+        with contextlib.suppress(SgxEnclavesError):
+            area = EnclaveImage.parse(signed, verdict.signed.name, limits).descriptor
+            blocks = Descriptor.parse(area, limits).blocks
+        fips = wants_fips_by_argument(generation, blocks)
         regenerated = regenerate(image, options, generation, fips, limits)
     explainer = Explainer(
         image, signed, regenerated, options, verdict.signed.name, limits=limits, symbols=symbols
     )
     return replace(verdict, explanation=explainer.explanation())
-
-
-def _has_fips(signed: bytes, name: str, limits: Limits) -> bool:
-    try:
-        area = EnclaveImage.parse(signed, name, limits).descriptor
-        return any(b.fips_offset is not None for b in Descriptor.parse(area, limits).blocks)
-    except SgxEnclavesError:
-        return False
 
 
 class Explainer:
