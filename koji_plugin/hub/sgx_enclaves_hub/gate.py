@@ -83,7 +83,7 @@ def attested() -> Optional[frozenset[str]]:
 def gate_tagging(cbtype: str, *, tag: Any, build: Any, user: Any, **_: Any) -> None:
     """Refuse to put a build into a gated tag without a record that suffices."""
     tag = get_tag(tag["id"], strict=True)
-    who = {"build_id": build["id"], "tag": tag["name"], "user": (user or {}).get("name")}
+    nvr = build.get("nvr") or build["name"]
     try:
         with koji_errors():
             rules = rules_of_tag(tag)
@@ -91,17 +91,18 @@ def gate_tagging(cbtype: str, *, tag: Any, build: Any, user: Any, **_: Any) -> N
                 return
             hub_api.lock_build(build["id"])
             build = get_build(build["id"], strict=True)
+            nvr = build["nvr"]
             decision, _record = judge(build, rules)
-    except koji.GenericError as error:
-        nvr = build.get("nvr") or build["name"]
-        hub_api.announce_refusal({"nvr": nvr, **who, "reasons": [str(error)]})
-        raise koji.TagError(
-            f"sgx_enclaves: {nvr} cannot be tagged into {tag['name']}: {error}"
-        ) from error
-    if not decision.allowed:
+        if decision.allowed:
+            return
         reasons = list(decision.reasons[:_MOST_REASONS])
-        hub_api.announce_refusal({"nvr": build["nvr"], **who, "reasons": reasons})
-        raise koji.TagError(refusal(build["nvr"], tag["name"], decision))
+        words = refusal(nvr, tag["name"], decision)
+    except koji.GenericError as error:
+        reasons = [str(error)]
+        words = f"sgx_enclaves: {nvr} cannot be tagged into {tag['name']}: {error}"
+    who = {"build_id": build["id"], "tag": tag["name"], "user": (user or {}).get("name")}
+    hub_api.announce_refusal({"nvr": nvr, **who, "reasons": reasons})
+    raise koji.TagError(words)
 
 
 def refusal(nvr: str, tag: str, decision: Decision, most: int = 12) -> str:

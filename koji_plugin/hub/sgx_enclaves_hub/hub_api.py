@@ -28,7 +28,7 @@ import koji
 import koji.tasks
 from koji.context import context
 from koji.plugin import callback, ignore_error
-from kojihub import Host, Task
+from kojihub import Task
 from kojihub.db import QueryProcessor
 
 from sgx_enclaves.errors import ArgumentError, SgxEnclavesError
@@ -84,17 +84,6 @@ def lasting_name(build: Mapping[str, Any]) -> Any:
 def now() -> datetime.datetime:
     """The hub's clock, in UTC."""
     return datetime.datetime.now(datetime.timezone.utc)
-
-
-def running_host(task_id: int) -> int:
-    """The id of the calling host; raises unless it is a host that runs this open task.
-
-    The task's row is locked until the transaction ends.
-    """
-    host = Host()
-    host.verify()
-    Task(task_id).assertHost(host.id)
-    return int(host.id)
 
 
 def task_request(task_id: int) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import koji
 from koji.context import context
 from koji.plugin import export, export_in
-from kojihub import Task, get_build, get_tag
+from kojihub import Host, Task, get_build, get_tag
 
 from sgx_enclaves.errors import RecordError
 from sgx_enclaves.files import read_file
@@ -55,7 +55,10 @@ def recordSgxVerification(task_id: int, record: Mapping[str, Any]) -> int:
     """
     with koji_errors():
         argument(task_id, "task_id")
-        host_id = hub_api.running_host(task_id)
+        host = Host()
+        host.verify()
+        # locks the task's row until the transaction ends
+        Task(task_id).assertHost(host.id)
         method, request = hub_api.task_request(task_id)
         if method != PARENT or request["build"] is None:
             raise koji.ActionNotAllowed(f"task {task_id} is not the verification of a build")
@@ -67,7 +70,7 @@ def recordSgxVerification(task_id: int, record: Mapping[str, Any]) -> int:
         if store.of_task(task_id) is not None:
             raise koji.ActionNotAllowed(f"task {task_id} has written its record already")
         _require_true(parsed, build)
-        made = store.put(parsed, host_id)
+        made = store.put(parsed, host.id)
     shown = {name: getattr(parsed, name) for name in _ANNOUNCED}
     enclaves = [{name: getattr(e, name) for name in store.ENCLAVE} for e in parsed.enclaves]
     hub_api.announce("record", {"record": made, **shown, "enclaves": enclaves})

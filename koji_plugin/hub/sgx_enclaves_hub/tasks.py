@@ -138,7 +138,7 @@ def _default_tag(task_id: Optional[int]) -> str:
     trusted = settings().build_tags
     if len(trusted) == 1:
         return trusted[0][0]
-    target = policy_data_from_task(task_id).get("target") if task_id else None
+    target = _target(task_id)
     found = get_build_target(target) if target else None
     if found is None:
         raise koji.GenericError(
@@ -146,6 +146,11 @@ def _default_tag(task_id: Optional[int]) -> str:
             f"{len(trusted)}, and no target of this build is known; name one with --build-tag"
         )
     return str(found["build_tag_name"])
+
+
+def _target(task_id: Optional[int]) -> Optional[str]:
+    """The target of a build task."""
+    return policy_data_from_task(task_id).get("target") if task_id else None
 
 
 def _require_build_task(task_id: int, build: Any) -> None:
@@ -200,7 +205,7 @@ def verify_new_build(cbtype: str, *, type: str, **info: Any) -> None:
 def _verify(build: dict[str, Any]) -> None:
     if build["state"] != koji.BUILD_STATES["COMPLETE"] or not _has_signed_enclaves(build):
         return
-    tag = _build_tag_for(build)
+    tag = settings().targets.get(_target(build.get("task_id")) or "", settings().build_tag)
     if not tag:
         _logger.info("%s has enclaves; [hook] names no build tag for its target", build["nvr"])
     elif _is_being_verified(build):
@@ -218,13 +223,6 @@ def _has_signed_enclaves(build: Mapping[str, Any]) -> bool:
         # The task will say so in full.
         _logger.warning("%s: %s", build["nvr"], error)
         return True
-
-
-def _build_tag_for(build: Mapping[str, Any]) -> str:
-    """The tag whose repo makes the buildroots of a build's verification; empty for none."""
-    task = build.get("task_id")
-    target = policy_data_from_task(task).get("target") if task else None
-    return settings().targets.get(target or "", settings().build_tag)
 
 
 def _is_being_verified(build: Mapping[str, Any]) -> bool:
