@@ -187,16 +187,13 @@ def of_build(
 ) -> Plain:
     """The report of a build system's verification of a build, out of what its tasks say.
 
-    Release and buildroot are as `report.schema.json` has them; `reports` are those of the tasks, as
-    far as they could be had.
+    Release and buildroot are as `report.schema.json` has them; `reports` are those of the tasks
+    that did not fail.
     """
     enclaves: list[Plain] = []
     for answer in combined.answers:
         reported = reports.get(answer.task_id, {}).get("enclaves", ())
         own = [enclave for enclave in reported if enclave["name"] == answer.enclave]
-        for subject in () if own else answer.subjects:
-            words = (answer.claim, answer.config_sha256)
-            own.append(_judged(answer.enclave, subject, *words))
         enclaves += own or [_enclave(answer.enclave, answer.verdict, answer.claim)]
     parts = {
         part: [item for report in reports.values() for item in report[part]]
@@ -248,14 +245,14 @@ def of_file(name: str, item: FileVerdict) -> Plain:
     }
 
 
-def _judged(name: str, item: RecordedEnclave, words: str, config: Optional[str] = None) -> Plain:
+def _judged(name: str, item: RecordedEnclave, words: str) -> Plain:
     """One enclave as tasks and records of a build system have it."""
     path = item.path or None if item.rpm else None
     made = _enclave(name, item.verdict, item.cause or words, package=item.rpm, path=path)
     made |= {key: getattr(item, key) for key in ("version", "mrenclave", *_SIGNED)}
     file = basename(item.path or item.rpm or name)
-    names = (f"{name}.so", file, f"{name}.config.xml")
-    for role, called, digest in zip(ROLES, names, (item.built_sha256, item.signed_sha256, config)):
+    digests = (item.built_sha256, item.signed_sha256)
+    for role, called, digest in zip(ROLES, (f"{name}.so", file), digests):
         if digest is not None:
             made[role] = {"name": called, "size": None, "sha256": digest}
     return made

@@ -8,14 +8,13 @@ reads no file.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from sgx_enclaves import __version__
-from sgx_enclaves.enclave.verdict import Outcome
 from sgx_enclaves.errors import RecordError
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.gate.inspect import PackageFacts
 from sgx_enclaves.gate.record import (
     DIFFERS,
@@ -25,43 +24,39 @@ from sgx_enclaves.gate.record import (
     Record,
     RecordedEnclave,
     RecordedPackage,
+    overall,
     read_part,
 )
-from sgx_enclaves.plain import as_plain, printable
+from sgx_enclaves.plain import printable
 
 _MAX_TEXT = 1000
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one subtask says of an enclave: None is what it did not come to, or what there is not.
+    """What one subtask says of an enclave, besides its report.
 
     Attributes:
-        subjects: the files that were compared with our build.
+        subjects: the files that were compared with our build; none if it did not come to that.
         toolchain_sha256, buildroot_sha256: of the toolchain's record, of the buildroot's packages.
         lock_sha256: of the lock that pins those.
     """
 
     enclave: str
-    verdict: str
+    task_id: int
     reproducible: bool
     claim: str
-    task_id: int
     subjects: tuple[RecordedEnclave, ...] = ()
-    built_sha256: Optional[str] = None
-    config_sha256: Optional[str] = None
     toolchain_sha256: Optional[str] = None
     buildroot_sha256: Optional[str] = None
     lock_sha256: Optional[str] = None
     release_sha256: Optional[str] = None
-    report: Optional[str] = None
     report_sha256: Optional[str] = None
 
-    def as_mapping(self) -> dict[str, Any]:
-        """Plain data, as `read_answer` takes it."""
-        mapping: dict[str, Any] = as_plain(self)
-        del mapping["task_id"]
-        return mapping
+    @property
+    def verdict(self) -> str:
+        """That of all files."""
+        return overall(self.subjects).value
 
     @property
     def worst(self) -> Optional[RecordedEnclave]:
@@ -78,24 +73,18 @@ class Answer:
 
 def failed(enclave: str, task_id: int, why: str) -> Answer:
     """The answer of a subtask that did not come to one."""
-    words = printable(why)[:_MAX_TEXT]
-    return Answer(enclave, UNVERIFIABLE, False, words, task_id)
+    return Answer(enclave, task_id, False, printable(why)[:_MAX_TEXT])
 
 
 def read_answer(mapping: object, enclave: str, task_id: int, release_sha256: str) -> Answer:
-    """An answer from plain data; what makes no sense, or is of another thing, proves nothing."""
-    try:
-        answer = read_part(Answer, mapping, "answer", task_id=task_id)
-    except RecordError as error:
-        return failed(enclave, task_id, f"task {task_id} gave no answer that can be read: {error}")
-    if answer.verdict == IDENTICAL and {s.verdict for s in answer.subjects} != {IDENTICAL}:
-        why = f"task {task_id} says identical, though not each file is"
-        return failed(enclave, task_id, why)
+    """An answer from plain data; what makes no sense, or is of another thing, is a RecordError."""
+    answer: Answer = read_part(Answer, mapping, "answer")
     named = {answer.enclave, *(subject.name for subject in answer.subjects)}
-    if named != {enclave} or answer.release_sha256 != release_sha256:
-        why = f"task {task_id} worked from another description of the release, or on another "
-        why += "enclave: the catalogue has changed meanwhile; start a new verification"
-        return failed(enclave, task_id, why)
+    if (named, answer.task_id, answer.release_sha256) != ({enclave}, task_id, release_sha256):
+        raise RecordError(
+            "it worked from another description of the release, or on another enclave: "
+            "the catalogue has changed meanwhile; start a new verification"
+        )
     return answer
 
 
@@ -112,15 +101,9 @@ class Combined:
     answers: tuple[Answer, ...]
     packages: tuple[PackageFacts, ...]
 
-    @property
-    def toolchain_sha256(self) -> Optional[str]:
-        """Of the toolchain's record; if there were several, of all their digests."""
-        return digest_of(a.toolchain_sha256 for a in self.answers)
-
-    @property
-    def buildroot_sha256(self) -> Optional[str]:
-        """Of the buildroots' packages; if they were not the same, of all their digests."""
-        return digest_of(a.buildroot_sha256 for a in self.answers)
+    def digest(self, of: str) -> Optional[str]:
+        """What the answers have under that name; if it is not the same, of all their digests."""
+        return digest_of(getattr(answer, of) for answer in self.answers)
 
     @property
     def lock_sha256(self) -> Optional[str]:
@@ -130,14 +113,13 @@ class Combined:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each enclave, of the file that speaks most against it."""
-        same = ("mrenclave", "mrsigner", "isvprodid", "isvsvn", "signed_sha256")
+        same = ("mrenclave", "mrsigner", "isvprodid", "isvsvn", "built_sha256", "signed_sha256")
         return [
             {
                 "name": answer.enclave,
                 "verdict": answer.verdict,
                 **{name: getattr(answer.worst, name, None) for name in same},
                 "cause": None if answer.verdict == IDENTICAL else answer.cause,
-                "built_sha256": answer.built_sha256,
                 "task_id": answer.task_id,
             }
             for answer in self.answers
@@ -149,7 +131,7 @@ def digest_of(digests: Iterable[Optional[str]]) -> Optional[str]:
     found = sorted({digest for digest in digests if digest is not None})
     if len(found) < 2:
         return found[0] if found else None
-    return hashlib.sha256("\n".join(found).encode()).hexdigest()
+    return sha256_of("\n".join(found).encode())
 
 
 def combine(
@@ -167,7 +149,7 @@ def combine(
         for file in package.signed
         if (package.name, file.path, file.sha256) not in compared
     ]
-    verdict = Outcome.of(Outcome(answer.verdict) for answer in answers).value
+    verdict = overall(answers).value
     if verdict == IDENTICAL and (unread or left_out):
         verdict = UNVERIFIABLE
     reproducible = verdict == IDENTICAL and all(answer.reproducible for answer in answers)
@@ -218,15 +200,18 @@ def record_of(combined: Combined, **around: Any) -> Record:
         words = "there is no record without a build, or of packages that have no digests"
         raise RecordError(words, found="; ".join(unread) or None)
     packages = ((p.name, p.digests) for p in combined.packages if p.digests is not None)
-    names = ("release", "verdict", "reproducible", "toolchain_sha256", "buildroot_sha256")
     return Record(
         schema=SCHEMA,
         nvr=combined.nvr,
+        release=combined.release,
+        verdict=combined.verdict,
+        reproducible=combined.reproducible,
         rpms=tuple(RecordedPackage(name, own.file, own.content) for name, own in packages),
         enclaves=tuple(_recorded(combined)),
         plugin_version=__version__,
         lock_sha256=combined.lock_sha256,
-        **{name: getattr(combined, name) for name in names},
+        toolchain_sha256=combined.digest("toolchain_sha256"),
+        buildroot_sha256=combined.digest("buildroot_sha256"),
         **around,
     )
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
+from sgx_enclaves.enclave.verdict import Outcome
 from sgx_enclaves.errors import RecordError, SgxEnclavesError
 from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, read_schema, validate
 
@@ -139,7 +140,14 @@ def read_record(mapping: object) -> Record:
         RecordError: a part is missing, unknown, malformed, too large, or contradicts another.
     """
     record = read_part(Record, mapping, "record")
-    _check_agreement(record)
+    try:
+        record.verified_time()
+    except ValueError:
+        wanted, found = "a time as 2026-11-25T00:00:00Z", record.verified_at
+        raise RecordError("verified_at is malformed", expected=wanted, found=found) from None
+    for wrong, message, expected in _contradictions(record):
+        if wrong:
+            raise RecordError(message, expected=expected)
     if len(record.as_json()) > MAX_SIZE:
         raise RecordError("the record is too large", expected=f"at most {MAX_SIZE} bytes as JSON")
     return record
@@ -150,13 +158,17 @@ def record_from_json(text: str) -> Record:
     return read_record(parse_json(text, file="kept record", error=RecordError, most=MAX_SIZE))
 
 
-def read_part(cls: type[T], data: object, part: str, **more: Any) -> T:
-    """A dataclass of plain data that `part` of record.schema.json describes, with `more` fields."""
+def overall(parts: Iterable[Any]) -> Outcome:
+    """The verdict on all, of which each has one."""
+    return Outcome.of(Outcome(part.verdict) for part in parts)
+
+
+def read_part(cls: type[T], data: object, part: str) -> T:
+    """A dataclass of plain data that `part` of record.schema.json describes."""
     schema = read_schema(__file__, "record.schema.json", part)
     validate(data, schema, file=part, error=RecordError)
     require_plain(data, part, RecordError)
-    whole = {**data, **more} if isinstance(data, Mapping) else data
-    return from_plain(cls, whole)
+    return from_plain(cls, data)
 
 
 def require_plain(data: object, place: str, error: type[SgxEnclavesError]) -> None:
@@ -170,43 +182,24 @@ def require_plain(data: object, place: str, error: type[SgxEnclavesError]) -> No
         require_plain(value, inner, error)
 
 
-def _check_agreement(record: Record) -> None:
-    try:
-        record.verified_time()
-    except ValueError:
-        raise RecordError(
-            "verified_at is malformed",
-            expected="a time as 2026-11-25T00:00:00Z",
-            found=record.verified_at,
-        ) from None
-    names = [p.name for p in record.rpms]
-    if len(set(names)) != len(names):
-        raise RecordError("the record names a package twice")
-    places = [(e.rpm, e.path) for e in record.enclaves]
-    if len(set(places)) != len(places):
-        raise RecordError("the record names an enclave twice")
+def _contradictions(record: Record) -> Iterator[tuple[bool, str, Optional[str]]]:
+    """Whether a part contradicts another, in what words, and what is expected instead."""
+    names, places = [p.name for p in record.rpms], [(e.rpm, e.path) for e in record.enclaves]
+    yield len(set(names)) != len(names), "the record names a package twice", None
+    yield len(set(places)) != len(places), "the record names an enclave twice", None
+    facts = ("mrenclave", "mrsigner", "isvprodid", "isvsvn", "built_sha256")
     for enclave in record.enclaves:
-        where = f"enclave {enclave.path!r} of {enclave.rpm!r}"
-        if enclave.rpm not in names:
-            raise RecordError(f"{where}: the record does not name its package")
-        known = (enclave.mrenclave, enclave.mrsigner, enclave.isvprodid, enclave.isvsvn)
-        if enclave.verdict == IDENTICAL and None in (*known, enclave.built_sha256):
-            raise RecordError(
-                f"{where} is called identical, but lacks what is known of such an enclave",
-                expected="mrenclave, mrsigner, isvprodid, isvsvn and built_sha256",
-            )
-        if enclave.verdict == IDENTICAL and enclave.cause is not None:
-            raise RecordError(f"{where} is called identical, with a cause why it is not")
-    if record.verdict != IDENTICAL:
-        return
-    if not record.enclaves or any(e.verdict != IDENTICAL for e in record.enclaves):
-        raise RecordError(
-            "the verdict is not that of the enclaves",
-            expected="at least one enclave, each identical",
-            found=f"{len(record.enclaves)} enclave(s)",
-        )
-    if record.toolchain_sha256 is None or record.release_sha256 is None:
-        raise RecordError(
-            "the verdict is identical, but the record does not say by what",
-            expected="toolchain_sha256 and release_sha256",
-        )
+        where, same = f"enclave {enclave.path!r} of {enclave.rpm!r}", enclave.verdict == IDENTICAL
+        lacking = [fact for fact in facts if getattr(enclave, fact) is None]
+        yield enclave.rpm not in names, f"{where}: the record does not name its package", None
+        why = f"{where} is called identical, but lacks what is known of such an enclave"
+        yield same and bool(lacking), why, ", ".join(lacking)
+        why = f"{where} is called identical, with a cause why it is not"
+        yield same and enclave.cause is not None, why, None
+    if record.verdict == IDENTICAL:
+        other = overall(record.enclaves) is not Outcome.IDENTICAL
+        why = f"the verdict is not that of the enclaves ({len(record.enclaves)})"
+        yield other, why, "at least one enclave, each identical"
+        nothing = None in (record.toolchain_sha256, record.release_sha256)
+        why = "the verdict is identical, but the record does not say by what"
+        yield nothing, why, "toolchain_sha256 and release_sha256"

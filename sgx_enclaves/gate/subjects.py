@@ -9,7 +9,7 @@ those in packages. Reads packages; decides nothing about bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
@@ -37,11 +37,6 @@ class FileVerdict:
 
     subject: RecordedEnclave
     comparison: Optional[Verdict]
-
-
-def overall(subjects: Iterable[RecordedEnclave]) -> Outcome:
-    """The verdict on all files."""
-    return Outcome.of(Outcome(subject.verdict) for subject in subjects)
 
 
 def enclave_at(release: Release, path: str) -> Optional[Enclave]:

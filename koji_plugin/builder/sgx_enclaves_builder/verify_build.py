@@ -21,7 +21,7 @@ from requests.exceptions import RequestException
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue, read_release
 from sgx_enclaves.catalogue.records import Catalogue, Release
-from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.errors import RecordError, SgxEnclavesError
 from sgx_enclaves.evidence.report import MAX_REPORT, of_build, read_report
 from sgx_enclaves.files import digest_file, read_file
 from sgx_enclaves.gate.arguments import CHILD, PARENT, argument, options
@@ -67,10 +67,10 @@ class SgxEnclavesTask(SgxTask):
             self.log(f"release {found.name}, sha256 {resolved.sha256}, {resolved.origin}")
             only = self.asked.get("enclaves")
             wanted = enclaves_to_verify(found, paths, only, self._what() is not None)
-            answers = self._ask(wanted, resolved, places)
+            answers, reports = self._ask(wanted, resolved, places)
             combined = combine(found.name, self._what(), answers, packages)
             self.log(f"{combined.verdict}: {combined.claim}")
-            return self._finish(combined, resolved)
+            return self._finish(combined, resolved, reports)
 
     def _what(self) -> Optional[str]:
         """What is compared with the release; None for the release alone."""
@@ -98,7 +98,8 @@ class SgxEnclavesTask(SgxTask):
 
     def _ask(
         self, wanted: Sequence[str], resolved: ResolvedRelease, places: Sequence[dict[str, str]]
-    ) -> list[Answer]:
+    ) -> tuple[list[Answer], dict[int, dict[str, Any]]]:
+        """The subtasks' answers in that order, and their reports."""
         shared = {
             "repo_id": self.repo_id,
             "releases": dict(resolved.files),
@@ -117,44 +118,55 @@ class SgxEnclavesTask(SgxTask):
             tasks[number] = names
             self.log(f"{', '.join(names)}: task {number}")
         results = self.wait_for(list(tasks), self.asked.get("timeout", self.config.wait_timeout))
-        answers = {
-            name: _answer(name, number, results.get(number), resolved.sha256)
-            for number, names in tasks.items()
-            for name in names
-        }
-        return [answers[name] for name in wanted]
+        answers: dict[str, Answer] = {}
+        reports = {}
+        for number, names in tasks.items():
+            own, report = self._answers_of(number, names, results.get(number), resolved.sha256)
+            answers.update(zip(names, own))
+            reports.update({number: report} if report else {})
+        return [answers[name] for name in wanted], reports
 
-    def _finish(self, combined: Combined, resolved: ResolvedRelease) -> dict[str, Any]:
+    def _answers_of(
+        self, number: int, names: Sequence[str], result: Any, release: str
+    ) -> tuple[list[Answer], dict[str, Any]]:
+        """What a subtask says of its enclaves, and its report; without either it proves nothing."""
+        given = result if isinstance(result, dict) else {}
+        why = f"task {number} failed: {given.get('faultString')}"
+        try:
+            if "faultString" not in given:
+                own = [read_answer(given.get(name), name, number, release) for name in names]
+                place = f"work/{koji.pathinfo.taskrelpath(number)}/{REPORT}"
+                path = self.build_file(place, str(own[0].report_sha256))
+                return own, read_report(read_file(str(path), MAX_REPORT), REPORT)
+        except (koji.GenericError, OSError, RequestException, SgxEnclavesError) as error:
+            why = f"task {number} proves nothing: {error}"
+        return [failed(name, number, why) for name in names], {}
+
+    def _finish(
+        self, combined: Combined, resolved: ResolvedRelease, reports: Mapping[int, dict[str, Any]]
+    ) -> dict[str, Any]:
         name, digest, origin = combined.release, resolved.sha256, resolved.origin
         buildroot = {
             "build_tag": self.build_tag,
             "repo_id": self.repo_id,
-            "packages_sha256": combined.buildroot_sha256,
+            "packages_sha256": combined.digest("buildroot_sha256"),
             "lock_sha256": combined.lock_sha256,
         }
         release = {"name": name, "sha256": digest, "origin": origin}
-        reports = self._reports(combined)
         plain = of_build(combined, release, buildroot, reports)
         report_sha256 = self.upload_report(plain)
         self.upload(TEXT, filled("combined.txt", combined=combined))
         self.upload(HTML, combined_html(combined, plain, today()))
         record = None
-        unread = [package.name for package in combined.packages if package.digests is None]
-        if unread:
-            self.log(f"no record is made, since {', '.join(unread)} cannot be read")
-        elif self.binfo is not None:
-            made = record_of(
-                combined,
-                release_sha256=resolved.sha256,
-                build_id=self.binfo["id"],
-                task_id=self.id,
-                report_sha256=report_sha256,
-                build_tag=self.build_tag,
-                repo_id=self.repo_id,
-                partial="enclaves" in self.asked,
-                origin=resolved.origin,
-            )
-            record = self._keep(made.as_mapping())
+        try:
+            if self.binfo is not None:
+                around = {"build_id": self.binfo["id"], "task_id": self.id, "origin": origin}
+                around |= {"release_sha256": digest, "report_sha256": report_sha256}
+                around |= {"build_tag": self.build_tag, "repo_id": self.repo_id}
+                made = record_of(combined, partial="enclaves" in self.asked, **around)
+                record = self._keep(made.as_mapping())
+        except RecordError as error:
+            self.log(f"no record is made: {error}")
         return {
             "verdict": combined.verdict,
             "reproducible": combined.reproducible,
@@ -166,18 +178,6 @@ class SgxEnclavesTask(SgxTask):
             "report": REPORT,
             "log": LOG,
         }
-
-    def _reports(self, combined: Combined) -> dict[int, dict[str, Any]]:
-        """The subtasks' own reports; without one of them, there is less in ours."""
-        found = {}
-        for task, digest in {a.task_id: a.report_sha256 for a in combined.answers}.items():
-            try:
-                folder = f"work/{koji.pathinfo.taskrelpath(task)}"
-                path = self.build_file(f"{folder}/{REPORT}", str(digest))
-                found[task] = read_report(read_file(str(path), MAX_REPORT), REPORT)
-            except (koji.GenericError, OSError, RequestException, SgxEnclavesError) as error:
-                self.log(f"the report of task {task} is not to be had: {error}")
-        return found
 
     def _keep(self, record: dict[str, Any]) -> Optional[int]:
         """Have the hub keep the record; a run before this one may have done it."""
@@ -196,15 +196,6 @@ class SgxEnclavesTask(SgxTask):
             return None
         self.log(f"record {made}")
         return made
-
-
-def _answer(name: str, task_id: int, result: Any, release_sha256: str) -> Answer:
-    """What a subtask says of one of its enclaves."""
-    if isinstance(result, dict) and "faultString" in result:
-        return failed(name, task_id, f"task {task_id} failed: {result['faultString']}")
-    given = result.get("answers") if isinstance(result, dict) else None
-    found = given.get(name) if isinstance(given, dict) else None
-    return read_answer(found, name, task_id, release_sha256)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ verdict; only what keeps the machinery from working fails the task.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -25,15 +24,13 @@ from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.report import digests_at, named_package, of_file, of_release
 from sgx_enclaves.explain.picture import picture_of
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.gate.arguments import CHILD, argument, options
 from sgx_enclaves.gate.collect import Answer, buildroot_doubt, digest_of
 from sgx_enclaves.gate.origin import OriginJudgement, judge_origin, packages_digest
-from sgx_enclaves.gate.subjects import (
-    FileVerdict,
-    compared_files,
-    outcome_for,
-    overall,
-)
+from sgx_enclaves.gate.record import overall
+from sgx_enclaves.gate.subjects import FileVerdict, compared_files, outcome_for
+from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict, note
 from sgx_enclaves.release.place import BuildrootLock, LockedPackage, dump_lock, parse_lock
@@ -44,7 +41,7 @@ from sgx_enclaves.report.templated import release_html, release_text, verdict_ht
 
 from .buildroot import KojiBuildroot
 from .provenance import take_unsigned
-from .task_base import HTML, REPORT, TEXT, X86_64, SgxTask, today
+from .task_base import HTML, TEXT, X86_64, SgxTask, today
 
 LOCK, TOOLCHAIN = "buildroot_lock.json", "toolchain.json"
 # a step's log, where only this builder has it
@@ -91,7 +88,7 @@ class SgxEnclaveTask(SgxTask):
                 answers = self._verify()
             for answer in answers:
                 self.log(f"{answer.enclave} {answer.verdict}: {answer.claim}")
-            return {"answers": {answer.enclave: answer.as_mapping() for answer in answers}}
+            return {answer.enclave: as_plain(answer) for answer in answers}
 
     def _verify(self) -> list[Answer]:
         """Get ours, get the vendor's, compare, upload, answer."""
@@ -132,8 +129,29 @@ class SgxEnclaveTask(SgxTask):
         verified = replace(verified, verdict=self._doubted(verified.verdict))
         plain = self._report(verified, found)
         self._upload(verified, [file for *_, files in found for file in files], plain)
-        report = self.upload_report(plain, verified.manifest)
-        return [self._answer(*one, verified, report) for one in found]
+        digests = [record.digest() for record in verified.toolchains.values()]
+        shared = {
+            "buildroot_sha256": packages_digest(self._packages()),
+            "lock_sha256": self.lock_sha256,
+            "release_sha256": self.asked.get("release_sha256"),
+            "report_sha256": self.upload_report(plain, verified.manifest),
+        }
+        more = ""
+        if self.origin is not None:
+            more = f"; of that build {self.origin.says}"
+            digests += filter(None, [self.origin.toolchain_sha256])
+        return [
+            Answer(
+                enclave.name,
+                self.id,
+                verdict.reproducible,
+                verdict.claim + more,
+                tuple(file.subject for file in files),
+                digest_of(digests),
+                **shared,
+            )
+            for enclave, verdict, files in found
+        ]
 
     def _read_lock(self) -> None:
         """The release's lock, which the hub keeps."""
@@ -141,7 +159,7 @@ class SgxEnclaveTask(SgxTask):
         if kept is not None:
             text = kept["lock"].encode()
             self.lock = parse_lock(text, "the hub's lock")
-            self.lock_sha256 = _sha256(text)
+            self.lock_sha256 = sha256_of(text)
 
     def _take(self, build: Any) -> BuildOrigin:
         """The enclave out of a build, and what is to be said of it."""
@@ -246,42 +264,6 @@ class SgxEnclaveTask(SgxTask):
         except SgxEnclavesError:
             return
         self.upload(f"{name}.sig", b"".join(item.serialise() for item in found))
-
-    def _answer(
-        self,
-        enclave: Enclave,
-        verdict: ReleaseVerdict,
-        files: Sequence[FileVerdict],
-        verified: Verified,
-        report: str,
-    ) -> Answer:
-        ours = verified.built.files.get(enclave.name)
-        subjects = tuple(item.subject for item in files)
-        claim = verdict.claim
-        digests: list[Optional[str]] = [r.digest() for r in verified.toolchains.values()]
-        if self.origin is not None:
-            claim += f"; of that build {self.origin.says}"
-            digests.append(self.origin.toolchain_sha256)
-        return Answer(
-            enclave=enclave.name,
-            verdict=overall(subjects).value,
-            reproducible=verdict.reproducible,
-            claim=claim,
-            task_id=self.id,
-            subjects=subjects,
-            built_sha256=_sha256(ours.unsigned) if ours is not None else None,
-            config_sha256=_sha256(ours.config) if ours is not None else None,
-            toolchain_sha256=digest_of(digests),
-            buildroot_sha256=packages_digest(self._packages()),
-            lock_sha256=self.lock_sha256,
-            release_sha256=self.asked.get("release_sha256"),
-            report=REPORT,
-            report_sha256=report,
-        )
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _with_uploaded_logs(verified: Verified) -> Verified:

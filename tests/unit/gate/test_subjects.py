@@ -12,13 +12,12 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.catalogue.records import Catalogue, Enclave, Release, SoVersion
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import CatalogueError, InputError
-from sgx_enclaves.gate.record import RecordedEnclave
+from sgx_enclaves.gate.record import RecordedEnclave, overall
 from sgx_enclaves.gate.subjects import (
     built_together,
     cause_of,
     enclave_at,
     enclaves_to_verify,
-    overall,
     package_subjects,
     release_of,
 )

@@ -24,6 +24,7 @@ from sgx_enclaves.release.place import LockedPackage
 from tests.support.keys import foreign_key
 from tests.support_rpm import RpmFile, write_rpm
 from tests.unit.koji.builder.buildroots import FakeBuildRoot, no_buildroot
+from tests.unit.koji.builder.hub import HostCalls
 from tests.unit.koji.builder.world import FOLDER, PCE, World, sha256
 
 OPTIONS = {"enclaves": ["pce"]}
@@ -374,6 +375,22 @@ def test_a_subtask_that_dies_leaves_a_clear_result(
     record = dict(world.hub.records[0])
     del record["id"]
     assert read_record(record).verdict == "unverifiable"
+
+
+def test_a_subtask_whose_report_is_another_one_proves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = HostCalls.taskWaitResults
+
+    def changed(*arguments: Any, **more: Any) -> Any:
+        for path in world.hub.top.rglob("sgx-enclaves-report.json"):
+            path.write_bytes(path.read_bytes() + b"\n")
+        return results(*arguments, **more)
+
+    monkeypatch.setattr(HostCalls, "taskWaitResults", changed)
+    result = world.verify("demo", "demo-build", None, OPTIONS)
+    assert (result["verdict"], result["reproducible"]) == ("unverifiable", False)
+    assert f"task {world.child()} proves nothing: work/" in result["claim"]
 
 
 def test_too_little_room_is_said_before_the_build(world: World) -> None:
