@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import random
 import signal
 import time
@@ -24,7 +23,7 @@ from sgx_enclaves.errors import ArgumentError, AttestationError, SgxEnclavesErro
 from sgx_enclaves.evidence.envelope import load_signing_key
 from sgx_enclaves.evidence.report import HEAD, MANIFEST, canonical, head_of, manifest_bytes
 from sgx_enclaves.evidence.statements import TOOL, attestation, enveloped, statements_of
-from sgx_enclaves.files import digest_file, read_file, write_file
+from sgx_enclaves.files import digest_file, read_file, sha256_of, write_file
 from sgx_enclaves.gate.arguments import SIGNATURES
 from sgx_enclaves.gate.record import time_text
 from sgx_enclaves.limits import DEFAULT_LIMITS
@@ -43,7 +42,6 @@ LOG = "sgx-enclaves.log"
 REPORT = "sgx-enclaves-report.json"
 ATTESTATION = "sgx-enclaves-attestation.jsonl"
 TEXT, HTML = "sgx-enclaves-report.txt", "sgx-enclaves-report.html"
-_UPLOAD_EVERY = 5.0
 _ASK_EVERY = 60.0
 _DEADLOCKS = 6
 
@@ -70,11 +68,6 @@ def koji_errors() -> Iterator[None]:
         ) from error
 
 
-def today() -> str:
-    """In UTC, as pages have it."""
-    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-
-
 def despite_deadlocks(call: Callable[..., Any], *arguments: Any) -> Any:
     """Call the hub; again, when its database ended the call because of a deadlock.
 
@@ -92,51 +85,31 @@ def despite_deadlocks(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class TaskLog:
-    """One log in the task's output, uploaded as it grows; written to like a stream."""
+    """One log in the task's output, uploaded with each line: what it announces may take long.
 
-    def __init__(
-        self,
-        session: Any,
-        folder: Path,
-        upload_path: str,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._session = session
-        self._upload_path = upload_path
-        self._clock = clock
-        self._file = (folder / LOG).open("w+b")
-        self._last = clock() - _UPLOAD_EVERY
+    Written to like a stream.
+    """
+
+    def __init__(self, session: Any, folder: Path, upload_path: str) -> None:
+        self._session, self._path, self._upload_path = session, folder / LOG, upload_path
         self._sent = 0
 
     def __call__(self, text: str) -> None:
-        """Add a line, with the time, and upload: what it announces may take long."""
+        """Add a line, with the time."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
         self.write(f"{stamp} {text}\n")
-        self._upload()
 
     def write(self, text: str) -> int:
-        """Add text."""
-        self._file.seek(0, 2)
-        return self._file.write(text.encode("utf-8", "replace"))
+        """Add text, and upload it."""
+        with self._path.open("a+b") as file:
+            written = file.write(text.encode("utf-8", "replace"))
+            file.seek(self._sent)
+            incremental_upload(self._session, LOG, file, self._upload_path)
+            self._sent = file.tell()
+        return written
 
     def flush(self) -> None:
-        """Upload what is new, unless that was done a moment ago: downloads write much."""
-        if self._clock() - self._last >= _UPLOAD_EVERY:
-            self._upload()
-
-    def _upload(self) -> None:
-        self._file.seek(self._sent)
-        incremental_upload(self._session, LOG, self._file, self._upload_path)
-        self._sent = self._file.tell()
-        self._last = self._clock()
-
-    def __enter__(self) -> TaskLog:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        """Upload the rest."""
-        with self._file:
-            self._upload()
+        """Nothing is held back."""
 
 
 class SgxTask(koji.tasks.BaseTaskHandler):
@@ -150,8 +123,8 @@ class SgxTask(koji.tasks.BaseTaskHandler):
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """With `config` and `log`; errors of the core leave as Koji's, words and all."""
-        folder = Path(self.workdir)
-        with koji_errors(), TaskLog(self.session, folder, self.getUploadDir()) as self.log:
+        with koji_errors():
+            self.log = TaskLog(self.session, Path(self.workdir), self.getUploadDir())
             self.log(f"task {self.id}, {self.method}, sgx-enclaves {__version__}")
             try:
                 self.config = load_config()
@@ -226,7 +199,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         there is a key for that; returns its SHA-256.
         """
         data = canonical(report)
-        digest = hashlib.sha256(data).hexdigest()
+        digest = sha256_of(data)
         now = datetime.datetime.now(datetime.timezone.utc)
         self.upload(REPORT, data)
         self.upload(HEAD, canonical(head_of(data, now, manifest)))

@@ -21,6 +21,7 @@ from requests.exceptions import RequestException
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue, read_release
 from sgx_enclaves.catalogue.records import Catalogue, Release
+from sgx_enclaves.cli.arguments import today
 from sgx_enclaves.errors import RecordError, SgxEnclavesError
 from sgx_enclaves.evidence.report import MAX_REPORT, of_build, read_report
 from sgx_enclaves.files import digest_file, read_file
@@ -32,7 +33,7 @@ from sgx_enclaves.gate.subjects import built_together, enclaves_to_verify, relea
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.report.templated import combined_html, filled
 
-from .task_base import HTML, LOG, REPORT, TEXT, X86_64, SgxTask, despite_deadlocks, today
+from .task_base import HTML, LOG, REPORT, TEXT, X86_64, SgxTask, despite_deadlocks
 
 
 class SgxEnclavesTask(SgxTask):
@@ -156,7 +157,7 @@ class SgxEnclavesTask(SgxTask):
         plain = of_build(combined, release, buildroot, reports)
         report_sha256 = self.upload_report(plain)
         self.upload(TEXT, filled("combined.txt", combined=combined))
-        self.upload(HTML, combined_html(combined, plain, today()))
+        self.upload(HTML, combined_html(combined, plain, today().isoformat()))
         record = None
         try:
             if self.binfo is not None:

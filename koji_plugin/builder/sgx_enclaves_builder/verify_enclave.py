@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Optional
 
 from sgx_enclaves.catalogue.reader import catalogue_from
 from sgx_enclaves.catalogue.records import Enclave
+from sgx_enclaves.cli.arguments import today
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
@@ -41,7 +42,7 @@ from sgx_enclaves.report.templated import release_html, release_text, verdict_ht
 
 from .buildroot import KojiBuildroot
 from .provenance import take_unsigned
-from .task_base import HTML, TEXT, X86_64, SgxTask, today
+from .task_base import HTML, TEXT, X86_64, SgxTask
 
 LOCK, TOOLCHAIN = "buildroot_lock.json", "toolchain.json"
 # a step's log, where only this builder has it
@@ -221,7 +222,7 @@ class SgxEnclaveTask(SgxTask):
         pictures = {
             name: picture_of(verdict, *both) for name, verdict, *both in verified.compared()
         }
-        upload(HTML, release_html(verified.verdict, pictures, report, today()))
+        upload(HTML, release_html(verified.verdict, pictures, report, today().isoformat()))
 
     def _report(
         self,

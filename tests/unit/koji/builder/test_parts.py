@@ -85,26 +85,14 @@ def test_a_subtask_that_nobody_prepared_says_so(world: World) -> None:
 
 def test_a_line_is_uploaded_at_once(tmp_path: Path) -> None:
     hub = Hub(tmp_path, tmp_path)
-    with TaskLog(Session(hub), tmp_path, "tasks/1/1", clock=lambda: 100.0) as log:
-        log("first")
-        log("second")
-        assert hub.files["tasks/1/1/sgx-enclaves.log"].endswith(b"second\n")
-
-
-def test_a_download_s_progress_is_uploaded_now_and_then(tmp_path: Path) -> None:
-    hub = Hub(tmp_path, tmp_path)
-    now = [100.0]
-    with TaskLog(Session(hub), tmp_path, "tasks/1/1", clock=lambda: now[0]) as log:
-        for word in ("10 %", "20 %"):
-            log.write(f"{word}\n")
-            log.flush()
-        assert hub.files["tasks/1/1/sgx-enclaves.log"] == b"10 %\n"
-        now[0] += 6
-        log.write("30 %\n")
-        log.flush()
-        assert hub.files["tasks/1/1/sgx-enclaves.log"] == b"10 %\n20 %\n30 %\n"
-        log.write("40 %\n")
-    assert hub.files["tasks/1/1/sgx-enclaves.log"].endswith(b"40 %\n")
+    log = TaskLog(Session(hub), tmp_path, "tasks/1/1")
+    for line in ("10 %\n", "20 %\n"):
+        log.write(line)
+        assert hub.files["tasks/1/1/sgx-enclaves.log"].endswith(line.encode())
+    log("third")
+    first, second, third = hub.files["tasks/1/1/sgx-enclaves.log"].splitlines()
+    assert (first, second) == (b"10 %", b"20 %")
+    assert third.endswith(b" third")
 
 
 def test_a_lock_says_where_koji_s_own_packages_are(world: World) -> None:
