@@ -11,10 +11,10 @@ What was found in a file is remembered as long as it is the same file on disk.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Optional, TypeVar
 
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import PackageError, SgxEnclavesError
-from sgx_enclaves.files import system_errors
+from sgx_enclaves.files import sha256_of, system_errors
 from sgx_enclaves.limits import ArchiveLimits
 from sgx_enclaves.rpm.enclaves import (
     EmbeddedEnclaves,
@@ -45,9 +45,6 @@ _SEARCHED = ArchiveLimits(archive_size=16 << 30, total_size=64 << 30, ratio=1 <<
 _CHUNK = 1 << 20
 # seconds after which a file's ctime shows whether it was changed again
 _SETTLED = 2.0
-_MOST_SEEN = 20_000
-_SEEN: dict[object, Any] = {}
-_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -116,20 +113,20 @@ def may_hold_enclaves(path: str) -> bool:
 
 def _reasons(path: str) -> tuple[bool, bool]:
     """`may_hold_enclaves`, and whether a program in it holds enclaves as data."""
-
-    def look() -> tuple[bool, bool]:
-        with open_package(path) as (package, stream):
-            if may_carry_enclaves(package):
-                return True, False
-            if not _unpacks_to_metadata(package, stream):
-                return False, False
-            signed, embedded = _held(package, stream)
-            return bool(signed), bool(embedded)
-
     try:
-        return _remembered("may hold", path, look)
+        return _remembered(_read_reasons, path)
     except SgxEnclavesError:
         return True, False
+
+
+def _read_reasons(path: str) -> tuple[bool, bool]:
+    with open_package(path) as (package, stream):
+        if may_carry_enclaves(package):
+            return True, False
+        if not _unpacks_to_metadata(package, stream):
+            return False, False
+    signed, embedded = _remembered(_held, path)
+    return bool(signed), bool(embedded)
 
 
 def _unpacks_to_metadata(package: Package, stream: BinaryIO) -> bool:
@@ -152,35 +149,26 @@ def _unpacks_to_metadata(package: Package, stream: BinaryIO) -> bool:
     return False
 
 
-def _remembered(what: str, path: str, look: Callable[[], T]) -> T:
+def _remembered(look: Callable[[str], T], path: str) -> T:
     """What was found in this very file before; inode and ctime are not for anybody to set.
 
     A file that was changed a moment ago is not remembered: it may be changed again within
     the same tick of the disk's clock.
     """
-    key = _identity(what, path)
-    with _LOCK:
-        if key in _SEEN:
-            kept: T = _SEEN[key]
-            return kept
-    found = look()
-    if key is not None and key == _identity(what, path):
-        with _LOCK:
-            while len(_SEEN) >= _MOST_SEEN:
-                del _SEEN[next(iter(_SEEN))]
-            _SEEN[key] = found
-    return found
-
-
-def _identity(what: str, path: str) -> Optional[tuple[object, ...]]:
     try:
         status = os.stat(path)
     except OSError:
-        return None
+        return look(path)
     if abs(time.time() - status.st_ctime) < _SETTLED:
-        return None
-    own = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return (what, path, *own)
+        return look(path)
+    place = (status.st_dev, status.st_ino, status.st_size)
+    found: T = _seen(look, path, *place, status.st_mtime_ns, status.st_ctime_ns)
+    return found
+
+
+@functools.lru_cache(maxsize=20_000)
+def _seen(look: Callable[[str], Any], path: str, *_identity: int) -> Any:
+    return look(path)
 
 
 def claims_signed_enclaves(path: str) -> bool:
@@ -197,13 +185,13 @@ def inspect_package(file: BuildFile) -> PackageFacts:
     facts = PackageFacts(file.name, None, copies=copies)
     try:
         facts = replace(facts, digests=rpm_digests(file.path))
-        with open_package(file.path) as (package, stream):
+        with open_package(file.path) as (package, _stream):
             _require_name(package, file.name)
             named = set(package.header.all("PROVIDENAME", str))
             provides = sorted(p for p in named if contains_signed_enclaves((p,), ()))
             facts = replace(facts, provides=tuple(provides))
-            signed, embedded = _remembered("held", file.path, lambda: _held(package, stream))
-            return replace(facts, signed=signed, embedded=embedded)
+        signed, embedded = _remembered(_held, file.path)
+        return replace(facts, signed=signed, embedded=embedded)
     except SgxEnclavesError as error:
         return replace(facts, problem=str(error))
 
@@ -215,17 +203,18 @@ def _copy_facts(name: str, path: str) -> CopyFacts:
         return CopyFacts(name, None, str(error))
 
 
-def _held(package: Package, stream: BinaryIO) -> tuple[tuple[SignedFile, ...], tuple[str, ...]]:
+def _held(path: str) -> tuple[tuple[SignedFile, ...], tuple[str, ...]]:
     """The signed enclaves in the payload, links that lead to one in another package, and programs
     that hold enclaves as data."""
     found = []
     embedded = []
-    for item in enclaves_among(package, read_payload(package, stream)):
-        if isinstance(item, EmbeddedEnclaves):
-            embedded.append(item.path)
-        elif isinstance(item, PackedEnclave) and _counts_as_signed(item):
-            found.append(SignedFile(item.path, hashlib.sha256(item.data).hexdigest()))
-    leaving = (f.path for f in Links(package).leaving())
+    with open_package(path) as (package, stream):
+        for item in enclaves_among(package, read_payload(package, stream)):
+            if isinstance(item, EmbeddedEnclaves):
+                embedded.append(item.path)
+            elif isinstance(item, PackedEnclave) and _counts_as_signed(item):
+                found.append(SignedFile(item.path, sha256_of(item.data)))
+        leaving = [f.path for f in Links(package).leaving()]
     found += [SignedFile(p, None) for p in leaving if contains_signed_enclaves((), (p,))]
     return tuple(found), tuple(embedded)
 
@@ -267,23 +256,18 @@ class RpmDigests:
 
 def rpm_digests(path: str) -> RpmDigests:
     """The digests of a package file."""
-
-    def look() -> RpmDigests:
-        with open_package(path) as (package, stream):
-            return _digests_of(package, stream)
-
-    return _remembered("digests", path, look)
+    return _remembered(_read_digests, path)
 
 
-def _digests_of(package: Package, stream: BinaryIO) -> RpmDigests:
+def _read_digests(path: str) -> RpmDigests:
     whole, content = hashlib.sha256(), hashlib.sha256()
-    with system_errors(package.file, "cannot be read"):
+    with open_package(path) as (package, stream), system_errors(path, "cannot be read"):
         stream.seek(0)
         whole.update(stream.read(package.header.start))
         while chunk := stream.read(_CHUNK):
             whole.update(chunk)
             content.update(chunk)
-    pins = package.header.all("PAYLOADDIGEST", str)
-    payload = next((pin for pin in pins if len(pin) == whole.digest_size * 2), None)
-    digests = (whole.hexdigest(), content.hexdigest(), package.header.digest("sha256"))
-    return RpmDigests(*digests, payload, package.nevra)
+        pins = package.header.all("PAYLOADDIGEST", str)
+        payload = next((pin for pin in pins if len(pin) == whole.digest_size * 2), None)
+        digests = (whole.hexdigest(), content.hexdigest(), package.header.digest("sha256"))
+        return RpmDigests(*digests, payload, package.nevra)

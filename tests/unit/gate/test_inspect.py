@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import gzip
 import hashlib
 import lzma
@@ -139,7 +140,7 @@ def test_a_build_without_a_reason_is_not_read(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = shelf.put([RpmFile("/usr/bin/true", b"x")], "plain-1.0-1.x86_64.rpm", name="plain")
-    monkeypatch.setattr(inspect_module, "_digests_of", None)
+    monkeypatch.setattr(inspect_module, "_read_digests", None)
     assert inspect_build([BuildFile("plain-1.0-1.x86_64.rpm", plain)]) == ()
     assert inspect_build([]) == ()
 
@@ -367,11 +368,12 @@ def test_a_mark_on_the_border_of_two_pieces_is_seen(
 
 def test_only_so_much_is_remembered(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspect_module, "_SETTLED", -1.0)
-    monkeypatch.setattr(inspect_module, "_MOST_SEEN", 2)
-    monkeypatch.setattr(inspect_module, "_SEEN", {})
+    assert inspect_module._seen.cache_info().maxsize == 20_000
+    fewer = functools.lru_cache(maxsize=2)(inspect_module._seen.__wrapped__)
+    monkeypatch.setattr(inspect_module, "_seen", fewer)
     for number in range(4):
         assert not may_hold_enclaves(shelf.put([RpmFile("/usr/bin/x", b"x")], f"{number}.rpm"))
-        assert len(inspect_module._SEEN) == min(number + 1, 2)
+        assert fewer.cache_info().currsize == min(number + 1, 2)
 
 
 def processor_time() -> float:
@@ -400,7 +402,7 @@ def test_what_it_costs_to_tag_an_ordinary_build(
     first: list[float] = []
     later: list[float] = []
     for _ in range(5):
-        monkeypatch.setattr(inspect_module, "_SEEN", {})
+        inspect_module._seen.cache_clear()
         for costs in (first, later):
             start = processor_time()
             assert inspect_build(files) == ()
@@ -446,7 +448,7 @@ def test_what_it_costs_to_tag_a_build_of_libraries(
     later: list[float] = []
     floor: list[float] = []
     for _ in range(7):
-        monkeypatch.setattr(inspect_module, "_SEEN", {})
+        inspect_module._seen.cache_clear()
         for costs in (first, later):
             start_time = processor_time()
             assert inspect_build(files) == ()
