@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import Optional
@@ -84,7 +83,8 @@ def fields_by_byte(blocks: tuple[Block, ...], size: int) -> list[Field]:
     for index, block in enumerate(blocks):
         for field in reversed(list(_fields(block))):
             start, end = block.offset + field.start, min(block.offset + field.end, size)
-            own = replace(field, name=f"block {index} {field.name}", start=start, end=end)
+            name = f"block {index} {field.name}"
+            own = Field(name, start, end, field.measured, field.is_blob)
             owners[start:end] = [own] * (end - start)
     return owners
 
