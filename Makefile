@@ -58,7 +58,10 @@ $(BUILD)/setup.stamp: setup.cfg pyproject.toml packaging/install-system-packages
 demo: setup $(NEWEST_RPMLINT).stamp
 	@$(RUN) -m demo.main --into $(BUILD)/demo --rpmlint $(NEWEST_RPMLINT)
 
-test: lint typecheck site unit
+# The three that take one core each at once, each with its output in one piece; then the tests.
+test: setup
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync lint typecheck site
+	@$(MAKE) --no-print-directory unit
 
 lint: setup
 	$(VENV)/bin/ruff check .
