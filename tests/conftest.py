@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections import Counter
 
@@ -13,6 +14,11 @@ def pytest_configure() -> None:
     """Be interruptible, and let what tests start be so: a shell's background job is not."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what thousands of tests consist of out of garbage collections, in forks as well."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
