@@ -11,8 +11,10 @@ import datetime
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
@@ -20,6 +22,9 @@ from sgx_enclaves.catalogue.records import Build, Catalogue, Enclave, Release, T
 from sgx_enclaves.enclave.policy import signer_name
 from sgx_enclaves.errors import CatalogueError, InputError
 from sgx_enclaves.plain import printable
+
+if TYPE_CHECKING:
+    import jinja2
 
 # setup.py puts the folder spec-templates/ there.
 _INSTALLED = Path(__file__).with_name("spec_templates")
@@ -74,16 +79,6 @@ def render(request: SpecRequest) -> str:
     import jinja2  # noqa: PLC0415  (only this needs it, and it is slow to import)
 
     folder = templates_folder()
-    # `{{` and `%{` are rpm's. Nothing is HTML: `_escaped` says what is harmless here.
-    environment = jinja2.Environment(  # noqa: S701
-        loader=jinja2.FileSystemLoader(str(folder)),
-        variable_start_string="@{",
-        variable_end_string="}",
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_escaped,
-    )
     chosen = _toolchain if request.kind is SpecKind.TOOLCHAIN else _values
     values = {
         "release": request.release,
@@ -92,13 +87,30 @@ def render(request: SpecRequest) -> str:
         **chosen(request),
     }
     try:
-        return environment.get_template(f"{request.kind.value}.spec.j2").render(values)
+        return _environment(folder).get_template(f"{request.kind.value}.spec.j2").render(values)
     except jinja2.TemplateNotFound as error:
         raise InputError(
             "the spec template cannot be read",
             file=str(folder / (error.name or "")),
             hint="install sgx-enclaves again",
         ) from None
+
+
+@cache
+def _environment(folder: Path) -> jinja2.Environment:
+    """Of the templates of a directory; it keeps what it has compiled, which is most of the time."""
+    import jinja2  # noqa: PLC0415
+
+    # `{{` and `%{` are rpm's. Nothing is HTML: `_escaped` says what is harmless here.
+    return jinja2.Environment(  # noqa: S701
+        loader=jinja2.FileSystemLoader(str(folder)),
+        variable_start_string="@{",
+        variable_end_string="}",
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_escaped,
+    )
 
 
 def _packaged(request: SpecRequest) -> tuple[tuple[Enclave, ...], list[str]]:
