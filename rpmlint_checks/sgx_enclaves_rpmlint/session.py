@@ -225,4 +225,4 @@ class Session:
 
 def failed(package: Any, error: Exception) -> Report:
     """The finding for what nobody expected."""
-    return report(package, FAILED, f"{type(error).__name__}: {error}")
+    return report(package, "sgx-enclave-check-failed", f"{type(error).__name__}: {error}")
