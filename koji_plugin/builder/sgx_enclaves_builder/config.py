@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Optional
 
@@ -72,13 +73,8 @@ def load_config() -> Config:
     named = os.environ.get(CONFIG_VARIABLE)
     if named is None and not os.path.exists(CONFIG_FILE):
         return Config()
-    return read_config(named or CONFIG_FILE)
-
-
-def read_config(path: str) -> Config:
-    """The configuration in a file."""
-    return load_settings(Config, path)
+    return load_settings(Config, named or CONFIG_FILE)
 
 
 if __name__ == "__main__":
-    sys.exit(check_file(read_config, CONFIG_FILE, sys.argv[1:]))
+    sys.exit(check_file(partial(load_settings, Config), CONFIG_FILE, sys.argv[1:]))
