@@ -148,8 +148,8 @@ def _mistakes(release: Release) -> Iterator[tuple[str, object]]:
         yield from _twice("toolchain.tool", (tool.name for tool in release.toolchain.tools))
     if (release.build is None) != (release.toolchain is None):
         yield "build: and toolchain go together", None
-    repacks = tuple(archive.repack for archive in release.vendor if archive.repack is not None)
-    for artifact in (*release.sources(), *release.signed(), *repacks):
+    signed = (file for archive in release.vendor for file in (archive.artifact, archive.repack))
+    for artifact in filter(None, (*release.sources(), *signed)):
         for url in artifact.urls:
             try:
                 check_url(url)
@@ -224,7 +224,7 @@ def _in_enclave(release: Release, enclave: Enclave) -> Iterator[tuple[str, objec
     ways = (enclave.build, enclave.built_in, enclave.not_reproducible)
     if sum(way is not None for way in ways) != 1:
         yield "build: exactly one of build, built_in and not_reproducible must be given", None
-    if release.archive(enclave.vendor) is None:
+    if enclave.vendor not in [archive.id for archive in release.vendor]:
         yield "vendor: names no archive", enclave.vendor
     if enclave.build is not None and release.build is None:
         yield "build: needs the release's own build", None

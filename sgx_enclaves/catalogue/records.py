@@ -339,17 +339,9 @@ class Release:
         """The enclaves that a run on record found identical."""
         return tuple(dict.fromkeys(r.enclave for r in self.runs if r.verdict == "identical"))
 
-    def archive(self, vendor: str) -> Optional[VendorArchive]:
-        """The vendor's archive of that id."""
-        return next((archive for archive in self.vendor if archive.id == vendor), None)
-
     def sources(self) -> tuple[Artifact, ...]:
         """The archives to fetch before a build."""
         return tuple(source.artifact for source in self.build.sources) if self.build else ()
-
-    def signed(self) -> tuple[Artifact, ...]:
-        """The archives of signed enclaves."""
-        return tuple(archive.artifact for archive in self.vendor)
 
     def along(self, enclaves: Iterable[str], route: Optional[str] = None) -> Release:
         """The release whose own tree is made by one route, with what that needs alone.

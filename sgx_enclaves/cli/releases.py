@@ -105,7 +105,8 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
     files = {f"source.{item.id}": (item.artifact, item.unpack) for item in sources}
     files |= {f"vendor.{item.id}": (item.artifact, False) for item in release.vendor}
     signed = {f"vendor.{e.vendor}" for e in release.enclaves if e.signed_sha256 is None}
-    pins, status = {}, 0
+    pins: dict[str, dict[str, str]] = {}
+    status = 0
     for name, (artifact, contents) in files.items():
         if artifact.pinned and name not in signed:
             continue
@@ -117,7 +118,8 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
             status = 2
             continue
         if not artifact.pinned:
-            pins[name] = _digests(path, contents)
+            pins[name] = {kind: digest_file(path, kind) for kind in ("sha256", "sha512")}
+            pins[name] |= {"contents_sha256": read_contents(path).sha256} if contents else {}
         own = {e.name: e.member for e in release.enclaves if name == f"vendor.{e.vendor}"}
         data = read_members(path, set(own.values())) if own else {}
         for enclave, member in own.items():
@@ -125,11 +127,6 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
     text = read_file(release.file, MIB).decode()
     output.print_or_write(args, writing.write_pins(text, pins), name="toml")
     return status
-
-
-def _digests(path: Path, contents: bool) -> dict[str, str]:
-    pins = {kind: digest_file(path, kind) for kind in ("sha256", "sha512")}
-    return {**pins, "contents_sha256": read_contents(path).sha256} if contents else pins
 
 
 def _check(args: argparse.Namespace, release: Release) -> int:

@@ -59,10 +59,11 @@ from sgx_enclaves.release.manifest import (
 from sgx_enclaves.release.outcome import Say
 from sgx_enclaves.release.place import Command, Place, Tree, describe
 from sgx_enclaves.release.sandbox import remove_tree
-from sgx_enclaves.release.store import BuildStore, input_key
+from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.toolchain import (
     ToolchainKind,
     ToolchainUse,
+    digest_of,
     look_at_toolchain,
     search_path,
     shell_variables,
@@ -250,7 +251,7 @@ def build_trees(
     whole = not resumable
     with held as work:
         for path in _left_in(into):
-            remove_tree(path) if path.is_dir() else path.unlink()
+            remove_tree(path)
         make_folder(into / LOGS)
         make_folder(work, 0o700)
         _report_costs(inputs, work, say)
@@ -290,7 +291,7 @@ def build_trees(
 def trees_name(request: BuildRequest, inputs: Sequence[TreeInputs]) -> tuple[str, dict[str, Any]]:
     """What the trees of a build are called in the store: their subject and their inputs."""
     names = sorted(enclave.name for item in inputs for enclave in item.plan.enclaves)
-    wanted = input_key({"toolchain": request.toolchain.value, "enclaves": names})
+    wanted = digest_of({"toolchain": request.toolchain.value, "enclaves": names})
     subject = f"{request.release.name}-{wanted[:12]}"
     return subject, build_inputs(request, inputs, isolated=True)
 

@@ -134,9 +134,9 @@ class Cache:
             kind, digest = "contents", artifact.contents_sha256
         return self.root / kind / digest[:2] / digest[2:]
 
-    def partial(self, key: str) -> Partial:
-        """The download of this key that is not whole."""
-        return Partial(self.root / "partial", key)
+    def lock(self, key: str) -> Path:
+        """The lock file of `Artifact.key`."""
+        return self.root / "locks" / f"{key}.lock"
 
     def store(self, partial: Partial, path: Path) -> Path:
         """Give a whole, digested file its final name."""
@@ -155,14 +155,6 @@ class Cache:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
         return target
-
-    def lock(
-        self, key: str, timeout: float, waiting: Callable[[], None]
-    ) -> contextlib.AbstractContextManager[None]:
-        """Hold the lock of `Artifact.key`; see `files.locked`."""
-        path = self.root / "locks" / f"{key}.lock"
-        around = disk_errors(path)
-        return files.locked(path, timeout, opening=around, error=FetchError, waiting=waiting)
 
 
 @record
@@ -281,7 +273,9 @@ class Fetcher:
         def waiting() -> None:
             self._note(artifact, "another process is fetching this; waiting")
 
-        with self._cache.lock(artifact.key, self._settings.lock_timeout, waiting):
+        path, timeout = self._cache.lock(artifact.key), self._settings.lock_timeout
+        opening = disk_errors(path)
+        with files.locked(path, timeout, opening=opening, error=FetchError, waiting=waiting):
             return self._cached(artifact) or self._from_places(artifact, self._transport)
 
     def _note(self, artifact: Artifact, text: str) -> None:
@@ -316,7 +310,7 @@ class Fetcher:
         return None
 
     def _from_places(self, artifact: Artifact, transport: HttpsTransport) -> Fetched:
-        partial = self._cache.partial(artifact.key)
+        partial = Partial(self._cache.root / "partial", artifact.key)
         if artifact.pinned and partial.size():
             # the last run may have ended between the last byte and the rename
             check = check_pins(partial.path, artifact)

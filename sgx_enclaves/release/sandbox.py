@@ -401,9 +401,12 @@ class Relocation:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a directory, also where a build has taken away the right to; a BuildError, and
-    nothing is removed, where something is mounted in it.
+    """Remove a directory, also where a build has taken away the right to, or a file or link there;
+    a BuildError, and nothing is removed, where something is mounted in it.
     """
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        return
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
         mounted = [line.split(" ")[4] for line in file]
     if any(point.startswith(f"{folder.resolve()}/") for point in mounted):

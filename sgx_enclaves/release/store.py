@@ -39,17 +39,12 @@ from sgx_enclaves.plain import as_plain, from_plain, parse_json, record
 from sgx_enclaves.release.manifest import LOGS, MANIFEST, Built, StepRecord, load_built
 from sgx_enclaves.release.outcome import Say
 from sgx_enclaves.release.sandbox import remove_tree
+from sgx_enclaves.release.toolchain import digest_of
 
 _PIN = "pin"
 _MAX_RECORD = 16 << 20
 _NAME_DIGITS = 24
 _PROGRESS = "progress.json"
-
-
-def input_key(inputs: Mapping[str, Any]) -> str:
-    """A digest over inputs that JSON can write; the order of keys does not count."""
-    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
-    return sha256_of(text.encode())
 
 
 @record
@@ -79,7 +74,7 @@ class BuildStore:
 
     def trees_place(self, subject: str, inputs: Mapping[str, Any]) -> Path:
         """Where the trees of a build are; see `trees`."""
-        return self.root / "trees" / subject / input_key(inputs)[:_NAME_DIGITS]
+        return self.root / "trees" / subject / digest_of(inputs)[:_NAME_DIGITS]
 
     @contextmanager
     def trees(self, subject: str, inputs: Mapping[str, Any]) -> Iterator[Path]:
@@ -118,7 +113,7 @@ class BuildStore:
             make: fills the directory that it is given, which is new and empty; if it raises,
                 nothing is kept.
         """
-        key = input_key(inputs)
+        key = digest_of(inputs)
         # part of the key is name enough; the pin holds the whole
         final, notice = self.root / "build" / key[:_NAME_DIGITS], ""
         with self._held(f"build-{final.name}"), _disk_errors(self.root):
@@ -193,7 +188,7 @@ def _make(final: Path, key: str, make: Callable[[Path], object]) -> None:
     """
     # those with a dot were left by a run that was killed; nobody else has the lock
     for left in (final, *final.parent.glob(f".{final.name}.*")):
-        _remove(left)
+        remove_tree(left)
     work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     final.symlink_to(work.name)
     try:
@@ -215,7 +210,7 @@ def _pin(folder: Path, key: str) -> str:
     logs = folder / "files" / LOGS
     # a build that never came to its first step has none
     entries = tree_entries(logs) if logs.exists() else ()
-    return input_key({"key": key, "manifest": manifest, "logs": digest_entries(entries)})
+    return digest_of({"key": key, "manifest": manifest, "logs": digest_entries(entries)})
 
 
 def _load(folder: Path, key: str) -> Built:
@@ -230,13 +225,6 @@ def _load(folder: Path, key: str) -> Built:
         if path.name not in known or path.is_symlink():
             raise ManifestError("was added after the build", file=str(path))
     return built
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        remove_tree(path)
 
 
 def _disk_errors(path: Path) -> AbstractContextManager[None]:

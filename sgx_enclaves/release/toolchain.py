@@ -128,6 +128,11 @@ _LOADER = "interpreter"
 _WRITERS = frozenset(("gcc", "binutils", "nasm", "interpreter"))
 
 
+def digest_of(plain: Mapping[str, Any]) -> str:
+    """SHA-256 over what JSON can write, in hexadecimal; the order of keys does not count."""
+    return sha256_of(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode())
+
+
 @record
 class FoundTool:
     """One tool that was looked for: what it says of itself, if it does, and, if it is there, the
@@ -169,9 +174,8 @@ class ToolchainRecord:
         return {"schema": RECORD_SCHEMA, **as_plain(self)}
 
     def digest(self) -> str:
-        """SHA-256 over the record: two builds with the same one had the same toolchain."""
-        text = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
-        return sha256_of(text.encode())
+        """Of the record: two builds with the same one had the same toolchain."""
+        return digest_of(self.as_dict())
 
 
 class PartState(enum.Enum):

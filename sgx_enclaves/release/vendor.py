@@ -70,20 +70,6 @@ def parse_checksums(data: bytes, file: str) -> dict[str, str]:
     return digests
 
 
-def cross_check(checksums: Mapping[str, str], filename: str, sha256: str, file: str) -> bool:
-    """Whether the vendor's list names an archive; a DigestError if with another digest."""
-    listed = {digest for name, digest in checksums.items() if name.rpartition("/")[2] == filename}
-    if listed and listed != {sha256}:
-        raise DigestError(
-            f"the vendor's checksums file gives {filename} another digest",
-            file=file,
-            expected=f"sha256 {sha256}",
-            found=f"sha256 {', '.join(sorted(listed))}",
-            hint="either the vendor exchanged the archive or the pin is wrong; find out which",
-        )
-    return bool(listed)
-
-
 @record
 class SignedArchive:
     """A vendor's archive that is here, with the vendor's own checksums file if that is here too,
@@ -133,9 +119,19 @@ def fetch_archive(archive: VendorArchive, fetcher: Fetcher) -> SignedArchive:
         why = f"the vendor's checksums file is not here: {error.message}"
         return SignedArchive(fetched, why)
     name, file = listed.filename, archive.artifact.filename
-    if cross_check(parse_checksums(path.read_bytes(), name), file, fetched.sha256, name):
-        return SignedArchive(fetched, "", path)
-    return SignedArchive(fetched, f"the vendor's checksums file does not name {file}", path)
+    checksums = parse_checksums(path.read_bytes(), name)
+    digests = {digest for other, digest in checksums.items() if _base(other) == file}
+    if not digests:
+        return SignedArchive(fetched, f"the vendor's checksums file does not name {file}", path)
+    if digests != {fetched.sha256}:
+        raise DigestError(
+            f"the vendor's checksums file gives {file} another digest",
+            file=name,
+            expected=f"sha256 {fetched.sha256}",
+            found=f"sha256 {', '.join(sorted(digests))}",
+            hint="either the vendor exchanged the archive or the pin is wrong; find out which",
+        )
+    return SignedArchive(fetched, "", path)
 
 
 def read_signed_enclaves(release: Release, archives: Mapping[str, Path]) -> dict[str, bytes]:
@@ -161,62 +157,6 @@ def _as_pinned(enclave: Enclave, data: bytes, file: str) -> bytes:
             hint="take the vendor's own file",
         )
     return data
-
-
-@record
-class Repacked:
-    """A distribution's repack of a vendor's archive.
-
-    Attributes:
-        enclaves: the release's signed enclaves that it holds, by name.
-        proved: names of the enclaves that are the vendor's, byte for byte, as the original or
-            the release's pin says. Without the original, comparison must prove the others.
-        members: how many files it holds, and how many of them are the original's.
-        foreign: files that are not the original's; without it, those that are no enclave.
-    """
-
-    enclaves: Mapping[str, bytes]
-    proved: frozenset[str]
-    members: tuple[int, int]
-    foreign: tuple[str, ...]
-
-
-def read_repacked(
-    release: Release, vendor: str, repacked: Path, original: Optional[Path]
-) -> Repacked:
-    """Read a repacked archive in the place of the vendor's of that id, or beside it.
-
-    Its members may stand below another top directory. An InputError if it holds none of the
-    release's enclaves, or one of them twice.
-    """
-    of_vendor = {e.signed_file: e for e in release.enclaves if e.vendor == vendor}
-    digests, contents = read_files(repacked, lambda name: _base(name) in of_vendor)
-    for file in of_vendor:
-        here = [name for name in contents if _base(name) == file]
-        if len(here) > 1:
-            raise InputError(
-                f"the repacked archive holds {file} {len(here)} times",
-                file=str(repacked),
-                found=", ".join(here[:4]),
-                hint="repack the vendor's archive again, with one of them",
-            )
-    if not contents:
-        raise InputError(
-            f"the repacked archive holds no enclave of {release.name}",
-            file=str(repacked),
-            hint="is it of this release's archive?",
-        )
-    ours = _base_names(digests)
-    theirs = {(e.signed_file, e.signed_sha256) for e in release.enclaves if e.signed_sha256}
-    if original is not None:
-        theirs |= _base_names(read_files(original, lambda _name: False)[0])
-    enclaves = {of_vendor[_base(name)]: data for name, data in contents.items()}
-    return Repacked(
-        {e.name: _as_pinned(e, data, str(repacked)) for e, data in enclaves.items()},
-        frozenset(of_vendor[file].name for file, _ in ours & theirs if file in of_vendor),
-        (len(ours), len(ours & theirs)),
-        tuple(sorted(file for file, _ in ours - theirs if original or file not in of_vendor)),
-    )
 
 
 def _base(name: str) -> str:
@@ -318,7 +258,8 @@ def signed_of_archives(
             with log.stage("repack") as stage:
                 path = repack if isinstance(repack, Path) else fetcher.fetch(repack).path
                 name = repack.name if isinstance(repack, Path) else repack.filename
-                _take_repack(found, stage, release, archive, path, name, original)
+                whole = original.path if original is not None else None
+                take_repack(found, stage, release, archive, path, name, whole)
             found.refuse_rest(enclaves, log, "repack")
         found.refuse_rest(enclaves, log, "signed")
     return found
@@ -338,36 +279,65 @@ def _take_members(
             found.missing("signed", enclave, name, hint)
 
 
-def _take_repack(
+def take_repack(
     found: SignedFiles,
     stage: Stage,
     release: Release,
     archive: VendorArchive,
-    path: Path,
+    repacked: Path,
     name: str,
-    original: Optional[Fetched],
+    original: Optional[Path],
 ) -> None:
-    repack = read_repacked(release, archive.id, path, original.path if original else None)
-    for enclave in release.enclaves:
-        if enclave.name in repack.enclaves:
-            named = NamedData(enclave.signed_file, repack.enclaves[enclave.name])
-            found.files[enclave.name] = named
-            if original is None and enclave.name not in repack.proved:
+    """Take a repack of the vendor's archive in its place, or beside it.
+
+    Its members may stand below another top directory. An InputError if it holds none of the
+    release's enclaves, or one of them twice. Without the original, only the release's pins vouch
+    for enclaves, and nothing does for files that are none.
+    """
+    of_vendor = {e.signed_file: e for e in release.enclaves if e.vendor == archive.id}
+    digests, contents = read_files(repacked, lambda member: _base(member) in of_vendor)
+    for file in of_vendor:
+        here = [member for member in contents if _base(member) == file]
+        if len(here) > 1:
+            raise InputError(
+                f"the repacked archive holds {file} {len(here)} times",
+                file=str(repacked),
+                found=", ".join(here[:4]),
+                hint="repack the vendor's archive again, with one of them",
+            )
+    if not contents:
+        raise InputError(
+            f"the repacked archive holds no enclave of {release.name}",
+            file=str(repacked),
+            hint="is it of this release's archive?",
+        )
+    ours = _base_names(digests)
+    theirs = {(e.signed_file, e.signed_sha256) for e in release.enclaves if e.signed_sha256}
+    if original is not None:
+        theirs |= _base_names(read_files(original, lambda _member: False)[0])
+    vouched = {file for file, _digest in ours & theirs}
+    taken = {_base(member): data for member, data in contents.items()}
+    for file, data in taken.items():
+        _as_pinned(of_vendor[file], data, str(repacked))
+    for file, enclave in of_vendor.items():
+        if file in taken:
+            found.files[enclave.name] = NamedData(file, taken[file])
+            if original is None and file not in vouched:
                 found.to_prove.add(enclave.name)
-        elif enclave.vendor == archive.id:
+        else:
             hint = "the repack leaves it out; give the vendor's archive to check it"
-            found.missing("repack", enclave, str(path), hint)
+            found.missing("repack", enclave, str(repacked), hint)
     against = "the vendor's archive" if original is not None else "no original: it is not here"
-    members, known = repack.members
     stage.detail = (
-        f"{name}, sha256 {digest_file(path)}, compared with {against}: "
-        f"{known} of {members} members are the vendor's"
+        f"{name}, sha256 {digest_file(repacked)}, compared with {against}: "
+        f"{len(ours & theirs)} of {len(ours)} members are the vendor's"
     )
-    if repack.foreign:
+    foreign = sorted(file for file, _ in ours - theirs if original or file not in of_vendor)
+    if foreign:
         finding = unverifiable(
             "repack-unlike-original",
             "the repack has members that are not shown to be the vendor's, byte for byte",
-            found=", ".join(repr(name) for name in repack.foreign[:4]),
+            found=", ".join(map(repr, foreign[:4])),
             hint="repack the vendor's archive again, and only leave things out",
         )
         stage.refuse(finding)

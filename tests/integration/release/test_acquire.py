@@ -7,6 +7,7 @@ import gzip
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
@@ -15,12 +16,14 @@ from sgx_enclaves.catalogue.records import Build, Enclave, Release, Source, Vend
 from sgx_enclaves.errors import ArchiveError, CatalogueError, DigestError, FetchError, InputError
 from sgx_enclaves.release.archive import pack_members
 from sgx_enclaves.release.fetch import Cache, Fetcher
+from sgx_enclaves.release.outcome import Stage, StageState
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 from sgx_enclaves.release.vendor import (
+    SignedFiles,
     fetch_signed,
     fetch_sources,
-    read_repacked,
     read_signed_enclaves,
+    take_repack,
 )
 from tests.support.archives import list_members
 from tests.unit.release import tarmaker as tm
@@ -112,8 +115,11 @@ def test_sources_are_fetched_once_each(vendor: VendorServer, tmp_path: Path) -> 
     assert len(vendor.asked("/a.tar.gz")) == 1
 
 
-def test_signed_enclaves_are_fetched_checked_and_read(vendor: VendorServer, tmp_path: Path) -> None:
-    place = Place(vendor, tmp_path, GOOD_SUMS)
+@pytest.mark.parametrize("folder", ["", "linux/", "./"])
+def test_signed_enclaves_are_fetched_checked_and_read(
+    vendor: VendorServer, tmp_path: Path, folder: str
+) -> None:
+    place = Place(vendor, tmp_path, f"{'cd' * 32}  other\n{sha256(ORIGINAL)}  {folder}s.tar.gz\n")
     archives = fetch_signed(place.release, place.fetcher)
     assert archives["signed"].cross_checked
     assert archives["signed"].note == ""
@@ -161,8 +167,26 @@ def test_missing_member_is_an_error(vendor: VendorServer, tmp_path: Path) -> Non
         read_signed_enclaves(place.release, {"signed": less})
 
 
+def repacked(
+    release: Release, path: Path, original: Optional[Path] = None
+) -> tuple[SignedFiles, Stage]:
+    """What is taken of a repack, and what is said of that."""
+    found, stage = SignedFiles(), Stage("repack")
+    take_repack(found, stage, release, release.vendor[0], path, path.name, original)
+    return found, stage
+
+
+def data_of(found: SignedFiles) -> dict[str, bytes]:
+    return {name: file.data for name, file in found.files.items()}
+
+
+def foreign(stage: Stage) -> list[Optional[str]]:
+    assert (stage.state is StageState.REFUSED) == bool(stage.findings)
+    return [finding.found for finding in stage.findings]
+
+
 def test_repack_is_proved_member_by_member(vendor: VendorServer, tmp_path: Path) -> None:
-    place = Place(vendor, tmp_path / "cache")
+    release = Place(vendor, tmp_path / "cache").release
     original = tmp_path / "original.tar.gz"
     original.write_bytes(ORIGINAL)
     faithful = tm.write(
@@ -170,43 +194,43 @@ def test_repack_is_proved_member_by_member(vendor: VendorServer, tmp_path: Path)
         tm.file("psw/libsgx_one.signed.so", SIGNED["one"]),
         tm.file("psw/libsgx_two.signed.so", SIGNED["two"]),
     )
-    result = read_repacked(place.release, "signed", faithful, original)
-    assert result.enclaves == SIGNED
-    assert result.proved == {"one", "two"}
-    assert result.members == (2, 2)
-    assert result.foreign == ()
+    found, stage = repacked(release, faithful, original)
+    assert (data_of(found), found.to_prove, foreign(stage)) == (SIGNED, set(), [])
+    assert "2 of 2 members are the vendor's" in stage.detail
 
     tampered = tm.write(
         tmp_path,
         tm.file("psw/libsgx_one.signed.so", SIGNED["one"]),
         tm.file("psw/libsgx_two.signed.so", b"tampered"),
     )
-    result = read_repacked(place.release, "signed", tampered, original)
-    assert result.proved == {"one"}
-    assert result.members == (2, 1)
-    assert result.foreign == ("libsgx_two.signed.so",)
-    assert read_repacked(place.release, "signed", tampered, None).foreign == ()
+    _found, stage = repacked(release, tampered, original)
+    assert "1 of 2 members are the vendor's" in stage.detail
+    assert foreign(stage) == ["'libsgx_two.signed.so'"]
+    found, stage = repacked(release, tampered)
+    assert (found.to_prove, foreign(stage)) == ({"one", "two"}, [])
     more = tm.write(
         tmp_path, tm.file("p/libsgx_one.signed.so", SIGNED["one"]), tm.file("p/evil", b"x")
     )
-    assert read_repacked(place.release, "signed", more, original).foreign == ("evil",)
+    assert foreign(repacked(release, more, original)[1]) == ["'evil'"]
+    assert foreign(repacked(release, more)[1]) == ["'evil'"]
     # moved below another folder: the same bytes, though not the same archive
     moved = tm.write(tmp_path, tm.file("repack-1/libsgx_one.signed.so", SIGNED["one"]))
-    result = read_repacked(place.release, "signed", moved, original)
-    assert result.proved == {"one"}
-    assert sorted(result.enclaves) == ["one"]
-    assert read_repacked(place.release, "signed", moved, None).proved == frozenset()
+    found, stage = repacked(release, moved, original)
+    assert (sorted(found.files), found.to_prove, foreign(stage)) == (["one"], set(), [])
+    # what is left out is said to be so
+    assert found.refused["two"][0] == "repack"
+    assert repacked(release, moved)[0].to_prove == {"one"}
 
 
 def test_repacks_that_prove_nothing_are_refused(vendor: VendorServer, tmp_path: Path) -> None:
     place = Place(vendor, tmp_path / "cache")
     with pytest.raises(InputError, match="holds no enclave"):
-        read_repacked(place.release, "signed", tm.write(tmp_path, tm.file("a")), None)
+        repacked(place.release, tm.write(tmp_path, tm.file("a")))
     twice = tm.write(
         tmp_path, tm.file("a/libsgx_one.signed.so"), tm.file("b/libsgx_one.signed.so", b"x")
     )
     with pytest.raises(InputError, match="2 times"):
-        read_repacked(place.release, "signed", twice, None)
+        repacked(place.release, twice)
 
 
 def pinned(release: Release, name: str, data: bytes) -> Release:
@@ -227,12 +251,12 @@ def test_a_pinned_enclave_is_proved_without_the_original(
         tm.file("x/libsgx_one.signed.so", SIGNED["one"]),
         tm.file("x/libsgx_two.signed.so", SIGNED["two"]),
     )
-    result = read_repacked(release, "signed", both, None)
-    assert result.proved == {"one"}
-    assert (result.members, result.foreign) == ((2, 1), ())
+    found, stage = repacked(release, both)
+    assert (data_of(found), found.to_prove, foreign(stage)) == (SIGNED, {"two"}, [])
+    assert "1 of 2 members are the vendor's" in stage.detail
     wrong = pinned(place.release, "one", b"another")
     with pytest.raises(DigestError, match="signed one is not the file that the release pins"):
-        read_repacked(wrong, "signed", both, None)
+        repacked(wrong, both)
     original = tmp_path / "original.tar.gz"
     original.write_bytes(ORIGINAL)
     assert read_signed_enclaves(release, {"signed": original}) == SIGNED
@@ -253,4 +277,5 @@ def test_a_repack_is_the_same_each_time(vendor: VendorServer, tmp_path: Path) ->
     # the very bytes: a change of Python's tarfile must not go unseen
     assert sha256(packed) == REPACKED
     original = tm.write(tmp_path, *(tm.file(name, data) for name, data in names.items()))
-    assert read_repacked(place.release, "signed", target, original).proved == {"one", "two"}
+    taken, stage = repacked(place.release, target, original)
+    assert (data_of(taken), foreign(stage)) == (SIGNED, [])

@@ -24,8 +24,9 @@ import pytest
 
 from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
 from sgx_enclaves.errors import DigestError, FetchError
+from sgx_enclaves.files import locked
 from sgx_enclaves.progress import Event
-from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings
+from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings, Partial
 from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
 from tests.unit.release import tarmaker as tm
 from tests.vendor_server import Authority, Fault, VendorServer, vendor_server
@@ -583,7 +584,7 @@ def test_a_whole_part_file_only_gets_its_name(bench: Bench, vendor: VendorServer
     """The last run ended between the last byte and the rename."""
     url = vendor.put(PATH, PACKED)
     wanted = source(url)
-    partial = bench.cache.partial(wanted.key)
+    partial = Partial(bench.cache.root / "partial", wanted.key)
     partial.begin(url, None)
     partial.path.write_bytes(PACKED)
     assert bench.fetcher.fetch(wanted).path.read_bytes() == PACKED
@@ -743,7 +744,7 @@ def test_lock_is_not_waited_for_without_an_end(tmp_path: Path, vendor: VendorSer
     url = vendor.put(PATH, DATA)
     bench = Bench(tmp_path, vendor.ca_file, FetchSettings(lock_timeout=0.0))
     with (
-        bench.cache.lock(SHA, 1, lambda: None),
+        locked(bench.cache.lock(SHA), 1),
         pytest.raises(FetchError, match="another process"),
     ):
         bench.fetcher.fetch(artifact(url))

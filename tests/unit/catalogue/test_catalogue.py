@@ -131,7 +131,9 @@ def test_small_release_is_read() -> None:
     assert one.signed_file == "libsgx_one_enclave.signed.so"
     assert release.enclave("three") is None
     assert [artifact.filename for artifact in release.sources()] == ["main.tar.gz", "sub.tar.gz"]
-    assert [artifact.filename for artifact in release.signed()] == ["signed.tar.gz"]
+    assert [artifact.filename for artifact in (v.artifact for v in release.vendor)] == [
+        "signed.tar.gz"
+    ]
     jsonschema.validate(small(), SCHEMA)
 
 
@@ -210,7 +212,10 @@ def test_origins_and_floors_of_the_newest_releases() -> None:
 
 def test_digests_that_are_known_are_pinned() -> None:
     release = load_catalogue([OWN_FOLDER]).release(NEWEST)
-    pins = {item.filename: item.sha256 for item in release.sources() + release.signed()}
+    pins = {
+        item.filename: item.sha256
+        for item in (*release.sources(), *(v.artifact for v in release.vendor))
+    }
     assert pins["sgx_2.25_reproducible.tar.gz"] is not None
     assert pins["sgx_2.25_reproducible.tar.gz"].startswith("57c1e463")
     assert pins["prebuilt_dcap_1.22.tar.gz"] is not None

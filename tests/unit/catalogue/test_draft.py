@@ -364,7 +364,7 @@ def test_what_is_unpinned_is_pinned_and_the_rest_stays(
     release = read_release(text.encode(), "x")
     assert release.unpinned == ("toolchain.interpreter", "enclave.one.so_version")
     (main_source,) = release.sources()
-    (signed,) = release.signed()
+    signed = release.vendor[0].artifact
     assert main_source.sha256 == hashlib.sha256(ARCHIVE).hexdigest()
     assert main_source.sha512 == hashlib.sha512(ARCHIVE).hexdigest()
     assert main_source.contents_sha256 is not None

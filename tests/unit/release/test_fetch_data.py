@@ -30,7 +30,7 @@ from sgx_enclaves.progress import (
     for_stream,
 )
 from sgx_enclaves.release.fetch import Cache, Fetcher
-from sgx_enclaves.release.vendor import cross_check, parse_checksums
+from sgx_enclaves.release.vendor import parse_checksums
 
 DIGEST = "ab" * 32
 
@@ -125,16 +125,6 @@ def test_any_checksums_file_is_read_or_refused(data: bytes) -> None:
         assert parse_checksums(data, "sums")
     except FormatError as error:
         assert error.file == "sums"
-
-
-def test_cross_check() -> None:
-    sums = {"linux/a.tar.gz": DIGEST}
-    assert cross_check(sums, "a.tar.gz", DIGEST, "sums")
-    assert not cross_check(sums, "other.tar.gz", DIGEST, "sums")
-    with pytest.raises(DigestError) as caught:
-        cross_check(sums, "a.tar.gz", "cd" * 32, "sums")
-    assert DIGEST in str(caught.value)
-    assert "cd" * 32 in str(caught.value)
 
 
 class Clock:

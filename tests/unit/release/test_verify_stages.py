@@ -12,7 +12,8 @@ import pytest
 
 from sgx_enclaves.errors import BuildError, InputError
 from sgx_enclaves.release.manifest import StepOutcome, StepRecord, write_manifest
-from sgx_enclaves.release.store import BuildStore, TreeProgress, input_key
+from sgx_enclaves.release.store import BuildStore, TreeProgress
+from sgx_enclaves.release.toolchain import digest_of
 from tests.unit.release.test_manifest import CONFIG, UNSIGNED, sample
 
 INPUTS = {"a": 1, "b": ["x"]}
@@ -52,14 +53,14 @@ def test_other_inputs_are_another_build(store: BuildStore) -> None:
     make = Maker()
     store.build(INPUTS, make)
     assert not store.build({**INPUTS, "a": 2}, make).reused
-    assert input_key({"a": "1"}) != input_key({"a": 1})
+    assert digest_of({"a": "1"}) != digest_of({"a": 1})
 
 
 def test_a_build_of_other_inputs_in_its_place_is_not_used(store: BuildStore) -> None:
     make, other = Maker(), {**INPUTS, "a": 2}
     store.build(other, make)
     folder = files_of(store).parent
-    folder.rename(folder.with_name(input_key(INPUTS)[:24]))
+    folder.rename(folder.with_name(digest_of(INPUTS)[:24]))
     again = store.build(INPUTS, make)
     assert (again.reused, make.runs) == (False, 2)
     assert "is of another build" in again.notice
