@@ -34,7 +34,7 @@ from sgx_enclaves.release.archive import Contents, read_contents
 from sgx_enclaves.release.build import build_release, set_apart
 from sgx_enclaves.release.build_tree import BuildRequest
 from sgx_enclaves.release.manifest import Manifest, load_built
-from sgx_enclaves.release.place import BuildrootLock, LockedPackage, dump_lock, parse_lock
+from sgx_enclaves.release.place import LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.toolchain import (
@@ -134,8 +134,7 @@ def toolchain(args: argparse.Namespace) -> int:
     inputs = (*args.catalogue, *([args.lock] if args.lock else []))
     root = None if args.root is None else str(args.root)
     if args.action == "lock":
-        text = dump_lock(BuildrootLock(tuple(_installed(root))))
-        print_or_write(args, text, *inputs)
+        print_or_write(args, dump_lock(_installed(root)), *inputs)
         return 0
     if args.action == "check" and args.lock is not None:
         lock = parse_lock(read_file(args.lock, _LOCK_LIMIT), args.lock)

@@ -21,7 +21,7 @@ from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import some
-from sgx_enclaves.release.place import BuildrootLock, LockedPackage
+from sgx_enclaves.release.place import LockedPackage
 from sgx_enclaves.release.toolchain import PartState, check_lock, same_version
 
 # What distributions call the packages of the catalogue's tools, where that is another name.
@@ -95,7 +95,7 @@ class OriginJudgement:
 
 
 def judge_origin(
-    history: BuildHistory, tree: Release, lock: Optional[BuildrootLock]
+    history: BuildHistory, tree: Release, lock: Optional[Sequence[LockedPackage]]
 ) -> OriginJudgement:
     """Compare a build's history with `tree`, the release whose sources it must come from."""
     artifacts, package = tree.sources(), history.package
@@ -177,7 +177,7 @@ def _other_sources(history: BuildHistory, artifacts: Iterable[Artifact]) -> Iter
         yield "sources-not-pinned", message, some(missing), some(sorted(files)) or "no file"
 
 
-def _unlike_lock(package: MadeIn, lock: BuildrootLock) -> Iterator[Words]:
+def _unlike_lock(package: MadeIn, lock: Sequence[LockedPackage]) -> Iterator[Words]:
     wrong = [p for p in check_lock(lock, package.components) if p.state is not PartState.MATCH]
     parts = (
         ("missing", [part.name for part in wrong if part.state is PartState.MISSING]),
@@ -188,7 +188,7 @@ def _unlike_lock(package: MadeIn, lock: BuildrootLock) -> Iterator[Words]:
         yield (
             "buildroot-not-pinned",
             f"{package.rpm} was not built in the pinned buildroot",
-            f"the lock's {len(lock.packages)} packages",
+            f"the lock's {len(lock)} packages",
             "; ".join(f"{word} {some(names)}" for word, names in parts if names),
         )
 

@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Optional, Protocol
 
@@ -347,17 +347,6 @@ class LockedPackage:
         return f"{self.name}-{epoch}{self.version}-{self.release}.{self.arch}"
 
 
-@record
-class BuildrootLock:
-    """A lock file: packages, mock's own options as they are, and the container image that the
-    buildroot was made with, if there was one.
-    """
-
-    packages: tuple[LockedPackage, ...]
-    config: Mapping[str, Any] = field(default_factory=dict)
-    bootstrap: Mapping[str, str] = field(default_factory=dict)
-
-
 WRITTEN_VERSION = "1.1.0"
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})")
 _MAX_LOCK = 64 << 20
@@ -389,8 +378,10 @@ def _lock_schema(*, exact: bool) -> dict[str, Any]:
     return mapping(keys, ["version", "buildroot", "config"])
 
 
-def parse_lock(data: bytes, file: str) -> BuildrootLock:
-    """Read a lock file; a FormatError if it is none, an UnsupportedError for another version."""
+def parse_lock(data: bytes, file: str) -> tuple[LockedPackage, ...]:
+    """The packages of a lock file; a FormatError if it is none, an UnsupportedError for another
+    version. Mock's own options in it, and the image that it began with, are not compared.
+    """
     top = parse_json(data, file=file, error=FormatError, most=_MAX_LOCK)
     version = top.get("version") if isinstance(top, dict) else None
     match = _VERSION.fullmatch(version) if isinstance(version, str) else None
@@ -405,23 +396,18 @@ def parse_lock(data: bytes, file: str) -> BuildrootLock:
     for name, count in Counter(package.nevra for package in packages).items():
         if count > 1:
             raise FormatError(f"buildroot.rpms has {name} twice", file=file)
-    return BuildrootLock(
-        tuple(sorted(packages, key=_order)), top["config"], top.get("bootstrap", {})
-    )
+    return tuple(sorted(packages, key=_order))
 
 
 def _order(package: LockedPackage) -> tuple[str, ...]:
     return (package.name, package.arch, package.version, package.release, package.epoch or "")
 
 
-def dump_lock(lock: BuildrootLock) -> str:
-    """The lock as mock writes it: sorted keys, four blanks, a newline at the end."""
-    packages = sorted(lock.packages, key=_order)
-    data: dict[str, Any] = {
-        "version": WRITTEN_VERSION,
-        "buildroot": {"rpms": [{k: getattr(p, k) for k in _PACKAGE_KEYS} for p in packages]},
-        "config": dict(lock.config),
-    }
-    if lock.bootstrap:
-        data["bootstrap"] = dict(lock.bootstrap)
+def dump_lock(packages: Iterable[LockedPackage], **config: str) -> str:
+    """A lock as mock writes it: sorted keys, four blanks, a newline at the end; `config` has its
+    options.
+    """
+    locked = sorted(packages, key=_order)
+    rpms = [{key: getattr(package, key) for key in _PACKAGE_KEYS} for package in locked]
+    data = {"version": WRITTEN_VERSION, "buildroot": {"rpms": rpms}, "config": config}
     return json.dumps(data, indent=4, sort_keys=True) + "\n"

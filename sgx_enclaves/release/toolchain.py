@@ -20,7 +20,7 @@ from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import BuildError, InputError
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import as_plain, record
-from sgx_enclaves.release.place import STANDARD_PATH, BuildrootLock, LockedPackage, Place
+from sgx_enclaves.release.place import STANDARD_PATH, LockedPackage, Place
 
 _NUMBER = r"(\d+(?:\.\d+)+[a-z]?)"
 Parse = Callable[[str], Optional[str]]
@@ -283,10 +283,12 @@ def check_toolchain(pinned: Toolchain, record: ToolchainRecord) -> tuple[Part, .
     return tuple(parts)
 
 
-def check_lock(lock: BuildrootLock, installed: Iterable[LockedPackage]) -> tuple[Part, ...]:
+def check_lock(
+    lock: Iterable[LockedPackage], installed: Iterable[LockedPackage]
+) -> tuple[Part, ...]:
     """Compare what RPM says is installed with a pinned buildroot, by NEVRA and SIGMD5."""
     have = {package.nevra: package.sigmd5 for package in installed}
-    want = {package.nevra: package.sigmd5 for package in lock.packages}
+    want = {package.nevra: package.sigmd5 for package in lock}
     parts = []
     for name in sorted({*want, *have}):
         state = PartState.MATCH if want.get(name) == have.get(name) else PartState.DIFFERS
@@ -296,14 +298,14 @@ def check_lock(lock: BuildrootLock, installed: Iterable[LockedPackage]) -> tuple
     return tuple(parts)
 
 
-def require_lock(lock: BuildrootLock, place: Place) -> None:
+def require_lock(lock: Sequence[LockedPackage], place: Place) -> None:
     """Raise `BuildError` for a place whose packages are not those of the lock."""
     parts = check_lock(lock, place.packages())
     wrong = [part.name for part in parts if part.state is not PartState.MATCH]
     if not all_match(parts):
         raise BuildError(
             "the buildroot is not the pinned one",
-            expected=f"the {len(lock.packages)} packages of the release's lock",
+            expected=f"the {len(lock)} packages of the release's lock",
             found=f"{len(wrong)} others or missing: {', '.join(wrong[:6])}",
             hint="build in a place whose packages are those of the lock",
         )

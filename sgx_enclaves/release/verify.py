@@ -50,7 +50,7 @@ from sgx_enclaves.release.outcome import (
     note,
     unverifiable,
 )
-from sgx_enclaves.release.place import BuildrootLock, Place, log_tail
+from sgx_enclaves.release.place import LockedPackage, Place, log_tail
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.toolchain import (
     PartState,
@@ -96,7 +96,7 @@ class Request(BuildRequest):
     origin: Optional[BuildOrigin] = None
     signed: Optional[Path] = None
     repacked: Mapping[str, Path] = field(default_factory=dict)
-    lock: Optional[BuildrootLock] = None
+    lock: Optional[Sequence[LockedPackage]] = None
     allow_unpinned: bool = False
     everything: bool = False
     resume: bool = False

@@ -34,7 +34,7 @@ from sgx_enclaves.gate.subjects import FileVerdict, compared_files, outcome_for
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict, note
-from sgx_enclaves.release.place import BuildrootLock, LockedPackage, dump_lock, parse_lock
+from sgx_enclaves.release.place import LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.verify import BuildOrigin, Request, Verified, verify_release
 from sgx_enclaves.report.forms import verdict_dict, verdict_text
@@ -76,7 +76,7 @@ class SgxEnclaveTask(SgxTask):
             self.release = self.catalogue.release(release).only(names)
             self._folder = Path(self.workdir)
             # the packages that the buildroot must have, and the digest of that lock's text
-            self.lock: Optional[BuildrootLock] = None
+            self.lock: Optional[Sequence[LockedPackage]] = None
             self.lock_sha256: Optional[str] = None
             # of the build that the one enclave is taken from, if it is not built
             self.origin: Optional[OriginJudgement] = None
@@ -209,8 +209,7 @@ class SgxEnclaveTask(SgxTask):
             seen = {name: record.as_dict() for name, record in verified.toolchains.items()}
             upload(TOOLCHAIN, json.dumps(seen, indent=1))
         if self.buildroot.made or self.origin is not None:
-            lock = BuildrootLock(tuple(self._packages()), {"target_arch": X86_64})
-            upload(LOCK, dump_lock(lock))
+            upload(LOCK, dump_lock(self._packages(), target_arch=X86_64))
         for item in files:
             if item.comparison is not None:
                 name = item.subject.path.rpartition("/")[2]
