@@ -82,9 +82,8 @@ def of_release(verified: Verified, release: Release, catalogue: Catalogue, /, **
     verdict, manifest = verified.verdict, verified.manifest
     enclaves = []
     for item in verdict.enclaves:
-        own = release.enclave(item.name)
-        version = own.so_version.value if own is not None and own.so_version else None
-        known = {"required": item.required, "version": version}
+        version = item.enclave.so_version.value if item.enclave.so_version else None
+        known = {"required": item.enclave.required, "version": version}
         if item.verdict is not None:
             enclaves.append(compared_enclave(item.name, verdict_dict(item.verdict), **known))
             continue
@@ -94,7 +93,7 @@ def of_release(verified: Verified, release: Release, catalogue: Catalogue, /, **
         if ours := verified.built.files.get(item.name):
             made["built"] = _file_of(unsigned_name(ours.file), ours.unsigned)
         if theirs := verified.signed.files.get(item.name):
-            made["signed"] = _file_of(item.signed_file, theirs.data)
+            made["signed"] = _file_of(item.enclave.signed_file, theirs.data)
         enclaves.append(made)
     path, kinds = Path(release.file), {build.kind.value for build in verdict.builds}
     facts = {

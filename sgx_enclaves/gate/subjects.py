@@ -142,7 +142,7 @@ def compared_files(
     (result,) = verdict.enclaves
     findings = result.verdict.findings if result.verdict is not None else result.findings
     whole = (result.verdict, verdict.outcome, findings)
-    vendor = _file_verdict(result.name, None, result.signed_file, *whole)
+    vendor = _file_verdict(result.name, None, enclave.signed_file, *whole)
     files = [vendor]
     cause = None if (built / unsigned_name(enclave.file)).exists() else vendor.subject.cause
     for name, path in packages.items():

@@ -157,19 +157,25 @@ class BuildFacts:
 
 @record
 class EnclaveOutcome:
-    """One enclave of the release, as `catalogue.records.Enclave` has it: which of its policies are
-    not pinned, and the verdict, or the stage that kept it from being compared, and why.
+    """One enclave of the release, and the verdict, or the stage that kept it from being compared,
+    and why.
     """
 
-    name: str
-    signed_file: str
-    required: bool
-    may_ship: bool
-    reason: str
-    unpinned: tuple[str, ...]
+    enclave: Enclave
     refused_by: str
     findings: tuple[Finding, ...]
     verdict: Optional[Verdict]
+
+    @property
+    def name(self) -> str:
+        """The enclave's."""
+        return self.enclave.name
+
+    @property
+    def unpinned(self) -> tuple[str, ...]:
+        """Which of its policies are not pinned."""
+        policies = ("isvprodid", "least_isvsvn")
+        return tuple(name for name in policies if getattr(self.enclave, name) is None)
 
     @property
     def bytes_outcome(self) -> Outcome:
@@ -246,7 +252,7 @@ def decide(facts: ReleaseVerdict) -> ReleaseVerdict:
     unpinned = facts.unpinned + policies
     # what was refused outright speaks against the whole, as a repack's foreign member does
     blocked = any(s.name == "repack" and s.state is StageState.REFUSED for s in facts.stages)
-    outcome = Outcome.of(enclave.bytes_outcome for enclave in enclaves if enclave.required)
+    outcome = Outcome.of(item.bytes_outcome for item in enclaves if item.enclave.required)
     if outcome is Outcome.IDENTICAL and (blocked or (unpinned and not facts.unpinned_allowed)):
         outcome = Outcome.UNVERIFIABLE
     designated = bool(builds) and all(b.kind is BuildKind.DESIGNATED for b in builds)
@@ -272,7 +278,7 @@ def _claim(
     blocked: bool,
     unpinned: Sequence[str],
 ) -> str:
-    required = [enclave for enclave in enclaves if enclave.required]
+    required = [item for item in enclaves if item.enclave.required]
     if outcome is Outcome.UNVERIFIABLE:
         return _open(required, blocked)
     if outcome is Outcome.IDENTICAL:

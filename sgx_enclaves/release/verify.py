@@ -418,14 +418,4 @@ def _result(
         refused_by = "compare"
         words = f"{enclave.name} was not compared, since an earlier stage gave nothing for it"
         findings = (unverifiable("not-compared", words),)
-    return EnclaveOutcome(
-        enclave.name,
-        enclave.signed_file,
-        enclave.required,
-        enclave.may_ship,
-        enclave.reason,
-        tuple(fact for fact in ("isvprodid", "least_isvsvn") if getattr(enclave, fact) is None),
-        refused_by,
-        findings,
-        verdict,
-    )
+    return EnclaveOutcome(enclave, refused_by, findings, verdict)

@@ -301,7 +301,8 @@ def release_dict(verdict: ReleaseVerdict) -> dict[str, object]:
 def _enclave(enclave: EnclaveOutcome) -> dict[str, object]:
     verdict = enclave.verdict
     return {
-        **_fields(enclave, "name signed_file required may_ship reason unpinned"),
+        **_fields(enclave.enclave, "name signed_file required may_ship reason"),
+        "unpinned": list(enclave.unpinned),
         "outcome": enclave.bytes_outcome.value,
         "refused_by": enclave.refused_by or None,
         "refused_checks": list(enclave.refused_checks),

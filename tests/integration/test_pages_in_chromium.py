@@ -19,6 +19,7 @@ from sgx_enclaves.enclave.policy import policy_for
 from sgx_enclaves.enclave.verdict import Origin
 from sgx_enclaves.explain.explain import explained
 from sgx_enclaves.explain.picture import picture_of
+from sgx_enclaves.release.outcome import EnclaveOutcome
 from sgx_enclaves.report.templated import release_html, verdict_html
 from tests.enclaves.compiled import PARTS, have_toolchain, variant_file
 from tests.integration.test_check_rpm import signed_by_vendor
@@ -61,7 +62,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         assert verdict.outcome.value == name
         pictures[name] = picture_of(verdict, *files)
         texts[name] = verdict_html(verdict, pictures[name])
-        outcomes.append(replace(OPEN, name=name, verdict=verdict, refused_by="", findings=()))
+        outcomes.append(EnclaveOutcome(replace(OPEN.enclave, name=name), "", (), verdict))
     texts["release"] = release_html(judged(*outcomes), pictures)
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text)

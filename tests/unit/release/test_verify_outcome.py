@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from sgx_enclaves.catalogue.records import Enclave
 from sgx_enclaves.cli.output import coloured
 from sgx_enclaves.enclave.compare import CLAIMS
 from sgx_enclaves.enclave.policy import Policy
@@ -68,20 +69,19 @@ def verdict_of(outcome: Outcome) -> Verdict:
     )
 
 
-def enclave(name: str, outcome: Outcome, **changes: Any) -> EnclaveOutcome:
+def enclave(name: str, outcome: Outcome) -> EnclaveOutcome:
     compared = outcome is not Outcome.UNVERIFIABLE
-    result = EnclaveOutcome(
-        name,
-        f"libsgx_{name}.signed.so",
-        True,
-        True,
-        "",
-        (),
+    return EnclaveOutcome(
+        Enclave(name, name, "v", "m", "ab" * 32, 1, 2),
         "" if compared else "build",
         () if compared else (REASON,),
         verdict_of(outcome) if compared else None,
     )
-    return replace(result, **changes)
+
+
+def of(item: EnclaveOutcome, **changes: Any) -> EnclaveOutcome:
+    """The same of an enclave of which the catalogue says otherwise."""
+    return replace(item, enclave=replace(item.enclave, **changes))
 
 
 def judged(
@@ -111,9 +111,9 @@ OPEN = enclave("qe3", Outcome.UNVERIFIABLE)
         ((SAME, OPEN), Outcome.UNVERIFIABLE, 2),
         ((OTHER, OPEN), Outcome.DIFFERS, 1),
         ((), Outcome.UNVERIFIABLE, 2),
-        ((replace(SAME, required=False),), Outcome.UNVERIFIABLE, 2),
-        ((SAME, replace(OTHER, required=False)), Outcome.IDENTICAL, 0),
-        ((SAME, replace(OPEN, required=False)), Outcome.IDENTICAL, 0),
+        ((of(SAME, required=False),), Outcome.UNVERIFIABLE, 2),
+        ((SAME, of(OTHER, required=False)), Outcome.IDENTICAL, 0),
+        ((SAME, of(OPEN, required=False)), Outcome.IDENTICAL, 0),
     ],
 )
 def test_required_enclaves_decide(
@@ -161,7 +161,7 @@ def test_unpinned_facts_need_the_users_word() -> None:
 
 
 def test_unpinned_policy_counts_as_unpinned() -> None:
-    verdict = judged(replace(SAME, unpinned=("isvprodid",)))
+    verdict = judged(of(SAME, isvprodid=None))
     assert verdict.outcome is Outcome.UNVERIFIABLE
     assert verdict.unpinned == ("enclave.pce.isvprodid",)
 
@@ -221,7 +221,7 @@ def test_text_of_a_large_release_fits_a_screen() -> None:
         Stage(name, StageState.DONE, "x" * 40, 1.0)
         for name in ("sources", "toolchain", "build", "signed", "compare")
     ]
-    enclaves = [replace(SAME, name=name) for name in ("pce", "ide", "qe3", "tdqe", "qve")]
+    enclaves = [of(SAME, name=name) for name in ("pce", "ide", "qe3", "tdqe", "qve")]
     verdict = judged(
         *enclaves, stages=stages, unpinned=[f"source.{n}" for n in range(12)], allowed=True
     )
@@ -238,7 +238,7 @@ def test_toolchain_mismatches_are_counted() -> None:
 
 
 def test_enclave_that_may_not_be_shipped() -> None:
-    verdict = judged(replace(SAME, may_ship=False, reason="legal <b>no</b>"))
+    verdict = judged(of(SAME, may_ship=False, reason="legal <b>no</b>"))
     assert "MAY NOT   be shipped: pce: legal <b>no</b>" in release_text(verdict)
     assert "no: legal &lt;b&gt;no&lt;/b&gt;" in release_html(verdict)
 
