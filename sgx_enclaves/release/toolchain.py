@@ -345,12 +345,16 @@ def look_at_toolchain(
 ) -> ToolchainUse:
     """Look at a place's toolchain as a build will use it, and compare it; see `search_path`."""
     path = search_path(pinned, kind, tools)
-    record = look_at([tool.name for tool in pinned.tools], path, place)
+    prefixes = [tool.path for tool in pinned.tools if tool.path is not None]
+    record = look_at([tool.name for tool in pinned.tools], path, place, prefixes)
     return ToolchainUse(kind, pinned.name, record, check_toolchain(pinned, record))
 
 
-def look_at(names: Sequence[str], path: str, place: Place) -> ToolchainRecord:
-    """Look at tools of a place, named as in the catalogue, in the directories of a PATH.
+def look_at(
+    names: Sequence[str], path: str, place: Place, prefixes: Sequence[str] = ()
+) -> ToolchainRecord:
+    """Look at tools of a place, named as in the catalogue, in the directories of a PATH; at headers
+    below the prefixes, then below /usr.
 
     An error where no program can be run there, or where RPM is there and fails.
     """
@@ -359,8 +363,10 @@ def look_at(names: Sequence[str], path: str, place: Place) -> ToolchainRecord:
     wanted = {}
     for name, (asked, _parse) in probes.items():
         program = asked.split()[0]
-        inside = [f"{folder}/{program}" for folder in folders]
-        wanted[name] = [program] if program.startswith("/") else inside
+        wanted[name] = [f"{folder}/{program}" for folder in folders]
+        if program.startswith("/"):
+            header = program.removeprefix("/usr")
+            wanted[name] = [f"{prefix}{header}" for prefix in (*prefixes, "/usr")]
     seen = _find(wanted, place)
     plain = ["env", "LC_ALL=C", "LANGUAGE=C", "TZ=UTC"]
     commands = [[*plain, "sh", "-c", _LINK, "sh", path]]

@@ -81,6 +81,17 @@ def test_the_first_folder_wins_and_links_are_followed(tmp_path: Path) -> None:
     assert gcc.path != str(first / "gcc")
 
 
+def test_a_header_is_looked_for_where_the_makers_tools_lie(tmp_path: Path) -> None:
+    header = tmp_path / "headers" / "include" / "linux" / "version.h"
+    header.parent.mkdir(parents=True)
+    header.write_text("#define LINUX_VERSION_CODE 332032\n")
+    prefixes = [str(tmp_path / "none"), str(tmp_path / "headers")]
+    found = look_at(("linux-headers",), PATH, Elsewhere(), prefixes).tools[0]
+    assert (found.version, found.path) == ("5.17", os.path.realpath(header))
+    usual = look_at(("linux-headers",), PATH, Elsewhere(), prefixes[:1]).tools[0]
+    assert usual.path is None or usual.path.startswith("/usr/include/")
+
+
 def test_what_is_not_there_is_missing(tmp_path: Path) -> None:
     record = look_at(("gcc",), str(tmp_path / "empty"), Elsewhere())
     assert record.tools == (FoundTool("gcc", None, None, None),)
