@@ -28,8 +28,9 @@ SECONDS = 30.0
 MEMORY = 512 * MIB
 # Kind and size of a piece: data, an error of ours, another failure, want of memory, the end.
 _PIECE = struct.Struct("<cI")
-# What Linux holds in a pipe.
+# What Linux holds in a pipe, and what is left of that for a piece that goes through at once.
 _PIPE = 64 << 10
+PIECE_SIZE = _PIPE - _PIECE.size
 Send = Callable[[bytes], None]
 
 
@@ -121,15 +122,22 @@ class _Source:
         self._reader = reader
         self._what = what
         self._left = seconds
-        self._ahead = bytearray()
+        self._ahead = b""
+        self._at = 0
 
     def take(self, size: int) -> bytes:
         """So many bytes; fewer where the child has ended."""
-        while len(self._ahead) < size and (piece := self._wait()):
-            self._ahead += piece
-        taken = bytes(self._ahead[:size])
-        del self._ahead[:size]
-        return taken
+        parts = []
+        while size > 0:
+            if self._at == len(self._ahead):
+                self._ahead, self._at = self._wait(), 0
+            part = self._ahead[self._at : self._at + size]
+            if not part:
+                break
+            self._at += len(part)
+            size -= len(part)
+            parts.append(part)
+        return b"".join(parts)
 
     def _wait(self) -> bytes:
         start = time.monotonic()

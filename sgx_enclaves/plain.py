@@ -18,7 +18,6 @@ import enum
 import functools
 import os
 import typing
-from _thread import allocate_lock
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union
@@ -90,17 +89,20 @@ def _refuse(self: Any, name: str, *_: object) -> None:
 
 
 class _Fields:
-    """What a record has until its fields are asked for, of which it is then made a dataclass."""
+    """A record's fields as `dataclasses` has them, made when they are asked for.
+
+    To make a dataclass of a record takes longer than all that is done with it.
+    """
 
     def __get__(self, _instance: object, owner: Any) -> Any:
-        with _MAKING:
-            # Twice, the fields would lose what only their declarations say.
-            if vars(owner)["__dataclass_fields__"] is self:
-                dataclasses.dataclass(init=False, repr=False, eq=False)(owner)
-        return vars(owner)["__dataclass_fields__"]
-
-
-_MAKING = allocate_lock()
+        made = {}
+        for name, given in owner._record_fields.items():
+            is_field = isinstance(given, dataclasses.Field)
+            made[name] = field = given if is_field else dataclasses.field(default=given)
+            field.name, field.type = name, owner.__annotations__[name]
+            field._field_type = dataclasses._FIELD  # type: ignore[attr-defined]
+        owner.__dataclass_fields__ = made
+        return made
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))

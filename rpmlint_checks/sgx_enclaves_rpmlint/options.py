@@ -210,13 +210,13 @@ def references_for(
     beside: tuple[PackageReference, ...], options: Options, query: Query
 ) -> tuple[tuple[Reference, ...], Neighbours]:
     """What is trusted, and what is asked besides."""
-    opened = functools.lru_cache(open_reference)
+    opened, asked = functools.lru_cache(open_reference), functools.lru_cache(query)
 
     def configured(path: str) -> list[Callable[[], Reference]]:
         return [functools.partial(opened, place) for place in options.paths_for(path)]
 
     def installed(signed: bool, path: str) -> list[Callable[[], Optional[Reference]]]:
-        found = query(f"sgx-enclave({_key_of(path)}{REPRODUCIBLE}")
+        found = asked(f"sgx-enclave({_key_of(path)}{REPRODUCIBLE}")
         return [functools.partial(_installed, *package, signed) for package in found]
 
     by_signed, by_nobody = (

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
-from sgx_enclaves.child import Send, in_child
+from sgx_enclaves.child import PIECE_SIZE, Send, in_child
 from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import (
     LimitError,
@@ -251,7 +251,6 @@ class PackageFile:
 
 # What librpm may read for an entry before its content: padding, fields, name, link target.
 _ENTRY_MOST = 3 + 110 + 4096 + 3 + 4096 + 3
-_CHUNK = 64 << 10
 _STRIPPED = b"07070X"
 _NEWC = (b"070701", b"070702")
 _TRAILER = b"TRAILER!!!\0"
@@ -342,8 +341,8 @@ class Unpacker:
             self._compare(file, raw, left)
             send(FILE_HEAD.pack(file.index, has_content))
             while left > 0:
-                self._window.show(position, min(left, _CHUNK))
-                chunk = self._archive.read(min(left, _CHUNK))
+                self._window.show(position, min(left, PIECE_SIZE))
+                chunk = self._archive.read(min(left, PIECE_SIZE))
                 if not chunk:
                     raise self._too_early()
                 left -= len(chunk)
