@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Optional
 
 from sgx_enclaves.enclave.verdict import NOT_PROVED, Difference, Finding, Outcome, Severity, Verdict
@@ -148,13 +149,11 @@ def _worded(
     id_ = id_of(finding.code)
     message = finding.message if id_ != FAILED else f"{finding.code}: {finding.message}"
     explanation = verdict.explanation if verdict is not None else None
-    place = _place(explanation.differences, finding.offset) if explanation else None
-    block, at = f"block {finding.block}", finding.offset
-    where = [
-        *([] if finding.block is None or f"{block} " in message else [block]),
-        *([] if at is None else [f"offset 0x{at:x}"]),
-        *(_named(place) if place is not None else ()),
-    ]
+    block = f"block {finding.block}"
+    where = [] if finding.block is None or f"{block} " in message else [block]
+    if finding.offset is not None:
+        where += [f"offset 0x{finding.offset:x}"]
+        where += _place(explanation.differences if explanation else (), finding.offset)
     # Quoted, a name with odd characters is spelled otherwise.
     file = "" if path in message or repr(path)[1:-1] in message else path
     causes = explanation.causes if explanation else ()
@@ -172,24 +171,21 @@ def _worded(
     return report(subject, id_, *parts)
 
 
-def _named(place: Difference) -> Iterator[str]:
-    for name in ("segment", "section", "symbol", "field"):
-        value = getattr(place, name)
-        if value is not None:
-            yield f"{name} {value}"
-    yield "measured" if place.measured else "not measured"
-
-
-def _place(differences: Sequence[Difference], offset: Optional[int]) -> Optional[Difference]:
-    if offset is None:
-        return None
-    return next((d for d in differences if d.start <= offset < max(d.end, d.start + 1)), None)
+def _place(differences: Iterable[Difference], offset: int) -> Iterator[str]:
+    """What is known of the place of the first difference there."""
+    there = (d for d in differences if d.start <= offset < max(d.end, d.start + 1))
+    for place in islice(there, 1):
+        for name in ("segment", "section", "symbol", "field"):
+            value = getattr(place, name)
+            if value is not None:
+                yield f"{name} {value}"
+        yield "measured" if place.measured else "not measured"
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LINE = re.compile(
-    r"(?P<package>\S+): (?P<level>[EWI]): (?P<id>\S+)(?: \(Badness: (?P<badness>\d+)\))? "
-    r"(?P<path>/\S+)(?: .*)?\Z"
+    # Package, level, id, badness, path.
+    r"(\S+): ([EWI]): (\S+)(?: \(Badness: (\d+)\))? (/\S+)(?: .*)?\Z"
 )
 
 
@@ -202,25 +198,14 @@ def withdraw(
     kept = []
     for line in output.results:
         match = _LINE.match(_COLOUR.sub("", line))
-        if (
-            match is None
-            or match["package"] != name
-            or match["id"] not in quiet
-            or match["path"] not in there
-        ):
+        package, level, id_, badness, path = match.groups() if match else (None,) * 5
+        if package != name or id_ not in quiet or path not in there:
             kept.append(line)
             continue
-        level = match["level"]
         output.printed_messages[level] -= 1
-        output.score -= int(match["badness"] or _own_badness(output, match["id"], level))
+        # A badness is printed only from 2 up.
+        output.score -= int(badness or output.badness.get(id_, level == "E"))
         # From rpmlint 2.5 or so.
         if hasattr(output, "filtered_out"):
             output.filtered_out += 1
     output.results[:] = kept
-
-
-def _own_badness(output: Output, issue: str, level: str) -> int:
-    """What a line without a badness has cost; it is printed only from 2 up."""
-    if issue in output.badness:
-        return int(output.badness[issue])
-    return 1 if level == "E" else 0

@@ -26,7 +26,7 @@ from sgx_enclaves.findings import FindingKind
 from sgx_enclaves.plain import printable, record
 from sgx_enclaves.rpm.presence import is_suspect
 
-# rpmlint's `Pkg`, of which are used: name, arch, filename, is_source, header, files, ghost_files,
+# rpmlint's `Pkg`, of which are used: name, arch, filename, header, files, ghost_files,
 # provides and dir_name(), the folder it is extracted in, which is `/` for an installed package.
 LintPackage = Any
 # Its `PkgFile`: path, size and mode.
@@ -49,7 +49,6 @@ class NotedPackage:
     name: str
     arch: Optional[str]
     file: str
-    is_source: bool
     installed: bool
     suspect: bool
     blanks: bool = False
@@ -76,7 +75,6 @@ def subject_of(package: LintPackage) -> NotedPackage:
         name=package.name,
         arch=package.arch,
         file=str(package.filename),
-        is_source=bool(package.is_source),
         installed=installed,
         suspect=suspect,
         blanks=any(" " in path for path in package.files),

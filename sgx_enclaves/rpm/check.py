@@ -7,7 +7,6 @@ Whatever is wrong with a package is a finding in its result, never an exception.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -189,17 +188,13 @@ def _notes(
 
 def package_finding(error: SgxEnclavesError, path: str) -> Finding:
     """An error about a package as a finding; its code says what kind of trouble it is."""
-    of_kinds = (
-        code
-        for kind, code in (
-            (PackageDamagedError, "package-damaged"),
-            (LimitError, "package-too-large"),
-            (UnsupportedError, "package-unsupported"),
-            (SgxEnclavesError, "package-malformed"),
-        )
-        if isinstance(error, kind)
-    )
-    found = finding_of(error, next(of_kinds))
+    codes = {
+        PackageDamagedError: "package-damaged",
+        LimitError: "package-too-large",
+        UnsupportedError: "package-unsupported",
+    }
+    code = next((c for kind, c in codes.items() if isinstance(error, kind)), "package-malformed")
+    found = finding_of(error, code)
     return replace(found, message=error.message) if error.file == path else found
 
 
@@ -223,9 +218,9 @@ class _Judge:
         """What is trusted decides alone, then what is beside the package."""
         packed, package = self.packed, self.package
         if packed.problem is not None:
-            return self._described().having(finding_of(packed.problem, "enclave-malformed"))
+            return self._described.having(finding_of(packed.problem, "enclave-malformed"))
         if not packed.signed:
-            return self._described()
+            return self._described
         decided, problems = self._best(references, None)
         source = package.header.one("SOURCERPM", str)
         if decided is not None:
@@ -235,7 +230,7 @@ class _Judge:
         beside, others = self._best(neighbours.references, source)
         if beside is None or problems:
             why = [*problems, *others]
-            return self._described().having(*why, _not_reproduced(packed, why))
+            return self._described.having(*why, _not_reproduced(packed, why))
         return self._finished(beside).having(*_unauthenticated(beside, neighbours))
 
     def _finished(self, compared: _Compared) -> EnclaveResult:
@@ -291,7 +286,7 @@ class _Judge:
                 found=counterpart.name,
                 hint="put the config.xml of the enclave's sources beside the unsigned enclave",
             )
-            return replace(self._described(), reference=counterpart.name, findings=(finding,))
+            return replace(self._described, reference=counterpart.name, findings=(finding,))
         verdict = compare(
             counterpart.data,
             packed.data,
@@ -302,20 +297,15 @@ class _Judge:
             limits=self.package.limits.enclave,
             digests=(counterpart.sha256, packed.sha256),
         )
-        described = self._described(verdict.signed.sha256)
-        return replace(described, reference=counterpart.name, verdict=verdict)
+        return replace(self._described, reference=counterpart.name, verdict=verdict)
 
-    def _described(self, sha256: Optional[str] = None) -> EnclaveResult:
-        """What the enclave is, unjudged; its digest is computed unless it is known."""
+    @property
+    def _described(self) -> EnclaveResult:
+        """What the enclave is, unjudged."""
         packed = self.packed
-        return EnclaveResult(
-            packed.path,
-            packed.links,
-            next((n for n in map(enclave_name, packed.names) if n), None),
-            packed.signed,
-            len(packed.data),
-            sha256 or packed.sha256 or hashlib.sha256(packed.data).hexdigest(),
-        )
+        name = next((n for n in map(enclave_name, packed.names) if n), None)
+        what = (packed.path, packed.links, name, packed.signed, len(packed.data), packed.sha256)
+        return EnclaveResult(*what)
 
 
 def _lower_isvsvn(verdict: Optional[Verdict], config: str) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sigstruct import check_sigstruct
 from sgx_enclaves.errors import FormatError, LimitError, PackageError, SgxEnclavesError
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.limits import Limits, at_most, measuring_limits
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.librpm import FileKind, PackageFile
@@ -114,7 +115,6 @@ class PackedEnclave:
         data: its bytes; their digest is the header's.
         problem: why it is no enclave that can be read; None when it is one.
         signed: whether its metadata area holds anything.
-        sha256: hexadecimal; None when the header pins another digest than that.
     """
 
     path: str
@@ -122,7 +122,7 @@ class PackedEnclave:
     data: bytes
     problem: Optional[SgxEnclavesError]
     signed: bool
-    sha256: Optional[str] = None
+    sha256: str
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -321,7 +321,7 @@ def enclaves_among(
     enclaves = 0
     for member in members:
         file = member.file
-        if file.kind is not FileKind.FILE or (member.is_linked and not member.has_content):
+        if file.kind is not FileKind.FILE or (member.group and not member.has_content):
             continue
         if configs and file.path.endswith(CONFIG_SUFFIX):
             limit, message = package.limits.enclave.config_size, f"{file.path!r} is too large"
@@ -395,7 +395,7 @@ def _judged(
     path = member.file.path
     # All of it was read, so it has the digest that the header pins.
     pinned = member.has_content and package.file_algorithm == "sha256"
-    sha256 = member.file.digest if pinned else None
+    sha256 = member.file.digest if pinned else sha256_of(data)
     try:
         image = EnclaveImage.parse(data, path, package.limits.enclave)
     except SgxEnclavesError as error:

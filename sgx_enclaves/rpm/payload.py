@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import BinaryIO, Callable, Optional
+from typing import BinaryIO, Callable, NamedTuple, Optional
 
 from sgx_enclaves.child import SECONDS, Send, pieces_from_child
 from sgx_enclaves.decompress import BoundedReader
@@ -50,27 +50,19 @@ _BYTES_A_SECOND = 16 * MIB
 _TOGETHER = 16
 
 
-class PayloadFile:
+class PayloadFile(NamedTuple):
     """One file that comes with a package.
 
     Attributes:
-        is_linked: whether it is one of several hard links, of which one has the content.
-        has_content: False for an empty file, a link, a folder, and for the other hard links.
+        group: it and the other hard links to it, of which one has the content; none if it is alone.
         chunks: its bytes, once; the digest is checked behind the last one.
+        has_content: False for an empty file, a link, a folder, and for the other hard links.
     """
 
-    def __init__(
-        self,
-        file: PackageFile,
-        group: tuple[PackageFile, ...],
-        chunks: Iterator[bytes],
-        has_content: bool,
-    ) -> None:
-        self.file = file
-        self.is_linked = len(group) > 1
-        self.has_content = has_content
-        self.chunks = chunks
-        self._group = group
+    file: PackageFile
+    group: tuple[PackageFile, ...]
+    chunks: Iterator[bytes]
+    has_content: bool
 
     @property
     def links(self) -> tuple[PackageFile, ...]:
@@ -78,7 +70,7 @@ class PayloadFile:
 
         Made when asked for: of a hundred thousand links, one has to know all others.
         """
-        return tuple(f for f in self._group if f.index != self.file.index)
+        return tuple(f for f in self.group if f.index != self.file.index)
 
 
 Contents = tuple[Package, Iterator[PayloadFile]]

@@ -240,7 +240,7 @@ def test_a_line_is_short_and_begins_with_the_cause(bench: Bench, kind: str) -> N
 
 def subject(name: str) -> NotedPackage:
     """What the check keeps of a package called so."""
-    return NotedPackage(name, "x86_64", "f", False, False, True)
+    return NotedPackage(name, "x86_64", "f", False, True)
 
 
 @pytest.mark.parametrize("code", sorted(kinds()))
