@@ -170,7 +170,19 @@ def thread_entries(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[L
     added = Attr.EADD | Attr.EEXTEND
     guard = LayoutEntry(Id.GUARD, 0, GUARD_PAGES)
     stack = LayoutEntry(
-        Id.STACK_MIN, added, pages_of(sizes.stack_min), 0, STACK_FILL, si_flags=SECINFO_RW
+        Id.STACK_MIN,
+        added,
+        pages_of(sizes.stack_min),
+        content_size=STACK_FILL,
+        si_flags=SECINFO_RW,
+    )
+    tcs = LayoutEntry(
+        Id.TCS,
+        added,
+        1,
+        content_size=TCS_TEMPLATE_SIZE,
+        content_offset=tcs_offset,
+        si_flags=SECINFO_TCS,
     )
     entries = [guard]
     if sizes.stack_max > sizes.stack_min:
@@ -187,7 +199,7 @@ def thread_entries(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[L
         *entries,
         stack,
         guard,
-        LayoutEntry(Id.TCS, added, 1, 0, TCS_TEMPLATE_SIZE, tcs_offset, SECINFO_TCS),
+        tcs,
         LayoutEntry(Id.SSA, added, sizes.ssa_frame_size * SSA_FRAMES, si_flags=SECINFO_RW),
         guard,
         LayoutEntry(Id.TD, added, td_pages, si_flags=SECINFO_RW),
@@ -243,7 +255,7 @@ def _dynamic(entry: LayoutEntry) -> LayoutEntry:
 def enclave_size_for(end: int) -> int:
     """The power of two that holds `end` bytes."""
     size = 1 << max(0, (end - 1).bit_length())
-    if size > _U64:
+    if size >> 64:
         raise ConfigError("the enclave does not fit an address space", found=f"0x{end:x} bytes")
     return size
 
@@ -268,7 +280,7 @@ def _pad(
     placed: list[Layout], end: int, enclave_size: int, sizes: Sizes, generation: Generation
 ) -> tuple[list[Layout], int]:
     """Fill the enclave up to its size; returns the table and the reserved size to report."""
-    rsrv_size = sizes.rsrv[1] if any(sizes.rsrv) else 0
+    rsrv_size = sizes.rsrv[1]
     extra = enclave_size - end
     if not extra:
         return placed, rsrv_size
@@ -276,7 +288,7 @@ def _pad(
     if (
         generation.padding is Padding.GROW_RESERVED
         and isinstance(last, LayoutEntry)
-        and (last.id in (Id.RSRV_INIT, Id.RSRV_MAX) or (last.id == Id.RSRV_MIN and last.page_count))
+        and last.id in (Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX)
     ):
         grown = replace(last, page_count=last.page_count + extra // PAGE_SIZE & _U32)
         if last.id != Id.RSRV_MAX:
@@ -291,7 +303,7 @@ def _user_region(image: EnclaveImage, sizes: Sizes, generation: Generation) -> t
     Source: CMetadata::calculate_rts_bk_overhead.
     """
     model = generation.overhead
-    reserve, guards = 0x10000, 0x10000
+    reserve, guards = 0x10000, GUARD_PAGES * PAGE_SIZE
     if model is Overhead.SDK_2_20:
         node, extra_node = _node_2_20, _allocation(_EMA)
     else:
@@ -307,7 +319,7 @@ def _user_region(image: EnclaveImage, sizes: Sizes, generation: Generation) -> t
         return user + overhead + guards, overhead
     if model is Overhead.EDMM_V5:
         return page_ceil(total + 0x20000) + user, 0
-    extra_user = user + page_ceil(user >> 15) if user else 0
+    extra_user = user + page_ceil(user >> 15)
     if model is Overhead.SDK_2_19:
         count = (_round_up(total, reserve) >> 16).bit_length()
         return (((1 << count) - 1 + count) << 16) + extra_user, 0

@@ -27,6 +27,7 @@ import math
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -452,32 +453,36 @@ def main() -> int:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("modules", nargs="*", default=list(TARGETS))
     arguments = parser.parse_args()
+    if arguments.list:
+        for module in arguments.modules:
+            source = file_of(module).read_text("utf-8")
+            print("\n".join(mutant.name for mutant in mutants_of(source)))
+        return 0
+    if len(arguments.modules) > 1:
+        # What tests make once for a process is gone when pytest has ended in it.
+        command = [sys.executable, "-m", "tests.redteam.mutants"]
+        runs = [subprocess.run([*command, m], cwd=ROOT, check=False) for m in arguments.modules]
+        return max(run.returncode for run in runs)
     # A busy machine is not what a test is to notice.
     hypothesis.settings.register_profile(
         "mutants", deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
     )
     hypothesis.settings.load_profile("mutants")
-    left = 0
-    for module in arguments.modules:
-        if arguments.list:
-            source = file_of(module).read_text("utf-8")
-            print("\n".join(mutant.name for mutant in mutants_of(source)))
-            continue
-        known = explained(module)
-        run = Mutation(module, TARGETS[module], known)
-        if pytest.main([*PYTEST, *TARGETS[module]], [run]) or not run.count:
-            sys.exit(f"{module}: its tests cannot be collected")
-        stale = sorted(known.difference(run.survivors))
-        for name in stale:
-            print(f"no longer survives: {module} {name}")
-        unexplained = sum(name not in known for name in run.survivors)
-        left += unexplained + len(stale)
-        print(
-            f"{module}: {run.count} mutants, {run.count - len(run.survivors)} noticed, "
-            f"{len(run.survivors)} survive, {unexplained} of them unexplained",
-            flush=True,
-        )
-    return int(left > 0)
+    (module,) = arguments.modules
+    known = explained(module)
+    run = Mutation(module, TARGETS[module], known)
+    if pytest.main([*PYTEST, *TARGETS[module]], [run]) or not run.count:
+        sys.exit(f"{module}: its tests cannot be collected")
+    stale = sorted(known.difference(run.survivors))
+    for name in stale:
+        print(f"no longer survives: {module} {name}")
+    unexplained = sum(name not in known for name in run.survivors)
+    print(
+        f"{module}: {run.count} mutants, {run.count - len(run.survivors)} noticed, "
+        f"{len(run.survivors)} survive, {unexplained} of them unexplained",
+        flush=True,
+    )
+    return int(unexplained + len(stale) > 0)
 
 
 if __name__ == "__main__":

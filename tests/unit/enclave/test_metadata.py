@@ -219,8 +219,9 @@ def test_no_block_and_a_cut_off_one() -> None:
 def test_an_area_is_empty_or_starts_with_a_block() -> None:
     assert not Descriptor.parse(bytes(100)).is_signed
     assert Descriptor.parse(bytes(100)).serialise() == bytes(100)
-    with pytest.raises(FormatError, match="neither empty nor"):
+    with pytest.raises(FormatError, match="neither empty nor") as caught:
         Descriptor.parse(bytes(99) + b"\1")
+    assert caught.value.offset == 0
     block = made()
     three = Descriptor.parse(block * 3 + b"tail")
     assert [b.offset for b in three.blocks] == [0, len(block), 2 * len(block)]
@@ -250,6 +251,43 @@ def test_an_elrange_block_needs_its_entry() -> None:
             block.elrange  # noqa: B018
     plain = Block.parse(made(Version(1, 5), entry, elrange=Directory(START, 24)))
     assert plain.elrange is None
+
+
+def test_an_elrange_entry_is_in_the_block_and_not_at_its_start() -> None:
+    data = ElrangeEntry(1, 2, 3).serialise()
+    block = Block.parse(made(Version(11, 4), data, elrange=Directory(0, 24)))
+    with pytest.raises(FormatError, match="without its entry"):
+        block.elrange  # noqa: B018
+
+
+PAGE = 0x1000
+WHOLE = "the ELRANGE addresses and size are not whole pages"
+
+
+@pytest.mark.parametrize(
+    ("image", "start", "size", "problem"),
+    [
+        (4 * PAGE, 4 * PAGE, 4 * PAGE, None),
+        (4 * PAGE + 1, 4 * PAGE, 4 * PAGE, WHOLE),
+        (4 * PAGE, 4 * PAGE + 1, 4 * PAGE, WHOLE),
+        (4 * PAGE, 4 * PAGE, 2048, WHOLE),
+        (4 * PAGE, 4 * PAGE, 0, "ELRangeSize is not a power of two"),
+        (4 * PAGE, 4 * PAGE, 3 * PAGE, "ELRangeSize is not a power of two"),
+        (4 * PAGE, 2 * PAGE, 4 * PAGE, "ELRangeStartAddress is not a multiple of ELRangeSize"),
+        (3 * PAGE, 4 * PAGE, 4 * PAGE, "the enclave does not fit its ELRANGE"),
+        (5 * PAGE, 4 * PAGE, 4 * PAGE, "the enclave does not fit its ELRANGE"),
+    ],
+)
+def test_an_elrange_that_cannot_be(image: int, start: int, size: int, problem: str) -> None:
+    assert ElrangeEntry(image, start, size).problem(4 * PAGE) == problem
+
+
+def test_an_extension_that_is_no_signature_is_none() -> None:
+    entry = ExtendEntry(0x1002, 8, 64).serialise()
+    block = Block.parse(made(data=entry, extend=Directory(START, 16)))
+    assert [e.entry_id for e in block.extensions] == [0x1002]
+    assert block.fips_offset is None
+    assert block.fips_signature is None
 
 
 def test_content_stays_within_the_block() -> None:

@@ -263,6 +263,16 @@ def test_an_enclave_size_that_cannot_be(image: EnclaveImage, block: Block, size:
         list(enclave_pages(image, changed))
 
 
+def test_the_least_enclave_is_a_page(
+    image: EnclaveImage, block: Block, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for image_size, size, message in ((0, 1, "power of two"), (PAGE, PAGE, "inside the enc")):
+        monkeypatch.setattr(EnclaveImage, "image_size", image_size)
+        changed = replace(block, header=replace(block.header, enclave_size=size))
+        with pytest.raises(FormatError, match=message):
+            list(enclave_pages(image, changed))
+
+
 def test_patches_are_applied_in_order(image: EnclaveImage, block: Block) -> None:
     table = PatchEntry(0x100, 0, 8).serialise() + PatchEntry(0x104, 64, 8).serialise()
     changed = with_table(block, DIR_PATCH, table)
