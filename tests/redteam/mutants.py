@@ -294,6 +294,8 @@ class Mutation:
         self._durations: Mapping[str, float] = {}
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        # Forks share the folder, and so what tests make once for all.
+        session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
         runners = forked(lambda: self._who_runs_what(session))
         if not runners.startswith("["):
             sys.exit(f"{self._module}: its tests fail with nothing changed: {runners}")
