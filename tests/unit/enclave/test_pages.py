@@ -256,6 +256,26 @@ def test_repetitions_that_follow_each_other_are_not_listed(
         checked_layout(image, more)
 
 
+def test_the_last_repetition_of_a_group_counts(image: EnclaveImage, block: Block) -> None:
+    """It stays within the enclave, and no other entry lies where it does."""
+    size = 2 * START
+    room = (size - START) // PAGE
+    for times, more, message in (
+        (room - 1, [], None),
+        (room, [], "whole pages inside the enclave"),
+        (3, [entry(START + 4 * PAGE)], None),
+        (3, [entry(START + 3 * PAGE)], "overlap"),
+        (3, [entry(START + PAGE)], "overlap"),
+    ):
+        table = [entry(START), LayoutGroup(0x1009, 1, times, PAGE), *more]
+        changed = with_layout(block, *table, size=size)
+        if message is None:
+            assert len(layout_runs(image, changed)) == 1 + times + len(more)
+        else:
+            with pytest.raises(FormatError, match=message):
+                checked_layout(image, changed)
+
+
 @pytest.mark.parametrize("size", [0, 1, PAGE, 0x3000, (1 << 40) + PAGE, U64])
 def test_an_enclave_size_that_cannot_be(image: EnclaveImage, block: Block, size: int) -> None:
     changed = replace(block, header=replace(block.header, enclave_size=size))
