@@ -150,7 +150,7 @@ class Symbol(Structure):
 
 def parse_header(data: bytes) -> ElfHeader:
     """The ELF header of a shared object for x86-64."""
-    if len(data) < ElfHeader.SIZE or data[:4] != ELF_MAGIC:
+    if data[:4] != ELF_MAGIC:
         is_rpm = data[:4] == RPM_MAGIC
         raise FormatError(
             "not an ELF file",
@@ -158,6 +158,13 @@ def parse_header(data: bytes) -> ElfHeader:
             expected="an ELF64 x86-64 shared object",
             found=kind_of(data),
             hint="give it to `sgx-enclaves check-rpm`" if is_rpm else None,
+        )
+    if len(data) < ElfHeader.SIZE:
+        raise FormatError(
+            "the file ends within its ELF header",
+            offset=0,
+            expected=f"{ElfHeader.SIZE} bytes",
+            found=f"{len(data)} bytes",
         )
     header = ElfHeader.parse(data)
     for what, found, value, meaning in (
@@ -295,15 +302,17 @@ def parse_note(data: bytes, sections: tuple[Section, ...], limits: Limits) -> tu
         raise FormatError(
             f"the note in {METADATA_SECTION} has another name",
             offset=start,
-            expected="sgx_metadata",
-            found=name.rstrip(b"\0").decode("ascii", "replace"),
+            expected=f"{len(METADATA_NOTE_NAME)} bytes: sgx_metadata",
+            found=f"{name_size} bytes: " + name.rstrip(b"\0").decode("ascii", "replace"),
         )
     message = "the metadata area is too large"
     at_most(limits.descriptor_size, size, message, "bytes", offset=start)
     align = max(1, section.sh_addralign)
     exact = offset + size - start
     rounded = -(-exact // align) * align
-    if section.sh_size != rounded or size == 0:
+    if size == 0:
+        raise FormatError(f"the note in {METADATA_SECTION} has no metadata area", offset=start)
+    if section.sh_size != rounded:
         why = f" ({exact} rounded up to the section's alignment of {align})"
         raise FormatError(
             f"{METADATA_SECTION} and its note disagree on their size",

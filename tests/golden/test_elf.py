@@ -6,14 +6,19 @@ from __future__ import annotations
 import pytest
 from elftools.common.exceptions import ELFError, ELFParseError
 
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.errors import FormatError
 from tests.enclaves.compiled import have_toolchain
+from tests.enclaves.synthetic import small_enclave
 from tests.golden import judge, subjects
 from tests.golden.enclaves import Pair, compiled, of_every_sdk, synthetic
-from tests.golden.stored import Numbers, mutant
+from tests.golden.stored import Numbers, check, mutant
 from tests.support.once import built_enclaves
 from tests.support.signed import signed_enclave
+from tests.unit.enclave.test_elf import CONTRADICTIONS
 
 MUTANTS = 400
+DETAILS = ("offset", "expected", "found", "hint")
 
 
 def agree(data: bytes) -> None:
@@ -36,6 +41,19 @@ def test_on_synthetic_enclaves() -> None:
 @pytest.mark.skipif(not have_toolchain(), reason="needs make, gcc, ld and strip")
 def test_on_compiled_enclaves(tmp_path_factory: pytest.TempPathFactory) -> None:
     agree_on(compiled(built_enclaves(tmp_path_factory)))
+
+
+def test_what_is_said_of_contradictions() -> None:
+    said = []
+    for overrides, message in CONTRADICTIONS:
+        if message is not None:
+            with pytest.raises(FormatError) as caught:
+                EnclaveImage.parse(small_enclave(**overrides))
+            error = caught.value
+            said.append(f"{f'{overrides}'[:90]}\n    {error.message}")
+            details = (f"{name} {getattr(error, name)}" for name in DETAILS)
+            said.append(f"    {'; '.join(details)}")
+    check("refusals-elf.txt", "\n".join(said))
 
 
 def test_on_mutants_that_ours_accepts() -> None:

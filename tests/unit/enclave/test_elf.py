@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil, page_floor
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, Segment, page_ceil, page_floor
 from sgx_enclaves.errors import FormatError, LimitError
 from sgx_enclaves.limits import Limits
 from tests.enclaves.synthetic import (
@@ -65,68 +65,94 @@ def test_what_is_found() -> None:
         assert segment.serialise() == written.to_bytes()
 
 
+def test_a_segment_may_end_where_the_file_does() -> None:
+    note = ProgramHeader(4, PF_R, 0, 0, 0, 1, 1, 1)
+    built = build(Enclave(extra_segments=[note]))
+    start, size = built.descriptor_offset + built.descriptor_size, len(built.data)
+    for more in (0, 1):
+        fields = {4: {"p_offset": start, "p_filesz": size - start + more}}
+        if more:
+            with pytest.raises(FormatError, match="program header 4 leaves the file"):
+                parse(extra_segments=[note], segment_fields=fields)
+        else:
+            parse(extra_segments=[note], segment_fields=fields)
+
+
+def test_rights_are_those_of_the_flags() -> None:
+    rights = [Segment(p_flags=flags).secinfo for flags in range(8)]
+    assert rights == [0x200, 0x204, 0x202, 0x206, 0x201, 0x205, 0x203, 0x207]
+
+
 def test_pages() -> None:
     assert [page_floor(v) for v in (0, 1, 4095, 4096)] == [0, 0, 0, 4096]
     assert [page_ceil(v) for v in (0, 1, 4096, 4097)] == [0, 4096, 4096, 8192]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"truncate": 0}, "not an ELF file"),
-        ({"truncate": 63}, "not an ELF file"),
-        ({"patches": {0: b"\x7eELF"}}, "not an ELF file"),
-        ({"patches": {4: b"\1"}}, "wrong ELF class"),
-        ({"patches": {5: b"\2"}}, "wrong byte order"),
-        ({"patches": {6: b"\0"}}, "wrong ELF version"),
-        ({"header_fields": {"e_type": 2}}, "wrong e_type"),
-        ({"header_fields": {"e_machine": 3}}, "wrong e_machine"),
-        ({"header_fields": {"e_phentsize": 55}}, "wrong e_phentsize"),
-        ({"header_fields": {"e_phoff": U64}}, "program headers leave the file"),
-        ({"header_fields": {"e_phoff": 1 << 20}}, "program headers leave the file"),
-        ({"header_fields": {"e_phnum": 0}}, "no segment is loaded"),
-        ({"header_fields": {"e_shoff": U64}}, "section headers leave the file"),
-        ({"header_fields": {"e_shoff": 0}}, "no section headers"),
-        ({"header_fields": {"e_shnum": 0}}, "no section headers"),
-        ({"section_headers": False}, "no section headers"),
-        ({"header_fields": {"e_shentsize": 40}}, "wrong size of a section header"),
-        ({"header_fields": {"e_shstrndx": 0xFFFF}}, "section of section names does not exist"),
-        ({"section_fields": {".text": {"sh_offset": U64}}}, None),
-        ({"segment_fields": {0: {"p_filesz": U64}}}, "program header 0 leaves the file"),
-        ({"segment_fields": {0: {"p_offset": U64}}}, "program header 0 leaves the file"),
-        ({"segment_fields": {2: {"p_filesz": 1 << 40}}}, "program header 2 leaves the file"),
-        ({"segment_fields": {0: {"p_memsz": 1}}}, "more bytes in the file than in memory"),
-        ({"segment_fields": {1: {"p_vaddr": U64 - 0xFFF}}}, "overflows the address space"),
-        ({"segment_fields": {1: {"p_memsz": U64 - 0x2000}}}, "overflows the address space"),
-        ({"segment_fields": {1: {"p_align": U64 - 0xFFF}}}, "overflows the address space"),
-        ({"segment_fields": {1: {"p_align": 0}}}, "not aligned to whole pages"),
-        ({"segment_fields": {1: {"p_align": 0x800}}}, "not aligned to whole pages"),
-        ({"segment_fields": {1: {"p_align": 0x3000}}}, "not aligned to whole pages"),
-        ({"segment_fields": {1: {"p_flags": 8}}}, "has no permission"),
-        ({"segment_fields": {1: {"p_vaddr": 0}}}, "overlaps another segment"),
-        ({"loads": [Load(0x10000, b"x"), Load(0x10000, b"x")]}, "overlaps another segment"),
-        ({"loads": [Load(0x10000, b"x" * 0x1001), Load(0x11000)]}, "overlaps another segment"),
-        ({"loads": [Load(0x10000, b"x" * 0x1000), Load(0x11000)]}, None),
-        ({"note": None}, "no section .note.sgxmeta"),
-        (
-            {"extra_sections": [(replace(SectionHeader(), name=NOTE_SECTION), b"x" * 64)]},
-            "more than one section .note.sgxmeta",
-        ),
-        ({"section_fields": {NOTE_SECTION: {"sh_offset": U64}}}, "leaves the file"),
-        ({"section_fields": {NOTE_SECTION: {"sh_size": U64}}}, "leaves the file"),
-        ({"section_fields": {NOTE_SECTION: {"sh_type": SHT_NOBITS}}}, "leaves the file"),
-        ({"section_fields": {NOTE_SECTION: {"sh_size": 24}}}, "too small for its note"),
-        ({"note": Note(namesz=12)}, "has another name"),
-        ({"note": Note(name=b"sgx_metadatb\0")}, "has another name"),
-        ({"note": Note(descsz=0x5FFF)}, "disagree on their size"),
-        ({"note": Note(descsz=0x6001)}, "disagree on their size"),
-        ({"note": Note(descriptor=b"")}, "disagree on their size"),
-        ({"note": Note(align=8)}, None),
-        ({"note": Note(align=8), "section_fields": {NOTE_SECTION: {"sh_addralign": 1}}}, "size"),
-        ({"section_fields": {NOTE_SECTION: {"sh_addralign": 0}}}, None),
-        ({"section_fields": {".data": {"sh_size": 0x1000}}}, "overlaps section .data"),
-    ],
-)
+Contradiction = tuple[dict[str, Any], Optional[str]]
+CONTRADICTIONS: list[Contradiction] = [
+    ({"truncate": 0}, "not an ELF file"),
+    ({"truncate": 63}, "ends within its ELF header"),
+    ({"patches": {0: b"\x7eELF"}}, "not an ELF file"),
+    ({"patches": {4: b"\1"}}, "wrong ELF class"),
+    ({"patches": {5: b"\2"}}, "wrong byte order"),
+    ({"patches": {6: b"\0"}}, "wrong ELF version"),
+    ({"header_fields": {"e_type": 2}}, "wrong e_type"),
+    ({"header_fields": {"e_machine": 3}}, "wrong e_machine"),
+    ({"header_fields": {"e_phentsize": 55}}, "wrong e_phentsize"),
+    ({"header_fields": {"e_phoff": U64}}, "program headers leave the file"),
+    ({"header_fields": {"e_phoff": 1 << 20}}, "program headers leave the file"),
+    ({"header_fields": {"e_phnum": 0}}, "no segment is loaded"),
+    ({"header_fields": {"e_shoff": U64}}, "section headers leave the file"),
+    ({"header_fields": {"e_shoff": 0}}, "no section headers"),
+    ({"header_fields": {"e_shnum": 0}}, "no section headers"),
+    ({"section_headers": False}, "no section headers"),
+    ({"header_fields": {"e_shentsize": 40}}, "wrong size of a section header"),
+    ({"header_fields": {"e_shstrndx": 0xFFFF}}, "section of section names does not exist"),
+    ({"section_fields": {".text": {"sh_offset": U64}}}, None),
+    ({"segment_fields": {0: {"p_filesz": U64}}}, "program header 0 leaves the file"),
+    ({"segment_fields": {0: {"p_offset": U64}}}, "program header 0 leaves the file"),
+    ({"segment_fields": {2: {"p_filesz": 1 << 40}}}, "program header 2 leaves the file"),
+    ({"segment_fields": {0: {"p_memsz": 1}}}, "more bytes in the file than in memory"),
+    ({"segment_fields": {1: {"p_vaddr": U64 - 0xFFF}}}, "overflows the address space"),
+    ({"segment_fields": {1: {"p_memsz": U64 - 0x2000}}}, "overflows the address space"),
+    ({"segment_fields": {1: {"p_align": U64 - 0xFFF}}}, "overflows the address space"),
+    ({"segment_fields": {1: {"p_align": 0}}}, "not aligned to whole pages"),
+    ({"segment_fields": {1: {"p_align": 0x800}}}, "not aligned to whole pages"),
+    ({"segment_fields": {1: {"p_align": 0x3000}}}, "not aligned to whole pages"),
+    ({"segment_fields": {1: {"p_flags": 8}}}, "has no permission"),
+    ({"segment_fields": {1: {"p_vaddr": 0}}}, "overlaps another segment"),
+    ({"loads": [Load(0x10000, b"x"), Load(0x10000, b"x")]}, "overlaps another segment"),
+    ({"loads": [Load(0x10000, b"x" * 0x1001), Load(0x11000)]}, "overlaps another segment"),
+    ({"loads": [Load(0x10000, b"x" * 0x1000), Load(0x11000)]}, None),
+    ({"note": None}, "no section .note.sgxmeta"),
+    (
+        {"extra_sections": [(replace(SectionHeader(), name=NOTE_SECTION), b"x" * 64)]},
+        "more than one section .note.sgxmeta",
+    ),
+    ({"section_fields": {NOTE_SECTION: {"sh_offset": U64}}}, "leaves the file"),
+    ({"section_fields": {NOTE_SECTION: {"sh_size": U64}}}, "leaves the file"),
+    ({"section_fields": {NOTE_SECTION: {"sh_type": SHT_NOBITS}}}, "leaves the file"),
+    ({"section_fields": {NOTE_SECTION: {"sh_size": 24}}}, "too small for its note"),
+    ({"note": Note(namesz=12)}, "has another name"),
+    ({"note": Note(name=b"sgx_metadatb\0")}, "has another name"),
+    ({"note": Note(descsz=0x5FFF)}, "disagree on their size"),
+    ({"note": Note(descsz=0x6001)}, "disagree on their size"),
+    ({"note": Note(descriptor=b"")}, "has no metadata area"),
+    ({"note": Note(align=8)}, None),
+    ({"note": Note(align=8), "section_fields": {NOTE_SECTION: {"sh_addralign": 1}}}, "size"),
+    ({"section_fields": {NOTE_SECTION: {"sh_addralign": 0}}}, None),
+    ({"section_fields": {".data": {"sh_size": 0x1000}}}, "overlaps section .data"),
+    ({"truncate": 64}, "program headers leave the file"),
+    ({"segment_fields": {0: {"p_type": 4}, 1: {"p_type": 4}}}, "no segment is loaded"),
+    (
+        {"segment_fields": dict.fromkeys((0, 1), {"p_filesz": 0, "p_memsz": 0})},
+        "no segment is loaded",
+    ),
+    ({"patches": {0: bytes.fromhex("edabeedb")}}, "not an ELF file"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), CONTRADICTIONS)
 def test_contradictions_are_refused(overrides: dict[str, Any], message: str | None) -> None:
     assert parse().name == "e.so"
     if message is None:
