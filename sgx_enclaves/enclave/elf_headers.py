@@ -276,7 +276,7 @@ def parse_sections(data: bytes, header: ElfHeader, limits: Limits) -> tuple[Sect
 
 def name_at(data: bytes, start: int, end: int, longest: int) -> Optional[bytes]:
     """The NUL-terminated string at `start`; None if it passes `end` or is too long."""
-    stop = data.find(b"\0", start, min(end, start + longest + 1)) if start < end else -1
+    stop = data.find(b"\0", start, min(end, start + longest + 1))
     return None if stop < 0 else data[start:stop]
 
 

@@ -395,7 +395,7 @@ def measure(
     ssa_frame_size: int,
     size: int,
     runs: Iterable[PageRun],
-    base: int = 0,
+    base: int,
     watch: Optional[Watch] = None,
 ) -> bytes:
     """Hash an enclave's creation.

@@ -66,7 +66,7 @@ def pin_named(enclave: str) -> Optional[Pin]:
 
 def pin_for_file(path: str) -> Optional[Pin]:
     """The pin that a file's name claims, for example `libsgx_pce.signed.so.1`."""
-    match = _ENCLAVE_FILE.match(path.rsplit("/", 1)[-1])
+    match = _ENCLAVE_FILE.match(path.rpartition("/")[2])
     if match is None:
         return None
     file = match["file"] or match["css"]
@@ -124,7 +124,7 @@ def digest_of_version(enclave: str, version: str) -> Optional[str]:
 def _pinned_files(enclave: str, word: str) -> Iterator[tuple[str, str]]:
     """Version and digest of an enclave's files, in the releases with that word, newest first."""
     for path in _files()[:-1]:
-        if b"signed_sha256" in _content(path) and word.encode() in _content(path):
+        if word.encode() in _content(path):
             for table in _tables(path, enclave):
                 if "signed_sha256" in table and "so_version" in table:
                     yield str(table["so_version"]["value"]), str(table["signed_sha256"])
@@ -417,8 +417,9 @@ def policy_for(
     known = identity or pin
     product = isvprodid if isvprodid is not None else known.isvprodid if known else None
     least = min_isvsvn if min_isvsvn is not None else pin.isvsvn if pin else None
-    is_pinned = pin is not None and (not signers or pin.mrsigner in signers)
-    pins = (pin.signed_sha256, pin.second_key_sha256) if pin and is_pinned else (None, None)
+    pins: tuple[Optional[str], Optional[str]] = (None, None)
+    if pin is not None and (not signers or pin.mrsigner in signers):
+        pins = (pin.signed_sha256, pin.second_key_sha256)
     file_from = AskedBy.CATALOGUE if any(pins) else AskedBy.NOTHING
     return Policy(
         signers=signers or ((known.mrsigner,) if known else ()),

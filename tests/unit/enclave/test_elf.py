@@ -9,7 +9,7 @@ from typing import Any, Optional
 import pytest
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, Segment, page_ceil, page_floor
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, Segment, name_at, page_ceil, page_floor
 from sgx_enclaves.errors import FormatError, LimitError
 from sgx_enclaves.limits import Limits
 from tests.enclaves.synthetic import (
@@ -78,6 +78,25 @@ def test_a_segment_may_end_where_the_file_does() -> None:
             parse(extra_segments=[note], segment_fields=fields)
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "longest", "name"),
+    [
+        (0, 5, 9, b""),
+        (1, 5, 9, b"abc"),
+        (1, 5, 3, b"abc"),
+        (1, 5, 2, None),
+        (1, 4, 9, None),
+        (4, 5, 0, b""),
+        (5, 5, 9, None),
+        (9, 5, 9, None),
+    ],
+)
+def test_a_name_ends_where_it_may(
+    start: int, end: int, longest: int, name: Optional[bytes]
+) -> None:
+    assert name_at(b"\0abc\0", start, end, longest) == name
+
+
 def test_rights_are_those_of_the_flags() -> None:
     rights = [Segment(p_flags=flags).secinfo for flags in range(8)]
     assert rights == [0x200, 0x204, 0x202, 0x206, 0x201, 0x205, 0x203, 0x207]
@@ -143,9 +162,13 @@ CONTRADICTIONS: list[Contradiction] = [
     ({"section_fields": {NOTE_SECTION: {"sh_addralign": 0}}}, None),
     ({"section_fields": {".data": {"sh_size": 0x1000}}}, "overlaps section .data"),
     ({"truncate": 64}, "program headers leave the file"),
+    ({"header_fields": {"e_shstrndx": 14}}, "section of section names does not exist"),
+    ({"loads": [Load(0x11000, b"x"), Load(0x10000, b"x" * 0x1000)]}, None),
+    ({"loads": [Load(0x20000, memsz=U64 - 0x20000 - 0x1000)]}, None),
+    ({"loads": [Load(0x20000, memsz=U64 - 0x20000 - 0x1000 + 1)]}, "overflows the address"),
     ({"segment_fields": {0: {"p_type": 4}, 1: {"p_type": 4}}}, "no segment is loaded"),
     (
-        {"segment_fields": dict.fromkeys((0, 1), {"p_filesz": 0, "p_memsz": 0})},
+        {"segment_fields": {i: {"p_filesz": 0, "p_memsz": 0} for i in (0, 1)}},
         "no segment is loaded",
     ),
     ({"patches": {0: bytes.fromhex("edabeedb")}}, "not an ELF file"),
@@ -230,6 +253,10 @@ def test_a_section_name_must_end() -> None:
 
 
 def test_names_that_leave_the_file() -> None:
+    plain = build(Enclave())
+    table = plain.section(".shstrtab").sh_offset
+    fits = {".shstrtab": {"sh_size": len(plain.data) - table}}
+    assert parse(section_fields=fits).sections
     for field in ("sh_offset", "sh_size"):
         data = bytearray(small_enclave())
         image = EnclaveImage.parse(bytes(data))

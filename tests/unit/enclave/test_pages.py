@@ -210,7 +210,7 @@ def test_a_region_of_many_pages(image: EnclaveImage, block: Block) -> None:
             PageRun(START + i * PAGE, 1, RW, True, memoryview(whole[i * PAGE : (i + 1) * PAGE]))
             for i in range(pages)
         ]
-        assert measure(1, 1 << 40, runs) == measure(1, 1 << 40, by_page)
+        assert measure(1, 1 << 40, runs, 0) == measure(1, 1 << 40, by_page, 0)
 
 
 def test_a_huge_segment_is_refused_at_once() -> None:
@@ -267,7 +267,7 @@ def test_the_last_repetition_of_a_group_counts(image: EnclaveImage, block: Block
         (3, [entry(START + 3 * PAGE)], "overlap"),
         (3, [entry(START + PAGE)], "overlap"),
     ):
-        table = [entry(START), LayoutGroup(0x1009, 1, times, PAGE), *more]
+        table: list[Item] = [entry(START), LayoutGroup(0x1009, 1, times, PAGE), *more]
         changed = with_layout(block, *table, size=size)
         if message is None:
             assert len(layout_runs(image, changed)) == 1 + times + len(more)

@@ -52,6 +52,9 @@ def test_another_file_or_key_is_refused(pin: Pin, code: str) -> None:
     verdict = judged(fips_enclave(), policy_for(pin))
     assert verdict.outcome is Outcome.DIFFERS
     assert code in codes(verdict)
+    (found,) = [f.found for f in verdict.findings if f.code == code]
+    named = verdict.signed.sha256 if code == "file-not-pinned" else second_key(fips_enclave())
+    assert named in (found or "")
     states = {check.name: check.state for check in verdict.checks}
     assert states.pop("policy") is CheckState.REFUTED
     assert set(states.values()) == {CheckState.PROVED}

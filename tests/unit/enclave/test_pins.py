@@ -3,23 +3,30 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue
 from sgx_enclaves.enclave import policy
 from sgx_enclaves.enclave.policy import (
+    AskedBy,
     Pin,
+    Policy,
     all_pins,
     digest_of_version,
     known_signer,
     not_shipped,
     pin_for_file,
     pin_named,
+    policy_for,
     released_as,
     version_of_digest,
 )
+from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.plain import parse_toml
 from tests.support.intel import INTEL_EPID, INTEL_LE, INTEL_PCE, INTEL_QE, INTEL_TDQE
 
@@ -105,6 +112,123 @@ second_key_sha256 = "{key}"
     pin = pin_named("own")
     assert pin is not None
     assert (pin.signed_sha256, pin.second_key_sha256) == (None, "2" * 64)
+
+
+def test_releases_are_asked_newest_first() -> None:
+    *releases, signers = policy._files()
+    numbers = [[int(n) for n in re.findall(r"\d+", path.stem)] for path in releases]
+    assert numbers == sorted(numbers, reverse=True)
+    assert len(numbers) > 1
+    assert signers.name == "signers.toml"
+
+
+def test_what_a_release_does_not_say_of_an_enclave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full: dict[str, object] = {
+        "isvprodid": 1,
+        "least_isvsvn": 2,
+        "signed_sha256": "3" * 64,
+        "so_version": {"value": "1.2", "tag": "SGX_9.9"},
+    }
+
+    def release(**changes: object) -> None:
+        table = {"name": "own", "file": "own", "signer": "1" * 64, **full, **changes}
+        said = {key: value for key, value in table.items() if value is not None}
+        monkeypatch.setattr(policy, "_parsed", lambda _path: {"enclave": [said]})
+        policy._pins_in.cache_clear()
+
+    file = tmp_path / "sgx-9.9-dcap-8.8.toml"
+    file.write_text(f'[[enclave]]\nname = "own"\n{"3" * 64} 1.2', "utf-8")
+    monkeypatch.setattr(policy, "_files", lambda: (file, policy._SIGNERS))
+
+    def known() -> list[object]:
+        return [
+            pin_named("own") and "pin",
+            released_as("own", "9.9"),
+            version_of_digest("own", "3" * 64),
+            digest_of_version("own", "1.2"),
+        ]
+
+    release()
+    assert known() == ["pin", "1.2", "1.2", "3" * 64]
+    assert released_as("own", "8.8") is None
+    release(so_version={"value": "1.2", "tag": "DCAP_8.8"})
+    assert [released_as("own", label) for label in ("9.9", "8.8")] == [None, "1.2"]
+    release(isvprodid=None)
+    assert known()[0] is None
+    release(least_isvsvn=None)
+    assert known()[0] is None
+    release(so_version=None)
+    assert known() == ["pin", None, None, None]
+    assert released_as("own", "8.8") is None
+    release(signed_sha256=None)
+    assert known() == ["pin", "1.2", None, None]
+    policy._pins_in.cache_clear()
+
+
+SOME = Pin("own", "own", "1" * 64, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("made", "brief"),
+    [
+        (policy_for(None), "no enclave: signer not asked, product not asked, ISVSVN not asked"),
+        (policy_for(SOME), "own by file name: all by catalogue"),
+        (policy_for(SOME, named_by=AskedBy.OPTION), "own by option: all by catalogue"),
+        (
+            policy_for(SOME, mrsigners=["2" * 64]),
+            "own by file name: signer by option, product, ISVSVN by catalogue",
+        ),
+        (
+            policy_for(replace(SOME, signed_sha256="4" * 64)),
+            "own by file name: all by catalogue",
+        ),
+        (
+            policy_for(replace(SOME, second_key_sha256="4" * 64), isvprodid=9),
+            "own by file name: signer, ISVSVN, file by catalogue, product by option",
+        ),
+        (
+            policy_for(replace(SOME, signed_sha256="4" * 64), isvprodid=9),
+            "own by file name: signer, ISVSVN, file by catalogue, product by option",
+        ),
+        (
+            policy_for(SOME, any_product=True, any_file=True, min_isvsvn=0, allow_debug=True),
+            "own by file name: signer by catalogue, any product, any ISVSVN, any file, "
+            "debug accepted",
+        ),
+    ],
+)
+def test_who_asked_for_what_in_few_words(made: Policy, brief: str) -> None:
+    assert made.brief == brief
+
+
+def test_nobody_asked_for_what_nothing_pins() -> None:
+    asked = policy_for(None)
+    sources = (asked.signers_from, asked.isvprodid_from, asked.min_isvsvn_from, asked.file_from)
+    assert set(sources) == {AskedBy.NOTHING}
+
+
+@pytest.mark.parametrize(
+    ("options", "signer", "message"),
+    [
+        ([INTEL_QE], INTEL_QE, "by a signer of other enclaves than pce"),
+        ([INTEL_PCE], INTEL_PCE, None),
+        (["0" * 64], "0" * 64, None),
+        (["0" * 64], INTEL_QE, "by another signer than the one pinned"),
+        ([], INTEL_QE, "by another signer than the one pinned"),
+    ],
+)
+def test_a_signer_that_an_option_names(
+    options: list[str], signer: str, message: Optional[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One who is known to sign other enclaves only is not one of this enclave's."""
+    wanted = replace(policy_for(pin_named("pce"), mrsigners=options), debug=True)
+    wanted = replace(wanted, isvprodid=None, min_isvsvn=None)
+    monkeypatch.setattr(Sigstruct, "mrsigner", bytes.fromhex(signer))
+    found = list(wanted.check(Sigstruct()))
+    assert [f.code for f in found] == ["signer-unexpected"] * bool(message)
+    assert all(message is not None and message in f.message for f in found)
 
 
 def test_what_may_not_be_shipped() -> None:
