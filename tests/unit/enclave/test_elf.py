@@ -78,6 +78,18 @@ def test_a_segment_may_end_where_the_file_does() -> None:
             parse(extra_segments=[note], segment_fields=fields)
 
 
+def test_the_note_may_end_where_the_file_does() -> None:
+    built = build(Enclave())
+    note = built.section(NOTE_SECTION)
+    data = bytearray(built.data + built.data[note.sh_offset :][: note.sh_size])
+    at = built.sections.index(note) * 64 + int.from_bytes(data[40:48], "little") + 24
+    data[at : at + 8] = len(built.data).to_bytes(8, "little")
+    image = EnclaveImage.parse(bytes(data))
+    assert image.descriptor_end == len(data)
+    with pytest.raises(FormatError, match="leaves the file"):
+        EnclaveImage.parse(bytes(data[:-1]))
+
+
 @pytest.mark.parametrize(
     ("start", "end", "longest", "name"),
     [

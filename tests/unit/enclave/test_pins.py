@@ -206,7 +206,16 @@ def test_who_asked_for_what_in_few_words(made: Policy, brief: str) -> None:
 def test_nobody_asked_for_what_nothing_pins() -> None:
     asked = policy_for(None)
     sources = (asked.signers_from, asked.isvprodid_from, asked.min_isvsvn_from, asked.file_from)
-    assert set(sources) == {AskedBy.NOTHING}
+    assert {*sources, asked.enclave_from} == {AskedBy.NOTHING}
+    assert asked.debug_from is AskedBy.DEFAULT
+    assert policy_for(None, allow_debug=True).debug_from is AskedBy.OPTION
+
+
+def test_any_file_lifts_what_is_pinned_of_it() -> None:
+    pin = replace(SOME, signed_sha256="4" * 64, second_key_sha256="5" * 64)
+    pinned, lifted = policy_for(pin), policy_for(pin, any_file=True)
+    assert (pinned.signed_sha256, pinned.second_key_sha256) == ("4" * 64, "5" * 64)
+    assert (lifted.signed_sha256, lifted.second_key_sha256) == (None, None)
 
 
 @pytest.mark.parametrize(
