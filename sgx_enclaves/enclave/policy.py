@@ -443,14 +443,14 @@ def _require_agreement(
     identity: Identity, pin: Optional[Pin], mrsigners: Iterable[str], isvprodid: Optional[int]
 ) -> None:
     """Nothing could satisfy both an identity and what contradicts it."""
-    of_pin = (pin.enclave, pin.mrsigner, pin.isvprodid) if pin else None
-    of_identity = (identity.enclave, identity.mrsigner, identity.isvprodid)
-    if of_pin not in (None, of_identity):
-        raise ArgumentError(
-            "the identity is another enclave's than the one that is pinned",
-            expected=", ".join(map(str, of_pin or ())),
-            found=", ".join(map(str, of_identity)),
+    if pin is not None:
+        expected, found = (
+            ", ".join(map(str, (known.enclave, known.mrsigner, known.isvprodid)))
+            for known in (pin, identity)
         )
+        if found != expected:
+            message = "the identity is another enclave's than the one that is pinned"
+            raise ArgumentError(message, expected=expected, found=found)
     if set(mrsigners) - {identity.mrsigner} or isvprodid not in (None, identity.isvprodid):
         message = "the identity names another signer or product than the option"
         raise ArgumentError(message, hint="leave out one of the two")

@@ -295,11 +295,23 @@ def test_an_identity_and_a_pin_must_agree() -> None:
     policy = policy_for(pin, identity=identity)
     assert (policy.signers_from, policy.min_isvsvn) == (AskedBy.IDENTITY, 9)
     assert "as the identity of 2025-06-03 says" in policy.claim
-    for other in (replace(pin, enclave="pce"), replace(pin, mrsigner="0" * 64)):
-        with pytest.raises(ArgumentError, match="another enclave's"):
+    for other in (
+        replace(pin, enclave="pce"),
+        replace(pin, mrsigner="0" * 64),
+        replace(pin, isvprodid=7),
+    ):
+        with pytest.raises(ArgumentError, match="another enclave's") as caught:
             policy_for(other, identity=identity)
-    with pytest.raises(ArgumentError, match="than the option"):
-        policy_for(pin, identity=identity, mrsigners=["0" * 64])
+        expected = f"{other.enclave}, {other.mrsigner}, {other.isvprodid}"
+        assert (caught.value.expected, caught.value.found) == (
+            expected,
+            f"qe3, {identity.mrsigner}, {identity.isvprodid}",
+        )
+    agreeing: dict[str, Any] = {"mrsigners": [identity.mrsigner], "isvprodid": identity.isvprodid}
+    assert policy_for(pin, identity=identity, **agreeing).signers == (identity.mrsigner,)
+    for option in ({"mrsigners": ["0" * 64]}, {"isvprodid": 7}):
+        with pytest.raises(ArgumentError, match="than the option"):
+            policy_for(pin, identity=identity, **{**agreeing, **option})
 
 
 def test_a_report_says_which_tcb_level_the_enclave_has(

@@ -174,6 +174,10 @@ CONTRADICTIONS: list[Contradiction] = [
     ({"section_fields": {NOTE_SECTION: {"sh_addralign": 0}}}, None),
     ({"section_fields": {".data": {"sh_size": 0x1000}}}, "overlaps section .data"),
     ({"truncate": 64}, "program headers leave the file"),
+    (
+        {"note": Note(align=8), "section_fields": {NOTE_SECTION: {"sh_size": 0x6010}}},
+        "disagree on their size",
+    ),
     ({"header_fields": {"e_shstrndx": 14}}, "section of section names does not exist"),
     ({"loads": [Load(0x11000, b"x"), Load(0x10000, b"x" * 0x1000)]}, None),
     ({"loads": [Load(0x20000, memsz=U64 - 0x20000 - 0x1000)]}, None),
