@@ -80,8 +80,7 @@ def parse_signatures(data: bytes, regenerated: Regenerated) -> tuple[BlockSignat
         return extract(Descriptor.parse(EnclaveImage.parse(data, "signatures").descriptor))
     blocks = regenerated.blocks
     with_fips = [block.fips_offset is not None for block in blocks]
-    is_same = len({block.sigstruct for block in blocks}) == 1 and not any(with_fips)
-    if len(data) == Sigstruct.SIZE and is_same:
+    if len(data) == Sigstruct.SIZE and len({block.sigstruct for block in blocks}) == 1:
         data = data * len(blocks)
     wanted = Sigstruct.SIZE * len(blocks) + FipsSignature.SIZE * sum(with_fips)
     if len(data) != wanted:

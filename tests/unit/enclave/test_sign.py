@@ -264,6 +264,22 @@ def test_one_sigstruct_for_all_blocks(key: rsa.RSAPrivateKey) -> None:
         parse_signatures(css, metadata)
 
 
+def test_one_sigstruct_is_not_for_blocks_that_differ(key: rsa.RSAPrivateKey) -> None:
+    image, regenerated = small(MiscSelect=1, MiscMask=0xFFFFFFFE)
+    signed = EnclaveImage.parse(sign(image, regenerated, key, DATE))
+    css = extract(Descriptor.parse(signed.descriptor))[0].sigstruct.serialise()
+    assert len(parse_signatures(css, regenerated)) == 2
+    first, second = regenerated.blocks
+    changed = replace(second, sigstruct=replace(second.sigstruct, isvsvn=9))
+    different = replace(regenerated, blocks=(first, changed))
+    with pytest.raises(GraftError, match="does not fit") as caught:
+        parse_signatures(css, different)
+    assert caught.value.expected == "3616 bytes for 2 block(s)"
+    with pytest.raises(SigningError, match="need different signatures") as failed:
+        signing_data(different, bcd_date(DATE))
+    assert failed.value.found == "2 SIGSTRUCTs"
+
+
 def test_dates() -> None:
     assert bcd_date(DATE) == 0x20240229
     assert bcd_date(datetime.date(2016, 11, 3)) == 0x20161103
