@@ -142,10 +142,10 @@ class EnclaveImage:
         """Tags of the dynamic table up to DT_JMPREL, to their last values."""
         tags: dict[int, int] = {}
         start, end = next((s.file_range for s in self.segments if s.p_type == PT_DYNAMIC), (0, 0))
-        for tag, value in struct.iter_unpack("<qQ", self.data[start : end - (end - start) % 16]):
+        for tag, value in struct.iter_unpack("<QQ", self.data[start : end - (end - start) % 16]):
             if tag == 0:
                 break
-            if 0 < tag <= DT_JMPREL:
+            if tag <= DT_JMPREL:
                 tags[tag] = value
         return tags
 

@@ -349,6 +349,17 @@ def test_zero_fill_is_not_in_the_file() -> None:
     assert image.image_size == page_ceil(end + 0x2000)
 
 
+def test_the_dynamic_table_ends_at_its_first_empty_entry() -> None:
+    image = parse()
+    at = next(s.p_offset for s in image.segments if s.p_type == PT_DYNAMIC)
+    tags = list(image.dynamic)
+    assert len(tags) > 2
+    assert list(parse(patches={at + 32: bytes(8)}).dynamic) == tags[:2]
+    for other in (0x6FFFFFFB, U64):
+        changed = parse(patches={at + 32: other.to_bytes(8, "little")})
+        assert list(changed.dynamic) == [*tags[:2], *tags[3:]]
+
+
 def test_only_the_first_dynamic_table_counts() -> None:
     image = parse(extra_segments=[ProgramHeader(PT_DYNAMIC, PF_R, 0, 0, 0, 64, 64)])
     assert DT_SYMTAB in image.dynamic
