@@ -112,7 +112,8 @@ _LEAST = 90
 # Of the cause, where not all of a line fits.
 _LEAST_CAUSE, _MOST_CAUSE = 24, 72
 _REST = "… see check-rpm --report"
-_FOLDERS = re.compile(r"(?<![\w.…])/[^\s;']*/(?=[^\s;'])")
+# Not compiled before a line is too long.
+_FOLDERS = r"(?<![\w.…])/[^\s;']*/(?=[^\s;'])"
 
 
 def kinds() -> Mapping[str, FindingKind]:
@@ -151,7 +152,7 @@ def report(package: Any, code: str, cause: str, file: str = "", *rest: str) -> R
     parts = [printable(part) for part in (cause, file, *rest) if part]
     if len("; ".join(parts)) > room:
         last = 2 if file else 1
-        parts[:last] = [_FOLDERS.sub("…/", part) for part in parts[:last]]
+        parts[:last] = [re.sub(_FOLDERS, "…/", part) for part in parts[:last]]
     if len("; ".join(parts)) > room:
         room -= len(_REST)
         left = max(_LEAST_CAUSE, min(_MOST_CAUSE, room - len("".join(parts[1:2]) + "; ")))

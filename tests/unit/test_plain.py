@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
 import os
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 import pytest
 
@@ -64,6 +65,29 @@ def test_defaults_are_taken() -> None:
     data = {"inner": {"name": "a"}, "colours": [], "sizes": {}}
     made = from_plain(Outer, data)
     assert made == Outer(Inner("a"), (), {})
+
+
+@record
+class Measured:
+    size: int
+    parts: list[int] = dataclasses.field(default_factory=list, metadata={"unit": "bytes"})
+    shared: ClassVar[int] = 3
+
+
+def test_a_record_is_a_dataclass_to_whoever_asks() -> None:
+    for _ in range(2):
+        size, parts = dataclasses.fields(Measured)
+        assert (size.name, size.type, parts.name) == ("size", "int", "parts")
+        assert size.default is dataclasses.MISSING
+        assert parts.metadata == {"unit": "bytes"}
+    first, second = Measured(1), Measured(2)
+    first.parts.append(7)
+    assert dataclasses.replace(first, size=3) == Measured(3, [7])
+    assert dataclasses.asdict(second) == {"size": 2, "parts": []}
+    with pytest.raises(TypeError, match="unexpected argument shared"):
+        dataclasses.replace(first, shared=4)  # type: ignore[call-arg]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.size = 4  # type: ignore[misc]
 
 
 def test_other_plain_forms() -> None:
