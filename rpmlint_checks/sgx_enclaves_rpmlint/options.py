@@ -117,12 +117,9 @@ class Options:
             return {"": {"": self._texts("reference")}}
         found = {}
         for name, value in given.items():
-            where, by_version = (
-                f"reference.{name}",
-                value if isinstance(value, dict) else {"": value},
-            )
+            by_version = value if isinstance(value, dict) else {"": value}
             found[name] = {
-                version: self._texts(f"{where}.{version}".rstrip("."), paths)
+                version: self._texts(f"reference.{name}.{version}".rstrip("."), paths)
                 for version, paths in by_version.items()
             }
         return found
