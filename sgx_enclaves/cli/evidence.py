@@ -62,7 +62,7 @@ def _described(args: argparse.Namespace, digest: str) -> Optional[Release]:
     """The release whose description has that SHA-256, if it is here."""
     for folder in map(Path, (OWN_FOLDER, USER_FOLDER, *args.catalogue)):
         for file in sorted(folder.glob("*.toml")) if folder.is_dir() else (folder,):
-            if file.is_file() and sha256_of(file.read_bytes()) == digest:
+            if file.is_file() and sha256_of(read_file(str(file), MIB)) == digest:
                 return read_release_file(file)
     return None
 
