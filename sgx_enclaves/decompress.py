@@ -34,10 +34,7 @@ def _zstd() -> Any:
     for name in _MODULES:
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
-    raise UnsupportedError(
-        "compressed with zstd, and no Python module for it is installed",
-        hint="install python3-zstandard (on PyPI: zstandard, or pyzstd), or use Python 3.14",
-    )
+    return None
 
 
 _MAGICS = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "zstd": ZSTD_MAGIC}
@@ -181,11 +178,11 @@ class BoundedReader:
         return self._pulled(self._packed, ())
 
     def _frames(self) -> Iterator[bytes]:
-        try:
-            module = _zstd()
-        except UnsupportedError as error:
-            error.file = self.file
-            raise
+        module = _zstd()
+        if module is None:
+            message = "compressed with zstd, and no Python module for it is installed"
+            hint = "install python3-zstandard (on PyPI: zstandard, or pyzstd), or use Python 3.14"
+            raise UnsupportedError(message, file=self.file, hint=hint)
         if module.__name__ == "zstandard":
             decompressor = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
             reader = decompressor.stream_reader(self._packed, read_across_frames=True)

@@ -20,7 +20,7 @@ import os
 import typing
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Union
 
 from sgx_enclaves.errors import SgxEnclavesError, UnsupportedError
 
@@ -330,7 +330,6 @@ def parse_json(
     file: str,
     error: type[SgxEnclavesError],
     most: int = 16 * _MIB,
-    hint: Optional[str] = None,
 ) -> Any:
     """The plain data of a JSON text."""
     import json  # noqa: PLC0415  (a comparison needs none)
@@ -343,7 +342,7 @@ def parse_json(
         reason = "it is nested too deep"
     except ValueError as mistake:  # of JSON, of UTF-8, and of our two checks
         reason = printable(str(mistake))
-    raise error(f"no JSON text: {reason}", file=file, hint=hint)
+    raise error(f"no JSON text: {reason}", file=file)
 
 
 def parse_toml(data: bytes, *, file: str, error: type[SgxEnclavesError]) -> dict[str, Any]:
