@@ -164,7 +164,7 @@ def _packaged(result: Plain) -> Iterator[Plain]:
         known = {"package": basename(result["file"]), "path": path, "version": version_of(path)}
         name = item["name"] or basename(path).partition(".")[0]
         if item["verdict"] is not None:
-            made = {**compared_enclave(name, item["verdict"], **known), "verdict": item["outcome"]}
+            made = compared_enclave(name, item["verdict"], **known, verdict=item["outcome"])
         else:
             made = _enclave(name, item["outcome"], item["findings"][0]["message"], **known)
             made["signed"] = {"name": basename(path), **{k: item[k] for k in ("size", "sha256")}}
@@ -238,10 +238,7 @@ def of_file(name: str, item: FileVerdict) -> Plain:
     if item.comparison is None:
         return _judged(name, subject, subject.verdict)
     known = {"package": subject.rpm, "path": subject.path, "version": subject.version}
-    return {
-        **compared_enclave(name, verdict_dict(item.comparison), **known),
-        "verdict": subject.verdict,
-    }
+    return compared_enclave(name, verdict_dict(item.comparison), **known, verdict=subject.verdict)
 
 
 def _judged(name: str, item: RecordedEnclave, words: str) -> Plain:
@@ -288,14 +285,14 @@ def _report(
     return report
 
 
-def compared_enclave(name: str, verdict: Plain, **known: Any) -> Plain:
+def compared_enclave(name: str, compared: Plain, /, **known: Any) -> Plain:
     """One enclave of which there is a comparison, as `verdict_dict` gives it."""
-    made = _enclave(name, verdict["outcome"], verdict["headline"], **known)
-    made |= {key: verdict[key] for key in (*_COMPARED, *_LISTS)}
-    made |= {role: {**verdict[role], "name": basename(verdict[role]["name"])} for role in ROLES}
-    for block in verdict["blocks"][:1]:
+    made = _enclave(name, compared["outcome"], compared["headline"])
+    made |= {key: compared[key] for key in (*_COMPARED, *_LISTS)}
+    made |= {role: {**compared[role], "name": basename(compared[role]["name"])} for role in ROLES}
+    for block in compared["blocks"][:1]:
         made |= {key: block[key] for key in _SIGNED}
-    return made
+    return made | known
 
 
 def _enclave(name: str, verdict: str, headline: str, **known: Any) -> Plain:
