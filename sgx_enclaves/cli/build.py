@@ -12,20 +12,7 @@ from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.catalogue.records import Toolchain
-from sgx_enclaves.cli.arguments import (
-    chosen_build,
-    chosen_catalogue,
-    chosen_fetcher,
-    chosen_place,
-    chosen_work_dir,
-)
-from sgx_enclaves.cli.output import (
-    answer,
-    note,
-    print_or_write,
-    progress,
-    write_output,
-)
+from sgx_enclaves.cli import arguments, output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file
 from sgx_enclaves.limits import MIB
@@ -51,7 +38,7 @@ _LOCK_LIMIT = 64 * MIB
 
 
 def build(args: argparse.Namespace) -> int:
-    catalogue = chosen_catalogue(args)
+    catalogue = arguments.chosen_catalogue(args)
     request = BuildRequest(
         catalogue=catalogue,
         release=catalogue.release(args.release),
@@ -59,21 +46,21 @@ def build(args: argparse.Namespace) -> int:
         source_dir=args.source_dir,
         twice=args.twice,
         make_timeout=args.make_timeout,
-        **chosen_build(args),
+        **arguments.chosen_build(args),
     )
     manifest = build_release(
         request,
         args.into,
-        chosen_place(args),
-        chosen_fetcher(args).fetch,
-        note,
-        BuildStore(chosen_work_dir(args), say=note),
+        arguments.chosen_place(args),
+        arguments.chosen_fetcher(args).fetch,
+        output.note,
+        BuildStore(arguments.chosen_work_dir(args), say=output.note),
     )
     for enclave in manifest.enclaves if args.apart else ():
         if enclave.built:
             set_apart(args.into, manifest, enclave.name)
     report = partial(filled, "build.txt", manifest=manifest, into=args.into)
-    answer(args, manifest.as_dict(), report)
+    output.answer(args, manifest.as_dict(), report)
     if not manifest.complete:
         return 2
     return int(manifest.reproducible is False)
@@ -83,10 +70,10 @@ def check_built(args: argparse.Namespace) -> int:
     manifest = load_built(args.directory).manifest
     refused = _refusals(manifest, args.allow_unpinned) if args.designated else []
     text = filled("built.txt", manifest=manifest, refused=refused)
-    answer(args, {"refused": refused, "manifest": manifest.as_dict()}, lambda: text)
+    output.answer(args, {"refused": refused, "manifest": manifest.as_dict()}, lambda: text)
     if args.output is not None and not refused:
         make_folder(Path(args.output).parent)
-        write_output(args, text.encode(), *args.directory.rglob("*"))
+        output.write_output(args, text.encode(), *args.directory.rglob("*"))
     return int(bool(refused))
 
 
@@ -107,7 +94,7 @@ def contents(args: argparse.Namespace) -> int:
         raise InputError(
             "--expect needs 64 lower-case hexadecimal digits", found=repr(args.expect)[:80]
         )
-    found = [(str(path), read_contents(path, progress=progress())) for path in args.archives]
+    found = [(str(path), read_contents(path, progress=output.progress())) for path in args.archives]
     wrong = [name for name, it in found if args.expect not in (None, it.sha256)]
     lines = []
     for name, held in found:
@@ -115,7 +102,7 @@ def contents(args: argparse.Namespace) -> int:
         lines.append(f"{held.sha256}  {name}{verdict if args.expect is not None else ''}")
         entries = held.entries if args.list else ()
         lines += [f"  {entry.kind} {entry.value or '-'} {entry.path}" for entry in entries]
-    answer(args, {"archives": [_archive(name, it, args.list) for name, it in found]}, lines)
+    output.answer(args, {"archives": [_archive(name, it, args.list) for name, it in found]}, lines)
     return int(bool(wrong))
 
 
@@ -134,7 +121,7 @@ def toolchain(args: argparse.Namespace) -> int:
     inputs = (*args.catalogue, *([args.lock] if args.lock else []))
     root = None if args.root is None else str(args.root)
     if args.action == "lock":
-        print_or_write(args, dump_lock(_installed(root)), *inputs)
+        output.print_or_write(args, dump_lock(_installed(root)), *inputs)
         return 0
     if args.action == "check" and args.lock is not None:
         lock = parse_lock(read_file(args.lock, _LOCK_LIMIT), args.lock)
@@ -144,7 +131,7 @@ def toolchain(args: argparse.Namespace) -> int:
         kind = ToolchainKind.HOST if args.tools else ToolchainKind.DESIGNATED
         use = look_at_toolchain(_designated(args), kind, Machine(root), args.tools)
         if args.action == "record":
-            print_or_write(args, json.dumps(use.record.as_dict(), indent=2), *inputs)
+            output.print_or_write(args, json.dumps(use.record.as_dict(), indent=2), *inputs)
             return 0
         name, parts = use.name, use.parts
     matches = all_match(parts)
@@ -152,14 +139,14 @@ def toolchain(args: argparse.Namespace) -> int:
     said = json.dumps(facts, indent=2) if args.json else _parts(name, parts)
     if not (matches or args.json or args.lock):
         said += f"\n{_WHERE}"
-    print_or_write(args, said, *inputs)
+    output.print_or_write(args, said, *inputs)
     return int(not matches)
 
 
 def _designated(args: argparse.Namespace) -> Toolchain:
     if args.release is None:
         raise InputError("no release is named", hint=f"toolchain {args.action} RELEASE")
-    release = chosen_catalogue(args).release(args.release)
+    release = arguments.chosen_catalogue(args).release(args.release)
     if release.toolchain is None:
         raise InputError(
             f"the release {release.name} designates no toolchain",

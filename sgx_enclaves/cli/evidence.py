@@ -12,8 +12,7 @@ from typing import Optional
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, read_release_file
 from sgx_enclaves.catalogue.records import Release
-from sgx_enclaves.cli.arguments import asking, chosen_passphrase, read_small
-from sgx_enclaves.cli.output import answer, write_and_say
+from sgx_enclaves.cli import arguments, output
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
 from sgx_enclaves.enclave.sign import unsigned
@@ -49,7 +48,7 @@ def recheck(args: argparse.Namespace) -> int:
         why = f" ({item.why})" if item.why else ""
         lines.append(f"  {item.state.value}: {item.statement}{why}")
     lines.append(", ".join(f"{counts[state]} {words}" for state, words in _COUNTED.items()))
-    answer(args, {"exit_status": status, "statements": as_plain(checked)}, lines)
+    output.answer(args, {"exit_status": status, "statements": as_plain(checked)}, lines)
     return status
 
 
@@ -111,18 +110,18 @@ def attest(args: argparse.Namespace) -> int:
     by = f"signed by key {keyid}" if keyid is not None else "not signed"
     line = f"{args.output}: {len(envelopes)} statement{'s'[len(envelopes) == 1 :]}, {by}"
     data = statements.attestation(envelopes, key, signer)
-    write_and_say(args, data, inputs, [line], statements=len(envelopes), keyid=keyid)
+    output.write_and_say(args, data, inputs, [line], statements=len(envelopes), keyid=keyid)
     return 0
 
 
 def _signer(args: argparse.Namespace) -> tuple[Optional[Key], Signer]:
     if args.key is not None:
-        pem = read_small(args.key)
-        return load_signing_key(pem, args.key, chosen_passphrase(args, pem))
+        pem = arguments.read_small(args.key)
+        return load_signing_key(pem, args.key, arguments.chosen_passphrase(args, pem))
     if args.sign_with is None:
         return None, bytes
-    signer = asking(args)
-    return load_key(read_small(args.public_key), args.public_key), signer
+    signer = arguments.asking(args)
+    return load_key(arguments.read_small(args.public_key), args.public_key), signer
 
 
 def verify_attestation(args: argparse.Namespace) -> int:
@@ -153,7 +152,7 @@ def verify_attestation(args: argparse.Namespace) -> int:
         for v in found
     ]
     plain = {"exit_status": status, "statements": vouched, "unsigned": digests, "files": files}
-    answer(args, plain, lines)
+    output.answer(args, plain, lines)
     return status
 
 
@@ -170,7 +169,7 @@ def ledger(args: argparse.Namespace) -> int:
             f"{args.ledger}:{p.line}: {p.enclave}: {p.message} (line {p.earlier}) [{p.code}]"
             for p in problems
         ]
-        answer(args, {"entries": len(kept), "problems": as_plain(problems)}, lines)
+        output.answer(args, {"entries": len(kept), "problems": as_plain(problems)}, lines)
         return 1 if problems else 0
     trusted = statements.trusted(args.attestation, args.key, args.keyring)
     statements.agreed(trusted, args.threshold)
@@ -181,5 +180,5 @@ def ledger(args: argparse.Namespace) -> int:
         text = "".join(f"{entries.line_of(entry)}\n" for entry in new)
         write_file(args.ledger, data + text.encode())
     plain = {"entries": len(kept) + len(new), "added": as_plain(new)}
-    answer(args, plain, [f"{args.ledger}: {len(new)} added, {plain['entries']} in all"])
+    output.answer(args, plain, [f"{args.ledger}: {len(new)} added, {plain['entries']} in all"])
     return 0

@@ -13,9 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from sgx_enclaves import __version__
-from sgx_enclaves.cli.arguments import chosen_generation, chosen_policy
-from sgx_enclaves.cli.compare import check_report
-from sgx_enclaves.cli.output import message, note, out, out_json, out_report, progress, width
+from sgx_enclaves.cli import arguments, compare, output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS
@@ -28,18 +26,18 @@ from sgx_enclaves.rpm.references import Neighbours, neighbours_among, open_refer
 
 
 def check_rpm(args: argparse.Namespace) -> int:
-    check_report(args)
+    compare.check_report(args)
     references = [open_reference(path) for path in args.reference]
     beside = neighbours_among(args.packages if len(args.packages) > 1 else ())
     neighbours = replace(_neighbours(args), references=beside)
-    generation = chosen_generation(args)
+    generation = arguments.chosen_generation(args)
     status, judged = 0, False
     plain = []
     for number, path in enumerate(args.packages):
         result = check_package(
             path,
             references,
-            lambda enclave: chosen_policy(args, enclave),
+            lambda enclave: arguments.chosen_policy(args, enclave),
             neighbours=neighbours,
             permitted=args.permit,
             generation=generation,
@@ -49,12 +47,12 @@ def check_rpm(args: argparse.Namespace) -> int:
         if args.json or args.report is not None:
             plain.append(result_dict(result))
         if not args.json:
-            out_report(("\n" if number else "") + result_text(result, width=width()))
+            output.out_report(("\n" if number else "") + result_text(result, width=output.width()))
     if not (judged or status):
-        message("nothing was judged: name the packages that were built, not their sources")
+        output.message("nothing was judged: name the packages that were built, not their sources")
         status = 2
     if args.json:
-        out_json({"exit_status": status, "packages": plain})
+        output.out_json({"exit_status": status, "packages": plain})
     if args.report is not None:
         _write_report(args, "packages", plain)
     return status
@@ -63,8 +61,8 @@ def check_rpm(args: argparse.Namespace) -> int:
 def scan(args: argparse.Namespace) -> int:
     from sgx_enclaves.rpm import scan as scanning
 
-    check_report(args)
-    chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
+    compare.check_report(args)
+    arguments.chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
     found = scanning.survey(args.folder, repodata=not (args.headers or args.deep))
     if not (found.targets or found.passed):
         raise InputError(
@@ -73,16 +71,16 @@ def scan(args: argparse.Namespace) -> int:
     beside = scanning.neighbours_in(found.targets)
     settings = scanning.ScanSettings(
         tuple(args.reference),
-        functools.partial(chosen_policy, args),
+        functools.partial(arguments.chosen_policy, args),
         result_dict,
         tuple(args.permit),
-        chosen_generation(args),
+        arguments.chosen_generation(args),
         args.deep,
         beside,
         _neighbours(args),
     )
     for problem in found.problems:
-        note(f"{problem}; headers are read instead")
+        output.note(f"{problem}; headers are read instead")
     state = None
     if args.state is not None:
         # all that the results depend on beside the packages
@@ -93,7 +91,7 @@ def scan(args: argparse.Namespace) -> int:
         attested = sorted(settings.neighbours.attested or ())
         key = json.dumps([__version__, chosen, stamps, found.stamps, attested])
         state = scanning.ScanState(args.state, key)
-    bar = progress()
+    bar = output.progress()
 
     def shown(done: int, total: int) -> None:
         bar(Event("scan", done + found.passed, total + found.passed, unit="packages"))
@@ -109,9 +107,9 @@ def scan(args: argparse.Namespace) -> int:
     reports = [item.report for item in results if item.report is not None]
     status = max((item.exit_status for item in results), default=0)
     if args.json:
-        out_json({"exit_status": status, **survey_dict(found), "packages": reports})
+        output.out_json({"exit_status": status, **survey_dict(found), "packages": reports})
     else:
-        out_report(scan_text(found, reports))
+        output.out_report(scan_text(found, reports))
     if args.report is not None:
         _write_report(args, "scan", reports)
     return status
@@ -139,5 +137,5 @@ def rpm_provides(args: argparse.Namespace) -> int:
         path = line.rstrip("\n")
         if path and not os.path.islink(path):
             data = read_file(path, DEFAULT_LIMITS.file_size)
-            out(*provides_of(path, data, versions, NO_LIMITS if args.no_limit else None))
+            output.out(*provides_of(path, data, versions, NO_LIMITS if args.no_limit else None))
     return 0

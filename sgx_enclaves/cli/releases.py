@@ -17,8 +17,7 @@ from typing import Optional
 from sgx_enclaves.catalogue import writing
 from sgx_enclaves.catalogue.draft import Trees, draft_release
 from sgx_enclaves.catalogue.records import Catalogue, Release
-from sgx_enclaves.cli import output
-from sgx_enclaves.cli.arguments import chosen_catalogue, chosen_fetcher, today
+from sgx_enclaves.cli import arguments, output
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
@@ -49,7 +48,7 @@ def releases(args: argparse.Namespace) -> int:
     if args.action == "new":
         output.print_or_write(args, writing.toml_of(_draft(args)), name="toml")
         return 0
-    catalogue = chosen_catalogue(args)
+    catalogue = arguments.chosen_catalogue(args)
     if args.action == "list":
         return _list(args, catalogue)
     if args.release is None:
@@ -96,11 +95,11 @@ def _draft(args: argparse.Namespace) -> dict[str, object]:
         writing.release_tree(sgx, args.sgx_release, names[0]),
         writing.release_tree(dcap, args.dcap_release, names[1].replace("dcap", "DCAP")),
     )
-    return draft_release(trees, chosen_catalogue(args))
+    return draft_release(trees, arguments.chosen_catalogue(args))
 
 
 def _pin(args: argparse.Namespace, release: Release) -> int:
-    fetcher = chosen_fetcher(args)
+    fetcher = arguments.chosen_fetcher(args)
     sources = release.build.sources if release.build is not None else ()
     files = {f"source.{item.id}": (item.artifact, item.unpack) for item in sources}
     files |= {f"vendor.{item.id}": (item.artifact, False) for item in release.vendor}
@@ -139,7 +138,7 @@ def _check(args: argparse.Namespace, release: Release) -> int:
         routes = {route.id: route.enclaves for route in release.build.routes}
         names = args.enclaves or routes.get(args.route, built)
         release = release.only(names).along(names, args.route)
-    archives = fetch_sources(release, chosen_fetcher(args))
+    archives = fetch_sources(release, arguments.chosen_fetcher(args))
     checks = []
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:
         for what, problem in _checked(release, archives, Path(scratch)):
@@ -174,7 +173,7 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     if args.output is None:
         raise InputError("no file is named to write to", hint="name it with -o")
     part = release.only([enclave.name for enclave in release.enclaves if enclave.may_ship])
-    fetched = fetch_signed(part, chosen_fetcher(args))
+    fetched = fetch_signed(part, arguments.chosen_fetcher(args))
     paths = {name: archive.fetched.path for name, archive in fetched.items()}
     signed = read_signed_enclaves(part, paths)
     data = pack_members({enclave.member: signed[enclave.name] for enclave in part.enclaves})
@@ -191,7 +190,7 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
 
 
 def spec(args: argparse.Namespace) -> int:
-    catalogue = chosen_catalogue(args)
+    catalogue = arguments.chosen_catalogue(args)
     release = catalogue.release(args.release)
     request = SpecRequest(
         catalogue,
@@ -211,7 +210,7 @@ def _default_date(release: Release) -> datetime.date:
     own = release.toolchain.environment.get(_EPOCH) if release.toolchain is not None else None
     seconds = os.environ.get(_EPOCH, own)
     if seconds is None:
-        return today()
+        return arguments.today()
     try:
         return datetime.datetime.fromtimestamp(int(seconds), datetime.timezone.utc).date()
     except (ValueError, OverflowError, OSError):
@@ -224,9 +223,9 @@ def _default_date(release: Release) -> datetime.date:
 
 
 def fetch(args: argparse.Namespace) -> int:
-    catalogue = chosen_catalogue(args)
+    catalogue = arguments.chosen_catalogue(args)
     release = catalogue.release(args.release)
-    fetcher = chosen_fetcher(args)
+    fetcher = arguments.chosen_fetcher(args)
     chosen = release.only(args.enclaves or [e.name for e in release.enclaves if e.required])
     wanted = args.signed_into is not None or args.signatures_into is not None
     if wanted and args.what == "sources":

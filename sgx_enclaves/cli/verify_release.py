@@ -9,24 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sgx_enclaves.catalogue.records import Release
-from sgx_enclaves.cli.arguments import (
-    chosen_build,
-    chosen_cache_dir,
-    chosen_catalogue,
-    chosen_fetcher,
-    chosen_place,
-    chosen_work_dir,
-    today,
-)
-from sgx_enclaves.cli.compare import check_report, write_reports
-from sgx_enclaves.cli.output import (
-    answer,
-    check_open,
-    message,
-    note,
-    open_page,
-    width,
-)
+from sgx_enclaves.cli import arguments, compare, output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.evidence.report import of_release, write_report
 from sgx_enclaves.files import make_folder, write_file
@@ -38,11 +21,11 @@ from sgx_enclaves.report.templated import release_html, release_text
 
 
 def verify_release(args: argparse.Namespace) -> int:
-    check_open(args, "report")
-    check_report(args)
+    output.check_open(args, "report")
+    compare.check_report(args)
     if args.report is not None:
         _try_report(args.report)
-    catalogue = chosen_catalogue(args)
+    catalogue = arguments.chosen_catalogue(args)
     release = catalogue.release(args.release)
     release = release.only(args.enclaves) if args.enclaves else release
     request = verify.Request(
@@ -54,28 +37,28 @@ def verify_release(args: argparse.Namespace) -> int:
         allow_unpinned=args.allow_unpinned,
         everything=args.all,
         resume=True,
-        **chosen_build(args),
+        **arguments.chosen_build(args),
     )
     verified = verify.verify_release(
         request,
-        place=chosen_place(args, builds=args.built is None),
-        fetcher=chosen_fetcher(args),
-        store=BuildStore(chosen_work_dir(args), say=message),
-        say=note,
+        place=arguments.chosen_place(args, builds=args.built is None),
+        fetcher=arguments.chosen_fetcher(args),
+        store=BuildStore(arguments.chosen_work_dir(args), say=output.message),
+        say=output.note,
     )
     verdict = verified.verdict
     weaker = args.require_reproducible and not verdict.exit_status and not verdict.reproducible
     status = 2 if weaker else verdict.exit_status
     plain = {**release_dict(verdict), "exit_status": status}
-    answer(args, plain, lambda: release_text(verdict, width=width()))
+    output.answer(args, plain, lambda: release_text(verdict, width=output.width()))
     if args.report is not None:
-        folders = [chosen_work_dir(args), chosen_cache_dir(args), args.local]
+        folders = [arguments.chosen_work_dir(args), arguments.chosen_cache_dir(args), args.local]
         folders += [args.built, args.signed, *(path.parent for path in request.repacked.values())]
         report = of_release(verified, release, catalogue, folders=folders)
         _write_reports(verified, plain, report, args.report)
-        open_page(args, args.report / "release.html")
+        output.open_page(args, args.report / "release.html")
     if weaker:
-        message("identical, but not the reproducible verdict, which was required")
+        output.message("identical, but not the reproducible verdict, which was required")
     return status
 
 
@@ -112,13 +95,15 @@ def _write_reports(
 ) -> None:
     """Write the verdict in every form into `folder`, and each enclave's beside."""
     pictures = {
-        name: write_reports(verdict, folder / name, *files)
+        name: compare.write_reports(verdict, folder / name, *files)
         for name, verdict, *files in verified.compared()
     }
     write_report(folder, report, manifest=verified.manifest)
     for name, text in {
         "release.txt": release_text(verified.verdict),
         "release.json": json.dumps(plain, indent=2) + "\n",
-        "release.html": release_html(verified.verdict, pictures, report, today().isoformat()),
+        "release.html": release_html(
+            verified.verdict, pictures, report, arguments.today().isoformat()
+        ),
     }.items():
         write_file(str(folder / name), text.encode())
