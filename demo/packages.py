@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from demo.command import ROOT
+from demo.command import DEADLINE, ROOT
 
 MACROS = ROOT / "spec-templates" / "macros.sgx-enclaves"
 RPMLINTRC = ROOT / "spec-templates" / "enclaves.rpmlintrc"
 ATTRIBUTES = ROOT / "spec-templates" / "fileattrs" / "sgx_enclaves.attr"
-DEADLINE = 300
 # A home without any configuration; what needs a cache may have one there.
 _HOME = ROOT / "build" / "home"
 _PLAIN = {
