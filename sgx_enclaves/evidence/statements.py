@@ -90,6 +90,7 @@ def statements_of(
             "the report supports no statement",
             expected="an enclave that was built from source, or one that was compared",
             found=f"a report with the verdict {report['verdict']}",
+            hint="attest a report of compare, or of verify-release",
         )
     return made
 
