@@ -15,13 +15,12 @@ from sgx_enclaves.catalogue.records import Toolchain
 from sgx_enclaves.cli import arguments, output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file
-from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.archive import Contents, read_contents
 from sgx_enclaves.release.build import build_release, set_apart
 from sgx_enclaves.release.build_tree import BuildRequest
 from sgx_enclaves.release.manifest import Manifest, load_built
-from sgx_enclaves.release.place import LockedPackage, dump_lock, parse_lock
+from sgx_enclaves.release.place import MAX_LOCK, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.toolchain import (
@@ -33,8 +32,6 @@ from sgx_enclaves.release.toolchain import (
     look_at_toolchain,
 )
 from sgx_enclaves.report.templated import filled
-
-_LOCK_LIMIT = 64 * MIB
 
 
 def build(args: argparse.Namespace) -> int:
@@ -124,7 +121,7 @@ def toolchain(args: argparse.Namespace) -> int:
         output.print_or_write(args, dump_lock(_installed(root)), *inputs)
         return 0
     if args.action == "check" and args.lock is not None:
-        lock = parse_lock(read_file(args.lock, _LOCK_LIMIT), args.lock)
+        lock = parse_lock(read_file(args.lock, MAX_LOCK), args.lock)
         name, parts = "buildroot lock", check_lock(lock, _installed(root))
     else:
         # on the PATH that a build would have, not the caller's

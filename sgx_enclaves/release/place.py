@@ -349,7 +349,7 @@ class LockedPackage:
 
 WRITTEN_VERSION = "1.1.0"
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})")
-_MAX_LOCK = 64 << 20
+MAX_LOCK = 64 << 20
 _TEXT, _MAYBE_TEXT = {"type": "string"}, {"type": ["string", "null"]}
 _PACKAGE_KEYS = tuple(LockedPackage.__annotations__)[:-1]
 _BOOTSTRAP_KEYS = ("architecture", "id", "image_digest", "pull_digest")
@@ -382,7 +382,7 @@ def parse_lock(data: bytes, file: str) -> tuple[LockedPackage, ...]:
     """The packages of a lock file; a FormatError if it is none, an UnsupportedError for another
     version. Mock's own options in it, and the image that it began with, are not compared.
     """
-    top = parse_json(data, file=file, error=FormatError, most=_MAX_LOCK)
+    top = parse_json(data, file=file, error=FormatError, most=MAX_LOCK)
     version = top.get("version") if isinstance(top, dict) else None
     match = _VERSION.fullmatch(version) if isinstance(version, str) else None
     if match is None:
