@@ -23,7 +23,9 @@ def toolchain_asked_once() -> Iterator[None]:
     look_at = toolchain.look_at
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            toolchain, "look_at", lambda names, path, place: look_at(names, path, _asked(place))
+            toolchain,
+            "look_at",
+            lambda names, path, place, prefixes: look_at(names, path, _asked(place), prefixes),
         )
         yield
 
