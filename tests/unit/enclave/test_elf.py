@@ -9,7 +9,14 @@ from typing import Any, Optional
 import pytest
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, Segment, name_at, page_ceil, page_floor
+from sgx_enclaves.enclave.elf_headers import (
+    PAGE_SIZE,
+    Section,
+    Segment,
+    name_at,
+    page_ceil,
+    page_floor,
+)
 from sgx_enclaves.errors import FormatError, LimitError
 from sgx_enclaves.limits import Limits
 from tests.enclaves.synthetic import (
@@ -236,6 +243,12 @@ def test_a_metadata_area_that_is_also_something_else(what: str) -> None:
         EnclaveImage.parse(bytes(data))
 
 
+def test_what_only_touches_the_metadata_area_is_apart() -> None:
+    at = parse().descriptor_offset
+    for fields in ({"sh_offset": at - 1, "sh_size": 1}, {"sh_offset": at + 1, "sh_size": 0}):
+        assert parse(section_fields={".data": fields}).descriptor_offset == at
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
@@ -349,6 +362,56 @@ def test_zero_fill_is_not_in_the_file() -> None:
     assert image.image_size == page_ceil(end + 0x2000)
 
 
+def test_symbols_stay_within_the_file() -> None:
+    """A table behind the metadata area; one before it would overlap that, and is refused."""
+    image = parse(trailing=bytes(10))
+    table, strings = image.section(".dynsym"), image.section(".dynstr")
+    assert table is not None
+    assert strings is not None
+
+    def until(section: Section, end: int) -> Section:
+        return replace(section, header=replace(section.header, sh_size=end - section.file_range[0]))
+
+    size = len(image.data)
+    for more in (0, 1):
+        for pair in ((until(table, size + more), strings), (table, until(strings, size + more))):
+            if more:
+                with pytest.raises(FormatError, match="a symbol table leaves the file"):
+                    list(image._symbols(*pair))
+            elif pair[0] is table:
+                assert list(image._symbols(*pair)) == list(image.named_symbols)
+            else:
+                # What is there are no names.
+                with pytest.raises(FormatError, match="leaves the string table"):
+                    list(image._symbols(*pair))
+
+
+def test_what_is_at_the_start_of_a_segment() -> None:
+    image = parse()
+    for segment in image.load_segments:
+        assert image.file_offset(segment.p_vaddr) == segment.p_offset
+        assert image.address_of(segment.p_offset) == segment.p_vaddr
+
+
+def test_where_an_enclave_is_entered() -> None:
+    """The symbol says it; the header only where there is none."""
+    image = parse(header_fields={"e_entry": 0x1234})
+    assert image.symbol_address("enclave_entry") == parse().symbol_address("enclave_entry")
+
+
+def test_the_word_of_the_sdk_is_eight_bytes_of_the_file() -> None:
+    image = parse()
+    offset, _ = image.global_data
+    assert offset is not None
+    assert parse(patches={offset + 8: b"\xff"}).sdk_word == image.sdk_word != 0
+    end = image.load_segments[1].p_vaddr + image.load_segments[1].p_filesz
+    zero = replace(image.dynamic_symbols["g_global_data"], st_value=end)
+    unset = replace(image)
+    object.__setattr__(unset, "dynamic_symbols", {"g_global_data": zero})
+    assert unset.global_data == (None, zero.st_size)
+    assert unset.sdk_word == 0
+
+
 def test_the_dynamic_table_ends_at_its_first_empty_entry() -> None:
     image = parse()
     at = next(s.p_offset for s in image.segments if s.p_type == PT_DYNAMIC)
@@ -370,6 +433,18 @@ def relocated(*addresses: int, **overrides: Any) -> frozenset[int]:
     loads = [Load(0x10000, b"x" * 0x5000, flags=PF_R | PF_X)]
     entries = [Relocation(a) for a in addresses]
     return parse(loads=loads, relocations=entries, **overrides).relocated_pages
+
+
+IMAGE_SIZE = parse(textrel=True).image_size
+
+
+def test_a_relocation_table_may_end_where_the_file_does() -> None:
+    built = build(Enclave(textrel=True))
+    size = len(built.data) - built.section(".rela.dyn").sh_offset
+    assert list(parse(textrel=True, dynamic_fields={DT_RELASZ: size}).relocations())
+    image = parse(textrel=True, dynamic_fields={DT_RELASZ: size + 1})
+    with pytest.raises(FormatError, match="relocation table leaves the file"):
+        list(image.relocations())
 
 
 def test_pages_that_text_relocations_make_writable() -> None:
@@ -396,6 +471,7 @@ def test_pages_that_text_relocations_make_writable() -> None:
         ({"dynamic_fields": {DT_JMPREL: 0x999}}, "no section holds the relocation table"),
         ({"relocations": [Relocation(U64 - 7)]}, "relocation leaves the enclave"),
         ({"relocations": [Relocation(1 << 40)]}, "relocation leaves the enclave"),
+        ({"relocations": [Relocation(IMAGE_SIZE)]}, "relocation leaves the enclave"),
     ],
 )
 def test_relocation_tables_that_lie(overrides: dict[str, Any], message: str) -> None:
