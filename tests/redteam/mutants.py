@@ -82,7 +82,7 @@ TARGETS: Mapping[str, Sequence[str]] = {
     "sgx_enclaves.catalogue.identity": (IDENTITY,),
     "sgx_enclaves.gate.decide": ("tests/unit/gate",),
     "sgx_enclaves.rpm.references": PACKAGES,
-    "sgx_enclaves.rpm.rules": PACKAGES,
+    "sgx_enclaves.rpm.rules": (*PACKAGES, "tests/unit/rpmlint"),
 }
 
 OPPOSITES: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
