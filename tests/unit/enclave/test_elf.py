@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from typing import Any, Optional
 
@@ -384,6 +385,27 @@ def test_symbols_stay_within_the_file() -> None:
                 # What is there are no names.
                 with pytest.raises(FormatError, match="leaves the string table"):
                     list(image._symbols(*pair))
+
+
+def test_names_of_symbols_are_counted() -> None:
+    """Twice the file's bytes may be spelled; symbols without a name are none."""
+    names = b"\0" + b"a" * 100 + b"\0"
+    unnamed = struct.pack("<IBBHQQ", 0, 0x10, 0, 1, 7, 0)
+    table = bytes(24) + unnamed + struct.pack("<IBBHQQ", 1, 0, 0, 1, 7, 0) * 10
+    sections = parse().sections[:1] * 2
+    ranges = ((0, len(table)), (len(table), len(names)))
+
+    def spelled(size: int) -> list[str]:
+        image = replace(parse(), data=(table + names).ljust(size, b"\0"))
+        made = (
+            replace(s, header=replace(s.header, sh_offset=start, sh_size=length, sh_entsize=24))
+            for s, (start, length) in zip(sections, ranges)
+        )
+        return [name for name, _ in image._symbols(*made)]
+
+    assert spelled(500) == ["a" * 100] * 10
+    with pytest.raises(LimitError, match="too many symbol names"):
+        spelled(499)
 
 
 def test_what_is_at_the_start_of_a_segment() -> None:
