@@ -317,6 +317,11 @@ class Mutation:
                     print(f"{self._module} {mutant.name}", flush=True)
             elif test:
                 apt.add(test)
+        # Those that noticed a mutant must notice nothing without one, to the end.
+        items = [item for item in session.items if item.nodeid in apt]
+        failed = forked(lambda: first_failure(session, items, Failures()))
+        if failed != PASSED:
+            sys.exit(f"{self._module}: a test fails with nothing changed: {failed}")
         return True
 
     def _who_runs_what(self, session: pytest.Session) -> str:
