@@ -11,7 +11,7 @@ import pytest
 from sgx_enclaves.enclave.elf import DT_REL, EnclaveImage, not_loadable, obstacles, require_loadable
 from sgx_enclaves.enclave.verdict import Outcome, Severity
 from sgx_enclaves.errors import SigningError
-from tests.enclaves.synthetic import Relocation, SectionHeader, Symbol, small_enclave
+from tests.enclaves.synthetic import DT_TEXTREL, Relocation, SectionHeader, Symbol, small_enclave
 from tests.support.signed import signed_enclave
 
 WEAK, UNDEFINED = 0x21, 0
@@ -41,6 +41,7 @@ def test_the_good_one_is_good() -> None:
     for kind in (0, 1, 6, 7, 8, 16, 17, 18):
         assert not_loadable(image(**relocation(kind))) == []
     assert list(obstacles(image(**undefined("weak", WEAK)))) == []
+    assert list(obstacles(image(tls=None))) == []
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,10 @@ def test_the_good_one_is_good() -> None:
         ({"segment_fields": {2: {"p_flags": 0}}}, "PT_TLS has no permission"),
         ({"dynamic": False}, "no dynamic table"),
         ({"textrel": True}, "code is relocated.*--ignore-text-relocations"),
+        (
+            {"dynamic_fields": {DT_TEXTREL: 0}, "relocations": (), "jump_slots": ()},
+            "code is relocated.*--ignore-text-relocations",
+        ),
     ],
 )
 def test_what_no_loader_takes(overrides: dict[str, Any], message: str) -> None:
