@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Conventions of packages with enclaves, and scripts: what is noted, and where nothing is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sgx_enclaves.enclave.policy import Policy, policy_for
+from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.rpm.check import check_package
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
+from tests.support.keys import mrsigner, vendor_key
+from tests.support.signed import signed_enclave
+from tests.support_rpm import RpmFile, link, write_rpm
+from tests.unit.rpm.test_neighbours import versions
+
+CASE = signed_enclave("2.25")
+BASE = f"{ENCLAVE_FOLDER}libsgx_pce.signed.so"
+FILE = f"{BASE}.1.25.100.1"
+LINKS = (
+    link(f"{BASE}.1", "libsgx_pce.signed.so.1.25.100.1"),
+    link(BASE, "libsgx_pce.signed.so.1"),
+)
+SIGNED = (RpmFile(FILE, CASE.signed), *LINKS)
+UNSIGNED = RpmFile(f"{ENCLAVE_FOLDER}libsgx_pce.so", CASE.built)
+NAME = "sgx-enclave-prebuilt-pce-signed"
+GOOD = (("pce:signed", "2.25"), ("pce:signed:prebuilt", "2.25"))
+
+
+def vendor(_path: str) -> Policy:
+    return policy_for(None, mrsigners=[mrsigner(vendor_key())])
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def noted(
+    folder: Path,
+    files: Sequence[RpmFile] = SIGNED,
+    name: str = NAME,
+    provides: Sequence[tuple[str, str]] = GOOD,
+    **tags: Any,
+) -> list[Finding]:
+    """Every note about a package and its enclaves."""
+    path = folder / "x.rpm"
+    more = {int(tag[1:]): value for tag, value in tags.items()}
+    path.write_bytes(write_rpm(files, name=name, tags={**versions(*provides), **more}))
+    result = check_package(str(path), [], vendor)
+    found = [*result.findings, *(f for e in result.enclaves for f in e.findings)]
+    return [f for f in found if f.severity is Severity.NOTE]
+
+
+def said(notes: Sequence[Finding]) -> list[str]:
+    return [f"{note.code}: {note.message}" for note in notes]
+
+
+def test_a_package_as_it_should_be(folder: Path) -> None:
+    assert noted(folder) == []
+
+
+def test_a_source_package_has_no_conventions(folder: Path) -> None:
+    file = RpmFile("odd.signed.so", CASE.signed)
+    assert noted(folder, [file], t1044=None) == []
+    assert noted(folder, [RpmFile("/odd.signed.so", CASE.signed)]) != []
+
+
+def test_what_debuggers_read_has_no_conventions(folder: Path) -> None:
+    """The file that an enclave's symbols were split off to; a signed one has no business there."""
+    place = "/usr/lib/debug/libsgx_pce.so.debug"
+    assert noted(folder, [RpmFile(place, CASE.built), *SIGNED]) == []
+    elsewhere = said(noted(folder, [RpmFile("/usr/lib/libsgx_pce.so.debug", CASE.built), *SIGNED]))
+    assert "unsigned-in-signed-package: it is unsigned, in a package with signed enclaves" in (
+        elsewhere
+    )
+    assert any(text.startswith("name-unconventional") for text in elsewhere)
+    assert said(noted(folder, [RpmFile(place, CASE.signed)])) == [
+        "name-unconventional: it is not called as enclaves are"
+    ]
+
+
+def test_an_unsigned_enclave_alone_is_where_it_belongs(folder: Path) -> None:
+    provides = (("pce:unsigned", "2.25"),)
+    name = "sgx-enclave-reproducible-pce-unsigned"
+    assert noted(folder, [UNSIGNED], name, provides) == []
+    assert said(noted(folder, [UNSIGNED, *SIGNED])) != []
+
+
+def test_an_enclave_without_a_name_has_one_note(folder: Path) -> None:
+    (note,) = noted(folder, [RpmFile("/opt/some.signed.so", CASE.signed)])
+    assert (note.code, note.message) == (
+        "name-unconventional",
+        "it is not called as enclaves are",
+    )
+    assert (note.expected, note.found) == (
+        f"{ENCLAVE_FOLDER}libsgx_FILE.signed.so.VERSION",
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message", "expected", "found"),
+    [
+        (
+            {"name": "some"},
+            "name-unconventional",
+            "it is in the package some",
+            "sgx-enclave-KIND-pce-signed",
+            None,
+        ),
+        (
+            {"files": SIGNED[:2]},
+            "links-unconventional",
+            f"no link {BASE}",
+            None,
+            None,
+        ),
+        (
+            {"files": (*SIGNED, link("/opt/x.so", FILE))},
+            "links-unconventional",
+            "unexpected link /opt/x.so",
+            None,
+            None,
+        ),
+        (
+            {"files": (RpmFile(BASE, CASE.signed),)},
+            "version-unconventional",
+            "the file name has no version",
+            None,
+            None,
+        ),
+        (
+            {"provides": (("qe3:signed", "2.25"),)},
+            "provides-unconventional",
+            "no Provides: sgx-enclave(pce:signed)",
+            None,
+            None,
+        ),
+        (
+            {"provides": (GOOD[0], ("pce:signed:prebuilt", "2.26-1"))},
+            "version-unconventional",
+            "Provides: sgx-enclave(pce:signed:...) has another version than "
+            "sgx-enclave(pce:signed)",
+            "2.25",
+            "2.26",
+        ),
+        (
+            {"provides": (("pce:signed", ""),)},
+            "version-unconventional",
+            "Provides: sgx-enclave(pce:signed) has no version",
+            None,
+            None,
+        ),
+        (
+            {"provides": (("pce:signed", "1.25.100.1"),)},
+            "version-unconventional",
+            "Provides: sgx-enclave(pce:signed) has the version of the file, 1.25.100.1, "
+            "instead of the release's",
+            None,
+            None,
+        ),
+        (
+            {"provides": (("pce:signed", "1:2.24-3"),)},
+            "version-unconventional",
+            "Provides: sgx-enclave(pce:signed) is of release 2.24, older than the file, 1.25.100.1",
+            None,
+            None,
+        ),
+        (
+            {"t1023": "exit 0"},
+            "script-unjudged",
+            "the package runs %pre, which nobody judges",
+            None,
+            None,
+        ),
+    ],
+)
+def test_one_convention_broken(
+    folder: Path,
+    changes: dict[str, Any],
+    code: str,
+    message: str,
+    expected: str,
+    found: str,
+) -> None:
+    notes = noted(folder, **changes)
+    assert (code, message, expected, found) in [
+        (n.code, n.message, n.expected, n.found) for n in notes
+    ]
+    assert len(notes) == 1
+
+
+def test_a_link_by_build_id_is_none_of_the_convention(folder: Path) -> None:
+    extra = link("/usr/lib/.build-id/12/34", FILE)
+    assert noted(folder, (*SIGNED, extra)) == []
+
+
+def test_a_release_is_older_by_its_second_number(folder: Path) -> None:
+    for release, notes in (("2.25", 0), ("2.26", 0), ("3", 0), ("2.9", 1)):
+        provides = (("pce:signed", release),)
+        assert len(noted(folder, provides=provides)) == notes, release
