@@ -111,7 +111,7 @@ class Generation:
         elrange_fallback: whether global data name the enclave size without ELRANGE.
         ranges: option ranges that differ from the newest SDK's:
             name to option.
-        follows: name of the known generation that an unknown, newer one is taken for.
+        follows: newest release of the known one that an unknown, newer one is taken for.
         is_branch: whether it never was a release: what the release of the same version
             word and sizes writes is right without a question.
         fips_by_argument: whether the IPP FIPS signature is asked for on the tool's
@@ -435,9 +435,9 @@ def what_to_follow(image: EnclaveImage, followed: Optional[str] = None) -> str:
 
     Generations as new as `followed` did not account for it.
     """
-    names = [g.name for g in GENERATIONS]
-    older = GENERATIONS[names.index(followed) + 1 :] if followed is not None else GENERATIONS
-    fitting = [g.name for g in older if _fits(g, image)]
+    newest = [g.releases[-1] for g in GENERATIONS]
+    older = GENERATIONS[newest.index(followed) + 1 :] if followed is not None else GENERATIONS
+    fitting = [g.releases[-1] for g in older if _fits(g, image)]
     follow = f", or take it for an SDK that is known: --follow-sdk {fitting[0]}" if fitting else ""
     return f"update this program{follow}"
 
@@ -449,7 +449,7 @@ def detect_generation(image: EnclaveImage) -> Generation:
 
 def _taken_for(known: Generation, release: str) -> Generation:
     """A known generation, for an enclave whose version word is a newer SDK's."""
-    return replace(known, releases=(release,), follows=known.name)
+    return replace(known, releases=(release,), follows=known.releases[-1])
 
 
 def wants_fips_by_argument(generation: Generation, vendor_blocks: tuple[Block, ...]) -> bool:

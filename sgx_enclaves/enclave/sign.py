@@ -26,7 +26,7 @@ from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
 from sgx_enclaves.enclave.metadata import EXTEND_SHARED_OBJECT, Block, Descriptor
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
-from sgx_enclaves.enclave.sdk import Generation, detect_generation
+from sgx_enclaves.enclave.sdk import Generation, candidate_generations
 from sgx_enclaves.enclave.sigstruct import (
     FIPS_EXPONENT,
     KEY_SIZE,
@@ -165,7 +165,7 @@ def graft(
     """
     image = EnclaveImage.parse(built, names[0])
     require_unsigned(image)
-    chosen = generation or detect_generation(image)
+    chosen = candidate_generations(image, generation)[0]
     regenerated = regenerate(image, Config.parse(config, names[2]), chosen, fips)
     parsed = parse_signatures(signatures, regenerated)
     result = image.with_descriptor(signed_descriptor(regenerated, parsed))

@@ -140,10 +140,10 @@ def test_an_sdk_newer_than_known_is_followed_as_the_newest(word: int) -> None:
     case = of_word(word)
     verdict = case.compare()
     assert verdict.outcome is Outcome.IDENTICAL
-    assert verdict.sdk == f"{release_of(word)} as 2.26"
+    assert verdict.sdk == f"{release_of(word)} as 2.29"
     (note,) = [f for f in verdict.findings if f.code == "sdk-newer-than-known"]
     assert f"SDK {release_of(word)} is newer" in note.message
-    assert note.message.endswith("; its metadata follow SDK 2.26")
+    assert note.message.endswith("; its metadata follow SDK 2.29")
     assert (note.severity, note.hint) == (Severity.NOTE, None)
 
 
@@ -175,7 +175,7 @@ def test_what_to_follow_can_be_typed_as_the_hint_says_it(
         (tmp_path / name).write_bytes(data)
     files = [str(tmp_path / name) for name in ("built.so", "signed.so", "--config", "config.xml")]
     command = ["compare", *files[:2], "--config", files[3], "--json"]
-    tried = ["2.26"]
+    tried = ["2.29"]
     typed: list[str] = []
     while True:
         assert main([*command, *typed]) == 2
@@ -204,6 +204,7 @@ def test_names_of_generations() -> None:
     for generation in GENERATIONS:
         assert generation_named(generation.name) == generation
     assert generation_named("2.31 as 2.26").version_prefixes == {2 << 16 | 31}
+    assert generation_named("2.31 as 2.26").name == "2.31 as 2.29"
     assert release_of(sdk_version(2, 26)) == "2.26"
     assert release_of(sdk_version(2, 26, 101)) == "2.26.1"
     assert detect_generation(with_word(sdk_version(2, 29))).name == "2.26"

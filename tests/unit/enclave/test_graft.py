@@ -13,9 +13,11 @@ from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import graft
 from sgx_enclaves.enclave.verdict import Outcome
 from sgx_enclaves.errors import FormatError, GraftError, SgxEnclavesError
+from tests.enclaves.sdk import sdk_version
 from tests.enclaves.synthetic import Symbol
 from tests.support.keys import foreign_key, mrsigner, vendor_key
 from tests.support.signed import Case, fips_enclave, signed_enclave
+from tests.unit.enclave.test_detect import of_word
 
 
 def grafted(case: Case, signatures: Optional[bytes] = None, **options: Any) -> bytes:
@@ -83,3 +85,9 @@ def test_a_broken_signature_is_refused() -> None:
     bad = bytes([block.sigstruct.signature[0] ^ 1]) + block.sigstruct.signature[1:]
     with pytest.raises(SgxEnclavesError, match="the graft does not verify"):
         grafted(case, replace(block.sigstruct, signature=bad).serialise())
+
+
+def test_an_sdk_newer_than_known_is_grafted_as_the_one_it_is_taken_for() -> None:
+    case = of_word(sdk_version(2, 31))
+    assert grafted(case) == case.signed
+    assert grafted(case, generation=generation_named("2.29")) == case.signed

@@ -115,6 +115,7 @@ second_key_sha256 = "{key}"
 
 
 def test_releases_are_asked_newest_first() -> None:
+    policy._files.cache_clear()
     *releases, signers = policy._files()
     numbers = [[int(n) for n in re.findall(r"\d+", path.stem)] for path in releases]
     assert numbers == sorted(numbers, reverse=True)
