@@ -204,6 +204,22 @@ def test_who_asked_for_what_in_few_words(made: Policy, brief: str) -> None:
     assert made.brief == brief
 
 
+@pytest.mark.parametrize(
+    ("made", "parts"),
+    [
+        (policy_for(None), "product: not asked, ISVSVN: not asked"),
+        (policy_for(SOME), "product 2 (catalogue), ISVSVN 3 or more (catalogue)"),
+        (policy_for(SOME, isvprodid=0), "product 0 (option), ISVSVN 3 or more (catalogue)"),
+        (
+            policy_for(SOME, any_product=True, min_isvsvn=0),
+            "product: any accepted on purpose, ISVSVN: any accepted on purpose",
+        ),
+    ],
+)
+def test_what_is_claimed_of_product_and_version(made: Policy, parts: str) -> None:
+    assert f", {parts}, not for debug" in made.claim
+
+
 def test_nobody_asked_for_what_nothing_pins() -> None:
     asked = policy_for(None)
     sources = (asked.signers_from, asked.isvprodid_from, asked.min_isvsvn_from, asked.file_from)
