@@ -188,13 +188,17 @@ def _notes(
 
 def package_finding(error: SgxEnclavesError, path: str) -> Finding:
     """An error about a package as a finding; its code says what kind of trouble it is."""
-    codes = {
-        PackageDamagedError: "package-damaged",
-        LimitError: "package-too-large",
-        UnsupportedError: "package-unsupported",
-    }
-    code = next((c for kind, c in codes.items() if isinstance(error, kind)), "package-malformed")
-    found = finding_of(error, code)
+    of_kinds = (
+        code
+        for kind, code in (
+            (PackageDamagedError, "package-damaged"),
+            (LimitError, "package-too-large"),
+            (UnsupportedError, "package-unsupported"),
+            (SgxEnclavesError, "package-malformed"),
+        )
+        if isinstance(error, kind)
+    )
+    found = finding_of(error, next(of_kinds))
     return replace(found, message=error.message) if error.file == path else found
 
 

@@ -124,7 +124,8 @@ def test_an_installed_package(rpmlint: Rpmlint, root: Path) -> None:
     assert ("I", "sgx-enclave-verified") in lint.ours, lint.text
     assert {level for level, _kind in lint.ours} == {"I", "W"}
     file = next(root.glob("usr/**/libsgx_pce.signed.so.1.25.100.1"))
-    assert str(file) in lint.of("sgx-enclave-verified")[0]
+    # The folder, which is long here, gives way to what else is said.
+    assert f"…/{file.name}; " in lint.of("sgx-enclave-verified")[0]
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
