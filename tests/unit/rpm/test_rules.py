@@ -50,8 +50,12 @@ def noted(
     """Every note about a package and its enclaves."""
     path = folder / "x.rpm"
     more = {int(tag[1:]): value for tag, value in tags.items()}
-    path.write_bytes(write_rpm(files, name=name, tags={**versions(*provides), **more}))
+    # Of a source package the payload's names are the header's.
+    plain = any(not file.path.startswith("/") for file in files)
+    tags = {**versions(*provides), **more}
+    path.write_bytes(write_rpm(files, name=name, tags=tags, stripped=plain))
     result = check_package(str(path), [], vendor)
+    assert result.enclaves
     found = [*result.findings, *(f for e in result.enclaves for f in e.findings)]
     return [f for f in found if f.severity is Severity.NOTE]
 
@@ -65,9 +69,9 @@ def test_a_package_as_it_should_be(folder: Path) -> None:
 
 
 def test_a_source_package_has_no_conventions(folder: Path) -> None:
-    file = RpmFile("odd.signed.so", CASE.signed)
-    assert noted(folder, [file], t1044=None) == []
-    assert noted(folder, [RpmFile("/odd.signed.so", CASE.signed)]) != []
+    for name in ("odd.signed.so", "libsgx_pce.signed.so"):
+        assert noted(folder, [RpmFile(name, CASE.signed)], t1044=None) == []
+        assert noted(folder, [RpmFile(f"/{name}", CASE.signed)]) != []
 
 
 def test_what_debuggers_read_has_no_conventions(folder: Path) -> None:
@@ -193,6 +197,17 @@ def test_one_convention_broken(
         (n.code, n.message, n.expected, n.found) for n in notes
     ]
     assert len(notes) == 1
+
+
+def test_an_unsigned_enclave_elsewhere(folder: Path) -> None:
+    place = RpmFile("/opt/libsgx_pce.so", CASE.built)
+    provides = (("pce:unsigned", "2.25"),)
+    (note,) = noted(folder, [place], "sgx-enclave-reproducible-pce-unsigned", provides)
+    assert note.expected == f"{ENCLAVE_FOLDER}libsgx_FILE.so"
+
+
+def test_versions_of_other_enclaves_are_their_own(folder: Path) -> None:
+    assert noted(folder, provides=(*GOOD, ("qe3:signed", "9.9"))) == []
 
 
 def test_a_link_by_build_id_is_none_of_the_convention(folder: Path) -> None:
