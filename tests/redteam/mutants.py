@@ -50,7 +50,7 @@ CPU_SECONDS = 120
 SLOW_SECONDS = 5
 MEMORY = 4 << 30
 PYTEST = (
-    *("-n0", "-o", "addopts=", "-o", "tmp_path_retention_policy=none"),
+    *("-n0", "-o", "addopts=", "-o", "tmp_path_retention_policy=failed"),
     *("-p", "no:terminal", "-p", "no:cacheprovider"),
 )
 PROJECT = ("conftest", "koji_plugin", "rpmlint_checks", "sgx_enclaves", "tests")
@@ -294,7 +294,8 @@ class Mutation:
         self._durations: Mapping[str, float] = {}
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        # Forks share the folder, and so what tests make once for all.
+        # Forks share the folder, and so what tests make once for all. With the policy `none`
+        # it has no lock, and whatever starts pytest the next time removes it.
         session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
         runners = forked(lambda: self._who_runs_what(session))
         if not runners.startswith("["):
