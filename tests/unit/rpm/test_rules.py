@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Optional
 
 import pytest
 
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.enclave.verdict import Finding, Severity
-from sgx_enclaves.rpm.check import check_package
-from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
+from sgx_enclaves.rpm.check import EnclaveResult, check_package
+from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, enclave_name
+from sgx_enclaves.rpm.rules import mislabelled
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
@@ -49,11 +51,11 @@ def noted(
 ) -> list[Finding]:
     """Every note about a package and its enclaves."""
     path = folder / "x.rpm"
-    more = {int(tag[1:]): value for tag, value in tags.items()}
+    more: dict[Any, Any] = {int(tag[1:]): value for tag, value in tags.items()}
     # Of a source package the payload's names are the header's.
     plain = any(not file.path.startswith("/") for file in files)
-    tags = {**versions(*provides), **more}
-    path.write_bytes(write_rpm(files, name=name, tags=tags, stripped=plain))
+    all_tags = {**versions(*provides), **more}
+    path.write_bytes(write_rpm(files, name=name, tags=all_tags, stripped=plain))
     result = check_package(str(path), [], vendor)
     assert result.enclaves
     found = [*result.findings, *(f for e in result.enclaves for f in e.findings)]
@@ -219,3 +221,29 @@ def test_a_release_is_older_by_its_second_number(folder: Path) -> None:
     for release, notes in (("2.25", 0), ("2.26", 0), ("3", 0), ("2.9", 1)):
         provides = (("pce:signed", release),)
         assert len(noted(folder, provides=provides)) == notes, release
+
+
+@pytest.mark.parametrize(
+    ("file", "label", "version", "wrong", "unchecked"),
+    [
+        # Only Intel counts the second number of release and file up together.
+        ("libsgx_own.signed.so.1.30", "2.25", None, 0, ["the version 1.30 in the name of"]),
+        ("libsgx_pce.signed.so.1.30", "2.25", None, 1, []),
+        ("libsgx_pce.signed.so.1.25", "2.25", None, 0, ["the version 1.25 in the name of"]),
+        ("libsgx_pce.signed.so", "", None, 0, []),
+        ("libsgx_pce.signed.so", "2.25", "1.25.100.1", 0, []),
+        ("libsgx_pce.signed.so.1.25", "2.25", "1.25.100.1", 0, []),
+        ("libsgx_pce.signed.so.1.2", "2.25", "1.25.100.1", 1, []),
+    ],
+)
+def test_versions_in_names_that_say_less_than_is_known(
+    file: str, label: str, version: Optional[str], wrong: int, unchecked: list[str]
+) -> None:
+    path = ENCLAVE_FOLDER + file
+    name = enclave_name(path)
+    enclave = EnclaveResult(path, (), name, True, 1, "0" * 64)
+    package: Any = SimpleNamespace(provides=[])
+    found, open_ = mislabelled(package, enclave, label, version)
+    assert [f.code for f in found] == ["version-mislabelled"] * wrong
+    assert [text[: len(start)] for text, start in zip(open_, unchecked)] == unchecked
+    assert len(open_) == len(unchecked)
