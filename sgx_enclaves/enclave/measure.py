@@ -146,14 +146,6 @@ class Repetition:
         last = self.first + self.times - 1
         return start + self.first * self.step, end + last * self.step
 
-    @property
-    def is_dense(self) -> bool:
-        """Whether the repetitions follow each other, all in whole pages."""
-        start, end = self.hull
-        of_one = end - start - (self.times - 1) * self.step
-        aligned = not any(n % PAGE_SIZE for n in (self.step, *(e.rva for e in self.entries)))
-        return aligned and (self.times == 1 or of_one <= self.step)
-
 
 def checked_layout(
     image: EnclaveImage, block: Block, limits: Limits = DEFAULT_LIMITS
@@ -175,7 +167,7 @@ def checked_layout(
         repeated = Repetition(entries, 1, item.load_times, item.load_step)
         count += len(entries) + repeated.added.times * len(repeated.added.entries)
         _check_count(count, limits.layout_entries)
-        if item.load_times and item.load_times * item.load_step > block.header.enclave_size:
+        if item.load_times * item.load_step > block.header.enclave_size:
             raise FormatError(
                 "a thread group leaves the enclave",
                 expected=f"at most 0x{block.header.enclave_size:x} bytes",
@@ -205,13 +197,13 @@ def _check_count(found: int, most: int) -> None:
 def _check_ranges(image: EnclaveImage, block: Block, layout: Sequence[Repetition]) -> None:
     """Whole pages, inside the enclave, behind each other and the image.
 
-    A thread group of the SDK is one range. Where such ranges do not fit, each repetition is
+    A thread group of the SDK is one range: where that lies behind the entries that it repeats,
+    its repetitions lie behind each other. Where such ranges do not fit, each repetition is
     listed, which takes memory.
     """
     size = block.header.enclave_size
-    if all(r.is_dense for r in layout):
-        with contextlib.suppress(FormatError):
-            return _check_order(image, size, [r.hull for r in layout])
+    with contextlib.suppress(FormatError):
+        return _check_order(image, size, [r.hull for r in layout])
     _check_count(sum(r.times * len(r.entries) for r in layout), _MOST_LISTED)
     placed = [(a, a + e.page_count * PAGE_SIZE) for e, a in itertools.chain(*layout)]
     return _check_order(image, size, placed)

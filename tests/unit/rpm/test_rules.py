@@ -212,6 +212,14 @@ def test_versions_of_other_enclaves_are_their_own(folder: Path) -> None:
     assert noted(folder, provides=(*GOOD, ("qe3:signed", "9.9"))) == []
 
 
+def test_only_intel_numbers_release_and_file_together(folder: Path) -> None:
+    base = f"{ENCLAVE_FOLDER}libsgx_own.signed.so"
+    links = (link(f"{base}.1", "libsgx_own.signed.so.1.30"), link(base, "libsgx_own.signed.so.1"))
+    files = (RpmFile(f"{base}.1.30", CASE.signed), *links)
+    provides = (("own:signed", "2.25"),)
+    assert noted(folder, files, "sgx-enclave-prebuilt-own-signed", provides) == []
+
+
 def test_a_link_by_build_id_is_none_of_the_convention(folder: Path) -> None:
     extra = link("/usr/lib/.build-id/12/34", FILE)
     assert noted(folder, (*SIGNED, extra)) == []
