@@ -225,8 +225,10 @@ def test_limits_can_be_lowered(image: EnclaveImage, block: Block) -> None:
     added = entry(START, 1 << 20, attributes=1)
     least = Limits(hashed_bytes=image.image_size // PAGE * 5184 + (64 << 20))
     assert checked_layout(image, with_layout(block, added), least)
-    with pytest.raises(LimitError, match="too many pages"):
+    with pytest.raises(LimitError, match="too many pages") as caught:
         checked_layout(image, with_layout(block, added, entry(START + (1 << 32))), least)
+    assert caught.value.expected == "at most 64 MiB to hash"
+    assert caught.value.found == "64 MiB"
 
 
 def test_no_page_however_often_is_no_page(image: EnclaveImage, block: Block) -> None:
