@@ -94,6 +94,24 @@ def test_an_rpmlint_that_cannot_be_installed_fails_the_job(tmp_path: Path) -> No
     assert "rpmlint 2.4.0 is not installed" in done.stderr
 
 
+def run_among(
+    folder: Path, programs: dict[str, str], *command: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of packaging/ where the only programs are these, each a script of Bash."""
+    for name, script in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+        (folder / name).chmod(0o755)
+    return subprocess.run(
+        [str(ROOT / "packaging" / command[0]), *command[1:]],
+        cwd=folder,
+        env={"PATH": str(folder)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "calls", "status"),
     [
@@ -104,21 +122,11 @@ def test_an_rpmlint_that_cannot_be_installed_fails_the_job(tmp_path: Path) -> No
 def test_apt_get_waits_for_a_busy_lock_and_for_nothing_else(
     tmp_path: Path, error: str, calls: int, status: int
 ) -> None:
-    for name, script in {
+    programs = {
         "apt-get": f'echo "$@" >>asked\n[ -e free ] || {{ echo "{error}"; exit 100; }}',
         "sleep": "[ ! -e slept ] || : >free; : >slept",
-    }.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
-        (tmp_path / name).chmod(0o755)
-    done = subprocess.run(
-        [str(ROOT / "packaging" / "apt-get"), "update"],
-        cwd=tmp_path,
-        env={"PATH": str(tmp_path)},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    }
+    done = run_among(tmp_path, programs, "apt-get", "update")
     assert done.returncode == status
     assert error in done.stderr
     asked = (tmp_path / "asked").read_text().splitlines()
@@ -141,17 +149,8 @@ def test_chromium_is_installed_or_a_note_says_why_not(
     tmp_path: Path, programs: dict[str, str], status: int, words: str
 ) -> None:
     makers = {"apt-cache": "echo Package: chromium", "python": 'echo "$2 $3"; exit 3'}
-    for name, script in {**makers, **programs}.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
-        (tmp_path / name).chmod(0o755)
-    done = subprocess.run(
-        [str(ROOT / "packaging" / "install-chromium"), str(tmp_path / "python")],
-        env={"PATH": str(tmp_path)},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    python = str(tmp_path / "python")
+    done = run_among(tmp_path, {**makers, **programs}, "install-chromium", python)
     assert done.returncode == status
     assert words in done.stdout
 
