@@ -29,8 +29,8 @@ U64_MAX = (1 << 64) - 1
 U32_MAX = (1 << 32) - 1
 SIZE_MAX = U64_MAX // 2
 
-# White space before the number is skipped, behind it refused, as strtoull does.
-_NUMBER = re.compile(r"[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))\Z")
+# White space before the number is skipped, behind it refused, as strtoull does; no text is 0.
+_NUMBER = re.compile(r"(?:[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*)))?\Z")
 
 
 # A comment ends at the first -->, whatever is in it; one in a CDATA section is none.
@@ -146,22 +146,23 @@ class _Reader:
         self._name = name
         self._given: dict[str, int] = {}
         self._path: list[str] = []
-        self._text = ""
-        # Only text that is the first node of its element counts.
-        self._text_ended = False
         self._parser = xml.parsers.expat.ParserCreate("UTF-8")
-        self._parser.buffer_text = True
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._characters
         self._parser.CommentHandler = self._comment
         self._parser.StartCdataSectionHandler = self._start_cdata
-        self._parser.EndCdataSectionHandler = self._end_cdata
+        self._parser.EndCdataSectionHandler = self._end_node
         self._parser.StartDoctypeDeclHandler = self._doctype
         self._parser.ProcessingInstructionHandler = self._instruction
         self._root_seen = False
-        # Lines before what the parser sees.
-        self._skipped = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Wait for the first node of an element: if it is text, it is the element's value."""
+        self._text = ""
+        self._is_text = False
+        self._at_first = True
 
     def read(self, data: bytes) -> dict[str, int]:
         # An XML parser would follow UTF-16, whose every second byte is NUL; the tool does not.
@@ -170,9 +171,11 @@ class _Reader:
                 "not UTF-8 text", file=self._name, found="a NUL byte", hint="save it as UTF-8"
             )
         text = data.lstrip(_BLANKS).removeprefix(b"\xef\xbb\xbf").lstrip(_BLANKS)
+        # Lines before what the parser sees.
         self._skipped = data[: len(data) - len(text)].count(b"\n")
+        self._seen = _COMMENT.sub(_without_words, text)
         try:
-            self._parser.Parse(_COMMENT.sub(_without_words, text), True)
+            self._parser.Parse(self._seen, True)
         except xml.parsers.expat.ExpatError as error:
             line = error.lineno + self._skipped
             at = self._parser.ErrorByteIndex
@@ -197,46 +200,54 @@ class _Reader:
             raise self._fail(f"the root element is {tag}, not {ROOT}")
         if depth == 1 and attributes:
             raise self._fail(f"{tag} has an attribute")
-        if depth == 1 and not self._given and self._text.strip():
+        if depth == 1 and self._is_text:
             raise self._fail(f"text before the first option of {ROOT}")
         if depth < 2:
-            self._text = ""
-        self._text_ended = depth >= 2
+            self._begin()
+        else:
+            self._end_node()
+            self._at_first = False
         self._root_seen = True
         self._path.append(tag)
 
     def _comment(self, _: str) -> None:
-        self._text_ended = bool(self._path)
+        self._end_node()
+        self._at_first = False
 
     def _start_cdata(self) -> None:
-        # A node of its own, unlike what stands around it; blanks before it are none.
-        if self._text.strip():
-            self._text_ended = True
-        elif not self._text_ended:
+        # A node of its own, whatever is in it, unlike what stands around it.
+        self._end_node()
+        self._is_text |= self._at_first
+
+    def _end_node(self) -> None:
+        """Text is over; if it was blanks only, it was no node."""
+        if self._is_text:
+            self._at_first = False
+        else:
             self._text = ""
 
-    def _end_cdata(self) -> None:
-        self._text_ended = self._text_ended or len(self._path) > 1
-
     def _characters(self, text: str) -> None:
-        if not self._text_ended:
+        if self._at_first:
             self._text += text
+            # A blank that is written as a reference is text.
+            reference = self._seen[self._parser.CurrentByteIndex] == ord("&")
+            self._is_text |= reference or bool(text.strip(" \t\n"))
 
     def _end(self, tag: str) -> None:
         self._path.pop()
         if len(self._path) == 1:
             self._option(tag, self._text)
-        elif not self._path and not self._given and self._text.strip():
+            self._begin()
+            self._at_first = False
+        elif not self._path and self._is_text:
             raise self._fail(f"{ROOT} contains text")
-        if len(self._path) < 2:
-            self._text = ""
 
     def _option(self, tag: str, text: str) -> None:
         if tag not in OPTIONS:
             raise self._fail(f"unknown option {tag}", "no SDK up to 2.29 has it")
         if tag in self._given:
             raise self._fail(f"{tag} is given twice")
-        if not text.strip():
+        if not self._is_text:
             raise self._fail(f"{tag} has no value")
         match = _NUMBER.match(text)
         if match is None:
@@ -245,10 +256,10 @@ class _Reader:
                 "write it decimal, or hexadecimal with 0x, without blanks behind it",
             )
         hexadecimal, octal, decimal = match.groups()
-        digits = (hexadecimal or octal or decimal).lstrip("0") or "0"
-        # Bounded before it is converted: 64 bits have at most 22 (octal) digits.
+        digits = (hexadecimal or octal or decimal or "").lstrip("0") or "0"
+        # Bounded before it is converted: 23 digits are more than 64 bits, octal ones too.
         value = int(digits[:23], 16 if hexadecimal else 8 if octal else 10)
-        if len(digits) > 22 or value > U64_MAX:
+        if value > U64_MAX:
             raise self._fail(f"{tag} does not fit 64 bits")
         self._given[tag] = value
 

@@ -47,6 +47,8 @@ def option(text: str, name: str = "ProdID") -> bytes:
         (" \n<![CDATA[3]]>", 3),
         ("4<!-- x --><![CDATA[2]]>", 4),
         ("<![CDATA[5]]><!-- <x> -->", 5),
+        # The tool's strtoull makes 0 of no text.
+        ("<![CDATA[]]>5", 0),
     ],
 )
 def test_numbers(text: str, value: int) -> None:
@@ -60,8 +62,8 @@ def test_numbers(text: str, value: int) -> None:
         ("  ", "has no value"),
         ("<!-- c -->5", "has no value"),
         ("<x/>5", "has no value"),
-        ("<![CDATA[]]>5", "has no value"),
-        ("<![CDATA[ ]]>5", "has no value"),
+        ("<![CDATA[ ]]>5", "not a number: ' '"),
+        ("5" * 39 + "xy", "'" + "5" * 39 + "x'"),
         ("<![CDATA[<!-- 5 -->]]>", "not a number"),
         ("5 ", "not a number"),
         ("-1", "not a number"),
@@ -97,6 +99,7 @@ ONE = "<ProdID>1</ProdID>"
         (f"<EnclaveConfiguration>text{ONE}</EnclaveConfiguration>", "text before the first"),
         ("<EnclaveConfiguration>text</EnclaveConfiguration>", "contains text"),
         ("<Other/>", "root element is Other"),
+        ("text", "no element, at 'text'"),
         ("", "before that of the root element"),
         (f"<EnclaveConfiguration>{ONE}", "before that of the root element"),
         ("<EnclaveConfiguration><ProdID>1 & 2</ProdID></EnclaveConfiguration>", "there, at '& 2<"),

@@ -100,6 +100,16 @@ def test_where_the_runtimes_bookkeeping_is_rounded(name: str) -> None:
     assert [found for record in records for found in differences(record, generation)] == []
 
 
+@pytest.mark.parametrize("name", ["2.16", "2.29"])
+def test_which_node_of_the_xml_counts(name: str) -> None:
+    """Text, CDATA sections, comments, elements and references, in each order that matters."""
+    records = list(lines("xml.jsonl"))
+    refused = [record for record in records if "refused" in record["results"][0]]
+    assert 40 <= len(refused) <= len(records) - 40
+    generation = generation_named(name)
+    assert [found for record in records for found in differences(record, generation)] == []
+
+
 def test_every_release_has_golden_values() -> None:
     covered = {v for r in lines("options.jsonl") for g in r["results"] for v in g["sdks"]}
     assert covered == set(sdk_releases())
