@@ -179,7 +179,7 @@ class _Reader:
         except xml.parsers.expat.ExpatError as error:
             line = error.lineno + self._skipped
             at = self._parser.ErrorByteIndex
-            raise _not_well_formed(error, line, text, at, self._name) from None
+            raise _not_well_formed(error, line, self._seen, at, self._name) from None
         return self._given
 
     def _fail(self, message: str, hint: str | None = None) -> ConfigError:
@@ -291,8 +291,8 @@ def _not_well_formed(
     try:
         text.decode("utf-8")
     except UnicodeDecodeError as problem:
-        if text[: problem.start].count(b"\n") + 1 >= error.lineno:
-            found = f"the byte 0x{text[problem.start]:02x}, which is not UTF-8"
+        if problem.start == at:
+            found = f"the byte 0x{text[at]:02x}, which is not UTF-8"
             hint = "save the file as UTF-8; other encodings are taken in comments only"
     if b"<!--" in text.rpartition(b"-->")[2]:
         found, hint = "a comment that does not end", "end it with -->"
@@ -323,7 +323,7 @@ def _problems(values: Mapping[str, int], given: Mapping[str, int]) -> Iterator[s
     threads = "TCSMaxNum" if "TCSMaxNum" in given else "TCSNum"
     if values[threads] < values["TCSNum"]:
         yield "TCSMaxNum is smaller than TCSNum"
-    if "TCSMinPool" in given and values["TCSMinPool"] > values[threads]:
+    if values["TCSMinPool"] > values[threads]:
         yield f"TCSMinPool is larger than {threads}"
     identities = ("ISVFAMILYID_H", "ISVFAMILYID_L", "ISVEXTPRODID_H", "ISVEXTPRODID_L")
     if not values["EnableKSS"] and any(values[name] for name in identities):

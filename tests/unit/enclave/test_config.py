@@ -141,6 +141,28 @@ def test_other_encodings_than_utf_8_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"", "the end of the file before that of the root element"),
+        (b"0123456789" * 3, "no element, at '01234567890123456789'"),
+        (
+            b"<EnclaveConfiguration>&#xffff;3456789" + b"0123456789" * 2,
+            r"reference to invalid character number, at "
+            "'>&#xffff;345678901234'",
+        ),
+        (b"<EnclaveConfiguration>\n</a>\xff", "an end tag of another name, at '/a>\ufffd'"),
+        (b"<!-- \xff --><EnclaveConfiguration>\n</a>", "an end tag of another name, at '/a>'"),
+        (b"<!-- \xff --><EnclaveConfiguration>\n\xfe", "the byte 0xfe, which is not UTF-8"),
+        (b"<EnclaveConfiguration a='\n\xfe'/>", "the byte 0xfe, which is not UTF-8"),
+    ],
+)
+def test_why_a_file_is_no_xml(text: bytes, found: str) -> None:
+    with pytest.raises(ConfigError, match="not well-formed XML") as caught:
+        Config.parse(text)
+    assert caught.value.found == found
+
+
+@pytest.mark.parametrize(
     "comment",
     [
         b"<!-- one -- two -->",
