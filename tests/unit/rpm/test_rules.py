@@ -255,3 +255,10 @@ def test_versions_in_names_that_say_less_than_is_known(
     assert [f.code for f in found] == ["version-mislabelled"] * wrong
     assert [text[: len(start)] for text, start in zip(open_, unchecked)] == unchecked
     assert len(open_) == len(unchecked)
+
+
+def test_nothing_is_provided_for_a_file_without_an_enclaves_name() -> None:
+    provides = [SimpleNamespace(name="sgx-enclave(None:signed)", version="9")]
+    enclave = EnclaveResult("/opt/file", (), None, True, 1, "0" * 64)
+    package: Any = SimpleNamespace(provides=provides)
+    assert mislabelled(package, enclave, "", None) == ([], [])
