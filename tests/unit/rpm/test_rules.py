@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 import pytest
 
-from sgx_enclaves.enclave.policy import Policy, policy_for
+from sgx_enclaves.enclave.policy import Policy, pin_named, policy_for
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.rpm.check import EnclaveResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, enclave_name
@@ -255,6 +255,34 @@ def test_versions_in_names_that_say_less_than_is_known(
     assert [f.code for f in found] == ["version-mislabelled"] * wrong
     assert [text[: len(start)] for text, start in zip(open_, unchecked)] == unchecked
     assert len(open_) == len(unchecked)
+
+
+@pytest.mark.parametrize(
+    ("label", "version", "provided", "wrong", "unchecked"),
+    [
+        ("", "1.25.100.1", "2.25", "", ""),
+        ("", "1.25.100.1", "2.22", "a release with 1.25.100.1, not 2.22", ""),
+        ("2.25", "1.25.100.1", "2.22", "2.25, as the reference has it, not 2.22", ""),
+        ("2.25", "1.25.100.1", "9.9", "2.25, as the reference has it, not 9.9", ""),
+        # No catalogue has the release, or the file.
+        ("", "1.25.100.1", "9.9", "", "9.9"),
+        ("", None, "2.22", "", "2.22"),
+    ],
+)
+def test_releases_that_a_package_provides(
+    label: str, version: Optional[str], provided: str, wrong: str, unchecked: str
+) -> None:
+    pin = pin_named("pce")
+    assert pin is not None
+    verdict: Any = SimpleNamespace(blocks=[SimpleNamespace(mrsigner=pin.mrsigner)])
+    enclave = EnclaveResult(BASE, (), "pce", True, 1, "0" * 64, verdict=verdict)
+    provides = [SimpleNamespace(name="sgx-enclave(pce:signed)", version=provided)]
+    package: Any = SimpleNamespace(provides=provides)
+    found, open_ = mislabelled(package, enclave, label, version)
+    said = [f"{f.expected}, not {f.found}" for f in found]
+    assert said == ([f"sgx-enclave(pce:signed) = {wrong}"] if wrong else [])
+    words = f"the version {unchecked} in which the package provides it"
+    assert open_ == ([words] if unchecked else [])
 
 
 def test_nothing_is_provided_for_a_file_without_an_enclaves_name() -> None:
