@@ -205,13 +205,11 @@ class _Reader:
         if depth < 2:
             self._begin()
         else:
-            self._end_node()
             self._at_first = False
         self._root_seen = True
         self._path.append(tag)
 
     def _comment(self, _: str) -> None:
-        self._end_node()
         self._at_first = False
 
     def _start_cdata(self) -> None:

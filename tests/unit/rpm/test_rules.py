@@ -10,11 +10,11 @@ from typing import Any, Optional
 
 import pytest
 
-from sgx_enclaves.enclave.policy import Policy, pin_named, policy_for
+from sgx_enclaves.enclave.policy import AskedBy, Policy, digest_of_version, pin_named, policy_for
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.rpm.check import EnclaveResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, enclave_name
-from sgx_enclaves.rpm.rules import mislabelled
+from sgx_enclaves.rpm.rules import another_file, mislabelled
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
@@ -283,6 +283,31 @@ def test_releases_that_a_package_provides(
     assert said == ([f"sgx-enclave(pce:signed) = {wrong}"] if wrong else [])
     words = f"the version {unchecked} in which the package provides it"
     assert open_ == ([words] if unchecked else [])
+
+
+@pytest.mark.parametrize(
+    ("version", "label", "claimed", "asked_by", "of"),
+    [
+        # The reference's word comes first, then its release, then the name.
+        ("1.19.100.1", "2.25", "", AskedBy.CATALOGUE, "1.19.100.1"),
+        (None, "2.25", ".1.19.100.1", AskedBy.CATALOGUE, "1.25.100.1"),
+        (None, "", ".1.19.100.1", AskedBy.CATALOGUE, "1.19.100.1"),
+        (None, "9.9", "", AskedBy.CATALOGUE, None),
+        (None, "", ".9.9", AskedBy.CATALOGUE, None),
+        ("1.25.100.1", "2.25", "", AskedBy.OPTION, None),
+    ],
+)
+def test_a_file_is_the_one_that_its_release_pins(
+    version: Optional[str], label: str, claimed: str, asked_by: AskedBy, of: Optional[str]
+) -> None:
+    pin = pin_named("pce")
+    assert pin is not None
+    verdict: Any = SimpleNamespace(
+        blocks=[SimpleNamespace(mrsigner=pin.mrsigner)], policy=SimpleNamespace(file_from=asked_by)
+    )
+    enclave = EnclaveResult(BASE + claimed, (), "pce", True, 1, "0" * 64, verdict=verdict)
+    said = [finding.expected for finding in another_file(enclave, label, version)]
+    assert said == ([f"SHA-256 {digest_of_version('pce', of)}"] if of else [])
 
 
 def test_nothing_is_provided_for_a_file_without_an_enclaves_name() -> None:
