@@ -225,14 +225,14 @@ def _check_order(image: EnclaveImage, size: int, ranges: list[Range]) -> None:
 
 def _segment_pages(image: EnclaveImage, version: Version, data: memoryview) -> Iterator[PageRun]:
     relocated = image.relocated_pages
-    highest = None
+    highest = image.load_segments[0]
     for segment in image.load_segments:
-        if version == _METADATA_1_3 and highest is not None:
+        if version == _METADATA_1_3:
             yield from _extra_page(highest, page_floor(segment.p_vaddr))
-        if highest is None or segment.p_vaddr > highest.p_vaddr:
+        if segment.p_vaddr > highest.p_vaddr:
             highest = segment
         yield from _one_segment(segment, data, relocated)
-    if version == _METADATA_1_3 and highest is not None:
+    if version == _METADATA_1_3:
         yield from _extra_page(highest, None)
 
 

@@ -345,7 +345,7 @@ def _signed_as(packed: PackedEnclave) -> set[str]:
 
 def of_file_list(package: Package) -> Iterator[Finding]:
     """What the file list alone says against a package: what is elsewhere, nobody can judge."""
-    for link in () if package.is_source else Links(package).leaving():
+    for link in Links(package).leaving():
         yield Finding(
             "link-leaves-package",
             Severity.UNVERIFIABLE,

@@ -295,6 +295,15 @@ def test_the_least_enclave_is_a_page(
             list(enclave_pages(image, changed))
 
 
+@pytest.mark.parametrize("rva", [0, START, START + PAGE])
+def test_an_entry_without_pages_overlaps_nothing(
+    image: EnclaveImage, block: Block, rva: int
+) -> None:
+    table = [entry(START, 2), entry(rva, 0)]
+    found = layout_runs(image, with_layout(block, *table))
+    assert found == layout_runs(image, with_layout(block, table[0])) != []
+
+
 def test_patches_are_applied_in_order(image: EnclaveImage, block: Block) -> None:
     table = PatchEntry(0x100, 0, 8).serialise() + PatchEntry(0x104, 64, 8).serialise()
     changed = with_table(block, DIR_PATCH, table)
@@ -347,6 +356,12 @@ def test_the_page_too_many_of_metadata_1_3() -> None:
     image = EnclaveImage.parse(small_enclave(sdk="1.8", loads=[corner, touching]))
     block = regenerate(image, Config({}), generation_named("1.8")).blocks[0]
     assert [r.offset for r in layout_runs(image, block)][:2] == [START, START + PAGE]
+    # It is behind the highest segment, not behind the last of the table.
+    early = Load(START - PAGE, b"y", flags=PF_R)
+    image = EnclaveImage.parse(small_enclave(sdk="1.8", loads=[corner, early]))
+    block = regenerate(image, Config({}), generation_named("1.8")).blocks[0]
+    runs = [(r.offset, r.count) for r in enclave_pages(image, block)]
+    assert runs.count((START + PAGE, 1)) == 1
     plain = Load(START, b"x" * 0x80, flags=PF_R)
     assert (START + PAGE, 1, 0x201) not in version_1_3([plain])
 

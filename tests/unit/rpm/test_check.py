@@ -292,7 +292,8 @@ def test_qve_under_another_name_is_not_permitted_either(
     qve = pin_named("qve")
     assert qve is not None
     ours = replace(qve, mrsigner=mrsigner(vendor_key()), isvprodid=3)
-    monkeypatch.setattr("sgx_enclaves.rpm.rules.pins_of_signer", lambda _signer: (ours,))
+    by_signer = {ours.mrsigner: (ours,)}.get
+    monkeypatch.setattr("sgx_enclaves.rpm.rules.pins_of_signer", lambda s: by_signer(s, ()))
     result = check(shop.rpm(SIGNED), FolderReference(shop.reference()))
     assert codes(result) == ["not-permitted"]
     linked = [RpmFile("/opt/x", CASE.signed), link("/opt/libsgx_qve.so", "x")]

@@ -14,7 +14,7 @@ from sgx_enclaves.enclave.policy import AskedBy, Policy, digest_of_version, pin_
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.rpm.check import EnclaveResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, enclave_name
-from sgx_enclaves.rpm.rules import another_file, mislabelled
+from sgx_enclaves.rpm.rules import another_file, mislabelled, named_as_another
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
@@ -308,6 +308,16 @@ def test_a_file_is_the_one_that_its_release_pins(
     enclave = EnclaveResult(BASE + claimed, (), "pce", True, 1, "0" * 64, verdict=verdict)
     said = [finding.expected for finding in another_file(enclave, label, version)]
     assert said == ([f"SHA-256 {digest_of_version('pce', of)}"] if of else [])
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"), [("/opt/x", "no enclave's name"), ("/opt/libsgx_pce.so", "pce")]
+)
+def test_a_link_with_the_name_of_another_enclave(file: str, expected: str) -> None:
+    links = (f"{file}.1", "/opt/libsgx_qe3.signed.so", "/opt/libsgx_own.so")
+    packed: Any = SimpleNamespace(path=file, links=links)
+    said = [(f.found, f.expected) for f in named_as_another(packed)]
+    assert said == [("qe3", expected)]
 
 
 def test_nothing_is_provided_for_a_file_without_an_enclaves_name() -> None:
