@@ -288,9 +288,7 @@ def _layout_pages(block: Block, entry: LayoutEntry, rva: int) -> Iterator[PageRu
         else:
             yield from _region(entry, rva, content)
     elif entry.si_flags:
-        page = ZERO_PAGE
-        if entry.content_size:
-            page = memoryview(entry.content_size.to_bytes(4, "little") * (PAGE_SIZE // 4))
+        page = memoryview(entry.content_size.to_bytes(4, "little") * (PAGE_SIZE // 4))
         yield PageRun(rva, entry.page_count, entry.si_flags, measured, page)
 
 

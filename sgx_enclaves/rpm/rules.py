@@ -354,8 +354,7 @@ def of_file_list(package: Package) -> Iterator[Finding]:
             found=link.target,
         )
     for file in package.files:
-        is_elsewhere = file.kind is FileKind.SPECIAL or (file.kind is FileKind.FILE and file.ghost)
-        if is_elsewhere and is_in_enclave_folder(file.path):
+        if (file.kind is FileKind.SPECIAL or file.ghost) and is_in_enclave_folder(file.path):
             yield Finding(
                 "enclave-missing",
                 Severity.UNVERIFIABLE,

@@ -39,7 +39,7 @@ from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.errors import FormatError, LimitError, SgxEnclavesError, UnsupportedError
 from sgx_enclaves.limits import Limits
-from tests.enclaves.synthetic import PF_R, PF_W, Load, small_enclave
+from tests.enclaves.synthetic import PF_R, PF_W, PF_X, Load, small_enclave
 
 PAGE = 0x1000
 U32 = (1 << 32) - 1
@@ -341,6 +341,14 @@ def version_1_3(loads: list[Load]) -> list[tuple[int, int, int]]:
     ]
 
 
+def test_pages_have_the_rights_of_their_segment_and_no_other() -> None:
+    for flags, secinfo in ((PF_R, 0x201), (PF_W, 0x202), (PF_X, 0x204)):
+        loads = [Load(START, b"x", flags=flags)]
+        image = EnclaveImage.parse(small_enclave(loads=loads))
+        block = regenerate(image, Config({}), generation_named("2.25")).blocks[0]
+        assert layout_runs(image, block)[0].flags == secinfo
+
+
 def test_the_page_too_many_of_metadata_1_3() -> None:
     # 0x80 bytes near a page's end: their size rounded to a page reaches into the next.
     corner = Load(START + 0xF00, b"x" * 0x80, flags=PF_R)
@@ -355,7 +363,12 @@ def test_the_page_too_many_of_metadata_1_3() -> None:
     touching = Load(START + PAGE, b"y" * 0x1000, flags=PF_R | PF_W)
     image = EnclaveImage.parse(small_enclave(sdk="1.8", loads=[corner, touching]))
     block = regenerate(image, Config({}), generation_named("1.8")).blocks[0]
-    assert [r.offset for r in layout_runs(image, block)][:2] == [START, START + PAGE]
+    runs = layout_runs(image, block)
+    assert [(r.offset, r.count, r.flags) for r in runs[:2]] == [
+        (START, 1, 0x201),
+        (START + PAGE, 1, 0x203),
+    ]
+    assert runs[2].offset > START + PAGE
     # It is behind the highest segment, not behind the last of the table.
     early = Load(START - PAGE, b"y", flags=PF_R)
     image = EnclaveImage.parse(small_enclave(sdk="1.8", loads=[corner, early]))

@@ -133,6 +133,9 @@ def test_a_source_package_alone_proves_nothing(
     assert "name the packages that were built" in said.err
     assert main(["check-rpm", source, "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["exit_status"] == 2
+    # What a source package says to provide, its builds do.
+    named = shop.rpm([], tags={1044: None}, provides=["sgx-enclave(pce:signed)"])
+    assert codes(check(named)) == []
     assert main(["check-rpm", source, other]) == 0
     assert capsys.readouterr().out.endswith("no enclave\n")
 
@@ -551,12 +554,23 @@ def _elf_fields() -> list[tuple[int, int]]:
 ELF_FIELDS = _elf_fields()
 
 
-@pytest.mark.parametrize("file", [RpmFile("", b"", ghost=True), RpmFile("", b"", 0o010644)])
-def test_an_enclave_that_comes_from_elsewhere_is_missing(shop: Shop, file: RpmFile) -> None:
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        (RpmFile("", b"", ghost=True), "a %ghost"),
+        (RpmFile("", b"", 0o120777, target="libsgx_pce.signed.so", ghost=True), "a %ghost"),
+        (RpmFile("", b"", 0o010644), "device, pipe or socket"),
+    ],
+)
+def test_an_enclave_that_comes_from_elsewhere_is_missing(
+    shop: Shop, file: RpmFile, what: str
+) -> None:
     """A scriptlet or somebody else makes it."""
     path = ENCLAVE_FOLDER + "libsgx_qe3.signed.so.1.22.100.1"
     package = shop.rpm([*SIGNED, replace(file, path=path)])
-    assert codes(check(package, FolderReference(shop.reference()))) == ["enclave-missing"]
+    result = check(package, FolderReference(shop.reference()))
+    assert "enclave-missing" in codes(result)
+    assert [f.found for f in result.findings if f.code == "enclave-missing"] == [what]
     package = shop.rpm([*SIGNED, replace(file, path="/usr/lib64/libsgx_qe3.log")])
     assert codes(check(package, FolderReference(f"{shop.folder}/reference"))) == []
 
