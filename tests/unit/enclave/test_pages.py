@@ -373,8 +373,8 @@ def test_the_page_too_many_of_metadata_1_3() -> None:
     early = Load(START - PAGE, b"y", flags=PF_R)
     image = EnclaveImage.parse(small_enclave(sdk="1.8", loads=[corner, early]))
     block = regenerate(image, Config({}), generation_named("1.8")).blocks[0]
-    runs = [(r.offset, r.count) for r in enclave_pages(image, block)]
-    assert runs.count((START + PAGE, 1)) == 1
+    places = [(r.offset, r.count) for r in enclave_pages(image, block)]
+    assert places.count((START + PAGE, 1)) == 1
     plain = Load(START, b"x" * 0x80, flags=PF_R)
     assert (START + PAGE, 1, 0x201) not in version_1_3([plain])
 
