@@ -310,12 +310,10 @@ def _tcs_page(template: bytes, rva: int) -> memoryview:
 def _region(entry: LayoutEntry, rva: int, content: bytes) -> Iterator[PageRun]:
     """A layout entry with content: its pages are measured whatever its attributes say."""
     pages = min(page_ceil(len(content)) // PAGE_SIZE, entry.page_count)
-    if pages:
-        padded = content[: pages * PAGE_SIZE].ljust(pages * PAGE_SIZE, b"\0")
-        yield PageRun(rva, pages, entry.si_flags, True, memoryview(padded))
-    if entry.page_count > pages:
-        rest = rva + pages * PAGE_SIZE
-        yield PageRun(rest, entry.page_count - pages, entry.si_flags, True, ZERO_PAGE)
+    padded = content[: pages * PAGE_SIZE].ljust(pages * PAGE_SIZE, b"\0")
+    yield PageRun(rva, pages, entry.si_flags, True, memoryview(padded))
+    rest = rva + pages * PAGE_SIZE
+    yield PageRun(rest, entry.page_count - pages, entry.si_flags, True, ZERO_PAGE)
 
 
 _RECORD = 64
@@ -363,7 +361,7 @@ def mrenclave(
         pages = enclave_pages(image, block, limits)
         return measure(block.header.ssa_frame_size, size, pages, base, watch)
     except SgxEnclavesError as error:
-        error.file = error.file or image.name
+        error.file = image.name
         raise
 
 

@@ -102,6 +102,14 @@ def test_every_measured_part_changes_it() -> None:
         assert mrenclave(image, other) != reference
 
 
+def test_an_error_names_the_file() -> None:
+    image, block = signed(SMALL)
+    other = replace(block, header=replace(block.header, enclave_size=PAGE - 1))
+    with pytest.raises(FormatError, match="power of two") as caught:
+        mrenclave(replace(image, name="my.so"), other)
+    assert caught.value.file == "my.so"
+
+
 def test_what_is_not_measured_does_not() -> None:
     image, block = signed(SMALL)
     reference = mrenclave(image, block)

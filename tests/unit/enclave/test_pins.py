@@ -226,6 +226,8 @@ def test_nobody_asked_for_what_nothing_pins() -> None:
     assert {*sources, asked.enclave_from} == {AskedBy.NOTHING}
     assert asked.debug_from is AskedBy.DEFAULT
     assert policy_for(None, allow_debug=True).debug_from is AskedBy.OPTION
+    assert policy_for(SOME, isvprodid=0).isvprodid_from is AskedBy.OPTION
+    assert policy_for(SOME, any_product=True).isvprodid_from is AskedBy.OPTION
 
 
 def test_any_file_lifts_what_is_pinned_of_it() -> None:
