@@ -176,12 +176,15 @@ def configuration() -> Iterator[str]:
     yield "# Configuration\n\n## Environment\n\n| variable | meaning |\n| --- | --- |"
     for name, meaning in re.findall(r"(\w+) {2}(.*)", ENVIRONMENT):
         yield f"| `{name}` | {cell(meaning)} |"
-    for title, file in (
-        ("Koji's builders: /etc/kojid/plugins/sgx_enclaves.conf", "builder/sgx_enclaves.conf"),
-        ("Koji's hub: /etc/koji-hub/plugins/sgx_enclaves.conf", "hub/sgx_enclaves.conf"),
+    for title, half in (
+        ("Koji's builders: /etc/kojid/plugins/sgx_enclaves.conf", "builder"),
+        ("Koji's hub: /etc/koji-hub/plugins/sgx_enclaves.conf", "hub"),
     ):
-        text = (ROOT / "koji_plugin" / file).read_text("utf-8").rstrip()
-        yield f"\n## {title}\n\n```ini\n{text}\n```"
+        folder = ROOT / "koji_plugin" / half
+        text = (folder / "sgx_enclaves.conf").read_text("utf-8").rstrip()
+        yield f"\n## {title}\n\n```ini\n{text}\n```\n"
+        schema = folder / f"sgx_enclaves_{half}/config.schema.json"
+        yield from table(json.loads(schema.read_text("utf-8")))
     yield "\n## rpmlint: the table [SgxEnclave]\n\nSee [rpmlint](rpmlint.md).\n"
     tree = ast.parse((ROOT / "rpmlint_checks/sgx_enclaves_rpmlint/options.py").read_text("utf-8"))
     options = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options")

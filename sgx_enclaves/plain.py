@@ -202,7 +202,8 @@ def from_plain(cls: type[T], data: object) -> T:
     """A record of plain data that fit its schema; the inverse of `as_plain`.
 
     Fields of `cls` may be texts, numbers, booleans, bytes, enumerations, records, `Optional` of
-    those, tuples, lists and mappings of those. Other data give a TypeError, ValueError or KeyError.
+    those, tuples, lists, sets and mappings of those. Other data give a TypeError, ValueError or
+    KeyError.
     """
     return typing.cast(T, _made(cls, data))
 
@@ -218,7 +219,7 @@ def _made(kind: Any, data: Any) -> Any:
         return data
     if origin is Union:
         return _made(next(a for a in arguments if a is not type(None)), data)
-    if origin in (tuple, list):
+    if origin in (tuple, list, frozenset):
         return origin(_made(arguments[0], item) for item in data)
     if origin is not None:
         return {key: _made(arguments[1], item) for key, item in data.items()}
@@ -243,6 +244,15 @@ def validate(
     data: object, schema: Mapping[str, Any], *, file: str, error: type[SgxEnclavesError]
 ) -> None:
     """Check plain data against a JSON Schema (draft 7); see `read_schema`."""
+    mistake = first_mistake(data, schema, file=file, error=error)
+    if mistake is not None:
+        _refuse_mistake(mistake, file, error)
+
+
+def first_mistake(
+    data: object, schema: Mapping[str, Any], *, file: str, error: type[SgxEnclavesError]
+) -> Any:
+    """The first place where they do not fit, a `jsonschema.ValidationError`; None if they fit."""
     # Costs more time to import than a whole comparison takes.
     try:
         import jsonschema  # noqa: PLC0415
@@ -254,10 +264,8 @@ def validate(
         ) from None
     try:
         # Of a million mistakes each would cost kilobytes.
-        found = _validator(jsonschema)(schema).iter_errors(data)
-        mistakes = list(islice(found, _MOST_MISTAKES))
-        if mistakes:
-            _refuse_mistake(min(mistakes, key=lambda m: str(list(m.absolute_path))), file, error)
+        found = islice(_validator(jsonschema)(schema).iter_errors(data), _MOST_MISTAKES)
+        return min(found, key=lambda m: str(list(m.absolute_path)), default=None)
     except RecursionError:
         raise error("the content is nested too deep", file=file) from None
 

@@ -1,39 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An INI file, read into a dataclass whose fields say section, key and check.
+"""An INI file as plain data that fit a JSON Schema, and as a dataclass.
 
-An unknown section or key is an error: a misspelt limit must not pass for none.
-A check turns a value's text into what it means, or raises `ValueError` with what it expects.
+The schema says which sections and options there are, and what each must be. An unknown one
+is an error: a misspelt limit must not pass for none.
 """
 
 from __future__ import annotations
 
 import configparser
+import contextlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, field, fields
-from pathlib import Path
-from typing import Any, Optional, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
+from sgx_enclaves.plain import first_mistake, from_plain
 
 T = TypeVar("T")
 YES, NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
 
 
-def setting(section: str, key: str, usual: Any, check: Callable[[str], Any] = str) -> Any:
-    """A dataclass field that one key of the file sets; an empty value counts as not set."""
-    return field(default=usual, metadata={"section": section, "key": key, "check": check})
+def load_settings(cls: type[T], schema: Mapping[str, Any], path: str) -> T:
+    """Read a file into a dataclass whose fields are called SECTION_OPTION, each with a default.
 
-
-def table(section: str, check: Callable[[Mapping[str, str]], Any] = dict) -> Any:
-    """A dataclass field that is a whole section, with keys of the site's own."""
-    return field(
-        default_factory=lambda: check({}), metadata={"section": section, "key": "", "check": check}
-    )
-
-
-def load_settings(cls: type[T], path: str) -> T:
-    """Read a file into a dataclass of `setting` and `table` fields."""
+    A section with options of the site's own is one field, a mapping.
+    """
     parser = configparser.ConfigParser(
         interpolation=None, default_section="", delimiters=("=",), inline_comment_prefixes=None
     )
@@ -46,37 +37,55 @@ def load_settings(cls: type[T], path: str) -> T:
         raise InputError("there is no such file", file=path) from None
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         raise InputError(f"the configuration cannot be read: {error}", file=path) from None
-    known: dict[str, dict[str, Field[Any]]] = {}
-    for item in fields(cls):  # type: ignore[arg-type]
-        if "section" in item.metadata:
-            known.setdefault(item.metadata["section"], {})[item.metadata["key"]] = item
-    values: dict[str, Any] = {}
-    for section in parser.sections():
-        found = dict(parser[section])
-        if section not in known:
-            raise _unknown(path, f"there is no section [{section}]", known)
-        keys = known[section]
-        if "" in keys:
-            values[keys[""].name] = _checked(path, f"[{section}]", found, keys[""])
-            continue
-        if unknown := ", ".join(key for key in found if key not in keys):
-            raise _unknown(path, f"[{section}] has unknown keys: {unknown}", keys)
-        for key, value in found.items():
-            if value:
-                values[keys[key].name] = _checked(path, f"[{section}] {key}", value, keys[key])
-    return cls(**values)
+    known = schema["properties"]
+    data = {name: _options(parser[name], known.get(name, {})) for name in parser.sections()}
+    mistake = first_mistake(data, schema, file=path, error=InputError)
+    if mistake is not None:
+        raise _refusal(mistake, path)
+    fields: dict[str, Any] = {}
+    for name, options in data.items():
+        if "properties" in known[name]:
+            fields.update({f"{name}_{key}": value for key, value in options.items()})
+        else:
+            fields[name.replace(" ", "_")] = options
+    return from_plain(cls, fields)
 
 
-def _unknown(path: str, message: str, known: Iterable[str]) -> InputError:
-    return InputError(message, file=path, expected=", ".join(known))
+def _options(texts: Mapping[str, str], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's options; an empty text counts as not set, but in a section of the site's own."""
+    known, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
+    return {
+        key: plain_value(text, known.get(key, others))
+        for key, text in texts.items()
+        if text or key not in known
+    }
 
 
-def _checked(path: str, place: str, value: Any, item: Field[Any]) -> Any:
-    try:
-        return item.metadata["check"](value)
-    except ValueError as error:
-        found = repr(value)[:120] if isinstance(value, str) else None
-        raise InputError(f"{place} is wrong", file=path, expected=str(error), found=found) from None
+def plain_value(text: str, schema: Mapping[str, Any]) -> Any:
+    """What a text means where the schema wants a list, a number or a boolean; else the text."""
+    kind = schema.get("type")
+    if kind == "array":
+        return [plain_value(word, schema["items"]) for word in text.split()]
+    if kind == "integer" and text.isascii() and text.isdigit():
+        return int(text[:18])
+    if kind == "boolean":
+        with contextlib.suppress(ValueError):
+            return yes_or_no(text)
+    return text
+
+
+def _refusal(mistake: Any, path: str) -> InputError:
+    section, *option = mistake.absolute_path or ("",)
+    if mistake.validator == "additionalProperties":
+        known = mistake.schema["properties"]
+        unknown = [key for key in mistake.instance if key not in known]
+        message = f"[{section}] has unknown keys: {', '.join(unknown)}"
+        if not section:
+            message = f"there is no section [{unknown[0]}]"
+        return InputError(message, file=path, expected=", ".join(known))
+    place = " ".join([f"[{section}]", *option[:1]])
+    expected, found = mistake.schema["description"], repr(mistake.instance)[:120]
+    return InputError(f"{place} is wrong", file=path, expected=expected, found=found)
 
 
 def yes_or_no(value: str) -> bool:
@@ -84,36 +93,6 @@ def yes_or_no(value: str) -> bool:
     if value.lower() not in (*YES, *NO):
         raise ValueError("yes or no")
     return value.lower() in YES
-
-
-def whole(least: int, most: int, unit: int = 1) -> Callable[[str], int]:
-    """A check for whole numbers, which are multiplied by a unit."""
-
-    def check(value: str) -> int:
-        if not value.isascii() or not value.isdigit() or not least <= int(value[:18]) <= most:
-            raise ValueError(f"a whole number from {least} to {most}")
-        return int(value) * unit
-
-    return check
-
-
-def folder(value: str) -> Path:
-    """A directory."""
-    if not value.startswith("/"):
-        raise ValueError("an absolute path")
-    return Path(value)
-
-
-def folders(value: str) -> tuple[Path, ...]:
-    """Some directories."""
-    return tuple(folder(word) for word in value.split())
-
-
-def https_url(value: str) -> Optional[str]:
-    """The URL of a server that shows a certificate."""
-    if not value.startswith("https://"):
-        raise ValueError("an https:// URL")
-    return value
 
 
 def check_file(read: Callable[[str], object], usual: str, arguments: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgx_enclaves_builder.config import Config as BuilderConfig
+from sgx_enclaves_builder.config import read_config
 from sgx_enclaves_rpmlint.options import Options
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, release_from
@@ -33,7 +33,6 @@ from sgx_enclaves.release.manifest import read_manifest, write_manifest
 from sgx_enclaves.release.place import parse_lock
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.references import open_reference
-from sgx_enclaves.settings import load_settings
 from sgx_enclaves.tar import KIND_WORDS
 from tests.golden import judge
 from tests.support.archives import list_members
@@ -196,7 +195,7 @@ READERS: dict[str, Callable[[Any], object]] = {
     "manifest": lambda data: read_manifest(json.dumps(data).encode(), "manifest.json"),
     "lock": lambda data: parse_lock(json.dumps(data).encode(), "lock.json"),
     "rpmlint": _rpmlint_options,
-    "builder": lambda path: load_settings(BuilderConfig, str(path)),
+    "builder": lambda path: read_config(str(path)),
     "hub": _hub_settings,
 }
 

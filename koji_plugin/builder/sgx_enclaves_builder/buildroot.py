@@ -280,11 +280,11 @@ class KojiBuildroot:
         options, session = self._task.options, self._task.session
         mockdir = Path(options.mockdir)
         there = next(path for path in (mockdir, *mockdir.parents) if path.exists())
-        free = shutil.disk_usage(there).free
-        if free < self._task.config.min_space:
+        free, wanted = shutil.disk_usage(there).free, self._task.config.build_min_space_mib * MIB
+        if free < wanted:
             raise koji.BuildrootError(
                 f"too little room in {mockdir}: {free} bytes are free, "
-                f"{self._task.config.min_space} are wanted ([build] min_space_mib)"
+                f"{wanted} are wanted ([build] min_space_mib)"
             )
         self._task.log(f"buildroot of tag {self.build_tag}, repo {self._repo_id}")
         # kojid is a program, not a module: its classes are in `__main__`

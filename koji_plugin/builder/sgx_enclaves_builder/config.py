@@ -10,25 +10,14 @@ starting, and the log says what is wrong. Run as a program, this checks a file b
 from __future__ import annotations
 
 import os
-import re
 import sys
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
-from sgx_enclaves.limits import MIB
-from sgx_enclaves.settings import (
-    check_file,
-    folder,
-    folders,
-    https_url,
-    load_settings,
-    setting,
-    whole,
-)
+from sgx_enclaves.plain import read_schema
+from sgx_enclaves.settings import check_file, load_settings
 
-DAY = 24 * 3600
 CONFIG_FILE = "/etc/kojid/plugins/sgx_enclaves.conf"
 CONFIG_VARIABLE = "SGX_ENCLAVES_BUILDER_CONFIG"
 # Where the releases of the catalogue come from, and where those places redirect to.
@@ -39,33 +28,32 @@ UPSTREAM = (
     "objects.githubusercontent.com",
     "release-assets.githubusercontent.com",
 )
-_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
-
-
-def _hosts(value: str) -> tuple[str, ...]:
-    if not all(_HOST.fullmatch(word) for word in value.split()):
-        raise ValueError("names of servers")
-    return tuple(value.lower().split())
 
 
 @dataclass(frozen=True)
 class Config:
-    """The plugin's settings; the file that is shipped explains each key."""
+    """The plugin's settings, SECTION_OPTION; the file that is shipped explains each."""
 
-    cache: Path = setting("fetch", "cache", Path("/var/cache/sgx-enclaves"), folder)
-    hosts: tuple[str, ...] = setting("fetch", "hosts", UPSTREAM, _hosts)
-    lookaside: Optional[str] = setting("fetch", "lookaside", None, https_url)
-    lookaside_package: str = setting("fetch", "lookaside_package", "linux-sgx-enclaves-prebuilt")
-    ca_file: Optional[str] = setting("fetch", "ca_file", None)
-    attempts: int = setting("fetch", "attempts", 4, whole(1, 20))
-    fetch_timeout: int = setting("fetch", "timeout", 3600, whole(1, DAY))
-    max_size: int = setting("fetch", "max_mib", 2048 * MIB, whole(1, 65536, MIB))
-    catalogues: tuple[Path, ...] = setting("catalogue", "folders", (), folders)
-    make_timeout: int = setting("build", "make_timeout", 7200, whole(1, DAY))
-    wait_timeout: int = setting("build", "wait_timeout", 8 * 3600, whole(1, 7 * DAY))
-    key: Optional[Path] = setting("attest", "key", None, folder)
-    builder: Optional[str] = setting("attest", "builder", None)
-    min_space: int = setting("build", "min_space_mib", 4096 * MIB, whole(0, 1 << 20, MIB))
+    fetch_cache: Path = Path("/var/cache/sgx-enclaves")
+    fetch_hosts: tuple[str, ...] = UPSTREAM
+    fetch_lookaside: Optional[str] = None
+    fetch_lookaside_package: str = "linux-sgx-enclaves-prebuilt"
+    fetch_ca_file: Optional[str] = None
+    fetch_attempts: int = 4
+    fetch_timeout: int = 3600
+    fetch_max_mib: int = 2048
+    catalogue_folders: tuple[Path, ...] = ()
+    build_make_timeout: int = 7200
+    build_wait_timeout: int = 28800
+    build_min_space_mib: int = 4096
+    attest_key: Optional[Path] = None
+    attest_builder: Optional[str] = None
+
+
+def read_config(path: str) -> Config:
+    """The configuration in a file."""
+    found = load_settings(Config, read_schema(__file__, "config.schema.json"), path)
+    return replace(found, fetch_hosts=tuple(map(str.lower, found.fetch_hosts)))
 
 
 def load_config() -> Config:
@@ -73,8 +61,8 @@ def load_config() -> Config:
     named = os.environ.get(CONFIG_VARIABLE)
     if named is None and not os.path.exists(CONFIG_FILE):
         return Config()
-    return load_settings(Config, named or CONFIG_FILE)
+    return read_config(named or CONFIG_FILE)
 
 
 if __name__ == "__main__":
-    sys.exit(check_file(partial(load_settings, Config), CONFIG_FILE, sys.argv[1:]))
+    sys.exit(check_file(read_config, CONFIG_FILE, sys.argv[1:]))

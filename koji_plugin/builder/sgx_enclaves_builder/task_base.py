@@ -26,7 +26,7 @@ from sgx_enclaves.evidence.statements import TOOL, attestation, enveloped, state
 from sgx_enclaves.files import digest_file, read_file, sha256_of, write_file
 from sgx_enclaves.gate.arguments import SIGNATURES
 from sgx_enclaves.gate.record import time_text
-from sgx_enclaves.limits import DEFAULT_LIMITS
+from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.progress import PlainProgress
 from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings
 from sgx_enclaves.release.manifest import Manifest
@@ -137,15 +137,17 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         """Fetches within the configured bounds, and writes into the log how it goes."""
         config = self.config
         lookaside = None
-        if config.lookaside is not None:
-            lookaside = Lookaside(config.lookaside, config.lookaside_package)
+        if config.fetch_lookaside is not None:
+            lookaside = Lookaside(config.fetch_lookaside, config.fetch_lookaside_package)
         return Fetcher(
-            Cache(config.cache),
-            HttpsTransport(TransportSettings(ca_file=config.ca_file, hosts=config.hosts)),
+            Cache(config.fetch_cache),
+            HttpsTransport(
+                TransportSettings(ca_file=config.fetch_ca_file, hosts=config.fetch_hosts)
+            ),
             FetchSettings(
-                attempts=config.attempts,
+                attempts=config.fetch_attempts,
                 total_timeout=config.fetch_timeout,
-                max_size=config.max_size,
+                max_size=config.fetch_max_mib * MIB,
             ),
             progress=PlainProgress(self.log),  # type: ignore[arg-type]
             lookaside=lookaside,
@@ -205,10 +207,10 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         self.upload(HEAD, canonical(head_of(data, now, manifest)))
         if manifest is not None:
             self.upload(MANIFEST, manifest_bytes(manifest))
-        if self.config.key is not None:
-            pem = read_file(str(self.config.key), DEFAULT_LIMITS.config_size)
-            key, signer = load_signing_key(pem, str(self.config.key), None)
-            builder = self.config.builder or TOOL
+        if self.config.attest_key is not None:
+            pem = read_file(str(self.config.attest_key), DEFAULT_LIMITS.config_size)
+            key, signer = load_signing_key(pem, str(self.config.attest_key), None)
+            builder = self.config.attest_builder or TOOL
             when = time_text(now)
             try:
                 made = statements_of(report, digest, builder=builder, time=when)

@@ -118,7 +118,9 @@ class SgxEnclavesTask(SgxTask):
             number = self.subtask(CHILD, arguments, label=",".join(names), arch=X86_64)
             tasks[number] = names
             self.log(f"{', '.join(names)}: task {number}")
-        results = self.wait_for(list(tasks), self.asked.get("timeout", self.config.wait_timeout))
+        results = self.wait_for(
+            list(tasks), self.asked.get("timeout", self.config.build_wait_timeout)
+        )
         answers: dict[str, Answer] = {}
         reports = {}
         for number, names in tasks.items():
@@ -218,7 +220,7 @@ class ResolvedRelease:
 
 def resolve(asked: Optional[str], paths: Sequence[str], task: SgxTask) -> ResolvedRelease:
     """Find the release: by its name, by a URL, or by the paths of the build's signed enclaves."""
-    catalogue = load_catalogue((OWN_FOLDER, USER_FOLDER, *task.config.catalogues))
+    catalogue = load_catalogue((OWN_FOLDER, USER_FOLDER, *task.config.catalogue_folders))
     origin = CATALOGUE
     if asked is None:
         release = release_of(catalogue, paths)

@@ -100,7 +100,7 @@ class SgxEnclaveTask(SgxTask):
             lock=self.lock,
             allow_unpinned=self.asked.get("allow_unpinned", False),
             jobs=1,
-            make_timeout=self.config.make_timeout,
+            make_timeout=self.config.build_make_timeout,
         )
         if "unsigned_build" in self.asked:
             origin = self._take(self.asked["unsigned_build"])
@@ -236,7 +236,7 @@ class SgxEnclaveTask(SgxTask):
             self.release,
             self.catalogue,
             kind="koji",
-            folders=[self.workdir, self.config.cache],
+            folders=[self.workdir, self.config.fetch_cache],
             verdict=verdict.value,
             reproducible=verified.verdict.reproducible and not verdict.exit_status,
             release={"name": self.release.name, "sha256": digest, "origin": "its parent task"},

@@ -12,80 +12,42 @@ from __future__ import annotations
 import fnmatch
 import functools
 import os
-import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Optional
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
-from sgx_enclaves.gate.decide import INTEL, Rule, parse_rule
-from sgx_enclaves.settings import (
-    YES,
-    check_file,
-    folders,
-    load_settings,
-    setting,
-    table,
-    whole,
-    yes_or_no,
-)
+from sgx_enclaves.gate.decide import Rule, parse_rule
+from sgx_enclaves.plain import read_schema
+from sgx_enclaves.settings import YES, check_file, load_settings
 
 CONFIG_FILE = "/etc/koji-hub/plugins/sgx_enclaves.conf"
 # For test hubs, which cannot write to /etc.
 CONFIG_VARIABLE = "SGX_ENCLAVES_HUB_CONF"
-_HEX = re.compile(r"[0-9a-f]{64}\Z")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
-_TAG = re.compile(r"(?P<name>[^\s:*?\[\]]+):(?P<id>[1-9][0-9]{0,9})\Z")
-
-
-def _signers(found: Mapping[str, str]) -> Mapping[str, frozenset[str]]:
-    for name, value in found.items():
-        if not _NAME.match(name) or name == INTEL or not value.split():
-            raise ValueError(f"a plain name other than {INTEL}, and MRSIGNER values: {name[:80]!r}")
-        wrong = [word for word in value.split() if not _HEX.match(word)]
-        if wrong:
-            raise ValueError(
-                f"64 lower-case hexadecimal digits for each MRSIGNER of {name}, "
-                f"which {wrong[0][:80]!r} is not"
-            )
-    return {name: frozenset(value.split()) for name, value in found.items()}
-
-
-def _pinned_tags(value: str) -> tuple[tuple[str, int], ...]:
-    """Names with ids: a name alone could be taken by another tag, and a glob by a new one."""
-    found: dict[str, int] = {}
-    for word in value.split():
-        pin = _TAG.match(word)
-        if pin is None or pin["name"] in found:
-            raise ValueError(
-                "NAME:ID of each tag, once, such as f43-sgx-build:42, and no glob; "
-                f"`koji taginfo {word.partition(':')[0][:80]}` shows the ID in brackets"
-            )
-        found[pin["name"]] = int(pin["id"])
-    return tuple(found.items())
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the configuration says; the file that is shipped explains each key.
+    """What the configuration says, SECTION_OPTION; the file that is shipped explains each.
 
     Attributes:
-        build_tags: names of trusted build tags, each with its id.
+        pins: the id of each of the trusted build tags, by name.
         rules: the globs of `enforce`, each with the rule that its words mean.
     """
 
-    channel: str = setting("tasks", "channel", "")
-    build_tags: tuple[tuple[str, int], ...] = setting("tasks", "build_tags", (), _pinned_tags)
-    hook: bool = setting("hook", "enabled", False, yes_or_no)
-    build_tag: str = setting("hook", "build_tag", "")
-    targets: Mapping[str, str] = table("hook targets")
-    signers: Mapping[str, frozenset[str]] = table("signers", _signers)
-    enforce: Mapping[str, str] = table("enforce")
-    attestations: tuple[Path, ...] = setting("gate", "attestations", (), folders)
-    attestation_keys: tuple[Path, ...] = setting("gate", "attestation_keys", (), folders)
-    attestation_threshold: int = setting("gate", "attestation_threshold", 1, whole(1, 64))
+    tasks_channel: str = ""
+    tasks_build_tags: tuple[str, ...] = ()
+    hook_enabled: bool = False
+    hook_build_tag: str = ""
+    hook_targets: Mapping[str, str] = field(default_factory=dict)
+    gate_attestations: tuple[Path, ...] = ()
+    gate_attestation_keys: tuple[Path, ...] = ()
+    gate_attestation_threshold: int = 1
+    signers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    enforce: Mapping[str, str] = field(default_factory=dict)
+    pins: Mapping[str, int] = field(default_factory=dict)
     rules: tuple[tuple[str, Rule], ...] = ()
 
     def rule_for(self, tag: str) -> Optional[Rule]:
@@ -102,14 +64,24 @@ def settings() -> Settings:
 
 def read_settings(path: str) -> Settings:
     """The settings in a file."""
-    found = load_settings(Settings, path)
-    if found.hook and not (found.targets or found.build_tag):
+    found = load_settings(Settings, read_schema(__file__, "config.schema.json"), path)
+    # A name alone could be taken by another tag, and a glob by a new one.
+    tags = [tag.split(":") for tag in found.tasks_build_tags]
+    pins = {name: int(number) for name, number in tags}
+    if len(pins) < len(tags):
+        raise InputError(
+            "[tasks] build_tags names a tag twice",
+            file=path,
+            expected="NAME:ID of each tag, once",
+            found=" ".join(found.tasks_build_tags)[:120],
+        )
+    if found.hook_enabled and not (found.hook_targets or found.hook_build_tag):
         raise InputError(
             "[hook] is enabled, but has nowhere to build",
             file=path,
             expected="build_tag, or targets in [hook targets]",
         )
-    if bool(found.attestations) != bool(found.attestation_keys):
+    if bool(found.gate_attestations) != bool(found.gate_attestation_keys):
         raise InputError(
             "[gate] has attestations without keys, or keys without attestations",
             file=path,
@@ -123,7 +95,7 @@ def read_settings(path: str) -> Settings:
         except SgxEnclavesError as error:
             error.file = path
             raise
-    return replace(found, rules=tuple(rules))
+    return replace(found, pins=pins, rules=tuple(rules))
 
 
 if __name__ == "__main__":

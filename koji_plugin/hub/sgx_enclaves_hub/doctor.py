@@ -74,7 +74,7 @@ def _versions() -> _Checks:
 
 
 def _channel() -> _Checks:
-    name = settings().channel
+    name = settings().tasks_channel
     if not name:
         yield "channel", True, "none: Koji's channel policy decides where verifications run"
         return
@@ -103,7 +103,7 @@ def _channel() -> _Checks:
 
 
 def _build_tags() -> _Checks:
-    named, locked = dict(settings().build_tags), _column("release", "sgx_lock")
+    named, locked = settings().pins, _column("release", "sgx_lock")
     tags = {name: get_tag(name) for name in named}
     doubts = {name: distrust(tag) if tag else "it does not exist" for name, tag in tags.items()}
     trusted = [name for name, doubt in doubts.items() if doubt is None]
@@ -113,8 +113,8 @@ def _build_tags() -> _Checks:
     yield "build tags and locks", bool(trusted or locked), says
     for name in sorted(set(named) - set(trusted)):
         yield f"[tasks] build tag {name}", False, f"not trusted: {doubts[name]}; name another"
-    wanted = {settings().build_tag, *settings().targets.values()} if settings().hook else set()
-    for name in sorted(wanted - {""}):
+    wanted = {settings().hook_build_tag, *settings().hook_targets.values()} - {""}
+    for name in sorted(wanted) if settings().hook_enabled else ():
         try:
             arches = get_tag(name, strict=True).get("arches") or ""
             problem = "" if arches.split() else "has no architectures, so no repo"
@@ -135,7 +135,7 @@ def _gates() -> _Checks:
         except SgxEnclavesError as error:
             yield f"gated tag {tag['name']}", False, f"lets nothing in: {error}"
     yield "gated tags", gated > 0, f"{gated}" if gated else "none: nothing is kept out"
-    if settings().attestations:
+    if settings().gate_attestations:
         try:
             yield "attestations", True, f"of {len(attested() or ())} unsigned enclaves"
         except SgxEnclavesError as error:

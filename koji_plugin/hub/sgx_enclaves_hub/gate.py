@@ -70,13 +70,13 @@ def attested() -> Optional[frozenset[str]]:
         SgxEnclavesError: they cannot be read, or are not by enough of the site's keys.
     """
     chosen = settings()
-    if not chosen.attestations:
+    if not chosen.gate_attestations:
         return None
     # Most sites have none, and this costs time to import.
     from sgx_enclaves.evidence import statements  # noqa: PLC0415
 
-    paths, keys = (map(str, found) for found in (chosen.attestations, chosen.attestation_keys))
-    return statements.attested(paths, keys, None, chosen.attestation_threshold)
+    paths, keys = map(str, chosen.gate_attestations), map(str, chosen.gate_attestation_keys)
+    return statements.attested(paths, keys, None, chosen.gate_attestation_threshold)
 
 
 @callback("preTag")

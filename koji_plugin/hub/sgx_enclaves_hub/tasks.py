@@ -115,7 +115,7 @@ def start(
         )
     if distrust(tag) is None:
         opts["tag_allowed"] = True
-    channel = channel or settings().channel
+    channel = channel or settings().tasks_channel
     if channel:
         how["channel"] = channel
     return int(make_task(PARENT, [release, tag["name"], build, opts], **how))
@@ -123,7 +123,7 @@ def start(
 
 def distrust(tag: Mapping[str, Any]) -> Optional[str]:
     """Why a build in that tag cannot be reproducible without a lock; None if it can."""
-    pinned = dict(settings().build_tags).get(tag["name"])
+    pinned = settings().pins.get(tag["name"])
     if pinned is None:
         return "[tasks] build_tags does not name it"
     if pinned != tag["id"]:
@@ -135,9 +135,9 @@ def distrust(tag: Mapping[str, Any]) -> Optional[str]:
 
 def _default_tag(task_id: Optional[int]) -> str:
     """The only trusted tag, else the build tag of a build task's target."""
-    trusted = settings().build_tags
+    trusted = [*settings().pins]
     if len(trusted) == 1:
-        return trusted[0][0]
+        return trusted[0]
     target = _target(task_id)
     found = get_build_target(target) if target else None
     if found is None:
@@ -192,7 +192,7 @@ def complete_build(build: Any, name: str) -> dict[str, Any]:
 def verify_new_build(cbtype: str, *, type: str, **info: Any) -> None:
     """Make a verification task for a build that was just imported."""
     build = info.get("build")
-    if type not in ("build", "cg") or not settings().hook or not build:
+    if type not in ("build", "cg") or not settings().hook_enabled or not build:
         return
     point = Savepoint("sgx_enclaves_hook")
     try:
@@ -205,7 +205,8 @@ def verify_new_build(cbtype: str, *, type: str, **info: Any) -> None:
 def _verify(build: dict[str, Any]) -> None:
     if build["state"] != koji.BUILD_STATES["COMPLETE"] or not _has_signed_enclaves(build):
         return
-    tag = settings().targets.get(_target(build.get("task_id")) or "", settings().build_tag)
+    target = _target(build.get("task_id")) or ""
+    tag = settings().hook_targets.get(target, settings().hook_build_tag)
     if not tag:
         _logger.info("%s has enclaves; [hook] names no build tag for its target", build["nvr"])
     elif _is_being_verified(build):

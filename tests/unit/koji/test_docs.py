@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import configparser
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +65,30 @@ def test_each_setting_that_is_named_is_in_the_configuration(half: str) -> None:
         section, *keys = re.findall(r"[\w\[\]]+", row)
         assert section in conf
         assert [key for key in keys if not re.search(rf"^#?{key} = ", conf, re.MULTILINE)] == []
+
+
+def schema_of(half: str) -> Mapping[str, Any]:
+    file = ROOT / f"koji_plugin/{half}/sgx_enclaves_{half}/config.schema.json"
+    sections: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))["properties"]
+    return sections
+
+
+@pytest.mark.parametrize("half", ["builder", "hub"])
+def test_the_shipped_configuration_shows_each_option_of_the_schema(half: str) -> None:
+    text = (ROOT / f"koji_plugin/{half}/sgx_enclaves.conf").read_text(encoding="utf-8")
+    shown = configparser.ConfigParser(interpolation=None, default_section="", delimiters=("=",))
+    shown.read_string(re.sub(r"^#(?=\S+ =)", "", text, flags=re.MULTILINE))
+    schema = schema_of(half)
+    assert set(shown.sections()) == set(schema)
+    for name, section in schema.items():
+        assert "properties" not in section or set(shown[name]) == set(section["properties"])
+
+
+@pytest.mark.parametrize("half", ["builder", "hub"])
+def test_the_schema_says_what_each_option_is(half: str) -> None:
+    """The description is what a message names as expected: where it is missing, nothing is said."""
+    for section in schema_of(half).values():
+        others = section["additionalProperties"]
+        for option in (*section.get("properties", {}).values(), *filter(None, [others])):
+            assert "description" in option.get("items", option)
+            assert "minItems" not in option or "description" in option

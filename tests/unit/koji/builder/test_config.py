@@ -6,10 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sgx_enclaves_builder.config import CONFIG_FILE, Config, load_config
+from sgx_enclaves_builder.config import CONFIG_FILE, Config, load_config, read_config
 
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.settings import load_settings
 
 SAMPLE = Path(__file__).parents[4] / "koji_plugin" / "builder" / "sgx_enclaves.conf"
 
@@ -17,7 +16,7 @@ SAMPLE = Path(__file__).parents[4] / "koji_plugin" / "builder" / "sgx_enclaves.c
 def read(tmp_path: Path, text: str) -> Config:
     path = tmp_path / "x.conf"
     path.write_text(text)
-    return load_settings(Config, str(path))
+    return read_config(str(path))
 
 
 def test_nothing_set_is_the_usual(tmp_path: Path) -> None:
@@ -38,7 +37,7 @@ def test_a_file_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_sample_that_is_shipped_says_what_is_usual() -> None:
     text = SAMPLE.read_text()
-    assert load_settings(Config, str(SAMPLE)) == Config()
+    assert read_config(str(SAMPLE)) == Config()
     assert CONFIG_FILE in text
 
 
@@ -48,9 +47,9 @@ def test_every_setting_of_the_sample_can_be_set(tmp_path: Path) -> None:
         for line in SAMPLE.read_text().splitlines()
     ]
     config = read(tmp_path, "\n".join(lines))
-    assert config.lookaside is not None
-    assert config.ca_file is not None
-    assert config.catalogues
+    assert config.fetch_lookaside is not None
+    assert config.fetch_ca_file is not None
+    assert config.catalogue_folders
 
 
 def test_everything_can_be_set(tmp_path: Path) -> None:
@@ -62,18 +61,18 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         "[build]\nmake_timeout = 7\nwait_timeout = 8\nmin_space_mib = 0\n",
     )
     assert config == Config(
-        cache=Path("/c"),
-        hosts=("a.example", "b.example"),
-        lookaside="https://l.example/x",
-        lookaside_package="p",
-        ca_file="/ca",
-        attempts=2,
+        fetch_cache=Path("/c"),
+        fetch_hosts=("a.example", "b.example"),
+        fetch_lookaside="https://l.example/x",
+        fetch_lookaside_package="p",
+        fetch_ca_file="/ca",
+        fetch_attempts=2,
         fetch_timeout=3,
-        max_size=5 << 20,
-        catalogues=(Path("/a"), Path("/b")),
-        make_timeout=7,
-        wait_timeout=8,
-        min_space=0,
+        fetch_max_mib=5,
+        catalogue_folders=(Path("/a"), Path("/b")),
+        build_make_timeout=7,
+        build_wait_timeout=8,
+        build_min_space_mib=0,
     )
 
 

@@ -23,7 +23,7 @@ SHIPPED = ROOT / "koji_plugin/hub/sgx_enclaves.conf"
 def test_without_a_file_there_are_defaults(conf: Path) -> None:
     assert not conf.exists()
     assert settings() == Settings()
-    assert Settings().hook is False
+    assert Settings().hook_enabled is False
 
 
 def test_all_of_it(tmp_path: Path) -> None:
@@ -51,9 +51,10 @@ eln = on
 """
     )
     found = read_settings(str(path))
-    assert (found.channel, found.hook, found.build_tag) == ("sgx", True, "f42-build")
-    assert found.build_tags == (("f42-sgx-build", 42), ("f43/x.1+y", 7))
-    assert found.targets == {"f42-Candidate": "f42-sgx-build", "eln:x": "eln-build"}
+    assert (found.tasks_channel, found.hook_enabled) == ("sgx", True)
+    assert found.hook_build_tag == "f42-build"
+    assert found.pins == {"f42-sgx-build": 42, "f43/x.1+y": 7}
+    assert found.hook_targets == {"f42-Candidate": "f42-sgx-build", "eln:x": "eln-build"}
     assert found.signers == {"demo": {A, B}}
     assert found.rules == (
         ("f42*", Rule(signers=frozenset({A, B}), release="sgx-*")),
@@ -71,8 +72,11 @@ eln = on
             "[tasks]\nbuild_tags = f42\n",
             "expected NAME:ID of each tag, once, such as f43-sgx-build:42",
         ),
-        ("[tasks]\nbuild_tags = f42\n", "`koji taginfo f42` shows the ID in brackets"),
-        ("[tasks]\nbuild_tags = f42:1 f4*-build\n", "and no glob; `koji taginfo f4*-build`"),
+        ("[tasks]\nbuild_tags = f42\n", "shows the ID in brackets, found 'f42'"),
+        (
+            "[tasks]\nbuild_tags = f42:1 f4*-build\n",
+            "and no glob; `koji taginfo NAME` shows the ID in brackets, found 'f4*-build'",
+        ),
         ("[tasks]\nbuild_tags = f42:1 f42:2\n", "expected NAME:ID of each tag, once"),
         *(
             (f"[tasks]\nbuild_tags = {word}\n", "expected NAME:ID of each tag")
@@ -82,7 +86,7 @@ eln = on
         ("[hook]\nenabled = yes\n", "nowhere to build"),
         (f"[signers]\nintel = {A}\n", "expected a plain name other than intel"),
         (f"[signers]\na b = {A}\n", "expected a plain name other than intel"),
-        ("[signers]\ndemo =\n", "expected a plain name other than intel"),
+        ("[signers]\ndemo =\n", "[signers] demo is wrong (expected one or more MRSIGNER values"),
         (f"[signers]\ndemo = {A.upper()}\n", "64 lower-case hexadecimal digits for each MRSIGNER"),
         (f"[signers]\ndemo = {A} {B[:-1]}\n", "64 lower-case hexadecimal digits for each MRSIGNER"),
         ("[enforce]\nf42 = maxage=1d\n", "a word that cannot be read"),
@@ -122,7 +126,8 @@ def test_the_shipped_file_s_examples_can_be_used(tmp_path: Path) -> None:
     path = tmp_path / "x.conf"
     path.write_text(examples)
     found = read_settings(str(path))
-    assert all((found.hook, found.targets, found.signers, found.rules, found.channel))
+    assert all((found.hook_enabled, found.hook_targets, found.signers, found.rules))
+    assert found.tasks_channel
 
 
 def test_a_file_can_be_checked_before_it_is_used(
