@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import importlib
 import inspect
+import io
 import json
 import os
 import re
@@ -18,7 +20,7 @@ from typing import Any, Callable
 from man_pages import ENVIRONMENT, EXIT_STATUS
 
 from sgx_enclaves import limits
-from sgx_enclaves.cli.declare import VERBS
+from sgx_enclaves.cli.declare import VERBS, read_verbs
 from sgx_enclaves.cli.main import parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,12 +64,17 @@ def verbs() -> Iterator[str]:
     """Each verb's own help."""
     # So that the page does not depend on a terminal.
     os.environ["COLUMNS"] = "100"
-    yield "# Verbs\n\nWhat `sgx-enclaves VERB --help` says, and `koji sgx-enclaves --help`.\n"
+    yield "# Verbs\n\nWhat `sgx-enclaves VERB --help` and `koji sgx-enclaves VERB --help` say.\n"
     for name in VERBS:
         yield f"## {name}\n\n```text\n{parser_of(name).format_help().rstrip()}\n```\n"
     sys.path.append(str(ROOT / "koji_plugin/cli"))
     parser = importlib.import_module("sgx_enclaves_cli").koji_parser()
     yield f"## koji sgx-enclaves\n\n```text\n{parser.format_help().rstrip()}\n```\n"
+    for name in read_verbs(ROOT / "koji_plugin/cli/sgx_enclaves_cli.txt")[0]:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+            parser.parse_args([name, "--help"])
+        yield f"## koji sgx-enclaves {name}\n\n```text\n{said.getvalue().rstrip()}\n```\n"
 
 
 def exit_statuses() -> Iterator[str]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Koji's command, `koji sgx-enclaves VERB`: starts verifications and asks what was verified.
 
-A verb is a function, whose docstring is its help; what it takes stands in `_VERBS`.
+A verb is a function; its help and what it takes stand in `sgx_enclaves_cli.txt` beside this.
 
 The exit status is that of the verdict (0 identical, 1 differs, 2 anything else), so
 that 1 never means a failed connection; Koji's own commands use 1 for that.
@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, Optional
 from xmlrpc.client import Fault
 
@@ -23,7 +24,7 @@ from koji.plugin import export_cli
 from koji_cli import commands
 from koji_cli.lib import activate_session, ensure_connection, watch_tasks
 
-from sgx_enclaves.cli.declare import declare
+from sgx_enclaves.cli.declare import declare, read_verbs
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.statements import enveloped, statements_of_record
 from sgx_enclaves.gate.arguments import SIGNATURES
@@ -50,7 +51,7 @@ def handle_sgx_enclaves(goptions: Any, session: Any, args: Sequence[str]) -> int
     "[build] Verify SGX enclaves, see what was verified and what gated tags allow"
     try:
         given = koji_parser().parse_args(args)
-        connect, verb, _status, _arguments = _VERBS[given.verb]
+        connect, verb = _VERBS[given.verb]
         try:
             connect(session, goptions)
         except SystemExit as error:
@@ -95,20 +96,20 @@ commands._do_parseTaskParams = _lines_of_task
 
 def koji_parser() -> argparse.ArgumentParser:
     """The parser; the namespace's `verb` names the verb."""
+    raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="koji sgx-enclaves",
         description=_ABOUT,
         epilog="koji sgx-enclaves VERB --help explains each verb",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=raw,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, (_connect, run, status, arguments) in _VERBS.items():
-        about = run.__doc__ or ""
-        short = f"{about[0].lower()}{about[1:-1]}"
-        ends = f"exit status: {status}"
-        verb = verbs.add_parser(name, help=short, description=about, epilog=ends)
-        verb.add_argument("--json", action="store_true", help="print JSON, and nothing else")
-        declare(verb, arguments, {"BUILD": _id, "TAG": _id})
+    texts, shared = read_verbs(Path(__file__).with_suffix(".txt"))
+    for name, text in texts.items():
+        verb = verbs.add_parser(
+            name, help=text.summary, description=text.about, formatter_class=raw
+        )
+        declare(verb, text.arguments, {"BUILD": _id, "TAG": _id}, shared)
     return parser
 
 
@@ -127,17 +128,14 @@ def _words(error: BaseException) -> str:
 
 
 def _build(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    """Build a release's enclaves and compare them with the vendor's."""
     return _verification(goptions, session, given, None)
 
 
 def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    """Verify a build's signed enclaves, and keep a record."""
     return _verification(goptions, session, given, given.build)
 
 
 def _verify_task(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    """Verify the packages of a build task, as of a scratch build; nothing is recorded."""
     return _verification(goptions, session, given, None, task_id=given.task)
 
 
@@ -166,7 +164,6 @@ def _verification(
 
 
 def _result(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    """Show what a verification task gave."""
     task = given.task
     info = session.getTaskInfo(task, strict=True)
     state = koji.TASK_STATES[info["state"]]
@@ -189,14 +186,12 @@ def _record(session: Any, build: Any) -> dict[str, Any]:
 
 
 def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    """Show a build's record: the newest that decided something."""
     record = _record(session, given.build)
     text = filled("record.txt", found=record, width=_width())
     return record, text, exit_status(record["verdict"])
 
 
 def _export(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    """Print a build's record as in-toto statements, to be signed with sgx-enclaves attest."""
     record = session.getSgxVerification(given.build, strict=True)
     try:
         made = statements_of_record(record, builder=goptions.server)
@@ -207,7 +202,6 @@ def _export(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
 
 
 def _list(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    """List records, the newest first."""
     records = session.listSgxVerifications(
         build=given.build,
         mrenclave=given.mrenclave,
@@ -221,14 +215,12 @@ def _list(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
 
 
 def _gate_status(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    """Would a tag take a build, and why not."""
     status = session.getSgxGateStatus(given.build, given.tag)
     text = filled("gate.txt", build=given.build, tag=given.tag, status=status, width=_width())
     return status, text, 0 if status["allowed"] else _DENIED
 
 
 def _publish(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    """Send what the gate says of a build to a ResultsDB, for Greenwave and Bodhi."""
     record = _record(session, given.build)
     status = session.getSgxGateStatus(given.build, given.tag)
     if not status["present"]:
@@ -259,7 +251,6 @@ def _publish(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
 
 
 def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    """List builds that a tag shows without a fitting record."""
     refused: list[dict[str, Any]] = []
     count, after = 0, 0
     while after is not None:
@@ -272,14 +263,12 @@ def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
 
 
 def _doctor(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    """Check the hub's set-up, and say what is wrong."""
     checks = session.checkSgxSetup()
     text = filled("doctor.txt", checks=checks, width=_width())
     return {"checks": checks}, text, 0 if all(check["good"] for check in checks) else _DENIED
 
 
 def _lock(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    """Pin the buildroot of a verification for its release."""
     lock = session.setSgxLock(given.task)
     text = f"release {lock['release']} is built from now on in the buildroot of task {given.task}"
     return lock, f"{text}: lock {lock['sha256']}\n", 0
@@ -294,89 +283,20 @@ def _width() -> int:
     return shutil.get_terminal_size((_WIDE, 24)).columns
 
 
-_VERDICT = "0 identical, 1 differs, 2 unverifiable, or it could not be done"
-_DONE = "0, or 2 if it could not be asked"
-_BUILD = "build:BUILD  NVR or id"
-_TASK = """
---build-tag TAG  whose repo to build in; by default the hub's [tasks] build_tags, if that names
-  just one tag, else the one that the build or task was built in
---enclave NAME*  only this one; may be repeated
---unsigned-build BUILD  take the unsigned enclaves from this build
---repo-id N  build in this repo, not the tag's newest
---timeout N  for all of it, in seconds
---allow-unpinned  accept files that the release does not pin
---split  build each enclave in a subtask of its own
---background  run at a lower priority
---channel CHANNEL  run in this channel
---nowait  do not wait for the task; exit status 0"""
 _Connect = Callable[[Any, Any], None]
 _Run = Callable[[Any, Any, argparse.Namespace], _Shown]
-# Of each verb: how it connects, what runs it, what its exit status says, and its arguments.
-_VERBS: dict[str, tuple[_Connect, _Run, str, str]] = {
-    "build": (
-        activate_session,
-        _build,
-        _VERDICT,
-        f"release:RELEASE  name in the builders' catalogue, or the URL of its file\n{_TASK[1:]}",
-    ),
-    "verify": (
-        activate_session,
-        _verify,
-        _VERDICT,
-        f"{_BUILD}\n--release RELEASE  by default the one that the build's files belong to{_TASK}",
-    ),
-    "verify-task": (
-        activate_session,
-        _verify_task,
-        _VERDICT,
-        "task:N  id of a build task that has ended well\n"
-        "--release RELEASE  by default the one that the packages' files belong to"
-        f"{_TASK}",
-    ),
-    "result": (ensure_connection, _result, _VERDICT, "task:N  id of a task that has ended"),
-    "show": (ensure_connection, _show_record, _VERDICT, _BUILD),
-    "export": (
-        ensure_connection,
-        _export,
-        "0 done, 2 there is no record, or it could not be asked",
-        _BUILD,
-    ),
-    "list": (
-        ensure_connection,
-        _list,
-        _DONE,
-        """\
---build BUILD  NVR or id
---mrenclave HEX  of one of its enclaves
---enclave NAME  name of one of its enclaves: pce, qe3
---tag TAG  builds that are in this tag now
---verdict identical|differs|unverifiable
---limit N (100)  at most so many (%(default)s)""",
-    ),
-    "gate-status": (
-        activate_session,
-        _gate_status,
-        "0 allowed, 1 denied, 2 it could not be asked",
-        f"{_BUILD}\ntag:TAG  name or id",
-    ),
-    "publish": (
-        activate_session,
-        _publish,
-        "0 the result is there, whatever it says, 2 it could not be sent",
-        f"{_BUILD}\n--resultsdb URL!  of its API, such as https://HOST/api/v2.0\n"
-        "--tag TAG  whose rule decides; by default the plain rule",
-    ),
-    "audit": (
-        activate_session,
-        _audit,
-        "0 every build has one, 1 some have not, 2 it could not be asked",
-        "tag:TAG  name or id; with what it inherits",
-    ),
-    "lock": (activate_session, _lock, _DONE, "task:N  id of a task that said identical"),
-    "doctor": (
-        activate_session,
-        _doctor,
-        "0 all is right, 1 something is wrong, 2 it could not be asked",
-        "",
-    ),
+# What connects, and what runs it.
+_VERBS: dict[str, tuple[_Connect, _Run]] = {
+    "build": (activate_session, _build),
+    "verify": (activate_session, _verify),
+    "verify-task": (activate_session, _verify_task),
+    "result": (ensure_connection, _result),
+    "show": (ensure_connection, _show_record),
+    "export": (ensure_connection, _export),
+    "list": (ensure_connection, _list),
+    "gate-status": (activate_session, _gate_status),
+    "publish": (activate_session, _publish),
+    "audit": (activate_session, _audit),
+    "lock": (activate_session, _lock),
+    "doctor": (activate_session, _doctor),
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a verb is called, says of itself and takes: verbs.txt, read, and made a parser of."""
+"""What a verb is called, says of itself and takes: a file such as verbs.txt, made a parser of."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ class Verb(NamedTuple):
     arguments: str
 
 
-def _read() -> tuple[dict[str, Verb], dict[str, str]]:
+def read_verbs(file: Path) -> tuple[dict[str, Verb], dict[str, str]]:
+    """The verbs by name, and arguments that several of them take."""
     verbs: dict[str, Verb] = {}
     shared: dict[str, str] = {}
-    _, *parts = Path(__file__).with_name("verbs.txt").read_text("utf-8").split("\n=== ")
+    _, *parts = file.read_text("utf-8").split("\n=== ")
     for part in parts:
         head, _, text = part.partition("\n")
         if head.startswith("@"):
@@ -49,8 +50,7 @@ def _read() -> tuple[dict[str, Verb], dict[str, str]]:
     return verbs, shared
 
 
-# The verbs by name, and arguments that several of them take.
-VERBS, SHARED = _read()
+VERBS, SHARED = read_verbs(Path(__file__).with_name("verbs.txt"))
 
 
 def _matching(form: str, expected: str) -> Read:
@@ -127,14 +127,20 @@ _SHARED_TYPES: Mapping[str, Types] = {
 }
 
 
-def declare(parser: argparse.ArgumentParser, text: str, types: Types = _NO_TYPES) -> None:
+def declare(
+    parser: argparse.ArgumentParser,
+    text: str,
+    types: Types = _NO_TYPES,
+    shared: Mapping[str, str] = SHARED,
+) -> None:
     """Add the arguments of a text to a parser; types besides the usual ones are by their names."""
     types = {**_TYPES, **types}
     place: Any = parser
     apart: Any = None
     for line in re.sub(r"\n +", " ", text.strip()).splitlines():
         if line.startswith("@"):
-            declare(parser, SHARED[line[1:]], {**types, **_SHARED_TYPES.get(line[1:], {})})
+            name = line[1:]
+            declare(parser, shared[name], {**types, **_SHARED_TYPES.get(name, {})}, shared)
         elif line.endswith(":"):
             place = parser.add_argument_group(line[:-1])
         elif line.startswith("^"):
