@@ -118,10 +118,7 @@ def config_for(path: str, configs: Iterable[str], *, only_enclave: bool) -> Opti
     known = sorted(configs)
     for name in names:
         for config in known:
-            folder, _, base = config.rpartition("/")
-            if base == f"{name}.{CONFIG_SUFFIX}" or (
-                base == CONFIG_SUFFIX and folder.rpartition("/")[2] == name
-            ):
+            if f"/{config}".endswith((f"/{name}.{CONFIG_SUFFIX}", f"/{name}/{CONFIG_SUFFIX}")):
                 return config
     return known[0] if only_enclave and len(known) == 1 else None
 

@@ -45,6 +45,7 @@ def signed(config: dict[str, int], **overrides: Any) -> tuple[EnclaveImage, Bloc
         (SMALL, {"bss_size": 0x12345}),
         (SMALL, {"loads": [Load(0x20080, b"abc" * 3000, 0x5000, PF_R | PF_W)]}),
         (SMALL, {"loads": [Load(0x20000, bytes(range(256)) * 99, 0x8000, PF_R)]}),
+        (SMALL, {"loads": [Load(0x20000, bytes(range(251)) * 1200)]}),
         (SMALL, {"loads": [Load(0x20800, b"", 0x1900, PF_R | PF_W)]}),
         (SMALL, {"loads": [Load(0x10400, b"", 0, PF_R), Load(0x20000, b"x")]}),
         ({**SMALL, "TCSNum": 9, "TCSMinPool": 8}, {}),

@@ -460,7 +460,10 @@ def test_limits_reach_the_enclave(shop: Shop) -> None:
     assert codes(result) == ["enclave-malformed"]
 
 
-CONFIGS = ["/r/a/config.xml", "/r/ide/config.xml", "/r/libsgx_qe3.config.xml", "/r/pce.config.xml"]
+CONFIGS = [
+    *("/r/a/config.xml", "/r/ide/config.xml", "/r/libsgx_qe3.config.xml", "/r/pce.config.xml"),
+    *("qve/config.xml", "/r/tdqe/my.config.xml", "/r/mytdqe.config.xml"),
+]
 
 
 @pytest.mark.parametrize(
@@ -470,6 +473,7 @@ CONFIGS = ["/r/a/config.xml", "/r/ide/config.xml", "/r/libsgx_qe3.config.xml", "
         ("/x/libsgx_qe3.so", "/r/libsgx_qe3.config.xml"),
         ("/x/libsgx_id_enclave.so", "/r/ide/config.xml"),
         ("/x/a.so", "/r/a/config.xml"),
+        ("libsgx_qve.so", "qve/config.xml"),
         ("/x/libsgx_tdqe.so", None),
     ],
 )
