@@ -22,8 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Optional
@@ -120,10 +119,18 @@ def descendants(process: int) -> list[int]:
 
 
 class Chroot:
-    """A `BuildRoot` of kojid's that is ready."""
+    """A `BuildRoot` of kojid's that is ready.
+
+    Attributes:
+        prefix: what shuts a step off, before its command.
+        network: whether steps can reach a network.
+    """
+
+    prefix: tuple[str, ...] = ()
+    network = True
 
     def __init__(self, broot: Any) -> None:
-        self._broot = broot
+        self.broot = broot
         self.root = Path(broot.rootdir())
         self.inside = f"{broot.tmpdir(within=True)}/{_OWN}"
         self.folder = Path(broot.tmpdir()) / _OWN
@@ -148,16 +155,12 @@ class Chroot:
 
     def show(self, name: str, as_name: str) -> bool:
         """Let kojid's watcher see a file of ours grow; false where it is on another file system."""
-        place = Path(self._broot.resultdir()) / as_name
+        place = Path(self.broot.resultdir()) / as_name
         with contextlib.suppress(OSError):
             place.unlink(missing_ok=True)
             os.link(name, place, src_dir_fd=self._fd, follow_symlinks=False)
             return True
         return False
-
-    def upload(self, path: Path, as_name: str) -> None:
-        """Upload a log that is whole."""
-        self._broot.single_log(str(path), name=as_name)
 
     def get(self, name: str, limit: int) -> bytes:
         """Read a file of our folder."""
@@ -205,12 +208,31 @@ class Chroot:
                 file.write(b"".join(os.fsencode(word) + b"\0" for word in words))
         argv = ["/bin/bash", "-c", _BATCH, _OWN, self.inside, *commands]
         with children_end_within(timeout + _ENTRY) as passed:
-            status = self._broot.mock(["--chroot", "--", *argv])
+            status = self.broot.mock(["--chroot", "--", *argv])
         if passed.is_set():
             return f"did not end within {timeout + _ENTRY:g} s and was ended"
         if os.WIFSIGNALED(status):
             return f"was killed by signal {os.WTERMSIG(status)}"
         return f"ended with status {os.WEXITSTATUS(status)}"
+
+    def shut_off(self, warn: Callable[[str], object]) -> None:
+        """Try what the buildroot's programs can do to shut steps off, and use that."""
+        commands = [[*_UNSHARE, "true"], [*_SETPRIV, "true"], [*_UNSHARE, *_ROUTES], _ROUTES]
+        unshare, setpriv, inner, outer = self.run_all(commands, _PROBE_TIMEOUT)
+        for answer, words, what in (
+            (unshare, _UNSHARE, "processes of their own"),
+            (setpriv, _SETPRIV, "fewer rights"),
+        ):
+            if answer.status == 0:
+                self.prefix += words
+            else:
+                why = " ".join(answer.text.split())[:200]
+                warn(f"warning: this buildroot gives the steps no {what}: {why}")
+        routes = inner if unshare.status == 0 else outer
+        # what cannot be seen counts as a way out
+        self.network = routes.status != 0 or has_routes(routes.text)
+        if self.network:
+            warn("warning: steps can reach a network in this buildroot")
 
 
 class KojiBuildroot:
@@ -228,7 +250,7 @@ class KojiBuildroot:
         self._repo_id = repo_id
         self._task = task
         self._broot: Any = None
-        self._entered: Optional[tuple[Chroot, Isolation]] = None
+        self._entered: Optional[Chroot] = None
         self._packages: Optional[tuple[LockedPackage, ...]] = None
 
     def __enter__(self) -> KojiBuildroot:
@@ -237,7 +259,7 @@ class KojiBuildroot:
     def __exit__(self, *_error: object) -> None:
         """Give it back."""
         if self._entered is not None:
-            self._entered[0].close()
+            self._entered.close()
         if self._broot is not None:
             self._broot.expire()
 
@@ -248,12 +270,12 @@ class KojiBuildroot:
 
     def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
         """See `Place` of the core."""
-        return self._enter()[0].run_all(commands, timeout)
+        return self._enter().run_all(commands, timeout)
 
     def packages(self) -> tuple[LockedPackage, ...]:
         """See `Place`: what RPM's database in the buildroot says, as it was before any step."""
         if self._packages is None:
-            root = self._enter()[0].root
+            root = self._enter().root
             here = next((root / name for name in _DATABASES if (root / name).is_dir()), None)
             urls = component_urls(self._task.session, self._broot.id, self._task.options.topurl)
             self._packages = () if here is None else installed_packages(urls=urls, dbpath=str(here))
@@ -263,17 +285,13 @@ class KojiBuildroot:
         """See `Place` of the core."""
         # a step could change them
         self.packages()
-        return BuildrootTree(*self._enter(), scratch.name, root)
+        return BuildrootTree(self._enter(), scratch.name, root)
 
-    def _enter(self) -> tuple[Chroot, Isolation]:
+    def _enter(self) -> Chroot:
         if self._entered is None:
             chroot = self._make()
-            isolation = probe_isolation(chroot)
-            for missing in isolation.missing:
-                self._task.log(f"warning: this buildroot gives the steps no {missing}")
-            if isolation.network:
-                self._task.log("warning: steps can reach a network in this buildroot")
-            self._entered = chroot, isolation
+            chroot.shut_off(self._task.log)
+            self._entered = chroot
         return self._entered
 
     def _make(self) -> Chroot:
@@ -297,35 +315,6 @@ class KojiBuildroot:
         session.host.setBuildRootState(self._broot.id, "BUILDING")
         self._task.log(f"buildroot {self._broot.id}, {self._broot.name}")
         return Chroot(self._broot)
-
-
-@dataclass(frozen=True)
-class Isolation:
-    """What shuts steps off: before each command; whether a network is left; what is missing."""
-
-    prefix: tuple[str, ...]
-    network: bool
-    missing: tuple[str, ...]
-
-
-def probe_isolation(chroot: Chroot) -> Isolation:
-    """Try what the buildroot's programs can do."""
-    commands = [[*_UNSHARE, "true"], [*_SETPRIV, "true"], [*_UNSHARE, *_ROUTES], _ROUTES]
-    unshare, setpriv, inner, outer = chroot.run_all(commands, _PROBE_TIMEOUT)
-    tried = (
-        (unshare, _UNSHARE, "processes of their own"),
-        (setpriv, _SETPRIV, "fewer rights"),
-    )
-    prefix = [word for answer, words, _what in tried if answer.status == 0 for word in words]
-    missing = [
-        f"{what}: {' '.join(answer.text.split())[:200]}"
-        for answer, _words, what in tried
-        if answer.status != 0
-    ]
-    routes = inner if unshare.status == 0 else outer
-    # what cannot be seen counts as a way out
-    network = routes.status != 0 or has_routes(routes.text)
-    return Isolation(tuple(prefix), network, tuple(missing))
 
 
 def has_routes(text: str) -> bool:
@@ -360,11 +349,10 @@ class BuildrootTree:
     strangers' programs have run there.
     """
 
-    def __init__(self, chroot: Chroot, isolation: Isolation, name: str, root: str) -> None:
+    def __init__(self, chroot: Chroot, name: str, root: str) -> None:
         self._chroot = chroot
-        self._isolation = isolation
         self._name = name
-        self.network = isolation.network
+        self.network = chroot.network
         self.home = chroot.make_folder(f"home-{name}")
         self.root = os.path.normpath(root)
         self._tree = place_in_root(chroot.root, self.root)
@@ -390,7 +378,7 @@ class BuildrootTree:
         name = f"{self._name}-{self._steps}"
         chroot, timeout = self._chroot, command.timeout
         argv = ["/bin/sh", "-c", _STEP, "sh", f"{command.umask:04o}", command.folder]
-        argv += ["timeout", "-k", str(_KILL_AFTER), f"{timeout:g}", *self._isolation.prefix]
+        argv += ["timeout", "-k", str(_KILL_AFTER), f"{timeout:g}", *chroot.prefix]
         argv += ["env", "-i", *(f"{key}={value}" for key, value in command.environment.items())]
         try:
             with chroot.create(f"{name}.log") as said:
@@ -400,21 +388,18 @@ class BuildrootTree:
                 shown = chroot.show(f"{name}.log", f"step-{log.name}")
                 how = chroot.run({name: [*argv, *command.argv]}, timeout)
                 took = time.monotonic() - start
-                ended = how_ended(self._status(name), how, took, timeout)
+                status = ""
+                with contextlib.suppress(SgxEnclavesError):
+                    status = chroot.get(f"{name}.status", 16).decode("ascii", "replace").strip()
+                ended = how_ended(status, how, took, timeout)
                 _copy_log(said, log, f"# {describe(ended)} after {took:.1f} s\n")
                 if not shown:
-                    chroot.upload(log, f"step-{log.name}")
+                    chroot.broot.single_log(str(log), name=f"step-{log.name}")
                 return ended
         except OSError as error:
             took = time.monotonic() - start
             problem = f"cannot be run and logged: {error.strerror}"
             return Ended(None, False, problem, int(took * 1000))
-
-    def _status(self, name: str) -> str:
-        try:
-            return self._chroot.get(f"{name}.status", 16).decode("ascii", "replace").strip()
-        except SgxEnclavesError:
-            return ""
 
     def close(self) -> None:
         """See `Tree`; kojid removes what there is."""

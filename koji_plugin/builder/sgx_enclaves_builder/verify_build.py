@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
@@ -24,7 +23,7 @@ from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli.arguments import today
 from sgx_enclaves.errors import RecordError, SgxEnclavesError
 from sgx_enclaves.evidence.report import MAX_REPORT, of_build, read_report
-from sgx_enclaves.files import digest_file, read_file
+from sgx_enclaves.files import read_file, sha256_of
 from sgx_enclaves.gate.arguments import CHILD, PARENT, argument, options
 from sgx_enclaves.gate.collect import Answer, Combined, combine, failed, read_answer, record_of
 from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
@@ -63,15 +62,21 @@ class SgxEnclavesTask(SgxTask):
             self.repo_id = self.asked.get("repo_id") or self.getRepo(tag["name"])["id"]
             packages, places = self._inspect()
             paths = [file.path for package in packages for file in package.signed]
-            resolved = resolve(name, paths, self)
-            found = resolved.release
-            self.log(f"release {found.name}, sha256 {resolved.sha256}, {resolved.origin}")
+            self.catalogue, found, self.origin = resolve(name, paths, self)
+            self.release = found
+            # its own text, and those of the releases whose trees it is built in
+            self.texts = {
+                tree.name: read_file(tree.file, MIB).decode("utf-8")
+                for tree in (found, *self.catalogue.trees_of(found))
+            }
+            self.release_sha256 = sha256_of(self.texts[found.name].encode())
+            self.log(f"release {found.name}, sha256 {self.release_sha256}, {self.origin}")
             only = self.asked.get("enclaves")
             wanted = enclaves_to_verify(found, paths, only, self._what() is not None)
-            answers, reports = self._ask(wanted, resolved, places)
+            answers, reports = self._ask(wanted, places)
             combined = combine(found.name, self._what(), answers, packages)
             self.log(f"{combined.verdict}: {combined.claim}")
-            return self._finish(combined, resolved, reports)
+            return self._finish(combined, reports)
 
     def _what(self) -> Optional[str]:
         """What is compared with the release; None for the release alone."""
@@ -98,23 +103,22 @@ class SgxEnclavesTask(SgxTask):
         return packages, places
 
     def _ask(
-        self, wanted: Sequence[str], resolved: ResolvedRelease, places: Sequence[dict[str, str]]
+        self, wanted: Sequence[str], places: Sequence[dict[str, str]]
     ) -> tuple[list[Answer], dict[int, dict[str, Any]]]:
         """The subtasks' answers in that order, and their reports."""
         shared = {
             "repo_id": self.repo_id,
-            "releases": dict(resolved.files),
-            "release_sha256": resolved.sha256,
+            "releases": self.texts,
+            "release_sha256": self.release_sha256,
             "rpms": list(places),
         }
         handed_on = ("allow_unpinned", "unsigned_build", "tag_allowed")
         shared.update({key: self.asked[key] for key in handed_on if key in self.asked})
         # where nothing is built there is no preparation to share
         split = self.asked.get("split", False) or "unsigned_build" in self.asked
-        release = resolved.release
         tasks: dict[int, list[str]] = {}
-        for names in built_together(resolved.catalogue, release, wanted, split):
-            arguments = [release.name, names, self.build_tag, self.build, shared]
+        for names in built_together(self.catalogue, self.release, wanted, split):
+            arguments = [self.release.name, names, self.build_tag, self.build, shared]
             number = self.subtask(CHILD, arguments, label=",".join(names), arch=X86_64)
             tasks[number] = names
             self.log(f"{', '.join(names)}: task {number}")
@@ -124,19 +128,20 @@ class SgxEnclavesTask(SgxTask):
         answers: dict[str, Answer] = {}
         reports = {}
         for number, names in tasks.items():
-            own, report = self._answers_of(number, names, results.get(number), resolved.sha256)
+            own, report = self._answers_of(number, names, results.get(number))
             answers.update(zip(names, own))
             reports.update({number: report} if report else {})
         return [answers[name] for name in wanted], reports
 
     def _answers_of(
-        self, number: int, names: Sequence[str], result: Any, release: str
+        self, number: int, names: Sequence[str], result: Any
     ) -> tuple[list[Answer], dict[str, Any]]:
         """What a subtask says of its enclaves, and its report; without either it proves nothing."""
         given = result if isinstance(result, dict) else {}
         why = f"task {number} failed: {given.get('faultString')}"
         try:
             if "faultString" not in given:
+                release = self.release_sha256
                 own = [read_answer(given.get(name), name, number, release) for name in names]
                 place = f"work/{koji.pathinfo.taskrelpath(number)}/{REPORT}"
                 path = self.build_file(place, str(own[0].report_sha256))
@@ -145,17 +150,15 @@ class SgxEnclavesTask(SgxTask):
             why = f"task {number} proves nothing: {error}"
         return [failed(name, number, why) for name in names], {}
 
-    def _finish(
-        self, combined: Combined, resolved: ResolvedRelease, reports: Mapping[int, dict[str, Any]]
-    ) -> dict[str, Any]:
-        name, digest, origin = combined.release, resolved.sha256, resolved.origin
+    def _finish(self, combined: Combined, reports: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+        digest, origin = self.release_sha256, self.origin
         buildroot = {
             "build_tag": self.build_tag,
             "repo_id": self.repo_id,
             "packages_sha256": combined.digest("buildroot_sha256"),
             "lock_sha256": combined.lock_sha256,
         }
-        release = {"name": name, "sha256": digest, "origin": origin}
+        release = {"name": combined.release, "sha256": digest, "origin": origin}
         plain = of_build(combined, release, buildroot, reports)
         report_sha256 = self.upload_report(plain)
         self.upload(TEXT, filled("combined.txt", combined=combined))
@@ -201,40 +204,22 @@ class SgxEnclavesTask(SgxTask):
         return made
 
 
-@dataclass(frozen=True)
-class ResolvedRelease:
-    """A release in its catalogue, and all bytes that say what it is.
+def resolve(
+    asked: Optional[str], paths: Sequence[str], task: SgxTask
+) -> tuple[Catalogue, Release, str]:
+    """The release by its name, by a URL, or by the paths of the build's signed enclaves.
 
-    Attributes:
-        origin: `CATALOGUE`, or the URL that it came from.
-        files: release name to TOML text: its own, and those whose trees it is built in.
-        sha256: of its own file.
+    Returns:
+        The catalogue that it is in, and its origin: `CATALOGUE`, or the URL that it came from.
     """
-
-    catalogue: Catalogue
-    release: Release
-    origin: str
-    files: Mapping[str, str]
-    sha256: str
-
-
-def resolve(asked: Optional[str], paths: Sequence[str], task: SgxTask) -> ResolvedRelease:
-    """Find the release: by its name, by a URL, or by the paths of the build's signed enclaves."""
     catalogue = load_catalogue((OWN_FOLDER, USER_FOLDER, *task.config.catalogue_folders))
-    origin = CATALOGUE
     if asked is None:
-        release = release_of(catalogue, paths)
-    elif "://" in asked:
-        origin = asked
-        release = _from_url(asked, task)
-        catalogue = Catalogue({**catalogue.releases, release.name: release}, catalogue.replaced)
-    else:
-        release = catalogue.release(asked)
-    files = {
-        tree.name: read_file(tree.file, MIB).decode("utf-8")
-        for tree in (release, *catalogue.trees_of(release))
-    }
-    return ResolvedRelease(catalogue, release, origin, files, digest_file(Path(release.file)))
+        return catalogue, release_of(catalogue, paths), CATALOGUE
+    if "://" not in asked:
+        return catalogue, catalogue.release(asked), CATALOGUE
+    release = _from_url(asked, task)
+    added = {**catalogue.releases, release.name: release}
+    return Catalogue(added, catalogue.replaced), release, asked
 
 
 def _from_url(url: str, task: SgxTask) -> Release:

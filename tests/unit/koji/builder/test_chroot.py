@@ -16,13 +16,11 @@ import pytest
 from sgx_enclaves_builder.buildroot import (
     BuildrootTree,
     Chroot,
-    Isolation,
     KojiBuildroot,
     children_end_within,
     descendants,
     has_routes,
     how_ended,
-    probe_isolation,
 )
 from sgx_enclaves_builder.config import Config
 
@@ -31,7 +29,6 @@ from sgx_enclaves.release.place import Command, LockedPackage
 from tests.unit.koji.builder.buildroots import FakeBuildRoot
 
 PATH = {"PATH": "/usr/bin:/bin"}
-OPEN = Isolation((), True, ())
 
 
 @pytest.fixture
@@ -49,8 +46,8 @@ def put(chroot: Chroot, name: str, data: bytes) -> None:
         file.write(data)
 
 
-def place_in(chroot: Chroot, tmp_path: Path, isolation: Isolation = OPEN) -> BuildrootTree:
-    return BuildrootTree(chroot, isolation, "first-demo", str(tmp_path / "place" / "tree"))
+def place_in(chroot: Chroot, tmp_path: Path) -> BuildrootTree:
+    return BuildrootTree(chroot, "first-demo", str(tmp_path / "place" / "tree"))
 
 
 def run(place: BuildrootTree, log: Path, *argv: str, timeout: float = 30) -> tuple[object, str]:
@@ -205,7 +202,7 @@ def test_links_on_the_way_are_those_of_the_buildroot(
     (root / "usr" / "src").mkdir(parents=True)
     (root / "src").symlink_to("/usr/src")
     monkeypatch.setattr(broot, "rootdir", lambda: str(root))
-    place = BuildrootTree(Chroot(broot), OPEN, "x", "/src/a/tree")
+    place = BuildrootTree(Chroot(broot), "x", "/src/a/tree")
     assert place.path == root / "usr" / "src" / "a" / "tree"
     assert not (tmp_path / "usr").exists()
 
@@ -272,7 +269,8 @@ def test_routes_that_cannot_be_seen_count_as_a_network(
 ) -> None:
     monkeypatch.setattr("sgx_enclaves_builder.buildroot._UNSHARE", ("env",))
     monkeypatch.setattr("sgx_enclaves_builder.buildroot._ROUTES", ("false",))
-    assert probe_isolation(chroot).network
+    chroot.shut_off(print)
+    assert chroot.network
 
 
 @pytest.mark.parametrize(
