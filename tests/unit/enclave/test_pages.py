@@ -304,6 +304,13 @@ def test_an_entry_without_pages_overlaps_nothing(
     assert found == layout_runs(image, with_layout(block, table[0])) != []
 
 
+def test_whoever_waits_hears_where_the_measurement_is(image: EnclaveImage, block: Block) -> None:
+    heard: list[tuple[int, int]] = []
+    changed = with_layout(block, entry(1 << 20, 600))
+    mrenclave(image, changed, watch=lambda *said: heard.append(said))
+    assert heard == [(n << 20, 1 << 40) for n in (1, 2, 3)]
+
+
 def test_many_kinds_of_pages_take_the_memory_of_a_few(image: EnclaveImage, block: Block) -> None:
     """Records of 256 equal pages are kept, 1.3 MiB a kind."""
     fields = {"attributes": EADD | EEXTEND}
