@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf import EnclaveImage, Obstacle, not_loadable, require_unsigned
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import (
     DIRECTORY_NAMES,
@@ -28,7 +28,12 @@ from sgx_enclaves.enclave.metadata import (
 )
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import Generation
-from sgx_enclaves.enclave.sigstruct import FipsSignature, Sigstruct, check_sigstruct
+from sgx_enclaves.enclave.sigstruct import (
+    FipsSignature,
+    Sigstruct,
+    check_fips_signature,
+    check_sigstruct,
+)
 from sgx_enclaves.enclave.verdict import Origin, Outcome
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.structure import Structure
@@ -81,6 +86,8 @@ def _computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read = Block.parse
     theirs = [(block.serialise(), block) for case in CASES.values() for block in case().blocks]
     parse, parsed = EnclaveImage.parse, functools.cache(EnclaveImage.parse)
+    obstacles: dict[bytes, list[Obstacle]] = {}
+    unsigned: set[bytes] = set()
     measured: dict[int, tuple[Block, bytes]] = {}
     made: dict[object, Regenerated] = {}
 
@@ -105,6 +112,16 @@ def _computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ) -> EnclaveImage:
         return (parsed if data in ours else parse)(data, name, limits)
 
+    def looked_at_once(image: EnclaveImage) -> list[Obstacle]:
+        if image.data not in obstacles:
+            obstacles[image.data] = not_loadable(image)
+        return obstacles[image.data]
+
+    def require_once(image: EnclaveImage) -> None:
+        if image.data not in unsigned:
+            require_unsigned(image)
+            unsigned.add(image.data)
+
     def read_once(descriptor: bytes, offset: int = 0) -> Block:
         for data, block in theirs:
             if block.offset == offset and descriptor.startswith(data, offset):
@@ -114,8 +131,11 @@ def _computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EnclaveImage, "parse", parsed_once)
     monkeypatch.setattr(Block, "parse", read_once)
     monkeypatch.setattr(Config, "parse", functools.cache(Config.parse))
-    checked = functools.lru_cache(maxsize=16)(check_sigstruct)
-    monkeypatch.setattr("sgx_enclaves.enclave.compare.check_sigstruct", checked)
+    for check in (check_sigstruct, check_fips_signature):
+        checked = functools.lru_cache(maxsize=16)(check)
+        monkeypatch.setattr(f"sgx_enclaves.enclave.compare.{check.__name__}", checked)
+    monkeypatch.setattr("sgx_enclaves.enclave.compare.not_loadable", looked_at_once)
+    monkeypatch.setattr("sgx_enclaves.enclave.compare.require_unsigned", require_once)
     monkeypatch.setattr("sgx_enclaves.enclave.compare.mrenclave", measured_once)
     monkeypatch.setattr("sgx_enclaves.enclave.regenerate.mrenclave", measured_once)
     monkeypatch.setattr("sgx_enclaves.enclave.compare.regenerate", made_once)
