@@ -20,6 +20,7 @@ from sgx_enclaves.plain import some
 from .config import settings
 from .gate import MARK, attested, rules_of_tag
 from .hub_api import koji_errors
+from .store import column
 from .tasks import PERMISSION, distrust
 
 TABLES = ("sgx_verification", "sgx_former_tag_name", "sgx_lock")
@@ -44,23 +45,15 @@ def checkSgxSetup() -> list[dict[str, Any]]:
     return [dict(zip(("what", "good", "says"), check)) for check in found]
 
 
-def _column(column: str, table: str, *clauses: str, **values: Any) -> list[Any]:
-    """What is in one column, each value once, sorted; joins stand in `table`."""
-    rows = QueryProcessor(
-        tables=[table], columns=[column], aliases=["it"], clauses=clauses, values=values
-    ).execute()
-    return sorted({row["it"] for row in rows})
-
-
 def _tables() -> _Checks:
-    there = _column("relname", "pg_class", "relname IN %(names)s", names=TABLES)
+    there = column("relname", "pg_class", "relname IN %(names)s", names=TABLES)
     missing = ", ".join(sorted(set(TABLES) - set(there)))
     says = f"missing: {missing}; load 0001-sgx-verification.sql" if missing else "all"
     yield "tables", not missing, says
 
 
 def _versions() -> _Checks:
-    builders = _column(
+    builders = column(
         "host.name || ' ' || (record::jsonb ->> 'plugin_version')",
         "sgx_verification JOIN host ON host.id = sgx_verification.host_id"
         " JOIN host_config ON host_config.host_id = host.id",
@@ -78,7 +71,7 @@ def _channel() -> _Checks:
     if not name:
         yield "channel", True, "none: Koji's channel policy decides where verifications run"
         return
-    hosts = _column(
+    hosts = column(
         "host.name",
         "host_channels JOIN channels ON channels.id = host_channels.channel_id"
         " JOIN host ON host.id = host_channels.host_id"
@@ -89,7 +82,7 @@ def _channel() -> _Checks:
         name=name,
     )
     yield "channel", bool(hosts), f"{name}: {some(hosts) or 'no enabled x86_64 host'}"
-    ran = _column(
+    ran = column(
         "host.name",
         "task JOIN host ON host.id = task.host_id",
         "method = %(method)s AND state = %(closed)s",
@@ -103,7 +96,7 @@ def _channel() -> _Checks:
 
 
 def _build_tags() -> _Checks:
-    named, locked = settings().pins, _column("release", "sgx_lock")
+    named, locked = settings().pins, column("release", "sgx_lock")
     tags = {name: get_tag(name) for name in named}
     doubts = {name: distrust(tag) if tag else "it does not exist" for name, tag in tags.items()}
     trusted = [name for name, doubt in doubts.items() if doubt is None]
@@ -124,8 +117,8 @@ def _build_tags() -> _Checks:
 
 
 def _gates() -> _Checks:
-    marked = _column("tag_id", "tag_extra", "key = %(mark)s AND active", mark=MARK)
-    renamed = _column("tag_id", "sgx_former_tag_name")
+    marked = column("tag_id", "tag_extra", "key = %(mark)s AND active", mark=MARK)
+    renamed = column("tag_id", "sgx_former_tag_name")
     tags = QueryProcessor(tables=["tag"], columns=["id", "name"]).execute()
     named = (tag["id"] for tag in tags if settings().rule_for(tag["name"]))
     gated = 0
@@ -140,7 +133,7 @@ def _gates() -> _Checks:
             yield "attestations", True, f"of {len(attested() or ())} unsigned enclaves"
         except SgxEnclavesError as error:
             yield "attestations", False, f"no enclave is let in: {error}"
-    names = _column(
+    names = column(
         "users.name",
         "user_perms JOIN users ON users.id = user_perms.user_id"
         " JOIN permissions ON permissions.id = user_perms.perm_id",

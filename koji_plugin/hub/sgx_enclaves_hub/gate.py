@@ -22,7 +22,7 @@ import koji.policy
 from koji.context import context
 from koji.plugin import callback, export
 from kojihub import get_build, get_tag, readTaggedBuilds
-from kojihub.db import QueryProcessor, db_lock
+from kojihub.db import db_lock
 
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.gate.arguments import argument
@@ -131,13 +131,9 @@ def guard_import(cbtype: str, *, type: str, **info: Any) -> None:
         return
     # Whoever tags this build now is waited for, and seen.
     hub_api.lock_build(build["id"])
-    rows = QueryProcessor(
-        tables=["tag_listing"],
-        columns=["tag_id"],
-        clauses=["build_id = %(build_id)s", "active = TRUE"],
-        values={"build_id": build["id"]},
-    ).execute()
-    tags = [get_tag(row["tag_id"], strict=True) for row in rows]
+    clauses = ("build_id = %(build_id)s", "active = TRUE")
+    ids = store.column("tag_id", "tag_listing", *clauses, build_id=build["id"])
+    tags = [get_tag(number, strict=True) for number in ids]
     names = [tag["name"] for tag in tags if _is_gated(tag)]
     if names and may_hold_enclaves(info["filepath"]):
         nvr = f"{build['name']}-{build['version']}-{build['release']}"

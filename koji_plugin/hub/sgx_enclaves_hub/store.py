@@ -59,6 +59,14 @@ class Stored:
         return {**self.record.as_mapping(), "id": self.id, "host_id": self.host_id}
 
 
+def column(column: str, table: str, *clauses: str, **values: Any) -> list[Any]:
+    """What is in one column, each value once, sorted; joins stand in `table`."""
+    rows = QueryProcessor(
+        tables=[table], columns=[column], aliases=["it"], clauses=clauses, values=values
+    ).execute()
+    return sorted({row["it"] for row in rows})
+
+
 def put(record: Record, host_id: int) -> int:
     """Keep a record; its id. The database refuses a second one of the same task."""
     data = {
@@ -177,13 +185,7 @@ def newest_lock(release: str) -> Optional[dict[str, Any]]:
 
 def former_names(tag_id: int) -> set[str]:
     """The names that a tag had before it was renamed; a trigger of the database notes them."""
-    rows = QueryProcessor(
-        tables=["sgx_former_tag_name"],
-        columns=["name"],
-        clauses=["tag_id = %(tag_id)s"],
-        values={"tag_id": tag_id},
-    ).execute()
-    return {row["name"] for row in rows}
+    return set(column("name", "sgx_former_tag_name", "tag_id = %(tag_id)s", tag_id=tag_id))
 
 
 def was_deleted(tag_id: int) -> bool:
@@ -195,13 +197,8 @@ def was_deleted(tag_id: int) -> bool:
         "SELECT 1 FROM tag_config next WHERE next.tag_id = tag_config.tag_id"
         " AND next.create_event = tag_config.revoke_event"
     )
-    rows = QueryProcessor(
-        tables=["tag_config"],
-        columns=["revoke_event"],
-        clauses=["tag_id = %(tag_id)s", "revoke_event IS NOT NULL", f"NOT EXISTS ({edited})"],
-        values={"tag_id": tag_id},
-    ).execute()
-    return bool(rows)
+    clauses = ("tag_id = %(tag_id)s", "revoke_event IS NOT NULL", f"NOT EXISTS ({edited})")
+    return bool(column("revoke_event", "tag_config", *clauses, tag_id=tag_id))
 
 
 def build_files(build: Mapping[str, Any]) -> list[BuildFile]:

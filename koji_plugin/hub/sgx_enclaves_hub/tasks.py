@@ -25,7 +25,7 @@ from kojihub import (
     policy_data_from_task,
     repo_info,
 )
-from kojihub.db import QueryProcessor, Savepoint
+from kojihub.db import Savepoint
 
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.gate.arguments import PARENT, SIGNATURES, argument, options
@@ -34,7 +34,7 @@ from sgx_enclaves.gate.inspect import claims_signed_enclaves
 from . import hub_api
 from .config import settings
 from .hub_api import koji_errors, lasting_name
-from .store import build_files, former_names, was_deleted
+from .store import build_files, column, former_names, was_deleted
 
 PERMISSION = "sgx-enclaves"
 _logger = logging.getLogger("koji.plugin.sgx_enclaves")
@@ -229,11 +229,7 @@ def _has_signed_enclaves(build: Mapping[str, Any]) -> bool:
 def _is_being_verified(build: Mapping[str, Any]) -> bool:
     """Whether an unfinished task verifies this build."""
     states = tuple(koji.TASK_STATES[name] for name in ("FREE", "OPEN", "ASSIGNED"))
-    unfinished = QueryProcessor(
-        tables=["task"],
-        columns=["id"],
-        clauses=["method = %(method)s", "state IN %(states)s"],
-        values={"method": PARENT, "states": states},
-    ).execute()
-    requests = (hub_api.task_request(row["id"])[1] for row in unfinished)
+    clauses = ("method = %(method)s", "state IN %(states)s")
+    unfinished = column("id", "task", *clauses, method=PARENT, states=states)
+    requests = (hub_api.task_request(number)[1] for number in unfinished)
     return any(request.get("build") in (build["id"], build["nvr"]) for request in requests)

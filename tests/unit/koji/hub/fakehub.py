@@ -273,8 +273,8 @@ class FakeHub:
         if options.get("rowlock"):
             self.locked.append((table, *values.values()))
             return []
+        aliases = dict(zip(columns, arguments.get("aliases") or columns))
         if table in ("task", "tag", "rpminfo", "sgx_former_tag_name", "tag_config"):
-            aliases = dict(zip(columns, arguments.get("aliases") or columns))
             rows = getattr(self, f"_{table}_rows")(values)
             return [{aliases.get(key, key): value for key, value in row.items()} for row in rows]
         table = table.split()[0]
@@ -289,7 +289,10 @@ class FakeHub:
             ]
             return found[: -options["limit"] - 1 : -1]
         self.queries.append({"table": table, **arguments})
-        return self.answers.get(table, [])
+        rows = self.answers.get(table, [])
+        if table != "tag_listing":
+            return rows
+        return [{aliases.get(key, key): value for key, value in row.items()} for row in rows]
 
     def _task_rows(self, _values: Any) -> list[dict[str, Any]]:
         return [task if isinstance(task, dict) else {"id": task} for task in self.unfinished]
