@@ -46,6 +46,7 @@ class Fault:
         ignore_range: answer 200 with everything.
         wrong_range: answer 206 with a part from another offset.
         no_length: send the content in chunks, without its length.
+        trailers: end such chunks with so many headers.
         until_close: neither length nor chunks; the content ends with the connection.
     """
 
@@ -61,6 +62,7 @@ class Fault:
     ignore_range: bool = False
     wrong_range: bool = False
     no_length: bool = False
+    trailers: int = 0
     until_close: bool = False
 
 
@@ -177,7 +179,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     return
                 part = data[at : at + 1000]
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
-            self.wfile.write(b"0\r\n\r\n")
+            trailers = b"".join(b"X-%d: %050d\r\n" % (n, n) for n in range(fault.trailers))
+            self.wfile.write(b"0\r\n%s\r\n" % trailers)
             return
         self._send(data, fault)
 

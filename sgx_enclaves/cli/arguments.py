@@ -208,8 +208,8 @@ def chosen_work_dir(args: argparse.Namespace) -> Path:
 def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
     """A fetcher as `@fetching` asks for it; it shows on standard error how it goes."""
     from sgx_enclaves.catalogue.artifact import Lookaside
-    from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings
-    from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
+    from sgx_enclaves.release.fetch import Cache, Fetcher
+    from sgx_enclaves.release.transport import HttpsTransport
 
     lookaside = None
     if args.lookaside is not None:
@@ -217,8 +217,8 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
         lookaside = Lookaside(url, package or _PACKAGE)
     return Fetcher(
         Cache(chosen_cache_dir(args)),
-        None if args.offline else HttpsTransport(TransportSettings(ca_file=args.ca_file)),
-        FetchSettings(attempts=max(1, args.attempts)),
+        None if args.offline else HttpsTransport(ca_file=args.ca_file),
+        attempts=max(1, args.attempts),
         progress=progress(),
         lookaside=lookaside,
         local=args.local,

@@ -20,7 +20,7 @@ The cache is named by content:
 
     DIR/sha256/ab/cdef…     whole files, named by their digest, read-only
     DIR/contents/ab/cdef…   archives of which only the contents are pinned, named by these
-    DIR/partial/KEY.part    what a broken download left, with KEY.json beside it
+    DIR/partial/KEY.part    what a broken download left, with KEY.origin beside it
     DIR/locks/KEY.lock      held while KEY is fetched
     DIR/quarantine/         files that were not what they should be
 
@@ -32,13 +32,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Callable, Optional
+from typing import Callable, Optional
 from urllib.parse import urlsplit
 
 from sgx_enclaves import files
@@ -52,32 +51,8 @@ from sgx_enclaves.release.transport import (
     HttpsTransport,
     NoNetworkError,
     RangeRefusedError,
-    Response,
     RetryableError,
 )
-
-
-@record
-class FetchSettings:
-    """How patient to be, in seconds.
-
-    Attributes:
-        attempts: requests to one place.
-        backoff: wait before the second request; doubled each time, up to `backoff_max`,
-            whatever the server asks for.
-        total_timeout: for one request with its content.
-        min_rate: bytes a second that a server must give, on average over `rate_window`.
-        max_size: bytes of a file, besides what the release allows.
-    """
-
-    attempts: int = 4
-    backoff: float = 1.0
-    backoff_max: float = 30.0
-    total_timeout: float = 3600.0
-    min_rate: int = 1024
-    rate_window: float = 30.0
-    lock_timeout: float = 3600.0
-    max_size: Optional[int] = None
 
 
 def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
@@ -91,7 +66,7 @@ class Partial:
 
     def __init__(self, folder: Path, key: str) -> None:
         self.path = folder / f"{key}.part"
-        self._note = folder / f"{key}.json"
+        self._note = folder / f"{key}.origin"
 
     def size(self) -> int:
         """Bytes that are there."""
@@ -100,18 +75,17 @@ class Partial:
     def origin(self) -> tuple[str, str]:
         """URL and validator of the bytes; empty when unknown, and they are of no use."""
         try:
-            note = json.loads(self._note.read_text("utf-8"))
-            url, validator = note["url"], note["validator"]
-        except (OSError, ValueError, KeyError, TypeError):
+            url, _, validator = self._note.read_text("utf-8").partition("\n")
+        except (OSError, ValueError):
             return "", ""
-        return (url, validator) if isinstance(url, str) and isinstance(validator, str) else ("", "")
+        return url, validator
 
-    def begin(self, url: str, validator: Optional[str]) -> None:
+    def begin(self, url: str, validator: str) -> None:
         """Start from nothing; the note goes first, so that no bytes are ever without it."""
         self.discard()
         self._note.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._note.with_suffix(".new")
-        fresh.write_text(json.dumps({"url": url, "validator": validator}), "utf-8")
+        fresh.write_text(f"{url}\n{validator}", "utf-8")
         fresh.replace(self._note)
 
     def discard(self) -> None:
@@ -137,16 +111,6 @@ class Cache:
     def lock(self, key: str) -> Path:
         """The lock file of `Artifact.key`."""
         return self.root / "locks" / f"{key}.lock"
-
-    def store(self, partial: Partial, path: Path) -> Path:
-        """Give a whole, digested file its final name."""
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.path.chmod(0o444)
-            partial.path.rename(path)
-            files.sync(path.parent)
-            partial.discard()
-        return path
 
     def quarantine(self, path: Path, name: str, found: str) -> Path:
         """Put a file aside under its name and its true digest."""
@@ -220,40 +184,41 @@ def _contents(path: Path, sha256: str) -> str:
     return contents.sha256
 
 
+@record
 class Fetcher:
     """Fetches artifacts into one cache by one transport; without one it is offline.
 
-    The look-aside cache is asked first; `local` is a directory where files may lie already. What
-    is not pinned is refused, unless it is allowed for all files or for one.
+    The look-aside cache is asked first. What is not pinned is refused, unless it is allowed for all
+    files or for one.
+
+    Attributes:
+        local: a directory where files may lie already.
+        max_size: bytes of a file, besides what the release allows.
+        attempts: requests to one place.
+        backoff: seconds before the second request; doubled each time, up to `backoff_max`,
+            whatever the server asks for.
+        lock_timeout: seconds to wait for another process that fetches the same file.
     """
 
-    def __init__(
-        self,
-        cache: Cache,
-        transport: Optional[HttpsTransport],
-        settings: Optional[FetchSettings] = None,
-        *,
-        progress: Progress = silent,
-        lookaside: Optional[Lookaside] = None,
-        local: Optional[Path] = None,
-        allow_unpinned: bool = False,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._cache = cache
-        self._transport = transport
-        self._settings = settings or FetchSettings()
-        self._progress = progress
-        self._lookaside = lookaside
-        self._local = local
-        self._allow_unpinned = allow_unpinned
-        self._sleep = sleep
+    cache: Cache
+    transport: Optional[HttpsTransport]
+    progress: Progress = silent
+    lookaside: Optional[Lookaside] = None
+    local: Optional[Path] = None
+    allow_unpinned: bool = False
+    max_size: Optional[int] = None
+    attempts: int = 4
+    backoff: float = 1.0
+    backoff_max: float = 30.0
+    lock_timeout: float = 3600.0
+    sleep: Callable[[float], None] = time.sleep
 
     def fetch(self, artifact: Artifact, *, allow_unpinned: bool = False) -> Fetched:
         """Give the file from the cache, or bring it there.
 
         A DigestError if it is not the pinned one, else a FetchError if it cannot be had.
         """
-        if not (artifact.pinned or allow_unpinned or self._allow_unpinned):
+        if not (artifact.pinned or allow_unpinned or self.allow_unpinned):
             raise FetchError(
                 f"{artifact.filename} has no pinned digest",
                 hint="pin its SHA-256 or that of its contents in the release, "
@@ -262,28 +227,29 @@ class Fetcher:
         here = self._given(artifact) or self._cached(artifact)
         if here is not None:
             return here
-        if self._transport is None:
+        if self.transport is None:
             raise FetchError(
                 f"{artifact.filename} is not in the cache, and the network is switched off",
-                file=str(self._cache.root),
+                file=str(self.cache.root),
                 expected=artifact.pin,
                 hint="fetch it once without --offline, or put it into the directory of --local",
             )
 
-        def waiting() -> None:
-            self._note(artifact, "another process is fetching this; waiting")
-
-        path, timeout = self._cache.lock(artifact.key), self._settings.lock_timeout
-        opening = disk_errors(path)
-        with files.locked(path, timeout, opening=opening, error=FetchError, waiting=waiting):
-            return self._cached(artifact) or self._from_places(artifact, self._transport)
+        with files.locked(
+            self.cache.lock(artifact.key),
+            self.lock_timeout,
+            opening=disk_errors(self.cache.lock(artifact.key)),
+            error=FetchError,
+            waiting=lambda: self._note(artifact, "another process is fetching this; waiting"),
+        ):
+            return self._cached(artifact) or self._from_places(artifact, self.transport)
 
     def _note(self, artifact: Artifact, text: str) -> None:
-        self._progress(Event(artifact.filename, note=text))
+        self.progress(Event(artifact.filename, note=text))
 
     def _given(self, artifact: Artifact) -> Optional[Fetched]:
         """The file in the local directory, which is used there, not copied."""
-        path = self._local / artifact.filename if self._local is not None else None
+        path = self.local / artifact.filename if self.local is not None else None
         if path is None or not path.is_file():
             return None
         check = check_pins(path, artifact)
@@ -295,7 +261,7 @@ class Fetcher:
     def _cached(self, artifact: Artifact) -> Optional[Fetched]:
         if not artifact.pinned:
             return None
-        path = self._cache.path_of(artifact)
+        path = self.cache.path_of(artifact)
         with disk_errors(path):
             if not path.is_file():
                 return None
@@ -305,142 +271,131 @@ class Fetcher:
         if check.sha256 == artifact.sha256:
             hint = f"the file has the pinned sha256 {check.sha256}; correct the release"
             raise check.error(f"two pins of {artifact.filename} contradict each other", hint)
-        bad = self._cache.quarantine(path, path.name[:16], check.sha256)
+        bad = self.cache.quarantine(path, path.name[:16], check.sha256)
         self._note(artifact, f"the file in the cache had gone bad; it is kept as {bad}")
         return None
 
     def _from_places(self, artifact: Artifact, transport: HttpsTransport) -> Fetched:
-        partial = Partial(self._cache.root / "partial", artifact.key)
+        partial = Partial(self.cache.root / "partial", artifact.key)
         if artifact.pinned and partial.size():
             # the last run may have ended between the last byte and the rename
             check = check_pins(partial.path, artifact)
             if not check.expected:
-                path = self._cache.store(partial, self._cache.path_of(artifact))
-                return replace(check, path=path)
-        if self._lookaside and not (artifact.sha512 or artifact.lookaside_sha512):
+                return self._stored(partial, artifact, check)
+        if self.lookaside and not (artifact.sha512 or artifact.lookaside_sha512):
             asked = "asked by SHA-256 alone" if artifact.sha256 else "not asked"
             why = "no SHA-512 of it is known, by which look-aside caches find files"
             self._note(artifact, f"{why}; the look-aside cache is {asked}")
-        places = (self._lookaside.urls(artifact) if self._lookaside else ()) + artifact.urls
+        places = (self.lookaside.urls(artifact) if self.lookaside else ()) + artifact.urls
         # resume where the last run stopped, not at the first place
         begun, _validator = partial.origin()
-        failures = []
+        # What went wrong, and whether for want of a network; each said once.
+        failures: dict[str, bool] = {}
         wrong: list[DigestError] = []
-        cut_off: dict[str, None] = {}
         for url in sorted(places, key=lambda url: url != begun):
             try:
                 fetched = self._from_place(artifact, url, partial, transport)
                 return replace(fetched, rejected=tuple(str(error.file) for error in wrong))
             except DigestError as error:
                 wrong.append(error)
-                failures.append(f"{url}: {error.message}")
                 self._note(artifact, str(error))
             except NoNetworkError as error:
-                cut_off[f"{urlsplit(url).hostname}: {error.message}"] = None
-            except FetchError as failure:
-                if failure.file is not None:  # the local disk, not the place
+                failures[f"{urlsplit(url).hostname}: {error}"] = True
+            except FetchError as error:
+                if error.file is not None:  # the local disk, not the place
                     raise
-                failures.append(f"{url}: {failure}")
-                self._note(artifact, failures[-1])
+                failures[f"{url}: {error}"] = False
+                self._note(artifact, f"{url}: {error}")
         if wrong:
             raise wrong[0]
-        if cut_off and not failures:
-            raise FetchError(
-                f"{artifact.filename} could not be fetched: {'; '.join(cut_off)}",
-                hint="connect this machine, or name a directory that has the file with --local",
-            )
-        raise FetchError(
-            f"{artifact.filename} could not be fetched from any of {len(places)} places: "
-            + "; ".join([*failures, *cut_off]),
-            hint="check the network and the proxy, or have the file in the directory of --local"
-            if places
-            else "the release names no URL for it; add one in /etc/sgx-enclaves/releases.d",
-        )
+        where, hint = f" from any of {len(places)} places", "check the network and the proxy, or "
+        hint += "have the file in the directory of --local"
+        if not places:
+            hint = "the release names no URL for it; add one in /etc/sgx-enclaves/releases.d"
+        elif all(failures.values()):
+            where, hint = "", "connect this machine, or name a directory that has the file with "
+            hint += "--local"
+        message = f"{artifact.filename} could not be fetched{where}: {'; '.join(failures)}"
+        raise FetchError(message, hint=hint)
+
+    def _stored(self, partial: Partial, artifact: Artifact, check: Fetched) -> Fetched:
+        """Give a whole, digested file its final name."""
+        path = self.cache.path_of(artifact, check.sha256)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.path.chmod(0o444)
+            partial.path.rename(path)
+            files.sync(path.parent)
+            partial.discard()
+        self._note(artifact, f"here, {check.size} bytes, sha256 {check.sha256}")
+        return replace(check, path=path)
 
     def _from_place(
         self, artifact: Artifact, url: str, partial: Partial, transport: HttpsTransport
     ) -> Fetched:
         """Ask one place a few times; a `FetchError` with a file is the local disk's."""
-        wait, reason = self._settings.backoff, ""
-        for attempt in range(self._settings.attempts):
+        wait, reason = self.backoff, ""
+        for attempt in range(self.attempts):
             if attempt:
                 self._note(artifact, f"{reason}; trying again in {wait:g} s")
-                self._sleep(wait)
+                self.sleep(wait)
             try:
                 resumed = self._download(artifact, url, partial, transport)
             except RetryableError as error:
                 reason = str(error)
                 if isinstance(error, RangeRefusedError):
                     partial.discard()
-                asked = max(self._settings.backoff * 2**attempt, error.retry_after)
-                wait = min(self._settings.backoff_max, asked)
+                wait = min(self.backoff_max, max(self.backoff * 2**attempt, error.retry_after))
                 continue
             check = check_pins(partial.path, artifact)
             if not check.expected:
-                path = self._cache.store(partial, self._cache.path_of(artifact, check.sha256))
-                self._note(artifact, f"here, {check.size} bytes, sha256 {check.sha256}")
-                return replace(check, path=path, url=url)
+                return replace(self._stored(partial, artifact, check), url=url)
             if resumed:
                 partial.discard()
                 reason = "the pieces did not fit together"
                 continue
-            aside = self._cache.quarantine(partial.path, artifact.filename, check.sha256)
+            aside = self.cache.quarantine(partial.path, artifact.filename, check.sha256)
             partial.discard()
             hint = "it is kept there for study and is not used; "
             hint += "find out who is right before you change the pin"
             message = f"{artifact.filename} from {url} is not the pinned file"
             raise replace(check, path=aside).error(message, hint)
-        raise FetchError(f"{reason} ({self._settings.attempts} attempts)")
+        raise FetchError(f"{reason} ({self.attempts} attempts)")
 
     def _download(
         self, artifact: Artifact, url: str, partial: Partial, transport: HttpsTransport
     ) -> bool:
         """Ask once, and add what comes to the part file; whether that resumed an earlier part."""
         have, (begun, validator) = partial.size(), partial.origin()
-        if begun != url or not have:
-            have, validator = 0, ""
-        response = transport.open(url, have, validator or None)
-        most = min(artifact.max_size, self._settings.max_size or artifact.max_size)
-        total = response.total
-        if total is not None and (artifact.size not in (None, total) or total > most):
-            expected = f"at most {most} bytes" if total > most else f"{artifact.size} bytes"
-            what = "file is too large" if total > most else "server's file has another size"
-            raise FetchError(f"the {what}", expected=expected, found=f"{total} bytes")
-        resumed = response.start == have != 0
-        with disk_errors(partial.path):
-            if resumed:
-                self._note(artifact, f"resumed at byte {have}")
-            else:
-                partial.begin(url, response.validator)
-            free = shutil.disk_usage(partial.path.parent).free
-            if (total or response.start) - response.start > free:
-                # as the disk itself would say, and before anything is fetched
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            with partial.path.open("ab") as out:
-                try:
-                    self._receive(response, out, artifact.filename, most)
-                finally:
-                    out.flush()
-                    os.fsync(out.fileno())
-        return resumed
-
-    def _receive(self, response: Response, out: BinaryIO, name: str, most: int) -> None:
-        settings = self._settings
-        done = response.start
-        begun = mark = time.monotonic()
-        since_mark = 0
-        for chunk in response.chunks:
-            done += len(chunk)
-            since_mark += len(chunk)
-            if done > most:
-                out.truncate(0)
-                raise FetchError("the file is too large", expected=f"at most {most} bytes")
-            out.write(chunk)
-            now = time.monotonic()
-            if now - begun > settings.total_timeout:
-                raise RetryableError(f"not done after {settings.total_timeout:g} s")
-            if now - mark > settings.rate_window:
-                if since_mark < settings.min_rate * (now - mark):
-                    raise RetryableError(f"slower than {settings.min_rate} bytes a second")
-                mark, since_mark = now, 0
-            self._progress(Event(name, done, response.total))
+        if begun != url:
+            have = 0
+        most = min(artifact.max_size, self.max_size or artifact.max_size)
+        too_large = f"at most {most} bytes"
+        with transport.open(url, have, validator) as response:
+            total, done = response.total, response.start
+            if total is not None and (artifact.size not in (None, total) or total > most):
+                expected = too_large if total > most else f"{artifact.size} bytes"
+                what = "file is too large" if total > most else "server's file has another size"
+                raise FetchError(f"the {what}", expected=expected, found=f"{total} bytes")
+            with disk_errors(partial.path):
+                if done:
+                    self._note(artifact, f"resumed at byte {done}")
+                else:
+                    partial.begin(url, response.validator)
+                free = shutil.disk_usage(partial.path.parent).free
+                if (total or done) - done > free:
+                    # as the disk itself would say, and before anything is fetched
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                with partial.path.open("ab") as out:
+                    try:
+                        for chunk in response.chunks:
+                            done += len(chunk)
+                            if done > most:
+                                out.truncate(0)
+                                raise FetchError("the file is too large", expected=too_large)
+                            out.write(chunk)
+                            self.progress(Event(artifact.filename, done, total))
+                    finally:
+                        out.flush()
+                        os.fsync(out.fileno())
+        return response.start > 0

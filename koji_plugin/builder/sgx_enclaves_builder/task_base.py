@@ -28,9 +28,9 @@ from sgx_enclaves.gate.arguments import SIGNATURES
 from sgx_enclaves.gate.record import time_text
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.progress import PlainProgress
-from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings
+from sgx_enclaves.release.fetch import Cache, Fetcher
 from sgx_enclaves.release.manifest import Manifest
-from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
+from sgx_enclaves.release.transport import HttpsTransport
 
 from .config import Config, load_config
 
@@ -142,13 +142,12 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         return Fetcher(
             Cache(config.fetch_cache),
             HttpsTransport(
-                TransportSettings(ca_file=config.fetch_ca_file, hosts=config.fetch_hosts)
-            ),
-            FetchSettings(
-                attempts=config.fetch_attempts,
                 total_timeout=config.fetch_timeout,
-                max_size=config.fetch_max_mib * MIB,
+                ca_file=config.fetch_ca_file,
+                hosts=config.fetch_hosts,
             ),
+            attempts=config.fetch_attempts,
+            max_size=config.fetch_max_mib * MIB,
             progress=PlainProgress(self.log),  # type: ignore[arg-type]
             lookaside=lookaside,
             allow_unpinned=allow_unpinned,

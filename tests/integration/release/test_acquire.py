@@ -17,7 +17,7 @@ from sgx_enclaves.errors import ArchiveError, CatalogueError, DigestError, Fetch
 from sgx_enclaves.release.archive import pack_members
 from sgx_enclaves.release.fetch import Cache, Fetcher
 from sgx_enclaves.release.outcome import Stage, StageState
-from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
+from sgx_enclaves.release.transport import HttpsTransport
 from sgx_enclaves.release.vendor import (
     SignedFiles,
     fetch_signed,
@@ -75,7 +75,7 @@ class Place:
         self.vendor = vendor
         self.fetcher = Fetcher(
             Cache(root),
-            HttpsTransport(TransportSettings(ca_file=str(vendor.ca_file)), proxies={}),
+            HttpsTransport(ca_file=str(vendor.ca_file)),
             sleep=lambda _seconds: None,
         )
         source = Artifact("a.tar.gz", (vendor.put("/a.tar.gz", SOURCE),), sha256(SOURCE))

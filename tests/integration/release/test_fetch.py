@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -26,8 +25,8 @@ from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
 from sgx_enclaves.errors import DigestError, FetchError
 from sgx_enclaves.files import locked
 from sgx_enclaves.progress import Event
-from sgx_enclaves.release.fetch import Cache, Fetcher, FetchSettings, Partial
-from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
+from sgx_enclaves.release.fetch import Cache, Fetcher, Partial
+from sgx_enclaves.release.transport import HttpsTransport
 from tests.unit.release import tarmaker as tm
 from tests.vendor_server import Authority, Fault, VendorServer, vendor_server
 
@@ -35,7 +34,7 @@ DATA = hashlib.shake_256(b"archive").digest(300_000)
 OTHER = hashlib.shake_256(b"other").digest(300_000)
 SHA = hashlib.sha256(DATA).hexdigest()
 PATH = "/a/prebuilt.tar.gz"
-FAST = FetchSettings(attempts=3, backoff=0.0, lock_timeout=20)
+FAST = {"attempts": 3, "backoff": 0.0, "lock_timeout": 20}
 
 
 class Bench:
@@ -45,30 +44,19 @@ class Bench:
         self,
         root: Path,
         ca_file: Path,
-        settings: FetchSettings = FAST,
-        lookaside: Optional[Lookaside] = None,
-        proxies: Optional[dict[str, str]] = None,
-        patience: float = 15,
+        transport: Optional[HttpsTransport] = None,
+        **settings: Any,
     ) -> None:
         self.cache = Cache(root)
         self.events: list[Event] = []
         self.waits: list[float] = []
-        transport = HttpsTransport(
-            TransportSettings(
-                connect_timeout=5,
-                start_timeout=patience,
-                read_timeout=patience,
-                ca_file=str(ca_file),
-            ),
-            proxies={} if proxies is None else proxies,
-        )
+        own = HttpsTransport(rate_window=15, ca_file=str(ca_file))
         self.fetcher = Fetcher(
             self.cache,
-            transport,
-            settings,
+            transport or own,
             progress=self.events.append,
-            lookaside=lookaside,
             sleep=self.waits.append,
+            **{**FAST, **settings},
         )
 
     @property
@@ -86,7 +74,8 @@ def bench(tmp_path: Path, vendor: VendorServer) -> Bench:
 
 @pytest.fixture
 def impatient(tmp_path: Path, vendor: VendorServer) -> Bench:
-    return Bench(tmp_path / "cache", vendor.ca_file, patience=0.5)
+    transport = HttpsTransport(min_rate=10**6, rate_window=1, ca_file=str(vendor.ca_file))
+    return Bench(tmp_path / "cache", vendor.ca_file, transport)
 
 
 def artifact(*urls: str, sha256: Optional[str] = SHA, **more: Any) -> Artifact:
@@ -144,11 +133,10 @@ def test_broken_connection_is_resumed(bench: Bench, vendor: VendorServer, kind: 
     assert again["If-Range"].startswith('"')
 
 
-def test_stalled_connection_is_resumed(tmp_path: Path, vendor: VendorServer) -> None:
+def test_stalled_connection_is_resumed(impatient: Bench, vendor: VendorServer) -> None:
     url = vendor.put(PATH, DATA)
     vendor.fault(PATH, Fault(stall_after=100_000))
-    bench = Bench(tmp_path, vendor.ca_file, patience=1.5)
-    assert bench.fetcher.fetch(artifact(url)).path.read_bytes() == DATA
+    assert impatient.fetcher.fetch(artifact(url)).path.read_bytes() == DATA
     assert vendor.asked(PATH)[1].headers["Range"] == "bytes=100000-"
 
 
@@ -156,9 +144,7 @@ def test_changed_etag_begins_again(bench: Bench, vendor: VendorServer) -> None:
     url = vendor.put(PATH, OTHER)
     vendor.fault(PATH, Fault(close_after=100_000), Fault(status=503))
     with pytest.raises(FetchError):
-        Bench(bench.cache.root, vendor.ca_file, FetchSettings(attempts=2, backoff=0)).fetcher.fetch(
-            artifact(url)
-        )
+        Bench(bench.cache.root, vendor.ca_file, attempts=2).fetcher.fetch(artifact(url))
     vendor.put(PATH, DATA)
     assert bench.fetcher.fetch(artifact(url)).path.read_bytes() == DATA
     assert vendor.asked(PATH)[-1].headers["Range"] == "bytes=100000-"
@@ -198,10 +184,10 @@ def test_server_that_is_silent_times_out(impatient: Bench, vendor: VendorServer)
     url = vendor.put(PATH, DATA)
     vendor.always[PATH] = Fault(stall_after=10)
     begun = time.monotonic()
-    with pytest.raises(FetchError, match="time-out"):
+    with pytest.raises(FetchError, match="too slow"):
         impatient.fetcher.fetch(artifact(url))
-    assert time.monotonic() - begun < 5
-    assert len(vendor.asked(PATH)) == FAST.attempts
+    assert time.monotonic() - begun < 15
+    assert len(vendor.asked(PATH)) == FAST["attempts"]
     assert impatient.nothing_taken_for_whole()
 
 
@@ -209,26 +195,27 @@ def test_server_that_drips_headers_times_out(impatient: Bench, vendor: VendorSer
     url = vendor.put(PATH, DATA)
     vendor.always[PATH] = Fault(stall_headers=True)
     begun = time.monotonic()
-    with pytest.raises(FetchError, match="took too long to answer"):
+    with pytest.raises(FetchError, match="too slow"):
         impatient.fetcher.fetch(artifact(url))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (FetchSettings(attempts=1, min_rate=1000, rate_window=0.2), "slower than 1000 bytes"),
-        (FetchSettings(attempts=1, total_timeout=0.3, rate_window=9), "not done after 0.3 s"),
+        ({"min_rate": 1000, "rate_window": 1}, "too slow. Less than 1000 bytes/sec"),
+        ({"total_timeout": 1, "rate_window": 9}, "timed out after 1"),
     ],
 )
 def test_server_that_drips_content_is_left(
-    tmp_path: Path, vendor: VendorServer, settings: FetchSettings, words: str
+    tmp_path: Path, vendor: VendorServer, settings: dict[str, Any], words: str
 ) -> None:
     url = vendor.put(PATH, DATA)
     vendor.always[PATH] = Fault(drip=0.02)
     begun = time.monotonic()
+    transport = HttpsTransport(ca_file=str(vendor.ca_file), **settings)
     with pytest.raises(FetchError, match=re.escape(words)):
-        Bench(tmp_path, vendor.ca_file, settings).fetcher.fetch(artifact(url))
+        Bench(tmp_path, vendor.ca_file, transport, attempts=1).fetcher.fetch(artifact(url))
     assert time.monotonic() - begun < 5
 
 
@@ -293,7 +280,7 @@ def test_no_place_left_names_them_all(bench: Bench, vendor: VendorServer) -> Non
         bench.fetcher.fetch(artifact(vendor.url + PATH, vendor.url + "/busy"))
     assert "404" in str(caught.value)
     assert "503" in str(caught.value)
-    assert len(vendor.asked("/busy")) == FAST.attempts
+    assert len(vendor.asked("/busy")) == FAST["attempts"]
     with pytest.raises(FetchError, match="0 places"):
         bench.fetcher.fetch(artifact())
 
@@ -302,8 +289,7 @@ def test_waits_grow_and_are_bounded(tmp_path: Path, vendor: VendorServer) -> Non
     vendor.put(PATH, DATA)
     vendor.fault(PATH, *[Fault(status=503)] * 3)
     vendor.fault(PATH, Fault(status=429, headers=(("Retry-After", "9999"),)))
-    settings = FetchSettings(attempts=5, backoff=1, backoff_max=3)
-    bench = Bench(tmp_path, vendor.ca_file, settings)
+    bench = Bench(tmp_path, vendor.ca_file, attempts=5, backoff=1, backoff_max=3)
     bench.fetcher.fetch(artifact(vendor.url + PATH))
     assert bench.waits == [1, 2, 3, 3]
 
@@ -318,10 +304,10 @@ def test_redirect_is_followed(bench: Bench, vendor: VendorServer) -> None:
 @pytest.mark.parametrize(
     ("location", "words"),
     [
-        ("http://127.0.0.1/x", "refused: only https"),
-        ("ftp://127.0.0.1/x", "refused: only https"),
-        ("file:///etc/passwd", "refused: only https"),
-        ("https://user:pw@127.0.0.1/x", "refused: a URL needs a host and must hold no password"),
+        ("http://127.0.0.1/x", "is refused: only https"),
+        ("ftp://127.0.0.1/x", "is refused: only https"),
+        ("file:///etc/passwd", "is refused: only https"),
+        ("https://user:pw@127.0.0.1/x", "is refused: a URL needs a host and must hold no password"),
         ("", "leads nowhere"),
         ("/loop", "more than 5 redirects"),
     ],
@@ -342,8 +328,8 @@ def test_only_named_servers_are_asked_also_by_redirect(
     port = vendor.url.rpartition(":")[2]
     vendor.always["/direct"] = Fault(status=302, location=f"https://localhost:{port}{PATH}")
     vendor.put(PATH, DATA)
-    settings = TransportSettings(ca_file=str(vendor.ca_file), hosts=("127.0.0.1",))
-    fetcher = Fetcher(bench.cache, HttpsTransport(settings, proxies={}), FAST)
+    transport = HttpsTransport(ca_file=str(vendor.ca_file), hosts=("127.0.0.1",))
+    fetcher = Fetcher(bench.cache, transport)
     if path == PATH:
         assert fetcher.fetch(artifact(vendor.url + PATH)).path.read_bytes() == DATA
     else:
@@ -357,8 +343,7 @@ def test_the_user_s_bound_on_sizes_holds_besides_the_release_s(
     tmp_path: Path, vendor: VendorServer, fault: Fault
 ) -> None:
     vendor.always[PATH] = fault
-    settings = replace(FAST, max_size=1000)
-    bench = Bench(tmp_path, vendor.ca_file, settings)
+    bench = Bench(tmp_path, vendor.ca_file, max_size=1000)
     with pytest.raises(FetchError, match="at most 1000 bytes"):
         bench.fetcher.fetch(artifact(vendor.put(PATH, DATA)))
     assert bench.nothing_taken_for_whole()
@@ -366,7 +351,10 @@ def test_the_user_s_bound_on_sizes_holds_besides_the_release_s(
 
 @pytest.mark.parametrize(
     ("expired", "other_host", "words"),
-    [(True, False, "expired"), (False, True, "IP address mismatch|not valid for")],
+    [
+        (True, False, "expired"),
+        (False, True, "certificate is not good: .*does not match|no alternative certificate"),
+    ],
 )
 def test_bad_certificates_are_refused(
     tmp_path: Path, authority: Authority, expired: bool, other_host: bool, words: str
@@ -392,7 +380,7 @@ def test_server_that_is_not_there_is_an_error(tmp_path: Path, authority: Authori
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"https://127.0.0.1:{unused.getsockname()[1]}/x"
-        with pytest.raises(FetchError, match="no connection"):
+        with pytest.raises(FetchError, match=r"(?i)(failed to|could not) connect"):
             Bench(tmp_path, authority.ca_file).fetcher.fetch(artifact(url))
 
 
@@ -585,7 +573,7 @@ def test_a_whole_part_file_only_gets_its_name(bench: Bench, vendor: VendorServer
     url = vendor.put(PATH, PACKED)
     wanted = source(url)
     partial = Partial(bench.cache.root / "partial", wanted.key)
-    partial.begin(url, None)
+    partial.begin(url, "")
     partial.path.write_bytes(PACKED)
     assert bench.fetcher.fetch(wanted).path.read_bytes() == PACKED
     assert vendor.requests == []
@@ -668,10 +656,10 @@ from pathlib import Path
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.release.fetch import Cache
 from sgx_enclaves.release.fetch import Fetcher
-from sgx_enclaves.release.transport import HttpsTransport, TransportSettings
+from sgx_enclaves.release.transport import HttpsTransport
 
 root, ca_file, url, sha256 = sys.argv[1:]
-transport = HttpsTransport(TransportSettings(ca_file=ca_file), proxies={})
+transport = HttpsTransport(ca_file=ca_file)
 fetched = Fetcher(
     Cache(Path(root)), transport, progress=lambda event: print(event.note, flush=True)
 ).fetch(Artifact("prebuilt.tar.gz", (url,), sha256))
@@ -718,13 +706,13 @@ def test_killed_before_the_rename_needs_no_network(bench: Bench, vendor: VendorS
     assert vendor.requests == []
 
 
-@pytest.mark.parametrize("note", ["", "[]", '{"url": 1, "validator": "x"}', "\x00"])
+@pytest.mark.parametrize("note", ["", "URL", 'URL2\n"etag"', 'URL\n"etag"\nX: y', "\x00"])
 def test_part_of_unknown_origin_is_not_used(bench: Bench, vendor: VendorServer, note: str) -> None:
     url = vendor.put(PATH, DATA)
     partial = bench.cache.root / "partial"
     partial.mkdir(parents=True)
     (partial / f"{SHA}.part").write_bytes(OTHER[:1000])
-    (partial / f"{SHA}.json").write_text(note)
+    (partial / f"{SHA}.origin").write_text(note.replace("URL", url))
     assert bench.fetcher.fetch(artifact(url)).path.read_bytes() == DATA
     assert "Range" not in vendor.asked(PATH)[0].headers
 
@@ -742,7 +730,7 @@ def test_two_processes_at_once_fetch_once(tmp_path: Path, vendor: VendorServer) 
 
 def test_lock_is_not_waited_for_without_an_end(tmp_path: Path, vendor: VendorServer) -> None:
     url = vendor.put(PATH, DATA)
-    bench = Bench(tmp_path, vendor.ca_file, FetchSettings(lock_timeout=0.0))
+    bench = Bench(tmp_path, vendor.ca_file, lock_timeout=0.0)
     with (
         locked(bench.cache.lock(SHA), 1),
         pytest.raises(FetchError, match="another process"),
@@ -797,29 +785,93 @@ def test_proxy_of_the_environment_is_used(
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         monkeypatch.setenv("https_proxy", f"http://me:p%40ss@127.0.0.1:{server.server_address[1]}")
         monkeypatch.setenv("no_proxy", "elsewhere.example")
-        settings = TransportSettings(ca_file=str(vendor.ca_file))
-        fetcher = Fetcher(Cache(tmp_path / "a"), HttpsTransport(settings))
+        transport = HttpsTransport(ca_file=str(vendor.ca_file))
+        fetcher = Fetcher(Cache(tmp_path / "a"), transport)
         assert fetcher.fetch(artifact(url)).path.read_bytes() == DATA
         assert len(_Proxy.seen) == 1
         assert _Proxy.seen[0].startswith("CONNECT 127.0.0.1:")
         assert "Basic bWU6cEBzcw==" in _Proxy.seen[0]
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        fetcher = Fetcher(Cache(tmp_path / "b"), HttpsTransport(settings))
+        fetcher = Fetcher(Cache(tmp_path / "b"), transport)
         assert fetcher.fetch(artifact(url)).path.read_bytes() == DATA
         assert len(_Proxy.seen) == 1
         server.shutdown()
 
 
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://127.0.0.1:x"])
-def test_proxies_of_other_kinds_are_refused(
-    tmp_path: Path, vendor: VendorServer, proxy: str
+@pytest.mark.parametrize(
+    "proxy",
+    ["gopher://me:p%40ss@127.0.0.1:1", "http://me:p%40ss@127.0.0.1:x", "gopher://127.0.0.1:1"],
+)
+def test_proxies_of_other_kinds_are_refused_and_passwords_not_repeated(
+    bench: Bench, vendor: VendorServer, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
     url = vendor.put(PATH, DATA)
-    with pytest.raises(FetchError, match="proxy"):
-        Bench(tmp_path, vendor.ca_file, proxies={"https": proxy}).fetcher.fetch(artifact(url))
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(FetchError, match="proxy") as caught:
+        bench.fetcher.fetch(artifact(url))
+    assert "p%40ss" not in str(caught.value) + bench.notes
     assert vendor.requests == []
 
 
-def test_missing_certificates_are_an_error(tmp_path: Path) -> None:
+def test_missing_certificates_are_an_error(tmp_path: Path, vendor: VendorServer) -> None:
+    url = vendor.put(PATH, DATA)
     with pytest.raises(FetchError, match="certificates cannot be loaded"):
-        HttpsTransport(TransportSettings(ca_file=str(tmp_path / "none")))
+        Bench(tmp_path / "cache", tmp_path / "none").fetcher.fetch(artifact(url))
+    assert vendor.requests == []
+
+
+def test_a_missing_curl_is_named(
+    bench: Bench, vendor: VendorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(FetchError, match="install the package curl"):
+        bench.fetcher.fetch(artifact(vendor.put(PATH, DATA)))
+
+
+def test_no_configuration_of_curl_is_read(
+    bench: Bench, tmp_path: Path, vendor: VendorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = vendor.put(PATH, DATA)
+    (tmp_path / ".curlrc").write_text("insecure\n")
+    for name in ("HOME", "CURL_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    stranger = Authority(tmp_path)
+    with pytest.raises(FetchError, match="certificate is not good"):
+        Bench(tmp_path / "cache", stranger.ca_file).fetcher.fetch(artifact(url))
+    assert vendor.requests == []
+
+
+@pytest.mark.parametrize(("headers", "trailers"), [(3000, 0), (0, 3000)])
+def test_headers_without_an_end_are_left(
+    impatient: Bench, vendor: VendorServer, headers: int, trailers: int
+) -> None:
+    """More than a pipe holds, before the content or after it."""
+    url = vendor.put(PATH, DATA)
+    flood = tuple((f"X-{number}", "x" * 50) for number in range(headers))
+    vendor.always[PATH] = Fault(no_length=True, headers=flood, trailers=trailers)
+    begun = time.monotonic()
+    with pytest.raises(FetchError, match=r"headers are too large|nothing came for 2 s"):
+        impatient.fetcher.fetch(artifact(url))
+    assert time.monotonic() - begun < 20
+    assert impatient.nothing_taken_for_whole()
+
+
+def test_trailers_are_no_content(bench: Bench, vendor: VendorServer) -> None:
+    url = vendor.put(PATH, DATA)
+    vendor.always[PATH] = Fault(no_length=True, trailers=2)
+    assert bench.fetcher.fetch(artifact(url)).path.read_bytes() == DATA
+
+
+def test_ctrl_c_ends_the_fetch_and_its_curl(bench: Bench, vendor: VendorServer) -> None:
+    url = vendor.put(PATH, DATA)
+    vendor.fault(PATH, Fault(stall_after=200_000))
+    process = child(bench.cache.root, vendor, url)
+    part = bench.cache.root / "partial" / f"{SHA}.part"
+    wait_until(lambda: part.exists() and part.stat().st_size > 100_000)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    (curl,) = children.read_text().split()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode != 0
+    assert not Path(f"/proc/{curl}").exists()
+    assert part.stat().st_size > 100_000

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import socket
+import os
 from pathlib import Path
 
 import pytest
@@ -116,19 +116,16 @@ def test_a_report_says_it_too(run: Run, arguments: str, words: list[str]) -> Non
 def test_no_network_is_said_once_and_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
-    asked = []
-
-    def unknown(host: str, *_: object, **__: object) -> None:
-        asked.append(host)
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    curl = tmp_path / "curl"
+    words = "curl: (6) Could not resolve host: github.com"
+    curl.write_text(f'#!/bin/sh\necho "$@" >>$0.asked\necho "{words}" >&2\nexit 6\n')
+    curl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     status, _, err = run("fetch", RELEASE, "pce", "--cache", tmp_path)
     assert status == 2
-    assert set(asked) == {"github.com"}
+    asked = (tmp_path / "curl.asked").read_text().splitlines()
     assert len(asked) == 2  # each place of the first file, never again
-    assert err.count("Name or service not known") == 1
+    assert all("--url https://github.com/" in arguments for arguments in asked)
+    assert err.count("Could not resolve host") == 1
     assert len(err.splitlines()) == 1
     assert "connect this machine, or name a directory that has the file with --local" in err
