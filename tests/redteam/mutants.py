@@ -348,7 +348,7 @@ class Mutation:
         apt: set[str],
     ) -> str:
         if not mutant.lines:
-            return self._tried_at_import(mutant)
+            return self._tried_at_import(mutant, apt)
         change(functions, mutant)
         who = set(self._forking).union(*(self._runners.get(line, ()) for line in mutant.lines))
         items = [
@@ -361,13 +361,14 @@ class Mutation:
         items.sort(key=lambda i: self._durations[i.nodeid] if i.nodeid in apt else math.inf)
         return first_failure(session, items, Failures(), self._durations)
 
-    def _tried_at_import(self, mutant: Mutant) -> str:
+    def _tried_at_import(self, mutant: Mutant, apt: set[str]) -> str:
         for name in list(sys.modules):
             if name.partition(".")[0] in PROJECT:
                 del sys.modules[name]
         sys.meta_path.insert(0, Finder(self._module, mutant.tree))
         failures = Failures()
-        status = pytest.main([*PYTEST, *self._tests], [failures])
+        first = sorted(apt, key=lambda test: self._durations[test])
+        status = pytest.main([*PYTEST, "-x", *first, *self._tests], [failures])
         return (*failures.tests, "collecting")[0] if status else PASSED
 
 
