@@ -102,6 +102,37 @@ def test_an_embedded_fips_module_is_refused_by_name() -> None:
         attempt("2.26", {"EnableOSSLFIPS": 1, "EnableIPPFIPS": 1})
 
 
+# Least, most and default in the table of sdk/sign_tool/SignTool/sign_tool.cpp at the release's tag.
+STACK, HEAP, HEAP_START = "StackMaxSize", "HeapMaxSize", "HeapMinSize"
+RANGES = [
+    (("1.5", "1.6"), STACK, 0x1000, 0xFFFF_FFFF, 0x40000),
+    (("1.5", "1.6"), HEAP, 0, 0xFFFF_FFFF, 0x100000),
+    (("1.7", "1.8", "1.9"), STACK, 0x1000, 0x1F_FFFF_FFFF, 0x40000),
+    (("1.7", "1.8", "1.9"), HEAP, 0, 0x1F_FFFF_FFFF, 0x100000),
+    (("2.0", "2.1", "2.3.1"), STACK, 0x1000, 0x1F_FFFF_FFFF, 0x40000),
+    (("2.0", "2.1", "2.3.1"), HEAP, 0, 0x1F_FFFF_FFFF, 0x1000000),
+    (("2.0", "2.1", "2.3.1"), "StackMinSize", 0x1000, 0x1F_FFFF_FFFF, 0x1000),
+    (("2.4", "2.9.1", "2.10"), STACK, 0x2000, 0x1F_FFFF_FFFF, 0x40000),
+    (("2.0", "2.4", "2.9.1", "2.10"), HEAP_START, 0, 0x1F_FFFF_FFFF, 0x1000),
+    (("2.4", "2.9.1", "2.10"), "StackMinSize", 0x2000, 0x1F_FFFF_FFFF, 0x2000),
+    (("2.13", "2.14", "2.29"), STACK, 0x2000, (1 << 63) - 1, 0x40000),
+]
+
+
+@pytest.mark.parametrize(("releases", "name", "least", "most", "default"), RANGES)
+def test_the_sizes_that_each_tool_takes(
+    releases: tuple[str, ...], name: str, least: int, most: int, default: int
+) -> None:
+    for release in releases:
+        generation = generation_named(release)
+        assert generation.values(Config({}))[name] == default
+        for value in (least, most):
+            assert generation.values(Config({name: value}))[name] == value
+        for value in (least - 1, most + 1):
+            with pytest.raises(ConfigError, match=f"{name} is out of range"):
+                generation.values(Config({name: value}))
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
