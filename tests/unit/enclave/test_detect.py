@@ -19,6 +19,7 @@ from sgx_enclaves.enclave.sdk import (
     candidate_generations,
     detect_generation,
     generation_named,
+    is_newer_than_known,
     release_of,
 )
 from sgx_enclaves.enclave.sign import sign
@@ -198,6 +199,16 @@ def test_what_is_no_version_word_is_no_newer_sdk() -> None:
         candidate_generations(with_word(0x1234_5678_9ABC_DEF0))
     with pytest.raises(UnsupportedError, match="no known SDK"):
         candidate_generations(with_word(0))
+    # No SDK has come to a major version of two digits; the word is some other datum then.
+    assert is_newer_than_known(sdk_version(9, 1))
+    assert not is_newer_than_known(sdk_version(10, 1))
+
+
+def test_a_symbol_without_a_size_says_nothing_of_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = with_word(sdk_version(2, 25))
+    expected = candidate_generations(image)
+    monkeypatch.setattr(EnclaveImage, "global_data", (image.global_data[0], 0))
+    assert candidate_generations(image) == expected
 
 
 def test_names_of_generations() -> None:
@@ -206,5 +217,6 @@ def test_names_of_generations() -> None:
     assert generation_named("2.31 as 2.26").version_prefixes == {2 << 16 | 31}
     assert generation_named("2.31 as 2.26").name == "2.31 as 2.29"
     assert release_of(sdk_version(2, 26)) == "2.26"
-    assert release_of(sdk_version(2, 26, 101)) == "2.26.1"
+    for revision, name in ((0, "2.26"), (1, "2.26.1"), (99, "2.26.99"), (101, "2.26.1")):
+        assert release_of(2 << 32 | 26 << 16 | revision) == name
     assert detect_generation(with_word(sdk_version(2, 29))).name == "2.26"
