@@ -177,7 +177,7 @@ def graft(
             file=names[1],
             expected=worst.expected,
             found=worst.found,
-            hint=worst.hint or "nothing was written",
+            hint=worst.hint,
         )
     return result, verdict
 

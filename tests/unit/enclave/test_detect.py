@@ -26,7 +26,7 @@ from sgx_enclaves.enclave.sign import sign
 from sgx_enclaves.enclave.verdict import CheckState, Outcome, Severity
 from sgx_enclaves.errors import UnsupportedError
 from tests.enclaves.sdk import sdk_releases, sdk_version
-from tests.enclaves.synthetic import Enclave, build
+from tests.enclaves.synthetic import Enclave, build, small_enclave
 from tests.support.keys import fips_key, vendor_key
 from tests.support.signed import DATE, Case, config_xml, signed_enclave
 from tests.unit.enclave.verdicts import assert_unverifiable, codes
@@ -202,6 +202,12 @@ def test_what_is_no_version_word_is_no_newer_sdk() -> None:
     # No SDK has come to a major version of two digits; the word is some other datum then.
     assert is_newer_than_known(sdk_version(9, 1))
     assert not is_newer_than_known(sdk_version(10, 1))
+
+
+def test_the_room_for_the_metadata_is_the_sdk_s() -> None:
+    image = EnclaveImage.parse(small_enclave(sdk="2.25", descriptor_size=0x5000))
+    with pytest.raises(UnsupportedError, match="no known SDK"):
+        candidate_generations(image)
 
 
 def test_a_symbol_without_a_size_says_nothing_of_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:

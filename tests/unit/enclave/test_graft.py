@@ -83,8 +83,9 @@ def test_a_broken_signature_is_refused() -> None:
     case = signed_enclave("2.25")
     (block,) = case.blocks
     bad = bytes([block.sigstruct.signature[0] ^ 1]) + block.sigstruct.signature[1:]
-    with pytest.raises(SgxEnclavesError, match="the graft does not verify"):
+    with pytest.raises(SgxEnclavesError, match="the graft does not verify") as caught:
         grafted(case, replace(block.sigstruct, signature=bad).serialise())
+    assert caught.value.hint == "the file is damaged or was not signed by the SDK's tool"
 
 
 def test_an_sdk_newer_than_known_is_grafted_as_the_one_it_is_taken_for() -> None:

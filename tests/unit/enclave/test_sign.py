@@ -157,8 +157,9 @@ def test_mrsigner(key: rsa.RSAPrivateKey) -> None:
     short = small_key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    for bad in (short, b"nothing"):
-        with pytest.raises(SigningError):
+    elliptic = pem(ec.generate_private_key(ec.SECP256R1()))
+    for bad, message in ((short, "2048 bits"), (b"nothing", "neither"), (elliptic, "not an RSA")):
+        with pytest.raises(SigningError, match=message):
             mrsigner_of(bad, "k.pem")
 
 
@@ -170,8 +171,12 @@ def test_an_encrypted_key(key: rsa.RSAPrivateKey) -> None:
     public = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    with pytest.raises(SigningError, match="a public key cannot sign"):
-        load_key(public)
+    certificate = b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"
+    for data in (public, certificate):
+        with pytest.raises(SigningError, match="a public key cannot sign"):
+            load_key(data)
+    # One passphrase is given for several keys, of which not all need it.
+    assert load_key(pem(key), "k.pem", b"other").private_numbers() == key.private_numbers()
 
 
 def test_every_form_of_a_signer(key: rsa.RSAPrivateKey) -> None:
