@@ -99,8 +99,13 @@ def _packages(folder: Path, size: int) -> list[str]:
 
 
 def code_like(size: int) -> bytes:
-    """Bytes that compress as machine code does: the interpreter's own."""
-    code = Path(sys.executable).resolve().read_bytes()
+    """Bytes that compress as machine code does: the largest file that runs in this process.
+
+    The interpreter's own may be a few kilobytes, which repeated compress to nothing.
+    """
+    mapped = (line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines())
+    files = {Path(words[5]) for words in mapped if "x" in words[1] and "/" in words[-1]}
+    code = max((file.read_bytes() for file in files), key=len)
     return (code * (size // len(code) + 1))[:size]
 
 
