@@ -208,7 +208,7 @@ def chosen_work_dir(args: argparse.Namespace) -> Path:
 def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
     """A fetcher as `@fetching` asks for it; it shows on standard error how it goes."""
     from sgx_enclaves.catalogue.artifact import Lookaside
-    from sgx_enclaves.release.fetch import Cache, Fetcher
+    from sgx_enclaves.release.fetch import Fetcher
     from sgx_enclaves.release.transport import HttpsTransport
 
     lookaside = None
@@ -216,7 +216,7 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
         package, _, url = args.lookaside.rpartition("=")
         lookaside = Lookaside(url, package or _PACKAGE)
     return Fetcher(
-        Cache(chosen_cache_dir(args)),
+        chosen_cache_dir(args),
         None if args.offline else HttpsTransport(ca_file=args.ca_file),
         attempts=max(1, args.attempts),
         progress=progress(),

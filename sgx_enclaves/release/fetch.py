@@ -95,30 +95,12 @@ class Partial:
             self._note.unlink(missing_ok=True)
 
 
-class Cache:
-    """A cache directory; it is made when first written to."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def path_of(self, artifact: Artifact, sha256: str = "") -> Path:
-        """Where the file stays: by what it is looked for, else by the digest that it has."""
-        kind, digest = "sha256", artifact.sha256 or sha256
-        if artifact.sha256 is None and artifact.contents_sha256 is not None:
-            kind, digest = "contents", artifact.contents_sha256
-        return self.root / kind / digest[:2] / digest[2:]
-
-    def lock(self, key: str) -> Path:
-        """The lock file of `Artifact.key`."""
-        return self.root / "locks" / f"{key}.lock"
-
-    def quarantine(self, path: Path, name: str, found: str) -> Path:
-        """Put a file aside under its name and its true digest."""
-        target = self.root / "quarantine" / f"{name}.{found[:16]}"
-        with disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(target)
-        return target
+def path_of(cache: Path, artifact: Artifact, sha256: str = "") -> Path:
+    """Where a file stays in a cache: by what it is looked for, else by the digest that it has."""
+    kind, digest = "sha256", artifact.sha256 or sha256
+    if artifact.sha256 is None and artifact.contents_sha256 is not None:
+        kind, digest = "contents", artifact.contents_sha256
+    return cache / kind / digest[:2] / digest[2:]
 
 
 @record
@@ -186,12 +168,13 @@ def _contents(path: Path, sha256: str) -> str:
 
 @record
 class Fetcher:
-    """Fetches artifacts into one cache by one transport; without one it is offline.
+    """Fetches artifacts into a cache by one transport; without one it is offline.
 
     The look-aside cache is asked first. What is not pinned is refused, unless it is allowed for all
     files or for one.
 
     Attributes:
+        cache: a directory; it is made when first written to.
         local: a directory where files may lie already.
         max_size: bytes of a file, besides what the release allows.
         attempts: requests to one place.
@@ -200,7 +183,7 @@ class Fetcher:
         lock_timeout: seconds to wait for another process that fetches the same file.
     """
 
-    cache: Cache
+    cache: Path
     transport: Optional[HttpsTransport]
     progress: Progress = silent
     lookaside: Optional[Lookaside] = None
@@ -230,15 +213,15 @@ class Fetcher:
         if self.transport is None:
             raise FetchError(
                 f"{artifact.filename} is not in the cache, and the network is switched off",
-                file=str(self.cache.root),
+                file=str(self.cache),
                 expected=artifact.pin,
                 hint="fetch it once without --offline, or put it into the directory of --local",
             )
-
+        lock = self.cache / "locks" / f"{artifact.key}.lock"
         with files.locked(
-            self.cache.lock(artifact.key),
+            lock,
             self.lock_timeout,
-            opening=disk_errors(self.cache.lock(artifact.key)),
+            opening=disk_errors(lock),
             error=FetchError,
             waiting=lambda: self._note(artifact, "another process is fetching this; waiting"),
         ):
@@ -246,6 +229,14 @@ class Fetcher:
 
     def _note(self, artifact: Artifact, text: str) -> None:
         self.progress(Event(artifact.filename, note=text))
+
+    def _set_aside(self, path: Path, name: str, found: str) -> Path:
+        """Put a file into the quarantine, under its name and its true digest."""
+        target = self.cache / "quarantine" / f"{name}.{found[:16]}"
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+        return target
 
     def _given(self, artifact: Artifact) -> Optional[Fetched]:
         """The file in the local directory, which is used there, not copied."""
@@ -261,7 +252,7 @@ class Fetcher:
     def _cached(self, artifact: Artifact) -> Optional[Fetched]:
         if not artifact.pinned:
             return None
-        path = self.cache.path_of(artifact)
+        path = path_of(self.cache, artifact)
         with disk_errors(path):
             if not path.is_file():
                 return None
@@ -271,12 +262,12 @@ class Fetcher:
         if check.sha256 == artifact.sha256:
             hint = f"the file has the pinned sha256 {check.sha256}; correct the release"
             raise check.error(f"two pins of {artifact.filename} contradict each other", hint)
-        bad = self.cache.quarantine(path, path.name[:16], check.sha256)
+        bad = self._set_aside(path, path.name[:16], check.sha256)
         self._note(artifact, f"the file in the cache had gone bad; it is kept as {bad}")
         return None
 
     def _from_places(self, artifact: Artifact, transport: HttpsTransport) -> Fetched:
-        partial = Partial(self.cache.root / "partial", artifact.key)
+        partial = Partial(self.cache / "partial", artifact.key)
         if artifact.pinned and partial.size():
             # the last run may have ended between the last byte and the rename
             check = check_pins(partial.path, artifact)
@@ -320,7 +311,7 @@ class Fetcher:
 
     def _stored(self, partial: Partial, artifact: Artifact, check: Fetched) -> Fetched:
         """Give a whole, digested file its final name."""
-        path = self.cache.path_of(artifact, check.sha256)
+        path = path_of(self.cache, artifact, check.sha256)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.path.chmod(0o444)
@@ -354,7 +345,7 @@ class Fetcher:
                 partial.discard()
                 reason = "the pieces did not fit together"
                 continue
-            aside = self.cache.quarantine(partial.path, artifact.filename, check.sha256)
+            aside = self._set_aside(partial.path, artifact.filename, check.sha256)
             partial.discard()
             hint = "it is kept there for study and is not used; "
             hint += "find out who is right before you change the pin"

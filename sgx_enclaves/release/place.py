@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Optional, Protocol
 
 from sgx_enclaves.errors import FormatError, InputError, LimitError, UnsupportedError
-from sgx_enclaves.plain import parse_json, record, validate
+from sgx_enclaves.plain import parse_json, read_schema, record, validate
 
 _TAIL_BYTES, _TAIL_LINES = 8192, 8
 _POLL = 0.5
@@ -350,32 +350,7 @@ class LockedPackage:
 WRITTEN_VERSION = "1.1.0"
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})")
 MAX_LOCK = 64 << 20
-_TEXT, _MAYBE_TEXT = {"type": "string"}, {"type": ["string", "null"]}
 _PACKAGE_KEYS = tuple(LockedPackage.__annotations__)[:-1]
-_BOOTSTRAP_KEYS = ("architecture", "id", "image_digest", "pull_digest")
-
-
-def _lock_schema(*, exact: bool) -> dict[str, Any]:
-    """The format's schema; a newer minor version may have keys that we do not know."""
-
-    def mapping(properties: Mapping[str, Any], required: Iterable[str]) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "properties": dict(properties),
-            "required": list(required),
-            "additionalProperties": not exact,
-        }
-
-    kinds = {key: _MAYBE_TEXT if key in ("epoch", "signature") else _TEXT for key in _PACKAGE_KEYS}
-    rpms = {"type": "array", "maxItems": 100_000, "items": mapping(kinds, _PACKAGE_KEYS)}
-    bootstrap = mapping(dict.fromkeys(_BOOTSTRAP_KEYS, _TEXT), ())
-    keys = {
-        "version": _TEXT,
-        "buildroot": mapping({"rpms": rpms}, ["rpms"]),
-        "bootstrap": {**bootstrap, "additionalProperties": False if exact else _TEXT},
-        "config": {"type": "object"},
-    }
-    return mapping(keys, ["version", "buildroot", "config"])
 
 
 def parse_lock(data: bytes, file: str) -> tuple[LockedPackage, ...]:
@@ -390,13 +365,24 @@ def parse_lock(data: bytes, file: str) -> tuple[LockedPackage, ...]:
     if match[1] != "1":
         message = "a buildroot lock of another major version"
         raise UnsupportedError(message, file=file, expected="1.Y.Z", found=version)
-    validate(top, _lock_schema(exact=int(match[2]) <= 1), file=file, error=FormatError)
+    schema = read_schema(__file__, "lock.schema.json")
+    if int(match[2]) > 1:
+        schema = _open(schema)
+        schema["properties"]["bootstrap"]["additionalProperties"] = {"type": "string"}
+    validate(top, schema, file=file, error=FormatError)
     # the schema has looked at each
     packages = [LockedPackage(*map(item.get, _PACKAGE_KEYS)) for item in top["buildroot"]["rpms"]]
     for name, count in Counter(package.nevra for package in packages).items():
         if count > 1:
             raise FormatError(f"buildroot.rpms has {name} twice", file=file)
     return tuple(sorted(packages, key=_order))
+
+
+def _open(schema: Any) -> Any:
+    """The schema without a ban on keys: a newer minor version may have some that we do not know."""
+    if not isinstance(schema, dict):
+        return schema
+    return {key: _open(value) for key, value in schema.items() if value is not False}
 
 
 def _order(package: LockedPackage) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from sgx_enclaves.gate.arguments import SIGNATURES
 from sgx_enclaves.gate.record import time_text
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.progress import PlainProgress
-from sgx_enclaves.release.fetch import Cache, Fetcher
+from sgx_enclaves.release.fetch import Fetcher
 from sgx_enclaves.release.manifest import Manifest
 from sgx_enclaves.release.transport import HttpsTransport
 
@@ -140,7 +140,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         if config.fetch_lookaside is not None:
             lookaside = Lookaside(config.fetch_lookaside, config.fetch_lookaside_package)
         return Fetcher(
-            Cache(config.fetch_cache),
+            config.fetch_cache,
             HttpsTransport(
                 total_timeout=config.fetch_timeout,
                 ca_file=config.fetch_ca_file,

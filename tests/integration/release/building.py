@@ -20,7 +20,7 @@ from sgx_enclaves.catalogue.records import Catalogue
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import build_release
 from sgx_enclaves.release.build_tree import BuildRequest
-from sgx_enclaves.release.fetch import Cache, Fetched, Fetcher
+from sgx_enclaves.release.fetch import Fetched, Fetcher, path_of
 from sgx_enclaves.release.manifest import Manifest
 from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation
 from sgx_enclaves.release.toolchain import ToolchainKind
@@ -133,14 +133,14 @@ class SmallRelease:
 
     def _put(self, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
-        path = Cache(self.cache).path_of(Artifact("a", (), digest))
+        path = path_of(self.cache, Artifact("a", (), digest))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return digest
 
     def fetch(self, artifact: Artifact) -> Fetched:
         """Take a source from the cache."""
-        return Fetcher(Cache(self.cache), None).fetch(artifact, allow_unpinned=True)
+        return Fetcher(self.cache, None).fetch(artifact, allow_unpinned=True)
 
     def toml(self) -> str:
         main = self._put(self.archive or make_tar(self.files))
@@ -179,10 +179,10 @@ class SmallRelease:
         """The first source; the archive moves to where its pin has it looked for."""
         if not self.by_contents:
             return _source("main", ".", sha256 if self.pinned else "")
-        cache = Cache(self.cache)
-        here = cache.path_of(Artifact("a", (), sha256))
+        cache = self.cache
+        here = path_of(cache, Artifact("a", (), sha256))
         contents = read_contents(here).sha256
-        place = cache.path_of(Artifact("a", (), contents_sha256=contents))
+        place = path_of(cache, Artifact("a", (), contents_sha256=contents))
         place.parent.mkdir(parents=True, exist_ok=True)
         here.rename(place)
         return _source("main", ".", "") + f'contents_sha256 = "{contents}"'

@@ -15,7 +15,7 @@ from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Build, Enclave, Release, Source, VendorArchive
 from sgx_enclaves.errors import ArchiveError, CatalogueError, DigestError, FetchError, InputError
 from sgx_enclaves.release.archive import pack_members
-from sgx_enclaves.release.fetch import Cache, Fetcher
+from sgx_enclaves.release.fetch import Fetcher
 from sgx_enclaves.release.outcome import Stage, StageState
 from sgx_enclaves.release.transport import HttpsTransport
 from sgx_enclaves.release.vendor import (
@@ -74,7 +74,7 @@ class Place:
     def __init__(self, vendor: VendorServer, root: Path, sums: str = "") -> None:
         self.vendor = vendor
         self.fetcher = Fetcher(
-            Cache(root),
+            root,
             HttpsTransport(ca_file=str(vendor.ca_file)),
             sleep=lambda _seconds: None,
         )
@@ -149,7 +149,7 @@ def test_what_was_not_cross_checked_is_noted(
 
 def test_without_sources_or_network(vendor: VendorServer, tmp_path: Path) -> None:
     place = Place(vendor, tmp_path, GOOD_SUMS)
-    offline = Fetcher(Cache(tmp_path), None)
+    offline = Fetcher(tmp_path, None)
     with pytest.raises(FetchError, match="not in the cache"):
         fetch_signed(place.release, offline)
     fetch_signed(place.release, place.fetcher)

@@ -25,7 +25,7 @@ from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
 from sgx_enclaves.errors import DigestError, FetchError
 from sgx_enclaves.files import locked
 from sgx_enclaves.progress import Event
-from sgx_enclaves.release.fetch import Cache, Fetcher, Partial
+from sgx_enclaves.release.fetch import Fetcher, Partial, path_of
 from sgx_enclaves.release.transport import HttpsTransport
 from tests.unit.release import tarmaker as tm
 from tests.vendor_server import Authority, Fault, VendorServer, vendor_server
@@ -47,7 +47,7 @@ class Bench:
         transport: Optional[HttpsTransport] = None,
         **settings: Any,
     ) -> None:
-        self.cache = Cache(root)
+        self.cache = root
         self.events: list[Event] = []
         self.waits: list[float] = []
         own = HttpsTransport(rate_window=15, ca_file=str(ca_file))
@@ -64,7 +64,7 @@ class Bench:
         return "\n".join(event.note for event in self.events if event.note)
 
     def nothing_taken_for_whole(self) -> bool:
-        return not list(self.cache.root.glob("sha256/*/*"))
+        return not list(self.cache.glob("sha256/*/*"))
 
 
 @pytest.fixture
@@ -86,14 +86,14 @@ def test_file_is_fetched_once_and_kept(bench: Bench, vendor: VendorServer) -> No
     url = vendor.put(PATH, DATA)
     first = bench.fetcher.fetch(artifact(url))
     assert first.path.read_bytes() == DATA
-    assert first.path == bench.cache.root / "sha256" / SHA[:2] / SHA[2:]
+    assert first.path == bench.cache / "sha256" / SHA[:2] / SHA[2:]
     assert (first.url, first.pinned, first.size) == (url, True, len(DATA))
     second = bench.fetcher.fetch(artifact(url))
     assert second.path == first.path
     assert second.url is None
     assert len(vendor.asked(PATH)) == 1
     assert max(event.done for event in bench.events) == len(DATA)
-    assert not list(bench.cache.root.glob("partial/*"))
+    assert not list(bench.cache.glob("partial/*"))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_end_that_looks_like_a_break_is_one(
     assert bench.fetcher.fetch(artifact(url)).path.read_bytes() == DATA
     assert len(vendor.asked(PATH)) == 2
     assert "trying again" in bench.notes
-    assert not list(bench.cache.root.glob("quarantine/*"))
+    assert not list(bench.cache.glob("quarantine/*"))
 
 
 @pytest.mark.parametrize("kind", ["reset", "close"])
@@ -144,7 +144,7 @@ def test_changed_etag_begins_again(bench: Bench, vendor: VendorServer) -> None:
     url = vendor.put(PATH, OTHER)
     vendor.fault(PATH, Fault(close_after=100_000), Fault(status=503))
     with pytest.raises(FetchError):
-        Bench(bench.cache.root, vendor.ca_file, attempts=2).fetcher.fetch(artifact(url))
+        Bench(bench.cache, vendor.ca_file, attempts=2).fetcher.fetch(artifact(url))
     vendor.put(PATH, DATA)
     assert bench.fetcher.fetch(artifact(url)).path.read_bytes() == DATA
     assert vendor.asked(PATH)[-1].headers["Range"] == "bytes=100000-"
@@ -160,7 +160,7 @@ def test_pieces_of_two_files_are_fetched_again(bench: Bench, vendor: VendorServe
     vendor.put(PATH, DATA, etag='"same"')
     assert bench.fetcher.fetch(artifact(url)).path.read_bytes() == DATA
     assert "did not fit" in bench.notes
-    assert not list(bench.cache.root.glob("quarantine/*"))
+    assert not list(bench.cache.glob("quarantine/*"))
 
 
 @pytest.mark.parametrize("fault", [Fault(ignore_range=True), Fault(wrong_range=True)])
@@ -243,7 +243,7 @@ def test_oversize_is_refused(bench: Bench, vendor: VendorServer, fault: Fault) -
     vendor.always[PATH] = fault
     with pytest.raises(FetchError, match="too large"):
         bench.fetcher.fetch(artifact(url, max_size=100_000))
-    parts = list(bench.cache.root.glob("partial/*.part"))
+    parts = list(bench.cache.glob("partial/*.part"))
     assert sum(part.stat().st_size for part in parts) == 0
     assert len(vendor.asked(PATH)) == 1
 
@@ -393,9 +393,9 @@ def test_wrong_digest_is_kept_aside(bench: Bench, vendor: VendorServer) -> None:
     assert found in str(caught.value)
     assert caught.value.file is not None
     assert Path(caught.value.file).read_bytes() == OTHER
-    assert Path(caught.value.file).parent == bench.cache.root / "quarantine"
+    assert Path(caught.value.file).parent == bench.cache / "quarantine"
     assert bench.nothing_taken_for_whole()
-    assert not list(bench.cache.root.glob("partial/*"))
+    assert not list(bench.cache.glob("partial/*"))
     assert len(vendor.asked(PATH)) == 1
 
 
@@ -425,7 +425,7 @@ def test_damaged_cache_file_is_noticed(bench: Bench, vendor: VendorServer, damag
     offline = Fetcher(bench.cache, None)
     with pytest.raises(FetchError, match="not in the cache"):
         offline.fetch(artifact(url))
-    assert len(list(bench.cache.root.glob("quarantine/*"))) == 1
+    assert len(list(bench.cache.glob("quarantine/*"))) == 1
     assert bench.fetcher.fetch(artifact(url)).path.read_bytes() == DATA
     assert offline.fetch(artifact(url)).path.read_bytes() == DATA
 
@@ -470,13 +470,13 @@ def source(*urls: str, sha256: Optional[str] = None, contents: str = CONTENTS) -
 def test_contents_are_a_pin(bench: Bench, vendor: VendorServer, data: bytes) -> None:
     url = vendor.put(PATH, data)
     first = bench.fetcher.fetch(source(url))
-    assert first.path == bench.cache.root / "contents" / CONTENTS[:2] / CONTENTS[2:]
+    assert first.path == bench.cache / "contents" / CONTENTS[:2] / CONTENTS[2:]
     assert first.sha256 == hashlib.sha256(data).hexdigest()
     assert (first.pinned, first.contents_sha256) == (True, CONTENTS)
     again = Fetcher(bench.cache, None).fetch(source(url))
     assert (again.path, again.sha256, again.pinned) == (first.path, first.sha256, True)
     assert len(vendor.asked(PATH)) == 1
-    assert not list(bench.cache.root.glob("quarantine/*"))
+    assert not list(bench.cache.glob("quarantine/*"))
 
 
 def test_other_contents_are_kept_aside(bench: Bench, vendor: VendorServer) -> None:
@@ -488,7 +488,7 @@ def test_other_contents_are_kept_aside(bench: Bench, vendor: VendorServer) -> No
     assert caught.value.found.startswith("contents_sha256 ")
     assert caught.value.file is not None
     assert Path(caught.value.file).read_bytes() == CHANGED
-    assert not list(bench.cache.root.glob("contents/*/*"))
+    assert not list(bench.cache.glob("contents/*/*"))
     # another place still has the right one
     good = vendor.put("/mirror", RENAMED)
     fetched = bench.fetcher.fetch(source(url, good))
@@ -513,7 +513,7 @@ def test_what_has_no_contents_is_not_the_pinned_file(
     with pytest.raises(DigestError, match="of nothing: ") as caught:
         bench.fetcher.fetch(source(url))
     assert caught.value.file is not None
-    assert Path(caught.value.file).parent == bench.cache.root / "quarantine"
+    assert Path(caught.value.file).parent == bench.cache / "quarantine"
 
 
 def test_with_both_pins_both_must_hold(bench: Bench, vendor: VendorServer) -> None:
@@ -524,7 +524,7 @@ def test_with_both_pins_both_must_hold(bench: Bench, vendor: VendorServer) -> No
     with pytest.raises(DigestError, match="expected contents_sha256 0000"):
         bench.fetcher.fetch(source(url, sha256=packed, contents="0" * 64))
     fetched = bench.fetcher.fetch(source(url, sha256=packed))
-    assert fetched.path == bench.cache.path_of(source(url, sha256=packed))
+    assert fetched.path == path_of(bench.cache, source(url, sha256=packed))
     # here by its sha256, which does not help the other pin
     with pytest.raises(DigestError, match="contradict each other"):
         bench.fetcher.fetch(source(url, sha256=packed, contents="0" * 64))
@@ -542,14 +542,14 @@ def test_damaged_contents_in_the_cache_are_noticed(
     with pytest.raises(FetchError, match="not in the cache") as caught:
         Fetcher(bench.cache, None).fetch(source(url))
     assert caught.value.expected == f"contents_sha256 {CONTENTS}"
-    assert len(list(bench.cache.root.glob("quarantine/*"))) == 1
+    assert len(list(bench.cache.glob("quarantine/*"))) == 1
     assert bench.fetcher.fetch(source(url)).path.read_bytes() == PACKED
 
 
 def test_local_archives_are_compared_with_their_contents(tmp_path: Path) -> None:
     folder = tmp_path / "local"
     folder.mkdir()
-    fetcher = Fetcher(Cache(tmp_path / "cache"), None, local=folder)
+    fetcher = Fetcher(tmp_path / "cache", None, local=folder)
     for data in (PACKED, RENAMED):
         (folder / "a.tar.gz").write_bytes(data)
         fetched = fetcher.fetch(source())
@@ -572,12 +572,12 @@ def test_a_whole_part_file_only_gets_its_name(bench: Bench, vendor: VendorServer
     """The last run ended between the last byte and the rename."""
     url = vendor.put(PATH, PACKED)
     wanted = source(url)
-    partial = Partial(bench.cache.root / "partial", wanted.key)
+    partial = Partial(bench.cache / "partial", wanted.key)
     partial.begin(url, "")
     partial.path.write_bytes(PACKED)
     assert bench.fetcher.fetch(wanted).path.read_bytes() == PACKED
     assert vendor.requests == []
-    assert not list(bench.cache.root.glob("partial/*"))
+    assert not list(bench.cache.glob("partial/*"))
 
 
 def test_lookaside_is_asked_first(tmp_path: Path, vendor: VendorServer) -> None:
@@ -654,14 +654,13 @@ CHILD = """
 import sys
 from pathlib import Path
 from sgx_enclaves.catalogue.artifact import Artifact
-from sgx_enclaves.release.fetch import Cache
 from sgx_enclaves.release.fetch import Fetcher
 from sgx_enclaves.release.transport import HttpsTransport
 
 root, ca_file, url, sha256 = sys.argv[1:]
 transport = HttpsTransport(ca_file=ca_file)
 fetched = Fetcher(
-    Cache(Path(root)), transport, progress=lambda event: print(event.note, flush=True)
+    Path(root), transport, progress=lambda event: print(event.note, flush=True)
 ).fetch(Artifact("prebuilt.tar.gz", (url,), sha256))
 print("FETCHED", fetched.url, flush=True)
 """
@@ -685,8 +684,8 @@ def wait_until(condition: Any, seconds: float = 15) -> None:
 def test_killed_in_the_middle_then_run_again(bench: Bench, vendor: VendorServer) -> None:
     url = vendor.put(PATH, DATA)
     vendor.fault(PATH, Fault(stall_after=200_000))
-    process = child(bench.cache.root, vendor, url)
-    part = bench.cache.root / "partial" / f"{SHA}.part"
+    process = child(bench.cache, vendor, url)
+    part = bench.cache / "partial" / f"{SHA}.part"
     wait_until(lambda: part.exists() and part.stat().st_size > 100_000)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=10)
@@ -699,7 +698,7 @@ def test_killed_in_the_middle_then_run_again(bench: Bench, vendor: VendorServer)
 
 def test_killed_before_the_rename_needs_no_network(bench: Bench, vendor: VendorServer) -> None:
     url = vendor.put(PATH, DATA)
-    partial = bench.cache.root / "partial"
+    partial = bench.cache / "partial"
     partial.mkdir(parents=True)
     (partial / f"{SHA}.part").write_bytes(DATA)
     assert bench.fetcher.fetch(artifact(url)).path.read_bytes() == DATA
@@ -709,7 +708,7 @@ def test_killed_before_the_rename_needs_no_network(bench: Bench, vendor: VendorS
 @pytest.mark.parametrize("note", ["", "URL", 'URL2\n"etag"', 'URL\n"etag"\nX: y', "\x00"])
 def test_part_of_unknown_origin_is_not_used(bench: Bench, vendor: VendorServer, note: str) -> None:
     url = vendor.put(PATH, DATA)
-    partial = bench.cache.root / "partial"
+    partial = bench.cache / "partial"
     partial.mkdir(parents=True)
     (partial / f"{SHA}.part").write_bytes(OTHER[:1000])
     (partial / f"{SHA}.origin").write_text(note.replace("URL", url))
@@ -732,7 +731,7 @@ def test_lock_is_not_waited_for_without_an_end(tmp_path: Path, vendor: VendorSer
     url = vendor.put(PATH, DATA)
     bench = Bench(tmp_path, vendor.ca_file, lock_timeout=0.0)
     with (
-        locked(bench.cache.lock(SHA), 1),
+        locked(bench.cache / "locks" / f"{SHA}.lock", 1),
         pytest.raises(FetchError, match="another process"),
     ):
         bench.fetcher.fetch(artifact(url))
@@ -786,13 +785,13 @@ def test_proxy_of_the_environment_is_used(
         monkeypatch.setenv("https_proxy", f"http://me:p%40ss@127.0.0.1:{server.server_address[1]}")
         monkeypatch.setenv("no_proxy", "elsewhere.example")
         transport = HttpsTransport(ca_file=str(vendor.ca_file))
-        fetcher = Fetcher(Cache(tmp_path / "a"), transport)
+        fetcher = Fetcher(tmp_path / "a", transport)
         assert fetcher.fetch(artifact(url)).path.read_bytes() == DATA
         assert len(_Proxy.seen) == 1
         assert _Proxy.seen[0].startswith("CONNECT 127.0.0.1:")
         assert "Basic bWU6cEBzcw==" in _Proxy.seen[0]
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        fetcher = Fetcher(Cache(tmp_path / "b"), transport)
+        fetcher = Fetcher(tmp_path / "b", transport)
         assert fetcher.fetch(artifact(url)).path.read_bytes() == DATA
         assert len(_Proxy.seen) == 1
         server.shutdown()
@@ -865,8 +864,8 @@ def test_trailers_are_no_content(bench: Bench, vendor: VendorServer) -> None:
 def test_ctrl_c_ends_the_fetch_and_its_curl(bench: Bench, vendor: VendorServer) -> None:
     url = vendor.put(PATH, DATA)
     vendor.fault(PATH, Fault(stall_after=200_000))
-    process = child(bench.cache.root, vendor, url)
-    part = bench.cache.root / "partial" / f"{SHA}.part"
+    process = child(bench.cache, vendor, url)
+    part = bench.cache / "partial" / f"{SHA}.part"
     wait_until(lambda: part.exists() and part.stat().st_size > 100_000)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     (curl,) = children.read_text().split()

@@ -29,7 +29,7 @@ from sgx_enclaves.progress import (
     elapsed,
     for_stream,
 )
-from sgx_enclaves.release.fetch import Cache, Fetcher
+from sgx_enclaves.release.fetch import Fetcher
 from sgx_enclaves.release.vendor import parse_checksums
 
 DIGEST = "ab" * 32
@@ -275,7 +275,7 @@ def artifact(sha256: Optional[str], sha512: Optional[str] = None) -> Artifact:
 def _fetcher(tmp_path: Path) -> Fetcher:
     (tmp_path / "local").mkdir()
     (tmp_path / "local" / "a.tar.gz").write_bytes(DATA)
-    return Fetcher(Cache(tmp_path / "cache"), None, local=tmp_path / "local")
+    return Fetcher(tmp_path / "cache", None, local=tmp_path / "local")
 
 
 def test_the_right_file_is_used_where_it_lies(fetcher: Fetcher, tmp_path: Path) -> None:
