@@ -718,7 +718,7 @@ def test_part_of_unknown_origin_is_not_used(bench: Bench, vendor: VendorServer, 
 
 def test_two_processes_at_once_fetch_once(tmp_path: Path, vendor: VendorServer) -> None:
     url = vendor.put(PATH, DATA)
-    vendor.fault(PATH, Fault(drip=0.00001, close_after=8_000))
+    vendor.fault(PATH, Fault(drip=0.01, close_after=300))
     processes = [child(tmp_path / "cache", vendor, url) for _ in range(2)]
     outputs = [process.communicate(timeout=30)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
