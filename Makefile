@@ -33,8 +33,8 @@ BUILD := build
 VENV := $(BUILD)/venv
 RUN := $(VENV)/bin/python
 
-# One more than the cores, since some tests wait; timing is left to the benchmarks.
-WORKERS ?= $(shell expr $$(nproc) + 1)
+# Two more than the cores, since some tests wait, for one another too; timing is left to the benchmarks.
+WORKERS ?= $(shell expr $$(nproc) + 2)
 
 # Run what follows with its output in a log, which is shown when it fails.
 step = packaging/quietly $(BUILD)/log/$(1).log '$(2)'
