@@ -7,6 +7,7 @@ copied by hand; the packages are made by the real rpmbuild, of compiled enclaves
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -81,13 +82,15 @@ class Shop:
     """Makes enclaves and packages, and lints them.
 
     Args:
-        folder: where everything goes.
+        factory: pytest's; packages are built once a run, by what is in them.
+        folder: where all else goes.
         built: where the enclaves are.
     """
 
-    def __init__(self, folder: Path, built: Path) -> None:
+    def __init__(self, factory: pytest.TempPathFactory, folder: Path, built: Path) -> None:
         self.folder = folder
         self.built = built
+        self._factory = factory
         self.config = PARTS["pce"].config.read_bytes()
         self.unsigned = (self.built / PARTS["pce"].file).read_bytes()
         self.signed = signed_by_vendor(self.built / PARTS["pce"].file, self.config)
@@ -113,36 +116,15 @@ class Shop:
             spec: the spec file, with places for name, provides and tree.
         """
         if key not in self._made:
-            self._made[key] = self._rpmbuild(key, name or key, files, provides, spec)
+            content = (name or key, files, provides, spec)
+            digest = hashlib.sha256(repr((name or key, list(files), provides, spec)).encode())
+            for data in files.values():
+                digest.update(repr(data).encode() if isinstance(data, str) else data)
+            called = f"rpm-{digest.hexdigest()[:16]}"
+            # Each in a folder of its own, so that no rpmlintrc is found by accident.
+            top = made_once(self._factory, called, lambda folder: rpmbuild(folder, *content))
+            self._made[key] = next(top.glob("RPMS/*/*.rpm"))
         return self._made[key]
-
-    def _rpmbuild(
-        self,
-        key: str,
-        name: str,
-        files: Mapping[str, bytes | str],
-        provides: Sequence[str],
-        text: str,
-    ) -> Path:
-        # Each in a folder of its own, so that no rpmlintrc is found by accident.
-        top = self.folder / "rpm" / key
-        for path, content in files.items():
-            target = top / "tree" / path.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, str):
-                target.symlink_to(content)
-            else:
-                target.write_bytes(content)
-                target.chmod(0o755)
-        spec = top / "package.spec"
-        lines = "\n".join(f"Provides: {p}" for p in provides) + "\nPrefix: /usr"
-        spec.write_text(text.format(name=name, provides=lines, tree=top / "tree"))
-        argv = ["rpmbuild", "-bb", "--quiet"]
-        for macro in (f"_topdir {top}", "_binary_payload w1.gzdio", "_build_id_links none"):
-            argv += ["--define", macro]
-        done = subprocess.run([*argv, str(spec)], check=False, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return next(top.glob("RPMS/*/*.rpm"))
 
     def signed_files(self, data: Optional[bytes] = None) -> dict[str, bytes | str]:
         """The signed enclave as Fedora lays it out."""
@@ -174,6 +156,28 @@ class Shop:
         at = EnclaveImage.parse(self.signed).load_segments[-1].p_offset + 9
         data[at] ^= 0x10
         return bytes(data), at
+
+
+def rpmbuild(
+    top: Path, name: str, files: Mapping[str, bytes | str], provides: Sequence[str], spec_text: str
+) -> None:
+    """Build a package in a folder; see `Shop.rpm`."""
+    for path, content in files.items():
+        target = top / "tree" / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            target.symlink_to(content)
+        else:
+            target.write_bytes(content)
+            target.chmod(0o755)
+    spec = top / "package.spec"
+    lines = "\n".join(f"Provides: {p}" for p in provides) + "\nPrefix: /usr"
+    spec.write_text(spec_text.format(name=name, provides=lines, tree=top / "tree"))
+    argv = ["rpmbuild", "-bb", "--quiet"]
+    for macro in (f"_topdir {top}", "_binary_payload w1.gzdio", "_build_id_links none"):
+        argv += ["--define", macro]
+    done = subprocess.run([*argv, str(spec)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def build_wheel(folder: Path) -> None:
@@ -315,4 +319,4 @@ def rpmlint_with_wheel(version: str, factory: pytest.TempPathFactory) -> Rpmlint
 
 def shop_of(factory: pytest.TempPathFactory) -> Shop:
     """A shop whose enclaves are built once a run."""
-    return Shop(factory.mktemp("shop"), built_enclaves(factory))
+    return Shop(factory, factory.mktemp("shop"), built_enclaves(factory))
