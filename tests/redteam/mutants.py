@@ -318,7 +318,7 @@ class Mutation:
                 self.survivors.append(mutant.name)
                 if mutant.name not in self._known:
                     print(f"{self._module} {mutant.name}", flush=True)
-            elif test:
+            elif test in self._durations:
                 apt.add(test)
         # Those that noticed a mutant must notice nothing without one, to the end.
         items = [item for item in session.items if item.nodeid in apt]
