@@ -90,8 +90,8 @@ class _Curl(subprocess.Popen[bytes]):
         try:
             super().__init__(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
         except OSError as error:
-            hint = "install the package curl"
-            raise FetchError(f"curl cannot be started: {error.strerror}", hint=hint) from None
+            said = f"cannot be started: {error.strerror}"
+            raise FetchError(said, file="curl", hint="install the package curl") from None
 
     def __exit__(self, *error: Any) -> None:
         self.kill()
@@ -129,13 +129,14 @@ class _Curl(subprocess.Popen[bytes]):
         words = re.findall(r"^curl: \([0-9]+\) (.*)$", said.decode("latin-1"), re.MULTILINE)
         reason = words[-1] if words else f"curl ended with status {code}"
         if "@" in reason:  # curl repeats a proxy that it cannot use, with its password
-            reason = "curl cannot use the proxy of the environment"
+            hint = "correct https_proxy, or list the host in no_proxy"
+            return FetchError("curl cannot use the proxy of the environment", hint=hint)
         if code == 6:
             return NoNetworkError(f"no network: {reason}")
         if code == 60:
             return FetchError(f"the server's certificate is not good: {reason}", hint=_HINT)
         if code == 77:
-            return FetchError(f"the certificates cannot be loaded: {reason}")
+            return FetchError(f"the certificates cannot be loaded: {reason}", file="curl")
         return RetryableError(reason) if code in _MAY_PASS else FetchError(reason)
 
 
