@@ -300,7 +300,6 @@ def _toolchain(base: Release, tree: SourceTree, name: str) -> dict[str, Any]:
         "name": f"Nix {nix[1]}" if nix is not None else old.name,
         "prefix": f"/usr/lib/sgx-toolchain/{name}",
         "umask": old.umask,
-        "strip_flags": list(old.strip_flags),
         "shell": list(old.shell),
         "environment": {**old.environment, "SOURCE_DATE_EPOCH": tree.time},
         "tool": list(tools.values()),

@@ -137,9 +137,9 @@ class Toolchain:
     """The designated toolchain: tools, the PT_INTERP that its linker writes (None if unknown), and
     variables and file mode mask of every build step.
 
-    The makefiles strip with `strip_flags`, and nothing may strip again. Below `prefix` packages
-    install the tools that have a source. `shell` is a command that prints, with a zero byte behind
-    each, the variables of the makers' own shell; `{tools}` in it stands for the tools' paths.
+    Below `prefix` packages install the tools that have a source. `shell` is a command that prints,
+    with a zero byte behind each, the variables of the makers' own shell; `{tools}` in it stands for
+    the tools' paths.
     """
 
     name: str
@@ -147,7 +147,6 @@ class Toolchain:
     interpreter: Optional[str] = None
     environment: Mapping[str, str] = field(default_factory=dict)
     umask: int = 0o022
-    strip_flags: tuple[str, ...] = ()
     prefix: Optional[str] = None
     shell: tuple[str, ...] = ()
 

@@ -73,7 +73,7 @@ def test_make_keeps_beside_the_result_what_the_makefile_strips() -> None:
 
 def _toolchain(**environment: str) -> Toolchain:
     tools = (ToolPin("gcc", "9.5.0", "/store/gcc"), ToolPin("nasm", "2.16", None))
-    return Toolchain("Old", tools, None, environment, 0o022, ())
+    return Toolchain("Old", tools, None, environment, 0o022)
 
 
 def test_the_designated_tools_come_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,6 @@ PINNED = Toolchain(
     interpreter="/nix/ld.so",
     environment={},
     umask=0o022,
-    strip_flags=(),
 )
 
 
