@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.metadata import DIR_EXTEND, Descriptor, ExtendEntry
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import (
@@ -40,6 +40,7 @@ from tests.enclaves.sdk import sdk_releases
 from tests.enclaves.synthetic import small_enclave
 from tests.support.keys import sign_sigstruct
 from tests.unit.enclave.golden import DATA, image_shapes, lines, write_image
+from tests.unit.enclave.test_pages import with_table
 
 PEM = (DATA / "throw-away-test-key.pem").read_bytes()
 RECORDS = list(lines("signed.jsonl"))
@@ -110,6 +111,23 @@ def test_the_second_signature(key: rsa.RSAPrivateKey) -> None:
         verify = fips_key.public_key().verify
         verify(fips.signature, message, padding.PKCS1v15(), hashes.SHA256())
     assert sign(image, regenerated, key, DATE) != result
+
+
+@pytest.mark.parametrize(("entry_id", "fits"), [(0x1001, True), (0x1002, False)])
+def test_what_the_tool_put_behind_the_file_cannot_be_taken_off(
+    key: rsa.RSAPrivateKey, entry_id: int, fits: bool
+) -> None:
+    image, regenerated = small()
+    signed = EnclaveImage.parse(sign(image, regenerated, key, DATE))
+    (block,) = Descriptor.parse(signed.descriptor).blocks
+    other = with_table(block, DIR_EXTEND, ExtendEntry(entry_id, 32, 64).serialise())
+    area = other.serialise().ljust(image.descriptor_size, b"\0")
+    changed = EnclaveImage.parse(signed.with_descriptor(area))
+    if fits:
+        assert unsigned(changed) == image.data
+    else:
+        with pytest.raises(SigningError, match="EnableOSSLFIPS"):
+            unsigned(changed)
 
 
 def pem(private: Any, encryption: Any = None) -> bytes:
