@@ -122,7 +122,8 @@ def test_what_the_tool_put_behind_the_file_cannot_be_taken_off(key: rsa.RSAPriva
     with pytest.raises(SigningError, match="EnableOSSLFIPS"):
         unsigned(EnclaveImage.parse(signed.with_descriptor(area)))
     # Other extensions are part of the metadata.
-    image, regenerated = small(ELRangeSize=1 << 28, EnclaveImageAddress=0x3000)
+    image = EnclaveImage.parse(small_enclave(sdk="2.26"))
+    regenerated = regenerate(image, Config({"EnableIPPFIPS": 1}), generation_named("2.26"))
     assert regenerated.blocks[0].extensions
     signed = EnclaveImage.parse(sign(image, regenerated, key, DATE))
     assert unsigned(signed) == image.data
