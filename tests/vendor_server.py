@@ -46,6 +46,7 @@ class Fault:
         ignore_range: answer 200 with everything.
         wrong_range: answer 206 with a part from another offset.
         no_length: send the content in chunks, without its length.
+        early: send early hints before the answer.
         trailers: end such chunks with so many headers.
         until_close: neither length nor chunks; the content ends with the connection.
     """
@@ -62,6 +63,7 @@ class Fault:
     ignore_range: bool = False
     wrong_range: bool = False
     no_length: bool = False
+    early: bool = False
     trailers: int = 0
     until_close: bool = False
 
@@ -159,6 +161,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _serve(self, content: _Content, fault: Fault) -> None:
         start = self._start(content, fault)
         data = content.data[start:]
+        if fault.early:
+            self.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
         self.send_response(206 if start else 200)
         if start:
             claimed = start + 1 if fault.wrong_range else start

@@ -9,13 +9,11 @@ RFC 9110: Range, If-Range and redirects. Never retries and never writes a file; 
 from __future__ import annotations
 
 import contextlib
-import email
 import os
 import re
 import select
 import subprocess
-from collections.abc import Iterator
-from email.message import Message
+from collections.abc import Iterator, Mapping
 from typing import IO, Any, Optional
 from urllib.parse import urljoin, urlsplit
 
@@ -97,8 +95,8 @@ class _Curl(subprocess.Popen[bytes]):
         self.kill()
         super().__exit__(*error)
 
-    def head(self) -> tuple[int, Message]:
-        """The answer's status and headers."""
+    def head(self) -> tuple[int, dict[str, str]]:
+        """The answer's status and headers, whose names are in lower case."""
         head = b""
         while (line := self.stderr.readline(_CHUNK)).strip():
             head += line
@@ -109,7 +107,8 @@ class _Curl(subprocess.Popen[bytes]):
         status = re.match(rb"HTTP/1\.[01] ([0-9]{3})\b", head)
         if status is None:
             raise FetchError("the server's answer is not HTTP")
-        return int(status[1]), email.message_from_string(head.decode("latin-1").partition("\n")[2])
+        fields = (line.partition(":") for line in head.decode("latin-1").split("\n")[1:])
+        return int(status[1]), {name.lower(): value.strip() for name, _, value in fields}
 
     def content(self, patience: float) -> Iterator[bytes]:
         """The content as it comes, while pieces follow each other within `patience` seconds."""
@@ -186,25 +185,29 @@ class HttpsTransport:
                 )
             with _Curl([*command, "--url", url]) as curl:
                 status, fields = curl.head()
+                while status < 200:  # early hints, before the answer
+                    status, fields = curl.head()
                 if status not in _REDIRECTS:
                     # curl itself ends the silence sooner, if it can
                     yield _response(status, fields, start, curl.content(2.0 * self.rate_window))
                     return
-            if not fields.get("Location"):
+            if not fields.get("location"):
                 raise FetchError("a redirect that leads nowhere")
-            url = urljoin(url, fields["Location"])
+            url = urljoin(url, fields["location"])
         raise FetchError(f"more than {_MAX_REDIRECTS} redirects")
 
 
-def _response(status: int, fields: Message, start: int, chunks: Iterator[bytes]) -> Response:
+def _response(
+    status: int, fields: Mapping[str, str], start: int, chunks: Iterator[bytes]
+) -> Response:
     """What the headers of an answer say of the file."""
-    chunked = "chunked" in fields.get("Transfer-Encoding", "").lower()
-    length = None if chunked else fields.get("Content-Length")
+    chunked = "chunked" in fields.get("transfer-encoding", "").lower()
+    length = None if chunked else fields.get("content-length")
     if length is not None and not re.fullmatch(r"[0-9]{1,18}", length):
         raise FetchError("the server gives a length that is no number")
     total = int(length) if length is not None else None
     if status == 206 and start:
-        text = fields.get("Content-Range", "")
+        text = fields.get("content-range", "")
         part = re.fullmatch(rf"bytes {start}-([0-9]{{1,18}})/([0-9]{{1,18}})", text)
         last, size = (int(part[1]), int(part[2])) if part else (0, 0)
         if last + 1 != size or total not in (None, size - start):
@@ -215,12 +218,12 @@ def _response(status: int, fields: Message, start: int, chunks: Iterator[bytes])
     elif status == 416:
         raise RangeRefusedError("the server has no such part of the file")
     else:
-        after = fields.get("Retry-After", "")
+        after = fields.get("retry-after", "")
         wait = float(after) if re.fullmatch(r"[0-9]{1,5}", after) else 0.0
         text = f"HTTP status {status}"
         raise RetryableError(text, wait) if status in _TRY_AGAIN else FetchError(text)
     if length is None and not chunked:
         raise RetryableError("the answer does not say where it ends")
-    validator = fields.get("ETag") or fields.get("Last-Modified") or ""
+    validator = fields.get("etag") or fields.get("last-modified", "")
     usable = validator if _VALIDATOR.fullmatch(validator) else ""
     return Response(start, total, usable, chunks)

@@ -855,6 +855,13 @@ def test_headers_without_an_end_are_left(
     assert impatient.nothing_taken_for_whole()
 
 
+def test_early_hints_are_no_answer(bench: Bench, vendor: VendorServer) -> None:
+    url = vendor.put(PATH, DATA)
+    vendor.fault(PATH, Fault(early=True))
+    assert bench.fetcher.fetch(artifact(url)).path.read_bytes() == DATA
+    assert len(vendor.asked(PATH)) == 1
+
+
 def test_trailers_are_no_content(bench: Bench, vendor: VendorServer) -> None:
     url = vendor.put(PATH, DATA)
     vendor.always[PATH] = Fault(no_length=True, trailers=2)
