@@ -347,10 +347,12 @@ class Mutation:
         functions: Sequence[FunctionType],
         apt: set[str],
     ) -> str:
-        if not mutant.lines:
+        who = {test for line in mutant.lines for test in self._runners.get(line, ())}
+        if not who:
+            # A function that no test was seen to call may well be called by the import.
             return self._tried_at_import(mutant, apt)
         change(functions, mutant)
-        who = set(self._forking).union(*(self._runners.get(line, ()) for line in mutant.lines))
+        who.update(self._forking)
         items = [
             item
             for item in session.items
