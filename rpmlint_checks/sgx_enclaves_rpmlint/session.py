@@ -215,6 +215,9 @@ class Session:
             for subject in suspects:
                 self._emit(failed(subject, error))
         finally:
+            # Python looks for garbage in all that is there once more at its end. That takes half as
+            # long as all of this, for a child process has shared each page that it writes to.
+            gc.freeze()
             gc.enable()
 
     def _emit(self, found: Report) -> None:
