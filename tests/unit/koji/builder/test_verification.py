@@ -251,7 +251,7 @@ def test_the_vendor_is_down(world: World) -> None:
     world.monkeypatch.setattr("time.sleep", lambda _seconds: None)
     result = world.verify("demo", "demo-build", None, OPTIONS)
     assert result["verdict"] == "unverifiable"
-    assert "no connection" in result["claim"]
+    assert "connect to 127.0.0.1" in result["claim"]
     assert "2 attempts" in result["claim"]
     assert world.hub.tasks[world.child()].state == "CLOSED"
 
