@@ -15,6 +15,7 @@ from sgx_enclaves.enclave.sigstruct import (
     TYPE_DEBUG,
     Attribute,
     Sigstruct,
+    TcbLevel,
 )
 from tests.unit.enclave.vectors import sigstructs
 
@@ -88,3 +89,9 @@ def test_a_malformed_date_is_shown_as_it_is() -> None:
     assert Sigstruct(date=0x20240229).date_text == "2024-02-29"
     assert Sigstruct(date=0x2018A0FF).date_text == "2018-a0-ff"
     assert Sigstruct().date_text == "0000-00-00"
+
+
+def test_a_level_names_its_advisories_if_it_has_any() -> None:
+    assert str(TcbLevel(5, "UpToDate", "2024-03-13", ())) == "UpToDate since 2024-03-13"
+    bad = TcbLevel(4, "OutOfDate", "2018-08-15", ("INTEL-SA-00615", "INTEL-SA-00161"))
+    assert str(bad) == "OutOfDate since 2018-08-15 (INTEL-SA-00615, INTEL-SA-00161)"

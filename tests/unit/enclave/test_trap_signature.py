@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Optional
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from sgx_enclaves.enclave.metadata import Block
 from sgx_enclaves.enclave.policy import AskedBy, Policy, pin_named, policy_for
 from sgx_enclaves.enclave.sigstruct import (
+    FIPS_EXPONENT,
     KEY_SIZE,
     TYPE_DEBUG,
     VENDOR_INTEL,
@@ -557,3 +559,19 @@ def test_a_second_signature_by_an_even_modulus() -> None:
     evil = replace(fips, modulus=little(n), signature=s.to_bytes(KEY_SIZE, "big"))
     (defect,) = check_fips_signature(evil, sigstruct)
     assert (defect.code, defect.offset) == ("fips-signature-invalid", 0)
+
+
+@pytest.mark.parametrize(("base", "is_modulus"), [(2, False), (3, True)])
+def test_a_second_key_is_an_odd_number(base: int, is_modulus: bool) -> None:
+    """Guards that its modulus is odd, whoever knows its factors and so can sign with it."""
+    prime = vendor_key().private_numbers().p
+    power = next(k for k in range(900, 1600) if (prime * base**k).bit_length() == 3072)
+    modulus, order = prime * base**power, (prime - 1) * (base - 1) * base ** (power - 1)
+    sigstruct, fips = fips_parts()
+    changed = (replace(sigstruct, date=date) for date in itertools.count(0x20200101))
+    message = next(c for c in changed if encoded(c.serialise()) % base)
+    wanted = encoded(message.serialise())
+    s = pow(wanted, pow(FIPS_EXPONENT, -1, order), modulus)
+    assert pow(s, FIPS_EXPONENT, modulus) == wanted
+    made = replace(fips, modulus=little(modulus), signature=s.to_bytes(KEY_SIZE, "big"))
+    assert (check_fips_signature(made, message) == ()) is is_modulus
