@@ -281,6 +281,8 @@ def test_what_an_identity_asks_of_a_signature() -> None:
     assert refused(replace(identity, isvprodid=9), good) == ["isvprodid-unexpected"]
     assert refused(identity, replace(good, isvsvn=5)) == ["tcb-level-refused"]
     assert refused(identity, replace(good, isvsvn=4)) == ["tcb-level-refused"]
+    said = [f.found for n in (5, 4) for f in identity.check(replace(good, isvsvn=n))]
+    assert said == [f"ISVSVN 5: {identity.level_of(5)}", "ISVSVN 4: no level"]
     flags = good.attributes_flags
     assert refused(identity, replace(good, attributes_flags=flags | 0x10)) == [
         "identity-attributes"
