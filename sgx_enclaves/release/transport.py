@@ -166,6 +166,7 @@ class HttpsTransport:
         command = [*_CURL, "--max-time", str(self.total_timeout)]
         command += ["--speed-limit", str(self.min_rate), "--speed-time", str(self.rate_window)]
         if self.ca_file is not None:
+            # without the second, the system's are trusted as well
             command += ["--cacert", self.ca_file, "--capath", "/dev/null"]
         if start and _VALIDATOR.fullmatch(validator):
             command += ["--header", f"Range: bytes={start}-", "--header", f"If-Range: {validator}"]

@@ -8,6 +8,7 @@ import hashlib
 import lzma
 import os
 import re
+import shutil
 import signal
 import socket
 import socketserver
@@ -881,3 +882,23 @@ def test_ctrl_c_ends_the_fetch_and_its_curl(bench: Bench, vendor: VendorServer) 
     assert process.returncode != 0
     assert not Path(f"/proc/{curl}").exists()
     assert part.stat().st_size > 100_000
+
+
+def test_no_secret_is_an_argument_and_no_other_certificate_is_trusted(
+    bench: Bench, tmp_path: Path, vendor: VendorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Besides --cacert curl trusts the system's directory, unless another is named."""
+    real = shutil.which("curl")
+    wrapper = tmp_path / "curl"
+    wrapper.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/asked\nexec {real} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("https_proxy", "http://me:secret@127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert bench.fetcher.fetch(artifact(vendor.put(PATH, DATA))).sha256 == SHA
+    asked = (tmp_path / "asked").read_text()
+    assert asked.startswith("--disable\n")
+    assert "--proto\n=https\n" in asked
+    assert f"--cacert\n{vendor.ca_file}\n--capath\n/dev/null\n" in asked
+    assert "insecure" not in asked
+    assert "secret" not in asked
