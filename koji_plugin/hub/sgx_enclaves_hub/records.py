@@ -82,7 +82,6 @@ def _require_own(
 ) -> None:
     """Compare a record with the task that writes it."""
     release = request["release"]
-    from_url = release is not None and "://" in release
     asked = request.get("opts") or {}
     wanted = {
         "schema": SCHEMA,
@@ -91,8 +90,8 @@ def _require_own(
         "task_id": task_id,
         "build_id": build["id"],
         "nvr": build["nvr"],
-        "origin": release if from_url else CATALOGUE,
-        "release": record.release if release is None or from_url else release,
+        "origin": release if release is not None and "://" in release else CATALOGUE,
+        "release": _release_asked(request, record.release),
     }
     for name, expected in wanted.items():
         found = getattr(record, name)
@@ -111,6 +110,12 @@ def _require_own(
             "the record is called reproducible, but its buildroot was anybody's",
             expected="a lock, or a build tag that [tasks] build_tags of the hub allows",
         )
+
+
+def _release_asked(request: Mapping[str, Any], said: str) -> str:
+    """The release that a task was asked to verify; what its builder said, if it was to find it."""
+    asked: Optional[str] = request["release"]
+    return said if asked is None or "://" in asked else asked
 
 
 def _require_true(record: Record, build: Mapping[str, Any]) -> None:
@@ -227,9 +232,13 @@ def setSgxLock(task_id: int) -> dict[str, Any]:
     with koji_errors():
         argument(task_id, "task_id")
         task = Task(task_id)
-        method, result = task.getInfo(strict=True)["method"], task.getResult()
+        (method, request), result = hub_api.task_request(task_id), task.getResult()
         if method != PARENT or result["verdict"] != IDENTICAL:
             raise koji.GenericError(f"task {task_id} is no verification that proved anything")
+        release = result["release"]
+        if release != (asked := _release_asked(request, release)):
+            what = f"the result of task {task_id} is of another release than it was asked for"
+            raise RecordError(what, expected=asked, found=repr(release))
         subtasks = [child["id"] for child in task.getChildren() if child["method"] == CHILD]
         locks = {}
         for number in subtasks[::-1]:
@@ -243,8 +252,8 @@ def setSgxLock(task_id: int) -> dict[str, Any]:
                 hint="verify again, and name a repo by --repo-id",
             )
         (lock,) = locks.values()
-        store.put_lock(result["release"], lock, task_id=task_id, user_id=session.user_id)
-        made = store.newest_lock(result["release"])
+        store.put_lock(release, lock, task_id=task_id, user_id=session.user_id)
+        made = store.newest_lock(release)
     assert made is not None  # noqa: S101  (it was made right here)
     return made
 

@@ -395,6 +395,16 @@ def test_what_makes_no_lock(ready: FakeHub, locks: list[Any], verdict: str, reas
     assert getSgxLock("sgx-1") is None
 
 
+def test_a_builder_pins_no_other_release_than_the_task_was_asked_for(ready: FakeHub) -> None:
+    finished(ready, LOCK)
+    ready.open_task("x-1.0-1", "sgx-2")
+    with pytest.raises(koji.GenericError, match=r"another release .*expected sgx-2, found 'sgx-1'"):
+        setSgxLock(TASK)
+    assert getSgxLock("sgx-1") is None
+    ready.open_task("x-1.0-1", "sgx-1")
+    assert setSgxLock(TASK)["release"] == "sgx-1"
+
+
 def test_not_everybody_pins(ready: FakeHub) -> None:
     finished(ready, LOCK)
     ready.permissions = {"sgx-enclaves"}
