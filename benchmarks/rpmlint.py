@@ -118,6 +118,8 @@ def _rpmbuild(folder: Path, name: str, provides: list[str], install: list[str]) 
         _SPEC.format(name=name, provides=lines, folder=_FOLDER, install="\n".join(install))
     )
     argv = ["rpmbuild", "-bb", "--quiet", "--define", f"_topdir {top}"]
+    # As Fedora packs; of what gzip has packed, a QvE and its counterpart take 35 ms more.
+    argv += ["--define", "_binary_payload w19.zstdio"]
     argv += ["--define", "_build_id_links none", str(spec)]
     subprocess.run(argv, check=True, stderr=subprocess.DEVNULL)
     return str(next(top.glob("RPMS/*/*.rpm")))
