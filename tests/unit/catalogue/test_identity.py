@@ -332,6 +332,23 @@ def test_a_report_says_which_tcb_level_the_enclave_has(
     assert "tcb-level-refused" in codes(revoked)
 
 
+def test_what_is_noted_of_a_tcb_level() -> None:
+    identity, good = read(answer()), signed_enclave().blocks[0].sigstruct
+    said = {
+        number: [
+            (f.expected, f.found, f.hint) for f in identity.notes(replace(good, isvsvn=number))
+        ]
+        for number in (4, 7, 8, 9)
+    }
+    wanted, newer = "ISVSVN 8 or more: UpToDate", "a newer enclave has a higher level"
+    assert said == {
+        4: [],
+        7: [(wanted, "ISVSVN 7", newer)],
+        8: [(wanted, "ISVSVN 8", "nothing to do")],
+        9: [(wanted, "ISVSVN 9", "nothing to do")],
+    }
+
+
 def test_the_verbs_take_an_identity(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
