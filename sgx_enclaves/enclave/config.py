@@ -156,7 +156,6 @@ class _Reader:
         self._parser.StartDoctypeDeclHandler = self._doctype
         self._parser.ProcessingInstructionHandler = self._instruction
         self._root_seen = False
-        self._begin()
 
     def _begin(self) -> None:
         """Wait for the first node of an element: if it is text, it is the element's value."""
