@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 import tracemalloc
 from dataclasses import replace
@@ -394,6 +395,17 @@ def test_the_page_too_many_of_metadata_1_3() -> None:
     early = Load(START - PAGE, b"y", flags=PF_R)
     image = EnclaveImage.parse(small_enclave(sdk="1.8", loads=[corner, early]))
     block = regenerate(image, Config({}), generation_named("1.8")).blocks[0]
+    places = [(r.offset, r.count) for r in enclave_pages(image, block)]
+    assert places.count((START + PAGE, 1)) == 1
+    # Also where it is the first of the table, before a higher one.
+    data = bytearray(small_enclave(sdk="1.8", loads=[corner, later]))
+    (table,) = struct.unpack_from("<Q", data, 32)
+    entries = [data[at : at + 56] for at in range(table, table + 56 * data[56], 56)]
+    first = {corner.vaddr: 0, later.vaddr: 1}
+    entries.sort(key=lambda entry: first.get(struct.unpack_from("<Q", entry, 16)[0], 2))
+    data[table : table + 56 * data[56]] = b"".join(entries)
+    image = EnclaveImage.parse(bytes(data))
+    assert image.load_segments[0].p_vaddr == corner.vaddr
     places = [(r.offset, r.count) for r in enclave_pages(image, block)]
     assert places.count((START + PAGE, 1)) == 1
     plain = Load(START, b"x" * 0x80, flags=PF_R)
