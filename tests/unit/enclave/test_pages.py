@@ -406,6 +406,7 @@ def test_the_page_too_many_of_metadata_1_3() -> None:
     data[table : table + 56 * data[56]] = b"".join(entries)
     image = EnclaveImage.parse(bytes(data))
     assert image.load_segments[0].p_vaddr == corner.vaddr
+    block = regenerate(image, Config({}), generation_named("1.8")).blocks[0]
     places = [(r.offset, r.count) for r in enclave_pages(image, block)]
     assert places.count((START + PAGE, 1)) == 1
     plain = Load(START, b"x" * 0x80, flags=PF_R)
