@@ -36,7 +36,7 @@ class Ended:
     error: str
 
 
-def wait(session: Any, task: int, seconds: float = 180) -> Ended:
+def wait(session: Any, task: int, seconds: float = 600) -> Ended:
     """Wait for a task's end, which need not be a good one.
 
     Raises:
