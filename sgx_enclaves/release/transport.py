@@ -13,6 +13,7 @@ import os
 import re
 import select
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, Optional
 from urllib.parse import urljoin, urlsplit
@@ -110,11 +111,21 @@ class _Curl(subprocess.Popen[bytes]):
         fields = (line.partition(":") for line in head.decode("latin-1").split("\n")[1:])
         return int(status[1]), {name.lower(): value.strip() for name, _, value in fields}
 
-    def content(self, patience: float) -> Iterator[bytes]:
-        """The content as it comes, while pieces follow each other within `patience` seconds."""
+    def content(self, least: int, window: float) -> Iterator[bytes]:
+        """The content as it comes: so many bytes a second, on average over each window.
+
+        curl leaves a server that is slow all the time, and not one that gives bursts.
+        """
+        patience = 2 * window
+        mark, since = time.monotonic(), 0
         while select.select([self.stdout], [], [], patience)[0]:
             if chunk := os.read(self.stdout.fileno(), _CHUNK):
                 yield chunk
+                since, now = since + len(chunk), time.monotonic()
+                if now - mark > window:
+                    if since < least * (now - mark):
+                        raise RetryableError(f"too slow: less than {least} bytes a second")
+                    mark, since = now, 0
             elif self.wait():
                 raise self._error()
             else:
@@ -145,7 +156,7 @@ class HttpsTransport:
 
     Attributes:
         total_timeout: seconds for one request with its content.
-        min_rate: bytes a second that a server must give, at least once in `rate_window` seconds.
+        min_rate: bytes a second that a server must give, on average over `rate_window` seconds.
         ca_file: certificates to trust instead of the system's.
         hosts: the only servers that may be asked, redirects included; none stands for all.
     """
@@ -190,7 +201,9 @@ class HttpsTransport:
                     status, fields = curl.head()
                 if status not in _REDIRECTS:
                     # curl itself ends the silence sooner, if it can
-                    yield _response(status, fields, start, curl.content(2.0 * self.rate_window))
+                    yield _response(
+                        status, fields, start, curl.content(self.min_rate, self.rate_window)
+                    )
                     return
             if not fields.get("location"):
                 raise FetchError("a redirect that leads nowhere")

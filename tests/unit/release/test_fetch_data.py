@@ -29,7 +29,9 @@ from sgx_enclaves.progress import (
     elapsed,
     for_stream,
 )
+from sgx_enclaves.release import transport
 from sgx_enclaves.release.fetch import Fetcher
+from sgx_enclaves.release.transport import RetryableError
 from sgx_enclaves.release.vendor import parse_checksums
 
 DIGEST = "ab" * 32
@@ -306,3 +308,22 @@ def test_a_file_that_is_not_there(fetcher: Fetcher, tmp_path: Path) -> None:
     (tmp_path / "local" / "a.tar.gz").rename(tmp_path / "local" / "b.tar.gz")
     with pytest.raises(FetchError, match="not in the cache"):
         fetcher.fetch(artifact(hashlib.sha256(DATA).hexdigest()))
+
+
+BURSTS = """
+import sys, time
+for _ in range(6):
+    sys.stdout.buffer.write(bytes(500))
+    sys.stdout.flush()
+    time.sleep(0.4)
+"""
+
+
+@pytest.mark.parametrize(("least", "enough"), [(100, True), (20_000, False)])
+def test_a_server_that_gives_bursts_is_judged_by_its_average(least: int, enough: bool) -> None:
+    with transport._Curl([sys.executable, "-c", BURSTS]) as curl:
+        if enough:
+            assert sum(map(len, curl.content(least, 1))) == 3000
+        else:
+            with pytest.raises(RetryableError, match="too slow: less than 20000 bytes a second"):
+                list(curl.content(least, 1))
