@@ -21,6 +21,7 @@ from demo.release import CHECKSUMS_FILE, SIGNED_FILE, SOURCE_FILE, release_toml
 from demo.server import DownloadServer, download_server
 from demo.source_packages import SourcePackages, Stock, make_source_packages, prepare
 from tests.koji.harness import work, world
+from tests.koji.harness.daemon import PATIENCE
 from tests.koji.harness.hub import free_port
 from tests.koji.harness.settings import ROOT
 from tests.koji.harness.site import Site
@@ -196,7 +197,7 @@ class Stage:
 
     def verify(self, *arguments: str) -> Any:
         """`koji sgx-enclaves verify ARGUMENTS`, as release engineers run it."""
-        return self.site.cli(world.RELENG, "sgx-enclaves", "verify", *arguments, seconds=300)
+        return self.site.cli(world.RELENG, "sgx-enclaves", "verify", *arguments)
 
 
 def set_stage(site: Site, admin: Any, vendor: Vendor, folder: Path) -> Stage:
@@ -237,7 +238,7 @@ def _own_packages(folder: Path) -> list[Path]:
         env=environ,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     if done.returncode != 0:

@@ -15,6 +15,7 @@ import pytest
 from tests.koji import gatekit
 from tests.koji.gatekit import Binary, Recorder, Workshop
 from tests.koji.harness import world
+from tests.koji.harness.daemon import PATIENCE
 from tests.koji.harness.settings import Settings
 from tests.koji.harness.site import Site
 from tests.unit.koji.cli.test_cli import resultsdb as resultsdb  # noqa: PLC0414  (a fixture)
@@ -50,10 +51,10 @@ def _recorder(site: Site, shop: Workshop) -> Recorder:
     return Recorder(site, shop, site.session(world.RELENG))
 
 
-def messages(site: Site, kind: str, build: Any, seconds: float = 30) -> list[Any]:
+def messages(site: Site, kind: str, build: Any) -> list[Any]:
     """The messages of that kind about a build, when the first one has come."""
     path = Path(site.layout.topdir).parent / "messages.jsonl"
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while True:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         found = [json.loads(line) for line in lines]

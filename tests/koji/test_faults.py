@@ -51,7 +51,7 @@ def test_a_database_restarted_in_mid_task_leads_to_one_record(
     task = started(stage, another["nvr"])
     stage.site.database.daemon.stop()
     stage.site.database.start()
-    ended = work.wait(stage.admin, task, 300)
+    ended = work.wait(stage.admin, task)
     if ended.state != "CLOSED":
         # what Koji itself could not keep
         stage.admin.resubmitTask(task)

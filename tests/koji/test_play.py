@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from demo.release import SIGNED_FILE, sha256, signed_archive
 from tests.koji.harness import work, world
+from tests.koji.harness.daemon import wait_until
 from tests.koji.stage import ENCLAVES, HARD, RELEASE, Stage
 
 
@@ -190,7 +190,7 @@ def test_the_set_up_is_checked(stage: Stage, verified: Any) -> None:
 def test_a_release_alone_can_be_verified(stage: Stage) -> None:
     done = stage.site.cli(
         world.RELENG, "sgx-enclaves", "build", RELEASE, "--build-tag", world.BUILD_TAG,
-        "--enclave", "pce", "--json", seconds=300,
+        "--enclave", "pce", "--json",
     )  # fmt: skip
     result = json.loads(done.out)
     assert (done.status, result["verdict"], result["record"]) == (0, "identical", None)
@@ -339,7 +339,7 @@ def test_a_scratch_build_is_verified_by_its_task(
     task = work.start_build(stage.admin, srpm, world.TARGET, scratch=True)
     assert work.wait(stage.admin, task).state == "CLOSED"
     words = ("sgx-enclaves", "verify-task", str(task))
-    done = stage.site.cli(world.RELENG, *words, seconds=300)
+    done = stage.site.cli(world.RELENG, *words)
     assert done.status == 1, done.text
     assert f"DIFFERS: task {task} against release {RELEASE}" in done.out
     assert len(stage.admin.listSgxVerifications()) == records
@@ -405,15 +405,16 @@ def started(stage: Stage, *arguments: str) -> int:
     calls = len(stage.mock_calls())
     done = stage.verify(*arguments, "--nowait", "--json")
     task: int = json.loads(done.out)["task_id"]
-    deadline = time.monotonic() + 90
-    while not any("--chroot" in call["argv"] for call in stage.mock_calls()[calls:]):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+
+    def building() -> bool:
+        return any("--chroot" in call["argv"] for call in stage.mock_calls()[calls:])
+
+    wait_until(building, "an enclave is being built")
     return task
 
 
 def ends_identical(stage: Stage, task: int) -> None:
-    ended = work.wait(stage.admin, task, 300)
+    ended = work.wait(stage.admin, task)
     assert (ended.state, ended.error) == ("CLOSED", "")
     assert ended.result["verdict"] == "identical", ended.result["claim"]
 
@@ -443,7 +444,7 @@ def test_a_kojid_killed_beside_its_running_task_leads_to_one_record(
     records = len(stage.admin.listSgxVerifications(build=prebuilt["id"]))
     task = started(stage, prebuilt["nvr"])
     stage.site.builder.crash()
-    ended = work.wait(stage.admin, task, 300)
+    ended = work.wait(stage.admin, task)
     assert (ended.state, ended.error) == ("CLOSED", "")
     claim = ended.result["claim"]
     lost = ("cannot be run in the buildroot", "could not init mock buildroot", "has vanished")
@@ -484,7 +485,7 @@ def test_a_vendor_that_is_down_is_unverifiable_not_different(stage: Stage) -> No
         signed_sha256=sha256(archive),
     )
     words = ("build", url, "--build-tag", world.BUILD_TAG, "--enclave", "pce")
-    done = stage.site.cli(world.RELENG, "sgx-enclaves", *words, seconds=300)
+    done = stage.site.cli(world.RELENG, "sgx-enclaves", *words)
     assert done.status == 2, done.text
     assert "UNVERIFIABLE" in done.out
 
@@ -497,6 +498,6 @@ def test_a_vendor_who_delivers_other_bytes_is_caught_by_the_digest(stage: Stage)
         signed_sha256="00" * 32,
     )
     words = ("build", url, "--build-tag", world.BUILD_TAG, "--enclave", "pce")
-    done = stage.site.cli(world.RELENG, "sgx-enclaves", *words, seconds=300)
+    done = stage.site.cli(world.RELENG, "sgx-enclaves", *words)
     assert done.status == 2, done.text
     assert "UNVERIFIABLE" in done.out

@@ -20,6 +20,7 @@ from demo.packages import Workshop
 from demo.release import ENCLAVE_LIST, ENCLAVES, release_toml, sha256, source_archive
 from demo.source_packages import make_forged
 from tests.koji.harness import work, world
+from tests.koji.harness.daemon import PATIENCE
 from tests.koji.stage import HARD, Stage
 from tests.koji.test_play import refused
 
@@ -86,7 +87,7 @@ def mine(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> str:
     built = folder / "built"
     built.mkdir()
     make = ["make", "--silent", "-C", str(ENCLAVES), f"OUT={built}"]
-    subprocess.run(make, check=True, timeout=120)
+    subprocess.run(make, check=True, timeout=PATIENCE)
     enclave = base64.encodebytes((built / PCE.unsigned).read_bytes()).decode()
     linker = work.make_packages(folder, LINKER.replace("ENCLAVE\n", enclave))
     admin = stage.admin

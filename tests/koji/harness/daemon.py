@@ -16,21 +16,24 @@ from tests.koji.harness.settings import MACHINE, SYSTEM_PYTHON
 
 _TAIL = 40
 
+# Seconds for what takes some alone: the machine may have twenty others to serve.
+PATIENCE = 600.0
+
 
 class DaemonError(Exception):
     """A daemon that did not come up, ended by itself or would not end."""
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Ask `condition` five times a second until it holds.
 
     Raises:
-        DaemonError: it does not within `seconds`.
+        DaemonError: it does not within `PATIENCE`.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            raise DaemonError(f"{what}: not within {seconds:g} s")
+            raise DaemonError(f"{what}: not within {PATIENCE:g} s")
         time.sleep(0.2)
 
 
@@ -91,18 +94,18 @@ class Daemon:
                 start_new_session=True,
             )
 
-    def wait_ready(self, ready: Callable[[], bool], seconds: float = 30) -> None:
+    def wait_ready(self, ready: Callable[[], bool]) -> None:
         """Wait until `ready` holds.
 
         Raises:
-            DaemonError: it ended, or `seconds` went by; with the end of its log.
+            DaemonError: it ended, or `PATIENCE` went by; with the end of its log.
         """
 
         def ready_or_dead() -> bool:
             return not self.running or ready()
 
         try:
-            wait_until(ready_or_dead, seconds, f"{self.name} is up")
+            wait_until(ready_or_dead, f"{self.name} is up")
         except DaemonError as error:
             raise DaemonError(f"{error}\n{self.tail()}") from None
         if not self.running:
@@ -129,7 +132,7 @@ class Daemon:
         self._process.wait()
         self._process = None
         for pid in inside:
-            wait_until(lambda pid=pid: _gone(pid), 10, f"{self.name} is dead")  # type: ignore[misc]
+            wait_until(lambda pid=pid: _gone(pid), f"{self.name} is dead")  # type: ignore[misc]
 
     def crash(self) -> None:
         """SIGKILL to the daemon alone; what it started lives on, and it is started again."""

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.koji.harness.daemon import Daemon, DaemonError, environment
+from tests.koji.harness.daemon import PATIENCE, Daemon, DaemonError, environment
 from tests.koji.harness.layout import Layout
 
 _PORT = "5599"
@@ -120,7 +120,7 @@ class Database:
             input=text,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
             cwd="/",
             env=environment(),

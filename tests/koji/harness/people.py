@@ -13,7 +13,7 @@ from typing import Any
 import koji
 
 from tests.koji.harness import world
-from tests.koji.harness.daemon import environment
+from tests.koji.harness.daemon import PATIENCE, environment
 from tests.koji.harness.hub import Hub
 from tests.koji.harness.layout import Layout
 from tests.koji.harness.settings import SYSTEM_PYTHON
@@ -73,11 +73,11 @@ class Command:
     hub: Hub
     layout: Layout
 
-    def run(self, user: str, arguments: Sequence[str], seconds: float) -> Done:
+    def run(self, user: str, arguments: Sequence[str]) -> Done:
         """Run `koji ARGUMENTS` as a user.
 
         Raises:
-            subprocess.TimeoutExpired: it did not end within `seconds`.
+            subprocess.TimeoutExpired: it did not end within `PATIENCE`.
         """
         conf = self.layout.root / "koji.conf"
         text = _CONF.format(hub=self.hub, topdir=self.layout.topdir, plugins=self.plugins)
@@ -88,7 +88,7 @@ class Command:
             argv,
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=PATIENCE,
             check=False,
             cwd=self.layout.root,
             stdin=subprocess.DEVNULL,

@@ -126,7 +126,7 @@ class Site:
         """A session of Koji's client library, logged in as `user`."""
         return people.session(self.hub.xmlrpc, user)
 
-    def cli(self, user: str, *arguments: str, seconds: float = 120) -> people.Done:
+    def cli(self, user: str, *arguments: str) -> people.Done:
         """Run Koji's command as `user`, with our plugin for it."""
         command = people.Command(
             self._settings.koji,
@@ -135,13 +135,13 @@ class Site:
             self.hub,
             self.layout,
         )
-        return command.run(user, arguments, seconds)
+        return command.run(user, arguments)
 
-    def wait_builder(self, builder: Builder, seconds: float = 60) -> None:
+    def wait_builder(self, builder: Builder) -> None:
         """Wait until a started builder has checked in with the hub.
 
         Raises:
-            DaemonError: it has not within `seconds`.
+            DaemonError: it has not within `PATIENCE`.
         """
         session = people.session(self.hub.xmlrpc, "")
         host = session.getHost(builder.host, strict=True)["id"]
@@ -150,11 +150,11 @@ class Site:
         def checked_in() -> bool:
             return bool(session.getLastHostUpdate(host, ts=True) != before)
 
-        builder.daemon.wait_ready(checked_in, seconds)
+        builder.daemon.wait_ready(checked_in)
 
-    def wait_gone(self, builder: Builder, seconds: float = 30) -> None:
+    def wait_gone(self, builder: Builder) -> None:
         """Wait until a stopped builder's process is gone."""
-        wait_until(lambda: not builder.daemon.running, seconds, f"{builder.host} is gone")
+        wait_until(lambda: not builder.daemon.running, f"{builder.host} is gone")
 
     def logs(self) -> str:
         """The ends of all logs, for a failed test's report."""

@@ -13,7 +13,7 @@ from typing import Any
 import koji
 
 from tests.koji.harness import world
-from tests.koji.harness.daemon import DaemonError
+from tests.koji.harness.daemon import PATIENCE, DaemonError
 
 _FINAL = frozenset(koji.TASK_STATES[name] for name in ("CLOSED", "CANCELED", "FAILED"))
 _POLL = 0.5
@@ -36,20 +36,20 @@ class Ended:
     error: str
 
 
-def wait(session: Any, task: int, seconds: float = 600) -> Ended:
+def wait(session: Any, task: int) -> Ended:
     """Wait for a task's end, which need not be a good one.
 
     Raises:
-        DaemonError: it has not ended within `seconds`.
+        DaemonError: it has not ended within `PATIENCE`.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while True:
         info = session.getTaskInfo(task, strict=True)
         if info["state"] in _FINAL:
             break
         if time.monotonic() > deadline:
             state = koji.TASK_STATES[info["state"]]
-            raise DaemonError(f"task {task} ({info['method']}) is {state} after {seconds:g} s")
+            raise DaemonError(f"task {task} ({info['method']}) is {state} after {PATIENCE:g} s")
         time.sleep(_POLL)
     state = str(koji.TASK_STATES[info["state"]])
     try:
@@ -58,13 +58,13 @@ def wait(session: Any, task: int, seconds: float = 600) -> Ended:
         return Ended(task, state, None, str(error))
 
 
-def wait_state(session: Any, task: int, state: str, seconds: float = 60) -> None:
+def wait_state(session: Any, task: int, state: str) -> None:
     """Wait until a task is in that state, such as OPEN.
 
     Raises:
-        DaemonError: it has not been within `seconds`, or has ended otherwise.
+        DaemonError: it has not been within `PATIENCE`, or has ended otherwise.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while True:
         now = koji.TASK_STATES[session.getTaskInfo(task, strict=True)["state"]]
         if now == state:
@@ -88,7 +88,7 @@ def make_srpm(folder: Path, spec: str, files: Mapping[str, bytes]) -> Path:
     path.write_text(spec, encoding="utf-8")
     argv = ["rpmbuild", "-bs", "--nodeps", "--define", f"_sourcedir {folder}"]
     argv += ["--define", f"_srcrpmdir {folder}", "--define", f"_topdir {folder}", str(path)]
-    subprocess.run(argv, check=True, capture_output=True, timeout=120)
+    subprocess.run(argv, check=True, capture_output=True, timeout=PATIENCE)
     (made,) = folder.glob("*.src.rpm")
     return made
 
@@ -98,7 +98,7 @@ def make_packages(folder: Path, spec: str) -> list[Path]:
     path = folder / "package.spec"
     path.write_text(spec, encoding="utf-8")
     argv = ["rpmbuild", "-ba", "--nodeps", "--define", f"_topdir {folder}", str(path)]
-    subprocess.run(argv, check=True, capture_output=True, timeout=120)
+    subprocess.run(argv, check=True, capture_output=True, timeout=PATIENCE)
     return [*folder.glob("SRPMS/*.rpm"), *folder.glob("RPMS/*/*.rpm")]
 
 
@@ -106,7 +106,7 @@ def with_release(srpm: Path, folder: Path, release: int) -> Path:
     """The same source package with another Release, made in an empty folder."""
     with subprocess.Popen(["rpm2cpio", str(srpm)], stdout=subprocess.PIPE) as payload:
         argv = ["cpio", "--extract", "--quiet"]
-        subprocess.run(argv, stdin=payload.stdout, cwd=folder, check=True, timeout=120)
+        subprocess.run(argv, stdin=payload.stdout, cwd=folder, check=True, timeout=PATIENCE)
     (spec,) = folder.glob("*.spec")
     lines = spec.read_text(encoding="utf-8").splitlines()
     text = "\n".join(f"Release: {release}" if x.startswith("Release:") else x for x in lines)
