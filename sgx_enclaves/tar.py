@@ -81,22 +81,16 @@ class Member:
         """Whether it is a regular file."""
         return self.kind in (FILE, PROGRAM)
 
-    @property
-    def leads_out(self) -> str:
-        """What is wrong with a symbolic link that leaves its tree."""
-        link = f"{self.name!r} is a symbolic link to {self.target!r}"
-        return f"{link}, which may lead out of the tree"
-
 
 @contextmanager
 def open_tar(
     path: Path,
     limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
     *,
-    links: bool = False,
+    dropped: Optional[int] = None,
     progress: Progress = silent,
-) -> Iterator[tuple[TarStream, DigestedStream]]:
-    """Open a tar archive, packed with gzip, xz, zstd or not at all; the second digests it."""
+) -> Iterator[TarStream]:
+    """Open a tar archive, packed with gzip, xz, zstd or not at all; see `TarStream`."""
     with system_errors(str(path), "cannot be opened"):
         # opening a pipe would wait for a writer
         if not path.is_file():
@@ -106,7 +100,7 @@ def open_tar(
         size = path.stat().st_size
     with raw:
         packed = DigestedStream(raw, shown=lambda done: progress(Event(path.name, done, size)))
-        yield TarStream(BoundedReader(packed, str(path), limits), limits, links=links), packed
+        yield TarStream(packed, str(path), limits, dropped)
 
 
 class TarStream:
@@ -116,14 +110,18 @@ class TarStream:
     last seen. What is not read is skipped. The iteration ends only when the
     whole stream has been seen, so that a truncated archive is always noticed.
 
-    Without `links` any symbolic link is refused: in an archive of binaries it has no business.
-    With it, a relative one that stays inside the tree is allowed, as sources have.
+    Without a number in `dropped` any symbolic link is refused: in an archive of binaries it has no
+    business. With it, a relative one is allowed, as sources have, if it stays inside the tree once
+    so many leading parts of each name are dropped. `packed` digests the packed file.
     """
 
-    def __init__(self, reader: BoundedReader, limits: ArchiveLimits, *, links: bool) -> None:
-        self._reader = reader
+    def __init__(
+        self, packed: DigestedStream, file: str, limits: ArchiveLimits, dropped: Optional[int]
+    ) -> None:
+        self.packed = packed
+        self._reader = BoundedReader(packed, file, limits)
         self._limits = limits
-        self._links = links
+        self._dropped = dropped
         self._seen: dict[str, str] = {}
         self._offset = 0
         self._left = 0
@@ -279,17 +277,13 @@ class TarStream:
         before = self._seen.get(member.name)
         if before is not None and not before == member.kind == DIRECTORY:
             raise self._error(f"{member.name!r} is there twice")
-        parent = member.name.rpartition("/")[0]
-        while parent:
-            kind = self._seen.get(parent, DIRECTORY)
+        parent = member.name
+        while parent := parent.rpartition("/")[0]:
+            kind = self._seen.setdefault(parent, DIRECTORY)
             if kind != DIRECTORY:
                 below = f"{member.name!r} lies below {parent!r}"
                 raise self._error(f"{below}, which is a {KIND_WORDS[kind]}")
-            if parent in self._seen:
-                break
-            self._seen[parent] = DIRECTORY
             self._bound()
-            parent = parent.rpartition("/")[0]
         if member.name:
             self._seen[member.name] = member.kind
 
@@ -298,20 +292,19 @@ class TarStream:
         at_most(self._limits.members, len(self._seen) + 1, message, file=file)
 
     def _check_link(self, member: Member) -> None:
-        if not self._links:
+        if self._dropped is None:
             raise self._error(f"{member.name!r} is a symbolic link, which is refused")
-        target = member.target
-        parts = target.split("/")
-        ups = next((n for n, part in enumerate(parts) if part != ".."), len(parts))
+        parts = member.target.split("/")
+        ups, deep = parts.count(".."), max(member.name.count("/") - self._dropped, 0)
         # `..` behind a name could climb out through another link
         if (
-            not target
-            or target.startswith("/")
-            or ".." in parts[ups:]
-            or ups > member.name.count("/")
-            or len(target.encode()) > self._limits.name_bytes
+            not parts[0]
+            or parts[:ups] != [".."] * ups
+            or ups > deep
+            or len(member.target.encode()) > self._limits.name_bytes
         ):
-            raise self._error(member.leads_out)
+            link = f"{member.name!r} is a symbolic link to {member.target!r}"
+            raise self._error(f"{link}, which may lead out of the tree")
 
     def _safe_name(self, name: str) -> str:
         if name in (".", "./"):

@@ -115,7 +115,7 @@ def _archive_tree(path: str, tag: str) -> SourceTree:
     """An archive of a tag, as `git archive` and GitHub pack it; sub-modules are not in there."""
     texts: dict[str, str] = {}
     times, names, top, read = [0], [], "", 0
-    with open_tar(Path(path), links=True) as (stream, _packed):
+    with open_tar(Path(path), dropped=0) as stream:
         for member in stream:
             top, _, name = member.name.partition("/")
             times.append(member.mtime)

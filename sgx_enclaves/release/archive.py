@@ -56,7 +56,7 @@ def read_files(
     digests: dict[str, str] = {}
     contents: dict[str, bytes] = {}
     kept, file = 0, str(archive)
-    with open_tar(archive, limits) as (stream, packed):
+    with open_tar(archive, limits) as stream:
         for member in stream:
             if wanted(member.name):
                 if not member.is_file:
@@ -69,7 +69,7 @@ def read_files(
                 digests[member.name] = files.sha256_of(contents[member.name])
             elif member.is_file:
                 digests[member.name] = _content_digest(stream)
-        _check_same(archive, sha256, packed.digest())
+        _check_same(archive, sha256, stream.packed.digest())
     return digests, contents
 
 
@@ -131,7 +131,7 @@ def read_contents(
     """Digest what a source archive holds, in one pass; it must have one top directory."""
     entries: dict[str, files.Entry] = {}
     top = ""
-    with open_tar(archive, limits, links=True, progress=progress) as (stream, packed):
+    with open_tar(archive, limits, dropped=1, progress=progress) as stream:
         for member in stream:
             first, _, path = member.name.partition("/")
             top = top or first
@@ -143,23 +143,16 @@ def read_contents(
                     hint="contents are digested below the one directory that holds everything",
                 )
             if path:
-                _check_stays(member, path, archive)
                 value = _content_digest(stream) if member.is_file else member.target
                 entries[path] = files.Entry(member.kind, path, value)
             # some packers name the directories, some leave them to be inferred
             while (path := path.rpartition("/")[0]) and path not in entries:
                 entries[path] = files.Entry(files.DIRECTORY, path, "")
-        archive_sha256 = packed.digest()
+        archive_sha256 = stream.packed.digest()
     if all(entry.kind == files.DIRECTORY for entry in entries.values()):
         raise ArchiveError("the archive has no file below a top directory", file=str(archive))
     ordered = tuple(sorted(entries.values(), key=lambda entry: entry.path.encode()))
     return Contents(files.digest_entries(ordered), archive_sha256, top, ordered)
-
-
-def _check_stays(member: Member, name: str, archive: Path) -> None:
-    """Refuse a link that stays inside the archive, and not below the parts that are dropped."""
-    if member.kind == files.LINK and member.target.split("/").count("..") > name.count("/"):
-        raise ArchiveError(member.leads_out, file=str(archive))
 
 
 def unpack_tree(
@@ -192,9 +185,9 @@ def unpack_tree(
         work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
     try:
         with files.system_errors(str(dest), "cannot be unpacked"):
-            with open_tar(archive, limits, links=True, progress=progress) as (stream, packed):
+            with open_tar(archive, limits, dropped=strip, progress=progress) as stream:
                 made = _lay_out(stream, work, strip, mtime, archive)
-                _check_same(archive, sha256, packed.digest())
+                _check_same(archive, sha256, stream.packed.digest())
             work.chmod(0o755)
             work.rename(dest)
     finally:
@@ -234,7 +227,6 @@ def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int], ar
             )
         taken.add(name)
         if member.kind == files.LINK:
-            _check_stays(member, name, archive)
             links[name] = member.target
         else:
             _write(path, member, stream, member.mtime if mtime is None else mtime)

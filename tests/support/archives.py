@@ -13,5 +13,5 @@ def list_members(
     archive: Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS, *, links: bool = False
 ) -> list[Member]:
     """Each member of the archive, in its order; the whole stream is checked."""
-    with open_tar(archive, limits, links=links) as (stream, _packed):
+    with open_tar(archive, limits, dropped=0 if links else None) as stream:
         return list(stream)
