@@ -36,7 +36,12 @@ from sgx_enclaves.release.archive import lay_out, pack_members, read_contents, r
 from sgx_enclaves.release.build import find_targets
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.sandbox import Isolation, Machine, best_isolation
-from sgx_enclaves.release.vendor import fetch_signed, fetch_sources, read_signed_enclaves
+from sgx_enclaves.release.vendor import (
+    SignedArchive,
+    fetch_signed,
+    fetch_sources,
+    read_signed_enclaves,
+)
 from sgx_enclaves.report.forms import table
 from sgx_enclaves.report.templated import filled
 from sgx_enclaves.specs import SpecKind, SpecRequest, render
@@ -173,9 +178,7 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     if args.output is None:
         raise InputError("no file is named to write to", hint="name it with -o")
     part = release.only([enclave.name for enclave in release.enclaves if enclave.may_ship])
-    fetched = fetch_signed(part, arguments.chosen_fetcher(args))
-    paths = {name: archive.fetched.path for name, archive in fetched.items()}
-    signed = read_signed_enclaves(part, paths)
+    signed = read_signed_enclaves(part, fetch_signed(part, arguments.chosen_fetcher(args)))
     data = pack_members({enclave.member: signed[enclave.name] for enclave in part.enclaves})
     lines, enclaves = [], []
     for enclave in part.enclaves:
@@ -243,13 +246,12 @@ def fetch(args: argparse.Namespace) -> int:
         for archive in release.vendor:
             here = signed[archive.id]
             entry = _entry("signed", release, archive.id, here.fetched)
-            files.append({**entry, "cross_checked": here.cross_checked, "note": here.note})
+            files.append({**entry, "cross_checked": not here.note, "note": here.note})
             named[archive.artifact.filename] = here.fetched.path
             if archive.checksums is not None and here.checksums is not None:
                 named[archive.checksums.filename] = here.checksums
         if wanted:
-            paths = {name: archive.fetched.path for name, archive in signed.items()}
-            _write_signed(chosen, paths, args.signed_into, args.signatures_into)
+            _write_signed(chosen, signed, args.signed_into, args.signatures_into)
     if args.into is not None:
         _copy(named, args.into)
     lines = []
@@ -275,7 +277,7 @@ def _copy(files: Mapping[str, Path], into: Path) -> None:
 
 def _write_signed(
     release: Release,
-    archives: Mapping[str, Path],
+    archives: Mapping[str, SignedArchive],
     signed_into: Optional[Path],
     signatures_into: Optional[Path],
 ) -> None:

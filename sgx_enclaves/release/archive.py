@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Optional
 from sgx_enclaves import files
 from sgx_enclaves.catalogue.records import Build, OwnBuild
 from sgx_enclaves.errors import ArchiveError, BuildError, DigestError, InputError
-from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits, at_most
+from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, at_most
 from sgx_enclaves.plain import record
 from sgx_enclaves.progress import Progress, silent
 from sgx_enclaves.tar import KIND_WORDS, Member, TarStream, open_tar
@@ -41,14 +41,10 @@ _NO_TIME = 315_619_200  # 1980-01-02
 
 
 def read_files(
-    archive: Path,
-    wanted: Callable[[str], bool],
-    limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
-    *,
-    sha256: Optional[str] = None,
-) -> tuple[dict[str, str], dict[str, bytes]]:
+    archive: Path, wanted: Callable[[str], bool], *, sha256: Optional[str] = None
+) -> tuple[dict[str, str], dict[str, bytes], str]:
     """Read an archive in one pass: the SHA-256 of each regular file in it by name, in hexadecimal,
-    and the content of those whose names are wanted.
+    the content of those whose names are wanted, and the archive's own SHA-256.
 
     The whole is checked: it is one piece of evidence. `sha256` is what the archive must have, in
     the very bytes that are read. An ArchiveError if what is wanted is no file.
@@ -56,7 +52,7 @@ def read_files(
     digests: dict[str, str] = {}
     contents: dict[str, bytes] = {}
     kept, file = 0, str(archive)
-    with open_tar(archive, limits) as stream:
+    with open_tar(archive) as stream:
         for member in stream:
             if wanted(member.name):
                 if not member.is_file:
@@ -64,20 +60,20 @@ def read_files(
                     raise ArchiveError(f"{member.name!r} is {what}", file=file)
                 kept += member.size
                 message = "the members asked for are too large together"
-                at_most(limits.kept_bytes, kept, message, "bytes", file=file)
+                at_most(DEFAULT_ARCHIVE_LIMITS.kept_bytes, kept, message, "bytes", file=file)
                 contents[member.name] = b"".join(stream.content())
                 digests[member.name] = files.sha256_of(contents[member.name])
             elif member.is_file:
                 digests[member.name] = _content_digest(stream)
-        _check_same(archive, sha256, stream.packed.digest())
-    return digests, contents
+        found = _check_same(archive, sha256, stream.packed.digest())
+    return digests, contents, found
 
 
 def read_members(
-    archive: Path, names: Collection[str], limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS
+    archive: Path, names: Collection[str], *, sha256: Optional[str] = None
 ) -> dict[str, bytes]:
     """Read the named regular files into memory, by name; an ArchiveError if one is missing."""
-    digests, contents = read_files(archive, set(names).__contains__, limits)
+    digests, contents, _ = read_files(archive, set(names).__contains__, sha256=sha256)
     for name in sorted(set(names) - contents.keys()):
         base = name.rpartition("/")[2]
         same = [other for other in digests if other.rpartition("/")[2] == base]
@@ -123,15 +119,11 @@ class Contents:
     entries: tuple[files.Entry, ...]
 
 
-def read_contents(
-    archive: Path,
-    limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
-    progress: Progress = silent,
-) -> Contents:
+def read_contents(archive: Path, progress: Progress = silent) -> Contents:
     """Digest what a source archive holds, in one pass; it must have one top directory."""
     entries: dict[str, files.Entry] = {}
     top = ""
-    with open_tar(archive, limits, dropped=1, progress=progress) as stream:
+    with open_tar(archive, dropped=1, progress=progress) as stream:
         for member in stream:
             first, _, path = member.name.partition("/")
             top = top or first
@@ -160,7 +152,6 @@ def unpack_tree(
     dest: Path,
     *,
     strip: int = 1,
-    limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
     sha256: Optional[str] = None,
     mtime: Optional[int] = None,
     progress: Progress = silent,
@@ -185,7 +176,7 @@ def unpack_tree(
         work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
     try:
         with files.system_errors(str(dest), "cannot be unpacked"):
-            with open_tar(archive, limits, dropped=strip, progress=progress) as stream:
+            with open_tar(archive, dropped=strip, progress=progress) as stream:
                 made = _lay_out(stream, work, strip, mtime, archive)
                 _check_same(archive, sha256, stream.packed.digest())
             work.chmod(0o755)
@@ -195,8 +186,8 @@ def unpack_tree(
     return made
 
 
-def _check_same(archive: Path, expected: Optional[str], found: str) -> None:
-    """Raise `DigestError` for a file that is no longer the one that was looked at before."""
+def _check_same(archive: Path, expected: Optional[str], found: str) -> str:
+    """The digest, or a DigestError for a file that is not the one that was looked at before."""
     if expected is not None and found != expected:
         raise DigestError(
             "the file was changed after it was checked",
@@ -205,6 +196,7 @@ def _check_same(archive: Path, expected: Optional[str], found: str) -> None:
             found=f"sha256 {found}",
             hint="find out who writes there, and run again",
         )
+    return found
 
 
 def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int], archive: Path) -> int:

@@ -17,7 +17,7 @@ that one run reports everything that is wrong. Nothing here reads a file or runs
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -95,12 +95,6 @@ class StageLog:
         """Write down that a stage had to be left out."""
         self.stages.append(Stage(name, StageState.SKIPPED, why))
 
-    def refused(self, name: str) -> Optional[tuple[Finding, ...]]:
-        """Why the stage of that name was refused; None if it was not."""
-        refused = [s for s in self.stages if s.name == name and s.state is StageState.REFUSED]
-        found = (f for s in refused for f in s.findings if f.severity is not Severity.NOTE)
-        return tuple(found) if refused else None
-
 
 @dataclass
 class Files(Generic[T]):
@@ -113,13 +107,13 @@ class Files(Generic[T]):
         """There is no file, for these reasons."""
         self.refused[enclave] = (stage_name, findings)
 
-    def refuse_rest(self, enclaves: Iterable[Enclave], log: StageLog, *names: str) -> None:
+    def refuse_rest(self, enclaves: Sequence[Enclave], *stages: Stage) -> None:
         """Give the reasons of a refused stage to each enclave with neither a file nor reasons."""
-        for name in names:
-            reasons = log.refused(name)
-            for enclave in enclaves if reasons is not None else ():
-                if enclave.name not in self.files and enclave.name not in self.refused:
-                    self.refused[enclave.name] = (name, reasons or ())
+        for stage in stages:
+            reasons = tuple(f for f in stage.findings if f.severity is not Severity.NOTE)
+            for enclave in enclaves if stage.state is StageState.REFUSED else ():
+                if enclave.name not in self.files:
+                    self.refused.setdefault(enclave.name, (stage.name, reasons))
 
 
 class BuildKind(str, Enum):

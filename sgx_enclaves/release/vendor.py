@@ -31,7 +31,7 @@ from sgx_enclaves.errors import (
     InputError,
     SgxEnclavesError,
 )
-from sgx_enclaves.files import digest_file, read_file, sha256_of
+from sgx_enclaves.files import read_file, sha256_of
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import record
 from sgx_enclaves.release.archive import read_files, read_members
@@ -79,11 +79,6 @@ class SignedArchive:
     fetched: Fetched
     note: str = ""
     checksums: Optional[Path] = None
-
-    @property
-    def cross_checked(self) -> bool:
-        """Whether the vendor's own checksums file says the same."""
-        return not self.note
 
 
 def fetch_sources(release: Release, fetcher: Fetcher) -> dict[str, Fetched]:
@@ -134,14 +129,16 @@ def fetch_archive(archive: VendorArchive, fetcher: Fetcher) -> SignedArchive:
     return SignedArchive(fetched, "", path)
 
 
-def read_signed_enclaves(release: Release, archives: Mapping[str, Path]) -> dict[str, bytes]:
+def read_signed_enclaves(
+    release: Release, archives: Mapping[str, SignedArchive]
+) -> dict[str, bytes]:
     """Read the release's signed enclaves, by name, out of the vendor's archives, by id."""
     found: dict[str, bytes] = {}
-    for vendor, path in archives.items():
-        enclaves = [item for item in release.enclaves if item.vendor == vendor]
-        content = read_members(path, {item.member for item in enclaves})
+    for vendor, archive in archives.items():
+        file, enclaves = archive.fetched, [e for e in release.enclaves if e.vendor == vendor]
+        content = read_members(file.path, {e.member for e in enclaves}, sha256=file.sha256)
         for item in enclaves:
-            found[item.name] = _as_pinned(item, content[item.member], str(path))
+            found[item.name] = _as_pinned(item, content[item.member], str(file.path))
     return found
 
 
@@ -224,7 +221,7 @@ def signed_of_directory(release: Release, folder: Path, log: StageLog) -> Signed
             found.take(enclave, path.name, data, str(path))
         stage.state = StageState.GIVEN
         stage.detail = f"{len(found.files)} files of {folder}, as given"
-    found.refuse_rest(release.enclaves, log, "signed")
+    found.refuse_rest(release.enclaves, stage)
     return found
 
 
@@ -247,7 +244,7 @@ def signed_of_archives(
                 raise
             original = here.fetched
             pinned = "as pinned" if original.pinned else "NOT PINNED"
-            listed = ", as the vendor's checksums file says" if here.cross_checked else ""
+            listed = ", as the vendor's checksums file says" if not here.note else ""
             name = f"{archive.artifact.filename}, sha256 {original.sha256}"
             stage.detail = f"{name}, {pinned}{listed}"
             if here.note:
@@ -260,8 +257,7 @@ def signed_of_archives(
                 name = repack.name if isinstance(repack, Path) else repack.filename
                 whole = original.path if original is not None else None
                 take_repack(found, stage, release, archive, path, name, whole)
-            found.refuse_rest(enclaves, log, "repack")
-        found.refuse_rest(enclaves, log, "signed")
+        found.refuse_rest(enclaves, stage)
     return found
 
 
@@ -270,7 +266,7 @@ def _take_members(
 ) -> None:
     name = archive.artifact.filename
     wanted = {enclave.member for enclave in enclaves}
-    _, contents = read_files(original.path, wanted.__contains__, sha256=original.sha256)
+    _, contents, _ = read_files(original.path, wanted.__contains__, sha256=original.sha256)
     for enclave in enclaves:
         if enclave.member in contents:
             found.take(enclave, enclave.signed_file, contents[enclave.member], name)
@@ -295,8 +291,9 @@ def take_repack(
     for enclaves, and nothing does for files that are none.
     """
     of_vendor = {e.signed_file: e for e in release.enclaves if e.vendor == archive.id}
-    digests, contents = read_files(repacked, lambda member: _base(member) in of_vendor)
-    for file in of_vendor:
+    digests, contents, sha256 = read_files(repacked, lambda name: _base(name) in of_vendor)
+    taken: dict[str, bytes] = {}
+    for file, enclave in of_vendor.items():
         here = [member for member in contents if _base(member) == file]
         if len(here) > 1:
             raise InputError(
@@ -305,6 +302,8 @@ def take_repack(
                 found=", ".join(here[:4]),
                 hint="repack the vendor's archive again, with one of them",
             )
+        for member in here:
+            taken[file] = _as_pinned(enclave, contents[member], str(repacked))
     if not contents:
         raise InputError(
             f"the repacked archive holds no enclave of {release.name}",
@@ -315,22 +314,19 @@ def take_repack(
     theirs = {(e.signed_file, e.signed_sha256) for e in release.enclaves if e.signed_sha256}
     if original is not None:
         theirs |= _base_names(read_files(original, lambda _member: False)[0])
-    vouched = {file for file, _digest in ours & theirs}
-    taken = {_base(member): data for member, data in contents.items()}
-    for file, data in taken.items():
-        _as_pinned(of_vendor[file], data, str(repacked))
+    same = ours & theirs
     for file, enclave in of_vendor.items():
         if file in taken:
             found.files[enclave.name] = NamedData(file, taken[file])
-            if original is None and file not in vouched:
+            if original is None and file not in dict(same):
                 found.to_prove.add(enclave.name)
         else:
             hint = "the repack leaves it out; give the vendor's archive to check it"
             found.missing("repack", enclave, str(repacked), hint)
     against = "the vendor's archive" if original is not None else "no original: it is not here"
     stage.detail = (
-        f"{name}, sha256 {digest_file(repacked)}, compared with {against}: "
-        f"{len(ours & theirs)} of {len(ours)} members are the vendor's"
+        f"{name}, sha256 {sha256}, compared with {against}: "
+        f"{len(same)} of {len(ours)} members are the vendor's"
     )
     foreign = sorted(file for file, _ in ours - theirs if original or file not in of_vendor)
     if foreign:

@@ -143,7 +143,7 @@ def verify_release(
         built = _build(request, inputs, place, store, log)
         facts = [_facts_of_build(item, built) for item in inputs]
     _take_built(request, built, ours)
-    ours.refuse_rest(release.enclaves, log, "sources", "toolchain", "build")
+    ours.refuse_rest(release.enclaves, *log.stages)
     if request.signed is not None:
         theirs = signed_of_directory(release, request.signed, log)
     else:

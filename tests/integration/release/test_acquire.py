@@ -15,10 +15,11 @@ from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Build, Enclave, Release, Source, VendorArchive
 from sgx_enclaves.errors import ArchiveError, CatalogueError, DigestError, FetchError, InputError
 from sgx_enclaves.release.archive import pack_members
-from sgx_enclaves.release.fetch import Fetcher
+from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.outcome import Stage, StageState
 from sgx_enclaves.release.transport import HttpsTransport
 from sgx_enclaves.release.vendor import (
+    SignedArchive,
     SignedFiles,
     fetch_signed,
     fetch_sources,
@@ -121,10 +122,13 @@ def test_signed_enclaves_are_fetched_checked_and_read(
 ) -> None:
     place = Place(vendor, tmp_path, f"{'cd' * 32}  other\n{sha256(ORIGINAL)}  {folder}s.tar.gz\n")
     archives = fetch_signed(place.release, place.fetcher)
-    assert archives["signed"].cross_checked
     assert archives["signed"].note == ""
-    paths = {name: item.fetched.path for name, item in archives.items()}
-    assert read_signed_enclaves(place.release, paths) == SIGNED
+    assert read_signed_enclaves(place.release, archives) == SIGNED
+    path = archives["signed"].fetched.path
+    path.chmod(0o644)
+    path.write_bytes(SOURCE)
+    with pytest.raises(DigestError, match="changed after it was checked"):
+        read_signed_enclaves(place.release, archives)
 
 
 def test_vendors_list_that_disagrees_is_an_error(vendor: VendorServer, tmp_path: Path) -> None:
@@ -143,7 +147,6 @@ def test_what_was_not_cross_checked_is_noted(
 ) -> None:
     place = Place(vendor, tmp_path, sums)
     archives = fetch_signed(place.release, place.fetcher)
-    assert not archives["signed"].cross_checked
     assert words in archives["signed"].note
 
 
@@ -164,7 +167,12 @@ def test_missing_member_is_an_error(vendor: VendorServer, tmp_path: Path) -> Non
     place = Place(vendor, tmp_path / "cache")
     less = tm.write(tmp_path, tm.file("psw/libsgx_one.signed.so", SIGNED["one"]))
     with pytest.raises(ArchiveError, match="libsgx_two"):
-        read_signed_enclaves(place.release, {"signed": less})
+        read_signed_enclaves(place.release, {"signed": here(less)})
+
+
+def here(path: Path) -> SignedArchive:
+    data = path.read_bytes()
+    return SignedArchive(Fetched(path, sha256(data), len(data), pinned=True))
 
 
 def repacked(
@@ -259,9 +267,9 @@ def test_a_pinned_enclave_is_proved_without_the_original(
         repacked(wrong, both)
     original = tmp_path / "original.tar.gz"
     original.write_bytes(ORIGINAL)
-    assert read_signed_enclaves(release, {"signed": original}) == SIGNED
+    assert read_signed_enclaves(release, {"signed": here(original)}) == SIGNED
     with pytest.raises(DigestError, match="signed one is not the file that the release pins"):
-        read_signed_enclaves(wrong, {"signed": original})
+        read_signed_enclaves(wrong, {"signed": here(original)})
 
 
 def test_a_repack_is_the_same_each_time(vendor: VendorServer, tmp_path: Path) -> None:
