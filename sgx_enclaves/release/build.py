@@ -92,10 +92,8 @@ def plan_trees(
     No names stand for the enclaves that it requires; see `Release.along` for the route. A
     CatalogueError if an enclave or the route is unknown, or cannot be built by outsiders.
     """
-    if names:
-        wanted = {enclave.name for enclave in release.only(names).enclaves}
-    else:
-        wanted = {enclave.name for enclave in release.enclaves if enclave.required}
+    chosen = release.only(names).enclaves if names else release.enclaves
+    wanted = {enclave.name for enclave in chosen if enclave.required}
     if not wanted:
         known = ", ".join(enclave.name for enclave in release.enclaves)
         raise CatalogueError(
@@ -263,7 +261,6 @@ def build_trees(
                 tree, built = builder.build()
                 trees.append(tree)
                 enclaves += built
-            second = _build_again(request, inputs, enclaves, into, place, say)
             whole = whole or all(enclave.built for enclave in enclaves)
         finally:
             if whole and not request.keep:
@@ -275,6 +272,7 @@ def build_trees(
             for folder in (into / LOGS, into) if not request.keep else ():
                 with suppress(OSError):
                     folder.rmdir()
+    second = _build_again(request, inputs, enclaves, into, place, say) if request.twice else None
     order = [enclave.name for enclave in request.release.enclaves]
     manifest = Manifest(
         release=request.release.name,
@@ -337,32 +335,30 @@ def _build_again(
     into: Path,
     place: Place,
     say: Say,
-) -> Optional[SecondBuild]:
-    """Build everything again, otherwise, if asked; what it made is kept only if it differs."""
-    if not request.twice:
-        return None
+) -> SecondBuild:
+    """Build everything again, otherwise; what it made is kept only if it differs."""
     say("building a second time, in another path and otherwise different")
-    second, work = into / _SECOND, into / _WORK
-    (second / LOGS).mkdir(parents=True)
+    second, work = into / _SECOND, into / _SECOND / _WORK
+    make_folder(second / LOGS)
     others: dict[str, EnclaveRecord] = {}
-    for item in inputs:
-        variation = second_variation(item.plan, isolated=place.isolated, scratch=work)
-        scratch = work / f"second-{item.plan.release.name}"
-        builder = TreeBuilder(request, item, variation, place, scratch, second, say)
-        tree, built = builder.build()
-        if tree.root == item.plan.build.root:
-            raise BuildError("the second build could not be made in another path", found=tree.root)
-        others.update({enclave.name: enclave for enclave in built})
+    try:
+        for item in inputs:
+            variation = second_variation(item.plan, isolated=place.isolated, scratch=work)
+            scratch = work / f"second-{item.plan.release.name}"
+            builder = TreeBuilder(request, item, variation, place, scratch, second, say)
+            others.update({enclave.name: enclave for enclave in builder.build()[1]})
+    finally:
+        if not request.keep:
+            remove_tree(work)
     differences: list[BuildDifference] = []
     for one in enclaves:
         other = others[one.name]
         for kept, again in ((one.unsigned, other.unsigned), (one.config, other.config)):
             if kept is not None and again is None:
                 differences.append(BuildDifference(kept.file, None, 0, None))
-            elif kept is not None and again is not None and kept.sha256 != again.sha256:
-                files = (
-                    read_file(str(f / kept.file), DEFAULT_LIMITS.file_size) for f in (into, second)
-                )
+            elif kept is not None and kept != again:
+                paths = (str(folder / kept.file) for folder in (into, second))
+                files = (read_file(path, DEFAULT_LIMITS.file_size) for path in paths)
                 differences += find_differences(kept.file, *files)
     if not differences:
         remove_tree(second)
@@ -374,23 +370,20 @@ def second_variation(plan: TreePlan, *, isolated: bool, scratch: Path) -> Variat
 
     Where the path cannot be chosen, the tree is put into `scratch`.
     """
-    root, umask = plan.build.root, plan.toolchain.umask
-    varied = ["path", "umask", "locale", "timezone"]
-    not_varied = []
+    varied, not_varied = ["path", "umask", "locale", "timezone"], []
+    place, faketime = _SECOND_PLACE, shutil.which("faketime")
     if isolated:
-        place = _SECOND_PLACE + root
         varied.append("hostname")
     else:
-        place = str(scratch / "second-place" / root.strip("/"))
+        place = f"{scratch}/second-place"
         not_varied.append("hostname: it cannot be changed here")
-    faketime = shutil.which("faketime")
-    if faketime is None:
-        not_varied.append("time: faketime is not installed, so it is only a little later")
-    else:
+    if faketime is not None:
         varied.append("time")
+    else:
+        not_varied.append("time: faketime is not installed, so it is only a little later")
     return Variation(
-        root=place,
-        umask=0o077 if umask != 0o077 else 0o022,
+        root=place + plan.build.root,
+        umask=0o077 if plan.toolchain.umask != 0o077 else 0o022,
         environment={"LC_ALL": "C.UTF-8", "TZ": "SECOND-13:37"},
         hostname="second",
         prefix=(faketime, "-f", _LATER) if faketime is not None else (),
@@ -405,12 +398,13 @@ def find_differences(file: str, left: bytes, right: bytes) -> list[BuildDifferen
     ranges = list(scan(left, right, [(0, common)], _MOST_DIFFERENCES).ranges)
     if len(left) != len(right):
         ranges.append((common, max(len(left), len(right))))
-    try:
+    places: Optional[Side] = None
+    # of what is no enclave nobody knows the sections
+    with suppress(SgxEnclavesError):
         places = Side(EnclaveImage.parse(left, file), describe_file(left, file))
-    except SgxEnclavesError:
-        return [BuildDifference(file, start, end - start, None) for start, end in ranges]
     return [
-        BuildDifference(file, start, end - start, places.section(start)) for start, end in ranges
+        BuildDifference(file, start, end - start, places.section(start) if places else None)
+        for start, end in ranges
     ]
 
 
@@ -440,7 +434,7 @@ def find_targets(
         The step or enclave with its targets, and what is wrong with them; empty if nothing is.
     """
     path = search_path(toolchain, ToolchainKind.HOST)
-    environment = step_environment(toolchain, path, tree.home, {})
+    environment = step_environment(toolchain, path, tree.home, {}, {})
     made = [(f"step {s.id}", s.place, s.command) for s in build.steps if s.command[0] == "make"]
     for enclave in release.enclaves:
         if enclave.build is not None:

@@ -12,16 +12,15 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from textwrap import shorten
-from types import MappingProxyType
 from typing import Optional, Union
 
-from sgx_enclaves.catalogue.records import Build, Catalogue, OwnBuild, Release, Toolchain
+from sgx_enclaves.catalogue.records import Build, Catalogue, OwnBuild, Release, Step, Toolchain
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
@@ -145,7 +144,7 @@ def step_environment(
     path: str,
     home: str,
     changes: Mapping[str, str],
-    shell: Mapping[str, str] = MappingProxyType({}),
+    shell: Mapping[str, str],
 ) -> dict[str, str]:
     """All variables of every step: the usual ones, those of the makers' shell, those of the
     release, those of this build, and what a second build does otherwise.
@@ -218,12 +217,10 @@ class TreeBuilder:
 
     def build(self) -> tuple[TreeRecord, list[EnclaveRecord]]:
         """Lay the tree out, patch, prepare, make; one record for each enclave, in order."""
-        if not self.progress.resumed and self.scratch.exists():
+        if not self.progress.resumed:
             # of a run that was ended before its sources lay there
             remove_tree(self.scratch)
         tree = self.tree = self.place.open(self.scratch, self.variation.root)
-        # until all is built a later run may resume
-        keep = self.resumable
         try:
             if not tree.fixed:
                 taken = "is taken" if os.path.lexists(self.variation.root) else "cannot be made"
@@ -236,9 +233,8 @@ class TreeBuilder:
             self.environment = {name: self.relocate(value) for name, value in usual.items()}
             sources = self._lay_out()
             enclaves = self._run()
-            keep = keep and not all(enclave.built for enclave in enclaves)
         finally:
-            if not (keep or self.request.keep):
+            if not self.request.keep:
                 tree.close()
         record = TreeRecord(
             release=self._name,
@@ -281,9 +277,9 @@ class TreeBuilder:
         return sources
 
     def _run(self) -> list[EnclaveRecord]:
-        failed = self._patch()
+        failed = self._prepare(self._patches(), None)
         configs = self._read_configs()
-        failed = self._prepare(failed)
+        failed = self._prepare(self.plan.build.steps, failed)
         if failed is not None:
             problem = f"{failed.id} {failed.message}; see {failed.log}"
             return [self._failed(enclave, problem) for enclave in self.plan.enclaves]
@@ -302,16 +298,12 @@ class TreeBuilder:
             made = (pool.map if self.request.jobs > 1 else map)(make, groups)
             yield from chain.from_iterable(made)
 
-    def _patch(self) -> Optional[StepRecord]:
-        """Apply the patches, but for those that a ready-made tree has; the one that failed."""
+    def _patches(self) -> Iterator[Step]:
+        """What applies the patches, but for those that a ready-made tree has."""
         for number, patch in enumerate(self.plan.build.patches, 1):
-            argv = patch.command(self.tree.root)
-            if self.request.source_dir is not None and self._is_in(patch.place, argv):
-                continue
-            record = self._step(f"patch-{number}", argv, patch.place, _PATCH_TIMEOUT)
-            if record.outcome is not StepOutcome.OK:
-                return record
-        return None
+            argv = tuple(patch.command(self.tree.root))
+            if self.request.source_dir is None or not self._is_in(patch.place, argv):
+                yield Step(f"patch-{number}", patch.place, argv, _PATCH_TIMEOUT)
 
     def _is_in(self, place: str, argv: Sequence[str]) -> bool:
         log = self.into / LOGS / ".patch-check.log"
@@ -324,9 +316,9 @@ class TreeBuilder:
         finally:
             log.unlink(missing_ok=True)
 
-    def _prepare(self, failed: Optional[StepRecord]) -> Optional[StepRecord]:
-        """Run the release's steps, if nothing failed before; returns the one that failed."""
-        for step in self.plan.build.steps:
+    def _prepare(self, steps: Iterable[Step], failed: Optional[StepRecord]) -> Optional[StepRecord]:
+        """Run steps until one fails, and none if one had failed before; the one that failed."""
+        for step in steps:
             if failed is not None:
                 why = f"{failed.id} had failed"
                 self.steps.append(StepRecord(step.id, None, StepOutcome.SKIPPED, 0, None, why))
@@ -334,8 +326,7 @@ class TreeBuilder:
             jobs = str(self.request.processors)
             argv = [self.relocate(word).replace("{jobs}", jobs) for word in step.command]
             record = self._step(step.id, argv, step.place, step.limit)
-            if record.outcome is not StepOutcome.OK:
-                failed = record
+            failed = None if record.outcome is StepOutcome.OK else record
         return failed
 
     def _read_configs(self) -> Configs:

@@ -116,7 +116,7 @@ class Tree(Protocol):
         """
 
     def close(self) -> None:
-        """Remove everything that was made for the tree."""
+        """Remove what was made for the tree outside of its scratch directory."""
 
 
 class Place(Protocol):

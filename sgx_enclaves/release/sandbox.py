@@ -246,9 +246,8 @@ class Sandbox:
 
     def close(self) -> None:
         """See `Tree`."""
-        for folder in (self._scratch, self._remove):
-            if folder is not None:
-                remove_tree(folder)
+        if self._remove is not None:
+            remove_tree(self._remove)
 
     def run(self, command: Command, log: Path) -> Ended:
         """See `Tree`."""

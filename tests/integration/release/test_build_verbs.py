@@ -20,11 +20,11 @@ from tests.vendor_server import Authority, VendorServer
 pytestmark = pytest.mark.skipif(not have_toolchain(), reason="needs gcc, ld, strip and make")
 
 
-def run_build(small: SmallRelease, into: Path, *more: str) -> int:
+def run_build(small: SmallRelease, into: Path, *more: str, release: str = "small-1") -> int:
     small.catalogue()
     return main(
         [
-            *("build", "small-1", *more, "--into", str(into)),
+            *("build", release, *more, "--into", str(into)),
             *("--catalogue", str(small.releases), "--cache", str(small.cache), "--offline"),
         ]
     )
@@ -89,6 +89,24 @@ def test_a_failed_build_is_resumed_by_the_same_command(
     assert run_build(small, tmp_path / "other") == 2
 
 
+def test_a_tree_in_which_all_was_built_is_resumed_beside_one_that_failed(
+    small: SmallRelease, into: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if best_isolation()[0] is Isolation.NONE:
+        pytest.skip("without isolation nothing is kept")
+    newer = SmallRelease(small.folder, root="/newer-build/tree")
+    newer.steps = {"late": ["sh", "-c", "test -e ../again || { touch ../again; exit 3; }"]}
+    text = newer.toml().replace('name = "small-1"', 'name = "small-2"')
+    head, _build, rest = text.partition("[enclave.build]")
+    _pce, enclave, qe3 = rest.partition("[[enclave]]")
+    small.catalogue()
+    text = head + 'built_in = "small-1"\n\n' + enclave + qe3
+    (small.releases / "newer.toml").write_text(text)
+    assert run_build(small, into, release="small-2") == 2
+    assert run_build(small, into, release="small-2") == 0
+    assert "make-pce: finished in an earlier run" in capsys.readouterr().err
+
+
 def test_trees_whose_inputs_changed_do_not_stay(small: SmallRelease, into: Path) -> None:
     if best_isolation()[0] is Isolation.NONE:
         pytest.skip("without isolation nothing is kept")
@@ -131,6 +149,8 @@ def test_reproducible_is_said(
 ) -> None:
     assert run_build(small, into, "pce", "--twice") == 0
     assert "\nreproducible: the same again with other path" in capsys.readouterr().out
+    left = {path.name for path in into.iterdir() if "libsgx" not in path.name}
+    assert left == {"logs", "manifest.json"}
 
 
 def test_a_tree_of_our_own_is_reported_as_unpinned(
