@@ -13,14 +13,29 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Optional
+from dataclasses import replace
+from typing import Optional
 
-from sgx_enclaves.catalogue.reader import release_form, unknown_facts
-from sgx_enclaves.catalogue.records import Catalogue, Release, Source, Toolchain
+from sgx_enclaves.catalogue.artifact import Artifact
+from sgx_enclaves.catalogue.reader import as_tables, release_form, unknown_facts
+from sgx_enclaves.catalogue.records import (
+    Build,
+    Catalogue,
+    Enclave,
+    OwnBuild,
+    Patch,
+    Release,
+    Source,
+    SoVersion,
+    Step,
+    Toolchain,
+    ToolPin,
+    VendorArchive,
+)
 from sgx_enclaves.catalogue.writing import SourceTree
 from sgx_enclaves.enclave.policy import pin_named
 from sgx_enclaves.errors import CatalogueError, InputError
-from sgx_enclaves.plain import as_plain, record
+from sgx_enclaves.plain import record
 
 BY_HAND = (
     "steps and environment (carried over from the newest release with a build; only the "
@@ -63,56 +78,49 @@ class Trees:
     dcap_release: Optional[SourceTree]
 
 
-def draft_release(trees: Trees, catalogue: Catalogue) -> dict[str, Any]:
-    """An entry as the plain data of its TOML file; its form is right, its facts are a draft."""
-    base = _newest_with_build(catalogue)
-    sgx_version = _numbers(trees.sgx.tag)
-    dcap_version = _numbers(trees.dcap.tag)
-    name = f"sgx-{sgx_version}-dcap-{dcap_version}"
-    known = _known_sources(catalogue)
-    sources = list(_sources(trees, known))
-    unknown = [source["place"] for source in sources if "commit" not in source]
-    data: dict[str, Any] = {
-        "schema": 1,
-        "name": name,
-        "title": f"Intel SGX {sgx_version} with DCAP {dcap_version}",
-        "sgx": sgx_version,
-        "dcap": dcap_version,
-        "license": base.license,
-        "license_about": list(base.license_about),
-        "license_files": list(base.license_files),
-        "bundled": dict(base.bundled),
-        "unpinned": [],
-        "notes": [
+def draft_release(trees: Trees, catalogue: Catalogue) -> Release:
+    """An entry whose form is right; its facts are a draft."""
+    base, build, toolchain = _newest_with_build(catalogue)
+    sgx, dcap = _numbers(trees.sgx.tag), _numbers(trees.dcap.tag)
+    name = f"sgx-{sgx}-dcap-{dcap}"
+    order = {enclave.name: number for number, enclave in enumerate(base.enclaves)}
+    enclaves = tuple(
+        _enclave(trees, catalogue, *found)
+        for found in sorted(_origins(trees), key=lambda found: order.get(found[0], len(order)))
+    )
+    sources = list(_sources(trees, _known_sources(catalogue)))
+    unknown = [source.place for source in sources if source.commit is None]
+    sources += _ssl_sources(trees)
+    sources += _nested(sources, catalogue)
+    builds = any(enclave.build is not None for enclave in enclaves)
+    made = replace(
+        base,
+        name=name,
+        title=f"Intel SGX {sgx} with DCAP {dcap}",
+        sgx=sgx,
+        dcap=dcap,
+        enclaves=enclaves,
+        vendor=(_vendor(dcap),),
+        build=Build(
+            build.root,
+            tuple(_linked(source, enclaves) for source in sources),
+            tuple(_patches(trees.sgx)),
+            tuple(_steps(build, trees.sgx)),
+        )
+        if builds
+        else None,
+        toolchain=_toolchain(toolchain, trees.sgx, name) if builds else None,
+        notes=(
             f"which tag each enclave was built from: {_README} of {_listing(trees).tag}",
             f"steps: {_BUILD_SCRIPT}; tools: {_CONTAINER}",
             *(f"drafted; look at: {fact}" for fact in BY_HAND),
             *(f"drafted; unknown: the commit of sub-module {place}" for place in unknown),
-        ],
-        "build": {
-            "root": base.build.root if base.build else "",
-            "source": [*sources, *_ssl_sources(trees)],
-            "patch": _patches(trees.sgx),
-            "step": _steps(base, trees.sgx),
-        },
-        "toolchain": _toolchain(base, trees.sgx, name),
-        "vendor": [_vendor(dcap_version)],
-    }
-    data["build"]["source"] += _nested(data["build"]["source"], catalogue)
-    order = {enclave.name: number for number, enclave in enumerate(base.enclaves)}
-    data["enclave"] = [
-        _enclave(trees, catalogue, *found)
-        for found in sorted(_origins(trees), key=lambda found: order.get(found[0], len(order)))
-    ]
-    names = {enclave["name"] for enclave in data["enclave"]}
-    for source in data["build"]["source"]:
-        # another release may have more enclaves
-        if "linked_by" in source:
-            source["linked_by"] = [name for name in source["linked_by"] if name in names]
-    if not any("build" in enclave for enclave in data["enclave"]):
-        del data["build"], data["toolchain"]
-    data["unpinned"] = unknown_facts(release_form(data, name))
-    return data
+        ),
+        shipped=0,
+        runs=(),
+    )
+    made = replace(made, unpinned=tuple(unknown_facts(made)))
+    return release_form(as_tables(made), name)
 
 
 def _listing(trees: Trees) -> SourceTree:
@@ -121,11 +129,15 @@ def _listing(trees: Trees) -> SourceTree:
     return release if release is not None and release.find(_README) else trees.dcap
 
 
-def _newest_with_build(catalogue: Catalogue) -> Release:
-    able = [release for release in catalogue.releases.values() if release.build is not None]
+def _newest_with_build(catalogue: Catalogue) -> tuple[Release, Build, Toolchain]:
+    able = [
+        (release, release.build, release.toolchain)
+        for release in catalogue.releases.values()
+        if release.build is not None and release.toolchain is not None
+    ]
     if not able:
         raise CatalogueError("the catalogue has no release with a build to carry over")
-    return max(able, key=lambda r: [int(n) for n in re.findall(r"\d+", f"{r.sgx}.{r.dcap}")])
+    return max(able, key=lambda r: [int(n) for n in re.findall(r"\d+", f"{r[0].sgx}.{r[0].dcap}")])
 
 
 def _numbers(tag: str) -> str:
@@ -145,24 +157,7 @@ def _known_sources(catalogue: Catalogue) -> dict[tuple[str, str], Source]:
     }
 
 
-def _source(
-    name: str,
-    place: str,
-    filename: str,
-    urls: Sequence[str],
-    known: Optional[Source] = None,
-    **more: Any,
-) -> dict[str, Any]:
-    """A source's table, with what is so of a known one wherever its commit is used."""
-    made: dict[str, Any] = {"id": name, "place": place, "filename": filename, "urls": list(urls)}
-    if known is not None:
-        pins = ("sha256", "sha512", "contents_sha256", "lookaside_sha512")
-        made |= {kind: as_plain(getattr(known.artifact, kind)) or None for kind in pins}
-        made |= {"version": known.version, "linked_by": as_plain(known.linked_by)}
-    return {key: item for key, item in {**made, **more}.items() if item not in (None, "")}
-
-
-def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[dict[str, Any]]:
+def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[Source]:
     for tree, place, name, repository in (
         (trees.sgx, ".", "linux-sgx", "linux-sgx"),
         (trees.dcap, _DCAP_PLACE, "dcap", "SGXDataCenterAttestationPrimitives"),
@@ -170,9 +165,10 @@ def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[
         filename = f"{tree.tag}.tar.gz"
         base = "https://github.com/intel"
         repos = (repository, _RENAMED[repository])
-        urls = [f"{base}/{repo}/archive/refs/tags/{filename}" for repo in repos]
+        urls = tuple(f"{base}/{repo}/archive/refs/tags/{filename}" for repo in repos)
         version = _numbers(tree.tag) if name == "dcap" else None
-        yield _source(name, place, filename, urls, commit=tree.commit, version=version)
+        commit = tree.commit or None
+        yield Source(name, Artifact(filename, urls), place, commit=commit, version=version)
     copies = dict(_copied(trees.sgx))
     for tree, above in ((trees.sgx, ""), (trees.dcap, f"{_DCAP_PLACE}/")):
         for path, url, commit in tree.modules():
@@ -182,12 +178,15 @@ def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[
                 continue
             file = f"{commit or _COMMIT}.tar.gz"
             called = filter(None, (repo, _RENAMED.get(repo)))
-            urls = [f"https://github.com/{owner}/{r}/archive/{file}" for r in called]
-            source = known.get((place, commit))
+            urls = tuple(f"https://github.com/{owner}/{r}/archive/{file}" for r in called)
+            # what is known of the commit is so wherever it is used
+            new = Source(repo.lower(), Artifact("", ()), place, commit=commit or None)
+            source = known.get((place, commit), new)
+            artifact = replace(source.artifact, filename=f"{repo}-{file}", urls=urls)
             for prefix, where in (("", place), ("sgx-", copies.get(place))):
                 if where is not None:
-                    named = (prefix + repo.lower(), where, f"{repo}-{file}")
-                    yield _source(*named, urls, source, commit=commit)
+                    name = prefix + repo.lower()
+                    yield replace(source, id=name, artifact=artifact, place=where)
 
 
 def _repository(url: str) -> tuple[str, str]:
@@ -196,7 +195,7 @@ def _repository(url: str) -> tuple[str, str]:
     return ("intel" if url.startswith("..") else parts[-2]), parts[-1]
 
 
-def _ssl_sources(trees: Trees) -> Iterator[dict[str, Any]]:
+def _ssl_sources(trees: Trees) -> Iterator[Source]:
     """What the quote verification enclave fetches by a script of its own."""
     script = trees.dcap.find(_SSL)
     said = dict(re.findall(r"^(\w+)=(\S+)$", script, re.MULTILINE))
@@ -205,21 +204,18 @@ def _ssl_sources(trees: Trees) -> Iterator[dict[str, Any]]:
     place = f"{_DCAP_PLACE}/QuoteVerification/sgxssl"
     tag, openssl = said["sgxssl_file_name"], said["openssl_ver_name"]
     url = f"https://github.com/intel/intel-sgx-ssl/archive/{tag}.tar.gz"
-    yield _source("sgxssl", place, f"intel-sgx-ssl-{tag}.tar.gz", [url])
+    yield Source("sgxssl", Artifact(f"intel-sgx-ssl-{tag}.tar.gz", (url,)), place)
     old = f"old/{'.'.join(re.findall(r'[0-9]+', openssl)[:2])}/"
-    urls = [f"https://www.openssl.org/source/{way}{openssl}.tar.gz" for way in ("", old)]
-    yield _source(
-        *("openssl", f"{place}/openssl_source", f"{openssl}.tar.gz", urls),
-        version=openssl.removeprefix("openssl-"),
-        # some tags ask the server for it
-        sha256=said.get("openssl_chksum"),
-        unpack=False,
-    )
+    urls = tuple(f"https://www.openssl.org/source/{way}{openssl}.tar.gz" for way in ("", old))
+    # some tags ask the server for the digest
+    artifact = Artifact(f"{openssl}.tar.gz", urls, said.get("openssl_chksum"))
+    version = openssl.removeprefix("openssl-") or None
+    yield Source("openssl", artifact, f"{place}/openssl_source", version=version, unpack=False)
 
 
-def _nested(sources: list[dict[str, Any]], catalogue: Catalogue) -> Iterator[dict[str, Any]]:
+def _nested(sources: Sequence[Source], catalogue: Catalogue) -> Iterator[Source]:
     """Sub-modules of sub-modules: known where a release has the outer one at the same commit."""
-    here = {(source["place"], source.get("commit")) for source in sources}
+    here = {(source.place, source.commit) for source in sources}
     for build in filter(None, (release.build for release in catalogue.releases.values())):
         for source in build.sources:
             outer = build.source_of(posixpath.dirname(source.place))
@@ -227,9 +223,15 @@ def _nested(sources: list[dict[str, Any]], catalogue: Catalogue) -> Iterator[dic
             same = outer.commit is not None and (outer.place, outer.commit) in here
             if nested and same and (source.place, source.commit) not in here:
                 here.add((source.place, source.commit))
-                artifact = source.artifact
-                named = (source.id, source.place, artifact.filename, artifact.urls)
-                yield _source(*named, source, commit=source.commit)
+                yield source
+
+
+def _linked(source: Source, enclaves: Sequence[Enclave]) -> Source:
+    """The same; another release may have more enclaves that link it."""
+    if source.linked_by is None:
+        return source
+    names = [enclave.name for enclave in enclaves]
+    return replace(source, linked_by=tuple(name for name in source.linked_by if name in names))
 
 
 def _commands(tree: SourceTree) -> Iterator[tuple[str, list[str]]]:
@@ -246,13 +248,11 @@ def _commands(tree: SourceTree) -> Iterator[tuple[str, list[str]]]:
                 yield where, words
 
 
-def _patches(tree: SourceTree) -> list[dict[str, str]]:
-    found = []
+def _patches(tree: SourceTree) -> Iterator[Patch]:
     for where, words in _commands(tree):
         if words[:2] == ["git", "apply"] and not {"-R", "--check"} & set(words):
-            file = posixpath.normpath(posixpath.join(where, words[2].partition(">")[0]))
-            found.append({"file": file, "place": where})
-    return found
+            file = posixpath.join(where, words[2].partition(">")[0])
+            yield Patch(posixpath.normpath(file), where)
 
 
 def _copied(tree: SourceTree) -> Iterator[tuple[str, str]]:
@@ -262,18 +262,13 @@ def _copied(tree: SourceTree) -> Iterator[tuple[str, str]]:
             yield posixpath.join(where, words[2]), posixpath.join(where, words[3])
 
 
-def _steps(base: Release, tree: SourceTree) -> list[dict[str, Any]]:
+def _steps(build: Build, tree: SourceTree) -> Iterator[Step]:
     text = tree.read(_VERSIONS)
     numbers = [_macro(text, f"SGX_{part}_VERSION") for part in ("MAJOR", "MINOR", "REVISION")]
     version = f"sgx_linux_x64_sdk_{'.'.join(numbers)}.1.bin"
-    steps = []
-    for step in base.build.steps if base.build is not None else ():
-        words = [re.sub(r"sgx_linux_x64_sdk_[\d.]+\.bin", version, word) for word in step.command]
-        unused = "timeout" if step.seconds is not None else "seconds"
-        found = as_plain(step).items()
-        table = {k: v for k, v in found if k != unused and v not in (None, [])}
-        steps.append({**table, "place": step.place or ".", "command": words})
-    return steps
+    for step in build.steps:
+        words = (re.sub(r"sgx_linux_x64_sdk_[\d.]+\.bin", version, word) for word in step.command)
+        yield replace(step, command=tuple(words))
 
 
 def _macro(text: str, name: str) -> str:
@@ -281,42 +276,31 @@ def _macro(text: str, name: str) -> str:
     return match[1] if match is not None else ""
 
 
-def _toolchain(base: Release, tree: SourceTree, name: str) -> dict[str, Any]:
+def _toolchain(old: Toolchain, tree: SourceTree, name: str) -> Toolchain:
     container = tree.read(_CONTAINER)
-    tools: dict[str, dict[str, Any]] = {}
+    sources = {(pin.name, pin.version): pin.source for pin in old.tools}
+    tools: dict[str, ToolPin] = {}
     for path, package, version, dev in re.findall(
         r"(/nix/store/[0-9a-z]{32}-([a-z][a-z0-9-]*?)-(\d[\w.-]*?)(-dev)?)\s", container
     ):
         tool = package.removesuffix("-wrapper") + dev
-        tools.setdefault(tool, {"name": tool, "version": version, "path": path})
+        tools.setdefault(tool, ToolPin(tool, version, path, sources.get((tool, version))))
     nix = re.search(r"/nix-([\d.]+)/install", container)
-    old = base.toolchain or Toolchain("", ())
-    for pin in old.tools:
-        tool = tools.get(pin.name, {})
-        if pin.source is not None and tool.get("version") == pin.version:
-            source = as_plain(pin.source)
-            tool["source"] = {key: source[key] for key in ("filename", "urls", "sha256")}
-    made: dict[str, Any] = {
-        "name": f"Nix {nix[1]}" if nix is not None else old.name,
-        "prefix": f"/usr/lib/sgx-toolchain/{name}",
-        "umask": old.umask,
-        "shell": list(old.shell),
-        "environment": {**old.environment, "SOURCE_DATE_EPOCH": tree.time},
-        "tool": list(tools.values()),
-    }
-    if "glibc" in tools:
-        made["interpreter"] = f"{tools['glibc']['path']}/lib/ld-linux-x86-64.so.2"
-    return made
+    glibc = tools.get("glibc")
+    return replace(
+        old,
+        name=f"Nix {nix[1]}" if nix is not None else old.name,
+        tools=tuple(tools.values()),
+        interpreter=f"{glibc.path}/lib/ld-linux-x86-64.so.2" if glibc is not None else None,
+        environment={**old.environment, "SOURCE_DATE_EPOCH": tree.time},
+        prefix=f"/usr/lib/sgx-toolchain/{name}",
+    )
 
 
-def _vendor(version: str) -> dict[str, Any]:
-    file = f"prebuilt_dcap_{version}"
+def _vendor(version: str) -> VendorArchive:
+    file, sums = f"prebuilt_dcap_{version}.tar.gz", f"SHA256SUM_prebuilt_dcap_{version}.cfg"
     url = f"https://download.01.org/intel-sgx/sgx-dcap/{version}/linux/"
-    sums = f"SHA256SUM_{file}.cfg"
-    return {
-        **{"id": "dcap", "filename": f"{file}.tar.gz", "urls": [f"{url}{file}.tar.gz"]},
-        "checksums": {"filename": sums, "urls": [url + sums]},
-    }
+    return VendorArchive("dcap", Artifact(file, (url + file,)), Artifact(sums, (url + sums,)))
 
 
 def _origins(trees: Trees) -> Iterator[tuple[str, str, str]]:
@@ -329,35 +313,34 @@ def _origins(trees: Trees) -> Iterator[tuple[str, str, str]]:
             yield part.split()[0].lower(), file[1], tag[1]
 
 
-def _enclave(trees: Trees, catalogue: Catalogue, name: str, file: str, tag: str) -> dict[str, Any]:
-    pin = pin_named(name)
-    before = [r.enclave(name) for r in catalogue.releases.values()]
-    carried = next((enclave for enclave in reversed(before) if enclave is not None), None)
-    made: dict[str, Any] = {
-        **{"name": name, "file": file, "vendor": "dcap"},
-        "member": f"psw/ae/data/prebuilt/libsgx_{file}.signed.so",
-        "signer": pin.mrsigner if pin is not None else _NO_SIGNER,
-    }
-    own = _own_build(trees, file)
-    path = own["config"] if own is not None else "?"
+def _enclave(trees: Trees, catalogue: Catalogue, name: str, file: str, tag: str) -> Enclave:
+    pin, own = pin_named(name), _own_build(trees, file)
+    path = own.config if own is not None else "?"
     config = trees.sgx.find(path) or trees.dcap.find(_below_dcap(path))
-    for key, field in (("isvprodid", "ProdID"), ("least_isvsvn", "ISVSVN")):
-        match = re.search(rf"<{field}>\s*(\w+)\s*</{field}>", config)
-        if match is not None:
-            made[key] = int(match[1], 0)
-    if carried is not None and carried.reason:
-        made |= {"required": carried.required, "may_ship": carried.may_ship}
-        made["reason"] = carried.reason
+    known = [enclave for r in catalogue.releases.values() if (enclave := r.enclave(name))]
+    made = Enclave(
+        name,
+        file,
+        "dcap",
+        f"psw/ae/data/prebuilt/libsgx_{file}.signed.so",
+        pin.mrsigner if pin is not None else _NO_SIGNER,
+        isvprodid=_number(config, "ProdID"),
+        least_isvsvn=_number(config, "ISVSVN"),
+        so_version=_so_version(trees, name),
+    )
+    if known and known[-1].reason:
+        old = known[-1]
+        made = replace(made, required=old.required, may_ship=old.may_ship, reason=old.reason)
     if tag != trees.sgx.tag:
-        made["built_in"] = _release_of(catalogue, tag)
-    elif own is None:
+        return replace(made, built_in=_release_of(catalogue, tag))
+    if own is None:
         raise InputError(f"{_BUILD_SCRIPT} of {trees.sgx.tag} does not build {file}")
-    else:
-        made["build"] = own
-    version = _so_version(trees, name)
-    if version is not None:
-        made["so_version"] = version
-    return made
+    return replace(made, build=own)
+
+
+def _number(config: str, field: str) -> Optional[int]:
+    match = re.search(rf"<{field}>\s*(\w+)\s*</{field}>", config)
+    return int(match[1], 0) if match is not None else None
 
 
 def _below_dcap(path: str) -> str:
@@ -371,7 +354,7 @@ def _release_of(catalogue: Catalogue, tag: str) -> str:
     raise CatalogueError(f"no release of the catalogue is built from {tag}", hint="draft it first")
 
 
-def _own_build(trees: Trees, file: str) -> Optional[dict[str, str]]:
+def _own_build(trees: Trees, file: str) -> Optional[OwnBuild]:
     """Where upstream's build script makes the enclave, if it does."""
     script = trees.sgx.read(_BUILD_SCRIPT)
     steps = re.findall(r"cd \$sgx_repo/(\S+) && make\n\s*cp (\S+\.so) ", script)
@@ -385,24 +368,20 @@ def _own_build(trees: Trees, file: str) -> Optional[dict[str, str]]:
                 if name.startswith(f"{folder}/") and name.endswith("/config.xml")
             ]
             configs = [name for name in configs if "/win/" not in name] or [f"{folder}/config.xml"]
-            build = {
-                "config": (f"{_DCAP_PLACE}/" if inside else "") + min(configs, key=len),
-                "make_directory": place,
-                "make_target": made,
-                "unsigned": f"{place}/{made}",
-            }
+            config = (f"{_DCAP_PLACE}/" if inside else "") + min(configs, key=len)
             makefile = tree.find(f"{folder}/Makefile")
             mitigation = re.search(
                 r"^MITIGATION-CVE-2020-0551\s*:?=\s*(LOAD|CF)$", makefile, re.MULTILINE
             )
-            return build if mitigation is None else {**build, "mitigation": mitigation[1]}
+            found = mitigation[1] if mitigation is not None else ""
+            return OwnBuild(config, place, made, f"{place}/{made}", found)
     return None
 
 
-def _so_version(trees: Trees, name: str) -> Optional[dict[str, str]]:
+def _so_version(trees: Trees, name: str) -> Optional[SoVersion]:
     macro = f"{name.upper()}_VERSION"
     for tree, file in ((trees.sgx_release, _VERSIONS), (trees.dcap_release, _DCAP_VERSIONS)):
         value = _macro(tree.find(file), macro) if tree is not None else ""
         if tree is not None and value:
-            return {"value": value, "tag": tree.tag, "file": file, "macro": macro}
+            return SoVersion(value, tree.tag, file, macro)
     return None

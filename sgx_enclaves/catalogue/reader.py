@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, Optional
@@ -32,6 +32,7 @@ _ARTIFACT_KEYS = {field.name for field in fields(Artifact)}
 # what a file calls one of several tables, and the records all of them
 _SEVERAL = {name: f"{name}s" for name in ("enclave", "run", "source", "step", "route", "tool")}
 _SEVERAL["patch"] = "patches"
+_ONE = {name: key for key, name in _SEVERAL.items()}
 _DIRECTORIES = ("place", "make_directory")
 
 
@@ -138,6 +139,32 @@ def _as_records(value: Any) -> Any:
         made[name] = "" if key in _DIRECTORIES and item == "." else _as_records(item)
     if "id" in made and "filename" in made:
         made["artifact"] = {key: made.pop(key) for key in _ARTIFACT_KEYS & made.keys()}
+    return made
+
+
+def as_tables(release: Release) -> dict[str, Any]:
+    """The plain data of a release's file, in the schema's order, without what is so by default."""
+    made = {"schema": SCHEMA, **_as_tables(release)}
+    return {
+        key: made[key] for key in read_schema(__file__, "schema.json")["properties"] if key in made
+    }
+
+
+def _as_tables(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_as_tables(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    made: dict[str, Any] = {}
+    for field in fields(value):
+        name, item = field.name, getattr(value, field.name)
+        usual = field.default if field.default_factory is MISSING else field.default_factory()
+        if name == "artifact":
+            made |= _as_tables(item)
+        elif item != usual:
+            several = isinstance(item, tuple) and item and is_dataclass(item[0])
+            name = _ONE.get(name, name) if several else name
+            made[name] = "." if name in _DIRECTORIES and not item else _as_tables(item)
     return made
 
 

@@ -7,6 +7,7 @@ draft reads. It has no commits of sub-modules, and only what `git archive` packe
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from sgx_enclaves.catalogue.reader import as_tables
 from sgx_enclaves.catalogue.records import Build, Patch, Release
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.limits import MIB, at_most
@@ -162,10 +164,9 @@ def release_tree(tree: SourceTree, asked: Optional[str], usual: str) -> Optional
     return found
 
 
-def toml_of(data: Mapping[str, Any]) -> str:
-    """A drafted entry as the text of its TOML file."""
-    lines = ["# SPDX-License-Identifier: GPL-2.0-or-later", ""]
-    lines += _table("", data)
+def toml_of(release: Release) -> str:
+    """A release as the text of its TOML file."""
+    lines = ["# SPDX-License-Identifier: GPL-2.0-or-later", "", *_table("", as_tables(release))]
     return "\n".join(lines) + "\n"
 
 
@@ -178,27 +179,21 @@ def _table(path: str, data: Mapping[str, Any]) -> Iterator[str]:
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
             for item in value:
                 below += ["", f"[[{inner}]]", *_table(inner, item)]
-        elif value is not None:
+        else:
             yield from _pair(key, value)
     yield from below
 
 
-def _pair(key: str, value: object) -> Iterator[str]:
-    if not isinstance(value, list):
-        yield f"{key} = 0o{value:03o}" if key == "umask" else f"{key} = {_value(value)}"
-        return
-    one = f"{key} = [{', '.join(_value(item) for item in value)}]"
-    if len(one) <= 100:
-        yield one
+def _pair(key: str, value: Any) -> Iterator[str]:
+    # texts, numbers and lists of them are written as in JSON
+    one = f"{key} = {json.dumps(value, ensure_ascii=False)}"
+    if key == "umask":
+        yield f"{key} = 0o{value:03o}"
+    elif isinstance(value, (list, tuple)) and len(one) > 100:
+        lines = (f"    {json.dumps(item, ensure_ascii=False)}," for item in value)
+        yield from (f"{key} = [", *lines, "]")
     else:
-        yield from (f"{key} = [", *(f"    {_value(item)}," for item in value), "]")
-
-
-def _value(value: object) -> str:
-    if isinstance(value, (bool, int)):
-        return str(value).lower()
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+        yield one
 
 
 def write_pins(text: str, pins: Mapping[str, Mapping[str, str]]) -> str:

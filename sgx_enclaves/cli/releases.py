@@ -89,7 +89,7 @@ def _unpinned(catalogue: Catalogue, release: Release) -> list[str]:
     return list(dict.fromkeys((*release.unpinned, *catalogue.unpinned_digests(release))))
 
 
-def _draft(args: argparse.Namespace) -> dict[str, object]:
+def _draft(args: argparse.Namespace) -> Release:
     if args.sgx is None or args.dcap is None:
         raise InputError("two source trees are needed", hint="name them with --sgx and --dcap")
     sgx, dcap = writing.source_tree(args.sgx), writing.source_tree(args.dcap)
