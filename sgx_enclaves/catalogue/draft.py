@@ -68,14 +68,19 @@ _RENAMED = {
 
 @record
 class Trees:
-    """What a draft is made from: each tree at its reproducible tag, and at its release tag if that
-    is here.
-    """
+    """What a draft is made from: the second stands in the first, as a build lays them out."""
 
     sgx: SourceTree
     dcap: SourceTree
-    sgx_release: Optional[SourceTree]
-    dcap_release: Optional[SourceTree]
+
+    def find(self, path: str) -> str:
+        """The text of a file of a build; empty if there is none."""
+        inside = path.startswith(f"{_DCAP_PLACE}/")
+        return self.dcap.find(path[len(_DCAP_PLACE) + 1 :]) if inside else self.sgx.find(path)
+
+    def names(self) -> list[str]:
+        """Every file of a build."""
+        return [*self.sgx.names, *(f"{_DCAP_PLACE}/{name}" for name in self.dcap.names)]
 
 
 def draft_release(trees: Trees, catalogue: Catalogue) -> Release:
@@ -125,7 +130,7 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> Release:
 
 def _listing(trees: Trees) -> SourceTree:
     """The tree with the list of the signed enclaves: the release's, if that is here."""
-    release = trees.dcap_release
+    release = trees.dcap.release
     return release if release is not None and release.find(_README) else trees.dcap
 
 
@@ -315,8 +320,7 @@ def _origins(trees: Trees) -> Iterator[tuple[str, str, str]]:
 
 def _enclave(trees: Trees, catalogue: Catalogue, name: str, file: str, tag: str) -> Enclave:
     pin, own = pin_named(name), _own_build(trees, file)
-    path = own.config if own is not None else "?"
-    config = trees.sgx.find(path) or trees.dcap.find(_below_dcap(path))
+    config = trees.find(own.config) if own is not None else ""
     known = [enclave for r in catalogue.releases.values() if (enclave := r.enclave(name))]
     made = Enclave(
         name,
@@ -343,10 +347,6 @@ def _number(config: str, field: str) -> Optional[int]:
     return int(match[1], 0) if match is not None else None
 
 
-def _below_dcap(path: str) -> str:
-    return path.removeprefix(f"{_DCAP_PLACE}/")
-
-
 def _release_of(catalogue: Catalogue, tag: str) -> str:
     for release in catalogue.releases.values():
         if release.build is not None and release.sources()[0].filename == f"{tag}.tar.gz":
@@ -360,27 +360,21 @@ def _own_build(trees: Trees, file: str) -> Optional[OwnBuild]:
     steps = re.findall(r"cd \$sgx_repo/(\S+) && make\n\s*cp (\S+\.so) ", script)
     for place, made in steps:
         if made in (f"{file}.so", f"libsgx_{file}.so"):
-            inside = place.startswith(f"{_DCAP_PLACE}/")
-            tree, folder = (trees.dcap, _below_dcap(place)) if inside else (trees.sgx, place)
-            configs = [
-                name
-                for name in tree.names
-                if name.startswith(f"{folder}/") and name.endswith("/config.xml")
-            ]
-            configs = [name for name in configs if "/win/" not in name] or [f"{folder}/config.xml"]
-            config = (f"{_DCAP_PLACE}/" if inside else "") + min(configs, key=len)
-            makefile = tree.find(f"{folder}/Makefile")
+            inner = [name for name in trees.names() if name.startswith(f"{place}/")]
+            configs = [n for n in inner if n.endswith("/config.xml") and "/win/" not in n]
+            makefile = trees.find(f"{place}/Makefile")
             mitigation = re.search(
                 r"^MITIGATION-CVE-2020-0551\s*:?=\s*(LOAD|CF)$", makefile, re.MULTILINE
             )
             found = mitigation[1] if mitigation is not None else ""
+            config = min(configs, key=len, default=f"{place}/config.xml")
             return OwnBuild(config, place, made, f"{place}/{made}", found)
     return None
 
 
 def _so_version(trees: Trees, name: str) -> Optional[SoVersion]:
     macro = f"{name.upper()}_VERSION"
-    for tree, file in ((trees.sgx_release, _VERSIONS), (trees.dcap_release, _DCAP_VERSIONS)):
+    for tree, file in ((trees.sgx.release, _VERSIONS), (trees.dcap.release, _DCAP_VERSIONS)):
         value = _macro(tree.find(file), macro) if tree is not None else ""
         if tree is not None and value:
             return SoVersion(value, tree.tag, file, macro)

@@ -173,8 +173,6 @@ def _mistakes(release: Release) -> Iterator[tuple[str, object]]:
     yield from _in_build(release, release.build) if release.build is not None else ()
     if release.toolchain is not None:
         yield from _twice("toolchain.tool", (tool.name for tool in release.toolchain.tools))
-    if (release.build is None) != (release.toolchain is None):
-        yield "build: and toolchain go together", None
     signed = (file for archive in release.vendor for file in (archive.artifact, archive.repack))
     for artifact in filter(None, (*release.sources(), *signed)):
         for url in artifact.urls:
@@ -248,9 +246,6 @@ def _in_build(release: Release, build: Build) -> Iterator[tuple[str, object]]:
 
 
 def _in_enclave(release: Release, enclave: Enclave) -> Iterator[tuple[str, object]]:
-    ways = (enclave.build, enclave.built_in, enclave.not_reproducible)
-    if sum(way is not None for way in ways) != 1:
-        yield "build: exactly one of build, built_in and not_reproducible must be given", None
     if enclave.vendor not in [archive.id for archive in release.vendor]:
         yield "vendor: names no archive", enclave.vendor
     if enclave.build is not None and release.build is None:

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -47,6 +48,8 @@ class SourceTree:
         links: the commit of each sub-module, by its place, as far as they are known.
         find: a file's text; empty if there is none.
         at: the same tree at another tag; None if there is none of that name.
+        release: the tree at the release's own tag, which has the versions in file names; None
+            if it is not here.
     """
 
     place: str
@@ -57,6 +60,7 @@ class SourceTree:
     links: Mapping[str, str]
     find: Callable[[str], str]
     at: Callable[[str], Optional[SourceTree]]
+    release: Optional[SourceTree] = None
 
     def read(self, name: str) -> str:
         """A file's text, which must be there."""
@@ -143,25 +147,22 @@ def _archive_tree(path: str, tag: str) -> SourceTree:
     return tree
 
 
-def source_tree(place: str) -> SourceTree:
-    """A tree: DIR or DIR@TAG of a git repository, FILE or FILE@TAG of an archive."""
-    path, _, tag = place.partition("@")
-    return (_archive_tree if os.path.isfile(path) else _git_tree)(path, tag)
+def source_tree(place: str, release: Optional[str] = None) -> SourceTree:
+    """A tree: DIR or DIR@TAG of a git repository, FILE or FILE@TAG of an archive.
 
-
-def release_tree(tree: SourceTree, asked: Optional[str], usual: str) -> Optional[SourceTree]:
-    """The tree at the release's own tag, which has the versions in file names, if it is here.
-
-    It is beside the one at the reproducible tag: under the tag or in the archive that is asked for,
-    which must be there, else under the usual tag.
+    The release's own tree is beside it under its usual tag, or is under the tag or in the archive
+    that is named, and must be there then.
     """
-    if asked is None:
-        return tree.at(usual)
-    found = _archive_tree(asked, "") if os.path.isfile(asked) else tree.at(asked)
+    path, _, tag = place.partition("@")
+    tree = (_archive_tree if os.path.isfile(path) else _git_tree)(path, tag)
+    if release is None:
+        usual = tree.tag.replace("_reproducible", "").replace("dcap", "DCAP")
+        return replace(tree, release=tree.at(usual))
+    found = _archive_tree(release, "") if os.path.isfile(release) else tree.at(release)
     if found is None:
         hint = "name a tag of the repository, or the file of an archive"
-        raise InputError(f"there is neither a tag nor an archive {asked!r}", hint=hint)
-    return found
+        raise InputError(f"there is neither a tag nor an archive {release!r}", hint=hint)
+    return replace(tree, release=found)
 
 
 def toml_of(release: Release) -> str:

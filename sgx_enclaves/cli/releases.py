@@ -92,15 +92,9 @@ def _unpinned(catalogue: Catalogue, release: Release) -> list[str]:
 def _draft(args: argparse.Namespace) -> Release:
     if args.sgx is None or args.dcap is None:
         raise InputError("two source trees are needed", hint="name them with --sgx and --dcap")
-    sgx, dcap = writing.source_tree(args.sgx), writing.source_tree(args.dcap)
-    names = [tree.tag.replace("_reproducible", "") for tree in (sgx, dcap)]
-    trees = Trees(
-        sgx,
-        dcap,
-        writing.release_tree(sgx, args.sgx_release, names[0]),
-        writing.release_tree(dcap, args.dcap_release, names[1].replace("dcap", "DCAP")),
-    )
-    return draft_release(trees, arguments.chosen_catalogue(args))
+    sgx = writing.source_tree(args.sgx, args.sgx_release)
+    dcap = writing.source_tree(args.dcap, args.dcap_release)
+    return draft_release(Trees(sgx, dcap), arguments.chosen_catalogue(args))
 
 
 def _pin(args: argparse.Namespace, release: Release) -> int:

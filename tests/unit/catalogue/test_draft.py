@@ -16,7 +16,6 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER, load_catalogue, read_relea
 from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.catalogue.writing import (
     check_tree,
-    release_tree,
     source_tree,
     toml_of,
     write_pins,
@@ -100,13 +99,7 @@ def _places(tmp_path: Path) -> tuple[str, str]:
 
 
 def trees_of(places: tuple[str, str], asked: tuple[str | None, str | None] = (None, None)) -> Trees:
-    sgx, dcap = map(source_tree, places)
-    return Trees(
-        sgx,
-        dcap,
-        release_tree(sgx, asked[0], "sgx_9.1"),
-        release_tree(dcap, asked[1], "DCAP_8.1"),
-    )
+    return Trees(*map(source_tree, places, asked))
 
 
 def drafted(places: tuple[str, str]) -> Release:
@@ -174,7 +167,7 @@ def test_trees_that_cannot_be_drafted_from(places: tuple[str, str], tmp_path: Pa
         draft_release(trees, Catalogue({}))
     with pytest.raises(InputError, match=r"neither a tag nor an archive 'sgx_9\.2'"):
         trees_of(places, ("sgx_9.2", None))
-    swapped = Trees(trees.sgx, trees.sgx, None, None)
+    swapped = Trees(trees.sgx, trees.sgx)
     with pytest.raises(InputError, match="has no QuoteGeneration"):
         draft_release(swapped, load_catalogue((OWN_FOLDER,)))
 
