@@ -18,7 +18,8 @@ import enum
 import functools
 import os
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Union
 
@@ -37,35 +38,23 @@ T = TypeVar("T")
 
 
 def _init(self: Any, *args: Any, **kwargs: Any) -> None:
-    values = self.__dict__
-    fields = self._record_fields
-    # Most have all their fields by position, and copies by `dataclasses.replace` all by name.
-    if len(args) == len(fields) and not kwargs:
-        values.update(zip(fields, args))
-        return
-    if not args and kwargs.keys() == fields.keys():
-        values.update(kwargs)
-        return
-    if len(args) > len(fields):
-        raise TypeError(f"{type(self).__name__} takes {len(fields)} arguments, not {len(args)}")
-    values.update(zip(fields, args))
-    for name in kwargs:
-        if name not in fields or name in values:
-            raise TypeError(f"{type(self).__name__}: unexpected argument {name}")
-    values.update(kwargs)
+    values, fields = self.__dict__, self._record_fields
+    values.update(zip(fields, args), **kwargs)
+    if len(values) != len(args) + len(kwargs) or not kwargs.keys() <= fields.keys():
+        given = ", ".join([f"{len(args)} by position", *kwargs])
+        raise TypeError(f"{type(self).__name__} takes {', '.join(fields)}, not {given}")
     for name, default in fields.items() if len(values) != len(fields) else ():
         if name not in values:
-            values[name] = _default(default, self, name)
+            values[name] = _default(default)
+            if values[name] is dataclasses.MISSING:
+                raise TypeError(f"{type(self).__name__}: argument {name} is missing")
 
 
-def _default(given: Any, of: object, name: str) -> Any:
-    if isinstance(given, dataclasses.Field):
-        if given.default_factory is not dataclasses.MISSING:
-            return given.default_factory()
-        given = given.default
-    if given is dataclasses.MISSING:
-        raise TypeError(f"{type(of).__name__}: argument {name} is missing")
-    return given
+def _default(given: Any) -> Any:
+    if not isinstance(given, dataclasses.Field):
+        return given
+    make = given.default_factory
+    return given.default if make is dataclasses.MISSING else make()
 
 
 def _key(self: Any) -> tuple[Any, ...]:
@@ -98,14 +87,8 @@ class _Fields:
     """
 
     def __get__(self, _instance: object, owner: Any) -> Any:
-        made = {}
-        for name, given in owner._record_fields.items():
-            is_field = isinstance(given, dataclasses.Field)
-            made[name] = field = given if is_field else dataclasses.field(default=given)
-            field.name, field.type = name, owner.__annotations__[name]
-            field._field_type = dataclasses._FIELD  # type: ignore[attr-defined]
-        owner.__dataclass_fields__ = made
-        return made
+        dataclasses.dataclass(init=False, repr=False, eq=False)(owner)
+        return owner.__dataclass_fields__
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -247,64 +230,31 @@ def validate(
     data: object, schema: Mapping[str, Any], *, file: str, error: type[SgxEnclavesError]
 ) -> None:
     """Check plain data against a JSON Schema (draft 7); see `read_schema`."""
-    mistake = first_mistake(data, schema, file=file, error=error)
-    if mistake is not None:
-        _refuse_mistake(mistake, file, error)
-
-
-def first_mistake(
-    data: object, schema: Mapping[str, Any], *, file: str, error: type[SgxEnclavesError]
-) -> Any:
-    """The first place where they do not fit, a `jsonschema.ValidationError`; None if they fit."""
-    # Costs more time to import than a whole comparison takes.
     try:
-        import jsonschema  # noqa: PLC0415
+        # Of a million mistakes each would cost kilobytes.
+        found = islice(_validator()(schema).iter_errors(data), _MOST_MISTAKES)
+        mistake = min(found, key=lambda m: str(list(m.absolute_path)), default=None)
+    except RecursionError:
+        raise error("the content is nested too deep", file=file) from None
     except ImportError:
         raise UnsupportedError(
             "cannot be checked against its schema: the Python library jsonschema is not installed",
             file=file,
             hint="install python3-jsonschema (on PyPI: jsonschema)",
         ) from None
-    try:
-        # Of a million mistakes each would cost kilobytes.
-        found = islice(_validator(jsonschema)(schema).iter_errors(data), _MOST_MISTAKES)
-        return min(found, key=lambda m: str(list(m.absolute_path)), default=None)
-    except RecursionError:
-        raise error("the content is nested too deep", file=file) from None
+    if mistake is not None:
+        _refuse_mistake(mistake, file, error)
 
 
 @functools.cache
-def _validator(jsonschema: Any) -> Any:
-    """That of draft 7, with the integers of draft 4, for which 1.0 is none.
+def _validator() -> Any:
+    """That of draft 7, with the integers of draft 4, for which 1.0 is none."""
+    # Costs more time to import than a whole comparison takes.
+    import jsonschema  # noqa: PLC0415
 
-    For what is in a mapping or a list, jsonschema makes a validator each time. This makes one
-    for each part of a schema, which are few: the catalogue is read in half the time.
-    """
-    made: dict[int, Any] = {}
-
-    def within(schema: Any, value: Any, place: Union[str, int]) -> Iterator[Any]:
-        if id(schema) not in made:
-            # It holds the part, so that no other one gets this id.
-            made[id(schema)] = validator(schema)
-        for mistake in made[id(schema)].iter_errors(value):
-            mistake.path.appendleft(place)
-            yield mistake
-
-    def properties(_: Any, parts: Mapping[str, Any], value: Any, _schema: Any) -> Iterator[Any]:
-        for name in parts if isinstance(value, dict) else ():
-            if name in value:
-                yield from within(parts[name], value[name], name)
-
-    def items(_: Any, part: Any, value: Any, _schema: Any) -> Iterator[Any]:
-        for number, item in enumerate(value) if isinstance(value, list) else ():
-            yield from within(part, item, number)
-
-    validator = jsonschema.validators.extend(
-        jsonschema.Draft7Validator,
-        {"properties": properties, "items": items},
-        type_checker=jsonschema.Draft4Validator.TYPE_CHECKER,
-    )
-    return validator
+    extended: Any = jsonschema.validators.extend
+    numbers = jsonschema.Draft4Validator.TYPE_CHECKER
+    return extended(jsonschema.Draft7Validator, type_checker=numbers)
 
 
 def _resolved(part: Any, schema: Mapping[str, Any]) -> Any:
@@ -412,8 +362,7 @@ def parse_toml(data: bytes, *, file: str, error: type[SgxEnclavesError]) -> dict
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"the key {_excerpt(twice)} stands twice")
     return made
 

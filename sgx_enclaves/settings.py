@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
-from sgx_enclaves.plain import first_mistake, from_plain
+from sgx_enclaves.plain import from_plain, validate
 
 T = TypeVar("T")
 YES, NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
@@ -39,9 +39,7 @@ def load_settings(cls: type[T], schema: Mapping[str, Any], path: str) -> T:
         raise InputError(f"the configuration cannot be read: {error}", file=path) from None
     known = schema["properties"]
     data = {name: _options(parser[name], known.get(name, {})) for name in parser.sections()}
-    mistake = first_mistake(data, schema, file=path, error=InputError)
-    if mistake is not None:
-        raise _refusal(mistake, path)
+    validate(data, schema, file=path, error=InputError)
     fields: dict[str, Any] = {}
     for name, options in data.items():
         if "properties" in known[name]:
@@ -72,20 +70,6 @@ def plain_value(text: str, schema: Mapping[str, Any]) -> Any:
         with contextlib.suppress(ValueError):
             return yes_or_no(text)
     return text
-
-
-def _refusal(mistake: Any, path: str) -> InputError:
-    section, *option = mistake.absolute_path or ("",)
-    if mistake.validator == "additionalProperties":
-        known = mistake.schema["properties"]
-        unknown = [key for key in mistake.instance if key not in known]
-        message = f"[{section}] has unknown keys: {', '.join(unknown)}"
-        if not section:
-            message = f"there is no section [{unknown[0]}]"
-        return InputError(message, file=path, expected=", ".join(known))
-    place = " ".join([f"[{section}]", *option[:1]])
-    expected, found = mistake.schema["description"], repr(mistake.instance)[:120]
-    return InputError(f"{place} is wrong", file=path, expected=expected, found=found)
 
 
 def yes_or_no(value: str) -> bool:

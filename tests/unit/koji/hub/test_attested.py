@@ -162,8 +162,11 @@ def test_the_gate_and_check_rpm_never_disagree(
         ("attestations = /a\n", "attestations without keys"),
         ("attestation_keys = /a\n", "keys without attestations"),
         ("attestations = a\nattestation_keys = /k\n", "an absolute path"),
-        ("attestations = /a\nattestation_keys = /k\nattestation_threshold = 0\n", "from 1 to 64"),
-        ("attestation = /a\n", "unknown keys: attestation"),
+        (
+            "attestations = /a\nattestation_keys = /k\nattestation_threshold = 0\n",
+            "expected at least 1, found 0",
+        ),
+        ("attestation = /a\n", "attestation_threshold, found attestation"),
     ],
 )
 def test_what_is_wrong_in_the_configuration(conf: Path, lines: str, reason: str) -> None:

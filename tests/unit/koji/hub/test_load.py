@@ -161,7 +161,8 @@ def test_a_wrong_configuration_keeps_the_hub_offline_and_says_why(tmp_path: Path
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last == (
-        f"koji.PluginError: {conf}: [hook] has unknown keys: enable (expected enabled, build_tag)"
+        f"koji.PluginError: {conf}: hook does not fit "
+        "(expected one of enabled, build_tag, found enable)"
     )
 
 
