@@ -15,11 +15,11 @@ from itertools import groupby
 from typing import Optional
 
 from sgx_enclaves.enclave.config import Config
-from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf import EnclaveImage, require_unsigned
 from sgx_enclaves.enclave.elf_headers import METADATA_SECTION
-from sgx_enclaves.enclave.metadata import Block, Descriptor
+from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
-from sgx_enclaves.enclave.sdk import generation_named, wants_fips_by_argument
+from sgx_enclaves.enclave.sdk import Generation, generation_named, wants_fips_by_argument
 from sgx_enclaves.enclave.verdict import (
     Cause,
     Difference,
@@ -42,6 +42,8 @@ from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import some
 
 _EXCERPT = 16
+# Differences that are listed.
+MOST = 50
 # No SDK has a larger metadata area; a larger one is not worth a look inside.
 _DESCRIPTOR_LIMIT = 0x10000
 # A rebuild with other tools changes more bytes than these.
@@ -64,51 +66,33 @@ def explained(
     """
     if verdict.outcome is Outcome.IDENTICAL:
         return verdict
+    options = Config({}, verdict.config.name)
     try:
         image = EnclaveImage.parse(built, verdict.built.name, limits)
-    except SgxEnclavesError:
-        return verdict
-    if any(image.descriptor):
-        return verdict
-    try:
-        options = Config.parse(config, verdict.config.name, limits)
-    except SgxEnclavesError:
-        options = Config({}, verdict.config.name)
-    regenerated = None
-    if verdict.sdk is not None:
-        generation = generation_named(verdict.sdk)
-        blocks: tuple[Block, ...] = ()
+        require_unsigned(image)
         with contextlib.suppress(SgxEnclavesError):
-            area = EnclaveImage.parse(signed, verdict.signed.name, limits).descriptor
-            blocks = Descriptor.parse(area, limits).blocks
-        fips = wants_fips_by_argument(generation, blocks)
-        regenerated = regenerate(image, options, generation, fips, limits)
-    explainer = Explainer(
-        image, signed, regenerated, options, verdict.signed.name, limits=limits, symbols=symbols
-    )
+            options = Config.parse(config, verdict.config.name, limits)
+    except SgxEnclavesError:
+        return verdict
+    generation = None if verdict.sdk is None else generation_named(verdict.sdk)
+    explainer = Explainer(image, signed, generation, options, verdict.signed.name, limits, symbols)
     return replace(verdict, explanation=explainer.explanation())
 
 
 class Explainer:
-    """Explains the differences between our build and the vendor's file, at most `most` of them."""
+    """Explains the differences between our build and the vendor's file."""
 
     def __init__(
         self,
         built: EnclaveImage,
         signed: bytes,
-        regenerated: Optional[Regenerated],
+        generation: Optional[Generation],
         config: Config,
         signed_name: str,
-        *,
         limits: Limits = DEFAULT_LIMITS,
-        most: int = 50,
         symbols: Optional[bytes] = None,
     ) -> None:
-        self._built = built
-        self._signed = signed
-        self._regenerated = regenerated
-        self._config = config
-        self._most = most
+        self._built, self._signed, self._config = built, signed, config
         self._unreadable: Optional[SgxEnclavesError] = None
         self._theirs: Optional[Side] = None
         # The vendor's metadata area; where our build has it, if it is not to be found.
@@ -118,31 +102,33 @@ class Explainer:
             self._theirs = Side(image, describe_file(signed, signed_name))
         except SgxEnclavesError as error:
             self._unreadable = error
-        self._area_offset = image.descriptor_offset
-        end = min(image.descriptor_end, image.descriptor_offset + _DESCRIPTOR_LIMIT)
-        self._area = signed[image.descriptor_offset : end]
+        self._area_offset = start = image.descriptor_offset
+        self._area = signed[start : min(image.descriptor_end, start + _DESCRIPTOR_LIMIT)]
         self._vendor: Optional[Descriptor] = None
         with contextlib.suppress(SgxEnclavesError):
             self._vendor = Descriptor.parse(self._area, limits)
+        self._regenerated: Optional[Regenerated] = None
+        patched = None
+        if generation is not None:
+            blocks = self._vendor.blocks if self._vendor is not None else ()
+            fips = wants_fips_by_argument(generation, blocks)
+            self._regenerated = regenerate(built, config, generation, fips, limits)
+            for block in self._regenerated.blocks[:1]:
+                patched = [(p.dst, p.dst + p.size) for p in block.patches]
         common = min(len(built.data), len(signed))
-        areas = [(built.descriptor_offset, built.descriptor_end)]
-        areas.append((self._area_offset, self._area_offset + len(self._area)))
-        self._payload = scan(built.data, signed, outside([(0, common)], sorted(areas)), most)
+        areas = [(built.descriptor_offset, built.descriptor_end), (start, start + len(self._area))]
+        self._payload = scan(built.data, signed, outside([(0, common)], sorted(areas)), MOST)
         starts = self._payload.ranges if b".debug_line\0" in built.data else ()
         found = (built.address_of(start) for start, _ in starts)
-        addresses = [address for address in found if address is not None]
-        described = describe_file(built.data, built.name, addresses)
+        described = describe_file(built.data, built.name, filter(None, found))
         self._has_symbols = symbols is not None
         if symbols is not None:
             described = with_symbols(described, built.data, symbols)
-        patched = None
-        if regenerated is not None and regenerated.blocks:
-            patched = [(p.dst, p.dst + p.size) for p in regenerated.blocks[0].patches]
         self._ours = Side(built, described, patched)
 
     def explanation(self) -> Explanation:
         """Differences in file order and causes, most certain first."""
-        payload, most, signed = self._payload, self._most, self._signed
+        payload, signed = self._payload, self._signed
         metadata = list(self._metadata_differences())
         differences = [
             self._in_file("payload", r, self._ours.measured_difference(signed, *r))
@@ -152,9 +138,9 @@ class Explainer:
         differences.sort(key=lambda d: d.start)
         total = payload.differing_bytes + abs(len(self._built.data) - len(signed))
         total += sum(count for _, count in metadata)
-        omitted = payload.omitted + max(0, len(differences) - most)
+        omitted = payload.omitted + max(0, len(differences) - MOST)
         causes = tuple(self._causes(differences))
-        return Explanation(tuple(differences[:most]), omitted, total, causes)
+        return Explanation(tuple(differences[:MOST]), omitted, total, causes)
 
     def _in_file(self, where: str, bounds: Range, measured: bool) -> Difference:
         start, end = bounds
@@ -223,23 +209,22 @@ class Explainer:
             options = list(config_causes(regenerated, vendor, self._config))
         yield from hostile
         sections = {self._ours.section(start) for start, _ in payload.ranges}
-        is_cut = len(self._signed) < len(self._built.data)
-        only_build_id = sections == {BUILD_ID_SECTION} and not payload.omitted
-        only_build_id = only_build_id and len(self._signed) == len(self._built.data)
+        longer = len(self._signed) - len(self._built.data)
+        only_build_id = sections == {BUILD_ID_SECTION} and not (payload.omitted or longer)
         builds = list(build_causes(ours, theirs, only_build_id)) if theirs is not None else []
         yield from self._few_bytes(alone=not builds)
         generation = list(generation_causes(regenerated, vendor, ours, theirs))
         yield from generation
-        named = self._has_symbols and theirs is not None and list(function_causes(ours, theirs))
+        named = list(function_causes(ours, theirs)) if self._has_symbols and theirs else []
         # a build id follows from other code
-        builds += named or ()
+        builds += named
         yield from sorted(builds, key=lambda cause: bool(named) and cause.code == "build-id")
         yield from options
         named_already = hostile or options or (vendor is not None and generation)
         if regenerated is not None and not payload.ranges and not named_already:
             yield from _unnamed(differences)
         # Who lacks the end of a file cannot load it, measured or not.
-        known = regenerated is not None and vendor is not None and (payload.ranges or not is_cut)
+        known = regenerated is not None and vendor is not None and (payload.ranges or longer >= 0)
         if known and not payload.omitted and _is_outside_measurement(differences):
             yield cause(
                 "not-measured",

@@ -413,6 +413,7 @@ def test_an_explanation_of_a_hostile_layout_is_bounded() -> None:
     assert Descriptor.parse(evil[case.area]).blocks[0].layout[-1] == group(U32, PAGE_SIZE)
     with bounded():
         config = Config.parse(case.config)
-        explainer = Explainer(case.image, evil, case.regenerated, config, "signed")
+        generation = case.regenerated.generation
+        explainer = Explainer(case.image, evil, generation, config, "signed")
         explanation = explainer.explanation()
     assert explanation.differences

@@ -52,9 +52,8 @@ class Case:
         return data[: image.descriptor_offset] + descriptor + data[end:]
 
     def explain(self, signed: bytes, **options: Any) -> Explanation:
-        explainer = Explainer(
-            self.built, signed, self.regenerated, self.config, "signed", **options
-        )
+        generation = self.regenerated.generation
+        explainer = Explainer(self.built, signed, generation, self.config, "signed", **options)
         return explainer.explanation()
 
     def with_options(self, **changes: int) -> bytes:

@@ -25,7 +25,7 @@ from sgx_enclaves.enclave.regenerate import regenerate
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sigstruct import SECINFO_REG, SECINFO_RW, SECINFO_RWX, SECINFO_X
 from sgx_enclaves.enclave.verdict import GAP, differing_ranges
-from sgx_enclaves.explain.explain import Explainer
+from sgx_enclaves.explain.explain import MOST, Explainer
 from sgx_enclaves.explain.file_map import scan
 from tests.enclaves.synthetic import Enclave, Load, build, small_enclave
 from tests.unit.explain.explaining import PLAIN, Case, codes, message
@@ -461,11 +461,12 @@ def test_a_file_that_is_no_enclave_is_called_so(case: Case) -> None:
 
 def test_only_so_many_differences_are_listed(case: Case) -> None:
     text = IMAGE.section(".text").sh_offset
-    offsets = [text + 20 * n for n in range(20)]
-    explanation = case.explain(changed(case.signed(), *offsets), most=3)
-    assert [d.start for d in explanation.differences] == offsets[:3]
+    offsets = [text + 20 * n for n in range(MOST + 17)]
+    case = Case.of(build(Enclave(code=CODE * 3)).data)
+    explanation = case.explain(changed(case.signed(), *offsets))
+    assert [d.start for d in explanation.differences] == offsets[:MOST]
     assert explanation.omitted == 17
-    assert explanation.differing_bytes == 20
+    assert explanation.differing_bytes == MOST + 17
 
 
 @settings(max_examples=300, deadline=None)
