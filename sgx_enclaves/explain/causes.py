@@ -77,11 +77,9 @@ _BUILD_ID = Trace(
     f"the build id is {_IN_BOTH}",
     lambda side: side.description.build_id or "absent",
 )
-_ONLY_BUILD_ID = Trace(
-    "build-id",
-    f"the build id is {_IN_BOTH}, and everything else is equal: the compiler's version text, "
+_ONLY_BUILD_ID = _BUILD_ID._replace(
+    message=f"{_BUILD_ID.message}, and everything else is equal: the compiler's version text, "
     "symbol names or the path differed before strip",
-    _BUILD_ID.read,
     hint="build with the toolchain of the enclave's release, in the same place",
 )
 _HASH_STYLE = Trace(
@@ -89,10 +87,6 @@ _HASH_STYLE = Trace(
     "the linker wrote {theirs} for the vendor's file, {ours} for our build",
     lambda side: " and ".join(s for s in _HASHES if side.description.section(s)) or "neither",
 )
-
-
-def _tags(side: Side) -> dict[str, int]:
-    return dict(side.description.dynamic)
 
 
 def _comment(side: Side) -> Optional[str]:
@@ -127,7 +121,7 @@ def _stack(side: Side) -> str:
 
 
 def _binds_now(side: Side) -> str:
-    tags = _tags(side)
+    tags = side.description.dynamic
     flags = tags.get("DT_FLAGS", 0) & _DF_BIND_NOW or tags.get("DT_FLAGS_1", 0) & _DF_1_NOW
     return "yes" if flags or "DT_BIND_NOW" in tags else "no"
 
@@ -145,7 +139,7 @@ _LINK_OPTIONS: Mapping[str, Callable[[Side], str]] = {
         sum(kind == "PT_LOAD" for kind, _ in side.description.segments)
     ),
     "-z pack-relative-relocs (DT_RELR)": lambda side: (
-        "yes" if {"DT_RELR", "DT_RELRSZ", "36"} & set(_tags(side)) else "no"
+        "yes" if {"DT_RELR", "DT_RELRSZ", "36"} & side.description.dynamic.keys() else "no"
     ),
     "-z ibt, -z shstk (.note.gnu.property)": lambda side: (
         " and ".join(side.description.features) or "none"
@@ -183,8 +177,8 @@ def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Itera
         yield _only_in(comments[1] is None, "comment-section", what)
     mitigations = list(_mitigation(ours, theirs))
     yield from mitigations
-    has = "DT_TEXTREL" in _tags(ours)
-    if has is not ("DT_TEXTREL" in _tags(theirs)):
+    has = "DT_TEXTREL" in ours.description.dynamic
+    if has is not ("DT_TEXTREL" in theirs.description.dynamic):
         why = ": code or constants were built without -fPIC there"
         yield _only_in(has, "text-relocations", "text relocations (DT_TEXTREL)", why)
     yield from _strings(ours, theirs)
@@ -256,10 +250,8 @@ def _mitigation(ours: Side, theirs: Side) -> Iterator[Cause]:
         and max(found, expected) > 2 * min(found, expected)
     ]
     if seen:
-        yield cause(
-            "mitigation",
-            f"the code was built with another mitigation: the vendor's has {'; '.join(seen)}",
-        )
+        words = f"the code was built with another mitigation: the vendor's has {'; '.join(seen)}"
+        yield cause("mitigation", words)
 
 
 def _strings(ours: Side, theirs: Side) -> Iterator[Cause]:
@@ -334,34 +326,28 @@ def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     """Which functions differ, where the code stands at the same place."""
     if [s.place for s in ours.instructions] != [s.place for s in theirs.instructions]:
         return
-    differing = {place: name for place, name in ours.functions if ours.holds_other(theirs, *place)}
+    found = ours.functions.items()
+    differing = [name for place, name in found if ours.holds_other(theirs, *place)]
     if differing:
-        total = len({place for place, _ in ours.functions})
-        yield cause(
-            "functions-differ",
-            f"{len(differing):,} of {total:,} functions differ: "
-            f"{some(map(excerpt, differing.values()), _NAMED)}",
-        )
+        names = some(map(excerpt, differing), _NAMED)
+        words = f"{len(differing):,} of {len(ours.functions):,} functions differ: {names}"
+        yield cause("functions-differ", words)
 
 
 def _similarity(ours: bytes, theirs: bytes) -> tuple[int, int, int]:
     """How many sampled pieces of one code are in the other, of how many, in how many blocks."""
     step = max(_SAMPLE_SIZE // 2, len(ours) // _SAMPLES)
-    found = total = 0
-    places: list[int] = []
-    for start in range(0, len(ours) - _SAMPLE_SIZE + 1, step):
-        piece = ours[start : start + _SAMPLE_SIZE]
-        # Padding and the like: found anywhere, says nothing.
-        if len(set(piece)) < _SAMPLE_SIZE // 2:
-            continue
-        total += 1
-        at = theirs.find(piece)
-        if at < 0:
-            continue
-        found += 1
-        if theirs.find(piece, at + 1) < 0 and ours.find(piece) == start:
-            places.append(at)
-    return found, total, _blocks(places)
+    starts = range(0, len(ours) - _SAMPLE_SIZE + 1, step)
+    pieces = [(start, ours[start : start + _SAMPLE_SIZE]) for start in starts]
+    # Padding and the like: found anywhere, says nothing.
+    telling = [(start, piece) for start, piece in pieces if len(set(piece)) >= _SAMPLE_SIZE // 2]
+    found = [(*piece, theirs.find(piece[1])) for piece in telling if piece[1] in theirs]
+    places = [
+        at
+        for start, piece, at in found
+        if theirs.find(piece, at + 1) < 0 and ours.find(piece) == start
+    ]
+    return len(found), len(telling), _blocks(places)
 
 
 def _blocks(places: list[int]) -> int:
@@ -377,20 +363,17 @@ def _blocks(places: list[int]) -> int:
 def _debug_sections(ours: Side, theirs: Side) -> Iterator[Cause]:
     if ours.debug != theirs.debug:
         names = sorted(set(ours.debug) ^ set(theirs.debug)) or sorted(ours.debug)
-        yield cause(
-            "debug-sections",
-            f"debugging information differs: {len(ours.debug)} sections in our build, "
-            f"{len(theirs.debug)} in the vendor's file ({', '.join(names[:4])})",
-        )
+        words = f"debugging information differs: {len(ours.debug)} sections in our build, "
+        words += f"{len(theirs.debug)} in the vendor's file ({', '.join(names[:4])})"
+        yield cause("debug-sections", words)
 
 
 def _restripped(ours: Side, theirs: Side) -> Iterator[Cause]:
     """The same sections, named in another order: what a strip tool decides."""
-    names = [side.section_names for side in (ours, theirs)]
+    names = [side.section_names.split(b"\0") for side in (ours, theirs)]
     places = [[s.place for s in side.loaded] for side in (ours, theirs)]
-    if places[0] != places[1] or names[0] == names[1]:
-        return
-    if sorted(names[0].split(b"\0")) == sorted(names[1].split(b"\0")):
+    reordered = names[0] != names[1] and sorted(names[0]) == sorted(names[1])
+    if reordered and places[0] == places[1]:
         yield cause(
             "stripped-differently",
             "the section names (.shstrtab) stand in another order: stripped by another tool, or by "

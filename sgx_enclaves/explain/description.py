@@ -59,6 +59,7 @@ class Description:
             `.symtab`, or from `.dynsym` when stripped.
         symtab: entries of `.symtab`; None without it.
         segments: type and flags of each program header, as `PT_GNU_STACK` and 6.
+        dynamic: tag and value of each entry of the dynamic table.
         build_id: the GNU build id, hexadecimal.
         features: names of the x86 features that the file claims, as `IBT`.
         comments: the texts of `.comment`; None without that section.
@@ -71,7 +72,7 @@ class Description:
     symbols: tuple[tuple[str, int, int], ...] = ()
     symtab: Optional[int] = None
     segments: tuple[tuple[str, int], ...] = ()
-    dynamic: tuple[tuple[str, int], ...] = ()
+    dynamic: Mapping[str, int] = field(default_factory=dict)
     interpreter: Optional[str] = None
     build_id: Optional[str] = None
     features: tuple[str, ...] = ()
@@ -119,7 +120,7 @@ def _description(answer: bytes) -> Description:
     facts = json.loads(answer)
     facts["sections"] = tuple(SectionFacts(*s) for s in facts["sections"])
     facts["lines"] = {int(address): line for address, line in facts["lines"].items()}
-    for key in ("symbols", "segments", "dynamic"):
+    for key in ("symbols", "segments"):
         facts[key] = tuple(map(tuple, facts[key]))
     for key in ("features", "comments", "producers", "problems"):
         facts[key] = None if facts[key] is None else tuple(facts[key])
@@ -150,7 +151,7 @@ def _described(data: bytes, addresses: list[int]) -> bytes:
         "segments": part(
             "segments", lambda e: [(str(s["p_type"]), s["p_flags"]) for s in e.iter_segments()]
         ),
-        "dynamic": part("dynamic table", _dynamic),
+        "dynamic": part("dynamic table", _dynamic, {}),
         "interpreter": part("interpreter", _interpreter, None),
         "build_id": part("notes", _build_id, None),
         "features": part("notes", _features),
@@ -162,13 +163,11 @@ def _described(data: bytes, addresses: list[int]) -> bytes:
 
 
 def _sections(elf: Any) -> list[list[Any]]:
-    found = []
-    for index in range(elf.num_sections()):
-        section = elf.get_section(index)
-        keys = ("sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_size")
-        values = [section.header[key] for key in keys]
-        found.append([section.name, str(values[0]), *values[1:]])
-    return found
+    numbers = ("sh_flags", "sh_addr", "sh_offset", "sh_size")
+    return [
+        [section.name, str(section["sh_type"]), *(section[name] for name in numbers)]
+        for section in elf.iter_sections()
+    ]
 
 
 def _symbols(elf: Any) -> list[tuple[str, int, int]]:
@@ -189,11 +188,11 @@ def _symtab_size(elf: Any) -> Optional[int]:
     return None if table is None else int(table["sh_size"] // 24)
 
 
-def _dynamic(elf: Any) -> list[tuple[str, int]]:
+def _dynamic(elf: Any) -> dict[str, int]:
     for segment in elf.iter_segments():
         if segment["p_type"] == "PT_DYNAMIC":
-            return [(str(tag.entry.d_tag), tag.entry.d_val) for tag in segment.iter_tags()]
-    return []
+            return {str(tag.entry.d_tag): tag.entry.d_val for tag in segment.iter_tags()}
+    return {}
 
 
 def _interpreter(elf: Any) -> Optional[str]:

@@ -144,15 +144,15 @@ class Explainer:
 
     def _in_file(self, where: str, bounds: Range, measured: bool) -> Difference:
         start, end = bounds
-        cut = min(end, start + _EXCERPT)
+        ours, cut = self._ours, min(end, start + _EXCERPT)
         return Difference(
             start,
             end,
             where,
-            self._ours.segment(start),
-            self._ours.section(start),
-            self._ours.symbol(start),
-            self._ours.header_field(start),
+            ours.segment(start),
+            ours.section(start),
+            ours.symbol(start),
+            ours.header_field(start),
             measured,
             self._built.data[start:cut].hex(),
             self._signed[start:cut].hex(),
@@ -193,20 +193,17 @@ class Explainer:
         ours, theirs, payload = self._ours, self._theirs, self._payload
         yield from self._size_causes()
         if self._unreadable is not None:
-            yield Cause(
-                "signed-malformed",
-                "the vendor's file cannot be read as an enclave: "
-                + excerpt(self._unreadable.message),
-                self._unreadable.hint,
-            )
+            problem = excerpt(self._unreadable.message)
+            words = f"the vendor's file cannot be read as an enclave: {problem}"
+            yield Cause("signed-malformed", words, self._unreadable.hint)
         regenerated, vendor = self._regenerated, self._vendor
         if vendor is not None and not vendor.is_signed:
             # That is the one cause, and the verdict names it.
             regenerated = None
         hostile, options = list[Cause](), list[Cause]()
         if regenerated is not None and vendor is not None:
-            hostile = list(hostile_causes(regenerated, vendor, self._ours, theirs))
-            options = list(config_causes(regenerated, vendor, self._config))
+            hostile += hostile_causes(regenerated, vendor, ours, theirs)
+            options += config_causes(regenerated, vendor, self._config)
         yield from hostile
         sections = {self._ours.section(start) for start, _ in payload.ranges}
         longer = len(self._signed) - len(self._built.data)
@@ -226,78 +223,61 @@ class Explainer:
         # Who lacks the end of a file cannot load it, measured or not.
         known = regenerated is not None and vendor is not None and (payload.ranges or longer >= 0)
         if known and not payload.omitted and _is_outside_measurement(differences):
-            yield cause(
-                "not-measured",
-                "no differing byte is measured: MRENCLAVE does not see the difference",
-            )
-        for side in (ours, theirs):
-            for problem in side.description.problems if side is not None else ():
-                yield cause(
-                    "not-described",
-                    f"{side.image.name if side else ''}: a part could not be described: {problem}",
-                )
+            words = "no differing byte is measured: MRENCLAVE does not see the difference"
+            yield cause("not-measured", words)
+        for side in filter(None, (ours, theirs)):
+            for problem in side.description.problems:
+                words = f"{side.image.name}: a part could not be described: {problem}"
+                yield cause("not-described", words)
 
     def _size_causes(self) -> Iterator[Cause]:
         """Only when the size is the whole story: what both have is equal."""
         ours, theirs = len(self._built.data), len(self._signed)
-        if self._payload.ranges or ours == theirs:
+        more = theirs - ours
+        if self._payload.ranges:
             return
-        if theirs < ours:
-            yield cause(
-                "truncated",
-                f"the vendor's file ends after {theirs} bytes, {ours - theirs} bytes too early",
-            )
-        else:
-            yield cause(
-                "appended-data",
-                f"{theirs - ours} {'byte is' if theirs - ours == 1 else 'bytes are'} appended "
-                "behind the end of our build; "
-                "neither the measurement nor a signature covers them",
-            )
+        if more < 0:
+            words = f"the vendor's file ends after {theirs} bytes, {-more} bytes too early"
+            yield cause("truncated", words)
+        elif more > 0:
+            words = f"{more} {'byte is' if more == 1 else 'bytes are'} appended behind the end of "
+            words += "our build; neither the measurement nor a signature covers them"
+            yield cause("appended-data", words)
 
     def _few_bytes(self, alone: bool) -> Iterator[Cause]:
         """A handful of bytes where a rebuild with other tools would change many."""
-        if not 0 < self._payload.differing_bytes <= _FEW or self._payload.omitted:
+        ours, payload = self._ours, self._payload
+        if not 0 < payload.differing_bytes <= _FEW or payload.omitted:
             return
         ranges = [
-            r
-            for r in self._payload.ranges
-            if self._ours.section(r[0]) not in _EXPLAINED_SECTIONS
-            and self._ours.measured_difference(self._signed, *r)
+            (start, end)
+            for start, end in payload.ranges
+            if ours.section(start) not in _EXPLAINED_SECTIONS
+            and ours.measured_difference(self._signed, start, end)
         ]
-        if not ranges or any(self._ours.header_field(start) for start, _ in ranges):
+        if not ranges or any(ours.header_field(start) for start, _ in ranges):
             return
-        in_code = any(self._ours.is_code(start) for start, _ in ranges)
-        count = sum(
-            a != b
-            for start, end in ranges
-            for a, b in zip(self._built.data[start:end], self._signed[start:end])
-        )
-        names = dict.fromkeys(self._name_of(start) for start, _ in ranges)
+        in_code = any(ours.is_code(start) for start, _ in ranges)
+        count = scan(self._built.data, self._signed, ranges, 0).differing_bytes
+        found = ((ours.section(start), ours.symbol(start)) for start, _ in ranges)
+        names = [" ".join(map(excerpt, filter(None, pair))) or "a segment" for pair in found]
         yield cause(
             "code-patch" if in_code else "data-patch",
             f"a patch: {count} {'byte differs' if count == 1 else 'bytes differ'} in "
-            f"{', '.join(list(names)[:4])}{', and nothing else in the build' if alone else ''}: "
+            f"{', '.join(list(dict.fromkeys(names))[:4])}"
+            f"{', and nothing else in the build' if alone else ''}: "
             "not what another toolchain gives",
         )
-
-    def _name_of(self, offset: int) -> str:
-        names = (self._ours.section(offset), self._ours.symbol(offset))
-        return " ".join(excerpt(n) for n in names if n) or "a segment"
 
 
 def _unnamed(differences: list[Difference]) -> Iterator[Cause]:
     """Metadata that differ though the builds are equal, and no option says why."""
-    fields = [
-        d.field
-        for d in differences
-        if d.where == "metadata" and d.field and not d.field.endswith("SIGSTRUCT.enclavehash")
-    ]
+    known = "SIGSTRUCT.enclavehash"
+    found = (d.field for d in differences if d.where == "metadata" and d.field)
+    fields = [field for field in found if not field.endswith(known)]
     if fields:
-        yield cause(
-            "metadata-fields",
-            f"metadata differ that no single option of config.xml sets: {some(fields, 4)}",
-        )
+        words = f"metadata differ that no single option of config.xml sets: {some(fields, 4)}"
+        yield cause("metadata-fields", words)
 
 
 def _is_outside_measurement(differences: list[Difference]) -> bool:

@@ -271,14 +271,14 @@ class Side:
         return b"".join(self._contents(self.instructions, _CODE_LIMIT))
 
     @cached_property
-    def functions(self) -> tuple[tuple[tuple[int, int], str], ...]:
+    def functions(self) -> dict[tuple[int, int], str]:
         """Address and bytes of each named piece of code, and the first of its names."""
         code = [(s.address, s.address + s.size) for s in self.instructions]
         found: dict[tuple[int, int], str] = {}
         for name, address, size in self.description.symbols:
             if size and any(start <= address < end for start, end in code):
                 found.setdefault((address, size), name)
-        return tuple(found.items())
+        return found
 
     def holds_other(self, other: Side, address: int, size: int) -> bool:
         """Whether the bytes at an address are other ones in the other file."""
@@ -289,12 +289,11 @@ class Side:
     @cached_property
     def mitigations(self) -> tuple[int, int, int]:
         """lfence instructions outside of trampolines, return trampolines, endbr64 instructions."""
-        counts = [0, 0, 0]
-        for part in self._contents(self.instructions, _PATTERN_LIMIT):
-            for index, pattern in enumerate((_LFENCE, _THUNK, _ENDBR64)):
-                counts[index] += part.count(pattern)
+        code = tuple(self._contents(self.instructions, _PATTERN_LIMIT))
+        patterns = (_LFENCE, _THUNK, _ENDBR64)
+        fences, thunks, branches = (sum(part.count(p) for part in code) for p in patterns)
         # Each trampoline holds one lfence.
-        return counts[0] - counts[1], counts[1], counts[2]
+        return fences - thunks, thunks, branches
 
     @cached_property
     def strings(self) -> frozenset[str]:

@@ -8,6 +8,7 @@ not be exact where an SDK rounds or pads, because both sides are read alike.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Optional
 
@@ -16,13 +17,12 @@ from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
 from sgx_enclaves.enclave.metadata import (
     Block,
     Descriptor,
+    ElrangeEntry,
     Layout,
     LayoutEntry,
+    LayoutId,
     PageAttr,
     PatchEntry,
-)
-from sgx_enclaves.enclave.metadata import (
-    LayoutId as Id,
 )
 from sgx_enclaves.enclave.regenerate import Regenerated
 from sgx_enclaves.enclave.sdk import release_of
@@ -62,10 +62,8 @@ def options_of(block: Block) -> dict[str, int]:
 def _sigstruct_options(block: Block) -> dict[str, int]:
     sigstruct, header = block.sigstruct, block.header
     flags = sigstruct.attributes_flags
-
-    def half(data: bytes, index: int) -> int:
-        return int.from_bytes(data[8 * index : 8 * index + 8], "little")
-
+    family = struct.unpack("<2Q", sigstruct.isvfamilyid)
+    product = struct.unpack("<2Q", sigstruct.isvextprodid)
     return {
         "ProdID": sigstruct.isvprodid,
         "ISVSVN": sigstruct.isvsvn,
@@ -79,10 +77,10 @@ def _sigstruct_options(block: Block) -> dict[str, int]:
         "MiscSelect": sigstruct.miscselect | header.desired_misc_select,
         "MiscMask": sigstruct.miscmask,
         **{name: _xfrm_option(sigstruct, bits) for name, bits in XFRM_OPTIONS.items()},
-        "ISVFAMILYID_L": half(sigstruct.isvfamilyid, 0),
-        "ISVFAMILYID_H": half(sigstruct.isvfamilyid, 1),
-        "ISVEXTPRODID_L": half(sigstruct.isvextprodid, 0),
-        "ISVEXTPRODID_H": half(sigstruct.isvextprodid, 1),
+        "ISVFAMILYID_L": family[0],
+        "ISVFAMILYID_H": family[1],
+        "ISVEXTPRODID_L": product[0],
+        "ISVEXTPRODID_H": product[1],
     }
 
 
@@ -94,33 +92,29 @@ def _xfrm_option(sigstruct: Sigstruct, bits: int) -> int:
 
 
 def _layout_options(table: tuple[Layout, ...]) -> dict[str, int]:
-    pages: dict[int, int] = {}
-    for item in table:
-        if isinstance(item, LayoutEntry):
-            pages.setdefault(item.id, item.page_count)
+    entries = [item for item in table if isinstance(item, LayoutEntry)]
+    # Of several of one kind the first counts.
+    pages = {entry.id: entry.page_count for entry in reversed(entries)}
 
     def size(*ids: int) -> int:
         return sum(pages.get(i, 0) for i in ids) * PAGE_SIZE
 
     kept, removed, dynamic = _threads(table)
-    executable = any(
-        isinstance(item, LayoutEntry) and item.id == Id.RSRV_MIN and item.si_flags & SECINFO_X
-        for item in table
-    )
+    reserved = (entry for entry in entries if entry.id == LayoutId.RSRV_MIN)
     return {
-        "HeapMinSize": size(Id.HEAP_MIN),
-        "HeapInitSize": size(Id.HEAP_MIN, Id.HEAP_INIT),
-        "HeapMaxSize": size(Id.HEAP_MIN, Id.HEAP_INIT, Id.HEAP_MAX),
-        "StackMinSize": size(Id.STACK_MIN),
-        "StackMaxSize": size(Id.STACK_MIN, Id.STACK_MAX),
-        "ReservedMemMinSize": size(Id.RSRV_MIN),
-        "ReservedMemInitSize": size(Id.RSRV_MIN, Id.RSRV_INIT),
-        "ReservedMemMaxSize": size(Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX),
-        "ReservedMemExecutable": int(executable),
+        "HeapMinSize": size(LayoutId.HEAP_MIN),
+        "HeapInitSize": size(LayoutId.HEAP_MIN, LayoutId.HEAP_INIT),
+        "HeapMaxSize": size(LayoutId.HEAP_MIN, LayoutId.HEAP_INIT, LayoutId.HEAP_MAX),
+        "StackMinSize": size(LayoutId.STACK_MIN),
+        "StackMaxSize": size(LayoutId.STACK_MIN, LayoutId.STACK_MAX),
+        "ReservedMemMinSize": size(LayoutId.RSRV_MIN),
+        "ReservedMemInitSize": size(LayoutId.RSRV_MIN, LayoutId.RSRV_INIT),
+        "ReservedMemMaxSize": size(LayoutId.RSRV_MIN, LayoutId.RSRV_INIT, LayoutId.RSRV_MAX),
+        "ReservedMemExecutable": int(any(e.si_flags & SECINFO_X for e in reserved)),
         "TCSNum": kept + removed,
         # The SDK's table makes one thread more than the option says.
         "TCSMaxNum": kept + (dynamic - 1 if dynamic else removed),
-        LAST: size(Id.USER_REGION),
+        LAST: size(LayoutId.USER_REGION),
     }
 
 
@@ -132,25 +126,24 @@ def _threads(table: tuple[Layout, ...]) -> tuple[int, int, int]:
         if not isinstance(item, LayoutEntry):
             members, times = table[max(0, index - item.entry_count) : index], item.load_times
         for member in members:
-            if isinstance(member, LayoutEntry) and member.id == Id.TCS:
+            if isinstance(member, LayoutEntry) and member.id == LayoutId.TCS:
                 counts[bool(member.attributes & PageAttr.EREMOVE)] += times
-            elif isinstance(member, LayoutEntry) and member.id == Id.TCS_DYN:
+            elif isinstance(member, LayoutEntry) and member.id == LayoutId.TCS_DYN:
                 counts[2] += times
     return counts[0], counts[1], counts[2]
 
 
 def _elrange(block: Block) -> dict[str, int]:
-    values = {"EnclaveImageAddress": 0, "ELRangeStartAddress": 0, "ELRangeSize": 0}
     try:
-        elrange = block.elrange
-        values["EnableIPPFIPS"] = int(block.fips_offset is not None)
+        elrange, fips = block.elrange or ElrangeEntry(), block.fips_offset
     except FormatError:
         return {}
-    if elrange is not None:
-        values["EnclaveImageAddress"] = elrange.enclave_image_address
-        values["ELRangeStartAddress"] = elrange.elrange_start_address
-        values["ELRangeSize"] = elrange.elrange_size
-    return values
+    return {
+        "EnclaveImageAddress": elrange.enclave_image_address,
+        "ELRangeStartAddress": elrange.elrange_start_address,
+        "ELRangeSize": elrange.elrange_size,
+        "EnableIPPFIPS": int(fips is not None),
+    }
 
 
 _MOST = 8
@@ -226,7 +219,7 @@ def _strangeness(item: LayoutEntry) -> Optional[str]:
         return "with content out of the metadata"
     if item.attributes & PageAttr.EADD and item.si_flags & SECINFO_X:
         return "of code that our build and the config do not ask for"
-    if item.id not in list(Id):
+    if item.id not in list(LayoutId):
         return "of a kind that no SDK knows"
     return None
 
