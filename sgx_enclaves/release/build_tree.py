@@ -45,7 +45,7 @@ from sgx_enclaves.release.manifest import (
 )
 from sgx_enclaves.release.outcome import Say
 from sgx_enclaves.release.place import Command, Ended, Place, describe, log_tail
-from sgx_enclaves.release.sandbox import Relocation, remove_tree
+from sgx_enclaves.release.sandbox import relocation, remove_tree
 from sgx_enclaves.release.store import TreeProgress
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse, search_path
 
@@ -225,7 +225,7 @@ class TreeBuilder:
             if not tree.fixed:
                 taken = "is taken" if os.path.lexists(self.variation.root) else "cannot be made"
                 self.say(f"warning: {self.variation.root} {taken}, so the tree is in {tree.root}")
-            self.relocate = Relocation(self.plan.build.root, tree.root)
+            self.relocate = relocation(self.plan.build.root, tree.root)
             toolchain, kind, tools = self.plan.toolchain, self.request.toolchain, self.request.tools
             path, other = search_path(toolchain, kind, tools), self.variation.environment
             shell = self.inputs.variables

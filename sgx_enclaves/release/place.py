@@ -33,7 +33,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Optional, Protocol
 
-from sgx_enclaves.errors import FormatError, InputError, LimitError, UnsupportedError
+from sgx_enclaves.errors import FormatError, InputError, UnsupportedError
 from sgx_enclaves.plain import parse_json, read_schema, record, validate
 
 _TAIL_BYTES, _TAIL_LINES = 8192, 8
@@ -189,14 +189,12 @@ def run_program(
     timeout: float,
     out: BinaryIO,
     most: int,
-    *,
     umask: int = -1,
-    folder: Optional[str] = None,
 ) -> Ended:
     """Run a program to its end or to its deadline; its process group never outlives it.
 
     What it prints, standard output and error together, goes into the file `out`; when that has
-    more than `most` bytes, the program is ended. By default umask and directory are ours.
+    more than `most` bytes, the program is ended. By default the umask is ours.
     """
     started = time.monotonic()
     try:
@@ -207,7 +205,6 @@ def run_program(
             stderr=subprocess.STDOUT,
             env=dict(environment),
             umask=umask,
-            cwd=folder,
             start_new_session=True,
         )
     except OSError as error:
@@ -251,7 +248,8 @@ def run_tool(
 ) -> Output:
     """Run a short program to its end; `environment` is besides PATH, HOME and a plain locale.
 
-    An InputError if it cannot be started, a LimitError if it ran too long or printed too much.
+    One that cannot be started, ran too long or printed too much has the status 127, as of a shell,
+    and its text says so.
     """
     variables = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     # tools print their versions in the language of the user otherwise
@@ -259,14 +257,10 @@ def run_tool(
     with tempfile.TemporaryFile() as out:
         ended = run_program(command, variables, timeout, out, max_output)
         out.seek(0)
-        said = out.read(max_output + 1)
-    if ended.timed_out:
-        raise LimitError(
-            f"did not end within {timeout:g} s", file=command[0], hint=" ".join(command)
-        )
+        said = out.read(max_output)
     if ended.status is None:
-        kind = LimitError if len(said) > max_output else InputError
-        raise kind(ended.problem or "vanished", file=command[0])
+        late = f"did not end within {timeout:g} s: {' '.join(command)}"
+        return Output(127, ended.problem or late)
     return Output(ended.status, said.decode("utf-8", "replace"))
 
 

@@ -15,15 +15,14 @@ import enum
 import functools
 import os
 import re
-import resource
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from sgx_enclaves.errors import BuildError, InputError, SgxEnclavesError
+from sgx_enclaves.errors import BuildError, InputError
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.release.place import (
     STANDARD_PATH,
@@ -44,7 +43,10 @@ if TYPE_CHECKING:
 
 _MAX_LOG = 256 * MIB
 _PROBE_TIMEOUT = 20.0
-_ENV_FAILED, _SIGNALLED = 127, 128
+_ENV = "/usr/bin/env"
+_SIGNALLED = 128
+# what the programs around a step end with if they cannot start it
+_NOT_STARTED = (("bwrap", 1), (_ENV, 125), (_ENV, 127))
 # what holds tools; a tree can stand below the second kind, which is then its own
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu")
 _ADDED = ("opt",)
@@ -61,26 +63,20 @@ _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", 
 # what root could change the kernel with
 _KERNEL = ("sys", "sysrq-trigger", "irq", "bus", "fs")
 _EMPTY = ("home", "root", "run", "sys", "var")
-_LIMITS = {
-    "core": (resource.RLIMIT_CORE, 0),
-    "nofile": (resource.RLIMIT_NOFILE, 1 << 16),
-    "nproc": (resource.RLIMIT_NPROC, 1 << 15),
-    "fsize": (resource.RLIMIT_FSIZE, 64 << 30),
-}
 # from a path's start to its end, not within a longer one
 _BEFORE, _AFTER = r"(?<![\w.+/-])", r"(?=[/:\s\"']|$)"
-# top-level directories that hold a machine's own things
-_MACHINES = frozenset(
-    (
-        *("bin", "boot", "etc", "gnu", "lib", "lib32", "lib64", "libx32", "media", "mnt", "nix"),
-        *("opt", "sbin", "srv", "usr", "var"),
-    )
-)
-_SHARED = frozenset(("tmp", "home", "root", "run", "sys", "proc", "dev"))
-# Without a sandbox: the parent of a step and of all its orphans. It ends them when the step
-# ends, when it is asked to, and when the builder is gone.
+# what lies in these is the machine's own; in those of the second kind only at their top
+_MACHINES = _RESERVED.union(_ADDED, ("media", "mnt", "srv", "var"))
+_SHARED = frozenset(("home", "root", "run", "tmp"))
+# The parent of a step and of all its orphans, which has no more than the limits allow. It ends
+# them when the step ends, when it is asked to, and when the builder is gone.
 _SUPERVISOR = """\
-import ctypes, os, signal, sys
+import ctypes, os, resource, signal, sys
+for name, most in (("CORE", 0), ("NOFILE", 1 << 16), ("NPROC", 1 << 15), ("FSIZE", 64 << 30)):
+    kind = getattr(resource, "RLIMIT_" + name)
+    hard = resource.getrlimit(kind)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
 libc = ctypes.CDLL(None)
 libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 libc.prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
@@ -151,14 +147,8 @@ class Machine:
 
     def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
         """See `Place`."""
-        outputs = []
-        for command in commands:
-            argv = in_root(self._root, command)
-            try:
-                outputs.append(run_tool(argv, timeout, environment={"PATH": STANDARD_PATH}))
-            except SgxEnclavesError as error:
-                outputs.append(Output(127, str(error)))
-        return outputs
+        path = {"PATH": STANDARD_PATH}
+        return [run_tool(in_root(self._root, c), timeout, environment=path) for c in commands]
 
     def packages(self) -> Sequence[LockedPackage]:
         """See `Place`; a machine with rpm but without its database is no RPM machine."""
@@ -216,14 +206,10 @@ class Sandbox:
             self.path, self.home = Path(self.root), str(tmp / "home")
             return
         self.fixed, self.home = True, "/tmp/home"  # noqa: S108 - the step's own
-        self._binds = ["--bind", str(tmp), "/tmp"]  # noqa: S108 - the step's own
-        if top[0] == "tmp":
-            self.path = tmp.joinpath(*Path(self.root).parts[2:])
-        else:
-            area = self._scratch / "area"
-            area.mkdir(exist_ok=True)
-            self._binds += ["--bind", str(area), f"/{top[0]}"]
-            self.path = area.joinpath(*Path(self.root).parts[2:])
+        area = tmp if top[0] == "tmp" else self._scratch / "area"
+        area.mkdir(exist_ok=True)
+        self.path = area.joinpath(*Path(self.root).parts[2:])
+        self._binds = ["--bind", str(tmp), "/tmp", "--bind", str(area), f"/{top[0]}"]  # noqa: S108
         for folder in visible:
             if Path(folder).parts[1:2] not in [(name,) for name in _SYSTEM]:
                 self._binds += ["--ro-bind-try", folder, folder]
@@ -251,22 +237,17 @@ class Sandbox:
 
     def run(self, command: Command, log: Path) -> Ended:
         """See `Tree`."""
-        isolated = self._isolation is not Isolation.NONE
-        enter = bubblewrap(self._isolation, self._binds, command) if isolated else _SUPERVISE
-        # bubblewrap sets PWD
-        argv = [*_limits(), *enter, "/usr/bin/env", "-u", "PWD", "--", *command.argv]
+        enter: Sequence[str] = ()
+        if self._isolation is not Isolation.NONE:
+            enter = bubblewrap(self._isolation, self._binds, command.hostname)
+        variables = [f"{name}={value}" for name, value in command.environment.items()]
+        argv = [*_SUPERVISE, *enter, _ENV, "-i", f"--chdir={command.folder}", "--", *variables]
         try:
             with log.open("wb") as out:
                 out.write(log_header(command).encode("utf-8", "replace"))
                 out.flush()
                 ended = run_program(
-                    argv,
-                    command.environment,
-                    command.timeout,
-                    out,
-                    _MAX_LOG,
-                    umask=command.umask,
-                    folder=None if isolated else command.folder,
+                    [*argv, *command.argv], {}, command.timeout, out, _MAX_LOG, command.umask
                 )
                 ended = _as_step(ended, command, log_tail(log)[-1:])
                 with contextlib.suppress(OSError):
@@ -280,10 +261,8 @@ class Sandbox:
 def _as_step(ended: Ended, command: Command, last: Sequence[str]) -> Ended:
     """What the programs around the step report of it, by the last line that it printed."""
     who, _, reason = "".join(last).partition(": ")
-    if (who, ended.status) in (("/usr/bin/env", _ENV_FAILED), ("bwrap", 1)) or (
-        ended.problem is not None and "cannot be started" in ended.problem
-    ):
-        reason = (reason or ended.problem or "").rpartition(": ")[2]
+    if (who, ended.status) in _NOT_STARTED:
+        reason = reason.rpartition(": ")[2]
         problem = f"{command.argv[0]} cannot be started in {command.folder}: {reason}"
         return replace(ended, status=None, problem=problem)
     if ended.status is not None and ended.status > _SIGNALLED:
@@ -292,23 +271,11 @@ def _as_step(ended: Ended, command: Command, last: Sequence[str]) -> Ended:
     return ended
 
 
-def _limits() -> list[str]:
-    """What no step may have more of."""
-    # by its path: a step's PATH may name the designated toolchain alone
-    program = shutil.which("prlimit")
-    words = [program or ""]
-    for name, (kind, most) in _LIMITS.items():
-        hard = resource.getrlimit(kind)[1]
-        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        words.append(f"--{name}={least}:{least}")
-    return [*words, "--"] if program is not None else []
-
-
-def bubblewrap(isolation: Isolation, binds: Sequence[str], command: Command) -> list[str]:
+def bubblewrap(isolation: Isolation, binds: Sequence[str], hostname: str) -> list[str]:
     """The words before a command that give it a root of its own; `binds` are more arguments."""
     words = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--new-session"]
     words += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
-    words += ["--hostname", command.hostname]
+    words += ["--hostname", hostname]
     if isolation is Isolation.USER:
         words += ["--unshare-user", "--uid", "0", "--gid", "0"]
     words += ["--cap-drop", "ALL"]
@@ -322,7 +289,7 @@ def bubblewrap(isolation: Isolation, binds: Sequence[str], command: Command) -> 
     words += [*_proc(isolation), "--dev", "/dev", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
     words += [word for path in shown for word in ("--ro-bind-try", path, path)]
     words += [word for name in _EMPTY for word in ("--dir", f"/{name}")]
-    return [*words, *binds, "--remount-ro", "/", "--chdir", command.folder, "--"]
+    return [*words, *binds, "--remount-ro", "/", "--"]
 
 
 @functools.cache
@@ -341,8 +308,7 @@ def best_isolation() -> tuple[Isolation, str]:
     said = ""
     kinds = (Isolation.ROOT, Isolation.USER) if os.geteuid() == 0 else (Isolation.USER,)
     for kind in kinds:
-        words = bubblewrap(kind, [], Command((), "/", {}, 0o022, _PROBE_TIMEOUT))
-        output = run_tool([*words, "/usr/bin/env", "true"], _PROBE_TIMEOUT)
+        output = run_tool([*bubblewrap(kind, [], "localhost"), _ENV, "true"], _PROBE_TIMEOUT)
         if output.status == 0:
             return kind, ""
         said = said or output.text.strip()
@@ -374,29 +340,19 @@ def choose_isolation(*, allow_none: bool = False) -> tuple[Isolation, str]:
     return isolation, reason
 
 
-class Relocation:
-    """Rewrites paths when the tree does not stand where the release wants it.
+def relocation(wanted: str, actual: str) -> Callable[[str], str]:
+    """What rewrites paths in a text when the tree does not stand where the release wants it.
 
     Steps may also use the directory that the tree lies in, for instance to install the
     SDK beside it; that directory moves along, unless it is one of the machine's own.
     """
-
-    def __init__(self, wanted: str, actual: str) -> None:
-        moves = [(wanted.rstrip("/"), actual)]
-        parent = PurePosixPath(wanted).parent
-        top = parent.parts[1:2]
-        machines = not top or top[0] in _MACHINES or (top[0] in _SHARED and len(parent.parts) == 2)
-        if not machines:
-            moves.append((str(parent), str(PurePosixPath(actual).parent)))
-        self._moves = dict(moves) if wanted != actual else {}
-        sources = "|".join(re.escape(source) for source in self._moves)
-        self._pattern = re.compile(f"{_BEFORE}(?:{sources}){_AFTER}")
-
-    def __call__(self, text: str) -> str:
-        """The text with the tree's path, and that of its directory, as they are."""
-        if not self._moves:
-            return text
-        return self._pattern.sub(lambda found: self._moves[found[0]], text)
+    moves = {} if wanted == actual else {wanted.rstrip("/"): actual}
+    parent = os.path.dirname(wanted.rstrip("/"))
+    _, top, *deeper = f"{parent}/".split("/")
+    if moves and top and top not in _MACHINES and (deeper != [""] or top not in _SHARED):
+        moves[parent] = os.path.dirname(actual)
+    pattern = re.compile(f"{_BEFORE}(?:{'|'.join(map(re.escape, moves))}){_AFTER}")
+    return lambda text: pattern.sub(lambda found: moves[found[0]], text) if moves else text
 
 
 def remove_tree(folder: Path) -> None:

@@ -14,7 +14,7 @@ from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.release.build import find_differences, plan_trees
 from sgx_enclaves.release.build_tree import EnclavePlan, independent, step_environment
 from sgx_enclaves.release.place import STANDARD_PATH, Ended, describe
-from sgx_enclaves.release.sandbox import Relocation
+from sgx_enclaves.release.sandbox import relocation
 from sgx_enclaves.release.toolchain import ToolchainKind, search_path
 
 
@@ -114,16 +114,16 @@ def test_the_releases_variables_come_before_the_usual_ones() -> None:
     ],
 )
 def test_paths_move_with_the_tree(text: str, moved: str) -> None:
-    assert Relocation("/linux-sgx/sgx", "/second/linux-sgx/sgx")(text) == moved
-    assert Relocation("/linux-sgx/sgx", "/linux-sgx/sgx")(text) == text
+    assert relocation("/linux-sgx/sgx", "/second/linux-sgx/sgx")(text) == moved
+    assert relocation("/linux-sgx/sgx", "/linux-sgx/sgx")(text) == text
 
 
 def test_the_machines_own_folders_do_not_move() -> None:
-    relocate = Relocation("/usr/tree", "/second/usr/tree")
+    relocate = relocation("/usr/tree", "/second/usr/tree")
     assert relocate("/usr/bin/gcc") == "/usr/bin/gcc"
     assert relocate("/usr/tree/x") == "/second/usr/tree/x"
-    assert Relocation("/tmp/tree", "/second/tree")("/tmp/x") == "/tmp/x"  # noqa: S108
-    assert Relocation("/tree", "/second/tree")("/x /tree/y") == "/x /second/tree/y"
+    assert relocation("/tmp/tree", "/second/tree")("/tmp/x") == "/tmp/x"  # noqa: S108
+    assert relocation("/tree", "/second/tree")("/x /tree/y") == "/x /second/tree/y"
 
 
 def _plans(*folders: str) -> list[EnclavePlan]:

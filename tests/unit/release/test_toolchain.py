@@ -23,7 +23,6 @@ from sgx_enclaves.catalogue.records import Toolchain, ToolPin
 from sgx_enclaves.errors import (
     FormatError,
     InputError,
-    LimitError,
     SgxEnclavesError,
     UnsupportedError,
 )
@@ -496,14 +495,16 @@ def test_output_is_read_in_a_plain_locale() -> None:
 )
 def test_tools_that_never_end_are_ended(script: str, words: str) -> None:
     begun = time.monotonic()
-    with pytest.raises(LimitError, match=words):
-        run_tool(["sh", "-c", script], 0.5, max_output=20_000)
+    output = run_tool(["sh", "-c", script], 0.5, max_output=20_000)
+    assert output.status == 127
+    assert words in output.text
     assert time.monotonic() - begun < 5
 
 
 def test_programs_that_are_not_there_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be started"):
-        run_tool([str(tmp_path / "none")], 1)
+    output = run_tool([str(tmp_path / "none")], 1)
+    assert output.status == 127
+    assert "cannot be started: No such file" in output.text
 
 
 def test_commands_enter_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
