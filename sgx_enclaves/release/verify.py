@@ -84,7 +84,7 @@ class Request(BuildRequest):
         built: a directory with our enclaves, ready-made; None builds them.
         origin: what somebody else says of that directory; None for what it says itself.
         signed: a directory with the vendor's files, ready-made; None fetches them.
-        repacked: repacked archives, by the id of the vendor's archive.
+        repacked: repacked archives, by the id of a vendor's archive of the release.
         lock: the packages that the place must have; None if they are not pinned.
         allow_unpinned: accept a verdict with files and policies that are not pinned; the
             fetcher refuses such files or not by itself.
@@ -179,19 +179,16 @@ def verify_release(
 
 
 def _check_request(request: Request, place: Place) -> None:
-    known = [archive.id for archive in request.release.vendor]
-    problem, hint = "", ""
     if request.keep and not (place.isolated and request.resume):
-        problem = "trees can only be kept where steps are separated from this machine"
-        hint = "install bubblewrap, or drop --keep"
+        raise InputError(
+            "trees can only be kept where steps are separated from this machine",
+            hint="install bubblewrap, or drop --keep",
+        )
     if request.repacked and request.signed is not None:
-        problem = "a repacked archive and a directory of signed files exclude each other"
-        hint = "drop --repacked or --signed"
-    for vendor in set(request.repacked) - set(known):
-        problem = f"the release has no vendor archive {vendor!r}"
-        hint = f"name {' or '.join(known)}"
-    if problem:
-        raise InputError(problem, hint=hint)
+        raise InputError(
+            "a repacked archive and a directory of signed files exclude each other",
+            hint="drop --repacked or --signed",
+        )
 
 
 def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[TreePlan, ...]:
@@ -408,14 +405,11 @@ def _result(
     theirs: SignedFiles,
     verdict: Optional[Verdict],
 ) -> EnclaveOutcome:
-    refused_by = ""
-    findings: tuple[Finding, ...] = ()
-    blocked = [r[enclave.name] for r in (ours.refused, theirs.refused) if enclave.name in r]
-    if verdict is None and blocked:
-        refused_by = blocked[0][0]
-        findings = tuple(finding for _stage, reasons in blocked for finding in reasons)
-    elif verdict is None:
-        refused_by = "compare"
+    if verdict is not None:
+        return EnclaveOutcome(enclave, "", (), verdict)
+    refused = [r[enclave.name] for r in (ours.refused, theirs.refused) if enclave.name in r]
+    if not refused:
         words = f"{enclave.name} was not compared, since an earlier stage gave nothing for it"
-        findings = (unverifiable("not-compared", words),)
-    return EnclaveOutcome(enclave, refused_by, findings, verdict)
+        refused = [("compare", (unverifiable("not-compared", words),))]
+    findings = tuple(finding for _stage, reasons in refused for finding in reasons)
+    return EnclaveOutcome(enclave, refused[0][0], findings, None)
