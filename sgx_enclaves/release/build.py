@@ -257,7 +257,7 @@ def build_trees(
             for item in inputs:
                 scratch = work / f"first-{item.plan.release.name}"
                 usual = Variation(item.plan.build.root, item.plan.toolchain.umask)
-                builder = TreeBuilder(request, item, usual, place, scratch, into, say, resumable)
+                builder = TreeBuilder(request, item, usual, place, scratch, into, say)
                 tree, built = builder.build()
                 trees.append(tree)
                 enclaves += built

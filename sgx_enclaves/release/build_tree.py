@@ -205,15 +205,13 @@ class TreeBuilder:
     scratch: Path
     into: Path
     say: Say
-    resumable: bool = False
 
     def __post_init__(self) -> None:
         self.plan = self.inputs.plan
         self._name = self.plan.release.name
         self._log_prefix = "" if self._name == self.request.release.name else f"{self._name}."
         self.steps: list[StepRecord] = []
-        kept = self.scratch.with_name(f"{self.scratch.name}.progress")
-        self.progress = TreeProgress(kept if self.resumable else None)
+        self.progress = TreeProgress(self.scratch.with_name(f"{self.scratch.name}.progress"))
 
     def build(self) -> tuple[TreeRecord, list[EnclaveRecord]]:
         """Lay the tree out, patch, prepare, make; one record for each enclave, in order."""

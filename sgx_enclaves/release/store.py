@@ -45,6 +45,8 @@ _PIN = "pin"
 _MAX_RECORD = 16 << 20
 _NAME_DIGITS = 24
 _PROGRESS = "progress.json"
+# what plain data give that are no progress
+_OTHER_FORM = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 @record
@@ -133,35 +135,29 @@ class BuildStore:
 class TreeProgress:
     """How far a tree's build has come, so that a later run resumes at the step that failed.
 
-    Guards against accidents only, as the kept results do. It is kept in a directory, if there is
-    one, with the logs of the finished steps; `resumed` says whether the sources lie there.
+    Guards against accidents only, as the kept results do. It is kept in a directory with the logs
+    of the finished steps; `resumed` says whether the sources lie there.
     """
 
-    def __init__(self, folder: Optional[Path]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
         self.steps: dict[str, StepRecord] = {}
         self.configs: dict[str, bytes] = {}
         self.resumed = False
-        if folder is None:
-            return
-        try:
+        path = str(folder / _PROGRESS)
+        with suppress(SgxEnclavesError, OSError, *_OTHER_FORM):
             folder.mkdir(parents=True, exist_ok=True)
-            path = str(folder / _PROGRESS)
             kept = parse_json(read_file(path, _MAX_RECORD), file=path, error=FormatError)
-            steps = [from_plain(StepRecord, s) for s in kept["steps"]]
-            configs = {name: bytes.fromhex(text) for name, text in kept["configs"].items()}
-        except (SgxEnclavesError, OSError, ValueError, LookupError):
-            return
-        except (TypeError, AttributeError, ArithmeticError):  # of plain data of another form
-            return
-        self.steps, self.configs = {step.id: step for step in steps}, configs
-        self.resumed = True
+            steps = (from_plain(StepRecord, step) for step in kept["steps"])
+            finished = {step.id: step for step in steps}
+            self.configs = {name: bytes.fromhex(text) for name, text in kept["configs"].items()}
+            self.steps, self.resumed = finished, True
 
     def resume(self, step: str, into: Path) -> Optional[StepRecord]:
         """The record of a step that an earlier run finished, its log brought into `into`."""
         record = self.steps.get(step)
-        if record is not None and record.log is not None and self._folder is not None:
+        if record is not None and record.log is not None:
             log = self._folder / Path(record.log).name
             if not log.is_file():
                 return None
@@ -170,8 +166,6 @@ class TreeProgress:
 
     def add(self, step: Optional[StepRecord], into: Path) -> None:
         """Note that a step was finished; None that the sources lie there."""
-        if self._folder is None:
-            return
         with self._lock:
             if step is not None:
                 self.steps[step.id] = step

@@ -196,7 +196,8 @@ def test_progress_is_read_by_the_next_run(tmp_path: Path, built_directory: Path)
 
 
 ENDLESS = b'{"steps": [{"milliseconds": 1e999}], "configs": {}}'
-GARBAGE = [b"", b"[]", b"{}", b'{"steps": [1], "configs": {}}', b"\xff", ENDLESS]
+NULLS = b'{"steps": [null], "configs": {}}'
+GARBAGE = [b"", b"[]", b"{}", b'{"steps": [1], "configs": {}}', b"\xff", ENDLESS, NULLS]
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
@@ -218,13 +219,6 @@ def test_a_step_whose_log_is_gone_is_done_again(tmp_path: Path, built_directory:
     TreeProgress(tmp_path / "progress").add(STEP, built_directory)
     (tmp_path / "progress" / "prepare.log").unlink()
     assert TreeProgress(tmp_path / "progress").resume("prepare", built_directory) is None
-
-
-def test_no_progress_is_kept_without_a_directory(built_directory: Path) -> None:
-    none = TreeProgress(None)
-    none.add(STEP, built_directory)
-    assert not none.resumed
-    assert none.resume("prepare", built_directory) is None
 
 
 def test_two_at_once_make_it_once(tmp_path: Path) -> None:
