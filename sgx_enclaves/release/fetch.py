@@ -54,6 +54,10 @@ from sgx_enclaves.release.transport import (
     RetryableError,
 )
 
+# seconds, for another process at the same file; before the second request, and before any
+_LOCK_TIMEOUT = 3600.0
+_WAIT, _LONGEST_WAIT = 1.0, 30.0
+
 
 def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
     """Word what the file system refuses."""
@@ -177,10 +181,7 @@ class Fetcher:
         cache: a directory; it is made when first written to.
         local: a directory where files may lie already.
         max_size: bytes of a file, besides what the release allows.
-        attempts: requests to one place.
-        backoff: seconds before the second request; doubled each time, up to `backoff_max`,
-            whatever the server asks for.
-        lock_timeout: seconds to wait for another process that fetches the same file.
+        attempts: requests to one place, with longer waits each time, whatever the server asks for.
     """
 
     cache: Path
@@ -191,9 +192,6 @@ class Fetcher:
     allow_unpinned: bool = False
     max_size: Optional[int] = None
     attempts: int = 4
-    backoff: float = 1.0
-    backoff_max: float = 30.0
-    lock_timeout: float = 3600.0
     sleep: Callable[[float], None] = time.sleep
 
     def fetch(self, artifact: Artifact, *, allow_unpinned: bool = False) -> Fetched:
@@ -220,7 +218,7 @@ class Fetcher:
         lock = self.cache / "locks" / f"{artifact.key}.lock"
         with files.locked(
             lock,
-            self.lock_timeout,
+            _LOCK_TIMEOUT,
             opening=disk_errors(lock),
             error=FetchError,
             waiting=lambda: self._note(artifact, "another process is fetching this; waiting"),
@@ -325,7 +323,7 @@ class Fetcher:
         self, artifact: Artifact, url: str, partial: Partial, transport: HttpsTransport
     ) -> Fetched:
         """Ask one place a few times; a `FetchError` with a file is the local disk's."""
-        wait, reason = self.backoff, ""
+        wait, reason = _WAIT, ""
         for attempt in range(self.attempts):
             if attempt:
                 self._note(artifact, f"{reason}; trying again in {wait:g} s")
@@ -336,7 +334,7 @@ class Fetcher:
                 reason = str(error)
                 if isinstance(error, RangeRefusedError):
                     partial.discard()
-                wait = min(self.backoff_max, max(self.backoff * 2**attempt, error.retry_after))
+                wait = min(_LONGEST_WAIT, max(_WAIT * 2**attempt, error.retry_after))
                 continue
             check = check_pins(partial.path, artifact)
             if not check.expected:

@@ -21,6 +21,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -45,6 +46,7 @@ _PIN = "pin"
 _MAX_RECORD = 16 << 20
 _NAME_DIGITS = 24
 _PROGRESS = "progress.json"
+_LOCK_TIMEOUT = 4 * 3600.0
 # what plain data give that are no progress
 _OTHER_FORM = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
@@ -63,15 +65,12 @@ class StoredBuild:
 class BuildStore:
     """A directory of kept builds; it is made when first written to.
 
-    It waits for another process at the same build for `lock_timeout` seconds, and says so.
+    It waits for another process at the same build, and says so.
     """
 
-    def __init__(
-        self, root: Path, lock_timeout: float = 4 * 3600.0, say: Say = lambda _text: None
-    ) -> None:
+    def __init__(self, root: Path, say: Say = lambda _text: None) -> None:
         # paths in it are said to people
         self.root = Path(os.path.abspath(root))
-        self._lock_timeout = lock_timeout
         self._say = say
 
     def trees_place(self, subject: str, inputs: Mapping[str, Any]) -> Path:
@@ -88,19 +87,18 @@ class BuildStore:
         with self._held(f"trees-{own.name}"):
             for other in {*own.parent.glob("*")} - {own}:
                 # another process may be at work there
-                with suppress(SgxEnclavesError), self._held(f"trees-{other.name}", 0.0):
+                with suppress(SgxEnclavesError), self._held(f"trees-{other.name}", wait=False):
                     remove_tree(other)
             yield own
             for empty in (own, own.parent):
                 with suppress(OSError):
                     empty.rmdir()
 
-    def _held(self, name: str, timeout: Optional[float] = None) -> AbstractContextManager[None]:
+    def _held(self, name: str, *, wait: bool = True) -> AbstractContextManager[None]:
         path = self.root / "locks" / f"{name}.lock"
-        words = f"another process builds the same; waiting for it ({path})"
-        waiting = None if timeout is not None else lambda: self._say(words)
-        most = self._lock_timeout if timeout is None else timeout
-        return locked(path, most, opening=_disk_errors(self.root), waiting=waiting)
+        waiting = partial(self._say, f"another process builds the same; waiting for it ({path})")
+        most, said = (_LOCK_TIMEOUT, waiting) if wait else (0.0, None)
+        return locked(path, most, opening=_disk_errors(self.root), waiting=said)
 
     def build(
         self,

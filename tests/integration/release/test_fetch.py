@@ -35,7 +35,7 @@ DATA = hashlib.shake_256(b"archive").digest(300_000)
 OTHER = hashlib.shake_256(b"other").digest(300_000)
 SHA = hashlib.sha256(DATA).hexdigest()
 PATH = "/a/prebuilt.tar.gz"
-FAST = {"attempts": 3, "backoff": 0.0, "lock_timeout": 20}
+ATTEMPTS = 3
 
 
 class Bench:
@@ -57,7 +57,7 @@ class Bench:
             transport or own,
             progress=self.events.append,
             sleep=self.waits.append,
-            **{**FAST, **settings},
+            **{"attempts": ATTEMPTS, **settings},
         )
 
     @property
@@ -188,7 +188,7 @@ def test_server_that_is_silent_times_out(impatient: Bench, vendor: VendorServer)
     with pytest.raises(FetchError, match="too slow"):
         impatient.fetcher.fetch(artifact(url))
     assert time.monotonic() - begun < 15
-    assert len(vendor.asked(PATH)) == FAST["attempts"]
+    assert len(vendor.asked(PATH)) == ATTEMPTS
     assert impatient.nothing_taken_for_whole()
 
 
@@ -281,18 +281,18 @@ def test_no_place_left_names_them_all(bench: Bench, vendor: VendorServer) -> Non
         bench.fetcher.fetch(artifact(vendor.url + PATH, vendor.url + "/busy"))
     assert "404" in str(caught.value)
     assert "503" in str(caught.value)
-    assert len(vendor.asked("/busy")) == FAST["attempts"]
+    assert len(vendor.asked("/busy")) == ATTEMPTS
     with pytest.raises(FetchError, match="0 places"):
         bench.fetcher.fetch(artifact())
 
 
 def test_waits_grow_and_are_bounded(tmp_path: Path, vendor: VendorServer) -> None:
     vendor.put(PATH, DATA)
-    vendor.fault(PATH, *[Fault(status=503)] * 3)
-    vendor.fault(PATH, Fault(status=429, headers=(("Retry-After", "9999"),)))
-    bench = Bench(tmp_path, vendor.ca_file, attempts=5, backoff=1, backoff_max=3)
+    asked = [Fault(status=429, headers=(("Retry-After", after),)) for after in ("20", "9999")]
+    vendor.fault(PATH, Fault(status=503), *asked, *[Fault(status=503)] * 3)
+    bench = Bench(tmp_path, vendor.ca_file, attempts=7)
     bench.fetcher.fetch(artifact(vendor.url + PATH))
-    assert bench.waits == [1, 2, 3, 3]
+    assert bench.waits == [1, 20, 30, 8, 16, 30]
 
 
 def test_redirect_is_followed(bench: Bench, vendor: VendorServer) -> None:
@@ -728,9 +728,11 @@ def test_two_processes_at_once_fetch_once(tmp_path: Path, vendor: VendorServer) 
     assert any("another process" in output for output in outputs)
 
 
-def test_lock_is_not_waited_for_without_an_end(tmp_path: Path, vendor: VendorServer) -> None:
+def test_lock_is_not_waited_for_without_an_end(
+    bench: Bench, vendor: VendorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = vendor.put(PATH, DATA)
-    bench = Bench(tmp_path, vendor.ca_file, lock_timeout=0.0)
+    monkeypatch.setattr("sgx_enclaves.release.fetch._LOCK_TIMEOUT", 0.0)
     with (
         locked(bench.cache / "locks" / f"{SHA}.lock", 1),
         pytest.raises(FetchError, match="another process"),

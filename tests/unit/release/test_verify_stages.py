@@ -36,7 +36,7 @@ class Maker:
 
 @pytest.fixture
 def store(tmp_path: Path) -> BuildStore:
-    return BuildStore(tmp_path / "work", lock_timeout=5)
+    return BuildStore(tmp_path / "work")
 
 
 def test_a_build_is_made_once(store: BuildStore) -> None:
@@ -223,7 +223,7 @@ def test_a_step_whose_log_is_gone_is_done_again(tmp_path: Path, built_directory:
 
 def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     said: list[str] = []
-    store = BuildStore(tmp_path, lock_timeout=20, say=said.append)
+    store = BuildStore(tmp_path, said.append)
     make, inside, results = Maker(), threading.Event(), []
 
     def slow(into: Path) -> None:
@@ -241,8 +241,9 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     assert sorted(kept.reused for kept in results) == [False, True]
 
 
-def test_waiting_for_another_process_ends(tmp_path: Path) -> None:
-    impatient = BuildStore(tmp_path, lock_timeout=0.2)
+def test_waiting_for_another_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgx_enclaves.release.store._LOCK_TIMEOUT", 0.2)
+    impatient = BuildStore(tmp_path)
 
     def nested(into: Path) -> None:
         with pytest.raises(InputError, match="another process"):
