@@ -13,7 +13,7 @@ import json
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from sgx_enclaves.catalogue.records import Toolchain
 from sgx_enclaves.enclave.verdict import Finding, Severity
@@ -23,71 +23,59 @@ from sgx_enclaves.plain import as_plain, record
 from sgx_enclaves.release.place import STANDARD_PATH, LockedPackage, Place
 
 _NUMBER = r"(\d+(?:\.\d+)+[a-z]?)"
-Parse = Callable[[str], Optional[str]]
+_GMP = (
+    rf"#define __GNU_MP_VERSION{part}[ \t]+(\d{{1,9}})" for part in ("", "_MINOR", "_PATCHLEVEL")
+)
 
 
-def _first_match(pattern: str) -> Parse:
-    compiled = re.compile(pattern, re.MULTILINE)
-
-    def parse(text: str) -> Optional[str]:
-        match = compiled.search(text[:65536])
-        return match[1] if match else None
-
-    return parse
-
-
-def _kernel_version(text: str) -> Optional[str]:
-    """From LINUX_VERSION_CODE of `linux/version.h`: one byte each, the last one dropped if 0."""
-    match = re.search(r"^#define LINUX_VERSION_CODE (\d{1,9})$", text, re.MULTILINE)
-    if match is None:
-        return None
-    code = int(match[1])
-    return f"{code >> 16}.{code >> 8 & 0xFF}.{code & 0xFF}".removesuffix(".0")
-
-
-def _gmp_version(text: str) -> Optional[str]:
-    """From the three macros of `gmp.h`."""
-    found = re.findall(r"^#define __GNU_MP_(VERSION\w*)[ \t]+(\d{1,9})\s*$", text, re.MULTILINE)
-    macros = dict(found)
-    parts = [macros.get(f"VERSION{suffix}") for suffix in ("", "_MINOR", "_PATCHLEVEL")]
-    return None if None in parts else ".".join(map(str, parts))
-
-
-def _gnu(command: str, name: str) -> tuple[str, Parse]:
+def _gnu(command: str, name: str) -> tuple[str, str]:
     """NAME (PACKAGE) VERSION, the GNU standards' form; a distribution may put its own version
     between the brackets.
     """
-    return f"{command} --version", _first_match(rf"^{name} \([^)\n]*\) {_NUMBER}")
+    return f"{command} --version", rf"^{name} \([^)\n]*\) {_NUMBER}"
 
 
-# How to learn a tool's version: a command whose output has it, or the path of a header.
-PROBES: Mapping[str, tuple[str, Parse]] = {
+# How to learn a tool's version: a command whose output has it, or the path of a header below a
+# prefix; and where it stands there, if in several parts, in their order.
+PROBES: Mapping[str, tuple[str, str]] = {
     "autoconf": _gnu("autoconf", "autoconf"),
     "automake": _gnu("automake", "automake"),
     # Fedora leaves the brackets out
-    "binutils": ("ld --version", _first_match(rf"^GNU ld (?:\([^)\n]*\)|version) {_NUMBER}")),
+    "binutils": ("ld --version", rf"^GNU ld (?:\([^)\n]*\)|version) {_NUMBER}"),
     "bison": _gnu("bison", "bison"),
-    "cmake": ("cmake --version", _first_match(rf"^cmake version {_NUMBER}")),
-    "file": ("file --version", _first_match(rf"^file-{_NUMBER}")),
-    "flex": ("flex --version", _first_match(rf"^flex {_NUMBER}")),
+    "cmake": ("cmake --version", rf"^cmake version {_NUMBER}"),
+    "file": ("file --version", rf"^file-{_NUMBER}"),
+    "flex": ("flex --version", rf"^flex {_NUMBER}"),
     "gcc": _gnu("gcc", r"\S*gcc\S*"),
     "glibc": _gnu("ldd", "ldd"),
-    "gmp-dev": ("/usr/include/gmp.h", _gmp_version),
+    "gmp-dev": ("include/gmp.h", r"\s+".join(_GMP)),
     "gnum4": _gnu("m4", "m4"),
-    "gnumake": ("make --version", _first_match(rf"^GNU Make {_NUMBER}")),
+    "gnumake": ("make --version", rf"^GNU Make {_NUMBER}"),
     "libtool": _gnu("libtool", "libtool"),
-    "linux-headers": ("/usr/include/linux/version.h", _kernel_version),
-    "nasm": ("nasm -v", _first_match(rf"^NASM version {_NUMBER}")),
-    "ocaml": ("ocaml -version", _first_match(rf"version {_NUMBER}")),
-    "ocamlbuild": ("ocamlbuild -version", _first_match(rf"^ocamlbuild {_NUMBER}")),
-    "openssl": ("openssl version", _first_match(rf"^OpenSSL {_NUMBER}")),
+    "linux-headers": ("include/linux/version.h", r"^#define LINUX_VERSION_CODE (\d{1,9})$"),
+    "nasm": ("nasm -v", rf"^NASM version {_NUMBER}"),
+    "ocaml": ("ocaml -version", rf"version {_NUMBER}"),
+    "ocamlbuild": ("ocamlbuild -version", rf"^ocamlbuild {_NUMBER}"),
+    "openssl": ("openssl version", rf"^OpenSSL {_NUMBER}"),
     # one line before OpenSSL 3, a macro of its own since
     "openssl-dev": (
-        "/usr/include/openssl/opensslv.h",
-        _first_match(rf'OPENSSL_VERSION_(?:TEXT\s+"OpenSSL |STR\s+"){_NUMBER}'),
+        "include/openssl/opensslv.h",
+        rf'OPENSSL_VERSION_(?:TEXT\s+"OpenSSL |STR\s+"){_NUMBER}',
     ),
     "texinfo": _gnu("makeinfo", r"\S*(?:makeinfo|texi2any)"),
 }
+_MAX_HEADER, _MAX_OUTPUT = 1 << 20, 1 << 16
+
+
+def version_in(tool: str, text: str) -> Optional[str]:
+    """The tool's version, as its output or its header says it."""
+    asked, pattern = PROBES[tool]
+    match = re.search(pattern, text[: _MAX_HEADER if "/" in asked else _MAX_OUTPUT], re.MULTILINE)
+    if match is None or tool != "linux-headers":
+        return ".".join(match.groups()) if match is not None else None
+    # one byte each, the last one dropped if 0
+    code = int(match[1])
+    return f"{code >> 16}.{code >> 8 & 0xFF}.{code & 0xFF}".removesuffix(".0")
 
 
 def same_version(pinned: str, found: str) -> bool:
@@ -262,15 +250,15 @@ def check_toolchain(pinned: Toolchain, record: ToolchainRecord) -> tuple[Part, .
     parts = []
     for pin in pinned.tools:
         tool = found.get(pin.name)
-        if tool is None or (tool.path is not None and tool.version is None):
-            state = PartState.UNSEEN
-        elif tool.version is None:
-            state = PartState.MISSING
+        version = tool.version if tool is not None else None
+        if version is None:
+            gone = tool is not None and tool.path is None
+            state = PartState.MISSING if gone else PartState.UNSEEN
+        elif same_version(pin.version, version):
+            state = PartState.MATCH
         else:
             state = PartState.DIFFERS if pin.exact else PartState.OTHER
-            if same_version(pin.version, tool.version):
-                state = PartState.MATCH
-        parts.append(Part(pin.name, state, pin.version, (tool and tool.version) or ""))
+        parts.append(Part(pin.name, state, pin.version, version or ""))
     state, here = PartState.MATCH, record.interpreter or ""
     if pinned.interpreter is None or record.interpreter is None:
         state = PartState.UNSEEN
@@ -312,7 +300,6 @@ def require_lock(lock: Sequence[LockedPackage], place: Place) -> None:
 
 
 _TIMEOUT = 30.0
-_MAX_HEADER = 1 << 20
 _DIGEST_DIGITS = 64
 _NO_PROGRAM = 127
 # what gcc runs: a changed compiler behind an unchanged driver is another toolchain
@@ -325,9 +312,7 @@ env PATH="$1" gcc -o a.out a.c >/dev/null 2>&1 && env PATH="$1" readelf -lW a.ou
 ./a.out && echo it runs
 rm -rf "$work"
 """
-_INTERPRETER = _first_match(r"^\s+\[Requesting program interpreter: (/[^\]\n]*)\]$")
-
-
+_INTERPRETER = re.compile(r"^\s+\[Requesting program interpreter: (/[^\]\n]*)\]$", re.MULTILINE)
 _SHELL_TIMEOUT = 600.0
 
 
@@ -359,42 +344,37 @@ def look_at(
     An error where no program can be run there, or where RPM is there and fails.
     """
     folders = [folder for folder in path.split(":") if folder]
-    probes = {name: PROBES[name] for name in names if name in PROBES}
-    wanted = {}
-    for name, (asked, _parse) in probes.items():
-        program = asked.split()[0]
-        wanted[name] = [f"{folder}/{program}" for folder in folders]
-        if program.startswith("/"):
-            header = program.removeprefix("/usr")
-            wanted[name] = [f"{prefix}{header}" for prefix in (*prefixes, "/usr")]
+    probes = {name: PROBES[name][0].split() for name in names if name in PROBES}
+    wanted = {
+        name: [f"{place}/{what}" for place in ((*prefixes, "/usr") if "/" in what else folders)]
+        for name, (what, *_arguments) in probes.items()
+    }
     seen = _find(wanted, place)
-    plain = ["env", "LC_ALL=C", "LANGUAGE=C", "TZ=UTC"]
-    commands = [[*plain, "sh", "-c", _LINK, "sh", path]]
+    commands = {"": ["sh", "-c", _LINK, "sh", path]}
     for name, (there, _real, _sha256) in seen.items():
-        asked = probes[name][0]
+        what, *arguments = probes[name]
         read = ["head", "-c", str(_MAX_HEADER), "--", there]
-        ask = [f"PATH={path}", there, *asked.split()[1:]]
-        commands.append([*plain, *(read if asked.startswith("/") else ask)])
+        commands[name] = read if "/" in what else [f"PATH={path}", there, *arguments]
     behind = _BEHIND_GCC if "gcc" in seen else ()
-    commands += [
-        [*plain, f"PATH={path}", seen["gcc"][0], f"-print-prog-name={name}"] for name in behind
-    ]
-    link, *answers = [output.text for output in place.ask(commands, _TIMEOUT)]
-    texts = dict(zip([*seen, *(f"-{name}" for name in behind)], answers))
+    for name in behind:
+        commands[f"-{name}"] = [f"PATH={path}", seen["gcc"][0], f"-print-prog-name={name}"]
+    plain = ["env", "LC_ALL=C", "LANGUAGE=C", "TZ=UTC"]
+    outputs = place.ask([[*plain, *command] for command in commands.values()], _TIMEOUT)
+    texts = {name: output.text for name, output in zip(commands, outputs)}
     tools = [
-        FoundTool(name, probes[name][1](texts[name]), *seen[name][1:])
+        FoundTool(name, version_in(name, texts[name]), *seen[name][1:])
         if name in seen
         else FoundTool(name, None, None, None)
         for name in names
     ]
-    interpreter = _INTERPRETER(link)
     # what gcc says it runs, a bare name being on the path, and what its programs begin with
-    said = {name: texts[f"-{name}"].strip() for name in behind}
-    inner = {
-        name: [word] if word.startswith("/") else [f"{folder}/{name}" for folder in folders]
-        for name, word in said.items()
-    }
-    inner[_LOADER] = [interpreter] if interpreter and link.endswith("it runs\n") else []
+    inner = {}
+    for name in behind:
+        said = texts[f"-{name}"].strip()
+        inner[name] = [said] if said[:1] == "/" else [f"{folder}/{name}" for folder in folders]
+    linked = _INTERPRETER.search(texts[""])
+    interpreter = linked[1] if linked is not None else None
+    inner[_LOADER] = [interpreter] if interpreter and texts[""].endswith("it runs\n") else []
     tools += [FoundTool(name, None, *file[1:]) for name, file in _find(inner, place).items()]
     packages = (
         FoundPackage(item.nevra, item.sigmd5, item.payload_sha256) for item in place.packages()

@@ -49,6 +49,7 @@ from sgx_enclaves.release.toolchain import (
     look_at,
     same_version,
     search_path,
+    version_in,
 )
 
 
@@ -97,12 +98,12 @@ from sgx_enclaves.release.toolchain import (
     ],
 )
 def test_versions_as_tools_print_them(tool: str, text: str, version: Optional[str]) -> None:
-    assert PROBES[tool][1](text) == version
+    assert version_in(tool, text) == version
 
 
 @given(st.sampled_from(sorted(PROBES)), st.text(max_size=200))
 def test_any_output_gives_a_version_or_none(tool: str, text: str) -> None:
-    version = PROBES[tool][1](text)
+    version = version_in(tool, text)
     assert version is None or version[0].isdigit()
 
 
