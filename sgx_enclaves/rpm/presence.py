@@ -64,18 +64,13 @@ def evidence(provides: Iterable[str], files: Iterable[str]) -> Iterator[Evidence
                 yield Evidence(path, name, signed)
 
 
-def contains_enclaves(provides: Iterable[str], files: Iterable[str]) -> bool:
-    """Whether a package claims to contain an enclave, signed or not; see `evidence`."""
-    return any(True for _ in evidence(provides, files))
-
-
 def is_suspect(provides: Iterable[str], files: Iterable[str]) -> bool:
     """Whether the payload must be read: it claims an enclave, or puts anything where they stand.
 
     A link in the place of the enclave folder leads who knows where; directories are no matter.
     """
     paths = tuple(files)
-    return contains_enclaves(provides, paths) or any(
+    return any(evidence(provides, paths)) or any(
         path.startswith(ENCLAVE_FOLDER) or path in ENCLAVE_FOLDERS for path in paths
     )
 

@@ -27,7 +27,7 @@ from sgx_enclaves.errors import RepodataError, UnsupportedError
 from sgx_enclaves.files import DigestedStream, read_file, system_errors
 from sgx_enclaves.limits import MIB, ArchiveLimits, at_most
 from sgx_enclaves.plain import printable, record
-from sgx_enclaves.rpm.presence import HINTS, contains_enclaves, is_suspect
+from sgx_enclaves.rpm.presence import HINTS, is_suspect
 
 REPOMD = "repodata/repomd.xml"
 _HINTS = tuple(hint.encode() for hint in HINTS)
@@ -236,7 +236,7 @@ class _Reader:
             algorithm = _algorithm(package.checksum_type)
             if path is None or package.location_base:
                 return
-            suspect = hinted and contains_enclaves((p[0] for p in package.provides), ())
+            suspect = hinted and is_suspect((p[0] for p in package.provides), ())
             listing = Listing(package.size_package, algorithm or "", package.pkgId, suspect)
             known = found.setdefault(path, listing)
             if algorithm is None or known != listing:
