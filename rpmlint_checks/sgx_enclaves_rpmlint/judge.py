@@ -10,7 +10,6 @@ rpmlint's counts with it.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -19,8 +18,10 @@ from typing import Optional
 
 from sgx_enclaves.enclave.verdict import NOT_PROVED, Difference, Finding, Outcome, Severity, Verdict
 from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
+from sgx_enclaves.rpm.payload import Installed, packed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
-from sgx_enclaves_rpmlint.options import Files, Options, installed_packages, references_for
+from sgx_enclaves.rpm.references import neighbours_among
+from sgx_enclaves_rpmlint.options import Options, installed_packages, references_for
 from sgx_enclaves_rpmlint.session import (
     FAILED,
     NotedPackage,
@@ -44,28 +45,27 @@ def judged(
     """All findings about some of the packages, whose enclaves' are then withdrawn if verified."""
     options = Options(table)
     namesakes = Counter((subject.name, subject.arch) for subject in subjects)
-    with contextlib.closing(Files(subjects)) as files:
-        sources = references_for(files.neighbours, options, query or installed_packages)
-        references, neighbours = sources
-        for problem in options.problems:
-            yield report(waiting[0], "sgx-enclave-configuration", problem)
-        for subject in waiting:
-            try:
-                result = check_package(
-                    subject.file,
-                    references,
-                    options.policy_for,
-                    neighbours=neighbours,
-                    permitted=options.permit,
-                    opener=files.opener_for(subject),
-                )
-                yield from reports_of(subject, result)
-                # rpmlint's lines name a package by name and architecture, and set a path off by
-                # blanks: where that is ambiguous, nothing is withdrawn.
-                if not subject.blanks and namesakes[subject.name, subject.arch] == 1:
-                    withdraw(output, subject, _good_paths(result), options.quiet)
-            except Exception as error:
-                yield failed(subject, error)
+    beside = neighbours_among(s.file for s in subjects if s.suspect and not s.installed)
+    references, neighbours = references_for(beside, options, query or installed_packages)
+    for problem in options.problems:
+        yield report(waiting[0], "sgx-enclave-configuration", problem)
+    for subject in waiting:
+        try:
+            result = check_package(
+                subject.file,
+                references,
+                options.policy_for,
+                neighbours=neighbours,
+                permitted=options.permit,
+                opener=packed if subject.header is None else Installed(subject.header),
+            )
+            yield from reports_of(subject, result)
+            # rpmlint's lines name a package by name and architecture, and set a path off by
+            # blanks: where that is ambiguous, nothing is withdrawn.
+            if not subject.blanks and namesakes[subject.name, subject.arch] == 1:
+                withdraw(output, subject, _good_paths(result), options.quiet)
+        except Exception as error:
+            yield failed(subject, error)
 
 
 def _good_paths(result: PackageResult) -> set[str]:

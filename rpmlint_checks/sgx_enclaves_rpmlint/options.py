@@ -7,16 +7,15 @@ packages without a signature are worth what a neighbour on the command line is.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Optional
 
 from sgx_enclaves.enclave.policy import Policy, not_shipped, pin_for_file, policy_for
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.rpm.librpm import librpm
-from sgx_enclaves.rpm.payload import Installed, Opener, SharedOpener
+from sgx_enclaves.rpm.payload import Installed
 from sgx_enclaves.rpm.presence import enclave_name, stem_of, version_of
 from sgx_enclaves.rpm.references import (
     REPRODUCIBLE,
@@ -24,11 +23,10 @@ from sgx_enclaves.rpm.references import (
     Neighbours,
     PackageReference,
     Reference,
-    neighbours_among,
     never_a_reference,
     open_reference,
 )
-from sgx_enclaves_rpmlint.session import NotedPackage, Query
+from sgx_enclaves_rpmlint.session import Query
 
 _MRSIGNER = re.compile(r"[0-9a-fA-F]{64}\Z")
 _KEYS = frozenset(
@@ -37,8 +35,6 @@ _KEYS = frozenset(
 )
 _NEIGHBOURS = ("warn", "trust", "signed")
 _MAX_SVN = 0xFFFF
-# So many are held in memory, see `PackageReference.items`.
-_HELD = 4
 
 
 class Options:
@@ -238,23 +234,3 @@ def _installed(called: str, header: bytes, signed: bool) -> Optional[Reference]:
             return None
         raise
     return reference if reference.is_authenticated is signed else None
-
-
-class Files:
-    """The package files on the command line, and which of them others may be compared with."""
-
-    def __init__(self, subjects: Sequence[NotedPackage]) -> None:
-        self._opener = SharedOpener()
-        self.close = self._opener.close
-        files = [s.file for s in subjects if s.suspect and not s.installed]
-        self.neighbours = neighbours_among(files, opener=self._opener)
-        first = [reference.name for reference in self.neighbours]
-        self._opener.plan([*first, *(file for file in files if file not in first)])
-        for reference in self.neighbours[:_HELD] if len(files) > 1 else ():
-            # What is wrong with it, its own result says.
-            with contextlib.suppress(SgxEnclavesError):
-                reference.items()
-
-    def opener_for(self, subject: NotedPackage) -> Opener:
-        """What opens that package."""
-        return self._opener if subject.header is None else Installed(subject.header)

@@ -32,7 +32,7 @@ from sgx_enclaves.rpm.enclaves import (
     is_enclave,
     may_carry_enclaves,
 )
-from sgx_enclaves.rpm.payload import read_payload
+from sgx_enclaves.rpm.payload import packed
 from sgx_enclaves.rpm.presence import contains_signed_enclaves
 from sgx_enclaves.rpm.reader import Package, open_package
 
@@ -208,8 +208,8 @@ def _held(path: str) -> tuple[tuple[SignedFile, ...], tuple[str, ...]]:
     that hold enclaves as data."""
     found = []
     embedded = []
-    with open_package(path) as (package, stream):
-        for item in enclaves_among(package, read_payload(package, stream)):
+    with packed(path) as (package, members):
+        for item in enclaves_among(package, members):
             if isinstance(item, EmbeddedEnclaves):
                 embedded.append(item.path)
             elif isinstance(item, PackedEnclave) and _counts_as_signed(item):

@@ -321,15 +321,13 @@ def enclaves_among(
     enclaves = 0
     for member in members:
         file = member.file
-        if file.kind is not FileKind.FILE or (member.group and not member.has_content):
-            continue
         if configs and file.path.endswith(CONFIG_SUFFIX):
             limit, message = package.limits.enclave.config_size, f"{file.path!r} is too large"
             at_most(limit, file.size, message, "bytes", file=package.file)
             yield ConfigFile(file.path, b"".join(member.chunks))
             continue
-        links = [f.path for f in member.links]
-        named = any(is_in_enclave_folder(path) for path in (file.path, *links))
+        paths = (file.path, *member.links)
+        named = any(map(is_in_enclave_folder, paths))
         held = _read_candidate(package, member, named)
         if held is None:
             continue
@@ -342,9 +340,8 @@ def enclaves_among(
         at_most(package.limits.enclaves, enclaves, message, file=package.file)
         if symbolic is None:
             symbolic = Links(package).to_files()
-        for path in (file.path, *links):
-            links += symbolic.get(path, ())
-        yield _judged(package, member, tuple(sorted(set(links))), held)
+        links = {*member.links, *(link for path in paths for link in symbolic.get(path, ()))}
+        yield _judged(package, member, tuple(sorted(links)), held)
         del held
 
 
@@ -393,9 +390,9 @@ def _judged(
     package: Package, member: PayloadFile, links: tuple[str, ...], data: bytes
 ) -> PackedEnclave:
     path = member.file.path
-    # All of it was read, so it has the digest that the header pins.
-    pinned = member.has_content and package.file_algorithm == "sha256"
-    sha256 = member.file.digest if pinned else sha256_of(data)
+    # All of it was read, so it has the digest that the header pins, if it does.
+    pinned = member.file.digest if package.file_algorithm == "sha256" else ""
+    sha256 = pinned or sha256_of(data)
     try:
         image = EnclaveImage.parse(data, path, package.limits.enclave)
     except SgxEnclavesError as error:

@@ -12,18 +12,13 @@ import functools
 import hashlib
 import os
 import stat
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import BinaryIO, Callable, NamedTuple, Optional
+from typing import BinaryIO, Callable, NamedTuple
 
 from sgx_enclaves.child import SECONDS, Send, pieces_from_child
 from sgx_enclaves.decompress import BoundedReader
-from sgx_enclaves.errors import (
-    PackageDamagedError,
-    PackageError,
-    SgxEnclavesError,
-    UnsupportedError,
-)
+from sgx_enclaves.errors import PackageDamagedError, PackageError, UnsupportedError
 from sgx_enclaves.files import DigestedStream, system_errors
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
 from sgx_enclaves.rpm.librpm import (
@@ -46,31 +41,19 @@ _PACKED = {
 _DIGESTS = {"PAYLOADDIGEST": None, "PAYLOADSHA512": "sha512", "PAYLOADSHA3_256": "sha3_256"}
 # Slower than any machine unpacks; a large package may take longer than a small one.
 _BYTES_A_SECOND = 16 * MIB
-# Packages that one child unpacks: they are open all the time.
-_TOGETHER = 16
 
 
 class PayloadFile(NamedTuple):
-    """One file that comes with a package.
+    """A regular file that comes with a package: one of those that are hard links to each other.
 
     Attributes:
-        group: it and the other hard links to it, of which one has the content; none if it is alone.
+        links: the paths of the others.
         chunks: its bytes, once; the digest is checked behind the last one.
-        has_content: False for an empty file, a link, a folder, and for the other hard links.
     """
 
     file: PackageFile
-    group: tuple[PackageFile, ...]
+    links: tuple[str, ...]
     chunks: Iterator[bytes]
-    has_content: bool
-
-    @property
-    def links(self) -> tuple[PackageFile, ...]:
-        """The other paths of the same hard-linked file.
-
-        Made when asked for: of a hundred thousand links, one has to know all others.
-        """
-        return tuple(f for f in self.group if f.index != self.file.index)
 
 
 Contents = tuple[Package, Iterator[PayloadFile]]
@@ -80,17 +63,10 @@ Opener = Callable[[str], AbstractContextManager[Contents]]
 
 @contextmanager
 def packed(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Iterator[Contents]:
-    """The contents of a package file."""
-    with open_package(path, limits) as (package, stream):
-        files = read_payload(package, stream)
-        with contextlib.closing(files):
-            yield package, files
+    """A package file, and its regular files in the payload's order.
 
-
-def read_payload(package: Package, stream: BinaryIO) -> Generator[PayloadFile, None, None]:
-    """Yield the payload's files in its order; what is not read is read and checked here.
-
-    The payload is right only when the iteration ends.
+    What is not read of them is read and checked here; the payload is right only when the
+    iteration ends. See `open_package`.
 
     Raises:
         PackageError: malformed, or not what the header says.
@@ -99,8 +75,31 @@ def read_payload(package: Package, stream: BinaryIO) -> Generator[PayloadFile, N
         LimitError: it unpacks to more than it may, or takes too much memory or time.
         UnsupportedError: a compression or format that cannot be read.
     """
-    with contextlib.closing(_pieces([(package, _reader(package, stream))])) as pieces:
-        yield from _files(package, pieces)
+    with open_package(path, limits) as (package, stream):
+        files = _files(package, stream)
+        with contextlib.closing(files):
+            yield package, files
+
+
+def _files(package: Package, stream: BinaryIO) -> Generator[PayloadFile, None, None]:
+    reader = _reader(package, stream)
+    claimed = sum(file.size for file in files_with_content(package))
+    seconds = SECONDS + min(claimed, package.limits.payload.total_size) / _BYTES_A_SECOND
+    what = f"{package.file}: the payload cannot be read"
+
+    def work(send: Send) -> None:
+        Unpacker(package, reader).run(send)
+
+    pieces = pieces_from_child(work, what=what, seconds=seconds)
+    groups = package.hard_links
+    with contextlib.closing(pieces):
+        while head := _next(package, pieces):
+            index, has_content = FILE_HEAD.unpack(head)
+            file = package.files[index]
+            # Of hard links one has the content; files without any have a digest too.
+            if has_content or (file.kind is FileKind.FILE and index not in groups):
+                chunks = _sized(package, pieces, file.size if has_content else 0)
+                yield from _payload_file(package, file, chunks)
 
 
 class _Source:
@@ -114,97 +113,6 @@ class _Source:
         data = os.pread(self._handle, size, self._position)
         self._position += len(data)
         return data
-
-
-def _pieces(packages: Sequence[tuple[Package, BoundedReader]]) -> Generator[bytes, None, None]:
-    """What the child sends of each payload in turn; an empty piece ends each."""
-    seconds = SECONDS
-    for package, _ in packages:
-        claimed = sum(file.size for file in files_with_content(package))
-        seconds += min(claimed, package.limits.payload.total_size) / _BYTES_A_SECOND
-
-    def work(send: Send) -> None:
-        for package, reader in packages:
-            Unpacker(package, reader).run(send)
-
-    what = f"{packages[0][0].file}: the payload cannot be read"
-    return pieces_from_child(work, what=what, seconds=seconds)
-
-
-def _files(package: Package, pieces: Iterator[bytes]) -> Iterator[PayloadFile]:
-    groups = package.hard_links
-    while head := _next(package, pieces):
-        index, has_content = FILE_HEAD.unpack(head)
-        file = package.files[index]
-        chunks = _sized(package, pieces, file.size if has_content else 0)
-        # Of hard links one has the content; files without any have a digest too.
-        own = has_content or (file.kind is FileKind.FILE and index not in groups)
-        content = _content(package, file, file.digest if own else "", chunks)
-        yield PayloadFile(file, groups.get(index, ()), content, has_content and file.size > 0)
-        for _chunk in content:
-            pass
-
-
-class SharedOpener:
-    """An `Opener` of packages whose payloads one child process unpacks, in the order of `plan`.
-
-    A child costs as much as a payload of some megabytes. What is read in another order, or
-    behind a payload that could not be read, gets a child of its own.
-    """
-
-    def __init__(self) -> None:
-        self._open = contextlib.ExitStack()
-        self._opened: dict[str, tuple[Package, BinaryIO]] = {}
-        self._queue: list[str] = []
-        self._pieces: Optional[Generator[bytes, None, None]] = None
-
-    def plan(self, paths: Iterable[str]) -> None:
-        """In which order payloads are going to be read, of packages that were opened before."""
-        self._queue = [path for path in paths if path in self._opened]
-
-    @contextmanager
-    def __call__(self, path: str) -> Iterator[Contents]:
-        """See `packed`; the first packages stay open until `close`."""
-        if path not in self._opened and len(self._opened) < _TOGETHER:
-            self._opened[path] = self._open.enter_context(open_package(path))
-        if path not in self._opened:
-            with packed(path) as contents:
-                yield contents
-            return
-        package, stream = self._opened[path]
-        with contextlib.closing(self._read(path, package, stream)) as files:
-            yield package, files
-
-    def _read(
-        self, path: str, package: Package, stream: BinaryIO
-    ) -> Generator[PayloadFile, None, None]:
-        if self._pieces is None and path in self._queue[:1]:
-            # Without the packages whose payload is damaged.
-            readers = {}
-            for queued in self._queue:
-                with contextlib.suppress(SgxEnclavesError):
-                    readers[queued] = (self._opened[queued][0], _reader(*self._opened[queued]))
-            self._queue = list(readers)
-            self._pieces = _pieces(list(readers.values())) if readers else None
-        if self._pieces is None or path not in self._queue[:1]:
-            yield from read_payload(package, stream)
-            return
-        del self._queue[0]
-        try:
-            yield from _files(package, self._pieces)
-        except BaseException:
-            self._end()
-            raise
-
-    def _end(self) -> None:
-        if self._pieces is not None:
-            self._pieces.close()
-        self._pieces, self._queue = None, []
-
-    def close(self) -> None:
-        """End the child and close the packages."""
-        self._end()
-        self._open.close()
 
 
 def _next(package: Package, pieces: Iterator[bytes]) -> bytes:
@@ -271,19 +179,28 @@ def _reader(package: Package, stream: BinaryIO) -> BoundedReader:
     return BoundedReader(source, file, package.limits.payload, None if unpacked else compressor)
 
 
-def _content(
-    package: Package, file: PackageFile, pinned: str, chunks: Iterable[bytes]
-) -> Iterator[bytes]:
-    """The chunks of a file; behind the last one, their digest is checked unless it is empty."""
+def _payload_file(
+    package: Package, file: PackageFile, chunks: Iterable[bytes]
+) -> Iterator[PayloadFile]:
+    """The file; what nobody has read of it when the next is asked for, is read and checked."""
+    group = package.hard_links.get(file.index, ())
+    content = _content(package, file, chunks)
+    yield PayloadFile(file, tuple(f.path for f in group if f.index != file.index), content)
+    for _chunk in content:
+        pass
+
+
+def _content(package: Package, file: PackageFile, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks of a file; behind the last one, their digest is checked if the header has one."""
     digest = hashlib.new(package.file_algorithm, usedforsecurity=False)
     for chunk in chunks:
         digest.update(chunk)
         yield chunk
-    if pinned and digest.hexdigest() != pinned:
+    if file.digest and digest.hexdigest() != file.digest:
         raise PackageDamagedError(
             f"the digest of {file.path!r} is wrong",
             file=package.file,
-            expected=pinned,
+            expected=file.digest,
             found=digest.hexdigest(),
         )
 
@@ -317,10 +234,7 @@ class Installed:
             place = self._place(file)
             with _open_installed(package, file, place) as stream:
                 chunks = iter(functools.partial(stream.read, MIB), b"")
-                content = _content(package, file, file.digest, chunks)
-                yield PayloadFile(file, group, content, bool(file.size))
-                for _chunk in content:
-                    pass
+                yield from _payload_file(package, file, chunks)
 
     def _place(self, file: PackageFile) -> str:
         return os.path.join(self._root, file.path.lstrip("/"))

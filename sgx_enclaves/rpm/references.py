@@ -176,11 +176,8 @@ class PackageReference:
                 configs[item.path] = item.data
             elif isinstance(item, PackedEnclave):
                 enclaves.update(dict.fromkeys(item.names, item))
-        for wanted in fitting:
-            found = enclaves.get(wanted)
-            if found is None:
-                message = "the package has changed while it was read"
-                raise InputError(message, file=self.name, hint="check it again")
+        for wanted in filter(enclaves.__contains__, fitting):
+            found = enclaves[wanted]
             if found.problem is not None:
                 raise found.problem
             config = config_for(wanted, configs, only_enclave=len(self._enclaves) == 1)
@@ -219,6 +216,10 @@ class PackageReference:
     def _read(self) -> Iterator[Item]:
         message, total = "the enclaves of the package are too large for a reference", 0
         with self._opener(self.name) as (package, members):
+            # Whoever signed the package, signed the header that was read first.
+            if package.header.blob != self._package.header.blob:
+                message = "the package has changed while it was read"
+                raise InputError(message, file=self.name, hint="check it again")
             for item in enclaves_among(package, members, configs=True):
                 total += 0 if isinstance(item, EmbeddedEnclaves) else len(item.data)
                 at_most(package.limits.reference, total, message, "bytes", file=self.name)
@@ -242,7 +243,7 @@ def _no_reference(path: str, why: str, found: str) -> InputError:
     )
 
 
-def neighbours_among(paths: Iterable[str], opener: Opener = packed) -> tuple[PackageReference, ...]:
+def neighbours_among(paths: Iterable[str]) -> tuple[PackageReference, ...]:
     """The packages that may serve as references for the others beside them.
 
     Those named `-unsigned`, and those that provide `:unsigned:reproducible`. One that
@@ -251,14 +252,15 @@ def neighbours_among(paths: Iterable[str], opener: Opener = packed) -> tuple[Pac
     found = []
     for path in paths:
         with contextlib.suppress(SgxEnclavesError):
-            found.append(PackageReference(path, opener))
+            found.append(PackageReference(path))
     return tuple(reference for reference in found if reference.is_neighbour())
 
 
 class FolderReference:
     """A folder with unsigned enclaves and their config.xml files, at any depth.
 
-    `labels` are label and version of what is in it, where whoever asks knows them.
+    A built directory in it is what its manifest says. `labels` are label and version of all that
+    is in it, where whoever asks knows them.
     """
 
     def __init__(self, path: str, labels: Optional[tuple[str, Optional[str]]] = None) -> None:
@@ -272,11 +274,15 @@ class FolderReference:
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
         for wanted in _ordered(path, self._enclaves)[:_FITTING]:
+            built = os.path.dirname(wanted)
+            if self._labels is None and os.path.isfile(os.path.join(built, MANIFEST)):
+                yield from BuiltReference(built).counterparts(path)
+                continue
             data = read_file(wanted, DEFAULT_LIMITS.file_size)
             if _is_signed(data, wanted):
                 continue
             config = config_for(wanted, self._configs, only_enclave=len(self._enclaves) == 1)
-            label, version = self._labels or _labels_beside(wanted)
+            label, version = self._labels or ("", version_of(wanted))
             yield Counterpart(
                 wanted,
                 data,
@@ -285,14 +291,6 @@ class FolderReference:
                 label=label,
                 version=version,
             )
-
-
-def _labels_beside(file: str) -> tuple[str, Optional[str]]:
-    """Release and version of an unsigned enclave: from a manifest beside it, or from its name."""
-    folder = os.path.dirname(file)
-    if os.path.isfile(os.path.join(folder, MANIFEST)):
-        return BuiltReference(folder).labels(file)
-    return "", version_of(file)
 
 
 def _is_signed(data: bytes, name: str) -> bool:
@@ -372,13 +370,6 @@ class BuiltReference:
                     label=label,
                     version=version,
                 )
-
-    def labels(self, path: str) -> tuple[str, Optional[str]]:
-        """Release and version of one of its unsigned enclaves, by the file's name."""
-        for kept in self._manifest.enclaves:
-            if stem_of(self._reader.unsigned_name(kept.file)) == stem_of(path):
-                return self._labels(kept.name)
-        return "", None
 
     def _labels(self, name: str) -> tuple[str, Optional[str]]:
         """As packages of its release and its own file have them; empty when that is not known."""

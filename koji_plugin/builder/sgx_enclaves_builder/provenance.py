@@ -20,9 +20,7 @@ from sgx_enclaves.gate.origin import BuildHistory, MadeIn, SourceFile
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.place import LockedPackage
-from sgx_enclaves.rpm.librpm import FileKind
-from sgx_enclaves.rpm.payload import PayloadFile, read_payload
-from sgx_enclaves.rpm.reader import open_package
+from sgx_enclaves.rpm.payload import PayloadFile, packed
 from sgx_enclaves.rpm.references import PackageReference
 
 from .task_base import SgxTask
@@ -134,21 +132,20 @@ def source_files(path: str, tree: Release, scratch: Path) -> dict[str, SourceFil
         for artifact in tree.sources()
     )
     found = {}
-    with open_package(path) as (package, stream):
+    with packed(path) as (package, members):
         if package.files and package.file_algorithm != "sha256":
             raise UnsupportedError(
                 "the source package pins its files by another digest than SHA-256",
                 file=path,
                 found=package.file_algorithm,
             )
-        for member in read_payload(package, stream):
+        for member in members:
             file = member.file
-            if file.kind is not FileKind.FILE:
-                continue
-            name = file.path.rpartition("/")[2]
-            archive = by_contents and _ARCHIVE.search(name)
+            names = [path.rpartition("/")[2] for path in (file.path, *member.links)]
+            archive = by_contents and any(map(_ARCHIVE.search, names))
             place = scratch / f"archive-{file.index}"
-            found[name] = SourceFile(file.digest, _contents_of(member, place) if archive else None)
+            source = SourceFile(file.digest, _contents_of(member, place) if archive else None)
+            found.update(dict.fromkeys(names, source))
     return found
 
 

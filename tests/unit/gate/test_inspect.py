@@ -180,7 +180,7 @@ def test_bytes_that_were_looked_into_are_not_unpacked_again(
     monkeypatch.setattr(inspect_module, "_SETTLED", -1.0)
     file = BuildFile(NAME, shelf.put(FILES))
     facts = inspect_package(file)
-    monkeypatch.setattr(inspect_module, "read_payload", None)
+    monkeypatch.setattr(inspect_module, "packed", None)
     assert inspect_package(file) == facts
     assert facts.signed == (SignedFile(PATH, DIGEST),)
     with pytest.raises(TypeError):

@@ -102,12 +102,14 @@ def test_the_version_is_the_releases(built: Path, tmp_path: Path) -> None:
         assert codes(reference, tmp_path, f"{PCE}.{other}") == ["not-reproduced"]
 
 
-def test_a_directory_inside_of_a_folder_has_the_releases_version_too(built: Path) -> None:
-    (found,) = FolderReference(str(built.parent)).counterparts(PCE)
+def test_a_directory_inside_of_a_folder_is_what_its_manifest_says(built: Path) -> None:
+    folder = FolderReference(str(built.parent))
+    (found,) = folder.counterparts(PCE)
     assert (found.label, found.version) == ("2.25", VERSION)
-    labels = BuiltReference(str(built)).labels
-    assert labels("a/libsgx_qe3.so.1") == ("1.22", "1.22.100.1")
-    assert labels("a/libsgx_tdqe.so") == ("", None)
+    assert not list(folder.counterparts(f"{PCE}.1.24.100.1"))
+    (built / "libsgx_pce.so").write_bytes(CASE.built + b"?")
+    with pytest.raises(ManifestError, match="not the file that the manifest describes"):
+        list(folder.counterparts(PCE))
 
 
 def test_an_unknown_release_has_no_version(built: Path, tmp_path: Path) -> None:
@@ -127,7 +129,8 @@ def test_an_enclave_of_unknown_version_has_none(
         release, enclaves=tuple(replace(e, so_version=None) for e in release.enclaves)
     )
     monkeypatch.setattr(Catalogue, "release", lambda *_: unknown)
-    assert BuiltReference(str(built)).labels("libsgx_pce.so") == ("", None)
+    (found,) = BuiltReference(str(built)).counterparts(PCE)
+    assert (found.label, found.version) == ("", None)
 
 
 def test_another_toolchain_is_said(built: Path) -> None:

@@ -93,6 +93,20 @@ def test_the_label_is_of_the_enclaves_own_name(packages: Packages) -> None:
     assert labels == ["2.25", ""]
 
 
+def test_a_package_that_was_replaced_is_no_reference(packages: Packages) -> None:
+    """Its signature was that of the first one."""
+    reference = packages.reference()
+    packages.reference(RpmFile("/usr/bin/x", b"x"))
+    with pytest.raises(InputError, match="has changed while it was read"):
+        list(reference.counterparts(ASKED))
+
+
+def test_a_library_of_an_enclaves_name_is_no_counterpart(packages: Packages) -> None:
+    library = RpmFile("/usr/lib64/libsgx_pce.so", _PLAIN)
+    (found,) = packages.reference(library).counterparts(ASKED)
+    assert found.data == CASE.built
+
+
 def test_a_package_file_is_the_reference_only_with_these_headers(packages: Packages) -> None:
     reference = packages.reference()
     same = packages.write(UNSIGNED, "b.rpm")
