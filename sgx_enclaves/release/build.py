@@ -202,8 +202,7 @@ def look_at_tree(
     """
     use = look_at_toolchain(plan.toolchain, request.toolchain, place, request.tools)
     variables: dict[str, str] = {}
-    own = use.kind is ToolchainKind.DESIGNATED and use.matches and plan.build.route == MAKERS
-    if own and plan.toolchain.shell:
+    if use.designated and plan.build.route == MAKERS and plan.toolchain.shell:
         variables = shell_variables(plan.toolchain, place)
         way = "in the makers' shell" if variables else "not in the makers' shell, which is not here"
         say(f"{plan.release.name}: the steps run {way}")

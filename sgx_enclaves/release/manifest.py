@@ -178,10 +178,7 @@ class Manifest:
     @property
     def designated(self) -> bool:
         """Whether every tree was built with the designated toolchain, all of it seen."""
-        return bool(self.trees) and all(
-            tree.toolchain.kind is ToolchainKind.DESIGNATED and tree.toolchain.matches
-            for tree in self.trees
-        )
+        return bool(self.trees) and all(tree.toolchain.designated for tree in self.trees)
 
     @property
     def pinned(self) -> bool:
@@ -199,14 +196,13 @@ class Manifest:
 
     def only(self, name: str) -> Manifest:
         """The lasting record of one enclave, as packages ship it, and of the steps it needed."""
-        found = (enclave for enclave in self.enclaves if enclave.name == name)
-        enclaves = tuple(replace(enclave, unstripped=None) for enclave in found)
+        enclaves = tuple(replace(e, unstripped=None) for e in self.enclaves if e.name == name)
         used = {enclave.tree for enclave in enclaves}
         files = {record.file for e in enclaves for record in (e.unsigned, e.config) if record}
         second = self.second
         if second is not None:
-            kept = tuple(item for item in second.differences if item.file in files)
-            second = replace(second, differences=kept)
+            own = (item for item in second.differences if item.file in files)
+            second = replace(second, differences=tuple(own))
         trees = tuple(
             replace(tree, steps=tuple(s for s in tree.steps if s.enclave in (None, name)))
             for tree in self.trees

@@ -84,30 +84,26 @@ class Ended:
 
 
 class Tree(Protocol):
-    """Where one source tree stands, and its steps run."""
+    """Where one source tree stands, and its steps run.
 
-    @property
-    def root(self) -> str:
-        """The path that the tree has for the steps."""
+    Attributes:
+        root: the path that the tree has for the steps.
+        fixed: whether that is the path that was asked for.
+        home: a directory for HOME as the steps see it.
+        network: whether steps can reach a network.
+    """
 
-    @property
-    def fixed(self) -> bool:
-        """Whether that is the path that was asked for."""
+    root: str
+    fixed: bool
+    home: str
+    network: bool
 
     @property
     def path(self) -> Path:
-        """The same directory as this process sees it; at first it is not made yet.
+        """The tree's directory as this process sees it; at first it is not made yet.
 
         A BuildError if a step has put something else in its place.
         """
-
-    @property
-    def home(self) -> str:
-        """A directory for HOME as the steps see it."""
-
-    @property
-    def network(self) -> bool:
-        """Whether steps can reach a network."""
 
     def run(self, command: Command, log: Path) -> Ended:
         """Run a command to its end, whatever that is; nothing of it is left running.
@@ -120,14 +116,13 @@ class Tree(Protocol):
 
 
 class Place(Protocol):
-    """Where all trees of a build are built, and its toolchain lies."""
+    """Where all trees of a build are built, and its toolchain lies.
 
-    @property
-    def isolated(self) -> bool:
-        """Whether steps can change nothing that outlives their tree.
+    It is `isolated` if steps can change nothing that outlives their tree: only then can a
+    verdict be *reproducible*.
+    """
 
-        Only then can a verdict be *reproducible*, and a second build have another path.
-        """
+    isolated: bool
 
     def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
         """Run short programs one after another, all in one entry; one output for each.

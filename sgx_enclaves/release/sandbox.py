@@ -41,6 +41,7 @@ from sgx_enclaves.release.place import (
 if TYPE_CHECKING:
     from sgx_enclaves.release.place import Tree
 
+_RPM_DATABASES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
 _MAX_LOG = 256 * MIB
 _PROBE_TIMEOUT = 20.0
 _ENV = "/usr/bin/env"
@@ -138,12 +139,8 @@ class Machine:
             raise InputError("there is no such buildroot", file=root, hint="correct --root")
         self._root = root
         self._isolation = isolation
+        self.isolated = isolation is not Isolation.NONE
         self._visible = tuple(visible)
-
-    @property
-    def isolated(self) -> bool:
-        """See `Place`."""
-        return self._isolation is not Isolation.NONE
 
     def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
         """See `Place`."""
@@ -152,22 +149,15 @@ class Machine:
 
     def packages(self) -> Sequence[LockedPackage]:
         """See `Place`; a machine with rpm but without its database is no RPM machine."""
-        folders = [Path(f"{self._root or ''}/{name}") for name in RPM_DATABASES]
+        folders = [Path(f"{self._root or ''}/{name}") for name in _RPM_DATABASES]
         there = any((f / "Packages").exists() or any(f.glob("*.sqlite")) for f in folders)
         if shutil.which("rpm") is None or not there:
             return ()
         return installed_packages(self._root)
 
     def open(self, scratch: Path, root: str) -> Tree:
-        """See `Place`; the path must be one that a tree can have, and this no root directory."""
-        if self._root is not None:
-            raise BuildError(
-                "nothing is built in a root directory", file=self._root, hint="enter it and build"
-            )
+        """See `Place`; the path must be one that a tree can have."""
         return Sandbox(scratch, root, self._isolation, self._visible)
-
-
-RPM_DATABASES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
 
 
 def in_root(root: Optional[str], command: Sequence[str]) -> list[str]:
@@ -189,18 +179,19 @@ class Sandbox:
         self, scratch: Path, root: str, isolation: Isolation, visible: Sequence[str] = ()
     ) -> None:
         self._isolation = isolation
+        self.network = isolation is Isolation.NONE
         self._scratch = Path(os.path.abspath(scratch))
         self._remove: Optional[Path] = None
         self._binds: list[str] = []
         self.root = os.path.normpath(root)
         top = Path(self.root).parts[1:2]
-        if not top or (isolation is not Isolation.NONE and top[0] in _RESERVED):
+        if not top or (top[0] in _RESERVED and not self.network):
             raise BuildError("a tree cannot stand among the machine's own files", file=root)
         # nobody else may reach what steps make, such as a program with the set-user-id bit
         self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         tmp = self._scratch / "tmp"
         (tmp / "home").mkdir(parents=True, exist_ok=True)
-        if isolation is Isolation.NONE:
+        if self.network:
             self.fixed = self._claim(Path(self.root))
             self.root = self.root if self.fixed else str(self._scratch / "tree")
             self.path, self.home = Path(self.root), str(tmp / "home")
@@ -214,21 +205,14 @@ class Sandbox:
             if Path(folder).parts[1:2] not in [(name,) for name in _SYSTEM]:
                 self._binds += ["--ro-bind-try", folder, folder]
 
-    @property
-    def network(self) -> bool:
-        """See `Tree`."""
-        return self._isolation is Isolation.NONE
-
     def _claim(self, root: Path) -> bool:
         """Take the path on the machine itself, if it is free and may be made."""
         missing = [path for path in (root, *root.parents) if not os.path.lexists(path)]
-        if root not in missing:
-            return False
         with contextlib.suppress(OSError):
+            # refused where it is there
             root.mkdir(parents=True)
             self._remove = missing[-1]
-            return True
-        return False
+        return self._remove is not None
 
     def close(self) -> None:
         """See `Tree`."""

@@ -109,7 +109,6 @@ def search_path(toolchain: Toolchain, kind: ToolchainKind, tools: Sequence[str] 
     return ":".join([*first, STANDARD_PATH])
 
 
-RECORD_SCHEMA = 1
 # the program interpreter itself among the tools: there, and its digest
 _LOADER = "interpreter"
 # They leave their traces in an enclave; other tools may be others and the bytes the same.
@@ -159,7 +158,7 @@ class ToolchainRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """The record as a plain mapping for JSON."""
-        return {"schema": RECORD_SCHEMA, **as_plain(self)}
+        return {"schema": 1, **as_plain(self)}
 
     def digest(self) -> str:
         """Of the record: two builds with the same one had the same toolchain."""
@@ -216,6 +215,11 @@ class ToolchainUse:
     def matches(self) -> bool:
         """Whether every part was seen and is as good as the designated one."""
         return all_match(self.parts)
+
+    @property
+    def designated(self) -> bool:
+        """Whether the designated one was asked for, and is here."""
+        return self.kind is ToolchainKind.DESIGNATED and self.matches
 
     @property
     def wrong(self) -> tuple[Part, ...]:
@@ -289,8 +293,8 @@ def check_lock(
 def require_lock(lock: Sequence[LockedPackage], place: Place) -> None:
     """Raise `BuildError` for a place whose packages are not those of the lock."""
     parts = check_lock(lock, place.packages())
-    wrong = [part.name for part in parts if part.state is not PartState.MATCH]
     if not all_match(parts):
+        wrong = [part.name for part in parts if part.state is not PartState.MATCH]
         raise BuildError(
             "the buildroot is not the pinned one",
             expected=f"the {len(lock)} packages of the release's lock",

@@ -356,9 +356,7 @@ def _facts_of_given(
 def _facts_of_build(item: TreeInputs, built: Optional[Built]) -> BuildFacts:
     """What was seen before the build of a tree, compared with the builder's own record."""
     name, use = item.plan.release.name, item.toolchain
-    kind = BuildKind.HOST
-    if use.kind is ToolchainKind.DESIGNATED and use.matches:
-        kind = BuildKind.DESIGNATED
+    kind = BuildKind.DESIGNATED if use.designated else BuildKind.HOST
     words = [part.words for part in use.wrong]
     tree = built.manifest.tree(name) if built is not None else None
     if built is None or not built.enclaves:
