@@ -56,11 +56,11 @@ def judge(build: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Decision, Op
     """The decision on a build, and the id of the record that it rests on."""
     facts = inspect_build(store.build_files(build))
     stored = store.records_of(build["id"]) if facts else []
-    records = [item.record for item in stored]
+    records = [row["record"] for row in stored]
     decision = decide(facts, records, rules, hub_api.now(), attested() if stored else None)
     for note in decision.notes:
         _logger.info("%s: %s", build["nvr"], note)
-    return decision, next((s.id for s in stored if s.record is decision.record), None)
+    return decision, next((row["id"] for row in stored if row["record"] is decision.record), None)
 
 
 def attested() -> Optional[frozenset[str]]:
@@ -100,8 +100,8 @@ def gate_tagging(cbtype: str, *, tag: Any, build: Any, user: Any, **_: Any) -> N
     except koji.GenericError as error:
         reasons = [str(error)]
         words = f"sgx_enclaves: {nvr} cannot be tagged into {tag['name']}: {error}"
-    who = {"build_id": build["id"], "tag": tag["name"], "user": (user or {}).get("name")}
-    hub_api.announce_refusal({"nvr": nvr, **who, "reasons": reasons})
+    about = {"nvr": nvr, "build_id": build["id"], "tag": tag["name"], "reasons": reasons}
+    hub_api.announce_refusal(**about, user=(user or {}).get("name"))
     raise koji.TagError(words)
 
 
@@ -138,9 +138,9 @@ def guard_import(cbtype: str, *, type: str, **info: Any) -> None:
     if names and may_hold_enclaves(info["filepath"]):
         nvr = f"{build['name']}-{build['version']}-{build['release']}"
         reasons = [f"{info['filepath']} was to be imported into a build of a gated tag"]
+        about = {"nvr": nvr, "build_id": build["id"], "reasons": reasons}
         for name in names:
-            who = {"build_id": build["id"], "tag": name, "user": None}
-            hub_api.announce_refusal({"nvr": nvr, **who, "reasons": reasons})
+            hub_api.announce_refusal(**about, tag=name, user=None)
         raise koji.ImportError(
             f"sgx_enclaves: {info['filepath']} holds SGX enclaves and may not be added to "
             f"{nvr}, which is tagged into "

@@ -103,9 +103,9 @@ def lock_build(build_id: int) -> None:
     ).execute()
 
 
-def announce_refusal(about: Mapping[str, Any]) -> None:
+def announce_refusal(**about: Any) -> None:
     """A build was kept out of a tag, or a package out of a build."""
-    _logger.warning("refused: %s", dict(about))
+    _logger.warning("refused: %s", about)
     _waiting.append(about)
 
 

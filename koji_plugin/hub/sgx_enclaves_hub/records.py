@@ -25,7 +25,7 @@ from sgx_enclaves.gate.record import (
     read_record,
     time_text,
 )
-from sgx_enclaves.plain import parse_json
+from sgx_enclaves.plain import as_plain, parse_json
 
 from . import hub_api, store
 from .hub_api import koji_errors
@@ -67,7 +67,7 @@ def recordSgxVerification(task_id: int, record: Mapping[str, Any]) -> int:
             raise RecordError("the record has a time already", hint="the hub sets verified_at")
         parsed = read_record({**record, "verified_at": time_text(hub_api.now())})
         _require_own(parsed, task_id, request, build)
-        if store.of_task(task_id) is not None:
+        if store.column("id", store.TABLE, "task_id = %(task_id)s", task_id=task_id):
             raise koji.ActionNotAllowed(f"task {task_id} has written its record already")
         _require_true(parsed, build)
         made = store.put(parsed, host.id)
@@ -153,17 +153,17 @@ def getSgxVerification(build: Any, strict: bool = False) -> Optional[dict[str, A
     """
     with koji_errors():
         binfo = get_build(argument(build, "build"), strict=True)
-        stored = store.records_of(binfo["id"])
         packages = store.packages_of([binfo["id"]]).get(binfo["id"])
-    if not stored and strict:
+        found = [
+            {
+                **as_plain(row["record"]),
+                **{name: row[name] for name in ("id", "host_id")},
+                "outdated": store.outdated(row["packages"], packages, binfo["state"]),
+            }
+            for row in store.records_of(binfo["id"])
+        ]
+    if not found and strict:
         raise koji.GenericError(f"{binfo['nvr']} has no verification record")
-    found = [
-        {
-            **item.as_mapping(),
-            "outdated": store.outdated(item.packages, packages, binfo["state"]),
-        }
-        for item in stored
-    ]
     # one that is of the build as it is now, if there is one
     return next((f for f in found if f["outdated"] is None), found[0] if found else None)
 
@@ -193,16 +193,12 @@ def listSgxVerifications(
             asked = {"countOnly": True, **options(asked, "nothing", "queryOpts")}
         else:
             asked = {"order": "-id", "limit": 100, "offset": 0, **asked}
-        filters = {"verdict": argument(verdict, "verdict")}
-        one = {
-            "mrenclave": (argument(mrenclave, "mrenclave") or "").lower(),
-            "name": argument(enclave, "enclave"),
-        }
-        named = {"build": (build, get_build), "tag": (tag, get_tag)}
-        for name, (value, get) in named.items():
-            if value is not None:
-                filters[f"{name}_id"] = get(argument(value, name), strict=True)["id"]
-        return store.find(filters, {key: said for key, said in one.items() if said}, asked)
+        given = {"build": build, "mrenclave": mrenclave, "enclave": enclave}
+        filters = options({**given, "tag": tag, "verdict": verdict}, "filters", "filters")
+        for name, get in (("build", get_build), ("tag", get_tag)):
+            if name in filters:
+                filters[name] = get(filters[name], strict=True)["id"]
+        return store.find(filters, asked)
 
 
 @export
@@ -214,7 +210,7 @@ def getSgxLock(release: str) -> Optional[dict[str, Any]]:
               text in the format of mock's buildroot_lock plugin; None when there is none
     """
     with koji_errors():
-        return store.newest_lock(argument(release, "release", "text"))
+        return next(iter(store.newest_lock(argument(release, "release", "text"))), None)
 
 
 @export
@@ -252,10 +248,7 @@ def setSgxLock(task_id: int) -> dict[str, Any]:
                 hint="verify again, and name a repo by --repo-id",
             )
         (lock,) = locks.values()
-        store.put_lock(release, lock, task_id=task_id, user_id=session.user_id)
-        made = store.newest_lock(release)
-    assert made is not None  # noqa: S101  (it was made right here)
-    return made
+        return store.put_lock(release, lock, task_id=task_id, user_id=session.user_id)
 
 
 def _packages(lock: str, task_id: int) -> str:

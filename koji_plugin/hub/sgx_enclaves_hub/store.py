@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Optional
 
 import koji
@@ -33,30 +32,16 @@ _SUMMARY = {
 }
 # Filter to its condition.
 _CLAUSES = {
-    "build_id": "sgx_verification.build_id = %(build_id)s",
+    "build": "sgx_verification.build_id = %(build)s",
     "verdict": "sgx_verification.verdict = %(verdict)s",
-    "tag_id": "sgx_verification.build_id IN"
-    " (SELECT build_id FROM tag_listing WHERE tag_id = %(tag_id)s AND active = TRUE)",
-    "enclave": "(record::jsonb -> 'enclaves') @> %(enclave)s::jsonb",
+    "tag": "sgx_verification.build_id IN"
+    " (SELECT build_id FROM tag_listing WHERE tag_id = %(tag)s AND active = TRUE)",
+    "enclaves": "(record::jsonb -> 'enclaves') @> %(enclaves)s::jsonb",
 }
 _LOCK = ("id", "release", "sha256", "task_id", "lock")
 # Older ones than these decide nothing: see `records_of`.
 _MOST_RECORDS = 20
 ENCLAVE = ("name", "rpm", "path", "mrenclave", "mrsigner", "isvsvn", "verdict")
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A record as it was put in, by a host, with what `packages_of` knew; a higher id is newer."""
-
-    id: int
-    host_id: int
-    record: Record
-    packages: Optional[str] = None
-
-    def as_mapping(self) -> dict[str, Any]:
-        """For callers: the record's fields, and its own."""
-        return {**self.record.as_mapping(), "id": self.id, "host_id": self.host_id}
 
 
 def column(column: str, table: str, *clauses: str, **values: Any) -> list[Any]:
@@ -109,41 +94,36 @@ def outdated(packages: Optional[str], now: Optional[str], state: int) -> Optiona
     return "the build's packages are not the ones that were verified"
 
 
-def records_of(build_id: int) -> list[Stored]:
-    """The newest records of a build that decided something, or the newest one if none has."""
-    mine = "build_id = %(build_id)s"
-    decided = [mine, "verdict IN ('identical', 'differs')"]
-    found = _stored(decided, _MOST_RECORDS, build_id=build_id)
-    return found or _stored([mine], 1, build_id=build_id)
+def records_of(build_id: int) -> list[dict[str, Any]]:
+    """The newest records of a build that decided something, or the newest one if none has.
+
+    Rows with id, host_id, what `packages_of` said then, and the `Record`.
+    """
+    rows: list[dict[str, Any]] = []
+    for more, most in ((["verdict IN ('identical', 'differs')"], _MOST_RECORDS), ([], 1)):
+        rows = (
+            rows
+            or QueryProcessor(
+                tables=[TABLE],
+                columns=["id", "host_id", "packages", "record"],
+                clauses=["build_id = %(build_id)s", *more],
+                values={"build_id": build_id},
+                opts={"order": "-id", "limit": most},
+            ).execute()
+        )
+    return [{**row, "record": record_from_json(row["record"])} for row in rows]
 
 
-def of_task(task_id: int) -> Optional[Stored]:
-    """The record that a task has written."""
-    return next(iter(_stored(["task_id = %(task_id)s"], 1, task_id=task_id)), None)
-
-
-def _stored(clauses: list[str], most: int, **values: Any) -> list[Stored]:
-    rows = QueryProcessor(
-        tables=[TABLE],
-        columns=["id", "host_id", "packages", "record"],
-        clauses=clauses,
-        values=values,
-        opts={"order": "-id", "limit": most},
-    ).execute()
-    return [
-        Stored(row["id"], row["host_id"], record_from_json(row["record"]), row["packages"])
-        for row in rows
-    ]
-
-
-def find(filters: Mapping[str, Any], enclave: Mapping[str, str], options: Mapping[str, Any]) -> Any:
+def find(filters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """Summaries of records, each with its enclaves; or their number, with `countOnly`.
 
-    Filters are build_id, verdict and tag_id; `enclave` is what one of the enclaves must have.
+    Filters are the ids of a build and a tag, a verdict, and what one and the same enclave must
+    have: a mrenclave, and as `enclave` its name.
     """
-    wanted = {name: value for name, value in filters.items() if value is not None}
-    if enclave:
-        wanted["enclave"] = json.dumps([enclave])
+    wanted = {name: value for name, value in filters.items() if name in _CLAUSES}
+    words = {"mrenclave": filters.get("mrenclave", "").lower(), "name": filters.get("enclave")}
+    if of_one := {name: word for name, word in words.items() if word}:
+        wanted["enclaves"] = json.dumps([of_one])
     rows = QueryProcessor(
         tables=[TABLE],
         columns=list(_SUMMARY.values()),
@@ -163,16 +143,18 @@ def find(filters: Mapping[str, Any], enclave: Mapping[str, str], options: Mappin
     return rows
 
 
-def put_lock(release: str, lock: str, **who: int) -> None:
+def put_lock(release: str, lock: str, **who: int) -> dict[str, Any]:
     """Keep a lock, which is the release's from now on; `who`: task_id and user_id."""
     sha256 = hashlib.sha256(lock.encode()).hexdigest()
     data = {"release": release, "sha256": sha256, "lock": lock, **who}
     InsertProcessor("sgx_lock", data=data).execute()
+    (made,) = newest_lock(release)
+    return made
 
 
-def newest_lock(release: str) -> Optional[dict[str, Any]]:
-    """The lock of a release that counts; None if there is none."""
-    rows = QueryProcessor(
+def newest_lock(release: str) -> list[dict[str, Any]]:
+    """The lock of a release that counts, if there is one."""
+    rows: list[dict[str, Any]] = QueryProcessor(
         tables=["sgx_lock"],
         columns=[*_LOCK, "date_part('epoch', create_time)"],
         aliases=[*_LOCK, "create_ts"],
@@ -180,7 +162,7 @@ def newest_lock(release: str) -> Optional[dict[str, Any]]:
         values={"release": release},
         opts={"order": "-id", "limit": 1},
     ).execute()
-    return rows[0] if rows else None
+    return rows
 
 
 def former_names(tag_id: int) -> set[str]:

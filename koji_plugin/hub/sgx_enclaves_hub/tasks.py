@@ -31,10 +31,9 @@ from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.gate.arguments import PARENT, SIGNATURES, argument, options
 from sgx_enclaves.gate.inspect import claims_signed_enclaves
 
-from . import hub_api
 from .config import settings
 from .hub_api import koji_errors, lasting_name
-from .store import build_files, column, former_names, was_deleted
+from .store import build_files, former_names, was_deleted
 
 PERMISSION = "sgx-enclaves"
 _logger = logging.getLogger("koji.plugin.sgx_enclaves")
@@ -209,8 +208,6 @@ def _verify(build: dict[str, Any]) -> None:
     tag = settings().hook_targets.get(target, settings().hook_build_tag)
     if not tag:
         _logger.info("%s has enclaves; [hook] names no build tag for its target", build["nvr"])
-    elif _is_being_verified(build):
-        _logger.info("%s is being verified already", build["nvr"])
     else:
         found = get_tag(tag, strict=True)
         task = start(None, found, lasting_name(build), {}, owner=build["owner_id"])
@@ -224,12 +221,3 @@ def _has_signed_enclaves(build: Mapping[str, Any]) -> bool:
         # The task will say so in full.
         _logger.warning("%s: %s", build["nvr"], error)
         return True
-
-
-def _is_being_verified(build: Mapping[str, Any]) -> bool:
-    """Whether an unfinished task verifies this build."""
-    states = tuple(koji.TASK_STATES[name] for name in ("FREE", "OPEN", "ASSIGNED"))
-    clauses = ("method = %(method)s", "state IN %(states)s")
-    unfinished = column("id", "task", *clauses, method=PARENT, states=states)
-    requests = (hub_api.task_request(number)[1] for number in unfinished)
-    return any(request.get("build") in (build["id"], build["nvr"]) for request in requests)

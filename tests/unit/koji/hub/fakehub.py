@@ -73,7 +73,6 @@ class FakeHub:
     packages: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     requests: dict[int, tuple[str, list[Any]]] = field(default_factory=dict)
     owners: dict[int, int] = field(default_factory=dict)
-    unfinished: list[Any] = field(default_factory=list)
     targets: dict[int, Optional[str]] = field(default_factory=dict)
     made: list[tuple[str, list[Any], dict[str, Any]]] = field(default_factory=list)
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -274,28 +273,25 @@ class FakeHub:
             self.locked.append((table, *values.values()))
             return []
         aliases = dict(zip(columns, arguments.get("aliases") or columns))
-        if table in ("task", "tag", "rpminfo", "sgx_former_tag_name", "tag_config"):
+        if table in ("tag", "rpminfo", "sgx_former_tag_name", "tag_config"):
             rows = getattr(self, f"_{table}_rows")(values)
             return [{aliases.get(key, key): value for key, value in row.items()} for row in rows]
         table = table.split()[0]
-        if options.get("order") == "-id" and len(values) == 1:
+        if len(values) == 1 and table in ("sgx_verification", "sgx_lock"):
             ((key, value),) = values.items()
             assert arguments["clauses"][0] == f"{key} = %({key})s"
             decided = len(arguments["clauses"]) == 2
             found = [
-                {"packages": None, **row}
+                {"packages": None, **{aliases.get(key, key): word for key, word in row.items()}}
                 for row in self.rows.get(table, [])
                 if row[key] == value and not (decided and row.get("verdict") == "unverifiable")
             ]
-            return found[: -options["limit"] - 1 : -1]
+            return found[: -options.get("limit", 1) - 1 : -1]
         self.queries.append({"table": table, **arguments})
         rows = self.answers.get(table, [])
         if table != "tag_listing":
             return rows
         return [{aliases.get(key, key): value for key, value in row.items()} for row in rows]
-
-    def _task_rows(self, _values: Any) -> list[dict[str, Any]]:
-        return [task if isinstance(task, dict) else {"id": task} for task in self.unfinished]
 
     def _tag_rows(self, _values: Any) -> list[dict[str, Any]]:
         return [{"id": tag["id"], "name": tag["name"]} for tag in self.tags.values()]

@@ -57,7 +57,7 @@ eln = on
     assert found.hook_targets == {"f42-Candidate": "f42-sgx-build", "eln:x": "eln-build"}
     assert found.signers == {"demo": {A, B}}
     assert found.rules == (
-        ("f42*", Rule(signers=frozenset({A, B}), release="sgx-*")),
+        ("f42*", Rule(signer=frozenset({A, B}), release="sgx-*")),
         ("eln", Rule()),
     )
 

@@ -12,7 +12,7 @@ import koji.plugin
 import pytest
 from sgx_enclaves_hub.tasks import verify_new_build
 
-from tests.unit.koji.hub.fakehub import PLAIN_FILES, TASK, FakeHub
+from tests.unit.koji.hub.fakehub import PLAIN_FILES, FakeHub
 
 ON = "[hook]\nenabled = yes\nbuild_tag = f42-build\n"
 
@@ -91,15 +91,6 @@ def test_a_target_that_is_not_named_is_left_alone(ready: FakeHub, conf: Path) ->
     conf.write_text("[hook]\nenabled = yes\n[hook targets]\neln = eln-build\n")
     ready.targets[90] = "f42"
     assert complete(ready) == []
-
-
-@pytest.mark.parametrize("named", [7, "x-1.0-1"])
-def test_one_verification_at_a_time(ready: FakeHub, named: Any) -> None:
-    ready.open_task(named)
-    ready.unfinished = [TASK]
-    assert complete(ready) == []
-    ready.open_task("y-1.0-1")
-    assert len(complete(ready)) == 1
 
 
 def test_what_cannot_be_read_is_verified(ready: FakeHub, caplog: pytest.LogCaptureFixture) -> None:

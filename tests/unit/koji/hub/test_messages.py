@@ -95,7 +95,7 @@ def test_a_refused_import_is_announced(ready: FakeHub, sent: list[Any]) -> None:
 
 def test_without_a_plugin_nothing_is_sent_and_nothing_grows(ready: FakeHub) -> None:
     for _turn in range(hub_api._MOST_WAITING + 2):
-        hub_api.announce_refusal({"nvr": "x"})
+        hub_api.announce_refusal(nvr="x")
     assert len(hub_api._waiting) == hub_api._MOST_WAITING
     queue_refusals("preCommit")
     assert not hub_api._waiting

@@ -252,10 +252,10 @@ def test_filters_become_a_query(ready: FakeHub) -> None:
     assert not {"packages", "state"} & set(rows[0])
     (query,) = ready.queries
     assert query["values"] == {
-        "build_id": 7,
-        "tag_id": 4,
+        "build": 7,
+        "tag": 4,
         "verdict": "identical",
-        "enclave": json.dumps([{"mrenclave": A, "name": "pce"}]),
+        "enclaves": json.dumps([{"mrenclave": A, "name": "pce"}]),
     }
     assert len(query["clauses"]) == 4
     assert query["opts"] == {"order": "-id", "limit": 5, "offset": 0}
