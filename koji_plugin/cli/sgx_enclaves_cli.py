@@ -32,7 +32,7 @@ from sgx_enclaves.report.templated import UNKNOWN_STATUS, exit_status, filled, r
 
 _REPORT, _TESTCASE = "sgx-enclaves-report.json", "sgx-enclaves.verified"
 _LONGEST_NOTE, _DEADLINE = 500, 60.0
-_OPTIONS = ("unsigned_build", "repo_id", "timeout", "allow_unpinned", "split")
+_OPTIONS = ("unsigned_build", "repo_id", "timeout", "allow_unpinned", "split", "task_id")
 _DENIED = 1
 _LATER = 5
 _WIDE = 120
@@ -127,29 +127,15 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if isinstance(error, OSError) else text
 
 
-def _build(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    return _verification(goptions, session, given, None)
-
-
 def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    return _verification(goptions, session, given, given.build)
-
-
-def _verify_task(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
-    return _verification(goptions, session, given, None, task_id=given.task)
-
-
-def _verification(
-    goptions: Any, session: Any, given: argparse.Namespace, build: Any, **more: Any
-) -> _Shown:
-    asked = {name: getattr(given, name) for name in _OPTIONS}
-    opts = {name: value for name, value in {**asked, **more}.items() if value}
-    if given.enclave:
-        opts["enclaves"] = given.enclave
+    """What `build`, `verify` and `verify-task` do."""
+    asked = {**{name: getattr(given, name, None) for name in _OPTIONS}, "enclaves": given.enclave}
+    opts = {name: value for name, value in asked.items() if value}
     how = {"priority": _LATER} if given.background else {}
     if given.channel:
         how["channel"] = given.channel
-    task = session.sgxEnclaves(given.release, given.build_tag, build, opts, **how)
+    build = getattr(given, "build", None)
+    given.task = task = session.sgxEnclaves(given.release, given.build_tag, build, opts, **how)
     if given.nowait:
         place = f"{goptions.weburl}/taskinfo?taskID={task}"
         text = f"Created task: {task}\nTask info: {place}\n"
@@ -159,7 +145,6 @@ def _verification(
         print(f"Created task: {task}")
     how = {"poll_interval": goptions.poll_interval, "topurl": goptions.topurl}
     watch_tasks(session, [task], quiet=quiet, **how)
-    given.task = task
     return _result(goptions, session, given)
 
 
@@ -287,9 +272,7 @@ _Connect = Callable[[Any, Any], None]
 _Run = Callable[[Any, Any, argparse.Namespace], _Shown]
 # What connects, and what runs it.
 _VERBS: dict[str, tuple[_Connect, _Run]] = {
-    "build": (activate_session, _build),
-    "verify": (activate_session, _verify),
-    "verify-task": (activate_session, _verify_task),
+    **dict.fromkeys(("build", "verify", "verify-task"), (activate_session, _verify)),
     "result": (ensure_connection, _result),
     "show": (ensure_connection, _show_record),
     "export": (ensure_connection, _export),
