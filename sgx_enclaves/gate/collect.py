@@ -30,6 +30,7 @@ from sgx_enclaves.gate.record import (
 from sgx_enclaves.plain import printable
 
 _MAX_TEXT = 1000
+_UNCOMPARED = "it was compared with nothing"
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Answer:
     def worst(self) -> Optional[RecordedEnclave]:
         """The file that speaks most against identical; of two, the one in a package."""
         weight = (IDENTICAL, UNVERIFIABLE, DIFFERS).index
-        ordered = sorted(self.subjects, key=lambda s: (weight(s.verdict), s.rpm is not None))
-        return ordered[-1] if ordered else None
+        last_first = self.subjects[::-1]
+        return max(last_first, key=lambda s: (weight(s.verdict), s.rpm is not None), default=None)
 
     @property
     def cause(self) -> str:
@@ -90,8 +91,12 @@ def read_answer(mapping: object, enclave: str, task_id: int, release_sha256: str
 
 @dataclass(frozen=True)
 class Combined:
-    """The result, with the answers in the order in which they were asked for; `nvr` is None if only
-    the release was verified."""
+    """The result, with the answers in the order in which they were asked for.
+
+    Attributes:
+        nvr: None if only the release was verified.
+        enclaves: every signed file of the packages, also those that nobody compared.
+    """
 
     release: str
     nvr: Optional[str]
@@ -100,6 +105,7 @@ class Combined:
     claim: str
     answers: tuple[Answer, ...]
     packages: tuple[PackageFacts, ...]
+    enclaves: tuple[RecordedEnclave, ...]
 
     def digest(self, of: str) -> Optional[str]:
         """What the answers have under that name; if it is not the same, of all their digests."""
@@ -142,15 +148,14 @@ def combine(
 ) -> Combined:
     """Bring the answers together, with every binary package of the build."""
     unread = [f"{p.name} cannot be read: {p.problem}" for p in packages if p.problem]
-    compared = {(s.rpm, s.path, s.signed_sha256) for answer in answers for s in answer.subjects}
+    enclaves = tuple(_enclaves(packages, answers))
     left_out = [
-        f"{file.path} of {package.name} was compared with nothing"
-        for package in packages
-        for file in package.signed
-        if (package.name, file.path, file.sha256) not in compared
+        f"{enclave.path} of {enclave.rpm} was compared with nothing"
+        for enclave in enclaves
+        if enclave.cause == _UNCOMPARED
     ]
-    verdict = overall(answers).value
-    if verdict == IDENTICAL and (unread or left_out):
+    verdict = overall([*answers, *enclaves]).value
+    if verdict == IDENTICAL and unread:
         verdict = UNVERIFIABLE
     reproducible = verdict == IDENTICAL and all(answer.reproducible for answer in answers)
     what = f"{nvr} against release {release}" if nvr is not None else f"release {release}"
@@ -160,8 +165,22 @@ def combine(
         found = _grouped([(a.enclave, a.cause) for a in answers if a.verdict != IDENTICAL], ": ")
         reasons = filter(None, [found, *unread, *left_out])
         words = "; ".join(reasons) or "there was nothing to verify"
-    parts = (f"{what}: {words}", tuple(answers), tuple(packages))
+    parts = (f"{what}: {words}", tuple(answers), tuple(packages), enclaves)
     return Combined(release, nvr, verdict, reproducible, *parts)
+
+
+def _enclaves(
+    packages: Sequence[PackageFacts], answers: Sequence[Answer]
+) -> Iterator[RecordedEnclave]:
+    judged = {(s.rpm, s.path): s for answer in answers for s in answer.subjects}
+    for package in packages:
+        for path, sha256 in ((file.path, file.sha256) for file in package.signed):
+            found = judged.get((package.name, path))
+            if found is None or found.signed_sha256 != sha256:
+                name = found.name if found is not None else "unknown"
+                unproved = (package.name, path, sha256, UNVERIFIABLE)
+                found = RecordedEnclave(name, *unproved, cause=_UNCOMPARED)
+            yield found
 
 
 def _grouped(claims: Sequence[tuple[str, str]], between: str = " ") -> str:
@@ -207,22 +226,10 @@ def record_of(combined: Combined, **around: Any) -> Record:
         verdict=combined.verdict,
         reproducible=combined.reproducible,
         rpms=tuple(RecordedPackage(name, own.file, own.content) for name, own in packages),
-        enclaves=tuple(_recorded(combined)),
+        enclaves=tuple(e for e in combined.enclaves if e.signed_sha256 is not None),
         plugin_version=__version__,
         lock_sha256=combined.lock_sha256,
         toolchain_sha256=combined.digest("toolchain_sha256"),
         buildroot_sha256=combined.digest("buildroot_sha256"),
         **around,
     )
-
-
-def _recorded(combined: Combined) -> Iterator[RecordedEnclave]:
-    """Every signed file of the packages, also those that nobody could judge."""
-    judged = {(s.rpm, s.path): s for a in combined.answers for s in a.subjects}
-    for package in combined.packages:
-        for path, sha256 in ((f.path, f.sha256) for f in package.signed if f.sha256 is not None):
-            found = judged.get((package.name, path))
-            if found is None or found.signed_sha256 != sha256:
-                name, why = found.name if found else "unknown", "it was compared with nothing"
-                found = RecordedEnclave(name, package.name, path, sha256, UNVERIFIABLE, cause=why)
-            yield found

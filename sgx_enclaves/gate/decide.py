@@ -32,9 +32,10 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Optional
 
 from sgx_enclaves.enclave.policy import known_signer, pin_named
@@ -67,7 +68,7 @@ class Rule:
         max_age: None for no bound.
         release: a glob; None for any.
         origin: a glob.
-        signers: MRSIGNER values, and `INTEL`; None for any that the release names.
+        signer: MRSIGNER values, and `INTEL`; None for any that the release names.
         reproducible: whether the verification must have built the enclaves itself, with
             the designated toolchain and with nothing unpinned.
         build_tag: a glob for the tag that they were built in; None for any.
@@ -78,7 +79,7 @@ class Rule:
     max_age: Optional[datetime.timedelta] = None
     release: Optional[str] = None
     origin: str = CATALOGUE
-    signers: Optional[frozenset[str]] = None
+    signer: Optional[frozenset[str]] = None
     reproducible: bool = True
     build_tag: Optional[str] = None
     locked: bool = False
@@ -116,7 +117,7 @@ class Rule:
         reasons += [
             f"{enclave.path} of {enclave.rpm} is signed by {enclave.mrsigner}, who is not asked for"
             for enclave in record.enclaves
-            if self.signers is not None and not _is_signed_by(enclave, self.signers)
+            if self.signer is not None and not _is_signed_by(enclave, self.signer)
         ]
         return tuple(reasons)
 
@@ -136,17 +137,17 @@ def _is_signed_by(enclave: RecordedEnclave, signers: frozenset[str]) -> bool:
 def parse_rule(words: Iterable[str], signers: Optional[Signers] = None) -> Rule:
     """A rule from its words; `signers` are names for further signers, with their MRSIGNERs."""
     found: dict[str, Any] = {}
-    known = {**_KEYS, "signer": ("signers", lambda value: _signers(value, signers or {}))}
+    known: dict[str, Callable[[str], Any]] = dict(_KEYS)
+    known["signer"] = functools.partial(_signers, known=signers or {})
     for word in words:
         key, _, value = word.partition("=")
-        field, read = known.get(key, ("", str))
-        if not field or not value or field in found:
+        if key not in known or not value or key in found:
             raise RuleError(
                 f"the gate's rule has a word that cannot be read: {word[:80]!r}",
                 expected=", ".join(f"{k}=…" for k in _KEYS) + ", each at most once",
             )
         try:
-            found[field] = read(value)
+            found[key] = known[key](value)
         except ValueError as error:
             raise RuleError(
                 f"{key} cannot be read", expected=str(error), found=repr(value[:80])
@@ -185,32 +186,32 @@ def _sha256(value: str) -> str:
     return value
 
 
-def _signers(value: str, signers: Signers) -> frozenset[str]:
+def _signers(value: str, known: Signers) -> frozenset[str]:
     found: set[str] = set()
     for name in value.split(","):
         if name == INTEL or _HEX.match(name):
             found.add(name)
-        elif name in signers:
-            found.update(signers[name])
+        elif name in known:
+            found.update(known[name])
         else:
             raise RuleError(
                 f"signer {name[:80]!r} is not known",
-                expected=" or ".join([INTEL, *sorted(signers), "64 lower-case hexadecimal digits"]),
+                expected=" or ".join([INTEL, *sorted(known), "64 lower-case hexadecimal digits"]),
                 hint="names are given to signers in the hub plugin's configuration, [signers]",
             )
     return frozenset(found)
 
 
-# Word to the rule's field, and what reads its value; a signer needs the site's names besides.
-_KEYS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
-    "max_age": ("max_age", _max_age),
-    "release": ("release", str),
-    "origin": ("origin", str),
-    "signer": ("signers", str),
-    "reproducible": ("reproducible", yes_or_no),
-    "build_tag": ("build_tag", str),
-    "locked": ("locked", yes_or_no),
-    "lock": ("lock", _sha256),
+# What reads the value of each field of a rule; a signer needs the site's names besides.
+_KEYS: Mapping[str, Callable[[str], Any]] = {
+    "max_age": _max_age,
+    "release": str,
+    "origin": str,
+    "signer": str,
+    "reproducible": yes_or_no,
+    "build_tag": str,
+    "locked": yes_or_no,
+    "lock": _sha256,
 }
 
 _LONGEST = 600
@@ -247,39 +248,27 @@ def decide(
     `attested` is the SHA-256 of the unsigned enclaves that may count; None where the site names
     no attestations.
     """
-    notes = (
+    notes = plain(
         f"{path} of {package.name} holds enclaves as data, which were not verified"
         for package in packages
         for path in package.embedded
     )
-    return replace(_decided(packages, records, rules, now, attested), notes=plain(notes))
-
-
-def _decided(
-    packages: Sequence[PackageFacts],
-    records: Sequence[Record],
-    rules: Sequence[Rule],
-    now: datetime.datetime,
-    attested: Optional[frozenset[str]],
-) -> Decision:
     bearing = [p for p in packages if p.present]
     if not bearing:
-        return Decision(False, True, ())
+        return Decision(False, True, (), notes=notes)
     unread = all(p.problem is not None for p in bearing)
-    problems = _problems(bearing)
+    problems = [f"nobody can say what is in {p.name}: {p.problem}" for p in bearing if p.problem]
     if not records:
         reasons = [*problems, *(_unverified(p) for p in bearing if not p.problem)]
-        return Decision(True, False, plain(reasons), unread)
+        return Decision(True, False, plain(reasons), unread, notes=notes)
     refusals = []
     for record in records:
         unlike = [*problems, *mismatches(packages, record)]
-        objections = _objections(record, rules, now, attested)
-        refused = Decision(True, False, plain([*unlike, *objections]), unread, record)
-        if not refused.reasons:
-            return Decision(True, True, (), unread, record)
-        if not unlike and record.verdict == DIFFERS:
-            return refused
-        refusals.append(refused)
+        reasons = [*unlike, *_objections(record, rules, now, attested)]
+        found = Decision(True, not reasons, plain(reasons), unread, record, notes)
+        if found.allowed or (not unlike and record.verdict == DIFFERS):
+            return found
+        refusals.append(found)
     return refusals[0]
 
 
@@ -336,9 +325,9 @@ def _package_mismatches(facts: PackageFacts, record: Record) -> Iterator[str]:
             f"(SHA-256 {facts.digests.file}, verified was {entry.file_sha256})"
         )
     for copy in facts.copies:
-        if copy.problem is not None:
+        if copy.digests is None:
             yield f"the copy of {facts.name} signed with {copy.name} cannot be read: {copy.problem}"
-        elif copy.content_sha256 != entry.content_sha256:
+        elif copy.digests.content != entry.content_sha256:
             yield (
                 f"the copy of {facts.name} signed with {copy.name} has another content than "
                 "the package that was verified"
@@ -367,14 +356,6 @@ def _enclave_mismatches(facts: PackageFacts, record: Record) -> Iterator[str]:
         for claim in evidence((provide,), ()):
             if claim.name not in names:
                 yield f"{facts.name} provides {provide}, and no such enclave of it was verified"
-
-
-def _problems(packages: Sequence[PackageFacts]) -> list[str]:
-    return [
-        f"nobody can say what is in {p.name}: {p.problem}"
-        for p in packages
-        if p.problem is not None
-    ]
 
 
 def _unverified(facts: PackageFacts) -> str:

@@ -66,21 +66,13 @@ class SignedFile:
 
 
 @dataclass(frozen=True)
-class CopyFacts:
-    """A signed copy: digest of its content, or why there is none."""
-
-    name: str
-    content_sha256: Optional[str]
-    problem: Optional[str] = None
-
-
-@dataclass(frozen=True)
 class PackageFacts:
     """What one package holds.
 
     Attributes:
         digests: None when it could not be read.
         provides: names of signed enclaves that it provides.
+        copies: its signed copies, by name; nothing is known of them but their digests.
         problem: why it could not be read, or not looked into.
         embedded: programs that hold enclaves as data, which no loader takes from there.
     """
@@ -89,7 +81,7 @@ class PackageFacts:
     digests: Optional[RpmDigests]
     signed: tuple[SignedFile, ...] = ()
     provides: tuple[str, ...] = ()
-    copies: tuple[CopyFacts, ...] = ()
+    copies: tuple[PackageFacts, ...] = ()
     problem: Optional[str] = None
     embedded: tuple[str, ...] = ()
 
@@ -181,10 +173,11 @@ def claims_signed_enclaves(path: str) -> bool:
 
 def inspect_package(file: BuildFile) -> PackageFacts:
     """What one package holds; never raises for what is wrong with it."""
-    copies = tuple(_copy_facts(name, path) for name, path in file.copies)
-    facts = PackageFacts(file.name, None, copies=copies)
+    facts = _digested(file.name, file.path)
+    facts = replace(facts, copies=tuple(_digested(*copy) for copy in file.copies))
+    if facts.problem is not None:
+        return facts
     try:
-        facts = replace(facts, digests=rpm_digests(file.path))
         with open_package(file.path) as (package, _stream):
             _require_name(package, file.name)
             named = set(package.header.all("PROVIDENAME", str))
@@ -196,11 +189,11 @@ def inspect_package(file: BuildFile) -> PackageFacts:
         return replace(facts, problem=str(error))
 
 
-def _copy_facts(name: str, path: str) -> CopyFacts:
+def _digested(name: str, path: str) -> PackageFacts:
     try:
-        return CopyFacts(name, rpm_digests(path).content)
+        return PackageFacts(name, rpm_digests(path))
     except SgxEnclavesError as error:
-        return CopyFacts(name, None, str(error))
+        return PackageFacts(name, None, problem=str(error))
 
 
 def _held(path: str) -> tuple[tuple[SignedFile, ...], tuple[str, ...]]:

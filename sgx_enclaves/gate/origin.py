@@ -18,11 +18,12 @@ from typing import Optional
 
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Release
-from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import some
+from sgx_enclaves.release.outcome import note, unverifiable
 from sgx_enclaves.release.place import LockedPackage
 from sgx_enclaves.release.toolchain import PartState, check_lock, same_version
+from sgx_enclaves.release.verify import BuildOrigin
 
 # What distributions call the packages of the catalogue's tools, where that is another name.
 _PACKAGES = {
@@ -73,6 +74,7 @@ class BuildHistory:
         generator: the content generator that brought it.
         source: where its source package is said to come from.
         package: its binary package with the unsigned enclave, if there is one.
+        problems: in words, which packages could not be used, and why.
     """
 
     nvr: str
@@ -82,16 +84,15 @@ class BuildHistory:
     source: Optional[str]
     package: Optional[MadeIn]
     source_files: Mapping[str, SourceFile]
+    problems: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class OriginJudgement:
+class OriginJudgement(BuildOrigin):
     """The judgement, with the digest of the buildroots and their packages, if there are any."""
 
-    objections: tuple[Finding, ...]
-    says: str
-    toolchain_sha256: Optional[str]
-    buildroot: tuple[LockedPackage, ...]
+    toolchain_sha256: Optional[str] = None
+    buildroot: tuple[LockedPackage, ...] = ()
 
 
 def judge_origin(
@@ -127,12 +128,15 @@ def judge_origin(
         against += wrong
     elif package is not None:
         opened.append("its toolchain: no package of its buildroot is known")
+    objections = [
+        unverifiable(code, message, expected=expected, found=found, hint=_NEXT)
+        for code, message, expected, found in against
+    ]
+    if objections:
+        objections += [note("package-not-taken", problem) for problem in history.problems]
     return OriginJudgement(
-        tuple(
-            Finding(code, Severity.UNVERIFIABLE, message, None, None, expected, found, _NEXT)
-            for code, message, expected, found in against
-        ),
         f"proved: {'; '.join(proved)}. Not proved: {'; '.join(opened)}",
+        tuple(objections),
         None if package is None else _digest(buildroot, f"buildroot {package.buildroot}"),
         tuple(buildroot),
     )

@@ -109,14 +109,9 @@ class Record:
     lock_sha256: Optional[str] = None
     partial: bool = False
 
-    def as_mapping(self) -> dict[str, Any]:
-        """Plain data, as `read_record` takes it."""
-        mapping: dict[str, Any] = as_plain(self)
-        return mapping
-
     def as_json(self) -> str:
         """The canonical text that is kept."""
-        return json.dumps(self.as_mapping(), sort_keys=True, separators=(",", ":"))
+        return json.dumps(as_plain(self), sort_keys=True, separators=(",", ":"))
 
     def verified_time(self) -> Optional[datetime.datetime]:
         """When it was accepted, in UTC."""

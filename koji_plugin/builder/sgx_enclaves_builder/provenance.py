@@ -30,13 +30,10 @@ _ARCHIVE = re.compile(r"\.(?:tar(?:\.[a-z0-9]+)?|tgz|txz|crate)\Z")
 
 def take_unsigned(
     task: SgxTask, build: Any, enclave: Enclave, tree: Release, into: Path
-) -> tuple[BuildHistory, list[str]]:
-    """Put a build's unsigned enclave and its config.xml into a directory.
+) -> BuildHistory:
+    """Put a build's unsigned enclave and its config.xml into a directory; what is known of it.
 
     It stays empty if the build has none. `tree` is the release whose sources it must be from.
-
-    Returns:
-        What is known of that build; in words, which packages could not be used, and why.
     """
     session = task.session
     binfo = task.complete_build(build)
@@ -65,7 +62,7 @@ def take_unsigned(
         except SgxEnclavesError as error:
             problems.append(str(error))
     task_id = binfo.get("task_id")
-    history = BuildHistory(
+    return BuildHistory(
         nvr=binfo["nvr"],
         task_id=task_id,
         method=session.getTaskInfo(task_id)["method"] if task_id is not None else None,
@@ -73,8 +70,8 @@ def take_unsigned(
         source=binfo.get("source"),
         package=package,
         source_files=sources,
+        problems=problems,
     )
-    return history, problems
 
 
 def _made_in(session: Any, rpm: dict[str, Any], binfo: dict[str, Any]) -> MadeIn:

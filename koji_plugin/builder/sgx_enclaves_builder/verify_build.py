@@ -30,6 +30,7 @@ from sgx_enclaves.gate.inspect import BuildFile, PackageFacts, inspect_package
 from sgx_enclaves.gate.record import CATALOGUE
 from sgx_enclaves.gate.subjects import built_together, enclaves_to_verify, release_of
 from sgx_enclaves.limits import MIB
+from sgx_enclaves.plain import as_plain
 from sgx_enclaves.report.templated import combined_html, filled
 
 from .task_base import HTML, LOG, REPORT, TEXT, X86_64, SgxTask, despite_deadlocks
@@ -170,7 +171,7 @@ class SgxEnclavesTask(SgxTask):
                 around |= {"release_sha256": digest, "report_sha256": report_sha256}
                 around |= {"build_tag": self.build_tag, "repo_id": self.repo_id}
                 made = record_of(combined, partial="enclaves" in self.asked, **around)
-                record = self._keep(made.as_mapping())
+                record = self._keep(as_plain(made))
         except RecordError as error:
             self.log(f"no record is made: {error}")
         return {

@@ -33,10 +33,10 @@ from sgx_enclaves.gate.record import overall
 from sgx_enclaves.gate.subjects import FileVerdict, compared_files, outcome_for
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.manifest import config_name, unsigned_name
-from sgx_enclaves.release.outcome import ReleaseVerdict, note
+from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.release.place import LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.store import BuildStore
-from sgx_enclaves.release.verify import BuildOrigin, Request, Verified, verify_release
+from sgx_enclaves.release.verify import Request, Verified, verify_release
 from sgx_enclaves.report.forms import verdict_dict, verdict_text
 from sgx_enclaves.report.templated import release_html, release_text, verdict_html
 
@@ -162,7 +162,7 @@ class SgxEnclaveTask(SgxTask):
             self.lock = parse_lock(text, "the hub's lock")
             self.lock_sha256 = sha256_of(text)
 
-    def _take(self, build: Any) -> BuildOrigin:
+    def _take(self, build: Any) -> OriginJudgement:
         """The enclave out of a build, and what is to be said of it."""
         (enclave,) = self.release.enclaves
         given = self._folder / "given"
@@ -170,12 +170,10 @@ class SgxEnclaveTask(SgxTask):
         self.log(f"taking the unsigned enclave from {build}")
         tree, _own = self.catalogue.build_of(self.release, enclave)
         tree = tree.along([enclave.name])
-        history, problems = take_unsigned(self, build, enclave, tree, given)
+        history = take_unsigned(self, build, enclave, tree, given)
         self.origin = judge_origin(history, tree, self.lock)
         self.log(self.origin.says)
-        notes = [note("package-not-taken", problem) for problem in problems]
-        objections = self.origin.objections
-        return BuildOrigin(self.origin.says, (*objections, *notes) if objections else ())
+        return self.origin
 
     def _doubted(self, verdict: ReleaseVerdict) -> ReleaseVerdict:
         """The same; not reproducible if anybody could fill the buildroot."""

@@ -119,7 +119,7 @@ def test_all_identical_is_identical_and_recorded() -> None:
         "x-1-1 against release demo: each of pce, ide is our own build plus a signature"
     )
     record = record_of(both, **AROUND)
-    read = read_record({**record.as_mapping()})
+    read = read_record(as_plain(record))
     assert [enclave.name for enclave in read.enclaves] == ["pce", "ide"]
     assert read.toolchain_sha256 == "af" * 32
     assert (read.build_tag, read.repo_id, read.partial) == ("demo-build", 4, False)
@@ -175,7 +175,7 @@ def test_a_file_that_was_exchanged_meanwhile_is_not_recorded_as_good() -> None:
     other = replace(package("pce"), signed=(exchanged,))
     combined = combine("demo", "x-1-1", [answer("pce")], [other])
     assert combined.verdict == "unverifiable"
-    record = read_record(record_of(combined, **AROUND).as_mapping())
+    record = read_record(as_plain(record_of(combined, **AROUND)))
     assert (record.verdict, record.enclaves[0].verdict) == ("unverifiable", "unverifiable")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import pytest
 
 from sgx_enclaves.gate.decide import Decision, Rule, decide, mismatches, parse_rule, plain
-from sgx_enclaves.gate.inspect import CopyFacts, PackageFacts, RpmDigests, SignedFile
+from sgx_enclaves.gate.inspect import PackageFacts, RpmDigests, SignedFile
 from sgx_enclaves.gate.record import Record, read_record
 from tests.support.records import PATH, RPM, A, B, C, D, enclave, package, record
 
@@ -59,6 +59,14 @@ def test_what_cannot_be_read_does_not(kept: bool) -> None:
 OTHER = RpmDigests(A, A)
 
 
+UNREAD = PackageFacts("k", None, problem="lost")
+
+
+def copy(content: str) -> PackageFacts:
+    """One that is signed with the key k."""
+    return PackageFacts("k", RpmDigests(A, content))
+
+
 @pytest.mark.parametrize(
     ("packages", "reason"),
     [
@@ -75,9 +83,9 @@ OTHER = RpmDigests(A, A)
         ((replace(GOOD, provides=("sgx-enclave(",)), PLAIN), "no such enclave of it"),
         ((GOOD, replace(PLAIN, signed=GOOD.signed)), f"of {DOC} was not verified"),
         ((GOOD, replace(PLAIN, provides=GOOD.provides)), f"{DOC} provides"),
-        ((replace(GOOD, copies=(CopyFacts("k", C),)), PLAIN), "signed with k has another content"),
-        ((GOOD, replace(PLAIN, copies=(CopyFacts("k", C),))), "signed with k has another content"),
-        ((replace(GOOD, copies=(CopyFacts("k", None, "lost"),)), PLAIN), "cannot be read: lost"),
+        ((replace(GOOD, copies=(copy(C),)), PLAIN), "signed with k has another content"),
+        ((GOOD, replace(PLAIN, copies=(copy(C),))), "signed with k has another content"),
+        ((replace(GOOD, copies=(UNREAD,)), PLAIN), "signed with k cannot be read: lost"),
         ((replace(GOOD, problem="bad payload"), PLAIN), "nobody can say"),
     ],
 )
@@ -90,7 +98,7 @@ def test_a_record_for_other_bytes_does_not_count(
 
 
 def test_a_signed_copy_of_the_same_content_passes() -> None:
-    assert decision(replace(GOOD, copies=(CopyFacts("k", B),)), PLAIN).allowed
+    assert decision(replace(GOOD, copies=(copy(B),)), PLAIN).allowed
 
 
 @pytest.mark.parametrize("verdict", ["differs", "unverifiable"])

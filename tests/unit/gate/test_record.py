@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from sgx_enclaves.errors import RecordError
 from sgx_enclaves.gate import record as record_module
 from sgx_enclaves.gate.record import parse_time, read_record, record_from_json, time_text
+from sgx_enclaves.plain import as_plain
 from tests.support.records import A, Place, changed, enclave, package, record
 
 
 def test_a_good_record_comes_back_as_it_was() -> None:
     read = read_record(record())
-    mapping = read.as_mapping()
+    mapping = as_plain(read)
     assert mapping.pop("enclaves") == [{**enclave(), "cause": None, "policy": None}]
     # a record of schema 1, as older hubs have kept it
     new = ("build_tag", "repo_id", "buildroot_sha256", "lock_sha256", "partial")

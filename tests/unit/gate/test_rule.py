@@ -153,7 +153,7 @@ def test_a_mark_that_asks_for_the_plain_rule(value: object) -> None:
 
 def test_a_mark_with_a_rule() -> None:
     assert parse_mark("max_age=30d  signer=demo", SIGNERS) == Rule(
-        max_age=datetime.timedelta(days=30), signers=frozenset({B})
+        max_age=datetime.timedelta(days=30), signer=frozenset({B})
     )
 
 
