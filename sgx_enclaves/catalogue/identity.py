@@ -17,16 +17,26 @@ import datetime
 import json
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 from urllib.parse import unquote_to_bytes
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import (
+    BasicConstraints,
+    Certificate,
+    ExtensionNotFound,
+    load_pem_x509_certificates,
+)
+from cryptography.x509.oid import NameOID
 
 from sgx_enclaves.enclave.sigstruct import Identity, TcbLevel
 from sgx_enclaves.errors import IdentityError
 from sgx_enclaves.files import sha256_of
-from sgx_enclaves.plain import parse_json
-
-if TYPE_CHECKING:
-    from cryptography.x509 import Certificate
+from sgx_enclaves.plain import parse_json, read_schema, validate
 
 # SHA-256 of the key of Intel's SGX root, as SubjectPublicKeyInfo; the key is INTEL_ROOT_PUB_KEY in
 # ae/QvE/qve/qve.cpp of Intel's DCAP.
@@ -58,10 +68,6 @@ def read_identity(
         root: SHA-256 of the key of the root that is trusted, hexadecimal.
         name: what to call the file.
     """
-    from cryptography.hazmat.primitives.asymmetric.utils import (  # noqa: PLC0415
-        encode_dss_signature,
-    )
-
     head, body = _parts(data)
     header = _HEADER.search(head)
     found = chain if chain is not None else header[1] if header else None
@@ -125,10 +131,8 @@ def _signed_part(body: bytes, name: str) -> tuple[bytes, bytes]:
 
 
 def _certificates(data: bytes, name: str) -> list[Certificate]:
-    from cryptography import x509  # noqa: PLC0415
-
     try:
-        found = x509.load_pem_x509_certificates(unquote_to_bytes(data))
+        found = load_pem_x509_certificates(unquote_to_bytes(data))
     except ValueError as error:
         raise IdentityError(
             "no certificates", file=name, expected="PEM", found=str(error)[:80]
@@ -141,9 +145,6 @@ def _certificates(data: bytes, name: str) -> list[Certificate]:
 
 def _signing_key(chain: list[Certificate], date: datetime.date, root: str, name: str) -> Any:
     """The key of the first certificate, once the chain holds up to the trusted root."""
-    from cryptography import x509  # noqa: PLC0415
-    from cryptography.x509.oid import NameOID  # noqa: PLC0415
-
     if _key_digest(chain[-1]) != root:
         raise IdentityError(
             "the issuer chain does not end at the trusted root",
@@ -172,9 +173,8 @@ def _signing_key(chain: list[Certificate], date: datetime.date, root: str, name:
                 found=date.isoformat(),
             )
         try:
-            constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints)
-            is_ca = constraints.value.ca
-        except (x509.ExtensionNotFound, ValueError):
+            is_ca = issuer.extensions.get_extension_for_class(BasicConstraints).value.ca
+        except (ExtensionNotFound, ValueError):
             is_ca = False
         if certificate.issuer != issuer.subject or not is_ca:
             raise IdentityError("a certificate is not by the next one", file=name, found=subject)
@@ -192,21 +192,12 @@ def _validity(certificate: Certificate) -> tuple[str, str]:
 
 
 def _key_digest(certificate: Certificate) -> str:
-    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
-        Encoding,
-        PublicFormat,
-    )
-
     key = certificate.public_key()
     der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return sha256_of(der)
 
 
 def _verify(key: Any, signature: bytes, signed: bytes, problem: str, name: str) -> None:
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
-    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
-
     good = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
     try:
         if not good:
@@ -220,41 +211,35 @@ def _verify(key: Any, signature: bytes, signed: bytes, problem: str, name: str) 
 
 def _identity(plain: Any, name: str) -> Identity:
     """The record of what was signed."""
+    schema = read_schema(__file__, "identity.schema.json")
+    validate(plain, schema, file=name, error=IdentityError)
+    levels = (
+        TcbLevel(
+            level["tcb"]["isvsvn"],
+            level["tcbStatus"],
+            _day(level["tcbDate"], name),
+            tuple(level.get("advisoryIDs", ())),
+        )
+        for level in plain["tcbLevels"]
+    )
+    return Identity(
+        ENCLAVES[plain["id"]],
+        plain["mrsigner"].lower(),
+        plain["isvprodid"],
+        plain["attributes"].lower(),
+        plain["attributesMask"].lower(),
+        plain["miscselect"].lower(),
+        plain["miscselectMask"].lower(),
+        _day(plain["issueDate"], name),
+        _day(plain["nextUpdate"], name),
+        tuple(sorted(levels, key=lambda level: -level.isvsvn)),
+    )
+
+
+def _day(text: str, name: str) -> str:
     try:
-        levels = tuple(
-            TcbLevel(
-                int(level["tcb"]["isvsvn"]),
-                str(level["tcbStatus"]),
-                _day(level["tcbDate"]),
-                tuple(map(str, level.get("advisoryIDs", ()))),
-            )
-            for level in plain["tcbLevels"]
-        )
-        identity = Identity(
-            ENCLAVES[plain["id"]],
-            bytes.fromhex(plain["mrsigner"]).hex(),
-            int(plain["isvprodid"]),
-            bytes.fromhex(plain["attributes"]).hex(),
-            bytes.fromhex(plain["attributesMask"]).hex(),
-            bytes.fromhex(plain["miscselect"]).hex(),
-            bytes.fromhex(plain["miscselectMask"]).hex(),
-            _day(plain["issueDate"]),
-            _day(plain["nextUpdate"]),
-            tuple(sorted(levels, key=lambda level: -level.isvsvn)),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").date().isoformat()
+    except ValueError:
         raise IdentityError(
-            "an enclave identity that this program does not know",
-            file=name,
-            expected=f"version 2, of {', '.join(ENCLAVES)}",
-            found=f"{type(error).__name__}: {str(error)[:80]}",
+            "no date and time", file=name, expected="such as 2025-06-03T10:17:43Z", found=text[:80]
         ) from None
-    masks = (identity.attributes_mask, identity.miscselect_mask)
-    texts = (identity.mrsigner, identity.attributes, identity.miscselect, *masks)
-    if plain.get("version") != 2 or [len(t) for t in texts] != [64, 32, 8, 32, 8] or not levels:
-        raise IdentityError("an enclave identity of another form", file=name, expected="version 2")
-    return identity
-
-
-def _day(text: str) -> str:
-    return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").date().isoformat()
