@@ -460,9 +460,9 @@ class Catalogue:
             )
         return other, built
 
-    def trees_of(self, release: Release, enclaves: Iterable[Enclave] = ()) -> tuple[Release, ...]:
-        """The releases whose trees the enclaves, or all that can be, are built in."""
-        chosen = list(enclaves) or [e for e in release.enclaves if e.not_reproducible is None]
+    def trees_of(self, release: Release) -> tuple[Release, ...]:
+        """The releases whose trees its enclaves, those that can be, are built in."""
+        chosen = (e for e in release.enclaves if e.not_reproducible is None)
         trees = (self.build_of(release, enclave)[0] for enclave in chosen)
         return tuple({tree.name: tree for tree in trees}.values())
 

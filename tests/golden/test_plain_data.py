@@ -47,7 +47,7 @@ BUILDER = {
         **{"attempts": "2", "timeout": "3", "max_mib": "5"},
     },
     "catalogue": {"folders": "/f /g"},
-    "build": {"make_timeout": "7", "wait_timeout": "8", "min_space_mib": "9"},
+    "build": {"make_timeout": "7", "wait_timeout": "8"},
 }
 HUB = {
     "tasks": {"channel": "sgx"},

@@ -55,9 +55,6 @@ timeout = 30
 
 [catalogue]
 folders = {folder}/catalogue
-
-[build]
-min_space_mib = 100
 """
 # Debian's Python does not look where RPM packages have their modules.
 _PATH_SPEC = """

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -26,8 +25,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Optional
-
-import koji
 
 from sgx_enclaves.errors import BuildError, InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.limits import MIB
@@ -41,11 +38,11 @@ from sgx_enclaves.release.place import (
     installed_packages,
     log_header,
 )
+from sgx_enclaves.release.sandbox import RPM_DATABASES
 
 from .provenance import component_urls
 from .task_base import X86_64, SgxTask
 
-_DATABASES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
 _PROBE_TIMEOUT = 20.0
 _UNSHARE = ("unshare", "--net", "--pid", "--ipc", "--fork", "--kill-child", "--")
 # Installers that run as root unpack with owners; nothing else is needed.
@@ -61,7 +58,6 @@ _STEP = 'umask "$1" && cd "$2" && shift 2 && exec "$@"'
 _KILL_AFTER = 10
 _MAX_LOG = 256 * MIB
 _TIMED_OUT, _KILLED = 124, 137
-_LINKS = 40
 # mock cleans up after itself when it is asked to end, if it is given the time
 _GRACE = 20.0
 _OWN = "sgx-enclaves"
@@ -276,7 +272,7 @@ class KojiBuildroot:
         """See `Place`: what RPM's database in the buildroot says, as it was before any step."""
         if self._packages is None:
             root = self._enter().root
-            here = next((root / name for name in _DATABASES if (root / name).is_dir()), None)
+            here = next((root / name for name in RPM_DATABASES if (root / name).is_dir()), None)
             urls = component_urls(self._task.session, self._broot.id, self._task.options.topurl)
             self._packages = () if here is None else installed_packages(urls=urls, dbpath=str(here))
         return self._packages
@@ -296,14 +292,6 @@ class KojiBuildroot:
 
     def _make(self) -> Chroot:
         options, session = self._task.options, self._task.session
-        mockdir = Path(options.mockdir)
-        there = next(path for path in (mockdir, *mockdir.parents) if path.exists())
-        free, wanted = shutil.disk_usage(there).free, self._task.config.build_min_space_mib * MIB
-        if free < wanted:
-            raise koji.BuildrootError(
-                f"too little room in {mockdir}: {free} bytes are free, "
-                f"{wanted} are wanted ([build] min_space_mib)"
-            )
         self._task.log(f"buildroot of tag {self.build_tag}, repo {self._repo_id}")
         # kojid is a program, not a module: its classes are in `__main__`
         kojid: Any = sys.modules["__main__"]
@@ -324,22 +312,11 @@ def has_routes(text: str) -> bool:
 
 
 def place_in_root(root: Path, path: str) -> Path:
-    """Where a path leads for a process inside the root; what is missing there has no links."""
-    pending, done, links = path.split("/")[::-1], [str(root)], 0
-    while pending:
-        part = pending.pop()
-        if part == "..":
-            del done[max(1, len(done) - 1) :]
-        elif part not in ("", ".") and not os.path.islink("/".join([*done, part])):
-            done.append(part)
-        elif part not in ("", "."):
-            target = os.readlink("/".join([*done, part]))
-            links += 1
-            if links > _LINKS:
-                raise BuildError("leads through too many links", file=path)
-            del done[1 if target.startswith("/") else len(done) :]
-            pending += target.split("/")[::-1]
-    return Path("/".join(done))
+    """Where a path of the buildroot is; no link on the way may lead out of it."""
+    place = Path(os.path.realpath(f"{root}/{path}"))
+    if not place.is_relative_to(os.path.realpath(root)):
+        raise BuildError("a link on the way leads out of the buildroot", file=path)
+    return place
 
 
 class BuildrootTree:
@@ -361,13 +338,12 @@ class BuildrootTree:
             self.root = f"{chroot.make_folder(f'place-{name}')}/tree"
             self._tree = place_in_root(chroot.root, self.root)
         self._tree.parent.mkdir(parents=True, exist_ok=True)
-        self._real = self._tree.resolve()
         self._steps = 0
 
     @property
     def path(self) -> Path:
         """See `Tree`."""
-        if self._tree.resolve() != self._real:
+        if os.path.realpath(self._tree) != str(self._tree):
             raise BuildError("a step has put a link in the tree's place", file=self.root)
         return self._tree
 

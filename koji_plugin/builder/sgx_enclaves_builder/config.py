@@ -45,7 +45,6 @@ class Config:
     catalogue_folders: tuple[Path, ...] = ()
     build_make_timeout: int = 7200
     build_wait_timeout: int = 28800
-    build_min_space_mib: int = 4096
     attest_key: Optional[Path] = None
     attest_builder: Optional[str] = None
 

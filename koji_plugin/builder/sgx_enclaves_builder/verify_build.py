@@ -17,7 +17,6 @@ import koji
 from koji.daemon import SCM
 from requests.exceptions import RequestException
 
-from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue, read_release
 from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli.arguments import today
@@ -218,41 +217,27 @@ def resolve(
         return catalogue, release_of(catalogue, paths), CATALOGUE
     if "://" not in asked:
         return catalogue, catalogue.release(asked), CATALOGUE
-    release = _from_url(asked, task)
+    path = _checked_out(asked, task)
+    release = read_release(read_file(str(path), MIB), str(path))
     added = {**catalogue.releases, release.name: release}
     return Catalogue(added, catalogue.replaced), release, asked
 
 
-def _from_url(url: str, task: SgxTask) -> Release:
-    plain = url.startswith("https://")
-    # Koji's rules are about repositories; a plain file's place must fit them too
-    scm = SCM(
-        f"git+{url}#file" if plain else url,
-        allow_password=getattr(task.options, "allow_password_in_scm_url", False),
-    )
+def _checked_out(url: str, task: SgxTask) -> Path:
+    """A file of a repository: `SCHEME://HOST/REPO?FILE#COMMIT`."""
+    options = task.options
+    scm = SCM(url, allow_password=getattr(options, "allow_password_in_scm_url", False))
     scm.assert_allowed(
-        allowed=task.options.allowed_scms,
+        allowed=options.allowed_scms,
         session=task.session,
-        by_config=task.options.allowed_scms_use_config,
-        by_policy=task.options.allowed_scms_use_policy,
+        by_config=options.allowed_scms_use_config,
+        by_policy=options.allowed_scms_use_policy,
         policy_data={"user_id": task.taskinfo["owner"], "scratch": False},
     )
-    if plain:
-        # from one of the allowed hosts; nobody pins what is being asked for
-        name = url.partition("?")[0].rpartition("/")[2] or "release.toml"
-        artifact = Artifact(name, (url,), sha256=None, max_size=MIB)
-        path = task.fetcher(allow_unpinned=True).fetch(artifact).path
-    else:
-        path = _checked_out(scm, task)
-    return read_release(read_file(str(path), MIB), str(path))
-
-
-def _checked_out(scm: Any, task: SgxTask) -> Path:
-    """A file of a repository: `SCHEME://HOST/REPO?FILE#COMMIT`."""
     file: str = scm.module
     if not file.endswith(".toml"):
         raise koji.GenericError(
-            f"{scm.url} names no release: put the path of its TOML file behind the question mark"
+            f"{url} names no release: put the path of its TOML file behind the question mark"
         )
     # Koji checks out a directory, and would look for a Makefile's `common` beside it
     scm.module, scm.use_common = os.path.dirname(file), False
@@ -262,5 +247,5 @@ def _checked_out(scm: Any, task: SgxTask) -> Path:
     there: str = scm.checkout(str(folder), task.session, task.getUploadDir(), log)
     path = Path(there) / os.path.basename(file)
     if path.is_symlink() or not path.is_file():
-        raise koji.GenericError(f"{scm.url}: there is no such file in the repository")
+        raise koji.GenericError(f"{url}: there is no such file in the repository")
     return path

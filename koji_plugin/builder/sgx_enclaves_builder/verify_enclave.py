@@ -55,10 +55,6 @@ class SgxEnclaveTask(SgxTask):
     Methods: ClassVar[list[str]] = [CHILD]
     _taskWeight = 2.0
 
-    def checkHost(self, hostdata: Any) -> bool:
-        """Only x86_64 hosts can run this."""
-        return X86_64 in hostdata["arches"].split()
-
     def handler(
         self,
         release: str,
@@ -268,14 +264,12 @@ def _with_uploaded_logs(verified: Verified) -> Verified:
     """The same, with each log under the name that it has in the task's output."""
 
     def renamed(finding: Finding) -> Finding:
-        message, hint = (
-            text and _LOG.sub(r"step-\1 of this task", text)
-            for text in (finding.message, finding.hint)
-        )
-        return replace(finding, message=str(message), hint=hint)
+        texts = {"message": finding.message, "hint": finding.hint or ""}
+        words = {key: _LOG.sub(r"step-\1 of this task", text) for key, text in texts.items()}
+        return replace(finding, message=words["message"], hint=words["hint"] or None)
 
     enclaves = tuple(
-        replace(item, findings=tuple(renamed(finding) for finding in item.findings))
+        replace(item, findings=tuple(map(renamed, item.findings)))
         for item in verified.verdict.enclaves
     )
     return replace(verified, verdict=replace(verified.verdict, enclaves=enclaves))

@@ -200,10 +200,15 @@ def test_links_on_the_way_are_those_of_the_buildroot(
 ) -> None:
     root = tmp_path / "root"
     (root / "usr" / "src").mkdir(parents=True)
-    (root / "src").symlink_to("/usr/src")
+    (root / "src").symlink_to("usr/src")
+    (root / "out").symlink_to("/usr/src")
+    (root / "up").symlink_to("../../../usr")
     monkeypatch.setattr(broot, "rootdir", lambda: str(root))
-    place = BuildrootTree(Chroot(broot), "x", "/src/a/tree")
-    assert place.path == root / "usr" / "src" / "a" / "tree"
+    chroot = Chroot(broot)
+    assert BuildrootTree(chroot, "x", "/src/a/tree").path == root / "usr" / "src" / "a" / "tree"
+    for name in ("out", "up", "src/../../up"):
+        with pytest.raises(BuildError, match="leads out of the buildroot"):
+            BuildrootTree(chroot, name[:2], f"/{name}/a/tree")
     assert not (tmp_path / "usr").exists()
 
 

@@ -58,7 +58,7 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         "[fetch]\ncache = /c\nhosts = A.example b.example\nlookaside = https://l.example/x\n"
         "lookaside_package = p\nca_file = /ca\nattempts = 2\ntimeout = 3\nmax_mib = 5\n"
         "[catalogue]\nfolders = /a /b\n"
-        "[build]\nmake_timeout = 7\nwait_timeout = 8\nmin_space_mib = 0\n",
+        "[build]\nmake_timeout = 7\nwait_timeout = 8\n",
     )
     assert config == Config(
         fetch_cache=Path("/c"),
@@ -72,7 +72,6 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         catalogue_folders=(Path("/a"), Path("/b")),
         build_make_timeout=7,
         build_wait_timeout=8,
-        build_min_space_mib=0,
     )
 
 

@@ -72,12 +72,6 @@ def test_policies_can_see_the_parameters() -> None:
     assert subtask["enclaves"] == ["pce"]
 
 
-def test_only_x86_64_hosts_take_a_subtask(world: World) -> None:
-    handler = world.hub.handlers["sgxEnclave"](1, "sgxEnclave", [], None, world.hub.options())
-    assert handler.checkHost({"arches": "i686 x86_64"})
-    assert not handler.checkHost({"arches": "aarch64"})
-
-
 def test_a_subtask_that_nobody_prepared_says_so(world: World) -> None:
     result = world.hub.run(world.hub.make("sgxEnclave", ["demo", ["pce"], "demo-build"]))
     assert "opts.releases does not fit" in result["faultString"]
@@ -217,18 +211,6 @@ def test_a_release_can_come_from_a_repository(
     else:
         assert result["verdict"] == "identical"
         assert world.hub.records[0]["origin"] == url
-
-
-def test_a_release_can_come_from_an_allowed_server(world: World) -> None:
-    text = (world.folder / "catalogue" / "demo.toml").read_bytes()
-    url = world.vendor.server.put(f"/{world.folder.name}/demo.toml", text)
-    options = {"enclaves": ["pce"]}
-    refused = world.verify(url, "demo-build", None, options)
-    assert "list of allowed SCMs" in refused["faultString"]
-    allow = world.hub.options()
-    allow.allowed_scms = "127.0.0.1*:*:no:"
-    world.hub.options = lambda: allow  # type: ignore[method-assign]
-    assert world.verify(url, "demo-build", None, options)["verdict"] == "identical"
 
 
 def test_a_release_is_found_from_what_a_build_has(world: World) -> None:

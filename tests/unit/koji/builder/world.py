@@ -92,7 +92,6 @@ class World:
                 "attempts": 1,
             },
             "catalogue": {"folders": self.folder / "catalogue"},
-            "build": {"min_space_mib": 1},
         }
         for name, values in sections.items():
             wanted.setdefault(name, {}).update(values)
