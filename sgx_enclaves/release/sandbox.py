@@ -41,7 +41,7 @@ from sgx_enclaves.release.place import (
 if TYPE_CHECKING:
     from sgx_enclaves.release.place import Tree
 
-_RPM_DATABASES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
+RPM_DATABASES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
 _MAX_LOG = 256 * MIB
 _PROBE_TIMEOUT = 20.0
 _ENV = "/usr/bin/env"
@@ -149,7 +149,7 @@ class Machine:
 
     def packages(self) -> Sequence[LockedPackage]:
         """See `Place`; a machine with rpm but without its database is no RPM machine."""
-        folders = [Path(f"{self._root or ''}/{name}") for name in _RPM_DATABASES]
+        folders = [Path(f"{self._root or ''}/{name}") for name in RPM_DATABASES]
         there = any((f / "Packages").exists() or any(f.glob("*.sqlite")) for f in folders)
         if shutil.which("rpm") is None or not there:
             return ()
