@@ -20,6 +20,7 @@ from typing import Any, Optional
 import koji
 import koji.xmlrpcplus
 
+from sgx_enclaves import __version__
 from sgx_enclaves.gate.inspect import BuildFile, inspect_package
 from sgx_enclaves.gate.record import CATALOGUE, SCHEMA
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
@@ -221,7 +222,7 @@ class Workshop:
             ],
             "report_sha256": _ZEROS,
             "toolchain_sha256": _ZEROS,
-            "plugin_version": "test",
+            "plugin_version": __version__,
             "build_tag": world.BUILD_TAG,
             "repo_id": 1,
             "buildroot_sha256": _ZEROS,
