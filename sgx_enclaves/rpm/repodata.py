@@ -127,11 +127,7 @@ def read_repository(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMIT
         _source(folder, path, records.get(kind), kind) for kind in ("primary", "filelists")
     )
     reader = _Reader(parser, limits)
-    suspects = reader.suspects(filelists)
-    packages = {
-        path: listing._replace(suspect=True) if listing and listing.digest in suspects else listing
-        for path, listing in reader.packages(primary).items()
-    }
+    packages = reader.packages(primary, reader.suspects(filelists))
     if read_file(path, limits.repomd) != data:
         raise RepodataError("the repodata have changed while they were read", file=folder)
     return Repository(hashlib.sha256(data).hexdigest(), packages)
@@ -209,49 +205,42 @@ class _Reader:
     def suspects(self, source: _Source) -> set[str]:
         """Ids of the packages whose files include anything of an enclave."""
         found: set[str] = set()
-
-        def look(package: Any) -> None:
-            # Kind, folder, name; newer releases add a digest.
-            files = (entry[1] + entry[2] for entry in package.files if entry[0] != "dir")
-            if is_suspect((), files):
-                found.add(package.pkgId)
-
-        for block in self._blocks(source):
-            if _hinted(block):
-                # Most of a block is about other packages.
-                hinted = (element for element in block.split(_END) if _hinted(element))
-                for element in hinted:
-                    self._parse(
-                        self._parser.xml_parse_filelists_snippet, element + _END, look, source
-                    )
+        parse = self._parser.xml_parse_filelists_snippet
+        for block in filter(_hinted, self._blocks(source)):
+            # Most of a block is about other packages.
+            for element in filter(_hinted, block.split(_END)):
+                for package in self._parsed(parse, element + _END, source):
+                    # Kind, folder, name; newer releases add a digest.
+                    files = (entry[1] + entry[2] for entry in package.files if entry[0] != "dir")
+                    if is_suspect((), files):
+                        found.add(package.pkgId)
         return found
 
-    def packages(self, source: _Source) -> dict[str, Optional[Listing]]:
-        """What primary says about each package file; suspect by its Provides alone."""
+    def packages(self, source: _Source, suspects: set[str]) -> dict[str, Optional[Listing]]:
+        """What primary says about each package file."""
         found: dict[str, Optional[Listing]] = {}
-        hinted = False
-
-        def keep(package: Any) -> None:
-            path = plain_path(package.location_href)
-            algorithm = _algorithm(package.checksum_type)
-            if path is None or package.location_base:
-                return
-            suspect = hinted and is_suspect((p[0] for p in package.provides), ())
-            listing = Listing(package.size_package, algorithm or "", package.pkgId, suspect)
-            known = found.setdefault(path, listing)
-            if algorithm is None or known != listing:
-                found[path] = None
-
         parse = self._parser.xml_parse_primary_snippet
         for block in self._blocks(source):
             hinted = _hinted(block)
-            self._parse(lambda text, *rest: parse(text, *rest, None, 0), block, keep, source)
+            for package in self._parsed(parse, block, source, None, 0):
+                path = plain_path(package.location_href)
+                if path is None or package.location_base:
+                    continue
+                id_, algorithm = package.pkgId, _algorithm(package.checksum_type)
+                provided = (provide[0] for provide in package.provides) if hinted else ()
+                suspect = id_ in suspects or is_suspect(provided, ())
+                listing = Listing(package.size_package, algorithm or "", id_, suspect)
+                if algorithm is None or found.setdefault(path, listing) != listing:
+                    found[path] = None
             at_most(self._limits.packages, len(found), "too many packages", file=source.path)
         return found
 
-    def _parse(self, parse: Any, block: bytes, use: Any, source: _Source) -> None:
+    def _parsed(self, parse: Any, block: bytes, source: _Source, *rest: Any) -> list[Any]:
+        """The packages that createrepo_c finds in whole elements."""
+        found: list[Any] = []
         with _parsing(source.path, self._parser):
-            parse(block.decode("utf-8"), None, use)
+            parse(block.decode("utf-8"), None, found.append, *rest)
+        return found
 
     def _blocks(self, source: _Source) -> Iterator[bytes]:
         """Yield what the list says in blocks of whole package elements."""

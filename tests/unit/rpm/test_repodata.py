@@ -472,9 +472,9 @@ def test_repodata_that_change_while_they_are_read_are_not_believed(
     tree = fill(tmp_path)
     original = _Reader.packages
 
-    def changing(self: _Reader, source: Any) -> Any:
+    def changing(self: _Reader, *given: Any) -> Any:
         fill(tmp_path, LISTED[:2])
-        return original(self, source)
+        return original(self, *given)
 
     monkeypatch.setattr(_Reader, "packages", changing)
     with pytest.raises(RepodataError):
