@@ -58,18 +58,16 @@ _HEAD = 16 << 10
 _START = 64 << 10
 
 
-@dataclass(frozen=True)
-class Scanned:
+class Scanned(NamedTuple):
     """One package of a scan."""
 
     file: str
-    stamp: str
     report: Optional[dict[str, Any]]
 
     @property
     def exit_status(self) -> int:
         """0, 1 or 2."""
-        return int(self.report["exit_status"]) if self.report else 0
+        return 0 if self.report is None else int(self.report["exit_status"])
 
 
 def stamp_of(path: str) -> str:
@@ -104,17 +102,19 @@ class ScanState:
 
     def __init__(self, path: str, key: str) -> None:
         self._path = path
-        self._known: dict[str, Scanned] = {}
+        self._stamps: dict[str, str] = {}
+        self._known: dict[tuple[str, str], Scanned] = {}
         header = json.dumps({_KEY: key})
         lines = self._lines()
         for line in lines[1:] if lines[:1] == [header] else ():
             # A scan that was killed may have left half a line: it is left out.
             with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-                scanned = Scanned(**json.loads(line))
-                _ = scanned.exit_status, f"{scanned.file:s} {scanned.stamp:s}"
-                self._known[scanned.file] = scanned
-        kept = (json.dumps(vars(scanned)) for scanned in self._known.values())
-        write_file(path, "".join(f"{line}\n" for line in (header, *kept)).encode())
+                file, stamp, report = json.loads(line)
+                scanned = Scanned(f"{file:s}", report)
+                _ = scanned.exit_status
+                self._known[file, f"{stamp:s}"] = scanned
+        kept = (_line(scanned, stamp) for (_file, stamp), scanned in self._known.items())
+        write_file(path, "".join((f"{header}\n", *kept)).encode())
         self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def _lines(self) -> list[str]:
@@ -133,18 +133,22 @@ class ScanState:
 
     def known(self, path: str) -> Optional[Scanned]:
         """The earlier result for a file that has not changed since."""
-        scanned = self._known.get(path)
-        return scanned if scanned is not None and scanned.stamp == stamp_of(path) else None
+        self._stamps[path] = stamp_of(path)
+        return self._known.get((path, self._stamps[path]))
 
     def add(self, scanned: Scanned) -> None:
-        """Keep a result."""
+        """Keep a result about a file as it was when its earlier result was asked for."""
         with system_errors(self._path, "the state cannot be kept"):
-            self._stream.write(json.dumps(vars(scanned)) + "\n")
+            self._stream.write(_line(scanned, self._stamps.get(scanned.file, "")))
             self._stream.flush()
 
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+
+def _line(scanned: Scanned, stamp: str) -> str:
+    return json.dumps([scanned.file, stamp, scanned.report]) + "\n"
 
 
 class Target(NamedTuple):
@@ -243,7 +247,6 @@ class ScanSettings:
         deep: read every payload, so that an enclave under an innocent name is found.
         beside: packages that may hold the counterparts of others; see `neighbours_in`.
         neighbours: what those are worth; their references are not yet opened.
-        stamped: results are kept, so that they need stamps; `scan` sets it.
     """
 
     references: tuple[str, ...]
@@ -254,7 +257,6 @@ class ScanSettings:
     deep: bool = False
     beside: tuple[str, ...] = ()
     neighbours: Neighbours = NO_NEIGHBOURS
-    stamped: bool = False
 
 
 def scan(
@@ -281,7 +283,7 @@ def scan(
         done += 1
         progress(done, len(targets))
         yield known
-    for scanned in _scanned(pending, replace(settings, stamped=state is not None), jobs):
+    for scanned in _scanned(pending, settings, jobs):
         if state is not None:
             state.add(scanned)
         done += 1
@@ -294,7 +296,7 @@ def _scanned(targets: Sequence[Target], settings: ScanSettings, jobs: int) -> It
     # Here too, so that what is missing or bad is an error, and not the result of every package.
     librpm()
     _opened(settings)
-    work = functools.partial(_scan_in_process, settings)
+    work = functools.partial(scan_one, settings)
     if jobs == 1 or len(targets) < 2 or not can_have_workers():
         yield from map(work, targets)
         return
@@ -316,10 +318,6 @@ def _opened(settings: ScanSettings) -> tuple[tuple[Reference, ...], Neighbours]:
     return references, replace(settings.neighbours, references=neighbours_among(settings.beside))
 
 
-def _scan_in_process(settings: ScanSettings, target: Target) -> Scanned:
-    return scan_one(target, settings, *_opened(settings))
-
-
 def neighbours_in(targets: Iterable[Target]) -> tuple[str, ...]:
     """The packages of a tree that may hold unsigned enclaves, whatever their files are called."""
     return tuple(target.path for target in targets if _speaks_of_unsigned(target))
@@ -336,24 +334,19 @@ def _speaks_of_unsigned(target: Target) -> bool:
         return False
 
 
-def scan_one(
-    target: Target,
-    settings: ScanSettings,
-    references: Sequence[Reference],
-    neighbours: Neighbours = NO_NEIGHBOURS,
-) -> Scanned:
+def scan_one(settings: ScanSettings, target: Target) -> Scanned:
     """Look at one package; whatever is wrong with it is in the result."""
     path = target.path
-    stamp = stamp_of(path) if settings.stamped else ""
     if not settings.deep and target.listing is None:
         try:
             with open_package(path) as (package, _stream):
                 wanted = may_carry_enclaves(package)
         except SgxEnclavesError as error:
             result = PackageResult(path, None, (), (package_finding(error, path),))
-            return Scanned(path, stamp, settings.record(result))
+            return Scanned(path, settings.record(result))
         if not wanted:
-            return Scanned(path, stamp, None)
+            return Scanned(path, None)
+    references, neighbours = _opened(settings)
     result = check_package(
         path,
         references,
@@ -365,7 +358,7 @@ def scan_one(
     if target.listing is not None:
         result = replace(result, findings=(*result.findings, *_not_as_listed(path, target.listing)))
     empty = not result.enclaves and not result.findings
-    return Scanned(path, stamp, None if empty else settings.record(result))
+    return Scanned(path, None if empty else settings.record(result))
 
 
 def _not_as_listed(path: str, listing: Listing) -> Iterator[Finding]:

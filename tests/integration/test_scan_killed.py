@@ -84,13 +84,13 @@ def test_a_killed_scan_is_resumed(
         # Ctrl-C reaches the whole group; a kill reaches nobody else.
         (os.killpg if sent is signal.SIGINT else os.kill)(scan.pid, sent)
         scan.wait(30)
-    kept = [json.loads(line)["file"] for line in lines(state)[1:] if line.endswith("}")]
+    kept = [json.loads(line)[0] for line in lines(state)[1:] if line.endswith("]")]
     assert 0 < len(kept) < PACKAGES, "the scan was over before it was killed"
 
     status, report = outcome(resumable)
     assert (status, report["scanned"]) == (1, PACKAGES)
     assert (status, report) == outcome(command)
-    after = [json.loads(line)["file"] for line in lines(state)[1:]]
+    after = [json.loads(line)[0] for line in lines(state)[1:]]
     # What was done before was not done again, and everything is there once.
     assert after[: len(kept)] == kept
     assert len(after) == len(set(after)) == PACKAGES

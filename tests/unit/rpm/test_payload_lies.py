@@ -73,7 +73,7 @@ def says_check_rpm(path: str, reference: str) -> bool:
 
 def says_scan(path: str, reference: str) -> bool:
     settings = ScanSettings((reference,), policy, lambda r: {"exit_status": r.exit_status})
-    return not scan_one(Target(path), settings, [FolderReference(reference)]).exit_status
+    return not scan_one(settings, Target(path)).exit_status
 
 
 def says_rpmlint(path: str, reference: str) -> bool:

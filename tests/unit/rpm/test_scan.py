@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -166,9 +165,9 @@ def test_a_scan_is_resumed(
     looked_at: list[str] = []
     original = scanning.scan_one
 
-    def counted(target: Target, *rest: Any) -> Scanned:
+    def counted(given: ScanSettings, target: Target) -> Scanned:
         looked_at.append(target.path)
-        return original(target, *rest)
+        return original(given, target)
 
     monkeypatch.setattr(scanning, "scan_one", counted)
     assert outcomes(list(scan(targets, judged, state=state))) == EXPECTED
@@ -242,7 +241,7 @@ def test_a_state_that_is_none_is_not_written_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["", "x", "[]", "{}", '{"file": "a", "stamp": [1], "report": null}']
+    "line", ["", "x", "[]", "{}", '["a", [1], null]', '["a", "", {}]', '["a", ""]']
 )
 def test_lines_that_are_no_results_are_left_out(tmp_path: Path, line: str) -> None:
     path = tmp_path / "state"
@@ -257,7 +256,7 @@ def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
     state.close()
     state._stream = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115
     with pytest.raises(InputError, match="No space left"):
-        state.add(Scanned("a", "", None))
+        state.add(Scanned("a", None))
 
 
 def test_stamps_change_with_the_files(reference: str) -> None:
