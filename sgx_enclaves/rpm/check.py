@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.policy import Policy
@@ -31,15 +31,11 @@ from sgx_enclaves.rpm.references import (
 )
 
 NO_NEIGHBOURS = Neighbours()
-_STATUS = {
-    Severity.DIFFERS: Outcome.DIFFERS.exit_status,
-    Severity.UNVERIFIABLE: Outcome.UNVERIFIABLE.exit_status,
-    Severity.NOTE: 0,
-}
 
 
 def _status(findings: Iterable[Finding]) -> int:
-    return max((_STATUS[f.severity] for f in findings), default=0)
+    against = (f.severity.value for f in findings if f.severity is not Severity.NOTE)
+    return max((Outcome(value).exit_status for value in against), default=0)
 
 
 def _outcome(status: int) -> Outcome:
@@ -149,8 +145,8 @@ def check_package(
             if results or findings:
                 findings += rules.scripts(package)
             results = [
-                replace(result, findings=(*result.findings, *_notes(package, results, result)))
-                for result in results
+                replace(r, findings=(*r.findings, *rules.unconventional(package, results, r)))
+                for r in results
             ]
     except SgxEnclavesError as error:
         findings.append(package_finding(error, path))
@@ -178,35 +174,21 @@ def _items(
     return enclaves_among(package, members)
 
 
-def _notes(
-    package: Package, results: list[EnclaveResult], result: EnclaveResult
-) -> Iterator[Finding]:
-    if not any(f.code == "enclave-malformed" for f in result.findings):
-        yield from rules.unconventional(package, result)
-        yield from rules.unsigned_beside_signed(results, result)
-
-
 def package_finding(error: SgxEnclavesError, path: str) -> Finding:
     """An error about a package as a finding; its code says what kind of trouble it is."""
-    of_kinds = (
-        code
-        for kind, code in (
-            (PackageDamagedError, "package-damaged"),
-            (LimitError, "package-too-large"),
-            (UnsupportedError, "package-unsupported"),
-            (SgxEnclavesError, "package-malformed"),
-        )
-        if isinstance(error, kind)
-    )
-    found = finding_of(error, next(of_kinds))
+    found = finding_of(error, "package-malformed")
+    for kind, code in (
+        (PackageDamagedError, "package-damaged"),
+        (LimitError, "package-too-large"),
+        (UnsupportedError, "package-unsupported"),
+    ):
+        if isinstance(error, kind):
+            found = finding_of(error, code)
     return replace(found, message=error.message) if error.file == path else found
 
 
-class _Compared(NamedTuple):
-    """An enclave's result, and what it was compared with."""
-
-    counterpart: Counterpart
-    result: EnclaveResult
+# An enclave's result, and what it was compared with.
+_Compared = tuple[Counterpart, EnclaveResult]
 
 
 @record
@@ -228,18 +210,17 @@ class _Judge:
         decided, problems = self._best(references, None)
         source = package.header.one("SOURCERPM", str)
         if decided is not None:
-            both = _disagreement(decided.counterpart, neighbours, packed.path, source)
-            attested = _unattested(decided, neighbours)
-            return self._finished(decided).having(*both, *attested)
+            both = _disagreement(decided[0], neighbours, packed.path, source)
+            attested = _unattested(*decided, neighbours)
+            return self._finished(*decided).having(*both, *attested)
         beside, others = self._best(neighbours.references, source)
         if beside is None or problems:
             why = [*problems, *others]
             return self._described.having(*why, _not_reproduced(packed, why))
-        return self._finished(beside).having(*_unauthenticated(beside, neighbours))
+        return self._finished(*beside).having(*_unauthenticated(*beside, neighbours))
 
-    def _finished(self, compared: _Compared) -> EnclaveResult:
+    def _finished(self, counterpart: Counterpart, result: EnclaveResult) -> EnclaveResult:
         """The result that counts, explained, with what is wrong with the enclave's versions."""
-        counterpart, result = compared
         verdict, config = result.verdict, counterpart.config
         if verdict is not None and verdict.exit_status and config is not None:
             # Costs start-up time, and is needed only when something is wrong.
@@ -271,10 +252,10 @@ class _Judge:
         for reference in references:
             try:
                 for counterpart in _counterparts(reference, self.packed.path, source):
-                    found = _Compared(counterpart, self._compared(counterpart))
-                    if best is None or found.result.exit_status < best.result.exit_status:
-                        best = found
-                    if not best.result.exit_status:
+                    result = self._compared(counterpart)
+                    if best is None or result.exit_status < best[1].exit_status:
+                        best = counterpart, result
+                    if not result.exit_status:
                         return best, problems
             except SgxEnclavesError as error:
                 problems.append(finding_of(error, "reference-unusable"))
@@ -355,13 +336,15 @@ def _disagreement(
         )
 
 
-def _unauthenticated(beside: _Compared, neighbours: Neighbours) -> Iterator[Finding]:
-    package = beside.counterpart.package
+def _unauthenticated(
+    beside: Counterpart, result: EnclaveResult, neighbours: Neighbours
+) -> Iterator[Finding]:
+    package = beside.package
     if neighbours.attested is not None:
-        yield from _unattested(beside, neighbours)
+        yield from _unattested(beside, result, neighbours)
         return
     # Who differs from a neighbour has other worries.
-    if beside.result.exit_status or neighbours.trusted:
+    if result.exit_status or neighbours.trusted:
         return
     if package is not None and package.is_authenticated:
         return
@@ -370,16 +353,17 @@ def _unauthenticated(beside: _Compared, neighbours: Neighbours) -> Iterator[Find
         Severity.UNVERIFIABLE if neighbours.signed else Severity.NOTE,
         "it was compared with a package that no key of rpm's keyring has signed",
         expected="a reference that is configured, or signed",
-        found=beside.counterpart.name,
+        found=beside.name,
         hint="name a reference that you trust, or import the key of who built the package",
     )
 
 
-def _unattested(compared: _Compared, neighbours: Neighbours) -> Iterator[Finding]:
-    verdict = compared.result.verdict
-    if verdict is not None:
-        name, digest = compared.counterpart.name, verdict.built.sha256
-        yield from rules.unattested(name, digest, neighbours.attested)
+def _unattested(
+    counterpart: Counterpart, result: EnclaveResult, neighbours: Neighbours
+) -> Iterator[Finding]:
+    if result.verdict is not None:
+        digest = result.verdict.built.sha256
+        yield from rules.unattested(counterpart.name, digest, neighbours.attested)
 
 
 def _not_reproduced(packed: PackedEnclave, problems: Sequence[Finding]) -> Finding:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import itertools
 import mmap
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional, Union
@@ -105,6 +106,8 @@ _MOST_WITHIN = 256
 _MOST_SECTIONS = 4096
 Content = Union[bytes, mmap.mmap]
 _NOTE_HEADER = struct.Struct("<III")
+_NOTE_NAME = re.compile(re.escape(METADATA_NOTE_NAME))
+_MAGIC = re.compile(re.escape(ELF_MAGIC))
 
 
 @record
@@ -140,29 +143,23 @@ class EmbeddedEnclaves:
 
 def is_enclave(data: Content) -> bool:
     """Whether a file is an enclave or holds one, or is one with its section renamed or dropped."""
-    return metadata_section(data) is not None or any(True for _ in metadata_notes(data))
+    return has_metadata_section(data) or any(metadata_notes(data))
 
 
 def metadata_notes(data: Content) -> Iterator[tuple[int, bytes]]:
     """Offset and content of each note in an ELF file with the name that loaders look for."""
-    at = data.find(METADATA_NOTE_NAME) if data[:4] == ELF_MAGIC else -1
-    while at >= 0:
-        if at >= _NOTE_HEADER.size:
-            start = at - _NOTE_HEADER.size
-            size, content, _type = _NOTE_HEADER.unpack_from(data, start)
-            # Loaders and signing tools have the name too, but no note of it.
-            if size == len(METADATA_NOTE_NAME):
-                yield start, data[at + size : at + size + content]
-        at = data.find(METADATA_NOTE_NAME, at + 1)
+    for name in _NOTE_NAME.finditer(data) if data[:4] == ELF_MAGIC else ():
+        start, end = name.start() - _NOTE_HEADER.size, name.end()
+        size, content, _type = _NOTE_HEADER.unpack_from(data, max(0, start))
+        # Loaders and signing tools have the name too, but no note of it.
+        if start >= 0 and size == len(METADATA_NOTE_NAME):
+            yield start, data[end : end + content]
 
 
-def metadata_section(data: Content) -> Optional[int]:
-    """Where the section `.note.sgxmeta` of an ELF file is; None without one.
-
-    Judges nothing else of the file: one whose other parts lie must not hide behind that.
-    """
+def has_metadata_section(data: Content) -> bool:
+    """Judges nothing else of the file: one whose other parts lie must not hide behind that."""
     sections = _sections(data) if data.find(_NAME) >= 0 else iter(())
-    return next((offset for name, offset, _type, _flags in sections if name == _NAME), None)
+    return any(name == _NAME for name, _offset, _type, _flags in sections)
 
 
 def _sections(data: Content, start: int = 0) -> Iterator[tuple[bytes, int, int, int]]:
@@ -188,14 +185,11 @@ def _sections(data: Content, start: int = 0) -> Iterator[tuple[bytes, int, int, 
 
 def enclaves_within(data: bytes) -> tuple[int, ...]:
     """Where whole enclaves start in a program that is none itself; empty for all other files."""
-    if metadata_section(data) is not None:
+    if has_metadata_section(data):
         return ()
     found: dict[int, int] = {}
-    at = 0
-    for _ in range(_MOST_WITHIN):
-        at = data.find(ELF_MAGIC, at + 1)
-        if at < 0:
-            break
+    for magic in itertools.islice(_MAGIC.finditer(data, 1), _MOST_WITHIN):
+        at = magic.start()
         sections = itertools.islice(_sections(data, at), _MOST_SECTIONS)
         found.update({offset: at for name, offset, _type, _flags in sections if name == _NAME})
     notes = {offset for offset, _content in metadata_notes(data)}
@@ -355,12 +349,8 @@ def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optio
     if member.file.size > limit:
         _require_no_metadata(package, member.file.path, first, chunks, named)
         return None
-    # Unlike joining a list, this does not hold the file twice; and it need not grow.
+    # Unlike joining a list, this does not hold the file twice.
     buffer = io.BytesIO()
-    if first:
-        buffer.seek(member.file.size - 1)
-        buffer.write(b"\0")
-        buffer.seek(0)
     for chunk in itertools.chain((first,), chunks):
         buffer.write(chunk)
     data = buffer.getvalue()

@@ -73,24 +73,21 @@ def unattested(
         )
 
 
-def unconventional(package: Package, enclave: EnclaveResult) -> Iterator[Finding]:
-    """The notes about one enclave of a binary package."""
-    # What debuggers read has the section of the unsigned enclave that it was split from.
-    if package.is_source or (not enclave.signed and enclave.path.startswith(_DEBUG_FILES)):
-        return
-    yield from _file_name(enclave)
-    if enclave.name is not None:
-        yield from _package_name(package, enclave, enclave.name)
-        yield from _provides(package, enclave, enclave.name)
-
-
-def unsigned_beside_signed(
-    enclaves: list[EnclaveResult], enclave: EnclaveResult
+def unconventional(
+    package: Package, enclaves: Iterable[EnclaveResult], enclave: EnclaveResult
 ) -> Iterator[Finding]:
-    """A note about an unsigned enclave in a package with signed ones."""
-    if enclave.signed or enclave.path.startswith(_DEBUG_FILES):
+    """The notes about one enclave among those of a package."""
+    # What debuggers read has the section of the unsigned enclave that it was split from.
+    if not enclave.signed and enclave.path.startswith(_DEBUG_FILES):
         return
-    if any(other.signed for other in enclaves):
+    if any(finding.code == "enclave-malformed" for finding in enclave.findings):
+        return
+    if not package.is_source:
+        yield from _file_name(enclave)
+        if enclave.name is not None:
+            yield from _package_name(package, enclave, enclave.name)
+            yield from _provides(package, enclave, enclave.name)
+    if not enclave.signed and any(other.signed for other in enclaves):
         yield _note(
             "unsigned-in-signed-package", "it is unsigned, in a package with signed enclaves"
         )

@@ -25,10 +25,10 @@ from sgx_enclaves.rpm.enclaves import (
     PackedEnclave,
     enclaves_among,
     enclaves_within,
+    has_metadata_section,
     is_debug_file,
     is_enclave,
     may_carry_enclaves,
-    metadata_section,
 )
 from sgx_enclaves.rpm.payload import packed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, enclave_name, stem_of, version_of
@@ -129,16 +129,16 @@ def test_an_elf_file_that_lies_does_not_hide(data: bytes) -> None:
     ],
 )
 def test_without_a_section_table_nothing_is_an_enclave(fields: dict[str, int]) -> None:
-    assert not metadata_section(small_enclave(header_fields=fields))
+    assert not has_metadata_section(small_enclave(header_fields=fields))
 
 
 def test_short_files_and_other_classes() -> None:
     good = small_enclave()
-    assert metadata_section(good) is not None
-    assert not metadata_section(good[:63])
-    assert not metadata_section(b"MZ" + good[2:])
-    assert not metadata_section(good[: len(good) // 2])
-    assert not metadata_section(good[:4] + b"\x01" + good[5:])
+    assert has_metadata_section(good)
+    assert not has_metadata_section(good[:63])
+    assert not has_metadata_section(b"MZ" + good[2:])
+    assert not has_metadata_section(good[: len(good) // 2])
+    assert not has_metadata_section(good[:4] + b"\x01" + good[5:])
 
 
 def test_a_32_bit_enclave_is_seen() -> None:
