@@ -16,7 +16,7 @@ import importlib
 import lzma
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Optional
 
 from sgx_enclaves.errors import ArchiveError, LimitError, UnsupportedError
 from sgx_enclaves.files import Readable
@@ -81,19 +81,14 @@ _DECODERS: Mapping[str, tuple[Callable[[], _Decoder], type[Exception]]] = {
 
 
 class _Packed:
-    """The packed bytes, counted and bounded.
-
-    Apart from the reader, since zstandard's reader holds on to it: in a circle of
-    both, Python would never free it.
-    """
+    """The packed bytes, counted and bounded."""
 
     def __init__(self, raw: Readable, file: str, limit: int) -> None:
+        self.file = file
         self._raw = raw
-        self._file = file
         self._limit = limit
-        self.head = raw.read(6)
+        self.head = self._pending = raw.read(6)
         self.consumed = len(self.head)
-        self._pending = self.head
 
     def read(self, _size: int = -1) -> bytes:
         """The next piece; empty at the end."""
@@ -103,131 +98,101 @@ class _Packed:
         try:
             data = self._raw.read(_INPUT_CHUNK)
         except OSError as error:
-            raise ArchiveError(f"cannot be read: {error.strerror}", file=self._file) from None
+            raise ArchiveError(f"cannot be read: {error.strerror}", file=self.file) from None
         self.consumed += len(data)
-        at_most(self._limit, self.consumed, "the archive is too large", "bytes", file=self._file)
+        at_most(self._limit, self.consumed, "the archive is too large", "bytes", file=self.file)
         return data
 
 
-class BoundedReader:
-    """A readable stream of the unpacked bytes, with every bound applied.
+def unpack(
+    raw: Readable, file: str, limits: ArchiveLimits, packed_by: Optional[str] = None
+) -> Iterator[bytes]:
+    """The unpacked bytes, in pieces as they come, with every bound applied.
 
     Args:
         packed_by: "gzip", "xz", "zstd", "bzip2" or "lzma"; None finds out the first three,
             and what is not packed, by the first bytes.
     """
+    packed = _Packed(raw, file, limits.archive_size)
+    found = (kind for kind, magic in _MAGICS.items() if packed.head.startswith(magic))
+    kind = packed_by or next(found, "")
+    if kind == "zstd":
+        pieces = _frames(packed)
+    elif kind in _DECODERS:
+        pieces = _streams(packed, kind, *_DECODERS[kind])
+    elif kind:
+        raise UnsupportedError(f"compressed with {kind}", file=file)
+    else:
+        pieces = iter(packed.read, b"")
+    return _bounded(pieces, packed, limits)
 
-    def __init__(
-        self, raw: Readable, file: str, limits: ArchiveLimits, packed_by: Optional[str] = None
-    ) -> None:
-        self.file = file
-        self._packed_by = packed_by
-        self.produced = 0
-        self._limits = limits
-        self._packed = _Packed(raw, file, limits.archive_size)
-        self._chunks = self._open()
-        self._buffer = b""
-        self._at = 0
 
-    def pieces(self) -> Iterator[bytes]:
-        """All of it, in pieces as they come, instead of `read`; raises as that does."""
-        return self._chunks
-
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes; fewer only at the end of the stream."""
-        parts = []
-        while size > 0:
-            if self._at == len(self._buffer):
-                chunk = next(self._chunks, None)
-                if chunk is None:
-                    break
-                self._buffer, self._at = chunk, 0
-            part = self._buffer[self._at : self._at + size]
-            self._at += len(part)
-            size -= len(part)
-            parts.append(part)
-        return b"".join(parts)
-
-    def _count(self, chunk: bytes) -> bytes:
-        self.produced += len(chunk)
-        most, message = self._limits.total_size, "the archive unpacks to more than it may"
-        at_most(most, self.produced, message, "bytes", file=self.file, hint=_BOMB)
-        if (
-            self.produced > self._limits.ratio_grace
-            and self.produced > self._packed.consumed * self._limits.ratio
-        ):
+def _bounded(pieces: Iterator[bytes], packed: _Packed, limits: ArchiveLimits) -> Iterator[bytes]:
+    produced, message = 0, "the archive unpacks to more than it may"
+    for piece in pieces:
+        produced += len(piece)
+        at_most(limits.total_size, produced, message, "bytes", file=packed.file, hint=_BOMB)
+        if produced > max(limits.ratio_grace, packed.consumed * limits.ratio):
             raise LimitError(
                 "the archive unpacks to far more than it holds",
-                file=self.file,
-                expected=f"at most {self._limits.ratio} bytes for a packed byte",
-                found=f"{self.produced} bytes from {self._packed.consumed}",
+                file=packed.file,
+                expected=f"at most {limits.ratio} bytes for a packed byte",
+                found=f"{produced} bytes from {packed.consumed}",
                 hint=_BOMB,
             )
-        return chunk
+        yield piece
 
-    def _open(self) -> Iterator[bytes]:
-        kind = self._packed_by or next(
-            (kind for kind, magic in _MAGICS.items() if self._packed.head.startswith(magic)), ""
-        )
-        if kind == "zstd":
-            return self._frames()
-        if kind in _DECODERS:
-            return self._streams(kind, *_DECODERS[kind])
-        if kind:
-            raise UnsupportedError(f"compressed with {kind}", file=self.file)
-        return self._pulled(self._packed, ())
 
-    def _frames(self) -> Iterator[bytes]:
-        module = _zstd()
-        if module is None:
-            message = "compressed with zstd, and no Python module for it is installed"
-            hint = "install python3-zstandard (on PyPI: zstandard, or pyzstd), or use Python 3.14"
-            raise UnsupportedError(message, file=self.file, hint=hint)
-        if module.__name__ == "zstandard":
-            decompressor = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
-            reader = decompressor.stream_reader(self._packed, read_across_frames=True)
-            return self._pulled(reader, module.ZstdError)
-        if module.__name__ == "pyzstd":
-            options = {module.DParameter.windowLogMax: _WINDOW_LOG}
-        else:
-            options = {module.DecompressionParameter.window_log_max: _WINDOW_LOG}
-        make = functools.partial(module.ZstdDecompressor, None, options)
-        return self._streams("zstd", make, module.ZstdError)
+def _frames(packed: _Packed) -> Iterator[bytes]:
+    module = _zstd()
+    if module is None:
+        message = "compressed with zstd, and no Python module for it is installed"
+        hint = "install python3-zstandard (on PyPI: zstandard, or pyzstd), or use Python 3.14"
+        raise UnsupportedError(message, file=packed.file, hint=hint)
+    if module.__name__ == "zstandard":
+        decompressor = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
+        reader = decompressor.stream_reader(packed, read_across_frames=True)
+        return _pulled(packed, reader, module.ZstdError)
+    if module.__name__ == "pyzstd":
+        options = {module.DParameter.windowLogMax: _WINDOW_LOG}
+    else:
+        options = {module.DecompressionParameter.window_log_max: _WINDOW_LOG}
+    make = functools.partial(module.ZstdDecompressor, None, options)
+    return _streams(packed, "zstd", make, module.ZstdError)
 
-    def _streams(
-        self, kind: str, make: Callable[[], _Decoder], broken: type[Exception]
-    ) -> Iterator[bytes]:
-        """Unpack one or more streams back to back, as all of them allow."""
-        pending = self._packed.read()
-        streams = 0
-        most = _FRAMES if kind == "zstd" else _STREAMS
-        while pending:
-            streams += 1
-            at_most(most, streams, f"the archive has too many {kind} streams", file=self.file)
-            decoder = make()
-            try:
-                while not decoder.eof:
-                    if not pending:
-                        raise ArchiveError(f"the {kind} data ends too early", file=self.file)
-                    for chunk in _drain(decoder, pending):
-                        yield self._count(chunk)
-                    pending = b"" if decoder.eof else self._packed.read()
-            except broken as error:
-                raise ArchiveError(f"the {kind} data is broken: {error}", file=self.file) from None
-            pending = decoder.unused_data or self._packed.read()
-            if kind == "zstd":
-                continue
-            # tape blocking and xz stream padding leave zeros behind the last stream
-            while pending and not pending.strip(b"\0"):
-                pending = self._packed.read()
-            pending = pending.lstrip(b"\0")
 
-    def _pulled(
-        self, reader: Readable, broken: Union[type[Exception], tuple[()]]
-    ) -> Iterator[bytes]:
-        """Plain bytes, or zstandard's, which does not see whether the last frame is whole."""
+def _pulled(packed: _Packed, reader: Readable, broken: type[Exception]) -> Iterator[bytes]:
+    """As zstandard gives them, which does not see whether the last frame is whole."""
+    try:
+        while piece := reader.read(_OUTPUT_CHUNK):
+            yield piece
+    except broken as error:
+        raise ArchiveError(f"the zstd data is broken: {error}", file=packed.file) from None
+
+
+def _streams(
+    packed: _Packed, kind: str, make: Callable[[], _Decoder], broken: type[Exception]
+) -> Iterator[bytes]:
+    """Unpack one or more streams back to back, as all of them allow."""
+    pending = packed.read()
+    streams = 0
+    most = _FRAMES if kind == "zstd" else _STREAMS
+    while pending:
+        streams += 1
+        at_most(most, streams, f"the archive has too many {kind} streams", file=packed.file)
+        decoder = make()
         try:
-            while chunk := reader.read(_OUTPUT_CHUNK):
-                yield self._count(chunk)
+            while not decoder.eof:
+                if not pending:
+                    raise ArchiveError(f"the {kind} data ends too early", file=packed.file)
+                yield from _drain(decoder, pending)
+                pending = b"" if decoder.eof else packed.read()
         except broken as error:
-            raise ArchiveError(f"the zstd data is broken: {error}", file=self.file) from None
+            raise ArchiveError(f"the {kind} data is broken: {error}", file=packed.file) from None
+        pending = decoder.unused_data or packed.read()
+        if kind == "zstd":
+            continue
+        # tape blocking and xz stream padding leave zeros behind the last stream
+        while pending and not pending.strip(b"\0"):
+            pending = packed.read()
+        pending = pending.lstrip(b"\0")

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from sgx_enclaves.decompress import BoundedReader
+from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import ArchiveError, InputError, UnsupportedError
 from sgx_enclaves.files import (
     DIRECTORY,
@@ -119,7 +119,9 @@ class TarStream:
         self, packed: DigestedStream, file: str, limits: ArchiveLimits, dropped: Optional[int]
     ) -> None:
         self.packed = packed
-        self._reader = BoundedReader(packed, file, limits)
+        self._file = file
+        self._pieces = unpack(packed, file, limits)
+        self._piece = memoryview(b"")
         self._limits = limits
         self._dropped = dropped
         self._seen: dict[str, str] = {}
@@ -160,26 +162,35 @@ class TarStream:
 
     def _where(self, back: int = 0) -> dict[str, Any]:
         hint = "offsets count unpacked bytes"
-        return {"file": self._reader.file, "offset": self._offset - back, "hint": hint}
+        return {"file": self._file, "offset": self._offset - back, "hint": hint}
 
     def _error(self, message: str) -> ArchiveError:
         return ArchiveError(message, **self._where())
 
-    def _take(self, size: int) -> bytes:
-        data = self._reader.read(size)
+    def _read(self, size: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end of the stream."""
+        parts = []
+        while size and (piece := self._piece or memoryview(next(self._pieces, b""))):
+            parts.append(piece[:size])
+            self._piece = piece[size:]
+            size -= len(parts[-1])
+        data = b"".join(parts)
         self._offset += len(data)
+        return data
+
+    def _take(self, size: int) -> bytes:
+        data = self._read(size)
         if len(data) != size:
             raise self._error("the archive ends too early")
         return data
 
     def _next_header(self) -> Optional[bytes]:
-        first, header = not self._offset, self._reader.read(_BLOCK)
-        self._offset += len(header)
+        first, header = not self._offset, self._read(_BLOCK)
         digits = header[148:156].strip(b" \0")
         if first and header.strip(b"\0") and (not digits or digits.strip(b"01234567")):
             raise ArchiveError(
                 "no tar archive",
-                file=self._reader.file,
+                file=self._file,
                 expected="a tar archive, packed with gzip, xz, zstd or not at all",
                 found=kind_of(header),
             )
@@ -192,10 +203,10 @@ class TarStream:
             if self._number(header[148:156], "checksum") not in (sum(blanked), signed):
                 raise self._error("this is not a tar header: its checksum is wrong")
             return header
-        while rest := self._reader.read(_CHUNK):
+        while rest := self._read(_CHUNK):
             if rest.strip(b"\0"):
-                raise self._error("bytes behind the end of the archive")
-            self._offset += len(rest)
+                message = "bytes behind the end of the archive"
+                raise ArchiveError(message, **self._where(len(rest)))
         return None
 
     def _extension(self, flag: bytes, header: bytes) -> dict[str, Any]:
@@ -288,7 +299,7 @@ class TarStream:
             self._seen[member.name] = member.kind
 
     def _bound(self) -> None:
-        message, file = "the archive has too many members", self._reader.file
+        message, file = "the archive has too many members", self._file
         at_most(self._limits.members, len(self._seen) + 1, message, file=file)
 
     def _check_link(self, member: Member) -> None:

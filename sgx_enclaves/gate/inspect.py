@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Optional, TypeVar
 
-from sgx_enclaves.decompress import BoundedReader
+from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import PackageError, SgxEnclavesError
 from sgx_enclaves.files import sha256_of, system_errors
 from sgx_enclaves.limits import ArchiveLimits
@@ -129,9 +129,8 @@ def _unpacks_to_metadata(package: Package, stream: BinaryIO) -> bool:
     stream.seek(package.payload_start)
     compressor = package.header.one("PAYLOADCOMPRESSOR", str)
     try:
-        reader = BoundedReader(stream, package.file, _SEARCHED, compressor)
         end = b""
-        for piece in reader.pieces():
+        for piece in unpack(stream, package.file, _SEARCHED, compressor):
             # a mark may begin in the piece before
             if _MARK.search(piece) or _MARK.search(end + piece[:_LONGEST_MARK]):
                 return True

@@ -16,11 +16,10 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from sgx_enclaves.child import PIECE_SIZE, Send, in_child
-from sgx_enclaves.decompress import BoundedReader
 from sgx_enclaves.errors import (
     LimitError,
     PackageDamagedError,
@@ -265,9 +264,9 @@ class _Window:
     So they can be looked at, and it finds an end where it would pass over an entry.
     """
 
-    def __init__(self, reader: BoundedReader) -> None:
+    def __init__(self, pieces: Iterator[bytes]) -> None:
         self.handle = os.memfd_create("payload")
-        self._pieces = reader.pieces()
+        self._pieces = pieces
         self._ended = False
         # What was unpacked from there in the archive on.
         self._start, self._data = 0, memoryview(b"")
@@ -295,9 +294,9 @@ class _Window:
 class Unpacker:
     """Reads the archive in a payload; runs in the child."""
 
-    def __init__(self, package: Package, reader: BoundedReader) -> None:
+    def __init__(self, package: Package, pieces: Iterator[bytes]) -> None:
         self._package = package
-        self._window = _Window(reader)
+        self._window = _Window(pieces)
         self._missing = {f.index: f for f in package.files if not f.ghost}
         # What librpm has to say goes into errors, not to the terminal.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, Callable, NamedTuple
 
 from sgx_enclaves.child import SECONDS, Send, pieces_from_child
-from sgx_enclaves.decompress import BoundedReader
+from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import PackageDamagedError, PackageError, UnsupportedError
 from sgx_enclaves.files import DigestedStream, system_errors
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
@@ -82,13 +82,13 @@ def packed(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Iterato
 
 
 def _files(package: Package, stream: BinaryIO) -> Generator[PayloadFile, None, None]:
-    reader = _reader(package, stream)
+    archive = _unpacked(package, stream)
     claimed = sum(file.size for file in files_with_content(package))
     seconds = SECONDS + min(claimed, package.limits.payload.total_size) / _BYTES_A_SECOND
     what = f"{package.file}: the payload cannot be read"
 
     def work(send: Send) -> None:
-        Unpacker(package, reader).run(send)
+        Unpacker(package, archive).run(send)
 
     pieces = pieces_from_child(work, what=what, seconds=seconds)
     groups = package.hard_links
@@ -130,7 +130,7 @@ def _sized(package: Package, pieces: Iterator[bytes], size: int) -> Iterator[byt
         yield piece
 
 
-def _reader(package: Package, stream: BinaryIO) -> BoundedReader:
+def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
     """What unpacks the payload, whose digests are right and whose form is the header's."""
     header, file, start = package.header, package.file, package.payload_start
     form = header.one("PAYLOADFORMAT", str) or "cpio"
@@ -176,7 +176,7 @@ def _reader(package: Package, stream: BinaryIO) -> BoundedReader:
                 expected=f"{name} {pinned}",
                 found=found,
             )
-    return BoundedReader(source, file, package.limits.payload, None if unpacked else compressor)
+    return unpack(source, file, package.limits.payload, None if unpacked else compressor)
 
 
 def _payload_file(

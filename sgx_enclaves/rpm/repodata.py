@@ -22,7 +22,7 @@ from dataclasses import field
 from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves.child import Send, pieces_from_child
-from sgx_enclaves.decompress import BoundedReader
+from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import RepodataError, UnsupportedError
 from sgx_enclaves.files import DigestedStream, read_file, system_errors
 from sgx_enclaves.limits import MIB, ArchiveLimits, at_most
@@ -248,8 +248,8 @@ class _Reader:
             stream = open(source.path, "rb")  # noqa: SIM115
         with stream:
             hashed = DigestedStream(stream, source.algorithm)
-            reader = BoundedReader(hashed, source.path, self._limits.archive)
-            yield from self._elements(reader, source.path)
+            pieces = unpack(hashed, source.path, self._limits.archive)
+            yield from self._elements(pieces, source.path)
             found = hashed.digest()
         if found != source.digest:
             raise RepodataError(
@@ -260,9 +260,9 @@ class _Reader:
                 hint="mirror the repository again",
             )
 
-    def _elements(self, reader: BoundedReader, path: str) -> Iterator[bytes]:
+    def _elements(self, pieces: Iterator[bytes], path: str) -> Iterator[bytes]:
         data, begun = b"", False
-        for piece in reader.pieces():
+        for piece in pieces:
             data += piece
             if not begun and data.lstrip()[:1] not in (b"", b"<"):
                 raise UnsupportedError(
