@@ -39,7 +39,10 @@ T = TypeVar("T")
 
 def _init(self: Any, *args: Any, **kwargs: Any) -> None:
     values, fields = self.__dict__, self._record_fields
-    values.update(zip(fields, args), **kwargs)
+    values.update(zip(fields, args))
+    if len(args) == len(fields) and not kwargs:
+        return
+    values.update(kwargs)
     if len(values) != len(args) + len(kwargs) or not kwargs.keys() <= fields.keys():
         given = ", ".join([f"{len(args)} by position", *kwargs])
         raise TypeError(f"{type(self).__name__} takes {', '.join(fields)}, not {given}")
