@@ -26,7 +26,7 @@ from sgx_enclaves.limits import MIB
 
 SECONDS = 30.0
 MEMORY = 512 * MIB
-# Kind and size of a piece: data, an error of ours, another failure, want of memory, the end.
+# Kind and size of a piece: data, an error, the end.
 _PIECE = struct.Struct("<cI")
 # What Linux holds in a pipe, and what is left of that for a piece that goes through at once.
 _PIPE = 64 << 10
@@ -87,13 +87,13 @@ def pieces_from_child(
         child = os.fork()
     if child == 0:
         os.close(reader)
-        _work(work, writer, parent, seconds, memory)
+        _work(work, writer, what, parent, seconds, memory)
     os.close(writer)
     source = _Source(reader, what, seconds)
     try:
         while True:
             head = source.take(_PIECE.size)
-            kind, size = _PIECE.unpack(head) if len(head) == _PIECE.size else (b"M", 0)
+            kind, size = _PIECE.unpack(head) if len(head) == _PIECE.size else (b"", 0)
             if size > memory:
                 raise LimitError(what, expected=f"at most {memory} bytes of answer")
             piece = source.take(size)
@@ -103,8 +103,6 @@ def pieces_from_child(
                 return
             elif kind == b"X" and len(piece) == size:
                 raise _error(piece)
-            elif kind == b"F":
-                raise UnsupportedError(what, found=piece.decode("utf-8", "replace"))
             else:
                 limits = f"at most {memory // MIB} MiB of memory, {seconds:.0f} s"
                 raise LimitError(what, expected=limits)
@@ -158,7 +156,7 @@ def _error(piece: bytes) -> SgxEnclavesError:
 
 
 def _work(
-    work: Callable[[Send], None], writer: int, parent: int, seconds: float, memory: int
+    work: Callable[[Send], None], writer: int, what: str, parent: int, seconds: float, memory: int
 ) -> None:
     """The child's life; never returns."""
 
@@ -168,7 +166,6 @@ def _work(
         while sent < len(head) + len(piece):
             sent += os.write(writer, (head + piece)[sent:])
 
-    status = 1
     try:
         end_with_parent(parent)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -176,21 +173,20 @@ def _work(
         _bound(resource.RLIMIT_AS, _used() + memory)
         _bound(resource.RLIMIT_CPU, int(seconds) + 1)
         _bound(resource.RLIMIT_CORE, 0)
-        try:
-            work(send)
-            send(b"", b"E")
-        except MemoryError:
-            send(b"", b"M")
-        except SgxEnclavesError as error:
-            import json  # noqa: PLC0415
+        work(send)
+        send(b"", b"E")
+    except MemoryError:
+        # That nothing more comes says it.
+        pass
+    except BaseException as error:
+        import json  # noqa: PLC0415
 
-            send(json.dumps(error.as_dict()).encode(), b"X")
-        except BaseException as error:
-            send(f"{type(error).__name__}: {error}"[:200].encode("utf-8", "replace"), b"F")
-        status = 0
+        if not isinstance(error, SgxEnclavesError):
+            error = UnsupportedError(what, found=f"{type(error).__name__}: {error}"[:200])
+        send(json.dumps(error.as_dict()).encode(), b"X")
     finally:
         # No clean-up of the parent's: neither its buffers nor its exit handlers.
-        os._exit(status)
+        os._exit(0)
 
 
 def _bound(kind: int, most: int) -> None:
