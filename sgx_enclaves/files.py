@@ -14,7 +14,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Callable, NamedTuple, Optional, Protocol
@@ -114,6 +114,13 @@ def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files, by name, into a directory, which is made."""
+    make_folder(folder)
+    for name, data in files.items():
+        write_file(str(folder / name), data)
 
 
 def sync(path: Path) -> None:

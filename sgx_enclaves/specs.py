@@ -42,12 +42,7 @@ class SpecKind(enum.Enum):
 
 def templates_folder() -> Path:
     """The folder with the templates, the macros and the file attributes."""
-    for folder in (_INSTALLED, _CHECKOUT):
-        if folder.is_dir():
-            return folder
-    raise InputError(
-        "the spec templates are not there", file=str(_INSTALLED), hint="install sgx-enclaves again"
-    )
+    return _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 
 
 @dataclass(frozen=True)

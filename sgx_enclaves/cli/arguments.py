@@ -20,7 +20,6 @@ from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import AskedBy, Policy, pin_for_file, pin_named, policy_for
-from sgx_enclaves.enclave.sdk import Generation, generation_named
 from sgx_enclaves.enclave.sigstruct import Identity, Sigstruct
 from sgx_enclaves.errors import FormatError, InputError, SgxEnclavesError, SigningError
 from sgx_enclaves.files import read_file
@@ -38,11 +37,6 @@ _MRSIGNER = re.compile(r"(?:0[xX])?[0-9a-fA-F]{64}\Z|[0-9a-fA-F]{2}(?::[0-9a-fA-
 _PACKAGE = "linux-sgx-enclaves-prebuilt"
 # A signing service may ask a person.
 _SIGNING_SECONDS = 600
-
-
-def chosen_generation(args: argparse.Namespace) -> Optional[Generation]:
-    """The generation named with `--sdk`, or None."""
-    return None if args.sdk is None else generation_named(args.sdk)
 
 
 def chosen_policy(args: argparse.Namespace, signed_path: str) -> Policy:

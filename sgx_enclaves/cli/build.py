@@ -6,8 +6,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Optional
 
@@ -16,7 +14,7 @@ from sgx_enclaves.cli import arguments, output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import make_folder, read_file
 from sgx_enclaves.plain import as_plain
-from sgx_enclaves.release.archive import Contents, read_contents
+from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import build_release, set_apart
 from sgx_enclaves.release.build_tree import BuildRequest
 from sgx_enclaves.release.manifest import Manifest, load_built
@@ -24,8 +22,6 @@ from sgx_enclaves.release.place import MAX_LOCK, LockedPackage, dump_lock, parse
 from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.toolchain import (
-    Part,
-    PartState,
     ToolchainKind,
     all_match,
     check_lock,
@@ -56,8 +52,7 @@ def build(args: argparse.Namespace) -> int:
     for enclave in manifest.enclaves if args.apart else ():
         if enclave.built:
             set_apart(args.into, manifest, enclave.name)
-    report = partial(filled, "build.txt", manifest=manifest, into=args.into)
-    output.answer(args, manifest.as_dict(), report)
+    output.answer(args, manifest.as_dict(), "build.txt", manifest=manifest, into=args.into)
     if not manifest.complete:
         return 2
     return int(manifest.reproducible is False)
@@ -66,10 +61,11 @@ def build(args: argparse.Namespace) -> int:
 def check_built(args: argparse.Namespace) -> int:
     manifest = load_built(args.directory).manifest
     refused = _refusals(manifest, args.allow_unpinned) if args.designated else []
-    text = filled("built.txt", manifest=manifest, refused=refused)
-    output.answer(args, {"refused": refused, "manifest": manifest.as_dict()}, lambda: text)
+    plain = {"refused": refused, "manifest": manifest.as_dict()}
+    output.answer(args, plain, "built.txt", manifest=manifest, refused=refused)
     if args.output is not None and not refused:
         make_folder(Path(args.output).parent)
+        text = filled("built.txt", manifest=manifest, refused=refused)
         output.write_output(args, text.encode(), *args.directory.rglob("*"))
     return int(bool(refused))
 
@@ -91,34 +87,27 @@ def contents(args: argparse.Namespace) -> int:
         raise InputError(
             "--expect needs 64 lower-case hexadecimal digits", found=repr(args.expect)[:80]
         )
-    found = [(str(path), read_contents(path, progress=output.progress())) for path in args.archives]
-    wrong = [name for name, it in found if args.expect not in (None, it.sha256)]
-    lines = []
-    for name, held in found:
-        verdict = ": DIFFERS" if name in wrong else ": as expected"
-        lines.append(f"{held.sha256}  {name}{verdict if args.expect is not None else ''}")
-        entries = held.entries if args.list else ()
-        lines += [f"  {entry.kind} {entry.value or '-'} {entry.path}" for entry in entries]
-    output.answer(args, {"archives": [_archive(name, it, args.list) for name, it in found]}, lines)
-    return int(bool(wrong))
+    archives = [_archive(path, args.list) for path in args.archives]
+    wrong = any(a["contents_sha256"] != args.expect for a in archives if args.expect is not None)
+    output.answer(
+        args, {"archives": archives}, "contents.txt", archives=archives, expected=args.expect
+    )
+    return int(wrong)
 
 
-def _archive(name: str, held: Contents, with_entries: bool) -> dict[str, object]:
-    entries = [[entry.kind, entry.path, entry.value] for entry in held.entries]
-    return {
-        "file": name,
-        "contents_sha256": held.sha256,
-        "sha256": held.archive_sha256,
-        "top": held.top,
-        **({"entries": entries} if with_entries else {}),
-    }
+def _archive(path: Path, with_entries: bool) -> dict[str, object]:
+    held = read_contents(path, progress=output.progress())
+    made: dict[str, object] = {"file": str(path), "contents_sha256": held.sha256}
+    made |= {"sha256": held.archive_sha256, "top": held.top}
+    if with_entries:
+        made["entries"] = [[entry.kind, entry.path, entry.value] for entry in held.entries]
+    return made
 
 
 def toolchain(args: argparse.Namespace) -> int:
-    inputs = (*args.catalogue, *([args.lock] if args.lock else []))
     root = None if args.root is None else str(args.root)
     if args.action == "lock":
-        output.print_or_write(args, dump_lock(_installed(root)), *inputs)
+        output.print_or_write(args, dump_lock(_installed(root)))
         return 0
     if args.action == "check" and args.lock is not None:
         lock = parse_lock(read_file(args.lock, MAX_LOCK), args.lock)
@@ -128,15 +117,15 @@ def toolchain(args: argparse.Namespace) -> int:
         kind = ToolchainKind.HOST if args.tools else ToolchainKind.DESIGNATED
         use = look_at_toolchain(_designated(args), kind, Machine(root), args.tools)
         if args.action == "record":
-            output.print_or_write(args, json.dumps(use.record.as_dict(), indent=2), *inputs)
+            output.print_or_write(args, json.dumps(use.record.as_dict(), indent=2))
             return 0
         name, parts = use.name, use.parts
     matches = all_match(parts)
     facts = {"schema_version": 1, "toolchain": name, "matches": matches, "parts": as_plain(parts)}
-    said = json.dumps(facts, indent=2) if args.json else _parts(name, parts)
-    if not (matches or args.json or args.lock):
-        said += f"\n{_WHERE}"
-    output.print_or_write(args, said, *inputs)
+    text = json.dumps(facts, indent=2)
+    if not args.json:
+        text = filled("toolchain.txt", **facts, locked=args.lock is not None)
+    output.print_or_write(args, text)
     return int(not matches)
 
 
@@ -162,19 +151,3 @@ def _installed(root: Optional[str]) -> list[LockedPackage]:
             hint="is rpm installed, and is this the directory of a system of RPM packages?",
         )
     return packages
-
-
-_WHERE = """\
-where it is: in the maker's container image; a package of it is what
-`sgx-enclaves spec RELEASE --kind toolchain` renders (docs/releases.md, Toolchains)"""
-
-
-def _parts(toolchain: str, parts: Sequence[Part]) -> str:
-    word = "matches" if all_match(parts) else "does NOT match"
-    lines = [f"the toolchain {word} {toolchain}"]
-    for part in parts:
-        line = f"  {part.state.value:<8} {part.name:<16} {part.expected}"
-        if part.state is not PartState.MATCH:
-            line += f", found {part.found or 'nothing'}"
-        lines.append(line)
-    return "\n".join(lines)

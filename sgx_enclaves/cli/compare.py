@@ -7,11 +7,9 @@ And the reports on a comparison, which verify-release writes too.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, TextIO
+from typing import TYPE_CHECKING, Optional
 
 from sgx_enclaves.cli import arguments, output
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
@@ -26,7 +24,7 @@ from sgx_enclaves.enclave.sigstruct import (
     placed,
 )
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.files import make_folder, read_file, write_file
+from sgx_enclaves.files import read_file, write_files
 from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS, measuring_limits
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.progress import Event, elapsed
@@ -35,15 +33,12 @@ if TYPE_CHECKING:
     from sgx_enclaves.enclave.verdict import Verdict
     from sgx_enclaves.explain.picture import Picture
 
-# diffoscope takes about 11 s for a 2 MB enclave; a debug build takes minutes.
-DIFFOSCOPE_SECONDS = 600.0
-
 
 def compare(args: argparse.Namespace) -> int:
     from sgx_enclaves.enclave.compare import compare as compare_files
 
     output.check_open(args, "report")
-    check_report(args)
+    output.check_report(args)
     built = read_file(args.built, DEFAULT_LIMITS.file_size)
     signed = read_file(args.signed, DEFAULT_LIMITS.file_size)
     config = read_file(args.config, DEFAULT_LIMITS.config_size)
@@ -62,7 +57,7 @@ def compare(args: argparse.Namespace) -> int:
             config,
             arguments.chosen_policy(args, args.signed),
             names=(args.built, args.signed, args.config),
-            generation=arguments.chosen_generation(args),
+            generation=args.sdk,
         )
         if verdict.exit_status:
             # Costs start-up time, and is needed only when something is wrong.
@@ -81,22 +76,7 @@ def compare(args: argparse.Namespace) -> int:
         write_reports(verdict, args.report, built, signed)
         write_report(args.report, of_comparison(verdict))
         output.open_page(args, args.report / "verdict.html")
-    if args.diffoscope and verdict.exit_status:
-        output.flush()
-        problem = run_diffoscope(args.built, args.signed, sys.stderr if args.json else None)
-        if problem is not None:
-            output.message(problem)
     return verdict.exit_status
-
-
-def check_report(args: argparse.Namespace) -> None:
-    """Refuse, before the work, a `--report` where nothing can be written after it."""
-    if args.report is not None and os.path.lexists(args.report) and not args.report.is_dir():
-        raise InputError(
-            "reports are written into a directory, and this is none",
-            file=str(args.report),
-            hint="name another one for --report",
-        )
 
 
 def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -> Picture:
@@ -107,42 +87,20 @@ def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -
     from sgx_enclaves.report.forms import verdict_dict, verdict_text
     from sgx_enclaves.report.templated import verdict_html
 
-    make_folder(folder)
     picture = picture_of(verdict, built, signed)
-    for name, text in (
-        ("verdict.txt", verdict_text(verdict, full=True)),
-        ("verdict.json", json.dumps(verdict_dict(verdict), indent=2)),
-        ("verdict.html", verdict_html(verdict, picture, arguments.today().isoformat())),
-    ):
-        write_file(str(folder / name), f"{text}\n".encode())
+    texts = {
+        "verdict.txt": verdict_text(verdict, full=True),
+        "verdict.json": json.dumps(verdict_dict(verdict), indent=2),
+        "verdict.html": verdict_html(verdict, picture, arguments.today().isoformat()),
+    }
+    write_files(folder, {name: f"{text}\n".encode() for name, text in texts.items()})
     return picture
-
-
-def run_diffoscope(built: str, signed: str, output: Optional[TextIO] = None) -> Optional[str]:
-    """Let diffoscope print its comparison of two files; returns why it showed nothing, if so."""
-    import shutil
-    import subprocess
-
-    program = shutil.which("diffoscope")
-    if program is None:
-        return "diffoscope is not installed; install the package diffoscope to see its comparison"
-    # file names are never taken for options
-    command = [program, "--text=-", "--", built, signed]
-    try:
-        done = subprocess.run(command, check=False, timeout=DIFFOSCOPE_SECONDS, stdout=output)  # noqa: S603
-    except subprocess.TimeoutExpired:
-        most = f"{DIFFOSCOPE_SECONDS:g} seconds"
-        return f"diffoscope was stopped after {most}; run it by hand to wait longer"
-    except OSError as error:
-        return f"diffoscope could not be started: {error.strerror or error}"
-    failed = f"diffoscope failed with exit status {done.returncode}"
-    return failed if done.returncode not in (0, 1) else None
 
 
 def show(args: argparse.Namespace) -> int:
     from sgx_enclaves.explain.description import describe_file
     from sgx_enclaves.report.forms import show_dict, sigstruct_dict
-    from sgx_enclaves.report.templated import filled, show_html
+    from sgx_enclaves.report.templated import show_html
 
     output.check_open(args, "html")
     image = arguments.load_enclave_or_sigstruct(args.enclave)
@@ -161,10 +119,10 @@ def show(args: argparse.Namespace) -> int:
         values = {"image": image, "descriptor": descriptor, "description": description}
         if args.html is not None:
             page = show_html(image, descriptor, description)
-    output.answer(args, plain, lambda: filled("show.txt", **values))
+    output.answer(args, plain, "show.txt", **values)
     if args.html is not None:
         args.output = args.html
-        output.write_output(args, page.encode(), args.enclave)
+        output.write_output(args, page.encode())
         output.open_page(args, Path(args.html))
     return 0
 
@@ -186,7 +144,7 @@ def measure(args: argparse.Namespace) -> int:
         from sgx_enclaves.enclave.regenerate import regenerate
         from sgx_enclaves.enclave.sdk import candidate_generations
 
-        generation = candidate_generations(image, arguments.chosen_generation(args))[0]
+        generation = candidate_generations(image, args.sdk)[0]
         config = Config.parse(arguments.read_small(args.config), args.config)
         ours = regenerate(image, config, generation, limits=limits).mrenclave.hex()
         plain = {"file": args.enclave, "sdk": generation.name, "mrenclave": ours}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sgx_enclaves.enclave.policy import all_pins, not_shipped, pin_named
+from sgx_enclaves.enclave.sdk import generation_named
 
 if TYPE_CHECKING:
     import datetime
@@ -114,6 +115,7 @@ _TYPES: Types = {
     "PATH": Path,
     # steps run elsewhere
     "PREFIX": os.path.abspath,
+    "X.Y": generation_named,
     "N": int,
     "COUNT": Count,
     "SECONDS": Count,

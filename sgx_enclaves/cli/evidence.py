@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-from collections import Counter
 from pathlib import Path
 from typing import Optional
 
@@ -29,7 +28,6 @@ from sgx_enclaves.plain import as_plain
 
 EXIT_UNSEEN = 2
 _MAX_FILE = 512 * MIB
-_COUNTED = {State.HOLDS: "hold", State.FAILS: "do not hold", State.UNSEEN: "cannot be seen here"}
 
 
 def recheck(args: argparse.Namespace) -> int:
@@ -39,16 +37,9 @@ def recheck(args: argparse.Namespace) -> int:
     digest = (report["release"] or {}).get("sha256")
     files = checking.Files(contents, packages, digest and _described(args, digest))
     checked = list(checking.recheck(report, files))
-    counts = Counter(item.state for item in checked)
-    status = 1 if counts[State.FAILS] else 0 if counts[State.HOLDS] else EXIT_UNSEEN
-    lines, about = [], ""
-    for item in checked:
-        lines += [f"{item.about}:"] if item.about != about else []
-        about = item.about
-        why = f" ({item.why})" if item.why else ""
-        lines.append(f"  {item.state.value}: {item.statement}{why}")
-    lines.append(", ".join(f"{counts[state]} {words}" for state, words in _COUNTED.items()))
-    output.answer(args, {"exit_status": status, "statements": as_plain(checked)}, lines)
+    states = [item.state for item in checked]
+    status = 1 if State.FAILS in states else 0 if State.HOLDS in states else EXIT_UNSEEN
+    output.answer(args, {"exit_status": status, "statements": as_plain(checked)}, "recheck.txt")
     return status
 
 
@@ -105,12 +96,11 @@ def attest(args: argparse.Namespace) -> int:
         made = statements.statements_of(report, digest, builder=builder, time=time)
         envelopes = [statements.enveloped(statement) for statement in made]
     key, signer = _signer(args)
-    inputs = (args.report, args.key, args.public_key, args.passphrase_file)
     keyid = key.keyid if key is not None else None
     by = f"signed by key {keyid}" if keyid is not None else "not signed"
     line = f"{args.output}: {len(envelopes)} statement{'s'[len(envelopes) == 1 :]}, {by}"
     data = statements.attestation(envelopes, key, signer)
-    output.write_and_say(args, data, inputs, [line], statements=len(envelopes), keyid=keyid)
+    output.write_and_say(args, data, line, statements=len(envelopes), keyid=keyid)
     return 0
 
 
@@ -127,32 +117,25 @@ def _signer(args: argparse.Namespace) -> tuple[Optional[Key], Signer]:
 def verify_attestation(args: argparse.Namespace) -> int:
     found = statements.trusted(args.attestations, args.key, args.keyring)
     digests = statements.agreed(found, args.threshold)
-    status = 0
-    lines, files = [], []
-    for item in found:
-        status = max(status, item.verdict not in (None, "identical"))
-        words = f" ({item.verdict})" if item.verdict else ""
-        by = ", ".join(sorted(item.signers))
-        lines.append(f"{item.file}: {item.kind}{words}, signed by {by}")
-    lines += [f"{name}: unsigned enclave {digest}" for name, digest in digests.items()]
+    status = int(any(item.verdict not in (None, "identical") for item in found))
+    files = []
     for path in args.file:
         data = read_file(path, _MAX_FILE)
         signers = sorted(statements.signers_for(found, sha256_of(data)))
         enough = len(signers) >= args.threshold
         status = max(status, not enough)
-        files.append({"file": path, "vouched_for": enough, "signers": signers})
-        words = f"{path}: {'' if enough else 'NOT '}vouched for by {len(signers)} signers"
+        bare = False
         with contextlib.suppress(SgxEnclavesError):
-            bare = sha256_of(unsigned(EnclaveImage.parse(data, path)))
-            if not enough and bare in digests.values():
-                words += ": only the unsigned enclave in it is, and not its metadata and signature"
-        lines.append(words)
+            digest = sha256_of(unsigned(EnclaveImage.parse(data, path)))
+            bare = not enough and digest in digests.values()
+        about = {"file": path, "vouched_for": enough, "signers": signers}
+        files.append({**about, "only_unsigned": bare})
     vouched = [
         {"file": v.file, "kind": v.kind, "signers": sorted(v.signers), "statement": v.statement}
         for v in found
     ]
     plain = {"exit_status": status, "statements": vouched, "unsigned": digests, "files": files}
-    output.answer(args, plain, lines)
+    output.answer(args, plain, "attestation.txt", found=found, unsigned=digests, files=files)
     return status
 
 

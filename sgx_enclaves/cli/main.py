@@ -137,12 +137,11 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 
 def _bug(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"
+    import traceback
+
+    last = traceback.extract_tb(error.__traceback__)[-1]
     return (
-        f"internal error at {where}: {type(error).__name__}: {error}; "
+        f"internal error at {last.filename}:{last.lineno}: {type(error).__name__}: {error}; "
         "nothing was decided, please report this bug"
     )
 

@@ -14,12 +14,13 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Callable, Optional, Union
+from typing import Union
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
-from sgx_enclaves.files import sha256_of, system_errors, write_file
+from sgx_enclaves.files import make_folder, sha256_of, system_errors, write_file
+from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import printable
 from sgx_enclaves.progress import CLEAR, Progress, draws_over, for_stream, silent
 
@@ -96,13 +97,20 @@ def out_json(plain: Mapping[str, object]) -> None:
 def answer(
     args: argparse.Namespace,
     plain: Mapping[str, object],
-    report: Union[Iterable[str], Callable[[], str]],
+    report: Union[str, Iterable[str]],
+    **values: object,
 ) -> None:
-    """Print a result: as JSON with `--json`, else in lines, or as a report, made only then."""
+    """Print a result: as JSON with `--json`, else as lines, or by a template.
+
+    The template, a file of report/templates/, gets the values, or the plain data if there are none.
+    """
     if args.json:
         out_json(plain)
-    elif callable(report):
-        out_report(report().rstrip("\n"))
+    elif isinstance(report, str):
+        # Takes time that a comparison would notice.
+        from sgx_enclaves.report.templated import filled
+
+        out_report(filled(report, width=width(), **(values or plain)).rstrip("\n"))
     else:
         out(*report)
 
@@ -145,12 +153,12 @@ def message(text: str) -> None:
 
 
 def write_output(
-    args: argparse.Namespace, data: bytes, *inputs: Union[str, Path], mode: int = 0o666
+    args: argparse.Namespace, data: bytes, *more: Union[str, Path], mode: int = 0o666
 ) -> None:
     """Write what `-o` names; a pipe or a device is written to, never replaced.
 
-    A file that is there is replaced with `--force` only, and none of the `inputs` ever. The umask
-    takes away of `mode`.
+    A file that is there is replaced with `--force` only, and no input ever: what another argument
+    names, and `more`. The umask takes away of `mode`.
     """
     path = str(args.output)
     found = None
@@ -169,7 +177,7 @@ def write_output(
         refused = ("it is a symbolic link", "name the file itself")
     elif found is not None and not stat.S_ISREG(found.st_mode):
         refused = ("it is no file, pipe or character device", "name a file")
-    elif any(os.path.exists(name) and os.path.samefile(name, path) for name in inputs if found):
+    elif found is not None and any(_is_same(name, found) for name in (*_named(args), *more)):
         refused = ("it is one of the inputs", "name another file")
     elif found is not None and not args.force:
         refused = ("it is there already", "name another file, or replace it with --force")
@@ -178,17 +186,25 @@ def write_output(
     write_file(path, data, mode)
 
 
+def _named(args: argparse.Namespace) -> Iterator[Union[str, Path]]:
+    """What may be a file's name among the arguments, but for what is written."""
+    for name, value in vars(args).items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, (str, Path)) and name not in ("output", "html"):
+                yield item
+
+
+def _is_same(name: Union[str, Path], found: os.stat_result) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return os.path.samestat(os.stat(name), found)
+    return False
+
+
 def write_and_say(
-    args: argparse.Namespace,
-    data: bytes,
-    inputs: Iterable[Optional[str]],
-    lines: Iterable[str],
-    *,
-    mode: int = 0o666,
-    **facts: object,
+    args: argparse.Namespace, data: bytes, *lines: str, mode: int = 0o666, **facts: object
 ) -> None:
     """Write what `-o` names, and say what it is: in lines, or with `--json` as facts."""
-    write_output(args, data, *filter(None, inputs), mode=mode)
+    write_output(args, data, mode=mode)
     answer(args, {**_written(args, data), **facts}, lines)
 
 
@@ -196,9 +212,7 @@ def _written(args: argparse.Namespace, data: bytes) -> dict[str, object]:
     return {"file": str(args.output), "size": len(data), "sha256": sha256_of(data)}
 
 
-def print_or_write(
-    args: argparse.Namespace, text: str, *inputs: Union[str, Path], name: str = ""
-) -> None:
+def print_or_write(args: argparse.Namespace, text: str, *, name: str = "") -> None:
     """Print a report, or write it with a line end where `-o` names a file.
 
     `name` is what the text is called in JSON; without it, it is JSON already.
@@ -206,7 +220,7 @@ def print_or_write(
     text, facts = text.rstrip("\n"), dict[str, object]()
     if args.output is not None:
         data = f"{text}\n".encode()
-        write_output(args, data, *inputs)
+        write_output(args, data)
         facts = _written(args, data)
     if name and args.json:
         out_json({name: text, **facts})
@@ -218,6 +232,15 @@ def check_open(args: argparse.Namespace, option: str) -> None:
     """Refuse `--open` without the option that writes the page."""
     if args.open and getattr(args, option) is None:
         raise InputError("--open opens the page that is written", hint=f"add --{option}")
+
+
+def check_report(args: argparse.Namespace) -> None:
+    """Refuse, before the work, a `--report` where nothing can be written after it."""
+    if args.report is not None:
+        make_folder(args.report)
+        probe = args.report / ".sgx-enclaves"
+        write_file(str(probe), bytes(MIB))
+        probe.unlink()
 
 
 def open_page(args: argparse.Namespace, page: Path) -> None:

@@ -13,10 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from sgx_enclaves import __version__
-from sgx_enclaves.cli import arguments, compare, output
+from sgx_enclaves.cli import arguments, output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS
+from sgx_enclaves.plain import as_plain
 from sgx_enclaves.progress import Event
 from sgx_enclaves.report.forms import result_dict, survey_dict
 from sgx_enclaves.report.templated import result_text, scan_text
@@ -26,11 +27,10 @@ from sgx_enclaves.rpm.references import Neighbours, neighbours_among, open_refer
 
 
 def check_rpm(args: argparse.Namespace) -> int:
-    compare.check_report(args)
+    output.check_report(args)
     references = [open_reference(path) for path in args.reference]
     beside = neighbours_among(args.packages if len(args.packages) > 1 else ())
     neighbours = replace(_neighbours(args), references=beside)
-    generation = arguments.chosen_generation(args)
     status, judged = 0, False
     plain = []
     for number, path in enumerate(args.packages):
@@ -40,7 +40,7 @@ def check_rpm(args: argparse.Namespace) -> int:
             lambda enclave: arguments.chosen_policy(args, enclave),
             neighbours=neighbours,
             permitted=args.permit,
-            generation=generation,
+            generation=args.sdk,
         )
         status = max(status, result.exit_status)
         judged |= bool(result.enclaves) or not result.is_source
@@ -61,7 +61,7 @@ def check_rpm(args: argparse.Namespace) -> int:
 def scan(args: argparse.Namespace) -> int:
     from sgx_enclaves.rpm import scan as scanning
 
-    compare.check_report(args)
+    output.check_report(args)
     arguments.chosen_policy(args, "")  # a bad --signer is an error now, and not in every package
     found = scanning.survey(args.folder, repodata=not (args.headers or args.deep))
     if not (found.targets or found.passed):
@@ -74,7 +74,7 @@ def scan(args: argparse.Namespace) -> int:
         functools.partial(arguments.chosen_policy, args),
         result_dict,
         tuple(args.permit),
-        arguments.chosen_generation(args),
+        args.sdk,
         args.deep,
         beside,
         _neighbours(args),
@@ -89,7 +89,7 @@ def scan(args: argparse.Namespace) -> int:
         chosen = {name: getattr(args, name) for name in names.split()}
         stamps = [scanning.stamps_below(p) for p in (*args.reference, *args.signer, *beside)]
         attested = sorted(settings.neighbours.attested or ())
-        key = json.dumps([__version__, chosen, stamps, found.stamps, attested])
+        key = json.dumps([__version__, as_plain(chosen), stamps, found.stamps, attested])
         state = scanning.ScanState(args.state, key)
     bar = output.progress()
 

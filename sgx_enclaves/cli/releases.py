@@ -10,7 +10,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Optional
 
@@ -28,7 +27,7 @@ from sgx_enclaves.files import (
     read_file,
     sha256_of,
     system_errors,
-    write_file,
+    write_files,
 )
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import as_plain
@@ -43,7 +42,6 @@ from sgx_enclaves.release.vendor import (
     read_signed_enclaves,
 )
 from sgx_enclaves.report.forms import table
-from sgx_enclaves.report.templated import filled
 from sgx_enclaves.specs import SpecKind, SpecRequest, render
 
 _EPOCH = "SOURCE_DATE_EPOCH"
@@ -61,10 +59,8 @@ def releases(args: argparse.Namespace) -> int:
     release = catalogue.release(args.release)
     if args.action == "show":
         unpinned = _unpinned(catalogue, release)
-        report = partial(
-            filled, "entry.txt", release=release, unpinned=unpinned, width=output.width()
-        )
-        output.answer(args, {"release": as_plain(release), "unpinned": unpinned}, report)
+        plain = {"release": as_plain(release), "unpinned": unpinned}
+        output.answer(args, plain, "entry.txt", release=release, unpinned=unpinned)
         return 0
     return {"pin": _pin, "check": _check, "repack": _repack}[args.action](args, release)
 
@@ -123,6 +119,8 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
         for enclave, member in own.items():
             pins[f"enclave.{enclave}"] = {"signed_sha256": sha256_of(data[member])}
     text = read_file(release.file, MIB).decode()
+    # the release's own file may be replaced
+    args.catalogue = []
     output.print_or_write(args, writing.write_pins(text, pins), name="toml")
     return status
 
@@ -182,7 +180,7 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
         enclaves.append({"name": enclave.name, "member": enclave.member, "sha256": digest})
     digests = {kind: hashlib.new(kind, data).hexdigest() for kind in ("sha256", "sha512")}
     lines += [f"{kind} {digest}" for kind, digest in digests.items()]
-    output.write_and_say(args, data, (), lines, enclaves=enclaves, sha512=digests["sha512"])
+    output.write_and_say(args, data, *lines, enclaves=enclaves, sha512=digests["sha512"])
     return 0
 
 
@@ -198,7 +196,7 @@ def spec(args: argparse.Namespace) -> int:
         tuple(args.toolchain_package),
         args.allow_unpinned,
     )
-    output.print_or_write(args, render(request), *args.catalogue, name="spec")
+    output.print_or_write(args, render(request), name="spec")
     return 0
 
 
@@ -248,15 +246,7 @@ def fetch(args: argparse.Namespace) -> int:
             _write_signed(chosen, signed, args.signed_into, args.signatures_into)
     if args.into is not None:
         _copy(named, args.into)
-    lines = []
-    for entry in files:
-        pinned = "as pinned" if entry["pinned"] else "NOT PINNED"
-        pinned = "contents as pinned" if entry["contents_sha256"] else pinned
-        file = f"{entry['path']}, sha256 {entry['sha256']}, {pinned}"
-        lines.append(f"{entry['kind']} {entry['id']}: {file}")
-        if entry.get("note"):
-            lines.append(f"  {entry['note']}")
-    output.answer(args, {"release": release.name, "files": files}, lines)
+    output.answer(args, {"release": release.name, "files": files}, "fetched.txt")
     return 0
 
 
@@ -280,14 +270,12 @@ def _write_signed(
     for enclave in release.enclaves:
         data = enclaves[enclave.name]
         if signed_into is not None:
-            make_folder(signed_into)
-            write_file(str(signed_into / enclave.signed_file), data)
+            write_files(signed_into, {enclave.signed_file: data})
         if signatures_into is not None:
-            make_folder(signatures_into)
             image = EnclaveImage.parse(data, enclave.signed_file)
             signatures = extract(Descriptor.parse(image.descriptor))
             content = b"".join(s.serialise() for s in signatures)
-            write_file(str(signatures_into / enclave.signature_file), content)
+            write_files(signatures_into, {enclave.signature_file: content})
 
 
 def _entry(kind: str, release: Release, name: str, file: Fetched) -> dict[str, object]:

@@ -38,10 +38,9 @@ def sign(args: argparse.Namespace) -> int:
         signer = arguments.asking(args, digest=args.sign_digest)
         public = signing.load_public_key(arguments.read_small(args.public_key), args.public_key)
         signed = signing.sign_with(image, regenerated, public, signer, signing.bcd_date(args.date))
-    inputs = [args.enclave, args.config, args.key, args.public_key, args.passphrase_file]
     sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
     line = f"{args.output}: signed as SDK {sdk} would, MRENCLAVE {ours}"
-    write_and_say(args, signed, inputs, [line], mode=MODE, sdk=sdk, mrenclave=ours)
+    write_and_say(args, signed, line, mode=MODE, sdk=sdk, mrenclave=ours)
     return 0
 
 
@@ -59,7 +58,7 @@ def sign_data(args: argparse.Namespace) -> int:
         f"{'debug' if first.is_debug else 'production'}, as SDK {sdk}",
         f"  then: sgx-enclaves attach {args.enclave} --data {args.output} --signature RAW ...",
     )
-    write_and_say(args, data, [args.enclave, args.config], lines, **facts)
+    write_and_say(args, data, *lines, **facts)
     return 0
 
 
@@ -78,10 +77,9 @@ def attach(args: argparse.Namespace) -> int:
                 hint="is it the same enclave, config.xml and SDK?",
             )
     signed = signing.sign_with(image, regenerated, public, lambda _: signature, date)
-    inputs = [args.enclave, args.config, args.public_key, args.signature, args.data]
     ours = regenerated.mrenclave.hex()
     line = f"{args.output}: signed, MRENCLAVE {ours}"
-    write_and_say(args, signed, inputs, [line], mode=MODE, mrenclave=ours)
+    write_and_say(args, signed, line, mode=MODE, mrenclave=ours)
     return 0
 
 
@@ -90,7 +88,7 @@ def unsign(args: argparse.Namespace) -> int:
     arguments.load_signed_descriptor(image)
     data = signing.unsigned(image)
     line = f"{args.output}: {len(data)} bytes, sha256 {sha256_of(data)}"
-    write_and_say(args, data, [args.enclave], [line], mode=MODE)
+    write_and_say(args, data, line, mode=MODE)
     return 0
 
 
@@ -99,7 +97,7 @@ def extract_signature(args: argparse.Namespace) -> int:
     signatures = signing.extract(arguments.load_signed_descriptor(image))
     data = b"".join(s.serialise() for s in signatures)
     line = f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes"
-    write_and_say(args, data, [args.enclave], [line], signatures=len(signatures))
+    write_and_say(args, data, line, signatures=len(signatures))
     return 0
 
 
@@ -110,12 +108,11 @@ def graft(args: argparse.Namespace) -> int:
         read_file(args.config, DEFAULT_LIMITS.config_size),
         _policy(args),
         names=(args.built, args.signatures, args.config),
-        generation=arguments.chosen_generation(args),
+        generation=args.sdk,
         fips=args.fips,
     )
-    inputs = (args.built, args.signatures, args.config, *args.signer, *args.catalogue)
     line = f"{args.output}: verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}"
-    write_and_say(args, result, inputs, [line], mode=MODE, mrenclave=verdict.mrenclave)
+    write_and_say(args, result, line, mode=MODE, mrenclave=verdict.mrenclave)
     return 0
 
 
@@ -132,7 +129,7 @@ def _prepared(args: argparse.Namespace) -> tuple[EnclaveImage, Regenerated]:
         )
     ignored = {o for o in _IGNORABLE if getattr(args, o[2:].replace("-", "_"))}
     require_loadable(image, frozenset(ignored))
-    generation = candidate_generations(image, arguments.chosen_generation(args))[0]
+    generation = candidate_generations(image, args.sdk)[0]
     config = Config.parse(arguments.read_small(args.config), args.config)
     return image, regenerate(image, config, generation, args.fips)
 

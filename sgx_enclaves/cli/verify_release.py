@@ -12,8 +12,7 @@ from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli import arguments, compare, output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.evidence.report import of_release, write_report
-from sgx_enclaves.files import make_folder, write_file
-from sgx_enclaves.limits import MIB
+from sgx_enclaves.files import write_files
 from sgx_enclaves.release import verify
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.report.forms import release_dict
@@ -22,9 +21,7 @@ from sgx_enclaves.report.templated import release_html, release_text
 
 def verify_release(args: argparse.Namespace) -> int:
     output.check_open(args, "report")
-    compare.check_report(args)
-    if args.report is not None:
-        _try_report(args.report)
+    output.check_report(args)
     catalogue = arguments.chosen_catalogue(args)
     release = catalogue.release(args.release)
     release = release.only(args.enclaves) if args.enclaves else release
@@ -50,7 +47,10 @@ def verify_release(args: argparse.Namespace) -> int:
     weaker = args.require_reproducible and not verdict.exit_status and not verdict.reproducible
     status = 2 if weaker else verdict.exit_status
     plain = {**release_dict(verdict), "exit_status": status}
-    output.answer(args, plain, lambda: release_text(verdict, width=output.width()))
+    if args.json:
+        output.out_json(plain)
+    else:
+        output.out_report(release_text(verdict, width=output.width()))
     if args.report is not None:
         folders = [arguments.chosen_work_dir(args), arguments.chosen_cache_dir(args), args.local]
         folders += [args.built, args.signed, *(path.parent for path in request.repacked.values())]
@@ -60,14 +60,6 @@ def verify_release(args: argparse.Namespace) -> int:
     if weaker:
         output.message("identical, but not the reproducible verdict, which was required")
     return status
-
-
-def _try_report(folder: Path) -> None:
-    """Find out before the build, and not after it, that reports cannot be written there."""
-    make_folder(folder)
-    probe = folder / ".sgx-enclaves"
-    write_file(str(probe), bytes(MIB))
-    probe.unlink()
 
 
 def _repacked(values: list[str], release: Release) -> dict[str, Path]:
@@ -99,11 +91,10 @@ def _write_reports(
         for name, verdict, *files in verified.compared()
     }
     write_report(folder, report, manifest=verified.manifest)
-    for name, text in {
+    page = release_html(verified.verdict, pictures, report, arguments.today().isoformat())
+    texts = {
         "release.txt": release_text(verified.verdict),
         "release.json": json.dumps(plain, indent=2) + "\n",
-        "release.html": release_html(
-            verified.verdict, pictures, report, arguments.today().isoformat()
-        ),
-    }.items():
-        write_file(str(folder / name), text.encode())
+        "release.html": page,
+    }
+    write_files(folder, {name: text.encode() for name, text in texts.items()})

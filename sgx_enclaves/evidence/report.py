@@ -22,7 +22,7 @@ from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.enclave.verdict import CheckState, Outcome, Verdict
 from sgx_enclaves.errors import ReportError, SgxEnclavesError
-from sgx_enclaves.files import make_folder, read_file, sha256_of, write_file
+from sgx_enclaves.files import read_file, sha256_of, write_files
 from sgx_enclaves.plain import as_plain, parse_json, read_schema, validate
 from sgx_enclaves.release.manifest import unsigned_name
 from sgx_enclaves.release.outcome import FROM_SOURCES, HARMLESS, HONEST_TOOLS
@@ -344,9 +344,7 @@ def write_report(folder: Path, report: Plain, manifest: Optional[Manifest] = Non
     files |= {f"report.{form}": report_summary(report, form).encode() for form in ("md", "xml")}
     if manifest is not None:
         files[MANIFEST] = manifest_bytes(manifest)
-    make_folder(folder)
-    for name, content in files.items():
-        write_file(str(folder / name), content)
+    write_files(folder, files)
 
 
 def read_report(data: bytes, file: str) -> Plain:

@@ -377,32 +377,24 @@ def test_an_error_is_json_too(own: Path, line: str, capsys: pytest.CaptureFixtur
         "measure {own}/signed.so",
         "measure {own}/built.so --config {own}/config.xml",
         "verify-signature {own}/signed.so",
-        "compare {own}/built.so {own}/signed.so --config {own}/config.xml --diffoscope",
+        "compare {own}/built.so {own}/signed.so --config {own}/config.xml",
         "check-rpm {own}/there",
         "scan {own}",
         "contents {own}/archive.tar",
         "toolchain check sgx-2.25-dcap-1.22",
     ],
 )
-def test_json_has_a_version_and_stands_alone(
-    own: Path, line: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_has_a_version_and_stands_alone(own: Path, line: str) -> None:
     tarmaker.write(own, tarmaker.directory("top"))
-    program = own / "bin" / "diffoscope"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho a view; exit 1\n")
-    program.chmod(0o755)
-    path = f"{program.parent}:{os.environ['PATH']}"
-    done = run(f"$VERB {line.format(own=own)} --json", PATH=path)
+    done = run(f"$VERB {line.format(own=own)} --json")
     assert isinstance(json.loads(done.stdout)["schema_version"], int)
-    assert ("a view" in done.stderr) is ("--diffoscope" in line)
 
 
 def test_reports_have_their_place_before_the_work_and_come_after_the_verdict(own: Path) -> None:
     arguments = f"{own}/built.so {own}/signed.so --config {own}/config.xml"
     done = run(f"$VERB compare {arguments} --report {own}/there")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "this is none" in done.stderr
+    assert "there: the directory cannot be made: File exists; name another" in done.stderr
     (own / "reports" / "verdict.txt").mkdir(parents=True)
     done = run(f"$VERB compare {arguments} --report {own}/reports")
     assert done.returncode == 2

@@ -75,6 +75,19 @@ def test_free_text_of_a_release_is_one_line(
     assert "\nIDENTICAL" not in said.out
 
 
+def test_a_release_is_pinned_in_its_own_file(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text((OWN_FOLDER / f"{PINNED}.toml").read_text("utf-8").replace(PINNED, "own"))
+    pin = ["releases", "pin", "own", "--offline", "--catalogue", str(path), "-o", str(path)]
+    before = path.stat().st_ino
+    # the vendor's archive cannot be had offline
+    assert main(pin) == 2
+    assert path.stat().st_ino == before
+    assert main([*pin, "--force"]) == 2
+    assert path.stat().st_ino != before
+    assert main(["releases", "show", "own", "--catalogue", str(path)]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"), [(["show"], "no release is named"), (["show", "sgx-0"], "no release")]
 )

@@ -137,7 +137,9 @@ def test_attest_and_verify(folder: Path, run: Run, case: Case, kind: str) -> Non
     (folder / "other.so").write_bytes(case.signed + b"\0")
     status, out, _ = run(*verify, "--file", "other.so", "--json")
     assert status == 1
-    assert json.loads(out)["files"] == [{"file": "other.so", "vouched_for": False, "signers": []}]
+    assert json.loads(out)["files"] == [
+        {"file": "other.so", "vouched_for": False, "signers": [], "only_unsigned": False}
+    ]
 
 
 @pytest.mark.parametrize("key", [vendor_key, foreign_key])
