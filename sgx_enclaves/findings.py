@@ -23,6 +23,7 @@ class FindingKind:
 
     Attributes:
         severity: differs, unverifiable, note, cause; error, warning, info of rpmlint.
+        says: of a cause: the sentence of a report, with {names} for what was seen.
         rpmlint: the rpmlint id that it is reported under; empty if under none.
     """
 
@@ -31,6 +32,7 @@ class FindingKind:
     meaning: str
     do: str
     rpmlint: str = ""
+    says: str = ""
 
 
 @functools.cache

@@ -91,14 +91,6 @@ class Structure:
         """The bytes that `parse` would read this structure from."""
         return self.codec().pack(*map(self.__dict__.__getitem__, self._record_fields))
 
-    def as_dict(self) -> dict[str, object]:
-        """Field name to integer or, for bytes, lower-case hexadecimal."""
-        return {
-            spec.name: value if isinstance(value, int) else value.hex()
-            for spec in self.table()
-            for value in (getattr(self, spec.name),)
-        }
-
     @classmethod
     def field_at(cls, offset: int) -> FieldSpec:
         """The field that the byte at `offset` of the structure belongs to."""

@@ -38,11 +38,10 @@ from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.plain import parse_json, read_schema, record, validate
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-KINDS = {
-    "https://slsa.dev/provenance/v1": "provenance",
-    "urn:sgx-enclaves:equivalence:v1": "equivalence",
-    "https://in-toto.io/attestation/svr/v0.1": "result",
-}
+PROVENANCE = "https://slsa.dev/provenance/v1"
+EQUIVALENCE = "urn:sgx-enclaves:equivalence:v1"
+RESULT = "https://in-toto.io/attestation/svr/v0.1"
+KINDS = {PROVENANCE: "provenance", EQUIVALENCE: "equivalence", RESULT: "result"}
 TOOL = f"urn:sgx-enclaves:{__version__}"
 # What an equivalence says of an enclave in the words of the report.
 _FACTS = ("name", "version", "verdict", "package", "policy")
@@ -63,27 +62,23 @@ def statements_of(
     `digest` is the SHA-256 of the report's file, `builder` a URI of who built and verified, `time`
     that of the verification, as 2026-11-29T18:00:00Z.
     """
-    compared = [e for e in report["enclaves"] if e["built"] and e["signed"]]
-    predicates = {
-        "provenance": _provenance(report, digest, builder),
-        "equivalence": _equivalence(report, digest, compared),
-        "result": _result(report, digest, builder, time),
-    }
-    built = [(f"sgx-enclave({e['name']}:unsigned)", e["built"]) for e in report["enclaves"]]
-    subjects = {
-        "provenance": [(name, file["sha256"]) for name, file in built if file],
-        "equivalence": _signed_files(report, compared),
-        "result": _signed_files(report, [e for e in compared if e["verdict"] == "identical"]),
-    }
+    built = [e for e in report["enclaves"] if e["built"]]
+    compared = [e for e in built if e["signed"]]
+    identical = [e for e in compared if e["verdict"] == "identical"]
+    unsigned = [(f"sgx-enclave({e['name']}:unsigned)", e["built"]["sha256"]) for e in built]
     made: list[Plain] = [
         {
             "_type": "https://in-toto.io/Statement/v1",
-            "subject": [{"name": n, "digest": _sha(d)} for n, d in dict.fromkeys(subjects[name])],
-            "predicateType": uri,
-            "predicate": predicates[name],
+            "subject": [{"name": n, "digest": _sha(d)} for n, d in dict.fromkeys(subjects)],
+            "predicateType": kind,
+            "predicate": predicate,
         }
-        for uri, name in KINDS.items()
-        if predicates[name] is not None and subjects[name]
+        for kind, subjects, predicate in (
+            (PROVENANCE, unsigned, _provenance(report, digest, builder)),
+            (EQUIVALENCE, _signed_files(report, compared), _equivalence(report, digest, compared)),
+            (RESULT, _signed_files(report, identical), _result(report, digest, builder, time)),
+        )
+        if predicate is not None and subjects
     ]
     if not made:
         raise AttestationError(

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from sgx_enclaves.enclave.verdict import Cause
-from sgx_enclaves.explain.description import SHF_ALLOC, excerpt
+from sgx_enclaves.explain.description import SHF_ALLOC, Description, excerpt
 from sgx_enclaves.explain.file_map import Side
 from sgx_enclaves.findings import kinds
 from sgx_enclaves.plain import some
@@ -41,153 +41,125 @@ _LEAST_FENCES = 4
 # Functions that are named.
 _NAMED = 20
 BUILD_ID_SECTION = ".note.gnu.build-id"
+# Of a build id where nothing else differs: what to do, and what is said besides.
+_NOTHING_ELSE = (
+    "build with the toolchain of the enclave's release, in the same place",
+    ", and everything else is equal: the compiler's version text, symbol names or the path "
+    "differed before strip",
+)
 
 
-def cause(code: str, message: str, hint: str = "") -> Cause:
-    """A cause; without a hint, what the table of findings says is what to do about it."""
-    do = kinds()[code].do
-    return Cause(code, message, hint or do[0].lower() + do[1:].rstrip("."))
+def cause(code: str, hint: str = "", **facts: object) -> Cause:
+    """A cause in the words of the table of findings, with these facts.
+
+    Without a hint, what the table says is what to do about it.
+    """
+    kind = kinds()[code]
+    do = kind.do[0].lower() + kind.do[1:].rstrip(".")
+    return Cause(code, kind.says.format(**facts), hint or do)
 
 
-class Trace(NamedTuple):
-    """A fact of a build that its file shows, in words, and what it means when it differs."""
-
-    code: str
-    message: str
-    read: Callable[[Side], Optional[str]]
-    hint: str = ""
-
-
-def _only_in(ours: bool, code: str, what: str, why: str = "", hint: str = "") -> Cause:
+def _only_in(ours: bool, code: str, what: str = "", hint: str = "") -> Cause:
     """The cause for what only our build has, or only the vendor's file."""
     sides = ("our build", "the vendor's file")
-    has, has_not = sides if ours else sides[::-1]
-    return cause(code, f"{has} has {what}, {has_not} not{why}", hint)
+    has, lacks = sides if ours else sides[::-1]
+    return cause(code, hint, has=has, lacks=lacks, what=what)
 
 
-_IN_BOTH = "{theirs} in the vendor's file, {ours} in our build"
-
-_INTERPRETER = Trace(
-    "interpreter-path",
-    f"PT_INTERP is {_IN_BOTH}",
-    lambda side: side.description.interpreter or "absent",
-)
-_BUILD_ID = Trace(
-    "build-id",
-    f"the build id is {_IN_BOTH}",
-    lambda side: side.description.build_id or "absent",
-)
-_ONLY_BUILD_ID = _BUILD_ID._replace(
-    message=f"{_BUILD_ID.message}, and everything else is equal: the compiler's version text, "
-    "symbol names or the path differed before strip",
-    hint="build with the toolchain of the enclave's release, in the same place",
-)
-_HASH_STYLE = Trace(
-    "hash-style",
-    "the linker wrote {theirs} for the vendor's file, {ours} for our build",
-    lambda side: " and ".join(s for s in _HASHES if side.description.section(s)) or "neither",
-)
+def _comment(of: Description) -> Optional[str]:
+    return None if of.comments is None else ", ".join(of.comments) or "nothing"
 
 
-def _comment(side: Side) -> Optional[str]:
-    texts = side.description.comments
-    return None if texts is None else ", ".join(texts) or "nothing"
+def _hashes(of: Description) -> str:
+    return " and ".join(filter(of.section, _HASHES)) or "neither"
 
 
-_COMPILERS = (
-    Trace(
-        "compiler-comment",
-        f"debugging information names the compilers {_IN_BOTH}",
-        lambda side: ", ".join(side.description.producers) or None,
-    ),
-    Trace("compiler-comment", f"the compilers name themselves {_IN_BOTH}", _comment),
-)
-_SYMTAB = Trace(
-    "stripped-differently",
-    "the files were stripped differently: the vendor's file has {theirs}, our build has {ours}",
-    lambda side: (
-        "no .symtab"
-        if side.description.symtab is None
-        else f"a .symtab of {side.description.symtab} entries"
-    ),
-)
+def _symtab(of: Description) -> str:
+    return "no .symtab" if of.symtab is None else f"a .symtab of {of.symtab} entries"
 
 
-def _stack(side: Side) -> str:
-    flags = dict(side.description.segments).get("PT_GNU_STACK")
+def _stack(of: Description) -> str:
+    flags = dict(of.segments).get("PT_GNU_STACK")
     if flags is None:
         return "none"
     return "PT_GNU_STACK executable" if flags & 1 else "not executable"
 
 
-def _binds_now(side: Side) -> str:
-    tags = side.description.dynamic
+def _binds_now(of: Description) -> str:
+    tags = of.dynamic
     flags = tags.get("DT_FLAGS", 0) & _DF_BIND_NOW or tags.get("DT_FLAGS_1", 0) & _DF_1_NOW
     return "yes" if flags or "DT_BIND_NOW" in tags else "no"
 
 
 _DF_BIND_NOW, _DF_1_NOW = 8, 1
+_RELR = {"DT_RELR", "DT_RELRSZ", "36"}
 
+# What names the compilers.
+_COMPILERS: Mapping[str, Callable[[Description], Optional[str]]] = {
+    "debugging information names the compilers": lambda of: ", ".join(of.producers) or None,
+    "the compilers name themselves": _comment,
+}
 # Options of the linker that program headers and dynamic flags show.
-_LINK_OPTIONS: Mapping[str, Callable[[Side], str]] = {
+_LINK_OPTIONS: Mapping[str, Callable[[Description], str]] = {
     "-z execstack (PT_GNU_STACK)": _stack,
-    "-z relro (PT_GNU_RELRO)": lambda side: (
-        "yes" if "PT_GNU_RELRO" in dict(side.description.segments) else "no"
-    ),
+    "-z relro (PT_GNU_RELRO)": lambda of: "yes" if "PT_GNU_RELRO" in dict(of.segments) else "no",
     "-z now (BIND_NOW)": _binds_now,
-    "-z separate-code (number of PT_LOAD)": lambda side: str(
-        sum(kind == "PT_LOAD" for kind, _ in side.description.segments)
+    "-z separate-code (number of PT_LOAD)": lambda of: str(
+        sum(kind == "PT_LOAD" for kind, _ in of.segments)
     ),
-    "-z pack-relative-relocs (DT_RELR)": lambda side: (
-        "yes" if {"DT_RELR", "DT_RELRSZ", "36"} & side.description.dynamic.keys() else "no"
-    ),
-    "-z ibt, -z shstk (.note.gnu.property)": lambda side: (
-        " and ".join(side.description.features) or "none"
-    ),
+    "-z pack-relative-relocs (DT_RELR)": lambda of: "yes" if _RELR & of.dynamic.keys() else "no",
+    "-z ibt, -z shstk (.note.gnu.property)": lambda of: " and ".join(of.features) or "none",
 }
 
 
 def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Iterator[Cause]:
     """The causes that traces show, most certain first, where perhaps only the build id differs."""
+    left, right = ours.description, theirs.description
 
-    def differing(*traces: Trace) -> Iterator[Cause]:
-        for code, message, read, hint in traces:
-            expected, found = read(ours), read(theirs)
-            if expected is not None and found is not None and expected != found:
-                yield cause(code, message.format(theirs=found, ours=expected), hint)
+    def differing(
+        code: str, read: Callable[[Description], Optional[str]], hint: str = "", **facts: str
+    ) -> Iterator[Cause]:
+        expected, found = read(left), read(right)
+        if expected is not None and found is not None and expected != found:
+            yield cause(code, hint, theirs=found, ours=expected, **facts)
 
     # Other compilers have other link steps too.
-    yield from differing(*_COMPILERS, _INTERPRETER)
+    for names, read in _COMPILERS.items():
+        yield from differing("compiler-comment", read, names=names)
+    yield from differing("interpreter-path", lambda of: of.interpreter or "absent")
     # Where both have one, it differs because something else does.
-    follows = ours.description.build_id is not None and theirs.description.build_id is not None
+    follows = left.build_id is not None and right.build_id is not None
+    hint, alone = _NOTHING_ELSE if only_build_id and follows else ("", "")
+    build_ids = differing("build-id", lambda of: of.build_id or "absent", hint, alone=alone)
     if not follows:
-        yield from differing(_BUILD_ID)
-    yield from differing(_HASH_STYLE)
+        yield from build_ids
+    yield from differing("hash-style", _hashes)
     linker = list(_linker(ours, theirs))
     yield from linker
     yield from _only_sections(ours, theirs, bool(linker))
-    given = f"the linker was given another %s: {_IN_BOTH}"
-    traces = [Trace("link-option", given % name, read) for name, read in _LINK_OPTIONS.items()]
-    known = not linker and ours.description.segments and theirs.description.segments
-    options = list(differing(*traces)) if known else []
+    options: list[Cause] = []
+    if not linker and left.segments and right.segments:
+        for option, value_of in _LINK_OPTIONS.items():
+            options += differing("link-option", value_of, option=option)
     yield from options
-    comments = _comment(ours), _comment(theirs)
+    comments = _comment(left), _comment(right)
     if comments.count(None) == 1:
-        what = f"a section .comment ({comments[0] or comments[1]})"
-        yield _only_in(comments[1] is None, "comment-section", what)
+        text = comments[0] or comments[1] or ""
+        yield _only_in(comments[1] is None, "comment-section", text)
     mitigations = list(_mitigation(ours, theirs))
     yield from mitigations
-    has = "DT_TEXTREL" in ours.description.dynamic
-    if has is not ("DT_TEXTREL" in theirs.description.dynamic):
-        why = ": code or constants were built without -fPIC there"
-        yield _only_in(has, "text-relocations", "text relocations (DT_TEXTREL)", why)
+    has = "DT_TEXTREL" in left.dynamic
+    if has is not ("DT_TEXTREL" in right.dynamic):
+        yield _only_in(has, "text-relocations")
     yield from _strings(ours, theirs)
     yield from _code(ours, theirs, bool(mitigations or options or linker))
-    yield from differing(_SYMTAB)
+    if _symtab(left) != _symtab(right):
+        how = f"the vendor's file has {_symtab(right)}, our build has {_symtab(left)}"
+        yield cause("stripped-differently", how=how)
     yield from _debug_sections(ours, theirs)
     yield from _restripped(ours, theirs)
     if follows:
-        yield from differing(_ONLY_BUILD_ID if only_build_id else _BUILD_ID)
+        yield from build_ids
 
 
 # What adds a section that only one of two builds has; others come from other link steps.
@@ -212,12 +184,7 @@ def _linker(ours: Side, theirs: Side) -> Iterator[Cause]:
     expected, found = ([s.name for s in side.loaded if s.name in both] for side in (ours, theirs))
     for our_name, their_name in zip(expected, found):
         if our_name != their_name:
-            yield cause(
-                "other-linker",
-                f"the loaded sections stand in another order: {excerpt(their_name)} in the "
-                f"vendor's file where our build has {excerpt(our_name)}: likely another linker "
-                "(bfd, gold, lld, mold), or another linker script",
-            )
+            yield cause("other-linker", theirs=excerpt(their_name), ours=excerpt(our_name))
             return
 
 
@@ -234,7 +201,7 @@ def _only_sections(ours: Side, theirs: Side, other_linker: bool) -> Iterator[Cau
             continue
         loaded = "a loaded section" if section.flags & SHF_ALLOC else "a section"
         what, hint = f"{loaded} {excerpt(name)}", _ADDED_BY.get(name, "")
-        yield _only_in(name in expected, "section-only-in-one", what, hint=hint)
+        yield _only_in(name in expected, "section-only-in-one", what, hint)
 
 
 def _mitigation(ours: Side, theirs: Side) -> Iterator[Cause]:
@@ -250,8 +217,7 @@ def _mitigation(ours: Side, theirs: Side) -> Iterator[Cause]:
         and max(found, expected) > 2 * min(found, expected)
     ]
     if seen:
-        words = f"the code was built with another mitigation: the vendor's has {'; '.join(seen)}"
-        yield cause("mitigation", words)
+        yield cause("mitigation", seen="; ".join(seen))
 
 
 def _strings(ours: Side, theirs: Side) -> Iterator[Cause]:
@@ -260,24 +226,13 @@ def _strings(ours: Side, theirs: Side) -> Iterator[Cause]:
     only_theirs = sorted(s for s in theirs.strings - ours.strings if not ours.holds(s))
     if not only_ours and not only_theirs:
         return
-    for code, pattern, what in (
-        ("build-path", _PATH, "a path"),
-        ("build-date", _DATE, "a date or time"),
-    ):
+    for code, pattern in (("build-path", _PATH), ("build-date", _DATE)):
         found, expected = _first(pattern, only_theirs), _first(pattern, only_ours)
         if found or expected:
-            yield cause(
-                code,
-                f"{what} of the build is in the enclave: {found or 'none'} in the vendor's file, "
-                f"{expected or 'none'} in our build",
-            )
+            yield cause(code, theirs=found or "none", ours=expected or "none")
     rest_theirs, rest_ours = _words(only_theirs), _words(only_ours)
     if rest_theirs or rest_ours:
-        yield cause(
-            "other-strings",
-            f"constant strings differ: {_quote(rest_theirs)} only in the vendor's file, "
-            f"{_quote(rest_ours)} only in our build",
-        )
+        yield cause("other-strings", theirs=_quote(rest_theirs), ours=_quote(rest_ours))
 
 
 def _words(strings: list[str]) -> list[str]:
@@ -307,19 +262,10 @@ def _code(ours: Side, theirs: Side, explained: bool) -> Iterator[Cause]:
     if not total:
         return
     if found < _OTHER_CODE * total and not explained:
-        same = ours.strings == theirs.strings
-        yield cause(
-            "other-compiler",
-            f"much of the code is other code: of {total} pieces of ours {found} are in the "
-            "vendor's; likely another compiler, another version of it or of binutils, or "
-            f"other options{', as the constant strings are equal' if same else ''}",
-        )
+        same = ", as the constant strings are equal" if ours.strings == theirs.strings else ""
+        yield cause("other-compiler", total=total, found=found, same=same)
     elif runs > 1:
-        yield cause(
-            "link-order",
-            f"the same code is in another order ({found} of {total} pieces found, "
-            f"in {runs} blocks that were moved): likely another link order",
-        )
+        yield cause("link-order", found=found, total=total, blocks=runs)
 
 
 def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
@@ -330,8 +276,8 @@ def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     differing = [name for place, name in found if ours.holds_other(theirs, *place)]
     if differing:
         names = some(map(excerpt, differing), _NAMED)
-        words = f"{len(differing):,} of {len(ours.functions):,} functions differ: {names}"
-        yield cause("functions-differ", words)
+        total = len(ours.functions)
+        yield cause("functions-differ", found=len(differing), total=total, names=names)
 
 
 def _similarity(ours: bytes, theirs: bytes) -> tuple[int, int, int]:
@@ -363,9 +309,8 @@ def _blocks(places: list[int]) -> int:
 def _debug_sections(ours: Side, theirs: Side) -> Iterator[Cause]:
     if ours.debug != theirs.debug:
         names = sorted(set(ours.debug) ^ set(theirs.debug)) or sorted(ours.debug)
-        words = f"debugging information differs: {len(ours.debug)} sections in our build, "
-        words += f"{len(theirs.debug)} in the vendor's file ({', '.join(names[:4])})"
-        yield cause("debug-sections", words)
+        some_names, sizes = ", ".join(names[:4]), (len(ours.debug), len(theirs.debug))
+        yield cause("debug-sections", ours=sizes[0], theirs=sizes[1], names=some_names)
 
 
 def _restripped(ours: Side, theirs: Side) -> Iterator[Cause]:
@@ -374,9 +319,7 @@ def _restripped(ours: Side, theirs: Side) -> Iterator[Cause]:
     places = [[s.place for s in side.loaded] for side in (ours, theirs)]
     reordered = names[0] != names[1] and sorted(names[0]) == sorted(names[1])
     if reordered and places[0] == places[1]:
-        yield cause(
-            "stripped-differently",
-            "the section names (.shstrtab) stand in another order: stripped by another tool, or by "
-            "another version of it",
-            "strip with the binutils of the enclave's release, once, as its makefile does",
-        )
+        how = "the section names (.shstrtab) stand in another order, as another tool, or another "
+        how += "version of it, puts them"
+        do = "strip with the binutils of the enclave's release, once, as its makefile does"
+        yield cause("stripped-differently", do, how=how)

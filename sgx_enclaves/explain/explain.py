@@ -223,12 +223,10 @@ class Explainer:
         # Who lacks the end of a file cannot load it, measured or not.
         known = regenerated is not None and vendor is not None and (payload.ranges or longer >= 0)
         if known and not payload.omitted and _is_outside_measurement(differences):
-            words = "no differing byte is measured: MRENCLAVE does not see the difference"
-            yield cause("not-measured", words)
+            yield cause("not-measured")
         for side in filter(None, (ours, theirs)):
             for problem in side.description.problems:
-                words = f"{side.image.name}: a part could not be described: {problem}"
-                yield cause("not-described", words)
+                yield cause("not-described", file=side.image.name, problem=problem)
 
     def _size_causes(self) -> Iterator[Cause]:
         """Only when the size is the whole story: what both have is equal."""
@@ -237,12 +235,9 @@ class Explainer:
         if self._payload.ranges:
             return
         if more < 0:
-            words = f"the vendor's file ends after {theirs} bytes, {-more} bytes too early"
-            yield cause("truncated", words)
+            yield cause("truncated", size=theirs, missing=-more)
         elif more > 0:
-            words = f"{more} {'byte is' if more == 1 else 'bytes are'} appended behind the end of "
-            words += "our build; neither the measurement nor a signature covers them"
-            yield cause("appended-data", words)
+            yield cause("appended-data", bytes=f"{more} {'byte is' if more == 1 else 'bytes are'}")
 
     def _few_bytes(self, alone: bool) -> Iterator[Cause]:
         """A handful of bytes where a rebuild with other tools would change many."""
@@ -261,12 +256,11 @@ class Explainer:
         count = scan(self._built.data, self._signed, ranges, 0).differing_bytes
         found = ((ours.section(start), ours.symbol(start)) for start, _ in ranges)
         names = [" ".join(map(excerpt, filter(None, pair))) or "a segment" for pair in found]
+        places = ", ".join(list(dict.fromkeys(names))[:4])
         yield cause(
             "code-patch" if in_code else "data-patch",
-            f"a patch: {count} {'byte differs' if count == 1 else 'bytes differ'} in "
-            f"{', '.join(list(dict.fromkeys(names))[:4])}"
-            f"{', and nothing else in the build' if alone else ''}: "
-            "not what another toolchain gives",
+            bytes=f"{count} {'byte differs' if count == 1 else 'bytes differ'}",
+            places=f"{places}{', and nothing else in the build' if alone else ''}",
         )
 
 
@@ -276,8 +270,7 @@ def _unnamed(differences: list[Difference]) -> Iterator[Cause]:
     found = (d.field for d in differences if d.where == "metadata" and d.field)
     fields = [field for field in found if not field.endswith(known)]
     if fields:
-        words = f"metadata differ that no single option of config.xml sets: {some(fields, 4)}"
-        yield cause("metadata-fields", words)
+        yield cause("metadata-fields", fields=some(fields, 4))
 
 
 def _is_outside_measurement(differences: list[Difference]) -> bool:

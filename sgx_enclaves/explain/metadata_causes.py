@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Optional
 
 from sgx_enclaves.enclave.config import Config
@@ -22,7 +23,6 @@ from sgx_enclaves.enclave.metadata import (
     LayoutEntry,
     LayoutId,
     PageAttr,
-    PatchEntry,
 )
 from sgx_enclaves.enclave.regenerate import Regenerated
 from sgx_enclaves.enclave.sdk import release_of
@@ -162,18 +162,13 @@ def hostile_causes(
         yield from _first(list(_patches(index, ours, block, places, moved)), "patches")
         yield from _first(list(_layout(index, ours, block)), "layout entries")
     if any(vendor.tail):
-        used = len(vendor.tail) - vendor.tail.count(0)
-        yield cause(
-            "metadata-tail",
-            f"{used} bytes behind the last metadata block are not zero; neither the measurement "
-            "nor a signature covers them",
-        )
+        yield cause("metadata-tail", size=len(vendor.tail) - vendor.tail.count(0))
 
 
 def _first(causes: list[Cause], what: str) -> Iterator[Cause]:
     yield from causes[:_MOST]
     if len(causes) > _MOST:
-        yield cause(causes[0].code, f"... and {len(causes) - _MOST} more such {what}")
+        yield replace(causes[0], message=f"... and {len(causes) - _MOST} more such {what}")
 
 
 def _patches(
@@ -181,33 +176,27 @@ def _patches(
 ) -> Iterator[Cause]:
     targets = {(p.dst, p.size) for p in ours.patches} | {moved}
     for number, patch in enumerate(block.patches):
-        if (patch.dst, patch.size) not in targets:
-            measured = places.measures(patch.dst, patch.dst + patch.size)
-            effect = "patches measured bytes at load: hostile" if measured else "is not the SDK's"
-            yield cause(
-                "metadata-patch",
-                f"patch[{number}] of block {index} overwrites {patch.size} bytes of "
-                f"{_target(patch, places)} when the enclave is loaded: the metadata {effect}",
-            )
-
-
-def _target(patch: PatchEntry, places: Side) -> str:
-    name = places.section(patch.dst) or places.header_field(patch.dst) or "the file"
-    symbol = places.symbol(patch.dst)
-    return f"{name} at 0x{patch.dst:x}" + (f" (symbol {symbol})" if symbol else "")
+        at, size = patch.dst, patch.size
+        if (at, size) in targets:
+            continue
+        target = places.section(at) or places.header_field(at) or "the file"
+        symbol = places.symbol(at)
+        target += f" at 0x{at:x}" + (f" (symbol {symbol})" if symbol else "")
+        measured = places.measures(at, at + size)
+        effect = "patches measured bytes at load: hostile" if measured else "is not the SDK's"
+        where = f"patch[{number}] of block {index}"
+        yield cause("metadata-patch", patch=where, size=size, target=target, effect=effect)
 
 
 def _layout(index: int, ours: Block, block: Block) -> Iterator[Cause]:
     usual = {_kind(e) for e in ours.layout if isinstance(e, LayoutEntry)}
     for number, item in enumerate(block.layout):
-        if isinstance(item, LayoutEntry) and _kind(item) not in usual:
-            reason = _strangeness(item)
-            if reason is not None:
-                yield cause(
-                    "metadata-layout",
-                    f"layout[{number}] of block {index} ({block.layout_name(item)}) adds "
-                    f"{item.page_count} pages ({spell_secinfo(item.si_flags)}) {reason}: hostile",
-                )
+        if not isinstance(item, LayoutEntry) or _kind(item) in usual:
+            continue
+        if reason := _strangeness(item):
+            entry = f"layout[{number}] of block {index} ({block.layout_name(item)})"
+            pages = f"{item.page_count} pages ({spell_secinfo(item.si_flags)})"
+            yield cause("metadata-layout", entry=entry, pages=pages, reason=reason)
 
 
 def _kind(item: LayoutEntry) -> tuple[int, int, bool]:
@@ -233,10 +222,8 @@ def generation_causes(
     """Signs of another SDK: version word, size of the metadata area, metadata versions."""
     signs = []
     if theirs is not None and ours.sdk_word != theirs.sdk_word:
-        signs.append(
-            f"g_global_data names SDK {_release(theirs.sdk_word)}, "
-            f"in our build {_release(ours.sdk_word)}"
-        )
+        found, expected = _release(theirs.sdk_word), _release(ours.sdk_word)
+        signs.append(f"g_global_data names SDK {found}, in our build {expected}")
     sizes = [s.image.descriptor_size for s in (theirs, ours) if s is not None]
     if len(set(sizes)) > 1:
         signs.append(f"its metadata area has {sizes[0]} bytes, ours {sizes[1]}")
@@ -248,10 +235,7 @@ def generation_causes(
                 f"SDK {regenerated.generation.name} with this config writes {expected}"
             )
     if signs:
-        yield cause(
-            "sdk-generation",
-            f"the vendor's file was made with another SDK or kind of config: {'; '.join(signs)}",
-        )
+        yield cause("sdk-generation", signs="; ".join(signs))
 
 
 def _release(word: Optional[int]) -> str:
@@ -276,28 +260,21 @@ def config_causes(regenerated: Regenerated, vendor: Descriptor, config: Config) 
             if name == LAST and len(different) > 1:
                 continue
             seen.setdefault((name, expected[name], found[name]), []).append(index)
-    for (name, expected_value, found_value), indexes in list(seen.items())[: 2 * _MOST]:
-        where = "block" if len(indexes) == 1 else "blocks"
-        origin = "" if name in config.given else " (its default)"
-        yield cause(
-            "config-value",
-            f"{name}: {where} {', '.join(map(str, indexes))} of the vendor's file "
-            f"{_says(found_value)}, {config.name} {_says(expected_value)}{origin}",
-        )
+    for (name, ours_is, theirs_is), indexes in list(seen.items())[: 2 * _MOST]:
+        blocks = f"{'block' if len(indexes) == 1 else 'blocks'} {', '.join(map(str, indexes))}"
+        default = "" if name in config.given else " (its default)"
+        values = {"theirs": _spelled(theirs_is), "ours": _spelled(ours_is) + default}
+        yield cause("config-value", option=name, blocks=blocks, config=config.name, **values)
+
+
+def _spelled(value: int) -> str:
+    return str(value) if value < 4096 else f"0x{value:x}"
 
 
 def _xfrm_causes(ours: Block, theirs: Block, index: int) -> Iterator[Cause]:
     """CPU features that a signer asks for beyond what config.xml can say, as Occlum's does."""
-    expected, found = ours.sigstruct.attributes_xfrm, theirs.sigstruct.attributes_xfrm
-    masks = ours.sigstruct.attributemask_xfrm, theirs.sigstruct.attributemask_xfrm
-    if (expected ^ found | masks[0] ^ masks[1]) & ~sum(XFRM_OPTIONS.values()):
-        yield cause(
-            "xfrm",
-            f"the signer of block {index} asked for other CPU features (XFRM): "
-            f"{spell(found, XFRM_NAMES)} (0x{found:x}, mask 0x{masks[1]:x}), the SDK's tool for "
-            f"{spell(expected, XFRM_NAMES)} (0x{expected:x}, mask 0x{masks[0]:x})",
-        )
-
-
-def _says(value: int) -> str:
-    return f"says {value}" if value < 4096 else f"says 0x{value:x}"
+    signed = [(b.sigstruct.attributes_xfrm, b.sigstruct.attributemask_xfrm) for b in (ours, theirs)]
+    wrong = signed[0][0] ^ signed[1][0] | signed[0][1] ^ signed[1][1]
+    if wrong & ~sum(XFRM_OPTIONS.values()):
+        words = [f"{spell(xfrm, XFRM_NAMES)} (0x{xfrm:x}, mask 0x{m:x})" for xfrm, m in signed]
+        yield cause("xfrm", block=index, theirs=words[1], ours=words[0])

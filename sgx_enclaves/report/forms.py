@@ -354,7 +354,7 @@ def show_dict(
         **_fields(description, "interpreter build_id comments producers features sections"),
         "symbols": len(description.symbols),
         "not_described": as_plain(description.problems),
-        "segments": [s.as_dict() for s in image.load_segments],
+        "segments": as_plain(image.load_segments),
         "tls_size": image.tls_size,
         "descriptor": {
             "offset": image.descriptor_offset,
@@ -370,7 +370,7 @@ def sigstruct_dict(sigstruct: Sigstruct) -> dict[str, object]:
     """All fields of a SIGSTRUCT, and what follows from them."""
     mrsigner = sigstruct.mrsigner.hex()
     return {
-        **sigstruct.as_dict(),
+        **as_plain(sigstruct),
         "mrsigner": mrsigner,
         "signer": known_signer(mrsigner),
         "debug": sigstruct.is_debug,
@@ -381,13 +381,10 @@ def _block(block: Block) -> dict[str, object]:
     return {
         "offset": block.offset,
         "version": str(block.version),
-        "header": block.header.as_dict(),
+        "header": as_plain(block.header),
         "sigstruct": sigstruct_dict(block.sigstruct),
-        "directories": {
-            name: directory.as_dict() for name, directory in zip(DIRECTORY_NAMES, block.directories)
-        },
-        "patches": [p.as_dict() for p in block.patches],
-        "layout": [{"name": block.layout_name(i), **i.as_dict()} for i in block.layout],
-        "elrange": None if block.elrange is None else block.elrange.as_dict(),
-        "extensions": [e.as_dict() for e in block.extensions],
+        "directories": as_plain(dict(zip(DIRECTORY_NAMES, block.directories))),
+        "patches": as_plain(block.patches),
+        "layout": [{"name": block.layout_name(item), **as_plain(item)} for item in block.layout],
+        **_fields(block, "elrange extensions"),
     }

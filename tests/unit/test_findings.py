@@ -175,6 +175,7 @@ def test_a_row_is_complete(code: str) -> None:
     assert kind.meaning.endswith(".")
     assert kind.do.endswith(".")
     assert "|" not in kind.meaning + kind.do
+    assert bool(kind.says) == (kind.severity == "cause")
     if kind.rpmlint:
         assert kinds()[kind.rpmlint].severity in ("error", "warning", "info")
     assert code.startswith("sgx-enclave-") == (kind.severity in ("error", "warning", "info"))
