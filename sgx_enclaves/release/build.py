@@ -120,31 +120,29 @@ def build_inputs(
     request: BuildRequest, inputs: Sequence[TreeInputs], *, isolated: bool
 ) -> dict[str, Any]:
     """Everything that the result of a build depends on, as plain data."""
-    trees = {
-        item.plan.release.name: {
-            "route": item.plan.build.route,
-            "root": item.plan.build.root,
+    trees = {}
+    for item in inputs:
+        plan, build = item.plan, item.plan.build
+        trees[plan.release.name] = {
+            "build": replace(build, sources=()),
             "sources": [
                 [s.id, item.archives[s.id].sha256, s.place, s.strip, s.unpack]
-                for s in item.plan.build.sources
+                for s in build.sources
             ],
-            "patches": as_plain(item.plan.build.patches),
-            "steps": as_plain(item.plan.build.steps),
-            "toolchain": as_plain(item.plan.toolchain),
+            "toolchain": plan.toolchain,
             "found": item.toolchain.record.digest(),
-            "variables": dict(item.variables),
-            "enclaves": as_plain(item.plan.enclaves),
+            "variables": item.variables,
+            "enclaves": plan.enclaves,
         }
-        for item in inputs
-    }
-    return {
+    facts = {
         "program": __version__,
         "release": request.release.name,
-        "toolchain": request.toolchain.value,
-        "tools": list(request.tools),
+        "toolchain": request.toolchain,
+        "tools": request.tools,
         "isolated": isolated,
         "trees": trees,
     }
+    return {key: as_plain(value) for key, value in facts.items()}
 
 
 def build_release(

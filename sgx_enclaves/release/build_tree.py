@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from textwrap import shorten
 from typing import Optional, Union
@@ -191,9 +190,6 @@ class Variation:
     not_varied: tuple[str, ...] = ()
 
 
-Configs = Mapping[str, Union[bytes, SgxEnclavesError]]
-
-
 @dataclass
 class TreeBuilder:
     """Builds all that one tree has to give, in one variation, in a directory of its own."""
@@ -275,26 +271,24 @@ class TreeBuilder:
         return sources
 
     def _run(self) -> list[EnclaveRecord]:
+        enclaves, jobs = self.plan.enclaves, self.request.jobs
         failed = self._prepare(self._patches(), None)
         configs = self._read_configs()
         failed = self._prepare(self.plan.build.steps, failed)
         if failed is not None:
             problem = f"{failed.id} {failed.message}; see {failed.log}"
-            return [self._failed(enclave, problem) for enclave in self.plan.enclaves]
-        records = {record.name: record for record in self._make_all(configs)}
-        order = {f"make-{enclave.name}": n for n, enclave in enumerate(self.plan.enclaves)}
-        self.steps.sort(key=lambda step: order.get(step.id, -1))
-        return [records[enclave.name] for enclave in self.plan.enclaves]
+            return [self._failed(enclave, problem) for enclave in enclaves]
 
-    def _make_all(self, configs: Configs) -> Iterator[EnclaveRecord]:
         def make(group: Sequence[EnclavePlan]) -> list[EnclaveRecord]:
             return [self._make(item, configs[item.name]) for item in group]
 
-        groups = independent(self.plan.enclaves)
-        with ThreadPoolExecutor(self.request.jobs) as pool:
+        with ThreadPoolExecutor(jobs) as pool:
             # without a thread for one job, since not every place may be used from another one
-            made = (pool.map if self.request.jobs > 1 else map)(make, groups)
-            yield from chain.from_iterable(made)
+            made = (pool.map if jobs > 1 else map)(make, independent(enclaves))
+            records = [record for group in made for record in group]
+        order = [None, *(enclave.name for enclave in enclaves)]
+        self.steps.sort(key=lambda step: order.index(step.enclave))
+        return records
 
     def _patches(self) -> Iterator[Step]:
         """What applies the patches, but for those that a ready-made tree has."""
@@ -327,14 +321,14 @@ class TreeBuilder:
             failed = None if record.outcome is StepOutcome.OK else record
         return failed
 
-    def _read_configs(self) -> Configs:
+    def _read_configs(self) -> dict[str, Union[bytes, SgxEnclavesError]]:
         """Each `config.xml` as the patched sources have it, before any step could change it."""
         kept = self.progress.configs
         wrong: dict[str, SgxEnclavesError] = {}
         for enclave in self.plan.enclaves:
+            name = enclave.build.config
             try:
                 if enclave.name not in kept:
-                    name = enclave.build.config
                     data = _read(self.tree.path, name, DEFAULT_LIMITS.config_size)
                     Config.parse(data, name)
                     kept[enclave.name] = data
@@ -394,7 +388,12 @@ class TreeBuilder:
         )
 
     def _step(
-        self, name: str, argv: Sequence[str], place: str, timeout: float, enclave: str = ""
+        self,
+        name: str,
+        argv: Sequence[str],
+        place: str,
+        timeout: float,
+        enclave: Optional[str] = None,
     ) -> StepRecord:
         """Run a command in the tree, unless an earlier run has finished it."""
         earlier = self.progress.resume(name, self.into)
@@ -409,28 +408,31 @@ class TreeBuilder:
         self.say(f"{name}: {words}; log: {self.into / log}")
         with elapsed(self.request.progress, name):
             ended = self.tree.run(self._command(argv, place, timeout), self.into / log)
+        message = self._problem(ended, timeout)
         bad = StepOutcome.TIMED_OUT if ended.timed_out else StepOutcome.FAILED
-        outcome = StepOutcome.OK if ended.status == 0 else bad
-        message = None if outcome is StepOutcome.OK else self._problem(ended, timeout)
+        outcome = StepOutcome.OK if message is None else bad
+        record = StepRecord(name, enclave, outcome, ended.milliseconds, log, message)
+        self.steps.append(record)
         if message is not None:
             self.say(f"{name} {message}; its log ends with:")
             for line in log_tail(self.into / log):
                 self.say(f"    {line}")
-        record = StepRecord(name, enclave or None, outcome, ended.milliseconds, log, message)
-        self.steps.append(record)
-        if outcome is StepOutcome.OK:
-            self.progress.add(record, self.into)
-            if ended.milliseconds >= _WORTH_A_LINE:
-                build, seconds = self.plan.build, ended.milliseconds / 1000
-                count = len(build.patches) + len(build.steps) + len(self.plan.enclaves)
-                self.say(f"{name} took {seconds:.0f} s; {len(self.steps)} of {count} are done")
+            return record
+        self.progress.add(record, self.into)
+        if ended.milliseconds >= _WORTH_A_LINE:
+            build, seconds = self.plan.build, ended.milliseconds / 1000
+            count = len(build.patches) + len(build.steps) + len(self.plan.enclaves)
+            self.say(f"{name} took {seconds:.0f} s; {len(self.steps)} of {count} are done")
         return record
 
-    def _problem(self, ended: Ended, timeout: float) -> str:
+    def _problem(self, ended: Ended, timeout: float) -> Optional[str]:
+        """What went wrong with a step; None if nothing did."""
+        if ended.status == 0:
+            return None
         said = describe(ended)
         if ended.timed_out:
             said += f" (after {timeout:g} s)"
-        elif ended.status is not None and ended.status >= 0:
+        elif ended.status is not None and ended.status > 0:
             said = f"failed with {said}"
         for folder in (self.tree.path, self.into):
             with contextlib.suppress(OSError):
