@@ -235,7 +235,9 @@ def validate(
     """Check plain data against a JSON Schema (draft 7); see `read_schema`."""
     try:
         # Of a million mistakes each would cost kilobytes.
-        found = islice(_validator()(schema).iter_errors(data), _MOST_MISTAKES)
+        validator, formats = _validator()
+        mistakes = validator(schema, format_checker=formats).iter_errors(data)
+        found = islice(mistakes, _MOST_MISTAKES)
         mistake = min(found, key=lambda m: str(list(m.absolute_path)), default=None)
     except RecursionError:
         raise error("the content is nested too deep", file=file) from None
@@ -250,14 +252,16 @@ def validate(
 
 
 @functools.cache
-def _validator() -> Any:
-    """That of draft 7, with the integers of draft 4, for which 1.0 is none."""
+def _validator() -> tuple[Any, Any]:
+    """That of draft 7, with the integers of draft 4, for which 1.0 is none; the one format."""
     # Costs more time to import than a whole comparison takes.
     import jsonschema  # noqa: PLC0415
 
     extended: Any = jsonschema.validators.extend
     numbers = jsonschema.Draft4Validator.TYPE_CHECKER
-    return extended(jsonschema.Draft7Validator, type_checker=numbers)
+    formats = jsonschema.FormatChecker(formats=())
+    formats.checks("printable")(lambda text: not isinstance(text, str) or text.isprintable())
+    return extended(jsonschema.Draft7Validator, type_checker=numbers), formats
 
 
 def _resolved(part: Any, schema: Mapping[str, Any]) -> Any:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from sgx_enclaves.errors import ArgumentError
-from sgx_enclaves.gate.record import require_plain
 from sgx_enclaves.plain import read_schema, validate
 
 # The tasks' names, and the names of their parameters as hub policies see them.
@@ -27,10 +26,6 @@ def argument(value: Any, name: str, part: str = "") -> Any:
     """One argument, checked; `part` is its definition where that is not called like it."""
     schema = {"properties": {name: read_schema(__file__, "arguments.schema.json", part or name)}}
     validate({name: value}, schema, file="", error=ArgumentError)
-    # A file is no line, but its name is.
-    is_mapping = isinstance(value, Mapping)
-    lines = {**value, "releases": [*value.get("releases", ())]} if is_mapping else value
-    require_plain(lines, name, ArgumentError)
     return value
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
 from sgx_enclaves.enclave.verdict import Outcome
-from sgx_enclaves.errors import RecordError, SgxEnclavesError
-from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, read_schema, validate
+from sgx_enclaves.errors import RecordError
+from sgx_enclaves.plain import as_plain, from_plain, parse_json, read_schema, validate
 
 # 1 lacks what is said of the buildroot, and whether the verification was in part.
 SCHEMA = 2
@@ -162,19 +162,7 @@ def read_part(cls: type[T], data: object, part: str) -> T:
     """A dataclass of plain data that `part` of record.schema.json describes."""
     schema = read_schema(__file__, "record.schema.json", part)
     validate(data, schema, file=part, error=RecordError)
-    require_plain(data, part, RecordError)
     return from_plain(cls, data)
-
-
-def require_plain(data: object, place: str, error: type[SgxEnclavesError]) -> None:
-    """Refuse what a schema lets pass: text that a terminal would not print."""
-    if isinstance(data, str) and not data.isprintable():
-        found = printable(data[:120])
-        raise error(f"{place} is malformed", expected="printable characters", found=found)
-    parts = data.items() if isinstance(data, Mapping) else ()
-    for key, value in enumerate(data) if isinstance(data, (list, tuple)) else parts:
-        inner = str(key) if isinstance(data, Mapping) else f"{place}[{key}]"
-        require_plain(value, inner, error)
 
 
 def _contradictions(record: Record) -> Iterator[tuple[bool, str, Optional[str]]]:

@@ -21,7 +21,7 @@ GIVEN = {"releases": {"r": "text\nof a file"}, "repo_id": 1}
         ({"timeout": 1, "z": 1}, "found z"),
         ({1: "x", "z": 1}, "opts does not fit"),
         ({"timeuot": None}, "found timeuot"),
-        ({"enclaves": ["x\ny"]}, "enclaves[0] is malformed (expected printable characters"),
+        ({"enclaves": ["x\ny"]}, "enclaves[0] does not fit (expected a line of at most 1024 pri"),
         ({"enclaves": [""]}, "opts.enclaves[0] does not fit"),
         ({"enclaves": ["x" * 1025]}, "expected a line of at most 1024 printable characters"),
         ({"enclaves": []}, "at least 1 items"),

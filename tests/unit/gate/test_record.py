@@ -74,6 +74,7 @@ WRONG: list[tuple[Place, Any]] = [
     (("release_sha256",), A[:-1]),
     (("release_sha256",), A + "\n"),
     (("nvr",), "x 1 1"),
+    (("nvr",), "x-1-1\n"),
     (("nvr",), "x-1-é"),
     (("nvr",), "x" * 256),
     (("build_id",), 0),
@@ -97,7 +98,9 @@ WRONG: list[tuple[Place, Any]] = [
     (("enclaves", 0, "path"), "/a/../b"),
     (("enclaves", 0, "path"), "/a//b"),
     (("enclaves", 0, "path"), "/a\0b"),
+    (("enclaves", 0, "path"), "/a\u202eb"),
     (("enclaves", 0, "version"), "1;2"),
+    (("enclaves", 0, "version"), "1.2\n"),
     (("enclaves", 0, "isvprodid"), -1),
     (("enclaves", 0, "isvsvn"), 0x10000),
     (("enclaves", 0, "verdict"), None),
@@ -106,6 +109,7 @@ WRONG: list[tuple[Place, Any]] = [
     (("plugin_version",), None),
     (("verified_at",), "yesterday"),
     (("verified_at",), 5),
+    (("verified_at",), "2026-11-25T00:00:00Z\n"),
     (("verified_at",), "2026-99-99T00:00:00Z"),
 ]
 

@@ -84,7 +84,7 @@ def test_only_admins_jump_the_queue(ready: FakeHub) -> None:
         ((None, 4), {}, "nothing to verify"),
         (("", 4), {}, "release does not fit"),
         (("x" * 1025, 4), {}, "release does not fit"),
-        (("x\n", 4), {}, "release is malformed"),
+        (("x\n", 4), {}, "release does not fit"),
         ((5, 4), {}, "release does not fit"),
         (("r", "none"), {}, "No such tagInfo"),
         (("r", None), {}, "[tasks] build_tags of the hub names 0, and no target of this build"),
