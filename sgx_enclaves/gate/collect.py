@@ -174,7 +174,7 @@ def _enclaves(
 ) -> Iterator[RecordedEnclave]:
     judged = {(s.rpm, s.path): s for answer in answers for s in answer.subjects}
     for package in packages:
-        for path, sha256 in ((file.path, file.sha256) for file in package.signed):
+        for path, sha256 in package.signed.items():
             found = judged.get((package.name, path))
             if found is None or found.signed_sha256 != sha256:
                 name = found.name if found is not None else "unknown"

@@ -85,41 +85,30 @@ class Rule:
     locked: bool = False
     lock: Optional[str] = None
 
-    def objections(self, record: Record, now: datetime.datetime) -> tuple[str, ...]:
+    def objections(self, record: Record, now: datetime.datetime) -> Iterator[str]:
         """Why this record does not suffice; none when it does."""
-        reasons = []
         at = record.verified_time()
         if self.max_age is not None and (at is None or now - at > self.max_age):
-            reasons.append(
-                f"the verification is too old: of {record.verified_at}, not within {self.max_age}"
-            )
-        reasons += [
-            f"{what} {found}, not {glob}"
-            for what, found, glob in (
-                ("it was verified against release", record.release, self.release),
-                (
-                    f"the description of release {record.release} is from",
-                    record.origin,
-                    self.origin,
-                ),
-                ("it was built in tag", record.build_tag, self.build_tag),
-                ("its buildroot is pinned by lock", record.lock_sha256, self.lock),
-            )
-            if glob is not None and not fnmatch.fnmatchcase(found or "", glob)
-        ]
+            yield f"the verification is too old: of {record.verified_at}, not within {self.max_age}"
+        for what, found, glob in (
+            ("it was verified against release", record.release, self.release),
+            (f"the description of release {record.release} is from", record.origin, self.origin),
+            ("it was built in tag", record.build_tag, self.build_tag),
+            ("its buildroot is pinned by lock", record.lock_sha256, self.lock),
+        ):
+            if glob is not None and not fnmatch.fnmatchcase(found or "", glob):
+                yield f"{what} {found}, not {glob}"
         if self.locked and record.lock_sha256 is None:
-            reasons.append("its buildroot is pinned by no lock")
+            yield "its buildroot is pinned by no lock"
         if self.reproducible and not record.reproducible:
-            reasons.append(
+            yield (
                 "the verification did not itself build every enclave from pinned sources with the "
                 "designated toolchain, in a locked buildroot or one of an allowed tag"
             )
-        reasons += [
-            f"{enclave.path} of {enclave.rpm} is signed by {enclave.mrsigner}, who is not asked for"
-            for enclave in record.enclaves
-            if self.signer is not None and not _is_signed_by(enclave, self.signer)
-        ]
-        return tuple(reasons)
+        for enclave in record.enclaves:
+            if self.signer is not None and not _is_signed_by(enclave, self.signer):
+                who = f"is signed by {enclave.mrsigner}, who is not asked for"
+                yield f"{enclave.path} of {enclave.rpm} {who}"
 
 
 def _is_signed_by(enclave: RecordedEnclave, signers: frozenset[str]) -> bool:
@@ -342,12 +331,12 @@ def _enclave_mismatches(facts: PackageFacts, record: Record) -> Iterator[str]:
     In a record with another verdict enclaves may be missing: it opens nothing.
     """
     recorded = {e.path: e for e in record.enclaves if e.rpm == facts.name}
-    for file in facts.signed:
-        enclave = recorded.pop(file.path, None)
+    for path, sha256 in facts.signed.items():
+        enclave = recorded.pop(path, None)
         if enclave is None:
-            yield f"the signed enclave {file.path} of {facts.name} was not verified"
-        elif file.sha256 is not None and file.sha256 != enclave.signed_sha256:
-            yield f"the signed enclave {file.path} of {facts.name} has other bytes than verified"
+            yield f"the signed enclave {path} of {facts.name} was not verified"
+        elif sha256 is not None and sha256 != enclave.signed_sha256:
+            yield f"the signed enclave {path} of {facts.name} has other bytes than verified"
     if facts.problem is None:
         for path in recorded:
             yield f"verified was {path} of {facts.name}, where no signed enclave is"
@@ -359,5 +348,5 @@ def _enclave_mismatches(facts: PackageFacts, record: Record) -> Iterator[str]:
 
 
 def _unverified(facts: PackageFacts) -> str:
-    what = ", ".join([*(f.path for f in facts.signed), *facts.provides][:4])
+    what = ", ".join([*facts.signed, *facts.provides][:4])
     return f"{facts.name} holds signed enclaves that were never verified: {what}"

@@ -16,8 +16,8 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Optional, TypeVar
 
 from sgx_enclaves.decompress import unpack
@@ -58,19 +58,12 @@ class BuildFile:
 
 
 @dataclass(frozen=True)
-class SignedFile:
-    """A signed enclave in a package; `sha256` is None when only its name is there."""
-
-    path: str
-    sha256: Optional[str]
-
-
-@dataclass(frozen=True)
 class PackageFacts:
     """What one package holds.
 
     Attributes:
         digests: None when it could not be read.
+        signed: its signed enclaves, path to SHA-256; None where only the name is there.
         provides: names of signed enclaves that it provides.
         copies: its signed copies, by name; nothing is known of them but their digests.
         problem: why it could not be read, or not looked into.
@@ -79,7 +72,7 @@ class PackageFacts:
 
     name: str
     digests: Optional[RpmDigests]
-    signed: tuple[SignedFile, ...] = ()
+    signed: Mapping[str, Optional[str]] = field(default_factory=dict)
     provides: tuple[str, ...] = ()
     copies: tuple[PackageFacts, ...] = ()
     problem: Optional[str] = None
@@ -195,20 +188,20 @@ def _digested(name: str, path: str) -> PackageFacts:
         return PackageFacts(name, None, problem=str(error))
 
 
-def _held(path: str) -> tuple[tuple[SignedFile, ...], tuple[str, ...]]:
+def _held(path: str) -> tuple[dict[str, Optional[str]], tuple[str, ...]]:
     """The signed enclaves in the payload, links that lead to one in another package, and programs
     that hold enclaves as data."""
-    found = []
+    found: dict[str, Optional[str]] = {}
     embedded = []
     with packed(path) as (package, members):
         for item in enclaves_among(package, members):
             if isinstance(item, EmbeddedEnclaves):
                 embedded.append(item.path)
             elif isinstance(item, PackedEnclave) and _counts_as_signed(item):
-                found.append(SignedFile(item.path, sha256_of(item.data)))
+                found[item.path] = sha256_of(item.data)
         leaving = [f.path for f in Links(package).leaving()]
-    found += [SignedFile(p, None) for p in leaving if contains_signed_enclaves((), (p,))]
-    return tuple(found), tuple(embedded)
+    found |= {path: None for path in leaving if contains_signed_enclaves((), (path,))}
+    return found, tuple(embedded)
 
 
 def _counts_as_signed(enclave: PackedEnclave) -> bool:

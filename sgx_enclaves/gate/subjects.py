@@ -109,13 +109,12 @@ def built_together(
     With `split` each is alone, for who has more builders than patience.
     """
     groups: dict[str, list[str]] = {}
-    for name in names:
-        enclave = release.enclave(name)
+    for enclave in release.only(names).enclaves:
         try:
-            tree = catalogue.build_of(release, enclave)[0].name if enclave is not None else name
+            tree = catalogue.build_of(release, enclave)[0].name
         except CatalogueError:
-            tree = f"none for {name}"
-        groups.setdefault(name if split else tree, []).append(name)
+            tree = f"none for {enclave.name}"
+        groups.setdefault(enclave.name if split else tree, []).append(enclave.name)
     return list(groups.values())
 
 

@@ -207,18 +207,18 @@ class Workshop:
                 {
                     "name": "demo",
                     "rpm": f.name,
-                    "path": file.path,
+                    "path": path,
                     "version": "1.2.3.4",
                     "mrenclave": CASE.regenerated.mrenclave.hex(),
                     "mrsigner": MRSIGNER,
                     "isvprodid": 3,
                     "isvsvn": 7,
                     "built_sha256": _ZEROS,
-                    "signed_sha256": file.sha256,
+                    "signed_sha256": sha256,
                     "verdict": verdict,
                 }
                 for f in facts
-                for file in f.signed
+                for path, sha256 in f.signed.items()
             ],
             "report_sha256": _ZEROS,
             "toolchain_sha256": _ZEROS,

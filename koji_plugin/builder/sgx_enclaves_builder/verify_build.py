@@ -61,7 +61,7 @@ class SgxEnclavesTask(SgxTask):
                 self.binfo = self.complete_build(argument(build, "build"))
             self.repo_id = self.asked.get("repo_id") or self.getRepo(tag["name"])["id"]
             packages, places = self._inspect()
-            paths = [file.path for package in packages for file in package.signed]
+            paths = [path for package in packages for path in package.signed]
             self.catalogue, found, self.origin = resolve(name, paths, self)
             self.release = found
             # its own text, and those of the releases whose trees it is built in

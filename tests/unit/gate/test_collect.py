@@ -19,7 +19,7 @@ from sgx_enclaves.gate.collect import (
     read_answer,
     record_of,
 )
-from sgx_enclaves.gate.inspect import PackageFacts, RpmDigests, SignedFile
+from sgx_enclaves.gate.inspect import PackageFacts, RpmDigests
 from sgx_enclaves.gate.record import RecordedEnclave, read_record
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.report.templated import combined_html, filled
@@ -76,7 +76,7 @@ def answer(name: str = "pce", *subjects: RecordedEnclave, **more: Any) -> Answer
 
 
 def package(*names: str, problem: Optional[str] = None) -> PackageFacts:
-    files = tuple(SignedFile(f"/lib/libsgx_{name}.signed.so.1.2", FILE) for name in names)
+    files = {f"/lib/libsgx_{name}.signed.so.1.2": FILE for name in names}
     return PackageFacts(PACKAGE, RpmDigests("1a" * 32, "1b" * 32), files, problem=problem)
 
 
@@ -101,6 +101,8 @@ def test_an_answer_survives_the_way() -> None:
         {**mapping(answer()), "subjects": [{}]},
         {**mapping(answer()), "subjects": []},
         mapping(answer("pce", subject(True, "fine"))),
+        {**mapping(answer()), "claim": "a\x1bb"},
+        mapping(answer("pce", replace(subject(), path="/a\nb"))),
         {**mapping(answer()), "task_id": 51},
         {**mapping(answer()), "enclave": "ide"},
         mapping(answer("pce", subject(), subject(name="ide"))),
@@ -171,8 +173,7 @@ def test_a_package_that_cannot_be_read_counts() -> None:
 
 
 def test_a_file_that_was_exchanged_meanwhile_is_not_recorded_as_good() -> None:
-    exchanged = SignedFile("/lib/libsgx_pce.signed.so.1.2", "00" * 32)
-    other = replace(package("pce"), signed=(exchanged,))
+    other = replace(package("pce"), signed={"/lib/libsgx_pce.signed.so.1.2": "00" * 32})
     combined = combine("demo", "x-1-1", [answer("pce")], [other])
     assert combined.verdict == "unverifiable"
     record = read_record(as_plain(record_of(combined, **AROUND)))

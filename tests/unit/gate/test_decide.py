@@ -10,13 +10,13 @@ from typing import Any, Optional
 import pytest
 
 from sgx_enclaves.gate.decide import Decision, Rule, decide, mismatches, parse_rule, plain
-from sgx_enclaves.gate.inspect import PackageFacts, RpmDigests, SignedFile
+from sgx_enclaves.gate.inspect import PackageFacts, RpmDigests
 from sgx_enclaves.gate.record import Record, read_record
 from tests.support.records import PATH, RPM, A, B, C, D, enclave, package, record
 
 NOW = datetime.datetime(2026, 11, 25, 1, tzinfo=datetime.timezone.utc)
 DOC = "x-doc-1-1.noarch.rpm"
-GOOD = PackageFacts(RPM, RpmDigests(A, B), (SignedFile(PATH, D),), ("sgx-enclave(pce:signed)",))
+GOOD = PackageFacts(RPM, RpmDigests(A, B), {PATH: D}, ("sgx-enclave(pce:signed)",))
 PLAIN = PackageFacts(DOC, RpmDigests(C, D))
 RPMS = [package(), package(name=DOC, file_sha256=C, content_sha256=D)]
 
@@ -75,10 +75,10 @@ def copy(content: str) -> PackageFacts:
         ((GOOD, replace(PLAIN, digests=OTHER)), f"{DOC} is another file"),
         ((GOOD,), f"verification is of {DOC}, which is not in the build"),
         ((GOOD, PLAIN, replace(PLAIN, name="new.rpm")), "new.rpm was not there when"),
-        ((replace(GOOD, signed=(SignedFile(PATH, C),)), PLAIN), "has other bytes than verified"),
-        ((replace(GOOD, signed=(*GOOD.signed, SignedFile("/x", D))), PLAIN), "/x of"),
-        ((replace(GOOD, signed=(*GOOD.signed, SignedFile("/x", None))), PLAIN), "not verified"),
-        ((replace(GOOD, signed=()), PLAIN), "where no signed enclave is"),
+        ((replace(GOOD, signed={PATH: C}), PLAIN), "has other bytes than verified"),
+        ((replace(GOOD, signed={**GOOD.signed, "/x": D}), PLAIN), "/x of"),
+        ((replace(GOOD, signed={**GOOD.signed, "/x": None}), PLAIN), "not verified"),
+        ((replace(GOOD, signed={}), PLAIN), "where no signed enclave is"),
         ((replace(GOOD, provides=("sgx-enclave(ide:signed)",)), PLAIN), "no such enclave of it"),
         ((replace(GOOD, provides=("sgx-enclave(",)), PLAIN), "no such enclave of it"),
         ((GOOD, replace(PLAIN, signed=GOOD.signed)), f"of {DOC} was not verified"),
@@ -117,11 +117,11 @@ def test_a_verdict_of_some_enclaves_is_called_so() -> None:
 
 def test_a_file_of_which_only_the_name_is_there() -> None:
     """As in a source package's list: the package's own digests say that it is the same."""
-    assert decision(replace(GOOD, signed=(SignedFile(PATH, None),)), PLAIN).allowed
+    assert decision(replace(GOOD, signed={PATH: None}), PLAIN).allowed
 
 
 def test_a_package_that_cannot_be_read_is_not_said_to_lack_enclaves() -> None:
-    found = decision(replace(GOOD, signed=(), problem="bad payload"), PLAIN)
+    found = decision(replace(GOOD, signed={}, problem="bad payload"), PLAIN)
     assert found.reasons == (f"nobody can say what is in {RPM}: bad payload",)
 
 
@@ -142,9 +142,7 @@ def test_a_record_with_another_verdict_may_leave_enclaves_out() -> None:
 
 def test_reasons_are_plain_lines() -> None:
     hostile = "/usr/\x1b[2J\n\u202e" + "x" * 5000
-    found = decide(
-        (replace(GOOD, signed=(SignedFile(hostile, D),), provides=("\udcff",)),), [], [Rule()], NOW
-    )
+    found = decide((replace(GOOD, signed={hostile: D}, provides=("\udcff",)),), [], [Rule()], NOW)
     assert all(reason.isprintable() and len(reason) < 3000 for reason in found.reasons)
     assert plain(["a\nb\x00"]) == ("a\\x0ab\\x00",)
 

@@ -25,7 +25,6 @@ from sgx_enclaves.gate.decide import Rule, decide
 from sgx_enclaves.gate.inspect import (
     BuildFile,
     PackageFacts,
-    SignedFile,
     claims_signed_enclaves,
     inspect_build,
     inspect_package,
@@ -69,7 +68,7 @@ def _shelf(tmp_path: Path) -> Shelf:
 
 def test_a_signed_enclave(shelf: Shelf) -> None:
     facts = shelf.facts(FILES, provides=PROVIDES)
-    assert facts.signed == (SignedFile(PATH, DIGEST),)
+    assert facts.signed == {PATH: DIGEST}
     assert facts.provides == tuple(PROVIDES)
     assert (facts.problem, facts.present, facts.copies) == (None, True, ())
     assert facts.digests == rpm_digests(str(shelf.folder / NAME))
@@ -100,7 +99,7 @@ def test_what_counts_as_a_signed_enclave(
     shelf: Shelf, files: list[RpmFile], provides: Sequence[str], paths: list[str]
 ) -> None:
     facts = shelf.facts(files, provides=provides)
-    assert [os.path.basename(f.path) for f in facts.signed] == paths
+    assert [os.path.basename(path) for path in facts.signed] == paths
     assert facts.present == bool(paths)
     assert facts.problem is None
 
@@ -182,7 +181,7 @@ def test_bytes_that_were_looked_into_are_not_unpacked_again(
     facts = inspect_package(file)
     monkeypatch.setattr(inspect_module, "packed", None)
     assert inspect_package(file) == facts
-    assert facts.signed == (SignedFile(PATH, DIGEST),)
+    assert facts.signed == {PATH: DIGEST}
     with pytest.raises(TypeError):
         shelf.facts(FILES, signature={1002: b"signature"})
 
@@ -192,7 +191,7 @@ def test_every_enclave_of_a_package_is_judged_by_its_bytes(shelf: Shelf) -> None
         files = [*FILES, RpmFile(ENCLAVE_FOLDER + "libsgx_x.so", data)]
         assert len(shelf.facts(files).signed) == count
     other = shelf.facts([RpmFile(PATH, signed_enclave(code=b"\xc3").signed)])
-    assert other.signed[0].sha256 != DIGEST
+    assert other.signed[PATH] != DIGEST
 
 
 def test_signed_copies(shelf: Shelf) -> None:
@@ -281,7 +280,7 @@ def test_an_enclave_without_a_name_is_found_whatever_the_header_says(
 ) -> None:
     path = shelf.put(NAMELESS, tags=tags, compressor=compressor)
     (facts,) = inspect_build([BuildFile(NAME, path)])
-    assert facts.signed == (SignedFile("/usr/libexec/helper.bin", DIGEST),)
+    assert facts.signed == {"/usr/libexec/helper.bin": DIGEST}
 
 
 @pytest.mark.parametrize(
