@@ -26,8 +26,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Optional
 
-from sgx_enclaves.errors import BuildError, InputError, LimitError, SgxEnclavesError
-from sgx_enclaves.limits import MIB
+from sgx_enclaves.errors import BuildError
+from sgx_enclaves.limits import MIB, at_most
 from sgx_enclaves.release.place import (
     Command,
     Ended,
@@ -158,58 +158,45 @@ class Chroot:
             return True
         return False
 
-    def get(self, name: str, limit: int) -> bytes:
-        """Read a file of our folder."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            with os.fdopen(os.open(name, flags, dir_fd=self._fd), "rb") as file:
-                data = file.read(limit + 1)
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", file=name) from None
-        if len(data) > limit:
-            raise LimitError("is too large", file=name, expected=f"at most {limit} bytes")
-        return data
-
     def run_all(self, commands: Sequence[Sequence[str]], timeout: float) -> list[Output]:
         """Run commands one after the other in one entry; see `Place` of the core."""
         limit = ["timeout", "-k", "5", f"{timeout:g}"]
         named = {f"ask-{number}": [*limit, *command] for number, command in enumerate(commands)}
-        for name in named:
-            self.create(f"{name}.log").close()
-        how = self.run(named, timeout * len(named))
-        try:
-            return [
-                Output(
-                    int(self.get(f"{name}.status", 16)),
-                    self.get(f"{name}.log", _MAX_OUTPUT).decode("utf-8", "replace"),
+        with contextlib.ExitStack() as stack:
+            logs = [stack.enter_context(self.create(f"{name}.log")) for name in named]
+            how, statuses = self.run(named, timeout * len(named))
+            if not all(map(str.isdigit, statuses)):
+                raise BuildError(
+                    f"programs cannot be run in the buildroot: mock {how}",
+                    hint="read mock_output.log and root.log of this task",
                 )
-                for name in named
-            ]
-        except (InputError, ValueError):
-            raise BuildError(
-                f"programs cannot be run in the buildroot: mock {how}",
-                hint="read mock_output.log and root.log of this task",
-            ) from None
+            return [Output(int(status), _text(log)) for status, log in zip(statuses, logs)]
 
-    def run(self, commands: Mapping[str, Sequence[str]], timeout: float) -> str:
-        """Run commands by their names, one after the other, in one entry; how mock ended, in words.
+    def run(
+        self, commands: Mapping[str, Sequence[str]], timeout: float
+    ) -> tuple[str, Sequence[str]]:
+        """Run commands by their names, one after the other, in one entry.
 
-        The output of each is added to `NAME.log` of ours, its status is in `NAME.status`. Some
-        time after `timeout` seconds mock itself is ended.
+        The output of each is added to `NAME.log` of ours. Some time after `timeout` seconds mock
+        itself is ended.
+
+        Returns:
+            How mock ended, in words, and the status of each command; empty if it has none.
         """
-        for name, words in commands.items():
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{name}.status", dir_fd=self._fd)
-            with self.create(name) as file:
-                file.write(b"".join(os.fsencode(word) + b"\0" for word in words))
-        argv = ["/bin/bash", "-c", _BATCH, _OWN, self.inside, *commands]
-        with children_end_within(timeout + _ENTRY) as passed:
-            status = self.broot.mock(["--chroot", "--", *argv])
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(self.create(f"{name}.status")) for name in commands]
+            for name, words in commands.items():
+                with self.create(name) as file:
+                    file.write(b"".join(os.fsencode(word) + b"\0" for word in words))
+            argv = ["/bin/bash", "-c", _BATCH, _OWN, self.inside, *commands]
+            with children_end_within(timeout + _ENTRY) as passed:
+                status = self.broot.mock(["--chroot", "--", *argv])
+            statuses = [file.read(16).decode("ascii", "replace").strip() for file in files]
         if passed.is_set():
-            return f"did not end within {timeout + _ENTRY:g} s and was ended"
+            return f"did not end within {timeout + _ENTRY:g} s and was ended", statuses
         if os.WIFSIGNALED(status):
-            return f"was killed by signal {os.WTERMSIG(status)}"
-        return f"ended with status {os.WEXITSTATUS(status)}"
+            return f"was killed by signal {os.WTERMSIG(status)}", statuses
+        return f"ended with status {os.WEXITSTATUS(status)}", statuses
 
     def shut_off(self, warn: Callable[[str], object]) -> None:
         """Try what the buildroot's programs can do to shut steps off, and use that."""
@@ -305,6 +292,13 @@ class KojiBuildroot:
         return Chroot(self._broot)
 
 
+def _text(log: IO[bytes]) -> str:
+    """What a short program printed; the file is ours, whatever stands under its name."""
+    data = log.read(_MAX_OUTPUT + 1)
+    at_most(_MAX_OUTPUT, len(data), "a program in the buildroot prints too much", "bytes")
+    return data.decode("utf-8", "replace")
+
+
 def has_routes(text: str) -> bool:
     """Whether the routing tables lead away from the machine: `/proc/net/route`, `…/ipv6_route`."""
     lines = [line.split() for line in text.splitlines() if line.strip()]
@@ -362,11 +356,8 @@ class BuildrootTree:
                 said.write(log_header(command).encode("utf-8", "replace"))
                 said.flush()
                 shown = chroot.show(f"{name}.log", f"step-{log.name}")
-                how = chroot.run({name: [*argv, *command.argv]}, timeout)
+                how, (status,) = chroot.run({name: [*argv, *command.argv]}, timeout)
                 took = time.monotonic() - start
-                status = ""
-                with contextlib.suppress(SgxEnclavesError):
-                    status = chroot.get(f"{name}.status", 16).decode("ascii", "replace").strip()
                 ended = how_ended(status, how, took, timeout)
                 _copy_log(said, log, f"# {describe(ended)} after {took:.1f} s\n")
                 if not shown:

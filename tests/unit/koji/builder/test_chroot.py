@@ -24,7 +24,7 @@ from sgx_enclaves_builder.buildroot import (
 )
 from sgx_enclaves_builder.config import Config
 
-from sgx_enclaves.errors import BuildError, InputError, LimitError
+from sgx_enclaves.errors import BuildError, LimitError
 from sgx_enclaves.release.place import Command, LockedPackage
 from tests.unit.koji.builder.buildroots import FakeBuildRoot
 
@@ -232,28 +232,36 @@ def test_a_link_in_the_place_of_our_folder_leads_nowhere(chroot: Chroot, tmp_pat
     chroot.folder.symlink_to(elsewhere)
     put(chroot, "x", b"ours")
     assert list(elsewhere.iterdir()) == []
-    assert chroot.get("x", 10) == b"ours"
+    assert (tmp_path / "moved" / "x").read_bytes() == b"ours"
 
 
 def test_a_link_among_our_files_is_not_followed(chroot: Chroot, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     (chroot.folder / "a.out").symlink_to(secret)
-    with pytest.raises(InputError):
-        chroot.get("a.out", 100)
     put(chroot, "a.out", b"new")
     assert secret.read_text() == "secret"
 
 
-def test_a_file_that_is_too_large_is_not_read(chroot: Chroot) -> None:
-    put(chroot, "big", bytes(11))
+def test_a_program_that_puts_links_in_its_files_place_shows_nothing_of_theirs(
+    chroot: Chroot, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    script = f"ln -sf {secret} ask-0.log; ln -sf {secret} ask-1.status"
+    with pytest.raises(BuildError, match="cannot be run in the buildroot"):
+        chroot.run_all([["sh", "-c", script], ["true"]], 10)
+    (answer,) = chroot.run_all([["true"]], 10)
+    assert (answer.status, answer.text) == (0, "")
+
+
+def test_a_program_that_prints_too_much_is_refused(
+    chroot: Chroot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sgx_enclaves_builder.buildroot._MAX_OUTPUT", 10)
+    assert chroot.run_all([["echo", "123456789"]], 10)[0].text == "123456789\n"
     with pytest.raises(LimitError, match="at most 10 bytes"):
-        chroot.get("big", 10)
-
-
-def test_a_pipe_does_not_hold_us_up(chroot: Chroot) -> None:
-    os.mkfifo(chroot.folder / "pipe")
-    assert chroot.get("pipe", 10) == b""
+        chroot.run_all([["echo", "1234567890"]], 10)
 
 
 def test_what_the_buildroot_cannot_do_is_reported(
