@@ -119,7 +119,7 @@ class TarStream:
         self, packed: DigestedStream, file: str, limits: ArchiveLimits, dropped: Optional[int]
     ) -> None:
         self.packed = packed
-        self._file = file
+        self.file = file
         self._pieces = unpack(packed, file, limits)
         self._piece = memoryview(b"")
         self._limits = limits
@@ -162,7 +162,7 @@ class TarStream:
 
     def _where(self, back: int = 0) -> dict[str, Any]:
         hint = "offsets count unpacked bytes"
-        return {"file": self._file, "offset": self._offset - back, "hint": hint}
+        return {"file": self.file, "offset": self._offset - back, "hint": hint}
 
     def _error(self, message: str) -> ArchiveError:
         return ArchiveError(message, **self._where())
@@ -190,7 +190,7 @@ class TarStream:
         if first and header.strip(b"\0") and (not digits or digits.strip(b"01234567")):
             raise ArchiveError(
                 "no tar archive",
-                file=self._file,
+                file=self.file,
                 expected="a tar archive, packed with gzip, xz, zstd or not at all",
                 found=kind_of(header),
             )
@@ -299,7 +299,7 @@ class TarStream:
             self._seen[member.name] = member.kind
 
     def _bound(self) -> None:
-        message, file = "the archive has too many members", self._file
+        message, file = "the archive has too many members", self.file
         at_most(self._limits.members, len(self._seen) + 1, message, file=file)
 
     def _check_link(self, member: Member) -> None:

@@ -12,7 +12,6 @@ below the one top directory, with the executable bit, and nothing else (docs/rel
 from __future__ import annotations
 
 import difflib
-import errno
 import hashlib
 import io
 import os
@@ -155,8 +154,8 @@ def unpack_tree(
     sha256: Optional[str] = None,
     mtime: Optional[int] = None,
     progress: Progress = silent,
-) -> int:
-    """Lay a source archive out as the new directory `dest`; how many files and links that were.
+) -> None:
+    """Lay a source archive out as the new directory `dest`.
 
     All or nothing: the tree is made beside `dest`, which may exist if it is empty, and renamed when
     it is whole. Files get mode 0644, or 0755 when the owner may execute them, and the archive's
@@ -177,13 +176,12 @@ def unpack_tree(
     try:
         with files.system_errors(str(dest), "cannot be unpacked"):
             with open_tar(archive, dropped=strip, progress=progress) as stream:
-                made = _lay_out(stream, work, strip, mtime, archive)
+                _lay_out(stream, work, strip, mtime)
                 _check_same(archive, sha256, stream.packed.digest())
             work.chmod(0o755)
             work.rename(dest)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return made
 
 
 def _check_same(archive: Path, expected: Optional[str], found: str) -> str:
@@ -199,8 +197,8 @@ def _check_same(archive: Path, expected: Optional[str], found: str) -> str:
     return found
 
 
-def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int], archive: Path) -> int:
-    """Write the members below a new directory; how many files and links that were."""
+def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int]) -> None:
+    """Write the members below a new directory."""
     links: dict[str, str] = {}
     taken: set[str] = set()
     for member in stream:
@@ -215,7 +213,7 @@ def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int], ar
         if name in taken:
             raise ArchiveError(
                 f"{name!r} is there twice once {strip} leading parts are dropped",
-                file=str(archive),
+                file=stream.file,
             )
         taken.add(name)
         if member.kind == files.LINK:
@@ -228,15 +226,13 @@ def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int], ar
     if not taken:
         raise ArchiveError(
             "the archive has no file to unpack",
-            file=str(archive),
+            file=stream.file,
             hint=f"{strip} leading parts of each name are dropped",
         )
-    return len(taken)
 
 
 def _write(path: Path, member: Member, stream: TarStream, mtime: int) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, 0o600), "wb") as out:
+    with path.open("xb") as out:
         for chunk in stream.content():
             out.write(chunk)
         out.flush()
@@ -267,13 +263,13 @@ def lay_out(
 
 
 def _copy_file(here: Fetched, target: Path, source: str) -> None:
-    """Copy a fetched file, and see that the copy is what was fetched."""
+    """Copy a fetched file, if it is still what was fetched."""
     with files.system_errors(str(target), f"source {source} cannot be put there", error=BuildError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        shutil.copyfile(here.path, target)
-        _check_same(here.path, here.sha256, files.digest_file(target))
+        with here.path.open("rb") as file, target.open("xb") as copy:
+            stream = files.DigestedStream(file)
+            shutil.copyfileobj(stream, copy)
+            _check_same(here.path, here.sha256, stream.digest())
 
 
 def copy_tree(source: Path, tree: Path) -> str:

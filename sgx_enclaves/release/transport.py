@@ -20,6 +20,7 @@ from urllib.parse import urljoin, urlsplit
 
 from sgx_enclaves.catalogue.artifact import check_url
 from sgx_enclaves.errors import CatalogueError, FetchError
+from sgx_enclaves.files import system_errors
 from sgx_enclaves.plain import record
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
@@ -85,12 +86,9 @@ class _Curl(subprocess.Popen[bytes]):
     stderr: IO[bytes]
 
     def __init__(self, command: list[str]) -> None:
-        pipe = subprocess.PIPE
-        try:
+        pipe, hint = subprocess.PIPE, "install the package curl"
+        with system_errors("curl", "cannot be started", error=FetchError, hint=hint):
             super().__init__(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
-        except OSError as error:
-            said = f"cannot be started: {error.strerror}"
-            raise FetchError(said, file="curl", hint="install the package curl") from None
 
     def __exit__(self, *error: Any) -> None:
         self.kill()

@@ -209,16 +209,14 @@ def signed_of_directory(release: Release, folder: Path, log: StageLog) -> Signed
             )
         for enclave in release.enclaves:
             try:
-                path = _signed_in(folder, enclave)
-                if path is None:
+                if path := _signed_in(folder, enclave):
+                    data = read_file(str(path), DEFAULT_LIMITS.file_size)
+                    found.take(enclave, path.name, data, str(path))
+                else:
                     hint = "put it there, or drop --signed"
                     found.missing("signed", enclave, str(folder), hint)
-                    continue
-                data = read_file(str(path), DEFAULT_LIMITS.file_size)
             except SgxEnclavesError as error:
                 found.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
-                continue
-            found.take(enclave, path.name, data, str(path))
         stage.state = StageState.GIVEN
         stage.detail = f"{len(found.files)} files of {folder}, as given"
     found.refuse_rest(release.enclaves, stage)

@@ -262,7 +262,6 @@ def _build(
         kept = not request.keep or store.trees_place(*trees_name(request, inputs)).exists()
         return kept and all(built.enclave(name) for name in required)
 
-    built: Optional[Built] = None
     with log.stage("build") as stage:
         kept = store.build(
             build_inputs(request, inputs, isolated=place.isolated),
@@ -281,12 +280,12 @@ def _build(
         if not all(built.enclave(name) for name in required):
             # each enclave has its own reason
             stage.refuse()
-    return built
+        return built
+    return None
 
 
 def _read_given(request: Request, folder: Path, log: StageLog) -> Optional[Built]:
     """A build that is given, with or without a manifest."""
-    built: Optional[Built] = None
     with log.stage("build") as stage:
         if request.origin is not None and request.origin.objections:
             stage.detail = "the build that is given must not be taken"
@@ -295,7 +294,8 @@ def _read_given(request: Request, folder: Path, log: StageLog) -> Optional[Built
         built = load_given(folder, request.release)
         stage.state = StageState.GIVEN
         stage.detail = f"{len(built.enclaves)} enclaves of {folder}, as given"
-    return built
+        return built
+    return None
 
 
 def _take_built(request: Request, built: Optional[Built], ours: Files[BuiltEnclave]) -> None:

@@ -291,7 +291,7 @@ def test_tree_is_laid_out(tmp_path: Path) -> None:
         tm.symlink("top/alias", "src"),
     )
     dest = tmp_path / "made" / "tree"
-    assert unpack_tree(path, dest) == 4
+    unpack_tree(path, dest)
     assert (dest / "alias" / "a.c").read_bytes() == b"int a;"
     assert os.readlink(dest / "src" / "link.c") == "../run.sh"
     assert stat.S_IMODE((dest / "run.sh").stat().st_mode) == 0o755
