@@ -137,7 +137,10 @@ class Machine:
     ) -> None:
         if root is not None and not Path(root).is_dir():
             raise InputError("there is no such buildroot", file=root, hint="correct --root")
-        self._root = root
+        self._root = root or "/"
+        # a user namespace lets others than root enter another root
+        as_root = () if os.geteuid() == 0 else ("unshare", "--map-root-user")
+        self._enter = () if root is None else (*as_root, "chroot", root)
         self._isolation = isolation
         self.isolated = isolation is not Isolation.NONE
         self._visible = tuple(visible)
@@ -145,11 +148,11 @@ class Machine:
     def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
         """See `Place`."""
         path = {"PATH": STANDARD_PATH}
-        return [run_tool(in_root(self._root, c), timeout, environment=path) for c in commands]
+        return [run_tool([*self._enter, *c], timeout, environment=path) for c in commands]
 
     def packages(self) -> Sequence[LockedPackage]:
         """See `Place`; a machine with rpm but without its database is no RPM machine."""
-        folders = [Path(f"{self._root or ''}/{name}") for name in RPM_DATABASES]
+        folders = [Path(self._root, name) for name in RPM_DATABASES]
         there = any((f / "Packages").exists() or any(f.glob("*.sqlite")) for f in folders)
         if shutil.which("rpm") is None or not there:
             return ()
@@ -158,15 +161,6 @@ class Machine:
     def open(self, scratch: Path, root: str) -> Tree:
         """See `Place`; the path must be one that a tree can have."""
         return Sandbox(scratch, root, self._isolation, self._visible)
-
-
-def in_root(root: Optional[str], command: Sequence[str]) -> list[str]:
-    """The command as it must be run to act inside a root directory; None for this machine."""
-    if root is None:
-        return list(command)
-    enter = ["chroot", root, *command]
-    # a user namespace lets others than root do that
-    return enter if os.geteuid() == 0 else ["unshare", "--map-root-user", *enter]
 
 
 class Sandbox:
@@ -192,9 +186,16 @@ class Sandbox:
         tmp = self._scratch / "tmp"
         (tmp / "home").mkdir(parents=True, exist_ok=True)
         if self.network:
-            self.fixed = self._claim(Path(self.root))
-            self.root = self.root if self.fixed else str(self._scratch / "tree")
             self.path, self.home = Path(self.root), str(tmp / "home")
+            missing = [p for p in (self.path, *self.path.parents) if not os.path.lexists(p)]
+            # the path on the machine itself is taken if it is free and may be made
+            with contextlib.suppress(OSError):
+                self.path.mkdir(parents=True)
+                self._remove = missing[-1]
+            self.fixed = self._remove is not None
+            if not self.fixed:
+                self.path = self._scratch / "tree"
+                self.root = str(self.path)
             return
         self.fixed, self.home = True, "/tmp/home"  # noqa: S108 - the step's own
         area = tmp if top[0] == "tmp" else self._scratch / "area"
@@ -204,15 +205,6 @@ class Sandbox:
         for folder in visible:
             if Path(folder).parts[1:2] not in [(name,) for name in _SYSTEM]:
                 self._binds += ["--ro-bind-try", folder, folder]
-
-    def _claim(self, root: Path) -> bool:
-        """Take the path on the machine itself, if it is free and may be made."""
-        missing = [path for path in (root, *root.parents) if not os.path.lexists(path)]
-        with contextlib.suppress(OSError):
-            # refused where it is there
-            root.mkdir(parents=True)
-            self._remove = missing[-1]
-        return self._remove is not None
 
     def close(self) -> None:
         """See `Tree`."""

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -36,7 +37,7 @@ from sgx_enclaves.release.place import (
     parse_lock,
     run_tool,
 )
-from sgx_enclaves.release.sandbox import Machine, in_root
+from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.toolchain import (
     PROBES,
     FoundTool,
@@ -508,9 +509,15 @@ def test_programs_that_are_not_there_are_an_error(tmp_path: Path) -> None:
     assert "cannot be started: No such file" in output.text
 
 
-def test_commands_enter_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert in_root(None, ["ld", "-v"]) == ["ld", "-v"]
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    assert in_root("/r", ["ld", "-v"]) == ["chroot", "/r", "ld", "-v"]
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert in_root("/r", ["ld"]) == ["unshare", "--map-root-user", "chroot", "/r", "ld"]
+@pytest.mark.parametrize(("user", "first"), [(0, []), (1000, ["unshare", "--map-root-user"])])
+def test_commands_enter_the_root(
+    user: int, first: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Sequence[str]] = []
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    monkeypatch.setattr(
+        "sgx_enclaves.release.sandbox.run_tool", lambda command, *_, **_more: asked.append(command)
+    )
+    Machine().ask([["ld", "-v"]], 1)
+    Machine(str(tmp_path)).ask([["ld", "-v"]], 1)
+    assert asked == [["ld", "-v"], [*first, "chroot", str(tmp_path), "ld", "-v"]]
