@@ -20,7 +20,7 @@ from typing import Any, Optional
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.errors import InputError, ManifestError
 from sgx_enclaves.files import read_file, sha256_of, write_file
-from sgx_enclaves.limits import DEFAULT_LIMITS, MIB, Limits
+from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, read_schema, validate
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse
 
@@ -186,10 +186,6 @@ class Manifest:
         sources = [source for tree in self.trees for source in tree.sources]
         return bool(sources) and all(source.pinned for source in sources)
 
-    def enclave(self, name: str) -> Optional[EnclaveRecord]:
-        """The record of that enclave."""
-        return next((enclave for enclave in self.enclaves if enclave.name == name), None)
-
     def tree(self, release: str) -> Optional[TreeRecord]:
         """The record of that release's tree."""
         return next((tree for tree in self.trees if tree.release == release), None)
@@ -350,10 +346,10 @@ def load_manifest(directory: Path) -> Manifest:
     return read_manifest(read_file(str(path), _MAX_MANIFEST), str(path))
 
 
-def load_built(directory: Path, limits: Limits = DEFAULT_LIMITS) -> Built:
+def load_built(directory: Path) -> Built:
     """Read a built directory; a ManifestError unless each file is as the manifest says."""
     manifest = load_manifest(directory)
-    enclaves = (load_enclave(directory, record, limits) for record in manifest.enclaves)
+    enclaves = (load_enclave(directory, record) for record in manifest.enclaves)
     return Built(directory, manifest, tuple(enclave for enclave in enclaves if enclave))
 
 
@@ -387,21 +383,16 @@ def load_given(directory: Path, release: Release) -> Built:
     return Built(directory, NO_MANIFEST, tuple(found))
 
 
-def load_enclave(
-    directory: Path, record: EnclaveRecord, limits: Limits = DEFAULT_LIMITS
-) -> Optional[BuiltEnclave]:
+def load_enclave(directory: Path, record: EnclaveRecord) -> Optional[BuiltEnclave]:
     """Read one enclave of a built directory, as `load_built` does; None if it was not built."""
     if record.unsigned is None or record.config is None:
         return None
-    return BuiltEnclave(
-        record.name,
-        record.file,
-        _read(directory, record.unsigned, limits.file_size),
-        _read(directory, record.config, limits.config_size),
-        None
-        if record.unstripped is None
-        else _read(directory, record.unstripped, limits.file_size),
-    )
+    unsigned = _read(directory, record.unsigned, DEFAULT_LIMITS.file_size)
+    config = _read(directory, record.config, DEFAULT_LIMITS.config_size)
+    unstripped = None
+    if record.unstripped is not None:
+        unstripped = _read(directory, record.unstripped, DEFAULT_LIMITS.file_size)
+    return BuiltEnclave(record.name, record.file, unsigned, config, unstripped)
 
 
 def _read(directory: Path, record: FileRecord, limit: int) -> bytes:

@@ -37,6 +37,7 @@ from sgx_enclaves.errors import FormatError, InputError, UnsupportedError
 from sgx_enclaves.plain import parse_json, read_schema, record, validate
 
 _TAIL_BYTES, _TAIL_LINES = 8192, 8
+_MAX_OUTPUT = 16 << 20
 _POLL = 0.5
 # until what is asked to end is killed
 _GRACE = 5.0
@@ -237,8 +238,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def run_tool(
     command: Sequence[str],
     timeout: float,
-    *,
-    max_output: int = 16 << 20,
     environment: Optional[Mapping[str, str]] = None,
 ) -> Output:
     """Run a short program to its end; `environment` is besides PATH, HOME and a plain locale.
@@ -250,9 +249,9 @@ def run_tool(
     # tools print their versions in the language of the user otherwise
     variables.update({"LC_ALL": "C", "LANGUAGE": "C", "TZ": "UTC"}, **(environment or {}))
     with tempfile.TemporaryFile() as out:
-        ended = run_program(command, variables, timeout, out, max_output)
+        ended = run_program(command, variables, timeout, out, _MAX_OUTPUT)
         out.seek(0)
-        said = out.read(max_output)
+        said = out.read(_MAX_OUTPUT)
     if ended.status is None:
         late = f"did not end within {timeout:g} s: {' '.join(command)}"
         return Output(127, ended.problem or late)

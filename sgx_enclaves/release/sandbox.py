@@ -148,7 +148,7 @@ class Machine:
     def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
         """See `Place`."""
         path = {"PATH": STANDARD_PATH}
-        return [run_tool([*self._enter, *c], timeout, environment=path) for c in commands]
+        return [run_tool([*self._enter, *command], timeout, path) for command in commands]
 
     def packages(self) -> Sequence[LockedPackage]:
         """See `Place`; a machine with rpm but without its database is no RPM machine."""

@@ -359,7 +359,7 @@ class BuiltReference:
             label, version = self._labels(kept.name)
             if version is not None and version_of(path) not in (version, None):
                 continue
-            found = reader.load_enclave(self._folder, kept, DEFAULT_LIMITS)
+            found = reader.load_enclave(self._folder, kept)
             if found is not None:
                 said = f"{version} of {origin}" if version else origin
                 yield Counterpart(

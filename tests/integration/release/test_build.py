@@ -35,10 +35,9 @@ def step(manifest: Manifest, name: str) -> StepRecord:
 
 
 def problem(manifest: Manifest, name: str) -> str:
-    enclave = manifest.enclave(name)
-    assert enclave is not None
-    assert enclave.problem is not None
-    return enclave.problem
+    found = {enclave.name: enclave.problem for enclave in manifest.enclaves}[name]
+    assert found is not None
+    return found
 
 
 def _here() -> Machine:

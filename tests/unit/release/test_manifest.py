@@ -162,9 +162,12 @@ def test_a_file_changed_after_the_build_is_refused(tmp_path: Path, name: str) ->
     assert caught.value.file == str(folder / name)
 
 
-def test_a_file_larger_than_allowed_is_not_read(tmp_path: Path) -> None:
+def test_a_file_larger_than_allowed_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sgx_enclaves.release.manifest.DEFAULT_LIMITS", Limits(file_size=3))
     with pytest.raises(LimitError):
-        load_built(_written(tmp_path), Limits(file_size=3))
+        load_built(_written(tmp_path))
 
 
 def test_a_directory_without_a_manifest_was_never_finished(tmp_path: Path) -> None:
