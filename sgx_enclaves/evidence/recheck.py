@@ -159,7 +159,6 @@ class _Recheck:
 
     def run(self) -> Iterator[Checked]:
         about, signed = self._enclave["signed"], self._given["signed"]
-        digest = self._digests["built"]
         if about is None:
             yield self._say("its verdict stands", None, "needs the signed file: there was none")
             return
@@ -182,22 +181,22 @@ class _Recheck:
         except SgxEnclavesError as error:
             yield self._say("its signatures and its payload are as said", None, error)
             return
-        if digest is not None:
-            zeroed = None
-            with contextlib.suppress(SgxEnclavesError):
-                zeroed = unsigned(image)
-            bare = None if zeroed is None else sha256_of(zeroed)
-            yield from self._of_payload(digest, bare)
-            if bare == digest:
-                self._given["built"] = zeroed
+        yield from self._of_payload(image)
         yield from self._of_signatures(image, blocks)
         yield from self._of_catalogue()
         yield from self._of_comparison(signed)
 
-    def _of_payload(self, digest: str, found: Optional[str]) -> Iterator[Checked]:
+    def _of_payload(self, image: EnclaveImage) -> Iterator[Checked]:
         """Is the unsigned enclave the signed file with its metadata zeroed?"""
+        digest, found = self._digests["built"], None
+        with contextlib.suppress(SgxEnclavesError):
+            found = sha256_of(zeroed := unsigned(image))
+            if found == digest:
+                self._given["built"] = zeroed
+        if digest is None:
+            return
         good, why = None, "needs --built: the signed file does not show it"
-        if found == digest or self._given["built"] is not None:
+        if self._given["built"] is not None:
             good = True
         elif found and (self._states.get("payload") or self._enclave["verdict"]) in _GOOD:
             good, why = False, f"with its metadata zeroed the signed file has {found}"

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Optional
 
+from sgx_enclaves.enclave.elf_headers import Symbol
 from sgx_enclaves.enclave.verdict import Cause
 from sgx_enclaves.explain.description import SHF_ALLOC, Description, excerpt
 from sgx_enclaves.explain.file_map import Side
@@ -75,7 +76,8 @@ def _hashes(of: Description) -> str:
 
 
 def _symtab(of: Description) -> str:
-    return "no .symtab" if of.symtab is None else f"a .symtab of {of.symtab} entries"
+    table = of.section(".symtab")
+    return "no .symtab" if table is None else f"a .symtab of {table.size // Symbol.SIZE} entries"
 
 
 def _stack(of: Description) -> str:

@@ -57,7 +57,6 @@ class Description:
     Attributes:
         symbols: name, address and bytes of each symbol that names a place, from
             `.symtab`, or from `.dynsym` when stripped.
-        symtab: entries of `.symtab`; None without it.
         segments: type and flags of each program header, as `PT_GNU_STACK` and 6.
         dynamic: tag and value of each entry of the dynamic table.
         build_id: the GNU build id, hexadecimal.
@@ -70,7 +69,6 @@ class Description:
 
     sections: tuple[SectionFacts, ...] = ()
     symbols: tuple[tuple[str, int, int], ...] = ()
-    symtab: Optional[int] = None
     segments: tuple[tuple[str, int], ...] = ()
     dynamic: Mapping[str, int] = field(default_factory=dict)
     interpreter: Optional[str] = None
@@ -147,7 +145,6 @@ def _described(data: bytes, addresses: list[int]) -> bytes:
     facts = {
         "sections": part("sections", _sections),
         "symbols": part("symbols", _symbols),
-        "symtab": part("symbols", _symtab_size, None),
         "segments": part(
             "segments", lambda e: [(str(s["p_type"]), s["p_flags"]) for s in e.iter_segments()]
         ),
@@ -181,11 +178,6 @@ def _symbols(elf: Any) -> list[tuple[str, int, int]]:
         and 0 < symbol.entry.st_shndx < 0xFF00
         and symbol.entry.st_info.type in _PLACES
     ]
-
-
-def _symtab_size(elf: Any) -> Optional[int]:
-    table = elf.get_section_by_name(".symtab")
-    return None if table is None else int(table["sh_size"] // 24)
 
 
 def _dynamic(elf: Any) -> dict[str, int]:

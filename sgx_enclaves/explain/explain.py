@@ -222,7 +222,10 @@ class Explainer:
             yield from _unnamed(differences)
         # Who lacks the end of a file cannot load it, measured or not.
         known = regenerated is not None and vendor is not None and (payload.ranges or longer >= 0)
-        if known and not payload.omitted and _is_outside_measurement(differences):
+        # The metadata can change MRENCLAVE, but for what is behind the last block.
+        in_metadata = (d for d in differences if d.where == "metadata" and d.field != "tail")
+        seen = any(d.measured for d in differences) or any(in_metadata)
+        if known and differences and not (payload.omitted or seen):
             yield cause("not-measured")
         for side in filter(None, (ours, theirs)):
             for problem in side.description.problems:
@@ -252,7 +255,7 @@ class Explainer:
         ]
         if not ranges or any(ours.header_field(start) for start, _ in ranges):
             return
-        in_code = any(ours.is_code(start) for start, _ in ranges)
+        in_code = any(ours.section_of(start) in ours.instructions for start, _ in ranges)
         count = scan(self._built.data, self._signed, ranges, 0).differing_bytes
         found = ((ours.section(start), ours.symbol(start)) for start, _ in ranges)
         names = [" ".join(map(excerpt, filter(None, pair))) or "a segment" for pair in found]
@@ -271,10 +274,3 @@ def _unnamed(differences: list[Difference]) -> Iterator[Cause]:
     fields = [field for field in found if not field.endswith(known)]
     if fields:
         yield cause("metadata-fields", fields=some(fields, 4))
-
-
-def _is_outside_measurement(differences: list[Difference]) -> bool:
-    """Whether nothing that differs can change MRENCLAVE, in the metadata neither."""
-    return bool(differences) and not any(
-        d.measured or (d.where == "metadata" and d.field != "tail") for d in differences
-    )

@@ -179,11 +179,6 @@ class Side:
         section = self.section_of(offset)
         return None if section is None else section.name
 
-    def is_code(self, offset: int) -> bool:
-        """Whether the byte is in a section of instructions."""
-        section = self.section_of(offset)
-        return section is not None and bool(section.flags & SHF_EXECINSTR)
-
     def symbol(self, offset: int) -> Optional[str]:
         """The innermost symbol there, or the nearest one before it as `name+0xoff`.
 

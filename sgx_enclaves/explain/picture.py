@@ -163,10 +163,9 @@ def _listings(
 ) -> Iterator[CodeListing]:
     program = shutil.which("objdump")
     code = {section.name for section in description.sections if section.flags & SHF_EXECINSTR}
-    found = [d for d in differences if d.section in code and d.segment is not None]
-    for difference in found[:_LISTINGS] if program is not None else ():
-        segment = image.load_segments[difference.segment or 0]
-        address = difference.start - segment.p_offset + segment.p_vaddr
+    places = ((d, image.address_of(d.start)) for d in differences if d.section in code)
+    found = [(d, address) for d, address in places if address is not None]
+    for difference, address in found[:_LISTINGS] if program is not None else ():
         starts = [a for _, a, _ in description.symbols if address - _FARTHEST < a <= address]
         bounds = (max(starts, default=address - _BEFORE), address - _BEFORE, address + _AFTER)
         sides = [_disassembled(str(program), data, *bounds) for data in (built, signed)]

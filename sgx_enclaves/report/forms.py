@@ -306,7 +306,7 @@ def _enclave(enclave: EnclaveOutcome) -> dict[str, object]:
         "outcome": enclave.bytes_outcome.value,
         "refused_by": enclave.refused_by or None,
         "refused_checks": list(enclave.refused_checks),
-        "findings": as_plain(verdict.findings if verdict else enclave.findings),
+        "findings": as_plain((verdict or enclave).findings),
         "built_sha256": verdict.built.sha256 if verdict else None,
         "signed_sha256": verdict.signed.sha256 if verdict else None,
         "config_sha256": verdict.config.sha256 if verdict else None,

@@ -184,7 +184,7 @@ def release_html(
             words += "".join(f"; {cause.message}" for cause in own.explanation.causes[:1])
         word = _SAID[list(Outcome).index(outcome)]
         said[word].setdefault(words, []).append(enclave.name)
-        found[enclave.name] = own.findings if own is not None else enclave.findings
+        found[enclave.name] = (own or enclave).findings
     places: dict[Finding, list[str]] = {}
     for name, findings in found.items():
         for finding in findings:
@@ -332,7 +332,7 @@ def enclave_table(enclaves: Sequence[Mapping[str, Any]], width: int) -> list[str
 
 
 def _known(value: object) -> str:
-    return "-" if value is None else printable(str(value))
+    return printable(str("-" if value is None else value)) or "-"
 
 
 def _moment(timestamp: object) -> str:
@@ -393,7 +393,7 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(
         cell=lambda text: _MARKDOWN.sub(r"\\\1", printable(text)),
         quote=shlex.quote,
-        known=lambda value: str("-" if value is None else value) or "-",
+        known=_known,
         paragraph=lambda text, *how: _joined(paragraph(str(text), *how)),
         enclaves=lambda found, width: _joined(enclave_table(found, width)),
         finding=lambda finding, start: _joined(start + line for line in finding_lines(finding)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +61,19 @@ def test_code_stands_side_by_side() -> None:
     (listing,) = picture_of(case.compare(evil), case.built, evil).listings
     assert len([line for line in listing.ours if line.endswith("nop")]) > 1
     assert listing.ours != listing.theirs
+
+
+def test_code_is_found_in_a_file_that_has_fewer_segments_than_ours() -> None:
+    if shutil.which("objdump") is None:
+        pytest.skip("objdump is not installed")
+    case = signed_enclave("2.25", code=b"\x90\x90\x90\xc3")
+    evil = changed(case, case.signed.index(b"\x90\x90\x90\xc3") + 1)
+    verdict = case.compare(evil)
+    assert verdict.explanation is not None
+    (difference,) = verdict.explanation.differences
+    last = replace(difference, segment=len(case.image.load_segments))
+    explanation = replace(verdict.explanation, differences=(last,))
+    assert picture_of(replace(verdict, explanation=explanation), case.built, evil).listings
 
 
 def test_without_objdump_there_is_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
