@@ -154,12 +154,11 @@ def check_package(
 
 
 def _embedded(item: EmbeddedEnclaves) -> Finding:
-    return Finding(
+    return rules.finding(
         "enclave-embedded",
-        Severity.NOTE,
         f"{item.path} holds enclaves as data, which were not judged",
-        offset=item.offsets[0],
         found=f"{len(item.offsets)} at " + ", ".join(f"0x{at:x}" for at in item.offsets[:4]),
+        offset=item.offsets[0],
     )
 
 
@@ -264,9 +263,8 @@ class _Judge:
     def _compared(self, counterpart: Counterpart) -> EnclaveResult:
         packed = self.packed
         if counterpart.config is None:
-            finding = Finding(
+            finding = rules.finding(
                 "config-missing",
-                Severity.UNVERIFIABLE,
                 f"the reference has no config.xml for {packed.path}",
                 found=counterpart.name,
                 hint="put the config.xml of the enclave's sources beside the unsigned enclave",
@@ -300,9 +298,7 @@ def _lower_isvsvn(verdict: Optional[Verdict], config: str) -> Iterator[Finding]:
         expected, found = (int.from_bytes(bytes.fromhex(text), "little") for text in texts)
         if (difference.field or "").endswith("isvsvn") and found < expected:
             message = f"ISVSVN is lower than {os.path.basename(config)} says"
-            yield Finding(
-                "isvsvn-below-reference", Severity.DIFFERS, message, offset=difference.start
-            )
+            yield rules.finding("isvsvn-below-reference", message, offset=difference.start)
 
 
 def _counterparts(reference: Reference, path: str, source: Optional[str]) -> Iterator[Counterpart]:
@@ -326,13 +322,12 @@ def _disagreement(
                     return
                 others.append(beside.name)
     if others:
-        yield Finding(
+        yield rules.finding(
             "reference-disagrees",
-            Severity.DIFFERS,
             "the unsigned enclave beside the package is not the one of the reference",
-            expected=decided.name,
-            found=others[0],
-            hint="find out which of the two was not built from these sources; the reference counts",
+            decided.name,
+            others[0],
+            "find out which of the two was not built from these sources; the reference counts",
         )
 
 
@@ -348,13 +343,12 @@ def _unauthenticated(
         return
     if package is not None and package.is_authenticated:
         return
-    yield Finding(
+    yield rules.finding(
         "reference-refused" if neighbours.signed else "reference-unauthenticated",
-        Severity.UNVERIFIABLE if neighbours.signed else Severity.NOTE,
         "it was compared with a package that no key of rpm's keyring has signed",
-        expected="a reference that is configured, or signed",
-        found=beside.name,
-        hint="name a reference that you trust, or import the key of who built the package",
+        "a reference that is configured, or signed",
+        beside.name,
+        "name a reference that you trust, or import the key of who built the package",
     )
 
 
@@ -370,9 +364,8 @@ def _not_reproduced(packed: PackedEnclave, problems: Sequence[Finding]) -> Findi
     words = ("no reference has an", "name the package or folder with our own build of it")
     if problems:
         words = ("there is no usable", "mend what the other findings name, or name another build")
-    return Finding(
+    return rules.finding(
         "not-reproduced",
-        Severity.UNVERIFIABLE,
         f"{words[0]} unsigned counterpart of {packed.path}",
         hint=f"{words[1]} with --reference",
     )

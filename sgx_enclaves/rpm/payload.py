@@ -219,7 +219,7 @@ class Installed:
         header = Header(path, 0, self._header, limits)
         # Of a relocated package, rpm has written the paths again, and nobody has signed those.
         signatures = {} if header.has_tags_twice else signatures_in(header.parsed)
-        package = Package(header, limits, signatures=signatures)
+        package = Package(header, limits, signatures)
         yield package, self._files(package)
 
     def _files(self, package: Package) -> Iterator[PayloadFile]:

@@ -56,7 +56,7 @@ _PERHAPS_ODD = re.compile(r"/[/.]|/\Z").search
 
 @record
 class Provide:
-    """One thing that a package provides; `version` is empty when it has none."""
+    """One thing that a package provides; `version` has no epoch and release, and may be empty."""
 
     name: str
     version: str
@@ -66,31 +66,23 @@ class Package:
     """A package's headers, read and checked.
 
     Args:
-        stated: bytes of header and payload as the signature header has them, if it does.
-        there: bytes behind the header, where there is a file.
         signatures: over the header, good or not.
+        payload_size: bytes behind the header, where there is a file.
     """
 
     def __init__(
         self,
         header: Header,
         limits: PackageLimits,
-        stated: Optional[int] = None,
-        there: Optional[int] = None,
-        signatures: Optional[Signatures] = None,
+        signatures: Signatures,
+        payload_size: Optional[int] = None,
     ) -> None:
         self.file = header.file
-        self.signatures = signatures or {}
+        self.signatures = signatures
         self.header = header
         self.limits = limits
         self.payload_start = header.start + header.size
-        # Bytes of the compressed payload, when the package says so; from V6 on the header does.
-        self.payload_size = (
-            header.one("PAYLOADSIZE", int) if stated is None else stated - header.size
-        )
-        # Bytes of the payload when it was unpacked and left so, which V6 allows.
-        self.unpacked_size = header.one("PAYLOADSIZEALT", int) if stated is None else None
-        self._there = there
+        self._payload_size = payload_size
         self.name, self.version, self.release = map(self._required, ("NAME", "VERSION", "RELEASE"))
         self.epoch = header.one("EPOCH", int)
         self.is_source = "SOURCERPM" not in header
@@ -119,7 +111,8 @@ class Package:
         names = self.header.all("PROVIDENAME", str)
         versions = self.header.all("PROVIDEVERSION", str)
         self._require_equal("Provides", len(names), len(versions))
-        return tuple(map(Provide, names, versions))
+        plain = (version.rpartition(":")[2].partition("-")[0] for version in versions)
+        return tuple(map(Provide, names, plain))
 
     @functools.cached_property
     def file_algorithm(self) -> str:
@@ -200,18 +193,17 @@ class Package:
 
     def _check_claims(self, files: list[PackageFile]) -> None:
         """Refuse a package that claims to unpack to more than it may."""
-        links: dict[tuple[int, int], int] = {}
-        total = 0
-        for file in files:
-            if file.kind is FileKind.FILE and not file.ghost:
-                # Hard links share their content, so it counts once.
-                first = links.setdefault(file.inode, file.index)
-                total += file.size if first == file.index or not file.inode[1] else 0
+        # Hard links share their content, so it counts once.
+        sizes = {
+            file.inode if file.inode[1] else file.index: file.size
+            for file in files
+            if file.kind is FileKind.FILE and not file.ghost
+        }
+        total = sum(sizes.values())
         limit = self.limits.payload.total_size
         grace, ratio = self.limits.payload.ratio_grace, self.limits.payload.ratio
-        size = self._there if self.payload_size is None else self.payload_size
-        if size is not None:
-            limit = min(limit, max(grace, ratio * max(0, size)))
+        if self._payload_size is not None:
+            limit = min(limit, max(grace, ratio * self._payload_size))
         if total > limit:
             raise LimitError(
                 "the package claims files that are larger than they may be",
@@ -300,26 +292,29 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
     if not any(pins.values()):
         message = "the package has no digest of its header"
         raise signature.wrong(message, "SHA256HEADER or SHA1HEADER")
+    payload_size = end - stream.tell()
+    _check_size(header, signature, payload_size)
+    return Package(header, limits, signatures_in(signature.parsed), payload_size)
+
+
+def _check_size(header: Header, signature: Header, found: int) -> None:
+    """Whether so many bytes are behind the header as the package says, if it does."""
+    start = header.start + header.size
     sizes = [signature.one(tag, int) for tag in ("SIGNATURE_LONGSIZE", "SIGNATURE_SIZE")]
-    stated = next((size for size in sizes if size is not None), None)
-    there = end - header.start - header.size
-    package = Package(header, limits, stated, there, signatures_in(signature.parsed))
-    if package.payload_size is not None:
-        _check_size(file, end, package.payload_start, package.payload_size, package.unpacked_size)
-    return package
-
-
-def _check_size(file: str, end: int, start: int, size: int, unpacked: Optional[int]) -> None:
-    if end < start + size:
-        raise _truncated(file, start + size, end)
-    if end > start + size and (unpacked is None or end != start + unpacked):
+    stated = [size - header.size for size in sizes if size is not None][:1]
+    if not stated:
+        # From V6 on the header says so, and the payload may have been unpacked and left so.
+        sizes = [header.one(tag, int) for tag in ("PAYLOADSIZE", "PAYLOADSIZEALT")]
+        stated = [size for size in sizes if size is not None]
+    if stated and found < min(stated):
+        raise _truncated(header.file, start + stated[0], start + found)
+    if stated and found not in stated:
         raise PackageDamagedError(
             "there are bytes behind the end of the package",
-            file=file,
-            offset=start + size,
-            expected=f"{start + size} bytes"
-            + (f", or {start + unpacked} unpacked" if unpacked else ""),
-            found=f"{end} bytes",
+            file=header.file,
+            offset=start + stated[0],
+            expected=", or unpacked ".join(f"{start + size} bytes" for size in stated),
+            found=f"{start + found} bytes",
         )
 
 

@@ -37,7 +37,6 @@ from sgx_enclaves.rpm.librpm import is_signed_by_known_key
 from sgx_enclaves.rpm.payload import Opener, files_with_content, packed
 from sgx_enclaves.rpm.presence import SIGNED_SUFFIX, enclave_name, stem_of, version_of
 from sgx_enclaves.rpm.reader import Package
-from sgx_enclaves.rpm.rules import label_of
 
 
 @record
@@ -176,6 +175,8 @@ class PackageReference:
                 configs[item.path] = item.data
             elif isinstance(item, PackedEnclave):
                 enclaves.update(dict.fromkeys(item.names, item))
+        provide = f"sgx-enclave({enclave_name(path) or ''}:unsigned)"
+        label = next((p.version for p in self._package.provides if p.name == provide), "")
         for wanted in filter(enclaves.__contains__, fitting):
             found = enclaves[wanted]
             if found.problem is not None:
@@ -188,7 +189,7 @@ class PackageReference:
                 None if config is None else configs[config],
                 found.sha256,
                 self,
-                label_of(self._package, enclave_name(path) or ""),
+                label,
                 version_of(wanted),
             )
 

@@ -23,6 +23,7 @@ from sgx_enclaves.enclave.policy import (
 )
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import SgxEnclavesError
+from sgx_enclaves.findings import kinds
 from sgx_enclaves.rpm.enclaves import Links, PackedEnclave
 from sgx_enclaves.rpm.librpm import FileKind
 from sgx_enclaves.rpm.presence import (
@@ -55,6 +56,20 @@ _SCRIPTS = {
 _TELLING = (ENCLAVE_FOLDERS[-1], SIGNED_SUFFIX)
 
 
+def finding(
+    code: str,
+    message: str,
+    expected: str = "",
+    found: str = "",
+    hint: str = "",
+    offset: Optional[int] = None,
+) -> Finding:
+    """A finding of the severity that the table of findings gives its code."""
+    severity = Severity(kinds()[code].severity)
+    texts = (expected or None, found or None, hint or None)
+    return Finding(code, severity, message, None, offset, *texts)
+
+
 def unattested(
     name: str, sha256: Optional[str], attested: Optional[frozenset[str]]
 ) -> Iterator[Finding]:
@@ -63,13 +78,12 @@ def unattested(
     For check-rpm, scan, rpmlint and the gate alike. `attested` is None where nobody was asked.
     """
     if attested is not None and sha256 not in attested:
-        yield Finding(
+        yield finding(
             "reference-refused",
-            Severity.UNVERIFIABLE,
             "no attestation names the unsigned enclave that it was compared with",
-            expected="one of the enclaves that enough signers have built",
-            found=f"{name}, SHA-256 {sha256}",
-            hint="name an attestation of it, and its signers' keys",
+            "one of the enclaves that enough signers have built",
+            f"{name}, SHA-256 {sha256}",
+            "name an attestation of it, and its signers' keys",
         )
 
 
@@ -88,7 +102,7 @@ def unconventional(
             yield from _package_name(package, enclave, enclave.name)
             yield from _provides(package, enclave, enclave.name)
     if not enclave.signed and any(other.signed for other in enclaves):
-        yield _note(
+        yield finding(
             "unsigned-in-signed-package", "it is unsigned, in a package with signed enclaves"
         )
 
@@ -103,20 +117,15 @@ def scripts(package: Package) -> Iterator[Finding]:
             continue
         named = next((word for word in _TELLING if any(word in text for text in texts)), None)
         if named is None:
-            yield _note("script-unjudged", f"the package runs {name}, which nobody judges")
+            yield finding("script-unjudged", f"the package runs {name}, which nobody judges")
         else:
-            yield Finding(
+            yield finding(
                 "script-names-enclaves",
-                Severity.UNVERIFIABLE,
                 f"the package runs {name}, which names the place of enclaves",
-                expected="nothing that could replace an enclave that was judged",
-                found=named,
-                hint="leave it out, or install the enclave by the file list",
+                "nothing that could replace an enclave that was judged",
+                named,
+                "leave it out, or install the enclave by the file list",
             )
-
-
-def _note(code: str, message: str, expected: str = "", found: str = "") -> Finding:
-    return Finding(code, Severity.NOTE, message, expected=expected or None, found=found or None)
 
 
 def _file_name(enclave: EnclaveResult) -> Iterator[Finding]:
@@ -124,45 +133,42 @@ def _file_name(enclave: EnclaveResult) -> Iterator[Finding]:
     match = (_SIGNED if enclave.signed else _UNSIGNED).match(base)
     if match is None or f"{folder}/" != ENCLAVE_FOLDER:
         form = "libsgx_FILE.signed.so.VERSION" if enclave.signed else "libsgx_FILE.so"
-        yield _note(
+        yield finding(
             "name-unconventional", "it is not called as enclaves are", f"{ENCLAVE_FOLDER}{form}"
         )
     elif enclave.signed and match["version"] is None:
-        yield _note("version-unconventional", "the file name has no version")
+        yield finding("version-unconventional", "the file name has no version")
     elif enclave.signed:
         start = f"{folder}/{match['base']}"
         expected = {start, f"{start}.{match['version'].split('.')[0]}"}
         # rpmbuild makes links by build id for every ELF file that has one.
         found = {link for link in enclave.links if not link.startswith(_BUILD_IDS)}
         for link in sorted(expected - found):
-            yield _note("links-unconventional", f"no link {link}")
+            yield finding("links-unconventional", f"no link {link}")
         for link in sorted(found - expected):
-            yield _note("links-unconventional", f"unexpected link {link}")
+            yield finding("links-unconventional", f"unexpected link {link}")
 
 
 def _package_name(package: Package, enclave: EnclaveResult, name: str) -> Iterator[Finding]:
     match = _PACKAGE.match(package.name)
     if match is None or (match["name"], match["state"]) != (name, _state(enclave)):
         expected = f"sgx-enclave-KIND-{name}-{_state(enclave)}"
-        yield _note("name-unconventional", f"it is in the package {package.name}", expected)
+        yield finding("name-unconventional", f"it is in the package {package.name}", expected)
 
 
 def _provides(package: Package, enclave: EnclaveResult, name: str) -> Iterator[Finding]:
     wanted = f"sgx-enclave({name}:{_state(enclave)})"
     start = f"{wanted[:-1]}:"
-    plain = [_version(p.version) for p in package.provides if p.name == wanted]
+    plain = [p.version for p in package.provides if p.name == wanted]
     if not plain:
-        yield _note("provides-unconventional", f"no Provides: {wanted}")
+        yield finding("provides-unconventional", f"no Provides: {wanted}")
         return
     # One may well provide the release and the file's own version.
-    kinds = [
-        _version(p.version)
-        for p in package.provides
-        if p.name.startswith(start) and _version(p.version) not in plain
-    ]
-    if kinds:
+    versions = (p.version for p in package.provides if p.name.startswith(start))
+    others = [version for version in versions if version not in plain]
+    if others:
         message = f"Provides: {start}...) has another version than {wanted}"
-        yield _note("version-unconventional", message, ", ".join(plain), ", ".join(kinds))
+        yield finding("version-unconventional", message, ", ".join(plain), ", ".join(others))
     found = version_of(enclave.path)
     for version in plain:
         problem = None
@@ -173,7 +179,7 @@ def _provides(package: Package, enclave: EnclaveResult, name: str) -> Iterator[F
         elif pinned_name(enclave.path) and _is_older(version, found or ""):
             problem = f"is of release {version}, older than the file, {found}"
         if problem is not None:
-            yield _note("version-unconventional", f"Provides: {wanted} {problem}")
+            yield finding("version-unconventional", f"Provides: {wanted} {problem}")
 
 
 def mislabelled(
@@ -195,7 +201,7 @@ def mislabelled(
     wrong: list[Finding] = []
     unchecked: list[str] = []
     start = f"sgx-enclave({name}:signed"
-    provided = {_version(p.version) for p in package.provides if p.name.startswith(start)} - {""}
+    provided = {p.version for p in package.provides if p.name.startswith(start)} - {""}
     releases = {text: released_as(pinned, text) for text in sorted(provided)}
     known = version or version_of_digest(pinned, enclave.sha256) or released_as(pinned, label)
     claimed = version_of(enclave.path)
@@ -237,13 +243,12 @@ def another_file(enclave: EnclaveResult, label: str, version: Optional[str]) -> 
     version = version or released_as(name, label) or version_of(enclave.path)
     digest = digest_of_version(name, version) if version else None
     if digest not in (None, enclave.sha256):
-        yield Finding(
+        yield finding(
             "file-not-pinned",
-            Severity.DIFFERS,
             f"another file than the {version} that the catalogue pins: {enclave.path}",
-            expected=f"SHA-256 {digest}",
-            found=f"SHA-256 {enclave.sha256}",
-            hint="take the vendor's own file; --any-file accepts another one on purpose",
+            f"SHA-256 {digest}",
+            f"SHA-256 {enclave.sha256}",
+            "take the vendor's own file; --any-file accepts another one on purpose",
         )
 
 
@@ -256,25 +261,7 @@ def _has_pinned_signer(enclave: EnclaveResult) -> bool:
 
 def _mislabelled(message: str, expected: str, found: str) -> Finding:
     hint = "give file and Provides the versions of the release that the enclave is of"
-    return Finding(
-        "version-mislabelled",
-        Severity.DIFFERS,
-        message,
-        expected=expected,
-        found=found,
-        hint=hint,
-    )
-
-
-def label_of(provides: Package, name: str) -> str:
-    """The version in which a package of unsigned enclaves provides one; empty if in none."""
-    wanted = f"sgx-enclave({name}:unsigned)"
-    return next((_version(p.version) for p in provides.provides if p.name == wanted), "")
-
-
-def _version(text: str) -> str:
-    """Without epoch and release."""
-    return text.rpartition(":")[2].partition("-")[0]
+    return finding("version-mislabelled", message, expected, found, hint)
 
 
 def _is_older(release: str, file: str) -> bool:
@@ -298,13 +285,12 @@ def not_permitted(packed: PackedEnclave, accepted: frozenset[str]) -> Iterable[F
         pin = pin_named(name)
         if pin is None or pin.may_ship:
             continue
-        yield Finding(
+        yield finding(
             "not-permitted",
-            Severity.DIFFERS,
             f"the enclave {name} must not be shipped: {packed.path}",
-            expected="no such enclave in the package",
-            found=name,
-            hint=f"leave it out; --permit {name} accepts it on purpose",
+            "no such enclave in the package",
+            name,
+            f"leave it out; --permit {name} accepts it on purpose",
         )
 
 
@@ -314,13 +300,12 @@ def named_as_another(packed: PackedEnclave) -> Iterator[Finding]:
     for link in packed.links:
         name = pinned_name(link)
         if name not in (None, own):
-            yield Finding(
+            yield finding(
                 "named-as-another",
-                Severity.DIFFERS,
                 f"a link with the name of the enclave {name} leads to {packed.path}: {link}",
-                expected=own or "no enclave's name",
-                found=name,
-                hint="remove the link",
+                own or "no enclave's name",
+                name,
+                "remove the link",
             )
 
 
@@ -343,21 +328,19 @@ def _signed_as(packed: PackedEnclave) -> set[str]:
 def of_file_list(package: Package) -> Iterator[Finding]:
     """What the file list alone says against a package: what is elsewhere, nobody can judge."""
     for link in Links(package).leaving():
-        yield Finding(
+        yield finding(
             "link-leaves-package",
-            Severity.UNVERIFIABLE,
             f"a link leads to a file that is not in the package: {link.path}",
-            expected="a link to an enclave of this package",
-            found=link.target,
+            "a link to an enclave of this package",
+            link.target,
         )
     for file in package.files:
         if (file.kind is FileKind.SPECIAL or file.ghost) and is_in_enclave_folder(file.path):
-            yield Finding(
+            yield finding(
                 "enclave-missing",
-                Severity.UNVERIFIABLE,
                 f"the content of a file with an enclave's name is not in the package: {file.path}",
-                expected="an enclave in the package",
-                found="a %ghost" if file.ghost else file.kind.value,
+                "an enclave in the package",
+                "a %ghost" if file.ghost else file.kind.value,
             )
 
 
@@ -366,10 +349,9 @@ def missing(package: Package, results: Iterable[EnclaveResult]) -> Iterator[Find
     matches = () if package.is_source else (_SIGNED_PROVIDE.match(p.name) for p in package.provides)
     claimed = {match["name"] for match in matches if match}
     for name in sorted(claimed - {r.name for r in results if r.signed}):
-        yield Finding(
+        yield finding(
             "enclave-missing",
-            Severity.UNVERIFIABLE,
             f"the package provides the signed enclave {name}, but no signed file of that name "
             "is in it",
-            expected=f"sgx-enclave({name}:signed)",
+            f"sgx-enclave({name}:signed)",
         )

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves.enclave.policy import Policy
 from sgx_enclaves.enclave.sdk import Generation
-from sgx_enclaves.enclave.verdict import Finding, Severity
+from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import (
     can_have_workers,
@@ -49,6 +49,7 @@ from sgx_enclaves.rpm.references import (
     open_reference,
 )
 from sgx_enclaves.rpm.repodata import REPOMD, Listing, repository_in
+from sgx_enclaves.rpm.rules import finding
 
 _KEY = "scan"
 _KEY_SIZE = 1 << 16
@@ -369,11 +370,10 @@ def _not_as_listed(path: str, listing: Listing) -> Iterator[Finding]:
         # It could be read a moment ago; the other findings are true of what was there.
         return
     if found != listing.digest:
-        yield Finding(
+        yield finding(
             "repodata-differs",
-            Severity.UNVERIFIABLE,
             "the package is not the one that the repodata describe",
-            expected=f"{listing.algorithm} {listing.digest}",
-            found=found,
-            hint="make the repodata again, or get the package again",
+            f"{listing.algorithm} {listing.digest}",
+            found,
+            "make the repodata again, or get the package again",
         )
