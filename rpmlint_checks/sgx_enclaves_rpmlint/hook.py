@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Lets rpmlint find the check where it looks for its own.
 
-rpmlint loads a check `Foo` as `rpmlint.checks.Foo` only, and reads configuration
-from the XDG folders only. A `.pth` file registers this finder, which answers for
-our one module and adds our folder to the XDG folders that rpmlint reads, last
-in rank. Costs every start of Python in the environment: it imports what Python
-has imported already.
+rpmlint loads a check `Foo` as `rpmlint.checks.Foo` only, and reads configuration from the XDG
+folders only. A `.pth` file registers this finder at every start of Python, which answers for our
+module and adds our folder to the XDG folders. It imports what Python has imported already.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What was found out about the packages of one run of rpmlint, as its findings.
 
-Decides nothing but which finding words what. Withdraws other checks' findings that mean nothing
-on a verified enclave: a filter in TOML cannot know the verdict, so this looks through what
-rpmlint has collected, lines such as `NAME.ARCH: E: statically-linked-binary (Badness: 2) PATH`
-with colours. Only a line about exactly this package, this finding and this path goes, and
-rpmlint's counts with it.
+Withdraws other checks' findings that mean nothing on a verified enclave, since a filter in TOML
+cannot know the verdict: lines such as `NAME.ARCH: E: statically-linked-binary (Badness: 2) PATH`,
+perhaps with colours, about exactly this package, this finding and this path.
 """
 
 from __future__ import annotations

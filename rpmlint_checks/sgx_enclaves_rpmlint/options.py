@@ -180,10 +180,7 @@ def installed_packages(provide: str) -> list[tuple[str, bytes]]:
 class _Found:
     """References that are looked for when an enclave asks; one that cannot be read hides none."""
 
-    def __init__(
-        self, name: str, find: Callable[[str], Iterable[Callable[[], Optional[Reference]]]]
-    ) -> None:
-        self.name = name
+    def __init__(self, find: Callable[[str], Iterable[Callable[[], Optional[Reference]]]]) -> None:
         self._find = find
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
@@ -212,13 +209,9 @@ def references_for(
         found = asked(f"sgx-enclave({_key_of(path)}{REPRODUCIBLE}")
         return [functools.partial(_installed, *package, signed) for package in found]
 
-    by_signed, by_nobody = (
-        _Found("installed packages", functools.partial(installed, signed))
-        for signed in (True, False)
-    )
+    by_signed, by_nobody = (_Found(functools.partial(installed, s)) for s in (True, False))
     worth = (options.neighbours == "trust", options.neighbours == "signed", options.attested)
-    trusted = (_Found("[SgxEnclave] reference", configured), by_signed)
-    return trusted, Neighbours((*beside, by_nobody), *worth)
+    return (_Found(configured), by_signed), Neighbours((*beside, by_nobody), *worth)
 
 
 def _installed(called: str, header: bytes, signed: bool) -> Optional[Reference]:

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One run of rpmlint: packages are noted as they come and judged when all have been seen.
 
-A signed enclave's counterpart may be in a package that comes later. Of each package is decided,
-on its file list and what rpmlint has unpacked, whether it needs a closer look, which reads the
-package file itself: whatever claims or carries an enclave does, whatever it is called, and what
-was not all unpacked, which rpmlint itself does not notice. Never raises: what goes wrong is a
-finding. What judges is imported only when there is something to judge.
+A signed enclave's counterpart may be in a package that comes later. File list and what rpmlint has
+unpacked decide whether a package needs a closer look, which reads the package file itself: what
+claims or carries an enclave, and what was not all unpacked, which rpmlint does not notice. Never
+raises: what goes wrong is a finding. What judges is imported only when there is something to judge.
 
-What we use of rpmlint 2.0 to 2.10, which has no types, stands here; what not each of them has
-is asked for with `getattr` where it is used.
+What we use of rpmlint 2.0 to 2.10, which has no types, stands here.
 """
 
 from __future__ import annotations

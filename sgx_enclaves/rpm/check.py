@@ -23,12 +23,7 @@ from sgx_enclaves.rpm.enclaves import EmbeddedEnclaves, Item, PackedEnclave, enc
 from sgx_enclaves.rpm.payload import Opener, PayloadFile, packed
 from sgx_enclaves.rpm.presence import enclave_name
 from sgx_enclaves.rpm.reader import Package
-from sgx_enclaves.rpm.references import (
-    Counterpart,
-    Neighbours,
-    PackageReference,
-    Reference,
-)
+from sgx_enclaves.rpm.references import Counterpart, Neighbours, PackageReference, Reference
 
 NO_NEIGHBOURS = Neighbours()
 

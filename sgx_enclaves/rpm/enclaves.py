@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which files of a package are enclaves, which links lead to them, and what they provide.
 
-An enclave is an ELF file with a section `.note.sgxmeta` or with such a note in no
-section, whatever its name, and any shared object in the enclave folder, whatever
-its content: what stands there is loaded as one.
+An enclave is an ELF file with a section `.note.sgxmeta` or with such a note in no section,
+and any shared object in the enclave folder, since what stands there is loaded as one.
 """
 
 from __future__ import annotations

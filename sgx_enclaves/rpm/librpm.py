@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is left to librpm: headers, the archive in a payload, OpenPGP signatures.
 
-librpm is imported here only, and what its releases do differently is known here. What
-librpm passes over in an archive is compared with the header: for every entry kind, size and
-link target, that it comes once, and that nothing follows the last.
+librpm is imported here only, and what its releases do differently is known here. What it passes
+over in an archive is compared with the header: kind, size and link target of every entry, that it
+comes once, and that nothing follows the last.
 """
 
 from __future__ import annotations

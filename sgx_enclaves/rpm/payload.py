@@ -102,19 +102,6 @@ def _files(package: Package, stream: BinaryIO) -> Generator[PayloadFile, None, N
                 yield from _payload_file(package, file, chunks)
 
 
-class _Source:
-    """The packed bytes; the position is its own, since parent and child share the file's."""
-
-    def __init__(self, handle: int, position: int) -> None:
-        self._handle = handle
-        self._position = position
-
-    def read(self, size: int, /) -> bytes:
-        data = os.pread(self._handle, size, self._position)
-        self._position += len(data)
-        return data
-
-
 def _next(package: Package, pieces: Iterator[bytes]) -> bytes:
     """The next piece; an empty one is the end, which who passes over an error does not get."""
     piece = next(pieces, None)
@@ -146,7 +133,6 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
             expected="gzip, bzip2, xz, lzma or zstd",
             hint="rebuild the package with another _binary_payload",
         )
-    source = _Source(stream.fileno(), start)
     first = os.pread(stream.fileno(), 6, start)
     # V6 allows that a payload is left unpacked: then the digests of the unpacked one count.
     unpacked = (
@@ -167,7 +153,8 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
         number = header.one("PAYLOADDIGESTALGO", int) or 8
         name = algorithm or package.algorithm(number, "payload digests")
         with system_errors(file, "cannot be read", error=PackageError):
-            found = DigestedStream(_Source(stream.fileno(), start), name).digest()
+            stream.seek(start)
+            found = DigestedStream(stream, name).digest()
         if found != pinned:
             raise PackageDamagedError(
                 "the digest of the payload is wrong",
@@ -176,7 +163,8 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
                 expected=f"{name} {pinned}",
                 found=found,
             )
-    return unpack(source, file, package.limits.payload, None if unpacked else compressor)
+    stream.seek(start)
+    return unpack(stream, file, package.limits.payload, None if unpacked else compressor)
 
 
 def _payload_file(

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Does a package contain enclaves, as far as its Provides and its file names say?
 
-Pure, and light to import: takes plain lists of texts, wherever they come from (a
-header, repodata, a database), reads no package and decides nothing about bytes.
-Names may lie: an enclave under a name that nobody would look for is found only
-by reading the payload, see `enclaves.py`.
-
-Evidence is, in this order:
+Takes lists of texts from a header, repodata or a database, and is light to import. Names may lie:
+an enclave under another one is found only by reading the payload, see `enclaves.py`. Evidence is:
 
 - a Provides `sgx-enclave(NAME:signed…)` or `sgx-enclave(NAME:unsigned…)`;
 - a shared object in the enclave folder, Fedora's %{sgx_libdir};
@@ -40,8 +36,7 @@ class Evidence(NamedTuple):
 
     Attributes:
         name: the enclave's name in packages, for example `ide`; None when unknown.
-        signed: whether it claims to be signed. What does not say so is taken for
-            signed in Provides, where it asks for trust, and for unsigned in file names.
+        signed: whether it claims to be signed. Provides that do not say so ask for trust, too.
     """
 
     text: str

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Packages as librpm reads them, and what must be true of one before it is believed.
 
-librpm parses the headers (`librpm.py`). This module asserts what librpm does not: that a
-header is bounded before it is parsed, that it is one immutable region under a digest, that
-the file list agrees with itself, stays in the tree and claims no more than it may. Reads
-no payload (`payload.py`) and judges no OpenPGP signature.
+Asserts what librpm does not: that a header is bounded before it is parsed, that it is one
+immutable region under a digest, and that the file list agrees with itself, stays in the tree
+and claims no more than it may.
 """
 
 from __future__ import annotations
@@ -18,12 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO, Optional
 
-from sgx_enclaves.errors import (
-    LimitError,
-    PackageDamagedError,
-    PackageError,
-    UnsupportedError,
-)
+from sgx_enclaves.errors import LimitError, PackageDamagedError, PackageError, UnsupportedError
 from sgx_enclaves.files import kind_of, open_regular, system_errors
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
 from sgx_enclaves.plain import record

@@ -16,12 +16,7 @@ from typing import Optional, Protocol
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.policy import pin_for_file
-from sgx_enclaves.errors import (
-    CatalogueError,
-    InputError,
-    PackageError,
-    SgxEnclavesError,
-)
+from sgx_enclaves.errors import CatalogueError, InputError, PackageError, SgxEnclavesError
 from sgx_enclaves.files import read_file, walk
 from sgx_enclaves.limits import DEFAULT_LIMITS, at_most
 from sgx_enclaves.plain import record
@@ -64,10 +59,6 @@ class Counterpart:
 class Reference(Protocol):
     """A source of counterparts."""
 
-    @property
-    def name(self) -> str:
-        """What to call it in messages."""
-
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """The unsigned enclaves whose name fits a signed one's, those of its version first."""
 
@@ -108,9 +99,9 @@ _NEVER_WHY = "built with the distribution's newest toolchain, or with a signed e
 def config_for(path: str, configs: Iterable[str], *, only_enclave: bool) -> Optional[str]:
     """Which of several config.xml files belongs to an enclave.
 
-    For `libsgx_id_enclave.so`: `libsgx_id_enclave.config.xml`,
-    `id_enclave.config.xml`, `ide.config.xml`, or a `config.xml` in a folder of one
-    of these names; otherwise the only one there is, if it is the only enclave.
+    For `libsgx_id_enclave.so`: `libsgx_id_enclave.config.xml`, `id_enclave.config.xml`,
+    `ide.config.xml`, or a `config.xml` in a folder of one of these names; otherwise the only
+    one there is, if it is the only enclave.
     """
     stem, pin = stem_of(path), pin_for_file(path)
     names = [stem, f"{stem}.so", *((pin.file, pin.enclave) if pin else ())]
@@ -133,20 +124,15 @@ def _may_be_unsigned(path: str) -> bool:
 
 
 def never_a_reference(provide: str) -> bool:
-    """Whether a package with this Provides proves nothing, whatever else it provides.
-
-    It was built with the distribution's newest toolchain, or brings the signed
-    enclave along: then it would be its own witness.
-    """
+    """Whether a package with this Provides proves nothing: it may be its own witness."""
     return bool(_NEVER.match(provide))
 
 
 class PackageReference:
     """A package of unsigned enclaves, for example `sgx-enclave-reproducible-pce-unsigned`.
 
-    Its header is read at once, its files when the first signed enclave asks for one of a
-    fitting name, and then all of them: a package that holds a signed enclave, under
-    whatever name, would be its own witness.
+    Its header is read at once, its files when an enclave asks for one of a fitting name, and then
+    all of them: a package that holds a signed enclave, whatever its name, is its own witness.
     """
 
     def __init__(self, path: str, opener: Opener = packed) -> None:
@@ -210,12 +196,11 @@ class PackageReference:
             or any(p.name.endswith(REPRODUCIBLE) for p in self._package.provides)
         )
 
+    @functools.lru_cache(maxsize=4)  # noqa: B019  (of the last few references)
     def items(self) -> tuple[Item, ...]:
         """Every enclave of the package and its config.xml files; held for the next who asks."""
-        return _items_of(self)
-
-    def _read(self) -> Iterator[Item]:
-        message, total = "the enclaves of the package are too large for a reference", 0
+        found: list[Item] = []
+        too_large, total = "the enclaves of the package are too large for a reference", 0
         with self._opener(self.name) as (package, members):
             # Whoever signed the package, signed the header that was read first.
             if package.header.blob != self._package.header.blob:
@@ -223,16 +208,11 @@ class PackageReference:
                 raise InputError(message, file=self.name, hint="check it again")
             for item in enclaves_among(package, members, configs=True):
                 total += 0 if isinstance(item, EmbeddedEnclaves) else len(item.data)
-                at_most(package.limits.reference, total, message, "bytes", file=self.name)
+                at_most(package.limits.reference, total, too_large, "bytes", file=self.name)
                 if isinstance(item, PackedEnclave) and item.signed:
                     raise _no_reference(self.name, _NEVER_WHY, f"{item.path} is signed")
-                yield item
-
-
-@functools.lru_cache(maxsize=4)
-def _items_of(reference: PackageReference) -> tuple[Item, ...]:
-    """Read once for all who ask, and held for the last few references only."""
-    return tuple(reference._read())
+                found.append(item)
+        return tuple(found)
 
 
 def _no_reference(path: str, why: str, found: str) -> InputError:

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a repository's repodata say about its packages: which must be opened.
 
-Reads `repomd.xml`, `primary` and `filelists` of a local repository with
-createrepo_c, when that is installed. Whatever a file claims, memory is bounded:
-it is unpacked here, in blocks, and createrepo_c gets whole package elements.
-
-Judges no package. Repodata may lie by leaving something out, and nobody could
-see it: what they prove about a package is what its repository's owner says.
+Reads `repomd.xml`, `primary` and `filelists` with createrepo_c. Whatever a file claims, memory is
+bounded: it is unpacked here, in blocks, and createrepo_c gets whole package elements. Repodata may
+leave something out, and nobody could see it: they are the word of the repository's owner.
 """
 
 from __future__ import annotations

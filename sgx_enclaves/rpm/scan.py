@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Look at many packages: which carry enclaves, and each one's verdict.
 
-A package is passed by when the repodata of a repository in the tree describe a file of its
-size at its place, and neither its Provides nor its file list have anything of an enclave.
-All others are looked at: the header first, the payload where that gives a reason. Work is
-done in several processes, and what is done can be kept to resume.
+A package is passed by when the repodata of a repository in the tree describe a file of its size
+at its place, without anything of an enclave. All others are looked at: the header first, the
+payload where that gives a reason. What is done, in several processes, can be kept to resume.
 """
 
 from __future__ import annotations
@@ -33,21 +32,11 @@ from sgx_enclaves.files import (
     walk,
     write_file,
 )
-from sgx_enclaves.rpm.check import (
-    NO_NEIGHBOURS,
-    PackageResult,
-    check_package,
-    package_finding,
-)
+from sgx_enclaves.rpm.check import NO_NEIGHBOURS, PackageResult, check_package, package_finding
 from sgx_enclaves.rpm.enclaves import may_carry_enclaves
 from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.reader import open_package
-from sgx_enclaves.rpm.references import (
-    Neighbours,
-    Reference,
-    neighbours_among,
-    open_reference,
-)
+from sgx_enclaves.rpm.references import Neighbours, Reference, neighbours_among, open_reference
 from sgx_enclaves.rpm.repodata import REPOMD, Listing, repository_in
 from sgx_enclaves.rpm.rules import finding
 
