@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Parts of metadata blocks: what the tool hands to the loader besides pages, what the config
-says of a SIGSTRUCT, the block for loaders of SGX1, and the one block of SDK 1.5 to 1.9.
+says of a SIGSTRUCT, and the block for loaders of SGX1.
 
-The block for SGX1 is the newest one's, without what changes at run time. Before SGX2 the
-heap did not grow, all threads were alike, and layout entries had other ids than since 2.0;
-the layout table stood before the global data.
+The block for SGX1 is the newest one's, without what changes at run time.
 
 Source: CMetadata in sdk/sign_tool/SignTool/manage_metadata.cpp of each release,
 generate_compatible_metadata in sign_tool.cpp, and common/inc/internal/metadata.h.
@@ -15,26 +13,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Optional
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, U32_MAX, U64_MAX
 from sgx_enclaves.enclave.layout import (
     SSA_FRAMES,
     THREAD_GROUP,
     LayoutPlan,
     Sizes,
-    enclave_size_for,
-    pages_of,
-    place,
-    thread_entries,
 )
 from sgx_enclaves.enclave.metadata import (
     DIR_LAYOUT,
-    ELRANGE_MAJOR,
-    LAYOUT_GROUP_FLAG,
     Block,
-    BlockHeader,
     Directory,
     Layout,
     LayoutEntry,
@@ -46,9 +36,6 @@ from sgx_enclaves.enclave.metadata import (
     LayoutId as Id,
 )
 from sgx_enclaves.enclave.metadata import (
-    OldLayoutId as OldId,
-)
-from sgx_enclaves.enclave.metadata import (
     PageAttr as Attr,
 )
 from sgx_enclaves.enclave.sdk import Generation, Rules, release_of
@@ -57,7 +44,6 @@ from sgx_enclaves.enclave.sigstruct import (
     HEADER1,
     HEADER2,
     RSA_EXPONENT,
-    SECINFO_RW,
     TYPE_DEBUG,
     VENDOR_INTEL,
     XFRM_LEGACY,
@@ -72,69 +58,57 @@ SSA_GPR_SIZE = 184
 # Zeros in the block, as many as the widest field that they blank.
 _ZEROS = bytes(8)
 
-_U32 = (1 << 32) - 1
-_U64 = (1 << 64) - 1
+# thread_data_t got the AEX-notify fields, and this size, with SDK 2.20.
+_THREAD_DATA_WITH_AEX = 192
 # Offsets of the header fields that name the section headers (Elf64_Ehdr), with
 # their sizes, in the order in which the tool blanks them.
 _SECTION_HEADER_FIELDS = ((60, 2), (40, 8), (62, 2))
 
 
-def tcs_template(entry: int, ssa: int, thread_data: int, delta: int, aex_notify: bool) -> bytes:
+def tcs_template(image: EnclaveImage, plan: LayoutPlan, delta: int, aex_notify: bool) -> bytes:
     """The first 72 bytes of a TCS; the loader adds the page's address to three of them.
 
     Args:
-        entry: offset of enclave_entry in the image.
-        ssa: bytes from the TCS to its first SSA frame.
-        thread_data: bytes from the TCS to the thread's data.
         delta: bytes from SECS.BASEADDR to the image.
         aex_notify: whether the thread wants AEX-Notify.
     """
-    base = thread_data + delta & _U64
+    thread_data = plan.thread_data + delta & U64_MAX
     return struct.pack(
         "<QQQIIQQQQII",
         0,
         TCS_FLAG_AEXNOTIFY if aex_notify else 0,
-        ssa + delta & _U64,
+        plan.from_tcs(Id.SSA) + delta & U64_MAX,
         0,
         SSA_FRAMES,
-        entry + delta & _U64,
+        image.symbol_address("enclave_entry") + delta & U64_MAX,
         0,
-        base,
-        base,
-        _U32,
-        _U32,
+        thread_data,
+        thread_data,
+        U32_MAX,
+        U32_MAX,
     )
 
 
 def thread_data(
-    size: int,
-    thread: int,
-    stack: tuple[int, int],
-    ssa_gpr: int,
-    ssa_size: int,
-    xsave: Optional[int],
-    tls_size: int,
+    image: EnclaveImage, plan: LayoutPlan, sizes: Sizes, generation: Generation, ssa_size: int
 ) -> bytes:
     """The template of thread_data_t; addresses are relative to the thread's TCS.
 
-    Args:
-        stack: upper and lower end of the stack.
-        ssa_gpr: where the registers of the first SSA frame stand.
-        ssa_size: what the structure says of an SSA frame.
-        xsave: the first frame's XSAVE area, where the structure has the fields of AEX-Notify.
-        tls_size: bytes of TLS before the thread's data.
+    `ssa_size` is what the structure says of an SSA frame.
     """
-    base, limit = stack
+    thread, ssa = plan.thread_data, plan.from_tcs(Id.SSA)
+    base = plan.from_tcs(Id.STACK_MIN) + sizes.stack_min
+    gpr = ssa + sizes.ssa_frame_size * PAGE_SIZE - SSA_GPR_SIZE
     # self_addr, last_sp, stack_base_addr, stack_limit_addr, first_ssa_gpr, stack_guard, flags,
     # the SSA frame, last_error.
-    words = [thread, base, base, limit, ssa_gpr, 0, 0, ssa_size, 0]
-    if xsave is not None:
-        words += [0, 0, xsave]  # aex_mitigation_list, aex_notify_flag, first_ssa_xsave
-    words += [0, thread - tls_size]  # m_next, tls_addr
+    words = [thread, base, base, base - sizes.stack_max, gpr, 0, 0, ssa_size, 0]
+    if generation.thread_data_size == _THREAD_DATA_WITH_AEX:
+        words += [0, 0, ssa]  # aex_mitigation_list, aex_notify_flag, first_ssa_xsave
+    words += [0, thread - image.tls_size]  # m_next, tls_addr
     words.append(thread + 8 * (len(words) - 1))  # tls_array
-    packed = b"".join((word & _U64).to_bytes(8, "little") for word in words)
+    packed = b"".join((word & U64_MAX).to_bytes(8, "little") for word in words)
     # The rest starts at zero: exception_flag, C++ state, stack_commit_addr, entropy.
-    return packed.ljust(size, b"\0")
+    return packed.ljust(generation.thread_data_size, b"\0")
 
 
 def patched(
@@ -182,7 +156,7 @@ def sigstruct_body(values: Mapping[str, int], generation: Generation) -> Sigstru
         mask |= Attribute.DEBUG
     xfrm = XFRM_LEGACY
     # Legacy state and everything that the SDK does not know must be as signed.
-    xfrm_mask = XFRM_LEGACY | (_U64 & ~generation.xfrm)
+    xfrm_mask = XFRM_LEGACY | (U64_MAX & ~generation.xfrm)
     for option, bits in XFRM_OPTIONS.items():
         if values[option] == 1:
             xfrm |= bits
@@ -214,89 +188,13 @@ def sigstruct_body(values: Mapping[str, int], generation: Generation) -> Sigstru
 def loader_xfrm(sigstruct: Sigstruct) -> int:
     """XFRM for the loader: what must be set, and all that is not checked."""
     mask = sigstruct.attributemask_xfrm
-    return ~mask & _U64 | (sigstruct.attributes_xfrm & mask)
-
-
-# The ids of SDK 1.5 to 1.9; a guard was one page.
-_OLD_IDS: Mapping[int, int] = {
-    **{Id[name]: OldId[name] for name in ("TCS", "TD", "SSA", "GUARD")},
-    **{Id.HEAP_MIN: OldId.HEAP, Id.STACK_MIN: OldId.STACK},
-}
-_OLD_GROUP = LAYOUT_GROUP_FLAG | OldId.THREAD_GROUP
-_OLD_THREAD_DATA_SIZE = 152
-
-
-def legacy_block(image: EnclaveImage, values: Mapping[str, int], generation: Generation) -> Block:
-    """The block that an SDK before 2.0 writes, not yet measured."""
-    start = Block.DIRECTORIES_OFFSET + generation.newest.directory_count * Directory.SIZE
-    plan = _legacy_plan(image, values, generation, tcs_offset=start)
-    tcs = plan.first(OldId.TCS).rva
-    ssa = plan.first(OldId.SSA).rva - tcs
-    thread = plan.first(OldId.TD).last_page - tcs
-    stack = plan.first(OldId.STACK).rva - tcs
-    template = tcs_template(image.symbol_address("enclave_entry"), ssa, thread, 0, False)
-    layout = b"".join(item.serialise() for item in plan.table)
-    global_data = struct.pack(
-        "<QQQII",
-        plan.enclave_size,
-        plan.first(OldId.HEAP).rva,
-        values["HeapMaxSize"],
-        values["TCSPolicy"],
-        0,
-    ) + thread_data(
-        _OLD_THREAD_DATA_SIZE,
-        thread,
-        (stack + values["StackMaxSize"], stack),
-        ssa + PAGE_SIZE - SSA_GPR_SIZE,
-        1,
-        None,
-        image.tls_size,
-    )
-    layout_at = start + len(template)
-    patched_data, patches = patched(image, generation, layout_at + len(layout), global_data)
-    data = template + layout + patched_data
-    sigstruct = sigstruct_body(values, generation)
-    header = BlockHeader(
-        version=generation.newest.word,
-        size=start + len(data),
-        tcs_policy=values["TCSPolicy"],
-        ssa_frame_size=1,
-        max_save_buffer_size=generation.fixed_save_buffer or 0,
-        enclave_size=plan.enclave_size,
-        attributes_flags=sigstruct.attributes_flags,
-        attributes_xfrm=loader_xfrm(sigstruct),
-    )
-    return Block(0, header, sigstruct, (patches, Directory(layout_at, len(layout))), data)
-
-
-def _legacy_plan(
-    image: EnclaveImage, values: Mapping[str, int], generation: Generation, tcs_offset: int
-) -> LayoutPlan:
-    sizes = Sizes.of({**values, "StackMinSize": values["StackMaxSize"]}, {}, 1)
-    heap = LayoutEntry(Id.HEAP_MIN, Attr.EADD, pages_of(sizes.heap[2]), si_flags=SECINFO_RW)
-    thread = thread_entries(image, sizes, tcs_offset)
-    table: list[Layout] = [
-        replace(e, id=_OLD_IDS[e.id], page_count=1 if e.id == Id.GUARD else e.page_count)
-        for e in (heap, *thread)
-    ]
-    if sizes.tcs_num > 1:
-        table.append(LayoutGroup(_OLD_GROUP, len(thread), sizes.tcs_num - 1))
-    start = image.image_size
-    if generation.newest == Version(1, 3):
-        # The highest segment's size is rounded before its address is added, and again after.
-        top = max(image.load_segments, key=lambda s: s.p_vaddr)
-        start = page_ceil(top.p_vaddr + page_ceil(top.p_memsz))
-    placed, end = place(table, start)
-    size = enclave_size_for(end)
-    if size > end:
-        placed.append(LayoutEntry(OldId.GUARD, 0, pages_of(size - end), end))
-    return LayoutPlan(tuple(placed), size)
+    return ~mask & U64_MAX | (sigstruct.attributes_xfrm & mask)
 
 
 def compatible_block(block: Block, version: Version, rules: Rules, tcs_num: int) -> Block:
     """The compatible block; `version` is that without ELRANGE."""
     if block.version.has_elrange:
-        version = Version(version.major + ELRANGE_MAJOR, version.minor)
+        version = version.with_elrange
     table = _compatible_layout(block.layout, tcs_num, rules)
     layout = b"".join(item.serialise() for item in table)
     old = block.directories[DIR_LAYOUT]

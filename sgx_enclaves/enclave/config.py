@@ -18,15 +18,13 @@ import xml.parsers.expat
 from collections.abc import Iterator, Mapping
 from xml.parsers.expat import errors
 
-from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, U32_MAX, U64_MAX
 from sgx_enclaves.errors import ConfigError
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits, at_most
 from sgx_enclaves.plain import record
 
 ROOT = "EnclaveConfiguration"
 
-U64_MAX = (1 << 64) - 1
-U32_MAX = (1 << 32) - 1
 SIZE_MAX = U64_MAX // 2
 
 # White space before the number is skipped, behind it refused, as strtoull does; no text is 0.
@@ -331,3 +329,5 @@ def _problems(values: Mapping[str, int], given: Mapping[str, int]) -> Iterator[s
                 yield f"{name} needs ELRangeSize"
     if values["EnableIPPFIPS"] and values["EnableOSSLFIPS"]:
         yield "EnableIPPFIPS and EnableOSSLFIPS exclude each other"
+    if values["UserRegionSize"] and not values["MiscSelect"] & values["MiscMask"] & 1:
+        yield "UserRegionSize needs bit 0 of MiscSelect and of MiscMask"

@@ -35,6 +35,7 @@ RPM_MAGIC = bytes.fromhex("edabeedb")
 METADATA_SECTION = ".note.sgxmeta"
 METADATA_NOTE_NAME = b"sgx_metadata\0"
 _NOTE_HEADER = struct.Struct("<III")
+U32_MAX = (1 << 32) - 1
 U64_MAX = (1 << 64) - 1
 
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The layout table that the signing tool writes: heap, threads, reserved memory.
 
+Before SGX2 (SDK 1.5 to 1.9) the heap did not grow, all threads were alike, a guard was one
+page, and layout entries had other ids than since 2.0.
+
 Source: CMetadata::build_layout_table and update_layout_entries in
 sdk/sign_tool/SignTool/manage_metadata.cpp.
 """
@@ -11,21 +14,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, U32_MAX, U64_MAX, page_ceil
 from sgx_enclaves.enclave.metadata import (
     LAYOUT_GROUP_FLAG,
     TCS_TEMPLATE_SIZE,
     Layout,
     LayoutEntry,
     LayoutGroup,
+    Version,
 )
 from sgx_enclaves.enclave.metadata import (
     LayoutId as Id,
 )
 from sgx_enclaves.enclave.metadata import (
+    OldLayoutId as OldId,
+)
+from sgx_enclaves.enclave.metadata import (
     PageAttr as Attr,
 )
-from sgx_enclaves.enclave.sdk import Generation, Overhead, Padding, Rules
+from sgx_enclaves.enclave.sdk import Generation, Overhead, Rules
 from sgx_enclaves.enclave.sigstruct import SECINFO_RW, SECINFO_RWX, SECINFO_TCS
 from sgx_enclaves.errors import ConfigError
 from sgx_enclaves.plain import record
@@ -36,8 +43,13 @@ STACK_FILL = 0xCCCC_CCCC
 GUARD_PAGES = 16
 SSA_FRAMES = 2
 
-_U32 = (1 << 32) - 1
-_U64 = (1 << 64) - 1
+# Rules by which the first thread is laid out as the other ones are.
+_ALIKE = (Rules.SDK_1_5, Rules.SDK_2_0)
+_EARLY_IDS: Mapping[int, int] = {
+    **{Id[name]: OldId[name] for name in ("TCS", "TD", "SSA", "GUARD")},
+    **{Id.HEAP_MIN: OldId.HEAP, Id.STACK_MIN: OldId.STACK},
+    THREAD_GROUP: LAYOUT_GROUP_FLAG | OldId.THREAD_GROUP,
+}
 
 
 @record
@@ -56,7 +68,6 @@ class Sizes:
     stack_min: int
     stack_max: int
     user_region: int
-    tcs_num: int
     tcs_max: int
     min_pool: int
     pool: int
@@ -80,7 +91,6 @@ class Sizes:
             stack_min=values["StackMinSize"],
             stack_max=values["StackMaxSize"],
             user_region=values["UserRegionSize"],
-            tcs_num=values["TCSNum"],
             tcs_max=given.get("TCSMaxNum", values["TCSNum"]),
             min_pool=values["TCSMinPool"],
             pool=pool,
@@ -100,16 +110,29 @@ class LayoutPlan:
     """A finished layout table.
 
     Attributes:
-        table: entries and groups, the padding to the enclave's size included.
+        table: entries and groups, the padding to the enclave's size included; their ids are
+            those since SDK 2.0.
+        data: the table as the SDK writes it.
         enclave_size: bytes, a power of two.
         overhead: bytes set apart for EDMM bookkeeping.
         rsrv_size: bytes of reserved memory that the global data name.
     """
 
     table: tuple[Layout, ...]
+    data: bytes
     enclave_size: int
-    overhead: int = 0
-    rsrv_size: int = 0
+    overhead: int
+    rsrv_size: int
+
+    @property
+    def thread_data(self) -> int:
+        """Bytes from the first TCS to its thread's data, the last page of an entry."""
+        pages = self.first(Id.TD).page_count
+        return self.from_tcs(Id.TD) + (pages - 1) * PAGE_SIZE
+
+    def from_tcs(self, entry_id: int) -> int:
+        """Bytes from the first TCS to the first entry with an id."""
+        return self.first(entry_id).rva - self.first(Id.TCS).rva
 
     def first(self, entry_id: int) -> LayoutEntry:
         """The first entry with an id; `KeyError` if there is none."""
@@ -127,29 +150,38 @@ def plan_layout(
     wants_sgx2: bool,
 ) -> LayoutPlan:
     """Lay out everything behind the image."""
-    heap = (Id.HEAP_MIN, Id.HEAP_INIT, Id.HEAP_MAX)
-    table: list[Layout] = [*_growing(heap, sizes.heap, SECINFO_RW)]
-    thread = thread_entries(image, sizes, tcs_offset)
-    table += _static_threads(thread, sizes, generation.rules)
+    is_early = generation.rules is Rules.SDK_1_5
+    heap = _growing((Id.HEAP_MIN, Id.HEAP_INIT, Id.HEAP_MAX), sizes.heap, SECINFO_RW)
+    thread = _thread(image, sizes, tcs_offset, 1 if is_early else GUARD_PAGES)
+    flags = SECINFO_RWX if sizes.rsrv_executable else SECINFO_RW
+    reserved = _growing((Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX), sizes.rsrv, flags)
+    table: list[Layout] = [*heap, *_static_threads(thread, sizes, generation.rules)]
     table += _dynamic_threads(thread, sizes, generation.rules)
-    if any(sizes.rsrv):
-        flags = SECINFO_RWX if sizes.rsrv_executable else SECINFO_RW
-        table += _growing((Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX), sizes.rsrv, flags)
+    table += reserved if any(sizes.rsrv) else []
     overhead = 0
     if wants_sgx2 and generation.overhead is not Overhead.NONE:
-        region, overhead = _user_region(image, sizes, generation)
+        segments = [page_ceil(s.p_memsz) // PAGE_SIZE for s in image.load_segments]
+        pages = [*segments, *(e.page_count for e in (*heap, *reserved))]
+        region, overhead = _user_region(pages, thread, sizes, generation.overhead)
         table.append(
             LayoutEntry(Id.USER_REGION, Attr.POST_ADD, pages_of(region), si_flags=SECINFO_RW)
         )
-    placed, end = place(table, image.image_size)
+    start = image.image_size
+    if generation.newest == Version(1, 3):
+        # The highest segment's size is rounded before its address is added, and again after.
+        top = max(image.load_segments, key=lambda s: s.p_vaddr)
+        start = page_ceil(top.p_vaddr + page_ceil(top.p_memsz))
+    placed, end = place(table, start)
     enclave_size = enclave_size_for(end)
     padded, rsrv_size = _pad(placed, end, enclave_size, sizes, generation)
-    return LayoutPlan(tuple(padded), enclave_size, overhead, rsrv_size)
+    written = [replace(e, id=_EARLY_IDS[e.id]) for e in padded] if is_early else padded
+    data = b"".join(item.serialise() for item in written)
+    return LayoutPlan(tuple(padded), data, enclave_size, overhead, rsrv_size)
 
 
 def pages_of(size: int) -> int:
     """Whole pages in `size` bytes; the tool keeps such counts in 32 bits."""
-    return size // PAGE_SIZE & _U32
+    return size // PAGE_SIZE & U32_MAX
 
 
 def _growing(ids: Sequence[int], steps: Sequence[int], flags: int) -> list[LayoutEntry]:
@@ -165,10 +197,12 @@ def _growing(ids: Sequence[int], steps: Sequence[int], flags: int) -> list[Layou
     return entries
 
 
-def thread_entries(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[LayoutEntry]:
+def _thread(
+    image: EnclaveImage, sizes: Sizes, tcs_offset: int, guard_pages: int
+) -> list[LayoutEntry]:
     """One thread: guard, stack, guard, TCS, SSA frames, guard, thread data and TLS."""
     added = Attr.EADD | Attr.EEXTEND
-    guard = LayoutEntry(Id.GUARD, 0, GUARD_PAGES)
+    guard = LayoutEntry(Id.GUARD, 0, guard_pages)
     stack = LayoutEntry(
         Id.STACK_MIN,
         added,
@@ -209,7 +243,7 @@ def thread_entries(image: EnclaveImage, sizes: Sizes, tcs_offset: int) -> list[L
 def _static_threads(thread: list[LayoutEntry], sizes: Sizes, rules: Rules) -> list[Layout]:
     """Threads that are there when the enclave starts: kept ones, then removed ones."""
     table: list[Layout]
-    if rules is Rules.SDK_2_0:
+    if rules in _ALIKE:
         table = [*thread]
         if sizes.pool > 0:
             table.append(LayoutGroup(THREAD_GROUP, len(thread), sizes.pool))
@@ -266,7 +300,7 @@ def place(table: list[Layout], start: int) -> tuple[list[Layout], int]:
     position = start
     for item in table:
         if isinstance(item, LayoutEntry):
-            placed.append(replace(item, rva=position & _U64))
+            placed.append(replace(item, rva=position & U64_MAX))
             position += item.page_count * PAGE_SIZE
         else:
             members = placed[len(placed) - item.entry_count :]
@@ -286,49 +320,65 @@ def _pad(
         return placed, rsrv_size
     last = placed[-1]
     if (
-        generation.padding is Padding.GROW_RESERVED
+        generation.grows_reserved
         and isinstance(last, LayoutEntry)
         and last.id in (Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX)
     ):
-        grown = replace(last, page_count=last.page_count + extra // PAGE_SIZE & _U32)
+        grown = replace(last, page_count=last.page_count + extra // PAGE_SIZE & U32_MAX)
         if last.id != Id.RSRV_MAX:
-            rsrv_size += extra & _U32
+            rsrv_size += extra & U32_MAX
         return [*placed[:-1], grown], rsrv_size
     return [*placed, LayoutEntry(Id.GUARD, 0, pages_of(extra), end)], rsrv_size
-
-
-def _user_region(image: EnclaveImage, sizes: Sizes, generation: Generation) -> tuple[int, int]:
-    """Bytes of the user region, and of them for EDMM bookkeeping.
-
-    Source: CMetadata::calculate_rts_bk_overhead.
-    """
-    model = generation.overhead
-    reserve, guards = 0x10000, GUARD_PAGES * PAGE_SIZE
-    if model is Overhead.SDK_2_20:
-        node, extra_node = _node_2_20, _allocation(_EMA)
-    else:
-        node, extra_node = (_node_2_19 if model is Overhead.SDK_2_19 else _node_2_18), 0
-    models = {Overhead.EDMM_V5: _EMA, Overhead.SDK_2_18: _EMA, Overhead.SDK_2_19: 80}
-    ema = models.get(model, _allocation(_EMA))
-    total = _bookkeeping(image, sizes, node, ema) + extra_node
-    user = sizes.user_region
-    if model is Overhead.SDK_2_20:
-        if user:
-            total += max(PAGE_SIZE, page_ceil(user >> 15))
-        overhead = _round_up(total + 32, reserve)
-        return user + overhead + guards, overhead
-    if model is Overhead.EDMM_V5:
-        return page_ceil(total + 0x20000) + user, 0
-    extra_user = user + page_ceil(user >> 15)
-    if model is Overhead.SDK_2_19:
-        count = (_round_up(total, reserve) >> 16).bit_length()
-        return (((1 << count) - 1 + count) << 16) + extra_user, 0
-    return page_ceil(total + 0x20000) + extra_user, 0
 
 
 # sizeof(struct ema_t_) and sizeof(struct bit_array_) in the SDK's sgx-emm.
 _EMA = 72
 _BIT_ARRAY = 24
+
+
+def _user_region(
+    pages: Sequence[int], thread: Sequence[LayoutEntry], sizes: Sizes, model: Overhead
+) -> tuple[int, int]:
+    """Bytes of the user region, and of them for EDMM bookkeeping.
+
+    Source: CMetadata::calculate_rts_bk_overhead.
+
+    Args:
+        pages: of each segment, and of each part of heap and reserved memory.
+        thread: the entries of one thread.
+    """
+    user, reserve = sizes.user_region, 0x10000
+    bitmap = page_ceil(user >> 15)
+    if model is Overhead.SDK_2_20:
+        total = _bookkeeping(pages, thread, sizes, _node_2_20, _allocation(_EMA))
+        total += _allocation(_EMA)
+        if user:
+            total += max(PAGE_SIZE, bitmap)
+        overhead = _round_up(total + 32, reserve)
+        return user + overhead + GUARD_PAGES * PAGE_SIZE, overhead
+    if model is Overhead.SDK_2_19:
+        total = _bookkeeping(pages, thread, sizes, _node_2_19, 80)
+        count = (_round_up(total, reserve) >> 16).bit_length()
+        return (((1 << count) - 1 + count) << 16) + user + bitmap, 0
+    total = _bookkeeping(pages, thread, sizes, _node_2_18, _EMA)
+    region = page_ceil(total + 0x20000) + user
+    return region if model is Overhead.EDMM_V5 else region + bitmap, 0
+
+
+def _bookkeeping(
+    pages: Sequence[int],
+    thread: Sequence[LayoutEntry],
+    sizes: Sizes,
+    node: Callable[[int], int],
+    ema: int,
+) -> int:
+    """Bytes of a node for each range of pages that there are or can be."""
+    kept = sum(ema if e.id == Id.GUARD else node(e.page_count) for e in thread)
+    total = sum(map(node, pages))
+    total += kept * (1 + sizes.pool) + ema * len(thread) * (1 + sizes.removed)
+    if sizes.tcs_max > sizes.pool + 1:
+        total += kept * (sizes.tcs_max - sizes.pool)
+    return total
 
 
 def _round_up(value: int, step: int) -> int:
@@ -351,26 +401,3 @@ def _node_2_19(pages: int) -> int:
 
 def _node_2_18(pages: int) -> int:
     return _EMA + _BIT_ARRAY + _round_up(pages, 8) // 8
-
-
-def _bookkeeping(image: EnclaveImage, sizes: Sizes, node: Callable[[int], int], ema: int) -> int:
-    def steps(minimum: int, initial: int, maximum: int) -> int:
-        total = node(pages_of(minimum))
-        if initial > minimum:
-            total += node(pages_of(initial - minimum))
-        if maximum > initial:
-            total += node(pages_of(maximum - initial))
-        return total
-
-    kept = 3 * ema + node(pages_of(sizes.stack_min)) + node(1)
-    removed = 7 * ema
-    if sizes.stack_max > sizes.stack_min:
-        kept += node(pages_of(sizes.stack_max - sizes.stack_min))
-        removed += ema
-    kept += node(sizes.ssa_frame_size * SSA_FRAMES)
-    kept += node(1 + page_ceil(image.tls_size) // PAGE_SIZE)
-    threads = kept * (1 + sizes.pool) + removed * (1 + sizes.removed)
-    if sizes.tcs_max > sizes.pool + 1:
-        threads += kept * (sizes.tcs_max - sizes.pool)
-    segments = sum(node(page_ceil(s.p_memsz) // PAGE_SIZE) for s in image.load_segments)
-    return steps(*sizes.heap) + steps(*sizes.rsrv) + threads + segments

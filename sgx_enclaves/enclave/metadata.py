@@ -83,6 +83,11 @@ class Version(NamedTuple):
         return self.major > ELRANGE_MAJOR
 
     @property
+    def with_elrange(self) -> Version:
+        """That of the same block with an ELRANGE entry."""
+        return Version(self.major + ELRANGE_MAJOR, self.minor)
+
+    @property
     def directory_count(self) -> int:
         """Directories in the header: 2 until SDK 2.23, 4 since 2.24.
 
@@ -157,11 +162,6 @@ class LayoutEntry(Structure):
     content_size: int = uint(16, 4, "bytes of content, or a 32-bit fill pattern")
     content_offset: int = uint(20, 4, "content in the block, or 0")
     si_flags: int = uint(24, 8, "SECINFO flags")
-
-    @property
-    def last_page(self) -> int:
-        """Offset in the enclave of the last page."""
-        return self.rva + (self.page_count - 1) * PAGE_SIZE
 
 
 @record

@@ -15,12 +15,11 @@ import functools
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Optional, Union
+from typing import Union
 
 from sgx_enclaves.enclave.blocks import (
     SSA_GPR_SIZE,
     compatible_block,
-    legacy_block,
     loader_xfrm,
     patched,
     sigstruct_body,
@@ -41,14 +40,12 @@ from sgx_enclaves.enclave.metadata import (
     DIR_EXTEND,
     DIR_LAYOUT,
     DIR_PATCH,
-    ELRANGE_MAJOR,
     EXTEND_FIPS_SIGNATURE,
     Block,
     BlockHeader,
     Directory,
     ElrangeEntry,
     ExtendEntry,
-    Version,
 )
 from sgx_enclaves.enclave.metadata import (
     LayoutId as Id,
@@ -60,8 +57,8 @@ from sgx_enclaves.errors import ConfigError, FormatError, UnsupportedError
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import record
 
-# thread_data_t got the AEX-notify fields, and this size, with SDK 2.20.
-_THREAD_DATA_WITH_AEX = 192
+# In the order of `ElrangeEntry`.
+_ELRANGE_OPTIONS = ("EnclaveImageAddress", "ELRangeStartAddress", "ELRangeSize")
 
 
 @record
@@ -155,11 +152,7 @@ def regenerate(
             found=f"{image.descriptor_size} bytes",
             hint="name the SDK generation that built the enclave",
         )
-    if generation.rules is Rules.SDK_1_5:
-        draft, newest, compatible = legacy_block(image, values, generation), True, False
-    else:
-        fips = fips or bool(values["EnableIPPFIPS"])
-        draft, newest, compatible = _draft(image, config, values, generation, fips)
+    draft, newest, compatible = _draft(image, config, values, generation, fips)
     measured = mrenclave(image, draft, limits)
     block = replace(draft, sigstruct=replace(draft.sigstruct, enclavehash=measured))
     written = [block] if newest else []
@@ -192,23 +185,24 @@ def _draft(
 ) -> tuple[Block, bool, bool]:
     """The block for the newest loader, which is what is measured; whether it is written, and
     whether a compatible one is."""
-    elrange = _elrange(values)
-    version = generation.newest
-    if elrange is not None:
-        version = Version(version.major + ELRANGE_MAJOR, version.minor)
+    # Of all zeros without ELRANGE.
+    elrange = ElrangeEntry(*(values[name] for name in _ELRANGE_OPTIONS))
+    version = generation.newest.with_elrange if elrange.elrange_size else generation.newest
+    fips = fips or bool(values["EnableIPPFIPS"])
+    is_early = generation.rules is Rules.SDK_1_5
     sigstruct = sigstruct_body(values, generation)
     xfrm = loader_xfrm(sigstruct)
     xsave_size = [size for bits, size in XSAVE_SIZES if xfrm & bits == bits][-1]
     fixed = generation.fixed_save_buffer
     frame = page_ceil(xsave_size + SSA_GPR_SIZE) // PAGE_SIZE
     sizes = Sizes.of(values, config.given, frame)
-    wants_newest, wants_compatible = _wanted(values, sizes, generation, config)
+    wants_newest, wants_compatible = _wanted(values, sizes, generation)
 
     # The data area grows in this order; tables know their place once they are made.
     start = Block.DIRECTORIES_OFFSET + version.directory_count * Directory.SIZE
     directories = [Directory() for _ in range(version.directory_count)]
     data = b""
-    if elrange is not None:
+    if elrange.elrange_size:
         directories[DIR_ELRANGE] = Directory(start, ElrangeEntry.SIZE)
         data += elrange.serialise()
     if fips:
@@ -217,28 +211,19 @@ def _draft(
         entry = ExtendEntry(EXTEND_FIPS_SIGNATURE, FipsSignature.SIZE, at + ExtendEntry.SIZE)
         data += entry.serialise() + bytes(FipsSignature.SIZE)
     plan = plan_layout(image, sizes, generation, start + len(data), wants_newest)
-    problem = elrange.problem(plan.enclave_size) if elrange is not None else None
-    if elrange is not None and problem is not None:
+    problem = elrange.problem(plan.enclave_size) if elrange.elrange_size else None
+    if problem is not None:
         raise ConfigError(problem, file=config.name, found=elrange.ranges(plan.enclave_size))
-    tcs = plan.first(Id.TCS).rva
-    template = tcs_template(
-        image.symbol_address("enclave_entry"),
-        plan.first(Id.SSA).rva - tcs,
-        plan.first(Id.TD).last_page - tcs,
-        elrange.base if elrange is not None else 0,
-        bool(values["EnableAEXNotify"]),
-    )
+    template = tcs_template(image, plan, elrange.base, bool(values["EnableAEXNotify"]))
     data += template
-    global_data = _global_data(
-        image, generation, values, sizes, plan, template, xsave_size, elrange, fips
-    )
-    patched_data, directories[DIR_PATCH] = patched(
-        image, generation, start + len(data), global_data
-    )
-    data += patched_data
-    layout = b"".join(item.serialise() for item in plan.table)
-    directories[DIR_LAYOUT] = Directory(start + len(data), len(layout))
-    data += layout
+    thread = thread_data(image, plan, sizes, generation, frame if is_early else xsave_size)
+    global_data = _global_data(generation, values, sizes, plan, template, thread, elrange, fips)
+    for index in (DIR_LAYOUT, DIR_PATCH) if is_early else (DIR_PATCH, DIR_LAYOUT):
+        at = start + len(data)
+        added, directories[index] = plan.data, Directory(at, len(plan.data))
+        if index == DIR_PATCH:
+            added, directories[index] = patched(image, generation, at, global_data)
+        data += added
     header = BlockHeader(
         version=version.word,
         size=start + len(data),
@@ -246,7 +231,7 @@ def _draft(
         ssa_frame_size=frame,
         max_save_buffer_size=xsave_size if fixed is None else fixed,
         desired_misc_select=values["MiscSelect"] if generation.passes_misc_select else 0,
-        tcs_min_pool=values["TCSMinPool"],
+        tcs_min_pool=0 if is_early else values["TCSMinPool"],
         enclave_size=plan.enclave_size,
         attributes_flags=sigstruct.attributes_flags,
         attributes_xfrm=xfrm,
@@ -256,14 +241,13 @@ def _draft(
 
 
 def _global_data(
-    image: EnclaveImage,
     generation: Generation,
     values: Mapping[str, int],
     sizes: Sizes,
     plan: LayoutPlan,
     template: bytes,
-    xsave_size: int,
-    elrange: Optional[ElrangeEntry],
+    thread: bytes,
+    elrange: ElrangeEntry,
     fips: bool,
 ) -> bytes:
     """The bytes that replace g_global_data in the measured image."""
@@ -273,20 +257,9 @@ def _global_data(
             expected=f"at most {generation.layout_entries}",
             found=str(len(plan.table)),
         )
-    tcs = plan.first(Id.TCS).rva
-    ssa = plan.first(Id.SSA).rva - tcs
-    stack_base = plan.first(Id.STACK_MIN).rva + sizes.stack_min - tcs
-    thread = thread_data(
-        generation.thread_data_size,
-        plan.first(Id.TD).last_page - tcs,
-        (stack_base, stack_base - sizes.stack_max),
-        ssa + sizes.ssa_frame_size * PAGE_SIZE - SSA_GPR_SIZE,
-        xsave_size,
-        ssa if generation.thread_data_size == _THREAD_DATA_WITH_AEX else None,
-        image.tls_size,
-    )
     rsrv = plan.first(Id.RSRV_MIN) if any(sizes.rsrv) else None
-    without_elrange = ElrangeEntry(0, 0, plan.enclave_size if generation.elrange_fallback else 0)
+    if generation.elrange_fallback and not elrange.elrange_size:
+        elrange = ElrangeEntry(elrange_size=plan.enclave_size)
     contents: dict[str, Union[int, bytes]] = {
         # The word that the enclave carries in the file is not measured.
         "sdk_version": 0,
@@ -298,12 +271,12 @@ def _global_data(
         "rsrv_executable": int(sizes.rsrv_executable) if rsrv else 0,
         "thread_policy": values["TCSPolicy"],
         "tcs_max_num": sizes.tcs_max,
-        "tcs_num": sizes.tcs_num,
+        "tcs_num": values["TCSNum"],
         "td_template": thread,
         "tcs_template": template,
         "layout_entry_num": len(plan.table),
-        "layout_table": b"".join(item.serialise() for item in plan.table),
-        **vars(elrange or without_elrange),
+        "layout_table": plan.data,
+        **vars(elrange),
         "edmm_bk_overhead": plan.overhead,
         "fips_on": int(fips),
     }
@@ -314,27 +287,12 @@ def _global_data(
     )
 
 
-def _wanted(
-    values: Mapping[str, int], sizes: Sizes, generation: Generation, config: Config
-) -> tuple[bool, bool]:
+def _wanted(values: Mapping[str, int], sizes: Sizes, generation: Generation) -> tuple[bool, bool]:
     """Whether the newest and the compatible block are written (CMetadata::check_config)."""
-    select = bool(values["MiscSelect"] & 1)
-    mask = bool(values["MiscMask"] & 1)
-    if sizes.user_region and not (select and mask):
-        raise ConfigError(
-            "UserRegionSize needs bit 0 of MiscSelect and of MiscMask", file=config.name
-        )
     if not generation.chooses_blocks:
         return True, True
     if sizes.user_region:
         return True, False
-    if not sizes.is_dynamic or not select:
+    if not sizes.is_dynamic or not values["MiscSelect"] & 1:
         return False, True
-    return True, not mask
-
-
-def _elrange(values: Mapping[str, int]) -> Optional[ElrangeEntry]:
-    if not values["ELRangeSize"]:
-        return None
-    names = ("EnclaveImageAddress", "ELRangeStartAddress", "ELRangeSize")
-    return ElrangeEntry(*(values[name] for name in names))
+    return True, not values["MiscMask"] & 1

@@ -22,6 +22,7 @@ from typing import Any, Optional
 
 from sgx_enclaves.enclave.config import OPTIONS, RENAMED, SIZES, Config, Option
 from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import U64_MAX
 from sgx_enclaves.enclave.metadata import TCS_TEMPLATE_SIZE, Block, LayoutEntry, Version
 from sgx_enclaves.enclave.sigstruct import (
     ATTRIBUTES_NOT_CHECKED,
@@ -36,7 +37,6 @@ from sgx_enclaves.enclave.sigstruct import (
 from sgx_enclaves.errors import ConfigError, UnsupportedError
 from sgx_enclaves.plain import record
 
-_U64 = (1 << 64) - 1
 # Stands between an unknown SDK and the known one that is followed, in a generation's name.
 _AS = " as "
 # A version word counts up from 2.9.1; what is far beyond is no version word.
@@ -53,13 +53,6 @@ class Overhead(Enum):
     SDK_2_20 = "2.20"
 
 
-class Padding(Enum):
-    """What fills the enclave up to a power of two when reserved memory is last."""
-
-    GUARD = "a guard entry"
-    GROW_RESERVED = "the reserved memory entry grows"
-
-
 class Rules(Enum):
     """Which rules the layout table follows; named after the first SDK that has them."""
 
@@ -68,7 +61,7 @@ class Rules(Enum):
     SDK_2_1_3 = "2.1.3"
     # So were the threads laid out.
     SDK_2_0 = "2.0"
-    # No SGX2: one block, other layout ids (see `sgx_enclaves.enclave.blocks`).
+    # No SGX2: one block, other layout ids (see `sgx_enclaves.enclave.layout`).
     SDK_1_5 = "1.5"
 
 
@@ -85,7 +78,6 @@ XSAVE_SIZES = (
 # The fields that several releases lack together.
 _ELRANGE = ("enclave_image_address", "elrange_start_address", "elrange_size")
 _RSRV = ("rsrv_offset", "rsrv_size")
-_LEGACY_GLOBAL_DATA_SIZE = 184
 
 
 @record
@@ -108,9 +100,11 @@ class Generation:
         fixed_save_buffer: bytes of the XSAVE area when not computed from XFRM.
         flags_mask: ATTRIBUTES bits that are always checked.
         passes_misc_select: whether the loader gets the unmasked MISCSELECT.
+        grows_reserved: whether reserved memory that is last grows up to the enclave's size, a
+            power of two, instead of a guard behind it.
         elrange_fallback: whether global data name the enclave size without ELRANGE.
-        ranges: option ranges that differ from the newest SDK's:
-            name to option.
+        ranges: option ranges that differ from the newest SDK's: name to option.
+        equal: what is no option yet, to the option that it is equal to.
         follows: newest release of the known one that an unknown, newer one is taken for.
         is_branch: whether it never was a release: what the release of the same version
             word and sizes writes is right without a question.
@@ -131,13 +125,14 @@ class Generation:
     checks_sdk_version: bool = True
     xfrm: int = XFRM_LEGACY | XFRM_AVX | XFRM_AVX512 | XFRM_PKRU | XFRM_AMX
     fixed_save_buffer: Optional[int] = None
-    flags_mask: int = _U64 & ~(Attribute.DEBUG | ATTRIBUTES_NOT_CHECKED)
+    flags_mask: int = U64_MAX & ~(Attribute.DEBUG | ATTRIBUTES_NOT_CHECKED)
     passes_misc_select: bool = True
     elrange_fallback: bool = False
     overhead: Overhead = Overhead.SDK_2_20
-    padding: Padding = Padding.GUARD
+    grows_reserved: bool = False
     rules: Rules = Rules.SDK_2_3
     ranges: Mapping[str, Option] = field(default_factory=dict)
+    equal: Mapping[str, str] = field(default_factory=dict)
     fips_by_argument: bool = False
     follows: Optional[str] = None
     is_branch: bool = False
@@ -174,8 +169,6 @@ class Generation:
     @property
     def global_data_size(self) -> int:
         """Bytes of global_data_t."""
-        if self.rules is Rules.SDK_1_5:
-            return _LEGACY_GLOBAL_DATA_SIZE
         return sum(self.global_data.values())
 
     def understand(self, config: Config) -> Config:
@@ -204,7 +197,7 @@ class Generation:
                     found=f"0x{value:x}",
                 )
             values[name] = value
-        return values
+        return {**values, **{name: values[other] for name, other in self.equal.items()}}
 
     @functools.cached_property
     def version_prefixes(self) -> frozenset[int]:
@@ -221,24 +214,18 @@ class Generation:
 _OLD_SIZE_MAX = 0x1F_FFFF_FFFF
 
 
-def _size_ranges(maximum: int, least_stack: int, **more: Option) -> dict[str, Option]:
+def _size_ranges(maximum: int, least_stack: int) -> dict[str, Option]:
     stack = Option("StackMaxSize", maximum, least_stack, OPTIONS["StackMaxSize"].default)
     return {
         **{name: replace(OPTIONS[name], maximum=maximum) for name in SIZES},
         "StackMaxSize": stack,
         "StackMinSize": Option("StackMinSize", maximum, least_stack, least_stack),
-        **more,
     }
 
 
 def _legacy_ranges(maximum: int) -> dict[str, Option]:
-    return _size_ranges(
-        maximum,
-        0x1000,
-        HeapMaxSize=Option("HeapMaxSize", maximum, 0, 0x100000),
-        # Not an option yet: the heap is all there from the start.
-        HeapMinSize=Option("HeapMinSize", maximum),
-    )
+    heap = Option("HeapMaxSize", maximum, 0, 0x100000)
+    return {**_size_ranges(maximum, 0x1000), "HeapMaxSize": heap}
 
 
 _V = Version
@@ -278,7 +265,7 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
         "drops": {"AMX"},
         "xfrm": XFRM_LEGACY | XFRM_AVX | XFRM_AVX512 | XFRM_PKRU,
         "fixed_save_buffer": 2632,
-        "flags_mask": _U64 & ~Attribute.DEBUG,
+        "flags_mask": U64_MAX & ~Attribute.DEBUG,
         "overhead": Overhead.EDMM_V5,
     },
     {
@@ -306,7 +293,7 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
         "elrange_fallback": False,
     },
     {"releases": ("2.10", "2.11", "2.12"), "ranges": _size_ranges(_OLD_SIZE_MAX, 0x2000)},
-    {"releases": ("2.9.1",), "padding": Padding.GROW_RESERVED},
+    {"releases": ("2.9.1",), "grows_reserved": True},
     {"releases": ("2.8", "2.9"), "misses": {"sdk_version"}, "checks_sdk_version": False},
     {
         "releases": ("2.6", "2.7", "2.7.1"),
@@ -319,7 +306,7 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
         "drops": {*RENAMED},
         "misses": {*_RSRV},
         "layout_entries": 38,
-        "padding": Padding.GUARD,
+        "grows_reserved": False,
     },
     {"releases": ("2.4",), "xfrm": XFRM_LEGACY | XFRM_AVX},
     {
@@ -343,6 +330,14 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
         "newest": _V(1, 4),
         "compatible": None,
         "drops": {"TCSMaxNum", "TCSMinPool", "StackMinSize", "HeapMinSize", "HeapInitSize"},
+        # Stack, heap and threads are all there from the start.
+        "equal": {
+            "StackMinSize": "StackMaxSize",
+            "HeapMinSize": "HeapMaxSize",
+            "TCSMinPool": "TCSNum",
+        },
+        "misses": {"tcs_template", "layout_entry_num", "layout_table"},
+        "thread_data_size": 152,
         "rules": Rules.SDK_1_5,
         "ranges": _legacy_ranges(_OLD_SIZE_MAX),
     },

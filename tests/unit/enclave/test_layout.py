@@ -24,7 +24,9 @@ def test_an_enclave_beyond_all_addresses() -> None:
 
 
 def test_the_first_entry_of_a_layout() -> None:
-    plan = LayoutPlan((LayoutEntry(7), LayoutEntry(8, 1), LayoutGroup(9), LayoutEntry(8, 2)), 1)
+    plan = LayoutPlan(
+        (LayoutEntry(7), LayoutEntry(8, 1), LayoutGroup(9), LayoutEntry(8, 2)), b"", 1, 0, 0
+    )
     assert plan.first(8) == LayoutEntry(8, 1)
     for missing in (6, 9):
         with pytest.raises(KeyError):
