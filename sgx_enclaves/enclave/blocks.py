@@ -20,7 +20,6 @@ from sgx_enclaves.enclave.layout import (
     SSA_FRAMES,
     THREAD_GROUP,
     LayoutPlan,
-    Sizes,
 )
 from sgx_enclaves.enclave.metadata import (
     DIR_LAYOUT,
@@ -90,18 +89,25 @@ def tcs_template(image: EnclaveImage, plan: LayoutPlan, delta: int, aex_notify: 
 
 
 def thread_data(
-    image: EnclaveImage, plan: LayoutPlan, sizes: Sizes, generation: Generation, ssa_size: int
+    image: EnclaveImage,
+    plan: LayoutPlan,
+    values: Mapping[str, int],
+    generation: Generation,
+    frame: int,
+    ssa_size: int,
 ) -> bytes:
     """The template of thread_data_t; addresses are relative to the thread's TCS.
 
-    `ssa_size` is what the structure says of an SSA frame.
+    Args:
+        frame: pages of an SSA frame.
+        ssa_size: what the structure says of an SSA frame.
     """
     thread, ssa = plan.thread_data, plan.from_tcs(Id.SSA)
-    base = plan.from_tcs(Id.STACK_MIN) + sizes.stack_min
-    gpr = ssa + sizes.ssa_frame_size * PAGE_SIZE - SSA_GPR_SIZE
+    base = plan.from_tcs(Id.STACK_MIN) + values["StackMinSize"]
+    gpr = ssa + frame * PAGE_SIZE - SSA_GPR_SIZE
     # self_addr, last_sp, stack_base_addr, stack_limit_addr, first_ssa_gpr, stack_guard, flags,
     # the SSA frame, last_error.
-    words = [thread, base, base, base - sizes.stack_max, gpr, 0, 0, ssa_size, 0]
+    words = [thread, base, base, base - values["StackMaxSize"], gpr, 0, 0, ssa_size, 0]
     if generation.thread_data_size == _THREAD_DATA_WITH_AEX:
         words += [0, 0, ssa]  # aex_mitigation_list, aex_notify_flag, first_ssa_xsave
     words += [0, thread - image.tls_size]  # m_next, tls_addr

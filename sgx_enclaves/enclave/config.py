@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import xml.parsers.expat
 from collections.abc import Iterator, Mapping
+from typing import Union
 from xml.parsers.expat import errors
 
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, U32_MAX, U64_MAX
@@ -39,12 +40,12 @@ _NOT_LINE_END = re.compile(rb"[^\n]")
 
 @record
 class Option:
-    """One option: its range and the value it has when it is not given."""
+    """One option: its range and, when it is not given, its value or the option it is equal to."""
 
     name: str
     maximum: int
     minimum: int = 0
-    default: int = 0
+    default: Union[int, str] = 0
 
 
 OPTIONS: Mapping[str, Option] = {
@@ -59,17 +60,17 @@ OPTIONS: Mapping[str, Option] = {
         Option("DisableDebug", 1),
         Option("HW", 0x10),
         Option("TCSNum", U32_MAX, 1, 1),
-        Option("TCSMaxNum", U32_MAX, 1, 1),
+        Option("TCSMaxNum", U32_MAX, 1, "TCSNum"),
         Option("TCSMinPool", U32_MAX, 0, 1),
         Option("TCSPolicy", 1, 0, 1),
         Option("StackMaxSize", SIZE_MAX, 0x2000, 0x40000),
         Option("StackMinSize", SIZE_MAX, 0x2000, 0x2000),
         Option("HeapMaxSize", SIZE_MAX, 0, 0x1000000),
         Option("HeapMinSize", SIZE_MAX, 0, 0x1000),
-        Option("HeapInitSize", SIZE_MAX, 0, 0x1000),
+        Option("HeapInitSize", SIZE_MAX, 0, "HeapMaxSize"),
         Option("ReservedMemMaxSize", SIZE_MAX),
         Option("ReservedMemMinSize", SIZE_MAX),
-        Option("ReservedMemInitSize", SIZE_MAX),
+        Option("ReservedMemInitSize", SIZE_MAX, 0, "ReservedMemMaxSize"),
         Option("ReservedMemExecutable", 1),
         Option("MiscSelect", U32_MAX),
         Option("MiscMask", U32_MAX, 0, U32_MAX),
@@ -308,18 +309,16 @@ def _problems(values: Mapping[str, int], given: Mapping[str, int]) -> Iterator[s
         yield "StackMinSize is larger than StackMaxSize"
     for kind in ("Heap", "ReservedMem"):
         minimum, initial, maximum = (f"{kind}{part}Size" for part in ("Min", "Init", "Max"))
-        middle = initial if initial in given else maximum
-        if values[minimum] > values[middle]:
-            yield f"{minimum} is larger than {middle}"
-        if values[middle] > values[maximum]:
-            yield f"{middle} is larger than {maximum}"
+        if values[minimum] > values[initial]:
+            yield f"{minimum} is larger than {initial if initial in given else maximum}"
+        if values[initial] > values[maximum]:
+            yield f"{initial} is larger than {maximum}"
     if bool(values["HW"]) != bool(values["LaunchKey"]):
         yield "HW and LaunchKey must be both zero or both not"
-    threads = "TCSMaxNum" if "TCSMaxNum" in given else "TCSNum"
-    if values[threads] < values["TCSNum"]:
+    if values["TCSMaxNum"] < values["TCSNum"]:
         yield "TCSMaxNum is smaller than TCSNum"
-    if values["TCSMinPool"] > values[threads]:
-        yield f"TCSMinPool is larger than {threads}"
+    if values["TCSMinPool"] > values["TCSMaxNum"]:
+        yield f"TCSMinPool is larger than {'TCSMaxNum' if 'TCSMaxNum' in given else 'TCSNum'}"
     identities = ("ISVFAMILYID_H", "ISVFAMILYID_L", "ISVEXTPRODID_H", "ISVEXTPRODID_L")
     if not values["EnableKSS"] and any(values[name] for name in identities):
         yield "ISVFAMILYID and ISVEXTPRODID need EnableKSS"

@@ -52,57 +52,16 @@ _EARLY_IDS: Mapping[int, int] = {
 }
 
 
-@record
-class Sizes:
-    """The config's sizes and counts once defaults that depend on others are settled.
+def kept_threads(values: Mapping[str, int]) -> int:
+    """How many threads there are for good: the first, and the pool."""
+    return 1 + min(values["TCSMinPool"], values["TCSNum"] - 1)
 
-    All sizes in bytes; of heap and reserved memory the minimum, the initial size and the
-    maximum. `pool` and `removed` are the threads besides the first that are kept, and those
-    that are removed after the enclave's start; `min_pool` is what the config says, even if
-    there are not as many threads.
-    """
 
-    heap: tuple[int, int, int]
-    rsrv: tuple[int, int, int]
-    rsrv_executable: bool
-    stack_min: int
-    stack_max: int
-    user_region: int
-    tcs_max: int
-    min_pool: int
-    pool: int
-    removed: int
-    ssa_frame_size: int
-
-    @classmethod
-    def of(cls, values: Mapping[str, int], given: Mapping[str, int], ssa_frame_size: int) -> Sizes:
-        """From all option values and those that the file really gives."""
-
-        def steps(kind: str) -> tuple[int, int, int]:
-            maximum = values[f"{kind}MaxSize"]
-            return values[f"{kind}MinSize"], given.get(f"{kind}InitSize", maximum), maximum
-
-        others = values["TCSNum"] - 1
-        pool = min(values["TCSMinPool"], others)
-        return cls(
-            heap=steps("Heap"),
-            rsrv=steps("ReservedMem"),
-            rsrv_executable=bool(values["ReservedMemExecutable"]),
-            stack_min=values["StackMinSize"],
-            stack_max=values["StackMaxSize"],
-            user_region=values["UserRegionSize"],
-            tcs_max=given.get("TCSMaxNum", values["TCSNum"]),
-            min_pool=values["TCSMinPool"],
-            pool=pool,
-            removed=others - pool,
-            ssa_frame_size=ssa_frame_size,
-        )
-
-    @property
-    def is_dynamic(self) -> bool:
-        """Whether any part of the enclave may grow or shrink while it runs (EDMM)."""
-        fixed = self.stack_min == self.stack_max and self.tcs_max == self.pool + 1
-        return not fixed or len(set(self.heap)) > 1 or len(set(self.rsrv)) > 1
+def is_dynamic(values: Mapping[str, int]) -> bool:
+    """Whether any part of the enclave may grow or shrink while it runs (EDMM)."""
+    kinds = ("Stack", "Heap", "ReservedMem")
+    grows = any(values[f"{kind}MinSize"] < values[f"{kind}MaxSize"] for kind in kinds)
+    return grows or values["TCSMaxNum"] > kept_threads(values)
 
 
 @record
@@ -144,25 +103,31 @@ class LayoutPlan:
 
 def plan_layout(
     image: EnclaveImage,
-    sizes: Sizes,
+    values: Mapping[str, int],
+    frame: int,
     generation: Generation,
     tcs_offset: int,
     wants_sgx2: bool,
 ) -> LayoutPlan:
-    """Lay out everything behind the image."""
+    """Lay out everything behind the image.
+
+    Args:
+        frame: pages of an SSA frame.
+        tcs_offset: where in the block the template of a TCS stands.
+    """
     is_early = generation.rules is Rules.SDK_1_5
-    heap = _growing((Id.HEAP_MIN, Id.HEAP_INIT, Id.HEAP_MAX), sizes.heap, SECINFO_RW)
-    thread = _thread(image, sizes, tcs_offset, 1 if is_early else GUARD_PAGES)
-    flags = SECINFO_RWX if sizes.rsrv_executable else SECINFO_RW
-    reserved = _growing((Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX), sizes.rsrv, flags)
-    table: list[Layout] = [*heap, *_static_threads(thread, sizes, generation.rules)]
-    table += _dynamic_threads(thread, sizes, generation.rules)
-    table += reserved if any(sizes.rsrv) else []
+    heap = _growing("HEAP", "Heap", values, SECINFO_RW)
+    thread = _thread(image, values, frame, tcs_offset, 1 if is_early else GUARD_PAGES)
+    flags = SECINFO_RWX if values["ReservedMemExecutable"] else SECINFO_RW
+    reserved = _growing("RSRV", "ReservedMem", values, flags)
+    table: list[Layout] = [*heap, *_static_threads(thread, values, generation.rules)]
+    table += _dynamic_threads(thread, values, generation.rules)
+    table += reserved if values["ReservedMemMaxSize"] else []
     overhead = 0
     if wants_sgx2 and generation.overhead is not Overhead.NONE:
         segments = [page_ceil(s.p_memsz) // PAGE_SIZE for s in image.load_segments]
         pages = [*segments, *(e.page_count for e in (*heap, *reserved))]
-        region, overhead = _user_region(pages, thread, sizes, generation.overhead)
+        region, overhead = _user_region(pages, thread, values, generation.overhead)
         table.append(
             LayoutEntry(Id.USER_REGION, Attr.POST_ADD, pages_of(region), si_flags=SECINFO_RW)
         )
@@ -173,7 +138,7 @@ def plan_layout(
         start = page_ceil(top.p_vaddr + page_ceil(top.p_memsz))
     placed, end = place(table, start)
     enclave_size = enclave_size_for(end)
-    padded, rsrv_size = _pad(placed, end, enclave_size, sizes, generation)
+    padded, rsrv_size = _pad(placed, end, enclave_size, values, generation)
     written = [replace(e, id=_EARLY_IDS[e.id]) for e in padded] if is_early else padded
     data = b"".join(item.serialise() for item in written)
     return LayoutPlan(tuple(padded), data, enclave_size, overhead, rsrv_size)
@@ -184,29 +149,31 @@ def pages_of(size: int) -> int:
     return size // PAGE_SIZE & U32_MAX
 
 
-def _growing(ids: Sequence[int], steps: Sequence[int], flags: int) -> list[LayoutEntry]:
+def _growing(ids: str, kind: str, values: Mapping[str, int], flags: int) -> list[LayoutEntry]:
     """A heap or reserved memory: its minimum, and what it has beyond that."""
-    minimum, initial, maximum = steps
-    entries = [LayoutEntry(ids[0], Attr.EADD, pages_of(minimum), si_flags=flags)]
+    minimum, initial, maximum = (values[f"{kind}{part}Size"] for part in ("Min", "Init", "Max"))
+    entries = [LayoutEntry(Id[f"{ids}_MIN"], Attr.EADD, pages_of(minimum), si_flags=flags)]
     if initial > minimum:
         attributes = Attr.EADD | Attr.POST_ADD | Attr.POST_REMOVE
-        entries.append(LayoutEntry(ids[1], attributes, pages_of(initial - minimum), si_flags=flags))
+        pages = pages_of(initial - minimum)
+        entries.append(LayoutEntry(Id[f"{ids}_INIT"], attributes, pages, si_flags=flags))
     if maximum > initial:
         pages = pages_of(maximum - initial)
-        entries.append(LayoutEntry(ids[2], Attr.POST_ADD, pages, si_flags=SECINFO_RW))
+        entries.append(LayoutEntry(Id[f"{ids}_MAX"], Attr.POST_ADD, pages, si_flags=SECINFO_RW))
     return entries
 
 
 def _thread(
-    image: EnclaveImage, sizes: Sizes, tcs_offset: int, guard_pages: int
+    image: EnclaveImage, values: Mapping[str, int], frame: int, tcs_offset: int, guard_pages: int
 ) -> list[LayoutEntry]:
     """One thread: guard, stack, guard, TCS, SSA frames, guard, thread data and TLS."""
     added = Attr.EADD | Attr.EEXTEND
+    least, most = values["StackMinSize"], values["StackMaxSize"]
     guard = LayoutEntry(Id.GUARD, 0, guard_pages)
     stack = LayoutEntry(
         Id.STACK_MIN,
         added,
-        pages_of(sizes.stack_min),
+        pages_of(least),
         content_size=STACK_FILL,
         si_flags=SECINFO_RW,
     )
@@ -219,13 +186,13 @@ def _thread(
         si_flags=SECINFO_TCS,
     )
     entries = [guard]
-    if sizes.stack_max > sizes.stack_min:
+    if most > least:
         entries.append(
             replace(
                 stack,
                 id=Id.STACK_MAX,
                 attributes=added | Attr.GROW_DOWN,
-                page_count=pages_of(sizes.stack_max - sizes.stack_min),
+                page_count=pages_of(most - least),
             )
         )
     td_pages = pages_of(page_ceil(image.tls_size) + PAGE_SIZE)
@@ -234,19 +201,23 @@ def _thread(
         stack,
         guard,
         tcs,
-        LayoutEntry(Id.SSA, added, sizes.ssa_frame_size * SSA_FRAMES, si_flags=SECINFO_RW),
+        LayoutEntry(Id.SSA, added, frame * SSA_FRAMES, si_flags=SECINFO_RW),
         guard,
         LayoutEntry(Id.TD, added, td_pages, si_flags=SECINFO_RW),
     ]
 
 
-def _static_threads(thread: list[LayoutEntry], sizes: Sizes, rules: Rules) -> list[Layout]:
+def _static_threads(
+    thread: list[LayoutEntry], values: Mapping[str, int], rules: Rules
+) -> list[Layout]:
     """Threads that are there when the enclave starts: kept ones, then removed ones."""
+    pool = kept_threads(values) - 1
+    removed = values["TCSNum"] - 1 - pool
     table: list[Layout]
     if rules in _ALIKE:
         table = [*thread]
-        if sizes.pool > 0:
-            table.append(LayoutGroup(THREAD_GROUP, len(thread), sizes.pool))
+        if pool > 0:
+            table.append(LayoutGroup(THREAD_GROUP, len(thread), pool))
     else:
         # The first thread also serves the runtime's own calls; its stack may shrink.
         table = [
@@ -255,27 +226,30 @@ def _static_threads(thread: list[LayoutEntry], sizes: Sizes, rules: Rules) -> li
             else e
             for e in thread
         ]
-        if sizes.pool > 0:
+        if pool > 0:
             table += thread
-        if sizes.pool > 1:
-            table.append(LayoutGroup(THREAD_GROUP, len(thread), sizes.pool - 1))
-    if sizes.removed > 0:
+        if pool > 1:
+            table.append(LayoutGroup(THREAD_GROUP, len(thread), pool - 1))
+    if removed > 0:
         table += [
             e if e.id == Id.GUARD else replace(e, attributes=e.attributes | Attr.EREMOVE)
             for e in thread
         ]
-    if sizes.removed > 1:
-        table.append(LayoutGroup(THREAD_GROUP, len(thread), sizes.removed - 1))
+    if removed > 1:
+        table.append(LayoutGroup(THREAD_GROUP, len(thread), removed - 1))
     return table
 
 
-def _dynamic_threads(thread: list[LayoutEntry], sizes: Sizes, rules: Rules) -> list[Layout]:
+def _dynamic_threads(
+    thread: list[LayoutEntry], values: Mapping[str, int], rules: Rules
+) -> list[Layout]:
     """Threads that are made later; one more than asked for, as the tool does."""
-    if sizes.tcs_max <= sizes.pool + 1:
+    later = values["TCSMaxNum"] - kept_threads(values)
+    if not later:
         return []
     table: list[Layout] = [_dynamic(e) for e in thread]
-    if rules is not Rules.SDK_2_0 or sizes.tcs_max > sizes.min_pool:
-        table.append(LayoutGroup(THREAD_GROUP_DYN, len(thread), sizes.tcs_max - sizes.pool - 1))
+    if rules is not Rules.SDK_2_0 or values["TCSMaxNum"] > values["TCSMinPool"]:
+        table.append(LayoutGroup(THREAD_GROUP_DYN, len(thread), later))
     return table
 
 
@@ -311,10 +285,14 @@ def place(table: list[Layout], start: int) -> tuple[list[Layout], int]:
 
 
 def _pad(
-    placed: list[Layout], end: int, enclave_size: int, sizes: Sizes, generation: Generation
+    placed: list[Layout],
+    end: int,
+    enclave_size: int,
+    values: Mapping[str, int],
+    generation: Generation,
 ) -> tuple[list[Layout], int]:
     """Fill the enclave up to its size; returns the table and the reserved size to report."""
-    rsrv_size = sizes.rsrv[1]
+    rsrv_size = values["ReservedMemInitSize"]
     extra = enclave_size - end
     if not extra:
         return placed, rsrv_size
@@ -337,7 +315,10 @@ _BIT_ARRAY = 24
 
 
 def _user_region(
-    pages: Sequence[int], thread: Sequence[LayoutEntry], sizes: Sizes, model: Overhead
+    pages: Sequence[int],
+    thread: Sequence[LayoutEntry],
+    values: Mapping[str, int],
+    model: Overhead,
 ) -> tuple[int, int]:
     """Bytes of the user region, and of them for EDMM bookkeeping.
 
@@ -347,38 +328,28 @@ def _user_region(
         pages: of each segment, and of each part of heap and reserved memory.
         thread: the entries of one thread.
     """
-    user, reserve = sizes.user_region, 0x10000
+    kept = kept_threads(values)
+    removed, later = values["TCSNum"] - kept, values["TCSMaxNum"] - kept
+
+    def bookkeeping(node: Callable[[int], int], ema: int) -> int:
+        """Bytes of a node for each range of pages that there is or can be."""
+        one = sum(ema if e.id == Id.GUARD else node(e.page_count) for e in thread)
+        ever = kept + (later + 1 if later else 0)
+        return sum(map(node, pages)) + one * ever + ema * len(thread) * (1 + removed)
+
+    user, reserve = values["UserRegionSize"], 0x10000
     bitmap = page_ceil(user >> 15)
     if model is Overhead.SDK_2_20:
-        total = _bookkeeping(pages, thread, sizes, _node_2_20, _allocation(_EMA))
-        total += _allocation(_EMA)
+        total = bookkeeping(_node_2_20, _allocation(_EMA)) + _allocation(_EMA)
         if user:
             total += max(PAGE_SIZE, bitmap)
         overhead = _round_up(total + 32, reserve)
         return user + overhead + GUARD_PAGES * PAGE_SIZE, overhead
     if model is Overhead.SDK_2_19:
-        total = _bookkeeping(pages, thread, sizes, _node_2_19, 80)
-        count = (_round_up(total, reserve) >> 16).bit_length()
+        count = (_round_up(bookkeeping(_node_2_19, 80), reserve) >> 16).bit_length()
         return (((1 << count) - 1 + count) << 16) + user + bitmap, 0
-    total = _bookkeeping(pages, thread, sizes, _node_2_18, _EMA)
-    region = page_ceil(total + 0x20000) + user
+    region = page_ceil(bookkeeping(_node_2_18, _EMA) + 0x20000) + user
     return region if model is Overhead.EDMM_V5 else region + bitmap, 0
-
-
-def _bookkeeping(
-    pages: Sequence[int],
-    thread: Sequence[LayoutEntry],
-    sizes: Sizes,
-    node: Callable[[int], int],
-    ema: int,
-) -> int:
-    """Bytes of a node for each range of pages that there are or can be."""
-    kept = sum(ema if e.id == Id.GUARD else node(e.page_count) for e in thread)
-    total = sum(map(node, pages))
-    total += kept * (1 + sizes.pool) + ema * len(thread) * (1 + sizes.removed)
-    if sizes.tcs_max > sizes.pool + 1:
-        total += kept * (sizes.tcs_max - sizes.pool)
-    return total
 
 
 def _round_up(value: int, step: int) -> int:

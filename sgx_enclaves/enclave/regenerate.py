@@ -31,7 +31,7 @@ from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
 from sgx_enclaves.enclave.layout import (
     LayoutPlan,
-    Sizes,
+    is_dynamic,
     plan_layout,
 )
 from sgx_enclaves.enclave.measure import mrenclave
@@ -152,7 +152,8 @@ def regenerate(
             found=f"{image.descriptor_size} bytes",
             hint="name the SDK generation that built the enclave",
         )
-    draft, newest, compatible = _draft(image, config, values, generation, fips)
+    newest, compatible = _wanted(values, generation)
+    draft = _draft(image, config, values, generation, fips or bool(values["EnableIPPFIPS"]), newest)
     measured = mrenclave(image, draft, limits)
     block = replace(draft, sigstruct=replace(draft.sigstruct, enclavehash=measured))
     written = [block] if newest else []
@@ -182,21 +183,18 @@ def _draft(
     values: Mapping[str, int],
     generation: Generation,
     fips: bool,
-) -> tuple[Block, bool, bool]:
-    """The block for the newest loader, which is what is measured; whether it is written, and
-    whether a compatible one is."""
+    wants_sgx2: bool,
+) -> Block:
+    """The block for the newest loader, which is what is measured."""
     # Of all zeros without ELRANGE.
     elrange = ElrangeEntry(*(values[name] for name in _ELRANGE_OPTIONS))
     version = generation.newest.with_elrange if elrange.elrange_size else generation.newest
-    fips = fips or bool(values["EnableIPPFIPS"])
     is_early = generation.rules is Rules.SDK_1_5
     sigstruct = sigstruct_body(values, generation)
     xfrm = loader_xfrm(sigstruct)
     xsave_size = [size for bits, size in XSAVE_SIZES if xfrm & bits == bits][-1]
     fixed = generation.fixed_save_buffer
     frame = page_ceil(xsave_size + SSA_GPR_SIZE) // PAGE_SIZE
-    sizes = Sizes.of(values, config.given, frame)
-    wants_newest, wants_compatible = _wanted(values, sizes, generation)
 
     # The data area grows in this order; tables know their place once they are made.
     start = Block.DIRECTORIES_OFFSET + version.directory_count * Directory.SIZE
@@ -210,14 +208,15 @@ def _draft(
         directories[DIR_EXTEND] = Directory(at, ExtendEntry.SIZE)
         entry = ExtendEntry(EXTEND_FIPS_SIGNATURE, FipsSignature.SIZE, at + ExtendEntry.SIZE)
         data += entry.serialise() + bytes(FipsSignature.SIZE)
-    plan = plan_layout(image, sizes, generation, start + len(data), wants_newest)
+    plan = plan_layout(image, values, frame, generation, start + len(data), wants_sgx2)
     problem = elrange.problem(plan.enclave_size) if elrange.elrange_size else None
     if problem is not None:
         raise ConfigError(problem, file=config.name, found=elrange.ranges(plan.enclave_size))
     template = tcs_template(image, plan, elrange.base, bool(values["EnableAEXNotify"]))
     data += template
-    thread = thread_data(image, plan, sizes, generation, frame if is_early else xsave_size)
-    global_data = _global_data(generation, values, sizes, plan, template, thread, elrange, fips)
+    ssa_size = frame if is_early else xsave_size
+    thread = thread_data(image, plan, values, generation, frame, ssa_size)
+    global_data = _global_data(generation, values, plan, template, thread, elrange, fips)
     for index in (DIR_LAYOUT, DIR_PATCH) if is_early else (DIR_PATCH, DIR_LAYOUT):
         at = start + len(data)
         added, directories[index] = plan.data, Directory(at, len(plan.data))
@@ -236,14 +235,12 @@ def _draft(
         attributes_flags=sigstruct.attributes_flags,
         attributes_xfrm=xfrm,
     )
-    block = Block(0, header, sigstruct, tuple(directories), data)
-    return block, wants_newest, wants_compatible
+    return Block(0, header, sigstruct, tuple(directories), data)
 
 
 def _global_data(
     generation: Generation,
     values: Mapping[str, int],
-    sizes: Sizes,
     plan: LayoutPlan,
     template: bytes,
     thread: bytes,
@@ -257,7 +254,7 @@ def _global_data(
             expected=f"at most {generation.layout_entries}",
             found=str(len(plan.table)),
         )
-    rsrv = plan.first(Id.RSRV_MIN) if any(sizes.rsrv) else None
+    rsrv = plan.first(Id.RSRV_MIN) if values["ReservedMemMaxSize"] else None
     if generation.elrange_fallback and not elrange.elrange_size:
         elrange = ElrangeEntry(elrange_size=plan.enclave_size)
     contents: dict[str, Union[int, bytes]] = {
@@ -265,12 +262,12 @@ def _global_data(
         "sdk_version": 0,
         "enclave_size": plan.enclave_size,
         "heap_offset": plan.first(Id.HEAP_MIN).rva,
-        "heap_size": sizes.heap[1],
+        "heap_size": values["HeapInitSize"],
         "rsrv_offset": rsrv.rva if rsrv else 0,
         "rsrv_size": plan.rsrv_size,
-        "rsrv_executable": int(sizes.rsrv_executable) if rsrv else 0,
+        "rsrv_executable": values["ReservedMemExecutable"] if rsrv else 0,
         "thread_policy": values["TCSPolicy"],
-        "tcs_max_num": sizes.tcs_max,
+        "tcs_max_num": values["TCSMaxNum"],
         "tcs_num": values["TCSNum"],
         "td_template": thread,
         "tcs_template": template,
@@ -287,12 +284,12 @@ def _global_data(
     )
 
 
-def _wanted(values: Mapping[str, int], sizes: Sizes, generation: Generation) -> tuple[bool, bool]:
+def _wanted(values: Mapping[str, int], generation: Generation) -> tuple[bool, bool]:
     """Whether the newest and the compatible block are written (CMetadata::check_config)."""
     if not generation.chooses_blocks:
         return True, True
-    if sizes.user_region:
+    if values["UserRegionSize"]:
         return True, False
-    if not sizes.is_dynamic or not values["MiscSelect"] & 1:
+    if not is_dynamic(values) or not values["MiscSelect"] & 1:
         return False, True
     return True, not values["MiscMask"] & 1

@@ -22,7 +22,7 @@ from typing import Any, Optional
 
 from sgx_enclaves.enclave.config import OPTIONS, RENAMED, SIZES, Config, Option
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import U64_MAX
+from sgx_enclaves.enclave.elf_headers import U32_MAX, U64_MAX
 from sgx_enclaves.enclave.metadata import TCS_TEMPLATE_SIZE, Block, LayoutEntry, Version
 from sgx_enclaves.enclave.sigstruct import (
     ATTRIBUTES_NOT_CHECKED,
@@ -104,7 +104,6 @@ class Generation:
             power of two, instead of a guard behind it.
         elrange_fallback: whether global data name the enclave size without ELRANGE.
         ranges: option ranges that differ from the newest SDK's: name to option.
-        equal: what is no option yet, to the option that it is equal to.
         follows: newest release of the known one that an unknown, newer one is taken for.
         is_branch: whether it never was a release: what the release of the same version
             word and sizes writes is right without a question.
@@ -132,7 +131,6 @@ class Generation:
     grows_reserved: bool = False
     rules: Rules = Rules.SDK_2_3
     ranges: Mapping[str, Option] = field(default_factory=dict)
-    equal: Mapping[str, str] = field(default_factory=dict)
     fips_by_argument: bool = False
     follows: Optional[str] = None
     is_branch: bool = False
@@ -185,19 +183,21 @@ class Generation:
 
     def values(self, config: Config) -> dict[str, int]:
         """Every option's value under this SDK, defaults filled in; of what `understand` gave."""
-        values: dict[str, int] = {}
-        for name in OPTIONS:
-            option = self.ranges.get(name, OPTIONS[name])
-            value = config.given.get(name, option.default)
-            if name in config.given and not option.minimum <= value <= option.maximum:
+        options = {**OPTIONS, **self.ranges}
+        for name, option in options.items():
+            value = config.given.get(name, option.minimum)
+            if not option.minimum <= value <= option.maximum:
                 raise ConfigError(
                     f"{name} is out of range",
                     file=config.name,
                     expected=f"0x{option.minimum:x} to 0x{option.maximum:x}",
                     found=f"0x{value:x}",
                 )
-            values[name] = value
-        return {**values, **{name: values[other] for name, other in self.equal.items()}}
+        given = {name: config.given.get(name, option.default) for name, option in options.items()}
+        return {
+            name: value if isinstance(value, int) else int(given[value])
+            for name, value in given.items()
+        }
 
     @functools.cached_property
     def version_prefixes(self) -> frozenset[int]:
@@ -224,8 +224,14 @@ def _size_ranges(maximum: int, least_stack: int) -> dict[str, Option]:
 
 
 def _legacy_ranges(maximum: int) -> dict[str, Option]:
-    heap = Option("HeapMaxSize", maximum, 0, 0x100000)
-    return {**_size_ranges(maximum, 0x1000), "HeapMaxSize": heap}
+    changed = (
+        Option("HeapMaxSize", maximum, 0, 0x100000),
+        # Not options yet: heap, stack and threads are all there from the start.
+        Option("HeapMinSize", maximum, 0, "HeapMaxSize"),
+        Option("StackMinSize", maximum, 0x1000, "StackMaxSize"),
+        Option("TCSMinPool", U32_MAX, 0, "TCSNum"),
+    )
+    return {**_size_ranges(maximum, 0x1000), **{option.name: option for option in changed}}
 
 
 _V = Version
@@ -330,12 +336,6 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
         "newest": _V(1, 4),
         "compatible": None,
         "drops": {"TCSMaxNum", "TCSMinPool", "StackMinSize", "HeapMinSize", "HeapInitSize"},
-        # Stack, heap and threads are all there from the start.
-        "equal": {
-            "StackMinSize": "StackMaxSize",
-            "HeapMinSize": "HeapMaxSize",
-            "TCSMinPool": "TCSNum",
-        },
         "misses": {"tcs_template", "layout_entry_num", "layout_table"},
         "thread_data_size": 152,
         "rules": Rules.SDK_1_5,
