@@ -28,7 +28,7 @@ from sgx_enclaves.files import (
     kind_of,
     system_errors,
 )
-from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits, at_most
+from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, at_most
 from sgx_enclaves.plain import record
 from sgx_enclaves.progress import Event, Progress, silent
 
@@ -84,11 +84,7 @@ class Member:
 
 @contextmanager
 def open_tar(
-    path: Path,
-    limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS,
-    *,
-    dropped: Optional[int] = None,
-    progress: Progress = silent,
+    path: Path, *, dropped: Optional[int] = None, progress: Progress = silent
 ) -> Iterator[TarStream]:
     """Open a tar archive, packed with gzip, xz, zstd or not at all; see `TarStream`."""
     with system_errors(str(path), "cannot be opened"):
@@ -100,7 +96,7 @@ def open_tar(
         size = path.stat().st_size
     with raw:
         packed = DigestedStream(raw, shown=lambda done: progress(Event(path.name, done, size)))
-        yield TarStream(packed, str(path), limits, dropped)
+        yield TarStream(packed, str(path), dropped)
 
 
 class TarStream:
@@ -115,14 +111,12 @@ class TarStream:
     so many leading parts of each name are dropped. `packed` digests the packed file.
     """
 
-    def __init__(
-        self, packed: DigestedStream, file: str, limits: ArchiveLimits, dropped: Optional[int]
-    ) -> None:
+    def __init__(self, packed: DigestedStream, file: str, dropped: Optional[int]) -> None:
         self.packed = packed
         self.file = file
-        self._pieces = unpack(packed, file, limits)
+        self._limits = DEFAULT_ARCHIVE_LIMITS
+        self._pieces = unpack(packed, file, self._limits)
         self._piece = memoryview(b"")
-        self._limits = limits
         self._dropped = dropped
         self._seen: dict[str, str] = {}
         self._offset = 0
@@ -164,8 +158,8 @@ class TarStream:
         hint = "offsets count unpacked bytes"
         return {"file": self.file, "offset": self._offset - back, "hint": hint}
 
-    def _error(self, message: str) -> ArchiveError:
-        return ArchiveError(message, **self._where())
+    def _error(self, message: str, back: int = 0) -> ArchiveError:
+        return ArchiveError(message, **self._where(back))
 
     def _read(self, size: int) -> bytes:
         """Up to `size` bytes; fewer only at the end of the stream."""
@@ -205,8 +199,7 @@ class TarStream:
             return header
         while rest := self._read(_CHUNK):
             if rest.strip(b"\0"):
-                message = "bytes behind the end of the archive"
-                raise ArchiveError(message, **self._where(len(rest)))
+                raise self._error("bytes behind the end of the archive", len(rest))
         return None
 
     def _extension(self, flag: bytes, header: bytes) -> dict[str, Any]:
@@ -280,7 +273,6 @@ class TarStream:
 
     def _admit(self, member: Member) -> None:
         """Check a member against the limits and against those before it."""
-        self._bound()
         message, most = f"{member.name!r} is too large", self._limits.member_size
         at_most(most, member.size, message, "bytes", **self._where(_BLOCK))
         if member.kind == LINK:
@@ -294,13 +286,10 @@ class TarStream:
             if kind != DIRECTORY:
                 below = f"{member.name!r} lies below {parent!r}"
                 raise self._error(f"{below}, which is a {KIND_WORDS[kind]}")
-            self._bound()
         if member.name:
             self._seen[member.name] = member.kind
-
-    def _bound(self) -> None:
-        message, file = "the archive has too many members", self.file
-        at_most(self._limits.members, len(self._seen) + 1, message, file=file)
+        message, most = "the archive has too many members", self._limits.members
+        at_most(most, len(self._seen), message, file=self.file)
 
     def _check_link(self, member: Member) -> None:
         if self._dropped is None:

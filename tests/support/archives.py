@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
+from sgx_enclaves import tar
 from sgx_enclaves.limits import DEFAULT_ARCHIVE_LIMITS, ArchiveLimits
-from sgx_enclaves.tar import Member, open_tar
 
 
 def list_members(
     archive: Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS, *, links: bool = False
-) -> list[Member]:
+) -> list[tar.Member]:
     """Each member of the archive, in its order; the whole stream is checked."""
-    with open_tar(archive, limits, dropped=0 if links else None) as stream:
+    bounded = mock.patch.object(tar, "DEFAULT_ARCHIVE_LIMITS", limits)
+    with bounded, tar.open_tar(archive, dropped=0 if links else None) as stream:
         return list(stream)
