@@ -62,18 +62,9 @@ Signers = Mapping[str, Iterable[str]]
 
 @dataclass(frozen=True)
 class Rule:
-    """What must hold of a record whose verdict is identical.
+    """What must hold of a record whose verdict is identical: a rule's words, see above.
 
-    Attributes:
-        max_age: None for no bound.
-        release: a glob; None for any.
-        origin: a glob.
-        signer: MRSIGNER values, and `INTEL`; None for any that the release names.
-        reproducible: whether the verification must have built the enclaves itself, with
-            the designated toolchain and with nothing unpinned.
-        build_tag: a glob for the tag that they were built in; None for any.
-        locked: whether the buildroot must be pinned by a lock.
-        lock: SHA-256 of that lock; None for any.
+    None is no bound, or any; `signer` has MRSIGNER values, and `INTEL`.
     """
 
     max_age: Optional[datetime.timedelta] = None

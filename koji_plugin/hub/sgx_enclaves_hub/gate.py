@@ -52,15 +52,16 @@ def rules_of_tag(tag: Mapping[str, Any]) -> list[Rule]:
     return [rule for rule in asked if rule is not None]
 
 
-def judge(build: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Decision, Optional[int]]:
-    """The decision on a build, and the id of the record that it rests on."""
+def judge(build: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Decision, dict[str, Any]]:
+    """The decision on a build; its reasons and the id of its record, as callers get them."""
     facts = inspect_build(store.build_files(build))
     stored = store.records_of(build["id"]) if facts else []
     records = [row["record"] for row in stored]
     decision = decide(facts, records, rules, hub_api.now(), attested() if stored else None)
     for note in decision.notes:
         _logger.info("%s: %s", build["nvr"], note)
-    return decision, next((row["id"] for row in stored if row["record"] is decision.record), None)
+    record = next((row["id"] for row in stored if row["record"] is decision.record), None)
+    return decision, {"reasons": list(decision.reasons[:_MOST_REASONS]), "record": record}
 
 
 def attested() -> Optional[frozenset[str]]:
@@ -92,10 +93,10 @@ def gate_tagging(cbtype: str, *, tag: Any, build: Any, user: Any, **_: Any) -> N
             hub_api.lock_build(build["id"])
             build = get_build(build["id"], strict=True)
             nvr = build["nvr"]
-            decision, _record = judge(build, rules)
+            decision, said = judge(build, rules)
         if decision.allowed:
             return
-        reasons = list(decision.reasons[:_MOST_REASONS])
+        reasons = said["reasons"]
         words = refusal(nvr, tag["name"], decision)
     except koji.GenericError as error:
         reasons = [str(error)]
@@ -180,14 +181,13 @@ def getSgxGateStatus(build: Any, tag: Any = None) -> dict[str, Any]:
         rules = []
         if tag is not None:
             rules = rules_of_tag(get_tag(argument(tag, "tag"), strict=True))
-        decision, record = judge(binfo, rules or [Rule()])
+        decision, said = judge(binfo, rules or [Rule()])
     return {
         "present": decision.present,
         "enforced": bool(rules),
         "verified": decision.present and decision.allowed,
         "allowed": decision.allowed or not rules,
-        "reasons": list(decision.reasons[:_MOST_REASONS]),
-        "record": record,
+        **said,
     }
 
 
@@ -217,11 +217,9 @@ def auditSgxTag(tag: Any, after: int = 0, limit: int = 100) -> dict[str, Any]:
         chosen = sorted(builds)[:limit]
         for build_id in chosen:
             binfo = get_build(build_id, strict=True)
-            decision, record = judge(binfo, rules)
+            decision, said = judge(binfo, rules)
             if not decision.allowed:
-                reasons = list(decision.reasons[:_MOST_REASONS])
-                about = {"nvr": binfo["nvr"], "tag": builds[build_id]}
-                refused.append({**about, "reasons": reasons, "record": record})
+                refused.append({"nvr": binfo["nvr"], "tag": builds[build_id], **said})
     more = chosen[-1] if len(chosen) < len(builds) else None
     return {"looked_at": len(chosen), "refused": refused, "next": more}
 
