@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from sgx_enclaves.cli.output import detail, message, progress
+from sgx_enclaves.cli.output import detail, progress
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import ELF_MAGIC
 from sgx_enclaves.enclave.metadata import Descriptor
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import datetime
 
     from sgx_enclaves.catalogue.records import Catalogue
+    from sgx_enclaves.enclave.regenerate import Regenerated
     from sgx_enclaves.release.fetch import Fetcher
-    from sgx_enclaves.release.place import Place
 
 _MRSIGNER = re.compile(r"(?:0[xX])?[0-9a-fA-F]{64}\Z|[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){31}\Z")
 # What Fedora's look-aside cache calls the source of the prebuilt enclaves.
@@ -84,6 +84,16 @@ def today() -> datetime.date:
 def read_small(path: str) -> bytes:
     """A key, a signature, a config.xml or the like."""
     return read_file(path, DEFAULT_LIMITS.config_size)
+
+
+def regenerated(args: argparse.Namespace, image: EnclaveImage, **how: Any) -> Regenerated:
+    """The metadata that the signing tool would write, by `--config` and `--sdk`."""
+    from sgx_enclaves.enclave.config import Config
+    from sgx_enclaves.enclave.regenerate import regenerate
+    from sgx_enclaves.enclave.sdk import candidate_generations
+
+    config = Config.parse(read_small(args.config), args.config)
+    return regenerate(image, config, candidate_generations(image, args.sdk)[0], **how)
 
 
 def _mrsigner(text: str) -> str:
@@ -155,29 +165,6 @@ def asking(args: argparse.Namespace, *, digest: bool = False) -> Callable[[bytes
     return signer
 
 
-def chosen_place(args: argparse.Namespace, *, builds: bool = True) -> Place:
-    """This machine, its steps separated from it as far as `@place` demands, where any are run."""
-    from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation
-
-    if args.tools and args.toolchain != "host":
-        raise InputError("--tools are other tools than the designated: say --toolchain=host")
-    isolation = Isolation.NONE
-    if builds:
-        isolation, reason = choose_isolation(allow_none=args.allow_no_isolation)
-        if reason:
-            message(f"warning: the steps are not separated from this machine: {reason}")
-    return Machine(isolation=isolation, visible=args.tools)
-
-
-def chosen_build(args: argparse.Namespace) -> dict[str, Any]:
-    """What `@place`, `--keep` and `--jobs` say of a build, by the names of `BuildRequest`."""
-    from sgx_enclaves.release.toolchain import ToolchainKind
-
-    chosen = {"toolchain": ToolchainKind(args.toolchain), "tools": tuple(args.tools)}
-    chosen |= {"route": args.route, "keep": args.keep, "progress": progress()}
-    return chosen | (dict.fromkeys(("jobs", "processors"), args.jobs) if args.jobs else {})
-
-
 def chosen_catalogue(args: argparse.Namespace) -> Catalogue:
     """Our own releases, the machine's, and those of `--catalogue`."""
     from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue
@@ -187,16 +174,14 @@ def chosen_catalogue(args: argparse.Namespace) -> Catalogue:
 
 def chosen_cache_dir(args: argparse.Namespace) -> Path:
     """The directory of fetched files: as named, `SGX_ENCLAVES_CACHE`, or the user's own."""
-    if args.cache is not None:
-        return Path(args.cache)
-    own = os.environ.get("SGX_ENCLAVES_CACHE")
-    home = os.path.join(os.environ.get("HOME", "/"), ".cache")
-    return Path(own or os.path.join(os.environ.get("XDG_CACHE_HOME") or home, "sgx-enclaves"))
+    own = args.cache or os.environ.get("SGX_ENCLAVES_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME", "/"), ".cache")
+    return Path(own or Path(home, "sgx-enclaves"))
 
 
 def chosen_work_dir(args: argparse.Namespace) -> Path:
     """The directory of builds and of trees to resume in: as named, or in the cache."""
-    return Path(args.work) if args.work is not None else chosen_cache_dir(args) / "work"
+    return args.work or chosen_cache_dir(args) / "work"
 
 
 def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
@@ -212,7 +197,7 @@ def chosen_fetcher(args: argparse.Namespace) -> Fetcher:
     return Fetcher(
         chosen_cache_dir(args),
         None if args.offline else HttpsTransport(ca_file=args.ca_file),
-        attempts=max(1, args.attempts),
+        attempts=args.attempts,
         progress=progress(),
         lookaside=lookaside,
         local=args.local,

@@ -7,19 +7,21 @@ import argparse
 import json
 import re
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
-from sgx_enclaves.catalogue.records import Toolchain
-from sgx_enclaves.cli import arguments, output
+from sgx_enclaves.catalogue.records import Release, Toolchain
+from sgx_enclaves.cli import arguments, compare, output
 from sgx_enclaves.errors import InputError
-from sgx_enclaves.files import make_folder, read_file
+from sgx_enclaves.evidence.report import of_release, write_report
+from sgx_enclaves.files import make_folder, read_file, write_files
 from sgx_enclaves.plain import as_plain
+from sgx_enclaves.release import verify
 from sgx_enclaves.release.archive import read_contents
 from sgx_enclaves.release.build import build_release, set_apart
 from sgx_enclaves.release.build_tree import BuildRequest
 from sgx_enclaves.release.manifest import Manifest, load_built
 from sgx_enclaves.release.place import MAX_LOCK, LockedPackage, dump_lock, parse_lock
-from sgx_enclaves.release.sandbox import Machine
+from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.toolchain import (
     ToolchainKind,
@@ -27,7 +29,8 @@ from sgx_enclaves.release.toolchain import (
     check_lock,
     look_at_toolchain,
 )
-from sgx_enclaves.report.templated import filled
+from sgx_enclaves.report.forms import release_dict
+from sgx_enclaves.report.templated import filled, release_html, release_text
 
 
 def build(args: argparse.Namespace) -> int:
@@ -39,12 +42,12 @@ def build(args: argparse.Namespace) -> int:
         source_dir=args.source_dir,
         twice=args.twice,
         make_timeout=args.make_timeout,
-        **arguments.chosen_build(args),
+        **_chosen_build(args),
     )
     manifest = build_release(
         request,
         args.into,
-        arguments.chosen_place(args),
+        _chosen_place(args),
         arguments.chosen_fetcher(args).fetch,
         output.note,
         BuildStore(arguments.chosen_work_dir(args), say=output.note),
@@ -151,3 +154,103 @@ def _installed(root: Optional[str]) -> list[LockedPackage]:
             hint="is rpm installed, and is this the directory of a system of RPM packages?",
         )
     return packages
+
+
+def _chosen_place(args: argparse.Namespace, *, builds: bool = True) -> Machine:
+    """This machine, its steps separated from it as far as `@place` demands, where any are run."""
+    if args.tools and args.toolchain != "host":
+        raise InputError("--tools are other tools than the designated: say --toolchain=host")
+    isolation = Isolation.NONE
+    if builds:
+        isolation, reason = choose_isolation(allow_none=args.allow_no_isolation)
+        if reason:
+            output.message(f"warning: the steps are not separated from this machine: {reason}")
+    return Machine(isolation=isolation, visible=args.tools)
+
+
+def _chosen_build(args: argparse.Namespace) -> dict[str, Any]:
+    """What `@place`, `--keep` and `--jobs` say of a build, by the names of `BuildRequest`."""
+    chosen = {"toolchain": ToolchainKind(args.toolchain), "tools": tuple(args.tools)}
+    chosen |= {"route": args.route, "keep": args.keep, "progress": output.progress()}
+    return chosen | (dict.fromkeys(("jobs", "processors"), args.jobs) if args.jobs else {})
+
+
+def verify_release(args: argparse.Namespace) -> int:
+    output.check_open(args, "report")
+    output.check_report(args)
+    catalogue = arguments.chosen_catalogue(args)
+    release = catalogue.release(args.release)
+    release = release.only(args.enclaves) if args.enclaves else release
+    request = verify.Request(
+        catalogue,
+        release,
+        built=args.built,
+        signed=args.signed,
+        repacked=_repacked(args.repacked, release),
+        allow_unpinned=args.allow_unpinned,
+        everything=args.all,
+        resume=True,
+        **_chosen_build(args),
+    )
+    verified = verify.verify_release(
+        request,
+        place=_chosen_place(args, builds=args.built is None),
+        fetcher=arguments.chosen_fetcher(args),
+        store=BuildStore(arguments.chosen_work_dir(args), say=output.message),
+        say=output.note,
+    )
+    verdict = verified.verdict
+    weaker = args.require_reproducible and not verdict.exit_status and not verdict.reproducible
+    status = 2 if weaker else verdict.exit_status
+    plain = {**release_dict(verdict), "exit_status": status}
+    if args.json:
+        output.out_json(plain)
+    else:
+        output.out_report(release_text(verdict, width=output.width()).rstrip("\n"))
+    if args.report is not None:
+        folders = [arguments.chosen_work_dir(args), arguments.chosen_cache_dir(args), args.local]
+        folders += [args.built, args.signed, *(path.parent for path in request.repacked.values())]
+        report = of_release(verified, release, catalogue, folders=folders)
+        _write_reports(verified, plain, report, args.report)
+        output.open_page(args, args.report / "release.html")
+    if weaker:
+        output.message("identical, but not the reproducible verdict, which was required")
+    return status
+
+
+def _repacked(values: list[str], release: Release) -> dict[str, Path]:
+    """Archive id to file."""
+    ids = [archive.id for archive in release.vendor]
+    chosen: dict[str, Path] = {}
+    for value in values:
+        vendor, equals, file = value.partition("=")
+        if not equals or vendor not in ids:
+            if len(ids) != 1:
+                raise InputError(
+                    "the release has several vendor archives",
+                    expected=" or ".join(f"{name}=FILE" for name in ids),
+                    found=value,
+                )
+            vendor, file = ids[0], value
+        if vendor in chosen:
+            raise InputError(f"{vendor} is given twice", found=value)
+        chosen[vendor] = Path(file)
+    return chosen
+
+
+def _write_reports(
+    verified: verify.Verified, plain: dict[str, Any], report: dict[str, Any], folder: Path
+) -> None:
+    """Write the verdict in every form into `folder`, and each enclave's beside."""
+    pictures = {
+        name: compare.write_reports(verdict, folder / name, *files)
+        for name, verdict, *files in verified.compared()
+    }
+    write_report(folder, report, manifest=verified.manifest)
+    page = release_html(verified.verdict, pictures, report, arguments.today().isoformat())
+    texts = {
+        "release.txt": release_text(verified.verdict),
+        "release.json": json.dumps(plain, indent=2) + "\n",
+        "release.html": page,
+    }
+    write_files(folder, {name: text.encode() for name, text in texts.items()})

@@ -140,15 +140,10 @@ def measure(args: argparse.Namespace) -> int:
     limits = measuring_limits(len(image.data), len(descriptor.blocks))
     limits = NO_LIMITS if args.no_limit else limits
     if args.config is not None:
-        from sgx_enclaves.enclave.config import Config
-        from sgx_enclaves.enclave.regenerate import regenerate
-        from sgx_enclaves.enclave.sdk import candidate_generations
-
-        generation = candidate_generations(image, args.sdk)[0]
-        config = Config.parse(arguments.read_small(args.config), args.config)
-        ours = regenerate(image, config, generation, limits=limits).mrenclave.hex()
-        plain = {"file": args.enclave, "sdk": generation.name, "mrenclave": ours}
-        output.answer(args, plain, [f"{ours}  as SDK {generation.name} would sign it"])
+        regenerated = arguments.regenerated(args, image, limits=limits)
+        sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
+        plain = {"file": args.enclave, "sdk": sdk, "mrenclave": ours}
+        output.answer(args, plain, [f"{ours}  as SDK {sdk} would sign it"])
         return 0
     bar = output.progress()
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -89,23 +90,16 @@ def _date(text: str) -> datetime.date:
         raise argparse.ArgumentTypeError(f"{text!r} is no date like 2026-11-29") from None
 
 
-def svn(text: str) -> int:
-    """A number that fits ISVPRODID and ISVSVN, decimal or 0x-hexadecimal."""
-    value = int(text, 0)
-    if not 0 <= value <= 0xFFFF:
-        raise ValueError(text)
-    return value
+def _whole(least: int, most: int) -> Read:
+    """What takes a whole number in these bounds, decimal or 0x-hexadecimal."""
 
+    def read(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if least <= (value := int(text, 0)) <= most:
+                return value
+        raise argparse.ArgumentTypeError(f"must be a number from {least} to {most}")
 
-class Count(int):
-    """A whole number of at least 1."""
-
-    def __new__(cls, text: str) -> Count:
-        """Read it."""
-        made = super().__new__(cls, text)
-        if made < 1:
-            raise argparse.ArgumentTypeError("must be at least 1")
-        return made
+    return read
 
 
 # What reads a value, by what the value is called; and where it is another in a shared text.
@@ -117,14 +111,17 @@ _TYPES: Types = {
     "PREFIX": os.path.abspath,
     "X.Y": generation_named,
     "N": int,
-    "COUNT": Count,
-    "SECONDS": Count,
+    "COUNT": _whole(1, 1 << 20),
+    "SECONDS": _whole(1, 1 << 20),
     "YYYY-MM-DD": _date,
     "ENCLAVE=VERSION": _matching("([a-z0-9_]+)=([A-Za-z0-9.+~^_:-]+)", "ENCLAVE=VERSION"),
     "PACKAGER": _matching(r"[^<>\n%]+ <[^<>\s%]+@[^<>\s%]+>", "NAME <ADDRESS>"),
 }
 _SHARED_TYPES: Mapping[str, Types] = {
-    "policy": {"NAME": _named(pin_named, lambda: [p.enclave for p in all_pins()]), "N": svn},
+    "policy": {
+        "NAME": _named(pin_named, lambda: [p.enclave for p in all_pins()]),
+        "N": _whole(0, 0xFFFF),
+    },
     "references": {"ENCLAVE": _named(lambda n: n in not_shipped(), lambda: sorted(not_shipped()))},
 }
 

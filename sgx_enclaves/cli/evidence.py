@@ -22,7 +22,7 @@ from sgx_enclaves.evidence import statements
 from sgx_enclaves.evidence.envelope import Key, Signer, load_key, load_signing_key
 from sgx_enclaves.evidence.recheck import State
 from sgx_enclaves.evidence.report import MAX_REPORT, REPORT, read_beside, read_report
-from sgx_enclaves.files import open_regular, read_file, sha256_of, write_file
+from sgx_enclaves.files import open_regular, read_file, sha256_of, system_errors, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.plain import as_plain
 
@@ -63,7 +63,11 @@ def _files_at_hand(
     contents: dict[str, bytes] = {}
     packages: dict[str, checking.Package] = {}
     for path in paths:
-        if _starts_with(path, RPM_MAGIC):
+        start = b""
+        if path != "-":
+            with system_errors(path, "cannot be read"), open_regular(path) as stream:
+                start = stream.read(len(RPM_MAGIC))
+        if start == RPM_MAGIC:
             package, enclaves = checking.files_of_package(path)
             packages[Path(path).name] = package
             contents.update(enclaves)
@@ -71,15 +75,6 @@ def _files_at_hand(
             data = read_file(path, DEFAULT_LIMITS.file_size)
             contents[sha256_of(data)] = data
     return contents, packages
-
-
-def _starts_with(path: str, magic: bytes) -> bool:
-    """What cannot be opened does not, and is reported by who reads it."""
-    try:
-        with open_regular(path) as stream:
-            return stream.read(len(magic)) == magic
-    except (OSError, SgxEnclavesError):
-        return False
 
 
 def attest(args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import hashlib
 import os
@@ -69,14 +70,14 @@ def _list(args: argparse.Namespace, catalogue: Catalogue) -> int:
     rows = []
     for release in catalogue.releases.values():
         unpinned = len(_unpinned(catalogue, release))
-        names = " ".join(enclave.name for enclave in release.enclaves)
-        status = f"{unpinned} NOT PINNED" if unpinned else "all pinned"
-        reproduced = " ".join(release.reproduced()) or "-"
-        toolchain = release.toolchain.name if release.toolchain else "-"
-        rows.append((release.name, release.sgx, release.dcap, status, reproduced, toolchain, names))
-    keys = ("name", "sgx", "dcap", "status", "reproduced", "toolchain", "enclaves")
-    plain = {"releases": [dict(zip(keys, row)) for row in rows]}
-    output.answer(args, plain, table(("RELEASE", *(key.upper() for key in keys[1:])), rows))
+        row = {"name": release.name, "sgx": release.sgx, "dcap": release.dcap}
+        row["status"] = f"{unpinned} NOT PINNED" if unpinned else "all pinned"
+        row["reproduced"] = " ".join(release.reproduced()) or "-"
+        row["toolchain"] = release.toolchain.name if release.toolchain else "-"
+        row["enclaves"] = " ".join(enclave.name for enclave in release.enclaves)
+        rows.append(row)
+    header = ["RELEASE", "SGX", "DCAP", "STATUS", "REPRODUCED", "TOOLCHAIN", "ENCLAVES"]
+    output.answer(args, {"releases": rows}, table(header, [list(row.values()) for row in rows]))
     return 0
 
 
@@ -253,10 +254,10 @@ def fetch(args: argparse.Namespace) -> int:
 def _copy(files: Mapping[str, Path], into: Path) -> None:
     make_folder(into)
     for name, path in files.items():
-        with system_errors(str(into / name), "cannot be written"):
-            # a file of --local may lie there already
-            if not (into / name).exists() or not path.samefile(into / name):
-                shutil.copyfile(path, into / name)
+        # a file of --local may lie there already
+        there = contextlib.suppress(shutil.SameFileError)
+        with system_errors(str(into / name), "cannot be written"), there:
+            shutil.copyfile(path, into / name)
 
 
 def _write_signed(

@@ -10,11 +10,9 @@ from typing import Any
 from sgx_enclaves.cli import arguments
 from sgx_enclaves.cli.output import write_and_say
 from sgx_enclaves.enclave import sign as signing
-from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage, require_loadable
 from sgx_enclaves.enclave.policy import Policy
-from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
-from sgx_enclaves.enclave.sdk import candidate_generations
+from sgx_enclaves.enclave.regenerate import Regenerated
 from sgx_enclaves.errors import FormatError, InputError, SigningError
 from sgx_enclaves.files import read_file, sha256_of
 from sgx_enclaves.limits import DEFAULT_LIMITS
@@ -129,9 +127,7 @@ def _prepared(args: argparse.Namespace) -> tuple[EnclaveImage, Regenerated]:
         )
     ignored = {o for o in _IGNORABLE if getattr(args, o[2:].replace("-", "_"))}
     require_loadable(image, frozenset(ignored))
-    generation = candidate_generations(image, args.sdk)[0]
-    config = Config.parse(arguments.read_small(args.config), args.config)
-    return image, regenerate(image, config, generation, args.fips)
+    return image, arguments.regenerated(args, image, fips=args.fips)
 
 
 def _policy(args: argparse.Namespace) -> Policy:
