@@ -196,8 +196,8 @@ def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[
 
 def _repository(url: str) -> tuple[str, str]:
     """Owner and name; a relative URL is a neighbour of Intel's own repository."""
-    parts = url.removesuffix(".git").split("/")
-    return ("intel" if url.startswith("..") else parts[-2]), parts[-1]
+    *_, owner, name = ["", *url.removesuffix(".git").split("/")]
+    return ("intel" if url.startswith("..") else owner), name
 
 
 def _ssl_sources(trees: Trees) -> Iterator[Source]:
@@ -247,7 +247,7 @@ def _commands(tree: SourceTree) -> Iterator[tuple[str, list[str]]]:
         where = ""
         for command in re.split(r"&&|\|\||;", line.strip()):
             words = [word for word in command.split() if not word.startswith((">", "2>"))]
-            if words[:1] == ["cd"]:
+            if words[:1] == ["cd"] and len(words) > 1:
                 where = posixpath.normpath(posixpath.join(where, words[1]))
             elif words:
                 yield where, words
@@ -256,7 +256,7 @@ def _commands(tree: SourceTree) -> Iterator[tuple[str, list[str]]]:
 def _patches(tree: SourceTree) -> Iterator[Patch]:
     for where, words in _commands(tree):
         if words[:2] == ["git", "apply"] and not {"-R", "--check"} & set(words):
-            file = posixpath.join(where, words[2].partition(">")[0])
+            file = posixpath.join(where, "".join(words[2:3]).partition(">")[0])
             yield Patch(posixpath.normpath(file), where)
 
 
@@ -343,7 +343,8 @@ def _enclave(trees: Trees, catalogue: Catalogue, name: str, file: str, tag: str)
 
 
 def _number(config: str, field: str) -> Optional[int]:
-    match = re.search(rf"<{field}>\s*(\w+)\s*</{field}>", config)
+    number = "0[xX][0-9a-fA-F]{1,4}|[1-9][0-9]{0,4}|0"
+    match = re.search(rf"<{field}>\s*({number})\s*</{field}>", config)
     return int(match[1], 0) if match is not None else None
 
 

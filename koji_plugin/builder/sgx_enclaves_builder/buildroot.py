@@ -337,7 +337,7 @@ class BuildrootTree:
     @property
     def path(self) -> Path:
         """See `Tree`."""
-        if os.path.realpath(self._tree) != str(self._tree):
+        if self._tree.is_symlink() or os.path.realpath(self._tree) != str(self._tree):
             raise BuildError("a step has put a link in the tree's place", file=self.root)
         return self._tree
 

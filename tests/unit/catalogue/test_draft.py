@@ -172,6 +172,26 @@ def test_trees_that_cannot_be_drafted_from(places: tuple[str, str], tmp_path: Pa
         draft_release(swapped, load_catalogue((OWN_FOLDER,)))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("Makefile", "preparation:\n\tcd\n\tgit apply\n", r"patch\[0\]\.file does not fit"),
+        ("psw/ae/pce/config.xml", "<ProdID>08</ProdID>", ""),
+        (".gitmodules", '[submodule "x"]\n\tpath = x\n\turl = x\n', ""),
+    ],
+)
+def test_what_makes_no_sense_in_a_tree_is_left_out_or_refused(
+    tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    sgx = repository(tmp_path / "s", {**SGX, name: text}, {}, "sgx_9.1_reproducible")
+    places = f"{sgx}@sgx_9.1_reproducible", str(repository(tmp_path / "d", DCAP, {}, "dcap_8.1"))
+    if words:
+        with pytest.raises(CatalogueError, match=words):
+            drafted(places)
+    else:
+        assert ("enclave.pce.isvprodid" in drafted(places).unpinned) is name.endswith(".xml")
+
+
 def test_the_verb_drafts(places: tuple[str, str], tmp_path: Path) -> None:
     target = tmp_path / "new.toml"
     words = ["--sgx", places[0], "--dcap", places[1], "--output", str(target)]

@@ -212,14 +212,15 @@ def test_links_on_the_way_are_those_of_the_buildroot(
     assert not (tmp_path / "usr").exists()
 
 
+@pytest.mark.parametrize("link", ["{outside}", "tree"])
 def test_a_tree_that_a_step_has_turned_into_a_link_is_not_read(
-    chroot: Chroot, tmp_path: Path
+    chroot: Chroot, tmp_path: Path, link: str
 ) -> None:
     place = place_in(chroot, tmp_path)
     run(place, tmp_path / "s.log", "true")
     outside = tmp_path / "secret" / "tree"
     outside.mkdir(parents=True)
-    script = f"cd / && rm -r {place.root} && ln -s {outside} {place.root}"
+    script = f"cd / && rm -r {place.root} && ln -s {link.format(outside=outside)} {place.root}"
     place.run(Command(["sh", "-c", script], place.root, PATH, 0o022, 9), tmp_path / "t.log")
     with pytest.raises(BuildError, match="put a link in the tree's place"):
         place.path  # noqa: B018
