@@ -346,14 +346,11 @@ def remove_tree(folder: Path) -> None:
             file=str(folder),
             hint="unmount it, then remove the directory",
         )
-
-    def allow(_function: object, path: str, _error: object) -> None:
+    folders = [str(folder)]
+    for path in folders:
         with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)
-            if os.path.isdir(path) and not os.path.islink(path):
-                os.chmod(path, 0o700)
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                os.unlink(path)
-
-    shutil.rmtree(folder, onerror=allow)
+            os.chmod(path, 0o700)
+            folders += [
+                item.path for item in os.scandir(path) if item.is_dir(follow_symlinks=False)
+            ]
+    shutil.rmtree(folder, ignore_errors=True)
