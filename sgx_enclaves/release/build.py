@@ -238,13 +238,12 @@ def build_trees(
     into = Path(os.path.abspath(into))
     held: AbstractContextManager[Path] = nullcontext(into / _WORK)
     # on the machine itself a tree's path is somebody else's until the next run
-    resumable = store is not None and place.isolated
-    if store is not None and resumable:
+    if store is not None and place.isolated:
         held = store.trees(*trees_name(request, inputs))
     trees: list[TreeRecord] = []
     enclaves: list[EnclaveRecord] = []
-    whole = not resumable
     with held as work:
+        whole = work == into / _WORK
         for path in _left_in(into):
             remove_tree(path)
         make_folder(into / LOGS)

@@ -190,6 +190,11 @@ class EnclaveOutcome:
 HARMLESS = "that the sources do no harm: their digests were checked, nobody read them"
 FROM_SOURCES = "that our build came from the release's sources, and by which toolchain"
 HONEST_TOOLS = "that the tools of the designated toolchain are honest"
+_ON_TRUST = {
+    BuildKind.HOST: "that the designated toolchain makes the same bytes",
+    BuildKind.OPEN: "that nothing but the sources went into the build",
+    BuildKind.DESIGNATED: HONEST_TOOLS,
+}
 
 
 @record
@@ -224,16 +229,10 @@ class ReleaseVerdict:
     @property
     def not_proved(self) -> tuple[str, ...]:
         """What the verdict takes on trust, a clause each."""
-        kinds = {build.kind for build in self.builds}
-        clauses = [HARMLESS]
-        if not kinds or kinds & {BuildKind.GIVEN, BuildKind.NONE}:
-            clauses = [FROM_SOURCES]
-        if BuildKind.HOST in kinds:
-            clauses.append("that the designated toolchain makes the same bytes")
-        if BuildKind.OPEN in kinds:
-            clauses.append("that nothing but the sources went into the build")
-        if BuildKind.DESIGNATED in kinds:
-            clauses.append(HONEST_TOOLS)
+        kinds = {build.kind for build in self.builds} or {BuildKind.NONE}
+        ours = not kinds & {BuildKind.GIVEN, BuildKind.NONE}
+        clauses = [HARMLESS if ours else FROM_SOURCES]
+        clauses += [clause for kind, clause in _ON_TRUST.items() if kind in kinds]
         if self.unpinned:
             clauses.append("that what is not pinned is what the vendor published")
         return tuple(clauses)

@@ -100,17 +100,15 @@ def ended(*_):
 signal.signal(signal.SIGTERM, ended)
 step = os.fork()
 if step == 0:
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     os.execvp(sys.argv[1], sys.argv[1:])
 pid = 0
 while pid != step:
     pid, status = os.waitpid(-1, 0)
 kill_all()
-if os.WIFSIGNALED(status):
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), os.WTERMSIG(status))
-os._exit(os.WEXITSTATUS(status))
+code = os.waitstatus_to_exitcode(status)
+os._exit(code if code >= 0 else 128 - code)
 """
 _SUPERVISE = (sys.executable, "-I", "-S", "-c", _SUPERVISOR)
 
@@ -242,7 +240,7 @@ def _as_step(ended: Ended, command: Command, last: Sequence[str]) -> Ended:
         problem = f"{command.argv[0]} cannot be started in {command.folder}: {reason}"
         return replace(ended, status=None, problem=problem)
     if ended.status is not None and ended.status > _SIGNALLED:
-        # bubblewrap's way to say that a signal ended it
+        # the way to say that a signal ended it, as a shell does
         return replace(ended, status=_SIGNALLED - ended.status)
     return ended
 
