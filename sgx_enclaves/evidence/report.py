@@ -26,7 +26,7 @@ from sgx_enclaves.files import read_file, sha256_of, write_files
 from sgx_enclaves.plain import as_plain, parse_json, read_schema, validate
 from sgx_enclaves.release.manifest import unsigned_name
 from sgx_enclaves.release.outcome import FROM_SOURCES, HARMLESS, HONEST_TOOLS
-from sgx_enclaves.release.toolchain import GOOD_PARTS, PartState
+from sgx_enclaves.release.toolchain import PartState
 from sgx_enclaves.report.forms import verdict_dict
 from sgx_enclaves.report.templated import report_summary
 from sgx_enclaves.rpm.presence import version_of
@@ -389,19 +389,11 @@ def read_beside(folder: Path, report: Plain, data: bytes) -> Plain:
 
 
 def _contradictions(report: Mapping[str, Any]) -> Iterator[str]:
+    """What no schema can say."""
     if report["proved"] != proved_by(report["enclaves"]):
         yield "what is proved is not what the enclaves' checks prove"
-    needed = [e for e in report["enclaves"] if e["required"]]
-    if report["verdict"] == "identical":
-        others = [e["name"] for e in needed if e["verdict"] != "identical"]
-        if others or not needed:
-            yield f"identical, though not each enclave is: {', '.join(others) or 'there is none'}"
-    if report["reproducible"]:
-        yield from (f"reproducible, {words}" for words in _not_reproducible(report))
     trusted = {line for enclave in report["enclaves"] for line in enclave["not_proved"]}
-    if trusted - set(report["not_proved"]) or (
-        report["verdict"] == "identical" and not report["not_proved"]
-    ):
+    if trusted - set(report["not_proved"]):
         yield "it leaves out what is not proved"
     for part in report["toolchain"]:
         # A packager's suffix is nothing that the tool knows.
@@ -410,16 +402,6 @@ def _contradictions(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"{part['name']} is said to match {part['designated']}, as {part['found']}"
     for enclave in report["enclaves"]:
         yield from (f"{enclave['name']}: {words}" for words in _wrong_enclave(enclave))
-
-
-def _not_reproducible(report: Mapping[str, Any]) -> Iterator[str]:
-    others = [p["name"] for p in report["toolchain"] if PartState(p["state"]) not in GOOD_PARTS]
-    yield from _true(
-        (report["verdict"] != "identical", f"with the verdict {report['verdict']}"),
-        (report["build"] == "given", "though the enclaves were given"),
-        (report["unpinned"], f"though not pinned is {', '.join(report['unpinned'])}"),
-        (others, f"with another toolchain than the designated one: {', '.join(others)}"),
-    )
 
 
 def _wrong_enclave(enclave: Mapping[str, Any]) -> Iterator[str]:
@@ -432,21 +414,9 @@ def _wrong_enclave(enclave: Mapping[str, Any]) -> Iterator[str]:
     for key in _SIGNED if blocks else ():
         if enclave[key] != blocks[0][key]:
             yield f"its {key} is {enclave[key]}, and {blocks[0][key]} in its first block"
-    if enclave["verdict"] != "identical":
-        return
-    measured = {block["mrenclave"] for block in blocks}
-    wrong = _true(
-        (measured - {enclave["mrenclave"]}, "a block was signed for another MRENCLAVE"),
-        (any(enclave[role] is None for role in ROLES), "a file is missing"),
-        (any(c["state"] != "proved" for c in enclave["checks"]), "a check is not proved"),
-        (any(r["origin"] == "unexplained" for r in ranges), "bytes are unexplained"),
-        (any(f["severity"] != "note" for f in enclave["findings"]), "a finding speaks against it"),
-    )
-    yield from (f"identical, though {words}" for words in wrong)
-
-
-def _true(*statements: tuple[object, str]) -> Iterator[str]:
-    return (words for condition, words in statements if condition)
+    others = {block["mrenclave"] for block in blocks} - {enclave["mrenclave"]}
+    if enclave["verdict"] == "identical" and others:
+        yield "identical, though a block was signed for another MRENCLAVE"
 
 
 def proved_by(enclaves: Sequence[Mapping[str, Any]]) -> list[str]:

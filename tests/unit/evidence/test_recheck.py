@@ -319,6 +319,10 @@ def _built(path: tuple[Any, ...], to: object) -> Callable[[dict[str, Any]], obje
     return change
 
 
+AGAINST: dict[str, Any] = {
+    **{"code": "size-differs", "severity": "differs", "message": "m"},
+    **dict.fromkeys(("block", "offset", "expected", "found", "hint")),
+}
 _host_made_designated = _built(("toolchain", 0, "found"), "4.8.1")
 
 
@@ -331,19 +335,22 @@ _host_made_designated = _built(("toolchain", 0, "found"), "4.8.1")
         (_pop("claim"), "claim does not fit"),
         (_put("more", 1), "does not fit"),
         (_put("verdict", "good"), "verdict does not fit"),
-        (_put("enclaves", []), "contradicts itself"),
+        (_put("enclaves", []), "enclaves does not fit (expected a required enclave, since"),
+        (_put("not_proved", []), "not_proved does not fit (expected what is taken on trust"),
         (_put("proved", ["everything"]), "contradicts itself: what is proved"),
         (_set("isvsvn", to=99), "contradicts itself: s: its isvsvn is 99, and"),
         (_set("mrsigner", to="6" * 64), "contradicts itself: s: its mrsigner is 6666"),
         (_set("mrenclave", to="5" * 64), "though a block was signed for another MRENCLAVE"),
         (_host_made_designated, "gcc is said to match 9.5.0, as 4.8.1"),
-        (_built(("toolchain", 0, "state"), "differs"), "with another toolchain than the"),
-        (_built(("build",), "given"), "reproducible, though the enclaves were given"),
-        (_built(("unpinned",), ["source.main"]), "though not pinned is source.main"),
-        (_set("verdict", to="differs"), "contradicts itself: identical, though not each enclave"),
-        (_set("config", to=None), "contradicts itself: s: identical, though a file is missing"),
-        (_set("checks", 0, "state", to="refuted"), "contradicts itself"),
-        (_set("byte_map", 1, "origin", to="unexplained"), "though bytes are unexplained"),
+        (_built(("toolchain", 0, "state"), "differs"), "toolchain[0].state does not fit"),
+        (_built(("verdict",), "differs"), "verdict does not fit (expected identical, since the"),
+        (_built(("build",), "given"), "build does not fit (expected no build that was given"),
+        (_built(("unpinned",), ["source.main"]), "unpinned does not fit (expected nothing that"),
+        (_set("verdict", to="differs"), "enclaves[0].verdict does not fit (expected identical"),
+        (_set("config", to=None), "enclaves[0].config does not fit (expected a file, since"),
+        (_set("checks", 0, "state", to="refuted"), "checks[0].state does not fit (expected proved"),
+        (_set("byte_map", 1, "origin", to="unexplained"), "byte_map[1].origin does not fit"),
+        (_set("findings", to=[AGAINST]), "findings[0].severity does not fit (expected a note"),
         (_set("byte_map", 1, "start", to=1), "does not cover its signed file"),
         (_set("signed", "size", to=7), "does not cover its signed file"),
         (_set("built", "sha256", to="A" * 64), "sha256 does not fit"),
