@@ -44,8 +44,6 @@ _MAX_BYTES = 1 << 20
 
 def parse_checksums(data: bytes, file: str) -> dict[str, str]:
     """The digests of a checksums file, lower-case SHA-256 by name; a FormatError if it is none."""
-    if len(data) > _MAX_BYTES:
-        raise FormatError("too large for a checksums file", file=file)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -114,7 +112,7 @@ def fetch_archive(archive: VendorArchive, fetcher: Fetcher) -> SignedArchive:
         why = f"the vendor's checksums file is not here: {error.message}"
         return SignedArchive(fetched, why)
     name, file = listed.filename, archive.artifact.filename
-    checksums = parse_checksums(path.read_bytes(), name)
+    checksums = parse_checksums(read_file(str(path), _MAX_BYTES), name)
     digests = {digest for other, digest in checksums.items() if _base(other) == file}
     if not digests:
         return SignedArchive(fetched, f"the vendor's checksums file does not name {file}", path)
@@ -251,10 +249,9 @@ def signed_of_archives(
                 _take_members(found, enclaves, archive, original)
         if repack is not None:
             with log.stage("repack") as stage:
-                path = repack if isinstance(repack, Path) else fetcher.fetch(repack).path
                 name = repack.name if isinstance(repack, Path) else repack.filename
-                whole = original.path if original is not None else None
-                take_repack(found, stage, release, archive, path, name, whole)
+                file = repack if isinstance(repack, Path) else fetcher.fetch(repack)
+                take_repack(found, stage, release, archive, file, name, original)
         found.refuse_rest(enclaves, stage)
     return found
 
@@ -278,9 +275,9 @@ def take_repack(
     stage: Stage,
     release: Release,
     archive: VendorArchive,
-    repacked: Path,
+    repack: Union[Path, Fetched],
     name: str,
-    original: Optional[Path],
+    original: Optional[Fetched],
 ) -> None:
     """Take a repack of the vendor's archive in its place, or beside it.
 
@@ -288,30 +285,32 @@ def take_repack(
     release's enclaves, or one of them twice. Without the original, only the release's pins vouch
     for enclaves, and nothing does for files that are none.
     """
+    path, pin = (repack, None) if isinstance(repack, Path) else (repack.path, repack.sha256)
     of_vendor = {e.signed_file: e for e in release.enclaves if e.vendor == archive.id}
-    digests, contents, sha256 = read_files(repacked, lambda name: _base(name) in of_vendor)
+    digests, contents, sha256 = read_files(path, lambda m: _base(m) in of_vendor, sha256=pin)
     taken: dict[str, bytes] = {}
     for file, enclave in of_vendor.items():
         here = [member for member in contents if _base(member) == file]
         if len(here) > 1:
             raise InputError(
                 f"the repacked archive holds {file} {len(here)} times",
-                file=str(repacked),
+                file=str(path),
                 found=", ".join(here[:4]),
                 hint="repack the vendor's archive again, with one of them",
             )
         for member in here:
-            taken[file] = _as_pinned(enclave, contents[member], str(repacked))
+            taken[file] = _as_pinned(enclave, contents[member], str(path))
     if not contents:
         raise InputError(
             f"the repacked archive holds no enclave of {release.name}",
-            file=str(repacked),
+            file=str(path),
             hint="is it of this release's archive?",
         )
     ours = _base_names(digests)
     theirs = {(e.signed_file, e.signed_sha256) for e in release.enclaves if e.signed_sha256}
     if original is not None:
-        theirs |= _base_names(read_files(original, lambda _member: False)[0])
+        whole = read_files(original.path, lambda _member: False, sha256=original.sha256)
+        theirs |= _base_names(whole[0])
     same = ours & theirs
     for file, enclave in of_vendor.items():
         if file in taken:
@@ -320,7 +319,7 @@ def take_repack(
                 found.to_prove.add(enclave.name)
         else:
             hint = "the repack leaves it out; give the vendor's archive to check it"
-            found.missing("repack", enclave, str(repacked), hint)
+            found.missing("repack", enclave, str(path), hint)
     against = "the vendor's archive" if original is not None else "no original: it is not here"
     stage.detail = (
         f"{name}, sha256 {sha256}, compared with {against}: "

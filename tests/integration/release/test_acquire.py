@@ -13,7 +13,14 @@ import pytest
 
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Build, Enclave, Release, Source, VendorArchive
-from sgx_enclaves.errors import ArchiveError, CatalogueError, DigestError, FetchError, InputError
+from sgx_enclaves.errors import (
+    ArchiveError,
+    CatalogueError,
+    DigestError,
+    FetchError,
+    InputError,
+    LimitError,
+)
 from sgx_enclaves.release.archive import pack_members
 from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.outcome import Stage, StageState
@@ -150,6 +157,13 @@ def test_what_was_not_cross_checked_is_noted(
     assert words in archives["signed"].note
 
 
+def test_a_list_that_lies_here_is_bounded(vendor: VendorServer, tmp_path: Path) -> None:
+    place = Place(vendor, tmp_path / "cache")
+    (tmp_path / "SUMS").write_bytes(b"a" * (1 << 21))
+    with pytest.raises(LimitError, match="too large"):
+        fetch_signed(place.release, replace(place.fetcher, local=tmp_path))
+
+
 def test_without_sources_or_network(vendor: VendorServer, tmp_path: Path) -> None:
     place = Place(vendor, tmp_path, GOOD_SUMS)
     offline = Fetcher(tmp_path, None)
@@ -180,7 +194,8 @@ def repacked(
 ) -> tuple[SignedFiles, Stage]:
     """What is taken of a repack, and what is said of that."""
     found, stage = SignedFiles(), Stage("repack")
-    take_repack(found, stage, release, release.vendor[0], path, path.name, original)
+    whole = here(original).fetched if original is not None else None
+    take_repack(found, stage, release, release.vendor[0], path, path.name, whole)
     return found, stage
 
 
@@ -239,6 +254,12 @@ def test_repacks_that_prove_nothing_are_refused(vendor: VendorServer, tmp_path: 
     )
     with pytest.raises(InputError, match="2 times"):
         repacked(place.release, twice)
+    fetched = here(twice).fetched
+    twice.write_bytes(ORIGINAL)
+    with pytest.raises(DigestError, match="changed after it was checked"):
+        take_repack(
+            SignedFiles(), Stage(""), place.release, place.release.vendor[0], fetched, "", None
+        )
 
 
 def pinned(release: Release, name: str, data: bytes) -> Release:
