@@ -84,10 +84,7 @@ def _refuse(self: Any, name: str, *_: object) -> None:
 
 
 class _Fields:
-    """A record's fields as `dataclasses` has them, made when they are asked for.
-
-    To make a dataclass of a record takes longer than all that is done with it.
-    """
+    """A record's fields as `dataclasses` has them, made when they are asked for: that is slow."""
 
     def __get__(self, _instance: object, owner: Any) -> Any:
         dataclasses.dataclass(init=False, repr=False, eq=False)(owner)

@@ -45,13 +45,7 @@ _COLOURS = {
 
 
 class _Run:
-    """What this run wants, and has done.
-
-    Attributes:
-        json: whether a program reads the output.
-        printed: whether anything was printed: of two JSON documents it could read neither.
-        quiet, verbose: how much is wanted on standard error.
-    """
+    """What this run wants, and whether it has printed: of two JSON documents none can be read."""
 
     json = printed = quiet = verbose = False
 

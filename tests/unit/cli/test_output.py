@@ -377,7 +377,7 @@ def test_an_error_is_json_too(own: Path, line: str, capsys: pytest.CaptureFixtur
         "measure {own}/signed.so",
         "measure {own}/built.so --config {own}/config.xml",
         "verify-signature {own}/signed.so",
-        "compare {own}/built.so {own}/signed.so --config {own}/config.xml",
+        "compare {own}/built.so {own}/signed.so --config {own}/config.xml --diffoscope",
         "check-rpm {own}/there",
         "scan {own}",
         "contents {own}/archive.tar",
@@ -386,8 +386,15 @@ def test_an_error_is_json_too(own: Path, line: str, capsys: pytest.CaptureFixtur
 )
 def test_json_has_a_version_and_stands_alone(own: Path, line: str) -> None:
     tarmaker.write(own, tarmaker.directory("top"))
-    done = run(f"$VERB {line.format(own=own)} --json")
+    program = own / "bin" / "diffoscope"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho a view; exit 1\n")
+    program.chmod(0o755)
+    done = run(
+        f"$VERB {line.format(own=own)} --json", PATH=f"{program.parent}:{os.environ['PATH']}"
+    )
     assert isinstance(json.loads(done.stdout)["schema_version"], int)
+    assert ("a view" in done.stderr) is ("--diffoscope" in line)
 
 
 def test_reports_have_their_place_before_the_work_and_come_after_the_verdict(own: Path) -> None:
