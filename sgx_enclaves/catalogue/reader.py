@@ -26,7 +26,6 @@ from sgx_enclaves.plain import from_plain, parse_toml, read_schema, validate
 SCHEMA = 1
 OWN_FOLDER = Path(__file__).with_name("releases")
 USER_FOLDER = Path("/etc/sgx-enclaves/releases.d")
-_LONGEST_LINE = 4096
 _BUILDERS_STEPS = ("make-", "patch-")
 _ARTIFACT_KEYS = {field.name for field in fields(Artifact)}
 # what a file calls one of several tables, and the records all of them
@@ -102,7 +101,6 @@ def release_form(parsed: Mapping[str, Any], file: str) -> Release:
     if isinstance(parsed.get("schema"), bool) or parsed.get("schema") != SCHEMA:
         _refuse(file, f"schema: must be {SCHEMA}", parsed.get("schema"))
     validate(parsed, read_schema(__file__, "schema.json"), file=file, error=CatalogueError)
-    _check_lines(parsed, "", file)
     made = {**_as_records(parsed), "file": file}
     del made["schema"]
     return from_plain(Release, made)
@@ -110,20 +108,6 @@ def release_form(parsed: Mapping[str, Any], file: str) -> Release:
 
 def _refuse(file: str, message: str, found: Optional[object] = None) -> NoReturn:
     raise CatalogueError(message, file=file, found=None if found is None else repr(found)[:200])
-
-
-def _check_lines(value: object, place: str, file: str) -> None:
-    """Refuse text with control characters, which a schema's patterns would let pass."""
-    if isinstance(value, str):
-        if len(value) > _LONGEST_LINE or not value.isprintable():
-            _refuse(file, f"{place}: must be one line of text", value)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_lines(key, place, file)
-            _check_lines(item, f"{place}.{key}" if place else key, file)
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            _check_lines(item, f"{place}[{number}]", file)
 
 
 def _as_records(value: Any) -> Any:

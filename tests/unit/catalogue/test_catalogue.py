@@ -454,7 +454,10 @@ READER_ONLY: dict[str, tuple[Edit, str]] = {
         put("unpinned", ["toolchain.interpreter", "enclave.two.so_version", "weather"]),
         "unpinned: lists weather",
     ),
-    "control character": (put("title", "a\nb"), "title: must be one line of text"),
+    "control character": (put("title", "a\nb"), "title does not fit (expected a line of at most"),
+    "newline at the end": (put("name", "small\n"), "name does not fit"),
+    "line that is too long": (put("title", "a" * 4097), "title does not fit"),
+    "change of direction": (put("toolchain/environment/A", "a\u202eb"), "environment.A does not"),
 }
 
 

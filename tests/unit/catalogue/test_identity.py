@@ -263,6 +263,8 @@ def test_what_is_no_answer(data: bytes) -> None:
         {"tcbLevels": [{}]},
         {"isvprodid": None},
         {"nextUpdate": "soon"},
+        {"nextUpdate": "2025-13-03T10:17:43Z"},
+        {"tcbLevels": [{**PLAIN["tcbLevels"][0], "tcbStatus": "Up\x1bToDate"}]},
     ],
 )
 def test_an_identity_of_another_form(change: dict[str, Any]) -> None:
