@@ -24,11 +24,12 @@ from koji.plugin import export_cli
 from koji_cli import commands
 from koji_cli.lib import activate_session, ensure_connection, watch_tasks
 
+from sgx_enclaves.cli import output
 from sgx_enclaves.cli.declare import declare, read_verbs
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.statements import enveloped, statements_of_record
 from sgx_enclaves.gate.arguments import SIGNATURES
-from sgx_enclaves.report.templated import UNKNOWN_STATUS, exit_status, filled, records_table
+from sgx_enclaves.report.templated import UNKNOWN_STATUS, exit_status, records_table
 
 _REPORT, _TESTCASE = "sgx-enclaves-report.json", "sgx-enclaves.verified"
 _LONGEST_NOTE, _DEADLINE = 500, 60.0
@@ -37,9 +38,6 @@ _DENIED = 1
 _LATER = 5
 _WIDE = 120
 
-
-# For programs, for people, and the exit status.
-_Shown = tuple[dict[str, Any], str, int]
 _ABOUT = """Verify that signed SGX enclaves are what their release's sources build, plus signatures.
 
 A verification runs on Koji's builders. That of a build leaves a record on the hub, and a
@@ -57,15 +55,12 @@ def handle_sgx_enclaves(goptions: Any, session: Any, args: Sequence[str]) -> int
         except SystemExit as error:
             # Koji's helpers end the program with status 1 when there is no connection
             raise koji.GenericError("no connection to the hub") from error
-        plain, text, status = verb(goptions, session, given)
-        sys.stdout.write(f"{_json(plain)}\n" if given.json else text)
-        return status
-    except (koji.GenericError, Fault, OSError, KeyboardInterrupt) as error:
-        kind, message = type(error).__name__, _words(error)
-    print(message, file=sys.stderr)
+        return verb(goptions, session, given)
+    except (koji.GenericError, SgxEnclavesError, Fault, OSError, KeyboardInterrupt) as error:
+        what = {"kind": type(error).__name__, "message": _words(error)}
+    print(what["message"], file=sys.stderr)
     if "--json" in args:
-        what = {"kind": kind, "message": message}
-        print(_json({"exit_status": UNKNOWN_STATUS, "error": what}))
+        output.out_json({"exit_status": UNKNOWN_STATUS, "error": what})
     return UNKNOWN_STATUS
 
 
@@ -127,7 +122,7 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if isinstance(error, OSError) else text
 
 
-def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
+def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """What `build`, `verify` and `verify-task` do."""
     asked = {**{name: getattr(given, name, None) for name in _OPTIONS}, "enclaves": given.enclave}
     opts = {name: value for name, value in asked.items() if value}
@@ -138,17 +133,18 @@ def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     given.task = task = session.sgxEnclaves(given.release, given.build_tag, build, opts, **how)
     if given.nowait:
         place = f"{goptions.weburl}/taskinfo?taskID={task}"
-        text = f"Created task: {task}\nTask info: {place}\n"
-        return {"task_id": task, "weburl": place}, text, 0
+        lines = (f"Created task: {task}", f"Task info: {place}")
+        output.answer(given, {"task_id": task, "weburl": place}, lines)
+        return 0
     quiet = given.json or goptions.quiet
     if not quiet:
-        print(f"Created task: {task}")
+        output.out(f"Created task: {task}")
     how = {"poll_interval": goptions.poll_interval, "topurl": goptions.topurl}
     watch_tasks(session, [task], quiet=quiet, **how)
     return _result(goptions, session, given)
 
 
-def _result(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
+def _result(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     task = given.task
     info = session.getTaskInfo(task, strict=True)
     state = koji.TASK_STATES[info["state"]]
@@ -156,10 +152,9 @@ def _result(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
         raise koji.GenericError(f"task {task} ({info['method']}, {state}) has no verdict")
     result = session.getTaskResult(task)
     folder = koji.PathInfo(topdir=goptions.topurl).task(task)
-    report = f"{folder}/{result['report']}"
-    text = f"{filled('answer.txt', found=result, width=_width())}report: {report}\n"
-    plain = {**result, "task_id": task, "report_url": report}
-    return plain, text, exit_status(result["verdict"])
+    plain = {**result, "task_id": task, "report_url": f"{folder}/{result['report']}"}
+    output.answer(given, plain, "answer.txt", found=plain, width=_width())
+    return exit_status(result["verdict"])
 
 
 def _record(session: Any, build: Any) -> dict[str, Any]:
@@ -170,23 +165,21 @@ def _record(session: Any, build: Any) -> dict[str, Any]:
     return record
 
 
-def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
+def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     record = _record(session, given.build)
-    text = filled("record.txt", found=record, width=_width())
-    return record, text, exit_status(record["verdict"])
+    output.answer(given, record, "record.txt", found=record, width=_width())
+    return exit_status(record["verdict"])
 
 
-def _export(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
+def _export(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     record = session.getSgxVerification(given.build, strict=True)
-    try:
-        made = statements_of_record(record, builder=goptions.server)
-    except SgxEnclavesError as error:
-        raise koji.GenericError(str(error)) from error
-    lines = "".join(f"{enveloped(statement).payload.decode()}\n" for statement in made)
-    return {"statements": made}, lines, 0
+    made = statements_of_record(record, builder=goptions.server)
+    lines = (enveloped(statement).payload.decode() for statement in made)
+    output.answer(given, {"statements": made}, lines)
+    return 0
 
 
-def _list(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
+def _list(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     records = session.listSgxVerifications(
         build=given.build,
         mrenclave=given.mrenclave,
@@ -195,17 +188,19 @@ def _list(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
         verdict=given.verdict,
         queryOpts={"limit": given.limit},
     )
-    text = records_table(records) if records else "no such records\n"
-    return {"records": records}, text, 0
+    lines = records_table(records).splitlines() if records else ["no such records"]
+    output.answer(given, {"records": records}, lines)
+    return 0
 
 
-def _gate_status(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
+def _gate_status(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     status = session.getSgxGateStatus(given.build, given.tag)
-    text = filled("gate.txt", build=given.build, tag=given.tag, status=status, width=_width())
-    return status, text, 0 if status["allowed"] else _DENIED
+    values = {"build": given.build, "tag": given.tag, "status": status, "width": _width()}
+    output.answer(given, status, "gate.txt", **values)
+    return 0 if status["allowed"] else _DENIED
 
 
-def _publish(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
+def _publish(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     record = _record(session, given.build)
     status = session.getSgxGateStatus(given.build, given.tag)
     if not status["present"]:
@@ -232,10 +227,11 @@ def _publish(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
     if answer.status_code != requests.codes.created:
         said = " ".join(answer.text.split())[:_LONGEST_NOTE]
         raise koji.GenericError(f"{place} did not take the result: {answer.status_code} {said}")
-    return result, f"{result['outcome']}: {record['nvr']}, sent to {place}\n", 0
+    output.answer(given, result, [f"{result['outcome']}: {record['nvr']}, sent to {place}"])
+    return 0
 
 
-def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
+def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     refused: list[dict[str, Any]] = []
     count, after = 0, 0
     while after is not None:
@@ -243,24 +239,21 @@ def _audit(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
         refused += found["refused"]
         count, after = count + found["looked_at"], found["next"]
     plain = {"tag": given.tag, "looked_at": count, "refused": refused}
-    text = filled("audit.txt", **plain, width=_width())
-    return plain, text, _DENIED if refused else 0
+    output.answer(given, plain, "audit.txt", **plain, width=_width())
+    return _DENIED if refused else 0
 
 
-def _doctor(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
+def _doctor(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     checks = session.checkSgxSetup()
-    text = filled("doctor.txt", checks=checks, width=_width())
-    return {"checks": checks}, text, 0 if all(check["good"] for check in checks) else _DENIED
+    output.answer(given, {"checks": checks}, "doctor.txt", checks=checks, width=_width())
+    return 0 if all(check["good"] for check in checks) else _DENIED
 
 
-def _lock(goptions: Any, session: Any, given: argparse.Namespace) -> _Shown:
+def _lock(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     lock = session.setSgxLock(given.task)
-    text = f"release {lock['release']} is built from now on in the buildroot of task {given.task}"
-    return lock, f"{text}: lock {lock['sha256']}\n", 0
-
-
-def _json(plain: dict[str, Any]) -> str:
-    return json.dumps({"schema_version": 1, **plain}, indent=2, sort_keys=True)
+    where = f"in the buildroot of task {given.task}: lock {lock['sha256']}"
+    output.answer(given, lock, [f"release {lock['release']} is built from now on {where}"])
+    return 0
 
 
 def _width() -> int:
@@ -269,7 +262,7 @@ def _width() -> int:
 
 
 _Connect = Callable[[Any, Any], None]
-_Run = Callable[[Any, Any, argparse.Namespace], _Shown]
+_Run = Callable[[Any, Any, argparse.Namespace], int]
 # What connects, and what runs it.
 _VERBS: dict[str, tuple[_Connect, _Run]] = {
     **dict.fromkeys(("build", "verify", "verify-task"), (activate_session, _verify)),

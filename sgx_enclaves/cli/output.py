@@ -104,7 +104,7 @@ def answer(
         # Takes time that a comparison would notice.
         from sgx_enclaves.report.templated import filled
 
-        out_report(filled(report, width=width(), **(values or plain)).rstrip("\n"))
+        out_report(filled(report, **{"width": width(), **(values or plain)}).rstrip("\n"))
     else:
         out(*report)
 
