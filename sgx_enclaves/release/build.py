@@ -38,7 +38,6 @@ from sgx_enclaves.release.build_tree import (
     TreeBuilder,
     TreeInputs,
     TreePlan,
-    Variation,
     step_environment,
 )
 from sgx_enclaves.release.fetch import Fetched
@@ -252,7 +251,7 @@ def build_trees(
         try:
             for item in inputs:
                 scratch = work / f"first-{item.plan.release.name}"
-                usual = Variation(item.plan.build.root, item.plan.toolchain.umask)
+                usual = Command((), item.plan.build.root, {}, item.plan.toolchain.umask)
                 builder = TreeBuilder(request, item, usual, place, scratch, into, say)
                 tree, built = builder.build()
                 trees.append(tree)
@@ -339,9 +338,9 @@ def _build_again(
     others: dict[str, EnclaveRecord] = {}
     try:
         for item in inputs:
-            variation = second_variation(item.plan, isolated=place.isolated, scratch=work)
+            like, showed = _otherwise(item.plan, place.isolated, work)
             scratch = work / f"second-{item.plan.release.name}"
-            builder = TreeBuilder(request, item, variation, place, scratch, second, say)
+            builder = TreeBuilder(request, item, like, place, scratch, second, say)
             others.update({enclave.name: enclave for enclave in builder.build()[1]})
     finally:
         if not request.keep:
@@ -358,11 +357,11 @@ def _build_again(
                 differences += find_differences(kept.file, *files)
     if not differences:
         remove_tree(second)
-    return SecondBuild(variation.varied, variation.not_varied, tuple(differences))
+    return replace(showed, differences=tuple(differences))
 
 
-def second_variation(plan: TreePlan, *, isolated: bool, scratch: Path) -> Variation:
-    """The same build with everything otherwise that should not matter.
+def _otherwise(plan: TreePlan, isolated: bool, scratch: Path) -> tuple[Command, SecondBuild]:
+    """What commands are like if all is otherwise that should not matter, and what that is.
 
     Where the path cannot be chosen, the tree is put into `scratch`.
     """
@@ -377,15 +376,14 @@ def second_variation(plan: TreePlan, *, isolated: bool, scratch: Path) -> Variat
         varied.append("time")
     else:
         not_varied.append("time: faketime is not installed, so it is only a little later")
-    return Variation(
-        root=place + plan.build.root,
-        umask=0o077 if plan.toolchain.umask != 0o077 else 0o022,
+    like = Command(
+        argv=(faketime, "-f", _LATER) if faketime is not None else (),
+        folder=place + plan.build.root,
         environment={"LC_ALL": "C.UTF-8", "TZ": "SECOND-13:37"},
+        umask=0o077 if plan.toolchain.umask != 0o077 else 0o022,
         hostname="second",
-        prefix=(faketime, "-f", _LATER) if faketime is not None else (),
-        varied=tuple(varied),
-        not_varied=tuple(not_varied),
     )
+    return like, SecondBuild(tuple(varied), tuple(not_varied), ())
 
 
 def find_differences(file: str, left: bytes, right: bytes) -> list[BuildDifference]:

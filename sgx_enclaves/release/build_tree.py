@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from textwrap import shorten
 from typing import Optional, Union
@@ -170,33 +170,17 @@ def _overlap(one: EnclavePlan, other: EnclavePlan) -> bool:
     return paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0])
 
 
-@record
-class Variation:
-    """How one build is done; by default, as the release describes it.
-
-    Attributes:
-        root: path of its tree.
-        environment: variables that are other than usual.
-        prefix: words that come before each command.
-        varied, not_varied: see `SecondBuild`.
-    """
-
-    root: str
-    umask: int
-    environment: Mapping[str, str] = field(default_factory=dict)
-    hostname: str = "localhost"
-    prefix: tuple[str, ...] = ()
-    varied: tuple[str, ...] = ()
-    not_varied: tuple[str, ...] = ()
-
-
 @dataclass
 class TreeBuilder:
-    """Builds all that one tree has to give, in one variation, in a directory of its own."""
+    """Builds all that one tree has to give, in a directory of its own.
+
+    Every command is `like` one that has the words before it, the path that the tree should have,
+    and the variables that are other than usual.
+    """
 
     request: BuildRequest
     inputs: TreeInputs
-    variation: Variation
+    like: Command
     place: Place
     scratch: Path
     into: Path
@@ -214,17 +198,18 @@ class TreeBuilder:
         if not self.progress.resumed:
             # of a run that was ended before its sources lay there
             remove_tree(self.scratch)
-        tree = self.tree = self.place.open(self.scratch, self.variation.root)
+        tree = self.tree = self.place.open(self.scratch, self.like.folder)
         try:
             if not tree.fixed:
-                taken = "is taken" if os.path.lexists(self.variation.root) else "cannot be made"
-                self.say(f"warning: {self.variation.root} {taken}, so the tree is in {tree.root}")
+                taken = "is taken" if os.path.lexists(self.like.folder) else "cannot be made"
+                self.say(f"warning: {self.like.folder} {taken}, so the tree is in {tree.root}")
             self.relocate = relocation(self.plan.build.root, tree.root)
             toolchain, kind, tools = self.plan.toolchain, self.request.toolchain, self.request.tools
-            path, other = search_path(toolchain, kind, tools), self.variation.environment
+            path, other = search_path(toolchain, kind, tools), self.like.environment
             shell = self.inputs.variables
             usual = step_environment(toolchain, path, tree.home, other, shell)
-            self.environment = {name: self.relocate(value) for name, value in usual.items()}
+            variables = {name: self.relocate(value) for name, value in usual.items()}
+            self.usual = replace(self.like, environment=variables)
             sources = self._lay_out()
             enclaves = self._run()
         finally:
@@ -237,8 +222,8 @@ class TreeBuilder:
             fixed_path=tree.fixed,
             isolated=self.place.isolated,
             network=tree.network,
-            environment=tuple(f"{k}={v}" for k, v in sorted(self.environment.items())),
-            umask=self.variation.umask,
+            environment=tuple(f"{k}={v}" for k, v in sorted(variables.items())),
+            umask=self.like.umask,
             sources=sources,
             toolchain=self.inputs.toolchain,
             steps=tuple(self.steps),
@@ -378,14 +363,8 @@ class TreeBuilder:
         return EnclaveRecord(enclave.name, enclave.file, self._name, None, None, problem)
 
     def _command(self, argv: Sequence[str], place: str, timeout: float) -> Command:
-        return Command(
-            argv=[*self.variation.prefix, *argv],
-            folder=os.path.join(self.tree.root, place) if place else self.tree.root,
-            environment=self.environment,
-            umask=self.variation.umask,
-            timeout=timeout,
-            hostname=self.variation.hostname,
-        )
+        folder = os.path.join(self.tree.root, place) if place else self.tree.root
+        return replace(self.usual, argv=[*self.like.argv, *argv], folder=folder, timeout=timeout)
 
     def _step(
         self,

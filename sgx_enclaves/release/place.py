@@ -65,7 +65,7 @@ class Command:
     folder: str
     environment: Mapping[str, str]
     umask: int
-    timeout: float
+    timeout: float = 3600
     hostname: str = "localhost"
 
 
@@ -272,7 +272,7 @@ def installed_packages(
     urls: Optional[Mapping[str, str]] = None,
     dbpath: Optional[str] = None,
 ) -> tuple[LockedPackage, ...]:
-    """Ask RPM for every installed package of this machine, or of a buildroot.
+    """Ask RPM for every installed package of this machine, or of a buildroot; keys are none.
 
     `urls` says where a package was got, by its NEVRA; the database does not know. `dbpath` is the
     directory of the database to ask; by default RPM's own choice within the root.
@@ -287,13 +287,8 @@ def installed_packages(
             found=output.text[:200].strip(),
             hint="run `rpm -qa` there, and mend its database",
         )
-    return parse_installed(output.text, urls or {})
-
-
-def parse_installed(text: str, urls: Mapping[str, str]) -> tuple[LockedPackage, ...]:
-    """Read the lines that `installed_packages` asks for; keys are no packages."""
     packages = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(output.text.splitlines(), 1):
         values = ["" if value == "(none)" else value for value in line.split("\t")]
         if len(values) != _FORMAT.count("%") or not values[0]:
             raise FormatError(f"line {number} of rpm's answer is odd", found=repr(line[:100]))
@@ -304,7 +299,7 @@ def parse_installed(text: str, urls: Mapping[str, str]) -> tuple[LockedPackage, 
         signer = key[1][-8:] if key is not None else None
         rest = (epoch or None, sigmd5, signer, licence, "", payload or None)
         package = LockedPackage(name, arch, version, release, *rest)
-        packages.append(replace(package, url=urls.get(package.nevra, "")))
+        packages.append(replace(package, url=(urls or {}).get(package.nevra, "")))
     return tuple(sorted(packages, key=lambda package: package.nevra))
 
 

@@ -272,7 +272,8 @@ def _proc(isolation: Isolation) -> tuple[str, ...]:
     own, shared = ("--proc", "/proc"), ("--ro-bind", "/proc", "/proc")
     user = ["--unshare-user"] if isolation is Isolation.USER else []
     words = ["bwrap", "--unshare-pid", *user, "--ro-bind", "/", "/", *own, "true"]
-    return own if run_tool(words, _PROBE_TIMEOUT).status == 0 else shared
+    # bubblewrap's refusal; of a machine that is only slow nothing is known
+    return shared if run_tool(words, _PROBE_TIMEOUT).status == 1 else own
 
 
 def best_isolation() -> tuple[Isolation, str]:

@@ -33,7 +33,6 @@ from sgx_enclaves.release.place import (
     Output,
     dump_lock,
     installed_packages,
-    parse_installed,
     parse_lock,
     run_tool,
 )
@@ -422,22 +421,23 @@ RPM_TEXT = (
 )
 
 
-def test_rpms_answer_is_read() -> None:
+def rpm_says(monkeypatch: pytest.MonkeyPatch, status: int, text: str) -> None:
+    answer = Output(status, text)
+    monkeypatch.setattr("sgx_enclaves.release.place.run_tool", lambda *_: answer)
+
+
+def test_rpms_answer_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    rpm_says(monkeypatch, 0, RPM_TEXT)
     urls = {"bash-5.1.8-9.el9.x86_64": "https://example.org/bash.rpm"}
-    (bash,) = parse_installed(RPM_TEXT, urls)
+    (bash,) = installed_packages(urls=urls)
     assert bash.signature == "fd431d51"
     assert bash.epoch is None
     assert bash.url == "https://example.org/bash.rpm"
     assert bash.payload_sha256 == "ab" * 32
+    rpm_says(monkeypatch, 0, "bash\tx86_64\n")
     with pytest.raises(FormatError, match="line 1"):
-        parse_installed("bash\tx86_64\n", {})
-
-
-def test_rpm_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "sgx_enclaves.release.place.run_tool",
-        lambda _command, _timeout: Output(1, "error: cannot open Packages database\n"),
-    )
+        installed_packages()
+    rpm_says(monkeypatch, 1, "error: cannot open Packages database\n")
     with pytest.raises(InputError, match="status 1"):
         installed_packages("/nowhere")
 
