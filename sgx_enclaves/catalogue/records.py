@@ -11,7 +11,7 @@ from dataclasses import field, replace
 from typing import Optional
 
 from sgx_enclaves.catalogue.artifact import Artifact
-from sgx_enclaves.enclave.policy import AskedBy, Policy
+from sgx_enclaves.enclave.policy import AskedBy, Pin, Policy, policy_for
 from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.plain import record
 
@@ -254,23 +254,17 @@ class Enclave:
 
 def policy_of(enclave: Enclave) -> Policy:
     """What the catalogue demands of the enclave's signature."""
-
-    def asked(value: object) -> AskedBy:
-        return AskedBy.NOTHING if value is None else AskedBy.CATALOGUE
-
-    return Policy(
-        signers=(enclave.signer,),
-        signers_from=AskedBy.CATALOGUE,
-        isvprodid=enclave.isvprodid,
-        isvprodid_from=asked(enclave.isvprodid),
-        min_isvsvn=enclave.least_isvsvn,
-        min_isvsvn_from=asked(enclave.least_isvsvn),
-        signed_sha256=enclave.signed_sha256,
-        second_key_sha256=enclave.second_key_sha256,
-        file_from=asked(enclave.signed_sha256 or enclave.second_key_sha256),
-        enclave=enclave.name,
-        enclave_from=AskedBy.CATALOGUE,
+    pin = Pin(
+        enclave.name,
+        enclave.file,
+        enclave.signer,
+        enclave.isvprodid,
+        enclave.least_isvsvn,
+        enclave.may_ship,
+        enclave.signed_sha256,
+        enclave.second_key_sha256,
     )
+    return policy_for(pin, named_by=AskedBy.CATALOGUE)
 
 
 @record

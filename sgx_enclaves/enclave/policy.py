@@ -31,7 +31,7 @@ _ENCLAVE_FILE = re.compile(
 
 @record
 class Pin:
-    """Who must have signed an enclave, as what, and how old it may be.
+    """Who must have signed an enclave, as what, and how old it may be, as far as that is known.
 
     Attributes:
         enclave: its name in packages, for example `ide`.
@@ -43,8 +43,8 @@ class Pin:
     enclave: str
     file: str
     mrsigner: str
-    isvprodid: int
-    isvsvn: int
+    isvprodid: Optional[int]
+    isvsvn: Optional[int]
     may_ship: bool = True
     signed_sha256: Optional[str] = None
     second_key_sha256: Optional[str] = None
@@ -409,9 +409,9 @@ def policy_for(
     if identity is not None:
         _require_agreement(identity, pin, mrsigners, isvprodid)
 
-    def chosen(given: bool, published: bool = False) -> AskedBy:
-        pinned = AskedBy.NOTHING if pin is None else AskedBy.CATALOGUE
-        return AskedBy.OPTION if given else AskedBy.IDENTITY if published else pinned
+    def chosen(given: bool, pinned: object, published: bool = False) -> AskedBy:
+        own = AskedBy.NOTHING if pinned is None else AskedBy.CATALOGUE
+        return AskedBy.OPTION if given else AskedBy.IDENTITY if published else own
 
     signers = tuple(sorted(set(mrsigners)))
     known = identity or pin
@@ -423,11 +423,11 @@ def policy_for(
     file_from = AskedBy.CATALOGUE if any(pins) else AskedBy.NOTHING
     return Policy(
         signers=signers or ((known.mrsigner,) if known else ()),
-        signers_from=chosen(bool(signers), identity is not None),
+        signers_from=chosen(bool(signers), pin, identity is not None),
         isvprodid=None if any_product else product,
-        isvprodid_from=chosen(any_product or isvprodid is not None, identity is not None),
+        isvprodid_from=chosen(any_product or isvprodid is not None, product, identity is not None),
         min_isvsvn=least,
-        min_isvsvn_from=chosen(min_isvsvn is not None),
+        min_isvsvn_from=chosen(min_isvsvn is not None, least),
         debug=allow_debug,
         debug_from=AskedBy.OPTION if allow_debug else AskedBy.DEFAULT,
         signed_sha256=None if any_file else pins[0],

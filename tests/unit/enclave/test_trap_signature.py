@@ -203,7 +203,7 @@ def test_another_product(good: Sigstruct, wanted: int) -> None:
 def test_what_is_pinned_for_an_enclave(good: Sigstruct) -> None:
     """Guards `policy_for`: a pin brings signer, product and least ISVSVN."""
     pce = pin_named("pce")
-    assert pce is not None
+    assert pce is not None and pce.isvsvn is not None
     assert refusals(policy_for(pce), good) == [
         "signer-unexpected",
         "isvprodid-unexpected",
