@@ -295,12 +295,10 @@ def copy_tree(source: Path, tree: Path) -> str:
 def remove_prebuilt(tree: Path, build: OwnBuild) -> None:
     """Remove a result that came with the sources: it must not be taken for ours."""
     path = tree / build.unsigned
-    if not os.path.lexists(path):
-        return
     check_inside(tree, path.parent, "the result")
     problem = "came with the sources and cannot be removed"
     with files.system_errors(str(path), problem, error=BuildError):
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def check_inside(tree: Path, path: Path, what: str) -> None:

@@ -169,7 +169,7 @@ class TreeProgress:
                 self.steps[step.id] = step
                 if step.log is not None:
                     shutil.copyfile(into / step.log, self._folder / Path(step.log).name)
-            plain = {"steps": as_plain(tuple(self.steps.values())), "configs": self.configs}
+            plain = {"steps": tuple(self.steps.values()), "configs": self.configs}
             write_file(str(self._folder / _PROGRESS), json.dumps(as_plain(plain)).encode())
 
 

@@ -29,6 +29,8 @@ _TRY_AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
 _VALIDATOR = re.compile(r'"[\x21\x23-\x7e]{0,200}"|[A-Z][a-z]{2}, [0-9A-Za-z: ]{10,50}')
 _CHUNK = 64 << 10
 _MAX_REDIRECTS = 5
+# Bytes a second that a server must give, on average over so many seconds.
+_MIN_RATE, _RATE_WINDOW = 1024, 30
 # `--disable` must be first: no ~/.curlrc. Without a name for the output it is standard output.
 _CURL = (
     *("curl", "--disable", "--silent", "--show-error", "--no-buffer", "--globoff", "--path-as-is"),
@@ -109,20 +111,20 @@ class _Curl(subprocess.Popen[bytes]):
         fields = (line.partition(":") for line in head.decode("latin-1").split("\n")[1:])
         return int(status[1]), {name.lower(): value.strip() for name, _, value in fields}
 
-    def content(self, least: int, window: float) -> Iterator[bytes]:
-        """The content as it comes: so many bytes a second, on average over each window.
+    def content(self) -> Iterator[bytes]:
+        """The content as it comes.
 
         curl leaves a server that is slow all the time, and not one that gives bursts.
         """
-        patience = 2 * window
+        patience = 2 * _RATE_WINDOW
         mark, since = time.monotonic(), 0
         while select.select([self.stdout], [], [], patience)[0]:
             if chunk := os.read(self.stdout.fileno(), _CHUNK):
                 yield chunk
                 since, now = since + len(chunk), time.monotonic()
-                if now - mark > window:
-                    if since < least * (now - mark):
-                        raise RetryableError(f"too slow: less than {least} bytes a second")
+                if now - mark > _RATE_WINDOW:
+                    if since < _MIN_RATE * (now - mark):
+                        raise RetryableError(f"too slow: less than {_MIN_RATE} bytes a second")
                     mark, since = now, 0
             elif self.wait():
                 raise self._error()
@@ -154,14 +156,11 @@ class HttpsTransport:
 
     Attributes:
         total_timeout: seconds for one request with its content.
-        min_rate: bytes a second that a server must give, on average over `rate_window` seconds.
         ca_file: certificates to trust instead of the system's.
         hosts: the only servers that may be asked, redirects included; none stands for all.
     """
 
     total_timeout: int = 3600
-    min_rate: int = 1024
-    rate_window: int = 30
     ca_file: Optional[str] = None
     hosts: tuple[str, ...] = ()
 
@@ -173,7 +172,7 @@ class HttpsTransport:
         may work later, any other FetchError if it will not.
         """
         command = [*_CURL, "--max-time", str(self.total_timeout)]
-        command += ["--speed-limit", str(self.min_rate), "--speed-time", str(self.rate_window)]
+        command += ["--speed-limit", str(_MIN_RATE), "--speed-time", str(_RATE_WINDOW)]
         if self.ca_file is not None:
             # without the second, the system's are trusted as well
             command += ["--cacert", self.ca_file, "--capath", "/dev/null"]
@@ -199,9 +198,7 @@ class HttpsTransport:
                     status, fields = curl.head()
                 if status not in _REDIRECTS:
                     # curl itself ends the silence sooner, if it can
-                    yield _response(
-                        status, fields, start, curl.content(self.min_rate, self.rate_window)
-                    )
+                    yield _response(status, fields, start, curl.content())
                     return
             if not fields.get("location"):
                 raise FetchError("a redirect that leads nowhere")

@@ -26,6 +26,7 @@ from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
 from sgx_enclaves.errors import DigestError, FetchError
 from sgx_enclaves.files import locked
 from sgx_enclaves.progress import Event
+from sgx_enclaves.release import transport
 from sgx_enclaves.release.fetch import Fetcher, Partial, path_of
 from sgx_enclaves.release.transport import HttpsTransport
 from tests.unit.release import tarmaker as tm
@@ -45,16 +46,15 @@ class Bench:
         self,
         root: Path,
         ca_file: Path,
-        transport: Optional[HttpsTransport] = None,
+        own: Optional[HttpsTransport] = None,
         **settings: Any,
     ) -> None:
         self.cache = root
         self.events: list[Event] = []
         self.waits: list[float] = []
-        own = HttpsTransport(rate_window=15, ca_file=str(ca_file))
         self.fetcher = Fetcher(
             self.cache,
-            transport or own,
+            own or HttpsTransport(ca_file=str(ca_file)),
             progress=self.events.append,
             sleep=self.waits.append,
             **{"attempts": ATTEMPTS, **settings},
@@ -74,9 +74,10 @@ def bench(tmp_path: Path, vendor: VendorServer) -> Bench:
 
 
 @pytest.fixture
-def impatient(tmp_path: Path, vendor: VendorServer) -> Bench:
-    transport = HttpsTransport(min_rate=10**6, rate_window=1, ca_file=str(vendor.ca_file))
-    return Bench(tmp_path / "cache", vendor.ca_file, transport)
+def impatient(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(transport, "_MIN_RATE", 10**6)
+    monkeypatch.setattr(transport, "_RATE_WINDOW", 1)
+    return bench
 
 
 def artifact(*urls: str, sha256: Optional[str] = SHA, **more: Any) -> Artifact:
@@ -202,21 +203,24 @@ def test_server_that_drips_headers_times_out(impatient: Bench, vendor: VendorSer
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"min_rate": 1000, "rate_window": 1}, "too slow. Less than 1000 bytes/sec"),
-        ({"total_timeout": 1, "rate_window": 9}, "timed out after 1"),
-    ],
+    ("window", "total", "words"),
+    [(1, 20, "too slow. Less than 1024 bytes/sec"), (9, 1, "timed out after 1")],
 )
 def test_server_that_drips_content_is_left(
-    tmp_path: Path, vendor: VendorServer, settings: dict[str, Any], words: str
+    tmp_path: Path,
+    vendor: VendorServer,
+    monkeypatch: pytest.MonkeyPatch,
+    window: int,
+    total: int,
+    words: str,
 ) -> None:
+    monkeypatch.setattr(transport, "_RATE_WINDOW", window)
     url = vendor.put(PATH, DATA)
     vendor.always[PATH] = Fault(drip=0.02)
     begun = time.monotonic()
-    transport = HttpsTransport(ca_file=str(vendor.ca_file), **settings)
+    own = HttpsTransport(total, str(vendor.ca_file))
     with pytest.raises(FetchError, match=re.escape(words)):
-        Bench(tmp_path, vendor.ca_file, transport, attempts=1).fetcher.fetch(artifact(url))
+        Bench(tmp_path, vendor.ca_file, own, attempts=1).fetcher.fetch(artifact(url))
     assert time.monotonic() - begun < 5
 
 
