@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MAX_ENVELOPE = 32 << 20
 _KINDS = "Ed25519, or ECDSA on P-256, P-384 or P-521"
+# The digest that fits a curve.
+_DIGESTS = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 _GPGV_SECONDS = 60
 # Makes a raw signature of a message.
 Signer = Callable[[bytes], bytes]
@@ -107,10 +109,8 @@ class Key:
         from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
         from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
-        if not isinstance(self.public, ec.EllipticCurvePublicKey):
-            return ()
-        kinds: dict[int, Any] = {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}
-        return (ec.ECDSA(kinds[self.public.key_size]()),)
+        curve = getattr(self.public, "curve", None)
+        return () if curve is None else (ec.ECDSA(getattr(hashes, _DIGESTS[curve.name])()),)
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
         """Whether the signature is this key's; one of ECDSA may be DER, or r and s in a row."""
@@ -137,11 +137,11 @@ def load_key(data: bytes, name: str) -> Key:
 
 def _key(public: Any, name: str) -> Key:
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
 
     curve = getattr(public, "curve", None)
-    nist = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-    if not isinstance(public, ed25519.Ed25519PublicKey) and not isinstance(curve, nist):
+    is_known = curve is not None and curve.name in _DIGESTS
+    if not isinstance(public, ed25519.Ed25519PublicKey) and not is_known:
         found = type(public).__name__ if curve is None else f"ECDSA on {curve.name}"
         raise SigningError("no key for attestations", file=name, expected=_KINDS, found=found)
     form = serialization.PublicFormat.SubjectPublicKeyInfo

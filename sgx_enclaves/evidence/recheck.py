@@ -18,19 +18,18 @@ from enum import Enum
 from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves.catalogue.records import Release, policy_of
-from sgx_enclaves.enclave.compare import block_facts, compare
+from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block, Descriptor
 from sgx_enclaves.enclave.policy import AskedBy, Policy, pin_named, policy_for
 from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import unsigned
-from sgx_enclaves.enclave.sigstruct import check_fips_signature, check_sigstruct
 from sgx_enclaves.enclave.verdict import CheckState, Outcome
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.report import ROLES, Plain, compared_enclave, digests_at, named_package
 from sgx_enclaves.files import sha256_of
-from sgx_enclaves.plain import as_plain, from_plain, record
+from sgx_enclaves.plain import from_plain, record
 from sgx_enclaves.report.forms import verdict_dict
 
 _PROVED, _REFUTED = CheckState.PROVED.value, CheckState.REFUTED.value
@@ -205,16 +204,18 @@ class _Recheck:
             yield from self._is("payload", found == digest, f"the signed file holds {found}")
 
     def _of_signatures(self, image: EnclaveImage, blocks: Sequence[Block]) -> Iterator[Checked]:
-        seconds = [block.fips_signature for block in blocks]
-        defects = [defect for block in blocks for defect in check_sigstruct(block.sigstruct)]
-        for block, second in zip(blocks, seconds):
-            defects += check_fips_signature(second, block.sigstruct) if second is not None else ()
-        valid = bool(blocks) and not defects
-        why = defects[0].message if defects else f"{len(blocks)} valid signatures"
-        yield from self._is("signature", valid, why)
-        said = [{key: block[key] for key in _BLOCK} for block in self._enclave["blocks"]]
-        read = as_plain(block_facts(blocks, Policy()))
-        found = [{key: block[key] for key in _BLOCK} for block in read]
+        """What the signed file shows alone: compared with itself, zeroed, without a config."""
+        zeroed = image.with_descriptor(bytes(image.descriptor_size))
+        alone = verdict_dict(compare(zeroed, image.data, b"", self._policy or Policy()))
+        proved = {check["name"]: check["state"] == _PROVED for check in alone["checks"]}
+        # The last finding is that there is no config.
+        against = [f["message"] for f in alone["findings"][:-1] if f["severity"] != "note"]
+        why = "; ".join(dict.fromkeys(against)) or "nothing is refused"
+        yield from self._is("signature", proved["signature"], why)
+        said, found = (
+            [{key: block[key] for key in _BLOCK} for block in item["blocks"]]
+            for item in (self._enclave, alone)
+        )
         if said:
             good = found == said
             yield self._say("its blocks say what the report says of them", good, _short(found))
@@ -222,12 +223,8 @@ class _Recheck:
             words = "signed by {mrsigner} as product {isvprodid}, ISVSVN {isvsvn}"
             good = all(found[0][key] == self._enclave[key] for key in _SIGNED)
             yield self._say(words.format(**self._enclave), good, _short(found))
-        if self._policy is not None and valid:
-            refused = [f.message for b in blocks for f in self._policy.check(b.sigstruct)]
-            pins = self._policy.check_file(str(self._digests["signed"]), seconds)
-            refused += [finding.message for finding in pins]
-            why = "; ".join(refused) or "nothing is refused"
-            yield from self._is("policy", not refused, why, f" ({self._policy.claim})")
+        if self._policy is not None and proved["signature"]:
+            yield from self._is("policy", proved["policy"], why, f" ({self._policy.claim})")
         refuted = {self._states.get(name) for name in ("payload", "metadata", "measurement")}
         if self._enclave["mrenclave"] is not None and _REFUTED not in refuted:
             words = f"MRENCLAVE, measured as its metadata say, is {self._enclave['mrenclave']}"

@@ -35,7 +35,6 @@ from sgx_enclaves.enclave.sigstruct import (
     XFRM_NAMES,
     XFRM_OPTIONS,
     Attribute,
-    Sigstruct,
     spell,
     spell_secinfo,
 )
@@ -61,7 +60,7 @@ def options_of(block: Block) -> dict[str, int]:
 
 def _sigstruct_options(block: Block) -> dict[str, int]:
     sigstruct, header = block.sigstruct, block.header
-    flags = sigstruct.attributes_flags
+    flags, mask = sigstruct.attributes_flags, sigstruct.attributemask_xfrm
     family = struct.unpack("<2Q", sigstruct.isvfamilyid)
     product = struct.unpack("<2Q", sigstruct.isvextprodid)
     return {
@@ -76,19 +75,16 @@ def _sigstruct_options(block: Block) -> dict[str, int]:
         "TCSMinPool": header.tcs_min_pool,
         "MiscSelect": sigstruct.miscselect | header.desired_misc_select,
         "MiscMask": sigstruct.miscmask,
-        **{name: _xfrm_option(sigstruct, bits) for name, bits in XFRM_OPTIONS.items()},
+        # 0: must be off, 1: must be on, 2: as the platform likes.
+        **{
+            name: int(bool(sigstruct.attributes_xfrm & bits)) if mask & bits else 2
+            for name, bits in XFRM_OPTIONS.items()
+        },
         "ISVFAMILYID_L": family[0],
         "ISVFAMILYID_H": family[1],
         "ISVEXTPRODID_L": product[0],
         "ISVEXTPRODID_H": product[1],
     }
-
-
-def _xfrm_option(sigstruct: Sigstruct, bits: int) -> int:
-    """0: must be off, 1: must be on, 2: as the platform likes."""
-    if not sigstruct.attributemask_xfrm & bits:
-        return 2
-    return int(bool(sigstruct.attributes_xfrm & bits))
 
 
 def _layout_options(table: tuple[Layout, ...]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import DIRECTORY_NAMES, Block, Descriptor
@@ -277,7 +277,7 @@ def _fields(source: object, names: str) -> dict[str, object]:
     return {name: as_plain(getattr(source, name)) for name in names.split()}
 
 
-def verdict_dict(verdict: Verdict) -> dict[str, object]:
+def verdict_dict(verdict: Verdict) -> dict[str, Any]:
     """The verdict in full, as verdict.schema.json describes it."""
     return {
         "schema_version": SCHEMA_VERSION,

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -31,7 +32,6 @@ from sgx_enclaves.enclave.verdict import (
     Finding,
     Origin,
     Outcome,
-    Severity,
     Verdict,
 )
 from sgx_enclaves.explain.description import Description
@@ -139,14 +139,8 @@ def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, 
         for at in range(first, min(last // size + 1, _BARS)):
             bars[at] = max(bars[at], order.index(item.origin))
     width = _WIDTH // _BARS
-    picture: list[tuple[int, int, str]] = []
-    for at, rank in enumerate(bars):
-        origin = order[rank].value
-        if picture and picture[-1][2] == origin:
-            picture[-1] = (picture[-1][0], picture[-1][1] + width, origin)
-        else:
-            picture.append((at * width, width, origin))
-    return picture
+    runs = [list(group) for _, group in groupby(range(_BARS), bars.__getitem__)]
+    return [(run[0] * width, len(run) * width, order[bars[run[0]]].value) for run in runs]
 
 
 def _strip(spans: Iterable[Span], size: int) -> list[tuple[float, float, Span]]:
@@ -189,9 +183,9 @@ def release_html(
     for name, findings in found.items():
         for finding in findings:
             places.setdefault(replace(finding, offset=None), []).append(name)
-    several = {finding: names for finding, names in places.items() if len(set(names)) > 1}
+    shared = {f: list(dict.fromkeys(names)) for f, names in places.items() if len(set(names)) > 1}
     alone = {
-        name: [f for f in findings if replace(f, offset=None) not in several]
+        name: [f for f in findings if replace(f, offset=None) not in shared]
         for name, findings in found.items()
     }
     title, claim = _headline(verdict), f"each enclave of the release {_SAME}"
@@ -207,12 +201,8 @@ def release_html(
         verdict=verdict,
         claim=claim,
         said={**lines, "Not proved": verdict.not_proved},
-        against={
-            e.name: [f for f in alone[e.name] if not e.verdict or f.severity is not Severity.NOTE]
-            for e in verdict.enclaves
-        },
         reported=[finding for findings in found.values() for finding in findings],
-        shared=[(list(dict.fromkeys(names)), finding) for finding, names in several.items()],
+        shared=shared,
         pictures=pictures or {},
         no_picture=NO_PICTURE,
         alone=alone,
