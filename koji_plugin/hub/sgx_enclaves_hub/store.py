@@ -7,7 +7,6 @@ cheap and what `show` and `list` go by, and by the files on disk, which the gate
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from kojihub import list_rpms
 from kojihub.db import InsertProcessor, QueryProcessor, currval
 
 from sgx_enclaves.errors import InputError
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.gate.inspect import BuildFile
 from sgx_enclaves.gate.record import Record, record_from_json
 
@@ -76,10 +76,7 @@ def packages_of(builds: Iterable[int]) -> dict[int, str]:
     found: dict[int, list[str]] = {}
     for row in rows:
         found.setdefault(row["build_id"], []).append(" ".join(str(row[word]) for word in words))
-    return {
-        build: hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-        for build, lines in found.items()
-    }
+    return {build: sha256_of("\n".join(sorted(lines)).encode()) for build, lines in found.items()}
 
 
 def outdated(packages: Optional[str], now: Optional[str], state: int) -> Optional[str]:
@@ -101,16 +98,14 @@ def records_of(build_id: int) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for more, most in ((["verdict IN ('identical', 'differs')"], _MOST_RECORDS), ([], 1)):
-        rows = (
-            rows
-            or QueryProcessor(
+        if not rows:
+            rows = QueryProcessor(
                 tables=[TABLE],
                 columns=["id", "host_id", "packages", "record"],
                 clauses=["build_id = %(build_id)s", *more],
                 values={"build_id": build_id},
                 opts={"order": "-id", "limit": most},
             ).execute()
-        )
     return [{**row, "record": record_from_json(row["record"])} for row in rows]
 
 
@@ -145,8 +140,7 @@ def find(filters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
 
 def put_lock(release: str, lock: str, **who: int) -> dict[str, Any]:
     """Keep a lock, which is the release's from now on; `who`: task_id and user_id."""
-    sha256 = hashlib.sha256(lock.encode()).hexdigest()
-    data = {"release": release, "sha256": sha256, "lock": lock, **who}
+    data = {"release": release, "sha256": sha256_of(lock.encode()), "lock": lock, **who}
     InsertProcessor("sgx_lock", data=data).execute()
     (made,) = newest_lock(release)
     return made
