@@ -35,10 +35,10 @@ from sgx_enclaves.report.templated import filled, release_html, release_text
 
 def build(args: argparse.Namespace) -> int:
     catalogue = arguments.chosen_catalogue(args)
+    release = catalogue.release(args.release)
     request = BuildRequest(
         catalogue=catalogue,
-        release=catalogue.release(args.release),
-        enclaves=tuple(args.enclaves),
+        release=release.only(args.enclaves) if args.enclaves else release,
         source_dir=args.source_dir,
         twice=args.twice,
         make_timeout=args.make_timeout,

@@ -84,28 +84,26 @@ _LATER = "+34567890s"
 
 
 def plan_trees(
-    catalogue: Catalogue, release: Release, names: Sequence[str] = (), route: Optional[str] = None
+    catalogue: Catalogue, release: Release, route: Optional[str] = None
 ) -> tuple[TreePlan, ...]:
-    """Find the trees that the enclaves of a release are built in.
+    """Find the trees that the enclaves which a release requires are built in.
 
-    No names stand for the enclaves that it requires; see `Release.along` for the route. A
-    CatalogueError if an enclave or the route is unknown, or cannot be built by outsiders.
+    See `Release.along` for the route. A CatalogueError if that is unknown, or an enclave cannot
+    be built by outsiders.
     """
-    chosen = release.only(names).enclaves if names else release.enclaves
-    wanted = {enclave.name for enclave in chosen if enclave.required}
+    wanted = [enclave for enclave in release.enclaves if enclave.required]
     if not wanted:
         known = ", ".join(enclave.name for enclave in release.enclaves)
         raise CatalogueError(
             f"{release.name} requires no enclave", hint=f"name those to build: {known}"
         )
     trees: dict[str, tuple[Release, list[EnclavePlan]]] = {}
-    for enclave in release.enclaves:
-        if enclave.name in wanted:
-            tree, own = catalogue.build_of(release, enclave)
-            if own.build is None:
-                raise CatalogueError(f"nothing says how {own.name} is built", file=tree.file)
-            plans = trees.setdefault(tree.name, (tree, []))[1]
-            plans.append(EnclavePlan(enclave.name, enclave.file, own.build))
+    for enclave in wanted:
+        tree, own = catalogue.build_of(release, enclave)
+        if own.build is None:
+            raise CatalogueError(f"nothing says how {own.name} is built", file=tree.file)
+        plans = trees.setdefault(tree.name, (tree, []))[1]
+        plans.append(EnclavePlan(enclave.name, enclave.file, own.build))
     made = []
     for whole, plans in trees.values():
         tree = whole.along([enclave.name for enclave in plans], route)
@@ -166,7 +164,7 @@ def build_release(
         The manifest, as written. It says which enclaves could not be built, and why. Where nothing
         can be built, since the toolchain is another or a source is not to be had: an error.
     """
-    plans = plan_trees(request.catalogue, request.release, request.enclaves, request.route)
+    plans = plan_trees(request.catalogue, request.release, request.route)
     if request.source_dir is not None and len(plans) > 1:
         raise BuildError(
             "one source tree cannot serve several releases",

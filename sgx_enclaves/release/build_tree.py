@@ -65,8 +65,7 @@ class BuildRequest:
 
     Attributes:
         catalogue: all releases; some enclaves are built in the tree of another one.
-        release: what to build.
-        enclaves: names; none stands for those that the release requires.
+        release: what to build: the enclaves that it requires.
         toolchain: `HOST` takes whatever is there; the result is no reproducible build.
         tools: prefixes whose programs come first in a build with `HOST`.
         route: which way the trees are made; see `Release.along`.
@@ -81,7 +80,6 @@ class BuildRequest:
 
     catalogue: Catalogue
     release: Release
-    enclaves: tuple[str, ...] = ()
     toolchain: ToolchainKind = ToolchainKind.DESIGNATED
     tools: tuple[str, ...] = ()
     route: Optional[str] = None

@@ -78,7 +78,7 @@ class BuildOrigin:
 
 @dataclass(frozen=True)
 class Request(BuildRequest):
-    """What is asked for; see also `BuildRequest`, of which `enclaves` is not used.
+    """What is asked for; see also `BuildRequest`.
 
     Attributes:
         built: a directory with our enclaves, ready-made; None builds them.
@@ -205,7 +205,7 @@ def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[TreePlan, ...]:
             names.append(enclave.name)
         except SgxEnclavesError as error:
             ours.refuse(enclave.name, "catalogue", finding_of(error, "not-buildable"))
-    return plan_trees(catalogue, release, names, request.route) if names else ()
+    return plan_trees(catalogue, release.only(names), request.route) if names else ()
 
 
 def _gather(

@@ -219,10 +219,10 @@ class SmallRelease:
             # the machine's own path: not one for several tests at once
             self.root = str(self.folder / "machine" / "tree")
         catalogue = self.catalogue()
+        release = catalogue.release("small-1")
         request = BuildRequest(
             catalogue,
-            catalogue.release("small-1"),
-            enclaves,
+            release.only(enclaves) if enclaves else release,
             toolchain,
             source_dir=source_dir,
             twice=twice,

@@ -116,16 +116,16 @@ CATALOGUE = Catalogue({RELEASE.name: RELEASE})
 
 
 def test_the_first_route_that_leads_to_all_enclaves_is_taken() -> None:
-    (plan,) = plan_trees(CATALOGUE, RELEASE, ["one"])
+    (plan,) = plan_trees(CATALOGUE, RELEASE.only(["one"]))
     assert plan.build.route == "short"
     assert [item.id for item in plan.build.sources] == ["main", "sub"]
     assert [item.id for item in plan.build.steps] == ["both"]
-    (plan,) = plan_trees(CATALOGUE, RELEASE, ["one", "two"])
+    (plan,) = plan_trees(CATALOGUE, RELEASE.only(["one", "two"]))
     assert [item.id for item in plan.build.steps] == ["both", "only-two"]
 
 
 def test_patches_go_with_the_innermost_source_around_them() -> None:
-    (plan,) = plan_trees(CATALOGUE, RELEASE, ["one"])
+    (plan,) = plan_trees(CATALOGUE, RELEASE.only(["one"]))
     assert [patch.file for patch in plan.build.patches] == ["top.patch", "sub.patch"]
 
 
@@ -133,7 +133,7 @@ def test_patches_go_with_the_innermost_source_around_them() -> None:
     ("names", "route"), [((), None), (("one", "three"), None), (("one",), MAKERS)]
 )
 def test_the_makers_route_has_everything(names: tuple[str, ...], route: Optional[str]) -> None:
-    (plan,) = plan_trees(CATALOGUE, RELEASE, names, route)
+    (plan,) = plan_trees(CATALOGUE, RELEASE.only(names) if names else RELEASE, route)
     assert plan.build.route == MAKERS
     assert [item.id for item in plan.build.sources] == ["main", "sub", "deep", "other"]
     assert [item.id for item in plan.build.steps] == ["everything"]
@@ -153,7 +153,7 @@ def test_an_unpinned_source_stands_in_the_way_of_its_own_route_only() -> None:
 def test_the_shipped_narrow_route_needs_four_sources_and_one_patch(name: str) -> None:
     catalogue = load_catalogue((OWN_FOLDER,))
     release = catalogue.release("sgx-2.25-dcap-1.22")
-    (plan,) = plan_trees(catalogue, release, [name])
+    (plan,) = plan_trees(catalogue, release.only([name]))
     assert plan.build.route == "narrow"
     assert [s.id for s in plan.build.sources] == ["linux-sgx", "dcap", "ipp-crypto", "sgx-emm"]
     assert [p.place for p in plan.build.patches] == ["external/ippcp_internal/ipp-crypto"]
@@ -164,7 +164,7 @@ def test_the_shipped_narrow_route_needs_four_sources_and_one_patch(name: str) ->
     assert plan.build.steps[0].id == "needs"
     assert programs <= {"make", "sh", "mv", "./external/sgx-emm/create_symlink.sh"}
     # QvE needs four sources more, and nothing of it is built for the others
-    (wide,) = plan_trees(catalogue, release, [name, "qve"])
+    (wide,) = plan_trees(catalogue, release.only([name, "qve"]))
     assert (wide.build.route, len(wide.build.sources)) == ("narrow", 8)
     own = {"pthread", "sgxssl-openssl", "sgxssl"}
     assert own <= {step.id for step in wide.build.steps}
@@ -176,7 +176,7 @@ def test_what_the_steps_need_and_is_not_here_is_said_by_the_first(
     tmp_path: Path, route: str
 ) -> None:
     release = load_catalogue((OWN_FOLDER,)).release("sgx-2.25-dcap-1.22")
-    (plan,) = plan_trees(Catalogue({release.name: release}), release, ["pce"], route)
+    (plan,) = plan_trees(Catalogue({release.name: release}), release.only(["pce"]), route)
     needs = plan.build.steps[0].command
     names = needs[needs.index("needs") + 1 :]
     for name in names:
@@ -202,21 +202,21 @@ def test_one_enclave_may_need_more_sources_than_the_others() -> None:
     data["build"]["route"][0]["more_sources"] = {"two": ["other"]}
     release = release_from(data, "routes.toml")
     catalogue = Catalogue({release.name: release})
-    (plan,) = plan_trees(catalogue, release, ["one"])
+    (plan,) = plan_trees(catalogue, release.only(["one"]))
     assert [item.id for item in plan.build.sources] == ["main", "sub"]
     assert "other.patch" not in [patch.file for patch in plan.build.patches]
-    (plan,) = plan_trees(catalogue, release, ["one", "two"])
+    (plan,) = plan_trees(catalogue, release.only(["one", "two"]))
     assert [item.id for item in plan.build.sources] == ["main", "sub", "other"]
     assert "other.patch" in [patch.file for patch in plan.build.patches]
 
 
 def test_what_cannot_be_gone_is_refused_by_name() -> None:
     with pytest.raises(CatalogueError, match="no route 'long' leads to one") as caught:
-        plan_trees(CATALOGUE, RELEASE, ["one"], "long")
+        plan_trees(CATALOGUE, RELEASE.only(["one"]), "long")
     assert caught.value.hint == "there are short to one, two; maker to all"
     assert caught.value.file == "routes.toml"
     with pytest.raises(CatalogueError, match="no route 'short' leads to three, two"):
-        plan_trees(CATALOGUE, RELEASE, ["two", "three"], "short")
+        plan_trees(CATALOGUE, RELEASE.only(["two", "three"]), "short")
 
 
 @pytest.mark.parametrize(

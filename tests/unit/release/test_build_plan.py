@@ -30,8 +30,8 @@ def test_required_enclaves_are_built_by_default(catalogue: Catalogue) -> None:
 
 
 def test_an_enclave_that_is_not_required_is_built_if_named(catalogue: Catalogue) -> None:
-    (tree,) = plan_trees(catalogue, catalogue.release("sgx-2.25-dcap-1.22"), ["qve", "pce"])
-    assert [enclave.name for enclave in tree.enclaves] == ["pce", "qve"]
+    (tree,) = plan_trees(catalogue, catalogue.release("sgx-2.25-dcap-1.22").only(["qve", "pce"]))
+    assert [enclave.name for enclave in tree.enclaves] == ["qve", "pce"]
 
 
 def test_enclaves_are_built_in_the_tree_that_they_were_signed_from(catalogue: Catalogue) -> None:
@@ -43,7 +43,7 @@ def test_enclaves_are_built_in_the_tree_that_they_were_signed_from(catalogue: Ca
 
 def test_an_unknown_enclave_is_refused_with_those_that_are_there(catalogue: Catalogue) -> None:
     with pytest.raises(CatalogueError, match="no enclave 'pse'") as caught:
-        plan_trees(catalogue, catalogue.release("sgx-2.25-dcap-1.22"), ["pse"])
+        plan_trees(catalogue, catalogue.release("sgx-2.25-dcap-1.22").only(["pse"]))
     assert "qe3" in str(caught.value.hint)
 
 
