@@ -17,6 +17,7 @@ import dataclasses
 import enum
 import functools
 import os
+import sys
 import typing
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -350,17 +351,14 @@ def parse_toml(data: bytes, *, file: str, error: type[SgxEnclavesError]) -> dict
             file=file,
             expected=f"at most {_MOST_DOTS}",
         )
-    for name in ("tomllib", "tomli"):
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            continue
-        try:
-            parsed: dict[str, Any] = module.loads(data.decode("utf-8"))
-        except (ValueError, RecursionError) as mistake:
-            raise error(f"not TOML: {printable(str(mistake))}", file=file) from None
-        return parsed
-    raise error("TOML cannot be read here", file=file, hint="install python3-tomli")
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+    try:
+        parsed: dict[str, Any] = importlib.import_module(name).loads(data.decode("utf-8"))
+    except ImportError:
+        raise error("TOML cannot be read here", file=file, hint="install python3-tomli") from None
+    except (ValueError, RecursionError) as mistake:
+        raise error(f"not TOML: {printable(str(mistake))}", file=file) from None
+    return parsed
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sgx_enclaves.errors import InputError, SgxEnclavesError
+from sgx_enclaves.files import read_file
+from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import from_plain, validate
 
 T = TypeVar("T")
@@ -31,11 +33,8 @@ def load_settings(cls: type[T], schema: Mapping[str, Any], path: str) -> T:
     # Names of tags and targets differ by case.
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     try:
-        with open(path, encoding="utf-8") as stream:
-            parser.read_file(stream, path)
-    except FileNotFoundError:
-        raise InputError("there is no such file", file=path) from None
-    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        parser.read_string(read_file(path, MIB).decode("utf-8"), path)
+    except (UnicodeDecodeError, configparser.Error) as error:
         raise InputError(f"the configuration cannot be read: {error}", file=path) from None
     known = schema["properties"]
     data = {name: _options(parser[name], known.get(name, {})) for name in parser.sections()}

@@ -176,7 +176,6 @@ def _chosen_build(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def verify_release(args: argparse.Namespace) -> int:
-    output.check_open(args, "report")
     output.check_report(args)
     catalogue = arguments.chosen_catalogue(args)
     release = catalogue.release(args.release)

@@ -41,7 +41,6 @@ DIFFOSCOPE_SECONDS = 600.0
 def compare(args: argparse.Namespace) -> int:
     from sgx_enclaves.enclave.compare import compare as compare_files
 
-    output.check_open(args, "report")
     output.check_report(args)
     built = read_file(args.built, DEFAULT_LIMITS.file_size)
     signed = read_file(args.signed, DEFAULT_LIMITS.file_size)

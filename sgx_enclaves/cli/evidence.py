@@ -65,7 +65,8 @@ def _files_at_hand(
     for path in paths:
         start = b""
         if path != "-":
-            with system_errors(path, "cannot be read"), open_regular(path) as stream:
+            reading = system_errors(path, "cannot be read", hint="check path and rights")
+            with reading, open_regular(path) as stream:
                 start = stream.read(len(RPM_MAGIC))
         if start == RPM_MAGIC:
             package, enclaves = checking.files_of_package(path)
@@ -95,7 +96,7 @@ def attest(args: argparse.Namespace) -> int:
     by = f"signed by key {keyid}" if keyid is not None else "not signed"
     line = f"{args.output}: {len(envelopes)} statement{'s'[len(envelopes) == 1 :]}, {by}"
     data = statements.attestation(envelopes, key, signer)
-    output.write_and_say(args, data, line, statements=len(envelopes), keyid=keyid)
+    output.write_and_say(args, data, [line], statements=len(envelopes), keyid=keyid)
     return 0
 
 

@@ -195,11 +195,16 @@ def _is_same(name: Union[str, Path], found: os.stat_result) -> bool:
 
 
 def write_and_say(
-    args: argparse.Namespace, data: bytes, *lines: str, mode: int = 0o666, **facts: object
+    args: argparse.Namespace,
+    data: bytes,
+    report: Union[str, Iterable[str]],
+    *,
+    mode: int = 0o666,
+    **facts: object,
 ) -> None:
-    """Write what `-o` names, and say what it is: in lines, or with `--json` as facts."""
+    """Write what `-o` names, and say what it is, as `answer` does, by facts."""
     write_output(args, data, mode=mode)
-    answer(args, {**_written(args, data), **facts}, lines)
+    answer(args, {**_written(args, data), **facts}, report)
 
 
 def _written(args: argparse.Namespace, data: bytes) -> dict[str, object]:
@@ -224,12 +229,13 @@ def print_or_write(args: argparse.Namespace, text: str, *, name: str = "") -> No
 
 def check_open(args: argparse.Namespace, option: str) -> None:
     """Refuse `--open` without the option that writes the page."""
-    if args.open and getattr(args, option) is None:
+    if getattr(args, "open", False) and getattr(args, option) is None:
         raise InputError("--open opens the page that is written", hint=f"add --{option}")
 
 
 def check_report(args: argparse.Namespace) -> None:
     """Refuse, before the work, a `--report` where nothing can be written after it."""
+    check_open(args, "report")
     if args.report is not None:
         make_folder(args.report)
         probe = args.report / ".sgx-enclaves"

@@ -137,15 +137,13 @@ def _check(args: argparse.Namespace, release: Release) -> int:
         names = args.enclaves or routes.get(args.route, built)
         release = release.only(names).along(names, args.route)
     archives = fetch_sources(release, arguments.chosen_fetcher(args))
-    checks = []
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:
-        for what, problem in _checked(release, archives, Path(scratch)):
-            checks.append({"what": what, "problem": problem or None})
-    lines = [f"{check['what']}: {check['problem'] or 'as it says'}" for check in checks]
-    wrong = sum(check["problem"] is not None for check in checks)
-    plain = {"release": release.name, "exit_status": int(bool(wrong)), "checks": checks}
-    output.answer(args, plain, [*lines, f"{release.name}: {wrong or 'nothing'} of that is wrong"])
-    return int(bool(wrong))
+        checked = _checked(release, archives, Path(scratch))
+        checks = [{"what": what, "problem": problem or None} for what, problem in checked]
+    status = int(any(check["problem"] for check in checks))
+    plain = {"release": release.name, "exit_status": status, "checks": checks}
+    output.answer(args, plain, "checked.txt")
+    return status
 
 
 def _checked(
@@ -173,15 +171,17 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     part = release.only([enclave.name for enclave in release.enclaves if enclave.may_ship])
     signed = read_signed_enclaves(part, fetch_signed(part, arguments.chosen_fetcher(args)))
     data = pack_members({enclave.member: signed[enclave.name] for enclave in part.enclaves})
-    lines, enclaves = [], []
-    for enclave in part.enclaves:
-        pinned = "as pinned" if enclave.signed_sha256 else "NOT PINNED: give it signed_sha256"
-        digest = sha256_of(signed[enclave.name])
-        lines.append(f"{enclave.name}: {enclave.member}, sha256 {digest}, {pinned}")
-        enclaves.append({"name": enclave.name, "member": enclave.member, "sha256": digest})
-    digests = {kind: hashlib.new(kind, data).hexdigest() for kind in ("sha256", "sha512")}
-    lines += [f"{kind} {digest}" for kind, digest in digests.items()]
-    output.write_and_say(args, data, *lines, enclaves=enclaves, sha512=digests["sha512"])
+    enclaves = [
+        {
+            "name": enclave.name,
+            "member": enclave.member,
+            "sha256": sha256_of(signed[enclave.name]),
+            "pinned": bool(enclave.signed_sha256),
+        }
+        for enclave in part.enclaves
+    ]
+    sha512 = hashlib.sha512(data).hexdigest()
+    output.write_and_say(args, data, "repacked.txt", enclaves=enclaves, sha512=sha512)
     return 0
 
 

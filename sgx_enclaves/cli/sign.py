@@ -38,7 +38,7 @@ def sign(args: argparse.Namespace) -> int:
         signed = signing.sign_with(image, regenerated, public, signer, signing.bcd_date(args.date))
     sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
     line = f"{args.output}: signed as SDK {sdk} would, MRENCLAVE {ours}"
-    write_and_say(args, signed, line, mode=MODE, sdk=sdk, mrenclave=ours)
+    write_and_say(args, signed, [line], mode=MODE, sdk=sdk, mrenclave=ours)
     return 0
 
 
@@ -47,16 +47,9 @@ def sign_data(args: argparse.Namespace) -> int:
     data = signing.signing_data(regenerated, signing.bcd_date(args.date))
     first = regenerated.blocks[0].sigstruct
     sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
-    facts: dict[str, Any] = {"date": args.date.isoformat(), "sdk": sdk, "mrenclave": ours}
-    facts |= {"isvprodid": first.isvprodid, "isvsvn": first.isvsvn, "debug": first.is_debug}
-    lines = (
-        f"{args.output}: {len(data)} bytes to sign, dated {args.date.isoformat()}",
-        f"  MRENCLAVE {ours}",
-        f"  ISVPRODID {first.isvprodid}, ISVSVN {first.isvsvn}, "
-        f"{'debug' if first.is_debug else 'production'}, as SDK {sdk}",
-        f"  then: sgx-enclaves attach {args.enclave} --data {args.output} --signature RAW ...",
-    )
-    write_and_say(args, data, *lines, **facts)
+    facts: dict[str, Any] = {"enclave": args.enclave, "date": args.date.isoformat(), "sdk": sdk}
+    facts |= {"mrenclave": ours, "isvprodid": first.isvprodid, "isvsvn": first.isvsvn}
+    write_and_say(args, data, "sign-data.txt", **facts, debug=first.is_debug)
     return 0
 
 
@@ -77,7 +70,7 @@ def attach(args: argparse.Namespace) -> int:
     signed = signing.sign_with(image, regenerated, public, lambda _: signature, date)
     ours = regenerated.mrenclave.hex()
     line = f"{args.output}: signed, MRENCLAVE {ours}"
-    write_and_say(args, signed, line, mode=MODE, mrenclave=ours)
+    write_and_say(args, signed, [line], mode=MODE, mrenclave=ours)
     return 0
 
 
@@ -86,7 +79,7 @@ def unsign(args: argparse.Namespace) -> int:
     arguments.load_signed_descriptor(image)
     data = signing.unsigned(image)
     line = f"{args.output}: {len(data)} bytes, sha256 {sha256_of(data)}"
-    write_and_say(args, data, line, mode=MODE)
+    write_and_say(args, data, [line], mode=MODE)
     return 0
 
 
@@ -95,7 +88,7 @@ def extract_signature(args: argparse.Namespace) -> int:
     signatures = signing.extract(arguments.load_signed_descriptor(image))
     data = b"".join(s.serialise() for s in signatures)
     line = f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes"
-    write_and_say(args, data, line, signatures=len(signatures))
+    write_and_say(args, data, [line], signatures=len(signatures))
     return 0
 
 
@@ -110,7 +103,7 @@ def graft(args: argparse.Namespace) -> int:
         fips=args.fips,
     )
     line = f"{args.output}: verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}"
-    write_and_say(args, result, line, mode=MODE, mrenclave=verdict.mrenclave)
+    write_and_say(args, result, [line], mode=MODE, mrenclave=verdict.mrenclave)
     return 0
 
 

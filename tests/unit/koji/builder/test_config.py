@@ -31,7 +31,7 @@ def test_the_usual_file_need_not_be_there(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_file_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SGX_ENCLAVES_BUILDER_CONFIG", "/nowhere/at/all.conf")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         load_config()
 
 

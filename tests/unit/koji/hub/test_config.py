@@ -138,7 +138,7 @@ def test_a_file_can_be_checked_before_it_is_used(
 ) -> None:
     path = tmp_path / "x.conf"
     assert check_file(read_settings, CONFIG_FILE, [str(path)]) == 1
-    assert "there is no such file" in capsys.readouterr().err
+    assert "cannot be read: No such file" in capsys.readouterr().err
     path.write_text("[hook]\nenable = yes\n")
     assert check_file(read_settings, CONFIG_FILE, [str(path)]) == 1
     assert (
