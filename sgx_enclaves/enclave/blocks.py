@@ -11,7 +11,7 @@ generate_compatible_metadata in sign_tool.cpp, and common/inc/internal/metadata.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sgx_enclaves.enclave.elf import EnclaveImage
@@ -62,6 +62,9 @@ _THREAD_DATA_WITH_AEX = 192
 # Offsets of the header fields that name the section headers (Elf64_Ehdr), with
 # their sizes, in the order in which the tool blanks them.
 _SECTION_HEADER_FIELDS = ((60, 2), (40, 8), (62, 2))
+
+
+_GROWN = (Id.HEAP_INIT, Id.HEAP_MAX, Id.STACK_MAX, Id.RSRV_INIT, Id.RSRV_MAX)
 
 
 def tcs_template(image: EnclaveImage, plan: LayoutPlan, delta: int, aex_notify: bool) -> bytes:
@@ -218,75 +221,33 @@ def compatible_block(block: Block, version: Version, rules: Rules, tcs_num: int)
 
 
 def _compatible_layout(table: tuple[Layout, ...], tcs_num: int, rules: Rules) -> list[Layout]:
-    # The first thread, from its guard to its thread data.
+    """The first thread, and all others as one group."""
     first = next(i for i, item in enumerate(table) if item.id == Id.GUARD)
     last = next(i for i, item in enumerate(table) if item.id == Id.TD)
-    if rules is not Rules.SDK_2_3:
-        return _early_compatible_layout(table, first, last, tcs_num, rules)
-    rest = table[last + 1 :]
-    if not rest:
-        return _without_growth(table)
-    if rest[0].id == Id.RSRV_MIN:
-        return _without_growth(table[: last + 1]) + _reserved_without_growth(rest)
-    group = _group(table[first : last + 1], tcs_num - 1)
-    reserved = [item for item in rest if item.id in (Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX)]
-    return [*_without_growth(table[: last + 1]), group, *_reserved_without_growth(reserved)]
-
-
-def _early_compatible_layout(
-    table: tuple[Layout, ...], first: int, last: int, tcs_num: int, rules: Rules
-) -> list[Layout]:
-    """The same before SDK 2.3: without threads made at run time, a plain copy."""
-    dynamic = {Id.STACK_DYN_MAX, Id.STACK_DYN_MIN}
-    stack = next((i for i, item in enumerate(table) if item.id in dynamic), None)
-    if stack is None:
+    thread = [item for item in table[first : last + 1] if isinstance(item, LayoutEntry)]
+    step = sum(entry.page_count for entry in thread) * PAGE_SIZE
+    group = LayoutGroup(THREAD_GROUP, len(thread), tcs_num - 1, step)
+    head, rest = _without_growth(table[: last + 1]), table[last + 1 :]
+    if rules is Rules.SDK_2_3:
+        if not rest or rest[0].id == Id.RSRV_MIN:
+            return _without_growth(table)
+        reserved = [item for item in rest if item.id in (Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX)]
+        return [*head, group, *_without_growth(reserved)]
+    if not any(item.id == Id.TCS_DYN for item in rest):
+        # Without threads made at run time, a plain copy.
         return list(table)
-    # The dynamic thread starts with a guard, one entry before its stack.
-    others = table[last + 1 : stack - 1]
-    grown = {Id.HEAP_INIT, Id.HEAP_MAX}
-    groups: list[Layout] = []
-    if rules is Rules.SDK_2_1_3:
-        grown.add(Id.STACK_MAX)
-        groups = [_group(table[first : last + 1], tcs_num - 1)] if others else []
-    elif others:
-        groups = [_merged(others)]
-    return [*_without_growth(table[: last + 1], grown), *groups]
+    return [*head, group] if tcs_num > 1 else head
 
 
-def _merged(others: Sequence[Layout]) -> LayoutGroup:
-    """All threads but the first as one group, as the tool counts them up to SDK 2.1.2."""
-    head, tail = others[0], others[-1]
-    if isinstance(head, LayoutGroup):
-        if not isinstance(tail, LayoutGroup):
-            return replace(head, load_times=head.load_times + 1)
-        more = tail.load_times + 1 if len(others) > 1 else 0
-        return replace(head, load_times=head.load_times + more)
-    if isinstance(tail, LayoutGroup):
-        return _group(others[:-1], tail.load_times + 1)
-    return _group(others, 1)
-
-
-def _group(members: Sequence[Layout], times: int) -> LayoutGroup:
-    pages = sum(e.page_count for e in members if isinstance(e, LayoutEntry))
-    return LayoutGroup(THREAD_GROUP, len(members), times, pages * PAGE_SIZE)
-
-
-def _without_growth(
-    table: Sequence[Layout],
-    grown: Collection[int] = (Id.HEAP_INIT, Id.HEAP_MAX, Id.STACK_MAX),
-    unmapped: int = Id.HEAP_MAX,
-) -> list[Layout]:
+def _without_growth(table: Sequence[Layout]) -> list[Layout]:
     """What does not grow: pages that are not there at the start are left out."""
     return [
-        _fixed(item, unmapped) if isinstance(item, LayoutEntry) and item.id in grown else item
+        replace(
+            item,
+            attributes=item.attributes & ~Attr.POST_ADD,
+            si_flags=0 if item.id in (Id.HEAP_MAX, Id.RSRV_MAX) else item.si_flags,
+        )
+        if isinstance(item, LayoutEntry) and item.id in _GROWN
+        else item
         for item in table
     ]
-
-
-def _reserved_without_growth(table: Sequence[Layout]) -> list[Layout]:
-    return _without_growth(table, (Id.RSRV_INIT, Id.RSRV_MAX), Id.RSRV_MAX)
-
-
-def _fixed(entry: LayoutEntry, unmapped_id: int) -> LayoutEntry:
-    flags = 0 if entry.id == unmapped_id else entry.si_flags
-    return replace(entry, attributes=entry.attributes & ~Attr.POST_ADD, si_flags=flags)

@@ -225,7 +225,8 @@ class _Comparison:
                 expected=f"{len(ours)} bytes",
                 found=f"{len(theirs)} bytes",
             )
-        for first, _ in islice(differing_ranges(ours, theirs, self._payload(image)), 1):
+        area = image.descriptor_offset, image.descriptor_end
+        for first, _ in islice(differing_ranges(ours, theirs, self._payload(ours, area)), 1):
             self._found(
                 "payload-differs",
                 "the vendor's file has other bytes outside the metadata area than our build",
@@ -235,12 +236,12 @@ class _Comparison:
                 hint="see the explanation: is it the toolchain, the sources or the vendor?",
             )
 
-    def _payload(self, image: EnclaveImage) -> list[Range]:
-        """What both files have before and behind the metadata area of our build."""
+    def _payload(self, ours: bytes, area: Range) -> list[Range]:
+        """What both files have before and behind a metadata area."""
         if self._states["payload"] is CheckState.PROVED:
             return []
-        common = min(len(self._built), len(self._signed))
-        return outside([(0, common)], [(image.descriptor_offset, image.descriptor_end)])
+        common = min(len(ours), len(self._signed))
+        return outside([(0, common)], [area])
 
     def _read_vendor(self, image: EnclaveImage) -> Optional[Descriptor]:
         area, offset = self._vendor_area(image)
@@ -435,23 +436,21 @@ class _Comparison:
         if at != start:
             # Of another size, it has its area elsewhere: what follows that follows ours.
             built = built[: min(start, at)] + bytes(max(at - start, 0)) + built[start:]
-        area, common = [(at, at + image.descriptor_size)], min(len(built), len(self._signed))
-        payload = (
-            [] if self._states["payload"] is CheckState.PROVED else outside([(0, common)], area)
-        )
+        area = at, at + image.descriptor_size
+        payload = self._payload(built, area)
         differing = list(islice(differing_ranges(built, self._signed, payload), _MOST_RANGES + 1))
         if len(differing) > _MOST_RANGES:
             chunks = (c for part in payload for c in changes(built, self._signed, *part))
             differing = [(first, first + len(mixed)) for first, mixed in chunks]
         layers: list[tuple[Origin, Iterable[Range]]] = [
-            (Origin.BUILT, [(0, common)]),
-            (Origin.UNEXPLAINED, [*differing, (start, at), *area]),
+            (Origin.BUILT, [(0, len(built))]),
+            (Origin.UNEXPLAINED, [*differing, (start, at), area]),
         ]
         regenerated, vendor = self._regenerated, self._vendor
         if regenerated is not None and vendor is not None:
             wrong = regenerated.differences(vendor.serialise())
             layers += [
-                (Origin.REGENERATED, area),
+                (Origin.REGENERATED, [area]),
                 (Origin.SIGNATURE, shifted(regenerated.signature_ranges, at)),
                 (Origin.SECOND_SIGNATURE, shifted(regenerated.second_signature_ranges, at)),
                 (Origin.UNEXPLAINED, shifted(wrong, at)),

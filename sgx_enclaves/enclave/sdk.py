@@ -59,7 +59,7 @@ class Rules(Enum):
     SDK_2_3 = "2.3"
     # The compatible block was derived otherwise.
     SDK_2_1_3 = "2.1.3"
-    # So were the threads laid out.
+    # The threads were laid out otherwise, too.
     SDK_2_0 = "2.0"
     # No SGX2: one block, other layout ids (see `sgx_enclaves.enclave.layout`).
     SDK_1_5 = "1.5"

@@ -17,7 +17,7 @@ import datetime
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.config import Config
@@ -182,10 +182,6 @@ def graft(
     return result, verdict
 
 
-_MAKE_KEY = "`openssl genrsa -3 -out key.pem 3072` makes such a key"
-_KEY_WANTED = "RSA, 3072 bits, exponent 3"
-
-
 def bcd_date(date: datetime.date) -> int:
     """The date as SIGSTRUCT holds it: 2024-02-29 is 0x20240229."""
     return int(date.strftime("%Y%m%d"), 16)
@@ -198,16 +194,12 @@ def load_key(pem: bytes, name: str = "key", passphrase: Optional[bytes] = None) 
         SigningError: not a PEM RSA key of 3072 bits with exponent 3, or its passphrase is
             missing (see `needs_passphrase`) or wrong.
     """
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey  # noqa: PLC0415
-
-    key = read_private_key(pem, name, passphrase)
-    if not isinstance(key, RSAPrivateKey):
-        raise SigningError("not an RSA key", file=name, expected=_KEY_WANTED, hint=_MAKE_KEY)
+    key: RSAPrivateKey = read_private_key(pem, name, passphrase)
     _check_key(key.public_key(), name)
     return key
 
 
-def read_private_key(pem: bytes, name: str = "key", passphrase: Optional[bytes] = None) -> object:
+def read_private_key(pem: bytes, name: str, passphrase: Optional[bytes]) -> Any:
     """A private key in PEM, of whatever kind."""
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
@@ -241,16 +233,10 @@ def needs_passphrase(pem: bytes) -> bool:
 
 def load_public_key(data: bytes, name: str = "key") -> RSAPublicKey:
     """The public key of enclaves out of a public or private key or a certificate, PEM or DER."""
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey  # noqa: PLC0415
-
-    key = read_public_key(data, name)
-    if not isinstance(key, RSAPublicKey):
-        raise SigningError("not an RSA key", file=name, expected=_KEY_WANTED, hint=_MAKE_KEY)
-    _check_key(key, name)
-    return key
+    return _check_key(read_public_key(data, name), name)
 
 
-def read_public_key(data: bytes, name: str = "key") -> object:
+def read_public_key(data: bytes, name: str) -> object:
     """The public key, of whatever kind, out of a key or a certificate, PEM or DER."""
     from cryptography import x509  # noqa: PLC0415
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
@@ -277,7 +263,16 @@ def read_public_key(data: bytes, name: str = "key") -> object:
     )
 
 
-def _check_key(key: RSAPublicKey, name: str) -> None:
+def _check_key(key: object, name: str) -> RSAPublicKey:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey  # noqa: PLC0415
+
+    if not isinstance(key, RSAPublicKey):
+        raise SigningError(
+            "not an RSA key",
+            file=name,
+            expected="RSA, 3072 bits, exponent 3",
+            hint="`openssl genrsa -3 -out key.pem 3072` makes such a key",
+        )
     exponent = key.public_numbers().e
     if key.key_size != 8 * KEY_SIZE or exponent != RSA_EXPONENT:
         raise SigningError(
@@ -287,6 +282,7 @@ def _check_key(key: RSAPublicKey, name: str) -> None:
             found=f"{key.key_size} bits, exponent {exponent}",
             hint="openssl genrsa -3 3072 makes one",
         )
+    return key
 
 
 def mrsigner_of(data: bytes, name: str = "key") -> bytes:
