@@ -25,7 +25,6 @@ from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.presence import stem_of, version_of
 from sgx_enclaves.rpm.references import FolderReference
 
-_STEM = "libsgx_"
 _LONGEST = 1000
 # the version's way into a distribution's file name
 _DIGITS = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
@@ -42,8 +41,7 @@ class FileVerdict:
 def enclave_at(release: Release, path: str) -> Optional[Enclave]:
     """The release's enclave that a path of a package is named after."""
     stem = stem_of(path)
-    file = stem[len(_STEM) :] if stem.startswith(_STEM) else None
-    return next((enclave for enclave in release.enclaves if enclave.file == file), None)
+    return next((e for e in release.enclaves if stem == f"libsgx_{e.file}"), None)
 
 
 def release_of(catalogue: Catalogue, paths: Sequence[str]) -> Release:

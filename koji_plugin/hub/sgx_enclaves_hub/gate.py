@@ -3,12 +3,7 @@
 
 A tag is gated when its own extra says so (`sgx_enclaves.enforce`; inherited marks
 do not count), or when the plugin's configuration does, by the name that the tag has or has
-had. All rules that are asked for must hold. In hub.conf the tests are used like this:
-
-tag =
-    operation tag move && tag f42* && sgx_enclaves_present :: {
-        sgx_enclaves_verified max_age=30d signer=intel !! deny enclaves are not verified
-    }
+had. All rules that are asked for must hold. `docs/koji.md` has policies with the tests.
 """
 
 from __future__ import annotations
