@@ -39,16 +39,12 @@ class Finder:
         if name == _CONFIG_MODULE:
             if spec is not None and spec.loader is not None:
                 spec.loader = _ConfigLoader(spec.loader)  # type: ignore[assignment]
-            return spec
-        # A distribution's package may have put the check beside rpmlint's own.
-        return spec or _our_check()
-
-
-def _our_check() -> ModuleSpec:
-    path = os.path.join(_HERE, f"{CHECK}.py")
-    spec = ModuleSpec(_CHECK_MODULE, SourceFileLoader(_CHECK_MODULE, path), origin=path)
-    spec.has_location = True
-    return spec
+        elif spec is None:
+            # Else a distribution's package has put the check beside rpmlint's own.
+            file = os.path.join(_HERE, f"{CHECK}.py")
+            spec = ModuleSpec(name, SourceFileLoader(name, file), origin=file)
+            spec.has_location = True
+        return spec
 
 
 class _ConfigLoader:

@@ -340,39 +340,33 @@ def enclaves_among(
 
 def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optional[bytes]:
     """The whole file if it is an enclave or stands where only enclaves do."""
-    chunks = member.chunks
-    limit = package.limits.enclave.file_size
-    first = next(chunks, b"")
+    first = next(member.chunks, b"")
     if first[:4] != ELF_MAGIC and not named:
         return None
-    if member.file.size > limit:
-        _require_no_metadata(package, member.file.path, first, chunks, named)
+    chunks = itertools.chain((first,), member.chunks)
+    if member.file.size > package.limits.enclave.file_size:
+        if named or _mention_metadata(chunks):
+            raise LimitError(
+                f"{member.file.path!r} is too large for an enclave, and may be one",
+                file=package.file,
+                expected=f"at most {package.limits.enclave.file_size} bytes",
+            )
         return None
     # Unlike joining a list, this does not hold the file twice.
     buffer = io.BytesIO()
-    for chunk in itertools.chain((first,), chunks):
+    for chunk in chunks:
         buffer.write(chunk)
     data = buffer.getvalue()
     return data if named or is_enclave(data) else None
 
 
-def _require_no_metadata(
-    package: Package, path: str, first: bytes, chunks: Iterator[bytes], named: bool
-) -> None:
-    """Refuse a file that is too large to be held and may be an enclave nevertheless."""
-    tail = b""
-    suspect = named
-    window = first
-    while window:
-        suspect = suspect or _NAME in tail + window
-        tail = window[-len(_NAME) :]
-        window = next(chunks, b"")
-    if suspect:
-        raise LimitError(
-            f"{path!r} is too large for an enclave, and may be one",
-            file=package.file,
-            expected=f"at most {package.limits.enclave.file_size} bytes",
-        )
+def _mention_metadata(chunks: Iterable[bytes]) -> bool:
+    before = b""
+    for chunk in chunks:
+        before = before[-len(_NAME) :] + chunk
+        if _NAME in before:
+            return True
+    return False
 
 
 def _judged(

@@ -19,7 +19,7 @@ from typing import BinaryIO, Optional
 
 from sgx_enclaves.errors import LimitError, PackageDamagedError, PackageError, UnsupportedError
 from sgx_enclaves.files import kind_of, open_regular, system_errors
-from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
+from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits, at_most
 from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.librpm import (
     COUNTS,
@@ -153,29 +153,24 @@ class Package:
         folders = self.header.all("DIRNAMES", str)
         indexes = self.header.all("DIRINDEXES", int)
         self._require_equal("file names", len(indexes), len(names))
-        paths = []
-        total = 0
-        for name, index in zip(names, indexes):
-            if index >= len(folders):
-                self._require_equal("folders", index + 1, len(folders))
-            size = len(folders[index]) + len(name)
-            total += size
-            if size > self.limits.path_size or total > self.limits.paths_size:
-                raise LimitError(
-                    "a path is too long, or all paths together are",
-                    file=self.file,
-                    expected=f"at most {self.limits.path_size} bytes, "
-                    f"{self.limits.paths_size} in all",
-                )
-            path = folders[index] + name
+        most = max(indexes, default=-1)
+        if most >= len(folders):
+            self._require_equal("folders", most + 1, len(folders))
+        sizes = [len(folders[index]) + len(name) for name, index in zip(names, indexes)]
+        longest, limits = max(sizes, default=0), self.limits
+        at_most(limits.path_size, longest, "a path is too long", "bytes", file=self.file)
+        message = "all paths together are too long"
+        at_most(limits.paths_size, sum(sizes), message, "bytes", file=self.file)
+        paths = [folders[index] + name for name, index in zip(names, indexes)]
+        for path in paths:
             # Most paths are done with here.
-            is_plain = path.startswith("/") and not self.is_source and not _PERHAPS_ODD(path)
-            paths.append(path if is_plain else self._safe(path))
+            if self.is_source or not path.startswith("/") or _PERHAPS_ODD(path):
+                self._require_plain(path)
         if len(set(paths)) != len(paths):
             raise self.header.wrong("a path is in the package twice", "each path once")
         return paths
 
-    def _safe(self, path: str) -> str:
+    def _require_plain(self, path: str) -> None:
         absolute = path.startswith("/")
         parts = path[1:].split("/") if absolute else path.split("/")
         if absolute is self.is_source or (path != "/" and {"", ".", ".."} & set(parts)):
@@ -183,7 +178,6 @@ class Package:
                 f"a file's path leaves the tree or is not plain: {path!r}",
                 "a relative path" if self.is_source else "an absolute path without '..'",
             )
-        return path
 
     def _check_claims(self, files: list[PackageFile]) -> None:
         """Refuse a package that claims to unpack to more than it may."""
@@ -272,16 +266,15 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
     _take(stream, -signature.size % 8, file)
     header = _read_header(stream, file, limits)
     header.require_one_region()
-    pins = {tag: signature.one(tag, str) for tag in _HEADER_DIGESTS}
-    for tag, pinned in pins.items():
-        found = header.digest(_HEADER_DIGESTS[tag]) if pinned is not None else None
-        if found != pinned:
+    pins = {name: signature.one(tag, str) for tag, name in _HEADER_DIGESTS.items()}
+    for name, pinned in pins.items():
+        if pinned is not None and pinned != header.digest(name):
             raise PackageDamagedError(
-                f"the {_HEADER_DIGESTS[tag].upper()} digest of the header is wrong",
+                f"the {name.upper()} digest of the header is wrong",
                 file=file,
                 offset=header.start,
                 expected=pinned,
-                found=found,
+                found=header.digest(name),
             )
     if not any(pins.values()):
         message = "the package has no digest of its header"
