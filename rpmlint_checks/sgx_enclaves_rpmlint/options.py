@@ -215,10 +215,7 @@ def references_for(
 
 
 def _installed(called: str, header: bytes, signed: bool) -> Optional[Reference]:
-    """An installed package if it is signed by a key of rpm's keyring, or not, as is asked for.
-
-    That it is installed proves nothing, since rpm installs what nobody has signed.
-    """
+    """An installed package if a key of rpm's keyring has signed it, or none, as is asked for."""
     try:
         reference = PackageReference(called, Installed(header))
     except SgxEnclavesError:

@@ -141,10 +141,9 @@ def room_for(package: Any, code: str) -> int:
 
 
 def report(package: Any, code: str, cause: str, file: str = "", *rest: str) -> Report:
-    """A report with that id, of parts in the order of their weight.
+    """A report of parts in the order of their weight, which must not steer a terminal.
 
     Of one that is too long, folders are left out first, then the end. The file's name stays.
-    Names come out of packages and must not steer a terminal.
     """
     room = room_for(package, code)
     parts = [printable(part) for part in (cause, file, *rest) if part]
@@ -161,14 +160,11 @@ def report(package: Any, code: str, cause: str, file: str = "", *rest: str) -> R
 
 
 def defend(output: Output) -> None:
-    """Describe our findings, and put the errors out of reach of a package's rpmlintrc.
-
-    `addFilter` does not apply to blocked ids, and `setBadness`, which rpmlint has
-    read by now, is overwritten.
-    """
+    """Describe our findings, and put the errors out of reach of a package's rpmlintrc."""
     for id_, kind in kinds().items():
         output.error_details[id_] = f"{kind.meaning} {kind.do}"
         if kind.severity == "error":
+            # `addFilter` does not apply to these, and `setBadness` was read before.
             output.blocked_filters.add(id_)
             output.badness[id_] = BADNESS
 

@@ -237,10 +237,7 @@ class _Judge:
     def _best(
         self, references: Iterable[Reference], source: Optional[str]
     ) -> tuple[Optional[_Compared], list[Finding]]:
-        """The best result of several references, and which of them cannot be used.
-
-        Counterparts that were built from the source package `source` do not count.
-        """
+        """The best result of several references, and which of them cannot be used."""
         best: Optional[_Compared] = None
         problems: list[Finding] = []
         for reference in references:

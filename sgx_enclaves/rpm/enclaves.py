@@ -49,9 +49,8 @@ def provides_of(
 ) -> list[str]:
     """The Provides of one enclave file, so that a repository can be asked what it ships.
 
-        sgx-enclave(pce:signed) = 2.25        sgx-enclave(pce:unsigned) = 2.25
-        sgx-enclave-mrenclave(HEX)            of each metadata block, recomputed
-        sgx-enclave-mrsigner(HEX)             of each metadata block
+    `sgx-enclave(pce:signed) = 2.25` or `:unsigned`, and of each signed metadata block
+    `sgx-enclave-mrenclave(HEX)`, recomputed, and `sgx-enclave-mrsigner(HEX)`.
 
     Args:
         path: its name says which enclave it claims to be.
@@ -197,10 +196,7 @@ def enclaves_within(data: bytes) -> tuple[int, ...]:
 
 
 def is_debug_file(data: bytes) -> bool:
-    """Whether it is what find-debuginfo splits off from an unsigned enclave: its code is left out.
-
-    One in which anything was signed is none.
-    """
+    """Whether it is what find-debuginfo splits off from an unsigned enclave: without its code."""
     notes = [content for _offset, content in metadata_notes(data)]
     return (
         bool(notes)
@@ -242,10 +238,7 @@ class Links:
         return {path: tuple(sorted(links)) for path, links in found.items()}
 
     def leaving(self) -> tuple[PackageFile, ...]:
-        """Links with an enclave's name in the enclave folder that end at no file of the package.
-
-        So does a link that stands for the enclave folder: other packages' files are behind it.
-        """
+        """Links of the enclave folder, or in its place, that end at no file of the package."""
         return tuple(
             file
             for file in self._package.files
@@ -305,8 +298,6 @@ def enclaves_among(
     package: Package, members: Iterable[PayloadFile], *, configs: bool = False
 ) -> Iterator[Item]:
     """Yield the enclaves of a package one by one, and its config.xml files when asked for.
-
-    A program that holds enclaves as data is said to be that.
 
     Holds one file at a time, as long as the caller does too.
     """

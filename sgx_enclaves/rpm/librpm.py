@@ -259,10 +259,7 @@ FILE_HEAD = struct.Struct(">I?")
 
 
 class _Window:
-    """As many of the unpacked bytes as librpm is about to read, in a file in memory.
-
-    So they can be looked at, and it finds an end where it would pass over an entry.
-    """
+    """As many unpacked bytes as librpm may read, in a file in memory: it ends with an entry."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self.handle = os.memfd_create("payload")

@@ -60,9 +60,9 @@ def evidence(provides: Iterable[str], files: Iterable[str]) -> Iterator[Evidence
 
 
 def is_suspect(provides: Iterable[str], files: Iterable[str]) -> bool:
-    """Whether the payload must be read: it claims an enclave, or puts anything where they stand.
+    """Whether the payload must be read: it claims an enclave, or has a file where they stand.
 
-    A link in the place of the enclave folder leads who knows where; directories are no matter.
+    A link in the place of the enclave folder leads who knows where.
     """
     paths = tuple(files)
     return any(evidence(provides, paths)) or any(
@@ -96,10 +96,9 @@ def version_of(path: str) -> Optional[str]:
 
 
 def enclave_name(path: str) -> Optional[str]:
-    """What packages call an enclave, by the name of its file: the one place that knows.
+    """What packages call an enclave, by the name of its file; None if it is not called so.
 
-    `ide` for `libsgx_id_enclave.so`, as the catalogue has it; `own` for `libsgx_own.so`,
-    which is in no catalogue; None for a file that is not called so.
+    `ide` for `libsgx_id_enclave.so`, as the catalogue has it; `own` for `libsgx_own.so`.
     """
     own = _OWN.match(stem_of(path))
     return pinned_name(path) or (own["name"] if own else None)

@@ -227,8 +227,7 @@ def _no_reference(path: str, why: str, found: str) -> InputError:
 def neighbours_among(paths: Iterable[str]) -> tuple[PackageReference, ...]:
     """The packages that may serve as references for the others beside them.
 
-    Those named `-unsigned`, and those that provide `:unsigned:reproducible`. One that
-    cannot be read, or proves nothing, is none: its own result says what is wrong.
+    One that cannot be read, or proves nothing, is none: its own result says what is wrong.
     """
     found = []
     for path in paths:

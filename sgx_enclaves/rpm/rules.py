@@ -73,10 +73,7 @@ def finding(
 def unattested(
     name: str, sha256: Optional[str], attested: Optional[frozenset[str]]
 ) -> Iterator[Finding]:
-    """Whether signers whom the site trusts vouch for the unsigned enclave of a comparison.
-
-    For check-rpm, scan, rpmlint and the gate alike. `attested` is None where nobody was asked.
-    """
+    """Say so if no signer vouches for an unsigned enclave; `attested` is None if none was asked."""
     if attested is not None and sha256 not in attested:
         yield finding(
             "reference-refused",
@@ -185,12 +182,7 @@ def _provides(package: Package, enclave: EnclaveResult, name: str) -> Iterator[F
 def mislabelled(
     package: Package, enclave: EnclaveResult, label: str, version: Optional[str]
 ) -> tuple[list[Finding], list[str]]:
-    """Compare the versions that a signed enclave goes by with what is known of it.
-
-    Args:
-        label: the version that the reference provides the unsigned enclave in, or of its
-            release; empty when it does not say.
-        version: of the reference's file, when it says so.
+    """Compare the versions that a signed enclave goes by with its counterpart's label and version.
 
     Returns:
         What is wrong, and what could not be checked.
@@ -232,8 +224,7 @@ def mislabelled(
 def another_file(enclave: EnclaveResult, label: str, version: Optional[str]) -> Iterator[Finding]:
     """Say no to a file by the pinned signer that is not the one whose digest its release pins.
 
-    The policy knows the newest release's pin only. Another signer, accepted on purpose, has
-    signed other files by nature. For the arguments see `mislabelled`.
+    The policy knows the newest release's pin only. Label and version are the counterpart's.
     """
     verdict, name = enclave.verdict, enclave.name or ""
     if verdict is None or verdict.policy.file_from is AskedBy.OPTION:
@@ -275,10 +266,7 @@ def _state(enclave: EnclaveResult) -> str:
 
 
 def not_permitted(packed: PackedEnclave, accepted: frozenset[str]) -> Iterable[Finding]:
-    """Say no to an enclave that must not be shipped, whatever its name.
-
-    Its signature says as which product it was signed, so renaming does not help.
-    """
+    """Say no to an enclave that must not be shipped, by its name or as the product signed."""
     names = {name for name in map(enclave_name, packed.names) if name}
     names |= _signed_as(packed)
     for name in sorted(names - accepted):

@@ -61,10 +61,7 @@ class Scanned(NamedTuple):
 
 
 def stamp_of(path: str) -> str:
-    """What changes with a file: size, times, inode and first bytes; empty when it is not there.
-
-    Size and time of modification can be set by who replaces a file; the other two cannot.
-    """
+    """What changes with a file: size, times, inode and first bytes; empty when it is not there."""
     try:
         with open(path, "rb") if os.path.isfile(path) else open(os.devnull, "rb") as stream:
             head = hashlib.sha256(stream.read(_HEAD)).hexdigest()
