@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Optional
 
 from sgx_enclaves.enclave.verdict import NOT_PROVED, Difference, Finding, Outcome, Severity, Verdict
 from sgx_enclaves.rpm.check import EnclaveResult, PackageResult, check_package
-from sgx_enclaves.rpm.payload import Installed, packed
+from sgx_enclaves.rpm.payload import installed, packed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.references import neighbours_among
 from sgx_enclaves_rpmlint.options import Options, installed_packages, references_for
@@ -55,7 +56,7 @@ def judged(
                 options.policy_for,
                 neighbours=neighbours,
                 permitted=options.permit,
-                opener=packed if subject.header is None else Installed(subject.header),
+                opener=packed if subject.header is None else partial(installed, subject.header),
             )
             yield from reports_of(subject, result)
             # rpmlint's lines name a package by name and architecture, and set a path off by

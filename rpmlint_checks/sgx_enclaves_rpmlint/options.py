@@ -15,7 +15,7 @@ from typing import Any, Optional
 from sgx_enclaves.enclave.policy import Policy, not_shipped, pin_for_file, policy_for
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.rpm.librpm import librpm
-from sgx_enclaves.rpm.payload import Installed
+from sgx_enclaves.rpm.payload import installed
 from sgx_enclaves.rpm.presence import enclave_name, stem_of, version_of
 from sgx_enclaves.rpm.references import (
     REPRODUCIBLE,
@@ -205,11 +205,11 @@ def references_for(
     def configured(path: str) -> list[Callable[[], Reference]]:
         return [functools.partial(opened, place) for place in options.paths_for(path)]
 
-    def installed(signed: bool, path: str) -> list[Callable[[], Optional[Reference]]]:
+    def in_database(signed: bool, path: str) -> list[Callable[[], Optional[Reference]]]:
         found = asked(f"sgx-enclave({_key_of(path)}{REPRODUCIBLE}")
         return [functools.partial(_installed, *package, signed) for package in found]
 
-    by_signed, by_nobody = (_Found(functools.partial(installed, s)) for s in (True, False))
+    by_signed, by_nobody = (_Found(functools.partial(in_database, s)) for s in (True, False))
     worth = (options.neighbours == "trust", options.neighbours == "signed", options.attested)
     return (_Found(configured), by_signed), Neighbours((*beside, by_nobody), *worth)
 
@@ -217,7 +217,7 @@ def references_for(
 def _installed(called: str, header: bytes, signed: bool) -> Optional[Reference]:
     """An installed package if a key of rpm's keyring has signed it, or none, as is asked for."""
     try:
-        reference = PackageReference(called, Installed(header))
+        reference = PackageReference(called, functools.partial(installed, header))
     except SgxEnclavesError:
         # What cannot be read is signed by nobody.
         if signed:

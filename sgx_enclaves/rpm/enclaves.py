@@ -11,6 +11,7 @@ import io
 import itertools
 import mmap
 import re
+import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional, Union
@@ -30,7 +31,7 @@ from sgx_enclaves.errors import FormatError, LimitError, PackageError, SgxEnclav
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.limits import Limits, at_most, measuring_limits
 from sgx_enclaves.plain import record
-from sgx_enclaves.rpm.librpm import FileKind, PackageFile
+from sgx_enclaves.rpm.librpm import PackageFile
 from sgx_enclaves.rpm.payload import PayloadFile
 from sgx_enclaves.rpm.presence import (
     ENCLAVE_FOLDERS,
@@ -215,7 +216,7 @@ def may_carry_enclaves(package: Package) -> bool:
     provides = package.header.all("PROVIDENAME", str)
     # Few of those whose paths have such letters are suspect, and all of a file list takes time.
     return is_suspect(provides, package.paths) and is_suspect(
-        provides, (file.path for file in package.files if file.kind is not FileKind.DIRECTORY)
+        provides, (file.path for file in package.files if not stat.S_ISDIR(file.mode))
     )
 
 
@@ -231,7 +232,7 @@ class Links:
         """Path of a file to the links that end there."""
         found: dict[str, list[str]] = {}
         for file in self._package.files:
-            if file.kind is FileKind.SYMLINK:
+            if stat.S_ISLNK(file.mode):
                 end = self.end_of(file)
                 if end is not None:
                     found.setdefault(end.path, []).append(file.path)
@@ -242,7 +243,7 @@ class Links:
         return tuple(
             file
             for file in self._package.files
-            if file.kind is FileKind.SYMLINK
+            if stat.S_ISLNK(file.mode)
             and (is_in_enclave_folder(file.path) or file.path in ENCLAVE_FOLDERS)
             and self.end_of(file) is None
         )
@@ -268,7 +269,7 @@ class Links:
                     expected=f"at most {_LINK_STEPS} steps",
                 )
             file = self._by_path.get("/" + "/".join(path))
-            if file is None or file.kind is not FileKind.SYMLINK:
+            if file is None or not stat.S_ISLNK(file.mode):
                 continue
             links += 1
             if links > _LINKS_IN_A_ROW:
@@ -280,7 +281,7 @@ class Links:
             path = [] if file.target.startswith("/") else path[:-1]
             pending += [p for p in reversed(file.target.split("/")) if p]
         end = self._by_path.get("/" + "/".join(path))
-        return end if end is not None and end.kind is FileKind.FILE else None
+        return end if end is not None and stat.S_ISREG(end.mode) else None
 
 
 @record

@@ -9,7 +9,6 @@ comes once, and that nothing follows the last.
 from __future__ import annotations
 
 import binascii
-import enum
 import functools
 import hashlib
 import os
@@ -206,21 +205,11 @@ def is_signed_by_known_key(header: Header, signatures: Signatures) -> bool:
         return False
 
 
-class FileKind(enum.Enum):
-    """What a file of a package is."""
-
-    FILE = "file"
-    DIRECTORY = "directory"
-    SYMLINK = "symbolic link"
-    SPECIAL = "device, pipe or socket"
-
-
-# Of file modes; others no file has.
+# What a file is, by its mode; no file has others.
 KINDS = {
-    **{stat.S_IFREG: FileKind.FILE, stat.S_IFDIR: FileKind.DIRECTORY},
-    **{stat.S_IFLNK: FileKind.SYMLINK, stat.S_IFCHR: FileKind.SPECIAL},
-    **{stat.S_IFBLK: FileKind.SPECIAL, stat.S_IFIFO: FileKind.SPECIAL},
-    stat.S_IFSOCK: FileKind.SPECIAL,
+    **{stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link"},
+    **{stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFIFO: "pipe"},
+    stat.S_IFSOCK: "socket",
 }
 
 
@@ -231,6 +220,7 @@ class PackageFile:
     Attributes:
         index: its place in the header.
         path: absolute; relative in a source package.
+        mode: of a kind that is one of `KINDS`.
         digest: hexadecimal; empty for what has no content.
         target: where a symbolic link points, else empty.
         ghost: owned by the package, but not in its payload.
@@ -239,13 +229,22 @@ class PackageFile:
 
     index: int
     path: str
-    kind: FileKind
     mode: int
     size: int
     digest: str
     target: str
     ghost: bool
     inode: tuple[int, int]
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word."""
+        return KINDS[stat.S_IFMT(self.mode)]
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is a regular file that comes with the package."""
+        return stat.S_ISREG(self.mode) and not self.ghost
 
 
 # What librpm may read for an entry before its content: padding, fields, name, link target.
@@ -298,7 +297,7 @@ class Unpacker:
         # What librpm has to say goes into errors, not to the terminal.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         for file in self._missing.values():
-            if file.kind is FileKind.SYMLINK and file.size != len(_target(file)):
+            if stat.S_ISLNK(file.mode) and file.size != len(_target(file)):
                 raise self._wrong(
                     f"the link {file.path!r} has another size than its target", file.target
                 )
@@ -347,7 +346,7 @@ class Unpacker:
 
     def _compare(self, file: PackageFile, raw: bytes, size: int) -> None:
         """What the archive says of a file, beside its number or name, with the header."""
-        if file.kind is FileKind.SYMLINK:
+        if stat.S_ISLNK(file.mode):
             size = file.size
             content = raw[len(raw) - size :]
             if content != _target(file):
@@ -359,11 +358,11 @@ class Unpacker:
         if raw.startswith(_STRIPPED):
             return
         mode, stated = self._field(raw, 1), self._field(raw, 6)
-        if KINDS.get(stat.S_IFMT(mode)) is not file.kind:
+        if stat.S_IFMT(mode) != stat.S_IFMT(file.mode):
             raise self._wrong(
                 f"{file.path!r} is another kind of file in the payload than in the header",
                 f"mode 0o{mode:o}",
-                file.kind.value,
+                file.kind,
             )
         if stated != size:
             raise self._wrong(

@@ -24,7 +24,6 @@ from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
 from sgx_enclaves.rpm.librpm import (
     FILE_HEAD,
     KINDS,
-    FileKind,
     Header,
     PackageFile,
     Unpacker,
@@ -83,7 +82,7 @@ def packed(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Iterato
 
 def _files(package: Package, stream: BinaryIO) -> Generator[PayloadFile, None, None]:
     archive = _unpacked(package, stream)
-    claimed = sum(file.size for file in files_with_content(package))
+    claimed = sum(file.size for file in package.files if file.is_regular)
     seconds = SECONDS + min(claimed, package.limits.payload.total_size) / _BYTES_A_SECOND
     what = f"{package.file}: the payload cannot be read"
 
@@ -97,7 +96,7 @@ def _files(package: Package, stream: BinaryIO) -> Generator[PayloadFile, None, N
             index, has_content = FILE_HEAD.unpack(head)
             file = package.files[index]
             # Of hard links one has the content; files without any have a digest too.
-            if has_content or (file.kind is FileKind.FILE and index not in groups):
+            if has_content or (file.is_regular and index not in groups):
                 chunks = _sized(package, pieces, file.size if has_content else 0)
                 yield from _payload_file(package, file, chunks)
 
@@ -193,63 +192,48 @@ def _content(package: Package, file: PackageFile, chunks: Iterable[bytes]) -> It
         )
 
 
-class Installed:
-    """Opens an installed package by its header, as the RPM database has it."""
+@contextmanager
+def installed(header: bytes, path: str, root: str = "/") -> Iterator[Contents]:
+    """The contents of an installed package, by its header as the RPM database has it.
 
-    def __init__(self, header: bytes, root: str = "/") -> None:
-        self._header = header
-        self._root = root
+    `path` is only what to call the package.
+    """
+    parsed = Header(path, 0, header, DEFAULT_PACKAGE_LIMITS)
+    # Of a relocated package, rpm has written the paths again, and nobody has signed those.
+    signatures = {} if parsed.has_tags_twice else signatures_in(parsed.parsed)
+    package = Package(parsed, DEFAULT_PACKAGE_LIMITS, signatures)
+    yield package, _installed_files(package, root)
 
-    @contextmanager
-    def __call__(self, path: str) -> Iterator[Contents]:
-        """See `Opener`; `path` is only what to call the package."""
-        limits = DEFAULT_PACKAGE_LIMITS
-        header = Header(path, 0, self._header, limits)
-        # Of a relocated package, rpm has written the paths again, and nobody has signed those.
-        signatures = {} if header.has_tags_twice else signatures_in(header.parsed)
-        package = Package(header, limits, signatures)
-        yield package, self._files(package)
 
-    def _files(self, package: Package) -> Iterator[PayloadFile]:
-        groups = package.hard_links
-        for file in package.files:
-            if file.kind is not FileKind.FILE:
-                self._compare(package, file)
-        for file in files_with_content(package):
-            group = groups.get(file.index, ())
-            if group and group[-1].index != file.index:
-                continue
-            place = self._place(file)
+def _installed_files(package: Package, root: str) -> Iterator[PayloadFile]:
+    places = [os.path.join(root, file.path.lstrip("/")) for file in package.files]
+    for file, place in zip(package.files, places):
+        if not (file.ghost or file.is_regular):
+            _compare_installed(package, file, place)
+    for file, place in zip(package.files, places):
+        group = package.hard_links.get(file.index, (file,))
+        if file.is_regular and group[-1].index == file.index:
             with _open_installed(package, file, place) as stream:
                 chunks = iter(functools.partial(stream.read, MIB), b"")
                 yield from _payload_file(package, file, chunks)
 
-    def _place(self, file: PackageFile) -> str:
-        return os.path.join(self._root, file.path.lstrip("/"))
 
-    def _compare(self, package: Package, file: PackageFile) -> None:
-        """What is no regular file must be what the header says: a link could be a file now."""
-        place = self._place(file)
-        if file.ghost:
-            return
-        try:
-            kind = KINDS.get(stat.S_IFMT(os.lstat(place).st_mode))
-            found = os.readlink(place) if kind is FileKind.SYMLINK else ""
-        except OSError as error:
-            kind, found = None, error.strerror or str(error)
-        if kind is not file.kind or (kind is FileKind.SYMLINK and found != file.target):
-            raise PackageDamagedError(
-                f"{file.path!r} is not what the package installed",
-                file=package.file,
-                expected=f"a {file.kind.value} {file.target}".rstrip(),
-                found=f"a {kind.value} {found}".rstrip() if kind else found,
-                hint="install the package again",
-            )
-
-
-def files_with_content(package: Package) -> Iterator[PackageFile]:
-    """The regular files of a package that come with it."""
-    return (f for f in package.files if f.kind is FileKind.FILE and not f.ghost)
+def _compare_installed(package: Package, file: PackageFile, place: str) -> None:
+    """What is no regular file must be what the header says: a link could be a file now."""
+    try:
+        mode = os.lstat(place).st_mode
+        kind = KINDS.get(stat.S_IFMT(mode), "")
+        found = os.readlink(place) if stat.S_ISLNK(mode) else ""
+    except OSError as error:
+        kind, found = "", error.strerror or str(error)
+    if kind != file.kind or (stat.S_ISLNK(file.mode) and found != file.target):
+        raise PackageDamagedError(
+            f"{file.path!r} is not what the package installed",
+            file=package.file,
+            expected=f"a {file.kind} {file.target}".rstrip(),
+            found=f"a {kind} {found}".rstrip() if kind else found,
+            hint="install the package again",
+        )
 
 
 def _open_installed(package: Package, file: PackageFile, place: str) -> BinaryIO:

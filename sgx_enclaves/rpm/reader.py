@@ -26,7 +26,6 @@ from sgx_enclaves.rpm.librpm import (
     ENTRY,
     HEADER_MAGIC,
     KINDS,
-    FileKind,
     Header,
     PackageFile,
     Signatures,
@@ -135,13 +134,12 @@ class Package:
             self._require_equal(name, len(paths), len(column))
         files: list[PackageFile] = []
         for path, size, mode, flags, inode, device, digest, target in zip(paths, *numbers, *texts):
-            kind = KINDS.get(stat.S_IFMT(mode))
-            if kind is None:
+            if stat.S_IFMT(mode) not in KINDS:
                 raise header.wrong(
                     f"{path!r} is of an unknown kind", "a file mode", f"mode 0o{mode:o}"
                 )
             ghost = bool(flags & _GHOST)
-            entry = (kind, stat.S_IMODE(mode), size, digest, target, ghost, (device, inode))
+            entry = (mode, size, digest, target, ghost, (device, inode))
             files.append(PackageFile(len(files), path, *entry))
         self._check_claims(files)
         return tuple(files)
@@ -185,7 +183,7 @@ class Package:
         sizes = {
             file.inode if file.inode[1] else file.index: file.size
             for file in files
-            if file.kind is FileKind.FILE and not file.ghost
+            if file.is_regular
         }
         total = sum(sizes.values())
         limit = self.limits.payload.total_size
@@ -207,7 +205,7 @@ class Package:
         by_inode: dict[tuple[int, int], list[PackageFile]] = {}
         for file in self.files:
             # RPM counts inodes from 1; 0 is for builders that do not know.
-            if file.kind is FileKind.FILE and not file.ghost and file.inode[1]:
+            if file.is_regular and file.inode[1]:
                 by_inode.setdefault(file.inode, []).append(file)
         groups: dict[int, tuple[PackageFile, ...]] = {}
         for group in by_inode.values():

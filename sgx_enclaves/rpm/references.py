@@ -29,7 +29,7 @@ from sgx_enclaves.rpm.enclaves import (
     enclaves_among,
 )
 from sgx_enclaves.rpm.librpm import is_signed_by_known_key
-from sgx_enclaves.rpm.payload import Opener, files_with_content, packed
+from sgx_enclaves.rpm.payload import Opener, packed
 from sgx_enclaves.rpm.presence import SIGNED_SUFFIX, enclave_name, stem_of, version_of
 from sgx_enclaves.rpm.reader import Package
 
@@ -144,7 +144,7 @@ class PackageReference:
             for provide in package.provides:
                 if never_a_reference(provide.name):
                     raise _no_reference(path, _NEVER_WHY, f"Provides {provide.name}")
-            files = [file.path for file in files_with_content(package)]
+            files = [file.path for file in package.files if file.is_regular]
         self._enclaves = [f for f in files if _may_be_unsigned(f)]
         configs = sum(f.endswith(CONFIG_SUFFIX) for f in files)
         at_most(_CONFIGS, configs, "too many config.xml files", file=path)

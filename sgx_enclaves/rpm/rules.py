@@ -25,7 +25,6 @@ from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.findings import kinds
 from sgx_enclaves.rpm.enclaves import Links, PackedEnclave
-from sgx_enclaves.rpm.librpm import FileKind
 from sgx_enclaves.rpm.presence import (
     ENCLAVE_FOLDER,
     ENCLAVE_FOLDERS,
@@ -323,12 +322,13 @@ def of_file_list(package: Package) -> Iterator[Finding]:
             link.target,
         )
     for file in package.files:
-        if (file.kind is FileKind.SPECIAL or file.ghost) and is_in_enclave_folder(file.path):
+        is_special = file.kind in ("device", "pipe", "socket")
+        if (is_special or file.ghost) and is_in_enclave_folder(file.path):
             yield finding(
                 "enclave-missing",
                 f"the content of a file with an enclave's name is not in the package: {file.path}",
                 "an enclave in the package",
-                "a %ghost" if file.ghost else file.kind.value,
+                "a %ghost" if file.ghost else file.kind,
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from sgx_enclaves.errors import InputError, PackageDamagedError, PackageError
 from sgx_enclaves.rpm.librpm import HEADER_MAGIC
-from sgx_enclaves.rpm.payload import Installed, Opener, packed
+from sgx_enclaves.rpm.payload import Opener, installed, packed
 from sgx_enclaves.rpm.references import PackageReference
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
@@ -72,7 +73,7 @@ def test_both_ways_give_the_same(tree: Tree) -> None:
     expected = {UNSIGNED: CASE.built, FILES[0].path: CASE.config, "/usr/b": b"shared"}
     expected["/usr/empty"] = b""
     assert tree.files(packed) == expected
-    assert tree.files(Installed(tree.header, str(tree.folder / "root"))) == expected
+    assert tree.files(partial(installed, tree.header, root=str(tree.folder / "root"))) == expected
 
 
 def test_other_content_is_refused(tree: Tree) -> None:
@@ -80,7 +81,7 @@ def test_other_content_is_refused(tree: Tree) -> None:
     header = tree.header
 
     def read() -> dict[str, bytes]:
-        return tree.files(Installed(header, str(tree.folder / "root")))
+        return tree.files(partial(installed, header, root=str(tree.folder / "root")))
 
     place.write_bytes(CASE.built[:-1] + b"?")
     with pytest.raises(PackageDamagedError, match="digest of"):
@@ -105,7 +106,7 @@ def test_other_content_is_refused(tree: Tree) -> None:
 def test_a_header_that_gives_one_file_two_contents_is_refused(tree: Tree) -> None:
     tree.write([*FILES[:3], replace(FILES[3], data=b"others")])
     with pytest.raises(PackageError, match="different contents"):
-        tree.files(Installed(tree.header, str(tree.folder / "root")))
+        tree.files(partial(installed, tree.header, root=str(tree.folder / "root")))
 
 
 def test_a_reference_is_opened_once_for_an_enclave(tree: Tree) -> None:
@@ -139,11 +140,11 @@ def test_a_signed_file_of_an_unsigned_name_is_no_counterpart(tree: Tree) -> None
 def test_malformed_headers_of_a_database_are_refused(tree: Tree) -> None:
     for header in (tree.header[:-1], tree.header + b"?", b""):
         with pytest.raises(PackageError, match="malformed"):
-            tree.files(Installed(header, str(tree.folder / "root")))
+            tree.files(partial(installed, header, root=str(tree.folder / "root")))
 
 
 def test_hard_links_of_an_installed_package_are_named(tree: Tree) -> None:
-    opener = Installed(tree.header, str(tree.folder / "root"))
+    opener = partial(installed, tree.header, root=str(tree.folder / "root"))
     with opener("x") as (_package, members):
         links = {m.file.path: m.links for m in members}
     assert links["/usr/b"] == ("/usr/a",)
@@ -152,7 +153,7 @@ def test_hard_links_of_an_installed_package_are_named(tree: Tree) -> None:
 
 def test_links_of_an_installed_package_are_compared(tree: Tree) -> None:
     """A regular file in the place of a link: whoever follows the link gets that."""
-    opener = Installed(tree.header, str(tree.folder / "root"))
+    opener = partial(installed, tree.header, root=str(tree.folder / "root"))
     place = tree.folder / "root/usr/link"
     assert tree.files(opener)
     place.unlink()

@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import subprocess
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -19,7 +20,7 @@ from sgx_enclaves.enclave.policy import Pin, Policy, pin_named, policy_for
 from sgx_enclaves.rpm import rules
 from sgx_enclaves.rpm.check import PackageResult, check_package
 from sgx_enclaves.rpm.librpm import librpm
-from sgx_enclaves.rpm.payload import Installed
+from sgx_enclaves.rpm.payload import installed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.references import (
     FolderReference,
@@ -169,8 +170,8 @@ def changed(header: bytes, at: int) -> bytes:
     return header[:at] + bytes([header[at] ^ 2]) + header[at + 1 :]
 
 
-def installed(header: bytes) -> PackageReference:
-    return PackageReference("installed x", Installed(header))
+def from_database(header: bytes) -> PackageReference:
+    return PackageReference("installed x", partial(installed, header))
 
 
 def test_a_key_of_rpms_keyring_makes_a_neighbour_count(
@@ -201,21 +202,21 @@ def test_a_key_of_rpms_keyring_makes_a_neighbour_count(
     try:
         assert not PackageReference(beside).is_authenticated
         # That a header has a signature, and that rpm has installed it, proves nothing.
-        assert not installed(whole).is_authenticated
+        assert not from_database(whole).is_authenticated
         run("rpmkeys", "--dbpath", database, "--import", key)
         librpm().delMacro("_dbpath")
         librpm().addMacro("_dbpath", str(database))
         assert PackageReference(beside).is_authenticated
         result = judged(street.signed(GOOD), beside=(beside,), signed=True)
         assert (result.exit_status, codes(result)) == (0, [])
-        assert installed(whole).is_authenticated
+        assert from_database(whole).is_authenticated
         signature = bytes(librpm().hdr(whole)[268])
         for forged in (
             unsigned,
             changed(whole, whole.rindex(b"pce-unsigned")),
             changed(whole, whole.index(signature) + len(signature) - 5),
         ):
-            assert not installed(forged).is_authenticated
+            assert not from_database(forged).is_authenticated
     finally:
         librpm().delMacro("_dbpath")
 

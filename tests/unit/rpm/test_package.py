@@ -92,7 +92,7 @@ def test_what_the_header_says() -> None:
     assert [p.name for p in package.provides] == ["sgx-enclave(pce:signed)", "x"]
     assert [f.size for f in package.files] == [0, len(DATA), 0, 1, 0, 4]
     assert package.files[1].digest == hashlib.sha256(DATA).hexdigest()
-    assert package.files[1].mode == 0o755
+    assert package.files[1].mode == 0o100755
     assert package.files[3].target == "a"
     assert package.files[5].ghost
     assert parsed(write_rpm((), tags={1003: [2]})).nevra == "sample-2:1.0-1.x86_64"
