@@ -202,10 +202,10 @@ class TreeBuilder:
                 taken = "is taken" if os.path.lexists(self.like.folder) else "cannot be made"
                 self.say(f"warning: {self.like.folder} {taken}, so the tree is in {tree.root}")
             self.relocate = relocation(self.plan.build.root, tree.root)
-            toolchain, kind, tools = self.plan.toolchain, self.request.toolchain, self.request.tools
-            path, other = search_path(toolchain, kind, tools), self.like.environment
+            toolchain, changes = self.plan.toolchain, self.like.environment
+            path = search_path(toolchain, self.request.toolchain, self.request.tools)
             shell = self.inputs.variables
-            usual = step_environment(toolchain, path, tree.home, other, shell)
+            usual = step_environment(toolchain, path, tree.home, changes, shell)
             variables = {name: self.relocate(value) for name, value in usual.items()}
             self.usual = replace(self.like, environment=variables)
             sources = self._lay_out()
@@ -276,18 +276,18 @@ class TreeBuilder:
     def _patches(self) -> Iterator[Step]:
         """What applies the patches, but for those that a ready-made tree has."""
         for number, patch in enumerate(self.plan.build.patches, 1):
-            argv = tuple(patch.command(self.tree.root))
-            if self.request.source_dir is None or not self._is_in(patch.place, argv):
-                yield Step(f"patch-{number}", patch.place, argv, _PATCH_TIMEOUT)
+            argv = tuple(patch.command(self.plan.build.root))
+            step = Step(f"patch-{number}", patch.place, argv, _PATCH_TIMEOUT)
+            if self.request.source_dir is None or not self._is_in(step):
+                yield step
 
-    def _is_in(self, place: str, argv: Sequence[str]) -> bool:
+    def _is_in(self, patch: Step) -> bool:
         log = self.into / LOGS / ".patch-check.log"
         # --batch would turn a patch round by itself
-        backwards = [item for item in argv if item not in ("--batch", "--forward")]
-        backwards += ["--force", "--reverse", "--dry-run"]
-        command = self._command(backwards, place, _PATCH_TIMEOUT)
+        words = (word for word in patch.command if word not in ("--batch", "--forward"))
+        backwards = replace(patch, command=(*words, "--force", "--reverse", "--dry-run"))
         try:
-            return self.tree.run(command, log).status == 0
+            return self.tree.run(self._command(backwards), log).status == 0
         finally:
             log.unlink(missing_ok=True)
 
@@ -298,9 +298,7 @@ class TreeBuilder:
                 why = f"{failed.id} had failed"
                 self.steps.append(StepRecord(step.id, None, StepOutcome.SKIPPED, 0, None, why))
                 continue
-            jobs = str(self.request.processors)
-            argv = [self.relocate(word).replace("{jobs}", jobs) for word in step.command]
-            record = self._step(step.id, argv, step.place, step.limit)
+            record = self._step(step)
             failed = None if record.outcome is StepOutcome.OK else record
         return failed
 
@@ -320,9 +318,9 @@ class TreeBuilder:
         return {**kept, **wrong}
 
     def _make(self, enclave: EnclavePlan, config: Union[bytes, SgxEnclavesError]) -> EnclaveRecord:
-        name, build = f"make-{enclave.name}", enclave.build
-        timeout = self.request.make_timeout
-        step = self._step(name, enclave.make_command, build.make_directory, timeout, enclave.name)
+        name, build, argv = f"make-{enclave.name}", enclave.build, tuple(enclave.make_command)
+        make = Step(name, build.make_directory, argv, self.request.make_timeout)
+        step = self._step(make, enclave.name)
         if step.outcome is not StepOutcome.OK:
             return self._failed(enclave, f"{name} {step.message}; see {step.log}")
         if isinstance(config, SgxEnclavesError):
@@ -360,19 +358,15 @@ class TreeBuilder:
     def _failed(self, enclave: EnclavePlan, problem: str) -> EnclaveRecord:
         return EnclaveRecord(enclave.name, enclave.file, self._name, None, None, problem)
 
-    def _command(self, argv: Sequence[str], place: str, timeout: float) -> Command:
-        folder = os.path.join(self.tree.root, place) if place else self.tree.root
-        return replace(self.usual, argv=[*self.like.argv, *argv], folder=folder, timeout=timeout)
+    def _command(self, step: Step) -> Command:
+        jobs = str(self.request.processors)
+        argv = [self.relocate(word).replace("{jobs}", jobs) for word in step.command]
+        folder = os.path.join(self.tree.root, step.place) if step.place else self.tree.root
+        return replace(self.usual, argv=[*self.like.argv, *argv], folder=folder, timeout=step.limit)
 
-    def _step(
-        self,
-        name: str,
-        argv: Sequence[str],
-        place: str,
-        timeout: float,
-        enclave: Optional[str] = None,
-    ) -> StepRecord:
+    def _step(self, step: Step, enclave: Optional[str] = None) -> StepRecord:
         """Run a command in the tree, unless an earlier run has finished it."""
+        name, command = step.id, self._command(step)
         earlier = self.progress.resume(name, self.into)
         if earlier is not None:
             self.say(f"{name}: finished in an earlier run")
@@ -381,11 +375,11 @@ class TreeBuilder:
         # the log has the whole command
         log = f"{LOGS}/{self._log_prefix}{name}.log"
         most = max(40, shutil.get_terminal_size((120, 0)).columns - 40)
-        words = shorten(" ".join(argv), most, placeholder="...")
+        words = shorten(" ".join(command.argv), most, placeholder="...")
         self.say(f"{name}: {words}; log: {self.into / log}")
         with elapsed(self.request.progress, name):
-            ended = self.tree.run(self._command(argv, place, timeout), self.into / log)
-        message = self._problem(ended, timeout)
+            ended = self.tree.run(command, self.into / log)
+        message = self._problem(ended, step.limit)
         bad = StepOutcome.TIMED_OUT if ended.timed_out else StepOutcome.FAILED
         outcome = StepOutcome.OK if message is None else bad
         record = StepRecord(name, enclave, outcome, ended.milliseconds, log, message)
