@@ -5,7 +5,7 @@ Before SGX2 (SDK 1.5 to 1.9) the heap did not grow, all threads were alike, a gu
 page, and layout entries had other ids than since 2.0.
 
 Source: CMetadata::build_layout_table and update_layout_entries in
-sdk/sign_tool/SignTool/manage_metadata.cpp.
+sdk/sign_tool/SignTool/manage_metadata.cpp, generate_compatible_metadata in sign_tool.cpp.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ STACK_FILL = 0xCCCC_CCCC
 GUARD_PAGES = 16
 SSA_FRAMES = 2
 
+_GROWN = (Id.HEAP_INIT, Id.HEAP_MAX, Id.STACK_MAX, Id.RSRV_INIT, Id.RSRV_MAX)
 # Rules by which the first thread is laid out as the other ones are.
 _ALIKE = (Rules.SDK_1_5, Rules.SDK_2_0)
 _EARLY_IDS: Mapping[int, int] = {
@@ -307,6 +308,40 @@ def _pad(
             rsrv_size += extra & U32_MAX
         return [*placed[:-1], grown], rsrv_size
     return [*placed, LayoutEntry(Id.GUARD, 0, pages_of(extra), end)], rsrv_size
+
+
+def compatible_layout(table: tuple[Layout, ...], tcs_num: int, rules: Rules) -> list[Layout]:
+    """The newest block's table for loaders of SGX1, without what changes at run time."""
+    # The first thread, and all others as one group.
+    first = next(i for i, item in enumerate(table) if item.id == Id.GUARD)
+    last = next(i for i, item in enumerate(table) if item.id == Id.TD)
+    thread = [item for item in table[first : last + 1] if isinstance(item, LayoutEntry)]
+    step = sum(entry.page_count for entry in thread) * PAGE_SIZE
+    group = LayoutGroup(THREAD_GROUP, len(thread), tcs_num - 1, step)
+    head, rest = _without_growth(table[: last + 1]), table[last + 1 :]
+    if rules is Rules.SDK_2_3:
+        if not rest or rest[0].id == Id.RSRV_MIN:
+            return _without_growth(table)
+        reserved = [item for item in rest if item.id in (Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX)]
+        return [*head, group, *_without_growth(reserved)]
+    if not any(item.id == Id.TCS_DYN for item in rest):
+        # Without threads made at run time, a plain copy.
+        return list(table)
+    return [*head, group] if tcs_num > 1 else head
+
+
+def _without_growth(table: Sequence[Layout]) -> list[Layout]:
+    """What does not grow: pages that are not there at the start are left out."""
+    return [
+        replace(
+            item,
+            attributes=item.attributes & ~Attr.POST_ADD,
+            si_flags=0 if item.id in (Id.HEAP_MAX, Id.RSRV_MAX) else item.si_flags,
+        )
+        if isinstance(item, LayoutEntry) and item.id in _GROWN
+        else item
+        for item in table
+    ]
 
 
 # sizeof(struct ema_t_) and sizeof(struct bit_array_) in the SDK's sgx-emm.

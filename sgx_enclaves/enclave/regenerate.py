@@ -4,33 +4,28 @@
 Input are the unsigned enclave and its config.xml, never the vendor's metadata:
 taking that as input would make the comparison prove nothing.
 
-Source: CMetadata in sdk/sign_tool/SignTool/manage_metadata.cpp,
-generate_compatible_metadata in sign_tool.cpp, and of `g_global_data`, which the loader
-patches into the enclave, psw/urts/parser/update_global_data.hxx.
+Source: CMetadata in sdk/sign_tool/SignTool/manage_metadata.cpp of each release,
+generate_compatible_metadata in sign_tool.cpp, common/inc/internal/metadata.h, and of
+`g_global_data`, which the loader patches into the enclave,
+psw/urts/parser/update_global_data.hxx.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Union
 
-from sgx_enclaves.enclave.blocks import (
-    SSA_GPR_SIZE,
-    compatible_block,
-    loader_xfrm,
-    patched,
-    sigstruct_body,
-    tcs_template,
-    thread_data,
-)
 from sgx_enclaves.enclave.config import Config, check_values
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, U32_MAX, U64_MAX, page_ceil
 from sgx_enclaves.enclave.layout import (
+    SSA_FRAMES,
     LayoutPlan,
+    compatible_layout,
     is_dynamic,
     plan_layout,
 )
@@ -46,17 +41,41 @@ from sgx_enclaves.enclave.metadata import (
     Directory,
     ElrangeEntry,
     ExtendEntry,
+    PatchEntry,
+    Version,
 )
 from sgx_enclaves.enclave.metadata import (
     LayoutId as Id,
 )
-from sgx_enclaves.enclave.sdk import XSAVE_SIZES, Generation, Rules
-from sgx_enclaves.enclave.sigstruct import SIGNATURE_FIELDS, FipsSignature, Sigstruct
+from sgx_enclaves.enclave.sdk import XSAVE_SIZES, Generation, Rules, release_of
+from sgx_enclaves.enclave.sigstruct import (
+    FLAG_OPTIONS,
+    HEADER1,
+    HEADER2,
+    RSA_EXPONENT,
+    SIGNATURE_FIELDS,
+    TYPE_DEBUG,
+    VENDOR_INTEL,
+    XFRM_LEGACY,
+    XFRM_OPTIONS,
+    Attribute,
+    FipsSignature,
+    Sigstruct,
+)
 from sgx_enclaves.enclave.verdict import Range, differing_ranges, outside, shifted
 from sgx_enclaves.errors import ConfigError, FormatError, UnsupportedError
 from sgx_enclaves.limits import DEFAULT_LIMITS, Limits
 from sgx_enclaves.plain import record
 
+_TCS_FLAG_AEXNOTIFY = 2
+_SSA_GPR_SIZE = 184
+# Zeros in the block, as many as the widest field that they blank.
+_ZEROS = bytes(8)
+# thread_data_t got the AEX-notify fields, and this size, with SDK 2.20.
+_THREAD_DATA_WITH_AEX = 192
+# Offsets of the header fields that name the section headers (Elf64_Ehdr), with
+# their sizes, in the order in which the tool blanks them.
+_SECTION_HEADER_FIELDS = ((60, 2), (40, 8), (62, 2))
 # In the order of `ElrangeEntry`.
 _ELRANGE_OPTIONS = ("EnclaveImageAddress", "ELRangeStartAddress", "ELRangeSize")
 
@@ -162,7 +181,7 @@ def regenerate(
         written += [replace(block, header=header) for header in headers]
     if compatible and generation.compatible is not None:
         version, rules = generation.compatible, generation.rules
-        written.append(compatible_block(block, version, rules, values["TCSNum"]))
+        written.append(_compatible_block(block, version, rules, values["TCSNum"]))
     starts = itertools.accumulate((b.header.size for b in written), initial=0)
     blocks = tuple(replace(b, offset=start) for b, start in zip(written, starts))
     size = generation.metadata_size
@@ -190,11 +209,11 @@ def _draft(
     elrange = ElrangeEntry(*(values[name] for name in _ELRANGE_OPTIONS))
     version = generation.newest.with_elrange if elrange.elrange_size else generation.newest
     is_early = generation.rules is Rules.SDK_1_5
-    sigstruct = sigstruct_body(values, generation)
-    xfrm = loader_xfrm(sigstruct)
+    sigstruct = _sigstruct(values, generation)
+    xfrm = _loader_xfrm(sigstruct)
     xsave_size = [size for bits, size in XSAVE_SIZES if xfrm & bits == bits][-1]
     fixed = generation.fixed_save_buffer
-    frame = page_ceil(xsave_size + SSA_GPR_SIZE) // PAGE_SIZE
+    frame = page_ceil(xsave_size + _SSA_GPR_SIZE) // PAGE_SIZE
 
     # The data area grows in this order; tables know their place once they are made.
     start = Block.DIRECTORIES_OFFSET + version.directory_count * Directory.SIZE
@@ -212,10 +231,10 @@ def _draft(
     problem = elrange.problem(plan.enclave_size) if elrange.elrange_size else None
     if problem is not None:
         raise ConfigError(problem, file=config.name, found=elrange.ranges(plan.enclave_size))
-    template = tcs_template(image, plan, elrange.base, bool(values["EnableAEXNotify"]))
+    template = _tcs_template(image, plan, elrange.base, bool(values["EnableAEXNotify"]))
     data += template
     ssa_size = frame if is_early else xsave_size
-    thread = thread_data(image, plan, values, generation, frame, ssa_size)
+    thread = _thread_data(image, plan, values, generation, frame, ssa_size)
     global_data = _global_data(generation, values, plan, template, thread, elrange, fips)
     for index in (DIR_LAYOUT, DIR_PATCH) if is_early else (DIR_PATCH, DIR_LAYOUT):
         at = start + len(data)
@@ -293,3 +312,147 @@ def _wanted(values: Mapping[str, int], generation: Generation) -> tuple[bool, bo
     if not is_dynamic(values) or not values["MiscSelect"] & 1:
         return False, True
     return True, not values["MiscMask"] & 1
+
+
+def _tcs_template(image: EnclaveImage, plan: LayoutPlan, delta: int, aex_notify: bool) -> bytes:
+    """The first 72 bytes of a TCS; the loader adds the page's address to three of them."""
+    # `delta` is from SECS.BASEADDR to the image.
+    thread_data = plan.thread_data + delta & U64_MAX
+    return struct.pack(
+        "<QQQIIQQQQII",
+        0,
+        _TCS_FLAG_AEXNOTIFY if aex_notify else 0,
+        plan.from_tcs(Id.SSA) + delta & U64_MAX,
+        0,
+        SSA_FRAMES,
+        image.symbol_address("enclave_entry") + delta & U64_MAX,
+        0,
+        thread_data,
+        thread_data,
+        U32_MAX,
+        U32_MAX,
+    )
+
+
+def _thread_data(
+    image: EnclaveImage,
+    plan: LayoutPlan,
+    values: Mapping[str, int],
+    generation: Generation,
+    frame: int,
+    ssa_size: int,
+) -> bytes:
+    """The template of thread_data_t; addresses are relative to the thread's TCS."""
+    thread, ssa = plan.thread_data, plan.from_tcs(Id.SSA)
+    base = plan.from_tcs(Id.STACK_MIN) + values["StackMinSize"]
+    gpr = ssa + frame * PAGE_SIZE - _SSA_GPR_SIZE
+    # self_addr, last_sp, stack_base_addr, stack_limit_addr, first_ssa_gpr, stack_guard, flags,
+    # the SSA frame, last_error.
+    words = [thread, base, base, base - values["StackMaxSize"], gpr, 0, 0, ssa_size, 0]
+    if generation.thread_data_size == _THREAD_DATA_WITH_AEX:
+        words += [0, 0, ssa]  # aex_mitigation_list, aex_notify_flag, first_ssa_xsave
+    words += [0, thread - image.tls_size]  # m_next, tls_addr
+    words.append(thread + 8 * (len(words) - 1))  # tls_array
+    packed = b"".join((word & U64_MAX).to_bytes(8, "little") for word in words)
+    # The rest starts at zero: exception_flag, C++ state, stack_commit_addr, entropy.
+    return packed.ljust(generation.thread_data_size, b"\0")
+
+
+def patched(
+    image: EnclaveImage, generation: Generation, start: int, global_data: bytes
+) -> tuple[bytes, Directory]:
+    """Global data, zeros, and the table that patches both into the image.
+
+    Args:
+        start: where in the block the global data stand.
+        global_data: what replaces g_global_data.
+
+    Returns:
+        The bytes from `start` on, and where in the block the patch table is.
+    """
+    target, _ = image.global_data
+    size = len(global_data)
+    if target is None or target + size > len(image.data):
+        raise FormatError("g_global_data is not in the file", file=image.name)
+    word = image.sdk_word
+    if generation.checks_sdk_version and word >> 16 not in generation.version_prefixes:
+        raise FormatError(
+            "the enclave was built with another SDK",
+            file=image.name,
+            offset=target,
+            expected=f"SDK {' or '.join(generation.releases)}",
+            found=f"SDK {release_of(word)} (word 0x{word:x})",
+            hint="name the SDK generation that built the enclave",
+        )
+    zeros = start + size
+    patches = [PatchEntry(target, start, size)]
+    patches += [PatchEntry(at, zeros, width) for at, width in _SECTION_HEADER_FIELDS]
+    table = b"".join(p.serialise() for p in patches)
+    return global_data + _ZEROS + table, Directory(zeros + len(_ZEROS), len(table))
+
+
+def _sigstruct(values: Mapping[str, int], generation: Generation) -> Sigstruct:
+    """SIGSTRUCT with measurement and signature still zero."""
+    flags: int = Attribute.MODE64BIT
+    mask = generation.flags_mask
+    for option, bit in FLAG_OPTIONS.items():
+        if values[option]:
+            flags |= bit
+            mask |= bit
+    if values["DisableDebug"]:
+        mask |= Attribute.DEBUG
+    xfrm = XFRM_LEGACY
+    # Legacy state and everything that the SDK does not know must be as signed.
+    xfrm_mask = XFRM_LEGACY | (U64_MAX & ~generation.xfrm)
+    for option, bits in XFRM_OPTIONS.items():
+        if values[option] == 1:
+            xfrm |= bits
+        if values[option] == 2:
+            xfrm_mask &= ~bits
+        else:
+            xfrm_mask |= bits
+    select = values["MiscSelect"]
+    return Sigstruct(
+        header1=HEADER1,
+        type=TYPE_DEBUG if values["ReleaseType"] else 0,
+        vendor=VENDOR_INTEL if values["IntelSigned"] else 0,
+        header2=HEADER2,
+        swdefined=values["HW"],
+        exponent=RSA_EXPONENT,
+        miscselect=select & values["MiscMask"] if generation.passes_misc_select else select,
+        miscmask=values["MiscMask"],
+        isvfamilyid=struct.pack("<QQ", values["ISVFAMILYID_L"], values["ISVFAMILYID_H"]),
+        attributes_flags=flags,
+        attributes_xfrm=xfrm,
+        attributemask_flags=mask,
+        attributemask_xfrm=xfrm_mask,
+        isvextprodid=struct.pack("<QQ", values["ISVEXTPRODID_L"], values["ISVEXTPRODID_H"]),
+        isvprodid=values["ProdID"],
+        isvsvn=values["ISVSVN"],
+    )
+
+
+def _loader_xfrm(sigstruct: Sigstruct) -> int:
+    """XFRM for the loader: what must be set, and all that is not checked."""
+    mask = sigstruct.attributemask_xfrm
+    return ~mask & U64_MAX | (sigstruct.attributes_xfrm & mask)
+
+
+def _compatible_block(block: Block, version: Version, rules: Rules, tcs_num: int) -> Block:
+    """The compatible block; `version` is that without ELRANGE."""
+    if block.version.has_elrange:
+        version = version.with_elrange
+    table = compatible_layout(block.layout, tcs_num, rules)
+    layout = b"".join(item.serialise() for item in table)
+    old = block.directories[DIR_LAYOUT]
+    directories = list(block.directories)
+    directories[DIR_LAYOUT] = Directory(old.offset, len(layout))
+    # The layout table is the last thing in a block.
+    data = block.data[: old.offset - block.data_offset] + layout
+    size = old.offset + len(layout)
+    return replace(
+        block,
+        header=replace(block.header, version=version.word, size=size),
+        directories=tuple(directories),
+        data=data,
+    )

@@ -69,7 +69,6 @@ TARGETS: Mapping[str, Sequence[str]] = {
     "sgx_enclaves.enclave.verdict": ENCLAVE,
     "sgx_enclaves.enclave.sigstruct": (*ENCLAVE, IDENTITY),
     "sgx_enclaves.enclave.regenerate": ENCLAVE,
-    "sgx_enclaves.enclave.blocks": ENCLAVE,
     "sgx_enclaves.enclave.metadata": ENCLAVE,
     "sgx_enclaves.enclave.measure": ENCLAVE,
     "sgx_enclaves.enclave.layout": ENCLAVE,

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgx_enclaves.enclave.blocks import patched
 from sgx_enclaves.enclave.config import OPTIONS, RENAMED, Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor, LayoutId, Version
-from sgx_enclaves.enclave.regenerate import regenerate
+from sgx_enclaves.enclave.regenerate import patched, regenerate
 from sgx_enclaves.enclave.sdk import GENERATIONS, Generation, generation_named
 from sgx_enclaves.errors import (
     ConfigError,
