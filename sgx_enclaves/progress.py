@@ -105,10 +105,7 @@ class PlainProgress:
 class TerminalProgress(PlainProgress):
     """A bar that is drawn over itself at most ten times a second, and goes at the end."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(stream, clock)
-        self._next = 0.0
-        self._drawn = False
+    _next, _drawn = 0.0, False
 
     def __call__(self, event: Event) -> None:
         """Draw the bar, or write the note on a line of its own."""
