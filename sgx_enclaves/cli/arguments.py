@@ -28,7 +28,7 @@ from sgx_enclaves.limits import DEFAULT_LIMITS
 if TYPE_CHECKING:
     import datetime
 
-    from sgx_enclaves.catalogue.records import Catalogue
+    from sgx_enclaves.catalogue.records import Catalogue, Release
     from sgx_enclaves.enclave.regenerate import Regenerated
     from sgx_enclaves.release.fetch import Fetcher
 
@@ -170,6 +170,14 @@ def chosen_catalogue(args: argparse.Namespace) -> Catalogue:
     from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue
 
     return load_catalogue((OWN_FOLDER, USER_FOLDER, *args.catalogue))
+
+
+def chosen_release(args: argparse.Namespace) -> tuple[Catalogue, Release]:
+    """The catalogue, and the release of it that is named."""
+    if args.release is None:
+        raise InputError("no release is named", hint="`sgx-enclaves releases list` names them")
+    catalogue = chosen_catalogue(args)
+    return catalogue, catalogue.release(args.release)
 
 
 def chosen_cache_dir(args: argparse.Namespace) -> Path:

@@ -34,8 +34,7 @@ from sgx_enclaves.report.templated import filled, release_html, release_text
 
 
 def build(args: argparse.Namespace) -> int:
-    catalogue = arguments.chosen_catalogue(args)
-    release = catalogue.release(args.release)
+    catalogue, release = arguments.chosen_release(args)
     request = BuildRequest(
         catalogue=catalogue,
         release=release.only(args.enclaves) if args.enclaves else release,
@@ -133,9 +132,7 @@ def toolchain(args: argparse.Namespace) -> int:
 
 
 def _designated(args: argparse.Namespace) -> Toolchain:
-    if args.release is None:
-        raise InputError("no release is named", hint=f"toolchain {args.action} RELEASE")
-    release = arguments.chosen_catalogue(args).release(args.release)
+    _, release = arguments.chosen_release(args)
     if release.toolchain is None:
         raise InputError(
             f"the release {release.name} designates no toolchain",
@@ -177,8 +174,7 @@ def _chosen_build(args: argparse.Namespace) -> dict[str, Any]:
 
 def verify_release(args: argparse.Namespace) -> int:
     output.check_report(args)
-    catalogue = arguments.chosen_catalogue(args)
-    release = catalogue.release(args.release)
+    catalogue, release = arguments.chosen_release(args)
     release = release.only(args.enclaves) if args.enclaves else release
     request = verify.Request(
         catalogue,

@@ -52,12 +52,9 @@ def releases(args: argparse.Namespace) -> int:
     if args.action == "new":
         output.print_or_write(args, writing.toml_of(_draft(args)), name="toml")
         return 0
-    catalogue = arguments.chosen_catalogue(args)
     if args.action == "list":
-        return _list(args, catalogue)
-    if args.release is None:
-        raise InputError("no release is named", hint=f"releases {args.action} RELEASE")
-    release = catalogue.release(args.release)
+        return _list(args, arguments.chosen_catalogue(args))
+    catalogue, release = arguments.chosen_release(args)
     if args.action == "show":
         unpinned = _unpinned(catalogue, release)
         plain = {"release": as_plain(release), "unpinned": unpinned}
@@ -186,8 +183,7 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
 
 
 def spec(args: argparse.Namespace) -> int:
-    catalogue = arguments.chosen_catalogue(args)
-    release = catalogue.release(args.release)
+    catalogue, release = arguments.chosen_release(args)
     request = SpecRequest(
         catalogue,
         release,
@@ -219,8 +215,7 @@ def _default_date(release: Release) -> datetime.date:
 
 
 def fetch(args: argparse.Namespace) -> int:
-    catalogue = arguments.chosen_catalogue(args)
-    release = catalogue.release(args.release)
+    catalogue, release = arguments.chosen_release(args)
     fetcher = arguments.chosen_fetcher(args)
     chosen = release.only(args.enclaves or [e.name for e in release.enclaves if e.required])
     wanted = args.signed_into is not None or args.signatures_into is not None

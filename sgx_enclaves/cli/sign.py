@@ -133,7 +133,7 @@ def _policy(args: argparse.Namespace) -> Policy:
         raise InputError("a release decides who must have signed", hint="drop --release, or those")
     from sgx_enclaves.catalogue.records import policy_of
 
-    release = arguments.chosen_catalogue(args).release(args.release)
+    _, release = arguments.chosen_release(args)
     name = args.enclave or os.path.basename(args.output)
     enclaves = {e.name if args.enclave else e.signed_file: e for e in release.enclaves}
     if name in enclaves:
