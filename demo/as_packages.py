@@ -23,9 +23,9 @@ from demo.packages import (
     install,
     rpm_in,
     rpmlint,
+    run as run_program,
     write_lint_config,
 )
-from demo.packages import run as run_program
 from demo.release import ENCLAVE_LIST, VERSION
 from demo.source_packages import (
     KINDS,

@@ -16,9 +16,7 @@ from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
 from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.errors import InputError, SgxEnclavesError
-from sgx_enclaves.evidence import ledger as entries
-from sgx_enclaves.evidence import recheck as checking
-from sgx_enclaves.evidence import statements
+from sgx_enclaves.evidence import ledger as entries, recheck as checking, statements
 from sgx_enclaves.evidence.envelope import Key, Signer, load_key, load_signing_key
 from sgx_enclaves.evidence.recheck import State
 from sgx_enclaves.evidence.report import MAX_REPORT, REPORT, read_beside, read_report

@@ -21,16 +21,10 @@ from sgx_enclaves.enclave.metadata import (
     Layout,
     LayoutEntry,
     LayoutGroup,
-    Version,
-)
-from sgx_enclaves.enclave.metadata import (
     LayoutId as Id,
-)
-from sgx_enclaves.enclave.metadata import (
     OldLayoutId as OldId,
-)
-from sgx_enclaves.enclave.metadata import (
     PageAttr as Attr,
+    Version,
 )
 from sgx_enclaves.enclave.sdk import Generation, Overhead, Rules
 from sgx_enclaves.enclave.sigstruct import SECINFO_RW, SECINFO_RWX, SECINFO_TCS

@@ -27,10 +27,8 @@ from sgx_enclaves.enclave.metadata import (
     TCS_TEMPLATE_SIZE,
     Block,
     LayoutEntry,
-    Version,
-)
-from sgx_enclaves.enclave.metadata import (
     PageAttr as Attr,
+    Version,
 )
 from sgx_enclaves.enclave.sigstruct import SECINFO_EXTERNAL, SECINFO_TCS, SECINFO_W
 from sgx_enclaves.enclave.verdict import Range

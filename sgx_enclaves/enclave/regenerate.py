@@ -41,11 +41,9 @@ from sgx_enclaves.enclave.metadata import (
     Directory,
     ElrangeEntry,
     ExtendEntry,
+    LayoutId as Id,
     PatchEntry,
     Version,
-)
-from sgx_enclaves.enclave.metadata import (
-    LayoutId as Id,
 )
 from sgx_enclaves.enclave.sdk import XSAVE_SIZES, Generation, Rules, release_of
 from sgx_enclaves.enclave.sigstruct import (

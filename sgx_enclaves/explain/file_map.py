@@ -15,8 +15,7 @@ from itertools import islice
 from typing import Optional
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import ElfHeader as Header
-from sgx_enclaves.enclave.elf_headers import SectionHeader, Segment
+from sgx_enclaves.enclave.elf_headers import ElfHeader as Header, SectionHeader, Segment
 from sgx_enclaves.enclave.metadata import (
     DIRECTORY_NAMES,
     Block,

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.koji.harness import settings as settings_module
-from tests.koji.harness import work, world
+from tests.koji.harness import settings as settings_module, work, world
 from tests.koji.harness.layout import Layout
 from tests.koji.harness.settings import Settings
 from tests.koji.harness.site import Site

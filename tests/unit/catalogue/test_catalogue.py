@@ -11,8 +11,7 @@ from typing import Any, Callable, Optional
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sgx_enclaves.catalogue.reader import (
     OWN_FOLDER,

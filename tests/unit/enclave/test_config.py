@@ -10,8 +10,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sgx_enclaves.enclave.config import OPTIONS, RENAMED, Config
 from sgx_enclaves.errors import ConfigError, LimitError, SgxEnclavesError

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any, Optional
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sgx_enclaves.enclave.config import OPTIONS, RENAMED, Config
 from sgx_enclaves.enclave.elf import EnclaveImage

@@ -6,8 +6,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sgx_enclaves.enclave.elf_headers import ElfHeader, SectionHeader, Segment, Symbol
 from sgx_enclaves.enclave.metadata import (

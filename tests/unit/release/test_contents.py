@@ -18,8 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.errors import ArchiveError, DigestError, InputError, LimitError, SgxEnclavesError

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sgx_enclaves.catalogue.artifact import Artifact, Lookaside
 from sgx_enclaves.cli.arguments import chosen_cache_dir

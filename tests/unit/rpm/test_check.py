@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.policy import Policy, pin_named, policy_for
@@ -25,8 +24,7 @@ from sgx_enclaves.explain import explain as explain_module
 from sgx_enclaves.limits import Limits, PackageLimits
 from sgx_enclaves.report.forms import result_dict
 from sgx_enclaves.report.templated import result_text
-from sgx_enclaves.rpm import check as check_module
-from sgx_enclaves.rpm import references
+from sgx_enclaves.rpm import check as check_module, references
 from sgx_enclaves.rpm.check import PackageResult, check_package
 from sgx_enclaves.rpm.payload import packed
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sgx_enclaves_rpmlint.judge import reports_of, withdraw
 from sgx_enclaves_rpmlint.options import Options
 from sgx_enclaves_rpmlint.session import FAILED, NotedPackage, Session, id_of, kinds, report
