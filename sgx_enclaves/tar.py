@@ -295,7 +295,9 @@ class TarStream:
         if self._dropped is None:
             raise self._error(f"{member.name!r} is a symbolic link, which is refused")
         parts = member.target.split("/")
-        ups, deep = parts.count(".."), max(member.name.count("/") - self._dropped, 0)
+        ups, deep = parts.count(".."), member.name.count("/")
+        # a member that is dropped whole leads nowhere
+        deep -= self._dropped if deep >= self._dropped else 0
         # `..` behind a name could climb out through another link
         if (
             not parts[0]

@@ -332,6 +332,14 @@ def test_links_cannot_lead_out(tmp_path: Path, case: str) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_link_that_is_dropped_whole_leads_nowhere(tmp_path: Path) -> None:
+    path = tm.write(tmp_path, tm.symlink("t/l", "../x"), tm.file("t/d/f"))
+    with pytest.raises(ArchiveError, match="lead out"):
+        unpack_tree(path, tmp_path / "tree", strip=1)
+    unpack_tree(path, tmp_path / "tree", strip=2)
+    assert [entry.name for entry in (tmp_path / "tree").iterdir()] == ["f"]
+
+
 def test_a_list_shows_no_link_that_leads_out(tmp_path: Path) -> None:
     path = tm.write(tmp_path, tm.symlink("a/l", "../b"))
     assert [member.target for member in list_members(path, links=True)] == ["../b"]
