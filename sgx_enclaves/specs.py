@@ -20,7 +20,7 @@ from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.catalogue.records import Build, Catalogue, Enclave, Release, ToolPin
 from sgx_enclaves.enclave.policy import signer_name
-from sgx_enclaves.errors import CatalogueError, InputError
+from sgx_enclaves.errors import CatalogueError
 from sgx_enclaves.plain import printable
 
 if TYPE_CHECKING:
@@ -65,36 +65,21 @@ class SpecRequest:
 
 
 def render(request: SpecRequest) -> str:
-    """The spec file.
-
-    Raises:
-        CatalogueError: the release lacks what a package needs.
-        InputError: a template is not there.
-    """
-    import jinja2  # noqa: PLC0415  (only this needs it, and it is slow to import)
-
-    folder = templates_folder()
+    """The spec file; a CatalogueError if the release lacks what a package needs."""
     chosen = _toolchain if request.kind is SpecKind.TOOLCHAIN else _values
-    values = {
-        "release": request.release,
-        "date": request.date.strftime("%a %b %d %Y"),
-        "packager": request.packager,
+    template = _environment(templates_folder()).get_template(f"{request.kind.value}.spec.j2")
+    return template.render(
+        release=request.release,
+        date=request.date.strftime("%a %b %d %Y"),
+        packager=request.packager,
         **chosen(request),
-    }
-    try:
-        return _environment(folder).get_template(f"{request.kind.value}.spec.j2").render(values)
-    except jinja2.TemplateNotFound as error:
-        raise InputError(
-            "the spec template cannot be read",
-            file=str(folder / (error.name or "")),
-            hint="install sgx-enclaves again",
-        ) from None
+    )
 
 
 @cache
 def _environment(folder: Path) -> jinja2.Environment:
     """Of the templates of a directory; it keeps what it has compiled, which is most of the time."""
-    import jinja2  # noqa: PLC0415
+    import jinja2  # noqa: PLC0415  (only this needs it, and it is slow to import)
 
     # `{{` and `%{` are rpm's. Nothing is HTML: `_escaped` says what is harmless here.
     return jinja2.Environment(  # noqa: S701

@@ -144,7 +144,3 @@ def _bug(error: Exception) -> str:
         f"internal error at {last.filename}:{last.lineno}: {type(error).__name__}: {error}; "
         "nothing was decided, please report this bug"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -456,15 +455,6 @@ def test_the_checkouts_templates_are_found() -> None:
         "macros.sgx-enclaves",
         "fileattrs",
     }
-
-
-def test_an_installation_that_is_not_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(places, "_INSTALLED", tmp_path / "templates")
-    monkeypatch.setattr(places, "_CHECKOUT", tmp_path / "spec-templates")
-    assert main(["spec", NEWEST, "--kind", "grafted"]) == 2
-    assert f"{os.sep}grafted.spec.j2: the spec template cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["@{nobody}", "@{release.nobody}", "{% for x in nobody %}"])
