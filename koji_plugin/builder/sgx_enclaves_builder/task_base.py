@@ -119,11 +119,14 @@ class SgxTask(koji.tasks.BaseTaskHandler):
 
     config: Config
     log: TaskLog
+    # the directory of what is uploaded
+    outputs: Path
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """With `config` and `log`; errors of the core leave as Koji's, words and all."""
         with koji_errors():
+            self.outputs = Path(self.workdir) / "outputs"
             self.log = TaskLog(self.session, Path(self.workdir), self.getUploadDir())
             self.log(f"task {self.id}, {self.method}, sgx-enclaves {__version__}")
             try:
@@ -188,7 +191,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
 
     def upload(self, name: str, data: bytes | str, mode: int = 0o644) -> None:
         """Upload a file, whose name may have one directory in front; a text ends with a newline."""
-        path = Path(self.workdir) / "outputs" / name
+        path = self.outputs / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(data, str):
             data = f"{data.rstrip()}\n".encode()

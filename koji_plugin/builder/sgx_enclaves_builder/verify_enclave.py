@@ -71,9 +71,11 @@ class SgxEnclaveTask(SgxTask):
             names = argument(enclaves, "enclaves")
             self.release = self.catalogue.release(release).only(names)
             self._folder = Path(self.workdir)
-            # the packages that the buildroot must have, and the digest of that lock's text
-            self.lock: Optional[Sequence[LockedPackage]] = None
-            self.lock_sha256: Optional[str] = None
+            # the packages that the buildroot must have, as the hub keeps them for the release
+            kept = self.session.getSgxLock(self.release.name)
+            lock = kept["lock"].encode() if kept is not None else b""
+            self.lock = parse_lock(lock, "the hub's lock") if kept is not None else None
+            self.lock_sha256 = sha256_of(lock) if kept is not None else None
             # of the build that the one enclave is taken from, if it is not built
             self.origin: Optional[OriginJudgement] = None
             self.rpms = {
@@ -89,7 +91,6 @@ class SgxEnclaveTask(SgxTask):
 
     def _verify(self) -> list[Answer]:
         """Get ours, get the vendor's, compare, upload, answer."""
-        self._read_lock()
         request = Request(
             self.catalogue,
             self.release,
@@ -110,19 +111,17 @@ class SgxEnclaveTask(SgxTask):
             say=self.log,
         )
         verified = _with_uploaded_logs(verified)
-        built = self._folder / "built"
-        built.mkdir()
+        self.outputs.mkdir()
         for ours in verified.built.files.values():
-            (built / unsigned_name(ours.file)).write_bytes(ours.unsigned)
-            (built / config_name(ours.file)).write_bytes(ours.config)
+            self.upload(unsigned_name(ours.file), ours.unsigned, 0o755)
+            self.upload(config_name(ours.file), ours.config)
         found = []
         for enclave in self.release.enclaves:
             verdict = self._doubted(
                 outcome_for(verified.verdict, self.catalogue, self.release, enclave.name)
             )
-            found.append(
-                (enclave, verdict, compared_files(enclave, verdict, self.release, self.rpms, built))
-            )
+            files = compared_files(enclave, verdict, self.release, self.rpms, self.outputs)
+            found.append((enclave, verdict, files))
         verified = replace(verified, verdict=self._doubted(verified.verdict))
         plain = self._report(verified, found)
         self._upload(verified, [file for *_, files in found for file in files], plain)
@@ -149,14 +148,6 @@ class SgxEnclaveTask(SgxTask):
             )
             for enclave, verdict, files in found
         ]
-
-    def _read_lock(self) -> None:
-        """The release's lock, which the hub keeps."""
-        kept = self.session.getSgxLock(self.release.name)
-        if kept is not None:
-            text = kept["lock"].encode()
-            self.lock = parse_lock(text, "the hub's lock")
-            self.lock_sha256 = sha256_of(text)
 
     def _take(self, build: Any) -> OriginJudgement:
         """The enclave out of a build, and what is to be said of it."""
@@ -188,11 +179,8 @@ class SgxEnclaveTask(SgxTask):
     def _upload(
         self, verified: Verified, files: Sequence[FileVerdict], report: dict[str, Any]
     ) -> None:
-        """Everything that was made or compared."""
+        """Everything that was seen or compared, besides what was made."""
         upload = self.upload
-        for ours in verified.built.files.values():
-            upload(unsigned_name(ours.file), ours.unsigned, 0o755)
-            upload(config_name(ours.file), ours.config)
         for enclave in self.release.enclaves:
             theirs = verified.signed.files.get(enclave.name)
             if theirs is not None:
