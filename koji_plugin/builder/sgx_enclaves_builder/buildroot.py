@@ -115,13 +115,15 @@ def descendants(process: int) -> list[int]:
 
 
 class Chroot:
-    """A `BuildRoot` of kojid's that is ready.
+    """A `BuildRoot` of kojid's that is ready; see `Place` of the core.
 
     Attributes:
         prefix: what shuts a step off, before its command.
         network: whether steps can reach a network.
     """
 
+    # Koji makes it for one task alone.
+    isolated = True
     prefix: tuple[str, ...] = ()
     network = True
 
@@ -132,6 +134,7 @@ class Chroot:
         self.folder = Path(broot.tmpdir()) / _OWN
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        self._packages: Optional[tuple[LockedPackage, ...]] = None
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -158,8 +161,24 @@ class Chroot:
             return True
         return False
 
-    def run_all(self, commands: Sequence[Sequence[str]], timeout: float) -> list[Output]:
-        """Run commands one after the other in one entry; see `Place` of the core."""
+    def packages(self) -> tuple[LockedPackage, ...]:
+        """See `Place`: what RPM's database in the buildroot says, as it was before any step."""
+        if self._packages is None:
+            folders = [self.root / name for name in RPM_DATABASES]
+            here = next((str(folder) for folder in folders if folder.is_dir()), None)
+            broot = self.broot
+            urls = component_urls(broot.session, broot.id, broot.options.topurl)
+            self._packages = () if here is None else installed_packages(urls=urls, dbpath=here)
+        return self._packages
+
+    def open(self, scratch: Path, root: str) -> Tree:
+        """See `Place`."""
+        # a step could change them
+        self.packages()
+        return BuildrootTree(self, scratch.name, root)
+
+    def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
+        """See `Place`."""
         limit = ["timeout", "-k", "5", f"{timeout:g}"]
         named = {f"ask-{number}": [*limit, *command] for number, command in enumerate(commands)}
         with contextlib.ExitStack() as stack:
@@ -201,7 +220,7 @@ class Chroot:
     def shut_off(self, warn: Callable[[str], object]) -> None:
         """Try what the buildroot's programs can do to shut steps off, and use that."""
         commands = [[*_UNSHARE, "true"], [*_SETPRIV, "true"], [*_UNSHARE, *_ROUTES], _ROUTES]
-        unshare, setpriv, inner, outer = self.run_all(commands, _PROBE_TIMEOUT)
+        unshare, setpriv, inner, outer = self.ask(commands, _PROBE_TIMEOUT)
         for answer, words, what in (
             (unshare, _UNSHARE, "processes of their own"),
             (setpriv, _SETPRIV, "fewer rights"),
@@ -218,78 +237,24 @@ class Chroot:
             warn("warning: steps can reach a network in this buildroot")
 
 
-class KojiBuildroot:
-    """The buildroot of a task; see `Place` of the core.
-
-    It is made when the core first asks for anything, and given back at the end of a `with`
-    block; kojid removes it.
-    """
-
-    # Koji makes it for this task alone.
-    isolated = True
-
-    def __init__(self, task: SgxTask, build_tag: str, repo_id: int) -> None:
-        self.build_tag = build_tag
-        self._repo_id = repo_id
-        self._task = task
-        self._broot: Any = None
-        self._entered: Optional[Chroot] = None
-        self._packages: Optional[tuple[LockedPackage, ...]] = None
-
-    def __enter__(self) -> KojiBuildroot:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        """Give it back."""
-        if self._entered is not None:
-            self._entered.close()
-        if self._broot is not None:
-            self._broot.expire()
-
-    @property
-    def made(self) -> bool:
-        """Whether it was needed."""
-        return self._entered is not None
-
-    def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
-        """See `Place` of the core."""
-        return self._enter().run_all(commands, timeout)
-
-    def packages(self) -> tuple[LockedPackage, ...]:
-        """See `Place`: what RPM's database in the buildroot says, as it was before any step."""
-        if self._packages is None:
-            root = self._enter().root
-            here = next((root / name for name in RPM_DATABASES if (root / name).is_dir()), None)
-            urls = component_urls(self._task.session, self._broot.id, self._task.options.topurl)
-            self._packages = () if here is None else installed_packages(urls=urls, dbpath=str(here))
-        return self._packages
-
-    def open(self, scratch: Path, root: str) -> Tree:
-        """See `Place` of the core."""
-        # a step could change them
-        self.packages()
-        return BuildrootTree(self._enter(), scratch.name, root)
-
-    def _enter(self) -> Chroot:
-        if self._entered is None:
-            chroot = self._make()
-            chroot.shut_off(self._task.log)
-            self._entered = chroot
-        return self._entered
-
-    def _make(self) -> Chroot:
-        options, session = self._task.options, self._task.session
-        self._task.log(f"buildroot of tag {self.build_tag}, repo {self._repo_id}")
-        # kojid is a program, not a module: its classes are in `__main__`
-        kojid: Any = sys.modules["__main__"]
-        self._broot = kojid.BuildRoot(
-            session, options, self.build_tag, X86_64, self._task.id, repo_id=self._repo_id
-        )
-        self._broot.workdir = self._task.workdir
-        self._broot.init()
-        session.host.setBuildRootState(self._broot.id, "BUILDING")
-        self._task.log(f"buildroot {self._broot.id}, {self._broot.name}")
-        return Chroot(self._broot)
+@contextlib.contextmanager
+def koji_buildroot(task: SgxTask, build_tag: str, repo_id: int) -> Iterator[Chroot]:
+    """A buildroot of that tag and repo for a task; it is given back, and kojid removes it."""
+    session = task.session
+    task.log(f"buildroot of tag {build_tag}, repo {repo_id}")
+    # kojid is a program, not a module: its classes are in `__main__`
+    kojid: Any = sys.modules["__main__"]
+    broot = kojid.BuildRoot(session, task.options, build_tag, X86_64, task.id, repo_id=repo_id)
+    broot.workdir = task.workdir
+    try:
+        broot.init()
+        session.host.setBuildRootState(broot.id, "BUILDING")
+        task.log(f"buildroot {broot.id}, {broot.name}")
+        with contextlib.closing(Chroot(broot)) as chroot:
+            chroot.shut_off(task.log)
+            yield chroot
+    finally:
+        broot.expire()
 
 
 def _text(log: IO[bytes]) -> str:

@@ -8,6 +8,7 @@ verdict; only what keeps the machinery from working fails the task.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -35,12 +36,13 @@ from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict
 from sgx_enclaves.release.place import LockedPackage, dump_lock, parse_lock
+from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.verify import Request, Verified, verify_release
 from sgx_enclaves.report.forms import verdict_dict, verdict_text
 from sgx_enclaves.report.templated import release_html, release_text, verdict_html
 
-from .buildroot import KojiBuildroot
+from .buildroot import koji_buildroot
 from .provenance import take_unsigned
 from .task_base import HTML, TEXT, X86_64, SgxTask
 
@@ -82,8 +84,10 @@ class SgxEnclaveTask(SgxTask):
                 rpm["name"]: self.build_file(rpm["relative"], rpm["sha256"])
                 for rpm in self.asked.get("rpms", [])
             }
-            tag = argument(build_tag, "build_tag")
-            with KojiBuildroot(self, tag, self.asked["repo_id"]) as self.buildroot:
+            self.build_tag = str(argument(build_tag, "build_tag"))
+            given = "unsigned_build" in self.asked
+            place = koji_buildroot(self, self.build_tag, self.asked["repo_id"])
+            with contextlib.nullcontext() if given else place as self.buildroot:
                 answers = self._verify()
             for answer in answers:
                 self.log(f"{answer.enclave} {answer.verdict}: {answer.claim}")
@@ -104,7 +108,8 @@ class SgxEnclaveTask(SgxTask):
             request = replace(request, built=self._folder / "given", origin=origin)
         verified = verify_release(
             request,
-            place=self.buildroot,
+            # which is not asked for anything where the build is given
+            place=self.buildroot or Machine(),
             fetcher=self.fetcher(allow_unpinned=request.allow_unpinned),
             # nothing that is kept outlives this task
             store=BuildStore(self._folder / "stages"),
@@ -165,14 +170,14 @@ class SgxEnclaveTask(SgxTask):
     def _doubted(self, verdict: ReleaseVerdict) -> ReleaseVerdict:
         """The same; not reproducible if anybody could fill the buildroot."""
         allowed = self.asked.get("tag_allowed", False)
-        doubt = buildroot_doubt(str(self.buildroot.build_tag), allowed, self.lock_sha256)
+        doubt = buildroot_doubt(self.build_tag, allowed, self.lock_sha256)
         if not verdict.reproducible or doubt is None:
             return verdict
         return replace(verdict, reproducible=False, claim=f"{verdict.claim}; {doubt}")
 
     def _packages(self) -> Sequence[LockedPackage]:
         """Of the buildroot, or of those that the given build was made in."""
-        if self.buildroot.made:
+        if self.buildroot:
             return self.buildroot.packages()
         return self.origin.buildroot if self.origin is not None else ()
 
@@ -187,10 +192,10 @@ class SgxEnclaveTask(SgxTask):
                 self._upload_signatures(enclave.signed_file, theirs.data)
                 if enclave.may_ship:
                     upload(enclave.signed_file, theirs.data, 0o755)
-        if self.buildroot.made:
+        if self.buildroot:
             seen = {name: record.as_dict() for name, record in verified.toolchains.items()}
             upload(TOOLCHAIN, json.dumps(seen, indent=1))
-        if self.buildroot.made or self.origin is not None:
+        if self.buildroot or self.origin is not None:
             upload(LOCK, dump_lock(self._packages(), target_arch=X86_64))
         for item in files:
             if item.comparison is not None:
@@ -223,7 +228,7 @@ class SgxEnclaveTask(SgxTask):
             reproducible=verified.verdict.reproducible and not verdict.exit_status,
             release={"name": self.release.name, "sha256": digest, "origin": "its parent task"},
             buildroot={
-                "build_tag": str(self.buildroot.build_tag),
+                "build_tag": self.build_tag,
                 "repo_id": self.asked["repo_id"],
                 "packages_sha256": packages_digest(self._packages()),
                 "lock_sha256": self.lock_sha256,

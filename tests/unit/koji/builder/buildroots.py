@@ -34,7 +34,7 @@ class FakeBuildRoot:
     def __init__(
         self, session: Any, options: Any, tag: Any, arch: str, task_id: int, repo_id: int
     ) -> None:
-        self.session = session
+        self.session, self.options = session, options
         self.asked = (tag, arch, task_id, repo_id)
         type(self).made.append(self)
         self.id = len(type(self).made)

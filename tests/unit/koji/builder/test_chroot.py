@@ -10,19 +10,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO
 
 import pytest
 from sgx_enclaves_builder.buildroot import (
     BuildrootTree,
     Chroot,
-    KojiBuildroot,
     children_end_within,
     descendants,
     has_routes,
     how_ended,
 )
-from sgx_enclaves_builder.config import Config
 
 from sgx_enclaves.errors import BuildError, LimitError
 from sgx_enclaves.release.place import Command, LockedPackage
@@ -33,7 +31,7 @@ PATH = {"PATH": "/usr/bin:/bin"}
 
 @pytest.fixture
 def broot(buildroots: type[FakeBuildRoot]) -> FakeBuildRoot:
-    return buildroots(None, None, "demo-build", "x86_64", 1, 4)
+    return buildroots(None, SimpleNamespace(topurl=None), "demo-build", "x86_64", 1, 4)
 
 
 @pytest.fixture
@@ -56,16 +54,6 @@ def run(place: BuildrootTree, log: Path, *argv: str, timeout: float = 30) -> tup
     return ended, log.read_text() if log.exists() else ""
 
 
-def buildroot_of(chroot: Chroot, said: list[str]) -> KojiBuildroot:
-    """A task's buildroot that mock has made already."""
-    session, options = SimpleNamespace(), SimpleNamespace(topurl=None)
-    task: Any = SimpleNamespace(session=session, options=options, config=Config(), log=said.append)
-    buildroot = KojiBuildroot(task, "demo-build", 4)
-    buildroot._broot = SimpleNamespace(id=1)
-    buildroot._make = lambda: chroot  # type: ignore[method-assign]
-    return buildroot
-
-
 def test_commands_answer_one_by_one(chroot: Chroot) -> None:
     asked = [
         ["echo", "a b", "*"],
@@ -73,14 +61,14 @@ def test_commands_answer_one_by_one(chroot: Chroot) -> None:
         ["absent-program"],
         ["true"],
     ]
-    answers = chroot.run_all(asked, 10)
+    answers = chroot.ask(asked, 10)
     assert [answer.text for answer in answers][:2] == ["a b *\n", "no\n"]
     assert [answer.status == 0 for answer in answers] == [True, False, False, True]
 
 
 def test_a_command_that_hangs_is_ended(chroot: Chroot) -> None:
     start = time.monotonic()
-    hung, good = chroot.run_all([["sleep", "60"], ["echo", "on"]], 0.2)
+    hung, good = chroot.ask([["sleep", "60"], ["echo", "on"]], 0.2)
     assert time.monotonic() - start < 20
     assert (hung.status == 0, good.text) == (False, "on\n")
 
@@ -90,7 +78,7 @@ def test_a_mock_that_does_not_work_is_reported(
 ) -> None:
     buildroots.instead = staticmethod(lambda _argv: 30 << 8)
     with pytest.raises(BuildError, match=r"cannot be run in the buildroot: mock ended with status"):
-        chroot.run_all([["true"]], 1)
+        chroot.ask([["true"]], 1)
 
 
 def test_a_step_has_its_folder_variables_and_mask(chroot: Chroot, tmp_path: Path) -> None:
@@ -251,8 +239,8 @@ def test_a_program_that_puts_links_in_its_files_place_shows_nothing_of_theirs(
     secret.write_text("secret")
     script = f"ln -sf {secret} ask-0.log; ln -sf {secret} ask-1.status"
     with pytest.raises(BuildError, match="cannot be run in the buildroot"):
-        chroot.run_all([["sh", "-c", script], ["true"]], 10)
-    (answer,) = chroot.run_all([["true"]], 10)
+        chroot.ask([["sh", "-c", script], ["true"]], 10)
+    (answer,) = chroot.ask([["true"]], 10)
     assert (answer.status, answer.text) == (0, "")
 
 
@@ -260,9 +248,9 @@ def test_a_program_that_prints_too_much_is_refused(
     chroot: Chroot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sgx_enclaves_builder.buildroot._MAX_OUTPUT", 10)
-    assert chroot.run_all([["echo", "123456789"]], 10)[0].text == "123456789\n"
+    assert chroot.ask([["echo", "123456789"]], 10)[0].text == "123456789\n"
     with pytest.raises(LimitError, match="at most 10 bytes"):
-        chroot.run_all([["echo", "1234567890"]], 10)
+        chroot.ask([["echo", "1234567890"]], 10)
 
 
 def test_what_the_buildroot_cannot_do_is_reported(
@@ -271,9 +259,7 @@ def test_what_the_buildroot_cannot_do_is_reported(
     monkeypatch.setattr("sgx_enclaves_builder.buildroot._UNSHARE", ("absent-unshare",))
     monkeypatch.setattr("sgx_enclaves_builder.buildroot._ROUTES", ("echo", "Iface\neth0 0 x"))
     said: list[str] = []
-    buildroot = buildroot_of(chroot, said)
-    (answer,) = buildroot.ask([["true"]], 10)
-    assert answer.status == 0
+    chroot.shut_off(said.append)
     assert any("no processes of their own" in line for line in said)
     assert "warning: steps can reach a network in this buildroot" in said
 
@@ -339,10 +325,10 @@ def test_packages_are_asked_once_and_from_outside(
         "sgx_enclaves_builder.buildroot.component_urls",
         lambda *_arguments: {"x-1-1.noarch": "https://k.example/x"},
     )
-    buildroot = buildroot_of(Chroot(broot), [])
-    buildroot.open(root, "/builddir/tree")
+    chroot = Chroot(broot)
+    chroot.open(root, "/builddir/tree")
     # what a step does to them afterwards is not asked for
-    buildroot.packages()
+    chroot.packages()
     assert asked == [({"x-1-1.noarch": "https://k.example/x"}, str(root / "var/lib/rpm"))]
 
 
