@@ -191,10 +191,9 @@ class TarStream:
         if len(header) != _BLOCK:
             raise self._error("the archive ends too early")
         if header.strip(b"\0"):
-            # its own field counts as blanks; some tars added up signed bytes
+            # its own field counts as blanks
             blanked = header[:148] + b" " * 8 + header[156:]
-            signed = sum(blanked) - 256 * sum(byte > 127 for byte in blanked)
-            if self._number(header[148:156], "checksum") not in (sum(blanked), signed):
+            if self._number(header[148:156], "checksum") != sum(blanked):
                 raise self._error("this is not a tar header: its checksum is wrong")
             return header
         while rest := self._read(_CHUNK):
