@@ -137,7 +137,7 @@ def judge_origin(
     return OriginJudgement(
         f"proved: {'; '.join(proved)}. Not proved: {'; '.join(opened)}",
         tuple(objections),
-        None if package is None else _digest(buildroot, f"buildroot {package.buildroot}"),
+        None if package is None else packages_digest(buildroot, f"buildroot {package.buildroot}"),
         tuple(buildroot),
     )
 
@@ -223,11 +223,7 @@ def _tools(package: MadeIn, tree: Release) -> tuple[list[str], list[str], list[W
     return seen, unseen, wrong
 
 
-def packages_digest(packages: Sequence[LockedPackage]) -> Optional[str]:
-    """SHA-256 over the packages of a buildroot, hexadecimal; None if there are none."""
-    return _digest(packages) if packages else None
-
-
-def _digest(packages: Iterable[LockedPackage], *more: str) -> str:
-    lines = sorted({f"{package.nevra} {package.sigmd5}" for package in packages})
-    return sha256_of("\n".join([*lines, *more]).encode())
+def packages_digest(packages: Iterable[LockedPackage], *more: str) -> Optional[str]:
+    """SHA-256 over the packages of a buildroot and `more`, hexadecimal; None if there are none."""
+    lines = [*sorted({f"{package.nevra} {package.sigmd5}" for package in packages}), *more]
+    return sha256_of("\n".join(lines).encode()) if lines else None

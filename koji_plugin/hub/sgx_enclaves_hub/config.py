@@ -13,7 +13,7 @@ import fnmatch
 import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Optional
@@ -68,25 +68,8 @@ def read_settings(path: str) -> Settings:
     # A name alone could be taken by another tag, and a glob by a new one.
     tags = [tag.split(":") for tag in found.tasks_build_tags]
     pins = {name: int(number) for name, number in tags}
-    if len(pins) < len(tags):
-        raise InputError(
-            "[tasks] build_tags names a tag twice",
-            file=path,
-            expected="NAME:ID of each tag, once",
-            found=" ".join(found.tasks_build_tags)[:120],
-        )
-    if found.hook_enabled and not (found.hook_targets or found.hook_build_tag):
-        raise InputError(
-            "[hook] is enabled, but has nowhere to build",
-            file=path,
-            expected="build_tag, or targets in [hook targets]",
-        )
-    if bool(found.gate_attestations) != bool(found.gate_attestation_keys):
-        raise InputError(
-            "[gate] has attestations without keys, or keys without attestations",
-            file=path,
-            expected="attestations and attestation_keys",
-        )
+    for message, expected in _contradictions(found, pins):
+        raise InputError(message, file=path, expected=expected)
     rules = []
     for glob, text in found.enforce.items():
         words = () if text.lower() in ("", *YES) else text.split()
@@ -96,6 +79,19 @@ def read_settings(path: str) -> Settings:
             error.file = path
             raise
     return replace(found, pins=pins, rules=tuple(rules))
+
+
+def _contradictions(found: Settings, pins: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """What is wrong, and what is expected instead."""
+    if len(pins) < len(found.tasks_build_tags):
+        named = " ".join(found.tasks_build_tags)[:120]
+        yield f"[tasks] build_tags names a tag twice: {named}", "NAME:ID of each tag, once"
+    if found.hook_enabled and not (found.hook_targets or found.hook_build_tag):
+        expected = "build_tag, or targets in [hook targets]"
+        yield "[hook] is enabled, but has nowhere to build", expected
+    if bool(found.gate_attestations) != bool(found.gate_attestation_keys):
+        message = "[gate] has attestations without keys, or keys without attestations"
+        yield message, "attestations and attestation_keys"
 
 
 if __name__ == "__main__":

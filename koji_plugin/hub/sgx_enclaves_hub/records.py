@@ -230,11 +230,8 @@ def setSgxLock(task_id: int) -> dict[str, Any]:
             what = f"the result of task {task_id} is of another release than it was asked for"
             raise RecordError(what, expected=asked, found=repr(release))
         subtasks = [child["id"] for child in task.getChildren() if child["method"] == CHILD]
-        locks = {}
-        for number in subtasks[::-1]:
-            data = read_file(f"{koji.pathinfo.task(number)}/{LOCK_FILE}", _MAX_LOCK)
-            lock = data.decode("utf-8", "replace")
-            locks[_packages(lock, number)] = lock
+        # of those that say the same, the first one's
+        locks = dict(map(_lock_of, subtasks[::-1]))
         if len(locks) != 1:
             raise RecordError(
                 f"the subtasks of task {task_id} were not made in one and the same buildroot",
@@ -245,9 +242,10 @@ def setSgxLock(task_id: int) -> dict[str, Any]:
         return store.put_lock(release, lock, task_id=task_id, user_id=session.user_id)
 
 
-def _packages(lock: str, task_id: int) -> str:
-    """The packages that a lock names, in one order."""
-    file = f"{LOCK_FILE} of task {task_id}"
+def _lock_of(task_id: int) -> tuple[str, str]:
+    """The packages that a subtask's lock names, in one order, and its text."""
+    data = read_file(f"{koji.pathinfo.task(task_id)}/{LOCK_FILE}", _MAX_LOCK)
+    lock, file = data.decode("utf-8", "replace"), f"{LOCK_FILE} of task {task_id}"
     parsed = parse_json(lock, file=file, error=RecordError, most=_MAX_LOCK)
     try:
         packages = sorted(map(json.dumps, parsed["buildroot"]["rpms"]))
@@ -255,4 +253,4 @@ def _packages(lock: str, task_id: int) -> str:
         packages = []
     if not packages:
         raise RecordError("the lock names no packages", file=file)
-    return "\n".join(packages)
+    return "\n".join(packages), lock
