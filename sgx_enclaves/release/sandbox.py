@@ -135,7 +135,7 @@ class Machine:
     ) -> None:
         if root is not None and not Path(root).is_dir():
             raise InputError("there is no such buildroot", file=root, hint="correct --root")
-        self._root = root or "/"
+        self._root = root
         # a user namespace lets others than root enter another root
         as_root = () if os.geteuid() == 0 else ("unshare", "--map-root-user")
         self._enter = () if root is None else (*as_root, "chroot", root)
@@ -150,7 +150,7 @@ class Machine:
 
     def packages(self) -> Sequence[LockedPackage]:
         """See `Place`; a machine with rpm but without its database is no RPM machine."""
-        folders = [Path(self._root, name) for name in RPM_DATABASES]
+        folders = [Path(self._root or "/", name) for name in RPM_DATABASES]
         there = any((f / "Packages").exists() or any(f.glob("*.sqlite")) for f in folders)
         if shutil.which("rpm") is None or not there:
             return ()
@@ -321,13 +321,14 @@ def relocation(wanted: str, actual: str) -> Callable[[str], str]:
     Steps may also use the directory that the tree lies in, for instance to install the
     SDK beside it; that directory moves along, unless it is one of the machine's own.
     """
-    moves = {} if wanted == actual else {wanted.rstrip("/"): actual}
-    parent = os.path.dirname(wanted.rstrip("/"))
-    _, top, *deeper = f"{parent}/".split("/")
-    if moves and top and top not in _MACHINES and (deeper != [""] or top not in _SHARED):
+    wanted = wanted.rstrip("/")
+    parent = os.path.dirname(wanted)
+    top, *deeper = parent.split("/")[1:]
+    moves = {wanted: actual}
+    if top and top not in _MACHINES and (deeper or top not in _SHARED):
         moves[parent] = os.path.dirname(actual)
     pattern = re.compile(f"{_BEFORE}(?:{'|'.join(map(re.escape, moves))}){_AFTER}")
-    return lambda text: pattern.sub(lambda found: moves[found[0]], text) if moves else text
+    return lambda text: pattern.sub(lambda found: moves[found[0]], text)
 
 
 def remove_tree(folder: Path) -> None:
@@ -349,7 +350,6 @@ def remove_tree(folder: Path) -> None:
     for path in folders:
         with contextlib.suppress(OSError):
             os.chmod(path, 0o700)
-            folders += [
-                item.path for item in os.scandir(path) if item.is_dir(follow_symlinks=False)
-            ]
+            here = os.scandir(path)
+            folders += [item.path for item in here if item.is_dir(follow_symlinks=False)]
     shutil.rmtree(folder, ignore_errors=True)
