@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import functools
 import os
 import re
 import shutil
@@ -170,11 +169,10 @@ class Sandbox:
     def __init__(
         self, scratch: Path, root: str, isolation: Isolation, visible: Sequence[str] = ()
     ) -> None:
-        self._isolation = isolation
         self.network = isolation is Isolation.NONE
         self._scratch = Path(os.path.abspath(scratch))
         self._remove: Optional[Path] = None
-        self._binds: list[str] = []
+        self._enter: list[str] = []
         self.root = os.path.normpath(root)
         top = Path(self.root).parts[1:2]
         if not top or (top[0] in _RESERVED and not self.network):
@@ -199,10 +197,11 @@ class Sandbox:
         area = tmp if top[0] == "tmp" else self._scratch / "area"
         area.mkdir(exist_ok=True)
         self.path = area.joinpath(*Path(self.root).parts[2:])
-        self._binds = ["--bind", str(tmp), "/tmp", "--bind", str(area), f"/{top[0]}"]  # noqa: S108
+        binds = ["--bind", str(tmp), "/tmp", "--bind", str(area), f"/{top[0]}"]  # noqa: S108
         for folder in visible:
             if Path(folder).parts[1:2] not in [(name,) for name in _SYSTEM]:
-                self._binds += ["--ro-bind-try", folder, folder]
+                binds += ["--ro-bind-try", folder, folder]
+        self._enter = bubblewrap(isolation, binds)
 
     def close(self) -> None:
         """See `Tree`."""
@@ -211,9 +210,7 @@ class Sandbox:
 
     def run(self, command: Command, log: Path) -> Ended:
         """See `Tree`."""
-        enter: Sequence[str] = ()
-        if self._isolation is not Isolation.NONE:
-            enter = bubblewrap(self._isolation, self._binds, command.hostname)
+        enter = [*self._enter, "--hostname", command.hostname] if self._enter else []
         variables = [f"{name}={value}" for name, value in command.environment.items()]
         argv = [*_SUPERVISE, *enter, _ENV, "-i", f"--chdir={command.folder}", "--", *variables]
         try:
@@ -245,11 +242,10 @@ def _as_step(ended: Ended, command: Command, last: Sequence[str]) -> Ended:
     return ended
 
 
-def bubblewrap(isolation: Isolation, binds: Sequence[str], hostname: str) -> list[str]:
+def bubblewrap(isolation: Isolation, binds: Sequence[str]) -> list[str]:
     """The words before a command that give it a root of its own; `binds` are more arguments."""
     words = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--new-session"]
     words += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
-    words += ["--hostname", hostname]
     if isolation is Isolation.USER:
         words += ["--unshare-user", "--uid", "0", "--gid", "0"]
     words += ["--cap-drop", "ALL"]
@@ -263,10 +259,9 @@ def bubblewrap(isolation: Isolation, binds: Sequence[str], hostname: str) -> lis
     words += [*_proc(isolation), "--dev", "/dev", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
     words += [word for path in shown for word in ("--ro-bind-try", path, path)]
     words += [word for name in _EMPTY for word in ("--dir", f"/{name}")]
-    return [*words, *binds, "--remount-ro", "/", "--"]
+    return [*words, *binds, "--remount-ro", "/"]
 
 
-@functools.cache
 def _proc(isolation: Isolation) -> tuple[str, ...]:
     """A /proc of the step's own; the machine's where a container allows no new one."""
     own, shared = ("--proc", "/proc"), ("--ro-bind", "/proc", "/proc")
@@ -283,7 +278,7 @@ def best_isolation() -> tuple[Isolation, str]:
     said = ""
     kinds = (Isolation.ROOT, Isolation.USER) if os.geteuid() == 0 else (Isolation.USER,)
     for kind in kinds:
-        output = run_tool([*bubblewrap(kind, [], "localhost"), _ENV, "true"], _PROBE_TIMEOUT)
+        output = run_tool([*bubblewrap(kind, []), _ENV, "true"], _PROBE_TIMEOUT)
         if output.status == 0:
             return kind, ""
         said = said or output.text.strip()
