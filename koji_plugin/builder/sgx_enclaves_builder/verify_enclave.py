@@ -8,10 +8,10 @@ verdict; only what keeps the machinery from working fails the task.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Optional
@@ -35,7 +35,7 @@ from sgx_enclaves.gate.subjects import FileVerdict, compared_files, outcome_for
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release.manifest import config_name, unsigned_name
 from sgx_enclaves.release.outcome import ReleaseVerdict
-from sgx_enclaves.release.place import LockedPackage, dump_lock, parse_lock
+from sgx_enclaves.release.place import Place, dump_lock, parse_lock
 from sgx_enclaves.release.sandbox import Machine
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.verify import Request, Verified, verify_release
@@ -78,22 +78,22 @@ class SgxEnclaveTask(SgxTask):
             lock = kept["lock"].encode() if kept is not None else b""
             self.lock = parse_lock(lock, "the hub's lock") if kept is not None else None
             self.lock_sha256 = sha256_of(lock) if kept is not None else None
-            # of the build that the one enclave is taken from, if it is not built
-            self.origin: Optional[OriginJudgement] = None
             self.rpms = {
                 rpm["name"]: self.build_file(rpm["relative"], rpm["sha256"])
                 for rpm in self.asked.get("rpms", [])
             }
             self.build_tag = str(argument(build_tag, "build_tag"))
-            given = "unsigned_build" in self.asked
-            place = koji_buildroot(self, self.build_tag, self.asked["repo_id"])
-            with contextlib.nullcontext() if given else place as self.buildroot:
-                answers = self._verify()
+            place: AbstractContextManager[Place] = nullcontext(Machine())
+            # which is not asked for anything where the build is given
+            if "unsigned_build" not in self.asked:
+                place = koji_buildroot(self, self.build_tag, self.asked["repo_id"])
+            with place as entered:
+                answers = self._verify(entered)
             for answer in answers:
                 self.log(f"{answer.enclave} {answer.verdict}: {answer.claim}")
             return {answer.enclave: as_plain(answer) for answer in answers}
 
-    def _verify(self) -> list[Answer]:
+    def _verify(self, place: Place) -> list[Answer]:
         """Get ours, get the vendor's, compare, upload, answer."""
         request = Request(
             self.catalogue,
@@ -103,19 +103,20 @@ class SgxEnclaveTask(SgxTask):
             jobs=1,
             make_timeout=self.config.build_make_timeout,
         )
+        origin: Optional[OriginJudgement] = None
         if "unsigned_build" in self.asked:
             origin = self._take(self.asked["unsigned_build"])
             request = replace(request, built=self._folder / "given", origin=origin)
         verified = verify_release(
             request,
-            # which is not asked for anything where the build is given
-            place=self.buildroot or Machine(),
+            place=place,
             fetcher=self.fetcher(allow_unpinned=request.allow_unpinned),
             # nothing that is kept outlives this task
             store=BuildStore(self._folder / "stages"),
             say=self.log,
         )
         verified = _with_uploaded_logs(verified)
+        packages = tuple(place.packages()) if origin is None else origin.buildroot
         self.outputs.mkdir()
         for ours in verified.built.files.values():
             self.upload(unsigned_name(ours.file), ours.unsigned, 0o755)
@@ -128,19 +129,21 @@ class SgxEnclaveTask(SgxTask):
             files = compared_files(enclave, verdict, self.release, self.rpms, self.outputs)
             found.append((enclave, verdict, files))
         verified = replace(verified, verdict=self._doubted(verified.verdict))
-        plain = self._report(verified, found)
+        digests: list[Optional[str]] = [seen.digest() for seen in verified.toolchains.values()]
+        more = ""
+        if origin is not None:
+            more = f"; of that build {origin.says}"
+            digests.append(origin.toolchain_sha256)
+        digest = packages_digest(packages)
+        plain = self._report(verified, found, digest)
+        self.upload(LOCK, dump_lock(packages, target_arch=X86_64))
         self._upload(verified, [file for *_, files in found for file in files], plain)
-        digests = [record.digest() for record in verified.toolchains.values()]
         shared = {
-            "buildroot_sha256": packages_digest(self._packages()),
+            "buildroot_sha256": digest,
             "lock_sha256": self.lock_sha256,
             "release_sha256": self.asked.get("release_sha256"),
             "report_sha256": self.upload_report(plain, verified.manifest),
         }
-        more = ""
-        if self.origin is not None:
-            more = f"; of that build {self.origin.says}"
-            digests += filter(None, [self.origin.toolchain_sha256])
         return [
             Answer(
                 enclave.name,
@@ -163,9 +166,9 @@ class SgxEnclaveTask(SgxTask):
         tree, _own = self.catalogue.build_of(self.release, enclave)
         tree = tree.along([enclave.name])
         history = take_unsigned(self, build, enclave, tree, given)
-        self.origin = judge_origin(history, tree, self.lock)
-        self.log(self.origin.says)
-        return self.origin
+        origin = judge_origin(history, tree, self.lock)
+        self.log(origin.says)
+        return origin
 
     def _doubted(self, verdict: ReleaseVerdict) -> ReleaseVerdict:
         """The same; not reproducible if anybody could fill the buildroot."""
@@ -174,12 +177,6 @@ class SgxEnclaveTask(SgxTask):
         if not verdict.reproducible or doubt is None:
             return verdict
         return replace(verdict, reproducible=False, claim=f"{verdict.claim}; {doubt}")
-
-    def _packages(self) -> Sequence[LockedPackage]:
-        """Of the buildroot, or of those that the given build was made in."""
-        if self.buildroot:
-            return self.buildroot.packages()
-        return self.origin.buildroot if self.origin is not None else ()
 
     def _upload(
         self, verified: Verified, files: Sequence[FileVerdict], report: dict[str, Any]
@@ -192,11 +189,9 @@ class SgxEnclaveTask(SgxTask):
                 self._upload_signatures(enclave.signed_file, theirs.data)
                 if enclave.may_ship:
                     upload(enclave.signed_file, theirs.data, 0o755)
-        if self.buildroot:
+        if verified.toolchains:
             seen = {name: record.as_dict() for name, record in verified.toolchains.items()}
             upload(TOOLCHAIN, json.dumps(seen, indent=1))
-        if self.buildroot or self.origin is not None:
-            upload(LOCK, dump_lock(self._packages(), target_arch=X86_64))
         for item in files:
             if item.comparison is not None:
                 name = item.subject.path.rpartition("/")[2]
@@ -214,6 +209,7 @@ class SgxEnclaveTask(SgxTask):
         self,
         verified: Verified,
         found: Sequence[tuple[Enclave, ReleaseVerdict, Sequence[FileVerdict]]],
+        packages_sha256: Optional[str],
     ) -> dict[str, Any]:
         """The report for programs."""
         verdict = overall(file.subject for *_, files in found for file in files)
@@ -230,7 +226,7 @@ class SgxEnclaveTask(SgxTask):
             buildroot={
                 "build_tag": self.build_tag,
                 "repo_id": self.asked["repo_id"],
-                "packages_sha256": packages_digest(self._packages()),
+                "packages_sha256": packages_sha256,
                 "lock_sha256": self.lock_sha256,
             },
             packages=[
