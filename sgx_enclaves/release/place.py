@@ -149,12 +149,8 @@ class Place(Protocol):
 
 def describe(ended: Ended) -> str:
     """How a command ended, in words."""
-    if ended.timed_out:
-        return "took too long and was killed with all that it had started"
-    if ended.problem is not None:
-        return ended.problem
     if ended.status is None:
-        return "vanished"
+        return ended.problem or "took too long and was killed with all that it had started"
     if ended.status < 0:
         names = {int(item): item.name for item in signal.Signals}
         return f"was killed by {names.get(-ended.status, f'signal {-ended.status}')}"

@@ -156,7 +156,6 @@ def test_makes_in_folders_of_one_another_are_no_strangers(
         (Ended(-99, False, None, 1), "was killed by signal 99"),
         (Ended(None, True, None, 1), "took too long and was killed with all that it had started"),
         (Ended(None, False, "no log", 1), "no log"),
-        (Ended(None, False, None, 1), "vanished"),
     ],
 )
 def test_every_end_has_words(ended: Ended, said: str) -> None:
