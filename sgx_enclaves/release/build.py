@@ -86,10 +86,8 @@ _LATER = "+34567890s"
 def plan_trees(
     catalogue: Catalogue, release: Release, route: Optional[str] = None
 ) -> tuple[TreePlan, ...]:
-    """Find the trees that the enclaves which a release requires are built in.
-
-    See `Release.along` for the route. A CatalogueError if that is unknown, or an enclave cannot
-    be built by outsiders.
+    """The trees in which the enclaves that a release requires are built; see `Release.along` for
+    the route. A CatalogueError if that is unknown, or an enclave cannot be built by outsiders.
     """
     wanted = [enclave for enclave in release.enclaves if enclave.required]
     if not wanted:

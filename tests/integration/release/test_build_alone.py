@@ -369,10 +369,13 @@ def test_a_path_of_the_designated_toolchain_alone_will_do(
 
 
 def test_limits_hold_for_every_step(small: SmallRelease, into: Path, shut_off: Isolation) -> None:
-    lines = shell(small, into, shut_off, "ulimit -Hc; ulimit -Hn; ulimit -Hf")
-    assert lines[0] == "0"
-    assert int(lines[1]) <= 1 << 16
-    assert int(lines[2]) <= 64 << 20
+    for isolation in (shut_off, Isolation.NONE):
+        made = into / isolation.name
+        lines = shell(small, made, isolation, "ulimit -Hc; ulimit -Hn; ulimit -Hf; ulimit -Hu")
+        assert lines[0] == "0"
+        assert int(lines[1]) <= 1 << 16
+        assert int(lines[2]) <= 64 << 20
+        assert int(lines[3]) <= 1 << 15
 
 
 def test_a_folder_with_something_mounted_in_it_is_never_removed(
