@@ -144,7 +144,7 @@ def check_package(
                 for r in results
             ]
     except SgxEnclavesError as error:
-        findings.append(package_finding(error, path))
+        findings.append(_package_finding(error, path))
     return PackageResult(path, nevra, tuple(results), (*findings, *embedded))
 
 
@@ -168,7 +168,7 @@ def _items(
     return enclaves_among(package, members)
 
 
-def package_finding(error: SgxEnclavesError, path: str) -> Finding:
+def _package_finding(error: SgxEnclavesError, path: str) -> Finding:
     """An error about a package as a finding; its code says what kind of trouble it is."""
     found = finding_of(error, "package-malformed")
     for kind, code in (

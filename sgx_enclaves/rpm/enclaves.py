@@ -337,7 +337,7 @@ def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optio
         return None
     chunks = itertools.chain((first,), member.chunks)
     if member.file.size > package.limits.enclave.file_size:
-        if named or _mention_metadata(chunks):
+        if _mention_metadata(chunks) or named:
             raise LimitError(
                 f"{member.file.path!r} is too large for an enclave, and may be one",
                 file=package.file,

@@ -16,7 +16,7 @@ import re
 import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Optional, TypeVar
 
 from sgx_enclaves.child import PIECE_SIZE, Send, in_child
 from sgx_enclaves.errors import (
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from sgx_enclaves.rpm.reader import Package
 
 HEADER_MAGIC = b"\x8e\xad\xe8\x01\0\0\0\0"
-COUNTS = struct.Struct(">II")
-ENTRY = struct.Struct(">IIII")
+_COUNTS = struct.Struct(">II")
+_ENTRY = struct.Struct(">IIII")
 # Tag and type of HEADERIMMUTABLE, by which librpm checks the rest of the region.
 _REGION = (63, 7)
 # Tags that not every librpm in use knows by name.
@@ -92,15 +92,15 @@ class Header:
             ) from None
         entries = int.from_bytes(blob[:4], "big")
         # Tag, type, offset and count of each.
-        index = struct.unpack_from(f">{4 * entries}I", blob, COUNTS.size)
+        index = struct.unpack_from(f">{4 * entries}I", blob, _COUNTS.size)
         self._counts = dict(zip(index[::4], index[3::4]))
         # Then a tag is outside of what was signed.
         self.has_tags_twice = len(self._counts) != entries
         # The first tag is where the region ends, which says how many tags are in it.
-        end = COUNTS.size + ENTRY.size * entries + (index[2] if index[:2] == _REGION else 0)
+        end = _COUNTS.size + _ENTRY.size * entries + (index[2] if index[:2] == _REGION else 0)
         self._is_one_region = (
-            end + ENTRY.size == len(blob)
-            and ENTRY.unpack_from(blob, end)[2] == (-ENTRY.size * entries) & 0xFFFF_FFFF
+            end + _ENTRY.size == len(blob)
+            and _ENTRY.unpack_from(blob, end)[2] == (-_ENTRY.size * entries) & 0xFFFF_FFFF
         )
 
     def __contains__(self, tag: str) -> bool:
@@ -123,6 +123,12 @@ class Header:
             raise self.wrong("a header is malformed", "each tag once")
         if not self._is_one_region:
             raise self.wrong("the header is not one immutable region", "a package of RPM 4 or 6")
+
+    @property
+    def signatures(self) -> Mapping[int, Any]:
+        """The OpenPGP signatures in it, good or not, by tag."""
+        numbers = (_NUMBERS[tag] for tag in ("RSAHEADER", "DSAHEADER", "OPENPGP"))
+        return {number: self.parsed[number] for number in numbers if number in self.parsed}
 
     def all(self, tag: str, kind: type[Value]) -> tuple[Value, ...]:
         """All numbers or texts of a tag; none when it is not there."""
@@ -154,18 +160,42 @@ def _number(tag: str) -> int:
     return number
 
 
-# Signatures over the header: of RPM 4, and from RPM 6 on.
-_OPENPGP = ("RSAHEADER", "DSAHEADER", "OPENPGP")
-Signatures = Mapping[int, Any]
+def read_header(stream: BinaryIO, file: str, limits: PackageLimits) -> Header:
+    """The header that comes next; bounded before it is read."""
+    start = stream.tell()
+    magic, counts = take(stream, len(HEADER_MAGIC), file), take(stream, _COUNTS.size, file)
+    if magic != HEADER_MAGIC:
+        raise PackageError(
+            "no RPM header where one should be",
+            file=file,
+            offset=start,
+            expected=HEADER_MAGIC.hex(),
+            found=magic.hex(),
+        )
+    entries, size = _COUNTS.unpack(counts)
+    message = "a header is too large"
+    at_most(limits.header_entries, entries, message, "tags", file=file, offset=start)
+    at_most(limits.header_size, size, message, "bytes", file=file, offset=start)
+    return Header(file, start, counts + take(stream, entries * _ENTRY.size + size, file), limits)
 
 
-def signatures_in(header: Any) -> Signatures:
-    """The OpenPGP signatures in a header of librpm's, good or not, by tag."""
-    numbers = (_NUMBERS[tag] for tag in _OPENPGP)
-    return {number: header[number] for number in numbers if number in header}
+def take(stream: BinaryIO, size: int, file: str) -> bytes:
+    """The next bytes of a package file; memory is taken for what is there."""
+    left = os.fstat(stream.fileno()).st_size - stream.tell()
+    data = stream.read(max(0, min(size, left)))
+    if len(data) < size:
+        raise truncated(file, stream.tell() + size - len(data), stream.tell())
+    return data
 
 
-def is_signed_by_known_key(header: Header, signatures: Signatures) -> bool:
+def truncated(file: str, expected: int, found: int) -> PackageDamagedError:
+    """The error for a package that has fewer bytes than it should."""
+    least, size = f"{expected} bytes at least", f"{found} bytes"
+    message = "the package is truncated"
+    return PackageDamagedError(message, file=file, offset=found, expected=least, found=size)
+
+
+def is_signed_by_known_key(header: Header, signatures: Mapping[int, Any]) -> bool:
     """Whether one of the signatures over a header is good, by a key of rpm's keyring.
 
     The header pins the payload. librpm judges, in a child process.
@@ -267,7 +297,7 @@ class _Window:
         # What was unpacked from there in the archive on.
         self._start, self._data = 0, memoryview(b"")
 
-    def show(self, position: int, size: int) -> None:
+    def show(self, position: int, size: int) -> memoryview:
         """Have so many bytes ready from a position in the archive on, or all there are."""
         data = self._data[position - self._start :]
         while len(data) < size and not self._ended:
@@ -277,10 +307,7 @@ class _Window:
         self._start, self._data = position, data
         os.ftruncate(self.handle, os.pwrite(self.handle, data[:size], 0))
         os.lseek(self.handle, 0, os.SEEK_SET)
-
-    def between(self, start: int, end: int) -> bytes:
-        """What is in the archive from one position to another."""
-        return bytes(self._data[start - self._start : end - self._start])
+        return data[:size]
 
     def is_at_end(self, position: int) -> bool:
         """Whether there is nothing behind this position in the archive."""
@@ -311,19 +338,17 @@ class Unpacker:
         """Send the head of each file, then its content; see `FILE_HEAD`."""
         position = 0
         while True:
-            self._window.show(position, _ENTRY_MOST)
-            entry = position + -position % 4
+            padding = -position % 4
+            shown = bytes(self._window.show(position, _ENTRY_MOST)[padding:])
             try:
                 found = next(self._archive, None)
             except (OSError, librpm().error) as error:
-                raw = self._window.between(entry, position + _ENTRY_MOST)
-                raise self._failed(error, raw) from None
+                raise self._failed(error, shown) from None
+            raw = shown[: self._archive.tell() - position - padding]
             position = self._archive.tell()
-            raw = self._window.between(entry, position)
             if found is None:
                 self._check_trailer(raw)
-                self._window.show(position, _PADDING + 1)
-                rest = self._window.between(position, position + _PADDING + 1)
+                rest = bytes(self._window.show(position, _PADDING + 1))
                 if len(rest) > _PADDING or rest.strip(b"\0"):
                     raise self._wrong("there are bytes behind the end of the payload")
                 send(b"")

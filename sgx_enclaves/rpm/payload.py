@@ -21,14 +21,7 @@ from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import PackageDamagedError, PackageError, UnsupportedError
 from sgx_enclaves.files import DigestedStream, system_errors
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
-from sgx_enclaves.rpm.librpm import (
-    FILE_HEAD,
-    KINDS,
-    Header,
-    PackageFile,
-    Unpacker,
-    signatures_in,
-)
+from sgx_enclaves.rpm.librpm import FILE_HEAD, KINDS, Header, PackageFile, Unpacker
 from sgx_enclaves.rpm.reader import Package, open_package
 
 _PACKED = {
@@ -200,8 +193,7 @@ def installed(header: bytes, path: str, root: str = "/") -> Iterator[Contents]:
     """
     parsed = Header(path, 0, header, DEFAULT_PACKAGE_LIMITS)
     # Of a relocated package, rpm has written the paths again, and nobody has signed those.
-    signatures = {} if parsed.has_tags_twice else signatures_in(parsed.parsed)
-    package = Package(parsed, DEFAULT_PACKAGE_LIMITS, signatures)
+    package = Package(parsed, DEFAULT_PACKAGE_LIMITS, None if parsed.has_tags_twice else parsed)
     yield package, _installed_files(package, root)
 
 

@@ -19,18 +19,9 @@ from typing import BinaryIO, Optional
 
 from sgx_enclaves.errors import LimitError, PackageDamagedError, PackageError, UnsupportedError
 from sgx_enclaves.files import kind_of, open_regular, system_errors
-from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits, at_most
+from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, PackageLimits, at_most
 from sgx_enclaves.plain import record
-from sgx_enclaves.rpm.librpm import (
-    COUNTS,
-    ENTRY,
-    HEADER_MAGIC,
-    KINDS,
-    Header,
-    PackageFile,
-    Signatures,
-    signatures_in,
-)
+from sgx_enclaves.rpm.librpm import KINDS, Header, PackageFile, read_header, take, truncated
 
 _LEAD_SIZE = 96
 _LEAD_MAGIC = b"\xed\xab\xee\xdb"
@@ -59,7 +50,7 @@ class Package:
     """A package's headers, read and checked.
 
     Args:
-        signatures: over the header, good or not.
+        signed: the header that has the signatures over it, good or not, if there is one.
         payload_size: bytes behind the header, where there is a file.
     """
 
@@ -67,11 +58,11 @@ class Package:
         self,
         header: Header,
         limits: PackageLimits,
-        signatures: Signatures,
+        signed: Optional[Header],
         payload_size: Optional[int] = None,
     ) -> None:
         self.file = header.file
-        self.signatures = signatures
+        self.signatures = signed.signatures if signed is not None else {}
         self.header = header
         self.limits = limits
         self.payload_start = header.start + header.size
@@ -259,10 +250,10 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
             else "name an RPM package, or get it again",
         )
     if len(lead) < _LEAD_SIZE:
-        raise _truncated(file, _LEAD_SIZE, len(lead))
-    signature = _read_header(stream, file, limits)
-    _take(stream, -signature.size % 8, file)
-    header = _read_header(stream, file, limits)
+        raise truncated(file, _LEAD_SIZE, len(lead))
+    signature = read_header(stream, file, limits)
+    take(stream, -signature.size % 8, file)
+    header = read_header(stream, file, limits)
     header.require_one_region()
     pins = {name: signature.one(tag, str) for tag, name in _HEADER_DIGESTS.items()}
     for name, pinned in pins.items():
@@ -279,7 +270,7 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
         raise signature.wrong(message, "SHA256HEADER or SHA1HEADER")
     payload_size = end - stream.tell()
     _check_size(header, signature, payload_size)
-    return Package(header, limits, signatures_in(signature.parsed), payload_size)
+    return Package(header, limits, signature, payload_size)
 
 
 def _check_size(header: Header, signature: Header, found: int) -> None:
@@ -292,7 +283,7 @@ def _check_size(header: Header, signature: Header, found: int) -> None:
         sizes = [header.one(tag, int) for tag in ("PAYLOADSIZE", "PAYLOADSIZEALT")]
         stated = [size for size in sizes if size is not None]
     if stated and found < min(stated):
-        raise _truncated(header.file, start + stated[0], start + found)
+        raise truncated(header.file, start + stated[0], start + found)
     if stated and found not in stated:
         raise PackageDamagedError(
             "there are bytes behind the end of the package",
@@ -301,46 +292,3 @@ def _check_size(header: Header, signature: Header, found: int) -> None:
             expected=", or unpacked ".join(f"{start + size} bytes" for size in stated),
             found=f"{start + found} bytes",
         )
-
-
-def _read_header(stream: BinaryIO, file: str, limits: PackageLimits) -> Header:
-    """The header that comes next; bounded before it is read."""
-    start = stream.tell()
-    preamble = _take(stream, len(HEADER_MAGIC) + COUNTS.size, file)
-    magic, counts = preamble[: len(HEADER_MAGIC)], preamble[len(HEADER_MAGIC) :]
-    if magic != HEADER_MAGIC:
-        raise PackageError(
-            "no RPM header where one should be",
-            file=file,
-            offset=start,
-            expected=HEADER_MAGIC.hex(),
-            found=magic.hex(),
-        )
-    entries, size = COUNTS.unpack(counts)
-    if entries > limits.header_entries or size > limits.header_size:
-        raise LimitError(
-            "a header is too large",
-            file=file,
-            offset=start,
-            expected=f"at most {limits.header_entries} tags, {limits.header_size} bytes",
-            found=f"{entries} tags, {size} bytes",
-        )
-    blob = counts + _take(stream, entries * ENTRY.size + size, file)
-    return Header(file, start, blob, limits)
-
-
-def _take(stream: BinaryIO, size: int, file: str) -> bytes:
-    """The next bytes; memory grows with what is there."""
-    parts = []
-    while size > 0 and (part := stream.read(min(size, MIB))):
-        parts.append(part)
-        size -= len(part)
-    if size:
-        raise _truncated(file, stream.tell() + size, stream.tell())
-    return b"".join(parts)
-
-
-def _truncated(file: str, expected: int, found: int) -> PackageDamagedError:
-    least, size = f"{expected} bytes at least", f"{found} bytes"
-    message = "the package is truncated"
-    return PackageDamagedError(message, file=file, offset=found, expected=least, found=size)

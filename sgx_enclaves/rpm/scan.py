@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +33,7 @@ from sgx_enclaves.files import (
     walk,
     write_file,
 )
-from sgx_enclaves.rpm.check import NO_NEIGHBOURS, PackageResult, check_package, package_finding
+from sgx_enclaves.rpm.check import NO_NEIGHBOURS, PackageResult, check_package
 from sgx_enclaves.rpm.enclaves import may_carry_enclaves
 from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.reader import open_package
@@ -63,7 +64,7 @@ class Scanned(NamedTuple):
 def stamp_of(path: str) -> str:
     """What changes with a file: size, times, inode and first bytes; empty when it is not there."""
     try:
-        with open(path, "rb") if os.path.isfile(path) else open(os.devnull, "rb") as stream:
+        with open(path if os.path.isfile(path) else os.devnull, "rb") as stream:
             head = hashlib.sha256(stream.read(_HEAD)).hexdigest()
         status = os.stat(path)
     except OSError:
@@ -260,20 +261,13 @@ def scan(
         jobs: processes; 1 works in this one.
         state: what an earlier scan found; new results are added to it.
     """
-    done = 0
-    pending = []
-    for target in targets:
-        known = state.known(target.path) if state is not None else None
-        if known is None:
-            pending.append(target)
-            continue
-        done += 1
-        progress(done, len(targets))
-        yield known
-    for scanned in _scanned(pending, settings, jobs):
-        if state is not None:
+    known = [state.known(target.path) if state is not None else None for target in targets]
+    kept = [scanned for scanned in known if scanned is not None]
+    pending = [target for target, scanned in zip(targets, known) if scanned is None]
+    found = itertools.chain(kept, _scanned(pending, settings, jobs))
+    for done, scanned in enumerate(found, 1):
+        if state is not None and done > len(kept):
             state.add(scanned)
-        done += 1
         progress(done, len(targets))
         yield scanned
 
@@ -325,14 +319,10 @@ def scan_one(settings: ScanSettings, target: Target) -> Scanned:
     """Look at one package; whatever is wrong with it is in the result."""
     path = target.path
     if not settings.deep and target.listing is None:
-        try:
-            with open_package(path) as (package, _stream):
-                wanted = may_carry_enclaves(package)
-        except SgxEnclavesError as error:
-            result = PackageResult(path, None, (), (package_finding(error, path),))
-            return Scanned(path, settings.record(result))
-        if not wanted:
-            return Scanned(path, None)
+        # What is wrong with a package, its result says.
+        with contextlib.suppress(SgxEnclavesError), open_package(path) as (package, _stream):
+            if not may_carry_enclaves(package):
+                return Scanned(path, None)
     references, neighbours = _opened(settings)
     result = check_package(
         path,
