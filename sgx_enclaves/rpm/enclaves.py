@@ -68,10 +68,8 @@ def provides_of(
     kind = "signed" if descriptor.is_signed else "unsigned"
     version = versions.get(name)
     provides = [f"{PROVIDE_PREFIX}{name}:{kind})" + (f" = {version}" if version else "")]
-    if not descriptor.is_signed:
-        return provides
     limits = limits or measuring_limits(len(data), len(descriptor.blocks))
-    for block in descriptor.blocks:
+    for block in descriptor.blocks if descriptor.is_signed else ():
         measured = mrenclave(image, block, limits)
         if measured != block.sigstruct.enclavehash:
             raise FormatError(
@@ -81,10 +79,8 @@ def provides_of(
                 found=block.sigstruct.enclavehash.hex(),
                 hint="ship the file as it was signed",
             )
-        for finding in check_sigstruct(block.sigstruct):
-            raise FormatError(
-                finding.message, file=path, expected=finding.expected, found=finding.found
-            )
+        for wrong in check_sigstruct(block.sigstruct):
+            raise FormatError(wrong.message, file=path, expected=wrong.expected, found=wrong.found)
         provides += [
             f"sgx-enclave-mrenclave({measured.hex()})",
             f"sgx-enclave-mrsigner({block.sigstruct.mrsigner.hex()})",

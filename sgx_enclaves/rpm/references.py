@@ -16,7 +16,7 @@ from typing import Optional, Protocol
 
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.policy import pin_for_file
-from sgx_enclaves.errors import CatalogueError, InputError, PackageError, SgxEnclavesError
+from sgx_enclaves.errors import InputError, PackageError, SgxEnclavesError
 from sgx_enclaves.files import read_file, walk
 from sgx_enclaves.limits import DEFAULT_LIMITS, at_most
 from sgx_enclaves.plain import record
@@ -355,12 +355,9 @@ class BuiltReference:
         """As packages of its release and its own file have them; empty when that is not known."""
         from sgx_enclaves.catalogue.reader import load_catalogue  # noqa: PLC0415
 
-        try:
-            release = load_catalogue().release(self._manifest.release)
-        except CatalogueError:
-            # Built from a description of one's own.
-            return "", None
-        for enclave in release.enclaves:
+        # None if it was built from a description of one's own.
+        release = load_catalogue().releases.get(self._manifest.release)
+        for enclave in release.enclaves if release is not None else ():
             if enclave.name == name and enclave.so_version is not None:
                 return str(getattr(release, enclave.component)), enclave.so_version.value
         return "", None

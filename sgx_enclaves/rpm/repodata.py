@@ -15,7 +15,6 @@ import json
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import field
 from typing import Any, NamedTuple, Optional
 
 from sgx_enclaves.child import Send, pieces_from_child
@@ -36,24 +35,10 @@ _CLOSING = re.compile(rb"\s*(</(metadata|filelists)>\s*)?\Z")
 _EMPTY = re.compile(rb"<(metadata|filelists)\b[^<]*(/>|>\s*</(metadata|filelists)>)\s*\Z")
 
 
-@record
-class RepodataLimits:
-    """Upper bounds; what goes beyond raises `LimitError`.
-
-    Attributes:
-        archive: of a compressed list. Lists of equal packages pack extremely well,
-            so that the ratio says nothing; time is bounded by the total.
-        element: bytes of what is said about one package.
-    """
-
-    repomd: int = MIB
-    archive: ArchiveLimits = field(
-        default=ArchiveLimits(
-            archive_size=2048 * MIB, total_size=8192 * MIB, ratio_grace=8192 * MIB
-        )
-    )
-    element: int = 32 * MIB
-    packages: int = 500_000
+# Bytes of repomd.xml, and of what is said about one package; how many packages.
+_REPOMD_SIZE, _ELEMENT, _MOST_LISTED = MIB, 32 * MIB, 500_000
+# Lists of equal packages pack extremely well, so that the ratio says nothing.
+_ARCHIVE = ArchiveLimits(archive_size=2048 * MIB, total_size=8192 * MIB, ratio_grace=8192 * MIB)
 
 
 class Listing(NamedTuple):
@@ -82,17 +67,16 @@ class Repository:
     packages: dict[str, Optional[Listing]]
 
 
-DEFAULT_REPODATA_LIMITS = RepodataLimits()
 # For lists of hundreds of thousands of packages.
 _SECONDS = 600
 _MEMORY = 2048 * MIB
 
 
-def repository_in(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS) -> Repository:
+def repository_in(folder: str) -> Repository:
     """`read_repository` in a child process, which outlives what makes the parser's C code crash."""
 
     def work(send: Send) -> None:
-        found = read_repository(folder, limits)
+        found = read_repository(folder)
         send(json.dumps([found.stamp, found.packages]).encode())
 
     what = f"{folder}: repodata cannot be read"
@@ -101,7 +85,7 @@ def repository_in(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS)
     return Repository(stamp, {path: said and Listing(*said) for path, said in packages.items()})
 
 
-def read_repository(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMITS) -> Repository:
+def read_repository(folder: str) -> Repository:
     """Read the repodata below a folder.
 
     Raises:
@@ -110,11 +94,11 @@ def read_repository(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMIT
         InputError: a file cannot be read.
         RepodataError: broken, or without one of the lists.
         ArchiveError: a list does not unpack.
-        LimitError: more than `limits` allow.
+        LimitError: more than a repository has.
     """
     parser = _parser(folder)
     path = f"{folder}/{REPOMD}"
-    data = read_file(path, limits.repomd)
+    data = read_file(path, _REPOMD_SIZE)
     # createrepo_c would unpack it, without bounds.
     if not data.lstrip().startswith(b"<"):
         raise RepodataError("not XML", file=path, found=data[:4].hex())
@@ -123,9 +107,8 @@ def read_repository(folder: str, limits: RepodataLimits = DEFAULT_REPODATA_LIMIT
     primary, filelists = (
         _source(folder, path, records.get(kind), kind) for kind in ("primary", "filelists")
     )
-    reader = _Reader(parser, limits)
-    packages = reader.packages(primary, reader.suspects(filelists))
-    if read_file(path, limits.repomd) != data:
+    packages = _packages(parser, primary, _suspects(parser, filelists))
+    if read_file(path, _REPOMD_SIZE) != data:
         raise RepodataError("the repodata have changed while they were read", file=folder)
     return Repository(hashlib.sha256(data).hexdigest(), packages)
 
@@ -192,99 +175,96 @@ def _algorithm(name: Optional[str]) -> Optional[str]:
     return name if name in hashlib.algorithms_guaranteed else None
 
 
-class _Reader:
-    """Reads the lists of one repository."""
+def _suspects(parser: Any, source: _Source) -> set[str]:
+    """Ids of the packages whose files include anything of an enclave."""
+    found: set[str] = set()
+    parse = parser.xml_parse_filelists_snippet
+    for block in filter(_hinted, _blocks(source)):
+        # Most of a block is about other packages.
+        for element in filter(_hinted, block.split(_END)):
+            for package in _parsed(parser, parse, element + _END, source):
+                # Kind, folder, name; newer releases add a digest.
+                files = (entry[1] + entry[2] for entry in package.files if entry[0] != "dir")
+                if is_suspect((), files):
+                    found.add(package.pkgId)
+    return found
 
-    def __init__(self, parser: Any, limits: RepodataLimits) -> None:
-        self._parser = parser
-        self._limits = limits
 
-    def suspects(self, source: _Source) -> set[str]:
-        """Ids of the packages whose files include anything of an enclave."""
-        found: set[str] = set()
-        parse = self._parser.xml_parse_filelists_snippet
-        for block in filter(_hinted, self._blocks(source)):
-            # Most of a block is about other packages.
-            for element in filter(_hinted, block.split(_END)):
-                for package in self._parsed(parse, element + _END, source):
-                    # Kind, folder, name; newer releases add a digest.
-                    files = (entry[1] + entry[2] for entry in package.files if entry[0] != "dir")
-                    if is_suspect((), files):
-                        found.add(package.pkgId)
-        return found
+def _packages(parser: Any, source: _Source, suspects: set[str]) -> dict[str, Optional[Listing]]:
+    """What primary says about each package file."""
+    found: dict[str, Optional[Listing]] = {}
+    parse = parser.xml_parse_primary_snippet
+    for block in _blocks(source):
+        hinted = _hinted(block)
+        for package in _parsed(parser, parse, block, source, None, 0):
+            path = plain_path(package.location_href)
+            if path is None or package.location_base:
+                continue
+            id_, algorithm = package.pkgId, _algorithm(package.checksum_type)
+            provided = (provide[0] for provide in package.provides) if hinted else ()
+            suspect = id_ in suspects or is_suspect(provided, ())
+            listing = Listing(package.size_package, algorithm or "", id_, suspect)
+            if algorithm is None or found.setdefault(path, listing) != listing:
+                found[path] = None
+        at_most(_MOST_LISTED, len(found), "too many packages", file=source.path)
+    return found
 
-    def packages(self, source: _Source, suspects: set[str]) -> dict[str, Optional[Listing]]:
-        """What primary says about each package file."""
-        found: dict[str, Optional[Listing]] = {}
-        parse = self._parser.xml_parse_primary_snippet
-        for block in self._blocks(source):
-            hinted = _hinted(block)
-            for package in self._parsed(parse, block, source, None, 0):
-                path = plain_path(package.location_href)
-                if path is None or package.location_base:
-                    continue
-                id_, algorithm = package.pkgId, _algorithm(package.checksum_type)
-                provided = (provide[0] for provide in package.provides) if hinted else ()
-                suspect = id_ in suspects or is_suspect(provided, ())
-                listing = Listing(package.size_package, algorithm or "", id_, suspect)
-                if algorithm is None or found.setdefault(path, listing) != listing:
-                    found[path] = None
-            at_most(self._limits.packages, len(found), "too many packages", file=source.path)
-        return found
 
-    def _parsed(self, parse: Any, block: bytes, source: _Source, *rest: Any) -> list[Any]:
-        """The packages that createrepo_c finds in whole elements."""
-        found: list[Any] = []
-        with _parsing(source.path, self._parser):
-            parse(block.decode("utf-8"), None, found.append, *rest)
-        return found
+def _parsed(parser: Any, parse: Any, block: bytes, source: _Source, *rest: Any) -> list[Any]:
+    """The packages that createrepo_c finds in whole elements."""
+    found: list[Any] = []
+    with _parsing(source.path, parser):
+        parse(block.decode("utf-8"), None, found.append, *rest)
+    return found
 
-    def _blocks(self, source: _Source) -> Iterator[bytes]:
-        """Yield what the list says in blocks of whole package elements."""
-        with system_errors(source.path, "cannot be read"):
-            stream = open(source.path, "rb")  # noqa: SIM115
-        with stream:
-            hashed = DigestedStream(stream, source.algorithm)
-            pieces = unpack(hashed, source.path, self._limits.archive)
-            yield from self._elements(pieces, source.path)
-            found = hashed.digest()
-        if found != source.digest:
-            raise RepodataError(
-                "the digest is not the one in repomd.xml",
-                file=source.path,
-                expected=source.digest,
-                found=found,
-                hint="mirror the repository again",
+
+def _blocks(source: _Source) -> Iterator[bytes]:
+    """Yield what the list says in blocks of whole package elements."""
+    with system_errors(source.path, "cannot be read"):
+        stream = open(source.path, "rb")  # noqa: SIM115
+    with stream:
+        hashed = DigestedStream(stream, source.algorithm)
+        pieces = unpack(hashed, source.path, _ARCHIVE)
+        yield from _elements(pieces, source.path)
+        found = hashed.digest()
+    if found != source.digest:
+        raise RepodataError(
+            "the digest is not the one in repomd.xml",
+            file=source.path,
+            expected=source.digest,
+            found=found,
+            hint="mirror the repository again",
+        )
+
+
+def _elements(pieces: Iterator[bytes], path: str) -> Iterator[bytes]:
+    data, begun = b"", False
+    for piece in pieces:
+        data += piece
+        if not begun and data.lstrip()[:1] not in (b"", b"<"):
+            raise UnsupportedError(
+                "the list is of an unknown compression",
+                file=path,
+                expected="XML, packed with gzip, xz or zstd",
+                found=data[:6].hex(),
+                hint="make the repodata again with createrepo_c --general-compress-type=gz",
             )
-
-    def _elements(self, pieces: Iterator[bytes], path: str) -> Iterator[bytes]:
-        data, begun = b"", False
-        for piece in pieces:
-            data += piece
-            if not begun and data.lstrip()[:1] not in (b"", b"<"):
-                raise UnsupportedError(
-                    "the list is of an unknown compression",
-                    file=path,
-                    expected="XML, packed with gzip, xz or zstd",
-                    found=data[:6].hex(),
-                    hint="make the repodata again with createrepo_c --general-compress-type=gz",
-                )
-            start = None if begun else _START.search(data)
-            if start is not None:
-                begun, data = True, data[start.start() :]
-            if not begun and len(data) > MIB:
-                break
-            searched = max(0, len(data) - len(piece) - len(_END))
-            end = data.rfind(_END, searched) + len(_END) if begun else 0
-            if end >= len(_END):
-                yield data[:end]
-                data = data[end:]
-            message = "too much is said about one package"
-            at_most(self._limits.element, len(data), message, "bytes", file=path)
-        if not begun and (len(data) > MIB or not _EMPTY.search(data)):
-            raise RepodataError("not a list of packages", file=path)
-        if begun and not _CLOSING.match(data):
-            raise RepodataError("the list ends too early", file=path)
+        start = None if begun else _START.search(data)
+        if start is not None:
+            begun, data = True, data[start.start() :]
+        if not begun and len(data) > MIB:
+            break
+        searched = max(0, len(data) - len(piece) - len(_END))
+        end = data.rfind(_END, searched) + len(_END) if begun else 0
+        if end >= len(_END):
+            yield data[:end]
+            data = data[end:]
+        message = "too much is said about one package"
+        at_most(_ELEMENT, len(data), message, "bytes", file=path)
+    if not begun and (len(data) > MIB or not _EMPTY.search(data)):
+        raise RepodataError("not a list of packages", file=path)
+    if begun and not _CLOSING.match(data):
+        raise RepodataError("the list ends too early", file=path)
 
 
 def _hinted(data: bytes) -> bool:

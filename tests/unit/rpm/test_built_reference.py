@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.catalogue.reader import load_catalogue
-from sgx_enclaves.catalogue.records import Catalogue
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.errors import ManifestError
 from sgx_enclaves.release.manifest import (
@@ -128,7 +127,8 @@ def test_an_enclave_of_unknown_version_has_none(
     unknown = replace(
         release, enclaves=tuple(replace(e, so_version=None) for e in release.enclaves)
     )
-    monkeypatch.setattr(Catalogue, "release", lambda *_: unknown)
+    catalogue = replace(load_catalogue(), releases={RELEASE: unknown})
+    monkeypatch.setattr("sgx_enclaves.catalogue.reader.load_catalogue", lambda: catalogue)
     (found,) = BuiltReference(str(built)).counterparts(PCE)
     assert (found.label, found.version) == ("", None)
 

@@ -29,11 +29,10 @@ from sgx_enclaves.errors import (
     UnsupportedError,
 )
 from sgx_enclaves.limits import ArchiveLimits
+from sgx_enclaves.rpm import repodata
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.repodata import (
     Listing,
-    RepodataLimits,
-    _Reader,
     plain_path,
     read_repository,
     repository_in,
@@ -205,22 +204,23 @@ def test_a_list_with_another_digest_is_not_believed(tmp_path: Path) -> None:
             read_repository(str(tree))
 
 
-def test_bombs_are_stopped(tmp_path: Path) -> None:
+def test_bombs_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list of a few KiB that unpacks to gigabytes, within a package or between them."""
     start = time.process_time()
     zeros = gzip.compress(bytes(64 << 20), 1)
     many = zeros * 64
     head = b"<metadata><package><name>"
+    monkeypatch.setattr(repodata, "_ELEMENT", 8 << 20)
     for data in (gzip.compress(head) + many, gzip.compress(b"<metadata>") + many, many):
         tree = fill(tmp_path, lists={"primary": data})
-        limits = RepodataLimits(element=8 << 20)
         with pytest.raises(SgxEnclavesError):
-            read_repository(str(tree), limits)
-    short = RepodataLimits(archive=ArchiveLimits(total_size=1000))
-    with pytest.raises(LimitError, match="unpacks to more than it may"):
-        read_repository(str(fill(tmp_path)), short)
+            read_repository(str(tree))
+    monkeypatch.setattr(repodata, "_MOST_LISTED", 2)
     with pytest.raises(LimitError, match="too many packages"):
-        read_repository(str(fill(tmp_path)), RepodataLimits(packages=2))
+        read_repository(str(fill(tmp_path)))
+    monkeypatch.setattr(repodata, "_ARCHIVE", ArchiveLimits(total_size=1000))
+    with pytest.raises(LimitError, match="unpacks to more than it may"):
+        read_repository(str(fill(tmp_path)))
     assert time.process_time() - start < 10
 
 
@@ -469,13 +469,13 @@ def test_repodata_that_change_while_they_are_read_are_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = fill(tmp_path)
-    original = _Reader.packages
+    original = repodata._packages
 
-    def changing(self: _Reader, *given: Any) -> Any:
+    def changing(*given: Any) -> Any:
         fill(tmp_path, LISTED[:2])
-        return original(self, *given)
+        return original(*given)
 
-    monkeypatch.setattr(_Reader, "packages", changing)
+    monkeypatch.setattr(repodata, "_packages", changing)
     with pytest.raises(RepodataError):
         read_repository(str(tree))
 
