@@ -33,6 +33,7 @@ REPORTS = {
     "manifest.json of a built directory": "release/manifest.schema.json",
     "A record on Koji's hub, and a subtask's answer": "gate/record.schema.json",
     "What toolchain lock writes, and mock": "release/lock.schema.json",
+    "What --identity names, as the vendor publishes it": "catalogue/identity.schema.json",
 }
 ARGUMENTS = "gate/arguments.schema.json"
 # Attributes of rpmlint's options, by the keys of its table.
