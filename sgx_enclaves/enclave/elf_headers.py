@@ -27,7 +27,11 @@ PAGE_SIZE = 0x1000
 PT_LOAD = 1
 PT_DYNAMIC = 2
 PT_TLS = 7
+PT_GNU_STACK = 0x6474E551
+PT_GNU_RELRO = 0x6474E552
+SHT_NOTE = 7
 SHT_NOBITS = 8
+SHF_ALLOC = 0x2
 SHF_EXECINSTR = 0x4
 _LONGEST_SECTION_NAME = 255
 ELF_MAGIC = b"\x7fELF"
@@ -133,6 +137,11 @@ class Section:
         """Start and end in the file; empty for SHT_NOBITS."""
         start = self.header.sh_offset
         return start, start if self.header.sh_type == SHT_NOBITS else start + self.header.sh_size
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """What is equal where two builds have the same section at the same place."""
+        return self.name, self.header.sh_addr, self.header.sh_size
 
 
 @record

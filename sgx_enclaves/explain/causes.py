@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Optional
 
-from sgx_enclaves.enclave.elf_headers import Symbol
+from sgx_enclaves.enclave.elf_headers import PT_GNU_RELRO, PT_GNU_STACK, SHF_ALLOC, Symbol
 from sgx_enclaves.enclave.verdict import Cause
-from sgx_enclaves.explain.description import SHF_ALLOC, Description, excerpt
+from sgx_enclaves.explain.description import excerpt
 from sgx_enclaves.explain.file_map import Side
 from sgx_enclaves.findings import kinds
 from sgx_enclaves.plain import some
@@ -67,72 +67,86 @@ def _only_in(ours: bool, code: str, what: str = "", hint: str = "") -> Cause:
     return cause(code, hint, has=has, lacks=lacks, what=what)
 
 
-def _comment(of: Description) -> Optional[str]:
-    return None if of.comments is None else ", ".join(of.comments) or "nothing"
+def _comment(side: Side) -> Optional[str]:
+    texts = side.description.comments
+    return None if texts is None else ", ".join(texts) or "nothing"
 
 
-def _hashes(of: Description) -> str:
-    return " and ".join(filter(of.section, _HASHES)) or "neither"
+def _build_id(side: Side) -> str:
+    return side.description.build_id or "absent"
 
 
-def _symtab(of: Description) -> str:
-    table = of.section(".symtab")
-    return "no .symtab" if table is None else f"a .symtab of {table.size // Symbol.SIZE} entries"
+def _hashes(side: Side) -> str:
+    return " and ".join(filter(side.image.section, _HASHES)) or "neither"
 
 
-def _stack(of: Description) -> str:
-    flags = dict(of.segments).get("PT_GNU_STACK")
+def _symtab(side: Side) -> str:
+    table = side.image.section(".symtab")
+    entries = table.header.sh_size // Symbol.SIZE if table is not None else 0
+    return "no .symtab" if table is None else f"a .symtab of {entries} entries"
+
+
+def _stack(side: Side) -> str:
+    flags = {s.p_type: s.p_flags for s in side.image.segments}.get(PT_GNU_STACK)
     if flags is None:
         return "none"
     return "PT_GNU_STACK executable" if flags & 1 else "not executable"
 
 
-def _binds_now(of: Description) -> str:
-    tags = of.dynamic
+def _relro(side: Side) -> str:
+    return "yes" if any(s.p_type == PT_GNU_RELRO for s in side.image.segments) else "no"
+
+
+def _binds_now(side: Side) -> str:
+    tags = side.description.dynamic
     flags = tags.get("DT_FLAGS", 0) & _DF_BIND_NOW or tags.get("DT_FLAGS_1", 0) & _DF_1_NOW
     return "yes" if flags or "DT_BIND_NOW" in tags else "no"
 
 
+def _relr(side: Side) -> str:
+    return "yes" if {"DT_RELR", "DT_RELRSZ", "36"} & side.description.dynamic.keys() else "no"
+
+
 _DF_BIND_NOW, _DF_1_NOW = 8, 1
-_RELR = {"DT_RELR", "DT_RELRSZ", "36"}
 
 # What names the compilers.
-_COMPILERS: Mapping[str, Callable[[Description], Optional[str]]] = {
-    "debugging information names the compilers": lambda of: ", ".join(of.producers) or None,
+_COMPILERS: Mapping[str, Callable[[Side], Optional[str]]] = {
+    "debugging information names the compilers": lambda side: (
+        ", ".join(side.description.producers) or None
+    ),
     "the compilers name themselves": _comment,
 }
 # Options of the linker that program headers and dynamic flags show.
-_LINK_OPTIONS: Mapping[str, Callable[[Description], str]] = {
+_LINK_OPTIONS: Mapping[str, Callable[[Side], str]] = {
     "-z execstack (PT_GNU_STACK)": _stack,
-    "-z relro (PT_GNU_RELRO)": lambda of: "yes" if "PT_GNU_RELRO" in dict(of.segments) else "no",
+    "-z relro (PT_GNU_RELRO)": _relro,
     "-z now (BIND_NOW)": _binds_now,
-    "-z separate-code (number of PT_LOAD)": lambda of: str(
-        sum(kind == "PT_LOAD" for kind, _ in of.segments)
+    "-z separate-code (number of PT_LOAD)": lambda side: str(len(side.image.load_segments)),
+    "-z pack-relative-relocs (DT_RELR)": _relr,
+    "-z ibt, -z shstk (.note.gnu.property)": lambda side: (
+        " and ".join(side.description.features) or "none"
     ),
-    "-z pack-relative-relocs (DT_RELR)": lambda of: "yes" if _RELR & of.dynamic.keys() else "no",
-    "-z ibt, -z shstk (.note.gnu.property)": lambda of: " and ".join(of.features) or "none",
 }
 
 
 def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Iterator[Cause]:
     """The causes that traces show, most certain first, where perhaps only the build id differs."""
-    left, right = ours.description, theirs.description
 
     def differing(
-        code: str, read: Callable[[Description], Optional[str]], hint: str = "", **facts: str
+        code: str, read: Callable[[Side], Optional[str]], hint: str = "", **facts: str
     ) -> Iterator[Cause]:
-        expected, found = read(left), read(right)
+        expected, found = read(ours), read(theirs)
         if expected is not None and found is not None and expected != found:
             yield cause(code, hint, theirs=found, ours=expected, **facts)
 
     # Other compilers have other link steps too.
     for names, read in _COMPILERS.items():
         yield from differing("compiler-comment", read, names=names)
-    yield from differing("interpreter-path", lambda of: of.interpreter or "absent")
+    yield from differing("interpreter-path", lambda s: s.description.interpreter or "absent")
     # Where both have one, it differs because something else does.
-    follows = left.build_id is not None and right.build_id is not None
+    follows = None not in (ours.description.build_id, theirs.description.build_id)
     hint, alone = _NOTHING_ELSE if only_build_id and follows else ("", "")
-    build_ids = differing("build-id", lambda of: of.build_id or "absent", hint, alone=alone)
+    build_ids = differing("build-id", _build_id, hint, alone=alone)
     if not follows:
         yield from build_ids
     yield from differing("hash-style", _hashes)
@@ -140,23 +154,23 @@ def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Itera
     yield from linker
     yield from _only_sections(ours, theirs, bool(linker))
     options: list[Cause] = []
-    if not linker and left.segments and right.segments:
+    if not linker:
         for option, value_of in _LINK_OPTIONS.items():
             options += differing("link-option", value_of, option=option)
     yield from options
-    comments = _comment(left), _comment(right)
+    comments = _comment(ours), _comment(theirs)
     if comments.count(None) == 1:
         text = comments[0] or comments[1] or ""
         yield _only_in(comments[1] is None, "comment-section", text)
     mitigations = list(_mitigation(ours, theirs))
     yield from mitigations
-    has = "DT_TEXTREL" in left.dynamic
-    if has is not ("DT_TEXTREL" in right.dynamic):
+    has = "DT_TEXTREL" in ours.description.dynamic
+    if has is not ("DT_TEXTREL" in theirs.description.dynamic):
         yield _only_in(has, "text-relocations")
     yield from _strings(ours, theirs)
     yield from _code(ours, theirs, bool(mitigations or options or linker))
-    if _symtab(left) != _symtab(right):
-        how = f"the vendor's file has {_symtab(right)}, our build has {_symtab(left)}"
+    if _symtab(ours) != _symtab(theirs):
+        how = f"the vendor's file has {_symtab(theirs)}, our build has {_symtab(ours)}"
         yield cause("stripped-differently", how=how)
     yield from _debug_sections(ours, theirs)
     yield from _restripped(ours, theirs)
@@ -192,16 +206,14 @@ def _linker(ours: Side, theirs: Side) -> Iterator[Cause]:
 
 def _only_sections(ours: Side, theirs: Side, other_linker: bool) -> Iterator[Cause]:
     """Sections that only one side has, each kind with what adds it."""
-    expected, found = ({s.name: s for s in side.description.sections} for side in (ours, theirs))
-    if not expected or not found:
-        return
+    expected, found = ({s.name: s for s in side.image.sections} for side in (ours, theirs))
     for name, section in (*expected.items(), *found.items()):
         is_debug = name.startswith((".debug", ".zdebug"))
         # Another linker names its sections as it likes.
         is_linkers = other_linker and name not in _ADDED_BY
         if (name in expected) == (name in found) or name in _HAVE_CAUSES or is_debug or is_linkers:
             continue
-        loaded = "a loaded section" if section.flags & SHF_ALLOC else "a section"
+        loaded = "a loaded section" if section.header.sh_flags & SHF_ALLOC else "a section"
         what, hint = f"{loaded} {excerpt(name)}", _ADDED_BY.get(name, "")
         yield _only_in(name in expected, "section-only-in-one", what, hint)
 

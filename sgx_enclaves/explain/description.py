@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an enclave file says to people: sections, symbols, notes, compilers, source lines.
+"""What an enclave file says to people: symbols, notes, compilers, source lines.
 
 Read by pyelftools, in a child process with a deadline and a memory limit, for the file
 may be hostile. No verdict depends on it: what cannot be described is said to be so.
@@ -7,6 +7,7 @@ may be hostile. No verdict depends on it: what cannot be described is said to be
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -16,6 +17,8 @@ from dataclasses import field, replace
 from typing import Any, Callable, Optional
 
 from sgx_enclaves.child import in_child
+from sgx_enclaves.enclave.elf import EnclaveImage
+from sgx_enclaves.enclave.elf_headers import SHF_EXECINSTR
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.plain import printable, record
 
@@ -23,31 +26,8 @@ from sgx_enclaves.plain import printable, record
 _SECONDS = 30
 _TEXT_LIMIT = 1024
 _SHOWN = 120
-SHF_ALLOC, SHF_EXECINSTR = 2, 4
 # Symbols that name a place: of no type, data, functions.
 _PLACES = ("STT_NOTYPE", "STT_OBJECT", "STT_FUNC")
-
-
-@record
-class SectionFacts:
-    """A section of the file; `address`, `offset` and `size` in bytes, `flags` are SHF_*."""
-
-    name: str
-    type: str
-    flags: int
-    address: int
-    offset: int
-    size: int
-
-    @property
-    def place(self) -> tuple[str, int, int]:
-        """What is equal where two builds have the same section at the same place."""
-        return self.name, self.address, self.size
-
-    @property
-    def end(self) -> int:
-        """Where it ends in the file."""
-        return self.offset if self.type == "SHT_NOBITS" else self.offset + self.size
 
 
 @record
@@ -55,9 +35,9 @@ class Description:
     """What a file says of itself.
 
     Attributes:
+        section_types: of each section, as `SHT_NOTE`.
         symbols: name, address and bytes of each symbol that names a place, from
             `.symtab`, or from `.dynsym` when stripped.
-        segments: type and flags of each program header, as `PT_GNU_STACK` and 6.
         dynamic: tag and value of each entry of the dynamic table.
         build_id: the GNU build id, hexadecimal.
         features: names of the x86 features that the file claims, as `IBT`.
@@ -67,9 +47,8 @@ class Description:
         problems: what could not be described, and why.
     """
 
-    sections: tuple[SectionFacts, ...] = ()
+    section_types: tuple[str, ...] = ()
     symbols: tuple[tuple[str, int, int], ...] = ()
-    segments: tuple[tuple[str, int], ...] = ()
     dynamic: Mapping[str, int] = field(default_factory=dict)
     interpreter: Optional[str] = None
     build_id: Optional[str] = None
@@ -78,10 +57,6 @@ class Description:
     producers: tuple[str, ...] = ()
     lines: Mapping[int, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
-
-    def section(self, name: str) -> Optional[SectionFacts]:
-        """The first section of that name."""
-        return next((s for s in self.sections if s.name == name), None)
 
 
 def describe_file(
@@ -116,11 +91,9 @@ _MOST_KEPT = 4
 
 def _description(answer: bytes) -> Description:
     facts = json.loads(answer)
-    facts["sections"] = tuple(SectionFacts(*s) for s in facts["sections"])
     facts["lines"] = {int(address): line for address, line in facts["lines"].items()}
-    for key in ("symbols", "segments"):
-        facts[key] = tuple(map(tuple, facts[key]))
-    for key in ("features", "comments", "producers", "problems"):
+    facts["symbols"] = tuple(map(tuple, facts["symbols"]))
+    for key in ("section_types", "features", "comments", "producers", "problems"):
         facts[key] = None if facts[key] is None else tuple(facts[key])
     return Description(**facts)
 
@@ -143,11 +116,10 @@ def _described(data: bytes, addresses: list[int]) -> bytes:
             return otherwise
 
     facts = {
-        "sections": part("sections", _sections),
-        "symbols": part("symbols", _symbols),
-        "segments": part(
-            "segments", lambda e: [(str(s["p_type"]), s["p_flags"]) for s in e.iter_segments()]
+        "section_types": part(
+            "sections", lambda elf: [str(section["sh_type"]) for section in elf.iter_sections()]
         ),
+        "symbols": part("symbols", _symbols),
         "dynamic": part("dynamic table", _dynamic, {}),
         "interpreter": part("interpreter", _interpreter, None),
         "build_id": part("notes", _build_id, None),
@@ -157,14 +129,6 @@ def _described(data: bytes, addresses: list[int]) -> bytes:
         "lines": part("source lines", lambda e: _lines(e, addresses), {}) if addresses else {},
     }
     return json.dumps({**facts, "problems": list(dict.fromkeys(problems))}).encode()
-
-
-def _sections(elf: Any) -> list[list[Any]]:
-    numbers = ("sh_flags", "sh_addr", "sh_offset", "sh_size")
-    return [
-        [section.name, str(section["sh_type"]), *(section[name] for name in numbers)]
-        for section in elf.iter_sections()
-    ]
 
 
 def _symbols(elf: Any) -> list[tuple[str, int, int]]:
@@ -279,15 +243,16 @@ def excerpt(text: str) -> str:
     return printable(text[:_SHOWN]) + ("..." if len(text) > _SHOWN else "")
 
 
-def with_symbols(description: Description, built: bytes, unstripped: bytes) -> Description:
+def with_symbols(description: Description, built: EnclaveImage, unstripped: bytes) -> Description:
     """The description of a stripped build with the symbols that it had before."""
-    found = describe_file(unstripped, "the file with symbols")
 
-    def code(data: bytes, of: Description) -> list[tuple[int, bytes]]:
-        parts = (s for s in of.sections if s.flags & SHF_EXECINSTR)
-        return [(s.address, data[s.offset : s.end]) for s in parts]
+    def code(image: EnclaveImage) -> list[tuple[int, bytes]]:
+        parts = (s for s in image.sections if s.header.sh_flags & SHF_EXECINSTR)
+        return [(s.header.sh_addr, image.data[slice(*s.file_range)]) for s in parts]
 
-    if code(unstripped, found) != code(built, description):
-        problem = "the file with symbols is of another build: its code is other code"
-        return replace(description, problems=(*description.problems, problem))
-    return replace(description, symbols=found.symbols)
+    with contextlib.suppress(SgxEnclavesError):
+        if code(EnclaveImage.parse(unstripped)) == code(built):
+            found = describe_file(unstripped, "the file with symbols")
+            return replace(description, symbols=found.symbols)
+    problem = "the file with symbols is of another build: its code is other code"
+    return replace(description, problems=(*description.problems, problem))

@@ -123,7 +123,7 @@ class Explainer:
         described = describe_file(built.data, built.name, filter(None, found))
         self._has_symbols = symbols is not None
         if symbols is not None:
-            described = with_symbols(described, built.data, symbols)
+            described = with_symbols(described, built, symbols)
         self._ours = Side(built, described, patched)
 
     def explanation(self) -> Explanation:

@@ -15,7 +15,15 @@ from itertools import islice
 from typing import Optional
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import ElfHeader as Header, SectionHeader, Segment
+from sgx_enclaves.enclave.elf_headers import (
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    SHT_NOTE,
+    ElfHeader,
+    Section,
+    SectionHeader,
+    Segment,
+)
 from sgx_enclaves.enclave.metadata import (
     DIRECTORY_NAMES,
     Block,
@@ -31,13 +39,7 @@ from sgx_enclaves.enclave.metadata import (
 from sgx_enclaves.enclave.sigstruct import SECINFO_TCS, FipsSignature, Sigstruct
 from sgx_enclaves.enclave.verdict import GAP, Range, changes, differing_ranges, outside
 from sgx_enclaves.errors import FormatError, SgxEnclavesError
-from sgx_enclaves.explain.description import (
-    SHF_ALLOC,
-    SHF_EXECINSTR,
-    Description,
-    SectionFacts,
-    excerpt,
-)
+from sgx_enclaves.explain.description import Description, excerpt
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure
 
@@ -158,7 +160,7 @@ class Side:
         holes = self._patched
         if holes is None:
             start, size = self.global_data or (0, 0)
-            fields = map(Header.range_of, ("e_shoff", "e_shnum", "e_shstrndx"))
+            fields = map(ElfHeader.range_of, ("e_shoff", "e_shnum", "e_shstrndx"))
             holes = [*fields, (start, start + size)]
         loaded = [segment.file_range for segment in self.image.load_segments]
         return outside(sorted(loaded), sorted(holes))
@@ -168,10 +170,11 @@ class Side:
         ranges = enumerate(s.file_range for s in self.image.load_segments)
         return next((index for index, (start, end) in ranges if start <= offset < end), None)
 
-    def section_of(self, offset: int) -> Optional[SectionFacts]:
+    def section_of(self, offset: int) -> Optional[Section]:
         """The smallest section that holds a file offset."""
-        holders = [s for s in self.description.sections if s.offset <= offset < s.end]
-        return min(holders, key=lambda s: s.size, default=None)
+        ranges = ((s, s.file_range) for s in self.image.sections)
+        holders = [section for section, (start, end) in ranges if start <= offset < end]
+        return min(holders, key=lambda s: s.header.sh_size, default=None)
 
     def section(self, offset: int) -> Optional[str]:
         """Its name."""
@@ -189,31 +192,32 @@ class Side:
 
     def _symbol(self, offset: int) -> Optional[str]:
         section = self.section_of(offset)
-        if section is None or not section.flags & SHF_ALLOC:
+        if section is None or not section.header.sh_flags & SHF_ALLOC:
             return None
-        address = section.address + (offset - section.offset)
+        start = section.header.sh_addr
+        address = start + (offset - section.header.sh_offset)
         symbols = self.description.symbols
         inside = [(size, name) for name, start, size in symbols if start <= address < start + size]
         if inside:
             return min(inside)[1]
-        before = [(start, n) for n, start, _ in symbols if section.address <= start <= address]
+        before = [(at, name) for name, at, _ in symbols if start <= at <= address]
         if not before:
             return None
-        start, name = max(before)
-        return f"{name}+0x{address - start:x}" if address > start else name
+        at, name = max(before)
+        return f"{name}+0x{address - at:x}" if address > at else name
 
     def header_field(self, offset: int) -> Optional[str]:
         """The field of an ELF header, program header or section header at a file offset."""
         header = self.image.header
         tables: tuple[tuple[str, type[Structure], int, int], ...] = (
-            ("ELF header", Header, 0, 1),
+            ("ELF header", ElfHeader, 0, 1),
             ("program header", Segment, header.e_phoff, len(self.image.segments)),
             ("section header", SectionHeader, header.e_shoff, len(self.image.sections)),
         )
         for name, kind, start, count in tables:
             if start <= offset < start + count * kind.SIZE:
                 index, rest = divmod(offset - start, kind.SIZE)
-                number = f" {index}" if kind is not Header else ""
+                number = f" {index}" if kind is not ElfHeader else ""
                 return f"{name}{number}.{kind.field_at(rest).name}"
         return None
 
@@ -243,20 +247,20 @@ class Side:
         return None if self.global_data is None else self.image.sdk_word
 
     @cached_property
-    def loaded(self) -> tuple[SectionFacts, ...]:
+    def loaded(self) -> tuple[Section, ...]:
         """The sections that are loaded, by address."""
-        loaded = (s for s in self.description.sections if s.flags & SHF_ALLOC)
-        return tuple(sorted(loaded, key=lambda s: s.address))
+        loaded = (s for s in self.image.sections if s.header.sh_flags & SHF_ALLOC)
+        return tuple(sorted(loaded, key=lambda s: s.header.sh_addr))
 
     @property
-    def instructions(self) -> tuple[SectionFacts, ...]:
+    def instructions(self) -> tuple[Section, ...]:
         """Those of them that are code."""
-        return tuple(s for s in self.loaded if s.flags & SHF_EXECINSTR)
+        return tuple(s for s in self.loaded if s.header.sh_flags & SHF_EXECINSTR)
 
     @cached_property
     def debug(self) -> tuple[str, ...]:
         """Names of the sections of debugging information."""
-        names = (s.name for s in self.description.sections)
+        names = (s.name for s in self.image.sections)
         return tuple(excerpt(n) for n in names if n.startswith((".debug", ".zdebug")))
 
     @cached_property
@@ -267,7 +271,8 @@ class Side:
     @cached_property
     def functions(self) -> dict[tuple[int, int], str]:
         """Address and bytes of each named piece of code, and the first of its names."""
-        code = [(s.address, s.address + s.size) for s in self.instructions]
+        places = (section.place for section in self.instructions)
+        code = [(start, start + size) for _, start, size in places]
         found: dict[tuple[int, int], str] = {}
         for name, address, size in self.description.symbols:
             if size and any(start <= address < end for start, end in code):
@@ -307,20 +312,22 @@ class Side:
         sections = [
             s
             for s in self.loaded
-            if not s.flags & SHF_EXECINSTR and s.type != "SHT_NOTE" and s.name not in _NO_STRINGS
+            if s not in self.instructions
+            and s.header.sh_type != SHT_NOTE
+            and s.name not in _NO_STRINGS
         ]
         return tuple(self._contents(sections, _STRINGS_LIMIT))
 
     @cached_property
     def section_names(self) -> bytes:
         """The table of section names."""
-        section = self.description.section(".shstrtab")
+        section = self.image.section(".shstrtab")
         return b"".join(self._contents([section] if section else [], _STRINGS_LIMIT))
 
-    def _contents(self, sections: Iterable[SectionFacts], limit: int) -> Iterator[bytes]:
+    def _contents(self, sections: Iterable[Section], limit: int) -> Iterator[bytes]:
         """The bytes of sections, up to a limit for all together."""
-        for section in sections:
-            part = self.image.data[section.offset : min(section.end, section.offset + limit)]
+        for start, end in (section.file_range for section in sections):
+            part = self.image.data[start : min(end, start + limit)]
             limit -= len(part)
             yield part
 

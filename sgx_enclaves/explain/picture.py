@@ -18,13 +18,13 @@ from typing import Optional
 
 from sgx_enclaves.child import in_child
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, page_ceil
+from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, SHF_EXECINSTR, page_ceil
 from sgx_enclaves.enclave.measure import Repetition
 from sgx_enclaves.enclave.metadata import Block, Descriptor, LayoutEntry
 from sgx_enclaves.enclave.sigstruct import spell_secinfo
 from sgx_enclaves.enclave.verdict import Difference, Verdict
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.explain.description import SHF_EXECINSTR, Description, describe_file
+from sgx_enclaves.explain.description import describe_file
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import record
 
@@ -95,22 +95,21 @@ def picture_of(verdict: Verdict, built: bytes, signed: bytes) -> Picture:
         image = EnclaveImage.parse(signed, verdict.signed.name)
     except SgxEnclavesError:
         return Picture(dumps=dumps)
-    description = describe_file(signed, verdict.signed.name)
     blocks: tuple[Block, ...] = ()
     with contextlib.suppress(SgxEnclavesError):
         blocks = Descriptor.parse(image.descriptor).blocks
-    listings = tuple(_listings(built, signed, image, description, differences))
-    return replace(file_picture(image, blocks, description), dumps=dumps, listings=listings)
+    listings = tuple(_listings(built, signed, image, differences))
+    return replace(file_picture(image, blocks), dumps=dumps, listings=listings)
 
 
-def file_picture(image: EnclaveImage, blocks: Sequence[Block], description: Description) -> Picture:
+def file_picture(image: EnclaveImage, blocks: Sequence[Block]) -> Picture:
     """What lies where in an enclave file, and in the address space of its first block."""
     segments = [
         Span(*s.file_range, f"segment {index} {s.rights}")
         for index, s in enumerate(image.load_segments)
     ]
-    sections = [Span(s.offset, s.end, s.name) for s in description.sections if s.offset < s.end]
-    sections.sort(key=lambda span: span.start)
+    found = (Span(*s.file_range, s.name) for s in image.sections)
+    sections = sorted((s for s in found if s.start < s.end), key=lambda span: span.start)
     return Picture(
         tuple(segments[:_SPANS]),
         tuple(sections[:_SPANS]),
@@ -155,18 +154,15 @@ def _dumps(ours: bytes, theirs: bytes, differences: Sequence[Difference]) -> Ite
 
 
 def _listings(
-    built: bytes,
-    signed: bytes,
-    image: EnclaveImage,
-    description: Description,
-    differences: Sequence[Difference],
+    built: bytes, signed: bytes, image: EnclaveImage, differences: Sequence[Difference]
 ) -> Iterator[CodeListing]:
     program = shutil.which("objdump")
-    code = {section.name for section in description.sections if section.flags & SHF_EXECINSTR}
+    code = {s.name for s in image.sections if s.header.sh_flags & SHF_EXECINSTR}
     places = ((d, image.address_of(d.start)) for d in differences if d.section in code)
     found = [(d, address) for d, address in places if address is not None]
+    symbols = describe_file(signed, image.name).symbols if found and program else ()
     for difference, address in found[:_LISTINGS] if program is not None else ():
-        starts = [a for _, a, _ in description.symbols if address - _FARTHEST < a <= address]
+        starts = [a for _, a, _ in symbols if address - _FARTHEST < a <= address]
         bounds = (max(starts, default=address - _BEFORE), address - _BEFORE, address + _AFTER)
         sides = [_disassembled(str(program), data, *bounds) for data in (built, signed)]
         if all(sides):

@@ -26,7 +26,7 @@ from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import MAKERS, Build, Catalogue, Release, Toolchain
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.errors import BuildError, CatalogueError, InputError, SgxEnclavesError
-from sgx_enclaves.explain.description import describe_file
+from sgx_enclaves.explain.description import Description
 from sgx_enclaves.explain.file_map import Side, scan
 from sgx_enclaves.files import make_folder, read_file, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
@@ -391,7 +391,7 @@ def find_differences(file: str, left: bytes, right: bytes) -> list[BuildDifferen
     places: Optional[Side] = None
     # of what is no enclave nobody knows the sections
     with suppress(SgxEnclavesError):
-        places = Side(EnclaveImage.parse(left, file), describe_file(left, file))
+        places = Side(EnclaveImage.parse(left, file), Description())
     return [
         BuildDifference(file, start, end - start, places.section(start) if places else None)
         for start, end in ranges

@@ -344,6 +344,10 @@ def survey_dict(survey: Survey) -> dict[str, object]:
     }
 
 
+# What a section's fields are called.
+_SECTION = {"flags": "sh_flags", "address": "sh_addr", "offset": "sh_offset", "size": "sh_size"}
+
+
 def show_dict(
     image: EnclaveImage, descriptor: Descriptor, description: Description
 ) -> dict[str, object]:
@@ -351,7 +355,11 @@ def show_dict(
     return {
         "file": image.name,
         "size": len(image.data),
-        **_fields(description, "interpreter build_id comments producers features sections"),
+        **_fields(description, "interpreter build_id comments producers features"),
+        "sections": [
+            {"name": s.name, "type": kind, **{k: getattr(s.header, f) for k, f in _SECTION.items()}}
+            for s, kind in zip(image.sections, description.section_types)
+        ],
         "symbols": len(description.symbols),
         "not_described": as_plain(description.problems),
         "segments": as_plain(image.load_segments),

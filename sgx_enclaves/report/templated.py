@@ -153,7 +153,7 @@ def _strip(spans: Iterable[Span], size: int) -> list[tuple[float, float, Span]]:
 def show_html(image: EnclaveImage, descriptor: Descriptor, description: Description) -> str:
     """A file as pictures: segments and sections, address spaces, signatures."""
     blocks = [(block, list(address_space(image, block))) for block in descriptor.blocks]
-    picture = file_picture(image, descriptor.blocks, description)
+    picture = file_picture(image, descriptor.blocks)
     values = {"image": image, "description": description, "picture": picture, "blocks": blocks}
     return filled("show.html", **values)
 
