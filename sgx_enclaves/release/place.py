@@ -249,7 +249,7 @@ def run_tool(
         out.seek(0)
         said = out.read(_MAX_OUTPUT)
     if ended.status is None:
-        late = f"did not end within {timeout:g} s: {' '.join(command)}"
+        late = f"{command[0]} did not end within {timeout:g} s"
         return Output(127, ended.problem or late)
     return Output(ended.status, said.decode("utf-8", "replace"))
 
