@@ -269,8 +269,8 @@ class TreeBuilder:
             # without a thread for one job, since not every place may be used from another one
             made = (pool.map if jobs > 1 else map)(make, independent(enclaves))
             records = [record for group in made for record in group]
-        order = [None, *(enclave.name for enclave in enclaves)]
-        self.steps.sort(key=lambda step: order.index(step.enclave))
+        order = {enclave.name: number for number, enclave in enumerate(enclaves)}
+        self.steps.sort(key=lambda step: order.get(step.enclave or "", -1))
         return records
 
     def _patches(self) -> Iterator[Step]:

@@ -23,7 +23,7 @@ from sgx_enclaves.plain import as_plain, record
 from sgx_enclaves.release.place import STANDARD_PATH, LockedPackage, Place
 
 _NUMBER = r"(\d+(?:\.\d+)+[a-z]?)"
-_GMP = (
+_GMP = r"\s+".join(
     rf"#define __GNU_MP_VERSION{part}[ \t]+(\d{{1,9}})" for part in ("", "_MINOR", "_PATCHLEVEL")
 )
 
@@ -48,7 +48,7 @@ PROBES: Mapping[str, tuple[str, str]] = {
     "flex": ("flex --version", rf"^flex {_NUMBER}"),
     "gcc": _gnu("gcc", r"\S*gcc\S*"),
     "glibc": _gnu("ldd", "ldd"),
-    "gmp-dev": ("include/gmp.h", r"\s+".join(_GMP)),
+    "gmp-dev": ("include/gmp.h", rf"^{_GMP}\s*$"),
     "gnum4": _gnu("m4", "m4"),
     "gnumake": ("make --version", rf"^GNU Make {_NUMBER}"),
     "libtool": _gnu("libtool", "libtool"),
