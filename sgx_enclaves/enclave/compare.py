@@ -129,7 +129,6 @@ class _Comparison:
         self._vendor: Optional[Descriptor] = None
         self._sdk_from = "nothing"
         self._is_sdk_open = False
-        self._is_newer = False
         # In the vendor's file.
         self._vendor_offset = 0
         self._regenerated: Optional[Regenerated] = None
@@ -156,7 +155,7 @@ class _Comparison:
         if self._regenerated is not None and self._vendor is not None:
             self._compare_metadata(self._regenerated, self._vendor)
             self._compare_measurements(self._image, self._regenerated, self._vendor)
-            if self._is_newer:
+            if self._regenerated.generation.follows is not None:
                 self._judge_newer(self._image, self._regenerated.generation)
 
     def verdict(self) -> Verdict:
@@ -321,9 +320,7 @@ class _Comparison:
         except SgxEnclavesError as error:
             self._findings.append(finding_of(error, "metadata-not-regenerated"))
             return
-        self._regenerated = made[0]
         self._sdk_from = "option" if generation else "our build"
-        self._is_newer = made[0].generation.follows is not None
         self._choose(made)
 
     def _regenerate_each(
@@ -381,6 +378,7 @@ class _Comparison:
             self._found(
                 "metadata-differs",
                 f"{total} metadata bytes do not follow from our build and the config",
+                _refuting(regenerated.generation),
                 offset=self._vendor_offset + first,
                 expected=_excerpt(ours, first),
                 found=_excerpt(theirs, first),
@@ -388,7 +386,6 @@ class _Comparison:
             )
 
     def _judge_newer(self, image: EnclaveImage, generation: Generation) -> None:
-        """An SDK that this program does not know may write other metadata: that is no lie."""
         states = {self._states["metadata"], self._states["measurement"]}
         equal = states == {CheckState.PROVED}
         self._found(
@@ -421,6 +418,7 @@ class _Comparison:
             self._found(
                 "measurement-differs",
                 "the signature is for an enclave with another MRENCLAVE than our build's",
+                _refuting(regenerated.generation),
                 block=index,
                 offset=self._vendor_offset + block.offset + Block.SIGSTRUCT_OFFSET + 960,
                 expected=regenerated.mrenclave.hex(),
@@ -460,13 +458,16 @@ class _Comparison:
     def _found(
         self, code: str, message: str, severity: Severity = Severity.DIFFERS, **details: Any
     ) -> None:
-        if self._is_newer and code in ("metadata-differs", "measurement-differs"):
-            severity = Severity.UNVERIFIABLE
         self._findings.append(Finding(code, severity, message, **details))
 
 
 def _facts(name: str, data: bytes, sha256: Optional[str]) -> FileFacts:
     return FileFacts(name, len(data), sha256 or hashlib.sha256(data).hexdigest())
+
+
+def _refuting(generation: Generation) -> Severity:
+    """An SDK that this program does not know may write other metadata: that is no lie."""
+    return Severity.DIFFERS if generation.follows is None else Severity.UNVERIFIABLE
 
 
 def _excerpt(data: bytes, start: int) -> str:

@@ -88,7 +88,6 @@ class Regenerated:
     """
 
     blocks: tuple[Block, ...]
-    size: int
     mrenclave: bytes
     generation: Generation
     measured: Block
@@ -103,7 +102,8 @@ class Regenerated:
     @functools.cached_property
     def descriptor(self) -> bytes:
         """All blocks and the zeros behind them."""
-        return b"".join(b.serialise() for b in self.blocks).ljust(self.size, b"\0")
+        blocks = b"".join(block.serialise() for block in self.blocks)
+        return blocks.ljust(self.generation.metadata_size, b"\0")
 
     @property
     def signature_ranges(self) -> list[Range]:
@@ -182,16 +182,15 @@ def regenerate(
         written.append(_compatible_block(block, version, rules, values["TCSNum"]))
     starts = itertools.accumulate((b.header.size for b in written), initial=0)
     blocks = tuple(replace(b, offset=start) for b, start in zip(written, starts))
-    size = generation.metadata_size
     used = sum(b.header.size for b in blocks)
-    if used > size:
+    if used > generation.metadata_size:
         raise ConfigError(
             "the metadata does not fit its area",
             file=config.name,
-            expected=f"at most {size} bytes",
+            expected=f"at most {generation.metadata_size} bytes",
             found=f"{used} bytes",
         )
-    return Regenerated(blocks, size, measured, generation, block)
+    return Regenerated(blocks, measured, generation, block)
 
 
 def _draft(

@@ -22,7 +22,7 @@ from typing import Any, Optional
 
 from sgx_enclaves.enclave.config import OPTIONS, RENAMED, SIZES, Config, Option
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.elf_headers import U32_MAX, U64_MAX
+from sgx_enclaves.enclave.elf_headers import U64_MAX
 from sgx_enclaves.enclave.metadata import TCS_TEMPLATE_SIZE, Block, LayoutEntry, Version
 from sgx_enclaves.enclave.sigstruct import (
     ATTRIBUTES_NOT_CHECKED,
@@ -224,14 +224,15 @@ def _size_ranges(maximum: int, least_stack: int) -> dict[str, Option]:
 
 
 def _legacy_ranges(maximum: int) -> dict[str, Option]:
-    changed = (
-        Option("HeapMaxSize", maximum, 0, 0x100000),
-        # Not options yet: heap, stack and threads are all there from the start.
-        Option("HeapMinSize", maximum, 0, "HeapMaxSize"),
-        Option("StackMinSize", maximum, 0x1000, "StackMaxSize"),
-        Option("TCSMinPool", U32_MAX, 0, "TCSNum"),
-    )
-    return {**_size_ranges(maximum, 0x1000), **{option.name: option for option in changed}}
+    heap = Option("HeapMaxSize", maximum, 0, 0x100000)
+    # No options yet: stack, heap and threads are all there from the start.
+    whole = {
+        "StackMinSize": "StackMaxSize",
+        "HeapMinSize": "HeapMaxSize",
+        "TCSMinPool": "TCSNum",
+    }
+    fixed = {name: replace(OPTIONS[name], default=other) for name, other in whole.items()}
+    return {**_size_ranges(maximum, 0x1000), **fixed, "HeapMaxSize": heap}
 
 
 _V = Version

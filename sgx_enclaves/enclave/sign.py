@@ -107,11 +107,9 @@ def signed_descriptor(regenerated: Regenerated, signatures: Sequence[BlockSignat
         expected, found = str(len(regenerated.blocks)), str(len(signatures))
         message = "not as many signatures as metadata blocks"
         raise GraftError(message, expected=expected, found=found)
-    blocks = [
-        _signed_block(block, signature, index)
-        for index, (block, signature) in enumerate(zip(regenerated.blocks, signatures))
-    ]
-    return b"".join(b.serialise() for b in blocks).ljust(regenerated.size, b"\0")
+    pairs = enumerate(zip(regenerated.blocks, signatures))
+    blocks = tuple(_signed_block(block, signature, index) for index, (block, signature) in pairs)
+    return replace(regenerated, blocks=blocks).descriptor
 
 
 def _signed_block(block: Block, signature: BlockSignature, index: int) -> Block:

@@ -535,7 +535,7 @@ def test_cpu_features_that_no_option_gives() -> None:
     (block,) = case.regenerated.blocks
     xfrm = block.sigstruct.attributes_xfrm | 0x18
     evil = replace(block, sigstruct=replace(block.sigstruct, attributes_xfrm=xfrm))
-    size = case.regenerated.size
+    size = case.regenerated.generation.metadata_size
     explanation = case.explain(case.signed(evil.serialise().ljust(size, b"\0")))
     assert codes(explanation) == ["xfrm"]
     assert "MPX" in message(explanation, "xfrm")
