@@ -38,7 +38,9 @@ class Finder:
         spec = PathFinder.find_spec(name, path, target)
         if name == _CONFIG_MODULE:
             if spec is not None and spec.loader is not None:
-                spec.loader = _ConfigLoader(spec.loader)  # type: ignore[assignment]
+                loader: Any = spec.loader
+                load = loader.exec_module
+                loader.exec_module = lambda module: _with_our_folder(load, module)
         elif spec is None:
             # Else a distribution's package has put the check beside rpmlint's own.
             file = os.path.join(_HERE, f"{CHECK}.py")
@@ -47,23 +49,14 @@ class Finder:
         return spec
 
 
-class _ConfigLoader:
-    """Loads `rpmlint.config` as its own loader does, then adds our folder."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> Optional[ModuleType]:
-        module: Optional[ModuleType] = self._loader.create_module(spec)
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        folders = getattr(module, "xdg_config_dirs", None)
-        # Another rpmlint may have it elsewhere: then `rpmlint --config` must name the file.
-        if isinstance(folders, list):
-            # A copy: the list belongs to the module xdg, which others use as well.
-            module.xdg_config_dirs = [*folders, CONFIG_FOLDER]  # type: ignore[attr-defined]
+def _with_our_folder(load: Any, module: Any) -> None:
+    """Load `rpmlint.config`, and add our folder."""
+    load(module)
+    folders = getattr(module, "xdg_config_dirs", None)
+    # Another rpmlint may have it elsewhere: then `rpmlint --config` must name the file.
+    if isinstance(folders, list):
+        # A copy: the list belongs to the module xdg, which others use as well.
+        module.xdg_config_dirs = [*folders, CONFIG_FOLDER]
 
 
 def register() -> None:

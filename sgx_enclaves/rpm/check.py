@@ -204,14 +204,19 @@ class _Judge:
         decided, problems = self._best(references, None)
         source = package.header.one("SOURCERPM", str)
         if decided is not None:
-            both = _disagreement(decided[0], neighbours, packed.path, source)
-            attested = _unattested(*decided, neighbours)
-            return self._finished(*decided).having(*both, *attested)
-        beside, others = self._best(neighbours.references, source)
-        if beside is None or problems:
-            why = [*problems, *others]
-            return self._described.having(*why, _not_reproduced(packed, why))
-        return self._finished(*beside).having(*_unauthenticated(*beside, neighbours))
+            counterpart, result = decided
+            said = list(_disagreement(counterpart, neighbours, packed.path, source))
+        else:
+            beside, others = self._best(neighbours.references, source)
+            if beside is None or problems:
+                why = [*problems, *others]
+                return self._described.having(*why, _not_reproduced(packed, why))
+            counterpart, result = beside
+            said = list(_unauthenticated(counterpart, result, neighbours))
+        if result.verdict is not None:
+            digest = result.verdict.built.sha256
+            said += rules.unattested(counterpart.name, digest, neighbours.attested)
+        return self._finished(counterpart, result).having(*said)
 
     def _finished(self, counterpart: Counterpart, result: EnclaveResult) -> EnclaveResult:
         """The result that counts, explained, with what is wrong with the enclave's versions."""
@@ -326,14 +331,10 @@ def _disagreement(
 def _unauthenticated(
     beside: Counterpart, result: EnclaveResult, neighbours: Neighbours
 ) -> Iterator[Finding]:
-    package = beside.package
-    if neighbours.attested is not None:
-        yield from _unattested(beside, result, neighbours)
+    # Attested says more than signed, and who differs from a neighbour has other worries.
+    if neighbours.attested is not None or result.exit_status or neighbours.trusted:
         return
-    # Who differs from a neighbour has other worries.
-    if result.exit_status or neighbours.trusted:
-        return
-    if package is not None and package.is_authenticated:
+    if beside.package is not None and beside.package.is_authenticated:
         return
     yield rules.finding(
         "reference-refused" if neighbours.signed else "reference-unauthenticated",
@@ -342,14 +343,6 @@ def _unauthenticated(
         beside.name,
         "name a reference that you trust, or import the key of who built the package",
     )
-
-
-def _unattested(
-    counterpart: Counterpart, result: EnclaveResult, neighbours: Neighbours
-) -> Iterator[Finding]:
-    if result.verdict is not None:
-        digest = result.verdict.built.sha256
-        yield from rules.unattested(counterpart.name, digest, neighbours.attested)
 
 
 def _not_reproduced(packed: PackedEnclave, problems: Sequence[Finding]) -> Finding:

@@ -106,6 +106,8 @@ def test_a_directory_inside_of_a_folder_is_what_its_manifest_says(built: Path) -
     (found,) = folder.counterparts(PCE)
     assert (found.label, found.version) == ("2.25", VERSION)
     assert not list(folder.counterparts(f"{PCE}.1.24.100.1"))
+    (known,) = FolderReference(str(built.parent), ("2.26", "1.26")).counterparts(PCE)
+    assert (known.label, known.version) == ("2.26", "1.26")
     (built / "libsgx_pce.so").write_bytes(CASE.built + b"?")
     with pytest.raises(ManifestError, match="not the file that the manifest describes"):
         list(folder.counterparts(PCE))

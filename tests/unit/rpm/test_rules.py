@@ -14,7 +14,7 @@ from sgx_enclaves.enclave.policy import AskedBy, Policy, digest_of_version, pin_
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.rpm.check import EnclaveResult, check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER, enclave_name
-from sgx_enclaves.rpm.rules import another_file, mislabelled, named_as_another
+from sgx_enclaves.rpm.rules import another_file, finding, mislabelled, named_as_another
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, link, write_rpm
@@ -35,6 +35,13 @@ GOOD = (("pce:signed", "2.25"), ("pce:signed:prebuilt", "2.25"))
 
 def vendor(_path: str) -> Policy:
     return policy_for(None, mrsigners=[mrsigner(vendor_key())])
+
+
+def test_a_finding_has_the_severity_of_the_table_and_no_empty_text() -> None:
+    texts = ("expected", "found", "do this")
+    whole = Finding("enclave-missing", Severity.UNVERIFIABLE, "message", None, 7, *texts)
+    assert finding("enclave-missing", "message", *texts, 7) == whole
+    assert finding("script-unjudged", "m") == Finding("script-unjudged", Severity.NOTE, "m")
 
 
 @pytest.fixture(name="folder")
