@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -87,17 +87,15 @@ def _made_in(session: Any, rpm: dict[str, Any], binfo: dict[str, Any]) -> MadeIn
         buildroot_id,
         task["method"] if task is not None and standard else None,
         task is not None and task["parent"] is not None and task["parent"] == binfo["task_id"],
-        tuple(_components(session, buildroot_id)),
+        tuple(map(_package, session.listRPMs(componentBuildrootID=buildroot_id))),
     )
 
 
-def _components(session: Any, buildroot_id: int) -> Iterator[LockedPackage]:
-    """A buildroot's packages in the words of a lock; what Koji does not know is empty."""
-    for item in session.listRPMs(componentBuildrootID=buildroot_id):
-        words = {name: item[name] for name in ("name", "arch", "version", "release")}
-        epoch = None if item["epoch"] is None else str(item["epoch"])
-        known = {"sigmd5": item["payloadhash"], "signature": None, "license": "", "url": ""}
-        yield LockedPackage(**words, **known, epoch=epoch)
+def _package(rpm: Mapping[str, Any]) -> LockedPackage:
+    """A package in the words of a lock; what Koji does not know is empty."""
+    words = {name: rpm[name] for name in ("name", "arch", "version", "release")}
+    words["epoch"] = None if rpm["epoch"] is None else str(rpm["epoch"])
+    return LockedPackage(**words, sigmd5=rpm["payloadhash"], signature=None, license="", url="")
 
 
 def component_urls(session: Any, buildroot: int, topurl: Optional[str]) -> dict[str, str]:
@@ -111,12 +109,8 @@ def component_urls(session: Any, buildroot: int, topurl: Optional[str]) -> dict[
     rpms = [r for r in session.listRPMs(componentBuildrootID=buildroot) if r["build_id"]]
     with session.multicall(strict=True) as calls:
         builds = {number: calls.getBuild(number) for number in {rpm["build_id"] for rpm in rpms}}
-    urls = {}
-    for rpm in rpms:
-        epoch = f"{rpm['epoch']}:" if rpm["epoch"] else ""
-        nevra = f"{rpm['name']}-{epoch}{rpm['version']}-{rpm['release']}.{rpm['arch']}"
-        urls[nevra] = f"{paths.build(builds[rpm['build_id']].result)}/{paths.rpm(rpm)}"
-    return urls
+    folders = {number: paths.build(build.result) for number, build in builds.items()}
+    return {_package(r).nevra: f"{folders[r['build_id']]}/{paths.rpm(r)}" for r in rpms}
 
 
 def source_files(path: str, tree: Release, scratch: Path) -> dict[str, SourceFile]:

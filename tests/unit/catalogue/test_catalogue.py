@@ -421,6 +421,8 @@ def test_files_that_are_not_fetched(place: str, key: str, value: object) -> None
     assert caught.value.file == "small.toml"
 
 
+RUN: dict[str, Any] = dict.fromkeys(("by", "route", "toolchain", "record"), "x")
+RUN |= {"date": "2026-11-29", "verdict": "identical", "reproducible": False}
 READER_ONLY: dict[str, tuple[Edit, str]] = {
     "url with a password": (
         put("vendor/0/urls", ["https://me:pw@example.org/a"]),
@@ -452,6 +454,14 @@ READER_ONLY: dict[str, tuple[Edit, str]] = {
     "listed though no fact": (
         put("unpinned", ["toolchain.interpreter", "enclave.two.so_version", "weather"]),
         "unpinned: lists weather",
+    ),
+    "run of another release": (
+        put("run", [{**RUN, "enclave": "three"}]),
+        "run.enclave: is no enclave of the release",
+    ),
+    "own build of a release without one": (
+        lambda data: (data.pop("build"), data.pop("toolchain")),
+        "enclave one.build: needs the release's own build",
     ),
     "control character": (put("title", "a\nb"), "title does not fit (expected a line of at most"),
     "newline at the end": (put("name", "small\n"), "name does not fit"),

@@ -97,6 +97,7 @@ def test_a_lock_says_where_koji_s_own_packages_are(world: World) -> None:
         "release": "1",
         "arch": "x86_64",
         "epoch": 2,
+        "payloadhash": "ab" * 16,
         "build_id": build["id"],
     }
     foreign = {**own, "name": "other", "build_id": 0}
