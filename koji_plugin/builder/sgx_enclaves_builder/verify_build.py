@@ -246,6 +246,8 @@ def _checked_out(url: str, task: SgxTask) -> Path:
     log = str(Path(task.workdir) / "checkout.log")
     there: str = scm.checkout(str(folder), task.session, task.getUploadDir(), log)
     path = Path(there) / os.path.basename(file)
-    if path.is_symlink() or not path.is_file():
+    # neither the URL nor a link in the repository may lead to a file of the builder's
+    inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    if path.is_symlink() or not path.is_file() or not inside:
         raise koji.GenericError(f"{url}: there is no such file in the repository")
     return path

@@ -177,6 +177,7 @@ def repository(tmp_path: Path, world: World) -> Path:
     folder.mkdir(parents=True)
     (folder / "demo.toml").write_text((world.folder / "catalogue" / "demo.toml").read_text())
     (folder / "link.toml").symlink_to("/etc/hostname")
+    (folder / "out").symlink_to(world.folder / "catalogue")
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example", "-C", str(repo)]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
         subprocess.run([*git, *command], check=True)
@@ -197,6 +198,8 @@ def checkout_of(repository: Path) -> Any:
         ("releases/demo.toml", ""),
         ("releases/absent.toml", "no such file in the repository"),
         ("releases/link.toml", "no such file in the repository"),
+        ("releases/out/demo.toml", "no such file in the repository"),
+        ("../../../../../../catalogue/demo.toml", "no such file in the repository"),
         ("releases", "names no release"),
     ],
 )
