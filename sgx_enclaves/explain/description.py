@@ -8,7 +8,6 @@ may be hostile. No verdict depends on it: what cannot be described is said to be
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 from bisect import bisect_right
@@ -72,21 +71,11 @@ def describe_file(
         return Description(
             problems=(f"{what}: install the Python library pyelftools (python3-pyelftools)",)
         )
-    # One build is compared with many files, one after the other. The file itself is not kept.
-    key = (hashlib.sha256(data).digest(), name, tuple(wanted))
-    if key not in _KEPT:
-        try:
-            answer = in_child(lambda: _described(data, wanted), what=what, seconds=seconds)
-        except SgxEnclavesError as error:
-            return Description(problems=(printable(str(error)),))
-        while len(_KEPT) >= _MOST_KEPT:
-            _KEPT.pop(next(iter(_KEPT)))
-        _KEPT[key] = _description(answer)
-    return _KEPT[key]
-
-
-_KEPT: dict[tuple[bytes, str, tuple[int, ...]], Description] = {}
-_MOST_KEPT = 4
+    try:
+        answer = in_child(lambda: _described(data, wanted), what=what, seconds=seconds)
+    except SgxEnclavesError as error:
+        return Description(problems=(printable(str(error)),))
+    return _description(answer)
 
 
 def _description(answer: bytes) -> Description:

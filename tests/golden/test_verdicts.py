@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sgx_enclaves.cli.output import out
+from sgx_enclaves.explain.description import describe_file
 from tests.enclaves.compiled import have_toolchain
 from tests.golden import enclaves
 from tests.golden.enclaves import Pair
@@ -66,7 +68,11 @@ def _described_here() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sgx_enclaves.explain.description.in_child", lambda work, **_: work())
-        patch.setattr("sgx_enclaves.explain.description._MOST_KEPT", 100)
+        once = functools.cache(describe_file)
+        patch.setattr(
+            "sgx_enclaves.explain.explain.describe_file",
+            lambda data, name, addresses=(): once(data, name, tuple(addresses)),
+        )
         patch.setattr("sgx_enclaves.cli.output.out_json", _out_compact)
         # A page has its date.
         patch.setattr("sgx_enclaves.cli.arguments.today", lambda: datetime.date(2026, 11, 29))
