@@ -17,7 +17,7 @@ from typing import Optional
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage, require_unsigned
 from sgx_enclaves.enclave.elf_headers import METADATA_SECTION
-from sgx_enclaves.enclave.metadata import Descriptor
+from sgx_enclaves.enclave.metadata import Block, Descriptor
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import Generation, generation_named, wants_fips_by_argument
 from sgx_enclaves.enclave.verdict import (
@@ -110,7 +110,11 @@ class Explainer:
         self._regenerated: Optional[Regenerated] = None
         patched = None
         if generation is not None:
-            blocks = self._vendor.blocks if self._vendor is not None else ()
+            blocks: tuple[Block, ...] = ()
+            if self._theirs is not None:
+                # As the comparison has read them, so that this regenerates what it did.
+                with contextlib.suppress(SgxEnclavesError):
+                    blocks = Descriptor.parse(image.descriptor, limits).blocks
             fips = wants_fips_by_argument(generation, blocks)
             self._regenerated = regenerate(built, config, generation, fips, limits)
             for block in self._regenerated.blocks[:1]:

@@ -312,7 +312,7 @@ class Side:
         sections = [
             s
             for s in self.loaded
-            if s not in self.instructions
+            if not s.header.sh_flags & SHF_EXECINSTR
             and s.header.sh_type != SHT_NOTE
             and s.name not in _NO_STRINGS
         ]
