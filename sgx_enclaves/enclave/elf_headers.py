@@ -138,11 +138,6 @@ class Section:
         start = self.header.sh_offset
         return start, start if self.header.sh_type == SHT_NOBITS else start + self.header.sh_size
 
-    @property
-    def place(self) -> tuple[str, int, int]:
-        """What is equal where two builds have the same section at the same place."""
-        return self.name, self.header.sh_addr, self.header.sh_size
-
 
 @record
 class Symbol(Structure):

@@ -14,7 +14,7 @@ from typing import Optional
 from sgx_enclaves.enclave.elf_headers import PT_GNU_RELRO, PT_GNU_STACK, SHF_ALLOC, Symbol
 from sgx_enclaves.enclave.verdict import Cause
 from sgx_enclaves.explain.description import excerpt
-from sgx_enclaves.explain.file_map import Side
+from sgx_enclaves.explain.file_map import Side, place_of
 from sgx_enclaves.findings import kinds
 from sgx_enclaves.plain import some
 
@@ -284,7 +284,7 @@ def _code(ours: Side, theirs: Side, explained: bool) -> Iterator[Cause]:
 
 def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     """Which functions differ, where the code stands at the same place."""
-    if [s.place for s in ours.instructions] != [s.place for s in theirs.instructions]:
+    if list(map(place_of, ours.instructions)) != list(map(place_of, theirs.instructions)):
         return
     found = ours.functions.items()
     differing = [name for place, name in found if ours.holds_other(theirs, *place)]
@@ -330,7 +330,7 @@ def _debug_sections(ours: Side, theirs: Side) -> Iterator[Cause]:
 def _restripped(ours: Side, theirs: Side) -> Iterator[Cause]:
     """The same sections, named in another order: what a strip tool decides."""
     names = [side.section_names.split(b"\0") for side in (ours, theirs)]
-    places = [[s.place for s in side.loaded] for side in (ours, theirs)]
+    places = [list(map(place_of, side.loaded)) for side in (ours, theirs)]
     reordered = names[0] != names[1] and sorted(names[0]) == sorted(names[1])
     if reordered and places[0] == places[1]:
         how = "the section names (.shstrtab) stand in another order, as another tool, or another "

@@ -139,6 +139,11 @@ def _named(
         yield Field(f"{prefix}.{spec.name}", begin, end, measured or spec.name in always)
 
 
+def place_of(section: Section) -> tuple[str, int, int]:
+    """What is equal where two builds have the same section at the same place."""
+    return section.name, section.header.sh_addr, section.header.sh_size
+
+
 class Side:
     """One of two files: what lies where in it, and the traces that follow from its description.
 
@@ -271,8 +276,7 @@ class Side:
     @cached_property
     def functions(self) -> dict[tuple[int, int], str]:
         """Address and bytes of each named piece of code, and the first of its names."""
-        places = (section.place for section in self.instructions)
-        code = [(start, start + size) for _, start, size in places]
+        code = [(start, start + size) for _, start, size in map(place_of, self.instructions)]
         found: dict[tuple[int, int], str] = {}
         for name, address, size in self.description.symbols:
             if size and any(start <= address < end for start, end in code):
