@@ -12,13 +12,18 @@ import functools
 import hashlib
 import os
 import stat
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import BinaryIO, Callable, NamedTuple
+from typing import BinaryIO, Callable, NamedTuple, Optional
 
 from sgx_enclaves.child import SECONDS, Send, pieces_from_child
 from sgx_enclaves.decompress import unpack
-from sgx_enclaves.errors import PackageDamagedError, PackageError, UnsupportedError
+from sgx_enclaves.errors import (
+    PackageDamagedError,
+    PackageError,
+    SgxEnclavesError,
+    UnsupportedError,
+)
 from sgx_enclaves.files import DigestedStream, system_errors
 from sgx_enclaves.limits import DEFAULT_PACKAGE_LIMITS, MIB, PackageLimits
 from sgx_enclaves.rpm.librpm import FILE_HEAD, KINDS, Header, PackageFile, Unpacker
@@ -33,6 +38,8 @@ _PACKED = {
 _DIGESTS = {"PAYLOADDIGEST": None, "PAYLOADSHA512": "sha512", "PAYLOADSHA3_256": "sha3_256"}
 # Slower than any machine unpacks; a large package may take longer than a small one.
 _BYTES_A_SECOND = 16 * MIB
+# Packages that one child unpacks: they are open all the time.
+_TOGETHER = 16
 
 
 class PayloadFile(NamedTuple):
@@ -68,30 +75,103 @@ def packed(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Iterato
         UnsupportedError: a compression or format that cannot be read.
     """
     with open_package(path, limits) as (package, stream):
-        files = _files(package, stream)
+        files = _alone(package, stream)
         with contextlib.closing(files):
             yield package, files
 
 
-def _files(package: Package, stream: BinaryIO) -> Generator[PayloadFile, None, None]:
-    archive = _unpacked(package, stream)
-    claimed = sum(file.size for file in package.files if file.is_regular)
-    seconds = SECONDS + min(claimed, package.limits.payload.total_size) / _BYTES_A_SECOND
-    what = f"{package.file}: the payload cannot be read"
+def _alone(package: Package, stream: BinaryIO) -> Generator[PayloadFile, None, None]:
+    with contextlib.closing(_pieces([(package, _unpacked(package, stream))])) as pieces:
+        yield from _files(package, pieces)
+
+
+def _pieces(payloads: Sequence[tuple[Package, Iterator[bytes]]]) -> Generator[bytes, None, None]:
+    """What a child sends of each payload in turn; an empty piece ends each."""
+    seconds = SECONDS
+    for package, _ in payloads:
+        claimed = sum(file.size for file in package.files if file.is_regular)
+        seconds += min(claimed, package.limits.payload.total_size) / _BYTES_A_SECOND
 
     def work(send: Send) -> None:
-        Unpacker(package, archive).run(send)
+        for package, archive in payloads:
+            Unpacker(package, archive).run(send)
 
-    pieces = pieces_from_child(work, what=what, seconds=seconds)
+    what = f"{payloads[0][0].file}: the payload cannot be read"
+    return pieces_from_child(work, what=what, seconds=seconds)
+
+
+def _files(package: Package, pieces: Iterator[bytes]) -> Iterator[PayloadFile]:
     groups = package.hard_links
-    with contextlib.closing(pieces):
-        while head := _next(package, pieces):
-            index, has_content = FILE_HEAD.unpack(head)
-            file = package.files[index]
-            # Of hard links one has the content; files without any have a digest too.
-            if has_content or (file.is_regular and index not in groups):
-                chunks = _sized(package, pieces, file.size if has_content else 0)
-                yield from _payload_file(package, file, chunks)
+    while head := _next(package, pieces):
+        index, has_content = FILE_HEAD.unpack(head)
+        file = package.files[index]
+        # Of hard links one has the content; files without any have a digest too.
+        if has_content or (file.is_regular and index not in groups):
+            chunks = _sized(package, pieces, file.size if has_content else 0)
+            yield from _payload_file(package, file, chunks)
+
+
+class SharedOpener:
+    """An `Opener` of packages whose payloads one child process unpacks, in the order of `plan`.
+
+    A child costs as much as a payload of some megabytes. What is read in another order, or
+    behind a payload that could not be read, gets a child of its own.
+    """
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self._opened: dict[str, tuple[Package, BinaryIO]] = {}
+        self._queue: list[str] = []
+        self._pieces: Optional[Generator[bytes, None, None]] = None
+
+    def plan(self, paths: Iterable[str]) -> None:
+        """In which order payloads are going to be read, of packages that were opened before."""
+        self._queue = [path for path in paths if path in self._opened]
+
+    @contextmanager
+    def __call__(self, path: str) -> Iterator[Contents]:
+        """See `packed`; the first packages stay open until `close`."""
+        if path not in self._opened and len(self._opened) < _TOGETHER:
+            self._opened[path] = self._open.enter_context(open_package(path))
+        if path not in self._opened:
+            with packed(path) as contents:
+                yield contents
+            return
+        package, stream = self._opened[path]
+        with contextlib.closing(self._read(path, package, stream)) as files:
+            yield package, files
+
+    def _read(
+        self, path: str, package: Package, stream: BinaryIO
+    ) -> Generator[PayloadFile, None, None]:
+        if self._pieces is None and path in self._queue[:1]:
+            # Without the packages whose payload is damaged.
+            archives = {}
+            for queued in self._queue:
+                with contextlib.suppress(SgxEnclavesError):
+                    opened = self._opened[queued]
+                    archives[queued] = (opened[0], _unpacked(*opened))
+            self._queue = list(archives)
+            self._pieces = _pieces(list(archives.values())) if archives else None
+        if self._pieces is None or path not in self._queue[:1]:
+            yield from _alone(package, stream)
+            return
+        del self._queue[0]
+        try:
+            yield from _files(package, self._pieces)
+        except BaseException:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        if self._pieces is not None:
+            self._pieces.close()
+        self._pieces, self._queue = None, []
+
+    def close(self) -> None:
+        """End the child and close the packages."""
+        self._end()
+        self._open.close()
 
 
 def _next(package: Package, pieces: Iterator[bytes]) -> bytes:
@@ -107,6 +187,19 @@ def _sized(package: Package, pieces: Iterator[bytes], size: int) -> Iterator[byt
         piece = _next(package, pieces)
         size -= len(piece)
         yield piece
+
+
+class _Source:
+    """The packed bytes; the position is its own, since parent and child share the file's."""
+
+    def __init__(self, handle: int, position: int) -> None:
+        self._handle = handle
+        self._position = position
+
+    def read(self, size: int, /) -> bytes:
+        data = os.pread(self._handle, size, self._position)
+        self._position += len(data)
+        return data
 
 
 def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
@@ -145,8 +238,7 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
         number = header.one("PAYLOADDIGESTALGO", int) or 8
         name = algorithm or package.algorithm(number, "payload digests")
         with system_errors(file, "cannot be read", error=PackageError):
-            stream.seek(start)
-            found = DigestedStream(stream, name).digest()
+            found = DigestedStream(_Source(stream.fileno(), start), name).digest()
         if found != pinned:
             raise PackageDamagedError(
                 "the digest of the payload is wrong",
@@ -155,8 +247,8 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
                 expected=f"{name} {pinned}",
                 found=found,
             )
-    stream.seek(start)
-    return unpack(stream, file, package.limits.payload, None if unpacked else compressor)
+    source = _Source(stream.fileno(), start)
+    return unpack(source, file, package.limits.payload, None if unpacked else compressor)
 
 
 def _payload_file(

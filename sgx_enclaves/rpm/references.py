@@ -224,7 +224,7 @@ def _no_reference(path: str, why: str, found: str) -> InputError:
     )
 
 
-def neighbours_among(paths: Iterable[str]) -> tuple[PackageReference, ...]:
+def neighbours_among(paths: Iterable[str], opener: Opener = packed) -> tuple[PackageReference, ...]:
     """The packages that may serve as references for the others beside them.
 
     One that cannot be read, or proves nothing, is none: its own result says what is wrong.
@@ -232,7 +232,7 @@ def neighbours_among(paths: Iterable[str]) -> tuple[PackageReference, ...]:
     found = []
     for path in paths:
         with contextlib.suppress(SgxEnclavesError):
-            found.append(PackageReference(path))
+            found.append(PackageReference(path, opener))
     return tuple(reference for reference in found if reference.is_neighbour())
 
 
