@@ -152,7 +152,7 @@ def metadata_notes(data: Content) -> Iterator[tuple[int, bytes]]:
 
 
 def has_metadata_section(data: Content) -> bool:
-    """Judges nothing else of the file: one whose other parts lie must not hide behind that."""
+    """Whether a file has a section `.note.sgxmeta`, whatever else of it lies."""
     sections = _sections(data) if data.find(_NAME) >= 0 else iter(())
     return any(name == _NAME for name, _offset, _type, _flags in sections)
 

@@ -282,7 +282,7 @@ def _check_size(header: Header, signature: Header, found: int) -> None:
         # From V6 on the header says so, and the payload may have been unpacked and left so.
         sizes = [header.one(tag, int) for tag in ("PAYLOADSIZE", "PAYLOADSIZEALT")]
         stated = [size for size in sizes if size is not None]
-    if stated and found < min(stated):
+    if stated and found < stated[0]:
         raise truncated(header.file, start + stated[0], start + found)
     if stated and found not in stated:
         raise PackageDamagedError(
