@@ -431,22 +431,15 @@ class _Window:
     """The records of up to 256 equal pages that start at a multiple of 1 MiB."""
 
     def __init__(self, run: PageRun) -> None:
-        page = _records(0, run.flags, run.measured, run.content)
-        self._size = len(page)
-        self._buffer = bytearray(page) * _WINDOW_PAGES
+        # The two lowest bytes of an offset are the same every 16 pages.
+        pages = [_records(n * PAGE_SIZE, run.flags, run.measured, run.content) for n in range(16)]
+        self._size = len(pages[0])
+        self._buffer = bytearray().join(pages) * (_WINDOW_PAGES // len(pages))
         self._view = memoryview(self._buffer)
-        # Where a page's records hold an offset, and what it is beyond the page's own.
-        chunks = range(_CHUNKS if run.measured else 0)
-        chunk_at = _RECORD + _OFFSET_IN_RECORD
-        self._positions = [(_OFFSET_IN_RECORD, 0)]
-        self._positions += [(chunk_at + n * (_RECORD + _CHUNK), n * _CHUNK) for n in chunks]
-        self._start = 0
-        # Offsets are multiples of 256: their lowest byte is 0, and the next one is
-        # the page's low four bits and the chunk, the same every 16 pages.
-        for position, delta in self._positions:
-            second = bytes(range(delta // _CHUNK, 256, _CHUNKS)) * (_WINDOW_PAGES // 16)
-            self._buffer[position + 1 :: self._size] = second
-            self._buffer[position + 2 :: self._size] = _HIGH_PAGE_BITS
+        # Where a page's records hold an offset.
+        first = _RECORD + _OFFSET_IN_RECORD
+        self._positions = [_OFFSET_IN_RECORD, *range(first, self._size, _RECORD + _CHUNK)]
+        self._start: Optional[int] = None
 
     def parts(self, offset: int, count: int) -> Iterator[memoryview]:
         """The records of so many pages, window by window."""
@@ -463,9 +456,9 @@ class _Window:
         # The third byte of an offset is half the window's, those above all are.
         for byte in range(2, 8):
             high = start >> 8 * byte & 0xFF
-            if high != self._start >> 8 * byte & 0xFF:
+            if self._start is None or high != self._start >> 8 * byte & 0xFF:
                 own = _HIGH_PAGE_BITS if byte == 2 else bytes(_WINDOW_PAGES)
                 values = bytes(high | bits for bits in own)
-                for position, _ in self._positions:
+                for position in self._positions:
                     self._buffer[position + byte :: self._size] = values
         self._start = start
