@@ -456,5 +456,5 @@ def test_a_report_is_refused_before_the_work(
     assert main([verb, what, "--report", str(tmp_path / "file")]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "reports are written into a directory" in shown.err
+    assert "file: the directory cannot be made: File exists; name another directory" in shown.err
     assert (tmp_path / "file").read_text() == "kept"
