@@ -93,6 +93,8 @@ class Workshop:
         """
         defines = {
             "_topdir": str(place.resolve()),
+            # where a build that is refused leaves its script
+            "_tmppath": str(place.resolve()),
             "__sgx_enclaves": f"{sys.executable} -m sgx_enclaves",
             "_fileattrsdir": str(self._file_attributes(place).resolve()),
             "sgx_enclave_sysroot": str(self.unsigned_root.resolve()),
