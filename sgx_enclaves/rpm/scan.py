@@ -91,17 +91,19 @@ class ScanState:
     def __init__(self, path: str, key: str) -> None:
         self._path = path
         self._stamps: dict[str, str] = {}
-        self._known: dict[tuple[str, str], Scanned] = {}
+        self._known: dict[str, tuple[str, Scanned]] = {}
         header = json.dumps({_KEY: key})
         lines = self._lines()
         for line in lines[1:] if lines[:1] == [header] else ():
             # A scan that was killed may have left half a line: it is left out.
-            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            with contextlib.suppress(
+                ValueError, KeyError, TypeError, RecursionError, OverflowError
+            ):
                 file, stamp, report = json.loads(line)
                 scanned = Scanned(f"{file:s}", report)
                 _ = scanned.exit_status
-                self._known[file, f"{stamp:s}"] = scanned
-        kept = (_line(scanned, stamp) for (_file, stamp), scanned in self._known.items())
+                self._known[file] = f"{stamp:s}", scanned
+        kept = (_line(scanned, stamp) for stamp, scanned in self._known.values())
         write_file(path, "".join((f"{header}\n", *kept)).encode())
         self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
@@ -121,8 +123,9 @@ class ScanState:
 
     def known(self, path: str) -> Optional[Scanned]:
         """The earlier result for a file that has not changed since."""
+        stamp, scanned = self._known.get(path, ("", None))
         self._stamps[path] = stamp_of(path)
-        return self._known.get((path, self._stamps[path]))
+        return scanned if stamp == self._stamps[path] else None
 
     def add(self, scanned: Scanned) -> None:
         """Keep a result about a file as it was when its earlier result was asked for."""

@@ -203,7 +203,11 @@ def test_a_package_that_was_replaced_is_looked_at_again(tree: Path, tmp_path: Pa
     assert (os.stat(file).st_size, os.stat(file).st_mtime_ns) == (len(data), times.st_mtime_ns)
     state = ScanState(path, "key")
     assert state.known(target.path) is None
+    assert list(scan([target], judged, state=state))
     state.close()
+    ScanState(path, "key").close()
+    # what was true of the file before is not kept for ever
+    assert len(Path(path).read_text().splitlines()) == 2
 
 
 def test_a_replaced_reference_makes_another_key(reference: str) -> None:
@@ -241,7 +245,11 @@ def test_a_state_that_is_none_is_not_written_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["", "x", "[]", "{}", '["a", [1], null]', '["a", "", {}]', '["a", ""]']
+    "line",
+    [
+        *("", "x", "[]", "{}", '["a", [1], null]', '["a", "", {}]', '["a", ""]'),
+        '["a", "", {"exit_status": Infinity}]',
+    ],
 )
 def test_lines_that_are_no_results_are_left_out(tmp_path: Path, line: str) -> None:
     path = tmp_path / "state"
