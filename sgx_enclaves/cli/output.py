@@ -42,6 +42,8 @@ _COLOURS = {
     "TOOLCHAIN ": _RED,
     "MAY NOT ": _RED,
 }
+# Arguments that name what is written, or no file at all.
+_NO_INPUTS = ("output", "html", "action", "kind", "release")
 
 
 class _Run:
@@ -186,7 +188,7 @@ def _named(args: argparse.Namespace) -> Iterator[Union[str, Path]]:
     """What may be a file's name among the arguments, but for what is written."""
     for name, value in vars(args).items():
         for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, (str, Path)) and name not in ("output", "html"):
+            if isinstance(item, (str, Path)) and name not in _NO_INPUTS:
                 yield item
 
 

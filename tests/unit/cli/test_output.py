@@ -271,6 +271,24 @@ def test_a_file_is_replaced_on_request_only(own: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "line",
     [
+        "toolchain record sgx-2.25-dcap-1.22 -o record --force",
+        "spec sgx-2.25-dcap-1.22 --kind prebuilt -o prebuilt --force",
+        "spec sgx-2.25-dcap-1.22 --kind prebuilt -o sgx-2.25-dcap-1.22 --force",
+    ],
+)
+def test_a_word_that_names_no_file_is_no_input(
+    own: Path, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own)
+    *_, output, _ = words = line.split()
+    Path(output).write_text("an older one")
+    assert main(words) == 0
+    assert Path(output).read_text() != "an older one"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
         "extract-signature {own}/signed.so -o {own}/there",
         "toolchain record sgx-2.25-dcap-1.22 -o {own}/there",
         "spec sgx-2.25-dcap-1.22 --kind grafted -o {own}/there",
