@@ -141,14 +141,15 @@ def is_enclave(data: Content) -> bool:
     return has_metadata_section(data) or any(metadata_notes(data))
 
 
-def metadata_notes(data: Content) -> Iterator[tuple[int, bytes]]:
+def metadata_notes(data: Content) -> Iterator[tuple[int, memoryview]]:
     """Offset and content of each note in an ELF file with the name that loaders look for."""
     for name in _NOTE_NAME.finditer(data) if data[:4] == ELF_MAGIC else ():
         start, end = name.start() - _NOTE_HEADER.size, name.end()
         size, content, _type = _NOTE_HEADER.unpack_from(data, max(0, start))
         # Loaders and signing tools have the name too, but no note of it.
         if start >= 0 and size == len(METADATA_NOTE_NAME):
-            yield start, data[end : end + content]
+            # No copy: each of a million notes may claim the whole file.
+            yield start, memoryview(data)[end : end + content]
 
 
 def has_metadata_section(data: Content) -> bool:
@@ -187,21 +188,21 @@ def enclaves_within(data: bytes) -> tuple[int, ...]:
         at = magic.start()
         sections = itertools.islice(_sections(data, at), _MOST_SECTIONS)
         found.update({offset: at for name, offset, _type, _flags in sections if name == _NAME})
-    notes = {offset for offset, _content in metadata_notes(data)}
-    # A note that is in none of them is the file's own.
-    return tuple(found[note] for note in sorted(notes)) if notes and notes <= set(found) else ()
+    starts = []
+    for note, _content in metadata_notes(data):
+        if note not in found:
+            # It is the file's own.
+            return ()
+        starts.append(found[note])
+    return tuple(starts)
 
 
 def is_debug_file(data: bytes) -> bool:
     """Whether it is what find-debuginfo splits off from an unsigned enclave: without its code."""
-    notes = [content for _offset, content in metadata_notes(data)]
-    return (
-        bool(notes)
-        and not any(map(any, notes))
-        and any(
-            kind == SHT_NOBITS and flags & SHF_EXECINSTR
-            for _name, _offset, kind, flags in _sections(data)
-        )
+    says_something = {any(content) for _offset, content in metadata_notes(data)}
+    return says_something == {False} and any(
+        kind == SHT_NOBITS and flags & SHF_EXECINSTR
+        for _name, _offset, kind, flags in _sections(data)
     )
 
 

@@ -423,6 +423,18 @@ def test_many_headers_cost_bounded_time() -> None:
     assert time.process_time() - start < 10
 
 
+def test_many_notes_cost_bounded_memory() -> None:
+    """Each says that all behind it is its content."""
+    note = struct.pack("<III", len(b"sgx_metadata\0"), 0xFFFFFFFF, 1) + b"sgx_metadata\0"
+    hostile = b"\x7fELF" + note * 4_000
+    tracemalloc.start()
+    assert enclaves_within(hostile) == ()
+    assert not is_debug_file(hostile)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
 def test_debug_files(tmp_path: Path) -> None:
     """As find-debuginfo splits them off with eu-strip."""
     for tool in ("gcc", "eu-strip"):
