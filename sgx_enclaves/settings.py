@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -33,7 +34,9 @@ def load_settings(cls: type[T], schema: Mapping[str, Any], path: str) -> T:
     # Names of tags and targets differ by case.
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     try:
-        parser.read_string(read_file(path, MIB).decode("utf-8"), path)
+        # Line ends of all kinds: what stands behind a section's name would pass for nothing.
+        text = io.StringIO(read_file(path, MIB).decode("utf-8"), newline=None)
+        parser.read_file(text, path)
     except (UnicodeDecodeError, configparser.Error) as error:
         raise InputError(f"the configuration cannot be read: {error}", file=path) from None
     known = schema["properties"]

@@ -52,6 +52,11 @@ def test_every_setting_of_the_sample_can_be_set(tmp_path: Path) -> None:
     assert config.catalogue_folders
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_no_line_end_hides_a_setting(tmp_path: Path, end: str) -> None:
+    assert read(tmp_path, end.join(["[fetch]", "attempts = 3", ""])) == Config(fetch_attempts=3)
+
+
 def test_everything_can_be_set(tmp_path: Path) -> None:
     config = read(
         tmp_path,
