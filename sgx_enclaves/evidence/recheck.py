@@ -211,7 +211,9 @@ class _Recheck:
         # The last finding is that there is no config.
         against = [f["message"] for f in alone["findings"][:-1] if f["severity"] != "note"]
         why = "; ".join(dict.fromkeys(against)) or "nothing is refused"
-        yield from self._is("signature", proved["signature"], why)
+        # A defect stands before what the policy refuses.
+        seen = f"{len(blocks)} valid signatures" if proved["signature"] else against[0]
+        yield from self._is("signature", proved["signature"], seen)
         said, found = (
             [{key: block[key] for key in _BLOCK} for block in item["blocks"]]
             for item in (self._enclave, alone)

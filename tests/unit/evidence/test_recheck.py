@@ -18,7 +18,7 @@ import pytest
 
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.enclave.policy import Policy
-from sgx_enclaves.evidence.report import read_report
+from sgx_enclaves.evidence.report import proved_by, read_report
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import from_plain
 from tests.support.keys import mrsigner, vendor_key
@@ -157,6 +157,20 @@ def test_a_lie_does_not_hold(
     status, out, _ = run("recheck", report, "--signed", "s.so", "--config", "c.xml")
     assert status == 1
     assert f"does not hold: {says}" in out
+
+
+def test_who_signed_is_no_defect_of_a_signature(folder: Path, run: Run, case: Case) -> None:
+    of_another = ("--signer", "6" * 64, "--report", "other")
+    assert run("compare", "b.so", "s.so", "--config", "c.xml", *of_another)[0] == 1
+    report = json.loads((folder / "other/report.json").read_text())
+    (signature,) = (c for c in report["enclaves"][0]["checks"] if c["name"] == "signature")
+    signature["state"] = "refuted"
+    report["proved"] = proved_by(report["enclaves"])
+    (folder / "lie.json").write_text(json.dumps(report))
+    status, out, _ = run("recheck", "lie.json", "--signed", "s.so")
+    assert status == 1
+    count = len(case.regenerated.blocks)
+    assert f"does not hold: signature: refuted ({count} valid signatures)" in out
 
 
 def test_a_note_left_out_is_missed(folder: Path, run: Run) -> None:
