@@ -241,10 +241,16 @@ def check_report(args: argparse.Namespace) -> None:
     """Refuse, before the work, a `--report` where nothing can be written after it."""
     check_open(args, "report")
     if args.report is not None:
+        import tempfile
+
         make_folder(args.report)
-        probe = args.report / ".sgx-enclaves"
-        write_file(str(probe), bytes(MIB))
-        probe.unlink(missing_ok=True)
+        hint = "check the directory and its rights"
+        trying = system_errors(str(args.report), "cannot be written", hint=hint)
+        # Nothing that stands there gives way to a file without a name.
+        with trying, tempfile.TemporaryFile(dir=args.report) as probe:
+            probe.write(bytes(MIB))
+            probe.flush()
+            os.fsync(probe.fileno())
 
 
 def open_page(args: argparse.Namespace, page: Path) -> None:

@@ -426,6 +426,14 @@ def test_reports_have_their_place_before_the_work_and_come_after_the_verdict(own
     assert done.stdout.startswith("UNVERIFIABLE: ")
 
 
+def test_trying_a_directory_of_reports_takes_nothing_away(own: Path) -> None:
+    arguments = f"{own}/built.so {own}/signed.so --config {own}/config.xml"
+    (own / ".sgx-enclaves").write_text("mine")
+    run(f"$VERB compare {arguments} --report {own}")
+    assert (own / "report.json").exists()
+    assert (own / ".sgx-enclaves").read_text() == "mine"
+
+
 # --- at the terminal ---
 
 
