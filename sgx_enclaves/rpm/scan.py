@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -29,6 +30,7 @@ from sgx_enclaves.files import (
     can_have_workers,
     digest_file,
     end_with_parent,
+    open_regular,
     system_errors,
     walk,
     write_file,
@@ -111,7 +113,7 @@ class ScanState:
         if not os.path.exists(self._path):
             return []
         reading = system_errors(self._path, "cannot be read")
-        with reading, open(self._path, encoding="utf-8", errors="replace") as stream:
+        with reading, io.TextIOWrapper(open_regular(self._path), "utf-8", "replace") as stream:
             first = stream.readline(_KEY_SIZE).rstrip("\n")
             if not first.startswith(f'{{"{_KEY}": '):
                 raise InputError(

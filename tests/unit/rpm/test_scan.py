@@ -242,6 +242,9 @@ def test_a_state_that_is_none_is_not_written_over(tmp_path: Path) -> None:
         ScanState(str(tmp_path / "no" / "state"), "key")
     with pytest.raises(InputError, match="cannot be read"):
         ScanState(str(tmp_path), "key")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="no regular file"):
+        ScanState(str(tmp_path / "pipe"), "key")
 
 
 @pytest.mark.parametrize(
