@@ -281,7 +281,7 @@ def _scanned(targets: Sequence[Target], settings: ScanSettings, jobs: int) -> It
     """The results; raises LimitError where a process dies."""
     # Here too, so that what is missing or bad is an error, and not the result of every package.
     librpm()
-    _opened(settings)
+    _opened(settings.references, settings.beside, settings.neighbours)
     work = functools.partial(scan_one, settings)
     if jobs == 1 or len(targets) < 2 or not can_have_workers():
         yield from map(work, targets)
@@ -298,10 +298,12 @@ def _scanned(targets: Sequence[Target], settings: ScanSettings, jobs: int) -> It
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(settings: ScanSettings) -> tuple[tuple[Reference, ...], Neighbours]:
+def _opened(
+    references: tuple[str, ...], beside: tuple[str, ...], neighbours: Neighbours
+) -> tuple[tuple[Reference, ...], Neighbours]:
     """What enclaves are compared with, opened once in each process."""
-    references = tuple(map(open_reference, settings.references))
-    return references, replace(settings.neighbours, references=neighbours_among(settings.beside))
+    opened = tuple(map(open_reference, references))
+    return opened, replace(neighbours, references=neighbours_among(beside))
 
 
 def neighbours_in(targets: Iterable[Target]) -> tuple[str, ...]:
@@ -328,7 +330,8 @@ def scan_one(settings: ScanSettings, target: Target) -> Scanned:
         with contextlib.suppress(SgxEnclavesError), open_package(path) as (package, _stream):
             if not may_carry_enclaves(package):
                 return Scanned(path, None)
-    references, neighbours = _opened(settings)
+    opened = _opened(settings.references, settings.beside, settings.neighbours)
+    references, neighbours = opened
     result = check_package(
         path,
         references,

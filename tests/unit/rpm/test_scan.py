@@ -359,6 +359,8 @@ def test_the_verb(tree: Path, reference: str, capsys: pytest.CaptureFixture[str]
     )
     (tree / "broken.rpm").unlink()
     assert run(str(tree), "--reference", reference) == 0
+    sdk = CASE.regenerated.generation.name
+    assert run(str(tree), "--reference", reference, "--sdk", sdk) == 0
     assert run(str(tree)) == 2
     out = capsys.readouterr().out
     assert "unverifiable: no reference has an unsigned counterpart" in out
