@@ -17,6 +17,7 @@ import koji
 from koji.daemon import SCM
 from requests.exceptions import RequestException
 
+from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.reader import OWN_FOLDER, USER_FOLDER, load_catalogue, read_release
 from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli.arguments import today
@@ -217,16 +218,20 @@ def resolve(
         return catalogue, release_of(catalogue, paths), CATALOGUE
     if "://" not in asked:
         return catalogue, catalogue.release(asked), CATALOGUE
-    path = _checked_out(asked, task)
+    path = _fetched(asked, task)
     release = read_release(read_file(str(path), MIB), str(path))
     added = {**catalogue.releases, release.name: release}
     return Catalogue(added, catalogue.replaced), release, asked
 
 
-def _checked_out(url: str, task: SgxTask) -> Path:
-    """A file of a repository: `SCHEME://HOST/REPO?FILE#COMMIT`."""
-    options = task.options
-    scm = SCM(url, allow_password=getattr(options, "allow_password_in_scm_url", False))
+def _fetched(url: str, task: SgxTask) -> Path:
+    """The file that a URL names: `https://…`, or `git+https://HOST/REPO?FILE#COMMIT`."""
+    options, plain = task.options, url.startswith("https://")
+    # Koji's rules are about repositories; a plain file's place must fit them too
+    scm = SCM(
+        f"git+{url}#file" if plain else url,
+        allow_password=getattr(options, "allow_password_in_scm_url", False),
+    )
     scm.assert_allowed(
         allowed=options.allowed_scms,
         session=task.session,
@@ -234,10 +239,20 @@ def _checked_out(url: str, task: SgxTask) -> Path:
         by_policy=options.allowed_scms_use_policy,
         policy_data={"user_id": task.taskinfo["owner"], "scratch": False},
     )
+    if not plain:
+        return _checked_out(scm, task)
+    # from one of the allowed hosts; nobody pins what is being asked for
+    name = url.partition("?")[0].rpartition("/")[2] or "release.toml"
+    artifact = Artifact(name, (url,), sha256=None, max_size=MIB)
+    return task.fetcher(allow_unpinned=True).fetch(artifact).path
+
+
+def _checked_out(scm: Any, task: SgxTask) -> Path:
+    """A file of a repository."""
     file: str = scm.module
     if not file.endswith(".toml"):
         raise koji.GenericError(
-            f"{url} names no release: put the path of its TOML file behind the question mark"
+            f"{scm.url} names no release: put the path of its TOML file behind the question mark"
         )
     # Koji checks out a directory, and would look for a Makefile's `common` beside it
     scm.module, scm.use_common = os.path.dirname(file), False
@@ -249,5 +264,5 @@ def _checked_out(url: str, task: SgxTask) -> Path:
     # neither the URL nor a link in the repository may lead to a file of the builder's
     inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
     if path.is_symlink() or not path.is_file() or not inside:
-        raise koji.GenericError(f"{url}: there is no such file in the repository")
+        raise koji.GenericError(f"{scm.url}: there is no such file in the repository")
     return path

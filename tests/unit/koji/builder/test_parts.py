@@ -217,6 +217,18 @@ def test_a_release_can_come_from_a_repository(
         assert world.hub.records[0]["origin"] == url
 
 
+def test_a_release_can_come_from_an_allowed_server(world: World) -> None:
+    text = (world.folder / "catalogue" / "demo.toml").read_bytes()
+    url = world.vendor.server.put(f"/{world.folder.name}/demo.toml", text)
+    options = {"enclaves": ["pce"]}
+    refused = world.verify(url, "demo-build", None, options)
+    assert "list of allowed SCMs" in refused["faultString"]
+    allow = world.hub.options()
+    allow.allowed_scms = "127.0.0.1*:*:no:"
+    world.hub.options = lambda: allow  # type: ignore[method-assign]
+    assert world.verify(url, "demo-build", None, options)["verdict"] == "identical"
+
+
 def test_a_release_is_found_from_what_a_build_has(world: World) -> None:
     build = world.add_build(
         "old", {"/opt/libsgx_pce.signed.so.9.9.9.9": world.vendor.signed[PCE.signed]}
