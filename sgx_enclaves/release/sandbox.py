@@ -347,4 +347,11 @@ def remove_tree(folder: Path) -> None:
             os.chmod(path, 0o700)
             here = os.scandir(path)
             folders += [item.path for item in here if item.is_dir(follow_symlinks=False)]
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:
+        raise BuildError(
+            "directories in the build's scratch directory lie too deep, so it is kept",
+            file=str(folder),
+            hint="remove it with rm -rf",
+        ) from None

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sources are laid out as they were fetched, or not at all."""
+"""Sources are laid out as they were fetched, or not at all; what steps left is removed or named."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Optional
 
@@ -10,9 +12,10 @@ import pytest
 
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Build, Source
-from sgx_enclaves.errors import DigestError
+from sgx_enclaves.errors import BuildError, DigestError
 from sgx_enclaves.release.archive import lay_out, read_contents
 from sgx_enclaves.release.fetch import Fetched
+from sgx_enclaves.release.sandbox import remove_tree
 from tests.unit.release import tarmaker as tm
 
 EIGHTY = 315_619_200  # 1980-01-02
@@ -63,3 +66,25 @@ def test_a_file_changed_since_it_was_fetched_is_refused(place: Place, unpack: bo
 def test_a_packed_source_is_copied_whole(place: Place) -> None:
     put = place.lay_out(sha256=place.sha256, unpack=False)
     assert put.read_bytes() == place.path.read_bytes()
+
+
+def test_directories_that_lie_too_deep_are_named_or_removed(tmp_path: Path) -> None:
+    """A step can make any number of them; newer Pythons remove them all."""
+    top = tmp_path / "deep"
+    top.mkdir()
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    try:
+        remove_tree(top)
+    except BuildError as error:
+        assert "too deep" in error.message
+        assert error.file == str(top)
+    else:
+        assert not top.exists()
+    finally:
+        subprocess.run(["rm", "-rf", str(top)], check=True)
