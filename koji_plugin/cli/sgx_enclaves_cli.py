@@ -10,6 +10,7 @@ that 1 never means a failed connection; Koji's own commands use 1 for that.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import sys
@@ -60,7 +61,8 @@ def handle_sgx_enclaves(goptions: Any, session: Any, args: Sequence[str]) -> int
         what = {"kind": type(error).__name__, "message": _words(error)}
     print(what["message"], file=sys.stderr)
     if "--json" in args:
-        output.out_json({"exit_status": UNKNOWN_STATUS, "error": what})
+        with contextlib.suppress(SgxEnclavesError):
+            output.out_json({"exit_status": UNKNOWN_STATUS, "error": what})
     return UNKNOWN_STATUS
 
 

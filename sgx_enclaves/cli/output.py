@@ -71,14 +71,18 @@ def out_report(text: str) -> None:
     """Print a report, whose own line breaks count; in colour on a terminal that likes it."""
     lines = [printable(line) for line in text.split("\n")]
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    if sys.stdout.isatty() and not plain:
+    if _is_terminal() and not plain:
         lines = [coloured(line) for line in lines]
     _write("".join(f"{line}\n" for line in lines))
 
 
 def width() -> int:
     """Columns of the terminal; 80 where the output is none."""
-    return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
+    return shutil.get_terminal_size((80, 24)).columns if _is_terminal() else 80
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def out_json(plain: Mapping[str, object]) -> None:
@@ -283,6 +287,9 @@ def flush() -> None:
 
 def _write(text: str) -> None:
     _run.printed = _run.printed or bool(text)
+    if sys.stdout is None:
+        # Python's word for a closed one.
+        raise InputError("standard output is closed", hint="the exit status is no verdict")
     try:
         try:
             sys.stdout.write(text)

@@ -68,6 +68,18 @@ def test_the_exit_status_is_the_verdict(plugin: Any, verdict: str, status: int) 
     assert run(plugin, shown, "show", "x-1-1") == status
 
 
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_closed_standard_output_is_no_verdict(
+    plugin: Any,
+    more: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert run(plugin, ended(), "result", str(TASK), *more) == 2
+    assert "standard output is closed" in capsys.readouterr().err
+
+
 def test_a_verdict_that_nobody_knows_is_not_success(plugin: Any) -> None:
     assert run(plugin, ended("fine"), "result", str(TASK)) == 2
 
