@@ -97,6 +97,12 @@ def test_what_debuggers_read_has_no_conventions(folder: Path) -> None:
     ]
 
 
+def test_what_is_no_enclave_has_no_conventions(folder: Path) -> None:
+    """It is reported as malformed, which says all that there is to say."""
+    assert noted(folder, [RpmFile("/opt/odd.signed.so", CASE.signed)]) != []
+    assert noted(folder, [RpmFile("/opt/odd.signed.so", CASE.signed[:-1000])]) == []
+
+
 def test_an_unsigned_enclave_alone_is_where_it_belongs(folder: Path) -> None:
     provides = (("pce:unsigned", "2.25"),)
     name = "sgx-enclave-reproducible-pce-unsigned"
