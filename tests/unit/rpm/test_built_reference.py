@@ -122,6 +122,18 @@ def test_an_unknown_release_has_no_version(built: Path, tmp_path: Path) -> None:
     assert found.name.endswith("/libsgx_pce.so (my-own, built with the designated toolchain)")
 
 
+def test_the_version_is_that_of_the_enclave_itself(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = load_catalogue().release(RELEASE)
+    last = replace(release, enclaves=release.enclaves[::-1])
+    assert last.enclaves[0].so_version not in (None, release.enclaves[0].so_version)
+    catalogue = replace(load_catalogue(), releases={RELEASE: last})
+    monkeypatch.setattr("sgx_enclaves.catalogue.reader.load_catalogue", lambda: catalogue)
+    (found,) = BuiltReference(str(built)).counterparts(PCE)
+    assert found.version == VERSION
+
+
 def test_an_enclave_of_unknown_version_has_none(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
