@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from sgx_enclaves.plain import as_plain
 from sgx_enclaves.progress import Event
 from sgx_enclaves.report.forms import result_dict, survey_dict
 from sgx_enclaves.report.templated import result_text, scan_text
-from sgx_enclaves.rpm.check import check_package
+from sgx_enclaves.rpm.check import PackageResult, check_package
 from sgx_enclaves.rpm.enclaves import provides_of
 from sgx_enclaves.rpm.references import Neighbours, neighbours_among, open_reference
 
@@ -31,17 +31,11 @@ def check_rpm(args: argparse.Namespace) -> int:
     references = [open_reference(path) for path in args.reference]
     beside = neighbours_among(args.packages if len(args.packages) > 1 else ())
     neighbours = replace(_neighbours(args), references=beside)
+    check = _check(args)
     status, judged = 0, False
     plain = []
     for number, path in enumerate(args.packages):
-        result = check_package(
-            path,
-            references,
-            lambda enclave: arguments.chosen_policy(args, enclave),
-            neighbours=neighbours,
-            permitted=args.permit,
-            generation=args.sdk,
-        )
+        result = check(path, references, neighbours=neighbours)
         status = max(status, result.exit_status)
         judged |= bool(result.enclaves) or not result.is_source
         if args.json or args.report is not None:
@@ -58,6 +52,14 @@ def check_rpm(args: argparse.Namespace) -> int:
     return status
 
 
+def _check(args: argparse.Namespace) -> Callable[..., PackageResult]:
+    """`check_package` as the arguments want it."""
+    policy_of = functools.partial(arguments.chosen_policy, args)
+    return functools.partial(
+        check_package, policy_of=policy_of, permitted=args.permit, generation=args.sdk
+    )
+
+
 def scan(args: argparse.Namespace) -> int:
     from sgx_enclaves.rpm import scan as scanning
 
@@ -70,14 +72,7 @@ def scan(args: argparse.Namespace) -> int:
         )
     beside = scanning.neighbours_in(found.targets)
     settings = scanning.ScanSettings(
-        tuple(args.reference),
-        functools.partial(arguments.chosen_policy, args),
-        result_dict,
-        tuple(args.permit),
-        args.sdk,
-        args.deep,
-        beside,
-        _neighbours(args),
+        tuple(args.reference), _check(args), result_dict, args.deep, beside, _neighbours(args)
     )
     for problem in found.problems:
         output.note(f"{problem}; headers are read instead")
@@ -99,13 +94,15 @@ def scan(args: argparse.Namespace) -> int:
     jobs = args.jobs or os.cpu_count() or 1
     try:
         scanned = scanning.scan(found.targets, settings, jobs=jobs, state=state, progress=shown)
-        results = [item for item in scanned if item.report is not None]
+        reports = [
+            report
+            for _path, report in sorted(scanned, key=lambda found: found[0])
+            if report is not None
+        ]
     finally:
         if state is not None:
             state.close()
-    results.sort(key=lambda item: item.file)
-    reports = [item.report for item in results if item.report is not None]
-    status = max((item.exit_status for item in results), default=0)
+    status = max((int(report["exit_status"]) for report in reports), default=0)
     if args.json:
         output.out_json({"exit_status": status, **survey_dict(found), "packages": reports})
     else:

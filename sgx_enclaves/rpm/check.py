@@ -28,13 +28,17 @@ from sgx_enclaves.rpm.references import Counterpart, Neighbours, PackageReferenc
 NO_NEIGHBOURS = Neighbours()
 
 
-def _status(findings: Iterable[Finding]) -> int:
-    against = (f.severity.value for f in findings if f.severity is not Severity.NOTE)
-    return max((Outcome(value).exit_status for value in against), default=0)
+# The code of an error about a package says what kind of trouble it is.
+_CODES = {
+    **{PackageDamagedError: "package-damaged", LimitError: "package-too-large"},
+    UnsupportedError: "package-unsupported",
+}
 
 
-def _outcome(status: int) -> Outcome:
-    return next(o for o in Outcome if o.exit_status == status)
+def _worst(findings: Iterable[Finding], parts: Iterable[Optional[Outcome]]) -> Optional[Outcome]:
+    """The outcome with the highest status; None where nothing is wrong and nothing was judged."""
+    against = [Outcome(f.severity.value) for f in findings if f.severity is not Severity.NOTE]
+    return max((*against, *filter(None, parts)), key=lambda o: o.exit_status, default=None)
 
 
 @record
@@ -52,16 +56,14 @@ class EnclaveResult:
     findings: tuple[Finding, ...] = ()
 
     @property
-    def exit_status(self) -> int:
-        """0, 1 or 2: the highest of the verdict's and the findings'."""
-        return max(_status(self.findings), self.verdict.exit_status if self.verdict else 0)
-
-    @property
     def outcome(self) -> Optional[Outcome]:
         """The verdict; None for an unsigned enclave, about which there is nothing to say."""
-        if self.verdict is None and not _status(self.findings):
-            return None
-        return _outcome(self.exit_status)
+        return _worst(self.findings, [self.verdict.outcome if self.verdict else None])
+
+    @property
+    def exit_status(self) -> int:
+        """0, 1 or 2."""
+        return self.outcome.exit_status if self.outcome else 0
 
     def having(self, *findings: Finding) -> EnclaveResult:
         """The same with findings before its own."""
@@ -83,16 +85,14 @@ class PackageResult:
         return (self.nevra or "").endswith(".src")
 
     @property
-    def exit_status(self) -> int:
-        """0, 1 or 2: the highest of all."""
-        return max([_status(self.findings), *(e.exit_status for e in self.enclaves)])
-
-    @property
     def outcome(self) -> Optional[Outcome]:
         """The verdict; None when there is no signed enclave and nothing wrong."""
-        if not self.exit_status and all(e.outcome is None for e in self.enclaves):
-            return None
-        return _outcome(self.exit_status)
+        return _worst(self.findings, (enclave.outcome for enclave in self.enclaves))
+
+    @property
+    def exit_status(self) -> int:
+        """0, 1 or 2: the highest of all."""
+        return self.outcome.exit_status if self.outcome else 0
 
 
 def check_package(
@@ -125,17 +125,14 @@ def check_package(
             for item in _items(package, members, neighbours):
                 if isinstance(item, EmbeddedEnclaves):
                     embedded.append(_embedded(item))
-                if not isinstance(item, PackedEnclave):
-                    continue
-                judge = _Judge(item, package, policy_of, generation)
-                found = judge.result(references, neighbours)
-                if found.signed:
-                    found = found.having(
-                        *rules.not_permitted(item, accepted), *rules.named_as_another(item)
-                    )
-                results.append(found)
-                # The next one is read before these names are bound again.
-                del item, judge
+                elif isinstance(item, PackedEnclave):
+                    found = _Judge(item, package, policy_of, generation).of(references, neighbours)
+                    if found.signed:
+                        refused = rules.not_permitted(item, accepted)
+                        found = found.having(*refused, *rules.named_as_another(item))
+                    results.append(found)
+                # The next one is read before this name is bound again.
+                del item
             findings += rules.missing(package, results)
             if results or findings:
                 findings += rules.scripts(package)
@@ -169,15 +166,8 @@ def _items(
 
 
 def _package_finding(error: SgxEnclavesError, path: str) -> Finding:
-    """An error about a package as a finding; its code says what kind of trouble it is."""
-    found = finding_of(error, "package-malformed")
-    for kind, code in (
-        (PackageDamagedError, "package-damaged"),
-        (LimitError, "package-too-large"),
-        (UnsupportedError, "package-unsupported"),
-    ):
-        if isinstance(error, kind):
-            found = finding_of(error, code)
+    """An error about a package as a finding, which need not name the package again."""
+    found = finding_of(error, _CODES.get(type(error), "package-malformed"))
     return replace(found, message=error.message) if error.file == path else found
 
 
@@ -194,7 +184,7 @@ class _Judge:
     policy_of: Callable[[str], Policy]
     generation: Optional[Generation]
 
-    def result(self, references: Sequence[Reference], neighbours: Neighbours) -> EnclaveResult:
+    def of(self, references: Sequence[Reference], neighbours: Neighbours) -> EnclaveResult:
         """What is trusted decides alone, then what is beside the package."""
         packed, package = self.packed, self.package
         if packed.problem is not None:

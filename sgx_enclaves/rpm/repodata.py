@@ -22,7 +22,7 @@ from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import RepodataError, UnsupportedError
 from sgx_enclaves.files import DigestedStream, read_file, system_errors
 from sgx_enclaves.limits import MIB, ArchiveLimits, at_most
-from sgx_enclaves.plain import printable, record
+from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.presence import HINTS, is_suspect
 
 REPOMD = "repodata/repomd.xml"
@@ -56,8 +56,7 @@ class Listing(NamedTuple):
     suspect: bool
 
 
-@record
-class Repository:
+class Repository(NamedTuple):
     """A repository: the digest of its repomd.xml, and what is said about each package file.
 
     The latter by path below the repository; None where two different things are said.
@@ -76,8 +75,7 @@ def repository_in(folder: str) -> Repository:
     """`read_repository` in a child process, which outlives what makes the parser's C code crash."""
 
     def work(send: Send) -> None:
-        found = read_repository(folder)
-        send(json.dumps([found.stamp, found.packages]).encode())
+        send(json.dumps(read_repository(folder)).encode())
 
     what = f"{folder}: repodata cannot be read"
     pieces = pieces_from_child(work, what=what, seconds=_SECONDS, memory=_MEMORY)

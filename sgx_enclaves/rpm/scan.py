@@ -15,15 +15,13 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
-from sgx_enclaves.enclave.policy import Policy
-from sgx_enclaves.enclave.sdk import Generation
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
 from sgx_enclaves.files import (
@@ -35,7 +33,7 @@ from sgx_enclaves.files import (
     walk,
     write_file,
 )
-from sgx_enclaves.rpm.check import NO_NEIGHBOURS, PackageResult, check_package
+from sgx_enclaves.rpm.check import NO_NEIGHBOURS, PackageResult
 from sgx_enclaves.rpm.enclaves import may_carry_enclaves
 from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.reader import open_package
@@ -51,16 +49,10 @@ _HEAD = 16 << 10
 _START = 64 << 10
 
 
-class Scanned(NamedTuple):
-    """One package of a scan."""
-
-    file: str
-    report: Optional[dict[str, Any]]
-
-    @property
-    def exit_status(self) -> int:
-        """0, 1 or 2."""
-        return 0 if self.report is None else int(self.report["exit_status"])
+# A package file that must be looked at; with a listing, the repodata say so, else its own header.
+Target = tuple[str, Optional[Listing]]
+# A package file and its result for `json.dumps`; None where there is nothing of an enclave.
+Scanned = tuple[str, Optional[dict[str, Any]]]
 
 
 def stamp_of(path: str) -> str:
@@ -93,19 +85,16 @@ class ScanState:
     def __init__(self, path: str, key: str) -> None:
         self._path = path
         self._stamps: dict[str, str] = {}
-        self._known: dict[str, tuple[str, Scanned]] = {}
+        self._known: dict[str, tuple[str, Optional[dict[str, Any]]]] = {}
         header = json.dumps({_KEY: key})
         lines = self._lines()
         for line in lines[1:] if lines[:1] == [header] else ():
             # A scan that was killed may have left half a line: it is left out.
-            with contextlib.suppress(
-                ValueError, KeyError, TypeError, RecursionError, OverflowError
-            ):
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 file, stamp, report = json.loads(line)
-                scanned = Scanned(f"{file:s}", report)
-                _ = scanned.exit_status
-                self._known[file] = f"{stamp:s}", scanned
-        kept = (_line(scanned, stamp) for stamp, scanned in self._known.values())
+                if report is None or report["exit_status"] in (0, 1, 2):
+                    self._known[f"{file:s}"] = f"{stamp:s}", report
+        kept = (_line(file, *known) for file, known in self._known.items())
         write_file(path, "".join((f"{header}\n", *kept)).encode())
         self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
@@ -125,14 +114,14 @@ class ScanState:
 
     def known(self, path: str) -> Optional[Scanned]:
         """The earlier result for a file that has not changed since."""
-        stamp, scanned = self._known.get(path, ("", None))
         self._stamps[path] = stamp_of(path)
-        return scanned if stamp == self._stamps[path] else None
+        stamp, report = self._known.get(path, (None, None))
+        return (path, report) if stamp == self._stamps[path] else None
 
-    def add(self, scanned: Scanned) -> None:
+    def add(self, file: str, report: Optional[dict[str, Any]]) -> None:
         """Keep a result about a file as it was when its earlier result was asked for."""
         with system_errors(self._path, "the state cannot be kept"):
-            self._stream.write(_line(scanned, self._stamps.get(scanned.file, "")))
+            self._stream.write(_line(file, self._stamps.get(file, ""), report))
             self._stream.flush()
 
     def close(self) -> None:
@@ -140,15 +129,8 @@ class ScanState:
         self._stream.close()
 
 
-def _line(scanned: Scanned, stamp: str) -> str:
-    return json.dumps([scanned.file, stamp, scanned.report]) + "\n"
-
-
-class Target(NamedTuple):
-    """A package file that must be looked at, since the repodata or its own header say so."""
-
-    path: str
-    listing: Optional[Listing] = None
+def _line(*known: object) -> str:
+    return json.dumps(known) + "\n"
 
 
 @dataclass(frozen=True)
@@ -156,13 +138,13 @@ class Survey:
     """What is to do in a tree.
 
     Attributes:
-        targets: the packages that must be looked at, by path.
+        targets: the packages that must be looked at, in the order of their paths; see `Target`.
         passed, absent: how many the repodata list without enclaves, and are there or not.
         stamps: digests of every repomd.xml that was believed, sorted.
         problems: what speaks against repodata that were not believed.
     """
 
-    targets: tuple[Target, ...]
+    targets: Mapping[str, Optional[Listing]]
     passed: int = 0
     absent: int = 0
     stamps: tuple[str, ...] = ()
@@ -172,7 +154,7 @@ class Survey:
 def survey(folder: str, *, repodata: bool = True) -> Survey:
     """Look over a tree of packages, with or without repositories in it."""
     paths, roots = _walk(folder)
-    targets = {path: Target(path) for path in paths}
+    targets: dict[str, Optional[Listing]] = dict.fromkeys(paths)
     listings: dict[str, Optional[Listing]] = {}
     problems: list[SgxEnclavesError] = []
     stamps: list[str] = []
@@ -185,22 +167,21 @@ def survey(folder: str, *, repodata: bool = True) -> Survey:
         stamps.append(repository.stamp)
         for place, listing in repository.packages.items():
             path = os.path.join(root, place)
-            if listings.setdefault(path, listing) != listing:
-                # Two repositories contradict each other: the package itself decides.
-                listings[path] = None
+            # Where two repositories contradict each other, the package itself decides.
+            listings[path] = listing if listings.get(path, listing) == listing else None
     passed = absent = 0
     for path, known in listings.items():
         if known is None:
             continue
         if known.suspect:
             # Even when it is not there: then that is what there is to say.
-            targets[path] = Target(path, known)
-        elif path in targets and os.path.getsize(path) == known.size:
-            del targets[path]
-            passed += 1
+            targets[path] = known
         elif path not in targets:
             absent += 1
-    found = tuple(targets[path] for path in sorted(targets))
+        elif os.path.getsize(path) == known.size:
+            del targets[path]
+            passed += 1
+    found = {path: targets[path] for path in sorted(targets)}
     return Survey(found, passed, absent, tuple(sorted(stamps)), tuple(problems))
 
 
@@ -223,7 +204,7 @@ def _walk(folder: str) -> tuple[list[str], list[str]]:
         found += [os.path.join(parent, name) for name in files if name.endswith(".rpm")]
         if "repodata" in folders and os.path.isfile(os.path.join(parent, REPOMD)):
             roots.append(parent)
-    return sorted(found), roots
+    return found, roots
 
 
 # Packages that a process is given at once: a few with enclaves are as much work as many without.
@@ -233,9 +214,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """How packages are judged, as for `check_package`; goes to every process.
+    """How packages are judged; goes to every process.
 
     Attributes:
+        check: `check_package` with the policies and what is permitted.
         record: a result as a mapping that `json.dumps` takes, with its `exit_status`.
         deep: read every payload, so that an enclave under an innocent name is found.
         beside: packages that may hold the counterparts of others; see `neighbours_in`.
@@ -243,17 +225,15 @@ class ScanSettings:
     """
 
     references: tuple[str, ...]
-    policy_of: Callable[[str], Policy]
+    check: Callable[..., PackageResult]
     record: Callable[[PackageResult], dict[str, Any]]
-    permitted: tuple[str, ...] = ()
-    generation: Optional[Generation] = None
     deep: bool = False
     beside: tuple[str, ...] = ()
     neighbours: Neighbours = NO_NEIGHBOURS
 
 
 def scan(
-    targets: Sequence[Target],
+    targets: Mapping[str, Optional[Listing]],
     settings: ScanSettings,
     *,
     jobs: int = 1,
@@ -266,13 +246,12 @@ def scan(
         jobs: processes; 1 works in this one.
         state: what an earlier scan found; new results are added to it.
     """
-    known = [state.known(target.path) if state is not None else None for target in targets]
-    kept = [scanned for scanned in known if scanned is not None]
-    pending = [target for target, scanned in zip(targets, known) if scanned is None]
-    found = itertools.chain(kept, _scanned(pending, settings, jobs))
+    kept = dict(filter(None, map(state.known, targets))) if state is not None else {}
+    pending = [target for target in targets.items() if target[0] not in kept]
+    found = itertools.chain(kept.items(), _scanned(pending, settings, jobs))
     for done, scanned in enumerate(found, 1):
         if state is not None and done > len(kept):
-            state.add(scanned)
+            state.add(*scanned)
         progress(done, len(targets))
         yield scanned
 
@@ -306,17 +285,17 @@ def _opened(
     return opened, replace(neighbours, references=neighbours_among(beside))
 
 
-def neighbours_in(targets: Iterable[Target]) -> tuple[str, ...]:
+def neighbours_in(targets: Mapping[str, Optional[Listing]]) -> tuple[str, ...]:
     """The packages of a tree that may hold unsigned enclaves, whatever their files are called."""
-    return tuple(target.path for target in targets if _speaks_of_unsigned(target))
+    return tuple(path for path, listing in targets.items() if listing or _speaks_of_unsigned(path))
 
 
-def _speaks_of_unsigned(target: Target) -> bool:
-    if target.listing is not None or "-unsigned" in os.path.basename(target.path):
+def _speaks_of_unsigned(path: str) -> bool:
+    if "-unsigned" in os.path.basename(path):
         return True
     try:
         # Like the scan itself, this must not wait for a pipe.
-        with open(os.open(target.path, os.O_RDONLY | os.O_NONBLOCK), "rb", 0) as stream:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", 0) as stream:
             return b":unsigned" in stream.read(_START)
     except OSError:
         return False
@@ -324,26 +303,18 @@ def _speaks_of_unsigned(target: Target) -> bool:
 
 def scan_one(settings: ScanSettings, target: Target) -> Scanned:
     """Look at one package; whatever is wrong with it is in the result."""
-    path = target.path
-    if not settings.deep and target.listing is None:
+    path, listing = target
+    if not settings.deep and listing is None:
         # What is wrong with a package, its result says.
         with contextlib.suppress(SgxEnclavesError), open_package(path) as (package, _stream):
             if not may_carry_enclaves(package):
-                return Scanned(path, None)
-    opened = _opened(settings.references, settings.beside, settings.neighbours)
-    references, neighbours = opened
-    result = check_package(
-        path,
-        references,
-        settings.policy_of,
-        neighbours=neighbours,
-        permitted=settings.permitted,
-        generation=settings.generation,
-    )
-    if target.listing is not None:
-        result = replace(result, findings=(*result.findings, *_not_as_listed(path, target.listing)))
-    empty = not result.enclaves and not result.findings
-    return Scanned(path, None if empty else settings.record(result))
+                return path, None
+    given = (settings.references, settings.beside, settings.neighbours)
+    references, neighbours = _opened(*given)
+    result = settings.check(path, references, neighbours=neighbours)
+    if listing is not None:
+        result = replace(result, findings=(*result.findings, *_not_as_listed(path, listing)))
+    return path, settings.record(result) if result.enclaves or result.findings else None
 
 
 def _not_as_listed(path: str, listing: Listing) -> Iterator[Finding]:

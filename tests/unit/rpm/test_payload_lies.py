@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from sgx_enclaves.gate.inspect import BuildFile, inspect_package
 from sgx_enclaves.rpm.check import check_package
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from sgx_enclaves.rpm.references import FolderReference
-from sgx_enclaves.rpm.scan import ScanSettings, Target, scan_one
+from sgx_enclaves.rpm.scan import ScanSettings, scan_one
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_rpm import RpmFile, cpio_of, link, write_rpm
@@ -72,8 +73,10 @@ def says_check_rpm(path: str, reference: str) -> bool:
 
 
 def says_scan(path: str, reference: str) -> bool:
-    settings = ScanSettings((reference,), policy, lambda r: {"exit_status": r.exit_status})
-    return not scan_one(settings, Target(path)).exit_status
+    check = partial(check_package, policy_of=policy)
+    settings = ScanSettings((reference,), check, lambda r: {"exit_status": r.exit_status})
+    _, report = scan_one(settings, (path, None))
+    return report is None or not report["exit_status"]
 
 
 def says_rpmlint(path: str, reference: str) -> bool:

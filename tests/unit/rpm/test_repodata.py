@@ -37,7 +37,7 @@ from sgx_enclaves.rpm.repodata import (
     read_repository,
     repository_in,
 )
-from sgx_enclaves.rpm.scan import Target, survey
+from sgx_enclaves.rpm.scan import survey
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
 from tests.support_repodata import Listed, filelists_of, primary_of, write_repodata
@@ -183,7 +183,7 @@ def refuses(tree: Path, error: type[SgxEnclavesError], message: str) -> None:
     # A scan reads the headers instead, of every package.
     found = survey(str(tree))
     assert (len(found.targets), found.passed, len(found.problems)) == (3, 0, 1)
-    assert all(target.listing is None for target in found.targets)
+    assert not any(found.targets.values())
 
 
 def test_what_is_wrong_is_said_in_a_line_that_steers_no_terminal(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_locations_elsewhere_describe_nothing(tmp_path: Path) -> None:
     ]
     write_repodata(tree, packages)
     assert read_repository(str(tree)).packages == {}
-    assert survey(str(tree)).targets == (Target(str(tree / "plain.rpm")),)
+    assert survey(str(tree)).targets == {str(tree / "plain.rpm"): None}
 
 
 def test_contradictions_describe_nothing(tmp_path: Path) -> None:
@@ -275,12 +275,12 @@ def test_what_is_passed_by_and_what_is_looked_at(tmp_path: Path) -> None:
     tree = fill(tmp_path / "tree")
     (tree / "unlisted.rpm").write_bytes(PLAIN)
     found = survey(str(tree))
-    names = {os.path.relpath(t.path, tree): t.listing is not None for t in found.targets}
+    names = {os.path.relpath(path, tree): bool(known) for path, known in found.targets.items()}
     assert names == {"sub/signed.rpm": True, "quiet.rpm": True, "unlisted.rpm": False}
     assert (found.passed, found.absent, found.problems) == (1, 0, ())
     # Another size than listed: the header must say what it is.
     (tree / "plain.rpm").write_bytes(PLAIN + b"x")
-    assert Target(str(tree / "plain.rpm")) in survey(str(tree)).targets
+    assert survey(str(tree)).targets[str(tree / "plain.rpm")] is None
     (tree / "plain.rpm").unlink()
     assert survey(str(tree)).absent == 1
     assert len(survey(str(tree), repodata=False).targets) == 3
@@ -295,8 +295,7 @@ def test_repositories_in_a_tree(tmp_path: Path) -> None:
     # Two repositories that contradict each other about one file.
     inner = tmp_path / "one" / "sub"
     write_repodata(inner, [Listed("signed.rpm", PLAIN)])
-    target = next(t for t in survey(str(tmp_path)).targets if t.path.endswith("signed.rpm"))
-    assert target.listing is None
+    assert survey(str(tmp_path)).targets[str(inner / "signed.rpm")] is None
 
 
 def run(*arguments: str) -> int:
