@@ -36,8 +36,10 @@ from sgx_enclaves.report.templated import filled, release_html, release_text
 def build(args: argparse.Namespace) -> int:
     catalogue, release = arguments.chosen_release(args)
     request = BuildRequest(
-        catalogue=catalogue,
-        release=release.only(args.enclaves) if args.enclaves else release,
+        catalogue,
+        release.only(args.enclaves) if args.enclaves else release,
+        _chosen_place(args),
+        output.note,
         source_dir=args.source_dir,
         twice=args.twice,
         make_timeout=args.make_timeout,
@@ -46,9 +48,7 @@ def build(args: argparse.Namespace) -> int:
     manifest = build_release(
         request,
         args.into,
-        _chosen_place(args),
         arguments.chosen_fetcher(args).fetch,
-        output.note,
         BuildStore(arguments.chosen_work_dir(args), say=output.note),
     )
     for enclave in manifest.enclaves if args.apart else ():
@@ -179,6 +179,8 @@ def verify_release(args: argparse.Namespace) -> int:
     request = verify.Request(
         catalogue,
         release,
+        _chosen_place(args, builds=args.built is None),
+        output.note,
         built=args.built,
         signed=args.signed,
         repacked=_repacked(args.repacked, release),
@@ -189,10 +191,8 @@ def verify_release(args: argparse.Namespace) -> int:
     )
     verified = verify.verify_release(
         request,
-        place=_chosen_place(args, builds=args.built is None),
         fetcher=arguments.chosen_fetcher(args),
         store=BuildStore(arguments.chosen_work_dir(args), say=output.message),
-        say=output.note,
     )
     verdict = verified.verdict
     weaker = args.require_reproducible and not verdict.exit_status and not verdict.reproducible

@@ -56,7 +56,7 @@ from sgx_enclaves.release.manifest import (
     write_manifest,
 )
 from sgx_enclaves.release.outcome import Say
-from sgx_enclaves.release.place import Command, Place, Tree, describe
+from sgx_enclaves.release.place import Command, Tree, describe
 from sgx_enclaves.release.sandbox import remove_tree
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.toolchain import (
@@ -111,9 +111,7 @@ def plan_trees(
     return tuple(made)
 
 
-def build_inputs(
-    request: BuildRequest, inputs: Sequence[TreeInputs], *, isolated: bool
-) -> dict[str, Any]:
+def build_inputs(request: BuildRequest, inputs: Sequence[TreeInputs]) -> dict[str, Any]:
     """Everything that the result of a build depends on, as plain data."""
     trees = {}
     for item in inputs:
@@ -134,7 +132,7 @@ def build_inputs(
         "release": request.release.name,
         "toolchain": request.toolchain,
         "tools": request.tools,
-        "isolated": isolated,
+        "isolated": request.place.isolated,
         "trees": trees,
     }
     return {key: as_plain(value) for key, value in facts.items()}
@@ -143,24 +141,19 @@ def build_inputs(
 def build_release(
     request: BuildRequest,
     into: Path,
-    place: Place,
     fetch: Callable[[Artifact], Fetched],
-    say: Say,
     store: Optional[BuildStore] = None,
 ) -> Manifest:
     """Look at the toolchain, get the sources, build, and write the built directory.
 
-    Args:
-        request: see `BuildRequest`.
-        into: the built directory: new, empty, or of a build that did not end well.
-        place: where.
-        fetch: gives a source archive.
-        say: gets what is being done, a line each time.
-        store: see `build_trees`; not used for a ready-made tree, or if trees are kept.
+    The manifest, which is returned as written, says which enclaves could not be built, and why.
+    Where nothing can be built, since the toolchain is another or a source is not to be had, it is
+    an error.
 
-    Returns:
-        The manifest, as written. It says which enclaves could not be built, and why. Where nothing
-        can be built, since the toolchain is another or a source is not to be had: an error.
+    Args:
+        into: the built directory: new, empty, or of a build that did not end well.
+        fetch: gives a source archive.
+        store: see `build_trees`; not used for a ready-made tree, or if trees are kept.
     """
     plans = plan_trees(request.catalogue, request.release, request.route)
     if request.source_dir is not None and len(plans) > 1:
@@ -172,33 +165,29 @@ def build_release(
     _left_in(into)
     inputs = []
     for plan in plans:
-        say(f"{plan.release.name}: looking at the toolchain")
-        seen = look_at_tree(request, plan, place, {}, say)
-        _check_toolchain(plan.release.name, seen.toolchain, say)
+        request.say(f"{plan.release.name}: looking at the toolchain")
+        seen = look_at_tree(request, plan, {})
+        _check_toolchain(plan.release.name, seen.toolchain, request.say)
         sources = plan.build.sources if request.source_dir is None else ()
         archives = {source.id: fetch(source.artifact) for source in sources}
         inputs.append(replace(seen, archives=archives))
     if request.source_dir is not None or request.keep:
         store = None
-    return build_trees(request, inputs, into, place, say, store)
+    return build_trees(request, inputs, into, store)
 
 
 def look_at_tree(
-    request: BuildRequest,
-    plan: TreePlan,
-    place: Place,
-    archives: Mapping[str, Fetched],
-    say: Say,
+    request: BuildRequest, plan: TreePlan, archives: Mapping[str, Fetched]
 ) -> TreeInputs:
     """Look at the toolchain of a tree; where it is the makers' own, by their route, enter their
     shell too.
     """
-    use = look_at_toolchain(plan.toolchain, request.toolchain, place, request.tools)
+    use = look_at_toolchain(plan.toolchain, request.toolchain, request.place, request.tools)
     variables: dict[str, str] = {}
     if use.designated and plan.build.route == MAKERS and plan.toolchain.shell:
-        variables = shell_variables(plan.toolchain, place)
+        variables = shell_variables(plan.toolchain, request.place)
         way = "in the makers' shell" if variables else "not in the makers' shell, which is not here"
-        say(f"{plan.release.name}: the steps run {way}")
+        request.say(f"{plan.release.name}: the steps run {way}")
     return TreeInputs(plan, use, archives, variables)
 
 
@@ -220,8 +209,6 @@ def build_trees(
     request: BuildRequest,
     inputs: Sequence[TreeInputs],
     into: Path,
-    place: Place,
-    say: Say,
     store: Optional[BuildStore] = None,
 ) -> Manifest:
     """Build from inputs that are here; see `build_release`.
@@ -233,7 +220,7 @@ def build_trees(
     into = Path(os.path.abspath(into))
     held: AbstractContextManager[Path] = nullcontext(into / _WORK)
     # on the machine itself a tree's path is somebody else's until the next run
-    if store is not None and place.isolated:
+    if store is not None and request.place.isolated:
         held = store.trees(*trees_name(request, inputs))
     trees: list[TreeRecord] = []
     enclaves: list[EnclaveRecord] = []
@@ -243,13 +230,12 @@ def build_trees(
             remove_tree(path)
         make_folder(into / LOGS)
         make_folder(work, 0o700)
-        _report_costs(inputs, work, say)
+        _report_costs(inputs, work, request.say)
         try:
             for item in inputs:
                 scratch = work / f"first-{item.plan.release.name}"
                 usual = Command((), item.plan.build.root, {}, item.plan.toolchain.umask)
-                builder = TreeBuilder(request, item, usual, place, scratch, into, say)
-                tree, built = builder.build()
+                tree, built = TreeBuilder(request, item, usual, scratch, into).build()
                 trees.append(tree)
                 enclaves += built
             whole = whole or all(enclave.built for enclave in enclaves)
@@ -258,12 +244,12 @@ def build_trees(
                 remove_tree(work)
             else:
                 why = ", as asked" if whole else ": the next run resumes there; remove it otherwise"
-                say(f"the trees are kept in {work}{why}")
+                request.say(f"the trees are kept in {work}{why}")
             # a build that never came to its first step leaves nothing in the way of the next
             for folder in (into / LOGS, into) if not request.keep else ():
                 with suppress(OSError):
                     folder.rmdir()
-    second = _build_again(request, inputs, enclaves, into, place, say) if request.twice else None
+    second = _build_again(request, inputs, enclaves, into) if request.twice else None
     order = [enclave.name for enclave in request.release.enclaves]
     manifest = Manifest(
         release=request.release.name,
@@ -282,7 +268,7 @@ def trees_name(request: BuildRequest, inputs: Sequence[TreeInputs]) -> tuple[str
     names = sorted(enclave.name for item in inputs for enclave in item.plan.enclaves)
     wanted = digest_of({"toolchain": request.toolchain.value, "enclaves": names})
     subject = f"{request.release.name}-{wanted[:12]}"
-    return subject, build_inputs(request, inputs, isolated=True)
+    return subject, build_inputs(request, inputs)
 
 
 def _left_in(into: Path) -> list[Path]:
@@ -324,20 +310,18 @@ def _build_again(
     inputs: Sequence[TreeInputs],
     enclaves: Sequence[EnclaveRecord],
     into: Path,
-    place: Place,
-    say: Say,
 ) -> SecondBuild:
     """Build everything again, otherwise; what it made is kept only if it differs."""
-    say("building a second time, in another path and otherwise different")
+    request.say("building a second time, in another path and otherwise different")
     second, work = into / _SECOND, into / _SECOND / _WORK
     make_folder(second / LOGS)
     others: dict[str, EnclaveRecord] = {}
     try:
         for item in inputs:
-            like, showed = _otherwise(item.plan, place.isolated, work)
+            like, showed = _otherwise(item.plan, request.place.isolated, work)
             scratch = work / f"second-{item.plan.release.name}"
-            builder = TreeBuilder(request, item, like, place, scratch, second, say)
-            others.update({enclave.name: enclave for enclave in builder.build()[1]})
+            _, built = TreeBuilder(request, item, like, scratch, second).build()
+            others.update({enclave.name: enclave for enclave in built})
     finally:
         if not request.keep:
             remove_tree(work)

@@ -66,6 +66,8 @@ class BuildRequest:
     Attributes:
         catalogue: all releases; some enclaves are built in the tree of another one.
         release: what to build: the enclaves that it requires.
+        place: where.
+        say: gets what is being done, a line each time.
         toolchain: `HOST` takes whatever is there; the result is no reproducible build.
         tools: prefixes whose programs come first in a build with `HOST`.
         route: which way the trees are made; see `Release.along`.
@@ -80,6 +82,8 @@ class BuildRequest:
 
     catalogue: Catalogue
     release: Release
+    place: Place
+    say: Say
     toolchain: ToolchainKind = ToolchainKind.DESIGNATED
     tools: tuple[str, ...] = ()
     route: Optional[str] = None
@@ -179,13 +183,11 @@ class TreeBuilder:
     request: BuildRequest
     inputs: TreeInputs
     like: Command
-    place: Place
     scratch: Path
     into: Path
-    say: Say
 
     def __post_init__(self) -> None:
-        self.plan = self.inputs.plan
+        self.plan, self.say = self.inputs.plan, self.request.say
         self._name = self.plan.release.name
         self._log_prefix = "" if self._name == self.request.release.name else f"{self._name}."
         self.steps: list[StepRecord] = []
@@ -196,7 +198,7 @@ class TreeBuilder:
         if not self.progress.resumed:
             # of a run that was ended before its sources lay there
             remove_tree(self.scratch)
-        tree = self.tree = self.place.open(self.scratch, self.like.folder)
+        tree = self.tree = self.request.place.open(self.scratch, self.like.folder)
         try:
             if not tree.fixed:
                 taken = "is taken" if os.path.lexists(self.like.folder) else "cannot be made"
@@ -218,7 +220,7 @@ class TreeBuilder:
             route=self.plan.build.route,
             root=tree.root,
             fixed_path=tree.fixed,
-            isolated=self.place.isolated,
+            isolated=self.request.place.isolated,
             network=tree.network,
             environment=tuple(f"{k}={v}" for k, v in sorted(variables.items())),
             umask=self.like.umask,

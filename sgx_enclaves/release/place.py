@@ -12,9 +12,9 @@ knows no other way to run a program there:
   rpm-software-management/mock. Mock reads every 1.Y.Z and so does this; 1.1.0 is written.
 - `Place.open` makes a `Tree`, in which the steps of one source tree run.
 
-Who has a place gives it to `verify.verify_release(..., place=...)` or
-`build.build_release(..., place=...)`; the core calls nothing else of its owner. A place may
-be entered when it is first asked: a release whose build is given never asks.
+Who has a place gives it to `verify.verify_release` or `build.build_release` in the request; the
+core calls nothing else of its owner. A place may be entered when it is first asked: a release
+whose build is given never asks.
 """
 
 from __future__ import annotations

@@ -43,14 +43,13 @@ from sgx_enclaves.release.outcome import (
     EnclaveOutcome,
     Files,
     ReleaseVerdict,
-    Say,
     StageLog,
     StageState,
     decide,
     note,
     unverifiable,
 )
-from sgx_enclaves.release.place import LockedPackage, Place, log_tail
+from sgx_enclaves.release.place import LockedPackage, log_tail
 from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.toolchain import (
     PartState,
@@ -122,16 +121,14 @@ class Verified:
                 yield item.name, item.verdict, ours.unsigned, theirs.data
 
 
-def verify_release(
-    request: Request, *, place: Place, fetcher: Fetcher, store: BuildStore, say: Say
-) -> Verified:
+def verify_release(request: Request, *, fetcher: Fetcher, store: BuildStore) -> Verified:
     """Do the whole job; only arguments that make no sense are an exception.
 
     What goes wrong in a stage is in the verdict. If the build is given, the place is not asked for
-    anything. `say` gets the name of each stage as it begins, and what a build is doing.
+    anything. `request.say` also gets the name of each stage as it begins.
     """
-    _check_request(request, place)
-    release, catalogue, log = request.release, request.catalogue, StageLog(say)
+    _check_request(request)
+    release, catalogue, log = request.release, request.catalogue, StageLog(request.say)
     ours = Files[BuiltEnclave]()
     plans = _plan(request, ours)
     inputs: list[TreeInputs] = []
@@ -139,8 +136,8 @@ def verify_release(
         built = _read_given(request, request.built, log)
         facts = _facts_of_given(request, plans, built)
     else:
-        inputs = _gather(request, plans, place, fetcher, log)
-        built = _build(request, inputs, place, store, log)
+        inputs = _gather(request, plans, fetcher, log)
+        built = _build(request, inputs, store, log)
         facts = [_facts_of_build(item, built) for item in inputs]
     _take_built(request, built, ours)
     ours.refuse_rest(release.enclaves, *log.stages)
@@ -178,8 +175,8 @@ def verify_release(
     return Verified(verdict, ours, theirs, seen, manifest)
 
 
-def _check_request(request: Request, place: Place) -> None:
-    if request.keep and not (place.isolated and request.resume):
+def _check_request(request: Request) -> None:
+    if request.keep and not (request.place.isolated and request.resume):
         raise InputError(
             "trees can only be kept where steps are separated from this machine",
             hint="install bubblewrap, or drop --keep",
@@ -209,7 +206,7 @@ def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[TreePlan, ...]:
 
 
 def _gather(
-    request: Request, plans: Sequence[TreePlan], place: Place, fetcher: Fetcher, log: StageLog
+    request: Request, plans: Sequence[TreePlan], fetcher: Fetcher, log: StageLog
 ) -> list[TreeInputs]:
     """Get the sources, and look at the toolchain."""
     archives: dict[str, dict[str, Fetched]] = {}
@@ -224,10 +221,9 @@ def _gather(
         stage.detail += f", {loose} NOT PINNED" if loose else ", each as pinned"
     with log.stage("toolchain") as stage:
         if request.lock is not None:
-            require_lock(request.lock, place)
+            require_lock(request.lock, request.place)
         for plan in plans:
-            here = archives.get(plan.release.name, {})
-            inputs.append(look_at_tree(request, plan, place, here, log.say))
+            inputs.append(look_at_tree(request, plan, archives.get(plan.release.name, {})))
         wrong = [finding for item in inputs for finding in item.toolchain.findings]
         parts = [part for item in inputs for part in item.toolchain.parts]
         others = sum(part.state is PartState.OTHER for part in parts)
@@ -244,7 +240,7 @@ def _gather(
 
 
 def _build(
-    request: Request, inputs: Sequence[TreeInputs], place: Place, store: BuildStore, log: StageLog
+    request: Request, inputs: Sequence[TreeInputs], store: BuildStore, log: StageLog
 ) -> Optional[Built]:
     """Build, or take what an earlier run built from the same; refused if one is missing."""
     if any(stage.state is StageState.REFUSED for stage in log.stages):
@@ -264,8 +260,8 @@ def _build(
 
     with log.stage("build") as stage:
         kept = store.build(
-            build_inputs(request, inputs, isolated=place.isolated),
-            lambda into: build_trees(request, inputs, into, place, log.say, trees),
+            build_inputs(request, inputs),
+            lambda into: build_trees(request, inputs, into, trees),
             is_whole,
         )
         built = kept.built

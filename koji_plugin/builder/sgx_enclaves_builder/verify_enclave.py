@@ -98,6 +98,8 @@ class SgxEnclaveTask(SgxTask):
         request = Request(
             self.catalogue,
             self.release,
+            place,
+            self.log,
             lock=self.lock,
             allow_unpinned=self.asked.get("allow_unpinned", False),
             jobs=1,
@@ -109,11 +111,9 @@ class SgxEnclaveTask(SgxTask):
             request = replace(request, built=self._folder / "given", origin=origin)
         verified = verify_release(
             request,
-            place=place,
             fetcher=self.fetcher(allow_unpinned=request.allow_unpinned),
             # nothing that is kept outlives this task
             store=BuildStore(self._folder / "stages"),
-            say=self.log,
         )
         verified = _with_uploaded_logs(verified)
         packages = tuple(place.packages()) if origin is None else origin.buildroot

@@ -220,19 +220,21 @@ class SmallRelease:
             self.root = str(self.folder / "machine" / "tree")
         catalogue = self.catalogue()
         release = catalogue.release("small-1")
+        lines: list[str] = [] if notes is None else notes
+        if isolation is None:
+            isolation = choose_isolation(allow_none=True)[0]
         request = BuildRequest(
             catalogue,
             release.only(enclaves) if enclaves else release,
+            Machine(isolation=isolation),
+            lines.append,
             toolchain,
             source_dir=source_dir,
             twice=twice,
             make_timeout=make_timeout,
             jobs=jobs,
         )
-        lines: list[str] = [] if notes is None else notes
-        if isolation is None:
-            isolation = choose_isolation(allow_none=True)[0]
-        return build_release(request, into, Machine(isolation=isolation), self.fetch, lines.append)
+        return build_release(request, into, self.fetch)
 
 
 def _source(name: str, place: str, sha256: str) -> str:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -427,8 +428,8 @@ def test_an_enclave_may_be_built_in_an_older_releases_tree(small: SmallRelease, 
     small.releases.mkdir(parents=True)
     (small.releases / "newer.toml").write_text(text)
     catalogue = small.catalogue()
-    request = BuildRequest(catalogue, catalogue.release("small-2"))
-    manifest = build_release(request, into, _here(), small.fetch, print)
+    request = BuildRequest(catalogue, catalogue.release("small-2"), _here(), print)
+    manifest = build_release(request, into, small.fetch)
     assert manifest.complete
     assert [(e.name, e.tree) for e in manifest.enclaves] == [("pce", "small-1"), ("qe3", "small-2")]
     assert [tree.root for tree in manifest.trees] == ["/small-build/tree", "/newer-build/tree"]
@@ -438,13 +439,7 @@ def test_an_enclave_may_be_built_in_an_older_releases_tree(small: SmallRelease, 
     ]
     assert load_built(into).manifest == manifest
     with pytest.raises(BuildError, match="several releases"):
-        build_release(
-            BuildRequest(catalogue, catalogue.release("small-2"), source_dir=into),
-            into,
-            _here(),
-            small.fetch,
-            print,
-        )
+        build_release(replace(request, source_dir=into), into, small.fetch)
 
 
 def test_unpinned_sources_are_reported(small: SmallRelease, into: Path, tmp_path: Path) -> None:
