@@ -90,7 +90,11 @@ def _good_paths(result: PackageResult) -> set[str]:
     # A damaged package has proved nothing, whatever its enclaves look like.
     if any(f.severity is not Severity.NOTE for f in result.findings):
         return set()
-    good = [e for e in result.enclaves if is_verified(e) or not (e.signed or e.exit_status)]
+    good = [
+        enclave
+        for enclave in result.enclaves
+        if enclave.outcome is Outcome.IDENTICAL or not (enclave.signed or enclave.exit_status)
+    ]
     return {path for e in good for path in (e.path, *e.links)}
 
 
@@ -110,7 +114,7 @@ def reports_of(subject: NotedPackage, result: PackageResult) -> Iterator[Report]
     # What is wrong with the package itself, spoils what is good in it.
     if not any(f.code.startswith("package-") for f in result.findings):
         for enclave in result.enclaves:
-            if enclave.verdict is not None and is_verified(enclave):
+            if enclave.verdict is not None and enclave.outcome is Outcome.IDENTICAL:
                 yield _verified(subject, enclave, enclave.verdict)
 
 
@@ -148,15 +152,6 @@ def _verified(subject: NotedPackage, enclave: EnclaveResult, verdict: Verdict) -
     room = room_for(subject, id_)
     parts = next((some for some in lines if len("; ".join(filter(None, some))) <= room), lines[-1])
     return report(subject, id_, parts[0], "", *parts[1:])
-
-
-def is_verified(enclave: EnclaveResult) -> bool:
-    """Whether a signed enclave is proved, with nothing against it."""
-    return (
-        enclave.verdict is not None
-        and enclave.verdict.outcome is Outcome.IDENTICAL
-        and not enclave.exit_status
-    )
 
 
 def _worded(

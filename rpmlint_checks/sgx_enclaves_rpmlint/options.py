@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Optional
 
 from sgx_enclaves.enclave.policy import Policy, not_shipped, pin_for_file, policy_for
 from sgx_enclaves.errors import InputError, SgxEnclavesError
+from sgx_enclaves.plain import record
 from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.payload import installed
 from sgx_enclaves.rpm.presence import enclave_name, stem_of, version_of
@@ -177,18 +179,19 @@ def installed_packages(provide: str) -> list[tuple[str, bytes]]:
     ]
 
 
+@record
 class _Found:
     """References that are looked for when an enclave asks; one that cannot be read hides none."""
 
-    def __init__(self, find: Callable[[str], Iterable[Callable[[], Optional[Reference]]]]) -> None:
-        self._find = find
+    find: Callable[[str], Iterable[Any]]
+    opened: Callable[[Any], Optional[Reference]]
 
     def counterparts(self, path: str) -> Iterator[Counterpart]:
         """See `Reference`."""
         first: Optional[SgxEnclavesError] = None
-        for open_one in self._find(path):
+        for found in self.find(path):
             try:
-                reference = open_one()
+                reference = self.opened(found)
                 yield from reference.counterparts(path) if reference is not None else ()
             except SgxEnclavesError as error:
                 first = first or error
@@ -200,24 +203,22 @@ def references_for(
     beside: tuple[PackageReference, ...], options: Options, query: Query
 ) -> tuple[tuple[Reference, ...], Neighbours]:
     """What is trusted, and what is asked besides."""
-    opened, asked = functools.lru_cache(open_reference), functools.lru_cache(query)
+    asked = functools.lru_cache(query)
 
-    def configured(path: str) -> list[Callable[[], Reference]]:
-        return [functools.partial(opened, place) for place in options.paths_for(path)]
+    def in_database(path: str) -> list[tuple[str, bytes]]:
+        return asked(f"sgx-enclave({_key_of(path)}{REPRODUCIBLE}")
 
-    def in_database(signed: bool, path: str) -> list[Callable[[], Optional[Reference]]]:
-        found = asked(f"sgx-enclave({_key_of(path)}{REPRODUCIBLE}")
-        return [functools.partial(_installed, *package, signed) for package in found]
-
-    by_signed, by_nobody = (_Found(functools.partial(in_database, s)) for s in (True, False))
+    configured = _Found(options.paths_for, functools.lru_cache(open_reference))
+    signed, unsigned = (_Found(in_database, partial(_installed, s)) for s in (True, False))
     worth = (options.neighbours == "trust", options.neighbours == "signed", options.attested)
-    return (_Found(configured), by_signed), Neighbours((*beside, by_nobody), *worth)
+    return (configured, signed), Neighbours((*beside, unsigned), *worth)
 
 
-def _installed(called: str, header: bytes, signed: bool) -> Optional[Reference]:
+def _installed(signed: bool, package: tuple[str, bytes]) -> Optional[Reference]:
     """An installed package if a key of rpm's keyring has signed it, or none, as is asked for."""
+    called, header = package
     try:
-        reference = PackageReference(called, functools.partial(installed, header))
+        reference = PackageReference(called, partial(installed, header))
     except SgxEnclavesError:
         # What cannot be read is signed by nobody.
         if signed:

@@ -24,11 +24,10 @@ from sgx_enclaves.findings import FindingKind
 from sgx_enclaves.plain import printable, record
 from sgx_enclaves.rpm.presence import is_suspect
 
-# rpmlint's `Pkg`, of which are used: name, arch, filename, header, files, ghost_files,
-# provides and dir_name(), the folder it is extracted in, which is `/` for an installed package.
+# rpmlint's `Pkg`, of which are used: name, arch, filename, header, ghost_files, provides,
+# files (path, size and mode of each) and dir_name(), the folder it is extracted in, which is
+# `/` for an installed package.
 LintPackage = Any
-# Its `PkgFile`: path, size and mode.
-PackedFile = Any
 # Its `Filter`: badness, blocked_filters, error_details, printed_messages, results, score and
 # add_info().
 Output = Any
@@ -80,7 +79,7 @@ def subject_of(package: LintPackage) -> NotedPackage:
     )
 
 
-def _may_be_enclave(file: PackedFile) -> bool:
+def _may_be_enclave(file: Any) -> bool:
     try:
         handle = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -159,18 +158,11 @@ def report(package: Any, code: str, cause: str, file: str = "", *rest: str) -> R
     return Report(package, code, "; ".join(parts))
 
 
-def defend(output: Output) -> None:
-    """Describe our findings, and put the errors out of reach of a package's rpmlintrc."""
-    for id_, kind in kinds().items():
-        output.error_details[id_] = f"{kind.meaning} {kind.do}"
-        if kind.severity == "error":
-            # `addFilter` does not apply to these, and `setBadness` was read before.
-            output.blocked_filters.add(id_)
-            output.badness[id_] = BADNESS
-
-
 class Session:
-    """The check, apart from rpmlint; without a `query`, it asks the RPM database."""
+    """The check, apart from rpmlint; without a `query`, it asks the RPM database.
+
+    Describes our findings, and puts the errors out of reach of a package's rpmlintrc.
+    """
 
     def __init__(self, table: object, output: Output, query: Optional[Query] = None) -> None:
         self._table = table
@@ -178,7 +170,12 @@ class Session:
         self._query = query
         self._subjects: dict[tuple[str, bool], NotedPackage] = {}
         self._judged: set[tuple[str, bool]] = set()
-        defend(output)
+        for id_, kind in kinds().items():
+            output.error_details[id_] = f"{kind.meaning} {kind.do}"
+            if kind.severity == "error":
+                # `addFilter` does not apply to these, and `setBadness` was read before.
+                output.blocked_filters.add(id_)
+                output.badness[id_] = BADNESS
 
     def note(self, package: LintPackage) -> None:
         """Look at a package that rpmlint has just unpacked."""

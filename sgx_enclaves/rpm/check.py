@@ -28,13 +28,6 @@ from sgx_enclaves.rpm.references import Counterpart, Neighbours, PackageReferenc
 NO_NEIGHBOURS = Neighbours()
 
 
-# The code of an error about a package says what kind of trouble it is.
-_CODES = {
-    **{PackageDamagedError: "package-damaged", LimitError: "package-too-large"},
-    UnsupportedError: "package-unsupported",
-}
-
-
 def _worst(findings: Iterable[Finding], parts: Iterable[Optional[Outcome]]) -> Optional[Outcome]:
     """The outcome with the highest status; None where nothing is wrong and nothing was judged."""
     against = [Outcome(f.severity.value) for f in findings if f.severity is not Severity.NOTE]
@@ -166,8 +159,15 @@ def _items(
 
 
 def _package_finding(error: SgxEnclavesError, path: str) -> Finding:
-    """An error about a package as a finding, which need not name the package again."""
-    found = finding_of(error, _CODES.get(type(error), "package-malformed"))
+    """An error about a package as a finding; its code says what kind of trouble it is."""
+    code = "package-malformed"
+    if isinstance(error, PackageDamagedError):
+        code = "package-damaged"
+    elif isinstance(error, LimitError):
+        code = "package-too-large"
+    elif isinstance(error, UnsupportedError):
+        code = "package-unsupported"
+    found = finding_of(error, code)
     return replace(found, message=error.message) if error.file == path else found
 
 
