@@ -8,7 +8,7 @@ each cause says what was seen, and guesses are worded as such.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Optional
 
 from sgx_enclaves.enclave.elf_headers import PT_GNU_RELRO, PT_GNU_STACK, SHF_ALLOC, Symbol
@@ -41,6 +41,7 @@ _LETTERS = 4
 _LEAST_FENCES = 4
 # Functions that are named.
 _NAMED = 20
+_DF_BIND_NOW, _DF_1_NOW = 8, 1
 BUILD_ID_SECTION = ".note.gnu.build-id"
 # Of a build id where nothing else differs: what to do, and what is said besides.
 _NOTHING_ELSE = (
@@ -67,17 +68,17 @@ def _only_in(ours: bool, code: str, what: str = "", hint: str = "") -> Cause:
     return cause(code, hint, has=has, lacks=lacks, what=what)
 
 
+def _differing(
+    code: str, expected: Optional[str], found: Optional[str], hint: str = "", **facts: str
+) -> Iterator[Cause]:
+    """The cause for a trace that our build and the vendor's file both have, each another one."""
+    if None not in (expected, found) and expected != found:
+        yield cause(code, hint, theirs=found, ours=expected, **facts)
+
+
 def _comment(side: Side) -> Optional[str]:
     texts = side.description.comments
     return None if texts is None else ", ".join(texts) or "nothing"
-
-
-def _build_id(side: Side) -> str:
-    return side.description.build_id or "absent"
-
-
-def _hashes(side: Side) -> str:
-    return " and ".join(filter(side.image.section, _HASHES)) or "neither"
 
 
 def _symtab(side: Side) -> str:
@@ -86,79 +87,62 @@ def _symtab(side: Side) -> str:
     return "no .symtab" if table is None else f"a .symtab of {entries} entries"
 
 
-def _stack(side: Side) -> str:
-    flags = {s.p_type: s.p_flags for s in side.image.segments}.get(PT_GNU_STACK)
-    if flags is None:
-        return "none"
-    return "PT_GNU_STACK executable" if flags & 1 else "not executable"
+def _traces(side: Side) -> tuple[Optional[str], ...]:
+    """Compilers by debugging information and by name, interpreter, build id, hash tables."""
+    described = side.description
+    return (
+        ", ".join(described.producers) or None,
+        _comment(side),
+        described.interpreter or "absent",
+        described.build_id or "absent",
+        " and ".join(filter(side.image.section, _HASHES)) or "neither",
+    )
 
 
-def _relro(side: Side) -> str:
-    return "yes" if any(s.p_type == PT_GNU_RELRO for s in side.image.segments) else "no"
-
-
-def _binds_now(side: Side) -> str:
+def _link_options(side: Side) -> dict[str, str]:
+    """Options of the linker that program headers and dynamic flags show, and what they show."""
+    flags = {s.p_type: s.p_flags for s in side.image.segments}
     tags = side.description.dynamic
-    flags = tags.get("DT_FLAGS", 0) & _DF_BIND_NOW or tags.get("DT_FLAGS_1", 0) & _DF_1_NOW
-    return "yes" if flags or "DT_BIND_NOW" in tags else "no"
+    executable = flags.get(PT_GNU_STACK, 0) & 1
+    stack = "PT_GNU_STACK executable" if executable else "not executable"
+    now = tags.get("DT_FLAGS", 0) & _DF_BIND_NOW or tags.get("DT_FLAGS_1", 0) & _DF_1_NOW
+    return {
+        "-z execstack (PT_GNU_STACK)": stack if PT_GNU_STACK in flags else "none",
+        "-z relro (PT_GNU_RELRO)": _yes(PT_GNU_RELRO in flags),
+        "-z now (BIND_NOW)": _yes(now or "DT_BIND_NOW" in tags),
+        "-z separate-code (number of PT_LOAD)": str(len(side.image.load_segments)),
+        "-z pack-relative-relocs (DT_RELR)": _yes({"DT_RELR", "DT_RELRSZ", "36"} & tags.keys()),
+        "-z ibt, -z shstk (.note.gnu.property)": " and ".join(side.description.features) or "none",
+    }
 
 
-def _relr(side: Side) -> str:
-    return "yes" if {"DT_RELR", "DT_RELRSZ", "36"} & side.description.dynamic.keys() else "no"
+def _yes(it_is: object) -> str:
+    return "yes" if it_is else "no"
 
 
-_DF_BIND_NOW, _DF_1_NOW = 8, 1
-
-# What names the compilers.
-_COMPILERS: Mapping[str, Callable[[Side], Optional[str]]] = {
-    "debugging information names the compilers": lambda side: (
-        ", ".join(side.description.producers) or None
-    ),
-    "the compilers name themselves": _comment,
-}
-# Options of the linker that program headers and dynamic flags show.
-_LINK_OPTIONS: Mapping[str, Callable[[Side], str]] = {
-    "-z execstack (PT_GNU_STACK)": _stack,
-    "-z relro (PT_GNU_RELRO)": _relro,
-    "-z now (BIND_NOW)": _binds_now,
-    "-z separate-code (number of PT_LOAD)": lambda side: str(len(side.image.load_segments)),
-    "-z pack-relative-relocs (DT_RELR)": _relr,
-    "-z ibt, -z shstk (.note.gnu.property)": lambda side: (
-        " and ".join(side.description.features) or "none"
-    ),
-}
-
-
-def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Iterator[Cause]:
+def build_causes(ours: Side, theirs: Side, only_build_id: bool) -> Iterator[Cause]:
     """The causes that traces show, most certain first, where perhaps only the build id differs."""
-
-    def differing(
-        code: str, read: Callable[[Side], Optional[str]], hint: str = "", **facts: str
-    ) -> Iterator[Cause]:
-        expected, found = read(ours), read(theirs)
-        if expected is not None and found is not None and expected != found:
-            yield cause(code, hint, theirs=found, ours=expected, **facts)
-
+    producers, comments, interpreters, build_ids, hashes = zip(_traces(ours), _traces(theirs))
     # Other compilers have other link steps too.
-    for names, read in _COMPILERS.items():
-        yield from differing("compiler-comment", read, names=names)
-    yield from differing("interpreter-path", lambda s: s.description.interpreter or "absent")
+    by_debugging = "debugging information names the compilers"
+    yield from _differing("compiler-comment", *producers, names=by_debugging)
+    yield from _differing("compiler-comment", *comments, names="the compilers name themselves")
+    yield from _differing("interpreter-path", *interpreters)
     # Where both have one, it differs because something else does.
-    follows = None not in (ours.description.build_id, theirs.description.build_id)
+    follows = "absent" not in build_ids
     hint, alone = _NOTHING_ELSE if only_build_id and follows else ("", "")
-    build_ids = differing("build-id", _build_id, hint, alone=alone)
+    build_id = list(_differing("build-id", *build_ids, hint, alone=alone))
     if not follows:
-        yield from build_ids
-    yield from differing("hash-style", _hashes)
+        yield from build_id
+    yield from _differing("hash-style", *hashes)
     linker = list(_linker(ours, theirs))
     yield from linker
     yield from _only_sections(ours, theirs, bool(linker))
     options: list[Cause] = []
-    if not linker:
-        for option, value_of in _LINK_OPTIONS.items():
-            options += differing("link-option", value_of, option=option)
+    found = _link_options(theirs)
+    for option, expected in _link_options(ours).items() if not linker else ():
+        options += _differing("link-option", expected, found[option], option=option)
     yield from options
-    comments = _comment(ours), _comment(theirs)
     if comments.count(None) == 1:
         text = comments[0] or comments[1] or ""
         yield _only_in(comments[1] is None, "comment-section", text)
@@ -172,10 +156,13 @@ def build_causes(ours: Side, theirs: Side, only_build_id: bool = False) -> Itera
     if _symtab(ours) != _symtab(theirs):
         how = f"the vendor's file has {_symtab(theirs)}, our build has {_symtab(ours)}"
         yield cause("stripped-differently", how=how)
-    yield from _debug_sections(ours, theirs)
+    if ours.debug != theirs.debug:
+        different = sorted(set(ours.debug) ^ set(theirs.debug)) or sorted(ours.debug)
+        names = ", ".join(different[:4])
+        yield cause("debug-sections", ours=len(ours.debug), theirs=len(theirs.debug), names=names)
     yield from _restripped(ours, theirs)
     if follows:
-        yield from build_ids
+        yield from build_id
 
 
 # What adds a section that only one of two builds has; others come from other link steps.
@@ -236,14 +223,17 @@ def _mitigation(ours: Side, theirs: Side) -> Iterator[Cause]:
 
 def _strings(ours: Side, theirs: Side) -> Iterator[Cause]:
     # A linker may put other bytes before a string, so that it looks like another one.
-    only_ours = sorted(s for s in ours.strings - theirs.strings if not theirs.holds(s))
-    only_theirs = sorted(s for s in theirs.strings - ours.strings if not ours.holds(s))
-    if not only_ours and not only_theirs:
-        return
+    only_theirs, only_ours = (
+        sorted(s for s in side.strings - other.strings if not other.holds(s))
+        for side, other in ((theirs, ours), (ours, theirs))
+    )
     for code, pattern in (("build-path", _PATH), ("build-date", _DATE)):
-        found, expected = _first(pattern, only_theirs), _first(pattern, only_ours)
-        if found or expected:
-            yield cause(code, theirs=found or "none", ours=expected or "none")
+        found, expected = (
+            next((_quote([s]) for s in strings if pattern.search(s)), "none")
+            for strings in (only_theirs, only_ours)
+        )
+        if (found, expected) != ("none", "none"):
+            yield cause(code, theirs=found, ours=expected)
     rest_theirs, rest_ours = _words(only_theirs), _words(only_ours)
     if rest_theirs or rest_ours:
         yield cause("other-strings", theirs=_quote(rest_theirs), ours=_quote(rest_ours))
@@ -258,10 +248,6 @@ def _words(strings: list[str]) -> list[str]:
     ]
 
 
-def _first(pattern: re.Pattern[str], strings: list[str]) -> Optional[str]:
-    return next((_quote([s]) for s in strings if pattern.search(s)), None)
-
-
 def _quote(strings: list[str]) -> str:
     if not strings:
         return "nothing"
@@ -273,25 +259,11 @@ def _code(ours: Side, theirs: Side, explained: bool) -> Iterator[Cause]:
     if ours.code == theirs.code or min(len(ours.code), len(theirs.code)) < _LEAST_CODE:
         return
     found, total, runs = _similarity(ours.code, theirs.code)
-    if not total:
-        return
     if found < _OTHER_CODE * total and not explained:
         same = ", as the constant strings are equal" if ours.strings == theirs.strings else ""
         yield cause("other-compiler", total=total, found=found, same=same)
     elif runs > 1:
         yield cause("link-order", found=found, total=total, blocks=runs)
-
-
-def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
-    """Which functions differ, where the code stands at the same place."""
-    if list(map(place_of, ours.instructions)) != list(map(place_of, theirs.instructions)):
-        return
-    found = ours.functions.items()
-    differing = [name for place, name in found if ours.holds_other(theirs, *place)]
-    if differing:
-        names = some(map(excerpt, differing), _NAMED)
-        total = len(ours.functions)
-        yield cause("functions-differ", found=len(differing), total=total, names=names)
 
 
 def _similarity(ours: bytes, theirs: bytes) -> tuple[int, int, int]:
@@ -307,24 +279,25 @@ def _similarity(ours: bytes, theirs: bytes) -> tuple[int, int, int]:
         for start, piece, at in found
         if theirs.find(piece, at + 1) < 0 and ours.find(piece) == start
     ]
-    return len(found), len(telling), _blocks(places)
-
-
-def _blocks(places: list[int]) -> int:
-    """The number of ascending runs that are long enough to be no coincidence."""
+    # Ascending runs that are long enough to be no coincidence are blocks.
     lengths = [0]
     for before, place in zip([-1, *places], places):
         if place < before:
             lengths.append(0)
         lengths[-1] += 1
-    return sum(length >= _LEAST_RUN for length in lengths)
+    return len(found), len(telling), sum(length >= _LEAST_RUN for length in lengths)
 
 
-def _debug_sections(ours: Side, theirs: Side) -> Iterator[Cause]:
-    if ours.debug != theirs.debug:
-        names = sorted(set(ours.debug) ^ set(theirs.debug)) or sorted(ours.debug)
-        some_names, sizes = ", ".join(names[:4]), (len(ours.debug), len(theirs.debug))
-        yield cause("debug-sections", ours=sizes[0], theirs=sizes[1], names=some_names)
+def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
+    """Which functions differ, where the code stands at the same place."""
+    if list(map(place_of, ours.instructions)) != list(map(place_of, theirs.instructions)):
+        return
+    found = ours.functions.items()
+    differing = [name for place, name in found if ours.holds_other(theirs, *place)]
+    if differing:
+        names = some(map(excerpt, differing), _NAMED)
+        total = len(ours.functions)
+        yield cause("functions-differ", found=len(differing), total=total, names=names)
 
 
 def _restripped(ours: Side, theirs: Side) -> Iterator[Cause]:

@@ -17,7 +17,7 @@ from typing import Optional
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage, require_unsigned
 from sgx_enclaves.enclave.elf_headers import METADATA_SECTION
-from sgx_enclaves.enclave.metadata import Block, Descriptor
+from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import Generation, generation_named, wants_fips_by_argument
 from sgx_enclaves.enclave.verdict import (
@@ -32,9 +32,10 @@ from sgx_enclaves.enclave.verdict import (
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.causes import BUILD_ID_SECTION, build_causes, cause, function_causes
 from sgx_enclaves.explain.description import describe_file, excerpt, with_symbols
-from sgx_enclaves.explain.file_map import Side, fields_by_byte, scan
+from sgx_enclaves.explain.file_map import Side, scan
 from sgx_enclaves.explain.metadata_causes import (
     config_causes,
+    fields_by_byte,
     generation_causes,
     hostile_causes,
 )
@@ -44,8 +45,6 @@ from sgx_enclaves.plain import some
 _EXCERPT = 16
 # Differences that are listed.
 MOST = 50
-# No SDK has a larger metadata area; a larger one is not worth a look inside.
-_DESCRIPTOR_LIMIT = 0x10000
 # A rebuild with other tools changes more bytes than these.
 _FEW = 64
 # Their differences have causes of their own.
@@ -103,22 +102,18 @@ class Explainer:
         except SgxEnclavesError as error:
             self._unreadable = error
         self._area_offset = start = image.descriptor_offset
-        self._area = signed[start : min(image.descriptor_end, start + _DESCRIPTOR_LIMIT)]
+        self._area = signed[start : image.descriptor_end]
         self._vendor: Optional[Descriptor] = None
         with contextlib.suppress(SgxEnclavesError):
             self._vendor = Descriptor.parse(self._area, limits)
         self._regenerated: Optional[Regenerated] = None
         patched = None
         if generation is not None:
-            blocks: tuple[Block, ...] = ()
-            if self._theirs is not None:
-                # As the comparison has read them, so that this regenerates what it did.
-                with contextlib.suppress(SgxEnclavesError):
-                    blocks = Descriptor.parse(image.descriptor, limits).blocks
+            # As the comparison has read them, so that this regenerates what it did.
+            blocks = self._vendor.blocks if self._vendor and self._theirs else ()
             fips = wants_fips_by_argument(generation, blocks)
             self._regenerated = regenerate(built, config, generation, fips, limits)
-            for block in self._regenerated.blocks[:1]:
-                patched = [(p.dst, p.dst + p.size) for p in block.patches]
+            patched = [(p.dst, p.dst + p.size) for p in self._regenerated.measured.patches]
         common = min(len(built.data), len(signed))
         areas = [(built.descriptor_offset, built.descriptor_end), (start, start + len(self._area))]
         self._payload = scan(built.data, signed, outside([(0, common)], sorted(areas)), MOST)
@@ -132,16 +127,16 @@ class Explainer:
 
     def explanation(self) -> Explanation:
         """Differences in file order and causes, most certain first."""
-        payload, signed = self._payload, self._signed
+        ours, signed, payload = self._ours, self._signed, self._payload
+        found = [("payload", r, ours.measured_difference(signed, *r)) for r in payload.ranges]
+        shorter, longer = sorted((len(self._built.data), len(signed)))
+        if shorter < longer:
+            where = "truncated" if len(signed) == shorter else "appended"
+            found.append((where, (shorter, longer), ours.measures(shorter, longer)))
         metadata = list(self._metadata_differences())
-        differences = [
-            self._in_file("payload", r, self._ours.measured_difference(signed, *r))
-            for r in payload.ranges
-        ]
-        differences += [*self._size_difference(), *(difference for difference, _ in metadata)]
+        differences = [self._in_file(*each) for each in found] + [each for each, _ in metadata]
         differences.sort(key=lambda d: d.start)
-        total = payload.differing_bytes + abs(len(self._built.data) - len(signed))
-        total += sum(count for _, count in metadata)
+        total = payload.differing_bytes + longer - shorter + sum(count for _, count in metadata)
         omitted = payload.omitted + max(0, len(differences) - MOST)
         causes = tuple(self._causes(differences))
         return Explanation(tuple(differences[:MOST]), omitted, total, causes)
@@ -161,13 +156,6 @@ class Explainer:
             self._built.data[start:cut].hex(),
             self._signed[start:cut].hex(),
         )
-
-    def _size_difference(self) -> Iterator[Difference]:
-        ours, theirs = len(self._built.data), len(self._signed)
-        if theirs < ours:
-            yield self._in_file("truncated", (theirs, ours), self._ours.measures(theirs, ours))
-        elif theirs > ours:
-            yield self._in_file("appended", (ours, theirs), False)
 
     def _metadata_differences(self) -> Iterator[tuple[Difference, int]]:
         """What does not follow from our build and the config, field by field, and its bytes."""
@@ -195,7 +183,12 @@ class Explainer:
 
     def _causes(self, differences: list[Difference]) -> Iterator[Cause]:
         ours, theirs, payload = self._ours, self._theirs, self._payload
-        yield from self._size_causes()
+        longer = len(self._signed) - len(self._built.data)
+        # Only when the size is the whole story: what both have is equal.
+        if longer < 0 and not payload.ranges:
+            yield cause("truncated", size=len(self._signed), missing=-longer)
+        elif longer > 0 and not payload.ranges:
+            yield cause("appended-data", bytes=_counted(longer, "is", "are"))
         if self._unreadable is not None:
             problem = excerpt(self._unreadable.message)
             words = f"the vendor's file cannot be read as an enclave: {problem}"
@@ -209,8 +202,7 @@ class Explainer:
             hostile += hostile_causes(regenerated, vendor, ours, theirs)
             options += config_causes(regenerated, vendor, self._config)
         yield from hostile
-        sections = {self._ours.section(start) for start, _ in payload.ranges}
-        longer = len(self._signed) - len(self._built.data)
+        sections = {ours.section(start) for start, _ in payload.ranges}
         only_build_id = sections == {BUILD_ID_SECTION} and not (payload.omitted or longer)
         builds = list(build_causes(ours, theirs, only_build_id)) if theirs is not None else []
         yield from self._few_bytes(alone=not builds)
@@ -221,30 +213,21 @@ class Explainer:
         builds += named
         yield from sorted(builds, key=lambda cause: bool(named) and cause.code == "build-id")
         yield from options
+        in_metadata = [d.field or "" for d in differences if d.where == "metadata"]
+        # Fields that differ though the builds are equal, and no option says why.
+        fields = [field for field in in_metadata if not field.endswith("SIGSTRUCT.enclavehash")]
         named_already = hostile or options or (vendor is not None and generation)
-        if regenerated is not None and not payload.ranges and not named_already:
-            yield from _unnamed(differences)
+        if regenerated is not None and not payload.ranges and not named_already and fields:
+            yield cause("metadata-fields", fields=some(fields, 4))
         # Who lacks the end of a file cannot load it, measured or not.
         known = regenerated is not None and vendor is not None and (payload.ranges or longer >= 0)
         # The metadata can change MRENCLAVE, but for what is behind the last block.
-        in_metadata = (d for d in differences if d.where == "metadata" and d.field != "tail")
-        seen = any(d.measured for d in differences) or any(in_metadata)
+        seen = any(d.measured for d in differences) or set(in_metadata) - {"tail"}
         if known and differences and not (payload.omitted or seen):
             yield cause("not-measured")
         for side in filter(None, (ours, theirs)):
             for problem in side.description.problems:
                 yield cause("not-described", file=side.image.name, problem=problem)
-
-    def _size_causes(self) -> Iterator[Cause]:
-        """Only when the size is the whole story: what both have is equal."""
-        ours, theirs = len(self._built.data), len(self._signed)
-        more = theirs - ours
-        if self._payload.ranges:
-            return
-        if more < 0:
-            yield cause("truncated", size=theirs, missing=-more)
-        elif more > 0:
-            yield cause("appended-data", bytes=f"{more} {'byte is' if more == 1 else 'bytes are'}")
 
     def _few_bytes(self, alone: bool) -> Iterator[Cause]:
         """A handful of bytes where a rebuild with other tools would change many."""
@@ -266,15 +249,10 @@ class Explainer:
         places = ", ".join(list(dict.fromkeys(names))[:4])
         yield cause(
             "code-patch" if in_code else "data-patch",
-            bytes=f"{count} {'byte differs' if count == 1 else 'bytes differ'}",
+            bytes=_counted(count, "differs", "differ"),
             places=f"{places}{', and nothing else in the build' if alone else ''}",
         )
 
 
-def _unnamed(differences: list[Difference]) -> Iterator[Cause]:
-    """Metadata that differ though the builds are equal, and no option says why."""
-    known = "SIGSTRUCT.enclavehash"
-    found = (d.field for d in differences if d.where == "metadata" and d.field)
-    fields = [field for field in found if not field.endswith(known)]
-    if fields:
-        yield cause("metadata-fields", fields=some(fields, 4))
+def _counted(count: int, does: str, do: str) -> str:
+    return f"{count} {f'byte {does}' if count == 1 else f'bytes {do}'}"

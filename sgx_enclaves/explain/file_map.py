@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where a byte of our enclave file belongs: segment, section, symbol, measured or not.
 
-Which field a byte of the metadata area belongs to, and whether MRENCLAVE covers it. Where
-two files differ: only the first ranges are kept, the rest are counted.
+Where two files differ: only the first ranges are kept, the rest are counted.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -24,21 +22,8 @@ from sgx_enclaves.enclave.elf_headers import (
     SectionHeader,
     Segment,
 )
-from sgx_enclaves.enclave.metadata import (
-    DIRECTORY_NAMES,
-    Block,
-    BlockHeader,
-    Directory,
-    ElrangeEntry,
-    ExtendEntry,
-    LayoutEntry,
-    LayoutGroup,
-    PageAttr,
-    PatchEntry,
-)
-from sgx_enclaves.enclave.sigstruct import SECINFO_TCS, FipsSignature, Sigstruct
 from sgx_enclaves.enclave.verdict import GAP, Range, changes, differing_ranges, outside
-from sgx_enclaves.errors import FormatError, SgxEnclavesError
+from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.description import Description, excerpt
 from sgx_enclaves.plain import record
 from sgx_enclaves.structure import Structure
@@ -55,88 +40,6 @@ _NO_STRINGS = (".interp", ".dynstr", ".dynsym", ".gnu.hash", ".hash", ".dynamic"
 _LFENCE = bytes.fromhex("0faee8")
 _THUNK = bytes.fromhex("f3900faee8ebf9")
 _ENDBR64 = bytes.fromhex("f30f1efa")
-# The loader's patches are tiny but for g_global_data.
-_GLOBAL_DATA_LEAST = 64
-
-
-@record
-class Field:
-    """Bytes `start` to `end` (exclusive) of the descriptor.
-
-    `is_blob` says that the name wants an offset behind it to be precise.
-    """
-
-    name: str
-    start: int
-    end: int
-    measured: bool = False
-    is_blob: bool = False
-
-    def label(self, offset: int) -> str:
-        """The name, for a byte at `offset` of the descriptor."""
-        return f"{self.name} +0x{offset - self.start:x}" if self.is_blob else self.name
-
-
-def fields_by_byte(blocks: tuple[Block, ...], size: int) -> list[Field]:
-    """For each byte of a descriptor of `size` bytes the field that it belongs to."""
-    used = blocks[-1].offset + blocks[-1].header.size if blocks else 0
-    owners = [Field("tail", used, size)] * size
-    for index, block in enumerate(blocks):
-        for field in reversed(list(_fields(block))):
-            start, end = block.offset + field.start, min(block.offset + field.end, size)
-            name = f"block {index} {field.name}"
-            own = Field(name, start, end, field.measured, field.is_blob)
-            owners[start:end] = [own] * (end - start)
-    return owners
-
-
-def _fields(block: Block) -> Iterator[Field]:
-    """Where tables overlap, which is hostile, the first one counts."""
-    # ECREATE measures these two; the other header fields are for the loader only.
-    yield from _named(BlockHeader, "header", 0, False, "ssa_frame_size", "enclave_size")
-    yield from _named(Sigstruct, "SIGSTRUCT", Block.SIGSTRUCT_OFFSET)
-    for index, name in enumerate(DIRECTORY_NAMES[: len(block.directories)]):
-        start = Block.DIRECTORIES_OFFSET + index * Directory.SIZE
-        yield from _named(Directory, f"directory {name}", start)
-    kinds: tuple[type[Structure], ...] = (PatchEntry, LayoutEntry, ElrangeEntry, ExtendEntry)
-    for directory, name, kind in zip(block.directories, DIRECTORY_NAMES, kinds):
-        for index, start in enumerate(range(0, directory.size, kind.SIZE)):
-            prefix = name if kind is ElrangeEntry else f"{name}[{index}]"
-            own = kind
-            measured, always = kind in (PatchEntry, ElrangeEntry), ""
-            if kind is LayoutEntry:
-                item = block.layout[index]
-                # Without EADD only the attributes matter: they could ask for it.
-                measured = isinstance(item, LayoutGroup) or bool(item.attributes & PageAttr.EADD)
-                own, always = type(item), "attributes"
-            yield from _named(own, prefix, directory.offset + start, measured, always)
-    for index, patch in enumerate(block.patches):
-        is_global = index == 0 and patch.size >= _GLOBAL_DATA_LEAST
-        name = "global data" if is_global else f"content of patch[{index}]"
-        yield Field(name, patch.src, patch.src + patch.size, True, True)
-    for index, item in enumerate(block.layout):
-        if isinstance(item, LayoutEntry) and item.content_offset:
-            start = item.content_offset
-            is_tcs = item.si_flags == SECINFO_TCS
-            name = "TCS template" if is_tcs else f"content of layout[{index}]"
-            yield Field(name, start, start + item.content_size, True, True)
-    with contextlib.suppress(FormatError):
-        if block.fips_offset is not None:
-            yield from _named(FipsSignature, "FIPS signature", block.fips_offset)
-    # What no table refers to.
-    tables = [at for d in block.directories if d.size for at in (d.offset, d.offset + d.size)]
-    edges = sorted({block.data_offset, block.header.size, *tables})
-    for start, end in zip(edges, edges[1:]):
-        yield Field("data", start, end, False, True)
-
-
-def _named(
-    kind: type[Structure], prefix: str, start: int, measured: bool = False, *always: str
-) -> Iterator[Field]:
-    for spec in kind.table():
-        begin = start + spec.offset
-        end = begin + spec.size
-        yield Field(f"{prefix}.{spec.name}", begin, end, measured or spec.name in always)
 
 
 def place_of(section: Section) -> tuple[str, int, int]:

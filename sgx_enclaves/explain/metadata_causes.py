@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Likely causes of differences in the metadata, the hostile ones first.
+"""The metadata area: its fields, and likely causes of differences, the hostile ones first.
 
 A metadata block is read backwards: which config.xml would have given it? The same reading
 of our regenerated block and of the vendor's block names the options that differ. It need
@@ -8,6 +8,7 @@ not be exact where an SDK rounds or pads, because both sides are read alike.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,13 +17,19 @@ from typing import Optional
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
 from sgx_enclaves.enclave.metadata import (
+    DIRECTORY_NAMES,
     Block,
+    BlockHeader,
     Descriptor,
+    Directory,
     ElrangeEntry,
+    ExtendEntry,
     Layout,
     LayoutEntry,
+    LayoutGroup,
     LayoutId,
     PageAttr,
+    PatchEntry,
 )
 from sgx_enclaves.enclave.regenerate import Regenerated
 from sgx_enclaves.enclave.sdk import release_of
@@ -35,6 +42,8 @@ from sgx_enclaves.enclave.sigstruct import (
     XFRM_NAMES,
     XFRM_OPTIONS,
     Attribute,
+    FipsSignature,
+    Sigstruct,
     spell,
     spell_secinfo,
 )
@@ -42,6 +51,8 @@ from sgx_enclaves.enclave.verdict import Cause
 from sgx_enclaves.errors import FormatError
 from sgx_enclaves.explain.causes import cause
 from sgx_enclaves.explain.file_map import Side
+from sgx_enclaves.plain import record
+from sgx_enclaves.structure import Structure
 
 # Options whose default is the value of another one.
 FOLLOWS: Mapping[str, str] = {
@@ -51,6 +62,89 @@ FOLLOWS: Mapping[str, str] = {
 }
 # The SDK sizes this one after everything else.
 LAST = "UserRegionSize"
+# The loader's patches are tiny but for g_global_data.
+_GLOBAL_DATA_LEAST = 64
+# Causes that are named of one kind.
+_MOST = 8
+
+
+@record
+class Field:
+    """Bytes `start` to `end` (exclusive) of the descriptor.
+
+    `is_blob` says that the name wants an offset behind it to be precise.
+    """
+
+    name: str
+    start: int
+    end: int
+    measured: bool = False
+    is_blob: bool = False
+
+    def label(self, offset: int) -> str:
+        """The name, for a byte at `offset` of the descriptor."""
+        return f"{self.name} +0x{offset - self.start:x}" if self.is_blob else self.name
+
+
+def fields_by_byte(blocks: tuple[Block, ...], size: int) -> list[Field]:
+    """For each byte of a descriptor of `size` bytes the field that it belongs to."""
+    used = blocks[-1].offset + blocks[-1].header.size if blocks else 0
+    owners = [Field("tail", used, size)] * size
+    for index, block in enumerate(blocks):
+        for field in reversed(list(_fields(block))):
+            start, end = block.offset + field.start, min(block.offset + field.end, size)
+            own = replace(field, name=f"block {index} {field.name}", start=start)
+            owners[start:end] = [own] * (end - start)
+    return owners
+
+
+def _fields(block: Block) -> Iterator[Field]:
+    """Where tables overlap, which is hostile, the first one counts."""
+    # ECREATE measures these two; the other header fields are for the loader only.
+    yield from _named(BlockHeader, "header", 0, False, "ssa_frame_size", "enclave_size")
+    yield from _named(Sigstruct, "SIGSTRUCT", Block.SIGSTRUCT_OFFSET)
+    for index, name in enumerate(DIRECTORY_NAMES[: len(block.directories)]):
+        start = Block.DIRECTORIES_OFFSET + index * Directory.SIZE
+        yield from _named(Directory, f"directory {name}", start)
+    kinds: tuple[type[Structure], ...] = (PatchEntry, LayoutEntry, ElrangeEntry, ExtendEntry)
+    for directory, name, kind in zip(block.directories, DIRECTORY_NAMES, kinds):
+        for index, start in enumerate(range(0, directory.size, kind.SIZE)):
+            prefix = name if kind is ElrangeEntry else f"{name}[{index}]"
+            own = kind
+            measured, always = kind in (PatchEntry, ElrangeEntry), ""
+            if kind is LayoutEntry:
+                item = block.layout[index]
+                # Without EADD only the attributes matter: they could ask for it.
+                measured = isinstance(item, LayoutGroup) or bool(item.attributes & PageAttr.EADD)
+                own, always = type(item), "attributes"
+            yield from _named(own, prefix, directory.offset + start, measured, always)
+    for index, patch in enumerate(block.patches):
+        is_global = index == 0 and patch.size >= _GLOBAL_DATA_LEAST
+        name = "global data" if is_global else f"content of patch[{index}]"
+        yield Field(name, patch.src, patch.src + patch.size, True, True)
+    for index, item in enumerate(block.layout):
+        if isinstance(item, LayoutEntry) and item.content_offset:
+            start = item.content_offset
+            is_tcs = item.si_flags == SECINFO_TCS
+            name = "TCS template" if is_tcs else f"content of layout[{index}]"
+            yield Field(name, start, start + item.content_size, True, True)
+    with contextlib.suppress(FormatError):
+        if block.fips_offset is not None:
+            yield from _named(FipsSignature, "FIPS signature", block.fips_offset)
+    # What no table refers to.
+    tables = [at for d in block.directories if d.size for at in (d.offset, d.offset + d.size)]
+    edges = sorted({block.data_offset, block.header.size, *tables})
+    for start, end in zip(edges, edges[1:]):
+        yield Field("data", start, end, False, True)
+
+
+def _named(
+    kind: type[Structure], prefix: str, start: int, measured: bool = False, *always: str
+) -> Iterator[Field]:
+    for spec in kind.table():
+        begin = start + spec.offset
+        end = begin + spec.size
+        yield Field(f"{prefix}.{spec.name}", begin, end, measured or spec.name in always)
 
 
 def options_of(block: Block) -> dict[str, int]:
@@ -140,9 +234,6 @@ def _elrange(block: Block) -> dict[str, int]:
         "ELRangeSize": elrange.elrange_size,
         "EnableIPPFIPS": int(fips is not None),
     }
-
-
-_MOST = 8
 
 
 def hostile_causes(
