@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field, replace
 from typing import Any, Callable, Optional
@@ -75,16 +75,11 @@ def describe_file(
         answer = in_child(lambda: _described(data, wanted), what=what, seconds=seconds)
     except SgxEnclavesError as error:
         return Description(problems=(printable(str(error)),))
-    return _description(answer)
-
-
-def _description(answer: bytes) -> Description:
     facts = json.loads(answer)
-    facts["lines"] = {int(address): line for address, line in facts["lines"].items()}
-    facts["symbols"] = tuple(map(tuple, facts["symbols"]))
-    for key in ("section_types", "features", "comments", "producers", "problems"):
-        facts[key] = None if facts[key] is None else tuple(facts[key])
-    return Description(**facts)
+    lines = {int(address): line for address, line in facts.pop("lines", {}).items()}
+    symbols = tuple(map(tuple, facts.pop("symbols", ())))
+    others: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+    return Description(**others, lines=lines, symbols=symbols)
 
 
 def _described(data: bytes, addresses: list[int]) -> bytes:
@@ -92,32 +87,29 @@ def _described(data: bytes, addresses: list[int]) -> bytes:
     from elftools.elf.elffile import ELFFile  # noqa: PLC0415
 
     elf = ELFFile(io.BytesIO(data))
-    problems: list[str] = []
-
-    def part(what: str, read: Callable[[Any], Any], otherwise: Any = ()) -> Any:
+    parts: dict[str, tuple[str, Callable[[Any], Any]]] = {
+        "section_types": ("sections", lambda elf: [str(s["sh_type"]) for s in elf.iter_sections()]),
+        "symbols": ("symbols", _symbols),
+        "dynamic": ("dynamic table", _dynamic),
+        "interpreter": ("interpreter", _interpreter),
+        "build_id": ("notes", _build_id),
+        "features": ("notes", _features),
+        "comments": ("comment", _comments),
+        "producers": ("debugging information", _producers),
+        "lines": ("source lines", lambda elf: _lines(elf, addresses) if addresses else {}),
+    }
+    facts: dict[str, Any] = {}
+    problems: dict[str, None] = {}
+    for name, (what, read) in parts.items():
         try:
-            return read(elf)
+            facts[name] = read(elf)
         except MemoryError:
             raise
         # pyelftools has no one error for a file that lies.
         except Exception as error:
-            problems.append(f"{what}: {printable(str(error))[:_SHOWN] or type(error).__name__}")
-            return otherwise
-
-    facts = {
-        "section_types": part(
-            "sections", lambda elf: [str(section["sh_type"]) for section in elf.iter_sections()]
-        ),
-        "symbols": part("symbols", _symbols),
-        "dynamic": part("dynamic table", _dynamic, {}),
-        "interpreter": part("interpreter", _interpreter, None),
-        "build_id": part("notes", _build_id, None),
-        "features": part("notes", _features),
-        "comments": part("comment", _comments, None),
-        "producers": part("debugging information", _producers),
-        "lines": part("source lines", lambda e: _lines(e, addresses), {}) if addresses else {},
-    }
-    return json.dumps({**facts, "problems": list(dict.fromkeys(problems))}).encode()
+            why = printable(str(error))[:_SHOWN] or type(error).__name__
+            problems[f"{what}: {why}"] = None
+    return json.dumps({**facts, "problems": list(problems)}).encode()
 
 
 def _symbols(elf: Any) -> list[tuple[str, int, int]]:
@@ -143,8 +135,7 @@ def _dynamic(elf: Any) -> dict[str, int]:
 def _interpreter(elf: Any) -> Optional[str]:
     for segment in elf.iter_segments():
         if segment["p_type"] == "PT_INTERP":
-            path = segment.data()[:_TEXT_LIMIT].split(b"\0", 1)[0]
-            return excerpt(path.decode("utf-8", "replace"))
+            return _text(segment.data()[:_TEXT_LIMIT].split(b"\0", 1)[0])
     return None
 
 
@@ -164,33 +155,26 @@ def _build_id(elf: Any) -> Optional[str]:
 
 def _features(elf: Any) -> list[str]:
     """The x86 features that all code of the file has (GNU_PROPERTY_X86_FEATURE_1_AND)."""
-    for note in _notes(elf):
-        if note["n_type"] != "NT_GNU_PROPERTY_TYPE_0":
-            continue
-        for item in note["n_desc"]:
-            if item["pr_type"] == "GNU_PROPERTY_X86_FEATURE_1_AND":
-                bits = item["pr_data"]
-                return [name for bit, name in ((1, "IBT"), (2, "SHSTK")) if bits & bit]
+    notes = (note for note in _notes(elf) if note["n_type"] == "NT_GNU_PROPERTY_TYPE_0")
+    for item in (item for note in notes for item in note["n_desc"]):
+        if item["pr_type"] == "GNU_PROPERTY_X86_FEATURE_1_AND":
+            bits = item["pr_data"]
+            return [name for bit, name in ((1, "IBT"), (2, "SHSTK")) if bits & bit]
     return []
 
 
 def _comments(elf: Any) -> Optional[list[str]]:
     section = elf.get_section_by_name(".comment")
-    if section is None:
-        return None
-    texts = section.data()[:_TEXT_LIMIT].split(b"\0")
-    return [excerpt(t.decode("utf-8", "replace")) for t in texts if t]
+    texts = None if section is None else section.data()[:_TEXT_LIMIT].split(b"\0")
+    return None if texts is None else [_text(text) for text in texts if text]
 
 
 def _producers(elf: Any) -> list[str]:
     if elf.get_section_by_name(".debug_info") is None:
         return []
-    found: dict[str, None] = {}
-    for unit in elf.get_dwarf_info().iter_CUs():
-        attribute = unit.get_top_DIE().attributes.get("DW_AT_producer")
-        if attribute is not None:
-            found[excerpt(attribute.value.decode("utf-8", "replace"))] = None
-    return list(found)
+    units = (unit.get_top_DIE().attributes for unit in elf.get_dwarf_info().iter_CUs())
+    texts = (unit["DW_AT_producer"].value for unit in units if "DW_AT_producer" in unit)
+    return list(dict.fromkeys(_text(text) for text in texts))
 
 
 def _lines(elf: Any, addresses: list[int]) -> dict[int, str]:
@@ -199,22 +183,13 @@ def _lines(elf: Any, addresses: list[int]) -> dict[int, str]:
         return {}
     dwarf = elf.get_dwarf_info()
     found: dict[int, str] = {}
-    for unit in dwarf.iter_CUs():
-        program = dwarf.line_program_for_CU(unit)
-        if program is None:
-            continue
-        before = None
-        for entry in program.get_entries():
-            state = entry.state
-            if state is None:
-                continue
-            if before is not None and not before.end_sequence:
-                first = bisect_right(addresses, before.address - 1)
-                for address in addresses[first:]:
-                    if address >= state.address:
-                        break
-                    found[address] = f"{_file_of(program, before.file)}:{before.line}"
-            before = state
+    for program in filter(None, map(dwarf.line_program_for_CU, dwarf.iter_CUs())):
+        states = [entry.state for entry in program.get_entries() if entry.state is not None]
+        for before, state in zip(states, states[1:]):
+            first = bisect_left(addresses, before.address)
+            last = bisect_left(addresses, state.address)
+            for address in addresses[first:last] if not before.end_sequence else ():
+                found[address] = f"{_file_of(program, before.file)}:{before.line}"
     return found
 
 
@@ -224,7 +199,11 @@ def _file_of(program: Any, index: int) -> str:
     # Files are counted from 1 before DWARF 5.
     index -= 0 if program["version"] >= 5 else 1
     name = files[index].name if 0 <= index < len(files) else b"?"
-    return excerpt(name.decode("utf-8", "replace").rpartition("/")[2])
+    return _text(name.rpartition(b"/")[2])
+
+
+def _text(content: bytes) -> str:
+    return excerpt(content.decode("utf-8", "replace"))
 
 
 def excerpt(text: str) -> str:

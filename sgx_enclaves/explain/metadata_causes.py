@@ -128,9 +128,8 @@ def _fields(block: Block) -> Iterator[Field]:
             is_tcs = item.si_flags == SECINFO_TCS
             name = "TCS template" if is_tcs else f"content of layout[{index}]"
             yield Field(name, start, start + item.content_size, True, True)
-    with contextlib.suppress(FormatError):
-        if block.fips_offset is not None:
-            yield from _named(FipsSignature, "FIPS signature", block.fips_offset)
+    if block.fips_offset is not None:
+        yield from _named(FipsSignature, "FIPS signature", block.fips_offset)
     # What no table refers to.
     tables = [at for d in block.directories if d.size for at in (d.offset, d.offset + d.size)]
     edges = sorted({block.data_offset, block.header.size, *tables})
@@ -149,7 +148,14 @@ def _named(
 
 def options_of(block: Block) -> dict[str, int]:
     """Option name to the value that the block shows."""
-    return {**_sigstruct_options(block), **_layout_options(block.layout), **_elrange(block)}
+    options = {**_sigstruct_options(block), **_layout_options(block.layout)}
+    with contextlib.suppress(FormatError):
+        elrange = block.elrange or ElrangeEntry()
+        options["EnclaveImageAddress"] = elrange.enclave_image_address
+        options["ELRangeStartAddress"] = elrange.elrange_start_address
+        options["ELRangeSize"] = elrange.elrange_size
+        options["EnableIPPFIPS"] = int(block.fips_offset is not None)
+    return options
 
 
 def _sigstruct_options(block: Block) -> dict[str, int]:
@@ -223,19 +229,6 @@ def _threads(table: tuple[Layout, ...]) -> tuple[int, int, int]:
     return counts[0], counts[1], counts[2]
 
 
-def _elrange(block: Block) -> dict[str, int]:
-    try:
-        elrange, fips = block.elrange or ElrangeEntry(), block.fips_offset
-    except FormatError:
-        return {}
-    return {
-        "EnclaveImageAddress": elrange.enclave_image_address,
-        "ELRangeStartAddress": elrange.elrange_start_address,
-        "ELRangeSize": elrange.elrange_size,
-        "EnableIPPFIPS": int(fips is not None),
-    }
-
-
 def hostile_causes(
     regenerated: Regenerated, vendor: Descriptor, places: Side, theirs: Optional[Side]
 ) -> Iterator[Cause]:
@@ -246,16 +239,15 @@ def hostile_causes(
     moved = theirs.global_data if theirs is not None else None
     for index, block in enumerate(vendor.blocks):
         ours = regenerated.blocks[min(index, len(regenerated.blocks) - 1)]
-        yield from _first(list(_patches(index, ours, block, places, moved)), "patches")
-        yield from _first(list(_layout(index, ours, block)), "layout entries")
+        patches = _patches(index, ours, block, places, moved)
+        for what, found in (("patches", patches), ("layout entries", _layout(index, ours, block))):
+            causes = list(found)
+            yield from causes[:_MOST]
+            if len(causes) > _MOST:
+                more = f"... and {len(causes) - _MOST} more such {what}"
+                yield replace(causes[0], message=more)
     if any(vendor.tail):
         yield cause("metadata-tail", size=len(vendor.tail) - vendor.tail.count(0))
-
-
-def _first(causes: list[Cause], what: str) -> Iterator[Cause]:
-    yield from causes[:_MOST]
-    if len(causes) > _MOST:
-        yield replace(causes[0], message=f"... and {len(causes) - _MOST} more such {what}")
 
 
 def _patches(

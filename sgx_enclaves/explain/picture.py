@@ -36,7 +36,7 @@ _LINES = 4
 _BEFORE, _AFTER, _FARTHEST = 32, 48, 4096
 _SECONDS = 20.0
 _MEMORY = 256 * MIB
-_INSTRUCTION = re.compile(r"\s+[0-9a-f]+:\t")
+_INSTRUCTION = re.compile(r"([0-9a-f]+):\t.*")
 
 
 @record
@@ -131,7 +131,7 @@ def address_space(image: EnclaveImage, block: Block) -> Iterator[Span]:
             end = item.rva + item.page_count * PAGE_SIZE
             yield Span(item.rva, end, f"{name} {spell_secinfo(item.si_flags)}")
             continue
-        repeated = [e for e in table[max(0, index - item.entry_count) : index] if e is not item]
+        repeated = table[max(0, index - item.entry_count) : index]
         entries = [e for e in repeated if isinstance(e, LayoutEntry)]
         if entries and item.load_times:
             hull = Repetition(tuple(entries), 1, item.load_times, item.load_step).hull
@@ -192,9 +192,6 @@ def _disassembled(program: str, data: bytes, start: int, shown: int, end: int) -
         text = in_child(work, what="it cannot be disassembled", seconds=_SECONDS, memory=_MEMORY)
     except SgxEnclavesError:
         return ()
-    lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines()]
-    return tuple(
-        line.replace("\t", " ")
-        for line in lines
-        if _INSTRUCTION.match(f" {line}") and int(line.partition(":")[0], 16) >= shown
-    )
+    lines = map(str.strip, text.decode("utf-8", "replace").splitlines())
+    found = filter(None, map(_INSTRUCTION.match, lines))
+    return tuple(m[0].replace("\t", " ") for m in found if int(m[1], 16) >= shown)
