@@ -49,8 +49,7 @@ _SETTLED = 2.0
 
 @dataclass(frozen=True)
 class BuildFile:
-    """A binary package of a build, as the build system calls it, with its signed copies: a name for
-    messages, and the file."""
+    """A binary package of a build by its name, and where it is; its signed copies likewise."""
 
     name: str
     path: str
@@ -86,9 +85,9 @@ class PackageFacts:
 
 def inspect_build(files: Sequence[BuildFile]) -> tuple[PackageFacts, ...]:
     """What all packages of a build hold; nothing when there is no enclave in any of them."""
-    if not any(any(_reasons(file.path)) for file in files):
-        return ()
-    return tuple(map(inspect_package, files))
+    if any(any(_reasons(file.path)) for file in files):
+        return tuple(map(inspect_package, files))
+    return ()
 
 
 def may_hold_enclaves(path: str) -> bool:
@@ -140,18 +139,18 @@ def _remembered(look: Callable[[str], T], path: str) -> T:
     the same tick of the disk's clock.
     """
     try:
-        status = os.stat(path)
+        at = os.stat(path)
     except OSError:
         return look(path)
-    if abs(time.time() - status.st_ctime) < _SETTLED:
+    if abs(time.time() - at.st_ctime) < _SETTLED:
         return look(path)
-    place = (status.st_dev, status.st_ino, status.st_size)
-    found: T = _seen(look, path, *place, status.st_mtime_ns, status.st_ctime_ns)
+    identity = (at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
+    found: T = _seen(look, path, identity)
     return found
 
 
 @functools.lru_cache(maxsize=20_000)
-def _seen(look: Callable[[str], Any], path: str, *_identity: int) -> Any:
+def _seen(look: Callable[[str], Any], path: str, _identity: tuple[int, ...]) -> Any:
     return look(path)
 
 
@@ -165,16 +164,16 @@ def claims_signed_enclaves(path: str) -> bool:
 
 def inspect_package(file: BuildFile) -> PackageFacts:
     """What one package holds; never raises for what is wrong with it."""
-    facts = _digested(file.name, file.path)
-    facts = replace(facts, copies=tuple(_digested(*copy) for copy in file.copies))
+    copies = tuple(_digested(*copy) for copy in file.copies)
+    facts = replace(_digested(file.name, file.path), copies=copies)
     if facts.problem is not None:
         return facts
     try:
         with open_package(file.path) as (package, _stream):
             _require_name(package, file.name)
             named = set(package.header.all("PROVIDENAME", str))
-            provides = sorted(p for p in named if contains_signed_enclaves((p,), ()))
-            facts = replace(facts, provides=tuple(provides))
+        provides = sorted(p for p in named if contains_signed_enclaves((p,), ()))
+        facts = replace(facts, provides=tuple(provides))
         signed, embedded = _remembered(_held, file.path)
         return replace(facts, signed=signed, embedded=embedded)
     except SgxEnclavesError as error:

@@ -5,9 +5,8 @@ The build system says who made the packages, in which buildroots, out of which s
 package. That is compared with the release: the pinned archives must be in the source
 package, and the buildroots' packages must be the pinned ones where any are pinned.
 
-What the source package's spec did with the archives cannot be seen from outside. So
-such a build is never called reproducible here: it is a build that was given, and
-`Origin.says` says what was proved of it and what was not.
+What the source package's spec did with the archives cannot be seen from outside. So such a build
+is never called reproducible: it was given, and `OriginJudgement.says` what was proved and what not.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Optional
 
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Release
+from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import some
 from sgx_enclaves.release.outcome import note, unverifiable
@@ -34,6 +34,7 @@ _PACKAGES = {
     "ocamlbuild": ("ocaml-ocamlbuild", "ocamlbuild"),
     "openssl-dev": ("openssl-devel",),
 }
+_NEXT = "name a build of the reproducible package that this build system has made"
 
 
 @dataclass(frozen=True)
@@ -128,26 +129,21 @@ def judge_origin(
         against += wrong
     elif package is not None:
         opened.append("its toolchain: no package of its buildroot is known")
-    objections = [
-        unverifiable(code, message, expected=expected, found=found, hint=_NEXT)
-        for code, message, expected, found in against
-    ]
-    if objections:
-        objections += [note("package-not-taken", problem) for problem in history.problems]
+    if against:
+        against += [note("package-not-taken", problem) for problem in history.problems]
     return OriginJudgement(
         f"proved: {'; '.join(proved)}. Not proved: {'; '.join(opened)}",
-        tuple(objections),
+        tuple(against),
         None if package is None else packages_digest(buildroot, f"buildroot {package.buildroot}"),
         tuple(buildroot),
     )
 
 
-_NEXT = "name a build of the reproducible package that this build system has made"
-# Code, message, expected, found.
-Words = tuple[str, str, str, str]
+def _objection(code: str, message: str, expected: str, found: str) -> Finding:
+    return unverifiable(code, message, expected=expected, found=found, hint=_NEXT)
 
 
-def _made_elsewhere(history: BuildHistory) -> Iterator[Words]:
+def _made_elsewhere(history: BuildHistory) -> Iterator[Finding]:
     if history.task_id is None or history.method != "build" or history.generator is not None:
         who = f"task {history.task_id} of method {history.method}"
         if history.generator is not None:
@@ -155,13 +151,14 @@ def _made_elsewhere(history: BuildHistory) -> Iterator[Words]:
         elif history.task_id is None:
             who = "an import"
         message = f"{history.nvr} was not built from source here"
-        yield "build-not-made-here", message, "a build by a task of method build", who
+        yield _objection("build-not-made-here", message, "a build by a task of method build", who)
     package = history.package
     if package is None:
         message = f"no package of {history.nvr} holds the unsigned enclave"
-        yield "no-unsigned-enclave", message, "an unsigned enclave and its config.xml", "none"
+        expected = "an unsigned enclave and its config.xml"
+        yield _objection("no-unsigned-enclave", message, expected, "none")
     elif package.buildroot is None or package.method != "buildArch" or not package.of_build:
-        yield (
+        yield _objection(
             "package-not-made-here",
             f"{package.rpm} was not made by {history.nvr}'s own build task",
             "a buildroot of a buildArch task of that build",
@@ -169,7 +166,7 @@ def _made_elsewhere(history: BuildHistory) -> Iterator[Words]:
         )
 
 
-def _other_sources(history: BuildHistory, artifacts: Iterable[Artifact]) -> Iterator[Words]:
+def _other_sources(history: BuildHistory, artifacts: Iterable[Artifact]) -> Iterator[Finding]:
     files = history.source_files
     missing = [
         artifact.filename
@@ -178,10 +175,11 @@ def _other_sources(history: BuildHistory, artifacts: Iterable[Artifact]) -> Iter
     ]
     if missing:
         message = f"the source package of {history.nvr} does not hold the release's pinned archives"
-        yield "sources-not-pinned", message, some(missing), some(sorted(files)) or "no file"
+        found = some(sorted(files)) or "no file"
+        yield _objection("sources-not-pinned", message, some(missing), found)
 
 
-def _unlike_lock(package: MadeIn, lock: Sequence[LockedPackage]) -> Iterator[Words]:
+def _unlike_lock(package: MadeIn, lock: Sequence[LockedPackage]) -> Iterator[Finding]:
     wrong = [p for p in check_lock(lock, package.components) if p.state is not PartState.MATCH]
     parts = (
         ("missing", [part.name for part in wrong if part.state is PartState.MISSING]),
@@ -189,7 +187,7 @@ def _unlike_lock(package: MadeIn, lock: Sequence[LockedPackage]) -> Iterator[Wor
         ("another build of", [part.name for part in wrong if part.expected and part.found]),
     )
     if wrong:
-        yield (
+        yield _objection(
             "buildroot-not-pinned",
             f"{package.rpm} was not built in the pinned buildroot",
             f"the lock's {len(lock)} packages",
@@ -197,7 +195,7 @@ def _unlike_lock(package: MadeIn, lock: Sequence[LockedPackage]) -> Iterator[Wor
         )
 
 
-def _tools(package: MadeIn, tree: Release) -> tuple[list[str], list[str], list[Words]]:
+def _tools(package: MadeIn, tree: Release) -> tuple[list[str], list[str], list[Finding]]:
     """Tools of the designated version, those that are not seen, and others."""
     seen, unseen, wrong = [], [], []
     versions = {item.name: item.version for item in reversed(package.components)}
@@ -212,14 +210,10 @@ def _tools(package: MadeIn, tree: Release) -> tuple[list[str], list[str], list[W
         elif not tool.exact or same_version(tool.version, version):
             seen.append(f"{tool.name} {version}")
         else:
-            wrong.append(
-                (
-                    "toolchain-not-designated",
-                    f"{package.rpm} was built with another {tool.name} than the designated one",
-                    f"{tool.name} {tool.version}",
-                    f"{tool.name} {version} in buildroot {package.buildroot}",
-                )
-            )
+            message = f"{package.rpm} was built with another {tool.name} than the designated one"
+            found = f"{tool.name} {version} in buildroot {package.buildroot}"
+            expected = f"{tool.name} {tool.version}"
+            wrong.append(_objection("toolchain-not-designated", message, expected, found))
     return seen, unseen, wrong
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import random
 import signal
 import time
@@ -69,10 +70,9 @@ def koji_errors() -> Iterator[None]:
 
 
 def despite_deadlocks(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the hub; again, when its database ended the call because of a deadlock.
+    """Call the hub; again, when its database ended the call because of a deadlock, and undid it.
 
-    PostgreSQL undoes all that such a call did. Koji's own calls for waiting tasks lock
-    rows in different orders, so under load it happens.
+    Koji's own calls for waiting tasks lock rows in different orders: under load it happens.
     """
     for attempt in range(1, _DEADLOCKS):
         try:
@@ -85,9 +85,8 @@ def despite_deadlocks(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class TaskLog:
-    """One log in the task's output, uploaded with each line: what it announces may take long.
-
-    Written to like a stream.
+    """A stream into one log of the task's output, uploaded with each line: what it announces may
+    take long.
     """
 
     def __init__(self, session: Any, folder: Path, upload_path: str) -> None:
@@ -96,8 +95,7 @@ class TaskLog:
 
     def __call__(self, text: str) -> None:
         """Add a line, with the time."""
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-        self.write(f"{stamp} {text}\n")
+        self.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {text}\n")
 
     def write(self, text: str) -> int:
         """Add text, and upload it."""
@@ -124,7 +122,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """With `config` and `log`; errors of the core leave as Koji's, words and all."""
+        """With `config` and `log`; errors of the core leave as Koji's."""
         with koji_errors():
             self.outputs = Path(self.workdir) / "outputs"
             self.log = TaskLog(self.session, Path(self.workdir), self.getUploadDir())
@@ -174,19 +172,18 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         return binfo
 
     def rpms_of(self, build: Any, *, source: bool = False) -> list[dict[str, Any]]:
-        """The binary packages of a build, or its source packages.
+        """The binary packages of a build, or its source packages, sorted by their names.
 
-        Returns:
-            One mapping each, sorted: `name` of the file, `relative` path of it below the hub's
-            top directory, and the id of the `buildroot_id` that it was made in.
+        Each has the `name` of its file, that file's path below the hub's top directory as
+        `relative`, and the `buildroot_id` that it was made in.
         """
-        folder = koji.pathinfo.build(build)[len(koji.pathinfo.topdir) :].lstrip("/")
+        folder = os.path.relpath(koji.pathinfo.build(build), koji.pathinfo.topdir)
         found = []
         for rpm in self.session.listRPMs(buildID=build["id"]):
             if (rpm["arch"] in ("src", "nosrc")) == source:
-                place = koji.pathinfo.rpm(rpm)
-                file = {"name": place.rpartition("/")[2], "relative": f"{folder}/{place}"}
-                found.append({**file, "buildroot_id": rpm["buildroot_id"]})
+                file = f"{folder}/{koji.pathinfo.rpm(rpm)}"
+                name, made_in = os.path.basename(file), rpm["buildroot_id"]
+                found.append({"name": name, "relative": file, "buildroot_id": made_in})
         return sorted(found, key=lambda rpm: rpm["name"])
 
     def upload(self, name: str, data: bytes | str, mode: int = 0o644) -> None:
@@ -199,27 +196,25 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         self.uploadFile(str(path), relPath=name.rpartition("/")[0] or None)
 
     def upload_report(self, report: dict[str, Any], manifest: Optional[Manifest] = None) -> str:
-        """Upload the report for programs with what stands beside it, and what it says signed, if
-        there is a key for that; returns its SHA-256.
+        """Upload the report for programs and what stands beside it; its SHA-256.
+
+        Where there is a key for that, what it says is signed and uploaded too.
         """
         data = canonical(report)
-        digest = sha256_of(data)
-        now = datetime.datetime.now(datetime.timezone.utc)
+        digest, now = sha256_of(data), datetime.datetime.now(datetime.timezone.utc)
         self.upload(REPORT, data)
         self.upload(HEAD, canonical(head_of(data, now, manifest)))
         if manifest is not None:
             self.upload(MANIFEST, manifest_bytes(manifest))
         if self.config.attest_key is not None:
-            pem = read_file(str(self.config.attest_key), DEFAULT_LIMITS.config_size)
-            key, signer = load_signing_key(pem, str(self.config.attest_key), None)
-            builder = self.config.attest_builder or TOOL
-            when = time_text(now)
+            file, builder = str(self.config.attest_key), self.config.attest_builder or TOOL
+            key = load_signing_key(read_file(file, DEFAULT_LIMITS.config_size), file, None)
             try:
-                made = statements_of(report, digest, builder=builder, time=when)
+                made = statements_of(report, digest, builder=builder, time=time_text(now))
             except AttestationError as error:
                 self.log(f"no attestation: {error}")
-                return digest
-            self.upload(ATTESTATION, attestation(map(enveloped, made), key, signer))
+            else:
+                self.upload(ATTESTATION, attestation(map(enveloped, made), *key))
         return digest
 
     def rpms_of_task(self, task_id: int) -> list[dict[str, Any]]:
@@ -239,8 +234,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         Koji's own `wait` starts its timeout again whenever a subtask ends. kojid wakes us
         by SIGUSR2, and again until we have asked the hub; we ask now and then without it.
         """
-        host, ids = self.session.host, list(subtasks)
-        deadline = time.monotonic() + seconds
+        host, ids, deadline = self.session.host, list(subtasks), time.monotonic() + seconds
         despite_deadlocks(host.taskSetWait, self.id, ids)
         while late := list(host.taskWait(self.id)[1]):
             left = deadline - time.monotonic()
@@ -248,6 +242,8 @@ class SgxTask(koji.tasks.BaseTaskHandler):
                 despite_deadlocks(self.session.cancelTaskChildren, self.id)
                 break
             signal.sigtimedwait([signal.SIGUSR2], min(left, _ASK_EVERY))
-        results = dict(host.taskWaitResults(self.id, ids, canfail=ids))
-        words = f"not done within {seconds:g} s, and cancelled"
-        return {**results, **{number: {"faultCode": 1, "faultString": words} for number in late}}
+        fault = {"faultCode": 1, "faultString": f"not done within {seconds:g} s, and cancelled"}
+        return {
+            **dict(host.taskWaitResults(self.id, ids, canfail=ids)),
+            **dict.fromkeys(late, fault),
+        }

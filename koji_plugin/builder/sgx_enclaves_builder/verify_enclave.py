@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Optional
 
 from sgx_enclaves.catalogue.reader import catalogue_from
-from sgx_enclaves.catalogue.records import Enclave
 from sgx_enclaves.cli.arguments import today
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
@@ -121,41 +120,33 @@ class SgxEnclaveTask(SgxTask):
         for ours in verified.built.files.values():
             self.upload(unsigned_name(ours.file), ours.unsigned, 0o755)
             self.upload(config_name(ours.file), ours.config)
-        found = []
+        toolchains: list[Optional[str]] = [r.digest() for r in verified.toolchains.values()]
+        more = ""
+        if origin is not None:
+            more = f"; of that build {origin.says}"
+            toolchains.append(origin.toolchain_sha256)
+        shared = {
+            "toolchain_sha256": digest_of(toolchains),
+            "buildroot_sha256": packages_digest(packages),
+            "lock_sha256": self.lock_sha256,
+            "release_sha256": self.asked.get("release_sha256"),
+        }
+        answers, files = [], []
         for enclave in self.release.enclaves:
             verdict = self._doubted(
                 outcome_for(verified.verdict, self.catalogue, self.release, enclave.name)
             )
-            files = compared_files(enclave, verdict, self.release, self.rpms, self.outputs)
-            found.append((enclave, verdict, files))
+            own = compared_files(enclave, verdict, self.release, self.rpms, self.outputs)
+            words, subjects = verdict.claim + more, tuple(file.subject for file in own)
+            said = Answer(enclave.name, self.id, verdict.reproducible, words, subjects, **shared)
+            answers.append(said)
+            files += own
         verified = replace(verified, verdict=self._doubted(verified.verdict))
-        digests: list[Optional[str]] = [seen.digest() for seen in verified.toolchains.values()]
-        more = ""
-        if origin is not None:
-            more = f"; of that build {origin.says}"
-            digests.append(origin.toolchain_sha256)
-        digest = packages_digest(packages)
-        plain = self._report(verified, found, digest)
+        report = self._report(verified, files, shared["buildroot_sha256"])
         self.upload(LOCK, dump_lock(packages, target_arch=X86_64))
-        self._upload(verified, [file for *_, files in found for file in files], plain)
-        shared = {
-            "buildroot_sha256": digest,
-            "lock_sha256": self.lock_sha256,
-            "release_sha256": self.asked.get("release_sha256"),
-            "report_sha256": self.upload_report(plain, verified.manifest),
-        }
-        return [
-            Answer(
-                enclave.name,
-                self.id,
-                verdict.reproducible,
-                verdict.claim + more,
-                tuple(file.subject for file in files),
-                digest_of(digests),
-                **shared,
-            )
-            for enclave, verdict, files in found
-        ]
+        self._upload(verified, files, report)
+        digest = self.upload_report(report, verified.manifest)
+        return [replace(answer, report_sha256=digest) for answer in answers]
 
     def _take(self, build: Any) -> OriginJudgement:
         """The enclave out of a build, and what is to be said of it."""
@@ -206,13 +197,10 @@ class SgxEnclaveTask(SgxTask):
         upload(HTML, release_html(verified.verdict, pictures, report, today().isoformat()))
 
     def _report(
-        self,
-        verified: Verified,
-        found: Sequence[tuple[Enclave, ReleaseVerdict, Sequence[FileVerdict]]],
-        packages_sha256: Optional[str],
+        self, verified: Verified, files: Sequence[FileVerdict], packages_sha256: Optional[str]
     ) -> dict[str, Any]:
         """The report for programs."""
-        verdict = overall(file.subject for *_, files in found for file in files)
+        verdict = overall(file.subject for file in files)
         digest = self.asked.get("release_sha256")
         return of_release(
             verified,
@@ -233,10 +221,7 @@ class SgxEnclaveTask(SgxTask):
                 named_package(name, digests_at(str(path))) for name, path in self.rpms.items()
             ],
             files=[
-                of_file(enclave.name, file)
-                for enclave, _, files in found
-                for file in files
-                if file.subject.rpm is not None
+                of_file(file.subject.name, file) for file in files if file.subject.rpm is not None
             ],
         )
 
