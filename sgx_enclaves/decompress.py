@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Bounded decompression: gzip, xz, zstd or plain bytes as one stream.
 
-Knows compression formats by their first bytes. Never holds more than one chunk
-of output, and stops as soon as the output is larger than it may be, absolutely
-or in proportion to the input read so far. For zstd it takes whatever this Python has: its
-own module from 3.14 on, the backport, zstandard, or pyzstd.
+Never holds more than one chunk of output, and stops as soon as the output is larger than it may
+be, absolutely or in proportion to the input read so far. For zstd it takes whatever this Python
+has: its own module from 3.14 on, the backport, zstandard, or pyzstd.
 """
 
 from __future__ import annotations

@@ -100,11 +100,8 @@ def open_tar(
 
 
 class TarStream:
-    """The members of a tar archive, one after the other.
-
-    Iterate over it; between two steps `content()` gives the bytes of the member
-    last seen. What is not read is skipped. The iteration ends only when the
-    whole stream has been seen, so that a truncated archive is always noticed.
+    """The members of a tar archive, one after the other; between two, `content()` gives the bytes
+    of the member last seen. The iteration ends only when the whole stream has been seen.
 
     Without a number in `dropped` any symbolic link is refused: in an archive of binaries it has no
     business. With it, a relative one is allowed, as sources have, if it stays inside the tree once

@@ -21,13 +21,12 @@ class Artifact:
     """A file to fetch, under its name, from the first of its HTTPS URLs that has it.
 
     Attributes:
-        sha256: the pinned digest in lower-case hexadecimal; None if not known.
-        sha512: a second pin, by which look-aside caches find files.
+        sha256: one of three pins, in lower-case hexadecimal; all that are given must hold.
+        sha512: another, by which look-aside caches find files.
         size: bytes, where known; at most `max_size` are fetched.
-        contents_sha256: pin of what the archive holds, however it is packed (see
-            `archive`). Every pin that is given must hold.
-        lookaside_sha512: digests of the packed file, one for each name that the repository
-            has had, by which look-aside caches may have it. No pins: they only find it.
+        contents_sha256: pin of what the archive holds, however it is packed (see `archive`).
+        lookaside_sha512: no pins: digests of the packed file, one for each name that the
+            repository has had, by which look-aside caches may have it.
         lookaside_package: the source package that it belongs to there; None for the usual one.
     """
 
@@ -83,8 +82,7 @@ def check_url(url: str) -> str:
 class Lookaside:
     """A look-aside cache as dist-git servers keep beside their package repositories.
 
-    A file of a source package stands at `BASE/PACKAGE/FILENAME/HASHTYPE/HASH/FILENAME`. Fedora's
-    base is `https://src.fedoraproject.org/repo/pkgs/rpms`, CentOS Stream's
+    Fedora's base is `https://src.fedoraproject.org/repo/pkgs/rpms`, CentOS Stream's
     `https://sources.stream.centos.org/sources/rpms`; both key by sha512.
     """
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Read releases from TOML files: ours, and what users add in directories of their own.
 
-A file's form is written down in `schema.json`. What a schema cannot say is
-checked here too: ids that name nothing, facts that are missing without being listed as
-`unpinned`, facts that are listed and given. Of two releases with one name the later one
-counts, never silently. What a release is, is `records`' part.
+`schema.json` has a file's form. What a schema cannot say is checked here: ids that name nothing,
+facts that are missing without being listed as `unpinned`, facts that are listed and given. Of two
+releases with one name the later one counts, never silently.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ _DIRECTORIES = ("place", "make_directory")
 def load_catalogue(folders: Sequence[Path] = (OWN_FOLDER, USER_FOLDER)) -> Catalogue:
     """Read every `*.toml` of the directories, sorted by name within each; a file stands for itself.
 
-    Later ones win; those that do not exist are passed over. A broken catalogue decides nothing: if
-    any file is wrong, it is a CatalogueError.
+    Later ones win; those that do not exist are passed over. A CatalogueError if any file is wrong.
     """
     releases: dict[str, Release] = {}
     replaced: dict[str, str] = {}

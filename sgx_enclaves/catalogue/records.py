@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a release is: which enclaves there are, from what, and signed by whom.
 
-Data only. `reader` makes these from TOML files, and checks them.
+Data only. `reader` makes these from TOML files, whose `schema.json` describes each key.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ _OF_THE_SDK = frozenset({"pce", "le", "pve", "qe"})
 
 @record
 class Source:
-    """One source archive, and its directory in the tree, empty for the root.
-
-    It is unpacked there without the first `strip` parts of its names, or put there as it is. Where
-    known, it has the git commit that it holds, the upstream release that this is, and the enclaves
-    that have its code in them (None: all).
+    """One source archive: unpacked in its directory of the tree (empty: the root) without the
+    first `strip` parts of its names, or put there as it is. `version` is upstream's; all enclaves
+    have its code in them where `linked_by` does not say which.
     """
 
     id: str
@@ -40,9 +38,7 @@ class Source:
 
 @record
 class Patch:
-    """A patch that lies in the sources: its path and the directory that it is applied in,
-    both relative to the tree, and how many leading parts of its names are dropped (`patch -pN`).
-    """
+    """A patch that lies in the sources, and the directory of the tree that it is applied in."""
 
     file: str
     place: str
@@ -55,11 +51,10 @@ class Patch:
 
 @record
 class Step:
-    """One command of the build: where in the tree it runs, and for how many seconds at most.
+    """One command of the build; its log is called after its id.
 
-    Its id, a name within the release, is also that of its log. There is no shell unless it
-    names one; `{jobs}` stands for the number of processors that it may use. `enclaves` are
-    those that need it; none stands for all. `seconds` is what it took on two cores, if known.
+    `{jobs}` in it stands for the number of processors that it may use. `enclaves` are those that
+    need it; none stands for all.
     """
 
     id: str
@@ -77,9 +72,7 @@ class Step:
 
 @record
 class Route:
-    """A shorter way to some of the enclaves, from some of the sources (by their ids), and more of
-    them for single enclaves. `mib` is what its tree takes of a disk, if known.
-    """
+    """A shorter way to some of the enclaves, from some of the sources, by their ids."""
 
     id: str
     enclaves: tuple[str, ...]
@@ -95,11 +88,9 @@ MAKERS = "maker"
 
 @record
 class Build:
-    """How the tree is made and prepared; afterwards each enclave's `make` works.
+    """How the tree, at the absolute path `root`, is made so that each enclave's `make` works there.
 
-    The tree must be at the absolute path `root` while it is built. The first source is the
-    tree itself; patches and steps are in their order. `route` says which way this is;
-    `routes` are shorter ones, the preferred one first.
+    The first source is the tree itself. `route` says which way this is; `routes` are shorter ones.
     """
 
     root: str
@@ -120,9 +111,8 @@ class Build:
 class ToolPin:
     """One tool of the designated toolchain, as the release's makers call it.
 
-    Its path, where known, is the one that it has for them, since paths get baked in. From
-    `source` upstream's own build makes it. One that is not `exact` leaves no trace: with
-    another version of it an enclave of the vendor's came out, byte for byte.
+    One that is not `exact` leaves no trace: with another version of it an enclave of the vendor's
+    came out, byte for byte.
     """
 
     name: str
@@ -134,8 +124,8 @@ class ToolPin:
 
 @record
 class Toolchain:
-    """The designated toolchain: tools, the PT_INTERP that its linker writes (None if unknown), and
-    variables and file mode mask of every build step.
+    """The designated toolchain: tools, the PT_INTERP that its linker writes, and variables and file
+    mode mask of every build step.
 
     Below `prefix` packages install the tools that have a source. `shell` is a command that prints,
     with a zero byte behind each, the variables of the makers' own shell; `{tools}` in it stands for
@@ -153,10 +143,8 @@ class Toolchain:
 
 @record
 class VendorArchive:
-    """An archive of signed enclaves, as the vendor publishes it, and its list of digests.
-
-    `repack` is what a distribution may ship of it (see `archive.pack_members`), which is taken
-    where the vendor's own cannot be had.
+    """An archive of signed enclaves, as the vendor publishes it, and its list of digests; where it
+    cannot be had, `repack` is taken, what a distribution may ship of it (`archive.pack_members`).
     """
 
     id: str
@@ -167,8 +155,8 @@ class VendorArchive:
 
 @record
 class SoVersion:
-    """The version in the signed library's file name, such as 1.25.100.1, and where it was read:
-    the tag is the release's, not the reproducible one, which still has the version before.
+    """The version in the signed library's file name, and where it was read: the tag is the
+    release's, not the reproducible one, which still has the version before.
     """
 
     value: str
@@ -179,10 +167,8 @@ class SoVersion:
 
 @record
 class OwnBuild:
-    """Where an enclave comes out of the release's own tree; paths relative to it.
-
-    `make_target` is made in `make_directory`; the result is `unsigned`. `mitigation` is the value
-    of MITIGATION-CVE-2020-0551 in its makefile; empty for none.
+    """Where an enclave comes out of the release's own tree, as `unsigned`; `mitigation` is the
+    value of MITIGATION-CVE-2020-0551 in its makefile, empty for none.
     """
 
     config: str
@@ -194,22 +180,12 @@ class OwnBuild:
 
 @record
 class Enclave:
-    """One enclave of a release.
+    """One enclave of a release, such as `ide`, in file names `file`, such as `id_enclave`.
 
-    Attributes:
-        name: such as `ide`; in file names `file`, such as `id_enclave`.
-        vendor: id of the archive that holds the signed file, as `member`.
-        signer: the MRSIGNER that must have signed it, as the product `isvprodid`, with at
-            least `least_isvsvn`; the numbers are None if unknown.
-        build: how it is built in this release's tree; or
-        built_in: name of the release whose tree it was built from; or
-        not_reproducible: why nobody outside can build it.
-        required: whether the release is good only if this one is identical.
-        may_ship: whether a distribution may ship it.
-        reason: why it may not be shipped or is not required; empty otherwise.
-        signed_sha256: of the vendor's signed file; None if not known. A file that is
-            given or repacked must have it too.
-        second_key_sha256: of the modulus that its second signature brings; None: any will do.
+    `vendor` is the id of the archive that has the signed file as `member`. The release is good
+    only if each `required` one is identical. `signed_sha256` is of the vendor's signed file, which
+    one that is given or repacked must have too; `second_key_sha256` of the modulus that its second
+    signature brings (None: any will do).
     """
 
     name: str
@@ -231,7 +207,7 @@ class Enclave:
 
     @property
     def signed_file(self) -> str:
-        """The signed library's name without its version."""
+        """Without its version."""
         return f"libsgx_{self.file}.signed.so"
 
     @property
@@ -269,10 +245,7 @@ def policy_of(enclave: Enclave) -> Policy:
 
 @record
 class Run:
-    """A run of `verify-release` that really took place, on that day (YYYY-MM-DD): by whom and by
-    which route, with which toolchain (in words), its verdict (identical or differs), and where it
-    is described.
-    """
+    """A run of `verify-release` that really took place, and where it is described (`record`)."""
 
     enclave: str
     date: str
@@ -292,18 +265,12 @@ class Release:
     Attributes:
         sgx: version of the SDK; `dcap` of the attestation primitives.
         file: the TOML file that it came from.
-        build: None if nothing is built from this release's own tree; then there is no
-            `toolchain` either.
+        build: None, as `toolchain` is, if nothing is built from this release's own tree.
         unpinned: the facts that are not known, such as `source.linux-sgx`.
-        notes: what a reader should know, such as how the facts were found.
-        license: SPDX expression for packages of the enclaves; None if unknown.
-        license_about: lines that say what of them is under which.
-        license_files: its text, relative to the tree.
-        bundled: version, by name, of the libraries whose code the first source has in it;
-            empty where it is not known.
+        license: SPDX expression for packages of the enclaves; `license_about` says in lines what of
+            them is under which.
         shipped: the highest Release of packages of this version that a distribution has had
             without this program.
-        runs: what came of building its enclaves, as far as that is on record.
     """
 
     name: str
@@ -337,9 +304,8 @@ class Release:
         return tuple(source.artifact for source in self.build.sources) if self.build else ()
 
     def along(self, enclaves: Iterable[str], route: Optional[str] = None) -> Release:
-        """The release whose own tree is made by one route, with what that needs alone.
-
-        Without a name it is the first route that leads to all of the enclaves.
+        """The release whose own tree is made by one route, with what that needs alone; by default
+        the first route that leads to all of the enclaves.
         """
         build, wanted = self.build, set(enclaves)
         if build is None:
@@ -371,10 +337,8 @@ class Release:
         return replace(self, build=own, unpinned=unpinned)
 
     def only(self, names: Iterable[str]) -> Release:
-        """The release cut down to these enclaves, each of them required.
-
-        It keeps the vendor's archives that hold them, and the unknown facts that stand in
-        their way: what is not known of another enclave is none of theirs.
+        """The release cut down to these enclaves, each of them required, with the vendor's archives
+        that hold them and the unknown facts that stand in their way.
         """
         chosen = []
         for name in dict.fromkeys(names):
@@ -431,10 +395,8 @@ class Catalogue:
         return tuple(said)
 
     def build_of(self, release: Release, enclave: Enclave) -> tuple[Release, Enclave]:
-        """The release and the enclave in it whose tree this enclave is built from.
-
-        Not every enclave is signed again for each release: the vendor's README says which tag each
-        one was built from. A CatalogueError if nobody outside can build it.
+        """The release and the enclave in it whose tree this enclave is built from: not every one is
+        signed again for each release. A CatalogueError if nobody outside can build it.
         """
         if enclave.not_reproducible is not None:
             raise CatalogueError(

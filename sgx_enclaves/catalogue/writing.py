@@ -38,18 +38,16 @@ _READ = frozenset(
 
 @record
 class SourceTree:
-    """Upstream's tree at one tag: what it says of itself.
+    """Upstream's tree at one tag, in a repository or an archive: what it says of itself.
 
     Attributes:
-        place: the repository or the archive.
         commit: empty if unknown.
         time: the commit's, in seconds since 1970.
-        names: every file.
         links: the commit of each sub-module, by its place, as far as they are known.
         find: a file's text; empty if there is none.
         at: the same tree at another tag; None if there is none of that name.
-        release: the tree at the release's own tag, which has the versions in file names; None
-            if it is not here.
+        release: the tree at the release's own tag, which has the versions in file names, if it is
+            here.
     """
 
     place: str
@@ -230,7 +228,7 @@ def _with_pins(block: str, pins: Mapping[str, Mapping[str, str]]) -> str:
 
 def check_tree(release: Release, build: Build, tree: Path) -> Iterator[tuple[str, str]]:
     """Compare what a release says of its sources with the sources, laid out: what was checked, and
-    what is wrong with it, if anything. Patches are applied, in their order; nothing else is run.
+    what is wrong, if anything is. Patches are applied, in their order; nothing else is run.
     """
     for name in release.license_files:
         yield f"licence {name}", _missing(tree / name)

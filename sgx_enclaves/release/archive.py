@@ -42,11 +42,10 @@ _NO_TIME = 315_619_200  # 1980-01-02
 def read_files(
     archive: Path, wanted: Callable[[str], bool], *, sha256: Optional[str] = None
 ) -> tuple[dict[str, str], dict[str, bytes], str]:
-    """Read an archive in one pass: the SHA-256 of each regular file in it by name, in hexadecimal,
-    the content of those whose names are wanted, and the archive's own SHA-256.
+    """Read and check a whole archive: the SHA-256 of each regular file in it by name, the content
+    of those whose names are wanted, and the archive's own SHA-256, which must be `sha256`.
 
-    The whole is checked: it is one piece of evidence. `sha256` is what the archive must have, in
-    the very bytes that are read. An ArchiveError if what is wanted is no file.
+    An ArchiveError if what is wanted is no file.
     """
     digests: dict[str, str] = {}
     contents: dict[str, bytes] = {}
@@ -86,10 +85,7 @@ def read_members(
 
 
 def pack_members(members: Mapping[str, bytes]) -> bytes:
-    """A plain tar archive of these files, the same bytes whoever makes it.
-
-    It is not compressed, and order, modes, owners and times are fixed.
-    """
+    """A plain tar archive of these files, the same bytes whoever makes it."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in sorted(members):
@@ -155,15 +151,11 @@ def unpack_tree(
     mtime: Optional[int] = None,
     progress: Progress = silent,
 ) -> None:
-    """Lay a source archive out as the new directory `dest`.
+    """Lay a source archive out, whole or not at all, as `dest`, which may be there if it is empty.
 
-    All or nothing: the tree is made beside `dest`, which may exist if it is empty, and renamed when
-    it is whole. Files get mode 0644, or 0755 when the owner may execute them, and the archive's
-    time, or `mtime` (seconds since 1970); owners and special bits are ignored.
-
-    Args:
-        strip: leading parts of each name to drop; members with no more are dropped.
-        sha256: what the archive must have, in the very bytes that are unpacked.
+    Files get mode 0644, or 0755 when the owner may execute them, and the archive's time, or `mtime`
+    (seconds since 1970). `strip` leading parts of each name are dropped, and members with no more.
+    `sha256` is what the archive must have, in the very bytes that are unpacked.
     """
     dest = Path(os.path.abspath(dest))
     with files.system_errors(str(dest), "cannot be made"):

@@ -61,11 +61,10 @@ _EPOCH = "315532800"
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What to build and how.
+    """What to build, the enclaves that a release requires, and how.
 
     Attributes:
         catalogue: all releases; some enclaves are built in the tree of another one.
-        release: what to build: the enclaves that it requires.
         place: where.
         say: gets what is being done, a line each time.
         toolchain: `HOST` takes whatever is there; the result is no reproducible build.
@@ -77,7 +76,6 @@ class BuildRequest:
         processors: how many a step may use; it stands for `{jobs}` in its command.
         make_timeout: seconds for each enclave's make.
         keep: keep the trees.
-        progress: shows how much of the sources is unpacked.
     """
 
     catalogue: Catalogue
@@ -176,8 +174,8 @@ def _overlap(one: EnclavePlan, other: EnclavePlan) -> bool:
 class TreeBuilder:
     """Builds all that one tree has to give, in a directory of its own.
 
-    Every command is `like` one that has the words before it, the path that the tree should have,
-    and the variables that are other than usual.
+    `like` has the words before each command, the path that the tree should have, and the variables
+    that are other than usual.
     """
 
     request: BuildRequest

@@ -112,13 +112,11 @@ class Fetched:
     """A whole file that is here, read-only in the cache or where the user has put it.
 
     Attributes:
-        pinned: whether the digest, or that of its contents, was known beforehand.
         contents_sha256: the pin of its contents.
         url: where it came from; None if it was here already.
         rejected: files from other places that had a wrong digest, in the quarantine.
         expected: the pin that does not hold, such as `sha256 ab…`; empty if all hold, as in
-            all that `Fetcher` gives.
-        found: what there is instead.
+            all that `Fetcher` gives. `found` is there instead.
     """
 
     path: Path
@@ -138,10 +136,8 @@ class Fetched:
 
 
 def check_pins(path: Path, artifact: Artifact) -> Fetched:
-    """Compare a file with everything that is pinned of it.
-
-    An archive that is too broken, hostile or large for its contents to be digested is
-    not the pinned one either; what is wrong with it is in `found`.
+    """Compare a file with everything that is pinned of it; an archive whose contents cannot be
+    digested is not the pinned one either.
     """
     with disk_errors(path):
         sha256, size = digest_file(path), path.stat().st_size
@@ -195,9 +191,8 @@ class Fetcher:
     sleep: Callable[[float], None] = time.sleep
 
     def fetch(self, artifact: Artifact, *, allow_unpinned: bool = False) -> Fetched:
-        """Give the file from the cache, or bring it there.
-
-        A DigestError if it is not the pinned one, else a FetchError if it cannot be had.
+        """Give the file from the cache, or bring it there; a DigestError if it is not the pinned
+        one, else a FetchError.
         """
         if not (artifact.pinned or allow_unpinned or self.allow_unpinned):
             raise FetchError(

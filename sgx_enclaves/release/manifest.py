@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a build leaves behind, and the record of how it came to be.
 
-A built directory holds, for each enclave that was built, `libsgx_FILE.so` (unsigned)
-and `libsgx_FILE.config.xml`; the logs under `logs/`; and `manifest.json`, which is
-written last, so that a build that was ended early leaves none. `manifest.schema.json`
-describes it; a manifest that is read is input like any other, and each file beside it is
-compared with it.
+A built directory holds, for each enclave that was built, `libsgx_FILE.so` (unsigned) and
+`libsgx_FILE.config.xml`; the logs under `logs/`; and `manifest.json`, which is written last, so
+that a build that was ended early leaves none. A manifest that is read is input like any other
+(`manifest.schema.json`), and each file beside it is compared with it.
 """
 
 from __future__ import annotations
@@ -51,10 +50,9 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """What was laid out in the directory `place` of the tree: an archive, or a ready-made tree,
-    whose id is `source-dir`, and the digest that of its names and files.
-
-    It is pinned by that digest or by that of its contents, which it had if it is given.
+    """What was laid out in the directory `place` of the tree: an archive, pinned by its digest or
+    by that of its contents, which it had if it is given; or a ready-made tree, whose id is
+    `source-dir`, and the digest that of its names and files.
     """
 
     id: str
@@ -67,10 +65,8 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One command of the build; an enclave's make has the id `make-NAME`.
-
-    `enclave` is the one that it is for, None if for all of the tree; `log` is relative to the built
-    directory, None if it was skipped; `message` says what went wrong.
+    """One command of the build: the one enclave that it is for, if so, the log, relative to the
+    built directory, if it was not skipped, and what went wrong.
     """
 
     id: str
@@ -83,14 +79,10 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class TreeRecord:
-    """One source tree that was built in: the release's own, or that of an older release.
+    """One source tree that was built in, at `root`: the release's own, or that of an older release.
 
-    Attributes:
-        root: the path that it had while it was built.
-        fixed_path: whether that is the path that the release asks for.
-        isolated: whether nothing that its steps did could outlive it.
-        network: whether the steps could reach one.
-        environment: variables of every step, sorted, as NAME=VALUE.
+    `fixed_path`: that is the path that the release asks for; `isolated`: nothing that its steps did
+    could outlive it; `network`: they could reach one. `environment` is sorted NAME=VALUE.
     """
 
     release: str
@@ -108,8 +100,8 @@ class TreeRecord:
 
 @dataclass(frozen=True)
 class EnclaveRecord:
-    """What became of one enclave, in the tree of which release: the result and its `config.xml`,
-    or the problem; and the result with its symbols, if the build leaves such a file.
+    """What became of one enclave, in the tree of which release: the result, its `config.xml`, and
+    the result with its symbols, if the build leaves such a file; or the problem.
     """
 
     name: str
@@ -140,8 +132,8 @@ class BuildDifference:
 
 @dataclass(frozen=True)
 class SecondBuild:
-    """What building again elsewhere showed: what was different on purpose, such as `path`, what
-    should have been, and why it was not, and where the results differ.
+    """What building again showed: what was different on purpose, such as `path`, what was not and
+    why, and where the results differ.
     """
 
     varied: tuple[str, ...]
@@ -151,9 +143,8 @@ class SecondBuild:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The record of a build, which started so many seconds after 1970, UTC.
-
-    It has each enclave that was asked for, in the order of the release.
+    """The record of a build, which started so many seconds after 1970, with each enclave that was
+    asked for, in the order of the release.
     """
 
     release: str
@@ -228,7 +219,7 @@ class Manifest:
 
 
 def unstripped_name(file: str) -> str:
-    """The unsigned enclave with its symbols."""
+    """With its symbols."""
     return f"libsgx_{file}.unstripped.so"
 
 

@@ -55,8 +55,8 @@ class StageState(str, Enum):
 class Stage:
     """One stage of the job: sources, toolchain, build, signed, repack or compare.
 
-    `detail` says in a few words what was done, `findings` why it was refused, and notes; both
-    are written while it runs.
+    While it runs, `detail` gets in a few words what was done, `findings` why it was refused, and
+    notes.
     """
 
     name: str
@@ -137,8 +137,8 @@ class BuildFacts:
     Attributes:
         toolchain: name of the designated one.
         mismatches: parts of it that are not as designated, or were not seen.
-        says: what the manifest of a given build says of itself.
-        route: which of the release's ways the tree was made by, if it was made here.
+        says: what a given build says of itself.
+        route: by which of the release's ways it was made, if it was made here.
     """
 
     tree: str
@@ -151,9 +151,7 @@ class BuildFacts:
 
 @record
 class EnclaveOutcome:
-    """One enclave of the release, and the verdict, or the stage that kept it from being compared,
-    and why.
-    """
+    """One enclave of the release, and the verdict; or the stage that prevented it, and why."""
 
     enclave: Enclave
     refused_by: str
@@ -199,14 +197,11 @@ _ON_TRUST = {
 
 @record
 class ReleaseVerdict:
-    """The result of the whole job: its facts, and what the rules above make of them (`decide`).
+    """The result of the whole job: its facts, with a build for each tree, and what the rules above
+    make of them (`decide`).
 
-    Attributes:
-        unpinned: the digests and policies that are not pinned.
-        unpinned_allowed: whether the user accepted that.
-        builds: one for each tree.
-        notices: what the user should know besides.
-        claim: what was proved, in precise words; or why nothing was.
+    `unpinned` are the digests and policies that are not pinned, which the user may accept; the
+    claim says what was proved, in precise words, or why nothing was.
     """
 
     release: str

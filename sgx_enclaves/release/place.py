@@ -47,8 +47,8 @@ STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @record
 class Output:
-    """What a short program printed, standard output and error together, and its exit status,
-    which is negative for the signal that killed it.
+    """What a short program printed, on standard output and error together, and its exit status;
+    negative for the signal that killed it.
     """
 
     status: int
@@ -71,11 +71,10 @@ class Command:
 
 @record
 class Ended:
-    """How a command ended.
+    """How a command ended; its status is negative for a signal, None if it was ended or never
+    began.
 
-    Attributes:
-        status: negative for the signal that killed it; None if it was ended or never began.
-        problem: why it could not be run, or was ended otherwise than by its deadline.
+    `problem` is why it could not be run, or was ended otherwise than by its deadline.
     """
 
     status: Optional[int]
@@ -87,11 +86,8 @@ class Ended:
 class Tree(Protocol):
     """Where one source tree stands, and its steps run.
 
-    Attributes:
-        root: the path that the tree has for the steps.
-        fixed: whether that is the path that was asked for.
-        home: a directory for HOME as the steps see it.
-        network: whether steps can reach a network.
+    Its path for the steps is `root`, the one that was asked for if it is `fixed`; `home` is a
+    directory for HOME as they see it. `network` is whether they can reach one.
     """
 
     root: str
@@ -101,9 +97,8 @@ class Tree(Protocol):
 
     @property
     def path(self) -> Path:
-        """The tree's directory as this process sees it; at first it is not made yet.
-
-        A BuildError if a step has put something else in its place.
+        """The tree's directory as this process sees it; at first it is not made yet. A BuildError
+        if a step has put something else in its place.
         """
 
     def run(self, command: Command, log: Path) -> Ended:
@@ -134,9 +129,8 @@ class Place(Protocol):
         """
 
     def packages(self) -> Iterable[LockedPackage]:
-        """The packages that are installed; none where there is no RPM.
-
-        An error if RPM is there and fails, or if the packages are not to be used.
+        """The packages that are installed; none where there is no RPM. An error if that fails, or
+        if the packages are not to be used.
         """
 
     def open(self, scratch: Path, root: str) -> Tree:
@@ -185,8 +179,7 @@ def run_program(
 ) -> Ended:
     """Run a program to its end or to its deadline; its process group never outlives it.
 
-    What it prints, standard output and error together, goes into the file `out`; when that has
-    more than `most` bytes, the program is ended. By default the umask is ours.
+    What it prints goes into the file `out`; when that has more than `most` bytes, it is ended.
     """
     started = time.monotonic()
     try:
@@ -218,9 +211,8 @@ def run_program(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process if it runs, and what is left of its group.
-
-    A supervisor or a sandbox is asked first, so that it can end what left the group.
+    """End the process and what is left of its group; a supervisor or a sandbox is asked first, so
+    that it can end what left the group.
     """
     if process.poll() is None:
         process.terminate()
@@ -270,8 +262,8 @@ def installed_packages(
 ) -> tuple[LockedPackage, ...]:
     """Ask RPM for every installed package of this machine, or of a buildroot; keys are none.
 
-    `urls` says where a package was got, by its NEVRA; the database does not know. `dbpath` is the
-    directory of the database to ask; by default RPM's own choice within the root.
+    `urls` says, by NEVRA, where a package was got, which the database does not know. `dbpath` is
+    the directory of the database; by default RPM's own choice within the root.
     """
     command = ["rpm", "-qa", *(["--root", root] if root is not None else [])]
     command += [*(["--dbpath", dbpath] if dbpath is not None else []), "--qf", _FORMAT]

@@ -121,9 +121,8 @@ class Isolation(enum.Enum):
 
 
 class Machine:
-    """This machine as a place, or a root directory on it, which can only be asked.
-
-    Its steps may read the directories `visible` besides those that hold tools.
+    """This machine as a place, or a root directory on it, which can only be asked; steps may read
+    the directories `visible` besides those that hold tools.
     """
 
     def __init__(
@@ -161,10 +160,7 @@ class Machine:
 
 
 class Sandbox:
-    """A tree on this machine; see `Place.open`.
-
-    All that steps write is in `scratch`, new or of an earlier build of the same tree.
-    """
+    """A tree on this machine (see `Place.open`); all that its steps write is in `scratch`."""
 
     def __init__(
         self, scratch: Path, root: str, isolation: Isolation, visible: Sequence[str] = ()
@@ -290,9 +286,8 @@ def best_isolation() -> tuple[Isolation, str]:
 
 
 def choose_isolation(*, allow_none: bool = False) -> tuple[Isolation, str]:
-    """How steps are to be separated from this machine, and why not better; empty if that is good.
-
-    A BuildError where none is possible, unless the user allows that.
+    """How steps are to be separated from this machine, and why not better, if so. A BuildError
+    where none is possible, unless the user allows that.
     """
     if not os.path.exists("/proc/self/mountinfo"):
         raise BuildError(
@@ -311,10 +306,8 @@ def choose_isolation(*, allow_none: bool = False) -> tuple[Isolation, str]:
 
 
 def relocation(wanted: str, actual: str) -> Callable[[str], str]:
-    """What rewrites paths in a text when the tree does not stand where the release wants it.
-
-    Steps may also use the directory that the tree lies in, for instance to install the
-    SDK beside it; that directory moves along, unless it is one of the machine's own.
+    """What rewrites paths in a text when the tree does not stand where the release wants it; the
+    directory around it, where steps may install the SDK, moves along, unless it is the machine's.
     """
     wanted = wanted.rstrip("/")
     parent = os.path.dirname(wanted)

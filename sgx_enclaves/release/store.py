@@ -53,9 +53,7 @@ _OTHER_FORM = (ValueError, LookupError, TypeError, AttributeError, ArithmeticErr
 
 @record
 class StoredBuild:
-    """A build, whether an earlier run made it, and why an earlier one could not be used; empty if
-    there was none.
-    """
+    """A build, whether an earlier run made it, and why an earlier one could not be used, if so."""
 
     built: Built
     reused: bool
@@ -108,10 +106,8 @@ class BuildStore:
     ) -> StoredBuild:
         """Return the kept build for these inputs if it is accepted, or make it.
 
-        Args:
-            inputs: everything that it depends on; digests, not files.
-            make: fills the directory that it is given, which is new and empty; if it raises,
-                nothing is kept.
+        `inputs` are all that it depends on, digests, not files. `make` fills the directory that it
+        is given, which is new and empty; if it raises, nothing is kept.
         """
         key = digest_of(inputs)
         # part of the key is name enough; the pin holds the whole
@@ -131,10 +127,10 @@ class BuildStore:
 
 
 class TreeProgress:
-    """How far a tree's build has come, so that a later run resumes at the step that failed.
+    """How far a tree's build has come, kept with the logs of the finished steps, so that a later
+    run resumes at the step that failed; guarded against accidents only, as the kept results are.
 
-    Guards against accidents only, as the kept results do. It is kept in a directory with the logs
-    of the finished steps; `resumed` says whether the sources lie there.
+    `resumed` says whether the sources lie there.
     """
 
     def __init__(self, folder: Path) -> None:

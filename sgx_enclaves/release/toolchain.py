@@ -94,10 +94,8 @@ class ToolchainKind(enum.Enum):
 
 
 def search_path(toolchain: Toolchain, kind: ToolchainKind, tools: Sequence[str] = ()) -> str:
-    """The PATH of every step, on which the toolchain is looked for as well.
-
-    The caller's own PATH never matters: it is part of no release. With `HOST` the `bin` of the
-    prefixes `tools` comes first.
+    """The PATH of every step, on which the toolchain is looked for as well; the caller's own never
+    matters. With `HOST` the `bin` of the prefixes `tools` comes first.
     """
     first = [f"{prefix}/bin" for prefix in tools] if kind is ToolchainKind.HOST else []
     given = toolchain.environment.get("PATH")
@@ -122,8 +120,8 @@ def digest_of(plain: Mapping[str, Any]) -> str:
 
 @record
 class FoundTool:
-    """One tool that was looked for: what it says of itself, if it does, and, if it is there, the
-    file, links followed, as seen from inside the root.
+    """One tool that was looked for: what it says of itself, and its file, links followed, as seen
+    from inside the root; None where it does not, or is not there.
     """
 
     name: str
@@ -143,12 +141,9 @@ class FoundPackage:
 
 @record
 class ToolchainRecord:
-    """What was there: kept beside a build, so that it can be compared later.
-
-    Attributes:
-        tools: those that were asked for, the programs that gcc runs, and the interpreter.
-        interpreter: PT_INTERP of a program that this toolchain links; None if it cannot.
-        machine: the processor's architecture.
+    """What was there: the tools that were asked for, the programs that gcc runs, and the
+    interpreter; PT_INTERP of a program that this toolchain links, if it can; and the processor's
+    architecture.
     """
 
     tools: tuple[FoundTool, ...]
@@ -202,8 +197,8 @@ def all_match(parts: Sequence[Part]) -> bool:
 
 @record
 class ToolchainUse:
-    """The toolchain of a tree: which kind was asked for, what was there, and how that stands to the
-    designated one, whose name this is.
+    """The toolchain of a tree: which kind was asked for, the designated one's name, what was there,
+    and how that stands to it.
     """
 
     kind: ToolchainKind

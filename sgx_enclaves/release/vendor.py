@@ -92,9 +92,8 @@ def fetch_sources(release: Release, fetcher: Fetcher) -> dict[str, Fetched]:
 
 
 def fetch_signed(release: Release, fetcher: Fetcher) -> dict[str, SignedArchive]:
-    """Bring the vendor's archives, by id, and compare each with the vendor's checksums file.
-
-    A DigestError if that says otherwise. That it cannot be had is only noted.
+    """Bring the vendor's archives, by id, and compare each with the vendor's checksums file: a
+    DigestError if that says otherwise, a note if it cannot be had.
     """
     return {archive.id: fetch_archive(archive, fetcher) for archive in release.vendor}
 
@@ -281,9 +280,8 @@ def take_repack(
 ) -> None:
     """Take a repack of the vendor's archive in its place, or beside it.
 
-    Its members may stand below another top directory. An InputError if it holds none of the
-    release's enclaves, or one of them twice. Without the original, only the release's pins vouch
-    for enclaves, and nothing does for files that are none.
+    Its members may stand below another top directory. Without the original, only the release's
+    pins vouch for enclaves, and nothing does for files that are none.
     """
     path, pin = (repack, None) if isinstance(repack, Path) else (repack.path, repack.sha256)
     of_vendor = {e.signed_file: e for e in release.enclaves if e.vendor == archive.id}

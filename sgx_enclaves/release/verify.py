@@ -104,7 +104,7 @@ class Request(BuildRequest):
 @dataclass(frozen=True)
 class Verified:
     """A verdict, and what it is about: our enclaves and the vendor's files, as far as there are
-    any, what was seen of each toolchain, and how our enclaves were built, if that is known.
+    any, each toolchain that was seen, and how our enclaves were built, if that is known.
     """
 
     verdict: ReleaseVerdict
