@@ -37,34 +37,20 @@ Send = Callable[[bytes], None]
 def in_child(
     work: Callable[[], bytes], *, what: str, seconds: float = SECONDS, memory: int = MEMORY
 ) -> bytes:
-    """What `work` returns, computed in a child process.
+    """What `work` returns, computed in a child process; see `pieces_from_child`.
 
-    Args:
-        work: needs no lock that another thread may hold, and writes no file.
-        what: what is done, for messages: "the file cannot be described".
-        memory: how many bytes it may use beyond what this process has; also the
-            most bytes that it may return.
-
-    Raises:
-        LimitError: it took longer, or needed more memory.
-        UnsupportedError: it failed.
+    An error of `work` is an UnsupportedError.
     """
 
     def send_all(send: Send) -> None:
         try:
-            answer = work()
+            send(work())
         except SgxEnclavesError as error:
             raise UnsupportedError(what, found=str(error)) from None
-        send(answer)
 
-    answer = bytearray()
     pieces = pieces_from_child(send_all, what=what, seconds=seconds, memory=memory)
     with contextlib.closing(pieces):
-        for piece in pieces:
-            answer += piece
-            if len(answer) > memory:
-                raise LimitError(what, expected=f"at most {memory} bytes of answer")
-    return bytes(answer)
+        return next(pieces, b"")
 
 
 def pieces_from_child(
@@ -73,8 +59,15 @@ def pieces_from_child(
     """Yield each piece that `work` sends, as it comes; the child ends with the iteration.
 
     Args:
-        work: as for `in_child`; is given a function that sends a piece.
+        work: is given a function that sends a piece; needs no lock that another thread may
+            hold, and writes no file.
+        what: what is wrong where it fails: "the file cannot be described".
         seconds: how long this process waits for pieces in all.
+        memory: how many bytes it may use beyond what this process has, and send in a piece.
+
+    Raises:
+        LimitError: it took longer, or needed more memory.
+        SgxEnclavesError: as `work` raised it; an UnsupportedError of other exceptions.
     """
     # For `end_with_parent`: or each child would import it again, which is most of its time.
     import ctypes  # noqa: F401, PLC0415
@@ -117,25 +110,16 @@ class _Source:
     """What the child has written, waited for no longer than it may take in all."""
 
     def __init__(self, reader: int, what: str, seconds: float) -> None:
-        self._reader = reader
-        self._what = what
-        self._left = seconds
-        self._ahead = b""
-        self._at = 0
+        self._reader, self._what, self._left = reader, what, seconds
+        self._ahead = bytearray()
 
     def take(self, size: int) -> bytes:
         """So many bytes; fewer where the child has ended."""
-        parts = []
-        while size > 0:
-            if self._at == len(self._ahead):
-                self._ahead, self._at = self._wait(), 0
-            part = self._ahead[self._at : self._at + size]
-            if not part:
-                break
-            self._at += len(part)
-            size -= len(part)
-            parts.append(part)
-        return b"".join(parts)
+        while len(self._ahead) < size and (more := self._wait()):
+            self._ahead += more
+        taken = bytes(self._ahead[:size])
+        del self._ahead[:size]
+        return taken
 
     def _wait(self) -> bytes:
         start = time.monotonic()

@@ -45,13 +45,10 @@ class SgxEnclavesError(Exception):
     def __str__(self) -> str:
         at = None if self.offset is None else f"at 0x{self.offset:x}"
         where = " ".join(filter(None, (self.file, at)))
-        details = ", ".join(
-            f"{word} {value}"
-            for word, value in (("expected", self.expected), ("found", self.found))
-            if value is not None
-        )
         text = f"{where}: {self.message}" if where else self.message
-        text += f" ({details})" if details else ""
+        details = {"expected": self.expected, "found": self.found}
+        seen = ", ".join(f"{k} {value}" for k, value in details.items() if value is not None)
+        text += f" ({seen})" if seen else ""
         return f"{text}; {self.hint}" if self.hint else text
 
     def as_dict(self) -> dict[str, object]:

@@ -27,12 +27,7 @@ _LOCK_POLL = 0.1
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """The content of a regular file, or of standard input.
-
-    A pipe without a writer would be waited for for ever, and a device has no end.
-
-    Args:
-        path: the file; `-` is standard input.
+    """The content of a regular file, or of standard input where the path is `-`.
 
     Raises:
         InputError: it cannot be read, or is no regular file.
@@ -73,7 +68,7 @@ def kind_of(start: bytes) -> str:
 
 
 def open_regular(path: str) -> BinaryIO:
-    """Open a regular file; a pipe, a device or a socket is refused at once, and not waited for."""
+    """Open a regular file, and nothing that could be waited for for ever or has no end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
@@ -93,10 +88,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
     """Replace `path` with `data` atomically: readers see the old file or the new one.
 
-    The directory is there. From the mode, the umask takes away.
-
-    Raises:
-        InputError: it cannot be written; nothing is left behind.
+    From the mode, the umask takes away. If it cannot be written, nothing is left behind.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}")
@@ -160,11 +152,8 @@ def locked(
 ) -> Iterator[None]:
     """Hold an exclusive lock; the kernel releases it when the process ends, however.
 
-    Args:
-        path: the lock file; it is made, with its directory.
-        timeout: seconds to wait for another process.
-        opening: what is around that, as `system_errors`.
-        waiting: called once if another process must be waited for.
+    Its file is made, with its directory, inside `opening`, such as `system_errors`. Another process
+    is waited for so many seconds; if one must be, `waiting` is called once.
     """
     with opening or contextlib.nullcontext():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,13 +231,9 @@ DIRECTORY, FILE, PROGRAM, LINK = "d", "f", "x", "l"
 
 
 class Entry(NamedTuple):
-    """One thing in a tree.
+    """One thing in a tree, by its path below the root: of a file the SHA-256, of a link the target.
 
-    Attributes:
-        kind: `d` directory, `f` file, `x` file that its owner may execute, `l` symbolic link.
-        path: below the tree's root, `/` between its parts.
-        value: of a file its SHA-256 in lower-case hexadecimal, of a link its target,
-            of a directory nothing.
+    The kinds are `d` directory, `f` file, `x` file that its owner may execute, `l` symbolic link.
     """
 
     kind: str
@@ -257,10 +242,9 @@ class Entry(NamedTuple):
 
 
 def tree_entries(root: Path) -> list[Entry]:
-    """What a directory holds, sorted by path."""
+    """What a directory holds."""
     paths = (Path(top, n) for top, folders, files in walk(str(root)) for n in (*folders, *files))
-    found = (_entry(path, _as_utf8(str(path.relative_to(root)))) for path in paths)
-    return sorted(found, key=_path_bytes)
+    return [_entry(path, _as_utf8(str(path.relative_to(root)))) for path in paths]
 
 
 def walk(root: str, hint: Optional[str] = None) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -298,14 +282,10 @@ def digest_entries(entries: Iterable[Entry]) -> str:
     directory or in an archive (see `release.archive`, docs/releases.md).
     """
     digest = hashlib.sha256()
-    for entry in sorted(entries, key=_path_bytes):
-        for field in entry:
-            digest.update(field.encode("utf-8", "surrogateescape") + b"\0")
+    fields = ([part.encode("utf-8", "surrogateescape") for part in entry] for entry in entries)
+    for entry in sorted(fields, key=lambda entry: entry[1]):
+        digest.update(b"".join(part + b"\0" for part in entry))
     return digest.hexdigest()
-
-
-def _path_bytes(entry: Entry) -> bytes:
-    return entry.path.encode("utf-8", "surrogateescape")
 
 
 # linux/prctl.h
@@ -325,19 +305,16 @@ def can_have_workers() -> bool:
 
 
 def end_with_parent(parent: Optional[int] = None) -> None:
-    """Make this process end when its parent does, by whatever it is killed.
+    """Make this process end when its parent does, by whatever that is killed.
 
-    Without a process id, the parent is any but the first process of all.
-
-    An initializer for process pools: a worker otherwise waits for work for ever
-    when its parent gets SIGKILL, since it holds the other end of the queue itself.
+    Without a process id, the parent is any but the first process of all. A worker of a process
+    pool would wait for work for ever, since it holds the other end of the queue itself.
     """
     # Takes time that a comparison would notice.
     import ctypes  # noqa: PLC0415
 
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    gone = os.getppid() == _INIT if parent is None else os.getppid() != parent
-    if gone:
+    if os.getppid() == _INIT if parent is None else os.getppid() != parent:
         # The parent was gone before it could be watched.
         os._exit(0)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one table of findings: what each code means and what to do about it.
+"""The one table of findings, `findings.toml`: what each code means and what to do about it.
 
-The rows stand in `findings.toml` beside this module. Reports carry a finding's code;
-rpmlint's ids and descriptions and docs/findings.md are made from the rows. Nothing
-is read before somebody asks, so that a comparison does not pay for it.
+Reports carry a finding's code; rpmlint's ids and descriptions and docs/findings.md are made from
+the rows. Nothing is read before somebody asks, so that a comparison does not pay for it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import replace
 from typing import Any
 
 from sgx_enclaves.errors import LimitError
@@ -23,7 +23,7 @@ class Limits:
         descriptor_size: bytes of a metadata area. The SDK's largest is 0x6000.
         metadata_blocks: blocks in one descriptor. The SDK writes at most 3.
         layout_entries: layout entries of a block that are added, thread groups unrolled.
-        hashed_bytes: what a measurement may hash; 64 bytes for each page that is added, and
+        hashed_bytes: what a measurement may hash: 64 bytes for each page that is added, and
             5120 more for each that is measured. A heap of 512 GiB takes 8 GiB.
         config_size: bytes of a config.xml.
     """
@@ -70,9 +70,8 @@ class ArchiveLimits:
         members: entries, of any kind, with the directories that names imply.
         member_size: bytes of one unpacked member.
         total_size: bytes of the whole unpacked stream.
-        ratio: unpacked bytes per packed byte, once past `ratio_grace`.
-        ratio_grace: unpacked bytes that are free of the ratio; a small archive
-            of zeros is harmless.
+        ratio: unpacked bytes per packed byte.
+        ratio_grace: unpacked bytes that are free of that: a small archive of zeros is harmless.
         name_bytes: bytes of a member's name or link target.
         depth: components of a member's name.
         kept_bytes: bytes of members that are held in memory at once.
@@ -115,9 +114,7 @@ class PackageLimits:
     paths_size: int = 128 * MIB
     enclaves: int = 64
     reference: int = 256 * MIB
-    payload: ArchiveLimits = field(
-        default=ArchiveLimits(archive_size=4096 * MIB, ratio=200, ratio_grace=64 * MIB)
-    )
+    payload: ArchiveLimits = ArchiveLimits(archive_size=4096 * MIB, ratio=200, ratio_grace=64 * MIB)
     enclave: Limits = DEFAULT_LIMITS
 
 

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Records, plain data, and text that a terminal may print.
+"""Records, plain data (what JSON and TOML know), and text that a terminal may print.
 
-Plain data are what JSON and TOML know: mappings, lists, texts, numbers, booleans
-and null. This module makes records of plain data and plain data of records, checks plain
-data against a JSON Schema, and reads JSON and TOML within bounds. It opens no file.
-
-`dataclasses.dataclass` compiles half a dozen methods for every class and looks at each
-annotation, which for the classes of this package would take longer than a whole comparison.
-The methods of a `record` are shared instead, and it becomes a real dataclass (`dataclasses.replace`
-and `fields` work) when somebody asks for its fields. To a type checker it is a frozen dataclass.
+`dataclasses.dataclass` compiles half a dozen methods for every class, which for the classes of this
+package would take longer than a whole comparison. The methods of a `record` are shared instead, and
+it becomes a real dataclass (`dataclasses.replace` and `fields` work) when somebody asks for its
+fields. To a type checker it is a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -97,7 +93,7 @@ def record(cls: type[T]) -> type[T]:
     """Make `cls`, which inherits no fields, a frozen dataclass; what it defines itself is kept."""
     made: Any = cls
     made.__dataclass_fields__ = _Fields()
-    # Name to default.
+    # Their defaults by name.
     made._record_fields = {
         name: vars(cls).get(name, dataclasses.MISSING)
         for name, kind in cls.__annotations__.items()
@@ -124,10 +120,8 @@ _MOST_MISTAKES = 100
 
 
 def printable(text: str) -> str:
-    """The text with every character that a terminal would not print as an escape.
-
-    Control and format characters (a newline, ESC, a change of direction) become `\\xNN`,
-    `\\uNNNN` or `\\UNNNNNNNN`; a byte of a file name that is no UTF-8 becomes `\\xNN`.
+    """The text with every character that a terminal would not print (a newline, ESC, a change of
+    direction, a byte of a file name that is no UTF-8) as `\\xNN`, `\\uNNNN` or `\\UNNNNNNNN`.
     """
     if text.isprintable():
         return text
@@ -188,16 +182,12 @@ def _field_names(cls: Any) -> tuple[str, ...]:
 def from_plain(cls: type[T], data: object) -> T:
     """A record of plain data that fit its schema; the inverse of `as_plain`.
 
-    Fields of `cls` may be texts, numbers, booleans, bytes, enumerations, records, `Optional` of
-    those, tuples, lists, sets and mappings of those. Other data give a TypeError, ValueError or
-    KeyError.
+    Other data give a TypeError, ValueError or KeyError.
     """
     return typing.cast(T, _made(cls, data))
 
 
-@functools.cache
-def _types(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+_types = functools.cache(typing.get_type_hints)
 
 
 def _made(kind: Any, data: Any) -> Any:

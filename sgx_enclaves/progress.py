@@ -25,14 +25,10 @@ _REFRESH, _PATIENCE = 0.1, 1.0
 
 @record
 class Event:
-    """One thing to show.
+    """How much is done of what is worked on, such as a file, and of how much, if that is known.
 
-    Attributes:
-        name: what is worked on, such as a file.
-        done: how much is done, in bytes or pieces.
-        total: how much there is, if known.
-        note: a sentence; empty when only the count has moved.
-        unit: `MiB` for bytes, `s` for the time that it takes, else what the pieces are called.
+    `note` is a sentence; empty when only the count has moved. `unit` is `MiB` where bytes are
+    counted, `s` for the time that it takes, else what the pieces are called.
     """
 
     name: str
@@ -63,21 +59,23 @@ class PlainProgress:
     """Notes, and each tenth of the whole as a line: for logs."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream = stream
-        self._clock = clock
+        self._stream, self._clock = stream, clock
         self._begun: dict[str, tuple[float, int]] = {}
         self._tenths: dict[str, int] = {}
 
     def __call__(self, event: Event) -> None:
         """Write the event if it is worth a line."""
-        text = printable(event.note)
+        text = event.note
         if not text and event.total and self._seconds(event) >= _PATIENCE:
             tenth = event.done * 10 // event.total
             text = self._amount(event) if tenth > self._tenths.get(event.name, 0) else ""
             self._tenths[event.name] = tenth
         if text:
-            self._stream.write(f"{printable(event.name)}: {text}\n")
-            self._stream.flush()
+            self._write(f"{printable(f'{event.name}: {text}')}\n")
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
 
     def _seconds(self, event: Event) -> float:
         """Since the first event of that name; what is begun again counts from there."""
@@ -109,25 +107,17 @@ class TerminalProgress(PlainProgress):
 
     def __call__(self, event: Event) -> None:
         """Draw the bar, or write the note on a line of its own."""
+        shown = ""
         if event.note:
-            self.close()
-            self._stream.write(f"{printable(event.name)}: {printable(event.note)}\n")
-        elif event.done == event.total:
-            self.close()
-        elif self._seconds(event) >= _PATIENCE and self._clock() >= self._next:
-            self.close()
+            shown = f"{printable(f'{event.name}: {event.note}')}\n"
+        elif event.done != event.total:
+            if self._seconds(event) < _PATIENCE or self._clock() < self._next:
+                return
             self._next = self._clock() + _REFRESH
             columns = shutil.get_terminal_size().columns - 1
-            text = f"{printable(event.name)} {_bar(event)}{self._amount(event)}"
-            self._stream.write(text[:columns])
-            self._drawn = True
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._drawn:
-            self._stream.write(CLEAR)
-            self._drawn = False
+            shown = f"{printable(event.name)} {_bar(event)}{self._amount(event)}"[:columns]
+        self._write((CLEAR if self._drawn else "") + shown)
+        self._drawn = bool(shown) and not event.note
 
 
 def _bar(event: Event) -> str:

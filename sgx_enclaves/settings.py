@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An INI file as plain data that fit a JSON Schema, and as a dataclass.
+"""An INI file as a dataclass, by a JSON Schema that says which sections and options there are.
 
-The schema says which sections and options there are, and what each must be. An unknown one
-is an error: a misspelt limit must not pass for none.
+An unknown one is an error: a misspelt limit must not pass for none.
 """
 
 from __future__ import annotations

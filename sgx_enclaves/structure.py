@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Binary structures declared as one table of fields.
+"""Binary structures declared as one table of fields, which parses, serialises and describes them.
 
-A structure is a frozen dataclass whose fields are made by `uint` and `raw`.
-The same table parses, serialises and describes it, and every byte of the
-structure belongs to exactly one field: a gap in the table is refused the
-first time that the structure is used. All integers are little endian.
+A structure is a frozen dataclass whose fields are made by `uint` and `raw`. A gap in the table
+is refused the first time that it is used. All integers are little endian.
 """
 
 from __future__ import annotations
@@ -57,16 +55,15 @@ class Structure:
     @functools.cache
     def table(cls) -> tuple[FieldSpec, ...]:
         """The fields in the order in which they lie in memory."""
-        specs = []
+        specs = tuple(FieldSpec(n, **field.metadata) for n, field in cls._record_fields.items())
         position = 0
-        for name, field in cls._record_fields.items():
-            specs.append(FieldSpec(name, **field.metadata))
-            if specs[-1].offset != position:
-                raise AssertionError(f"{cls.__name__}.{name} is not at offset {position}")
-            position += specs[-1].size
+        for spec in specs:
+            if spec.offset != position:
+                raise AssertionError(f"{cls.__name__}.{spec.name} is not at offset {position}")
+            position += spec.size
         if position != cls.SIZE:
             raise AssertionError(f"{cls.__name__} has {position} bytes, not {cls.SIZE}")
-        return tuple(specs)
+        return specs
 
     @classmethod
     @functools.cache
@@ -102,7 +99,5 @@ class Structure:
     @classmethod
     def range_of(cls, name: str) -> tuple[int, int]:
         """Start and end (exclusive) of the field `name` within the structure."""
-        for spec in cls.table():
-            if spec.name == name:
-                return spec.offset, spec.offset + spec.size
-        raise KeyError(name)
+        spec = {spec.name: spec for spec in cls.table()}[name]
+        return spec.offset, spec.offset + spec.size
