@@ -59,8 +59,7 @@ def provides_of(
         limits: of the measurement; None for those that fit the file's size.
 
     Raises:
-        SgxEnclavesError: it is no enclave, its signature is not valid, or is for another
-            measurement than its own: such a file provides nothing.
+        SgxEnclavesError: no enclave, or its signature is not valid or not for its measurement.
     """
     image = EnclaveImage.parse(data, path)
     descriptor = Descriptor.parse(image.descriptor)
@@ -89,16 +88,13 @@ def provides_of(
 
 
 CONFIG_SUFFIX = "config.xml"
-# As many as Linux follows.
-_LINKS_IN_A_ROW = 40
-# Components of paths that are looked at for all links together; takes a second or two.
-_LINK_STEPS = 20_000_000
+# Links in a row, as many as Linux follows, and components of paths for all links together;
+# ELF files in a file, and their sections: each takes a second or two.
+_LINKS_IN_A_ROW, _LINK_STEPS = 40, 20_000_000
+_MOST_WITHIN, _MOST_SECTIONS = 256, 4096
 _NAME = METADATA_SECTION.encode()
 # No section that matters here has a longer name.
 _LONGEST_NAME = 32
-# ELF files in a file, and their sections, that are looked at; takes a second or two.
-_MOST_WITHIN = 256
-_MOST_SECTIONS = 4096
 Content = Union[bytes, mmap.mmap]
 _NOTE_HEADER = struct.Struct("<III")
 _NOTE_NAME = re.compile(re.escape(METADATA_NOTE_NAME))
@@ -163,16 +159,14 @@ def _sections(data: Content, start: int = 0) -> Iterator[tuple[bytes, int, int, 
     if data[start : start + 4] != ELF_MAGIC or len(data) < start + 64:
         return
     wide = data[start + 4] == 2
-    address, entry = ("<Q", "<IIQQQ") if wide else ("<I", "<IIIII")
-    (table,) = struct.unpack_from(address, data, start + (40 if wide else 32))
+    address, entry, least = ("<Q", "<IIQQQ", 64) if wide else ("<I", "<IIIII", 40)
+    table = start + struct.unpack_from(address, data, start + (40 if wide else 32))[0]
     size, count, names = struct.unpack_from("<HHH", data, start + (58 if wide else 46))
-    table += start
-    if size < (64 if wide else 40) or table + (names + 1) * size > len(data):
+    if size < least or table + (names + 1) * size > len(data):
         return
     strings = start + struct.unpack_from(entry, data, table + names * size)[4]
-    for index in range(count):
-        at = table + index * size
-        if at + (64 if wide else 40) > len(data):
+    for at in range(table, table + count * size, size):
+        if at + least > len(data):
             return
         name, kind, flags, _address, offset = struct.unpack_from(entry, data, at)
         end = data.find(b"\0", strings + name, strings + name + _LONGEST_NAME)
@@ -225,15 +219,14 @@ class Links:
         self._by_path = {f.path: f for f in package.files}
         self._budget = _LINK_STEPS
 
-    def to_files(self) -> dict[str, tuple[str, ...]]:
+    def to_files(self) -> dict[str, list[str]]:
         """Path of a file to the links that end there."""
         found: dict[str, list[str]] = {}
         for file in self._package.files:
-            if stat.S_ISLNK(file.mode):
-                end = self.end_of(file)
-                if end is not None:
-                    found.setdefault(end.path, []).append(file.path)
-        return {path: tuple(sorted(links)) for path, links in found.items()}
+            end = self.end_of(file) if stat.S_ISLNK(file.mode) else None
+            if end is not None:
+                found.setdefault(end.path, []).append(file.path)
+        return found
 
     def leaving(self) -> tuple[PackageFile, ...]:
         """Links of the enclave folder, or in its place, that end at no file of the package."""
@@ -295,11 +288,8 @@ Item = Union[PackedEnclave, EmbeddedEnclaves, ConfigFile]
 def enclaves_among(
     package: Package, members: Iterable[PayloadFile], *, configs: bool = False
 ) -> Iterator[Item]:
-    """Yield the enclaves of a package one by one, and its config.xml files when asked for.
-
-    Holds one file at a time, as long as the caller does too.
-    """
-    symbolic: Optional[dict[str, tuple[str, ...]]] = {} if package.is_source else None
+    """Yield a package's enclaves, and its config.xml files if asked for; holds one at a time."""
+    symbolic: Optional[dict[str, list[str]]] = {} if package.is_source else None
     enclaves = 0
     for member in members:
         file = member.file
@@ -333,13 +323,11 @@ def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optio
     if first[:4] != ELF_MAGIC and not named:
         return None
     chunks = itertools.chain((first,), member.chunks)
-    if member.file.size > package.limits.enclave.file_size:
+    most = package.limits.enclave.file_size
+    if member.file.size > most:
         if _mention_metadata(chunks) or named:
-            raise LimitError(
-                f"{member.file.path!r} is too large for an enclave, and may be one",
-                file=package.file,
-                expected=f"at most {package.limits.enclave.file_size} bytes",
-            )
+            message = f"{member.file.path!r} is too large for an enclave, and may be one"
+            raise LimitError(message, file=package.file, expected=f"at most {most} bytes")
         return None
     # Unlike joining a list, this does not hold the file twice; and it need not grow, which takes
     # two of the milliseconds that rpmlint's check has.
@@ -370,9 +358,9 @@ def _judged(
     # All of it was read, so it has the digest that the header pins, if it does.
     pinned = member.file.digest if package.file_algorithm == "sha256" else ""
     sha256 = pinned or sha256_of(data)
+    problem, signed = None, False
     try:
-        image = EnclaveImage.parse(data, path, package.limits.enclave)
+        signed = any(EnclaveImage.parse(data, path, package.limits.enclave).descriptor)
     except SgxEnclavesError as error:
         problem = None if is_debug_file(data) else error
-        return PackedEnclave(path, links, data, problem, False, sha256)
-    return PackedEnclave(path, links, data, None, any(image.descriptor), sha256)
+    return PackedEnclave(path, links, data, problem, signed, sha256)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Optional
 from sgx_enclaves.child import Send, pieces_from_child
 from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import RepodataError, UnsupportedError
-from sgx_enclaves.files import DigestedStream, read_file, system_errors
+from sgx_enclaves.files import DigestedStream, open_regular, read_file, system_errors
 from sgx_enclaves.limits import MIB, ArchiveLimits, at_most
 from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.presence import HINTS, is_suspect
@@ -29,16 +29,17 @@ REPOMD = "repodata/repomd.xml"
 _HINTS = tuple(hint.encode() for hint in HINTS)
 _START = re.compile(rb"<package[\s>]")
 _END = b"</package>"
-_MOST_WORDS = 160
 _CLOSING = re.compile(rb"\s*(</(metadata|filelists)>\s*)?\Z")
 # Without packages, the whole file is one empty element.
 _EMPTY = re.compile(rb"<(metadata|filelists)\b[^<]*(/>|>\s*</(metadata|filelists)>)\s*\Z")
-
-
+# Of what createrepo_c says: it repeats the whole input before it says what is wrong.
+_MOST_WORDS = 160
 # Bytes of repomd.xml, and of what is said about one package; how many packages.
 _REPOMD_SIZE, _ELEMENT, _MOST_LISTED = MIB, 32 * MIB, 500_000
 # Lists of equal packages pack extremely well, so that the ratio says nothing.
 _ARCHIVE = ArchiveLimits(archive_size=2048 * MIB, total_size=8192 * MIB, ratio_grace=8192 * MIB)
+# For lists of hundreds of thousands of packages.
+_SECONDS, _MEMORY = 600, 2048 * MIB
 
 
 class Listing(NamedTuple):
@@ -56,19 +57,15 @@ class Listing(NamedTuple):
     suspect: bool
 
 
-class Repository(NamedTuple):
-    """A repository: the digest of its repomd.xml, and what is said about each package file.
+# By path below the repository; None where two different things are said.
+Listings = dict[str, Optional[Listing]]
 
-    The latter by path below the repository; None where two different things are said.
-    """
+
+class Repository(NamedTuple):
+    """The digest of a repository's repomd.xml, and what is said about each package file."""
 
     stamp: str
-    packages: dict[str, Optional[Listing]]
-
-
-# For lists of hundreds of thousands of packages.
-_SECONDS = 600
-_MEMORY = 2048 * MIB
+    packages: Listings
 
 
 def repository_in(folder: str) -> Repository:
@@ -97,14 +94,12 @@ def read_repository(folder: str) -> Repository:
     parser = _parser(folder)
     path = f"{folder}/{REPOMD}"
     data = read_file(path, _REPOMD_SIZE)
-    # createrepo_c would unpack it, without bounds.
+    # What is packed, createrepo_c would unpack without bounds.
     if not data.lstrip().startswith(b"<"):
         raise RepodataError("not XML", file=path, found=data[:4].hex())
     with _parsing(path, parser):
         records = {record.type: record for record in parser.Repomd(path).records}
-    primary, filelists = (
-        _source(folder, path, records.get(kind), kind) for kind in ("primary", "filelists")
-    )
+    primary, filelists = (_source(folder, records.get(k), k) for k in ("primary", "filelists"))
     packages = _packages(parser, primary, _suspects(parser, filelists))
     if read_file(path, _REPOMD_SIZE) != data:
         raise RepodataError("the repodata have changed while they were read", file=folder)
@@ -127,10 +122,8 @@ def _parsing(path: str, parser: Any) -> Iterator[None]:
     try:
         yield
     except (parser.CreaterepoCError, TypeError, ValueError) as error:
-        # The message repeats the whole input before it says what is wrong, and
-        # what is in there must not steer a terminal.
-        words = " ".join(str(error).split())[-_MOST_WORDS:]
-        raise RepodataError(f"createrepo_c cannot read it: {printable(words)}", file=path) from None
+        words = printable(" ".join(str(error).split())[-_MOST_WORDS:])
+        raise RepodataError(f"createrepo_c cannot read it: {words}", file=path) from None
 
 
 class _Source(NamedTuple):
@@ -141,13 +134,11 @@ class _Source(NamedTuple):
     digest: str
 
 
-def _source(folder: str, repomd: str, record: Any, kind: str) -> _Source:
+def _source(folder: str, record: Any, kind: str) -> _Source:
+    repomd = f"{folder}/{REPOMD}"
     if record is None or record.location_base:
-        raise RepodataError(
-            f"the repodata have no {kind} here",
-            file=repomd,
-            hint="make them again with createrepo_c",
-        )
+        hint = "make them again with createrepo_c"
+        raise RepodataError(f"the repodata have no {kind} here", file=repomd, hint=hint)
     href = plain_path(record.location_href)
     algorithm = _algorithm(record.checksum_type)
     if href is None or algorithm is None or not record.checksum:
@@ -188,9 +179,9 @@ def _suspects(parser: Any, source: _Source) -> set[str]:
     return found
 
 
-def _packages(parser: Any, source: _Source, suspects: set[str]) -> dict[str, Optional[Listing]]:
+def _packages(parser: Any, source: _Source, suspects: set[str]) -> Listings:
     """What primary says about each package file."""
-    found: dict[str, Optional[Listing]] = {}
+    found: Listings = {}
     parse = parser.xml_parse_primary_snippet
     for block in _blocks(source):
         hinted = _hinted(block)
@@ -219,7 +210,7 @@ def _parsed(parser: Any, parse: Any, block: bytes, source: _Source, *rest: Any) 
 def _blocks(source: _Source) -> Iterator[bytes]:
     """Yield what the list says in blocks of whole package elements."""
     with system_errors(source.path, "cannot be read"):
-        stream = open(source.path, "rb")  # noqa: SIM115
+        stream = open_regular(source.path)
     with stream:
         hashed = DigestedStream(stream, source.algorithm)
         pieces = unpack(hashed, source.path, _ARCHIVE)

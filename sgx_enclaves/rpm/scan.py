@@ -38,7 +38,7 @@ from sgx_enclaves.rpm.enclaves import may_carry_enclaves
 from sgx_enclaves.rpm.librpm import librpm
 from sgx_enclaves.rpm.reader import open_package
 from sgx_enclaves.rpm.references import Neighbours, Reference, neighbours_among, open_reference
-from sgx_enclaves.rpm.repodata import REPOMD, Listing, repository_in
+from sgx_enclaves.rpm.repodata import REPOMD, Listing, Listings, repository_in
 from sgx_enclaves.rpm.rules import finding
 
 _KEY = "scan"
@@ -49,7 +49,8 @@ _HEAD = 16 << 10
 _START = 64 << 10
 
 
-# A package file that must be looked at; with a listing, the repodata say so, else its own header.
+# Package files that must be looked at; with a listing, the repodata say so, else their headers.
+Targets = Mapping[str, Optional[Listing]]
 Target = tuple[str, Optional[Listing]]
 # A package file and its result for `json.dumps`; None where there is nothing of an enclave.
 Scanned = tuple[str, Optional[dict[str, Any]]]
@@ -77,10 +78,7 @@ def stamps_below(path: str) -> str:
 
 
 class ScanState:
-    """What was scanned already, in a file of JSON lines.
-
-    The first line says with which settings, `key`. With others, the file starts again.
-    """
+    """What was scanned already, as JSON lines; with another `key` the file starts again."""
 
     def __init__(self, path: str, key: str) -> None:
         self._path = path
@@ -138,13 +136,13 @@ class Survey:
     """What is to do in a tree.
 
     Attributes:
-        targets: the packages that must be looked at, in the order of their paths; see `Target`.
+        targets: what must be looked at, in the order of the paths.
         passed, absent: how many the repodata list without enclaves, and are there or not.
         stamps: digests of every repomd.xml that was believed, sorted.
         problems: what speaks against repodata that were not believed.
     """
 
-    targets: Mapping[str, Optional[Listing]]
+    targets: Targets
     passed: int = 0
     absent: int = 0
     stamps: tuple[str, ...] = ()
@@ -154,8 +152,8 @@ class Survey:
 def survey(folder: str, *, repodata: bool = True) -> Survey:
     """Look over a tree of packages, with or without repositories in it."""
     paths, roots = _walk(folder)
-    targets: dict[str, Optional[Listing]] = dict.fromkeys(paths)
-    listings: dict[str, Optional[Listing]] = {}
+    targets: Listings = dict.fromkeys(paths)
+    listings: Listings = {}
     problems: list[SgxEnclavesError] = []
     stamps: list[str] = []
     for root in roots if repodata else ():
@@ -188,17 +186,13 @@ def survey(folder: str, *, repodata: bool = True) -> Survey:
 def _walk(folder: str) -> tuple[list[str], list[str]]:
     """All package files below a folder, and all folders with repodata."""
     if "://" in folder:
-        raise InputError(
-            "not a folder: repositories are scanned where they are mirrored",
-            file=folder,
-            hint="mirror it first, for example with dnf reposync --download-metadata",
-        )
-
+        message = "not a folder: repositories are scanned where they are mirrored"
+        hint = "mirror it first, for example with dnf reposync --download-metadata"
+        raise InputError(message, file=folder, hint=hint)
     found: list[str] = []
     roots: list[str] = []
-    hint = "check path and rights"
-    if os.path.isfile(folder):
-        hint = "check-rpm checks a package, compare an enclave"
+    is_file = os.path.isfile(folder)
+    hint = "check-rpm checks a package, compare an enclave" if is_file else "check path and rights"
     for parent, folders, files in walk(os.path.normpath(folder), hint):
         folders.sort()
         found += [os.path.join(parent, name) for name in files if name.endswith(".rpm")]
@@ -209,7 +203,6 @@ def _walk(folder: str) -> tuple[list[str], list[str]]:
 
 # Packages that a process is given at once: a few with enclaves are as much work as many without.
 _BATCH = 64
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -233,12 +226,12 @@ class ScanSettings:
 
 
 def scan(
-    targets: Mapping[str, Optional[Listing]],
+    targets: Targets,
     settings: ScanSettings,
     *,
     jobs: int = 1,
     state: Optional[ScanState] = None,
-    progress: Progress = lambda _done, _total: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Iterator[Scanned]:
     """Yield a result for each package, as they come.
 
@@ -285,7 +278,7 @@ def _opened(
     return opened, replace(neighbours, references=neighbours_among(beside))
 
 
-def neighbours_in(targets: Mapping[str, Optional[Listing]]) -> tuple[str, ...]:
+def neighbours_in(targets: Targets) -> tuple[str, ...]:
     """The packages of a tree that may hold unsigned enclaves, whatever their files are called."""
     return tuple(path for path, listing in targets.items() if listing or _speaks_of_unsigned(path))
 
