@@ -62,10 +62,9 @@ Opener = Callable[[str], AbstractContextManager[Contents]]
 
 @contextmanager
 def packed(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Iterator[Contents]:
-    """A package file, and its regular files in the payload's order.
+    """A package file, and its regular files in the payload's order; see `open_package`.
 
-    What is not read of them is read and checked here; the payload is right only when the
-    iteration ends. See `open_package`.
+    What is not read of them is read here; the payload is right only when the iteration ends.
 
     Raises:
         PackageError: malformed, or not what the header says.
@@ -114,8 +113,8 @@ def _files(package: Package, pieces: Iterator[bytes]) -> Iterator[PayloadFile]:
 class SharedOpener:
     """An `Opener` of packages whose payloads one child process unpacks, in the order of `plan`.
 
-    A child costs as much as a payload of some megabytes. What is read in another order, or
-    behind a payload that could not be read, gets a child of its own.
+    A child costs as much as some megabytes. What is read in another order, or behind a payload
+    that could not be read, gets its own.
     """
 
     def __init__(self) -> None:
@@ -149,8 +148,7 @@ class SharedOpener:
             archives = {}
             for queued in self._queue:
                 with contextlib.suppress(SgxEnclavesError):
-                    opened = self._opened[queued]
-                    archives[queued] = (opened[0], _unpacked(*opened))
+                    archives[queued] = self._opened[queued][0], _unpacked(*self._opened[queued])
             self._queue = list(archives)
             self._pieces = _pieces(list(archives.values())) if archives else None
         if self._pieces is None or path not in self._queue[:1]:
@@ -211,7 +209,7 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
         message = f"the payload is of format {form!r}"
         raise UnsupportedError(message, file=file, expected="cpio", hint=hint)
     compressor = header.one("PAYLOADCOMPRESSOR", str)
-    if compressor is not None and compressor not in _PACKED:
+    if compressor not in (None, *_PACKED):
         raise UnsupportedError(
             f"the payload is compressed with {compressor}",
             file=file,
@@ -220,10 +218,8 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
         )
     first = os.pread(stream.fileno(), 6, start)
     # V6 allows that a payload is left unpacked: then the digests of the unpacked one count.
-    unpacked = (
-        compressor is not None and first.startswith(b"07070") and "PAYLOADDIGESTALT" in header
-    )
-    if compressor is not None and not unpacked and not first.startswith(_PACKED[compressor]):
+    unpacked = first.startswith(b"07070") and "PAYLOADDIGESTALT" in header and bool(compressor)
+    if compressor and not unpacked and not first.startswith(_PACKED[compressor]):
         raise PackageError(
             f"the payload is not compressed with {compressor}, as the header says",
             file=file,
@@ -240,13 +236,8 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
         with system_errors(file, "cannot be read", error=PackageError):
             found = DigestedStream(_Source(stream.fileno(), start), name).digest()
         if found != pinned:
-            raise PackageDamagedError(
-                "the digest of the payload is wrong",
-                file=file,
-                offset=start,
-                expected=f"{name} {pinned}",
-                found=found,
-            )
+            message = "the digest of the payload is wrong"
+            raise package.damaged(message, f"{name} {pinned}", found, offset=start)
     source = _Source(stream.fileno(), start)
     return unpack(source, file, package.limits.payload, None if unpacked else compressor)
 
@@ -268,13 +259,9 @@ def _content(package: Package, file: PackageFile, chunks: Iterable[bytes]) -> It
     for chunk in chunks:
         digest.update(chunk)
         yield chunk
-    if file.digest and digest.hexdigest() != file.digest:
-        raise PackageDamagedError(
-            f"the digest of {file.path!r} is wrong",
-            file=package.file,
-            expected=file.digest,
-            found=digest.hexdigest(),
-        )
+    found = digest.hexdigest()
+    if file.digest and found != file.digest:
+        raise package.damaged(f"the digest of {file.path!r} is wrong", file.digest, found)
 
 
 @contextmanager
@@ -311,11 +298,10 @@ def _compare_installed(package: Package, file: PackageFile, place: str) -> None:
     except OSError as error:
         kind, found = "", error.strerror or str(error)
     if kind != file.kind or (stat.S_ISLNK(file.mode) and found != file.target):
-        raise PackageDamagedError(
+        raise package.damaged(
             f"{file.path!r} is not what the package installed",
-            file=package.file,
-            expected=f"a {file.kind} {file.target}".rstrip(),
-            found=f"a {kind} {found}".rstrip() if kind else found,
+            f"a {file.kind} {file.target}".rstrip(),
+            f"a {kind} {found}".rstrip() if kind else found,
             hint="install the package again",
         )
 
@@ -327,10 +313,7 @@ def _open_installed(package: Package, file: PackageFile, place: str) -> BinaryIO
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
         os.close(handle)
-        raise PackageDamagedError(
-            f"{file.path!r} has another size than the header says",
-            file=package.file,
-            expected=f"a file of {file.size} bytes",
-            found=f"{status.st_size} bytes",
-        )
+        message = f"{file.path!r} has another size than the header says"
+        found = f"{status.st_size} bytes"
+        raise package.damaged(message, f"a file of {file.size} bytes", found)
     return os.fdopen(handle, "rb")

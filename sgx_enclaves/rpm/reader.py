@@ -15,7 +15,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import BinaryIO, Optional
+from typing import Any, BinaryIO, Optional
 
 from sgx_enclaves.errors import LimitError, PackageDamagedError, PackageError, UnsupportedError
 from sgx_enclaves.files import kind_of, open_regular, system_errors
@@ -73,9 +73,13 @@ class Package:
         self.arch = "src" if self.is_source else header.one("ARCH", str) or "noarch"
         # rpm still takes names from there; nothing may hide in a list that is not read.
         if "OLDFILENAMES" in header:
-            raise header.wrong(
-                "the package has its file names in a form that is older than RPM 4", "BASENAMES"
-            )
+            message = "the package has its file names in a form that is older than RPM 4"
+            raise header.wrong(message, "BASENAMES")
+
+    def damaged(self, message: str, expected: str, found: str, **more: Any) -> PackageDamagedError:
+        """The error for other bytes than the header pins."""
+        given = {"file": self.file, "expected": expected, "found": found, **more}
+        return PackageDamagedError(message, **given)
 
     def _required(self, tag: str) -> str:
         value = self.header.one(tag, str)
@@ -115,20 +119,19 @@ class Package:
     @functools.cached_property
     def files(self) -> tuple[PackageFile, ...]:
         """All files, in the header's order."""
-        header = self.header
-        paths = self.paths
+        header, paths = self.header, self.paths
         sizes = "LONGFILESIZES" if "LONGFILESIZES" in header else "FILESIZES"
         names = (sizes, "FILEMODES", "FILEFLAGS", "FILEINODES", "FILEDEVICES")
-        numbers = [header.all(name, int) for name in names]
-        texts = [header.all(name, str) for name in ("FILEDIGESTS", "FILELINKTOS")]
-        for name, column in zip((*names, "FILEDIGESTS", "FILELINKTOS"), (*numbers, *texts)):
+        numbers = {name: header.all(name, int) for name in names}
+        texts = {name: header.all(name, str) for name in ("FILEDIGESTS", "FILELINKTOS")}
+        for name, column in {**numbers, **texts}.items():
             self._require_equal(name, len(paths), len(column))
         files: list[PackageFile] = []
-        for path, size, mode, flags, inode, device, digest, target in zip(paths, *numbers, *texts):
+        columns = zip(paths, *numbers.values(), *texts.values())
+        for path, size, mode, flags, inode, device, digest, target in columns:
             if stat.S_IFMT(mode) not in KINDS:
-                raise header.wrong(
-                    f"{path!r} is of an unknown kind", "a file mode", f"mode 0o{mode:o}"
-                )
+                message = f"{path!r} is of an unknown kind"
+                raise header.wrong(message, "a file mode", f"mode 0o{mode:o}")
             ghost = bool(flags & _GHOST)
             entry = (mode, size, digest, target, ghost, (device, inode))
             files.append(PackageFile(len(files), path, *entry))
@@ -171,12 +174,8 @@ class Package:
     def _check_claims(self, files: list[PackageFile]) -> None:
         """Refuse a package that claims to unpack to more than it may."""
         # Hard links share their content, so it counts once.
-        sizes = {
-            file.inode if file.inode[1] else file.index: file.size
-            for file in files
-            if file.is_regular
-        }
-        total = sum(sizes.values())
+        regular = (file for file in files if file.is_regular)
+        total = sum({f.inode if f.inode[1] else f.index: f.size for f in regular}.values())
         limit = self.limits.payload.total_size
         grace, ratio = self.limits.payload.ratio_grace, self.limits.payload.ratio
         if self._payload_size is not None:
@@ -268,9 +267,8 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
     if not any(pins.values()):
         message = "the package has no digest of its header"
         raise signature.wrong(message, "SHA256HEADER or SHA1HEADER")
-    payload_size = end - stream.tell()
-    _check_size(header, signature, payload_size)
-    return Package(header, limits, signature, payload_size)
+    _check_size(header, signature, end - stream.tell())
+    return Package(header, limits, signature, end - stream.tell())
 
 
 def _check_size(header: Header, signature: Header, found: int) -> None:
