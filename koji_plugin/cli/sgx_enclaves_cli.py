@@ -2,9 +2,8 @@
 """Koji's command, `koji sgx-enclaves VERB`: starts verifications and asks what was verified.
 
 A verb is a function; its help and what it takes stand in `sgx_enclaves_cli.txt` beside this.
-
-The exit status is that of the verdict (0 identical, 1 differs, 2 anything else), so
-that 1 never means a failed connection; Koji's own commands use 1 for that.
+The exit status is that of the verdict (0 identical, 1 differs, 2 anything else), so that 1 never
+means a failed connection, as with Koji's own commands.
 """
 
 from __future__ import annotations

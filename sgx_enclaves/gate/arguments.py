@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What Koji's tasks of a verification take, and the check of what callers pass.
-
-The hub checks an argument when a task is made, the builder again when it runs: each must be
-what `arguments.schema.json` says under its name.
+"""What Koji's tasks of a verification take. The hub checks an argument when a task is made, the
+builder again when it runs: each must be what `arguments.schema.json` says under its name.
 """
 
 from __future__ import annotations

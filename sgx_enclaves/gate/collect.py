@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Combine the answers of the per-enclave subtasks into one result for the build, and its record.
 
-A subtask that failed proves nothing, and neither do subtasks that worked from
-another description of the release than the one that they were given. Knows no Koji,
-reads no file.
+A subtask that failed proves nothing, and neither does one that worked from another description
+of the release than it was given. Knows no Koji, reads no file.
 """
 
 from __future__ import annotations
@@ -37,10 +36,9 @@ _UNCOMPARED = "it was compared with nothing"
 class Answer:
     """What one subtask says of an enclave, besides its report.
 
-    Attributes:
-        subjects: the files that were compared with our build; none if it did not come to that.
-        toolchain_sha256, buildroot_sha256: of the toolchain's record, of the buildroot's packages.
-        lock_sha256: of the lock that pins those.
+    `subjects` are the files that were compared with our build; none if it did not come to that.
+    Digests are of the toolchain's record, the buildroot's packages, the lock that pins those, the
+    release's file and the report.
     """
 
     enclave: str
@@ -93,9 +91,8 @@ def read_answer(mapping: object, enclave: str, task_id: int, release_sha256: str
 class Combined:
     """The result, with the answers in the order in which they were asked for.
 
-    Attributes:
-        nvr: None if only the release was verified.
-        enclaves: every signed file of the packages, also those that nobody compared.
+    `nvr` is None if only the release was verified; `enclaves` are every signed file of the
+    packages, also those that nobody compared.
     """
 
     release: str
@@ -210,10 +207,7 @@ def buildroot_doubt(build_tag: str, allowed: bool, lock_sha256: Optional[str]) -
 
 
 def record_of(combined: Combined, **around: Any) -> Record:
-    """The record of a build's verification, each of whose packages was read.
-
-    `around` is what a record says besides.
-    """
+    """The record of a build's verification, whose packages were all read; `around` is the rest."""
     unread = [f"{p.name}: {p.problem}" for p in combined.packages if p.digests is None]
     if combined.nvr is None or unread:
         words = "there is no record without a build, or of packages that have no digests"

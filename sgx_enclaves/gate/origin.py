@@ -71,11 +71,9 @@ class SourceFile:
 class BuildHistory:
     """What a build system knows of a build: no task if it was imported.
 
-    Attributes:
-        generator: the content generator that brought it.
-        source: where its source package is said to come from.
-        package: its binary package with the unsigned enclave, if there is one.
-        problems: in words, which packages could not be used, and why.
+    `generator` is the content generator that brought it, `source` where its source package is said
+    to come from, `package` its binary package with the unsigned enclave, if there is one;
+    `problems` say which packages could not be used, and why.
     """
 
     nvr: str

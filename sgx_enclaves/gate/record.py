@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is kept of a verification: which bytes were verified, and what came out.
 
-A record names every binary package of a build with its digests, so that it
-speaks of those bytes and of no others. Strict: what has an unknown, missing or
-malformed part (see `record.schema.json`) is refused whole. Knows no Koji.
+A record names every binary package of a build with its digests, so that it speaks of those bytes
+and of no others. Strict: what has an unknown, missing or malformed part (see `record.schema.json`)
+is refused whole. Knows no Koji.
 """
 
 from __future__ import annotations
@@ -43,16 +43,14 @@ class RecordedPackage:
 
 @dataclass(frozen=True)
 class RecordedEnclave:
-    """One signed file, and what came of it; None is what is not known.
+    """One signed file, and what came of it; None is what is not known. Digests are hexadecimal.
 
     Attributes:
         name: of the enclave in packages, for example `ide`.
         rpm: name of the package file; None for the vendor's own file.
         path: in the package, empty if that cannot be read; the vendor's file's name.
-        signed_sha256: of the file.
         version: from the file's name.
-        mrenclave, mrsigner: hexadecimal.
-        built_sha256: of our unsigned enclave.
+        signed_sha256, built_sha256: of the file, and of our unsigned enclave.
         cause: why it is not identical; None when it is.
         policy: what was asked of it, and by whom; None as well if it was not compared.
     """
@@ -78,8 +76,7 @@ class Record:
 
     Attributes:
         origin: `CATALOGUE`, or the URL of the release's file; `release_sha256` is that file's.
-        reproducible: every enclave was built with the designated toolchain, with
-            nothing left unpinned.
+        reproducible: every enclave was built with the designated toolchain, nothing left unpinned.
         toolchain_sha256: of its description; None when the verification did not come that far.
         verified_at: when it was accepted, as `2026-11-25T00:00:00Z`; None until then.
         build_tag, repo_id: of the buildroots; None in records of schema 1.
@@ -131,8 +128,7 @@ def parse_time(text: str) -> datetime.datetime:
 def read_record(mapping: object) -> Record:
     """A record from plain data, checked through and through.
 
-    Raises:
-        RecordError: a part is missing, unknown, malformed, too large, or contradicts another.
+    A RecordError if a part is missing, unknown, malformed, too large, or contradicts another.
     """
     record = read_part(Record, mapping, "record")
     try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which signed files a verification is about, and what came of each.
 
-First the rules: which release a build belongs to, and which of its enclaves are
-verified. Then the verdict on each file that claims to be an enclave: the vendor's own and
-those in packages. Reads packages; decides nothing about bytes.
+First the rules: which release a build belongs to, and which of its enclaves are verified. Then the
+verdict on each file that claims to be an enclave: the vendor's own and those in packages. Reads
+packages; decides nothing about bytes.
 """
 
 from __future__ import annotations
@@ -47,12 +47,8 @@ def enclave_at(release: Release, path: str) -> Optional[Enclave]:
 def release_of(catalogue: Catalogue, paths: Sequence[str]) -> Release:
     """The release that a build belongs to: the one with the version of each signed enclave.
 
-    Args:
-        paths: of the build's signed enclaves, with a version such as
-            `libsgx_pce.signed.so.1.25.100.1`; a path without one fits no release.
-
-    Raises:
-        CatalogueError: no release fits, or several.
+    The paths end with a version, as `libsgx_pce.signed.so.1.25.100.1`; one without fits no release.
+    A CatalogueError if no release fits, or several.
     """
 
     def fits(release: Release, path: str) -> bool:
@@ -80,9 +76,8 @@ def enclaves_to_verify(
 ) -> list[str]:
     """The names of the enclaves to verify: those that are asked for, or all that matter.
 
-    Raises:
-        InputError: none of the build's enclaves is the release's.
-        CatalogueError: the release has no enclave of a name that is asked for.
+    An InputError if none of the build's enclaves is the release's, a CatalogueError if the release
+    has no enclave of a name that is asked for.
     """
     if asked is not None:
         return [enclave.name for enclave in release.only(asked).enclaves]

@@ -78,9 +78,9 @@ _ENTRY = 300.0
 
 @contextlib.contextmanager
 def children_end_within(seconds: float) -> Iterator[threading.Event]:
-    """End all children of this process if the block takes longer; sets the event then.
+    """Ask all children of this process to end if the block takes longer, and kill them later.
 
-    They are asked to, and killed some time later. For the main thread.
+    The event is set then. For the main thread.
     """
     passed = threading.Event()
 
@@ -115,15 +115,11 @@ def descendants(process: int) -> list[int]:
 
 
 class Chroot:
-    """A `BuildRoot` of kojid's that is ready; see `Place` of the core.
-
-    Attributes:
-        prefix: what shuts a step off, before its command.
-        network: whether steps can reach a network.
-    """
+    """A `BuildRoot` of kojid's that is ready; see `Place` of the core."""
 
     # Koji makes it for one task alone.
     isolated = True
+    # what shuts a step off, before its command; whether steps can reach a network all the same
     prefix: tuple[str, ...] = ()
     network = True
 
@@ -194,13 +190,10 @@ class Chroot:
     def run(
         self, commands: Mapping[str, Sequence[str]], timeout: float
     ) -> tuple[str, Sequence[str]]:
-        """Run commands by their names, one after the other, in one entry.
+        """Run commands by their names, one after the other, in one entry, each into `NAME.log`.
 
-        The output of each is added to `NAME.log` of ours. Some time after `timeout` seconds mock
-        itself is ended.
-
-        Returns:
-            How mock ended, in words, and the status of each command; empty if it has none.
+        Some time after `timeout` seconds mock itself is ended. Returns how mock ended, in words,
+        and the status of each command; empty if it has none.
         """
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(self.create(f"{name}.status")) for name in commands]
@@ -281,13 +274,11 @@ def place_in_root(root: Path, path: str) -> Path:
 class BuildrootTree:
     """Where one tree stands in a buildroot; see `Tree` of the core.
 
-    kojid removes the buildroot with the tree: by name it must not be done after
-    strangers' programs have run there.
+    kojid removes both: by name it must not be done after strangers' programs have run there.
     """
 
     def __init__(self, chroot: Chroot, name: str, root: str) -> None:
-        self._chroot = chroot
-        self._name = name
+        self._chroot, self._name, self._steps = chroot, name, 0
         self.network = chroot.network
         self.home = chroot.make_folder(f"home-{name}")
         self.root = os.path.normpath(root)
@@ -297,7 +288,6 @@ class BuildrootTree:
             self.root = f"{chroot.make_folder(f'place-{name}')}/tree"
             self._tree = place_in_root(chroot.root, self.root)
         self._tree.parent.mkdir(parents=True, exist_ok=True)
-        self._steps = 0
 
     @property
     def path(self) -> Path:
@@ -310,8 +300,7 @@ class BuildrootTree:
         """See `Tree`."""
         start = time.monotonic()
         self._steps += 1
-        name = f"{self._name}-{self._steps}"
-        chroot, timeout = self._chroot, command.timeout
+        chroot, name, timeout = self._chroot, f"{self._name}-{self._steps}", command.timeout
         argv = ["/bin/sh", "-c", _STEP, "sh", f"{command.umask:04o}", command.folder]
         argv += ["timeout", "-k", str(_KILL_AFTER), f"{timeout:g}", *chroot.prefix]
         argv += ["env", "-i", *(f"{key}={value}" for key, value in command.environment.items())]
@@ -330,8 +319,9 @@ class BuildrootTree:
                 return ended
         except OSError as error:
             took = time.monotonic() - start
-            problem = f"cannot be run and logged: {error.strerror}"
-            return Ended(None, False, problem, int(took * 1000))
+            return Ended(
+                None, False, f"cannot be run and logged: {error.strerror}", int(took * 1000)
+            )
 
     def close(self) -> None:
         """See `Tree`; kojid removes what there is."""

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Unsigned enclaves out of a build that this Koji has made, and what it knows of that build.
-
-Where the packages of a buildroot can be had, for its lock.
-"""
+"""What this Koji knows of a build with unsigned enclaves, and of the packages of a buildroot."""
 
 from __future__ import annotations
 
@@ -31,9 +28,9 @@ _ARCHIVE = re.compile(r"\.(?:tar(?:\.[a-z0-9]+)?|tgz|txz|crate)\Z")
 def take_unsigned(
     task: SgxTask, build: Any, enclave: Enclave, tree: Release, into: Path
 ) -> BuildHistory:
-    """Put a build's unsigned enclave and its config.xml into a directory; what is known of it.
+    """Put a build's unsigned enclave and config.xml, if any, into a directory; what is known of it.
 
-    It stays empty if the build has none. `tree` is the release whose sources it must be from.
+    `tree` is the release whose sources it must be from.
     """
     session = task.session
     binfo = task.complete_build(build)
@@ -82,11 +79,12 @@ def _made_in(session: Any, rpm: dict[str, Any], binfo: dict[str, Any]) -> MadeIn
     task_id = buildroot.get("task_id")
     task = session.getTaskInfo(task_id) if task_id is not None else None
     standard = buildroot.get("br_type") == koji.BR_TYPES["STANDARD"]
+    parent = task["parent"] if task is not None else None
     return MadeIn(
         rpm["name"],
         buildroot_id,
         task["method"] if task is not None and standard else None,
-        task is not None and task["parent"] is not None and task["parent"] == binfo["task_id"],
+        parent is not None and parent == binfo["task_id"],
         tuple(map(_package, session.listRPMs(componentBuildrootID=buildroot_id))),
     )
 
@@ -99,10 +97,7 @@ def _package(rpm: Mapping[str, Any]) -> LockedPackage:
 
 
 def component_urls(session: Any, buildroot: int, topurl: Optional[str]) -> dict[str, str]:
-    """NEVRA to URL of the packages of a buildroot that this Koji serves itself.
-
-    Those of external repositories are left out: the hub does not know their place.
-    """
+    """NEVRA to URL of a buildroot's packages; the hub knows no place of external repositories'."""
     if not topurl:
         return {}
     paths = koji.PathInfo(topdir=topurl)
@@ -118,10 +113,7 @@ def source_files(path: str, tree: Release, scratch: Path) -> dict[str, SourceFil
 
     One archive at a time is put into the directory `scratch`, which is left as it was.
     """
-    by_contents = any(
-        artifact.sha256 is None and artifact.contents_sha256 is not None
-        for artifact in tree.sources()
-    )
+    by_contents = any(a.sha256 is None and a.contents_sha256 for a in tree.sources())
     found = {}
     with packed(path) as (package, members):
         if package.files and package.file_algorithm != "sha256":

@@ -34,8 +34,6 @@ MARK = "sgx_enclaves.enforce"
 _MOST_REASONS = 200
 # A lock of Koji's, which our SQL adds.
 _ONE_AT_A_TIME = "sgx-enclaves-inspection"
-# Other policies have no build in their data.
-_POLICIES = ("tag", "draft_promotion")
 _logger = logging.getLogger("koji.plugin.sgx_enclaves")
 
 
@@ -62,8 +60,7 @@ def judge(build: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Decision, di
 def attested() -> Optional[frozenset[str]]:
     """SHA-256 of the unsigned enclaves that the site's attestations name; None if it has none.
 
-    Raises:
-        SgxEnclavesError: they cannot be read, or are not by enough of the site's keys.
+    An error if they cannot be read, or are not by enough of the site's keys.
     """
     chosen = settings()
     if not chosen.gate_attestations:
@@ -91,8 +88,7 @@ def gate_tagging(cbtype: str, *, tag: Any, build: Any, user: Any, **_: Any) -> N
             decision, said = judge(build, rules)
         if decision.allowed:
             return
-        reasons = said["reasons"]
-        words = refusal(nvr, tag["name"], decision)
+        reasons, words = said["reasons"], refusal(nvr, tag["name"], decision)
     except koji.GenericError as error:
         reasons = [str(error)]
         words = f"sgx_enclaves: {nvr} cannot be tagged into {tag['name']}: {error}"
@@ -112,9 +108,8 @@ def refusal(nvr: str, tag: str, decision: Decision, most: int = 12) -> str:
         # Verifying the same bytes again gives the same.
         step = f"Do not ship it: koji sgx-enclaves show {nvr} says what differs"
     return (
-        f"sgx_enclaves: {nvr} {what} and may not be tagged into {tag}: "
-        f"{'; '.join(reasons)}. {step}; "
-        f"koji sgx-enclaves gate-status {nvr} {tag} shows this again. "
+        f"sgx_enclaves: {nvr} {what} and may not be tagged into {tag}: {'; '.join(reasons)}. "
+        f"{step}; koji sgx-enclaves gate-status {nvr} {tag} shows this again. "
         "--force does not pass this gate."
     )
 
@@ -131,16 +126,16 @@ def guard_import(cbtype: str, *, type: str, **info: Any) -> None:
     ids = store.column("tag_id", "tag_listing", *clauses, build_id=build["id"])
     tags = [get_tag(number, strict=True) for number in ids]
     names = [tag["name"] for tag in tags if _is_gated(tag)]
-    if names and may_hold_enclaves(info["filepath"]):
+    path = info["filepath"]
+    if names and may_hold_enclaves(path):
         nvr = f"{build['name']}-{build['version']}-{build['release']}"
-        reasons = [f"{info['filepath']} was to be imported into a build of a gated tag"]
-        about = {"nvr": nvr, "build_id": build["id"], "reasons": reasons}
-        for name in names:
-            hub_api.announce_refusal(**about, tag=name, user=None)
+        reasons = [f"{path} was to be imported into a build of a gated tag"]
+        for tag in names:
+            about = {"nvr": nvr, "build_id": build["id"], "tag": tag, "reasons": reasons}
+            hub_api.announce_refusal(**about, user=None)
         raise koji.ImportError(
-            f"sgx_enclaves: {info['filepath']} holds SGX enclaves and may not be added to "
-            f"{nvr}, which is tagged into "
-            f"{', '.join(names)}. Untag the build, import, verify, tag again."
+            f"sgx_enclaves: {path} holds SGX enclaves and may not be added to {nvr}, which is "
+            f"tagged into {', '.join(names)}. Untag the build, import, verify, tag again."
         )
 
 
@@ -161,10 +156,9 @@ def getSgxGateStatus(build: Any, tag: Any = None) -> dict[str, Any]:
 
     :param build: NVR or id
     :param tag: name or id; None: one without a rule
-    :returns: a mapping: 'present': the build holds signed enclaves; 'enforced': the
-              tag is gated; 'verified': the build's record suffices for the tag's rule, or
-              for the plain rule when it has none; 'allowed': the gate opens;
-              'reasons': why it is not verified; 'record': id of the record
+    :returns: a mapping: 'present': the build holds signed enclaves; 'enforced': the tag is gated;
+              'verified': the build's record, with the id 'record', suffices for the tag's rule, or
+              the plain one when it has none; 'reasons': why it does not; 'allowed': the gate opens
     """
     session = context.session
     session.assertLogin()
@@ -173,9 +167,8 @@ def getSgxGateStatus(build: Any, tag: Any = None) -> dict[str, Any]:
         raise koji.GenericError("somebody else's build is being read: ask again in a moment")
     with koji_errors():
         binfo = get_build(argument(build, "build"), strict=True)
-        rules = []
-        if tag is not None:
-            rules = rules_of_tag(get_tag(argument(tag, "tag"), strict=True))
+        named = tag is not None
+        rules = rules_of_tag(get_tag(argument(tag, "tag"), strict=True)) if named else []
         decision, said = judge(binfo, rules or [Rule()])
     return {
         "present": decision.present,
@@ -196,9 +189,8 @@ def auditSgxTag(tag: Any, after: int = 0, limit: int = 100) -> dict[str, Any]:
     :param tag: name or id
     :param after: id of the build after which to continue, in the order of their ids
     :param limit: how many builds to look at, at most 1000
-    :returns: a mapping: 'looked_at': number of builds; 'refused': a list of mappings with
-              'nvr', 'tag' (that the build is in), 'reasons' and 'record'; 'next': what `after`
-              must be to continue, or None at the end
+    :returns: a mapping: 'looked_at': number of builds; 'refused': a list of mappings with 'nvr',
+              'tag' (that it is in), 'reasons' and 'record'; 'next': `after` to continue, or None
     """
     context.session.assertPerm(PERMISSION)
     refused = []
@@ -219,33 +211,6 @@ def auditSgxTag(tag: Any, after: int = 0, limit: int = 100) -> dict[str, Any]:
     return {"looked_at": len(chosen), "refused": refused, "next": more}
 
 
-def _decided(data: dict[str, Any], rule: Rule) -> Decision:
-    """On the build that a policy asks about: an id, an NVR or a mapping, as the route has it."""
-    build = data.get("build")
-    if isinstance(build, dict):
-        build = build["id"]
-    if not build:
-        raise koji.GenericError("the policy needs a build")
-    with koji_errors():
-        return judge(get_build(build, strict=True), [rule])[0]
-
-
-class SgxEnclavesPresentTest(koji.policy.BaseSimpleTest):
-    """sgx_enclaves_present: true if the build holds signed enclaves, or cannot be read."""
-
-    name = "sgx_enclaves_present"
-    policy = _POLICIES
-
-    def __init__(self, str: str) -> None:
-        super().__init__(str)
-        if len(str.split()) > 1:
-            raise koji.GenericError(f"{self.name} takes no arguments: {str.strip()}")
-
-    def run(self, data: dict[str, Any]) -> bool:
-        """Read the build's packages."""
-        return _decided(data, Rule()).present
-
-
 class SgxEnclavesVerifiedTest(koji.policy.BaseSimpleTest):
     """sgx_enclaves_verified [RULE]: true if a record of the build counts, and fits the rule.
 
@@ -253,14 +218,40 @@ class SgxEnclavesVerifiedTest(koji.policy.BaseSimpleTest):
     """
 
     name = "sgx_enclaves_verified"
-    policy = _POLICIES
+    # Other policies have no build in their data.
+    policy = ("tag", "draft_promotion")
 
     def __init__(self, str: str) -> None:
         super().__init__(str)
         with koji_errors():
             self.rule = parse_rule(str.split()[1:], settings().signers)
 
+    def decided(self, data: dict[str, Any]) -> Decision:
+        """On the policy's build: an id, an NVR or a mapping, as the route has it."""
+        build = data.get("build")
+        if isinstance(build, dict):
+            build = build["id"]
+        if not build:
+            raise koji.GenericError("the policy needs a build")
+        with koji_errors():
+            return judge(get_build(build, strict=True), [self.rule])[0]
+
     def run(self, data: dict[str, Any]) -> bool:
         """Compare the record with the build's packages."""
-        decision = _decided(data, self.rule)
+        decision = self.decided(data)
         return decision.present and decision.allowed
+
+
+class SgxEnclavesPresentTest(SgxEnclavesVerifiedTest):
+    """sgx_enclaves_present: true if the build holds signed enclaves, or cannot be read."""
+
+    name = "sgx_enclaves_present"
+
+    def __init__(self, str: str) -> None:
+        if len(str.split()) > 1:
+            raise koji.GenericError(f"{self.name} takes no arguments: {str.strip()}")
+        super().__init__(str)
+
+    def run(self, data: dict[str, Any]) -> bool:
+        """Read the build's packages."""
+        return self.decided(data).present

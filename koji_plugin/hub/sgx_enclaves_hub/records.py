@@ -45,9 +45,8 @@ _ANNOUNCED = (
 def recordSgxVerification(task_id: int, record: Mapping[str, Any]) -> int:
     """Keep the record of a verification. For builders only.
 
-    Refused unless the caller is the host that runs this open sgxEnclaves task,
-    the task is for this build, it has written no record yet, and the record
-    speaks of the very packages that the build has now.
+    Refused unless the caller is the host that runs this open sgxEnclaves task, the task is for this
+    build and has written no record yet, and the record is of the very packages that it has now.
 
     :param task_id: the calling task
     :param record: see sgx_enclaves.gate.record; verified_at is set by the hub
@@ -71,8 +70,9 @@ def recordSgxVerification(task_id: int, record: Mapping[str, Any]) -> int:
             raise koji.ActionNotAllowed(f"task {task_id} has written its record already")
         _require_true(parsed, build)
         made = store.put(parsed, host.id)
-    shown = {name: getattr(parsed, name) for name in _ANNOUNCED}
-    enclaves = [{name: getattr(e, name) for name in store.ENCLAVE} for e in parsed.enclaves]
+    plain = as_plain(parsed)
+    shown = {name: plain[name] for name in _ANNOUNCED}
+    enclaves = store.in_short(plain["enclaves"])
     hub_api.announce("record", {"record": made, **shown, "enclaves": enclaves})
     return made
 
@@ -121,12 +121,12 @@ def _release_asked(request: Mapping[str, Any], said: str) -> str:
 def _require_true(record: Record, build: Mapping[str, Any]) -> None:
     """Compare a record with the build's packages, each read and hashed now."""
     facts = [inspect_package(file) for file in store.build_files(build)]
-    unread = [
+    reasons = [
         f"{f.name}: {f.problem}"
         for f in facts
         if f.problem is not None and (record.verdict == IDENTICAL or f.digests is None)
     ]
-    reasons = [*unread, *mismatches(facts, record)]
+    reasons += mismatches(facts, record)
     if reasons:
         raise RecordError(
             f"the record is not of the packages that {build['nvr']} has: {'; '.join(reasons[:4])}",
@@ -200,8 +200,8 @@ def getSgxLock(release: str) -> Optional[dict[str, Any]]:
     """The lock of a release: the packages that its buildroots must have.
 
     :param release: its name
-    :returns: a mapping with 'id', 'release', 'sha256', 'task_id', 'create_ts' and 'lock', which is
-              text in the format of mock's buildroot_lock plugin; None when there is none
+    :returns: None, or a mapping with 'id', 'release', 'sha256', 'task_id', 'create_ts' and 'lock',
+              which is text in the format of mock's buildroot_lock plugin
     """
     with koji_errors():
         return next(iter(store.newest_lock(argument(release, "release", "text"))), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 import koji
@@ -41,7 +41,6 @@ _CLAUSES = {
 _LOCK = ("id", "release", "sha256", "task_id", "lock")
 # Older ones than these decide nothing: see `records_of`.
 _MOST_RECORDS = 20
-ENCLAVE = ("name", "rpm", "path", "mrenclave", "mrsigner", "isvsvn", "verdict")
 
 
 def column(column: str, table: str, *clauses: str, **values: Any) -> list[Any]:
@@ -80,21 +79,18 @@ def packages_of(builds: Iterable[int]) -> dict[int, str]:
 
 
 def outdated(packages: Optional[str], now: Optional[str], state: int) -> Optional[str]:
-    """Why a record is not of the build as it is now; None if it is, as far as the database knows.
-
-    What `packages_of` said then is None in records of older hubs.
-    """
+    """Why a record is not of the build as it is now, by what the database knows; None if it is."""
     if state != koji.BUILD_STATES["COMPLETE"]:
         return f"the build is not complete any more: {koji.BUILD_STATES[state]}"
-    if packages is None or packages == now:
+    # records of older hubs have none
+    if packages in (None, now):
         return None
     return "the build's packages are not the ones that were verified"
 
 
 def records_of(build_id: int) -> list[dict[str, Any]]:
-    """The newest records of a build that decided something, or the newest one if none has.
-
-    Rows with id, host_id, what `packages_of` said then, and the `Record`.
+    """The newest records of a build that decided something, or the newest one if none has: rows
+    with id, host_id, what `packages_of` said then, and the `Record`.
     """
     rows: list[dict[str, Any]] = []
     for more, most in ((["verdict IN ('identical', 'differs')"], _MOST_RECORDS), ([], 1)):
@@ -112,8 +108,7 @@ def records_of(build_id: int) -> list[dict[str, Any]]:
 def find(filters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """Summaries of records, each with its enclaves; or their number, with `countOnly`.
 
-    Filters are the ids of a build and a tag, a verdict, and what one and the same enclave must
-    have: a mrenclave, and as `enclave` its name.
+    Filters: the ids of a build and a tag, a verdict, name and mrenclave of one enclave.
     """
     wanted = {name: value for name, value in filters.items() if name in _CLAUSES}
     words = {"mrenclave": filters.get("mrenclave", "").lower(), "name": filters.get("enclave")}
@@ -134,8 +129,14 @@ def find(filters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     for row in rows:
         now = packages.get(row["build_id"])
         row["outdated"] = outdated(row.pop("packages"), now, row.pop("state"))
-        row["enclaves"] = [{name: e[name] for name in ENCLAVE} for e in row["enclaves"]]
+        row["enclaves"] = in_short(row["enclaves"])
     return rows
+
+
+def in_short(enclaves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What lists and messages say of a record's enclaves."""
+    names = ("name", "rpm", "path", "mrenclave", "mrsigner", "isvsvn", "verdict")
+    return [{name: enclave[name] for name in names} for enclave in enclaves]
 
 
 def put_lock(release: str, lock: str, **who: int) -> dict[str, Any]:
@@ -165,10 +166,8 @@ def former_names(tag_id: int) -> set[str]:
 
 
 def was_deleted(tag_id: int) -> bool:
-    """Whether a tag was deleted at some time: it keeps its id when somebody makes it again.
-
-    An edit revokes the old configuration by the event that creates the new one.
-    """
+    """Whether a tag was deleted at some time: it keeps its id when somebody makes it again."""
+    # an edit revokes the old configuration by the event that creates the new one
     edited = (
         "SELECT 1 FROM tag_config next WHERE next.tag_id = tag_config.tag_id"
         " AND next.create_event = tag_config.revoke_event"

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verification tasks: started by the call `sgxEnclaves`, or when a build with signed enclaves
-completes.
-
-The latter is off unless the configuration says otherwise. Verification tasks make no
-builds, so nothing here starts itself again.
+"""Verification tasks: started by the call `sgxEnclaves`, and where the configuration says so, when
+a build with signed enclaves completes. They make no builds, so nothing here starts itself again.
 """
 
 from __future__ import annotations
@@ -54,13 +51,12 @@ def sgxEnclaves(
 
     Needs the permission sgx-enclaves.
 
-    :param release: a release of the builders' catalogue, or the URL of a file that
-                    describes one; None: find it from what the build provides
-    :param build_tag: name or id of the tag whose repo makes the buildroots; None: the one of
-                      [tasks] build_tags, if there is just one, else the one that the build
-                      or task was built in
-    :param build: NVR or id of the build with the signed enclaves, for which a
-                  record is kept; None: verify the release only
+    :param release: a release of the builders' catalogue, or the URL of a file that describes one;
+                    None: find it from what the build provides
+    :param build_tag: name or id of the tag whose repo makes the buildroots; None: the only one of
+                      [tasks] build_tags, else the one that the build or task was built in
+    :param build: NVR or id of the build with the signed enclaves, for which a record is kept;
+                  None: verify the release only
     :param opts: 'unsigned_build': NVR or id of a build with the unsigned enclaves,
                  'enclaves': list of names, 'repo_id', 'timeout': seconds,
                  'allow_unpinned': true or false, 'split': true or false, 'task_id': of a build
