@@ -44,14 +44,10 @@ Plain = dict[str, Any]
 
 SCHEMA_VERSION = 2
 REPORT, HEAD, MANIFEST = "report.json", "head.json", "manifest.json"
+_SCHEMA = "report.schema.json"
 MAX_REPORT = 16 << 20
 ROLES = ("built", "signed", "config")
-# What is known of an enclave only where it was compared, and of a report only sometimes.
-_SIGNED = ("mrsigner", "isvprodid", "isvsvn")
-_COMPARED = ("policy", "sdk", "sdk_from", "mrenclave")
-_LISTS = ("checks", "not_proved", "blocks", "byte_map", "findings")
-_ALONE = ("reproducible", "release", "buildroot", "manifest_sha256")
-_PARTS = ("not_proved", "unpinned", "sources", "toolchain", "steps", "packages", "findings")
+SIGNED = ("mrsigner", "isvprodid", "isvsvn")
 _PACKAGE = {
     "nevra": "nevra",
     "sha256": "file",
@@ -245,7 +241,7 @@ def _judged(name: str, item: RecordedEnclave, words: str) -> Plain:
     """One enclave as tasks and records of a build system have it."""
     path = item.path or None if item.rpm else None
     made = _enclave(name, item.verdict, item.cause or words, package=item.rpm, path=path)
-    made |= {key: getattr(item, key) for key in ("version", "mrenclave", *_SIGNED)}
+    made |= {key: getattr(item, key) for key in ("version", "mrenclave", *SIGNED)}
     file = basename(item.path or item.rpm or name)
     digests = (item.built_sha256, item.signed_sha256)
     for role, called, digest in zip(ROLES, (f"{name}.so", file), digests):
@@ -269,12 +265,12 @@ def _report(
     **known: Any,
 ) -> Plain:
     """A report; the names of these directories, which differ from run to run, are left out."""
-    parts = {name: list(known.pop(name, ())) for name in _PARTS}
     trusted = (line for enclave in enclaves for line in enclave["not_proved"])
-    parts["not_proved"] = list(dict.fromkeys([*parts["not_proved"], *trusted]))
-    made: Plain = {"schema_version": SCHEMA_VERSION, "kind": kind, "verdict": verdict}
-    made |= {"claim": claim, "proved": proved_by(enclaves), "enclaves": list(enclaves)}
-    report = {**dict.fromkeys(_ALONE), "build": "none", **parts, **made, **known}
+    known["not_proved"] = dict.fromkeys([*known.get("not_proved", ()), *trusted])
+    report = {**_unknown(read_schema(__file__, _SCHEMA)), "build": "none"}
+    report |= {key: list(value) if report[key] == [] else value for key, value in known.items()}
+    report |= {"schema_version": SCHEMA_VERSION, "kind": kind, "verdict": verdict, "claim": claim}
+    report |= {"proved": proved_by(enclaves), "enclaves": list(enclaves)}
     names = sorted({f"{folder}/" for folder in folders if folder}, key=len, reverse=True)
     inside = re.compile(rf"(?<![^\s'\"(=,:])(?:{'|'.join(map(re.escape, names))})")
     for part in (report, *report["steps"], *report["enclaves"], *report["packages"]):
@@ -288,18 +284,24 @@ def _report(
 def compared_enclave(name: str, compared: Plain, /, **known: Any) -> Plain:
     """One enclave of which there is a comparison, as `verdict_dict` gives it."""
     made = _enclave(name, compared["outcome"], compared["headline"])
-    made |= {key: compared[key] for key in (*_COMPARED, *_LISTS)}
+    made |= {key: compared[key] for key in made if key in compared}
     made |= {role: {**compared[role], "name": basename(compared[role]["name"])} for role in ROLES}
     for block in compared["blocks"][:1]:
-        made |= {key: block[key] for key in _SIGNED}
+        made |= {key: block[key] for key in SIGNED}
     return made | known
 
 
 def _enclave(name: str, verdict: str, headline: str, **known: Any) -> Plain:
     """One enclave, of which only that is known."""
-    absent = dict.fromkeys(("package", "path", "version", *ROLES, *_COMPARED, *_SIGNED))
-    made = {"name": name, "verdict": verdict, "headline": headline, "required": True}
-    return {**absent, **{key: [] for key in _LISTS}, **made, **known}
+    made = _unknown(read_schema(__file__, _SCHEMA)["properties"]["enclaves"]["items"])
+    made |= {"name": name, "verdict": verdict, "headline": headline, "required": True}
+    return made | known
+
+
+def _unknown(schema: Plain) -> Plain:
+    """What a schema describes, while nothing is known of it: lists without items, and None."""
+    parts = schema["properties"].items()
+    return {name: [] if part.get("type") == "array" else None for name, part in parts}
 
 
 def _file_of(name: str, data: bytes) -> Plain:
@@ -359,8 +361,7 @@ def read_report(data: bytes, file: str) -> Plain:
             found=f"schema_version {version}" if version is not None else "none",
             hint="name the report.json that --report wrote",
         )
-    schema = read_schema(__file__, "report.schema.json")
-    validate(report, schema, file=file, error=ReportError)
+    validate(report, read_schema(__file__, _SCHEMA), file=file, error=ReportError)
     for problem in _contradictions(report):
         raise ReportError(f"the report contradicts itself: {problem}", file=file)
     made: Plain = report
@@ -380,8 +381,7 @@ def read_beside(folder: Path, report: Plain, data: bytes) -> Plain:
         message = "not the file that the report names"
         raise ReportError(message, file=manifest, expected=f"SHA-256 {digest}")
     head: Plain = parse_json(read_file(place, MAX_REPORT), file=place, error=ReportError)
-    schema = read_schema(__file__, "report.schema.json", "head")
-    validate(head, schema, file=place, error=ReportError)
+    validate(head, read_schema(__file__, _SCHEMA, "head"), file=place, error=ReportError)
     if head["report_sha256"] != own:
         expected = f"report_sha256 {own}"
         raise ReportError("the head of another report", file=place, expected=expected)
@@ -411,7 +411,7 @@ def _wrong_enclave(enclave: Mapping[str, Any]) -> Iterator[str]:
     size = signed["size"] if signed is not None else None
     if ranges and not (gapless and edges[-1] == size):
         yield "its byte map does not cover its signed file from end to end"
-    for key in _SIGNED if blocks else ():
+    for key in SIGNED if blocks else ():
         if enclave[key] != blocks[0][key]:
             yield f"its {key} is {enclave[key]}, and {blocks[0][key]} in its first block"
     others = {block["mrenclave"] for block in blocks} - {enclave["mrenclave"]}

@@ -20,18 +20,9 @@ from typing import Any, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.errors import AttestationError, InputError
-from sgx_enclaves.evidence.envelope import (
-    MAX_ENVELOPE,
-    Envelope,
-    Key,
-    Signer,
-    load_key,
-    openpgp_signer,
-    read_envelope,
-    signed,
-    signers,
-)
-from sgx_enclaves.evidence.report import Plain, of_record
+from sgx_enclaves.evidence import envelope as dsse
+from sgx_enclaves.evidence.envelope import Envelope, Key
+from sgx_enclaves.evidence.report import SIGNED, Plain, of_record
 from sgx_enclaves.files import read_file, sha256_of, system_errors
 from sgx_enclaves.gate.record import Record, read_record
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
@@ -44,8 +35,7 @@ RESULT = "https://in-toto.io/attestation/svr/v0.1"
 KINDS = {PROVENANCE: "provenance", EQUIVALENCE: "equivalence", RESULT: "result"}
 TOOL = f"urn:sgx-enclaves:{__version__}"
 # What an equivalence says of an enclave in the words of the report.
-_FACTS = ("name", "version", "verdict", "package", "policy")
-_SIGNED = ("sdk", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
+_FACTS = ("name", "version", "verdict", "package", "policy", "sdk", "mrenclave", *SIGNED)
 # What an OpenPGP signature has behind the name of what it is of.
 _OPENPGP = (".asc", ".sig")
 _UNSIGNED = re.compile(r"sgx-enclave\(([^:)]+):unsigned\)\Z")
@@ -59,8 +49,8 @@ def statements_of(
 ) -> list[Plain]:
     """Every statement that a checked report supports; an AttestationError if there is none.
 
-    `digest` is the SHA-256 of the report's file, `builder` a URI of who built and verified, `time`
-    that of the verification, as 2026-11-29T18:00:00Z.
+    `digest` is the SHA-256 of the report's file, `builder` a URI of who built and verified at this
+    `time`, such as 2026-11-29T18:00:00Z.
     """
     built = [e for e in report["enclaves"] if e["built"]]
     compared = [e for e in built if e["signed"]]
@@ -127,7 +117,7 @@ def _equivalence(report: Mapping[str, Any], digest: str, compared: Sequence[Plai
         "report": _sha(digest),
         "tool": TOOL,
         "enclaves": [
-            {key: enclave[key] for key in (*_FACTS, *_SIGNED)}
+            {key: enclave[key] for key in _FACTS}
             | {name: _sha(enclave[r]["sha256"]) for name, r in roles.items() if enclave[r]}
             for enclave in compared
         ],
@@ -183,10 +173,12 @@ def enveloped(statement: Mapping[str, Any]) -> Envelope:
     return Envelope(text.encode("ascii"), PAYLOAD_TYPE)
 
 
-def attestation(envelopes: Iterable[Envelope], key: Optional[Key], signer: Signer) -> bytes:
+def attestation(envelopes: Iterable[Envelope], key: Optional[Key], signer: dsse.Signer) -> bytes:
     """A bundle of these, with a signature more; of bare statements where there is no key."""
-    lines = [signed(e, key, signer).as_json() if key else e.payload.decode() for e in envelopes]
-    return "".join(f"{line}\n" for line in lines).encode()
+    signed = (
+        dsse.signed(e, key, signer).as_json() if key else e.payload.decode() for e in envelopes
+    )
+    return "".join(f"{line}\n" for line in signed).encode()
 
 
 # --- reading ---
@@ -205,7 +197,7 @@ def read_bundle(data: bytes, file: str, *, bare: bool = False) -> list[Envelope]
     return [
         Envelope(line, PAYLOAD_TYPE)
         if bare and b'"payloadType"' not in line
-        else read_envelope(line, f"{file}, line {number}" if len(lines) > 1 else file)
+        else dsse.read_envelope(line, f"{file}, line {number}" if len(lines) > 1 else file)
         for number, line in enumerate(lines, 1)
     ]
 
@@ -215,14 +207,11 @@ def read_statement(envelope: Envelope, file: str) -> Plain:
 
     An AttestationError if it is none of those that this module makes, or malformed.
     """
-    found = envelope.payload_type
-    if found != PAYLOAD_TYPE:
-        raise AttestationError(
-            "no in-toto statement", file=file, expected=PAYLOAD_TYPE, found=found
-        )
-    statement: Plain = parse_json(
-        envelope.payload, file=file, error=AttestationError, most=MAX_ENVELOPE
-    )
+    if (found := envelope.payload_type) != PAYLOAD_TYPE:
+        message, expected = "no in-toto statement", PAYLOAD_TYPE
+        raise AttestationError(message, file=file, expected=expected, found=found)
+    most = dsse.MAX_ENVELOPE
+    statement: Plain = parse_json(envelope.payload, file=file, error=AttestationError, most=most)
     schema = read_schema(__file__, "attestation.schema.json", "statement")
     validate(statement, schema, file=file, error=AttestationError)
     return statement
@@ -297,11 +286,11 @@ def signed_statements(
     """
     openpgp: frozenset[str] = frozenset()
     if keyring is not None and signature is not None:
-        openpgp = frozenset({openpgp_signer(data, signature, keyring, file)})
+        openpgp = frozenset({dsse.openpgp_signer(data, signature, keyring, file)})
     found = []
     for envelope in read_bundle(data, file, bare=bool(openpgp)):
         # Whoever has signed in both ways is still one.
-        by = signers(envelope, keys, file) or openpgp
+        by = dsse.signers(envelope, keys, file) or openpgp
         if not by:
             raise AttestationError(
                 "no signature is by one of the keys",
@@ -318,12 +307,11 @@ def signed_statements(
 def trusted(
     paths: Iterable[str], keys: Iterable[str], keyring: Optional[str]
 ) -> list[SignedStatement]:
-    """The statements in these files, each signed by one of the keys; else a SgxEnclavesError.
+    """The statements in these files, or all files in a directory; see `signed_statements`.
 
-    A directory stands for all files in it. OpenPGP signatures are looked for beside a file, with
-    the suffix .asc or .sig.
+    OpenPGP signatures are looked for beside a file, with the suffix .asc or .sig.
     """
-    loaded = [load_key(read_file(key, DEFAULT_LIMITS.config_size), key) for key in keys]
+    loaded = [dsse.load_key(read_file(key, DEFAULT_LIMITS.config_size), key) for key in keys]
     if not loaded and keyring is None:
         raise InputError("nobody is trusted", hint="name a key with --key or --keyring")
     ring = read_file(keyring, MIB) if keyring is not None else None
@@ -331,7 +319,8 @@ def trusted(
     for file in (file for path in paths for file in _files_at(path)):
         beside = [f"{file}{end}" for end in _OPENPGP if Path(f"{file}{end}").exists()]
         signature = read_file(beside[0], MIB) if beside else None
-        found += signed_statements(read_file(file, MAX_ENVELOPE), file, loaded, ring, signature)
+        data = read_file(file, dsse.MAX_ENVELOPE)
+        found += signed_statements(data, file, loaded, ring, signature)
     return found
 
 
@@ -346,10 +335,9 @@ def _files_at(path: str) -> list[str]:
 def agreed(found: Iterable[SignedStatement], threshold: int) -> dict[str, str]:
     """SHA-256 of the unsigned enclaves, by name, that so many different signers have built.
 
-    Who signs a statement of provenance says that; who signs an equivalence only compared. Reports
-    of rebuilders may differ. Every enclave that one of them names must have enough rebuilders, and
-    all who speak of one release must name the same digest: else an AttestationError, and nothing
-    is agreed.
+    Who signs a statement of provenance says that; who signs an equivalence only compared. Every
+    enclave that is named must have enough rebuilders, and all who speak of one release must name
+    the same digest: else an AttestationError, and nothing is agreed.
     """
     if threshold < 1:
         raise InputError("a threshold is at least 1", found=str(threshold))
