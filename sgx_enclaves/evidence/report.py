@@ -23,6 +23,7 @@ from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.enclave.verdict import CheckState, Outcome, Verdict
 from sgx_enclaves.errors import ReportError, SgxEnclavesError
 from sgx_enclaves.files import read_file, sha256_of, write_files
+from sgx_enclaves.gate.record import time_text
 from sgx_enclaves.plain import as_plain, parse_json, read_schema, validate
 from sgx_enclaves.release.manifest import unsigned_name
 from sgx_enclaves.release.outcome import FROM_SOURCES, HARMLESS, HONEST_TOOLS
@@ -321,32 +322,30 @@ def canonical(plain: Mapping[str, Any]) -> bytes:
     return (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode("ascii")
 
 
-def head_of(report: bytes, when: datetime.datetime, manifest: Optional[Manifest]) -> Plain:
-    """What stands beside a report: its digest, when and by what it was made, timings."""
-    steps = [
-        {"tree": tree.release, "id": step.id, "milliseconds": step.milliseconds}
-        for tree in (manifest.trees if manifest is not None else ())
-        for step in tree.steps
-    ]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "report_sha256": sha256_of(report),
-        "made_at": when.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "tool": f"sgx-enclaves {__version__}",
-        "milliseconds": manifest.milliseconds if manifest is not None else None,
-        "steps": steps,
-    }
+def files_of(
+    report: Plain, time: str, manifest: Optional[Manifest], name: str = REPORT
+) -> dict[str, bytes]:
+    """A report, by that name; its build's manifest; its digest, when it was made, and timings."""
+    data, milliseconds, steps = canonical(report), None, []
+    files = {name: data}
+    if manifest is not None:
+        files[MANIFEST] = manifest_bytes(manifest)
+        milliseconds = manifest.milliseconds
+        steps = [
+            {"tree": tree.release, "id": step.id, "milliseconds": step.milliseconds}
+            for tree in manifest.trees
+            for step in tree.steps
+        ]
+    head = {"schema_version": SCHEMA_VERSION, "report_sha256": sha256_of(data), "made_at": time}
+    head |= {"tool": f"sgx-enclaves {__version__}", "milliseconds": milliseconds, "steps": steps}
+    return {**files, HEAD: canonical(head)}
 
 
 def write_report(folder: Path, report: Plain, manifest: Optional[Manifest] = None) -> None:
-    """Write a report, its head, the manifest of the build, and the short forms into a directory."""
-    data = canonical(report)
-    head = head_of(data, datetime.datetime.now(datetime.timezone.utc), manifest)
-    files = {REPORT: data, HEAD: canonical(head)}
-    files |= {f"report.{form}": report_summary(report, form).encode() for form in ("md", "xml")}
-    if manifest is not None:
-        files[MANIFEST] = manifest_bytes(manifest)
-    write_files(folder, files)
+    """Write a report, what stands beside it, and its short forms into a directory."""
+    time = time_text(datetime.datetime.now(datetime.timezone.utc))
+    files = {f"report.{form}": report_summary(report, form).encode() for form in ("md", "xml")}
+    write_files(folder, files | files_of(report, time, manifest))
 
 
 def read_report(data: bytes, file: str) -> Plain:

@@ -22,7 +22,7 @@ from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.artifact import Lookaside
 from sgx_enclaves.errors import ArgumentError, AttestationError, SgxEnclavesError
 from sgx_enclaves.evidence.envelope import load_signing_key
-from sgx_enclaves.evidence.report import HEAD, MANIFEST, canonical, head_of, manifest_bytes
+from sgx_enclaves.evidence.report import files_of
 from sgx_enclaves.evidence.statements import TOOL, attestation, enveloped, statements_of
 from sgx_enclaves.files import digest_file, read_file, sha256_of, write_file
 from sgx_enclaves.gate.arguments import SIGNATURES
@@ -200,17 +200,16 @@ class SgxTask(koji.tasks.BaseTaskHandler):
 
         Where there is a key for that, what it says is signed and uploaded too.
         """
-        data = canonical(report)
-        digest, now = sha256_of(data), datetime.datetime.now(datetime.timezone.utc)
-        self.upload(REPORT, data)
-        self.upload(HEAD, canonical(head_of(data, now, manifest)))
-        if manifest is not None:
-            self.upload(MANIFEST, manifest_bytes(manifest))
+        when = time_text(datetime.datetime.now(datetime.timezone.utc))
+        files = files_of(report, when, manifest, REPORT)
+        digest = sha256_of(files[REPORT])
+        for name, data in files.items():
+            self.upload(name, data)
         if self.config.attest_key is not None:
             file, builder = str(self.config.attest_key), self.config.attest_builder or TOOL
             key = load_signing_key(read_file(file, DEFAULT_LIMITS.config_size), file, None)
             try:
-                made = statements_of(report, digest, builder=builder, time=time_text(now))
+                made = statements_of(report, digest, builder=builder, time=when)
             except AttestationError as error:
                 self.log(f"no attestation: {error}")
             else:
