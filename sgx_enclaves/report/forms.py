@@ -2,13 +2,10 @@
 """Verdicts for people, as lines of text, and for programs, as plain data.
 
 Decides nothing, and leaves nothing that matters out: what is cut is counted, and what
-weakens a verdict is as visible as the verdict itself. Every text is made printable, so
-that nothing out of a file can steer a terminal.
+weakens a verdict is as visible as the verdict itself. Every text is made printable.
 
-Plain data are mappings and lists, as the schemas beside this module describe. Field names are those
-of the records that are reported. Offsets and sizes are integers in bytes, digests and excerpts
-lower-case hexadecimal. A report of a release or of a scan has of each enclave what its verdict
-comes to.
+The schemas beside this module describe the plain data. Field names are those of the records.
+Offsets and sizes are integers in bytes, digests and excerpts lower-case hexadecimal.
 """
 
 from __future__ import annotations
@@ -22,20 +19,12 @@ from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import DIRECTORY_NAMES, Block, Descriptor
 from sgx_enclaves.enclave.policy import known_signer
 from sgx_enclaves.enclave.sigstruct import Sigstruct
-from sgx_enclaves.enclave.verdict import (
-    BlockFacts,
-    Difference,
-    FileFacts,
-    Finding,
-    Origin,
-    Outcome,
-    Severity,
-    Verdict,
-)
+from sgx_enclaves.enclave.verdict import Finding, Origin, Outcome, Severity, Verdict
 from sgx_enclaves.plain import as_plain, printable
 
 if TYPE_CHECKING:
     # A comparison does without them.
+    from sgx_enclaves.enclave.verdict import BlockFacts, Difference, FileFacts
     from sgx_enclaves.explain.description import Description
     from sgx_enclaves.release.outcome import EnclaveOutcome, ReleaseVerdict
     from sgx_enclaves.rpm.check import EnclaveResult, PackageResult
@@ -52,9 +41,8 @@ Row = tuple[str, str]
 
 
 def paragraph(text: str, width: int, start: str = "", indent: Optional[int] = None) -> list[str]:
-    """A text in lines of at most `width`, where words allow it, behind `start`.
-
-    Before later lines there are `indent` blanks; by default as many as `start` has characters.
+    """Lines of at most `width`, where words allow it: behind `start`, later behind blanks,
+    `indent` or as many as `start` has characters.
     """
     return textwrap.wrap(
         printable(text),
@@ -69,10 +57,9 @@ def paragraph(text: str, width: int, start: str = "", indent: Optional[int] = No
 def row_lines(
     width: int, column: int, label: str, text: str, mark: str = "", hang: int = 0
 ) -> list[str]:
-    """A label in a column of `column` characters, and a text that hangs behind it.
+    """A label in a column of `column` characters, and a text that hangs behind it and `mark`.
 
-    The label is empty where the row continues the one above it; `mark` stands before the text, and
-    its later lines begin `hang` characters further to the right.
+    Its later lines begin `hang` characters further to the right.
     """
     start = f"{label:<{column}}{mark}"
     return paragraph(text, width, start, max(len(start), column) + hang)
@@ -97,11 +84,9 @@ def finding_lines(finding: Finding) -> list[str]:
     """A finding in full: what, where, expected and found, what to do."""
     where = _of_block(finding)
     where += [] if finding.offset is None else [f"at 0x{finding.offset:x}"]
+    values = {word: getattr(finding, word) for word in ("expected", "found", "hint")}
     lines = [finding.message + (f" ({', '.join(where)})" if where else "")]
-    for word in ("expected", "found", "hint"):
-        value = getattr(finding, word)
-        if value is not None:
-            lines.append(f"  {word:<9} {value}")
+    lines += [f"  {word:<9} {value}" for word, value in values.items() if value is not None]
     return [printable(line) for line in lines]
 
 
@@ -186,11 +171,8 @@ def _verdict_rows(
     explanation = verdict.explanation
     causes = explanation.causes if explanation is not None else ()
     explained = explanation is not None and bool(causes and explanation.differences)
-    against = [
-        finding
-        for finding in _against(verdict.findings)
-        if not (explained and finding.code in _SHOWN_ELSEWHERE)
-    ]
+    elsewhere = _SHOWN_ELSEWHERE if explained else ()
+    against = [f for f in _against(verdict.findings) if f.code not in elsewhere]
     notes = [finding for finding in verdict.findings if finding.severity is Severity.NOTE]
     yield from _some("why", [_finding_words(f) for f in against], most_findings)
     yield from _some("note", [_finding_words(f) for f in notes], most_findings)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reports whose words stand in templates/: pages of HTML, and texts of a fixed form.
 
-Decides nothing. A page holds no script and loads nothing. jinja2 escapes every value in
-it; `printable` makes every value of every report harmless. Records and answers of a
-build system are plain mappings as they come over the wire: a field that is missing is
-shown as unknown.
+Decides nothing. A page holds no script and loads nothing. jinja2 escapes every value in it;
+`printable` makes every value of every report harmless. Records and answers of a build system
+are plain mappings: a field that is missing is shown as unknown.
 """
 
 from __future__ import annotations
@@ -26,27 +25,12 @@ from sgx_enclaves.enclave import metadata, sigstruct
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.policy import known_signer
-from sgx_enclaves.enclave.verdict import (
-    ByteRange,
-    CheckState,
-    Finding,
-    Origin,
-    Outcome,
-    Verdict,
-)
+from sgx_enclaves.enclave.verdict import ByteRange, CheckState, Finding, Origin, Outcome, Verdict
 from sgx_enclaves.explain.description import Description
 from sgx_enclaves.explain.picture import Picture, Span, address_space, file_picture
 from sgx_enclaves.plain import printable, some
 from sgx_enclaves.release.outcome import BuildFacts, ReleaseVerdict
-from sgx_enclaves.report.forms import (
-    finding_lines,
-    paragraph,
-    reasons,
-    row_lines,
-    shorten,
-    table,
-    verdict_text,
-)
+from sgx_enclaves.report import forms
 
 if TYPE_CHECKING:
     import jinja2
@@ -77,11 +61,10 @@ _BUILD_WORDS = {
 }
 
 
-def _headline(verdict: ReleaseVerdict) -> str:
-    """The verdict as one precise sentence."""
-    weaker = verdict.outcome is Outcome.IDENTICAL and not verdict.reproducible
-    word = verdict.outcome.value.upper() + (", NOT REPRODUCIBLE" if weaker else "")
-    return f"{word}: {verdict.release}: {verdict.claim}"
+def _title(verdict: str, reproducible: Optional[bool], name: str) -> str:
+    """What a report begins with; the weaker *identical* is as visible as the other."""
+    weaker = verdict == Outcome.IDENTICAL.value and reproducible is False
+    return f"{verdict.upper()}{', NOT REPRODUCIBLE' if weaker else ''}: {name}"
 
 
 def _reproducible_words(verdict: ReleaseVerdict) -> str:
@@ -126,10 +109,7 @@ def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = ""
 
 
 def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:
-    """Bars of a file, or of a part of it, in scale: place, width, origin.
-
-    A bar says of the bytes that it stands for where the least explained of them is from.
-    """
+    """Place, width, and origin of the least explained of its bytes, of each bar of a part."""
     order = list(Origin)
     bars = [0] * _BARS
     size = max(end - start, 1)
@@ -164,10 +144,7 @@ def release_html(
     report: Optional[Mapping[str, Any]] = None,
     date: str = "",
 ) -> str:
-    """The whole report on a release: one page, with a section for each enclave.
-
-    Sources, toolchain and the release's digest are taken from the report for programs.
-    """
+    """One page, with a section for each enclave; sources, toolchain and digest by the report."""
     said: dict[str, dict[str, list[str]]] = {word: {} for word in _SAID}
     found: dict[str, Sequence[Finding]] = {}
     for enclave in verdict.enclaves:
@@ -188,9 +165,10 @@ def release_html(
         name: [f for f in findings if replace(f, offset=None) not in shared]
         for name, findings in found.items()
     }
-    title, claim = _headline(verdict), f"each enclave of the release {_SAME}"
-    if verdict.outcome is Outcome.IDENTICAL:
-        title, claim = title.removesuffix(f": {verdict.claim}"), verdict.claim
+    title = _title(verdict.outcome.value, verdict.reproducible, verdict.release)
+    claim = verdict.claim
+    if verdict.outcome is not Outcome.IDENTICAL:
+        title, claim = f"{title}: {claim}", f"each enclave of the release {_SAME}"
     lines = {
         word: [f"{', '.join(names)}: {words}" for words, names in texts.items()]
         for word, texts in said.items()
@@ -243,12 +221,11 @@ def report_summary(report: Mapping[str, Any], form: str) -> str:
         return against(enclave) or ([] if same else [enclave["headline"]])
 
     name = report["release"]["name"] if report["release"] else report["kind"]
-    weaker = report["verdict"] == "identical" and report["reproducible"] is False
-    verdict = f"{report['verdict']}{', not reproducible' if weaker else ''}".upper()
-    title = f"{verdict}: {name}: {report['claim']}"
+    title = f"{_title(report['verdict'], report['reproducible'], name)}: {report['claim']}"
     # of the whole, and of what no enclave was found in
     found = [words for p in report["packages"] for words in against(p, f"{p['file']}: ")]
     found += against(report)
+    weaker = report["verdict"] == "identical" and report["reproducible"] is False
     state = "weaker" if weaker else report["verdict"]
     cases = [(name, "verdict", state, "; ".join([title, *found]))]
     for enclave in report["enclaves"]:
@@ -267,10 +244,11 @@ def release_text(verdict: ReleaseVerdict, *, width: int = 80) -> str:
     """The whole report on a release, in lines of `width`."""
 
     def row(*parts: Any) -> _Lines:
-        return _joined(row_lines(width, 10, *parts))
+        return _joined(forms.row_lines(width, 10, *parts))
 
-    values = {"verdict": verdict, "title": _headline(verdict), "row": row, "width": width}
-    return filled("release.txt", **values)
+    title = _title(verdict.outcome.value, verdict.reproducible, verdict.release)
+    values = {"title": f"{title}: {verdict.claim}", "row": row, "width": width}
+    return filled("release.txt", verdict=verdict, **values)
 
 
 def result_text(result: PackageResult, *, width: int = 80) -> str:
@@ -301,23 +279,20 @@ def records_table(records: Sequence[Mapping[str, Any]]) -> str:
         for record in records
     ]
     header = ("RECORD", "BUILD", "VERDICT", "RELEASE", "CURRENT", "WHEN", "ENCLAVES")
-    return "\n".join(table(header, rows)) + "\n"
+    return "\n".join(forms.table(header, rows)) + "\n"
 
 
 def enclave_table(enclaves: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """One row an enclave: name, verdict, MRENCLAVE; its cause below it.
-
-    A MRENCLAVE is cut short rather than the line broken.
-    """
+    """One row an enclave, its MRENCLAVE cut short rather than the line broken; its cause below."""
     cells = [[_known(e.get(name)) for name in ("name", "verdict", "mrenclave")] for e in enclaves]
     names, verdicts = (max(len(row[at]) for row in [_HEADER, *cells]) for at in (0, 1))
     room = max(width - names - verdicts - _GAPS, _LEAST)
-    header, *lines = table(_HEADER, [(*row[:2], shorten(row[2], room)) for row in cells])
-    shown = [header]
-    for line, enclave in zip(lines, enclaves):
+    lines = forms.table(_HEADER, [(*row[:2], forms.shorten(row[2], room)) for row in cells])
+    shown = lines[:1]
+    for line, enclave in zip(lines[1:], enclaves):
         shown.append(line)
         if enclave.get("cause"):
-            shown += paragraph(str(enclave["cause"]), width, " " * (names + 2) + "cause: ")
+            shown += forms.paragraph(str(enclave["cause"]), width, " " * (names + 2) + "cause: ")
     return shown
 
 
@@ -373,7 +348,7 @@ def _environment() -> jinja2.Environment:
         build_words=_build_words,
         reproducible_words=_reproducible_words,
         counted=_counted,
-        reasons=reasons,
+        reasons=forms.reasons,
         some=some,
         bars=_bars,
         strip=_strip,
@@ -384,11 +359,11 @@ def _environment() -> jinja2.Environment:
         cell=lambda text: _MARKDOWN.sub(r"\\\1", printable(text)),
         quote=shlex.quote,
         known=_known,
-        paragraph=lambda text, *how: _joined(paragraph(str(text), *how)),
+        paragraph=lambda text, *how: _joined(forms.paragraph(str(text), *how)),
         enclaves=lambda found, width: _joined(enclave_table(found, width)),
-        finding=lambda finding, start: _joined(start + line for line in finding_lines(finding)),
+        finding=lambda found, start: _joined(start + line for line in forms.finding_lines(found)),
         verdict=lambda verdict, start, width: _joined(
-            start + line for line in verdict_text(verdict, width=width).splitlines()
+            start + line for line in forms.verdict_text(verdict, width=width).splitlines()
         ),
     )
     return environment
