@@ -108,9 +108,8 @@ def _packaged(request: SpecRequest) -> tuple[tuple[Enclave, ...], list[str]]:
         else:
             left_out.append(f"{enclave.name} is left out: {why}")
     if not chosen:
-        raise CatalogueError(
-            f"{release.name} has no enclave that can be packaged", found="; ".join(left_out)
-        )
+        message = f"{release.name} has no enclave that can be packaged"
+        raise CatalogueError(message, found="; ".join(left_out))
     return tuple(chosen), left_out
 
 
@@ -128,9 +127,7 @@ def _trees(request: SpecRequest, enclaves: Iterable[Enclave]) -> list[tuple[Rele
 def sources_of(request: SpecRequest) -> dict[Artifact, tuple[str, ...]]:
     """The archives that unsigned enclaves are built from, those of one name once.
 
-    Returns:
-        To each the enclaves without which it is not needed; none if one that is always
-        built needs it.
+    With the enclaves without which each is not needed; none if one that is always built needs it.
     """
     enclaves, _left_out = _packaged(request)
     always = [enclave for enclave in enclaves if enclave.may_ship and enclave.required]
@@ -150,53 +147,43 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
     release = request.release
     enclaves, notes = _packaged(request)
     if release.license is None:
-        raise CatalogueError(
-            f"{release.name} names no licence", file=release.file, hint="add the key license"
-        )
+        message = f"{release.name} names no licence"
+        raise CatalogueError(message, file=release.file, hint="add the key license")
     unpinned = request.catalogue.unpinned_digests(release)
     if unpinned:
         what = "accepts them all the same" if request.allow_unpinned else "refuses them"
         notes.append(f"NOT PINNED by the release; the build {what}:")
         notes += [f"  {fact}" for fact in unpinned]
-    sources = _sources(request, enclaves)
-    values: dict[str, object] = {
+    sources, trees = _sources(request, enclaves), _trees(request, enclaves)
+    # Whose keys the enclaves are signed with; a name is used where all are known as one's.
+    vendors = {signer_name(enclave.signer).partition(" (")[0] for enclave in release.enclaves}
+    toolchains = [(tree, tree.toolchain) for tree, _build in trees if tree.toolchain]
+    packaged = {tree.name: _packaged_tools(tree) for tree, _found in toolchains}
+    brought = [f"sgx-toolchain({name})" for name, tools in packaged.items() if tools]
+    others = (
+        {tool.name for tool in found.tools} - packaged[tree.name].keys()
+        for tree, found in toolchains
+    )
+    return {
         "kind": request.kind.value,
         "arguments": _arguments(request, len(sources) - 1),
-        "vendor": _vendor(release),
-        "url": _home(request, enclaves),
+        "vendor": "Intel" if vendors == {"Intel"} else "the vendor",
+        "url": _home(release, trees),
         "notes": notes,
         "enclaves": enclaves,
         "bundled": {enclave.name: _bundled(request, enclave) for enclave in enclaves},
         "sources": sources,
+        "licences": _licences(request, trees),
+        "toolchain": ", ".join(sorted({found.name for _tree, found in toolchains})),
+        "tools": sorted(set().union(*others)),
+        "toolchain_packages": [*brought, *request.toolchain_packages],
     }
-    trees = _trees(request, enclaves)
-    values["licences"] = _licences(request, trees)
-    if request.kind is SpecKind.REPRODUCIBLE:
-        toolchains = [(tree, tree.toolchain) for tree, _build in trees if tree.toolchain]
-        tools = {
-            tool.name
-            for tree, found in toolchains
-            for tool in found.tools
-            if tool.name not in _packaged_tools(tree)
-        }
-        packaged = [tree.name for tree, _found in toolchains if _packaged_tools(tree)]
-        brought = (f"sgx-toolchain({name})" for name in packaged)
-        values["toolchain"] = ", ".join(sorted({found.name for _tree, found in toolchains}))
-        values["tools"] = sorted(tools)
-        values["toolchain_packages"] = [*brought, *request.toolchain_packages]
-    return values
 
 
-def _vendor(release: Release) -> str:
-    """Whose keys the enclaves are signed with, where all are known as one's."""
-    names = {signer_name(enclave.signer).partition(" (")[0] for enclave in release.enclaves}
-    return "Intel" if names == {"Intel"} else "the vendor"
-
-
-def _home(request: SpecRequest, enclaves: Iterable[Enclave]) -> str:
+def _home(release: Release, trees: Iterable[tuple[Release, Build]]) -> str:
     """The page of the sources, by the newest place of the first; else where the vendor's are."""
-    places = [build.sources[0].artifact.urls[-1] for _tree, build in _trees(request, enclaves)]
-    places += [archive.artifact.urls[0] for archive in request.release.vendor]
+    places = [build.sources[0].artifact.urls[-1] for _tree, build in trees]
+    places += [archive.artifact.urls[0] for archive in release.vendor]
     page, archive, _rest = places[0].partition("/archive/")
     return page if archive else f"{places[0].rpartition('/')[0]}/"
 
@@ -256,17 +243,11 @@ def _toolchain(request: SpecRequest) -> Mapping[str, object]:
     lost = [f"toolchain.{key}" for key in ("prefix", "interpreter") if not getattr(toolchain, key)]
     lost += [f"the source of {name}" for name in _TOOLS if name not in tools]
     if lost:
-        raise CatalogueError(
-            f"{release.name} does not say what its toolchain is packaged from",
-            file=release.file,
-            expected=", ".join(lost),
-        )
-    return {
-        "toolchain": toolchain,
-        "tools": tools,
-        "sources": _sources(request, ()),
-        "place": build.root.rpartition("/")[0],
-    }
+        message = f"{release.name} does not say what its toolchain is packaged from"
+        raise CatalogueError(message, file=release.file, expected=", ".join(lost))
+    place = build.root.rpartition("/")[0]
+    sources = _sources(request, ())
+    return {"toolchain": toolchain, "tools": tools, "sources": sources, "place": place}
 
 
 class _Macros(str):
@@ -282,10 +263,9 @@ def _escaped(value: object) -> str:
 
 def _arguments(request: SpecRequest, last: int) -> _Macros:
     """What every macro gets first; a release that is a source itself is the last one."""
-    words = ["-u"] if request.allow_unpinned else []
-    if not _is_own(request.release):
-        words.append(f"-c %{{SOURCE{last}}}")
-    return _Macros(" ".join([*words, request.release.name]))
+    unpinned = "-u " if request.allow_unpinned else ""
+    source = "" if _is_own(request.release) else f"-c %{{SOURCE{last}}} "
+    return _Macros(f"{unpinned}{source}{request.release.name}")
 
 
 def _is_own(release: Release) -> bool:
