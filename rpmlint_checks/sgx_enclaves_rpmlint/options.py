@@ -60,7 +60,11 @@ class Options:
         if not isinstance(table, dict):
             self.problems.append("[SgxEnclave] is not a table")
         self._table: dict[str, Any] = table if isinstance(table, dict) else {}
-        self.references = self._references()
+        self.references = (
+            self._by_enclave("reference", self._by_version)
+            if isinstance(self._table.get("reference"), dict)
+            else {"": {"": self._texts("reference")}}
+        )
         self.signers = self._by_enclave("signers", self._mrsigners)
         self.least_isvsvn = self._by_enclave("least_isvsvn", self._svn)
         # Asks the whole catalogue, which takes its time.
@@ -109,18 +113,9 @@ class Options:
         self._wrong(where, "a text or a list of texts", value)
         return ()
 
-    def _references(self) -> dict[str, dict[str, tuple[str, ...]]]:
-        given = self._table.get("reference", [])
-        if not isinstance(given, dict):
-            return {"": {"": self._texts("reference")}}
-        found = {}
-        for name, value in given.items():
-            by_version = value if isinstance(value, dict) else {"": value}
-            found[name] = {
-                version: self._texts(f"reference.{name}.{version}".rstrip("."), paths)
-                for version, paths in by_version.items()
-            }
-        return found
+    def _by_version(self, where: str, value: object) -> dict[str, tuple[str, ...]]:
+        given = value if isinstance(value, dict) else {"": value}
+        return {key: self._texts(f"{where}.{key}".rstrip("."), it) for key, it in given.items()}
 
     def _by_enclave(self, key: str, check: Callable[[str, Any], Any]) -> dict[str, Any]:
         value = self._table.get(key, {})

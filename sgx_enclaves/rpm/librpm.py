@@ -68,14 +68,11 @@ def librpm() -> Any:
 
 
 class Header:
-    """One header, parsed by librpm.
+    """One header, parsed by librpm; a PackageError if that refuses it.
 
     Args:
-        start: offset of the header in the package.
+        start: its offset in the package.
         blob: it without its magic, as the RPM database has it too.
-
-    Raises:
-        PackageError: librpm refuses it.
     """
 
     def __init__(self, file: str, start: int, blob: bytes, limits: PackageLimits) -> None:
@@ -87,8 +84,9 @@ class Header:
         try:
             self.parsed = librpm().hdr(blob)
         except librpm().error as error:
+            found = f"librpm: {error}"
             raise PackageError(
-                "a header is malformed", file=file, offset=start, found=f"librpm: {error}"
+                "a header is malformed", file=file, offset=start, found=found
             ) from None
         entries = int.from_bytes(blob[:4], "big")
         # Tag, type, offset and count of each.
@@ -196,10 +194,7 @@ def truncated(file: str, expected: int, found: int) -> PackageDamagedError:
 
 
 def is_signed_by_known_key(header: Header, signatures: Mapping[int, Any]) -> bool:
-    """Whether one of the signatures over a header is good, by a key of rpm's keyring.
-
-    The header pins the payload. librpm judges, in a child process.
-    """
+    """Whether a key of rpm's keyring has signed a header, which pins the payload; librpm judges."""
 
     def verify() -> bytes:
         # librpm logs what it finds.
@@ -248,11 +243,9 @@ class PackageFile:
     """One file as the header describes it.
 
     Attributes:
-        index: its place in the header.
         path: absolute; relative in a source package.
         mode: of a kind that is one of `KINDS`.
-        digest: hexadecimal; empty for what has no content.
-        target: where a symbolic link points, else empty.
+        digest: hexadecimal; empty for what has no content, as `target` for what is no link.
         ghost: owned by the package, but not in its payload.
         inode: device and inode; files that share them are hard links.
     """

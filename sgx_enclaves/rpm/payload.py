@@ -43,11 +43,9 @@ _TOGETHER = 16
 
 
 class PayloadFile(NamedTuple):
-    """A regular file that comes with a package: one of those that are hard links to each other.
+    """A regular file that comes with a package, and the paths of the hard links to it.
 
-    Attributes:
-        links: the paths of the others.
-        chunks: its bytes, once; the digest is checked behind the last one.
+    The chunks are its bytes, once; the digest is checked behind the last one.
     """
 
     file: PackageFile
@@ -266,10 +264,7 @@ def _content(package: Package, file: PackageFile, chunks: Iterable[bytes]) -> It
 
 @contextmanager
 def installed(header: bytes, path: str, root: str = "/") -> Iterator[Contents]:
-    """The contents of an installed package, by its header as the RPM database has it.
-
-    `path` is only what to call the package.
-    """
+    """The contents of an installed package, called `path`, by its header in the RPM database."""
     parsed = Header(path, 0, header, DEFAULT_PACKAGE_LIMITS)
     # Of a relocated package, rpm has written the paths again, and nobody has signed those.
     package = Package(parsed, DEFAULT_PACKAGE_LIMITS, None if parsed.has_tags_twice else parsed)

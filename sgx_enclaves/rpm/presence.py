@@ -32,11 +32,9 @@ _PROVIDE = re.compile(r"sgx-enclave\((?P<name>[^:()]+)(?::(?P<state>signed|unsig
 
 
 class Evidence(NamedTuple):
-    """One reason to believe that a package contains an enclave.
+    """One reason to believe that a package contains an enclave, by its name there, such as `ide`.
 
-    Attributes:
-        name: the enclave's name in packages, for example `ide`; None when unknown.
-        signed: whether it claims to be signed. Provides that do not say so ask for trust, too.
+    It claims to be signed, unless it says otherwise: Provides that say nothing ask for trust, too.
     """
 
     text: str
@@ -60,11 +58,9 @@ def evidence(provides: Iterable[str], files: Iterable[str]) -> Iterator[Evidence
 
 
 def is_suspect(provides: Iterable[str], files: Iterable[str]) -> bool:
-    """Whether the payload must be read: it claims an enclave, or has a file where they stand.
-
-    A link in the place of the enclave folder leads who knows where.
-    """
+    """Whether the payload must be read: it claims an enclave, or has a file where they stand."""
     paths = tuple(files)
+    # A link in the place of the enclave folder leads who knows where.
     return any(evidence(provides, paths)) or any(
         path.startswith(ENCLAVE_FOLDER) or path in ENCLAVE_FOLDERS for path in paths
     )
@@ -81,10 +77,7 @@ def is_in_enclave_folder(path: str) -> bool:
 
 
 def stem_of(path: str) -> str:
-    """What the unsigned and the signed file of an enclave have in common in their names.
-
-    `libsgx_pce.signed.so.1.25.100.1` and `libsgx_pce.so` are both `libsgx_pce`.
-    """
+    """`libsgx_pce` for `libsgx_pce.so` and `libsgx_pce.signed.so.1.25.100.1`."""
     match = _SHARED_OBJECT.match(_base(path))
     return match["stem"] if match else _base(path)
 

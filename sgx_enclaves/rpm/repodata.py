@@ -43,12 +43,9 @@ _SECONDS, _MEMORY = 600, 2048 * MIB
 
 
 class Listing(NamedTuple):
-    """What repodata say about one package file.
+    """What repodata say about one package file; the digest is hexadecimal, the algorithm hashlib's.
 
-    Attributes:
-        algorithm: of the digest, as hashlib calls it.
-        digest: of the whole file, hexadecimal.
-        suspect: whether its Provides or its file list have anything of an enclave.
+    It is suspect if its Provides or its file list have anything of an enclave.
     """
 
     size: int
@@ -84,8 +81,7 @@ def read_repository(folder: str) -> Repository:
     """Read the repodata below a folder.
 
     Raises:
-        UnsupportedError: createrepo_c is not installed, or a list is compressed
-            with something that cannot be read.
+        UnsupportedError: no createrepo_c, or a list is compressed with something unknown.
         InputError: a file cannot be read.
         RepodataError: broken, or without one of the lists.
         ArchiveError: a list does not unpack.

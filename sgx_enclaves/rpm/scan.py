@@ -213,8 +213,7 @@ class ScanSettings:
         check: `check_package` with the policies and what is permitted.
         record: a result as a mapping that `json.dumps` takes, with its `exit_status`.
         deep: read every payload, so that an enclave under an innocent name is found.
-        beside: packages that may hold the counterparts of others; see `neighbours_in`.
-        neighbours: what those are worth; their references are not yet opened.
+        beside: see `neighbours_in`; `neighbours` is what those are worth, none of them opened.
     """
 
     references: tuple[str, ...]
@@ -233,11 +232,9 @@ def scan(
     state: Optional[ScanState] = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Iterator[Scanned]:
-    """Yield a result for each package, as they come.
+    """Yield a result for each package, as they come; `state` has those of an earlier scan.
 
-    Args:
-        jobs: processes; 1 works in this one.
-        state: what an earlier scan found; new results are added to it.
+    New results are added to it. With one of `jobs`, the work is done in this process.
     """
     kept = dict(filter(None, map(state.known, targets))) if state is not None else {}
     pending = [target for target in targets.items() if target[0] not in kept]
