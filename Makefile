@@ -32,6 +32,7 @@ PYTHON ?= python3
 BUILD := build
 VENV := $(BUILD)/venv
 RUN := $(VENV)/bin/python
+PYTEST := env --unset=PYTHONDONTWRITEBYTECODE $(RUN) -m pytest
 
 # Two more than the cores, since some tests wait, for one another too; timing is left to the benchmarks.
 WORKERS ?= $(shell expr $$(nproc) + 2)
@@ -71,9 +72,11 @@ lint: setup
 typecheck: setup
 	$(VENV)/bin/mypy
 
-# A thousand processes start on the way: compiled once, whatever the caller's environment says.
+# A thousand processes start on the way, and each worker imports all tests: what is compiled is
+# kept, whatever the caller's environment says, and the tests are compiled before, by one process.
 unit: setup rpmlint pages
-	env --unset=PYTHONDONTWRITEBYTECODE $(RUN) -m pytest --numprocesses $(WORKERS) --dist worksteal
+	@$(call step,collect,compile the tests) $(PYTEST) --collect-only --quiet
+	$(PYTEST) --numprocesses $(WORKERS) --dist worksteal
 
 rpmlint: $(RPMLINTS:%=$(BUILD)/rpmlint-%.stamp)
 
