@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A strict reader of tar streams: ustar, pax and GNU long names, nothing else.
 
-Knows the tar format (POSIX.1-2017 `pax`, GNU tar's manual, "Basic Tar Format").
-Never seeks, never writes, never holds more than one header or one chunk.
-
-Python's own `tarfile` repairs and guesses; here an archive is evidence, so what
-is odd is refused: links that leave the tree, devices, sparse files, absolute
-and `..` names, a name that comes twice, bytes behind the end.
+Source: POSIX.1-2017 `pax`; GNU tar's manual, "Basic Tar Format". Never holds more than one header
+or one chunk. Python's own `tarfile` repairs and guesses; here an archive is evidence, so what is
+odd is refused: links that leave the tree, devices, sparse files, absolute and `..` names, a name
+that comes twice, bytes behind the end.
 """
 
 from __future__ import annotations

@@ -32,16 +32,11 @@ from sgx_enclaves.files import (
 )
 from sgx_enclaves.limits import MIB
 from sgx_enclaves.plain import as_plain
+from sgx_enclaves.release import vendor
 from sgx_enclaves.release.archive import lay_out, pack_members, read_contents, read_members
 from sgx_enclaves.release.build import find_targets
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.sandbox import Isolation, Machine, best_isolation
-from sgx_enclaves.release.vendor import (
-    SignedArchive,
-    fetch_signed,
-    fetch_sources,
-    read_signed_enclaves,
-)
 from sgx_enclaves.report.forms import table
 from sgx_enclaves.specs import SpecKind, SpecRequest, render
 
@@ -133,7 +128,7 @@ def _check(args: argparse.Namespace, release: Release) -> int:
         routes = {route.id: route.enclaves for route in release.build.routes}
         names = args.enclaves or routes.get(args.route, built)
         release = release.only(names).along(names, args.route)
-    archives = fetch_sources(release, arguments.chosen_fetcher(args))
+    archives = vendor.fetch_sources(release, arguments.chosen_fetcher(args))
     with tempfile.TemporaryDirectory(prefix="sgx-enclaves-") as scratch:
         checked = _checked(release, archives, Path(scratch))
         checks = [{"what": what, "problem": problem or None} for what, problem in checked]
@@ -166,7 +161,9 @@ def _repack(args: argparse.Namespace, release: Release) -> int:
     if args.output is None:
         raise InputError("no file is named to write to", hint="name it with -o")
     part = release.only([enclave.name for enclave in release.enclaves if enclave.may_ship])
-    signed = read_signed_enclaves(part, fetch_signed(part, arguments.chosen_fetcher(args)))
+    signed = vendor.read_signed_enclaves(
+        part, vendor.fetch_signed(part, arguments.chosen_fetcher(args))
+    )
     data = pack_members({enclave.member: signed[enclave.name] for enclave in part.enclaves})
     enclaves = [
         {
@@ -225,12 +222,12 @@ def fetch(args: argparse.Namespace) -> int:
     named: dict[str, Path] = {}
     if args.what != "signed":
         for tree in catalogue.trees_of(release):
-            fetched = fetch_sources(tree, fetcher)
+            fetched = vendor.fetch_sources(tree, fetcher)
             files += [_entry("source", tree, name, file) for name, file in fetched.items()]
             for source in tree.build.sources if tree.build is not None else ():
                 named[source.artifact.filename] = fetched[source.id].path
     if args.what != "sources":
-        signed = fetch_signed(release, fetcher)
+        signed = vendor.fetch_signed(release, fetcher)
         for archive in release.vendor:
             here = signed[archive.id]
             entry = _entry("signed", release, archive.id, here.fetched)
@@ -257,12 +254,12 @@ def _copy(files: Mapping[str, Path], into: Path) -> None:
 
 def _write_signed(
     release: Release,
-    archives: Mapping[str, SignedArchive],
+    archives: Mapping[str, vendor.SignedArchive],
     signed_into: Optional[Path],
     signatures_into: Optional[Path],
 ) -> None:
     """Write each enclave of the release, or its signatures, into the folders."""
-    enclaves = read_signed_enclaves(release, archives)
+    enclaves = vendor.read_signed_enclaves(release, archives)
     for enclave in release.enclaves:
         data = enclaves[enclave.name]
         if signed_into is not None:

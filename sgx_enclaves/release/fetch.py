@@ -1,31 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bring a pinned file into the cache, or say why not.
+"""Bring a pinned file into the cache, or say why not; docs/releases.md has the cache's layout.
 
-The rules:
-
-0. A file in the local directory is taken from there if it is the right one; a wrong one
-   there is an error, since its user has put it there.
-1. A file counts only when its SHA-256, or the digest of its contents, is the pinned
-   one; if both are pinned, both. Without a pin the caller must ask for that by name,
-   and the result says so.
-2. Each place is tried a bounded number of times, then the next place.
-3. A broken download is resumed only if the server vouches by If-Range that it still has
-   the same file. Pieces that do not fit are fetched again once.
-4. A file with a wrong digest is kept aside and reported. Another place may still
-   have the right one (upstream was renamed, and archives that are made on demand
-   carry the name); when none has, the wrong digest is the error.
+1. A file counts only when its SHA-256, or the digest of its contents, is the pinned one; if both
+   are pinned, both. Without a pin the caller must ask for that by name, and the result says so.
+2. A wrong file in the local directory is an error, since its user has put it there.
+3. Each place is tried a bounded number of times, then the next place. A broken download is resumed
+   only if the server vouches by If-Range that it still has the same file. Pieces that do not fit
+   are fetched again once.
+4. A file with a wrong digest is kept aside and reported. Another place may still have the right one
+   (upstream was renamed, and archives that are made on demand carry the name); when none has, the
+   wrong digest is the error.
 5. Trouble with the local disk ends the job too; what is here stays for later.
 
-The cache is named by content:
-
-    DIR/sha256/ab/cdef…     whole files, named by their digest, read-only
-    DIR/contents/ab/cdef…   archives of which only the contents are pinned, named by these
-    DIR/partial/KEY.part    what a broken download left, with KEY.origin beside it
-    DIR/locks/KEY.lock      held while KEY is fetched
-    DIR/quarantine/         files that were not what they should be
-
-A file gets its final name only by a rename of a whole, synced, digested file,
-and is digested again each time before it is used.
+A file gets its final name only by a rename of a whole, synced, digested file, and is digested again
+each time before it is used.
 """
 
 from __future__ import annotations

@@ -19,26 +19,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from sgx_enclaves.errors import BuildError, InputError
 from sgx_enclaves.limits import MIB
-from sgx_enclaves.release.place import (
-    STANDARD_PATH,
-    Command,
-    Ended,
-    LockedPackage,
-    Output,
-    describe,
-    installed_packages,
-    log_header,
-    log_tail,
-    run_program,
-    run_tool,
-)
-
-if TYPE_CHECKING:
-    from sgx_enclaves.release.place import Tree
+from sgx_enclaves.release import place
 
 RPM_DATABASES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
 _MAX_LOG = 256 * MIB
@@ -141,20 +126,20 @@ class Machine:
         self.isolated = isolation is not Isolation.NONE
         self._visible = tuple(visible)
 
-    def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[Output]:
+    def ask(self, commands: Sequence[Sequence[str]], timeout: float) -> Sequence[place.Output]:
         """See `Place`."""
-        path = {"PATH": STANDARD_PATH}
-        return [run_tool([*self._enter, *command], timeout, path) for command in commands]
+        path = {"PATH": place.STANDARD_PATH}
+        return [place.run_tool([*self._enter, *command], timeout, path) for command in commands]
 
-    def packages(self) -> Sequence[LockedPackage]:
+    def packages(self) -> Sequence[place.LockedPackage]:
         """See `Place`; a machine with rpm but without its database is no RPM machine."""
         folders = [Path(self._root or "/", name) for name in RPM_DATABASES]
         there = any((f / "Packages").exists() or any(f.glob("*.sqlite")) for f in folders)
         if shutil.which("rpm") is None or not there:
             return ()
-        return installed_packages(self._root)
+        return place.installed_packages(self._root)
 
-    def open(self, scratch: Path, root: str) -> Tree:
+    def open(self, scratch: Path, root: str) -> place.Tree:
         """See `Place`; the path must be one that a tree can have."""
         return Sandbox(scratch, root, self._isolation, self._visible)
 
@@ -204,28 +189,28 @@ class Sandbox:
         if self._remove is not None:
             remove_tree(self._remove)
 
-    def run(self, command: Command, log: Path) -> Ended:
+    def run(self, command: place.Command, log: Path) -> place.Ended:
         """See `Tree`."""
         enter = [*self._enter, "--hostname", command.hostname] if self._enter else []
         variables = [f"{name}={value}" for name, value in command.environment.items()]
         argv = [*_SUPERVISE, *enter, _ENV, "-i", f"--chdir={command.folder}", "--", *variables]
         try:
             with log.open("wb") as out:
-                out.write(log_header(command).encode("utf-8", "replace"))
+                out.write(place.log_header(command).encode("utf-8", "replace"))
                 out.flush()
-                ended = run_program(
+                ended = place.run_program(
                     [*argv, *command.argv], {}, command.timeout, out, _MAX_LOG, command.umask
                 )
-                ended = _as_step(ended, command, log_tail(log)[-1:])
+                ended = _as_step(ended, command, place.log_tail(log)[-1:])
                 with contextlib.suppress(OSError):
                     seconds = ended.milliseconds / 1000
-                    out.write(f"# {describe(ended)} after {seconds:.1f} s\n".encode())
+                    out.write(f"# {place.describe(ended)} after {seconds:.1f} s\n".encode())
                 return ended
         except OSError as error:
-            return Ended(None, False, f"cannot be run and logged: {error.strerror}", 0)
+            return place.Ended(None, False, f"cannot be run and logged: {error.strerror}", 0)
 
 
-def _as_step(ended: Ended, command: Command, last: Sequence[str]) -> Ended:
+def _as_step(ended: place.Ended, command: place.Command, last: Sequence[str]) -> place.Ended:
     """What the programs around the step report of it, by the last line that it printed."""
     who, _, reason = "".join(last).partition(": ")
     if (who, ended.status) in _NOT_STARTED:
@@ -264,7 +249,7 @@ def _proc(isolation: Isolation) -> tuple[str, ...]:
     user = ["--unshare-user"] if isolation is Isolation.USER else []
     words = ["bwrap", "--unshare-pid", *user, "--ro-bind", "/", "/", *own, "true"]
     # bubblewrap's refusal; of a machine that is only slow nothing is known
-    return shared if run_tool(words, _PROBE_TIMEOUT).status == 1 else own
+    return shared if place.run_tool(words, _PROBE_TIMEOUT).status == 1 else own
 
 
 def best_isolation() -> tuple[Isolation, str]:
@@ -274,7 +259,7 @@ def best_isolation() -> tuple[Isolation, str]:
     said = ""
     kinds = (Isolation.ROOT, Isolation.USER) if os.geteuid() == 0 else (Isolation.USER,)
     for kind in kinds:
-        output = run_tool([*bubblewrap(kind, []), _ENV, "true"], _PROBE_TIMEOUT)
+        output = place.run_tool([*bubblewrap(kind, []), _ENV, "true"], _PROBE_TIMEOUT)
         if output.status == 0:
             return kind, ""
         said = said or output.text.strip()

@@ -25,17 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from sgx_enclaves import files
 from sgx_enclaves.errors import FormatError, ManifestError, SgxEnclavesError
-from sgx_enclaves.files import (
-    digest_entries,
-    locked,
-    read_file,
-    sha256_of,
-    sync,
-    system_errors,
-    tree_entries,
-    write_file,
-)
 from sgx_enclaves.plain import as_plain, from_plain, parse_json, record
 from sgx_enclaves.release.manifest import LOGS, MANIFEST, Built, StepRecord, load_built
 from sgx_enclaves.release.outcome import Say
@@ -96,7 +87,7 @@ class BuildStore:
         path = self.root / "locks" / f"{name}.lock"
         waiting = partial(self._say, f"another process builds the same; waiting for it ({path})")
         most, said = (_LOCK_TIMEOUT, waiting) if wait else (0.0, None)
-        return locked(path, most, opening=_disk_errors(self.root), waiting=said)
+        return files.locked(path, most, opening=_disk_errors(self.root), waiting=said)
 
     def build(
         self,
@@ -142,7 +133,7 @@ class TreeProgress:
         path = str(folder / _PROGRESS)
         with suppress(SgxEnclavesError, OSError, *_OTHER_FORM):
             folder.mkdir(parents=True, exist_ok=True)
-            kept = parse_json(read_file(path, _MAX_RECORD), file=path, error=FormatError)
+            kept = parse_json(files.read_file(path, _MAX_RECORD), file=path, error=FormatError)
             steps = (from_plain(StepRecord, step) for step in kept["steps"])
             finished = {step.id: step for step in steps}
             self.configs = {name: bytes.fromhex(text) for name, text in kept["configs"].items()}
@@ -166,7 +157,7 @@ class TreeProgress:
                 if step.log is not None:
                     shutil.copyfile(into / step.log, self._folder / Path(step.log).name)
             plain = {"steps": tuple(self.steps.values()), "configs": self.configs}
-            write_file(str(self._folder / _PROGRESS), json.dumps(as_plain(plain)).encode())
+            files.write_file(str(self._folder / _PROGRESS), json.dumps(as_plain(plain)).encode())
 
 
 def _make(final: Path, key: str, make: Callable[[Path], object]) -> None:
@@ -182,11 +173,11 @@ def _make(final: Path, key: str, make: Callable[[Path], object]) -> None:
     try:
         (work / "files").mkdir()
         make(final / "files")
-        write_file(str(work / _PIN), _pin(work, key).encode())
+        files.write_file(str(work / _PIN), _pin(work, key).encode())
         work.chmod(0o755)
         final.unlink()
         work.rename(final)
-        sync(final.parent)
+        files.sync(final.parent)
     finally:
         if work.exists():
             final.unlink(missing_ok=True)
@@ -194,16 +185,16 @@ def _make(final: Path, key: str, make: Callable[[Path], object]) -> None:
 
 
 def _pin(folder: Path, key: str) -> str:
-    manifest = sha256_of(read_file(str(folder / "files" / MANIFEST), _MAX_RECORD))
+    manifest = files.sha256_of(files.read_file(str(folder / "files" / MANIFEST), _MAX_RECORD))
     logs = folder / "files" / LOGS
     # a build that never came to its first step has none
-    entries = tree_entries(logs) if logs.exists() else ()
-    return digest_of({"key": key, "manifest": manifest, "logs": digest_entries(entries)})
+    entries = files.tree_entries(logs) if logs.exists() else ()
+    return digest_of({"key": key, "manifest": manifest, "logs": files.digest_entries(entries)})
 
 
 def _load(folder: Path, key: str) -> Built:
     """A kept build of that key, if it is whole and unchanged; an error of ours otherwise."""
-    if _pin(folder, key).encode() != read_file(str(folder / _PIN), 64):
+    if _pin(folder, key).encode() != files.read_file(str(folder / _PIN), 64):
         words = "was changed after the build, as a log may be, or is of another build"
         raise ManifestError(words, file=str(folder / "files" / MANIFEST))
     built = load_built(folder / "files")
@@ -217,4 +208,4 @@ def _load(folder: Path, key: str) -> Built:
 
 def _disk_errors(path: Path) -> AbstractContextManager[None]:
     hint = "check the directory and its rights; --work names another"
-    return system_errors(str(path), "the work directory cannot be used", hint=hint)
+    return files.system_errors(str(path), "the work directory cannot be used", hint=hint)

@@ -2,14 +2,12 @@
 """Bring what a release needs: its sources, and the vendor's signed enclaves, out of the
 vendor's archives, a repacked one, or a directory that the user gives.
 
-Never looks into an enclave: whose it is and what is in it, the comparison says.
+Never looks into an enclave: whose it is and what is in it, the comparison says. The vendor's
+checksums file stands beside the archive on the same server, so that it proves nothing against that
+server; it does catch a pin that was copied wrongly and an archive that was exchanged silently.
 
-Joins catalogue, fetcher, archives and the vendor's checksum files. Such a file stands
-beside the archive on the same server, so that it proves nothing against that server; it
-does catch a pin that was copied wrongly and an archive that was exchanged silently.
-
-A repacked archive, as a distribution makes it, is taken for the vendor's where each kept
-member is the original's, byte for byte; what is not must be proved by comparing the enclaves.
+A repacked archive, as a distribution makes it, is taken for the vendor's where each kept member is
+the original's, byte for byte; what is not must be proved by comparing the enclaves.
 """
 
 from __future__ import annotations

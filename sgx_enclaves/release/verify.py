@@ -17,13 +17,7 @@ from sgx_enclaves.enclave.compare import compare
 from sgx_enclaves.enclave.verdict import Finding, Outcome, Verdict, finding_of
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.explain.explain import explained
-from sgx_enclaves.release.build import (
-    build_inputs,
-    build_trees,
-    look_at_tree,
-    plan_trees,
-    trees_name,
-)
+from sgx_enclaves.release import build, vendor
 from sgx_enclaves.release.build_tree import BuildRequest, TreeInputs, TreePlan
 from sgx_enclaves.release.fetch import Fetched, Fetcher
 from sgx_enclaves.release.manifest import (
@@ -56,12 +50,6 @@ from sgx_enclaves.release.toolchain import (
     ToolchainKind,
     ToolchainRecord,
     require_lock,
-)
-from sgx_enclaves.release.vendor import (
-    SignedFiles,
-    fetch_sources,
-    signed_of_archives,
-    signed_of_directory,
 )
 
 _LINES = 3
@@ -109,7 +97,7 @@ class Verified:
 
     verdict: ReleaseVerdict
     built: Files[BuiltEnclave]
-    signed: SignedFiles
+    signed: vendor.SignedFiles
     toolchains: Mapping[str, ToolchainRecord]
     manifest: Optional[Manifest] = None
 
@@ -142,9 +130,9 @@ def verify_release(request: Request, *, fetcher: Fetcher, store: BuildStore) -> 
     _take_built(request, built, ours)
     ours.refuse_rest(release.enclaves, *log.stages)
     if request.signed is not None:
-        theirs = signed_of_directory(release, request.signed, log)
+        theirs = vendor.signed_of_directory(release, request.signed, log)
     else:
-        theirs = signed_of_archives(release, fetcher, log, request.repacked)
+        theirs = vendor.signed_of_archives(release, fetcher, log, request.repacked)
     verdicts = _compare_all(release, ours, theirs, log)
     results = [_result(e, ours, theirs, verdicts.get(e.name)) for e in release.enclaves]
     same = {result.name for result in results if result.bytes_outcome is Outcome.IDENTICAL}
@@ -202,7 +190,7 @@ def _plan(request: Request, ours: Files[BuiltEnclave]) -> tuple[TreePlan, ...]:
             names.append(enclave.name)
         except SgxEnclavesError as error:
             ours.refuse(enclave.name, "catalogue", finding_of(error, "not-buildable"))
-    return plan_trees(catalogue, release.only(names), request.route) if names else ()
+    return build.plan_trees(catalogue, release.only(names), request.route) if names else ()
 
 
 def _gather(
@@ -213,7 +201,7 @@ def _gather(
     inputs: list[TreeInputs] = []
     with log.stage("sources") as stage:
         for plan in plans:
-            archives[plan.release.name] = fetch_sources(plan.release, fetcher)
+            archives[plan.release.name] = vendor.fetch_sources(plan.release, fetcher)
         files = [file for tree in archives.values() for file in tree.values()]
         loose = sum(not file.pinned for file in files)
         kept = sum(file.url is None for file in files)
@@ -223,7 +211,7 @@ def _gather(
         if request.lock is not None:
             require_lock(request.lock, request.place)
         for plan in plans:
-            inputs.append(look_at_tree(request, plan, archives.get(plan.release.name, {})))
+            inputs.append(build.look_at_tree(request, plan, archives.get(plan.release.name, {})))
         wrong = [finding for item in inputs for finding in item.toolchain.findings]
         parts = [part for item in inputs for part in item.toolchain.parts]
         others = sum(part.state is PartState.OTHER for part in parts)
@@ -255,13 +243,13 @@ def _build(
 
     def is_whole(built: Built) -> bool:
         # what failed once may go well now
-        kept = not request.keep or store.trees_place(*trees_name(request, inputs)).exists()
+        kept = not request.keep or store.trees_place(*build.trees_name(request, inputs)).exists()
         return kept and all(built.enclave(name) for name in required)
 
     with log.stage("build") as stage:
         kept = store.build(
-            build_inputs(request, inputs),
-            lambda into: build_trees(request, inputs, into, trees),
+            build.build_inputs(request, inputs),
+            lambda into: build.build_trees(request, inputs, into, trees),
             is_whole,
         )
         built = kept.built
@@ -370,7 +358,7 @@ def _facts_of_build(item: TreeInputs, built: Optional[Built]) -> BuildFacts:
 
 
 def _compare_all(
-    release: Release, ours: Files[BuiltEnclave], theirs: SignedFiles, log: StageLog
+    release: Release, ours: Files[BuiltEnclave], theirs: vendor.SignedFiles, log: StageLog
 ) -> dict[str, Verdict]:
     """A verdict for each enclave that is there twice."""
     pairs = [
@@ -396,7 +384,7 @@ def _compare_all(
 def _result(
     enclave: Enclave,
     ours: Files[BuiltEnclave],
-    theirs: SignedFiles,
+    theirs: vendor.SignedFiles,
     verdict: Optional[Verdict],
 ) -> EnclaveOutcome:
     if verdict is not None:

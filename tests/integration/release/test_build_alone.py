@@ -289,7 +289,7 @@ def test_where_no_new_proc_may_be_mounted_the_machines_is_shown(
         assert "--proc" in command
         return Output(1, "bwrap: Can't mount proc on /newroot/proc: Operation not permitted")
 
-    monkeypatch.setattr("sgx_enclaves.release.sandbox.run_tool", refuse)
+    monkeypatch.setattr("sgx_enclaves.release.place.run_tool", refuse)
     sandbox = Sandbox(tmp_path / "scratch", "/small-build/tree", best)
     sandbox.path.mkdir(parents=True)
     words = ["sh", "-c", "test -e /proc/version && ! (echo x >/proc/sys/kernel/hostname)"]
