@@ -17,9 +17,9 @@ from sgx_enclaves.files import make_folder, read_file, write_files
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.release import verify
 from sgx_enclaves.release.archive import read_contents
-from sgx_enclaves.release.build import build_release, set_apart
+from sgx_enclaves.release.build import build_release
 from sgx_enclaves.release.build_tree import BuildRequest
-from sgx_enclaves.release.manifest import Manifest, load_built
+from sgx_enclaves.release.manifest import Manifest, load_built, set_apart
 from sgx_enclaves.release.place import MAX_LOCK, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation
 from sgx_enclaves.release.store import BuildStore

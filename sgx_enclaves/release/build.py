@@ -25,10 +25,10 @@ from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import MAKERS, Build, Catalogue, Release, Toolchain
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.errors import BuildError, CatalogueError, InputError, SgxEnclavesError
+from sgx_enclaves.errors import BuildError, CatalogueError, SgxEnclavesError
 from sgx_enclaves.explain.description import Description
 from sgx_enclaves.explain.file_map import Side, scan
-from sgx_enclaves.files import make_folder, read_file, write_file
+from sgx_enclaves.files import make_folder, read_file
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import as_plain, some
 from sgx_enclaves.progress import duration
@@ -43,16 +43,12 @@ from sgx_enclaves.release.build_tree import (
 from sgx_enclaves.release.fetch import Fetched
 from sgx_enclaves.release.manifest import (
     LOGS,
-    MANIFEST,
     BuildDifference,
     EnclaveRecord,
     Manifest,
     SecondBuild,
     TreeRecord,
-    config_name,
-    load_enclave,
-    load_manifest,
-    unsigned_name,
+    left_in,
     write_manifest,
 )
 from sgx_enclaves.release.outcome import Say
@@ -64,17 +60,12 @@ from sgx_enclaves.release.toolchain import (
     ToolchainUse,
     digest_of,
     look_at_toolchain,
-    search_path,
     shell_variables,
 )
 
 _FEW = 3
 _WORK, _SECOND = ".work", "second"
 _MOST_DIFFERENCES = 64
-# what a build writes into its directory
-_LEFT = re.compile(
-    r"logs|second|\.work|manifest\.json|libsgx_\w+(\.config\.xml|(\.unstripped)?\.so)"
-)
 _TARGETS_TIMEOUT = 60
 _WITH_VALUE = ("-f", "-o", "-C")
 _NOTHING = ".sgx-enclaves-nothing"
@@ -162,7 +153,7 @@ def build_release(
             found=", ".join(plan.release.name for plan in plans),
             hint="name enclaves of one of them",
         )
-    _left_in(into)
+    left_in(into)
     inputs = []
     for plan in plans:
         request.say(f"{plan.release.name}: looking at the toolchain")
@@ -226,7 +217,7 @@ def build_trees(
     enclaves: list[EnclaveRecord] = []
     with held as work:
         whole = work == into / _WORK
-        for path in _left_in(into):
+        for path in left_in(into):
             remove_tree(path)
         make_folder(into / LOGS)
         make_folder(work, 0o700)
@@ -269,21 +260,6 @@ def trees_name(request: BuildRequest, inputs: Sequence[TreeInputs]) -> tuple[str
     wanted = digest_of({"toolchain": request.toolchain.value, "enclaves": names})
     subject = f"{request.release.name}-{wanted[:12]}"
     return subject, build_inputs(request, inputs)
-
-
-def _left_in(into: Path) -> list[Path]:
-    """What lies in the directory to build into: all of a build that did not end well, or an
-    InputError.
-    """
-    left = sorted(into.iterdir()) if into.is_dir() else [into] if os.path.lexists(into) else []
-    whole = (into / MANIFEST).exists() and load_manifest(into).complete
-    if whole or not all(path.parent == into and _LEFT.fullmatch(path.name) for path in left):
-        raise InputError(
-            "the directory to build into is not empty",
-            file=str(into),
-            hint="give a new one, or remove what an earlier build left",
-        )
-    return left
 
 
 def _report_costs(inputs: Sequence[TreeInputs], work: Path, say: Say) -> None:
@@ -382,21 +358,6 @@ def find_differences(file: str, left: bytes, right: bytes) -> list[BuildDifferen
     ]
 
 
-def set_apart(directory: Path, manifest: Manifest, name: str) -> Path:
-    """Make a built directory of one enclave alone, within the one that it was built in."""
-    own = manifest.only(name)
-    into = directory / name
-    make_folder(into)
-    for record in own.enclaves:
-        built = load_enclave(directory, record)
-        if built is not None:
-            # an enclave is a program, its config.xml is not
-            write_file(str(into / unsigned_name(built.file)), built.unsigned, 0o755)
-            write_file(str(into / config_name(built.file)), built.config)
-    write_manifest(into, own)
-    return into
-
-
 def find_targets(
     release: Release, build: Build, toolchain: Toolchain, tree: Tree, log: Path
 ) -> Iterator[tuple[str, str]]:
@@ -407,8 +368,7 @@ def find_targets(
     Yields:
         The step or enclave with its targets, and what is wrong with them; empty if nothing is.
     """
-    path = search_path(toolchain, ToolchainKind.HOST)
-    environment = step_environment(toolchain, path, tree.home, {}, {})
+    environment = step_environment(toolchain, ToolchainKind.HOST, (), tree.home, {})
     made = [(f"step {s.id}", s.place, s.command) for s in build.steps if s.command[0] == "make"]
     for enclave in release.enclaves:
         if enclave.build is not None:

@@ -140,16 +140,16 @@ class TreeInputs:
 
 def step_environment(
     toolchain: Toolchain,
-    path: str,
+    kind: ToolchainKind,
+    tools: Sequence[str],
     home: str,
-    changes: Mapping[str, str],
     shell: Mapping[str, str],
 ) -> dict[str, str]:
     """All variables of every step: the usual ones, those of the makers' shell, those of the
-    release, those of this build, and what a second build does otherwise.
+    release, and those of this build.
     """
-    usual = {"LC_ALL": "C", "SOURCE_DATE_EPOCH": _EPOCH, **shell}
-    return {**usual, **toolchain.environment, "PATH": path, "HOME": home, **changes}
+    own = {"PATH": search_path(toolchain, kind, tools), "HOME": home}
+    return {"LC_ALL": "C", "SOURCE_DATE_EPOCH": _EPOCH, **shell, **toolchain.environment, **own}
 
 
 def independent(enclaves: Sequence[EnclavePlan]) -> list[list[EnclavePlan]]:
@@ -202,10 +202,9 @@ class TreeBuilder:
                 taken = "is taken" if os.path.lexists(self.like.folder) else "cannot be made"
                 self.say(f"warning: {self.like.folder} {taken}, so the tree is in {tree.root}")
             self.relocate = relocation(self.plan.build.root, tree.root)
-            toolchain, changes = self.plan.toolchain, self.like.environment
-            path = search_path(toolchain, self.request.toolchain, self.request.tools)
-            shell = self.inputs.variables
-            usual = step_environment(toolchain, path, tree.home, changes, shell)
+            kind, tools, shell = self.request.toolchain, self.request.tools, self.inputs.variables
+            usual = step_environment(self.plan.toolchain, kind, tools, tree.home, shell)
+            usual.update(self.like.environment)
             variables = {name: self.relocate(value) for name, value in usual.items()}
             self.usual = replace(self.like, environment=variables)
             sources = self._lay_out()

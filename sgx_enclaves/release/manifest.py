@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import enum
 import json
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any, Optional
 
 from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.errors import InputError, ManifestError
-from sgx_enclaves.files import read_file, sha256_of, write_file
+from sgx_enclaves.files import make_folder, read_file, sha256_of, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 from sgx_enclaves.plain import as_plain, from_plain, parse_json, printable, read_schema, validate
 from sgx_enclaves.release.toolchain import ToolchainKind, ToolchainUse
@@ -28,6 +30,10 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 LOGS = "logs"
 _LONGEST_TEXT = 4096
+# what a build writes into its directory
+_LEFT = re.compile(
+    r"logs|second|\.work|manifest\.json|libsgx_\w+(\.config\.xml|(\.unstripped)?\.so)"
+)
 
 
 class StepOutcome(enum.Enum):
@@ -337,6 +343,21 @@ def load_manifest(directory: Path) -> Manifest:
     return read_manifest(read_file(str(path), _MAX_MANIFEST), str(path))
 
 
+def left_in(into: Path) -> list[Path]:
+    """What lies in the directory to build into: all of a build that did not end well, or an
+    InputError.
+    """
+    left = sorted(into.iterdir()) if into.is_dir() else [into] if os.path.lexists(into) else []
+    whole = (into / MANIFEST).exists() and load_manifest(into).complete
+    if whole or not all(path.parent == into and _LEFT.fullmatch(path.name) for path in left):
+        raise InputError(
+            "the directory to build into is not empty",
+            file=str(into),
+            hint="give a new one, or remove what an earlier build left",
+        )
+    return left
+
+
 def load_built(directory: Path) -> Built:
     """Read a built directory; a ManifestError unless each file is as the manifest says."""
     manifest = load_manifest(directory)
@@ -399,3 +420,15 @@ def _read(directory: Path, record: FileRecord, limit: int) -> bytes:
             hint="it was changed after the build; build again",
         )
     return data
+
+
+def set_apart(directory: Path, manifest: Manifest, name: str) -> Path:
+    """Make a built directory of one enclave alone, within the one that it was built in."""
+    own, into = manifest.only(name), directory / name
+    make_folder(into)
+    for built in filter(None, (load_enclave(directory, record) for record in own.enclaves)):
+        # an enclave is a program, its config.xml is not
+        write_file(str(into / unsigned_name(built.file)), built.unsigned, 0o755)
+        write_file(str(into / config_name(built.file)), built.config)
+    write_manifest(into, own)
+    return into

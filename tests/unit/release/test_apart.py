@@ -11,7 +11,6 @@ import pytest
 
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.errors import ManifestError
-from sgx_enclaves.release.build import set_apart
 from sgx_enclaves.release.manifest import (
     BuildDifference,
     EnclaveRecord,
@@ -21,6 +20,7 @@ from sgx_enclaves.release.manifest import (
     StepRecord,
     load_built,
     read_manifest,
+    set_apart,
     write_manifest,
 )
 from sgx_enclaves.release.toolchain import ToolchainKind

@@ -518,7 +518,7 @@ def test_commands_enter_the_root(
     asked: list[Sequence[str]] = []
     monkeypatch.setattr("os.geteuid", lambda: user)
     monkeypatch.setattr(
-        "sgx_enclaves.release.sandbox.run_tool", lambda command, *_: asked.append(command)
+        "sgx_enclaves.release.place.run_tool", lambda command, *_: asked.append(command)
     )
     Machine().ask([["ld", "-v"]], 1)
     Machine(str(tmp_path)).ask([["ld", "-v"]], 1)
