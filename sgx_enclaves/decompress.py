@@ -108,9 +108,8 @@ def unpack(
 ) -> Iterator[bytes]:
     """The unpacked bytes, in pieces as they come, with every bound applied.
 
-    Args:
-        packed_by: "gzip", "xz", "zstd", "bzip2" or "lzma"; None finds out the first three,
-            and what is not packed, by the first bytes.
+    `packed_by` is "gzip", "xz", "zstd", "bzip2" or "lzma"; by default the first bytes say which of
+    the first three it is, or that it is not packed.
     """
     packed = _Packed(raw, file, limits.archive_size)
     found = (kind for kind, magic in _MAGICS.items() if packed.head.startswith(magic))

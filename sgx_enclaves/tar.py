@@ -59,13 +59,8 @@ _COMMIT = re.compile(rb"[0-9a-f]{40}")
 
 @record
 class Member:
-    """One entry of an archive.
-
-    Attributes:
-        name: path with `/` between its parts, without a leading `./` or a trailing `/`.
-        kind: as in `files.Entry`.
-        mtime: seconds since 1970.
-        target: where a symbolic link points, else empty.
+    """One entry of an archive, its name without a leading `./` or a trailing `/`, its kind as in
+    `files.Entry`, its time in seconds since 1970; `target` is where a symbolic link points.
     """
 
     name: str

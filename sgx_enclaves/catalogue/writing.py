@@ -40,14 +40,10 @@ _READ = frozenset(
 class SourceTree:
     """Upstream's tree at one tag, in a repository or an archive: what it says of itself.
 
-    Attributes:
-        commit: empty if unknown.
-        time: the commit's, in seconds since 1970.
-        links: the commit of each sub-module, by its place, as far as they are known.
-        find: a file's text; empty if there is none.
-        at: the same tree at another tag; None if there is none of that name.
-        release: the tree at the release's own tag, which has the versions in file names, if it is
-            here.
+    It has its commit (empty if unknown), that one's time in seconds since 1970, the commit of each
+    sub-module by its place, as far as they are known, and the tree at the release's own tag, which
+    has the versions in file names, if that is here. `find` gives a file's text, empty if there is
+    none; `at` the same tree at another tag.
     """
 
     place: str

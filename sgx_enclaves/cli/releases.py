@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Optional
 
 from sgx_enclaves.catalogue import writing
 from sgx_enclaves.catalogue.draft import Trees, draft_release
@@ -236,7 +235,7 @@ def fetch(args: argparse.Namespace) -> int:
             if archive.checksums is not None and here.checksums is not None:
                 named[archive.checksums.filename] = here.checksums
         if wanted:
-            _write_signed(chosen, signed, args.signed_into, args.signatures_into)
+            _write_signed(args, chosen, signed)
     if args.into is not None:
         _copy(named, args.into)
     output.answer(args, {"release": release.name, "files": files}, "fetched.txt")
@@ -253,22 +252,19 @@ def _copy(files: Mapping[str, Path], into: Path) -> None:
 
 
 def _write_signed(
-    release: Release,
-    archives: Mapping[str, vendor.SignedArchive],
-    signed_into: Optional[Path],
-    signatures_into: Optional[Path],
+    args: argparse.Namespace, release: Release, archives: Mapping[str, vendor.SignedArchive]
 ) -> None:
-    """Write each enclave of the release, or its signatures, into the folders."""
+    """Write each enclave of the release, or its signatures, as asked."""
     enclaves = vendor.read_signed_enclaves(release, archives)
     for enclave in release.enclaves:
         data = enclaves[enclave.name]
-        if signed_into is not None:
-            write_files(signed_into, {enclave.signed_file: data})
-        if signatures_into is not None:
+        if args.signed_into is not None:
+            write_files(args.signed_into, {enclave.signed_file: data})
+        if args.signatures_into is not None:
             image = EnclaveImage.parse(data, enclave.signed_file)
             signatures = extract(Descriptor.parse(image.descriptor))
             content = b"".join(s.serialise() for s in signatures)
-            write_files(signatures_into, {enclave.signature_file: content})
+            write_files(args.signatures_into, {enclave.signature_file: content})
 
 
 def _entry(kind: str, release: Release, name: str, file: Fetched) -> dict[str, object]:

@@ -135,16 +135,12 @@ def build_release(
     fetch: Callable[[Artifact], Fetched],
     store: Optional[BuildStore] = None,
 ) -> Manifest:
-    """Look at the toolchain, get the sources, build, and write the built directory.
+    """Look at the toolchain, get the sources, build, and write the built directory, which is new,
+    empty, or of a build that did not end well.
 
     The manifest, which is returned as written, says which enclaves could not be built, and why.
     Where nothing can be built, since the toolchain is another or a source is not to be had, it is
-    an error.
-
-    Args:
-        into: the built directory: new, empty, or of a build that did not end well.
-        fetch: gives a source archive.
-        store: see `build_trees`; not used for a ready-made tree, or if trees are kept.
+    an error. The store is not used for a ready-made tree, or if trees are kept.
     """
     plans = plan_trees(request.catalogue, request.release, request.route)
     if request.source_dir is not None and len(plans) > 1:
@@ -321,17 +317,12 @@ def _otherwise(plan: TreePlan, isolated: bool, scratch: Path) -> tuple[Command, 
 
     Where the path cannot be chosen, the tree is put into `scratch`.
     """
-    varied, not_varied = ["path", "umask", "locale", "timezone"], []
-    place, faketime = _SECOND_PLACE, shutil.which("faketime")
-    if isolated:
-        varied.append("hostname")
-    else:
-        place = f"{scratch}/second-place"
-        not_varied.append("hostname: it cannot be changed here")
-    if faketime is not None:
-        varied.append("time")
-    else:
-        not_varied.append("time: faketime is not installed, so it is only a little later")
+    faketime, kept = shutil.which("faketime"), {}
+    if not isolated:
+        kept["hostname"] = "it cannot be changed here"
+    if faketime is None:
+        kept["time"] = "faketime is not installed, so it is only a little later"
+    place = _SECOND_PLACE if isolated else f"{scratch}/second-place"
     like = Command(
         argv=(faketime, "-f", _LATER) if faketime is not None else (),
         folder=place + plan.build.root,
@@ -339,7 +330,9 @@ def _otherwise(plan: TreePlan, isolated: bool, scratch: Path) -> tuple[Command, 
         umask=0o077 if plan.toolchain.umask != 0o077 else 0o022,
         hostname="second",
     )
-    return like, SecondBuild(tuple(varied), tuple(not_varied), ())
+    varied = ("path", "umask", "locale", "timezone", "hostname", "time")
+    not_varied = tuple(f"{what}: {why}" for what, why in kept.items())
+    return like, SecondBuild(tuple(what for what in varied if what not in kept), not_varied, ())
 
 
 def find_differences(file: str, left: bytes, right: bytes) -> list[BuildDifference]:
@@ -361,12 +354,9 @@ def find_differences(file: str, left: bytes, right: bytes) -> list[BuildDifferen
 def find_targets(
     release: Release, build: Build, toolchain: Toolchain, tree: Tree, log: Path
 ) -> Iterator[tuple[str, str]]:
-    """Have `make` read the makefiles of steps and enclaves, and make nothing.
-
-    A directory that only a step makes is left out.
-
-    Yields:
-        The step or enclave with its targets, and what is wrong with them; empty if nothing is.
+    """Have `make` read the makefiles of steps and enclaves, and make nothing: each step or enclave
+    with its targets, and what is wrong with them, if anything is. A directory that only a step
+    makes is left out.
     """
     environment = step_environment(toolchain, ToolchainKind.HOST, (), tree.home, {})
     made = [(f"step {s.id}", s.place, s.command) for s in build.steps if s.command[0] == "make"]

@@ -99,12 +99,9 @@ def path_of(cache: Path, artifact: Artifact, sha256: str = "") -> Path:
 class Fetched:
     """A whole file that is here, read-only in the cache or where the user has put it.
 
-    Attributes:
-        contents_sha256: the pin of its contents.
-        url: where it came from; None if it was here already.
-        rejected: files from other places that had a wrong digest, in the quarantine.
-        expected: the pin that does not hold, such as `sha256 ab…`; empty if all hold, as in
-            all that `Fetcher` gives. `found` is there instead.
+    It came from `url`, if it was not here already; `rejected` are files from other places that had
+    a wrong digest, in the quarantine. `expected` is the pin that does not hold, such as
+    `sha256 ab…`, and `found` what is there instead; both are empty in all that `Fetcher` gives.
     """
 
     path: Path
@@ -159,13 +156,9 @@ class Fetcher:
     """Fetches artifacts into a cache by one transport; without one it is offline.
 
     The look-aside cache is asked first. What is not pinned is refused, unless it is allowed for all
-    files or for one.
-
-    Attributes:
-        cache: a directory; it is made when first written to.
-        local: a directory where files may lie already.
-        max_size: bytes of a file, besides what the release allows.
-        attempts: requests to one place, with longer waits each time, whatever the server asks for.
+    files or for one. `local` is a directory where files may lie already. A file may have `max_size`
+    bytes, besides what the release allows. Each place is asked `attempts` times, with longer waits
+    each time, whatever the server asks for.
     """
 
     cache: Path

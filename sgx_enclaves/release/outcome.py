@@ -134,11 +134,8 @@ class BuildKind(str, Enum):
 class BuildFacts:
     """A build of one tree, which is named after the release whose sources these are.
 
-    Attributes:
-        toolchain: name of the designated one.
-        mismatches: parts of it that are not as designated, or were not seen.
-        says: what a given build says of itself.
-        route: by which of the release's ways it was made, if it was made here.
+    It has the designated toolchain's name, and the parts that are not as designated or were not
+    seen; what a given build says of itself; by which route it was made, if it was made here.
     """
 
     tree: str

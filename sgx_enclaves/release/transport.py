@@ -66,13 +66,9 @@ _HINT = "check the clock, the trusted certificates and the address; certificates
 
 @record
 class Response:
-    """An answer whose content has not been read yet.
-
-    Attributes:
-        start: offset in the file of the content's first byte.
-        total: bytes of the whole file, if the server says so.
-        validator: what `If-Range` needs to resume later; empty if the server gives none.
-        chunks: the content as it comes; raises a `FetchError` when it ends too early.
+    """An answer: from which byte of the file on, of how many, if the server says so, the content
+    comes, with a `FetchError` if it ends too early; and what `If-Range` needs to resume later,
+    empty if the server gives none.
     """
 
     start: int

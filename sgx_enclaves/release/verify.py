@@ -72,11 +72,11 @@ class Request(BuildRequest):
         origin: what somebody else says of that directory; None for what it says itself.
         signed: a directory with the vendor's files, ready-made; None fetches them.
         repacked: repacked archives, by the id of a vendor's archive of the release.
-        lock: the packages that the place must have; None if they are not pinned.
+        lock: the packages that the place must have, if they are pinned.
         allow_unpinned: accept a verdict with files and policies that are not pinned; the
             fetcher refuses such files or not by itself.
         everything: build and compare the enclaves that are not required too.
-        resume: resume at the step that failed in an earlier run; the trees are kept for that.
+        resume: keep the trees, to resume there at the step that failed in an earlier run.
     """
 
     built: Optional[Path] = None
