@@ -8,6 +8,7 @@ module and adds our folder to the XDG folders. It imports what Python has import
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -17,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
-    from typing import Any, Optional
+    from typing import Optional
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 CHECK = "SgxEnclaveCheck"
@@ -33,30 +34,20 @@ class Finder:
         self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
     ) -> Optional[ModuleSpec]:
         """See `importlib.abc.MetaPathFinder`."""
-        if name not in (_CHECK_MODULE, _CONFIG_MODULE):
-            return None
-        spec = PathFinder.find_spec(name, path, target)
         if name == _CONFIG_MODULE:
-            if spec is not None and spec.loader is not None:
-                loader: Any = spec.loader
-                load = loader.exec_module
-                loader.exec_module = lambda module: _with_our_folder(load, module)
-        elif spec is None:
-            # Else a distribution's package has put the check beside rpmlint's own.
-            file = os.path.join(_HERE, f"{CHECK}.py")
-            spec = ModuleSpec(name, SourceFileLoader(name, file), origin=file)
-            spec.has_location = True
+            # The list that it is about to import. Another rpmlint may have its folders elsewhere:
+            # then `rpmlint --config` must name the file.
+            try:  # noqa: SIM105  (contextlib takes longer to import than all of this)
+                importlib.import_module("xdg.BaseDirectory").xdg_config_dirs.append(CONFIG_FOLDER)
+            except (ImportError, AttributeError):
+                pass
+        if name != _CHECK_MODULE or PathFinder.find_spec(name, path, target) is not None:
+            # A distribution's package puts the check beside rpmlint's own.
+            return None
+        file = os.path.join(_HERE, f"{CHECK}.py")
+        spec = ModuleSpec(name, SourceFileLoader(name, file), origin=file)
+        spec.has_location = True
         return spec
-
-
-def _with_our_folder(load: Any, module: Any) -> None:
-    """Load `rpmlint.config`, and add our folder."""
-    load(module)
-    folders = getattr(module, "xdg_config_dirs", None)
-    # Another rpmlint may have it elsewhere: then `rpmlint --config` must name the file.
-    if isinstance(folders, list):
-        # A copy: the list belongs to the module xdg, which others use as well.
-        module.xdg_config_dirs = [*folders, CONFIG_FOLDER]
 
 
 def register() -> None:
