@@ -292,12 +292,11 @@ def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     """Which functions differ, where the code stands at the same place."""
     if list(map(place_of, ours.instructions)) != list(map(place_of, theirs.instructions)):
         return
-    found = ours.functions.items()
-    differing = [name for place, name in found if ours.holds_other(theirs, *place)]
+    found = ours.functions
+    differing = [found[at] for at in found if ours.bytes_at(*at) != theirs.bytes_at(*at)]
     if differing:
         names = some(map(excerpt, differing), _NAMED)
-        total = len(ours.functions)
-        yield cause("functions-differ", found=len(differing), total=total, names=names)
+        yield cause("functions-differ", found=len(differing), total=len(found), names=names)
 
 
 def _restripped(ours: Side, theirs: Side) -> Iterator[Cause]:

@@ -186,11 +186,10 @@ class Side:
                 found.setdefault((address, size), name)
         return found
 
-    def holds_other(self, other: Side, address: int, size: int) -> bool:
-        """Whether the bytes at an address are other ones in the other file."""
-        parts = ((side.image.file_offset(address) or 0, side.image.data) for side in (self, other))
-        ours, theirs = (data[start : start + size] for start, data in parts)
-        return ours != theirs
+    def bytes_at(self, address: int, size: int) -> bytes:
+        """What the file has of these addresses."""
+        start = self.image.file_offset(address) or 0
+        return self.image.data[start : start + size]
 
     @cached_property
     def mitigations(self) -> tuple[int, int, int]:

@@ -62,6 +62,7 @@ FOLLOWS: Mapping[str, str] = {
 }
 # The SDK sizes this one after everything else.
 LAST = "UserRegionSize"
+_IDS = ("ISVFAMILYID_L", "ISVFAMILYID_H", "ISVEXTPRODID_L", "ISVEXTPRODID_H")
 # The loader's patches are tiny but for g_global_data.
 _GLOBAL_DATA_LEAST = 64
 # Causes that are named of one kind.
@@ -148,22 +149,10 @@ def _named(
 
 def options_of(block: Block) -> dict[str, int]:
     """Option name to the value that the block shows."""
-    options = {**_sigstruct_options(block), **_layout_options(block.layout)}
-    with contextlib.suppress(FormatError):
-        elrange = block.elrange or ElrangeEntry()
-        options["EnclaveImageAddress"] = elrange.enclave_image_address
-        options["ELRangeStartAddress"] = elrange.elrange_start_address
-        options["ELRangeSize"] = elrange.elrange_size
-        options["EnableIPPFIPS"] = int(block.fips_offset is not None)
-    return options
-
-
-def _sigstruct_options(block: Block) -> dict[str, int]:
     sigstruct, header = block.sigstruct, block.header
     flags, mask = sigstruct.attributes_flags, sigstruct.attributemask_xfrm
-    family = struct.unpack("<2Q", sigstruct.isvfamilyid)
-    product = struct.unpack("<2Q", sigstruct.isvextprodid)
-    return {
+    ids = struct.unpack("<4Q", sigstruct.isvfamilyid + sigstruct.isvextprodid)
+    options = {
         "ProdID": sigstruct.isvprodid,
         "ISVSVN": sigstruct.isvsvn,
         "ReleaseType": int(bool(sigstruct.type & TYPE_DEBUG)),
@@ -180,11 +169,16 @@ def _sigstruct_options(block: Block) -> dict[str, int]:
             name: int(bool(sigstruct.attributes_xfrm & bits)) if mask & bits else 2
             for name, bits in XFRM_OPTIONS.items()
         },
-        "ISVFAMILYID_L": family[0],
-        "ISVFAMILYID_H": family[1],
-        "ISVEXTPRODID_L": product[0],
-        "ISVEXTPRODID_H": product[1],
+        **dict(zip(_IDS, ids)),
+        **_layout_options(block.layout),
     }
+    with contextlib.suppress(FormatError):
+        elrange = block.elrange or ElrangeEntry()
+        options["EnclaveImageAddress"] = elrange.enclave_image_address
+        options["ELRangeStartAddress"] = elrange.elrange_start_address
+        options["ELRangeSize"] = elrange.elrange_size
+        options["EnableIPPFIPS"] = int(block.fips_offset is not None)
+    return options
 
 
 def _layout_options(table: tuple[Layout, ...]) -> dict[str, int]:
