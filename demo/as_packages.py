@@ -53,13 +53,7 @@ _LINE = re.compile(r"\S+: [EWI]: \S+.*|.* packages? and \d+ specfiles? checked;.
 
 @dataclass(frozen=True)
 class Tampering:
-    """A vendor's file that must stop the build.
-
-    Attributes:
-        story: what is wrong with it.
-        signed: the pce as delivered; None if there is none.
-        stage: the section of the spec file that must refuse it.
-    """
+    """A vendor's pce, or its absence, and the section of the spec file that must refuse it."""
 
     story: str
     signed: Optional[bytes]
@@ -67,15 +61,7 @@ class Tampering:
 
 
 def run(folder: Path, rpmlint_home: Optional[Path]) -> list[Result]:
-    """Show it.
-
-    Args:
-        folder: receives everything; what is in there is removed first.
-        rpmlint_home: the environment with rpmlint; None leaves it out.
-
-    Returns:
-        What was tried, and what came of it.
-    """
+    """Show it in a folder, which is emptied first, with the rpmlint of an environment, if any."""
     if shutil.which("rpmbuild") is None:
         title("packages: skipped, for rpmbuild is not installed")
         return [Result("packages", "everything", "not tried: rpmbuild is not installed", True)]

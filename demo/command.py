@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -18,13 +19,9 @@ DEADLINE = 900
 
 @dataclass(frozen=True)
 class Result:
-    """One thing that the demo tried.
+    """One thing that a part of the demo tried, and what came of it, or who refused it.
 
-    Attributes:
-        part: of the demo.
-        story: what was tried.
-        answer: what came of it, or who refused it.
-        good: whether that is what must come of it.
+    `good` says whether that is what must come of it.
     """
 
     part: str
@@ -52,16 +49,9 @@ def shown(path: Path) -> Path:
 
 
 def sgx_enclaves(*arguments: str, log: Optional[Path] = None) -> int:
-    """Run the command `sgx-enclaves`; returns its exit status.
-
-    Args:
-        *arguments: the verb and what follows.
-        log: receives what it prints; None shows it.
-    """
+    """Run the command `sgx-enclaves`, printing to the log if there is one; its exit status."""
     print("$ sgx-enclaves " + " ".join(arguments), flush=True)
     command = [sys.executable, "-m", "sgx_enclaves", *arguments]
-    if log is None:
-        return subprocess.run(command, check=False, timeout=DEADLINE).returncode
-    with log.open("wb") as out:
-        result = subprocess.run(command, check=False, timeout=DEADLINE, stdout=out, stderr=out)
-    return result.returncode
+    with log.open("wb") if log is not None else nullcontext() as out:
+        ended = subprocess.run(command, check=False, timeout=DEADLINE, stdout=out, stderr=out)
+    return ended.returncode

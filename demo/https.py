@@ -62,10 +62,8 @@ class Authority:
             start -= datetime.timedelta(days=20)
         names: list[x509.GeneralName] = [x509.DNSName("elsewhere.example")]
         if not other_host:
-            names = [
-                x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-                x509.DNSName("localhost"),
-            ]
+            address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+            names = [address, x509.DNSName("localhost")]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "vendor")])
         certificate = (
             self._builder(subject, key, start, days=10)
@@ -102,12 +100,7 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
 
 
 class TlsServer(http.server.ThreadingHTTPServer):
-    """A server on a free port of 127.0.0.1.
-
-    Args:
-        context: from `Authority.server_context`.
-        handler: answers the requests.
-    """
+    """A server on a free port of 127.0.0.1, with TLS from `Authority.server_context`."""
 
     daemon_threads = True
     # nobody must wait for a client that does not go away

@@ -9,13 +9,11 @@ local: the vendor is a server on 127.0.0.1, its keys are made here.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 
 from demo import as_packages, one_enclave, vendor, whole_release
-from demo.command import DEADLINE, shown, table, title
-from demo.release import ENCLAVES
+from demo.command import shown, table, title
 
 _PURPOSE = """\
 sgx-enclaves proves that a vendor's signed enclave is the enclave that you built, plus
@@ -34,7 +32,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     print(_PURPOSE, flush=True)
     title("build the test enclaves from source")
-    built = build_enclaves(folder / "built")
+    built = vendor.build_enclaves(folder / "built")
     key = vendor.make_key(folder / "vendor.pem")
     mallory = vendor.make_key(folder / "mallory.pem")
     results = one_enclave.run(folder, built / "libsgx_pce.so", key, mallory)
@@ -49,14 +47,6 @@ def main() -> int:
     print(f"Open this report: {report}")
     print("It shows a validly signed enclave whose metadata overwrite its code: refused, and why.")
     return 1 if wrong else 0
-
-
-def build_enclaves(into: Path) -> Path:
-    """Run the test enclaves' makefile, as their vendor does."""
-    into.mkdir(parents=True, exist_ok=True)
-    command = ["make", "--silent", "-C", str(ENCLAVES), f"OUT={into.resolve()}"]
-    subprocess.run(command, check=True, timeout=DEADLINE)
-    return into
 
 
 if __name__ == "__main__":

@@ -18,17 +18,7 @@ CONFIG = ENCLAVES / "configs" / "pce.config.xml"
 
 
 def run(folder: Path, built: Path, key: RSAPrivateKey, mallory: RSAPrivateKey) -> list[Result]:
-    """Show it.
-
-    Args:
-        folder: receives files and reports.
-        built: the unsigned pce.
-        key: the vendor's; its PEM file is `vendor.pem` in the folder.
-        mallory: somebody else's.
-
-    Returns:
-        What was tried, and what came of it.
-    """
+    """Show it on the unsigned pce, in a folder that has the vendor's key as `vendor.pem`."""
     honest = vendor.sign_enclave(built, CONFIG, key)
     files = {
         "honest": (honest, set(), "what an honest vendor delivers"),

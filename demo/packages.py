@@ -42,12 +42,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Built(Ran):
-    """What came of a run of rpmbuild.
-
-    Attributes:
-        packages: those that it wrote; none if it failed.
-        stage: the section that failed, such as `%check`; empty if none did.
-    """
+    """What came of a run of rpmbuild: its packages, or the section that failed, as `%check`."""
 
     packages: tuple[Path, ...]
     stage: str
@@ -55,12 +50,7 @@ class Built(Ran):
 
 @dataclass(frozen=True)
 class Workshop:
-    """Runs rpmbuild.
-
-    Attributes:
-        folder: everything is made in there.
-        unsigned_root: a root in which the packages of unsigned enclaves are installed.
-    """
+    """Runs rpmbuild in a folder, with the packages of unsigned enclaves installed in a root."""
 
     folder: Path
     unsigned_root: Path
@@ -68,13 +58,8 @@ class Workshop:
     def rpmbuild(self, mode: str, what: Path, *more: str, top: str = "") -> Built:
         """Build from a spec file or a source package.
 
-        What the build requires is in no RPM database here, so nobody asks for it.
-
-        Args:
-            mode: such as `-bb`, `-bs` or `--rebuild`.
-            what: the spec file or source package.
-            *more: more arguments.
-            top: the folder's name within ours; by default after `what`. It is emptied.
+        What the build requires is in no RPM database here, so nobody asks for it. The folder `top`
+        within ours, by default after `what`, is emptied.
         """
         place = self.folder / "rpmbuild" / (top or what.stem)
         shutil.rmtree(place, ignore_errors=True)
@@ -85,12 +70,7 @@ class Workshop:
         return Built(done.status, done.text, packages, _failed_stage(done.text))
 
     def command(self, mode: str, place: Path) -> list[str]:
-        """The start of rpmbuild's command, as if sgx-enclaves-rpm-macros was installed.
-
-        Args:
-            mode: such as `-bb`.
-            place: an existing folder that everything is made in.
-        """
+        """The start of rpmbuild's command, as if sgx-enclaves-rpm-macros was installed."""
         defines = {
             "_topdir": str(place.resolve()),
             # where a build that is refused leaves its script
@@ -155,24 +135,12 @@ def rpm_in(root: Path) -> list[str]:
 def install(packages: Sequence[Path], root: Path) -> Ran:
     """Install packages into a scratch root."""
     root.mkdir(parents=True, exist_ok=True)
-    return run(
-        [
-            *rpm_in(root),
-            "--install",
-            "--nosignature",
-            *(str(package.resolve()) for package in packages),
-        ]
-    )
+    paths = (str(package.resolve()) for package in packages)
+    return run([*rpm_in(root), "--install", "--nosignature", *paths])
 
 
 def write_lint_config(path: Path, signer: str, least_isvsvn: Mapping[str, int]) -> Path:
-    """A configuration of rpmlint for packages of the demo's vendor; returns its path.
-
-    Args:
-        path: where to write it.
-        signer: the vendor's MRSIGNER, hexadecimal.
-        least_isvsvn: by enclave.
-    """
+    """Write a configuration of rpmlint for packages of a vendor with this MRSIGNER; its path."""
     lines = [(ROOT / "demo" / "rpmlint.toml").read_text("utf-8")]
     # Nobody signs the demo's packages, and both kinds were built here.
     lines += ["[SgxEnclave]", 'neighbours = "trust"', f"any_product = {list(least_isvsvn)}"]
@@ -185,13 +153,7 @@ def write_lint_config(path: Path, signer: str, least_isvsvn: Mapping[str, int]) 
 
 
 def rpmlint(home: Path, config: Path, files: Sequence[Path]) -> Ran:
-    """Run rpmlint with our check.
-
-    Args:
-        home: the environment that `packaging/install-rpmlint` made.
-        config: from `write_lint_config`.
-        files: packages and spec files.
-    """
+    """Run rpmlint with our check, out of an environment that `packaging/install-rpmlint` made."""
     argv = [str(home / "bin" / "python"), "-m", "sgx_enclaves_rpmlint", "--config", str(config)]
     argv += ["--rpmlintrc", str(RPMLINTRC)]
     checks = ROOT / "rpmlint_checks"

@@ -13,7 +13,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
@@ -30,14 +30,7 @@ _TIME = 1_700_000_000
 
 @dataclass(frozen=True)
 class DemoEnclave:
-    """One of the test enclaves as a release describes it.
-
-    Attributes:
-        name: as packages call it.
-        file: as files call it.
-        isvprodid: product id in its config.
-        isvsvn: security version in its config.
-    """
+    """One of the test enclaves as packages and files call it, and the numbers of its config."""
 
     name: str
     file: str
@@ -80,31 +73,21 @@ class Tool:
 class Description:
     """What differs between the descriptions of the release `demo`.
 
-    Attributes:
-        title: in words.
-        root: the path that the tree must have while it is built.
-        source_url: where the sources stand.
-        source_sha256: their pinned digest; None pins nothing.
-        signed_url: where the vendor's archive stands.
-        signed_sha256: its pinned digest; None pins nothing.
-        checksums_url: where the vendor's list of digests stands.
-        signer: MRSIGNER that is demanded.
-        tools: the designated toolchain.
-        interpreter: the PT_INTERP that it writes.
-        least_isvsvn: by enclave, where it is not the config's.
+    A digest that is None pins nothing. The tree must be at `root` while it is built; `least_isvsvn`
+    is by enclave, where it is not the config's.
     """
 
     title: str
     root: str
     source_url: str
     source_sha256: Optional[str]
-    signed_url: str
-    signed_sha256: Optional[str]
-    checksums_url: str
     signer: str
     tools: tuple[Tool, ...]
     interpreter: str
-    least_isvsvn: Mapping[str, int]
+    signed_url: str = ""
+    signed_sha256: Optional[str] = None
+    checksums_url: str = ""
+    least_isvsvn: Mapping[str, int] = field(default_factory=dict)
 
 
 def sha256(data: bytes) -> str:

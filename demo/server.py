@@ -16,12 +16,8 @@ from demo.https import Authority, TlsServer
 
 @dataclass
 class DownloadServer:
-    """The running server.
-
-    Attributes:
-        url: its base, without a trailing slash.
-        ca_file: the certificate to trust.
-        files: what it serves, by path.
+    """The running server: its base without a trailing slash, the certificate to trust, and what it
+    serves, by path.
     """
 
     url: str
@@ -36,11 +32,7 @@ class DownloadServer:
 
 @contextlib.contextmanager
 def download_server(folder: Path) -> Iterator[DownloadServer]:
-    """Run a server for the length of a `with` block.
-
-    Args:
-        folder: receives its certificates.
-    """
+    """Run a server for the length of a `with` block; its certificates go into the folder."""
     files: dict[str, bytes] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):

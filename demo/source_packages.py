@@ -11,32 +11,28 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from demo import vendor
-from demo.command import DEADLINE
 from demo.packages import Workshop
 from demo.release import (
     CHECKSUMS_FILE,
     ENCLAVE_LIST,
-    ENCLAVES,
     PREBUILT,
     SIGNED_FILE,
     SOURCE_FILE,
     VERSION,
     Description,
-    Tool,
     checksums,
     release_toml,
     sha256,
     signed_archive,
     source_archive,
 )
-from demo.whole_release import TOOLS
+from demo.server import DownloadServer
+from demo.whole_release import TOOLS, designate, honest_release
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
@@ -104,13 +100,8 @@ class SourcePackages:
 
 @dataclass(frozen=True)
 class Stock:
-    """What the source packages are made of.
-
-    Attributes:
-        signed: the vendor's files, by name.
-        signatures: the files with the signatures alone, by name.
-        forged: a signed PCE with one byte of code changed.
-        description: the release.
+    """What the source packages are made of: by name the vendor's files, and those with the
+    signatures alone; a signed PCE with one byte of code changed; the release.
     """
 
     signed: Mapping[str, bytes]
@@ -160,62 +151,28 @@ def signatures_of(signed: bytes) -> bytes:
 
 
 def prepare(folder: Path) -> Stock:
-    """Build the demo's enclaves, have its vendor sign them, and describe the release.
+    """Build the demo's enclaves in a folder, have its vendor sign them, and describe the release.
 
-    Args:
-        folder: everything is made in there; what is there already is used again.
+    What is there already is used again.
     """
-    built = folder / "built"
-    built.mkdir(parents=True, exist_ok=True)
-    command = ["make", "--silent", "-C", str(ENCLAVES), f"OUT={built.resolve()}"]
-    subprocess.run(command, check=True, timeout=DEADLINE)
+    built = vendor.build_enclaves(folder / "built")
     key = vendor.make_key(folder / "vendor.pem")
-    signed = {
-        e.signed: vendor.sign_enclave(built / e.unsigned, e.config, key) for e in ENCLAVE_LIST
-    }
+    signed = vendor.sign_all(built, key)
     pce = ENCLAVE_LIST[0]
     forged = vendor.with_other_code(signed[pce.signed], built / pce.unsigned)
     return make_stock(signed, vendor.mrsigner(key), forged)
 
 
 def make_stock(signed: Mapping[str, bytes], signer: str, forged: bytes) -> Stock:
-    """Describe the release; this machine's toolchain is the designated one.
-
-    Args:
-        signed: the vendor's files, by name.
-        signer: MRSIGNER, hexadecimal.
-        forged: see `Stock`.
-    """
-    record = look_at(TOOLS, STANDARD_PATH, Machine())
-    description = Description(
-        title="Our own test enclaves, by a vendor of our own",
-        # as in the demo of a whole release: any path that nothing else uses
-        root=f"/tmp/sgx-enclaves-demo-packages-{os.getpid()}/tree",  # noqa: S108
-        source_url=f"{_NOWHERE}/{SOURCE_FILE}",
-        source_sha256=sha256(source_archive()),
-        signed_url=f"{_NOWHERE}/{SIGNED_FILE}",
-        signed_sha256=None,
-        checksums_url=f"{_NOWHERE}/{CHECKSUMS_FILE}",
-        signer=signer,
-        tools=tuple(
-            Tool(tool.name, tool.version or "not here")
-            for tool in record.tools
-            if tool.name in TOOLS
-        ),
-        interpreter=record.interpreter or "/not-here",
-        least_isvsvn={},
-    )
+    """The release of these files by this MRSIGNER; this machine's toolchain is designated."""
+    record = look_at(TOOLS, STANDARD_PATH, Machine()).as_dict()
+    honest = honest_release(DownloadServer(_NOWHERE, Path()), signed, signer)
     signatures = {f"libsgx_{e.file}.sig": signatures_of(signed[e.signed]) for e in ENCLAVE_LIST}
-    return Stock(signed, signatures, forged, description).delivering(signed)
+    return Stock(signed, signatures, forged, designate(honest, record))
 
 
 def make_source_packages(folder: Path, stock: Stock) -> SourcePackages:
-    """Render the three spec files of the release `demo`, and pack them with their sources.
-
-    Args:
-        folder: a new folder; everything is made in there.
-        stock: from `prepare`.
-    """
+    """Render the three spec files of a stock, and pack them with their sources, in a new folder."""
     shop = Workshop(folder, folder / "no-root")
     made = {}
     for kind in KINDS:
@@ -234,11 +191,7 @@ def spec_command(kind: str, sources: Path) -> list[str]:
 
 
 def write_spec(kind: str, sources: Path) -> Path:
-    """Write a spec file beside its sources; returns its path.
-
-    Raises:
-        RuntimeError: it could not be written.
-    """
+    """Write a spec file beside its sources; returns its path, or raises a RuntimeError."""
     from sgx_enclaves.cli.main import main  # noqa: PLC0415
 
     arguments = spec_command(kind, sources)
@@ -248,13 +201,7 @@ def write_spec(kind: str, sources: Path) -> Path:
 
 
 def make_forged(shop: Workshop, signed: bytes, name: str = "forged") -> Path:
-    """A source package that ships a signed PCE, whatever it is, and checks nothing.
-
-    Args:
-        shop: where it is made.
-        signed: the file that it ships.
-        name: of the folder.
-    """
+    """A source package that ships a signed PCE, whatever it is, and checks nothing."""
     pce = ENCLAVE_LIST[0]
     folder = shop.folder / name
     folder.mkdir(parents=True)
@@ -266,11 +213,7 @@ def make_forged(shop: Workshop, signed: bytes, name: str = "forged") -> Path:
 
 
 def pack(shop: Workshop, spec: Path, sources: Path) -> Path:
-    """A source package of a spec file and its sources.
-
-    Raises:
-        RuntimeError: rpmbuild refuses.
-    """
+    """A source package of a spec file and its sources; a RuntimeError if rpmbuild refuses."""
     built = shop.rpmbuild(
         "-bs", spec, "--define", f"_sourcedir {sources.resolve()}", top=f"{sources.name}-source"
     )

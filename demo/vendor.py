@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from demo.command import DEADLINE
+from demo.release import ENCLAVE_LIST, ENCLAVES
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
@@ -43,6 +46,14 @@ def mrsigner(key: RSAPrivateKey) -> str:
     return mrsigner_of(pem).hex()
 
 
+def build_enclaves(into: Path) -> Path:
+    """Run the test enclaves' makefile, as their vendor does; returns the folder."""
+    into.mkdir(parents=True, exist_ok=True)
+    command = ["make", "--silent", "-C", str(ENCLAVES), f"OUT={into.resolve()}"]
+    subprocess.run(command, check=True, timeout=DEADLINE)
+    return into
+
+
 def regenerated(built: Path, config: Path) -> tuple[EnclaveImage, Regenerated]:
     """The unsigned enclave and its metadata."""
     image = EnclaveImage.parse(built.read_bytes(), built.name)
@@ -54,6 +65,11 @@ def sign_enclave(built: Path, config: Path, key: RSAPrivateKey) -> bytes:
     """What an honest vendor delivers."""
     image, metadata = regenerated(built, config)
     return sign(image, metadata, key, DATE)
+
+
+def sign_all(built: Path, key: RSAPrivateKey) -> dict[str, bytes]:
+    """What an honest vendor delivers of all that was built in a folder, by file name."""
+    return {e.signed: sign_enclave(built / e.unsigned, e.config, key) for e in ENCLAVE_LIST}
 
 
 def with_other_code(signed: bytes, built: Path) -> bytes:

@@ -42,16 +42,12 @@ OTHER_GCC = "9.5.0"
 
 @dataclass(frozen=True)
 class Case:
-    """One run of `verify-release` and what must come of it.
+    """One run of `verify-release`, and what must come of it.
 
     Attributes:
         story: what was done to the release.
-        description: the release.
-        status: exit status.
         refused_by: the stage that refuses it; empty for none.
         checks: the claims that the comparison refuses, of any enclave.
-        reproducible: whether it must be the reproducible verdict.
-        arguments: more of them.
         own_cache: start with nothing fetched.
     """
 
@@ -66,25 +62,14 @@ class Case:
 
 
 def run(folder: Path, built: Path, key: RSAPrivateKey, mallory: RSAPrivateKey) -> list[Result]:
-    """Show it.
-
-    Args:
-        folder: receives files and reports; what is in there is removed first.
-        built: the vendor's own build of the unsigned enclaves.
-        key: the vendor's.
-        mallory: somebody else's.
-
-    Returns:
-        What was tried, and what came of it.
-    """
+    """Show it in a folder, which is emptied first, on the vendor's own build."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "tls").mkdir(parents=True)
     results = []
     with download_server(folder / "tls") as server:
-        signed = {
-            e.signed: vendor.sign_enclave(built / e.unsigned, e.config, key) for e in ENCLAVE_LIST
-        }
-        honest = _toolchain(folder / "toolchain-record", honest_release(server, signed, key))
+        signed = vendor.sign_all(built, key)
+        honest = honest_release(server, signed, vendor.mrsigner(key))
+        honest = _toolchain(folder / "toolchain-record", honest)
         cases = make_cases(server, honest, built, signed, (key, mallory))
         for name, case in as_far_as_possible(cases).items():
             write_catalogue(folder / name, case.description)
@@ -112,14 +97,9 @@ def make_cases(
     signed: Mapping[str, bytes],
     keys: tuple[RSAPrivateKey, RSAPrivateKey],
 ) -> dict[str, Case]:
-    """Fill the server, and say what must come of each release.
+    """Fill the server with tampered files, and say what must come of each release.
 
-    Args:
-        server: gets the tampered files.
-        honest: the release as it should be.
-        built: the vendor's own build of the unsigned enclaves.
-        signed: what an honest vendor delivers, by file name.
-        keys: the vendor's, and somebody else's.
+    `signed` is what an honest vendor delivers; the keys are the vendor's, and somebody else's.
     """
     key, mallory = keys
     pce = ENCLAVE_LIST[0]
@@ -183,35 +163,25 @@ def make_cases(
     }
 
 
-def honest_release(
-    server: DownloadServer, signed: Mapping[str, bytes], key: RSAPrivateKey
-) -> Description:
-    """The release `demo`; its toolchain is yet to be designated."""
-    sources, archive = source_archive(), signed_archive(signed)
-    return Description(
+def honest_release(server: DownloadServer, signed: Mapping[str, bytes], signer: str) -> Description:
+    """The release `demo`, by the MRSIGNER of its signer; its toolchain is yet to be designated."""
+    sources = source_archive()
+    description = Description(
         title="Our own test enclaves, by a vendor of our own",
         # Any path will do that nothing else uses. Where the kernel gives the build no root
         # of its own, this one can be made without rights.
         root=f"/tmp/sgx-enclaves-demo-{os.getpid()}/tree",  # noqa: S108
         source_url=server.put(f"/sources/{SOURCE_FILE}", sources),
         source_sha256=sha256(sources),
-        signed_url=server.put(f"/demo/{SIGNED_FILE}", archive),
-        signed_sha256=sha256(archive),
-        checksums_url=server.put(f"/demo/{CHECKSUMS_FILE}", checksums(SIGNED_FILE, archive)),
-        signer=vendor.mrsigner(key),
+        signer=signer,
         tools=tuple(Tool(name, "not designated") for name in TOOLS),
         interpreter="/not-designated",
-        least_isvsvn={},
     )
+    return _delivered(server, description, "demo", signed)
 
 
 def designate(description: Description, record: Mapping[str, Any]) -> Description:
-    """Make a recorded toolchain the designated one.
-
-    Args:
-        description: the release.
-        record: what `sgx-enclaves toolchain record` wrote.
-    """
+    """The release with another toolchain, as `sgx-enclaves toolchain record` wrote it down."""
     return replace(
         description,
         tools=tuple(
@@ -248,7 +218,7 @@ def _toolchain(folder: Path, description: Description) -> Description:
 def _delivered(
     server: DownloadServer, honest: Description, place: str, signed: Mapping[str, bytes]
 ) -> Description:
-    """A release whose vendor delivers these files, with digests that are right for them."""
+    """The release whose vendor delivers these files, with digests that are right for them."""
     archive = signed_archive(signed)
     return replace(
         honest,

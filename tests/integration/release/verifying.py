@@ -112,14 +112,12 @@ class World:
 def make_world(folder: Path, built: Path) -> Iterator[World]:
     """Sign and serve what the vendor has built."""
     key = vendor_key()
-    signed = {
-        e.signed: vendor.sign_enclave(built / e.unsigned, e.config, key) for e in ENCLAVE_LIST
-    }
+    signed = vendor.sign_all(built, key)
     (folder / "tls").mkdir()
     isolated = best_isolation()[0] is not Isolation.NONE
     with download_server(folder / "tls") as server:
         record = look_at(TOOLS, STANDARD_PATH, Machine()).as_dict()
-        honest = designate(honest_release(server, signed, key), record)
+        honest = designate(honest_release(server, signed, vendor.mrsigner(key)), record)
         world = World(server, built, signed, honest, folder / "warm", isolated)
         world.signed_folder.mkdir(parents=True)
         world.built_with_configs.mkdir()

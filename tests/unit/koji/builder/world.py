@@ -55,12 +55,10 @@ def make_vendor(folder: Path, built: Path) -> Iterator[Vendor]:
         built: see `Vendor`.
     """
     key = vendor_key()
-    signed = {
-        e.signed: vendor.sign_enclave(built / e.unsigned, e.config, key) for e in ENCLAVE_LIST
-    }
+    signed = vendor.sign_all(built, key)
     with download_server(folder) as server:
         record = look_at(TOOLS, STANDARD_PATH, Machine()).as_dict()
-        honest = designate(honest_release(server, signed, key), record)
+        honest = designate(honest_release(server, signed, vendor.mrsigner(key)), record)
         yield Vendor(server, built, signed, honest)
 
 
