@@ -142,20 +142,11 @@ class Explainer:
         return Explanation(tuple(differences[:MOST]), omitted, total, causes)
 
     def _in_file(self, where: str, bounds: Range, measured: bool) -> Difference:
-        start, end = bounds
-        ours, cut = self._ours, min(end, start + _EXCERPT)
-        return Difference(
-            start,
-            end,
-            where,
-            ours.segment(start),
-            ours.section(start),
-            ours.symbol(start),
-            ours.header_field(start),
-            measured,
-            self._built.data[start:cut].hex(),
-            self._signed[start:cut].hex(),
-        )
+        ours, (start, end) = self._ours, bounds
+        names = ours.section(start), ours.symbol(start), ours.header_field(start)
+        place = (where, ours.segment(start), *names, measured)
+        excerpts = _excerpts(bounds, self._built.data, self._signed)
+        return Difference(start, end, *place, *excerpts)
 
     def _metadata_differences(self) -> Iterator[tuple[Difference, int]]:
         """What does not follow from our build and the config, field by field, and its bytes."""
@@ -164,8 +155,8 @@ class Explainer:
         ours, theirs, base = self._regenerated.descriptor, self._area, self._area_offset
 
         def differing(start: int, end: int, field: str, measured: bool) -> Difference:
-            excerpts = [data[start : min(end, start + _EXCERPT)].hex() for data in (ours, theirs)]
             where = ("metadata", None, METADATA_SECTION, None, field, measured)
+            excerpts = _excerpts((start, end), ours, theirs)
             return Difference(base + start, base + end, *where, *excerpts)
 
         common, longest = sorted((len(ours), len(theirs)))
@@ -202,10 +193,11 @@ class Explainer:
             hostile += hostile_causes(regenerated, vendor, ours, theirs)
             options += config_causes(regenerated, vendor, self._config)
         yield from hostile
-        sections = {ours.section(start) for start, _ in payload.ranges}
-        only_build_id = sections == {BUILD_ID_SECTION} and not (payload.omitted or longer)
+        changed = [d for d in differences if d.where == "payload"]
+        only_build_id = {d.section for d in changed} == {BUILD_ID_SECTION}
+        only_build_id = only_build_id and not (payload.omitted or longer)
         builds = list(build_causes(ours, theirs, only_build_id)) if theirs is not None else []
-        yield from self._few_bytes(alone=not builds)
+        yield from self._few_bytes(changed, alone=not builds)
         generation = list(generation_causes(regenerated, vendor, ours, theirs))
         yield from generation
         named = list(function_causes(ours, theirs)) if self._has_symbols and theirs else []
@@ -229,29 +221,29 @@ class Explainer:
             for problem in side.description.problems:
                 yield cause("not-described", file=side.image.name, problem=problem)
 
-    def _few_bytes(self, alone: bool) -> Iterator[Cause]:
+    def _few_bytes(self, changed: list[Difference], alone: bool) -> Iterator[Cause]:
         """A handful of bytes where a rebuild with other tools would change many."""
-        ours, payload = self._ours, self._payload
-        if not 0 < payload.differing_bytes <= _FEW or payload.omitted:
+        if not 0 < self._payload.differing_bytes <= _FEW or self._payload.omitted:
             return
-        ranges = [
-            (start, end)
-            for start, end in payload.ranges
-            if ours.section(start) not in _EXPLAINED_SECTIONS
-            and ours.measured_difference(self._signed, start, end)
-        ]
-        if not ranges or any(ours.header_field(start) for start, _ in ranges):
+        found = [d for d in changed if d.measured and d.section not in _EXPLAINED_SECTIONS]
+        if not found or any(d.field for d in found):
             return
-        in_code = any(ours.section_of(start) in ours.instructions for start, _ in ranges)
+        ours, ranges = self._ours, [(d.start, d.end) for d in found]
+        in_code = any(ours.section_of(d.start) in ours.instructions for d in found)
         count = scan(self._built.data, self._signed, ranges, 0).differing_bytes
-        found = ((ours.section(start), ours.symbol(start)) for start, _ in ranges)
-        names = [" ".join(map(excerpt, filter(None, pair))) or "a segment" for pair in found]
+        pairs = (filter(None, (d.section, d.symbol)) for d in found)
+        names = [" ".join(map(excerpt, pair)) or "a segment" for pair in pairs]
         places = ", ".join(list(dict.fromkeys(names))[:4])
         yield cause(
             "code-patch" if in_code else "data-patch",
             bytes=_counted(count, "differs", "differ"),
             places=f"{places}{', and nothing else in the build' if alone else ''}",
         )
+
+
+def _excerpts(bounds: Range, ours: bytes, theirs: bytes) -> tuple[str, str]:
+    shown = slice(bounds[0], min(bounds[1], bounds[0] + _EXCERPT))
+    return ours[shown].hex(), theirs[shown].hex()
 
 
 def _counted(count: int, does: str, do: str) -> str:
