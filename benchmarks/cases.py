@@ -7,12 +7,11 @@ import hashlib
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.scan import rates, run
+from benchmarks.scan import rates, run, seconds
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.measure import mrenclave
@@ -45,27 +44,23 @@ class Result:
 
 def _best(action: Callable[[], object], rounds: int = ROUNDS) -> float:
     """The shortest of several runs, in seconds: the least disturbed one."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(seconds(action) for _ in range(rounds))
 
 
-def _config(**options: int) -> Config:
-    return Config(options)
+def _measuring(**options: int) -> Callable[[], bytes]:
+    """What measures a small enclave with these options."""
+    image = EnclaveImage.parse(small_enclave())
+    block = regenerate(image, Config(options), generation_named("2.25")).blocks[0]
+    return lambda: mrenclave(image, block)
 
 
 def measure_stacks() -> list[Result]:
     """256 MiB of measured stacks cost little more than hashing as many bytes."""
     size = 256 * MIB
-    image = EnclaveImage.parse(small_enclave())
-    config = _config(StackMinSize=size, StackMaxSize=size, HeapMinSize=0, HeapMaxSize=0)
-    block = regenerate(image, config, generation_named("2.25")).blocks[0]
     bulk = bytes(size // PAGE * MEASURED_PAGE)
     raw = _best(lambda: hashlib.sha256(bulk).digest())
-    ours = _best(lambda: mrenclave(image, block))
+    stacks = {"StackMinSize": size, "StackMaxSize": size, "HeapMinSize": 0, "HeapMaxSize": 0}
+    ours = _best(_measuring(**stacks))
     return [Result("measure 256 MiB of stacks / raw SHA-256", ours / raw, 1.25)]
 
 
@@ -81,30 +76,21 @@ def measure_memory() -> list[Result]:
         "cases.regenerate(image, config, cases.generation_named('2.25'))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
-    grown = int(
-        subprocess.run(
-            [sys.executable, "-c", script], check=True, capture_output=True, text=True
-        ).stdout
-    )
+    command = [sys.executable, "-c", script]
+    grown = int(subprocess.run(command, check=True, capture_output=True).stdout)
     return [Result("more memory while measuring", grown / 1024, 32 + 1, "MiB")]
 
 
 def measure_heap() -> list[Result]:
     """A heap of 4 GiB is added, not measured: less than a second."""
-    image = EnclaveImage.parse(small_enclave())
-    config = _config(HeapMinSize=4096 * MIB, HeapMaxSize=4096 * MIB)
-    block = regenerate(image, config, generation_named("2.25")).blocks[0]
-    return [Result("measure a heap of 4 GiB", _best(lambda: mrenclave(image, block)), 1, "s")]
+    measure = _measuring(HeapMinSize=4096 * MIB, HeapMaxSize=4096 * MIB)
+    return [Result("measure a heap of 4 GiB", _best(measure), 1, "s")]
 
 
 def measure_linear() -> list[Result]:
     """Four times the pages cost at most five times the time."""
-    image = EnclaveImage.parse(small_enclave())
-    times = []
-    for size in (64 * MIB, 256 * MIB):
-        config = _config(StackMinSize=size, StackMaxSize=size)
-        block = regenerate(image, config, generation_named("2.25")).blocks[0]
-        times.append(_best(lambda block=block: mrenclave(image, block)))  # type: ignore[misc]
+    sizes = (64 * MIB, 256 * MIB)
+    times = [_best(_measuring(StackMinSize=size, StackMaxSize=size)) for size in sizes]
     return [Result("measure 256 MiB / 64 MiB", times[1] / times[0], 5)]
 
 

@@ -87,14 +87,10 @@ def _packages(folder: Path, size: int) -> list[str]:
         '[SgxEnclave]\nany_product = ["pce"]\n'
         f'[SgxEnclave.signers]\npce = "{signer}"\n[SgxEnclave.least_isvsvn]\npce = 0\n'
     )
+    of_unsigned = ["unsigned", "unsigned:reproducible"]
     return [
         _rpmbuild(folder, "prebuilt-pce-signed", ["signed", "signed:prebuilt"], signed_files),
-        _rpmbuild(
-            folder,
-            "reproducible-pce-unsigned",
-            ["unsigned", "unsigned:reproducible"],
-            unsigned_files,
-        ),
+        _rpmbuild(folder, "reproducible-pce-unsigned", of_unsigned, unsigned_files),
     ]
 
 
@@ -147,9 +143,8 @@ def _added(python: Path, folder: Path, packages: list[str], what: str) -> Result
 
 def _processor_time(argv: list[str], environment: dict[str, str]) -> float:
     """Seconds that a program and its children spend computing."""
-    with subprocess.Popen(
-        argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-    ) as process:
+    out = subprocess.DEVNULL
+    with subprocess.Popen(argv, stdout=out, stderr=out, env=environment) as process:
         _pid, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     return usage.ru_utime + usage.ru_stime

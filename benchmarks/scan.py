@@ -85,9 +85,8 @@ def run_each(argv: list[str], paths: list[str]) -> None:
 def rates(packages: int = PACKAGES) -> dict[str, float]:
     """Packages per second of each way, the best of several rounds; see the module.
 
-    Returns:
-        The keys are `repodata`, `headers`, `rpm for each`, `rpm for all`; the first
-        is absent without createrepo_c, and all are without rpm.
+    By `repodata` only with createrepo_c, by `headers`, `rpm for each` and `rpm for all` only with
+    rpm.
     """
     if shutil.which("rpm") is None:
         return {}
