@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Optional
 
+from sgx_enclaves.enclave import sigstruct
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
 from sgx_enclaves.enclave.metadata import (
@@ -33,20 +34,6 @@ from sgx_enclaves.enclave.metadata import (
 )
 from sgx_enclaves.enclave.regenerate import Regenerated
 from sgx_enclaves.enclave.sdk import release_of
-from sgx_enclaves.enclave.sigstruct import (
-    FLAG_OPTIONS,
-    SECINFO_TCS,
-    SECINFO_X,
-    TYPE_DEBUG,
-    VENDOR_INTEL,
-    XFRM_NAMES,
-    XFRM_OPTIONS,
-    Attribute,
-    FipsSignature,
-    Sigstruct,
-    spell,
-    spell_secinfo,
-)
 from sgx_enclaves.enclave.verdict import Cause
 from sgx_enclaves.errors import FormatError
 from sgx_enclaves.explain.causes import cause
@@ -103,7 +90,7 @@ def _fields(block: Block) -> Iterator[Field]:
     """Where tables overlap, which is hostile, the first one counts."""
     # ECREATE measures these two; the other header fields are for the loader only.
     yield from _named(BlockHeader, "header", 0, False, "ssa_frame_size", "enclave_size")
-    yield from _named(Sigstruct, "SIGSTRUCT", Block.SIGSTRUCT_OFFSET)
+    yield from _named(sigstruct.Sigstruct, "SIGSTRUCT", Block.SIGSTRUCT_OFFSET)
     for index, name in enumerate(DIRECTORY_NAMES[: len(block.directories)]):
         start = Block.DIRECTORIES_OFFSET + index * Directory.SIZE
         yield from _named(Directory, f"directory {name}", start)
@@ -126,11 +113,11 @@ def _fields(block: Block) -> Iterator[Field]:
     for index, item in enumerate(block.layout):
         if isinstance(item, LayoutEntry) and item.content_offset:
             start = item.content_offset
-            is_tcs = item.si_flags == SECINFO_TCS
+            is_tcs = item.si_flags == sigstruct.SECINFO_TCS
             name = "TCS template" if is_tcs else f"content of layout[{index}]"
             yield Field(name, start, start + item.content_size, True, True)
     if block.fips_offset is not None:
-        yield from _named(FipsSignature, "FIPS signature", block.fips_offset)
+        yield from _named(sigstruct.FipsSignature, "FIPS signature", block.fips_offset)
     # What no table refers to.
     tables = [at for d in block.directories if d.size for at in (d.offset, d.offset + d.size)]
     edges = sorted({block.data_offset, block.header.size, *tables})
@@ -149,25 +136,25 @@ def _named(
 
 def options_of(block: Block) -> dict[str, int]:
     """Option name to the value that the block shows."""
-    sigstruct, header = block.sigstruct, block.header
-    flags, mask = sigstruct.attributes_flags, sigstruct.attributemask_xfrm
-    ids = struct.unpack("<4Q", sigstruct.isvfamilyid + sigstruct.isvextprodid)
+    signed, header = block.sigstruct, block.header
+    flags, mask = signed.attributes_flags, signed.attributemask_xfrm
+    ids = struct.unpack("<4Q", signed.isvfamilyid + signed.isvextprodid)
     options = {
-        "ProdID": sigstruct.isvprodid,
-        "ISVSVN": sigstruct.isvsvn,
-        "ReleaseType": int(bool(sigstruct.type & TYPE_DEBUG)),
-        "IntelSigned": int(sigstruct.vendor == VENDOR_INTEL),
-        **{name: int(bool(flags & bit)) for name, bit in FLAG_OPTIONS.items()},
-        "DisableDebug": int(bool(sigstruct.attributemask_flags & Attribute.DEBUG)),
-        "HW": sigstruct.swdefined,
+        "ProdID": signed.isvprodid,
+        "ISVSVN": signed.isvsvn,
+        "ReleaseType": int(bool(signed.type & sigstruct.TYPE_DEBUG)),
+        "IntelSigned": int(signed.vendor == sigstruct.VENDOR_INTEL),
+        **{name: int(bool(flags & bit)) for name, bit in sigstruct.FLAG_OPTIONS.items()},
+        "DisableDebug": int(bool(signed.attributemask_flags & sigstruct.Attribute.DEBUG)),
+        "HW": signed.swdefined,
         "TCSPolicy": header.tcs_policy,
         "TCSMinPool": header.tcs_min_pool,
-        "MiscSelect": sigstruct.miscselect | header.desired_misc_select,
-        "MiscMask": sigstruct.miscmask,
+        "MiscSelect": signed.miscselect | header.desired_misc_select,
+        "MiscMask": signed.miscmask,
         # 0: must be off, 1: must be on, 2: as the platform likes.
         **{
-            name: int(bool(sigstruct.attributes_xfrm & bits)) if mask & bits else 2
-            for name, bits in XFRM_OPTIONS.items()
+            name: int(bool(signed.attributes_xfrm & bits)) if mask & bits else 2
+            for name, bits in sigstruct.XFRM_OPTIONS.items()
         },
         **dict(zip(_IDS, ids)),
         **_layout_options(block.layout),
@@ -200,7 +187,7 @@ def _layout_options(table: tuple[Layout, ...]) -> dict[str, int]:
         "ReservedMemMinSize": size(LayoutId.RSRV_MIN),
         "ReservedMemInitSize": size(LayoutId.RSRV_MIN, LayoutId.RSRV_INIT),
         "ReservedMemMaxSize": size(LayoutId.RSRV_MIN, LayoutId.RSRV_INIT, LayoutId.RSRV_MAX),
-        "ReservedMemExecutable": int(any(e.si_flags & SECINFO_X for e in reserved)),
+        "ReservedMemExecutable": int(any(e.si_flags & sigstruct.SECINFO_X for e in reserved)),
         "TCSNum": kept + removed,
         # The SDK's table makes one thread more than the option says.
         "TCSMaxNum": kept + (dynamic - 1 if dynamic else removed),
@@ -268,7 +255,8 @@ def _layout(index: int, ours: Block, block: Block) -> Iterator[Cause]:
             continue
         if reason := _strangeness(item):
             entry = f"layout[{number}] of block {index} ({block.layout_name(item)})"
-            pages = f"{item.page_count} pages ({spell_secinfo(item.si_flags)})"
+            rights = sigstruct.spell_secinfo(item.si_flags)
+            pages = f"{item.page_count} pages ({rights})"
             yield cause("metadata-layout", entry=entry, pages=pages, reason=reason)
 
 
@@ -277,9 +265,9 @@ def _kind(item: LayoutEntry) -> tuple[int, int, bool]:
 
 
 def _strangeness(item: LayoutEntry) -> Optional[str]:
-    if item.content_offset and item.si_flags != SECINFO_TCS:
+    if item.content_offset and item.si_flags != sigstruct.SECINFO_TCS:
         return "with content out of the metadata"
-    if item.attributes & PageAttr.EADD and item.si_flags & SECINFO_X:
+    if item.attributes & PageAttr.EADD and item.si_flags & sigstruct.SECINFO_X:
         return "of code that our build and the config do not ask for"
     if item.id not in list(LayoutId):
         return "of a kind that no SDK knows"
@@ -348,6 +336,7 @@ def _xfrm_causes(ours: Block, theirs: Block, index: int) -> Iterator[Cause]:
     """CPU features that a signer asks for beyond what config.xml can say, as Occlum's does."""
     signed = [(b.sigstruct.attributes_xfrm, b.sigstruct.attributemask_xfrm) for b in (ours, theirs)]
     wrong = signed[0][0] ^ signed[1][0] | signed[0][1] ^ signed[1][1]
-    if wrong & ~sum(XFRM_OPTIONS.values()):
-        words = [f"{spell(xfrm, XFRM_NAMES)} (0x{xfrm:x}, mask 0x{m:x})" for xfrm, m in signed]
+    if wrong & ~sum(sigstruct.XFRM_OPTIONS.values()):
+        spelled = (sigstruct.spell(xfrm, sigstruct.XFRM_NAMES) for xfrm, _ in signed)
+        words = [f"{s} (0x{xfrm:x}, mask 0x{m:x})" for s, (xfrm, m) in zip(spelled, signed)]
         yield cause("xfrm", block=index, theirs=words[1], ours=words[0])
