@@ -24,11 +24,9 @@ from sgx_enclaves.enclave.policy import all_pins, not_shipped
 PROGRAM = "sgx-enclaves"
 NAMES = {"bash": PROGRAM, "zsh": f"_{PROGRAM}", "fish": f"{PROGRAM}.fish"}
 
-# What an argument is, by how the parsers call its value.
-_FOLDERS = {"DIR"}
+# Arguments that are files, by how the parsers call their value.
 _FILES = {"FILE", "XML", "PEM", "RPM", "BUILT", "SIGNED", "UNSIGNED", "SIGNATURES", "UNSTRIPPED"}
 _FILES |= {"PATH", "RPM|DIR", "MRSIGNER|PEM", "[ARCHIVE=]FILE"}
-_RELEASES = {"RELEASE"}
 
 
 def whole_parser() -> argparse.ArgumentParser:
@@ -48,11 +46,11 @@ def whole_parser() -> argparse.ArgumentParser:
 
 def _complete(action: argparse.Action, releases: list[str]) -> None:
     metavar = action.metavar
-    if metavar in _FOLDERS:
+    if metavar == "DIR":
         action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     elif metavar in _FILES:
         action.complete = shtab.FILE  # type: ignore[attr-defined]
-    elif metavar in _RELEASES:
+    elif metavar == "RELEASE":
         action.choices = releases
     elif "--enclave" in action.option_strings:
         action.choices = [pin.enclave for pin in all_pins()]

@@ -21,12 +21,8 @@ SEVERITIES: Mapping[str, str] = {
 
 def as_markdown() -> str:
     """The table as docs/findings.md."""
-    lines = [
-        "# Findings",
-        "",
-        "Every finding that a report can have. `make docs` writes this page from "
-        "[`sgx_enclaves/findings.toml`](../sgx_enclaves/findings.toml).",
-    ]
+    lines = ["# Findings", "", "Every finding that a report can have. `make docs` writes this page"]
+    lines[2] += " from [`sgx_enclaves/findings.toml`](../sgx_enclaves/findings.toml)."
     for severity, says in SEVERITIES.items():
         lines += ["", f"## {severity}", "", says, "", "| code | meaning | what to do |"]
         lines.append("| --- | --- | --- |")

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from man_pages import ENVIRONMENT, EXIT_STATUS
 
@@ -42,17 +42,16 @@ _LINT = {"references": "reference"}
 
 def pages() -> Mapping[str, Iterator[str]]:
     """The lines of each page, by its name."""
-    makers: Mapping[str, Callable[[], Iterator[str]]] = {
-        "verbs": verbs,
-        "exit-status": exit_statuses,
-        "release-keys": release_keys,
-        "reports": reports,
-        "configuration": configuration,
-        "rpcs": rpcs,
-        "limits": limits_page,
-        "api": api,
+    return {
+        "verbs.md": verbs(),
+        "exit-status.md": exit_statuses(),
+        "release-keys.md": release_keys(),
+        "reports.md": reports(),
+        "configuration.md": configuration(),
+        "rpcs.md": rpcs(),
+        "limits.md": limits_page(),
+        "api.md": api(),
     }
-    return {f"{name}.md": made() for name, made in makers.items()}
 
 
 def api() -> Iterator[str]:

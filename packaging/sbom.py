@@ -24,23 +24,13 @@ _PROJECT = "SPDXRef-sgx-enclaves"
 
 
 def sbom(sdist: Path, wheel: Path, seconds: int) -> dict[str, Any]:
-    """The document.
-
-    Args:
-        sdist: the source distribution.
-        wheel: what was built from it.
-        seconds: when it is said to have been written, since 1970.
-    """
+    """The document, said to have been written so many seconds after the beginning of 1970."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         metadata = email.message_from_bytes(archive.read(name))
     version = metadata["Version"]
     digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (sdist, wheel)}
-    needed = [
-        requirement
-        for requirement in metadata.get_all("Requires-Dist", [])
-        if "extra ==" not in requirement
-    ]
+    needed = [text for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text]
     files = [
         _package(f"{_PROJECT}-{kind}", file, version, digest=digests[file])
         for kind, file in (("sdist", sdist.name), ("wheel", wheel.name))
