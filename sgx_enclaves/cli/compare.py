@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The verbs that read enclave files: compare, show, measure, verify-signature.
-
-And the reports on a comparison, which verify-release writes too.
-"""
+"""The verbs that read enclave files, and the reports on a comparison."""
 
 from __future__ import annotations
 
@@ -72,7 +69,7 @@ def compare(args: argparse.Namespace) -> int:
     if args.json:
         output.out_json(verdict_dict(verdict))
     else:
-        output.out_report(verdict_text(verdict, width=output.width(), full=output.is_verbose()))
+        output.out_report(verdict_text(verdict, width=output.width(), full=args.verbose))
     if args.report is not None:
         from sgx_enclaves.evidence.report import of_comparison, write_report
 
@@ -128,24 +125,19 @@ def show(args: argparse.Namespace) -> int:
     from sgx_enclaves.report.templated import show_html
 
     output.check_open(args, "html")
-    image = arguments.load_enclave_or_sigstruct(args.enclave)
-    page = ""
+    file = args.enclave
+    image = arguments.load_enclave_or_sigstruct(file)
     if isinstance(image, Sigstruct):
         if args.html is not None:
-            raise InputError(
-                "a SIGSTRUCT alone has no picture", file=args.enclave, hint="name the enclave"
-            )
-        plain: dict[str, object] = {"file": args.enclave, "sigstruct": sigstruct_dict(image)}
-        values: dict[str, object] = {"file": args.enclave, "image": image}
-    else:
-        descriptor = arguments.load_descriptor(image)
-        description = describe_file(image.data, image.name)
-        plain = show_dict(image, descriptor, description)
-        values = {"image": image, "descriptor": descriptor, "description": description}
-        if args.html is not None:
-            page = show_html(image, descriptor, description)
-    output.answer(args, plain, "show.txt", **values)
-    if args.html is not None:
+            raise InputError("a SIGSTRUCT alone has no picture", file=file, hint="name the enclave")
+        plain = {"file": file, "sigstruct": sigstruct_dict(image)}
+        output.answer(args, plain, "show.txt", file=file, image=image)
+        return 0
+    parts = (image, arguments.load_descriptor(image), describe_file(image.data, image.name))
+    page = None if args.html is None else show_html(*parts)
+    values = dict(zip(("image", "descriptor", "description"), parts))
+    output.answer(args, show_dict(*parts), "show.txt", **values)
+    if page is not None:
         args.output = args.html
         output.write_output(args, page.encode())
         output.open_page(args, Path(args.html))
@@ -156,14 +148,13 @@ def measure(args: argparse.Namespace) -> int:
     image = arguments.load_enclave(args.enclave)
     descriptor = arguments.load_descriptor(image)
     if descriptor.is_signed == (args.config is not None):
-        mistake = "an unsigned enclave is measured with its config.xml"
-        hint = "name it with --config"
+        mistake, do = "an unsigned enclave is measured with its config.xml", "name it with --config"
         if descriptor.is_signed:
             mistake = "the enclave is signed, its own metadata say how it is loaded"
-            hint = "drop --config"
-        raise InputError(mistake, file=args.enclave, hint=hint)
-    limits = measuring_limits(len(image.data), len(descriptor.blocks))
-    limits = NO_LIMITS if args.no_limit else limits
+            do = "drop --config"
+        raise InputError(mistake, file=args.enclave, hint=do)
+    blocks = descriptor.blocks
+    limits = NO_LIMITS if args.no_limit else measuring_limits(len(image.data), len(blocks))
     if args.config is not None:
         regenerated = arguments.regenerated(args, image, limits=limits)
         sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
@@ -176,7 +167,7 @@ def measure(args: argparse.Namespace) -> int:
         bar(Event("measure", done, size))
 
     results, lines = [], []
-    for index, block in enumerate(descriptor.blocks):
+    for index, block in enumerate(blocks):
         ours = mrenclave(image, block, limits, watch).hex()
         signed = block.sigstruct.enclavehash.hex()
         about = {"metadata": str(block.version), "mrenclave": ours, "enclavehash": signed}

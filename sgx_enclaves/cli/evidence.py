@@ -31,9 +31,9 @@ _MAX_FILE = 512 * MIB
 def recheck(args: argparse.Namespace) -> int:
     file = _report_at(args.report)
     report = read_report(read_file(file, MAX_REPORT), file)
-    contents, packages = _files_at_hand([*args.signed, *args.built, *args.config])
+    at_hand = _files_at_hand([*args.signed, *args.built, *args.config])
     digest = (report["release"] or {}).get("sha256")
-    files = checking.Files(contents, packages, digest and _described(args, digest))
+    files = checking.Files(*at_hand, digest and _described(args, digest))
     checked = list(checking.recheck(report, files))
     states = [item.state for item in checked]
     status = 1 if State.FAILS in states else 0 if State.HOLDS in states else EXIT_UNSEEN
@@ -55,9 +55,7 @@ def _described(args: argparse.Namespace, digest: str) -> Optional[Release]:
     return None
 
 
-def _files_at_hand(
-    paths: list[str],
-) -> tuple[dict[str, bytes], dict[str, checking.Package]]:
+def _files_at_hand(paths: list[str]) -> tuple[dict[str, bytes], dict[str, checking.Package]]:
     contents: dict[str, bytes] = {}
     packages: dict[str, checking.Package] = {}
     for path in paths:
@@ -67,8 +65,7 @@ def _files_at_hand(
             with reading, open_regular(path) as stream:
                 start = stream.read(len(RPM_MAGIC))
         if start == RPM_MAGIC:
-            package, enclaves = checking.files_of_package(path)
-            packages[Path(path).name] = package
+            packages[Path(path).name], enclaves = checking.files_of_package(path)
             contents.update(enclaves)
         else:
             data = read_file(path, DEFAULT_LIMITS.file_size)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The one way out of every verb: lines for people, JSON for programs, messages, files.
 
-A line is made printable here, whatever a file calls itself: no name and no note out of a
-file can steer the terminal or fake a line of its own. A reader of our output who goes
-away changes nothing; an output that cannot be written is an error.
+A line is made printable here: nothing out of a file can steer the terminal or fake a line of its
+own. A reader who goes away changes nothing; an output that cannot be written is an error.
 """
 
 from __future__ import annotations
@@ -100,9 +99,9 @@ def answer(
     report: Union[str, Iterable[str]],
     **values: object,
 ) -> None:
-    """Print a result: as JSON with `--json`, else as lines, or by a template.
+    """Print a result: as JSON with `--json`, else as lines, or by a template of report/templates/.
 
-    The template, a file of report/templates/, gets the values, or the plain data if there are none.
+    That gets the values, or the plain data if there are none.
     """
     if args.json:
         out_json(plain)
@@ -135,11 +134,6 @@ def detail(text: str) -> None:
         message(text)
 
 
-def is_verbose() -> bool:
-    """Whether reports are wanted in full."""
-    return _run.verbose
-
-
 def progress() -> Progress:
     """What shows on standard error how far something is; nothing with `--quiet`."""
     return silent if _run.quiet or sys.stderr is None else for_stream(sys.stderr)
@@ -162,8 +156,7 @@ def write_output(
     A file that is there is replaced with `--force` only, and no input ever: what another argument
     names, and `more`. The umask takes away of `mode`.
     """
-    path = str(args.output)
-    found = None
+    path, found = str(args.output), None
     with system_errors(path, "cannot be written"), contextlib.suppress(FileNotFoundError):
         found = os.stat(path)
     if found is not None and (stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
@@ -220,7 +213,7 @@ def _written(args: argparse.Namespace, data: bytes) -> dict[str, object]:
 
 
 def print_or_write(args: argparse.Namespace, text: str, *, name: str = "") -> None:
-    """Print a report, or write it with a line end where `-o` names a file.
+    """Print a report, or write it where `-o` names a file.
 
     `name` is what the text is called in JSON; without it, it is JSON already.
     """
