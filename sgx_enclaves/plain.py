@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Union
 
-from sgx_enclaves.errors import SgxEnclavesError, UnsupportedError
+from sgx_enclaves.errors import SgxEnclavesError
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -229,12 +229,6 @@ def validate(
         mistake = min(found, key=lambda m: str(list(m.absolute_path)), default=None)
     except RecursionError:
         raise error("the content is nested too deep", file=file) from None
-    except ImportError:
-        raise UnsupportedError(
-            "cannot be checked against its schema: the Python library jsonschema is not installed",
-            file=file,
-            hint="install python3-jsonschema (on PyPI: jsonschema)",
-        ) from None
     if mistake is not None:
         _refuse_mistake(mistake, file, error)
 

@@ -14,18 +14,14 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any, Union
 
 from sgx_enclaves.enclave.sign import read_private_key, read_public_key
 from sgx_enclaves.errors import AttestationError, SigningError, UnsupportedError
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import parse_json, read_schema, record, validate
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-
-    PublicKey = Union[ed25519.Ed25519PublicKey, ec.EllipticCurvePublicKey]
 
 MAX_ENVELOPE = 32 << 20
 _KINDS = "Ed25519, or ECDSA on P-256, P-384 or P-521"
@@ -78,14 +74,9 @@ def read_envelope(data: bytes, file: str) -> Envelope:
     plain = parse_json(data, file=file, error=AttestationError, most=MAX_ENVELOPE)
     schema = read_schema(__file__, "attestation.schema.json", "envelope")
     validate(plain, schema, file=file, error=AttestationError)
-    return Envelope(
-        _decoded(plain["payload"], file),
-        plain["payloadType"],
-        tuple(
-            Signature(_decoded(item["sig"], file), item.get("keyid") or "")
-            for item in plain["signatures"]
-        ),
-    )
+    found = ((_decoded(item["sig"], file), item.get("keyid") or "") for item in plain["signatures"])
+    signatures = tuple(Signature(*each) for each in found)
+    return Envelope(_decoded(plain["payload"], file), plain["payloadType"], signatures)
 
 
 def _decoded(text: str, file: str) -> bytes:
@@ -98,33 +89,27 @@ def _decoded(text: str, file: str) -> bytes:
 
 @record
 class Key:
-    """A public key, by the file that it came from; `keyid` is the SHA-256 of its DER form."""
+    """A public key, by the file that it came from.
+
+    `keyid` is the SHA-256 of its DER form. ECDSA needs besides the message the digest that fits.
+    """
 
     name: str
     keyid: str
-    public: PublicKey
-
-    def algorithm(self) -> tuple[Any, ...]:
-        """What ECDSA needs besides the message: the digest that fits its curve."""
-        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
-        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
-
-        curve = getattr(self.public, "curve", None)
-        return () if curve is None else (ec.ECDSA(getattr(hashes, _DIGESTS[curve.name])()),)
+    public: Any
+    algorithm: tuple[Any, ...]
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
         """Whether the signature is this key's; one of ECDSA may be DER, or r and s in a row."""
         from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
         from cryptography.hazmat.primitives.asymmetric import utils  # noqa: PLC0415
 
-        public: Any = self.public
-        algorithm = self.algorithm()
-        size = (public.key_size + 7) // 8 if algorithm else 0
+        size = (self.public.key_size + 7) // 8 if self.algorithm else 0
         if size and len(signature) == 2 * size:
             r, s = (int.from_bytes(x, "big") for x in (signature[:size], signature[size:]))
             signature = utils.encode_dss_signature(r, s)
         try:
-            public.verify(signature, message, *algorithm)
+            self.public.verify(signature, message, *self.algorithm)
         except InvalidSignature:
             return False
         return True
@@ -132,28 +117,31 @@ class Key:
 
 def load_key(data: bytes, name: str) -> Key:
     """A key that can verify, out of a key or a certificate, PEM or DER; else a SigningError."""
-    return _key(read_public_key(data, name), name)
+    return key_of(read_public_key(data, name), name)
 
 
-def _key(public: Any, name: str) -> Key:
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
+def key_of(public: Any, name: str) -> Key:
+    """A key of `cryptography` that can verify; else a SigningError."""
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519  # noqa: PLC0415
 
+    algorithm: tuple[Any, ...] = ()
     curve = getattr(public, "curve", None)
-    is_known = curve is not None and curve.name in _DIGESTS
-    if not isinstance(public, ed25519.Ed25519PublicKey) and not is_known:
+    if curve is not None and curve.name in _DIGESTS:
+        algorithm = (ec.ECDSA(getattr(hashes, _DIGESTS[curve.name])()),)
+    elif not isinstance(public, ed25519.Ed25519PublicKey):
         found = type(public).__name__ if curve is None else f"ECDSA on {curve.name}"
         raise SigningError("no key for attestations", file=name, expected=_KINDS, found=found)
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     der = public.public_bytes(serialization.Encoding.DER, form)
-    return Key(name, sha256_of(der), public)
+    return Key(name, sha256_of(der), public, algorithm)
 
 
 def load_signing_key(pem: bytes, name: str, passphrase: Union[bytes, None]) -> tuple[Key, Signer]:
     """A private key: its public half, and what signs with it; else a SigningError."""
     private: Any = read_private_key(pem, name, passphrase)
-    key = _key(private.public_key(), name)
-    return key, lambda message: bytes(private.sign(message, *key.algorithm()))
+    key = key_of(private.public_key(), name)
+    return key, lambda message: bytes(private.sign(message, *key.algorithm))
 
 
 def signed(envelope: Envelope, key: Key, signer: Signer) -> Envelope:
@@ -169,9 +157,8 @@ def signed(envelope: Envelope, key: Key, signer: Signer) -> Envelope:
             expected=f"a raw signature of the bytes on standard input: {_KINDS}",
             found=f"{len(made)} bytes",
         )
-    others = tuple(s for s in envelope.signatures if s.keyid != key.keyid)
-    signatures = (*others, Signature(made, key.keyid))
-    return Envelope(envelope.payload, envelope.payload_type, signatures)
+    others = (s for s in envelope.signatures if s.keyid != key.keyid)
+    return replace(envelope, signatures=(*others, Signature(made, key.keyid)))
 
 
 def signers(envelope: Envelope, keys: Sequence[Key], file: str) -> frozenset[str]:
@@ -183,7 +170,7 @@ def signers(envelope: Envelope, keys: Sequence[Key], file: str) -> frozenset[str
     found: set[str] = set()
     for number, signature in enumerate(envelope.signatures, 1):
         own = {key.keyid for key in keys if key.verifies(envelope.message, signature.sig)}
-        if not own and signature.keyid in {key.keyid for key in keys}:
+        if not own and any(key.keyid == signature.keyid for key in keys):
             raise AttestationError(
                 f"signature {number} is bad: the envelope was changed, or is another key's",
                 file=file,
@@ -198,7 +185,7 @@ def openpgp_signer(data: bytes, signature: bytes, keyring: bytes, file: str) -> 
     """The fingerprint of the OpenPGP key that made a detached signature, by `gpgv`.
 
     Signature and keyring may be binary, or in ASCII as in /etc/pki/rpm-gpg. An AttestationError if
-    it is not good, or by none of those keys; an UnsupportedError if gpgv cannot be run.
+    none of those keys made it; an UnsupportedError if gpgv cannot be run.
     """
     content = {"keyring": b"".join(_dearmored(keyring)), "signature": signature, "data": data}
     with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ from sgx_enclaves.enclave.metadata import Block
 from sgx_enclaves.errors import SigningError
 from sgx_enclaves.evidence.envelope import (
     Envelope,
-    Key,
+    key_of,
     load_key,
     load_signing_key,
     pae,
@@ -62,8 +62,8 @@ def test_the_specification_s_vector() -> None:
     expected = b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
     assert pae("http://example.com/HelloWorld", b"hello world") == expected
     envelope = read_envelope(json.dumps(VECTOR).encode(), "vector")
-    key = Key("vector", "k", VECTOR_KEY)
-    assert signers(envelope, [key], "vector") == {"k"}
+    key = key_of(VECTOR_KEY, "vector")
+    assert signers(envelope, [key], "vector") == {key.keyid}
     other = Envelope(b"hello worle", envelope.payload_type, envelope.signatures)
     assert signers(other, [key], "vector") == frozenset()
 
