@@ -34,22 +34,6 @@ else:
 T = TypeVar("T")
 
 
-def _init(self: Any, *args: Any, **kwargs: Any) -> None:
-    values, fields = self.__dict__, self._record_fields
-    values.update(zip(fields, args))
-    if len(args) == len(fields) and not kwargs:
-        return
-    values.update(kwargs)
-    if len(values) != len(args) + len(kwargs) or not kwargs.keys() <= fields.keys():
-        given = ", ".join([f"{len(args)} by position", *kwargs])
-        raise TypeError(f"{type(self).__name__} takes {', '.join(fields)}, not {given}")
-    for name, default in fields.items() if len(values) != len(fields) else ():
-        if name not in values:
-            values[name] = _default(default)
-            if values[name] is dataclasses.MISSING:
-                raise TypeError(f"{type(self).__name__}: argument {name} is missing")
-
-
 def _default(given: Any) -> Any:
     if not isinstance(given, dataclasses.Field):
         return given
@@ -61,23 +45,43 @@ def _key(self: Any) -> tuple[Any, ...]:
     return tuple(map(self.__dict__.__getitem__, self._record_fields))
 
 
-def _eq(self: Any, other: object) -> Any:
-    if type(other) is not type(self):
-        return NotImplemented
-    return _key(self) == _key(other)
+class _Methods:
+    """What records share."""
+
+    _record_fields: Mapping[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        values, fields = self.__dict__, self._record_fields
+        values.update(zip(fields, args))
+        if len(args) == len(fields) and not kwargs:
+            return
+        values.update(kwargs)
+        if len(values) != len(args) + len(kwargs) or not kwargs.keys() <= fields.keys():
+            given = ", ".join([f"{len(args)} by position", *kwargs])
+            raise TypeError(f"{type(self).__name__} takes {', '.join(fields)}, not {given}")
+        for name, default in fields.items() if len(values) != len(fields) else ():
+            if name not in values:
+                values[name] = _default(default)
+                if values[name] is dataclasses.MISSING:
+                    raise TypeError(f"{type(self).__name__}: argument {name} is missing")
+
+    def __eq__(self, other: object) -> Any:
+        return _key(self) == _key(other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(_key(self))
+
+    def __repr__(self) -> str:
+        parts = (f"{name}={self.__dict__[name]!r}" for name in self._record_fields)
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def __setattr__(self, name: str, *_: object) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot change {type(self).__name__}.{name}")
+
+    __delattr__ = __setattr__
 
 
-def _hash(self: Any) -> int:
-    return hash(_key(self))
-
-
-def _repr(self: Any) -> str:
-    parts = (f"{name}={self.__dict__[name]!r}" for name in self._record_fields)
-    return f"{type(self).__name__}({', '.join(parts)})"
-
-
-def _refuse(self: Any, name: str, *_: object) -> None:
-    raise dataclasses.FrozenInstanceError(f"cannot change {type(self).__name__}.{name}")
+_METHODS = {name: method for name, method in vars(_Methods).items() if callable(method)}
 
 
 class _Fields:
@@ -99,14 +103,7 @@ def record(cls: type[T]) -> type[T]:
         for name, kind in cls.__annotations__.items()
         if "ClassVar" not in str(kind)
     }
-    for name, method in (
-        ("__init__", _init),
-        ("__eq__", _eq),
-        ("__hash__", _hash),
-        ("__repr__", _repr),
-        ("__setattr__", _refuse),
-        ("__delattr__", _refuse),
-    ):
+    for name, method in _METHODS.items():
         if name not in cls.__dict__ or (name == "__hash__" and cls.__dict__[name] is None):
             setattr(made, name, method)
     return cls

@@ -147,12 +147,11 @@ def ledger(args: argparse.Namespace) -> int:
         return 1 if problems else 0
     trusted = statements.trusted(args.attestation, args.key, args.keyring)
     statements.agreed(trusted, args.threshold)
-    found = entries.entries_of(trusted)
-    known = set(kept)
-    new = [entry for entry in dict.fromkeys(found) if entry not in known]
+    known = set(map(entries.line_of, kept))
+    found = {entries.line_of(entry): entry for entry in entries.entries_of(trusted)}
+    new = {line: entry for line, entry in found.items() if line not in known}
     if new:
-        text = "".join(f"{entries.line_of(entry)}\n" for entry in new)
-        write_file(args.ledger, data + text.encode())
-    plain = {"entries": len(kept) + len(new), "added": as_plain(new)}
+        write_file(args.ledger, data + "".join(f"{line}\n" for line in new).encode())
+    plain = {"entries": len(kept) + len(new), "added": list(new.values())}
     output.answer(args, plain, [f"{args.ledger}: {len(new)} added, {plain['entries']} in all"])
     return 0

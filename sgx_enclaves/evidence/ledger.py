@@ -3,72 +3,52 @@
 
 It is made to be kept in git: lines are only ever added. `lint` finds what a vendor should
 not do, or should say: a security version that goes down, a measurement that was signed
-twice, a change without a new version.
+twice, a change without a new version. Entries are plain data.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Optional
+from typing import Any, Optional
 
 from sgx_enclaves.errors import AttestationError
+from sgx_enclaves.evidence.report import Plain
 from sgx_enclaves.evidence.statements import SignedStatement
-from sgx_enclaves.plain import as_plain, from_plain, parse_json, read_schema, record, validate
+from sgx_enclaves.plain import parse_json, read_schema, record, validate
 
 MAX_LEDGER = 64 << 20
+_FACTS = ("version", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
 
 
-@record
-class Entry:
-    """One enclave of one statement; the last three are the SHA-256 of two files and of that.
-
-    The version is as the file's name has it; None if unknown.
-    """
-
-    enclave: str
-    version: Optional[str]
-    mrenclave: str
-    mrsigner: str
-    isvprodid: int
-    isvsvn: int
-    unsigned: str
-    signed: str
-    statement: str
-
-
-def entries_of(found: Iterable[SignedStatement]) -> list[Entry]:
+def entries_of(found: Iterable[SignedStatement]) -> Iterator[Plain]:
     """The identical enclaves of equivalence statements, in their order."""
-    facts = ("version", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
-    made = []
     for item in found:
         for enclave in item.identical():
-            plain = {"enclave": enclave["name"], "statement": item.sha256}
-            plain |= {role: enclave[role]["sha256"] for role in ("unsigned", "signed")}
-            plain |= {name: enclave.get(name) for name in facts}
-            made.append(_entry(plain, item.file))
-    return made
+            entry = {"enclave": enclave["name"], **{name: enclave.get(name) for name in _FACTS}}
+            entry |= {role: enclave[role]["sha256"] for role in ("unsigned", "signed")}
+            yield _checked({**entry, "statement": item.sha256}, item.file)
 
 
-def read_ledger(data: bytes, file: str) -> list[Entry]:
+def read_ledger(data: bytes, file: str) -> list[Plain]:
     """The entries of a ledger; a malformed line is an AttestationError."""
     entries = []
     for number, line in enumerate(data.splitlines(), 1):
         place = f"{file}, line {number}"
-        plain = parse_json(line, file=place, error=AttestationError)
-        entries.append(_entry(plain, place))
+        entries.append(_checked(parse_json(line, file=place, error=AttestationError), place))
     return entries
 
 
-def _entry(plain: object, file: str) -> Entry:
+def _checked(entry: Any, file: str) -> Plain:
     schema = read_schema(__file__, "attestation.schema.json", "entry")
-    validate(plain, schema, file=file, error=AttestationError)
-    return from_plain(Entry, plain)
+    validate(entry, schema, file=file, error=AttestationError)
+    checked: Plain = entry
+    return checked
 
 
-def line_of(entry: Entry) -> str:
-    """One line, without its end."""
-    return json.dumps(as_plain(entry), sort_keys=True)
+def line_of(entry: Plain) -> str:
+    """One line, without its end; equal ones for equal entries."""
+    return json.dumps(entry, sort_keys=True)
 
 
 @record
@@ -82,35 +62,33 @@ class Problem:
     message: str
 
 
-def lint(entries: Iterable[Entry]) -> Iterator[Problem]:
+def lint(entries: Iterable[Plain]) -> Iterator[Problem]:
     """What should not be; each line is compared with earlier ones of its enclave and signer."""
-    seen: dict[tuple[Optional[str], ...], tuple[int, Entry]] = {}
+    seen: dict[tuple[Optional[str], ...], tuple[int, Plain]] = {}
     for number, new in enumerate(entries, 1):
-        whose = (new.enclave, new.mrsigner)
-        for name, value in (
-            ("ISVSVN", None),
-            ("MRENCLAVE", new.mrenclave),
-            ("version", new.version),
-        ):
-            key = (*whose, name, value)
+        for name in ("isvsvn", "mrenclave", "version"):
+            value = None if name == "isvsvn" else new[name]
+            key = (new["enclave"], new["mrsigner"], name, value)
             earlier, old = seen.get(key, (number, new))
             found = _problem(name, old, new)
             if found is not None:
-                yield Problem(number, earlier, new.enclave, *found)
-            if name != "ISVSVN" or new.isvsvn >= old.isvsvn:
+                yield Problem(number, earlier, new["enclave"], *found)
+            if name != "isvsvn" or new["isvsvn"] >= old["isvsvn"]:
                 seen[key] = (number, new)
 
 
-def _problem(name: str, old: Entry, new: Entry) -> Optional[tuple[str, str]]:
-    if name == "ISVSVN" and new.isvsvn < old.isvsvn:
-        return "isvsvn-down", f"ISVSVN goes down from {old.isvsvn} to {new.isvsvn}"
-    if name == "MRENCLAVE" and new.signed != old.signed:
-        return "signed-twice", f"MRENCLAVE {new.mrenclave} was signed twice"
-    if name != "version" or new.version is None:
+def _problem(name: str, old: Plain, new: Plain) -> Optional[tuple[str, str]]:
+    changed = {key for key in new if new[key] != old[key]}
+    value = new[name]
+    if name == "isvsvn" and value < old[name]:
+        return "isvsvn-down", f"ISVSVN goes down from {old[name]} to {value}"
+    if name == "mrenclave" and "signed" in changed:
+        return "signed-twice", f"MRENCLAVE {value} was signed twice"
+    if name != "version" or value is None:
         return None
-    if new.mrenclave != old.mrenclave:
-        both = f"{old.mrenclave} and {new.mrenclave}"
-        return "version-twice", f"version {new.version} has two MRENCLAVEs: {both}"
-    if new.unsigned != old.unsigned:
-        return "changed", f"it changed, and its version is {new.version} as before"
+    if "mrenclave" in changed:
+        both = f"{old['mrenclave']} and {new['mrenclave']}"
+        return "version-twice", f"version {value} has two MRENCLAVEs: {both}"
+    if "unsigned" in changed:
+        return "changed", f"it changed, and its version is {value} as before"
     return None

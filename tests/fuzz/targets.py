@@ -19,7 +19,7 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract, parse_signatures
 from sgx_enclaves.enclave.sigstruct import Sigstruct, check_sigstruct
 from sgx_enclaves.errors import CatalogueError, RecordError
-from sgx_enclaves.evidence.ledger import Entry, line_of, read_ledger
+from sgx_enclaves.evidence.ledger import line_of, read_ledger
 from sgx_enclaves.evidence.report import canonical, manifest_bytes, of_comparison, read_report
 from sgx_enclaves.evidence.statements import read_bundle, read_statement
 from sgx_enclaves.gate.record import read_record
@@ -115,7 +115,11 @@ ENVELOPE = {
     "signatures": [{"keyid": "k", "sig": "AA=="}],
 }
 LEDGER = line_of(
-    Entry("pce", "1.25", "00" * 32, "11" * 32, 1, 14, "22" * 32, "33" * 32, "44" * 32)
+    {
+        **{"enclave": "pce", "version": "1.25", "isvprodid": 1, "isvsvn": 14},
+        **{"mrenclave": "00" * 32, "mrsigner": "11" * 32, "unsigned": "22" * 32},
+        **{"signed": "33" * 32, "statement": "44" * 32},
+    }
 ).encode()
 REPOMD = (
     b'<?xml version="1.0"?><repomd xmlns="http://linux.duke.edu/metadata/repo">'
