@@ -34,6 +34,9 @@ from sgx_enclaves.report.templated import UNKNOWN_STATUS, exit_status, records_t
 _REPORT, _TESTCASE = "sgx-enclaves-report.json", "sgx-enclaves.verified"
 _LONGEST_NOTE, _DEADLINE = 500, 60.0
 _OPTIONS = ("unsigned_build", "repo_id", "timeout", "allow_unpinned", "split", "task_id")
+_FILTERS = ("build", "mrenclave", "enclave", "tag", "verdict")
+# Verbs that need no login.
+_FOR_ANYBODY = ("result", "show", "export", "list")
 _DENIED = 1
 _LATER = 5
 _WIDE = 120
@@ -49,13 +52,13 @@ def handle_sgx_enclaves(goptions: Any, session: Any, args: Sequence[str]) -> int
     "[build] Verify SGX enclaves, see what was verified and what gated tags allow"
     try:
         given = koji_parser().parse_args(args)
-        connect, verb = _VERBS[given.verb]
+        connect = ensure_connection if given.verb in _FOR_ANYBODY else activate_session
         try:
             connect(session, goptions)
         except SystemExit as error:
             # Koji's helpers end the program with status 1 when there is no connection
             raise koji.GenericError("no connection to the hub") from error
-        return verb(goptions, session, given)
+        return _VERBS[given.verb](goptions, session, given)
     except (koji.GenericError, SgxEnclavesError, Fault, OSError, KeyboardInterrupt) as error:
         what = {"kind": type(error).__name__, "message": _words(error)}
     print(what["message"], file=sys.stderr)
@@ -80,10 +83,8 @@ _lines_of_kojis_task = commands._do_parseTaskParams
 def _lines_of_task(session: Any, method: str, task_id: int, topdir: str) -> list[str]:
     """The parameters of a task, a line each."""
     if method not in SIGNATURES:
-        lines: list[str] = _lines_of_kojis_task(session, method, task_id, topdir)
-        return lines
-    names = SIGNATURES[method][0][0]
-    given = zip(names, session.getTaskRequest(task_id))
+        return [*_lines_of_kojis_task(session, method, task_id, topdir)]
+    given = zip(SIGNATURES[method][0][0], session.getTaskRequest(task_id))
     return [f"{name}: {json.dumps(value)}" for name, value in given if value]
 
 
@@ -140,8 +141,8 @@ def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     quiet = given.json or goptions.quiet
     if not quiet:
         output.out(f"Created task: {task}")
-    how = {"poll_interval": goptions.poll_interval, "topurl": goptions.topurl}
-    watch_tasks(session, [task], quiet=quiet, **how)
+    interval, files = goptions.poll_interval, goptions.topurl
+    watch_tasks(session, [task], quiet=quiet, poll_interval=interval, topurl=files)
     return _result(goptions, session, given)
 
 
@@ -181,14 +182,8 @@ def _export(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 
 def _list(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    records = session.listSgxVerifications(
-        build=given.build,
-        mrenclave=given.mrenclave,
-        enclave=given.enclave,
-        tag=given.tag,
-        verdict=given.verdict,
-        queryOpts={"limit": given.limit},
-    )
+    asked = {name: getattr(given, name) for name in _FILTERS}
+    records = session.listSgxVerifications(**asked, queryOpts={"limit": given.limit})
     lines = records_table(records).splitlines() if records else ["no such records"]
     output.answer(given, {"records": records}, lines)
     return 0
@@ -262,18 +257,15 @@ def _width() -> int:
     return shutil.get_terminal_size((_WIDE, 24)).columns
 
 
-_Connect = Callable[[Any, Any], None]
-_Run = Callable[[Any, Any, argparse.Namespace], int]
-# What connects, and what runs it.
-_VERBS: dict[str, tuple[_Connect, _Run]] = {
-    **dict.fromkeys(("build", "verify", "verify-task"), (activate_session, _verify)),
-    "result": (ensure_connection, _result),
-    "show": (ensure_connection, _show_record),
-    "export": (ensure_connection, _export),
-    "list": (ensure_connection, _list),
-    "gate-status": (activate_session, _gate_status),
-    "publish": (activate_session, _publish),
-    "audit": (activate_session, _audit),
-    "lock": (activate_session, _lock),
-    "doctor": (activate_session, _doctor),
+_VERBS: dict[str, Callable[[Any, Any, argparse.Namespace], int]] = {
+    **dict.fromkeys(("build", "verify", "verify-task"), _verify),
+    "result": _result,
+    "show": _show_record,
+    "export": _export,
+    "list": _list,
+    "gate-status": _gate_status,
+    "publish": _publish,
+    "audit": _audit,
+    "lock": _lock,
+    "doctor": _doctor,
 }

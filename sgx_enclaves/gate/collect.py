@@ -193,19 +193,6 @@ def _grouped(claims: Sequence[tuple[str, str]], between: str = " ") -> str:
     )
 
 
-def buildroot_doubt(build_tag: str, allowed: bool, lock_sha256: Optional[str]) -> Optional[str]:
-    """Why a build in that buildroot is not the reproducible verdict; None if nothing speaks so.
-
-    Whoever may fill a build tag chooses the programs that build, whatever versions they report.
-    """
-    if allowed or lock_sha256 is not None:
-        return None
-    return (
-        "not the reproducible verdict: no lock pins the buildroot's packages, and its tag "
-        f"{build_tag} is not among the hub's [tasks] build_tags"
-    )
-
-
 def record_of(combined: Combined, **around: Any) -> Record:
     """The record of a build's verification, whose packages were all read; `around` is the rest."""
     unread = [f"{p.name}: {p.problem}" for p in combined.packages if p.digests is None]

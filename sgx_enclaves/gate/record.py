@@ -112,17 +112,15 @@ class Record:
 
     def verified_time(self) -> Optional[datetime.datetime]:
         """When it was accepted, in UTC."""
-        return None if self.verified_at is None else parse_time(self.verified_at)
+        if self.verified_at is None:
+            return None
+        moment = datetime.datetime.strptime(self.verified_at, _TIME)
+        return moment.replace(tzinfo=datetime.timezone.utc)
 
 
 def time_text(moment: datetime.datetime) -> str:
     """A moment as records have it."""
     return moment.astimezone(datetime.timezone.utc).strftime(_TIME)
-
-
-def parse_time(text: str) -> datetime.datetime:
-    """The moment that a text of `time_text` means."""
-    return datetime.datetime.strptime(text, _TIME).replace(tzinfo=datetime.timezone.utc)
 
 
 def read_record(mapping: object) -> Record:

@@ -311,9 +311,9 @@ class BuildrootTree:
                 said.flush()
                 shown = chroot.show(f"{name}.log", f"step-{log.name}")
                 how, (status,) = chroot.run({name: [*argv, *command.argv]}, timeout)
-                took = time.monotonic() - start
-                ended = how_ended(status, how, took, timeout)
-                _copy_log(said, log, f"# {describe(ended)} after {took:.1f} s\n")
+                ended = how_ended(status, how, time.monotonic() - start, timeout)
+                seconds = ended.milliseconds / 1000
+                _copy_log(said, log, f"# {describe(ended)} after {seconds:.1f} s\n")
                 if not shown:
                     chroot.broot.single_log(str(log), name=f"step-{log.name}")
                 return ended

@@ -27,7 +27,7 @@ from sgx_enclaves.evidence.report import digests_at, named_package, of_file, of_
 from sgx_enclaves.explain.picture import picture_of
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.gate.arguments import CHILD, argument, options
-from sgx_enclaves.gate.collect import Answer, buildroot_doubt, digest_of
+from sgx_enclaves.gate.collect import Answer, digest_of
 from sgx_enclaves.gate.origin import OriginJudgement, judge_origin, packages_digest
 from sgx_enclaves.gate.record import overall
 from sgx_enclaves.gate.subjects import FileVerdict, compared_files, outcome_for
@@ -162,11 +162,17 @@ class SgxEnclaveTask(SgxTask):
         return origin
 
     def _doubted(self, verdict: ReleaseVerdict) -> ReleaseVerdict:
-        """The same; not reproducible if anybody could fill the buildroot."""
-        allowed = self.asked.get("tag_allowed", False)
-        doubt = buildroot_doubt(self.build_tag, allowed, self.lock_sha256)
-        if not verdict.reproducible or doubt is None:
+        """The same; not reproducible if anybody could fill the buildroot.
+
+        Whoever may fill a build tag chooses the programs that build, whatever versions they report.
+        """
+        trusted = self.asked.get("tag_allowed", False) or self.lock_sha256 is not None
+        if trusted or not verdict.reproducible:
             return verdict
+        doubt = (
+            "not the reproducible verdict: no lock pins the buildroot's packages, and its tag "
+            f"{self.build_tag} is not among the hub's [tasks] build_tags"
+        )
         return replace(verdict, reproducible=False, claim=f"{verdict.claim}; {doubt}")
 
     def _upload(

@@ -13,7 +13,6 @@ from sgx_enclaves.errors import RecordError
 from sgx_enclaves.evidence.report import canonical, of_build, of_record, read_report
 from sgx_enclaves.gate.collect import (
     Answer,
-    buildroot_doubt,
     combine,
     failed,
     read_answer,
@@ -248,18 +247,6 @@ def test_one_lock_must_pin_all_buildroots() -> None:
     assert combine("demo", None, []).lock_sha256 is None
     other = combine("demo", None, [answer("pce"), answer("ide", buildroot_sha256="00" * 32)])
     assert other.digest("buildroot_sha256") not in (None, "bb" * 32, "00" * 32)
-
-
-@pytest.mark.parametrize(
-    ("allowed", "lock", "trusted"),
-    [(True, None, True), (False, "bc" * 32, True), (False, None, False)],
-)
-def test_a_buildroot_that_anybody_may_fill(
-    allowed: bool, lock: Optional[str], trusted: bool
-) -> None:
-    doubt = buildroot_doubt("mine", allowed, lock)
-    assert (doubt is None) is trusted
-    assert trusted or "its tag mine is not among" in str(doubt)
 
 
 @pytest.mark.parametrize(
