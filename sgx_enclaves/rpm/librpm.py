@@ -84,10 +84,7 @@ class Header:
         try:
             self.parsed = librpm().hdr(blob)
         except librpm().error as error:
-            found = f"librpm: {error}"
-            raise PackageError(
-                "a header is malformed", file=file, offset=start, found=found
-            ) from None
+            raise self.wrong("a header is malformed", found=f"librpm: {error}") from None
         entries = int.from_bytes(blob[:4], "big")
         # Tag, type, offset and count of each.
         index = struct.unpack_from(f">{4 * entries}I", blob, _COUNTS.size)
@@ -145,11 +142,15 @@ class Header:
         values = self.all(tag, kind)
         return values[0] if values else None
 
-    def wrong(self, message: str, expected: str, found: Optional[str] = None) -> PackageError:
+    def wrong(
+        self,
+        message: str,
+        expected: Optional[str] = None,
+        found: Optional[str] = None,
+        kind: type[PackageError] = PackageError,
+    ) -> PackageError:
         """The error for what is wrong in this header."""
-        return PackageError(
-            message, file=self.file, offset=self.start, expected=expected, found=found
-        )
+        return kind(message, file=self.file, offset=self.start, expected=expected, found=found)
 
 
 @functools.cache
@@ -163,13 +164,8 @@ def read_header(stream: BinaryIO, file: str, limits: PackageLimits) -> Header:
     start = stream.tell()
     magic, counts = take(stream, len(HEADER_MAGIC), file), take(stream, _COUNTS.size, file)
     if magic != HEADER_MAGIC:
-        raise PackageError(
-            "no RPM header where one should be",
-            file=file,
-            offset=start,
-            expected=HEADER_MAGIC.hex(),
-            found=magic.hex(),
-        )
+        message, expected = "no RPM header where one should be", HEADER_MAGIC.hex()
+        raise PackageError(message, file=file, offset=start, expected=expected, found=magic.hex())
     entries, size = _COUNTS.unpack(counts)
     message = "a header is too large"
     at_most(limits.header_entries, entries, message, "tags", file=file, offset=start)
@@ -368,26 +364,17 @@ class Unpacker:
             size = file.size
             content = raw[len(raw) - size :]
             if content != _target(file):
-                raise self._wrong(
-                    f"the link {file.path!r} has another target in the payload than in the header",
-                    repr(content),
-                    repr(file.target),
-                )
+                what = f"the link {file.path!r} has another target"
+                raise self._differs(what, repr(content), repr(file.target))
         if raw.startswith(_STRIPPED):
             return
         mode, stated = self._field(raw, 1), self._field(raw, 6)
         if stat.S_IFMT(mode) != stat.S_IFMT(file.mode):
-            raise self._wrong(
-                f"{file.path!r} is another kind of file in the payload than in the header",
-                f"mode 0o{mode:o}",
-                file.kind,
-            )
+            what = f"{file.path!r} is another kind of file"
+            raise self._differs(what, f"mode 0o{mode:o}", file.kind)
         if stated != size:
-            raise self._wrong(
-                f"{file.path!r} has another size in the payload than in the header",
-                f"{stated} bytes",
-                f"{size} bytes",
-            )
+            what = f"{file.path!r} has another size"
+            raise self._differs(what, f"{stated} bytes", f"{size} bytes")
 
     def _check_trailer(self, raw: bytes) -> None:
         if raw.startswith(_STRIPPED) or self._field(raw, 6):
@@ -418,14 +405,11 @@ class Unpacker:
             return self._wrong("not a cpio entry where one should be in the payload", raw[:6].hex())
         if len(raw) < 110:
             return self._too_early()
-        size = self._field(raw, 11)
-        if not 0 < size <= self._package.limits.path_size:
-            return LimitError(
-                "a name in the payload is empty or too long",
-                file=self._package.file,
-                expected=f"1 to {self._package.limits.path_size} bytes",
-                found=f"{size} bytes",
-            )
+        size, most = self._field(raw, 11), self._package.limits.path_size
+        if not 0 < size <= most:
+            message, file = "a name in the payload is empty or too long", self._package.file
+            expected, found = f"1 to {most} bytes", f"{size} bytes"
+            return LimitError(message, file=file, expected=expected, found=found)
         name = raw[110 : 110 + size]
         if name == _TRAILER:
             self._check_trailer(raw)
@@ -436,6 +420,9 @@ class Unpacker:
         if path.lstrip(".") in {file.path for file in self._missing.values()}:
             what = "is another file in the payload than in the header"
         return self._wrong(f"{path!r} {what}", str(error))
+
+    def _differs(self, what: str, found: str, expected: str) -> PackageError:
+        return self._wrong(f"{what} in the payload than in the header", found, expected)
 
     def _too_early(self) -> PackageError:
         return PackageDamagedError("the payload ends too early", file=self._package.file)

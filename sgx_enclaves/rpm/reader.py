@@ -256,14 +256,9 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
     header.require_one_region()
     pins = {name: signature.one(tag, str) for tag, name in _HEADER_DIGESTS.items()}
     for name, pinned in pins.items():
-        if pinned is not None and pinned != header.digest(name):
-            raise PackageDamagedError(
-                f"the {name.upper()} digest of the header is wrong",
-                file=file,
-                offset=header.start,
-                expected=pinned,
-                found=header.digest(name),
-            )
+        if pinned is not None and pinned != (found := header.digest(name)):
+            message = f"the {name.upper()} digest of the header is wrong"
+            raise header.wrong(message, pinned, found, PackageDamagedError)
     if not any(pins.values()):
         message = "the package has no digest of its header"
         raise signature.wrong(message, "SHA256HEADER or SHA1HEADER")
