@@ -87,7 +87,12 @@ def read_repository(folder: str) -> Repository:
         ArchiveError: a list does not unpack.
         LimitError: more than a repository has.
     """
-    parser = _parser(folder)
+    try:
+        parser: Any = importlib.import_module("createrepo_c")
+    except ImportError:
+        message = "Python's createrepo_c is not installed, so repodata cannot be read"
+        hint = "install python3-createrepo_c; on Debian, python3-createrepo-c"
+        raise UnsupportedError(message, file=folder, hint=hint) from None
     path = f"{folder}/{REPOMD}"
     data = read_file(path, _REPOMD_SIZE)
     # What is packed, createrepo_c would unpack without bounds.
@@ -100,17 +105,6 @@ def read_repository(folder: str) -> Repository:
     if read_file(path, _REPOMD_SIZE) != data:
         raise RepodataError("the repodata have changed while they were read", file=folder)
     return Repository(hashlib.sha256(data).hexdigest(), packages)
-
-
-def _parser(folder: str) -> Any:
-    try:
-        return importlib.import_module("createrepo_c")
-    except ImportError:
-        raise UnsupportedError(
-            "Python's createrepo_c is not installed, so repodata cannot be read",
-            file=folder,
-            hint="install python3-createrepo_c; on Debian, python3-createrepo-c",
-        ) from None
 
 
 @contextlib.contextmanager
@@ -138,11 +132,8 @@ def _source(folder: str, record: Any, kind: str) -> _Source:
     href = plain_path(record.location_href)
     algorithm = _algorithm(record.checksum_type)
     if href is None or algorithm is None or not record.checksum:
-        raise RepodataError(
-            f"the entry of {kind} is malformed",
-            file=repomd,
-            found=f"location {record.location_href!r}, digest {record.checksum_type!r}",
-        )
+        found = f"location {record.location_href!r}, digest {record.checksum_type!r}"
+        raise RepodataError(f"the entry of {kind} is malformed", file=repomd, found=found)
     return _Source(f"{folder}/{href}", algorithm, record.checksum)
 
 
@@ -205,21 +196,16 @@ def _parsed(parser: Any, parse: Any, block: bytes, source: _Source, *rest: Any) 
 
 def _blocks(source: _Source) -> Iterator[bytes]:
     """Yield what the list says in blocks of whole package elements."""
-    with system_errors(source.path, "cannot be read"):
-        stream = open_regular(source.path)
+    path, algorithm, pinned = source
+    with system_errors(path, "cannot be read"):
+        stream = open_regular(path)
     with stream:
-        hashed = DigestedStream(stream, source.algorithm)
-        pieces = unpack(hashed, source.path, _ARCHIVE)
-        yield from _elements(pieces, source.path)
+        hashed = DigestedStream(stream, algorithm)
+        yield from _elements(unpack(hashed, path, _ARCHIVE), path)
         found = hashed.digest()
-    if found != source.digest:
-        raise RepodataError(
-            "the digest is not the one in repomd.xml",
-            file=source.path,
-            expected=source.digest,
-            found=found,
-            hint="mirror the repository again",
-        )
+    if found != pinned:
+        message, hint = "the digest is not the one in repomd.xml", "mirror the repository again"
+        raise RepodataError(message, file=path, expected=pinned, found=found, hint=hint)
 
 
 def _elements(pieces: Iterator[bytes], path: str) -> Iterator[bytes]:

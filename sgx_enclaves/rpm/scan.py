@@ -103,11 +103,9 @@ class ScanState:
         with reading, io.TextIOWrapper(open_regular(self._path), "utf-8", "replace") as stream:
             first = stream.readline(_KEY_SIZE).rstrip("\n")
             if not first.startswith(f'{{"{_KEY}": '):
-                raise InputError(
-                    "not the state of a scan, and so not written over",
-                    file=self._path,
-                    hint="name a file that is not there yet",
-                )
+                message = "not the state of a scan, and so not written over"
+                hint = "name a file that is not there yet"
+                raise InputError(message, file=self._path, hint=hint)
             return [first, *stream.read().splitlines()]
 
     def known(self, path: str) -> Optional[Scanned]:
