@@ -202,8 +202,7 @@ def _repository(url: str) -> tuple[str, str]:
 
 def _ssl_sources(trees: Trees) -> Iterator[Source]:
     """What the quote verification enclave fetches by a script of its own."""
-    script = trees.dcap.find(_SSL)
-    said = dict(re.findall(r"^(\w+)=(\S+)$", script, re.MULTILINE))
+    said = dict(re.findall(r"^(\w+)=(\S+)$", trees.dcap.find(_SSL), re.MULTILINE))
     if "sgxssl_file_name" not in said or "openssl_ver_name" not in said:
         return
     place = f"{_DCAP_PLACE}/QuoteVerification/sgxssl"
@@ -358,8 +357,7 @@ def _release_of(catalogue: Catalogue, tag: str) -> str:
 def _own_build(trees: Trees, file: str) -> Optional[OwnBuild]:
     """Where upstream's build script makes the enclave, if it does."""
     script = trees.sgx.read(_BUILD_SCRIPT)
-    steps = re.findall(r"cd \$sgx_repo/(\S+) && make\n\s*cp (\S+\.so) ", script)
-    for place, made in steps:
+    for place, made in re.findall(r"cd \$sgx_repo/(\S+) && make\n\s*cp (\S+\.so) ", script):
         if made in (f"{file}.so", f"libsgx_{file}.so"):
             inner = [name for name in trees.names() if name.startswith(f"{place}/")]
             configs = [n for n in inner if n.endswith("/config.xml") and "/win/" not in n]

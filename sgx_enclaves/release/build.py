@@ -254,8 +254,7 @@ def trees_name(request: BuildRequest, inputs: Sequence[TreeInputs]) -> tuple[str
     """What the trees of a build are called in the store: their subject and their inputs."""
     names = sorted(enclave.name for item in inputs for enclave in item.plan.enclaves)
     wanted = digest_of({"toolchain": request.toolchain.value, "enclaves": names})
-    subject = f"{request.release.name}-{wanted[:12]}"
-    return subject, build_inputs(request, inputs)
+    return f"{request.release.name}-{wanted[:12]}", build_inputs(request, inputs)
 
 
 def _report_costs(inputs: Sequence[TreeInputs], work: Path, say: Say) -> None:

@@ -257,8 +257,7 @@ def _one_line(value: Any) -> Any:
 def read_manifest(data: bytes, file: str) -> Manifest:
     """Read a manifest from JSON; a ManifestError if an entry is wrong or contradicts another."""
     top = parse_json(data, file=file, error=ManifestError, most=_MAX_MANIFEST)
-    schema = read_schema(__file__, "manifest.schema.json")
-    validate(top, schema, file=file, error=ManifestError)
+    validate(top, read_schema(__file__, "manifest.schema.json"), file=file, error=ManifestError)
     if _one_line(top) != top:
         raise ManifestError("a text is not one line", file=file)
     claimed = top.pop("reproducible")

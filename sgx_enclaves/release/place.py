@@ -241,8 +241,7 @@ def run_tool(
         out.seek(0)
         said = out.read(_MAX_OUTPUT)
     if ended.status is None:
-        late = f"{command[0]} did not end within {timeout:g} s"
-        return Output(127, ended.problem or late)
+        return Output(127, ended.problem or f"{command[0]} did not end within {timeout:g} s")
     return Output(ended.status, said.decode("utf-8", "replace"))
 
 

@@ -84,8 +84,7 @@ def fetch_sources(release: Release, fetcher: Fetcher) -> dict[str, Fetched]:
             f"{release.name} has no sources of its own; its enclaves are built in other releases",
             file=release.file,
         )
-    files = dict.fromkeys(release.sources())
-    here = {file: fetcher.fetch(file) for file in files}
+    here = {file: fetcher.fetch(file) for file in dict.fromkeys(release.sources())}
     return {source.id: here[source.artifact] for source in release.build.sources}
 
 
@@ -106,8 +105,7 @@ def fetch_archive(archive: VendorArchive, fetcher: Fetcher) -> SignedArchive:
         # the list cannot be pinned: the vendor may add lines to it
         path = fetcher.fetch(listed, allow_unpinned=True).path
     except FetchError as error:
-        why = f"the vendor's checksums file is not here: {error.message}"
-        return SignedArchive(fetched, why)
+        return SignedArchive(fetched, f"the vendor's checksums file is not here: {error.message}")
     name, file = listed.filename, archive.artifact.filename
     checksums = parse_checksums(read_file(str(path), _MAX_BYTES), name)
     digests = {digest for other, digest in checksums.items() if _base(other) == file}
@@ -208,8 +206,7 @@ def signed_of_directory(release: Release, folder: Path, log: StageLog) -> Signed
                     data = read_file(str(path), DEFAULT_LIMITS.file_size)
                     found.take(enclave, path.name, data, str(path))
                 else:
-                    hint = "put it there, or drop --signed"
-                    found.missing("signed", enclave, str(folder), hint)
+                    found.missing("signed", enclave, str(folder), "put it there, or drop --signed")
             except SgxEnclavesError as error:
                 found.refuse(enclave.name, "signed", finding_of(error, "signed-failed"))
         stage.state = StageState.GIVEN
