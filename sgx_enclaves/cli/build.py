@@ -34,16 +34,11 @@ from sgx_enclaves.report.templated import filled, release_html, release_text
 
 
 def build(args: argparse.Namespace) -> int:
-    catalogue, release = arguments.chosen_release(args)
     request = BuildRequest(
-        catalogue,
-        release.only(args.enclaves) if args.enclaves else release,
-        _chosen_place(args),
-        output.note,
+        **_chosen_build(args),
         source_dir=args.source_dir,
         twice=args.twice,
         make_timeout=args.make_timeout,
-        **_chosen_build(args),
     )
     manifest = build_release(
         request,
@@ -153,41 +148,37 @@ def _installed(root: Optional[str]) -> list[LockedPackage]:
     return packages
 
 
-def _chosen_place(args: argparse.Namespace, *, builds: bool = True) -> Machine:
-    """This machine, its steps separated from it as far as `@place` demands, where any are run."""
+def _chosen_build(args: argparse.Namespace, *, steps: bool = True) -> dict[str, Any]:
+    """What both verbs that build say of it, by the names of `BuildRequest`; the place is this
+    machine, its steps, if any are run, separated from it as far as `@place` demands.
+    """
+    catalogue, release = arguments.chosen_release(args)
+    release = release.only(args.enclaves) if args.enclaves else release
     if args.tools and args.toolchain != "host":
         raise InputError("--tools are other tools than the designated: say --toolchain=host")
     isolation = Isolation.NONE
-    if builds:
+    if steps:
         isolation, reason = choose_isolation(allow_none=args.allow_no_isolation)
         if reason:
             output.message(f"warning: the steps are not separated from this machine: {reason}")
-    return Machine(isolation=isolation, visible=args.tools)
-
-
-def _chosen_build(args: argparse.Namespace) -> dict[str, Any]:
-    """What `@place`, `--keep` and `--jobs` say of a build, by the names of `BuildRequest`."""
-    chosen = {"toolchain": ToolchainKind(args.toolchain), "tools": tuple(args.tools)}
+    chosen: dict[str, Any] = {"catalogue": catalogue, "release": release, "say": output.note}
+    chosen |= {"place": Machine(isolation=isolation, visible=args.tools)}
+    chosen |= {"toolchain": ToolchainKind(args.toolchain), "tools": tuple(args.tools)}
     chosen |= {"route": args.route, "keep": args.keep, "progress": output.progress()}
     return chosen | (dict.fromkeys(("jobs", "processors"), args.jobs) if args.jobs else {})
 
 
 def verify_release(args: argparse.Namespace) -> int:
     output.check_report(args)
-    catalogue, release = arguments.chosen_release(args)
-    release = release.only(args.enclaves) if args.enclaves else release
+    chosen = _chosen_build(args, steps=args.built is None)
     request = verify.Request(
-        catalogue,
-        release,
-        _chosen_place(args, builds=args.built is None),
-        output.note,
+        **chosen,
         built=args.built,
         signed=args.signed,
-        repacked=_repacked(args.repacked, release),
+        repacked=_repacked(args.repacked, chosen["release"]),
         allow_unpinned=args.allow_unpinned,
         everything=args.all,
         resume=True,
-        **_chosen_build(args),
     )
     verified = verify.verify_release(
         request,
@@ -205,7 +196,7 @@ def verify_release(args: argparse.Namespace) -> int:
     if args.report is not None:
         folders = [arguments.chosen_work_dir(args), arguments.chosen_cache_dir(args), args.local]
         folders += [args.built, args.signed, *(path.parent for path in request.repacked.values())]
-        report = of_release(verified, release, catalogue, folders=folders)
+        report = of_release(verified, request.release, request.catalogue, folders=folders)
         _write_reports(verified, plain, report, args.report)
         output.open_page(args, args.report / "release.html")
     if weaker:
