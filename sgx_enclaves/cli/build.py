@@ -23,12 +23,7 @@ from sgx_enclaves.release.manifest import Manifest, load_built, set_apart
 from sgx_enclaves.release.place import MAX_LOCK, LockedPackage, dump_lock, parse_lock
 from sgx_enclaves.release.sandbox import Isolation, Machine, choose_isolation
 from sgx_enclaves.release.store import BuildStore
-from sgx_enclaves.release.toolchain import (
-    ToolchainKind,
-    all_match,
-    check_lock,
-    look_at_toolchain,
-)
+from sgx_enclaves.release.toolchain import ToolchainKind, all_match, check_lock, look_at_toolchain
 from sgx_enclaves.report.forms import release_dict
 from sgx_enclaves.report.templated import filled, release_html, release_text
 

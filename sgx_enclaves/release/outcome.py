@@ -23,14 +23,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, TypeVar
 
-from sgx_enclaves.enclave.verdict import (
-    CheckState,
-    Finding,
-    Outcome,
-    Severity,
-    Verdict,
-    finding_of,
-)
+from sgx_enclaves.enclave.verdict import CheckState, Finding, Outcome, Severity, Verdict, finding_of
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.plain import record
 
@@ -246,31 +239,24 @@ def decide(facts: ReleaseVerdict) -> ReleaseVerdict:
         unpinned=unpinned,
         outcome=outcome,
         reproducible=outcome is Outcome.IDENTICAL and not unpinned and designated,
-        claim=_claim(outcome, builds, enclaves, blocked, unpinned),
     )
     # This run knows where its builds came from; a comparison of files alone does not.
     known = (
         replace(e, verdict=replace(e.verdict, not_proved=made.not_proved)) if e.verdict else e
         for e in enclaves
     )
-    return replace(made, enclaves=tuple(known))
+    return replace(made, claim=_claim(made, blocked), enclaves=tuple(known))
 
 
-def _claim(
-    outcome: Outcome,
-    builds: Sequence[BuildFacts],
-    enclaves: Sequence[EnclaveOutcome],
-    blocked: bool,
-    unpinned: Sequence[str],
-) -> str:
-    required = [item for item in enclaves if item.enclave.required]
-    if outcome is Outcome.UNVERIFIABLE:
+def _claim(made: ReleaseVerdict, blocked: bool) -> str:
+    required = [item for item in made.enclaves if item.enclave.required]
+    if made.outcome is Outcome.UNVERIFIABLE:
         return _open(required, blocked)
-    if outcome is Outcome.IDENTICAL:
+    if made.outcome is Outcome.IDENTICAL:
         one = len(required) == 1
         what = required[0].name if one else f"each of {len(required)} required enclaves"
-        claim = f"{what} is {_whose(builds)} plus a signature of the pinned signer"
-        if unpinned:
+        claim = f"{what} is {_whose(made.builds)} plus a signature of the pinned signer"
+        if made.unpinned:
             claim += "; files without a pinned digest were accepted, so their origin is not proved"
         return claim
     differing = [e for e in required if e.bytes_outcome is Outcome.DIFFERS]
@@ -280,7 +266,7 @@ def _claim(
     if refused:
         words = "our build plus a signature that the policy refuses"
         parts.append(f"{words}: {', '.join(refused)}")
-    if others and any(build.kind is not BuildKind.DESIGNATED for build in builds):
+    if others and any(build.kind is not BuildKind.DESIGNATED for build in made.builds):
         parts.append("our build is not one by the designated toolchain, which may be all there is")
     return "; ".join(parts)
 

@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where a build is done: what the core asks of a place, and how it runs programs.
 
-Three things are places: this machine and a root directory on it (`sandbox.Machine`), and
-a buildroot that somebody else made, as a Koji subtask does. The release machine
-knows no other way to run a program there:
+Three things are places: this machine and a root directory on it (`sandbox.Machine`), and a
+buildroot that somebody else made, as a Koji subtask does. Who has one gives it to
+`verify.verify_release` or `build.build_release` in the request. The core knows no other way to run
+a program there, and calls nothing else of its owner. A place may be entered when it is first
+asked: a release whose build is given never asks.
 
-- `Place.ask` runs short programs and returns what they print. The toolchain is looked at
-  with nothing else (`toolchain.look_at`).
-- `Place.packages` is what RPM says is installed there. A lock pins a place to its packages, in the
-  format of mock's `buildroot_lock` plugin. Source: `buildroot-lock-schema-1.1.0.json` of
-  rpm-software-management/mock. Mock reads every 1.Y.Z and so does this; 1.1.0 is written.
-- `Place.open` makes a `Tree`, in which the steps of one source tree run.
-
-Who has a place gives it to `verify.verify_release` or `build.build_release` in the request; the
-core calls nothing else of its owner. A place may be entered when it is first asked: a release
-whose build is given never asks.
+A lock pins a place to its packages, in the format of mock's `buildroot_lock` plugin. Source:
+`buildroot-lock-schema-1.1.0.json` of rpm-software-management/mock. Mock reads every 1.Y.Z and so
+does this; 1.1.0 is written.
 """
 
 from __future__ import annotations
@@ -224,9 +219,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def run_tool(
-    command: Sequence[str],
-    timeout: float,
-    environment: Optional[Mapping[str, str]] = None,
+    command: Sequence[str], timeout: float, environment: Optional[Mapping[str, str]] = None
 ) -> Output:
     """Run a short program to its end; `environment` is besides PATH, HOME and a plain locale.
 

@@ -45,12 +45,7 @@ from sgx_enclaves.release.outcome import (
 )
 from sgx_enclaves.release.place import LockedPackage, log_tail
 from sgx_enclaves.release.store import BuildStore
-from sgx_enclaves.release.toolchain import (
-    PartState,
-    ToolchainKind,
-    ToolchainRecord,
-    require_lock,
-)
+from sgx_enclaves.release.toolchain import PartState, ToolchainKind, ToolchainRecord, require_lock
 
 _LINES = 3
 
