@@ -116,8 +116,7 @@ def verify_release(request: Request, *, fetcher: Fetcher, store: BuildStore) -> 
     plans = _plan(request, ours)
     inputs: list[TreeInputs] = []
     if request.built is not None:
-        built = _read_given(request, request.built, log)
-        facts = _facts_of_given(request, plans, built)
+        built, facts = _read_given(request, request.built, plans, log)
     else:
         inputs = _gather(request, plans, fetcher, log)
         built = _build(request, inputs, store, log)
@@ -263,18 +262,34 @@ def _build(
     return None
 
 
-def _read_given(request: Request, folder: Path, log: StageLog) -> Optional[Built]:
-    """A build that is given, with or without a manifest."""
+def _read_given(
+    request: Request, folder: Path, plans: Sequence[TreePlan], log: StageLog
+) -> tuple[Optional[Built], list[BuildFacts]]:
+    """A build that is given, and what it or others say of it; nothing of that is proved here."""
+    origin = request.origin
     with log.stage("build") as stage:
-        if request.origin is not None and request.origin.objections:
+        if origin is not None and origin.objections:
             stage.detail = "the build that is given must not be taken"
-            stage.refuse(*request.origin.objections)
-            return None
+            stage.refuse(*origin.objections)
+            return None, []
         built = load_given(folder, request.release)
         stage.state = StageState.GIVEN
         stage.detail = f"{len(built.enclaves)} enclaves of {folder}, as given"
-        return built
-    return None
+        says = origin.says if origin is not None else _says(built.manifest)
+        return built, [
+            BuildFacts(plan.release.name, BuildKind.GIVEN, plan.toolchain.name, (), says)
+            for plan in plans
+            if built.enclaves
+        ]
+    return None, []
+
+
+def _says(manifest: Manifest) -> str:
+    if manifest is NO_MANIFEST:
+        return "it has no manifest, so it says nothing of how it was made"
+    toolchain = "the designated toolchain" if manifest.designated else "another toolchain"
+    sources = "pinned sources" if manifest.pinned else "sources without a pinned digest"
+    return f"its manifest says: built with {toolchain} from {sources}"
 
 
 def _take_built(request: Request, built: Optional[Built], ours: Files[BuiltEnclave]) -> None:
@@ -310,26 +325,6 @@ def _build_failed(built: Built, record: EnclaveRecord) -> Finding:
         found=f"the log ends with: {tail}" if tail else None,
         hint=f"read {log}",
     )
-
-
-def _facts_of_given(
-    request: Request, plans: Sequence[TreePlan], built: Optional[Built]
-) -> list[BuildFacts]:
-    """What a build that is given says of itself, or others say of it; nothing is proved here."""
-    if built is None or not built.enclaves:
-        return []
-    manifest = built.manifest
-    toolchain = "the designated toolchain" if manifest.designated else "another toolchain"
-    sources = "pinned sources" if manifest.pinned else "sources without a pinned digest"
-    says = f"its manifest says: built with {toolchain} from {sources}"
-    if request.origin is not None:
-        says = request.origin.says
-    elif manifest is NO_MANIFEST:
-        says = "it has no manifest, so it says nothing of how it was made"
-    return [
-        BuildFacts(plan.release.name, BuildKind.GIVEN, plan.toolchain.name, (), says)
-        for plan in plans
-    ]
 
 
 def _facts_of_build(item: TreeInputs, built: Optional[Built]) -> BuildFacts:
