@@ -93,7 +93,8 @@ def draft_release(trees: Trees, catalogue: Catalogue) -> Release:
         _enclave(trees, catalogue, *found)
         for found in sorted(_origins(trees), key=lambda found: order.get(found[0], len(order)))
     )
-    sources = list(_sources(trees, _known_sources(catalogue)))
+    known = {(s.place, s.commit): s for build in _builds(catalogue) for s in build.sources}
+    sources = list(_sources(trees, known))
     unknown = [source.place for source in sources if source.commit is None]
     sources += _ssl_sources(trees)
     sources += _nested(sources, catalogue)
@@ -152,17 +153,11 @@ def _numbers(tag: str) -> str:
     return match[0]
 
 
-def _known_sources(catalogue: Catalogue) -> dict[tuple[str, str], Source]:
-    """Every source of the catalogue, by place and commit."""
-    return {
-        (source.place, source.commit): source
-        for release in catalogue.releases.values()
-        for source in (release.build.sources if release.build is not None else ())
-        if source.commit is not None
-    }
+def _builds(catalogue: Catalogue) -> list[Build]:
+    return [r.build for r in catalogue.releases.values() if r.build is not None]
 
 
-def _sources(trees: Trees, known: Mapping[tuple[str, str], Source]) -> Iterator[Source]:
+def _sources(trees: Trees, known: Mapping[tuple[str, Optional[str]], Source]) -> Iterator[Source]:
     for tree, place, name, repository in (
         (trees.sgx, ".", "linux-sgx", "linux-sgx"),
         (trees.dcap, _DCAP_PLACE, "dcap", "SGXDataCenterAttestationPrimitives"),
@@ -220,7 +215,7 @@ def _ssl_sources(trees: Trees) -> Iterator[Source]:
 def _nested(sources: Sequence[Source], catalogue: Catalogue) -> Iterator[Source]:
     """Sub-modules of sub-modules: known where a release has the outer one at the same commit."""
     here = {(source.place, source.commit) for source in sources}
-    for build in filter(None, (release.build for release in catalogue.releases.values())):
+    for build in _builds(catalogue):
         for source in build.sources:
             outer = build.source_of(posixpath.dirname(source.place))
             nested = outer.place not in (".", _DCAP_PLACE, source.place)
