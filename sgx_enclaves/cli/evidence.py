@@ -18,11 +18,9 @@ from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.evidence import ledger as entries, recheck as checking, statements
 from sgx_enclaves.evidence.envelope import Key, Signer, load_key, load_signing_key
-from sgx_enclaves.evidence.recheck import State
 from sgx_enclaves.evidence.report import MAX_REPORT, REPORT, read_beside, read_report
 from sgx_enclaves.files import open_regular, read_file, sha256_of, system_errors, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
-from sgx_enclaves.plain import as_plain
 
 EXIT_UNSEEN = 2
 _MAX_FILE = 512 * MIB
@@ -35,9 +33,9 @@ def recheck(args: argparse.Namespace) -> int:
     digest = (report["release"] or {}).get("sha256")
     files = checking.Files(*at_hand, digest and _described(args, digest))
     checked = list(checking.recheck(report, files))
-    states = [item.state for item in checked]
-    status = 1 if State.FAILS in states else 0 if State.HOLDS in states else EXIT_UNSEEN
-    output.answer(args, {"exit_status": status, "statements": as_plain(checked)}, "recheck.txt")
+    states = [item["state"] for item in checked]
+    status = 1 if checking.FAILS in states else 0 if checking.HOLDS in states else EXIT_UNSEEN
+    output.answer(args, {"exit_status": status, "statements": checked}, "recheck.txt")
     return status
 
 
@@ -139,11 +137,9 @@ def ledger(args: argparse.Namespace) -> int:
         raise InputError("add takes attestations, and lint takes none")
     if args.action == "lint":
         problems = list(entries.lint(kept))
-        lines = [
-            f"{args.ledger}:{p.line}: {p.enclave}: {p.message} (line {p.earlier}) [{p.code}]"
-            for p in problems
-        ]
-        output.answer(args, {"entries": len(kept), "problems": as_plain(problems)}, lines)
+        line = "{line}: {enclave}: {message} (line {earlier}) [{code}]"
+        lines = [f"{args.ledger}:{line.format(**problem)}" for problem in problems]
+        output.answer(args, {"entries": len(kept), "problems": problems}, lines)
         return 1 if problems else 0
     trusted = statements.trusted(args.attestation, args.key, args.keyring)
     statements.agreed(trusted, args.threshold)

@@ -15,7 +15,7 @@ from typing import Any, Optional
 from sgx_enclaves.errors import AttestationError
 from sgx_enclaves.evidence.report import Plain
 from sgx_enclaves.evidence.statements import SignedStatement
-from sgx_enclaves.plain import parse_json, read_schema, record, validate
+from sgx_enclaves.plain import parse_json, read_schema, validate
 
 MAX_LEDGER = 64 << 20
 _FACTS = ("version", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
@@ -51,44 +51,35 @@ def line_of(entry: Plain) -> str:
     return json.dumps(entry, sort_keys=True)
 
 
-@record
-class Problem:
-    """What is wrong with a line, next to an earlier one; lines count from 1."""
+def lint(entries: Iterable[Plain]) -> Iterator[Plain]:
+    """What is wrong with a line next to an earlier one of its enclave and signer.
 
-    line: int
-    earlier: int
-    enclave: str
-    code: str
-    message: str
-
-
-def lint(entries: Iterable[Plain]) -> Iterator[Problem]:
-    """What should not be; each line is compared with earlier ones of its enclave and signer."""
+    Lines count from 1.
+    """
     seen: dict[tuple[Optional[str], ...], tuple[int, Plain]] = {}
     for number, new in enumerate(entries, 1):
         for name in ("isvsvn", "mrenclave", "version"):
             value = None if name == "isvsvn" else new[name]
             key = (new["enclave"], new["mrsigner"], name, value)
             earlier, old = seen.get(key, (number, new))
-            found = _problem(name, old, new)
-            if found is not None:
-                yield Problem(number, earlier, new["enclave"], *found)
+            for code, message in _problem(name, old, new):
+                place = {"line": number, "earlier": earlier, "enclave": new["enclave"]}
+                yield {**place, "code": code, "message": message}
             if name != "isvsvn" or new["isvsvn"] >= old["isvsvn"]:
                 seen[key] = (number, new)
 
 
-def _problem(name: str, old: Plain, new: Plain) -> Optional[tuple[str, str]]:
+def _problem(name: str, old: Plain, new: Plain) -> Iterator[tuple[str, str]]:
     changed = {key for key in new if new[key] != old[key]}
     value = new[name]
     if name == "isvsvn" and value < old[name]:
-        return "isvsvn-down", f"ISVSVN goes down from {old[name]} to {value}"
+        yield "isvsvn-down", f"ISVSVN goes down from {old[name]} to {value}"
     if name == "mrenclave" and "signed" in changed:
-        return "signed-twice", f"MRENCLAVE {value} was signed twice"
+        yield "signed-twice", f"MRENCLAVE {value} was signed twice"
     if name != "version" or value is None:
-        return None
+        return
     if "mrenclave" in changed:
         both = f"{old['mrenclave']} and {new['mrenclave']}"
-        return "version-twice", f"version {value} has two MRENCLAVEs: {both}"
-    if "unsigned" in changed:
-        return "changed", f"it changed, and its version is {value} as before"
-    return None
+        yield "version-twice", f"version {value} has two MRENCLAVEs: {both}"
+    elif "unsigned" in changed:
+        yield "changed", f"it changed, and its version is {value} as before"

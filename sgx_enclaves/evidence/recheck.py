@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from sgx_enclaves.catalogue.records import Release, policy_of
 from sgx_enclaves.enclave.compare import compare
@@ -27,15 +26,21 @@ from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.enclave.verdict import CheckState, Outcome
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.evidence.report import ROLES, Plain, compared_enclave, digests_at, named_package
+from sgx_enclaves.evidence.report import (
+    ROLES,
+    SIGNED,
+    Plain,
+    compared_enclave,
+    digests_at,
+    named_package,
+)
 from sgx_enclaves.files import sha256_of
-from sgx_enclaves.plain import from_plain, record
+from sgx_enclaves.plain import from_plain
 from sgx_enclaves.report.forms import verdict_dict
 
 _PROVED, _REFUTED = CheckState.PROVED.value, CheckState.REFUTED.value
 _GOOD = (_PROVED, Outcome.IDENTICAL.value)
-_SIGNED = ("mrsigner", "isvprodid", "isvsvn")
-_BLOCK = ("mrenclave", *_SIGNED, "date", "debug")
+_BLOCK = ("mrenclave", *SIGNED, "date", "debug")
 _OF_PACKAGE = {
     "nevra": "it is",
     "sha256": "its SHA-256 is",
@@ -53,24 +58,8 @@ _PINNED = (
 _CATALOGUE = "name it with --catalogue"
 
 
-class State(str, Enum):
-    """What became of a statement."""
-
-    HOLDS = "holds"
-    FAILS = "does not hold"
-    UNSEEN = "cannot be seen here"
-
-
-@record
-class Checked:
-    """One statement of a report: about which enclave, package or file, what it says, what became
-    of it, and why: what was found instead, or what would be needed to see it.
-    """
-
-    about: str
-    statement: str
-    state: State
-    why: str = ""
+# What became of a statement.
+HOLDS, FAILS, UNSEEN = "holds", "does not hold", "cannot be seen here"
 
 
 class Package(NamedTuple):
@@ -81,16 +70,19 @@ class Package(NamedTuple):
 
 
 class Files(NamedTuple):
-    """What is at hand: contents by SHA-256, packages by file name, and the release whose
-    description has the digest that the report names."""
+    """Contents by SHA-256, packages by file name, the release whose digest the report names."""
 
     contents: Mapping[str, bytes]
     packages: Mapping[str, Package]
     release: Optional[Release]
 
 
-def recheck(report: Mapping[str, Any], files: Files) -> Iterator[Checked]:
-    """Every statement of a report, which `report.read_report` has checked."""
+def recheck(report: Plain, files: Files) -> Iterator[Plain]:
+    """Every statement of a report, which `report.read_report` has checked, as plain data.
+
+    About which enclave, package or file it is, what it says, what became of it, and why: what was
+    found instead, or what would be needed to see it.
+    """
     for enclave in report["enclaves"]:
         yield from _Recheck(enclave, report, files).run()
     for package in report["packages"]:
@@ -99,7 +91,7 @@ def recheck(report: Mapping[str, Any], files: Files) -> Iterator[Checked]:
     named |= {digest for p in files.packages.values() for digest in p.enclaves.values()}
     for digest in files.contents.keys() - named:
         why = "the report names no file with that SHA-256"
-        yield Checked(f"file {digest}", "this file is the report's", State.FAILS, why)
+        yield _checked(f"file {digest}", "this file is the report's", False, why)
     release = report["release"] or {"name": "RELEASE", "sha256": None}
     if release["sha256"] is not None:
         words = f"its description has SHA-256 {release['sha256']}"
@@ -120,12 +112,12 @@ def recheck(report: Mapping[str, Any], files: Files) -> Iterator[Checked]:
         yield _checked("build", words, None, why)
 
 
-def _checked(about: str, statement: str, good: Optional[bool], why: str = "") -> Checked:
-    state = State.UNSEEN if good is None else State.HOLDS if good else State.FAILS
-    return Checked(about, statement, state, "" if good else why)
+def _checked(about: str, statement: str, good: Optional[bool], why: str = "") -> Plain:
+    state, why = (HOLDS, "") if good else (UNSEEN if good is None else FAILS, why)
+    return {"about": about, "statement": statement, "state": state, "why": why}
 
 
-def _of_package(package: Mapping[str, Any], at_hand: Optional[Package]) -> Iterator[Checked]:
+def _of_package(package: Plain, at_hand: Optional[Package]) -> Iterator[Plain]:
     file, needed = package["file"], f"needs --signed {package['file']}"
     for name, what in _OF_PACKAGE.items():
         if (value := package[name]) is not None:
@@ -137,7 +129,7 @@ def _of_package(package: Mapping[str, Any], at_hand: Optional[Package]) -> Itera
 class _Recheck:
     """One enclave of the report."""
 
-    def __init__(self, enclave: Plain, report: Mapping[str, Any], files: Files) -> None:
+    def __init__(self, enclave: Plain, report: Plain, files: Files) -> None:
         self._enclave, self._report, self._files = enclave, report, files
         self._digests = {r: (enclave[r] or {}).get("sha256") for r in ROLES}
         self._given = {r: files.contents.get(digest or "") for r, digest in self._digests.items()}
@@ -145,18 +137,18 @@ class _Recheck:
         policy = enclave["policy"]
         self._policy = None if policy is None else from_plain(Policy, policy)
 
-    def _say(self, statement: str, good: Optional[bool], why: object = "") -> Checked:
+    def _say(self, statement: str, good: Optional[bool], why: object = "") -> Plain:
         package = self._enclave["package"]
         about = f"{self._enclave['name']}{f' of {package}' if package else ''}"
         return _checked(about, statement, good, str(why))
 
-    def _is(self, check: str, holds: bool, why: str, words: str = "") -> Iterator[Checked]:
+    def _is(self, check: str, holds: bool, why: str, words: str = "") -> Iterator[Plain]:
         """Whether a check came out as the report says, if it says so."""
         state = self._states.get(check)
         if state in (_PROVED, _REFUTED):
             yield self._say(f"{check}: {state}{words}", holds == (state == _PROVED), why)
 
-    def run(self) -> Iterator[Checked]:
+    def run(self) -> Iterator[Plain]:
         about, signed = self._enclave["signed"], self._given["signed"]
         if about is None:
             yield self._say("its verdict stands", None, "needs the signed file: there was none")
@@ -185,7 +177,7 @@ class _Recheck:
         yield from self._of_catalogue()
         yield from self._of_comparison(signed)
 
-    def _of_payload(self, image: EnclaveImage) -> Iterator[Checked]:
+    def _of_payload(self, image: EnclaveImage) -> Iterator[Plain]:
         """Is the unsigned enclave the signed file with its metadata zeroed?"""
         digest, found = self._digests["built"], None
         with contextlib.suppress(SgxEnclavesError):
@@ -203,7 +195,7 @@ class _Recheck:
         if found is not None:
             yield from self._is("payload", found == digest, f"the signed file holds {found}")
 
-    def _of_signatures(self, image: EnclaveImage, blocks: Sequence[Block]) -> Iterator[Checked]:
+    def _of_signatures(self, image: EnclaveImage, blocks: Sequence[Block]) -> Iterator[Plain]:
         """What the signed file shows alone: compared with itself, zeroed, without a config."""
         zeroed = image.with_descriptor(bytes(image.descriptor_size))
         alone = verdict_dict(compare(zeroed, image.data, b"", self._policy or Policy()))
@@ -223,7 +215,7 @@ class _Recheck:
             yield self._say("its blocks say what the report says of them", good, _short(found))
         elif found and self._enclave["mrsigner"] is not None:
             words = "signed by {mrsigner} as product {isvprodid}, ISVSVN {isvsvn}"
-            good = all(found[0][key] == self._enclave[key] for key in _SIGNED)
+            good = all(found[0][key] == self._enclave[key] for key in SIGNED)
             yield self._say(words.format(**self._enclave), good, _short(found))
         if self._policy is not None and proved["signature"]:
             yield from self._is("policy", proved["policy"], why, f" ({self._policy.claim})")
@@ -238,7 +230,7 @@ class _Recheck:
             except SgxEnclavesError as error:
                 yield self._say(words, None, error)
 
-    def _of_catalogue(self) -> Iterator[Checked]:
+    def _of_catalogue(self) -> Iterator[Plain]:
         """Does the catalogue ask for what the report says that it asks for?"""
         policy, release, known = self._policy, self._report["release"], self._files.release
         if policy is None:
@@ -263,7 +255,7 @@ class _Recheck:
                 why = f"needs {needs}" if found is None else _short(found)
                 yield self._say(f"{what} of the policy is the catalogue's", good, why)
 
-    def _of_comparison(self, signed: bytes) -> Iterator[Checked]:
+    def _of_comparison(self, signed: bytes) -> Iterator[Plain]:
         """What takes all three files."""
         enclave, built, config = self._enclave, self._given["built"], self._given["config"]
         words = "metadata, measurement, byte map and verdict are as said"
@@ -283,7 +275,7 @@ class _Recheck:
         for check in again.checks:
             said, found = self._states.get(check.name), check.state.value
             yield self._say(f"{check.name}: {said}, compared again", said == found, found)
-        for name in ("sdk", "sdk_from", "mrenclave", *_SIGNED):
+        for name in ("sdk", "sdk_from", "mrenclave", *SIGNED):
             good = plain[name] == enclave[name]
             yield self._say(f"{name} is {enclave[name]}", good, _short(plain[name]))
         # Whoever built knows more, or less, of what is not proved than a comparison does.

@@ -49,7 +49,9 @@ def test_a_new_version_is_right() -> None:
 )
 def test_each_problem(code: str, change: dict[str, Any]) -> None:
     found = list(lint([FIRST, {**NEXT, **change}]))
-    assert [(p.code, p.line, p.earlier, p.enclave) for p in found] == [(code, 2, 1, "pce")]
+    assert [(p["code"], p["line"], p["earlier"], p["enclave"]) for p in found] == [
+        (code, 2, 1, "pce")
+    ]
     other = {**NEXT, "enclave": "qe3", **change}
     assert list(lint([FIRST, other])) == []
 
@@ -57,7 +59,7 @@ def test_each_problem(code: str, change: dict[str, Any]) -> None:
 def test_a_problem_is_reported_once_with_the_nearest_line() -> None:
     again = {**FIRST, "statement": "f" * 64}
     found = list(lint([FIRST, again, {**NEXT, "isvsvn": 1}, {**NEXT, "isvsvn": 2}]))
-    assert [(p.code, p.line, p.earlier) for p in found] == [
+    assert [(p["code"], p["line"], p["earlier"]) for p in found] == [
         ("isvsvn-down", 3, 2),
         ("isvsvn-down", 4, 2),
     ]
