@@ -26,14 +26,7 @@ from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.enclave.verdict import CheckState, Outcome
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.evidence.report import (
-    ROLES,
-    SIGNED,
-    Plain,
-    compared_enclave,
-    digests_at,
-    named_package,
-)
+from sgx_enclaves.evidence.report import ROLES, SIGNED, Plain, compared_enclave, package_at
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import from_plain
 from sgx_enclaves.report.forms import verdict_dict
@@ -309,6 +302,6 @@ def files_of_package(path: str) -> tuple[Package, dict[str, bytes]]:
 
     with packed(path) as (package, members):
         found = [e for e in enclaves_among(package, members) if isinstance(e, PackedEnclave)]
-    facts = named_package(path, digests_at(path))
     contents = {sha256_of(enclave.data): bytes(enclave.data) for enclave in found}
-    return Package(facts, {enclave.path: sha256_of(enclave.data) for enclave in found}), contents
+    digests = {enclave.path: sha256_of(enclave.data) for enclave in found}
+    return Package(package_at(path), digests), contents

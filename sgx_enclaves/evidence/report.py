@@ -70,28 +70,26 @@ def of_comparison(verdict: Verdict) -> Plain:
 
 
 def of_release(verified: Verified, release: Release, catalogue: Catalogue, /, **more: Any) -> Plain:
-    """The report of a release's verification.
+    """The report of a verification of what was asked of a release.
 
-    The release is cut down to what was asked for; `catalogue` describes the trees that it was built
-    in; `more` is what the caller knows better or besides, such as the buildroot, and the `folders`
-    that the run used.
+    `catalogue` describes the trees that it was built in; `more` is what the caller knows better or
+    besides, such as the buildroot, and the `folders` that the run used.
     """
     verdict, manifest = verified.verdict, verified.manifest
     enclaves = []
     for item in verdict.enclaves:
         version = item.enclave.so_version.value if item.enclave.so_version else None
-        known = {"required": item.enclave.required, "version": version}
+        known: Plain = {"required": item.enclave.required, "version": version}
         if item.verdict is not None:
             enclaves.append(compared_enclave(item.name, verdict_dict(item.verdict), **known))
             continue
         words = f"stopped at {item.refused_by}"
-        made = _enclave(item.name, item.bytes_outcome.value, words, **known)
-        made["findings"] = as_plain(item.findings)
+        known["findings"] = as_plain(item.findings)
         if ours := verified.built.files.get(item.name):
-            made["built"] = _file_of(unsigned_name(ours.file), ours.unsigned)
+            known["built"] = _file_of(unsigned_name(ours.file), ours.unsigned)
         if theirs := verified.signed.files.get(item.name):
-            made["signed"] = _file_of(item.enclave.signed_file, theirs.data)
-        enclaves.append(made)
+            known["signed"] = _file_of(item.enclave.signed_file, theirs.data)
+        enclaves.append(_enclave(item.name, item.bytes_outcome.value, words, **known))
     path, kinds = Path(release.file), {build.kind.value for build in verdict.builds}
     facts = {
         "reproducible": verdict.reproducible,
@@ -137,7 +135,7 @@ def _built(manifest: Manifest, catalogue: Catalogue) -> Plain:
 def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
     """The report of `packages`, or of a `scan`, each as `forms.result_dict` gives it."""
     packages = [
-        named_package(basename(result["file"]), digests_at(result["file"]))
+        package_at(result["file"])
         | {"nevra": result["package"], "verdict": result["outcome"]}
         | {"findings": result["findings"]}
         for result in results
@@ -168,23 +166,12 @@ def _packaged(result: Plain) -> Iterator[Plain]:
         yield {**made, "findings": item["findings"] + made["findings"]}
 
 
-def digests_at(path: str) -> Optional[RpmDigests]:
-    """Of a package file; None if it cannot be read, which is a finding of its result."""
-    # Only packages need librpm.
-    from sgx_enclaves.gate.inspect import rpm_digests  # noqa: PLC0415
-
-    with contextlib.suppress(SgxEnclavesError):
-        return rpm_digests(path)
-    return None
-
-
 def of_build(
     combined: Combined, release: Plain, buildroot: Plain, reports: Mapping[int, Plain]
 ) -> Plain:
     """The report of a build system's verification of a build, out of what its tasks say.
 
-    Release and buildroot are as `report.schema.json` has them; `reports` are those of the tasks
-    that did not fail.
+    `reports` are those of the tasks that did not fail.
     """
     enclaves: list[Plain] = []
     for answer in combined.answers:
@@ -195,7 +182,7 @@ def of_build(
         part: [item for report in reports.values() for item in report[part]]
         for part in ("not_proved", "unpinned", "sources", "toolchain", "steps", "findings")
     }
-    parts["packages"] = [named_package(p.name, p.digests) for p in combined.packages]
+    parts["packages"] = [_package(p.name, p.digests) for p in combined.packages]
     # what one task was given, not all was built here
     made = {report["build"] for report in reports.values()}
     build = next((word for word in ("given", "here") if word in made), "none")
@@ -225,7 +212,7 @@ def of_record(record: Record) -> Plain:
         buildroot={**buildroot, "packages_sha256": record.buildroot_sha256},
         build="here" if here else "given",
         not_proved=(HARMLESS, HONEST_TOOLS) if here else (FROM_SOURCES,),
-        packages=[{**named_package(p.name, None), "sha256": p.file_sha256} for p in record.rpms],
+        packages=[{**_package(p.name, None), "sha256": p.file_sha256} for p in record.rpms],
     )
 
 
@@ -251,8 +238,18 @@ def _judged(name: str, item: RecordedEnclave, words: str) -> Plain:
     return made
 
 
-def named_package(name: str, digests: Optional[RpmDigests]) -> Plain:
-    """A package by its file's name, and what is known of the file."""
+def package_at(path: str) -> Plain:
+    """What is known of a package's file: its name alone if it cannot be read, a finding elsewhere."""
+    # Only packages need librpm.
+    from sgx_enclaves.gate.inspect import rpm_digests  # noqa: PLC0415
+
+    digests = None
+    with contextlib.suppress(SgxEnclavesError):
+        digests = rpm_digests(path)
+    return _package(basename(path), digests)
+
+
+def _package(name: str, digests: Optional[RpmDigests]) -> Plain:
     made: Plain = {"file": name, "verdict": None, "findings": []}
     return made | {key: getattr(digests, part, None) for key, part in _PACKAGE.items()}
 

@@ -23,7 +23,7 @@ from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.evidence.report import digests_at, named_package, of_file, of_release
+from sgx_enclaves.evidence.report import of_file, of_release, package_at
 from sgx_enclaves.explain.picture import picture_of
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.gate.arguments import CHILD, argument, options
@@ -223,9 +223,7 @@ class SgxEnclaveTask(SgxTask):
                 "packages_sha256": packages_sha256,
                 "lock_sha256": self.lock_sha256,
             },
-            packages=[
-                named_package(name, digests_at(str(path))) for name, path in self.rpms.items()
-            ],
+            packages=[package_at(str(path)) for path in self.rpms.values()],
             files=[
                 of_file(file.subject.name, file) for file in files if file.subject.rpm is not None
             ],
