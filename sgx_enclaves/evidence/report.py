@@ -239,7 +239,7 @@ def _judged(name: str, item: RecordedEnclave, words: str) -> Plain:
 
 
 def package_at(path: str) -> Plain:
-    """What is known of a package's file: its name alone if it cannot be read, a finding elsewhere."""
+    """What is known of a package file; only its name if it cannot be read, a finding elsewhere."""
     # Only packages need librpm.
     from sgx_enclaves.gate.inspect import rpm_digests  # noqa: PLC0415
 
