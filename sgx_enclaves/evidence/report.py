@@ -57,9 +57,6 @@ _PACKAGE = {
 }
 
 
-# --- making ---
-
-
 def of_comparison(verdict: Verdict) -> Plain:
     """The report of one comparison of files."""
     name = verdict.policy.enclave or basename(verdict.signed.name).partition(".")[0]
@@ -304,9 +301,6 @@ def _unknown(schema: Plain) -> Plain:
 
 def _file_of(name: str, data: bytes) -> Plain:
     return {"name": name, "size": len(data), "sha256": sha256_of(data)}
-
-
-# --- writing and reading ---
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

@@ -41,9 +41,6 @@ _OPENPGP = (".asc", ".sig")
 _UNSIGNED = re.compile(r"sgx-enclave\(([^:)]+):unsigned\)\Z")
 
 
-# --- making ---
-
-
 def statements_of(
     report: Mapping[str, Any], digest: str, *, builder: str, time: str
 ) -> list[Plain]:
@@ -179,9 +176,6 @@ def attestation(envelopes: Iterable[Envelope], key: Optional[Key], signer: dsse.
         dsse.signed(e, key, signer).as_json() if key else e.payload.decode() for e in envelopes
     )
     return "".join(f"{line}\n" for line in signed).encode()
-
-
-# --- reading ---
 
 
 def read_bundle(data: bytes, file: str, *, bare: bool = False) -> list[Envelope]:

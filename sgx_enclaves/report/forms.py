@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 _DIGITS = 16
 
 
-# --- layout ---
-
-
 Row = tuple[str, str]
 
 
@@ -77,9 +74,6 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(width - 3, 1)] + "..."
 
 
-# --- findings ---
-
-
 def finding_lines(finding: Finding) -> list[str]:
     """A finding in full: what, where, expected and found, what to do."""
     where = _of_block(finding)
@@ -110,8 +104,6 @@ def _details(finding: Finding, most: int) -> str:
 def _against(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity is not Severity.NOTE]
 
-
-# --- the verdict on an enclave ---
 
 # Lines of a terminal, and how many findings, causes and ranges to show, and whether whole
 # digests: fewer when the report would not fit.
@@ -247,8 +239,6 @@ def reasons(findings: Iterable[Finding]) -> list[str]:
     more = len(texts) - _REASONS
     return texts[:_REASONS] + ([f"and {more} more, see the JSON report"] if more > 0 else [])
 
-
-# --- plain data ---
 
 # Changes whenever a reader of an old form could misread the new one.
 SCHEMA_VERSION = 1

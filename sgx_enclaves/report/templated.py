@@ -85,9 +85,6 @@ def _counted(words: Iterable[str]) -> str:
     return ", ".join(f"{count} {word}" for word, count in sorted(Counter(words).items()))
 
 
-# --- pages ---
-
-
 def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = "") -> str:
     """The whole report on one enclave, with a picture where the files are at hand."""
     said = {
@@ -237,9 +234,6 @@ def report_summary(report: Mapping[str, Any], form: str) -> str:
     return filled(f"report.{form}", **values, found=found, why=why)
 
 
-# --- texts ---
-
-
 def release_text(verdict: ReleaseVerdict, *, width: int = 80) -> str:
     """The whole report on a release, in lines of `width`."""
 
@@ -305,9 +299,6 @@ def _moment(timestamp: object) -> str:
         return "-"
     moment = datetime.datetime.fromtimestamp(timestamp, datetime.timezone.utc)
     return moment.strftime("%Y-%m-%d %H:%M")
-
-
-# --- templates ---
 
 
 # What has a meaning in a table of Markdown.
