@@ -20,12 +20,8 @@ class SgxEnclaveCheck(AbstractCheck):  # type: ignore[misc]
         super().__init__(config, output)
         self._session = Session(config.configuration.get("SgxEnclave", {}), output)
 
-    def check_source(self, pkg: Any) -> None:
-        """Look at a source package."""
-        self._session.note(pkg)
-
-    def check_binary(self, pkg: Any) -> None:
-        """Look at a binary package."""
+    def check(self, pkg: Any) -> None:
+        """Look at a package, be it of sources or not."""
         self._session.note(pkg)
 
     def after_checks(self) -> None:

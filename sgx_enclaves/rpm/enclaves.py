@@ -240,12 +240,12 @@ class Links:
 
     def end_of(self, link: PackageFile) -> Optional[PackageFile]:
         """The file that a link ends at; None when that is not in the package."""
-        pending = [p for p in reversed(link.path.split("/")) if p]
+        pending = link.path.split("/")[::-1]
         path: list[str] = []
         links = 0
         while pending:
             part = pending.pop()
-            if part == ".":
+            if part in ("", "."):
                 continue
             if part == "..":
                 del path[-1:]
@@ -253,23 +253,19 @@ class Links:
             path.append(part)
             self._budget -= len(path)
             if self._budget < 0:
-                raise LimitError(
-                    f"too many symbolic links to follow, among them {link.path!r}",
-                    file=self._package.file,
-                    expected=f"at most {_LINK_STEPS} steps",
-                )
+                message = f"too many symbolic links to follow, among them {link.path!r}"
+                steps = f"at most {_LINK_STEPS} steps"
+                raise LimitError(message, file=self._package.file, expected=steps)
             file = self._by_path.get("/" + "/".join(path))
             if file is None or not stat.S_ISLNK(file.mode):
                 continue
             links += 1
             if links > _LINKS_IN_A_ROW:
-                raise PackageError(
-                    f"the symbolic link {link.path!r} leads nowhere: links go round in a circle",
-                    file=self._package.file,
-                    found=f"more than {_LINKS_IN_A_ROW} links in a row",
-                )
+                why = f"the symbolic link {link.path!r} leads nowhere: links go round in a circle"
+                found = f"more than {_LINKS_IN_A_ROW} links in a row"
+                raise PackageError(why, file=self._package.file, found=found)
             path = [] if file.target.startswith("/") else path[:-1]
-            pending += [p for p in reversed(file.target.split("/")) if p]
+            pending += file.target.split("/")[::-1]
         end = self._by_path.get("/" + "/".join(path))
         return end if end is not None and stat.S_ISREG(end.mode) else None
 

@@ -218,13 +218,9 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
     # V6 allows that a payload is left unpacked: then the digests of the unpacked one count.
     unpacked = first.startswith(b"07070") and "PAYLOADDIGESTALT" in header and bool(compressor)
     if compressor and not unpacked and not first.startswith(_PACKED[compressor]):
-        raise PackageError(
-            f"the payload is not compressed with {compressor}, as the header says",
-            file=file,
-            offset=start,
-            expected=_PACKED[compressor].hex(),
-            found=first.hex() or "nothing",
-        )
+        message = f"the payload is not compressed with {compressor}, as the header says"
+        expected, found = _PACKED[compressor].hex(), first.hex() or "nothing"
+        raise PackageError(message, file=file, offset=start, expected=expected, found=found)
     for tag, algorithm in _DIGESTS.items():
         pinned = header.one(f"{tag}ALT" if unpacked else tag, str)
         if pinned is None:
@@ -272,11 +268,11 @@ def installed(header: bytes, path: str, root: str = "/") -> Iterator[Contents]:
 
 
 def _installed_files(package: Package, root: str) -> Iterator[PayloadFile]:
-    places = [os.path.join(root, file.path.lstrip("/")) for file in package.files]
-    for file, place in zip(package.files, places):
+    files = [(file, os.path.join(root, file.path.lstrip("/"))) for file in package.files]
+    for file, place in files:
         if not (file.ghost or file.is_regular):
             _compare_installed(package, file, place)
-    for file, place in zip(package.files, places):
+    for file, place in files:
         group = package.hard_links.get(file.index, (file,))
         if file.is_regular and group[-1].index == file.index:
             with _open_installed(package, file, place) as stream:

@@ -176,10 +176,10 @@ class Package:
         # Hard links share their content, so it counts once.
         regular = (file for file in files if file.is_regular)
         total = sum({f.inode if f.inode[1] else f.index: f.size for f in regular}.values())
-        limit = self.limits.payload.total_size
-        grace, ratio = self.limits.payload.ratio_grace, self.limits.payload.ratio
+        limits = self.limits.payload
+        limit = limits.total_size
         if self._payload_size is not None:
-            limit = min(limit, max(grace, ratio * self._payload_size))
+            limit = min(limit, max(limits.ratio_grace, limits.ratio * self._payload_size))
         if total > limit:
             raise LimitError(
                 "the package claims files that are larger than they may be",
@@ -262,26 +262,25 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
     if not any(pins.values()):
         message = "the package has no digest of its header"
         raise signature.wrong(message, "SHA256HEADER or SHA1HEADER")
-    _check_size(header, signature, end - stream.tell())
+    _check_size(header, signature, end)
     return Package(header, limits, signature, end - stream.tell())
 
 
-def _check_size(header: Header, signature: Header, found: int) -> None:
-    """Whether so many bytes are behind the header as the package says, if it does."""
-    start = header.start + header.size
+def _check_size(header: Header, signature: Header, end: int) -> None:
+    """Whether the file ends where the package says, if it does."""
     sizes = [signature.one(tag, int) for tag in ("SIGNATURE_LONGSIZE", "SIGNATURE_SIZE")]
-    stated = [size - header.size for size in sizes if size is not None][:1]
-    if not stated:
+    ends = [header.start + size for size in sizes if size is not None][:1]
+    if not ends:
         # From V6 on the header says so, and the payload may have been unpacked and left so.
         sizes = [header.one(tag, int) for tag in ("PAYLOADSIZE", "PAYLOADSIZEALT")]
-        stated = [size for size in sizes if size is not None]
-    if stated and found < stated[0]:
-        raise truncated(header.file, start + stated[0], start + found)
-    if stated and found not in stated:
+        ends = [header.start + header.size + size for size in sizes if size is not None]
+    if ends and end < ends[0]:
+        raise truncated(header.file, ends[0], end)
+    if ends and end not in ends:
         raise PackageDamagedError(
             "there are bytes behind the end of the package",
             file=header.file,
-            offset=start + stated[0],
-            expected=", or unpacked ".join(f"{start + size} bytes" for size in stated),
-            found=f"{start + found} bytes",
+            offset=ends[0],
+            expected=", or unpacked ".join(f"{size} bytes" for size in ends),
+            found=f"{end} bytes",
         )
