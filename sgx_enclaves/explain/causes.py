@@ -76,11 +76,6 @@ def _differing(
         yield cause(code, hint, theirs=found, ours=expected, **facts)
 
 
-def _comment(side: Side) -> Optional[str]:
-    texts = side.description.comments
-    return None if texts is None else ", ".join(texts) or "nothing"
-
-
 def _symtab(side: Side) -> str:
     table = side.image.section(".symtab")
     entries = table.header.sh_size // Symbol.SIZE if table is not None else 0
@@ -90,9 +85,10 @@ def _symtab(side: Side) -> str:
 def _traces(side: Side) -> tuple[Optional[str], ...]:
     """Compilers by debugging information and by name, interpreter, build id, hash tables."""
     described = side.description
+    comments = described.comments
     return (
         ", ".join(described.producers) or None,
-        _comment(side),
+        None if comments is None else ", ".join(comments) or "nothing",
         described.interpreter or "absent",
         described.build_id or "absent",
         " and ".join(filter(side.image.section, _HASHES)) or "neither",

@@ -31,19 +31,12 @@ _PLACES = ("STT_NOTYPE", "STT_OBJECT", "STT_FUNC")
 
 @record
 class Description:
-    """What a file says of itself.
+    """What a file says of itself, and what could not be described, and why.
 
-    Attributes:
-        section_types: of each section, as `SHT_NOTE`.
-        symbols: name, address and bytes of each symbol that names a place, from
-            `.symtab`, or from `.dynsym` when stripped.
-        dynamic: tag and value of each entry of the dynamic table.
-        build_id: the GNU build id, hexadecimal.
-        features: names of the x86 features that the file claims, as `IBT`.
-        comments: the texts of `.comment`; None without that section.
-        lines: source file and line of the addresses that were asked for, where the
-            debugging information knows them.
-        problems: what could not be described, and why.
+    Symbols that name a place, by name, address and bytes, are from `.symtab`, or from `.dynsym`
+    when stripped. The build id is hexadecimal; `features` are of x86, as `IBT`; `comments` is None
+    without a section `.comment`; `lines` has of the addresses that were asked for those that
+    debugging information knows.
     """
 
     section_types: tuple[str, ...] = ()

@@ -58,10 +58,7 @@ _MOST = 8
 
 @record
 class Field:
-    """Bytes `start` to `end` (exclusive) of the descriptor.
-
-    `is_blob` says that the name wants an offset behind it to be precise.
-    """
+    """Bytes `start` to `end` (exclusive) of the descriptor; a blob's name wants an offset."""
 
     name: str
     start: int

@@ -69,14 +69,9 @@ class CodeListing:
 
 @record
 class Picture:
-    """What is drawn of one enclave.
-
-    Attributes:
-        segments, sections: of the vendor's file, in file order.
-        space: the address space that segments and layout make, by address.
-        space_size: bytes of it.
-        dumps: the bytes around the first differences.
-        listings: the code around the first of them that are code.
+    """What is drawn of one enclave: segments and sections of the vendor's file, in file order; the
+    address space that segments and layout make, by address; bytes and code around the first
+    differences.
     """
 
     segments: tuple[Span, ...] = ()
