@@ -288,11 +288,11 @@ def function_causes(ours: Side, theirs: Side) -> Iterator[Cause]:
     """Which functions differ, where the code stands at the same place."""
     if list(map(place_of, ours.instructions)) != list(map(place_of, theirs.instructions)):
         return
-    found = ours.functions
-    differing = [found[at] for at in found if ours.bytes_at(*at) != theirs.bytes_at(*at)]
+    named = ours.functions
+    differing = [named[at] for at in named if ours.bytes_at(*at) != theirs.bytes_at(*at)]
     if differing:
         names = some(map(excerpt, differing), _NAMED)
-        yield cause("functions-differ", found=len(differing), total=len(found), names=names)
+        yield cause("functions-differ", found=len(differing), total=len(named), names=names)
 
 
 def _restripped(ours: Side, theirs: Side) -> Iterator[Cause]:

@@ -141,7 +141,8 @@ class Explainer:
         return Explanation(tuple(differences[:MOST]), omitted, total, causes)
 
     def _in_file(self, where: str, bounds: Range, measured: bool) -> Difference:
-        ours, (start, end) = self._ours, bounds
+        ours = self._ours
+        start, end = bounds
         names = ours.section(start), ours.symbol(start), ours.header_field(start)
         place = (where, ours.segment(start), *names, measured)
         excerpts = _excerpts(bounds, self._built.data, self._signed)
@@ -227,8 +228,9 @@ class Explainer:
         found = [d for d in changed if d.measured and d.section not in _EXPLAINED_SECTIONS]
         if not found or any(d.field for d in found):
             return
-        ours, ranges = self._ours, [(d.start, d.end) for d in found]
+        ours = self._ours
         in_code = any(ours.section_of(d.start) in ours.instructions for d in found)
+        ranges = [(d.start, d.end) for d in found]
         count = scan(self._built.data, self._signed, ranges, 0).differing_bytes
         pairs = (filter(None, (d.section, d.symbol)) for d in found)
         names = [" ".join(map(excerpt, pair)) or "a segment" for pair in pairs]

@@ -334,6 +334,8 @@ def _xfrm_causes(ours: Block, theirs: Block, index: int) -> Iterator[Cause]:
     signed = [(b.sigstruct.attributes_xfrm, b.sigstruct.attributemask_xfrm) for b in (ours, theirs)]
     wrong = signed[0][0] ^ signed[1][0] | signed[0][1] ^ signed[1][1]
     if wrong & ~sum(sigstruct.XFRM_OPTIONS.values()):
-        spelled = (sigstruct.spell(xfrm, sigstruct.XFRM_NAMES) for xfrm, _ in signed)
-        words = [f"{s} (0x{xfrm:x}, mask 0x{m:x})" for s, (xfrm, m) in zip(spelled, signed)]
-        yield cause("xfrm", block=index, theirs=words[1], ours=words[0])
+        expected, found = (
+            f"{sigstruct.spell(xfrm, sigstruct.XFRM_NAMES)} (0x{xfrm:x}, mask 0x{mask:x})"
+            for xfrm, mask in signed
+        )
+        yield cause("xfrm", block=index, theirs=found, ours=expected)

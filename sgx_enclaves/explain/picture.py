@@ -189,4 +189,4 @@ def _disassembled(program: str, data: bytes, start: int, shown: int, end: int) -
         return ()
     lines = map(str.strip, text.decode("utf-8", "replace").splitlines())
     found = filter(None, map(_INSTRUCTION.match, lines))
-    return tuple(m[0].replace("\t", " ") for m in found if int(m[1], 16) >= shown)
+    return tuple(line[0].replace("\t", " ") for line in found if int(line[1], 16) >= shown)
