@@ -26,20 +26,11 @@ from sgx_enclaves.progress import CLEAR, Progress, draws_over, for_stream, silen
 _RED, _GREEN, _YELLOW, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 # What a line of a report begins with.
 _COLOURS = {
-    "IDENTICAL:": _GREEN + _BOLD,
-    "IDENTICAL, NOT REPRODUCIBLE:": _YELLOW + _BOLD,
-    "DIFFERS:": _RED + _BOLD,
-    "UNVERIFIABLE:": _YELLOW + _BOLD,
-    "proved ": _GREEN,
-    "refuted ": _RED,
-    "not done ": _YELLOW,
-    "unproved ": _YELLOW,
-    "why ": _BOLD,
-    "cause ": _BOLD,
-    "where ": _BOLD,
-    "UNPINNED ": _RED,
-    "TOOLCHAIN ": _RED,
-    "MAY NOT ": _RED,
+    **{"IDENTICAL:": _GREEN + _BOLD, "DIFFERS:": _RED + _BOLD, "proved ": _GREEN},
+    **dict.fromkeys(("IDENTICAL, NOT REPRODUCIBLE:", "UNVERIFIABLE:"), _YELLOW + _BOLD),
+    **dict.fromkeys(("refuted ", "UNPINNED ", "TOOLCHAIN ", "MAY NOT "), _RED),
+    **dict.fromkeys(("not done ", "unproved "), _YELLOW),
+    **dict.fromkeys(("why ", "cause ", "where "), _BOLD),
 }
 # Arguments that name what is written, or no file at all.
 _NO_INPUTS = ("output", "html", "action", "kind", "release")

@@ -149,19 +149,15 @@ def _sha(digest: str) -> dict[str, str]:
 def statements_of_record(plain: Mapping[str, Any], *, builder: str) -> list[Plain]:
     """The same of a build's record, as the hub gives it, with more around it.
 
-    An AttestationError if it is of other packages than the build has now; else a RecordError if it
-    is malformed.
+    An AttestationError if the build has other packages now; a RecordError if it is malformed.
     """
-    if plain.get("outdated") is not None:
-        raise AttestationError(
-            "the record is not of the build as it is now",
-            found=str(plain["outdated"]),
-            hint="verify the build again",
-        )
+    if (found := plain.get("outdated")) is not None:
+        message, hint = "the record is not of the build as it is now", "verify the build again"
+        raise AttestationError(message, found=str(found), hint=hint)
     own = {field.name for field in dataclasses.fields(Record)}
     kept = read_record({name: value for name, value in plain.items() if name in own})
-    around = {"builder": builder, "time": kept.verified_at or ""}
-    return statements_of(of_record(kept), kept.report_sha256, **around)
+    time = kept.verified_at or ""
+    return statements_of(of_record(kept), kept.report_sha256, builder=builder, time=time)
 
 
 def enveloped(statement: Mapping[str, Any]) -> Envelope:
@@ -197,10 +193,7 @@ def read_bundle(data: bytes, file: str, *, bare: bool = False) -> list[Envelope]
 
 
 def read_statement(envelope: Envelope, file: str) -> Plain:
-    """The statement in an envelope whose signatures were found good.
-
-    An AttestationError if it is none of those that this module makes, or malformed.
-    """
+    """The statement in an envelope whose signatures were found good; else an AttestationError."""
     if (found := envelope.payload_type) != PAYLOAD_TYPE:
         message, expected = "no in-toto statement", PAYLOAD_TYPE
         raise AttestationError(message, file=file, expected=expected, found=found)

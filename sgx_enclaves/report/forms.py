@@ -19,7 +19,7 @@ from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import DIRECTORY_NAMES, Block, Descriptor
 from sgx_enclaves.enclave.policy import known_signer
 from sgx_enclaves.enclave.sigstruct import Sigstruct
-from sgx_enclaves.enclave.verdict import Finding, Origin, Outcome, Severity, Verdict
+from sgx_enclaves.enclave.verdict import Explanation, Finding, Origin, Outcome, Severity, Verdict
 from sgx_enclaves.plain import as_plain, printable
 
 if TYPE_CHECKING:
@@ -76,19 +76,18 @@ def shorten(text: str, width: int) -> str:
 
 def finding_lines(finding: Finding) -> list[str]:
     """A finding in full: what, where, expected and found, what to do."""
-    where = _of_block(finding)
-    where += [] if finding.offset is None else [f"at 0x{finding.offset:x}"]
+    where = ", ".join(filter(None, _place(finding)))
     values = {word: getattr(finding, word) for word in ("expected", "found", "hint")}
-    lines = [finding.message + (f" ({', '.join(where)})" if where else "")]
+    lines = [finding.message + (f" ({where})" if where else "")]
     lines += [f"  {word:<9} {value}" for word, value in values.items() if value is not None]
     return [printable(line) for line in lines]
 
 
-def _of_block(finding: Finding) -> list[str]:
-    """Which block it is about, unless its message says so."""
+def _place(finding: Finding) -> tuple[str, str]:
+    """Which block it is about, unless its message says so, and where in the file."""
     name = f"block {finding.block}"
-    said = f"{name} " in f"{finding.message} "
-    return [] if finding.block is None or said else [name]
+    said = finding.block is None or f"{name} " in f"{finding.message} "
+    return "" if said else name, "" if finding.offset is None else f"at 0x{finding.offset:x}"
 
 
 def _details(finding: Finding, most: int) -> str:
@@ -123,6 +122,7 @@ _CLAIMS = {
 
 # They say again what the checks, "block", "cause" and "where" say.
 _SHOWN_ELSEWHERE = frozenset({"payload-differs", "metadata-differs", "measurement-differs"})
+_UNEXPLAINED = Explanation((), omitted=0, differing_bytes=0, causes=())
 
 
 def verdict_text(verdict: Verdict, *, width: int = 80, full: bool = False) -> str:
@@ -160,16 +160,13 @@ def _verdict_rows(
         yield f"block {block.index}", _block_words(block, verdict.mrenclave, whole)
     origins = [o for o in Origin if o is not Origin.SECOND_SIGNATURE or verdict.bytes_of(o)]
     yield "bytes", ", ".join(f"{o.value} {verdict.bytes_of(o)}" for o in origins)
-    explanation = verdict.explanation
-    causes = explanation.causes if explanation is not None else ()
-    explained = explanation is not None and bool(causes and explanation.differences)
-    elsewhere = _SHOWN_ELSEWHERE if explained else ()
+    explanation = verdict.explanation or _UNEXPLAINED
+    causes = explanation.causes
+    elsewhere = _SHOWN_ELSEWHERE if causes and explanation.differences else ()
     against = [f for f in _against(verdict.findings) if f.code not in elsewhere]
     notes = [finding for finding in verdict.findings if finding.severity is Severity.NOTE]
     yield from _some("why", [_finding_words(f) for f in against], most_findings)
     yield from _some("note", [_finding_words(f) for f in notes], most_findings)
-    if explanation is None:
-        return
     hint = f" -> {causes[0].hint}" if causes and causes[0].hint else ""
     texts = [cause.message + (hint if cause is causes[0] else "") for cause in causes]
     yield from _some("cause", texts, most_causes)
@@ -207,10 +204,9 @@ def _block_words(block: BlockFacts, ours: Optional[str], whole: bool) -> str:
 def _finding_words(finding: Finding) -> str:
     # a note is not one of many, and may name a digest
     most = _LONGEST_VALUE if finding.severity is Severity.NOTE else _VALUE
-    where = "".join(f"{block}: " for block in _of_block(finding))
-    at = f" (at 0x{finding.offset:x})" if finding.offset is not None else ""
-    hint = f"; {finding.hint}" if finding.hint else ""
-    return f"{where}{finding.message}{at}{_details(finding, most)}{hint}"
+    block, at = _place(finding)
+    text = (f"{block}: " if block else "") + finding.message + (f" ({at})" if at else "")
+    return text + _details(finding, most) + (f"; {finding.hint}" if finding.hint else "")
 
 
 def _difference_words(difference: Difference) -> str:
