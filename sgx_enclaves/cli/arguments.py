@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the arguments that several verbs share lead to: policies, releases, files.
 
-The catalogue and the release machine are imported by who needs them, so that the other
-verbs start without. What is wrong is a `SgxEnclavesError`, which `main` turns into a message.
+The catalogue and the release machine are imported by who needs them: the other verbs start without.
 """
 
 from __future__ import annotations
@@ -67,9 +66,8 @@ def _identity(args: argparse.Namespace) -> Identity:
     from sgx_enclaves.catalogue.identity import INTEL_ROOT, read_identity, root_of
 
     chain = read_small(args.identity_chain) if args.identity_chain is not None else None
-    root = INTEL_ROOT
-    if args.identity_root is not None:
-        root = root_of(read_small(args.identity_root), args.identity_root)
+    own = args.identity_root
+    root = INTEL_ROOT if own is None else root_of(read_small(own), own)
     date = args.identity_date or today()
     return read_identity(read_small(args.identity), chain, date, root=root, name=args.identity)
 
@@ -150,9 +148,8 @@ def asking(args: argparse.Namespace, *, digest: bool = False) -> Callable[[bytes
                 check=False,
             )
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            raise SigningError(
-                f"the signing command cannot be run: {error}", hint="correct --sign-with"
-            ) from None
+            problem = f"the signing command cannot be run: {error}"
+            raise SigningError(problem, hint="correct --sign-with") from None
         if ended.returncode:
             raise SigningError(
                 "the signing command failed",

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Find the verb, import only its module, and turn errors into messages.
 
-Exit status: 0 identical or done, 1 differs, 2 unverifiable: bad input, bad
-arguments, or something that this program does not know; 130 interrupted.
+Exit status: 0 identical or done, 1 differs, 2 unverifiable or bad input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -60,8 +59,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except SgxEnclavesError as error:
         failure = error
     except KeyboardInterrupt:
-        failure = SgxEnclavesError("interrupted")
-        status = EXIT_INTERRUPTED
+        failure, status = SgxEnclavesError("interrupted"), EXIT_INTERRUPTED
     except MemoryError:
         failure = SgxEnclavesError("there is not enough memory; nothing was decided")
     except Exception as error:
@@ -99,9 +97,8 @@ def _run(arguments: Sequence[str]) -> int:
 def _meant(verb: str) -> str:
     import difflib
 
-    close = difflib.get_close_matches(verb, VERBS, n=3)
-    known = "sgx-enclaves help lists all verbs"
-    return f"did you mean {' or '.join(close)}? {known}" if close else known
+    close = " or ".join(difflib.get_close_matches(verb, VERBS, n=3))
+    return f"{f'did you mean {close}? ' if close else ''}sgx-enclaves help lists all verbs"
 
 
 def verb_named(name: str) -> Callable[[argparse.Namespace], int]:
@@ -140,7 +137,6 @@ def _bug(error: Exception) -> str:
     import traceback
 
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"internal error at {last.filename}:{last.lineno}: {type(error).__name__}: {error}; "
-        "nothing was decided, please report this bug"
-    )
+    place = f"internal error at {last.filename}:{last.lineno}"
+    what = f"{type(error).__name__}: {error}"
+    return f"{place}: {what}; nothing was decided, please report this bug"

@@ -94,15 +94,9 @@ def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = ""
     causes = verdict.explanation.causes[:1] if verdict.explanation else ()
     said["Likely cause"] = [cause.message for cause in causes]
     said["Not proved"] = list(verdict.not_proved)
-    name = verdict.signed.name.rsplit("/", 1)[-1]
-    return filled(
-        "verdict.html",
-        verdict=verdict,
-        picture=picture,
-        claim=f"{name} {_SAME}",
-        said=said,
-        date=date,
-    )
+    values = {"verdict": verdict, "picture": picture, "said": said, "date": date}
+    claim = f"{verdict.signed.name.rpartition('/')[2]} {_SAME}"
+    return filled("verdict.html", claim=claim, **values)
 
 
 def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:
@@ -143,7 +137,7 @@ def release_html(
 ) -> str:
     """One page, with a section for each enclave; sources, toolchain and digest by the report."""
     said: dict[str, dict[str, list[str]]] = {word: {} for word in _SAID}
-    found: dict[str, Sequence[Finding]] = {}
+    found = {enclave.name: (enclave.verdict or enclave).findings for enclave in verdict.enclaves}
     for enclave in verdict.enclaves:
         own, outcome = enclave.verdict, enclave.bytes_outcome
         words = own.headline if own is not None else f"stopped at {enclave.refused_by}"
@@ -152,38 +146,28 @@ def release_html(
             words += "".join(f"; {cause.message}" for cause in own.explanation.causes[:1])
         word = _SAID[list(Outcome).index(outcome)]
         said[word].setdefault(words, []).append(enclave.name)
-        found[enclave.name] = (own or enclave).findings
-    places: dict[Finding, list[str]] = {}
+    places: dict[Finding, dict[str, None]] = {}
     for name, findings in found.items():
         for finding in findings:
-            places.setdefault(replace(finding, offset=None), []).append(name)
-    shared = {f: list(dict.fromkeys(names)) for f, names in places.items() if len(set(names)) > 1}
+            places.setdefault(replace(finding, offset=None), {})[name] = None
+    shared = {finding: list(names) for finding, names in places.items() if len(names) > 1}
     alone = {
         name: [f for f in findings if replace(f, offset=None) not in shared]
         for name, findings in found.items()
     }
-    title = _title(verdict.outcome.value, verdict.reproducible, verdict.release)
-    claim = verdict.claim
+    values: dict[str, object] = {"verdict": verdict, "claim": verdict.claim, "report": report}
+    values["title"] = _title(verdict.outcome.value, verdict.reproducible, verdict.release)
     if verdict.outcome is not Outcome.IDENTICAL:
-        title, claim = f"{title}: {claim}", f"each enclave of the release {_SAME}"
-    lines = {
+        values["title"] = f"{values['title']}: {verdict.claim}"
+        values["claim"] = f"each enclave of the release {_SAME}"
+    lines: dict[str, Sequence[str]] = {
         word: [f"{', '.join(names)}: {words}" for words, names in texts.items()]
         for word, texts in said.items()
     }
-    return filled(
-        "release.html",
-        title=title,
-        verdict=verdict,
-        claim=claim,
-        said={**lines, "Not proved": verdict.not_proved},
-        reported=[finding for findings in found.values() for finding in findings],
-        shared=shared,
-        pictures=pictures or {},
-        no_picture=NO_PICTURE,
-        alone=alone,
-        report=report,
-        date=date,
-    )
+    values["said"] = {**lines, "Not proved": verdict.not_proved}
+    values |= {"shared": shared, "alone": alone, "reported": sum(found.values(), ())}
+    values |= {"pictures": pictures or {}, "no_picture": NO_PICTURE, "date": date}
+    return filled("release.html", **values)
 
 
 def combined_html(combined: Combined, report: Mapping[str, Any], date: str = "") -> str:
