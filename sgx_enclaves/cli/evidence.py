@@ -18,7 +18,7 @@ from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.evidence import ledger as entries, recheck as checking, statements
 from sgx_enclaves.evidence.envelope import Key, Signer, load_key, load_signing_key
-from sgx_enclaves.evidence.report import MAX_REPORT, REPORT, read_beside, read_report
+from sgx_enclaves.evidence.report import MAX_REPORT, REPORT, Plain, read_beside, read_report
 from sgx_enclaves.files import open_regular, read_file, sha256_of, system_errors, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB
 
@@ -53,9 +53,9 @@ def _described(args: argparse.Namespace, digest: str) -> Optional[Release]:
     return None
 
 
-def _files_at_hand(paths: list[str]) -> tuple[dict[str, bytes], dict[str, checking.Package]]:
+def _files_at_hand(paths: list[str]) -> tuple[dict[str, bytes], dict[str, Plain]]:
     contents: dict[str, bytes] = {}
-    packages: dict[str, checking.Package] = {}
+    packages: dict[str, Plain] = {}
     for path in paths:
         start = b""
         if path != "-":

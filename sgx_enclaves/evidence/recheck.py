@@ -55,18 +55,14 @@ _CATALOGUE = "name it with --catalogue"
 HOLDS, FAILS, UNSEEN = "holds", "does not hold", "cannot be seen here"
 
 
-class Package(NamedTuple):
-    """A package at hand: its facts as a report has them, and SHA-256 of its enclaves by path."""
-
-    facts: Plain
-    enclaves: Mapping[str, str]
-
-
 class Files(NamedTuple):
-    """Contents by SHA-256, packages by file name, the release whose digest the report names."""
+    """Contents by SHA-256, packages by file name, the release whose digest the report names.
+
+    Packages are as a report has them, and with SHA-256 of their enclaves by path.
+    """
 
     contents: Mapping[str, bytes]
-    packages: Mapping[str, Package]
+    packages: Mapping[str, Plain]
     release: Optional[Release]
 
 
@@ -81,7 +77,7 @@ def recheck(report: Plain, files: Files) -> Iterator[Plain]:
     for package in report["packages"]:
         yield from _of_package(package, files.packages.get(package["file"]))
     named = {e[role]["sha256"] for e in report["enclaves"] for role in ROLES if e[role]}
-    named |= {digest for p in files.packages.values() for digest in p.enclaves.values()}
+    named |= {digest for p in files.packages.values() for digest in p["enclaves"].values()}
     for digest in files.contents.keys() - named:
         why = "the report names no file with that SHA-256"
         yield _checked(f"file {digest}", "this file is the report's", False, why)
@@ -110,13 +106,13 @@ def _checked(about: str, statement: str, good: Optional[bool], why: str = "") ->
     return {"about": about, "statement": statement, "state": state, "why": why}
 
 
-def _of_package(package: Plain, at_hand: Optional[Package]) -> Iterator[Plain]:
-    file, needed = package["file"], f"needs --signed {package['file']}"
+def _of_package(package: Plain, at_hand: Optional[Plain]) -> Iterator[Plain]:
     for name, what in _OF_PACKAGE.items():
         if (value := package[name]) is not None:
-            found = at_hand.facts[name] if at_hand is not None else None
-            good = None if at_hand is None else found == value
-            yield _checked(file, f"{what} {value}", good, f"found {found}" if at_hand else needed)
+            good, why = None, f"needs --signed {package['file']}"
+            if at_hand is not None:
+                good, why = at_hand[name] == value, f"found {at_hand[name]}"
+            yield _checked(package["file"], f"{what} {value}", good, why)
 
 
 class _Recheck:
@@ -156,7 +152,7 @@ class _Recheck:
             yield self._say(f"it has {about['size']} bytes", good, _short(len(signed)))
         package = self._files.packages.get(self._enclave["package"] or "")
         if package is not None:
-            found = package.enclaves.get(self._enclave["path"], "nothing")
+            found = package["enclaves"].get(self._enclave["path"], "nothing")
             good = found == about["sha256"]
             yield self._say(f"{self._enclave['path']} is that file", good, _short(found))
         try:
@@ -256,8 +252,7 @@ class _Recheck:
             yield self._say(words, None, "needs the report of the comparison itself")
             return
         if built is None or config is None:
-            at_hand = {"built": built, "config": config}
-            missing = (r for r, data in at_hand.items() if data is None)
+            missing = [role for role in ROLES if self._given[role] is None]
             needed = " and ".join(f"--{r} with SHA-256 {self._digests[r]}" for r in missing)
             yield self._say(words, None, f"needs {needed}")
             return
@@ -294,8 +289,8 @@ def _short(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def files_of_package(path: str) -> tuple[Package, dict[str, bytes]]:
-    """A package's facts, and its signed enclaves by their SHA-256; needs librpm's Python module."""
+def files_of_package(path: str) -> tuple[Plain, dict[str, bytes]]:
+    """A package as `Files` has it, and its signed enclaves by SHA-256; needs librpm's module."""
     # Plain files need no librpm.
     from sgx_enclaves.rpm.enclaves import PackedEnclave, enclaves_among  # noqa: PLC0415
     from sgx_enclaves.rpm.payload import packed  # noqa: PLC0415
@@ -304,4 +299,4 @@ def files_of_package(path: str) -> tuple[Package, dict[str, bytes]]:
         found = [e for e in enclaves_among(package, members) if isinstance(e, PackedEnclave)]
     contents = {sha256_of(enclave.data): bytes(enclave.data) for enclave in found}
     digests = {enclave.path: sha256_of(enclave.data) for enclave in found}
-    return Package(package_at(path), digests), contents
+    return {**package_at(path), "enclaves": digests}, contents
