@@ -80,7 +80,7 @@ class Header:
         self.start = start
         self.size = len(HEADER_MAGIC) + len(blob)
         self.blob = blob
-        self._limits = limits
+        self.limits = limits
         try:
             self.parsed = librpm().hdr(blob)
         except librpm().error as error:
@@ -129,7 +129,7 @@ class Header:
         """All numbers or texts of a tag; none when it is not there."""
         number = _number(tag)
         count = self._counts.get(number, 0)
-        at_most(self._limits.items, count, f"tag {tag} has too many items", file=self.file)
+        at_most(self.limits.items, count, f"tag {tag} has too many items", file=self.file)
         found = self.parsed[number] if count else []
         values = tuple(found) if isinstance(found, list) else (found,)
         if set(map(type, values)) - {kind}:

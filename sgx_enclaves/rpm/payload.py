@@ -263,7 +263,7 @@ def installed(header: bytes, path: str, root: str = "/") -> Iterator[Contents]:
     """The contents of an installed package, called `path`, by its header in the RPM database."""
     parsed = Header(path, 0, header, DEFAULT_PACKAGE_LIMITS)
     # Of a relocated package, rpm has written the paths again, and nobody has signed those.
-    package = Package(parsed, DEFAULT_PACKAGE_LIMITS, None if parsed.has_tags_twice else parsed)
+    package = Package(parsed, None if parsed.has_tags_twice else parsed)
     yield package, _installed_files(package, root)
 
 

@@ -55,16 +55,10 @@ class Package:
     """
 
     def __init__(
-        self,
-        header: Header,
-        limits: PackageLimits,
-        signed: Optional[Header],
-        payload_size: Optional[int] = None,
+        self, header: Header, signed: Optional[Header], payload_size: Optional[int] = None
     ) -> None:
-        self.file = header.file
+        self.file, self.header, self.limits = header.file, header, header.limits
         self.signatures = signed.signatures if signed is not None else {}
-        self.header = header
-        self.limits = limits
         self.payload_start = header.start + header.size
         self._payload_size = payload_size
         self.name, self.version, self.release = map(self._required, ("NAME", "VERSION", "RELEASE"))
@@ -263,7 +257,7 @@ def _read_headers(stream: BinaryIO, file: str, end: int, limits: PackageLimits) 
         message = "the package has no digest of its header"
         raise signature.wrong(message, "SHA256HEADER or SHA1HEADER")
     _check_size(header, signature, end)
-    return Package(header, limits, signature, end - stream.tell())
+    return Package(header, signature, end - stream.tell())
 
 
 def _check_size(header: Header, signature: Header, end: int) -> None:
