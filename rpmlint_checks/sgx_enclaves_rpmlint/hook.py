@@ -37,10 +37,12 @@ class Finder:
         if name == _CONFIG_MODULE:
             # The list that it is about to import. Another rpmlint may have its folders elsewhere:
             # then `rpmlint --config` must name the file.
-            try:  # noqa: SIM105  (contextlib takes longer to import than all of this)
-                importlib.import_module("xdg.BaseDirectory").xdg_config_dirs.append(CONFIG_FOLDER)
+            try:
+                folders = importlib.import_module("xdg.BaseDirectory").xdg_config_dirs
             except (ImportError, AttributeError):
-                pass
+                folders = [CONFIG_FOLDER]
+            if CONFIG_FOLDER not in folders:
+                folders.append(CONFIG_FOLDER)
         if name != _CHECK_MODULE or PathFinder.find_spec(name, path, target) is not None:
             # A distribution's package puts the check beside rpmlint's own.
             return None

@@ -240,12 +240,12 @@ class Links:
 
     def end_of(self, link: PackageFile) -> Optional[PackageFile]:
         """The file that a link ends at; None when that is not in the package."""
-        pending = link.path.split("/")[::-1]
+        pending = [p for p in reversed(link.path.split("/")) if p]
         path: list[str] = []
         links = 0
         while pending:
             part = pending.pop()
-            if part in ("", "."):
+            if part == ".":
                 continue
             if part == "..":
                 del path[-1:]
@@ -265,7 +265,7 @@ class Links:
                 found = f"more than {_LINKS_IN_A_ROW} links in a row"
                 raise PackageError(why, file=self._package.file, found=found)
             path = [] if file.target.startswith("/") else path[:-1]
-            pending += file.target.split("/")[::-1]
+            pending += [p for p in reversed(file.target.split("/")) if p]
         end = self._by_path.get("/" + "/".join(path))
         return end if end is not None and stat.S_ISREG(end.mode) else None
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from posixpath import basename
 from typing import NamedTuple, Optional
 
 # Fedora's %{sgx_prefix} and %{sgx_libdir}.
@@ -52,7 +53,7 @@ def evidence(provides: Iterable[str], files: Iterable[str]) -> Iterator[Evidence
     for path in files:
         # Most paths are done with here.
         if ".so" in path:
-            name, signed = pinned_name(path), SIGNED_SUFFIX in _base(path)
+            name, signed = pinned_name(path), SIGNED_SUFFIX in basename(path)
             if signed or name is not None or is_in_enclave_folder(path):
                 yield Evidence(path, name, signed)
 
@@ -78,8 +79,8 @@ def is_in_enclave_folder(path: str) -> bool:
 
 def stem_of(path: str) -> str:
     """`libsgx_pce` for `libsgx_pce.so` and `libsgx_pce.signed.so.1.25.100.1`."""
-    match = _SHARED_OBJECT.match(_base(path))
-    return match["stem"] if match else _base(path)
+    match = _SHARED_OBJECT.match(basename(path))
+    return match["stem"] if match else basename(path)
 
 
 def version_of(path: str) -> Optional[str]:
@@ -104,7 +105,3 @@ def pinned_name(path: str) -> Optional[str]:
 
     pin = pin_for_file(path)
     return pin.enclave if pin else None
-
-
-def _base(path: str) -> str:
-    return path.rsplit("/", 1)[-1]
