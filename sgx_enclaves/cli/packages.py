@@ -94,11 +94,7 @@ def scan(args: argparse.Namespace) -> int:
     jobs = args.jobs or os.cpu_count() or 1
     try:
         scanned = scanning.scan(found.targets, settings, jobs=jobs, state=state, progress=shown)
-        reports = [
-            report
-            for _path, report in sorted(scanned, key=lambda found: found[0])
-            if report is not None
-        ]
+        reports = [report for _path, report in sorted(scanned) if report is not None]
     finally:
         if state is not None:
             state.close()
