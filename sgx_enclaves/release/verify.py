@@ -7,7 +7,8 @@ the bytes in each run, so that nothing that lies on a disk can pass for one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
@@ -48,6 +49,7 @@ from sgx_enclaves.release.store import BuildStore
 from sgx_enclaves.release.toolchain import PartState, ToolchainKind, ToolchainRecord, require_lock
 
 _LINES = 3
+_LOG = re.compile(rf"(?<![\w/]){LOGS}/\S+\.log")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Request(BuildRequest):
             fetcher refuses such files or not by itself.
         everything: build and compare the enclaves that are not required too.
         resume: keep the trees, to resume there at the step that failed in an earlier run.
+        log_words: what findings call a step's log, if not by its path here.
     """
 
     built: Optional[Path] = None
@@ -82,6 +85,7 @@ class Request(BuildRequest):
     allow_unpinned: bool = False
     everything: bool = False
     resume: bool = False
+    log_words: Callable[[Path], str] = str
 
 
 @dataclass(frozen=True)
@@ -299,7 +303,7 @@ def _take_built(request: Request, built: Optional[Built], ours: Files[BuiltEncla
     ours.files.update({enclave.name: enclave for enclave in built.enclaves})
     for record in built.manifest.enclaves:
         if record.problem is not None:
-            ours.refuse(record.name, "build", _build_failed(built, record))
+            ours.refuse(record.name, "build", _build_failed(request, built, record))
     for enclave in request.release.enclaves if request.built is not None else ():
         if enclave.name not in ours.files and enclave.name not in ours.refused:
             finding = unverifiable(
@@ -311,19 +315,21 @@ def _take_built(request: Request, built: Optional[Built], ours: Files[BuiltEncla
             ours.refuse(enclave.name, "build", finding)
 
 
-def _build_failed(built: Built, record: EnclaveRecord) -> Finding:
+def _build_failed(request: Request, built: Built, record: EnclaveRecord) -> Finding:
     """Why an enclave was not built, with the end of the log that shows it."""
     tree = built.manifest.tree(record.tree)
     steps = [s for s in (tree.steps if tree else ()) if s.log and s.enclave in (None, record.name)]
     log = built.directory / (steps[-1].log or "") if steps else built.directory / LOGS
     tail = " | ".join(log_tail(log)[-_LINES:])
     # in the manifest it is relative to that
-    problem = str(record.problem).replace(f"{LOGS}/", f"{built.directory}/{LOGS}/")
+    problem = _LOG.sub(
+        lambda found: request.log_words(built.directory / found[0]), str(record.problem)
+    )
     return unverifiable(
         "build-failed",
         f"{record.name} was not built: {problem}",
         found=f"the log ends with: {tail}" if tail else None,
-        hint=f"read {log}",
+        hint=f"read {request.log_words(log) if steps else log}",
     )
 
 

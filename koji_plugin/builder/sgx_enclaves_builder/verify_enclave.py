@@ -9,7 +9,6 @@ verdict; only what keeps the machinery from working fails the task.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -21,7 +20,6 @@ from sgx_enclaves.cli.arguments import today
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
-from sgx_enclaves.enclave.verdict import Finding
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.evidence.report import of_file, of_release, package_at
 from sgx_enclaves.explain.picture import picture_of
@@ -46,8 +44,6 @@ from .provenance import take_unsigned
 from .task_base import HTML, TEXT, X86_64, SgxTask
 
 LOCK, TOOLCHAIN = "buildroot_lock.json", "toolchain.json"
-# a step's log, where only this builder has it
-_LOG = re.compile(r"\S*/logs/(\S+\.log)")
 
 
 class SgxEnclaveTask(SgxTask):
@@ -103,6 +99,7 @@ class SgxEnclaveTask(SgxTask):
             allow_unpinned=self.asked.get("allow_unpinned", False),
             jobs=1,
             make_timeout=self.config.build_make_timeout,
+            log_words=lambda log: f"step-{log.name} of this task",
         )
         origin: Optional[OriginJudgement] = None
         if "unsigned_build" in self.asked:
@@ -114,7 +111,6 @@ class SgxEnclaveTask(SgxTask):
             # nothing that is kept outlives this task
             store=BuildStore(self._folder / "stages"),
         )
-        verified = _with_uploaded_logs(verified)
         packages = tuple(place.packages()) if origin is None else origin.buildroot
         self.outputs.mkdir()
         for ours in verified.built.files.values():
@@ -236,18 +232,3 @@ class SgxEnclaveTask(SgxTask):
         except SgxEnclavesError:
             return
         self.upload(f"{name}.sig", b"".join(item.serialise() for item in found))
-
-
-def _with_uploaded_logs(verified: Verified) -> Verified:
-    """The same, with each log under the name that it has in the task's output."""
-
-    def renamed(finding: Finding) -> Finding:
-        texts = {"message": finding.message, "hint": finding.hint or ""}
-        words = {key: _LOG.sub(r"step-\1 of this task", text) for key, text in texts.items()}
-        return replace(finding, message=words["message"], hint=words["hint"] or None)
-
-    enclaves = tuple(
-        replace(item, findings=tuple(map(renamed, item.findings)))
-        for item in verified.verdict.enclaves
-    )
-    return replace(verified, verdict=replace(verified.verdict, enclaves=enclaves))
