@@ -141,8 +141,8 @@ def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     quiet = given.json or goptions.quiet
     if not quiet:
         output.out(f"Created task: {task}")
-    interval, files = goptions.poll_interval, goptions.topurl
-    watch_tasks(session, [task], quiet=quiet, poll_interval=interval, topurl=files)
+    how = {"poll_interval": goptions.poll_interval, "topurl": goptions.topurl}
+    watch_tasks(session, [task], quiet=quiet, **how)
     return _result(goptions, session, given)
 
 

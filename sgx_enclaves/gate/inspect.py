@@ -139,18 +139,18 @@ def _remembered(look: Callable[[str], T], path: str) -> T:
     the same tick of the disk's clock.
     """
     try:
-        at = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return look(path)
-    if abs(time.time() - at.st_ctime) < _SETTLED:
+    if abs(time.time() - status.st_ctime) < _SETTLED:
         return look(path)
-    identity = (at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
-    found: T = _seen(look, path, identity)
+    place = (status.st_dev, status.st_ino, status.st_size)
+    found: T = _seen(look, path, *place, status.st_mtime_ns, status.st_ctime_ns)
     return found
 
 
 @functools.lru_cache(maxsize=20_000)
-def _seen(look: Callable[[str], Any], path: str, _identity: tuple[int, ...]) -> Any:
+def _seen(look: Callable[[str], Any], path: str, *_identity: int) -> Any:
     return look(path)
 
 

@@ -278,7 +278,9 @@ class BuildrootTree:
     """
 
     def __init__(self, chroot: Chroot, name: str, root: str) -> None:
-        self._chroot, self._name, self._steps = chroot, name, 0
+        self._chroot = chroot
+        self._name = name
+        self._steps = 0
         self.network = chroot.network
         self.home = chroot.make_folder(f"home-{name}")
         self.root = os.path.normpath(root)
@@ -300,7 +302,8 @@ class BuildrootTree:
         """See `Tree`."""
         start = time.monotonic()
         self._steps += 1
-        chroot, name, timeout = self._chroot, f"{self._name}-{self._steps}", command.timeout
+        name = f"{self._name}-{self._steps}"
+        chroot, timeout = self._chroot, command.timeout
         argv = ["/bin/sh", "-c", _STEP, "sh", f"{command.umask:04o}", command.folder]
         argv += ["timeout", "-k", str(_KILL_AFTER), f"{timeout:g}", *chroot.prefix]
         argv += ["env", "-i", *(f"{key}={value}" for key, value in command.environment.items())]

@@ -181,9 +181,9 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         found = []
         for rpm in self.session.listRPMs(buildID=build["id"]):
             if (rpm["arch"] in ("src", "nosrc")) == source:
-                file = f"{folder}/{koji.pathinfo.rpm(rpm)}"
-                name, made_in = os.path.basename(file), rpm["buildroot_id"]
-                found.append({"name": name, "relative": file, "buildroot_id": made_in})
+                place = koji.pathinfo.rpm(rpm)
+                file = {"name": os.path.basename(place), "relative": f"{folder}/{place}"}
+                found.append({**file, "buildroot_id": rpm["buildroot_id"]})
         return sorted(found, key=lambda rpm: rpm["name"])
 
     def upload(self, name: str, data: bytes | str, mode: int = 0o644) -> None:
@@ -206,8 +206,9 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         for name, data in files.items():
             self.upload(name, data)
         if self.config.attest_key is not None:
-            file, builder = str(self.config.attest_key), self.config.attest_builder or TOOL
+            file = str(self.config.attest_key)
             key = load_signing_key(read_file(file, DEFAULT_LIMITS.config_size), file, None)
+            builder = self.config.attest_builder or TOOL
             try:
                 made = statements_of(report, digest, builder=builder, time=when)
             except AttestationError as error:
@@ -233,7 +234,8 @@ class SgxTask(koji.tasks.BaseTaskHandler):
         Koji's own `wait` starts its timeout again whenever a subtask ends. kojid wakes us
         by SIGUSR2, and again until we have asked the hub; we ask now and then without it.
         """
-        host, ids, deadline = self.session.host, list(subtasks), time.monotonic() + seconds
+        host, ids = self.session.host, list(subtasks)
+        deadline = time.monotonic() + seconds
         despite_deadlocks(host.taskSetWait, self.id, ids)
         while late := list(host.taskWait(self.id)[1]):
             left = deadline - time.monotonic()

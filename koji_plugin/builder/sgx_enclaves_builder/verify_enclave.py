@@ -133,10 +133,17 @@ class SgxEnclaveTask(SgxTask):
                 outcome_for(verified.verdict, self.catalogue, self.release, enclave.name)
             )
             own = compared_files(enclave, verdict, self.release, self.rpms, self.outputs)
-            words, subjects = verdict.claim + more, tuple(file.subject for file in own)
-            said = Answer(enclave.name, self.id, verdict.reproducible, words, subjects, **shared)
-            answers.append(said)
             files += own
+            answers.append(
+                Answer(
+                    enclave.name,
+                    self.id,
+                    verdict.reproducible,
+                    verdict.claim + more,
+                    tuple(file.subject for file in own),
+                    **shared,
+                )
+            )
         verified = replace(verified, verdict=self._doubted(verified.verdict))
         report = self._report(verified, files, shared["buildroot_sha256"])
         self.upload(LOCK, dump_lock(packages, target_arch=X86_64))

@@ -34,6 +34,8 @@ MARK = "sgx_enclaves.enforce"
 _MOST_REASONS = 200
 # A lock of Koji's, which our SQL adds.
 _ONE_AT_A_TIME = "sgx-enclaves-inspection"
+# Other policies have no build in their data.
+_POLICIES = ("tag", "draft_promotion")
 _logger = logging.getLogger("koji.plugin.sgx_enclaves")
 
 
@@ -88,7 +90,8 @@ def gate_tagging(cbtype: str, *, tag: Any, build: Any, user: Any, **_: Any) -> N
             decision, said = judge(build, rules)
         if decision.allowed:
             return
-        reasons, words = said["reasons"], refusal(nvr, tag["name"], decision)
+        reasons = said["reasons"]
+        words = refusal(nvr, tag["name"], decision)
     except koji.GenericError as error:
         reasons = [str(error)]
         words = f"sgx_enclaves: {nvr} cannot be tagged into {tag['name']}: {error}"
@@ -211,6 +214,33 @@ def auditSgxTag(tag: Any, after: int = 0, limit: int = 100) -> dict[str, Any]:
     return {"looked_at": len(chosen), "refused": refused, "next": more}
 
 
+def _decided(data: dict[str, Any], rule: Rule) -> Decision:
+    """On the build that a policy asks about: an id, an NVR or a mapping, as the route has it."""
+    build = data.get("build")
+    if isinstance(build, dict):
+        build = build["id"]
+    if not build:
+        raise koji.GenericError("the policy needs a build")
+    with koji_errors():
+        return judge(get_build(build, strict=True), [rule])[0]
+
+
+class SgxEnclavesPresentTest(koji.policy.BaseSimpleTest):
+    """sgx_enclaves_present: true if the build holds signed enclaves, or cannot be read."""
+
+    name = "sgx_enclaves_present"
+    policy = _POLICIES
+
+    def __init__(self, str: str) -> None:
+        super().__init__(str)
+        if len(str.split()) > 1:
+            raise koji.GenericError(f"{self.name} takes no arguments: {str.strip()}")
+
+    def run(self, data: dict[str, Any]) -> bool:
+        """Read the build's packages."""
+        return _decided(data, Rule()).present
+
+
 class SgxEnclavesVerifiedTest(koji.policy.BaseSimpleTest):
     """sgx_enclaves_verified [RULE]: true if a record of the build counts, and fits the rule.
 
@@ -218,40 +248,14 @@ class SgxEnclavesVerifiedTest(koji.policy.BaseSimpleTest):
     """
 
     name = "sgx_enclaves_verified"
-    # Other policies have no build in their data.
-    policy = ("tag", "draft_promotion")
+    policy = _POLICIES
 
     def __init__(self, str: str) -> None:
         super().__init__(str)
         with koji_errors():
             self.rule = parse_rule(str.split()[1:], settings().signers)
 
-    def decided(self, data: dict[str, Any]) -> Decision:
-        """On the policy's build: an id, an NVR or a mapping, as the route has it."""
-        build = data.get("build")
-        if isinstance(build, dict):
-            build = build["id"]
-        if not build:
-            raise koji.GenericError("the policy needs a build")
-        with koji_errors():
-            return judge(get_build(build, strict=True), [self.rule])[0]
-
     def run(self, data: dict[str, Any]) -> bool:
         """Compare the record with the build's packages."""
-        decision = self.decided(data)
+        decision = _decided(data, self.rule)
         return decision.present and decision.allowed
-
-
-class SgxEnclavesPresentTest(SgxEnclavesVerifiedTest):
-    """sgx_enclaves_present: true if the build holds signed enclaves, or cannot be read."""
-
-    name = "sgx_enclaves_present"
-
-    def __init__(self, str: str) -> None:
-        if len(str.split()) > 1:
-            raise koji.GenericError(f"{self.name} takes no arguments: {str.strip()}")
-        super().__init__(str)
-
-    def run(self, data: dict[str, Any]) -> bool:
-        """Read the build's packages."""
-        return self.decided(data).present
