@@ -157,17 +157,12 @@ def independent(enclaves: Sequence[EnclavePlan]) -> list[list[EnclavePlan]]:
 
     Within a group makes run one after the other: they would write the same files.
     """
-    groups: list[list[EnclavePlan]] = []
-    for enclave in enclaves:
-        near = [group for group in groups if any(_overlap(enclave, other) for other in group)]
-        merged = [item for group in near for item in group] + [enclave]
-        groups = [group for group in groups if group not in near] + [merged]
-    return groups
-
-
-def _overlap(one: EnclavePlan, other: EnclavePlan) -> bool:
-    paths = [PurePosixPath(item.build.make_directory) for item in (one, other)]
-    return paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0])
+    folders = [PurePosixPath(enclave.build.make_directory) for enclave in enclaves]
+    groups: dict[PurePosixPath, list[EnclavePlan]] = {}
+    for enclave, folder in zip(enclaves, folders):
+        around = [other for other in folders if folder.is_relative_to(other)]
+        groups.setdefault(min(around, key=lambda path: len(path.parts)), []).append(enclave)
+    return list(groups.values())
 
 
 @dataclass

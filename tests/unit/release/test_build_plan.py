@@ -139,7 +139,7 @@ def _plans(*folders: str) -> list[EnclavePlan]:
         (("a", "a/b", "c"), ["01", "2"]),
         (("a/b", "a/bc"), ["0", "1"]),
         (("a", "b", ""), ["012"]),
-        (("a/b", "c", "a/d", "a"), ["1", "023"]),
+        (("a/b", "c", "a/d", "a"), ["023", "1"]),
     ],
 )
 def test_makes_in_folders_of_one_another_are_no_strangers(
