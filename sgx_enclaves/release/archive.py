@@ -104,9 +104,7 @@ def _content_digest(stream: TarStream) -> str:
 
 @record
 class Contents:
-    """What an archive holds below its top directory, and the digest of that; the archive's own is
-    of the very bytes that it was read from.
-    """
+    """What an archive holds below its top directory, and the digests of that and of itself."""
 
     sha256: str
     archive_sha256: str

@@ -166,9 +166,7 @@ def build_release(
 def look_at_tree(
     request: BuildRequest, plan: TreePlan, archives: Mapping[str, Fetched]
 ) -> TreeInputs:
-    """Look at the toolchain of a tree; where it is the makers' own, by their route, enter their
-    shell too.
-    """
+    """Look at a tree's toolchain; where it is the makers', by their route, enter their shell."""
     use = look_at_toolchain(plan.toolchain, request.toolchain, request.place, request.tools)
     variables: dict[str, str] = {}
     if use.designated and plan.build.route == MAKERS and plan.toolchain.shell:
@@ -312,10 +310,7 @@ def _build_again(
 
 
 def _otherwise(plan: TreePlan, isolated: bool, scratch: Path) -> tuple[Command, SecondBuild]:
-    """What commands are like if all is otherwise that should not matter, and what that is.
-
-    Where the path cannot be chosen, the tree is put into `scratch`.
-    """
+    """What commands are like if all is otherwise that should not matter, and what that is."""
     faketime, kept = shutil.which("faketime"), {}
     if not isolated:
         kept["hostname"] = "it cannot be changed here"

@@ -145,18 +145,13 @@ def step_environment(
     home: str,
     shell: Mapping[str, str],
 ) -> dict[str, str]:
-    """All variables of every step: the usual ones, those of the makers' shell, those of the
-    release, and those of this build.
-    """
+    """The variables of every step: the usual ones, the makers' shell's, the release's, our own."""
     own = {"PATH": search_path(toolchain, kind, tools), "HOME": home}
     return {"LC_ALL": "C", "SOURCE_DATE_EPOCH": _EPOCH, **shell, **toolchain.environment, **own}
 
 
 def independent(enclaves: Sequence[EnclavePlan]) -> list[list[EnclavePlan]]:
-    """Sort enclaves into groups whose make directories lie apart from each other.
-
-    Within a group makes run one after the other: they would write the same files.
-    """
+    """Group enclaves by make directories: those within one another would write the same files."""
     folders = [PurePosixPath(enclave.build.make_directory) for enclave in enclaves]
     groups: dict[PurePosixPath, list[EnclavePlan]] = {}
     for enclave, folder in zip(enclaves, folders):

@@ -121,9 +121,7 @@ class Fetched:
 
 
 def check_pins(path: Path, artifact: Artifact) -> Fetched:
-    """Compare a file with everything that is pinned of it; an archive whose contents cannot be
-    digested is not the pinned one either.
-    """
+    """Compare a file with all its pins; an archive that cannot be read is not the pinned one."""
     with disk_errors(path):
         sha256, size = digest_file(path), path.stat().st_size
         file = Fetched(path, sha256, size, artifact.pinned, artifact.contents_sha256)
@@ -172,9 +170,7 @@ class Fetcher:
     sleep: Callable[[float], None] = time.sleep
 
     def fetch(self, artifact: Artifact, *, allow_unpinned: bool = False) -> Fetched:
-        """Give the file from the cache, or bring it there; a DigestError if it is not the pinned
-        one, else a FetchError.
-        """
+        """The file, brought here if need be; a DigestError if it is another, else a FetchError."""
         if not (artifact.pinned or allow_unpinned or self.allow_unpinned):
             raise FetchError(
                 f"{artifact.filename} has no pinned digest",

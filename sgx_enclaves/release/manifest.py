@@ -71,9 +71,7 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One command of the build: the one enclave that it is for, if so, the log, relative to the
-    built directory, if it was not skipped, and what went wrong.
-    """
+    """One command of the build, its log relative to the built directory, None if it was skipped."""
 
     id: str
     enclave: Optional[str]
@@ -138,9 +136,7 @@ class BuildDifference:
 
 @dataclass(frozen=True)
 class SecondBuild:
-    """What building again showed: what was different on purpose, such as `path`, what was not and
-    why, and where the results differ.
-    """
+    """What building again showed: what was other, what was not and why, where results differ."""
 
     varied: tuple[str, ...]
     not_varied: tuple[str, ...]
@@ -343,9 +339,7 @@ def load_manifest(directory: Path) -> Manifest:
 
 
 def left_in(into: Path) -> list[Path]:
-    """What lies in the directory to build into: all of a build that did not end well, or an
-    InputError.
-    """
+    """What a build left that did not end well; an InputError if anything else lies there."""
     left = sorted(into.iterdir()) if into.is_dir() else [into] if os.path.lexists(into) else []
     whole = (into / MANIFEST).exists() and load_manifest(into).complete
     if whole or not all(path.parent == into and _LEFT.fullmatch(path.name) for path in left):

@@ -42,9 +42,7 @@ STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @record
 class Output:
-    """What a short program printed, on standard output and error together, and its exit status;
-    negative for the signal that killed it.
-    """
+    """What a short program printed, errors too, and its exit status, negative for a signal."""
 
     status: int
     text: str
@@ -124,9 +122,7 @@ class Place(Protocol):
         """
 
     def packages(self) -> Iterable[LockedPackage]:
-        """The packages that are installed; none where there is no RPM. An error if that fails, or
-        if the packages are not to be used.
-        """
+        """The installed packages; none without RPM. An error if it fails, or they are refused."""
 
     def open(self, scratch: Path, root: str) -> Tree:
         """Make a tree that has the path `root`, if it can be, for its steps.
@@ -206,9 +202,7 @@ def run_program(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and what is left of its group; a supervisor or a sandbox is asked first, so
-    that it can end what left the group.
-    """
+    """End the process and its group; a supervisor or a sandbox is asked first, to end its own."""
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

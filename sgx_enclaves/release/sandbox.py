@@ -271,9 +271,7 @@ def best_isolation() -> tuple[Isolation, str]:
 
 
 def choose_isolation(*, allow_none: bool = False) -> tuple[Isolation, str]:
-    """How steps are to be separated from this machine, and why not better, if so. A BuildError
-    where none is possible, unless the user allows that.
-    """
+    """How steps are separated, and why not better; a BuildError if not at all, unless allowed."""
     if not os.path.exists("/proc/self/mountinfo"):
         raise BuildError(
             "/proc is not mounted, so nothing can be built here",

@@ -52,10 +52,7 @@ class StoredBuild:
 
 
 class BuildStore:
-    """A directory of kept builds; it is made when first written to.
-
-    It waits for another process at the same build, and says so.
-    """
+    """A directory of kept builds; it waits for another process at the same build, and says so."""
 
     def __init__(self, root: Path, say: Say = lambda _text: None) -> None:
         # paths in it are said to people
@@ -68,10 +65,7 @@ class BuildStore:
 
     @contextmanager
     def trees(self, subject: str, inputs: Mapping[str, Any]) -> Iterator[Path]:
-        """Hold the directory for the trees of a build; what is in there after it is kept.
-
-        Trees that were kept of the same subject with other inputs are removed.
-        """
+        """Hold the directory that keeps a build's trees; the subject's trees of other inputs go."""
         own = self.trees_place(subject, inputs)
         with self._held(f"trees-{own.name}"):
             for other in {*own.parent.glob("*")} - {own}:

@@ -29,9 +29,7 @@ _GMP = r"\s+".join(
 
 
 def _gnu(command: str, name: str) -> tuple[str, str]:
-    """NAME (PACKAGE) VERSION, the GNU standards' form; a distribution may put its own version
-    between the brackets.
-    """
+    """NAME (PACKAGE) VERSION, the GNU standards' form; the brackets may hold a version too."""
     return f"{command} --version", rf"^{name} \([^)\n]*\) {_NUMBER}"
 
 
@@ -79,10 +77,7 @@ def version_in(tool: str, text: str) -> Optional[str]:
 
 
 def same_version(pinned: str, found: str) -> bool:
-    """Whether a tool's own word agrees with the pin.
-
-    A packager's suffix (`2.38-44` for glibc 2.38) is nothing that the tool knows.
-    """
+    """Whether a tool's own word agrees with the pin, but for a packager's suffix, as in 2.38-44."""
     return found == pinned or found == pinned.partition("-")[0]
 
 
@@ -197,9 +192,7 @@ def all_match(parts: Sequence[Part]) -> bool:
 
 @record
 class ToolchainUse:
-    """The toolchain of a tree: which kind was asked for, the designated one's name, what was there,
-    and how that stands to it.
-    """
+    """A tree's toolchain: which kind is wanted, the designated one's name, what is there."""
 
     kind: ToolchainKind
     name: str

@@ -108,10 +108,7 @@ class _Curl(subprocess.Popen[bytes]):
         return int(status[1]), {name.lower(): value.strip() for name, _, value in fields}
 
     def content(self) -> Iterator[bytes]:
-        """The content as it comes.
-
-        curl leaves a server that is slow all the time, and not one that gives bursts.
-        """
+        """The content as it comes; curl ends what is always slow, but not what comes in bursts."""
         patience = 2 * _RATE_WINDOW
         mark, since = time.monotonic(), 0
         while select.select([self.stdout], [], [], patience)[0]:

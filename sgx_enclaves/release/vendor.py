@@ -168,9 +168,7 @@ class NamedData:
 
 @dataclass
 class SignedFiles(Files[NamedData]):
-    """The vendor's files as far as they could be had; for those of a repacked archive that are
-    `to_prove`, only a comparison can vouch.
-    """
+    """The vendor's files that could be had; only a comparison can vouch for those `to_prove`."""
 
     to_prove: set[str] = field(default_factory=set)
 
