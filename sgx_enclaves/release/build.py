@@ -60,6 +60,7 @@ from sgx_enclaves.release.toolchain import (
     ToolchainUse,
     digest_of,
     look_at_toolchain,
+    search_path,
     shell_variables,
 )
 
@@ -311,7 +312,8 @@ def _build_again(
 
 def _otherwise(plan: TreePlan, isolated: bool, scratch: Path) -> tuple[Command, SecondBuild]:
     """What commands are like if all is otherwise that should not matter, and what that is."""
-    faketime, kept = shutil.which("faketime"), {}
+    faketime = shutil.which("faketime")
+    kept = {}
     if not isolated:
         kept["hostname"] = "it cannot be changed here"
     if faketime is None:
@@ -352,7 +354,8 @@ def find_targets(
     with its targets, and what is wrong with them, if anything is. A directory that only a step
     makes is left out.
     """
-    environment = step_environment(toolchain, ToolchainKind.HOST, (), tree.home, {})
+    path = search_path(toolchain, ToolchainKind.HOST)
+    environment = step_environment(toolchain, path, tree.home, {})
     made = [(f"step {s.id}", s.place, s.command) for s in build.steps if s.command[0] == "make"]
     for enclave in release.enclaves:
         if enclave.build is not None:

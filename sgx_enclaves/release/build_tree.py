@@ -139,15 +139,11 @@ class TreeInputs:
 
 
 def step_environment(
-    toolchain: Toolchain,
-    kind: ToolchainKind,
-    tools: Sequence[str],
-    home: str,
-    shell: Mapping[str, str],
+    toolchain: Toolchain, path: str, home: str, shell: Mapping[str, str]
 ) -> dict[str, str]:
     """The variables of every step: the usual ones, the makers' shell's, the release's, our own."""
-    own = {"PATH": search_path(toolchain, kind, tools), "HOME": home}
-    return {"LC_ALL": "C", "SOURCE_DATE_EPOCH": _EPOCH, **shell, **toolchain.environment, **own}
+    usual = {"LC_ALL": "C", "SOURCE_DATE_EPOCH": _EPOCH, **shell}
+    return {**usual, **toolchain.environment, "PATH": path, "HOME": home}
 
 
 def independent(enclaves: Sequence[EnclavePlan]) -> list[list[EnclavePlan]]:
@@ -175,7 +171,8 @@ class TreeBuilder:
     into: Path
 
     def __post_init__(self) -> None:
-        self.plan, self.say = self.inputs.plan, self.request.say
+        self.plan = self.inputs.plan
+        self.say = self.request.say
         self._name = self.plan.release.name
         self._log_prefix = "" if self._name == self.request.release.name else f"{self._name}."
         self.steps: list[StepRecord] = []
@@ -192,8 +189,8 @@ class TreeBuilder:
                 taken = "is taken" if os.path.lexists(self.like.folder) else "cannot be made"
                 self.say(f"warning: {self.like.folder} {taken}, so the tree is in {tree.root}")
             self.relocate = relocation(self.plan.build.root, tree.root)
-            kind, tools, shell = self.request.toolchain, self.request.tools, self.inputs.variables
-            usual = step_environment(self.plan.toolchain, kind, tools, tree.home, shell)
+            path = search_path(self.plan.toolchain, self.request.toolchain, self.request.tools)
+            usual = step_environment(self.plan.toolchain, path, tree.home, self.inputs.variables)
             usual.update(self.like.environment)
             variables = {name: self.relocate(value) for name, value in usual.items()}
             self.usual = replace(self.like, environment=variables)

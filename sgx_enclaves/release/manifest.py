@@ -85,8 +85,9 @@ class StepRecord:
 class TreeRecord:
     """One source tree that was built in, at `root`: the release's own, or that of an older release.
 
-    `fixed_path`: that is the path that the release asks for; `isolated`: nothing that its steps did
-    could outlive it; `network`: they could reach one. `environment` is sorted NAME=VALUE.
+    That is the path that the release asks for if it is the `fixed_path`. Nothing that steps did
+    could outlive an `isolated` tree; `network` is whether they could reach one. `environment` is
+    sorted, each variable as NAME=VALUE.
     """
 
     release: str
@@ -417,7 +418,8 @@ def _read(directory: Path, record: FileRecord, limit: int) -> bytes:
 
 def set_apart(directory: Path, manifest: Manifest, name: str) -> Path:
     """Make a built directory of one enclave alone, within the one that it was built in."""
-    own, into = manifest.only(name), directory / name
+    own = manifest.only(name)
+    into = directory / name
     make_folder(into)
     for built in filter(None, (load_enclave(directory, record) for record in own.enclaves)):
         # an enclave is a program, its config.xml is not

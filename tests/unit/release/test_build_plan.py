@@ -91,13 +91,13 @@ def test_the_designated_tools_come_first(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_releases_variables_come_before_the_usual_ones() -> None:
     toolchain = _toolchain(LC_ALL="C.UTF-8", X="1", HOME="/root")
     shell = {"LC_ALL": "C.UTF-7", "Y": "2"}
-    environment = step_environment(toolchain, ToolchainKind.HOST, (), "/tmp/home", shell)  # noqa: S108
+    environment = step_environment(toolchain, "/bin", "/tmp/home", shell)  # noqa: S108
     assert environment == {
         "LC_ALL": "C.UTF-8",
         "SOURCE_DATE_EPOCH": "315532800",
         "X": "1",
         "Y": "2",
-        "PATH": STANDARD_PATH,
+        "PATH": "/bin",
         "HOME": "/tmp/home",  # noqa: S108
     }
 
