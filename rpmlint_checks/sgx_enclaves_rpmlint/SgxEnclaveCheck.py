@@ -18,12 +18,6 @@ class SgxEnclaveCheck(AbstractCheck):  # type: ignore[misc]
 
     def __init__(self, config: Any, output: Any) -> None:
         super().__init__(config, output)
-        self._session = Session(config.configuration.get("SgxEnclave", {}), output)
-
-    def check(self, pkg: Any) -> None:
-        """Look at a package, be it of sources or not."""
-        self._session.note(pkg)
-
-    def after_checks(self) -> None:
-        """Judge all packages, now that counterparts are known as well."""
-        self._session.conclude()
+        session = Session(config.configuration.get("SgxEnclave", {}), output)
+        # Of each package, be it of sources or not; then of all, since counterparts are known.
+        self.check, self.after_checks = session.note, session.conclude
