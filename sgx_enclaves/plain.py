@@ -265,12 +265,8 @@ def _refuse_mistake(mistake: Any, file: str, error: type[SgxEnclavesError]) -> N
     else:
         expected = _expectation(mistake.schema, rule, value)
     place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
-    raise error(
-        f"{place or 'the content'} does not fit",
-        file=file,
-        expected=expected,
-        found=_excerpt(found),
-    )
+    message = f"{place or 'the content'} does not fit"
+    raise error(message, file=file, expected=expected, found=_excerpt(found))
 
 
 def _expectation(schema: Mapping[str, Any], rule: str, value: object) -> str:
@@ -327,11 +323,8 @@ def parse_toml(data: bytes, *, file: str, error: type[SgxEnclavesError]) -> dict
         raise error("the TOML file is too large", file=file, expected=f"at most {_MIB} bytes")
     # The time that a dotted key takes grows with the square of its parts.
     if any(line.count(b".") > _MOST_DOTS for line in data.splitlines()):
-        raise error(
-            "a line has too many dots for TOML that people write",
-            file=file,
-            expected=f"at most {_MOST_DOTS}",
-        )
+        message = "a line has too many dots for TOML that people write"
+        raise error(message, file=file, expected=f"at most {_MOST_DOTS}")
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     try:
         parsed: dict[str, Any] = importlib.import_module(name).loads(data.decode("utf-8"))

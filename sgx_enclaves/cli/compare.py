@@ -90,15 +90,14 @@ def run_diffoscope(built: str, signed: str, out: Optional[TextIO] = None) -> str
 
     # file names are never taken for options
     command = ["diffoscope", "--text=-", "--", built, signed]
+    most = DIFFOSCOPE_SECONDS
     try:
-        ended = subprocess.run(command, check=False, timeout=DIFFOSCOPE_SECONDS, stdout=out)  # noqa: S603
+        status = subprocess.run(command, check=False, timeout=most, stdout=out).returncode  # noqa: S603
     except subprocess.TimeoutExpired:
-        most = f"{DIFFOSCOPE_SECONDS:g} seconds"
-        return f"diffoscope was stopped after {most}; run it by hand to wait longer"
+        return f"diffoscope was stopped after {most:g} seconds; run it by hand to wait longer"
     except OSError as error:
         return f"diffoscope cannot be started: {error.strerror}; install the package diffoscope"
-    failed = f"diffoscope failed with exit status {ended.returncode}"
-    return failed if ended.returncode not in (0, 1) else ""
+    return "" if status in (0, 1) else f"diffoscope failed with exit status {status}"
 
 
 def write_reports(verdict: Verdict, folder: Path, built: bytes, signed: bytes) -> Picture:

@@ -14,10 +14,10 @@ from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli import arguments, output
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
-from sgx_enclaves.enclave.sign import unsigned
+from sgx_enclaves.enclave.sign import Signer, unsigned
 from sgx_enclaves.errors import InputError, SgxEnclavesError
 from sgx_enclaves.evidence import ledger as entries, recheck as checking, statements
-from sgx_enclaves.evidence.envelope import Key, Signer, load_key, load_signing_key
+from sgx_enclaves.evidence.envelope import Key, load_key, load_signing_key
 from sgx_enclaves.evidence.report import MAX_REPORT, REPORT, Plain, read_beside, read_report
 from sgx_enclaves.files import open_regular, read_file, sha256_of, system_errors, write_file
 from sgx_enclaves.limits import DEFAULT_LIMITS, MIB

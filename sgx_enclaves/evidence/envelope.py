@@ -13,12 +13,12 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Union
 
-from sgx_enclaves.enclave.sign import read_private_key, read_public_key
+from sgx_enclaves.enclave.sign import Signer, read_private_key, read_public_key
 from sgx_enclaves.errors import AttestationError, SigningError, UnsupportedError
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import parse_json, read_schema, record, validate
@@ -28,8 +28,6 @@ _KINDS = "Ed25519, or ECDSA on P-256, P-384 or P-521"
 # The digest that fits a curve.
 _DIGESTS = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 _GPGV_SECONDS = 60
-# Makes a raw signature of a message.
-Signer = Callable[[bytes], bytes]
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:

@@ -180,15 +180,14 @@ def of_build(
         for part in ("not_proved", "unpinned", "sources", "toolchain", "steps", "findings")
     }
     parts["packages"] = [_package(p.name, p.digests) for p in combined.packages]
-    # what one task was given, not all was built here
-    made = {report["build"] for report in reports.values()}
-    build = next((word for word in ("given", "here") if word in made), "none")
     known: Plain = {
         part: [item for number, item in enumerate(items) if item not in items[:number]]
         for part, items in parts.items()
     }
-    known |= {"release": release, "buildroot": buildroot, "build": build}
-    known["reproducible"] = combined.reproducible
+    # what one task was given, not all was built here
+    made = {report["build"] for report in reports.values()}
+    known["build"] = next((word for word in ("given", "here") if word in made), "none")
+    known |= {"release": release, "buildroot": buildroot, "reproducible": combined.reproducible}
     return _report("koji", combined.verdict, combined.claim, enclaves, **known)
 
 
@@ -197,20 +196,18 @@ def of_record(record: Record) -> Plain:
     words = f"{record.nvr} against release {record.release}: {record.verdict}"
     digest, origin = record.release_sha256, record.origin
     buildroot = {key: getattr(record, key) for key in ("build_tag", "repo_id", "lock_sha256")}
+    enclaves = [_judged(e.name, e, e.verdict) for e in record.enclaves]
     # only of the reproducible verdict it is sure that the verification built the enclaves
     here = record.reproducible
-    return _report(
-        "koji",
-        record.verdict,
-        words,
-        [_judged(e.name, e, e.verdict) for e in record.enclaves],
-        reproducible=record.reproducible,
-        release={"name": record.release, "sha256": digest, "origin": origin},
-        buildroot={**buildroot, "packages_sha256": record.buildroot_sha256},
-        build="here" if here else "given",
-        not_proved=(HARMLESS, HONEST_TOOLS) if here else (FROM_SOURCES,),
-        packages=[{**_package(p.name, None), "sha256": p.file_sha256} for p in record.rpms],
-    )
+    known: Plain = {
+        "reproducible": here,
+        "release": {"name": record.release, "sha256": digest, "origin": origin},
+        "buildroot": {**buildroot, "packages_sha256": record.buildroot_sha256},
+        "build": "here" if here else "given",
+        "not_proved": (HARMLESS, HONEST_TOOLS) if here else (FROM_SOURCES,),
+        "packages": [{**_package(p.name, None), "sha256": p.file_sha256} for p in record.rpms],
+    }
+    return _report("koji", record.verdict, words, enclaves, **known)
 
 
 def of_file(name: str, item: FileVerdict) -> Plain:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from sgx_enclaves import __version__
+from sgx_enclaves.enclave.sign import Signer
 from sgx_enclaves.errors import AttestationError, InputError
 from sgx_enclaves.evidence import envelope as dsse
 from sgx_enclaves.evidence.envelope import Envelope, Key
@@ -166,7 +167,7 @@ def enveloped(statement: Mapping[str, Any]) -> Envelope:
     return Envelope(text.encode("ascii"), PAYLOAD_TYPE)
 
 
-def attestation(envelopes: Iterable[Envelope], key: Optional[Key], signer: dsse.Signer) -> bytes:
+def attestation(envelopes: Iterable[Envelope], key: Optional[Key], signer: Signer) -> bytes:
     """A bundle of these, with a signature more; of bare statements where there is no key."""
     signed = (
         dsse.signed(e, key, signer).as_json() if key else e.payload.decode() for e in envelopes
@@ -333,15 +334,13 @@ def agreed(found: Iterable[SignedStatement], threshold: int) -> dict[str, str]:
     for item in found:
         for name, digest in item.unsigned():
             by, releases = named.setdefault(name, {}).setdefault(digest, (set(), set()))
-            by.update(item.signers)
+            by |= item.signers
             releases.add(item.release)
-            builders = built.setdefault(digest, set())
-            builders.update(item.signers if item.kind == "provenance" else ())
+            if item.kind == "provenance":
+                built.setdefault(digest, set()).update(item.signers)
     if not named:
-        raise AttestationError(
-            "no statement names an unsigned enclave that was verified",
-            hint="name attestations whose verdict is identical",
-        )
+        message = "no statement names an unsigned enclave that was verified"
+        raise AttestationError(message, hint="name attestations whose verdict is identical")
     result = {}
     for name, digests in sorted(named.items()):
         spoken_of = [release for _, several in digests.values() for release in several]
@@ -354,7 +353,7 @@ def agreed(found: Iterable[SignedStatement], threshold: int) -> dict[str, str]:
                 hint="compare the two builds: sgx-enclaves compare says where they differ",
             )
         for digest, (by, several) in digests.items():
-            builders = built[digest]
+            builders = built.get(digest, set())
             if len(builders) < threshold:
                 raise _too_few(name, builders, by - builders, threshold)
             of = f" of {', '.join(sorted(several))}" if len(digests) > 1 else ""

@@ -109,6 +109,7 @@ def _against(findings: Iterable[Finding]) -> list[Finding]:
 _SCREEN = 24
 _FULL = (sys.maxsize, sys.maxsize, sys.maxsize, True)
 _AMOUNTS = ((6, 4, 3, False), (3, 3, 2, False), (2, 2, 1, False))
+_ROLES = ("built", "signed", "config")
 # Characters of a value in a finding, and of the bytes in a difference.
 _VALUE, _EXCERPT = 32, 12
 
@@ -141,12 +142,11 @@ def verdict_text(verdict: Verdict, *, width: int = 80, full: bool = False) -> st
 def _verdict_rows(
     verdict: Verdict, most_findings: int, most_causes: int, most_differences: int, whole: bool
 ) -> Iterator[Row]:
-    yield "built", _file(verdict.built, whole)
-    yield "signed", _file(verdict.signed, whole)
     # our own build chooses it, unless the line says who else did
     chosen = "" if verdict.sdk_from == "our build" else f", chosen by {verdict.sdk_from}"
     sdk = f", SDK {verdict.sdk}{chosen}" if verdict.sdk else ""
-    yield "config", _file(verdict.config, whole) + sdk
+    for role in _ROLES:
+        yield role, _file(getattr(verdict, role), whole) + (sdk if role == "config" else "")
     for check in verdict.checks:
         yield check.state.value, f"{check.name}: {_CLAIMS.get(check.name, check.claim)}"
     # in full where somebody might rely on the verdict, last of all where a screen is full
@@ -275,11 +275,9 @@ def _enclave(enclave: EnclaveOutcome) -> dict[str, object]:
         "refused_by": enclave.refused_by or None,
         "refused_checks": list(enclave.refused_checks),
         "findings": as_plain((verdict or enclave).findings),
-        "built_sha256": verdict.built.sha256 if verdict else None,
-        "signed_sha256": verdict.signed.sha256 if verdict else None,
-        "config_sha256": verdict.config.sha256 if verdict else None,
-        "mrenclave": verdict.mrenclave if verdict else None,
-        "report": f"{enclave.name}/verdict.json" if verdict else None,
+        **{f"{r}_sha256": verdict and getattr(verdict, r).sha256 for r in _ROLES},
+        "mrenclave": verdict and verdict.mrenclave,
+        "report": verdict and f"{enclave.name}/verdict.json",
     }
 
 
