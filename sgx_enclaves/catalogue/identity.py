@@ -103,7 +103,6 @@ def root_of(data: bytes, name: str = "root") -> str:
 
 
 def _parts(data: bytes) -> tuple[bytes, bytes]:
-    """Headers and body of an answer."""
     if data.lstrip()[:1] == b"{":
         return b"", data
     head, _, body = data.replace(b"\r\n", b"\n").partition(b"\n\n")
@@ -210,7 +209,6 @@ def _verify(key: Any, signature: bytes, signed: bytes, problem: str, name: str) 
 
 
 def _identity(plain: Any, name: str) -> Identity:
-    """The record of what was signed."""
     schema = read_schema(__file__, "identity.schema.json")
     validate(plain, schema, file=name, error=IdentityError)
     levels = (

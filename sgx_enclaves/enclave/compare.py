@@ -1,22 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Is the vendor's file our build plus a signature, and nothing else?
 
-*identical* needs all of these, each proved on its own:
+*identical* needs all of `CLAIMS`, each proved on its own, and equal sizes. What was refuted gives
+*differs*. What could not be decided, because a file is malformed, missing or of an unknown kind,
+gives *unverifiable*.
 
-    payload      every byte outside the metadata area equals ours, sizes too;
-    metadata     every byte of the metadata area equals what we regenerate from
-                 our build and the open config.xml, but for the signatures' own;
-    measurement  MRENCLAVE of our build is what every block was signed for;
-    signature    every signature in every block is valid;
-    policy       the right signer, for the right product, recent, not for debug.
-
-What was refuted gives *differs*. What could not be decided, because a file is
-malformed, missing or of an unknown kind, gives *unverifiable*.
-
-The vendor's ELF headers are never interpreted on the way to *identical*: where
-its metadata area is, and what surrounds it, is read from our own build. Where our
-build leaves open which SDK signed it, and the SDKs differ, its user must say it: the
-vendor's file never chooses.
+The vendor's ELF headers are never interpreted on the way to *identical*: where its metadata area
+is, and what surrounds it, is read from our own build. Where our build leaves open which SDK signed
+it, and the SDKs differ, its user must say it: the vendor's file never chooses.
 """
 
 from __future__ import annotations
@@ -91,18 +82,14 @@ def compare(
     limits: Limits = DEFAULT_LIMITS,
     digests: tuple[Optional[str], Optional[str]] = (None, None),
 ) -> Verdict:
-    """Compare our unsigned enclave with the vendor's signed one.
+    """Compare our unsigned enclave with the vendor's; bad input is a finding, never an exception.
+
+    The verdict comes without reasons: those are `explain.explained`'s.
 
     Args:
-        built: the unsigned enclave that we made.
-        signed: the vendor's file.
         names: what to call the three files.
         generation: the SDK to follow; None chooses it from the build.
         digests: SHA-256 of built and signed, hexadecimal, where it is known already.
-
-    Returns:
-        The verdict, without reasons: those are `explain.explained`'s. Bad input is a
-        finding in it, never an exception.
     """
     comparison = _Comparison((built, signed, config), policy, names, limits, digests)
     comparison.run(generation)
@@ -110,8 +97,6 @@ def compare(
 
 
 class _Comparison:
-    """One comparison's state, filled stage by stage."""
-
     def __init__(
         self,
         inputs: tuple[bytes, bytes, bytes],
@@ -129,8 +114,7 @@ class _Comparison:
         self._vendor: Optional[Descriptor] = None
         self._sdk_from = "nothing"
         self._is_sdk_open = False
-        # In the vendor's file.
-        self._vendor_offset = 0
+        self._vendor_offset = 0  # of its metadata area
         self._regenerated: Optional[Regenerated] = None
         self._findings: list[Finding] = []
         self._states = dict.fromkeys(CLAIMS, CheckState.NOT_DONE)
@@ -267,10 +251,7 @@ class _Comparison:
         return vendor
 
     def _vendor_area(self, image: EnclaveImage) -> tuple[Optional[bytes], int]:
-        """The vendor's metadata area, where our build has it.
-
-        A file that differs elsewhere may have it elsewhere; its signatures still say something.
-        """
+        """Where our build has it; in a file that differs, where its own headers say."""
         start, end = image.descriptor_offset, image.descriptor_end
         if self._states["payload"] is CheckState.PROVED:
             return self._signed[start:end], start

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """config.xml: what an enclave's maker asks of the SDK's signing tool.
 
-The values are read exactly as the tool reads them (C `strtoull`, base 0, so a
-leading `0` is octal); what it refuses is refused here, with a reason. Its XML reader
-is lenient: what can change no value (anything in a comment, white space before the
-declaration) is taken here too, everything else only as XML is. Which options exist
-depends on the SDK: see `sgx_enclaves.enclave.sdk`.
+The values are read exactly as the tool reads them (C `strtoull`, base 0, so a leading `0` is
+octal); what it refuses is refused here, with a reason. Its XML reader is lenient: what can change
+no value (anything in a comment, white space before the declaration) is taken here too, everything
+else only as XML is. Which options exist depends on the SDK: see `sgx_enclaves.enclave.sdk`.
 
 Source: sdk/sign_tool/SignTool/sign_tool.cpp and manage_metadata.cpp, where
 CMetadata::check_xml_parameter refuses values that do not go together.
@@ -30,7 +29,6 @@ SIZE_MAX = U64_MAX // 2
 
 # White space before the number is skipped, behind it refused, as strtoull does; no text is 0.
 _NUMBER = re.compile(r"(?:[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*)))?\Z")
-
 
 # A comment ends at the first -->, whatever is in it; one in a CDATA section is none.
 _COMMENT = re.compile(rb"<!\[CDATA\[.*?\]\]>|<!--(.*?)-->", re.DOTALL)
@@ -101,7 +99,6 @@ RENAMED: Mapping[str, str] = {
     "RsrvInitSize": "ReservedMemInitSize",
 }
 
-
 # Sizes of whole pages that one maximum bounds.
 SIZES = (
     "StackMaxSize",
@@ -129,8 +126,7 @@ class Config:
         """Read a config.xml.
 
         Raises:
-            ConfigError: not well-formed, an unknown or repeated option, or a value
-                that is no number; the message names the line.
+            ConfigError: no XML, an unknown or repeated option, or no number; it names the line.
             LimitError: the file is too large.
         """
         message = "the configuration is too large"
@@ -139,8 +135,6 @@ class Config:
 
 
 class _Reader:
-    """Collects the options while expat walks the file."""
-
     def __init__(self, name: str) -> None:
         self._name = name
         self._given: dict[str, int] = {}
@@ -169,8 +163,7 @@ class _Reader:
                 "not UTF-8 text", file=self._name, found="a NUL byte", hint="save it as UTF-8"
             )
         text = data.lstrip(_BLANKS).removeprefix(b"\xef\xbb\xbf").lstrip(_BLANKS)
-        # Lines before what the parser sees.
-        self._skipped = data[: len(data) - len(text)].count(b"\n")
+        self._skipped = data[: len(data) - len(text)].count(b"\n")  # lines that expat never sees
         self._seen = _COMMENT.sub(_without_words, text)
         try:
             self._parser.Parse(self._seen, True)
@@ -279,7 +272,6 @@ _NOT_XML = {
 def _not_well_formed(
     error: xml.parsers.expat.ExpatError, line: int, text: bytes, at: int, name: str
 ) -> ConfigError:
-    """Why the file is no XML, in words for its author."""
     said, hint = xml.parsers.expat.ErrorString(error.code), None
     near = text[max(0, at - 1) : at + 20].decode("utf-8", "replace").strip(" \r\n")
     near = near.partition("\n")[0]

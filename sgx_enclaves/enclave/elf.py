@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An SGX enclave file as an ELF64 x86-64 image, and whether any loader takes it.
 
-`EnclaveImage.parse` checks every offset once, at the edge; what it returns can
-be trusted inside. It reads headers itself because an enclave's note is not
-padded as the ELF specification asks (general ELF libraries give its descriptor
-three bytes late) and because symbols and relocations must be found the way
-Intel's loader finds them: through the first section at the address that the
-dynamic table names (SDK psw/urts/parser/elfparser.cpp).
+`EnclaveImage.parse` checks every offset once, at the edge; what it returns can be trusted inside.
+It reads headers itself: an enclave's note is not padded as the ELF specification asks (general ELF
+libraries give its descriptor three bytes late), and symbols and relocations must be found as
+Intel's loader finds them, through the first section at the address that the dynamic table names
+(SDK psw/urts/parser/elfparser.cpp).
 """
 
 from __future__ import annotations
@@ -59,10 +58,7 @@ _LONGEST_SYMBOL = 1 << 14
 class EnclaveImage:
     """An enclave file, parsed and checked.
 
-    Attributes:
-        descriptor_offset: file offset of the metadata area.
-        descriptor_size: its size in bytes (the SDK's METADATA_SIZE).
-        note_type: the `type` of the note; nothing binds it.
+    Its descriptor is the metadata area (the SDK's METADATA_SIZE, bytes); nothing binds `note_type`.
     """
 
     name: str
@@ -221,10 +217,7 @@ class EnclaveImage:
 
     @functools.cached_property
     def relocated_pages(self) -> frozenset[int]:
-        """Page numbers that text relocations make writable; empty without DT_TEXTREL.
-
-        Source: psw/urts/parser/elfparser.cpp, get_reloc_bitmap.
-        """
+        """Numbers of pages that text relocations make writable (get_reloc_bitmap of the parser)."""
         if DT_TEXTREL not in self.dynamic:
             return frozenset()
         pages = set()
@@ -245,11 +238,7 @@ class EnclaveImage:
         return frozenset(pages)
 
     def _check_descriptor_is_apart(self) -> None:
-        """Refuse a descriptor that is also something else.
-
-        The signer may write the descriptor freely. Were it part of a loaded
-        segment, a header or another section, it would not be a mere signature.
-        """
+        """The signer may write it freely, so it must be no part of a segment, header or section."""
         header, start = self.header, self.descriptor_offset
         headers_end = header.e_phoff + len(self.segments) * Segment.SIZE
         sections_end = header.e_shoff + len(self.sections) * SectionHeader.SIZE
@@ -344,8 +333,7 @@ class Obstacle:
 def obstacles(image: EnclaveImage) -> Iterator[Obstacle]:
     """All reasons why the SDK's tool would not sign the image.
 
-    Source: ElfParser::run_parser in psw/urts/parser/elfparser.cpp, which tool and loader
-    share, and the checks of sdk/sign_tool/SignTool/sign_tool.cpp.
+    Source: ElfParser::run_parser, the loader's too, and sdk/sign_tool/SignTool/sign_tool.cpp.
     """
     if not image.dynamic:
         yield Obstacle("it has no dynamic table", "no PT_DYNAMIC", "link it as a shared object")

@@ -64,8 +64,7 @@ class LayoutPlan:
     """A finished layout table.
 
     Attributes:
-        table: entries and groups, the padding to the enclave's size included; their ids are
-            those since SDK 2.0.
+        table: the padding to the enclave's size included; the ids are those since SDK 2.0.
         data: the table as the SDK writes it.
         enclave_size: bytes, a power of two.
         overhead: bytes set apart for EDMM bookkeeping.
@@ -104,12 +103,7 @@ def plan_layout(
     tcs_offset: int,
     wants_sgx2: bool,
 ) -> LayoutPlan:
-    """Lay out everything behind the image.
-
-    Args:
-        frame: pages of an SSA frame.
-        tcs_offset: where in the block the template of a TCS stands.
-    """
+    """Lay out all behind the image: `frame` pages an SSA frame, TCS template at `tcs_offset`."""
     is_early = generation.rules is Rules.SDK_1_5
     heap = _growing("HEAP", "Heap", values, SECINFO_RW)
     thread = _thread(image, values, frame, tcs_offset, 1 if is_early else GUARD_PAGES)
@@ -306,7 +300,6 @@ def _pad(
 
 def compatible_layout(table: tuple[Layout, ...], tcs_num: int, rules: Rules) -> list[Layout]:
     """The newest block's table for loaders of SGX1, without what changes at run time."""
-    # The first thread, and all others as one group.
     first = next(i for i, item in enumerate(table) if item.id == Id.GUARD)
     last = next(i for i, item in enumerate(table) if item.id == Id.TD)
     thread = [item for item in table[first : last + 1] if isinstance(item, LayoutEntry)]
@@ -319,7 +312,6 @@ def compatible_layout(table: tuple[Layout, ...], tcs_num: int, rules: Rules) -> 
         reserved = [item for item in rest if item.id in (Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX)]
         return [*head, group, *_without_growth(reserved)]
     if not any(item.id == Id.TCS_DYN for item in rest):
-        # Without threads made at run time, a plain copy.
         return list(table)
     return [*head, group] if tcs_num > 1 else head
 
@@ -349,14 +341,7 @@ def _user_region(
     values: Mapping[str, int],
     model: Overhead,
 ) -> tuple[int, int]:
-    """Bytes of the user region, and of them for EDMM bookkeeping.
-
-    Source: CMetadata::calculate_rts_bk_overhead.
-
-    Args:
-        pages: of each segment, and of each part of heap and reserved memory.
-        thread: the entries of one thread.
-    """
+    """Bytes of the user region, and of them for EDMM (CMetadata::calculate_rts_bk_overhead)."""
     kept = kept_threads(values)
     removed, later = values["TCSNum"] - kept, values["TCSMaxNum"] - kept
 

@@ -48,10 +48,7 @@ _TCS_RELATIVE_FIELDS = (16, 48, 56)
 class PageRun:
     """Consecutive pages that differ in nothing but their content.
 
-    Attributes:
-        offset: bytes from the enclave's base to the first page.
-        measured: whether the content is measured (EEXTEND).
-        content: either one page that all pages repeat, or all of them.
+    `offset` is in bytes from the enclave's base; `content` is one page that all repeat, or all.
     """
 
     offset: int
@@ -193,13 +190,9 @@ def _check_count(found: int, most: int) -> None:
 
 
 def _check_ranges(image: EnclaveImage, block: Block, layout: Sequence[Repetition]) -> None:
-    """Whole pages, inside the enclave, behind each other and the image.
-
-    A thread group of the SDK is one range: where that lies behind the entries that it repeats,
-    its repetitions lie behind each other. Where such ranges do not fit, each repetition is
-    listed, which takes memory.
-    """
     size = block.header.enclave_size
+    # Where a group's range lies behind what it repeats, its repetitions lie behind each other: one
+    # range will do. Where such ranges do not fit, each repetition is listed, which takes memory.
     with contextlib.suppress(FormatError):
         return _check_order(image, size, [r.hull for r in layout])
     _check_count(sum(r.times * len(r.entries) for r in layout), _MOST_LISTED)
@@ -248,7 +241,6 @@ def _one_segment(
         writable = page // PAGE_SIZE in relocated
         end = page + PAGE_SIZE
         if position == page and not relocated:
-            # The long run of whole pages, in one piece.
             end = max(page_floor(file_end), end)
         piece = content[position - start : min(end, file_end) - start]
         if len(piece) % PAGE_SIZE:
@@ -384,12 +376,9 @@ def measure(
     base: int,
     watch: Optional[Watch] = None,
 ) -> bytes:
-    """Hash an enclave's creation.
+    """Hash an enclave's creation; `watch` is called after each MiB of equal pages.
 
-    Args:
-        size: SECS.SIZE, bytes.
-        base: bytes from SECS.BASEADDR to the image.
-        watch: called after each MiB of equal pages.
+    `size` is SECS.SIZE, `base` the distance from SECS.BASEADDR to the image, both in bytes.
     """
     digest = hashlib.sha256()
     digest.update(struct.pack("<8sIQ44x", b"ECREATE", ssa_frame_size, size))
@@ -442,7 +431,6 @@ class _Window:
         self._start: Optional[int] = None
 
     def parts(self, offset: int, count: int) -> Iterator[memoryview]:
-        """The records of so many pages, window by window."""
         end = offset + count * PAGE_SIZE
         while offset < end:
             start = offset - offset % _WINDOW

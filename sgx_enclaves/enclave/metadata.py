@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The descriptor of `.note.sgxmeta` and the metadata blocks in it.
 
-A signed enclave's descriptor holds one to three blocks back to back, then
-zeros; an unsigned one's is all zero. A block is a header, a SIGSTRUCT, a few
-directories (offset and size of a table within the block) and data.
+A signed enclave's holds one to three blocks back to back, then zeros; an unsigned one's is zero.
+A block is a header, a SIGSTRUCT, directories (offset and size of a table in the block) and data.
 
 Source: SDK header common/inc/internal/metadata.h of each release.
 """
@@ -30,7 +29,6 @@ ELRANGE_MAJOR = 10
 DIR_PATCH, DIR_LAYOUT, DIR_ELRANGE, DIR_EXTEND = range(4)
 DIRECTORY_NAMES = ("patch", "layout", "elrange", "extend")
 
-
 # What layout entries are; those of SDK 1.5 to 1.9 had other numbers.
 LAYOUT_GROUP_FLAG = 0x1000
 LayoutId = IntEnum(
@@ -54,8 +52,7 @@ PageAttr = IntEnum(
 )
 PAGE_ATTR_NAMES = {attr: attr.name for attr in PageAttr}
 
-# Bytes of a TCS that are not zero at first.
-TCS_TEMPLATE_SIZE = 72
+TCS_TEMPLATE_SIZE = 72  # bytes of a TCS that are not zero at first
 
 EXTEND_FIPS_SIGNATURE = 0x1001
 EXTEND_SHARED_OBJECT = 0x1002
@@ -89,10 +86,7 @@ class Version(NamedTuple):
 
     @property
     def directory_count(self) -> int:
-        """Directories in the header: 2 until SDK 2.23, 4 since 2.24.
-
-        Until 2.23 an ELRANGE block keeps a third one at the start of its data.
-        """
+        """4 since SDK 2.24; before, 2 in the header, and with ELRANGE a third where data start."""
         plain = Version(self.major % ELRANGE_MAJOR, self.minor)
         if plain in (Version(1, 5), Version(3, 2), Version(3, 3)):
             return 4
@@ -196,10 +190,7 @@ class ElrangeEntry(Structure):
         return self.enclave_image_address - self.elrange_start_address
 
     def problem(self, enclave_size: int) -> Optional[str]:
-        """Why it cannot hold an enclave of so many bytes; None when it can.
-
-        Source: set_elrange_config in psw/urts/loader.cpp, and the signing tool's checks.
-        """
+        """Why it cannot hold so many bytes, by the tool and set_elrange_config of loader.cpp."""
         image, start, size = dataclasses.astuple(self)
         if image % PAGE_SIZE or start % PAGE_SIZE or size % PAGE_SIZE:
             return "the ELRANGE addresses and size are not whole pages"
@@ -233,13 +224,7 @@ class ExtendEntry(Structure):
 
 @record
 class Block:
-    """One metadata block.
-
-    Attributes:
-        offset: where it starts in the descriptor.
-        directories: patch, layout and, by version, elrange and extend.
-        data: the rest, up to `header.size`.
-    """
+    """A metadata block at `offset` of a descriptor; `data` is the rest, up to `header.size`."""
 
     SIGSTRUCT_OFFSET: ClassVar[int] = BlockHeader.SIZE
     DIRECTORIES_OFFSET: ClassVar[int] = BlockHeader.SIZE + Sigstruct.SIZE
@@ -339,11 +324,9 @@ class Block:
         )
 
     def layout_name(self, item: Layout) -> str:
-        """What a layout entry is; an unknown id is given as a number.
-
-        SDK 1.x has other ids than later ones, and both write metadata 1.4: the
-        entry of the TCS, whose page type must be right, distinguishes them.
-        """
+        """What a layout entry is; an unknown id is given as a number."""
+        # SDK 1.x has other ids than later ones, and both write metadata 1.4: the entry of the TCS,
+        # whose page type must be right, distinguishes them.
         early = any(
             isinstance(e, LayoutEntry) and (e.id, e.si_flags) == (OldLayoutId.TCS, SECINFO_TCS)
             for e in self.layout
@@ -431,8 +414,7 @@ class Descriptor:
         """Read all blocks; offsets in errors count from the descriptor's start.
 
         Raises:
-            FormatError, UnsupportedError: see `Block.parse`; also when data that
-                is not zero starts without a block.
+            FormatError, UnsupportedError: as `Block.parse`; also for what is no block and not zero.
             LimitError: more blocks than `limits` allows.
         """
         blocks: list[Block] = []

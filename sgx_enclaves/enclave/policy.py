@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What must hold of a valid SIGSTRUCT: who signed it, as what, how old, and not for debug.
 
-What is pinned of Intel's enclaves stands in the catalogue's data files, once: the newest
-release that holds an enclave pins it. An older enclave is refused unless its user lowers the
-floor on purpose. The files are ours, are read only when somebody asks, newest first, and only
-as far as needed; their form is checked where releases are read, not here.
+The newest release in the catalogue's data files that holds an enclave of Intel's pins it; an older
+one is refused unless its user lowers the floor on purpose. The files are ours, and are read only
+as far as needed, newest first; their form is checked where releases are read, not here.
 """
 
 from __future__ import annotations
@@ -97,10 +96,8 @@ def not_shipped() -> frozenset[str]:
 
 
 def released_as(enclave: str, label: str) -> Optional[str]:
-    """The version of the file in the release that packages of this version are of.
-
-    `1.25.100.1` for a PCE of 2.25: distributions number it as the SDK, others as DCAP.
-    """
+    """The file's version in the release that packages number so: 1.25.100.1 for a PCE of 2.25."""
+    # Distributions number it as the SDK, others as DCAP.
     for path in _files()[:-1]:
         _, sgx, _, dcap = path.stem.split("-")
         for table in _tables(path, enclave) if label in (sgx, dcap) else ():
@@ -205,16 +202,15 @@ class AskedBy(str, Enum):
 
 @record
 class Policy:
-    """What must hold of every SIGSTRUCT of a file, and who asked for it, or lifted it.
+    """What must hold of every SIGSTRUCT of a file, and who asked for it or lifted it.
 
-    What is None is not asked for.
+    What is None is not asked for; digests are hexadecimal, in lower case.
 
     Attributes:
-        signers: who may have signed (MRSIGNER, lower-case hexadecimal); none: nobody is
-            pinned, so nobody's signature will do.
-        signed_sha256: the SHA-256 that the vendor's file must have; None: not pinned.
-        second_key_sha256: that of the key of its second signature (the modulus); likewise.
-        enclave: the enclave whose pins these are, by its name in packages.
+        signers: MRSIGNERs that may have signed; if there are none, nobody's signature will do.
+        signed_sha256: of the vendor's file.
+        second_key_sha256: of the modulus of its second signature.
+        enclave: whose pins these are, by its name in packages.
     """
 
     signers: tuple[str, ...] = ()
@@ -233,10 +229,7 @@ class Policy:
     enclave_from: AskedBy = AskedBy.NOTHING
 
     def check(self, sigstruct: Sigstruct) -> Iterator[Finding]:
-        """What is wrong with it; nothing when it satisfies the policy.
-
-        The `vendor` field is never looked at: anybody can write 0x8086 there.
-        """
+        """What is wrong with it; `vendor` is never looked at: anybody can write 0x8086 there."""
         signer = sigstruct.mrsigner.hex()
         if not self.signers:
             yield finding_at(
@@ -399,12 +392,10 @@ def policy_for(
 ) -> Policy:
     """What is pinned for an enclave, with what the user says on top.
 
-    An option changes its own part only: another signer is checked for the same product
-    and security version, unless they are lifted too. Only the pinned file goes with the
-    pinned signer: nobody else has signed it. An identity brings signer and product.
-
-    Raises:
-        ArgumentError: the identity contradicts what is pinned, or an option.
+    An option changes its own part only: another signer is checked for the same product and security
+    version, unless they are lifted too. Only the pinned file goes with the pinned signer: nobody
+    else has signed it. An identity brings signer and product; it is an ArgumentError if it
+    contradicts what is pinned, or an option.
     """
     if identity is not None:
         _require_agreement(identity, pin, mrsigners, isvprodid)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Make every metadata byte that the SDK's signing tool writes, but the signatures.
 
-Input are the unsigned enclave and its config.xml, never the vendor's metadata:
-taking that as input would make the comparison prove nothing.
+Input are the unsigned enclave and its config.xml, never the vendor's metadata: taking that as input
+would make the comparison prove nothing.
 
 Source: CMetadata in sdk/sign_tool/SignTool/manage_metadata.cpp of each release,
 generate_compatible_metadata in sign_tool.cpp, common/inc/internal/metadata.h, and of
-`g_global_data`, which the loader patches into the enclave,
-psw/urts/parser/update_global_data.hxx.
+`g_global_data`, which the loader patches in, psw/urts/parser/update_global_data.hxx.
 """
 
 from __future__ import annotations
@@ -67,12 +66,9 @@ from sgx_enclaves.plain import record
 
 _TCS_FLAG_AEXNOTIFY = 2
 _SSA_GPR_SIZE = 184
-# Zeros in the block, as many as the widest field that they blank.
-_ZEROS = bytes(8)
-# thread_data_t got the AEX-notify fields, and this size, with SDK 2.20.
-_THREAD_DATA_WITH_AEX = 192
-# Offsets of the header fields that name the section headers (Elf64_Ehdr), with
-# their sizes, in the order in which the tool blanks them.
+_ZEROS = bytes(8)  # for the fields below, as many as the widest has
+_THREAD_DATA_WITH_AEX = 192  # bytes of thread_data_t since SDK 2.20
+# Offset and size of the fields of Elf64_Ehdr that name section headers, as the tool blanks them.
 _SECTION_HEADER_FIELDS = ((60, 2), (40, 8), (62, 2))
 # In the order of `ElrangeEntry`.
 _ELRANGE_OPTIONS = ("EnclaveImageAddress", "ELRangeStartAddress", "ELRangeSize")
@@ -82,9 +78,7 @@ _ELRANGE_OPTIONS = ("EnclaveImageAddress", "ELRangeStartAddress", "ELRangeSize")
 class Regenerated:
     """What the signing tool would write, with all signature fields zero.
 
-    Attributes:
-        mrenclave: the measurement of the unsigned enclave with them, 32 bytes.
-        measured: the block that `mrenclave` was measured with, whether it is written or not.
+    `mrenclave`, 32 bytes, is that of the enclave with the block `measured`, written or not.
     """
 
     blocks: tuple[Block, ...]
@@ -137,13 +131,11 @@ def regenerate(
     """Regenerate the metadata of `image` as `generation` would.
 
     Args:
-        fips: ask for the IPP FIPS signature; only for an SDK that takes this
-            on its command line (2.24).
+        fips: ask for the IPP FIPS signature, where the tool has an argument for it (2.24).
 
     Raises:
-        ConfigError: the tool would refuse the configuration.
+        ConfigError, FormatError: the tool would refuse the configuration, or the enclave.
         UnsupportedError: an option that this SDK lacks or that we cannot do.
-        FormatError: the tool would refuse the enclave.
         LimitError: the measurement would cost too much.
     """
     config = generation.understand(config)
@@ -312,8 +304,7 @@ def _wanted(values: Mapping[str, int], generation: Generation) -> tuple[bool, bo
 
 
 def _tcs_template(image: EnclaveImage, plan: LayoutPlan, delta: int, aex_notify: bool) -> bytes:
-    """The first 72 bytes of a TCS; the loader adds the page's address to three of them."""
-    # `delta` is from SECS.BASEADDR to the image.
+    """The first 72 bytes of a TCS; `delta` is from SECS.BASEADDR to the image."""
     thread_data = plan.thread_data + delta & U64_MAX
     return struct.pack(
         "<QQQIIQQQQII",
@@ -358,15 +349,7 @@ def _thread_data(
 def patched(
     image: EnclaveImage, generation: Generation, start: int, global_data: bytes
 ) -> tuple[bytes, Directory]:
-    """Global data, zeros, and the table that patches both into the image.
-
-    Args:
-        start: where in the block the global data stand.
-        global_data: what replaces g_global_data.
-
-    Returns:
-        The bytes from `start` on, and where in the block the patch table is.
-    """
+    """Global data, zeros and their patch table, from `start` of the block on; the table's place."""
     target, _ = image.global_data
     size = len(global_data)
     if target is None or target + size > len(image.data):

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The SDK generations: what each one's signing tool does differently, and which made an enclave.
 
-A generation is a row of facts; the row of an older one says only what changed.
-They were read from sdk/sign_tool/SignTool, common/inc/internal/metadata.h, global_data.h
-and thread_data.h of the SDK's releases, and each is compared with that release's
-own tool by golden values (tests/data).
+A generation is a row of facts; the row of an older one says only what changed. They were read from
+sdk/sign_tool/SignTool, common/inc/internal/metadata.h, global_data.h and thread_data.h of the SDK's
+releases, and each is compared with that release's own tool by golden values (tests/data).
 
-The unsigned enclave decides which to follow: by the size of its metadata area, its version
-word and the size of its `g_global_data`. What that leaves open nobody else may decide in a
-comparison.
+The unsigned enclave decides which to follow, by the size of its metadata area, its version word and
+the size of its `g_global_data`. What that leaves open nobody else may decide in a comparison.
 """
 
 from __future__ import annotations
@@ -37,8 +35,7 @@ from sgx_enclaves.enclave.sigstruct import (
 from sgx_enclaves.errors import ConfigError, UnsupportedError
 from sgx_enclaves.plain import record
 
-# Stands between an unknown SDK and the known one that is followed, in a generation's name.
-_AS = " as "
+_AS = " as "  # in a generation's name, between an unknown SDK and the known one that is followed
 # A version word counts up from 2.9.1; what is far beyond is no version word.
 _LAST_MAJOR = 9
 
@@ -85,14 +82,12 @@ class Generation:
     """What one SDK's signing tool does.
 
     Attributes:
-        releases: the SDK versions that behave like this.
         metadata_size: bytes of the descriptor.
         newest: version of the block for SGX2 platforms.
         copies: versions in which that block is repeated unchanged.
-        compatible: version of the block for SGX1 platforms; None where the
-            newest is for them.
+        compatible: version of the block for SGX1 platforms; None where the newest is for them.
         chooses_blocks: whether only the blocks that the config needs are written.
-        lacks: fields that this generation's global_data_t does not have yet.
+        lacks: fields that global_data_t does not have yet.
         layout_entries: entries of the layout table in global_data_t.
         thread_data_size: bytes of thread_data_t in it.
         checks_sdk_version: whether the enclave must carry the tool's version word.
@@ -100,15 +95,12 @@ class Generation:
         fixed_save_buffer: bytes of the XSAVE area when not computed from XFRM.
         flags_mask: ATTRIBUTES bits that are always checked.
         passes_misc_select: whether the loader gets the unmasked MISCSELECT.
-        grows_reserved: whether reserved memory that is last grows up to the enclave's size, a
-            power of two, instead of a guard behind it.
+        grows_reserved: whether reserved memory that is last, and no guard, fills the enclave.
         elrange_fallback: whether global data name the enclave size without ELRANGE.
         ranges: option ranges that differ from the newest SDK's: name to option.
         follows: newest release of the known one that an unknown, newer one is taken for.
-        is_branch: whether it never was a release: what the release of the same version
-            word and sizes writes is right without a question.
-        fips_by_argument: whether the IPP FIPS signature is asked for on the tool's
-            command line and not in the config.
+        is_branch: whether it was no release; what one of its word and sizes writes is right then.
+        fips_by_argument: whether IPP FIPS is asked for on the tool's command line.
     """
 
     releases: tuple[str, ...]
@@ -201,12 +193,8 @@ class Generation:
 
     @functools.cached_property
     def version_prefixes(self) -> frozenset[int]:
-        """Version words that g_global_data of an enclave may start with, revision cut off.
-
-        Source: MAKE_VERSION_UINT in common/inc/internal/se_version.h. The tool
-        also wants its own revision; enclaves of another revision of the same
-        SDK are laid out alike.
-        """
+        """Version words, no revision (MAKE_VERSION_UINT in common/inc/internal/se_version.h)."""
+        # The tool wants its own revision; enclaves of another one are laid out alike.
         parts = (release.split(".") for release in self.releases)
         return frozenset(int(major) << 16 | int(minor) for major, minor, *_ in parts)
 
@@ -358,11 +346,7 @@ GENERATIONS: tuple[Generation, ...] = tuple(accumulate(_EARLIER, _earlier, initi
 
 
 def generation_named(name: str) -> Generation:
-    """The generation of an SDK release such as "2.17", or by the name that a verdict has.
-
-    Raises:
-        UnsupportedError: no such SDK is known.
-    """
+    """The generation of a release such as 2.17, or of a verdict's name; else UnsupportedError."""
     release, _, known = name.partition(_AS)
     for generation in GENERATIONS:
         if (known or release) in generation.releases:
@@ -391,12 +375,8 @@ def candidate_generations(
 ) -> tuple[Generation, ...]:
     """The generations that can have made an unsigned enclave, newest first, branches last.
 
-    Args:
-        chosen: the one that the user names; of an SDK newer than known, what it is taken for.
-
-    Raises:
-        UnsupportedError: no known SDK made such an enclave.
-        FormatError: it has no g_global_data.
+    `chosen` is what the user names; of an SDK newer than known, what it is taken for.
+    UnsupportedError if no known SDK made the enclave, FormatError if it has no g_global_data.
     """
     word = image.sdk_word
     size = image.global_data[1]
@@ -427,10 +407,7 @@ def _fits(generation: Generation, image: EnclaveImage) -> bool:
 
 
 def what_to_follow(image: EnclaveImage, followed: Optional[str] = None) -> str:
-    """The next step for an enclave of an unknown SDK, as it can be typed.
-
-    Generations as new as `followed` did not account for it.
-    """
+    """The next step for an unknown SDK, as it can be typed; none as new as `followed` fitted."""
     newest = [g.releases[-1] for g in GENERATIONS]
     older = GENERATIONS[newest.index(followed) + 1 :] if followed is not None else GENERATIONS
     fitting = [g.releases[-1] for g in older if _fits(g, image)]
@@ -451,7 +428,6 @@ def _taken_for(known: Generation, release: str) -> Generation:
 def wants_fips_by_argument(generation: Generation, vendor_blocks: tuple[Block, ...]) -> bool:
     """Whether the vendor gave SDK 2.24's tool the argument that its config cannot carry.
 
-    Only the presence of the second signature is taken from the vendor's file;
-    the signature itself is checked, and every byte around it regenerated.
+    Only that signature's presence is taken from there: it is checked, all around it regenerated.
     """
     return generation.fips_by_argument and any(b.fips_offset is not None for b in vendor_blocks)

@@ -3,8 +3,7 @@
 
 *Grafting* puts the vendor's signatures on our build and hands it out only if it verifies. A
 signature file holds, for each metadata block in order, the SIGSTRUCT (1808 bytes) and, if the
-block has one, the FIPS signature (772 bytes); nothing else. How many there must be follows from
-the build that they are put on.
+block has one, the FIPS signature (772 bytes); nothing else. The build says how many.
 
 *Signing* is for tests and private vendors, without the SDK: with a key, or with a signature that
 was made where the key is. The result equals the SDK's tool's for the same key, date and config,
@@ -66,15 +65,10 @@ def extract(descriptor: Descriptor) -> tuple[BlockSignature, ...]:
 
 
 def parse_signatures(data: bytes, regenerated: Regenerated) -> tuple[BlockSignature, ...]:
-    """The signatures for `regenerated`'s blocks.
+    """The signatures for `regenerated`'s blocks, out of a signature file or a signed enclave.
 
-    Args:
-        data: a signature file; one SIGSTRUCT, where all blocks have the same one; or a
-            signed enclave.
-
-    Raises:
-        GraftError: it is longer or shorter than these blocks need.
-        FormatError: a malformed enclave.
+    One SIGSTRUCT will do where all blocks have the same. GraftError if the file is longer or
+    shorter than these blocks need, FormatError for a malformed enclave.
     """
     if data[:4] == ELF_MAGIC:
         return extract(Descriptor.parse(EnclaveImage.parse(data, "signatures").descriptor))
@@ -152,10 +146,7 @@ def graft(
     generation: Optional[Generation] = None,
     fips: bool = False,
 ) -> tuple[bytes, Verdict]:
-    """The signed enclave made of our bytes and the vendor's signatures.
-
-    Returns:
-        The file, and its verdict, which is always *identical*.
+    """Our bytes with the vendor's signatures, and the verdict, which is always *identical*.
 
     Raises:
         GraftError: the signatures are not for this build, or do not satisfy the policy.
@@ -188,9 +179,7 @@ def bcd_date(date: datetime.date) -> int:
 def load_key(pem: bytes, name: str = "key", passphrase: Optional[bytes] = None) -> RSAPrivateKey:
     """A private key that can sign enclaves.
 
-    Raises:
-        SigningError: not a PEM RSA key of 3072 bits with exponent 3, or its passphrase is
-            missing (see `needs_passphrase`) or wrong.
+    SigningError if it is no PEM RSA key of 3072 bits with exponent 3, or without its passphrase.
     """
     key: RSAPrivateKey = read_private_key(pem, name, passphrase)
     _check_key(key.public_key(), name)
@@ -286,9 +275,7 @@ def _check_key(key: object, name: str) -> RSAPublicKey:
 def mrsigner_of(data: bytes, name: str = "key") -> bytes:
     """MRSIGNER of a key, a certificate, a SIGSTRUCT or a signed enclave.
 
-    Raises:
-        SigningError: none of these, or an enclave with several signers.
-        FormatError: a malformed enclave.
+    SigningError for none of these or several signers, FormatError for a malformed enclave.
     """
     if data[:4] == ELF_MAGIC:
         blocks = Descriptor.parse(EnclaveImage.parse(data, name).descriptor).blocks

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """SIGSTRUCT, the 1808 bytes with which a vendor signs an enclave, and whether it is valid.
 
-Valid is what is well formed and has a good RSA signature; that says nothing about who signed.
-What a vendor publishes of an enclave's identity is compared with a SIGSTRUCT here.
-All multi-byte numbers are little endian, the RSA numbers too. Besides, ATTRIBUTES, XFRM,
-MISCSELECT and SECINFO bits, with their names.
+Valid is what is well formed and has a good RSA signature, whoever signed. All numbers are little
+endian, the RSA numbers too. Besides, bits of ATTRIBUTES, XFRM, MISCSELECT and SECINFO, with their
+names, and what a vendor publishes of an enclave's identity.
 
 Sources: Intel SDM vol. 3D, EINIT, 35.7 (SECS), 38.7 (ATTRIBUTES), 38.11 (SECINFO), 38.13;
 SDK headers common/inc/internal/arch.h (enclave_css_t) and common/inc/sgx_attributes.h.
@@ -162,11 +161,7 @@ class Sigstruct(Structure):
 
     @property
     def is_debug(self) -> bool:
-        """Whether an enclave with this SIGSTRUCT may run in debug mode.
-
-        Debug mode is open when the header says so, when ATTRIBUTES.DEBUG is
-        set, or when the mask leaves that bit unchecked.
-        """
+        """Whether debug mode is open: by type, by ATTRIBUTES, or because the mask lets it be."""
         return bool(
             self.type & TYPE_DEBUG
             or self.attributes_flags & Attribute.DEBUG
@@ -216,10 +211,7 @@ def finding_at(
 def check_sigstruct(
     sigstruct: Sigstruct, block: Optional[int] = None, offset: int = 0
 ) -> tuple[Finding, ...]:
-    """All defects of the SIGSTRUCT of a block, at an offset in the file.
-
-    None means that the CPU would accept it.
-    """
+    """All defects of a block's SIGSTRUCT, at an offset in the file; if none, the CPU takes it."""
     defects = (*_form_defects(sigstruct), *rsa_defects(sigstruct))
     return tuple(placed(defect, block, offset) for defect in defects)
 
@@ -328,11 +320,8 @@ def quotients(modulus: int, signature: int) -> tuple[int, int]:
 
 
 def _pkcs1_valid(n: int, e: int, s: int, message: bytes) -> bool:
-    """RSASSA-PKCS1-v1_5 verification by comparing encodings (RFC 8017, 8.2.2).
-
-    The whole padded message is rebuilt and compared, so no lax parsing of
-    padding can be exploited, which with exponent 3 would be fatal.
-    """
+    """RSASSA-PKCS1-v1_5 verification by comparing encodings (RFC 8017, 8.2.2)."""
+    # The whole padded message is compared: with exponent 3, lax parsing of padding would be fatal.
     digest_info = _DIGEST_INFO_SHA256 + hashlib.sha256(message).digest()
     padding = b"\xff" * (KEY_SIZE - 3 - len(digest_info))
     encoded = b"\0\1" + padding + b"\0" + digest_info
@@ -359,9 +348,8 @@ class Identity:
 
     Attributes:
         enclave: its name in packages.
-        mrsigner: hexadecimal, as all below; of a report's ATTRIBUTES and MISCSELECT the
-            bits of the masks must be as here.
-        issued: day of issue, yyyy-mm-dd; `next_update` is the last on which it is valid.
+        mrsigner: hexadecimal, as are ATTRIBUTES and MISCSELECT, of which the masks' bits count.
+        issued: yyyy-mm-dd; `next_update` is the last day on which it is valid.
         levels: the highest ISVSVN first.
     """
 

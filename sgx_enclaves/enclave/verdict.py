@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Optional
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.plain import record
 
-if TYPE_CHECKING:
-    # It makes findings.
+if TYPE_CHECKING:  # it makes findings
     from sgx_enclaves.enclave.policy import Policy
 
 
@@ -263,11 +262,9 @@ def changes(left: bytes, right: bytes, start: int, end: int) -> Iterator[tuple[i
 def differing_ranges(
     left: bytes, right: bytes, areas: Iterable[Range], gap: int = 1
 ) -> Iterator[Range]:
-    """Where two byte strings differ.
+    """Where two byte strings differ within `areas`, whose ends no range crosses.
 
-    Args:
-        areas: where to look, within both; a range never crosses their ends.
-        gap: ranges less than so many bytes apart are one.
+    Ranges less than `gap` bytes apart are one.
     """
     nearby = rb"(?:\0{1,%d}[^\0]+)*" % (gap - 1) if gap > 1 else b""
     pattern = re.compile(rb"[^\0]+" + nearby)

@@ -317,10 +317,7 @@ def _package_mismatches(facts: PackageFacts, record: Record) -> Iterator[str]:
 
 
 def _enclave_mismatches(facts: PackageFacts, record: Record) -> Iterator[str]:
-    """What an identical record leaves out, or has other bytes of.
-
-    In a record with another verdict enclaves may be missing: it opens nothing.
-    """
+    """What an identical record lacks or has otherwise; one with another verdict opens nothing."""
     recorded = {e.path: e for e in record.enclaves if e.rpm == facts.name}
     for path, sha256 in facts.signed.items():
         enclave = recorded.pop(path, None)

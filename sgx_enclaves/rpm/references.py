@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the unsigned counterpart of a signed enclave and its config.xml come from.
-
-A reference is a package of unsigned enclaves, a folder, or a built directory.
-"""
+"""References: packages, folders and built directories with unsigned enclaves and config.xml."""
 
 from __future__ import annotations
 
@@ -41,7 +38,6 @@ class Counterpart:
     Attributes:
         config: the bytes of that; None when the reference has none for it.
         sha256: of the data, hexadecimal, where it is known.
-        package: the package that it is in, if it is in one.
         label: the version of its release that packages have, such as 2.25; empty when unknown.
         version: of the file, such as 1.25.100.1; None when unknown.
     """
@@ -74,9 +70,8 @@ class Neighbours:
     Attributes:
         trusted: take them without a signature.
         signed: refuse them without a signature.
-        attested: SHA-256 of the unsigned enclaves that signers whom the user trusts vouch for;
-            a neighbour that is one counts as signed, and any other counterpart, of a reference
-            too, is refused. None if nobody was asked.
+        attested: SHA-256 of what signers whom the user trusts vouch for: a neighbour that is one
+            counts as signed, any other counterpart, a reference's too, is refused; None: not asked.
     """
 
     references: tuple[Reference, ...] = ()
@@ -85,13 +80,11 @@ class Neighbours:
     attested: Optional[frozenset[str]] = None
 
 
-# What `sgx-enclaves build` leaves in a built directory.
-MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"  # what `sgx-enclaves build` leaves
 REPRODUCIBLE = ":unsigned:reproducible)"
 _CONFIGS = 256
 _FOLDER_ENTRIES = 20_000
-# Of one name, in one reference: each costs a comparison.
-_FITTING = 4
+_FITTING = 4  # of one name, in one reference: each costs a comparison
 _NEVER = re.compile(r"sgx-enclave\([^()]*:(?:signed|unsigned:latest)[:)]")
 _NEVER_WHY = "built with the distribution's newest toolchain, or with a signed enclave in it"
 
@@ -225,10 +218,7 @@ def _no_reference(path: str, why: str, found: str) -> InputError:
 
 
 def neighbours_among(paths: Iterable[str], opener: Opener = packed) -> tuple[PackageReference, ...]:
-    """The packages that may serve as references for the others beside them.
-
-    One that cannot be read, or proves nothing, is none: its own result says what is wrong.
-    """
+    """The packages that may be references; what is wrong with another, its own result says."""
     found = []
     for path in paths:
         with contextlib.suppress(SgxEnclavesError):
@@ -239,8 +229,7 @@ def neighbours_among(paths: Iterable[str], opener: Opener = packed) -> tuple[Pac
 class FolderReference:
     """A folder with unsigned enclaves and their config.xml files, at any depth.
 
-    A built directory in it is what its manifest says. `labels` are label and version of all that
-    is in it, where whoever asks knows them.
+    A built directory in it is what its manifest says. `labels`: label and version of all, if known.
     """
 
     def __init__(self, path: str, labels: Optional[tuple[str, Optional[str]]] = None) -> None:
@@ -313,10 +302,7 @@ def open_reference(path: str) -> Reference:
 
 
 class BuiltReference:
-    """A directory that `sgx-enclaves build` made, whose manifest pins every file in it.
-
-    An enclave of another version than the one asked for does not fit.
-    """
+    """A built directory: its manifest pins every file, and only the version asked for fits."""
 
     def __init__(self, path: str) -> None:
         # Takes as long to import as a comparison, and most references are no such directory.

@@ -181,11 +181,7 @@ def _provides(package: Package, enclave: EnclaveResult, name: str) -> Iterator[F
 def mislabelled(
     package: Package, enclave: EnclaveResult, label: str, version: Optional[str]
 ) -> tuple[list[Finding], list[str]]:
-    """Compare the versions that a signed enclave goes by with its counterpart's label and version.
-
-    Returns:
-        What is wrong, and what could not be checked.
-    """
+    """What is wrong and what unchecked in its versions, by its counterpart's label and version."""
     name = enclave.name or ""
     # What the catalogue says is true of what its signer has signed.
     pinned = name if _has_pinned_signer(enclave) else ""
@@ -221,10 +217,7 @@ def mislabelled(
 
 
 def another_file(enclave: EnclaveResult, label: str, version: Optional[str]) -> Iterator[Finding]:
-    """Say no to a file by the pinned signer that is not the one whose digest its release pins.
-
-    The policy knows the newest release's pin only. Label and version are the counterpart's.
-    """
+    """Say no to a file that its release does not pin; the policy knows the newest's pin only."""
     verdict, name = enclave.verdict, enclave.name or ""
     if verdict is None or verdict.policy.file_from is AskedBy.OPTION:
         return
