@@ -47,6 +47,7 @@ def place_of(section: Section) -> tuple[str, int, int]:
     return section.name, section.header.sh_addr, section.header.sh_size
 
 
+@record
 class Side:
     """One of two files: what lies where in it, and the traces that follow from its description.
 
@@ -55,17 +56,13 @@ class Side:
     section headers.
     """
 
-    def __init__(
-        self,
-        image: EnclaveImage,
-        description: Description,
-        patched: Optional[Sequence[Range]] = None,
-    ) -> None:
-        self.image, self.description, self._patched = image, description, patched
+    image: EnclaveImage
+    description: Description
+    patched: Optional[Sequence[Range]] = None
 
     @cached_property
     def _measured(self) -> list[Range]:
-        holes = self._patched
+        holes = self.patched
         if holes is None:
             start, size = self.global_data or (0, 0)
             fields = map(ElfHeader.range_of, ("e_shoff", "e_shnum", "e_shstrndx"))
