@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,15 +30,13 @@ from sgx_enclaves.rpm.enclaves import (
     enclaves_among,
     is_enclave,
     may_carry_enclaves,
+    mention_metadata,
 )
 from sgx_enclaves.rpm.payload import packed
 from sgx_enclaves.rpm.presence import contains_signed_enclaves
 from sgx_enclaves.rpm.reader import Package, open_package
 
 T = TypeVar("T")
-# what every enclave has in it: its note is named sgx_metadata, or its section .note.sgxmeta
-_MARK = re.compile(b"sgx_?meta")
-_LONGEST_MARK = len(b"sgx_meta")
 # nothing of it is held, and debug information of browsers is large
 _SEARCHED = ArchiveLimits(archive_size=16 << 30, total_size=64 << 30, ratio=1 << 20)
 _CHUNK = 1 << 20
@@ -121,15 +118,9 @@ def _unpacks_to_metadata(package: Package, stream: BinaryIO) -> bool:
     stream.seek(package.payload_start)
     compressor = package.header.one("PAYLOADCOMPRESSOR", str)
     try:
-        end = b""
-        for piece in unpack(stream, package.file, _SEARCHED, compressor):
-            # a mark may begin in the piece before
-            if _MARK.search(piece) or _MARK.search(end + piece[:_LONGEST_MARK]):
-                return True
-            end = (end + piece[-_LONGEST_MARK:])[-_LONGEST_MARK:]
+        return mention_metadata(unpack(stream, package.file, _SEARCHED, compressor))
     except SgxEnclavesError:
         return True
-    return False
 
 
 def _remembered(look: Callable[[str], T], path: str) -> T:

@@ -93,6 +93,8 @@ CONFIG_SUFFIX = "config.xml"
 _LINKS_IN_A_ROW, _LINK_STEPS = 40, 20_000_000
 _MOST_WITHIN, _MOST_SECTIONS = 256, 4096
 _NAME = METADATA_SECTION.encode()
+# An enclave's note is named sgx_metadata, or its section .note.sgxmeta.
+_MARK, _LONGEST_MARK = b"sgx_?meta", len(b"sgx_meta")
 # No section that matters here has a longer name.
 _LONGEST_NAME = 32
 Content = Union[bytes, mmap.mmap]
@@ -321,7 +323,7 @@ def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optio
     chunks = itertools.chain((first,), member.chunks)
     most = package.limits.enclave.file_size
     if member.file.size > most:
-        if _mention_metadata(chunks) or named:
+        if mention_metadata(chunks) or named:
             message = f"{member.file.path!r} is too large for an enclave, and may be one"
             raise LimitError(message, file=package.file, expected=f"at most {most} bytes")
         return None
@@ -338,12 +340,14 @@ def _read_candidate(package: Package, member: PayloadFile, named: bool) -> Optio
     return data if named or is_enclave(data) else None
 
 
-def _mention_metadata(chunks: Iterable[bytes]) -> bool:
-    before = b""
+def mention_metadata(chunks: Iterable[bytes]) -> bool:
+    """Whether a file, or a payload of files, holds what every enclave has in it."""
+    end = b""
     for chunk in chunks:
-        before = before[-len(_NAME) :] + chunk
-        if _NAME in before:
+        # a mark may begin in the chunk before
+        if re.search(_MARK, chunk) or re.search(_MARK, end + chunk[:_LONGEST_MARK]):
             return True
+        end = (end + chunk[-_LONGEST_MARK:])[-_LONGEST_MARK:]
     return False
 
 
