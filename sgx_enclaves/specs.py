@@ -154,7 +154,8 @@ def _values(request: SpecRequest) -> Mapping[str, object]:
         what = "accepts them all the same" if request.allow_unpinned else "refuses them"
         notes.append(f"NOT PINNED by the release; the build {what}:")
         notes += [f"  {fact}" for fact in unpinned]
-    sources, trees = _sources(request, enclaves), _trees(request, enclaves)
+    sources = _sources(request, enclaves)
+    trees = _trees(request, enclaves)
     # Whose keys the enclaves are signed with; a name is used where all are known as one's.
     vendors = {signer_name(enclave.signer).partition(" (")[0] for enclave in release.enclaves}
     toolchains = [(tree, tree.toolchain) for tree, _build in trees if tree.toolchain]

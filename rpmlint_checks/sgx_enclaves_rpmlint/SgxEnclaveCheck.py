@@ -19,5 +19,7 @@ class SgxEnclaveCheck(AbstractCheck):  # type: ignore[misc]
     def __init__(self, config: Any, output: Any) -> None:
         super().__init__(config, output)
         session = Session(config.configuration.get("SgxEnclave", {}), output)
-        # Of each package, be it of sources or not; then of all, since counterparts are known.
-        self.check, self.after_checks = session.note, session.conclude
+        # Of each package, be it of sources or not.
+        self.check = session.note
+        # Of all, now that counterparts are known.
+        self.after_checks = session.conclude

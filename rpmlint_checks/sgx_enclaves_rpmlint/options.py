@@ -114,8 +114,11 @@ class Options:
         return ()
 
     def _by_version(self, where: str, value: object) -> dict[str, tuple[str, ...]]:
-        given = value if isinstance(value, dict) else {"": value}
-        return {key: self._texts(f"{where}.{key}".rstrip("."), it) for key, it in given.items()}
+        by_version = value if isinstance(value, dict) else {"": value}
+        return {
+            version: self._texts(f"{where}.{version}".rstrip("."), paths)
+            for version, paths in by_version.items()
+        }
 
     def _by_enclave(self, key: str, check: Callable[[str, Any], Any]) -> dict[str, Any]:
         value = self._table.get(key, {})

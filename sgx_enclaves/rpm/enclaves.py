@@ -88,15 +88,18 @@ def provides_of(
 
 
 CONFIG_SUFFIX = "config.xml"
-# Links in a row, as many as Linux follows, and components of paths for all links together;
-# ELF files in a file, and their sections: each takes a second or two.
-_LINKS_IN_A_ROW, _LINK_STEPS = 40, 20_000_000
-_MOST_WITHIN, _MOST_SECTIONS = 256, 4096
+# As many as Linux follows.
+_LINKS_IN_A_ROW = 40
+# Components of paths that are looked at for all links together; takes a second or two.
+_LINK_STEPS = 20_000_000
 _NAME = METADATA_SECTION.encode()
 # An enclave's note is named sgx_metadata, or its section .note.sgxmeta.
 _MARK, _LONGEST_MARK = b"sgx_?meta", len(b"sgx_meta")
 # No section that matters here has a longer name.
 _LONGEST_NAME = 32
+# ELF files in a file, and their sections, that are looked at; takes a second or two.
+_MOST_WITHIN = 256
+_MOST_SECTIONS = 4096
 Content = Union[bytes, mmap.mmap]
 _NOTE_HEADER = struct.Struct("<III")
 _NOTE_NAME = re.compile(re.escape(METADATA_NOTE_NAME))
@@ -358,7 +361,8 @@ def _judged(
     # All of it was read, so it has the digest that the header pins, if it does.
     pinned = member.file.digest if package.file_algorithm == "sha256" else ""
     sha256 = pinned or sha256_of(data)
-    problem, signed = None, False
+    problem = None
+    signed = False
     try:
         signed = any(EnclaveImage.parse(data, path, package.limits.enclave).descriptor)
     except SgxEnclavesError as error:

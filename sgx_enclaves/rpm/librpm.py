@@ -164,8 +164,13 @@ def read_header(stream: BinaryIO, file: str, limits: PackageLimits) -> Header:
     start = stream.tell()
     magic, counts = take(stream, len(HEADER_MAGIC), file), take(stream, _COUNTS.size, file)
     if magic != HEADER_MAGIC:
-        message, expected = "no RPM header where one should be", HEADER_MAGIC.hex()
-        raise PackageError(message, file=file, offset=start, expected=expected, found=magic.hex())
+        raise PackageError(
+            "no RPM header where one should be",
+            file=file,
+            offset=start,
+            expected=HEADER_MAGIC.hex(),
+            found=magic.hex(),
+        )
     entries, size = _COUNTS.unpack(counts)
     message = "a header is too large"
     at_most(limits.header_entries, entries, message, "tags", file=file, offset=start)
@@ -405,11 +410,15 @@ class Unpacker:
             return self._wrong("not a cpio entry where one should be in the payload", raw[:6].hex())
         if len(raw) < 110:
             return self._too_early()
-        size, most = self._field(raw, 11), self._package.limits.path_size
+        size = self._field(raw, 11)
+        most = self._package.limits.path_size
         if not 0 < size <= most:
-            message, file = "a name in the payload is empty or too long", self._package.file
-            expected, found = f"1 to {most} bytes", f"{size} bytes"
-            return LimitError(message, file=file, expected=expected, found=found)
+            return LimitError(
+                "a name in the payload is empty or too long",
+                file=self._package.file,
+                expected=f"1 to {most} bytes",
+                found=f"{size} bytes",
+            )
         name = raw[110 : 110 + size]
         if name == _TRAILER:
             self._check_trailer(raw)

@@ -218,9 +218,13 @@ def _unpacked(package: Package, stream: BinaryIO) -> Iterator[bytes]:
     # V6 allows that a payload is left unpacked: then the digests of the unpacked one count.
     unpacked = first.startswith(b"07070") and "PAYLOADDIGESTALT" in header and bool(compressor)
     if compressor and not unpacked and not first.startswith(_PACKED[compressor]):
-        message = f"the payload is not compressed with {compressor}, as the header says"
-        expected, found = _PACKED[compressor].hex(), first.hex() or "nothing"
-        raise PackageError(message, file=file, offset=start, expected=expected, found=found)
+        raise PackageError(
+            f"the payload is not compressed with {compressor}, as the header says",
+            file=file,
+            offset=start,
+            expected=_PACKED[compressor].hex(),
+            found=first.hex() or "nothing",
+        )
     for tag, algorithm in _DIGESTS.items():
         pinned = header.one(f"{tag}ALT" if unpacked else tag, str)
         if pinned is None:

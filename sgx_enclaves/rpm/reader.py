@@ -57,7 +57,9 @@ class Package:
     def __init__(
         self, header: Header, signed: Optional[Header], payload_size: Optional[int] = None
     ) -> None:
-        self.file, self.header, self.limits = header.file, header, header.limits
+        self.file = header.file
+        self.header = header
+        self.limits = header.limits
         self.signatures = signed.signatures if signed is not None else {}
         self.payload_start = header.start + header.size
         self._payload_size = payload_size
@@ -113,7 +115,8 @@ class Package:
     @functools.cached_property
     def files(self) -> tuple[PackageFile, ...]:
         """All files, in the header's order."""
-        header, paths = self.header, self.paths
+        header = self.header
+        paths = self.paths
         sizes = "LONGFILESIZES" if "LONGFILESIZES" in header else "FILESIZES"
         names = (sizes, "FILEMODES", "FILEFLAGS", "FILEINODES", "FILEDEVICES")
         numbers = {name: header.all(name, int) for name in names}
@@ -168,8 +171,12 @@ class Package:
     def _check_claims(self, files: list[PackageFile]) -> None:
         """Refuse a package that claims to unpack to more than it may."""
         # Hard links share their content, so it counts once.
-        regular = (file for file in files if file.is_regular)
-        total = sum({f.inode if f.inode[1] else f.index: f.size for f in regular}.values())
+        sizes = {
+            file.inode if file.inode[1] else file.index: file.size
+            for file in files
+            if file.is_regular
+        }
+        total = sum(sizes.values())
         limits = self.limits.payload
         limit = limits.total_size
         if self._payload_size is not None:

@@ -39,7 +39,8 @@ _REPOMD_SIZE, _ELEMENT, _MOST_LISTED = MIB, 32 * MIB, 500_000
 # Lists of equal packages pack extremely well, so that the ratio says nothing.
 _ARCHIVE = ArchiveLimits(archive_size=2048 * MIB, total_size=8192 * MIB, ratio_grace=8192 * MIB)
 # For lists of hundreds of thousands of packages.
-_SECONDS, _MEMORY = 600, 2048 * MIB
+_SECONDS = 600
+_MEMORY = 2048 * MIB
 
 
 class Listing(NamedTuple):
@@ -100,7 +101,9 @@ def read_repository(folder: str) -> Repository:
         raise RepodataError("not XML", file=path, found=data[:4].hex())
     with _parsing(path, parser):
         records = {record.type: record for record in parser.Repomd(path).records}
-    primary, filelists = (_source(folder, records.get(k), k) for k in ("primary", "filelists"))
+    primary, filelists = (
+        _source(folder, records.get(kind), kind) for kind in ("primary", "filelists")
+    )
     packages = _packages(parser, primary, _suspects(parser, filelists))
     if read_file(path, _REPOMD_SIZE) != data:
         raise RepodataError("the repodata have changed while they were read", file=folder)
@@ -204,8 +207,13 @@ def _blocks(source: _Source) -> Iterator[bytes]:
         yield from _elements(unpack(hashed, path, _ARCHIVE), path)
         found = hashed.digest()
     if found != pinned:
-        message, hint = "the digest is not the one in repomd.xml", "mirror the repository again"
-        raise RepodataError(message, file=path, expected=pinned, found=found, hint=hint)
+        raise RepodataError(
+            "the digest is not the one in repomd.xml",
+            file=path,
+            expected=pinned,
+            found=found,
+            hint="mirror the repository again",
+        )
 
 
 def _elements(pieces: Iterator[bytes], path: str) -> Iterator[bytes]:
