@@ -38,8 +38,7 @@ from sgx_enclaves.errors import IdentityError
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import parse_json, read_schema, validate
 
-# SHA-256 of the key of Intel's SGX root, as SubjectPublicKeyInfo; the key is INTEL_ROOT_PUB_KEY in
-# ae/QvE/qve/qve.cpp of Intel's DCAP.
+# SHA-256 of a SubjectPublicKeyInfo: INTEL_ROOT_PUB_KEY in ae/QvE/qve/qve.cpp of Intel's DCAP.
 INTEL_ROOT = "a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e"
 _SIGNER = "Intel SGX TCB Signing"
 # What the identity is called there, and the enclave's name in packages.

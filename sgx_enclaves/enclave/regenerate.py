@@ -128,10 +128,7 @@ def regenerate(
     fips: bool = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Regenerated:
-    """Regenerate the metadata of `image` as `generation` would.
-
-    Args:
-        fips: ask for the IPP FIPS signature, where the tool has an argument for it (2.24).
+    """Regenerate metadata as `generation` would; `fips` is the tool's argument for IPP FIPS (2.24).
 
     Raises:
         ConfigError, FormatError: the tool would refuse the configuration, or the enclave.

@@ -72,7 +72,6 @@ XSAVE_SIZES = (
     (XFRM_AMX, 11008),
 )
 
-# The fields that several releases lack together.
 _ELRANGE = ("enclave_image_address", "elrange_start_address", "elrange_size")
 _RSRV = ("rsrv_offset", "rsrv_size")
 
@@ -226,8 +225,7 @@ def _legacy_ranges(maximum: int) -> dict[str, Option]:
 _V = Version
 
 _NEWEST = Generation(("2.26", "2.26.1", "2.27", "2.28", "2.29"), 0x6000, _V(3, 3), (), _V(1, 5))
-# What each had otherwise than the one after it; `drops` and `adds` are options, `misses`
-# fields of global_data_t.
+# What each had otherwise than its successor: options `drops` and `adds`, global_data_t `misses`.
 _EARLIER: tuple[Mapping[str, Any], ...] = (
     {"releases": ("2.25",), "newest": _V(3, 2), "drops": {"EnableOSSLFIPS"}},
     {
@@ -272,8 +270,7 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
         "drops": {"UserRegionSize"},
         "overhead": Overhead.NONE,
     },
-    # Trees between April 2022 and 2.17 still call themselves 2.16.100; by the size of
-    # g_global_data they are distinguished from the release.
+    # Trees between April 2022 and 2.17 call themselves so; their g_global_data has another size.
     {"releases": ("2.16.100",)},
     {"releases": ("2.16",), "misses": {"tcs_num"}},
     {
@@ -426,8 +423,6 @@ def _taken_for(known: Generation, release: str) -> Generation:
 
 
 def wants_fips_by_argument(generation: Generation, vendor_blocks: tuple[Block, ...]) -> bool:
-    """Whether the vendor gave SDK 2.24's tool the argument that its config cannot carry.
-
-    Only that signature's presence is taken from there: it is checked, all around it regenerated.
-    """
+    """Whether the vendor gave SDK 2.24's tool the argument that its config cannot carry."""
+    # Only that the signature is there is taken on trust: it is checked, all around it regenerated.
     return generation.fips_by_argument and any(b.fips_offset is not None for b in vendor_blocks)

@@ -66,7 +66,6 @@ class Finding:
 
     Attributes:
         code: a stable name, for example `signature-invalid`.
-        message: one sentence.
         block: index of the metadata block it is about.
         offset: byte offset in the vendor's file.
         hint: the next step for the user.
@@ -262,10 +261,7 @@ def changes(left: bytes, right: bytes, start: int, end: int) -> Iterator[tuple[i
 def differing_ranges(
     left: bytes, right: bytes, areas: Iterable[Range], gap: int = 1
 ) -> Iterator[Range]:
-    """Where two byte strings differ within `areas`, whose ends no range crosses.
-
-    Ranges less than `gap` bytes apart are one.
-    """
+    """Where both differ in each of `areas`; less than `gap` bytes apart is one range."""
     nearby = rb"(?:\0{1,%d}[^\0]+)*" % (gap - 1) if gap > 1 else b""
     pattern = re.compile(rb"[^\0]+" + nearby)
     for start, end in areas:

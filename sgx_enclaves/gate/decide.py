@@ -10,21 +10,8 @@
   is *identical* opens it if no rule has an objection. One that proved nothing, because
   the vendor was down or only some enclaves were asked for, hides neither.
 
-A rule in words says what a record must say beyond "identical":
-
-    max_age=30d              the verification is not older (d, h or m)
-    release=GLOB             the release it was verified against
-    origin=catalogue|GLOB    where that release's description came from; unless a rule
-                             says otherwise, the builders' catalogue
-    signer=intel|NAME|HEX    who signed, each enclave; several with commas
-    build_tag=GLOB           the tag whose repository made the buildroots
-    locked=yes               a lock pins every package of the buildroots
-    lock=SHA256              that lock
-    reproducible=no          accept enclaves that the verification itself did not build from
-                             pinned sources with the designated toolchain, in a locked
-                             buildroot or one of an allowed tag
-
-A rule that cannot be read is an error, never a weaker rule. Each reason against a build is one
+A rule in words says what a record must say beyond "identical"; docs/koji.md explains each word.
+One that cannot be read is an error, never a weaker rule. Each reason against a build is one
 printable line of bounded length, and can be shown alone: names in packages may be anything.
 """
 
@@ -62,7 +49,7 @@ Signers = Mapping[str, Iterable[str]]
 
 @dataclass(frozen=True)
 class Rule:
-    """What must hold of a record whose verdict is identical: a rule's words, see above.
+    """What must hold of a record whose verdict is identical: the words of a rule.
 
     None is no bound, or any; `signer` has MRSIGNER values, and `INTEL`.
     """
@@ -225,8 +212,7 @@ def decide(
 ) -> Decision:
     """The gate's decision on all binary packages of a build, by its records, the newest first.
 
-    `attested` is the SHA-256 of the unsigned enclaves that may count; None where the site names
-    no attestations.
+    `attested`: SHA-256 of unsigned enclaves that may count; None if the site names no attestations.
     """
     notes = plain(
         f"{path} of {package.name} holds enclaves as data, which were not verified"
