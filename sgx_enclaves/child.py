@@ -37,18 +37,8 @@ Send = Callable[[bytes], None]
 def in_child(
     work: Callable[[], bytes], *, what: str, seconds: float = SECONDS, memory: int = MEMORY
 ) -> bytes:
-    """What `work` returns, computed in a child process; see `pieces_from_child`.
-
-    An error of `work` is an UnsupportedError.
-    """
-
-    def send_all(send: Send) -> None:
-        try:
-            send(work())
-        except SgxEnclavesError as error:
-            raise UnsupportedError(what, found=str(error)) from None
-
-    pieces = pieces_from_child(send_all, what=what, seconds=seconds, memory=memory)
+    """What `work` returns, computed in a child process; see `pieces_from_child`."""
+    pieces = pieces_from_child(lambda send: send(work()), what=what, seconds=seconds, memory=memory)
     with contextlib.closing(pieces):
         return next(pieces, b"")
 

@@ -227,7 +227,7 @@ def is_signed_by_known_key(header: Header, signatures: Mapping[int, Any]) -> boo
     what = f"{header.file}: the signature cannot be verified"
     try:
         return in_child(verify, what=what) == b"signed"
-    except (LimitError, UnsupportedError):
+    except SgxEnclavesError:
         return False
 
 

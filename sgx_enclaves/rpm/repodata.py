@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
-from sgx_enclaves.child import Send, pieces_from_child
+from sgx_enclaves.child import in_child
 from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import RepodataError, UnsupportedError
 from sgx_enclaves.files import DigestedStream, open_regular, read_file, system_errors
@@ -68,13 +68,13 @@ class Repository(NamedTuple):
 
 def repository_in(folder: str) -> Repository:
     """`read_repository` in a child process, which outlives what makes the parser's C code crash."""
-
-    def work(send: Send) -> None:
-        send(json.dumps(read_repository(folder)).encode())
-
-    what = f"{folder}: repodata cannot be read"
-    pieces = pieces_from_child(work, what=what, seconds=_SECONDS, memory=_MEMORY)
-    stamp, packages = json.loads(b"".join(pieces))
+    answer = in_child(
+        lambda: json.dumps(read_repository(folder)).encode(),
+        what=f"{folder}: repodata cannot be read",
+        seconds=_SECONDS,
+        memory=_MEMORY,
+    )
+    stamp, packages = json.loads(answer)
     return Repository(stamp, {path: said and Listing(*said) for path, said in packages.items()})
 
 
