@@ -80,7 +80,8 @@ def check_url(url: str) -> str:
 
 @dataclass(frozen=True)
 class Lookaside:
-    """A look-aside cache as dist-git servers keep beside their package repositories.
+    """A look-aside cache as dist-git servers keep beside their package repositories;
+    docs/releases.md says where a file stands there.
 
     Fedora's base is `https://src.fedoraproject.org/repo/pkgs/rpms`, CentOS Stream's
     `https://sources.stream.centos.org/sources/rpms`; both key by sha512.

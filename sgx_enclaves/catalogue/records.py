@@ -54,7 +54,7 @@ class Step:
     """One command of the build; its log is called after its id.
 
     `{jobs}` in it stands for the number of processors that it may use. `enclaves` are those that
-    need it; none stands for all.
+    need it; none stands for all. `timeout` and `seconds`, what it took on two cores, are seconds.
     """
 
     id: str
@@ -72,7 +72,9 @@ class Step:
 
 @record
 class Route:
-    """A shorter way to some of the enclaves, from some of the sources, by their ids."""
+    """A shorter way to some of the enclaves, from some of the sources, by their ids; its tree takes
+    so many MiB of a disk, if that is known.
+    """
 
     id: str
     enclaves: tuple[str, ...]
@@ -124,8 +126,8 @@ class ToolPin:
 
 @record
 class Toolchain:
-    """The designated toolchain: tools, the PT_INTERP that its linker writes, and variables and file
-    mode mask of every build step.
+    """The designated toolchain: tools, the PT_INTERP that its linker writes (None if unknown), and
+    variables and file mode mask of every build step.
 
     Below `prefix` packages install the tools that have a source. `shell` is a command that prints,
     with a zero byte behind each, the variables of the makers' own shell; `{tools}` in it stands for
@@ -167,8 +169,8 @@ class SoVersion:
 
 @record
 class OwnBuild:
-    """Where an enclave comes out of the release's own tree, as `unsigned`; `mitigation` is the
-    value of MITIGATION-CVE-2020-0551 in its makefile, empty for none.
+    """Where an enclave comes out of the release's own tree, as `unsigned`; paths are relative to
+    that. `mitigation` is the value of MITIGATION-CVE-2020-0551 in its makefile, empty for none.
     """
 
     config: str
@@ -182,10 +184,10 @@ class OwnBuild:
 class Enclave:
     """One enclave of a release, such as `ide`, in file names `file`, such as `id_enclave`.
 
-    `vendor` is the id of the archive that has the signed file as `member`. The release is good
-    only if each `required` one is identical. `signed_sha256` is of the vendor's signed file, which
-    one that is given or repacked must have too; `second_key_sha256` of the modulus that its second
-    signature brings (None: any will do).
+    `vendor` is the id of the archive that has the signed file as `member`; `signer` is the MRSIGNER
+    that must have signed it. The release is good only if each `required` one is identical.
+    `signed_sha256` is of the vendor's signed file, which one that is given or repacked must have
+    too; `second_key_sha256` of the modulus that its second signature brings (None: any will do).
     """
 
     name: str
@@ -245,7 +247,9 @@ def policy_of(enclave: Enclave) -> Policy:
 
 @record
 class Run:
-    """A run of `verify-release` that really took place, and where it is described (`record`)."""
+    """A run of `verify-release` that really took place, on that day (YYYY-MM-DD), its verdict
+    (identical or differs), and where it is described (`record`).
+    """
 
     enclave: str
     date: str

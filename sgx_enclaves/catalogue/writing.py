@@ -43,7 +43,7 @@ class SourceTree:
     It has its commit (empty if unknown), that one's time in seconds since 1970, the commit of each
     sub-module by its place, as far as they are known, and the tree at the release's own tag, which
     has the versions in file names, if that is here. `find` gives a file's text, empty if there is
-    none; `at` the same tree at another tag.
+    none; `at` the same tree at another tag, None if there is none.
     """
 
     place: str

@@ -43,9 +43,10 @@ def read_files(
     archive: Path, wanted: Callable[[str], bool], *, sha256: Optional[str] = None
 ) -> tuple[dict[str, str], dict[str, bytes], str]:
     """Read and check a whole archive: the SHA-256 of each regular file in it by name, the content
-    of those whose names are wanted, and the archive's own SHA-256, which must be `sha256`.
+    of those whose names are wanted, and the archive's own SHA-256, in hexadecimal.
 
-    An ArchiveError if what is wanted is no file.
+    A DigestError if the bytes that are read do not have the digest `sha256`; an ArchiveError if
+    what is wanted is no file.
     """
     digests: dict[str, str] = {}
     contents: dict[str, bytes] = {}

@@ -99,6 +99,7 @@ def path_of(cache: Path, artifact: Artifact, sha256: str = "") -> Path:
 class Fetched:
     """A whole file that is here, read-only in the cache or where the user has put it.
 
+    It is `pinned` if its digest, or that of its contents (`contents_sha256`), was known beforehand.
     It came from `url`, if it was not here already; `rejected` are files from other places that had
     a wrong digest, in the quarantine. `expected` is the pin that does not hold, such as
     `sha256 ab…`, and `found` what is there instead; both are empty in all that `Fetcher` gives.
@@ -121,7 +122,9 @@ class Fetched:
 
 
 def check_pins(path: Path, artifact: Artifact) -> Fetched:
-    """Compare a file with all its pins; an archive that cannot be read is not the pinned one."""
+    """Compare a file with all its pins; an archive whose contents cannot be digested is not the
+    pinned one either, and `found` says why.
+    """
     with disk_errors(path):
         sha256, size = digest_file(path), path.stat().st_size
         file = Fetched(path, sha256, size, artifact.pinned, artifact.contents_sha256)

@@ -71,7 +71,9 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One command of the build, its log relative to the built directory, None if it was skipped."""
+    """One command of the build, for one enclave or for all of the tree (None); its log is relative
+    to the built directory, None if it was skipped; the message says what went wrong.
+    """
 
     id: str
     enclave: Optional[str]
@@ -146,8 +148,8 @@ class SecondBuild:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The record of a build, which started so many seconds after 1970, with each enclave that was
-    asked for, in the order of the release.
+    """The record of a build, which started so many seconds after 1970, UTC, with each enclave that
+    was asked for, in the order of the release.
     """
 
     release: str

@@ -191,7 +191,8 @@ class ReleaseVerdict:
     make of them (`decide`).
 
     `unpinned` are the digests and policies that are not pinned, which the user may accept; the
-    claim says what was proved, in precise words, or why nothing was.
+    notices are what he should know besides. The claim says what was proved, in precise words, or
+    why nothing was.
     """
 
     release: str

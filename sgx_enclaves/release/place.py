@@ -122,7 +122,9 @@ class Place(Protocol):
         """
 
     def packages(self) -> Iterable[LockedPackage]:
-        """The installed packages; none without RPM. An error if it fails, or they are refused."""
+        """The packages that are installed; none where there is no RPM. An error if that fails, or
+        if the packages are not to be used.
+        """
 
     def open(self, scratch: Path, root: str) -> Tree:
         """Make a tree that has the path `root`, if it can be, for its steps.
@@ -168,9 +170,10 @@ def run_program(
     most: int,
     umask: int = -1,
 ) -> Ended:
-    """Run a program to its end or to its deadline; its process group never outlives it.
+    """Run a program to its end or to its deadline, in seconds; its process group never outlives it.
 
-    What it prints goes into the file `out`; when that has more than `most` bytes, it is ended.
+    What it prints, standard output and error together, goes into the file `out`; when that has more
+    than `most` bytes, the program is ended. By default the umask is ours.
     """
     started = time.monotonic()
     try:

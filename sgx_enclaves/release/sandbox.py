@@ -271,7 +271,9 @@ def best_isolation() -> tuple[Isolation, str]:
 
 
 def choose_isolation(*, allow_none: bool = False) -> tuple[Isolation, str]:
-    """How steps are separated, and why not better; a BuildError if not at all, unless allowed."""
+    """How steps are to be separated from this machine, and why not better; empty if that is good.
+    A BuildError where none is possible, unless the user allows that.
+    """
     if not os.path.exists("/proc/self/mountinfo"):
         raise BuildError(
             "/proc is not mounted, so nothing can be built here",

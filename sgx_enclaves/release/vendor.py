@@ -273,8 +273,9 @@ def take_repack(
 ) -> None:
     """Take a repack of the vendor's archive in its place, or beside it.
 
-    Its members may stand below another top directory. Without the original, only the release's
-    pins vouch for enclaves, and nothing does for files that are none.
+    Its members may stand below another top directory. An InputError if it holds none of the
+    release's enclaves, or one of them twice. Without the original, only the release's pins vouch
+    for enclaves, and nothing does for files that are none.
     """
     path, pin = (repack, None) if isinstance(repack, Path) else (repack.path, repack.sha256)
     of_vendor = {e.signed_file: e for e in release.enclaves if e.vendor == archive.id}
