@@ -38,7 +38,6 @@ _FILTERS = ("build", "mrenclave", "enclave", "tag", "verdict")
 # Verbs that need no login.
 _FOR_ANYBODY = ("result", "show", "export", "list")
 _DENIED = 1
-_LATER = 5
 _WIDE = 120
 
 _ABOUT = """Verify that signed SGX enclaves are what their release's sources build, plus signatures.
@@ -128,9 +127,7 @@ def _verify(goptions: Any, session: Any, given: argparse.Namespace) -> int:
     """What `build`, `verify` and `verify-task` do."""
     asked = {**{name: getattr(given, name, None) for name in _OPTIONS}, "enclaves": given.enclave}
     opts = {name: value for name, value in asked.items() if value}
-    how = {"priority": _LATER} if given.background else {}
-    if given.channel:
-        how["channel"] = given.channel
+    how = {"channel": given.channel} if given.channel else {}
     build = getattr(given, "build", None)
     given.task = task = session.sgxEnclaves(given.release, given.build_tag, build, opts, **how)
     if given.nowait:

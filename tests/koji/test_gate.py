@@ -1031,8 +1031,6 @@ def test_a_build_tag_is_trusted_by_name_and_id(
         (("demo-1", world.BUILD_TAG, None, {"repo_id": 0}), {}, "repo_id does not fit"),
         (("demo-1", world.BUILD_TAG, None, {"allow_unpinned": 1}), {}, "allow_unpinned"),
         (("demo-1", world.BUILD_TAG, None, {"unsigned_build": "no-1-1"}), {}, "no-1-1"),
-        (("demo-1", world.BUILD_TAG), {"priority": -1}, "only admins"),
-        (("demo-1", world.BUILD_TAG), {"priority": 10**9}, "priority does not fit"),
         (("demo-1", world.BUILD_TAG), {"channel": "no-such-channel"}, "no-such-channel"),
     ],
 )
@@ -1059,14 +1057,12 @@ def test_a_task_is_made_as_asked(
         world.BUILD_TAG,
         unverified["id"],
         {**opts, "timeout": None},
-        priority=5,
         channel=gatekit.CHANNEL,
     )
     info = admin.getTaskInfo(task, request=True)
     del opts["timeout"]
     wanted = {**opts, "unsigned_build": verified["nvr"], "tag_allowed": True}
     assert info["request"] == ["demo-1", world.BUILD_TAG, unverified["nvr"], wanted]
-    assert info["priority"] == koji.PRIO_DEFAULT + 5
     assert info["method"] == "sgxEnclaves"
     admin.cancelTask(task)
 

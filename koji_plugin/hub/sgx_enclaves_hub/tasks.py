@@ -44,7 +44,6 @@ def sgxEnclaves(
     build_tag: Any = None,
     build: Any = None,
     opts: Optional[dict[str, Any]] = None,
-    priority: Optional[int] = None,
     channel: Optional[str] = None,
 ) -> int:
     """Start the verification of a release's signed enclaves.
@@ -61,12 +60,10 @@ def sgxEnclaves(
                  'enclaves': list of names, 'repo_id', 'timeout': seconds,
                  'allow_unpinned': true or false, 'split': true or false, 'task_id': of a build
                  task, such as a scratch build's, whose packages are verified; none is recorded
-    :param priority: above 0 is later, below 0 (admins only) is sooner
     :param channel: where to run; None: the plugin's configuration says, or Koji's policy
     :returns: the id of the task
     """
-    session = context.session
-    session.assertPerm(PERMISSION)
+    context.session.assertPerm(PERMISSION)
     with koji_errors():
         release = argument(release, "release")
         found = None if build is None else complete_build(build, "build")
@@ -86,13 +83,7 @@ def sgxEnclaves(
         if "unsigned_build" in opts:
             unsigned = complete_build(opts["unsigned_build"], "unsigned_build")
             opts["unsigned_build"] = lasting_name(unsigned)
-        channel = argument(channel, "channel")
-        how: dict[str, Any] = {}
-        if priority is not None:
-            if argument(priority, "priority") < 0 and not session.hasPerm("admin"):
-                raise koji.ActionNotAllowed("only admins may create high-priority tasks")
-            how["priority"] = koji.PRIO_DEFAULT + priority
-        return start(release, tag, named, opts, channel, **how)
+        return start(release, tag, named, opts, argument(channel, "channel"))
 
 
 def start(

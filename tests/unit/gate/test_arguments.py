@@ -58,7 +58,6 @@ def test_what_is_wrong_is_named(opts: Any, words: str) -> None:
         ({"name": "x"}, "build_tag"),
         ("good", "verdict"),
         (["identical"], "verdict"),
-        (21, "priority"),
         (1 << 31, "task_id"),
         (1001, "limit"),
         ({"order": "--id"}, "queryOpts"),

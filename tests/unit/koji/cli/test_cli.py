@@ -88,7 +88,7 @@ def test_what_is_asked_for_reaches_the_hub(plugin: Any) -> None:
     session = ended()
     words = "verify x-1-1 --release demo-1 --build-tag b --enclave pce --enclave qe3"
     words += " --unsigned-build u-1-1 --repo-id 5 --timeout 60 --allow-unpinned"
-    words += " --background --channel sgx"
+    words += " --channel sgx"
     run(plugin, session, *words.split())
     opts = {
         "unsigned_build": "u-1-1",
@@ -99,7 +99,7 @@ def test_what_is_asked_for_reaches_the_hub(plugin: Any) -> None:
     }
     ((args, kwargs),) = session.asked("sgxEnclaves")
     assert args == ("demo-1", "b", "x-1-1", opts)
-    assert kwargs == {"priority": 5, "channel": "sgx"}
+    assert kwargs == {"channel": "sgx"}
 
 
 def test_what_is_not_asked_for_is_left_to_the_hub(plugin: Any) -> None:

@@ -25,10 +25,10 @@ def _ready(hub: FakeHub) -> FakeHub:
 
 def test_a_task_is_made(ready: FakeHub) -> None:
     opts = {"enclaves": ["pce"], "repo_id": 1, "timeout": 60, "allow_unpinned": False}
-    number = sgxEnclaves("sgx-1", "f42-build", 7, opts, priority=2, channel="sgx")
+    number = sgxEnclaves("sgx-1", "f42-build", 7, opts, channel="sgx")
     assert number == 101
-    options = {"priority": koji.PRIO_DEFAULT + 2, "channel": "sgx"}
-    assert ready.made == [("sgxEnclaves", ["sgx-1", "f42-build", "x-1.0-1", opts], options)]
+    arguments = ["sgx-1", "f42-build", "x-1.0-1", opts]
+    assert ready.made == [("sgxEnclaves", arguments, {"channel": "sgx"})]
 
 
 def test_what_may_be_left_out(ready: FakeHub) -> None:
@@ -70,14 +70,6 @@ def test_the_permission_is_needed(ready: FakeHub) -> None:
     assert len(ready.made) == 1
 
 
-def test_only_admins_jump_the_queue(ready: FakeHub) -> None:
-    with pytest.raises(koji.ActionNotAllowed, match="only admins"):
-        sgxEnclaves("sgx-1", 4, priority=-1)
-    ready.admin = True
-    sgxEnclaves("sgx-1", 4, priority=-1)
-    assert ready.made[0][2]["priority"] == koji.PRIO_DEFAULT - 1
-
-
 @pytest.mark.parametrize(
     ("arguments", "keywords", "reason"),
     [
@@ -104,8 +96,6 @@ def test_only_admins_jump_the_queue(ready: FakeHub) -> None:
         (("r", 4, None, {"timeout": 7 * 24 * 3600 + 1}), {}, "timeout does not fit"),
         (("r", 4, None, {"allow_unpinned": "yes"}), {}, "allow_unpinned does not fit"),
         (("r", 4, None, {"unsigned_build": "none"}), {}, "No such build"),
-        (("r", 4), {"priority": "1"}, "priority does not fit"),
-        (("r", 4), {"priority": 21}, "priority does not fit"),
         (("r", 4), {"channel": 5}, "channel does not fit"),
     ],
 )
