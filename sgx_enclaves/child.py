@@ -100,7 +100,9 @@ class _Source:
     """What the child has written, waited for no longer than it may take in all."""
 
     def __init__(self, reader: int, what: str, seconds: float) -> None:
-        self._reader, self._what, self._left = reader, what, seconds
+        self._reader = reader
+        self._what = what
+        self._left = seconds
         self._ahead = bytearray()
 
     def take(self, size: int) -> bytes:

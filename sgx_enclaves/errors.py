@@ -47,7 +47,7 @@ class SgxEnclavesError(Exception):
         where = " ".join(filter(None, (self.file, at)))
         text = f"{where}: {self.message}" if where else self.message
         details = {"expected": self.expected, "found": self.found}
-        seen = ", ".join(f"{k} {value}" for k, value in details.items() if value is not None)
+        seen = ", ".join(f"{word} {value}" for word, value in details.items() if value is not None)
         text += f" ({seen})" if seen else ""
         return f"{text}; {self.hint}" if self.hint else text
 

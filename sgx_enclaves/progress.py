@@ -59,7 +59,8 @@ class PlainProgress:
     """Notes, and each tenth of the whole as a line: for logs."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._clock = stream, clock
+        self._stream = stream
+        self._clock = clock
         self._begun: dict[str, tuple[float, int]] = {}
         self._tenths: dict[str, int] = {}
 

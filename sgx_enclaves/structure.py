@@ -55,7 +55,8 @@ class Structure:
     @functools.cache
     def table(cls) -> tuple[FieldSpec, ...]:
         """The fields in the order in which they lie in memory."""
-        specs = tuple(FieldSpec(n, **field.metadata) for n, field in cls._record_fields.items())
+        fields = cls._record_fields.items()
+        specs = tuple(FieldSpec(name, **field.metadata) for name, field in fields)
         position = 0
         for spec in specs:
             if spec.offset != position:

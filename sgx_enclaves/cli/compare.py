@@ -147,11 +147,12 @@ def measure(args: argparse.Namespace) -> int:
     image = arguments.load_enclave(args.enclave)
     descriptor = arguments.load_descriptor(image)
     if descriptor.is_signed == (args.config is not None):
-        mistake, do = "an unsigned enclave is measured with its config.xml", "name it with --config"
+        mistake = "an unsigned enclave is measured with its config.xml"
+        hint = "name it with --config"
         if descriptor.is_signed:
             mistake = "the enclave is signed, its own metadata say how it is loaded"
-            do = "drop --config"
-        raise InputError(mistake, file=args.enclave, hint=do)
+            hint = "drop --config"
+        raise InputError(mistake, file=args.enclave, hint=hint)
     blocks = descriptor.blocks
     limits = NO_LIMITS if args.no_limit else measuring_limits(len(image.data), len(blocks))
     if args.config is not None:

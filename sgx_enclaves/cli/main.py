@@ -59,7 +59,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except SgxEnclavesError as error:
         failure = error
     except KeyboardInterrupt:
-        failure, status = SgxEnclavesError("interrupted"), EXIT_INTERRUPTED
+        failure = SgxEnclavesError("interrupted")
+        status = EXIT_INTERRUPTED
     except MemoryError:
         failure = SgxEnclavesError("there is not enough memory; nothing was decided")
     except Exception as error:

@@ -147,7 +147,8 @@ def write_output(
     A file that is there is replaced with `--force` only, and no input ever: what another argument
     names, and `more`. The umask takes away of `mode`.
     """
-    path, found = str(args.output), None
+    path = str(args.output)
+    found = None
     with system_errors(path, "cannot be written"), contextlib.suppress(FileNotFoundError):
         found = os.stat(path)
     if found is not None and (stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode)):

@@ -102,16 +102,16 @@ def recheck(report: Plain, files: Files) -> Iterator[Plain]:
 
 
 def _checked(about: str, statement: str, good: Optional[bool], why: str = "") -> Plain:
-    state, why = (HOLDS, "") if good else (UNSEEN if good is None else FAILS, why)
-    return {"about": about, "statement": statement, "state": state, "why": why}
+    state = UNSEEN if good is None else HOLDS if good else FAILS
+    return {"about": about, "statement": statement, "state": state, "why": "" if good else why}
 
 
 def _of_package(package: Plain, at_hand: Optional[Plain]) -> Iterator[Plain]:
     for name, what in _OF_PACKAGE.items():
         if (value := package[name]) is not None:
-            good, why = None, f"needs --signed {package['file']}"
-            if at_hand is not None:
-                good, why = at_hand[name] == value, f"found {at_hand[name]}"
+            good = None if at_hand is None else at_hand[name] == value
+            needed = f"needs --signed {package['file']}"
+            why = needed if at_hand is None else f"found {at_hand[name]}"
             yield _checked(package["file"], f"{what} {value}", good, why)
 
 

@@ -314,18 +314,18 @@ def files_of(
     report: Plain, time: str, manifest: Optional[Manifest], name: str = REPORT
 ) -> dict[str, bytes]:
     """A report, by that name; its build's manifest; its digest, when it was made, and timings."""
-    data, milliseconds, steps = canonical(report), None, []
-    files = {name: data}
+    files = {name: canonical(report)}
+    head: Plain = {"schema_version": SCHEMA_VERSION, "report_sha256": sha256_of(files[name])}
+    head |= {"made_at": time, "tool": f"sgx-enclaves {__version__}", "milliseconds": None}
+    head["steps"] = []
     if manifest is not None:
         files[MANIFEST] = manifest_bytes(manifest)
-        milliseconds = manifest.milliseconds
-        steps = [
+        head["milliseconds"] = manifest.milliseconds
+        head["steps"] = [
             {"tree": tree.release, "id": step.id, "milliseconds": step.milliseconds}
             for tree in manifest.trees
             for step in tree.steps
         ]
-    head = {"schema_version": SCHEMA_VERSION, "report_sha256": sha256_of(data), "made_at": time}
-    head |= {"tool": f"sgx-enclaves {__version__}", "milliseconds": milliseconds, "steps": steps}
     return {**files, HEAD: canonical(head)}
 
 

@@ -153,8 +153,8 @@ def statements_of_record(plain: Mapping[str, Any], *, builder: str) -> list[Plai
     An AttestationError if the build has other packages now; a RecordError if it is malformed.
     """
     if (found := plain.get("outdated")) is not None:
-        message, hint = "the record is not of the build as it is now", "verify the build again"
-        raise AttestationError(message, found=str(found), hint=hint)
+        message = "the record is not of the build as it is now"
+        raise AttestationError(message, found=str(found), hint="verify the build again")
     own = {field.name for field in dataclasses.fields(Record)}
     kept = read_record({name: value for name, value in plain.items() if name in own})
     time = kept.verified_at or ""
@@ -196,8 +196,8 @@ def read_bundle(data: bytes, file: str, *, bare: bool = False) -> list[Envelope]
 def read_statement(envelope: Envelope, file: str) -> Plain:
     """The statement in an envelope whose signatures were found good; else an AttestationError."""
     if (found := envelope.payload_type) != PAYLOAD_TYPE:
-        message, expected = "no in-toto statement", PAYLOAD_TYPE
-        raise AttestationError(message, file=file, expected=expected, found=found)
+        message = "no in-toto statement"
+        raise AttestationError(message, file=file, expected=PAYLOAD_TYPE, found=found)
     most = dsse.MAX_ENVELOPE
     statement: Plain = parse_json(envelope.payload, file=file, error=AttestationError, most=most)
     schema = read_schema(__file__, "attestation.schema.json", "statement")

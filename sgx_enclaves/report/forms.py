@@ -275,7 +275,7 @@ def _enclave(enclave: EnclaveOutcome) -> dict[str, object]:
         "refused_by": enclave.refused_by or None,
         "refused_checks": list(enclave.refused_checks),
         "findings": as_plain((verdict or enclave).findings),
-        **{f"{r}_sha256": verdict and getattr(verdict, r).sha256 for r in _ROLES},
+        **{f"{role}_sha256": verdict and getattr(verdict, role).sha256 for role in _ROLES},
         "mrenclave": verdict and verdict.mrenclave,
         "report": verdict and f"{enclave.name}/verdict.json",
     }
