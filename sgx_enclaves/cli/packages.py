@@ -20,7 +20,7 @@ from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS
 from sgx_enclaves.plain import as_plain
 from sgx_enclaves.progress import Event
 from sgx_enclaves.report.forms import result_dict, survey_dict
-from sgx_enclaves.report.templated import result_text, scan_text
+from sgx_enclaves.report.templated import result_text
 from sgx_enclaves.rpm.check import PackageResult, check_package
 from sgx_enclaves.rpm.enclaves import provides_of
 from sgx_enclaves.rpm.references import Neighbours, neighbours_among, open_reference
@@ -99,10 +99,9 @@ def scan(args: argparse.Namespace) -> int:
         if state is not None:
             state.close()
     status = max((int(report["exit_status"]) for report in reports), default=0)
-    if args.json:
-        output.out_json({"exit_status": status, **survey_dict(found), "packages": reports})
-    else:
-        output.out_report(scan_text(found, reports))
+    plain = {"exit_status": status, **survey_dict(found), "packages": reports}
+    broken = sum(any(f["severity"] != "note" for f in report["findings"]) for report in reports)
+    output.answer(args, plain, "scan.txt", broken=broken, **plain)
     if args.report is not None:
         _write_report(args, "scan", reports)
     return status

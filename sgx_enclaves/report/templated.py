@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from sgx_enclaves.gate.collect import Combined
     from sgx_enclaves.rpm.check import PackageResult
-    from sgx_enclaves.rpm.scan import Survey
 
 # The picture of a file: its width, and how many bars it has. No bar is too thin to be seen: on a
 # telephone 360 pixels wide one has 3.6.
@@ -232,12 +231,6 @@ def release_text(verdict: ReleaseVerdict, *, width: int = 80) -> str:
 def result_text(result: PackageResult, *, width: int = 80) -> str:
     """A package's result: much about what is wrong, little about what is right."""
     return filled("package.txt", result=result, width=width - 2).rstrip("\n")
-
-
-def scan_text(survey: Survey, reports: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each package that is worth one and for each enclave in it, and a summary."""
-    broken = sum(any(f["severity"] != "note" for f in r["findings"]) for r in reports)
-    return filled("scan.txt", survey=survey, reports=reports, broken=broken).rstrip("\n")
 
 
 def exit_status(verdict: object) -> int:

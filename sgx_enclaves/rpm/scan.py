@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -41,8 +40,7 @@ from sgx_enclaves.rpm.references import Neighbours, Reference, neighbours_among,
 from sgx_enclaves.rpm.repodata import REPOMD, Listing, Listings, repository_in
 from sgx_enclaves.rpm.rules import finding
 
-_KEY = "scan"
-_KEY_SIZE = 1 << 16
+_BEGINNING = b'{"scan": '
 # The lead and the signature header, which has the digest of the other one.
 _HEAD = 16 << 10
 # Where the Provides of a package of enclaves are: it has few files.
@@ -84,7 +82,7 @@ class ScanState:
         self._path = path
         self._stamps: dict[str, str] = {}
         self._known: dict[str, tuple[str, Optional[dict[str, Any]]]] = {}
-        header = json.dumps({_KEY: key})
+        header = json.dumps({"scan": key})
         lines = self._lines()
         for line in lines[1:] if lines[:1] == [header] else ():
             # A scan that was killed may have left half a line: it is left out.
@@ -99,14 +97,12 @@ class ScanState:
     def _lines(self) -> list[str]:
         if not os.path.exists(self._path):
             return []
-        reading = system_errors(self._path, "cannot be read")
-        with reading, io.TextIOWrapper(open_regular(self._path), "utf-8", "replace") as stream:
-            first = stream.readline(_KEY_SIZE).rstrip("\n")
-            if not first.startswith(f'{{"{_KEY}": '):
+        with system_errors(self._path, "cannot be read"), open_regular(self._path) as stream:
+            if stream.read(len(_BEGINNING)) != _BEGINNING:
                 message = "not the state of a scan, and so not written over"
                 hint = "name a file that is not there yet"
                 raise InputError(message, file=self._path, hint=hint)
-            return [first, *stream.read().splitlines()]
+            return (_BEGINNING + stream.read()).decode("utf-8", "replace").splitlines()
 
     def known(self, path: str) -> Optional[Scanned]:
         """The earlier result for a file that has not changed since."""
@@ -282,10 +278,9 @@ def _speaks_of_unsigned(path: str) -> bool:
     if "-unsigned" in os.path.basename(path):
         return True
     try:
-        # Like the scan itself, this must not wait for a pipe.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", 0) as stream:
+        with open_regular(path) as stream:
             return b":unsigned" in stream.read(_START)
-    except OSError:
+    except (OSError, InputError):
         return False
 
 
