@@ -289,7 +289,10 @@ Item = Union[PackedEnclave, EmbeddedEnclaves, ConfigFile]
 def enclaves_among(
     package: Package, members: Iterable[PayloadFile], *, configs: bool = False
 ) -> Iterator[Item]:
-    """Yield a package's enclaves, and its config.xml files if asked for; holds one at a time."""
+    """Yield the enclaves of a package one by one, and its config.xml files when asked for.
+
+    Holds one file at a time, as long as the caller does too.
+    """
     symbolic: Optional[dict[str, list[str]]] = {} if package.is_source else None
     enclaves = 0
     for member in members:

@@ -62,7 +62,8 @@ Opener = Callable[[str], AbstractContextManager[Contents]]
 def packed(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Iterator[Contents]:
     """A package file, and its regular files in the payload's order; see `open_package`.
 
-    What is not read of them is read here; the payload is right only when the iteration ends.
+    What is not read of them is read and checked here; the payload is right only when the
+    iteration ends.
 
     Raises:
         PackageError: malformed, or not what the header says.
@@ -111,8 +112,8 @@ def _files(package: Package, pieces: Iterator[bytes]) -> Iterator[PayloadFile]:
 class SharedOpener:
     """An `Opener` of packages whose payloads one child process unpacks, in the order of `plan`.
 
-    A child costs as much as some megabytes. What is read in another order, or behind a payload
-    that could not be read, gets its own.
+    A child costs as much as a payload of some megabytes. What is read in another order, or
+    behind a payload that could not be read, gets a child of its own.
     """
 
     def __init__(self) -> None:
