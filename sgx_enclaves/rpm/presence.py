@@ -33,7 +33,7 @@ _PROVIDE = re.compile(r"sgx-enclave\((?P<name>[^:()]+)(?::(?P<state>signed|unsig
 
 
 class Evidence(NamedTuple):
-    """One reason to believe that a package has an enclave, and its name there, such as `ide`, if known.
+    """One reason to believe that a package has an enclave, and its name there (`ide`) if known.
 
     It claims to be signed, unless it says otherwise: Provides that say nothing ask for trust, too.
     """
