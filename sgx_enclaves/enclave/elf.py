@@ -58,7 +58,8 @@ _LONGEST_SYMBOL = 1 << 14
 class EnclaveImage:
     """An enclave file, parsed and checked.
 
-    Its descriptor is the metadata area (the SDK's METADATA_SIZE, bytes); nothing binds `note_type`.
+    The descriptor is the metadata area: file offset, and size in bytes (the SDK's METADATA_SIZE).
+    Nothing binds the note's type.
     """
 
     name: str

@@ -190,7 +190,7 @@ class ElrangeEntry(Structure):
         return self.enclave_image_address - self.elrange_start_address
 
     def problem(self, enclave_size: int) -> Optional[str]:
-        """Why it cannot hold so many bytes, by the tool and set_elrange_config of loader.cpp."""
+        """Why the tool and set_elrange_config (psw/urts/loader.cpp) refuse so many bytes in it."""
         image, start, size = dataclasses.astuple(self)
         if image % PAGE_SIZE or start % PAGE_SIZE or size % PAGE_SIZE:
             return "the ELRANGE addresses and size are not whole pages"

@@ -65,7 +65,7 @@ class Finding:
     """One thing that was found out, for people and programs.
 
     Attributes:
-        code: a stable name, for example `signature-invalid`.
+        code: a stable name, for example `signature-invalid`; the message is one sentence.
         block: index of the metadata block it is about.
         offset: byte offset in the vendor's file.
         hint: the next step for the user.
@@ -261,7 +261,7 @@ def changes(left: bytes, right: bytes, start: int, end: int) -> Iterator[tuple[i
 def differing_ranges(
     left: bytes, right: bytes, areas: Iterable[Range], gap: int = 1
 ) -> Iterator[Range]:
-    """Where both differ in each of `areas`; less than `gap` bytes apart is one range."""
+    """Where they differ in each of `areas`; what is less than `gap` bytes apart is one range."""
     nearby = rb"(?:\0{1,%d}[^\0]+)*" % (gap - 1) if gap > 1 else b""
     pattern = re.compile(rb"[^\0]+" + nearby)
     for start, end in areas:
