@@ -3,7 +3,7 @@
 
 A verb is a function; its help and what it takes stand in `sgx_enclaves_cli.txt` beside this.
 The exit status is that of the verdict (0 identical, 1 differs, 2 anything else), so that 1 never
-means a failed connection, as with Koji's own commands.
+means a failed connection, for which Koji's own commands use it.
 """
 
 from __future__ import annotations

@@ -321,10 +321,8 @@ class BuildrootTree:
                     chroot.broot.single_log(str(log), name=f"step-{log.name}")
                 return ended
         except OSError as error:
-            took = time.monotonic() - start
-            return Ended(
-                None, False, f"cannot be run and logged: {error.strerror}", int(took * 1000)
-            )
+            took = int((time.monotonic() - start) * 1000)
+            return Ended(None, False, f"cannot be run and logged: {error.strerror}", took)
 
     def close(self) -> None:
         """See `Tree`; kojid removes what there is."""

@@ -204,11 +204,11 @@ def getSgxLock(release: str) -> Optional[dict[str, Any]]:
               which is text in the format of mock's buildroot_lock plugin
     """
     with koji_errors():
-        return next(iter(store.newest_lock(argument(release, "release", "text"))), None)
+        return store.newest_lock(argument(release, "release", "text"))
 
 
 @export
-def setSgxLock(task_id: int) -> dict[str, Any]:
+def setSgxLock(task_id: int) -> Optional[dict[str, Any]]:
     """Pin the buildroot that a verification was made in, for its release, from now on.
 
     Needs the permission sgx-enclaves-lock. The task must have ended with the verdict
@@ -239,7 +239,8 @@ def setSgxLock(task_id: int) -> dict[str, Any]:
                 hint="verify again, and name a repo by --repo-id",
             )
         (lock,) = locks.values()
-        return store.put_lock(release, lock, task_id=task_id, user_id=session.user_id)
+        store.put_lock(release, lock, task_id=task_id, user_id=session.user_id)
+        return store.newest_lock(release)
 
 
 def _lock_of(task_id: int) -> tuple[str, str]:

@@ -139,25 +139,23 @@ def in_short(enclaves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{name: enclave[name] for name in names} for enclave in enclaves]
 
 
-def put_lock(release: str, lock: str, **who: int) -> dict[str, Any]:
+def put_lock(release: str, lock: str, **who: int) -> None:
     """Keep a lock, which is the release's from now on; `who`: task_id and user_id."""
     data = {"release": release, "sha256": sha256_of(lock.encode()), "lock": lock, **who}
     InsertProcessor("sgx_lock", data=data).execute()
-    (made,) = newest_lock(release)
-    return made
 
 
-def newest_lock(release: str) -> list[dict[str, Any]]:
+def newest_lock(release: str) -> Optional[dict[str, Any]]:
     """The lock of a release that counts, if there is one."""
-    rows: list[dict[str, Any]] = QueryProcessor(
+    found: Optional[dict[str, Any]] = QueryProcessor(
         tables=["sgx_lock"],
         columns=[*_LOCK, "date_part('epoch', create_time)"],
         aliases=[*_LOCK, "create_ts"],
         clauses=["release = %(release)s"],
         values={"release": release},
         opts={"order": "-id", "limit": 1},
-    ).execute()
-    return rows
+    ).executeOne()
+    return found
 
 
 def former_names(tag_id: int) -> set[str]:

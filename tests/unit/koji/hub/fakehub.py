@@ -261,7 +261,10 @@ class FakeHub:
         return TASK + len(self.made)
 
     def QueryProcessor(self, **arguments: Any) -> Any:
-        return types.SimpleNamespace(execute=lambda: self._found(**arguments))
+        return types.SimpleNamespace(
+            execute=lambda: self._found(**arguments),
+            executeOne=lambda: next(iter(self._found(**arguments)), None),
+        )
 
     def _found(self, tables: Sequence[str], **arguments: Any) -> Any:
         (table,) = tables
