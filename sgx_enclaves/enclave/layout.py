@@ -103,7 +103,10 @@ def plan_layout(
     tcs_offset: int,
     wants_sgx2: bool,
 ) -> LayoutPlan:
-    """Lay out all behind the image: `frame` pages an SSA frame, TCS template at `tcs_offset`."""
+    """Lay out everything behind the image.
+
+    An SSA frame has `frame` pages; the template of a TCS is at `tcs_offset` of the block.
+    """
     is_early = generation.rules is Rules.SDK_1_5
     heap = _growing("HEAP", "Heap", values, SECINFO_RW)
     thread = _thread(image, values, frame, tcs_offset, 1 if is_early else GUARD_PAGES)

@@ -98,7 +98,7 @@ class Generation:
         elrange_fallback: whether global data name the enclave size without ELRANGE.
         ranges: option ranges that differ from the newest SDK's: name to option.
         follows: newest release of the known one that an unknown, newer one is taken for.
-        is_branch: whether it was no release; what one of its word and sizes writes is right then.
+        is_branch: whether it was no release; one of its word and sizes is right without a question.
         fips_by_argument: whether IPP FIPS is asked for on the tool's command line.
     """
 

@@ -161,7 +161,7 @@ class Sigstruct(Structure):
 
     @property
     def is_debug(self) -> bool:
-        """Whether debug mode is open: by type, by ATTRIBUTES, or because the mask lets it be."""
+        """Whether debug mode is open: by type, by ATTRIBUTES, or as the mask does not check it."""
         return bool(
             self.type & TYPE_DEBUG
             or self.attributes_flags & Attribute.DEBUG
