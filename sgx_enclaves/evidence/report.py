@@ -10,7 +10,6 @@ and the report's digest. Reports are plain data, and a report that is read is in
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -331,9 +330,8 @@ def files_of(
 
 def write_report(folder: Path, report: Plain, manifest: Optional[Manifest] = None) -> None:
     """Write a report, what stands beside it, and its short forms into a directory."""
-    time = time_text(datetime.datetime.now(datetime.timezone.utc))
     files = {f"report.{form}": report_summary(report, form).encode() for form in ("md", "xml")}
-    write_files(folder, files | files_of(report, time, manifest))
+    write_files(folder, files | files_of(report, time_text(), manifest))
 
 
 def read_report(data: bytes, file: str) -> Plain:

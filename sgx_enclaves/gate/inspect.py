@@ -12,7 +12,6 @@ What was found in a file is remembered as long as it is the same file on disk.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any, BinaryIO, Optional, TypeVar
 
 from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import PackageError, SgxEnclavesError
-from sgx_enclaves.files import sha256_of, system_errors
+from sgx_enclaves.files import DigestedStream, sha256_of, system_errors
 from sgx_enclaves.limits import ArchiveLimits
 from sgx_enclaves.rpm.enclaves import (
     EmbeddedEnclaves,
@@ -39,7 +38,6 @@ from sgx_enclaves.rpm.reader import Package, open_package
 T = TypeVar("T")
 # nothing of it is held, and debug information of browsers is large
 _SEARCHED = ArchiveLimits(archive_size=16 << 30, total_size=64 << 30, ratio=1 << 20)
-_CHUNK = 1 << 20
 # seconds after which a file's ctime shows whether it was changed again
 _SETTLED = 2.0
 
@@ -235,14 +233,13 @@ def rpm_digests(path: str) -> RpmDigests:
 
 
 def _read_digests(path: str) -> RpmDigests:
-    whole, content = hashlib.sha256(), hashlib.sha256()
     with open_package(path) as (package, stream), system_errors(path, "cannot be read"):
         stream.seek(0)
-        whole.update(stream.read(package.header.start))
-        while chunk := stream.read(_CHUNK):
-            whole.update(chunk)
-            content.update(chunk)
+        whole = DigestedStream(stream)
+        whole.read(package.header.start)
+        # the rest, which both read
+        content = DigestedStream(whole).digest()
         pins = package.header.all("PAYLOADDIGEST", str)
-        payload = next((pin for pin in pins if len(pin) == whole.digest_size * 2), None)
-        digests = (whole.hexdigest(), content.hexdigest(), package.header.digest("sha256"))
-        return RpmDigests(*digests, payload, package.nevra)
+        payload = next((pin for pin in pins if len(pin) == len(content)), None)
+        header = package.header.digest("sha256")
+        return RpmDigests(whole.digest(), content, header, payload, package.nevra)

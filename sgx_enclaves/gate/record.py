@@ -118,8 +118,9 @@ class Record:
         return moment.replace(tzinfo=datetime.timezone.utc)
 
 
-def time_text(moment: datetime.datetime) -> str:
-    """A moment as records have it."""
+def time_text(moment: Optional[datetime.datetime] = None) -> str:
+    """A moment, or now, as records have it."""
+    moment = moment or datetime.datetime.now(datetime.timezone.utc)
     return moment.astimezone(datetime.timezone.utc).strftime(_TIME)
 
 

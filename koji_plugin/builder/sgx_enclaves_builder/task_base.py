@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import random
 import signal
@@ -200,7 +199,7 @@ class SgxTask(koji.tasks.BaseTaskHandler):
 
         Where there is a key for that, what it says is signed and uploaded too.
         """
-        when = time_text(datetime.datetime.now(datetime.timezone.utc))
+        when = time_text()
         files = files_of(report, when, manifest, REPORT)
         digest = sha256_of(files[REPORT])
         for name, data in files.items():

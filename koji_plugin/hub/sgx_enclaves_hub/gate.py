@@ -62,7 +62,7 @@ def judge(build: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[Decision, di
 def attested() -> Optional[frozenset[str]]:
     """SHA-256 of the unsigned enclaves that the site's attestations name; None if it has none.
 
-    An error if they cannot be read, or are not by enough of the site's keys.
+    An SgxEnclavesError if they cannot be read, or are not by enough of the site's keys.
     """
     chosen = settings()
     if not chosen.gate_attestations:

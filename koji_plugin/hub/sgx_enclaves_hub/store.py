@@ -7,6 +7,7 @@ cheap and what `show` and `list` go by, and by the files on disk, which the gate
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +17,7 @@ import koji
 from kojihub import list_rpms
 from kojihub.db import InsertProcessor, QueryProcessor, currval
 
-from sgx_enclaves.errors import InputError
-from sgx_enclaves.files import sha256_of
+from sgx_enclaves.files import sha256_of, system_errors
 from sgx_enclaves.gate.inspect import BuildFile
 from sgx_enclaves.gate.record import Record, record_from_json
 
@@ -180,14 +180,10 @@ def build_files(build: Mapping[str, Any]) -> list[BuildFile]:
     Builds of other kinds (maven, images, …) have none, or only wrapped ones.
     """
     folder = koji.pathinfo.build(build)
-    try:
+    keys: list[str] = []
+    listing = system_errors(folder, "signed copies cannot be listed")
+    with listing, contextlib.suppress(FileNotFoundError):
         keys = sorted(os.listdir(os.path.join(folder, "data", "signed")))
-    except FileNotFoundError:
-        keys = []
-    except OSError as error:
-        raise InputError(
-            f"signed copies cannot be listed: {error.strerror or error}", file=folder
-        ) from None
     files = []
     for rpm in list_rpms(buildID=build["id"]):
         if rpm["arch"] not in ("src", "nosrc"):
