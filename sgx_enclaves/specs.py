@@ -232,14 +232,7 @@ def _packaged_tools(release: Release) -> dict[str, ToolPin]:
 def _toolchain(request: SpecRequest) -> Mapping[str, object]:
     """What the template of the designated toolchain puts in, by name."""
     release = request.release
-    toolchain, build = release.toolchain, release.build
-    if toolchain is None or build is None:
-        trees = request.catalogue.trees_of(release)
-        raise CatalogueError(
-            f"{release.name} designates no toolchain: other releases build its enclaves",
-            file=release.file,
-            hint="write that of " + " or ".join(tree.name for tree in trees),
-        )
+    build, toolchain = release.own_tree()
     tools = _packaged_tools(release)
     lost = [f"toolchain.{key}" for key in ("prefix", "interpreter") if not getattr(toolchain, key)]
     lost += [f"the source of {name}" for name in _TOOLS if name not in tools]

@@ -307,6 +307,17 @@ class Release:
         """The archives to fetch before a build."""
         return tuple(source.artifact for source in self.build.sources) if self.build else ()
 
+    def own_tree(self) -> tuple[Build, Toolchain]:
+        """How its own tree is made, and with what; a CatalogueError if it has none."""
+        if self.build is None or self.toolchain is None:
+            others = ", ".join(sorted({e.built_in for e in self.enclaves if e.built_in}))
+            raise CatalogueError(
+                f"{self.name} has no sources of its own, and designates no toolchain",
+                file=self.file,
+                hint=f"name one that its enclaves are built in: {others or 'there is none'}",
+            )
+        return self.build, self.toolchain
+
     def along(self, enclaves: Iterable[str], route: Optional[str] = None) -> Release:
         """The release whose own tree is made by one route, with what that needs alone; by default
         the first route that leads to all of the enclaves.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from sgx_enclaves.catalogue.reader import as_tables
-from sgx_enclaves.catalogue.records import Build, Patch, Release
+from sgx_enclaves.catalogue.records import Patch, Release
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.limits import MIB, at_most
 from sgx_enclaves.plain import record
@@ -222,10 +222,11 @@ def _with_pins(block: str, pins: Mapping[str, Mapping[str, str]]) -> str:
     return block[:at] + "".join(new) + block[at:]
 
 
-def check_tree(release: Release, build: Build, tree: Path) -> Iterator[tuple[str, str]]:
+def check_tree(release: Release, tree: Path) -> Iterator[tuple[str, str]]:
     """Compare what a release says of its sources with the sources, laid out: what was checked, and
     what is wrong, if anything is. Patches are applied, in their order; nothing else is run.
     """
+    build, _ = release.own_tree()
     for name in release.license_files:
         yield f"licence {name}", _missing(tree / name)
     for patch in build.patches:

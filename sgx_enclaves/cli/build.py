@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any, Optional
 
-from sgx_enclaves.catalogue.records import Release, Toolchain
+from sgx_enclaves.catalogue.records import Release
 from sgx_enclaves.cli import arguments, compare, output
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.evidence.report import of_release, write_report
@@ -107,7 +107,9 @@ def toolchain(args: argparse.Namespace) -> int:
     else:
         # on the PATH that a build would have, not the caller's
         kind = ToolchainKind.HOST if args.tools else ToolchainKind.DESIGNATED
-        use = look_at_toolchain(_designated(args), kind, Machine(root), args.tools)
+        _, release = arguments.chosen_release(args)
+        _, designated = release.own_tree()
+        use = look_at_toolchain(designated, kind, Machine(root), args.tools)
         if args.action == "record":
             output.print_or_write(args, json.dumps(use.record.as_dict(), indent=2))
             return 0
@@ -119,17 +121,6 @@ def toolchain(args: argparse.Namespace) -> int:
         text = filled("toolchain.txt", **facts, locked=args.lock is not None)
     output.print_or_write(args, text)
     return int(not matches)
-
-
-def _designated(args: argparse.Namespace) -> Toolchain:
-    _, release = arguments.chosen_release(args)
-    if release.toolchain is None:
-        raise InputError(
-            f"the release {release.name} designates no toolchain",
-            file=release.file,
-            hint="its enclaves are built in another release's tree",
-        )
-    return release.toolchain
 
 
 def _installed(root: Optional[str]) -> list[LockedPackage]:

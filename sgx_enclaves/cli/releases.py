@@ -118,13 +118,10 @@ def _pin(args: argparse.Namespace, release: Release) -> int:
 
 
 def _check(args: argparse.Namespace, release: Release) -> int:
-    if release.build is None:
-        raise InputError(
-            f"{release.name} has no sources of its own", hint="check the releases it is built in"
-        )
+    build, _ = release.own_tree()
     if args.route is not None or args.enclaves:
         built = [enclave.name for enclave in release.enclaves if enclave.build is not None]
-        routes = {route.id: route.enclaves for route in release.build.routes}
+        routes = {route.id: route.enclaves for route in build.routes}
         names = args.enclaves or routes.get(args.route, built)
         release = release.only(names).along(names, args.route)
     archives = vendor.fetch_sources(release, arguments.chosen_fetcher(args))
@@ -140,20 +137,19 @@ def _check(args: argparse.Namespace, release: Release) -> int:
 def _checked(
     release: Release, archives: Mapping[str, Fetched], scratch: Path
 ) -> Iterator[tuple[str, str]]:
+    build, _ = release.own_tree()
     isolation, reason = best_isolation()
-    build, toolchain, tree = release.build, release.toolchain, None
-    if build is None:
-        return
-    if isolation is Isolation.NONE or toolchain is None:
-        output.note(f"make's targets are not looked for: {reason or 'no toolchain is designated'}")
+    tree = None
+    if isolation is Isolation.NONE:
+        output.note(f"make's targets are not looked for: {reason}")
     else:
         tree = Machine(isolation=isolation).open(scratch / "tree", build.root)
     path = scratch / "tree" if tree is None else tree.path
     path.parent.mkdir(parents=True, exist_ok=True)
     lay_out(path, build, archives, output.progress())
-    yield from writing.check_tree(release, build, path)
-    if tree is not None and toolchain is not None:
-        yield from find_targets(release, build, toolchain, tree, scratch / "log")
+    yield from writing.check_tree(release, path)
+    if tree is not None:
+        yield from find_targets(release, tree, scratch / "log")
 
 
 def _repack(args: argparse.Namespace, release: Release) -> int:

@@ -23,7 +23,7 @@ from typing import Any, Optional
 
 from sgx_enclaves import __version__
 from sgx_enclaves.catalogue.artifact import Artifact
-from sgx_enclaves.catalogue.records import MAKERS, Build, Catalogue, Release, Toolchain
+from sgx_enclaves.catalogue.records import MAKERS, Catalogue, Release
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.errors import BuildError, CatalogueError, SgxEnclavesError
 from sgx_enclaves.explain.description import Description
@@ -97,9 +97,7 @@ def plan_trees(
     made = []
     for whole, plans in trees.values():
         tree = whole.along([enclave.name for enclave in plans], route)
-        if tree.build is None or tree.toolchain is None:
-            raise CatalogueError(f"{tree.name} has no tree to build in", file=tree.file)
-        made.append(TreePlan(tree, tree.build, tree.toolchain, tuple(plans)))
+        made.append(TreePlan(tree, *tree.own_tree(), tuple(plans)))
     return tuple(made)
 
 
@@ -347,13 +345,12 @@ def find_differences(file: str, left: bytes, right: bytes) -> list[BuildDifferen
     ]
 
 
-def find_targets(
-    release: Release, build: Build, toolchain: Toolchain, tree: Tree, log: Path
-) -> Iterator[tuple[str, str]]:
+def find_targets(release: Release, tree: Tree, log: Path) -> Iterator[tuple[str, str]]:
     """Have `make` read the makefiles of steps and enclaves, and make nothing: each step or enclave
     with its targets, and what is wrong with them, if anything is. A directory that only a step
     makes is left out.
     """
+    build, toolchain = release.own_tree()
     path = search_path(toolchain, ToolchainKind.HOST)
     environment = step_environment(toolchain, path, tree.home, {})
     made = [(f"step {s.id}", s.place, s.command) for s in build.steps if s.command[0] == "make"]

@@ -22,7 +22,6 @@ from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Enclave, Release, VendorArchive
 from sgx_enclaves.enclave.verdict import finding_of
 from sgx_enclaves.errors import (
-    CatalogueError,
     DigestError,
     FetchError,
     FormatError,
@@ -79,13 +78,9 @@ class SignedArchive:
 
 def fetch_sources(release: Release, fetcher: Fetcher) -> dict[str, Fetched]:
     """Bring every source archive of the release's own tree, by source id, each once."""
-    if release.build is None:
-        raise CatalogueError(
-            f"{release.name} has no sources of its own; its enclaves are built in other releases",
-            file=release.file,
-        )
+    build, _ = release.own_tree()
     here = {file: fetcher.fetch(file) for file in dict.fromkeys(release.sources())}
-    return {source.id: here[source.artifact] for source in release.build.sources}
+    return {source.id: here[source.artifact] for source in build.sources}
 
 
 def fetch_signed(release: Release, fetcher: Fetcher) -> dict[str, SignedArchive]:

@@ -12,7 +12,14 @@ from typing import Optional
 import pytest
 
 from sgx_enclaves.catalogue.artifact import Artifact
-from sgx_enclaves.catalogue.records import Build, Enclave, Release, Source, VendorArchive
+from sgx_enclaves.catalogue.records import (
+    Build,
+    Enclave,
+    Release,
+    Source,
+    Toolchain,
+    VendorArchive,
+)
 from sgx_enclaves.errors import (
     ArchiveError,
     CatalogueError,
@@ -102,7 +109,7 @@ class Place:
                 (),
                 (),
             ),
-            toolchain=None,
+            toolchain=Toolchain("old", ()),
             vendor=(VendorArchive("signed", signed, Artifact("SUMS", (url,))),),
             enclaves=(enclave("one"), enclave("two")),
             unpinned=(),
@@ -173,7 +180,7 @@ def test_without_sources_or_network(vendor: VendorServer, tmp_path: Path) -> Non
     again = fetch_signed(place.release, offline)
     assert again["signed"].fetched.url is None
     bare = Release(**{**place.release.__dict__, "build": None})
-    with pytest.raises(CatalogueError, match="no sources of its own"):
+    with pytest.raises(CatalogueError, match=r"no sources of its own.*built in: other"):
         fetch_sources(bare, place.fetcher)
 
 

@@ -469,7 +469,7 @@ def test_a_written_release_is_read_again() -> None:
 def test_nothing_is_run_but_patch(tmp_path: Path) -> None:
     release = read_release(TOML.encode(), "x")
     assert release.build is not None
-    problems = dict(check_tree(release, release.build, tmp_path / "no"))
+    problems = dict(check_tree(release, tmp_path / "no"))
     assert problems["step sdk"] == "no is not there"
 
 

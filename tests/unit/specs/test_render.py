@@ -228,7 +228,7 @@ def test_a_toolchain_without_sources_is_not_packaged() -> None:
     assert "toolchain.prefix, toolchain.interpreter, the source of nasm" in str(caught.value)
     with pytest.raises(CatalogueError, match="designates no toolchain") as caught:
         spec(BUILT_ELSEWHERE, SpecKind.TOOLCHAIN)
-    assert f"write that of {NEWEST}" in str(caught.value)
+    assert f"built in: {NEWEST}" in str(caught.value)
 
 
 def test_the_repack_that_the_catalogue_names_is_the_source() -> None:
