@@ -136,11 +136,8 @@ def _listing(trees: Trees) -> SourceTree:
 
 
 def _newest_with_build(catalogue: Catalogue) -> tuple[Release, Build, Toolchain]:
-    able = [
-        (release, release.build, release.toolchain)
-        for release in catalogue.releases.values()
-        if release.build is not None and release.toolchain is not None
-    ]
+    releases = catalogue.releases.values()
+    able = [(release, *release.own_tree()) for release in releases if release.build is not None]
     if not able:
         raise CatalogueError("the catalogue has no release with a build to carry over")
     return max(able, key=lambda r: [int(n) for n in re.findall(r"\d+", f"{r[0].sgx}.{r[0].dcap}")])

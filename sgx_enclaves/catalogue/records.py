@@ -409,27 +409,25 @@ class Catalogue:
             said.append(f"{others} other releases of the catalogue are replaced too")
         return tuple(said)
 
-    def build_of(self, release: Release, enclave: Enclave) -> tuple[Release, Enclave]:
-        """The release and the enclave in it whose tree this enclave is built from: not every one is
-        signed again for each release. A CatalogueError if nobody outside can build it.
+    def build_of(self, release: Release, enclave: Enclave) -> tuple[Release, OwnBuild]:
+        """The release in whose tree this enclave is built, and how: not every one is signed again
+        for each release. A CatalogueError if nobody outside can build it.
         """
         if enclave.not_reproducible is not None:
             raise CatalogueError(
                 f"{enclave.name} of {release.name} cannot be built: {enclave.not_reproducible}",
                 file=release.file,
             )
-        if enclave.built_in is None:
-            return release, enclave
-        other = self.releases.get(enclave.built_in)
-        built = other.enclave(enclave.name) if other is not None else None
-        if other is None or built is None or built.build is None:
+        tree = release if enclave.built_in is None else self.releases.get(enclave.built_in)
+        built = tree.enclave(enclave.name) if tree is not None else None
+        if tree is None or built is None or built.build is None:
             raise CatalogueError(
                 f"enclave {enclave.name}.built_in: names no release that builds it",
                 file=release.file,
                 found=repr(enclave.built_in),
                 hint="add that release to the same directory",
             )
-        return other, built
+        return tree, built.build
 
     def trees_of(self, release: Release) -> tuple[Release, ...]:
         """The releases whose trees its enclaves, those that can be, are built in."""

@@ -90,10 +90,8 @@ def plan_trees(
     trees: dict[str, tuple[Release, list[EnclavePlan]]] = {}
     for enclave in wanted:
         tree, own = catalogue.build_of(release, enclave)
-        if own.build is None:
-            raise CatalogueError(f"nothing says how {own.name} is built", file=tree.file)
         plans = trees.setdefault(tree.name, (tree, []))[1]
-        plans.append(EnclavePlan(enclave.name, enclave.file, own.build))
+        plans.append(EnclavePlan(enclave.name, enclave.file, own))
     made = []
     for whole, plans in trees.values():
         tree = whole.along([enclave.name for enclave in plans], route)
