@@ -68,7 +68,7 @@ def kind_of(start: bytes) -> str:
 
 
 def open_regular(path: str) -> BinaryIO:
-    """Open a regular file, and nothing that could be waited for for ever or has no end."""
+    """Open a regular file; what has no end, or no writer for ever, is an InputError at once."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
@@ -88,7 +88,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
     """Replace `path` with `data` atomically: readers see the old file or the new one.
 
-    From the mode, the umask takes away. If it cannot be written, nothing is left behind.
+    From the mode, the umask takes away. An InputError leaves nothing behind.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}")
@@ -231,9 +231,10 @@ DIRECTORY, FILE, PROGRAM, LINK = "d", "f", "x", "l"
 
 
 class Entry(NamedTuple):
-    """One thing in a tree, by its path below the root: of a file the SHA-256, of a link the target.
+    """One thing in a tree, by its path below the root, `/` between its parts.
 
     The kinds are `d` directory, `f` file, `x` file that its owner may execute, `l` symbolic link.
+    The value of a file is its SHA-256 in lower-case hexadecimal, of a link its target.
     """
 
     kind: str

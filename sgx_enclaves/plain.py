@@ -179,7 +179,8 @@ def _field_names(cls: Any) -> tuple[str, ...]:
 def from_plain(cls: type[T], data: object) -> T:
     """A record of plain data that fit its schema; the inverse of `as_plain`.
 
-    Other data give a TypeError, ValueError or KeyError.
+    Fields are plain, bytes, enumerations, records, and `Optional`, tuples, lists, sets and mappings
+    of those. Other data give a TypeError, ValueError or KeyError.
     """
     return typing.cast(T, _made(cls, data))
 

@@ -167,7 +167,7 @@ def of_build(
 ) -> Plain:
     """The report of a build system's verification of a build, out of what its tasks say.
 
-    `reports` are those of the tasks that did not fail.
+    Release and buildroot are as the schema has them, `reports` those of tasks that did not fail.
     """
     enclaves: list[Plain] = []
     for answer in combined.answers:

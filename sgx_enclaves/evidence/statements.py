@@ -295,9 +295,10 @@ def signed_statements(
 def trusted(
     paths: Iterable[str], keys: Iterable[str], keyring: Optional[str]
 ) -> list[SignedStatement]:
-    """The statements in these files, or all files in a directory; see `signed_statements`.
+    """The statements in these files, or all in a directory, each signed by one of the keys.
 
-    OpenPGP signatures are looked for beside a file, with the suffix .asc or .sig.
+    OpenPGP signatures are looked for beside a file, with the suffix .asc or .sig. What is not good
+    is a SgxEnclavesError; see `signed_statements`.
     """
     loaded = [dsse.load_key(read_file(key, DEFAULT_LIMITS.config_size), key) for key in keys]
     if not loaded and keyring is None:

@@ -5,7 +5,8 @@ Decides nothing, and leaves nothing that matters out: what is cut is counted, an
 weakens a verdict is as visible as the verdict itself. Every text is made printable.
 
 The schemas beside this module describe the plain data. Field names are those of the records.
-Offsets and sizes are integers in bytes, digests and excerpts lower-case hexadecimal.
+Offsets and sizes are integers in bytes, digests and excerpts lower-case hexadecimal. Of a release
+or a scan there is of each enclave what its verdict comes to.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def row_lines(
 ) -> list[str]:
     """A label in a column of `column` characters, and a text that hangs behind it and `mark`.
 
-    Its later lines begin `hang` characters further to the right.
+    Its later lines begin `hang` characters further to the right. A row without a label continues
+    the one above it.
     """
     start = f"{label:<{column}}{mark}"
     return paragraph(text, width, start, max(len(start), column) + hang)
