@@ -312,7 +312,7 @@ def canonical(plain: Mapping[str, Any]) -> bytes:
 def files_of(
     report: Plain, time: str, manifest: Optional[Manifest], name: str = REPORT
 ) -> dict[str, bytes]:
-    """A report, by that name; its build's manifest; its digest, when it was made, and timings."""
+    """A report, by that name; its build's manifest; a head: digest, when, by what, timings."""
     files = {name: canonical(report)}
     head: Plain = {"schema_version": SCHEMA_VERSION, "report_sha256": sha256_of(files[name])}
     head |= {"made_at": time, "tool": f"sgx-enclaves {__version__}", "milliseconds": None}
