@@ -152,8 +152,6 @@ def as_plain(value: object) -> Any:
     plain: Any
     if isinstance(value, enum.Enum):
         plain = as_plain(value.value)
-    elif isinstance(value, (int, float, str)):
-        plain = value
     elif isinstance(value, (list, tuple)):
         plain = [as_plain(item) for item in value]
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):

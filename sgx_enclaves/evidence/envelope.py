@@ -20,7 +20,7 @@ from typing import Any, Union
 
 from sgx_enclaves.enclave.sign import Signer, read_private_key, read_public_key
 from sgx_enclaves.errors import AttestationError, SigningError, UnsupportedError
-from sgx_enclaves.files import sha256_of
+from sgx_enclaves.files import sha256_of, write_files
 from sgx_enclaves.plain import parse_json, read_schema, record, validate
 
 MAX_ENVELOPE = 32 << 20
@@ -187,9 +187,8 @@ def openpgp_signer(data: bytes, signature: bytes, keyring: bytes, file: str) -> 
     """
     content = {"keyring": b"".join(_dearmored(keyring)), "signature": signature, "data": data}
     with tempfile.TemporaryDirectory() as folder:
-        for name, part in content.items():
-            Path(folder, name).write_bytes(part)
-        paths = [str(Path(folder, name)) for name in content]
+        write_files(Path(folder), content)
+        paths = [f"{folder}/{name}" for name in content]
         command = ["gpgv", "--homedir", folder, "--status-fd", "1", "--keyring", *paths]
         try:
             ended = subprocess.run(  # noqa: S603 - files of our own names
