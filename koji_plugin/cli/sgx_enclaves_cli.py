@@ -171,8 +171,7 @@ def _show_record(goptions: Any, session: Any, given: argparse.Namespace) -> int:
 
 
 def _export(goptions: Any, session: Any, given: argparse.Namespace) -> int:
-    record = session.getSgxVerification(given.build, strict=True)
-    made = statements_of_record(record, builder=goptions.server)
+    made = statements_of_record(_record(session, given.build), builder=goptions.server)
     lines = (enveloped(statement).payload.decode() for statement in made)
     output.answer(given, {"statements": made}, lines)
     return 0

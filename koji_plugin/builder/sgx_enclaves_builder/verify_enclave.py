@@ -116,13 +116,13 @@ class SgxEnclaveTask(SgxTask):
         for ours in verified.built.files.values():
             self.upload(unsigned_name(ours.file), ours.unsigned, 0o755)
             self.upload(config_name(ours.file), ours.config)
-        toolchains: list[Optional[str]] = [r.digest() for r in verified.toolchains.values()]
+        digests: list[Optional[str]] = [seen.digest() for seen in verified.toolchains.values()]
         more = ""
         if origin is not None:
             more = f"; of that build {origin.says}"
-            toolchains.append(origin.toolchain_sha256)
+            digests.append(origin.toolchain_sha256)
         shared = {
-            "toolchain_sha256": digest_of(toolchains),
+            "toolchain_sha256": digest_of(digests),
             "buildroot_sha256": packages_digest(packages),
             "lock_sha256": self.lock_sha256,
             "release_sha256": self.asked.get("release_sha256"),

@@ -135,13 +135,12 @@ def _require_true(record: Record, build: Mapping[str, Any]) -> None:
 
 
 @export
-def getSgxVerification(build: Any, strict: bool = False) -> Optional[dict[str, Any]]:
+def getSgxVerification(build: Any) -> Optional[dict[str, Any]]:
     """The verification record of a build that counts: the newest that decided something.
 
     A verification that proved nothing hides no earlier one.
 
     :param build: NVR or id
-    :param strict: raise when there is none
     :returns: the record with its id, or None; 'outdated' says why it is not of the build
               as it is now (its packages were replaced, it was deleted), or is None
     """
@@ -156,8 +155,6 @@ def getSgxVerification(build: Any, strict: bool = False) -> Optional[dict[str, A
             }
             for row in store.records_of(binfo["id"])
         ]
-    if not found and strict:
-        raise koji.GenericError(f"{binfo['nvr']} has no verification record")
     # one that is of the build as it is now, if there is one
     return next((f for f in found if f["outdated"] is None), found[0] if found else None)
 

@@ -280,6 +280,7 @@ def interrupted(*_arguments: Any) -> None:
         (["show"], {}, "the following arguments are required: BUILD"),
         (["show", "x-1-1"], {}, "does not have the plugin"),
         (["show", "x-1-1"], {"getSgxVerification": None}, "was never verified"),
+        (["export", "x-1-1"], {"getSgxVerification": None}, "was never verified"),
         (["list"], {"listSgxVerifications": interrupted}, "interrupted"),
         (["audit", "t"], {"auditSgxTag": ConnectionError("refused")}, "refused"),
     ],
