@@ -18,7 +18,6 @@ from sgx_enclaves.catalogue.draft import Trees, draft_release
 from sgx_enclaves.catalogue.records import Catalogue, Release
 from sgx_enclaves.cli import arguments, output
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.metadata import Descriptor
 from sgx_enclaves.enclave.sign import extract
 from sgx_enclaves.errors import FetchError, InputError
 from sgx_enclaves.files import (
@@ -258,7 +257,7 @@ def _write_signed(
             write_files(args.signed_into, {enclave.signed_file: data})
         if args.signatures_into is not None:
             image = EnclaveImage.parse(data, enclave.signed_file)
-            signatures = extract(Descriptor.parse(image.descriptor))
+            signatures = extract(arguments.load_signed_descriptor(image))
             content = b"".join(s.serialise() for s in signatures)
             write_files(args.signatures_into, {enclave.signature_file: content})
 
