@@ -186,6 +186,14 @@ def refuses(tree: Path, error: type[SgxEnclavesError], message: str) -> None:
     assert not any(found.targets.values())
 
 
+def test_a_list_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    tree = fill(tmp_path)
+    path = tree / "repodata" / "primary.xml.gz"
+    path.unlink()
+    os.mkfifo(path)
+    refuses(tree, InputError, "no regular file")
+
+
 def test_what_is_wrong_is_said_in_a_line_that_steers_no_terminal(tmp_path: Path) -> None:
     evil = b"<metadata><package>\x1b[2J" + b"a\n" * 1000 + b"</x></package></metadata>"
     with pytest.raises(RepodataError) as caught:
