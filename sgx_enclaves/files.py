@@ -170,11 +170,8 @@ def locked(
                 waiting()
                 waiting = None
             if time.monotonic() >= deadline:
-                raise error(
-                    f"another process has held this lock for {timeout:.0f} s",
-                    file=str(path),
-                    hint="wait for it or end it",
-                )
+                problem = f"another process has held this lock for {timeout:.0f} s"
+                raise error(problem, file=str(path), hint="wait for it or end it")
             time.sleep(_LOCK_POLL)
         yield
     finally:

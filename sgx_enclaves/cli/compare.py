@@ -44,11 +44,8 @@ def compare(args: argparse.Namespace) -> int:
     config = read_file(args.config, DEFAULT_LIMITS.config_size)
     for path, data in ((args.built, built), (args.signed, signed)):
         if data.startswith(RPM_MAGIC):
-            raise InputError(
-                "an RPM package, and no enclave",
-                file=path,
-                hint=f"`sgx-enclaves check-rpm` looks into it: check-rpm {path} --reference DIR",
-            )
+            hint = f"`sgx-enclaves check-rpm` looks into it: check-rpm {path} --reference DIR"
+            raise InputError("an RPM package, and no enclave", file=path, hint=hint)
     symbols = read_file(args.symbols, DEFAULT_LIMITS.file_size) if args.symbols else None
     with elapsed(output.progress(), f"comparing {args.signed}"):
         verdict = compare_files(

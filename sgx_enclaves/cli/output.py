@@ -246,13 +246,14 @@ def open_page(args: argparse.Namespace, page: Path) -> None:
     """Open a page that was written in the desktop's browser, if `--open` asks for it."""
     if not args.open:
         return
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        note(f"there is no desktop here: open {page} yourself")
-        return
-    import webbrowser
+    problem = "there is no desktop here"
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        import webbrowser
 
-    if not webbrowser.open(page.absolute().as_uri()):
-        note(f"no browser could be started: open {page} yourself")
+        problem = "no browser could be started"
+        if webbrowser.open(page.absolute().as_uri()):
+            return
+    note(f"{problem}: open {page} yourself")
 
 
 def coloured(line: str) -> str:
@@ -287,10 +288,9 @@ def _write(text: str) -> None:
         drop()
     except OSError as error:
         drop()
-        raise InputError(
-            f"standard output cannot be written: {error.strerror or error}",
-            hint="the exit status is no verdict; make room, or write elsewhere",
-        ) from None
+        problem = f"standard output cannot be written: {error.strerror or error}"
+        hint = "the exit status is no verdict; make room, or write elsewhere"
+        raise InputError(problem, hint=hint) from None
 
 
 def drop() -> None:

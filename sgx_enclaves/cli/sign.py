@@ -62,11 +62,9 @@ def attach(args: argparse.Namespace) -> int:
         data = arguments.read_small(args.data)
         date = signing.date_of_signing_data(data, args.data)
         if signing.signing_data(regenerated, date) != data:
-            raise SigningError(
-                "other data than this enclave's were signed",
-                file=args.data,
-                hint="is it the same enclave, config.xml and SDK?",
-            )
+            message = "other data than this enclave's were signed"
+            hint = "is it the same enclave, config.xml and SDK?"
+            raise SigningError(message, file=args.data, hint=hint)
     signed = signing.sign_with(image, regenerated, public, lambda _: signature, date)
     ours = regenerated.mrenclave.hex()
     line = f"{args.output}: signed, MRENCLAVE {ours}"
@@ -138,9 +136,6 @@ def _policy(args: argparse.Namespace) -> Policy:
     enclaves = {e.name if args.enclave else e.signed_file: e for e in release.enclaves}
     if name in enclaves:
         return policy_of(enclaves[name])
-    raise InputError(
-        f"{release.name} has no enclave of this name",
-        file=name,
-        expected=" or ".join(enclaves),
-        hint="name one with --enclave",
-    )
+    message = f"{release.name} has no enclave of this name"
+    expected = " or ".join(enclaves)
+    raise InputError(message, file=name, expected=expected, hint="name one with --enclave")

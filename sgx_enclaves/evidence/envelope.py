@@ -199,11 +199,9 @@ def openpgp_signer(data: bytes, signature: bytes, keyring: bytes, file: str) -> 
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise UnsupportedError(
-                "no OpenPGP signature can be checked: gpgv cannot be run",
-                found=str(error),
-                hint="install gnupg2 (Debian: gpgv)",
-            ) from None
+            message = "no OpenPGP signature can be checked: gpgv cannot be run"
+            hint = "install gnupg2 (Debian: gpgv)"
+            raise UnsupportedError(message, found=str(error), hint=hint) from None
     status = ended.stdout.decode("ascii", "replace")
     valid = re.findall(r"^\[GNUPG:\] VALIDSIG .* ([0-9A-F]{40,64})$", status, re.MULTILINE)
     good = re.findall(r"^\[GNUPG:\] GOODSIG ", status, re.MULTILINE)

@@ -365,10 +365,9 @@ def agreed(found: Iterable[SignedStatement], threshold: int) -> dict[str, str]:
 def _too_few(name: str, built: set[str], compared: set[str], threshold: int) -> AttestationError:
     if not built:
         signers = f"{len(compared)} signer{'s'[len(compared) == 1 :]}"
-        return AttestationError(
-            f"{signers} compared {name}, none says that he built it (no statement of provenance)",
-            hint="sign a report of verify-release",
-        )
+        built_it = "none says that he built it (no statement of provenance)"
+        message = f"{signers} compared {name}, {built_it}"
+        return AttestationError(message, hint="sign a report of verify-release")
     only = f"; only compared by {', '.join(sorted(compared))}" if compared else ""
     return AttestationError(
         f"too few signers vouch for {name}",
