@@ -72,10 +72,9 @@ def packed(path: str, limits: PackageLimits = DEFAULT_PACKAGE_LIMITS) -> Iterato
         LimitError: it unpacks to more than it may, or takes too much memory or time.
         UnsupportedError: a compression or format that cannot be read.
     """
-    with open_package(path, limits) as (package, stream):
-        files = _alone(package, stream)
-        with contextlib.closing(files):
-            yield package, files
+    opened = open_package(path, limits)
+    with opened as (package, stream), contextlib.closing(_alone(package, stream)) as files:
+        yield package, files
 
 
 def _alone(package: Package, stream: BinaryIO) -> Generator[PayloadFile, None, None]:
@@ -135,13 +134,11 @@ class SharedOpener:
             with packed(path) as contents:
                 yield contents
             return
-        package, stream = self._opened[path]
-        with contextlib.closing(self._read(path, package, stream)) as files:
-            yield package, files
+        with contextlib.closing(self._read(path)) as files:
+            yield self._opened[path][0], files
 
-    def _read(
-        self, path: str, package: Package, stream: BinaryIO
-    ) -> Generator[PayloadFile, None, None]:
+    def _read(self, path: str) -> Generator[PayloadFile, None, None]:
+        package, stream = self._opened[path]
         if self._pieces is None and path in self._queue[:1]:
             # Without the packages whose payload is damaged.
             archives = {}
