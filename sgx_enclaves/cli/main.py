@@ -110,14 +110,12 @@ def verb_named(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says of wrong arguments what is wrong; they may hold anything."""
+    """Wrong arguments are an error like any other; the usage would hide what is wrong."""
 
     def error(self, message: str) -> NoReturn:
-        """End the program with one line; the usage would hide it."""
-        output.out_json_error(InputError(message), EXIT_UNVERIFIABLE)
+        """See `argparse`."""
         verb = self.prog.partition(" ")[2]
-        output.message(f"{verb}: {message}; `sgx-enclaves help {verb}` explains")
-        self.exit(EXIT_UNVERIFIABLE)
+        raise InputError(f"{verb}: {message}", hint=f"`sgx-enclaves help {verb}` explains")
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:

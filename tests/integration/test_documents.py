@@ -21,6 +21,7 @@ import pytest
 from sgx_enclaves.catalogue.reader import OWN_FOLDER
 from sgx_enclaves.cli.declare import VERBS
 from sgx_enclaves.cli.main import parser_of
+from sgx_enclaves.errors import InputError
 from tests.enclaves.compiled import PARTS, have_toolchain
 from tests.integration.test_check_rpm import signed_by_vendor
 from tests.support.keys import VENDOR_PEM, public_pem, vendor_key
@@ -254,6 +255,6 @@ def test_a_command_that_is_wrong_is_noticed(tmp_path: Path) -> None:
     page.write_text("Text.\n\n    sgx-enclaves show \\\n        x --frobnicate\n\n    other\n")
     (block,) = blocks_of(page)
     assert block.commands == ("sgx-enclaves show x --frobnicate",)
-    with pytest.raises(SystemExit):
+    with pytest.raises(InputError, match="--frobnicate"):
         test_every_command_is_one_that_the_program_takes(block)
     assert run(tmp_path, "sgx-enclaves show absent")[0] == 2

@@ -166,9 +166,7 @@ def test_a_tree_of_our_own_is_reported_as_unpinned(
 
 @pytest.mark.parametrize("option", ["--jobs=0", "--make-timeout=-1", "--jobs=x"])
 def test_senseless_numbers_are_refused(small: SmallRelease, into: Path, option: str) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run_build(small, into, option)
-    assert caught.value.code == 2
+    assert run_build(small, into, option) == 2
     assert not into.exists()
 
 

@@ -429,8 +429,7 @@ def test_a_release_without_a_date_gets_todays(
 def test_wrong_arguments(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        main(["spec", NEWEST, "--kind", "grafted", *arguments])
+    assert main(["spec", NEWEST, "--kind", "grafted", *arguments]) == 2
     assert words in capsys.readouterr().err
 
 
