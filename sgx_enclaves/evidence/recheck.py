@@ -297,6 +297,6 @@ def files_of_package(path: str) -> tuple[Plain, dict[str, bytes]]:
 
     with packed(path) as (package, members):
         found = [e for e in enclaves_among(package, members) if isinstance(e, PackedEnclave)]
-    contents = {sha256_of(enclave.data): bytes(enclave.data) for enclave in found}
-    digests = {enclave.path: sha256_of(enclave.data) for enclave in found}
+    contents = {enclave.sha256: enclave.data for enclave in found}
+    digests = {enclave.path: enclave.sha256 for enclave in found}
     return {**package_at(path), "enclaves": digests}, contents

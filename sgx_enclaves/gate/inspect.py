@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Optional, TypeVar
 
 from sgx_enclaves.decompress import unpack
 from sgx_enclaves.errors import PackageError, SgxEnclavesError
-from sgx_enclaves.files import DigestedStream, sha256_of, system_errors
+from sgx_enclaves.files import DigestedStream, system_errors
 from sgx_enclaves.limits import ArchiveLimits
 from sgx_enclaves.rpm.enclaves import (
     EmbeddedEnclaves,
@@ -186,7 +186,7 @@ def _held(path: str) -> tuple[dict[str, Optional[str]], tuple[str, ...]]:
             if isinstance(item, EmbeddedEnclaves):
                 embedded.append(item.path)
             elif isinstance(item, PackedEnclave) and _counts_as_signed(item):
-                found[item.path] = sha256_of(item.data)
+                found[item.path] = item.sha256
         leaving = [f.path for f in Links(package).leaving()]
     found |= {path: None for path in leaving if contains_signed_enclaves((), (path,))}
     return found, tuple(embedded)
