@@ -153,4 +153,4 @@ def test_what_was_never_verified_is_not_exported(stage: Stage, reproducible: Any
     assert done.status == 2
     found = json.loads(done.out)
     assert (found["schema_version"], found["exit_status"]) == (1, 2)
-    assert "has no verification record" in found["error"]["message"]
+    assert "was never verified" in found["error"]["message"]
