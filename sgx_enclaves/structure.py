@@ -85,6 +85,11 @@ class Structure:
             )
         return cls(*cls.codec().unpack_from(data, offset))
 
+    @classmethod
+    def parse_all(cls: type[StructureT], data: bytes) -> tuple[StructureT, ...]:
+        """Read a table that holds whole structures and nothing else."""
+        return tuple(cls(*values) for values in cls.codec().iter_unpack(data))
+
     def serialise(self) -> bytes:
         """The bytes that `parse` would read this structure from."""
         return self.codec().pack(*map(self.__dict__.__getitem__, self._record_fields))

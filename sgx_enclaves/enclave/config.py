@@ -99,6 +99,9 @@ RENAMED: Mapping[str, str] = {
     "RsrvInitSize": "ReservedMemInitSize",
 }
 
+# What only an enclave with EnableKSS may have.
+KSS_IDENTITIES = ("ISVFAMILYID_H", "ISVFAMILYID_L", "ISVEXTPRODID_H", "ISVEXTPRODID_L")
+
 # Sizes of whole pages that one maximum bounds.
 SIZES = (
     "StackMaxSize",
@@ -311,8 +314,7 @@ def _problems(values: Mapping[str, int], given: Mapping[str, int]) -> Iterator[s
         yield "TCSMaxNum is smaller than TCSNum"
     if values["TCSMinPool"] > values["TCSMaxNum"]:
         yield f"TCSMinPool is larger than {'TCSMaxNum' if 'TCSMaxNum' in given else 'TCSNum'}"
-    identities = ("ISVFAMILYID_H", "ISVFAMILYID_L", "ISVEXTPRODID_H", "ISVEXTPRODID_L")
-    if not values["EnableKSS"] and any(values[name] for name in identities):
+    if not values["EnableKSS"] and any(values[name] for name in KSS_IDENTITIES):
         yield "ISVFAMILYID and ISVEXTPRODID need EnableKSS"
     if "ELRangeSize" not in given:
         for name in ("EnclaveImageAddress", "ELRangeStartAddress"):

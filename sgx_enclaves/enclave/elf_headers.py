@@ -10,13 +10,7 @@ from __future__ import annotations
 import struct
 from typing import ClassVar, Optional
 
-from sgx_enclaves.enclave.sigstruct import (
-    SECINFO_R,
-    SECINFO_REG,
-    SECINFO_W,
-    SECINFO_X,
-    spell_rights,
-)
+from sgx_enclaves.enclave.sigstruct import SECINFO_R, SECINFO_REG, SECINFO_W, SECINFO_X
 from sgx_enclaves.errors import FormatError
 from sgx_enclaves.files import kind_of
 from sgx_enclaves.limits import Limits, at_most
@@ -100,11 +94,6 @@ class Segment(Structure):
         """SECINFO flags of the segment's pages: permissions and page type REG."""
         rights = ((4, SECINFO_R), (2, SECINFO_W), (1, SECINFO_X))
         return SECINFO_REG | sum(secinfo for flag, secinfo in rights if self.p_flags & flag)
-
-    @property
-    def rights(self) -> str:
-        """Permissions as `r-x`."""
-        return spell_rights(self.secinfo)
 
 
 @record
@@ -192,7 +181,7 @@ def parse_header(data: bytes) -> ElfHeader:
 
 def _table(
     kind: type[StructureT], what: str, data: bytes, offset: int, count: int, limit: int
-) -> list[StructureT]:
+) -> tuple[StructureT, ...]:
     at_most(limit, count, f"too many {what}")
     end = offset + count * kind.SIZE
     if end > len(data):
@@ -203,7 +192,7 @@ def _table(
             found=f"{max(0, len(data) - offset)} bytes",
             hint="the file is truncated or its ELF header lies",
         )
-    return [kind(*values) for values in kind.codec().iter_unpack(data[offset:end])]
+    return kind.parse_all(data[offset:end])
 
 
 def parse_segments(data: bytes, header: ElfHeader, limits: Limits) -> tuple[Segment, ...]:
@@ -226,7 +215,7 @@ def parse_segments(data: bytes, header: ElfHeader, limits: Limits) -> tuple[Segm
             raise FormatError(f"PT_LOAD segment {index} {problem}", offset=at)
     if not any(s.p_type == PT_LOAD and s.p_memsz for s in segments):
         raise FormatError("no segment is loaded", offset=start)
-    return tuple(segments)
+    return segments
 
 
 def _load_problem(segment: Segment, loaded: list[tuple[int, int]]) -> Optional[str]:

@@ -38,6 +38,7 @@ GUARD_PAGES = 16
 SSA_FRAMES = 2
 
 _GROWN = (Id.HEAP_INIT, Id.HEAP_MAX, Id.STACK_MAX, Id.RSRV_INIT, Id.RSRV_MAX)
+_RESERVED = (Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX)
 # Rules by which the first thread is laid out as the other ones are.
 _ALIKE = (Rules.SDK_1_5, Rules.SDK_2_0)
 _EARLY_IDS: Mapping[int, int] = {
@@ -163,11 +164,13 @@ def _thread(
     least, most = values["StackMinSize"], values["StackMaxSize"]
     guard = LayoutEntry(Id.GUARD, 0, guard_pages)
     stack = LayoutEntry(
-        Id.STACK_MIN,
-        added,
-        pages_of(least),
-        content_size=STACK_FILL,
-        si_flags=SECINFO_RW,
+        Id.STACK_MIN, added, pages_of(least), content_size=STACK_FILL, si_flags=SECINFO_RW
+    )
+    growth = replace(
+        stack,
+        id=Id.STACK_MAX,
+        attributes=added | Attr.GROW_DOWN,
+        page_count=pages_of(most - least),
     )
     tcs = LayoutEntry(
         Id.TCS,
@@ -177,19 +180,10 @@ def _thread(
         content_offset=tcs_offset,
         si_flags=SECINFO_TCS,
     )
-    entries = [guard]
-    if most > least:
-        entries.append(
-            replace(
-                stack,
-                id=Id.STACK_MAX,
-                attributes=added | Attr.GROW_DOWN,
-                page_count=pages_of(most - least),
-            )
-        )
     td_pages = pages_of(page_ceil(image.tls_size) + PAGE_SIZE)
     return [
-        *entries,
+        guard,
+        *([growth] if most > least else []),
         stack,
         guard,
         tcs,
@@ -203,33 +197,28 @@ def _static_threads(
     thread: list[LayoutEntry], values: Mapping[str, int], rules: Rules
 ) -> list[Layout]:
     """Threads that are there when the enclave starts: kept ones, then removed ones."""
-    pool = kept_threads(values) - 1
-    removed = values["TCSNum"] - 1 - pool
-    table: list[Layout]
+    kept = kept_threads(values)
+    removed = [
+        e if e.id == Id.GUARD else replace(e, attributes=e.attributes | Attr.EREMOVE)
+        for e in thread
+    ]
+    gone = _threads(removed, values["TCSNum"] - kept)
     if rules in _ALIKE:
-        table = [*thread]
-        if pool > 0:
-            table.append(LayoutGroup(THREAD_GROUP, len(thread), pool))
-    else:
-        # The first thread also serves the runtime's own calls; its stack may shrink.
-        table = [
-            replace(e, attributes=e.attributes | Attr.POST_ADD | Attr.POST_REMOVE)
-            if e.id == Id.STACK_MAX
-            else e
-            for e in thread
-        ]
-        if pool > 0:
-            table += thread
-        if pool > 1:
-            table.append(LayoutGroup(THREAD_GROUP, len(thread), pool - 1))
-    if removed > 0:
-        table += [
-            e if e.id == Id.GUARD else replace(e, attributes=e.attributes | Attr.EREMOVE)
-            for e in thread
-        ]
-    if removed > 1:
-        table.append(LayoutGroup(THREAD_GROUP, len(thread), removed - 1))
-    return table
+        return [*_threads(thread, kept), *gone]
+    # The first thread also serves the runtime's own calls; its stack may shrink.
+    first = [
+        replace(e, attributes=e.attributes | Attr.POST_ADD | Attr.POST_REMOVE)
+        if e.id == Id.STACK_MAX
+        else e
+        for e in thread
+    ]
+    return [*first, *_threads(thread, kept - 1), *gone]
+
+
+def _threads(thread: list[LayoutEntry], count: int) -> list[Layout]:
+    """So many equal threads: one, and a group that repeats it."""
+    group = LayoutGroup(THREAD_GROUP, len(thread), count - 1)
+    return [*(thread if count > 0 else []), *([group] if count > 1 else [])]
 
 
 def _dynamic_threads(
@@ -289,11 +278,7 @@ def _pad(
     if not extra:
         return placed, rsrv_size
     last = placed[-1]
-    if (
-        generation.grows_reserved
-        and isinstance(last, LayoutEntry)
-        and last.id in (Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX)
-    ):
+    if generation.grows_reserved and isinstance(last, LayoutEntry) and last.id in _RESERVED:
         grown = replace(last, page_count=last.page_count + extra // PAGE_SIZE & U32_MAX)
         if last.id != Id.RSRV_MAX:
             rsrv_size += extra & U32_MAX
@@ -312,7 +297,7 @@ def compatible_layout(table: tuple[Layout, ...], tcs_num: int, rules: Rules) -> 
     if rules is Rules.SDK_2_3:
         if not rest or rest[0].id == Id.RSRV_MIN:
             return _without_growth(table)
-        reserved = [item for item in rest if item.id in (Id.RSRV_MIN, Id.RSRV_INIT, Id.RSRV_MAX)]
+        reserved = [item for item in rest if item.id in _RESERVED]
         return [*head, group, *_without_growth(reserved)]
     if not any(item.id == Id.TCS_DYN for item in rest):
         return list(table)

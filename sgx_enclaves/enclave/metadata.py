@@ -268,15 +268,13 @@ class Block:
                 expected=f"{data_offset} to {len(descriptor) - offset} bytes",
                 found=f"{header.size} bytes",
             )
+        data = descriptor[offset : offset + header.size]
         block = cls(
             offset,
             header,
-            Sigstruct.parse(descriptor, offset + cls.SIGSTRUCT_OFFSET),
-            tuple(
-                Directory.parse(descriptor, offset + cls.DIRECTORIES_OFFSET + i * Directory.SIZE)
-                for i in range(version.directory_count)
-            ),
-            descriptor[offset + data_offset : offset + header.size],
+            Sigstruct.parse(data, cls.SIGSTRUCT_OFFSET),
+            Directory.parse_all(data[cls.DIRECTORIES_OFFSET : data_offset]),
+            data[data_offset:],
         )
         block._check_tables()
         return block
@@ -368,10 +366,7 @@ class Block:
 
     def _table(self, index: int, kind: type[StructureT]) -> tuple[StructureT, ...]:
         directory = self.directories[index]
-        return tuple(
-            kind.parse(self._bytes, directory.offset + i)
-            for i in range(0, directory.size, kind.SIZE)
-        )
+        return kind.parse_all(self._bytes[directory.offset : directory.offset + directory.size])
 
     def _check_range(self, what: str, offset: int, size: int) -> None:
         if offset + size > self.header.size:

@@ -196,7 +196,9 @@ def _draft(
     version = generation.newest.with_elrange if elrange.elrange_size else generation.newest
     is_early = generation.rules is Rules.SDK_1_5
     sigstruct = _sigstruct(values, generation)
-    xfrm = _loader_xfrm(sigstruct)
+    # For the loader: what must be set, and all that is not checked.
+    mask = sigstruct.attributemask_xfrm
+    xfrm = ~mask & U64_MAX | (sigstruct.attributes_xfrm & mask)
     xsave_size = [size for bits, size in XSAVE_SIZES if xfrm & bits == bits][-1]
     fixed = generation.fixed_save_buffer
     frame = page_ceil(xsave_size + _SSA_GPR_SIZE) // PAGE_SIZE
@@ -282,11 +284,13 @@ def _global_data(
         "edmm_bk_overhead": plan.overhead,
         "fips_on": int(fips),
     }
-    return b"".join(
-        content.to_bytes(size, "little") if isinstance(content, int) else content.ljust(size, b"\0")
-        for name, size in generation.global_data.items()
-        for content in (contents[name],)
-    )
+    data = b""
+    for name, size in generation.global_data.items():
+        content = contents[name]
+        if isinstance(content, int):
+            content = content.to_bytes(size, "little")
+        data += content.ljust(size, b"\0")
+    return data
 
 
 def _wanted(values: Mapping[str, int], generation: Generation) -> tuple[bool, bool]:
@@ -327,7 +331,10 @@ def _thread_data(
     frame: int,
     ssa_size: int,
 ) -> bytes:
-    """The template of thread_data_t; addresses are relative to the thread's TCS."""
+    """The template of thread_data_t up to tls_array; addresses are relative to the thread's TCS.
+
+    The rest starts at zero: exception_flag, C++ state, stack_commit_addr, entropy.
+    """
     thread, ssa = plan.thread_data, plan.from_tcs(Id.SSA)
     base = plan.from_tcs(Id.STACK_MIN) + values["StackMinSize"]
     gpr = ssa + frame * PAGE_SIZE - _SSA_GPR_SIZE
@@ -338,9 +345,7 @@ def _thread_data(
         words += [0, 0, ssa]  # aex_mitigation_list, aex_notify_flag, first_ssa_xsave
     words += [0, thread - image.tls_size]  # m_next, tls_addr
     words.append(thread + 8 * (len(words) - 1))  # tls_array
-    packed = b"".join((word & U64_MAX).to_bytes(8, "little") for word in words)
-    # The rest starts at zero: exception_flag, C++ state, stack_commit_addr, entropy.
-    return packed.ljust(generation.thread_data_size, b"\0")
+    return b"".join((word & U64_MAX).to_bytes(8, "little") for word in words)
 
 
 def patched(
@@ -407,12 +412,6 @@ def _sigstruct(values: Mapping[str, int], generation: Generation) -> Sigstruct:
         isvprodid=values["ProdID"],
         isvsvn=values["ISVSVN"],
     )
-
-
-def _loader_xfrm(sigstruct: Sigstruct) -> int:
-    """XFRM for the loader: what must be set, and all that is not checked."""
-    mask = sigstruct.attributemask_xfrm
-    return ~mask & U64_MAX | (sigstruct.attributes_xfrm & mask)
 
 
 def _compatible_block(block: Block, version: Version, rules: Rules, tcs_num: int) -> Block:

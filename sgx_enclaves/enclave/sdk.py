@@ -18,7 +18,7 @@ from enum import Enum
 from itertools import accumulate
 from typing import Any, Optional
 
-from sgx_enclaves.enclave.config import OPTIONS, RENAMED, SIZES, Config, Option
+from sgx_enclaves.enclave.config import KSS_IDENTITIES, OPTIONS, RENAMED, SIZES, Config, Option
 from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import U64_MAX
 from sgx_enclaves.enclave.metadata import TCS_TEMPLATE_SIZE, Block, LayoutEntry, Version
@@ -72,8 +72,12 @@ XSAVE_SIZES = (
     (XFRM_AMX, 11008),
 )
 
-_ELRANGE = ("enclave_image_address", "elrange_start_address", "elrange_size")
-_RSRV = ("rsrv_offset", "rsrv_size")
+# The fields of global_data_t in order.
+_GLOBAL_DATA = (
+    "sdk_version enclave_size heap_offset heap_size rsrv_offset rsrv_size rsrv_executable "
+    "thread_policy tcs_max_num tcs_num td_template tcs_template layout_entry_num layout_table "
+    "enclave_image_address elrange_start_address elrange_size edmm_bk_overhead fips_on"
+)
 
 
 @record
@@ -134,26 +138,12 @@ class Generation:
     @property
     def global_data(self) -> dict[str, int]:
         """The fields of global_data_t and their bytes, in order."""
-        fields = {
-            "sdk_version": 8,
-            "enclave_size": 8,
-            "heap_offset": 8,
-            "heap_size": 8,
-            "rsrv_offset": 8,
-            "rsrv_size": 8,
-            "rsrv_executable": 8,
-            "thread_policy": 8,
-            "tcs_max_num": 8,
-            "tcs_num": 8,
+        sizes = {
             "td_template": self.thread_data_size,
             "tcs_template": TCS_TEMPLATE_SIZE,
-            "layout_entry_num": 8,
             "layout_table": self.layout_entries * LayoutEntry.SIZE,
-            **dict.fromkeys(_ELRANGE, 8),
-            "edmm_bk_overhead": 8,
-            "fips_on": 8,
         }
-        return {name: size for name, size in fields.items() if name not in self.lacks}
+        return {name: sizes.get(name, 8) for name in _GLOBAL_DATA.split() if name not in self.lacks}
 
     @property
     def global_data_size(self) -> int:
@@ -213,11 +203,7 @@ def _size_ranges(maximum: int, least_stack: int) -> dict[str, Option]:
 def _legacy_ranges(maximum: int) -> dict[str, Option]:
     heap = Option("HeapMaxSize", maximum, 0, 0x100000)
     # No options yet: stack, heap and threads are all there from the start.
-    whole = {
-        "StackMinSize": "StackMaxSize",
-        "HeapMinSize": "HeapMaxSize",
-        "TCSMinPool": "TCSNum",
-    }
+    whole = {"StackMinSize": "StackMaxSize", "HeapMinSize": "HeapMaxSize", "TCSMinPool": "TCSNum"}
     fixed = {name: replace(OPTIONS[name], default=other) for name, other in whole.items()}
     return {**_size_ranges(maximum, 0x1000), **fixed, "HeapMaxSize": heap}
 
@@ -281,7 +267,7 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
     {
         "releases": ("2.13", "2.13.3"),
         "drops": {"EnclaveImageAddress", "ELRangeStartAddress", "ELRangeSize"},
-        "misses": {*_ELRANGE},
+        "misses": {"enclave_image_address", "elrange_start_address", "elrange_size"},
         "elrange_fallback": False,
     },
     {"releases": ("2.10", "2.11", "2.12"), "ranges": _size_ranges(_OLD_SIZE_MAX, 0x2000)},
@@ -296,7 +282,7 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
     {
         "releases": ("2.5",),
         "drops": {*RENAMED},
-        "misses": {*_RSRV},
+        "misses": {"rsrv_offset", "rsrv_size"},
         "layout_entries": 38,
         "grows_reserved": False,
     },
@@ -304,13 +290,7 @@ _EARLIER: tuple[Mapping[str, Any], ...] = (
     {
         "releases": ("2.3", "2.3.1"),
         "newest": _V(2, 3),
-        "drops": {
-            "EnableKSS",
-            "ISVFAMILYID_H",
-            "ISVFAMILYID_L",
-            "ISVEXTPRODID_H",
-            "ISVEXTPRODID_L",
-        },
+        "drops": {"EnableKSS", *KSS_IDENTITIES},
         "ranges": _size_ranges(_OLD_SIZE_MAX, 0x1000),
     },
     {"releases": ("2.1.3", "2.2"), "rules": Rules.SDK_2_1_3},

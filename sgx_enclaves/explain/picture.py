@@ -21,7 +21,7 @@ from sgx_enclaves.enclave.elf import EnclaveImage
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE, SHF_EXECINSTR, page_ceil
 from sgx_enclaves.enclave.measure import Repetition
 from sgx_enclaves.enclave.metadata import Block, Descriptor, LayoutEntry
-from sgx_enclaves.enclave.sigstruct import spell_secinfo
+from sgx_enclaves.enclave.sigstruct import spell_rights, spell_secinfo
 from sgx_enclaves.enclave.verdict import Difference, Verdict
 from sgx_enclaves.errors import SgxEnclavesError
 from sgx_enclaves.explain.description import describe_file
@@ -100,7 +100,7 @@ def picture_of(verdict: Verdict, built: bytes, signed: bytes) -> Picture:
 def file_picture(image: EnclaveImage, blocks: Sequence[Block]) -> Picture:
     """What lies where in an enclave file, and in the address space of its first block."""
     segments = [
-        Span(*s.file_range, f"segment {index} {s.rights}")
+        Span(*s.file_range, f"segment {index} {spell_rights(s.secinfo)}")
         for index, s in enumerate(image.load_segments)
     ]
     found = (Span(*s.file_range, s.name) for s in image.sections)
@@ -118,7 +118,7 @@ def address_space(image: EnclaveImage, block: Block) -> Iterator[Span]:
     for index, segment in enumerate(image.load_segments[:_SPANS]):
         start = segment.p_vaddr - segment.p_vaddr % PAGE_SIZE
         end = page_ceil(segment.p_vaddr + segment.p_memsz)
-        yield Span(start, end, f"segment {index} {segment.rights}")
+        yield Span(start, end, f"segment {index} {spell_rights(segment.secinfo)}")
     table = block.layout
     for index, item in enumerate(table[:_SPANS]):
         name = block.layout_name(item)
