@@ -14,13 +14,7 @@ from sgx_enclaves.enclave.elf_headers import RPM_MAGIC
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import Block
 from sgx_enclaves.enclave.policy import signer_name
-from sgx_enclaves.enclave.sigstruct import (
-    FipsSignature,
-    Sigstruct,
-    check_fips_signature,
-    check_sigstruct,
-    placed,
-)
+from sgx_enclaves.enclave.sigstruct import Sigstruct, check_fips_signature, check_sigstruct, placed
 from sgx_enclaves.errors import InputError
 from sgx_enclaves.files import read_file, write_files
 from sgx_enclaves.limits import DEFAULT_LIMITS, NO_LIMITS, measuring_limits
@@ -28,6 +22,7 @@ from sgx_enclaves.plain import as_plain
 from sgx_enclaves.progress import Event, elapsed
 
 if TYPE_CHECKING:
+    from sgx_enclaves.enclave.sigstruct import FipsSignature
     from sgx_enclaves.enclave.verdict import Verdict
     from sgx_enclaves.explain.picture import Picture
 

@@ -195,7 +195,7 @@ def of_record(record: Record) -> Plain:
     words = f"{record.nvr} against release {record.release}: {record.verdict}"
     digest, origin = record.release_sha256, record.origin
     buildroot = {key: getattr(record, key) for key in ("build_tag", "repo_id", "lock_sha256")}
-    enclaves = [_judged(e.name, e, e.verdict) for e in record.enclaves]
+    enclaves = [_judged(enclave) for enclave in record.enclaves]
     # only of the reproducible verdict it is sure that the verification built the enclaves
     here = record.reproducible
     known: Plain = {
@@ -209,26 +209,25 @@ def of_record(record: Record) -> Plain:
     return _report("koji", record.verdict, words, enclaves, **known)
 
 
-def of_file(name: str, item: FileVerdict) -> Plain:
+def of_file(item: FileVerdict) -> Plain:
     """An enclave of a package that a build system compared."""
     subject = item.subject
     if item.comparison is None:
-        return _judged(name, subject, subject.verdict)
-    known = {"package": subject.rpm, "path": subject.path, "version": subject.version}
-    return compared_enclave(name, verdict_dict(item.comparison), **known, verdict=subject.verdict)
+        return _judged(subject)
+    known: Plain = {name: getattr(subject, name) for name in ("path", "version", "verdict")}
+    compared = verdict_dict(item.comparison)
+    return compared_enclave(subject.name, compared, package=subject.rpm, **known)
 
 
-def _judged(name: str, item: RecordedEnclave, words: str) -> Plain:
+def _judged(item: RecordedEnclave) -> Plain:
     """One enclave as tasks and records of a build system have it."""
-    path = item.path or None if item.rpm else None
-    made = _enclave(name, item.verdict, item.cause or words, package=item.rpm, path=path)
-    made |= {key: getattr(item, key) for key in ("version", "mrenclave", *SIGNED)}
-    file = basename(item.path or item.rpm or name)
-    digests = (item.built_sha256, item.signed_sha256)
-    for role, called, digest in zip(ROLES, (f"{name}.so", file), digests):
-        if digest is not None:
-            made[role] = {"name": called, "size": None, "sha256": digest}
-    return made
+    known = {key: getattr(item, key) for key in ("version", "mrenclave", *SIGNED)}
+    known |= {"package": item.rpm, "path": item.path or None if item.rpm else None}
+    named = {"built": f"{item.name}.so", "signed": basename(item.path or item.rpm or item.name)}
+    for role, file in named.items():
+        if (digest := getattr(item, f"{role}_sha256")) is not None:
+            known[role] = {"name": file, "size": None, "sha256": digest}
+    return _enclave(item.name, item.verdict, item.cause or item.verdict, **known)
 
 
 def package_at(path: str) -> Plain:

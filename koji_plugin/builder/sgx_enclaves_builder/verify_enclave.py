@@ -227,9 +227,7 @@ class SgxEnclaveTask(SgxTask):
                 "lock_sha256": self.lock_sha256,
             },
             packages=[package_at(str(path)) for path in self.rpms.values()],
-            files=[
-                of_file(file.subject.name, file) for file in files if file.subject.rpm is not None
-            ],
+            files=[of_file(file) for file in files if file.subject.rpm is not None],
         )
 
     def _upload_signatures(self, name: str, signed: bytes) -> None:
