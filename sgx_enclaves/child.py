@@ -146,7 +146,9 @@ def _work(
         end_with_parent(parent)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        _bound(resource.RLIMIT_AS, _used() + memory)
+        with open("/proc/self/statm", "rb") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        _bound(resource.RLIMIT_AS, used + memory)
         _bound(resource.RLIMIT_CPU, int(seconds) + 1)
         _bound(resource.RLIMIT_CORE, 0)
         work(send)
@@ -169,9 +171,3 @@ def _bound(kind: int, most: int) -> None:
     """Lower a limit of this process; one that is lower already stays."""
     limits = [most, *(limit for limit in resource.getrlimit(kind) if limit >= 0)]
     resource.setrlimit(kind, (min(limits), min(limits)))
-
-
-def _used() -> int:
-    """Bytes of address space that this process has."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
