@@ -8,7 +8,6 @@ packages; decides nothing about bytes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,8 +25,6 @@ from sgx_enclaves.rpm.presence import stem_of, version_of
 from sgx_enclaves.rpm.references import FolderReference
 
 _LONGEST = 1000
-# the version's way into a distribution's file name
-_DIGITS = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 
 
 @dataclass(frozen=True)
@@ -191,7 +188,6 @@ def _file_verdict(
     sha256: Optional[str] = None,
 ) -> FileVerdict:
     block = verdict.blocks[0] if verdict is not None and verdict.blocks else None
-    version = version_of(path) if rpm is not None else None
     names = ("mrenclave", "mrsigner", "isvprodid", "isvsvn")
     subject = RecordedEnclave(
         name,
@@ -199,7 +195,7 @@ def _file_verdict(
         path,
         verdict.signed.sha256 if verdict is not None else sha256,
         outcome.value,
-        version=version if version is not None and _DIGITS.match(version) else None,
+        version=version_of(path) if rpm is not None else None,
         built_sha256=verdict.built.sha256 if verdict is not None else None,
         cause=None if outcome is Outcome.IDENTICAL else cause_of(verdict, findings),
         policy=verdict.policy.claim[:_LONGEST] if verdict is not None else None,
