@@ -84,9 +84,7 @@ def despite_deadlocks(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class TaskLog:
-    """A stream into one log of the task's output, uploaded with each line: what it announces may
-    take long.
-    """
+    """A stream into a log of the task's output, each line of which is uploaded: steps take long."""
 
     def __init__(self, session: Any, folder: Path, upload_path: str) -> None:
         self._session, self._path, self._upload_path = session, folder / LOG, upload_path
