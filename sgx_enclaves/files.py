@@ -80,8 +80,7 @@ def open_regular(path: str) -> BinaryIO:
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make a directory and those above it; it may be there."""
-    hint = "name another directory"
-    with system_errors(str(folder), "the directory cannot be made", hint=hint):
+    with system_errors(str(folder), "the directory cannot be made", hint="name another directory"):
         folder.mkdir(mode, parents=True, exist_ok=True)
 
 
@@ -92,10 +91,8 @@ def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    hint = "check the directory and its rights"
-    with system_errors(path, "cannot be written", hint=hint):
-        handle = os.open(temporary, flags, mode)
+    with system_errors(path, "cannot be written", hint="check the directory and its rights"):
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with open(handle, "wb") as stream:
                 stream.write(data)

@@ -27,9 +27,7 @@ def load_settings(cls: type[T], schema: Mapping[str, Any], path: str) -> T:
 
     A section with options of the site's own is one field, a mapping.
     """
-    parser = configparser.ConfigParser(
-        interpolation=None, default_section="", delimiters=("=",), inline_comment_prefixes=None
-    )
+    parser = configparser.ConfigParser(interpolation=None, default_section="", delimiters=("=",))
     # Names of tags and targets differ by case.
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     try:

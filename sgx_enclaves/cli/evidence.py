@@ -87,9 +87,9 @@ def attest(args: argparse.Namespace) -> int:
     key, signer = _signer(args)
     keyid = key.keyid if key is not None else None
     by = f"signed by key {keyid}" if keyid is not None else "not signed"
-    line = f"{args.output}: {len(envelopes)} statement{'s'[len(envelopes) == 1 :]}, {by}"
+    says = f"{len(envelopes)} statement{'s'[len(envelopes) == 1 :]}, {by}"
     data = statements.attestation(envelopes, key, signer)
-    output.write_and_say(args, data, [line], statements=len(envelopes), keyid=keyid)
+    output.write_and_say(args, data, [says], statements=len(envelopes), keyid=keyid)
     return 0
 
 

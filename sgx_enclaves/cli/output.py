@@ -195,9 +195,10 @@ def write_and_say(
     mode: int = 0o666,
     **facts: object,
 ) -> None:
-    """Write what `-o` names, and say what it is, as `answer` does, by facts."""
+    """Write what `-o` names, and say what it is, as `answer` does; lines begin with its name."""
     write_output(args, data, mode=mode)
-    answer(args, {**_written(args, data), **facts}, report)
+    named = report if isinstance(report, str) else [f"{args.output}: {line}" for line in report]
+    answer(args, {**_written(args, data), **facts}, named)
 
 
 def _written(args: argparse.Namespace, data: bytes) -> dict[str, object]:

@@ -37,8 +37,8 @@ def sign(args: argparse.Namespace) -> int:
         public = signing.load_public_key(arguments.read_small(args.public_key), args.public_key)
         signed = signing.sign_with(image, regenerated, public, signer, signing.bcd_date(args.date))
     sdk, ours = regenerated.generation.name, regenerated.mrenclave.hex()
-    line = f"{args.output}: signed as SDK {sdk} would, MRENCLAVE {ours}"
-    write_and_say(args, signed, [line], mode=MODE, sdk=sdk, mrenclave=ours)
+    says = f"signed as SDK {sdk} would, MRENCLAVE {ours}"
+    write_and_say(args, signed, [says], mode=MODE, sdk=sdk, mrenclave=ours)
     return 0
 
 
@@ -67,8 +67,7 @@ def attach(args: argparse.Namespace) -> int:
             raise SigningError(message, file=args.data, hint=hint)
     signed = signing.sign_with(image, regenerated, public, lambda _: signature, date)
     ours = regenerated.mrenclave.hex()
-    line = f"{args.output}: signed, MRENCLAVE {ours}"
-    write_and_say(args, signed, [line], mode=MODE, mrenclave=ours)
+    write_and_say(args, signed, [f"signed, MRENCLAVE {ours}"], mode=MODE, mrenclave=ours)
     return 0
 
 
@@ -76,8 +75,7 @@ def unsign(args: argparse.Namespace) -> int:
     image = arguments.load_enclave(args.enclave)
     arguments.load_signed_descriptor(image)
     data = signing.unsigned(image)
-    line = f"{args.output}: {len(data)} bytes, sha256 {sha256_of(data)}"
-    write_and_say(args, data, [line], mode=MODE)
+    write_and_say(args, data, [f"{len(data)} bytes, sha256 {sha256_of(data)}"], mode=MODE)
     return 0
 
 
@@ -85,8 +83,8 @@ def extract_signature(args: argparse.Namespace) -> int:
     image = arguments.load_enclave(args.enclave)
     signatures = signing.extract(arguments.load_signed_descriptor(image))
     data = b"".join(s.serialise() for s in signatures)
-    line = f"{args.output}: {len(signatures)} signature(s), {len(data)} bytes"
-    write_and_say(args, data, [line], signatures=len(signatures))
+    count = len(signatures)
+    write_and_say(args, data, [f"{count} signature(s), {len(data)} bytes"], signatures=count)
     return 0
 
 
@@ -100,8 +98,8 @@ def graft(args: argparse.Namespace) -> int:
         generation=args.sdk,
         fips=args.fips,
     )
-    line = f"{args.output}: verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}"
-    write_and_say(args, result, [line], mode=MODE, mrenclave=verdict.mrenclave)
+    says = f"verified, {len(result)} bytes, MRENCLAVE {verdict.mrenclave}"
+    write_and_say(args, result, [says], mode=MODE, mrenclave=verdict.mrenclave)
     return 0
 
 
