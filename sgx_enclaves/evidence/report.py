@@ -132,8 +132,7 @@ def of_packages(kind: str, results: Sequence[Plain]) -> Plain:
     """The report of `packages`, or of a `scan`, each as `forms.result_dict` gives it."""
     packages = [
         package_at(result["file"])
-        | {"nevra": result["package"], "verdict": result["outcome"]}
-        | {"findings": result["findings"]}
+        | {"nevra": result["package"], "verdict": result["outcome"], "findings": result["findings"]}
         for result in results
     ]
     enclaves = [made for result in results for made in _packaged(result)]
