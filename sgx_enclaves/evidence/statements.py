@@ -324,9 +324,9 @@ def _files_at(path: str) -> list[str]:
 def agreed(found: Iterable[SignedStatement], threshold: int) -> dict[str, str]:
     """SHA-256 of the unsigned enclaves, by name, that so many different signers have built.
 
-    Who signs a statement of provenance says that; who signs an equivalence only compared. Every
-    enclave that is named must have enough rebuilders, and all who speak of one release must name
-    the same digest: else an AttestationError, and nothing is agreed.
+    Who signs a statement of provenance says that; who signs an equivalence only compared. Reports
+    may differ, but every enclave that is named must have enough rebuilders, and all who speak of
+    one release must name the same digest: else an AttestationError, and nothing is agreed.
     """
     if threshold < 1:
         raise InputError("a threshold is at least 1", found=str(threshold))

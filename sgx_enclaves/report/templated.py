@@ -99,7 +99,7 @@ def verdict_html(verdict: Verdict, picture: Picture = NO_PICTURE, date: str = ""
 
 
 def _bars(ranges: Sequence[ByteRange], start: int, end: int) -> list[tuple[int, int, str]]:
-    """Place, width, and origin of the least explained of its bytes, of each bar of a part."""
+    """Bars in scale: place, width, and where the least explained of the bytes in each is from."""
     order = list(Origin)
     bars = [0] * _BARS
     size = max(end - start, 1)
