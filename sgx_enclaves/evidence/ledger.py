@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Optional
 
 from sgx_enclaves.errors import AttestationError
-from sgx_enclaves.evidence.report import Plain
+from sgx_enclaves.evidence.report import SIGNED, Plain
 from sgx_enclaves.evidence.statements import SignedStatement
 from sgx_enclaves.plain import parse_json, read_schema, validate
 
 MAX_LEDGER = 64 << 20
-_FACTS = ("version", "mrenclave", "mrsigner", "isvprodid", "isvsvn")
+_FACTS = ("version", "mrenclave", *SIGNED)
 
 
 def entries_of(found: Iterable[SignedStatement]) -> Iterator[Plain]:

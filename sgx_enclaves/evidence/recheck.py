@@ -26,10 +26,10 @@ from sgx_enclaves.enclave.sdk import generation_named
 from sgx_enclaves.enclave.sign import unsigned
 from sgx_enclaves.enclave.verdict import CheckState, Outcome
 from sgx_enclaves.errors import SgxEnclavesError
-from sgx_enclaves.evidence.report import ROLES, SIGNED, Plain, compared_enclave, package_at
+from sgx_enclaves.evidence.report import SIGNED, Plain, compared_enclave, package_at
 from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import from_plain
-from sgx_enclaves.report.forms import verdict_dict
+from sgx_enclaves.report.forms import ROLES, verdict_dict
 
 _PROVED, _REFUTED = CheckState.PROVED.value, CheckState.REFUTED.value
 _GOOD = (_PROVED, Outcome.IDENTICAL.value)

@@ -27,7 +27,7 @@ from sgx_enclaves.plain import as_plain, parse_json, read_schema, validate
 from sgx_enclaves.release.manifest import unsigned_name
 from sgx_enclaves.release.outcome import FROM_SOURCES, HARMLESS, HONEST_TOOLS
 from sgx_enclaves.release.toolchain import PartState
-from sgx_enclaves.report.forms import verdict_dict
+from sgx_enclaves.report.forms import ROLES, verdict_dict
 from sgx_enclaves.report.templated import report_summary
 from sgx_enclaves.rpm.presence import version_of
 
@@ -46,7 +46,6 @@ SCHEMA_VERSION = 2
 REPORT, HEAD, MANIFEST = "report.json", "head.json", "manifest.json"
 _SCHEMA = "report.schema.json"
 MAX_REPORT = 16 << 20
-ROLES = ("built", "signed", "config")
 SIGNED = ("mrsigner", "isvprodid", "isvsvn")
 _PACKAGE = {
     "nevra": "nevra",

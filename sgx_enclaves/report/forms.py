@@ -111,7 +111,7 @@ def _against(findings: Iterable[Finding]) -> list[Finding]:
 _SCREEN = 24
 _FULL = (sys.maxsize, sys.maxsize, sys.maxsize, True)
 _AMOUNTS = ((6, 4, 3, False), (3, 3, 2, False), (2, 2, 1, False))
-_ROLES = ("built", "signed", "config")
+ROLES = ("built", "signed", "config")
 # Characters of a value in a finding, and of the bytes in a difference.
 _VALUE, _EXCERPT = 32, 12
 
@@ -147,7 +147,7 @@ def _verdict_rows(
     # our own build chooses it, unless the line says who else did
     chosen = "" if verdict.sdk_from == "our build" else f", chosen by {verdict.sdk_from}"
     sdk = f", SDK {verdict.sdk}{chosen}" if verdict.sdk else ""
-    for role in _ROLES:
+    for role in ROLES:
         yield role, _file(getattr(verdict, role), whole) + (sdk if role == "config" else "")
     for check in verdict.checks:
         yield check.state.value, f"{check.name}: {_CLAIMS.get(check.name, check.claim)}"
@@ -277,7 +277,7 @@ def _enclave(enclave: EnclaveOutcome) -> dict[str, object]:
         "refused_by": enclave.refused_by or None,
         "refused_checks": list(enclave.refused_checks),
         "findings": as_plain((verdict or enclave).findings),
-        **{f"{role}_sha256": verdict and getattr(verdict, role).sha256 for role in _ROLES},
+        **{f"{role}_sha256": verdict and getattr(verdict, role).sha256 for role in ROLES},
         "mrenclave": verdict and verdict.mrenclave,
         "report": verdict and f"{enclave.name}/verdict.json",
     }
