@@ -319,6 +319,22 @@ def test_in_a_chroot_that_is_no_mount_point_the_cure_is_named(
     assert "mount --bind DIR DIR" in said.stdout, said
 
 
+def test_a_container_that_forbids_a_hostname_is_noticed_before_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Podman's default container allows namespaces, but no hostname in them."""
+    refusal = "bwrap: Can't set hostname to localhost: Operation not permitted"
+    podmans = tmp_path / "bwrap"
+    podmans.write_text(
+        f'#!/bin/sh\ncase " $* " in *" --hostname "*) echo "{refusal}" >&2; exit 1;; esac\n'
+    )
+    podmans.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    isolation, reason = best_isolation()
+    assert isolation is Isolation.NONE
+    assert reason.startswith(refusal)
+
+
 @pytest.mark.parametrize("secret", ["/etc/shadow", "/etc/machine-id", "/var/lib", "/var/log"])
 def test_nothing_of_the_machine_but_tools_is_visible(
     small: SmallRelease, into: Path, shut_off: Isolation, secret: str
