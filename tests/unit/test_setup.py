@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from sgx_enclaves.errors import InputError
+from sgx_enclaves.plain import parse_toml
 from tests.conftest import reason_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,24 +163,32 @@ def test_the_reason_of_a_skipped_test_is_one_line() -> None:
     assert reason_of(report) == "needs a Koji"
 
 
-# What enchant's English dictionary refuses of the words that come to mind; rpmlint says
-# spelling-error of each where a dictionary is installed, and an error fails the demo.
+# What the English dictionaries of aspell and hunspell refuse of the words that come to mind;
+# rpmlint says spelling-error of each where one is installed.
 _REFUSED = re.compile(
-    r"\b(toolchains?|config|xml|rpmbuild|buildroots?|rpmlint's|sgxEnclaves?|mock)\b"
+    r"\b(toolchains?|config|xml|rpmbuild|buildroots?|rpmlint's|sgxEnclaves?|mock|[Ll]icences?|"
+    r"reproducibly|verifications|upstream's)\b"
 )
 
 
-def descriptions() -> list[str]:
+def summaries_and_descriptions() -> list[str]:
     specs = [ROOT / "packaging" / "sgx-enclaves.spec", *(ROOT / "spec-templates").glob("*.j2")]
     text = "\n".join(spec.read_text("utf-8") for spec in specs)
-    return re.findall(r"^%description.*?(?=^%|^\{% endblock|\Z)", text, re.DOTALL | re.MULTILINE)
+    parts = r"^Summary:.*?$|^%description.*?(?=^%|^\{% endblock|\Z)"
+    return re.findall(parts, text, re.DOTALL | re.MULTILINE)
 
 
 def test_no_description_has_a_word_that_a_dictionary_refuses() -> None:
-    found = descriptions()
-    assert len(found) > 8
+    found = summaries_and_descriptions()
+    assert len(found) > 16
     assert [_REFUSED.search(text) for text in found] == [None] * len(found)
     assert _REFUSED.search("with its config.xml")
+
+
+@pytest.mark.parametrize("name", ["demo/rpmlint.toml", "packaging/rpmlint.toml"])
+def test_no_dictionary_of_the_machine_decides_whether_our_packages_are_clean(name: str) -> None:
+    config = parse_toml((ROOT / name).read_bytes(), file=name, error=InputError)
+    assert config["UseEnchant"] is False
 
 
 def test_what_an_extra_brings_is_in_the_spec_file_too() -> None:
