@@ -190,7 +190,7 @@ class Chroot:
     def run(
         self, commands: Mapping[str, Sequence[str]], timeout: float
     ) -> tuple[str, Sequence[str]]:
-        """Run commands by their names, one after the other, in one entry, each into `NAME.log`.
+        """Run commands by their names, one after the other, in one entry; each adds to `NAME.log`.
 
         Some time after `timeout` seconds mock itself is ended. Returns how mock ended, in words,
         and the status of each command; empty if it has none.

@@ -97,7 +97,7 @@ def _package(rpm: Mapping[str, Any]) -> LockedPackage:
 
 
 def component_urls(session: Any, buildroot: int, topurl: Optional[str]) -> dict[str, str]:
-    """NEVRA to URL of a buildroot's packages; the hub knows no place of external repositories'."""
+    """NEVRA to URL of a buildroot's packages, but external ones, whose place the hub knows not."""
     if not topurl:
         return {}
     paths = koji.PathInfo(topdir=topurl)
