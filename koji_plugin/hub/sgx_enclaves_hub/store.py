@@ -108,7 +108,7 @@ def records_of(build_id: int) -> list[dict[str, Any]]:
 def find(filters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """Summaries of records, each with its enclaves; or their number, with `countOnly`.
 
-    Filters: the ids of a build and a tag, a verdict, name and mrenclave of one enclave.
+    Filters: ids of a build and a tag, a verdict, `enclave` (a name) and mrenclave of one enclave.
     """
     wanted = {name: value for name, value in filters.items() if name in _CLAUSES}
     words = {"mrenclave": filters.get("mrenclave", "").lower(), "name": filters.get("enclave")}
