@@ -13,7 +13,7 @@ it, and the SDKs differ, its user must say it: the vendor's file never chooses.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Optional
@@ -31,6 +31,7 @@ from sgx_enclaves.enclave.sdk import (
     what_to_follow,
 )
 from sgx_enclaves.enclave.sigstruct import (
+    Sigstruct,
     check_fips_signature,
     check_sigstruct,
     placed,
@@ -166,7 +167,7 @@ class _Comparison:
             regenerated.mrenclave.hex() if regenerated else None,
             tuple(Check(n, claims[n], state) for n, state in self._states.items()),
             tuple(self._findings),
-            block_facts(self._vendor.blocks if self._vendor else (), self._policy),
+            tuple(_block_facts(self._vendor.blocks if self._vendor else (), self._policy)),
             self._byte_map(),
             NOT_PROVED,
         )
@@ -227,8 +228,7 @@ class _Comparison:
         return outside([(0, common)], [area])
 
     def _read_vendor(self, image: EnclaveImage) -> Optional[Descriptor]:
-        area, offset = self._vendor_area(image)
-        self._vendor_offset = offset
+        area, self._vendor_offset = self._vendor_area(image)
         if area is None:
             return None
         try:
@@ -236,7 +236,7 @@ class _Comparison:
         except SgxEnclavesError as error:
             found = finding_of(error, "metadata-malformed")
             message = f"{self._names[1]}: {found.message}"
-            where = offset + (found.offset or 0)
+            where = self._vendor_offset + (found.offset or 0)
             self._findings.append(replace(found, message=message, offset=where))
             return None
         if not vendor.is_signed:
@@ -244,7 +244,7 @@ class _Comparison:
                 "not-signed",
                 "the vendor's file is not signed: its metadata area is empty",
                 Severity.UNVERIFIABLE,
-                offset=offset,
+                offset=self._vendor_offset,
                 hint="is this the vendor's signed enclave?",
             )
             return None
@@ -389,6 +389,7 @@ class _Comparison:
         except SgxEnclavesError as error:
             self._findings.append(finding_of(error, "measurement-failed"))
             return
+        hash_at = Block.SIGSTRUCT_OFFSET + Sigstruct.range_of("enclavehash")[0]
         wrong = [
             (index, block)
             for index, block in enumerate(vendor.blocks)
@@ -401,7 +402,7 @@ class _Comparison:
                 "the signature is for an enclave with another MRENCLAVE than our build's",
                 _refuting(regenerated.generation),
                 block=index,
-                offset=self._vendor_offset + block.offset + Block.SIGSTRUCT_OFFSET + 960,
+                offset=self._vendor_offset + block.offset + hash_at,
                 expected=regenerated.mrenclave.hex(),
                 found=block.sigstruct.enclavehash.hex(),
             )
@@ -455,21 +456,20 @@ def _excerpt(data: bytes, start: int) -> str:
     return data[start : start + 16].hex() or "nothing"
 
 
-def block_facts(blocks: Iterable[Block], policy: Policy) -> tuple[BlockFacts, ...]:
+def _block_facts(blocks: Iterable[Block], policy: Policy) -> Iterator[BlockFacts]:
     """What each block says, for reports."""
     named = dict.fromkeys(policy.signers, f"named by {policy.signers_from.value}")
-    return tuple(
-        BlockFacts(
+    for index, block in enumerate(blocks):
+        signed = block.sigstruct
+        mrsigner = signed.mrsigner.hex()
+        yield BlockFacts(
             index,
             str(block.version),
-            block.sigstruct.enclavehash.hex(),
+            signed.enclavehash.hex(),
             mrsigner,
             known_signer(mrsigner) or named.get(mrsigner),
-            block.sigstruct.isvprodid,
-            block.sigstruct.isvsvn,
-            block.sigstruct.date_text,
-            block.sigstruct.is_debug,
+            signed.isvprodid,
+            signed.isvsvn,
+            signed.date_text,
+            signed.is_debug,
         )
-        for index, block in enumerate(blocks)
-        for mrsigner in (block.sigstruct.mrsigner.hex(),)
-    )

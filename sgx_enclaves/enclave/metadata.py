@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import ClassVar, NamedTuple, Optional, Union
 
@@ -27,7 +28,6 @@ MAGIC = 0x86A8_0294_635D_0E4C
 ELRANGE_MAJOR = 10
 
 DIR_PATCH, DIR_LAYOUT, DIR_ELRANGE, DIR_EXTEND = range(4)
-DIRECTORY_NAMES = ("patch", "layout", "elrange", "extend")
 
 # What layout entries are; those of SDK 1.5 to 1.9 had other numbers.
 LAYOUT_GROUP_FLAG = 0x1000
@@ -222,6 +222,15 @@ class ExtendEntry(Structure):
     reserved: int = uint(12, 4, "zero")
 
 
+# What the directories of a block are for, in their order, and of what each table consists.
+TABLES: Mapping[str, type[Structure]] = {
+    "patch": PatchEntry,
+    "layout": LayoutEntry,
+    "elrange": ElrangeEntry,
+    "extend": ExtendEntry,
+}
+
+
 @record
 class Block:
     """A metadata block at `offset` of a descriptor; `data` is the rest, up to `header.size`."""
@@ -353,10 +362,8 @@ class Block:
     @functools.cached_property
     def fips_offset(self) -> Optional[int]:
         """Where the FIPS signature stands in the block; None when there is none."""
-        for entry in self.extensions:
-            if entry.entry_id == EXTEND_FIPS_SIGNATURE:
-                return entry.offset
-        return None
+        found = (e.offset for e in self.extensions if e.entry_id == EXTEND_FIPS_SIGNATURE)
+        return next(found, None)
 
     @property
     def fips_signature(self) -> Optional[FipsSignature]:
@@ -379,14 +386,13 @@ class Block:
 
     def _check_tables(self) -> None:
         """Every directory, entry and content range within the block, whole entries only."""
-        sizes = (PatchEntry.SIZE, LayoutEntry.SIZE, ElrangeEntry.SIZE, ExtendEntry.SIZE)
-        for directory, name, entry_size in zip(self.directories, DIRECTORY_NAMES, sizes):
+        for directory, (name, kind) in zip(self.directories, TABLES.items()):
             self._check_range(f"the {name} table", directory.offset, directory.size)
-            if directory.size % entry_size:
+            if directory.size % kind.SIZE:
                 raise FormatError(
                     f"the {name} table ends within an entry",
                     offset=self.offset,
-                    expected=f"a multiple of {entry_size} bytes",
+                    expected=f"a multiple of {kind.SIZE} bytes",
                     found=f"{directory.size} bytes",
                 )
         for patch in self.patches:

@@ -8,7 +8,6 @@ as far as needed, newest first; their form is checked where releases are read, n
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from enum import Enum
@@ -19,6 +18,7 @@ from typing import Any, Optional
 from sgx_enclaves.enclave.sigstruct import FipsSignature, Identity, Sigstruct, finding_at
 from sgx_enclaves.enclave.verdict import Finding, Severity
 from sgx_enclaves.errors import ArgumentError, CatalogueError
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.plain import parse_toml, record
 
 _DATA = Path(__file__).resolve().parents[1] / "catalogue"
@@ -311,9 +311,11 @@ class Policy:
                 found=f"SHA-256 {sha256}",
                 hint=hint,
             )
+        if self.second_key_sha256 is None:
+            return
         for index, second in enumerate(second_keys):
-            found = hashlib.sha256(second.modulus).hexdigest() if second is not None else None
-            if self.second_key_sha256 not in (None, found):
+            found = sha256_of(second.modulus) if second is not None else None
+            if found != self.second_key_sha256:
                 yield Finding(
                     "second-key-not-pinned",
                     Severity.DIFFERS,

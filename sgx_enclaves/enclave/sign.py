@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import io
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
@@ -84,13 +86,11 @@ def parse_signatures(data: bytes, regenerated: Regenerated) -> tuple[BlockSignat
             found=f"{len(data)} bytes",
             hint="extract it again, or name the right SDK and config",
         )
+    rest = io.BytesIO(data)
     signatures = []
-    position = 0
     for has_fips in with_fips:
-        sigstruct = Sigstruct.parse(data, position)
-        position += Sigstruct.SIZE
-        fips = FipsSignature.parse(data, position) if has_fips else None
-        position += FipsSignature.SIZE if has_fips else 0
+        sigstruct = Sigstruct.parse(rest.read(Sigstruct.SIZE))
+        fips = FipsSignature.parse(rest.read(FipsSignature.SIZE)) if has_fips else None
         signatures.append(BlockSignature(sigstruct, fips))
     return tuple(signatures)
 
@@ -98,12 +98,13 @@ def parse_signatures(data: bytes, regenerated: Regenerated) -> tuple[BlockSignat
 def signed_descriptor(regenerated: Regenerated, signatures: Sequence[BlockSignature]) -> bytes:
     """The descriptor with signatures in their places."""
     if len(signatures) != len(regenerated.blocks):
-        expected, found = str(len(regenerated.blocks)), str(len(signatures))
-        message = "not as many signatures as metadata blocks"
-        raise GraftError(message, expected=expected, found=found)
-    pairs = enumerate(zip(regenerated.blocks, signatures))
-    blocks = tuple(_signed_block(block, signature, index) for index, (block, signature) in pairs)
-    return replace(regenerated, blocks=blocks).descriptor
+        raise GraftError(
+            "not as many signatures as metadata blocks",
+            expected=str(len(regenerated.blocks)),
+            found=str(len(signatures)),
+        )
+    blocks = map(_signed_block, regenerated.blocks, signatures, itertools.count())
+    return replace(regenerated, blocks=tuple(blocks)).descriptor
 
 
 def _signed_block(block: Block, signature: BlockSignature, index: int) -> Block:

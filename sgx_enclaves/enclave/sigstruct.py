@@ -12,6 +12,7 @@ SDK headers common/inc/internal/arch.h (enclave_css_t) and common/inc/sgx_attrib
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from enum import IntEnum
@@ -380,13 +381,11 @@ class Identity:
                 f"ISVSVN {sigstruct.isvsvn}: {level or 'no level'}",
                 "ship the newer enclave",
             )
-        attributes, mask = (
-            (_number(text[:16]), _number(text[16:]))
-            for text in (self.attributes, self.attributes_mask)
-        )
+        flags, xfrm = struct.unpack("<QQ", bytes.fromhex(self.attributes))
+        flags_mask, xfrm_mask = struct.unpack("<QQ", bytes.fromhex(self.attributes_mask))
         for field, checked_by, wanted, fixed in (
-            ("attributes_flags", "attributemask_flags", attributes[0], mask[0]),
-            ("attributes_xfrm", "attributemask_xfrm", attributes[1], mask[1]),
+            ("attributes_flags", "attributemask_flags", flags, flags_mask),
+            ("attributes_xfrm", "attributemask_xfrm", xfrm, xfrm_mask),
             ("miscselect", "miscmask", _number(self.miscselect), _number(self.miscselect_mask)),
         ):
             found, checked = getattr(sigstruct, field), getattr(sigstruct, checked_by)

@@ -18,13 +18,12 @@ from sgx_enclaves.enclave import sigstruct
 from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf_headers import PAGE_SIZE
 from sgx_enclaves.enclave.metadata import (
-    DIRECTORY_NAMES,
+    TABLES,
     Block,
     BlockHeader,
     Descriptor,
     Directory,
     ElrangeEntry,
-    ExtendEntry,
     Layout,
     LayoutEntry,
     LayoutGroup,
@@ -88,11 +87,10 @@ def _fields(block: Block) -> Iterator[Field]:
     # ECREATE measures these two; the other header fields are for the loader only.
     yield from _named(BlockHeader, "header", 0, False, "ssa_frame_size", "enclave_size")
     yield from _named(sigstruct.Sigstruct, "SIGSTRUCT", Block.SIGSTRUCT_OFFSET)
-    for index, name in enumerate(DIRECTORY_NAMES[: len(block.directories)]):
+    for index, name in zip(range(len(block.directories)), TABLES):
         start = Block.DIRECTORIES_OFFSET + index * Directory.SIZE
         yield from _named(Directory, f"directory {name}", start)
-    kinds: tuple[type[Structure], ...] = (PatchEntry, LayoutEntry, ElrangeEntry, ExtendEntry)
-    for directory, name, kind in zip(block.directories, DIRECTORY_NAMES, kinds):
+    for directory, (name, kind) in zip(block.directories, TABLES.items()):
         for index, start in enumerate(range(0, directory.size, kind.SIZE)):
             prefix = name if kind is ElrangeEntry else f"{name}[{index}]"
             own = kind

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
 from sgx_enclaves.enclave.elf import EnclaveImage
-from sgx_enclaves.enclave.metadata import DIRECTORY_NAMES, Block, Descriptor
+from sgx_enclaves.enclave.metadata import TABLES, Block, Descriptor
 from sgx_enclaves.enclave.policy import known_signer
 from sgx_enclaves.enclave.sigstruct import Sigstruct
 from sgx_enclaves.enclave.verdict import Explanation, Finding, Origin, Outcome, Severity, Verdict
@@ -359,7 +359,7 @@ def _block(block: Block) -> dict[str, object]:
         "version": str(block.version),
         "header": as_plain(block.header),
         "sigstruct": sigstruct_dict(block.sigstruct),
-        "directories": as_plain(dict(zip(DIRECTORY_NAMES, block.directories))),
+        "directories": as_plain(dict(zip(TABLES, block.directories))),
         "patches": as_plain(block.patches),
         "layout": [{"name": block.layout_name(item), **as_plain(item)} for item in block.layout],
         **_fields(block, "elrange extensions"),

@@ -16,15 +16,12 @@ from sgx_enclaves.enclave.config import Config
 from sgx_enclaves.enclave.elf import EnclaveImage, Obstacle, not_loadable, require_unsigned
 from sgx_enclaves.enclave.measure import mrenclave
 from sgx_enclaves.enclave.metadata import (
-    DIRECTORY_NAMES,
+    TABLES,
     Block,
     BlockHeader,
     Directory,
-    ElrangeEntry,
-    ExtendEntry,
     LayoutEntry,
     LayoutGroup,
-    PatchEntry,
 )
 from sgx_enclaves.enclave.regenerate import Regenerated, regenerate
 from sgx_enclaves.enclave.sdk import Generation
@@ -46,7 +43,6 @@ TAIL_STEP = 32
 EXPLAIN_EVERY = 64
 
 WORD = 8
-TABLES: tuple[type[Structure], ...] = (PatchEntry, LayoutEntry, ElrangeEntry, ExtendEntry)
 
 Field = tuple[str, int, int]
 
@@ -227,8 +223,7 @@ def fields_of(block: Block) -> Iterator[Field]:
     yield from structure(BlockHeader, 0, "header")
     yield from structure(Sigstruct, Block.SIGSTRUCT_OFFSET, "SIGSTRUCT")
     named: set[int] = set()
-    for index, (directory, kind) in enumerate(zip(block.directories, TABLES)):
-        name = DIRECTORY_NAMES[index]
+    for index, (directory, (name, kind)) in enumerate(zip(block.directories, TABLES.items())):
         start = Block.DIRECTORIES_OFFSET + index * Directory.SIZE
         yield from structure(Directory, start, f"directory {name}")
         for entry in range(directory.size // kind.SIZE):
