@@ -137,11 +137,20 @@ class Config:
         return cls(_Reader(name).read(data), name)
 
 
+# What expat says in its own terms.
+_NOT_XML = {
+    errors.XML_ERROR_INVALID_TOKEN: "a character that XML does not take there",
+    errors.XML_ERROR_NO_ELEMENTS: "the end of the file before that of the root element",
+    errors.XML_ERROR_SYNTAX: "no element",
+    errors.XML_ERROR_TAG_MISMATCH: "an end tag of another name",
+}
+
+
 class _Reader:
     def __init__(self, name: str) -> None:
         self._name = name
         self._given: dict[str, int] = {}
-        self._path: list[str] = []
+        self._depth = 0
         self._parser = xml.parsers.expat.ParserCreate("UTF-8")
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
@@ -150,8 +159,6 @@ class _Reader:
         self._parser.StartCdataSectionHandler = self._start_cdata
         self._parser.EndCdataSectionHandler = self._end_node
         self._parser.StartDoctypeDeclHandler = self._doctype
-        self._parser.ProcessingInstructionHandler = self._instruction
-        self._root_seen = False
 
     def _begin(self) -> None:
         """Wait for the first node of an element: if it is text, it is the element's value."""
@@ -171,37 +178,54 @@ class _Reader:
         try:
             self._parser.Parse(self._seen, True)
         except xml.parsers.expat.ExpatError as error:
-            line = error.lineno + self._skipped
-            at = self._parser.ErrorByteIndex
-            raise _not_well_formed(error, line, self._seen, at, self._name) from None
+            raise self._not_well_formed(error) from None
         return self._given
 
     def _fail(self, message: str, hint: str | None = None) -> ConfigError:
         line = self._parser.CurrentLineNumber + self._skipped
         return ConfigError(f"line {line}: {message}", file=self._name, hint=hint)
 
+    def _not_well_formed(self, error: xml.parsers.expat.ExpatError) -> ConfigError:
+        text = self._seen
+        at = self._parser.ErrorByteIndex
+        said = xml.parsers.expat.ErrorString(error.code)
+        hint = None
+        near = text[max(0, at - 1) : at + 20].decode("utf-8", "replace").strip(" \r\n")
+        near = near.partition("\n")[0]
+        found = _NOT_XML.get(said, said) + (f", at {near!r}" if near else "")
+        try:
+            text.decode("utf-8")
+        except UnicodeDecodeError as problem:
+            if problem.start == at:
+                found = f"the byte 0x{text[at]:02x}, which is not UTF-8"
+                hint = "save the file as UTF-8; other encodings are taken in comments only"
+        if b"<!--" in text.rpartition(b"-->")[2]:
+            found, hint = "a comment that does not end", "end it with -->"
+        line = error.lineno + self._skipped
+        return ConfigError(
+            f"line {line}: not well-formed XML", file=self._name, found=found, hint=hint
+        )
+
     def _doctype(self, *_: object) -> None:
         # Entities are the only use of a DOCTYPE here, and a way to exhaust memory.
         raise self._fail("a DOCTYPE is not accepted", "remove it")
 
     def _instruction(self, *_: object) -> None:
-        if self._root_seen:
-            raise self._fail("a processing instruction is not accepted", "remove it")
+        raise self._fail("a processing instruction is not accepted", "remove it")
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
-        depth = len(self._path)
-        if depth == 0 and tag != ROOT:
+        if self._depth == 0 and tag != ROOT:
             raise self._fail(f"the root element is {tag}, not {ROOT}")
-        if depth == 1 and attributes:
+        if self._depth == 1 and attributes:
             raise self._fail(f"{tag} has an attribute")
-        if depth == 1 and self._is_text:
+        if self._depth == 1 and self._is_text:
             raise self._fail(f"text before the first option of {ROOT}")
-        if depth < 2:
+        if self._depth < 2:
             self._begin()
         else:
             self._at_first = False
-        self._root_seen = True
-        self._path.append(tag)
+        self._parser.ProcessingInstructionHandler = self._instruction
+        self._depth += 1
 
     def _comment(self, _: str) -> None:
         self._at_first = False
@@ -226,12 +250,12 @@ class _Reader:
             self._is_text |= reference or bool(text.strip(" \t\n"))
 
     def _end(self, tag: str) -> None:
-        self._path.pop()
-        if len(self._path) == 1:
+        self._depth -= 1
+        if self._depth == 1:
             self._option(tag, self._text)
             self._begin()
             self._at_first = False
-        elif not self._path and self._is_text:
+        elif self._depth == 0 and self._is_text:
             raise self._fail(f"{ROOT} contains text")
 
     def _option(self, tag: str, text: str) -> None:
@@ -261,33 +285,6 @@ def _without_words(match: re.Match[bytes]) -> bytes:
     if match[1] is None:
         return match[0]
     return b"<!--" + _NOT_LINE_END.sub(b" ", match[1]) + b"-->"
-
-
-# What expat says in its own terms.
-_NOT_XML = {
-    errors.XML_ERROR_INVALID_TOKEN: "a character that XML does not take there",
-    errors.XML_ERROR_NO_ELEMENTS: "the end of the file before that of the root element",
-    errors.XML_ERROR_SYNTAX: "no element",
-    errors.XML_ERROR_TAG_MISMATCH: "an end tag of another name",
-}
-
-
-def _not_well_formed(
-    error: xml.parsers.expat.ExpatError, line: int, text: bytes, at: int, name: str
-) -> ConfigError:
-    said, hint = xml.parsers.expat.ErrorString(error.code), None
-    near = text[max(0, at - 1) : at + 20].decode("utf-8", "replace").strip(" \r\n")
-    near = near.partition("\n")[0]
-    found = _NOT_XML.get(said, said) + (f", at {near!r}" if near else "")
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError as problem:
-        if problem.start == at:
-            found = f"the byte 0x{text[at]:02x}, which is not UTF-8"
-            hint = "save the file as UTF-8; other encodings are taken in comments only"
-    if b"<!--" in text.rpartition(b"-->")[2]:
-        found, hint = "a comment that does not end", "end it with -->"
-    return ConfigError(f"line {line}: not well-formed XML", file=name, found=found, hint=hint)
 
 
 def check_values(values: Mapping[str, int], config: Config) -> None:

@@ -334,7 +334,7 @@ def _user_region(
     removed, later = values["TCSNum"] - kept, values["TCSMaxNum"] - kept
 
     def bookkeeping(node: Callable[[int], int], ema: int) -> int:
-        """Bytes of a node for each range of pages that there is or can be."""
+        """Bytes of a node for each range of so many pages that there is or can be."""
         one = sum(ema if e.id == Id.GUARD else node(e.page_count) for e in thread)
         ever = kept + (later + 1 if later else 0)
         return sum(map(node, pages)) + one * ever + ema * len(thread) * (1 + removed)
@@ -342,15 +342,19 @@ def _user_region(
     user, reserve = values["UserRegionSize"], 0x10000
     bitmap = page_ceil(user >> 15)
     if model is Overhead.SDK_2_20:
-        total = bookkeeping(_node_2_20, _allocation(_EMA)) + _allocation(_EMA)
+        ema = _allocation(_EMA)
+        array = _allocation(_BIT_ARRAY)
+        total = ema + bookkeeping(lambda n: ema + array + _allocation(_round_up(n, 8) // 8), ema)
         if user:
             total += max(PAGE_SIZE, bitmap)
         overhead = _round_up(total + 32, reserve)
         return user + overhead + GUARD_PAGES * PAGE_SIZE, overhead
     if model is Overhead.SDK_2_19:
-        count = (_round_up(bookkeeping(_node_2_19, 80), reserve) >> 16).bit_length()
+        total = bookkeeping(lambda n: 80 + 32 + _round_up(n, 128) // 8, 80)
+        count = (_round_up(total, reserve) >> 16).bit_length()
         return (((1 << count) - 1 + count) << 16) + user + bitmap, 0
-    region = page_ceil(bookkeeping(_node_2_18, _EMA) + 0x20000) + user
+    total = bookkeeping(lambda n: _EMA + _BIT_ARRAY + _round_up(n, 8) // 8, _EMA)
+    region = page_ceil(total + 0x20000) + user
     return region if model is Overhead.EDMM_V5 else region + bitmap, 0
 
 
@@ -361,16 +365,3 @@ def _round_up(value: int, step: int) -> int:
 def _allocation(size: int) -> int:
     """Bytes that the runtime's allocator takes for `size` bytes."""
     return max(16, _round_up(size + 8, 8))
-
-
-def _node_2_20(pages: int) -> int:
-    bits = _round_up(pages, 8) // 8
-    return _allocation(_EMA) + _allocation(_BIT_ARRAY) + _allocation(bits)
-
-
-def _node_2_19(pages: int) -> int:
-    return 80 + 32 + _round_up(pages, 128) // 8
-
-
-def _node_2_18(pages: int) -> int:
-    return _EMA + _BIT_ARRAY + _round_up(pages, 8) // 8

@@ -222,7 +222,7 @@ class ExtendEntry(Structure):
     reserved: int = uint(12, 4, "zero")
 
 
-# What the directories of a block are for, in their order, and of what each table consists.
+# What the directories of a block are for, in their order, and the entries of each table.
 TABLES: Mapping[str, type[Structure]] = {
     "patch": PatchEntry,
     "layout": LayoutEntry,

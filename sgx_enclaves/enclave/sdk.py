@@ -356,7 +356,6 @@ def candidate_generations(
     UnsupportedError if no known SDK made the enclave, FormatError if it has no g_global_data.
     """
     word = image.sdk_word
-    size = image.global_data[1]
     if is_newer_than_known(word):
         named = [_taken_for(chosen or GENERATIONS[0], release_of(word))]
     elif chosen is not None:
@@ -371,7 +370,7 @@ def candidate_generations(
             "no known SDK makes such an enclave",
             file=image.name,
             found=f"a metadata area of {image.descriptor_size} bytes, version word 0x{word:x}, "
-            f"g_global_data of {size} bytes",
+            f"g_global_data of {image.global_data[1]} bytes",
             hint=what_to_follow(image),
         )
     return tuple(sorted(found, key=lambda g: g.is_branch))

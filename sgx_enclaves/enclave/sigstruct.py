@@ -381,12 +381,14 @@ class Identity:
                 f"ISVSVN {sigstruct.isvsvn}: {level or 'no level'}",
                 "ship the newer enclave",
             )
-        flags, xfrm = struct.unpack("<QQ", bytes.fromhex(self.attributes))
-        flags_mask, xfrm_mask = struct.unpack("<QQ", bytes.fromhex(self.attributes_mask))
+        bits = bytes.fromhex(self.attributes + self.miscselect)
+        masks = bytes.fromhex(self.attributes_mask + self.miscselect_mask)
+        flags, xfrm, select = struct.unpack("<QQI", bits)
+        flags_mask, xfrm_mask, select_mask = struct.unpack("<QQI", masks)
         for field, checked_by, wanted, fixed in (
             ("attributes_flags", "attributemask_flags", flags, flags_mask),
             ("attributes_xfrm", "attributemask_xfrm", xfrm, xfrm_mask),
-            ("miscselect", "miscmask", _number(self.miscselect), _number(self.miscselect_mask)),
+            ("miscselect", "miscmask", select, select_mask),
         ):
             found, checked = getattr(sigstruct, field), getattr(sigstruct, checked_by)
             # The processor sets INIT itself, and what the signature leaves open is not signed.
@@ -417,7 +419,3 @@ class Identity:
             "nothing to do" if is_highest else "a newer enclave has a higher level",
             Severity.NOTE,
         )
-
-
-def _number(text: str) -> int:
-    return int.from_bytes(bytes.fromhex(text), "little")
