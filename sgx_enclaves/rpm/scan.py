@@ -28,6 +28,7 @@ from sgx_enclaves.files import (
     digest_file,
     end_with_parent,
     open_regular,
+    sha256_of,
     system_errors,
     walk,
     write_file,
@@ -85,10 +86,12 @@ class ScanState:
         header = json.dumps({"scan": key})
         lines = self._lines()
         for line in lines[1:] if lines[:1] == [header] else ():
-            # A scan that was killed may have left half a line: it is left out.
+            # A scan that was killed may have left half a line: it is left out, as what was edited.
+            text, _, digest = line.rpartition(" ")
             with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-                file, stamp, report = json.loads(line)
-                if report is None or report["exit_status"] in (0, 1, 2):
+                file, stamp, report = json.loads(text)
+                good = digest == sha256_of(text.encode())
+                if good and (report is None or report["exit_status"] in (0, 1, 2)):
                     self._known[f"{file:s}"] = f"{stamp:s}", report
         kept = (_line(file, *known) for file, known in self._known.items())
         write_file(path, "".join((f"{header}\n", *kept)).encode())
@@ -122,7 +125,8 @@ class ScanState:
 
 
 def _line(*known: object) -> str:
-    return json.dumps(known) + "\n"
+    text = json.dumps(known)
+    return f"{text} {sha256_of(text.encode())}\n"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pytest
 from sgx_enclaves.cli.main import main
 from sgx_enclaves.enclave.policy import Policy, policy_for
 from sgx_enclaves.errors import InputError, LimitError, SgxEnclavesError
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.report.forms import result_dict
 from sgx_enclaves.rpm import scan as scanning
 from sgx_enclaves.rpm.check import check_package
@@ -265,10 +266,23 @@ def test_a_state_that_is_none_is_not_written_over(tmp_path: Path) -> None:
 )
 def test_lines_that_are_no_results_are_left_out(tmp_path: Path, line: str) -> None:
     path = tmp_path / "state"
-    path.write_text('{"scan": "key"}\n' + line + "\n")
+    path.write_text('{"scan": "key"}\n' + f"{line} {sha256_of(line.encode())}\n")
     state = ScanState(str(path), "key")
     state.close()
     assert path.read_text() == '{"scan": "key"}\n'
+
+
+def test_results_that_were_edited_are_found_again(
+    tree: Path, reference: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "state"
+    arguments = (str(tree), "--reference", reference, "--state", str(state), "--json")
+    assert run(*arguments) == 2
+    first, kept = capsys.readouterr().out, state.read_text()
+    state.write_text(kept.replace('"findings": ', '"others": '))
+    assert run(*arguments) == 2
+    assert capsys.readouterr().out == first
+    assert sorted(state.read_text().splitlines()) == sorted(kept.splitlines())
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
