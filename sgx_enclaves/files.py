@@ -87,7 +87,10 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
     """Replace `path` with `data` atomically: readers see the old file or the new one.
 
-    From the mode, the umask takes away. An InputError leaves nothing behind.
+    The directory is there. From the mode, the umask takes away.
+
+    Raises:
+        InputError: it cannot be written; nothing is left behind.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}")
@@ -150,7 +153,7 @@ def locked(
     """Hold an exclusive lock; the kernel releases it when the process ends, however.
 
     Its file is made, with its directory, inside `opening`, such as `system_errors`. Another process
-    is waited for so many seconds; if one must be, `waiting` is called once.
+    is waited for so many seconds, then `error` is raised; if one must be, `waiting` is called once.
     """
     with opening or contextlib.nullcontext():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +231,8 @@ class Entry(NamedTuple):
     """One thing in a tree, by its path below the root, `/` between its parts.
 
     The kinds are `d` directory, `f` file, `x` file that its owner may execute, `l` symbolic link.
-    The value of a file is its SHA-256 in lower-case hexadecimal, of a link its target.
+    The value of a file is its SHA-256 in lower-case hexadecimal, of a link its target, of a
+    directory nothing.
     """
 
     kind: str

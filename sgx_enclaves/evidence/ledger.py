@@ -54,7 +54,7 @@ def line_of(entry: Plain) -> str:
 def lint(entries: Iterable[Plain]) -> Iterator[Plain]:
     """What is wrong with a line next to an earlier one of its enclave and signer.
 
-    Lines count from 1.
+    The `line` and the `earlier` one count from 1; besides: `enclave`, `code` and `message`.
     """
     seen: dict[tuple[Optional[str], ...], tuple[int, Plain]] = {}
     for number, new in enumerate(entries, 1):

@@ -69,7 +69,7 @@ class Files(NamedTuple):
 def recheck(report: Plain, files: Files) -> Iterator[Plain]:
     """Every statement of a report, which `report.read_report` has checked, as plain data.
 
-    About which enclave, package or file it is, what it says, what became of it, and why: what was
+    `about` which enclave, package or file it is, the `statement`, its `state`, and `why`: what was
     found instead, or what would be needed to see it.
     """
     for enclave in report["enclaves"]:

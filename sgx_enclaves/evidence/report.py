@@ -309,7 +309,10 @@ def canonical(plain: Mapping[str, Any]) -> bytes:
 def files_of(
     report: Plain, time: str, manifest: Optional[Manifest], name: str = REPORT
 ) -> dict[str, bytes]:
-    """A report, by that name; its build's manifest; a head: digest, when, by what, timings."""
+    """A report, by that name; its build's manifest; a head: digest, when, by what, timings.
+
+    `time` is as `gate.record.time_text` has it.
+    """
     files = {name: canonical(report)}
     head: Plain = {"schema_version": SCHEMA_VERSION, "report_sha256": sha256_of(files[name])}
     head |= {"made_at": time, "tool": f"sgx-enclaves {__version__}", "milliseconds": None}
