@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A strict reader of tar streams: ustar, pax and GNU long names, nothing else.
 
-Source: POSIX.1-2017 `pax`; GNU tar's manual, "Basic Tar Format". Never holds more than one header
-or one chunk. Python's own `tarfile` repairs and guesses; here an archive is evidence, so what is
-odd is refused: links that leave the tree, devices, sparse files, absolute and `..` names, a name
-that comes twice, bytes behind the end.
+Source: POSIX.1-2017 `pax`; GNU tar's manual, "Basic Tar Format". Never seeks, never holds more than
+one header or one chunk. Python's own `tarfile` repairs and guesses; here an archive is evidence, so
+what is odd is refused: links that leave the tree, devices, sparse files, absolute and `..` names, a
+name that comes twice, bytes behind the end.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def open_tar(
 
 class TarStream:
     """The members of a tar archive, one after the other; between two, `content()` gives the bytes
-    of the member last seen. The iteration ends only when the whole stream has been seen.
+    of the member last seen; what is not read is skipped. The iteration ends only when the whole
+    stream has been seen, so that a truncated archive is always noticed.
 
     Without a number in `dropped` any symbolic link is refused: in an archive of binaries it has no
     business. With it, a relative one is allowed, as sources have, if it stays inside the tree once

@@ -38,7 +38,7 @@ class Source:
 
 @record
 class Patch:
-    """A patch that lies in the sources, and the directory of the tree that it is applied in."""
+    """A patch in the tree, and the directory there that it is applied in, by `patch -pSTRIP`."""
 
     file: str
     place: str
@@ -53,8 +53,9 @@ class Patch:
 class Step:
     """One command of the build; its log is called after its id.
 
-    `{jobs}` in it stands for the number of processors that it may use. `enclaves` are those that
-    need it; none stands for all. `timeout` and `seconds`, what it took on two cores, are seconds.
+    It has no shell unless it names one. `{jobs}` stands for the number of processors that it may
+    use. `enclaves` are those that need it; none stands for all. `timeout` and `seconds`, what it
+    took on two cores, if known, are seconds.
     """
 
     id: str
@@ -113,8 +114,8 @@ class Build:
 class ToolPin:
     """One tool of the designated toolchain, as the release's makers call it.
 
-    One that is not `exact` leaves no trace: with another version of it an enclave of the vendor's
-    came out, byte for byte.
+    Its path is what they have, if known, since paths get baked in. One that is not `exact` leaves
+    no trace: with another version of it an enclave of the vendor's came out, byte for byte.
     """
 
     name: str
@@ -188,6 +189,7 @@ class Enclave:
     that must have signed it. The release is good only if each `required` one is identical.
     `signed_sha256` is of the vendor's signed file, which one that is given or repacked must have
     too; `second_key_sha256` of the modulus that its second signature brings (None: any will do).
+    The numbers and that digest are None where they are not known.
     """
 
     name: str
@@ -271,8 +273,8 @@ class Release:
         file: the TOML file that it came from.
         build: None, as `toolchain` is, if nothing is built from this release's own tree.
         unpinned: the facts that are not known, such as `source.linux-sgx`.
-        license: SPDX expression for packages of the enclaves; `license_about` says in lines what of
-            them is under which.
+        license: SPDX expression for packages of the enclaves, None if not known; `license_about`
+            says in lines what of them is under which.
         shipped: the highest Release of packages of this version that a distribution has had
             without this program.
     """

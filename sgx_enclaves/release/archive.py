@@ -86,7 +86,7 @@ def read_members(
 
 
 def pack_members(members: Mapping[str, bytes]) -> bytes:
-    """A plain tar archive of these files, the same bytes whoever makes it."""
+    """An uncompressed tar archive of these files, the same bytes whoever makes it."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in sorted(members):
@@ -153,7 +153,8 @@ def unpack_tree(
     """Lay a source archive out, whole or not at all, as `dest`, which may be there if it is empty.
 
     Files get mode 0644, or 0755 when the owner may execute them, and the archive's time, or `mtime`
-    (seconds since 1970). `strip` leading parts of each name are dropped, and members with no more.
+    (seconds since 1970); owners and special bits are ignored. `strip` leading parts of each name
+    are dropped, and members with no more.
     `sha256` is what the archive must have, in the very bytes that are unpacked.
     """
     dest = Path(os.path.abspath(dest))

@@ -147,7 +147,9 @@ def step_environment(
 
 
 def independent(enclaves: Sequence[EnclavePlan]) -> list[list[EnclavePlan]]:
-    """Group enclaves by make directories: those within one another would write the same files."""
+    """Groups of enclaves whose makes would write the same files, so that they run in turn: their
+    make directories lie within one another.
+    """
     folders = [PurePosixPath(enclave.build.make_directory) for enclave in enclaves]
     groups: dict[PurePosixPath, list[EnclavePlan]] = {}
     for enclave, folder in zip(enclaves, folders):

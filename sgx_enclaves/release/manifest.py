@@ -71,8 +71,9 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One command of the build, for one enclave or for all of the tree (None); its log is relative
-    to the built directory, None if it was skipped; the message says what went wrong.
+    """One command of the build, for one enclave (its make is `make-NAME`) or for all of the tree
+    (None); its log is relative to the built directory, None if it was skipped; the message says
+    what went wrong.
     """
 
     id: str

@@ -191,7 +191,7 @@ class ReleaseVerdict:
     make of them (`decide`).
 
     `unpinned` are the digests and policies that are not pinned, which the user may accept; the
-    notices are what he should know besides. The claim says what was proved, in precise words, or
+    notices are what there is to know besides. The claim says what was proved, in precise words, or
     why nothing was.
     """
 

@@ -145,7 +145,9 @@ class Machine:
 
 
 class Sandbox:
-    """A tree on this machine (see `Place.open`); all that its steps write is in `scratch`."""
+    """A tree on this machine (see `Place.open`); all that its steps write is in `scratch`, which is
+    new or of an earlier build of the same tree.
+    """
 
     def __init__(
         self, scratch: Path, root: str, isolation: Isolation, visible: Sequence[str] = ()
