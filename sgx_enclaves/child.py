@@ -109,7 +109,8 @@ class _Source:
         """So many bytes; fewer where the child has ended."""
         while len(self._ahead) < size and (more := self._wait()):
             self._ahead += more
-        taken = bytes(self._ahead[:size])
+        with memoryview(self._ahead) as ahead:
+            taken = bytes(ahead[:size])
         del self._ahead[:size]
         return taken
 

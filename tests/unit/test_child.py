@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import time
+import tracemalloc
 
 import pytest
 
@@ -43,6 +44,17 @@ def killed() -> bytes:
 def test_an_answer_comes_back_whole() -> None:
     assert in_child(lambda: b"x" * (3 * MIB), what=WHAT) == b"x" * (3 * MIB)
     assert in_child(lambda: b"", what=WHAT) == b""
+
+
+def test_an_answer_is_held_no_more_than_twice() -> None:
+    size = 16 * MIB
+    tracemalloc.start()
+    try:
+        assert len(in_child(lambda: bytes(size), what="it cannot be read")) == size
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2.5 * size
 
 
 def test_the_child_is_another_process_and_leaves_none_behind() -> None:
