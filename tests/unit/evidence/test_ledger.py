@@ -114,6 +114,8 @@ def test_add_and_lint(folder: Path, run: Run) -> None:
         ("{}", "enclave does not fit"),
         ("[]", "the content does not fit"),
         (line_of(FIRST).replace("15", '"15"'), "isvsvn does not fit"),
+        (line_of({**FIRST, "version": 1}), "version does not fit (expected text"),
+        (line_of({**FIRST, "signed": 1}), "signed does not fit (expected text: "),
         (line_of(FIRST).replace('"version"', '"more"'), "does not fit"),
         ("[" * 100_000, "nested too deep"),
     ],
