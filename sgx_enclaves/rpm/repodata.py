@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import importlib
 import json
+import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -68,12 +69,15 @@ class Repository(NamedTuple):
 
 def repository_in(folder: str) -> Repository:
     """`read_repository` in a child process, which outlives what makes the parser's C code crash."""
-    answer = in_child(
-        lambda: json.dumps(read_repository(folder)).encode(),
-        what=f"{folder}: repodata cannot be read",
-        seconds=_SECONDS,
-        memory=_MEMORY,
-    )
+
+    def work() -> bytes:
+        # createrepo_c prints what it cannot read, whatever is in there.
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
+        return json.dumps(read_repository(folder)).encode()
+
+    what = f"{folder}: repodata cannot be read"
+    answer = in_child(work, what=what, seconds=_SECONDS, memory=_MEMORY)
     stamp, packages = json.loads(answer)
     return Repository(stamp, {path: said and Listing(*said) for path, said in packages.items()})
 

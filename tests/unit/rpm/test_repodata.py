@@ -194,10 +194,13 @@ def test_a_list_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     refuses(tree, InputError, "no regular file")
 
 
-def test_what_is_wrong_is_said_in_a_line_that_steers_no_terminal(tmp_path: Path) -> None:
+def test_what_is_wrong_is_said_in_a_line_that_steers_no_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     evil = b"<metadata><package>\x1b[2J" + b"a\n" * 1000 + b"</x></package></metadata>"
     with pytest.raises(RepodataError) as caught:
-        read_repository(str(fill(tmp_path, lists={"primary": evil})))
+        repository_in(str(fill(tmp_path, lists={"primary": evil})))
+    assert capfd.readouterr() == ("", "")
     assert str(caught.value).isprintable()
     assert len(caught.value.message) < 250
 
@@ -292,6 +295,8 @@ def test_what_is_passed_by_and_what_is_looked_at(tmp_path: Path) -> None:
     (tree / "plain.rpm").unlink()
     assert survey(str(tree)).absent == 1
     assert len(survey(str(tree), repodata=False).targets) == 3
+    (tree / "plain.rpm").symlink_to("nowhere")
+    assert str(tree / "plain.rpm") in survey(str(tree)).targets
 
 
 def test_repositories_in_a_tree(tmp_path: Path) -> None:
