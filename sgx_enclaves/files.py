@@ -92,8 +92,8 @@ def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
     Raises:
         InputError: it cannot be written; nothing is left behind.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}")
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.urandom(6).hex()}")
     with system_errors(path, "cannot be written", hint="check the directory and its rights"):
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
@@ -101,7 +101,7 @@ def write_file(path: str, data: bytes, mode: int = 0o666) -> None:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(temporary, target)
+            os.replace(temporary, path)
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

@@ -217,7 +217,10 @@ def mislabelled(
 
 
 def another_file(enclave: EnclaveResult, label: str, version: Optional[str]) -> Iterator[Finding]:
-    """Say no to a file that its release does not pin; the policy knows the newest's pin only."""
+    """Say no to a file that its release does not pin; the policy knows the newest's pin only.
+
+    Label and version are the counterpart's.
+    """
     verdict, name = enclave.verdict, enclave.name or ""
     if verdict is None or verdict.policy.file_from is AskedBy.OPTION:
         return

@@ -148,6 +148,16 @@ def test_a_tree_with_anything_else_is_refused(tmp_path: Path) -> None:
         tree_entries(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "x/"])
+def test_what_is_no_name_of_a_file_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="cannot be written"):
+        write_file(name, b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_written_is_on_the_disk_before_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     sync(tmp_path / "x")
