@@ -176,6 +176,7 @@ class Bench:
             *("--work", str(self.work)),
             *("--report", str(self.folder / "report")),
             *("--attempts", "1"),
+            *([] if self.world.isolated else ["--allow-no-isolation"]),
             *more,
         ]
 
