@@ -294,11 +294,7 @@ def _excerpt(value: object) -> str:
 
 
 def parse_json(
-    text: Union[str, bytes],
-    *,
-    file: str,
-    error: type[SgxEnclavesError],
-    most: int = 16 * _MIB,
+    text: Union[str, bytes], *, file: str, error: type[SgxEnclavesError], most: int = 16 * _MIB
 ) -> Any:
     """The plain data of a JSON text."""
     import json  # noqa: PLC0415  (a comparison needs none)

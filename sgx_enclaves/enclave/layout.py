@@ -167,10 +167,7 @@ def _thread(
         Id.STACK_MIN, added, pages_of(least), content_size=STACK_FILL, si_flags=SECINFO_RW
     )
     growth = replace(
-        stack,
-        id=Id.STACK_MAX,
-        attributes=added | Attr.GROW_DOWN,
-        page_count=pages_of(most - least),
+        stack, id=Id.STACK_MAX, attributes=added | Attr.GROW_DOWN, page_count=pages_of(most - least)
     )
     tcs = LayoutEntry(
         Id.TCS,
@@ -324,10 +321,7 @@ _BIT_ARRAY = 24
 
 
 def _user_region(
-    pages: Sequence[int],
-    thread: Sequence[LayoutEntry],
-    values: Mapping[str, int],
-    model: Overhead,
+    pages: Sequence[int], thread: Sequence[LayoutEntry], values: Mapping[str, int], model: Overhead
 ) -> tuple[int, int]:
     """Bytes of the user region, and of them for EDMM (CMetadata::calculate_rts_bk_overhead)."""
     kept = kept_threads(values)

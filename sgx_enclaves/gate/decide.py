@@ -28,13 +28,7 @@ from typing import Any, Optional
 from sgx_enclaves.enclave.policy import known_signer, pin_named
 from sgx_enclaves.errors import RuleError
 from sgx_enclaves.gate.inspect import PackageFacts
-from sgx_enclaves.gate.record import (
-    CATALOGUE,
-    DIFFERS,
-    IDENTICAL,
-    Record,
-    RecordedEnclave,
-)
+from sgx_enclaves.gate.record import CATALOGUE, DIFFERS, IDENTICAL, Record, RecordedEnclave
 from sgx_enclaves.plain import printable
 from sgx_enclaves.rpm.presence import evidence
 from sgx_enclaves.rpm.rules import unattested

@@ -204,8 +204,7 @@ def _lay_out(stream: TarStream, root: Path, strip: int, mtime: Optional[int]) ->
             continue
         if name in taken:
             raise ArchiveError(
-                f"{name!r} is there twice once {strip} leading parts are dropped",
-                file=stream.file,
+                f"{name!r} is there twice once {strip} leading parts are dropped", file=stream.file
             )
         taken.add(name)
         if member.kind == files.LINK:

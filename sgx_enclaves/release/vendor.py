@@ -21,13 +21,7 @@ from typing import Optional, Union
 from sgx_enclaves.catalogue.artifact import Artifact
 from sgx_enclaves.catalogue.records import Enclave, Release, VendorArchive
 from sgx_enclaves.enclave.verdict import finding_of
-from sgx_enclaves.errors import (
-    DigestError,
-    FetchError,
-    FormatError,
-    InputError,
-    SgxEnclavesError,
-)
+from sgx_enclaves.errors import DigestError, FetchError, FormatError, InputError, SgxEnclavesError
 from sgx_enclaves.files import read_file, sha256_of
 from sgx_enclaves.limits import DEFAULT_LIMITS
 from sgx_enclaves.plain import record

@@ -17,14 +17,7 @@ from sgx_enclaves.files import read_file
 from sgx_enclaves.gate.arguments import CHILD, PARENT, argument, options
 from sgx_enclaves.gate.decide import mismatches
 from sgx_enclaves.gate.inspect import inspect_package
-from sgx_enclaves.gate.record import (
-    CATALOGUE,
-    IDENTICAL,
-    SCHEMA,
-    Record,
-    read_record,
-    time_text,
-)
+from sgx_enclaves.gate.record import CATALOGUE, IDENTICAL, SCHEMA, Record, read_record, time_text
 from sgx_enclaves.plain import as_plain, parse_json
 
 from . import hub_api, store
