@@ -337,6 +337,19 @@ AGAINST: dict[str, Any] = {
     **{"code": "size-differs", "severity": "differs", "message": "m"},
     **dict.fromkeys(("block", "offset", "expected", "found", "hint")),
 }
+LEVEL = {"isvsvn": 1, "status": "UpToDate", "date": "2024-01-01", "advisories": []}
+IDENTITY: dict[str, Any] = {
+    **{"enclave": "qe3", "mrsigner": "8" * 64, "isvprodid": 1, "levels": [LEVEL]},
+    **dict.fromkeys(("attributes", "attributes_mask"), "00" * 16),
+    **dict.fromkeys(("miscselect", "miscselect_mask"), "00" * 4),
+    **dict.fromkeys(("issued", "next_update"), "2024-01-01"),
+}
+
+
+def _identity(**changes: object) -> Callable[[dict[str, Any]], object]:
+    return _set("policy", "identity", to={**IDENTITY, **changes})
+
+
 _host_made_designated = _built(("toolchain", 0, "found"), "4.8.1")
 
 
@@ -369,6 +382,12 @@ _host_made_designated = _built(("toolchain", 0, "found"), "4.8.1")
         (_set("signed", "size", to=7), "does not cover its signed file"),
         (_set("built", "sha256", to="A" * 64), "sha256 does not fit"),
         (_set("policy", "signers_from", to="me"), "signers_from does not fit"),
+        (_identity(attributes="04"), "identity.attributes does not fit (expected 32 lower-case"),
+        (_identity(attributes_mask="00" * 17), "identity.attributes_mask does not fit"),
+        (_identity(miscselect="00" * 5), "identity.miscselect does not fit (expected 8 lower-case"),
+        (_identity(miscselect_mask="00"), "identity.miscselect_mask does not fit"),
+        (_identity(levels=[]), "identity.levels does not fit (expected at least 1 items"),
+        (_identity(levels=[{**LEVEL, "isvsvn": None}]), "levels[0].isvsvn does not fit"),
     ],
 )
 def test_a_report_that_is_none(
