@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from sgx_enclaves.files import sha256_of
 from sgx_enclaves.rpm.presence import ENCLAVE_FOLDER
 from tests.support.keys import mrsigner, vendor_key
 from tests.support.signed import signed_enclave
@@ -61,6 +62,13 @@ def lines(state: Path) -> list[str]:
     return state.read_text().splitlines() if state.exists() else []
 
 
+def files_in(state: Path) -> list[str]:
+    """Of the whole lines, each of which ends with its digest; the first one is the key's."""
+    parts = [line.rpartition(" ") for line in lines(state)[1:]]
+    whole = [text for text, _, digest in parts if digest == sha256_of(text.encode())]
+    return [json.loads(text)[0] for text in whole]
+
+
 def outcome(command: list[str]) -> tuple[int, dict[str, Any]]:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     report: dict[str, Any] = json.loads(done.stdout)
@@ -84,13 +92,13 @@ def test_a_killed_scan_is_resumed(
         # Ctrl-C reaches the whole group; a kill reaches nobody else.
         (os.killpg if sent is signal.SIGINT else os.kill)(scan.pid, sent)
         scan.wait(30)
-    kept = [json.loads(line)[0] for line in lines(state)[1:] if line.endswith("]")]
+    kept = files_in(state)
     assert 0 < len(kept) < PACKAGES, "the scan was over before it was killed"
 
     status, report = outcome(resumable)
     assert (status, report["scanned"]) == (1, PACKAGES)
     assert (status, report) == outcome(command)
-    after = [json.loads(line)[0] for line in lines(state)[1:]]
+    after = files_in(state)
     # What was done before was not done again, and everything is there once.
     assert after[: len(kept)] == kept
     assert len(after) == len(set(after)) == PACKAGES
