@@ -34,8 +34,8 @@ VENV := $(BUILD)/venv
 RUN := $(VENV)/bin/python
 PYTEST := env --unset=PYTHONDONTWRITEBYTECODE $(RUN) -m pytest
 
-# Two more than the cores, since some tests wait, for one another too; timing is left to the benchmarks.
-WORKERS ?= $(shell expr $$(nproc) + 2)
+# One more than the cores, since some tests wait, for one another too; timing is left to the benchmarks.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 
 # Run what follows with its output in a log, which is shown when it fails.
 step = packaging/quietly $(BUILD)/log/$(1).log '$(2)'
