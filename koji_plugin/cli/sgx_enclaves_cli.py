@@ -105,7 +105,7 @@ def koji_parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(
             name, help=text.summary, description=text.about, formatter_class=raw
         )
-        declare(verb, text.arguments, {"BUILD": _id, "TAG": _id}, shared)
+        declare(verb, text.arguments, {"N": int, "BUILD": _id, "TAG": _id}, shared)
     return parser
 
 

@@ -102,54 +102,45 @@ def _whole(least: int, most: int) -> Read:
     return read
 
 
-# What reads a value, by what the value is called; and where it is another in a shared text.
-_NO_TYPES: Types = {}
-_TYPES: Types = {
+# What reads a value, by its option or by what the value is called; other values are texts.
+TYPES: Types = {
     "DIR": Path,
     "PATH": Path,
     # steps run elsewhere
     "PREFIX": os.path.abspath,
     "X.Y": generation_named,
-    "N": int,
+    "N": _whole(0, 0xFFFF),
     "COUNT": _whole(1, 1 << 20),
     "SECONDS": _whole(1, 1 << 20),
     "YYYY-MM-DD": _date,
+    "NAME": _named(pin_named, lambda: [p.enclave for p in all_pins()]),
+    "--permit": _named(lambda name: name in not_shipped(), lambda: sorted(not_shipped())),
     "ENCLAVE=VERSION": _matching("([a-z0-9_]+)=([A-Za-z0-9.+~^_:-]+)", "ENCLAVE=VERSION"),
     "PACKAGER": _matching(r"[^<>\n%]+ <[^<>\s%]+@[^<>\s%]+>", "NAME <ADDRESS>"),
-}
-_SHARED_TYPES: Mapping[str, Types] = {
-    "policy": {
-        "NAME": _named(pin_named, lambda: [p.enclave for p in all_pins()]),
-        "N": _whole(0, 0xFFFF),
-    },
-    "references": {"ENCLAVE": _named(lambda n: n in not_shipped(), lambda: sorted(not_shipped()))},
 }
 
 
 def declare(
     parser: argparse.ArgumentParser,
     text: str,
-    types: Types = _NO_TYPES,
+    types: Types = TYPES,
     shared: Mapping[str, str] = SHARED,
 ) -> None:
-    """Add the arguments of a text to a parser; types besides the usual ones are by their names."""
-    types = {**_TYPES, **types}
+    """Add the arguments of a text to a parser."""
     place: Any = parser
     apart: Any = None
     for line in re.sub(r"\n +", " ", text.strip()).splitlines():
         if line.startswith("@"):
-            name = line[1:]
-            declare(parser, shared[name], {**types, **_SHARED_TYPES.get(name, {})}, shared)
+            declare(parser, shared[line[1:]], types, shared)
         elif line.endswith(":"):
             place = parser.add_argument_group(line[:-1])
-        elif line.startswith("^"):
-            flags, settings = _argument(line[1:], types)
-            required = settings.pop("required", False)
-            apart = apart or place.add_mutually_exclusive_group(required=required)
-            apart.add_argument(*flags, **settings)
         else:
-            flags, settings = _argument(line, types)
-            place.add_argument(*flags, **settings)
+            flags, settings = _argument(line.removeprefix("^"), types)
+            into = place
+            if line.startswith("^"):
+                required = settings.pop("required", False)
+                into = apart = apart or place.add_mutually_exclusive_group(required=required)
+            into.add_argument(*flags, **settings)
 
 
 def _argument(line: str, types: Types) -> tuple[list[str], dict[str, Any]]:
@@ -173,7 +164,7 @@ def _argument(line: str, types: Types) -> tuple[list[str], dict[str, Any]]:
         settings |= how.get(number, {})
     if not value:
         return flags, {**settings, "action": "store_true"}
-    read = types.get(value, str)
+    read = types.get(flags[-1], types.get(value, str))
     if value.islower() and "|" in value:
         settings["choices"] = value.split("|")
     else:

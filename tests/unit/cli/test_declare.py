@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sgx_enclaves.cli.declare import VERBS, declare
+from sgx_enclaves.cli.declare import TYPES, VERBS, declare
 from sgx_enclaves.cli.main import verb_named
 
 TEXT = """
@@ -28,7 +28,7 @@ a group:
 
 def parsed(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    declare(parser, TEXT, {"X": str.upper})
+    declare(parser, TEXT, {**TYPES, "X": str.upper})
     return parser.parse_args(arguments)
 
 
